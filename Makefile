@@ -1,0 +1,46 @@
+# Every target makes the environment first if it is missing or stale. It needs Python >= 3.11 and a C++ compiler.
+PYTHON ?= python3
+STUDY ?= default
+CORES ?= $(shell nproc 2>/dev/null || echo 2)
+BIN := .venv/bin
+STAMP := .venv/.installed
+NATIVE := CMakeLists.txt $(wildcard src/pipeline/*/native/*)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: env run test lint bench clean
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt $(NATIVE)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "parsimony needs Python >= 3.11, and '$(PYTHON)' is older or missing; try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@command -v "$${CXX:-c++}" >/dev/null \
+		|| { echo "parsimony needs a C++ compiler and found none ($${CXX:-c++}); install one (Debian: apt-get install g++) or set CXX" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev,cluster]'
+	@touch $@
+
+run: $(STAMP)
+	snakemake --cores $(CORES) --configfile config/$(STUDY).yaml
+
+test: $(STAMP)
+	python -m pytest
+
+lint: $(STAMP)
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+bench: $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
+
+bench-%: benchmarks/%.py $(STAMP)
+	python $<
+
+clean:
+	rm -rf .venv build

@@ -1,0 +1,3 @@
+"""Parsimony: fewer steps, fewer bits, fewer numbers."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,17 @@
+"""What a user can act on. The command line prints these in one line and exits 2."""
+
+
+class PipelineError(Exception):
+    """Base of all errors whose text tells the user what to change."""
+
+
+class ConfigError(PipelineError):
+    """A study, a data set or an argument is not usable as given."""
+
+
+class ArtifactError(PipelineError):
+    """An artefact is missing, incomplete or altered."""
+
+
+class ConvergenceError(PipelineError):
+    """A numerical method stopped short of what was asked of it."""

@@ -1,0 +1,51 @@
+"""The one door to MPI."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MpiCommunicator:
+    """The processes that `mpiexec` or `srun` started together. Tensors live on the CPU."""
+
+    comm: MPI.Intracomm = field(default_factory=lambda: MPI.COMM_WORLD)
+
+    @property
+    def rank(self) -> int:
+        return self.comm.Get_rank()
+
+    @property
+    def size(self) -> int:
+        return self.comm.Get_size()
+
+    @property
+    def local_rank(self) -> int:
+        """This process's number among those of its node: which of the node's GPUs is its own."""
+        return self.comm.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        # One process sums and all receive it: MPI does not promise bit-equal results of Allreduce.
+        self.comm.Reduce(MPI.IN_PLACE if self.rank == 0 else tensor.numpy(), tensor.numpy(), root=0)
+        self.broadcast(tensor, source=0)
+
+    def broadcast(self, tensor: Tensor, source: int) -> None:
+        self.comm.Bcast(tensor.numpy(), root=source)
+
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        part = np.ascontiguousarray(tensor.numpy())
+        lengths = self.comm.allgather(len(part))
+        row = part.size // len(part) if len(part) else int(np.prod(part.shape[1:]))
+        whole = np.empty((sum(lengths), *part.shape[1:]), part.dtype)
+        self.comm.Allgatherv(part, (whole, [length * row for length in lengths]))
+        return list(torch.from_numpy(whole).split(lengths))
+
+    def broadcast_text(self, text: str, source: int) -> str:
+        """Return the text of process `source` on every process."""
+        return str(self.comm.bcast(text, root=source))
+
+    def barrier(self) -> None:
+        self.comm.Barrier()

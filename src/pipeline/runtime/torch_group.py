@@ -1,0 +1,85 @@
+"""A torch process group among processes that MPI started.
+
+MPI is the launcher on laptop and cluster alike; torch's wheels carry gloo and nccl, not MPI. So process 0 binds a port,
+MPI tells the others, and torch opens its group there.
+"""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipeline.runtime.communicator import Communicator, Serial
+from pipeline.runtime.mpi import MpiCommunicator
+
+
+@dataclass(frozen=True)
+class TorchGroup:
+    """The default torch process group, over gloo (CPU) or nccl (GPU)."""
+
+    @property
+    def rank(self) -> int:
+        return dist.get_rank()
+
+    @property
+    def size(self) -> int:
+        return dist.get_world_size()
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        dist.all_reduce(tensor)
+
+    def broadcast(self, tensor: Tensor, source: int) -> None:
+        dist.broadcast(tensor, source)
+
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        # gloo fails on uneven parts, so all travel padded to the longest.
+        length = torch.tensor([len(tensor)], device=tensor.device)
+        lengths = [torch.empty_like(length) for _ in range(self.size)]
+        dist.all_gather(lengths, length)
+        longest = int(max(int(part) for part in lengths))
+        padded = tensor.new_zeros((longest, *tensor.shape[1:]))
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        return [part[: int(n)] for part, n in zip(parts, lengths, strict=True)]
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+
+def _free_address() -> str:
+    """An address of this node at a port that is free now."""
+    host = socket.gethostname()
+    try:
+        address = socket.gethostbyname(host)
+    except OSError:
+        address = "127.0.0.1"
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return f"{address}:{probe.getsockname()[1]}"
+
+
+@contextmanager
+def torch_group(backend: str) -> Iterator[Communicator]:
+    """Open torch's process group among the processes of this launch, and close it.
+
+    Args:
+        backend: "gloo" or "nccl".
+
+    Yields:
+        `Serial()` when there is one process, so that a plain `python -m pipeline` needs no network.
+    """
+    mpi = MpiCommunicator()
+    if mpi.size == 1:
+        yield Serial()
+        return
+    address = mpi.broadcast_text(_free_address() if mpi.rank == 0 else "", source=0)
+    dist.init_process_group(backend, init_method=f"tcp://{address}", rank=mpi.rank, world_size=mpi.size)
+    try:
+        yield TorchGroup()
+    finally:
+        dist.destroy_process_group()
