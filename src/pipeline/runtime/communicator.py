@@ -115,7 +115,7 @@ def run_in_threads(n_processes: int, work: Callable[[Communicator], T]) -> list[
             results[rank] = work(Threads(rank, meeting))
         except threading.BrokenBarrierError:
             pass
-        except BaseException as failure:  # noqa: BLE001 - raised again below, in the caller's thread
+        except BaseException as failure:
             failures.append(failure)
             meeting.barrier.abort()
 

@@ -41,7 +41,7 @@ class MpiCommunicator:
         row = part.size // len(part) if len(part) else int(np.prod(part.shape[1:]))
         whole = np.empty((sum(lengths), *part.shape[1:]), part.dtype)
         self.comm.Allgatherv(part, (whole, [length * row for length in lengths]))
-        return list(torch.from_numpy(whole).split(lengths))
+        return list(torch.split(torch.from_numpy(whole), lengths))
 
     def broadcast_text(self, text: str, source: int) -> str:
         """Return the text of process `source` on every process."""

@@ -1,0 +1,78 @@
+"""The command line: one subcommand per stage of the workflow, and two that a person calls.
+
+Heavy imports stand inside the stages, so that `--help` and a refused argument answer at once.
+"""
+
+import argparse
+import importlib
+import json
+import logging
+import sys
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline", description=__doc__.splitlines()[0] if __doc__ else None
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="STAGE")
+
+    def stage(name: str, help: str, *inputs: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help, description=help)
+        for option in inputs:
+            command.add_argument(f"--{option}", type=Path, required=True, metavar="FILE")
+        command.add_argument(
+            "--output", type=Path, required=True, metavar="MANIFEST", help="manifest to write"
+        )
+        command.add_argument(
+            "--code", default="", metavar="DIGEST", help="digest of the stage's code, for the manifest"
+        )
+        return command
+
+    stage("dataset", "Read images and fix their splits.", "spec")
+    train = stage("train", "Train one network.", "spec", "dataset")
+    train.add_argument("--run", required=True, help="name of the run, for messages")
+    train.add_argument("--seed", type=int, required=True)
+    train.add_argument("--checkpoints", type=Path, required=True, metavar="FOLDER")
+    stage("convert", "Convert a trained network to half precision.", "weights", "dataset")
+    stage("time_layers", "Time a converted network layer by layer.", "spec", "network", "dataset")
+    points = stage("points", "Make the points of a matrix.", "spec")
+    points.add_argument("--network", type=Path, metavar="FILE", help="converted network, for embeddings")
+    points.add_argument("--dataset", type=Path, metavar="FILE", help="data set, for embeddings")
+    stage("compress", "Compress a matrix to H2 form.", "spec", "points")
+    stage("solve", "Factorize and solve, and answer the matrix's question.", "spec", "points", "operator")
+    stage("scaling", "Measure time and storage against the number of points.", "spec")
+    report = stage("report", "Write the study's page and metrics.", "spec")
+    report.add_argument("--benchmarks", type=Path, required=True, metavar="FOLDER")
+    report.add_argument("artefacts", type=Path, nargs="+", metavar="MANIFEST")
+    clean = commands.add_parser("clean_checkpoints", help="Remove what interrupted trainings left behind.")
+    clean.add_argument("--checkpoints", type=Path, required=True, metavar="FOLDER")
+    commands.add_parser("schema", help="Print the JSON schema of a study.")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one stage.
+
+    Returns:
+        0, or 2 after one line about what the user can change.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        if options.command == "schema":
+            from pipeline.config import schema
+
+            print(json.dumps(schema(), indent=1))
+        else:
+            importlib.import_module(f"pipeline.stages.{options.command}").run(options)
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

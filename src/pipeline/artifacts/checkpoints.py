@@ -1,0 +1,72 @@
+"""Checkpoints of running jobs: outside the workflow's outputs, which Snakemake deletes when a job fails.
+
+A checkpoint's folder is named by a digest of all that the job's result depends on, so a job finds its own after a kill
+and never another's. A finished job removes its own.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.store import sha256_of, write_atomically
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """The place of one job's checkpoint: tensors in safetensors, and scalars in JSON, written last by rename."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, root: Path, identity: Mapping[str, Any]) -> "CheckpointFolder":
+        """The folder of a job that is identified by a JSON-able mapping."""
+        text = json.dumps(identity, sort_keys=True)
+        return cls(root / hashlib.sha256(text.encode()).hexdigest()[:24])
+
+    def save(self, tensors: Mapping[str, Any], scalars: Mapping[str, Any]) -> None:
+        """Replace the checkpoint; a kill at any moment leaves the former or the new one, whole."""
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        head = self.folder / "checkpoint.json"
+        former = self._read_head()
+        # Two names in turn: the file that the present head points to is never written to.
+        name = (
+            "b.safetensors"
+            if former is not None and former["tensors"] == "a.safetensors"
+            else "a.safetensors"
+        )
+        file = self.folder / name
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+        content = {"tensors": name, "sha256": sha256_of(file), "scalars": scalars}
+        write_atomically(head, json.dumps(content))
+
+    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """The tensors and scalars of the last checkpoint, or nothing where there is none or it is damaged."""
+        from safetensors.torch import load_file
+
+        head = self._read_head()
+        if head is None:
+            return None
+        file = self.folder / head["tensors"]
+        if not file.is_file() or sha256_of(file) != head["sha256"]:
+            return None
+        return load_file(file), head["scalars"]
+
+    def _read_head(self) -> dict[str, Any] | None:
+        try:
+            head: dict[str, Any] = json.loads((self.folder / "checkpoint.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return head if {"tensors", "sha256", "scalars"} <= head.keys() else None
+
+    def remove(self) -> None:
+        """Delete the checkpoint; none is no error."""
+        shutil.rmtree(self.folder, ignore_errors=True)

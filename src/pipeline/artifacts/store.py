@@ -1,0 +1,224 @@
+"""Artefacts: folders of fixed-name files that are complete when, and only when, their manifest is there.
+
+`create` writes the files, then `manifest.json` last, by rename; so a killed job, a full disk or a power cut leaves no
+manifest, and the workflow, which names manifests alone, does the work again. The manifest holds every file's size
+and sha256: `Artifact.open` refuses what was altered since. Weights are safetensors, arrays `.npy`, tables CSV, the
+rest JSON.
+"""
+
+import csv
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+
+
+def sha256_of(path: Path) -> str:
+    """The checksum of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a whole file or nothing: to a temporary name, flushed to disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass
+class Draft:
+    """An artefact that is being written."""
+
+    folder: Path
+    arrays: dict[str, dict[str, Any]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+
+    def path(self, name: str) -> Path:
+        """Register a file, or a folder of files, that the caller writes."""
+        self.names.add(name)
+        return self.folder / name
+
+    def save_array(self, name: str, array: NDArray[Any], unit: str = "1") -> None:
+        """Write `name.npy` and note its shape, dtype and unit in the manifest."""
+        np.save(self.path(f"{name}.npy"), array)
+        self.arrays[name] = {"shape": list(array.shape), "dtype": str(array.dtype), "unit": unit}
+
+    def save_tensors(self, name: str, tensors: Mapping[str, Any]) -> None:
+        """Write `name.safetensors`."""
+        from safetensors.torch import save_file
+
+        save_file(
+            {key: tensor.contiguous() for key, tensor in tensors.items()}, self.path(f"{name}.safetensors")
+        )
+
+    def save_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write `name.csv`, one row per mapping."""
+        with self.path(f"{name}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def save_json(self, name: str, data: Any) -> None:
+        """Write `name.json`."""
+        self.path(f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+
+    def save_text(self, name: str, text: str) -> None:
+        """Write a text file."""
+        self.path(name).write_text(text)
+
+
+@contextmanager
+def create(
+    manifest: Path, *, kind: str, spec: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> Iterator[Draft]:
+    """Write an artefact; its manifest appears when the block ends without an error.
+
+    Args:
+        manifest: Path of `manifest.json`; its folder is made. One of a former run is removed first.
+        kind: What the artefact is, such as "network"; readers ask for it by this.
+        spec: The spec that it was made from.
+        provenance: Who made it: commit, versions, host.
+
+    Raises:
+        ArtifactError: When the disk is full or not writable; the manifest is then absent.
+    """
+    folder = manifest.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest.unlink(missing_ok=True)
+        draft = Draft(folder)
+        yield draft
+        files = {
+            str(path.relative_to(folder)): {"n_bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            for name in sorted(draft.names)
+            for path in _files_of(folder / name)
+        }
+        content = {
+            "kind": kind,
+            "schema_version": SCHEMA_VERSION,
+            "facts": draft.facts,
+            "spec": spec,
+            "arrays": draft.arrays,
+            "files": files,
+            "provenance": provenance,
+        }
+        write_atomically(manifest, json.dumps(content, indent=1) + "\n")
+    except Exception as error:
+        if _is_full(error):
+            raise ArtifactError(
+                f"{folder}: the disk is full, so the artefact is incomplete; free some space and run again"
+            ) from error
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise ArtifactError(
+                f"{folder}: not writable ({error.strerror}); mend its permissions and run again"
+            ) from error
+        raise
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether a write failed for want of space; NumPy and safetensors say so only in their text."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error) or (
+        isinstance(error, OSError) and " written" in str(error)
+    )
+
+
+def _files_of(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A complete artefact, checked against its manifest."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: Path, kind: str) -> "Artifact":
+        """Read a manifest and verify every file that it lists.
+
+        Raises:
+            ArtifactError: If it is missing, of another kind, of another version, or a file was altered or lost.
+        """
+        again = "delete its manifest and run snakemake again"
+        try:
+            manifest = json.loads(path.read_text())
+            found, version, files = manifest["kind"], manifest["schema_version"], manifest["files"]
+        except FileNotFoundError:
+            raise ArtifactError(f"{path}: no such artefact; run snakemake to make it") from None
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ArtifactError(f"{path}: not a manifest; {again}") from None
+        if found != kind:
+            raise ArtifactError(f"{path}: expected a manifest of kind '{kind}', found '{found}'")
+        if version != SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; {again}"
+            )
+        for name, listed in files.items():
+            file = path.parent / name
+            if not file.is_file():
+                raise ArtifactError(f"{file}: listed in the manifest but missing; {again}")
+            if file.stat().st_size != listed["n_bytes"] or sha256_of(file) != listed["sha256"]:
+                raise ArtifactError(
+                    f"{file}: altered since it was written (checksum differs from the manifest's); {again}"
+                )
+        return cls(path.parent, manifest)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Small results that the maker noted in the manifest."""
+        facts: Mapping[str, Any] = self.manifest["facts"]
+        return facts
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The spec that the artefact was made from."""
+        spec: Mapping[str, Any] = self.manifest["spec"]
+        return spec
+
+    def has(self, name: str) -> bool:
+        """Whether an array of that name was written."""
+        return name in self.manifest["arrays"]
+
+    def array(self, name: str) -> NDArray[Any]:
+        """An array, mapped into memory read-only."""
+        array: NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r")
+        return array
+
+    def tensors(self, name: str) -> dict[str, Any]:
+        """A file of tensors."""
+        from safetensors.torch import load_file
+
+        return load_file(self.folder / f"{name}.safetensors")
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        """A table's rows, as text."""
+        with (self.folder / f"{name}.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def json(self, name: str) -> Any:
+        """A JSON file's content."""
+        return json.loads((self.folder / f"{name}.json").read_text())

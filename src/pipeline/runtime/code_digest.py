@@ -1,0 +1,88 @@
+"""A digest of the code behind a stage, so that Snakemake re-runs it when that code changes its meaning.
+
+Snakemake does not look into an installed package: results would go stale in silence. The digest covers the abstract
+syntax of a module and of all modules of this package that it imports, transitively and found without importing
+anything, and the native sources beside them. Comments, docstrings and layout do not count.
+"""
+
+import ast
+import functools
+import hashlib
+from pathlib import Path
+
+PACKAGE = "pipeline"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _file_of(module: str, root: Path) -> Path | None:
+    path = root.joinpath(*module.split("."))
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in candidates if file.is_file()), None)
+
+
+@functools.cache
+def _parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
+@functools.cache
+def _imports(module: str, root: Path) -> frozenset[str]:
+    """Modules of the package that a module imports, anywhere in its text."""
+    file = _file_of(module, root)
+    assert file is not None
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(_parsed(file)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([base] if base else [])])
+            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return frozenset(name for name in found if name.split(".")[0] == PACKAGE and _file_of(name, root))
+
+
+@functools.cache
+def _meaning(file: Path) -> bytes:
+    """A module's syntax tree without its docstrings."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree).encode()
+
+
+def modules_behind(module: str, root: Path = ROOT) -> list[str]:
+    """All modules of the package that a module needs, itself and its parent packages included."""
+    if _file_of(module, root) is None:
+        raise ValueError(f"no module {module} below {root}")
+    seen: set[str] = set()
+    to_visit = [module]
+    while to_visit:
+        name = to_visit.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        to_visit.extend(_imports(name, root))
+        steps = name.split(".")
+        to_visit.extend(".".join(steps[:i]) for i in range(1, len(steps)))
+    return sorted(seen)
+
+
+def code_digest(module: str, root: Path = ROOT) -> str:
+    """Digest the meaning of a module and of what it imports, as 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in modules_behind(module, root):
+        file = _file_of(name, root)
+        assert file is not None
+        digest.update(name.encode() + _meaning(file))
+        native = file.parent / "native"
+        if file.name == "__init__.py" and native.is_dir():
+            for source in sorted(native.iterdir()):
+                digest.update(source.name.encode() + source.read_bytes())
+    return digest.hexdigest()[:16]

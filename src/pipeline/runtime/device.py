@@ -1,0 +1,22 @@
+"""Which device a computation runs on."""
+
+import torch
+
+from pipeline.errors import ConfigError
+
+
+def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
+    """Turn a study's `device` into a torch device.
+
+    Args:
+        wanted: "cpu", "cuda" or "auto", which takes a GPU where there is one.
+        local_rank: This process's number on its node; processes of a node share its GPUs in turn.
+
+    Raises:
+        ConfigError: If "cuda" is wanted and there is no GPU.
+    """
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("device: cuda was asked for and this node has no usable GPU; use 'auto' or 'cpu'")
+    return torch.device("cuda", local_rank % torch.cuda.device_count())

@@ -1,0 +1,127 @@
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.artifacts import store
+from pipeline.artifacts.store import Artifact, create
+from pipeline.errors import ArtifactError
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    return tmp_path / "thing" / "manifest.json"
+
+
+def write(manifest, value=1.0):
+    with create(manifest, kind="thing", spec={"a": 1}, provenance={"host": "here"}) as draft:
+        draft.save_array("x", np.full(3, value), unit="m")
+        draft.save_tensors("w", {"t": torch.ones(2, dtype=torch.float16)})
+        draft.save_table("t", [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}])
+        draft.save_json("j", {"k": [1, 2]})
+        folder = draft.path("nested")
+        folder.mkdir(exist_ok=True)
+        (folder / "f.txt").write_text("deep")
+        draft.facts["answer"] = 42
+
+
+def test_what_was_written_is_read_back(manifest):
+    write(manifest)
+    thing = Artifact.open(manifest, "thing")
+    np.testing.assert_array_equal(thing.array("x"), np.ones(3))
+    assert thing.tensors("w")["t"].dtype == torch.float16
+    assert thing.table("t")[1] == {"epoch": "2", "loss": "0.25"}
+    assert thing.json("j") == {"k": [1, 2]}
+    assert thing.facts["answer"] == 42
+    assert thing.spec == {"a": 1}
+    assert thing.manifest["arrays"]["x"] == {"shape": [3], "dtype": "float64", "unit": "m"}
+    assert "nested/f.txt" in thing.manifest["files"]
+
+
+@pytest.mark.parametrize("name", ["x.npy", "w.safetensors", "t.csv", "j.json", "nested/f.txt"])
+def test_an_altered_or_lost_file_is_refused_by_name(manifest, name):
+    write(manifest)
+    file = manifest.parent / name
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(ArtifactError, match=f"{name}: altered"):
+        Artifact.open(manifest, "thing")
+    file.unlink()
+    with pytest.raises(ArtifactError, match=f"{name}: listed in the manifest but missing"):
+        Artifact.open(manifest, "thing")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"kind": 1}'])
+def test_a_broken_manifest_is_refused(manifest, text):
+    manifest.parent.mkdir()
+    manifest.write_text(text)
+    with pytest.raises(ArtifactError, match="not a manifest"):
+        Artifact.open(manifest, "thing")
+
+
+def test_missing_kind_and_version_are_refused(manifest):
+    with pytest.raises(ArtifactError, match="no such artefact"):
+        Artifact.open(manifest, "thing")
+    write(manifest)
+    with pytest.raises(ArtifactError, match="expected a manifest of kind 'other', found 'thing'"):
+        Artifact.open(manifest, "other")
+    content = json.loads(manifest.read_text()) | {"schema_version": 0}
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match="schema version 0"):
+        Artifact.open(manifest, "thing")
+
+
+def full_disk(*_arguments, **_options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def short_write(*_arguments, **_options):
+    raise OSError("24 requested and 8 written")
+
+
+@pytest.mark.parametrize("failure", [full_disk, short_write])
+def test_a_full_disk_leaves_no_manifest_and_one_line(manifest, monkeypatch, failure):
+    write(manifest)
+    monkeypatch.setattr(np, "save", failure)
+    with pytest.raises(ArtifactError, match="the disk is full"):
+        write(manifest, 2.0)
+    assert not manifest.exists()
+
+
+def test_a_disk_that_fills_up_under_the_manifest_leaves_none(manifest, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(ArtifactError, match="the disk is full"):
+        write(manifest)
+    assert not manifest.exists()
+    assert not list(manifest.parent.glob(".manifest*"))
+
+
+def test_a_failure_of_the_caller_keeps_its_type_and_leaves_no_manifest(manifest):
+    def fail():
+        with create(manifest, kind="thing", spec={}, provenance={}):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not manifest.exists()
+
+
+def test_a_file_in_the_way_of_the_folder_is_an_error(tmp_path):
+    (tmp_path / "thing").write_text("")
+    with (
+        pytest.raises(OSError, match="exists"),
+        create(tmp_path / "thing" / "manifest.json", kind="k", spec={}, provenance={}),
+    ):
+        pass
+
+
+def test_writing_atomically_replaces_the_whole_file(tmp_path):
+    path = tmp_path / "f"
+    store.write_atomically(path, "long first text")
+    store.write_atomically(path, "second")
+    assert path.read_text() == "second"
+    assert list(tmp_path.iterdir()) == [path]

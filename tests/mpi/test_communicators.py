@@ -1,0 +1,59 @@
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import sys
+import torch
+from pipeline.runtime.mpi import MpiCommunicator
+from pipeline.runtime.torch_group import torch_group
+
+def check(comm):
+    total = torch.tensor([float(comm.rank)])
+    comm.all_reduce(total)
+    assert total.item() == sum(range(comm.size))
+    last = torch.tensor([comm.rank])
+    comm.broadcast(last, source=comm.size - 1)
+    assert last.item() == comm.size - 1
+    parts = comm.all_gather(torch.full((comm.rank, 2), float(comm.rank), dtype=torch.float64))
+    assert [len(part) for part in parts] == list(range(comm.size))
+    assert all((part == i).all() for i, part in enumerate(parts))
+    comm.barrier()
+
+assert MpiCommunicator().size == int(sys.argv[1])
+check(MpiCommunicator())
+with torch_group("gloo") as group:
+    check(group)
+    assert group.size == int(sys.argv[1])
+if MpiCommunicator().rank == 0:
+    print("agreed")
+"""
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("n_processes", [1, 3])
+def test_mpi_and_torch_groups_do_the_same_collectives(n_processes, tmp_path):
+    script = tmp_path / "collectives.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        ["mpiexec", "-n", str(n_processes), sys.executable, "-m", "mpi4py", str(script), str(n_processes)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "agreed" in done.stdout
+
+
+@pytest.mark.mpi
+def test_one_failing_process_ends_the_others(tmp_path):
+    script = tmp_path / "fail.py"
+    script.write_text(
+        "from mpi4py import MPI\n"
+        "if MPI.COMM_WORLD.rank == 1:\n    raise SystemExit(2)\n"
+        "MPI.COMM_WORLD.Barrier()\n"
+    )
+    done = subprocess.run(
+        ["mpiexec", "-n", "2", sys.executable, "-m", "mpi4py", str(script)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0

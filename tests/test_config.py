@@ -1,0 +1,124 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.config import Study, load_study, merge, schema, specs, validate
+from pipeline.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT = ROOT / "config" / "default.yaml"
+
+
+def refused(change):
+    """The error line for a change of the default study."""
+    with pytest.raises(ConfigError) as error:
+        load_study(change, DEFAULT)
+    line = str(error.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "config").glob("*.yaml")))
+def test_every_committed_study_is_valid_and_named_like_its_file(name):
+    assert load_study(yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text()), DEFAULT).study == name
+
+
+def test_an_empty_config_is_the_default_study():
+    assert load_study({}, DEFAULT) == validate(yaml.safe_load(DEFAULT.read_text()))
+
+
+def test_a_study_brings_its_own_runs_and_matrices():
+    run = {"optimizer": {"name": "sgd", "lr": 0.1}, "batch_size": 8, "epochs": 1}
+    study = load_study({"study": "mine", "training": {"runs": {"only": run}}}, DEFAULT)
+    assert list(study.training.runs) == ["only"]
+    assert not study.matrices
+    assert study.scaling is None
+    assert study.dataset.train_samples == yaml.safe_load(DEFAULT.read_text())["dataset"]["train_samples"]
+
+
+def test_a_nameless_config_changes_one_value_of_the_default_study():
+    changed = load_study({"matrices": {"airports": {"compress": {"tolerance": "1e-4"}}}}, DEFAULT)
+    before, after = specs(load_study({}, DEFAULT)), specs(changed)
+    assert {name for name in after if after[name] != before[name]} == {"compress/airports"}
+
+
+def test_another_kind_replaces_its_section_instead_of_mixing_with_it():
+    merged = merge({"kernel": {"name": "matern", "nu": 0.5}}, {"kernel": {"name": "laplace_single_layer"}})
+    assert merged == {"kernel": {"name": "laplace_single_layer"}}
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    assert (
+        load_study({"matrices": {"airports": {"nugget": "1e-3"}}}, DEFAULT).matrices["airports"].nugget
+        == 1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "words"),
+    [
+        ({"seedz": [1]}, "seedz", "did you mean 'seeds'?"),
+        ({"dataset": {"train_sample": 3}}, "dataset.train_sample", "did you mean 'train_samples'?"),
+        ({"training": {"runs": {"kfac_smoothed": {"optimizer": {"dampening": 1}}}}},
+         "training.runs.kfac_smoothed.optimizer.dampening", "did you mean 'damping'?"),
+        ({"dataset": {"train_samples": "many"}}, "dataset.train_samples", "found 'many'"),
+        ({"dataset": {"train_samples": 2.5}}, "dataset.train_samples", "found 2.5"),
+        ({"matrices": {"airports": {"compress": {"tolerance": 4}}}}, "airports.compress.tolerance", "less than"),
+        ({"matrices": {"airports": {"nugget": -1}}}, "matrices.airports.nugget", "greater than or equal to 0"),
+        ({"training": {"runs": {"new": {"epochs": 1}}}}, "training.runs.new.optimizer", "name its method"),
+        ({"training": {"runs": {"new": {"optimizer": {"lr": 1}}}}},
+         "training.runs.new.optimizer", "name its method"),
+        ({"matrices": {"new": {"kernel": {"name": "laplace_single_layer"}, "task": "capacitance"}}},
+         "matrices.new.points", "missing"),
+        ({"matrices": {"airports": {"task": "capacitance"}}}, "matrices.airports", "needs points sphere or cube"),
+        ({"precision": {"runs": ["gone"]}}, "precision.runs.0", "no training run 'gone'"),
+        ({"seeds": [1, 1]}, "seeds", "must differ"),
+        ({"seeds": []}, "seeds", "at least 1"),
+        ({"training": None}, "training", "found None"),
+        ({"study": "../escape"}, "study", "pattern"),
+        ({"training": {"runs": {"odd name": {}}}}, "training.runs.odd name", "pattern"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_refused_with_its_full_path(change, path, words):
+    line = refused(change)
+    assert path in line
+    assert words in line
+
+
+def test_an_unreadable_default_is_one_line(tmp_path):
+    path = tmp_path / "default.yaml"
+    path.write_text("a: [1,\n b: }")
+    with pytest.raises(ConfigError, match="not a readable YAML file"):
+        load_study({}, path)
+
+
+def test_studies_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        load_study({}, DEFAULT).study = "other"
+
+
+def test_every_value_that_a_rule_reads_is_in_some_spec():
+    study = load_study({}, DEFAULT)
+    text = json.dumps(specs(study))
+    for run in study.training.runs.values():
+        assert json.dumps(run.model_dump(mode="json")) in text
+    for matrix in study.matrices.values():
+        for value in matrix.model_dump(mode="json").values():
+            assert json.dumps(value) in text
+
+
+def test_the_committed_schema_is_the_current_one():
+    assert json.loads((ROOT / "config" / "schema.json").read_text()) == schema()
+
+
+def test_every_key_of_the_schema_is_described():
+    for name, model in schema()["$defs"].items():
+        for key, value in model["properties"].items():
+            described = "description" in value or key in ("name", "compress", "factor", "solve")
+            assert described, f"{name}.{key} has no description"
+
+
+def test_every_top_level_key_stands_in_the_default_study():
+    assert set(yaml.safe_load(DEFAULT.read_text())) == set(Study.model_fields)

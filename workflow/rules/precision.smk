@@ -1,0 +1,45 @@
+rule convert:
+    input:
+        weights=f"results/{{study}}/train/{{run}}/seed{STUDY.seeds[0]}/manifest.json",
+        dataset="results/{study}/dataset/manifest.json",
+    output:
+        manifest="results/{study}/convert/{run}/manifest.json",
+    params:
+        code=code_digest("pipeline.stages.convert"),
+    log:
+        "results/{study}/logs/convert/{run}.txt",
+    benchmark:
+        "results/{study}/benchmarks/convert/{run}.tsv"
+    resources:
+        mem_mb=2000,
+    shell:
+        r"""
+        exec > >(tee {log:q}) 2>&1
+        python -m pipeline convert --code {params.code} --weights {input.weights:q} \
+            --dataset {input.dataset:q} --output {output.manifest:q}
+        """
+
+
+rule time_layers:
+    input:
+        spec="results/{study}/spec/precision.json",
+        network="results/{study}/convert/{run}/manifest.json",
+        dataset="results/{study}/dataset/manifest.json",
+    output:
+        manifest="results/{study}/time_layers/{run}/manifest.json",
+    params:
+        code=code_digest("pipeline.stages.time_layers"),
+    log:
+        "results/{study}/logs/time_layers/{run}.txt",
+    benchmark:
+        "results/{study}/benchmarks/time_layers/{run}.tsv"
+    # All cores of the machine: a time taken beside other jobs is not the layer's.
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=2000,
+    shell:
+        r"""
+        exec > >(tee {log:q}) 2>&1
+        python -m pipeline time_layers --code {params.code} --spec {input.spec:q} --network {input.network:q} \
+            --dataset {input.dataset:q} --output {output.manifest:q}
+        """

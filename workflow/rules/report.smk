@@ -1,0 +1,26 @@
+rule report:
+    input:
+        spec="results/{study}/spec/report.json",
+        artefacts=report_inputs,
+    output:
+        manifest="results/{study}/report/manifest.json",
+        page=report(
+            "results/{study}/report/index.html",
+            caption="../report/page.rst",
+            category="The study",
+        ),
+    params:
+        code=code_digest("pipeline.stages.report"),
+        benchmarks="results/{study}/benchmarks",
+    log:
+        "results/{study}/logs/report.txt",
+    benchmark:
+        "results/{study}/benchmarks/report.tsv"
+    resources:
+        mem_mb=2000,
+    shell:
+        r"""
+        exec > >(tee {log:q}) 2>&1
+        python -m pipeline report --code {params.code} --spec {input.spec:q} --benchmarks {params.benchmarks:q} \
+            --output {output.manifest:q} {input.artefacts:q}
+        """

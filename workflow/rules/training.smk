@@ -1,0 +1,41 @@
+rule train:
+    input:
+        spec="results/{study}/spec/training/{run}.json",
+        dataset="results/{study}/dataset/manifest.json",
+    output:
+        manifest="results/{study}/train/{run}/seed{seed}/manifest.json",
+    params:
+        code=code_digest("pipeline.stages.train"),
+        checkpoints="results/checkpoints",
+    log:
+        "results/{study}/logs/train/{run}/seed{seed}.txt",
+    benchmark:
+        "results/{study}/benchmarks/train/{run}/seed{seed}.tsv"
+    resources:
+        mpi="mpiexec",
+        tasks=1,
+        mem_mb=3000,
+    shell:
+        r"""
+        exec > >(tee {log:q}) 2>&1
+        {resources.mpi} -n {resources.tasks} python -m mpi4py -m pipeline train --code {params.code} \
+            --spec {input.spec:q} --dataset {input.dataset:q} --run {wildcards.run:q} --seed {wildcards.seed} \
+            --checkpoints {params.checkpoints:q} --output {output.manifest:q}
+        """
+
+
+rule clean_checkpoints:
+    localrule: True
+    params:
+        checkpoints="results/checkpoints",
+    log:
+        f"results/{STUDY.study}/logs/clean_checkpoints.txt",
+    benchmark:
+        f"results/{STUDY.study}/benchmarks/clean_checkpoints.tsv"
+    resources:
+        mem_mb=100,
+    shell:
+        r"""
+        exec > >(tee {log:q}) 2>&1
+        python -m pipeline clean_checkpoints --checkpoints {params.checkpoints:q}
+        """
