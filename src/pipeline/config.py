@@ -2,7 +2,7 @@
 
 A study is one file merged over `config/default.yaml`. Every section is a frozen model that refuses unknown keys, so a
 misspelled key is an error with its full path and never a silent default. Each rule of the workflow reads one *spec*,
-the validated section that `specs` cuts out for it; a changed value re-runs that spec and what hangs on it, nothing else.
+the section that `specs` cuts out for it; a changed value re-runs that spec and what hangs on it, nothing else.
 """
 
 import difflib
@@ -336,7 +336,7 @@ class Study(Section):
     model: Annotated[CnnModel | MlpModel, Field(discriminator="name")] = Field(default=CnnModel())
     training: Training
     precision: Precision = Field(default=Precision())
-    matrices: dict[Name, Matrix] = Field(default=dict, description="Hierarchical matrices by name.")
+    matrices: dict[Name, Matrix] = Field({}, description="Hierarchical matrices by name.")
     scaling: Scaling | None = Field(
         None, description="Growth with the number of points; without it the report has none."
     )

@@ -1,0 +1,91 @@
+"""Real inputs: images to learn from, and points to build matrices on.
+
+A new data set is one file with one function, and one line in `IMAGES` or `POINTS`.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.data.airports import load_airports
+from pipeline.data.cities import load_cities
+from pipeline.data.digits import load_digits
+from pipeline.data.fashion_mnist import load_fashion_mnist
+from pipeline.data.images import ImageSet
+from pipeline.data.points import PointSet
+from pipeline.data.sphere import fibonacci_sphere
+from pipeline.data.splits import Split, hold_out, split, stratified_order
+from pipeline.data.uniform import uniform_cube, uniform_square
+from pipeline.errors import ConfigError
+
+__all__ = [
+    "IMAGES",
+    "POINTS",
+    "ImageSet",
+    "PointSet",
+    "Split",
+    "hold_out",
+    "load_images",
+    "load_points",
+    "split",
+    "stratified_order",
+]
+
+IMAGES: dict[str, Callable[..., ImageSet]] = {
+    "fashion_mnist": load_fashion_mnist,
+    "digits": load_digits,
+}
+
+POINTS: dict[str, Callable[..., PointSet]] = {
+    "airports": load_airports,
+    "cities": load_cities,
+    "sphere": fibonacci_sphere,
+    "cube": uniform_cube,
+    "uniform_square": uniform_square,
+}
+
+Loader = TypeVar("Loader")
+
+
+def load_images(name: str, *, directory: Path | None, cache: Path) -> ImageSet:
+    """Load a registered image set.
+
+    Args:
+        name: A key of `IMAGES`.
+        directory: Where its files are, for sets that are read from files; `None` lets the set find them.
+        cache: A folder that downloads go to.
+
+    Raises:
+        ConfigError: If there is no such set, or it cannot be loaded.
+    """
+    return _look_up(IMAGES, name, "data set")(directory=directory, cache=cache)
+
+
+def load_points(name: str, **options: Any) -> PointSet:
+    """Load or generate a registered point set.
+
+    Args:
+        name: A key of `POINTS`.
+        **options: What the set's function takes, such as `n_points` and `seed`.
+
+    Raises:
+        ConfigError: If there is no such set or option, an option is missing, or its value is out of range.
+    """
+    load = _look_up(POINTS, name, "point set")
+    parameters = inspect.signature(load).parameters
+    for option in options:
+        _look_up(parameters, option, f"option of the point set {name}")
+    for option, parameter in parameters.items():
+        if parameter.default is parameter.empty and option not in options:
+            raise ConfigError(f"the point set {name} wants the option {option}, found none; add it")
+    return load(**options)
+
+
+def _look_up(registry: Mapping[str, Loader], name: str, what: str) -> Loader:
+    if name in registry:
+        return registry[name]
+    nearest = difflib.get_close_matches(name, registry, n=1)
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    raise ConfigError(f"unknown {what} {name!r}; {hint}known are {', '.join(sorted(registry))}")
