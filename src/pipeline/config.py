@@ -153,9 +153,7 @@ class Training(Section):
 
     runs: dict[Name, Run] = Field(min_length=1, description="Training runs by name.")
     claims: Roles | None = Field(None, description="The runs that the report's claims table compares.")
-    checkpoint_seconds: NotNegative = Field(
-        5.0, description="Seconds between checkpoints; 0 is one after every step."
-    )
+    checkpoint_steps: Count = Field(20, description="Steps between checkpoints of a running training.")
 
 
 class Precision(Section):
@@ -460,7 +458,7 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
         common = {
             "model": whole["model"],
             "device": study.device,
-            "checkpoint_seconds": study.training.checkpoint_seconds,
+            "checkpoint_steps": study.training.checkpoint_steps,
         }
         parts[f"training/{name}"] = {"run": run} | common
     parts["precision"] = {key: whole["precision"][key] for key in ("batch_sizes", "min_samples")}

@@ -1,0 +1,190 @@
+"""Stage `report`: collect what the study found, and write its page."""
+
+import csv
+import json
+import math
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.artifacts.store import Artifact, create
+from pipeline.errors import ArtifactError
+from pipeline.report import render
+from pipeline.runtime.provenance import provenance
+from pipeline.stages.shared import read_spec
+
+# Axis points of a map of the world that is wide enough for a page.
+MAP_ARRAYS = (
+    "longitude",
+    "latitude",
+    "values",
+    "predicted",
+    "grid_longitude",
+    "grid_latitude",
+    "grid",
+)
+
+
+def run(options: Namespace) -> None:
+    """Read every artefact of the study; write `index.html` and `metrics.json`."""
+    spec = read_spec(options.spec)
+    found = _by_kind(options.artefacts)
+    origin = provenance(options.code)
+    metrics, arrays = collect(spec, found, _rules(options.benchmarks), origin)
+    with create(options.output, kind="report", spec=spec, provenance=origin) as draft:
+        draft.save_text("index.html", render(metrics, arrays))
+        draft.save_text("metrics.json", json.dumps(_finite(metrics), indent=1, allow_nan=False) + "\n")
+    print(f"report: {options.output.parent / 'index.html'}")
+
+
+def _by_kind(manifests: Iterable[Path]) -> dict[str, list[tuple[str, Artifact]]]:
+    """The study's artefacts with the names of their folders, by kind."""
+    found: dict[str, list[tuple[str, Artifact]]] = {}
+    for path in manifests:
+        try:
+            kind = json.loads(path.read_text())["kind"]
+        except (OSError, ValueError, KeyError):
+            raise ArtifactError(f"{path}: not a manifest; delete it and run snakemake again") from None
+        found.setdefault(kind, []).append((path.parent.name, Artifact.open(path, kind)))
+    return found
+
+
+def collect(
+    spec: Mapping[str, Any],
+    found: Mapping[str, list[tuple[str, Artifact]]],
+    rules: list[dict[str, Any]],
+    origin: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Gather the numbers and arrays that the page shows; see `pipeline.report.metrics` for their names."""
+    dataset = found["dataset"][0][1].facts
+    networks = [artifact for _, artifact in found["network"]]
+    data_keys = ("name", "train_samples", "validation_samples", "test_samples", "classes", "source")
+    metrics: dict[str, Any] = {
+        "study": {
+            "name": spec["study"],
+            "description": spec["description"],
+            "seeds": spec["seeds"],
+            "dataset": {key: dataset[key] for key in data_keys},
+            "model": {
+                "name": networks[0].spec["model"]["name"],
+                "n_parameters": networks[0].facts["n_parameters"],
+            },
+        },
+        "training": {name: _run(name, label, networks) for name, label in spec["runs"].items()},
+        "claims_of": spec["claims"],
+        "precision": _precision(found),
+        "matrices": {},
+        "scaling": None,
+        "rules": rules,
+        "provenance": origin,
+    }
+    arrays: dict[str, NDArray[Any]] = {}
+    operators, solutions = dict(found.get("operator", [])), dict(found.get("solution", []))
+    for name, points in found.get("points", []):
+        metrics["matrices"][name] = _matrix(points, operators[name], solutions[name])
+        for array in MAP_ARRAYS:
+            if solutions[name].has(array):
+                arrays[f"{name}/{array}"] = solutions[name].array(array)
+    for _, scaling in found.get("scaling", []):
+        metrics["scaling"] = dict(scaling.facts) | {"rows": scaling.json("rows")}
+    return metrics, arrays
+
+
+def _run(name: str, label: str, networks: Iterable[Artifact]) -> dict[str, Any]:
+    """One training run over its seeds."""
+    mine = [network for network in networks if network.facts["run"] == name]
+    recipe = mine[0].spec["run"]
+    seeds = {}
+    for network in mine:
+        facts = network.facts
+        seeds[str(facts["seed"])] = {
+            "history": [_numbers(row) for row in network.table("history")],
+            "test": facts["scores"]["test"],
+            "train": facts["scores"]["train"],
+            "seconds": facts["seconds"],
+            "steps": facts["steps"],
+            "kfac": facts.get("kfac"),
+        }
+    return {
+        "label": label,
+        "optimizer": recipe["optimizer"]["name"],
+        "batch_size": recipe["batch_size"],
+        "epochs": recipe["epochs"],
+        "smoothing": [_in_words(smoothing) for smoothing in recipe["smoothing"]],
+        "processes": mine[0].facts["processes"],
+        "seeds": seeds,
+    }
+
+
+def _in_words(options: Mapping[str, Any]) -> str:
+    """`{name: mixup, alpha: 0.4}` as "mixup (alpha 0.4)"."""
+    values = ", ".join(f"{key} {value}" for key, value in options.items() if key != "name")
+    return f"{options['name'].replace('_', ' ')} ({values})"
+
+
+def _precision(found: Mapping[str, list[tuple[str, Artifact]]]) -> dict[str, Any]:
+    timings = dict(found.get("timings", []))
+    return {
+        name: {
+            "seed": converted.facts["seed"],
+            "accuracy": converted.facts["accuracy"],
+            "file_bytes": converted.facts["file_bytes"],
+            "layers": converted.json("layers"),
+            "timings": timings[name].json("timings"),
+            "roofs": timings[name].json("roofs"),
+        }
+        for name, converted in found.get("half_network", [])
+    }
+
+
+def _matrix(points: Artifact, operator: Artifact, solution: Artifact) -> dict[str, Any]:
+    return {
+        "kernel": operator.facts["kernel"],
+        "n": points.facts["n"],
+        "dimension": points.facts["dimension"],
+        "points": points.facts["name"],
+        "task": operator.spec["task"],
+        "compress": operator.facts["compress"],
+        "solve": solution.facts["solve"],
+        "result": solution.facts["result"],
+        "structure": operator.json("structure"),
+    }
+
+
+def _rules(folder: Path) -> list[dict[str, Any]]:
+    """What each job cost, from the benchmark files that Snakemake left."""
+    rows = []
+    for path in sorted(folder.rglob("*.tsv")):
+        rule, *rest = path.relative_to(folder).with_suffix("").parts
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file, delimiter="\t"):
+                cost = {"seconds": _number(row["s"]), "max_rss_mb": _number(row["max_rss"])}
+                rows.append({"rule": rule, "job": "/".join(rest), **cost})
+    return [row for row in rows if row["rule"] != "freeze_spec"]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _numbers(row: Mapping[str, str]) -> dict[str, float | int | None]:
+    """A row of a history with its numbers as such."""
+    return {key: int(text) if key in ("epoch", "steps") else _number(text) for key, text in row.items()}
+
+
+def _finite(value: Any) -> Any:
+    """Replace what JSON has no number for by null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value

@@ -1,0 +1,140 @@
+"""A checkout-like folder in which snakemake runs on a study of a few seconds."""
+
+import copy
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SMALL = {
+    "study": "small",
+    "seeds": [0],
+    "device": "cpu",
+    "dataset": {"name": "digits", "train_samples": 256, "validation_samples": 64},
+    "model": {"name": "mlp", "hidden": [16]},
+    "training": {
+        "checkpoint_steps": 1,
+        "runs": {
+            "plain": {"optimizer": {"name": "sgd", "lr": 0.05}, "batch_size": 32, "epochs": 1},
+            "curved": {"optimizer": {"name": "kfac", "lr": 0.1}, "batch_size": 64, "epochs": 1},
+        },
+    },
+    "precision": {"runs": ["curved"], "min_samples": 5},
+    "matrices": {
+        "airports": {
+            "points": {"name": "airports", "n": 700},
+            "kernel": {"name": "matern", "nu": 0.5, "length_scale": 0.1},
+            "nugget": 0.01,
+            "task": "kriging",
+            "compress": {"tolerance": 1e-4},
+        },
+        "ball": {
+            "points": {"name": "sphere", "refinements": 2},
+            "kernel": {"name": "laplace_single_layer"},
+            "task": "capacitance",
+            "compress": {"tolerance": 1e-4},
+        },
+    },
+}
+
+
+@dataclass
+class Workplace:
+    """A copy of all that a checkout has, so that a test may change code and study."""
+
+    folder: Path
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results" / "small"
+
+    def write_study(self, study) -> None:
+        (self.folder / "study.yaml").write_text(yaml.safe_dump(study))
+
+    def start(self, *arguments, **options) -> subprocess.Popen:
+        """Start snakemake on the small study."""
+        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--cores",
+            "2",
+            "--configfile",
+            "study.yaml",
+            *arguments,
+        ]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,
+        )  # fmt: skip
+
+    def snakemake(self, *arguments, code=0) -> str:
+        """Run snakemake to its end and return what it printed."""
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=280)
+        assert process.returncode == code, output
+        return output
+
+    def planned(self, *arguments) -> set[str]:
+        """The outputs that a run would make now, as rule names with their wildcards, without doing it."""
+        output = self.snakemake("--dry-run", "--quiet", "reason", *arguments)
+        return jobs_of(output)
+
+
+def jobs_of(output: str) -> set[str]:
+    """Read `rule` blocks of snakemake's log: rule name and output folder below the study."""
+    jobs, rule = set(), None
+    for line in output.splitlines():
+        words = line.split()
+        if len(words) == 2 and words[0] in ("rule", "localrule") and words[1].endswith(":"):
+            rule = words[1][:-1]
+            if rule == "all":
+                rule = None
+        elif words and words[0] == "output:" and rule is not None:
+            path = words[1].rstrip(",").removeprefix("results/small/").removesuffix("/manifest.json")
+            jobs.add(path)
+            rule = None
+    return jobs
+
+
+def _make_workplace(folder):
+    for name in ("src", "workflow", "config", "profiles"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", folder)
+    (folder / "cluster").symlink_to("profiles/cluster")
+    # An editable installation finds the checkout's modules before any path; here the copy's are wanted.
+    (folder / "src" / "sitecustomize.py").write_text(
+        "import sys\nsys.meta_path = [f for f in sys.meta_path if 'ScikitBuild' not in type(f).__name__]\n"
+    )
+    for native in ("pipeline.precision._native", "pipeline.hmatrix._native"):
+        library = Path(importlib.util.find_spec(native).origin)
+        shutil.copy(library, folder / "src" / Path(*native.split(".")[:-1]) / library.name)
+    place = Workplace(folder)
+    place.write_study(SMALL)
+    return place
+
+
+@pytest.fixture(scope="session")
+def make_workplace():
+    """A function that fills a folder with a copy of the checkout and the small study."""
+    return _make_workplace
+
+
+@pytest.fixture
+def workplace(tmp_path):
+    return _make_workplace(tmp_path)
+
+
+@pytest.fixture
+def study():
+    """The small study, to be changed at will."""
+    return copy.deepcopy(SMALL)

@@ -1,0 +1,97 @@
+"""What snakemake plans, without running it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.workflow
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def snakemake(*arguments, folder=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("study", sorted(path.stem for path in (ROOT / "config").glob("*.yaml")))
+def test_every_committed_study_has_a_plan(study, tmp_path):
+    done = snakemake(
+        "-s", str(ROOT / "Snakefile"), "-d", str(tmp_path), "-n", "--cores", "2",
+        "--configfile", str(ROOT / "config" / f"{study}.yaml"), "--quiet", "progress",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"results/{study}/report/index.html" in done.stdout + done.stderr
+
+
+def test_the_cluster_profile_resolves_from_the_checkout_and_sets_what_jobs_need(workplace):
+    pytest.importorskip("snakemake_executor_plugin_slurm")
+    output = workplace.snakemake("--profile", "cluster", "--dry-run", "--quiet", "progress")
+    blocks = {block.split(":")[0].split()[-1]: block for block in output.split("rule ")[1:]}
+    assert "slurm_partition=gpu" in blocks["train"]
+    assert "srun --mpi=pmix" in blocks["train"]
+    assert "tasks=4" in blocks["solve"]
+    assert "nodes=2" in blocks["solve"]
+    assert "slurm_partition=cpu" in blocks["compress"]
+
+
+def test_the_neutral_profile_sets_nothing_that_a_cluster_profile_sets():
+    neutral, cluster = (
+        yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text())
+        for name in ("default", "cluster")
+    )
+    assert not neutral.keys() & cluster.keys()
+    assert not neutral.keys() & {
+        "cores",
+        "jobs",
+        "executor",
+        "default-resources",
+        "set-resources",
+        "set-threads",
+        "retries",
+    }
+
+
+def test_the_cluster_profile_names_only_rules_that_exist():
+    cluster = yaml.safe_load((ROOT / "profiles" / "cluster" / "config.yaml").read_text())
+    rules = {
+        line.split()[1].rstrip(":")
+        for file in (ROOT / "workflow" / "rules").glob("*.smk")
+        for line in file.read_text().splitlines()
+        if line.startswith("rule ")
+    }
+    assert set(cluster["set-resources"]) | set(cluster["set-threads"]) <= rules
+
+
+def test_rules_are_literal_and_complete():
+    for file in (ROOT / "workflow" / "rules").glob("*.smk"):
+        for block in file.read_text().split("\nrule ")[1:]:
+            name = block.split(":")[0]
+            for part in ("log:", "benchmark:", "resources:", "shell:"):
+                assert f"    {part}" in block, f"rule {name} has no {part}"
+            assert "run:" not in block
+            assert "retries:" not in block
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("seedz=[1]", "did you mean 'seeds'"),
+        ("training={runs: {a: {epochs: 1, batch_size: 2}}}", "training.runs.a.optimizer: missing"),
+        ("matrices={airports: {compress: {tolerance: 2}}}", "matrices.airports.compress.tolerance"),
+    ],
+)
+def test_a_wrong_study_is_one_line_and_exit_code_2(change, words, tmp_path):
+    done = snakemake(
+        "-s", str(ROOT / "Snakefile"), "-d", str(tmp_path), "-n", "--cores", "1", "--config", change
+    )
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert words in errors[0]
+    assert "Traceback" not in done.stderr
