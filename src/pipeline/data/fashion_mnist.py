@@ -1,0 +1,147 @@
+"""Fashion-MNIST: 60,000 + 10,000 gray images of 28 x 28 pixels of clothing in ten classes [1].
+
+References:
+    [1] Xiao, Rasul, Vollgraf, "Fashion-MNIST: a novel image dataset for benchmarking machine learning
+        algorithms", 2017.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.fetch import download, unpack_debian_package
+from pipeline.data.idx import read_idx
+from pipeline.data.images import ImageSet
+from pipeline.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = "dataset-fashion-mnist"
+PACKAGE_FOLDER = Path("usr/share/datasets/fashion-mnist")
+INSTALLED = Path("/") / PACKAGE_FOLDER
+UPSTREAM = (
+    "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/"
+    "b2617bb6d3ffa2e429640350f613e3291e10b141/data/fashion/"
+)
+
+# sha256 of the decompressed content: Debian compresses anew, so that its .gz files differ from upstream's.
+CONTENT_SHA256 = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+
+CLASSES = [
+    "T-shirt/top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+]
+
+
+def load_fashion_mnist(*, directory: Path | None, cache: Path) -> ImageSet:
+    """Load the images from where they are, or fetch them into the cache first.
+
+    Looks in `directory` if one is given, and nowhere else; otherwise where Debian's package installs them,
+    then in the cache. If they are in neither, they are fetched by Debian's package (unpacked, not installed),
+    or else over HTTPS from the upstream project. Every file is checked against its sha256 wherever it is
+    from.
+
+    Args:
+        directory: A folder with the four IDX files, compressed or not; their names as upstream has them.
+        cache: A folder that fetched files go to; made when needed.
+
+    Raises:
+        ConfigError: If a file is missing, damaged or not Fashion-MNIST's, or the files cannot be had.
+    """
+    folder = _find(directory, cache)
+    parts = {name: _read(folder, name) for name in CONTENT_SHA256}
+    return ImageSet(
+        train_images=parts["train-images-idx3-ubyte"],
+        train_labels=parts["train-labels-idx1-ubyte"].astype(np.int64),
+        test_images=parts["t10k-images-idx3-ubyte"],
+        test_labels=parts["t10k-labels-idx1-ubyte"].astype(np.int64),
+        classes=list(CLASSES),
+        source=f"Fashion-MNIST from {folder}",
+    )
+
+
+def _find(directory: Path | None, cache: Path) -> Path:
+    if directory is not None:
+        return directory
+    cached = cache / "fashion-mnist"
+    for folder in (INSTALLED, cached):
+        if all((folder / f"{name}.gz").exists() for name in CONTENT_SHA256):
+            return folder
+    _fetch(cached)
+    return cached
+
+
+def _read(folder: Path, name: str) -> NDArray[np.uint8]:
+    plain, compressed = folder / name, folder / f"{name}.gz"
+    if not plain.exists() and not compressed.exists():
+        raise ConfigError(
+            f"dataset.directory: wanted {compressed.name} (or {name}) in {folder}, found neither; "
+            "name a folder with the four files of Fashion-MNIST, or leave it out"
+        )
+    path = compressed if compressed.exists() else plain
+    n_dimensions = 3 if "images" in name else 1
+    return read_idx(path, n_dimensions=n_dimensions, sha256=CONTENT_SHA256[name])
+
+
+def _fetch(cached: Path) -> None:
+    """Fill the cache folder from the first source that has the files.
+
+    Each file is verified in a temporary folder beside it and then renamed, so that whatever stands in the
+    cache is complete, and two runs at once do each other no harm.
+    """
+    sources: dict[str, Callable[[Path], Path]] = {
+        f"Debian's {PACKAGE}": _from_debian,
+        "the upstream project": _from_upstream,
+    }
+    reasons = []
+    for source, fetch in sources.items():
+        try:
+            cached.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cached.parent) as temporary:
+                logger.info("fetching Fashion-MNIST (31 MB) from %s", source)
+                fetched = fetch(Path(temporary))
+                for name in CONTENT_SHA256:
+                    _read(fetched, name)
+                for name in CONTENT_SHA256:
+                    os.replace(fetched / f"{name}.gz", cached / f"{name}.gz")
+            return
+        except ConfigError as failure:
+            reasons.append(f"{source}: {failure}")
+        except OSError as failure:
+            raise ConfigError(
+                f"Fashion-MNIST cannot be written to the cache {cached}: {failure.strerror}; "
+                "make room or choose another folder"
+            ) from failure
+    raise ConfigError(
+        "Fashion-MNIST is not on this machine and could not be fetched; run 'apt-get install "
+        f"{PACKAGE}', or set dataset.directory to a folder with its four IDX files ({'; '.join(reasons)})"
+    )
+
+
+def _from_debian(folder: Path) -> Path:
+    unpack_debian_package(PACKAGE, folder)
+    return folder / PACKAGE_FOLDER
+
+
+def _from_upstream(folder: Path) -> Path:
+    for name in CONTENT_SHA256:
+        download(f"{UPSTREAM}{name}.gz", folder / f"{name}.gz")
+    return folder

@@ -1,0 +1,62 @@
+"""A set of points with values known at them: what every point set loads into."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PointSet:
+    """Points in Euclidean space, with named quantities known at each.
+
+    Attributes:
+        points: Shape (n, d), float64.
+        values: Quantities at the points by name, each of shape (n,).
+        names: What each point is called; empty where points have no names.
+        description: One phrase that says what the points are.
+        units: The unit of each entry of `values`, and under "points" that of the coordinates.
+    """
+
+    points: NDArray[np.float64]
+    values: dict[str, NDArray[np.float64]]
+    names: list[str]
+    description: str
+    units: dict[str, str]
+
+    def subset(self, indices: NDArray[np.int64]) -> "PointSet":
+        """Keep the points at `indices`, in that order."""
+        return replace(
+            self,
+            points=self.points[indices],
+            values={name: value[indices] for name, value in self.values.items()},
+            names=[self.names[i] for i in indices] if self.names else [],
+        )
+
+
+def random_subset(point_set: PointSet, *, n_points: int | None, seed: int) -> PointSet:
+    """Keep `n_points` of the points, drawn without replacement, in their original order.
+
+    Of one seed, a smaller subset is part of every larger one. `None` keeps all.
+
+    Raises:
+        ConfigError: If fewer than one or more points are asked for than there are.
+    """
+    n_available = len(point_set.points)
+    if n_points is None:
+        return point_set
+    if not 1 <= n_points <= n_available:
+        raise ConfigError(
+            f"n_points: wanted {n_points} of {point_set.description}, which are {n_available}; "
+            f"choose 1 to {n_available}"
+        )
+    chosen = np.random.default_rng(seed).permutation(n_available)[:n_points]
+    return point_set.subset(np.sort(chosen))
+
+
+def require_some_points(n_points: int) -> None:
+    """Refuse a generated point set without points."""
+    if n_points < 1:
+        raise ConfigError(f"n_points: wanted at least 1, found {n_points}")

@@ -1,0 +1,97 @@
+"""Who is trained on, who validates, who is held out: fixed by a seed and by nothing else.
+
+The test part of an image set is its makers' own and never divided here. Draws come from a generator of their
+own, so that a seed means the same in every process.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.images import ImageSet
+from pipeline.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices into an image set's training part; the two have no index in common.
+
+    Attributes:
+        train: Shape (train_samples,), int64, in random order.
+        validation: Shape (validation_samples,), int64, in random order.
+    """
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+
+
+def split(image_set: ImageSet, *, train_samples: int | None, validation_samples: int, seed: int) -> Split:
+    """Divide the training part into training and validation samples, both stratified by class.
+
+    All samples are put in one random order of which every prefix has each class in its share
+    (`stratified_order`). The validation samples are taken first, so that they stay the same whatever the
+    number of training samples, and fewer training samples are a part of more.
+
+    Args:
+        image_set: Whose training part is divided.
+        train_samples: How many to train on; `None` takes all that the validation leaves.
+        validation_samples: How many to validate on; 0 is allowed.
+        seed: Of the order.
+
+    Raises:
+        ConfigError: If more samples are asked for than there are, or fewer than one to train on.
+    """
+    n_available = len(image_set.train_labels)
+    n_train = n_available - validation_samples if train_samples is None else train_samples
+    if validation_samples < 0 or n_train < 1 or n_train + validation_samples > n_available:
+        wanted = "all remaining" if train_samples is None else str(train_samples)
+        raise ConfigError(
+            f"wanted {wanted} training and {validation_samples} validation samples, found {n_available} in "
+            "the data set; lower dataset.train_samples or dataset.validation_samples, with at least one "
+            "to train on"
+        )
+    order = stratified_order(image_set.train_labels, seed=seed)
+    return Split(
+        train=order[validation_samples : validation_samples + n_train], validation=order[:validation_samples]
+    )
+
+
+def stratified_order(labels: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
+    """Order samples at random so that every prefix holds each class in its share of the whole.
+
+    Within a random permutation, the j-th sample of a class of m gets the position (j + u) / m, with one
+    random offset u in (0, 1) for the class; sorting by position interleaves the classes. A prefix that ends
+    at position t holds between t m - 1 and t m + 1 of each class. Hence of K classes with n samples in all, a
+    class is off its share of any prefix by less than 1 + K m / n samples, which is 2 if the classes are
+    equally large.
+
+    Args:
+        labels: Shape (n,), integers.
+        seed: Of the permutation and the offsets.
+
+    Returns:
+        A permutation of 0..n-1, shape (n,), int64.
+    """
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(labels))
+    position = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels[order] == label)
+        position[members] = (np.arange(len(members)) + generator.random()) / len(members)
+    return order[np.argsort(position, kind="stable")]
+
+
+def hold_out(n_points: int, *, n_held_out: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Choose points to hold out by a plain random permutation; both index arrays come sorted.
+
+    Returns:
+        The kept and the held-out indices, int64, disjoint, together 0..n_points-1.
+
+    Raises:
+        ConfigError: If not at least one point would be kept.
+    """
+    if not 0 <= n_held_out < n_points:
+        raise ConfigError(f"wanted to hold out {n_held_out} of {n_points} points; choose 0 to {n_points - 1}")
+    order = np.random.default_rng(seed).permutation(n_points)
+    return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])

@@ -1,0 +1,15 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def benchmark_folder(monkeypatch):
+    """Benchmarks are scripts: their own folder comes first on the path when they run."""
+    monkeypatch.syspath_prepend(FOLDER)
+    yield
+    for name in ("_frame", "_machine", "pipeline_benchmark"):
+        sys.modules.pop(name, None)

@@ -1,0 +1,39 @@
+import gzip
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.data import fashion_mnist
+
+
+def _write_idx(path: Path, values: np.ndarray, *, compress: bool = True) -> bytes:
+    header = bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape)
+    content = header + values.astype(np.uint8).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content) if compress else content)
+    return content
+
+
+@pytest.fixture
+def write_idx():
+    """Write an array as an IDX file and return its uncompressed content."""
+    return _write_idx
+
+
+@pytest.fixture
+def tiny_fashion(tmp_path, monkeypatch):
+    """A folder with a Fashion-MNIST of 7 + 3 images, whose checksums replace the real ones."""
+    folder = tmp_path / "tiny"
+    generator = np.random.default_rng(0)
+    shapes = {"train-images-idx3-ubyte": (7, 28, 28), "t10k-images-idx3-ubyte": (3, 28, 28)}
+    shapes |= {"train-labels-idx1-ubyte": (7,), "t10k-labels-idx1-ubyte": (3,)}
+    sums = {}
+    for name, shape in shapes.items():
+        values = generator.integers(0, 256 if len(shape) == 3 else 10, size=shape)
+        sums[name] = hashlib.sha256(_write_idx(folder / f"{name}.gz", values)).hexdigest()
+    assert set(sums) == set(fashion_mnist.CONTENT_SHA256)
+    monkeypatch.setattr(fashion_mnist, "CONTENT_SHA256", sums)
+    monkeypatch.setattr(fashion_mnist, "INSTALLED", tmp_path / "nothing is installed here")
+    return folder
