@@ -7,7 +7,9 @@ import argparse
 import importlib
 import json
 import logging
+import os
 import sys
+import time
 from pathlib import Path
 
 from pipeline.errors import PipelineError
@@ -53,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _is_first_process() -> bool:
+    """Whether this is process 0 of its MPI group, as launchers tell it, or alone."""
+    ranks = (os.environ.get(name, "0") for name in ("PMI_RANK", "PMIX_RANK", "SLURM_PROCID"))
+    return all(rank == "0" for rank in ranks)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage.
 
@@ -69,6 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             importlib.import_module(f"pipeline.stages.{options.command}").run(options)
     except PipelineError as error:
+        if not _is_first_process():
+            # All processes of a group usually fail alike: the first one's line then ends the group before these.
+            time.sleep(2)
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -10,6 +10,7 @@ import csv
 import errno
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,12 +81,23 @@ class Draft:
             writer.writerows(rows)
 
     def save_json(self, name: str, data: Any) -> None:
-        """Write `name.json`."""
-        self.path(f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+        """Write `name.json`; numbers that JSON doesn't have, such as an infinite ratio, become null."""
+        self.path(f"{name}.json").write_text(json.dumps(_finite(data), indent=1, allow_nan=False) + "\n")
 
     def save_text(self, name: str, text: str) -> None:
         """Write a text file."""
         self.path(name).write_text(text)
+
+
+def _finite(value: Any) -> Any:
+    """Replace what JSON has no number for by null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
 
 
 @contextmanager
@@ -117,7 +129,7 @@ def create(
         content = {
             "kind": kind,
             "schema_version": SCHEMA_VERSION,
-            "facts": draft.facts,
+            "facts": _finite(draft.facts),
             "spec": spec,
             "arrays": draft.arrays,
             "files": files,

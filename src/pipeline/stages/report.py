@@ -2,13 +2,11 @@
 
 import csv
 import json
-import math
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.artifacts.store import Artifact, create
@@ -37,7 +35,7 @@ def run(options: Namespace) -> None:
     metrics, arrays = collect(spec, found, _rules(options.benchmarks), origin)
     with create(options.output, kind="report", spec=spec, provenance=origin) as draft:
         draft.save_text("index.html", render(metrics, arrays))
-        draft.save_text("metrics.json", json.dumps(_finite(metrics), indent=1, allow_nan=False) + "\n")
+        draft.save_json("metrics", metrics)
     print(f"report: {options.output.parent / 'index.html'}")
 
 
@@ -177,14 +175,3 @@ def _number(text: str) -> float | None:
 def _numbers(row: Mapping[str, str]) -> dict[str, float | int | None]:
     """A row of a history with its numbers as such."""
     return {key: int(text) if key in ("epoch", "steps") else _number(text) for key, text in row.items()}
-
-
-def _finite(value: Any) -> Any:
-    """Replace what JSON has no number for by null."""
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return value

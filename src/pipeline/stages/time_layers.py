@@ -6,7 +6,7 @@ from dataclasses import asdict
 from threadpoolctl import threadpool_limits
 
 from pipeline.artifacts.store import Artifact, create
-from pipeline.precision import HalfNetwork, measure_roofs
+from pipeline.precision import HalfNetwork, Sampling, measure_roofs
 from pipeline.runtime.provenance import provenance
 from pipeline.stages.shared import read_samples, read_spec
 
@@ -22,9 +22,8 @@ def run(options: Namespace) -> None:
     inputs = inputs.repeat(-(-max(batch_sizes) // len(inputs)), 1, 1, 1)[: max(batch_sizes)]
     with threadpool_limits(1):
         roofs = measure_roofs()
-        timings = network.time_layers(
-            inputs, batch_sizes=batch_sizes, roofs=roofs, min_samples=spec["min_samples"]
-        )
+        sampling = Sampling(n_samples=spec["min_samples"])
+        timings = network.time_layers(inputs, batch_sizes=batch_sizes, roofs=roofs, sampling=sampling)
     rows = [asdict(timing) for timing in timings]
     for row in rows:
         print(f"batch {row['batch']:3d}  {row['layer']:16s} {row['speedup']:5.2f}x  {row['reason']}")

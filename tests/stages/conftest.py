@@ -1,0 +1,113 @@
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline.__main__ import main
+from pipeline.config import specs, validate
+
+STUDY = {
+    "study": "stages",
+    "seeds": [0],
+    "device": "cpu",
+    "dataset": {"name": "digits", "train_samples": 128, "validation_samples": 32},
+    "model": {"name": "cnn", "batch_norm": True},
+    "training": {
+        "runs": {"only": {"optimizer": {"name": "sgd", "lr": 0.05}, "batch_size": 64, "epochs": 2}},
+    },
+    "precision": {"runs": ["only"], "batch_sizes": [1, 3], "min_samples": 5},
+    "matrices": {
+        "embeddings": {
+            "points": {"name": "embeddings", "run": "only", "samples": 100},
+            "kernel": {"name": "squared_exponential", "length_scale": 1.0},
+            "nugget": 0.01,
+            "task": "classification",
+            "compress": {"tolerance": 1e-3},
+        },
+        "airports": {
+            "points": {"name": "airports", "n": 400},
+            "kernel": {"name": "matern", "length_scale": 0.1},
+            "nugget": 0.01,
+            "task": "kriging",
+            "compress": {"tolerance": 1e-3},
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A folder in which stages run one by one, as rules would run them."""
+
+    folder: Path
+
+    def write_specs(self, study) -> None:
+        for name, spec in specs(validate(study)).items():
+            path = self.folder / "spec" / f"{name}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(spec))
+
+    def manifest(self, stage: str) -> Path:
+        return self.folder / stage / "manifest.json"
+
+    def arguments(self, stage, output=None, **options) -> list[str]:
+        words = [stage, "--output", str(self.manifest(output or stage))]
+        for name, value in options.items():
+            words += [f"--{name}", str(value)]
+        return words
+
+    def run(self, stage, **options) -> int:
+        return main(self.arguments(stage, **options))
+
+    def dataset(self) -> None:
+        assert self.run("dataset", spec=self.folder / "spec/dataset.json") == 0
+
+    def train_options(self, name="only") -> dict:
+        return {
+            "spec": self.folder / f"spec/training/{name}.json",
+            "dataset": self.manifest("dataset"),
+            "run": name,
+            "seed": 0,
+            "checkpoints": self.folder / "checkpoints",
+        }
+
+    def mpiexec(self, n_processes, *arguments) -> subprocess.CompletedProcess:
+        command = [
+            "mpiexec",
+            "-n",
+            str(n_processes),
+            sys.executable,
+            "-m",
+            "mpi4py",
+            "-m",
+            "pipeline",
+            *arguments,
+        ]
+        return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+
+
+@pytest.fixture
+def study():
+    return json.loads(json.dumps(STUDY))
+
+
+@pytest.fixture
+def bench(tmp_path, study):
+    bench = Bench(tmp_path)
+    bench.write_specs(study)
+    return bench
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A bench with a data set, a trained and a converted network; not to be changed."""
+    bench = Bench(tmp_path_factory.mktemp("trained"))
+    bench.write_specs(STUDY)
+    bench.dataset()
+    assert bench.run("train", **bench.train_options()) == 0
+    inputs = {"weights": bench.manifest("train"), "dataset": bench.manifest("dataset")}
+    assert bench.run("convert", **inputs) == 0
+    return bench

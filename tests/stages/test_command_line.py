@@ -1,0 +1,50 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.__main__ import main
+
+
+def test_schema_is_printed_as_json(capsys):
+    assert main(["schema"]) == 0
+    assert "matrices" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_a_missing_artefact_is_one_line_and_exit_code_2(bench, capsys):
+    assert bench.run("train", **bench.train_options()) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert errors == [f"error: {bench.manifest('dataset')}: no such artefact; run snakemake to make it"]
+
+
+def test_a_broken_spec_is_one_line(bench, capsys):
+    spec = bench.folder / "spec" / "dataset.json"
+    spec.write_text("{")
+    assert bench.run("dataset", spec=spec) == 2
+    assert "not a readable spec" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["gone"], ["train", "--seed", "x"]])
+def test_wrong_arguments_are_refused_with_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_help_comes_without_heavy_imports():
+    script = (
+        "import sys\nfrom pipeline.__main__ import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_cleaning_removes_checkpoints_and_nothing_else(tmp_path, capsys):
+    (tmp_path / ("0" * 24)).mkdir()
+    (tmp_path / "keep").mkdir()
+    assert main(["clean_checkpoints", "--checkpoints", str(tmp_path)]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["keep"]
+    assert main(["clean_checkpoints", "--checkpoints", str(tmp_path / "gone")]) == 0

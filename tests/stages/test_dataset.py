@@ -1,0 +1,32 @@
+from pipeline.artifacts.store import Artifact
+from pipeline.stages.shared import read_samples
+
+
+def test_parts_are_disjoint_and_normalized_by_the_training_part(bench):
+    bench.dataset()
+    dataset = Artifact.open(bench.manifest("dataset"), "dataset")
+    images = {
+        part: {image.tobytes() for image in dataset.array(f"{part}_images")}
+        for part in ("train", "validation")
+    }
+    assert len(dataset.array("train_images")) == 128
+    assert not images["train"] & images["validation"]
+    samples = read_samples(dataset, "train")
+    assert samples.images.shape == (128, 1, 8, 8)
+    assert abs(float(samples.images.mean())) < 1e-5
+    assert abs(float(samples.images.std(correction=0)) - 1) < 1e-5
+
+
+def test_the_same_seed_gives_the_same_bytes(bench):
+    bench.dataset()
+    first = Artifact.open(bench.manifest("dataset"), "dataset").manifest["files"]
+    bench.dataset()
+    assert Artifact.open(bench.manifest("dataset"), "dataset").manifest["files"] == first
+
+
+def test_more_samples_than_there_are_is_one_line(bench, study, capsys):
+    study["dataset"]["train_samples"] = 10**6
+    bench.write_specs(study)
+    assert bench.run("dataset", spec=bench.folder / "spec/dataset.json") == 2
+    assert "1000000" in capsys.readouterr().err
+    assert not bench.manifest("dataset").exists()
