@@ -1,5 +1,5 @@
 import json
-import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -7,9 +7,8 @@ from pipeline.config import load_study, specs
 from pipeline.errors import PipelineError
 from pipeline.runtime.code_digest import code_digest
 
-
 # Jobs find `python` and `mpiexec` beside the interpreter that runs Snakemake, activated environment or not.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 try:
     STUDY = load_study(config, default=Path(workflow.basedir) / "config" / "default.yaml")

@@ -3,14 +3,14 @@ rule dataset:
         spec="results/{study}/spec/dataset.json",
     output:
         manifest="results/{study}/dataset/manifest.json",
-    params:
-        code=code_digest("pipeline.stages.dataset"),
     log:
         "results/{study}/logs/dataset.txt",
     benchmark:
         "results/{study}/benchmarks/dataset.tsv"
     resources:
         mem_mb=2000,
+    params:
+        code=code_digest("pipeline.stages.dataset"),
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
@@ -24,16 +24,16 @@ rule points:
         spec="results/{study}/spec/points/{matrix}.json",
     output:
         manifest="results/{study}/points/{matrix}/manifest.json",
-    params:
-        code=code_digest("pipeline.stages.points"),
-        network=lambda wildcards, input: option("network", input.get("network")),
-        dataset=lambda wildcards, input: option("dataset", input.get("dataset")),
     log:
         "results/{study}/logs/points/{matrix}.txt",
     benchmark:
         "results/{study}/benchmarks/points/{matrix}.tsv"
     resources:
         mem_mb=2000,
+    params:
+        code=code_digest("pipeline.stages.points"),
+        network=lambda wildcards, input: option("network", input.get("network")),
+        dataset=lambda wildcards, input: option("dataset", input.get("dataset")),
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1

@@ -4,14 +4,14 @@ rule compress:
         points="results/{study}/points/{matrix}/manifest.json",
     output:
         manifest="results/{study}/compress/{matrix}/manifest.json",
-    params:
-        code=code_digest("pipeline.stages.compress"),
     log:
         "results/{study}/logs/compress/{matrix}.txt",
     benchmark:
         "results/{study}/benchmarks/compress/{matrix}.tsv"
     resources:
         mem_mb=4000,
+    params:
+        code=code_digest("pipeline.stages.compress"),
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
@@ -27,8 +27,6 @@ rule solve:
         operator="results/{study}/compress/{matrix}/manifest.json",
     output:
         manifest="results/{study}/solve/{matrix}/manifest.json",
-    params:
-        code=code_digest("pipeline.stages.solve"),
     log:
         "results/{study}/logs/solve/{matrix}.txt",
     benchmark:
@@ -38,6 +36,8 @@ rule solve:
         mpi="mpiexec",
         tasks=2,
         mem_mb=6000,
+    params:
+        code=code_digest("pipeline.stages.solve"),
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
@@ -52,8 +52,6 @@ rule scaling:
         spec="results/{study}/spec/scaling.json",
     output:
         manifest="results/{study}/scaling/manifest.json",
-    params:
-        code=code_digest("pipeline.stages.scaling"),
     log:
         "results/{study}/logs/scaling.txt",
     benchmark:
@@ -61,6 +59,8 @@ rule scaling:
     threads: workflow.cores or 1
     resources:
         mem_mb=4000,
+    params:
+        code=code_digest("pipeline.stages.scaling"),
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1

@@ -4,14 +4,14 @@ rule convert:
         dataset="results/{study}/dataset/manifest.json",
     output:
         manifest="results/{study}/convert/{run}/manifest.json",
-    params:
-        code=code_digest("pipeline.stages.convert"),
     log:
         "results/{study}/logs/convert/{run}.txt",
     benchmark:
         "results/{study}/benchmarks/convert/{run}.tsv"
     resources:
         mem_mb=2000,
+    params:
+        code=code_digest("pipeline.stages.convert"),
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
@@ -27,8 +27,6 @@ rule time_layers:
         dataset="results/{study}/dataset/manifest.json",
     output:
         manifest="results/{study}/time_layers/{run}/manifest.json",
-    params:
-        code=code_digest("pipeline.stages.time_layers"),
     log:
         "results/{study}/logs/time_layers/{run}.txt",
     benchmark:
@@ -37,6 +35,8 @@ rule time_layers:
     threads: workflow.cores or 1
     resources:
         mem_mb=2000,
+    params:
+        code=code_digest("pipeline.stages.time_layers"),
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1

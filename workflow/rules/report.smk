@@ -9,15 +9,15 @@ rule report:
             caption="../report/page.rst",
             category="The study",
         ),
-    params:
-        code=code_digest("pipeline.stages.report"),
-        benchmarks="results/{study}/benchmarks",
     log:
         "results/{study}/logs/report.txt",
     benchmark:
         "results/{study}/benchmarks/report.tsv"
     resources:
         mem_mb=2000,
+    params:
+        code=code_digest("pipeline.stages.report"),
+        benchmarks="results/{study}/benchmarks",
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1

@@ -5,15 +5,15 @@ localrules:
 rule freeze_spec:
     output:
         spec="results/{study}/spec/{section}.json",
-    params:
-        section=lambda wildcards: json.dumps(SPECS[wildcards.section], indent=1),
     log:
         "results/{study}/logs/freeze_spec/{section}.txt",
     benchmark:
         "results/{study}/benchmarks/freeze_spec/{section}.tsv"
     resources:
         mem_mb=100,
+    params:
+        section=lambda wildcards: json.dumps(SPECS[wildcards.section], indent=1),
     shell:
         r"""
-        printf '%s\n' {params.section:q} > {output.spec:q} 2> {log:q}
+        printf '%s\n' {params.section:q} >{output.spec:q} 2>{log:q}
         """

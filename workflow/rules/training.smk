@@ -4,9 +4,6 @@ rule train:
         dataset="results/{study}/dataset/manifest.json",
     output:
         manifest="results/{study}/train/{run}/seed{seed}/manifest.json",
-    params:
-        code=code_digest("pipeline.stages.train"),
-        checkpoints="results/checkpoints",
     log:
         "results/{study}/logs/train/{run}/seed{seed}.txt",
     benchmark:
@@ -15,6 +12,9 @@ rule train:
         mpi="mpiexec",
         tasks=1,
         mem_mb=3000,
+    params:
+        code=code_digest("pipeline.stages.train"),
+        checkpoints="results/checkpoints",
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
@@ -25,15 +25,15 @@ rule train:
 
 
 rule clean_checkpoints:
-    localrule: True
-    params:
-        checkpoints="results/checkpoints",
     log:
         f"results/{STUDY.study}/logs/clean_checkpoints.txt",
     benchmark:
         f"results/{STUDY.study}/benchmarks/clean_checkpoints.tsv"
+    localrule: True
     resources:
         mem_mb=100,
+    params:
+        checkpoints="results/checkpoints",
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
