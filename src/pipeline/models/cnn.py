@@ -1,0 +1,60 @@
+"""A small convolutional network for small images."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from pipeline.models.classifier import Classifier, initialized
+
+# Below this width three strides of two would leave a single pixel, so the first convolution keeps the
+# resolution.
+SMALL_IMAGE = 16
+
+
+def cnn(
+    *,
+    input_shape: tuple[int, int, int],
+    n_classes: int,
+    generator: torch.Generator,
+    channels: Sequence[int] = (16, 32, 64),
+    hidden: int = 96,
+    batch_norm: bool = False,
+) -> Classifier:
+    """Build strided convolutions, one hidden layer and a head: 122,922 parameters for 1x28x28 and ten
+    classes.
+
+    Each convolution halves the image (5x5 first, then 3x3); images under 16 pixels keep their size in the
+    first, which is 3x3 then. Strides instead of pooling keep every operation a convolution, a matrix
+    product or a rectifier.
+
+    Args:
+        input_shape: Channels, height, width.
+        n_classes: How many scores the head gives.
+        generator: Source of the initial weights, which live on its device.
+        channels: Output channels of each convolution.
+        hidden: Width of the hidden layer, which is `n_features`.
+        batch_norm: Normalize after each convolution, which then has no bias.
+    """
+
+    def build() -> Classifier:
+        n_channels, height, width = input_shape
+        small = min(height, width) < SMALL_IMAGE
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        for i, n_outputs in enumerate(channels, start=1):
+            size = 5 if i == 1 and not small else 3
+            stride = 1 if i == 1 and small else 2
+            layers[f"conv{i}"] = nn.Conv2d(
+                n_channels, n_outputs, size, stride=stride, padding=size // 2, bias=not batch_norm
+            )
+            if batch_norm:
+                layers[f"norm{i}"] = nn.BatchNorm2d(n_outputs)
+            layers[f"relu{i}"] = nn.ReLU()
+            n_channels, height, width = n_outputs, -(-height // stride), -(-width // stride)
+        layers["flatten"] = nn.Flatten()
+        layers["hidden"] = nn.Linear(n_channels * height * width, hidden)
+        layers["relu"] = nn.ReLU()
+        return Classifier(nn.Sequential(layers), nn.Linear(hidden, n_classes))
+
+    return initialized(build, generator)

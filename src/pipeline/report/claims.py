@@ -1,0 +1,173 @@
+"""Do the study's seeds bear out what is claimed of large batches, curvature and smoothing?
+
+Four claims: a large batch costs plain SGD accuracy; a second-order method needs few steps; alone it
+generalizes worse; a smoothed objective brings it to the level of the small batch. Each gets one of three
+verdicts from the spread over seeds (see :func:`pipeline.report.spread.difference`), never from a mean alone.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.report.formatting import count, decimal, is_number, listing, significant, times, with_percent
+from pipeline.report.runs import accuracy_on_test, loss_gap, loss_on_test, n_steps, seeds_of
+from pipeline.report.spread import Difference, Spread, difference
+
+Verdict = Literal["holds", "does not hold", "undecided"]
+
+#: "At the level of" means: at most this many percentage points of test accuracy below.
+MARGIN = 0.5
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement, whether the study bears it out, and the numbers that say so."""
+
+    statement: str
+    verdict: Verdict
+    evidence: str
+
+
+def judge_claims(training: Mapping[str, Any], roles: Mapping[str, Any] | None) -> tuple[Claim, ...]:
+    """Judge every claim whose runs the study has.
+
+    Args:
+        training: Runs by name, as in :class:`pipeline.report.metrics.Metrics`.
+        roles: Run names under ``reference``, ``large_batch``, ``second_order`` and ``smoothed``.
+
+    Returns:
+        The claims in the order of the argument; empty without roles.
+    """
+    runs = {role: training[name] for role, name in (roles or {}).items() if name in training}
+    judges: tuple[tuple[Callable[..., Claim | None], tuple[str, ...]], ...] = (
+        (_large_batch_loses, ("reference", "large_batch")),
+        (_second_order_is_fast, ("large_batch", "second_order")),
+        (_second_order_generalizes_worse, ("reference", "second_order")),
+        (_smoothing_restores, ("reference", "smoothed")),
+    )
+    peers = tuple(training.values())
+    judged = (judge(runs, peers) for judge, needed in judges if all(role in runs for role in needed))
+    return tuple(claim for claim in judged if claim is not None)
+
+
+def _large_batch_loses(runs: Mapping[str, Any], peers: tuple[Any, ...]) -> Claim | None:
+    loss = _compare(runs["reference"], runs["large_batch"], peers, accuracy_on_test)
+    if loss is None:
+        return None
+    return Claim(
+        "A large batch costs plain SGD test accuracy.",
+        _verdict([loss.exceeds(0.0)]),
+        f"Batch {count(runs['large_batch'].get('batch_size'))} is {_points(loss)} below batch "
+        f"{count(runs['reference'].get('batch_size'))} "
+        f"({_percent(runs['large_batch'])} against "
+        f"{_percent(runs['reference'])}).",
+    )
+
+
+def _second_order_is_fast(runs: Mapping[str, Any], peers: tuple[Any, ...]) -> Claim | None:
+    """Count steps to the training loss that large-batch SGD ends with: optimization, not generalization."""
+    histories = [seed.get("history") or [] for seed in seeds_of(runs["large_batch"])]
+    target = Spread.of(history[-1].get("train_loss") for history in histories if history).mean
+    allowed = n_steps(runs["large_batch"]).mean
+    if target is None or allowed is None:
+        return None
+    reached = [_steps_to(seed.get("history") or [], target) for seed in seeds_of(runs["second_order"])]
+    if not reached:
+        return None
+    faster = [steps is not None and steps < allowed for steps in reached]
+    statement = "A second-order method converges in few steps."
+    goal = f"the training loss with which large-batch SGD ends after {count(allowed)} steps"
+    goal = f"{goal} ({significant(target, 3)})"
+    steps = Spread.of(reached)
+    if steps.mean is None:
+        return Claim(statement, _ofseeds_of(faster), f"No seed reaches {goal}.")
+    who = "Every seed reaches" if steps.n == len(reached) else f"{steps.n} of {len(reached)} seeds reach"
+    evidence = (
+        f"{who} {goal} within {count(max(steps.values))}: {times(allowed / steps.mean)} fewer on average."
+    )
+    return Claim(statement, _ofseeds_of(faster), evidence)
+
+
+def _second_order_generalizes_worse(runs: Mapping[str, Any], peers: tuple[Any, ...]) -> Claim | None:
+    alone, reference = runs["second_order"], runs["reference"]
+    quantities = {"test loss": loss_on_test, "gap between test and training loss": loss_gap}
+    found = {name: _compare(alone, reference, peers, of) for name, of in quantities.items()}
+    present = {name: by for name, by in found.items() if by is not None}
+    if not present:
+        return None
+    words = [
+        f"the {name} is {_signed(by)} {'higher' if by.mean >= 0 else 'lower'} "
+        f"({significant(quantities[name](alone).mean, 3)} against "
+        f"{significant(quantities[name](reference).mean, 3)})"
+        for name, by in present.items()
+    ]
+    return Claim(
+        "Alone, it generalizes worse than the small batch.",
+        _verdict([by.exceeds(0.0) for by in present.values()]),
+        f"Beside the small batch, {listing(words)}.",
+    )
+
+
+def _smoothing_restores(runs: Mapping[str, Any], peers: tuple[Any, ...]) -> Claim | None:
+    gain = _compare(runs["smoothed"], runs["reference"], peers, accuracy_on_test)
+    if gain is None:
+        return None
+    steps, reference_steps = n_steps(runs["smoothed"]).mean, n_steps(runs["reference"]).mean
+    spent = (
+        f", in {count(steps)} steps instead of {count(reference_steps)}" if steps and reference_steps else ""
+    )
+    return Claim(
+        f"A smoothed objective brings it to the level of the small batch (at most {MARGIN:g} points below).",
+        _verdict([gain.exceeds(-MARGIN)]),
+        f"{_points(gain)} {'above' if gain.mean >= 0 else 'below'} the small batch "
+        f"({_percent(runs['smoothed'])} against "
+        f"{_percent(runs['reference'])}){spent}.",
+    )
+
+
+def _compare(
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    peers: tuple[Any, ...],
+    quantity: Callable[[Mapping[str, Any]], Spread],
+) -> Difference | None:
+    return difference(quantity(first), quantity(second), [quantity(run) for run in peers])
+
+
+def _steps_to(history: Iterable[Mapping[str, Any]], target: float) -> int | None:
+    """Steps at the end of the first epoch with a training loss at or below a target."""
+    for epoch in history:
+        loss = epoch.get("train_loss")
+        if is_number(loss) and loss <= target:
+            return epoch.get("steps")
+    return None
+
+
+def _verdict(answers: list[bool | None]) -> Verdict:
+    if all(answers):
+        return "holds"
+    return "does not hold" if any(answer is False for answer in answers) else "undecided"
+
+
+def _ofseeds_of(answers: list[bool]) -> Verdict:
+    """One seed decides nothing; several decide if they agree."""
+    if len(answers) < 2 or len(set(answers)) > 1:
+        return "undecided"
+    return "holds" if answers[0] else "does not hold"
+
+
+def _points(by: Difference) -> str:
+    """A difference of accuracies, without its sign, in percentage points."""
+    if by.half_width is None:
+        return f"{decimal(abs(by.mean), 2)} points"
+    return f"{decimal(abs(by.mean), 2)} ± {decimal(by.half_width, 2)} points"
+
+
+def _percent(run: Mapping[str, Any]) -> str:
+    return with_percent(accuracy_on_test(run).mean, 2)
+
+
+def _signed(by: Difference) -> str:
+    if by.half_width is None:
+        return significant(abs(by.mean), 2)
+    return f"{decimal(abs(by.mean), 3)} ± {decimal(by.half_width, 3)}"

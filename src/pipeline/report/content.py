@@ -1,0 +1,116 @@
+"""What a section of the page is made of: values for the template, free of any HTML but subscripts.
+
+Strings are escaped by the template; :class:`markupsafe.Markup` passes through.
+"""
+
+from dataclasses import dataclass, field
+
+from pipeline.report.drawing import Drawing
+
+
+@dataclass(frozen=True)
+class Prose:
+    """A paragraph; ``quiet`` for notes."""
+
+    text: str
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading below the section's own."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar in a table cell; all positions are fractions of the cell's width in [0, 1].
+
+    ``mark`` is a tick (a prediction), ``reference`` the line of no change, ``interval`` a whisker.
+    """
+
+    length: float
+    text: str
+    series: str = "series-3"
+    label: str = ""
+    mark: float | None = None
+    reference: float | None = None
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's header; ``numeric`` aligns right, ``wide`` keeps sentences readable on a phone."""
+
+    title: str
+    numeric: bool = False
+    wide: bool = False
+
+
+Cell = str | Bar | tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first cell of each row heads the row.
+
+    ``series`` colors the row heads, one per row. ``stacked`` tables turn rows into short paragraphs on a phone;
+    the others scroll sideways.
+    """
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+    series: tuple[str, ...] = ()
+    stacked: bool = False
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entry of a legend: CSS variable, marker as matplotlib names it, and text."""
+
+    variable: str
+    marker: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Illustration:
+    """Panels side by side with one caption; ``shape`` names the layout in style.css."""
+
+    panels: tuple[Drawing, ...]
+    caption: str
+    legend: tuple[Key, ...] = ()
+    shape: str = "pair"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Named values, and a table of the same thing, beside an illustration if there is one."""
+
+    items: tuple[tuple[str, str], ...]
+    picture: Illustration | None = None
+    table: Table | None = None
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Claims with what the numbers say of them."""
+
+    rows: tuple[tuple[str, str, str], ...]
+    note: str = ""
+
+
+Block = Prose | Heading | Table | Illustration | Facts | Verdicts
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section with its blocks in reading order."""
+
+    anchor: str
+    title: str
+    lead: str
+    blocks: tuple[Block, ...] = field(default=())

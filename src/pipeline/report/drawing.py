@@ -1,0 +1,150 @@
+"""Draw with matplotlib, publish as SVG that belongs to the page.
+
+Figures are drawn in the light palette. On the way out every color of the palette becomes a CSS variable with
+that color as its fallback, text stays text in the page's own font, and ids get a prefix, so that one drawing
+serves light, dark and print, and many drawings fit one page. No global state of matplotlib is changed beyond
+the ``with`` block of :func:`canvas`.
+"""
+
+import io
+import re
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+#: CSS variable -> its value on white paper (style.css repeats them and adds the dark ones).
+PALETTE = {
+    "ink": "#1c2026",
+    "muted": "#626a75",
+    "rule": "#d5d9de",
+    "paper": "#ffffff",
+    "series-1": "#59636f",
+    "series-2": "#cc5500",
+    "series-3": "#0a6cb4",
+    "series-4": "#008f6b",
+    "series-5": "#a8438f",
+    "series-6": "#a67a00",
+}
+SERIES = tuple(name for name in PALETTE if name.startswith("series-"))
+MARKERS = ("o", "s", "^", "D", "v", "P")
+Dash = str | tuple[int, tuple[float, ...]]
+DASHES: tuple[Dash, ...] = ("-", "--", "-.", (0, (1, 1.4)))
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "font.family": "sans-serif",
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlecolor": PALETTE["ink"],
+    "axes.titlepad": 8,
+    "axes.labelsize": 8.5,
+    "axes.labelcolor": PALETTE["muted"],
+    "axes.edgecolor": PALETTE["rule"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": PALETTE["rule"],
+    "grid.linewidth": 0.5,
+    "xtick.color": PALETTE["rule"],
+    "ytick.color": PALETTE["rule"],
+    "xtick.labelcolor": PALETTE["muted"],
+    "ytick.labelcolor": PALETTE["muted"],
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "text.color": PALETTE["ink"],
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One finished panel: its SVG and the words that stand in for it."""
+
+    svg: Markup
+    description: str
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """How a series looks: a CSS variable of the palette, a marker and a dash pattern."""
+
+    variable: str
+    marker: str
+    dash: Dash
+
+    @property
+    def color(self) -> str:
+        return PALETTE[self.variable]
+
+
+def stroke(index: int) -> Stroke:
+    """The look of the series with a given index; color and marker repeat after six, dashes tell them apart."""
+    cycle, place = divmod(index, len(SERIES))
+    return Stroke(SERIES[place], MARKERS[place], DASHES[cycle % len(DASHES)])
+
+
+@contextmanager
+def canvas(width: float, height: float) -> Iterator[Figure]:
+    """Open a figure of the page's style, in inches; draw and call :func:`finish` inside the block."""
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # The page's own font draws the text; whether matplotlib's has every letter does not matter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        yield figure
+
+
+def finish(figure: Figure, *, name: str, description: str) -> Drawing:
+    """Turn a figure into inline SVG.
+
+    Args:
+        figure: Drawn in the palette's light colors.
+        name: Prefix of all ids, unique on the page.
+        description: What a reader who cannot see the drawing should know.
+    """
+    name = identifier(name)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", dpi=192, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"<[^>]+>", lambda tag: _adopt(tag.group(), name), text)
+    opening, rest = text.split(">", 1)
+    opening = re.sub(r'\s(xmlns(:\w+)?|width|height|version)="[^"]*"', "", opening)
+    return Drawing(Markup(f'{opening} aria-hidden="true" focusable="false">{rest}'), description)
+
+
+def identifier(name: str) -> str:
+    """Make an id of any text; texts that differ get ids that differ."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
+    return plain if plain == name else f"{plain}-{zlib.crc32(name.encode()):08x}"
+
+
+def _adopt(tag: str, name: str) -> str:
+    """Fit one tag into the page: colors of the palette as variables, ids with a prefix."""
+    for variable, color in PALETTE.items():
+        tag = tag.replace(color, f"var(--{variable}, {color})")
+    tag = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', tag)
+    tag = re.sub(r"url\(#", f"url(#{name}-", tag)
+    return re.sub(r'href="#', f'href="#{name}-', tag)

@@ -1,0 +1,1 @@
+"""One file per subject; each function takes numbers and returns :class:`pipeline.report.drawing.Drawing` panels."""

@@ -1,0 +1,102 @@
+"""Storage and time against the number of points."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from pipeline.report.drawing import PALETTE, Drawing, canvas, finish, stroke
+from pipeline.report.figures.axes import logarithmic, short_number
+from pipeline.report.formatting import decimal, is_number, n_bytes, seconds, superscript
+from pipeline.report.spread import power_law
+
+#: Keys of a scaling row with what the page calls them.
+TIMES = {
+    "compress_seconds": "compress",
+    "factorize_seconds": "factorize",
+    "product_seconds": "product",
+    "solve_seconds": "solve",
+}
+SIZES = {"operator_bytes": "H² operator", "factor_bytes": "factorization"}
+
+
+def growth(rows: Sequence[Mapping[str, Any]]) -> list[Drawing]:
+    """Storage and time against N, both logarithmic, with fitted lines and dense storage; needs two sizes."""
+    if len({row.get("n") for row in rows if is_number(row.get("n"))}) < 2:
+        return []
+    storage = _growth(rows, SIZES, "Storage", "bytes", dense=True)
+    time = _growth(rows, TIMES, "Time", "seconds", dense=False)
+    return [drawing for drawing in (storage, time) if drawing is not None]
+
+
+def exponents(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Fitted exponents of N by key, where there are at least two sizes."""
+    sizes = [row.get("n") for row in rows]
+    fits = {key: power_law(sizes, [row.get(key) for row in rows]) for key in (*SIZES, *TIMES)}
+    return {key: fit[0] for key, fit in fits.items() if fit is not None}
+
+
+def _growth(
+    rows: Sequence[Mapping[str, Any]], series: Mapping[str, str], title: str, unit: str, *, dense: bool
+) -> Drawing | None:
+    sizes = [row.get("n") for row in rows]
+    known = np.array(sorted({float(n) for n in sizes if is_number(n)}))
+    labels: list[tuple[float, str, str]] = []
+    words = []
+    with canvas(4.7, 3.4) as figure:
+        axes = figure.add_subplot()
+        for place, (key, word) in enumerate(series.items()):
+            values = [row.get(key) for row in rows]
+            pairs = [
+                (n, v) for n, v in zip(sizes, values, strict=True) if is_number(n) and is_number(v) and v > 0
+            ]
+            if not pairs:
+                continue
+            look = stroke(place + 1)
+            axes.plot(
+                *np.array(pairs).T, linestyle="none", marker=look.marker, markersize=5, color=look.color
+            )
+            fit = power_law(sizes, values)
+            label = word
+            if fit is not None:
+                axes.plot(known, fit[1] * known ** fit[0], color=look.color, linewidth=1.2)
+                label = f"{word} N{superscript(decimal(fit[0], 2))}"
+                words.append(f"{word} grows as N to the power {decimal(fit[0], 2)}")
+            labels.append((max(pairs)[1], label, look.color))
+        if not labels:
+            return None
+        if dense:
+            axes.plot(known, 8.0 * known**2, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
+            labels.append((8.0 * known[-1] ** 2, "dense N²", PALETTE["muted"]))
+        axes.margins(x=0.06, y=0.08)
+        axes.set_xscale("log")
+        write = n_bytes if unit == "bytes" else seconds
+        logarithmic(axes, "y", lambda value, _: write(value, 1))
+        axes.set_xticks(_spaced(known), [short_number(round(n)) for n in _spaced(known)])
+        axes.minorticks_off()
+        axes.set_title(title)
+        axes.set_xlabel("N")
+        _label_ends(axes, float(known[-1]), labels)
+        description = f"{title} against N: {'; '.join(words) or 'one size'}."
+        return finish(figure, name=f"growth-{unit}", description=description)
+
+
+def _label_ends(axes: Axes, x: float, labels: list[tuple[float, str, str]]) -> None:
+    """Name the curves at their right ends, pushed apart where they would overlap."""
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+    scale = axes.figure.dpi / 72
+    floor = -np.inf
+    for value, text, color in sorted(labels):
+        height = axes.transData.transform((x, value))[1] / scale
+        floor = max(height, floor + 11.0)
+        axes.annotate(
+            text, (x, value), (7, floor - height), textcoords="offset points", color=color, va="center",
+            annotation_clip=False,
+        )  # fmt: skip
+
+
+def _spaced(values: np.ndarray, most: int = 6) -> np.ndarray:
+    return (
+        values if len(values) <= most else values[np.linspace(0, len(values) - 1, most).round().astype(int)]
+    )

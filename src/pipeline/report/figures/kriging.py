@@ -1,0 +1,93 @@
+"""What kriging predicts: a map, and the held-out points."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from pipeline.report.drawing import PALETTE, Drawing, canvas, finish
+from pipeline.report.figures.axes import short_number
+from pipeline.report.formatting import count, decimal, is_number
+
+
+def kriging_map(name: str, arrays: Mapping[str, np.ndarray], unit: str) -> Drawing | None:
+    """Draw the predicted field on its grid, with the held-out points on it."""
+    longitude, latitude, grid = (
+        arrays.get(f"{name}/{key}") for key in ("grid_longitude", "grid_latitude", "grid")
+    )
+    if longitude is None or latitude is None or grid is None or grid.shape != (len(latitude), len(longitude)):
+        return None
+    finite = grid[np.isfinite(grid)]
+    if not len(finite):
+        return None
+    low, high = np.quantile(finite, [0.005, 0.995])
+    order = np.argsort(latitude)[::-1]
+    step_x, step_y = (float(np.ptp(axis)) / max(len(axis) - 1, 1) / 2 for axis in (longitude, latitude))
+    extent = (
+        longitude.min() - step_x,
+        longitude.max() + step_x,
+        latitude.min() - step_y,
+        latitude.max() + step_y,
+    )
+    with canvas(6.9, 3.9) as figure:
+        axes = figure.add_subplot()
+        picture = axes.imshow(
+            grid[np.ix_(order, np.argsort(longitude))], extent=extent, cmap="YlGnBu", vmin=low, vmax=high,
+            interpolation="none", aspect="equal" if extent[1] - extent[0] <= 360.1 else "auto",
+        )  # fmt: skip
+        x, y, truth = (arrays.get(f"{name}/{key}") for key in ("longitude", "latitude", "values"))
+        dots = False
+        if x is not None and y is not None and truth is not None and len(x) == len(y) == len(truth):
+            dots = True
+            axes.scatter(
+                x, y, s=5, c=truth, cmap="YlGnBu", vmin=low, vmax=high, edgecolors="#1d2733", linewidths=0.25,
+                rasterized=True,
+            )  # fmt: skip
+        axes.set_xlim(extent[0], extent[1])
+        axes.set_ylim(extent[2], extent[3])
+        axes.grid(False)
+        axes.set_xlabel("longitude")
+        axes.set_ylabel("latitude")
+        axes.set_title("Predicted, with the truth at held-out points as dots" if dots else "Predicted")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:g}°".replace("-", "−"))
+        bar = figure.colorbar(picture, ax=axes, fraction=0.025, pad=0.02, aspect=28, shrink=0.7)
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(length=0)
+        bar.ax.yaxis.set_major_formatter(short_number)
+        bar.set_label(unit)
+        words = f"predicted values from {decimal(float(finite.min()), 0)} to {decimal(float(finite.max()), 0)} {unit}"
+        return finish(figure, name=f"map-{name}", description=f"Map of {words}.")
+
+
+def held_out_scatter(name: str, arrays: Mapping[str, np.ndarray], unit: str) -> Drawing | None:
+    """Predicted against true values at points that the prediction has not seen."""
+    truth, predicted = arrays.get(f"{name}/values"), arrays.get(f"{name}/predicted")
+    if truth is None or predicted is None or truth.shape != predicted.shape or not truth.size:
+        return None
+    good = np.isfinite(truth) & np.isfinite(predicted)
+    if not good.any():
+        return None
+    truth, predicted = truth[good], predicted[good]
+    low, high = (float(f([f(truth), f(predicted)])) for f in (np.min, np.max))
+    with canvas(3.9, 3.9) as figure:
+        axes = figure.add_subplot()
+        axes.plot([low, high], [low, high], color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
+        axes.plot(
+            truth, predicted, ".", color=PALETTE["series-3"], markersize=2.4, alpha=0.45, rasterized=True
+        )
+        axes.set_aspect("equal")
+        margin = 0.04 * max(high - low, 1e-12)
+        axes.set_xlim(low - margin, high + margin)
+        axes.set_ylim(low - margin, high + margin)
+        axes.set_title("Held-out points")
+        axes.set_xlabel(f"true ({unit})")
+        axes.set_ylabel(f"predicted ({unit})")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(short_number)
+        correlation = (
+            float(np.corrcoef(truth, predicted)[0, 1]) if len(truth) > 2 and np.ptp(truth) > 0 else None
+        )
+        words = f"{count(len(truth))} held-out points, predicted against true"
+        if is_number(correlation):
+            words += f"; their correlation is {correlation:.2f}"
+        return finish(figure, name=f"scatter-{name}", description=f"{words}.")

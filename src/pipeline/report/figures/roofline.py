@@ -1,0 +1,145 @@
+"""The roofline of one core, with every layer on it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from pipeline.report.drawing import PALETTE, Drawing, canvas, finish
+from pipeline.report.figures.axes import logarithmic
+from pipeline.report.formatting import is_number
+
+#: The order of memory levels, nearest first.
+LEVELS = ("L1", "L2", "L3", "DRAM")
+
+
+def rooflines(
+    run: str, timings: Iterable[Mapping[str, Any]], roofs: Mapping[str, Any] | None
+) -> list[Drawing]:
+    """One roofline per batch size: layers as an arrow from FP32 (hollow) to FP16 (filled), with their number.
+
+    Args:
+        run: Makes the ids unique.
+        timings: Rows of layer timings; rows without intensity or speed are left out.
+        roofs: ``gflops`` and ``bandwidth`` by level.
+    """
+    rows = list(timings)
+    numbers = {layer: place for place, layer in enumerate(dict.fromkeys(row.get("layer") for row in rows), 1)}
+    batches = sorted({row["batch"] for row in rows if is_number(row.get("batch"))})
+    points = {
+        batch: [
+            (numbers[row.get("layer")], *_move(row))
+            for row in rows
+            if row.get("batch") == batch and _drawable(row)
+        ]
+        for batch in batches
+    }
+    everything = np.array([point[1:] for group in points.values() for point in group])
+    if not len(everything):
+        return []
+    extent = _extent(everything, roofs or {})
+    return [_roofline(run, batch, group, roofs or {}, extent) for batch, group in points.items() if group]
+
+
+def _drawable(row: Mapping[str, Any]) -> bool:
+    needed = ("gflops", "intensity", "seconds_fp32", "seconds_fp16", "bytes_fp32", "bytes_fp16")
+    return all(is_number(row.get(key)) and row[key] > 0 for key in needed)
+
+
+def _move(row: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """(intensity, GFLOP/s) at FP32, then at FP16: same operations, other bytes and time."""
+    intensity, gflops = row["intensity"], row["gflops"]
+    before = intensity * row["bytes_fp16"] / row["bytes_fp32"]
+    return before, gflops * row["seconds_fp16"] / row["seconds_fp32"], intensity, gflops
+
+
+def _extent(points: np.ndarray, roofs: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    x, y = points[:, [0, 2]], points[:, [1, 3]]
+    top = max(float(y.max()), float(roofs["gflops"]) if is_number(roofs.get("gflops")) else 0.0)
+    return float(x.min()) / 2.5, float(x.max()) * 2.5, float(y.min()) / 2.5, top * 2.0
+
+
+def _roofline(
+    run: str,
+    batch: int,
+    points: list[tuple[int, float, float, float, float]],
+    roofs: Mapping[str, Any],
+    extent: tuple[float, float, float, float],
+) -> Drawing:
+    with canvas(4.7, 3.6) as figure:
+        axes = figure.add_subplot()
+        axes.set_xlim(extent[0], extent[1])
+        axes.set_ylim(extent[2], extent[3])
+        logarithmic(axes, "x")
+        logarithmic(axes, "y")
+        axes.set_title(f"Batch {batch}")
+        axes.set_xlabel("FLOP per byte")
+        axes.set_ylabel("GFLOP/s")
+        figure.draw_without_rendering()  # what follows places words by where the axes really lie
+        ceilings = _draw_roofs(axes, roofs, extent)
+        for _, x0, y0, x1, y1 in points:
+            axes.annotate(
+                "", (x1, y1), (x0, y0),
+                arrowprops={"arrowstyle": "-", "color": PALETTE["series-3"], "lw": 0.8, "alpha": 0.7},
+            )  # fmt: skip
+            axes.plot(x0, y0, "o", markersize=5, color=PALETTE["paper"], markeredgecolor=PALETTE["series-3"])
+            axes.plot(x1, y1, "o", markersize=5.5, color=PALETTE["series-3"])
+        _number_points(axes, points)
+        fastest = max(points, key=lambda point: point[4])
+        words = (
+            f"{len(points)} layers; the fastest at FP16 is layer {fastest[0]} with {fastest[4]:.3g} GFLOP/s"
+        )
+        return finish(
+            figure,
+            name=f"roofline-{run}-{batch}",
+            description=f"Roofline at batch {batch}: {words}{ceilings}.",
+        )
+
+
+def _draw_roofs(axes: Axes, roofs: Mapping[str, Any], extent: tuple[float, float, float, float]) -> str:
+    left, right, bottom, _ = extent
+    peak = roofs.get("gflops")
+    bandwidth = {k: v for k, v in (roofs.get("bandwidth") or {}).items() if is_number(v) and v > 0}
+    gray: dict[str, Any] = {"color": PALETTE["muted"], "linewidth": 1.0}
+    text: dict[str, Any] = {"color": PALETTE["muted"], "fontsize": 7.5}
+    if is_number(peak):
+        ridge = peak / max(bandwidth.values()) if bandwidth else left
+        axes.plot([max(ridge, left), right], [peak, peak], **gray)
+        axes.annotate(
+            f"peak {peak:.0f} GFLOP/s", (right, peak), (-3, 3), textcoords="offset points", ha="right", **text
+        )
+    height, width = axes.bbox.height, axes.bbox.width
+    slope = np.log10(right / left) / np.log10(extent[3] / bottom) * height / width
+    for level in sorted(bandwidth, key=lambda name: LEVELS.index(name) if name in LEVELS else len(LEVELS)):
+        speed = bandwidth[level]
+        end = peak / speed if is_number(peak) else right
+        x = np.array([left, min(end, right)])
+        if x[1] <= left:
+            continue
+        axes.plot(x, speed * x, **gray)
+        start = max(left, bottom / speed) * 1.12
+        axes.annotate(
+            f"{level} {speed:.0f} GB/s", (start, speed * start), (2, 3), textcoords="offset points",
+            rotation=np.degrees(np.arctan(slope)), rotation_mode="anchor", **text,
+        )  # fmt: skip
+    return f"; the ceiling is {peak:.0f} GFLOP/s" if is_number(peak) else ""
+
+
+def _number_points(axes: Axes, points: list[tuple[int, float, float, float, float]]) -> None:
+    """Write each layer's number beside its FP16 point, at the first of eight places that is still free."""
+    offsets = ((5, 4), (5, -4), (-5, 4), (-5, -4), (0, 8), (0, -8), (9, 0), (-9, 0))
+    scale = axes.figure.dpi / 72
+    taken = [axes.transData.transform((x, y)) / scale for _, _, _, x, y in points]
+    for number, _, _, x, y in points:
+        here = axes.transData.transform((x, y)) / scale
+        clearance = [
+            min(np.hypot(*(here + np.array(offset) - other)) for other in taken) for offset in offsets
+        ]
+        best = next((k for k, room in enumerate(clearance) if room > 6.3), int(np.argmax(clearance)))
+        taken.append(here + np.array(offsets[best]))
+        dx, dy = offsets[best]
+        axes.annotate(
+            str(number), (x, y), (dx, dy), textcoords="offset points", fontsize=7.5, fontweight="bold",
+            ha="left" if dx > 0 else "right" if dx < 0 else "center", va="center",
+        )  # fmt: skip

@@ -1,0 +1,90 @@
+"""The blocks of a hierarchical matrix, with their ranks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+
+from pipeline.report.drawing import Drawing, canvas, finish
+from pipeline.report.formatting import count, decimal
+
+DENSE = "#cc5500"
+_PIXELS = 1000
+_MOST_LABELS = 160
+
+
+def block_structure(name: str, n: int, blocks: Sequence[Sequence[int]]) -> Drawing | None:
+    """Draw the blocks of a hierarchical matrix: dense ones orange, low-rank ones by rank, borders transparent.
+
+    The blocks are painted into one image, so that 10 or 100,000 of them cost the page the same.
+
+    Args:
+        name: Makes the ids unique.
+        n: Number of rows and columns.
+        blocks: Rows of (first row, past last row, first column, past last column, rank or -1).
+    """
+    table = np.asarray(blocks, dtype=np.int64).reshape(-1, 5)
+    table = table[(table[:, 1] > table[:, 0]) & (table[:, 3] > table[:, 2])]
+    if not len(table) or n < 1:
+        return None
+    ranks = table[:, 4]
+    dense = ranks < 0
+    top = max(int(ranks.max()), 1)
+    shades = colormaps["GnBu"]
+    norm = Normalize(-0.25 * top, 1.15 * top)
+    image = _paint(n, table, shades(norm(ranks)))
+    with canvas(4.7, 4.9) as figure:
+        axes = figure.add_subplot()
+        axes.imshow(image, extent=(0, n, n, 0), interpolation="none")
+        axes.set_axis_off()
+        _write_ranks(axes, n, table)
+        if not dense.all():
+            bar = figure.colorbar(
+                ScalarMappable(norm, shades), ax=axes, orientation="horizontal", fraction=0.035, pad=0.02, aspect=40,
+                boundaries=np.linspace(0, top, 65), ticks=np.unique(np.linspace(0, top, 5).round()),
+            )  # fmt: skip
+            bar.outline.set_visible(False)
+            bar.ax.tick_params(length=0)
+            bar.set_label("rank (orange: dense)" if dense.any() else "rank")
+        low = ranks[~dense]
+        words = (
+            f"{count(n)} rows in {count(len(table))} blocks: {count(int(dense.sum()))} dense and "
+            f"{count(len(low))} of low rank"
+        )
+        if len(low):
+            words += f" (median {decimal(float(np.median(low)), 0)}, largest {top})"
+        return finish(figure, name=f"blocks-{name}", description=f"Block structure of {words}.")
+
+
+def _paint(n: int, table: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    size = min(_PIXELS, max(n, 64))
+    image = np.zeros((size, size, 4), dtype=np.uint8)
+    low = np.floor(table[:, [0, 2]] * size / n).astype(int)
+    high = np.maximum(np.floor(table[:, [1, 3]] * size / n).astype(int), low + 1)
+    fill = (np.where((table[:, 4] < 0)[:, None], _rgba(DENSE), colors) * 255).astype(np.uint8)
+    # Large first: where blocks are smaller than a pixel, the fine structure shows.
+    for place in np.argsort(-(high - low).prod(axis=1), kind="stable"):
+        (r0, c0), (r1, c1) = low[place], high[place]
+        border = 1 if min(r1 - r0, c1 - c0) >= 5 else 0
+        image[r0 : r1 - border, c0 : c1 - border] = fill[place]
+    return image
+
+
+def _write_ranks(axes: Axes, n: int, table: np.ndarray) -> None:
+    """Print the rank into blocks that are large enough to hold it."""
+    side = np.minimum(table[:, 1] - table[:, 0], table[:, 3] - table[:, 2])
+    large = table[(side >= n / 24) & (table[:, 4] >= 0)]
+    top = max(int(table[:, 4].max()), 1)
+    for r0, r1, c0, c1, rank in large if len(large) <= _MOST_LABELS else ():
+        # Always on a painted block, so the color follows the block and not the page's theme.
+        axes.text(
+            (c0 + c1) / 2, (r0 + r1) / 2, str(rank), ha="center", va="center", fontsize=6.5,
+            color="#fefefe" if rank > 0.55 * top else "#102a36",
+        )  # fmt: skip
+
+
+def _rgba(color: str) -> np.ndarray:
+    return np.array([int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)] + [1.0])

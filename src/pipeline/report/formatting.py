@@ -1,0 +1,155 @@
+"""Numbers as a reader wants them: SI units, thousands separators, no more digits than are known.
+
+Every function takes what JSON may hold and answers a dash for ``None``, NaN and infinity.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import TypeGuard
+
+import numpy as np
+
+DASH = "–"
+_SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite real number (``bool`` is not)."""
+    return (
+        isinstance(value, int | float | np.integer | np.floating)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )
+
+
+def count(value: object) -> str:
+    """An integer with thousands separators: 28,298."""
+    return f"{value:,.0f}".replace("-", "−") if is_number(value) else DASH
+
+
+def decimal(value: object, decimals: int) -> str:
+    """A number with a fixed number of decimals, and a true minus sign."""
+    if not is_number(value):
+        return DASH
+    text = f"{value:,.{max(decimals, 0)}f}"
+    return text.replace("-", "−") if float(text.replace(",", "")) != 0 else text.lstrip("-")
+
+
+def significant(value: object, digits: int = 2) -> str:
+    """A number to so many significant digits: 0.0123, 1.2, 120; outside 10^-3..10^6 as a power of ten."""
+    if not is_number(value):
+        return DASH
+    if value == 0:
+        return "0"
+    magnitude = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
+    if not -3 <= magnitude < 6:
+        return scientific(value, digits)
+    return decimal(round(value, digits - 1 - magnitude), digits - 1 - magnitude)
+
+
+def scientific(value: object, digits: int = 2) -> str:
+    """A number as a power of ten: 3.2 × 10⁻⁷."""
+    if not is_number(value):
+        return DASH
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    power = f"10{superscript(str(int(exponent)))}"
+    mantissa = mantissa.replace("-", "−")
+    return power if mantissa == "1" else f"{mantissa}{NO_BREAK_SPACE}×{NO_BREAK_SPACE}{power}"
+
+
+def superscript(text: str) -> str:
+    """Raise digits for where there is no markup; the point becomes a middle dot: ¹·⁰²."""
+    return text.replace("−", "-").replace(".", "·").translate(_SUPERSCRIPT)
+
+
+def setting(value: object) -> str:
+    """A number that somebody chose, as short as it is exact: 0.05, 10⁻⁶, 2.5 × 10⁻⁴."""
+    if not is_number(value):
+        return DASH
+    if value == 0 or 1e-2 <= abs(value) < 1e4:
+        return f"{value:g}".replace("-", "−")
+    digits = len(f"{value:.15g}".split("e")[0].replace("-", "").replace(".", "").strip("0"))
+    return scientific(value, max(digits, 1))
+
+
+def scaled(value: object, units: Iterable[tuple[float, str]], digits: int = 3) -> str:
+    """A number in the largest unit that it reaches; ``units`` are (size, name), largest first."""
+    if not is_number(value):
+        return DASH
+    units = tuple(units)
+    for size, name in units:
+        # Compare what will be printed, so that 999.96 kB does not print as 1,000 kB.
+        if abs(float(f"{value / size:.{digits - 1}e}")) >= 1:
+            return f"{significant(value / size, digits)}{NO_BREAK_SPACE}{name}"
+    size, name = units[-1]
+    return f"{significant(value / size, digits)}{NO_BREAK_SPACE}{name}"
+
+
+def n_bytes(value: object, digits: int = 3) -> str:
+    """A size in decimal units: 6.41 GB."""
+    if value == 0:
+        return f"0{NO_BREAK_SPACE}B"
+    return scaled(value, ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")), digits)
+
+
+def seconds(value: object, digits: int = 3) -> str:
+    """A time in its unit: 137 µs, 4.31 s, 12.5 min."""
+    if value == 0:
+        return f"0{NO_BREAK_SPACE}s"
+    if is_number(value) and 100.0 <= value < 3600.0:
+        return f"{significant(value / 60.0, digits)}{NO_BREAK_SPACE}min"
+    return scaled(value, ((3600.0, "h"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")), digits)
+
+
+def flops(value: object) -> str:
+    """A number of floating-point operations: 75.5 MFLOP."""
+    if value == 0:
+        return "0"
+    units = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"), (1.0, "FLOP"))
+    return scaled(value, units)
+
+
+def percent(fraction: object, decimals: int = 1) -> str:
+    """A fraction as a percentage: 86.7 %."""
+    return with_percent(fraction * 100 if is_number(fraction) else None, decimals)
+
+
+def with_percent(value: object, decimals: int) -> str:
+    """A number that is in percent already: 86.7 %."""
+    return f"{decimal(value, decimals)}{NO_BREAK_SPACE}%" if is_number(value) else DASH
+
+
+def times(ratio: object) -> str:
+    """A ratio as a factor: 16×, 2.1×, 0.97×."""
+    if not is_number(ratio):
+        return DASH
+    if ratio >= 10:
+        return f"{count(ratio)}×"
+    return f"{decimal(ratio, 2 if ratio < 1.995 else 1)}×"
+
+
+def plural(number: int, noun: str) -> str:
+    """A count with its noun: 1 seed, 2 seeds."""
+    return f"{count(number)}{NO_BREAK_SPACE}{noun}{'' if number == 1 else 's'}"
+
+
+def decimals_for(uncertainty: float | None, fallback: int) -> int:
+    """How many decimals a value deserves: one digit of its uncertainty, two if that digit is a 1."""
+    if uncertainty is None or not uncertainty > 0:
+        return fallback
+    mantissa, exponent = f"{uncertainty:.1e}".split("e")
+    return max(0, -int(exponent) + (1 if float(mantissa) < 2 else 0))
+
+
+def shorten(text: str, length: int) -> str:
+    """A text cut to a length, with an ellipsis where something is missing."""
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def listing(parts: Iterable[str]) -> str:
+    """Words joined as English joins them: a, b and c."""
+    parts = list(parts)
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)

@@ -1,0 +1,235 @@
+"""The numbers that a study leaves behind, as the report reads them and as ``metrics.json`` holds them.
+
+Every key may be missing or ``None``: a study without matrices, without half precision, with one seed or
+without a scaling series is a study too. Accuracies are fractions, times seconds, sizes bytes, unless the
+name of a key says otherwise. Non-finite numbers are written to JSON as ``null`` and print as a dash.
+"""
+
+from typing import Any, Literal, TypedDict
+
+
+class Dataset(TypedDict, total=False):
+    name: str
+    train_samples: int
+    validation_samples: int
+    test_samples: int
+    classes: list[str]
+    source: str
+
+
+class Model(TypedDict, total=False):
+    name: str
+    n_parameters: int
+
+
+class Study(TypedDict, total=False):
+    name: str
+    description: str
+    seeds: list[int]
+    dataset: Dataset
+    model: Model
+
+
+class Epoch(TypedDict, total=False):
+    """One row of a history; ``steps`` counts optimizer steps since the start."""
+
+    epoch: int
+    steps: int
+    seconds: float
+    train_loss: float | None
+    train_accuracy: float | None
+    validation_loss: float | None
+    validation_accuracy: float | None
+    gap: float | None
+
+
+class Score(TypedDict, total=False):
+    loss: float | None
+    accuracy: float | None
+
+
+class SeedResult(TypedDict, total=False):
+    """One run with one seed; ``kfac`` holds counters of the preconditioner, by name."""
+
+    history: list[Epoch]
+    test: Score
+    train: Score
+    seconds: float
+    steps: int
+    kfac: dict[str, Any] | None
+
+
+class Run(TypedDict, total=False):
+    label: str
+    optimizer: str
+    batch_size: int
+    epochs: int
+    smoothing: list[str]
+    processes: int
+    seeds: dict[str, SeedResult]
+
+
+class Roles(TypedDict, total=False):
+    """Which run plays which part in the claims about large batches."""
+
+    reference: str | None
+    large_batch: str | None
+    second_order: str | None
+    smoothed: str | None
+
+
+class HalfAccuracy(TypedDict, total=False):
+    fp32: float | None
+    fp16: float | None
+    n_samples: int
+    n_changed: int
+
+
+class Layer(TypedDict, total=False):
+    name: str
+    kind: str
+    routine: str
+    n_parameters: int
+    flops: float
+    sqnr_db: float | None
+    relative_error: float | None
+    n_overflow: int
+    n_subnormal: int
+    n_flushed: int
+
+
+class Timing(TypedDict, total=False):
+    """One layer at one batch size; ``flops`` and bytes are those of the whole batch."""
+
+    layer: str
+    kind: str
+    batch: int
+    routine_fp32: str
+    routine_fp16: str
+    seconds_fp32: float
+    seconds_fp16: float
+    interval_fp32: list[float]
+    interval_fp16: list[float]
+    speedup: float
+    predicted_speedup: float | None
+    flops: float
+    bytes_fp32: float
+    bytes_fp16: float
+    intensity: float
+    gflops: float
+    gbytes: float
+    bound: str
+    reason: str
+
+
+class Roofs(TypedDict, total=False):
+    """Ceilings of one core: GFLOP/s, and GB/s by memory level (L1, L2, L3, DRAM)."""
+
+    gflops: float
+    bandwidth: dict[str, float]
+    instruction_set: str
+
+
+class Precision(TypedDict, total=False):
+    seed: int
+    accuracy: HalfAccuracy
+    file_bytes: dict[str, int]
+    layers: list[Layer]
+    timings: list[Timing]
+    roofs: Roofs
+
+
+class Level(TypedDict, total=False):
+    level: int
+    boxes: int
+    unknowns: int
+    skeletons: int
+    seconds: float
+    bytes: int
+
+
+class Compress(TypedDict, total=False):
+    seconds: float
+    n_bytes: int
+    dense_bytes: int
+    tolerance: float
+    relative_error: float | None
+    max_rank: int
+    levels: list[Level]
+
+
+class Solve(TypedDict, total=False):
+    factorize_seconds: float
+    factor_bytes: int
+    factor_tolerance: float
+    solve_seconds: float
+    iterations: int
+    relative_residual: float | None
+    logdet: float | None
+    processes: int
+    difference_to_one_process: float | None
+
+
+class Structure(TypedDict, total=False):
+    """Blocks in tree order: (first row, past last row, first column, past last column, rank or -1 = dense)."""
+
+    n: int
+    blocks: list[list[int]]
+    levels: list[Any]
+
+
+class Matrix(TypedDict, total=False):
+    """One hierarchical matrix. The keys of ``result`` depend on ``task``.
+
+    kriging: rmse, rmse_mean_predictor, unit, n_held_out, log_likelihood;
+    capacitance: capacitance, reference, relative_error, unit;
+    classification: accuracy, softmax_accuracy, n_test.
+    """
+
+    kernel: str
+    n: int
+    dimension: int
+    points: str
+    task: Literal["kriging", "capacitance", "classification"] | str
+    compress: Compress
+    solve: Solve
+    result: dict[str, Any]
+    structure: Structure
+
+
+class ScalingRow(TypedDict, total=False):
+    n: int
+    compress_seconds: float
+    factorize_seconds: float
+    product_seconds: float
+    solve_seconds: float
+    operator_bytes: int
+    factor_bytes: int
+    relative_error: float | None
+
+
+class Scaling(TypedDict, total=False):
+    kernel: str
+    points: str
+    tolerance: float
+    rows: list[ScalingRow]
+
+
+class RuleCost(TypedDict, total=False):
+    """One job, as Snakemake's benchmark file tells it."""
+
+    rule: str
+    job: str
+    seconds: float | None
+    max_rss_mb: float | None
+
+
+class Metrics(TypedDict, total=False):
+    study: Study
+    training: dict[str, Run]
+    claims_of: Roles | None
+    precision: dict[str, Precision]
+    matrices: dict[str, Matrix]
+    scaling: Scaling | None
+    rules: list[RuleCost]
+    provenance: dict[str, Any]

@@ -1,0 +1,112 @@
+"""Put the report together: sections in order, then one template."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from pipeline.report import tables
+from pipeline.report.answer import answers
+from pipeline.report.content import Facts, Section
+from pipeline.report.formatting import count, plural
+from pipeline.report.sections import numbers_section, precision_section, rules_section, training_section
+
+
+def render(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """Write a study's report as one HTML page that needs nothing else.
+
+    Args:
+        metrics: As :class:`pipeline.report.metrics.Metrics` documents them; any part may be missing.
+        arrays: ``MATRIX/longitude``, ``/latitude``, ``/values`` and ``/predicted`` of held-out points and
+            ``MATRIX/grid_longitude`` (g,), ``/grid_latitude`` (h,), ``/grid`` (h, g) of the predicted map;
+            any may be missing.
+
+    Returns:
+        The text of the page, well below 3 MB. It loads nothing from anywhere.
+    """
+    metrics = _known(metrics)
+    study = metrics.get("study") or {}
+    sections = (
+        training_section(metrics.get("training") or {}, metrics.get("claims_of")),
+        precision_section(metrics.get("precision") or {}, metrics.get("training") or {}),
+        numbers_section(metrics.get("matrices") or {}, metrics.get("scaling"), arrays),
+        rules_section(metrics.get("rules") or []),
+        _provenance(metrics.get("provenance") or {}),
+    )
+    page = _environment().get_template("page.html")
+    return page.render(
+        title=f"The {study['name']} study" if study.get("name") else "A study",
+        description=str(study.get("description") or ""),
+        setting=_setting(study, metrics.get("provenance") or {}),
+        answers=answers(metrics),
+        sections=[section for section in sections if section is not None],
+    )
+
+
+def _known(value: Any) -> Any:
+    """Leave out what is ``None``, at every depth: below, missing and unknown are the same."""
+    if isinstance(value, Mapping):
+        return {key: _known(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_known(item) for item in value if item is not None]
+    return value
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["typeset"] = _typeset
+    environment.filters["share"] = _share
+    return environment
+
+
+def _typeset(text: str) -> Markup:
+    """Escape a text; raise what follows ``N^`` and keep K-FAC on one line."""
+    escaped = re.sub(r"N\^(−?[\d.]*\d)", r"N<sup>\1</sup>", str(escape(text)))
+    return Markup(escaped.replace("K-FAC", '<span class="word">K-FAC</span>'))
+
+
+def _share(fraction: float) -> str:
+    """A fraction of a track's width, kept inside it."""
+    return f"{100 * min(max(fraction, 0.0), 1.0):.2f}%"
+
+
+def _setting(study: Mapping[str, Any], provenance: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What was studied, as named values below the title; what is unknown is left out."""
+    data, model = study.get("dataset") or {}, study.get("model") or {}
+    parts = {"training": "train_samples", "validation": "validation_samples", "test": "test_samples"}
+    samples = ", ".join(
+        f"{count(data[key])} {part}" for part, key in parts.items() if data.get(key) is not None
+    )
+    classes = (
+        plural(len(data["classes"]), "class").replace("classs", "classes") if data.get("classes") else ""
+    )
+    n_parameters = model.get("n_parameters")
+    items = {
+        "Data": " · ".join(part for part in (str(data.get("name") or ""), samples, classes) if part),
+        "Network": " · ".join(
+            part
+            for part in (
+                str(model.get("name") or ""), f"{count(n_parameters)} parameters" if n_parameters else "",
+            )
+            if part
+        ),
+        "Seeds": ", ".join(str(seed) for seed in study.get("seeds") or []),
+        "Run": " · ".join(str(provenance[key]) for key in ("date", "host", "cpu") if provenance.get(key)),
+    }  # fmt: skip
+    return tuple((key, value) for key, value in items.items() if value)
+
+
+def _provenance(found: Mapping[str, Any]) -> Section | None:
+    items = tables.provenance(found)
+    if not items:
+        return None
+    return Section("provenance", "Provenance", "What these results were made from.", (Facts(items),))

@@ -1,0 +1,80 @@
+"""The quantities of one training run, over its seeds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipeline.report.formatting import DASH, decimal, decimals_for, is_number, listing
+from pipeline.report.spread import Spread
+
+
+def seeds_of(run: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    """The results of a run, one per seed."""
+    return (run.get("seeds") or {}).values()
+
+
+def histories_of(run: Mapping[str, Any]) -> list[list[Mapping[str, Any]]]:
+    """The non-empty histories of a run, one per seed."""
+    return [list(seed["history"]) for seed in seeds_of(run) if seed.get("history")]
+
+
+def accuracy_on_test(run: Mapping[str, Any]) -> Spread:
+    """Accuracy on the test samples, in percent."""
+    return _percent((seed.get("test") or {}).get("accuracy") for seed in seeds_of(run))
+
+
+def accuracy_on_train(run: Mapping[str, Any]) -> Spread:
+    """Accuracy on the training samples after training, in percent."""
+    return _percent((seed.get("train") or {}).get("accuracy") for seed in seeds_of(run))
+
+
+def loss_on_test(run: Mapping[str, Any]) -> Spread:
+    """Cross entropy on the test samples."""
+    return Spread.of((seed.get("test") or {}).get("loss") for seed in seeds_of(run))
+
+
+def loss_gap(run: Mapping[str, Any]) -> Spread:
+    """Test loss minus training loss, seed by seed: the generalization gap."""
+    pairs = (
+        ((seed.get("test") or {}).get("loss"), (seed.get("train") or {}).get("loss"))
+        for seed in seeds_of(run)
+    )
+    return Spread.of(test - train for test, train in pairs if is_number(test) and is_number(train))
+
+
+def n_steps(run: Mapping[str, Any]) -> Spread:
+    """Optimizer steps."""
+    return Spread.of(seed.get("steps") for seed in seeds_of(run))
+
+
+def wall_seconds(run: Mapping[str, Any]) -> Spread:
+    """Seconds of training."""
+    return Spread.of(seed.get("seconds") for seed in seeds_of(run))
+
+
+def _percent(fractions: Iterable[object]) -> Spread:
+    return Spread.of(100.0 * value if is_number(value) else None for value in fractions)
+
+
+def label_of(name: str, run: Mapping[str, Any]) -> str:
+    """What the page calls a run."""
+    return str(run.get("label") or name)
+
+
+def method_of(run: Mapping[str, Any]) -> str:
+    """Optimizer and smoothings in words: K-FAC with mixup and weight noise."""
+    optimizer = str(run.get("optimizer") or DASH).upper().replace("KFAC", "K-FAC")
+    smoothing = listing(str(name).split(" (")[0].replace("_", " ") for name in run.get("smoothing") or [])
+    return f"{optimizer} with {smoothing}" if smoothing else optimizer
+
+
+def spread_text(spread: Spread, decimals: int) -> str:
+    """Mean ± standard deviation; only the mean for one seed."""
+    if spread.sd is None:
+        return decimal(spread.mean, decimals)
+    return f"{decimal(spread.mean, decimals)} ± {decimal(spread.sd, decimals)}"
+
+
+def common_decimals(spreads: Sequence[Spread], usual: int) -> int:
+    """Decimals for values to be compared, from their middle uncertainty; ``usual`` where there is none."""
+    known = sorted(spread.sd for spread in spreads if spread.sd)
+    return max(1, min(4, decimals_for(known[len(known) // 2], usual))) if known else usual

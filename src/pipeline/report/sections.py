@@ -1,0 +1,235 @@
+"""The sections of the page: which figures and tables, in which order, with which sentence."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.report import tables
+from pipeline.report.answer import accuracy_text, bound_text, compression, result_text, whole_network_speedups
+from pipeline.report.claims import MARGIN, judge_claims
+from pipeline.report.content import Block, Facts, Heading, Illustration, Key, Prose, Section, Table, Verdicts
+from pipeline.report.drawing import stroke
+from pipeline.report.figures.growth import exponents, growth
+from pipeline.report.figures.kriging import held_out_scatter, kriging_map
+from pipeline.report.figures.roofline import rooflines
+from pipeline.report.figures.structure import block_structure
+from pipeline.report.figures.training import final_scores, learning_curves
+from pipeline.report.formatting import (
+    DASH,
+    count,
+    decimal,
+    is_number,
+    listing,
+    n_bytes,
+    percent,
+    plural,
+    scientific,
+    seconds,
+    setting,
+    times,
+)
+from pipeline.report.runs import accuracy_on_test, label_of, seeds_of
+
+
+def training_section(training: Mapping[str, Any], roles: Mapping[str, Any] | None) -> Section | None:
+    """Claims, scores, curves, and what the preconditioner had to do."""
+    if not training:
+        return None
+    blocks: list[Block | None] = []
+    claims = judge_claims(training, roles)
+    if claims:
+        note = (
+            "Verdicts: a difference counts if it exceeds its one-sided 95 % bound (t, variance pooled over all "
+            f"runs); the ± is that bound. “At the level of” allows {MARGIN:g} percentage points. "
+            "One seed leaves a claim undecided."
+        )
+        blocks.append(Verdicts(tuple((c.statement, c.verdict, c.evidence) for c in claims), note))
+    blocks.append(tables.final_accuracy(training))
+    legend = tuple(
+        Key(stroke(place).variable, stroke(place).marker, label_of(name, run))
+        for place, (name, run) in enumerate(training.items())
+    )
+    scores = final_scores(training)
+    if scores:
+        blocks.append(Illustration(tuple(scores), "Every dot is a seed, every bar a run's mean."))
+    panels = learning_curves(training)
+    if panels:
+        blocks.append(
+            Illustration(
+                tuple(panels),
+                "The same runs by epoch and by optimizer step: lines are means over seeds, bands go from the lowest "
+                "to the highest seed. Losses are true ones, without smoothing.",
+                legend,
+            )
+        )
+    blocks.append(_preconditioner(training))
+    best = max(training.items(), key=lambda item: accuracy_on_test(item[1]).mean or 0.0)
+    lead = (
+        f"{plural(len(training), 'run')}; the best on the test set is {label_of(*best)} "
+        f"with {accuracy_text(best[1])}."
+    )
+    return Section("steps", "Fewer steps", lead, tuple(block for block in blocks if block is not None))
+
+
+def _preconditioner(training: Mapping[str, Any]) -> Prose | None:
+    """Counters of K-FAC, summed over seeds; what is not a number is left to metrics.json."""
+    words = []
+    for name, run in training.items():
+        totals: dict[str, float] = {}
+        for seed in seeds_of(run):
+            for key, value in (seed.get("kfac") or {}).items():
+                if is_number(value) and str(key).startswith("n_"):
+                    totals[key] = totals.get(key, 0) + value
+        if totals:
+            counters = listing(f"{count(n)} {str(key)[2:].replace('_', ' ')}" for key, n in totals.items())
+            words.append(f"{label_of(name, run)}: {counters}")
+    return Prose(f"Preconditioner, over all seeds. {'; '.join(words)}.", quiet=True) if words else None
+
+
+def precision_section(networks: Mapping[str, Any], training: Mapping[str, Any]) -> Section | None:
+    """Per converted network: accuracy, bars with reasons, roofline, tables."""
+    if not networks:
+        return None
+    blocks: list[Block | None] = []
+    for name, network in networks.items():
+        if len(networks) > 1:
+            blocks.append(Heading(label_of(name, training.get(name) or {})))
+        text = _network_text(network)
+        blocks.append(Prose(text) if text else None)
+        blocks.append(tables.layer_bars(network))
+        panels = rooflines(name, network.get("timings") or [], network.get("roofs"))
+        if panels:
+            isa = (network.get("roofs") or {}).get("instruction_set")
+            caption = (
+                "Roofline of one core"
+                + (f" ({isa})" if isa else "")
+                + ": each layer moves from FP32 (hollow) to FP16 "
+                "(filled); right means fewer bytes for the same work, up means faster. Numbers as in the table above."
+            )
+            blocks.append(Illustration(tuple(panels), caption))
+        blocks.append(tables.rounding(network))
+        blocks.append(tables.layer_times(network))
+    lead = "Trained networks, rounded once to FP16 and run by routines that read FP16 and add up in FP32."
+    return Section("bits", "Fewer bits", lead, tuple(block for block in blocks if block is not None))
+
+
+def _network_text(network: Mapping[str, Any]) -> str:
+    sentences = []
+    accuracy, sizes = network.get("accuracy") or {}, network.get("file_bytes") or {}
+    if is_number(accuracy.get("fp16")):
+        sentences.append(
+            f"Test accuracy {percent(accuracy.get('fp32'), 2)} at FP32 and {percent(accuracy['fp16'], 2)} at FP16 "
+            f"({count(accuracy.get('n_changed'))} of {count(accuracy.get('n_samples'))} answers differ)."
+        )
+    if sizes:
+        sentences.append(f"File {n_bytes(sizes.get('fp32'))} at FP32, {n_bytes(sizes.get('fp16'))} at FP16.")
+    speeds = whole_network_speedups(network)
+    if speeds:
+        parts = listing(f"{times(speed)} at batch {count(batch)}" for batch, speed in speeds.items())
+        sentences.append(f"FP32 time over FP16 time of all layers together: {parts}.")
+    bounds: dict[str, int] = {}
+    for row in network.get("timings") or []:
+        bounds[bound_text(row.get("bound"))] = bounds.get(bound_text(row.get("bound")), 0) + 1
+    if bounds:
+        ordered = sorted(bounds.items(), key=lambda item: -item[1])
+        total = plural(sum(bounds.values()), "timing")
+        sentences.append(f"What bounds the {total}: {listing(f'{bound} ({n})' for bound, n in ordered)}.")
+    return " ".join(sentences)
+
+
+def numbers_section(
+    matrices: Mapping[str, Any], scaling: Mapping[str, Any] | None, arrays: Mapping[str, np.ndarray]
+) -> Section | None:
+    """Per matrix: structure beside facts, levels, what it was for; then growth with N."""
+    rows = (scaling or {}).get("rows") or []
+    if not matrices and not rows:
+        return None
+    blocks: list[Block | None] = []
+    for name, matrix in matrices.items():
+        blocks += _matrix(name, matrix, arrays)
+    if scaling and rows:
+        blocks += _growth(scaling, rows)
+    lead = (
+        "Dense matrices kept as hierarchical low-rank ones (H²): what is far away is described through a few "
+        "skeleton points, so that storage grows with N and not with N²."
+    )
+    return Section("numbers", "Fewer numbers", lead, tuple(block for block in blocks if block is not None))
+
+
+def _matrix(name: str, matrix: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> list[Block | None]:
+    structure = matrix.get("structure") or {}
+    n = structure.get("n") or matrix.get("n") or 0
+    drawing = block_structure(name, int(n), structure.get("blocks") or [])
+    picture = None
+    if drawing is not None:
+        caption = f"{drawing.description} Rows and columns in tree order; numbers are ranks."
+        picture = Illustration((drawing,), caption, shape="single")
+    text = result_text(name, matrix)
+    unit = str((matrix.get("result") or {}).get("unit") or "")
+    blocks: list[Block | None] = [
+        Heading(name),
+        Prose(text) if text else None,
+        Facts(matrix_facts(matrix), picture, tables.levels(matrix)),
+    ]
+    found = (kriging_map(name, arrays, unit), held_out_scatter(name, arrays, unit))
+    panels = tuple(panel for panel in found if panel is not None)
+    if panels:
+        caption = "What kriging predicts from the known points" + (
+            ", and how that compares where the truth was held out (dashed: equal)."
+            if len(panels) > 1
+            else "."
+        )
+        blocks.append(Illustration(panels, caption, shape="map" if len(panels) > 1 else "single"))
+    return blocks
+
+
+def matrix_facts(matrix: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Everything measured on one matrix, as named values; what is missing is left out."""
+    compress, solve, result = (matrix.get(key) or {} for key in ("compress", "solve", "result"))
+    ratio = compression(matrix)
+    less = f" ({times(ratio)} less than {n_bytes(compress.get('dense_bytes'))})" if ratio else ""
+    processes = solve.get("processes")
+    items: Sequence[tuple[str, object, str]] = (
+        ("Kernel", matrix.get("kernel"), str(matrix.get("kernel"))),
+        ("Points", matrix.get("n"), " · ".join(
+            [count(matrix.get("n")), *(str(matrix[key]) for key in ("points",) if matrix.get(key)),
+             *(f"{matrix[key]}-D" for key in ("dimension",) if matrix.get(key))])),
+        ("Storage", compress.get("n_bytes"), f"{n_bytes(compress.get('n_bytes'))}{less}"),
+        ("Relative error", compress.get("relative_error"),
+         f"{scientific(compress.get('relative_error'))} (asked: {setting(compress.get('tolerance'))})"),
+        ("Largest rank", compress.get("max_rank"), count(compress.get("max_rank"))),
+        ("Compression", compress.get("seconds"), seconds(compress.get("seconds"))),
+        ("Factorization", solve.get("factorize_seconds"), f"{seconds(solve.get('factorize_seconds'))}, "
+         f"{n_bytes(solve.get('factor_bytes'))} at tolerance {setting(solve.get('factor_tolerance'))}"),
+        ("Solve", solve.get("solve_seconds"), f"{seconds(solve.get('solve_seconds'))}, "
+         f"{count(solve.get('iterations'))} iterations"),
+        ("Residual", solve.get("relative_residual"), scientific(solve.get("relative_residual"))),
+        ("log det", solve.get("logdet"), decimal(solve.get("logdet"), 1)),
+        ("Distributed", solve.get("difference_to_one_process"), f"{processes} processes, "
+         f"{scientific(solve.get('difference_to_one_process'))} from one process"),
+        ("log likelihood", result.get("log_likelihood"), decimal(result.get("log_likelihood"), 1)),
+    )  # fmt: skip
+    return tuple((key, text.strip()) for key, value, text in items if value is not None)
+
+
+def _growth(scaling: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Block | None]:
+    panels = growth(rows)
+    fitted = exponents(rows)
+    what = " · ".join(str(scaling[key]) for key in ("kernel", "points") if scaling.get(key))
+    tolerance = scaling.get("tolerance")
+    text = f"{what}{f', tolerance {setting(tolerance)}' if is_number(tolerance) else ''}."
+    table: Table | None = tables.scaling(scaling, fitted)
+    caption = "Storage and time against N, with fitted powers; dashed, what the dense matrix would take."
+    picture = Illustration(tuple(panels), caption) if panels else None
+    return [Heading("Growth with N"), Prose(text) if what else None, picture, table]
+
+
+def rules_section(rules: Sequence[Mapping[str, Any]]) -> Section | None:
+    """Where the time went."""
+    table = tables.rule_costs(rules)
+    if table is None:
+        return None
+    slowest = max(rules, key=lambda row: row["seconds"] if is_number(row.get("seconds")) else 0.0)
+    lead = f"{plural(len(rules), 'job')}; the longest is {slowest.get('rule', DASH)} {slowest.get('job', '')}".rstrip()
+    return Section("time", "Where the time went", f"{lead} with {seconds(slowest.get('seconds'))}.", (table,))

@@ -1,0 +1,100 @@
+"""What a few seeds say: mean and spread, and whether a difference is larger than chance makes it."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from pipeline.report.formatting import is_number
+
+#: One-sided confidence of every verdict.
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The values of one quantity over seeds; what is not a finite number is left out."""
+
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[object]) -> "Spread":
+        return cls(tuple(float(value) for value in values if is_number(value)))
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def mean(self) -> float | None:
+        return math.fsum(self.values) / self.n if self.values else None
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation (divisor n - 1); ``None`` for one value."""
+        return float(np.std(self.values, ddof=1)) if self.n > 1 else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two means, and the half width of its two-sided 90 % interval.
+
+    ``half_width`` is ``None`` where no run has two seeds: then nothing can be said.
+    """
+
+    mean: float
+    half_width: float | None
+
+    def exceeds(self, threshold: float) -> bool | None:
+        """Whether the difference is above a threshold: yes, no, or ``None`` if the spread leaves it open."""
+        if self.half_width is None:
+            return None
+        if self.mean - self.half_width > threshold:
+            return True
+        return False if self.mean + self.half_width < threshold else None
+
+
+def difference(first: Spread, second: Spread, peers: Sequence[Spread]) -> Difference | None:
+    """Compare two means by a t interval whose variance is pooled over all runs of the study.
+
+    Two or three seeds estimate the variance of one run badly; the runs of one study differ far less in
+    variance than such an estimate scatters, so their squared deviations are pooled (as in an analysis of
+    variance), which gives sum(n_i - 1) degrees of freedom.
+
+    Args:
+        first: Values of the run whose mean is taken positive.
+        second: Values of the run whose mean is subtracted.
+        peers: The same quantity of every run, these two included.
+
+    Returns:
+        The difference, or ``None`` if either side has no value.
+    """
+    if first.mean is None or second.mean is None:
+        return None
+    freedom = sum(peer.n - 1 for peer in peers if peer.n > 1)
+    half_width = None
+    if freedom > 0:
+        squares = math.fsum((peer.n - 1) * peer.sd**2 for peer in peers if peer.sd is not None)
+        error = math.sqrt(squares / freedom * (1 / first.n + 1 / second.n))
+        half_width = float(stats.t.ppf(CONFIDENCE, freedom)) * error
+    return Difference(first.mean - second.mean, half_width)
+
+
+def power_law(sizes: Sequence[object], values: Sequence[object]) -> tuple[float, float] | None:
+    """Fit ``value = constant * size ** exponent`` by least squares of the logarithms.
+
+    Returns:
+        (exponent, constant), or ``None`` with fewer than two distinct sizes.
+    """
+    pairs = [
+        (math.log(size), math.log(value))
+        for size, value in zip(sizes, values, strict=True)
+        if is_number(size) and is_number(value) and size > 0 and value > 0
+    ]
+    if len({x for x, _ in pairs}) < 2:
+        return None
+    x, y = np.array(pairs).T
+    exponent = float(np.sum((x - x.mean()) * (y - y.mean())) / np.sum((x - x.mean()) ** 2))
+    return exponent, math.exp(float(y.mean() - exponent * x.mean()))

@@ -1,0 +1,84 @@
+import pytest
+import torch
+from torch import nn
+
+from pipeline.errors import ConfigError
+from pipeline.models import MODELS, build_model
+
+SHAPES = [(1, 28, 28), (1, 8, 8), (3, 32, 32), (1, 7, 13)]
+CASES = {
+    "cnn": [{}, {"batch_norm": True}, {"channels": (3,), "hidden": 5}],
+    "mlp": [{}, {"hidden": (7, 5)}, {"hidden": ()}],
+}
+ROWS = [(name, options) for name, cases in CASES.items() for options in cases]
+
+
+def build(name, shape=(1, 28, 28), seed=0, n_classes=10, **options):
+    generator = torch.Generator().manual_seed(seed)
+    return build_model(name, input_shape=shape, n_classes=n_classes, generator=generator, **options)
+
+
+def test_every_model_has_a_case():
+    assert set(CASES) == set(MODELS)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("name", "options"), ROWS)
+def test_forward_is_the_head_of_the_features(name, options, shape):
+    model = build(name, shape, n_classes=4, **options).eval()
+    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
+    features = model.features(x)
+    assert features.shape == (3, model.head.in_features)
+    torch.testing.assert_close(model.head(features), model(x))
+    assert model(x).shape == (3, 4)
+
+
+@pytest.mark.parametrize(("name", "options"), ROWS)
+def test_a_trace_sees_only_plain_layers_and_computes_the_same(name, options):
+    model = build(name, **options).eval()
+    trace = torch.fx.symbolic_trace(model)
+    assert {node.op for node in trace.graph.nodes} == {"placeholder", "call_module", "output"}
+    x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(trace(x), model(x))
+
+
+@pytest.mark.parametrize(("name", "options"), ROWS)
+def test_one_generator_state_gives_one_network_and_the_global_state_is_left_alone(name, options):
+    before = torch.get_rng_state()
+    one, same, other = (build(name, seed=seed, **options).state_dict() for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(one[key], same[key]) for key in one)
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+def test_weights_start_with_variance_two_over_fan_in_and_biases_at_zero():
+    layer = build("mlp", hidden=(300,)).body.hidden1
+    # The sample variance of n normal numbers has the relative deviation sqrt(2 / n).
+    n = layer.weight.numel()
+    assert layer.weight.var().item() == pytest.approx(2 / 784, rel=5 * (2 / n) ** 0.5)
+    assert not layer.bias.any()
+
+
+def test_batch_normalization_starts_as_the_identity_of_standardized_inputs():
+    model = build("cnn", batch_norm=True)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 3
+    for norm in norms:
+        assert (norm.weight == 1).all()
+        assert (norm.running_var == 1).all()
+        assert not norm.bias.any()
+        assert not norm.running_mean.any()
+    assert all(module.bias is None for module in model.modules() if isinstance(module, nn.Conv2d))
+
+
+def test_the_small_cnn_has_the_size_its_documentation_states():
+    assert sum(parameter.numel() for parameter in build("cnn").parameters()) == 122_922
+
+
+def test_small_images_keep_more_than_one_pixel():
+    assert build("cnn", (1, 8, 8)).body.hidden.in_features == 64 * 2 * 2
+
+
+def test_an_unknown_model_is_named_with_the_known_ones():
+    with pytest.raises(ConfigError, match=r"no model 'vgg'.*cnn, mlp"):
+        build("vgg")

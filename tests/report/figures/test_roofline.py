@@ -1,0 +1,39 @@
+import re
+
+import pytest
+
+from pipeline.report.figures.roofline import _move, rooflines
+
+
+def test_a_layer_keeps_its_work_while_bytes_and_time_change():
+    row = {
+        "gflops": 40.0,
+        "intensity": 2.0,
+        "seconds_fp32": 3e-6,
+        "seconds_fp16": 1e-6,
+        "bytes_fp32": 8e3,
+        "bytes_fp16": 4e3,
+    }
+    before_x, before_y, x, y = _move(row)
+    assert (x, y) == (2.0, 40.0)
+    assert before_x == pytest.approx(1.0)
+    assert before_y == pytest.approx(40.0 / 3)
+
+
+def test_one_panel_per_batch_size_with_every_layer_numbered(metrics):
+    network = metrics["precision"]["kfac_smooth"]
+    panels = rooflines("net", network["timings"], network["roofs"])
+    assert [re.search(r"at batch (\d+)", panel.description).group(1) for panel in panels] == ["1", "64"]
+    for panel in panels:
+        assert {f">{number}</text>" in panel.svg for number in range(1, 7)} == {True}
+        assert all(level in panel.svg for level in ("L1 460", "L2 200", "L3 110", "DRAM 38", "peak 233"))
+
+
+def test_it_draws_without_roofs_and_leaves_out_what_was_not_measured(metrics):
+    rows = metrics["precision"]["kfac_smooth"]["timings"]
+    rows[0]["gflops"] = None
+    rows[2]["seconds_fp16"] = 0.0
+    panels = rooflines("net", rows, None)
+    assert "4 layers" in panels[0].description
+    assert rooflines("net", rows[:1], None) == []
+    assert rooflines("net", [], {"gflops": 233.0}) == []

@@ -1,0 +1,38 @@
+import numpy as np
+
+from pipeline.report.figures.structure import DENSE, _paint, _rgba, block_structure
+
+
+def test_blocks_are_painted_where_they_are():
+    n = 1000
+    blocks = np.array([[0, 500, 0, 500, -1], [500, 1000, 0, 500, 3], [0, 500, 500, 1000, 3]])
+    colors = np.tile([0.0, 0.0, 1.0, 1.0], (3, 1))
+    image = _paint(n, blocks, colors)
+    assert image.shape == (1000, 1000, 4)
+    np.testing.assert_array_equal(image[100, 100], (_rgba(DENSE) * 255).astype(np.uint8))
+    np.testing.assert_array_equal(image[700, 100], [0, 0, 255, 255])
+    assert image[700, 700, 3] == 0
+
+
+def test_blocks_smaller_than_a_pixel_still_show():
+    n = 10**6
+    image = _paint(n, np.array([[0, n, 0, n, 5], [7, 8, 999_998, 999_999, -1]]), np.ones((2, 4)))
+    np.testing.assert_array_equal(image[0, -1], (_rgba(DENSE) * 255).astype(np.uint8))
+
+
+def test_a_hundred_thousand_blocks_cost_little():
+    side = 320
+    n = side * 40
+    i, j = (index.ravel() for index in np.indices((side, side)))
+    blocks = np.stack(
+        [i * 40, i * 40 + 40, j * 40, j * 40 + 40, np.where(abs(i - j) < 2, -1, (i + j) % 17)], axis=1
+    )
+    drawing = block_structure("many", n, blocks)
+    assert "102,400 blocks" in drawing.description
+    assert len(drawing.svg) < 600_000
+
+
+def test_no_blocks_no_drawing():
+    assert block_structure("none", 10, []) is None
+    assert block_structure("empty", 10, [[3, 3, 0, 1, 2]]) is None
+    assert block_structure("one", 1, [[0, 1, 0, 1, -1]]) is not None

@@ -1,0 +1,130 @@
+import pytest
+
+from pipeline.report.claims import judge_claims
+
+ROLES = {"reference": "small", "large_batch": "large", "second_order": "kfac", "smoothed": "smooth"}
+STATEMENTS = ("large", "fast", "worse", "restored")
+
+
+def run(accuracies, losses=(0.5, 0.5), train_loss=0.1, steps=100, history=()):
+    return {
+        "batch_size": 64,
+        "seeds": {
+            str(seed): {
+                "test": {"accuracy": accuracy, "loss": loss},
+                "train": {"loss": train_loss},
+                "steps": steps,
+                "history": [{"steps": at, "train_loss": value} for at, value in history],
+            }
+            for seed, (accuracy, loss) in enumerate(zip(accuracies, losses, strict=True))
+        },
+    }
+
+
+def study(**changes):
+    """A study in which every claim holds, with ``changes`` to its runs."""
+    runs = {
+        "small": run((0.860, 0.864), (0.50, 0.51), steps=2000),
+        "large": run((0.840, 0.844), steps=100, history=[(50, 0.9), (100, 0.4)]),
+        "kfac": run((0.855, 0.859), (0.80, 0.81), 0.01, 100, [(20, 0.6), (40, 0.3), (100, 0.01)]),
+        "smooth": run((0.864, 0.868), steps=100),
+    }
+    return runs | changes
+
+
+def verdicts(runs, roles=ROLES):
+    return dict(zip(STATEMENTS, (claim.verdict for claim in judge_claims(runs, roles)), strict=True))
+
+
+def test_all_claims_hold_where_differences_exceed_the_spread():
+    assert set(verdicts(study()).values()) == {"holds"}
+
+
+def test_a_difference_within_the_spread_is_undecided():
+    found = verdicts(study(large=run((0.850, 0.874), history=[(100, 0.4)])))
+    assert found["large"] == "undecided"
+
+
+def test_a_large_batch_that_gains_refutes_the_first_claim():
+    assert verdicts(study(large=run((0.880, 0.884), history=[(100, 0.4)])))["large"] == "does not hold"
+
+
+def test_one_noisy_run_widens_the_bound_of_all_others():
+    """The variance is pooled: the difference between two quiet runs is no longer decided."""
+    assert verdicts(study(smooth=run((0.80, 0.93))))["large"] == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("history", "verdict"),
+    [
+        ([(40, 0.3)], "holds"),
+        ([(40, 0.4)], "holds"),
+        ([(99, 0.6), (100, 0.3)], "does not hold"),
+        ([(100, 0.6)], "does not hold"),
+    ],
+)
+def test_second_order_must_reach_the_loss_of_large_batch_sgd_in_fewer_steps(history, verdict):
+    kfac = run((0.855, 0.859), (0.80, 0.81), 0.01, 100, history)
+    assert verdicts(study(kfac=kfac))["fast"] == verdict
+
+
+def test_seeds_that_disagree_on_speed_leave_it_undecided():
+    kfac = run((0.855, 0.859), (0.80, 0.81), 0.01, 100, [(40, 0.3)])
+    kfac["seeds"]["1"]["history"] = [{"steps": 100, "train_loss": 0.6}]
+    runs = study(kfac=kfac)
+    assert verdicts(runs)["fast"] == "undecided"
+    assert "1 of 2 seeds reach" in judge_claims(runs, ROLES)[1].evidence
+
+
+def test_worse_generalization_needs_both_loss_and_gap():
+    quiet = run((0.855, 0.859), (0.50, 0.51), -0.4, 100, [(40, 0.3)])
+    assert verdicts(study(kfac=quiet))["worse"] == "undecided"
+    better = run((0.855, 0.859), (0.30, 0.31), 0.1, 100, [(40, 0.3)])
+    assert verdicts(study(kfac=better))["worse"] == "does not hold"
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "verdict"),
+    [
+        ((0.8615, 0.8645), "holds"),
+        ((0.855, 0.859), "undecided"),
+        ((0.840, 0.844), "does not hold"),
+    ],
+)
+def test_restored_means_not_below_by_more_than_the_margin(accuracies, verdict):
+    # Pooled over four runs, 0.3 points of standard deviation or less give a bound below 0.65 points.
+    quiet = study(
+        small=run((0.8620, 0.8624), (0.50, 0.51), steps=2000),
+        large=run((0.8420, 0.8424), history=[(100, 0.4)]),
+        kfac=run((0.8570, 0.8574), (0.8, 0.81), 0.01, 100, [(40, 0.3)]),
+    )
+    quiet["smooth"] = run(accuracies)
+    assert verdicts(quiet)["restored"] == verdict
+
+
+def test_one_seed_decides_nothing():
+    runs = study()
+    for name in runs:
+        del runs[name]["seeds"]["1"]
+    assert set(verdicts(runs).values()) == {"undecided"}
+
+
+def test_claims_need_their_runs():
+    assert judge_claims(study(), None) == ()
+    assert judge_claims(study(), {"reference": "small", "large_batch": None}) == ()
+    assert judge_claims(study(), {"reference": "small", "smoothed": "gone"}) == ()
+    assert len(judge_claims(study(), {"reference": "small", "smoothed": "smooth"})) == 1
+
+
+def test_runs_without_scores_leave_out_the_claim():
+    empty = {"seeds": {"0": {"test": {"accuracy": None, "loss": float("nan")}, "history": []}}}
+    assert judge_claims({"small": empty, "large": empty, "kfac": empty, "smooth": empty}, ROLES) == ()
+
+
+def test_evidence_is_made_of_the_numbers():
+    first, second, third, fourth = judge_claims(study(), ROLES)
+    assert "2.00 ±" in first.evidence
+    assert "84.20" in first.evidence
+    assert "within 40: 2.5×" in second.evidence
+    assert "0.300 ±" in third.evidence
+    assert "in 100 steps instead of 2,000" in fourth.evidence

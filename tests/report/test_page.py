@@ -1,0 +1,333 @@
+import copy
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from pipeline.report import render
+from pipeline.report.formatting import is_number
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Check nesting while parsing; keep text, ids, attributes and headings."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.ids, self.links, self.labels, self.text = [], [], [], [], []
+        self.tags: dict[str, int] = {}
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        for key, value in attributes:
+            if key == "id":
+                self.ids.append(value)
+            elif key in ("href", "xlink:href", "src"):
+                self.links.append(value)
+            elif key == "aria-label":
+                self.labels.append(value)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.text))
+
+
+@pytest.fixture(scope="module")
+def once() -> dict[str, str]:
+    return {}
+
+
+@pytest.fixture
+def full(once, metrics, arrays) -> str:
+    if "page" not in once:
+        once["page"] = render(metrics, arrays)
+    return once["page"]
+
+
+def sections(page: str) -> list[str]:
+    return re.findall(r'<section id="(\w+)"', page)
+
+
+def test_the_full_page_is_well_formed_with_unique_ids(full):
+    page = Page(full)
+    assert len(page.ids) == len(set(page.ids))
+    assert {"steps", "bits", "numbers", "time", "provenance"} <= set(page.ids)
+
+
+def test_the_page_loads_nothing_from_anywhere(full):
+    for link in Page(full).links:
+        assert link.startswith(("#", "data:"))
+    assert not re.search(r"@import|url\((?!#)", full)
+    assert "<script" not in full
+    # A data set's source may be an address, but only as text.
+    assert not re.search(r'=\s*"?https?:', full)
+
+
+def test_every_local_link_has_its_target(full):
+    page = Page(full)
+    targets = {link[1:] for link in page.links if link.startswith("#")} | set(
+        re.findall(r"url\(#([^)]+)\)", full)
+    )
+    assert targets <= set(page.ids)
+
+
+def test_the_page_is_small(full):
+    assert len(full.encode()) < 3e6
+
+
+def test_every_drawing_has_words_in_its_place(full):
+    panels = re.findall(r'<div class="panel" role="img" aria-label="([^"]+)"', full)
+    assert len(panels) == full.count('class="panel"') >= 12
+    assert all(len(words) > 25 for words in panels)
+
+
+def test_tables_have_captions_and_header_cells(full):
+    tables = re.findall(r"<table.*?</table>", full, flags=re.DOTALL)
+    assert tables
+    for table in tables:
+        assert "<caption>" in table
+        assert 'scope="col"' in table
+        assert 'scope="row"' in table
+
+
+def test_the_same_metrics_give_the_same_page(full, metrics, arrays):
+    assert render(metrics, arrays) == full
+
+
+def test_figures_follow_the_theme_of_the_page(full):
+    assert "var(--series-3, #0a6cb4)" in full
+    assert "prefers-color-scheme: dark" in full
+
+
+def numbers_in(value, path=()):
+    """Paths of all numbers that reach the page one by one."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from numbers_in(item, (*path, key))
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            yield from numbers_in(item, (*path, place))
+    elif is_number(value):
+        yield path
+
+
+def test_numbers_come_from_the_metrics(full, metrics, arrays):
+    """Change one number at a time: the page must change with each of these."""
+    light = copy.deepcopy(metrics)
+    paths = [
+        ("study", "dataset", "train_samples"),
+        ("study", "model", "n_parameters"),
+        ("training", "sgd_small", "seeds", "0", "test", "accuracy"),
+        ("training", "kfac", "seeds", "1", "test", "loss"),
+        ("training", "kfac", "seeds", "1", "train", "loss"),
+        ("training", "kfac_smooth", "seeds", "1", "steps"),
+        ("training", "kfac", "seeds", "0", "kfac", "n_damping_retries"),
+        ("training", "sgd_large", "seeds", "0", "history", 7, "validation_accuracy"),
+        *numbers_in(
+            metrics["precision"]["kfac_smooth"]["accuracy"], ("precision", "kfac_smooth", "accuracy")
+        ),
+        *numbers_in(
+            metrics["precision"]["kfac_smooth"]["file_bytes"], ("precision", "kfac_smooth", "file_bytes")
+        ),
+        ("precision", "kfac_smooth", "layers", 4, "relative_error"),
+        ("precision", "kfac_smooth", "timings", 8, "speedup"),
+        ("precision", "kfac_smooth", "timings", 8, "seconds_fp16"),
+        ("precision", "kfac_smooth", "roofs", "bandwidth", "L3"),
+        ("matrices", "airports", "compress", "n_bytes"),
+        ("matrices", "airports", "compress", "levels", 1, "skeletons"),
+        ("matrices", "airports", "solve", "logdet"),
+        ("matrices", "airports", "solve", "iterations"),
+        *numbers_in(metrics["matrices"]["airports"]["result"], ("matrices", "airports", "result")),
+        *numbers_in(metrics["matrices"]["capacitance"]["result"], ("matrices", "capacitance", "result")),
+        ("matrices", "embeddings", "result", "softmax_accuracy"),
+        ("scaling", "rows", 2, "factorize_seconds"),
+        ("rules", 3, "seconds"),
+    ]
+    for matrix in light["matrices"].values():
+        matrix["structure"]["blocks"] = []
+    base = {part: render({part: light[part]}, {}) for part in light}
+    for path in paths:
+        part = copy.deepcopy({path[0]: light[path[0]]})
+        holder = part
+        for key in path[:-1]:
+            holder = holder[key]
+        holder[path[-1]] = 1.37 * holder[path[-1]] or 5
+        assert render(part, {}) != base[path[0]], path
+
+
+@pytest.mark.parametrize(
+    ("gone", "left"),
+    [
+        ((), ["steps", "bits", "numbers", "time", "provenance"]),
+        (("training",), ["bits", "numbers", "time", "provenance"]),
+        (("precision",), ["steps", "numbers", "time", "provenance"]),
+        (("matrices",), ["steps", "bits", "numbers", "time", "provenance"]),
+        (("matrices", "scaling"), ["steps", "bits", "time", "provenance"]),
+        (("rules", "provenance"), ["steps", "bits", "numbers"]),
+        (("training", "precision", "matrices", "scaling", "rules", "provenance"), []),
+    ],
+)
+def test_a_section_is_there_if_its_part_is(metrics, gone, left):
+    for matrix in metrics["matrices"].values():
+        matrix["structure"]["blocks"] = matrix["structure"]["blocks"][:50]
+    for key in gone:
+        del metrics[key]
+    page = render(metrics, {})
+    Page(page)
+    assert sections(page) == left
+
+
+def test_empty_parts_have_no_section(metrics):
+    empty = {key: type(value)() for key, value in metrics.items()}
+    assert sections(render(empty, {})) == []
+    empty["matrices"] = {"bare": {}}
+    empty["training"] = {"bare": {}}
+    empty["precision"] = {"bare": {}}
+    Page(render(empty, {}))
+
+
+def test_an_empty_study_is_a_page_too():
+    assert "no results yet" in Page(render({}, {})).words
+
+
+def test_claims_are_absent_without_roles(metrics, arrays):
+    metrics["claims_of"] = None
+    page = render({key: metrics[key] for key in ("study", "training", "claims_of")}, arrays)
+    assert "Verdict" not in page
+    assert "best test accuracy" in page
+
+
+def test_one_seed_renders_without_a_spread(metrics):
+    for run in metrics["training"].values():
+        del run["seeds"]["1"]
+    page = Page(render({"training": metrics["training"], "claims_of": metrics["claims_of"]}, {})).words
+    assert page.count("undecided") >= 4
+    assert "86.44 " in page
+    assert "86.44 ±" not in page
+
+
+def test_a_matrix_without_structure_solve_or_result_still_shows_its_storage():
+    matrices = {"bare": {"n": 10, "compress": {"n_bytes": 400, "dense_bytes": 800}}}
+    page = Page(render({"matrices": matrices}, {}))
+    assert "400 B (2.0× less than 800 B)" in page.words.replace("\N{NO-BREAK SPACE}", " ")
+    assert page.tags.get("figure", 0) == 0
+
+
+def test_numbers_that_are_not_known_print_as_a_dash(metrics):
+    network = metrics["precision"]["kfac_smooth"]
+    for layer in network["layers"]:
+        layer["sqnr_db"], layer["relative_error"] = None, float("nan")
+    for row in network["timings"]:
+        row["predicted_speedup"] = float("inf")
+    page = Page(render({"precision": metrics["precision"]}, {})).words
+    assert "–" in page
+    for word in ("nan", "inf", "None"):
+        assert not re.search(rf"\b{word}\b", page)
+
+
+def test_any_single_missing_key_still_renders(metrics):
+    """A stage that writes a key less must not cost the study its report."""
+    for matrix in metrics["matrices"].values():
+        matrix["structure"]["blocks"] = matrix["structure"]["blocks"][:3]
+
+    def keys(value, path=()):
+        if isinstance(value, dict):
+            for key, item in value.items():
+                yield (*path, key)
+                yield from keys(item, (*path, key))
+        elif isinstance(value, list) and value:
+            yield from keys(value[0], (*path, 0))
+
+    small = {
+        "training": {"kfac": metrics["training"]["kfac"], "sgd_small": metrics["training"]["sgd_small"]},
+        "claims_of": {"reference": "sgd_small", "smoothed": "kfac"},
+        "precision": metrics["precision"],
+        "matrices": {"airports": metrics["matrices"]["airports"]},
+        "scaling": metrics["scaling"],
+        "rules": metrics["rules"],
+    }
+    for run in small["training"].values():
+        for seed in run["seeds"].values():
+            seed["history"] = seed["history"][:2]
+    small["precision"]["kfac_smooth"]["timings"] = small["precision"]["kfac_smooth"]["timings"][:1]
+    seen = set()
+    for path in keys(small):
+        # One of each kind of place is enough.
+        kind = tuple("*" if key in ("1", "sgd_small") else key for key in path)
+        if kind[-1] in seen and len(path) > 3:
+            continue
+        seen.add(kind[-1])
+        part = copy.deepcopy({path[0]: small[path[0]], "claims_of": small["claims_of"]})
+        holder = part
+        for key in path[:-1]:
+            holder = holder[key]
+        del holder[path[-1]]
+        assert render(part, {}), path
+
+
+def test_unknown_is_the_same_as_missing(metrics):
+    del metrics["matrices"]["airports"]["solve"]
+    for matrix in metrics["matrices"].values():
+        del matrix["structure"]
+    missing = render(metrics, {})
+    metrics["matrices"]["airports"]["solve"] = None
+    metrics["training"]["kfac"]["seeds"]["2"] = None
+    metrics["training"]["gone"] = None
+    assert render(metrics, {}) == missing
+
+
+HOSTILE = "<script>alert('1')</script> & \"$x^2$\" %s {{ 7 * 7 }} {% raw %} 漢字 #1c2026 N^2"
+
+
+def rename(value):
+    if isinstance(value, dict):
+        return {key: rename(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rename(item) for item in value]
+    return HOSTILE if isinstance(value, str) else value
+
+
+def test_hostile_text_stays_text(metrics, arrays):
+    hostile = rename(metrics)
+    hostile["claims_of"] = metrics["claims_of"]
+    for part in ("training", "precision", "matrices"):
+        hostile[part] = {f"{HOSTILE} {place}": item for place, item in enumerate(hostile[part].values())}
+    names = list(hostile["training"])
+    hostile["claims_of"] = dict(zip(metrics["claims_of"], names, strict=True))
+    moved = {key.replace("airports/", f"{HOSTILE} 0/"): array for key, array in arrays.items()}
+    text = render(hostile, moved)
+    page = Page(text)
+    assert "script" not in page.tags
+    assert "<script>alert('1')</script>" in page.words
+    assert "{{ 7 * 7 }}" in page.words
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_a_map_needs_a_grid_and_points_need_their_values(metrics, arrays):
+    matrices = {"airports": metrics["matrices"]["airports"]}
+    matrices["airports"]["structure"]["blocks"] = []
+    assert render({"matrices": matrices}, {}).count('class="panel"') == 0
+    grid = {key: array for key, array in arrays.items() if "grid" in key}
+    assert render({"matrices": matrices}, grid).count('class="panel"') == 1
+    assert render({"matrices": matrices}, arrays).count('class="panel"') == 2
+    arrays["airports/grid"] = np.full_like(arrays["airports/grid"], np.nan)
+    assert render({"matrices": matrices}, arrays).count('class="panel"') == 1

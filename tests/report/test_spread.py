@@ -1,0 +1,59 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipeline.report.spread import Difference, Spread, difference, power_law
+
+
+def test_a_spread_leaves_out_what_is_not_a_number():
+    spread = Spread.of([1.0, None, float("nan"), 3, True, "4", np.float32(2.0)])
+    assert spread.values == (1.0, 3.0, 2.0)
+    assert spread.mean == 2.0
+    assert spread.sd == 1.0
+
+
+def test_one_value_has_no_deviation_and_none_no_mean():
+    assert (Spread((5.0,)).mean, Spread((5.0,)).sd) == (5.0, None)
+    assert (Spread(()).mean, Spread(()).sd) == (None, None)
+
+
+def test_two_runs_alone_give_the_pooled_t_interval():
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(1, 1, 7), rng.normal(0, 1, 5)
+    found = difference(Spread(tuple(a)), Spread(tuple(b)), [Spread(tuple(a)), Spread(tuple(b))])
+    known = stats.ttest_ind(a, b).confidence_interval(0.90)
+    assert found.mean - found.half_width == pytest.approx(known.low)
+    assert found.mean + found.half_width == pytest.approx(known.high)
+
+
+def test_without_repeated_seeds_there_is_no_bound():
+    found = difference(Spread((2.0,)), Spread((1.0,)), [Spread((2.0,)), Spread((1.0,))])
+    assert found == Difference(1.0, None)
+    assert found.exceeds(0.0) is None
+
+
+def test_a_bound_can_come_from_other_runs():
+    peers = [Spread((2.0,)), Spread((1.0,)), Spread((1.0, 1.02, 0.98))]
+    assert difference(peers[0], peers[1], peers).exceeds(0.0) is True
+
+
+@pytest.mark.parametrize(("threshold", "answer"), [(0.0, True), (0.95, None), (1.2, False)])
+def test_exceeding_is_yes_no_or_open(threshold, answer):
+    assert Difference(1.0, 0.1).exceeds(threshold) is answer
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 1.07, 2.0])
+def test_power_law_finds_its_exponent(exponent):
+    sizes = [1000, 3000, 7000]
+    found = power_law(sizes, [3.0 * n**exponent for n in sizes])
+    assert found == pytest.approx((exponent, 3.0))
+
+
+def test_power_law_needs_two_sizes():
+    assert power_law([], []) is None
+    assert power_law([8], [1.0]) is None
+    assert power_law([8, 8], [1.0, 2.0]) is None
+    assert power_law([8, 16, 32], [1.0, None, 0.0]) is None
+    assert power_law([8, 16, 32], [1.0, float("nan"), 4.0]) == pytest.approx((1.0, math.exp(-math.log(8))))
