@@ -19,9 +19,9 @@ except PipelineError as error:
 SPECS = specs(STUDY)
 
 
-def artefact(path, *names):
-    """The manifests `results/STUDY/path` for each of the names in place of {}."""
-    return [f"results/{STUDY.study}/{path}/manifest.json".format(name) for name in names]
+def manifest(path):
+    """The file that makes the artefact at this path of the study complete."""
+    return f"results/{STUDY.study}/{path}/manifest.json"
 
 
 def points_inputs(wildcards):
@@ -29,30 +29,21 @@ def points_inputs(wildcards):
     points = STUDY.matrices[wildcards.matrix].points
     if points.name != "embeddings":
         return {}
-    return {
-        "network": artefact("convert/{}", points.run),
-        "dataset": artefact("dataset"),
-    }
+    return {"network": manifest(f"convert/{points.run}"), "dataset": manifest("dataset")}
 
 
-def option(name, path):
-    """`--name path` for an input that not every job of a rule has."""
-    return f"--{name} {path}" if path else ""
+def points_options(wildcards):
+    """The same as words of the command line."""
+    return [word for name, path in points_inputs(wildcards).items() for word in (f"--{name}", path)]
 
 
 def report_inputs(wildcards):
     """Every artefact of the study."""
-    runs = [f"{run}/seed{seed}" for run in STUDY.training.runs for seed in STUDY.seeds]
-    return (
-        artefact("dataset")
-        + artefact("train/{}", *runs)
-        + artefact("convert/{}", *STUDY.precision.runs)
-        + artefact("time_layers/{}", *STUDY.precision.runs)
-        + artefact("points/{}", *STUDY.matrices)
-        + artefact("compress/{}", *STUDY.matrices)
-        + artefact("solve/{}", *STUDY.matrices)
-        + (artefact("scaling") if STUDY.scaling else [])
-    )
+    trained = [f"train/{run}/seed{seed}" for run in STUDY.training.runs for seed in STUDY.seeds]
+    halved = [f"{stage}/{run}" for stage in ("convert", "time_layers") for run in STUDY.precision.runs]
+    solved = [f"{stage}/{name}" for stage in ("points", "compress", "solve") for name in STUDY.matrices]
+    scaling = ["scaling"] if STUDY.scaling else []
+    return [manifest(path) for path in ["dataset", *trained, *halved, *solved, *scaling]]
 
 
 wildcard_constraints:

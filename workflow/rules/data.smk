@@ -32,11 +32,10 @@ rule points:
         mem_mb=2000,
     params:
         code=code_digest("pipeline.stages.points"),
-        network=lambda wildcards, input: option("network", input.get("network")),
-        dataset=lambda wildcards, input: option("dataset", input.get("dataset")),
+        made_from=points_options,
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
         python -m pipeline points --code {params.code} --spec {input.spec:q} \
-            {params.network} {params.dataset} --output {output.manifest:q}
+            {params.made_from:q} --output {output.manifest:q}
         """

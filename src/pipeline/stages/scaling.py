@@ -1,1 +1,74 @@
-"""Stage."""
+"""Stage `scaling`: time and storage against the number of points."""
+
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from pipeline.artifacts.store import create
+from pipeline.data import load_points
+from pipeline.hmatrix import H2Matrix, kernels
+from pipeline.runtime.provenance import provenance
+from pipeline.stages.shared import read_spec
+
+NUGGET = 1e-2
+REPEATS = 5
+
+
+def run(options: Namespace) -> None:
+    """Compress, multiply, factorize and solve for every size, on one thread."""
+    spec = read_spec(options.spec)
+    kernel = kernels.Matern(nu=0.5, length_scale=spec["length_scale"])
+    rows = []
+    with threadpool_limits(1):
+        for n in spec["sizes"]:
+            rows.append(measure(n, kernel, spec["tolerance"]))
+            print(
+                "scaling  " + "  ".join(f"{key} {_short(value)}" for key, value in rows[-1].items()),
+                flush=True,
+            )
+    with create(options.output, kind="scaling", spec=spec, provenance=provenance(options.code)) as draft:
+        draft.save_json("rows", rows)
+        draft.facts |= {
+            "kernel": str(kernel),
+            "points": "uniform in the unit square",
+            "tolerance": spec["tolerance"],
+        }
+
+
+def measure(n: int, kernel: kernels.Kernel, tolerance: float) -> dict[str, Any]:
+    """Return one row: seconds, bytes and error of each operation for n uniform points in the unit square."""
+    points = load_points("uniform_square", n_points=n, seed=0).points
+    x = np.random.default_rng(1).standard_normal(n)
+    start = time.perf_counter()
+    matrix = H2Matrix.from_kernel(points, kernel, diagonal=NUGGET, tolerance=tolerance)
+    compressed = time.perf_counter()
+    factorization = matrix.factorize(tolerance)
+    factorized = time.perf_counter()
+    return {
+        "n": n,
+        "compress_seconds": compressed - start,
+        "factorize_seconds": factorized - compressed,
+        "product_seconds": _best(lambda: matrix @ x),
+        "solve_seconds": _best(lambda: factorization.solve(x)),
+        "operator_bytes": matrix.n_bytes,
+        "factor_bytes": factorization.n_bytes,
+        "relative_error": matrix.error_estimate(),
+    }
+
+
+def _best(work: Callable[[], object]) -> float:
+    """The shortest of a few runs, in seconds."""
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _short(value: float | int) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.3g}"

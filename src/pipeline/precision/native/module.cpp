@@ -13,27 +13,201 @@
 #include "routines.hpp"
 
 namespace nb = nanobind;
+using namespace nb::literals;
 using namespace parsimony;
 
 namespace {
 
-using Array = nb::ndarray<nb::c_contig, nb::device::cpu>;
+using Input = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+using Output = nb::ndarray<nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 const Routines& chosen(const std::string& name) {
+    if (const Routines* table = find(name.c_str())) return *table;
     const Routines* tables[4];
     const int n = available(tables, 4);
-    if (name.empty()) return *tables[0];
-    if (const Routines* table = find(name.c_str())) return *table;
     std::string names;
     for (int i = 0; i < n; ++i) names += (i ? ", " : "") + std::string(tables[i]->name);
     throw std::invalid_argument("this processor cannot run the instruction set '" + name + "'; it has " + names);
 }
 
+template <class Array>
 bool is_half(const Array& array) {
     const auto type = array.dtype();
-    if (type == nb::dtype_bits{} ) {}
-    return false;
+    if (type.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float) && type.lanes == 1) {
+        if (type.bits == 16) return true;
+        if (type.bits == 32) return false;
+    }
+    throw nb::type_error("an array is float16 or float32");
+}
+
+// Check that a batch fits a layer (or a chain's ends) and return its size.
+std::int64_t batch_of(const Input& x, const Output& y, const Layer& first, const Layer& last) {
+    if (x.ndim() < 1 || y.ndim() < 1 || x.shape(0) != y.shape(0))
+        throw std::invalid_argument("input and output need the same first dimension, the batch");
+    const auto batch = static_cast<std::int64_t>(x.shape(0));
+    const auto check = [batch](const char* name, std::int64_t found, std::int64_t per_sample, bool half, bool wanted) {
+        if (found != batch * per_sample)
+            throw std::invalid_argument(std::string(name) + " has " + std::to_string(found) + " numbers for a batch of " +
+                                        std::to_string(batch) + ", wanted " + std::to_string(per_sample) + " each");
+        if (half != wanted)
+            throw nb::type_error((std::string(name) + " is to be " + (wanted ? "float16" : "float32")).c_str());
+    };
+    check("input", static_cast<std::int64_t>(x.size()), first.input_size, is_half(x), first.half_input);
+    check("output", static_cast<std::int64_t>(y.size()), last.output_size, is_half(y), last.half_output);
+    return batch;
+}
+
+Affine affine_of(const Input& weights, const Floats& scale, const Floats& bias, bool relu) {
+    if (weights.ndim() != 2) throw std::invalid_argument("weights have two dimensions: outputs and inputs");
+    const auto outputs = static_cast<std::int64_t>(weights.shape(0)), inputs = static_cast<std::int64_t>(weights.shape(1));
+    if (outputs < 1 || inputs < 1) throw std::invalid_argument("weights need at least one output and one input");
+    if (scale.shape(0) != weights.shape(0) || bias.shape(0) != weights.shape(0))
+        throw std::invalid_argument("scale and bias have one number per output");
+    return {outputs, inputs, weights.data(), is_half(weights), scale.data(), bias.data(), relu};
+}
+
+std::int64_t extent(std::int64_t size, std::int64_t kernel, std::int64_t stride, std::int64_t pad, std::int64_t dilation) {
+    if (kernel < 1 || stride < 1 || dilation < 1 || pad < 0)
+        throw std::invalid_argument("kernel, stride and dilation are at least 1, padding at least 0");
+    const std::int64_t reach = size + 2 * pad - dilation * (kernel - 1) - 1;
+    if (size < 1 || reach < 0) throw std::invalid_argument("the kernel is larger than the padded image");
+    return reach / stride + 1;
+}
+
+std::vector<std::int64_t> whole(const nb::sequence& numbers, std::size_t n, const char* name) {
+    auto values = nb::cast<std::vector<std::int64_t>>(numbers);
+    if (n != 0 && values.size() != n)
+        throw std::invalid_argument(std::string(name) + " takes " + std::to_string(n) + " numbers");
+    return values;
+}
+
+std::shared_ptr<Layer> linear(const std::string& isa, const Input& weights, const Floats& scale, const Floats& bias,
+                              bool relu, bool half_input, bool half_output) {
+    return make_linear(chosen(isa), affine_of(weights, scale, bias, relu), {half_input, half_output});
+}
+
+std::shared_ptr<Layer> convolution(const std::string& isa, const Input& weights, const Floats& scale,
+                                   const Floats& bias, bool relu, bool half_input, bool half_output,
+                                   const nb::sequence& image, const nb::sequence& kernel, const nb::sequence& stride,
+                                   const nb::sequence& padding, const nb::sequence& dilation) {
+    const auto affine = affine_of(weights, scale, bias, relu);
+    const auto i = whole(image, 3, "image"), k = whole(kernel, 2, "kernel"), s = whole(stride, 2, "stride");
+    const auto p = whole(padding, 2, "padding"), d = whole(dilation, 2, "dilation");
+    const Window window{i[0], i[1], i[2], extent(i[1], k[0], s[0], p[0], d[0]), extent(i[2], k[1], s[1], p[1], d[1]),
+                        k[0], k[1], s[0], s[1], p[0], p[1], d[0], d[1]};
+    if (affine.inputs != i[0] * k[0] * k[1])
+        throw std::invalid_argument("weights have one input per kernel row, kernel column and channel");
+    return make_convolution(chosen(isa), affine, window, {half_input, half_output});
+}
+
+std::shared_ptr<Layer> pooling(const std::string& isa, const nb::sequence& image, const nb::sequence& row_start,
+                               const nb::sequence& row_end, const nb::sequence& column_start,
+                               const nb::sequence& column_end, bool average, bool relu, bool half_input,
+                               bool half_output) {
+    const auto i = whole(image, 3, "image");
+    PoolWindows w{i[0], i[1], i[2], whole(row_start, 0, ""), whole(row_end, 0, ""), whole(column_start, 0, ""),
+                  whole(column_end, 0, ""), average, relu};
+    const auto check = [](const std::vector<std::int64_t>& start, const std::vector<std::int64_t>& end, std::int64_t n) {
+        bool good = start.size() == end.size() && !start.empty();
+        for (std::size_t j = 0; good && j < start.size(); ++j) good = 0 <= start[j] && start[j] < end[j] && end[j] <= n;
+        if (!good) throw std::invalid_argument("every window starts before it ends, inside the image");
+    };
+    check(w.row_start, w.row_end, w.height);
+    check(w.column_start, w.column_end, w.width);
+    return make_pooling(chosen(isa), w, {half_input, half_output});
+}
+
+std::int64_t run_layer(const Layer& layer, const Input& x, const Output& y) {
+    const std::int64_t batch = batch_of(x, y, layer, layer);
+    const nb::gil_scoped_release release;
+    return layer.run(x.data(), y.data(), batch);
+}
+
+double seconds_of(const Layer& layer, const Input& x, const Output& y, int repeats) {
+    const std::int64_t batch = batch_of(x, y, layer, layer);
+    const nb::gil_scoped_release release;
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < repeats; ++i) layer.run(x.data(), y.data(), batch);
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::int64_t run_chain(const Chain& chain, const Input& x, const Output& y) {
+    const std::int64_t batch = batch_of(x, y, *chain.layers().front(), *chain.layers().back());
+    if (batch > chain.max_batch())
+        throw std::invalid_argument("a batch of " + std::to_string(batch) + " for a chain that takes " +
+                                    std::to_string(chain.max_batch()) + " at most");
+    const nb::gil_scoped_release release;
+    return chain.run(x.data(), y.data(), batch);
+}
+
+void convert(const std::string& isa, const Input& from, const Output& to) {
+    const Routines& table = chosen(isa);
+    const auto n = static_cast<std::int64_t>(from.size());
+    if (from.size() != to.size() || is_half(from) == is_half(to))
+        throw std::invalid_argument("a conversion is between as many float16 and float32 numbers");
+    const nb::gil_scoped_release release;
+    if (is_half(from))
+        table.half_to_float(static_cast<const Half*>(from.data()), static_cast<float*>(to.data()), n);
+    else
+        table.float_to_half(static_cast<const float*>(from.data()), static_cast<Half*>(to.data()), n);
+}
+
+std::vector<std::string> instruction_sets() {
+    const Routines* tables[4];
+    const int n = available(tables, 4);
+    std::vector<std::string> names;
+    for (int i = 0; i < n; ++i) names.emplace_back(tables[i]->name);
+    return names;
+}
+
+// Read rates for buffers of the given sizes, all inside one allocation.
+std::vector<double> read_rates(const std::string& isa, const std::vector<std::int64_t>& n_bytes, double seconds_each) {
+    const Routines& table = chosen(isa);
+    std::int64_t largest = 0;
+    for (const auto bytes : n_bytes) largest = std::max(largest, bytes);
+    const nb::gil_scoped_release release;
+    const Buffer<float> data(largest / sizeof(float));
+    std::vector<double> rates;
+    for (const auto bytes : n_bytes) {
+        const std::int64_t n = bytes / static_cast<std::int64_t>(sizeof(float)) / 1024 * 1024;
+        if (n < 1024) throw std::invalid_argument("a buffer to read has at least 4096 bytes");
+        rates.push_back(measure_read(table, data.data(), n, seconds_each));
+    }
+    return rates;
 }
 
 }  // namespace
+
+NB_MODULE(_native, module) {
+    module.doc() = "Native routines of pipeline.precision";
+    nb::class_<Layer>(module, "Layer")
+        .def("run", &run_layer, "x"_a.noconvert(), "y"_a.noconvert())
+        .def("seconds", &seconds_of, "x"_a.noconvert(), "y"_a.noconvert(), "repeats"_a)
+        .def("conversions", &Layer::conversions, "batch"_a)
+        .def("routine", &Layer::routine, "batch"_a)
+        .def_ro("input_size", &Layer::input_size)
+        .def_ro("output_size", &Layer::output_size)
+        .def_ro("half_input", &Layer::half_input)
+        .def_ro("half_output", &Layer::half_output);
+    nb::class_<Chain>(module, "Chain")
+        .def(nb::init<std::vector<std::shared_ptr<Layer>>, std::int64_t>(), "layers"_a, "max_batch"_a)
+        .def("run", &run_chain, "x"_a.noconvert(), "y"_a.noconvert())
+        .def_prop_ro("max_batch", &Chain::max_batch);
+    module.def("linear", &linear, "instruction_set"_a, "weights"_a, "scale"_a, "bias"_a, "relu"_a, "half_input"_a,
+               "half_output"_a);
+    module.def("convolution", &convolution, "instruction_set"_a, "weights"_a, "scale"_a, "bias"_a, "relu"_a,
+               "half_input"_a, "half_output"_a, "image"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a);
+    module.def("pooling", &pooling, "instruction_set"_a, "image"_a, "row_start"_a, "row_end"_a, "column_start"_a,
+               "column_end"_a, "average"_a, "relu"_a, "half_input"_a, "half_output"_a);
+    module.def("convert", &convert, "instruction_set"_a, "source"_a.noconvert(), "target"_a.noconvert());
+    module.def("instruction_sets", &instruction_sets);
+    module.def(
+        "fma_rate", [](const std::string& isa, double seconds) { return measure_fma(chosen(isa), seconds); },
+        nb::call_guard<nb::gil_scoped_release>(), "instruction_set"_a, "seconds"_a);
+    module.def(
+        "conversion_rate",
+        [](const std::string& isa, double seconds) { return measure_conversion(chosen(isa), seconds); },
+        nb::call_guard<nb::gil_scoped_release>(), "instruction_set"_a, "seconds"_a);
+    module.def("read_rates", &read_rates, "instruction_set"_a, "n_bytes"_a, "seconds_each"_a);
+}

@@ -1,0 +1,8 @@
+"""Hierarchical (H2) matrices: kernel matrices in linear storage, with products, factorizations and solves."""
+
+from pipeline.hmatrix import kernels
+from pipeline.hmatrix.admissibility import Strong, Weak
+from pipeline.hmatrix.factor import Factorization
+from pipeline.hmatrix.h2 import H2Matrix
+
+__all__ = ["Factorization", "H2Matrix", "Strong", "Weak", "kernels"]

@@ -1,0 +1,122 @@
+"""Which pairs of boxes are near, and stay dense or are divided further, and which are far, and are compressed."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.hmatrix.cluster import ClusterTree, Ints
+
+
+@dataclass(frozen=True)
+class Strong:
+    """Far are boxes apart by more than `separation` times the diameter of the smaller: ranks stay bounded.
+
+    Boxes that hold one place only, however many points, are far from everything but themselves: their blocks have
+    rank 1.
+    """
+
+    name: ClassVar[str] = "strong"
+    separation: float = 0.5
+
+    def far(self, rows: ClusterTree, columns: ClusterTree, first: Ints, second: Ints) -> NDArray[np.bool_]:
+        """Return which of the pairs (first[i], second[i]) of boxes are far."""
+        gaps = np.maximum(
+            rows.lower[first] - columns.upper[second], columns.lower[second] - rows.upper[first]
+        )
+        distances = np.sqrt((np.maximum(gaps, 0.0) ** 2).sum(axis=1))
+        sizes = np.minimum(rows.diameters[first], columns.diameters[second])
+        other = (first != second) if rows is columns else np.ones(len(first), dtype=bool)
+        return np.asarray((distances > self.separation * sizes) | ((sizes == 0) & other))
+
+
+@dataclass(frozen=True)
+class Weak:
+    """Every box is far from every other: HSS, right in one dimension, on curves and where nothing is near."""
+
+    name: ClassVar[str] = "weak"
+
+    def far(self, rows: ClusterTree, columns: ClusterTree, first: Ints, second: Ints) -> NDArray[np.bool_]:
+        """Return which of the pairs of boxes are far; two trees are divided as if they were one."""
+        return np.asarray(first != second)
+
+
+Admissibility = Strong | Weak
+
+
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """A list of boxes for every box, in one flat array: box b's is boxes[start[b]:start[b + 1]], sorted."""
+
+    start: NDArray[np.int64]
+    boxes: Ints
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        return np.diff(self.start)
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Near and far pairs of a pair of trees with equally many levels.
+
+    Attributes:
+        near, far: For every row box on its level, the column boxes; both over all levels. A far pair's parents are
+            near; the near pairs of the leaves and all far pairs tile the matrix.
+        near_columns, far_columns: The same for every column box.
+    """
+
+    near: Lists
+    far: Lists
+    near_columns: Lists
+    far_columns: Lists
+
+    def first_far_level(self, rows: ClusterTree) -> int:
+        """Return the uppermost level that has far pairs, or the number of levels if none has."""
+        boxes = np.flatnonzero(self.far.counts)
+        if len(boxes) == 0:
+            return rows.n_levels
+        return int(np.searchsorted(rows.level_start, boxes[0], side="right") - 1)
+
+
+def interactions(rows: ClusterTree, columns: ClusterTree, admissibility: Admissibility) -> Interactions:
+    """Divide near pairs from the top down, and collect the far ones on the way. Costs O(number of pairs)."""
+    if rows.n_levels != columns.n_levels or rows.arity != columns.arity:
+        raise ValueError("the two trees differ in depth: build them with the same halvings")
+    near: list[NDArray[np.int32]] = []
+    far: list[NDArray[np.int32]] = []
+    top = np.meshgrid(np.arange(rows.level_start[1]), np.arange(columns.level_start[1]), indexing="ij")
+    pairs = np.stack([axis.ravel() for axis in top]).astype(np.int32)
+    children = np.stack(np.meshgrid(np.arange(rows.arity), np.arange(rows.arity), indexing="ij"))
+    for level in range(rows.n_levels):
+        if level > 0:
+            parents = np.stack([rows.first_child[near[-1][0]], columns.first_child[near[-1][1]]])
+            pairs = (parents[:, :, None] + children.reshape(2, 1, -1)).reshape(2, -1).astype(np.int32)
+        filled = (rows.stop > rows.start)[pairs[0]] & (columns.stop > columns.start)[pairs[1]]
+        pairs = pairs[:, filled]
+        is_far = admissibility.far(rows, columns, pairs[0], pairs[1])
+        near.append(pairs[:, ~is_far])
+        far.append(pairs[:, is_far])
+    near_pairs, far_pairs = np.concatenate(near, axis=1), np.concatenate(far, axis=1)
+    return Interactions(
+        near=_lists(near_pairs[0], near_pairs[1], rows.n_boxes),
+        far=_lists(far_pairs[0], far_pairs[1], rows.n_boxes),
+        near_columns=_lists(near_pairs[1], near_pairs[0], columns.n_boxes),
+        far_columns=_lists(far_pairs[1], far_pairs[0], columns.n_boxes),
+    )
+
+
+def pairs_of(lists: Lists, *, mirrored: bool) -> tuple[Ints, Ints]:
+    """Return a box and a member of its list for all pairs; `mirrored` keeps those with box <= member."""
+    first = np.repeat(np.arange(len(lists.counts), dtype=np.int32), lists.counts)
+    if not mirrored:
+        return first, lists.boxes
+    kept = first <= lists.boxes
+    return first[kept], lists.boxes[kept]
+
+
+def _lists(owners: Ints, members: Ints, n_boxes: int) -> Lists:
+    order = np.lexsort((members, owners))
+    start = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=n_boxes))]).astype(np.int64)
+    return Lists(start=start, boxes=np.ascontiguousarray(members[order], dtype=np.int32))

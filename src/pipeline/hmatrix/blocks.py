@@ -1,0 +1,100 @@
+"""Dense blocks of pairs of boxes, flat: the near field, and the couplings of skeletons."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.hmatrix import _native
+from pipeline.hmatrix.cluster import ClusterTree, Ints
+from pipeline.hmatrix.skeleton import Basis
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """One dense block per pair.
+
+    Attributes:
+        first, second: Boxes of rows and of columns, shape (pairs,).
+        start: Shape (pairs + 1,); block p is values[start[p]:start[p + 1]], column-major.
+        values: Flat.
+    """
+
+    first: Ints
+    second: Ints
+    start: NDArray[np.int64]
+    values: NDArray[Any]
+
+    @property
+    def n_bytes(self) -> int:
+        return self.first.nbytes + self.second.nbytes + self.start.nbytes + self.values.nbytes
+
+    @cached_property
+    def native(self) -> Any:
+        """The same for native routines."""
+        view = getattr(_native, f"Blocks_{self.values.dtype.name}")
+        return view(self.first, self.second, self.start, self.values)
+
+    def part(self, first: int, last: int) -> "Blocks":
+        """Return pairs first to last - 1, sharing memory."""
+        low, high = self.start[first], self.start[last]
+        return Blocks(
+            self.first[first:last],
+            self.second[first:last],
+            self.start[first : last + 1] - low,
+            self.values[low:high],
+        )
+
+
+def near_blocks(
+    matrix: "_native.KernelMatrix",
+    rows: ClusterTree,
+    columns: ClusterTree,
+    pairs: tuple[Ints, Ints],
+    stored: np.dtype[Any],
+) -> Blocks:
+    """Evaluate the blocks of leaf pairs."""
+    return _evaluate(matrix, _points(rows), _points(columns), pairs, stored)
+
+
+def coupling_blocks(
+    matrix: "_native.KernelMatrix",
+    rows: Basis,
+    columns: Basis,
+    pairs: tuple[Ints, Ints],
+    stored: np.dtype[Any],
+) -> Blocks:
+    """Evaluate the blocks between the skeletons of far pairs."""
+    return _evaluate(
+        matrix,
+        (rows.skeleton_start, rows.skeletons),
+        (columns.skeleton_start, columns.skeletons),
+        pairs,
+        stored,
+    )
+
+
+_Places = tuple[NDArray[np.int64], Ints]
+
+
+def _points(tree: ClusterTree) -> _Places:
+    """Return the points of the leaves as lists of all boxes, empty for those above."""
+    counts = np.where(tree.first_child < 0, tree.stop - tree.start, 0)
+    start = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    return start, np.arange(tree.n_points, dtype=np.int32)
+
+
+def _evaluate(
+    matrix: "_native.KernelMatrix",
+    rows: _Places,
+    columns: _Places,
+    pairs: tuple[Ints, Ints],
+    stored: np.dtype[Any],
+) -> Blocks:
+    evaluate = getattr(_native, f"evaluate_blocks_{stored.name}")
+    first, second = pairs
+    sizes = np.diff(rows[0])[first] * np.diff(columns[0])[second]
+    start = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    return Blocks(first, second, start, evaluate(matrix, *rows, *columns, first, second))

@@ -1,0 +1,19 @@
+"""Boundary elements: the single layer 1/(4 pi r) on triangle meshes by a Galerkin method with piecewise constants."""
+
+from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
+from pipeline.hmatrix.boundary_elements.single_layer import (
+    SingleLayer,
+    SingleLayerOperator,
+    capacitance,
+    extrapolate,
+    solve_capacitance,
+)
+
+__all__ = [
+    "SingleLayer",
+    "SingleLayerOperator",
+    "TriangleMesh",
+    "capacitance",
+    "extrapolate",
+    "solve_capacitance",
+]

@@ -1,0 +1,149 @@
+"""Cluster trees: points ordered so that every box is a contiguous range of them.
+
+Boxes come from halving the points at the median of their widest coordinate, again and again, so that all leaves
+hold the same number of points (within one) at the same depth, however clustered the points are. Levels keep
+every second or third halving, so that a box has four or eight children.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.hmatrix import _native
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class ClusterTree:
+    """Points in tree order, and boxes numbered level by level from the top.
+
+    Attributes:
+        points: Shape (n, d), in tree order.
+        permutation: Shape (n,); place i of the tree order is the caller's point permutation[i].
+        level_start: Shape (levels + 1,); level l is boxes level_start[l] to level_start[l + 1] - 1.
+        start, stop: Shape (boxes,); a box holds points start to stop - 1.
+        parent: Shape (boxes,); -1 at the top level, which may have several boxes.
+        first_child: Shape (boxes,); children are `arity` consecutive boxes, -1 at the leaves.
+        lower, upper: Shape (boxes, d); the bounding box of the points. An empty box has lower > upper.
+        arity: Children per box.
+    """
+
+    points: Floats
+    permutation: NDArray[np.int64]
+    level_start: Ints
+    start: Ints
+    stop: Ints
+    parent: Ints
+    first_child: Ints
+    lower: Floats
+    upper: Floats
+    arity: int
+
+    @property
+    def n_points(self) -> int:
+        return len(self.points)
+
+    @property
+    def n_boxes(self) -> int:
+        return len(self.start)
+
+    @property
+    def n_levels(self) -> int:
+        return len(self.level_start) - 1
+
+    @property
+    def diameters(self) -> Floats:
+        """Diagonals of the bounding boxes, shape (boxes,); 0 for empty ones."""
+        widths = np.maximum(self.upper - self.lower, 0.0)
+        return np.asarray(np.sqrt((widths**2).sum(axis=1)))
+
+    def level(self, number: int) -> range:
+        """Return the boxes of a level."""
+        return range(int(self.level_start[number]), int(self.level_start[number + 1]))
+
+    @cached_property
+    def native(self) -> "_native.Tree":
+        """The same for native routines."""
+        return _native.Tree(
+            self.level_start, self.start, self.stop, self.parent, self.first_child, self.arity
+        )
+
+
+def n_halvings(n_points: int, leaf_size: int) -> int:
+    """Return how many halvings leave at most `leaf_size` points in a leaf."""
+    return max(0, math.ceil(math.log2(n_points / leaf_size))) if n_points > leaf_size else 0
+
+
+def build_tree(points: Floats, *, halvings: int, halvings_per_level: int) -> ClusterTree:
+    """Order points into a tree with leaves `halvings` halvings below the top.
+
+    Costs O(n d halvings). Equal coordinates are told apart by index, so the tree is the same on every machine.
+
+    Args:
+        points: Shape (n, d), finite.
+        halvings: How often the points are halved; more than log2(n) leaves boxes empty.
+        halvings_per_level: Between one level and the next: 2 for surfaces and the plane, 3 for volumes.
+    """
+    permutation = _native.bisect(np.ascontiguousarray(points), halvings)
+    ordered = np.ascontiguousarray(points[permutation])
+    depths = list(range(halvings % halvings_per_level, halvings + 1, halvings_per_level))
+    ranges = [(start, stop) for depth, (start, stop) in enumerate(_halve(len(points), halvings)) if depth in depths]
+    sizes = [len(start) for start, _ in ranges]
+    level_start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+    arity = 2**halvings_per_level
+    parent = [np.full(sizes[0], -1)] + [
+        first + np.arange(size) // arity for first, size in zip(level_start, sizes[1:], strict=False)
+    ]
+    first_child = [
+        first + np.arange(size) * arity for first, size in zip(level_start[1:], sizes[:-1], strict=False)
+    ] + [np.full(sizes[-1], -1)]
+    start, stop = (np.concatenate(ends).astype(np.int32) for ends in zip(*ranges, strict=True))
+    lower, upper = _bounds(ordered, ranges)
+    return ClusterTree(
+        points=ordered,
+        permutation=permutation.astype(np.int64),
+        level_start=level_start,
+        start=start,
+        stop=stop,
+        parent=np.concatenate(parent).astype(np.int32),
+        first_child=np.concatenate(first_child).astype(np.int32),
+        lower=lower,
+        upper=upper,
+        arity=arity,
+    )
+
+
+def _halve(n_points: int, halvings: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return starts and stops of the ranges after 0, 1, ... halvings; the first half is the larger."""
+    edges = np.array([0, n_points])
+    result = [(edges[:-1], edges[1:])]
+    for _ in range(halvings):
+        start, stop = result[-1]
+        middle = start + (stop - start + 1) // 2
+        # A range of fewer than two points stays whole, in the first half.
+        edges = np.append(np.stack([start, middle], axis=1).ravel(), n_points)
+        result.append((edges[:-1], edges[1:]))
+    return result
+
+
+def _bounds(points: Floats, ranges: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> tuple[Floats, Floats]:
+    """Return bounding boxes of all ranges, level after level: the leaves' from the points, the others' from below."""
+    start, stop = ranges[-1]
+    lower = np.full((len(start), points.shape[1]), np.inf)
+    upper = np.full((len(start), points.shape[1]), -np.inf)
+    filled = stop > start
+    if filled.any():
+        # The filled ranges tile the points, so each ends where the next begins.
+        lower[filled] = np.minimum.reduceat(points, start[filled])
+        upper[filled] = np.maximum.reduceat(points, start[filled])
+    lowers, uppers = [lower], [upper]
+    for above, _ in ranges[-2::-1]:
+        shape = (len(above), -1, points.shape[1])
+        lowers.append(lowers[-1].reshape(shape).min(axis=1))
+        uppers.append(uppers[-1].reshape(shape).max(axis=1))
+    return np.concatenate(lowers[::-1]), np.concatenate(uppers[::-1])

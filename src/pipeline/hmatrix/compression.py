@@ -1,0 +1,211 @@
+"""From points and a kernel to an H2 matrix whose error is checked."""
+
+import logging
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.errors import ConvergenceError
+from pipeline.hmatrix import _native
+from pipeline.hmatrix.admissibility import Admissibility, Interactions, Strong, Weak, interactions, pairs_of
+from pipeline.hmatrix.blocks import coupling_blocks, near_blocks
+from pipeline.hmatrix.cluster import ClusterTree, build_tree, n_halvings
+from pipeline.hmatrix.entries import kernel_matrix
+from pipeline.hmatrix.h2 import H2Matrix
+from pipeline.hmatrix.inputs import as_diagonal, as_points, dtype_of, require_nugget, require_tolerance
+from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.skeleton import Sampling, nested_basis
+from pipeline.hmatrix.structure import log_levels
+from pipeline.hmatrix.threads import one_blas_thread
+
+logger = logging.getLogger("pipeline.hmatrix")
+
+_SINGLE_SUFFICES = 5e-7  # from this tolerance on, rounding blocks to single precision (6e-8) does not show
+_CROWDED = 0.4  # share of near leaf pairs from which strong admissibility has lost its point
+_ATTEMPTS = 5
+_CHECKED_ROWS = 128  # errors concentrate in few rows, so that fewer would miss them
+
+
+def compress_kernel(
+    points: "NDArray[Any] | Tensor",
+    kernel: Kernel,
+    *,
+    diagonal: "complex | NDArray[Any] | Tensor",
+    tolerance: float,
+    sources: "NDArray[Any] | Tensor | None",
+    leaf_size: int,
+    admissibility: Admissibility | None,
+) -> H2Matrix:
+    """Do what `H2Matrix.from_kernel` says."""
+    require_tolerance(tolerance)
+    if leaf_size < 1:
+        raise ValueError(f"leaf_size must be at least 1, not {leaf_size}")
+    targets = as_points(points, "points")
+    others = None if sources is None else as_points(sources, "sources")
+    if others is not None and others.shape[1] != targets.shape[1]:
+        raise ValueError(
+            f"points have {targets.shape[1]} coordinates and sources {others.shape[1]}: they must be equally many"
+        )
+    term = as_diagonal(diagonal, len(targets))
+    if others is not None and term is not None:
+        raise ValueError("a rectangular matrix over two point sets takes no diagonal")
+    if kernel.positive_definite and not kernel.singular:
+        require_nugget(term)
+
+    rows, columns, admissibility, lists, notes = _divide(targets, others, leaf_size, admissibility)
+    dtype = dtype_of(targets, is_complex=kernel.is_complex or (term is not None and term.dtype.kind == "c"))
+    with one_blas_thread():
+        return _compress(
+            kernel, rows, columns, admissibility, lists, tolerance, dtype,
+            None if term is None else term[rows.permutation], notes,
+        )  # fmt: skip
+
+
+def _divide(
+    targets: NDArray[Any], sources: NDArray[Any] | None, leaf_size: int, admissibility: Admissibility | None
+) -> tuple[ClusterTree, ClusterTree, Admissibility, Interactions, tuple[str, ...]]:
+    """Build trees and lists; where hardly any boxes are far from each other, weak admissibility takes over."""
+    per_level = 3 if _fills_space(targets) else 2
+    halvings = n_halvings(max(len(targets), 0 if sources is None else len(sources)), leaf_size)
+    rows = build_tree(targets.astype(np.float64), halvings=halvings, halvings_per_level=per_level)
+    columns = (
+        rows
+        if sources is None
+        else build_tree(sources.astype(np.float64), halvings=halvings, halvings_per_level=per_level)
+    )
+    lists = interactions(rows, columns, admissibility or Strong())
+    n_leaves = len(rows.level(rows.n_levels - 1))
+    n_near = int(lists.near.counts[rows.level_start[-2] :].sum())
+    if admissibility is None and rows is columns and n_leaves > 8 and n_near > _CROWDED * n_leaves**2:
+        note = (
+            f"{n_near / n_leaves**2:.0%} of the leaf pairs of these {targets.shape[1]}-dimensional points are near; "
+            "every box is taken as far from every other instead (weak admissibility)"
+        )
+        logger.info(note)
+        weak = Weak()
+        return rows, columns, weak, interactions(rows, columns, weak), (note,)
+    return rows, columns, admissibility or Strong(), lists, ()
+
+
+def _fills_space(points: NDArray[Any]) -> bool:
+    """Tell a volume from points on a surface or curve, by how a sample's near distances shrink."""
+    if points.shape[1] < 3 or len(points) < 512:
+        return False
+    sample = points[:: max(1, len(points) // 4096)]
+    centers = sample[:: max(1, len(sample) // 64)]
+    distances = np.sort(np.sqrt(((centers[:, None] - sample) ** 2).sum(axis=2)), axis=1)
+    few, many = 16, 128
+    near, wide = distances[:, few], distances[:, many]
+    valid = (near > 0) & (wide > near)
+    if not valid.any():
+        return False
+    # Neighbors grow as distance^dimension.
+    return bool(np.median(np.log(many / few) / np.log(wide[valid] / near[valid])) > 2.5)
+
+
+def _compress(
+    kernel: Kernel,
+    rows: ClusterTree,
+    columns: ClusterTree,
+    admissibility: Admissibility,
+    lists: Interactions,
+    tolerance: float,
+    dtype: np.dtype[Any],
+    term: NDArray[Any] | None,
+    notes: tuple[str, ...],
+) -> H2Matrix:
+    matrix = kernel_matrix(kernel, rows, columns)
+    computed = np.dtype(np.complex128 if kernel.is_complex else np.float64)
+    narrow = tolerance >= _SINGLE_SUFFICES or dtype.name in ("float32", "complex64")
+    stored = np.dtype({"float64": "float32", "complex128": "complex64"}[computed.name]) if narrow else computed
+    mirrored = kernel.symmetric and rows is columns
+    leaves = int(rows.level_start[-2])
+    first, second = pairs_of(lists.near, mirrored=mirrored)
+    of_leaves = first >= leaves
+    near = near_blocks(matrix, rows, columns, (first[of_leaves], second[of_leaves]), stored)
+    far_pairs = pairs_of(lists.far, mirrored=mirrored)
+    norm = _norm(matrix, rows, columns, computed, term)
+
+    sampling = Sampling.for_tolerance(0.5 * tolerance, norm, rows.n_boxes)
+    reached = np.inf
+    for attempt in range(_ATTEMPTS):
+        column_basis = nested_basis(
+            matrix, columns, rows, lists.far_columns, sampling, transposed=False, computed=computed, stored=stored
+        )
+        row_basis = column_basis if mirrored else nested_basis(
+            matrix, rows, columns, lists.far, sampling, transposed=True, computed=computed, stored=stored
+        )  # fmt: skip
+        result = H2Matrix(
+            rows, columns, row_basis, column_basis, near,
+            coupling_blocks(matrix, row_basis, column_basis, far_pairs, stored),
+            mirrored, term, kernel, tolerance, norm, admissibility, lists, dtype, notes,
+        )  # fmt: skip
+        if len(far_pairs[0]) == 0:
+            break
+        reached = sampled_error(result, seed=attempt + 1, n_rows=_CHECKED_ROWS, n_vectors=4)
+        if reached <= tolerance:
+            break
+        shrink = max(0.3 * tolerance / reached, 1e-3)
+        sampling = Sampling(
+            sampling.budget * shrink**2, 2 * sampling.rows, sampling.orthogonal or attempt > 0, sampling.largest_box
+        )
+    else:
+        if reached > 2 * tolerance:
+            raise ConvergenceError(
+                f"compression reached a relative error of {reached:.1e} where {tolerance:.0e} was asked for; "
+                "ask for a larger tolerance" + ("" if dtype.itemsize >= 8 else " or give double-precision points")
+            )
+    log_levels(result)
+    return result
+
+
+def _norm(
+    matrix: "_native.KernelMatrix",
+    rows: ClusterTree,
+    columns: ClusterTree,
+    computed: np.dtype[Any],
+    term: NDArray[Any] | None,
+) -> float:
+    """Estimate the Frobenius norm from evenly spread exact rows."""
+    n = rows.n_points
+    chosen = np.unique(np.linspace(0, n - 1, min(n, 64)).astype(np.int32)) if n else np.zeros(0, np.int32)
+    block = exact_rows(matrix, chosen, columns, computed)
+    squares = float((np.abs(block) ** 2).sum()) * n / max(len(chosen), 1)
+    if term is not None:
+        squares += float((np.abs(term) ** 2).sum())
+    return float(np.sqrt(squares))
+
+
+def exact_rows(
+    matrix: "_native.KernelMatrix", chosen: NDArray[np.int32], columns: ClusterTree, computed: np.dtype[Any]
+) -> NDArray[Any]:
+    """Return rows of the kernel matrix, in tree order, shape (rows, columns)."""
+    evaluate = getattr(_native, f"evaluate_blocks_{computed.name}")
+    zero = np.zeros(1, np.int32)
+    whole = np.arange(columns.n_points, dtype=np.int32)
+    flat = evaluate(
+        matrix, np.array([0, len(chosen)]), chosen, np.array([0, len(whole)]), whole, zero, zero
+    )
+    return np.asarray(flat).reshape(columns.n_points, len(chosen)).T
+
+
+def sampled_error(A: H2Matrix, *, seed: int, n_rows: int = _CHECKED_ROWS, n_vectors: int) -> float:
+    """Return the relative error of A X for normal X, in the Frobenius norm of sampled rows."""
+    if A.kernel is None:
+        raise ValueError("error_estimate needs exact entries, and this matrix was not built from a kernel")
+    n = A.shape[0]
+    if 0 in A.shape:
+        return 0.0
+    generator = np.random.default_rng(seed)
+    chosen = np.sort(generator.choice(n, size=min(n, n_rows), replace=False)).astype(np.int32)
+    X = generator.standard_normal((A.shape[1], n_vectors))
+    kind = np.dtype(np.complex128 if A.kernel.is_complex else np.float64)
+    in_tree_order = X[A.columns.permutation]
+    exact = exact_rows(kernel_matrix(A.kernel, A.rows, A.columns), chosen, A.columns, kind) @ in_tree_order
+    if A.diagonal_term is not None:
+        exact = exact + A.diagonal_term[chosen, None] * in_tree_order[chosen]
+    found = (A @ X)[A.rows.permutation[chosen]]
+    norm = np.linalg.norm(exact)
+    return float(np.linalg.norm(found - exact) / norm) if norm > 0 else float(np.linalg.norm(found))

@@ -1,0 +1,108 @@
+"""Entries of a kernel matrix for native routines: as a program they run themselves, or by calling the kernel.
+
+The kernels of the registry that depend on the distance alone have closed forms which the native loops know, and
+so do their real sums, products and multiples. Any other kernel is called block by block.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.hmatrix import _native
+from pipeline.hmatrix.cluster import ClusterTree
+from pipeline.hmatrix.kernels import (
+    Helmholtz,
+    Kernel,
+    LaplaceSingleLayer,
+    Matern,
+    Product,
+    RationalQuadratic,
+    Scaled,
+    SquaredExponential,
+    Sum,
+    Yukawa,
+)
+
+Step = tuple[int, list[float], list[float]]
+Entries = Callable[[NDArray[np.int32], NDArray[np.int32]], NDArray[Any]]
+
+# The numbers of loops.hpp and evaluator.hpp.
+_MATERN = {0.5: 0, 1.5: 1, 2.5: 2}
+_GAUSS, _RATIONAL_QUADRATIC, _INVERSE, _LOGARITHM, _SCREENED = 3, 4, 5, 6, 7
+_WAVE, _ADD, _MULTIPLY, _SCALE = 50, 100, 101, 102
+
+
+def program(kernel: Kernel, dimension: int) -> list[Step]:
+    """Return a kernel as steps on a stack of blocks, or nothing where the native loops have no closed form."""
+    steps = _steps(kernel, dimension)
+    if kernel.is_complex and len(steps) != 1:  # native complex arithmetic ends at the wave itself
+        return []
+    return steps
+
+
+def _steps(kernel: Kernel, dimension: int) -> list[Step]:
+    if isinstance(kernel, Sum | Product):
+        return _combined(kernel, dimension)
+    if isinstance(kernel, Scaled):
+        inner = _steps(kernel.kernel, dimension)
+        return [*inner, (_SCALE, [kernel.factor.real], [])] if inner and kernel.factor.imag == 0 else []
+    if isinstance(kernel, Matern | SquaredExponential | RationalQuadratic):
+        lengths = kernel.length_scale if isinstance(kernel.length_scale, tuple) else (kernel.length_scale,) * dimension
+        if len(lengths) != dimension:
+            raise ValueError(f"{len(lengths)} length scales do not fit points of {dimension} coordinates")
+        weights = [length**-2 for length in lengths]
+        if isinstance(kernel, SquaredExponential):
+            return [(_GAUSS, [kernel.variance, 0.5], weights)]
+        if isinstance(kernel, RationalQuadratic):
+            return [(_RATIONAL_QUADRATIC, [kernel.variance, 0.5 / kernel.alpha, kernel.alpha], weights)]
+        if kernel.nu in _MATERN:
+            return [(_MATERN[kernel.nu], [kernel.variance, math.sqrt(2 * kernel.nu)], weights)]
+    ones = [1.0] * dimension
+    if isinstance(kernel, LaplaceSingleLayer) and dimension == 3:
+        return [(_INVERSE, [1 / (4 * math.pi), 0.0], ones)]
+    if isinstance(kernel, LaplaceSingleLayer) and dimension == 2:
+        return [(_LOGARITHM, [-1 / (4 * math.pi), 0.0], ones)]
+    if isinstance(kernel, Yukawa):
+        return [(_SCREENED, [1 / (4 * math.pi), kernel.decay], ones)]
+    if isinstance(kernel, Helmholtz):
+        return [(_WAVE, [1 / (4 * math.pi), kernel.wavenumber], ones)]
+    return []
+
+
+def _combined(kernel: Sum | Product, dimension: int) -> list[Step]:
+    operation = _ADD if isinstance(kernel, Sum) else _MULTIPLY
+    steps: list[Step] = []
+    for number, term in enumerate(kernel.terms):
+        inner = _steps(term, dimension)
+        if not inner:
+            return []
+        steps += inner + ([(operation, [], [])] if number else [])
+    return steps
+
+
+def kernel_matrix(kernel: Kernel, targets: ClusterTree, sources: ClusterTree) -> "_native.KernelMatrix":
+    """Return entries k(targets[i], sources[j]), points in tree order."""
+    steps = program(kernel, targets.points.shape[1])
+
+    def entries(rows: NDArray[np.int32], columns: NDArray[np.int32]) -> NDArray[Any]:
+        block = kernel(torch.from_numpy(targets.points[rows]), torch.from_numpy(sources.points[columns]))
+        return block.numpy()
+
+    return entry_matrix(entries, targets, sources, steps)
+
+
+def entry_matrix(
+    entries: Entries, targets: ClusterTree, sources: ClusterTree, steps: list[Step] | None = None
+) -> "_native.KernelMatrix":
+    """Return a matrix for native routines whose blocks are entries(rows, columns), indices in tree order."""
+
+    def fill(rows: NDArray[np.int32], columns: NDArray[np.int32], out: NDArray[Any]) -> None:
+        out[...] = entries(rows, columns).T
+
+    transposed_targets = np.ascontiguousarray(targets.points.T)
+    transposed_sources = transposed_targets if sources is targets else np.ascontiguousarray(sources.points.T)
+    return _native.KernelMatrix(transposed_targets, transposed_sources, steps or [], fill)

@@ -1,0 +1,279 @@
+"""Factorization by strong recursive skeletonization, in near-linear time and storage.
+
+Level by level from the leaves, the far field of every box is compressed (exact rows of far blocks that earlier steps
+have touched, a sample of the kernel's others); its redundant unknowns, free of the far field then, are eliminated by a
+true Schur update of the box's skeletons and near boxes; skeletons merge into parents; a dense factorization ends it
+[1, 2]. With weak admissibility near boxes are the box alone, and the same steps are HSS-ULV.
+
+References:
+    [1] Minden, Ho, Damle, Ying, "A recursive skeletonization factorization based on strong admissibility", MMS 2017.
+    [2] Boukaram, Keyes, Li, Liu, Turkiyyah, arXiv:2509.11152, 2025.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError, ConvergenceError
+from pipeline.hmatrix import _native
+from pipeline.hmatrix.cluster import ClusterTree
+from pipeline.hmatrix.entries import entry_matrix, kernel_matrix
+from pipeline.hmatrix.h2 import H2Matrix
+from pipeline.hmatrix.inputs import require_tolerance
+from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
+from pipeline.hmatrix.skeleton import Sampling
+from pipeline.hmatrix.threads import one_blas_thread
+from pipeline.hmatrix.vectors import Vectors, apply
+
+logger = logging.getLogger("pipeline.hmatrix")
+
+KINDS = {"cholesky": 0, "ldlt": 1, "lu": 2}
+_SOLVE, _SOLVE_TRANSPOSED, _MULTIPLY_ROOT = 0, 1, 2
+_LOOSE = 1e-3  # of a preconditioner
+_DENSE_END = 1200  # unknowns that are left to a dense factorization
+_TIGHTEST = 1e-2  # of the matrix's own tolerance: a breakdown beyond is not the compression's
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """The eliminations of one level, flat, in the layout of native/eliminate.hpp; the last "level" is the dense end."""
+
+    counts: NDArray[np.int32]
+    index: NDArray[np.int32]
+    values: NDArray[Any]
+    pivots: NDArray[np.int32]
+    determinant: NDArray[np.float64]  # real and imaginary part of its phase, logarithm of its size
+    table: NDArray[np.int32]  # boxes, unknowns, skeletons
+    seconds: float
+
+    @property
+    def n_bytes(self) -> int:
+        return self.counts.nbytes + self.index.nbytes + self.values.nbytes + self.pivots.nbytes
+
+    @cached_property
+    def native(self) -> Any:
+        """The same for native routines."""
+        view = getattr(_native, f"Level_{self.values.dtype.name}")
+        return view(self.counts, self.index, self.values, self.pivots)
+
+
+@dataclass(frozen=True, eq=False)
+class Factorization:
+    """A factorized matrix.
+
+    Attributes:
+        levels: Steps of each level, leaves first.
+        permutation: Of the tree; vectors come and go in the caller's order.
+        kind: "cholesky", "ldlt" or "lu".
+        tolerance: Asked for.
+        used_tolerance: Used, after any tightening.
+        dtype: Of solutions.
+        notes: What the caller should know, such as tightenings.
+    """
+
+    levels: tuple[Steps, ...]
+    permutation: NDArray[np.int64]
+    kind: str
+    tolerance: float
+    used_tolerance: float
+    dtype: np.dtype[Any]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.permutation), len(self.permutation)
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(level.n_bytes for level in self.levels)
+
+    def solve(self, b: Vectors) -> Vectors:
+        """Return A^-1 b for b of shape (n,) or (n, m)."""
+        return self._act(b, _SOLVE, "solve")
+
+    def solve_transposed(self, b: Vectors) -> Vectors:
+        """Return A^-T b, not conjugated."""
+        return self._act(b, _SOLVE if self.kind != "lu" else _SOLVE_TRANSPOSED, "solve_transposed")
+
+    def multiply_root(self, z: Vectors) -> Vectors:
+        """Return L z, with L L^T = A: of shape (n,) or (n, m) like z. Cholesky only."""
+        if self.kind != "cholesky":
+            raise ValueError(f"a root is that of a Cholesky factorization, not of {self.kind}")
+        return self._act(z, _MULTIPLY_ROOT, "multiply_root")
+
+    def sample(self, generator: torch.Generator, n_samples: int | None = None) -> torch.Tensor:
+        """Draw from the normal distribution of covariance A: shape (n,), or (n, n_samples)."""
+        shape = (len(self.permutation),) if n_samples is None else (len(self.permutation), n_samples)
+        return self.multiply_root(torch.randn(*shape, generator=generator, dtype=torch.float64))
+
+    def slogdet(self) -> tuple[complex, float]:
+        """Return sign (or phase) and logarithm of the absolute value of the determinant."""
+        phase = complex(np.prod([complex(level.determinant[0], level.determinant[1]) for level in self.levels]))
+        size = float(sum(level.determinant[2] for level in self.levels))
+        return (phase if self.dtype.kind == "c" else phase.real), size
+
+    def logdet(self) -> float:
+        """Return log det A of a matrix whose determinant is positive."""
+        sign, size = self.slogdet()
+        if self.dtype.kind == "c" or sign.real < 0:
+            raise ValueError("log det of a matrix whose determinant is not positive; use slogdet")
+        return size
+
+    def level_table(self) -> list[dict[str, Any]]:
+        """Return a row per level, leaves first: boxes, unknowns, skeletons, seconds, bytes."""
+        return [
+            {
+                "boxes": int(level.table[0]),
+                "unknowns": int(level.table[1]),
+                "skeletons": int(level.table[2]),
+                "seconds": float(level.seconds),
+                "bytes": level.n_bytes,
+            }
+            for level in self.levels
+        ]
+
+    def _act(self, x: Vectors, action: int, what: str) -> Vectors:
+        views = [level.native for level in self.levels]
+
+        def run(flat: NDArray[Any], m: int) -> NDArray[Any]:
+            with one_blas_thread():
+                return np.asarray(_native.act(views, KINDS[self.kind], action, flat, m))
+
+        is_complex = bool(self.levels) and self.levels[0].values.dtype.kind == "c"
+        return apply(
+            x,
+            run,
+            taken=self.permutation,
+            given=self.permutation,
+            computed=np.dtype(np.complex128 if is_complex else np.float64),
+            dtype=self.dtype,
+            what=what,
+        )
+
+
+def factorize(A: H2Matrix, *, tolerance: float | None = None, kind: str = "auto") -> Factorization:
+    """Factorize A, with compression of its own.
+
+    Args:
+        A: Square over one point set.
+        tolerance: Relative Frobenius error of the matrix that is factorized; A's own by default. Looser ones make
+            preconditioners.
+        kind: "cholesky", "ldlt" (symmetric, not definite), "lu", or "auto": by what the kernel says of itself.
+
+    Raises:
+        ConvergenceError: If Cholesky meets a pivot that is not positive even after tightening, or a pivot vanishes.
+    """
+    if not A.is_square:
+        raise ValueError(f"factorize wants a square matrix over one point set, not {A.shape}")
+    tolerance = A.tolerance if tolerance is None else tolerance
+    require_tolerance(tolerance)
+    kind = _choose(A, kind)
+    computed = np.dtype(np.complex128 if A.computed.kind == "c" else np.float64)
+    # Rounding a factor costs accuracy in proportion to the condition number: single precision is for loose ones.
+    stored = np.dtype({"c": np.complex64, "f": np.float32}[computed.kind]) if tolerance >= 1e-7 else computed
+    eliminate = getattr(_native, f"eliminate_{stored.name}")
+    diagonal = np.zeros(A.shape[0], computed) if A.diagonal_term is None else A.diagonal_term.astype(computed)
+    matrix = entries_of(A)
+    lists = A.interactions
+    notes: list[str] = []
+    used = tolerance
+    while True:
+        sampling = Sampling.for_tolerance(0.2 * used, A.norm, A.rows.n_boxes)
+        with one_blas_thread():
+            levels, failure = eliminate(
+                matrix, A.rows.native, lists.near.start, lists.near.boxes, lists.far.start, lists.far.boxes, diagonal,
+                KINDS[kind], sampling.budget, sampling.rows, sampling.orthogonal, lists.first_far_level(A.rows),
+                _DENSE_END,
+            )  # fmt: skip
+        if failure is None:
+            steps = tuple(Steps(*level) for level in levels)
+            result = Factorization(steps, A.rows.permutation, kind, tolerance, used, A.dtype, tuple(notes))
+            _log(result)
+            return result
+        if kind != "cholesky" or used / 10 < _TIGHTEST * min(tolerance, A.tolerance):
+            raise _failed(A, kind, failure)
+        notes.append(f"a pivot of {failure[2]:.1e} at tolerance {used:.0e}: compressed again ten times tighter")
+        logger.info(notes[-1])
+        used /= 10
+
+
+def _failed(A: H2Matrix, kind: str, failure: tuple[int, int, float]) -> ConvergenceError:
+    level, place, pivot = failure
+    where = f"at point {A.rows.permutation[place]} on level {level}"
+    if kind == "cholesky":
+        return ConvergenceError(
+            f"Cholesky met the pivot {pivot:.2e} {where}, so the matrix is not positive definite to working accuracy; "
+            'add a nugget to the diagonal (duplicate points need one) or factorize with kind="lu"'
+        )
+    return ConvergenceError(
+        f"{kind} met the pivot {pivot:.2e} {where}, so the matrix is singular to working accuracy; "
+        "add something to the diagonal (duplicate points need it) or remove duplicates"
+    )
+
+
+def _choose(A: H2Matrix, kind: str) -> str:
+    known = ("auto", *KINDS)
+    if kind not in known:
+        raise ConfigError(f"kind: no {kind!r}; known are {', '.join(known)}")
+    definite = A.kernel is not None and A.kernel.positive_definite and A.computed.kind == "f"
+    if kind == "auto":
+        return ("cholesky" if definite else "ldlt") if A.is_symmetric else "lu"
+    if kind != "lu" and not A.is_symmetric:
+        raise ConfigError(f'kind: {kind!r} wants a symmetric matrix, and this one is not; use "lu"')
+    if kind == "cholesky" and A.computed.kind == "c":
+        raise ConfigError('kind: "cholesky" wants a real matrix, and this one is complex; use "ldlt"')
+    return kind
+
+
+def entries_of(A: H2Matrix) -> "_native.KernelMatrix":
+    """Return A's entries, without the diagonal term, for native routines."""
+    if A.kernel is not None:
+        if A.computed.kind == "c" and not A.kernel.is_complex:
+            return _as_complex(A.kernel, A.rows, A.columns)
+        return kernel_matrix(A.kernel, A.rows, A.columns)
+    raise ValueError("only a matrix built from a kernel can be factorized")
+
+
+def _as_complex(kernel: Any, rows: ClusterTree, columns: ClusterTree) -> "_native.KernelMatrix":
+    """Return a real kernel's entries as complex ones, where only the diagonal term is complex."""
+
+    def entries(i: NDArray[np.int32], j: NDArray[np.int32]) -> NDArray[Any]:
+        block = kernel(torch.from_numpy(rows.points[i]), torch.from_numpy(columns.points[j]))
+        return np.asarray(block.numpy(), dtype=np.complex128)
+
+    return entry_matrix(entries, rows, columns)
+
+
+def _log(F: Factorization) -> None:
+    logger.info("%s: boxes  unknowns  skeletons  seconds       bytes", F.kind)
+    for row in F.level_table():
+        logger.info("%15d %9d %10d %8.3f %11d", *row.values())
+
+
+def solve(
+    A: H2Matrix,
+    b: Vectors,
+    *,
+    tolerance: float,
+    factorization: Factorization | None,
+    max_iterations: int,
+) -> tuple[Vectors, SolveInfo]:
+    """Do what `H2Matrix.solve` says."""
+    require_tolerance(tolerance)
+    F = factorization or loose_factorization(A)
+    tensor = b if isinstance(b, torch.Tensor) else torch.from_numpy(np.asarray(b, dtype=A.dtype))
+    method = conjugate_gradient if F.kind == "cholesky" else gmres
+    x, info = method(
+        lambda v: A @ v, tensor, preconditioner=F.solve, tolerance=tolerance, max_iterations=max_iterations
+    )
+    return (x if isinstance(b, torch.Tensor) else x.numpy()), info
+
+
+def loose_factorization(A: H2Matrix) -> Factorization:
+    """Return a factorization good enough to precondition with."""
+    return factorize(A, tolerance=max(A.tolerance, _LOOSE))

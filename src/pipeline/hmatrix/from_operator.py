@@ -1,0 +1,236 @@
+"""Compression of an operator that is known by its products alone: the driver of `sketching.py`."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from pipeline.errors import ConvergenceError
+from pipeline.hmatrix.admissibility import Admissibility, Interactions, Strong, interactions
+from pipeline.hmatrix.cluster import ClusterTree
+from pipeline.hmatrix.h2 import H2Matrix
+from pipeline.hmatrix.inputs import require_tolerance
+from pipeline.hmatrix.sketching import (
+    Boxes,
+    Side,
+    TooFewVectors,
+    as_basis,
+    as_blocks,
+    leaves,
+    merged,
+    merged_weights,
+    reduce,
+    skeletonize,
+    unfolded,
+)
+from pipeline.hmatrix.threads import one_blas_thread
+
+logger = logging.getLogger("pipeline.hmatrix")
+
+Array = NDArray[Any]
+Product = Callable[[Array], Array]
+
+_ATTEMPTS = 4
+_MOST = 0.7  # of n: with so many vectors, all unit vectors are hardly dearer and free of noise
+_SINGLE_SUFFICES = 5e-7
+
+
+def from_operator(
+    tree: ClusterTree,
+    product: Product,
+    *,
+    product_transposed: Product | None = None,
+    columns: ClusterTree | None = None,
+    tolerance: float = 1e-6,
+    admissibility: Admissibility | None = None,
+    is_complex: bool = False,
+    seed: int = 0,
+) -> H2Matrix:
+    """Compress an operator that is known by its products alone.
+
+    Costs products with some hundreds to two thousand vectors, as a box has unknowns in its near field, whatever n is,
+    and O(n) times the square of that number besides. Where it comes near n all unit vectors are used. Ranks adapt.
+
+    Args:
+        tree: Of the rows, and of the columns unless they are given.
+        product: X -> C X for X of shape (n, m), in the caller's order of the points.
+        product_transposed: X -> C^T X, not conjugated; left out for a symmetric operator.
+        columns: Tree of the columns, as deep as `tree`.
+        tolerance: Relative Frobenius error of products with random vectors, checked on fresh ones.
+        admissibility: Strong() if left out.
+        is_complex: The operator is.
+        seed: Of the random vectors.
+
+    Raises:
+        ConvergenceError: If the error on fresh vectors stays above the tolerance.
+    """
+    require_tolerance(tolerance)
+    columns = columns or tree
+    if product_transposed is None and columns is not tree:
+        raise ValueError("a matrix over two trees is not symmetric: give product_transposed")
+    admissibility = admissibility or Strong()
+    lists = interactions(tree, columns, admissibility)
+    generator = np.random.default_rng(seed)
+    probes = [_Probe(tree, columns, product)]
+    if product_transposed is not None:
+        probes.append(_Probe(columns, tree, product_transposed))
+    dtype = np.dtype(np.complex128 if is_complex else np.float64)
+    stored = np.dtype({"f": "float32", "c": "complex64"}[dtype.kind]) if tolerance >= _SINGLE_SUFFICES else dtype
+    check = generator.standard_normal((columns.n_points, 4))
+    exact = product(check)
+    norm = float(np.linalg.norm(exact)) / 2  # the columns of `check` are four
+    mirrored = product_transposed is None
+    share = 0.2 * tolerance
+    for _ in range(_ATTEMPTS):
+        budget = (share * norm) ** 2 / (2 * max(tree.n_boxes, 1))
+        with one_blas_thread():
+            sides, between, top = _Ascent(probes, lists, budget, generator).climb()
+            near, far = unfolded(sides[0], sides[-1], lists, top, between, mirrored=mirrored)
+        row_basis = as_basis(sides[0], stored)
+        result = H2Matrix(
+            rows=tree, columns=columns, row_basis=row_basis,
+            column_basis=row_basis if mirrored else as_basis(sides[1], stored),
+            near=as_blocks(near, stored), far=as_blocks(far, stored), mirrored=mirrored, diagonal_term=None,
+            kernel=None, tolerance=tolerance, norm=norm, admissibility=admissibility, interactions=lists, dtype=dtype,
+        )  # fmt: skip
+        size = np.linalg.norm(exact)
+        reached = float(np.linalg.norm(result @ check - exact) / size) if size > 0 else 0.0
+        logger.info("%d vectors: relative error %.1e", probes[0].n_vectors, reached)
+        if reached <= tolerance:
+            return result
+        share *= max(0.3 * tolerance / reached, 1e-2)
+    raise ConvergenceError(
+        f"compression by sketching reached a relative error of {reached:.1e} where {tolerance:.0e} was asked for; "
+        "ask for a larger tolerance, no smaller than that of the operator itself"
+    )
+
+
+class _Probe:
+    """Test vectors X and samples C X of one side, in tree order, as many as were needed so far."""
+
+    def __init__(self, out_tree: ClusterTree, in_tree: ClusterTree, product: Product) -> None:
+        self.out_tree, self.in_tree, self.product = out_tree, in_tree, product
+        self.complete = False
+        self.tests = np.zeros((in_tree.n_points, 0))
+        self.samples = np.zeros((out_tree.n_points, 0))
+
+    @property
+    def n_vectors(self) -> int:
+        return self.tests.shape[1]
+
+    def grow(self, needed: int, generator: np.random.Generator) -> tuple[Array, Array]:
+        """Draw vectors until there are `needed`; return the new tests and samples."""
+        n = self.in_tree.n_points
+        if needed >= _MOST * n:
+            self.complete = True
+            self.tests = np.eye(n)
+            self.samples = self._sampled(self.tests)
+            return self.tests, self.samples
+        tests = generator.standard_normal((n, needed - self.n_vectors))
+        samples = self._sampled(tests)
+        self.tests, self.samples = np.hstack([self.tests, tests]), np.hstack([self.samples, samples])
+        return tests, samples
+
+    def _sampled(self, tests: Array) -> Array:
+        given = np.empty_like(tests)
+        given[self.in_tree.permutation] = tests
+        return np.asarray(self.product(given))[self.out_tree.permutation]
+
+
+class _Restart(Exception):
+    """The tests have become all unit vectors: begin again from the leaves."""
+
+
+@dataclass(eq=False)
+class _Ascent:
+    """Skeletonization level by level, one side for each probe."""
+
+    probes: list[_Probe]
+    lists: Interactions
+    budget: float
+    generator: np.random.Generator
+
+    def climb(self) -> tuple[list[Side], Array, int]:
+        """Return the sides with all their nodes, the matrix of the top level's skeletons, and that level."""
+        try:
+            return self._climb()
+        except _Restart:
+            return self._climb()
+
+    def _climb(self) -> tuple[list[Side], Array, int]:
+        near = [self.lists.near, self.lists.near_columns]
+        self.sides = [
+            Side(
+                probe.out_tree, near[i], leaves(probe.out_tree, probe.samples), leaves(probe.in_tree, probe.tests), {},
+                {box: np.ones(len(part)) for box, part in leaves(probe.out_tree, probe.samples).items()},
+            )
+            for i, probe in enumerate(self.probes)
+        ]  # fmt: skip
+        tree = self.probes[0].out_tree
+        self.done = tree.n_levels  # levels from here on are reduced
+        top = min(self.lists.first_far_level(tree), tree.n_levels - 1)
+        for level in range(tree.n_levels - 1, top - 1, -1):
+            for i, side in enumerate(self.sides):
+                for box in side.tree.level(level):
+                    self._skeletonize(i, side, box)
+            self._lift_all(level, merge=level > top)
+        return self.sides, self._between(top), top
+
+    def _skeletonize(self, i: int, side: Side, box: int) -> None:
+        while True:
+            try:
+                side.nodes[box] = skeletonize(
+                    side, box, self.budget, self.generator, complete=self.probes[i].complete
+                )
+            except TooFewVectors as few:
+                self._grow(i, few.needed)
+            else:
+                return
+
+    def _lift_all(self, level: int, *, merge: bool) -> None:
+        """Go from the unknowns of a level to those of the next, or to its skeletons if it is the top."""
+        self.done = level
+        vectors = [(side.samples, side.tests) for side in self.sides]
+        for side, opposite, (samples, tests) in zip(self.sides, reversed(self.sides), vectors, strict=True):
+            side.samples, side.tests = self._lifted(side, opposite, samples, tests, level, merge=merge)
+            if merge:
+                side.weights = merged_weights(side, level - 1)
+
+    def _lifted(
+        self, side: Side, opposite: Side, samples: Boxes, tests: Boxes, level: int, *, merge: bool
+    ) -> tuple[Boxes, Boxes]:
+        samples, tests = reduce(side, opposite, samples, tests)
+        if merge:
+            samples, tests = merged(side.tree, level - 1, samples), merged(opposite.tree, level - 1, tests)
+        return samples, tests
+
+    def _grow(self, i: int, needed: int, *, reduced_top: bool = False) -> None:
+        """Draw more vectors for a side and carry them to the level at work."""
+        was_complete = self.probes[i].complete
+        tests, samples = self.probes[i].grow(int(1.05 * needed) + 1, self.generator)
+        if self.probes[i].complete:
+            if was_complete:
+                raise AssertionError("all unit vectors are too few")
+            raise _Restart
+        side, opposite = self.sides[i], self.sides[len(self.sides) - 1 - i]
+        new_samples, new_tests = leaves(side.tree, samples), leaves(opposite.tree, tests)
+        for level in range(side.tree.n_levels - 1, self.done - 1, -1):
+            merge = not (reduced_top and level == self.done)
+            new_samples, new_tests = self._lifted(side, opposite, new_samples, new_tests, level, merge=merge)
+        side.samples = {box: np.hstack([part, new_samples[box]]) for box, part in side.samples.items()}
+        side.tests = {box: np.hstack([part, new_tests[box]]) for box, part in side.tests.items()}
+
+    def _between(self, top: int) -> Array:
+        """Return the matrix of the skeletons of the top level, by least squares."""
+        side = self.sides[0]
+        n = sum(len(part) for part in side.tests.values())
+        if self.probes[0].n_vectors < 1.3 * n + 10 and not self.probes[0].complete:
+            self._grow(0, int(1.3 * n) + 10, reduced_top=True)
+        tests = np.concatenate(list(side.tests.values()))
+        samples = np.concatenate(list(side.samples.values()))
+        q, r = scipy.linalg.qr(tests.conj().T, mode="economic", check_finite=False)
+        return scipy.linalg.solve_triangular(r, (samples @ q).conj().T, check_finite=False).conj().T

@@ -1,0 +1,293 @@
+"""H2 matrices: near field, nested bases and couplings, in linear storage.
+
+A = diagonal + near blocks of leaf pairs + sum over far pairs of U_b S_bc V_c^T, where bases are nested and
+interpolative (`skeleton.py`) and S_bc are entries of A between skeletons, where A is a kernel matrix.
+
+Everything is a flat array with one list per box or pair, numbered level by level: a partition of pairs is a
+partition of the matrix. `part` gives such a share; shares sum up to A.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor
+
+from pipeline.hmatrix import _native
+from pipeline.hmatrix.admissibility import Admissibility, Interactions
+from pipeline.hmatrix.blocks import Blocks
+from pipeline.hmatrix.cluster import ClusterTree
+from pipeline.hmatrix.inputs import as_diagonal
+from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.skeleton import Basis
+from pipeline.hmatrix.threads import one_blas_thread
+from pipeline.hmatrix.vectors import Vectors, apply
+
+if TYPE_CHECKING:
+    from pipeline.hmatrix.factor import Factorization
+    from pipeline.hmatrix.krylov import SolveInfo
+
+
+@dataclass(frozen=True, eq=False)
+class H2Matrix:
+    """A compressed matrix. Build it with `from_kernel`; products cost O(n).
+
+    Attributes:
+        rows, columns: Trees of targets and sources; the same object where the matrix is square over one point set.
+        row_basis, column_basis: Nested bases; the same object where the matrix is symmetric.
+        near: Dense blocks of near leaf pairs, without `diagonal_term`.
+        far: Couplings of far pairs.
+        mirrored: Pairs are kept with row box <= column box only, and stand for their transposes as well.
+        diagonal_term: What is added to the diagonal, in tree order, or None.
+        kernel: Of the entries, where the matrix is a kernel matrix.
+        tolerance: Requested relative error of a product.
+        norm: Estimated Frobenius norm, without `diagonal_term`.
+        admissibility: How near and far were told apart.
+        interactions: Near and far boxes on all levels.
+        dtype: Type of the matrix towards the caller; blocks may be kept in a narrower one.
+        notes: What the caller should know of how it was built.
+    """
+
+    rows: ClusterTree
+    columns: ClusterTree
+    row_basis: Basis
+    column_basis: Basis
+    near: Blocks
+    far: Blocks
+    mirrored: bool
+    diagonal_term: NDArray[Any] | None
+    kernel: Kernel | None
+    tolerance: float
+    norm: float
+    admissibility: Admissibility
+    interactions: Interactions
+    dtype: np.dtype[Any]
+    notes: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def from_kernel(
+        cls,
+        points: "NDArray[Any] | Tensor",
+        kernel: Kernel,
+        *,
+        diagonal: "complex | NDArray[Any] | Tensor" = 0.0,
+        tolerance: float = 1e-6,
+        sources: "NDArray[Any] | Tensor | None" = None,
+        leaf_size: int = 64,
+        admissibility: Admissibility | None = None,
+    ) -> "H2Matrix":
+        """Compress the matrix k(points[i], points[j]) + diagonal, or k(points[i], sources[j]).
+
+        Args:
+            points: Shape (n, d), any dimension and distribution.
+            kernel: Called on blocks where it has no closed form known to the native loops.
+            diagonal: Number or shape (n,), added to the diagonal: a nugget, or the self term of a singular kernel.
+            tolerance: Relative 2-norm error of a product with random vectors, which sampled exact rows check.
+            sources: Shape (m, d), for a rectangular matrix.
+            leaf_size: Most points in a leaf.
+            admissibility: Strong() by default; Weak() where the points have no near and far, and says so in `notes`.
+
+        Raises:
+            ConfigError: If points or tolerance are not usable.
+            ConvergenceError: If the tolerance cannot be reached, or the matrix does not compress.
+        """
+        from pipeline.hmatrix.compression import compress_kernel
+
+        return compress_kernel(
+            points,
+            kernel,
+            diagonal=diagonal,
+            tolerance=tolerance,
+            sources=sources,
+            leaf_size=leaf_size,
+            admissibility=admissibility,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows.n_points, self.columns.n_points
+
+    @property
+    def is_square(self) -> bool:
+        """Rows and columns are of one point set."""
+        return self.rows is self.columns
+
+    @property
+    def is_symmetric(self) -> bool:
+        return self.mirrored
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of blocks, bases and diagonal: what grows with the matrix, without its tree."""
+        bases = self.row_basis.n_bytes + (0 if self.column_basis is self.row_basis else self.column_basis.n_bytes)
+        diagonal = 0 if self.diagonal_term is None else self.diagonal_term.nbytes
+        return self.near.n_bytes + self.far.n_bytes + bases + diagonal
+
+    @property
+    def computed(self) -> np.dtype[Any]:
+        """The type that products are computed in."""
+        is_complex = self.near.values.dtype.kind == "c" or (
+            self.diagonal_term is not None and self.diagonal_term.dtype.kind == "c"
+        )
+        return np.dtype(np.complex128 if is_complex else np.float64)
+
+    @property
+    def T(self) -> "H2Matrix":
+        """The transpose (never conjugated), sharing all bytes but the near field's and couplings' order."""
+        if self.mirrored:
+            return self
+        from pipeline.hmatrix.transpose import transpose
+
+        return transpose(self)
+
+    def __matmul__(self, x: Vectors) -> Vectors:
+        """Return A x for x of shape (n,) or (n, m), in the caller's order of the points."""
+        return self._apply(x, transposed=False)
+
+    def product_transposed(self, x: Vectors) -> Vectors:
+        """Return A^T x."""
+        return self._apply(x, transposed=True)
+
+    def _apply(self, x: Vectors, *, transposed: bool) -> Vectors:
+        def action(flat: NDArray[Any], m: int) -> NDArray[Any]:
+            near_type = np.dtype(np.complex128 if self.near.values.dtype.kind == "c" else np.float64)
+            with one_blas_thread():
+                out = _native.product(
+                    self.rows.native, self.columns.native, self.row_basis.native, self.column_basis.native,
+                    self.near.native, self.far.native, self.mirrored, transposed, flat.astype(near_type, copy=False), m,
+                )  # fmt: skip
+            if self.diagonal_term is not None:
+                out = out + (flat.reshape(m, self.shape[0]) * self.diagonal_term).reshape(-1)
+            return np.asarray(out)
+
+        sides = (self.rows, self.columns) if transposed else (self.columns, self.rows)
+        return apply(
+            x,
+            action,
+            taken=sides[0].permutation,
+            given=sides[1].permutation,
+            computed=self.computed,
+            dtype=self.dtype,
+            what="the product",
+        )
+
+    def __rmul__(self, factor: complex) -> "H2Matrix":
+        """Return factor · A."""
+        if not isinstance(factor, int | float | complex):
+            return NotImplemented
+        from pipeline.hmatrix.transpose import scaled
+
+        return scaled(self, factor)
+
+    def __neg__(self) -> "H2Matrix":
+        return -1.0 * self
+
+    def diagonal(self) -> NDArray[Any]:
+        """Return the diagonal, shape (n,), in the caller's order."""
+        self._require_square("diagonal")
+        from pipeline.hmatrix.structure import near_diagonal
+
+        values = near_diagonal(self)
+        if self.diagonal_term is not None:
+            values = values + self.diagonal_term
+        result = np.empty(len(values), dtype=self.dtype)
+        result[self.rows.permutation] = values
+        return result
+
+    def add_diagonal(self, diagonal: "complex | NDArray[Any] | Tensor") -> "H2Matrix":
+        """Return A + diagonal (a number, or shape (n,) in the caller's order); the compression is shared."""
+        self._require_square("add_diagonal")
+        added = as_diagonal(diagonal, self.shape[0])
+        if added is None:
+            return self
+        added = added[self.rows.permutation]
+        return replace(self, diagonal_term=added if self.diagonal_term is None else self.diagonal_term + added)
+
+    def to_dense(self) -> NDArray[Any]:
+        """Return the matrix as it is represented, shape (n, m): for tests and small ones."""
+        return self @ np.eye(self.shape[1], dtype=self.dtype)
+
+    def error_estimate(self, *, seed: int = 0, n_rows: int = 128, n_vectors: int = 8) -> float:
+        """Return the relative 2-norm error of products with random vectors, on sampled exact rows.
+
+        Raises:
+            ValueError: If the matrix has no kernel to give exact rows.
+        """
+        from pipeline.hmatrix.compression import sampled_error
+
+        return sampled_error(self, seed=seed, n_rows=n_rows, n_vectors=n_vectors)
+
+    def factorize(self, tolerance: float | None = None, kind: str = "auto") -> "Factorization":
+        """Factorize in near-linear time; see `factor.factorize`."""
+        from pipeline.hmatrix.factor import factorize
+
+        return factorize(self, tolerance=tolerance, kind=kind)
+
+    def solve(
+        self,
+        b: Vectors,
+        tolerance: float = 1e-8,
+        *,
+        factorization: "Factorization | None" = None,
+        max_iterations: int = 300,
+    ) -> "tuple[Vectors, SolveInfo]":
+        """Solve A x = b by Krylov iteration on A, preconditioned by a loose factorization: the default way.
+
+        Args:
+            b: Shape (n,) or (n, m).
+            tolerance: Relative residual |b - A x| / |b|, 2-norm, of each column.
+            factorization: To precondition with; a loose one is made otherwise.
+            max_iterations: Of conjugate gradients, or of GMRES where A is not positive definite.
+
+        Raises:
+            ConvergenceError: If the tolerance is not reached.
+        """
+        from pipeline.hmatrix.factor import solve
+
+        return solve(self, b, tolerance=tolerance, factorization=factorization, max_iterations=max_iterations)
+
+    def part(self, number: int, count: int) -> "H2Matrix":
+        """Return share `number` of `count` whose products sum up to A's: a share of near and far pairs.
+
+        Shares hold about equally many bytes and share memory with A; the first also holds the diagonal.
+        """
+        from pipeline.hmatrix.structure import share
+
+        return share(self, number, count)
+
+    def structure(self) -> dict[str, Any]:
+        """Return what plots and tables show, as JSON can hold it; see `structure.describe`."""
+        from pipeline.hmatrix.structure import describe
+
+        return describe(self)
+
+    def save(self, path: "Path | str") -> None:
+        """Write the matrix into a folder; see `storage.save`."""
+        from pipeline.hmatrix.storage import save
+
+        save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: "Path | str") -> "H2Matrix":
+        """Read a matrix that `save` wrote, in any process."""
+        from pipeline.hmatrix.storage import load
+
+        return load(Path(path))
+
+    def as_linear_operator(self) -> LinearOperator:
+        """Return the same for SciPy's iterative methods."""
+        return LinearOperator(
+            self.shape,
+            matvec=lambda x: self @ x.reshape(-1),
+            rmatvec=lambda x: np.conj(self.product_transposed(np.conj(x.reshape(-1)))),
+            matmat=lambda x: self @ x,
+            rmatmat=lambda x: np.conj(self.product_transposed(np.conj(x))),
+            dtype=self.dtype,
+        )
+
+    def _require_square(self, what: str) -> None:
+        if not self.is_square:
+            raise ValueError(f"{what} wants a square matrix over one point set, not {self.shape}")

@@ -1,0 +1,65 @@
+"""What callers pass in, checked: one clear sentence for each mistake."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.errors import ConfigError
+
+
+def as_points(points: "NDArray[Any] | Tensor", what: str) -> NDArray[Any]:
+    """Return points as a finite float array of shape (n, d)."""
+    values = points.detach().cpu().numpy() if isinstance(points, Tensor) else np.asarray(points)
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise ValueError(f"{what} wants shape (n, d) with d >= 1, not {values.shape}")
+    if values.dtype.kind not in "fiu":
+        raise TypeError(f"{what} wants real numbers, not {values.dtype}")
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        raise ConfigError(f"{what}: point {bad[0]} has a coordinate that is NaN or infinite ({values[bad[0]]})")
+    return values if values.dtype.kind == "f" else values.astype(np.float64)
+
+
+def as_diagonal(diagonal: "complex | NDArray[Any] | Tensor", n: int) -> NDArray[Any] | None:
+    """Return what is added to the diagonal, shape (n,), or None for zero."""
+    if isinstance(diagonal, Tensor):
+        diagonal = diagonal.detach().cpu().numpy()
+    values = np.asarray(diagonal)
+    if values.ndim > 1 or (values.ndim == 1 and len(values) != n):
+        raise ValueError(f"diagonal wants a number or shape ({n},), not {values.shape}")
+    if not np.isfinite(values).all():
+        raise ConfigError("diagonal: an entry is NaN or infinite")
+    if values.ndim == 0 and values == 0:
+        return None
+    wide = np.complex128 if values.dtype.kind == "c" else np.float64
+    return np.ascontiguousarray(np.broadcast_to(values.astype(wide), (n,)))
+
+
+def require_nugget(diagonal: NDArray[Any] | None) -> None:
+    """Raise unless a covariance's diagonal term is nowhere negative."""
+    if diagonal is not None and diagonal.dtype.kind == "f" and len(diagonal) and diagonal.min() < 0:
+        raise ConfigError(
+            f"diagonal: a nugget of {diagonal.min():g} would make a covariance indefinite; it must be >= 0 "
+            "(use add_diagonal for a shift)"
+        )
+
+
+def require_tolerance(tolerance: float) -> None:
+    """Raise unless a tolerance lies strictly between 0 and 1."""
+    if not 0 < tolerance < 1:
+        raise ConfigError(f"tolerance must lie between 0 and 1, not {tolerance:g}")
+
+
+def dtype_of(values: NDArray[Any], *, is_complex: bool) -> np.dtype[Any]:
+    """Return the matrix's type: as precise as its points."""
+    if values.dtype == np.float32:
+        return np.dtype(np.complex64 if is_complex else np.float32)
+    return np.dtype(np.complex128 if is_complex else np.float64)
+
+
+def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    """Return torch's name of a NumPy type."""
+    return torch.from_numpy(np.zeros(0, dtype)).dtype

@@ -1,0 +1,75 @@
+"""Kernels k(x, y) of points, and the registry that builds them by name.
+
+To add one: a frozen dataclass with `name` and `__call__` in the file of its family, and a line in `KERNELS`.
+"""
+
+from difflib import get_close_matches
+from typing import Any
+
+from pipeline.errors import ConfigError
+from pipeline.hmatrix.kernels.base import Kernel, Product, Scaled, Sum
+from pipeline.hmatrix.kernels.covariance import Matern, RationalQuadratic, SquaredExponential
+from pipeline.hmatrix.kernels.custom import Custom
+from pipeline.hmatrix.kernels.distances import distances, squared_distances
+from pipeline.hmatrix.kernels.potentials import Helmholtz, LaplaceSingleLayer, Yukawa
+
+__all__ = [
+    "KERNELS",
+    "Custom",
+    "Helmholtz",
+    "Kernel",
+    "LaplaceSingleLayer",
+    "Matern",
+    "Product",
+    "RationalQuadratic",
+    "Scaled",
+    "SquaredExponential",
+    "Sum",
+    "Yukawa",
+    "build",
+    "distances",
+    "from_dict",
+    "squared_distances",
+]
+
+KERNELS: dict[str, type[Kernel]] = {
+    kernel.name: kernel
+    for kernel in (
+        Matern,
+        SquaredExponential,
+        RationalQuadratic,
+        LaplaceSingleLayer,
+        Helmholtz,
+        Yukawa,
+        Custom,
+    )
+}
+
+
+def build(name: str, **parameters: Any) -> Kernel:
+    """Return the registered kernel of this name.
+
+    Raises:
+        ConfigError: If there is no such kernel, or it does not take these parameters or values.
+    """
+    if name not in KERNELS:
+        nearest = get_close_matches(name, KERNELS, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"kernel: no {name!r} (nearest: {nearest!r}); known are {', '.join(KERNELS)}")
+    try:
+        return KERNELS[name](**parameters)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"kernel {name}: {error}") from error
+
+
+def from_dict(description: dict[str, Any]) -> Kernel:
+    """Return the kernel that `to_dict` described."""
+    parameters = dict(description)
+    name = parameters.pop("name", "")
+    if name in ("sum", "product"):
+        terms = tuple(from_dict(term) for term in parameters["terms"])
+        return Sum(terms) if name == "sum" else Product(terms)
+    if name == "scaled":
+        factor = parameters["factor"]
+        number = complex(factor["real"], factor["imag"]) if isinstance(factor, dict) else factor
+        return Scaled(from_dict(parameters["kernel"]), number)
+    return build(name, **parameters)

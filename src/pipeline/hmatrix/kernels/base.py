@@ -1,0 +1,164 @@
+"""What a kernel is, and the algebra of kernels.
+
+A kernel is a frozen value `k` with `k(targets, sources)`: points of shapes (..., m, d) and (..., n, d) give
+the block of shape (..., m, n). Device and precision follow the points. Sums, products and scalar multiples
+of kernels are kernels.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+LengthScale = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A function k(x, y) of two points, evaluated on whole blocks.
+
+    Attributes:
+        name: Under which the kernel is registered, and stored.
+        symmetric: k(x, y) = k(y, x).
+        positive_definite: Its integral operator is positive definite, so that the matrix is too, given the
+            diagonal that belongs to it; a Cholesky factorization is tried first.
+        is_complex: Blocks are complex.
+        singular: k(x, y) grows without bound as y approaches x; k(x, x) is then given as 0.
+    """
+
+    name: ClassVar[str] = ""
+    symmetric: ClassVar[bool] = True
+    positive_definite: ClassVar[bool] = False
+    is_complex: ClassVar[bool] = False
+    singular: ClassVar[bool] = False
+
+    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
+        """Return the block k(targets, sources) of shape (..., m, n)."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how to evaluate a block")
+
+    def diagonal(self, points: Tensor) -> Tensor:
+        """Return k(x, x) for points of shape (..., n, d), as shape (..., n)."""
+        return self(points[..., None, :], points[..., None, :])[..., 0, 0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return name and parameters, as JSON can hold them."""
+        return {"name": self.name} | {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+    def __add__(self, other: "Kernel") -> "Kernel":
+        if not isinstance(other, Kernel):
+            return NotImplemented
+        return Sum((self, other))
+
+    def __mul__(self, other: "Kernel | complex") -> "Kernel":
+        if isinstance(other, Kernel):
+            return Product((self, other))
+        return Scaled(self, other) if isinstance(other, int | float | complex) else NotImplemented
+
+    def __rmul__(self, other: complex) -> "Kernel":
+        return self * other
+
+    def __neg__(self) -> "Kernel":
+        return -1.0 * self
+
+    def __sub__(self, other: "Kernel") -> "Kernel":
+        return self + (-1.0) * other
+
+
+@dataclass(frozen=True)
+class _Combination(Kernel):
+    """Several kernels made one."""
+
+    terms: tuple[Kernel, ...]
+
+    @property
+    def symmetric(self) -> bool:  # type: ignore[override]
+        return all(term.symmetric for term in self.terms)
+
+    @property
+    def positive_definite(self) -> bool:  # type: ignore[override]
+        # Sums, and elementwise products by Schur's theorem, of positive definite matrices are such.
+        return all(term.positive_definite for term in self.terms)
+
+    @property
+    def is_complex(self) -> bool:  # type: ignore[override]
+        return any(term.is_complex for term in self.terms)
+
+    @property
+    def singular(self) -> bool:  # type: ignore[override]
+        return any(term.singular for term in self.terms)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "terms": [term.to_dict() for term in self.terms]}
+
+
+@dataclass(frozen=True)
+class Sum(_Combination):
+    """The sum of kernels."""
+
+    name: ClassVar[str] = "sum"
+
+    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
+        total = self.terms[0](targets, sources)
+        for term in self.terms[1:]:
+            total = total + term(targets, sources)
+        return total
+
+
+@dataclass(frozen=True)
+class Product(_Combination):
+    """The product of kernels, entry by entry."""
+
+    name: ClassVar[str] = "product"
+
+    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
+        product = self.terms[0](targets, sources)
+        for term in self.terms[1:]:
+            product = product * term(targets, sources)
+        return product
+
+
+@dataclass(frozen=True)
+class Scaled(Kernel):
+    """A kernel times a number."""
+
+    name: ClassVar[str] = "scaled"
+    kernel: Kernel
+    factor: complex
+
+    @property
+    def symmetric(self) -> bool:  # type: ignore[override]
+        return self.kernel.symmetric
+
+    @property
+    def positive_definite(self) -> bool:  # type: ignore[override]
+        return self.kernel.positive_definite and self.factor.imag == 0 and self.factor.real > 0
+
+    @property
+    def is_complex(self) -> bool:  # type: ignore[override]
+        return self.kernel.is_complex or isinstance(self.factor, complex)
+
+    @property
+    def singular(self) -> bool:  # type: ignore[override]
+        return self.kernel.singular
+
+    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
+        return self.factor * self.kernel(targets, sources)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "kernel": self.kernel.to_dict(), "factor": _plain(self.factor)}
+
+
+def require_positive(**parameters: LengthScale) -> None:
+    """Raise ValueError unless every parameter, and every entry of a tuple, is a finite number above 0."""
+    for name, value in parameters.items():
+        for entry in value if isinstance(value, tuple) else (value,):
+            if not (math.isfinite(entry) and entry > 0):
+                raise ValueError(f"{name} must be positive and finite, not {value}")
+
+
+def _plain(value: Any) -> Any:
+    """Return a field as JSON can hold it: a complex number as {"real": a, "imag": b}, a tuple as a list."""
+    if isinstance(value, complex):
+        return {"real": value.real, "imag": value.imag}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,133 @@
+"""Covariance functions of stationary random fields: positive definite in any dimension.
+
+Points on a globe are unit 3-vectors: their straight-line (chordal) distance keeps every function here a valid
+covariance, which the arc length would not, and `length_scale` is then in units of the globe's radius.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from scipy.special import gammaln, kve
+from torch import Tensor
+
+from pipeline.hmatrix.kernels.base import Kernel, LengthScale, require_positive
+from pipeline.hmatrix.kernels.distances import distances, squared_distances
+
+
+def _in_lengths(points: Tensor, length_scale: LengthScale) -> Tensor:
+    """Return points in units of the length scale, one for all coordinates or one for each."""
+    if not isinstance(length_scale, tuple):
+        return points / length_scale
+    if len(length_scale) != points.shape[-1]:
+        raise ValueError(
+            f"{len(length_scale)} length scales do not fit points of {points.shape[-1]} coordinates"
+        )
+    return points / torch.tensor(length_scale, dtype=points.dtype, device=points.device)
+
+
+@dataclass(frozen=True)
+class _Covariance(Kernel):
+    """A covariance variance · f(r) of the scaled distance r, with f(0) = 1."""
+
+    positive_definite: ClassVar[bool] = True
+
+    length_scale: LengthScale = 1.0
+    variance: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.length_scale, int | float):  # a list, as JSON and YAML give it
+            object.__setattr__(self, "length_scale", tuple(self.length_scale))
+        require_positive(length_scale=self.length_scale, variance=self.variance)
+
+    def _scaled(self, block: Tensor) -> Tensor:
+        return block if self.variance == 1 else block.mul_(self.variance)
+
+
+_LARGEST_ORDER = 50  # up to here K_nu overflows only where the covariance is 1 to double precision
+
+
+@dataclass(frozen=True)
+class Matern(_Covariance):
+    """The Matérn covariance of smoothness nu [1, equation 4.14].
+
+    f(r) = 2^(1-nu)/Gamma(nu) z^nu K_nu(z), z = sqrt(2 nu) r: exp(-r) for nu = 1/2; closed forms for 3/2 and
+    5/2 too. Any other nu evaluates the Bessel function on the CPU, some fifty times slower.
+
+    References:
+        [1] Rasmussen, Williams, "Gaussian Processes for Machine Learning", MIT Press 2006.
+    """
+
+    name: ClassVar[str] = "matern"
+    nu: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(nu=self.nu)
+        if self.nu > _LARGEST_ORDER:
+            raise ValueError(
+                f"nu {self.nu} is above {_LARGEST_ORDER}: take its limit, the squared exponential"
+            )
+
+    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
+        z = distances(_in_lengths(targets, self.length_scale), _in_lengths(sources, self.length_scale))
+        if self.nu == 0.5:
+            return self._scaled(z.neg_().exp_())
+        z.mul_(math.sqrt(2 * self.nu))
+        if self.nu == 1.5:
+            return self._scaled((z + 1).mul_(z.neg_().exp_()))
+        if self.nu == 2.5:
+            return self._scaled((z.square().div_(3).add_(z).add_(1)).mul_(z.neg_().exp_()))
+        return self._scaled(_matern_of_any_order(z, self.nu))
+
+
+def _matern_of_any_order(z: Tensor, nu: float) -> Tensor:
+    """Return 2^(1-nu)/Gamma(nu) z^nu K_nu(z), through logarithms so that neither factor overflows."""
+    argument = z.detach().to("cpu", torch.float64).numpy()
+    tiny = np.finfo(np.float64).tiny
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        bessel = kve(
+            nu, np.maximum(argument, tiny)
+        )  # e^z K_nu(z); infinite for z near 0, where the limit is 1
+        logarithm = (
+            (1 - nu) * math.log(2)
+            - gammaln(nu)
+            + nu * np.log(np.maximum(argument, tiny))
+            - argument
+            + np.log(np.maximum(bessel, tiny))
+        )
+        value = np.where(np.isfinite(bessel) & (argument > 0), np.exp(np.minimum(logarithm, 0.0)), 1.0)
+    return torch.from_numpy(value).to(z.device, z.dtype)
+
+
+@dataclass(frozen=True)
+class SquaredExponential(_Covariance):
+    """The Gaussian covariance f(r) = exp(-r²/2): smooth fields, features of a network."""
+
+    name: ClassVar[str] = "squared_exponential"
+
+    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
+        squares = squared_distances(
+            _in_lengths(targets, self.length_scale), _in_lengths(sources, self.length_scale)
+        )
+        return self._scaled(squares.mul_(-0.5).exp_())
+
+
+@dataclass(frozen=True)
+class RationalQuadratic(_Covariance):
+    """The covariance f(r) = (1 + r²/(2 alpha))^-alpha: a mixture of many Gaussians, long-tailed."""
+
+    name: ClassVar[str] = "rational_quadratic"
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(alpha=self.alpha)
+
+    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
+        squares = squared_distances(
+            _in_lengths(targets, self.length_scale), _in_lengths(sources, self.length_scale)
+        )
+        return self._scaled(squares.div_(2 * self.alpha).log1p_().mul_(-self.alpha).exp_())

@@ -1,0 +1,308 @@
+"""Krylov methods for one or several right-hand sides: conjugate gradients and flexible, restarted GMRES.
+
+Matrix and preconditioner are callables on tensors of shape (n, m), one column per right-hand side; columns
+advance together, so that a product with many costs little more than with one, and leave when they are done.
+With a communicator, every process holds a block of rows of all vectors and inner products are summed over
+the processes.
+
+A solution is returned only when the *true* residual |b - A x| is at most `tolerance` times |b|, 2-norm, for
+each column; anything else is a `ConvergenceError` that says why.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.errors import ConvergenceError
+from pipeline.runtime.communicator import Communicator
+
+Operator = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class SolveInfo:
+    """How a solve went.
+
+    Attributes:
+        method: "CG" or "GMRES".
+        iterations: Products with the matrix that built the Krylov space.
+        residuals: Largest relative residual of the columns, at the start and after each iteration; the last
+            is the true one.
+        converged: Always so when a solver returns; kept so that a stored record says it.
+    """
+
+    method: str
+    iterations: int
+    residuals: tuple[float, ...]
+    converged: bool
+
+    @property
+    def relative_residual(self) -> float:
+        """The true relative residual of the solution, the largest of the columns."""
+        return self.residuals[-1]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Inner products of vectors whose rows are spread over the processes."""
+
+    communicator: Communicator | None
+
+    def inner(self, left: Tensor | Sequence[Tensor], right: Tensor) -> Tensor:
+        """Return left^H right column by column: shape (m,), or (k, m) for a sequence of k lefts."""
+        lefts = [left] if isinstance(left, Tensor) else left
+        local = torch.stack([(vector.conj() * right).sum(dim=0) for vector in lefts])
+        if self.communicator is not None:
+            self.communicator.all_reduce(local)
+        return local[0] if isinstance(left, Tensor) else local
+
+    def norm(self, vectors: Tensor) -> Tensor:
+        return self.inner(vectors, vectors).real.sqrt()
+
+
+def conjugate_gradient(
+    product: Operator,
+    b: Tensor,
+    *,
+    preconditioner: Operator | None = None,
+    tolerance: float = 1e-8,
+    max_iterations: int = 500,
+    start: Tensor | None = None,
+    communicator: Communicator | None = None,
+) -> tuple[Tensor, SolveInfo]:
+    """Solve A x = b for a Hermitian positive definite A by preconditioned conjugate gradients.
+
+    Algorithm 9.1 of [1]. When the recursive residual is small enough the true one is computed, and the
+    iteration starts again from it if rounding has driven the two apart.
+
+    Args:
+        product: x -> A x.
+        b: Right-hand sides, shape (n,) or (n, m); with a communicator, this process's rows.
+        preconditioner: r -> M^-1 r with M Hermitian positive definite.
+        tolerance: Relative to |b|, 2-norm, of each column.
+        max_iterations: Over all starts.
+        start: First guess, zero if left out.
+        communicator: Of the processes among which the rows are divided.
+
+    Returns:
+        x of the shape of b, and how it went.
+
+    Raises:
+        ConvergenceError: If A or the preconditioner proves not positive definite, or the tolerance is not
+            reached.
+
+    References:
+        [1] Saad, "Iterative Methods for Sparse Linear Systems", SIAM 2003.
+    """
+    rows = _Rows(communicator)
+    x, residual, norms = _begin(product, b, start, rows)
+    history = [_worst(rows.norm(residual), norms)]
+    while history[-1] > tolerance:
+        before, budget = history[-1], max_iterations - len(history) + 1
+        correction, steps = _descend(product, residual, preconditioner, norms, tolerance, budget, rows)
+        x += correction
+        residual = _as_columns(b) - product(x)
+        history += [*steps[:-1], _worst(rows.norm(residual), norms)]
+        _require_progress("CG", before, history, tolerance, max_iterations)
+    return x.reshape(b.shape), SolveInfo("CG", len(history) - 1, tuple(history), converged=True)
+
+
+def _descend(
+    product: Operator,
+    residual: Tensor,
+    preconditioner: Operator | None,
+    norms: Tensor,
+    tolerance: float,
+    budget: int,
+    rows: _Rows,
+) -> tuple[Tensor, list[float]]:
+    """Run conjugate gradients from a residual until the recursive one is small or the budget spent.
+
+    Returns:
+        The correction of x, and the largest relative residual after each iteration.
+    """
+    correction = torch.zeros_like(residual)
+    relative = rows.norm(residual) / norms
+    active = (relative > tolerance).nonzero()[:, 0]
+    r = residual[:, active]
+    direction, previous = torch.zeros_like(r), torch.ones_like(norms[active])
+    steps: list[float] = []
+    while len(active) and len(steps) < budget:
+        z = r if preconditioner is None else preconditioner(r)
+        rho = rows.inner(r, z).real
+        _require_positive(rho, "the preconditioner", len(steps))
+        direction = z + (rho / previous if steps else torch.zeros_like(rho)) * direction
+        image = product(direction)
+        curvature = rows.inner(direction, image).real
+        _require_positive(curvature, "the matrix", len(steps))
+        length = rho / curvature
+        correction[:, active] += length * direction
+        r = r - length * image
+        relative[active] = rows.norm(r) / norms[active]
+        steps.append(float(relative.max()))
+        going = relative[active] > tolerance
+        active, r, direction, previous = active[going], r[:, going], direction[:, going], rho[going]
+    return correction, steps
+
+
+def gmres(
+    product: Operator,
+    b: Tensor,
+    *,
+    preconditioner: Operator | None = None,
+    tolerance: float = 1e-8,
+    max_iterations: int = 500,
+    restart: int = 50,
+    start: Tensor | None = None,
+    communicator: Communicator | None = None,
+) -> tuple[Tensor, SolveInfo]:
+    """Solve A x = b for any regular A by flexible restarted GMRES [1, algorithm 9.6].
+
+    The preconditioner stands on the right, so that residuals are those of the system itself, and may differ
+    from one iteration to the next. Memory is that of 2 `restart` vectors for each right-hand side.
+
+    Args, returns and raises as `conjugate_gradient`, but that A and the preconditioner need only be regular;
+    `restart` is the largest dimension of the Krylov space.
+
+    References:
+        [1] Saad, "Iterative Methods for Sparse Linear Systems", SIAM 2003.
+    """
+    rows = _Rows(communicator)
+    x, residual, norms = _begin(product, b, start, rows)
+    history = [_worst(rows.norm(residual), norms)]
+    while history[-1] > tolerance:
+        before, budget = history[-1], min(restart, max_iterations - len(history) + 1)
+        correction, steps = _minimize(product, residual, preconditioner, norms, tolerance, budget, rows)
+        x += correction
+        residual = _as_columns(b) - product(x)
+        history += [*steps[:-1], _worst(rows.norm(residual), norms)]
+        _require_progress("GMRES", before, history, tolerance, max_iterations)
+    return x.reshape(b.shape), SolveInfo("GMRES", len(history) - 1, tuple(history), converged=True)
+
+
+def _minimize(
+    product: Operator,
+    residual: Tensor,
+    preconditioner: Operator | None,
+    norms: Tensor,
+    tolerance: float,
+    budget: int,
+    rows: _Rows,
+) -> tuple[Tensor, list[float]]:
+    """Minimize the residual over one Krylov space of at most `budget` dimensions.
+
+    A column that is done gets zero vectors from then on: they change nothing and keep the columns in step.
+
+    Returns:
+        The correction of x, and the largest relative residual after each iteration.
+    """
+    first = rows.norm(residual)
+    basis = [residual * _reciprocal(first)]
+    images: list[Tensor] = []
+    rotations: list[tuple[Tensor, Tensor]] = []
+    triangle: list[Tensor] = []  # column k of R, shape (k + 1, m)
+    right = [first.to(residual.dtype)]
+    steps: list[float] = []
+    while len(steps) < budget:
+        z = basis[-1] if preconditioner is None else preconditioner(basis[-1])
+        w = product(z)
+        images.append(z)
+        size = rows.norm(w)
+        column = torch.zeros(len(basis), w.shape[1], dtype=w.dtype, device=w.device)
+        for _ in range(2):  # once is not enough for orthogonality to working precision
+            projection = rows.inner(basis, w)
+            w = w - sum(c * v for c, v in zip(projection, basis, strict=True))
+            column += projection
+        last = rows.norm(w)
+        last = torch.where(last > torch.finfo(last.dtype).eps * size, last, 0.0)
+        entries = list(column)
+        for k, (c, s) in enumerate(rotations):
+            entries[k], entries[k + 1] = (
+                c * entries[k] + s * entries[k + 1],
+                c.conj() * entries[k + 1] - s * entries[k],
+            )
+        radius = torch.sqrt(entries[-1].abs() ** 2 + last**2)
+        c = torch.where(radius > 0, entries[-1].conj() * _reciprocal(radius), 1.0)
+        s = (last * _reciprocal(radius)).to(w.dtype)
+        entries[-1] = radius.to(w.dtype)
+        right[-1:] = [c * right[-1], -s * right[-1]]
+        rotations.append((c, s))
+        triangle.append(torch.stack(entries))
+        relative = right[-1].abs() / norms
+        steps.append(float(relative.max()))
+        if not math.isfinite(steps[-1]):
+            raise ConvergenceError(f"GMRES met a value that is not finite in iteration {len(steps)}")
+        if steps[-1] <= tolerance:
+            break
+        basis.append(w * torch.where(relative > tolerance, _reciprocal(last), 0.0))
+    return _combine(images, triangle, right[:-1]), steps
+
+
+def _combine(images: list[Tensor], triangle: list[Tensor], right: list[Tensor]) -> Tensor:
+    """Return sum_k y_k images_k with R y = right, R given by its columns."""
+    size = len(images)
+    matrix = torch.stack([F.pad(column, (0, 0, 0, size - len(column))) for column in triangle], dim=1)
+    matrix = matrix.movedim(2, 0)  # (m, k, k)
+    pivots = matrix.diagonal(dim1=1, dim2=2)
+    pivots[pivots == 0] = 1  # of zero vectors only: the value has no effect
+    y = torch.linalg.solve_triangular(matrix, torch.stack(right, dim=1)[..., None], upper=True)[..., 0]
+    return sum((y[:, k] * image for k, image in enumerate(images)), start=torch.zeros_like(images[0]))
+
+
+def _begin(product: Operator, b: Tensor, start: Tensor | None, rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the first x, its residual, and |b| with 1 in place of 0, all by columns."""
+    columns = _as_columns(b)
+    norms = rows.norm(columns)
+    if not torch.isfinite(norms).all():
+        raise ValueError("the right-hand side holds NaN or infinite values")
+    norms = torch.where(norms > 0, norms, 1.0)
+    if start is None:
+        return torch.zeros_like(columns), columns, norms
+    x = _as_columns(start).clone()
+    return x, columns - product(x), norms
+
+
+def _as_columns(vectors: Tensor) -> Tensor:
+    return vectors[:, None] if vectors.ndim == 1 else vectors
+
+
+def _worst(residual_norms: Tensor, norms: Tensor) -> float:
+    return float((residual_norms / norms).max()) if len(norms) else 0.0
+
+
+def _reciprocal(values: Tensor) -> Tensor:
+    """Return 1/v, and 0 where v = 0."""
+    return torch.where(values == 0, 0.0, 1 / values)
+
+
+def _require_positive(values: Tensor, what: str, iteration: int) -> None:
+    """Raise ConvergenceError if a quadratic form that must be positive is not."""
+    smallest = float(values.min())
+    if not smallest > 0:
+        raise ConvergenceError(
+            f"CG found {what} not positive definite in iteration {iteration + 1} (x^H A x = {smallest:.1e}); "
+            "add a nugget to the diagonal, tighten the tolerance, or solve with method='gmres'"
+        )
+
+
+def _require_progress(
+    method: str, before: float, history: list[float], tolerance: float, max_iterations: int
+) -> None:
+    """Raise ConvergenceError unless the tolerance is reached, or there is hope and budget to reach it."""
+    residual, n = history[-1], len(history) - 1
+    if residual <= tolerance:
+        return
+    if n >= max_iterations:
+        raise ConvergenceError(
+            f"{method} stopped at relative residual {residual:.1e} after {n} iterations "
+            f"(wanted {tolerance:.0e}); lower factor.tolerance or raise solve.max_iterations"
+        )
+    if not residual < 0.99 * before:
+        raise ConvergenceError(
+            f"{method} stagnated at relative residual {residual:.1e} after {n} iterations "
+            f"(wanted {tolerance:.0e}); ask for no more than rounding allows, or lower factor.tolerance"
+        )

@@ -1,0 +1,40 @@
+#include "blas.hpp"
+
+#include <nanobind/nanobind.h>
+
+namespace hmatrix {
+
+Routines<double> real_routines;
+Routines<Complex> complex_routines;
+
+namespace {
+
+template <class F> void find(nanobind::handle table, const char* name, F& pointer) {
+    nanobind::object capsule = table[name];
+    void* address = PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr()));
+    if (!address) throw nanobind::python_error();
+    pointer = reinterpret_cast<F>(address);
+}
+
+template <class T> void fill(Routines<T>& r, char letter, nanobind::handle blas, nanobind::handle lapack) {
+    auto name = [letter](const char* rest) { return std::string(1, letter) + rest; };
+    find(blas, name("gemm").c_str(), r.gemm);
+    find(blas, name("gemv").c_str(), r.gemv);
+    find(blas, name("trsm").c_str(), r.trsm);
+    find(blas, name("trmm").c_str(), r.trmm);
+    find(lapack, name("potrf").c_str(), r.potrf);
+    find(lapack, name("getrf").c_str(), r.getrf);
+    find(lapack, name("getrs").c_str(), r.getrs);
+    find(lapack, name("geqrf").c_str(), r.geqrf);
+}
+
+}  // namespace
+
+void load_routines() {
+    nanobind::object blas = nanobind::module_::import_("scipy.linalg.cython_blas").attr("__pyx_capi__");
+    nanobind::object lapack = nanobind::module_::import_("scipy.linalg.cython_lapack").attr("__pyx_capi__");
+    fill(real_routines, 'd', blas, lapack);
+    fill(complex_routines, 'z', blas, lapack);
+}
+
+}  // namespace hmatrix

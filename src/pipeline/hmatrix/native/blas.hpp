@@ -1,0 +1,88 @@
+// BLAS and LAPACK by SciPy's own function pointers (scipy.linalg.cython_blas, cython_lapack): no library to link.
+//
+// Column-major throughout. `gemm('T', ...)` transposes without conjugation, as complex symmetric matrices want it.
+#pragma once
+
+#include <complex>
+#include <stdexcept>
+#include <string>
+
+namespace hmatrix {
+
+using Complex = std::complex<double>;
+
+template <class T> struct Routines {
+    void (*gemm)(char*, char*, int*, int*, int*, T*, T*, int*, T*, int*, T*, T*, int*);
+    void (*gemv)(char*, int*, int*, T*, T*, int*, T*, int*, T*, T*, int*);
+    void (*trsm)(char*, char*, char*, char*, int*, int*, T*, T*, int*, T*, int*);
+    void (*trmm)(char*, char*, char*, char*, int*, int*, T*, T*, int*, T*, int*);
+    void (*potrf)(char*, int*, T*, int*, int*);
+    void (*getrf)(int*, int*, T*, int*, int*, int*);
+    void (*getrs)(char*, int*, int*, T*, int*, int*, T*, int*, int*);
+    void (*geqrf)(int*, int*, T*, int*, T*, T*, int*, int*);
+};
+
+extern Routines<double> real_routines;
+extern Routines<Complex> complex_routines;
+
+// Fills both tables; raises ImportError's C++ twin when SciPy lacks a routine.
+void load_routines();
+
+template <class T> inline Routines<T>& routines();
+template <> inline Routines<double>& routines<double>() { return real_routines; }
+template <> inline Routines<Complex>& routines<Complex>() { return complex_routines; }
+
+// C (m, n) <- alpha op(A) op(B) + beta C
+template <class T>
+inline void gemm(char ta, char tb, int m, int n, int k, T alpha, const T* A, int lda, const T* B, int ldb, T beta, T* C,
+                 int ldc) {
+    if (m == 0 || n == 0) return;
+    routines<T>().gemm(&ta, &tb, &m, &n, &k, &alpha, const_cast<T*>(A), &lda, const_cast<T*>(B), &ldb, &beta, C, &ldc);
+}
+
+// y <- alpha op(A) x + beta y
+template <class T>
+inline void gemv(char t, int m, int n, T alpha, const T* A, int lda, const T* x, T beta, T* y) {
+    if (m == 0 || n == 0) return;
+    int one = 1;
+    routines<T>().gemv(&t, &m, &n, &alpha, const_cast<T*>(A), &lda, const_cast<T*>(x), &one, &beta, y, &one);
+}
+
+// B (m, n) <- op(A)^-1 B (side L) or B op(A)^-1 (side R), A triangular
+template <class T>
+inline void trsm(char side, char uplo, char t, char diag, int m, int n, const T* A, int lda, T* B, int ldb) {
+    if (m == 0 || n == 0) return;
+    T one(1);
+    routines<T>().trsm(&side, &uplo, &t, &diag, &m, &n, &one, const_cast<T*>(A), &lda, B, &ldb);
+}
+
+// B (m, n) <- op(A) B (side L), A triangular
+template <class T>
+inline void trmm(char side, char uplo, char t, char diag, int m, int n, const T* A, int lda, T* B, int ldb) {
+    if (m == 0 || n == 0) return;
+    T one(1);
+    routines<T>().trmm(&side, &uplo, &t, &diag, &m, &n, &one, const_cast<T*>(A), &lda, B, &ldb);
+}
+
+// Lower Cholesky factor in place; returns 0 or the order of the first leading minor that is not positive.
+template <class T> inline int potrf(int n, T* A, int lda) {
+    char uplo = 'L';
+    int info = 0;
+    if (n > 0) routines<T>().potrf(&uplo, &n, A, &lda, &info);
+    return info;
+}
+
+// LU with row pivots in place; returns 0 or the index (from 1) of an exactly zero pivot.
+template <class T> inline int getrf(int n, T* A, int lda, int* pivots) {
+    int info = 0;
+    if (n > 0) routines<T>().getrf(&n, &n, A, &lda, pivots, &info);
+    return info;
+}
+
+template <class T> inline void getrs(char t, int n, int m, const T* A, int lda, const int* pivots, T* B, int ldb) {
+    int info = 0;
+    if (n == 0 || m == 0) return;
+    routines<T>().getrs(&t, &n, &m, const_cast<T*>(A), &lda, const_cast<int*>(pivots), B, &ldb, &info);
+}
+
+}  // namespace hmatrix

@@ -1,0 +1,3 @@
+#define HMATRIX_LOOPS loops_avx2
+#define HMATRIX_LOOPS_NAME "avx2"
+#include "loops.inc"

@@ -1,0 +1,3 @@
+#define HMATRIX_LOOPS loops_avx512
+#define HMATRIX_LOOPS_NAME "avx512"
+#include "loops.inc"

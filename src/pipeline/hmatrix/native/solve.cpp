@@ -1,0 +1,171 @@
+#include "solve.hpp"
+
+namespace hmatrix {
+
+namespace {
+
+template <class S> struct Elimination {
+    int d, k, n;  // redundant unknowns, skeletons, neighbors
+    const int* redundant;
+    const int* neighbors;
+    const S *T, *X, *W, *V;
+    const int* pivots;
+};
+
+template <class S> std::vector<Elimination<S>> list_steps(const std::vector<LevelView<S>>& levels, Kind kind) {
+    std::vector<Elimination<S>> steps;
+    for (const auto& level : levels) {
+        const int* index = level.index.data();
+        const S* values = level.values.data();
+        const int* pivots = level.pivots.data();
+        for (size_t s = 0; s < level.counts.shape(0) / 3; ++s) {
+            const int *c = level.counts.data() + 3 * s, d = c[0], k = c[1], n = c[2];
+            Elimination<S> step{d, k, n, index, index + d, values, nullptr, nullptr, nullptr, pivots};
+            const int64_t wide = static_cast<int64_t>(n) * d;
+            step.X = step.T + static_cast<int64_t>(d) * k;
+            step.W = step.X + (kind == Cholesky ? static_cast<int64_t>(d) * (d + 1) / 2 : static_cast<int64_t>(d) * d);
+            step.V = kind == General ? step.W + wide : step.W;
+            index += d + n;
+            values = step.V + wide;
+            if (kind != Cholesky) pivots += d;
+            steps.push_back(step);
+        }
+    }
+    return steps;
+}
+
+template <class S> class Actor {
+  public:
+    using C = Wide<S>;
+    Actor(C* x, int64_t n, int m, Kind kind) : x_(x), n_(n), m_(m), kind_(kind) {}
+
+    // x_D <- (X^-1 or its half) (x_D - T^T x_S), x_N <- x_N - W x_D
+    void forward(const Elimination<S>& s, bool transposed) {
+        gather(s);
+        for (auto& v : N_) v = -v;
+        add_product(s.d, s.k, m_, s.T, N_.data(), s.n, D_.data(), s.d, scratch_);
+        zero();
+        const S* W = transposed ? s.V : s.W;
+        if (kind_ == Cholesky) {
+            triangle(s, false);
+            add_product(s.n, s.d, m_, W, D_.data(), s.d, N_.data(), s.n, scratch_);
+        } else {
+            add_product(s.n, s.d, m_, W, D_.data(), s.d, N_.data(), s.n, scratch_);
+            getrs<C>(transposed ? 'T' : 'N', s.d, m_, widen(s.X, static_cast<int64_t>(s.d) * s.d, scratch_), s.d, s.pivots, D_.data(), s.d);
+        }
+        for (auto& v : N_) v = -v;
+        scatter(s, s.n);
+    }
+
+    // x_D <- (1 or the other half of X^-1) (x_D - V^T x_N), x_S <- x_S - T x_D
+    void backward(const Elimination<S>& s, bool transposed) {
+        gather(s);
+        for (auto& v : N_) v = -v;
+        add_transposed_product(s.n, s.d, m_, transposed ? s.W : s.V, N_.data(), s.n, D_.data(), s.d, scratch_);
+        if (kind_ == Cholesky) triangle(s, true);
+        zero();
+        add_transposed_product(s.d, s.k, m_, s.T, D_.data(), s.d, N_.data(), s.n, scratch_);
+        for (auto& v : N_) v = -v;
+        scatter(s, s.k);
+    }
+
+    // The inverse of `forward`, for Cholesky: x_N <- x_N + W x_D, x_D <- L x_D + T^T x_S
+    void multiply(const Elimination<S>& s) {
+        gather(s);
+        zero();
+        add_product(s.n, s.d, m_, s.W, D_.data(), s.d, N_.data(), s.n, scratch_);
+        unpack(s);
+        trmm<C>('L', 'L', 'N', 'N', s.d, m_, full_.data(), s.d, D_.data(), s.d);
+        scatter(s, s.n);
+        gather(s);
+        add_product(s.d, s.k, m_, s.T, N_.data(), s.n, D_.data(), s.d, scratch_);
+        zero();
+        scatter(s, 0);
+    }
+
+  private:
+    void gather(const Elimination<S>& s) {
+        D_.resize(static_cast<size_t>(s.d) * m_);
+        N_.resize(static_cast<size_t>(s.n) * m_);
+        for (int c = 0; c < m_; ++c) {
+            const C* column = x_ + c * n_;
+            for (int i = 0; i < s.d; ++i) D_[static_cast<int64_t>(c) * s.d + i] = column[s.redundant[i]];
+            for (int i = 0; i < s.n; ++i) N_[static_cast<int64_t>(c) * s.n + i] = column[s.neighbors[i]];
+        }
+    }
+    void zero() { std::fill(N_.begin(), N_.end(), C(0)); }
+
+    // Stores x_D and adds the first `count` neighbors' increments.
+    void scatter(const Elimination<S>& s, int count) {
+        for (int c = 0; c < m_; ++c) {
+            C* column = x_ + c * n_;
+            for (int i = 0; i < s.d; ++i) column[s.redundant[i]] = D_[static_cast<int64_t>(c) * s.d + i];
+            for (int i = 0; i < count; ++i) column[s.neighbors[i]] += N_[static_cast<int64_t>(c) * s.n + i];
+        }
+    }
+
+    void unpack(const Elimination<S>& s) {
+        full_.resize(static_cast<size_t>(s.d) * s.d);
+        const S* from = s.X;
+        for (int j = 0; j < s.d; ++j)
+            for (int i = j; i < s.d; ++i) full_[static_cast<int64_t>(j) * s.d + i] = static_cast<C>(*from++);
+    }
+
+    void triangle(const Elimination<S>& s, bool transposed) {
+        if (m_ > 1) {
+            unpack(s);
+            trsm<C>('L', 'L', transposed ? 'T' : 'N', 'N', s.d, m_, full_.data(), s.d, D_.data(), s.d);
+            return;
+        }
+        const int d = s.d;
+        if (!transposed) {
+            const S* column = s.X;
+            for (int j = 0; j < d; column += d - j, ++j) {
+                const C v = D_[j] /= static_cast<C>(column[0]);
+                for (int i = j + 1; i < d; ++i) D_[i] -= static_cast<C>(column[i - j]) * v;
+            }
+        } else {
+            const S* column = s.X + static_cast<int64_t>(d) * (d + 1) / 2;
+            for (int j = d - 1; j >= 0; --j) {
+                column -= d - j;
+                C sum = D_[j];
+                for (int i = j + 1; i < d; ++i) sum -= static_cast<C>(column[i - j]) * D_[i];
+                D_[j] = sum / static_cast<C>(column[0]);
+            }
+        }
+    }
+
+    C* x_;
+    int64_t n_;
+    int m_;
+    Kind kind_;
+    std::vector<C> D_, N_, full_, scratch_;
+};
+
+}  // namespace
+
+template <class S>
+Out<Wide<S>> act(const std::vector<LevelView<S>>& levels, Kind kind, Action action, In<Wide<S>> x, int m) {
+    using C = Wide<S>;
+    std::vector<C> y(x.data(), x.data() + x.shape(0));
+    const std::vector<Elimination<S>> steps = list_steps(levels, kind);
+    if (m > 0) {
+        Actor<S> actor(y.data(), static_cast<int64_t>(y.size()) / m, m, kind);
+        if (action == MultiplyRoot) {
+            for (auto s = steps.rbegin(); s != steps.rend(); ++s) actor.multiply(*s);
+        } else {
+            for (const auto& s : steps) actor.forward(s, action == SolveTransposed);
+            for (auto s = steps.rbegin(); s != steps.rend(); ++s) actor.backward(*s, action == SolveTransposed);
+        }
+    }
+    return give(std::move(y));
+}
+
+#define HMATRIX_ACT(S) \
+    template Out<Wide<S>> act<S>(const std::vector<LevelView<S>>&, Kind, Action, In<Wide<S>>, int)
+HMATRIX_ACT(double);
+HMATRIX_ACT(float);
+HMATRIX_ACT(Complex);
+HMATRIX_ACT(Single);
+
+}  // namespace hmatrix

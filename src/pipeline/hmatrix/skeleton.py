@@ -1,0 +1,146 @@
+"""Nested interpolative bases: every box's unknowns expressed through a few of them, its skeletons.
+
+For the unknowns of a box in its order (skeletons first), a far block K satisfies K ~ K[:, :k] [I, T]. The unknowns of a
+leaf are its points, those of other boxes their children's skeletons, so that skeletons are points throughout and
+blocks between skeletons are entries of the matrix. Accuracy is set by a budget per box for the squared Frobenius
+norm of what is lost, with unknowns weighted by how much of a white-noise vector they carry.
+
+The far field of a box enters through a sample of it: evenly chosen points of the far boxes of its own level, fewer of
+its ancestors', each weighted by the number of points that it stands for; more where the rank comes near the sample's
+size. The skeletons come from a pivoted Cholesky factorization of the sample's Gram matrix, or below its accuracy of
+about 1e-7 from a pivoted QR decomposition [1].
+
+References:
+    [1] Cheng, Gimbutas, Martinsson, Rokhlin, "On the compression of low rank matrices", SISC 2005.
+    [2] Cai, Huang, Chow, Xi, "Data-driven linear complexity low-rank approximation of general kernel matrices: a
+        geometric approach", NLAA 2023: the sampling.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConvergenceError
+from pipeline.hmatrix import _native
+from pipeline.hmatrix.admissibility import Lists
+from pipeline.hmatrix.cluster import ClusterTree, Ints
+
+_GRAM_FLOOR = 1e-7
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a box's far field is compressed.
+
+    Attributes:
+        budget: Squared Frobenius norm that one box may lose.
+        rows: Far points sampled at a box's own level; doubled where they prove too few.
+        orthogonal: QR instead of the Gram matrix.
+        largest_box: Most unknowns that a box may bring to its compression.
+    """
+
+    budget: float
+    rows: float
+    orthogonal: bool
+    largest_box: int = 4000
+
+    @classmethod
+    def for_tolerance(cls, tolerance: float, norm: float, n_boxes: int, *, rows: float = 300.0) -> "Sampling":
+        """Share an error of `tolerance` times `norm`, both Frobenius, among boxes and the two sides of a block."""
+        return cls((tolerance * norm) ** 2 / (2 * max(n_boxes, 1)), rows, tolerance < _GRAM_FLOOR)
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """The bases of all boxes of a tree, flat.
+
+    Attributes:
+        rank: Shape (boxes,).
+        skeletons: Points of all boxes one after the other, in tree order; box b's are
+            skeletons[skeleton_start[b]:skeleton_start[b + 1]].
+        order: Local unknowns with skeletons first, box b's at order[order_start[b]:order_start[b + 1]].
+        values: All T, box b's of shape (k, unknowns - k) at values[value_start[b]:value_start[b + 1]], row-major.
+        seconds: Per level, spent on building.
+    """
+
+    rank: Ints
+    skeletons: Ints
+    order: Ints
+    values: NDArray[Any]
+    order_start: NDArray[np.int64]
+    seconds: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+    @cached_property
+    def skeleton_start(self) -> NDArray[np.int64]:
+        return _starts(self.rank)
+
+    @cached_property
+    def value_start(self) -> NDArray[np.int64]:
+        unknowns = np.diff(self.order_start)
+        return _starts(self.rank * (unknowns - self.rank))
+
+    @property
+    def n_bytes(self) -> int:
+        return self.rank.nbytes + self.skeletons.nbytes + self.order.nbytes + self.values.nbytes
+
+    @cached_property
+    def native(self) -> Any:
+        """The same for native routines."""
+        view = getattr(_native, f"Basis_{self.values.dtype.name}")
+        return view(self.rank, self.skeleton_start, self.order_start, self.order, self.value_start, self.values)
+
+
+def nested_basis(
+    matrix: "_native.KernelMatrix",
+    own: ClusterTree,
+    other: ClusterTree,
+    far: Lists,
+    sampling: Sampling,
+    *,
+    transposed: bool,
+    computed: np.dtype[Any],
+    stored: np.dtype[Any],
+) -> Basis:
+    """Choose skeletons of every box, from the leaves up.
+
+    Args:
+        matrix: Entries.
+        own: Tree of the boxes: of the sources, or with `transposed` of the targets.
+        other: Tree of the other side.
+        far: Far boxes, of `other`, of each box.
+        sampling: Accuracy and effort.
+        transposed: Rows rather than columns are compressed.
+        computed: float64 or complex128.
+        stored: What T is kept in.
+
+    Raises:
+        ConvergenceError: If boxes grow beyond `sampling.largest_box` unknowns: the far field has no low rank.
+    """
+    build = getattr(_native, f"build_basis_{computed.name}")
+    rank, skeletons, order, values, seconds, largest = build(
+        matrix, own.native, other.native, far.start, far.boxes, transposed, sampling.budget, sampling.rows,
+        sampling.orthogonal, sampling.largest_box,
+    )  # fmt: skip
+    if largest > sampling.largest_box:
+        raise ConvergenceError(
+            "the matrix does not compress: boxes of a thousand unknowns and more keep their full rank; "
+            "ask for a larger tolerance, or treat a matrix of this kernel and size as dense"
+        )
+    order_start = _starts(unknowns(own, rank))
+    return Basis(rank, skeletons, order, values.astype(stored, copy=False), order_start, seconds)
+
+
+def unknowns(tree: ClusterTree, rank: Ints) -> NDArray[np.int64]:
+    """Return how many unknowns each box has: a leaf's points, else the ranks of the children together."""
+    counts = (tree.stop - tree.start).astype(np.int64)
+    inner = np.flatnonzero(tree.first_child >= 0)
+    children = tree.first_child[inner, None] + np.arange(tree.arity)
+    counts[inner] = rank[children].sum(axis=1)
+    return counts
+
+
+def _starts(counts: NDArray[Any]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])

@@ -1,0 +1,139 @@
+"""H2 matrices in folders: tensors in one safetensors file, the rest in JSON. No pickle.
+
+The kernel is stored by its name in the registry and its parameters, so that any process can evaluate new entries.
+"""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from pipeline.errors import ArtifactError
+from pipeline.hmatrix import kernels
+from pipeline.hmatrix.admissibility import Admissibility, Interactions, Lists, Strong, Weak
+from pipeline.hmatrix.blocks import Blocks
+from pipeline.hmatrix.cluster import ClusterTree
+from pipeline.hmatrix.h2 import H2Matrix
+from pipeline.hmatrix.skeleton import Basis
+
+_VERSION = 1
+_DESCRIPTION, _ARRAYS = "h2matrix.json", "h2matrix.safetensors"
+_PARTS: dict[str, type] = {
+    "rows": ClusterTree,
+    "columns": ClusterTree,
+    "row_basis": Basis,
+    "column_basis": Basis,
+    "near": Blocks,
+    "far": Blocks,
+}
+_LISTS = ("near", "far", "near_columns", "far_columns")
+_ADMISSIBILITIES: dict[str, type[Strong] | type[Weak]] = {"strong": Strong, "weak": Weak}
+
+
+def save(A: H2Matrix, path: Path) -> None:
+    """Write a matrix into a folder, which is made if need be; the description is written last.
+
+    Raises:
+        ConfigError: If the kernel is a Python function, which cannot be written.
+    """
+    kernel = None if A.kernel is None else A.kernel.to_dict()
+    path.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, kind in _PARTS.items():
+        if _is_shared(A, name):
+            continue
+        part = getattr(A, name)
+        for f in fields(kind):
+            value = getattr(part, f.name)
+            if isinstance(value, np.ndarray):
+                arrays[f"{name}.{f.name}"] = np.ascontiguousarray(value)
+    for name in _LISTS:
+        lists = getattr(A.interactions, name)
+        arrays[f"interactions.{name}.start"], arrays[f"interactions.{name}.boxes"] = lists.start, lists.boxes
+    if A.diagonal_term is not None:
+        arrays["diagonal_term"] = A.diagonal_term
+    description = {
+        "version": _VERSION,
+        "shape": list(A.shape),
+        "kernel": kernel,
+        "tolerance": A.tolerance,
+        "norm": A.norm,
+        "dtype": A.dtype.name,
+        "mirrored": A.mirrored,
+        "square": A.is_square,
+        "arity": [A.rows.arity, A.columns.arity],
+        "one_basis": A.row_basis is A.column_basis,
+        "admissibility": {"name": A.admissibility.name}
+        | {f.name: getattr(A.admissibility, f.name) for f in fields(A.admissibility)},
+        "notes": list(A.notes),
+        "complex": [name for name, values in arrays.items() if values.dtype.kind == "c"],
+    }
+    description_path = path / _DESCRIPTION
+    description_path.unlink(missing_ok=True)
+    save_file({name: _as_real(values) for name, values in arrays.items()}, path / _ARRAYS)
+    description_path.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def load(path: Path) -> H2Matrix:
+    """Read a matrix that `save` wrote.
+
+    Raises:
+        ArtifactError: If the folder holds none, or one of another version.
+    """
+    try:
+        description = json.loads((path / _DESCRIPTION).read_text(encoding="utf-8"))
+        arrays = load_file(path / _ARRAYS)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} holds no H2 matrix: {Path(error.filename or '').name} is missing") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path} holds a damaged H2 matrix: {error}") from error
+    if description["version"] != _VERSION:
+        raise ArtifactError(
+            f"{path} holds an H2 matrix of version {description['version']}, and this program reads version "
+            f"{_VERSION}; compress it again"
+        )
+    for name in description["complex"]:
+        arrays[name] = np.ascontiguousarray(arrays[name]).view(np.result_type(arrays[name].dtype, np.complex64))[..., 0]
+    parts: dict[str, Any] = {}
+    for number, (name, kind) in enumerate(_PARTS.items()):
+        prefix = f"{name}."
+        found = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+        if kind is ClusterTree and found:
+            found["arity"] = description["arity"][number]
+        parts[name] = kind(**found) if found else None
+    if description["square"]:
+        parts["columns"] = parts["rows"]
+    if description["one_basis"]:
+        parts["column_basis"] = parts["row_basis"]
+    admissibility = dict(description["admissibility"])
+    rule: Admissibility = _ADMISSIBILITIES[admissibility.pop("name")](**admissibility)
+    return H2Matrix(
+        **parts,
+        mirrored=description["mirrored"],
+        diagonal_term=arrays.get("diagonal_term"),
+        kernel=None if description["kernel"] is None else kernels.from_dict(description["kernel"]),
+        tolerance=description["tolerance"],
+        norm=description["norm"],
+        admissibility=rule,
+        interactions=Interactions(
+            **{n: Lists(arrays[f"interactions.{n}.start"], arrays[f"interactions.{n}.boxes"]) for n in _LISTS}
+        ),
+        dtype=np.dtype(description["dtype"]),
+        notes=tuple(description["notes"]),
+    )
+
+
+def _is_shared(A: H2Matrix, name: str) -> bool:
+    return (name == "columns" and A.is_square) or (name == "column_basis" and A.row_basis is A.column_basis)
+
+
+def _as_real(values: NDArray[Any]) -> NDArray[Any]:
+    """Return complex numbers as pairs of reals in a last dimension: safetensors' NumPy side knows no complex ones."""
+    if values.dtype.kind != "c":
+        return values
+    real = np.float32 if values.dtype == np.complex64 else np.float64
+    return np.ascontiguousarray(values).view(real).reshape(*values.shape, 2)

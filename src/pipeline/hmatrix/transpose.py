@@ -1,0 +1,96 @@
+"""Transposes and multiples: the same arrays, reordered or scaled."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.hmatrix.admissibility import Interactions
+from pipeline.hmatrix.blocks import Blocks
+from pipeline.hmatrix.h2 import H2Matrix
+from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.skeleton import Basis
+
+
+@dataclass(frozen=True)
+class Swapped(Kernel):
+    """k(y, x) of a kernel k that tells its arguments apart."""
+
+    kernel: Kernel
+
+    @property
+    def symmetric(self) -> bool:  # type: ignore[override]
+        return self.kernel.symmetric
+
+    @property
+    def is_complex(self) -> bool:  # type: ignore[override]
+        return self.kernel.is_complex
+
+    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
+        return self.kernel(sources, targets).mT
+
+
+def transpose(A: H2Matrix) -> H2Matrix:
+    """Return A^T; bases change sides and blocks are transposed one by one."""
+    lists = A.interactions
+    kernel = A.kernel.kernel if isinstance(A.kernel, Swapped) else A.kernel
+    if kernel is not None and not kernel.symmetric and kernel is A.kernel:
+        kernel = Swapped(kernel)
+    return replace(
+        A,
+        rows=A.columns,
+        columns=A.rows,
+        row_basis=A.column_basis,
+        column_basis=A.row_basis,
+        near=_transposed(A.near, A.rows.stop - A.rows.start),
+        far=_transposed(A.far, A.row_basis.rank),
+        kernel=kernel,
+        interactions=Interactions(lists.near_columns, lists.far_columns, lists.near, lists.far),
+    )
+
+
+def scaled(A: H2Matrix, factor: complex) -> H2Matrix:
+    """Return factor · A."""
+    if isinstance(factor, complex) and factor.imag == 0:
+        factor = factor.real
+    column_basis = _widened(A.column_basis, factor)
+    return replace(
+        A,
+        near=_times(A.near, factor),
+        far=_times(A.far, factor),
+        row_basis=column_basis if A.row_basis is A.column_basis else _widened(A.row_basis, factor),
+        column_basis=column_basis,
+        diagonal_term=None if A.diagonal_term is None else factor * A.diagonal_term,
+        kernel=None if A.kernel is None else factor * A.kernel,
+        norm=abs(factor) * A.norm,
+        dtype=_type(A.dtype, factor),
+    )
+
+
+def _type(dtype: np.dtype[Any], factor: complex) -> np.dtype[Any]:
+    """Return a type of the same precision that holds the factor's multiples."""
+    if not isinstance(factor, complex) or dtype.kind == "c":
+        return dtype
+    return np.dtype(np.complex64 if dtype.itemsize == 4 else np.complex128)
+
+
+def _times(blocks: Blocks, factor: complex) -> Blocks:
+    return replace(blocks, values=(factor * blocks.values).astype(_type(blocks.values.dtype, factor)))
+
+
+def _widened(basis: Basis, factor: complex) -> Basis:
+    dtype = _type(basis.values.dtype, factor)
+    return basis if dtype == basis.values.dtype else replace(basis, values=basis.values.astype(dtype))
+
+
+def _transposed(blocks: Blocks, heights: NDArray[Any]) -> Blocks:
+    """Return the blocks of swapped pairs, each transposed; `heights` are the rows of each first box."""
+    values = np.empty_like(blocks.values)
+    for p, box in enumerate(blocks.first):
+        part = slice(blocks.start[p], blocks.start[p + 1])
+        height = int(heights[box])
+        if height:
+            values[part] = blocks.values[part].reshape(-1, height).T.ravel()
+    return Blocks(blocks.second, blocks.first, blocks.start, values)

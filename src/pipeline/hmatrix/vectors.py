@@ -1,0 +1,78 @@
+"""Vectors between the caller's order and type and the tree's: NumPy array or tensor, (n,) or (n, m)."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Vectors = TypeVar("Vectors", NDArray[Any], Tensor)
+
+Permutation = NDArray[np.int64]
+
+
+def result_type(matrix: np.dtype[Any], given: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type of a product: complex if either is, and as precise as the less precise of the two floats.
+
+    Integers count as exact.
+    """
+    if given.kind not in "fc":
+        return matrix
+    single = np.dtype("complex64")
+    narrow = np.can_cast(matrix, single) or np.can_cast(given, single)
+    is_complex = "c" in (matrix.kind, given.kind)
+    names = {(False, False): "float64", (False, True): "float32", (True, False): "complex128", (True, True): "complex64"}
+    return np.dtype(names[is_complex, narrow])
+
+
+def apply(
+    x: Vectors,
+    action: Callable[[NDArray[Any], int], NDArray[Any]],
+    *,
+    taken: Permutation,
+    given: Permutation,
+    computed: np.dtype[Any],
+    dtype: np.dtype[Any],
+    what: str,
+) -> Vectors:
+    """Run a native action on vectors.
+
+    Args:
+        x: Shape (n,) or (n, m).
+        action: Takes flat column-major vectors in tree order and their number, and returns such.
+        taken: Tree order of the places of x.
+        given: Tree order of the places of the result.
+        computed: What the action works in; a complex x goes through a real action as two real ones.
+        dtype: The matrix's type, which with that of x gives the result's.
+        what: Names the operation where x does not fit.
+    """
+    values = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    if values.ndim not in (1, 2) or len(values) != len(taken):
+        raise ValueError(f"{what} wants shape ({len(taken)},) or ({len(taken)}, m), not {values.shape}")
+    columns = values if values.ndim == 2 else values[:, None]
+    if values.dtype.kind == "c" and computed.kind != "c":
+        parts = np.concatenate([columns.real, columns.imag], axis=1)
+        both = _run(parts, action, taken, given, computed)
+        result = both[:, : columns.shape[1]] + 1j * both[:, columns.shape[1] :]
+    else:
+        result = _run(columns, action, taken, given, computed)
+    result = result.reshape(len(given), *values.shape[1:])
+    result = result.astype(result_type(dtype, values.dtype), copy=False)
+    return torch.from_numpy(result).to(x.device) if isinstance(x, Tensor) else result
+
+
+def _run(
+    columns: NDArray[Any],
+    action: Callable[[NDArray[Any], int], NDArray[Any]],
+    taken: Permutation,
+    given: Permutation,
+    computed: np.dtype[Any],
+) -> NDArray[Any]:
+    m = columns.shape[1]
+    flat = np.ascontiguousarray(columns.T[:, taken], dtype=computed).reshape(-1)
+    out = action(flat, m).reshape(m, len(given))
+    result = np.empty((len(given), m), dtype=computed)
+    result[given] = out.T
+    return result

@@ -1,0 +1,67 @@
+// AVX2 with FMA and F16C: eight lanes, sixteen registers.
+#include <immintrin.h>
+
+#include "routines.hpp"
+
+namespace {
+
+using parsimony::Half;
+
+struct Isa {
+    using Vector = __m256;
+    static constexpr int lanes = 8;
+    static constexpr std::int64_t widen_at_most = 32768;  // 128 KiB, which leaves level 2 to the activations
+    static constexpr std::int64_t widen_from_tiles = 12;
+    // Four vectors of weights leave too few of the registers for sums.
+    static constexpr int max_rows(int vectors) { return vectors == 1 ? 12 : vectors == 2 ? 6 : 0; }
+
+    static Vector zero() { return _mm256_setzero_ps(); }
+    static Vector all(float x) { return _mm256_set1_ps(x); }
+    static Vector load(const float* p) { return _mm256_loadu_ps(p); }
+    static Vector load(const Half* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+    static Vector load(const float* p, std::int64_t n) { return load_some(p, n); }
+    static Vector load(const Half* p, std::int64_t n) { return load_some(p, n); }
+    static void store(float* p, Vector v) { _mm256_storeu_ps(p, v); }
+    static void store(Half* p, Vector v) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                         _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    }
+    static void store(float* p, Vector v, std::int64_t n) { store_some(p, v, n); }
+    static void store(Half* p, Vector v, std::int64_t n) { store_some(p, v, n); }
+    static Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+    static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
+    static Vector divide(Vector a, Vector b) { return _mm256_div_ps(a, b); }
+    // Of a NaN and a number these return the second operand.
+    static Vector max(Vector a, Vector b) { return _mm256_max_ps(a, b); }
+    static Vector min(Vector a, Vector b) { return _mm256_min_ps(a, b); }
+    static Vector where_nan(Vector test, Vector otherwise) {
+        return _mm256_blendv_ps(otherwise, test, _mm256_cmp_ps(test, test, _CMP_UNORD_Q));
+    }
+    static int count_at_least(Vector v, float limit) {
+        const Vector magnitude = _mm256_andnot_ps(all(-0.0f), v);
+        return __builtin_popcount(_mm256_movemask_ps(_mm256_cmp_ps(magnitude, all(limit), _CMP_GE_OQ)));
+    }
+
+private:
+    template <class T>
+    static Vector load_some(const T* p, std::int64_t n) {
+        T full[lanes] = {};
+        for (std::int64_t i = 0; i < n; ++i) full[i] = p[i];
+        return load(full);
+    }
+    template <class T>
+    static void store_some(T* p, Vector v, std::int64_t n) {
+        T full[lanes];
+        store(full, v);
+        for (std::int64_t i = 0; i < n; ++i) p[i] = full[i];
+    }
+};
+
+}  // namespace
+
+#include "table.inl"
+
+const parsimony::Routines& parsimony::avx2_routines() {
+    static const Routines table = make_table("avx2");
+    return table;
+}

@@ -1,0 +1,107 @@
+"""Say in one sentence why a layer gained what it gained from half precision."""
+
+from dataclasses import dataclass
+
+from pipeline.precision.roofline import Bound, Roofs, Work
+
+MARGIN = 0.02  # a speedup nearer to 1 than this is no difference to speak of
+FAR_FROM_BOUND = 2.0  # a run this many times slower than its bound is limited by something that is no roof
+
+
+@dataclass(frozen=True)
+class Side:
+    """One precision of a layer: what it does, what the roofs allow, what it took."""
+
+    work: Work
+    bound: Bound
+    seconds: float
+
+
+def reason(single: Side, half: Side, interval: tuple[float, float], roofs: Roofs) -> str:
+    """Explain a speedup.
+
+    Args:
+        single: The float32 side.
+        half: The half-precision side.
+        interval: Of the speedup; one that comes within 2 % of 1 is called no difference.
+        roofs: The limits that both sides were bounded with.
+
+    Returns:
+        One sentence: the verdict, the limit with its numbers, and what float32 has instead.
+    """
+    speedup = single.seconds / half.seconds
+    low, high = interval
+    wins = low > 1 + MARGIN
+    loses = high < 1 - MARGIN
+    verdict = "FP16 loses" if loses else "FP16 wins" if wins else "no clear difference"
+    return f"{verdict}, {speedup:.2f}x: {_limit(single, half, roofs, wins)}{_distance(half)}."
+
+
+def _limit(single: Side, half: Side, roofs: Roofs, wins: bool) -> str:
+    moved, moved_single = _bytes(half.work.n_bytes), _bytes(single.work.n_bytes)
+    converted = _count(half.work.conversions)
+    needs = (
+        f"{_count(half.work.flops)} FLOPs at {roofs.gflops:.0f} GFLOP/s take {_seconds(half.bound.seconds)}"
+    )
+    term, term_single = half.bound.term, single.bound.term
+    if term == "compute" and term_single != "compute":
+        return (
+            f"FP32 is {term_single}-bound by {moved_single} at {_rate(single, roofs)}; FP16's {moved} take less than "
+            f"the arithmetic, where {needs}"
+        )
+    if term == "compute" and wins:
+        return (
+            f"compute-bound on both sides, where {needs}, so the roofs predict no gain; what is gained comes from "
+            f"moving {moved} instead of {moved_single} where that does not overlap with the arithmetic"
+        )
+    if term == "compute":
+        return (
+            f"compute-bound on both sides, where {needs}: moving {moved} instead of {moved_single} saves no time, and "
+            f"{converted} conversions come on top"
+        )
+    if term == "conversion":
+        return (
+            f"conversion-bound, {converted} conversions at {roofs.conversions:.0f} G/s take "
+            f"{_seconds(half.bound.seconds)}; FP32 has none of them, is {term_single}-bound and needs "
+            f"{_seconds(single.bound.seconds)} for {moved_single}"
+        )
+    elsewhere = f" from {single.bound.level}" if single.bound.level != half.bound.level else ""
+    return (
+        f"{term}-bound, {moved} at {_rate(half, roofs)} take {_seconds(half.bound.seconds)}; FP32 moves "
+        f"{moved_single}{elsewhere} and needs {_seconds(single.bound.seconds)}"
+    )
+
+
+def _distance(half: Side) -> str:
+    factor = half.seconds / half.bound.seconds
+    if factor < FAR_FROM_BOUND:
+        return f" (measured {_seconds(half.seconds)})"
+    return (
+        f"; the {_seconds(half.seconds)} measured are {factor:.1f} times that bound, so short loops and the call "
+        "itself weigh more than any roof"
+    )
+
+
+def _rate(side: Side, roofs: Roofs) -> str:
+    return f"{roofs.bandwidth[side.bound.level]:.0f} GB/s"
+
+
+def _seconds(value: float) -> str:
+    for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "µs")):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e9:.3g} ns"
+
+
+def _bytes(value: float) -> str:
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= factor:
+            return f"{value / factor:.3g} {unit}"
+    return f"{value:.0f} B"
+
+
+def _count(value: float) -> str:
+    for factor, unit in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
+        if value >= factor:
+            return f"{value / factor:.3g} {unit}"
+    return f"{value:.0f}"

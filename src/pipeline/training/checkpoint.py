@@ -1,0 +1,81 @@
+"""Everything that the rest of a run depends on, as named tensors and plain numbers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError
+from pipeline.training.kfac import KFAC
+
+
+@dataclass(frozen=True)
+class State:
+    """A run between two steps.
+
+    Attributes:
+        tensors: Weights and buffers ("model/..."), the optimizer's ("optimizer/...") and K-FAC's
+            ("kfac/..."); copies, contiguous, no two share memory.
+        scalars: What JSON can hold: the "identity" of the run, its "step", "seconds", "history" and what else
+            `Progress` holds, and the optimizer's and K-FAC's numbers.
+    """
+
+    tensors: dict[str, Tensor]
+    scalars: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """How many steps the run has done."""
+        return int(self.scalars["step"])
+
+
+def capture_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, kfac: KFAC | None, scalars: dict[str, Any]
+) -> State:
+    """Copy the state of a run; `scalars` are the loop's own numbers."""
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    numbers: dict[str, Any] = {}
+    for index, entry in optimizer.state_dict()["state"].items():
+        for key, value in entry.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{index}/{key}"] = value
+            else:
+                numbers[f"{index}/{key}"] = value
+    scalars = {**scalars, "optimizer": numbers}
+    if kfac is not None:
+        state = kfac.state_dict()
+        tensors |= {f"kfac/{name}": tensor for name, tensor in state["tensors"].items()}
+        scalars["kfac"] = dict(state["scalars"])
+    return State({name: t.detach().clone().contiguous() for name, t in tensors.items()}, scalars)
+
+
+def restore_state(
+    state: State, model: nn.Module, optimizer: torch.optim.Optimizer, kfac: KFAC | None
+) -> None:
+    """Put a state back into fresh objects of the same run.
+
+    Raises:
+        ConfigError: If the state is that of another network.
+    """
+    device = next(model.parameters()).device
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "kfac": {}}
+    for path, tensor in state.tensors.items():
+        group, name = path.split("/", 1)
+        groups[group][name] = tensor.to(device)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in groups["model"].items()}
+    if found != expected:
+        differing = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+        raise ConfigError(
+            f"the checkpoint is of another network: {differing[0]} has shape {found.get(differing[0])} there and "
+            f"{expected.get(differing[0])} here; delete the checkpoint or restore the model's options"
+        )
+    model.load_state_dict(groups["model"])
+    entries: dict[int, dict[str, Any]] = {}
+    for path, value in (*groups["optimizer"].items(), *state.scalars["optimizer"].items()):
+        index, key = path.split("/", 1)
+        entries.setdefault(int(index), {})[key] = value.clone() if isinstance(value, Tensor) else value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
+    if kfac is not None:
+        kfac.load_state_dict({"tensors": groups["kfac"], "scalars": state.scalars["kfac"]})

@@ -1,0 +1,55 @@
+"""How good a network is."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.runtime.communicator import Communicator, Serial
+from pipeline.training.sampling import Samples, cut, n_pieces
+
+BATCH = 1024  # samples of one pass; bounds the memory of activations
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures over all samples.
+
+    Attributes:
+        loss: Mean cross-entropy in nats, of hard labels, without any smoothing.
+        accuracy: Share of samples whose highest score is their label, in [0, 1].
+        predictions: Class of each sample, shape (n_samples,), int64.
+    """
+
+    loss: float
+    accuracy: float
+    n_samples: int
+    predictions: Tensor
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, samples: Samples, *, communicator: Communicator | None = None) -> Evaluation:
+    """Measure a network in evaluation mode; its mode is restored.
+
+    The processes take consecutive parts of the samples and all return the same figures.
+    """
+    communicator = communicator or Serial()
+    part = samples[cut(len(samples), communicator.size)[communicator.rank]]
+    totals = torch.zeros(2, dtype=torch.float64, device=samples.labels.device)
+    predictions = [samples.labels.new_empty(0)]
+    was_training = model.training
+    model.eval()
+    for piece in cut(len(part), n_pieces(len(part), BATCH)):
+        labels = part.labels[piece]
+        # A copy starts at an aligned address wherever the samples came from, and products round by alignment.
+        scores = model(part.images[piece].clone())
+        predictions.append(scores.argmax(dim=1))
+        totals[0] += functional.cross_entropy(scores, labels, reduction="none").double().sum()
+        totals[1] += (predictions[-1] == labels).sum()
+    model.train(was_training)
+    communicator.all_reduce(totals)
+    loss, accuracy = (totals / max(len(samples), 1)).tolist()
+    return Evaluation(
+        loss, accuracy, len(samples), torch.cat(communicator.all_gather(torch.cat(predictions)))
+    )

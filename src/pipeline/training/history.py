@@ -1,0 +1,78 @@
+"""What a run reports after each epoch."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """A network after an epoch.
+
+    Attributes:
+        epoch: From 1.
+        steps: Optimizer steps since the start of training.
+        seconds: Time in steps since the start of training, without evaluations and checkpoints; a resumed
+            run goes on counting. The one figure that is not reproducible.
+        objective: Mean over the epoch of the loss that was minimized, smoothing included, as the weights
+            went.
+        train_loss: True loss (no smoothing) after the epoch on a fixed set of training samples, in nats.
+        train_accuracy: Share of these that are classified correctly.
+        validation_loss: The same on the held-out samples.
+        validation_accuracy: The same on the held-out samples.
+        gap: Validation loss minus training loss: the price of not having seen a sample, in nats.
+    """
+
+    epoch: int
+    steps: int
+    seconds: float
+    objective: float
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    gap: float
+
+
+History = list[EpochRecord]
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: Optimizer steps done.
+        seconds: Time they took.
+        objective_sum: Loss summed over the samples of the running epoch so far.
+        n_samples: How many these are.
+        history: The epochs that are done.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    objective_sum: float = 0.0
+    n_samples: int = 0
+    history: History = field(default_factory=list)
+
+    def add(self, loss: float, n_samples: int, seconds: float) -> None:
+        """Count a step of this mean loss."""
+        self.step += 1
+        self.seconds += seconds
+        self.objective_sum += loss * n_samples
+        self.n_samples += n_samples
+
+    def end_epoch(self, record: EpochRecord) -> None:
+        """Keep the record and start the next epoch's sums."""
+        self.history.append(record)
+        self.objective_sum, self.n_samples = 0.0, 0
+
+    def to_scalars(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_scalars(cls, scalars: dict[str, Any]) -> "Progress":
+        """Invert `to_scalars`; other entries are left aside."""
+        own = {name: scalars[name] for name in cls.__dataclass_fields__}
+        own["history"] = [EpochRecord(**record) for record in own["history"]]
+        return cls(**own)

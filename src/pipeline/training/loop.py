@@ -1,0 +1,165 @@
+"""The training loop."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError
+from pipeline.runtime.communicator import Communicator, Serial
+from pipeline.training.checkpoint import State, capture_state, restore_state
+from pipeline.training.diagnosis import blame_layer, require_agreement
+from pipeline.training.evaluation import evaluate
+from pipeline.training.history import EpochRecord, History, Progress
+from pipeline.training.kfac import KFAC
+from pipeline.training.objective import Objective
+from pipeline.training.recipe import Recipe, plan
+from pipeline.training.sampling import Samples, cut, epoch_order
+from pipeline.training.schedule import learning_rate
+
+
+def train(
+    model: nn.Module,
+    recipe: Recipe,
+    training: Samples,
+    validation: Samples,
+    *,
+    seed: int,
+    communicator: Communicator | None = None,
+    state: State | None = None,
+    on_checkpoint: Callable[[State], None] | None = None,
+    checkpoint_steps: int = 0,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> History:
+    """Train a network in place, on one process or several that call this together.
+
+    Every process holds the same network and all samples, and takes its share of each batch. The outcome is
+    a function of the initial weights, the recipe, the samples and the seed: the number of processes changes
+    it by rounding only, and an interruption not at all, since a run that goes on from a `State` is
+    bit-equal to one that was never stopped (with the same number of processes).
+
+    Args:
+        model: Left in evaluation mode with the final weights.
+        training: Visited in a new random order every epoch.
+        validation: Held-out samples, only measured on.
+        seed: Non-negative; decides orders and smoothing, not the initial weights.
+        state: Where to go on; the model's own weights are replaced.
+        on_checkpoint: Called on all processes with the state after every `checkpoint_steps` steps.
+        checkpoint_steps: Zero for no checkpoints.
+        on_epoch: Called on all processes after each epoch, before a checkpoint of the same step.
+        on_step: Called on all processes with steps done, steps in all and the loss of the step.
+
+    Returns:
+        One record per epoch, from the first even if resumed.
+
+    Raises:
+        ConfigError: If the batches do not suit samples and processes, or the state is that of another run.
+        ConvergenceError: If a loss or a gradient is not finite; step and layer are named. Also if processes
+            no longer hold the same weights at the end of an epoch.
+    """
+    communicator = communicator or Serial()
+    steps = plan(recipe, n_samples=len(training), n_processes=communicator.size)
+    optimizer = _sgd(model, recipe)
+    kfac = None
+    if recipe.kfac is not None:
+        kfac = KFAC(model, **asdict(recipe.kfac), communicator=communicator, mean_loss=False)
+    objective = Objective(
+        model,
+        training,
+        n_classes=_n_classes(model, training),
+        smoothing=recipe.smoothing,
+        micro_batch=recipe.micro_batch,
+        seed=seed,
+        communicator=communicator,
+    )
+    identity = f"{recipe}, seed {seed}, {len(training)} training and {len(validation)} validation samples"
+    progress = Progress()
+    if state is not None:
+        if state.scalars["identity"] != identity:
+            raise ConfigError(
+                f"the checkpoint is of another run ({state.scalars['identity']}, not {identity}); "
+                "delete it to start afresh"
+            )
+        restore_state(state, model, optimizer, kfac)
+        progress = Progress.from_scalars(state.scalars)
+
+    batches = cut(len(training), steps.steps_per_epoch)
+    order: Tensor | None = None
+    while progress.step < steps.n_steps:
+        start = perf_counter()
+        step = progress.step
+        epoch, position = divmod(step, steps.steps_per_epoch)
+        if order is None or position == 0:
+            order = epoch_order(len(training), seed=seed, epoch=epoch).to(training.labels.device)
+        indices = order[batches[position]]
+        loss = objective.backward(indices, step=step, done=step / steps.n_steps)
+        lr = learning_rate(
+            step, steps.n_steps, peak=recipe.lr, n_warmup=steps.n_warmup, schedule=recipe.schedule
+        )
+        if kfac is not None:
+            kfac.step(lr)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        progress.add(loss, len(indices), perf_counter() - start)
+        if on_step is not None:
+            on_step(progress.step, steps.n_steps, loss)
+        if position + 1 == steps.steps_per_epoch:
+            require_agreement(model, step=progress.step, communicator=communicator)
+            record = _measure(model, progress, training[: recipe.n_measured], validation, communicator)
+            progress.end_epoch(record)
+            if on_epoch is not None:
+                on_epoch(record)
+        if on_checkpoint is not None and checkpoint_steps and progress.step % checkpoint_steps == 0:
+            scalars = {"identity": identity, **progress.to_scalars()}
+            on_checkpoint(capture_state(model, optimizer, kfac, scalars))
+    if kfac is not None:
+        kfac.remove()
+    model.eval()
+    return progress.history
+
+
+def _sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]], recipe.lr, momentum=recipe.momentum
+    )
+
+
+@torch.no_grad()
+def _n_classes(model: nn.Module, training: Samples) -> int:
+    model.eval()
+    n_classes: int = model(training.images[:1]).shape[1]
+    if int(training.labels.max()) >= n_classes:
+        raise ValueError(f"label {int(training.labels.max())} is out of range for {n_classes} classes")
+    return n_classes
+
+
+def _measure(
+    model: nn.Module, progress: Progress, training: Samples, validation: Samples, communicator: Communicator
+) -> EpochRecord:
+    on_training = evaluate(model, training, communicator=communicator)
+    on_validation = evaluate(model, validation, communicator=communicator)
+    if not (math.isfinite(on_training.loss) and math.isfinite(on_validation.loss)):
+        examples = (training if not math.isfinite(on_training.loss) else validation)[:1024]
+        blame_layer(model, lambda: model(examples.images), step=progress.step - 1, communicator=communicator)
+    return EpochRecord(
+        epoch=len(progress.history) + 1,
+        steps=progress.step,
+        seconds=progress.seconds,
+        objective=progress.objective_sum / progress.n_samples,
+        train_loss=on_training.loss,
+        train_accuracy=on_training.accuracy,
+        validation_loss=on_validation.loss,
+        validation_accuracy=on_validation.accuracy,
+        gap=on_validation.loss - on_training.loss,
+    )

@@ -1,0 +1,100 @@
+"""What a training run is asked to do."""
+
+from dataclasses import dataclass, field
+
+from pipeline.errors import ConfigError
+from pipeline.training.sampling import n_pieces
+from pipeline.training.schedule import Cosine, Schedule
+from pipeline.training.smoothing import Smoothing
+
+OPTIMIZERS = ("sgd", "kfac")
+
+
+@dataclass(frozen=True)
+class KFACSettings:
+    """How gradients are preconditioned; see `KFAC`."""
+
+    damping: float = 3e-2
+    factor_decay: float = 0.5
+    factor_interval: int = 5
+    inverse_interval: int = 5
+    kl_clip: float = 1e-3
+    sample_fraction: float = 0.25
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the outcome of a run but the network, the samples and the seed.
+
+    Attributes:
+        optimizer: "sgd" (with momentum), or "kfac": the same after preconditioning.
+        lr: The rate after the warm-up.
+        momentum: Of the stochastic gradient descent.
+        weight_decay: Added to the gradients of weight matrices, not of biases and normalizations.
+        batch_size: The most samples of a step, over all processes; an epoch is cut into as few equal
+            batches as this allows.
+        epochs: Passes over the training samples.
+        warmup_epochs: How long the rate rises linearly from zero.
+        micro_batch: The most samples of one forward and backward pass; a batch is cut into as few equal
+            ones as this allows and they are dealt to the processes. The result depends on it a little
+            (noise and mixup are drawn per micro-batch), but not on the number of processes. Where there are
+            fewer micro-batches than processes, some processes idle.
+        smoothing: Applied in order.
+        kfac: Needed by the optimizer "kfac".
+        schedule: The decay of the rate after the warm-up.
+        n_measured: How many training samples, the first ones, the training loss and accuracy are measured on.
+    """
+
+    optimizer: str
+    lr: float
+    batch_size: int
+    epochs: int
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 1.0
+    micro_batch: int = 256
+    smoothing: tuple[Smoothing, ...] = ()
+    kfac: KFACSettings | None = None
+    schedule: Schedule = field(default_factory=Cosine)
+    n_measured: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(
+                f"there is no optimizer {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}"
+            )
+        if (self.optimizer == "kfac") != (self.kfac is not None):
+            raise ConfigError("settings of K-FAC belong to the optimizer 'kfac', and only to it")
+        if min(self.batch_size, self.micro_batch, self.n_measured) < 1 or self.epochs < 0:
+            raise ValueError("batch_size, micro_batch and n_measured must be positive, epochs not negative")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many steps a recipe takes on a training set."""
+
+    steps_per_epoch: int
+    n_steps: int
+    n_warmup: int
+
+
+def plan(recipe: Recipe, *, n_samples: int, n_processes: int) -> Plan:
+    """Count the steps of a run.
+
+    Raises:
+        ConfigError: If a batch is larger than the training set, or smaller than the number of processes.
+    """
+    if recipe.batch_size > n_samples:
+        raise ConfigError(
+            f"batch_size is {recipe.batch_size} but there are only {n_samples} training samples; "
+            "lower batch_size or train on more samples"
+        )
+    steps_per_epoch = n_pieces(n_samples, recipe.batch_size)
+    smallest = n_samples // steps_per_epoch
+    if n_processes > smallest:
+        raise ConfigError(
+            f"{n_processes} processes cannot share a batch of {smallest} samples; "
+            "start fewer processes or raise batch_size"
+        )
+    n_steps = recipe.epochs * steps_per_epoch
+    return Plan(steps_per_epoch, n_steps, min(n_steps, round(recipe.warmup_epochs * steps_per_epoch)))

@@ -1,0 +1,50 @@
+"""Which samples a step sees: epochs cut into batches, batches into micro-batches, micro-batches dealt to
+processes.
+
+None of it depends on the number of processes but the dealing.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.training.randomness import Purpose, generator
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Labelled images.
+
+    Attributes:
+        images: Shape (n, c, h, w), normalized, floating point.
+        labels: Shape (n,), int64, from 0.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.labels):
+            raise ValueError(f"{len(self.images)} images have {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, chosen: Tensor | slice) -> "Samples":
+        return Samples(self.images[chosen], self.labels[chosen])
+
+
+def n_pieces(n: int, size: int) -> int:
+    """How few pieces of at most `size` hold `n` things."""
+    return -(-n // size)
+
+
+def cut(n: int, pieces: int) -> list[slice]:
+    """Cut 0..n into consecutive pieces whose sizes differ by at most one, so that none is a noisy stub."""
+    return [slice(i * n // pieces, (i + 1) * n // pieces) for i in range(pieces)]
+
+
+def epoch_order(n_samples: int, *, seed: int, epoch: int) -> Tensor:
+    """Return the order in which an epoch visits the samples, shape (n_samples,)."""
+    return torch.from_numpy(generator(seed, Purpose.ORDER, epoch).permutation(n_samples))

@@ -1,0 +1,51 @@
+"""How the rate changes during training: a linear warm-up, then one of these decays."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Schedule(Protocol):
+    """A decay: maps the part of training that is done, in [0, 1], to the part of the rate that is left."""
+
+    def __call__(self, done: float) -> float: ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    """No decay."""
+
+    def __call__(self, done: float) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine wave from one to zero."""
+
+    def __call__(self, done: float) -> float:
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """(1 - done)^power: linear for power one."""
+
+    power: float = 2.0
+
+    def __call__(self, done: float) -> float:
+        return float((1 - done) ** self.power)
+
+
+SCHEDULES: dict[str, type[Schedule]] = {"constant": Constant, "cosine": Cosine, "polynomial": Polynomial}
+
+
+def learning_rate(step: int, n_steps: int, *, peak: float, n_warmup: int, schedule: Schedule) -> float:
+    """Return the rate of step `step` (from 0) of `n_steps`.
+
+    The warm-up rises linearly over its `n_warmup` steps and reaches `peak` in the last of them; the decay
+    starts at `peak` right after and would end in step `n_steps`, so no step has rate zero.
+    """
+    if step < n_warmup:
+        return peak * (step + 1) / n_warmup
+    return peak * schedule((step - n_warmup) / max(1, n_steps - n_warmup))

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from pipeline.hmatrix.cluster import build_tree, n_halvings
+
+
+def tree_of(points, leaf_size=16, halvings_per_level=2):
+    halvings = n_halvings(len(points), leaf_size)
+    return build_tree(np.asarray(points, dtype=float), halvings=halvings, halvings_per_level=halvings_per_level)
+
+
+@pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 257, 1000])
+@pytest.mark.parametrize("halvings_per_level", [1, 2, 3])
+def test_every_level_tiles_the_points(n, halvings_per_level):
+    points = np.random.default_rng(n).random((n, 3))
+    tree = tree_of(points, halvings_per_level=halvings_per_level)
+    for number in range(tree.n_levels):
+        boxes = np.array(tree.level(number))
+        assert tree.start[boxes[0]] == 0
+        assert tree.stop[boxes[-1]] == n
+        np.testing.assert_array_equal(tree.stop[boxes[:-1]], tree.start[boxes[1:]])
+    np.testing.assert_array_equal(np.sort(tree.permutation), np.arange(n))
+    np.testing.assert_array_equal(tree.points, points[tree.permutation])
+
+
+def test_leaves_hold_equally_many_points_however_clustered():
+    generator = np.random.default_rng(0)
+    points = np.concatenate([generator.random((100, 2)), 1e-6 * generator.random((923, 2))])
+    tree = tree_of(points)
+    leaves = np.array(tree.level(tree.n_levels - 1))
+    sizes = (tree.stop - tree.start)[leaves]
+    assert sizes.max() - sizes.min() <= 1
+    assert sizes.max() <= 16
+
+
+def test_children_tile_their_parent_and_boxes_bound_their_points():
+    tree = tree_of(np.random.default_rng(1).random((500, 2)))
+    for box in range(tree.n_boxes):
+        child = tree.first_child[box]
+        if child >= 0:
+            assert tree.start[child] == tree.start[box]
+            assert tree.stop[child + tree.arity - 1] == tree.stop[box]
+            assert (tree.parent[child : child + tree.arity] == box).all()
+        points = tree.points[tree.start[box] : tree.stop[box]]
+        np.testing.assert_array_equal(tree.lower[box], points.min(axis=0))
+        np.testing.assert_array_equal(tree.upper[box], points.max(axis=0))
+
+
+def test_the_tree_does_not_depend_on_how_equal_points_are_given():
+    points = np.zeros((100, 2))
+    first, second = tree_of(points), tree_of(points.copy())
+    np.testing.assert_array_equal(first.permutation, second.permutation)
+    assert (first.diameters == 0).all()
+
+
+def test_more_leaves_than_points_leave_boxes_empty():
+    tree = build_tree(np.arange(3.0)[:, None], halvings=3, halvings_per_level=1)
+    sizes = (tree.stop - tree.start)[np.array(tree.level(3))]
+    assert sizes.sum() == 3
+    assert len(sizes) == 8
+    assert tree.diameters[np.array(tree.level(3))].max() == 0

@@ -1,0 +1,293 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import ConfigError, ConvergenceError
+from pipeline.hmatrix import H2Matrix, Strong, Weak, kernels
+
+N = 1100
+
+
+def unit_sphere(n):
+    i = np.arange(n)
+    z = 1 - (2 * i + 1) / n
+    angle = np.pi * (3 - 5**0.5) * i
+    return np.stack([np.sqrt(1 - z * z) * np.cos(angle), np.sqrt(1 - z * z) * np.sin(angle), z], axis=1)
+
+
+def clusters(generator, n):
+    """Points of very uneven density, five of them twice."""
+    centers = generator.random((10, 2))
+    points = centers[generator.integers(0, 10, n)] + 10 ** generator.uniform(-6, -1, (n, 1)) * generator.standard_normal((n, 2))
+    points[-5:] = points[:5]
+    return points
+
+
+POINTS = {
+    "square": lambda g, n: g.random((n, 2)),
+    "cube": lambda g, n: g.random((n, 3)),
+    "sphere": lambda g, n: unit_sphere(n),
+    "clusters": clusters,
+    "line in space": lambda g, n: np.linspace(0, 1, n)[:, None] * np.array([1.0, 2.0, -1.0]),
+    "one far outlier": lambda g, n: np.concatenate([g.random((n - 1, 2)), [[1e6, -1e6]]]),
+    "one dimension": lambda g, n: g.random((n, 1)),
+}
+
+KERNELS = {
+    "matern": kernels.Matern(nu=0.5, length_scale=0.3),
+    "squared_exponential": kernels.SquaredExponential(length_scale=0.3),
+    "rational_quadratic": kernels.RationalQuadratic(length_scale=0.3, alpha=0.7),
+    "laplace_single_layer": kernels.LaplaceSingleLayer(),
+    "helmholtz": kernels.Helmholtz(wavenumber=5.0),
+    "yukawa": kernels.Yukawa(decay=2.0),
+    "custom": kernels.Custom(lambda x, y: torch.exp(-torch.cdist(x, y)) * (1 + x[..., :1])),
+}
+
+COMBINATIONS = {
+    "matern 3/2": kernels.Matern(nu=1.5, length_scale=0.3),
+    "matern 5/2": kernels.Matern(nu=2.5, length_scale=0.3),
+    "anisotropic": kernels.Matern(nu=0.5, length_scale=(0.1, 0.5, 1.0)),
+    "sum": kernels.Matern(nu=1.5, length_scale=0.2) + 0.5 * kernels.SquaredExponential(length_scale=1.0),
+    "product": kernels.Matern(nu=0.5, length_scale=0.2) * kernels.RationalQuadratic(),
+    "complex multiple": (1 + 2j) * kernels.Matern(nu=0.5),
+}
+
+
+def dense(kernel, points, diagonal=0.0, sources=None):
+    matrix = kernel(torch.from_numpy(points), torch.from_numpy(points if sources is None else sources)).numpy()
+    return matrix + np.diag(np.broadcast_to(diagonal, len(points))) if sources is None else matrix
+
+
+def relative(found, wanted):
+    return np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+
+
+def test_every_kernel_has_a_case():
+    assert set(KERNELS) == set(kernels.KERNELS)
+
+
+@pytest.mark.parametrize("name", [*KERNELS, *COMBINATIONS])
+def test_product_and_transpose_are_as_accurate_as_asked_with_every_kernel(name):
+    generator = np.random.default_rng(0)
+    points = POINTS["sphere"](generator, N)
+    kernel = (KERNELS | COMBINATIONS)[name]
+    A = H2Matrix.from_kernel(points, kernel, diagonal=0.1, tolerance=1e-6, leaf_size=32)
+    matrix = dense(kernel, points, 0.1)
+    x = generator.standard_normal((N, 20))
+    assert relative(A @ x, matrix @ x) <= 2e-6
+    assert relative(A.product_transposed(x), matrix.T @ x) <= 2e-6
+    assert relative(A.T @ x, matrix.T @ x) <= 2e-6
+
+
+@pytest.mark.parametrize("name", POINTS)
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-10])
+def test_achieved_error_is_at_most_twice_the_tolerance(name, tolerance):
+    generator = np.random.default_rng(1)
+    points = POINTS[name](generator, N)
+    kernel = kernels.Matern(nu=0.5, length_scale=0.2)
+    A = H2Matrix.from_kernel(points, kernel, diagonal=1e-2, tolerance=tolerance, leaf_size=32)
+    x = generator.standard_normal((N, 20))
+    matrix = dense(kernel, points, 1e-2)
+    assert relative(A @ x, matrix @ x) <= 2 * tolerance
+    assert A.error_estimate() <= 2 * tolerance
+    np.testing.assert_allclose(A.diagonal(), np.diag(matrix), rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 15, 16, 17, 33, 257])
+def test_awkward_sizes(n):
+    points = np.random.default_rng(n).random((n, 2))
+    kernel = kernels.Matern(nu=0.5)
+    A = H2Matrix.from_kernel(points, kernel, diagonal=0.5, tolerance=1e-8, leaf_size=16)
+    assert A.shape == (n, n)
+    np.testing.assert_allclose(A.to_dense(), dense(kernel, points, 0.5), rtol=1e-6, atol=1e-8)
+
+
+def test_points_all_equal_give_rank_one():
+    points = np.full((300, 2), 0.25)
+    A = H2Matrix.from_kernel(points, kernels.Matern(), tolerance=1e-8, leaf_size=16)
+    np.testing.assert_allclose(A.to_dense(), np.ones((300, 300)), rtol=1e-7)
+    assert A.row_basis.rank.max() == 1
+
+
+@pytest.mark.parametrize("rule", [Strong(), Weak()])
+def test_both_admissibilities_reach_the_tolerance(rule):
+    generator = np.random.default_rng(2)
+    points = generator.random((N, 1))
+    kernel = kernels.Matern(nu=0.5, length_scale=0.1)
+    A = H2Matrix.from_kernel(points, kernel, tolerance=1e-7, leaf_size=32, admissibility=rule)
+    x = generator.standard_normal(N)
+    assert relative(A @ x, dense(kernel, points) @ x) <= 2e-7
+    assert A.admissibility == rule
+
+
+def test_many_dimensions_fall_back_to_weak_admissibility_and_say_so():
+    generator = np.random.default_rng(3)
+    points = generator.standard_normal((N, 64))
+    kernel = kernels.SquaredExponential(length_scale=8.0)
+    A = H2Matrix.from_kernel(points, kernel, diagonal=0.1, tolerance=1e-4)
+    assert A.admissibility.name == "weak"
+    assert "weak admissibility" in A.notes[0]
+    x = generator.standard_normal(N)
+    assert relative(A @ x, dense(kernel, points, 0.1) @ x) <= 2e-4
+
+
+def test_permuting_the_points_permutes_the_matrix():
+    generator = np.random.default_rng(4)
+    points, order = generator.random((N, 2)), generator.permutation(N)
+    kernel = kernels.Matern(nu=1.5)
+    x = generator.standard_normal(N)
+    first = H2Matrix.from_kernel(points, kernel, tolerance=1e-8) @ x
+    second = H2Matrix.from_kernel(points[order], kernel, tolerance=1e-8) @ x[order]
+    assert relative(second, first[order]) <= 4e-8
+
+
+def test_multiples_scale_products_and_negation_turns_them():
+    generator = np.random.default_rng(5)
+    A = H2Matrix.from_kernel(generator.random((N, 2)), kernels.Matern(), diagonal=1.0)
+    x = generator.standard_normal(N)
+    np.testing.assert_allclose((2.0 * A) @ x, 2 * (A @ x), rtol=1e-12)
+    np.testing.assert_allclose((-A) @ x, -(A @ x), rtol=1e-12)
+    np.testing.assert_allclose((1j * A) @ x, 1j * (A @ x), rtol=1e-6)
+    np.testing.assert_allclose((2.0 * A).diagonal(), 2 * A.diagonal(), rtol=1e-12)
+
+
+def test_product_is_linear_and_its_transpose_is_adjoint():
+    generator = np.random.default_rng(6)
+    kernel = KERNELS["custom"]
+    A = H2Matrix.from_kernel(generator.random((N, 2)), kernel, tolerance=1e-5)
+    x, y = generator.standard_normal((2, N))
+    np.testing.assert_allclose(A @ (x + 2 * y), A @ x + 2 * (A @ y), rtol=1e-9, atol=1e-9)
+    assert abs(y @ (A @ x) - A.product_transposed(y) @ x) <= 1e-12 * N**2
+
+
+def test_rectangular_products_and_transposes():
+    generator = np.random.default_rng(7)
+    targets, sources = generator.random((N, 2)), generator.random((300, 2)) + [0.7, 0.0]
+    kernel = kernels.Matern(nu=0.5, length_scale=0.2)
+    A = H2Matrix.from_kernel(targets, kernel, sources=sources, tolerance=1e-7, leaf_size=32)
+    matrix = dense(kernel, targets, sources=sources)
+    assert A.shape == (N, 300)
+    assert relative(A @ np.eye(300), matrix) <= 2e-7
+    assert relative(A.T @ np.eye(N), matrix.T) <= 2e-7
+    with pytest.raises(ValueError, match="square"):
+        A.diagonal()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_type_follows_the_points(dtype):
+    points = np.random.default_rng(8).random((N, 3)).astype(dtype)
+    x = np.random.default_rng(9).standard_normal(N).astype(dtype)
+    A = H2Matrix.from_kernel(points, kernels.Matern(), tolerance=1e-5)
+    assert A.dtype == dtype
+    assert (A @ x).dtype == dtype
+    wave = H2Matrix.from_kernel(points, kernels.Helmholtz(), tolerance=1e-5)
+    assert (wave @ x).dtype == (np.complex64 if dtype == np.float32 else np.complex128)
+    exact = dense(kernels.Matern(), points.astype(np.float64))
+    assert relative(A @ x, exact @ x) <= 2e-5
+
+
+def test_tensors_give_tensors():
+    points = torch.rand(300, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    A = H2Matrix.from_kernel(points, kernels.Matern(), tolerance=1e-6)
+    x = torch.ones(300, 2, dtype=torch.float64)
+    y = A @ x
+    assert isinstance(y, torch.Tensor)
+    np.testing.assert_array_equal(y.numpy(), A @ x.numpy())
+
+
+def test_a_real_matrix_takes_complex_vectors():
+    generator = np.random.default_rng(10)
+    A = H2Matrix.from_kernel(generator.random((300, 2)), kernels.Matern(), tolerance=1e-8)
+    x, y = generator.standard_normal((2, 300))
+    np.testing.assert_allclose(A @ (x + 1j * y), A @ x + 1j * (A @ y), rtol=1e-12)
+
+
+def test_adding_a_diagonal_shares_the_compression():
+    generator = np.random.default_rng(11)
+    A = H2Matrix.from_kernel(generator.random((300, 2)), kernels.Matern(), tolerance=1e-6)
+    v = generator.random(300)
+    B = A.add_diagonal(v).add_diagonal(1.0)
+    np.testing.assert_allclose(B.to_dense(), A.to_dense() + np.diag(v + 1.0), rtol=1e-10)
+    assert B.near is A.near
+
+
+def test_bytes_grow_linearly():
+    generator = np.random.default_rng(12)
+    kernel = kernels.Matern(length_scale=0.1)
+    small, large = (
+        H2Matrix.from_kernel(generator.random((n, 2)), kernel, tolerance=1e-4).n_bytes for n in (16384, 65536)
+    )
+    assert large / small < 4.4
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 1000])
+def test_shares_sum_up_to_the_matrix(count):
+    generator = np.random.default_rng(13)
+    A = H2Matrix.from_kernel(generator.random((600, 2)), kernels.Matern(), diagonal=0.3, tolerance=1e-6, leaf_size=16)
+    x = generator.standard_normal(600)
+    total = sum(A.part(number, count) @ x for number in range(count))
+    np.testing.assert_allclose(total, A @ x, rtol=1e-10)
+
+
+def test_the_linear_operator_serves_scipy():
+    generator = np.random.default_rng(14)
+    A = H2Matrix.from_kernel(generator.random((300, 2)), KERNELS["custom"], tolerance=1e-6)
+    operator = A.as_linear_operator()
+    x = generator.standard_normal((300, 3))
+    np.testing.assert_allclose(operator @ x, A @ x)
+    np.testing.assert_allclose(operator.T @ x[:, 0], A.product_transposed(x[:, 0]))
+
+
+def test_a_level_table_is_logged(caplog):
+    with caplog.at_level(logging.INFO, logger="pipeline.hmatrix"):
+        H2Matrix.from_kernel(np.random.default_rng(15).random((600, 2)), kernels.Matern(), leaf_size=16)
+    assert any("skeletons" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tolerance": 0.0}, "between 0 and 1"),
+        ({"tolerance": 1.0}, "between 0 and 1"),
+        ({"diagonal": -1.0}, "nugget"),
+        ({"diagonal": np.nan}, "NaN"),
+        ({"points": np.array([[0.0, np.nan]])}, "point 0"),
+        ({"points": np.array([[0.0, 1.0], [np.inf, 0.0]])}, "point 1"),
+    ],
+)
+def test_unusable_input_is_one_clear_sentence(change, message):
+    arguments = {"points": np.random.default_rng(0).random((50, 2)), "kernel": kernels.Matern()} | change
+    with pytest.raises(ConfigError, match=message):
+        H2Matrix.from_kernel(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"points": np.zeros(5)}, "shape"),
+        ({"points": np.zeros((5, 0))}, "shape"),
+        ({"diagonal": np.zeros(7)}, "diagonal"),
+        ({"sources": np.zeros((5, 3))}, "coordinates"),
+        ({"sources": np.zeros((5, 2)), "diagonal": 1.0}, "rectangular"),
+        ({"leaf_size": 0}, "leaf_size"),
+    ],
+)
+def test_wrong_shapes_are_programming_mistakes(change, message):
+    arguments = {"points": np.random.default_rng(0).random((50, 2)), "kernel": kernels.Matern()} | change
+    with pytest.raises(ValueError, match=message):
+        H2Matrix.from_kernel(**arguments)
+
+
+def test_a_vector_of_the_wrong_length_is_refused():
+    A = H2Matrix.from_kernel(np.random.default_rng(0).random((50, 2)), kernels.Matern())
+    with pytest.raises(ValueError, match="50"):
+        A @ np.ones(49)
+
+
+def test_a_matrix_without_low_rank_says_so():
+    generator = np.random.default_rng(16)
+    noise = kernels.Custom(lambda x, y: torch.sin(1e5 * torch.cdist(x, y)), symmetric=True)
+    with pytest.raises(ConvergenceError, match="tolerance"):
+        H2Matrix.from_kernel(generator.random((8000, 2)), noise, tolerance=1e-6, admissibility=Weak())

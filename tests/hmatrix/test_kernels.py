@@ -1,0 +1,221 @@
+"""Kernels against their textbook formulas, entry by entry, and the laws that they all obey."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import gamma, kv
+
+from pipeline.errors import ConfigError
+from pipeline.hmatrix import kernels
+from pipeline.hmatrix.kernels import KERNELS, Custom, Helmholtz, LaplaceSingleLayer, Matern, Yukawa
+
+
+def absolute_difference(targets, sources):
+    return (targets[..., :, None, 0] - sources[..., None, :, 0]).abs()
+
+
+CASES = {
+    "matern": Matern(nu=1.5, length_scale=0.3, variance=2.0),
+    "squared_exponential": kernels.SquaredExponential(length_scale=0.4),
+    "rational_quadratic": kernels.RationalQuadratic(length_scale=0.4, alpha=1.7),
+    "laplace_single_layer": LaplaceSingleLayer(),
+    "helmholtz": Helmholtz(wavenumber=3.0),
+    "yukawa": Yukawa(decay=2.0),
+    "custom": Custom(absolute_difference, symmetric=True),
+}
+
+
+@pytest.fixture
+def points():
+    return torch.rand(23, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def matern_by_definition(r, nu):
+    z = math.sqrt(2 * nu) * r
+    return 2 ** (1 - nu) / gamma(nu) * z**nu * kv(nu, z)
+
+
+def test_every_kernel_has_a_case():
+    assert set(CASES) == set(KERNELS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_blocks_of_equal_sets_are_symmetric(name, points):
+    block = CASES[name](points, points)
+    assert torch.equal(block, block.mT)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_batch_of_blocks_is_the_blocks_one_by_one(name, points):
+    targets, sources = points[:20].reshape(4, 5, 3), points[3:].reshape(4, 5, 3)
+    together = CASES[name](targets, sources)
+    for i in range(4):
+        torch.testing.assert_close(together[i], CASES[name](targets[i], sources[i]))
+    shared = CASES[name](targets, sources[:1])
+    torch.testing.assert_close(shared[2], CASES[name](targets[2], sources[0]))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_precision_follows_the_points(name, dtype, points):
+    block = CASES[name](points.to(dtype), points.to(dtype))
+    assert block.dtype == (dtype.to_complex() if CASES[name].is_complex else dtype)
+    torch.testing.assert_close(
+        block.to(torch.complex128),
+        CASES[name](points, points).to(torch.complex128),
+        rtol=1e-4 if dtype == torch.float32 else 0,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (1, 1), (0, 0)])
+def test_empty_and_single_blocks_have_their_shape(name, shape, points):
+    assert CASES[name](points[: shape[0]], points[: shape[1]]).shape == shape
+
+
+@pytest.mark.parametrize("name", set(CASES) - {"custom"})
+def test_stored_kernels_come_back_equal(name):
+    assert kernels.from_dict(json.loads(json.dumps(CASES[name].to_dict()))) == CASES[name]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_singular_kernels_and_only_they_vanish_where_points_coincide(name, points):
+    diagonal = CASES[name].diagonal(points)
+    torch.testing.assert_close(diagonal, CASES[name](points, points).diagonal())
+    if CASES[name].singular:
+        assert torch.all(diagonal == 0)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "custom" and not CASES[name].singular])
+def test_covariances_are_positive_definite(name, points):
+    assert CASES[name].positive_definite
+    assert torch.linalg.eigvalsh(CASES[name](points, points))[0] > 0
+
+
+@pytest.mark.parametrize("nu", [0.5, 1.5, 2.5, 0.3, 1.0, 3.7])
+def test_matern_is_its_definition(nu, points):
+    r = torch.cdist(points, points + 1).numpy() / 0.7
+    block = Matern(nu=nu, length_scale=0.7)(points, points + 1)
+    np.testing.assert_allclose(block, matern_by_definition(r, nu), rtol=1e-11)
+
+
+def test_matern_of_any_order_is_one_at_zero_and_continuous_there():
+    origin = torch.zeros(1, 1, dtype=torch.float64)
+    near = torch.tensor([[0.0], [1e-300], [1e-9], [1e-4]], dtype=torch.float64)
+    for nu in (0.7, 2.2, 30.0):
+        values = Matern(nu=nu)(near, origin)[:, 0]
+        assert values[0] == 1
+        torch.testing.assert_close(values, torch.ones_like(values), rtol=0, atol=1e-4)
+
+
+def test_matern_of_large_order_approaches_the_squared_exponential(points):
+    block, limit = Matern(nu=50.0)(points, points), kernels.SquaredExponential()(points, points)
+    torch.testing.assert_close(block, limit, rtol=0, atol=1 / 50)
+
+
+def test_potentials_are_their_definitions(points):
+    r = torch.cdist(points, points + 1)
+    torch.testing.assert_close(LaplaceSingleLayer()(points, points + 1), 1 / (4 * math.pi * r))
+    torch.testing.assert_close(Yukawa(decay=2.0)(points, points + 1), torch.exp(-2 * r) / (4 * math.pi * r))
+    wave = torch.exp(3j * r) / (4 * math.pi * r)
+    torch.testing.assert_close(Helmholtz(wavenumber=3.0)(points, points + 1), wave)
+    flat, other = points[:, :2], points[:, :2] + 1
+    torch.testing.assert_close(
+        LaplaceSingleLayer()(flat, other), -torch.cdist(flat, other).log() / (2 * math.pi)
+    )
+
+
+def test_the_laplace_kernel_is_harmonic():
+    x, h = torch.tensor([[0.3, 0.4, 1.2]], dtype=torch.float64), 1e-3
+    steps = h * torch.eye(3, dtype=torch.float64)
+    kernel, origin = LaplaceSingleLayer(), torch.zeros(1, 3, dtype=torch.float64)
+    around = kernel(torch.cat([x + steps, x - steps]), origin).sum()
+    laplacian = (around - 6 * kernel(x, origin).item()) / h**2
+    assert abs(laplacian) < 1e-6  # truncation h² |k''''| ~ 1e-7, rounding 1e-16 / h² = 1e-10
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3, 4, 5, 40])
+def test_distances_of_close_points_keep_all_digits(dimension):
+    x = torch.full((1, dimension), 1e3, dtype=torch.float64)
+    step = torch.full((1, dimension), 2.0**-30, dtype=torch.float64)
+    expected = 2.0**-30 * math.sqrt(dimension)
+    assert kernels.distances(x, x + step).item() == pytest.approx(expected, rel=1e-14)
+    assert kernels.squared_distances(x, x).item() == 0
+
+
+def test_distances_agree_in_low_and_high_dimension(points):
+    padded = torch.cat([points, torch.zeros(23, 4, dtype=torch.float64)], dim=1)
+    torch.testing.assert_close(
+        kernels.squared_distances(points, points), kernels.squared_distances(padded, padded)
+    )
+
+
+def test_a_length_scale_per_coordinate_stretches_the_points(points):
+    stretched = points / torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
+    block = Matern(length_scale=(1.0, 2.0, 0.5))(points, points)
+    torch.testing.assert_close(block, Matern()(stretched, stretched))
+    assert kernels.build("matern", length_scale=[1, 2, 0.5]) == Matern(length_scale=(1.0, 2.0, 0.5))
+
+
+def test_sums_products_and_multiples_of_kernels_are_kernels(points):
+    a, b = Matern(length_scale=0.2), Helmholtz(wavenumber=2.0)
+    ka, kb = a(points, points), b(points, points)
+    torch.testing.assert_close((a + b)(points, points), ka + kb)
+    torch.testing.assert_close((a * b)(points, points), ka * kb)
+    torch.testing.assert_close((2.0 * a - a * 0.5)(points, points), 1.5 * ka)
+    torch.testing.assert_close(((1 + 2j) * a)(points, points), (1 + 2j) * ka)
+
+
+def test_combinations_know_what_they_are():
+    a, b, wave = Matern(), kernels.SquaredExponential(), Helmholtz()
+    assert (a + b).positive_definite
+    assert (a * b).positive_definite
+    assert not (-1.0 * a).positive_definite
+    assert not (a - b).positive_definite
+    assert (a + wave).is_complex
+    assert (1j * a).is_complex
+    assert (a + Yukawa()).singular
+    assert not (a + Custom(absolute_difference)).symmetric
+
+
+def test_stored_combinations_come_back_equal():
+    kernel = 2.0 * Matern(nu=1.5) * kernels.SquaredExponential() + (1 + 1j) * Helmholtz() + Yukawa()
+    assert kernels.from_dict(json.loads(json.dumps(kernel.to_dict()))) == kernel
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match="no 'mattern' \\(nearest: 'matern'\\)"):
+        kernels.build("mattern")
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("matern", {"nu": -1.0}, "nu must be positive and finite, not -1.0"),
+        ("matern", {"nu": 51.0}, "take its limit, the squared exponential"),
+        ("matern", {"length_scale": [1.0, 0.0]}, "length_scale must be positive"),
+        ("yukawa", {"decay": math.nan}, "decay must be positive"),
+        ("helmholtz", {"frequency": 3.0}, "kernel helmholtz: .*frequency"),
+    ],
+)
+def test_bad_parameters_are_refused_with_a_sentence(name, parameters, message):
+    with pytest.raises(ConfigError, match=message):
+        kernels.build(name, **parameters)
+
+
+def test_a_custom_kernel_cannot_be_stored():
+    with pytest.raises(ConfigError, match="cannot be stored"):
+        CASES["custom"].to_dict()
+
+
+def test_kernels_refuse_points_that_do_not_fit(points):
+    with pytest.raises(ValueError, match="3 and 2 coordinates"):
+        Matern()(points, points[:, :2])
+    with pytest.raises(ValueError, match="2 length scales"):
+        Matern(length_scale=(1.0, 2.0))(points, points)
+    with pytest.raises(ValueError, match="not in 1 dimensions"):
+        LaplaceSingleLayer()(points[:, :1], points[:, :1])

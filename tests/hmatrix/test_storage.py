@@ -1,0 +1,71 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import ArtifactError, ConfigError
+from pipeline.hmatrix import H2Matrix, Weak, kernels
+
+CASES = {
+    "symmetric": {"kernel": kernels.Matern(nu=0.5) + 0.5 * kernels.SquaredExponential(), "diagonal": 0.1},
+    "complex": {"kernel": kernels.Helmholtz(wavenumber=2.0), "diagonal": 1.0 + 1.0j},
+    "weak": {"kernel": kernels.Matern(nu=1.5), "admissibility": Weak()},
+    "double": {"kernel": kernels.Yukawa(), "diagonal": 30.0, "tolerance": 1e-9},
+}
+
+
+@pytest.fixture
+def points():
+    return np.random.default_rng(0).random((700, 3))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_matrix_comes_back_as_it_was(name, points, tmp_path):
+    A = H2Matrix.from_kernel(points, leaf_size=32, **CASES[name])
+    A.save(tmp_path / "matrix")
+    B = H2Matrix.load(tmp_path / "matrix")
+    x = np.random.default_rng(1).standard_normal((700, 2))
+    np.testing.assert_array_equal(B @ x, A @ x)
+    assert B.kernel == A.kernel
+    assert (B.shape, B.n_bytes, B.dtype, B.tolerance) == (A.shape, A.n_bytes, A.dtype, A.tolerance)
+    assert B.is_square
+    np.testing.assert_allclose(B.factorize().solve(x), A.factorize().solve(x))
+
+
+def test_a_rectangular_matrix_comes_back(points, tmp_path):
+    A = H2Matrix.from_kernel(points, kernels.Matern(), sources=points[:50] + 0.1, leaf_size=32)
+    A.save(tmp_path)
+    x = np.ones(50)
+    np.testing.assert_array_equal(H2Matrix.load(tmp_path) @ x, A @ x)
+
+
+def test_another_process_reads_it(points, tmp_path):
+    A = H2Matrix.from_kernel(points, kernels.Matern(), diagonal=0.1)
+    A.save(tmp_path)
+    program = (
+        "import sys, numpy as np; from pipeline.hmatrix import H2Matrix; "
+        "print(repr(float((H2Matrix.load(sys.argv[1]) @ np.ones(700)).sum())))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == float((A @ np.ones(700)).sum())
+
+
+def test_a_folder_without_a_matrix_is_named(tmp_path):
+    with pytest.raises(ArtifactError, match=r"h2matrix\.json"):
+        H2Matrix.load(tmp_path)
+
+
+def test_another_version_is_refused(points, tmp_path):
+    H2Matrix.from_kernel(points[:50], kernels.Matern()).save(tmp_path)
+    description = tmp_path / "h2matrix.json"
+    description.write_text(description.read_text().replace('"version": 1', '"version": 99'))
+    with pytest.raises(ArtifactError, match="version 99"):
+        H2Matrix.load(tmp_path)
+
+
+def test_a_python_function_cannot_be_stored(points, tmp_path):
+    A = H2Matrix.from_kernel(points[:50], kernels.Custom(lambda x, y: torch.cdist(x, y), symmetric=True))
+    with pytest.raises(ConfigError, match="Python function"):
+        A.save(tmp_path)

@@ -1,0 +1,38 @@
+import json
+
+import numpy as np
+import pytest
+
+from pipeline.hmatrix import H2Matrix, kernels
+
+
+@pytest.fixture
+def matrix():
+    points = np.random.default_rng(0).random((600, 2))
+    return H2Matrix.from_kernel(points, kernels.Matern(), diagonal=0.1, leaf_size=16)
+
+
+def test_blocks_tile_the_matrix(matrix):
+    covered = np.zeros((600, 600), dtype=int)
+    for block in matrix.structure()["blocks"]:
+        covered[slice(*block["rows"]), slice(*block["columns"])] += 1
+    assert (covered == 1).all()
+
+
+def test_structure_is_json_and_its_table_sums_up(matrix):
+    structure = json.loads(json.dumps(matrix.structure()))
+    assert structure["blocks_left_out"] == 0
+    assert structure["levels"][-1]["unknowns"] == 600
+    values = matrix.near.values.nbytes + matrix.far.values.nbytes + matrix.column_basis.values.nbytes
+    assert sum(row["bytes"] for row in structure["levels"]) == values
+    assert {block["kind"] for block in structure["blocks"]} == {"near", "far"}
+
+
+def test_far_blocks_have_ranks_below_their_sizes(matrix):
+    far = [block for block in matrix.structure()["blocks"] if block["kind"] == "far"]
+    assert all(block["rank"] <= block["rows"][1] - block["rows"][0] for block in far)
+
+
+def test_a_share_that_does_not_exist_is_refused(matrix):
+    with pytest.raises(ValueError, match="share 3 of 3"):
+        matrix.part(3, 3)

@@ -1,0 +1,54 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+SCRIPT = """
+import sys
+import torch
+from pipeline.models import build_model
+from pipeline.runtime.torch_group import torch_group
+from pipeline.training import KFACSettings, Recipe, Samples, train
+from pipeline.training.smoothing import Mixup, WeightNoise
+
+torch.set_num_threads(1)
+generator = torch.Generator().manual_seed(0)
+images, labels = torch.randn(101, 1, 8, 8, generator=generator), torch.randint(10, (101,), generator=generator)
+training, validation = Samples(images[:70], labels[:70]), Samples(images[70:], labels[70:])
+model = build_model("cnn", input_shape=(1, 8, 8), n_classes=10, generator=generator, batch_norm=True)
+recipe = Recipe("kfac", lr=0.1, batch_size=35, epochs=10, micro_batch=9, kfac=KFACSettings(),
+                smoothing=(Mixup(0.4), WeightNoise(0.3)))
+with torch_group("gloo") as group:
+    history = train(model, recipe, training, validation, seed=5, communicator=group)
+    assert history[-1].steps == 20
+    weights = torch.cat([tensor.double().flatten() for tensor in model.state_dict().values()])
+    everywhere = group.all_gather(weights)
+    assert len(everywhere) == int(sys.argv[1])
+    assert all(torch.equal(theirs, weights) for theirs in everywhere)
+    if group.rank == 0:
+        torch.save(weights, sys.argv[2])
+"""
+
+
+def trained_weights(n_processes, folder):
+    script, result = folder / "training.py", folder / f"weights{n_processes}.pt"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "mpi4py", str(script), str(n_processes), str(result)]
+    done = subprocess.run(
+        ["mpiexec", "-n", str(n_processes), *command],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return torch.load(result)
+
+
+@pytest.mark.mpi
+def test_real_processes_train_the_same_network_as_one(tmp_path):
+    alone = trained_weights(1, tmp_path)
+    for n_processes in (2, 3):
+        together = trained_weights(n_processes, tmp_path)
+        assert (together - alone).norm() <= 1e-5 * alone.norm()

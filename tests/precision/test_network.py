@@ -1,0 +1,217 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.errors import ArtifactError, ConfigError
+from pipeline.precision import HalfNetwork
+from pipeline.precision.network import _digest
+from pipeline.precision.reference import reference
+
+
+def relative(found, wanted):
+    return ((found.double() - wanted.double()).norm() / wanted.double().norm()).item()
+
+
+def half_error(n_roundings):
+    """Each rounding to binary16, of weights or of activations, adds at most 2^-11 relative to |W| |x|; these networks
+    have random signs, for which |W| |x| exceeds the result's norm by a factor well below 20."""
+    return 20 * n_roundings * 2.0**-11
+
+
+def test_a_converted_network_agrees_with_the_module_in_float64(case, instruction_set):
+    module, x = case
+    network = HalfNetwork.convert(module, x, instruction_set=instruction_set)
+    with torch.no_grad():
+        wanted = module.double()(x.double())
+    found = network(x)
+    assert found.dtype == torch.float32
+    assert found.shape == wanted.shape
+    assert relative(found, wanted) < half_error(2 * len(network.layers))
+    assert relative(network.float_twin()(x), wanted) < 2.0**-13 * half_error(2 * len(network.layers))
+    assert network.n_saturated == 0
+
+
+def test_every_layer_of_the_half_network_is_near_float64(case, instruction_set):
+    module, x = case
+    network = HalfNetwork.convert(module, x, instruction_set=instruction_set)
+    for number, error in enumerate(network.layer_errors(x)):
+        assert error.layer == network.layers[number].name
+        assert error.relative_error < half_error(2 * (number + 1))
+        assert error.n_saturated == 0
+
+
+def test_features_are_the_input_of_the_last_linear_layer_in_the_modules_order(case, instruction_set):
+    module, x = case
+    network = HalfNetwork.convert(module, x, instruction_set=instruction_set)
+    with torch.no_grad():
+        wanted = module[:-1](x)
+    assert relative(network.features(x), wanted) < half_error(2 * len(network.layers))
+    assert relative(network.float_twin().features(x), wanted) < 1e-5
+    head = network.tensors()
+    name = network.layers[-1].name
+    logits = network.features(x) @ head[f"{name}.weight"].float().T + head[f"{name}.bias"]
+    torch.testing.assert_close(network(x), logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 63, 64, 65, 70])
+def test_samples_do_not_depend_on_those_beside_them(case, n):
+    module, x = case
+    network = HalfNetwork.convert(module, x)
+    # A batch of one takes another routine, whose sum has another order.
+    torch.testing.assert_close(network(x[:n]), network(x)[:n], rtol=2e-3, atol=2e-3)
+    assert network.features(x[:n]).shape[0] == n
+
+
+def test_the_same_call_twice_gives_the_same_bits(case):
+    module, x = case
+    network = HalfNetwork.convert(module, x)
+    assert torch.equal(network(x), network(x))
+
+
+def test_the_instruction_sets_agree(case):
+    module, x = case
+    best = HalfNetwork.convert(module, x)
+    portable = HalfNetwork.convert(module, x, instruction_set="portable")
+    assert relative(best(x), portable(x)) < half_error(len(best.layers))
+    assert relative(best.float_twin()(x), portable.float_twin()(x)) < 1e-5
+
+
+def test_plan_and_tensors_make_the_same_network_again(case):
+    module, x = case
+    network = HalfNetwork.convert(module, x)
+    plan = json.loads(json.dumps(network.plan(), allow_nan=False))
+    again = HalfNetwork.from_plan(plan, {name: tensor.clone() for name, tensor in network.tensors().items()})
+    assert again.layers == network.layers
+    assert torch.equal(again(x), network(x))
+    assert again.plan() == network.plan()
+
+
+def test_tensors_are_half_weights_in_torchs_order_and_single_biases(case):
+    module, x = case
+    network = HalfNetwork.convert(module, x)
+    modules = dict(module.named_modules())
+    for layer in network.layers:
+        if layer.has_weights:
+            weight = network.tensors()[f"{layer.name}.weight"]
+            assert (weight.dtype, weight.shape) == (torch.float16, modules[layer.name].weight.shape)
+            assert network.tensors()[f"{layer.name}.bias"].dtype == torch.float32
+    assert network.n_bytes_fp16 < 0.6 * network.n_bytes_fp32
+
+
+def test_a_network_from_its_plan_has_the_widened_weights_in_its_twin(mlp):
+    module, x = mlp
+    network = HalfNetwork.convert(module, x)
+    again = HalfNetwork.from_plan(network.plan(), network.tensors())
+    widened = {name: tensor.float() for name, tensor in network.tensors().items()}
+    wanted = reference(network.layers, widened, x)[-1]
+    assert relative(again.float_twin()(x), wanted) < 1e-6
+    assert relative(again(x), wanted) < half_error(len(network.layers))
+
+
+def test_channels_far_out_of_range_are_scaled_and_each_comes_out_right(mlp, instruction_set):
+    module, x = mlp
+    last = module[4]
+    with torch.no_grad():
+        for channel, factor in ((0, 1e6), (1, 1e-9)):
+            last.weight[channel] *= factor
+            last.bias[channel] *= factor
+    network = HalfNetwork.convert(module, x, instruction_set=instruction_set)
+    with torch.no_grad():
+        wanted = module.double()(x.double())
+    report = network.layers[1].rounding
+    assert (report.n_scaled, report.n_flushed) == (2, 0)
+    assert report.n_overflow > 0
+    assert report.worst_channel_error < 2.0**-11
+    found, single = network(x), network.float_twin()(x)
+    for channel in range(wanted.shape[1]):
+        assert relative(found[:, channel], wanted[:, channel]) < half_error(4)
+        assert relative(single[:, channel], wanted[:, channel]) < 1e-5
+
+
+@pytest.mark.parametrize("factor", [1e6, 1e-9])
+def test_activations_that_binary16_does_not_hold_are_stored_as_single(mlp, instruction_set, factor):
+    module, x = mlp
+    with torch.no_grad():
+        for parameter in module[1].parameters():
+            parameter *= factor
+        module[4].weight /= factor
+    network = HalfNetwork.convert(module, x, instruction_set=instruction_set)
+    with torch.no_grad():
+        wanted = module.double()(x.double())
+    assert network.layers[0].output_dtype == network.layers[1].input_dtype == "float32"
+    assert relative(network(x), wanted) < half_error(4)
+    assert network.n_saturated == 0
+
+
+def test_activations_that_outgrow_the_calibration_saturate_and_are_counted(mlp):
+    module, x = mlp
+    network = HalfNetwork.convert(module, x)
+    assert network.layers[0].output_dtype == "float16"
+    logits = network(1e6 * x)
+    assert logits.isfinite().all()
+    assert network.n_saturated > 0
+    assert sum(error.n_saturated for error in network.layer_errors(1e6 * x)) > 0
+
+
+def test_inputs_that_do_not_fit_are_refused(mlp):
+    module, x = mlp
+    network = HalfNetwork.convert(module, x)
+    with pytest.raises(ValueError, match=r"shape \(n, 1, 7, 5\), found \(9, 1, 5, 7\)"):
+        network(x.transpose(2, 3))
+    with pytest.raises(ValueError, match="on the CPU"):
+        network(torch.empty(1, 1, 7, 5, device="meta"))
+
+
+def test_inputs_of_any_layout_and_type_give_the_same(case):
+    module, x = case
+    network = HalfNetwork.convert(module, x)
+    wanted = network(x)
+    assert torch.equal(network(x.to(memory_format=torch.channels_last)), wanted)
+    assert torch.equal(network(x.double()), wanted)
+    assert torch.equal(network(x.clone().requires_grad_()), wanted)
+
+
+def test_features_of_a_network_without_a_last_linear_layer_are_refused():
+    network = HalfNetwork.convert(nn.Sequential(nn.Conv2d(1, 2, 1)), torch.randn(2, 1, 3, 3))
+    with pytest.raises(ConfigError, match="last layer '0' is a conv2d"):
+        network.features(torch.randn(2, 1, 3, 3))
+
+
+def test_features_of_a_single_linear_layer_are_the_inputs(generator):
+    network = HalfNetwork.convert(nn.Sequential(nn.Flatten(), nn.Linear(6, 2)), torch.ones(1, 1, 2, 3))
+    x = torch.randn(3, 1, 2, 3, generator=generator)
+    assert torch.equal(network.features(x), x.flatten(1))
+
+
+def test_an_empty_calibration_set_is_refused():
+    with pytest.raises(ConfigError, match="at least one input"):
+        HalfNetwork.convert(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.empty(0, 1, 2, 2))
+
+
+def test_not_a_number_among_the_weights_is_refused_with_the_layers_name(mlp):
+    module, x = mlp
+    with torch.no_grad():
+        module[4].weight[0, 0] = float("nan")
+    with pytest.raises(ConfigError, match="layer '4' has a weight of magnitude nan"):
+        HalfNetwork.convert(module, x)
+
+
+def test_a_plan_for_other_weights_is_refused(mlp):
+    module, x = mlp
+    network = HalfNetwork.convert(module, x)
+    plan, tensors = network.plan(), network.tensors()
+    changed = {**tensors, "1.weight": tensors["1.weight"] * 2}
+    with pytest.raises(ArtifactError, match="written for other weights"):
+        HalfNetwork.from_plan(plan, changed)
+    with pytest.raises(ArtifactError, match=r"'1.weight' of shape \(33, 35\), found nothing"):
+        HalfNetwork.from_plan(plan, {})
+    with pytest.raises(ArtifactError, match="format 99"):
+        HalfNetwork.from_plan({**plan, "format": 99}, tensors)
+
+
+def test_the_digest_depends_on_every_bit_and_not_on_the_order():
+    tensors = {"a": torch.ones(2), "b": torch.ones(2)}
+    assert _digest(tensors) == _digest(dict(reversed(tensors.items())))
+    assert _digest(tensors) != _digest({**tensors, "b": torch.tensor([1.0, 1.0 + 2.0**-23])})

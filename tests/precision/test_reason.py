@@ -1,0 +1,59 @@
+import pytest
+
+from pipeline.precision.reason import Side, reason
+from pipeline.precision.roofline import Roofs, Work, bound
+
+ROOFS = Roofs(
+    instruction_set="portable",
+    gflops=100.0,
+    conversions=50.0,
+    bandwidth={"L1": 400.0, "L2": 200.0, "L3": 100.0, "DRAM": 25.0},
+    cache_bytes={"L1": 32_000, "L2": 1_000_000, "L3": 16_000_000},
+)
+
+
+def side(flops, n_bytes, conversions, slower=1.2):
+    work = Work(flops, n_bytes, conversions)
+    limit = bound(work, ROOFS)
+    return Side(work, limit, slower * limit.seconds)
+
+
+CASES = {
+    "memory on both sides": (
+        side(32e6, 67.1e6, 0), side(32e6, 33.5e6, 16e6), (1.9, 2.1),
+        ["FP16 wins, 2.00x", "DRAM-bound", "33.5 MB at 25 GB/s take 1.34 ms", "FP32 moves 67.1 MB and needs 2.68 ms"],
+    ),
+    "a nearer cache": (
+        side(1e6, 20e6, 0), side(1e6, 10e6, 1e6), (7.0, 9.0),
+        ["FP16 wins, 8.00x", "L3-bound", "FP32 moves 20 MB from DRAM"],
+    ),
+    "arithmetic on both sides": (
+        side(1e9, 1e6, 0), side(1e9, 5e5, 2e6, slower=1.3), (0.91, 0.93),
+        ["FP16 loses, 0.92x", "compute-bound on both", "1 billion FLOPs at 100 GFLOP/s take 10 ms", "2 million conv"],
+    ),
+    "arithmetic, and yet a gain": (
+        side(1e9, 30e6, 0), side(1e9, 15e6, 2e6, slower=1.1), (1.05, 1.1),
+        ["FP16 wins", "predict no gain", "15 MB instead of 30 MB"],
+    ),
+    "arithmetic after memory": (
+        side(1e6, 20e6, 0), side(1e8, 9e6, 0), (0.7, 1.1),
+        ["no clear difference", "FP32 is DRAM-bound by 20 MB", "9 MB take less than the arithmetic"],
+    ),
+    "conversions": (
+        side(1e5, 60e3, 0), side(1e5, 30e3, 1e6), (0.1, 0.2),
+        ["FP16 loses", "conversion-bound", "1 million conversions at 50 G/s take 20 µs"],
+    ),
+    "far from any roof": (
+        side(1e3, 1e3, 0, slower=9), side(1e3, 5e2, 10, slower=9), (0.99, 1.01),
+        ["no clear difference, 1.00x", "9.0 times that bound", "weigh more than any roof"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_sentence_has_the_verdict_the_limit_and_the_numbers(name):
+    single, half, interval, wanted = CASES[name]
+    sentence = reason(single, half, interval, ROOFS)
+    assert all(words in sentence for words in wanted), sentence
+    assert sentence.endswith(".")
+    assert "  " not in sentence

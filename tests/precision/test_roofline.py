@@ -1,0 +1,64 @@
+import pytest
+
+from pipeline.precision.roofline import Roofs, Work, bound, cache_sizes, measure_roofs
+
+ROOFS = Roofs(
+    instruction_set="portable",
+    gflops=100.0,
+    conversions=50.0,
+    bandwidth={"L1": 400.0, "L2": 200.0, "L3": 100.0, "DRAM": 25.0},
+    cache_bytes={"L1": 32_000, "L2": 1_000_000, "L3": 16_000_000},
+)
+
+
+@pytest.mark.parametrize(
+    ("work", "seconds", "term", "level"),
+    [
+        (Work(1e9, 1000, 0), 1e-2, "compute", "L1"),
+        (Work(0, 32_000, 0), 8e-8, "L1", "L1"),
+        (Work(10, 32_001, 0), 32_001 / 200e9, "L2", "L2"),
+        (Work(1e6, 16_000_000, 0), 1.6e-4, "L3", "L3"),
+        (Work(1e6, 100_000_000, 0), 4e-3, "DRAM", "DRAM"),
+        (Work(1000, 20_000, 1e6), 2e-5, "conversion", "L1"),
+    ],
+)
+def test_the_binding_term_is_the_slowest(work, seconds, term, level):
+    found = bound(work, ROOFS)
+    assert found.seconds == pytest.approx(seconds)
+    assert (found.term, found.level) == (term, level)
+
+
+def test_half_the_bytes_gain_more_than_two_where_they_fit_a_nearer_cache():
+    single, half = bound(Work(0, 20e6, 0), ROOFS), bound(Work(0, 10e6, 0), ROOFS)
+    assert (single.level, half.level) == ("DRAM", "L3")
+    assert single.seconds / half.seconds == pytest.approx(8)
+
+
+def test_roofs_survive_a_dictionary():
+    assert Roofs.from_dict(ROOFS.to_dict()) == ROOFS
+
+
+def test_cache_sizes_are_read_from_sysfs(tmp_path):
+    rows = [
+        ("Data", "1", "48K"),
+        ("Instruction", "1", "32K"),
+        ("Unified", "2", "1024K"),
+        ("Unified", "3", "32768K"),
+    ]
+    for number, values in enumerate(rows):
+        folder = tmp_path / f"index{number}"
+        folder.mkdir()
+        for name, value in zip(("type", "level", "size"), values, strict=True):
+            (folder / name).write_text(value + "\n")
+    assert cache_sizes(tmp_path) == {"L1": 48 << 10, "L2": 1 << 20, "L3": 32 << 20}
+
+
+def test_without_sysfs_typical_sizes_stand_in(tmp_path):
+    assert set(cache_sizes(tmp_path / "nothing")) == {"L1", "L2", "L3"}
+
+
+def test_measured_roofs_are_positive_and_name_every_level(instruction_set):
+    roofs = measure_roofs(instruction_set, seconds=0.02)
+    assert roofs.instruction_set == instruction_set
+    assert set(roofs.bandwidth) == {*roofs.cache_bytes, "DRAM"}
+    assert min(roofs.gflops, roofs.conversions, *roofs.bandwidth.values()) > 0

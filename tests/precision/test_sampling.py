@@ -1,0 +1,124 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.precision.sampling import LEAST, Sampling, interval, one_core
+
+
+class Machine:
+    """A clock that moves only when a side runs, and a count of interruptions that a test sets."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.n_switches = 0
+        self.calls = []
+
+    def side(self, name, seconds, interrupted=lambda call: False):
+        def run(repeats):
+            self.calls.append((name, repeats))
+            n_calls = sum(called == name for called, _ in self.calls)
+            took = seconds * repeats
+            if interrupted(n_calls):
+                self.n_switches += 1
+                took += 1.0
+            self.now += took
+            return took
+
+        return run
+
+    def sampling(self, **options):
+        return Sampling(clock=lambda: self.now, switches=lambda: self.n_switches, **options)
+
+
+def test_every_side_gets_its_samples_and_a_sample_repeats_short_runs():
+    machine = Machine()
+    sampling = machine.sampling(n_samples=30, seconds_per_sample=1e-4, seconds_at_most=1.0)
+    found = sampling({"fast": machine.side("fast", 1e-6), "slow": machine.side("slow", 2e-4)})
+    assert [len(found[name].seconds) for name in ("fast", "slow")] == [30, 30]
+    np.testing.assert_allclose(found["fast"].seconds, 1e-6)
+    np.testing.assert_allclose(found["slow"].seconds, 2e-4)
+    assert ("fast", 100) in machine.calls
+    assert {repeats for name, repeats in machine.calls if name == "slow"} == {1}
+
+
+def test_the_sides_take_turns_in_alternating_order_each_warmed_first():
+    machine = Machine()
+    sampling = machine.sampling(n_samples=2, seconds_per_sample=3.0, seconds_at_most=100.0)
+    sampling({"a": machine.side("a", 1.0), "b": machine.side("b", 1.0)})
+    rounds = machine.calls[4:]  # after two runs of each side that choose its repeats
+    assert rounds == [("a", 1), ("a", 3), ("b", 1), ("b", 3), ("b", 1), ("b", 3), ("a", 1), ("a", 3)]
+
+
+def test_interrupted_samples_are_dropped_and_replaced():
+    machine = Machine()
+    side = machine.side("a", 1e-3, interrupted=lambda call: call > 2 and call % 4 == 0)
+    found = machine.sampling(n_samples=10, seconds_at_most=100.0)({"a": side})["a"]
+    assert len(found.seconds) == 10
+    assert found.n_dropped > 0
+    np.testing.assert_allclose(found.seconds, 1e-3)
+
+
+def test_if_everything_is_interrupted_the_samples_are_kept_rather_than_none():
+    machine = Machine()
+    side = machine.side("a", 1e-3, interrupted=lambda call: True)
+    found = machine.sampling(n_samples=10, seconds_at_most=20.0)({"a": side})["a"]
+    assert len(found.seconds) >= LEAST
+    assert found.n_dropped == 0
+
+
+def test_the_time_limit_ends_sampling_with_at_least_one_round():
+    machine = Machine()
+    found = machine.sampling(n_samples=40, seconds_at_most=5.0)({"a": machine.side("a", 1.0)})
+    assert 1 <= len(found["a"].seconds) < 40
+    machine = Machine()
+    found = machine.sampling(n_samples=40, seconds_at_most=0.0)({"a": machine.side("a", 1.0)})
+    assert len(found["a"].seconds) == 1
+
+
+def test_the_interval_of_a_constant_is_that_constant():
+    def mean(s):
+        return s.mean(axis=1)
+
+    assert interval(mean, np.full(9, 3.0), generator=np.random.default_rng(0)) == (3.0, 3.0)
+
+
+def test_the_interval_of_a_mean_narrows_with_the_root_of_the_samples():
+    def width(n):
+        samples = np.random.default_rng(1).normal(size=n)
+        low, high = interval(
+            lambda s: s.mean(axis=1), samples, generator=np.random.default_rng(0), n_resamples=4000
+        )
+        return high - low
+
+    # A normal mean's 95 % interval has the width 2 * 1.96 / sqrt(n); 20 % leave room for the drawn variance.
+    for n in (100, 400):
+        assert width(n) == pytest.approx(2 * 1.96 / n**0.5, rel=0.2)
+
+
+def test_an_interval_is_the_same_for_the_same_generator():
+    samples = np.random.default_rng(2).random(11), np.random.default_rng(3).random(7)
+
+    def ratio(a, b):
+        return np.median(a, axis=1) / np.median(b, axis=1)
+
+    first = interval(ratio, *samples, generator=np.random.default_rng(5))
+    assert first == interval(ratio, *samples, generator=np.random.default_rng(5))
+    assert first[0] < first[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin a thread")
+def test_one_core_and_one_thread_are_given_back_even_after_an_error():
+    cores, n_threads = os.sched_getaffinity(0), torch.get_num_threads()
+
+    def fail():
+        with one_core():
+            assert len(os.sched_getaffinity(0)) == 1
+            assert torch.get_num_threads() == 1
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert os.sched_getaffinity(0) == cores
+    assert torch.get_num_threads() == n_threads

@@ -1,0 +1,89 @@
+import json
+import math
+
+import pytest
+import torch
+
+from pipeline.precision import HalfNetwork, Roofs, Sampling
+
+ROOFS = Roofs(
+    instruction_set="portable",
+    gflops=100.0,
+    conversions=50.0,
+    bandwidth={"L1": 400.0, "L2": 200.0, "DRAM": 25.0},
+    cache_bytes={"L1": 32_000, "L2": 1_000_000},
+)
+QUICK = Sampling(n_samples=4, seconds_per_sample=1e-6, seconds_at_most=0.05)
+
+
+@pytest.fixture
+def timings(case):
+    module, x = case
+    network = HalfNetwork.convert(module, x)
+    told = []
+    rows = network.time_layers(x, batch_sizes=(1, 5), roofs=ROOFS, sampling=QUICK, on_timing=told.append)
+    assert told == rows
+    return network, rows
+
+
+def test_there_is_a_row_per_layer_and_batch_in_order(timings):
+    network, rows = timings
+    names = [layer.name for layer in network.layers]
+    assert [(row.layer, row.batch) for row in rows] == [(name, batch) for batch in (1, 5) for name in names]
+
+
+def test_the_figures_of_a_row_fit_each_other(timings):
+    network, rows = timings
+    layers = {layer.name: layer for layer in network.layers}
+    for row in rows:
+        layer = layers[row.layer]
+        assert row.kind == layer.kind
+        assert row.flops == row.batch * layer.flops
+        assert (row.bytes_fp32, row.bytes_fp16) == (
+            layer.n_bytes(row.batch, "fp32"),
+            layer.n_bytes(row.batch, "fp16"),
+        )
+        assert row.bytes_fp16 < row.bytes_fp32
+        assert row.speedup == pytest.approx(row.seconds_fp32 / row.seconds_fp16)
+        assert row.speedup_torch == pytest.approx(row.seconds_torch / row.seconds_fp16)
+        assert row.predicted_speedup == pytest.approx(row.bound_seconds_fp32 / row.bound_seconds_fp16)
+        assert row.gflops == pytest.approx(row.flops / row.seconds_fp16 / 1e9)
+        assert row.gbytes == pytest.approx(row.bytes_fp16 / row.seconds_fp16 / 1e9)
+        assert row.intensity == pytest.approx(row.flops / row.bytes_fp16)
+        for low, middle, high in (
+            (row.interval_fp32[0], row.seconds_fp32, row.interval_fp32[1]),
+            (row.interval_fp16[0], row.seconds_fp16, row.interval_fp16[1]),
+        ):
+            assert 0 < low <= middle <= high
+        assert row.min_fp32 <= row.seconds_fp32
+        assert row.min_fp16 <= row.seconds_fp16
+        assert row.bound in ("compute", "L1", "L2", "DRAM", "conversion")
+        assert row.level in ("L1", "L2", "DRAM")
+
+
+def test_a_row_says_which_routines_ran(timings):
+    network, rows = timings
+    for row in rows:
+        assert network.instruction_set in row.routine_fp16
+        assert network.instruction_set in row.routine_fp32
+        assert "fp32" in row.routine_fp32
+        assert row.routine_torch.startswith("torch eager fp32")
+        if row.kind == "linear":
+            assert row.routine_fp16.startswith("matrix-vector" if row.batch == 1 else "matrix-matrix")
+
+
+def test_a_row_survives_json_and_has_only_finite_numbers(timings):
+    _, rows = timings
+    for row in rows:
+        document = json.loads(json.dumps(row.to_dict(), allow_nan=False))
+        assert document["reason"] == row.reason
+        assert all(math.isfinite(value) for value in document.values() if isinstance(value, float))
+
+
+def test_a_batch_larger_than_the_inputs_repeats_them(mlp):
+    module, x = mlp
+    network = HalfNetwork.convert(module, x)
+    rows = network.time_layers(x[:2], batch_sizes=(7,), roofs=ROOFS, sampling=QUICK)
+    assert {row.batch for row in rows} == {7}
+    with pytest.raises(ValueError, match="at least one input"):
+        network.time_layers(torch.empty(0, 1, 7, 5), roofs=ROOFS, sampling=QUICK)

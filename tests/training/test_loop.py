@@ -1,0 +1,261 @@
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.nn import functional
+
+from pipeline.errors import ConfigError
+from pipeline.runtime.communicator import run_in_threads
+from pipeline.training import OPTIMIZERS, EpochRecord, KFACSettings, Recipe, Samples, State, evaluate, train
+from pipeline.training.smoothing import LabelSmoothing, Mixup, WeightNoise
+
+SMOOTHED = (Mixup(0.4), LabelSmoothing(0.1), WeightNoise(0.2, annealed=True))
+SETTINGS = KFACSettings(factor_interval=2, inverse_interval=3, sample_fraction=0.5)
+# 53 samples in batches of at most 20 are three of 17 or 18, cut into four or five micro-batches of at most
+# 5: nothing divides anything.
+RECIPES = {
+    "sgd": Recipe("sgd", lr=0.05, batch_size=20, epochs=7, micro_batch=5),
+    "sgd_smoothed": Recipe("sgd", lr=0.05, batch_size=20, epochs=7, micro_batch=5, smoothing=SMOOTHED),
+    "kfac": Recipe("kfac", lr=0.05, batch_size=20, epochs=7, micro_batch=5, kfac=SETTINGS),
+    "kfac_smoothed": Recipe(
+        "kfac", lr=0.05, batch_size=20, epochs=7, micro_batch=5, kfac=SETTINGS, smoothing=SMOOTHED
+    ),
+}
+
+
+def without_seconds(history):
+    return [replace(record, seconds=0.0) for record in history]
+
+
+def through_json(state):
+    """What remains of a state after it was written and read."""
+    return State(
+        {name: tensor.clone() for name, tensor in state.tensors.items()},
+        json.loads(json.dumps(state.scalars)),
+    )
+
+
+def test_every_optimizer_has_a_case():
+    assert {recipe.optimizer for recipe in RECIPES.values()} == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("n_processes", [2, 3, 7])
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_the_number_of_processes_does_not_matter(
+    name, batch_norm, n_processes, small_network, weights, training, validation
+):
+    def work(communicator=None):
+        model = small_network(batch_norm)
+        history = train(model, RECIPES[name], training, validation, seed=3, communicator=communicator)
+        return weights(model), without_seconds(history)
+
+    alone, its_history = work()
+    together = run_in_threads(n_processes, work)
+    assert its_history[-1].steps == 21
+    for found, history in together:
+        assert torch.equal(found, together[0][0])
+        assert history == together[0][1]
+        assert (found - alone).norm() <= 1e-5 * alone.norm()
+
+
+@pytest.mark.parametrize("n_processes", [1, 2])
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_run_resumed_at_any_step_ends_bit_equal(
+    name, n_processes, small_network, weights, training, validation
+):
+    def work(communicator):
+        states, model = [], small_network(batch_norm=True)
+        options = {"seed": 3, "communicator": communicator, "checkpoint_steps": 1}
+        history = train(model, RECIPES[name], training, validation, on_checkpoint=states.append, **options)
+        assert [state.step for state in states] == list(range(1, 22))
+        for step in (1, 2, 3, 8, 20, 21):
+            resumed = small_network(batch_norm=True, seed=9)
+            state = through_json(states[step - 1])
+            again = train(resumed, RECIPES[name], training, validation, state=state, **options)
+            assert torch.equal(weights(resumed), weights(model))
+            assert without_seconds(again) == without_seconds(history)
+        return True
+
+    assert run_in_threads(n_processes, work) == [True] * n_processes
+
+
+def test_checkpoints_share_no_memory_with_the_run(small_network, training, validation):
+    states, copies = [], []
+
+    def keep(state):
+        states.append(state)
+        copies.append(through_json(state))
+
+    train(
+        small_network(), RECIPES["kfac"], training, validation, seed=3, on_checkpoint=keep, checkpoint_steps=4
+    )
+    assert [state.step for state in states] == [4, 8, 12, 16, 20]
+    for state, copy in zip(states, copies, strict=True):
+        assert state.scalars == copy.scalars
+        assert all(torch.equal(state.tensors[name], copy.tensors[name]) for name in copy.tensors)
+        addresses = {tensor.data_ptr() for tensor in state.tensors.values()}
+        assert len(addresses) == len(state.tensors)
+
+
+def test_another_seed_gives_another_run(small_network, weights, training, validation):
+    found = []
+    for seed in (3, 4):
+        model = small_network()
+        train(model, RECIPES["sgd"], training, validation, seed=seed)
+        found.append(weights(model))
+    assert not torch.equal(*found)
+
+
+def test_records_state_true_losses_on_fixed_samples(small_network, training, validation):
+    recipe = replace(RECIPES["sgd_smoothed"], n_measured=10)
+    model, records, losses = small_network(), [], []
+    history = train(
+        model,
+        recipe,
+        training,
+        validation,
+        seed=0,
+        on_epoch=records.append,
+        on_step=lambda step, n_steps, loss: losses.append((step, n_steps, loss)),
+    )
+    assert history == records
+    assert [(record.epoch, record.steps) for record in history] == [(i, 3 * i) for i in range(1, 8)]
+    assert [(step, n_steps) for step, n_steps, _ in losses] == [(i, 21) for i in range(1, 22)]
+    last = history[-1]
+    assert not model.training
+    assert last.train_loss == evaluate(model, training[:10]).loss
+    assert last.validation_loss == evaluate(model, validation).loss
+    assert last.validation_accuracy == evaluate(model, validation).accuracy
+    assert last.gap == last.validation_loss - last.train_loss
+    assert all(a.seconds < b.seconds for a, b in pairwise(history))
+    # 53 samples fall into batches of 17, 18 and 18.
+    epoch_losses = [loss for _, _, loss in losses[:3]]
+    weighted = sum(n * loss for n, loss in zip((17, 18, 18), epoch_losses, strict=True)) / 53
+    assert history[0].objective == pytest.approx(weighted)
+
+
+def test_plain_training_is_torch_sgd_written_by_hand(small_network, weights, training, validation):
+    recipe = Recipe(
+        "sgd", lr=0.05, batch_size=53, epochs=3, micro_batch=10, warmup_epochs=0, weight_decay=0.1
+    )
+    model, by_hand = small_network(), small_network()
+    train(model, recipe, training, validation, seed=0)
+    velocity = {name: torch.zeros_like(p) for name, p in by_hand.named_parameters()}
+    for lr in (0.05, 0.05 * 0.75, 0.05 * 0.25):
+        by_hand.zero_grad()
+        functional.cross_entropy(by_hand(training.images), training.labels).backward()
+        with torch.no_grad():
+            for name, p in by_hand.named_parameters():
+                gradient = p.grad + (0.1 * p if p.ndim > 1 else 0)
+                velocity[name] = 0.9 * velocity[name] + gradient
+                p -= lr * velocity[name]
+    torch.testing.assert_close(weights(model), weights(by_hand), rtol=1e-5, atol=1e-6)
+
+
+def test_running_statistics_follow_the_mean_over_micro_batches(small_network, training, validation):
+    recipe = Recipe("sgd", lr=1e-30, batch_size=53, epochs=1, micro_batch=20)
+    model, reference = small_network(batch_norm=True), small_network(batch_norm=True)
+    train(model, recipe, training, validation, seed=0)
+    # With one micro-batch of all samples the means agree exactly, whatever the cut and the order.
+    reference.train()(training.images)
+    torch.testing.assert_close(model.body.norm1.running_mean, reference.body.norm1.running_mean)
+    assert model.body.norm1.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("name", ["sgd", "kfac"])
+def test_training_learns(name, small_network, training, validation):
+    recipe = replace(RECIPES[name], epochs=15)
+    before = evaluate(small_network(), training)
+    history = train(small_network(), recipe, training, validation, seed=0)
+    assert history[-1].train_loss < before.loss / 3
+
+
+def test_no_epochs_leave_the_network_as_it_is(small_network, weights, training, validation):
+    model = small_network()
+    assert train(model, replace(RECIPES["sgd"], epochs=0), training, validation, seed=0) == []
+    assert torch.equal(weights(model), weights(small_network()))
+
+
+def test_hooks_are_gone_after_training(small_network, training, validation):
+    model = small_network()
+    train(model, RECIPES["kfac"], training, validation, seed=0)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_more_processes_than_samples_in_a_batch_are_refused_in_one_sentence(
+    small_network, training, validation
+):
+    recipe = replace(RECIPES["sgd"], batch_size=4)
+
+    def work(communicator):
+        train(small_network(), recipe, training, validation, seed=0, communicator=communicator)
+
+    with pytest.raises(
+        ConfigError, match="5 processes cannot share a batch of 3 samples; start fewer processes"
+    ):
+        run_in_threads(5, work)
+
+
+def test_a_batch_larger_than_the_training_set_is_refused(small_network, training, validation):
+    with pytest.raises(ConfigError, match="batch_size is 54 but there are only 53 training samples; lower"):
+        train(small_network(), replace(RECIPES["sgd"], batch_size=54), training, validation, seed=0)
+
+
+def test_labels_beyond_the_networks_classes_are_refused(small_network, training, validation):
+    wrong = Samples(training.images, training.labels + 1)
+    with pytest.raises(ValueError, match="label 3 is out of range for 3 classes"):
+        train(small_network(), RECIPES["sgd"], wrong, validation, seed=0)
+
+
+def checkpoint_of(network, recipe, training, validation):
+    states = []
+    train(network, recipe, training, validation, seed=3, on_checkpoint=states.append, checkpoint_steps=2)
+    return states[0]
+
+
+@pytest.mark.parametrize("change", [{"lr": 0.06}, {"smoothing": ()}, {"kfac": KFACSettings()}])
+def test_a_checkpoint_of_another_recipe_is_refused(change, small_network, training, validation):
+    state = checkpoint_of(small_network(), RECIPES["kfac_smoothed"], training, validation)
+    with pytest.raises(ConfigError, match="checkpoint is of another run"):
+        train(
+            small_network(),
+            replace(RECIPES["kfac_smoothed"], **change),
+            training,
+            validation,
+            seed=3,
+            state=state,
+        )
+
+
+def test_a_checkpoint_of_another_network_is_refused(small_network, training, validation):
+    state = checkpoint_of(small_network(), RECIPES["sgd"], training, validation)
+    with pytest.raises(ConfigError, match=r"checkpoint is of another network: body\.conv1.bias has shape"):
+        train(small_network(batch_norm=True), RECIPES["sgd"], training, validation, seed=3, state=state)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "adam"}, "no optimizer 'adam'; choose one of sgd, kfac"),
+        ({"optimizer": "kfac"}, "settings of K-FAC belong"),
+        ({"optimizer": "sgd", "kfac": KFACSettings()}, "settings of K-FAC belong"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Recipe(lr=0.1, batch_size=4, epochs=1, **options)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "micro_batch", "n_measured"])
+def test_sizes_must_be_positive(name):
+    with pytest.raises(ValueError, match="must be positive"):
+        replace(RECIPES["sgd"], **{name: 0})
+
+
+def test_a_record_holds_plain_numbers(small_network, training, validation):
+    record = train(small_network(), replace(RECIPES["sgd"], epochs=1), training, validation, seed=0)[0]
+    assert isinstance(record, EpochRecord)
+    assert all(type(value) in (int, float) for value in vars(record).values())
