@@ -91,8 +91,8 @@ class Kfac(Sgd):
         3e-2, description="Tikhonov damping, split between the two factors by their traces."
     )
     factor_decay: float = Field(0.5, ge=0, lt=1, description="Moving average of the Kronecker factors.")
-    factor_interval: Count = Field(1, description="Steps between updates of the factors.")
-    inverse_interval: Count = Field(1, description="Steps between inversions of the factors.")
+    factor_interval: Count = Field(5, description="Steps between updates of the factors.")
+    inverse_interval: Count = Field(5, description="Steps between inversions of the factors.")
     kl_clip: NotNegative = Field(
         1e-3, description="Bound on the predicted KL divergence of a step; 0 is none."
     )
@@ -107,6 +107,7 @@ class WeightNoise(Section):
     name: Literal["weight_noise"] = "weight_noise"
     std: Positive = Field(description="Standard deviation relative to each weight matrix's root mean square.")
     antithetic: bool = Field(True, description="Draw perturbations in pairs of opposite sign.")
+    annealed: bool = Field(False, description="Let the deviation fall to zero during training.")
 
 
 class Mixup(Section):
@@ -136,7 +137,7 @@ class Run(Section):
     warmup_epochs: NotNegative = Field(
         1.0, description="Epochs over which the learning rate rises to its peak."
     )
-    micro_batch: Count = Field(512, description="Samples of one forward and backward pass.")
+    micro_batch: Count = Field(256, description="Samples of one forward and backward pass.")
 
 
 class Roles(Section):

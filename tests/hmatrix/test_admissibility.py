@@ -55,7 +55,9 @@ def test_strong_far_boxes_are_apart_by_their_size():
 def test_near_boxes_of_scattered_points_are_boundedly_many():
     counts = []
     for halvings in (6, 8):
-        tree = build_tree(np.random.default_rng(0).random((2**halvings * 8, 2)), halvings=halvings, halvings_per_level=2)
+        tree = build_tree(
+            np.random.default_rng(0).random((2**halvings * 8, 2)), halvings=halvings, halvings_per_level=2
+        )
         counts.append(interactions(tree, tree, Strong()).near.counts[tree.level_start[-2] :].max())
     assert counts[1] <= 1.5 * counts[0]
 

@@ -6,7 +6,9 @@ from pipeline.hmatrix.cluster import build_tree, n_halvings
 
 def tree_of(points, leaf_size=16, halvings_per_level=2):
     halvings = n_halvings(len(points), leaf_size)
-    return build_tree(np.asarray(points, dtype=float), halvings=halvings, halvings_per_level=halvings_per_level)
+    return build_tree(
+        np.asarray(points, dtype=float), halvings=halvings, halvings_per_level=halvings_per_level
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 257, 1000])

@@ -22,7 +22,9 @@ def points_of(name, n=N, seed=0):
 
 
 def compressed(points, kernel, diagonal, tolerance=1e-9, **options):
-    return H2Matrix.from_kernel(points, kernel, diagonal=diagonal, tolerance=tolerance, leaf_size=32, **options)
+    return H2Matrix.from_kernel(
+        points, kernel, diagonal=diagonal, tolerance=tolerance, leaf_size=32, **options
+    )
 
 
 def dense(points, kernel, diagonal):

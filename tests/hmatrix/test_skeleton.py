@@ -28,11 +28,17 @@ def block(tree, rows, columns):
     return np.exp(-distance / 0.3)
 
 
-@pytest.mark.parametrize(("tolerance", "orthogonal"), [(1e-2, False), (1e-5, False), (1e-5, True), (1e-9, True)])
+@pytest.mark.parametrize(
+    ("tolerance", "orthogonal"), [(1e-2, False), (1e-5, False), (1e-5, True), (1e-9, True)]
+)
 def test_a_leaf_loses_no_more_than_its_budget(tolerance, orthogonal):
     tree, lists, basis = basis_of(tolerance, orthogonal)
     for leaf in tree.level(tree.n_levels - 1):
-        far = [c for b in (leaf, tree.parent[leaf]) for c in lists.far.boxes[lists.far.start[b] : lists.far.start[b + 1]]]
+        far = [
+            c
+            for b in (leaf, tree.parent[leaf])
+            for c in lists.far.boxes[lists.far.start[b] : lists.far.start[b + 1]]
+        ]
         rows = np.concatenate([np.arange(tree.start[c], tree.stop[c]) for c in far])
         order = basis.order[basis.order_start[leaf] : basis.order_start[leaf + 1]] + tree.start[leaf]
         k = basis.rank[leaf]
@@ -87,14 +93,23 @@ def test_native_programs_choose_what_called_kernels_choose(kernel):
 
     found = [
         nested_basis(
-            matrix, tree, tree, lists.far, Sampling(1e-8, 300.0, False), transposed=transposed, computed=FLOAT, stored=FLOAT
+            matrix,
+            tree,
+            tree,
+            lists.far,
+            Sampling(1e-8, 300.0, False),
+            transposed=transposed,
+            computed=FLOAT,
+            stored=FLOAT,
         )
         for matrix in (kernel_matrix(kernel, tree, tree), entry_matrix(entries, tree, tree))
         for transposed in (False, True)
     ]
     for basis in found[1:]:
         np.testing.assert_array_equal(basis.rank, found[0].rank)
-        np.testing.assert_allclose(np.sort(np.abs(basis.values)), np.sort(np.abs(found[0].values)), rtol=1e-2, atol=1e-3)
+        np.testing.assert_allclose(
+            np.sort(np.abs(basis.values)), np.sort(np.abs(found[0].values)), rtol=1e-2, atol=1e-3
+        )
 
 
 def test_kernels_without_a_closed_form_have_no_program():

@@ -48,7 +48,9 @@ def test_another_process_reads_it(points, tmp_path):
         "import sys, numpy as np; from pipeline.hmatrix import H2Matrix; "
         "print(repr(float((H2Matrix.load(sys.argv[1]) @ np.ones(700)).sum())))"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     assert float(done.stdout) == float((A @ np.ones(700)).sum())
 
 

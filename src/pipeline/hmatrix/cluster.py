@@ -92,7 +92,9 @@ def build_tree(points: Floats, *, halvings: int, halvings_per_level: int) -> Clu
     permutation = _native.bisect(np.ascontiguousarray(points), halvings)
     ordered = np.ascontiguousarray(points[permutation])
     depths = list(range(halvings % halvings_per_level, halvings + 1, halvings_per_level))
-    ranges = [(start, stop) for depth, (start, stop) in enumerate(_halve(len(points), halvings)) if depth in depths]
+    ranges = [
+        (start, stop) for depth, (start, stop) in enumerate(_halve(len(points), halvings)) if depth in depths
+    ]
     sizes = [len(start) for start, _ in ranges]
     level_start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
     arity = 2**halvings_per_level
@@ -131,7 +133,9 @@ def _halve(n_points: int, halvings: int) -> list[tuple[NDArray[np.int64], NDArra
     return result
 
 
-def _bounds(points: Floats, ranges: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> tuple[Floats, Floats]:
+def _bounds(
+    points: Floats, ranges: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+) -> tuple[Floats, Floats]:
     """Return bounding boxes of all ranges, level after level: the leaves' from the points, the others' from below."""
     start, stop = ranges[-1]
     lower = np.full((len(start), points.shape[1]), np.inf)

@@ -119,7 +119,9 @@ def _compress(
     matrix = kernel_matrix(kernel, rows, columns)
     computed = np.dtype(np.complex128 if kernel.is_complex else np.float64)
     narrow = tolerance >= _SINGLE_SUFFICES or dtype.name in ("float32", "complex64")
-    stored = np.dtype({"float64": "float32", "complex128": "complex64"}[computed.name]) if narrow else computed
+    stored = (
+        np.dtype({"float64": "float32", "complex128": "complex64"}[computed.name]) if narrow else computed
+    )
     mirrored = kernel.symmetric and rows is columns
     leaves = int(rows.level_start[-2])
     first, second = pairs_of(lists.near, mirrored=mirrored)
@@ -132,7 +134,14 @@ def _compress(
     reached = np.inf
     for attempt in range(_ATTEMPTS):
         column_basis = nested_basis(
-            matrix, columns, rows, lists.far_columns, sampling, transposed=False, computed=computed, stored=stored
+            matrix,
+            columns,
+            rows,
+            lists.far_columns,
+            sampling,
+            transposed=False,
+            computed=computed,
+            stored=stored,
         )
         row_basis = column_basis if mirrored else nested_basis(
             matrix, rows, columns, lists.far, sampling, transposed=True, computed=computed, stored=stored
@@ -149,13 +158,17 @@ def _compress(
             break
         shrink = max(0.3 * tolerance / reached, 1e-3)
         sampling = Sampling(
-            sampling.budget * shrink**2, 2 * sampling.rows, sampling.orthogonal or attempt > 0, sampling.largest_box
+            sampling.budget * shrink**2,
+            2 * sampling.rows,
+            sampling.orthogonal or attempt > 0,
+            sampling.largest_box,
         )
     else:
         if reached > 2 * tolerance:
             raise ConvergenceError(
                 f"compression reached a relative error of {reached:.1e} where {tolerance:.0e} was asked for; "
-                "ask for a larger tolerance" + ("" if dtype.itemsize >= 8 else " or give double-precision points")
+                "ask for a larger tolerance"
+                + ("" if dtype.itemsize >= 8 else " or give double-precision points")
             )
     log_levels(result)
     return result
@@ -185,9 +198,7 @@ def exact_rows(
     evaluate = getattr(_native, f"evaluate_blocks_{computed.name}")
     zero = np.zeros(1, np.int32)
     whole = np.arange(columns.n_points, dtype=np.int32)
-    flat = evaluate(
-        matrix, np.array([0, len(chosen)]), chosen, np.array([0, len(whole)]), whole, zero, zero
-    )
+    flat = evaluate(matrix, np.array([0, len(chosen)]), chosen, np.array([0, len(whole)]), whole, zero, zero)
     return np.asarray(flat).reshape(columns.n_points, len(chosen)).T
 
 

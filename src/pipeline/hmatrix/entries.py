@@ -51,7 +51,11 @@ def _steps(kernel: Kernel, dimension: int) -> list[Step]:
         inner = _steps(kernel.kernel, dimension)
         return [*inner, (_SCALE, [kernel.factor.real], [])] if inner and kernel.factor.imag == 0 else []
     if isinstance(kernel, Matern | SquaredExponential | RationalQuadratic):
-        lengths = kernel.length_scale if isinstance(kernel.length_scale, tuple) else (kernel.length_scale,) * dimension
+        lengths = (
+            kernel.length_scale
+            if isinstance(kernel.length_scale, tuple)
+            else (kernel.length_scale,) * dimension
+        )
         if len(lengths) != dimension:
             raise ValueError(f"{len(lengths)} length scales do not fit points of {dimension} coordinates")
         weights = [length**-2 for length in lengths]

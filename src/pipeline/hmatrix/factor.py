@@ -113,7 +113,9 @@ class Factorization:
 
     def slogdet(self) -> tuple[complex, float]:
         """Return sign (or phase) and logarithm of the absolute value of the determinant."""
-        phase = complex(np.prod([complex(level.determinant[0], level.determinant[1]) for level in self.levels]))
+        phase = complex(
+            np.prod([complex(level.determinant[0], level.determinant[1]) for level in self.levels])
+        )
         size = float(sum(level.determinant[2] for level in self.levels))
         return (phase if self.dtype.kind == "c" else phase.real), size
 
@@ -197,7 +199,9 @@ def factorize(A: H2Matrix, *, tolerance: float | None = None, kind: str = "auto"
             return result
         if kind != "cholesky" or used / 10 < _TIGHTEST * min(tolerance, A.tolerance):
             raise _failed(A, kind, failure)
-        notes.append(f"a pivot of {failure[2]:.1e} at tolerance {used:.0e}: compressed again ten times tighter")
+        notes.append(
+            f"a pivot of {failure[2]:.1e} at tolerance {used:.0e}: compressed again ten times tighter"
+        )
         logger.info(notes[-1])
         used /= 10
 

@@ -126,14 +126,18 @@ class _Probe:
         """Draw vectors until there are `needed`; return the new tests and samples."""
         n = self.in_tree.n_points
         if needed >= _MOST * n:
-            self.complete = True
-            self.tests = np.eye(n)
-            self.samples = self._sampled(self.tests)
-            return self.tests, self.samples
+            raise _Restart
         tests = generator.standard_normal((n, needed - self.n_vectors))
         samples = self._sampled(tests)
         self.tests, self.samples = np.hstack([self.tests, tests]), np.hstack([self.samples, samples])
         return tests, samples
+
+    def take_all(self) -> None:
+        """Replace the vectors by all unit vectors."""
+        if not self.complete:
+            self.complete = True
+            self.tests = np.eye(self.in_tree.n_points)
+            self.samples = self._sampled(self.tests)
 
     def _sampled(self, tests: Array) -> Array:
         given = np.empty_like(tests)
@@ -142,7 +146,7 @@ class _Probe:
 
 
 class _Restart(Exception):
-    """The tests have become all unit vectors: begin again from the leaves."""
+    """All unit vectors are called for: begin again from the leaves."""
 
 
 @dataclass(eq=False)
@@ -159,6 +163,8 @@ class _Ascent:
         try:
             return self._climb()
         except _Restart:
+            for probe in self.probes:
+                probe.take_all()
             return self._climb()
 
     def _climb(self) -> tuple[list[Side], Array, int]:
@@ -210,12 +216,7 @@ class _Ascent:
 
     def _grow(self, i: int, needed: int, *, reduced_top: bool = False) -> None:
         """Draw more vectors for a side and carry them to the level at work."""
-        was_complete = self.probes[i].complete
         tests, samples = self.probes[i].grow(int(1.05 * needed) + 1, self.generator)
-        if self.probes[i].complete:
-            if was_complete:
-                raise AssertionError("all unit vectors are too few")
-            raise _Restart
         side, opposite = self.sides[i], self.sides[len(self.sides) - 1 - i]
         new_samples, new_tests = leaves(side.tree, samples), leaves(opposite.tree, tests)
         for level in range(side.tree.n_levels - 1, self.done - 1, -1):

@@ -122,7 +122,9 @@ class H2Matrix:
     @property
     def n_bytes(self) -> int:
         """Bytes of blocks, bases and diagonal: what grows with the matrix, without its tree."""
-        bases = self.row_basis.n_bytes + (0 if self.column_basis is self.row_basis else self.column_basis.n_bytes)
+        bases = self.row_basis.n_bytes + (
+            0 if self.column_basis is self.row_basis else self.column_basis.n_bytes
+        )
         diagonal = 0 if self.diagonal_term is None else self.diagonal_term.nbytes
         return self.near.n_bytes + self.far.n_bytes + bases + diagonal
 
@@ -204,7 +206,9 @@ class H2Matrix:
         if added is None:
             return self
         added = added[self.rows.permutation]
-        return replace(self, diagonal_term=added if self.diagonal_term is None else self.diagonal_term + added)
+        return replace(
+            self, diagonal_term=added if self.diagonal_term is None else self.diagonal_term + added
+        )
 
     def to_dense(self) -> NDArray[Any]:
         """Return the matrix as it is represented, shape (n, m): for tests and small ones."""

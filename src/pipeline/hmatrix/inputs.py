@@ -19,7 +19,9 @@ def as_points(points: "NDArray[Any] | Tensor", what: str) -> NDArray[Any]:
         raise TypeError(f"{what} wants real numbers, not {values.dtype}")
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
-        raise ConfigError(f"{what}: point {bad[0]} has a coordinate that is NaN or infinite ({values[bad[0]]})")
+        raise ConfigError(
+            f"{what}: point {bad[0]} has a coordinate that is NaN or infinite ({values[bad[0]]})"
+        )
     return values if values.dtype.kind == "f" else values.astype(np.float64)
 
 

@@ -90,7 +90,9 @@ class Basis:
     def native(self) -> Any:
         """The same for native routines."""
         view = getattr(_native, f"Basis_{self.values.dtype.name}")
-        return view(self.rank, self.skeleton_start, self.order_start, self.order, self.value_start, self.values)
+        return view(
+            self.rank, self.skeleton_start, self.order_start, self.order, self.value_start, self.values
+        )
 
 
 def nested_basis(

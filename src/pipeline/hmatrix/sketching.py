@@ -121,7 +121,9 @@ def skeletonize(side: Side, box: int, budget: float, generator: np.random.Genera
         for _ in range(2):  # once leaves rounding errors that a far smaller far field would show
             null = null - q @ (q.conj().T @ null)
         null = scipy.linalg.qr(null, mode="economic", check_finite=False)[0]
-        far = (samples[:, :used] @ null) * side.weights[box][:, None]
+        # Normal tests give normal samples of unit variance; unit vectors, a random subspace of the far unknowns.
+        scale = np.sqrt(available - n_near) if complete else 1.0
+        far = (samples[:, :used] @ null) * (scale * side.weights[box][:, None])
         triangle, order = scipy.linalg.qr(far.T, mode="r", pivoting=True, check_finite=False)
         rank = _rank(triangle, width, budget)
         if rank + _OVERSAMPLING <= width / _SURPLUS or width >= min(n * 2 + _OVERSAMPLING, used - n_near):

@@ -88,7 +88,9 @@ def load(path: Path) -> H2Matrix:
         description = json.loads((path / _DESCRIPTION).read_text(encoding="utf-8"))
         arrays = load_file(path / _ARRAYS)
     except FileNotFoundError as error:
-        raise ArtifactError(f"{path} holds no H2 matrix: {Path(error.filename or '').name} is missing") from error
+        raise ArtifactError(
+            f"{path} holds no H2 matrix: {Path(error.filename or '').name} is missing"
+        ) from error
     except ValueError as error:
         raise ArtifactError(f"{path} holds a damaged H2 matrix: {error}") from error
     if description["version"] != _VERSION:
@@ -97,7 +99,9 @@ def load(path: Path) -> H2Matrix:
             f"{_VERSION}; compress it again"
         )
     for name in description["complex"]:
-        arrays[name] = np.ascontiguousarray(arrays[name]).view(np.result_type(arrays[name].dtype, np.complex64))[..., 0]
+        arrays[name] = np.ascontiguousarray(arrays[name]).view(
+            np.result_type(arrays[name].dtype, np.complex64)
+        )[..., 0]
     parts: dict[str, Any] = {}
     for number, (name, kind) in enumerate(_PARTS.items()):
         prefix = f"{name}."

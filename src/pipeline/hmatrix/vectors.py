@@ -23,7 +23,12 @@ def result_type(matrix: np.dtype[Any], given: np.dtype[Any]) -> np.dtype[Any]:
     single = np.dtype("complex64")
     narrow = np.can_cast(matrix, single) or np.can_cast(given, single)
     is_complex = "c" in (matrix.kind, given.kind)
-    names = {(False, False): "float64", (False, True): "float32", (True, False): "complex128", (True, True): "complex64"}
+    names = {
+        (False, False): "float64",
+        (False, True): "float32",
+        (True, False): "complex128",
+        (True, True): "complex64",
+    }
     return np.dtype(names[is_complex, narrow])
 
 

@@ -12,7 +12,7 @@ struct Isa {
     static constexpr int lanes = 16;
     static constexpr std::int64_t widen_at_most = 32768;  // 128 KiB, which leaves level 2 to the activations
     static constexpr std::int64_t widen_from_tiles = 12;
-    static constexpr int max_rows(int vectors) { return vectors == 4 ? 6 : 12; }
+    static constexpr int max_rows(int vectors) { return vectors == 4 ? 6 : 14; }
 
     static __mmask16 first(std::int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
     static Vector zero() { return _mm512_setzero_ps(); }

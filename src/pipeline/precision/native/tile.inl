@@ -1,8 +1,8 @@
 // The register tile: `rows` rows of activations times one panel of weights, accumulated in registers.
 //
 // A step of the inner loop loads (and, for binary16, widens) `vectors` vectors of weights and multiplies them with one
-// broadcast number per row. Twelve rows by two vectors fill 24 of AVX-512's 32 registers: two conversions for 24
-// multiply-adds, which is why widening in registers costs nothing where there are rows enough.
+// broadcast number per row. Fourteen rows by two vectors fill 28 of AVX-512's 32 registers: two conversions for 28
+// multiply-adds, which is why widening in registers costs little where there are rows enough.
 
 struct Runs {
     const std::ptrdiff_t* starts;
@@ -25,7 +25,7 @@ inline std::int64_t finish(Isa::Vector sum, const float* scale, const float* bia
         return 0;
     }
     const int saturated = I::count_at_least(v, half_overflow);
-    v = I::max(I::all(-largest_half), I::min(I::all(largest_half), v));
+    if (__builtin_expect(saturated != 0, 0)) v = I::max(I::all(-largest_half), I::min(I::all(largest_half), v));
     Half* p = static_cast<Half*>(y.data) + at;
     n >= I::lanes ? I::store(p, v) : I::store(p, v, n);
     return saturated;
@@ -91,12 +91,13 @@ constexpr Tile<Weight> tile_or_null() {
 
 template <class Weight, int vectors>
 Tile<Weight> tile_of(std::int64_t rows) {
-    static constexpr Tile<Weight> tiles[13] = {
+    static constexpr Tile<Weight> tiles[15] = {
         nullptr,
         tile_or_null<Weight, 1, vectors>(), tile_or_null<Weight, 2, vectors>(), tile_or_null<Weight, 3, vectors>(),
         tile_or_null<Weight, 4, vectors>(), tile_or_null<Weight, 5, vectors>(), tile_or_null<Weight, 6, vectors>(),
         tile_or_null<Weight, 7, vectors>(), tile_or_null<Weight, 8, vectors>(), tile_or_null<Weight, 9, vectors>(),
         tile_or_null<Weight, 10, vectors>(), tile_or_null<Weight, 11, vectors>(), tile_or_null<Weight, 12, vectors>(),
+        tile_or_null<Weight, 13, vectors>(), tile_or_null<Weight, 14, vectors>(),
     };
     return tiles[rows];
 }
@@ -111,7 +112,7 @@ inline std::int64_t n_tiles(std::int64_t rows, int vectors) {
     return (rows + limit - 1) / limit;
 }
 
-// Cut `rows` into tiles of nearly equal height: 28 rows are 10 + 9 + 9, not 12 + 12 + 4.
+// Cut `rows` into tiles of nearly equal height: 15 rows are 8 + 7, not 14 + 1.
 template <class Weight>
 std::int64_t sweep(const float* x, std::ptrdiff_t step, std::int64_t rows, const Runs& runs, const Weight* w,
                    int vectors, Corner corner) {
