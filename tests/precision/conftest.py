@@ -1,16 +1,10 @@
-"""The instruction sets this machine has, networks to convert, and the error bounds of the routines."""
-
-from collections.abc import Callable
+"""The instruction sets this machine has, and networks to convert."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pipeline.precision.routines import instruction_sets
-
-UNIT_SINGLE = 2.0**-24
-UNIT_HALF = 2.0**-11
-TINY_HALF = 2.0**-25  # half of the smallest subnormal number
 
 
 @pytest.fixture(params=instruction_sets())
@@ -21,23 +15,6 @@ def instruction_set(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
-
-
-@pytest.fixture
-def affine_bound() -> Callable[..., Tensor]:
-    """Bound the error of scale * (W x) + bias computed in binary32, for any order of the sum.
-
-    Each product meets at most K + 1 roundings (its own where there is no fused multiply-add, K - 1 of the sum and
-    one with the bias), so |error| <= gamma_{K+2} (|scale| |W| |x| + |bias|) with gamma_n = n u / (1 - n u) [Higham,
-    "Accuracy and stability of numerical algorithms", section 3.1]. A result stored as binary16 is rounded once more.
-    """
-
-    def bound(magnitude: Tensor, n_inputs: int, *, half_output: bool) -> Tensor:
-        n = (n_inputs + 2) * UNIT_SINGLE
-        error = magnitude * n / (1 - n)
-        return error + (UNIT_HALF * (magnitude + error) + TINY_HALF if half_output else 0)
-
-    return bound
 
 
 def _mlp() -> nn.Sequential:

@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -68,6 +69,16 @@ def test_the_same_call_twice_gives_the_same_bits(case):
     module, x = case
     network = HalfNetwork.convert(module, x)
     assert torch.equal(network(x), network(x))
+
+
+def test_threads_that_call_at_once_get_their_own_results(case):
+    module, x = case
+    network = HalfNetwork.convert(module, x)
+    parts = [x[start : start + 10] for start in range(0, 70, 10)] * 20
+    wanted = [network(part) for part in parts]
+    with ThreadPoolExecutor(4) as pool:
+        for found, part in zip(pool.map(network, parts), wanted, strict=True):
+            assert torch.equal(found, part)
 
 
 def test_the_instruction_sets_agree(case):

@@ -34,6 +34,11 @@ def test_half_the_bytes_gain_more_than_two_where_they_fit_a_nearer_cache():
     assert single.seconds / half.seconds == pytest.approx(8)
 
 
+def test_cold_data_come_from_memory():
+    found = bound(Work(0, 1000, 0), ROOFS, cold=True)
+    assert (found.term, found.level, found.seconds) == ("DRAM", "DRAM", pytest.approx(4e-8))
+
+
 def test_roofs_survive_a_dictionary():
     assert Roofs.from_dict(ROOFS.to_dict()) == ROOFS
 

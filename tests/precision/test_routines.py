@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from pipeline.precision import _native
+from pipeline.precision.error import routine_bound
 from pipeline.precision.routines import instruction_sets
 
 SIZES = [1, 7, 15, 16, 17, 31, 33, 63, 65, 97]
@@ -41,23 +42,21 @@ def affine(weight, scale, bias, product):
 @pytest.mark.parametrize("batch", [1, 2, 5, 13])
 @pytest.mark.parametrize("n_outputs", SIZES)
 @pytest.mark.parametrize("n_inputs", SIZES)
-def test_a_product_is_within_its_bound(
-    instruction_set, dtype, batch, n_outputs, n_inputs, generator, affine_bound
-):
+def test_a_product_is_within_its_bound(instruction_set, dtype, batch, n_outputs, n_inputs, generator):
     weight, scale, bias = parameters(n_outputs, n_inputs, dtype, generator)
     x = torch.randn(batch, n_inputs, generator=generator).to(dtype)
     y = torch.empty(batch, n_outputs)
     layer = _native.linear(instruction_set, weight, scale, bias, False, dtype == torch.float16, False)
     assert layer.run(x, y) == 0
     exact, magnitude = affine(weight, scale, bias, lambda w, positive: absolute(x, positive) @ w.T)
-    assert (y.double() - exact).abs().le(affine_bound(magnitude, n_inputs, half_output=False)).all()
+    assert (y.double() - exact).abs().le(routine_bound(magnitude, n_inputs, half_output=False)).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize(("n_channels", "n_outputs"), [(1, 1), (3, 17), (16, 33), (17, 65), (33, 16)])
 def test_a_convolution_is_within_its_bound(
-    instruction_set, dtype, geometry, n_channels, n_outputs, generator, affine_bound
+    instruction_set, dtype, geometry, n_channels, n_outputs, generator
 ):
     size, kernel, stride, padding, dilation = GEOMETRIES[geometry]
     half = dtype == torch.float16
@@ -86,7 +85,7 @@ def test_a_convolution_is_within_its_bound(
         return functional.conv2d(image, w, None, stride, padding, dilation)
 
     exact, magnitude = affine(weight, scale, bias, convolve)
-    bound = affine_bound(magnitude, weight.shape[1], half_output=half).permute(0, 2, 3, 1).reshape(2, -1)
+    bound = routine_bound(magnitude, weight.shape[1], half_output=half).permute(0, 2, 3, 1).reshape(2, -1)
     exact = exact.relu().permute(0, 2, 3, 1).reshape(2, -1)
     assert (y.double() - exact).abs().le(bound).all()
 
@@ -95,7 +94,7 @@ def test_a_convolution_is_within_its_bound(
 @pytest.mark.parametrize("n_channels", [1, 15, 16, 17, 33])
 @pytest.mark.parametrize("average", [False, True])
 def test_pooling_takes_the_maximum_exactly_and_the_mean_within_rounding(
-    instruction_set, dtype, n_channels, average, generator, affine_bound
+    instruction_set, dtype, n_channels, average, generator
 ):
     x = torch.randn(3, 6, 5, n_channels, generator=generator).to(dtype)
     half = dtype == torch.float16
@@ -116,7 +115,7 @@ def test_pooling_takes_the_maximum_exactly_and_the_mean_within_rounding(
         for j, columns in enumerate([slice(0, 2), slice(1, 5)]):
             window = x[:, rows, columns].double()
             n = window.shape[1] * window.shape[2]
-            bound = affine_bound(window.abs().mean(dim=(1, 2)), n, half_output=half) if average else 0.0
+            bound = routine_bound(window.abs().mean(dim=(1, 2)), n, half_output=half) if average else 0.0
             exact = reduce(window, dim=(1, 2)).relu()
             assert (y[:, i, j].double() - exact).abs().le(bound).all()
 
@@ -202,6 +201,41 @@ def test_a_kernel_larger_than_the_padded_image_is_refused():
             "portable", torch.ones(1, 9), torch.ones(1), torch.zeros(1), False, False, False,
             image=(1, 2, 2), kernel=(3, 3), stride=(1, 1), padding=(0, 0), dilation=(1, 1),
         )  # fmt: skip
+
+
+def layer_of(n_inputs, n_outputs, *, half_input=False, half_output=False):
+    weight = torch.eye(n_outputs, n_inputs)
+    zeros = torch.zeros(n_outputs)
+    return _native.linear("portable", weight, torch.ones(n_outputs), zeros, False, half_input, half_output)
+
+
+def test_a_chain_passes_results_on_in_their_own_storage(generator):
+    chain = _native.Chain([layer_of(4, 3, half_output=True), layer_of(3, 2, half_input=True)], 5)
+    x = torch.randn(5, 4, generator=generator)
+    y = torch.empty(5, 2)
+    chain.run(x, y)
+    assert torch.equal(y, x[:, :2].half().float())
+
+
+def test_a_chain_refuses_layers_that_do_not_fit_and_batches_beyond_its_buffers():
+    with pytest.raises(ValueError, match="layer 1 of the chain does not take what layer 0 gives"):
+        _native.Chain([layer_of(4, 3), layer_of(2, 2)], 5)
+    with pytest.raises(ValueError, match="layer 1 of the chain"):
+        _native.Chain([layer_of(4, 3, half_output=True), layer_of(3, 2)], 5)
+    with pytest.raises(ValueError, match="a batch of 6 for a chain that takes 5"):
+        _native.Chain([layer_of(4, 3)], 5).run(torch.zeros(6, 4), torch.empty(6, 3))
+    with pytest.raises(ValueError, match="has layers"):
+        _native.Chain([], 5)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 70])
+def test_conversions_count_every_number_that_is_widened_or_narrowed(instruction_set, batch):
+    weight = torch.ones(16, 8)
+    arguments = (instruction_set, torch.ones(16), torch.zeros(16), False)
+    half = _native.linear(arguments[0], weight.half(), *arguments[1:], True, True)
+    single = _native.linear(arguments[0], weight, *arguments[1:], False, False)
+    assert single.conversions(batch) == 0
+    assert half.conversions(batch) >= weight.numel() + batch * (8 + 16)
 
 
 def test_the_portable_routines_are_always_there():

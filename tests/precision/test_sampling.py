@@ -51,6 +51,13 @@ def test_the_sides_take_turns_in_alternating_order_each_warmed_first():
     assert rounds == [("a", 1), ("a", 3), ("b", 1), ("b", 3), ("b", 1), ("b", 3), ("a", 1), ("a", 3)]
 
 
+def test_cold_samples_are_single_runs_each_after_chilling():
+    machine = Machine()
+    sampling = machine.sampling(n_samples=2, seconds_per_sample=3.0, seconds_at_most=100.0)
+    sampling({"a": machine.side("a", 1.0)}, chill=lambda: machine.calls.append(("chill", 0)))
+    assert machine.calls == [("chill", 0), ("a", 1)] * 2
+
+
 def test_interrupted_samples_are_dropped_and_replaced():
     machine = Machine()
     side = machine.side("a", 1e-3, interrupted=lambda call: call > 2 and call % 4 == 0)

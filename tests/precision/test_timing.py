@@ -87,3 +87,11 @@ def test_a_batch_larger_than_the_inputs_repeats_them(mlp):
     assert {row.batch for row in rows} == {7}
     with pytest.raises(ValueError, match="at least one input"):
         network.time_layers(torch.empty(0, 1, 7, 5), roofs=ROOFS, sampling=QUICK)
+
+
+def test_cold_rows_are_bound_by_memory_and_say_so(mlp):
+    module, x = mlp
+    network = HalfNetwork.convert(module, x)
+    rows = network.time_layers(x, batch_sizes=(1,), mode="cold", roofs=ROOFS, sampling=QUICK)
+    assert [(row.mode, row.level, row.bound) for row in rows] == [("cold", "DRAM", "DRAM")] * 2
+    assert "DRAM-bound" in rows[0].reason

@@ -49,9 +49,10 @@ def test_a_large_batch_that_gains_refutes_the_first_claim():
     assert verdicts(study(large=run((0.880, 0.884), history=[(100, 0.4)])))["large"] == "does not hold"
 
 
-def test_one_noisy_run_widens_the_bound_of_all_others():
-    """The variance is pooled: the difference between two quiet runs is no longer decided."""
-    assert verdicts(study(smooth=run((0.80, 0.93))))["large"] == "undecided"
+def test_a_noisy_run_leaves_the_others_verdicts_alone():
+    found = verdicts(study(smooth=run((0.80, 0.93))))
+    assert found["large"] == "holds"
+    assert found["restored"] == "undecided"
 
 
 @pytest.mark.parametrize(
@@ -86,13 +87,13 @@ def test_worse_generalization_needs_both_loss_and_gap():
 @pytest.mark.parametrize(
     ("accuracies", "verdict"),
     [
-        ((0.8615, 0.8645), "holds"),
+        ((0.8628, 0.8632), "holds"),
         ((0.855, 0.859), "undecided"),
         ((0.840, 0.844), "does not hold"),
     ],
 )
 def test_restored_means_not_below_by_more_than_the_margin(accuracies, verdict):
-    # Pooled over four runs, 0.3 points of standard deviation or less give a bound below 0.65 points.
+    # Welch: two seeds a run, 0.03 points of deviation each, give a bound of 0.08 points; 0.28 points one of 1.3.
     quiet = study(
         small=run((0.8620, 0.8624), (0.50, 0.51), steps=2000),
         large=run((0.8420, 0.8424), history=[(100, 0.4)]),

@@ -19,24 +19,31 @@ def test_one_value_has_no_deviation_and_none_no_mean():
     assert (Spread(()).mean, Spread(()).sd) == (None, None)
 
 
-def test_two_runs_alone_give_the_pooled_t_interval():
+def test_the_interval_is_welchs():
     rng = np.random.default_rng(3)
-    a, b = rng.normal(1, 1, 7), rng.normal(0, 1, 5)
-    found = difference(Spread(tuple(a)), Spread(tuple(b)), [Spread(tuple(a)), Spread(tuple(b))])
-    known = stats.ttest_ind(a, b).confidence_interval(0.90)
+    a, b = rng.normal(1, 1, 7), rng.normal(0, 3, 5)
+    found = difference(Spread(tuple(a)), Spread(tuple(b)))
+    known = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.90)
     assert found.mean - found.half_width == pytest.approx(known.low)
     assert found.mean + found.half_width == pytest.approx(known.high)
 
 
 def test_without_repeated_seeds_there_is_no_bound():
-    found = difference(Spread((2.0,)), Spread((1.0,)), [Spread((2.0,)), Spread((1.0,))])
+    found = difference(Spread((2.0,)), Spread((1.0,)))
     assert found == Difference(1.0, None)
     assert found.exceeds(0.0) is None
 
 
-def test_a_bound_can_come_from_other_runs():
-    peers = [Spread((2.0,)), Spread((1.0,)), Spread((1.0, 1.02, 0.98))]
-    assert difference(peers[0], peers[1], peers).exceeds(0.0) is True
+def test_a_run_of_one_seed_borrows_the_others_deviation():
+    found = difference(Spread((2.0,)), Spread((1.0, 1.02, 0.98)))
+    error = 0.02 * math.sqrt(1 + 1 / 3)
+    # Only the side of three seeds counts for the degrees of freedom: (total / its own share)^2 times two.
+    freedom = (1 + 1 / 3) ** 2 / (1 / 3) ** 2 * 2
+    assert found.half_width == pytest.approx(stats.t.ppf(0.95, freedom) * error)
+
+
+def test_runs_without_any_deviation_differ_for_certain():
+    assert difference(Spread((2.0, 2.0)), Spread((1.0, 1.0))) == Difference(1.0, 0.0)
 
 
 @pytest.mark.parametrize(("threshold", "answer"), [(0.0, True), (0.95, None), (1.2, False)])

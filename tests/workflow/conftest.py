@@ -62,14 +62,15 @@ class Workplace:
     def start(self, *arguments, **options) -> subprocess.Popen:
         """Start snakemake on the small study."""
         environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
+        # --configfile takes all words that follow it, targets as well: it stands first.
         command = [
             sys.executable,
             "-m",
             "snakemake",
-            "--cores",
-            "2",
             "--configfile",
             "study.yaml",
+            "--cores",
+            "2",
             *arguments,
         ]
         return subprocess.Popen(

@@ -37,8 +37,8 @@ def points_options(wildcards):
     return [word for name, path in points_inputs(wildcards).items() for word in (f"--{name}", path)]
 
 
-def report_inputs(wildcards):
-    """Every artefact of the study."""
+def artefacts_of_the_study():
+    """Every artefact but the report."""
     trained = [f"train/{run}/seed{seed}" for run in STUDY.training.runs for seed in STUDY.seeds]
     halved = [f"{stage}/{run}" for stage in ("convert", "time_layers") for run in STUDY.precision.runs]
     solved = [f"{stage}/{name}" for stage in ("points", "compress", "solve") for name in STUDY.matrices]

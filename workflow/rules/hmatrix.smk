@@ -41,7 +41,8 @@ rule solve:
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
-        export OMP_NUM_THREADS=1
+        # The cores are for the processes: threads on top of them would fight over each.
+        export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
         {resources.mpi} -n {resources.tasks} python -m mpi4py -m pipeline solve --code {params.code} \
             --spec {input.spec:q} --points {input.points:q} --operator {input.operator:q} --output {output.manifest:q}
         """
@@ -64,6 +65,5 @@ rule scaling:
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
-        export OMP_NUM_THREADS=1
         python -m pipeline scaling --code {params.code} --spec {input.spec:q} --output {output.manifest:q}
         """

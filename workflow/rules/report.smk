@@ -1,7 +1,7 @@
 rule report:
     input:
         spec="results/{study}/spec/report.json",
-        artefacts=report_inputs,
+        artefacts=artefacts_of_the_study(),
     output:
         manifest="results/{study}/report/manifest.json",
         page=report(

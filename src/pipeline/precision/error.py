@@ -11,6 +11,37 @@ from pipeline.precision.plan import Layer
 from pipeline.precision.reference import reference
 from pipeline.precision.routines import Execution
 
+UNIT_SINGLE = 2.0**-24  # unit roundoff of binary32
+UNIT_HALF = 2.0**-11  # of binary16
+TINY_HALF = 2.0**-25  # half of binary16's smallest number: what rounding a subnormal number loses at most
+
+
+def routine_bound(magnitude: Tensor, n_inputs: int, *, half_output: bool) -> Tensor:
+    """Bound the error of the routines for linear and convolutional layers, given the weights and inputs as stored.
+
+    A result is y = fl(s fl(sum_k w_k x_k) + b), the sum in binary32 over K = `n_inputs` products of numbers that
+    binary32 holds exactly. The routines split it into several partial sums; but in whatever order K numbers are
+    added, none of them takes part in more than K - 1 additions. Every product is rounded at most once itself (not at
+    all with a fused multiply-add), s is a power of two, and adding b rounds once more. So each term of the exact
+    result meets at most K + 1 factors (1 + d), |d| <= u = 2^-24, and with gamma_n = n u / (1 - n u) [1, lemma 3.1]
+
+        |y - exact| <= gamma_{K+1} (|s| sum_k |w_k| |x_k| + |b|).
+
+    One more is granted here for a scale that is not a power of two. A ReLU does not enlarge the error. Storing as
+    binary16 rounds once more, relative to the result or, if it is subnormal there, by at most 2^-25.
+
+    Args:
+        magnitude: |s| |W| |x| + |b|, any shape.
+        n_inputs: K, the products per result.
+        half_output: Whether results are stored as binary16.
+
+    References:
+        [1] Higham, "Accuracy and stability of numerical algorithms", 2nd edition, SIAM 2002.
+    """
+    n = (n_inputs + 2) * UNIT_SINGLE
+    error = magnitude * (n / (1 - n))
+    return error + UNIT_HALF * (magnitude + error) + TINY_HALF if half_output else error
+
 
 @dataclass(frozen=True)
 class LayerError:

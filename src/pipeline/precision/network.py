@@ -23,7 +23,7 @@ class HalfNetwork:
     """A chain of layers with binary16 weights and activations and binary32 arithmetic.
 
     Made by `convert` from a torch module or by `from_plan` from what `plan` and `tensors` gave. Runs on one thread of
-    the CPU; not to be called by two threads at once.
+    the CPU; threads that call it at once take turns.
 
     Attributes:
         layers: The plan's layers, in order.

@@ -17,7 +17,9 @@ class Side:
     seconds: float
 
 
-def reason(single: Side, half: Side, interval: tuple[float, float], roofs: Roofs) -> str:
+def reason(
+    single: Side, half: Side, interval: tuple[float, float], roofs: Roofs, *, cold: bool = False
+) -> str:
     """Explain a speedup.
 
     Args:
@@ -25,6 +27,7 @@ def reason(single: Side, half: Side, interval: tuple[float, float], roofs: Roofs
         half: The half-precision side.
         interval: Of the speedup; one that comes within 2 % of 1 is called no difference.
         roofs: The limits that both sides were bounded with.
+        cold: Whether every run found the caches empty.
 
     Returns:
         One sentence: the verdict, the limit with its numbers, and what float32 has instead.
@@ -34,7 +37,7 @@ def reason(single: Side, half: Side, interval: tuple[float, float], roofs: Roofs
     wins = low > 1 + MARGIN
     loses = high < 1 - MARGIN
     verdict = "FP16 loses" if loses else "FP16 wins" if wins else "no clear difference"
-    return f"{verdict}, {speedup:.2f}x: {_limit(single, half, roofs, wins)}{_distance(half)}."
+    return f"{verdict}, {speedup:.2f}x: {_limit(single, half, roofs, wins)}{_distance(half, cold)}."
 
 
 def _limit(single: Side, half: Side, roofs: Roofs, wins: bool) -> str:
@@ -72,14 +75,12 @@ def _limit(single: Side, half: Side, roofs: Roofs, wins: bool) -> str:
     )
 
 
-def _distance(half: Side) -> str:
+def _distance(half: Side, cold: bool) -> str:
     factor = half.seconds / half.bound.seconds
     if factor < FAR_FROM_BOUND:
         return f" (measured {_seconds(half.seconds)})"
-    return (
-        f"; the {_seconds(half.seconds)} measured are {factor:.1f} times that bound, so short loops and the call "
-        "itself weigh more than any roof"
-    )
+    what = "waiting for the first cache lines weighs" if cold else "short loops and the call itself weigh"
+    return f"; the {_seconds(half.seconds)} measured are {factor:.1f} times that bound, so {what} more than any roof"
 
 
 def _rate(side: Side, roofs: Roofs) -> str:

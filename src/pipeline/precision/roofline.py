@@ -1,9 +1,9 @@
 """What the processor allows a layer at most, and which limit it is.
 
 A run takes at least max(FLOPs / peak, bytes / bandwidth of the level they lie in, conversions / conversion rate)
-[1, with a roof per cache level and one for conversions]. All of it is for one core and warm data: a layer that is
-run again and again finds its numbers in the smallest level that holds them all. That level is why binary16 can gain
-more than two: half the bytes may fit a nearer cache.
+[1, with a roof per cache level and one for conversions]. All of it is for one core. A layer that is run again and
+again finds its numbers, warm, in the smallest level that holds them all. That level is why binary16 can gain more
+than two: half the bytes may fit a nearer cache.
 
 References:
     [1] Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for multicore architectures",
@@ -76,9 +76,12 @@ class Bound:
     level: Level
 
 
-def bound(work: Work, roofs: Roofs) -> Bound:
-    """Apply the roofline; of equal terms the first of compute, memory, conversion is named."""
-    level = roofs.level(work.n_bytes)
+def bound(work: Work, roofs: Roofs, *, cold: bool = False) -> Bound:
+    """Apply the roofline; of equal terms the first of compute, memory, conversion is named.
+
+    Cold data come from memory however few they are.
+    """
+    level = "DRAM" if cold else roofs.level(work.n_bytes)
     terms: dict[Term, float] = {
         "compute": work.flops / (roofs.gflops * 1e9),
         level: work.n_bytes / (roofs.bandwidth[level] * 1e9),

@@ -7,6 +7,7 @@ compares like with like.
 
 import itertools
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -56,6 +57,7 @@ class Execution:
         self.instruction_set = instruction_set or instruction_sets()[0]
         self.native = tuple(_build(layer, parameters, precision, self.instruction_set) for layer in layers)
         self.n_saturated = 0
+        self._lock = threading.Lock()  # the native layers have one scratch each
         self._whole = _native.Chain(list(self.native), BATCH)
         self._body = _native.Chain(list(self.native[:-1]), BATCH) if len(self.native) > 1 else None
 
@@ -86,11 +88,12 @@ class Execution:
         """Run layer by layer; return what each was given and what it gave, as stored: (n, numbers), channels last."""
         steps = []
         given = _channels_last(self._checked(x))
-        for layer, native in zip(self.layers, self.native, strict=True):
-            result = _empty(len(given), layer)
-            self.n_saturated += native.run(given, result)
-            steps.append((given, result))
-            given = result
+        with self._lock:
+            for layer, native in zip(self.layers, self.native, strict=True):
+                result = _empty(len(given), layer)
+                self.n_saturated += native.run(given, result)
+                steps.append((given, result))
+                given = result
         return steps
 
     def _run(self, chain: Any, x: Tensor, last: Layer) -> Tensor:
@@ -98,7 +101,8 @@ class Execution:
         result = _empty(len(x), last)
         for start in range(0, len(x), BATCH):
             part = _channels_last(x[start : start + BATCH])
-            self.n_saturated += chain.run(part, result[start : start + BATCH])
+            with self._lock:
+                self.n_saturated += chain.run(part, result[start : start + BATCH])
         return result
 
     def _to_torch(self, result: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -44,16 +44,21 @@ class Sampling:
     clock: Callable[[], float] = time.perf_counter
     switches: Callable[[], int] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
-    def __call__(self, sides: Mapping[str, Side]) -> dict[str, Samples]:
-        """Sample every side, each warmed by a run that is not counted."""
-        repeats = {name: self._repeats(side) for name, side in sides.items()}
+    def __call__(
+        self, sides: Mapping[str, Side], *, chill: Callable[[], None] | None = None
+    ) -> dict[str, Samples]:
+        """Sample every side: warm, after a run that is not counted; or cold, one run after each call of `chill`."""
+        repeats = {name: 1 if chill else self._repeats(side) for name, side in sides.items()}
         good: dict[str, list[float]] = {name: [] for name in sides}
         disturbed: dict[str, list[float]] = {name: [] for name in sides}
         start = self.clock()
         order = list(sides)
         while min(map(len, good.values())) < self.n_samples:
             for name in order:
-                sides[name](1)  # the other sides have used the caches meanwhile
+                if chill:
+                    chill()
+                else:
+                    sides[name](1)  # the other sides have used the caches meanwhile
                 before = self.switches()
                 seconds = sides[name](repeats[name]) / repeats[name]
                 (good if self.switches() == before else disturbed)[name].append(seconds)

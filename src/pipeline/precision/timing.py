@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,15 +18,18 @@ from pipeline.precision.roofline import Roofs, Term, Work, bound, measure_roofs
 from pipeline.precision.routines import Execution
 from pipeline.precision.sampling import Sampling, interval, one_core
 
+Mode = Literal["warm", "cold"]
+
 
 @dataclass(frozen=True)
 class LayerTiming:
-    """One layer at one batch size. Seconds are medians over warm runs of the whole batch on one core.
+    """One layer at one batch size. Seconds are medians over runs of the whole batch on one core.
 
     Attributes:
         layer: The layer's name.
         kind: What it computes.
         batch: Samples per run.
+        mode: "warm": run again and again; "cold": with nothing in the caches.
         routine_fp32: The routine that ran on the float32 side.
         routine_fp16: The routine that ran on the half-precision side.
         routine_torch: What torch was asked for: eager float32 in the faster of its memory formats.
@@ -62,6 +65,7 @@ class LayerTiming:
     layer: str
     kind: str
     batch: int
+    mode: Mode
     routine_fp32: str
     routine_fp16: str
     routine_torch: str
@@ -104,13 +108,15 @@ def time_layers(
     inputs: Tensor,
     *,
     batch_sizes: Sequence[int] = (1, 64),
+    mode: Mode = "warm",
     roofs: Roofs | None = None,
     sampling: Sampling | None = None,
     on_timing: Callable[[LayerTiming], None] | None = None,
 ) -> list[LayerTiming]:
     """Time every layer at every batch size, the sides in turn within one process and on one core.
 
-    Each layer is given what it is given inside the network, and runs warm: again and again on the same numbers.
+    Each layer is given what it is given inside the network. Warm, it runs again and again on the same numbers. Cold,
+    twice the last cache is read before each run, so that weights and activations come from memory.
 
     Args:
         half: The network in half precision.
@@ -118,6 +124,7 @@ def time_layers(
         parameters: Complete float32 parameters, for torch.
         inputs: Shape (n, channels, rows, columns), n >= 1; repeated where a batch is larger.
         batch_sizes: Samples per run.
+        mode: "warm" or "cold".
         roofs: The limits; measured here if None.
         sampling: How to sample; its defaults if None.
         on_timing: Told each row as it is made.
@@ -128,6 +135,7 @@ def time_layers(
     rows: list[LayerTiming] = []
     with one_core(), torch.inference_mode():
         roofs = roofs or measure_roofs(half.instruction_set)
+        chill = _chill(roofs) if mode == "cold" else None
         for batch in batch_sizes:
             x = inputs[torch.arange(batch) % len(inputs)]
             steps = zip(half.layers, half.native, half.steps(x), single.native, single.steps(x), strict=True)
@@ -139,10 +147,11 @@ def time_layers(
                     "fp16": functools.partial(native.seconds, *buffers),
                     "torch": peer,
                 }
-                samples = sampling(sides)
+                samples = sampling(sides, chill=chill)
                 row = _timing(
                     layer,
                     batch,
+                    mode,
                     roofs,
                     {name: s.seconds for name, s in samples.items()},
                     routines=(native_single.routine(batch), native.routine(batch), routine_torch),
@@ -158,6 +167,7 @@ def time_layers(
 def _timing(
     layer: Layer,
     batch: int,
+    mode: Mode,
     roofs: Roofs,
     seconds: Mapping[str, NDArray[np.float64]],
     *,
@@ -171,7 +181,7 @@ def _timing(
     names: tuple[Precision, Precision] = ("fp32", "fp16")
     for name in names:
         work = Work(flops, layer.n_bytes(batch, name), conversions if name == "fp16" else 0)
-        sides[name] = Side(work, bound(work, roofs), float(np.median(seconds[name])))
+        sides[name] = Side(work, bound(work, roofs, cold=mode == "cold"), float(np.median(seconds[name])))
     single, half = sides["fp32"], sides["fp16"]
     torch_median = float(np.median(seconds["torch"]))
     generator = np.random.default_rng(0)
@@ -181,6 +191,7 @@ def _timing(
         layer=layer.name,
         kind=layer.kind,
         batch=batch,
+        mode=mode,
         routine_fp32=routines[0],
         routine_fp16=routines[1],
         routine_torch=routines[2],
@@ -208,7 +219,7 @@ def _timing(
         bound=half.bound.term,
         bound_fp32=single.bound.term,
         level=half.bound.level,
-        reason=reason(single, half, of_speedup, roofs),
+        reason=reason(single, half, of_speedup, roofs, cold=mode == "cold"),
         n_samples=len(seconds["fp16"]),
         n_dropped=n_dropped,
     )
@@ -220,6 +231,16 @@ def _medians(samples: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _ratio_of_medians(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
     return _medians(above) / _medians(below)
+
+
+def _chill(roofs: Roofs) -> Callable[[], None]:
+    """Read more than the caches hold."""
+    numbers = torch.ones(2 * max(roofs.cache_bytes.values()) // 4)
+
+    def chill() -> None:
+        numbers.sum()
+
+    return chill
 
 
 def _torch_side(

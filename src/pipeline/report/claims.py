@@ -45,13 +45,12 @@ def judge_claims(training: Mapping[str, Any], roles: Mapping[str, Any] | None) -
         (_second_order_generalizes_worse, ("reference", "second_order")),
         (_smoothing_restores, ("reference", "smoothed")),
     )
-    peers = tuple(training.values())
-    judged = (judge(runs, peers) for judge, needed in judges if all(role in runs for role in needed))
+    judged = (judge(runs) for judge, needed in judges if all(role in runs for role in needed))
     return tuple(claim for claim in judged if claim is not None)
 
 
-def _large_batch_loses(runs: Mapping[str, Any], peers: tuple[Any, ...]) -> Claim | None:
-    loss = _compare(runs["reference"], runs["large_batch"], peers, accuracy_on_test)
+def _large_batch_loses(runs: Mapping[str, Any]) -> Claim | None:
+    loss = _compare(runs["reference"], runs["large_batch"], accuracy_on_test)
     if loss is None:
         return None
     return Claim(
@@ -64,7 +63,7 @@ def _large_batch_loses(runs: Mapping[str, Any], peers: tuple[Any, ...]) -> Claim
     )
 
 
-def _second_order_is_fast(runs: Mapping[str, Any], peers: tuple[Any, ...]) -> Claim | None:
+def _second_order_is_fast(runs: Mapping[str, Any]) -> Claim | None:
     """Count steps to the training loss that large-batch SGD ends with: optimization, not generalization."""
     histories = [seed.get("history") or [] for seed in seeds_of(runs["large_batch"])]
     target = Spread.of(history[-1].get("train_loss") for history in histories if history).mean
@@ -88,10 +87,10 @@ def _second_order_is_fast(runs: Mapping[str, Any], peers: tuple[Any, ...]) -> Cl
     return Claim(statement, _ofseeds_of(faster), evidence)
 
 
-def _second_order_generalizes_worse(runs: Mapping[str, Any], peers: tuple[Any, ...]) -> Claim | None:
+def _second_order_generalizes_worse(runs: Mapping[str, Any]) -> Claim | None:
     alone, reference = runs["second_order"], runs["reference"]
     quantities = {"test loss": loss_on_test, "gap between test and training loss": loss_gap}
-    found = {name: _compare(alone, reference, peers, of) for name, of in quantities.items()}
+    found = {name: _compare(alone, reference, of) for name, of in quantities.items()}
     present = {name: by for name, by in found.items() if by is not None}
     if not present:
         return None
@@ -108,8 +107,8 @@ def _second_order_generalizes_worse(runs: Mapping[str, Any], peers: tuple[Any, .
     )
 
 
-def _smoothing_restores(runs: Mapping[str, Any], peers: tuple[Any, ...]) -> Claim | None:
-    gain = _compare(runs["smoothed"], runs["reference"], peers, accuracy_on_test)
+def _smoothing_restores(runs: Mapping[str, Any]) -> Claim | None:
+    gain = _compare(runs["smoothed"], runs["reference"], accuracy_on_test)
     if gain is None:
         return None
     steps, reference_steps = n_steps(runs["smoothed"]).mean, n_steps(runs["reference"]).mean
@@ -128,10 +127,9 @@ def _smoothing_restores(runs: Mapping[str, Any], peers: tuple[Any, ...]) -> Clai
 def _compare(
     first: Mapping[str, Any],
     second: Mapping[str, Any],
-    peers: tuple[Any, ...],
     quantity: Callable[[Mapping[str, Any]], Spread],
 ) -> Difference | None:
-    return difference(quantity(first), quantity(second), [quantity(run) for run in peers])
+    return difference(quantity(first), quantity(second))
 
 
 def _steps_to(history: Iterable[Mapping[str, Any]], target: float) -> int | None:

@@ -40,8 +40,8 @@ def training_section(training: Mapping[str, Any], roles: Mapping[str, Any] | Non
     claims = judge_claims(training, roles)
     if claims:
         note = (
-            "Verdicts: a difference counts if it exceeds its one-sided 95 % bound (t, variance pooled over all "
-            f"runs); the ± is that bound. “At the level of” allows {MARGIN:g} percentage points. "
+            "Verdicts: a difference counts if it exceeds its one-sided 95 % bound (Welch's t over the seeds); "
+            f"the ± is that bound. “At the level of” allows {MARGIN:g} percentage points. "
             "One seed leaves a claim undecided."
         )
         blocks.append(Verdicts(tuple((c.statement, c.verdict, c.evidence) for c in claims), note))

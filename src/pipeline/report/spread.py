@@ -56,29 +56,36 @@ class Difference:
         return False if self.mean + self.half_width < threshold else None
 
 
-def difference(first: Spread, second: Spread, peers: Sequence[Spread]) -> Difference | None:
-    """Compare two means by a t interval whose variance is pooled over all runs of the study.
+def difference(first: Spread, second: Spread) -> Difference | None:
+    """Compare two means by Welch's t interval: each run has its own variance [1].
 
-    Two or three seeds estimate the variance of one run badly; the runs of one study differ far less in
-    variance than such an estimate scatters, so their squared deviations are pooled (as in an analysis of
-    variance), which gives sum(n_i - 1) degrees of freedom.
+    Runs of one study scatter very differently (a large batch that nearly diverges beside one that does not), so
+    their variances are not pooled. A run of one seed borrows the other's.
 
     Args:
         first: Values of the run whose mean is taken positive.
         second: Values of the run whose mean is subtracted.
-        peers: The same quantity of every run, these two included.
 
     Returns:
         The difference, or ``None`` if either side has no value.
+
+    References:
+        [1] Welch, "The generalization of Student's problem when several different population variances are
+            involved", Biometrika 1947.
     """
     if first.mean is None or second.mean is None:
         return None
-    freedom = sum(peer.n - 1 for peer in peers if peer.n > 1)
+    known = [side.sd for side in (first, second) if side.sd is not None]
     half_width = None
-    if freedom > 0:
-        squares = math.fsum((peer.n - 1) * peer.sd**2 for peer in peers if peer.sd is not None)
-        error = math.sqrt(squares / freedom * (1 / first.n + 1 / second.n))
-        half_width = float(stats.t.ppf(CONFIDENCE, freedom)) * error
+    if known:
+        squares = [(side.sd if side.sd is not None else known[0]) ** 2 / side.n for side in (first, second)]
+        total = math.fsum(squares)
+        degrees = [
+            (square, side.n - 1) for square, side in zip(squares, (first, second), strict=True) if side.n > 1
+        ]
+        spread = math.fsum(square**2 / n for square, n in degrees)
+        freedom = total**2 / spread if spread > 0 else 1.0
+        half_width = float(stats.t.ppf(CONFIDENCE, freedom)) * math.sqrt(total)
     return Difference(first.mean - second.mean, half_width)
 
 

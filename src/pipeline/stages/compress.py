@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.artifacts.store import Artifact, create
@@ -42,12 +43,13 @@ def run(options: Namespace) -> None:
         for folder, matrix in matrices.items():
             matrix.save(draft.path(folder))
         table = operator.structure()
-        draft.save_json("structure", drawn(table))
+        draft.save_array("blocks", blocks_of(table))
         draft.facts |= {
-            "kernel": str(kernel),
+            "kernel": in_words(kernel),
             "kernel_parameters": kernel.to_dict(),
             "nugget": nugget,
             "compress": {
+                "n_rows": operator.shape[0],
                 "seconds": seconds,
                 "n_bytes": operator.n_bytes,
                 "dense_bytes": table["dense_bytes"],
@@ -63,6 +65,13 @@ def run(options: Namespace) -> None:
         f"compress {name}: {operator.shape[0]} rows in {seconds:.1f} s, {operator.n_bytes / 1e6:.1f} MB, "
         f"{saved:.1f} times less than dense, relative error {relative_error:.1e} (wanted {tolerance:.0e})"
     )
+
+
+def in_words(kernel: kernels.Kernel) -> str:
+    """A kernel for reading: its name, and its parameters to four digits."""
+    parameters = {key: value for key, value in kernel.to_dict().items() if key != "name"}
+    words = ", ".join(f"{key} {value:.4g}" for key, value in parameters.items())
+    return f"{type(kernel).__name__}({words})"
 
 
 def single_layer_of(points: Artifact) -> SingleLayer:
@@ -106,14 +115,10 @@ def standardized(points: Artifact) -> tuple[Tensor, float, float]:
     return (values - mean) / (deviation or 1.0), mean, deviation or 1.0
 
 
-def drawn(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A structure as the report draws it: blocks as (row, past row, column, past column, rank or -1 if dense)."""
-    return {
-        "n": table["shape"][0],
-        "blocks": [
-            [*block["rows"], *block["columns"], -1 if block["rank"] is None else block["rank"]]
-            for block in table["blocks"]
-        ],
-        "levels": table["levels"],
-        "blocks_left_out": table["blocks_left_out"],
-    }
+def blocks_of(table: Mapping[str, Any]) -> NDArray[np.int32]:
+    """The blocks of a structure: first row, past last row, first column, past last column, rank or -1 if dense."""
+    rows = [
+        (*block["rows"], *block["columns"], -1 if block["rank"] is None else block["rank"])
+        for block in table["blocks"]
+    ]
+    return np.array(rows, dtype=np.int32).reshape(-1, 5)

@@ -12,6 +12,7 @@ from pipeline.artifacts.store import create
 from pipeline.data import load_points
 from pipeline.hmatrix import H2Matrix, kernels
 from pipeline.runtime.provenance import provenance
+from pipeline.stages.compress import in_words
 from pipeline.stages.shared import read_spec
 
 NUGGET = 1e-2
@@ -33,7 +34,7 @@ def run(options: Namespace) -> None:
     with create(options.output, kind="scaling", spec=spec, provenance=provenance(options.code)) as draft:
         draft.save_json("rows", rows)
         draft.facts |= {
-            "kernel": str(kernel),
+            "kernel": in_words(kernel),
             "points": "uniform in the unit square",
             "tolerance": spec["tolerance"],
         }

@@ -29,8 +29,8 @@ std::int64_t convolve_panel(const float* frames, std::int64_t n, const Convoluti
     for (std::int64_t i = 0; i < n; ++i)
         for (std::int64_t row = 0; row < shape.out_height; ++row) {
             corner.at = ((first + i) * shape.out_height + row) * shape.out_width * corner.stride + origin;
-            saturated += sweep<Weight>(frames + i * shape.padded_size() + row * row_step, step, shape.out_width, runs, w,
-                                       vectors, corner);
+            const float* windows = frames + i * shape.padded_size() + row * row_step;
+            saturated += sweep<Weight>(windows, step, shape.out_width, runs, w, vectors, corner);
         }
     return saturated;
 }

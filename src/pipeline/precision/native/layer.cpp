@@ -24,7 +24,9 @@ template <class Weight>
 class Packed {
 public:
     Packed(const Routines& table, const Affine& affine, int vectors)
-        : widen_from_tiles_(table.widen_from_tiles), panels_{nullptr, affine.outputs, affine.inputs, vectors}, relu_(affine.relu) {
+        : widen_from_tiles_(table.widen_from_tiles),
+          panels_{nullptr, affine.outputs, affine.inputs, vectors},
+          relu_(affine.relu) {
         const std::int64_t width = vectors * table.lanes, padded = ceil_divide(affine.outputs, width) * width;
         weights_ = Buffer<Weight>(padded * affine.inputs);
         scale_ = Buffer<float>(padded);

@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <chrono>
 #include <stdexcept>
 
@@ -48,8 +49,9 @@ std::int64_t batch_of(const Input& x, const Output& y, const Layer& first, const
     const auto batch = static_cast<std::int64_t>(x.shape(0));
     const auto check = [batch](const char* name, std::int64_t found, std::int64_t per_sample, bool half, bool wanted) {
         if (found != batch * per_sample)
-            throw std::invalid_argument(std::string(name) + " has " + std::to_string(found) + " numbers for a batch of " +
-                                        std::to_string(batch) + ", wanted " + std::to_string(per_sample) + " each");
+            throw std::invalid_argument(std::string(name) + " has " + std::to_string(found) +
+                                        " numbers for a batch of " + std::to_string(batch) + ", wanted " +
+                                        std::to_string(per_sample) + " each");
         if (half != wanted)
             throw nb::type_error((std::string(name) + " is to be " + (wanted ? "float16" : "float32")).c_str());
     };
@@ -60,14 +62,17 @@ std::int64_t batch_of(const Input& x, const Output& y, const Layer& first, const
 
 Affine affine_of(const Input& weights, const Floats& scale, const Floats& bias, bool relu) {
     if (weights.ndim() != 2) throw std::invalid_argument("weights have two dimensions: outputs and inputs");
-    const auto outputs = static_cast<std::int64_t>(weights.shape(0)), inputs = static_cast<std::int64_t>(weights.shape(1));
+    const auto outputs = static_cast<std::int64_t>(weights.shape(0));
+    const auto inputs = static_cast<std::int64_t>(weights.shape(1));
     if (outputs < 1 || inputs < 1) throw std::invalid_argument("weights need at least one output and one input");
     if (scale.shape(0) != weights.shape(0) || bias.shape(0) != weights.shape(0))
         throw std::invalid_argument("scale and bias have one number per output");
     return {outputs, inputs, weights.data(), is_half(weights), scale.data(), bias.data(), relu};
 }
 
-std::int64_t extent(std::int64_t size, std::int64_t kernel, std::int64_t stride, std::int64_t pad, std::int64_t dilation) {
+// How many windows lie along one axis of an image.
+std::int64_t extent(std::int64_t size, std::int64_t kernel, std::int64_t stride, std::int64_t pad,
+                    std::int64_t dilation) {
     if (kernel < 1 || stride < 1 || dilation < 1 || pad < 0)
         throw std::invalid_argument("kernel, stride and dilation are at least 1, padding at least 0");
     const std::int64_t reach = size + 2 * pad - dilation * (kernel - 1) - 1;
@@ -108,9 +113,11 @@ std::shared_ptr<Layer> pooling(const std::string& isa, const nb::sequence& image
     const auto i = whole(image, 3, "image");
     PoolWindows w{i[0], i[1], i[2], whole(row_start, 0, ""), whole(row_end, 0, ""), whole(column_start, 0, ""),
                   whole(column_end, 0, ""), average, relu};
-    const auto check = [](const std::vector<std::int64_t>& start, const std::vector<std::int64_t>& end, std::int64_t n) {
+    using Bounds = std::vector<std::int64_t>;
+    const auto check = [](const Bounds& start, const Bounds& end, std::int64_t n) {
         bool good = start.size() == end.size() && !start.empty();
-        for (std::size_t j = 0; good && j < start.size(); ++j) good = 0 <= start[j] && start[j] < end[j] && end[j] <= n;
+        for (std::size_t j = 0; good && j < start.size(); ++j)
+            good = 0 <= start[j] && start[j] < end[j] && end[j] <= n;
         if (!good) throw std::invalid_argument("every window starts before it ends, inside the image");
     };
     check(w.row_start, w.row_end, w.height);

@@ -1,7 +1,8 @@
 // The contract between the half-precision layers and the instruction sets.
 //
-// Every instruction set fills one `Routines` table in a translation unit of its own, compiled with its own flags; a table
-// is called only after `available` said that the processor has it. Weights lie in *panels*, activations channels-last.
+// Every instruction set fills one `Routines` table in a translation unit of its own, compiled with its own flags; a
+// table is called only after `available` said that the processor has it. Weights lie in *panels*, activations
+// channels-last. `routine_bound` in error.py bounds what the routines may be off by, whatever the order of their sums.
 //
 //   panel layout   [ceil(outputs / width)][inputs][width], width = vectors * lanes, zeros behind the last output:
 //                  one sequential stream of weights for every routine, whatever the batch.

@@ -12,12 +12,16 @@ from pipeline.report.formatting import count, scientific
 
 
 def short_number(value: float, _: Any = None) -> str:
-    """A tick label: 0.01, 100, 10k, 1M, and powers of ten beyond."""
+    """A tick label: 0.01, 100, 10k, 65,536, 1M, and powers of ten beyond."""
     magnitude = abs(value)
     if magnitude != 0 and not 1e-3 <= magnitude < 1e9:
         return scientific(value, 1)
     for size, letter in ((1e6, "M"), (1e3, "k")):
-        if magnitude >= size and (magnitude >= 1e4 or size > 1e3):
+        if (
+            magnitude >= size
+            and (magnitude >= 1e4 or size > 1e3)
+            and f"{value / size:.4g}" == f"{value / size:g}"
+        ):
             return f"{value / size:g}{letter}".replace("-", "−")
     return count(value) if magnitude >= 1e3 else f"{value:g}".replace("-", "−")
 

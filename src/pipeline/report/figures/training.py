@@ -56,8 +56,9 @@ def _curves(training: Training, key: str, against: str, title: str, label: str) 
         if "accuracy" in key:
             percent(axes, "y")
             _zoom(axes, training, key)
-        elif axes.get_ylim()[1] > 0:
-            axes.set_ylim(bottom=0)
+        elif axes.dataLim.ymin > 0:
+            # A first epoch that nearly diverges would flatten all others on a linear axis.
+            logarithmic(axes, "y")
         if against == "steps" and reach and max(reach) > 4 * min(reach) > 0:
             logarithmic(axes, "x")
         return finish(
