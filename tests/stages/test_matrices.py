@@ -1,0 +1,108 @@
+import json
+
+import numpy as np
+import pytest
+
+from pipeline.artifacts.store import Artifact
+
+
+def matrix(bench, name, **inputs):
+    """Run points, compress and solve of one matrix; the exit codes in order."""
+    spec = bench.folder / "spec"
+    points, operator = bench.manifest(f"points/{name}"), bench.manifest(f"compress/{name}")
+    codes = [
+        bench.run("points", output=f"points/{name}", spec=spec / f"points/{name}.json", **inputs),
+        bench.run("compress", output=f"compress/{name}", spec=spec / f"compress/{name}.json", points=points),
+    ]
+    if codes[-1] == 0:
+        inputs = {"spec": spec / f"solve/{name}.json", "points": points, "operator": operator}
+        codes.append(bench.run("solve", output=f"solve/{name}", **inputs))
+    return codes
+
+
+def facts(bench, name):
+    return Artifact.open(bench.manifest(f"solve/{name}"), "solution").facts
+
+
+def test_kriging_beats_the_mean_and_solves_the_dense_system(bench):
+    assert matrix(bench, "airports") == [0, 0, 0]
+    found = facts(bench, "airports")
+    assert found["result"]["rmse"] < found["result"]["rmse_mean_predictor"]
+    points = Artifact.open(bench.manifest("points/airports"), "points")
+    x, values = np.array(points.array("points")), np.array(points.array("values"))
+    distance = np.linalg.norm(x[:, None] - x[None], axis=2)
+    dense = np.exp(-distance / 0.1) + 0.01 * np.eye(len(x))
+    weights = np.linalg.solve(dense, (values - values.mean()) / values.std(ddof=1))
+    solution = np.array(Artifact.open(bench.manifest("solve/airports"), "solution").array("solution"))
+    # The study asks for products within 1e-3; the inverse magnifies that by up to 1 / nugget.
+    assert np.linalg.norm(solution - weights) < 1e-3 / 0.01 * np.linalg.norm(weights)
+
+
+def test_duplicate_points_without_a_nugget_are_one_line_that_says_what_to_do(bench, study, capsys):
+    # All airports: five pairs share their coordinates exactly.
+    study["matrices"]["airports"] |= {"points": {"name": "airports", "held_out": 1e-4}, "nugget": 0.0}
+    bench.write_specs(study)
+    codes = matrix(bench, "airports")
+    assert codes[-1] == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "matrices.airports" in errors[0]
+    assert "nugget" in errors[0]
+    assert not bench.manifest("solve/airports").exists()
+
+
+def test_features_of_the_half_network_are_classified_as_by_a_dense_kernel_matrix(trained):
+    codes = matrix(
+        trained, "embeddings", network=trained.manifest("convert"), dataset=trained.manifest("dataset")
+    )
+    assert codes == [0, 0, 0]
+    points = Artifact.open(trained.manifest("points/embeddings"), "points")
+    parameters = Artifact.open(trained.manifest("compress/embeddings"), "operator").facts["kernel_parameters"]
+    rows, tests = (np.array(points.array(name)) for name in ("points", "held_out_points"))
+
+    def kernel(a, b):
+        square = ((a[:, None] - b[None]) ** 2).sum(axis=2)
+        return np.exp(-square / (2 * parameters["length_scale"] ** 2))
+
+    targets = np.eye(10)[points.array("labels")] - 0.1
+    weights = np.linalg.solve(kernel(rows, rows) + 0.01 * np.eye(len(rows)), targets)
+    scores = kernel(tests, rows) @ weights
+    solved = Artifact.open(trained.manifest("solve/embeddings"), "solution")
+    differing = np.array(solved.array("predicted_labels")) != scores.argmax(axis=1)
+    # Compression at 1e-3 may turn a prediction only where the best two scores are about as close as that.
+    best = np.sort(scores, axis=1)
+    assert np.all(best[differing, -1] - best[differing, -2] < 0.05)
+    accuracy = float((scores.argmax(axis=1) == points.array("held_out_labels")).mean())
+    assert abs(solved.facts["result"]["accuracy"] - accuracy) <= differing.mean() + 1e-12
+
+
+def test_a_sphere_has_the_capacitance_of_its_radius(bench, study):
+    study["matrices"]["airports"] = {
+        "points": {"name": "sphere", "refinements": 2},
+        "kernel": {"name": "laplace_single_layer"},
+        "task": "capacitance",
+        "compress": {"tolerance": 1e-4},
+    }
+    bench.write_specs(study)
+    assert matrix(bench, "airports") == [0, 0, 0]
+    # An inscribed mesh of edge h misses the sphere by O(h^2); 320 triangles have h = 0.3.
+    assert facts(bench, "airports")["result"]["relative_error"] < 0.3**2 / 2
+
+
+@pytest.mark.mpi
+def test_three_processes_solve_as_one_does(bench):
+    assert matrix(bench, "airports") == [0, 0, 0]
+    alone = np.array(Artifact.open(bench.manifest("solve/airports"), "solution").array("solution"))
+    inputs = {
+        "spec": bench.folder / "spec/solve/airports.json",
+        "points": bench.manifest("points/airports"),
+        "operator": bench.manifest("compress/airports"),
+    }
+    done = bench.mpiexec(3, *bench.arguments("solve", output="solve/shared", **inputs))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = Artifact.open(bench.manifest("solve/shared"), "solution")
+    assert found.facts["solve"]["processes"] == 3
+    shared = np.array(found.array("solution"))
+    tolerance = json.loads(inputs["spec"].read_text())["solve"]["tolerance"]
+    # Residuals within the tolerance; the nugget bounds the inverse.
+    assert np.linalg.norm(shared - alone) <= 2 * tolerance / 0.01 * np.linalg.norm(alone)

@@ -1,0 +1,38 @@
+import pytest
+
+from pipeline.artifacts.store import Artifact
+
+
+def test_conversion_halves_the_file_and_reports_every_layer(trained):
+    converted = Artifact.open(trained.manifest("convert"), "half_network")
+    sizes = converted.facts["file_bytes"]
+    # Weights halve; the plan, biases and headers are some thousand bytes.
+    assert sizes["fp16"] <= sizes["fp32"] / 2 + 12_000
+    layers = converted.json("layers")
+    assert [layer["name"] for layer in layers if layer["kind"] == "conv2d"] == [
+        "body.conv1",
+        "body.conv2",
+        "body.conv3",
+    ]
+    # One rounding to 11 bits: the error of a weight is uniform in its last place, about 73 dB below it.
+    assert all(65 < layer["sqnr_db"] < 85 for layer in layers)
+    accuracy = converted.facts["accuracy"]
+    assert abs(accuracy["fp32"] - accuracy["fp16"]) * accuracy["n_samples"] <= accuracy["n_changed"] + 0.5
+
+
+def test_every_layer_is_timed_at_every_batch_size_with_a_reason(trained):
+    inputs = {"network": trained.manifest("convert"), "dataset": trained.manifest("dataset")}
+    assert trained.run("time_layers", spec=trained.folder / "spec/precision.json", **inputs) == 0
+    timings = Artifact.open(trained.manifest("time_layers"), "timings").json("timings")
+    layers = [
+        layer["name"] for layer in Artifact.open(trained.manifest("convert"), "half_network").json("layers")
+    ]
+    assert [(row["layer"], row["batch"]) for row in sorted(timings, key=lambda row: row["batch"])] == [
+        (layer, batch) for batch in (1, 3) for layer in layers
+    ]
+    for row in timings:
+        assert row["seconds_fp32"] > 0
+        assert row["seconds_fp16"] > 0
+        assert row["speedup"] == pytest.approx(row["seconds_fp32"] / row["seconds_fp16"])
+        assert row["bound"]
+        assert len(row["reason"].split()) > 5
