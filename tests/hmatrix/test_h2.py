@@ -128,12 +128,13 @@ def test_both_admissibilities_reach_the_tolerance(rule):
 
 def test_many_dimensions_fall_back_to_weak_admissibility_and_say_so():
     generator = np.random.default_rng(3)
-    points = generator.standard_normal((N, 64))
-    kernel = kernels.SquaredExponential(length_scale=8.0)
+    points = generator.standard_normal((2100, 64))
+    kernel = kernels.SquaredExponential(length_scale=16.0)
     A = H2Matrix.from_kernel(points, kernel, diagonal=0.1, tolerance=1e-4)
     assert A.admissibility.name == "weak"
     assert "weak admissibility" in A.notes[0]
-    x = generator.standard_normal(N)
+    assert "dense" in H2Matrix.from_kernel(points[:500], kernel, tolerance=1e-4).notes[0]
+    x = generator.standard_normal(2100)
     assert relative(A @ x, dense(kernel, points, 0.1) @ x) <= 2e-4
 
 
@@ -290,6 +291,20 @@ def test_a_vector_of_the_wrong_length_is_refused():
     A = H2Matrix.from_kernel(np.random.default_rng(0).random((50, 2)), kernels.Matern())
     with pytest.raises(ValueError, match="50"):
         A @ np.ones(49)
+
+
+def test_a_tolerance_below_the_floor_of_the_arithmetic_fails_with_a_sentence():
+    points = np.random.default_rng(17).random((N, 2)).astype(np.float32)
+    with pytest.raises(ConvergenceError, match="double precision"):
+        H2Matrix.from_kernel(points, kernels.Matern(length_scale=0.2), tolerance=1e-9, leaf_size=32)
+
+
+def test_trees_follow_the_length_scales_of_a_kernel():
+    generator = np.random.default_rng(18)
+    points, scales = generator.random((4096, 2)), (0.01, 1.0)
+    squeezed = H2Matrix.from_kernel(points / scales, kernels.Matern())
+    A = H2Matrix.from_kernel(points, 2.0 * kernels.Matern(length_scale=scales))
+    assert A.n_bytes == squeezed.n_bytes
 
 
 def test_a_matrix_without_low_rank_says_so():

@@ -29,7 +29,8 @@ class ClusterTree:
         start, stop: Shape (boxes,); a box holds points start to stop - 1.
         parent: Shape (boxes,); -1 at the top level, which may have several boxes.
         first_child: Shape (boxes,); children are `arity` consecutive boxes, -1 at the leaves.
-        lower, upper: Shape (boxes, d); the bounding box of the points. An empty box has lower > upper.
+        lower, upper: Shape (boxes, d); the bounding box of the points, in the metric of the tree; lower > upper for an
+            empty box.
         arity: Children per box.
     """
 
@@ -62,6 +63,13 @@ class ClusterTree:
         widths = np.maximum(self.upper - self.lower, 0.0)
         return np.asarray(np.sqrt((widths**2).sum(axis=1)))
 
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """The place in tree order of each of the caller's points, shape (n,)."""
+        places = np.empty_like(self.permutation)
+        places[self.permutation] = np.arange(len(places))
+        return places
+
     def level(self, number: int) -> range:
         """Return the boxes of a level."""
         return range(int(self.level_start[number]), int(self.level_start[number + 1]))
@@ -70,7 +78,14 @@ class ClusterTree:
     def native(self) -> "_native.Tree":
         """The same for native routines."""
         return _native.Tree(
-            self.level_start, self.start, self.stop, self.parent, self.first_child, self.arity
+            self.level_start,
+            self.start,
+            self.stop,
+            self.parent,
+            self.first_child,
+            self.lower,
+            self.upper,
+            self.arity,
         )
 
 
@@ -79,7 +94,9 @@ def n_halvings(n_points: int, leaf_size: int) -> int:
     return max(0, math.ceil(math.log2(n_points / leaf_size))) if n_points > leaf_size else 0
 
 
-def build_tree(points: Floats, *, halvings: int, halvings_per_level: int) -> ClusterTree:
+def build_tree(
+    points: Floats, *, halvings: int, halvings_per_level: int, metric: Floats | None = None
+) -> ClusterTree:
     """Order points into a tree with leaves `halvings` halvings below the top.
 
     Costs O(n d halvings). Equal coordinates are told apart by index, so the tree is the same on every machine.
@@ -88,8 +105,10 @@ def build_tree(points: Floats, *, halvings: int, halvings_per_level: int) -> Clu
         points: Shape (n, d), finite.
         halvings: How often the points are halved; more than log2(n) leaves boxes empty.
         halvings_per_level: Between one level and the next: 2 for surfaces and the plane, 3 for volumes.
+        metric: Shape (d,), factors by which coordinates are multiplied for the tree and its bounding boxes alone.
     """
-    permutation = _native.bisect(np.ascontiguousarray(points), halvings)
+    measured = points if metric is None else points * metric
+    permutation = _native.bisect(np.ascontiguousarray(measured), halvings)
     ordered = np.ascontiguousarray(points[permutation])
     depths = list(range(halvings % halvings_per_level, halvings + 1, halvings_per_level))
     ranges = [
@@ -105,7 +124,7 @@ def build_tree(points: Floats, *, halvings: int, halvings_per_level: int) -> Clu
         first + np.arange(size) * arity for first, size in zip(level_start[1:], sizes[:-1], strict=False)
     ] + [np.full(sizes[-1], -1)]
     start, stop = (np.concatenate(ends).astype(np.int32) for ends in zip(*ranges, strict=True))
-    lower, upper = _bounds(ordered, ranges)
+    lower, upper = _bounds(measured[permutation], ranges)
     return ClusterTree(
         points=ordered,
         permutation=permutation.astype(np.int64),

@@ -12,7 +12,7 @@ from pipeline.hmatrix import _native
 from pipeline.hmatrix.admissibility import Admissibility, Interactions, Strong, Weak, interactions, pairs_of
 from pipeline.hmatrix.blocks import coupling_blocks, near_blocks
 from pipeline.hmatrix.cluster import ClusterTree, build_tree, n_halvings
-from pipeline.hmatrix.entries import kernel_matrix
+from pipeline.hmatrix.entries import kernel_matrix, length_scales
 from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.inputs import as_diagonal, as_points, dtype_of, require_nugget, require_tolerance
 from pipeline.hmatrix.kernels import Kernel
@@ -24,7 +24,11 @@ logger = logging.getLogger("pipeline.hmatrix")
 
 _SINGLE_SUFFICES = 5e-7  # from this tolerance on, rounding blocks to single precision (6e-8) does not show
 _CROWDED = 0.4  # share of near leaf pairs from which strong admissibility has lost its point
+_SPACE = 3  # coordinates up to which near boxes are boundedly many, whatever their share in a small matrix
+_SMALL = 2048  # points of a crowded matrix that is rather kept dense
 _ATTEMPTS = 5
+_SURFACE_LEAF, _VOLUME_LEAF = 64, 256  # points: about three times the rank of a leaf at tolerance 1e-6
+_SHARE = 0.35  # of the tolerance, asked of the sampled far field: what was not sampled errs more
 _CHECKED_ROWS = 128  # errors concentrate in few rows, so that fewer would miss them
 
 
@@ -35,12 +39,12 @@ def compress_kernel(
     diagonal: "complex | NDArray[Any] | Tensor",
     tolerance: float,
     sources: "NDArray[Any] | Tensor | None",
-    leaf_size: int,
+    leaf_size: int | None,
     admissibility: Admissibility | None,
 ) -> H2Matrix:
     """Do what `H2Matrix.from_kernel` says."""
     require_tolerance(tolerance)
-    if leaf_size < 1:
+    if leaf_size is not None and leaf_size < 1:
         raise ValueError(f"leaf_size must be at least 1, not {leaf_size}")
     targets = as_points(points, "points")
     others = None if sources is None else as_points(sources, "sources")
@@ -54,7 +58,7 @@ def compress_kernel(
     if kernel.positive_definite and not kernel.singular:
         require_nugget(term)
 
-    rows, columns, admissibility, lists, notes = _divide(targets, others, leaf_size, admissibility)
+    rows, columns, admissibility, lists, notes = _divide(kernel, targets, others, leaf_size, admissibility)
     dtype = dtype_of(targets, is_complex=kernel.is_complex or (term is not None and term.dtype.kind == "c"))
     with one_blas_thread():
         return _compress(
@@ -64,29 +68,46 @@ def compress_kernel(
 
 
 def _divide(
-    targets: NDArray[Any], sources: NDArray[Any] | None, leaf_size: int, admissibility: Admissibility | None
+    kernel: Kernel,
+    targets: NDArray[Any],
+    sources: NDArray[Any] | None,
+    leaf_size: int | None,
+    admissibility: Admissibility | None,
 ) -> tuple[ClusterTree, ClusterTree, Admissibility, Interactions, tuple[str, ...]]:
     """Build trees and lists; where hardly any boxes are far from each other, weak admissibility takes over."""
-    per_level = 3 if _fills_space(targets) else 2
+    volume = _fills_space(targets)
+    per_level = 3 if volume else 2
+    leaf_size = leaf_size or (_VOLUME_LEAF if volume else _SURFACE_LEAF)
     halvings = n_halvings(max(len(targets), 0 if sources is None else len(sources)), leaf_size)
-    rows = build_tree(targets.astype(np.float64), halvings=halvings, halvings_per_level=per_level)
-    columns = (
-        rows
-        if sources is None
-        else build_tree(sources.astype(np.float64), halvings=halvings, halvings_per_level=per_level)
-    )
-    lists = interactions(rows, columns, admissibility or Strong())
-    n_leaves = len(rows.level(rows.n_levels - 1))
-    n_near = int(lists.near.counts[rows.level_start[-2] :].sum())
-    if admissibility is None and rows is columns and n_leaves > 8 and n_near > _CROWDED * n_leaves**2:
-        note = (
-            f"{n_near / n_leaves**2:.0%} of the leaf pairs of these {targets.shape[1]}-dimensional points are near; "
-            "every box is taken as far from every other instead (weak admissibility)"
+    scales = length_scales(kernel)
+    metric = None if scales is None or len(scales) != targets.shape[1] else 1 / np.array(scales)
+
+    def tree(points: NDArray[Any]) -> ClusterTree:
+        return build_tree(
+            points.astype(np.float64), halvings=halvings, halvings_per_level=per_level, metric=metric
         )
-        logger.info(note)
-        weak = Weak()
-        return rows, columns, weak, interactions(rows, columns, weak), (note,)
-    return rows, columns, admissibility or Strong(), lists, ()
+
+    rows = tree(targets)
+    columns = rows if sources is None else tree(sources)
+    lists = interactions(rows, columns, admissibility or Strong())
+    if admissibility is not None or rows is not columns:
+        return rows, columns, admissibility or Strong(), lists, ()
+    dimension = targets.shape[1]
+    n_leaves = len(rows.level(rows.n_levels - 1))
+    near = int(lists.near.counts[rows.level_start[-2] :].sum()) / n_leaves**2
+    if dimension <= _SPACE or n_leaves == 1 or near < _CROWDED:
+        return rows, columns, Strong(), lists, ()
+    crowd = f"{near:.0%} of the leaf pairs of these {dimension}-dimensional points are near"
+    if len(targets) <= _SMALL:
+        note = f"{crowd}: they stay dense"
+        weak = False
+    else:
+        note = f"{crowd}: every box is taken as far from every other instead (weak admissibility)"
+        weak = True
+    logger.info(note)
+    if not weak:
+        return rows, columns, Strong(), lists, (note,)
+    return rows, columns, Weak(), interactions(rows, columns, Weak()), (note,)
 
 
 def _fills_space(points: NDArray[Any]) -> bool:
@@ -130,7 +151,7 @@ def _compress(
     far_pairs = pairs_of(lists.far, mirrored=mirrored)
     norm = _norm(matrix, rows, columns, computed, term)
 
-    sampling = Sampling.for_tolerance(0.5 * tolerance, norm, rows.n_boxes)
+    sampling = Sampling.for_tolerance(_SHARE * tolerance, norm, rows.n_boxes)
     reached = np.inf
     for attempt in range(_ATTEMPTS):
         column_basis = nested_basis(
@@ -154,6 +175,7 @@ def _compress(
         if len(far_pairs[0]) == 0:
             break
         reached = sampled_error(result, seed=attempt + 1, n_rows=_CHECKED_ROWS, n_vectors=4)
+        logger.info("error %.1e at box budget %.1e (wanted %.0e)", reached, sampling.budget**0.5, tolerance)
         if reached <= tolerance:
             break
         shrink = max(0.3 * tolerance / reached, 1e-3)
@@ -168,7 +190,7 @@ def _compress(
             raise ConvergenceError(
                 f"compression reached a relative error of {reached:.1e} where {tolerance:.0e} was asked for; "
                 "ask for a larger tolerance"
-                + ("" if dtype.itemsize >= 8 else " or give double-precision points")
+                + (" or give points in double precision" if dtype.name in ("float32", "complex64") else "")
             )
     log_levels(result)
     return result
@@ -214,7 +236,10 @@ def sampled_error(A: H2Matrix, *, seed: int, n_rows: int = _CHECKED_ROWS, n_vect
     X = generator.standard_normal((A.shape[1], n_vectors))
     kind = np.dtype(np.complex128 if A.kernel.is_complex else np.float64)
     in_tree_order = X[A.columns.permutation]
-    exact = exact_rows(kernel_matrix(A.kernel, A.rows, A.columns), chosen, A.columns, kind) @ in_tree_order
+    exact = (
+        exact_rows(kernel_matrix(A.kernel, A.rows, A.columns, A.correction), chosen, A.columns, kind)
+        @ in_tree_order
+    )
     if A.diagonal_term is not None:
         exact = exact + A.diagonal_term[chosen, None] * in_tree_order[chosen]
     found = (A @ X)[A.rows.permutation[chosen]]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.cluster import ClusterTree
@@ -88,15 +89,31 @@ def _combined(kernel: Sum | Product, dimension: int) -> list[Step]:
     return steps
 
 
-def kernel_matrix(kernel: Kernel, targets: ClusterTree, sources: ClusterTree) -> "_native.KernelMatrix":
-    """Return entries k(targets[i], sources[j]), points in tree order."""
+def length_scales(kernel: Kernel) -> tuple[float, ...] | None:
+    """Return a kernel's length scale in each coordinate, the least of its terms', or None if it knows no direction."""
+    if isinstance(kernel, Scaled):
+        return length_scales(kernel.kernel)
+    if isinstance(kernel, Sum | Product):
+        found = [scales for scales in map(length_scales, kernel.terms) if scales is not None]
+        return tuple(map(min, zip(*found, strict=True))) if found else None
+    scale = getattr(kernel, "length_scale", None)
+    return scale if isinstance(scale, tuple) else None
+
+
+def kernel_matrix(
+    kernel: Kernel, targets: ClusterTree, sources: ClusterTree, correction: csr_array | None = None
+) -> "_native.KernelMatrix":
+    """Return entries k(targets[i], sources[j]), points in tree order, with a sparse matrix added."""
     steps = program(kernel, targets.points.shape[1])
 
     def entries(rows: NDArray[np.int32], columns: NDArray[np.int32]) -> NDArray[Any]:
         block = kernel(torch.from_numpy(targets.points[rows]), torch.from_numpy(sources.points[columns]))
         return block.numpy()
 
-    return entry_matrix(entries, targets, sources, steps)
+    matrix = entry_matrix(entries, targets, sources, steps)
+    if correction is not None:
+        _correct(matrix, correction)
+    return matrix
 
 
 def entry_matrix(
@@ -110,3 +127,15 @@ def entry_matrix(
     transposed_targets = np.ascontiguousarray(targets.points.T)
     transposed_sources = transposed_targets if sources is targets else np.ascontiguousarray(sources.points.T)
     return _native.KernelMatrix(transposed_targets, transposed_sources, steps or [], fill)
+
+
+def _correct(matrix: "_native.KernelMatrix", correction: csr_array) -> None:
+    """Add a sparse matrix to all blocks."""
+    ways = []
+    for sparse in (correction, correction.T.tocsr()):
+        ways += [
+            sparse.indptr.astype(np.int64),
+            sparse.indices.astype(np.int32),
+            sparse.data.astype(np.complex128),
+        ]
+    matrix.correct(*ways)

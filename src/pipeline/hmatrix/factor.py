@@ -239,7 +239,7 @@ def entries_of(A: H2Matrix) -> "_native.KernelMatrix":
     if A.kernel is not None:
         if A.computed.kind == "c" and not A.kernel.is_complex:
             return _as_complex(A.kernel, A.rows, A.columns)
-        return kernel_matrix(A.kernel, A.rows, A.columns)
+        return kernel_matrix(A.kernel, A.rows, A.columns, A.correction)
     raise ValueError("only a matrix built from a kernel can be factorized")
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,21 +19,19 @@ from pipeline.hmatrix.sketching import (
     Boxes,
     Side,
     TooFewVectors,
-    as_basis,
-    as_blocks,
     leaves,
     merged,
     merged_weights,
     reduce,
     skeletonize,
-    unfolded,
 )
-from pipeline.hmatrix.threads import one_blas_thread
+from pipeline.hmatrix.unfolding import as_basis, as_blocks, unfolded
 
 logger = logging.getLogger("pipeline.hmatrix")
 
 Array = NDArray[Any]
 Product = Callable[[Array], Array]
+EntryFunction = Callable[[Array, Array], Array]
 
 _ATTEMPTS = 4
 _MOST = 0.7  # of n: with so many vectors, all unit vectors are hardly dearer and free of noise
@@ -42,12 +41,12 @@ _SINGLE_SUFFICES = 5e-7
 def from_operator(
     tree: ClusterTree,
     product: Product,
+    entries: EntryFunction | None = None,
     *,
     product_transposed: Product | None = None,
     columns: ClusterTree | None = None,
     tolerance: float = 1e-6,
     admissibility: Admissibility | None = None,
-    is_complex: bool = False,
     seed: int = 0,
 ) -> H2Matrix:
     """Compress an operator that is known by its products alone.
@@ -57,13 +56,17 @@ def from_operator(
 
     Args:
         tree: Of the rows, and of the columns unless they are given.
-        product: X -> C X for X of shape (n, m), in the caller's order of the points.
+        product: X -> C X for arrays X of shape (n, m), in the caller's order of the points.
+        entries: (i, j) -> the block C[i, j] for index arrays, in the caller's order. Where near blocks can
+            be had in this way, vectors as many as the ranks suffice.
         product_transposed: X -> C^T X, not conjugated; left out for a symmetric operator.
         columns: Tree of the columns, as deep as `tree`.
         tolerance: Relative Frobenius error of products with random vectors, checked on fresh ones.
         admissibility: Strong() if left out.
-        is_complex: The operator is.
         seed: Of the random vectors.
+
+    Returns:
+        A matrix without kernel: it has products and arithmetic, but no factorization.
 
     Raises:
         ConvergenceError: If the error on fresh vectors stays above the tolerance.
@@ -78,18 +81,18 @@ def from_operator(
     probes = [_Probe(tree, columns, product)]
     if product_transposed is not None:
         probes.append(_Probe(columns, tree, product_transposed))
-    dtype = np.dtype(np.complex128 if is_complex else np.float64)
-    stored = np.dtype({"f": "float32", "c": "complex64"}[dtype.kind]) if tolerance >= _SINGLE_SUFFICES else dtype
     check = generator.standard_normal((columns.n_points, 4))
-    exact = product(check)
+    exact = np.asarray(product(check))
+    dtype = np.dtype(np.complex128 if exact.dtype.kind == "c" else np.float64)
+    narrow = np.dtype({"f": "float32", "c": "complex64"}[dtype.kind])
+    stored = narrow if tolerance >= _SINGLE_SUFFICES else dtype
     norm = float(np.linalg.norm(exact)) / 2  # the columns of `check` are four
     mirrored = product_transposed is None
-    share = 0.2 * tolerance
+    share = 0.25 * tolerance
     for _ in range(_ATTEMPTS):
         budget = (share * norm) ** 2 / (2 * max(tree.n_boxes, 1))
-        with one_blas_thread():
-            sides, between, top = _Ascent(probes, lists, budget, generator).climb()
-            near, far = unfolded(sides[0], sides[-1], lists, top, between, mirrored=mirrored)
+        sides, between, top = _Ascent(probes, lists, budget, generator, entries).climb()
+        near, far = unfolded(sides[0], sides[-1], lists, top, between, mirrored=mirrored)
         row_basis = as_basis(sides[0], stored)
         result = H2Matrix(
             rows=tree, columns=columns, row_basis=row_basis,
@@ -125,8 +128,6 @@ class _Probe:
     def grow(self, needed: int, generator: np.random.Generator) -> tuple[Array, Array]:
         """Draw vectors until there are `needed`; return the new tests and samples."""
         n = self.in_tree.n_points
-        if needed >= _MOST * n:
-            raise _Restart
         tests = generator.standard_normal((n, needed - self.n_vectors))
         samples = self._sampled(tests)
         self.tests, self.samples = np.hstack([self.tests, tests]), np.hstack([self.samples, samples])
@@ -157,6 +158,7 @@ class _Ascent:
     lists: Interactions
     budget: float
     generator: np.random.Generator
+    entries: EntryFunction | None
 
     def climb(self) -> tuple[list[Side], Array, int]:
         """Return the sides with all their nodes, the matrix of the top level's skeletons, and that level."""
@@ -169,29 +171,46 @@ class _Ascent:
 
     def _climb(self) -> tuple[list[Side], Array, int]:
         near = [self.lists.near, self.lists.near_columns]
-        self.sides = [
-            Side(
-                probe.out_tree, near[i], leaves(probe.out_tree, probe.samples), leaves(probe.in_tree, probe.tests), {},
-                {box: np.ones(len(part)) for box, part in leaves(probe.out_tree, probe.samples).items()},
-            )
-            for i, probe in enumerate(self.probes)
-        ]  # fmt: skip
+        self.sides = []
+        for i, probe in enumerate(self.probes):
+            weights = {box: np.ones(len(part)) for box, part in leaves(probe.out_tree, probe.samples).items()}
+            side = Side(
+                probe.out_tree, near[i], leaves(probe.out_tree, probe.samples), leaves(probe.in_tree, probe.tests),
+                {}, weights, probe.complete,
+            )  # fmt: skip
+            self.sides.append(side)
+        # Points that a box's unknowns stand for, which are skeletons of skeletons of ... its leaves.
+        self.places = [leaves(probe.out_tree, np.arange(probe.out_tree.n_points)) for probe in self.probes]
+        if self.entries is not None:
+            for i, side in enumerate(self.sides):
+                side.entries = partial(self._block, i)
         tree = self.probes[0].out_tree
         self.done = tree.n_levels  # levels from here on are reduced
         top = min(self.lists.first_far_level(tree), tree.n_levels - 1)
         for level in range(tree.n_levels - 1, top - 1, -1):
             for i, side in enumerate(self.sides):
+                self._grow(i, max(side.needed(box) for box in side.tree.level(level)))
                 for box in side.tree.level(level):
                     self._skeletonize(i, side, box)
             self._lift_all(level, merge=level > top)
         return self.sides, self._between(top), top
 
+    def _block(self, i: int, box: int, others: list[int]) -> Array:
+        """Return the block of a box of side i and boxes of the other side, between the points of their unknowns."""
+        there = self.places[len(self.places) - 1 - i]
+        own = self.places[i][box]
+        far = np.concatenate([there[other] for other in others]) if others else own[:0]
+        return self._between_points(far, own).T if i == 1 else self._between_points(own, far)
+
+    def _between_points(self, i: NDArray[np.int64], j: NDArray[np.int64]) -> Array:
+        rows, columns = self.probes[0].out_tree, self.probes[0].in_tree
+        assert self.entries is not None
+        return np.asarray(self.entries(rows.permutation[i], columns.permutation[j]))
+
     def _skeletonize(self, i: int, side: Side, box: int) -> None:
         while True:
             try:
-                side.nodes[box] = skeletonize(
-                    side, box, self.budget, self.generator, complete=self.probes[i].complete
-                )
+                side.nodes[box] = skeletonize(side, box, self.budget, self.generator)
             except TooFewVectors as few:
                 self._grow(i, few.needed)
             else:
@@ -203,8 +222,12 @@ class _Ascent:
         vectors = [(side.samples, side.tests) for side in self.sides]
         for side, opposite, (samples, tests) in zip(self.sides, reversed(self.sides), vectors, strict=True):
             side.samples, side.tests = self._lifted(side, opposite, samples, tests, level, merge=merge)
+            side.gram = {}
             if merge:
                 side.weights = merged_weights(side, level - 1)
+        for i, side in enumerate(self.sides):
+            kept = {box: self.places[i][box][side.nodes[box].kept] for box in side.tree.level(level)}
+            self.places[i] = merged(side.tree, level - 1, kept) if merge else kept
 
     def _lifted(
         self, side: Side, opposite: Side, samples: Boxes, tests: Boxes, level: int, *, merge: bool
@@ -216,17 +239,25 @@ class _Ascent:
 
     def _grow(self, i: int, needed: int, *, reduced_top: bool = False) -> None:
         """Draw more vectors for a side and carry them to the level at work."""
-        tests, samples = self.probes[i].grow(int(1.05 * needed) + 1, self.generator)
+        if needed <= self.probes[i].n_vectors or self.probes[i].complete:
+            return
+        if self.entries is None and needed >= _MOST * self.probes[i].in_tree.n_points:
+            raise _Restart
+        tests, samples = self.probes[i].grow(int(1.1 * needed) + 1, self.generator)
         side, opposite = self.sides[i], self.sides[len(self.sides) - 1 - i]
         new_samples, new_tests = leaves(side.tree, samples), leaves(opposite.tree, tests)
         for level in range(side.tree.n_levels - 1, self.done - 1, -1):
             merge = not (reduced_top and level == self.done)
             new_samples, new_tests = self._lifted(side, opposite, new_samples, new_tests, level, merge=merge)
+        side.gram = {}
         side.samples = {box: np.hstack([part, new_samples[box]]) for box, part in side.samples.items()}
         side.tests = {box: np.hstack([part, new_tests[box]]) for box, part in side.tests.items()}
 
     def _between(self, top: int) -> Array:
-        """Return the matrix of the skeletons of the top level, by least squares."""
+        """Return the matrix of the skeletons of the top level: its entries, or by least squares."""
+        if self.entries is not None:
+            rows, columns = (np.concatenate(list(self.places[i].values())) for i in (0, -1))
+            return self._between_points(rows, columns)
         side = self.sides[0]
         n = sum(len(part) for part in side.tests.values())
         if self.probes[0].n_vectors < 1.3 * n + 10 and not self.probes[0].complete:
@@ -234,4 +265,5 @@ class _Ascent:
         tests = np.concatenate(list(side.tests.values()))
         samples = np.concatenate(list(side.samples.values()))
         q, r = scipy.linalg.qr(tests.conj().T, mode="economic", check_finite=False)
-        return scipy.linalg.solve_triangular(r, (samples @ q).conj().T, check_finite=False).conj().T
+        between = scipy.linalg.solve_triangular(r, (samples @ q).conj().T, check_finite=False)
+        return np.asarray(between.conj().T)

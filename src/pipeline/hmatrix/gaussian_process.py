@@ -192,7 +192,11 @@ def fit_matern(
         lambda logarithms: profile(logarithms)[0],
         start,
         method="Nelder-Mead",
-        options={"initial_simplex": np.add(start, [[0, 0], [0.5, 0], [0, 0.5]]), "xatol": 0.02, "fatol": 0.1},
+        options={
+            "initial_simplex": start + np.array([[0, 0], [0.5, 0], [0, 0.5]]),
+            "xatol": 0.02,
+            "fatol": 0.1,
+        },
     )
     negative, length_scale, ratio, variance = profile(found.x)
     return MaternFit(Matern(length_scale, variance, nu), ratio * variance, -negative)

@@ -9,10 +9,11 @@ partition of the matrix. `part` gives such a share; shares sum up to A.
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
@@ -27,6 +28,8 @@ from pipeline.hmatrix.threads import one_blas_thread
 from pipeline.hmatrix.vectors import Vectors, apply
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipeline.hmatrix.factor import Factorization
     from pipeline.hmatrix.krylov import SolveInfo
 
@@ -49,6 +52,7 @@ class H2Matrix:
         interactions: Near and far boxes on all levels.
         dtype: Type of the matrix towards the caller; blocks may be kept in a narrower one.
         notes: What the caller should know of how it was built.
+        correction: Sparse entries, in tree order, that near blocks hold beyond the kernel's; see `correction.py`.
     """
 
     rows: ClusterTree
@@ -66,6 +70,7 @@ class H2Matrix:
     interactions: Interactions
     dtype: np.dtype[Any]
     notes: tuple[str, ...] = field(default=())
+    correction: csr_array | None = None
 
     @classmethod
     def from_kernel(
@@ -76,7 +81,7 @@ class H2Matrix:
         diagonal: "complex | NDArray[Any] | Tensor" = 0.0,
         tolerance: float = 1e-6,
         sources: "NDArray[Any] | Tensor | None" = None,
-        leaf_size: int = 64,
+        leaf_size: int | None = None,
         admissibility: Admissibility | None = None,
     ) -> "H2Matrix":
         """Compress the matrix k(points[i], points[j]) + diagonal, or k(points[i], sources[j]).
@@ -87,7 +92,7 @@ class H2Matrix:
             diagonal: Number or shape (n,), added to the diagonal: a nugget, or the self term of a singular kernel.
             tolerance: Relative 2-norm error of a product with random vectors, which sampled exact rows check.
             sources: Shape (m, d), for a rectangular matrix.
-            leaf_size: Most points in a leaf.
+            leaf_size: Most points in a leaf; by default 64, or 256 where the points fill a volume.
             admissibility: Strong() by default; Weak() where the points have no near and far, and says so in `notes`.
 
         Raises:
@@ -145,8 +150,18 @@ class H2Matrix:
 
         return transpose(self)
 
-    def __matmul__(self, x: Vectors) -> Vectors:
-        """Return A x for x of shape (n,) or (n, m), in the caller's order of the points."""
+    @overload
+    def __matmul__(self, x: "H2Matrix") -> "H2Matrix": ...
+
+    @overload
+    def __matmul__(self, x: Vectors) -> Vectors: ...
+
+    def __matmul__(self, x: Any) -> Any:
+        """Return A x for x of shape (n,) or (n, m) in the caller's order of the points, or the product of matrices."""
+        if isinstance(x, H2Matrix):
+            from pipeline.hmatrix.algebra import multiply
+
+            return multiply(self, x)
         return self._apply(x, transposed=False)
 
     def product_transposed(self, x: Vectors) -> Vectors:
@@ -209,6 +224,12 @@ class H2Matrix:
         return replace(
             self, diagonal_term=added if self.diagonal_term is None else self.diagonal_term + added
         )
+
+    def add_sparse(self, i: NDArray[np.int64], j: NDArray[np.int64], values: NDArray[Any]) -> "H2Matrix":
+        """Return A with values added to entries of its near field; see `correction.add_sparse`."""
+        from pipeline.hmatrix.correction import add_sparse
+
+        return add_sparse(self, i, j, values)
 
     def to_dense(self) -> NDArray[Any]:
         """Return the matrix as it is represented, shape (n, m): for tests and small ones."""
@@ -291,6 +312,41 @@ class H2Matrix:
             rmatmat=lambda x: np.conj(self.product_transposed(np.conj(x))),
             dtype=self.dtype,
         )
+
+    @classmethod
+    def from_operator(
+        cls,
+        tree: ClusterTree,
+        product: "Callable[[NDArray[Any]], NDArray[Any]]",
+        entries: "Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]] | None" = None,
+        **options: Any,
+    ) -> "H2Matrix":
+        """Compress an operator known by its products; see `from_operator.from_operator`."""
+        from pipeline.hmatrix.from_operator import from_operator
+
+        return from_operator(tree, product, entries, **options)
+
+    def __add__(self, other: "H2Matrix") -> "H2Matrix":
+        if not isinstance(other, H2Matrix):
+            return NotImplemented
+        from pipeline.hmatrix.algebra import add
+
+        return add(self, other)
+
+    def __sub__(self, other: "H2Matrix") -> "H2Matrix":
+        return self + (-other) if isinstance(other, H2Matrix) else NotImplemented
+
+    def inverse(self, *, tolerance: float | None = None) -> "H2Matrix":
+        """Return the inverse, compressed; see `algebra.inverse`."""
+        from pipeline.hmatrix.algebra import inverse
+
+        return inverse(self, tolerance=tolerance)
+
+    def recompress(self, *, tolerance: float | None = None) -> "H2Matrix":
+        """Return the matrix compressed anew; see `algebra.recompress`."""
+        from pipeline.hmatrix.algebra import recompress
+
+        return recompress(self, tolerance=tolerance)
 
     def _require_square(self, what: str) -> None:
         if not self.is_square:

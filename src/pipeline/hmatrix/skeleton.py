@@ -48,7 +48,7 @@ class Sampling:
     largest_box: int = 4000
 
     @classmethod
-    def for_tolerance(cls, tolerance: float, norm: float, n_boxes: int, *, rows: float = 300.0) -> "Sampling":
+    def for_tolerance(cls, tolerance: float, norm: float, n_boxes: int, *, rows: float = 400.0) -> "Sampling":
         """Share an error of `tolerance` times `norm`, both Frobenius, among boxes and the two sides of a block."""
         return cls((tolerance * norm) ** 2 / (2 * max(n_boxes, 1)), rows, tolerance < _GRAM_FLOOR)
 

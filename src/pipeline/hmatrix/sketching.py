@@ -1,11 +1,12 @@
 """An H2 matrix from nothing but its products with random vectors.
 
-Given Y = C X for random X, the far field of a box shows in Y P, where P spans the null space of X on the box's near
-boxes: their part of the sum vanishes [1]. Its interpolative decomposition chooses skeletons. On what is left of a box's
-redundant rows once their skeletons' share is taken off, only near boxes act, so that their blocks follow from least squares. What
-remains unknown are blocks between skeletons, for which samples of the next level's, smaller matrix are at hand: the same
-step is repeated up to the first level with far boxes, where the matrix of all skeletons is solved for; then all
-blocks are unfolded on the way down. The number of vectors is that of the unknowns in a box's near field, whatever n is.
+Given Y = C X for random X, the far field of a box shows in Y P, where P spans the null space of X on the
+box's near boxes: their part of the sum vanishes [1]. Its interpolative decomposition chooses skeletons. On
+what is left of a box's redundant rows once their skeletons' share is taken off, only near boxes act, so
+that their blocks follow from least squares. What remains unknown are blocks between skeletons, for which
+samples of the next level's, smaller matrix are at hand: the same step is repeated up to the first level
+with far boxes, where the matrix of all skeletons is solved for; then all blocks are unfolded on the way
+down. The number of vectors is that of the unknowns in a box's near field, whatever n is.
 
 References:
     [1] Levitt, Martinsson, "Linear-complexity black-box randomized compression of rank-structured matrices", SISC 2024:
@@ -13,25 +14,21 @@ References:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from pipeline.hmatrix.admissibility import Interactions, Lists, pairs_of
-from pipeline.hmatrix.blocks import Blocks
+from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.cluster import ClusterTree
-from pipeline.hmatrix.skeleton import Basis
+from pipeline.hmatrix.near_field import Array, Entries, NearField, NullSpace, adjoint
 
-Array = NDArray[Any]
 Boxes = dict[int, Array]  # one array per box of a level
-Pairs = dict[tuple[int, int], Array]  # one block per pair of boxes
-Product = Callable[[Array], Array]
 
-_SURPLUS = 1.5  # vectors per unknown of the near field: least squares then at most doubles the error of the bases
-_OVERSAMPLING = 12  # vectors beyond 1.5 times a rank
+_SURPLUS = 1.25  # vectors per near unknown: least squares then doubles the error of the bases
+_SAMPLES = 1.5  # samples of the far field per rank,
+_OVERSAMPLING = 12  # and beyond
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +70,10 @@ class Side:
         tests: X by boxes of the other side.
         nodes: Of all boxes done.
         weights: How much of a white-noise vector each unknown of a box carries.
+        unit_vectors: The tests are all unit vectors rather than random.
+        entries: Block of the unknowns of a box and those of near boxes, if entries of the matrix are known.
+        largest_rank: Of the boxes done: how many samples the next will want.
+        gram: Blocks X_a X_b^H of the tests of the level at work, as far as needed yet.
     """
 
     tree: ClusterTree
@@ -81,9 +82,31 @@ class Side:
     tests: Boxes
     nodes: dict[int, Node]
     weights: Boxes
+    unit_vectors: bool = False
+    entries: Callable[[int, list[int]], Array] | None = None
+    largest_rank: int = 0
+    gram: dict[tuple[int, int], Array] = field(default_factory=dict)
 
     def near_boxes(self, box: int) -> list[int]:
         return [int(other) for other in self.near.boxes[self.near.start[box] : self.near.start[box + 1]]]
+
+    def width(self, n: int) -> int:
+        """Return how many samples of the far field of a box of n unknowns to begin with."""
+        return min(int(_SAMPLES * self.largest_rank) + 2 * _OVERSAMPLING, 2 * n + _OVERSAMPLING)
+
+    def needed(self, box: int) -> int:
+        """Return how many vectors a box will want, going by the ranks so far."""
+        n_near = sum(len(self.tests[other]) for other in self.near_boxes(box)) if self.entries is None else 0
+        return int(_SURPLUS * n_near) + self.width(len(self.samples[box]))
+
+    def gram_of(self, boxes: list[int]) -> Array:
+        """Return X X^H of the tests of some boxes, from blocks that are kept for all boxes which share them."""
+        for a in boxes:
+            for b in boxes:
+                if a <= b and (a, b) not in self.gram:
+                    self.gram[a, b] = self.tests[a] @ adjoint(self.tests[b])
+        blocks = [[self.gram[a, b] if a <= b else adjoint(self.gram[b, a]) for b in boxes] for a in boxes]
+        return np.block(blocks) if boxes else np.zeros((0, 0))
 
 
 class TooFewVectors(Exception):
@@ -94,12 +117,14 @@ class TooFewVectors(Exception):
         self.needed = needed
 
 
-def skeletonize(side: Side, box: int, budget: float, generator: np.random.Generator, *, complete: bool) -> Node:
+def skeletonize(side: Side, box: int, budget: float, generator: np.random.Generator) -> Node:
     """Choose the skeletons of a box and find the residual of its redundant rows.
 
     Args:
+        side: With samples and tests of the box's level.
+        box: Its number.
         budget: Squared Frobenius norm that may be lost.
-        complete: The tests are all unit vectors, so that none are missing.
+        generator: Of random combinations of the samples.
 
     Raises:
         TooFewVectors: If the near field and the rank together want more tests.
@@ -107,34 +132,44 @@ def skeletonize(side: Side, box: int, budget: float, generator: np.random.Genera
     samples, others = side.samples[box], side.near_boxes(box)
     tests = np.concatenate([side.tests[other] for other in others]) if others else samples[:0]
     n, available = samples.shape
-    n_near = len(tests)
     edges = np.cumsum([0, *(len(side.tests[other]) for other in others)])
     columns = {other: slice(edges[i], edges[i + 1]) for i, other in enumerate(others)}
-    width = 2 * _OVERSAMPLING
+    enough, width = 2 * n + _OVERSAMPLING, side.width(n)
+    all_there = side.unit_vectors
+    needed = side.needed(box)
+    if needed > available and not all_there:
+        raise TooFewVectors(needed)
+    near: NearField
+    if side.entries is not None:
+        near = Entries.of(samples, tests, side.entries(box, others))
+    else:
+        near = NullSpace.of(samples, tests, side.gram_of(others), unit_vectors=all_there)
     while True:
-        used = available if complete else int(_SURPLUS * n_near) + width
-        if used > available:
-            raise TooFewVectors(used)
-        width = min(width, used - n_near)
-        q, r = scipy.linalg.qr(tests[:, :used].conj().T, mode="economic", check_finite=False)
-        null = generator.standard_normal((used, width))
-        for _ in range(2):  # once leaves rounding errors that a far smaller far field would show
-            null = null - q @ (q.conj().T @ null)
-        null = scipy.linalg.qr(null, mode="economic", check_finite=False)[0]
-        # Normal tests give normal samples of unit variance; unit vectors, a random subspace of the far unknowns.
-        scale = np.sqrt(available - n_near) if complete else 1.0
-        far = (samples[:, :used] @ null) * (scale * side.weights[box][:, None])
-        triangle, order = scipy.linalg.qr(far.T, mode="r", pivoting=True, check_finite=False)
+        width = min(width, near.most)
+        triangle, order = _pivoted((near.far_samples(width, generator) * side.weights[box][:, None]).T)
         rank = _rank(triangle, width, budget)
-        if rank + _OVERSAMPLING <= width / _SURPLUS or width >= min(n * 2 + _OVERSAMPLING, used - n_near):
+        side.largest_rank = max(side.largest_rank, rank)
+        if int(_SAMPLES * rank) + _OVERSAMPLING <= width or width >= enough:
             break
+        if width == near.most:
+            if all_there:
+                break
+            raise TooFewVectors(needed + 2 * width)
         width *= 2
-    interpolation = scipy.linalg.solve_triangular(triangle[:rank, :rank], triangle[:rank, rank:], check_finite=False)
+    interpolation = scipy.linalg.solve_triangular(
+        triangle[:rank, :rank], triangle[:rank, rank:], check_finite=False
+    )
     kept, dropped = order[:rank], order[rank:]
     interpolation *= side.weights[box][kept, None] / side.weights[box][dropped]
-    remainder = (samples[dropped, :used] - interpolation.T @ samples[kept, :used]) @ q
-    residual = scipy.linalg.solve_triangular(r, remainder.conj().T, check_finite=False).conj().T
-    return Node(order.astype(np.int64), rank, interpolation, residual, columns)
+    return Node(order, rank, interpolation, near.residual(kept, dropped, interpolation), columns)
+
+
+def _pivoted(rows: Array) -> tuple[Array, NDArray[np.int64]]:
+    """Return R and the order of columns of a pivoted QR decomposition."""
+    if rows.size == 0:
+        return rows, np.arange(rows.shape[1])
+    triangle, order = scipy.linalg.qr(rows, mode="r", pivoting=True, check_finite=False)
+    return triangle, order.astype(np.int64)
 
 
 def _rank(triangle: Array, n_samples: int, budget: float) -> int:
@@ -160,7 +195,8 @@ def reduce(side: Side, opposite: Side, samples: Boxes, tests: Boxes) -> tuple[Bo
         smaller[box] = total
     nodes = opposite.nodes
     carried = {
-        box: test[nodes[box].kept] + nodes[box].interpolation @ test[nodes[box].dropped] for box, test in tests.items()
+        box: test[nodes[box].kept] + nodes[box].interpolation @ test[nodes[box].dropped]
+        for box, test in tests.items()
     }
     return smaller, carried
 
@@ -168,7 +204,9 @@ def reduce(side: Side, opposite: Side, samples: Boxes, tests: Boxes) -> tuple[Bo
 def merged(tree: ClusterTree, level: int, parts: Boxes) -> Boxes:
     """Return the arrays of the boxes of a level, those of their children one below the other."""
     return {
-        box: np.concatenate([parts[child] for child in range(tree.first_child[box], tree.first_child[box] + tree.arity)])
+        box: np.concatenate(
+            [parts[child] for child in range(tree.first_child[box], tree.first_child[box] + tree.arity)]
+        )
         for box in tree.level(level)
     }
 
@@ -186,84 +224,3 @@ def merged_weights(side: Side, level: int) -> Boxes:
         squares = weights[node.kept] ** 2 + np.abs(node.interpolation) ** 2 @ weights[node.dropped] ** 2
         carried[box] = np.sqrt(squares)
     return merged(side.tree, level, carried)
-
-
-def unfold(rows: Side, columns: Side, t: int, s: int, between: Array) -> Array:
-    """Return the block of a near pair's unknowns from that of their skeletons."""
-    row, column = rows.nodes[t], columns.nodes[s]
-    block = np.empty((len(row.order), len(column.order)), dtype=between.dtype)
-    block[np.ix_(row.kept, column.kept)] = between
-    right = between @ column.interpolation + column.residual[:, column.columns[t]][:, row.kept].T
-    block[np.ix_(row.kept, column.dropped)] = right
-    block[row.dropped] = row.interpolation.T @ block[row.kept] + row.residual[:, row.columns[s]]
-    return block
-
-
-def unfolded(
-    rows: Side, columns: Side, lists: Interactions, top: int, between: Array, *, mirrored: bool
-) -> tuple[Pairs, Pairs]:
-    """Return all near leaf blocks and all couplings, from the matrix of the skeletons of level `top`."""
-    far_pairs = set(zip(*(part.tolist() for part in pairs_of(lists.far, mirrored=mirrored)), strict=True))
-    near_pairs = set(zip(*(part.tolist() for part in pairs_of(lists.near, mirrored=mirrored)), strict=True))
-    near: Pairs = {}
-    far: Pairs = {}
-
-    def split(parents_t: range, parents_s: range, block: Array) -> Pairs:
-        """Divide a block of skeletons by boxes: couplings are done, near pairs go on."""
-        row_edges = np.cumsum([0, *(rows.nodes[t].rank for t in parents_t)])
-        column_edges = np.cumsum([0, *(columns.nodes[s].rank for s in parents_s)])
-        going = {}
-        for i, t in enumerate(parents_t):
-            for j, s in enumerate(parents_s):
-                part = block[row_edges[i] : row_edges[i + 1], column_edges[j] : column_edges[j + 1]]
-                if (t, s) in far_pairs:
-                    far[t, s] = part
-                elif (t, s) in near_pairs:
-                    going[t, s] = part
-        return going
-
-    pending = split(rows.tree.level(top), columns.tree.level(top), between)
-    while pending:
-        (t, s), part = pending.popitem()
-        block = unfold(rows, columns, t, s, part)
-        if rows.tree.first_child[t] < 0:
-            near[t, s] = block
-        else:
-            t0, s0, arity = int(rows.tree.first_child[t]), int(columns.tree.first_child[s]), rows.tree.arity
-            pending |= split(range(t0, t0 + arity), range(s0, s0 + arity), block)
-    return near, far
-
-
-def as_blocks(blocks: Pairs, stored: np.dtype[Any]) -> Blocks:
-    """Return blocks in the flat layout, sorted by pair."""
-    pairs = sorted(blocks)
-    start = np.cumsum([0, *(blocks[pair].size for pair in pairs)]).astype(np.int64)
-    values = np.concatenate([np.zeros(0), *(blocks[pair].ravel(order="F") for pair in pairs)]).astype(stored)
-    first, second = (np.array([pair[i] for pair in pairs], dtype=np.int32) for i in range(2))
-    return Blocks(first, second, start, values)
-
-
-def as_basis(side: Side, stored: np.dtype[Any]) -> Basis:
-    """Return the bases in the flat layout; boxes above the first far level have none."""
-    tree, nodes = side.tree, side.nodes
-    points: dict[int, NDArray[np.int64]] = {}
-    ranks = np.zeros(tree.n_boxes, dtype=np.int32)
-    orders: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * tree.n_boxes
-    values: list[Array] = [np.zeros(0)] * tree.n_boxes
-    empty = np.zeros(0, dtype=np.int64)
-    for box in range(tree.n_boxes - 1, -1, -1):
-        first = tree.first_child[box]
-        own = (
-            np.arange(tree.start[box], tree.stop[box])
-            if first < 0
-            else np.concatenate([points.get(child, empty) for child in range(first, first + tree.arity)])
-        )
-        orders[box] = np.arange(len(own))
-        if box in nodes:
-            node = nodes[box]
-            ranks[box], orders[box], values[box] = node.rank, node.order, node.interpolation.ravel()
-            points[box] = own[node.kept]
-    skeletons = np.concatenate([points.get(box, empty) for box in range(tree.n_boxes)]).astype(np.int32)
-    order_start = np.cumsum([0, *(len(order) for order in orders)]).astype(np.int64)
-    flat = np.concatenate(values).astype(stored)
-    return Basis(ranks, skeletons, np.concatenate(orders).astype(np.int32), flat, order_start)

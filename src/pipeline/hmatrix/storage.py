@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
+from scipy.sparse import csr_array
 
 from pipeline.errors import ArtifactError
 from pipeline.hmatrix import kernels
@@ -54,6 +55,10 @@ def save(A: H2Matrix, path: Path) -> None:
     for name in _LISTS:
         lists = getattr(A.interactions, name)
         arrays[f"interactions.{name}.start"], arrays[f"interactions.{name}.boxes"] = lists.start, lists.boxes
+    if A.correction is not None:
+        arrays |= {
+            f"correction.{part}": getattr(A.correction, part) for part in ("indptr", "indices", "data")
+        }
     if A.diagonal_term is not None:
         arrays["diagonal_term"] = A.diagonal_term
     description = {
@@ -115,6 +120,7 @@ def load(path: Path) -> H2Matrix:
         parts["column_basis"] = parts["row_basis"]
     admissibility = dict(description["admissibility"])
     rule: Admissibility = _ADMISSIBILITIES[admissibility.pop("name")](**admissibility)
+    shape = tuple(description["shape"])
     return H2Matrix(
         **parts,
         mirrored=description["mirrored"],
@@ -128,6 +134,11 @@ def load(path: Path) -> H2Matrix:
         ),
         dtype=np.dtype(description["dtype"]),
         notes=tuple(description["notes"]),
+        correction=csr_array(
+            tuple(arrays[f"correction.{part}"] for part in ("data", "indices", "indptr")), shape=shape
+        )
+        if "correction.data" in arrays
+        else None,
     )
 
 

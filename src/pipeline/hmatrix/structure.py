@@ -13,7 +13,7 @@ from pipeline.hmatrix.skeleton import unknowns
 
 logger = logging.getLogger("pipeline.hmatrix")
 
-_MOST_BLOCKS = 20_000  # a plot shows no more
+_MOST_BLOCKS = 200_000  # a plot shows no more
 
 
 def describe(A: H2Matrix) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def describe(A: H2Matrix) -> dict[str, Any]:
     Returns:
         `shape`, `n_bytes`, `tolerance`, `admissibility`, `notes`; `levels`: a table row per level; `blocks`: dicts with
         `rows` and `columns` ([start, stop) in tree order), `kind` ("near" or "far"), `rank` (of a far block) and
-        `level`. Past 20,000 blocks the finest levels' are left out, and `blocks_left_out` says how many.
+        `level`. Past 200,000 blocks the finest levels' are left out, and `blocks_left_out` says how many.
     """
     blocks = []
     for kind, part in (("far", A.far), ("near", A.near)):

@@ -47,6 +47,7 @@ def transpose(A: H2Matrix) -> H2Matrix:
         near=_transposed(A.near, A.rows.stop - A.rows.start),
         far=_transposed(A.far, A.row_basis.rank),
         kernel=kernel,
+        correction=None if A.correction is None else A.correction.T.tocsr(),
         interactions=Interactions(lists.near_columns, lists.far_columns, lists.near, lists.far),
     )
 
@@ -64,6 +65,7 @@ def scaled(A: H2Matrix, factor: complex) -> H2Matrix:
         column_basis=column_basis,
         diagonal_term=None if A.diagonal_term is None else factor * A.diagonal_term,
         kernel=None if A.kernel is None else factor * A.kernel,
+        correction=None if A.correction is None else factor * A.correction,
         norm=abs(factor) * A.norm,
         dtype=_type(A.dtype, factor),
     )

@@ -11,15 +11,24 @@ namespace hmatrix {
 
 namespace nb = nanobind;
 
-template <class T> using In = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-template <class T> using In2 = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-template <class T> using Out = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
+template <class T>
+using In = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using In2 = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Out = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
 
 // Hands a vector to Python without copying it.
-template <class T> Out<T> give(std::vector<T>&& values) {
+template <class T>
+Out<T> give(std::vector<T>&& values) {
     auto* kept = new std::vector<T>(std::move(values));
     nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
     return Out<T>(kept->data(), {kept->size()}, owner);
+}
+
+// Lets the user interrupt a long run, and Python's exception pass.
+inline void heed_interrupts() {
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
 }
 
 // Lists of integers, one per box, in one flat array: list b is values[start[b]] ... values[start[b + 1] - 1].

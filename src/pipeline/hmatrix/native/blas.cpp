@@ -9,17 +9,20 @@ Routines<Complex> complex_routines;
 
 namespace {
 
-template <class F> void find(nanobind::handle table, const char* name, F& pointer) {
+template <class F>
+void find(nanobind::handle table, const char* name, F& pointer) {
     nanobind::object capsule = table[name];
     void* address = PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr()));
     if (!address) throw nanobind::python_error();
     pointer = reinterpret_cast<F>(address);
 }
 
-template <class T> void fill(Routines<T>& r, char letter, nanobind::handle blas, nanobind::handle lapack) {
+template <class T>
+void fill(Routines<T>& r, char letter, nanobind::handle blas, nanobind::handle lapack) {
     auto name = [letter](const char* rest) { return std::string(1, letter) + rest; };
     find(blas, name("gemm").c_str(), r.gemm);
     find(blas, name("gemv").c_str(), r.gemv);
+    find(blas, name(letter == 'd' ? "syrk" : "herk").c_str(), r.herk);
     find(blas, name("trsm").c_str(), r.trsm);
     find(blas, name("trmm").c_str(), r.trmm);
     find(lapack, name("potrf").c_str(), r.potrf);

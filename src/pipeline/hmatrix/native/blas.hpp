@@ -6,14 +6,17 @@
 #include <complex>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 namespace hmatrix {
 
 using Complex = std::complex<double>;
 
-template <class T> struct Routines {
+template <class T>
+struct Routines {
     void (*gemm)(char*, char*, int*, int*, int*, T*, T*, int*, T*, int*, T*, T*, int*);
     void (*gemv)(char*, int*, int*, T*, T*, int*, T*, int*, T*, T*, int*);
+    void (*herk)(char*, char*, int*, int*, double*, T*, int*, double*, T*, int*);  // syrk where T is real
     void (*trsm)(char*, char*, char*, char*, int*, int*, T*, T*, int*, T*, int*);
     void (*trmm)(char*, char*, char*, char*, int*, int*, T*, T*, int*, T*, int*);
     void (*potrf)(char*, int*, T*, int*, int*);
@@ -28,9 +31,16 @@ extern Routines<Complex> complex_routines;
 // Fills both tables; raises ImportError's C++ twin when SciPy lacks a routine.
 void load_routines();
 
-template <class T> inline Routines<T>& routines();
-template <> inline Routines<double>& routines<double>() { return real_routines; }
-template <> inline Routines<Complex>& routines<Complex>() { return complex_routines; }
+template <class T>
+inline Routines<T>& routines();
+template <>
+inline Routines<double>& routines<double>() {
+    return real_routines;
+}
+template <>
+inline Routines<Complex>& routines<Complex>() {
+    return complex_routines;
+}
 
 // C (m, n) <- alpha op(A) op(B) + beta C
 template <class T>
@@ -38,6 +48,15 @@ inline void gemm(char ta, char tb, int m, int n, int k, T alpha, const T* A, int
                  int ldc) {
     if (m == 0 || n == 0) return;
     routines<T>().gemm(&ta, &tb, &m, &n, &k, &alpha, const_cast<T*>(A), &lda, const_cast<T*>(B), &ldb, &beta, C, &ldc);
+}
+
+// Lower triangle of C (n, n) += A^H A, A (m, n)
+template <class T>
+inline void add_gram(int n, int m, const T* A, int lda, T* C, int ldc) {
+    if (m == 0 || n == 0) return;
+    char uplo = 'L', t = std::is_same_v<T, double> ? 'T' : 'C';
+    double one = 1;
+    routines<T>().herk(&uplo, &t, &n, &m, &one, const_cast<T*>(A), &lda, &one, C, &ldc);
 }
 
 // y <- alpha op(A) x + beta y
@@ -65,7 +84,8 @@ inline void trmm(char side, char uplo, char t, char diag, int m, int n, const T*
 }
 
 // Lower Cholesky factor in place; returns 0 or the order of the first leading minor that is not positive.
-template <class T> inline int potrf(int n, T* A, int lda) {
+template <class T>
+inline int potrf(int n, T* A, int lda) {
     char uplo = 'L';
     int info = 0;
     if (n > 0) routines<T>().potrf(&uplo, &n, A, &lda, &info);
@@ -73,13 +93,15 @@ template <class T> inline int potrf(int n, T* A, int lda) {
 }
 
 // LU with row pivots in place; returns 0 or the index (from 1) of an exactly zero pivot.
-template <class T> inline int getrf(int n, T* A, int lda, int* pivots) {
+template <class T>
+inline int getrf(int n, T* A, int lda, int* pivots) {
     int info = 0;
     if (n > 0) routines<T>().getrf(&n, &n, A, &lda, pivots, &info);
     return info;
 }
 
-template <class T> inline void getrs(char t, int n, int m, const T* A, int lda, const int* pivots, T* B, int ldb) {
+template <class T>
+inline void getrs(char t, int n, int m, const T* A, int lda, const int* pivots, T* B, int ldb) {
     int info = 0;
     if (n == 0 || m == 0) return;
     routines<T>().getrs(&t, &n, &m, const_cast<T*>(A), &lda, const_cast<int*>(pivots), B, &ldb, &info);

@@ -12,7 +12,8 @@ namespace {
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // Multiplies row i by sqrt(weights[i]).
-template <class C> void weigh(C* rows, int m, int n, const std::vector<double>& weights) {
+template <class C>
+void weigh(C* rows, int m, int n, const std::vector<double>& weights) {
     std::vector<double> roots(m);
     for (int i = 0; i < m; ++i) roots[i] = std::sqrt(weights[i]);
     for (int j = 0; j < n; ++j)
@@ -34,12 +35,14 @@ nb::tuple build_basis(const KernelMatrix& matrix, const Tree& own, const Tree& o
     std::vector<std::vector<double>> energy(n_boxes);
     std::vector<double> seconds(own.levels(), 0.0);
     FarSample sample;
+    FarSampler sampler(own, other, far);
     std::vector<C> block;
     int largest = 0;
 
     for (int level = own.levels() - 1; level >= 0 && largest <= options.largest_box; --level) {
         const double begun = now();
         for (int b = own.level_start.data()[level]; b < own.level_start.data()[level + 1]; ++b) {
+            heed_interrupts();
             std::vector<int> columns;
             std::vector<double> scale;
             if (own.leaf(b)) {
@@ -56,7 +59,7 @@ nb::tuple build_basis(const KernelMatrix& matrix, const Tree& own, const Tree& o
             if (largest > options.largest_box) break;
             double wanted = options.rows;
             for (;;) {
-                sample_far_field(own, other, far, b, wanted, sample);
+                sampler.sample(b, wanted, sample);
                 const int m = static_cast<int>(sample.points.size());
                 block.resize(static_cast<size_t>(m) * n);
                 evaluate->block(sample.points.data(), m, columns.data(), n, block.data());
@@ -65,12 +68,12 @@ nb::tuple build_basis(const KernelMatrix& matrix, const Tree& own, const Tree& o
                 rows.add(block.data(), m);
                 bases[b] = rows.interpolate(options.budget, scale.data());
                 // A rank near the number of sampled rows says more of the sample than of the far field.
-                if (sample.complete || 3 * bases[b].rank < m) break;
+                if (sample.complete || 6 * bases[b].rank < m) break;
                 wanted *= 2;
             }
             const auto& basis = bases[b];
             // Large boxes that keep their full rank only get larger above: the far field has no low rank.
-            if (n >= options.largest_box / 4 && 50 * (n - basis.rank) < n) {
+            if (n >= options.largest_box / 8 && 50 * (n - basis.rank) < n) {
                 largest = options.largest_box + n;
                 break;
             }
@@ -78,7 +81,8 @@ nb::tuple build_basis(const KernelMatrix& matrix, const Tree& own, const Tree& o
             for (int i = 0; i < k; ++i) {
                 double sum = scale[basis.order[i]] * scale[basis.order[i]];
                 for (int j = k; j < n; ++j) {
-                    const double t = std::abs(basis.T[static_cast<int64_t>(i) * (n - k) + j - k]) * scale[basis.order[j]];
+                    const double t =
+                        std::abs(basis.T[static_cast<int64_t>(i) * (n - k) + j - k]) * scale[basis.order[j]];
                     sum += t * t;
                 }
                 skeletons[b].push_back(columns[basis.order[i]]);
@@ -127,12 +131,15 @@ Out<S> evaluate_blocks(const KernelMatrix& matrix, In<int64_t> row_start, In<int
     return Out<S>(values, {static_cast<size_t>(total)}, owner);
 }
 
-template nb::tuple build_basis<double>(const KernelMatrix&, const Tree&, const Tree&, In<int64_t>, In<int>, const BasisOptions&);
-template nb::tuple build_basis<Complex>(const KernelMatrix&, const Tree&, const Tree&, In<int64_t>, In<int>, const BasisOptions&);
+template nb::tuple build_basis<double>(const KernelMatrix&, const Tree&, const Tree&, In<int64_t>, In<int>,
+                                       const BasisOptions&);
+template nb::tuple build_basis<Complex>(const KernelMatrix&, const Tree&, const Tree&, In<int64_t>, In<int>,
+                                        const BasisOptions&);
 
 using Single = std::complex<float>;
-#define HMATRIX_BLOCKS(C, S)                                                                                              \
-    template Out<S> evaluate_blocks<C, S>(const KernelMatrix&, In<int64_t>, In<int>, In<int64_t>, In<int>, In<int>, In<int>)
+#define HMATRIX_BLOCKS(C, S)                                                                                        \
+    template Out<S> evaluate_blocks<C, S>(const KernelMatrix&, In<int64_t>, In<int>, In<int64_t>, In<int>, In<int>, \
+                                          In<int>)
 HMATRIX_BLOCKS(double, double);
 HMATRIX_BLOCKS(double, float);
 HMATRIX_BLOCKS(Complex, Complex);

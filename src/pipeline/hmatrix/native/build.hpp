@@ -7,11 +7,11 @@
 namespace hmatrix {
 
 struct BasisOptions {
-    bool transposed;    // basis of the rows (targets) rather than of the columns (sources)
-    double budget;      // squared Frobenius norm that one box may lose
-    double rows;        // far points sampled at a box's own level, at first
-    bool orthogonal;    // QR instead of the Gram matrix
-    int largest_box;    // gives up when a box has more unknowns
+    bool transposed;  // basis of the rows (targets) rather than of the columns (sources)
+    double budget;    // squared Frobenius norm that one box may lose
+    double rows;      // far points sampled for a box, at first
+    bool orthogonal;  // QR instead of the Gram matrix
+    int largest_box;  // gives up when a box has more unknowns
 };
 
 // Chooses skeletons of every box from the leaves up. Returns, each flat with one list per box: rank (boxes,), skeletons
@@ -25,7 +25,7 @@ nb::tuple build_basis(const KernelMatrix& matrix, const Tree& own, const Tree& o
 // column-major. S is the type kept.
 template <class C, class S>
 nb::ndarray<nb::numpy, S, nb::ndim<1>> evaluate_blocks(const KernelMatrix& matrix, In<int64_t> row_start, In<int> rows,
-                                                      In<int64_t> column_start, In<int> columns, In<int> first,
-                                                      In<int> second);
+                                                       In<int64_t> column_start, In<int> columns, In<int> first,
+                                                       In<int> second);
 
 }  // namespace hmatrix

@@ -3,8 +3,8 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
-#include <unordered_map>
 
+#include "active.hpp"
 #include "skeleton.hpp"
 
 namespace hmatrix {
@@ -14,10 +14,12 @@ namespace {
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // The steps of one level, in the layout that eliminate.hpp gives.
-template <class S> struct Steps {
+template <class S>
+struct Steps {
     std::vector<int> counts, index, pivots;
     std::vector<S> values;
-    std::vector<double> phase_and_log{1.0, 0.0, 0.0};  // determinant: real and imaginary part of its phase, log of its size
+    std::vector<double> phase_and_log{1.0, 0.0,
+                                      0.0};  // determinant: real and imaginary part of its phase, log of its size
     std::vector<int> table{0, 0, 0};
     double seconds = 0;
 };
@@ -27,35 +29,35 @@ struct Failure {
     double pivot;
 };
 
-// A block (p, q), p <= q, that Schur updates have touched; all others are kernel entries.
-template <class C> struct Block {
-    int m, n;
-    std::vector<C> M;  // A_pq, column-major
-    std::vector<C> R;  // A_qp^T, column-major: for General and p < q only
-};
-
-template <class C, class S> class Eliminator {
+template <class C, class S>
+class Eliminator {
   public:
-    Eliminator(const KernelMatrix& matrix, const Tree& tree, Lists near, Lists far, const C* diagonal, const EliminationOptions& options)
-        : tree_(tree), near_(near), far_(far), diagonal_(diagonal), options_(options), general_(options.kind == General),
-          forward_(matrix.evaluator<C>(false)), backward_(general_ ? matrix.evaluator<C>(true) : nullptr),
-          active_(tree.boxes()), partners_(tree.boxes()) {}
+    Eliminator(const KernelMatrix& matrix, const Tree& tree, Lists near, Lists far, const C* diagonal,
+               const EliminationOptions& options)
+        : tree_(tree),
+          near_(near),
+          far_(far),
+          sampler_(tree, tree, far_),
+          options_(options),
+          general_(options.kind == General),
+          matrix_(matrix, tree, diagonal, general_) {}
 
     void run(std::vector<Steps<S>>& levels) {
         int level = tree_.levels() - 1;
-        for (int b = box_start(level); b < box_start(level + 1); ++b)
-            for (int i = tree_.start.data()[b]; i < tree_.stop.data()[b]; ++i) active_[b].push_back(i);
         for (;; --level) {
             int64_t left = 0;
-            for (int b = box_start(level); b < box_start(level + 1); ++b) left += active_[b].size();
+            for (int b = box_start(level); b < box_start(level + 1); ++b) left += size(b);
             if (left <= options_.stop || level < options_.first_level) break;
             levels.emplace_back();
             Steps<S>& steps = levels.back();
             const double begun = now();
             for (int b = box_start(level); b < box_start(level + 1); ++b) eliminate_box(b, level, steps);
-            if (level > 0) merge(level);
+            if (level > 0) matrix_.merge(level);
             steps.seconds = now() - begun;
-            if (level == 0) { --level; break; }
+            if (level == 0) {
+                --level;
+                break;
+            }
         }
         levels.emplace_back();
         const double begun = now();
@@ -65,84 +67,36 @@ template <class C, class S> class Eliminator {
 
   private:
     int box_start(int level) const { return tree_.level_start.data()[level]; }
-    static uint64_t key(int p, int q) { return static_cast<uint64_t>(p) << 32 | static_cast<uint32_t>(q); }
-    int size(int b) const { return static_cast<int>(active_[b].size()); }
-
-    // Writes A_ij, or with `flip` A_ji^T, into out (size(i), size(j)) with leading dimension ld.
-    void fetch(int i, int j, C* out, int ld, bool flip) {
-        const int m = size(i), n = size(j);
-        const auto found = blocks_.find(i <= j ? key(i, j) : key(j, i));
-        if (found != blocks_.end()) {
-            const Block<C>& block = found->second;
-            const bool second = general_ && i != j && (i < j) == flip;
-            const C* from = (second ? block.R : block.M).data();
-            if (i == j && flip) {
-                for (int c = 0; c < n; ++c)
-                    for (int r = 0; r < m; ++r) out[static_cast<int64_t>(c) * ld + r] = from[static_cast<int64_t>(r) * n + c];
-            } else if (i <= j) {
-                for (int c = 0; c < n; ++c) std::copy_n(from + static_cast<int64_t>(c) * m, m, out + static_cast<int64_t>(c) * ld);
-            } else {
-                for (int c = 0; c < n; ++c)
-                    for (int r = 0; r < m; ++r) out[static_cast<int64_t>(c) * ld + r] = from[static_cast<int64_t>(r) * n + c];
-            }
-            return;
-        }
-        auto& evaluate = flip && general_ ? *backward_ : *forward_;
-        if (ld == m) {
-            evaluate.block(active_[i].data(), m, active_[j].data(), n, out);
-        } else {
-            scratch_.resize(static_cast<size_t>(m) * n);
-            evaluate.block(active_[i].data(), m, active_[j].data(), n, scratch_.data());
-            for (int c = 0; c < n; ++c) std::copy_n(scratch_.data() + static_cast<int64_t>(c) * m, m, out + static_cast<int64_t>(c) * ld);
-        }
-        if (i == j)
-            for (int r = 0; r < m; ++r) out[static_cast<int64_t>(r) * ld + r] += diagonal_[active_[i][r]];
-    }
-
-    Block<C>& ensure(int p, int q) {
-        const auto found = blocks_.find(key(p, q));
-        if (found != blocks_.end()) return found->second;
-        Block<C> block{size(p), size(q), {}, {}};
-        const size_t count = static_cast<size_t>(block.m) * block.n;
-        block.M.resize(count);
-        fetch(p, q, block.M.data(), block.m, false);
-        if (general_ && p != q) {
-            block.R.resize(count);
-            fetch(p, q, block.R.data(), block.m, true);
-        }
-        partners_[p].push_back(q);
-        if (p != q) partners_[q].push_back(p);
-        return blocks_.emplace(key(p, q), std::move(block)).first->second;
-    }
+    int size(int b) const { return matrix_.size(b); }
 
     Interpolation<C> compress(int b) {
         const int n = size(b);
         double wanted = options_.rows;
         for (;;) {
             Rows<C> rows(n, options_.orthogonal);
-            sample_far_field(tree_, tree_, far_, b, wanted, sample_);
+            sampler_.sample(b, wanted, sample_);
             int m = static_cast<int>(sample_.points.size());
             far_rows_.resize(static_cast<size_t>(m) * n);
             roots_.resize(m);
             for (int i = 0; i < m; ++i) roots_[i] = std::sqrt(sample_.weights[i]);
             for (int way = 0; way < (general_ ? 2 : 1); ++way) {
-                (way ? backward_ : forward_)->block(sample_.points.data(), m, active_[b].data(), n, far_rows_.data());
+                matrix_.kernel_rows(sample_.points, b, far_rows_.data(), way == 1);
                 for (int j = 0; j < n; ++j)
                     for (int i = 0; i < m; ++i) far_rows_[static_cast<int64_t>(j) * m + i] *= roots_[i];
                 rows.add(far_rows_.data(), m);
             }
             const Lists& near = near_;
-            for (int f : partners_[b]) {
+            for (int f : matrix_.partners(b)) {
                 if (f == b || std::binary_search(near.begin(b), near.begin(b) + near.size(b), f)) continue;
                 far_rows_.resize(static_cast<size_t>(size(f)) * n);
                 for (int way = 0; way < (general_ ? 2 : 1); ++way) {
-                    fetch(f, b, far_rows_.data(), size(f), way == 1);
+                    matrix_.fetch(f, b, far_rows_.data(), size(f), way == 1);
                     rows.add(far_rows_.data(), size(f));
                 }
                 m += size(f);
             }
             auto result = rows.interpolate(options_.budget, nullptr);
-            if (sample_.complete || 3 * result.rank < m) return result;
+            if (sample_.complete || 4 * result.rank < m) return result;
             wanted *= 2;
         }
     }
@@ -150,6 +104,7 @@ template <class C, class S> class Eliminator {
     void eliminate_box(int b, int level, Steps<S>& steps) {
         const int n = size(b);
         if (n == 0) return;
+        heed_interrupts();
         const Interpolation<C> basis = compress(b);
         const int k = basis.rank, d = n - k;
         steps.table[0] += 1, steps.table[1] += n, steps.table[2] += k;
@@ -170,9 +125,10 @@ template <class C, class S> class Eliminator {
         const int* order = basis.order.data();
         const C* TT = basis.T.data();  // T^T (d, k), column-major
         std::vector<C> A(static_cast<size_t>(n) * n), P(A.size());
-        fetch(b, b, A.data(), n, false);
+        matrix_.fetch(b, b, A.data(), n, false);
         for (int j = 0; j < n; ++j)
-            for (int i = 0; i < n; ++i) P[static_cast<int64_t>(j) * n + i] = A[static_cast<int64_t>(order[j]) * n + order[i]];
+            for (int i = 0; i < n; ++i)
+                P[static_cast<int64_t>(j) * n + i] = A[static_cast<int64_t>(order[j]) * n + order[i]];
         const auto at = [n](std::vector<C>& M, int i, int j) { return M.data() + static_cast<int64_t>(j) * n + i; };
 
         W_.resize(static_cast<size_t>(rows) * d);
@@ -196,11 +152,11 @@ template <class C, class S> class Eliminator {
         gemm<C>('T', 'T', d, d, k, C(-1), (general_ ? V_ : W_).data(), rows, TT, d, C(1), X.data(), d);
 
         std::vector<int> redundant(d), pivots;
-        for (int i = 0; i < d; ++i) redundant[i] = active_[b][order[k + i]];
+        for (int i = 0; i < d; ++i) redundant[i] = matrix_.points(b)[order[k + i]];
         factorize_block(d, X, pivots, level, redundant.data(), steps);
 
         std::vector<int> skeletons(k);
-        for (int i = 0; i < k; ++i) skeletons[i] = active_[b][order[i]];
+        for (int i = 0; i < k; ++i) skeletons[i] = matrix_.points(b)[order[i]];
 
         record_header(steps, redundant, skeletons, rows, TT, X, pivots);
         const C *left = W_.data(), *right = W_.data();  // update: left right^T
@@ -212,24 +168,29 @@ template <class C, class S> class Eliminator {
             std::vector<C>& source = general_ ? V_ : W_;
             solved_.resize(source.size());
             for (int j = 0; j < rows; ++j)
-                for (int i = 0; i < d; ++i) solved_[static_cast<int64_t>(j) * d + i] = source[static_cast<int64_t>(i) * rows + j];
+                for (int i = 0; i < d; ++i)
+                    solved_[static_cast<int64_t>(j) * d + i] = source[static_cast<int64_t>(i) * rows + j];
             getrs<C>('N', d, rows, X.data(), d, pivots.data(), solved_.data(), d);
             right_.resize(source.size());
             for (int j = 0; j < rows; ++j)
-                for (int i = 0; i < d; ++i) right_[static_cast<int64_t>(i) * rows + j] = solved_[static_cast<int64_t>(j) * d + i];
+                for (int i = 0; i < d; ++i)
+                    right_[static_cast<int64_t>(i) * rows + j] = solved_[static_cast<int64_t>(j) * d + i];
             right = right_.data();
             if (general_) {
                 for (int j = 0; j < rows; ++j)
-                    for (int i = 0; i < d; ++i) solved_[static_cast<int64_t>(j) * d + i] = W_[static_cast<int64_t>(i) * rows + j];
+                    for (int i = 0; i < d; ++i)
+                        solved_[static_cast<int64_t>(j) * d + i] = W_[static_cast<int64_t>(i) * rows + j];
                 getrs<C>('T', d, rows, X.data(), d, pivots.data(), solved_.data(), d);
                 left_.resize(W_.size());
                 for (int j = 0; j < rows; ++j)
-                    for (int i = 0; i < d; ++i) left_[static_cast<int64_t>(i) * rows + j] = solved_[static_cast<int64_t>(j) * d + i];
+                    for (int i = 0; i < d; ++i)
+                        left_[static_cast<int64_t>(i) * rows + j] = solved_[static_cast<int64_t>(j) * d + i];
                 record(steps, left_);
             }
             record(steps, right_);
         }
-        restrict_box(b, basis, skeletons, P, n, rows);
+        matrix_.shrink(b, order, k, P.data(), n);
+        keep_near(b, k, rows);
         update(left, right, rows, d);
     }
 
@@ -237,21 +198,26 @@ template <class C, class S> class Eliminator {
     void stack(int b, const Interpolation<C>& basis, int rows, bool flip, std::vector<C>& W, std::vector<C>& NS) {
         const int n = size(b), k = basis.rank, d = n - k, below = rows - k;
         N_.resize(static_cast<size_t>(below) * n);
-        for (size_t p = 1; p < parts_.size(); ++p) fetch(parts_[p], b, N_.data() + offsets_[p] - k, below, flip);
+        for (size_t p = 1; p < parts_.size(); ++p)
+            matrix_.fetch(parts_[p], b, N_.data() + offsets_[p] - k, below, flip);
         for (int j = 0; j < d; ++j)
-            std::copy_n(N_.data() + static_cast<int64_t>(basis.order[k + j]) * below, below, W.data() + static_cast<int64_t>(j) * rows + k);
+            std::copy_n(N_.data() + static_cast<int64_t>(basis.order[k + j]) * below, below,
+                        W.data() + static_cast<int64_t>(j) * rows + k);
         for (int j = 0; j < k; ++j)
-            std::copy_n(N_.data() + static_cast<int64_t>(basis.order[j]) * below, below, NS.data() + static_cast<int64_t>(j) * below);
+            std::copy_n(N_.data() + static_cast<int64_t>(basis.order[j]) * below, below,
+                        NS.data() + static_cast<int64_t>(j) * below);
         gemm<C>('N', 'T', below, d, k, C(-1), NS.data(), below, basis.T.data(), d, C(1), W.data() + k, rows);
     }
 
-    void factorize_block(int d, std::vector<C>& X, std::vector<int>& pivots, int level, const int* points, Steps<S>& steps) {
+    void factorize_block(int d, std::vector<C>& X, std::vector<int>& pivots, int level, const int* points,
+                         Steps<S>& steps) {
         constexpr double epsilon = std::numeric_limits<double>::epsilon();
         if (options_.kind == Cholesky) {
             std::vector<double> before(d);
             for (int i = 0; i < d; ++i) before[i] = std::real(X[static_cast<int64_t>(i) * d + i]);
             const int info = potrf<C>(d, X.data(), d);
-            if (info > 0) throw Failure{level, points[info - 1], std::real(X[static_cast<int64_t>(info - 1) * (d + 1)])};
+            if (info > 0)
+                throw Failure{level, points[info - 1], std::real(X[static_cast<int64_t>(info - 1) * (d + 1)])};
             for (int i = 0; i < d; ++i) {
                 const double root = std::real(X[static_cast<int64_t>(i) * (d + 1)]);
                 if (!(root * root > 8 * epsilon * before[i])) throw Failure{level, points[i], root * root};
@@ -278,13 +244,16 @@ template <class C, class S> class Eliminator {
         steps.phase_and_log[0] = phase.real(), steps.phase_and_log[1] = phase.imag();
     }
 
-    void record_header(Steps<S>& steps, const std::vector<int>& redundant, const std::vector<int>& skeletons, int rows, const C* TT,
-                       const std::vector<C>& X, const std::vector<int>& pivots) {
+    void record_header(Steps<S>& steps, const std::vector<int>& redundant, const std::vector<int>& skeletons, int rows,
+                       const C* TT, const std::vector<C>& X, const std::vector<int>& pivots) {
         const int d = static_cast<int>(redundant.size()), k = static_cast<int>(skeletons.size());
         steps.counts.insert(steps.counts.end(), {d, k, rows});
         steps.index.insert(steps.index.end(), redundant.begin(), redundant.end());
         steps.index.insert(steps.index.end(), skeletons.begin(), skeletons.end());
-        for (size_t p = 1; p < parts_.size(); ++p) steps.index.insert(steps.index.end(), active_[parts_[p]].begin(), active_[parts_[p]].end());
+        for (size_t p = 1; p < parts_.size(); ++p) {
+            const std::vector<int>& points = matrix_.points(parts_[p]);
+            steps.index.insert(steps.index.end(), points.begin(), points.end());
+        }
         for (int64_t i = 0; i < static_cast<int64_t>(d) * k; ++i) steps.values.push_back(static_cast<S>(TT[i]));
         if (options_.kind == Cholesky) {
             for (int j = 0; j < d; ++j)
@@ -301,40 +270,13 @@ template <class C, class S> class Eliminator {
         for (size_t i = 0; i < M.size(); ++i) steps.values[start + i] = static_cast<S>(M[i]);
     }
 
-    // Leaves box b with its skeletons, in all blocks it takes part in.
-    void restrict_box(int b, const Interpolation<C>& basis, const std::vector<int>& skeletons, const std::vector<C>& P, int n, int rows) {
-        const int k = basis.rank, below = rows - k;
-        for (int f : partners_[b]) {
-            if (f == b) continue;
-            Block<C>& block = blocks_.find(f < b ? key(f, b) : key(b, f))->second;
-            for (auto* values : {&block.M, &block.R}) {
-                if (values->empty()) continue;
-                std::vector<C> kept;
-                if (b < f) {
-                    kept.resize(static_cast<size_t>(k) * block.n);
-                    for (int j = 0; j < block.n; ++j)
-                        for (int i = 0; i < k; ++i) kept[static_cast<int64_t>(j) * k + i] = (*values)[static_cast<int64_t>(j) * block.m + basis.order[i]];
-                } else {
-                    kept.resize(static_cast<size_t>(block.m) * k);
-                    for (int j = 0; j < k; ++j)
-                        std::copy_n(values->data() + static_cast<int64_t>(basis.order[j]) * block.m, block.m, kept.data() + static_cast<int64_t>(j) * block.m);
-                }
-                *values = std::move(kept);
-            }
-            (b < f ? block.m : block.n) = k;
-        }
-        active_[b] = skeletons;
-        const auto self = blocks_.find(key(b, b));
-        if (self == blocks_.end()) partners_[b].push_back(b);
-        Block<C>& block = blocks_[key(b, b)];
-        block.m = block.n = k;
-        block.M.resize(static_cast<size_t>(k) * k);
-        for (int j = 0; j < k; ++j) std::copy_n(P.data() + static_cast<int64_t>(j) * n, k, block.M.data() + static_cast<int64_t>(j) * k);
-        // Near blocks not stored yet have just been evaluated: keep them.
+    // Keeps the near blocks that have just been evaluated and are not stored yet.
+    void keep_near(int b, int k, int rows) {
+        const int below = rows - k;
         for (size_t p = 1; p < parts_.size(); ++p) {
-            const int f = parts_[p], m = size(f), low = std::min(f, b), high = std::max(f, b);
-            if (blocks_.count(key(low, high))) continue;
-            Block<C> fresh{size(low), size(high), {}, {}};
+            const int f = parts_[p], m = matrix_.size(f), low = std::min(f, b), high = std::max(f, b);
+            if (matrix_.stored(low, high)) continue;
+            Block<C> fresh{matrix_.size(low), matrix_.size(high), {}, {}};
             fresh.M.resize(static_cast<size_t>(m) * k);
             if (general_) fresh.R.resize(fresh.M.size());
             for (int way = 0; way < (general_ ? 2 : 1); ++way) {
@@ -342,11 +284,11 @@ template <class C, class S> class Eliminator {
                 const C* from = (way == 0 ? NS_ : NR_).data() + offsets_[p] - k;
                 C* to = ((way == 0) == (f < b) || !general_ ? fresh.M : fresh.R).data();
                 for (int j = 0; j < k; ++j)
-                    for (int i = 0; i < m; ++i) (f < b ? to[static_cast<int64_t>(j) * m + i] : to[static_cast<int64_t>(i) * k + j]) = from[static_cast<int64_t>(j) * below + i];
+                    for (int i = 0; i < m; ++i)
+                        (f < b ? to[static_cast<int64_t>(j) * m + i] : to[static_cast<int64_t>(i) * k + j]) =
+                            from[static_cast<int64_t>(j) * below + i];
             }
-            blocks_.emplace(key(low, high), std::move(fresh));
-            partners_[b].push_back(f);
-            partners_[f].push_back(b);
+            matrix_.insert(low, high, std::move(fresh));
         }
     }
 
@@ -356,50 +298,13 @@ template <class C, class S> class Eliminator {
             for (size_t q = 0; q < parts_.size(); ++q) {
                 const int i = parts_[p], j = parts_[q];
                 if (i > j || size(i) == 0 || size(j) == 0) continue;
-                Block<C>& block = ensure(i, j);
-                gemm<C>('N', 'T', block.m, block.n, d, C(-1), left + offsets_[p], rows, right + offsets_[q], rows, C(1), block.M.data(), block.m);
+                Block<C>& block = matrix_.ensure(i, j);
+                gemm<C>('N', 'T', block.m, block.n, d, C(-1), left + offsets_[p], rows, right + offsets_[q], rows, C(1),
+                        block.M.data(), block.m);
                 if (general_ && i != j)
-                    gemm<C>('N', 'T', block.m, block.n, d, C(-1), right + offsets_[p], rows, left + offsets_[q], rows, C(1), block.R.data(), block.m);
+                    gemm<C>('N', 'T', block.m, block.n, d, C(-1), right + offsets_[p], rows, left + offsets_[q], rows,
+                            C(1), block.R.data(), block.m);
             }
-        }
-    }
-
-    // Joins the children's unknowns and blocks into their parents'.
-    void merge(int level) {
-        std::unordered_map<uint64_t, Block<C>> merged;
-        const int* parent = tree_.parent.data();
-        const int above = box_start(level - 1);
-        for (int p = above; p < box_start(level); ++p)
-            for (int c = tree_.first_child.data()[p]; c < tree_.first_child.data()[p] + tree_.arity; ++c)
-                active_[p].insert(active_[p].end(), active_[c].begin(), active_[c].end());
-        for (const auto& entry : blocks_) {
-            const int p = parent[entry.first >> 32], q = parent[static_cast<uint32_t>(entry.first)];
-            if (merged.count(key(p, q))) continue;
-            Block<C>& block = merged[key(p, q)];
-            block.m = size(p), block.n = size(q);
-            for (int way = 0; way < (general_ && p != q ? 2 : 1); ++way) {
-                std::vector<C>& values = way ? block.R : block.M;
-                values.resize(static_cast<size_t>(block.m) * block.n);
-                int64_t column = 0;
-                for (int j = tree_.first_child.data()[q]; j < tree_.first_child.data()[q] + tree_.arity; ++j) {
-                    int row = 0;
-                    for (int i = tree_.first_child.data()[p]; i < tree_.first_child.data()[p] + tree_.arity; ++i) {
-                        if (size(i) && size(j)) fetch(i, j, values.data() + column * block.m + row, block.m, way == 1);
-                        row += size(i);
-                    }
-                    column += size(j);
-                }
-            }
-        }
-        blocks_ = std::move(merged);
-        for (const auto& entry : blocks_) {
-            const int p = static_cast<int>(entry.first >> 32), q = static_cast<int>(static_cast<uint32_t>(entry.first));
-            partners_[p].push_back(q);
-            if (p != q) partners_[q].push_back(p);
-        }
-        for (int b = box_start(level); b < box_start(level + 1); ++b) {
-            std::vector<int>().swap(active_[b]);
-            std::vector<int>().swap(partners_[b]);
         }
     }
 
@@ -407,7 +312,8 @@ template <class C, class S> class Eliminator {
     void finish(int level, Steps<S>& steps) {
         std::vector<int> points;
         const int first = box_start(level), last = box_start(level + 1);
-        for (int b = first; b < last; ++b) points.insert(points.end(), active_[b].begin(), active_[b].end());
+        for (int b = first; b < last; ++b)
+            points.insert(points.end(), matrix_.points(b).begin(), matrix_.points(b).end());
         const int n = static_cast<int>(points.size());
         steps.table = {last - first, n, 0};
         if (n == 0) return;
@@ -416,7 +322,7 @@ template <class C, class S> class Eliminator {
         for (int j = first; j < last; ++j) {
             int row = 0;
             for (int i = first; i < last; ++i) {
-                if (size(i) && size(j)) fetch(i, j, X.data() + column * n + row, n, false);
+                if (size(i) && size(j)) matrix_.fetch(i, j, X.data() + column * n + row, n, false);
                 row += size(i);
             }
             column += size(j);
@@ -429,14 +335,12 @@ template <class C, class S> class Eliminator {
 
     const Tree& tree_;
     Lists near_, far_;
-    const C* diagonal_;
+    FarSampler sampler_;
     EliminationOptions options_;
     bool general_;
-    std::unique_ptr<Evaluator<C>> forward_, backward_;
-    std::vector<std::vector<int>> active_, partners_;
-    std::unordered_map<uint64_t, Block<C>> blocks_;
+    ActiveMatrix<C> matrix_;
     std::vector<int> parts_, offsets_;
-    std::vector<C> W_, V_, NS_, NR_, N_, left_, right_, solved_, scratch_, far_rows_;
+    std::vector<C> W_, V_, NS_, NR_, N_, left_, right_, solved_, far_rows_;
     std::vector<double> roots_;
     FarSample sample_;
 };
@@ -444,24 +348,26 @@ template <class C, class S> class Eliminator {
 }  // namespace
 
 template <class C, class S>
-nb::tuple eliminate(const KernelMatrix& matrix, const Tree& tree, In<int64_t> near_start, In<int> near_boxes, In<int64_t> far_start,
-                    In<int> far_boxes, In<C> diagonal, const EliminationOptions& options) {
+nb::tuple eliminate(const KernelMatrix& matrix, const Tree& tree, In<int64_t> near_start, In<int> near_boxes,
+                    In<int64_t> far_start, In<int> far_boxes, In<C> diagonal, const EliminationOptions& options) {
     std::vector<Steps<S>> levels;
     nb::object failure = nb::none();
     try {
-        Eliminator<C, S>(matrix, tree, {near_start.data(), near_boxes.data()}, {far_start.data(), far_boxes.data()}, diagonal.data(), options)
+        Eliminator<C, S>(matrix, tree, {near_start.data(), near_boxes.data()}, {far_start.data(), far_boxes.data()},
+                         diagonal.data(), options)
             .run(levels);
     } catch (const Failure& f) {
         failure = nb::make_tuple(f.level, f.point, f.pivot);
     }
     nb::list result;
     for (auto& s : levels)
-        result.append(nb::make_tuple(give(std::move(s.counts)), give(std::move(s.index)), give(std::move(s.values)), give(std::move(s.pivots)),
-                                     give(std::move(s.phase_and_log)), give(std::move(s.table)), s.seconds));
+        result.append(nb::make_tuple(give(std::move(s.counts)), give(std::move(s.index)), give(std::move(s.values)),
+                                     give(std::move(s.pivots)), give(std::move(s.phase_and_log)),
+                                     give(std::move(s.table)), s.seconds));
     return nb::make_tuple(result, failure);
 }
 
-#define HMATRIX_ELIMINATE(C, S)                                                                                     \
+#define HMATRIX_ELIMINATE(C, S)                                                                                      \
     template nb::tuple eliminate<C, S>(const KernelMatrix&, const Tree&, In<int64_t>, In<int>, In<int64_t>, In<int>, \
                                        In<C>, const EliminationOptions&)
 HMATRIX_ELIMINATE(double, double);

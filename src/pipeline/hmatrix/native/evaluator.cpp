@@ -97,7 +97,8 @@ class WaveProgram : public Evaluator<Complex> {
     std::vector<double> x_, y_, squares_;
 };
 
-template <class C> class Callback : public Evaluator<C> {
+template <class C>
+class Callback : public Evaluator<C> {
   public:
     Callback(const nb::object& function, bool transposed) : function_(function), transposed_(transposed) {}
 
@@ -110,7 +111,8 @@ template <class C> class Callback : public Evaluator<C> {
         scratch_.resize(static_cast<size_t>(m) * n);
         call(columns, n, rows, m, scratch_.data());
         for (int j = 0; j < n; ++j)
-            for (int i = 0; i < m; ++i) out[static_cast<int64_t>(j) * m + i] = scratch_[static_cast<int64_t>(i) * n + j];
+            for (int i = 0; i < m; ++i)
+                out[static_cast<int64_t>(j) * m + i] = scratch_[static_cast<int64_t>(i) * n + j];
     }
 
   private:
@@ -119,12 +121,40 @@ template <class C> class Callback : public Evaluator<C> {
         nb::ndarray<nb::numpy, const int, nb::ndim<1>> r(rows, {static_cast<size_t>(m)}, nb::handle());
         nb::ndarray<nb::numpy, const int, nb::ndim<1>> c(columns, {static_cast<size_t>(n)}, nb::handle());
         nb::ndarray<nb::numpy, C, nb::ndim<2>> o(out, 2, shape, nb::none());
-        function_(nb::cast(r, nb::rv_policy::copy), nb::cast(c, nb::rv_policy::copy), nb::cast(o, nb::rv_policy::reference));
+        function_(nb::cast(r, nb::rv_policy::copy), nb::cast(c, nb::rv_policy::copy),
+                  nb::cast(o, nb::rv_policy::reference));
     }
 
     const nb::object& function_;
     bool transposed_;
     std::vector<C> scratch_;
+};
+
+// A sparse matrix added to another evaluator's blocks.
+template <class C>
+class Corrected : public Evaluator<C> {
+  public:
+    Corrected(std::unique_ptr<Evaluator<C>> inner, const Sparse& added, int64_t n_columns)
+        : inner_(std::move(inner)), added_(added), place_(n_columns, -1) {}
+
+    void block(const int* rows, int m, const int* columns, int n, C* out) override {
+        inner_->block(rows, m, columns, n, out);
+        for (int j = 0; j < n; ++j) place_[columns[j]] = j;
+        for (int i = 0; i < m; ++i)
+            for (int64_t e = added_.start.data()[rows[i]]; e < added_.start.data()[rows[i] + 1]; ++e) {
+                const int j = place_[added_.columns.data()[e]];
+                if (j >= 0) add(out[static_cast<int64_t>(j) * m + i], added_.values.data()[e]);
+            }
+        for (int j = 0; j < n; ++j) place_[columns[j]] = -1;
+    }
+
+  private:
+    static void add(double& to, Complex value) { to += value.real(); }
+    static void add(Complex& to, Complex value) { to += value; }
+
+    std::unique_ptr<Evaluator<C>> inner_;
+    const Sparse& added_;
+    std::vector<int> place_;  // of each column in the block at hand, else -1
 };
 
 }  // namespace
@@ -138,17 +168,35 @@ KernelMatrix::KernelMatrix(In2<double> targets, In2<double> sources, nb::list li
     }
 }
 
-template <> std::unique_ptr<Evaluator<double>> KernelMatrix::evaluator<double>(bool transposed) const {
+template <>
+std::unique_ptr<Evaluator<double>> KernelMatrix::plain<double>(bool transposed) const {
     if (steps.empty()) return std::make_unique<Callback<double>>(function, transposed);
     // A radial kernel does not tell its arguments apart.
     const auto &rows = transposed ? sources : targets, &columns = transposed ? targets : sources;
     return std::make_unique<RealProgram>(point_set(rows), point_set(columns), steps);
 }
 
-template <> std::unique_ptr<Evaluator<Complex>> KernelMatrix::evaluator<Complex>(bool transposed) const {
+template <>
+std::unique_ptr<Evaluator<Complex>> KernelMatrix::plain<Complex>(bool transposed) const {
     if (steps.empty()) return std::make_unique<Callback<Complex>>(function, transposed);
     const auto &rows = transposed ? sources : targets, &columns = transposed ? targets : sources;
     return std::make_unique<WaveProgram>(point_set(rows), point_set(columns), steps);
 }
+
+void KernelMatrix::correct(In<int64_t> start, In<int> columns, In<Complex> values, In<int64_t> transposed_start,
+                           In<int> transposed_columns, In<Complex> transposed_values) {
+    correction = {{start, columns, values}, {transposed_start, transposed_columns, transposed_values}};
+}
+
+template <class C>
+std::unique_ptr<Evaluator<C>> KernelMatrix::evaluator(bool transposed) const {
+    auto inner = plain<C>(transposed);
+    if (correction.empty()) return inner;
+    const int64_t n_columns = static_cast<int64_t>((transposed ? targets : sources).shape(1));
+    return std::make_unique<Corrected<C>>(std::move(inner), correction[transposed ? 1 : 0], n_columns);
+}
+
+template std::unique_ptr<Evaluator<double>> KernelMatrix::evaluator<double>(bool) const;
+template std::unique_ptr<Evaluator<Complex>> KernelMatrix::evaluator<Complex>(bool) const;
 
 }  // namespace hmatrix

@@ -11,18 +11,26 @@
 namespace hmatrix {
 
 // Evaluates into `out` (m, n), column-major. Not safe to share between threads: it keeps scratch.
-template <class C> struct Evaluator {
+template <class C>
+struct Evaluator {
     virtual ~Evaluator() = default;
     virtual void block(const int* rows, int m, const int* columns, int n, C* out) = 0;
 };
 
 // One step of a kernel's evaluation on a stack of blocks: a radial function is pushed, the rest acts on the top.
 struct Step {
-    int operation;                    // a Radial, or one of the below
-    std::vector<double> parameters;   // of the function
-    std::vector<double> weights;      // of the squared distance, one per coordinate
+    int operation;                   // a Radial, or one of the below
+    std::vector<double> parameters;  // of the function
+    std::vector<double> weights;     // of the squared distance, one per coordinate
 };
 constexpr int kWave = 50, kAdd = 100, kMultiply = 101, kScale = 102;
+
+// Entries added to the kernel's, by rows.
+struct Sparse {
+    In<int64_t> start;
+    In<int> columns;
+    In<Complex> values;
+};
 
 // Kernel, points and how to evaluate them, as Python holds it. Points are (d, n), in tree order.
 class KernelMatrix {
@@ -30,11 +38,20 @@ class KernelMatrix {
     KernelMatrix(In2<double> targets, In2<double> sources, nb::list steps, nb::object function);
 
     // Blocks of k, or with `transposed` of its transpose.
-    template <class C> std::unique_ptr<Evaluator<C>> evaluator(bool transposed) const;
+    template <class C>
+    std::unique_ptr<Evaluator<C>> evaluator(bool transposed) const;
+
+    void correct(In<int64_t> start, In<int> columns, In<Complex> values, In<int64_t> transposed_start,
+                 In<int> transposed_columns, In<Complex> transposed_values);
 
     In2<double> targets, sources;
     std::vector<Step> steps;
-    nb::object function;  // called where there are no steps: function(rows, columns, out) fills out (n, m)
+    std::vector<Sparse> correction;  // none, or the matrix and its transpose
+    nb::object function;             // called where there are no steps: function(rows, columns, out) fills out (n, m)
+
+  private:
+    template <class C>
+    std::unique_ptr<Evaluator<C>> plain(bool transposed) const;
 };
 
 }  // namespace hmatrix

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace hmatrix {
 
@@ -24,7 +25,8 @@ enum Radial : int {
 struct Loops {
     const char* name;
     // out (m, n), column-major: sum over the d coordinates of weights[c] (x_c[i] - y_c[j])^2; x is (d, m), y is (d, n)
-    void (*squared_distances)(int d, int m, int n, const double* x, const double* y, const double* weights, double* out);
+    void (*squared_distances)(int d, int m, int n, const double* x, const double* y, const double* weights,
+                              double* out);
     // value[i] <- f(value[i]) of squared distances
     void (*radial)(int kind, const double* p, int64_t n, double* value);
     // out[2i], out[2i+1] <- p0 exp(i p1 r)/r of squared distances
@@ -46,7 +48,10 @@ extern const Loops loops_avx2;
 extern const Loops loops_avx512;
 #endif
 
-// The fastest set that this processor runs.
+// The sets that this processor runs, the fastest first.
+std::vector<const Loops*> available_loops();
+
+// The fastest of them.
 const Loops& loops();
 
 }  // namespace hmatrix

@@ -4,19 +4,21 @@
 
 namespace hmatrix {
 
-const Loops& loops() {
+std::vector<const Loops*> available_loops() {
+    std::vector<const Loops*> sets;
 #ifdef HMATRIX_X86
-    static const Loops& fastest = [&]() -> const Loops& {
-        __builtin_cpu_init();
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-            return loops_avx512;
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return loops_avx2;
-        return loops_portable;
-    }();
-    return fastest;
-#else
-    return loops_portable;
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        sets.push_back(&loops_avx512);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) sets.push_back(&loops_avx2);
 #endif
+    sets.push_back(&loops_portable);
+    return sets;
+}
+
+const Loops& loops() {
+    static const Loops& fastest = *available_loops().front();
+    return fastest;
 }
 
 }  // namespace hmatrix

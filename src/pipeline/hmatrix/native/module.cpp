@@ -14,12 +14,14 @@ using namespace nb::literals;
 namespace {
 
 // What is stored as S: bases, blocks, products and solves.
-template <class S> void bind_stored(nb::module_& module, const char* suffix) {
+template <class S>
+void bind_stored(nb::module_& module, const char* suffix) {
     const auto name = [suffix](const char* stem) { return std::string(stem) + suffix; };
     nb::class_<Basis<S>>(module, name("Basis").c_str())
         .def(
             "__init__",
-            [](Basis<S>* self, In<int> rank, In<int64_t> skeleton_start, In<int64_t> order_start, In<int> order, In<int64_t> value_start,
+            [](Basis<S>* self, In<int> rank, In<int64_t> skeleton_start, In<int64_t> order_start, In<int> order,
+               In<int64_t> value_start,
                In<S> values) { new (self) Basis<S>{rank, skeleton_start, order_start, order, value_start, values}; },
             "rank"_a, "skeleton_start"_a, "order_start"_a, "order"_a, "value_start"_a, "values"_a);
     nb::class_<Blocks<S>>(module, name("Blocks").c_str())
@@ -36,8 +38,8 @@ template <class S> void bind_stored(nb::module_& module, const char* suffix) {
                 new (self) LevelView<S>{counts, index, values, pivots};
             },
             "counts"_a, "index"_a, "values"_a, "pivots"_a);
-    module.def("product", &product<S>, "row_tree"_a, "column_tree"_a, "row_basis"_a, "column_basis"_a, "near"_a, "far"_a, "mirrored"_a,
-               "transposed"_a, "x"_a, "m"_a);
+    module.def("product", &product<S>, "row_tree"_a, "column_tree"_a, "row_basis"_a, "column_basis"_a, "near"_a,
+               "far"_a, "mirrored"_a, "transposed"_a, "x"_a, "m"_a);
     module.def(
         "act",
         [](const std::vector<const LevelView<S>*>& levels, int kind, int action, In<Wide<S>> x, int m) {
@@ -46,46 +48,72 @@ template <class S> void bind_stored(nb::module_& module, const char* suffix) {
             return act<S>(views, static_cast<Kind>(kind), static_cast<Action>(action), x, m);
         },
         "levels"_a, "kind"_a, "action"_a, "x"_a, "m"_a);
-    module.def(name("evaluate_blocks").c_str(), &evaluate_blocks<Wide<S>, S>, "matrix"_a, "row_start"_a, "rows"_a, "column_start"_a,
-               "columns"_a, "first"_a, "second"_a);
+    module.def(name("evaluate_blocks").c_str(), &evaluate_blocks<Wide<S>, S>, "matrix"_a, "row_start"_a, "rows"_a,
+               "column_start"_a, "columns"_a, "first"_a, "second"_a);
     module.def(
         name("eliminate").c_str(),
-        [](const KernelMatrix& matrix, const Tree& tree, In<int64_t> near_start, In<int> near_boxes, In<int64_t> far_start,
-           In<int> far_boxes, In<Wide<S>> diagonal, int kind, double budget, double rows, bool orthogonal, int first_level, int stop) {
+        [](const KernelMatrix& matrix, const Tree& tree, In<int64_t> near_start, In<int> near_boxes,
+           In<int64_t> far_start, In<int> far_boxes, In<Wide<S>> diagonal, int kind, double budget, double rows,
+           bool orthogonal, int first_level, int stop) {
             return eliminate<Wide<S>, S>(matrix, tree, near_start, near_boxes, far_start, far_boxes, diagonal,
                                          {static_cast<Kind>(kind), budget, rows, orthogonal, first_level, stop});
         },
-        "matrix"_a, "tree"_a, "near_start"_a, "near_boxes"_a, "far_start"_a, "far_boxes"_a, "diagonal"_a, "kind"_a, "budget"_a, "rows"_a,
-        "orthogonal"_a, "first_level"_a, "stop"_a);
+        "matrix"_a, "tree"_a, "near_start"_a, "near_boxes"_a, "far_start"_a, "far_boxes"_a, "diagonal"_a, "kind"_a,
+        "budget"_a, "rows"_a, "orthogonal"_a, "first_level"_a, "stop"_a);
 }
 
 // What computes in C: bases, which Python narrows when it stores them.
-template <class C> void bind_computed(nb::module_& module, const char* suffix) {
-    module.def(
-        (std::string("build_basis") + suffix).c_str(),
-        [](const KernelMatrix& matrix, const Tree& own, const Tree& other, In<int64_t> far_start, In<int> far_boxes, bool transposed,
-           double budget, double rows, bool orthogonal, int largest_box) {
-            return build_basis<C>(matrix, own, other, far_start, far_boxes, {transposed, budget, rows, orthogonal, largest_box});
-        },
-        "matrix"_a, "own"_a, "other"_a, "far_start"_a, "far_boxes"_a, "transposed"_a, "budget"_a, "rows"_a, "orthogonal"_a, "largest_box"_a);
+template <class C>
+void bind_computed(nb::module_& module, const char* suffix) {
+    module.def((std::string("build_basis") + suffix).c_str(),
+               [](const KernelMatrix& matrix, const Tree& own, const Tree& other, In<int64_t> far_start,
+                  In<int> far_boxes, bool transposed, double budget, double rows, bool orthogonal, int largest_box) {
+                   return build_basis<C>(matrix, own, other, far_start, far_boxes,
+                                         {transposed, budget, rows, orthogonal, largest_box});
+               },
+               "matrix"_a, "own"_a, "other"_a, "far_start"_a, "far_boxes"_a, "transposed"_a, "budget"_a, "rows"_a,
+               "orthogonal"_a, "largest_box"_a);
 }
 
 }  // namespace
 
 NB_MODULE(_native, module) {
     module.doc() = "Native routines of pipeline.hmatrix";
+    nb::set_leak_warnings(false);  // a traceback kept until exit holds objects, which is no leak
     load_routines();
     module.def("bisect", &bisect, "points"_a, "depth"_a);
-    module.def("instruction_set", [] { return loops().name; });
+    module.def("instruction_sets", [] {
+        nb::list names;
+        for (const Loops* set : available_loops()) names.append(set->name);
+        return names;
+    });
+    module.def(
+        "run_loops",
+        [](int set, int kind, const std::vector<double>& parameters, In2<double> x, In2<double> y, In<double> v,
+           In<double> u) {
+            const Loops& chosen = *available_loops().at(set);
+            const int d = static_cast<int>(x.shape(0)), m = static_cast<int>(x.shape(1)),
+                      n = static_cast<int>(y.shape(1));
+            std::vector<double> weights(d, 1.0), block(static_cast<size_t>(m) * n), products(m + n, 0.0);
+            chosen.squared_distances(d, m, n, x.data(), y.data(), weights.data(), block.data());
+            chosen.radial(kind, parameters.data(), static_cast<int64_t>(block.size()), block.data());
+            chosen.both_double(m, n, block.data(), v.data(), products.data(), u.data(), products.data() + m);
+            return nb::make_tuple(give(std::move(block)), give(std::move(products)));
+        },
+        "set"_a, "kind"_a, "parameters"_a, "x"_a, "y"_a, "v"_a, "u"_a,
+        "Block, and its products with v and transposed with u");
     nb::class_<Tree>(module, "Tree")
         .def(
             "__init__",
-            [](Tree* self, In<int> level_start, In<int> start, In<int> stop, In<int> parent, In<int> first_child, int arity) {
-                new (self) Tree{level_start, start, stop, parent, first_child, arity};
-            },
-            "level_start"_a, "start"_a, "stop"_a, "parent"_a, "first_child"_a, "arity"_a);
+            [](Tree* self, In<int> level_start, In<int> start, In<int> stop, In<int> parent, In<int> first_child,
+               In2<double> lower, In2<double> upper,
+               int arity) { new (self) Tree{level_start, start, stop, parent, first_child, lower, upper, arity}; },
+            "level_start"_a, "start"_a, "stop"_a, "parent"_a, "first_child"_a, "lower"_a, "upper"_a, "arity"_a);
     nb::class_<KernelMatrix>(module, "KernelMatrix")
-        .def(nb::init<In2<double>, In2<double>, nb::list, nb::object>(), "targets"_a, "sources"_a, "steps"_a, "function"_a.none());
+        .def(nb::init<In2<double>, In2<double>, nb::list, nb::object>(), "targets"_a, "sources"_a, "steps"_a,
+             "function"_a.none())
+        .def("correct", &KernelMatrix::correct, "start"_a, "columns"_a, "values"_a, "transposed_start"_a,
+             "transposed_columns"_a, "transposed_values"_a);
     bind_stored<double>(module, "_float64");
     bind_stored<float>(module, "_float32");
     bind_stored<Complex>(module, "_complex128");

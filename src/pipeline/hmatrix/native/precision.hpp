@@ -11,15 +11,30 @@ namespace hmatrix {
 
 using Single = std::complex<float>;
 
-template <class S> struct WideOf;
-template <> struct WideOf<double> { using type = double; };
-template <> struct WideOf<float> { using type = double; };
-template <> struct WideOf<Complex> { using type = Complex; };
-template <> struct WideOf<Single> { using type = Complex; };
-template <class S> using Wide = typename WideOf<S>::type;
+template <class S>
+struct WideOf;
+template <>
+struct WideOf<double> {
+    using type = double;
+};
+template <>
+struct WideOf<float> {
+    using type = double;
+};
+template <>
+struct WideOf<Complex> {
+    using type = Complex;
+};
+template <>
+struct WideOf<Single> {
+    using type = Complex;
+};
+template <class S>
+using Wide = typename WideOf<S>::type;
 
 // Returns stored numbers as the computing type, through `scratch` where they have to be widened.
-template <class S> inline const Wide<S>* widen(const S* stored, int64_t size, std::vector<Wide<S>>& scratch) {
+template <class S>
+inline const Wide<S>* widen(const S* stored, int64_t size, std::vector<Wide<S>>& scratch) {
     if constexpr (std::is_same_v<S, Wide<S>>) {
         return stored;
     } else {
@@ -31,7 +46,8 @@ template <class S> inline const Wide<S>* widen(const S* stored, int64_t size, st
 
 // Y (m, r) += alpha B X for B (m, n) column-major; X and Y have leading dimensions ldx and ldy.
 template <class S>
-inline void add_product(int m, int n, int r, const S* B, const Wide<S>* X, int ldx, Wide<S>* Y, int ldy, std::vector<Wide<S>>& scratch) {
+inline void add_product(int m, int n, int r, const S* B, const Wide<S>* X, int ldx, Wide<S>* Y, int ldy,
+                        std::vector<Wide<S>>& scratch) {
     using C = Wide<S>;
     if (m == 0 || n == 0) return;
     if (r == 1) {
@@ -56,8 +72,8 @@ inline void add_transposed_product(int m, int n, int r, const S* B, const Wide<S
 
 // Y += B X and Z += B^T U, reading B once.
 template <class S>
-inline void add_both_products(int m, int n, int r, const S* B, const Wide<S>* X, int ldx, Wide<S>* Y, int ldy, const Wide<S>* U,
-                              int ldu, Wide<S>* Z, int ldz, std::vector<Wide<S>>& scratch) {
+inline void add_both_products(int m, int n, int r, const S* B, const Wide<S>* X, int ldx, Wide<S>* Y, int ldy,
+                              const Wide<S>* U, int ldu, Wide<S>* Z, int ldz, std::vector<Wide<S>>& scratch) {
     using C = Wide<S>;
     if (m == 0 || n == 0) return;
     if (r == 1) {

@@ -5,11 +5,15 @@ namespace hmatrix {
 namespace {
 
 // Coefficients of all boxes, box b's at m * skeleton_start[b], (rank, m) column-major.
-template <class S> class Passes {
+template <class S>
+class Passes {
   public:
     using C = Wide<S>;
     Passes(const Tree& tree, const Basis<S>& basis, int m)
-        : tree_(tree), basis_(basis), m_(m), n_(tree.boxes() ? tree.stop.data()[tree.boxes() - 1] : 0),
+        : tree_(tree),
+          basis_(basis),
+          m_(m),
+          n_(tree.boxes() ? tree.stop.data()[tree.boxes() - 1] : 0),
           coefficients_(static_cast<size_t>(basis.skeleton_start.data()[tree.boxes()]) * m) {}
 
     C* at(int b) { return coefficients_.data() + basis_.skeleton_start.data()[b] * m_; }
@@ -48,7 +52,9 @@ template <class S> class Passes {
 
     void gather(int b, int n, const C* x) {
         local_.resize(static_cast<size_t>(n) * m_);
-        visit(b, n, [this, n](int i, int c, C& place) { local_[static_cast<int64_t>(c) * n + i] = place; }, const_cast<C*>(x));
+        visit(
+            b, n, [this, n](int i, int c, C& place) { local_[static_cast<int64_t>(c) * n + i] = place; },
+            const_cast<C*>(x));
     }
 
     void scatter(int b, int n, C* y) {
@@ -56,7 +62,8 @@ template <class S> class Passes {
     }
 
     // Calls action(i, c, place) for the place of local unknown i (in basis order) of vector c.
-    template <class Action> void visit(int b, int n, Action action, C* x) {
+    template <class Action>
+    void visit(int b, int n, Action action, C* x) {
         const int* p = order(b);
         if (tree_.leaf(b)) {
             const int first = tree_.start.data()[b];
@@ -83,8 +90,9 @@ template <class S> class Passes {
 }  // namespace
 
 template <class S>
-Out<Wide<S>> product(const Tree& row_tree, const Tree& column_tree, const Basis<S>& row_basis, const Basis<S>& column_basis,
-                     const Blocks<S>& near, const Blocks<S>& far, bool mirrored, bool transposed, In<Wide<S>> x, int m) {
+Out<Wide<S>> product(const Tree& row_tree, const Tree& column_tree, const Basis<S>& row_basis,
+                     const Basis<S>& column_basis, const Blocks<S>& near, const Blocks<S>& far, bool mirrored,
+                     bool transposed, In<Wide<S>> x, int m) {
     using C = Wide<S>;
     const Tree &in_tree = transposed ? row_tree : column_tree, &out_tree = transposed ? column_tree : row_tree;
     const auto points = [](const Tree& tree) { return tree.boxes() ? tree.stop.data()[tree.boxes() - 1] : 0; };
@@ -98,7 +106,8 @@ Out<Wide<S>> product(const Tree& row_tree, const Tree& column_tree, const Basis<
             if (mirrored && a != b) {
                 const auto xb = input(b), xa = input(a);
                 const auto ya = output(a), yb = output(b);
-                add_both_products(ya.size, yb.size, m, B, xb.at, xb.stride, ya.at, ya.stride, xa.at, xa.stride, yb.at, yb.stride, scratch);
+                add_both_products(ya.size, yb.size, m, B, xb.at, xb.stride, ya.at, ya.stride, xa.at, xa.stride, yb.at,
+                                  yb.stride, scratch);
             } else if (!transposed) {
                 const auto xb = input(b), ya = output(a);
                 add_product(ya.size, xb.size, m, B, xb.at, xb.stride, ya.at, ya.stride, scratch);
@@ -108,23 +117,29 @@ Out<Wide<S>> product(const Tree& row_tree, const Tree& column_tree, const Basis<
             }
         }
     };
-    struct Part { C* at; int size, stride; };
+    struct Part {
+        C* at;
+        int size, stride;
+    };
 
     C* source = const_cast<C*>(x.data());
-    apply(near, [&](int b) { return Part{source + in_tree.start.data()[b], in_tree.size(b), n_in}; },
-          [&](int b) { return Part{y.data() + out_tree.start.data()[b], out_tree.size(b), n_out}; });
+    apply(
+        near, [&](int b) { return Part{source + in_tree.start.data()[b], in_tree.size(b), n_in}; },
+        [&](int b) { return Part{y.data() + out_tree.start.data()[b], out_tree.size(b), n_out}; });
     if (far.first.shape(0) > 0) {
-        Passes<S> in(in_tree, transposed ? row_basis : column_basis, m), out(out_tree, transposed ? column_basis : row_basis, m);
+        Passes<S> in(in_tree, transposed ? row_basis : column_basis, m),
+            out(out_tree, transposed ? column_basis : row_basis, m);
         in.up(x.data());
-        apply(far, [&](int b) { return Part{in.at(b), in.rank(b), in.rank(b)}; },
-              [&](int b) { return Part{out.at(b), out.rank(b), out.rank(b)}; });
+        apply(
+            far, [&](int b) { return Part{in.at(b), in.rank(b), in.rank(b)}; },
+            [&](int b) { return Part{out.at(b), out.rank(b), out.rank(b)}; });
         out.down(y.data());
     }
     return give(std::move(y));
 }
 
-#define HMATRIX_PRODUCT(S)                                                                                                     \
-    template Out<Wide<S>> product<S>(const Tree&, const Tree&, const Basis<S>&, const Basis<S>&, const Blocks<S>&,              \
+#define HMATRIX_PRODUCT(S)                                                                                         \
+    template Out<Wide<S>> product<S>(const Tree&, const Tree&, const Basis<S>&, const Basis<S>&, const Blocks<S>&, \
                                      const Blocks<S>&, bool, bool, In<Wide<S>>, int)
 HMATRIX_PRODUCT(double);
 HMATRIX_PRODUCT(float);

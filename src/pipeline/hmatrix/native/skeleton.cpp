@@ -15,10 +15,11 @@ inline double square(Complex x) { return std::norm(x); }
 
 }  // namespace
 
-template <class C> void Rows<C>::add(const C* rows, int m) {
+template <class C>
+void Rows<C>::add(const C* rows, int m) {
     if (m == 0 || n_ == 0) return;
     if (!orthogonal_) {
-        gemm<C>('C', 'N', n_, n_, m, C(1), rows, m, rows, m, C(1), gram_.data(), n_);
+        add_gram(n_, m, rows, m, gram_.data(), n_);
         return;
     }
     for (int i = 0; i < m; ++i)
@@ -28,7 +29,8 @@ template <class C> void Rows<C>::add(const C* rows, int m) {
 }
 
 // Replaces the kept rows by the triangular factor of their QR decomposition.
-template <class C> void Rows<C>::reduce() {
+template <class C>
+void Rows<C>::reduce() {
     int m = count_, n = n_, info = 0, size = 64 * std::max(n, 1);
     if (m == 0 || n == 0) return;
     std::vector<C> columns(static_cast<size_t>(m) * n), tau(std::min(m, n)), work(size);
@@ -42,8 +44,12 @@ template <class C> void Rows<C>::reduce() {
 }
 
 // Cholesky with diagonal pivoting, stopped by the trace of what is left, which is the squared residual.
-template <class C> Interpolation<C> Rows<C>::by_gram(double budget, const double* scale) {
+template <class C>
+Interpolation<C> Rows<C>::by_gram(double budget, const double* scale) {
     const int n = n_;
+    for (int j = 0; j < n; ++j)
+        for (int i = j + 1; i < n; ++i)
+            gram_[static_cast<int64_t>(i) * n + j] = conjugate(gram_[static_cast<int64_t>(j) * n + i]);
     std::vector<double> weight(n, 1.0), left(n);
     if (scale) std::copy_n(scale, n, weight.data());
     std::vector<C> L(static_cast<size_t>(n) * n), row(n);  // (n, k), column-major, rows in pivoted order
@@ -57,7 +63,7 @@ template <class C> Interpolation<C> Rows<C>::by_gram(double budget, const double
         trace += left[j];
     }
     // Below this the remaining trace is rounding of the Gram matrix, and pivots are noise.
-    const double floor = 4e-16 * trace * std::max(n, 4);
+    const double floor = 2e-15 * trace;
     int k = 0;
     for (; k < n; ++k) {
         double rest = 0;
@@ -69,7 +75,8 @@ template <class C> Interpolation<C> Rows<C>::by_gram(double budget, const double
         if (rest <= std::max(budget, floor) || left[pivot] <= 0) break;
         std::swap(order[k], order[pivot]);
         std::swap(left[k], left[pivot]);
-        for (int c = 0; c < k; ++c) std::swap(L[static_cast<int64_t>(c) * n + k], L[static_cast<int64_t>(c) * n + pivot]);
+        for (int c = 0; c < k; ++c)
+            std::swap(L[static_cast<int64_t>(c) * n + k], L[static_cast<int64_t>(c) * n + pivot]);
         C* column = L.data() + static_cast<int64_t>(k) * n;
         const C* source = gram_.data() + static_cast<int64_t>(order[k]) * n;
         const double w = weight[order[k]];
@@ -86,7 +93,8 @@ template <class C> Interpolation<C> Rows<C>::by_gram(double budget, const double
     result.T.resize(static_cast<size_t>(k) * rest);
     // (L2 L1^-1)^H = T of the scaled columns
     std::vector<C> B(static_cast<size_t>(rest) * k);
-    for (int c = 0; c < k; ++c) std::copy_n(L.data() + static_cast<int64_t>(c) * n + k, rest, B.data() + static_cast<int64_t>(c) * rest);
+    for (int c = 0; c < k; ++c)
+        std::copy_n(L.data() + static_cast<int64_t>(c) * n + k, rest, B.data() + static_cast<int64_t>(c) * rest);
     trsm<C>('R', 'L', 'N', 'N', rest, k, L.data(), n, B.data(), rest);
     for (int c = 0; c < k; ++c)
         for (int i = 0; i < rest; ++i)
@@ -96,14 +104,16 @@ template <class C> Interpolation<C> Rows<C>::by_gram(double budget, const double
 }
 
 // Householder QR with column pivoting; norms are recomputed, so that no digits are lost.
-template <class C> Interpolation<C> Rows<C>::by_qr(double budget, const double* scale) {
+template <class C>
+Interpolation<C> Rows<C>::by_qr(double budget, const double* scale) {
     reduce();
     const int n = n_, m = count_;
     std::vector<double> weight(n, 1.0);
     if (scale) std::copy_n(scale, n, weight.data());
     std::vector<C> R(static_cast<size_t>(m) * n), v(m);
     for (int i = 0; i < m; ++i)
-        for (int j = 0; j < n; ++j) R[static_cast<int64_t>(j) * m + i] = kept_[static_cast<int64_t>(i) * n + j] * weight[j];
+        for (int j = 0; j < n; ++j)
+            R[static_cast<int64_t>(j) * m + i] = kept_[static_cast<int64_t>(i) * n + j] * weight[j];
     Interpolation<C> result;
     result.order.resize(n);
     std::iota(result.order.begin(), result.order.end(), 0);
@@ -144,7 +154,8 @@ template <class C> Interpolation<C> Rows<C>::by_qr(double budget, const double* 
     result.rank = k;
     const int rest = n - k;
     std::vector<C> B(static_cast<size_t>(k) * rest);
-    for (int j = 0; j < rest; ++j) std::copy_n(R.data() + static_cast<int64_t>(k + j) * m, k, B.data() + static_cast<int64_t>(j) * k);
+    for (int j = 0; j < rest; ++j)
+        std::copy_n(R.data() + static_cast<int64_t>(k + j) * m, k, B.data() + static_cast<int64_t>(j) * k);
     if (k > 0) trsm<C>('L', 'U', 'N', 'N', k, rest, R.data(), m, B.data(), k);
     result.T.resize(B.size());
     for (int c = 0; c < k; ++c)
@@ -154,7 +165,8 @@ template <class C> Interpolation<C> Rows<C>::by_qr(double budget, const double* 
     return result;
 }
 
-template <class C> Interpolation<C> Rows<C>::interpolate(double budget, const double* scale) {
+template <class C>
+Interpolation<C> Rows<C>::interpolate(double budget, const double* scale) {
     return orthogonal_ ? by_qr(budget, scale) : by_gram(budget, scale);
 }
 

@@ -8,7 +8,8 @@
 namespace hmatrix {
 
 // Columns expressed through `rank` of them: M[:, order[rank:]] ~ M[:, order[:rank]] T.
-template <class C> struct Interpolation {
+template <class C>
+struct Interpolation {
     int rank = 0;
     std::vector<int> order;  // skeletons first
     std::vector<C> T;        // (rank, n - rank), row-major
@@ -18,7 +19,8 @@ template <class C> struct Interpolation {
 //
 // By default only the Gram matrix M^H M is kept: cheap, and exact down to a relative residual of about 1e-7.
 // `orthogonal` keeps the triangular factor of M instead, for tolerances below that.
-template <class C> class Rows {
+template <class C>
+class Rows {
   public:
     Rows(int n, bool orthogonal) : n_(n), orthogonal_(orthogonal), gram_(static_cast<size_t>(n) * n) {}
 

@@ -4,7 +4,8 @@ namespace hmatrix {
 
 namespace {
 
-template <class S> struct Elimination {
+template <class S>
+struct Elimination {
     int d, k, n;  // redundant unknowns, skeletons, neighbors
     const int* redundant;
     const int* neighbors;
@@ -12,7 +13,8 @@ template <class S> struct Elimination {
     const int* pivots;
 };
 
-template <class S> std::vector<Elimination<S>> list_steps(const std::vector<LevelView<S>>& levels, Kind kind) {
+template <class S>
+std::vector<Elimination<S>> list_steps(const std::vector<LevelView<S>>& levels, Kind kind) {
     std::vector<Elimination<S>> steps;
     for (const auto& level : levels) {
         const int* index = level.index.data();
@@ -34,7 +36,8 @@ template <class S> std::vector<Elimination<S>> list_steps(const std::vector<Leve
     return steps;
 }
 
-template <class S> class Actor {
+template <class S>
+class Actor {
   public:
     using C = Wide<S>;
     Actor(C* x, int64_t n, int m, Kind kind) : x_(x), n_(n), m_(m), kind_(kind) {}
@@ -51,7 +54,8 @@ template <class S> class Actor {
             add_product(s.n, s.d, m_, W, D_.data(), s.d, N_.data(), s.n, scratch_);
         } else {
             add_product(s.n, s.d, m_, W, D_.data(), s.d, N_.data(), s.n, scratch_);
-            getrs<C>(transposed ? 'T' : 'N', s.d, m_, widen(s.X, static_cast<int64_t>(s.d) * s.d, scratch_), s.d, s.pivots, D_.data(), s.d);
+            getrs<C>(transposed ? 'T' : 'N', s.d, m_, widen(s.X, static_cast<int64_t>(s.d) * s.d, scratch_), s.d,
+                     s.pivots, D_.data(), s.d);
         }
         for (auto& v : N_) v = -v;
         scatter(s, s.n);
@@ -161,8 +165,7 @@ Out<Wide<S>> act(const std::vector<LevelView<S>>& levels, Kind kind, Action acti
     return give(std::move(y));
 }
 
-#define HMATRIX_ACT(S) \
-    template Out<Wide<S>> act<S>(const std::vector<LevelView<S>>&, Kind, Action, In<Wide<S>>, int)
+#define HMATRIX_ACT(S) template Out<Wide<S>> act<S>(const std::vector<LevelView<S>>&, Kind, Action, In<Wide<S>>, int)
 HMATRIX_ACT(double);
 HMATRIX_ACT(float);
 HMATRIX_ACT(Complex);

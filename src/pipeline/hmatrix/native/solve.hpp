@@ -6,7 +6,8 @@
 namespace hmatrix {
 
 // One level of steps, as `eliminate` returned it.
-template <class S> struct LevelView {
+template <class S>
+struct LevelView {
     In<int> counts, index;
     In<S> values;
     In<int> pivots;

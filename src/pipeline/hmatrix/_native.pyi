@@ -1,0 +1,63 @@
+"""Types of the native routines (native/module.cpp). Classes and functions that exist once per stored type carry its
+name as a suffix and are looked up by it."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+class Tree:
+    def __init__(
+        self,
+        level_start: NDArray[np.int32],
+        start: NDArray[np.int32],
+        stop: NDArray[np.int32],
+        parent: NDArray[np.int32],
+        first_child: NDArray[np.int32],
+        lower: NDArray[np.float64],
+        upper: NDArray[np.float64],
+        arity: int,
+    ) -> None: ...
+
+class KernelMatrix:
+    def __init__(
+        self,
+        targets: NDArray[np.float64],
+        sources: NDArray[np.float64],
+        steps: list[tuple[int, list[float], list[float]]],
+        function: Any,
+    ) -> None: ...
+    def correct(
+        self,
+        start: NDArray[np.int64],
+        columns: NDArray[np.int32],
+        values: NDArray[np.complex128],
+        transposed_start: NDArray[np.int64],
+        transposed_columns: NDArray[np.int32],
+        transposed_values: NDArray[np.complex128],
+    ) -> None: ...
+
+def bisect(points: NDArray[np.float64], depth: int) -> NDArray[np.int32]: ...
+def instruction_sets() -> list[str]: ...
+def run_loops(
+    set: int,
+    kind: int,
+    parameters: list[float],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    v: NDArray[np.float64],
+    u: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+def product(
+    row_tree: Tree,
+    column_tree: Tree,
+    row_basis: Any,
+    column_basis: Any,
+    near: Any,
+    far: Any,
+    mirrored: bool,
+    transposed: bool,
+    x: NDArray[Any],
+    m: int,
+) -> NDArray[Any]: ...
+def act(levels: list[Any], kind: int, action: int, x: NDArray[Any], m: int) -> NDArray[Any]: ...

@@ -1,0 +1,77 @@
+#include <cmath>
+
+#include "tree.hpp"
+
+namespace hmatrix {
+
+namespace {
+
+double diameter(const Tree& tree, int b) {
+    const size_t d = tree.lower.shape(1);
+    double sum = 0;
+    for (size_t c = 0; c < d; ++c) {
+        const double width = std::max(tree.upper.data()[b * d + c] - tree.lower.data()[b * d + c], 0.0);
+        sum += width * width;
+    }
+    return std::sqrt(sum);
+}
+
+}  // namespace
+
+double FarSampler::distance(int box, int c) const {
+    const size_t d = own_.lower.shape(1);
+    const double *low = own_.lower.data() + box * d, *high = own_.upper.data() + box * d;
+    const double *other_low = other_.lower.data() + c * d, *other_high = other_.upper.data() + c * d;
+    double sum = 0;
+    for (size_t i = 0; i < d; ++i) {
+        const double gap = std::max({low[i] - other_high[i], other_low[i] - high[i], 0.0});
+        sum += gap * gap;
+    }
+    return std::sqrt(sum);
+}
+
+void FarSampler::enter(int box, int c) {
+    if (other_.size(c) == 0) return;
+    const double apart = distance(box, c);
+    if (!other_.leaf(c) && diameter(other_, c) > std::max(apart, size_)) {
+        const int first = other_.first_child.data()[c];
+        for (int child = first; child < first + other_.arity; ++child) enter(box, child);
+        return;
+    }
+    entries_.push_back({c, apart, 0});
+}
+
+void FarSampler::sample(int box, double rows, FarSample& out) {
+    out.points.clear();
+    out.weights.clear();
+    out.complete = true;
+    entries_.clear();
+    size_ = diameter(own_, box);
+    for (int b = box; b >= 0; b = own_.parent.data()[b])
+        for (int i = 0; i < far_.size(b); ++i) enter(box, far_.begin(b)[i]);
+    if (entries_.empty()) return;
+
+    double nearest = INFINITY, total = 0;
+    for (const Entry& e : entries_)
+        if (e.distance > 0) nearest = std::min(nearest, e.distance);
+    const double unit = std::max(size_, std::isfinite(nearest) ? nearest : 1.0);
+    for (Entry& e : entries_) {
+        const double relative = 1 + e.distance / unit;
+        total += e.share = 1 / (relative * relative);
+    }
+    uint32_t state = 2654435761u * (static_cast<uint32_t>(box) + 1u);
+    for (const Entry& e : entries_) {
+        const int first = other_.start.data()[e.box], size = other_.size(e.box);
+        const int taken = std::min(size, std::max(2, static_cast<int>(rows * e.share / total + 0.5)));
+        if (taken < size) out.complete = false;
+        for (int t = 0; t < taken; ++t) {
+            const int64_t low = static_cast<int64_t>(t) * size / taken,
+                          high = static_cast<int64_t>(t + 1) * size / taken;
+            state = state * 1664525u + 1013904223u;
+            out.points.push_back(first + static_cast<int>(low + (state >> 8) % static_cast<uint32_t>(high - low)));
+            out.weights.push_back(static_cast<double>(high - low));
+        }
+    }
+}
+
+}  // namespace hmatrix

@@ -1,0 +1,162 @@
+"""Sums, products, inverses and recompressions against dense arithmetic."""
+
+import numpy as np
+import pytest
+
+from pipeline.hmatrix import H2Matrix, algebra, kernels
+
+TOLERANCE = 1e-6
+
+
+def matrix(points, kernel=None, *, diagonal=0.5, **options):
+    kernel = kernel or kernels.Matern(length_scale=0.3)
+    return H2Matrix.from_kernel(
+        points, kernel, diagonal=diagonal, tolerance=TOLERANCE, leaf_size=32, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def points():
+    return np.random.default_rng(5).random((400, 2))
+
+
+@pytest.fixture(scope="module")
+def A(points):
+    return matrix(points)
+
+
+@pytest.fixture(scope="module")
+def B(points):
+    """Symmetric, of another kernel over the same points."""
+    return matrix(points, kernels.SquaredExponential(length_scale=0.5), diagonal=np.linspace(1, 2, 400))
+
+
+@pytest.fixture(scope="module")
+def N(points):
+    """Not symmetric."""
+    import torch
+
+    stretched = torch.tensor([1.2, 0.8], dtype=torch.float64)
+    return matrix(points, kernels.Custom(lambda x, y: kernels.Matern()(x, stretched * y)))
+
+
+def assert_close(found, expected, tolerance=TOLERANCE):
+    """Compare with at most ten times the tolerance: errors of both operands and of the result add up."""
+    assert isinstance(found, H2Matrix)
+    error = np.linalg.norm(found.to_dense() - expected)
+    assert error <= 10 * tolerance * np.linalg.norm(expected)
+
+
+def test_a_sum_of_kernel_matrices_is_that_of_the_sum_of_kernels(A, B):
+    total = A + B
+    assert_close(total, A.to_dense() + B.to_dense())
+    assert total.kernel == A.kernel + B.kernel
+    b = np.ones(400)
+    np.testing.assert_allclose(total @ total.factorize(1e-8).solve(b), b, rtol=1e-3)
+
+
+def test_differences_and_multiples(A, B, N):
+    a, b, n = A.to_dense(), B.to_dense(), N.to_dense()
+    assert_close(A - B, a - b)
+    assert_close(A - N, a - n)
+    assert_close(2.0 * A + 3.0 * B, 2 * a + 3 * b)
+    assert np.abs((A - A).to_dense()).max() <= 1e-15
+
+
+def test_products(A, B, N):
+    a, b, n = A.to_dense(), B.to_dense(), N.to_dense()
+    assert_close(A @ B, a @ b)
+    assert_close(A @ N, a @ n)
+    assert_close(N @ N, n @ n)
+    assert not (A @ B).is_symmetric
+
+
+def test_a_product_with_a_rectangular_matrix(A, points):
+    other = np.random.default_rng(6).random((390, 2))
+    R = matrix(points, sources=other, diagonal=0.0)
+    assert (A @ R).shape == (400, 390)
+    assert_close(A @ R, A.to_dense() @ R.to_dense())
+    assert_close(R @ R.T, R.to_dense() @ R.to_dense().T)
+    assert (R @ R.T).is_square
+
+
+def test_results_take_part_in_arithmetic_again(A, B, N):
+    a, b, n = A.to_dense(), B.to_dense(), N.to_dense()
+    assert_close(A @ B + N, a @ b + n)
+    assert_close((A @ B) @ N, a @ b @ n)
+    assert_close((A @ B).recompress(tolerance=1e-3), a @ b, 1e-3)
+
+
+def test_laws_of_arithmetic_hold_on_vectors(A, B, N):
+    x = np.random.default_rng(8).standard_normal((400, 3))
+    scale = np.linalg.norm(A @ (B @ x))
+    assert np.linalg.norm((A @ B) @ x - A @ (B @ x)) <= 10 * TOLERANCE * scale
+    assert np.linalg.norm((A @ B).product_transposed(x) - B @ (A @ x)) <= 10 * TOLERANCE * scale
+    assert np.linalg.norm((A + B) @ x - (B + A) @ x) <= 10 * TOLERANCE * scale
+    assert np.linalg.norm((A @ (B + N)) @ x - (A @ B + A @ N) @ x) <= 20 * TOLERANCE * scale
+
+
+def test_the_inverse_of_a_symmetric_matrix(A):
+    inverse = A.inverse()
+    assert inverse.is_symmetric
+    assert_close(inverse, np.linalg.inv(A.to_dense()))
+
+
+def test_the_inverse_of_a_nonsymmetric_matrix(N):
+    N = N.add_diagonal(3.0)
+    assert_close(N.inverse(), np.linalg.inv(N.to_dense()))
+
+
+def test_the_inverse_of_a_complex_matrix(points):
+    W = matrix(np.pad(points, ((0, 0), (0, 1))), kernels.Helmholtz(wavenumber=4.0), diagonal=30.0 + 5.0j)
+    assert_close(W.inverse(), np.linalg.inv(W.to_dense()))
+
+
+def test_the_inverse_times_the_matrix_is_the_identity(A):
+    # The error of the inverse is multiplied by the norm of A.
+    bound = 10 * TOLERANCE * np.linalg.norm(A.inverse().to_dense()) * np.linalg.norm(A.to_dense(), 2)
+    assert np.linalg.norm(A.to_dense() @ A.inverse().to_dense() - np.eye(400)) <= bound
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 33])
+def test_small_matrices(n):
+    A = matrix(np.random.default_rng(1).random((n, 2)))
+    a = A.to_dense()
+    for found, expected in (
+        (A + A, 2 * a),
+        (A @ A, a @ a),
+        (A.inverse(), np.linalg.inv(a)),
+        (A.recompress(), a),
+    ):
+        np.testing.assert_allclose(found.to_dense(), expected, atol=1e-5)
+
+
+def test_recompression_saves_bytes(A, B):
+    product = A @ B
+    for fine in (A, product):
+        coarse = fine.recompress(tolerance=1e-2)
+        assert coarse.tolerance == 1e-2
+        assert coarse.far.n_bytes + coarse.row_basis.n_bytes < 0.8 * (
+            fine.far.n_bytes + fine.row_basis.n_bytes
+        )
+
+
+def test_single_precision_stays(points):
+    A = matrix(points.astype(np.float32))
+    assert (A + A).dtype == np.float32
+
+
+def test_shapes_that_do_not_fit_are_refused(A):
+    other = matrix(np.random.default_rng(1).random((7, 2)))
+    with pytest.raises(ValueError, match="cannot be added"):
+        A + other
+    with pytest.raises(ValueError, match="cannot be multiplied"):
+        A @ other
+    with pytest.raises(TypeError):
+        A + 1.0
+
+
+def test_a_tolerance_may_be_asked_for(A, B):
+    loose = algebra.multiply(A, B, tolerance=1e-2)
+    assert loose.tolerance == 1e-2
+    assert_close(loose, A.to_dense() @ B.to_dense(), 1e-2)
