@@ -24,7 +24,10 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@touch $@
 
 run: $(STAMP)
-	snakemake --cores $(CORES) --configfile config/$(STUDY).yaml
+	@test -f config/$(STUDY).yaml \
+		|| { echo "there is no config/$(STUDY).yaml; studies: $(patsubst config/%.yaml,%,$(wildcard config/*.yaml))" >&2; exit 2; }
+	snakemake --cores $(CORES) --quiet rules --configfile config/$(STUDY).yaml
+	@echo "report: results/$(STUDY)/report/index.html"
 
 test: $(STAMP)
 	python -m pytest
@@ -36,7 +39,9 @@ lint: $(STAMP)
 	lint-imports
 	snakefmt --check Snakefile workflow
 	@# All rules run in this one environment, pinned by constraints.txt: that answers the lint's wish for one per rule.
-	! snakemake --lint 2>&1 | grep -E '^    \* |Error' | grep -v 'Specify a conda environment or container for each rule'
+	snakemake --lint text 2>&1 | tee build/lint.txt | grep -E '^    \* |Error' \
+		| grep -v 'Specify a conda environment or container for each rule' && { cat build/lint.txt; exit 1; } || true
+	grep -q 'Lints for rule report' build/lint.txt
 
 bench: $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
 

@@ -14,6 +14,15 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 
+INPUTS = {
+    "spec": "frozen section of the study",
+    "dataset": "manifest of the data set",
+    "weights": "manifest of a trained network",
+    "network": "manifest of a converted network",
+    "points": "manifest of the matrix's points",
+    "operator": "manifest of the compressed matrix",
+}
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -24,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     def stage(name: str, help: str, *inputs: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help, description=help)
         for option in inputs:
-            command.add_argument(f"--{option}", type=Path, required=True, metavar="FILE")
+            command.add_argument(f"--{option}", type=Path, required=True, metavar="FILE", help=INPUTS[option])
         command.add_argument(
             "--output", type=Path, required=True, metavar="MANIFEST", help="manifest to write"
         )
@@ -36,21 +45,39 @@ def _parser() -> argparse.ArgumentParser:
     stage("dataset", "Read images and fix their splits.", "spec")
     train = stage("train", "Train one network.", "spec", "dataset")
     train.add_argument("--run", required=True, help="name of the run, for messages")
-    train.add_argument("--seed", type=int, required=True)
-    train.add_argument("--checkpoints", type=Path, required=True, metavar="FOLDER")
+    train.add_argument("--seed", type=int, required=True, help="of weights, order and smoothing")
+    train.add_argument(
+        "--checkpoints", type=Path, required=True, metavar="FOLDER", help="where checkpoints lie"
+    )
+    train.add_argument(
+        "--checkpoint-steps", type=int, default=20, metavar="N", help="steps between checkpoints"
+    )
+    train.add_argument(
+        "--processes", type=int, metavar="N", help="refuse to run with another number of processes"
+    )
     stage("convert", "Convert a trained network to half precision.", "weights", "dataset")
     stage("time_layers", "Time a converted network layer by layer.", "spec", "network", "dataset")
-    points = stage("points", "Make the points of a matrix.", "spec")
-    points.add_argument("--network", type=Path, metavar="FILE", help="converted network, for embeddings")
-    points.add_argument("--dataset", type=Path, metavar="FILE", help="data set, for embeddings")
+    stage("points", "Make the points of a matrix.", "spec")
+    stage("embeddings", "Make the points of a matrix from a network's features.", "spec", "network", "dataset")
     stage("compress", "Compress a matrix to H2 form.", "spec", "points")
-    stage("solve", "Factorize and solve, and answer the matrix's question.", "spec", "points", "operator")
+    solve = stage(
+        "solve", "Factorize and solve, and answer the matrix's question.", "spec", "points", "operator"
+    )
+    solve.add_argument(
+        "--processes", type=int, metavar="N", help="refuse to run with another number of processes"
+    )
     stage("scaling", "Measure time and storage against the number of points.", "spec")
     report = stage("report", "Write the study's page and metrics.", "spec")
-    report.add_argument("--benchmarks", type=Path, required=True, metavar="FOLDER")
-    report.add_argument("artefacts", type=Path, nargs="+", metavar="MANIFEST")
+    report.add_argument(
+        "--benchmarks", type=Path, required=True, metavar="FOLDER", help="Snakemake's benchmark files"
+    )
+    report.add_argument(
+        "artefacts", type=Path, nargs="+", metavar="MANIFEST", help="every artefact of the study"
+    )
     clean = commands.add_parser("clean_checkpoints", help="Remove what interrupted trainings left behind.")
-    clean.add_argument("--checkpoints", type=Path, required=True, metavar="FOLDER")
+    clean.add_argument(
+        "--checkpoints", type=Path, required=True, metavar="FOLDER", help="where checkpoints lie"
+    )
     commands.add_parser("schema", help="Print the JSON schema of a study.")
     return parser
 
@@ -68,7 +95,8 @@ def main(arguments: list[str] | None = None) -> int:
         0, or 2 after one line about what the user can change.
     """
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    level = logging.INFO if _is_first_process() else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     try:
         if options.command == "schema":
             from pipeline.config import schema

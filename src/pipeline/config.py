@@ -154,7 +154,6 @@ class Training(Section):
 
     runs: dict[Name, Run] = Field(min_length=1, description="Training runs by name.")
     claims: Roles | None = Field(None, description="The runs that the report's claims table compares.")
-    checkpoint_steps: Count = Field(20, description="Steps between checkpoints of a running training.")
 
 
 class Precision(Section):
@@ -341,11 +340,23 @@ class Study(Section):
     )
 
     @model_validator(mode="after")
-    def _names_are_known(self) -> "Study":
-        if len(set(self.seeds)) < len(self.seeds):
-            raise PydanticCustomError(
-                "seeds", "seeds must differ, found {seeds}", {"seeds": list(self.seeds)}
-            )
+    def _parts_fit_together(self) -> "Study":
+        for path, values in (("seeds", self.seeds), ("precision.runs", self.precision.runs)):
+            if len(set(values)) < len(values):
+                raise PydanticCustomError(
+                    "fit",
+                    "{path}: entries must differ, found {found}",
+                    {"path": path, "found": str(list(values))},
+                )
+        for name, recipe in self.training.runs.items():
+            if recipe.batch_size > self.dataset.train_samples:
+                raise PydanticCustomError(
+                    "fit",
+                    "training.runs.{name}.batch_size: {size} is more than dataset.train_samples, {samples}",
+                    {"name": name, "size": recipe.batch_size, "samples": self.dataset.train_samples},
+                )
+        if self.scaling is not None and list(self.scaling.sizes) != sorted(set(self.scaling.sizes)):
+            raise PydanticCustomError("fit", "scaling.sizes: must increase from one to the next")
         named = {f"precision.runs.{i}": run for i, run in enumerate(self.precision.runs)}
         if self.training.claims is not None:
             named |= {
@@ -417,12 +428,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def validate(config: Mapping[str, Any]) -> Study:
     """Turn a tree of values into a study, or say in one line what is wrong with it."""
+    if {"kind", "schema_version"} <= config.keys():
+        raise ConfigError(
+            "a manifest was given as a configuration: --configfile takes all words that follow it; "
+            "put targets before it"
+        )
     try:
         return Study.model_validate(config)
     except ValidationError as error:
-        problems = error.errors()
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ConfigError(_describe(problems[0], config) + more) from None
+        lines = [_describe(problem, config) for problem in error.errors()]
+        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+        raise ConfigError("; also ".join(lines[:3]) + more) from None
 
 
 def _describe(problem: Any, config: Mapping[str, Any]) -> str:
@@ -437,15 +453,20 @@ def _describe(problem: Any, config: Mapping[str, Any]) -> str:
             here = here[step]
         except (KeyError, IndexError, TypeError):
             here = {}
+    context = problem.get("ctx", {})
     if problem["type"] == "unknown_key":
-        path.append(problem["ctx"]["key"])
+        path.append(context["key"])
     prefix = ".".join(path) + ": " if path else ""
     if problem["type"] in ("missing", "union_tag_not_found"):
         what = "its method" if path[-1] == "optimizer" else "it"
         return f"{prefix}missing; name {what} (see config/default.yaml for the choices)"
-    found = problem["input"]
-    quoted = "" if problem["type"] in ("unknown_key", "run", "task", "seeds") else f", found {found!r}"[:80]
-    return f"{prefix}{problem['msg']}{quoted}"
+    if problem["type"] == "union_tag_invalid":
+        known = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
+        near = difflib.get_close_matches(context["tag"], known, n=1, cutoff=0.4)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        return f"{prefix}unknown name '{context['tag']}'; {hint}known: {', '.join(known)}"
+    own_text = problem["type"] in ("unknown_key", "run", "task", "fit")
+    return f"{prefix}{problem['msg']}" + ("" if own_text else f", found {problem['input']!r}"[:80])
 
 
 def specs(study: Study) -> dict[str, dict[str, Any]]:
@@ -456,12 +477,8 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
     whole = study.model_dump(mode="json")
     parts: dict[str, dict[str, Any]] = {"dataset": whole["dataset"]}
     for name, run in whole["training"]["runs"].items():
-        common = {
-            "model": whole["model"],
-            "device": study.device,
-            "checkpoint_steps": study.training.checkpoint_steps,
-        }
-        parts[f"training/{name}"] = {"run": run} | common
+        recipe = {key: value for key, value in run.items() if key != "label"}
+        parts[f"training/{name}"] = {"run": recipe, "model": whole["model"], "device": study.device}
     parts["precision"] = {key: whole["precision"][key] for key in ("batch_sizes", "min_samples")}
     for name, matrix in whole["matrices"].items():
         parts[f"points/{name}"] = {"points": matrix["points"]}

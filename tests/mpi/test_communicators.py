@@ -23,7 +23,7 @@ def check(comm):
 
 assert MpiCommunicator().size == int(sys.argv[1])
 check(MpiCommunicator())
-with torch_group("gloo") as group:
+with torch_group(torch.device("cpu"), MpiCommunicator()) as group:
     check(group)
     assert group.size == int(sys.argv[1])
 if MpiCommunicator().rank == 0:

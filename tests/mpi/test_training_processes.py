@@ -8,6 +8,7 @@ SCRIPT = """
 import sys
 import torch
 from pipeline.models import build_model
+from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.torch_group import torch_group
 from pipeline.training import KFACSettings, Recipe, Samples, train
 from pipeline.training.smoothing import Mixup, WeightNoise
@@ -19,7 +20,7 @@ training, validation = Samples(images[:70], labels[:70]), Samples(images[70:], l
 model = build_model("cnn", input_shape=(1, 8, 8), n_classes=10, generator=generator, batch_norm=True)
 recipe = Recipe("kfac", lr=0.1, batch_size=35, epochs=10, micro_batch=9, kfac=KFACSettings(),
                 smoothing=(Mixup(0.4), WeightNoise(0.3)))
-with torch_group("gloo") as group:
+with torch_group(torch.device("cpu"), MpiCommunicator()) as group:
     history = train(model, recipe, training, validation, seed=5, communicator=group)
     assert history[-1].steps == 20
     weights = torch.cat([tensor.double().flatten() for tensor in model.state_dict().values()])

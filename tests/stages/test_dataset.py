@@ -1,5 +1,5 @@
 from pipeline.artifacts.store import Artifact
-from pipeline.stages.shared import read_samples
+from pipeline.stages.parts.images import read_images
 
 
 def test_parts_are_disjoint_and_normalized_by_the_training_part(bench):
@@ -11,10 +11,12 @@ def test_parts_are_disjoint_and_normalized_by_the_training_part(bench):
     }
     assert len(dataset.array("train_images")) == 128
     assert not images["train"] & images["validation"]
-    samples = read_samples(dataset, "train")
-    assert samples.images.shape == (128, 1, 8, 8)
-    assert abs(float(samples.images.mean())) < 1e-5
-    assert abs(float(samples.images.std(correction=0)) - 1) < 1e-5
+    images, labels = read_images(dataset, "train")
+    assert images.shape == (128, 1, 8, 8)
+    assert labels.shape == (128,)
+    # Sums of 8,192 single-precision numbers of size 1.
+    assert abs(float(images.mean())) < 1e-5
+    assert abs(float(images.std(correction=0)) - 1) < 1e-5
 
 
 def test_the_same_seed_gives_the_same_bytes(bench):

@@ -10,8 +10,9 @@ def matrix(bench, name, **inputs):
     """Run points, compress and solve of one matrix; the exit codes in order."""
     spec = bench.folder / "spec"
     points, operator = bench.manifest(f"points/{name}"), bench.manifest(f"compress/{name}")
+    stage = "embeddings" if inputs else "points"
     codes = [
-        bench.run("points", output=f"points/{name}", spec=spec / f"points/{name}.json", **inputs),
+        bench.run(stage, output=f"points/{name}", spec=spec / f"points/{name}.json", **inputs),
         bench.run("compress", output=f"compress/{name}", spec=spec / f"compress/{name}.json", points=points),
     ]
     if codes[-1] == 0:

@@ -19,7 +19,7 @@ def test_divergence_names_run_step_and_layer(bench, study, capsys):
     bench.dataset()
     assert bench.run("train", **bench.train_options()) == 2
     error = capsys.readouterr().err
-    assert "training run only, seed 0" in error
+    assert "training.runs.only, seed 0" in error
     assert "step" in error
     assert "body." in error or "head" in error
     assert not bench.manifest("train").exists()
@@ -30,7 +30,7 @@ def test_two_processes_train_the_same_network_as_one(bench, trained):
     bench.dataset()
     done = bench.mpiexec(2, *bench.arguments("train", **bench.train_options()))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 processes" in done.stdout
+    assert "processes: 2" in done.stdout
     two, one = (load_file(b.folder / "train/weights.safetensors") for b in (bench, trained))
     for name, weights in one.items():
         # Sums over processes are rounded in another order: 1e-5 of the weights' size.
@@ -46,5 +46,5 @@ def test_more_processes_than_samples_is_one_line(bench, study):
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert "training.runs.only: 3 processes cannot share a batch of 2 samples" in errors[0]
+    assert "training.runs.only, seed 0: 3 processes cannot share a batch of 2 samples" in errors[0]
     assert "Traceback" not in done.stderr

@@ -21,7 +21,6 @@ SMALL = {
     "dataset": {"name": "digits", "train_samples": 256, "validation_samples": 64},
     "model": {"name": "mlp", "hidden": [16]},
     "training": {
-        "checkpoint_steps": 1,
         "runs": {
             "plain": {"optimizer": {"name": "sgd", "lr": 0.05}, "batch_size": 32, "epochs": 1},
             "curved": {"optimizer": {"name": "kfac", "lr": 0.1}, "batch_size": 64, "epochs": 1},
@@ -42,7 +41,15 @@ SMALL = {
             "task": "capacitance",
             "compress": {"tolerance": 1e-4},
         },
+        "features": {
+            "points": {"name": "embeddings", "run": "curved", "samples": 100},
+            "kernel": {"name": "squared_exponential", "length_scale": 3.0},
+            "nugget": 1.0,
+            "task": "classification",
+            "compress": {"tolerance": 1e-3},
+        },
     },
+    "scaling": {"sizes": [256, 512], "tolerance": 1e-4},
 }
 
 

@@ -1,5 +1,6 @@
 """What snakemake plans, without running it."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,14 +69,29 @@ def test_the_cluster_profile_names_only_rules_that_exist():
     assert set(cluster["set-resources"]) | set(cluster["set-threads"]) <= rules
 
 
-def test_rules_are_literal_and_complete():
+def rules():
+    """Every rule's text by its name."""
+    found = {}
     for file in (ROOT / "workflow" / "rules").glob("*.smk"):
-        for block in file.read_text().split("\nrule ")[1:]:
-            name = block.split(":")[0]
-            for part in ("log:", "benchmark:", "resources:", "shell:"):
-                assert f"    {part}" in block, f"rule {name} has no {part}"
-            assert "run:" not in block
-            assert "retries:" not in block
+        parts = re.split(r"^rule (\w+):$", file.read_text(), flags=re.MULTILINE)
+        found |= dict(zip(parts[1::2], parts[2::2], strict=True))
+    return found
+
+
+def test_all_rules_are_seen():
+    stages = {path.stem for path in (ROOT / "src" / "pipeline" / "stages").glob("*.py")} - {"__init__"}
+    assert set(rules()) == stages | {"freeze_spec"}
+
+
+@pytest.mark.parametrize("name", sorted(rules()))
+def test_a_rule_is_literal_and_complete(name):
+    text = rules()[name]
+    for part in ("log", "benchmark", "resources", "shell"):
+        assert re.search(rf"^    {part}:$", text, flags=re.MULTILINE), f"rule {name} has no {part}"
+    assert not re.search(r"^    (run|retries):", text, flags=re.MULTILINE)
+    if name not in ("freeze_spec", "clean_checkpoints"):
+        assert f'code=code_digest("pipeline.stages.{name}")' in text
+        assert f"-m pipeline {name} --code" in text
 
 
 @pytest.mark.parametrize(

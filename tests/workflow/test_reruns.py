@@ -1,12 +1,14 @@
 """Partial reruns: what a change makes again, and what it leaves."""
 
-import copy
 import json
 import os
 import signal
 import time
+import zipfile
+from contextlib import contextmanager
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.workflow
@@ -22,11 +24,17 @@ def finished(tmp_path_factory, make_workplace):
     return place
 
 
-def edit(path, old, new):
-    text = path.read_text()
+@contextmanager
+def edited(path, old, new):
+    """A file with one place changed, and as it was afterwards, whatever happens."""
+    text, times = path.read_text(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
     assert old in text
     path.write_text(text.replace(old, new, 1))
-    return lambda: path.write_text(text)
+    try:
+        yield
+    finally:
+        path.write_text(text)
+        os.utime(path, ns=times)
 
 
 def test_a_second_run_does_nothing(finished):
@@ -38,80 +46,118 @@ def test_the_report_and_its_numbers_are_there(finished):
     metrics = json.loads((finished.results / "report" / "metrics.json").read_text())
     assert "<html" in page
     assert set(metrics["training"]) == {"plain", "curved"}
-    assert set(metrics["matrices"]) == {"airports", "ball"}
+    assert set(metrics["matrices"]) == {"airports", "ball", "features"}
 
 
 def test_another_tolerance_makes_one_matrix_and_the_report_again(finished, study):
-    changed = copy.deepcopy(study)
-    changed["matrices"]["airports"]["compress"]["tolerance"] = 1e-3
-    finished.write_study(changed)
-    planned = finished.planned()
-    finished.write_study(study)
+    study["matrices"]["airports"]["compress"]["tolerance"] = 1e-3
+    with edited(
+        finished.folder / "study.yaml", (finished.folder / "study.yaml").read_text(), yaml.safe_dump(study)
+    ):
+        planned = finished.planned()
     assert planned == {"spec/compress/airports.json", "compress/airports", "solve/airports", REPORT}
 
 
+def test_another_label_makes_the_report_again_and_nothing_else(finished, study):
+    study["training"]["runs"]["plain"]["label"] = "Plain"
+    with edited(
+        finished.folder / "study.yaml", (finished.folder / "study.yaml").read_text(), yaml.safe_dump(study)
+    ):
+        assert finished.planned() == {"spec/report.json", REPORT}
+
+
 def test_a_docstring_makes_nothing_again(finished):
-    restore = edit(
-        finished.folder / "src/pipeline/training/loop.py", '"""The training loop."""', '"""Loop."""\n\n# why'
-    )
-    planned = finished.planned()
-    restore()
-    assert planned == set()
+    path = finished.folder / "src/pipeline/training/loop.py"
+    with edited(path, '"""The training loop."""', '"""Loop."""\n\n# why'):
+        assert finished.planned() == set()
+
+
+TRAINED = {"train/plain/seed0", "train/curved/seed0"}
+HALVED = {"convert/curved", "time_layers/curved"}
+FEATURES = {"points/features", "compress/features", "solve/features"}
+SOLVED = {"solve/airports", "solve/ball", "solve/features"}
+
+
+@pytest.mark.parametrize(
+    ("file", "made_again"),
+    [
+        ("training/kfac.py", TRAINED | HALVED | FEATURES),
+        ("precision/timing.py", HALVED | FEATURES),
+        ("stages/solve.py", SOLVED),
+        ("report/tables.py", set()),
+        ("report/templates/page.html", set()),
+        ("precision/native/avx2.cpp", HALVED | FEATURES),
+    ],
+)
+def test_changed_code_makes_again_what_it_made_and_no_more(finished, file, made_again):
+    path = finished.folder / "src/pipeline" / file
+    more = {".py": "\n\nUNUSED = 1\n", ".html": " ", ".cpp": "\n"}[path.suffix]
+    with edited(path, path.read_text(), path.read_text() + more):
+        assert finished.planned() == made_again | {REPORT}
 
 
 def test_code_of_the_factorization_makes_solutions_again_and_no_training(finished):
     path = finished.folder / "src/pipeline/hmatrix/factor.py"
-    text = path.read_text()
-    path.write_text(text + "\n\nUNUSED = 1\n")
-    planned = finished.planned()
-    path.write_text(text)
-    assert {"solve/airports", "solve/ball", REPORT} <= planned
-    assert not any(job.startswith(("train", "convert", "time_layers", "dataset")) for job in planned)
+    with edited(path, path.read_text(), path.read_text() + "\n\nUNUSED = 1\n"):
+        planned = finished.planned()
+    assert SOLVED | {"scaling", REPORT} <= planned
+    assert not any(
+        job.startswith(("train", "convert", "time_layers", "dataset", "points")) for job in planned
+    )
 
 
 def test_forcing_until_and_omitting_take_what_they_name(finished):
-    trained = {"train/plain/seed0", "train/curved/seed0"}
-    after = {"convert/curved", "time_layers/curved", REPORT}
-    assert finished.planned("-R", "train") == trained | after
-    assert finished.planned("-R", "train", "--until", "train") == trained
-    assert finished.planned("-R", "train", "--omit-from", "convert") == trained
+    assert finished.planned("-R", "train") == TRAINED | HALVED | FEATURES | {REPORT}
+    assert finished.planned("-R", "train", "--until", "train") == TRAINED
+    assert finished.planned("-R", "train", "--omit-from", "convert") == TRAINED
 
 
 def test_a_deleted_artefact_is_made_again_with_what_hangs_on_it(finished):
-    manifest = finished.results / "compress" / "airports" / "manifest.json"
-    content = manifest.read_bytes()
-    times = manifest.stat().st_atime_ns, manifest.stat().st_mtime_ns
-    manifest.unlink()
-    planned = finished.planned()
-    manifest.write_bytes(content)
-    os.utime(manifest, ns=times)
-    assert planned == {"compress/airports", "solve/airports", REPORT}
+    (finished.results / "compress" / "airports" / "manifest.json").unlink()
+    assert finished.planned() == {"compress/airports", "solve/airports", REPORT}
+    finished.snakemake()
     assert finished.planned() == set()
 
 
 def test_an_altered_file_is_refused_by_its_readers(finished):
-    file = finished.results / "points" / "airports" / "points.npy"
+    file = finished.results / "solve" / "airports" / "solution.npy"
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    output = finished.snakemake("-R", "compress", "--until", "compress", code=1)
-    file.write_bytes(content)
-    assert "points.npy: altered since it was written" in output
+    try:
+        output = finished.snakemake("-R", "report", code=1)
+    finally:
+        file.write_bytes(content)
+    assert "solution.npy: altered since it was written" in output
     finished.snakemake()
 
 
 def test_touching_makes_results_current_without_work(finished, study):
-    (finished.folder / "results/small/spec/dataset.json").touch()
-    finished.snakemake("--touch")
-    assert finished.planned() == set()
+    study["matrices"]["airports"]["compress"]["tolerance"] = 1e-3
+    path = finished.folder / "study.yaml"
+    with edited(path, path.read_text(), yaml.safe_dump(study)):
+        # The spec of the change, and then nothing but the times of what hangs on it.
+        finished.snakemake("--until", "freeze_spec")
+        assert finished.planned() == {"compress/airports", "solve/airports", REPORT}
+        finished.snakemake("--touch")
+        assert finished.planned() == set()
+    finished.snakemake()
+
+
+def test_snakemakes_own_report_holds_the_page(finished):
+    finished.snakemake("--report", "report.zip")
+    with zipfile.ZipFile(finished.folder / "report.zip") as archive:
+        pages = [name for name in archive.namelist() if name.endswith(".html")]
+        texts = [archive.read(name).decode() for name in pages]
+    assert any("<h1>The small study</h1>" in text for text in texts)
 
 
 def test_a_killed_training_goes_on_and_ends_bit_equal(make_workplace, tmp_path, study):
-    longer = copy.deepcopy(study)
-    longer["training"]["runs"]["curved"]["epochs"] = 30
+    study["training"]["runs"]["curved"]["epochs"] = 30
     place = make_workplace(tmp_path)
-    place.write_study(longer)
+    place.write_study(study)
     target = "results/small/train/curved/seed0/manifest.json"
-    process = place.start(target, start_new_session=True)
+    often = ("--set-resources", "train:checkpoint_steps=1")
+    process = place.start(target, *often, start_new_session=True)
     checkpoints = place.folder / "results" / "checkpoints"
     deadline = time.monotonic() + 120
     while not any(step_of(head) >= 5 for head in checkpoints.glob("*/checkpoint.json")):

@@ -19,22 +19,18 @@ except PipelineError as error:
 SPECS = specs(STUDY)
 
 
+# Matrices whose points are a network's features, and the run that it was trained by.
+EMBEDDED = {name: m.points.run for name, m in STUDY.matrices.items() if m.points.name == "embeddings"}
+
+
+def one_of(names):
+    """A pattern that matches these names and no other; of no names, nothing."""
+    return "|".join(sorted(names)) or "(?!)"
+
+
 def manifest(path):
     """The file that makes the artefact at this path of the study complete."""
     return f"results/{STUDY.study}/{path}/manifest.json"
-
-
-def points_inputs(wildcards):
-    """What the points of a matrix are made from, apart from their spec."""
-    points = STUDY.matrices[wildcards.matrix].points
-    if points.name != "embeddings":
-        return {}
-    return {"network": manifest(f"convert/{points.run}"), "dataset": manifest("dataset")}
-
-
-def points_options(wildcards):
-    """The same as words of the command line."""
-    return [word for name, path in points_inputs(wildcards).items() for word in (f"--{name}", path)]
 
 
 def artefacts_of_the_study():
@@ -48,7 +44,7 @@ def artefacts_of_the_study():
 
 wildcard_constraints:
     study=STUDY.study,
-    run="|".join(STUDY.training.runs),
-    matrix="|".join(STUDY.matrices) or "none",
+    run=one_of(STUDY.training.runs),
+    matrix=one_of(STUDY.matrices),
     seed=r"\d+",
     section=r"[A-Za-z0-9_/-]+",

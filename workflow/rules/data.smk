@@ -20,7 +20,6 @@ rule dataset:
 
 rule points:
     input:
-        unpack(points_inputs),
         spec="results/{study}/spec/points/{matrix}.json",
     output:
         manifest="results/{study}/points/{matrix}/manifest.json",
@@ -28,14 +27,39 @@ rule points:
         "results/{study}/logs/points/{matrix}.txt",
     benchmark:
         "results/{study}/benchmarks/points/{matrix}.tsv"
+    wildcard_constraints:
+        matrix=one_of(set(STUDY.matrices) - EMBEDDED.keys()),
     resources:
         mem_mb=2000,
     params:
         code=code_digest("pipeline.stages.points"),
-        made_from=points_options,
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
-        python -m pipeline points --code {params.code} --spec {input.spec:q} \
-            {params.made_from:q} --output {output.manifest:q}
+        python -m pipeline points --code {params.code} --spec {input.spec:q} --output {output.manifest:q}
+        """
+
+
+rule embeddings:
+    input:
+        spec="results/{study}/spec/points/{matrix}.json",
+        network=lambda wildcards: manifest(f"convert/{EMBEDDED[wildcards.matrix]}"),
+        dataset="results/{study}/dataset/manifest.json",
+    output:
+        manifest="results/{study}/points/{matrix}/manifest.json",
+    log:
+        "results/{study}/logs/embeddings/{matrix}.txt",
+    benchmark:
+        "results/{study}/benchmarks/points/{matrix}.tsv"
+    wildcard_constraints:
+        matrix=one_of(EMBEDDED),
+    resources:
+        mem_mb=2000,
+    params:
+        code=code_digest("pipeline.stages.embeddings"),
+    shell:
+        r"""
+        exec > >(tee {log:q}) 2>&1
+        python -m pipeline embeddings --code {params.code} --spec {input.spec:q} --network {input.network:q} \
+            --dataset {input.dataset:q} --output {output.manifest:q}
         """

@@ -44,7 +44,7 @@ rule solve:
         # The cores are for the processes: threads on top of them would fight over each.
         export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
         {resources.mpi} -n {resources.tasks} python -m mpi4py -m pipeline solve --code {params.code} \
-            --spec {input.spec:q} --points {input.points:q} --operator {input.operator:q} --output {output.manifest:q}
+            --processes {resources.tasks} --spec {input.spec:q} --points {input.points:q} --operator {input.operator:q} --output {output.manifest:q}
         """
 
 

@@ -12,6 +12,8 @@ rule train:
         mpi="mpiexec",
         tasks=1,
         mem_mb=3000,
+        # A matter of the machine, not of the study: changing it re-runs nothing.
+        checkpoint_steps=20,
     params:
         code=code_digest("pipeline.stages.train"),
         checkpoints="results/checkpoints",
@@ -19,8 +21,9 @@ rule train:
         r"""
         exec > >(tee {log:q}) 2>&1
         {resources.mpi} -n {resources.tasks} python -m mpi4py -m pipeline train --code {params.code} \
-            --spec {input.spec:q} --dataset {input.dataset:q} --run {wildcards.run:q} --seed {wildcards.seed} \
-            --checkpoints {params.checkpoints:q} --output {output.manifest:q}
+            --processes {resources.tasks} --spec {input.spec:q} --dataset {input.dataset:q} \
+            --run {wildcards.run:q} --seed {wildcards.seed} --checkpoints {params.checkpoints:q} \
+            --checkpoint-steps {resources.checkpoint_steps} --output {output.manifest:q}
         """
 
 

@@ -6,14 +6,13 @@ and never another's. A finished job removes its own.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.store import sha256_of, write_atomically
+from pipeline.artifacts.store import errors_of_the_disk, flush, sha256_of, write_atomically
 
 
 @dataclass(frozen=True)
@@ -32,21 +31,20 @@ class CheckpointFolder:
         """Replace the checkpoint; a kill at any moment leaves the former or the new one, whole."""
         from safetensors.torch import save_file
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        head = self.folder / "checkpoint.json"
-        former = self._read_head()
-        # Two names in turn: the file that the present head points to is never written to.
-        name = (
-            "b.safetensors"
-            if former is not None and former["tensors"] == "a.safetensors"
-            else "a.safetensors"
-        )
-        file = self.folder / name
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
-        content = {"tensors": name, "sha256": sha256_of(file), "scalars": scalars}
-        write_atomically(head, json.dumps(content))
+        with errors_of_the_disk(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            former = self._read_head()
+            # Two names in turn: the file that the present head points to is never written to.
+            name = (
+                "b.safetensors"
+                if former is not None and former["tensors"] == "a.safetensors"
+                else "a.safetensors"
+            )
+            file = self.folder / name
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
+            flush(file)
+            content = {"tensors": name, "sha256": sha256_of(file), "scalars": scalars}
+            write_atomically(self.folder / "checkpoint.json", json.dumps(content))
 
     def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """The tensors and scalars of the last checkpoint, or nothing where there is none or it is damaged."""

@@ -32,6 +32,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def flush(path: Path) -> None:
+    """Wait until a file's content is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a whole file or nothing: to a temporary name, flushed to disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,9 +78,10 @@ class Draft:
         """Write `name.safetensors`."""
         from safetensors.torch import save_file
 
-        save_file(
-            {key: tensor.contiguous() for key, tensor in tensors.items()}, self.path(f"{name}.safetensors")
-        )
+        path = self.path(f"{name}.safetensors")
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
+        # safetensors makes files for their owner alone; a group shares its results.
+        path.chmod(0o666 & ~_umask())
 
     def save_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write `name.csv`, one row per mapping."""
@@ -116,16 +126,15 @@ def create(
         ArtifactError: When the disk is full or not writable; the manifest is then absent.
     """
     folder = manifest.parent
-    try:
+    with errors_of_the_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         manifest.unlink(missing_ok=True)
         draft = Draft(folder)
         yield draft
-        files = {
-            str(path.relative_to(folder)): {"n_bytes": path.stat().st_size, "sha256": sha256_of(path)}
-            for name in sorted(draft.names)
-            for path in _files_of(folder / name)
-        }
+        files = {}
+        for path in (path for name in sorted(draft.names) for path in _files_of(folder / name)):
+            flush(path)
+            files[str(path.relative_to(folder))] = {"n_bytes": path.stat().st_size, "sha256": sha256_of(path)}
         content = {
             "kind": kind,
             "schema_version": SCHEMA_VERSION,
@@ -136,16 +145,29 @@ def create(
             "provenance": provenance,
         }
         write_atomically(manifest, json.dumps(content, indent=1) + "\n")
+
+
+@contextmanager
+def errors_of_the_disk(folder: Path) -> Iterator[None]:
+    """Turn a full disk, or one that may not be written to, into a line that says what to do."""
+    try:
+        yield
     except Exception as error:
         if _is_full(error):
             raise ArtifactError(
-                f"{folder}: the disk is full, so the artefact is incomplete; free some space and run again"
+                f"{folder}: the disk is full, so the result is incomplete; free some space and run again"
             ) from error
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise ArtifactError(
-                f"{folder}: not writable ({error.strerror}); mend its permissions and run again"
-            ) from error
+            where = error.filename or folder
+            raise ArtifactError(f"{where}: {error.strerror}; mend its permissions and run again") from error
         raise
+
+
+def _umask() -> int:
+    """The process's mask of permissions, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def _is_full(error: Exception) -> bool:

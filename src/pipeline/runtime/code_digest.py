@@ -2,7 +2,7 @@
 
 Snakemake does not look into an installed package: results would go stale in silence. The digest covers the abstract
 syntax of a module and of all modules of this package that it imports, transitively and found without importing
-anything, and the native sources beside them. Comments, docstrings and layout do not count.
+anything, and the native sources and templates beside them. Comments, docstrings and layout do not count.
 """
 
 import ast
@@ -11,6 +11,7 @@ import hashlib
 from pathlib import Path
 
 PACKAGE = "pipeline"
+SOURCES = frozenset({".cpp", ".hpp", ".inl", ".inc", ".txt", ".html", ".css"})
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -57,6 +58,15 @@ def _meaning(file: Path) -> bytes:
     return ast.dump(tree).encode()
 
 
+def _other_sources(package: Path) -> list[Path]:
+    """Native sources and templates: files of a known kind in those folders of a package that are no packages."""
+    folders = [path for path in package.iterdir() if path.is_dir() and not (path / "__init__.py").exists()]
+    files = [file for folder in folders for file in folder.rglob("*")]
+    if any(file.suffix == ".cpp" for file in files):
+        files.append(package.parents[2] / "CMakeLists.txt")
+    return sorted(file for file in files if file.suffix in SOURCES and file.is_file())
+
+
 def modules_behind(module: str, root: Path = ROOT) -> list[str]:
     """All modules of the package that a module needs, itself and its parent packages included."""
     if _file_of(module, root) is None:
@@ -81,8 +91,7 @@ def code_digest(module: str, root: Path = ROOT) -> str:
         file = _file_of(name, root)
         assert file is not None
         digest.update(name.encode() + _meaning(file))
-        native = file.parent / "native"
-        if file.name == "__init__.py" and native.is_dir():
-            for source in sorted(native.iterdir()):
-                digest.update(source.name.encode() + source.read_bytes())
+        if file.name == "__init__.py":
+            for source in _other_sources(file.parent):
+                digest.update(str(source.relative_to(root.parent)).encode() + source.read_bytes())
     return digest.hexdigest()[:16]

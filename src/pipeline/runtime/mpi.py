@@ -1,11 +1,14 @@
 """The one door to MPI."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from mpi4py import MPI
 from torch import Tensor
+
+from pipeline.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -13,6 +16,21 @@ class MpiCommunicator:
     """The processes that `mpiexec` or `srun` started together. Tensors live on the CPU."""
 
     comm: MPI.Intracomm = field(default_factory=lambda: MPI.COMM_WORLD)
+
+    @classmethod
+    def of(cls, processes: int | None) -> "MpiCommunicator":
+        """The processes that were started together, which must be as many as were asked for.
+
+        Raises:
+            ConfigError: If the launcher and MPI did not find each other: every process then thinks it is alone.
+        """
+        found = cls()
+        if processes is not None and found.size != processes:
+            raise ConfigError(
+                f"{processes} processes were asked for and MPI sees {found.size}: the launcher does not match this "
+                "environment's MPI; choose another in resources.mpi"
+            )
+        return found
 
     @property
     def rank(self) -> int:
@@ -22,10 +40,20 @@ class MpiCommunicator:
     def size(self) -> int:
         return self.comm.Get_size()
 
+    @cached_property
+    def node(self) -> MPI.Comm:
+        """The processes of this node."""
+        return self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+
     @property
     def local_rank(self) -> int:
         """This process's number among those of its node: which of the node's GPUs is its own."""
-        return self.comm.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()
+        return self.node.Get_rank()
+
+    @property
+    def local_size(self) -> int:
+        """How many processes are on this node."""
+        return self.node.Get_size()
 
     def all_reduce(self, tensor: Tensor) -> None:
         # One process sums and all receive it: MPI does not promise bit-equal results of Allreduce.

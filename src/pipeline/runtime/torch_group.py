@@ -51,33 +51,34 @@ class TorchGroup:
         dist.barrier()
 
 
-def _free_address() -> str:
-    """An address of this node at a port that is free now."""
-    host = socket.gethostname()
-    try:
-        address = socket.gethostbyname(host)
-    except OSError:
-        address = "127.0.0.1"
+def _free_address(one_node: bool) -> str:
+    """This node at a port that is free now; by its name where other nodes must find it."""
+    host = "127.0.0.1" if one_node else socket.gethostname()
     with socket.socket() as probe:
-        probe.bind((address, 0))
-        return f"{address}:{probe.getsockname()[1]}"
+        probe.bind(("", 0))
+        return f"{host}:{probe.getsockname()[1]}"
 
 
 @contextmanager
-def torch_group(backend: str) -> Iterator[Communicator]:
+def torch_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Communicator]:
     """Open torch's process group among the processes of this launch, and close it.
 
     Args:
-        backend: "gloo" or "nccl".
+        device: Of this process. nccl needs a GPU for each process of a node; otherwise gloo carries the messages.
+        mpi: The processes.
 
     Yields:
         `Serial()` when there is one process, so that a plain `python -m pipeline` needs no network.
     """
-    mpi = MpiCommunicator()
     if mpi.size == 1:
         yield Serial()
         return
-    address = mpi.broadcast_text(_free_address() if mpi.rank == 0 else "", source=0)
+    one_node = mpi.local_size == mpi.size
+    address = mpi.broadcast_text(_free_address(one_node) if mpi.rank == 0 else "", source=0)
+    backend = "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        backend = "nccl" if mpi.local_size <= torch.cuda.device_count() else "gloo"
     dist.init_process_group(backend, init_method=f"tcp://{address}", rank=mpi.rank, world_size=mpi.size)
     try:
         yield TorchGroup()

@@ -3,20 +3,32 @@
 import time
 from argparse import Namespace
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline.artifacts.store import Artifact, create
-from pipeline.errors import PipelineError
 from pipeline.hmatrix import H2Matrix, kernels
-from pipeline.hmatrix.boundary_elements import SingleLayer, TriangleMesh
+from pipeline.hmatrix.boundary_elements import SingleLayer
 from pipeline.hmatrix.gaussian_process import fit_matern, median_distance
 from pipeline.runtime.provenance import provenance
-from pipeline.stages.shared import read_spec
+from pipeline.stages.parts.matrices import in_words, single_layer_of, standardized
+from pipeline.stages.parts.spec import errors_about, read_spec
+from pipeline.stages.parts.tensors import tensor
+
+SMALLEST_NUGGET = 1e-3  # of the variance, in a fit: it bounds the condition number
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """A kernel with the nugget that goes with it."""
+
+    kernel: kernels.Kernel
+    nugget: float = 0.0
+    nugget_at_bound: bool = False
 
 
 def run(options: Namespace) -> None:
@@ -26,60 +38,72 @@ def run(options: Namespace) -> None:
     name = options.output.parent.name
     tolerance = spec["compress"]["tolerance"]
     start = time.perf_counter()
-    try:
+    with errors_about(f"matrices.{name}"):
+        covariance = _covariance(spec, points)
         if spec["task"] == "capacitance":
-            kernel, nugget = kernels.build(spec["kernel"]["name"]), 0.0
-            matrices = _single_layer(single_layer_of(points), kernel, tolerance)
+            matrices = _single_layer(single_layer_of(points), covariance.kernel, tolerance)
         else:
-            kernel, nugget = _kernel(spec, points)
-            rows = torch.from_numpy(np.array(points.array("points")))
+            rows = tensor(points, "points")
+            kernel, nugget = covariance.kernel, covariance.nugget
             matrices = {"operator": H2Matrix.from_kernel(rows, kernel, diagonal=nugget, tolerance=tolerance)}
-    except PipelineError as error:
-        raise type(error)(f"matrices.{name}: {error}") from error
     seconds = time.perf_counter() - start
     operator = matrices["operator"]
     relative_error = operator.error_estimate()
+    # The dense matrix that one would otherwise store has a row per unknown; boundary elements compress more, the
+    # kernel between their quadrature points.
+    dense_bytes = 8 * points.facts["n"] ** 2
     with create(options.output, kind="operator", spec=spec, provenance=provenance(options.code)) as draft:
         for folder, matrix in matrices.items():
             matrix.save(draft.path(folder))
         table = operator.structure()
-        draft.save_array("blocks", blocks_of(table))
+        draft.save_array("blocks", _blocks(table))
         draft.facts |= {
-            "kernel": in_words(kernel),
-            "kernel_parameters": kernel.to_dict(),
-            "nugget": nugget,
+            "kernel": in_words(covariance.kernel),
+            "kernel_parameters": covariance.kernel.to_dict(),
+            "nugget": covariance.nugget,
+            "nugget_at_bound": covariance.nugget_at_bound,
             "compress": {
                 "n_rows": operator.shape[0],
                 "seconds": seconds,
                 "n_bytes": operator.n_bytes,
-                "dense_bytes": table["dense_bytes"],
+                "dense_bytes": dense_bytes,
                 "tolerance": tolerance,
                 "relative_error": relative_error,
+                "missed": relative_error > 2 * tolerance,
                 "max_rank": max((row["largest_rank"] for row in table["levels"]), default=0),
                 "levels": table["levels"],
                 "notes": table["notes"],
             },
         }
-    saved = table["dense_bytes"] / max(operator.n_bytes, 1)
     print(
         f"compress {name}: {operator.shape[0]} rows in {seconds:.1f} s, {operator.n_bytes / 1e6:.1f} MB, "
-        f"{saved:.1f} times less than dense, relative error {relative_error:.1e} (wanted {tolerance:.0e})"
+        f"{dense_bytes / max(operator.n_bytes, 1):.1f} times less than dense, "
+        f"relative error {relative_error:.1e} (wanted {tolerance:.0e})"
     )
 
 
-def in_words(kernel: kernels.Kernel) -> str:
-    """A kernel for reading: its name, and its parameters to four digits."""
-    parameters = {key: value for key, value in kernel.to_dict().items() if key != "name"}
-    words = ", ".join(f"{key} {value:.4g}" for key, value in parameters.items())
-    return f"{type(kernel).__name__}({words})"
-
-
-def single_layer_of(points: Artifact) -> SingleLayer:
-    """The boundary elements of a mesh that was written by the stage `points`."""
-    vertices, triangles = (
-        torch.from_numpy(np.array(points.array(name))) for name in ("vertices", "triangles")
+def _covariance(spec: Mapping[str, Any], points: Artifact) -> Covariance:
+    """The kernel and the nugget: as the study gives them, fitted by likelihood, or scaled by the median distance."""
+    parameters = dict(spec["kernel"])
+    name = parameters.pop("name")
+    if spec["fit"] is not None:
+        generator = torch.Generator().manual_seed(spec["fit"]["seed"])
+        fit = fit_matern(
+            tensor(points, "points"),
+            standardized(points)[0],
+            generator=generator,
+            nu=parameters["nu"],
+            subsample=spec["fit"]["subsample"],
+            smallest_nugget=SMALLEST_NUGGET,
+        )
+        at_bound = fit.nugget <= 1.001 * SMALLEST_NUGGET * float(fit.kernel.variance)
+        return Covariance(fit.kernel, fit.nugget, at_bound)
+    if spec["task"] == "classification":
+        generator = torch.Generator().manual_seed(0)
+        parameters["length_scale"] *= median_distance(tensor(points, "points"), generator)
+    return Covariance(
+        kernels.build(name, **parameters), float(spec["nugget"]) * parameters.get("variance", 1.0)
     )
-    return SingleLayer(TriangleMesh(vertices, triangles))
 
 
 def _single_layer(layer: SingleLayer, kernel: kernels.Kernel, tolerance: float) -> dict[str, H2Matrix]:
@@ -91,31 +115,7 @@ def _single_layer(layer: SingleLayer, kernel: kernels.Kernel, tolerance: float) 
     return {"operator": far, "preconditioner": centers}
 
 
-def _kernel(spec: Mapping[str, Any], points: Artifact) -> tuple[kernels.Kernel, float]:
-    """The kernel and the nugget: as the study gives them, fitted by likelihood, or scaled by the median distance."""
-    parameters, nugget = dict(spec["kernel"]), float(spec["nugget"])
-    rows = torch.from_numpy(np.array(points.array("points")))
-    if spec["fit"] is not None:
-        generator = torch.Generator().manual_seed(spec["fit"]["seed"])
-        values = standardized(points)[0]
-        fit = fit_matern(
-            rows, values, generator=generator, nu=parameters["nu"], subsample=spec["fit"]["subsample"]
-        )
-        return fit.kernel, fit.nugget
-    if spec["task"] == "classification":
-        parameters["length_scale"] *= median_distance(rows, torch.Generator().manual_seed(0))
-    variance = parameters.get("variance", 1.0)
-    return kernels.build(parameters.pop("name"), **parameters), nugget * variance
-
-
-def standardized(points: Artifact) -> tuple[Tensor, float, float]:
-    """The training values with mean 0 and variance 1, and the mean and deviation taken off."""
-    values = torch.from_numpy(np.array(points.array("values"))).double()
-    mean, deviation = float(values.mean()), float(values.std())
-    return (values - mean) / (deviation or 1.0), mean, deviation or 1.0
-
-
-def blocks_of(table: Mapping[str, Any]) -> NDArray[np.int32]:
+def _blocks(table: Mapping[str, Any]) -> NDArray[np.int32]:
     """The blocks of a structure: first row, past last row, first column, past last column, rank or -1 if dense."""
     rows = [
         (*block["rows"], *block["columns"], -1 if block["rank"] is None else block["rank"])

@@ -8,10 +8,11 @@ import torch
 from pipeline.artifacts.store import Artifact, create
 from pipeline.precision import HalfNetwork
 from pipeline.runtime.provenance import provenance
-from pipeline.stages.shared import read_samples
-from pipeline.stages.train import model_of
+from pipeline.stages.parts.images import read_images
+from pipeline.stages.parts.networks import model_of
 
 CALIBRATION_SAMPLES = 256
+ERROR_SAMPLES = 1024  # through float64, for the errors of each layer's output
 
 
 def run(options: Namespace) -> None:
@@ -21,11 +22,13 @@ def run(options: Namespace) -> None:
     model = model_of(trained.spec["model"], dataset, trained.facts["seed"])
     model.load_state_dict(trained.tensors("weights"))
     model.eval()
-    test = read_samples(dataset, "test")
-    network = HalfNetwork.convert(model, read_samples(dataset, "train").images[:CALIBRATION_SAMPLES])
+    images, labels = read_images(dataset, "test")
+    network = HalfNetwork.convert(model, read_images(dataset, "train")[0][:CALIBRATION_SAMPLES])
     with torch.no_grad():
-        before = model(test.images).argmax(dim=1)
-    after = network(test.images).argmax(dim=1)
+        before = model(images).argmax(dim=1)
+    after = network(images).argmax(dim=1)
+    n_saturated = network.n_saturated
+    errors = {error.layer: error for error in network.layer_errors(images[:ERROR_SAMPLES])}
     with create(options.output, kind="half_network", spec={}, provenance=provenance(options.code)) as draft:
         draft.save_tensors("weights", network.tensors())
         draft.save_json("plan", network.plan())
@@ -36,6 +39,8 @@ def run(options: Namespace) -> None:
                 "routine": layer.routine,
                 "n_parameters": layer.n_parameters,
                 "flops": layer.flops,
+                "output_error": errors[layer.name].relative_error,
+                "output_sqnr_db": errors[layer.name].sqnr_db,
                 **(asdict(layer.rounding) if layer.rounding is not None else {}),
             }
             for layer in network.layers
@@ -47,11 +52,12 @@ def run(options: Namespace) -> None:
             "run": trained.facts["run"],
             "seed": trained.facts["seed"],
             "accuracy": {
-                "fp32": float((before == test.labels).double().mean()),
-                "fp16": float((after == test.labels).double().mean()),
-                "n_samples": len(test.labels),
+                "fp32": float((before == labels).double().mean()),
+                "fp16": float((after == labels).double().mean()),
+                "n_samples": len(labels),
                 "n_changed": int((before != after).sum()),
             },
+            "n_saturated": n_saturated,
             "file_bytes": {
                 "fp32": (trained.folder / "weights.safetensors").stat().st_size,
                 "fp16": (draft.folder / "weights.safetensors").stat().st_size

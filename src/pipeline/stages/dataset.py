@@ -8,7 +8,7 @@ from pipeline.artifacts.store import create
 from pipeline.data import load_images
 from pipeline.data.splits import split
 from pipeline.runtime.provenance import provenance
-from pipeline.stages.shared import read_spec
+from pipeline.stages.parts.spec import read_spec
 
 
 def cache_folder() -> Path:

@@ -13,9 +13,9 @@ from pipeline.artifacts.store import Artifact, create
 from pipeline.errors import ArtifactError
 from pipeline.report import render
 from pipeline.runtime.provenance import provenance
-from pipeline.stages.shared import read_spec
+from pipeline.stages.parts.spec import read_spec
 
-# Axis points of a map of the world that is wide enough for a page.
+# What the page draws of a solution on the globe: held-out places, and the map.
 MAP_ARRAYS = (
     "longitude",
     "latitude",
@@ -32,7 +32,7 @@ def run(options: Namespace) -> None:
     spec = read_spec(options.spec)
     found = _by_kind(options.artefacts)
     origin = provenance(options.code)
-    metrics, arrays = collect(spec, found, _rules(options.benchmarks), origin)
+    metrics, arrays = collect(spec, found, _rules(options.benchmarks, options.artefacts), origin)
     with create(options.output, kind="report", spec=spec, provenance=origin) as draft:
         draft.save_text("index.html", render(metrics, arrays))
         for matrix in metrics["matrices"].values():
@@ -107,7 +107,7 @@ def _run(name: str, label: str, networks: Iterable[Artifact]) -> dict[str, Any]:
             "train": facts["scores"]["train"],
             "seconds": facts["seconds"],
             "steps": facts["steps"],
-            "kfac": facts.get("kfac"),
+            "kfac": _kfac(recipe, network),
         }
     return {
         "label": label,
@@ -118,6 +118,14 @@ def _run(name: str, label: str, networks: Iterable[Artifact]) -> dict[str, Any]:
         "processes": mine[0].facts["processes"],
         "seeds": seeds,
     }
+
+
+def _kfac(recipe: Mapping[str, Any], network: Artifact) -> dict[str, int] | None:
+    """The preconditioner's counters at the end of a run; None for a run without."""
+    if recipe["optimizer"]["name"] != "kfac":
+        return None
+    last = network.table("history")[-1]
+    return {name: int(last[name]) for name in ("n_retries", "n_stale", "n_skipped")}
 
 
 def _in_words(options: Mapping[str, Any]) -> str:
@@ -132,6 +140,7 @@ def _precision(found: Mapping[str, list[tuple[str, Artifact]]]) -> dict[str, Any
         name: {
             "seed": converted.facts["seed"],
             "accuracy": converted.facts["accuracy"],
+            "n_saturated": converted.facts["n_saturated"],
             "file_bytes": converted.facts["file_bytes"],
             "layers": converted.json("layers"),
             "timings": timings[name].json("timings"),
@@ -144,6 +153,8 @@ def _precision(found: Mapping[str, list[tuple[str, Artifact]]]) -> dict[str, Any
 def _matrix(points: Artifact, operator: Artifact, solution: Artifact) -> dict[str, Any]:
     return {
         "kernel": operator.facts["kernel"],
+        "nugget": operator.facts["nugget"],
+        "nugget_at_bound": operator.facts["nugget_at_bound"],
         "n": points.facts["n"],
         "dimension": points.facts["dimension"],
         "points": points.facts["name"],
@@ -159,16 +170,20 @@ def _matrix(points: Artifact, operator: Artifact, solution: Artifact) -> dict[st
     }
 
 
-def _rules(folder: Path) -> list[dict[str, Any]]:
-    """What each job cost, from the benchmark files that Snakemake left."""
+def _rules(folder: Path, artefacts: Iterable[Path]) -> list[dict[str, Any]]:
+    """What each artefact's job cost, from the benchmark files that Snakemake left beside them."""
     rows = []
-    for path in sorted(folder.rglob("*.tsv")):
-        rule, *rest = path.relative_to(folder).with_suffix("").parts
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t"):
+    for manifest in artefacts:
+        job = manifest.parent.relative_to(folder.parent)
+        file = folder / job.with_name(job.name + ".tsv")
+        if not file.is_file():
+            continue
+        rule, *rest = job.parts
+        with file.open(newline="") as table:
+            for row in csv.DictReader(table, delimiter="\t"):
                 cost = {"seconds": _number(row["s"]), "max_rss_mb": _number(row["max_rss"])}
                 rows.append({"rule": rule, "job": "/".join(rest), **cost})
-    return [row for row in rows if row["rule"] != "freeze_spec"]
+    return rows
 
 
 def _number(text: str) -> float | None:
@@ -180,4 +195,7 @@ def _number(text: str) -> float | None:
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float | int | None]:
     """A row of a history with its numbers as such."""
-    return {key: int(text) if key in ("epoch", "steps") else _number(text) for key, text in row.items()}
+    return {
+        key: int(text) if key in ("epoch", "steps") or key.startswith("n_") else _number(text)
+        for key, text in row.items()
+    }

@@ -12,8 +12,8 @@ from pipeline.artifacts.store import create
 from pipeline.data import load_points
 from pipeline.hmatrix import H2Matrix, kernels
 from pipeline.runtime.provenance import provenance
-from pipeline.stages.compress import in_words
-from pipeline.stages.shared import read_spec
+from pipeline.stages.parts.matrices import in_words
+from pipeline.stages.parts.spec import read_spec
 
 NUGGET = 1e-2
 REPEATS = 5

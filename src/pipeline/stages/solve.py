@@ -2,7 +2,8 @@
 
 import math
 from argparse import Namespace
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,24 +12,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.artifacts.store import Artifact, create
-from pipeline.errors import PipelineError
+from pipeline.data.globe import unit_vectors
 from pipeline.hmatrix import H2Matrix, kernels
 from pipeline.hmatrix.boundary_elements import capacitance
-from pipeline.hmatrix.distributed import Divisible, distributed_solve
+from pipeline.hmatrix.distributed import Divisible, distributed_product, distributed_solve
 from pipeline.hmatrix.gaussian_process import one_hot, predict, predict_labels, root_mean_square_error
 from pipeline.runtime.clock import Stopwatch
 from pipeline.runtime.communicator import Serial
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.provenance import provenance
-from pipeline.stages.compress import single_layer_of, standardized
-from pipeline.stages.shared import read_spec
+from pipeline.stages.parts.matrices import single_layer_of, standardized
+from pipeline.stages.parts.spec import errors_about, read_spec
+from pipeline.stages.parts.tensors import tensor
 
 MAP_DEGREES = 2.0
+EXACT_ROWS = 512
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A system of equations, and what its solution is judged by.
+    """A system of equations.
 
     Attributes:
         operator: What is solved with, to the study's tolerance.
@@ -42,48 +45,63 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Solved:
+    """A solution with all that its answer is computed from."""
+
+    points: Artifact
+    compressed: Artifact
+    solution: Tensor
+    logdet: float | None
+
+    @property
+    def kernel(self) -> kernels.Kernel:
+        """The kernel of the matrix."""
+        return kernels.from_dict(self.compressed.facts["kernel_parameters"])
+
+
+@dataclass(frozen=True)
 class Answer:
-    """What a solution says: numbers for the report, and arrays with their units for its figures."""
+    """What a solution says: numbers for the report, a line for the log, and arrays with units for figures."""
 
     result: dict[str, Any]
-    arrays: dict[str, tuple[NDArray[Any], str]]
+    line: str
+    arrays: dict[str, tuple[NDArray[Any], str]] = field(default_factory=dict)
 
 
 def run(options: Namespace) -> None:
     """Solve on all processes that started together; the first one writes the answer."""
     name = options.output.parent.name
-    try:
-        _solve(options, name)
-    except PipelineError as error:
-        raise type(error)(f"matrices.{name}: {error}") from error
+    with errors_about(f"matrices.{name}"):
+        _solve(options, name, MpiCommunicator.of(options.processes))
 
 
-def _solve(options: Namespace, name: str) -> None:
-    communicator = MpiCommunicator()
+def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None:
     spec = read_spec(options.spec)
     points = Artifact.open(options.points, "points")
     compressed = Artifact.open(options.operator, "operator")
-    problem = problem_of(spec["task"], points, compressed)
-    accuracy = {"tolerance": spec["solve"]["tolerance"], "max_iterations": spec["solve"]["max_iterations"]}
     watch = Stopwatch()
+    with watch.part("assemble"):
+        problem = problem_of(spec["task"], points, compressed)
     with watch.part("factorize"):
         factorization = problem.preconditioner.factorize(
             spec["factor"]["tolerance"], kind=spec["factor"]["kind"]
         )
-    right_hand_side = problem.right_hand_side
     with watch.part("solve"):
         solution, info = distributed_solve(
-            problem.operator, factorization, right_hand_side, communicator, **accuracy
+            problem.operator,
+            factorization,
+            problem.right_hand_side,
+            communicator,
+            tolerance=spec["solve"]["tolerance"],
+            max_iterations=spec["solve"]["max_iterations"],
         )
+    shared = distributed_product(problem.operator, solution, communicator)
     if communicator.rank != 0:
         return
-    difference = 0.0
-    if communicator.size > 1:
-        alone, _ = distributed_solve(problem.operator, factorization, right_hand_side, Serial(), **accuracy)
-        difference = float((solution - alone).norm() / alone.norm())
-    with watch.part("answer"):
-        logdet = factorization.logdet() if factorization.kind == "cholesky" else None
-        answer = ANSWERS[spec["task"]](points, compressed, solution, logdet)
+    alone = distributed_product(problem.operator, solution, Serial())
+    logdet = factorization.logdet() if factorization.kind == "cholesky" else None
+    solved = Solved(points, compressed, solution, logdet)
+    answer = ANSWERS[spec["task"]](solved)
     with create(options.output, kind="solution", spec=spec, provenance=provenance(options.code)) as draft:
         draft.save_array("solution", solution.numpy())
         draft.save_table("residuals", [{"iteration": i, "residual": r} for i, r in enumerate(info.residuals)])
@@ -92,6 +110,7 @@ def _solve(options: Namespace, name: str) -> None:
         draft.facts |= {
             "result": answer.result,
             "solve": {
+                "assemble_seconds": watch.seconds["assemble"],
                 "factorize_seconds": watch.seconds["factorize"],
                 "factor_bytes": factorization.n_bytes,
                 "factor_tolerance": factorization.used_tolerance,
@@ -99,19 +118,21 @@ def _solve(options: Namespace, name: str) -> None:
                 "solve_seconds": watch.seconds["solve"],
                 "iterations": info.iterations,
                 "relative_residual": info.residuals[-1],
+                "exact_residual": exact_residual(solved, problem.right_hand_side),
                 "logdet": logdet,
                 "processes": communicator.size,
-                "difference_to_one_process": difference,
+                "difference_to_one_process": float((shared - alone).norm() / alone.norm()),
                 "notes": list(factorization.notes),
             },
         }
     for note in factorization.notes:
         print(f"solve {name}: {note}")
+    plural = "es" if communicator.size > 1 else ""
     print(
         f"solve {name}: factorized in {watch.seconds['factorize']:.1f} s, {info.iterations} iterations on "
-        f"{communicator.size} processes, residual {info.residuals[-1]:.1e}"
+        f"{communicator.size} process{plural}, residual {info.residuals[-1]:.1e} of the compressed matrix"
     )
-    print(f"solve {name}: " + ", ".join(f"{key} {value}" for key, value in answer.result.items()))
+    print(f"solve {name}: {answer.line}")
 
 
 def problem_of(task: str, points: Artifact, compressed: Artifact) -> Problem:
@@ -123,84 +144,89 @@ def problem_of(task: str, points: Artifact, compressed: Artifact) -> Problem:
         return Problem(layer.operator(operator), centers, torch.ones_like(layer.mesh.areas))
     if task == "kriging":
         return Problem(operator, operator, standardized(points)[0])
-    labels = torch.from_numpy(np.array(points.array("labels")))
+    labels = tensor(points, "labels")
     return Problem(operator, operator, one_hot(labels, int(labels.max()) + 1))
 
 
-def _kriging(points: Artifact, compressed: Artifact, weights: Tensor, logdet: float | None) -> Answer:
+def exact_residual(solved: Solved, right_hand_side: Tensor) -> float | None:
+    """|b - A x| / |b| over random rows of the exact matrix; None for boundary elements, whose rows are integrals."""
+    if not solved.points.has("points"):
+        return None
+    rows = tensor(solved.points, "points")
+    chosen = torch.from_numpy(
+        np.random.default_rng(0).choice(len(rows), min(EXACT_ROWS, len(rows)), replace=False)
+    )
+    product = predict(solved.kernel, rows, solved.solution, rows[chosen])
+    off = right_hand_side[chosen] - product - solved.compressed.facts["nugget"] * solved.solution[chosen]
+    return float(off.norm() / right_hand_side[chosen].norm())
+
+
+def _kriging(solved: Solved) -> Answer:
     """Predict the held-out values and a map, and judge by the mean predictor."""
-    kernel = kernels.from_dict(compressed.facts["kernel_parameters"])
-    rows = torch.from_numpy(np.array(points.array("points")))
+    points, kernel = solved.points, solved.kernel
+    rows = tensor(points, "points")
     values, mean, deviation = standardized(points)
-    observed = torch.from_numpy(np.array(points.array("held_out_values"))).double()
-    places = torch.from_numpy(np.array(points.array("held_out_points")))
-    predicted = predict(kernel, rows, weights, places) * deviation + mean
+    observed = tensor(points, "held_out_values").double()
+    predicted = predict(kernel, rows, solved.solution, tensor(points, "held_out_points")) * deviation + mean
     longitude = np.arange(-180.0, 180.0, MAP_DEGREES) + MAP_DEGREES / 2
     latitude = np.arange(-90.0, 90.0, MAP_DEGREES) + MAP_DEGREES / 2
-    world = torch.from_numpy(_unit_vectors(latitude, longitude))
-    field = predict(kernel, rows, weights, world) * deviation + mean
+    places = [part.ravel() for part in np.meshgrid(latitude, longitude, indexing="ij")]
+    world = predict(kernel, rows, solved.solution, torch.from_numpy(unit_vectors(*places))) * deviation + mean
     likelihood = None
-    if logdet is not None:
+    if solved.logdet is not None:
         n = len(values)
-        quadratic = float(values @ weights)
-        likelihood = -0.5 * (quadratic + logdet + n * math.log(2 * math.pi)) - n * math.log(deviation)
-    unit = points.facts["unit"]
+        quadratic = float(values @ solved.solution)
+        likelihood = -0.5 * (quadratic + solved.logdet + n * math.log(2 * math.pi)) - n * math.log(deviation)
+    unit, quantity = points.facts["unit"], points.facts["quantity"]
+    rmse = root_mean_square_error(predicted, observed)
+    by_mean = root_mean_square_error(torch.full_like(observed, mean), observed)
     return Answer(
         result={
-            "rmse": root_mean_square_error(predicted, observed),
-            "rmse_mean_predictor": root_mean_square_error(torch.full_like(observed, mean), observed),
+            "rmse": rmse,
+            "rmse_mean_predictor": by_mean,
             "unit": unit,
+            "quantity": quantity,
             "n_held_out": len(observed),
             "log_likelihood": likelihood,
         },
+        line=f"{quantity} of {len(observed)} held-out places to {rmse:.4g} {unit} RMSE, mean predictor {by_mean:.4g}",
         arrays={
-            "longitude": (np.array(points.array("held_out_longitude")), "degrees"),
-            "latitude": (np.array(points.array("held_out_latitude")), "degrees"),
+            "longitude": (tensor(points, "held_out_longitude").numpy(), "degrees"),
+            "latitude": (tensor(points, "held_out_latitude").numpy(), "degrees"),
             "values": (observed.numpy(), unit),
             "predicted": (predicted.numpy(), unit),
             "grid_longitude": (longitude, "degrees"),
             "grid_latitude": (latitude, "degrees"),
-            "grid": (field.numpy().reshape(len(latitude), len(longitude)), unit),
+            "grid": (world.numpy().reshape(len(latitude), len(longitude)), unit),
         },
     )
 
 
-def _unit_vectors(latitude: NDArray[np.float64], longitude: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points of the unit sphere at all pairs of a latitude and a longitude, in degrees, shape (h g, 3)."""
-    phi, lam = (
-        part.ravel() for part in np.meshgrid(np.radians(latitude), np.radians(longitude), indexing="ij")
-    )
-    return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=1)
-
-
-def _classification(points: Artifact, compressed: Artifact, weights: Tensor, logdet: float | None) -> Answer:
+def _classification(solved: Solved) -> Answer:
     """Predict the test labels, and judge by the network's own soft-max head."""
-    kernel = kernels.from_dict(compressed.facts["kernel_parameters"])
-    rows, tests = (torch.from_numpy(np.array(points.array(name))) for name in ("points", "held_out_points"))
-    labels = torch.from_numpy(np.array(points.array("held_out_labels")))
-    predicted = predict_labels(kernel, rows, weights, tests)
+    rows, tests = (tensor(solved.points, name) for name in ("points", "held_out_points"))
+    labels = tensor(solved.points, "held_out_labels")
+    predicted = predict_labels(solved.kernel, rows, solved.solution, tests)
+    accuracy, by_head = float((predicted == labels).double().mean()), solved.points.facts["softmax_accuracy"]
     return Answer(
-        result={
-            "accuracy": float((predicted == labels).double().mean()),
-            "softmax_accuracy": points.facts["softmax_accuracy"],
-            "n_test": len(labels),
-        },
+        result={"accuracy": accuracy, "softmax_accuracy": by_head, "n_test": len(labels)},
+        line=f"test accuracy {accuracy:.4f} by kernel ridge regression, {by_head:.4f} by the soft-max head",
         arrays={"predicted_labels": (predicted.numpy(), "class")},
     )
 
 
-def _capacitance(points: Artifact, compressed: Artifact, charges: Tensor, logdet: float | None) -> Answer:
+def _capacitance(solved: Solved) -> Answer:
     """Sum the charges of the conductor at unit potential, and compare with the known value."""
-    value, reference = capacitance(charges), points.facts["reference"]
+    value, reference = capacitance(solved.solution), solved.points.facts["reference"]
+    error = abs(value - reference) / reference
     return Answer(
-        result={
-            "capacitance": value,
-            "reference": reference,
-            "relative_error": abs(value - reference) / reference,
-            "unit": "4π ε₀",
-        },
-        arrays={},
+        result={"capacitance": value, "reference": reference, "relative_error": error, "unit": "4π ε₀"},
+        line=f"capacitance {value:.6f} of 4π ε₀, known {reference:.6f}, relative error {error:.1e}",
     )
 
 
-ANSWERS = {"kriging": _kriging, "classification": _classification, "capacitance": _capacitance}
+ANSWERS: dict[str, Callable[[Solved], Answer]] = {
+    "kriging": _kriging,
+    "classification": _classification,
+    "capacitance": _capacitance,
+}

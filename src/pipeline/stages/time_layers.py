@@ -8,7 +8,8 @@ from threadpoolctl import threadpool_limits
 from pipeline.artifacts.store import Artifact, create
 from pipeline.precision import HalfNetwork, Sampling, measure_roofs
 from pipeline.runtime.provenance import provenance
-from pipeline.stages.shared import read_samples, read_spec
+from pipeline.stages.parts.images import read_images
+from pipeline.stages.parts.spec import read_spec
 
 
 def run(options: Namespace) -> None:
@@ -18,7 +19,7 @@ def run(options: Namespace) -> None:
     dataset = Artifact.open(options.dataset, "dataset")
     network = HalfNetwork.from_plan(converted.json("plan"), converted.tensors("weights"))
     batch_sizes = tuple(spec["batch_sizes"])
-    inputs = read_samples(dataset, "validation").images
+    inputs, _ = read_images(dataset, "validation")
     inputs = inputs.repeat(-(-max(batch_sizes) // len(inputs)), 1, 1, 1)[: max(batch_sizes)]
     with threadpool_limits(1):
         roofs = measure_roofs()
@@ -26,7 +27,7 @@ def run(options: Namespace) -> None:
         timings = network.time_layers(inputs, batch_sizes=batch_sizes, roofs=roofs, sampling=sampling)
     rows = [asdict(timing) for timing in timings]
     for row in rows:
-        print(f"batch {row['batch']:3d}  {row['layer']:16s} {row['speedup']:5.2f}x  {row['reason']}")
+        print(f"batch {row['batch']:3d}  {row['layer']:12s} {row['reason']}")
     with create(options.output, kind="timings", spec=spec, provenance=provenance(options.code)) as draft:
         draft.save_json("timings", rows)
         draft.save_json("roofs", roofs.to_dict())

@@ -4,22 +4,24 @@ import math
 import resource
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from pipeline.artifacts.checkpoints import CheckpointFolder
 from pipeline.artifacts.store import Artifact, create
-from pipeline.errors import ConfigError, ConvergenceError
-from pipeline.models import Classifier, build_model
+from pipeline.errors import ArtifactError
+from pipeline.models import Classifier
 from pipeline.runtime.clock import Progress
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.provenance import provenance
 from pipeline.runtime.torch_group import torch_group
-from pipeline.stages.shared import read_samples, read_spec
+from pipeline.stages.parts.images import read_images
+from pipeline.stages.parts.networks import model_of
+from pipeline.stages.parts.spec import errors_about, read_spec
 from pipeline.training import (
     SMOOTHINGS,
     EpochRecord,
@@ -29,6 +31,7 @@ from pipeline.training import (
     Samples,
     State,
     evaluate,
+    plan,
     train,
 )
 
@@ -51,102 +54,110 @@ def recipe_of(run: Mapping[str, Any]) -> Recipe:
     )
 
 
-def model_of(spec: Mapping[str, Any], dataset: Artifact, seed: int) -> Classifier:
-    """Build the study's network for a data set, initialized by seed."""
-    options = dict(spec)
-    _, height, width = dataset.array("train_images").shape
-    return build_model(
-        options.pop("name"),
-        input_shape=(1, height, width),
-        n_classes=len(dataset.facts["classes"]),
-        generator=torch.Generator().manual_seed(seed),
-        **options,
-    )
+@dataclass(frozen=True)
+class Reporter:
+    """What is told and kept of a running training; only the first process speaks and writes."""
 
+    label: str
+    progress: Progress
+    checkpoint: CheckpointFolder
+    speaks: bool
 
-def run(options: Namespace) -> None:
-    """Train, going on from a checkpoint if a former job left one, and judge the result on the test split once."""
-    device = choose_device(read_spec(options.spec)["device"], MpiCommunicator().local_rank)
-    with torch_group("nccl" if device.type == "cuda" else "gloo") as communicator:
-        _train(options, device, communicator)
+    def on_step(self, step: int, n_steps: int, loss: float) -> None:
+        """A progress line now and then."""
+        if self.speaks:
+            self.progress.update(step, f"loss {loss:.3f}")
 
-
-def _train(options: Namespace, device: torch.device, communicator: Communicator) -> None:
-    spec = read_spec(options.spec)
-    dataset = Artifact.open(options.dataset, "dataset")
-    label = f"{options.run}, seed {options.seed}"
-    training, validation, test = (
-        Samples(*(part.to(device) for part in (samples.images, samples.labels)))
-        for samples in (read_samples(dataset, name) for name in ("train", "validation", "test"))
-    )
-    model = model_of(spec["model"], dataset, options.seed).to(device)
-    recipe = recipe_of(spec["run"])
-    # What follows from a checkpoint depends on these alone, and on the number of processes by rounding.
-    checkpoint = CheckpointFolder.of(
-        options.checkpoints,
-        {
-            "spec": spec,
-            "seed": options.seed,
-            "code": options.code,
-            "dataset": dataset.manifest["files"],
-            "processes": communicator.size,
-        },
-    )
-    is_first = communicator.rank == 0
-    found = checkpoint.load()
-    done_before = found[1]["step"] if found else 0
-    if is_first:
-        where = f"goes on at step {done_before}" if found else "starts"
-        print(f"{label}: {where}, {communicator.size} processes, {device}, {torch.get_num_threads()} threads")
-    progress = Progress(
-        label, recipe.epochs * -(-len(training) // recipe.batch_size), done_before=done_before
-    )
-
-    def on_step(step: int, n_steps: int, loss: float) -> None:
-        if is_first:
-            progress.update(step, f"loss {loss:.3f}")
-
-    def on_epoch(record: EpochRecord) -> None:
-        if is_first:
+    def on_epoch(self, record: EpochRecord) -> None:
+        """A line with the figures of an epoch."""
+        if self.speaks:
             print(
-                f"{label}: epoch {record.epoch:3d}  {record.seconds:7.1f} s  loss {record.train_loss:.4f}  "
+                f"{self.label}: epoch {record.epoch:3d}  {record.seconds:7.1f} s  loss {record.train_loss:.4f}  "
                 f"accuracy {record.train_accuracy:.4f}  validation loss {record.validation_loss:.4f}  "
                 f"accuracy {record.validation_accuracy:.4f}",
                 flush=True,
             )
 
-    def on_checkpoint(state: State) -> None:
-        if is_first:
-            checkpoint.save(state.tensors, state.scalars)
+    def on_checkpoint(self, state: State) -> None:
+        """Replace the checkpoint."""
+        if self.speaks:
+            self.checkpoint.save(state.tensors, state.scalars)
 
-    try:
-        history = train(
-            model,
-            recipe,
-            training,
-            validation,
-            seed=options.seed,
-            communicator=communicator,
-            state=State(*found) if found else None,
-            on_checkpoint=on_checkpoint,
-            checkpoint_steps=spec["checkpoint_steps"],
-            on_epoch=on_epoch,
-            on_step=on_step,
+
+def run(options: Namespace) -> None:
+    """Train, going on from a checkpoint if a former job left one, and judge the result on the test split once."""
+    with errors_about(f"training.runs.{options.run}, seed {options.seed}"):
+        mpi = MpiCommunicator.of(options.processes)
+        device = choose_device(read_spec(options.spec)["device"], mpi.local_rank)
+        with torch_group(device, mpi) as communicator:
+            _train(options, device, communicator)
+
+
+def _train(options: Namespace, device: torch.device, communicator: Communicator) -> None:
+    spec = read_spec(options.spec)
+    dataset = Artifact.open(options.dataset, "dataset")
+    training, validation, test = (
+        Samples(*(part.to(device) for part in read_images(dataset, name)))
+        for name in ("train", "validation", "test")
+    )
+    model = model_of(spec["model"], dataset, options.seed).to(device)
+    recipe = recipe_of(spec["run"])
+    n_steps = plan(recipe, n_samples=len(training), n_processes=communicator.size).n_steps
+    # What follows from a checkpoint depends on these alone, and on the number of processes by rounding.
+    identity = {
+        "spec": spec,
+        "seed": options.seed,
+        "code": options.code,
+        "dataset": dataset.manifest["files"],
+        "processes": communicator.size,
+    }
+    checkpoint = CheckpointFolder.of(options.checkpoints, identity)
+    found = _agreed_checkpoint(checkpoint, communicator)
+    done_before = found.scalars["step"] if found else 0
+    label = f"{options.run}, seed {options.seed}"
+    reporter = Reporter(
+        label, Progress(label, n_steps, done_before=done_before), checkpoint, communicator.rank == 0
+    )
+    if reporter.speaks:
+        where = f"goes on at step {done_before}" if found else "starts"
+        print(
+            f"{label}: {where}; processes: {communicator.size}, threads: {torch.get_num_threads()}, device: {device}"
         )
-    except ConvergenceError as error:
-        checkpoint.remove()
-        raise ConvergenceError(f"training run {label}: {error}") from error
-    except ConfigError as error:
-        raise ConfigError(f"training.runs.{options.run}: {error}") from error
+    history = train(
+        model,
+        recipe,
+        training,
+        validation,
+        seed=options.seed,
+        communicator=communicator,
+        state=found,
+        on_checkpoint=reporter.on_checkpoint,
+        checkpoint_steps=options.checkpoint_steps,
+        on_epoch=reporter.on_epoch,
+        on_step=reporter.on_step,
+    )
     final = {
         name: evaluate(model, samples, communicator=communicator)
         for name, samples in (("train", training), ("validation", validation), ("test", test))
     }
-    if is_first:
+    if reporter.speaks:
         scores = {name: {"loss": score.loss, "accuracy": score.accuracy} for name, score in final.items()}
         _write(options, spec, model, history, scores, communicator.size)
         checkpoint.remove()
         print(f"{label}: test accuracy {scores['test']['accuracy']:.4f}, loss {scores['test']['loss']:.4f}")
+
+
+def _agreed_checkpoint(checkpoint: CheckpointFolder, communicator: Communicator) -> State | None:
+    """Load the checkpoint on every process; a file system that shows them different ones is an error, not a hang."""
+    found = checkpoint.load()
+    step = torch.tensor([found[1]["step"] if found else -1])
+    steps = {int(other) for other in torch.cat(communicator.all_gather(step))}
+    if len(steps) > 1:
+        raise ArtifactError(
+            f"{checkpoint.folder}: processes see different checkpoints (steps {sorted(steps)}); wait until the shared "
+            "file system shows the same everywhere, or run snakemake clean_checkpoints"
+        )
+    return State(*found) if found else None
 
 
 def _write(
@@ -157,6 +168,7 @@ def _write(
     scores: Mapping[str, Mapping[str, float]],
     n_processes: int,
 ) -> None:
+    device = next(model.parameters()).device
     with create(options.output, kind="network", spec=spec, provenance=provenance(options.code)) as draft:
         draft.save_tensors("weights", {name: tensor.cpu() for name, tensor in model.state_dict().items()})
         draft.save_table("history", [asdict(record) for record in history])
@@ -164,6 +176,8 @@ def _write(
             "run": options.run,
             "seed": options.seed,
             "processes": n_processes,
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "n_parameters": sum(math.prod(parameter.shape) for parameter in model.parameters()),
             "seconds": history[-1].seconds if history else 0.0,
             "steps": history[-1].steps if history else 0,

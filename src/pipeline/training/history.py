@@ -19,6 +19,9 @@ class EpochRecord:
         train_accuracy: Share of these that are classified correctly.
         validation_loss: The same on the held-out samples.
         validation_accuracy: The same on the held-out samples.
+        n_retries: K-FAC's inversions since the start that needed more damping; 0 without K-FAC, as the next two.
+        n_stale: Inversions that failed even so and left the former inverse in place.
+        n_skipped: Updates of the factors left out because statistics were not finite.
         gap: Validation loss minus training loss: the price of not having seen a sample, in nats.
     """
 
@@ -31,6 +34,9 @@ class EpochRecord:
     validation_loss: float
     validation_accuracy: float
     gap: float
+    n_retries: int = 0
+    n_stale: int = 0
+    n_skipped: int = 0
 
 
 History = list[EpochRecord]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from time import perf_counter
 from typing import Any
 
@@ -112,6 +112,9 @@ def train(
         if position + 1 == steps.steps_per_epoch:
             require_agreement(model, step=progress.step, communicator=communicator)
             record = _measure(model, progress, training[: recipe.n_measured], validation, communicator)
+            if kfac is not None:
+                counts = {name: getattr(kfac, name) for name in ("n_retries", "n_stale", "n_skipped")}
+                record = replace(record, **counts)
             progress.end_epoch(record)
             if on_epoch is not None:
                 on_epoch(record)

@@ -1,0 +1,27 @@
+"""Points and kernels of a study's matrices."""
+
+from torch import Tensor
+
+from pipeline.artifacts.store import Artifact
+from pipeline.hmatrix.boundary_elements import SingleLayer, TriangleMesh
+from pipeline.hmatrix.kernels import Kernel
+from pipeline.stages.parts.tensors import tensor
+
+
+def single_layer_of(points: Artifact) -> SingleLayer:
+    """The boundary elements of a mesh that was written by the stage `points`."""
+    return SingleLayer(TriangleMesh(tensor(points, "vertices"), tensor(points, "triangles")))
+
+
+def standardized(points: Artifact) -> tuple[Tensor, float, float]:
+    """The training values with mean 0 and variance 1, and the mean and deviation taken off."""
+    values = tensor(points, "values").double()
+    mean, deviation = float(values.mean()), float(values.std())
+    return (values - mean) / (deviation or 1.0), mean, deviation or 1.0
+
+
+def in_words(kernel: Kernel) -> str:
+    """A kernel for reading: its name, and its parameters to four digits."""
+    parameters = {key: value for key, value in kernel.to_dict().items() if key != "name"}
+    words = ", ".join(f"{key} {value:.4g}" for key, value in parameters.items())
+    return f"{type(kernel).__name__}({words})"

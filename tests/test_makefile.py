@@ -1,0 +1,50 @@
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """What `make env` looks at before it installs anything."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "CMakeLists.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def make(folder, *arguments, **variables):
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env=os.environ | variables,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_no_compiler_is_one_line_that_says_what_to_install(checkout):
+    done = make(checkout, "env", CXX="no-such-compiler")
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert len(lines) == 1
+    assert "needs a C++ compiler and found none (no-such-compiler)" in lines[0]
+    assert not (checkout / ".venv").exists()
+
+
+def test_no_python_is_one_line(checkout):
+    done = make(checkout, "env", "PYTHON=no-such-python")
+    assert done.returncode == 2
+    assert "parsimony needs Python >= 3.11" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_an_unknown_study_names_those_that_there_are(checkout):
+    (checkout / "config").mkdir()
+    (checkout / "config" / "one.yaml").touch()
+    (checkout / ".venv").mkdir()
+    stamp = checkout / ".venv" / ".installed"
+    stamp.touch()
+    done = make(checkout, "run", "STUDY=nope")
+    assert done.returncode == 2
+    assert "there is no config/nope.yaml; studies: one" in done.stderr
