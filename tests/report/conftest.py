@@ -5,6 +5,9 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+
+from pipeline.report import render
 
 # name: (label, optimizer, batch, smoothing, final train loss, test accuracies, test losses, steps)
 RUNS = {
@@ -16,6 +19,7 @@ RUNS = {
         (0.8673, 0.8651), (0.396, 0.404), 160,
     ),
 }  # fmt: skip
+ROUTINES = {"conv3x3": "direct convolution", "maxpool2x2": "pooling", "linear": "matrix-vector"}
 LAYERS = {
     # name: (kind, parameters, flops per sample, speedups at batch 1 and 64, bound at 1 and 64)
     "conv1": ("conv3x3", 320, 4.5e5, (1.04, 0.97), ("compute", "compute")),
@@ -29,11 +33,39 @@ LAYERS = {
 
 @pytest.fixture
 def metrics() -> dict:
-    return copy.deepcopy(METRICS)
+    return _copy()
 
 
 @pytest.fixture
 def arrays() -> dict[str, np.ndarray]:
+    return _arrays()
+
+
+@pytest.fixture(scope="session")
+def full() -> str:
+    """The page of the whole study, rendered once for all tests that only read it."""
+    return render(_copy(), _arrays())
+
+
+@pytest.fixture
+def no_svg(monkeypatch):
+    """Run all the code of the figures but the writing of SVG, which takes nine tenths of a page's time."""
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, file, **_: file.write('<svg viewBox="0 0 1 1"></svg>')
+    )
+    monkeypatch.setattr(Figure, "draw_without_rendering", lambda self: None)
+
+
+def _copy() -> dict:
+    """A copy of the study that shares the long lists of blocks; tests replace them and never change them."""
+    shared = {
+        id(matrix["structure"]["blocks"]): matrix["structure"]["blocks"]
+        for matrix in METRICS["matrices"].values()
+    }
+    return copy.deepcopy(METRICS, shared)
+
+
+def _arrays() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(7)
     longitude, latitude = np.linspace(-180, 180, 181), np.linspace(-70, 80, 76)
     x, y = np.radians(longitude)[None], np.radians(latitude)[:, None]
@@ -91,16 +123,19 @@ def _timings() -> list[dict]:
             n_bytes = 2 * parameters + batch * 6000
             rows.append(
                 {
-                    "layer": name, "kind": kind, "batch": batch, "routine_fp32": "torch",
-                    "routine_fp16": "gemv_avx512" if kind == "linear" else "torch", "seconds_fp32": half * speedup,
+                    "layer": name, "kind": kind, "batch": batch,
+                    "routine_fp32": f"{ROUTINES[kind]} 16 outputs wide, fp32 weights, avx512",
+                    "routine_fp16": f"{ROUTINES[kind]} 16 outputs wide, fp16 weights, avx512",
+                    "seconds_fp32": half * speedup, "interval": [speedup * 0.96, speedup * 1.05],
                     "seconds_fp16": half, "interval_fp32": [half * speedup * 0.97, half * speedup * 1.03],
                     "interval_fp16": [half * 0.98, half * 1.02], "speedup": speedup,
                     "predicted_speedup": speedup * 1.08, "flops": flops * batch, "bytes_fp32": 2 * n_bytes,
                     "bytes_fp16": n_bytes, "intensity": flops * batch / n_bytes, "gflops": rate,
                     "gbytes": n_bytes / half / 1e9, "bound": bound,
-                    "reason": f"Reads {n_bytes / 1e3:.0f} kB instead of {2 * n_bytes / 1e3:.0f} kB, bound by {bound}."
+                    "reason": f"FP16 wins, {speedup:.2f}x: {bound}-bound, reads {n_bytes / 1e3:.0f} kB instead of "
+                    f"{2 * n_bytes / 1e3:.0f} kB."
                     if bound != "compute"
-                    else f"Bound by arithmetic at {rate:.0f} GFLOP/s, so fewer bytes change little.",
+                    else f"no clear difference, {speedup:.2f}x: compute-bound at {rate:.0f} GFLOP/s.",
                 }
             )  # fmt: skip
     return rows
@@ -140,14 +175,16 @@ def _matrix(n: int, points: str, task: str, kernel: str, result: dict, ratio: fl
         for level in range(depth, 1, -1)
     ]  # fmt: skip
     return {
-        "kernel": kernel, "n": n, "dimension": 3, "points": points, "task": task,
+        "kernel": kernel, "nugget": 0.0, "nugget_at_bound": False, "n": n, "dimension": 3,
+        "points": points, "task": task,
         "compress": {
             "seconds": 3.21, "n_bytes": round(dense / ratio), "dense_bytes": dense, "tolerance": 1e-6,
-            "relative_error": 7.8e-7, "max_rank": 88, "levels": levels,
+            "relative_error": 7.8e-7, "missed": False, "n_rows": n, "max_rank": 88, "levels": levels, "notes": [],
         },
         "solve": {
-            "factorize_seconds": 4.31, "factor_bytes": round(1.2 * dense / ratio), "factor_tolerance": 1e-3,
-            "solve_seconds": 0.42, "iterations": 9, "relative_residual": 6.1e-9, "logdet": -123456.78,
+            "factorize_seconds": 4.31, "factor_bytes": round(1.2 * dense / ratio), "factor_tolerance": 1e-6,
+            "solve_seconds": 0.42, "iterations": 9, "relative_residual": 6.1e-9,
+            "exact_residual": 4.4e-7, "logdet": -123456.78, "notes": [],
             "processes": 2, "difference_to_one_process": 3.3e-13,
         },
         "result": result,
@@ -172,14 +209,15 @@ METRICS = {
     },
     "precision": {
         "kfac_smooth": {
-            "seed": 0,
+            "seed": 0, "n_saturated": 0,
             "accuracy": {"fp32": 0.8673, "fp16": 0.8672, "n_samples": 10000, "n_changed": 3},
             "file_bytes": {"fp32": 1724000, "fp16": 863500},
             "layers": [
                 {
-                    "name": name, "kind": kind, "routine": "gemv_avx512" if kind == "linear" else "torch",
+                    "name": name, "kind": kind, "routine": ROUTINES[kind],
                     "n_parameters": parameters, "flops": flops, "sqnr_db": 68.2 + place, "n_overflow": 0,
                     "relative_error": 3.7e-4 / (1 + place / 9), "n_subnormal": 12 * place, "n_flushed": place // 4,
+                    "output_error": 2.9e-4 * (1 + place / 5), "output_sqnr_db": 70.7 - place,
                 }
                 for place, (name, (kind, parameters, flops, _, _)) in enumerate(LAYERS.items())
             ],
@@ -193,7 +231,8 @@ METRICS = {
     "matrices": {
         "airports": _matrix(
             28298, "airports", "kriging", "Matern(nu=0.5, length=0.05)",
-            {"rmse": 212.4, "rmse_mean_predictor": 431.9, "unit": "m", "n_held_out": 700, "log_likelihood": -18234.5},
+            {"quantity": "elevation", "rmse": 212.4, "rmse_mean_predictor": 431.9, "unit": "m", "n_held_out": 700,
+             "log_likelihood": -18234.5},
             53.0, 4,
         ),
         "capacitance": _matrix(
@@ -226,7 +265,8 @@ METRICS = {
         for place in range(jobs)
     ],
     "provenance": {
-        "commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False, "date": "2026-11-23", "host": "node01",
+        "commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False, "date": "2026-11-23T02:01:36+01:00",
+        "host": "node01",
         "platform": "Linux 6.1", "cpu": "AMD EPYC 9655", "python": "3.11.9",
         "versions": {"torch": "2.13.0", "numpy": "2.4.1", "snakemake": "9.27.1"}, "code": "9f2c77aa",
         "command": "snakemake --configfile config/default.yaml",

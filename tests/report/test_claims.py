@@ -1,4 +1,5 @@
 import pytest
+from scipy import stats
 
 from pipeline.report.claims import judge_claims
 
@@ -124,8 +125,26 @@ def test_runs_without_scores_leave_out_the_claim():
 
 def test_evidence_is_made_of_the_numbers():
     first, second, third, fourth = judge_claims(study(), ROLES)
-    assert "2.00 ±" in first.evidence
+    assert "2.00 points below batch 64 (90 % interval " in first.evidence
     assert "84.20" in first.evidence
     assert "within 40: 2.5×" in second.evidence
-    assert "0.300 ±" in third.evidence
+    assert "test loss is 0.300 higher (90 % interval " in third.evidence
     assert "in 100 steps instead of 2,000" in fourth.evidence
+
+
+def test_an_interval_is_that_of_its_sentence():
+    # Welch with two seeds a run and equal deviations s: t(0.95, 2) times s, here 0.2 sqrt(2) points.
+    runs = study(large=run((0.838, 0.842), history=[(100, 0.4)]), small=run((0.860, 0.864), steps=2000))
+    half = stats.t.ppf(0.95, 2) * 0.2 * 2**0.5
+    assert f"(90 % interval {2.2 - half:.2f} to {2.2 + half:.2f})" in judge_claims(runs, ROLES)[0].evidence
+    gains = study(large=run((0.880, 0.884), history=[(100, 0.4)]))
+    assert "2.00 points above batch 64" in judge_claims(gains, ROLES)[0].evidence
+
+
+def test_one_seed_has_no_interval():
+    runs = study()
+    for name in runs:
+        del runs[name]["seeds"]["1"]
+    assert not any(
+        "interval" in claim.evidence or "±" in claim.evidence for claim in judge_claims(runs, ROLES)
+    )

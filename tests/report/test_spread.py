@@ -58,9 +58,10 @@ def test_power_law_finds_its_exponent(exponent):
     assert found == pytest.approx((exponent, 3.0))
 
 
-def test_power_law_needs_two_sizes():
+def test_power_law_needs_three_sizes():
     assert power_law([], []) is None
-    assert power_law([8], [1.0]) is None
-    assert power_law([8, 8], [1.0, 2.0]) is None
+    assert power_law([8, 16], [1.0, 2.0]) is None
+    assert power_law([8, 8, 16], [1.0, 2.0, 2.0]) is None
     assert power_law([8, 16, 32], [1.0, None, 0.0]) is None
-    assert power_law([8, 16, 32], [1.0, float("nan"), 4.0]) == pytest.approx((1.0, math.exp(-math.log(8))))
+    found = power_law([8, 16, 32, 64], [1.0, float("nan"), 4.0, 8.0])
+    assert found == pytest.approx((1.0, 1 / 8))

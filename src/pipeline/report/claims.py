@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.report.formatting import count, decimal, is_number, listing, significant, times, with_percent
+from pipeline.report.formatting import count, decimal, is_number, significant, times, with_percent
 from pipeline.report.runs import accuracy_on_test, loss_gap, loss_on_test, n_steps, seeds_of
 from pipeline.report.spread import Difference, Spread, difference
 
@@ -17,6 +17,11 @@ Verdict = Literal["holds", "does not hold", "undecided"]
 
 #: "At the level of" means: at most this many percentage points of test accuracy below.
 MARGIN = 0.5
+
+#: The claim on which the study's headline rests.
+SMOOTHING_RESTORES = (
+    f"A smoothed objective brings it to the level of the small batch (at most {MARGIN:g} points below)."
+)
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,9 @@ def _large_batch_loses(runs: Mapping[str, Any]) -> Claim | None:
     return Claim(
         "A large batch costs plain SGD test accuracy.",
         _verdict([loss.exceeds(0.0)]),
-        f"Batch {count(runs['large_batch'].get('batch_size'))} is {_points(loss)} below batch "
-        f"{count(runs['reference'].get('batch_size'))} "
-        f"({_percent(runs['large_batch'])} against "
-        f"{_percent(runs['reference'])}).",
+        f"Batch {count(runs['large_batch'].get('batch_size'))} is {_points(loss)} "
+        f"{'below' if loss.mean >= 0 else 'above'} batch {count(runs['reference'].get('batch_size'))}"
+        f"{_interval(loss, 2)}: {_percent(runs['large_batch'])} against {_percent(runs['reference'])}.",
     )
 
 
@@ -79,12 +83,12 @@ def _second_order_is_fast(runs: Mapping[str, Any]) -> Claim | None:
     goal = f"{goal} ({significant(target, 3)})"
     steps = Spread.of(reached)
     if steps.mean is None:
-        return Claim(statement, _ofseeds_of(faster), f"No seed reaches {goal}.")
+        return Claim(statement, _verdict_of_seeds(faster), f"No seed reaches {goal}.")
     who = "Every seed reaches" if steps.n == len(reached) else f"{steps.n} of {len(reached)} seeds reach"
     evidence = (
         f"{who} {goal} within {count(max(steps.values))}: {times(allowed / steps.mean)} fewer on average."
     )
-    return Claim(statement, _ofseeds_of(faster), evidence)
+    return Claim(statement, _verdict_of_seeds(faster), evidence)
 
 
 def _second_order_generalizes_worse(runs: Mapping[str, Any]) -> Claim | None:
@@ -95,15 +99,15 @@ def _second_order_generalizes_worse(runs: Mapping[str, Any]) -> Claim | None:
     if not present:
         return None
     words = [
-        f"the {name} is {_signed(by)} {'higher' if by.mean >= 0 else 'lower'} "
-        f"({significant(quantities[name](alone).mean, 3)} against "
-        f"{significant(quantities[name](reference).mean, 3)})"
+        f"the {name} is {decimal(abs(by.mean), 3)} {'higher' if by.mean >= 0 else 'lower'}{_interval(by, 3)}: "
+        f"{significant(quantities[name](alone).mean, 3)} against "
+        f"{significant(quantities[name](reference).mean, 3)}"
         for name, by in present.items()
     ]
     return Claim(
         "Alone, it generalizes worse than the small batch.",
         _verdict([by.exceeds(0.0) for by in present.values()]),
-        f"Beside the small batch, {listing(words)}.",
+        f"Beside the small batch, {'; '.join(words)}.",
     )
 
 
@@ -116,11 +120,10 @@ def _smoothing_restores(runs: Mapping[str, Any]) -> Claim | None:
         f", in {count(steps)} steps instead of {count(reference_steps)}" if steps and reference_steps else ""
     )
     return Claim(
-        f"A smoothed objective brings it to the level of the small batch (at most {MARGIN:g} points below).",
+        SMOOTHING_RESTORES,
         _verdict([gain.exceeds(-MARGIN)]),
-        f"{_points(gain)} {'above' if gain.mean >= 0 else 'below'} the small batch "
-        f"({_percent(runs['smoothed'])} against "
-        f"{_percent(runs['reference'])}){spent}.",
+        f"{_points(gain)} {'above' if gain.mean >= 0 else 'below'} the small batch{_interval(gain, 2)}: "
+        f"{_percent(runs['smoothed'])} against {_percent(runs['reference'])}{spent}.",
     )
 
 
@@ -147,7 +150,7 @@ def _verdict(answers: list[bool | None]) -> Verdict:
     return "does not hold" if any(answer is False for answer in answers) else "undecided"
 
 
-def _ofseeds_of(answers: list[bool]) -> Verdict:
+def _verdict_of_seeds(answers: list[bool]) -> Verdict:
     """One seed decides nothing; several decide if they agree."""
     if len(answers) < 2 or len(set(answers)) > 1:
         return "undecided"
@@ -156,16 +159,16 @@ def _ofseeds_of(answers: list[bool]) -> Verdict:
 
 def _points(by: Difference) -> str:
     """A difference of accuracies, without its sign, in percentage points."""
+    return f"{decimal(abs(by.mean), 2)} points"
+
+
+def _interval(by: Difference, decimals: int) -> str:
+    """The two-sided 90 % interval around a difference whose sign its sentence says in words."""
     if by.half_width is None:
-        return f"{decimal(abs(by.mean), 2)} points"
-    return f"{decimal(abs(by.mean), 2)} ± {decimal(by.half_width, 2)} points"
+        return ""
+    low, high = abs(by.mean) - by.half_width, abs(by.mean) + by.half_width
+    return f" (90 % interval {decimal(low, decimals)} to {decimal(high, decimals)})"
 
 
 def _percent(run: Mapping[str, Any]) -> str:
     return with_percent(accuracy_on_test(run).mean, 2)
-
-
-def _signed(by: Difference) -> str:
-    if by.half_width is None:
-        return significant(abs(by.mean), 2)
-    return f"{decimal(abs(by.mean), 3)} ± {decimal(by.half_width, 3)}"

@@ -1,11 +1,26 @@
 """What a section of the page is made of: values for the template, free of any HTML but subscripts.
 
-Strings are escaped by the template; :class:`markupsafe.Markup` passes through.
+Strings are escaped by the template; the SVG of a :class:`Drawing` passes through.
 """
 
 from dataclasses import dataclass, field
 
 from pipeline.report.drawing import Drawing
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One core's answer: a title, a headline number with what it counts, and sentences.
+
+    ``verdict`` says what the study makes of ``claim``; both are empty where nothing is claimed.
+    """
+
+    title: str
+    headline: str
+    unit: str
+    text: str
+    verdict: str = ""
+    claim: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,11 +56,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class Column:
-    """A column's header; ``numeric`` aligns right, ``wide`` keeps sentences readable on a phone."""
+    """A column's header; ``numeric`` aligns right."""
 
     title: str
     numeric: bool = False
-    wide: bool = False
 
 
 Cell = str | Bar | tuple[Bar, ...]
@@ -55,8 +69,9 @@ Cell = str | Bar | tuple[Bar, ...]
 class Table:
     """A table; the first cell of each row heads the row.
 
-    ``series`` colors the row heads, one per row. ``stacked`` tables turn rows into short paragraphs on a phone;
-    the others scroll sideways.
+    ``series`` colors the row heads, one per row. ``details``, one per row, are (label, sentence) pairs below the
+    row across the full width. ``stacked`` tables turn rows into short paragraphs on a phone; the others scroll
+    sideways.
     """
 
     caption: str
@@ -64,6 +79,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     series: tuple[str, ...] = ()
+    details: tuple[tuple[tuple[str, str], ...], ...] = ()
     stacked: bool = False
 
 
@@ -87,10 +103,19 @@ class Illustration:
 
 
 @dataclass(frozen=True)
+class Fact:
+    """A named value; ``form`` is a class of style.css: "alarm" (not as asked), "wide", "line" (scrolls sideways)."""
+
+    name: str
+    text: str
+    form: str = ""
+
+
+@dataclass(frozen=True)
 class Facts:
     """Named values, and a table of the same thing, beside an illustration if there is one."""
 
-    items: tuple[tuple[str, str], ...]
+    rows: tuple[Fact, ...]
     picture: Illustration | None = None
     table: Table | None = None
 

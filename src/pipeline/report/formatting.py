@@ -5,11 +5,13 @@ Every function takes what JSON may hold and answers a dash for ``None``, NaN and
 
 import math
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import TypeGuard
 
 import numpy as np
 
 DASH = "–"
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
@@ -110,6 +112,20 @@ def flops(value: object) -> str:
         return "0"
     units = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"), (1.0, "FLOP"))
     return scaled(value, units)
+
+
+def instant(value: object) -> str:
+    """An ISO date, with its time if it has one: 23 Nov 2026, 01:01 UTC; any other text as it is."""
+    text = str(value)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    zone = ""
+    if moment.tzinfo is not None:
+        moment, zone = moment.astimezone(UTC), " UTC"
+    day = f"{moment.day} {_MONTHS[moment.month - 1]} {moment.year}"
+    return f"{day}, {moment:%H:%M}{zone}" if len(text) > len("2026-11-23") else day
 
 
 def percent(fraction: object, decimals: int = 1) -> str:

@@ -86,6 +86,12 @@ class HalfAccuracy(TypedDict, total=False):
 
 
 class Layer(TypedDict, total=False):
+    """One converted layer.
+
+    ``sqnr_db`` and ``relative_error`` are of its weights; ``output_sqnr_db`` and ``output_error`` (2-norm) of what
+    it puts out, against float64, accumulated through the network.
+    """
+
     name: str
     kind: str
     routine: str
@@ -96,10 +102,15 @@ class Layer(TypedDict, total=False):
     n_overflow: int
     n_subnormal: int
     n_flushed: int
+    output_error: float | None
+    output_sqnr_db: float | None
 
 
 class Timing(TypedDict, total=False):
-    """One layer at one batch size; ``flops`` and bytes are those of the whole batch."""
+    """One layer at one batch size; ``flops`` and bytes are those of the whole batch.
+
+    ``interval`` is the bootstrap interval of ``speedup``; the other two are those of the times.
+    """
 
     layer: str
     kind: str
@@ -111,6 +122,7 @@ class Timing(TypedDict, total=False):
     interval_fp32: list[float]
     interval_fp16: list[float]
     speedup: float
+    interval: list[float]
     predicted_speedup: float | None
     flops: float
     bytes_fp32: float
@@ -131,7 +143,10 @@ class Roofs(TypedDict, total=False):
 
 
 class Precision(TypedDict, total=False):
+    """One converted network; ``n_saturated`` activations of the test samples were too large for FP16."""
+
     seed: int
+    n_saturated: int
     accuracy: HalfAccuracy
     file_bytes: dict[str, int]
     layers: list[Layer]
@@ -149,6 +164,14 @@ class Level(TypedDict, total=False):
 
 
 class Compress(TypedDict, total=False):
+    """``n_rows`` of the compressed matrix (quadrature points for boundary elements, else ``n``).
+
+    ``dense_bytes`` are those of the dense alternative; ``missed``: the error is well above the tolerance.
+    """
+
+    n_rows: int
+    missed: bool
+    notes: list[str]
     seconds: float
     n_bytes: int
     dense_bytes: int
@@ -159,6 +182,13 @@ class Compress(TypedDict, total=False):
 
 
 class Solve(TypedDict, total=False):
+    """``relative_residual`` is that of the compressed matrix, ``exact_residual`` of sampled rows of the exact one.
+
+    ``difference_to_one_process``: of one distributed product, relative to that of one process.
+    """
+
+    exact_residual: float | None
+    notes: list[str]
     factorize_seconds: float
     factor_bytes: int
     factor_tolerance: float
@@ -181,12 +211,15 @@ class Structure(TypedDict, total=False):
 class Matrix(TypedDict, total=False):
     """One hierarchical matrix. The keys of ``result`` depend on ``task``.
 
-    kriging: rmse, rmse_mean_predictor, unit, n_held_out, log_likelihood;
+    kriging: quantity ("elevation", "log10 population"), rmse, rmse_mean_predictor, unit, n_held_out,
+    log_likelihood;
     capacitance: capacitance, reference, relative_error, unit;
     classification: accuracy, softmax_accuracy, n_test.
     """
 
     kernel: str
+    nugget: float
+    nugget_at_bound: bool
     n: int
     dimension: int
     points: str

@@ -1,17 +1,19 @@
 """Put the report together: sections in order, then one template."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup, escape  # what jinja2 escapes with, and brings along
 
-from pipeline.report import tables
-from pipeline.report.answer import answers
+from pipeline.report.answers import answers
 from pipeline.report.content import Facts, Section
-from pipeline.report.formatting import count, plural
+from pipeline.report.facts import provenance_facts
+from pipeline.report.formatting import count, instant, plural
+from pipeline.report.runs import n_classes_of
 from pipeline.report.sections import numbers_section, precision_section, rules_section, training_section
 
 
@@ -29,10 +31,11 @@ def render(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
     """
     metrics = _known(metrics)
     study = metrics.get("study") or {}
+    n_classes = n_classes_of(metrics)
     sections = (
-        training_section(metrics.get("training") or {}, metrics.get("claims_of")),
+        training_section(metrics.get("training") or {}, metrics.get("claims_of"), n_classes),
         precision_section(metrics.get("precision") or {}, metrics.get("training") or {}),
-        numbers_section(metrics.get("matrices") or {}, metrics.get("scaling"), arrays),
+        numbers_section(metrics.get("matrices") or {}, metrics.get("scaling"), arrays, n_classes),
         rules_section(metrics.get("rules") or []),
         _provenance(metrics.get("provenance") or {}),
     )
@@ -47,14 +50,20 @@ def render(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _known(value: Any) -> Any:
-    """Leave out what is ``None``, at every depth: below, missing and unknown are the same."""
+    """Leave out what is ``None``, at every depth: below, missing and unknown are the same.
+
+    Blocks of a matrix, of which there may be 10^5, have only numbers and stay as they are.
+    """
     if isinstance(value, Mapping):
-        return {key: _known(item) for key, item in value.items() if item is not None}
+        return {
+            key: item if key == "blocks" else _known(item) for key, item in value.items() if item is not None
+        }
     if isinstance(value, list | tuple):
         return [_known(item) for item in value if item is not None]
     return value
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("pipeline.report"),
@@ -99,14 +108,23 @@ def _setting(study: Mapping[str, Any], provenance: Mapping[str, Any]) -> tuple[t
             )
             if part
         ),
-        "Seeds": ", ".join(str(seed) for seed in study.get("seeds") or []),
-        "Run": " · ".join(str(provenance[key]) for key in ("date", "host", "cpu") if provenance.get(key)),
+        "Seeds": _seeds(study.get("seeds") or []),
+        "Run": " · ".join(
+            instant(provenance[key]) if key == "date" else str(provenance[key])
+            for key in ("date", "host", "cpu")
+            if provenance.get(key)
+        ),
     }  # fmt: skip
     return tuple((key, value) for key, value in items.items() if value)
 
 
+def _seeds(seeds: Sequence[object]) -> str:
+    names = ", ".join(str(seed) for seed in seeds)
+    return f"{names} · ± is their standard deviation, on the whole page" if len(seeds) > 1 else names
+
+
 def _provenance(found: Mapping[str, Any]) -> Section | None:
-    items = tables.provenance(found)
-    if not items:
+    facts = provenance_facts(found)
+    if not facts:
         return None
-    return Section("provenance", "Provenance", "What these results were made from.", (Facts(items),))
+    return Section("provenance", "Provenance", "What these results were made from.", (Facts(facts),))

@@ -3,8 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.report.formatting import DASH, decimal, decimals_for, is_number, listing
+from pipeline.report.formatting import DASH, NO_BREAK_SPACE, decimal, decimals_for, is_number, listing
 from pipeline.report.spread import Spread
+
+
+def n_classes_of(metrics: Mapping[str, Any]) -> int:
+    """Number of classes of the study's data; 0 where it is not known."""
+    return len(((metrics.get("study") or {}).get("dataset") or {}).get("classes") or ())
 
 
 def seeds_of(run: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
@@ -51,6 +56,17 @@ def wall_seconds(run: Mapping[str, Any]) -> Spread:
     return Spread.of(seed.get("seconds") for seed in seeds_of(run))
 
 
+def at_chance(accuracy: object, n_classes: int) -> bool:
+    """Whether an accuracy (a fraction) is hardly above that of guessing: below 1.5 / ``n_classes``."""
+    return n_classes > 1 and is_number(accuracy) and accuracy < 1.5 / n_classes
+
+
+def run_at_chance(run: Mapping[str, Any], n_classes: int) -> bool:
+    """Whether a run's mean test accuracy is that of guessing."""
+    mean = accuracy_on_test(run).mean
+    return mean is not None and at_chance(mean / 100.0, n_classes)
+
+
 def _percent(fractions: Iterable[object]) -> Spread:
     return Spread.of(100.0 * value if is_number(value) else None for value in fractions)
 
@@ -71,7 +87,14 @@ def spread_text(spread: Spread, decimals: int) -> str:
     """Mean ± standard deviation; only the mean for one seed."""
     if spread.sd is None:
         return decimal(spread.mean, decimals)
-    return f"{decimal(spread.mean, decimals)} ± {decimal(spread.sd, decimals)}"
+    return f"{decimal(spread.mean, decimals)}{NO_BREAK_SPACE}±{NO_BREAK_SPACE}{decimal(spread.sd, decimals)}"
+
+
+def accuracy_text(run: Mapping[str, Any], places: int | None = None) -> str:
+    """A run's test accuracy with its spread: 86.44 ± 0.37 %."""
+    spread = accuracy_on_test(run)
+    places = common_decimals([spread], 2) if places is None else places
+    return f"{spread_text(spread, places)}{NO_BREAK_SPACE}%" if spread.n else DASH
 
 
 def common_decimals(spreads: Sequence[Spread], usual: int) -> int:

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.report import tables
-from pipeline.report.answer import accuracy_text, bound_text, compression, result_text, whole_network_speedups
+from pipeline.report.answers.bits import bound_text, whole_network_speedups
+from pipeline.report.answers.numbers import result_text
 from pipeline.report.claims import MARGIN, judge_claims
 from pipeline.report.content import Block, Facts, Heading, Illustration, Key, Prose, Section, Table, Verdicts
 from pipeline.report.drawing import stroke
+from pipeline.report.facts import matrix_facts
 from pipeline.report.figures.growth import exponents, growth
 from pipeline.report.figures.kriging import held_out_scatter, kriging_map
 from pipeline.report.figures.roofline import rooflines
@@ -18,21 +20,23 @@ from pipeline.report.figures.training import final_scores, learning_curves
 from pipeline.report.formatting import (
     DASH,
     count,
-    decimal,
     is_number,
     listing,
     n_bytes,
     percent,
     plural,
-    scientific,
     seconds,
     setting,
     times,
 )
-from pipeline.report.runs import accuracy_on_test, label_of, seeds_of
+from pipeline.report.layer_tables import layer_bars, layer_times, rounding
+from pipeline.report.quantity import Quantity
+from pipeline.report.runs import accuracy_on_test, accuracy_text, label_of, run_at_chance, seeds_of
 
 
-def training_section(training: Mapping[str, Any], roles: Mapping[str, Any] | None) -> Section | None:
+def training_section(
+    training: Mapping[str, Any], roles: Mapping[str, Any] | None, n_classes: int = 0
+) -> Section | None:
     """Claims, scores, curves, and what the preconditioner had to do."""
     if not training:
         return None
@@ -40,12 +44,11 @@ def training_section(training: Mapping[str, Any], roles: Mapping[str, Any] | Non
     claims = judge_claims(training, roles)
     if claims:
         note = (
-            "Verdicts: a difference counts if it exceeds its one-sided 95 % bound (Welch's t over the seeds); "
-            f"the ± is that bound. “At the level of” allows {MARGIN:g} percentage points. "
-            "One seed leaves a claim undecided."
+            "Verdicts: a difference counts if its 90 % interval (Welch's t over the seeds) lies wholly on one side. "
+            f"“At the level of” allows {MARGIN:g} percentage points. One seed leaves a claim undecided."
         )
         blocks.append(Verdicts(tuple((c.statement, c.verdict, c.evidence) for c in claims), note))
-    blocks.append(tables.final_accuracy(training))
+    blocks.append(tables.final_accuracy(training, n_classes))
     legend = tuple(
         Key(stroke(place).variable, stroke(place).marker, label_of(name, run))
         for place, (name, run) in enumerate(training.items())
@@ -65,10 +68,10 @@ def training_section(training: Mapping[str, Any], roles: Mapping[str, Any] | Non
         )
     blocks.append(_preconditioner(training))
     best = max(training.items(), key=lambda item: accuracy_on_test(item[1]).mean or 0.0)
-    lead = (
-        f"{plural(len(training), 'run')}; the best on the test set is {label_of(*best)} "
-        f"with {accuracy_text(best[1])}."
-    )
+    which = "the best on the test set is"
+    if run_at_chance(best[1], n_classes):
+        which = f"none gets above chance ({percent(1 / n_classes, 0)}), not even"
+    lead = f"{plural(len(training), 'run')}; {which} {label_of(*best)} with {accuracy_text(best[1])}."
     return Section("steps", "Fewer steps", lead, tuple(block for block in blocks if block is not None))
 
 
@@ -97,7 +100,7 @@ def precision_section(networks: Mapping[str, Any], training: Mapping[str, Any]) 
             blocks.append(Heading(label_of(name, training.get(name) or {})))
         text = _network_text(network)
         blocks.append(Prose(text) if text else None)
-        blocks.append(tables.layer_bars(network))
+        blocks.append(layer_bars(network))
         panels = rooflines(name, network.get("timings") or [], network.get("roofs"))
         if panels:
             isa = (network.get("roofs") or {}).get("instruction_set")
@@ -108,8 +111,8 @@ def precision_section(networks: Mapping[str, Any], training: Mapping[str, Any]) 
                 "(filled); right means fewer bytes for the same work, up means faster. Numbers as in the table above."
             )
             blocks.append(Illustration(tuple(panels), caption))
-        blocks.append(tables.rounding(network))
-        blocks.append(tables.layer_times(network))
+        blocks.append(rounding(network))
+        blocks.append(layer_times(network))
     lead = "Trained networks, rounded once to FP16 and run by routines that read FP16 and add up in FP32."
     return Section("bits", "Fewer bits", lead, tuple(block for block in blocks if block is not None))
 
@@ -124,6 +127,13 @@ def _network_text(network: Mapping[str, Any]) -> str:
         )
     if sizes:
         sentences.append(f"File {n_bytes(sizes.get('fp32'))} at FP32, {n_bytes(sizes.get('fp16'))} at FP16.")
+    saturated = network.get("n_saturated")
+    if is_number(saturated):
+        sentences.append(
+            f"{count(saturated)} activations were too large for FP16 and were stored as ±65,504."
+            if saturated
+            else "No activation was too large for FP16."
+        )
     speeds = whole_network_speedups(network)
     if speeds:
         parts = listing(f"{times(speed)} at batch {count(batch)}" for batch, speed in speeds.items())
@@ -139,7 +149,10 @@ def _network_text(network: Mapping[str, Any]) -> str:
 
 
 def numbers_section(
-    matrices: Mapping[str, Any], scaling: Mapping[str, Any] | None, arrays: Mapping[str, np.ndarray]
+    matrices: Mapping[str, Any],
+    scaling: Mapping[str, Any] | None,
+    arrays: Mapping[str, np.ndarray],
+    n_classes: int = 0,
 ) -> Section | None:
     """Per matrix: structure beside facts, levels, what it was for; then growth with N."""
     rows = (scaling or {}).get("rows") or []
@@ -147,7 +160,7 @@ def numbers_section(
         return None
     blocks: list[Block | None] = []
     for name, matrix in matrices.items():
-        blocks += _matrix(name, matrix, arrays)
+        blocks += _matrix(name, matrix, arrays, n_classes)
     if scaling and rows:
         blocks += _growth(scaling, rows)
     lead = (
@@ -157,60 +170,33 @@ def numbers_section(
     return Section("numbers", "Fewer numbers", lead, tuple(block for block in blocks if block is not None))
 
 
-def _matrix(name: str, matrix: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> list[Block | None]:
+def _matrix(
+    name: str, matrix: Mapping[str, Any], arrays: Mapping[str, np.ndarray], n_classes: int
+) -> list[Block | None]:
     structure = matrix.get("structure") or {}
     n = structure.get("n") or matrix.get("n") or 0
-    drawing = block_structure(name, int(n), structure.get("blocks") or [])
+    drawing = block_structure(name, int(n), structure.get("blocks", ()))
     picture = None
     if drawing is not None:
         caption = f"{drawing.description} Rows and columns in tree order; numbers are ranks."
         picture = Illustration((drawing,), caption, shape="single")
-    text = result_text(name, matrix)
-    unit = str((matrix.get("result") or {}).get("unit") or "")
+    text = result_text(name, matrix, n_classes)
+    quantity = Quantity.of(matrix.get("result") or {})
+    notes = [note for key in ("compress", "solve") for note in (matrix.get(key) or {}).get("notes") or []]
     blocks: list[Block | None] = [
         Heading(name),
         Prose(text) if text else None,
         Facts(matrix_facts(matrix), picture, tables.levels(matrix)),
+        Prose(f"Noted on the way: {'; '.join(str(note) for note in notes)}.", quiet=True) if notes else None,
     ]
-    found = (kriging_map(name, arrays, unit), held_out_scatter(name, arrays, unit))
+    found = (kriging_map(name, arrays, quantity), held_out_scatter(name, arrays, quantity))
     panels = tuple(panel for panel in found if panel is not None)
     if panels:
-        caption = "What kriging predicts from the known points" + (
-            ", and how that compares where the truth was held out (dashed: equal)."
-            if len(panels) > 1
-            else "."
+        caption = f"The {quantity.name} that kriging predicts from the known points" + (
+            ", and how it compares where the truth was held out (dashed: equal)." if len(panels) > 1 else "."
         )
         blocks.append(Illustration(panels, caption, shape="map" if len(panels) > 1 else "single"))
     return blocks
-
-
-def matrix_facts(matrix: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Everything measured on one matrix, as named values; what is missing is left out."""
-    compress, solve, result = (matrix.get(key) or {} for key in ("compress", "solve", "result"))
-    ratio = compression(matrix)
-    less = f" ({times(ratio)} less than {n_bytes(compress.get('dense_bytes'))})" if ratio else ""
-    processes = solve.get("processes")
-    items: Sequence[tuple[str, object, str]] = (
-        ("Kernel", matrix.get("kernel"), str(matrix.get("kernel"))),
-        ("Points", matrix.get("n"), " · ".join(
-            [count(matrix.get("n")), *(str(matrix[key]) for key in ("points",) if matrix.get(key)),
-             *(f"{matrix[key]}-D" for key in ("dimension",) if matrix.get(key))])),
-        ("Storage", compress.get("n_bytes"), f"{n_bytes(compress.get('n_bytes'))}{less}"),
-        ("Relative error", compress.get("relative_error"),
-         f"{scientific(compress.get('relative_error'))} (asked: {setting(compress.get('tolerance'))})"),
-        ("Largest rank", compress.get("max_rank"), count(compress.get("max_rank"))),
-        ("Compression", compress.get("seconds"), seconds(compress.get("seconds"))),
-        ("Factorization", solve.get("factorize_seconds"), f"{seconds(solve.get('factorize_seconds'))}, "
-         f"{n_bytes(solve.get('factor_bytes'))} at tolerance {setting(solve.get('factor_tolerance'))}"),
-        ("Solve", solve.get("solve_seconds"), f"{seconds(solve.get('solve_seconds'))}, "
-         f"{count(solve.get('iterations'))} iterations"),
-        ("Residual", solve.get("relative_residual"), scientific(solve.get("relative_residual"))),
-        ("log det", solve.get("logdet"), decimal(solve.get("logdet"), 1)),
-        ("Distributed", solve.get("difference_to_one_process"), f"{processes} processes, "
-         f"{scientific(solve.get('difference_to_one_process'))} from one process"),
-        ("log likelihood", result.get("log_likelihood"), decimal(result.get("log_likelihood"), 1)),
-    )  # fmt: skip
-    return tuple((key, text.strip()) for key, value, text in items if value is not None)
 
 
 def _growth(scaling: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Block | None]:
@@ -220,7 +206,10 @@ def _growth(scaling: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> li
     tolerance = scaling.get("tolerance")
     text = f"{what}{f', tolerance {setting(tolerance)}' if is_number(tolerance) else ''}."
     table: Table | None = tables.scaling(scaling, fitted)
-    caption = "Storage and time against N, with fitted powers; dashed, what the dense matrix would take."
+    caption = (
+        f"Storage and time against N{', with fitted powers' if fitted else ''}; dashed, what the dense matrix "
+        "would take."
+    )
     picture = Illustration(tuple(panels), caption) if panels else None
     return [Heading("Growth with N"), Prose(text) if what else None, picture, table]
 

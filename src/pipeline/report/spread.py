@@ -93,14 +93,14 @@ def power_law(sizes: Sequence[object], values: Sequence[object]) -> tuple[float,
     """Fit ``value = constant * size ** exponent`` by least squares of the logarithms.
 
     Returns:
-        (exponent, constant), or ``None`` with fewer than two distinct sizes.
+        (exponent, constant), or ``None`` with fewer than three distinct sizes: through two, every law fits.
     """
     pairs = [
         (math.log(size), math.log(value))
         for size, value in zip(sizes, values, strict=True)
         if is_number(size) and is_number(value) and size > 0 and value > 0
     ]
-    if len({x for x, _ in pairs}) < 2:
+    if len({x for x, _ in pairs}) < 3:
         return None
     x, y = np.array(pairs).T
     exponent = float(np.sum((x - x.mean()) * (y - y.mean())) / np.sum((x - x.mean()) ** 2))

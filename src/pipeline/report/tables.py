@@ -1,4 +1,4 @@
-"""Tables of the page, one function each, from metrics to :class:`Table`."""
+"""Tables of the page but those of network layers, one function each, from metrics to :class:`Table`."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,6 +15,7 @@ from pipeline.report.runs import (
     loss_on_test,
     method_of,
     n_steps,
+    run_at_chance,
     spread_text,
     wall_seconds,
 )
@@ -23,7 +24,7 @@ from pipeline.report.spread import Spread
 Rows = Iterable[Mapping[str, Any]]
 
 
-def final_accuracy(training: Mapping[str, Any]) -> Table:
+def final_accuracy(training: Mapping[str, Any], n_classes: int = 0) -> Table:
     """One row per run: method, cost and final scores as mean ± standard deviation over seeds."""
     columns = (
         Column("Run"), Column("Method"), Column("Batch", True), Column("Steps", True),
@@ -35,9 +36,10 @@ def final_accuracy(training: Mapping[str, Any]) -> Table:
         [of(run) for _, run in runs] for of in (accuracy_on_train, accuracy_on_test, loss_on_test, loss_gap)
     ]
     places = [common_decimals(column, usual) for column, usual in zip(scores, (2, 2, 3, 3), strict=True)]
+    chance = [run_at_chance(run, n_classes) for _, run in runs]
     rows = tuple(
         (
-            label_of(name, run),
+            f"{label_of(name, run)} (at chance)" if chance[place] else label_of(name, run),
             method_of(run),
             f.count(run.get("batch_size")),
             f.count(n_steps(run).mean),
@@ -52,144 +54,18 @@ def final_accuracy(training: Mapping[str, Any]) -> Table:
         columns,
         rows,
         note="Mean ± standard deviation over seeds. Gap: test loss minus training loss at the end. "
-        "Time: mean seconds of training.",
+        f"Time: mean of training.{_chance(n_classes) if any(chance) else ''}",
         series=tuple(stroke(index).variable for index in range(len(rows))),
     )
 
 
-def layer_bars(network: Mapping[str, Any]) -> Table | None:
-    """One row per layer: speedup bars by batch size, rounding error beside them, and why."""
-    timings: dict[str, list[Mapping[str, Any]]] = {}
-    for row in network.get("timings") or []:
-        timings.setdefault(str(row.get("layer", f.DASH)), []).append(row)
-    if not timings:
-        return None
-    layers = {str(layer.get("name")): layer for layer in network.get("layers") or []}
-    batches = sorted(
-        {row["batch"] for rows in timings.values() for row in rows if f.is_number(row.get("batch"))}
-    )
-    top = max((v for rows in timings.values() for row in rows for v in _extremes(row)), default=1.0)
-    rows = []
-    for number, (name, of_layer) in enumerate(timings.items(), 1):
-        ordered = sorted(
-            of_layer, key=lambda row: batches.index(row["batch"]) if row.get("batch") in batches else 0
-        )
-        bars = tuple(_speed_bar(row, max(top, 1.0), batches) for row in ordered)
-        error = (layers.get(name) or {}).get("relative_error")
-        rows.append((f"{number}  {name}", bars, f.significant(error), _reasons(ordered)))
-    return Table(
-        "Speed, error and reason, layer by layer",
-        (
-            Column("Layer"),
-            Column("FP32 time / FP16 time"),
-            Column("Rounding error", True),
-            Column("Why", wide=True),
-        ),
-        tuple(rows),
-        note="Bars: measured, with the interval of the medians as a whisker; tick: predicted by the roofline; "
-        "vertical line: no change. Rounding error: of the layer's output, relative, in the Euclidean norm.",
-        stacked=True,
-    )
-
-
-def _extremes(row: Mapping[str, Any]) -> list[float]:
-    values = [row.get("speedup"), row.get("predicted_speedup"), (_speed_interval(row) or (0.0, None))[1]]
-    return [value for value in values if f.is_number(value)]
-
-
-def _speed_interval(row: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Lowest and highest ratio that the two intervals of the medians allow."""
-    full, half = row.get("interval_fp32"), row.get("interval_fp16")
-    if not full or not half or not all(f.is_number(v) and v > 0 for v in (*full, *half)):
-        return None
-    return full[0] / half[1], full[1] / half[0]
-
-
-def _speed_bar(row: Mapping[str, Any], top: float, batches: list[int]) -> Bar:
-    speedup, predicted, interval = row.get("speedup"), row.get("predicted_speedup"), _speed_interval(row)
-    place = batches.index(row["batch"]) if row.get("batch") in batches else 0
-    return Bar(
-        length=speedup / top if f.is_number(speedup) else 0.0,
-        text=f.times(speedup),
-        series="series-3" if place % 2 == 0 else "series-4",
-        label=f"batch {f.count(row.get('batch'))}",
-        mark=predicted / top if f.is_number(predicted) else None,
-        reference=1.0 / top,
-        interval=(interval[0] / top, interval[1] / top) if interval else None,
-    )
-
-
-def _reasons(rows: list[Mapping[str, Any]]) -> str:
-    """The sentences of all batch sizes; said once if they are the same."""
-    reasons = list(dict.fromkeys(str(row["reason"]) for row in rows if row.get("reason")))
-    if len(reasons) == 1:
-        return reasons[0]
-    return (
-        "\n".join(f"Batch {f.count(row.get('batch'))}: {row['reason']}" for row in rows if row.get("reason"))
-        or f.DASH
-    )
-
-
-def rounding(network: Mapping[str, Any]) -> Table | None:
-    """What one rounding to FP16 did to every layer."""
-    layers = network.get("layers") or []
-    if not layers:
-        return None
-    columns = (
-        Column("Layer"), Column("Kind"), Column("Routine"), Column("Parameters", True), Column("Work", True),
-        Column("SQNR (dB)", True), Column("Relative error", True), Column("Overflow", True),
-        Column("Subnormal", True), Column("To zero", True),
-    )  # fmt: skip
-    rows = tuple(
-        (
-            str(layer.get("name", f.DASH)), str(layer.get("kind") or f.DASH), str(layer.get("routine") or f.DASH),
-            f.count(layer.get("n_parameters")), f.flops(layer.get("flops")), f.decimal(layer.get("sqnr_db"), 1),
-            f.significant(layer.get("relative_error")), f.count(layer.get("n_overflow")),
-            f.count(layer.get("n_subnormal")), f.count(layer.get("n_flushed")),
-        )
-        for layer in layers
-    )  # fmt: skip
-    return Table(
-        "Conversion to FP16, layer by layer",
-        columns,
-        rows,
-        note="SQNR: signal to rounding noise. Overflow, subnormal, to zero: how many weights left the normal "
-        "range of FP16. Work: per sample.",
-    )
-
-
-def layer_times(network: Mapping[str, Any]) -> Table | None:
-    """Times, traffic and attained rates behind the bars."""
-    timings = network.get("timings") or []
-    if not timings:
-        return None
-    columns = (
-        Column("Layer"), Column("Batch", True), Column("FP32", True), Column("FP16", True), Column("Speedup", True),
-        Column("Predicted", True), Column("FLOP/byte", True), Column("GFLOP/s", True), Column("GB/s", True),
-        Column("Bound by"), Column("Routine (FP32 → FP16)"),
-    )  # fmt: skip
-    rows = tuple(
-        (
-            str(row.get("layer", f.DASH)), f.count(row.get("batch")), f.seconds(row.get("seconds_fp32")),
-            f.seconds(row.get("seconds_fp16")), f.times(row.get("speedup")), f.times(row.get("predicted_speedup")),
-            f.significant(row.get("intensity")), f.significant(row.get("gflops"), 3),
-            f.significant(row.get("gbytes"), 3), str(row.get("bound") or f.DASH), _routines(row),
-        )
-        for row in timings
-    )  # fmt: skip
-    return Table(
-        "Times behind the bars", columns, rows, note="Medians. Rates and intensity are those of FP16."
-    )
-
-
-def _routines(row: Mapping[str, Any]) -> str:
-    names = dict.fromkeys(str(row[key]) for key in ("routine_fp32", "routine_fp16") if row.get(key))
-    return " → ".join(names) or f.DASH
+def _chance(n_classes: int) -> str:
+    return f" At chance: below {f.percent(1.5 / n_classes, 0)}, where guessing gives {f.percent(1 / n_classes, 0)}."
 
 
 def levels(matrix: Mapping[str, Any]) -> Table | None:
-    """Compression, tree level by tree level."""
-    found = (matrix.get("compress") or {}).get("levels") or []
+    """Compression, tree level by tree level; levels at which nothing is kept (the upper ones) are left out."""
+    found = [row for row in (matrix.get("compress") or {}).get("levels") or [] if _keeps(row)]
     if not found:
         return None
     titles = ("Boxes", "Unknowns", "Skeletons", "Kept", "Time", "Storage")
@@ -203,6 +79,10 @@ def levels(matrix: Mapping[str, Any]) -> Table | None:
         for row in found
     )  # fmt: skip
     return Table("Compression, level by level", columns, rows)
+
+
+def _keeps(row: Mapping[str, Any]) -> bool:
+    return row.get("skeletons") != 0 or row.get("bytes") != 0
 
 
 def _ratio(part: object, whole: object) -> float | None:
@@ -263,22 +143,3 @@ def rule_costs(rules: Rows) -> Table | None:
 
 def _megabytes(value: float | None) -> str:
     return f.n_bytes(value * 2**20) if value is not None else f.DASH
-
-
-def provenance(found: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Where, when and from what the study was made, as named values."""
-    return tuple(
-        (str(key).replace("_", " ").capitalize(), _plain(value))
-        for key, value in found.items()
-        if value is not None
-    )
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(_plain(item) for item in value)
-    return str(value)

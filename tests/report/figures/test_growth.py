@@ -12,3 +12,11 @@ def test_growth_prints_its_exponents():
     assert "product grows as N to the power 1.00" in time.description
     assert growth(rows[:1]) == []
     assert growth([{"n": 5}, {"n": 6}]) == []
+
+
+def test_two_sizes_are_drawn_without_a_power():
+    rows = [{"n": n, "operator_bytes": 100 * n, "product_seconds": 1e-6 * n} for n in (100, 200)]
+    assert exponents(rows) == {}
+    for drawing in growth(rows):
+        assert "too few sizes" in drawing.description
+        assert "N¹" not in drawing.svg

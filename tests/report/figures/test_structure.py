@@ -20,15 +20,29 @@ def test_blocks_smaller_than_a_pixel_still_show():
     np.testing.assert_array_equal(image[0, -1], (_rgba(DENSE) * 255).astype(np.uint8))
 
 
-def test_a_hundred_thousand_blocks_cost_little():
-    side = 320
+def test_blocks_of_all_sizes_are_painted_as_one_by_one():
+    rng = np.random.default_rng(5)
+    n = 25 * 32
+    corners = 32 * np.stack(np.divmod(rng.permutation(625)[:600], 25), axis=1)
+    ends = corners + rng.choice([1, 2, 7, 31], (600, 2))
+    table = np.stack([corners[:, 0], ends[:, 0], corners[:, 1], ends[:, 1], np.arange(600)], axis=1)
+    colors = rng.uniform(size=(600, 4))
+    expected = np.zeros((n, n, 4), dtype=np.uint8)
+    for (r0, r1, c0, c1, _), color in zip(table, colors, strict=True):
+        border = int(min(r1 - r0, c1 - c0) >= 5)
+        expected[r0 : r1 - border, c0 : c1 - border] = (color * 255).astype(np.uint8)
+    np.testing.assert_array_equal(_paint(n, table, colors), expected)
+
+
+def test_two_hundred_thousand_blocks_cost_little():
+    side = 450
     n = side * 40
     i, j = (index.ravel() for index in np.indices((side, side)))
     blocks = np.stack(
         [i * 40, i * 40 + 40, j * 40, j * 40 + 40, np.where(abs(i - j) < 2, -1, (i + j) % 17)], axis=1
     )
     drawing = block_structure("many", n, blocks)
-    assert "102,400 blocks" in drawing.description
+    assert "202,500 blocks" in drawing.description
     assert len(drawing.svg) < 600_000
 
 

@@ -22,7 +22,7 @@ SIZES = {"operator_bytes": "H² operator", "factor_bytes": "factorization"}
 
 
 def growth(rows: Sequence[Mapping[str, Any]]) -> list[Drawing]:
-    """Storage and time against N, both logarithmic, with fitted lines and dense storage; needs two sizes."""
+    """Storage and time against N, both logarithmic, with dense storage and, from three sizes on, fitted lines."""
     if len({row.get("n") for row in rows if is_number(row.get("n"))}) < 2:
         return []
     storage = _growth(rows, SIZES, "Storage", "bytes", dense=True)
@@ -31,7 +31,7 @@ def growth(rows: Sequence[Mapping[str, Any]]) -> list[Drawing]:
 
 
 def exponents(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Fitted exponents of N by key, where there are at least two sizes."""
+    """Fitted exponents of N by key, where there are at least three sizes."""
     sizes = [row.get("n") for row in rows]
     fits = {key: power_law(sizes, [row.get(key) for row in rows]) for key in (*SIZES, *TIMES)}
     return {key: fit[0] for key, fit in fits.items() if fit is not None}
@@ -59,7 +59,9 @@ def _growth(
             )
             fit = power_law(sizes, values)
             label = word
-            if fit is not None:
+            if fit is None:
+                axes.plot(*np.array(sorted(pairs)).T, color=look.color, linewidth=1.2)
+            else:
                 axes.plot(known, fit[1] * known ** fit[0], color=look.color, linewidth=1.2)
                 label = f"{word} N{superscript(decimal(fit[0], 2))}"
                 words.append(f"{word} grows as N to the power {decimal(fit[0], 2)}")
@@ -78,7 +80,7 @@ def _growth(
         axes.set_title(title)
         axes.set_xlabel("N")
         _label_ends(axes, float(known[-1]), labels)
-        description = f"{title} against N: {'; '.join(words) or 'one size'}."
+        description = f"{title} against N: {'; '.join(words) or 'too few sizes for a power'}."
         return finish(figure, name=f"growth-{unit}", description=description)
 
 

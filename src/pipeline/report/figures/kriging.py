@@ -6,10 +6,11 @@ import numpy as np
 
 from pipeline.report.drawing import PALETTE, Drawing, canvas, finish
 from pipeline.report.figures.axes import short_number
-from pipeline.report.formatting import count, decimal, is_number
+from pipeline.report.formatting import count, is_number
+from pipeline.report.quantity import Quantity
 
 
-def kriging_map(name: str, arrays: Mapping[str, np.ndarray], unit: str) -> Drawing | None:
+def kriging_map(name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity) -> Drawing | None:
     """Draw the predicted field on its grid, with the held-out points on it."""
     longitude, latitude, grid = (
         arrays.get(f"{name}/{key}") for key in ("grid_longitude", "grid_latitude", "grid")
@@ -47,19 +48,21 @@ def kriging_map(name: str, arrays: Mapping[str, np.ndarray], unit: str) -> Drawi
         axes.grid(False)
         axes.set_xlabel("longitude")
         axes.set_ylabel("latitude")
-        axes.set_title("Predicted, with the truth at held-out points as dots" if dots else "Predicted")
+        title = f"Predicted {quantity.name}"
+        axes.set_title(f"{title}; dots: the truth, held out" if dots else title)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda value, _: f"{value:g}°".replace("-", "−"))
         bar = figure.colorbar(picture, ax=axes, fraction=0.025, pad=0.02, aspect=28, shrink=0.7)
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
         bar.ax.yaxis.set_major_formatter(short_number)
-        bar.set_label(unit)
-        words = f"predicted values from {decimal(float(finite.min()), 0)} to {decimal(float(finite.max()), 0)} {unit}"
-        return finish(figure, name=f"map-{name}", description=f"Map of {words}.")
+        bar.set_label(quantity.label)
+        span = f"{quantity.error(float(finite.min()))} to {quantity.error(float(finite.max()))}"
+        words = f"Map of the predicted {quantity.name}, from {span}."
+        return finish(figure, name=f"map-{name}", description=words)
 
 
-def held_out_scatter(name: str, arrays: Mapping[str, np.ndarray], unit: str) -> Drawing | None:
+def held_out_scatter(name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity) -> Drawing | None:
     """Predicted against true values at points that the prediction has not seen."""
     truth, predicted = arrays.get(f"{name}/values"), arrays.get(f"{name}/predicted")
     if truth is None or predicted is None or truth.shape != predicted.shape or not truth.size:
@@ -80,14 +83,14 @@ def held_out_scatter(name: str, arrays: Mapping[str, np.ndarray], unit: str) -> 
         axes.set_xlim(low - margin, high + margin)
         axes.set_ylim(low - margin, high + margin)
         axes.set_title("Held-out points")
-        axes.set_xlabel(f"true ({unit})")
-        axes.set_ylabel(f"predicted ({unit})")
+        axes.set_xlabel(f"true {quantity.label}")
+        axes.set_ylabel(f"predicted {quantity.label}")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(short_number)
         correlation = (
             float(np.corrcoef(truth, predicted)[0, 1]) if len(truth) > 2 and np.ptp(truth) > 0 else None
         )
-        words = f"{count(len(truth))} held-out points, predicted against true"
+        words = f"{count(len(truth))} held-out points, predicted {quantity.name} against true"
         if is_number(correlation):
             words += f"; their correlation is {correlation:.2f}"
         return finish(figure, name=f"scatter-{name}", description=f"{words}.")

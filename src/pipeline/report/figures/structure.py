@@ -65,12 +65,25 @@ def _paint(n: int, table: np.ndarray, colors: np.ndarray) -> np.ndarray:
     low = np.floor(table[:, [0, 2]] * size / n).astype(int)
     high = np.maximum(np.floor(table[:, [1, 3]] * size / n).astype(int), low + 1)
     fill = (np.where((table[:, 4] < 0)[:, None], _rgba(DENSE), colors) * 255).astype(np.uint8)
+    height, width = (high - low).T
     # Large first: where blocks are smaller than a pixel, the fine structure shows.
-    for place in np.argsort(-(high - low).prod(axis=1), kind="stable"):
-        (r0, c0), (r1, c1) = low[place], high[place]
-        border = 1 if min(r1 - r0, c1 - c0) >= 5 else 0
-        image[r0 : r1 - border, c0 : c1 - border] = fill[place]
+    order = np.lexsort((width, height, -height * width))
+    changes = np.flatnonzero(np.diff(height[order]) | np.diff(width[order])) + 1
+    for alike in np.split(order, changes):
+        _paint_alike(image, low[alike], high[alike[0]] - low[alike[0]], fill[alike])
     return image
+
+
+def _paint_alike(image: np.ndarray, corners: np.ndarray, size: np.ndarray, fill: np.ndarray) -> None:
+    """Paint blocks of one size (h, w) in pixels: many small ones pixel by pixel, few large ones block by block."""
+    border = 1 if size.min() >= 5 else 0
+    height, width = size - border
+    if height * width < len(corners):
+        for row, column in np.ndindex(height, width):
+            image[corners[:, 0] + row, corners[:, 1] + column] = fill
+    else:
+        for (row, column), color in zip(corners, fill, strict=True):
+            image[row : row + height, column : column + width] = color
 
 
 def _write_ranks(axes: Axes, n: int, table: np.ndarray) -> None:

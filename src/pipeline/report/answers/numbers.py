@@ -1,0 +1,121 @@
+"""Fewer numbers: what hierarchical matrices save, and what they were for."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.report.content import Answer
+from pipeline.report.figures.growth import exponents
+from pipeline.report.formatting import (
+    count,
+    decimal,
+    is_number,
+    n_bytes,
+    percent,
+    scientific,
+    seconds,
+    significant,
+    times,
+)
+from pipeline.report.quantity import Quantity
+from pipeline.report.runs import at_chance
+
+
+def answer_numbers(
+    matrices: Mapping[str, Any], scaling: Mapping[str, Any] | None, n_classes: int = 0
+) -> Answer | None:
+    """Lead with the matrix that is compressed most, then every matrix's result, then growth."""
+    ratios = {name: compression(matrix) for name, matrix in matrices.items()}
+    known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
+    sentences = []
+    if known:
+        name = max(known, key=lambda key: known[key])
+        matrix, compress = matrices[name], matrices[name]["compress"]
+        within = _within(compress)
+        sentences.append(
+            f"The {name} matrix, {_shape(matrix)}, takes {n_bytes(compress['n_bytes'])}, the dense "
+            f"one {n_bytes(compress['dense_bytes'])}{within}{_solved(matrix.get('solve') or {})}."
+        )
+    sentences += [text for name, matrix in matrices.items() if (text := result_text(name, matrix, n_classes))]
+    growth = exponents((scaling or {}).get("rows") or [])
+    if "operator_bytes" in growth and "factorize_seconds" in growth:
+        sentences.append(
+            f"Storage grows as N^{decimal(growth['operator_bytes'], 2)}, "
+            f"factorization time as N^{decimal(growth['factorize_seconds'], 2)}."
+        )
+    if not sentences:
+        return None
+    if known:
+        return Answer(
+            "Fewer numbers", times(max(known.values())), f"less memory for {name}", " ".join(sentences)
+        )
+    return Answer("Fewer numbers", count(len(matrices)), "hierarchical matrices", " ".join(sentences))
+
+
+def _shape(matrix: Mapping[str, Any]) -> str:
+    n, rows = matrix.get("n"), (matrix.get("compress") or {}).get("n_rows")
+    if is_number(rows) and rows != n:
+        return f"{count(n)} panels with {count(rows)} quadrature points"
+    return f"{count(n)} × {count(n)}"
+
+
+def _within(compress: Mapping[str, Any]) -> str:
+    """The clause on the error, which does not hide that it is not the one asked for."""
+    error = compress.get("relative_error")
+    if not is_number(error):
+        return ""
+    missed = f", asked: {scientific(compress.get('tolerance'), 1)}" if compress.get("missed") else ""
+    return f" (relative error {scientific(error)}{missed})"
+
+
+def _solved(solve: Mapping[str, Any]) -> str:
+    """The clause on the direct solve, if there was one."""
+    spent = [solve.get("factorize_seconds"), solve.get("solve_seconds")]
+    known = [value for value in spent if is_number(value)]
+    return f" and is factorized and solved in {seconds(math.fsum(known))}" if known else ""
+
+
+def compression(matrix: Mapping[str, Any]) -> float | None:
+    """Dense over compressed bytes."""
+    compress = matrix.get("compress") or {}
+    dense, ours = compress.get("dense_bytes"), compress.get("n_bytes")
+    return dense / ours if is_number(dense) and is_number(ours) and ours > 0 else None
+
+
+def result_text(name: str, matrix: Mapping[str, Any], n_classes: int = 0) -> str:
+    """What a matrix was for, in one sentence of numbers; empty if there is no result."""
+    result = matrix.get("result") or {}
+    if is_number(result.get("rmse")):
+        held_out, points = result.get("n_held_out"), matrix.get("points") or "points"
+        quantity = Quantity.of(result)
+        where = f" of {count(held_out)} held-out {points}" if is_number(held_out) else ""
+        mean = result.get("rmse_mean_predictor")
+        against = f"; the mean predictor {quantity.error(mean)}" if is_number(mean) else ""
+        return (
+            f"Kriging predicts the {quantity.name}{where} to {quantity.error(result['rmse'])} RMSE"
+            f"{quantity.factor(result['rmse'])}{against}."
+        )
+    if is_number(result.get("capacitance")):
+        reference, error = result.get("reference"), result.get("relative_error")
+        # One digit more than the error leaves certain.
+        digits = min(9, max(3, 1 - math.floor(math.log10(error)))) if is_number(error) and error > 0 else 6
+        against = f" against the known {significant(reference, digits)}" if is_number(reference) else ""
+        off = (
+            f", off by {percent(error, 2) if error >= 1e-4 else scientific(error)}"
+            if is_number(error)
+            else ""
+        )
+        what = f"The capacitance of the {matrix.get('points') or name} comes out as"
+        return (
+            f"{what} {significant(result['capacitance'], digits)} {result.get('unit') or ''}".rstrip()
+            + f"{against}{off}."
+        )
+    if is_number(result.get("accuracy")):
+        softmax = result.get("softmax_accuracy")
+        beside = (
+            f", beside {percent(softmax, 2)} of the network's own soft-max head" if is_number(softmax) else ""
+        )
+        chance = ", no better than chance" if at_chance(result["accuracy"], n_classes) else ""
+        correct = f"classifies {percent(result['accuracy'], 2)} correctly{chance}{beside}"
+        return f"Kernel ridge regression on {name} {correct}."
+    return ""

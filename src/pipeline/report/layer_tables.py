@@ -1,0 +1,156 @@
+"""Tables of converted networks, layer by layer."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.report import formatting as f
+from pipeline.report.content import Bar, Column, Table
+
+
+def layer_bars(network: Mapping[str, Any]) -> Table | None:
+    """One row per layer: speedup bars by batch size, rounding error beside them, and why."""
+    timings: dict[str, list[Mapping[str, Any]]] = {}
+    for row in network.get("timings") or []:
+        timings.setdefault(str(row.get("layer", f.DASH)), []).append(row)
+    if not timings:
+        return None
+    layers = {str(layer.get("name")): layer for layer in network.get("layers") or []}
+    batches = sorted(
+        {row["batch"] for rows in timings.values() for row in rows if f.is_number(row.get("batch"))}
+    )
+    top = max((v for rows in timings.values() for row in rows for v in _extremes(row)), default=1.0)
+    rows, details = [], []
+    for number, (name, of_layer) in enumerate(timings.items(), 1):
+        ordered = sorted(
+            of_layer, key=lambda row: batches.index(row["batch"]) if row.get("batch") in batches else 0
+        )
+        bars = tuple(_speed_bar(row, max(top, 1.0), batches) for row in ordered)
+        layer = layers.get(name) or {}
+        error, noise = f.significant(layer.get("output_error")), f.decimal(layer.get("output_sqnr_db"), 1)
+        rows.append((f"{number}  {name}", bars, error, noise))
+        details.append(_reasons(ordered))
+    return Table(
+        "Speed and error of every layer, and why it is that fast",
+        (
+            Column("Layer"), Column("FP32 time / FP16 time"), Column("Output error", True),
+            Column("Output SQNR (dB)", True),
+        ),
+        tuple(rows),
+        note="Bars: measured, with the bootstrap interval of the ratio as a whisker; tick: predicted by the "
+        "roofline; vertical line: no change. Output error: of what the layer puts out at FP16 against float64, "
+        "with all that the layers before it add, relative, in the Euclidean norm; SQNR: the same in decibels.",
+        details=tuple(details),
+        stacked=True,
+    )  # fmt: skip
+
+
+def _extremes(row: Mapping[str, Any]) -> list[float]:
+    values = [row.get("speedup"), row.get("predicted_speedup"), (_speed_interval(row) or (0.0, None))[1]]
+    return [value for value in values if f.is_number(value)]
+
+
+def _speed_interval(row: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Lowest and highest speedup that the repeated timings allow."""
+    found = tuple(row.get("interval") or ())
+    return (found[0], found[1]) if len(found) == 2 and all(f.is_number(value) for value in found) else None
+
+
+def _speed_bar(row: Mapping[str, Any], top: float, batches: list[int]) -> Bar:
+    speedup, predicted, interval = row.get("speedup"), row.get("predicted_speedup"), _speed_interval(row)
+    place = batches.index(row["batch"]) if row.get("batch") in batches else 0
+    return Bar(
+        length=speedup / top if f.is_number(speedup) else 0.0,
+        text=f.times(speedup),
+        series="series-3" if place % 2 == 0 else "series-4",
+        label=f"batch {f.count(row.get('batch'))}",
+        mark=predicted / top if f.is_number(predicted) else None,
+        reference=1.0 / top,
+        interval=(interval[0] / top, interval[1] / top) if interval else None,
+    )
+
+
+def _reasons(rows: list[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
+    """(batch, sentence) of all batch sizes; said once if they are the same.
+
+    The sentence opens with the outcome and the speedup; the bar beside it has the speedup already.
+    """
+    said = [
+        (f"Batch {f.count(row.get('batch'))}", _sentence(str(row["reason"])))
+        for row in rows
+        if row.get("reason")
+    ]
+    return (("", said[0][1]),) if len(said) > 1 and len({text for _, text in said}) == 1 else tuple(said)
+
+
+def _sentence(reason: str) -> str:
+    text = re.sub(r"^([^:,]*), [\d.,]+x(?=:)", r"\1", reason)
+    return text[:1].upper() + text[1:]
+
+
+def rounding(network: Mapping[str, Any]) -> Table | None:
+    """What one rounding to FP16 did to every layer."""
+    layers = network.get("layers") or []
+    if not layers:
+        return None
+    columns = (
+        Column("Layer"), Column("Kind"), Column("Routine"), Column("Parameters", True), Column("Work", True),
+        Column("Weights' error", True), Column("SQNR (dB)", True), Column("Overflow", True),
+        Column("Subnormal", True), Column("To zero", True),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            str(layer.get("name", f.DASH)), str(layer.get("kind") or f.DASH),
+            _short(str(layer.get("routine") or f.DASH)), f.count(layer.get("n_parameters")),
+            f.flops(layer.get("flops")), f.significant(layer.get("relative_error")),
+            f.decimal(layer.get("sqnr_db"), 1), f.count(layer.get("n_overflow")),
+            f.count(layer.get("n_subnormal")), f.count(layer.get("n_flushed")),
+        )
+        for layer in layers
+    )  # fmt: skip
+    return Table(
+        "Conversion to FP16, layer by layer",
+        columns,
+        rows,
+        note="Weights' error: what rounding changed of the weights, relative, in the Euclidean norm; SQNR: the same "
+        "in decibels. Overflow, subnormal, to zero: how many weights left the normal range of FP16. Work: per sample.",
+    )
+
+
+def layer_times(network: Mapping[str, Any]) -> Table | None:
+    """Times, traffic and attained rates behind the bars."""
+    timings = network.get("timings") or []
+    if not timings:
+        return None
+    columns = (
+        Column("Layer"), Column("Batch", True), Column("FP32", True), Column("FP16", True), Column("Speedup", True),
+        Column("Predicted", True), Column("FLOP/byte", True), Column("GFLOP/s", True), Column("GB/s", True),
+        Column("Bound by"), Column("Routine"),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            str(row.get("layer", f.DASH)), f.count(row.get("batch")), f.seconds(row.get("seconds_fp32")),
+            f.seconds(row.get("seconds_fp16")), f.times(row.get("speedup")), f.times(row.get("predicted_speedup")),
+            f.significant(row.get("intensity")), f.significant(row.get("gflops"), 3),
+            f.significant(row.get("gbytes"), 3), str(row.get("bound") or f.DASH), _routines(row),
+        )
+        for row in timings
+    )  # fmt: skip
+    return Table(
+        "Times behind the bars",
+        columns,
+        rows,
+        note="Medians. Rates and intensity are those of FP16. Routine: of both precisions, or FP32 → FP16.",
+    )
+
+
+def _routines(row: Mapping[str, Any]) -> str:
+    """The routines of both precisions, once if they are twins that differ in the weights' type."""
+    names = dict.fromkeys(_short(str(row[key])) for key in ("routine_fp32", "routine_fp16") if row.get(key))
+    return " → ".join(names) or f.DASH
+
+
+def _short(routine: str) -> str:
+    """A routine in few words: direct conv 16-wide, avx512."""
+    name = routine.replace("convolution", "conv")
+    return re.sub(r" (\d+) outputs wide", r" \1-wide", re.sub(r",? fp(16|32) weights", "", name))

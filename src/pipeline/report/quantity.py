@@ -1,0 +1,43 @@
+"""A predicted quantity with its unit, in the words of sentences and axes."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.report.formatting import significant, times
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is predicted, in which unit; ``logarithmic`` for decimal logarithms, whose errors are factors."""
+
+    name: str
+    unit: str
+    logarithmic: bool
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> "Quantity":
+        """Read ``quantity`` and ``unit`` of a result; "log10" in front of either makes it logarithmic."""
+        name, unit = str(result.get("quantity") or "values"), str(result.get("unit") or "")
+        parts = [re.fullmatch(r"log_?10\s*(?:of\s+)?(.*)", text.strip()) for text in (name, unit)]
+        logarithmic = any(part is not None for part in parts)
+        name, unit = (part[1] if part else text for part, text in zip(parts, (name, unit), strict=True))
+        return cls(
+            f"log₁₀ {unit if name in ('', 'values') and unit else name}" if logarithmic else name,
+            unit,
+            logarithmic,
+        )
+
+    @property
+    def label(self) -> str:
+        """For an axis: elevation (m), log₁₀ population."""
+        return self.name if self.logarithmic or not self.unit else f"{self.name} ({self.unit})"
+
+    def error(self, value: object) -> str:
+        """An error of this quantity: 187 m; logarithms have no unit."""
+        return f"{significant(value, 3)} {'' if self.logarithmic else self.unit}".rstrip()
+
+    def factor(self, value: float) -> str:
+        """What an error of a logarithm means: a factor."""
+        return f" (a factor of {times(10.0**value)[:-1]})" if self.logarithmic and value < 6 else ""

@@ -1,0 +1,85 @@
+import pytest
+
+from pipeline.report.facts import largest_rank, matrix_facts, provenance_facts
+from pipeline.report.figures.structure import block_structure
+
+
+@pytest.fixture
+def matrix(metrics) -> dict:
+    return metrics["matrices"]["airports"]
+
+
+def texts(matrix) -> dict[str, str]:
+    return {fact.name: fact.text.replace("\N{NO-BREAK SPACE}", " ") for fact in matrix_facts(matrix)}
+
+
+def test_a_missed_tolerance_is_marked(matrix):
+    assert texts(matrix)["Relative error"] == "7.8 × 10⁻⁷ (asked: 10⁻⁶)"
+    assert all(fact.form == "" for fact in matrix_facts(matrix))
+    matrix["compress"].update(relative_error=3.3e-5, tolerance=1e-5, missed=True)
+    assert texts(matrix)["Relative error"] == "missed: 3.3 × 10⁻⁵, asked 10⁻⁵"
+    assert [fact.name for fact in matrix_facts(matrix) if fact.form == "alarm"] == ["Relative error"]
+
+
+def test_both_residuals_are_named_for_their_matrix(matrix):
+    found = texts(matrix)
+    assert found["Residual, compressed matrix"] == "6.1 × 10⁻⁹"
+    assert found["Residual, exact rows"] == "4.4 × 10⁻⁷"
+    matrix["solve"]["exact_residual"] = None
+    assert "Residual, exact rows" not in texts(matrix)
+
+
+def test_the_distributed_difference_is_that_of_a_product(matrix):
+    text = "3.3 × 10⁻¹³ relative difference between 2 processes and one"
+    assert texts(matrix)["Distributed product"] == text
+
+
+def test_determinant_and_likelihood_need_a_tight_factorization(matrix):
+    found = texts(matrix)
+    assert found["log det, at tolerance 10⁻⁶"] == "−123,456.8"
+    assert found["log likelihood, at tolerance 10⁻⁶"] == "−18,234.5"
+    matrix["solve"]["factor_tolerance"] = 1e-4
+    assert "log det, at tolerance 10⁻⁴" in texts(matrix)
+    matrix["solve"]["factor_tolerance"] = 1.01e-4
+    assert not any(name.startswith("log") for name in texts(matrix))
+
+
+def test_panels_and_quadrature_points_are_told_apart(matrix):
+    assert texts(matrix)["Points"] == "28,298 · airports · 3-D"
+    matrix.update(n=6912, points="cube")
+    matrix["compress"]["n_rows"] = 20736
+    assert texts(matrix)["Points"] == "6,912 panels, 20,736 quadrature points · cube · 3-D"
+
+
+def test_the_nugget_stands_beside_the_kernel_when_there_is_one(matrix):
+    matrix["kernel"] = "Matern(length_scale=0.09193951824327745, variance=1.5e-07, nu=0.5)"
+    assert texts(matrix)["Kernel"] == "Matern(length_scale=0.09194, variance=1.5e-07, nu=0.5)"
+    matrix["nugget"] = 0.0123
+    assert texts(matrix)["Kernel"].endswith("nu=0.5), nugget 0.0123")
+    matrix["nugget_at_bound"] = True
+    assert texts(matrix)["Kernel"].endswith("nugget 0.0123 (the fit stopped at its smallest nugget)")
+
+
+def test_the_largest_rank_is_that_of_the_drawing(matrix):
+    structure = matrix["structure"]
+    drawing = block_structure("airports", structure["n"], structure["blocks"])
+    assert f"largest {largest_rank(matrix)})" in drawing.description
+    assert texts(matrix)["Largest rank"] == str(largest_rank(matrix))
+    structure["blocks"] = []
+    assert largest_rank(matrix) == 88
+    structure["blocks"] = [[0, 1, 0, 1, -1]]
+    assert largest_rank(matrix) == 88
+
+
+def test_provenance_reads_as_a_person_would_write_it():
+    found = {
+        "command": "python " + 60 * "path/ ",
+        "date": "2026-11-23T02:01:36+01:00",
+        "cpu": "EPYC",
+        "slurm_job": None,
+    }
+    facts = provenance_facts(found | {"dirty": False, "versions": {"torch": "2.13"}})
+    assert [(fact.name, fact.text) for fact in facts[:-1]] == [
+        ("Date", "23 Nov 2026, 01:01 UTC"), ("CPU", "EPYC"), ("Dirty", "no"), ("Versions", "torch 2.13"),
+    ]  # fmt: skip
+    assert (facts[-1].name, facts[-1].form) == ("Command", "line")

@@ -1,0 +1,55 @@
+import pytest
+
+from pipeline.report import tables
+from pipeline.report.layer_tables import layer_bars, layer_times, rounding
+
+
+@pytest.fixture
+def network(metrics) -> dict:
+    return metrics["precision"]["kfac_smooth"]
+
+
+def test_bars_have_the_error_of_the_output_beside_them(network):
+    assert layer_bars(network).rows[1][2:] == ("3.5 × 10⁻⁴".replace(" ", "\N{NO-BREAK SPACE}"), "69.7")
+    for layer in network["layers"]:
+        del layer["output_error"], layer["output_sqnr_db"]
+    assert layer_bars(network).rows[1][2:] == ("–", "–")
+
+
+def test_the_conversion_table_names_its_errors_as_those_of_the_weights(network):
+    table = rounding(network)
+    assert "Weights' error" in [column.title for column in table.columns]
+    assert "of the weights" in table.note
+
+
+def test_the_whisker_is_the_interval_of_the_speedup(network):
+    network["timings"][0]["interval"] = [1.0, 1.5]
+    network["timings"][1]["interval"] = None
+    first, second = layer_bars(network).rows[0][1]
+    assert first.interval[1] / first.interval[0] == pytest.approx(1.5)
+    assert first.interval[0] == pytest.approx(first.reference)
+    assert second.interval is None
+
+
+def test_a_reason_does_not_repeat_the_speedup_of_its_bar(network):
+    reasons = dict(layer_bars(network).details[0])
+    assert reasons["Batch 64"] == "No clear difference: compute-bound at 190 GFLOP/s."
+    assert "0.97" not in reasons["Batch 64"]
+    network["timings"][0]["reason"] = network["timings"][1]["reason"] = "The same, 2.0x faster or not."
+    assert layer_bars(network).details[0] == (("", "The same, 2.0x faster or not."),)
+    del network["timings"][0]["reason"], network["timings"][1]["reason"]
+    assert layer_bars(network).details[0] == ()
+
+
+def test_routines_that_are_twins_share_a_name(network):
+    assert layer_times(network).rows[0][-1] == "direct conv 16-wide, avx512"
+    network["timings"][0]["routine_fp16"] = "matrix-vector 32 outputs wide, fp16 weights, avx512"
+    assert layer_times(network).rows[0][-1] == "direct conv 16-wide, avx512 → matrix-vector 32-wide, avx512"
+
+
+def test_levels_that_keep_nothing_are_left_out():
+    kept = {"level": 2, "boxes": 16, "unknowns": 50, "skeletons": 20, "bytes": 900}
+    empty = kept | {"level": 0, "skeletons": 0, "bytes": 0}
+    assert [row[0] for row in tables.levels({"compress": {"levels": [empty, kept]}}).rows] == ["2"]
+    assert tables.levels({"compress": {"levels": [empty]}}) is None
+    assert len(tables.levels({"compress": {"levels": [{"level": 1}]}}).rows) == 1
