@@ -52,6 +52,9 @@ class Lists:
     start: NDArray[np.int64]
     boxes: Ints
 
+    def __repr__(self) -> str:
+        return f"Lists({len(self.start) - 1} boxes, {len(self.boxes)} members)"
+
     @property
     def counts(self) -> NDArray[np.int64]:
         return np.diff(self.start)
@@ -71,6 +74,9 @@ class Interactions:
     far: Lists
     near_columns: Lists
     far_columns: Lists
+
+    def __repr__(self) -> str:
+        return f"Interactions({len(self.near.boxes)} near pairs, {len(self.far.boxes)} far pairs)"
 
     def first_far_level(self, rows: ClusterTree) -> int:
         """Return the uppermost level that has far pairs, or the number of levels if none has."""

@@ -27,6 +27,9 @@ class Blocks:
     start: NDArray[np.int64]
     values: NDArray[Any]
 
+    def __repr__(self) -> str:
+        return f"Blocks({len(self.first)} blocks, {self.values.dtype}, {self.n_bytes / 1e6:.1f} MB)"
+
     @property
     def n_bytes(self) -> int:
         return self.first.nbytes + self.second.nbytes + self.start.nbytes + self.values.nbytes

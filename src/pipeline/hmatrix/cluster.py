@@ -45,6 +45,13 @@ class ClusterTree:
     upper: Floats
     arity: int
 
+    def __repr__(self) -> str:
+        size = int((self.stop - self.start)[self.level_start[-2] :].max(initial=0))
+        return (
+            f"ClusterTree({self.n_points} points in {self.points.shape[1]} dimensions, {self.n_levels} levels, "
+            f"{self.n_boxes} boxes, at most {size} points in a leaf)"
+        )
+
     @property
     def n_points(self) -> int:
         return len(self.points)

@@ -55,6 +55,10 @@ class Steps:
     def n_bytes(self) -> int:
         return self.counts.nbytes + self.index.nbytes + self.values.nbytes + self.pivots.nbytes
 
+    def __repr__(self) -> str:
+        boxes, unknowns, skeletons = self.table
+        return f"Steps({boxes} boxes, {unknowns} unknowns, {skeletons} skeletons, {self.n_bytes / 1e6:.1f} MB)"
+
     @cached_property
     def native(self) -> Any:
         """The same for native routines."""
@@ -83,6 +87,13 @@ class Factorization:
     used_tolerance: float
     dtype: np.dtype[Any]
     notes: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        n = len(self.permutation)
+        return (
+            f"Factorization({n} x {n} {self.dtype}, {self.kind}, tolerance {self.used_tolerance:.0e}, "
+            f"{self.n_bytes / 1e6:.1f} MB)"
+        )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -182,7 +193,6 @@ def factorize(A: H2Matrix, *, tolerance: float | None = None, kind: str = "auto"
     diagonal = np.zeros(A.shape[0], computed) if A.diagonal_term is None else A.diagonal_term.astype(computed)
     matrix = entries_of(A)
     lists = A.interactions
-    notes: list[str] = []
     used = tolerance
     while True:
         sampling = Sampling.for_tolerance(0.2 * used, A.norm, A.rows.n_boxes)
@@ -194,16 +204,21 @@ def factorize(A: H2Matrix, *, tolerance: float | None = None, kind: str = "auto"
             )  # fmt: skip
         if failure is None:
             steps = tuple(Steps(*level) for level in levels)
-            result = Factorization(steps, A.rows.permutation, kind, tolerance, used, A.dtype, tuple(notes))
+            notes = () if used == tolerance else (_tightened(tolerance, used),)
+            result = Factorization(steps, A.rows.permutation, kind, tolerance, used, A.dtype, notes)
             _log(result)
             return result
         if kind != "cholesky" or used / 10 < _TIGHTEST * min(tolerance, A.tolerance):
             raise _failed(A, kind, failure)
-        notes.append(
-            f"a pivot of {failure[2]:.1e} at tolerance {used:.0e}: compressed again ten times tighter"
-        )
-        logger.info(notes[-1])
+        logger.info("a pivot of %.1e at tolerance %.0e: factorizing at %.0e", failure[2], used, used / 10)
         used /= 10
+
+
+def _tightened(asked: float, used: float) -> str:
+    return (
+        f"compression at tolerance {asked:.0e} left the matrix indefinite, so the factorization was repeated at "
+        f"{used:.0e}, where it succeeded: it is more accurate than asked for, and nothing needs to be done"
+    )
 
 
 def _failed(A: H2Matrix, kind: str, failure: tuple[int, int, float]) -> ConvergenceError:

@@ -111,6 +111,13 @@ class H2Matrix:
             admissibility=admissibility,
         )
 
+    def __repr__(self) -> str:
+        what = "matrix known by its products" if self.kernel is None else type(self.kernel).__name__
+        return (
+            f"H2Matrix({self.shape[0]} x {self.shape[1]} {self.dtype}, {what}, tolerance {self.tolerance:.0e}, "
+            f"{self.n_bytes / 1e6:.1f} MB)"
+        )
+
     @property
     def shape(self) -> tuple[int, int]:
         return self.rows.n_points, self.columns.n_points
@@ -235,8 +242,13 @@ class H2Matrix:
         """Return the matrix as it is represented, shape (n, m): for tests and small ones."""
         return self @ np.eye(self.shape[1], dtype=self.dtype)
 
-    def error_estimate(self, *, seed: int = 0, n_rows: int = 128, n_vectors: int = 8) -> float:
+    def error_estimate(self, *, seed: int = 0, n_rows: int | None = None, n_vectors: int = 8) -> float:
         """Return the relative 2-norm error of products with random vectors, on sampled exact rows.
+
+        Args:
+            seed: Of rows and vectors.
+            n_rows: Spread over all regions; by default at least 128, and all of up to 2,800.
+            n_vectors: Random vectors.
 
         Raises:
             ValueError: If the matrix has no kernel to give exact rows.

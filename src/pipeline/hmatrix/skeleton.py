@@ -6,8 +6,9 @@ blocks between skeletons are entries of the matrix. Accuracy is set by a budget 
 norm of what is lost, with unknowns weighted by how much of a white-noise vector they carry.
 
 The far field of a box enters through a sample of it: evenly chosen points of the far boxes of its own level, fewer of
-its ancestors', each weighted by the number of points that it stands for; more where the rank comes near the sample's
-size. The skeletons come from a pivoted Cholesky factorization of the sample's Gram matrix, or below its accuracy of
+its ancestors', each weighted by the number of points that it stands for, and all points of large leaves near by. A
+second sample checks the result; where it loses more there, or the rank comes near the sample's size, more is sampled.
+The skeletons come from a pivoted Cholesky factorization of the sample's Gram matrix, or below its accuracy of
 about 1e-7 from a pivoted QR decomposition [1].
 
 References:
@@ -37,7 +38,7 @@ class Sampling:
 
     Attributes:
         budget: Squared Frobenius norm that one box may lose.
-        rows: Far points sampled at a box's own level; doubled where they prove too few.
+        rows: Far points sampled at first; more where a check proves them too few.
         orthogonal: QR instead of the Gram matrix.
         largest_box: Most unknowns that a box may bring to its compression.
     """
@@ -72,6 +73,12 @@ class Basis:
     values: NDArray[Any]
     order_start: NDArray[np.int64]
     seconds: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+    def __repr__(self) -> str:
+        return (
+            f"Basis({len(self.rank)} boxes, largest rank {self.rank.max(initial=0)}, {self.values.dtype}, "
+            f"{self.n_bytes / 1e6:.1f} MB)"
+        )
 
     @cached_property
     def skeleton_start(self) -> NDArray[np.int64]:

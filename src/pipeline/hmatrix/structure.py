@@ -20,11 +20,12 @@ def describe(A: H2Matrix) -> dict[str, Any]:
     """Return structure and sizes, as JSON can hold them.
 
     Returns:
-        `shape`, `n_bytes`, `tolerance`, `admissibility`, `notes`; `levels`: a table row per level; `blocks`: dicts with
+        `shape`, `n_bytes`, `tolerance`, `admissibility`, `notes`; `largest_rank` of any far block; `levels`: a table row per level; `blocks`: dicts with
         `rows` and `columns` ([start, stop) in tree order), `kind` ("near" or "far"), `rank` (of a far block) and
         `level`. Past 200,000 blocks the finest levels' are left out, and `blocks_left_out` says how many.
     """
     blocks = []
+    ranks = _coupling_ranks(A)
     for kind, part in (("far", A.far), ("near", A.near)):
         levels = _levels(A, part.first)
         for p in np.argsort(levels, kind="stable"):
@@ -33,7 +34,7 @@ def describe(A: H2Matrix) -> dict[str, Any]:
                 "rows": [int(A.rows.start[b]), int(A.rows.stop[b])],
                 "columns": [int(A.columns.start[c]), int(A.columns.stop[c])],
                 "kind": kind,
-                "rank": int(min(A.row_basis.rank[b], A.column_basis.rank[c])) if kind == "far" else None,
+                "rank": int(ranks[p]) if kind == "far" else None,
                 "level": int(levels[p]),
             }
             blocks.append(entry)
@@ -52,6 +53,7 @@ def describe(A: H2Matrix) -> dict[str, Any]:
         "tolerance": A.tolerance,
         "admissibility": A.admissibility.name,
         "notes": list(A.notes),
+        "largest_rank": int(ranks.max(initial=0)),
         "levels": level_table(A),
         "blocks": shown,
         "blocks_left_out": n_blocks - len(shown),
@@ -59,13 +61,17 @@ def describe(A: H2Matrix) -> dict[str, Any]:
 
 
 def level_table(A: H2Matrix) -> list[dict[str, Any]]:
-    """Return a row per level, from the top: boxes, unknowns before and skeletons after compression, pairs, bytes."""
+    """Return a row per level, from the top: boxes, unknowns before and skeletons after compression, pairs, bytes.
+
+    `largest_rank` is that of the level's far blocks, 0 where there is none.
+    """
     size = A.near.values.itemsize
     seconds = A.column_basis.seconds
     table = []
     counts = unknowns(A.columns, A.column_basis.rank)
     values = np.diff(A.column_basis.value_start)
     far_levels, near_levels = _levels(A, A.far.first), _levels(A, A.near.first)
+    ranks = _coupling_ranks(A)
     far_sizes, near_sizes = np.diff(A.far.start), np.diff(A.near.start)
     for level in range(A.columns.n_levels):
         boxes = slice(*A.columns.level_start[level : level + 2])
@@ -76,7 +82,7 @@ def level_table(A: H2Matrix) -> list[dict[str, Any]]:
                 "boxes": len(rank),
                 "unknowns": int(counts[boxes].sum()),
                 "skeletons": int(rank.sum()),
-                "largest_rank": int(rank.max(initial=0)),
+                "largest_rank": int(ranks[far_levels == level].max(initial=0)),
                 "near_blocks": int((near_levels == level).sum()),
                 "far_blocks": int((far_levels == level).sum()),
                 "seconds": float(seconds[level]) if len(seconds) else 0.0,
@@ -129,6 +135,11 @@ def share(A: H2Matrix, number: int, count: int) -> H2Matrix:
     return replace(
         A, near=part(A.near), far=part(A.far), diagonal_term=A.diagonal_term if number == 0 else None
     )
+
+
+def _coupling_ranks(A: H2Matrix) -> NDArray[Any]:
+    """Return the rank of each far block: at most that of either side's basis."""
+    return np.asarray(np.minimum(A.row_basis.rank[A.far.first], A.column_basis.rank[A.far.second]))
 
 
 def _levels(A: H2Matrix, boxes: NDArray[Any]) -> NDArray[Any]:

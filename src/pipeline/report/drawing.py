@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
-from markupsafe import Markup  # comes with jinja2, whose templates let it pass
+from markupsafe import Markup
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 

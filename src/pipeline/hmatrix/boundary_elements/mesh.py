@@ -40,6 +40,9 @@ class TriangleMesh:
         if flat.any():
             raise ValueError(f"triangle {int(flat.nonzero()[0])} has no area")
 
+    def __repr__(self) -> str:
+        return f"TriangleMesh({len(self.vertices)} vertices, {len(self)} triangles)"
+
     def __len__(self) -> int:
         return len(self.triangles)
 

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from pipeline.hmatrix import _native
+
 Rule = tuple[Tensor, Tensor]  # barycentric coordinates (q, 3) and weights (q,) that sum to 1
 
 
@@ -101,8 +103,7 @@ def pair_means(targets: Tensor, sources: Tensor) -> Tensor:
     the result is symmetric. A rule of three points serves beyond 1.5 diameters between the centers and one
     of seven beyond 1. Closer triangles may touch: the potential then has kinks r log r along the common
     edge, on which four times the points leave a quarter of the error, so that one extrapolation from 7 to
-    28 points is worth several subdivisions
-    and leaves less than a thousandth.
+    28 points is worth several subdivisions and leaves less than a thousandth.
     """
     separation = (targets.mean(dim=1) - sources.mean(dim=1)).norm(dim=1)
     diameter = torch.maximum(*((t - t.roll(1, dims=1)).norm(dim=2).amax(dim=1) for t in (targets, sources)))
@@ -118,14 +119,10 @@ def pair_means(targets: Tensor, sources: Tensor) -> Tensor:
 
 
 def _symmetric_mean(targets: Tensor, sources: Tensor, rule: Rule) -> Tensor:
-    coordinates, weights = (part.to(targets.device, targets.dtype) for part in rule)
-    total = torch.zeros(len(targets), dtype=targets.dtype, device=targets.device)
-    for outer, inner in ((targets, sources), (sources, targets)):
-        a, b, c = inner.unbind(dim=1)
-        area = torch.linalg.cross(b - a, c - a).norm(dim=1) / 2
-        for point, weight in zip(coordinates, weights, strict=True):
-            total += weight * triangle_potential(point @ outer, inner) / area
-    return total / 2
+    """Return the mean with the inner integral exact and the outer by the rule, natively: see `native/potential.hpp`."""
+    corners = (part.detach().cpu().double().reshape(-1, 9).contiguous().numpy() for part in (targets, sources))
+    means = _native.symmetric_means(*corners, *(part.numpy() for part in rule))
+    return torch.from_numpy(means).to(targets)
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:

@@ -3,22 +3,13 @@
 #include <chrono>
 #include <cmath>
 
-#include "skeleton.hpp"
+#include "adaptive.hpp"
 
 namespace hmatrix {
 
 namespace {
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-// Multiplies row i by sqrt(weights[i]).
-template <class C>
-void weigh(C* rows, int m, int n, const std::vector<double>& weights) {
-    std::vector<double> roots(m);
-    for (int i = 0; i < m; ++i) roots[i] = std::sqrt(weights[i]);
-    for (int j = 0; j < n; ++j)
-        for (int i = 0; i < m; ++i) rows[static_cast<int64_t>(j) * m + i] *= roots[i];
-}
 
 }  // namespace
 
@@ -34,9 +25,9 @@ nb::tuple build_basis(const KernelMatrix& matrix, const Tree& own, const Tree& o
     // How much of x a skeleton carries: energy[i]^2 is the variance of its coefficient for white noise x.
     std::vector<std::vector<double>> energy(n_boxes);
     std::vector<double> seconds(own.levels(), 0.0);
-    FarSample sample;
+    const Accuracy accuracy{options.budget, options.rows, options.orthogonal};
+    AdaptiveScratch<C> scratch;
     FarSampler sampler(own, other, far);
-    std::vector<C> block;
     int largest = 0;
 
     for (int level = own.levels() - 1; level >= 0 && largest <= options.largest_box; --level) {
@@ -57,20 +48,12 @@ nb::tuple build_basis(const KernelMatrix& matrix, const Tree& own, const Tree& o
             const int n = static_cast<int>(columns.size());
             largest = std::max(largest, n);
             if (largest > options.largest_box) break;
-            double wanted = options.rows;
-            for (;;) {
-                sampler.sample(b, wanted, sample);
-                const int m = static_cast<int>(sample.points.size());
-                block.resize(static_cast<size_t>(m) * n);
-                evaluate->block(sample.points.data(), m, columns.data(), n, block.data());
-                weigh(block.data(), m, n, sample.weights);
-                Rows<C> rows(n, options.orthogonal);
-                rows.add(block.data(), m);
-                bases[b] = rows.interpolate(options.budget, scale.data());
-                // A rank near the number of sampled rows says more of the sample than of the far field.
-                if (sample.complete || 6 * bases[b].rank < m) break;
-                wanted *= 2;
-            }
+            bases[b] = adaptive_basis(
+                sampler, b, n, scale.data(), accuracy, 1, scratch,
+                [&](const std::vector<int>& points, int, C* out) {
+                    evaluate->block(points.data(), static_cast<int>(points.size()), columns.data(), n, out);
+                },
+                [](Rows<C>&, double) { return 0; });
             const auto& basis = bases[b];
             // Large boxes that keep their full rank only get larger above: the far field has no low rank.
             if (n >= options.largest_box / 8 && 50 * (n - basis.rank) < n) {

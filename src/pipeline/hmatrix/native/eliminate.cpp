@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "active.hpp"
-#include "skeleton.hpp"
+#include "adaptive.hpp"
 
 namespace hmatrix {
 
@@ -70,35 +70,28 @@ class Eliminator {
     int size(int b) const { return matrix_.size(b); }
 
     Interpolation<C> compress(int b) {
-        const int n = size(b);
-        double wanted = options_.rows;
-        for (;;) {
-            Rows<C> rows(n, options_.orthogonal);
-            sampler_.sample(b, wanted, sample_);
-            int m = static_cast<int>(sample_.points.size());
-            far_rows_.resize(static_cast<size_t>(m) * n);
-            roots_.resize(m);
-            for (int i = 0; i < m; ++i) roots_[i] = std::sqrt(sample_.weights[i]);
-            for (int way = 0; way < (general_ ? 2 : 1); ++way) {
-                matrix_.kernel_rows(sample_.points, b, far_rows_.data(), way == 1);
-                for (int j = 0; j < n; ++j)
-                    for (int i = 0; i < m; ++i) far_rows_[static_cast<int64_t>(j) * m + i] *= roots_[i];
-                rows.add(far_rows_.data(), m);
-            }
-            const Lists& near = near_;
+        const int n = size(b), ways = general_ ? 2 : 1;
+        const auto evaluate = [&](const std::vector<int>& points, int way, C* out) {
+            matrix_.kernel_rows(points, b, out, way == 1);
+        };
+        // Far blocks that earlier steps have touched are no longer the kernel's.
+        const auto add_touched = [&](Rows<C>& rows, double factor) {
+            int m = 0;
             for (int f : matrix_.partners(b)) {
-                if (f == b || std::binary_search(near.begin(b), near.begin(b) + near.size(b), f)) continue;
+                if (f == b || std::binary_search(near_.begin(b), near_.begin(b) + near_.size(b), f)) continue;
                 far_rows_.resize(static_cast<size_t>(size(f)) * n);
-                for (int way = 0; way < (general_ ? 2 : 1); ++way) {
+                for (int way = 0; way < ways; ++way) {
                     matrix_.fetch(f, b, far_rows_.data(), size(f), way == 1);
+                    if (factor != 1)
+                        for (C& entry : far_rows_) entry *= std::sqrt(factor);
                     rows.add(far_rows_.data(), size(f));
                 }
                 m += size(f);
             }
-            auto result = rows.interpolate(options_.budget, nullptr);
-            if (sample_.complete || 4 * result.rank < m) return result;
-            wanted *= 2;
-        }
+            return m;
+        };
+        const Accuracy accuracy{options_.budget, options_.rows, options_.orthogonal};
+        return adaptive_basis(sampler_, b, n, nullptr, accuracy, ways, scratch_, evaluate, add_touched);
     }
 
     void eliminate_box(int b, int level, Steps<S>& steps) {
@@ -341,8 +334,7 @@ class Eliminator {
     ActiveMatrix<C> matrix_;
     std::vector<int> parts_, offsets_;
     std::vector<C> W_, V_, NS_, NR_, N_, left_, right_, solved_, far_rows_;
-    std::vector<double> roots_;
-    FarSample sample_;
+    AdaptiveScratch<C> scratch_;
 };
 
 }  // namespace

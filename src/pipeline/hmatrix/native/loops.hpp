@@ -31,6 +31,10 @@ struct Loops {
     void (*radial)(int kind, const double* p, int64_t n, double* value);
     // out[2i], out[2i+1] <- p0 exp(i p1 r)/r of squared distances
     void (*wave)(const double* p, int64_t n, const double* squares, double* out);
+    // What an edge adds to the integral of 1/|x - y| over a triangle y: the edge from `lower` on along itself, over
+    // `length`, is at distance t from the foot of x in the triangle's plane, of which x is at height `height` >= 0
+    void (*edges)(int64_t n, const double* length, const double* lower, const double* t, const double* height,
+                  double* out);
     // y (m) += B x, B (m, n) column-major
     void (*multiply_double)(int m, int n, const double* B, const double* x, double* y);
     void (*multiply_float)(int m, int n, const float* B, const double* x, double* y);

@@ -5,6 +5,7 @@
 #include "build.hpp"
 #include "cluster.hpp"
 #include "eliminate.hpp"
+#include "potential.hpp"
 #include "product.hpp"
 #include "solve.hpp"
 
@@ -82,6 +83,7 @@ NB_MODULE(_native, module) {
     nb::set_leak_warnings(false);  // a traceback kept until exit holds objects, which is no leak
     load_routines();
     module.def("bisect", &bisect, "points"_a, "depth"_a);
+    module.def("symmetric_means", &symmetric_means, "targets"_a, "sources"_a, "coordinates"_a, "weights"_a);
     module.def("instruction_sets", [] {
         nb::list names;
         for (const Loops* set : available_loops()) names.append(set->name);

@@ -6,6 +6,11 @@ namespace hmatrix {
 
 namespace {
 
+// A box whose diameter is so many times its distance is sampled whole: where sizes differ much, a few of its points
+// may be far nearer than the others, and a sample would miss them.
+constexpr double kClose = 2;
+constexpr double kMostWhole = 4;  // times the rows wanted: more are close where no admissibility keeps boxes apart
+
 double diameter(const Tree& tree, int b) {
     const size_t d = tree.lower.shape(1);
     double sum = 0;
@@ -38,10 +43,10 @@ void FarSampler::enter(int box, int c) {
         for (int child = first; child < first + other_.arity; ++child) enter(box, child);
         return;
     }
-    entries_.push_back({c, apart, 0});
+    entries_.push_back({c, apart, 0, other_.leaf(c) && diameter(other_, c) > kClose * apart});
 }
 
-void FarSampler::sample(int box, double rows, FarSample& out) {
+void FarSampler::sample(int box, double rows, int round, FarSample& out) {
     out.points.clear();
     out.weights.clear();
     out.complete = true;
@@ -51,18 +56,22 @@ void FarSampler::sample(int box, double rows, FarSample& out) {
         for (int i = 0; i < far_.size(b); ++i) enter(box, far_.begin(b)[i]);
     if (entries_.empty()) return;
 
-    double nearest = INFINITY, total = 0;
-    for (const Entry& e : entries_)
+    double nearest = INFINITY, total = 0, whole = 0;
+    for (const Entry& e : entries_) {
         if (e.distance > 0) nearest = std::min(nearest, e.distance);
+        if (e.close) whole += other_.size(e.box);
+    }
     const double unit = std::max(size_, std::isfinite(nearest) ? nearest : 1.0);
     for (Entry& e : entries_) {
         const double relative = 1 + e.distance / unit;
         total += e.share = 1 / (relative * relative);
     }
-    uint32_t state = 2654435761u * (static_cast<uint32_t>(box) + 1u);
+    uint32_t state = 2654435761u * (static_cast<uint32_t>(box) + 1u) ^ 2246822519u * static_cast<uint32_t>(round);
+    const bool take_whole = whole <= kMostWhole * rows;
     for (const Entry& e : entries_) {
         const int first = other_.start.data()[e.box], size = other_.size(e.box);
-        const int taken = std::min(size, std::max(2, static_cast<int>(rows * e.share / total + 0.5)));
+        const int even = std::max(2, static_cast<int>(rows * e.share / total + 0.5));
+        const int taken = e.close && take_whole ? size : std::min(size, even);
         if (taken < size) out.complete = false;
         for (int t = 0; t < taken; ++t) {
             const int64_t low = static_cast<int64_t>(t) * size / taken,

@@ -36,13 +36,15 @@ class FarSampler {
   public:
     FarSampler(const Tree& own, const Tree& other, const Lists& far) : own_(own), other_(other), far_(far) {}
 
-    // About `rows` points, and at least two of every box entered.
-    void sample(int box, double rows, FarSample& out);
+    // About `rows` points, and at least two of every box entered; all of a box that is close for its size. Samples of
+    // different rounds are independent.
+    void sample(int box, double rows, int round, FarSample& out);
 
   private:
     struct Entry {
         int box;
         double distance, share;
+        bool close;
     };
     void enter(int box, int c);
     double distance(int box, int c) const;
