@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     stage("convert", "Convert a trained network to half precision.", "weights", "dataset")
     stage("time_layers", "Time a converted network layer by layer.", "spec", "network", "dataset")
     stage("points", "Make the points of a matrix.", "spec")
-    stage("embeddings", "Make the points of a matrix from a network's features.", "spec", "network", "dataset")
+    stage(
+        "embeddings", "Make the points of a matrix from a network's features.", "spec", "network", "dataset"
+    )
     stage("compress", "Compress a matrix to H2 form.", "spec", "points")
     solve = stage(
         "solve", "Factorize and solve, and answer the matrix's question.", "spec", "points", "operator"

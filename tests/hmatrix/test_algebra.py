@@ -160,3 +160,11 @@ def test_a_tolerance_may_be_asked_for(A, B):
     loose = algebra.multiply(A, B, tolerance=1e-2)
     assert loose.tolerance == 1e-2
     assert_close(loose, A.to_dense() @ B.to_dense(), 1e-2)
+
+
+def test_the_square_of_a_symmetric_matrix_is_symmetric_and_other_products_are_not():
+    points = np.random.default_rng(12).random((500, 2))
+    A = H2Matrix.from_kernel(points, kernels.Matern(nu=0.5, length_scale=0.3), diagonal=0.1, tolerance=1e-5)
+    B = H2Matrix.from_kernel(points, kernels.Matern(nu=1.5, length_scale=0.3), diagonal=0.1, tolerance=1e-5)
+    assert (A @ A).is_symmetric
+    assert not (A @ B).is_symmetric

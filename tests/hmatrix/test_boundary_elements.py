@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from pipeline.data.meshes import cube_mesh, sphere_mesh
+from pipeline.hmatrix import _native
 from pipeline.hmatrix.boundary_elements import (
+    NearField,
     SingleLayer,
     TriangleMesh,
     capacitance,
     extrapolate,
     solve_capacitance,
 )
+from pipeline.hmatrix.boundary_elements.near_field import near_pairs
 from pipeline.hmatrix.boundary_elements.quadrature import (
     gauss_rule,
     pair_means,
@@ -137,6 +140,56 @@ def test_means_over_separate_triangles_are_the_integrals(triangle, distance):
     torch.testing.assert_close(pair_means(other[None], triangle[None]), found)
 
 
+def test_native_means_are_those_of_the_potential(triangle):
+    generator = torch.Generator().manual_seed(3)
+    shifts = torch.randn(50, 1, 3, dtype=torch.float64, generator=generator)
+    shifts[::5, :, 2] = 0
+    targets = torch.cat([triangle + shifts, triangle[None], triangle[None, [1, 0, 2]]])
+    flat = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
+    targets[10:20] *= flat  # coplanar with the sources
+    sources = triangle.expand_as(targets).clone()
+    sources[10:20] *= flat
+    coordinates, weights = gauss_rule(7)
+    wanted = torch.zeros(len(targets), dtype=torch.float64)
+    for x, y in ((targets, sources), (sources, targets)):
+        area = torch.linalg.cross(y[:, 1] - y[:, 0], y[:, 2] - y[:, 0]).norm(dim=1) / 2
+        potentials = triangle_potential(coordinates @ x, y[:, None])
+        wanted += (potentials @ weights) / area / 2
+    found = _native.symmetric_means(
+        targets.reshape(-1, 9).numpy(), sources.reshape(-1, 9).numpy(), coordinates.numpy(), weights.numpy()
+    )
+    torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-10, atol=0)
+
+
+def test_a_layer_from_a_near_field_that_was_kept_is_the_same():
+    mesh = triangle_mesh(cube_mesh(4, grading=2.0))
+    first = SingleLayer(mesh, n_points=1)
+    field = NearField.of(mesh, n_points=1)
+    kept = NearField(
+        *(part.clone() for part in (field.indices, field.values, field.safe_diagonal)), n_points=1
+    )
+    again = SingleLayer(mesh, n_points=1, near_field=kept)
+    assert again.corrections.is_coalesced()
+    torch.testing.assert_close(again.corrections.to_dense(), first.corrections.to_dense(), rtol=0, atol=0)
+    torch.testing.assert_close(again.safe_diagonal, first.safe_diagonal, rtol=0, atol=0)
+
+
+def test_a_near_field_of_something_else_is_refused():
+    mesh = triangle_mesh(cube_mesh(2))
+    with pytest.raises(ValueError, match="48 triangles of 1 points"):
+        SingleLayer(mesh, near_field=NearField.of(mesh, n_points=1))
+    with pytest.raises(ValueError, match="this layer has 108 of 3"):
+        SingleLayer(triangle_mesh(cube_mesh(3)), near_field=NearField.of(mesh))
+
+
+def test_near_pairs_are_those_within_reach_of_either_triangle():
+    mesh = triangle_mesh(cube_mesh(3, grading=3.0))
+    apart = torch.cdist(mesh.centroids, mesh.centroids)
+    reach = 2.0 * torch.maximum(mesh.diameters[:, None], mesh.diameters)
+    expected = torch.triu(apart <= reach, diagonal=1).nonzero().T
+    torch.testing.assert_close(near_pairs(mesh, 2.0), expected)
+
+
 @pytest.mark.parametrize("n_points", [1, 3])
 def test_the_operator_is_symmetric_positive_definite(n_points):
     layer = SingleLayer(triangle_mesh(cube_mesh(4, grading=2.0)), n_points=n_points)
@@ -149,7 +202,7 @@ def test_near_entries_are_galerkin_means_and_far_ones_those_of_the_points():
     layer = SingleLayer(triangle_mesh(sphere_mesh(1)))
     A = dense_operator(layer) @ torch.eye(80, dtype=torch.float64)
     torch.testing.assert_close(A.diagonal(), self_mean(layer.mesh.corners) / (4 * math.pi))
-    i, j = layer.near_pairs
+    i, j = near_pairs(layer.mesh, layer.near)
     torch.testing.assert_close(
         A[i, j], pair_means(layer.mesh.corners[i], layer.mesh.corners[j]) / (4 * math.pi)
     )

@@ -38,3 +38,19 @@ def test_every_instruction_set_agrees_with_numpy_at_every_length(kind, number, d
 
 def test_the_portable_set_is_always_there():
     assert _native.instruction_sets()[-1] == "portable"
+
+
+@pytest.mark.parametrize("number", range(len(_native.instruction_sets())))
+def test_edges_of_triangles_are_their_formula(number):
+    generator = np.random.default_rng(3)
+    length, height = generator.uniform(0.5, 2, 41), np.abs(generator.standard_normal(41))
+    lower, t = generator.standard_normal((2, 41))
+    height[::4] = 0
+    t[::6] = 0
+    upper, square = lower + length, t**2 + height**2
+    far, near = np.sqrt(upper**2 + square), np.sqrt(lower**2 + square)
+    with np.errstate(all="ignore"):
+        beside = np.where(t == 0, 0, t * np.log((far + upper) / (near + lower)))
+    angle = np.arctan2(t * upper, square + height * far) - np.arctan2(t * lower, square + height * near)
+    found = _native.run_edges(number, length, lower, t, height)
+    np.testing.assert_allclose(found, beside - height * angle, rtol=1e-11, atol=1e-13)

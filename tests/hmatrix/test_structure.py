@@ -33,6 +33,29 @@ def test_far_blocks_have_ranks_below_their_sizes(matrix):
     assert all(block["rank"] <= block["rows"][1] - block["rows"][0] for block in far)
 
 
+def test_the_largest_rank_is_that_of_the_blocks_and_of_the_table(matrix):
+    structure = matrix.structure()
+    ranks = [block["rank"] for block in structure["blocks"] if block["kind"] == "far"]
+    assert structure["largest_rank"] == max(ranks)
+    assert max(row["largest_rank"] for row in structure["levels"]) == max(ranks)
+    for row in structure["levels"]:
+        of_level = [
+            b["rank"] for b in structure["blocks"] if b["rank"] is not None and b["level"] == row["level"]
+        ]
+        assert row["largest_rank"] == max(of_level, default=0)
+
+
+def test_everything_prints_on_one_line(matrix):
+    F = matrix.factorize(1e-3)
+    parts = [matrix, matrix.rows, matrix.row_basis, matrix.near, matrix.far, matrix.interactions]
+    for part in [*parts, matrix.interactions.near, F, F.levels[0]]:
+        assert len(repr(part)) < 150
+        assert "\n" not in repr(part)
+        assert repr(part).startswith(type(part).__name__ + "(")
+    assert repr(matrix).startswith("H2Matrix(600 x 600 float64, Matern, tolerance 1e-06, ")
+    assert repr(F).startswith("Factorization(600 x 600 float64, cholesky, tolerance 1e-03, ")
+
+
 def test_a_share_that_does_not_exist_is_refused(matrix):
     with pytest.raises(ValueError, match="share 3 of 3"):
         matrix.part(3, 3)

@@ -54,6 +54,13 @@ def run_loops(
     v: NDArray[np.float64],
     u: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+def run_edges(
+    set: int,
+    length: NDArray[np.float64],
+    lower: NDArray[np.float64],
+    t: NDArray[np.float64],
+    height: NDArray[np.float64],
+) -> NDArray[np.float64]: ...
 def product(
     row_tree: Tree,
     column_tree: Tree,

@@ -5,6 +5,7 @@ compressed anew from its entries, at once and with all that a kernel matrix can 
 its products with random vectors (`from_operator.py`); the result is a matrix without kernel.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +17,11 @@ from pipeline.hmatrix.from_operator import from_operator
 from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.kernels import Kernel
 
+Map = Callable[[NDArray[Any]], NDArray[Any]]
+
 _REFINEMENTS = 6
 _TIGHTEST = 1e-11
+_PROBED = 8  # right-hand sides that tell how often to refine
 _REFINED = 1e-3  # of the tolerance: what is left is noise of full rank, and must not show in any box
 
 
@@ -55,10 +59,15 @@ def multiply(A: H2Matrix, B: H2Matrix, *, tolerance: float | None = None) -> H2M
     """
     if A.shape[1] != B.shape[0]:
         raise ValueError(f"matrices of shapes {A.shape} and {B.shape} cannot be multiplied")
+
+    def transposed(X: NDArray[Any]) -> NDArray[Any]:
+        return B.product_transposed(A.product_transposed(X))
+
     return from_operator(
         A.rows,
         lambda X: A @ (B @ X),
-        product_transposed=lambda X: B.product_transposed(A.product_transposed(X)),
+        # A square of a symmetric matrix is symmetric, and half the work.
+        product_transposed=None if A is B and A.is_symmetric else transposed,
         # The columns may be the same points as the rows in a tree of their own: one tree makes the matrix square.
         columns=A.rows if _same_tree(A.rows, B.columns) else B.columns,
         tolerance=tolerance or max(A.tolerance, B.tolerance),
@@ -84,28 +93,43 @@ def inverse(A: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
         A = recompress(A, tolerance=max(1e-3 * tolerance, _TIGHTEST))
     F = A.factorize(min(tolerance, A.tolerance))
 
-    def solve(X: NDArray[Any], *, transposed: bool = False) -> NDArray[Any]:
-        apply = A.product_transposed if transposed else A.__matmul__
-        approximate = F.solve_transposed if transposed else F.solve
-        solution = approximate(X)
-        for _ in range(_REFINEMENTS):
-            residual = X - apply(solution)
-            if np.linalg.norm(residual) <= _REFINED * tolerance * np.linalg.norm(X):
-                return np.asarray(solution)
-            solution = solution + approximate(residual)
-        size = np.linalg.norm(residual) / np.linalg.norm(X)
-        raise ConvergenceError(
-            f"solves for the inverse stay at relative residual {size:.1e} (wanted {_REFINED * tolerance:.0e}): "
-            "the matrix is too near singular; add to its diagonal, or ask for a larger tolerance"
-        )
-
+    symmetric = A.is_symmetric
     return from_operator(
         A.rows,
-        solve,
-        product_transposed=None if A.is_symmetric else lambda X: solve(X, transposed=True),
+        _refined(F.solve, A.__matmul__, A.shape[0], tolerance),
+        product_transposed=None
+        if symmetric
+        else _refined(F.solve_transposed, A.product_transposed, A.shape[0], tolerance),
         tolerance=tolerance,
         admissibility=A.admissibility,
     )
+
+
+def _refined(approximate: Map, apply: Map, n: int, tolerance: float) -> Map:
+    """Return solves with as many refinements as leave a few random right-hand sides the residual that is wanted."""
+    X = np.random.default_rng(0).standard_normal((n, _PROBED))
+    solution = approximate(X)
+    wanted = _REFINED * tolerance
+    steps = 0
+    residual = X - apply(solution)
+    while np.linalg.norm(residual) > wanted * np.linalg.norm(X) and steps < _REFINEMENTS:
+        steps += 1
+        solution = solution + approximate(residual)
+        residual = X - apply(solution)
+    if np.linalg.norm(residual) > wanted * np.linalg.norm(X):
+        size = np.linalg.norm(residual) / np.linalg.norm(X)
+        raise ConvergenceError(
+            f"solves for the inverse stay at relative residual {size:.1e} (wanted {wanted:.0e}): "
+            "the matrix is too near singular; add to its diagonal, or ask for a larger tolerance"
+        )
+
+    def solve(X: NDArray[Any]) -> NDArray[Any]:
+        solution = approximate(X)
+        for _ in range(steps):
+            solution += approximate(X - apply(solution))
+        return solution
+
+    return solve
 
 
 def recompress(A: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:

@@ -177,7 +177,7 @@ def _compress(
         )  # fmt: skip
         if len(far_pairs[0]) == 0:
             break
-        reached = sampled_error(result, seed=attempt + 1, n_vectors=4)
+        reached = sampled_error(result, seed=attempt + 1, n_vectors=8)
         logger.info("error %.1e at box budget %.1e (wanted %.0e)", reached, sampling.budget**0.5, tolerance)
         if reached <= tolerance:
             break
@@ -250,7 +250,10 @@ def sampled_error(A: H2Matrix, *, seed: int, n_rows: int | None = None, n_vector
     matrix = kernel_matrix(A.kernel, A.rows, A.columns, A.correction)
     n_parts = math.ceil(n_rows * A.shape[1] / _ENTRIES_AT_A_TIME)
     exact = np.concatenate(
-        [exact_rows(matrix, part, A.columns, kind) @ in_tree_order for part in np.array_split(chosen, n_parts)]
+        [
+            exact_rows(matrix, part, A.columns, kind) @ in_tree_order
+            for part in np.array_split(chosen, n_parts)
+        ]
     )
     if A.diagonal_term is not None:
         exact = exact + A.diagonal_term[chosen, None] * in_tree_order[chosen]

@@ -57,7 +57,9 @@ class Steps:
 
     def __repr__(self) -> str:
         boxes, unknowns, skeletons = self.table
-        return f"Steps({boxes} boxes, {unknowns} unknowns, {skeletons} skeletons, {self.n_bytes / 1e6:.1f} MB)"
+        return (
+            f"Steps({boxes} boxes, {unknowns} unknowns, {skeletons} skeletons, {self.n_bytes / 1e6:.1f} MB)"
+        )
 
     @cached_property
     def native(self) -> Any:

@@ -76,7 +76,7 @@ class Basis:
 
     def __repr__(self) -> str:
         return (
-            f"Basis({len(self.rank)} boxes, largest rank {self.rank.max(initial=0)}, {self.values.dtype}, "
+            f"Basis({len(self.rank)} boxes, at most {self.rank.max(initial=0)} skeletons in one, {self.values.dtype}, "
             f"{self.n_bytes / 1e6:.1f} MB)"
         )
 

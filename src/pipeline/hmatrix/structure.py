@@ -20,9 +20,10 @@ def describe(A: H2Matrix) -> dict[str, Any]:
     """Return structure and sizes, as JSON can hold them.
 
     Returns:
-        `shape`, `n_bytes`, `tolerance`, `admissibility`, `notes`; `largest_rank` of any far block; `levels`: a table row per level; `blocks`: dicts with
-        `rows` and `columns` ([start, stop) in tree order), `kind` ("near" or "far"), `rank` (of a far block) and
-        `level`. Past 200,000 blocks the finest levels' are left out, and `blocks_left_out` says how many.
+        `shape`, `n_bytes`, `dense_bytes`, `tolerance`, `admissibility`, `notes`; `largest_rank` of any far block;
+        `levels`: a table row per level; `blocks`: dicts with `rows` and `columns` ([start, stop) in tree order),
+        `kind` ("near" or "far"), `rank` (of a far block) and `level`. Past 200,000 blocks the finest levels' are left
+        out, and `blocks_left_out` says how many.
     """
     blocks = []
     ranks = _coupling_ranks(A)

@@ -40,8 +40,11 @@ def run(options: Namespace) -> None:
     start = time.perf_counter()
     with errors_about(f"matrices.{name}"):
         covariance = _covariance(spec, points)
+        near_field = None
         if spec["task"] == "capacitance":
-            matrices = _single_layer(single_layer_of(points), covariance.kernel, tolerance)
+            layer = single_layer_of(points)
+            near_field = layer.computed_near_field
+            matrices = _single_layer(layer, covariance.kernel, tolerance)
         else:
             rows = tensor(points, "points")
             kernel, nugget = covariance.kernel, covariance.nugget
@@ -55,6 +58,10 @@ def run(options: Namespace) -> None:
     with create(options.output, kind="operator", spec=spec, provenance=provenance(options.code)) as draft:
         for folder, matrix in matrices.items():
             matrix.save(draft.path(folder))
+        if near_field is not None:
+            draft.save_array("near_indices", near_field.indices.numpy())
+            draft.save_array("near_values", near_field.values.numpy())
+            draft.save_array("near_safe_diagonal", near_field.safe_diagonal.numpy())
         table = operator.structure()
         draft.save_array("blocks", _blocks(table))
         draft.facts |= {

@@ -139,7 +139,7 @@ def problem_of(task: str, points: Artifact, compressed: Artifact) -> Problem:
     """Set up the equations of a task."""
     operator = H2Matrix.load(compressed.folder / "operator")
     if task == "capacitance":
-        layer = single_layer_of(points)
+        layer = single_layer_of(points, compressed)
         centers = H2Matrix.load(compressed.folder / "preconditioner")
         return Problem(layer.operator(operator), centers, torch.ones_like(layer.mesh.areas))
     if task == "kriging":

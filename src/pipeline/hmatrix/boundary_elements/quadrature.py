@@ -120,7 +120,9 @@ def pair_means(targets: Tensor, sources: Tensor) -> Tensor:
 
 def _symmetric_mean(targets: Tensor, sources: Tensor, rule: Rule) -> Tensor:
     """Return the mean with the inner integral exact and the outer by the rule, natively: see `native/potential.hpp`."""
-    corners = (part.detach().cpu().double().reshape(-1, 9).contiguous().numpy() for part in (targets, sources))
+    corners = (
+        part.detach().cpu().double().reshape(-1, 9).contiguous().numpy() for part in (targets, sources)
+    )
     means = _native.symmetric_means(*corners, *(part.numpy() for part in rule))
     return torch.from_numpy(means).to(targets)
 

@@ -15,18 +15,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
-from pipeline.hmatrix.boundary_elements.quadrature import gauss_rule, pair_means, self_mean
+from pipeline.hmatrix.boundary_elements.near_field import NearField, rule_points
 from pipeline.hmatrix.h2 import H2Matrix
-from pipeline.hmatrix.kernels import LaplaceSingleLayer
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient
-
-_PAIRS_AT_A_TIME = 50_000  # bounds the memory of the near integrals to some tens of megabytes
 
 
 class Product(Protocol):
@@ -52,75 +47,51 @@ class SingleLayer:
         n_points: Quadrature points of each triangle, 1 or 3; those of triangle t are rows t n_points + 0, 1, ... of
             `points`.
         near: Triangles interact exactly within `near` times the larger of their diameters.
+        near_field: The near integrals, where they are known from before; computed when they are first wanted otherwise.
+
+    Raises:
+        ValueError: If the near field is that of another mesh or choice of points.
     """
 
     mesh: TriangleMesh
     n_points: int = 3
     near: float = 2.0
+    near_field: NearField | None = None
+
+    def __post_init__(self) -> None:
+        known, n = self.near_field, len(self.mesh)
+        if known is not None and (known.n_triangles, known.n_points, known.near) != (
+            n,
+            self.n_points,
+            self.near,
+        ):
+            raise ValueError(
+                f"the near field is that of {known.n_triangles} triangles of {known.n_points} points within "
+                f"{known.near} diameters, and this layer has {n} of {self.n_points} within {self.near}"
+            )
+
+    def __repr__(self) -> str:
+        return f"SingleLayer({self.mesh!r}, {self.n_points} points a triangle)"
 
     @cached_property
     def points(self) -> Tensor:
         """Quadrature points, shape (n_points t, 3): those of K."""
-        coordinates, _ = gauss_rule(self.n_points)
-        return (coordinates.to(self.mesh.corners) @ self.mesh.corners).reshape(-1, 3)
+        return rule_points(self.mesh, self.n_points)
 
     @cached_property
-    def near_pairs(self) -> Tensor:
-        """Pairs (i, j), i < j, of near triangles, shape (2, p)."""
-        centers, reach = self.mesh.centroids.cpu().numpy(), (self.near * self.mesh.diameters).cpu().numpy()
-        within = cKDTree(centers).query_ball_point(centers, reach, return_sorted=True)
-        rows = np.repeat(np.arange(len(centers)), [len(found) for found in within])
-        columns = np.concatenate([*map(np.asarray, within), np.zeros(0)]).astype(np.int64)
-        pairs = np.sort(np.stack([rows, columns]), axis=0)[:, rows != columns]
-        return torch.from_numpy(np.unique(pairs, axis=1)).to(self.mesh.triangles.device)
-
-    @cached_property
-    def self_terms(self) -> Tensor:
-        """Mean of 1/(4 pi |x - y|) over each triangle with itself, shape (t,)."""
-        return self_mean(self.mesh.corners) / (4 * math.pi)
-
-    @cached_property
-    def _near_means(self) -> Tensor:
-        """Mean of 1/(4 pi |x - y|) over each near pair."""
-        corners = self.mesh.corners
-        parts = [
-            pair_means(corners[i], corners[j])
-            for i, j in torch.split(self.near_pairs, _PAIRS_AT_A_TIME, dim=1)
-        ]
-        return torch.cat([*parts, corners.new_zeros(0)]) / (4 * math.pi)
-
-    def _point_means(self, points: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        """Return what K says of pairs of triangles, from points of shape (t, q, 3)."""
-        kernel = LaplaceSingleLayer()
-        parts = [
-            kernel(points[a], points[b]).mean(dim=(1, 2))
-            for a, b in torch.split(torch.stack([i, j]), _PAIRS_AT_A_TIME, dim=1)
-        ]
-        return torch.cat([*parts, points.new_zeros(0)])
+    def computed_near_field(self) -> NearField:
+        """The near integrals: those given, or computed now."""
+        return self.near_field or NearField.of(self.mesh, n_points=self.n_points, near=self.near)
 
     @cached_property
     def corrections(self) -> Tensor:
         """The sparse matrix C, shape (t, t), coalesced COO."""
-        n, (i, j) = len(self.mesh), self.near_pairs
-        each = torch.arange(n, device=i.device)
-        points = self.points.reshape(n, self.n_points, 3)
-        off = self._near_means - self._point_means(points, i, j)
-        own = self.self_terms - self._point_means(points, each, each)
-        indices = torch.stack([torch.cat([i, j, each]), torch.cat([j, i, each])])
-        values = torch.cat([off, off, own])
-        return torch.sparse_coo_tensor(indices, values, (n, n), check_invariants=True).coalesce()
+        return self.computed_near_field.corrections
 
-    @cached_property
+    @property
     def safe_diagonal(self) -> Tensor:
-        """The diagonal that makes the kernel matrix of the *centroids* a positive definite preconditioner, shape (t,).
-
-        The self terms alone do so on a mesh of well-shaped triangles only: between long thin ones the kernel of the
-        centroids is too large. Adding the sums of |C| over each row makes up for it, since a symmetric matrix with
-        such a diagonal is positive semidefinite.
-        """
-        i, j = self.near_pairs
-        excess = (self._near_means - self._point_means(self.mesh.centroids[:, None], i, j)).abs()
-        return self.self_terms.index_add(0, i, excess).index_add(0, j, excess)
+        """The diagonal that preconditions, shape (t,); see `NearField`."""
+        return self.computed_near_field.safe_diagonal
 
     def operator(self, far: Product) -> "SingleLayerOperator":
         """Return A, given K as a compressed or dense matrix of the kernel on `points` with diagonal 0."""
@@ -144,6 +115,9 @@ class SingleLayerOperator:
     layer: SingleLayer
     far: Product
     corrected: bool = True
+
+    def __repr__(self) -> str:
+        return f"SingleLayerOperator({self.layer!r}, far {self.far!r})"
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -104,6 +104,15 @@ NB_MODULE(_native, module) {
         },
         "set"_a, "kind"_a, "parameters"_a, "x"_a, "y"_a, "v"_a, "u"_a,
         "Block, and its products with v and transposed with u");
+    module.def(
+        "run_edges",
+        [](int set, In<double> length, In<double> lower, In<double> t, In<double> height) {
+            std::vector<double> out(length.shape(0));
+            available_loops().at(set)->edges(static_cast<int64_t>(out.size()), length.data(), lower.data(), t.data(),
+                                             height.data(), out.data());
+            return give(std::move(out));
+        },
+        "set"_a, "length"_a, "lower"_a, "t"_a, "height"_a);
     nb::class_<Tree>(module, "Tree")
         .def(
             "__init__",

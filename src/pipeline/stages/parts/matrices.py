@@ -3,14 +3,25 @@
 from torch import Tensor
 
 from pipeline.artifacts.store import Artifact
-from pipeline.hmatrix.boundary_elements import SingleLayer, TriangleMesh
+from pipeline.hmatrix.boundary_elements import NearField, SingleLayer, TriangleMesh
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.stages.parts.tensors import tensor
 
 
-def single_layer_of(points: Artifact) -> SingleLayer:
-    """The boundary elements of a mesh that was written by the stage `points`."""
-    return SingleLayer(TriangleMesh(tensor(points, "vertices"), tensor(points, "triangles")))
+def single_layer_of(points: Artifact, compressed: Artifact | None = None) -> SingleLayer:
+    """The boundary elements of a mesh that was written by the stage `points`.
+
+    The near field, costly beside all else, is read where the stage `compress` has written it.
+    """
+    near_field = None
+    if compressed is not None:
+        near_field = NearField(
+            indices=tensor(compressed, "near_indices"),
+            values=tensor(compressed, "near_values"),
+            safe_diagonal=tensor(compressed, "near_safe_diagonal"),
+        )
+    mesh = TriangleMesh(tensor(points, "vertices"), tensor(points, "triangles"))
+    return SingleLayer(mesh, near_field=near_field)
 
 
 def standardized(points: Artifact) -> tuple[Tensor, float, float]:
