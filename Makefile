@@ -7,7 +7,9 @@ STAMP := .venv/.installed
 NATIVE := CMakeLists.txt $(wildcard src/pipeline/*/native/*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+# As an address, since pip splits this list at blanks.
+space := $() $()
+export PIP_CONSTRAINT := file://$(subst $(space),%20,$(CURDIR))/constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: env run test lint bench clean

@@ -19,3 +19,4 @@ rule all:
         f"results/{STUDY.study}/report/index.html",
         # Named though the report needs them all: a deleted one is then made again, not just missed by the next change.
         artefacts_of_the_study(),
+        manifest("report"),
