@@ -1,0 +1,34 @@
+"""The specs of a study: what each rule reads, and nothing else."""
+
+from typing import Any
+
+from pipeline.config.study import Study
+
+
+def specs(study: Study) -> dict[str, dict[str, Any]]:
+    """Cut a study into the specs that the rules read, by the path of each below `spec/`.
+
+    What a rule does not read is not in its spec, so that changing it re-runs nothing that does not depend on it.
+    """
+    whole = study.model_dump(mode="json")
+    parts: dict[str, dict[str, Any]] = {"dataset": whole["dataset"]}
+    for name, run in whole["training"]["runs"].items():
+        recipe = {key: value for key, value in run.items() if key != "label"}
+        parts[f"training/{name}"] = {"run": recipe, "model": whole["model"], "device": study.device}
+    parts["precision"] = {key: whole["precision"][key] for key in ("batch_sizes", "min_samples")}
+    for name, matrix in whole["matrices"].items():
+        parts[f"points/{name}"] = {"points": matrix["points"]}
+        parts[f"compress/{name}"] = {
+            key: matrix[key] for key in ("kernel", "nugget", "task", "fit", "compress")
+        }
+        parts[f"solve/{name}"] = {key: matrix[key] for key in ("task", "factor", "solve")}
+    if study.scaling is not None:
+        parts["scaling"] = whole["scaling"]
+    parts["report"] = {
+        "study": study.study,
+        "description": study.description,
+        "seeds": list(study.seeds),
+        "runs": {name: run["label"] or name for name, run in whole["training"]["runs"].items()},
+        "claims": whole["training"]["claims"],
+    }
+    return parts

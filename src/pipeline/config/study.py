@@ -1,0 +1,72 @@
+"""A whole study: its sections, and what must hold between them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from pipeline.config.images import CnnModel, ImageData, Model
+from pipeline.config.matrices import Embeddings, Matrix, Scaling
+from pipeline.config.precision import Precision
+from pipeline.config.section import Name, Section
+from pipeline.config.training import Training
+
+
+class Study(Section):
+    """A whole study."""
+
+    study: Name = Field("default", description="Names the folder of results.")
+    description: str = Field("", max_length=500, description="One or two sentences for the report.")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 1), min_length=1, description="Seeds of every training run."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks are trained.")
+    dataset: ImageData = Field(default=ImageData())
+    model: Model = Field(default=CnnModel())
+    training: Training
+    precision: Precision = Field(default=Precision())
+    matrices: dict[Name, Matrix] = Field({}, description="Hierarchical matrices by name.")
+    scaling: Scaling | None = Field(
+        None, description="Growth with the number of points; without it the report has none."
+    )
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "Study":
+        for path, values in (("seeds", self.seeds), ("precision.runs", self.precision.runs)):
+            if len(set(values)) < len(values):
+                raise PydanticCustomError(
+                    "fit",
+                    "{path}: entries must differ, found {found}",
+                    {"path": path, "found": str(list(values))},
+                )
+        for name, recipe in self.training.runs.items():
+            if recipe.batch_size > self.dataset.train_samples:
+                raise PydanticCustomError(
+                    "fit",
+                    "training.runs.{name}.batch_size: {size} is more than dataset.train_samples, {samples}",
+                    {"name": name, "size": recipe.batch_size, "samples": self.dataset.train_samples},
+                )
+        if self.scaling is not None and list(self.scaling.sizes) != sorted(set(self.scaling.sizes)):
+            raise PydanticCustomError("fit", "scaling.sizes: must increase from one to the next")
+        named = {f"precision.runs.{i}": run for i, run in enumerate(self.precision.runs)}
+        if self.training.claims is not None:
+            named |= {
+                f"training.claims.{role}": run for role, run in self.training.claims.model_dump().items()
+            }
+        for name, matrix in self.matrices.items():
+            if isinstance(matrix.points, Embeddings):
+                named[f"matrices.{name}.points.run"] = matrix.points.run
+        for path, run in named.items():
+            if run not in self.training.runs:
+                known = ", ".join(self.training.runs)
+                raise PydanticCustomError(
+                    "run",
+                    "{path}: no training run '{run}'; known: {known}",
+                    {"path": path, "run": run, "known": known},
+                )
+        return self
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a study file after merging."""
+    return Study.model_json_schema()
