@@ -5,6 +5,7 @@ min_version("9.0")
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/main_process.smk"
 include: "workflow/rules/spec.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/training.smk"

@@ -1,4 +1,4 @@
-"""The command line: one subcommand per stage of the workflow, and two that a person calls.
+"""The command line: one subcommand per stage of the workflow, and those that a person or a scheduler calls.
 
 Heavy imports stand inside the stages, so that `--help` and a refused argument answer at once.
 """
@@ -12,7 +12,10 @@ import sys
 import time
 from pathlib import Path
 
+from pipeline.artifacts.dates import date_after
 from pipeline.errors import PipelineError
+from pipeline.operations.commands import COMMANDS, add_commands
+from pipeline.runtime.software import check_software
 
 INPUTS = {
     "spec": "frozen section of the study",
@@ -74,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         "--benchmarks", type=Path, required=True, metavar="FOLDER", help="Snakemake's benchmark files"
     )
     report.add_argument(
+        "--history", type=Path, metavar="FILE", help="snapshot of past runs that figures are compared with"
+    )
+    report.add_argument(
         "artefacts", type=Path, nargs="+", metavar="MANIFEST", help="every artefact of the study"
     )
     clean = commands.add_parser("clean_checkpoints", help="Remove what interrupted trainings left behind.")
@@ -81,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         "--checkpoints", type=Path, required=True, metavar="FOLDER", help="where checkpoints lie"
     )
     commands.add_parser("schema", help="Print the JSON schema of a study.")
+    add_commands(commands)
     return parser
 
 
@@ -90,11 +97,18 @@ def _is_first_process() -> bool:
     return all(rank == "0" for rank in ranks)
 
 
+def _files_among(options: argparse.Namespace) -> list[Path]:
+    """The files that a stage was given to read."""
+    given = [value for name, value in vars(options).items() if name != "output"]
+    flat = [entry for value in given for entry in (value if isinstance(value, list) else [value])]
+    return [entry for entry in flat if isinstance(entry, Path) and entry.is_file()]
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run one stage.
+    """Run one stage or command.
 
     Returns:
-        0, or 2 after one line about what the user can change.
+        0, or 2 after one line about what the user can change; commands may have codes of their own.
     """
     options = _parser().parse_args(arguments)
     level = logging.INFO if _is_first_process() else logging.WARNING
@@ -104,8 +118,14 @@ def main(arguments: list[str] | None = None) -> int:
             from pipeline.config import schema
 
             print(json.dumps(schema(), indent=1))
+        elif options.command in COMMANDS:
+            module = importlib.import_module(f"pipeline.operations.{COMMANDS[options.command]}")
+            return int(module.run(options) or 0)
         else:
+            check_software()
             importlib.import_module(f"pipeline.stages.{options.command}").run(options)
+            if _is_first_process() and "output" in options:
+                date_after(options.output, _files_among(options))
     except PipelineError as error:
         if not _is_first_process():
             # All processes of a group usually fail alike: the first one's line then ends the group before these.

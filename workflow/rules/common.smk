@@ -5,6 +5,8 @@ from pathlib import Path
 
 from pipeline.config import load_study, specs
 from pipeline.errors import PipelineError
+from pipeline.operations.checkout import begin, end
+from pipeline.operations.main_process import look_back
 from pipeline.runtime.code_digest import code_digest
 
 # Jobs find `python` and `mpiexec` beside the interpreter that runs Snakemake, activated environment or not.
@@ -17,6 +19,9 @@ except PipelineError as error:
     sys.exit(2)
 
 SPECS = specs(STUDY)
+
+# More than there are: Snakemake takes threads down to the cores that it was given, and a cluster's profile sets its own.
+ALL_CORES = 1024
 
 
 # Matrices whose points are a network's features, and the run that it was trained by.

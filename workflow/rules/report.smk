@@ -18,9 +18,11 @@ rule report:
     params:
         code=code_digest("pipeline.stages.report"),
         benchmarks="results/{study}/benchmarks",
+        # Written by the main process; a job opens no database.
+        history="results/history/{study}.json",
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
         python -m pipeline report --code {params.code} --spec {input.spec:q} --benchmarks {params.benchmarks:q} \
-            --output {output.manifest:q} {input.artefacts:q}
+            --history {params.history:q} --output {output.manifest:q} {input.artefacts:q}
         """

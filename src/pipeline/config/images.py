@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config.section import Count, Section
+from pipeline.config.section import Count, Section, Seed
 
 
 class ImageData(Section):
@@ -16,7 +16,7 @@ class ImageData(Section):
     )
     train_samples: Count = Field(8192, description="Training images, drawn by split_seed.")
     validation_samples: Count = Field(4096, description="Images on which hyper-parameters may be chosen.")
-    split_seed: int = Field(1234, ge=0, description="Seed of the fixed train, validation and test split.")
+    split_seed: Seed = Field(1234, description="Seed of the fixed train, validation and test split.")
 
 
 class CnnModel(Section):
@@ -30,7 +30,9 @@ class MlpModel(Section):
     """Fully connected layers."""
 
     name: Literal["mlp"] = "mlp"
-    hidden: tuple[Count, ...] = Field((128, 64), description="Widths of the hidden layers.")
+    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(
+        (128, 64), description="Widths of the hidden layers."
+    )
 
 
 Model = Annotated[CnnModel | MlpModel, Field(discriminator="name")]

@@ -55,14 +55,47 @@ def load_study(config: Mapping[str, Any], default: Path) -> Study:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping."""
+    """Read a YAML file that holds a mapping, and refuse keys that are written twice: YAML would take the last."""
     try:
-        data = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+        twice = _written_twice(yaml.compose(text, Loader=yaml.SafeLoader))
+        data = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file; name a study's YAML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file; name a study's YAML file") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from None
+    if twice is not None:
+        key, first, second = twice
+        raise ConfigError(f"{path}: {key} is written twice, in lines {first} and {second}; keep one of them")
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a mapping of sections, found {type(data).__name__}")
+        found = "nothing" if data is None else type(data).__name__
+        raise ConfigError(f"{path}: expected a mapping of sections, such as 'study: mine', found {found}")
     return data
+
+
+def _written_twice(root: yaml.Node | None) -> tuple[str, int, int] | None:
+    """The path of the first key that its mapping has twice, and the two lines."""
+    to_visit: list[tuple[str, yaml.Node | None]] = [("", root)]
+    seen: set[int] = set()  # an alias may lead back
+    while to_visit:
+        path, node = to_visit.pop(0)
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            to_visit += [(f"{path}{i}.", item) for i, item in enumerate(node.value)]
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                return f"{path}{name}", lines[name], line
+            lines[name] = line
+            to_visit.append((f"{path}{name}.", value))
+    return None
 
 
 def validate(config: Mapping[str, Any]) -> Study:
@@ -104,5 +137,13 @@ def _describe(problem: Any, config: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(context["tag"], known, n=1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'? " if near else ""
         return f"{prefix}unknown name '{context['tag']}'; {hint}known: {', '.join(known)}"
-    own_text = problem["type"] in ("unknown_key", "run", "task", "fit")
-    return f"{prefix}{problem['msg']}" + ("" if own_text else f", found {problem['input']!r}"[:80])
+    own_text = problem["type"] in ("unknown_key", "run", "task", "fit", "name")
+    return f"{prefix}{problem['msg']}" + ("" if own_text else f", found {_shown(problem['input'])}")
+
+
+def _shown(value: Any) -> str:
+    """A value for reading, on one line and not too long; Python refuses to print very long integers."""
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return "an integer of more than 30 digits"
+    text = repr(value)
+    return text if len(text) <= 72 else f"{text[:69]}..."

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.config.section import Count, Name, NotNegative, Positive, Section, Tolerance
+from pipeline.config.section import Count, Name, NotNegative, Positive, Section, Seed, Tolerance
 
 
 class AirportPoints(Section):
@@ -14,7 +14,7 @@ class AirportPoints(Section):
     name: Literal["airports"] = "airports"
     n: Count | None = Field(None, description="Use this many, drawn by seed; all if empty.")
     held_out: float = Field(0.1, gt=0, lt=1, description="Part kept for judging predictions.")
-    seed: int = Field(0, ge=0, description="Seed of the draw and of the held-out part.")
+    seed: Seed = Field(0, description="Seed of the draw and of the held-out part.")
 
 
 class CityPoints(Section):
@@ -23,7 +23,7 @@ class CityPoints(Section):
     name: Literal["cities"] = "cities"
     n: Count | None = Field(None, description="Use this many, drawn by seed; all if empty.")
     held_out: float = Field(0.1, gt=0, lt=1, description="Part kept for judging predictions.")
-    seed: int = Field(0, ge=0, description="Seed of the draw and of the held-out part.")
+    seed: Seed = Field(0, description="Seed of the draw and of the held-out part.")
 
 
 class SphereMesh(Section):
@@ -37,7 +37,9 @@ class CubeMesh(Section):
     """Triangles on the unit cube's surface."""
 
     name: Literal["cube"] = "cube"
-    divisions: Count = Field(24, description="Squares along an edge; 12 * divisions^2 triangles.")
+    divisions: int = Field(
+        24, ge=1, le=4096, description="Squares along an edge; 12 * divisions^2 triangles."
+    )
     grading: float = Field(
         2.0, ge=1, le=6, description="Concentration of triangles toward the edges; 1 is uniform."
     )
@@ -87,8 +89,8 @@ Kernel = Annotated[MaternKernel | SquaredExponentialKernel | LaplaceKernel, Fiel
 class Fit(Section):
     """Choose length scale, variance and nugget by maximum likelihood on a part of the training points."""
 
-    subsample: Annotated[int, Field(ge=10)] = Field(2000, description="Points used.")
-    seed: int = Field(0, ge=0, description="Seed of the subsample.")
+    subsample: Annotated[int, Field(ge=10, le=10**6)] = Field(2000, description="Points used.")
+    seed: Seed = Field(0, description="Seed of the subsample.")
 
 
 class Compress(Section):
@@ -154,7 +156,7 @@ class Matrix(Section):
 class Scaling(Section):
     """Time and storage against the number of points: uniform points in the unit square, Matern 1/2, nugget 1e-2."""
 
-    sizes: tuple[Annotated[int, Field(ge=256)], ...] = Field(
+    sizes: tuple[Annotated[int, Field(ge=256, le=10**9)], ...] = Field(
         (2048, 4096, 8192), min_length=2, description="Points."
     )
     length_scale: Positive = Field(0.1, description="Of the kernel, in sides of the square.")

@@ -1,17 +1,37 @@
 """The base of every section of a study, and the kinds of value that sections share."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=60)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Tolerance = Annotated[float, Field(gt=0, lt=1)]
+
+def _without_many_repeats(name: str) -> str:
+    """Refuse what Snakemake takes for a rule that runs into itself: a part that stands in a name too often."""
+    if re.search(r"(.+?)\1{19}", name):
+        raise PydanticCustomError(
+            "name", "'{name}' repeats a part twenty times or more; choose another", {"name": name}
+        )
+    return name
+
+
+# Names become folders, wildcards and words of shell commands.
+Name = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=60),
+    AfterValidator(_without_many_repeats),
+]
+# Wide bounds: squares, and ratios of two, stay within double precision.
+SMALLEST, LARGEST = 1e-100, 1e100
+Positive = Annotated[float, Field(ge=SMALLEST, le=LARGEST)]
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+# What torch's and NumPy's generators both take.
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Tolerance = Annotated[float, Field(ge=1e-16, lt=1)]
 
 
 class Section(BaseModel):

@@ -1,6 +1,6 @@
 """A whole study: its sections, and what must hold between them."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -8,8 +8,11 @@ from pydantic_core import PydanticCustomError
 from pipeline.config.images import CnnModel, ImageData, Model
 from pipeline.config.matrices import Embeddings, Matrix, Scaling
 from pipeline.config.precision import Precision
-from pipeline.config.section import Name, Section
+from pipeline.config.section import Name, Section, Seed
 from pipeline.config.training import Training
+
+# Folders of all studies together, beside those of each.
+RESERVED = ("checkpoints", "history")
 
 
 class Study(Section):
@@ -17,9 +20,7 @@ class Study(Section):
 
     study: Name = Field("default", description="Names the folder of results.")
     description: str = Field("", max_length=500, description="One or two sentences for the report.")
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (0, 1), min_length=1, description="Seeds of every training run."
-    )
+    seeds: tuple[Seed, ...] = Field((0, 1), min_length=1, description="Seeds of every training run.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks are trained.")
     dataset: ImageData = Field(default=ImageData())
     model: Model = Field(default=CnnModel())
@@ -32,6 +33,12 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "Study":
+        if self.study in RESERVED:
+            raise PydanticCustomError(
+                "fit",
+                "study: '{name}' is the folder of all studies' {name}; choose another name",
+                {"name": self.study},
+            )
         for path, values in (("seeds", self.seeds), ("precision.runs", self.precision.runs)):
             if len(set(values)) < len(values):
                 raise PydanticCustomError(

@@ -66,7 +66,7 @@ class Run(Section):
         Field((), description="Smoothings of the objective, applied together.")
     )
     batch_size: Count = Field(description="Samples of one step, over all processes.")
-    epochs: Count = Field(description="Passes over the training images.")
+    epochs: Annotated[int, Field(ge=1, le=10**6)] = Field(description="Passes over the training images.")
     warmup_epochs: NotNegative = Field(
         1.0, description="Epochs over which the learning rate rises to its peak."
     )

@@ -257,6 +257,29 @@ class RuleCost(TypedDict, total=False):
     max_rss_mb: float | None
 
 
+class Changed(TypedDict, total=False):
+    """A figure beyond the noise of past runs; see `pipeline.report.changes.Change`."""
+
+    artefact: str
+    figure: str
+    value: float
+    typical: float
+    low: float
+    high: float
+    n: int
+    verdict: str
+
+
+class History(TypedDict, total=False):
+    """The study against its past: how much was compared, what moved, and the commits since."""
+
+    n_figures: int
+    n_artefacts: int
+    n_runs: int
+    changes: list[Changed]
+    commits: list[str]
+
+
 class Metrics(TypedDict, total=False):
     study: Study
     training: dict[str, Run]
@@ -265,4 +288,5 @@ class Metrics(TypedDict, total=False):
     matrices: dict[str, Matrix]
     scaling: Scaling | None
     rules: list[RuleCost]
+    history: History | None
     provenance: dict[str, Any]

@@ -14,7 +14,13 @@ from pipeline.report.content import Facts, Section
 from pipeline.report.facts import provenance_facts
 from pipeline.report.formatting import count, instant, plural
 from pipeline.report.runs import n_classes_of
-from pipeline.report.sections import numbers_section, precision_section, rules_section, training_section
+from pipeline.report.sections import (
+    history_section,
+    numbers_section,
+    precision_section,
+    rules_section,
+    training_section,
+)
 
 
 def render(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
@@ -37,6 +43,7 @@ def render(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
         precision_section(metrics.get("precision") or {}, metrics.get("training") or {}),
         numbers_section(metrics.get("matrices") or {}, metrics.get("scaling"), arrays, n_classes),
         rules_section(metrics.get("rules") or []),
+        history_section(metrics.get("history") or {}),
         _provenance(metrics.get("provenance") or {}),
     )
     page = _environment().get_template("page.html")

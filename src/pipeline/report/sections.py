@@ -222,3 +222,25 @@ def rules_section(rules: Sequence[Mapping[str, Any]]) -> Section | None:
     slowest = max(rules, key=lambda row: row["seconds"] if is_number(row.get("seconds")) else 0.0)
     lead = f"{plural(len(rules), 'job')}; the longest is {slowest.get('rule', DASH)} {slowest.get('job', '')}".rstrip()
     return Section("time", "Where the time went", f"{lead} with {seconds(slowest.get('seconds'))}.", (table,))
+
+
+def history_section(history: Mapping[str, Any]) -> Section | None:
+    """What moved beyond the noise of past runs, and the commits since; nothing where there is no past."""
+    n_figures = history.get("n_figures") or 0
+    if not n_figures:
+        return None
+    changes, commits = history.get("changes") or [], history.get("commits") or []
+    compared = (
+        f"{plural(n_figures, 'figure')} of {plural(history.get('n_artefacts') or 0, 'artefact')} compared with up to "
+        f"{plural(history.get('n_runs') or 0, 'past run')} of the same specs on the same kind of machine"
+    )
+    if not changes:
+        return Section("past", "Against past runs", f"{compared}: none moved beyond their noise.")
+    worse = sum(change["verdict"] == "worse" for change in changes)
+    lead = (
+        f"{compared}: {count(len(changes))} moved beyond their noise, {count(worse)} of them for the worse."
+    )
+    blocks: list[Block] = [tables.changes(changes)]
+    if commits:
+        blocks.append(Prose(f"Commits between: {'; '.join(str(commit) for commit in commits)}."))
+    return Section("past", "Against past runs", lead, tuple(blocks))

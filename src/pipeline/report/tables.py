@@ -1,6 +1,6 @@
 """Tables of the page but those of network layers, one function each, from metrics to :class:`Table`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.report import formatting as f
@@ -139,6 +139,33 @@ def rule_costs(rules: Rows) -> Table | None:
     return Table(
         "Time and memory by rule", columns, rows, note=f"All jobs together: {f.seconds(sum(spent.values()))}."
     )
+
+
+SHOWN_CHANGES = 25
+
+
+def changes(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Figures beyond the noise of past runs, the largest change first."""
+    body = tuple(
+        (
+            f"{row.get('artefact')} {row.get('figure')}",
+            str(row.get("verdict")),
+            f.significant(row.get("value"), 4),
+            f.significant(row.get("typical"), 4),
+            f"{f.significant(row.get('low'), 4)} to {f.significant(row.get('high'), 4)}",
+            f.count(row.get("n")),
+        )
+        for row in rows[:SHOWN_CHANGES]
+    )
+    columns = (
+        Column("Figure"), Column("Verdict"), Column("Now", True), Column("Median before", True),
+        Column("Expected", True), Column("Past runs", True),
+    )  # fmt: skip
+    left = len(rows) - len(body)
+    note = "Expected: the 99 % prediction interval of Student's t from the past runs" + (
+        f". {f.count(left)} more in metrics.json." if left else "."
+    )
+    return Table("Changed beyond the noise of past runs", columns, body, note=note)
 
 
 def _megabytes(value: float | None) -> str:

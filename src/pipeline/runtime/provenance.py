@@ -1,15 +1,21 @@
-"""Who made an artefact: commit, code, versions, host, command."""
+"""Who made an artefact: commit, code, inputs, versions, host, GPU, Slurm job, command, and what it cost."""
 
 import functools
+import itertools
 import os
 import platform
+import resource
+import shlex
 import socket
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from pipeline.runtime.energy import Counters
 
 PACKAGES = (
     "parsimony-pipeline",
@@ -63,6 +69,69 @@ def cpu_model() -> str:
     )
 
 
+_COUNTERS_AT_START = Counters.now()
+
+
+def cost() -> dict[str, float]:
+    """What this process spent so far: seconds, processor seconds, peak memory, and energy where it is counted.
+
+    Peak memory is that of this process alone; energy is that of its node.
+    """
+    ticks = os.sysconf("SC_CLK_TCK")
+    try:
+        # The 22nd word: when the process started, in ticks since the machine did. Its name, the 2nd, may hold blanks.
+        started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / ticks
+        seconds = time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, ValueError, IndexError):
+        seconds = time.process_time()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "seconds": seconds,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_memory_bytes": usage.ru_maxrss * 1024,
+        **Counters.now().since(_COUNTERS_AT_START),
+    }
+
+
+def gpus() -> list[str]:
+    """The names of the GPUs that this process may use; none where torch was not needed."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def inputs_of(arguments: list[str]) -> dict[str, str]:
+    """The artefacts among the options of a command, by the option's name."""
+    pairs = itertools.pairwise(arguments)
+    return {
+        option[2:]: path
+        for option, path in pairs
+        if option.startswith("--") and option != "--output" and path.endswith("manifest.json")
+    }
+
+
+def commits_between(old: str | None, new: str | None, most: int = 20) -> list[str]:
+    """The commits after `old` up to `new`, newest first, each its short name and subject; none if git can't tell."""
+    if not old or not new or old == new:
+        return []
+    told = _git("log", "--oneline", "--no-decorate", f"--max-count={most + 1}", f"{old}..{new}", "--")
+    lines = (told or "").splitlines()
+    return lines if len(lines) <= most else [*lines[:most], "and older ones"]
+
+
+def slurm() -> dict[str, str]:
+    """What Slurm tells a job about itself, by short names; nothing outside of one."""
+    names = {
+        "job": "SLURM_JOB_ID",
+        "array_task": "SLURM_ARRAY_TASK_ID",
+        "nodes": "SLURM_JOB_NODELIST",
+        "partition": "SLURM_JOB_PARTITION",
+        "restarts": "SLURM_RESTART_COUNT",
+    }
+    return {key: os.environ[name] for key, name in names.items() if name in os.environ}
+
+
 def provenance(code: str = "") -> dict[str, Any]:
     """Describe this run.
 
@@ -78,9 +147,13 @@ def provenance(code: str = "") -> dict[str, Any]:
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "cpu": cpu_model(),
+        "gpus": gpus(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "versions": versions(),
-        "command": " ".join(["python -m pipeline", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "pipeline", *sys.argv[1:]]),
+        "inputs": inputs_of(sys.argv),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "slurm": slurm() or None,
+        "cost": cost(),
     }

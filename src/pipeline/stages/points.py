@@ -10,7 +10,7 @@ from pipeline.artifacts.store import Draft, create
 from pipeline.data import hold_out, load_points
 from pipeline.data.meshes import cube_mesh, sphere_mesh
 from pipeline.errors import ConfigError
-from pipeline.runtime.provenance import provenance
+from pipeline.runtime.provenance import cost, provenance
 from pipeline.stages.parts.spec import errors_about, read_spec
 
 
@@ -26,6 +26,7 @@ def run(options: Namespace) -> None:
             _places(draft, points)
         else:
             _mesh(draft, points)
+        origin["cost"] = cost()  # the work was done in this block
     print(f"points {points['name']}: {draft.facts['n']} in {draft.facts['dimension']} dimensions")
 
 

@@ -4,15 +4,18 @@ import csv
 import json
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from pipeline.artifacts.history import Entry, entry_of, read_snapshot
 from pipeline.artifacts.store import Artifact, create
 from pipeline.errors import ArtifactError
 from pipeline.report import render
-from pipeline.runtime.provenance import provenance
+from pipeline.report.changes import Comparison, compare
+from pipeline.runtime.provenance import commits_between, provenance
 from pipeline.stages.parts.spec import read_spec
 
 # What the page draws of a solution on the globe: held-out places, and the map.
@@ -33,12 +36,48 @@ def run(options: Namespace) -> None:
     found = _by_kind(options.artefacts)
     origin = provenance(options.code)
     metrics, arrays = collect(spec, found, _rules(options.benchmarks, options.artefacts), origin)
+    metrics["history"] = _history(options.history, options.artefacts, options.output.parent.parent)
     with create(options.output, kind="report", spec=spec, provenance=origin) as draft:
         draft.save_text("index.html", render(metrics, arrays))
         for matrix in metrics["matrices"].values():
             del matrix["structure"]  # a picture's worth of blocks, and no number that anyone compares
         draft.save_json("metrics", metrics)
     print(f"report: {options.output.parent / 'index.html'}")
+
+
+def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> dict[str, Any] | None:
+    """Every artefact against those of its name that came before it, had the same specs and the same machine."""
+    past: dict[tuple[str, str, str], list[Entry]] = {}
+    for entry in read_snapshot(snapshot) if snapshot is not None else []:
+        past.setdefault((entry.artefact, entry.lineage, entry.machine), []).append(entry)
+    if not past:
+        return None
+    lineages: dict[Path, str] = {}
+    comparisons: list[Comparison] = []
+    since: dict[str, None] = {}
+    for path in manifests:
+        now = entry_of(path, folder, lineages=lineages)
+        if now is None:
+            continue
+        before = [
+            entry
+            for entry in past.get((now.artefact, now.lineage, now.machine), [])
+            if entry.manifest != now.manifest and entry.date <= now.date
+        ]
+        compared = compare(now.artefact, now.figures, [entry.figures for entry in before])
+        if compared.n_figures:
+            comparisons.append(compared)
+        if compared.changes:
+            for commit in commits_between(before[-1].commit_id, now.commit_id):
+                since[commit] = None
+    changes = sorted((change for c in comparisons for change in c.changes), key=lambda change: -change.size)
+    return {
+        "n_figures": sum(c.n_figures for c in comparisons),
+        "n_artefacts": len(comparisons),
+        "n_runs": max((c.n_runs for c in comparisons), default=0),
+        "changes": [asdict(change) for change in changes],
+        "commits": list(since),
+    }
 
 
 def _by_kind(manifests: Iterable[Path]) -> dict[str, list[tuple[str, Artifact]]]:

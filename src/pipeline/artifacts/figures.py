@@ -1,0 +1,72 @@
+"""The numbers of an artefact that are worth comparing from run to run.
+
+They are the numeric facts of its manifest, the rows of the tables below, what its process spent, and what Snakemake
+measured of its job.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+# Per kind: a table of the artefact, the columns that name a row, and the columns to keep; none keeps all.
+TABLES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "timings": ("timings.json", ("layer", "batch"), ("speedup", "seconds_fp32", "seconds_fp16")),
+    "scaling": ("rows.json", ("n",), ()),
+}
+
+# Snakemake's columns, by the names that they get here; they cover the job's child processes too.
+BENCHMARK = {"s": "job_seconds", "max_rss": "job_max_rss_mb", "cpu_time": "job_cpu_seconds"}
+
+
+def figures_of(manifest: Mapping[str, Any], folder: Path, benchmark: Path) -> dict[str, float]:
+    """Collect an artefact's figures by dotted name; what is missing or not a finite number is left out.
+
+    Args:
+        manifest: The content of its manifest.
+        folder: Where its files are.
+        benchmark: Snakemake's benchmark file of its job.
+    """
+    found = dict(_numbers(manifest["facts"], ""))
+    found |= dict(_numbers(manifest["provenance"].get("cost") or {}, "cost."))
+    if manifest["kind"] in TABLES:
+        found |= dict(_rows(folder, *TABLES[manifest["kind"]]))
+    return found | dict(_job(benchmark))
+
+
+def _numbers(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            yield f"{prefix}{key}", float(value)
+
+
+def _rows(
+    folder: Path, file: str, names: tuple[str, ...], kept: tuple[str, ...]
+) -> Iterator[tuple[str, float]]:
+    try:
+        rows = json.loads((folder / file).read_text())
+        for row in rows:
+            prefix = ".".join(str(row[name]) for name in names)
+            columns = {key: row.get(key) for key in kept or row if key not in names}
+            yield from _numbers(columns, f"{prefix}.")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+
+
+def _job(benchmark: Path) -> Iterator[tuple[str, float]]:
+    try:
+        with benchmark.open(newline="") as table:
+            row = next(csv.DictReader(table, delimiter="\t"), {})
+    except (OSError, ValueError, csv.Error):
+        return
+    for column, name in BENCHMARK.items():
+        try:
+            value = float(row[column])
+        except (KeyError, TypeError, ValueError):
+            continue
+        if math.isfinite(value):
+            yield name, value

@@ -1,0 +1,240 @@
+"""The figures of all runs, with who made them, in one SQLite database beside the results.
+
+A job writes its artefact and nothing else: SQLite from several nodes over a shared file system loses data. The main
+process merges new manifests when a study starts, succeeds or fails; so a kill loses nothing, the next start finds it.
+What a job needs of the past, it reads from a snapshot in JSON that the main process writes.
+"""
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.figures import figures_of
+from pipeline.artifacts.store import write_atomically
+from pipeline.errors import ArtifactError
+
+FOLDER = "history"  # below the results
+DATABASE = "history.sqlite"
+BUSY_SECONDS = 30
+KEPT_IN_SNAPSHOT = 20  # runs of each artefact
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    id INTEGER PRIMARY KEY,
+    study TEXT NOT NULL, artefact TEXT NOT NULL, kind TEXT NOT NULL, date TEXT NOT NULL,
+    manifest TEXT NOT NULL, stamp TEXT NOT NULL, lineage TEXT NOT NULL, machine TEXT NOT NULL,
+    code TEXT NOT NULL, commit_id TEXT, dirty INTEGER, host TEXT, slurm_job TEXT,
+    UNIQUE (study, artefact, manifest)
+);
+CREATE TABLE IF NOT EXISTS figures (
+    run INTEGER NOT NULL REFERENCES runs (id), name TEXT NOT NULL, value REAL NOT NULL,
+    PRIMARY KEY (run, name)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One artefact as one run made it.
+
+    Attributes:
+        manifest: sha256 of the manifest, which is another one every time.
+        stamp: Size and time of the manifest, by which an unchanged one is passed over unread.
+        lineage: Digest of its spec and of the specs of all that it was made from: only equal ones are comparable.
+        machine: Processor, cores and GPU: times of other machines are not comparable.
+        figures: Numbers by dotted name.
+    """
+
+    study: str
+    artefact: str
+    kind: str
+    date: str
+    manifest: str
+    stamp: str
+    lineage: str
+    machine: str
+    code: str
+    commit_id: str | None
+    dirty: bool | None
+    host: str | None
+    slurm_job: str | None
+    figures: Mapping[str, float]
+
+
+COLUMNS = tuple(field.name for field in fields(Entry) if field.name != "figures")
+
+
+def database_of(results: Path) -> Path:
+    """Where the database of a folder of results is."""
+    return results / FOLDER / DATABASE
+
+
+def snapshot_of(results: Path, study: str) -> Path:
+    """Where the snapshot for the jobs of a study is."""
+    return results / FOLDER / f"{study}.json"
+
+
+def manifests_of(folder: Path) -> list[Path]:
+    """The manifests of a study's folder, which is at most three levels deep."""
+    return sorted(path for depth in (1, 2, 3) for path in folder.glob("*/" * depth + "manifest.json"))
+
+
+def merge(results: Path, study: str, manifests: Iterable[Path]) -> int:
+    """Add those of a study's artefacts that the database doesn't know, and write the snapshot.
+
+    Args:
+        results: The folder of all results, with the study's own below it.
+        study: The study's name.
+        manifests: Artefacts of the study; one that is missing or broken is passed over.
+
+    Returns:
+        How many were new.
+    """
+    with _opened(database_of(results)) as database:
+        known = {
+            (row["artefact"], row["stamp"])
+            for row in database.execute("SELECT artefact, stamp FROM runs WHERE study = ?", (study,))
+        }
+        lineages: dict[Path, str] = {}
+        new = 0
+        # All reading is done before the write lock is taken.
+        entries = [entry_of(path, results / study, known, lineages) for path in manifests]
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            for entry in entries:
+                new += entry is not None and _insert(database, entry)
+    entries_kept = read(results, study, last=KEPT_IN_SNAPSHOT)
+    write_atomically(snapshot_of(results, study), json.dumps([asdict(entry) for entry in entries_kept]))
+    return new
+
+
+def _insert(database: sqlite3.Connection, entry: Entry) -> bool:
+    values = asdict(entry)
+    marks = ", ".join("?" * len(COLUMNS))
+    done = database.execute(
+        f"INSERT OR IGNORE INTO runs ({', '.join(COLUMNS)}) VALUES ({marks})",
+        [values[column] for column in COLUMNS],
+    )
+    if not done.rowcount:
+        return False
+    rows = [(done.lastrowid, name, value) for name, value in entry.figures.items()]
+    database.executemany("INSERT INTO figures VALUES (?, ?, ?)", rows)
+    return True
+
+
+def entry_of(
+    path: Path,
+    folder: Path,
+    known: Container[tuple[str, str]] = (),
+    lineages: dict[Path, str] | None = None,
+) -> Entry | None:
+    """Read an artefact's entry; none where it is known, missing or broken.
+
+    Args:
+        path: Its manifest.
+        folder: That of the study.
+        known: Pairs of artefact and stamp that need not be read.
+        lineages: Those that were read before.
+    """
+    artefact = path.parent.relative_to(folder).as_posix()
+    try:
+        status = path.stat()
+        stamp = f"{status.st_size}:{status.st_mtime_ns}"
+        if (artefact, stamp) in known:
+            return None
+        content = path.read_bytes()
+        manifest = json.loads(content)
+        made = manifest["provenance"]
+        benchmark = folder / "benchmarks" / f"{artefact}.tsv"
+        return Entry(
+            study=folder.name,
+            artefact=artefact,
+            kind=manifest["kind"],
+            date=made["date"],
+            manifest=hashlib.sha256(content).hexdigest(),
+            stamp=stamp,
+            lineage=_lineage(path, {} if lineages is None else lineages),
+            machine=_machine(made),
+            code=made.get("code") or "",
+            commit_id=made.get("commit"),
+            dirty=made.get("dirty"),
+            host=made.get("host"),
+            slurm_job=made.get("slurm_job"),
+            figures=figures_of(manifest, path.parent, benchmark),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _lineage(path: Path, known: dict[Path, str]) -> str:
+    """Digest the specs behind an artefact, its own and those of its inputs."""
+    if path not in known:
+        known[path] = ""  # a circle, which only a forged manifest has, ends here
+        try:
+            manifest = json.loads(path.read_text())
+            inputs = manifest["provenance"].get("inputs") or {}
+            behind = [_lineage(Path(source), known) for _, source in sorted(inputs.items())]
+            text = json.dumps([manifest["kind"], manifest["spec"], behind], sort_keys=True)
+            known[path] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass
+    return known[path]
+
+
+def _machine(made: Mapping[str, Any]) -> str:
+    parts = [str(made.get("cpu", "unknown")), f"{made.get('cores', '?')} cores", *(made.get("gpus") or [])]
+    return ", ".join(parts)
+
+
+def read(results: Path, study: str | None = None, last: int = 1000) -> list[Entry]:
+    """The last entries of every artefact, oldest first; none where there is no database."""
+    if not database_of(results).exists():
+        return []
+    with _opened(database_of(results)) as database:
+        database.row_factory = sqlite3.Row
+        rows = database.execute(
+            "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY study, artefact ORDER BY date DESC, id DESC) "
+            "AS place FROM runs WHERE study = ifnull(?, study)) WHERE place <= ? ORDER BY date, id",
+            (study, last),
+        ).fetchall()
+        figures: dict[int, dict[str, float]] = {row["id"]: {} for row in rows}
+        for run, name, value in database.execute("SELECT run, name, value FROM figures"):
+            if run in figures:
+                figures[run][name] = value
+    return [Entry(**{column: row[column] for column in COLUMNS}, figures=figures[row["id"]]) for row in rows]
+
+
+def read_snapshot(path: Path) -> list[Entry]:
+    """The entries that the main process wrote down for its jobs; none where there are none."""
+    try:
+        return [Entry(**row) for row in json.loads(path.read_text())]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError) as error:
+        raise ArtifactError(
+            f"{path}: not a snapshot of the history ({error}); delete it and run again"
+        ) from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """The database, made if it isn't there; writers on this node wait for each other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with contextlib.closing(
+            sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        ) as database:
+            database.row_factory = sqlite3.Row
+            database.execute("PRAGMA journal_mode = WAL")
+            database.executescript(SCHEMA)
+            yield database
+    except sqlite3.Error as error:
+        raise ArtifactError(
+            f"{path}: the history cannot be used ({error}); move it away and a new one is begun"
+        ) from error

@@ -1,0 +1,85 @@
+"""The command line of what is done with whole studies: names, options, and the module behind each."""
+
+import argparse
+from pathlib import Path
+
+# A command and its module in this package.
+COMMANDS = {
+    "check": "check",
+    "history": "history",
+    "rerun": "rerun",
+    "schedule": "schedule",
+    "explain": "explain",
+    "archive": "archive",
+    "verify": "verify",
+}
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add all of them to a parser's subcommands."""
+
+    def command(name: str, help: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=help, description=help)
+
+    check = command("check", "Check a study before anything runs.")
+    check.add_argument("study", metavar="STUDY", help="name of a file in config, or a YAML file")
+
+    history = command("history", "Show the figures of past runs.")
+    history.add_argument("--study", help="this study alone")
+    history.add_argument("--artefact", metavar="PATTERN", help="such as 'solve/*'")
+    history.add_argument(
+        "--figure", metavar="PATTERN", action="append", default=[], help="such as '*accuracy*'; repeatable"
+    )
+    history.add_argument(
+        "--last", type=_count, default=100, metavar="N", help="runs of each artefact, at most"
+    )
+    history.add_argument("--plot", type=Path, metavar="FILE", help="draw them: .svg, .png or .pdf")
+
+    rerun = command("rerun", "Run a study unattended, for cron and the like; print one line.")
+    _study_and_profile(rerun)
+    rerun.add_argument("--keep", type=_count, default=10, metavar="N", help="past reports to keep")
+
+    schedule = command("schedule", "Install, remove or show scheduled reruns.")
+    schedule.add_argument("action", choices=("install", "remove", "show"))
+    _study_and_profile(schedule)
+    schedule.add_argument(
+        "--with",
+        dest="scheduler",
+        choices=("crontab", "timer", "scrontab"),
+        default="crontab",
+        help="cron, systemd of the user, or Slurm's cron",
+    )
+    schedule.add_argument(
+        "--at", metavar="TIME", help="five fields of cron ('30 3 * * *'), or a calendar of systemd ('daily')"
+    )
+    schedule.add_argument("--keep", type=_count, default=10, metavar="N", help="past reports to keep")
+    schedule.add_argument("--print", action="store_true", dest="only_print", help="print it, install nothing")
+
+    explain = command("explain", "Say why a file was made and what would make it again.")
+    explain.add_argument("path", type=Path, metavar="PATH", help="an artefact, its manifest, or a file in it")
+    explain.add_argument("--study", help="name or file of its study, if not config/NAME.yaml")
+
+    archive = command("archive", "Pack a study with its code, so that others can check and rerun it.")
+    archive.add_argument("--study", required=True, help="name of a file in config, or a YAML file")
+    archive.add_argument(
+        "--output", type=Path, metavar="FILE", help="a .tar.gz; archives/STUDY-COMMIT.tar.gz"
+    )
+
+    verify = command("verify", "Check an archive, or a folder of results, checksum by checksum.")
+    verify.add_argument("path", type=Path, metavar="ARCHIVE_OR_FOLDER")
+    verify.add_argument(
+        "--into", type=Path, metavar="FOLDER", help="unpack the archive there once it is verified"
+    )
+
+
+def _study_and_profile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--study", default="default", help="name of a file in config, or a YAML file")
+    parser.add_argument("--profile", default="local", help="local, a folder in profiles, or a folder's path")
+    parser.add_argument("--cores", type=_count, metavar="N", help="of this machine; all if not given")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value

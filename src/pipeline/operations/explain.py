@@ -1,0 +1,205 @@
+"""Command `explain`: why a file was made, by whom and from what, and what would make it again."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.history import Entry, entry_of, read
+from pipeline.artifacts.store import sha256_of
+from pipeline.errors import ArtifactError, ConfigError
+from pipeline.operations.studies import CONFIG, RESULTS, StudyFile, in_checkout, read_study
+from pipeline.operations.text import duration, size
+from pipeline.runtime.code_digest import code_digest, modules_behind
+
+# The stages that make what a folder of results holds, where it isn't the stage of the folder's own name.
+STAGES = {"points": ("points", "embeddings")}
+
+
+def run(options: Namespace) -> None:
+    """Print a paragraph on the file's making and one on its next."""
+    in_checkout()
+    manifest_path = manifest_of(options.path)
+    try:
+        manifest = json.loads(manifest_path.read_text())
+        made = manifest["provenance"]
+        artefact = manifest_path.parent
+        study = artefact.resolve().relative_to(RESULTS.resolve()).parts[0]
+    except ValueError:
+        raise ArtifactError(f"{manifest_path}: not an artefact of a study below {RESULTS}") from None
+    except (OSError, KeyError, TypeError):
+        raise ArtifactError(f"{manifest_path}: not a manifest; name an artefact's folder") from None
+    artefact = RESULTS / artefact.resolve().relative_to(RESULTS.resolve())
+    stage = stage_of(artefact, made)
+    print("\n".join(_making(artefact, manifest, stage)))
+    print(f"Why: {reason_then(artefact, RESULTS / study)}")
+    found = read_study(options.study or _file_of(study))
+    print("\n".join(_what_would(stage, made, found)))
+    print("\n".join(_now(artefact, found, stage, made)))
+
+
+def manifest_of(path: Path) -> Path:
+    """The manifest of the artefact that a path is, or is in.
+
+    Raises:
+        ArtifactError: If there is none.
+    """
+    for folder in (path, *path.parents):
+        if folder.is_dir() and (folder / "manifest.json").is_file():
+            return folder / "manifest.json"
+    what = "is in no artefact" if path.exists() else "isn't there"
+    raise ArtifactError(f"{path}: {what}; name a folder with a manifest.json, or a file in one")
+
+
+def _file_of(study: str) -> str:
+    if not (CONFIG / f"{study}.yaml").is_file():
+        raise ConfigError(f"there is no {CONFIG / study}.yaml; name the study's file with --study")
+    return study
+
+
+def stage_of(artefact: Path, made: Mapping[str, Any]) -> str:
+    """The stage that made an artefact, from its command, or else from its folder's name."""
+    words = str(made.get("command", "")).split()
+    folder = artefact.relative_to(RESULTS).parts[1]
+    known = STAGES.get(folder, (folder,))
+    return next((word for word in words if word in known), known[0])
+
+
+def _making(artefact: Path, manifest: Mapping[str, Any], stage: str) -> Iterator[str]:
+    made = manifest["provenance"]
+    commit = (made.get("commit") or "an unknown commit")[:8]
+    dirty = {True: ", with changes that were not committed", False: ""}.get(made.get("dirty"), "")
+    yield f"{artefact}: {manifest['kind']}, made by rule {stage} on {made['date'].replace('T', ' ')[:16]} UTC"
+    yield f"By: commit {commit}{dirty}, code digest {made.get('code') or 'unknown'}"
+    cores = made.get("cores")
+    where = f"{made.get('host')} ({made.get('cpu')}, {cores} cores"
+    where += "".join(f", {gpu}" for gpu in made.get("gpus") or []) + ")"
+    if made.get("slurm_job"):
+        where += f", Slurm job {made['slurm_job']}"
+    yield f"On: {where}, Python {made.get('python')}"
+    cost = made.get("cost") or {}
+    if cost:
+        energy = [f"{cost[key]:.0f} J by {name}" for key, name in ENERGY.items() if key in cost]
+        spent = [duration(cost["seconds"]), f"{size(cost['peak_memory_bytes'])} at most", *energy]
+        yield f"Spent: {', '.join(spent)}"
+    inputs = made.get("inputs") or {}
+    if inputs:
+        yield f"From: {', '.join(f'{name} {Path(path).parent}' for name, path in inputs.items())}"
+    if manifest["spec"]:
+        yield f"Spec: {json.dumps(manifest['spec'])[:300]}"
+    bad = [
+        name
+        for name, listed in manifest["files"].items()
+        if not (artefact / name).is_file() or sha256_of(artefact / name) != listed["sha256"]
+    ]
+    n = len(manifest["files"])
+    yield f"Files: {n}, all as they were written" if not bad else f"Files: altered or lost: {', '.join(bad)}"
+
+
+ENERGY = {"package_joules": "the node's processors", "gpu_joules": "its GPUs"}
+
+
+def reason_then(artefact: Path, folder: Path) -> str:
+    """Why it was made: what differs from the run before, as far as the history knows."""
+    now = entry_of(artefact / "manifest.json", folder)
+    if now is None:
+        return "its manifest doesn't tell"
+    before = [
+        entry
+        for entry in read(folder.parent, folder.name)
+        if entry.artefact == now.artefact and entry.manifest != now.manifest and entry.date <= now.date
+    ]
+    if not before:
+        return "it was not there before, as far as the history goes"
+    return difference(before[-1], now)
+
+
+def difference(before: Entry, now: Entry) -> str:
+    """In words, what of two runs of an artefact differs."""
+    since = f"since the run of {before.date.replace('T', ' ')[:16]} UTC"
+    parts = []
+    if before.code != now.code:
+        parts.append(f"its code changed (digest {before.code or 'unknown'} to {now.code or 'unknown'})")
+    if before.lineage != now.lineage:
+        parts.append("its spec, or one behind its inputs, changed")
+    if not parts:
+        return f"neither code nor specs changed {since}: an input was made again, it was deleted, or forced"
+    return f"{' and '.join(parts)} {since}"
+
+
+def _what_would(stage: str, made: Mapping[str, Any], study: StudyFile) -> Iterator[str]:
+    modules = modules_behind(f"pipeline.stages.{stage}")
+    own = [name.removeprefix("pipeline.") for name in modules if name.count(".") >= 2]
+    inputs = made.get("inputs") or {}
+    yield "Made again when one of these changes:"
+    yield f"- its section of {study.path}"
+    if inputs:
+        yield f"- an input: {', '.join(str(Path(path).parent) for path in inputs.values())}"
+    shown = ", ".join(own[:12]) + (f" and {len(own) - 12} more" if len(own) > 12 else "")
+    yield f"- the code that rule {stage} imports, comments aside: {shown}"
+
+
+def _now(artefact: Path, study: StudyFile, stage: str, made: Mapping[str, Any]) -> Iterator[str]:
+    target = artefact / "manifest.json"
+    planned = plan(study.path, target)
+    if not planned:
+        yield "Now: up to date; nothing would make it again"
+        return
+    own = [reason for output, _, reason in planned if str(target) in output]
+    code = code_digest(f"pipeline.stages.{stage}")
+    if made.get("code") and code != made["code"]:
+        own = [*own, f"its code has digest {code} now, it was made by {made['code']}"]
+    yield f"Now: it would be made again: {'; '.join(own) or 'an input would be'}"
+    before = [f"{rule} ({reason})" for output, rule, reason in planned if str(target) not in output]
+    if before:
+        yield f"Before it: {'; '.join(before[:8])}" + (
+            f" and {len(before) - 8} more" if len(before) > 8 else ""
+        )
+
+
+def plan(study: Path, target: Path) -> list[tuple[str, str, str]]:
+    """Ask Snakemake what it would run for a target: outputs, rule and reason of every job."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "snakemake",
+            str(target),
+            "--configfile",
+            str(study),
+            "--cores",
+            "1",
+            "--dry-run",
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"NO_COLOR": "1"},
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    if done.returncode != 0:
+        last = [line for line in said.splitlines() if line.strip()][-1:]
+        raise ConfigError(f"snakemake --dry-run {target}: {' '.join(last)}")
+    return jobs_planned(said)
+
+
+def jobs_planned(said: str) -> list[tuple[str, str, str]]:
+    """Read the blocks of a dry run."""
+    jobs = []
+    for block in re.split(r"\n\s*\n|\n(?=\[)", said):
+        rule = re.search(r"^(?:local)?rule (\w+):$", block, flags=re.MULTILINE)
+        output = re.search(r"^    output: (.*)$", block, flags=re.MULTILINE)
+        reason = re.search(r"^    reason: (.*)$", block, flags=re.MULTILINE)
+        if rule and output and reason:
+            jobs.append((output.group(1), rule.group(1), _short(reason.group(1))))
+    return jobs
+
+
+def _short(reason: str) -> str:
+    """A reason of Snakemake's without the old and new values of parameters, which may be pages."""
+    return re.sub(r"(changed since last execution)[:;].*", r"\1", reason)

@@ -1,0 +1,141 @@
+"""Command `history`: the figures of past runs as a table and as a plot."""
+
+import fnmatch
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.artifacts.history import Entry, manifests_of, merge, read
+from pipeline.errors import ConfigError
+from pipeline.operations.studies import RESULTS, SAFE
+from pipeline.operations.text import columns, number
+from pipeline.report.changes import compare
+
+# What is shown when nothing is asked for: what a study is judged by.
+HEADLINES = (
+    "scores.test.accuracy",
+    "accuracy.fp16",
+    "*.speedup",
+    "compress.relative_error",
+    "compress.n_bytes",
+    "solve.relative_residual",
+    "result.*",
+    "job_seconds",
+    "job_max_rss_mb",
+)
+MOST_PANELS = 24
+
+
+@dataclass(frozen=True)
+class Series:
+    """One figure of one artefact over runs of equal specs on equal machines, oldest first."""
+
+    artefact: str
+    figure: str
+    entries: Sequence[Entry]
+
+    @property
+    def values(self) -> list[float]:
+        """The figure's values."""
+        return [entry.figures[self.figure] for entry in self.entries]
+
+    @property
+    def verdict(self) -> str:
+        """What the newest value is beside the others: within their noise, or beyond; nothing if they are too few."""
+        past = [{self.figure: value} for value in self.values[:-1]]
+        found = compare(self.artefact, {self.figure: self.values[-1]}, past)
+        if not found.n_figures:
+            return ""
+        return found.changes[0].verdict if found.changes else "as before"
+
+
+def run(options: Namespace) -> None:
+    """Bring the history up to date, print the figures that were asked for, and plot them where that was."""
+    studies = [options.study] if options.study else _studies()
+    for study in studies:
+        if not SAFE.match(study):
+            raise ConfigError(f"--study: {study!r} is no name of a study")
+        if (RESULTS / study).is_dir():
+            merge(RESULTS, study, manifests_of(RESULTS / study))
+    entries = read(RESULTS, options.study, options.last)
+    found = series_of(entries, options.artefact, options.figure)
+    if not found:
+        what = f" of study {options.study}" if options.study else ""
+        raise ConfigError(f"history: no figures{what} that match; run a study first, or ask for less")
+    rows = [
+        (
+            f"{one.entries[-1].study}/{one.artefact}",
+            one.figure,
+            str(len(one.values)),
+            number(float(np.median(one.values))),
+            number(one.values[-1]),
+            one.verdict,
+            one.entries[-1].date[:16].replace("T", " "),
+            (one.entries[-1].commit_id or "")[:8] + ("+" if one.entries[-1].dirty else ""),
+        )
+        for one in found
+    ]
+    header = ("artefact", "figure", "runs", "median", "newest", "verdict", "made (UTC)", "commit")
+    print(columns(header, rows, right=(2, 3, 4)))
+    if options.plot:
+        plot(found, options.plot)
+        print(f"plot: {options.plot}")
+
+
+def _studies() -> list[str]:
+    return [path.name for path in sorted(RESULTS.glob("*")) if SAFE.match(path.name)]
+
+
+def series_of(entries: Sequence[Entry], artefact: str | None, figures: Sequence[str]) -> list[Series]:
+    """Those series that end with each artefact's newest run, of the figures whose names match a pattern."""
+    newest = {(entry.study, entry.artefact): entry for entry in entries}
+    found = []
+    for (study, name), last in newest.items():
+        if artefact is not None and not fnmatch.fnmatchcase(name, artefact):
+            continue
+        alike = [
+            entry
+            for entry in entries
+            if (entry.study, entry.artefact) == (study, name)
+            and (entry.lineage, entry.machine) == (last.lineage, last.machine)
+        ]
+        for figure in last.figures:
+            if any(fnmatch.fnmatchcase(figure, pattern) for pattern in figures or HEADLINES):
+                having = [entry for entry in alike if figure in entry.figures]
+                found.append(Series(name, figure, having))
+    return sorted(found, key=lambda one: (one.entries[-1].study, one.artefact, one.figure))
+
+
+def plot(found: Sequence[Series], path: Path) -> None:
+    """Draw every series over the dates of its runs, each in a panel of its own.
+
+    Raises:
+        ConfigError: If the file's ending is none that can be drawn.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = found[:MOST_PANELS]
+    wide = min(len(shown), 3)
+    figure = Figure(figsize=(4.2 * wide, 2.3 * -(-len(shown) // wide)), layout="constrained")
+    if path.suffix[1:] not in FigureCanvasAgg(figure).get_supported_filetypes():
+        raise ConfigError(f"--plot: {path} has no ending that can be drawn; use .svg, .png or .pdf")
+    for axes, one in zip(
+        figure.subplots(-(-len(shown) // wide), wide, squeeze=False).flat, shown, strict=False
+    ):
+        dates = [datetime.fromisoformat(entry.date) for entry in one.entries]
+        axes.plot(dates, one.values, marker="o", markersize=4, color="#2a6f97", linewidth=1)
+        if one.verdict in ("worse", "different", "better"):
+            axes.plot(dates[-1:], one.values[-1:], marker="o", markersize=7, color="#c1121f")
+        axes.set_title(f"{one.artefact}\n{one.figure}", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.tick_params(axis="x", rotation=30)
+    for axes in list(figure.axes)[len(shown) :]:
+        axes.set_visible(False)
+    if len(found) > len(shown):
+        figure.suptitle(f"{len(shown)} of {len(found)} figures", fontsize=9)
+    figure.savefig(path)

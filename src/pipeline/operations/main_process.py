@@ -1,0 +1,21 @@
+"""What Snakemake's main process does before and after the jobs of a study."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.artifacts.history import merge
+from pipeline.errors import PipelineError
+from pipeline.operations.past_reports import keep_report
+
+
+def look_back(study: str, manifests: Iterable[str], results: Path = Path("results")) -> None:
+    """Take what there is into the history, and keep the report: before jobs may replace it, and after they did.
+
+    A history that can't be written is a warning: results are worth more than the record of them.
+    """
+    try:
+        merge(results, study, [Path(manifest) for manifest in manifests])
+        keep_report(results / study)
+    except (PipelineError, OSError) as error:
+        print(f"warning: the history was not brought up to date: {error}", file=sys.stderr)

@@ -1,0 +1,59 @@
+"""Former reports of a study: Snakemake removes a page before it makes the next one, which may then fail."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+FOLDER = "past_reports"
+KEPT = 10
+NAME = re.compile(r"\d{8}T\d{6}(-[0-9a-f]{8})?$")
+
+
+def kept() -> int:
+    """How many are kept: `PARSIMONY_PAST_REPORTS`, or ten."""
+    try:
+        return max(int(os.environ["PARSIMONY_PAST_REPORTS"]), 0)
+    except (KeyError, ValueError):
+        return KEPT
+
+
+def keep_report(folder: Path, n: int | None = None) -> Path | None:
+    """Copy the report of a study's folder to its past ones, and leave the newest `n` of these.
+
+    Args:
+        folder: Of the study.
+        n: How many to keep; `kept()` if it isn't given.
+
+    Returns:
+        Where the copy is, or None where there is no complete report.
+    """
+    n = kept() if n is None else n
+    report, past = folder / "report", folder / FOLDER
+    try:
+        made = json.loads((report / "manifest.json").read_text())["provenance"]
+        date = re.sub(r"[-:]", "", made["date"])[:15]
+        name = f"{date}-{made['commit'][:8]}" if made.get("commit") else date
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    copy = past / name
+    if n > 0 and NAME.match(name) and not copy.exists():
+        draft = past / f".{name}.{os.getpid()}"
+        shutil.rmtree(draft, ignore_errors=True)
+        past.mkdir(parents=True, exist_ok=True)
+        # Files alone, by plain copies: a link in the report would be followed to what it isn't.
+        draft.mkdir()
+        for file in report.iterdir():
+            if file.is_file() and not file.is_symlink():
+                shutil.copyfile(file, draft / file.name)
+        draft.rename(copy)
+    for old in past_reports(folder)[n:]:
+        shutil.rmtree(old)
+    return copy if copy.exists() else None
+
+
+def past_reports(folder: Path) -> list[Path]:
+    """The former reports of a study, newest first."""
+    found = (path for path in (folder / FOLDER).glob("*") if NAME.match(path.name) and not path.is_symlink())
+    return sorted(found, reverse=True)

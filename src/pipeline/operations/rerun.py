@@ -1,0 +1,170 @@
+"""Command `rerun`: a study from cron, a timer or Slurm, with nobody watching.
+
+One line says what happened, and the exit code what of it matters: 0, the results are up to date; 1, they are not; 2,
+what was asked for makes no sense. Everything else is in a log of its own.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from pipeline.artifacts.history import manifests_of
+from pipeline.artifacts.lock import LockedError, hold, holder
+from pipeline.config.loading import read_yaml
+from pipeline.operations.main_process import look_back
+from pipeline.operations.past_reports import keep_report
+from pipeline.operations.studies import StudyFile, find_profile, read_study
+from pipeline.operations.text import duration
+from pipeline.runtime.slurm import jobs_of
+
+LOGS = Path("logs") / "rerun"
+
+
+def run(options: Namespace) -> int:
+    """Rerun a study unless something of it still runs.
+
+    Returns:
+        0 if the study is up to date now, 1 if it isn't.
+    """
+    study = read_study(options.study)
+    profile = find_profile(options.profile)
+    try:
+        with hold(Path.cwd(), name="rerun"):
+            outcome = _rerun(study, profile, options)
+    except LockedError as error:
+        outcome = (1, f"failed: {error}")
+    print(f"rerun {study.name}: {outcome[1]}")
+    return outcome[0]
+
+
+def _rerun(study: StudyFile, profile: Path | None, options: Namespace) -> tuple[int, str]:
+    alive = still_running(Path.cwd())
+    if alive:
+        return 1, f"failed: {alive}; nothing was started"
+    logs = study.folder / LOGS
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.txt"
+    start = time.monotonic()
+    code = _snakemake(command_of(study.path, profile, options.cores), log, options.keep)
+    took = duration(time.monotonic() - start)
+    for old in sorted(logs.glob("*.txt"), reverse=True)[options.keep :]:
+        old.unlink()
+    look_back(study.name, map(str, manifests_of(study.folder)))
+    keep_report(study.folder, options.keep)
+    said = log.read_text(errors="replace")
+    report = study.folder / "report" / "index.html"
+    if code != 0:
+        return 1, f"failed after {took}{failure_in(said)}; log {log}"
+    if "Nothing to be done" in said:
+        return 0, f"unchanged, nothing to be done ({took}); report {report}"
+    return 0, f"rerun, {jobs_in(said)} in {took}{_moved(report.with_name('metrics.json'))}; report {report}"
+
+
+def command_of(study: Path, profile: Path | None, cores: int | None) -> list[str]:
+    """The command that runs a study; a profile that says neither where nor on how many cores gets all of them."""
+    # --configfile takes every word up to the next option.
+    command = [sys.executable, "-m", "snakemake", "--configfile", str(study), "--nocolor"]
+    settings: set[str] = set()
+    if profile is not None:
+        command += ["--profile", str(profile)]
+        settings = set(read_yaml(sorted(profile.glob("config*.yaml"))[-1]))
+    if cores is not None or not settings & {"cores", "jobs", "executor"}:
+        command += ["--cores", str(cores or "all")]
+    return command
+
+
+def still_running(checkout: Path) -> str:
+    """What of a former start still runs here, in words; nothing where nothing does."""
+    main = holder(checkout)
+    if main is not None:
+        return f"the checkout is in use by {main}"
+    queued = jobs_of(checkout)
+    if queued:
+        return f"Slurm still has jobs of this checkout ({', '.join(queued)})"
+    local = local_jobs(checkout)
+    if local:
+        return f"jobs of a former start still run here (processes {', '.join(map(str, local))})"
+    return ""
+
+
+def local_jobs(checkout: Path) -> list[int]:
+    """Processes of this machine that work in the checkout as a job does: `python -m pipeline STAGE --output ...`."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+            if "pipeline" in words and "--output" in words and Path(process.cwd()) == checkout.resolve():
+                found.append(process.pid)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def _snakemake(command: list[str], log: Path, keep: int) -> int:
+    """Run it into a log; whoever ends this process ends it too."""
+    environment = os.environ | {"PARSIMONY_PAST_REPORTS": str(keep)}
+    with log.open("w") as file, _ended_by_exception():
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment
+        )
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+
+
+@contextmanager
+def _ended_by_exception() -> Iterator[None]:
+    """Turn SIGTERM into an exception while the block runs."""
+
+    def end(signum: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + signum)
+
+    former = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def jobs_in(log: str) -> str:
+    """How many jobs were done, as Snakemake's log counts them; the rule that only asks for all others is none."""
+    steps = re.findall(r"^(\d+) of \d+ steps", log, flags=re.MULTILINE)
+    n = int(steps[-1]) - 1 if steps else 0
+    return "1 job" if n == 1 else f"{max(n, 0)} jobs"
+
+
+def failure_in(log: str) -> str:
+    """The first line that says why, and the rules that failed; nothing if the log doesn't tell."""
+    rules = list(dict.fromkeys(re.findall(r"^Error in rule (\w+):", log, flags=re.MULTILINE)))
+    errors = re.findall(r"^error: (.*)$", log, flags=re.MULTILINE)
+    return (f" in {', '.join(rules)}" if rules else "") + (f": {errors[0]}" if errors else "")
+
+
+def _moved(metrics: Path) -> str:
+    """How many figures the report flags."""
+    try:
+        history = json.loads(metrics.read_text())["history"] or {}
+        changes, n_figures = history["changes"], history["n_figures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    if not n_figures:
+        return ""
+    if not changes:
+        return ", no figure beyond the noise of past runs"
+    worse = sum(change["verdict"] == "worse" for change in changes)
+    return f", {len(changes)} figures beyond the noise of past runs ({worse} worse)"

@@ -1,0 +1,205 @@
+"""Command `schedule`: entries for reruns in the user's crontab, systemd or scrontab.
+
+An entry is a template of `workflow/schedule` with its blanks filled in. In a crontab, lines above and below name the
+checkout and the study, so that it is found again and nothing else is touched.
+"""
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+from pipeline.operations.studies import StudyFile, find_profile, read_study
+
+TEMPLATES = Path("workflow") / "schedule"
+DEFAULT_TIME = {"crontab": "30 3 * * *", "scrontab": "30 3 * * *", "timer": "*-*-* 03:30:00"}
+CRON_FIELD = re.compile(r"[0-9A-Za-z*/,-]+\Z")
+CALENDAR = re.compile(r"[0-9A-Za-z*/,.:~ -]+\Z")
+
+
+def run(options: Namespace) -> None:
+    """Install, remove or show the entry of a study."""
+    study = read_study(options.study)
+    find_profile(options.profile)
+    folder = Path.cwd()
+    if re.search(r"[\n\r\0]", str(folder)):
+        raise ConfigError(f"{str(folder)!r}: no scheduler takes a line break in a path; move the checkout")
+    entry = entry_of(study, folder, options)
+    place: Tables | Units = Units(entry) if options.scheduler == "timer" else Tables(options.scheduler, entry)
+    if options.only_print:
+        print(place.text(entry))
+    elif options.action == "install":
+        place.install()
+        print(f"installed in {place}:\n{place.text(entry)}")
+    elif options.action == "remove":
+        print(
+            f"removed from {place}" if place.remove() else f"{place} has no rerun of {study.name} from here"
+        )
+    else:
+        print(place.shown() or f"{place} has no rerun of {study.name} from here")
+
+
+class Entry(dict[str, str]):
+    """What the blanks of a template are filled with; `name` is unique to study and checkout."""
+
+    name = ""
+
+
+def entry_of(study: StudyFile, folder: Path, options: Namespace) -> Entry:
+    """Fill in what is to run, where and when, quoted as the scheduler wants it.
+
+    Raises:
+        ConfigError: If the time is not one that the scheduler could read.
+    """
+    time = options.at or DEFAULT_TIME[options.scheduler]
+    timer = options.scheduler == "timer"
+    fields = time.split()
+    named = len(fields) == 1 and re.fullmatch(
+        r"@(hourly|daily|midnight|weekly|monthly|yearly|annually)", time
+    )
+    if timer and not CALENDAR.match(time):
+        raise ConfigError(f"--at: {time!r} is no calendar of systemd, such as 'daily' or '*-*-* 03:30:00'")
+    if not timer and not named and not (len(fields) == 5 and all(map(CRON_FIELD.match, fields))):
+        raise ConfigError(f"--at: {time!r} is not cron's five fields, such as '30 3 * * *', nor @daily")
+    wanted = str(study.path) if study.path.parent != Path("config") else study.path.stem
+    words = [sys.executable, "-m", "pipeline", "rerun", "--study", wanted, "--profile", options.profile]
+    words += ["--keep", str(options.keep), *(["--cores", str(options.cores)] if options.cores else [])]
+    if timer:
+        # systemd has its own quotes, and both % and $ mean something in its files.
+        command = " ".join('"' + _escaped(word) + '"' for word in words)
+        where = str(folder).replace("%", "%%")
+    else:
+        # cron turns % into a line break wherever it stands, in quotes as well.
+        command, where = (text.replace("%", r"\%") for text in (shlex.join(words), shlex.quote(str(folder))))
+    entry = Entry(STUDY=study.name, FOLDER=where, COMMAND=command, TIME=time)
+    entry.name = f"parsimony-{study.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
+    return entry
+
+
+def _escaped(word: str) -> str:
+    return word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+
+
+def fill(template: str, entry: Mapping[str, str]) -> str:
+    """A template with its blanks filled in, each once and by nothing that is filled in again."""
+    text = (TEMPLATES / template).read_text()
+    return re.sub(r"@([A-Z]+)@", lambda blank: entry[blank.group(1)], text)
+
+
+class Tables:
+    """The user's crontab or scrontab, which are read and replaced whole."""
+
+    def __init__(self, program: str, entry: Entry) -> None:
+        if shutil.which(program) is None:
+            raise ConfigError(f"{program} is not on this machine; choose another with --with")
+        self.program, self.entry = program, entry
+        self.begin, self.end = f"# begin {entry.name}", f"# end {entry.name}"
+
+    def __str__(self) -> str:
+        return f"the {self.program}"
+
+    def text(self, entry: Entry) -> str:
+        """The entry between the lines that mark it."""
+        return f"{self.begin}\n{fill(self.program, entry)}{self.end}"
+
+    def _lines(self) -> list[str]:
+        done = subprocess.run([self.program, "-l"], capture_output=True, text=True, check=False)
+        if done.returncode != 0 and not re.search(r"(?i)no (s?crontab|such)", done.stderr):
+            raise ConfigError(f"{self.program} -l: {' '.join(done.stderr.split())}")
+        return done.stdout.splitlines() if done.returncode == 0 else []
+
+    def _own(self, lines: list[str]) -> tuple[list[str], list[str]]:
+        """What lies between the marks, and all other lines."""
+        own: list[str] = []
+        others: list[str] = []
+        inside = False
+        for line in lines:
+            inside = inside or line == self.begin
+            (own if inside else others).append(line)
+            inside = inside and line != self.end
+        if inside:
+            raise ConfigError(f"{self}: '{self.begin}' has no '{self.end}' after it; mend it by hand first")
+        return own, others
+
+    def _write(self, lines: list[str]) -> None:
+        done = subprocess.run(
+            [self.program, "-"],
+            input="".join(f"{line}\n" for line in lines),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise ConfigError(f"{self.program} refused the entry: {' '.join(done.stderr.split())}")
+
+    def install(self) -> None:
+        """Put the entry in, in place of a former one."""
+        self._write([*self._own(self._lines())[1], *self.text(self.entry).splitlines()])
+
+    def remove(self) -> bool:
+        """Take the entry out; False if there is none."""
+        own, others = self._own(self._lines())
+        if own:
+            self._write(others)
+        return bool(own)
+
+    def shown(self) -> str:
+        """The entry as it is installed."""
+        return "\n".join(self._own(self._lines())[0])
+
+
+class Units:
+    """Two files for systemd of the user."""
+
+    def __init__(self, entry: Entry) -> None:
+        home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+        self.folder = Path(home) / "systemd" / "user"
+        self.entry = entry
+        self.files = {kind: self.folder / f"{entry.name}.{kind}" for kind in ("service", "timer")}
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def text(self, entry: Entry) -> str:
+        """Both files, one after the other."""
+        return "\n".join(
+            f"# {file}\n{fill(f'parsimony.{kind}', entry)}" for kind, file in self.files.items()
+        ).rstrip()
+
+    def install(self) -> None:
+        """Write the files and start the timer."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for kind, file in self.files.items():
+            file.unlink(missing_ok=True)  # a link is not followed
+            file.write_text(fill(f"parsimony.{kind}", self.entry))
+        _systemctl("daemon-reload")
+        _systemctl("enable", "--now", self.files["timer"].name)
+
+    def remove(self) -> bool:
+        """Stop the timer and delete the files; False if there are none."""
+        found = [file for file in self.files.values() if file.exists()]
+        if found:
+            _systemctl("disable", "--now", self.files["timer"].name)
+            for file in found:
+                file.unlink()
+            _systemctl("daemon-reload")
+        return bool(found)
+
+    def shown(self) -> str:
+        """The files as they are installed."""
+        return "\n".join(f"# {file}\n{file.read_text()}" for file in self.files.values() if file.exists())
+
+
+def _systemctl(*arguments: str) -> None:
+    if shutil.which("systemctl") is None:
+        raise ConfigError("systemctl is not on this machine; choose another with --with")
+    done = subprocess.run(["systemctl", "--user", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ConfigError(f"systemctl --user {arguments[0]}: {' '.join(done.stderr.split())}")

@@ -1,0 +1,81 @@
+"""Studies and profiles by the names that a command line gives them."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import Study, load_study
+from pipeline.config.loading import read_yaml
+from pipeline.errors import ConfigError
+
+CONFIG = Path("config")
+RESULTS = Path("results")
+SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """A study with the file that it was read from."""
+
+    path: Path
+    study: Study
+
+    @property
+    def name(self) -> str:
+        """The study's name, which is that of its folder of results."""
+        return self.study.study
+
+    @property
+    def folder(self) -> Path:
+        """Where its results are."""
+        return RESULTS / self.name
+
+
+def in_checkout() -> None:
+    """Make sure that the working folder is a checkout.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if not Path("Snakefile").is_file() or not (CONFIG / "default.yaml").is_file():
+        raise ConfigError(f"{Path.cwd()}: not a checkout of the pipeline (no Snakefile); change to one first")
+
+
+def read_study(wanted: str) -> StudyFile:
+    """Find and validate a study.
+
+    Args:
+        wanted: The name of a file in `config`, or the path of a YAML file.
+
+    Raises:
+        ConfigError: If there is none, or it is wrong.
+    """
+    in_checkout()
+    if wanted.endswith((".yaml", ".yml")):
+        path = Path(wanted)
+    elif SAFE.match(wanted):
+        path = CONFIG / f"{wanted}.yaml"
+    else:
+        raise ConfigError(f"{wanted!r} is no name of a study: letters, digits, '.', '-' and '_' alone")
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in CONFIG.glob("*.yaml")))
+        raise ConfigError(f"there is no {path}; studies: {known}")
+    return StudyFile(path, load_study(read_yaml(path), CONFIG / "default.yaml"))
+
+
+def find_profile(wanted: str) -> Path | None:
+    """Find a profile of Snakemake.
+
+    Args:
+        wanted: A folder's name below `profiles`, the path of a folder, or "local" for this machine without one.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if wanted == "local":
+        return None
+    for folder in (Path("profiles") / wanted, Path(wanted)):
+        if any(folder.glob("config*.yaml")):
+            return folder
+    known = ", ".join(sorted(path.parent.name for path in Path("profiles").glob("*/config*.yaml")))
+    raise ConfigError(f"--profile: no profile {wanted!r}; known: local, {known}, or a folder's path")

@@ -1,0 +1,132 @@
+"""What changed against past runs by more than those differ among themselves.
+
+Runs are comparable if they had the same specs behind them and the same machine below. A figure is judged by the
+prediction interval of Student's t for one more value after n: the mean of the past ones plus or minus
+``t * s * sqrt(1 + 1 / n)`` [1]. Positive figures are judged by their logarithms, so that noise is relative. Figures
+that every past run repeated to the last digit have no noise of their own; the floors below are then what counts.
+
+References:
+    [1] Hahn, "Finding an interval for the next observation", Journal of Quality Technology 1969.
+"""
+
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+#: Two-sided confidence: of a hundred figures in which nothing changed, one is flagged.
+CONFIDENCE = 0.99
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How figures of a kind are judged.
+
+    Attributes:
+        names: Patterns of the last words of their names.
+        better: Which direction is: -1 down, 1 up, 0 neither.
+        floor: Relative change that is never flagged.
+        least: Past runs without which nothing is said.
+    """
+
+    names: tuple[str, ...]
+    better: int
+    floor: float
+    least: int
+
+
+RULES = (
+    # Measured anew each time: three runs at least tell how much they scatter.
+    Rule(("*speedup",), 1, 0.10, 3),
+    Rule(("*seconds*", "*rss_mb", "*memory*", "*joules*"), -1, 0.10, 3),
+    # What rounding leaves over moves when the order of a sum does.
+    Rule(("*residual", "*error", "difference_to_one_process"), -1, 1.0, 2),
+    # Computed: the same again unless something changed.
+    Rule(("*accuracy*", "fp16", "fp32"), 1, 1e-6, 2),
+    Rule(("*bytes", "*loss", "*rmse", "iterations"), -1, 1e-6, 2),
+    Rule(("*",), 0, 1e-6, 2),
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A figure beyond the noise of past runs.
+
+    Attributes:
+        low: Lower end of the interval in which past runs let expect it.
+        high: Upper end.
+        n: Past runs.
+        verdict: "better", "worse", or "different" where neither direction is.
+    """
+
+    artefact: str
+    figure: str
+    value: float
+    typical: float
+    low: float
+    high: float
+    n: int
+    verdict: str
+
+    @property
+    def size(self) -> float:
+        """How far it moved, as a factor's logarithm where there is one."""
+        if self.value > 0 and self.typical > 0:
+            return abs(math.log(self.value / self.typical))
+        return math.inf
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All figures of an artefact against past runs: how many were judged, and those that moved."""
+
+    n_figures: int
+    n_runs: int
+    changes: tuple[Change, ...]
+
+
+def rule_of(figure: str) -> Rule:
+    """How a figure of that name is judged."""
+    last = figure.rpartition(".")[2]
+    return next(rule for rule in RULES if any(fnmatch.fnmatchcase(last, name) for name in rule.names))
+
+
+def compare(artefact: str, current: Mapping[str, float], past: Sequence[Mapping[str, float]]) -> Comparison:
+    """Judge the figures of an artefact by those of past runs that are comparable, oldest first."""
+    n_figures, changes = 0, []
+    for figure, value in current.items():
+        before = [run[figure] for run in past if figure in run]
+        rule = rule_of(figure)
+        if len(before) < rule.least:
+            continue
+        n_figures += 1
+        low, high = expected(before, rule.floor)
+        if low <= value <= high:
+            continue
+        up = value > high
+        verdict = "different" if rule.better == 0 else "better" if up == (rule.better > 0) else "worse"
+        typical = float(np.median(before))
+        changes.append(Change(artefact, figure, value, typical, low, high, len(before), verdict))
+    return Comparison(n_figures, len(past), tuple(sorted(changes, key=lambda change: -change.size)))
+
+
+def expected(before: Sequence[float], floor: float) -> tuple[float, float]:
+    """The interval in which past values let expect the next one.
+
+    Args:
+        before: At least two values.
+        floor: Relative half width that it has at least.
+    """
+    values = np.asarray(before, dtype=np.float64)
+    logarithmic = bool(np.all(values > 0))
+    if logarithmic:
+        values = np.log(values)
+    n = len(values)
+    center, deviation = float(values.mean()), float(values.std(ddof=1))
+    half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation * math.sqrt(1 + 1 / n)
+    half_width = max(half_width, math.log1p(floor) if logarithmic else floor * abs(center))
+    low, high = center - half_width, center + half_width
+    return (math.exp(low), math.exp(min(high, 700.0))) if logarithmic else (low, high)

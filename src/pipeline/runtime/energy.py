@@ -1,0 +1,70 @@
+"""Energy that the machine counts: processor packages by RAPL, GPUs by NVML.
+
+Both count for the whole node, other jobs included; a job alone on its node may call the difference its own. Reading
+RAPL needs a permission that many systems give to root alone: what can't be read is left out.
+"""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+POWERCAP = Path("/sys/class/powercap")
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Energy counters at one moment, in joules, each with the value at which it starts again from zero."""
+
+    joules: Mapping[str, float] = field(default_factory=dict)
+    wrap: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def now(cls, powercap: Path = POWERCAP) -> "Counters":
+        """Read what can be read."""
+        joules, wrap = {}, {}
+        for zone in sorted(powercap.glob("intel-rapl:*")):
+            if zone.name.count(":") != 1:
+                continue  # a part of a package, which the package has counted
+            with contextlib.suppress(OSError, ValueError):
+                joules[zone.name] = int((zone / "energy_uj").read_text()) / 1e6
+                wrap[zone.name] = int((zone / "max_energy_range_uj").read_text()) / 1e6
+        for name, value in _gpus().items():
+            joules[name] = value
+        return cls(joules, wrap)
+
+    def since(self, earlier: "Counters") -> dict[str, float]:
+        """Joules spent since, by kind: "package_joules", "gpu_joules"; a kind that was not counted is left out."""
+        spent: dict[str, float] = {}
+        for name, value in self.joules.items():
+            if name not in earlier.joules:
+                continue
+            difference = value - earlier.joules[name]
+            if difference < 0:
+                difference += self.wrap.get(name, 0.0)
+            kind = "gpu_joules" if name.startswith("gpu") else "package_joules"
+            spent[kind] = spent.get(kind, 0.0) + max(difference, 0.0)
+        return spent
+
+
+def _gpus() -> dict[str, float]:
+    """Joules of each GPU that this process may see, since its driver was loaded."""
+    if not Path("/dev/nvidiactl").exists():
+        return {}
+    try:
+        import pynvml
+    except ImportError:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = {}
+    try:
+        pynvml.nvmlInit()
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            if visible is not None and str(index) not in visible.split(","):
+                continue
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            found[f"gpu{index}"] = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
+    except pynvml.NVMLError:
+        pass
+    return found
