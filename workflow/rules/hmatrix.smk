@@ -57,7 +57,7 @@ rule scaling:
         "results/{study}/logs/scaling.txt",
     benchmark:
         "results/{study}/benchmarks/scaling.tsv"
-    threads: workflow.cores or 1
+    threads: ALL_CORES
     resources:
         mem_mb=4000,
     params:

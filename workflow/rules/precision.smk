@@ -32,7 +32,7 @@ rule time_layers:
     benchmark:
         "results/{study}/benchmarks/time_layers/{run}.tsv"
     # All cores of the machine: a time taken beside other jobs is not the layer's.
-    threads: workflow.cores or 1
+    threads: ALL_CORES
     resources:
         mem_mb=2000,
     params:

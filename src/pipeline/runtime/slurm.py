@@ -1,0 +1,97 @@
+"""What this program asks of Slurm beside Snakemake: which jobs are ours, to end them, to be queued again."""
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+
+# What Snakemake's executor names its jobs: an identifier of its run, behind a prefix that a profile may choose.
+OF_SNAKEMAKE = re.compile(r"(?:.*_)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# What the clients say on a machine where they are installed and that belongs to no cluster.
+NO_CLUSTER = ("configuration source", "failed to fetch config")
+# Slurm gives a job KillWait seconds, usually 30, to end by itself; then a full queue may take its time.
+SECONDS_TO_END = 600
+
+
+class _NoSlurmError(PipelineError):
+    """This machine belongs to no cluster."""
+
+
+def jobs_of(checkout: Path) -> list[str]:
+    """The ids of this user's Snakemake jobs in Slurm's queue, waiting or running, that work in this folder.
+
+    Where there is no Slurm there are none.
+
+    Raises:
+        PipelineError: If Slurm doesn't answer: nobody knows then.
+    """
+    if shutil.which("squeue") is None:
+        return []
+    try:
+        listed = _call("squeue", "--me", "--noheader", "--format=%i %j %Z")
+    except _NoSlurmError:
+        return []
+    here = str(checkout.resolve())
+    jobs = []
+    for line in listed.splitlines():
+        job, name, folder = line.split(" ", 2)
+        if OF_SNAKEMAKE.fullmatch(name) and os.path.realpath(folder) == here:
+            jobs.append(job)
+    return jobs
+
+
+def cancel(checkout: Path) -> list[str]:
+    """End the Snakemake jobs that work in this folder, and wait until they are gone; return their ids.
+
+    A training writes a checkpoint first, and goes on from there when it is started again.
+    """
+    jobs = jobs_of(checkout)
+    if jobs:
+        _call("scancel", *jobs)
+    deadline = time.monotonic() + SECONDS_TO_END
+    while left := jobs_of(checkout):
+        if time.monotonic() > deadline:
+            raise PipelineError(
+                f"{checkout}: Slurm's jobs {', '.join(left)} do not end; ask for help, or wait and run again"
+            )
+        time.sleep(1)
+    return jobs
+
+
+def queue_again() -> bool:
+    """Have Slurm start this job again, under the same id, when it ends before its time is up; return whether it will.
+
+    A job that is being cancelled, preempted or ended at its limit is told so by the same signal, and is none of ours
+    to bring back: its state has then left RUNNING before the signal came.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or shutil.which("scontrol") is None:
+        return False
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    if task is not None:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task}"
+    try:
+        if _call("squeue", f"--jobs={job}", "--noheader", "--format=%T").strip() != "RUNNING":
+            return False
+        _call("scontrol", "requeue", job)
+    except PipelineError as error:
+        logging.getLogger(__name__).warning("not queued again: %s", error)
+        return False
+    return True
+
+
+def _call(*command: str) -> str:
+    """Call one of Slurm's clients, and again for a while if the controller doesn't answer."""
+    for seconds_to_wait in (1, 4, 15, 0):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return done.stdout
+        if any(words in done.stderr for words in NO_CLUSTER):
+            raise _NoSlurmError(f"{command[0]}: this machine belongs to no cluster")
+        time.sleep(seconds_to_wait)
+    raise PipelineError(f"{command[0]} failed: {' '.join(done.stderr.split()) or done.returncode}")
