@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 from pipeline.artifacts.dates import date_after
-from pipeline.errors import PipelineError
+from pipeline.errors import Interrupted, PipelineError
 from pipeline.operations.commands import COMMANDS, add_commands
 from pipeline.runtime.software import check_software
+from pipeline.runtime.termination import EXIT_INTERRUPTED
 
 INPUTS = {
     "spec": "frozen section of the study",
@@ -108,7 +109,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one stage or command.
 
     Returns:
-        0, or 2 after one line about what the user can change; commands may have codes of their own.
+        0, or 2 after one line about what the user can change, or 75 after a checkpoint was written on SIGTERM;
+        commands may have codes of their own.
     """
     options = _parser().parse_args(arguments)
     level = logging.INFO if _is_first_process() else logging.WARNING
@@ -132,6 +134,10 @@ def main(arguments: list[str] | None = None) -> int:
             time.sleep(2)
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        if _is_first_process():
+            print(f"interrupted: {stop}", file=sys.stderr)
+        return EXIT_INTERRUPTED
     return 0
 
 
