@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.artifacts.dates import date_after
 from pipeline.errors import Interrupted, PipelineError
 from pipeline.operations.commands import COMMANDS, add_commands
+from pipeline.runtime.slurm import queue_again
 from pipeline.runtime.software import check_software
 from pipeline.runtime.termination import EXIT_INTERRUPTED
 
@@ -137,6 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as stop:
         if _is_first_process():
             print(f"interrupted: {stop}", file=sys.stderr)
+            if queue_again():
+                print("Slurm starts this job again", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
 
