@@ -1,0 +1,237 @@
+"""Lists of checksums as `sha256sum -c` reads them, and what they say of a folder or of a tar archive.
+
+Nothing is unpacked to be checked. A name that leads out of its folder, a link that does, a device: each is refused
+before anything is written.
+"""
+
+import hashlib
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from pipeline.artifacts.store import sha256_of
+from pipeline.errors import ArtifactError
+
+LIST = "manifest-sha256.txt"
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was checked, and a line for everything that is not as it was written."""
+
+    n_files: int
+    n_bytes: int
+    n_artefacts: int
+    problems: tuple[str, ...]
+
+
+def is_safe(name: str) -> bool:
+    """Whether a name in an archive or in a list stays below its folder."""
+    path = PurePosixPath(name)
+    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+def write_list(sums: Mapping[str, str]) -> str:
+    """A list of names and checksums.
+
+    Raises:
+        ArtifactError: If a name holds a line break, which the list's format has no place for.
+    """
+    for name in sums:
+        if "\n" in name or "\r" in name:
+            raise ArtifactError(f"{name!r}: a line break in a file's name; rename it")
+    return "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
+
+
+def read_list(text: str, where: str) -> dict[str, str]:
+    """Names and checksums of a list.
+
+    Raises:
+        ArtifactError: If a line is no such pair, or a name leads out of the folder.
+    """
+    sums = {}
+    for line in text.splitlines():
+        checksum, _, name = line.partition("  ")
+        if len(checksum) != 64 or not is_safe(name):
+            raise ArtifactError(
+                f"{where}: not a list of checksums (line {line[:60]!r}); get the archive again"
+            )
+        sums[name] = checksum
+    return sums
+
+
+def verify_folder(folder: Path) -> Verdict:
+    """Check every artefact below a folder, and all files if it has a list of checksums of its own."""
+    found: dict[str, tuple[str, int]] = {}
+    listed: dict[str, str] = {}
+    if (folder / LIST).is_file():
+        listed = read_list((folder / LIST).read_text(), str(folder / LIST))
+    manifests = {}
+    for name, path in _files(folder):
+        if path.name == "manifest.json":
+            manifests[name] = path.read_bytes()
+    wanted = set(listed) | {
+        str(PurePosixPath(name).parent / file)
+        for name, content in manifests.items()
+        for file in (_listed_by(content) or {})
+        if is_safe(file)
+    }
+    for name in sorted(wanted | manifests.keys()):
+        path = folder / name
+        if path.is_file() and not _leaves(path, folder):
+            found[name] = (sha256_of(path), path.stat().st_size)
+    return _with_artefacts(found, manifests, _against_list(found, listed))
+
+
+def verify_archive(path: Path) -> Verdict:
+    """Check an archive against the list of checksums in it, without unpacking it."""
+    found: dict[str, tuple[str, int]] = {}
+    problems: list[str] = []
+    manifests: dict[str, bytes] = {}
+    listed: dict[str, str] | None = None
+    with opened(path) as archive:
+        for member in archive:
+            name = _inside(member.name)
+            problem = refusal(member)
+            if problem:
+                problems.append(problem)
+            elif member.isreg():
+                stream = archive.extractfile(member)
+                assert stream is not None
+                if name == LIST:
+                    listed = read_list(stream.read().decode(errors="replace"), f"{path}: {name}")
+                elif name in found:
+                    problems.append(f"{name}: is in the archive twice")
+                else:
+                    checksum, content = _digest(stream, keep=name.endswith("manifest.json"))
+                    found[name] = (checksum, member.size)
+                    if content is not None:
+                        manifests[name] = content
+    if listed is None:
+        raise ArtifactError(f"{path}: no {LIST} in it; not an archive of a study")
+    problems += _against_list(found, listed)
+    problems += [f"{name}: not in the list of checksums" for name in sorted(found.keys() - listed.keys())]
+    return _with_artefacts(found, manifests, problems)
+
+
+def opened(path: Path) -> tarfile.TarFile:
+    """Open an archive.
+
+    Raises:
+        ArtifactError: If it is none.
+    """
+    try:
+        return tarfile.open(path, "r:*")
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise ArtifactError(f"{path}: not a tar archive ({error})") from None
+
+
+def refusal(member: tarfile.TarInfo) -> str:
+    """Why a member may not be unpacked; nothing if it may."""
+    if not is_safe(member.name):
+        return f"{member.name!r}: leads out of the archive's folder"
+    if member.issym():
+        # Where a link in a folder leads, without a look at any disk.
+        target = os.path.normpath(PurePosixPath(member.name).parent / member.linkname)
+        top = PurePosixPath(member.name).parts[0]
+        if PurePosixPath(member.linkname).is_absolute() or PurePosixPath(target).parts[:1] != (top,):
+            return f"{member.name!r}: a link that leads out, to {member.linkname!r}"
+        return ""
+    return "" if member.isreg() or member.isdir() else f"{member.name!r}: neither file nor folder"
+
+
+def unpack(path: Path, folder: Path) -> Path:
+    """Unpack a verified archive below an existing or new folder; return the folder that it brought.
+
+    Raises:
+        ArtifactError: If a member leads out, or something of that name is there.
+    """
+    with opened(path) as archive:
+        members = archive.getmembers()
+        for member in members:
+            if problem := refusal(member):
+                raise ArtifactError(f"{path}: {problem}; nothing was unpacked")
+        top = folder / PurePosixPath(members[0].name).parts[0]
+        if top.exists() or top.is_symlink():
+            raise ArtifactError(f"{top}: is there already; unpack elsewhere with --into")
+        folder.mkdir(parents=True, exist_ok=True)
+        # The filter refuses the same again, and gives nobody's permissions or owners away.
+        archive.extractall(folder, members=members, filter="data")
+    return top
+
+
+def _inside(name: str) -> str:
+    """A member's name below the one folder that an archive has at its top."""
+    return str(PurePosixPath(*PurePosixPath(name).parts[1:]))
+
+
+def _digest(stream: IO[bytes], *, keep: bool) -> tuple[str, bytes | None]:
+    digest, content = hashlib.sha256(), b""
+    while chunk := stream.read(CHUNK):
+        digest.update(chunk)
+        if keep:
+            content += chunk
+    return digest.hexdigest(), content if keep else None
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            yield path.relative_to(folder).as_posix(), path
+
+
+def _leaves(path: Path, folder: Path) -> bool:
+    return not path.resolve().is_relative_to(folder.resolve())
+
+
+def _listed_by(manifest: bytes) -> dict[str, dict[str, Any]] | None:
+    """The files that an artefact's manifest lists; None if it is not one."""
+    try:
+        content = json.loads(manifest)
+        files = content["files"]
+        if not {"kind", "schema_version"} <= content.keys():
+            return None
+        return {str(name): {"sha256": entry["sha256"]} for name, entry in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _against_list(found: Mapping[str, tuple[str, int]], listed: Mapping[str, str]) -> list[str]:
+    problems = []
+    for name, checksum in listed.items():
+        if name not in found:
+            problems.append(f"{name}: listed but missing")
+        elif found[name][0] != checksum:
+            problems.append(f"{name}: altered (its checksum differs from the list's)")
+    return problems
+
+
+def _with_artefacts(
+    found: Mapping[str, tuple[str, int]], manifests: Mapping[str, bytes], problems: list[str]
+) -> Verdict:
+    """Check every artefact's files against its manifest as well."""
+    reported = {problem.partition(":")[0] for problem in problems}
+    n_artefacts = 0
+    for manifest, content in manifests.items():
+        listed = _listed_by(content)
+        if listed is None:
+            problems.append(f"{manifest}: not a manifest")
+            continue
+        n_artefacts += 1
+        for file, entry in listed.items():
+            name = str(PurePosixPath(manifest).parent / file)
+            if not is_safe(file):
+                problems.append(f"{manifest}: lists {file!r}, which leads out of its folder")
+            elif name in reported:
+                continue
+            elif name not in found:
+                problems.append(f"{name}: listed in the manifest but missing")
+            elif found[name][0] != entry["sha256"]:
+                problems.append(f"{name}: altered (its checksum differs from the manifest's)")
+    n_bytes = sum(size for _, size in found.values())
+    return Verdict(len(found), n_bytes, n_artefacts, tuple(problems))

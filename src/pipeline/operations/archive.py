@@ -1,0 +1,198 @@
+"""Command `archive`: a study with its results, its code and its provenance in one tar file.
+
+What is inside is a checkout of its own: code, configuration, results, a list of checksums that `sha256sum -c` reads,
+and an RO-Crate description [1]. Others unpack it, check it, and run it again.
+
+References:
+    [1] Soiland-Reyes et al., "Packaging research artefacts with RO-Crate", Data Science 2022.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+import time
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.checksums import LIST, verify_archive, write_list
+from pipeline.artifacts.history import manifests_of, snapshot_of
+from pipeline.artifacts.store import sha256_of
+from pipeline.errors import ArtifactError
+from pipeline.operations.past_reports import FOLDER as PAST_REPORTS
+from pipeline.operations.studies import RESULTS, StudyFile, read_study
+from pipeline.operations.text import size
+from pipeline.runtime.provenance import provenance
+
+CRATE = "ro-crate-metadata.json"
+# A checkout's parts, for one that is not under version control, such as an unpacked archive.
+PARTS = (
+    ".ci", "CMakeLists.txt", "Makefile", "README.md", "Snakefile", "benchmarks", "cluster", "config",
+    "constraints.txt", "profiles", "pyproject.toml", "src", "tests", "workflow",
+)  # fmt: skip
+# New files of these are part of the study before they are committed.
+UNTRACKED = ("config", "profiles", "src", "workflow")
+
+
+def run(options: Namespace) -> None:
+    """Pack a study whose artefacts are all there and as they were written."""
+    study = read_study(options.study)
+    manifests = manifests_of(study.folder)
+    if study.folder / "report" / "manifest.json" not in manifests:
+        raise ArtifactError(f"{study.folder}: the study is not complete; run it first: make run STUDY=...")
+    made = provenance()
+    commit = (made["commit"] or "uncommitted")[:8]
+    output = options.output or Path("archives") / f"{study.name}-{commit}.tar.gz"
+    top = f"{study.name}-{commit}"
+    files = {path.as_posix(): path for path in sorted({*code_files(), *result_files(study)})}
+    if study.path.as_posix() not in files:
+        files[f"config/{study.path.name}"] = study.path
+    crate = json.dumps(describe(study, manifests, files, made), indent=1) + "\n"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draft = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        _pack(draft, top, files, crate)
+        verdict = verify_archive(draft)
+        if verdict.problems:
+            raise ArtifactError(
+                f"{study.folder}: {verdict.problems[0]} (of {len(verdict.problems)} problems); run the study again"
+            )
+        draft.replace(output)
+    finally:
+        draft.unlink(missing_ok=True)
+    dirty = "; the checkout has changes that were not committed, and they are in it" if made["dirty"] else ""
+    print(
+        f"{output}: {verdict.n_files} files, {verdict.n_artefacts} artefacts, {size(output.stat().st_size)}{dirty}"
+    )
+
+
+def code_files() -> list[Path]:
+    """The files of the checkout, as they are now; links among them as links."""
+    tracked = _listed("ls-files", "-z")
+    if tracked is not None:
+        untracked = _listed("ls-files", "-z", "--others", "--exclude-standard", "--", *UNTRACKED) or []
+        found = {Path(name) for name in [*tracked, *untracked]}
+    else:
+        tops = [Path(name) for name in PARTS]
+        below = (path for top in tops if top.is_dir() and not top.is_symlink() for path in top.rglob("*"))
+        found = {path for path in [*tops, *below] if "__pycache__" not in path.parts}
+    return sorted(
+        path for path in found if path.is_symlink() or (path.is_file() and path.suffix not in (".so", ".pyc"))
+    )
+
+
+def _listed(*arguments: str) -> list[str] | None:
+    """What git lists of this folder, if it is the top of a repository."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    names = [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
+    return names if "Snakefile" in names or "--others" in arguments else None
+
+
+def result_files(study: StudyFile) -> list[Path]:
+    """All files of a study's results but its past reports, and the snapshot of its history."""
+    folder = study.folder
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and not path.is_symlink()
+        and PAST_REPORTS not in path.relative_to(folder).parts[:1]
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    snapshot = snapshot_of(RESULTS, study.name)
+    return [*found, *([snapshot] if snapshot.is_file() else [])]
+
+
+def _pack(path: Path, top: str, files: Mapping[str, Path], crate: str) -> None:
+    """Write the archive: the list of checksums first, all else in order of names."""
+    sums = {name: sha256_of(file) for name, file in files.items() if not file.is_symlink()}
+    sums[CRATE] = hashlib.sha256(crate.encode()).hexdigest()
+    now = int(time.time())
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=3, mtime=0) as stream,
+        tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for name, text in {LIST: write_list(sums), CRATE: crate}.items():
+            member = tarfile.TarInfo(f"{top}/{name}")
+            content = text.encode()
+            member.size, member.mtime, member.mode = len(content), now, 0o644
+            archive.addfile(member, io.BytesIO(content))
+        for name, file in files.items():
+            archive.add(file, f"{top}/{name}", recursive=False, filter=_anonymous)
+
+
+def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """A member without its owner; its date stays, by which Snakemake sees that results are newer than specs."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
+
+
+def describe(
+    study: StudyFile, manifests: Iterable[Path], files: Mapping[str, Path], made: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The RO-Crate description: the files, every artefact, and the action that made it."""
+    config = study.path.as_posix() if study.path.as_posix() in files else f"config/{study.path.name}"
+    workflow = {
+        "@id": "Snakefile",
+        "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"],
+        "name": "Parsimony",
+        "programmingLanguage": {"@id": "https://snakemake.github.io"},
+        "version": made["commit"],
+        "input": {"@id": config},
+    }
+    graph: list[dict[str, Any]] = [
+        {
+            "@id": CRATE,
+            "@type": "CreativeWork",
+            "conformsTo": {"@id": "https://w3id.org/ro/crate/1.1"},
+            "about": {"@id": "./"},
+        },
+        {
+            "@id": "./",
+            "@type": "Dataset",
+            "name": f"Parsimony, study {study.name}",
+            "description": study.study.description
+            or f"Study {study.name} with its results and the code behind them.",
+            "datePublished": made["date"],
+            "mainEntity": {"@id": "Snakefile"},
+            "hasPart": [{"@id": name} for name in files],
+            "mentions": [{"@id": f"#{path.parent.as_posix()}"} for path in manifests],
+        },
+        workflow,
+        {"@id": "https://snakemake.github.io", "@type": "ComputerLanguage", "name": "Snakemake"},
+    ]
+    for path in manifests:
+        graph.append(_action(path))
+    for name, file in files.items():
+        if name != "Snakefile":
+            entity: dict[str, Any] = {"@id": name, "@type": "File"}
+            if not file.is_symlink():
+                entity |= {"contentSize": str(file.stat().st_size), "sha256": sha256_of(file)}
+            graph.append(entity)
+    return {"@context": "https://w3id.org/ro/crate/1.1/context", "@graph": graph}
+
+
+def _action(path: Path) -> dict[str, Any]:
+    """Who made an artefact, from what, when."""
+    manifest = json.loads(path.read_text())
+    made, folder = manifest["provenance"], path.parent.as_posix()
+    return {
+        "@id": f"#{folder}",
+        "@type": "CreateAction",
+        "name": f"make {folder}",
+        "instrument": {"@id": "Snakefile"},
+        "endTime": made["date"],
+        "description": made.get("command", ""),
+        "object": [{"@id": source} for source in (made.get("inputs") or {}).values()],
+        "result": [{"@id": path.as_posix()}, *({"@id": f"{folder}/{name}"} for name in manifest["files"])],
+    }

@@ -1,0 +1,40 @@
+"""Command `verify`: an archive of a study, or a folder of results, checksum by checksum."""
+
+import sys
+from argparse import Namespace
+
+from pipeline.artifacts.checksums import unpack, verify_archive, verify_folder
+from pipeline.errors import ArtifactError
+from pipeline.operations.text import size
+
+MOST_LINES = 50
+
+
+def run(options: Namespace) -> int:
+    """Print what was verified, or a line for everything that is not as it was written.
+
+    Returns:
+        0, or 2 if something is not as it was written.
+    """
+    path = options.path
+    if not path.exists():
+        raise ArtifactError(f"{path}: there is no such file or folder")
+    if path.is_dir() and options.into is not None:
+        raise ArtifactError(f"{path}: is a folder, and --into unpacks archives")
+    verdict = verify_folder(path) if path.is_dir() else verify_archive(path)
+    for problem in verdict.problems[:MOST_LINES]:
+        print(problem, file=sys.stderr)
+    if verdict.problems:
+        more = len(verdict.problems) - MOST_LINES
+        and_more = f", {more} more than shown" if more > 0 else ""
+        print(f"error: {path}: {len(verdict.problems)} problems{and_more}", file=sys.stderr)
+        return 2
+    if not verdict.n_files:
+        raise ArtifactError(f"{path}: no artefact and no list of checksums below it")
+    print(
+        f"verified {path}: {verdict.n_files} files, {size(verdict.n_bytes)}, {verdict.n_artefacts} artefacts, "
+        "all as they were written"
+    )
+    if options.into is not None:
+        print(f"unpacked to {unpack(path, options.into)}")
+    return 0
