@@ -1,0 +1,63 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.__main__ import main
+
+
+def refused(capsys, study="mine.yaml"):
+    assert main(["check", study]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("study", ["tiny", "default", "fashion", "config/tiny.yaml"])
+def test_a_right_study_is_one_line(checkout, study, capsys):
+    assert main(["check", study]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("all right")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "found nothing"),
+        (b"- 1\n", "found list"),
+        (b"\x89PNG\xff\xfe", "not a text file"),
+        (b"a: [1,\n", "not a readable YAML file"),
+        (b"study: a\x00\n", "not a readable YAML file"),
+        (b"seeds: [0]\nstudy: mine\nseeds: [1]\n", "mine.yaml: seeds is written twice, in lines 1 and 3"),
+        (b"matrices:\n  a:\n    task: kriging\n    task: kriging\n", "matrices.a.task is written twice"),
+        (b"training: {runs: {x: {smoothing: [{a: 1, a: 2}]}}}\n", "training.runs.x.smoothing.0.a is written"),
+        (b"study: mine\nseeds: &a [*a]\n", "seeds"),
+        (b"date: 2026-99-99\n", "not a readable YAML file"),
+        (b"seeds: [" + b"9" * 5000 + b"]\n", "not a readable YAML file"),
+    ],
+)
+def test_a_file_that_is_no_study_is_one_line(checkout, content, words, capsys):
+    Path("mine.yaml").write_bytes(content)
+    assert words in refused(capsys)
+
+
+def test_a_missing_study_names_those_that_there_are(checkout, capsys):
+    assert "studies: default, fashion, tiny" in refused(capsys, "gone")
+    assert "there is no gone.yaml" in refused(capsys, "gone.yaml")
+
+
+def test_outside_of_a_checkout_it_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert "not a checkout" in refused(capsys, "tiny")
+
+
+def test_what_is_in_the_way_of_results_is_named(checkout, capsys):
+    Path("results").write_text("")
+    assert "expected a folder for results, found a file" in refused(capsys, "tiny")
+    Path("results").unlink()
+    Path("results").symlink_to("gone")
+    assert "a link to gone, which isn't there" in refused(capsys, "tiny")
+
+
+def test_a_folder_that_may_not_be_written_to_is_named(checkout, monkeypatch, capsys):
+    Path("results").mkdir()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "results: may not be written to" in refused(capsys, "tiny")

@@ -1,0 +1,153 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.__main__ import main
+from pipeline.artifacts.history import read
+from pipeline.artifacts.lock import hold
+from pipeline.operations import rerun
+from pipeline.operations.past_reports import keep_report, past_reports
+from pipeline.operations.studies import find_profile
+
+
+@pytest.fixture
+def snakemake(checkout, monkeypatch):
+    """A function that has a shell script stand in for snakemake."""
+    monkeypatch.setattr(rerun, "jobs_of", lambda _folder: [])
+
+    def stand_in(script):
+        monkeypatch.setattr(rerun, "command_of", lambda *_: ["sh", "-c", script])
+
+    return stand_in
+
+
+def line_of(capsys, code):
+    assert main(["rerun", "--study", "tiny", "--keep", "2"]) == code
+    (line,) = capsys.readouterr().out.splitlines()
+    return line
+
+
+def test_nothing_to_be_done_is_unchanged(snakemake, capsys):
+    snakemake("echo 'Nothing to be done (all requested files are present and up to date).'")
+    assert line_of(capsys, 0).startswith("rerun tiny: unchanged, nothing to be done")
+
+
+def test_a_rerun_tells_jobs_and_figures_remembers_them_and_keeps_the_report(snakemake, write, capsys):
+    write("solve/one")
+    report = write("report", kind="report")
+    changes = [{"verdict": "worse"}, {"verdict": "better"}]
+    report.with_name("metrics.json").write_text(json.dumps({"history": {"n_figures": 9, "changes": changes}}))
+    snakemake("echo '2 of 3 steps (66%) done'; echo '3 of 3 steps (100%) done'")
+    line = line_of(capsys, 0)
+    assert line.startswith("rerun tiny: rerun, 2 jobs in ")
+    assert "2 figures beyond the noise of past runs (1 worse); report results/tiny/report/index.html" in line
+    assert {entry.artefact for entry in read(Path("results"))} == {"solve/one", "report"}
+    assert len(past_reports(Path("results/tiny"))) == 1
+
+
+def test_a_failure_names_the_rule_the_reason_and_the_log_and_exits_1(snakemake, capsys):
+    snakemake("echo 'error: cuda was asked for'; echo 'Error in rule train:'; exit 1")
+    line = line_of(capsys, 1)
+    assert "failed after 0 s in train: cuda was asked for; log results/tiny/logs/rerun/" in line
+    assert "Error in rule train" in Path(line.rpartition("log ")[2]).read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--study", "gone"], "there is no config/gone.yaml"), (["--profile", "gone"], "no profile 'gone'")],
+)
+def test_bad_input_exits_2(checkout, arguments, words, capsys):
+    assert main(["rerun", "--study", "tiny", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_wrong_study_exits_2_and_starts_nothing(snakemake, checkout, capsys):
+    snakemake("touch started")
+    (checkout / "config" / "tiny.yaml").write_text("study: tiny\nseedz: [1]\n")
+    assert main(["rerun", "--study", "tiny"]) == 2
+    assert "did you mean 'seeds'" in capsys.readouterr().err
+    assert not (checkout / "started").exists()
+
+
+@pytest.mark.parametrize("lock", ["main", "rerun"])
+def test_a_held_lock_is_respected_and_its_holder_named(snakemake, checkout, lock, capsys):
+    snakemake("touch started")
+    with hold(checkout, name=lock):
+        assert f"process {os.getpid()} on " in line_of(capsys, 1)
+    assert not (checkout / "started").exists()
+
+
+def test_jobs_of_a_former_start_are_waited_for(snakemake, checkout, monkeypatch, capsys):
+    snakemake("touch started")
+    monkeypatch.setattr(rerun, "jobs_of", lambda _folder: ["17", "18"])
+    assert "Slurm still has jobs of this checkout (17, 18); nothing was started" in line_of(capsys, 1)
+    monkeypatch.setattr(rerun, "jobs_of", lambda _folder: [])
+    words = ["pipeline", "train", "--output", "x"]
+    job = subprocess.Popen([sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", *words],
+                           stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    with job:
+        job.stdout.readline()
+        assert f"still run here (processes {job.pid})" in line_of(capsys, 1)
+    assert not (checkout / "started").exists()
+    assert line_of(capsys, 0)
+
+
+def test_ending_a_rerun_ends_what_it_started(snakemake, checkout):
+    script = (
+        "from pipeline.operations import rerun\nfrom pathlib import Path\n"
+        "rerun._snakemake(['sh', '-c', 'echo $$ >child; exec sleep 60'], Path('log'), 1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script])
+    child = checkout / "child"
+    deadline = time.monotonic() + 30
+    while not (child.exists() and child.read_text().endswith("\n")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(child.read_text()), 0)
+
+
+def test_a_profile_says_where_and_none_means_all_cores_of_this_machine(checkout):
+    study = Path("config/tiny.yaml")
+    local = rerun.command_of(study, find_profile("local"), None)
+    assert local[-2:] == ["--cores", "all"]
+    cluster = rerun.command_of(study, find_profile("cluster"), None)
+    assert cluster[-2:] == ["--profile", "profiles/cluster"]
+    assert rerun.command_of(study, None, 3)[-2:] == ["--cores", "3"]
+
+
+def test_the_newest_reports_are_kept(checkout, write):
+    for day in range(1, 6):
+        write("report", kind="report", date=f"2026-01-0{day}T00:00:00+00:00", value=float(day))
+        keep_report(Path("results/tiny"), 3)
+    kept = past_reports(Path("results/tiny"))
+    assert [path.name[:8] for path in kept] == ["20260105", "20260104", "20260103"]
+    assert (kept[0] / "index.html").read_text() == "<html>5.0</html>"
+    assert keep_report(Path("results/tiny"), 0) is None
+    assert past_reports(Path("results/tiny")) == []
+
+
+def test_a_report_that_is_refused_leaves_the_former_page_among_the_past_ones(checkout, write):
+    report = write("report", kind="report")
+    copy = keep_report(Path("results/tiny"))
+    report.unlink()
+    (report.parent / "index.html").unlink()
+    assert keep_report(Path("results/tiny")) is None
+    assert (copy / "index.html").exists()
+
+
+def test_links_and_strange_dates_of_a_report_are_not_followed(checkout, write):
+    report = write("report", kind="report")
+    (report.parent / "link").symlink_to("/etc/passwd")
+    copy = keep_report(Path("results/tiny"))
+    assert not (copy / "link").exists()
+    write("report", kind="report", date="../../../escape")
+    assert keep_report(Path("results/tiny")) is None
