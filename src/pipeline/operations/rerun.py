@@ -12,8 +12,6 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -115,30 +113,30 @@ def local_jobs(checkout: Path) -> list[int]:
 def _snakemake(command: list[str], log: Path, keep: int) -> int:
     """Run it into a log; whoever ends this process ends it too."""
     environment = os.environ | {"PARSIMONY_PAST_REPORTS": str(keep)}
-    with log.open("w") as file, _ended_by_exception():
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment
-        )
-        try:
-            return process.wait()
-        except BaseException:
+    started: list[subprocess.Popen[bytes]] = []
+    asked: list[int] = []
+
+    def pass_on(signum: int, _frame: FrameType | None) -> None:
+        # No exception: it could come in the midst of the start, when nobody knows yet what to end.
+        asked.append(signum)
+        for process in started:
             process.terminate()
-            process.wait()
-            raise
 
-
-@contextmanager
-def _ended_by_exception() -> Iterator[None]:
-    """Turn SIGTERM into an exception while the block runs."""
-
-    def end(signum: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + signum)
-
-    former = signal.signal(signal.SIGTERM, end)
+    former = signal.signal(signal.SIGTERM, pass_on)
     try:
-        yield
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment
+            )
+        started.append(process)
+        if asked:
+            process.terminate()
+        code = process.wait()
     finally:
         signal.signal(signal.SIGTERM, former)
+    if asked:
+        raise SystemExit(128 + asked[0])
+    return code
 
 
 def jobs_in(log: str) -> str:
