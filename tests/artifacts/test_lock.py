@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from pipeline.artifacts.lock import LockedError, hold, holder, lock_file
+from pipeline.artifacts.lock import LockedError, hold, holder, killed_holder, lock_file
 
 HOLD = """
 import sys, time
 from pathlib import Path
 from pipeline.artifacts.lock import hold
-with hold(Path(sys.argv[1])):
+with hold(Path(sys.argv[1]), jobs="ours"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -41,7 +41,9 @@ def test_a_killed_holder_locks_nothing(other, tmp_path):
     other.wait()
     assert lock_file(tmp_path, "main").exists()
     assert holder(tmp_path) is None
-    with hold(tmp_path):
+    assert killed_holder(tmp_path).pid == other.pid
+    with hold(tmp_path) as former:
+        assert (former.pid, former.jobs) == (other.pid, "ours")
         assert holder(tmp_path).pid == os.getpid()
 
 
@@ -50,8 +52,9 @@ def test_a_lock_that_is_given_back_leaves_no_file(tmp_path):
         assert json.loads(lock_file(tmp_path, "main").read_text())["pid"] == os.getpid()
     assert not lock_file(tmp_path, "main").exists()
     assert holder(tmp_path) is None
-    with hold(tmp_path):
-        pass
+    assert killed_holder(tmp_path) is None
+    with hold(tmp_path) as former:
+        assert former is None
 
 
 def test_locks_of_different_names_do_not_exclude_each_other(tmp_path):

@@ -2,7 +2,8 @@
 
 
 onstart:
-    begin()
+    # The name of Slurm's jobs is made by its executor; others have none.
+    begin(jobs=getattr(workflow.scheduler._executor, "run_uuid", ""))
     look_back(STUDY.study, [*artefacts_of_the_study(), manifest("report")])
 
 

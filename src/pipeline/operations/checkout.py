@@ -13,14 +13,17 @@ from pipeline.runtime.software import record_software
 _turn = ExitStack()
 
 
-def begin() -> None:
+def begin(jobs: str = "") -> None:
     """Lock the folder that Snakemake works in, end what a killed main process left running, tell jobs their software.
 
     Exits with code 2, after a line with who holds it, when the folder is locked.
+
+    Args:
+        jobs: The name that this main process gives its jobs in Slurm's queue.
     """
     try:
-        _turn.enter_context(hold(Path.cwd()))
-        left = cancel(Path.cwd())
+        killed = _turn.enter_context(hold(Path.cwd(), jobs=jobs))
+        left = cancel(killed.jobs) if killed else []
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -2,16 +2,14 @@
 
 import logging
 import os
-import re
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
+from pipeline.artifacts.lock import killed_holder
 from pipeline.errors import PipelineError
 
-# What Snakemake's executor names its jobs: an identifier of its run, behind a prefix that a profile may choose.
-OF_SNAKEMAKE = re.compile(r"(?:.*_)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # What the clients say on a machine where they are installed and that belongs to no cluster.
 NO_CLUSTER = ("configuration source", "failed to fetch config")
 # Slurm gives a job KillWait seconds, usually 30, to end by itself; then a full queue may take its time.
@@ -23,41 +21,38 @@ class _NoSlurmError(PipelineError):
 
 
 def jobs_of(checkout: Path) -> list[str]:
-    """The ids of this user's Snakemake jobs in Slurm's queue, waiting or running, that work in this folder.
+    """The ids of the jobs in Slurm's queue that a killed main process of this checkout left, waiting or running."""
+    killed = killed_holder(checkout)
+    return jobs_named(killed.jobs) if killed else []
 
-    Where there is no Slurm there are none.
+
+def jobs_named(name: str) -> list[str]:
+    """The ids of this user's jobs of that name in Slurm's queue; where there is no Slurm there are none.
 
     Raises:
         PipelineError: If Slurm doesn't answer: nobody knows then.
     """
-    if shutil.which("squeue") is None:
+    if not name or shutil.which("squeue") is None:
         return []
     try:
-        listed = _call("squeue", "--me", "--noheader", "--format=%i %j %Z")
+        return _call("squeue", "--me", f"--name={name}", "--noheader", "--format=%i").split()
     except _NoSlurmError:
         return []
-    here = str(checkout.resolve())
-    jobs = []
-    for line in listed.splitlines():
-        job, name, folder = line.split(" ", 2)
-        if OF_SNAKEMAKE.fullmatch(name) and os.path.realpath(folder) == here:
-            jobs.append(job)
-    return jobs
 
 
-def cancel(checkout: Path) -> list[str]:
-    """End the Snakemake jobs that work in this folder, and wait until they are gone; return their ids.
+def cancel(name: str) -> list[str]:
+    """End the jobs of that name, and wait until they are gone; return their ids.
 
     A training writes a checkpoint first, and goes on from there when it is started again.
     """
-    jobs = jobs_of(checkout)
+    jobs = jobs_named(name)
     if jobs:
         _call("scancel", *jobs)
     deadline = time.monotonic() + SECONDS_TO_END
-    while left := jobs_of(checkout):
+    while left := jobs_named(name):
         if time.monotonic() > deadline:
             raise PipelineError(
-                f"{checkout}: Slurm's jobs {', '.join(left)} do not end; ask for help, or wait and run again"
+                f"Slurm's jobs {', '.join(left)} do not end; ask for help, or wait and run again"
             )
         time.sleep(1)
     return jobs
