@@ -10,7 +10,12 @@ from pipeline.operations.main_process import look_back
 from pipeline.runtime.code_digest import code_digest
 
 # Jobs find `python` and `mpiexec` beside the interpreter that runs Snakemake, activated environment or not.
-shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+# The live view sends what jobs say beside their logs elsewhere than to the terminal that it draws on.
+shell.prefix(
+    f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+    'tee() {{ if [ -n "${{PARSIMONY_SCREEN:-}}" ]; then command tee "$@" >"$PARSIMONY_SCREEN"; '
+    'else command tee "$@"; fi; }}; '
+)
 
 try:
     STUDY = load_study(config, default=Path(workflow.basedir) / "config" / "default.yaml")

@@ -1,0 +1,43 @@
+"""How long a study will still take."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+
+from pipeline.operations.live.state import Phase, Progress
+
+
+def seconds_left(progress: Progress, past: Mapping[str, float], now: float) -> float | None:
+    """Estimate the seconds until all jobs are done; None while nothing tells how long jobs take.
+
+    A job takes as long as the finished ones of its rule did, in this run or else in past ones; a rule that nobody has
+    seen finish, as long as all others on average. As many jobs run at a time as did so far on average.
+    """
+    known = dict(past) | {rule: fmean(seconds) for rule, seconds in progress.spent.items()}
+    if not known:
+        return None
+    usual = fmean(known.values())
+    running = progress.in_phase(Phase.RUNNING)
+    started = [job.rule for job in progress.jobs.values() if job.phase in (Phase.RUNNING, Phase.DONE)]
+    work = sum(
+        known.get(rule, usual) * max(n - started.count(rule), 0) for rule, n in progress.planned.items()
+    )
+    work += sum(max(known.get(job.rule, usual) - (now - job.since), 0.0) for job in running)
+    busy = sum(sum(seconds) for seconds in progress.spent.values()) + sum(now - job.since for job in running)
+    at_a_time = max(busy / max(now - progress.begin, 1.0), 1.0)
+    return work / at_a_time
+
+
+def past_seconds(snapshot: Path) -> dict[str, float]:
+    """What a job of each rule took in past runs, from the snapshot of the history; nothing where there is none."""
+    seconds: dict[str, list[float]] = {}
+    try:
+        for entry in json.loads(snapshot.read_text()):
+            if "job_seconds" in entry["figures"]:
+                seconds.setdefault(entry["artefact"].split("/")[0], []).append(
+                    entry["figures"]["job_seconds"]
+                )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return {rule: fmean(values) for rule, values in seconds.items()}

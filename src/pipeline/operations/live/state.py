@@ -1,0 +1,124 @@
+"""What is known of a study's jobs, event by event."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
+
+Stamp = tuple[int, int] | None
+
+
+class Phase(Enum):
+    """Where a job is. It waits between its submission and the first sign of life in its log."""
+
+    WAITING = auto()
+    RUNNING = auto()
+    DONE = auto()
+    FAILED = auto()
+
+
+@dataclass
+class Job:
+    """One job that was started.
+
+    Attributes:
+        log: Its log file, if it has one.
+        stamp: Size and time of the log at submission: any other is a sign of life. Clocks of nodes may differ, so no
+            time is compared with this machine's.
+        since: When it was submitted or began to run, on this machine's clock.
+    """
+
+    rule: str = ""
+    name: str = ""
+    log: Path | None = None
+    phase: Phase = Phase.RUNNING
+    stamp: Stamp = None
+    since: float = 0.0
+
+
+@dataclass
+class Progress:
+    """All jobs of a run.
+
+    Attributes:
+        begin: When the run began.
+        remote: Whether jobs go to a cluster.
+        planned: Jobs of each rule, in all.
+        spent: Seconds of every finished job of each rule.
+    """
+
+    begin: float
+    remote: bool = False
+    study: str = ""
+    planned: Counter[str] = field(default_factory=Counter)
+    jobs: dict[int, Job] = field(default_factory=dict)
+    spent: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """How many jobs there are in all."""
+        return sum(self.planned.values())
+
+    def count(self, phase: Phase) -> int:
+        """How many jobs are in a phase."""
+        return sum(job.phase is phase for job in self.jobs.values())
+
+    def in_phase(self, phase: Phase) -> list[Job]:
+        """The jobs in a phase, in the order of their start."""
+        return sorted((job for job in self.jobs.values() if job.phase is phase), key=lambda job: job.since)
+
+    def plan(self, counts: Mapping[str, int]) -> None:
+        """Learn how many jobs of each rule there are; "total" is none, nor is the rule that only asks for others."""
+        self.planned = Counter({rule: n for rule, n in counts.items() if rule not in ("total", "all")})
+
+    def start(self, ids: Sequence[int], now: float) -> None:
+        """Jobs were handed to the executor, maybe for another time."""
+        for number in ids:
+            job = self.jobs.setdefault(number, Job())
+            job.phase, job.since = Phase.WAITING if self.remote else Phase.RUNNING, now
+            job.stamp = stamp_of(job.log)
+
+    def describe(
+        self, number: int, rule: str, wildcards: Mapping[str, str], log: Sequence[str], *, local: bool
+    ) -> None:
+        """Learn what a job is."""
+        if rule == "all":
+            self.jobs.pop(number, None)
+            return
+        job = self.jobs.setdefault(number, Job())
+        self.study = wildcards.get("study", self.study)
+        job.rule = rule
+        job.name = " ".join(str(value) for key, value in wildcards.items() if key != "study")
+        job.log = Path(log[0]) if log else None
+        job.stamp = stamp_of(job.log)
+        if local:
+            job.phase = Phase.RUNNING
+
+    def finish(self, number: int, now: float) -> None:
+        """A job is done."""
+        job = self.jobs.get(number)
+        if job is not None and job.phase is not Phase.DONE:
+            job.phase = Phase.DONE
+            self.spent.setdefault(job.rule, []).append(now - job.since)
+
+    def fail(self, number: int) -> None:
+        """A job failed; it may be started again."""
+        if number in self.jobs:
+            self.jobs[number].phase = Phase.FAILED
+
+    def look(self, now: float) -> None:
+        """See which waiting jobs have written to their logs."""
+        for job in self.jobs.values():
+            if job.phase is Phase.WAITING and job.log is not None and stamp_of(job.log) != job.stamp:
+                job.phase, job.since = Phase.RUNNING, now
+
+
+def stamp_of(path: Path | None) -> Stamp:
+    """Size and time of a file; None if it isn't there."""
+    try:
+        status = os.stat(path) if path is not None else None
+    except OSError:
+        return None
+    return (status.st_size, status.st_mtime_ns) if status is not None else None

@@ -1,0 +1,213 @@
+"""The live view: what it makes of Snakemake's events, and that it is silent without a terminal."""
+
+import io
+import json
+import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console, Group
+from snakemake_interface_logger_plugins.common import LogEvent
+from snakemake_interface_logger_plugins.tests import MockOutputSettings
+
+from pipeline.operations.live.remaining import past_seconds, seconds_left
+from pipeline.operations.live.state import Phase, Progress
+from pipeline.operations.live.tail import last_lines, newest
+from pipeline.operations.live.view import draw
+from snakemake_logger_plugin_parsimony import SCREEN, LogHandler
+
+
+@pytest.fixture
+def progress(tmp_path):
+    """Five jobs: one done, one running with a log, one failed, two to come."""
+    log = tmp_path / "log.txt"
+    log.write_text("kfac, seed 0: 96/160 steps, 8.9 steps/s, 7 s left  loss 0.842\n")
+    progress = Progress(begin=0.0)
+    progress.plan({"dataset": 1, "train": 3, "solve": 1, "all": 1, "total": 6})
+    progress.start([1, 2, 3], 0.0)
+    progress.describe(1, "dataset", {"study": "s"}, [], local=False)
+    progress.describe(2, "train", {"study": "s", "run": "kfac", "seed": "0"}, [str(log)], local=False)
+    progress.describe(3, "solve", {"study": "s", "matrix": "m"}, [], local=False)
+    progress.finish(1, 4.0)
+    progress.fail(3)
+    return progress
+
+
+def drawn(progress, past=None, now=10.0, rows=20, width=100):
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    console.print(Group(*draw(progress, past or {}, now, rows)))
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def test_jobs_are_counted_and_running_ones_tell_what_they_said_last(progress):
+    head, bar, row = drawn(progress)
+    assert head.startswith("s  1 of 5 jobs done, 1 running, 1 failed  10 s, about ")
+    # Without colors, the part that is done: a fifth of the width.
+    assert bar == 20 * "━"
+    assert row.split() == [
+        "train", "kfac", "0", "10", "s", "96/160", "steps,", "8.9", "steps/s,", "7", "s", "left", "loss", "0.842",
+    ]  # fmt: skip
+
+
+def test_a_failed_job_that_is_started_again_is_running(progress):
+    progress.start([3], 10.0)
+    assert [job.rule for job in progress.in_phase(Phase.RUNNING)] == ["train", "solve"]
+    progress.finish(3, 12.0)
+    progress.finish(3, 13.0)
+    assert progress.spent["solve"] == [2.0]
+
+
+def test_a_job_on_a_cluster_waits_until_its_log_shows_life(tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text("of a former run")
+    os.utime(log, (2e9, 2e9))  # a node whose clock is ahead
+    progress = Progress(begin=0.0, remote=True)
+    progress.plan({"train": 1, "spec": 1})
+    progress.start([1, 2], 0.0)
+    progress.describe(1, "train", {}, [str(log)], local=False)
+    progress.describe(2, "spec", {}, [], local=True)
+    progress.look(5.0)
+    assert (progress.jobs[1].phase, progress.jobs[2].phase) == (Phase.WAITING, Phase.RUNNING)
+    assert drawn(progress)[-1] == "waiting: 1 train"
+    log.write_text("starts")
+    progress.look(7.0)
+    assert (progress.jobs[1].phase, progress.jobs[1].since) == (Phase.RUNNING, 7.0)
+
+
+def test_rows_beyond_the_terminal_are_counted(progress):
+    progress.start(range(10, 30), 5.0)
+    for number in range(10, 30):
+        progress.describe(number, "train", {"run": str(number)}, [], local=False)
+    lines = drawn(progress, rows=4)
+    assert len(lines) == 2 + 4 + 1
+    assert lines[-1] == "and 17 more"
+
+
+def test_time_left_follows_finished_jobs_and_how_many_run_at_a_time():
+    progress = Progress(begin=0.0)
+    progress.plan({"train": 10})
+    assert seconds_left(progress, {}, 0.0) is None
+    assert seconds_left(progress, {"train": 6.0}, 0.0) == 60.0
+    progress.start([1, 2], 0.0)
+    for number in (1, 2):
+        progress.describe(number, "train", {}, [], local=False)
+        progress.finish(number, 4.0)
+    # Eight more of four seconds each, two at a time.
+    assert seconds_left(progress, {"train": 6.0}, 4.0) == pytest.approx(16.0)
+
+
+def test_past_runs_tell_what_rules_take(tmp_path):
+    path = tmp_path / "s.json"
+    assert past_seconds(path) == {}
+    runs = [("solve/a", {"job_seconds": 2.0}), ("solve/b", {"job_seconds": 4.0}), ("x", {})]
+    path.write_text(json.dumps([{"artefact": artefact, "figures": figures} for artefact, figures in runs]))
+    assert past_seconds(path) == {"solve": 3.0}
+    path.write_text("[1]")
+    assert past_seconds(path) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b"", []),
+        (b"\n \n", []),
+        (b"one\ntwo\n\n", ["one", "two"]),
+        (b"old\rnew\n", ["new"]),
+        (b"\x1b[31mred\x07\n", ["[31mred"]),
+        (b"\xff\n", ["�"]),
+        (b"x" * 100_000 + b"\nend", ["x" * 8188, "end"]),
+    ],
+)
+def test_the_end_of_a_log_is_read_without_what_would_disturb_a_terminal(tmp_path, content, lines):
+    (tmp_path / "log").write_bytes(content)
+    assert last_lines(tmp_path / "log", 2) == lines
+
+
+def test_a_log_that_is_not_there_says_nothing(tmp_path):
+    assert newest(tmp_path / "gone") == newest(None) == ""
+
+
+def event(kind, level=logging.INFO, msg=None, **told):
+    record = logging.LogRecord("snakemake", level, "", 0, msg, (), None)
+    for key, value in {"event": kind, **told}.items():
+        setattr(record, key, value)
+    return record
+
+
+EVENTS = [
+    event(LogEvent.RUN_INFO, stats={"train": 2, "all": 1, "total": 3}),
+    event(LogEvent.JOB_STARTED, jobs=[1, 2]),
+    event(
+        LogEvent.JOB_INFO,
+        jobid=1,
+        rule_name="train",
+        wildcards={"study": "s", "run": "a"},
+        log=[],
+        local=False,
+    ),
+    event(
+        LogEvent.JOB_INFO,
+        jobid=2,
+        rule_name="train",
+        wildcards={"study": "s", "run": "b"},
+        log=[],
+        local=False,
+    ),
+    event(LogEvent.JOB_FINISHED, job_id=1),
+    event(LogEvent.JOB_ERROR, logging.ERROR, jobid=2, rule_name="train", log=["gone.txt"]),
+    event(LogEvent.PROGRESS, done=1, total=3),
+    event(LogEvent.ERROR, logging.ERROR, "something broke", exception="X"),
+    event(None, logging.WARNING, "[red]beware"),
+]
+
+
+def test_without_a_terminal_it_leaves_everything_to_snakemakes_own_lines(capsys):
+    handler = LogHandler(MockOutputSettings(), None)
+    assert not handler.writes_to_stream
+    for record in EVENTS:
+        handler.emit(record)
+    handler.close()
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == ""
+    assert SCREEN not in os.environ
+
+
+def test_on_a_terminal_every_event_is_drawn_and_errors_stay(monkeypatch):
+    """In a process of its own, with a pseudo-terminal for its standard error."""
+    script = (
+        "import sys, pathlib\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_live import EVENTS, LogHandler, MockOutputSettings, SCREEN\n"
+        "import os\n"
+        "asked = MockOutputSettings()\n"
+        "asked.printshellcmds = False\n"
+        "handler = LogHandler(asked, None)\n"
+        "assert handler.writes_to_stream\n"
+        "for record in EVENTS:\n"
+        "    handler.emit(record)\n"
+        "assert os.environ[SCREEN] == os.devnull\n"
+        "handler.close()\n"
+        "assert SCREEN not in os.environ\n"
+    )
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "30", "NO_COLOR": "1"}
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=theirs, env=environment)
+    os.close(theirs)
+    said = b""
+    try:
+        while part := os.read(ours, 4096):
+            said += part
+    except OSError:
+        pass  # what Linux answers once the other end is closed
+    os.close(ours)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode())
+    assert process.wait(timeout=60) == 0, text
+    assert "Error in rule train, job 2 (log gone.txt)" in text
+    assert "something broke" in text
+    assert "[red]beware" in text
+    assert "s  1 of 2 jobs done, 0 running, 1 failed" in text.splitlines()[-2]
