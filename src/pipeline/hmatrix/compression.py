@@ -182,12 +182,7 @@ def _compress(
         if reached <= tolerance:
             break
         shrink = max(0.3 * tolerance / reached, 1e-3)
-        sampling = Sampling(
-            sampling.budget * shrink**2,
-            2 * sampling.rows,
-            sampling.orthogonal or attempt > 0,
-            sampling.largest_box,
-        )
+        sampling = replace(sampling, budget=sampling.budget * shrink**2, rows=2 * sampling.rows)
     else:
         if reached > 2 * tolerance:
             raise ConvergenceError(
@@ -231,24 +226,35 @@ def exact_rows(
 
 
 def sampled_error(A: H2Matrix, *, seed: int, n_rows: int | None = None, n_vectors: int) -> float:
-    """Return the relative error of A X for normal X, in the Frobenius norm of sampled rows.
-
-    Rows are drawn one from each of equal parts of the tree order, so that no region goes without.
-    """
+    """Return the relative error of A X for normal X, in the Frobenius norm of sampled rows."""
     if A.kernel is None:
         raise ValueError("error_estimate needs exact entries, and this matrix was not built from a kernel")
-    n = A.shape[0]
     if 0 in A.shape:
         return 0.0
-    n_rows = min(n, n_rows or max(_CHECKED_ROWS, int(_CHECKED_ENTRIES / A.shape[1])))
     generator = np.random.default_rng(seed)
-    edges = np.arange(n_rows + 1, dtype=np.int64) * n // n_rows
-    chosen = generator.integers(edges[:-1], edges[1:]).astype(np.int32)
+    chosen = sampled_rows(A, generator, n_rows)
     X = generator.standard_normal((A.shape[1], n_vectors))
+    exact = exact_product(A, chosen, X)
+    found = (A @ X)[A.rows.permutation[chosen]]
+    norm = np.linalg.norm(exact)
+    return float(np.linalg.norm(found - exact) / norm) if norm > 0 else float(np.linalg.norm(found))
+
+
+def sampled_rows(A: H2Matrix, generator: np.random.Generator, n_rows: int | None = None) -> NDArray[np.int32]:
+    """Draw places of the tree order, one from each of equal parts, so that no region goes without."""
+    n = A.shape[0]
+    n_rows = min(n, n_rows or max(_CHECKED_ROWS, int(_CHECKED_ENTRIES / max(A.shape[1], 1))))
+    edges = np.arange(n_rows + 1, dtype=np.int64) * n // max(n_rows, 1)
+    return generator.integers(edges[:-1], edges[1:]).astype(np.int32)
+
+
+def exact_product(A: H2Matrix, chosen: NDArray[np.int32], X: NDArray[Any]) -> NDArray[Any]:
+    """Return rows, at places of the tree order, of the product of A's exact entries with X in the caller's order."""
+    assert A.kernel is not None
     kind = np.dtype(np.complex128 if A.kernel.is_complex else np.float64)
     in_tree_order = X[A.columns.permutation]
     matrix = kernel_matrix(A.kernel, A.rows, A.columns, A.correction)
-    n_parts = math.ceil(n_rows * A.shape[1] / _ENTRIES_AT_A_TIME)
+    n_parts = max(math.ceil(len(chosen) * A.shape[1] / _ENTRIES_AT_A_TIME), 1)
     exact = np.concatenate(
         [
             exact_rows(matrix, part, A.columns, kind) @ in_tree_order
@@ -257,6 +263,4 @@ def sampled_error(A: H2Matrix, *, seed: int, n_rows: int | None = None, n_vector
     )
     if A.diagonal_term is not None:
         exact = exact + A.diagonal_term[chosen, None] * in_tree_order[chosen]
-    found = (A @ X)[A.rows.permutation[chosen]]
-    norm = np.linalg.norm(exact)
-    return float(np.linalg.norm(found - exact) / norm) if norm > 0 else float(np.linalg.norm(found))
+    return np.asarray(exact)

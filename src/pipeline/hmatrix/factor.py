@@ -201,7 +201,7 @@ def factorize(A: H2Matrix, *, tolerance: float | None = None, kind: str = "auto"
         with one_blas_thread():
             levels, failure = eliminate(
                 matrix, A.rows.native, lists.near.start, lists.near.boxes, lists.far.start, lists.far.boxes, diagonal,
-                KINDS[kind], sampling.budget, sampling.rows, sampling.orthogonal, lists.first_far_level(A.rows),
+                KINDS[kind], sampling.budget, sampling.rows, lists.first_far_level(A.rows),
                 _DENSE_END,
             )  # fmt: skip
         if failure is None:

@@ -8,8 +8,8 @@ norm of what is lost, with unknowns weighted by how much of a white-noise vector
 The far field of a box enters through a sample of it: evenly chosen points of the far boxes of its own level, fewer of
 its ancestors', each weighted by the number of points that it stands for, and all points of large leaves near by. A
 second sample checks the result; where it loses more there, or the rank comes near the sample's size, more is sampled.
-The skeletons come from a pivoted Cholesky factorization of the sample's Gram matrix, or below its accuracy of
-about 1e-7 from a pivoted QR decomposition [1].
+The skeletons come from a pivoted Cholesky factorization of the sample's Gram matrix, and below its accuracy of
+about 1e-7 of the residual's; the decomposition is that of [1], at the price of products of matrices.
 
 References:
     [1] Cheng, Gimbutas, Martinsson, Rokhlin, "On the compression of low rank matrices", SISC 2005.
@@ -29,8 +29,6 @@ from pipeline.hmatrix import _native
 from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.cluster import ClusterTree, Ints
 
-_GRAM_FLOOR = 1e-7
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -39,19 +37,17 @@ class Sampling:
     Attributes:
         budget: Squared Frobenius norm that one box may lose.
         rows: Far points sampled at first; more where a check proves them too few.
-        orthogonal: QR instead of the Gram matrix.
         largest_box: Most unknowns that a box may bring to its compression.
     """
 
     budget: float
     rows: float
-    orthogonal: bool
     largest_box: int = 4000
 
     @classmethod
     def for_tolerance(cls, tolerance: float, norm: float, n_boxes: int, *, rows: float = 400.0) -> "Sampling":
         """Share an error of `tolerance` times `norm`, both Frobenius, among boxes and the two sides of a block."""
-        return cls((tolerance * norm) ** 2 / (2 * max(n_boxes, 1)), rows, tolerance < _GRAM_FLOOR)
+        return cls((tolerance * norm) ** 2 / (2 * max(n_boxes, 1)), rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +127,7 @@ def nested_basis(
     build = getattr(_native, f"build_basis_{computed.name}")
     rank, skeletons, order, values, seconds, largest = build(
         matrix, own.native, other.native, far.start, far.boxes, transposed, sampling.budget, sampling.rows,
-        sampling.orthogonal, sampling.largest_box,
+        sampling.largest_box,
     )  # fmt: skip
     if largest > sampling.largest_box:
         raise ConvergenceError(

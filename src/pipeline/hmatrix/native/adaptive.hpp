@@ -11,9 +11,8 @@
 namespace hmatrix {
 
 struct Accuracy {
-    double budget;    // squared Frobenius norm that the box may lose
-    double rows;      // far points sampled, at first
-    bool orthogonal;  // QR instead of the Gram matrix
+    double budget;  // squared Frobenius norm that the box may lose
+    double rows;    // far points sampled, at first
 };
 
 // Kept from box to box to spare allocations.
@@ -22,6 +21,21 @@ struct AdaptiveScratch {
     FarSample sample, check;
     std::vector<C> rows, kept, dropped;
 };
+
+inline double norm2(const double x) { return x * x; }
+inline double norm2(const Complex x) { return std::norm(x); }
+
+// Squared Frobenius norm of rows M (m, n), columns weighted by `scale`.
+template <class C>
+double squared_norm(const double* scale, const C* M, int m, int n) {
+    double total = 0;
+    for (int j = 0; j < n; ++j) {
+        double sum = 0;
+        for (int i = 0; i < m; ++i) sum += norm2(M[static_cast<int64_t>(j) * m + i]);
+        total += sum * (scale ? scale[j] * scale[j] : 1.0);
+    }
+    return total;
+}
 
 // Squared Frobenius norm of M[:, order[k:]] - M[:, order[:k]] T for rows M (m, n), columns weighted by `scale`.
 template <class C>
@@ -38,7 +52,7 @@ double lost(const Interpolation<C>& basis, const double* scale, const C* M, int 
     double total = 0;
     for (int j = 0; j < d; ++j) {
         double sum = 0;
-        for (int i = 0; i < m; ++i) sum += std::norm(scratch.dropped[static_cast<int64_t>(j) * m + i]);
+        for (int i = 0; i < m; ++i) sum += norm2(scratch.dropped[static_cast<int64_t>(j) * m + i]);
         total += sum * (scale ? scale[basis.order[k + j]] * scale[basis.order[k + j]] : 1.0);
     }
     return total;
@@ -56,6 +70,7 @@ Interpolation<C> adaptive_basis(FarSampler& sampler, int box, int n, const doubl
     constexpr double kCheck = 0.4;    // of the rows, for a check
     constexpr double kAllowed = 3;    // times the budget on fresh rows: those of the sample are fitted
     constexpr double kOversampled = 5;  // rows for each skeleton
+    constexpr double kRounding = 1e-28;  // of the squared norm: no basis does better
     const auto weighted = [&](const FarSample& sample, int way, double factor) {
         const int m = static_cast<int>(sample.points.size());
         scratch.rows.resize(static_cast<size_t>(m) * n);
@@ -70,10 +85,10 @@ Interpolation<C> adaptive_basis(FarSampler& sampler, int box, int n, const doubl
     double wanted = accuracy.rows, factor = 1, total = 0;
     int seen = 0;
     sampler.sample(box, wanted, 0, scratch.sample);
-    Rows<C> rows(n, accuracy.orthogonal);
+    Rows<C> rows(n);
     for (int round = 1;; ++round) {
         if (scratch.sample.complete) {
-            rows = Rows<C>(n, accuracy.orthogonal);
+            rows = Rows<C>(n);
             factor = 1, total = 0, seen = 0;
         }
         for (int way = 0; way < ways; ++way) {
@@ -86,12 +101,13 @@ Interpolation<C> adaptive_basis(FarSampler& sampler, int box, int n, const doubl
         if (scratch.sample.complete || basis.rank == n) return basis;
         if (kOversampled * basis.rank < seen) {
             sampler.sample(box, kCheck * wanted, round, scratch.check);
-            double off = 0;
+            double off = 0, all = 0;
             for (int way = 0; way < ways; ++way) {
                 const int m = weighted(scratch.check, way, 1.0);
+                all += squared_norm(scale, scratch.rows.data(), m, n);
                 off += lost(basis, scale, scratch.rows.data(), m, n, scratch);
             }
-            if (off <= kAllowed * accuracy.budget) return basis;
+            if (off <= std::max(kAllowed * accuracy.budget, kRounding * all)) return basis;
         }
         wanted *= 2, factor *= 2;
         sampler.sample(box, wanted, round, scratch.sample);

@@ -25,7 +25,7 @@ nb::tuple build_basis(const KernelMatrix& matrix, const Tree& own, const Tree& o
     // How much of x a skeleton carries: energy[i]^2 is the variance of its coefficient for white noise x.
     std::vector<std::vector<double>> energy(n_boxes);
     std::vector<double> seconds(own.levels(), 0.0);
-    const Accuracy accuracy{options.budget, options.rows, options.orthogonal};
+    const Accuracy accuracy{options.budget, options.rows};
     AdaptiveScratch<C> scratch;
     FarSampler sampler(own, other, far);
     int largest = 0;

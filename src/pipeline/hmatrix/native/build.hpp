@@ -10,7 +10,6 @@ struct BasisOptions {
     bool transposed;  // basis of the rows (targets) rather than of the columns (sources)
     double budget;    // squared Frobenius norm that one box may lose
     double rows;      // far points sampled for a box, at first
-    bool orthogonal;  // QR instead of the Gram matrix
     int largest_box;  // gives up when a box has more unknowns
 };
 

@@ -90,7 +90,7 @@ class Eliminator {
             }
             return m;
         };
-        const Accuracy accuracy{options_.budget, options_.rows, options_.orthogonal};
+        const Accuracy accuracy{options_.budget, options_.rows};
         return adaptive_basis(sampler_, b, n, nullptr, accuracy, ways, scratch_, evaluate, add_touched);
     }
 

@@ -13,7 +13,6 @@ struct EliminationOptions {
     Kind kind;
     double budget;    // squared Frobenius norm that one box may lose
     double rows;      // far points sampled for a box, at first
-    bool orthogonal;  // QR instead of the Gram matrix
     int first_level;  // the uppermost level with far pairs; above it everything is dense
     int stop;         // unknowns that are left to one dense factorization
 };

@@ -13,57 +13,19 @@ inline Complex conjugate(Complex x) { return std::conj(x); }
 inline double square(double x) { return x * x; }
 inline double square(Complex x) { return std::norm(x); }
 
-}  // namespace
+// Below these shares of the trace a Gram matrix is rounding, and M itself is.
+constexpr double kGramFloor = 4e-15, kFloor = 1e-30;
 
+// Moves pivots of G (n, n) to the front of `order`, until what is left of its trace is at most `enough`.
+// L (n, rank), column-major, gets the factor, rows in the order of the pivots.
 template <class C>
-void Rows<C>::add(const C* rows, int m) {
-    if (m == 0 || n_ == 0) return;
-    if (!orthogonal_) {
-        add_gram(n_, m, rows, m, gram_.data(), n_);
-        return;
-    }
-    for (int i = 0; i < m; ++i)
-        for (int j = 0; j < n_; ++j) kept_.push_back(rows[static_cast<int64_t>(j) * m + i]);
-    count_ += m;
-    if (count_ > 8 * n_ + 256) reduce();
-}
-
-// Replaces the kept rows by the triangular factor of their QR decomposition.
-template <class C>
-void Rows<C>::reduce() {
-    int m = count_, n = n_, info = 0, size = 64 * std::max(n, 1);
-    if (m == 0 || n == 0) return;
-    std::vector<C> columns(static_cast<size_t>(m) * n), tau(std::min(m, n)), work(size);
-    for (int i = 0; i < m; ++i)
-        for (int j = 0; j < n; ++j) columns[static_cast<int64_t>(j) * m + i] = kept_[static_cast<int64_t>(i) * n + j];
-    routines<C>().geqrf(&m, &n, columns.data(), &m, tau.data(), work.data(), &size, &info);
-    count_ = std::min(m, n);
-    kept_.assign(static_cast<size_t>(count_) * n, C(0));
-    for (int i = 0; i < count_; ++i)
-        for (int j = i; j < n; ++j) kept_[static_cast<int64_t>(i) * n + j] = columns[static_cast<int64_t>(j) * m + i];
-}
-
-// Cholesky with diagonal pivoting, stopped by the trace of what is left, which is the squared residual.
-template <class C>
-Interpolation<C> Rows<C>::by_gram(double budget, const double* scale) {
-    const int n = n_;
-    for (int j = 0; j < n; ++j)
-        for (int i = j + 1; i < n; ++i)
-            gram_[static_cast<int64_t>(i) * n + j] = conjugate(gram_[static_cast<int64_t>(j) * n + i]);
-    std::vector<double> weight(n, 1.0), left(n);
-    if (scale) std::copy_n(scale, n, weight.data());
-    std::vector<C> L(static_cast<size_t>(n) * n), row(n);  // (n, k), column-major, rows in pivoted order
-    Interpolation<C> result;
-    result.order.resize(n);
-    std::iota(result.order.begin(), result.order.end(), 0);
-    auto& order = result.order;
-    double trace = 0;
-    for (int j = 0; j < n; ++j) {
-        left[j] = std::real(gram_[static_cast<int64_t>(j) * n + j]) * weight[j] * weight[j];
-        trace += left[j];
-    }
-    // Below this the remaining trace is rounding of the Gram matrix, and pivots are noise.
-    const double floor = 2e-15 * trace;
+int pivoted_cholesky(int n, const C* G, double enough, std::vector<int>& order, std::vector<C>& L) {
+    L.assign(static_cast<size_t>(n) * n, C(0));
+    order.resize(n);
+    std::iota(order.begin(), order.end(), 0);
+    std::vector<double> left(n);
+    for (int j = 0; j < n; ++j) left[j] = std::real(G[static_cast<int64_t>(j) * n + j]);
+    std::vector<C> row(n);
     int k = 0;
     for (; k < n; ++k) {
         double rest = 0;
@@ -72,15 +34,14 @@ Interpolation<C> Rows<C>::by_gram(double budget, const double* scale) {
             rest += left[i];
             if (left[i] > left[pivot]) pivot = i;
         }
-        if (rest <= std::max(budget, floor) || left[pivot] <= 0) break;
+        if (rest <= enough || left[pivot] <= 0) break;
         std::swap(order[k], order[pivot]);
         std::swap(left[k], left[pivot]);
         for (int c = 0; c < k; ++c)
             std::swap(L[static_cast<int64_t>(c) * n + k], L[static_cast<int64_t>(c) * n + pivot]);
         C* column = L.data() + static_cast<int64_t>(k) * n;
-        const C* source = gram_.data() + static_cast<int64_t>(order[k]) * n;
-        const double w = weight[order[k]];
-        for (int i = k; i < n; ++i) column[i] = source[order[i]] * (w * weight[order[i]]);
+        const C* source = G + static_cast<int64_t>(order[k]) * n;
+        for (int i = k; i < n; ++i) column[i] = source[order[i]];
         for (int c = 0; c < k; ++c) row[c] = conjugate(L[static_cast<int64_t>(c) * n + k]);
         gemv<C>('N', n - k, k, C(-1), L.data() + k, n, row.data(), C(1), column + k);
         const double root = std::sqrt(std::max(std::real(column[k]), left[k] * 1e-3));
@@ -88,86 +49,105 @@ Interpolation<C> Rows<C>::by_gram(double budget, const double* scale) {
         column[k] = root;
         for (int i = k + 1; i < n; ++i) left[i] = std::max(left[i] - square(column[i]), 0.0);
     }
-    result.rank = k;
-    const int rest = n - k;
-    result.T.resize(static_cast<size_t>(k) * rest);
-    // (L2 L1^-1)^H = T of the scaled columns
-    std::vector<C> B(static_cast<size_t>(rest) * k);
-    for (int c = 0; c < k; ++c)
-        std::copy_n(L.data() + static_cast<int64_t>(c) * n + k, rest, B.data() + static_cast<int64_t>(c) * rest);
-    trsm<C>('R', 'L', 'N', 'N', rest, k, L.data(), n, B.data(), rest);
-    for (int c = 0; c < k; ++c)
-        for (int i = 0; i < rest; ++i)
-            result.T[static_cast<int64_t>(c) * rest + i] =
-                conjugate(B[static_cast<int64_t>(c) * rest + i]) * (weight[order[c]] / weight[order[k + i]]);
-    return result;
+    return k;
 }
 
-// Householder QR with column pivoting; norms are recomputed, so that no digits are lost.
 template <class C>
-Interpolation<C> Rows<C>::by_qr(double budget, const double* scale) {
-    reduce();
-    const int n = n_, m = count_;
+void fill_upper(int n, C* G) {
+    for (int j = 0; j < n; ++j)
+        for (int i = j + 1; i < n; ++i) G[static_cast<int64_t>(i) * n + j] = conjugate(G[static_cast<int64_t>(j) * n + i]);
+}
+
+template <class C>
+double trace(int n, const C* G) {
+    double sum = 0;
+    for (int j = 0; j < n; ++j) sum += std::real(G[static_cast<int64_t>(j) * n + j]);
+    return sum;
+}
+
+}  // namespace
+
+template <class C>
+void Rows<C>::add(const C* rows, int m) {
+    if (m == 0 || n_ == 0) return;
+    add_gram(n_, m, rows, m, gram_.data(), n_);
+    portions_.push_back({m, std::vector<C>(rows, rows + static_cast<size_t>(m) * n_)});
+}
+
+template <class C>
+Interpolation<C> Rows<C>::interpolate(double budget, const double* scale) const {
+    const int n = n_;
     std::vector<double> weight(n, 1.0);
     if (scale) std::copy_n(scale, n, weight.data());
-    std::vector<C> R(static_cast<size_t>(m) * n), v(m);
-    for (int i = 0; i < m; ++i)
-        for (int j = 0; j < n; ++j)
-            R[static_cast<int64_t>(j) * m + i] = kept_[static_cast<int64_t>(i) * n + j] * weight[j];
     Interpolation<C> result;
-    result.order.resize(n);
-    std::iota(result.order.begin(), result.order.end(), 0);
-    double first = 0;
-    int k = 0;
-    for (; k < std::min(m, n); ++k) {
-        double rest = 0, best = -1;
-        int pivot = k;
-        for (int j = k; j < n; ++j) {
-            double norm = 0;
-            for (int i = k; i < m; ++i) norm += square(R[static_cast<int64_t>(j) * m + i]);
-            rest += norm;
-            if (norm > best) best = norm, pivot = j;
+    auto& order = result.order;
+    order.resize(n);
+    std::iota(order.begin(), order.end(), 0);
+
+    // T (k, d), column-major, and the residual's Gram matrix G (d, d), both of the weighted columns.
+    std::vector<C> G = gram_, T, L, chosen, others, merged;
+    fill_upper(n, G.data());
+    for (int j = 0; j < n; ++j)
+        for (int i = 0; i < n; ++i) G[static_cast<int64_t>(j) * n + i] *= weight[i] * weight[j];
+    const double all = trace(n, G.data());
+    std::vector<int> pivots;
+    int k = 0, d = n;
+    for (;;) {
+        const double rest = trace(d, G.data()), enough = std::max(budget, kFloor * all);
+        if (rest <= enough) break;
+        const int added = pivoted_cholesky(d, G.data(), std::max(enough, kGramFloor * rest), pivots, L);
+        if (added == 0) break;
+        const int left = d - added;
+        // U (added, left) = (L2 L1^-1)^H expresses what is left of the residual through its pivots.
+        std::vector<C> B(static_cast<size_t>(left) * added), U(B.size());
+        for (int c = 0; c < added; ++c)
+            std::copy_n(L.data() + static_cast<int64_t>(c) * d + added, left, B.data() + static_cast<int64_t>(c) * left);
+        trsm<C>('R', 'L', 'N', 'N', left, added, L.data(), d, B.data(), left);
+        for (int c = 0; c < added; ++c)
+            for (int j = 0; j < left; ++j)
+                U[static_cast<int64_t>(j) * added + c] = conjugate(B[static_cast<int64_t>(c) * left + j]);
+        // M_D - M_S T_D ~ (M_P - M_S T_P) U, so that T becomes [T_D - T_P U; U].
+        merged.assign(static_cast<size_t>(k + added) * left, C(0));
+        chosen.resize(static_cast<size_t>(k) * added);
+        for (int c = 0; c < added; ++c)
+            std::copy_n(T.data() + static_cast<int64_t>(pivots[c]) * k, k, chosen.data() + static_cast<int64_t>(c) * k);
+        for (int j = 0; j < left; ++j) {
+            C* column = merged.data() + static_cast<int64_t>(j) * (k + added);
+            std::copy_n(T.data() + static_cast<int64_t>(pivots[added + j]) * k, k, column);
+            std::copy_n(U.data() + static_cast<int64_t>(j) * added, added, column + k);
         }
-        if (k == 0) first = rest;
-        if (rest <= std::max(budget, 1e-31 * first)) break;
-        if (pivot != k) {
-            std::swap_ranges(R.begin() + static_cast<int64_t>(k) * m, R.begin() + static_cast<int64_t>(k + 1) * m,
-                             R.begin() + static_cast<int64_t>(pivot) * m);
-            std::swap(result.order[k], result.order[pivot]);
+        gemm<C>('N', 'N', k, left, added, C(-1), chosen.data(), k, U.data(), added, C(1), merged.data(), k + added);
+        T.swap(merged);
+        std::vector<int> reordered(d);
+        for (int i = 0; i < d; ++i) reordered[i] = order[k + pivots[i]];
+        std::copy(reordered.begin(), reordered.end(), order.begin() + k);
+        k += added, d = left;
+        if (d == 0 || enough >= kGramFloor * rest) break;
+
+        G.assign(static_cast<size_t>(d) * d, C(0));
+        for (const Portion& portion : portions_) {
+            const int m = portion.m;
+            const auto gather = [&](int first, int count, std::vector<C>& to) {
+                to.resize(static_cast<size_t>(m) * count);
+                for (int j = 0; j < count; ++j) {
+                    const C* from = portion.values.data() + static_cast<int64_t>(order[first + j]) * m;
+                    for (int i = 0; i < m; ++i) to[static_cast<int64_t>(j) * m + i] = from[i] * weight[order[first + j]];
+                }
+            };
+            gather(0, k, chosen);
+            gather(k, d, others);
+            gemm<C>('N', 'N', m, d, k, C(-1), chosen.data(), m, T.data(), k, C(1), others.data(), m);
+            add_gram(d, m, others.data(), m, G.data(), d);
         }
-        C* column = R.data() + static_cast<int64_t>(k) * m;
-        const double norm = std::sqrt(best);
-        const double size = std::abs(column[k]);
-        const C phase = size > 0 ? column[k] / size : C(1);
-        double length = 0;
-        for (int i = k; i < m; ++i) v[i] = column[i];
-        v[k] += phase * norm;
-        for (int i = k; i < m; ++i) length += square(v[i]);
-        for (int j = k; j < n; ++j) {
-            C* other = R.data() + static_cast<int64_t>(j) * m;
-            C sum(0);
-            for (int i = k; i < m; ++i) sum += conjugate(v[i]) * other[i];
-            sum *= 2 / length;
-            for (int i = k; i < m; ++i) other[i] -= v[i] * sum;
-        }
+        fill_upper(d, G.data());
     }
     result.rank = k;
-    const int rest = n - k;
-    std::vector<C> B(static_cast<size_t>(k) * rest);
-    for (int j = 0; j < rest; ++j)
-        std::copy_n(R.data() + static_cast<int64_t>(k + j) * m, k, B.data() + static_cast<int64_t>(j) * k);
-    if (k > 0) trsm<C>('L', 'U', 'N', 'N', k, rest, R.data(), m, B.data(), k);
-    result.T.resize(B.size());
+    result.T.resize(static_cast<size_t>(k) * d);
     for (int c = 0; c < k; ++c)
-        for (int i = 0; i < rest; ++i)
-            result.T[static_cast<int64_t>(c) * rest + i] =
-                B[static_cast<int64_t>(i) * k + c] * (weight[result.order[c]] / weight[result.order[k + i]]);
+        for (int j = 0; j < d; ++j)
+            result.T[static_cast<int64_t>(c) * d + j] =
+                T[static_cast<int64_t>(j) * k + c] * (weight[order[c]] / weight[order[k + j]]);
     return result;
-}
-
-template <class C>
-Interpolation<C> Rows<C>::interpolate(double budget, const double* scale) {
-    return orthogonal_ ? by_qr(budget, scale) : by_gram(budget, scale);
 }
 
 template class Rows<double>;

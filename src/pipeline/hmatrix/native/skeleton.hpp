@@ -15,32 +15,33 @@ struct Interpolation {
     std::vector<C> T;        // (rank, n - rank), row-major
 };
 
-// Rows of a matrix M (any number, n), seen in portions and never held together.
+// Rows of a matrix M (any number, n), seen in portions.
 //
-// By default only the Gram matrix M^H M is kept: cheap, and exact down to a relative residual of about 1e-7.
-// `orthogonal` keeps the triangular factor of M instead, for tolerances below that.
+// Skeletons are the pivots of a Cholesky factorization of the Gram matrix M^H M: products of large matrices, where a QR
+// decomposition of M would go column by column. The Gram matrix knows the squared residual to about 1e-15 of its trace
+// only; where less is asked for, the residual is formed explicitly, and its own Gram matrix carries on: each stage gains
+// as many digits again, down to those of M itself.
 template <class C>
 class Rows {
   public:
-    Rows(int n, bool orthogonal) : n_(n), orthogonal_(orthogonal), gram_(static_cast<size_t>(n) * n) {}
+    explicit Rows(int n) : n_(n), gram_(static_cast<size_t>(n) * n) {}
 
     // Adds rows (m, n), column-major with leading dimension m.
     void add(const C* rows, int m);
 
     // Chooses skeletons until the squared Frobenius norm of what is left is at most `budget`.
     // Column j counts with weight `scale[j]` (none: 1).
-    Interpolation<C> interpolate(double budget, const double* scale);
+    Interpolation<C> interpolate(double budget, const double* scale) const;
 
   private:
-    void reduce();
-    Interpolation<C> by_gram(double budget, const double* scale);
-    Interpolation<C> by_qr(double budget, const double* scale);
+    struct Portion {
+        int m;
+        std::vector<C> values;  // (m, n), column-major
+    };
 
     int n_;
-    bool orthogonal_;
-    std::vector<C> gram_;
-    std::vector<C> kept_;  // (count_, n), row-major, in the orthogonal way
-    int count_ = 0;
+    std::vector<C> gram_;  // lower triangle
+    std::vector<Portion> portions_;
 };
 
 }  // namespace hmatrix
