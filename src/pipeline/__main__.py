@@ -26,6 +26,9 @@ INPUTS = {
     "network": "manifest of a converted network",
     "points": "manifest of the matrix's points",
     "operator": "manifest of the compressed matrix",
+    "onnx": "a network of your own, instead of a study's",
+    "inputs": "samples of your own, .npy of shape (n, channels, rows, columns)",
+    "labels": "their classes, .npy of shape (n,)",
 }
 
 
@@ -35,10 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="STAGE")
 
-    def stage(name: str, help: str, *inputs: str) -> argparse.ArgumentParser:
+    def stage(name: str, help: str, *inputs: str, optional: tuple[str, ...] = ()) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help, description=help)
-        for option in inputs:
-            command.add_argument(f"--{option}", type=Path, required=True, metavar="FILE", help=INPUTS[option])
+        for option in (*inputs, *optional):
+            command.add_argument(
+                f"--{option}", type=Path, required=option in inputs, metavar="FILE", help=INPUTS[option]
+            )
         command.add_argument(
             "--output", type=Path, required=True, metavar="MANIFEST", help="manifest to write"
         )
@@ -60,8 +65,20 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--processes", type=int, metavar="N", help="refuse to run with another number of processes"
     )
-    stage("convert", "Convert a trained network to half precision.", "weights", "dataset")
-    stage("time_layers", "Time a converted network layer by layer.", "spec", "network", "dataset")
+    convert = stage(
+        "convert",
+        "Convert a trained network to half precision.",
+        optional=("weights", "dataset", "onnx", "inputs", "labels"),
+    )
+    convert.add_argument(
+        "--budget-points", type=float, default=0.1, metavar="POINTS", help="accuracy that it may cost"
+    )
+    stage(
+        "time_layers",
+        "Time a converted network layer by layer.",
+        "network",
+        optional=("spec", "dataset", "inputs", "labels"),
+    )
     stage("points", "Make the points of a matrix.", "spec")
     stage(
         "embeddings", "Make the points of a matrix from a network's features.", "spec", "network", "dataset"

@@ -13,7 +13,7 @@ ROOFS = Roofs(
 
 
 def side(flops, n_bytes, conversions, slower=1.2):
-    work = Work(flops, n_bytes, conversions)
+    work = Work(flops, n_bytes, 0, conversions)
     limit = bound(work, ROOFS)
     return Side(work, limit, slower * limit.seconds)
 

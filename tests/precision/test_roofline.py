@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from pipeline.precision.roofline import Roofs, Work, bound, cache_sizes, measure_roofs
@@ -14,12 +16,12 @@ ROOFS = Roofs(
 @pytest.mark.parametrize(
     ("work", "seconds", "term", "level"),
     [
-        (Work(1e9, 1000, 0), 1e-2, "compute", "L1"),
-        (Work(0, 32_000, 0), 8e-8, "L1", "L1"),
-        (Work(10, 32_001, 0), 32_001 / 200e9, "L2", "L2"),
-        (Work(1e6, 16_000_000, 0), 1.6e-4, "L3", "L3"),
-        (Work(1e6, 100_000_000, 0), 4e-3, "DRAM", "DRAM"),
-        (Work(1000, 20_000, 1e6), 2e-5, "conversion", "L1"),
+        (Work(1e9, 600, 400, 0), 1e-2, "compute", "L1"),
+        (Work(0, 30_000, 2_000, 0), 8e-8, "L1", "L1"),
+        (Work(10, 30_001, 2_000, 0), 32_001 / 200e9, "L2", "L2"),
+        (Work(1e6, 15_000_000, 1_000_000, 0), 1.6e-4, "L3", "L3"),
+        (Work(1e6, 0, 100_000_000, 0), 4e-3, "DRAM", "DRAM"),
+        (Work(1000, 10_000, 10_000, 1e6), 2e-5, "conversion", "L1"),
     ],
 )
 def test_the_binding_term_is_the_slowest(work, seconds, term, level):
@@ -29,14 +31,39 @@ def test_the_binding_term_is_the_slowest(work, seconds, term, level):
 
 
 def test_half_the_bytes_gain_more_than_two_where_they_fit_a_nearer_cache():
-    single, half = bound(Work(0, 20e6, 0), ROOFS), bound(Work(0, 10e6, 0), ROOFS)
+    single, half = bound(Work(0, 20e6, 0, 0), ROOFS), bound(Work(0, 10e6, 0, 0), ROOFS)
     assert (single.level, half.level) == ("DRAM", "L3")
     assert single.seconds / half.seconds == pytest.approx(8)
 
 
 def test_cold_data_come_from_memory():
-    found = bound(Work(0, 1000, 0), ROOFS, cold=True)
+    found = bound(Work(0, 600, 400, 0), ROOFS, mode="cold")
     assert (found.term, found.level, found.seconds) == ("DRAM", "DRAM", pytest.approx(4e-8))
+
+
+def test_in_a_network_weights_lie_where_all_weights_fit_and_activations_near():
+    found = bound(Work(0, 400_000, 16_000, 0), ROOFS, mode="network", resident=50e6)
+    assert found.traffic == {"DRAM": 400_000, "L1": 16_000}
+    assert found.seconds == pytest.approx(400_000 / 25e9 + 16_000 / 400e9)
+    assert (found.term, found.level) == ("DRAM", "DRAM")
+    # A network that is no larger than its only layer is the warm case.
+    alone = bound(Work(0, 400_000, 16_000, 0), ROOFS, mode="network", resident=416_000)
+    assert alone.traffic == {"L2": 400_000, "L1": 16_000}
+
+
+def test_a_workspace_is_written_and_read_again():
+    found = bound(Work(0, 0, 10_000, 0, workspace_bytes=10_000), ROOFS)
+    assert found.traffic == {"L1": 30_000}
+
+
+def test_the_prediction_takes_the_rate_that_the_routine_attains_and_never_beats_the_bound():
+    roofs = replace(ROOFS, rates={"winograd4 fp16": 50.0, "direct fp16": 1000.0}, call_seconds=1e-6)
+    slow = bound(Work(1e6, 100, 100, 0, routine="winograd4 fp16"), roofs)
+    assert slow.predicted == pytest.approx(1e6 / 50e9 + 1e-6)
+    assert slow.seconds == pytest.approx(1e6 / 100e9)
+    for routine in ("direct fp16", "unknown"):
+        found = bound(Work(1e6, 100, 100, 0, routine=routine), roofs)
+        assert found.predicted == pytest.approx(found.seconds + 1e-6)
 
 
 def test_roofs_survive_a_dictionary():

@@ -203,31 +203,6 @@ def test_a_kernel_larger_than_the_padded_image_is_refused():
         )  # fmt: skip
 
 
-def layer_of(n_inputs, n_outputs, *, half_input=False, half_output=False):
-    weight = torch.eye(n_outputs, n_inputs)
-    zeros = torch.zeros(n_outputs)
-    return _native.linear("portable", weight, torch.ones(n_outputs), zeros, False, half_input, half_output)
-
-
-def test_a_chain_passes_results_on_in_their_own_storage(generator):
-    chain = _native.Chain([layer_of(4, 3, half_output=True), layer_of(3, 2, half_input=True)], 5)
-    x = torch.randn(5, 4, generator=generator)
-    y = torch.empty(5, 2)
-    chain.run(x, y)
-    assert torch.equal(y, x[:, :2].half().float())
-
-
-def test_a_chain_refuses_layers_that_do_not_fit_and_batches_beyond_its_buffers():
-    with pytest.raises(ValueError, match="layer 1 of the chain does not take what layer 0 gives"):
-        _native.Chain([layer_of(4, 3), layer_of(2, 2)], 5)
-    with pytest.raises(ValueError, match="layer 1 of the chain"):
-        _native.Chain([layer_of(4, 3, half_output=True), layer_of(3, 2)], 5)
-    with pytest.raises(ValueError, match="a batch of 6 for a chain that takes 5"):
-        _native.Chain([layer_of(4, 3)], 5).run(torch.zeros(6, 4), torch.empty(6, 3))
-    with pytest.raises(ValueError, match="has layers"):
-        _native.Chain([], 5)
-
-
 @pytest.mark.parametrize("batch", [1, 2, 70])
 def test_conversions_count_every_number_that_is_widened_or_narrowed(instruction_set, batch):
     weight = torch.ones(16, 8)

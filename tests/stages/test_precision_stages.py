@@ -27,8 +27,8 @@ def test_every_layer_is_timed_at_every_batch_size_with_a_reason(trained):
     layers = [
         layer["name"] for layer in Artifact.open(trained.manifest("convert"), "half_network").json("layers")
     ]
-    assert [(row["layer"], row["batch"]) for row in sorted(timings, key=lambda row: row["batch"])] == [
-        (layer, batch) for batch in (1, 3) for layer in layers
+    assert [(row["layer"], row["batch"], row["mode"]) for row in timings] == [
+        (layer, batch, mode) for batch in (1, 3) for mode in ("network", "warm", "cold") for layer in layers
     ]
     for row in timings:
         assert row["seconds_fp32"] > 0

@@ -12,11 +12,12 @@ rule convert:
         mem_mb=2000,
     params:
         code=code_digest("pipeline.stages.convert"),
+        points=STUDY.precision.budget_points,
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
         python -m pipeline convert --code {params.code} --weights {input.weights:q} \
-            --dataset {input.dataset:q} --output {output.manifest:q}
+            --dataset {input.dataset:q} --budget-points {params.points} --output {output.manifest:q}
         """
 
 

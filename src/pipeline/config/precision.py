@@ -1,10 +1,12 @@
-"""Half-precision inference: which networks, timed how."""
+"""Half-precision inference: which networks, at what cost, timed how."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pipeline.config.section import Name, Section
+
+Mode = Literal["warm", "cold", "network"]
 
 
 class Precision(Section):
@@ -13,8 +15,21 @@ class Precision(Section):
     runs: tuple[Name, ...] = Field(
         (), description="Training runs whose network (first seed) is converted and timed."
     )
+    budget_points: Annotated[float, Field(ge=0, le=100)] = Field(
+        0.1, description="Accuracy on validation images that half precision may cost, in percentage points."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="Where layers are timed besides the CPU: auto (a GPU where there is one), cpu (nowhere), cuda.",
+    )
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(
         (1, 64), min_length=1, description="Batch sizes at which layers are timed."
+    )
+    modes: tuple[Mode, ...] = Field(
+        ("network", "warm", "cold"),
+        min_length=1,
+        description="What ran before a timed layer: the network's other layers, the same layer, a sweep of the caches. "
+        "The report's bars are those of the first.",
     )
     min_samples: Annotated[int, Field(ge=5, le=10**6)] = Field(
         60, description="Timed repetitions of each layer."

@@ -1,42 +1,76 @@
-"""What `native/module.cpp` offers. Arrays are contiguous numpy arrays or torch tensors on the CPU, used in place."""
+"""What `native/module.cpp` offers. Arrays are contiguous numpy arrays or torch tensors on the CPU, used in place.
+
+Activations are channels-last, float16 or float32, with the batch first. Weights are (outputs, inputs), the inputs of a
+convolution ordered (kernel row, kernel column, channel of the group); float16 ones are stored as such, float32 ones as
+the float32 twin. A layer computes relu(scale * (W x) + bias + residual), `residual` naming how that one is stored:
+"none", "float16" or "float32".
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 class Layer:
-    """A layer with packed weights."""
+    """A layer with packed weights. Threads may run it at once."""
 
-    def run(self, x: Any, y: Any) -> int:
+    def run(self, x: Any, y: Any, residual: Any = None) -> int:
         """Compute y (batch, ...) from x (batch, ...); return how many results were saturated."""
 
-    def seconds(self, x: Any, y: Any, repeats: int) -> float:
+    def seconds(self, x: Any, y: Any, repeats: int, residual: Any = None) -> float:
         """The wall time of `repeats` runs."""
 
     def conversions(self, batch: int) -> int:
         """Numbers that one run converts between float16 and float32."""
 
+    def flops(self, batch: int) -> int:
+        """Floating-point operations of the products that one run does; Winograd does fewer than the layer has."""
+
     def routine(self, batch: int) -> str:
         """The routine that runs such a batch."""
+
+    def workspace_bytes(self, batch: int) -> int:
+        """Bytes of scratch that one thread needs."""
 
     @property
     def input_size(self) -> int: ...
     @property
     def output_size(self) -> int: ...
     @property
+    def weight_bytes(self) -> int: ...
+    @property
     def half_input(self) -> bool: ...
     @property
     def half_output(self) -> bool: ...
 
-class Chain:
-    """Layers one after the other, over buffers for batches of at most `max_batch`."""
+class Network:
+    """Layers that feed each other, over buffers for batches of at most `max_batch`. One thread at a time may run it.
 
-    def __init__(self, layers: Sequence[Layer], max_batch: int) -> None: ...
-    def run(self, x: Any, y: Any) -> int: ...
+    Args:
+        steps: (layer, input, residual) in the order of execution. Value 0 is the network's input, value i + 1 what
+            step i gives; a residual of -1 is none. The last step gives the output.
+    """
+
+    def __init__(self, steps: Sequence[tuple[Layer, int, int]], max_batch: int) -> None: ...
+    def run(self, x: Any, y: Any) -> int:
+        """Compute y from x; return how many results, of all steps, were saturated."""
+
+    def seconds_per_step(self, x: Any, y: Any) -> list[float]:
+        """Run once; return the wall time of each step."""
+
+    @property
+    def buffer_bytes(self) -> int: ...
     @property
     def max_batch(self) -> int: ...
 
 def linear(
-    instruction_set: str, weights: Any, scale: Any, bias: Any, relu: bool, half_input: bool, half_output: bool
+    instruction_set: str,
+    weights: Any,
+    scale: Any,
+    bias: Any,
+    relu: bool,
+    half_input: bool,
+    half_output: bool,
+    residual: str = "none",
+    routine: str = "product",
 ) -> Layer: ...
 def convolution(
     instruction_set: str,
@@ -51,6 +85,9 @@ def convolution(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    groups: int = 1,
+    residual: str = "none",
+    routine: str = "direct",
 ) -> Layer: ...
 def pooling(
     instruction_set: str,
@@ -64,8 +101,29 @@ def pooling(
     half_input: bool,
     half_output: bool,
 ) -> Layer: ...
+def addition(
+    instruction_set: str, size: int, relu: bool, half_input: bool, half_output: bool, residual: str
+) -> Layer: ...
+def linear_routines(instruction_set: str) -> list[str]:
+    """The routines that `linear` takes, the one that always works first."""
+
+def convolution_routines(
+    instruction_set: str,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    channels: int,
+    outputs: int,
+) -> list[str]:
+    """The routines that `convolution` takes for such a layer, the one that always works first."""
+
 def convert(instruction_set: str, source: Any, target: Any) -> None: ...
 def instruction_sets() -> list[str]: ...
+def set_threads(n: int) -> None:
+    """Allow so many threads; a run uses no more than its calling thread has cores."""
+
+def threads() -> int: ...
 def fma_rate(instruction_set: str, seconds: float) -> float: ...
 def conversion_rate(instruction_set: str, seconds: float) -> float: ...
 def read_rates(instruction_set: str, n_bytes: Sequence[int], seconds_each: float) -> list[float]: ...

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.precision.plan import Layer
+from pipeline.precision.convert import LARGEST_HALF, SMALLEST_NORMAL_HALF
+from pipeline.precision.plan import INPUT, Layer
 from pipeline.precision.reference import reference
-from pipeline.precision.routines import Execution
+from pipeline.precision.routines import Execution, run_layer
 
 UNIT_SINGLE = 2.0**-24  # unit roundoff of binary32
 UNIT_HALF = 2.0**-11  # of binary16
@@ -51,15 +52,25 @@ class LayerError:
         layer: The layer's name.
         relative_error: |y - exact| / |exact|, Frobenius norm over all samples.
         sqnr_db: -20 log10 of that; infinite if exact.
+        added_error: The same quotient if the layer's inputs were exact: what it adds by itself.
+        growth: relative_error over the largest one among the results that the layer reads; None behind exact ones.
         largest: The largest magnitude of the exact result; binary16 ends at 65504.
         n_saturated: Results of this layer that were stored as +-65504.
+        n_subnormal: Results stored as subnormal numbers, with fewer than 11 bits.
+        n_flushed: Results other than zero, and not by the ReLU, stored as zero.
+        n_results: How many there were.
     """
 
     layer: str
     relative_error: float
     sqnr_db: float
+    added_error: float
+    growth: float | None
     largest: float
     n_saturated: int
+    n_subnormal: int
+    n_flushed: int
+    n_results: int
 
 
 def layer_errors(
@@ -73,21 +84,44 @@ def layer_errors(
         execution: The network in half precision.
         x: Shape (n, channels, rows, columns).
     """
-    exact = reference(layers, parameters, x)
-    found = execution.activations(x)
+    exact = dict(zip((layer.name for layer in layers), reference(layers, parameters, x), strict=True))
+    values, relative = {INPUT: x.double(), **exact}, {INPUT: 0.0}
     errors = []
-    for layer, wanted, stored in zip(layers, exact, found, strict=True):
-        norm = wanted.norm().item()
-        distance = (stored.double() - wanted).norm().item()
-        relative = distance / norm if norm > 0 else distance
-        saturated = stored.dtype == torch.float16
+    for layer, native, stored in zip(layers, execution.native, execution.activations(x), strict=True):
+        wanted = exact[layer.name]
+        relative[layer.name] = relative_error(stored, wanted)
+        alone = run_layer(
+            layer, native, values[layer.source], None if layer.addend is None else values[layer.addend]
+        )
+        before = max(relative[source] for source in layer.sources)
+        is_half = stored.dtype == torch.float16
+        magnitude = stored.abs()
         errors.append(
             LayerError(
                 layer=layer.name,
-                relative_error=relative,
-                sqnr_db=-20.0 * math.log10(relative) if relative > 0 else math.inf,
+                relative_error=relative[layer.name],
+                sqnr_db=decibels(relative[layer.name]),
+                added_error=relative_error(alone, wanted),
+                growth=relative[layer.name] / before if before > 0 else None,
                 largest=wanted.abs().max().item(),
-                n_saturated=int((stored.abs() >= 65504.0).sum()) if saturated else 0,
+                n_saturated=int((magnitude >= LARGEST_HALF).sum()) if is_half else 0,
+                n_subnormal=int(((magnitude > 0) & (magnitude < SMALLEST_NORMAL_HALF)).sum())
+                if is_half
+                else 0,
+                n_flushed=int(((stored == 0) & (wanted.abs() > 0)).sum()) if is_half else 0,
+                n_results=stored.numel(),
             )
         )
     return errors
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """|found - exact| / |exact|, Frobenius norm; |found| where the exact is zero."""
+    norm: float = torch.linalg.vector_norm(exact.double()).item()
+    distance: float = torch.linalg.vector_norm(found.double() - exact.double()).item()
+    return distance / norm if norm > 0 else distance
+
+
+def decibels(relative: float) -> float:
+    """The signal to noise ratio of a relative error."""
+    return -20.0 * math.log10(relative) if relative > 0 else math.inf

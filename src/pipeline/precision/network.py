@@ -1,29 +1,78 @@
 """`HalfNetwork`: a trained network in half precision, with its plan, its weights and its float32 twin."""
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.precision.convert import check_range, round_weights, storable_in_half
 from pipeline.precision.error import LayerError, layer_errors
-from pipeline.precision.plan import FORMAT, Layer, store_activations
+from pipeline.precision.plan import FORMAT, Layer, close, store_activations
 from pipeline.precision.roofline import Roofs
-from pipeline.precision.routines import Execution, single_parameters
+from pipeline.precision.routines import Execution, candidates, single_parameters
+from pipeline.precision.sampling import Sampling, one_core
+from pipeline.precision.selection import (
+    Budget,
+    Candidate,
+    Verification,
+    added_errors,
+    furthest,
+    moves,
+    typical_routines,
+    verify,
+)
 from pipeline.precision.timing import LayerTiming, time_layers
 from pipeline.precision.trace import trace
 
 CALIBRATION_SAMPLES = 256  # more tell no more about the range of the activations
+ERROR_SAMPLES = 8  # through every candidate of every layer
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What came out of choosing routines by measurement.
+
+    Attributes:
+        network: With the chosen routines.
+        batch: The batch size that they were chosen for.
+        candidates: Seconds and error of what there was to choose from, by layer; the first is the general float32 one.
+        n_moves: How many of `n_possible` moves away from float32 the budget allows.
+        verification: What the whole network loses on the samples.
+    """
+
+    network: "HalfNetwork"
+    batch: int
+    candidates: Mapping[str, Sequence[Candidate]]
+    n_moves: int
+    n_possible: int
+    verification: Verification
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What there was to choose from, as a table."""
+        chosen = {layer.name: layer.routine for layer in self.network.layers}
+        return [
+            {
+                "layer": name,
+                "batch": self.batch,
+                "chosen": candidate.routine == chosen[name],
+                **asdict(candidate),
+            }
+            for name, of_layer in self.candidates.items()
+            for candidate in of_layer
+        ]
 
 
 class HalfNetwork:
-    """A chain of layers with binary16 weights and activations and binary32 arithmetic.
+    """A network with binary16 weights and activations and binary32 arithmetic.
 
-    Made by `convert` from a torch module or by `from_plan` from what `plan` and `tensors` gave. Runs on one thread of
-    the CPU; threads that call it at once take turns.
+    Made by `convert` from a torch module or by `from_plan` from what `plan` and `tensors` gave. Runs on the CPU;
+    threads that call it at once take turns.
 
     Attributes:
         layers: The plan's layers, in order.
@@ -44,7 +93,13 @@ class HalfNetwork:
 
     @classmethod
     def convert(
-        cls, module: nn.Module, calibration: Tensor, *, instruction_set: str | None = None
+        cls,
+        module: nn.Module,
+        calibration: Tensor,
+        labels: Tensor | None = None,
+        *,
+        budget: Budget | None = None,
+        instruction_set: str | None = None,
     ) -> "HalfNetwork":
         """Convert a trained module: trace it, fold normalization in float64, round each weight once.
 
@@ -52,9 +107,16 @@ class HalfNetwork:
         undoes. Activations are stored as binary16 unless the calibration shows that it would not hold them, then as
         float32; what exceeds the range later saturates and is counted in `n_saturated`.
 
+        Routines are those that a typical processor runs fastest among those whose error fits: the same input gives the
+        same network again. `choose_routines` measures instead. Where the budget is exceeded, the layers that add most
+        error go back to float32 one by one.
+
         Args:
-            module: A chain of Conv2d, BatchNorm, ReLU, pooling, Flatten, Linear and Dropout.
-            calibration: Inputs like those to come, shape (n, channels, rows, columns), n >= 1; the first 256 are used.
+            module: Conv2d, BatchNorm, ReLU, sums, pooling, Flatten, Linear and Dropout, with one input and one output.
+            calibration: Inputs like those to come, shape (n, channels, rows, columns), n >= 1; ranges are those of the
+                first 256.
+            labels: Their classes, shape (n,), for the accuracy; without them only errors count.
+            budget: What half precision may cost.
             instruction_set: One of `instruction_sets()`; None for the best that the processor has.
 
         Raises:
@@ -65,11 +127,17 @@ class HalfNetwork:
                 f"the calibration set has shape {tuple(calibration.shape)}; wanted at least one input to see the "
                 "range of the activations"
             )
-        traced, parameters = trace(module, calibration)
+        if labels is not None and labels.shape != calibration.shape[:1]:
+            raise ConfigError(
+                f"the calibration set has {len(calibration)} inputs and labels of shape {tuple(labels.shape)}; wanted "
+                "one label per input"
+            )
+        budget, calibration = budget or Budget(), calibration.detach().cpu().float()
+        layers, parameters = trace(module, calibration)
         half: dict[str, Tensor] = {}
         single: dict[str, Tensor] = {}
         rounded: list[Layer] = []
-        for layer in traced:
+        for layer in layers:
             if layer.name in parameters:
                 affine = parameters[layer.name]
                 check_range(layer.name, affine.weight, affine.bias)
@@ -80,12 +148,24 @@ class HalfNetwork:
                 layer = layer.with_rounding(exponents, report)
             rounded.append(layer)
         twin = Execution(rounded, single, "fp32", instruction_set)
-        seen = twin.activations(calibration[:CALIBRATION_SAMPLES].cpu())
+        seen = twin.activations(calibration[:CALIBRATION_SAMPLES])
         wide = {
             layer.name for layer, result in zip(rounded, seen, strict=True) if not storable_in_half(result)
         }
-        network = cls(store_activations(tuple(rounded), wide), half, single, instruction_set)
-        network._twin = twin
+        planned = store_activations(rounded, wide)
+        errors = added_errors(planned, half, single, calibration[:ERROR_SAMPLES], twin.instruction_set)
+        exact = twin(calibration)
+        least = {name: min(errors[name].values()) for name in parameters}
+        closed = {name for name, error in least.items() if error > budget.layer_error}
+        for name in [*sorted(least, key=lambda name: -least[name]), None]:
+            layers = typical_routines(
+                close(planned, closed), half, single, errors, budget, twin.instruction_set
+            )
+            tensors = half | {f"{of}.weight": single[f"{of}.weight"] for of in closed}
+            network = cls(layers, tensors, single, instruction_set)
+            if name is None or verify(network(calibration), exact, labels).within(budget):
+                break
+            closed.add(name)
         return network
 
     @classmethod
@@ -122,13 +202,17 @@ class HalfNetwork:
         return {
             "format": FORMAT,
             "digest": _digest(self._half),
-            "instruction_set": self.instruction_set,
             "layers": [layer.to_dict() for layer in self.layers],
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """`NAME.weight`, float16, as torch orders it and without its scale, and `NAME.bias`, float32."""
+        """`NAME.weight`, as torch orders it, without its scale, float16 unless planned otherwise, and `NAME.bias`."""
         return dict(self._half)
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """`NAME.weight` and `NAME.bias`, float32: as they were before rounding, or else what the stored stand for."""
+        return self._single
 
     def float_twin(self) -> Execution:
         """The same plan at float32: folded, unrounded weights (if they are known) on routines from the same source."""
@@ -171,6 +255,77 @@ class HalfNetwork:
     def layer_errors(self, x: Tensor) -> list[LayerError]:
         """Compare every layer's result with float64; see `pipeline.precision.error`."""
         return layer_errors(self.layers, self._single, self._execution, x)
+
+    def choose_routines(
+        self,
+        samples: Tensor,
+        labels: Tensor | None = None,
+        *,
+        batch: int = 1,
+        exact: Tensor | None = None,
+        budget: Budget | None = None,
+        sampling: Sampling | None = None,
+    ) -> Selection:
+        """Measure every routine of every layer inside the network, and take the fastest ones that the budget allows.
+
+        The weights stay as they are stored; only the routines change. See `pipeline.precision.selection`.
+
+        Args:
+            samples: Inputs that the network was not trained on, n >= 1; those of a batch are timed, all verify.
+            labels: Their classes, for the accuracy.
+            batch: The batch size to be fast at.
+            exact: What the network gave for the samples before it was rounded; else its float32 twin tells.
+            budget: What half precision may cost.
+            sampling: How to sample; its defaults if None.
+        """
+        budget = budget or Budget()
+        execution = self._execution
+        errors = added_errors(
+            self.layers, self._half, self._single, samples[:ERROR_SAMPLES], execution.instruction_set
+        )
+        options = {layer.name: candidates(layer, execution.instruction_set) for layer in self.layers}
+        variants = [
+            self.with_routines(
+                {name: of_layer[min(number, len(of_layer) - 1)] for name, of_layer in options.items()}
+            )
+            for number in range(max(map(len, options.values())))
+        ]
+        x = samples[torch.arange(batch) % len(samples)]
+        runs = {str(n): functools.partial(v.execution.seconds_per_step, x) for n, v in enumerate(variants)}
+        with one_core():
+            taken = (sampling or Sampling()).in_network(runs)
+        seconds = np.stack([np.median(taken[str(number)], axis=0) for number in range(len(variants))])
+        measured = {}
+        for place, layer in enumerate(self.layers):
+            of_layer = [
+                Candidate(routine, float(seconds[number, place]), errors[layer.name][routine])
+                for number, routine in enumerate(options[layer.name])
+            ]
+            # Where to start: the first float32 routine, the general one.
+            measured[layer.name] = sorted(
+                of_layer, key=lambda c: " " in c.routine and not c.routine.endswith("fp32")
+            )
+        order = moves(measured, budget)
+        exact = self.float_twin()(samples) if exact is None else exact
+        start = {name: of_layer[0].routine for name, of_layer in measured.items()}
+
+        def after(n: int) -> HalfNetwork:
+            return self.with_routines(start | dict(order[:n]))
+
+        def accepted(n: int) -> bool:
+            return verify(after(n)(samples), exact, labels).within(budget)
+
+        n_moves = furthest(len(order), accepted)
+        network = after(n_moves)
+        verification = verify(network(samples), exact, labels)
+        return Selection(network, batch, measured, n_moves, len(order), verification)
+
+    def with_routines(self, routines: Mapping[str, str]) -> "HalfNetwork":
+        """The same network on other routines, by layer; layers left out keep theirs."""
+        layers = tuple(
+            replace(layer, routine=routines.get(layer.name, layer.routine)) for layer in self.layers
+        )
+        return HalfNetwork(layers, self._half, self._single, self.instruction_set)
 
     def time_layers(
         self, inputs: Tensor, batch_sizes: Sequence[int] = (1, 64), roofs: Roofs | None = None, **options: Any

@@ -1,28 +1,23 @@
 """The plan of a converted network: its layers in order, as plain values that JSON can hold.
 
-A `Layer` says what is computed and how its numbers are stored; the weights themselves are kept apart, by name.
+A `Layer` says what is computed from which results before it, how its numbers are stored, and which routine runs it;
+the weights themselves are kept apart, by name.
 FLOPs are algorithmic (2 per multiply-add) and bytes are those of each number once, so that both belong to the
 layer and not to the routine which runs it.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Dtype = Literal["float16", "float32"]
-Kind = Literal["conv2d", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"]
+Kind = Literal["conv2d", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "add"]
 Precision = Literal["fp16", "fp32"]
 
-FORMAT = 1
+FORMAT = 2
+INPUT = ""  # what the network's input is called where a layer names the one it reads
 N_BYTES = {"float16": 2, "float32": 4}
-ROUTINES: dict[Kind, str] = {
-    "conv2d": "direct convolution",
-    "linear": "matrix product",
-    "max_pool2d": "maximum over windows",
-    "avg_pool2d": "mean over windows",
-    "adaptive_avg_pool2d": "mean over windows",
-}
 
 
 @dataclass(frozen=True)
@@ -62,34 +57,45 @@ class Geometry:
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One step of the network: an affine map or a pooling, with the ReLU that follows.
+    """One step of the network: an affine map, a pooling or a sum, with what is fused into it.
 
     Attributes:
-        name: The module's path in the network that was converted.
+        name: The module's path in the network that was converted, or the name of a function's node.
         kind: What is computed.
+        source: Name of the layer whose result is read; `INPUT` for the network's input.
         input_shape: Per sample, (channels, rows, columns) or (inputs,). A linear layer behind a flattening keeps the
             image's shape here: its weights are re-ordered when they are packed.
         output_shape: Per sample.
-        geometry: Of convolution and pooling; None for linear and adaptive layers.
+        geometry: Of convolution and pooling; None for the others.
+        addend: Name of the layer whose result, of the output's shape, is added before the ReLU; None for none.
         relu: Whether negative results become zero.
         input_dtype: How the activations that are read are stored when the network runs in half precision.
+        addend_dtype: The same for those added.
         output_dtype: The same for those written: float32 where binary16 would not hold them well enough.
+        weight_dtype: How the weights are stored: float32 where rounding them costs more than the budget allows.
+        routine: Which of `routines.candidates` runs the layer; empty for the first of them.
         scale_exponents: Per output channel, e with weight = stored * 2^e; empty if all are 0.
         rounding: What rounding did to the weights; None for layers that have none.
     """
 
     name: str
     kind: Kind
+    source: str
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
-    geometry: Geometry | None
-    relu: bool
-    input_dtype: Dtype
-    output_dtype: Dtype
+    geometry: Geometry | None = None
+    addend: str | None = None
+    relu: bool = False
+    input_dtype: Dtype = "float32"
+    addend_dtype: Dtype = "float32"
+    output_dtype: Dtype = "float32"
+    weight_dtype: Dtype = "float16"
+    routine: str = ""
     scale_exponents: tuple[int, ...] = ()
     rounding: RoundingReport | None = None
 
@@ -97,10 +103,21 @@ class Layer:
         """The layer with its weights rounded."""
         return replace(self, scale_exponents=scale_exponents, rounding=rounding)
 
+    def in_single(self) -> "Layer":
+        """The layer with all its numbers in binary32 and its weights complete."""
+        return replace(
+            self,
+            input_dtype="float32",
+            addend_dtype="float32",
+            output_dtype="float32",
+            weight_dtype="float32",
+            scale_exponents=(),
+        )
+
     @property
-    def routine(self) -> str:
-        """The family of routines that runs the layer; `LayerTiming` names the member that ran."""
-        return ROUTINES[self.kind]
+    def sources(self) -> tuple[str, ...]:
+        """The results that the layer needs."""
+        return (self.source,) if self.addend is None else (self.source, self.addend)
 
     @property
     def has_weights(self) -> bool:
@@ -112,7 +129,7 @@ class Layer:
         if self.kind == "linear":
             return (self.output_shape[0], math.prod(self.input_shape))
         assert self.geometry is not None
-        return (self.output_shape[0], self.input_shape[0], *self.geometry.kernel)
+        return (self.output_shape[0], self.input_shape[0] // self.geometry.groups, *self.geometry.kernel)
 
     @property
     def n_weights(self) -> int:
@@ -125,8 +142,8 @@ class Layer:
 
     @property
     def n_bytes_fp16(self) -> int:
-        """Bytes of the parameters as stored in half precision; biases stay float32."""
-        return 2 * self.n_weights + 4 * (self.n_parameters - self.n_weights)
+        """Bytes of the parameters as stored; biases stay float32."""
+        return N_BYTES[self.weight_dtype] * self.n_weights + 4 * (self.n_parameters - self.n_weights)
 
     @property
     def n_bytes_fp32(self) -> int:
@@ -134,29 +151,33 @@ class Layer:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations per sample: 2 per multiply-add, 1 per number that is pooled."""
+        """Floating-point operations per sample: 2 per multiply-add, 1 per number that is pooled or added."""
+        n_added = math.prod(self.output_shape) if self.addend is not None else 0
+        if self.kind == "add":
+            return n_added
         if self.kind == "linear":
-            return 2 * self.n_weights
+            return 2 * self.n_weights + n_added
         if self.kind == "conv2d":
-            return 2 * self.n_weights * self.output_shape[1] * self.output_shape[2]
+            return 2 * self.n_weights * self.output_shape[1] * self.output_shape[2] + n_added
         rows, columns = windows(self)
         n_rows = sum(end - start for start, end in rows)
         n_columns = sum(end - start for start, end in columns)
         return self.input_shape[0] * n_rows * n_columns
 
     def n_bytes(self, batch: int, precision: Precision) -> int:
-        """Bytes that a batch has to move at least: parameters, inputs and outputs, each once."""
-        half = precision == "fp16"
-        n_in = math.prod(self.input_shape) * (N_BYTES[self.input_dtype] if half else 4)
-        n_out = math.prod(self.output_shape) * (N_BYTES[self.output_dtype] if half else 4)
-        return (self.n_bytes_fp16 if half else self.n_bytes_fp32) + batch * (n_in + n_out)
+        """Bytes that a batch has to move at least: parameters, inputs, addends and outputs, each once."""
+        if precision == "fp32":
+            return self.in_single().n_bytes(batch, "fp16")
+        n_in = math.prod(self.input_shape) * N_BYTES[self.input_dtype]
+        n_out = math.prod(self.output_shape) * N_BYTES[self.output_dtype]
+        n_added = 0 if self.addend is None else math.prod(self.output_shape) * N_BYTES[self.addend_dtype]
+        return self.n_bytes_fp16 + batch * (n_in + n_added + n_out)
 
     def to_dict(self) -> dict[str, Any]:
         """The layer as JSON can hold it."""
         document = asdict(self)
         if self.rounding is not None and math.isinf(self.rounding.sqnr_db):
             document["rounding"]["sqnr_db"] = None
-        document["routine"] = {"fp16": self.routine, "fp32": self.routine}
         return document
 
     @classmethod
@@ -164,22 +185,13 @@ class Layer:
         """Undo `to_dict`; lists become tuples again."""
         geometry, rounding = document["geometry"], document["rounding"]
         if geometry is not None:
-            geometry = Geometry(**{key: (pair[0], pair[1]) for key, pair in geometry.items()})
+            pairs = {key: tuple(value) for key, value in geometry.items() if key != "groups"}
+            geometry = Geometry(**pairs, groups=geometry["groups"])
         if rounding is not None:
             sqnr_db = math.inf if rounding["sqnr_db"] is None else rounding["sqnr_db"]
             rounding = RoundingReport(**{**rounding, "sqnr_db": sqnr_db})
-        return cls(
-            name=document["name"],
-            kind=document["kind"],
-            input_shape=tuple(document["input_shape"]),
-            output_shape=tuple(document["output_shape"]),
-            geometry=geometry,
-            relu=document["relu"],
-            input_dtype=document["input_dtype"],
-            output_dtype=document["output_dtype"],
-            scale_exponents=tuple(document["scale_exponents"]),
-            rounding=rounding,
-        )
+        tuples = {key: tuple(document[key]) for key in ("input_shape", "output_shape", "scale_exponents")}
+        return cls(**{**document, **tuples, "geometry": geometry, "rounding": rounding})
 
 
 Bounds = list[tuple[int, int]]
@@ -201,13 +213,27 @@ def windows(layer: Layer) -> tuple[Bounds, Bounds]:
     return along[0], along[1]
 
 
-def store_activations(layers: tuple[Layer, ...], wide: set[str]) -> tuple[Layer, ...]:
+def store_activations(layers: Sequence[Layer], wide: set[str]) -> tuple[Layer, ...]:
     """Say how activations are stored: binary16 except for the input, the output and what the layers in `wide` give."""
-    planned: list[Layer] = []
-    before: Dtype = "float32"
-    for number, layer in enumerate(layers):
-        last = number == len(layers) - 1
-        after: Dtype = "float32" if last or layer.name in wide else "float16"
-        planned.append(replace(layer, input_dtype=before, output_dtype=after))
-        before = after
-    return tuple(planned)
+    dtypes: dict[str, Dtype] = {INPUT: "float32"}
+    for layer in layers:
+        dtypes[layer.name] = "float32" if layer is layers[-1] or layer.name in wide else "float16"
+    return tuple(
+        replace(
+            layer,
+            input_dtype=dtypes[layer.source],
+            addend_dtype="float32" if layer.addend is None else dtypes[layer.addend],
+            output_dtype=dtypes[layer.name],
+        )
+        for layer in layers
+    )
+
+
+def close(layers: Sequence[Layer], names: set[str]) -> tuple[Layer, ...]:
+    """The plan with the weights of these layers in binary32, not rounded."""
+    return tuple(
+        replace(layer, weight_dtype="float32", scale_exponents=(), rounding=None)
+        if layer.name in names
+        else layer
+        for layer in layers
+    )

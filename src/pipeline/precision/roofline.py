@@ -1,25 +1,33 @@
-"""What the processor allows a layer at most, and which limit it is.
+"""What the processor allows a layer at most, which limit it is, and how long a layer should take.
 
-A run takes at least max(FLOPs / peak, bytes / bandwidth of the level they lie in, conversions / conversion rate)
-[1, with a roof per cache level and one for conversions]. All of it is for one core. A layer that is run again and
-again finds its numbers, warm, in the smallest level that holds them all. That level is why binary16 can gain more
-than two: half the bytes may fit a nearer cache.
+A run takes at least max(FLOPs / peak, sum over cache levels of bytes / bandwidth, conversions / conversion rate)
+[1, with a roof per level and one for conversions]. All of it is for one core. That is the *bound*. The *prediction*
+replaces the peak by what the layer's own algorithm attains on a small reference layer that lies in the caches: tiles
+that do not fill, transforms and loop overhead are properties of the algorithm and not of the layer.
+
+Where the bytes lie depends on what ran before. Warm, everything is in the smallest level that holds it all. In a
+network, the weights have been pushed out to the level that holds the whole network, while activations have just been
+written. Cold, all but the workspace comes from memory. That is why binary16 can gain more than two: half the bytes may
+fit a nearer cache.
 
 References:
     [1] Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for multicore architectures",
         Communications of the ACM 2009.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.precision import _native
+from pipeline.precision.plan import N_BYTES, Layer
 from pipeline.precision.sampling import one_core
 
 Term = Literal["compute", "L1", "L2", "L3", "DRAM", "conversion"]
 Level = Literal["L1", "L2", "L3", "DRAM"]
+Mode = Literal["warm", "cold", "network"]
 
 SYSFS = Path("/sys/devices/system/cpu/cpu0/cache")
 TYPICAL: dict[Level, int] = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}
@@ -35,6 +43,8 @@ class Roofs:
         conversions: Binary16 numbers loaded and widened, in 1e9/s.
         bandwidth: Reading, in GB/s, by level "L1", "L2", "L3" (if there is one), "DRAM".
         cache_bytes: Capacity of each cache level.
+        rates: Executed GFLOP/s that each class of routines attains from near caches; see `Work.routine`.
+        call_seconds: What a run takes that has next to nothing to do.
     """
 
     instruction_set: str
@@ -42,6 +52,8 @@ class Roofs:
     conversions: float
     bandwidth: Mapping[Level, float]
     cache_bytes: Mapping[Level, int]
+    rates: Mapping[str, float] = field(default_factory=dict)
+    call_seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,37 +70,117 @@ class Roofs:
         return "DRAM"
 
 
+# One core of a current server processor with AVX-512; what counts are the quotients.
+TYPICAL_ROOFS = Roofs(
+    instruction_set="typical",
+    gflops=200.0,
+    conversions=60.0,
+    bandwidth={"L1": 400.0, "L2": 180.0, "L3": 80.0, "DRAM": 30.0},
+    cache_bytes={"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20},
+    call_seconds=3e-7,
+)
+
+
 @dataclass(frozen=True)
 class Work:
-    """What one run of a layer does: FLOPs, bytes moved (each number once) and conversions."""
+    """What one run of a layer does.
+
+    Attributes:
+        flops: Executed, which Winograd's algorithm has fewer of than the layer's definition.
+        weight_bytes: Weights as they are packed.
+        activation_bytes: Inputs, addends and outputs, each once.
+        conversions: Numbers converted between binary16 and binary32.
+        workspace_bytes: Intermediate results, written and read again.
+        routine: The class of routines, a key of `Roofs.rates`.
+    """
 
     flops: float
-    n_bytes: float
+    weight_bytes: float
+    activation_bytes: float
     conversions: float
+    workspace_bytes: float = 0.0
+    routine: str = ""
+
+    @property
+    def n_bytes(self) -> float:
+        """Weights and activations."""
+        return self.weight_bytes + self.activation_bytes
+
+
+def work_of(layer: Layer, native: Any, batch: int) -> Work:
+    """Ask a packed layer what a batch makes it do."""
+    n_in = math.prod(layer.input_shape) * N_BYTES[layer.input_dtype]
+    n_out = math.prod(layer.output_shape) * N_BYTES[layer.output_dtype]
+    n_added = 0 if layer.addend is None else math.prod(layer.output_shape) * N_BYTES[layer.addend_dtype]
+    return Work(
+        flops=native.flops(batch) if layer.has_weights else batch * layer.flops,
+        weight_bytes=native.weight_bytes,
+        activation_bytes=batch * (n_in + n_added + n_out),
+        conversions=native.conversions(batch),
+        workspace_bytes=native.workspace_bytes(batch),
+        routine=routine_class(layer.kind, layer.routine, batch),
+    )
+
+
+def routine_class(kind: str, routine: str, batch: int) -> str:
+    """What routines of one speed have in common: the algorithm, how weights are stored, and for products the batch."""
+    if kind == "linear":
+        return f"{routine}, {'vector' if batch == 1 else 'matrix'}"
+    return routine if kind in ("conv2d", "add") else kind
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The least seconds that a run can take, the term that says so, and where its bytes lie."""
+    """The least seconds that a run can take, the term that says so, and the level that its bytes come from.
+
+    `traffic` holds the bytes by level; `predicted` the seconds that the run should take.
+    """
 
     seconds: float
     term: Term
     level: Level
+    predicted: float = 0.0
+    traffic: Mapping[Level, float] = field(default_factory=dict)
 
 
-def bound(work: Work, roofs: Roofs, *, cold: bool = False) -> Bound:
+def bound(work: Work, roofs: Roofs, *, mode: Mode = "warm", resident: float = 0.0) -> Bound:
     """Apply the roofline; of equal terms the first of compute, memory, conversion is named.
 
-    Cold data come from memory however few they are.
+    Args:
+        work: What the run does.
+        roofs: The limits.
+        mode: "warm", "cold" or "network"; see the module.
+        resident: Bytes of the whole network, for "network".
     """
-    level = "DRAM" if cold else roofs.level(work.n_bytes)
+    traffic: dict[Level, float] = {}
+    everything = work.n_bytes + work.workspace_bytes
+    if mode == "warm":
+        places = {"weights": roofs.level(everything), "activations": roofs.level(everything)}
+    elif mode == "cold":
+        places = {"weights": "DRAM", "activations": "DRAM"}
+    else:
+        places = {
+            "weights": roofs.level(max(resident, everything)),
+            "activations": roofs.level(work.activation_bytes + work.workspace_bytes),
+        }
+    workspace = roofs.level(work.workspace_bytes + work.activation_bytes)
+    for level, n_bytes in (
+        (places["weights"], work.weight_bytes),
+        (places["activations"], work.activation_bytes),
+        (workspace, 2 * work.workspace_bytes),
+    ):
+        if n_bytes:
+            traffic[level] = traffic.get(level, 0.0) + n_bytes
+    seconds = {level: n_bytes / (roofs.bandwidth[level] * 1e9) for level, n_bytes in traffic.items()}
+    level = max(seconds, key=lambda name: seconds[name], default="L1")
     terms: dict[Term, float] = {
         "compute": work.flops / (roofs.gflops * 1e9),
-        level: work.n_bytes / (roofs.bandwidth[level] * 1e9),
+        level: sum(seconds.values()),
         "conversion": work.conversions / (roofs.conversions * 1e9),
     }
     term = max(terms, key=lambda name: terms[name])
-    return Bound(terms[term], term, level)
+    attained = work.flops / (roofs.rates.get(work.routine, roofs.gflops) * 1e9)
+    return Bound(terms[term], term, level, max(terms[term], attained) + roofs.call_seconds, traffic)
 
 
 def cache_sizes(root: Path = SYSFS) -> dict[Level, int]:

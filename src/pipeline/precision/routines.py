@@ -3,12 +3,16 @@
 Inside, activations are channels-last; `Execution` takes and gives torch's (n, channels, rows, columns). The same class
 runs a network in half precision and its float32 twin, on routines from the same source, so that a ratio of their times
 compares like with like.
+
+A routine's name is that of its algorithm and that of how its weights lie in memory: "winograd4 fp16". Results are added
+up in binary32 by all of them; "bf16" ones also round the activations, before they multiply.
 """
 
+import functools
 import itertools
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +21,8 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.precision import _native
-from pipeline.precision.convert import widen
-from pipeline.precision.plan import Geometry, Layer, Precision, windows
+from pipeline.precision.convert import LARGEST_HALF, widen
+from pipeline.precision.plan import INPUT, Dtype, Layer, Precision, windows
 
 BATCH = 64  # samples that pass through all layers before the next ones: their activations stay in cache
 
@@ -26,6 +30,44 @@ BATCH = 64  # samples that pass through all layers before the next ones: their a
 def instruction_sets() -> list[str]:
     """The instruction sets with routines that this processor can run, best first."""
     return list(_native.instruction_sets())
+
+
+def candidates(layer: Layer, instruction_set: str) -> tuple[str, ...]:
+    """The routines that can run a layer; the first of a precision is its most general one.
+
+    Weights that are stored as float32 are not rounded again behind the plan's back, so they have float32 routines only.
+    """
+    if not layer.has_weights:
+        return ("sum",) if layer.kind == "add" else ("windows",)
+    names = []
+    for algorithm in _algorithms(layer, instruction_set):
+        base, _, suffix = algorithm.partition("_")
+        names += [f"{base} bf16"] if suffix == "bf16" else [f"{base} fp16", f"{base} fp32"]
+    return tuple(name for name in names if layer.weight_dtype == "float16" or name.endswith("fp32"))
+
+
+def twin(routine: str) -> str:
+    """The float32 routine from the same source."""
+    algorithm, _, precision = routine.partition(" ")
+    return f"{algorithm} fp32" if precision else algorithm
+
+
+def _algorithms(layer: Layer, instruction_set: str) -> list[str]:
+    if layer.kind == "linear":
+        return list(_native.linear_routines(instruction_set))
+    geometry = layer.geometry
+    assert geometry is not None
+    return list(
+        _native.convolution_routines(
+            instruction_set,
+            kernel=geometry.kernel,
+            stride=geometry.stride,
+            dilation=geometry.dilation,
+            groups=geometry.groups,
+            channels=layer.input_shape[0],
+            outputs=layer.output_shape[0],
+        )
+    )
 
 
 class Execution:
@@ -51,19 +93,28 @@ class Execution:
         instruction_set: str | None = None,
     ) -> None:
         if precision == "fp32":
-            layers = [replace(layer, input_dtype="float32", output_dtype="float32") for layer in layers]
+            layers = [replace(layer.in_single(), routine=twin(layer.routine)) for layer in layers]
         self.layers = tuple(layers)
         self.precision = precision
         self.instruction_set = instruction_set or instruction_sets()[0]
-        self.native = tuple(_build(layer, parameters, precision, self.instruction_set) for layer in layers)
+        self.native = tuple(build(layer, parameters, self.instruction_set) for layer in layers)
         self.n_saturated = 0
         self._lock = threading.Lock()  # the native layers have one scratch each
-        self._whole = _native.Chain(list(self.native), BATCH)
-        self._body = _native.Chain(list(self.native[:-1]), BATCH) if len(self.native) > 1 else None
+        self._places = {INPUT: 0} | {layer.name: place for place, layer in enumerate(layers, 1)}
+        self.whole = self._network(len(layers))
+        self._body: Any = None
+
+    def _network(self, n_layers: int) -> Any:
+        """The first layers as one native network."""
+        steps = [
+            (native, self._places[layer.source], -1 if layer.addend is None else self._places[layer.addend])
+            for layer, native in zip(self.layers[:n_layers], self.native[:n_layers], strict=True)
+        ]
+        return _native.Network(steps, BATCH)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute the output, float32 of shape (n, ...), for inputs of shape (n, channels, rows, columns)."""
-        return self._to_torch(self._run(self._whole, x, self.layers[-1]), self.layers[-1].output_shape)
+        return self._to_torch(self._run(self.whole, x, self.layers[-1]), self.layers[-1].output_shape)
 
     def features(self, x: Tensor) -> Tensor:
         """Compute what the last layer, a linear one, is given: float32 of shape (n, features)."""
@@ -72,29 +123,53 @@ class Execution:
             raise ConfigError(
                 f"features are the input of a last linear layer, but the last layer {last.name!r} is a {last.kind}"
             )
-        if self._body is None:
+        if last.source == INPUT:
             return self._checked(x).flatten(1).clone()
-        given = self._run(self._body, x, self.layers[-2])
-        return self._to_torch(given, self.layers[-2].output_shape).flatten(1)
+        place = self._places[last.source]
+        if self._body is None:
+            self._body = self._network(place)
+        before = self.layers[place - 1]
+        return self._to_torch(self._run(self._body, x, before), before.output_shape).flatten(1)
 
     def activations(self, x: Tensor) -> list[Tensor]:
         """Compute every layer's result, in the plan's order and shapes, as it is stored (float16 or float32)."""
         return [
             _channels_first(result, layer.output_shape)
-            for layer, (_, result) in zip(self.layers, self.steps(x), strict=True)
+            for layer, (_, result, _) in zip(self.layers, self.steps(x), strict=True)
         ]
 
-    def steps(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Run layer by layer; return what each was given and what it gave, as stored: (n, numbers), channels last."""
+    def steps(self, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+        """Run layer by layer; return what each was given, gave and added, as stored: (n, numbers), channels last."""
+        values = {INPUT: _channels_last(self._checked(x))}
         steps = []
-        given = _channels_last(self._checked(x))
         with self._lock:
             for layer, native in zip(self.layers, self.native, strict=True):
-                result = _empty(len(given), layer)
-                self.n_saturated += native.run(given, result)
-                steps.append((given, result))
-                given = result
+                given, addend = values[layer.source], None if layer.addend is None else values[layer.addend]
+                result = values[layer.name] = _empty(len(given), layer)
+                self.n_saturated += native.run(given, result, addend)
+                steps.append((given, result, addend))
         return steps
+
+    def prepared(self, x: Tensor) -> Callable[[], int]:
+        """A run on one batch with buffers of its own, as `__call__` makes it but for the copies from and to torch."""
+        given = _channels_last(self._checked(x))
+        return functools.partial(self.whole.run, given, _empty(len(x), self.layers[-1]))
+
+    @property
+    def resident_bytes(self) -> int:
+        """All packed weights and the buffers between layers: what the caches would have to hold."""
+        return sum(int(native.weight_bytes) for native in self.native) + int(self.whole.buffer_bytes)
+
+    def seconds_per_step(self, x: Tensor) -> list[float]:
+        """The wall time of every layer in one run of the whole network."""
+        x = _channels_last(self._checked(x))
+        seconds = [0.0] * len(self.layers)
+        with self._lock:
+            for start in range(0, len(x), BATCH):
+                part = x[start : start + BATCH]
+                taken = self.whole.seconds_per_step(part, _empty(len(part), self.layers[-1]))
+                seconds = [before + now for before, now in zip(seconds, taken, strict=True)]
+        return seconds
 
     def _run(self, chain: Any, x: Tensor, last: Layer) -> Tensor:
         x = self._checked(x)
@@ -133,17 +208,21 @@ def _channels_first(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x.view(len(x), rows, columns, channels).permute(0, 3, 1, 2)
 
 
-def _build(layer: Layer, parameters: Mapping[str, Tensor], precision: Precision, isa: str) -> Any:
-    """Pack one layer for the routines of an instruction set."""
+def build(layer: Layer, parameters: Mapping[str, Tensor], instruction_set: str) -> Any:
+    """Pack one layer for the routine that it names, or for the first of its candidates."""
+    routine = layer.routine or candidates(layer, instruction_set)[0]
     stored: dict[str, Any] = {
         "relu": layer.relu,
         "half_input": layer.input_dtype == "float16",
         "half_output": layer.output_dtype == "float16",
     }
+    residual = "none" if layer.addend is None else layer.addend_dtype
+    if layer.kind == "add":
+        return _native.addition(instruction_set, math.prod(layer.output_shape), residual=residual, **stored)
     if not layer.has_weights:
         rows, columns = windows(layer)
         return _native.pooling(
-            isa,
+            instruction_set,
             image=layer.input_shape,
             row_start=[start for start, _ in rows],
             row_end=[end for _, end in rows],
@@ -152,20 +231,23 @@ def _build(layer: Layer, parameters: Mapping[str, Tensor], precision: Precision,
             average=layer.kind != "max_pool2d",
             **stored,
         )
-    exponents = layer.scale_exponents if precision == "fp16" else ()
-    scale = torch.tensor([2.0**e for e in exponents]) if exponents else torch.ones(layer.output_shape[0])
-    dtype = torch.float16 if precision == "fp16" else torch.float32
-    weight = parameters[f"{layer.name}.weight"].to(dtype)
+    algorithm, _, precision = routine.partition(" ")
+    weight, scale = parameters[f"{layer.name}.weight"], torch.ones(layer.output_shape[0])
+    if precision == "fp32" or layer.weight_dtype == "float32":
+        weight = widen(weight, layer.scale_exponents)
+    elif layer.scale_exponents:
+        scale = torch.tensor([2.0**e for e in layer.scale_exponents])
     arguments = (
-        isa,
+        instruction_set,
         _flat_channels_last(weight, layer),
-        scale.float(),
+        scale,
         parameters[f"{layer.name}.bias"].float(),
     )
+    stored |= {"residual": residual, "routine": f"{algorithm}_bf16" if precision == "bf16" else algorithm}
     if layer.kind == "linear":
         return _native.linear(*arguments, **stored)
     geometry = layer.geometry
-    assert isinstance(geometry, Geometry)
+    assert geometry is not None
     return _native.convolution(
         *arguments,
         **stored,
@@ -174,7 +256,26 @@ def _build(layer: Layer, parameters: Mapping[str, Tensor], precision: Precision,
         stride=geometry.stride,
         padding=geometry.padding,
         dilation=geometry.dilation,
+        groups=geometry.groups,
     )
+
+
+def run_layer(layer: Layer, native: Any, x: Tensor, addend: Tensor | None = None) -> Tensor:
+    """Run one packed layer on tensors in torch's order, which are stored first as the plan says.
+
+    Returns:
+        Shape (n, ...), as it is stored.
+    """
+    given = stored_as(_channels_last(x), layer.input_dtype)
+    added = None if addend is None else stored_as(_channels_last(addend), layer.addend_dtype)
+    result = _empty(len(x), layer)
+    native.run(given, result, added)
+    return _channels_first(result, layer.output_shape)
+
+
+def stored_as(x: Tensor, dtype: Dtype) -> Tensor:
+    """Round activations to how they are stored; those beyond binary16 become its largest number."""
+    return x.clamp(-LARGEST_HALF, LARGEST_HALF).half() if dtype == "float16" else x.float()
 
 
 def _flat_channels_last(weight: Tensor, layer: Layer) -> Tensor:

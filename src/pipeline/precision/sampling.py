@@ -4,7 +4,7 @@ import contextlib
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,26 @@ class Sampling:
             n_dropped = len(good[name]) + len(disturbed[name]) - len(kept)
             result[name] = Samples(np.array(kept), n_dropped)
         return result
+
+    def in_network(self, runs: Mapping[str, Callable[[], Sequence[float]]]) -> dict[str, NDArray[np.float64]]:
+        """Sample whole networks, whose runs give the seconds of all their layers: shape (n, layers) each."""
+        good: dict[str, list[Sequence[float]]] = {name: [] for name in runs}
+        disturbed: dict[str, list[Sequence[float]]] = {name: [] for name in runs}
+        start = self.clock()
+        order = list(runs)
+        while min(map(len, good.values())) < self.n_samples:
+            for name in order:
+                runs[name]()  # the other networks have used the caches meanwhile
+                before = self.switches()
+                seconds = runs[name]()
+                (good if self.switches() == before else disturbed)[name].append(seconds)
+            order.reverse()
+            if self.clock() - start >= self.seconds_at_most:
+                break
+        kept = {
+            name: good[name] if len(good[name]) >= LEAST else good[name] + disturbed[name] for name in runs
+        }
+        return {name: np.array(rows) for name, rows in kept.items()}
 
     def _repeats(self, side: Side) -> int:
         side(1)

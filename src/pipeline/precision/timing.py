@@ -2,23 +2,21 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.precision.plan import Layer, Precision
+from pipeline.precision.plan import INPUT, Layer
 from pipeline.precision.reason import Side, reason
 from pipeline.precision.reference import apply
-from pipeline.precision.roofline import Roofs, Term, Work, bound, measure_roofs
+from pipeline.precision.roofline import Mode, Roofs, Term, bound, measure_roofs, work_of
 from pipeline.precision.routines import Execution
 from pipeline.precision.sampling import Sampling, interval, one_core
-
-Mode = Literal["warm", "cold"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,8 @@ class LayerTiming:
         layer: The layer's name.
         kind: What it computes.
         batch: Samples per run.
-        mode: "warm": run again and again; "cold": with nothing in the caches.
+        mode: "warm": run again and again; "cold": with nothing in the caches; "network": between the other layers.
+        routine: What the plan calls the half-precision routine.
         routine_fp32: The routine that ran on the float32 side.
         routine_fp16: The routine that ran on the half-precision side.
         routine_torch: What torch was asked for: eager float32 in the faster of its memory formats.
@@ -43,14 +42,19 @@ class LayerTiming:
         speedup: seconds_fp32 / seconds_fp16.
         interval: Bootstrap 95 % interval of the speedup.
         speedup_torch: seconds_torch / seconds_fp16.
-        predicted_speedup: bound_seconds_fp32 / bound_seconds_fp16.
+        predicted_speedup: predicted_seconds_fp32 / predicted_seconds_fp16.
+        predicted_seconds_fp32: By the roofs and what each class of routines attains; see `roofline`.
+        predicted_seconds_fp16: The same.
         bound_seconds_fp32: The least that the roofs allow.
         bound_seconds_fp16: The same.
-        flops: Algorithmic, of the whole batch.
-        bytes_fp32: Parameters, inputs and outputs of the whole batch, each once.
+        flops: Algorithmic, of the whole batch: what the layer's definition takes.
+        executed_flops: Of the half-precision routine.
+        bytes_fp32: Weights as packed, inputs, addends and outputs of the whole batch, each once.
         bytes_fp16: The same.
+        traffic_fp32: Bytes by the cache level that they come from, workspace included.
+        traffic_fp16: The same.
         intensity: flops / bytes_fp16.
-        gflops: Attained in half precision, 1e9 FLOP/s.
+        gflops: Algorithmic, attained in half precision, 1e9 FLOP/s.
         gbytes: Attained in half precision, 1e9 bytes/s.
         gflops_fp32: Attained in float32.
         gbytes_fp32: Attained in float32.
@@ -66,6 +70,7 @@ class LayerTiming:
     kind: str
     batch: int
     mode: Mode
+    routine: str
     routine_fp32: str
     routine_fp16: str
     routine_torch: str
@@ -80,11 +85,16 @@ class LayerTiming:
     interval: tuple[float, float]
     speedup_torch: float
     predicted_speedup: float
+    predicted_seconds_fp32: float
+    predicted_seconds_fp16: float
     bound_seconds_fp32: float
     bound_seconds_fp16: float
     flops: int
+    executed_flops: int
     bytes_fp32: int
     bytes_fp16: int
+    traffic_fp32: Mapping[str, float]
+    traffic_fp16: Mapping[str, float]
     intensity: float
     gflops: float
     gbytes: float
@@ -116,7 +126,8 @@ def time_layers(
     """Time every layer at every batch size, the sides in turn within one process and on one core.
 
     Each layer is given what it is given inside the network. Warm, it runs again and again on the same numbers. Cold,
-    twice the last cache is read before each run, so that weights and activations come from memory.
+    twice the last cache is read before each run, so that weights and activations come from memory. In the network,
+    whole networks run in turn, and every layer's part of them is timed.
 
     Args:
         half: The network in half precision.
@@ -124,7 +135,7 @@ def time_layers(
         parameters: Complete float32 parameters, for torch.
         inputs: Shape (n, channels, rows, columns), n >= 1; repeated where a batch is larger.
         batch_sizes: Samples per run.
-        mode: "warm" or "cold".
+        mode: "warm", "cold" or "network".
         roofs: The limits; measured here if None.
         sampling: How to sample; its defaults if None.
         on_timing: Told each row as it is made.
@@ -135,93 +146,134 @@ def time_layers(
     rows: list[LayerTiming] = []
     with one_core(), torch.inference_mode():
         roofs = roofs or measure_roofs(half.instruction_set)
-        chill = _chill(roofs) if mode == "cold" else None
         for batch in batch_sizes:
             x = inputs[torch.arange(batch) % len(inputs)]
-            steps = zip(half.layers, half.native, half.steps(x), single.native, single.steps(x), strict=True)
-            images = [x, *single.activations(x)]
-            for number, (layer, native, buffers, native_single, buffers_single) in enumerate(steps):
-                peer, routine_torch = _torch_side(layer, parameters, images[number])
-                sides: dict[str, Callable[[int], float]] = {
-                    "fp32": functools.partial(native_single.seconds, *buffers_single),
-                    "fp16": functools.partial(native.seconds, *buffers),
-                    "torch": peer,
-                }
-                samples = sampling(sides, chill=chill)
-                row = _timing(
-                    layer,
-                    batch,
-                    mode,
-                    roofs,
-                    {name: s.seconds for name, s in samples.items()},
-                    routines=(native_single.routine(batch), native.routine(batch), routine_torch),
-                    conversions=native.conversions(batch),
-                    n_dropped=samples["fp16"].n_dropped + samples["fp32"].n_dropped,
-                )
+            sample = _network_samples if mode == "network" else _layer_samples
+            for place, taken in enumerate(sample(half, single, parameters, x, mode, roofs, sampling)):
+                row = _timing(half, single, place, batch, mode, roofs, taken)
                 rows.append(row)
                 if on_timing is not None:
                     on_timing(row)
     return rows
 
 
-def _timing(
-    layer: Layer,
-    batch: int,
+@dataclass(frozen=True)
+class _Taken:
+    """Seconds of one layer by side ("fp32", "fp16", "torch"), torch's routine, and how many samples were dropped."""
+
+    seconds: Mapping[str, NDArray[np.float64]]
+    routine_torch: str
+    n_dropped: int
+
+
+def _layer_samples(
+    half: Execution,
+    single: Execution,
+    parameters: Mapping[str, Tensor],
+    x: Tensor,
     mode: Mode,
     roofs: Roofs,
-    seconds: Mapping[str, NDArray[np.float64]],
-    *,
-    routines: tuple[str, str, str],
-    conversions: int,
-    n_dropped: int,
+    sampling: Sampling,
+) -> Iterator[_Taken]:
+    """Sample every layer by itself."""
+    chill = _chill(roofs) if mode == "cold" else None
+    values = {INPUT: x} | dict(
+        zip((layer.name for layer in single.layers), single.activations(x), strict=True)
+    )
+    steps = zip(half.layers, half.native, half.steps(x), single.native, single.steps(x), strict=True)
+    for layer, native, buffers, native_single, buffers_single in steps:
+        addend = None if layer.addend is None else values[layer.addend]
+        peer, routine_torch = _torch_side(layer, parameters, values[layer.source], addend)
+        sides: dict[str, Callable[[int], float]] = {
+            "fp32": _native_side(native_single, buffers_single),
+            "fp16": _native_side(native, buffers),
+            "torch": peer,
+        }
+        samples = sampling(sides, chill=chill)
+        n_dropped = samples["fp16"].n_dropped + samples["fp32"].n_dropped
+        yield _Taken({name: s.seconds for name, s in samples.items()}, routine_torch, n_dropped)
+
+
+def _network_samples(
+    half: Execution,
+    single: Execution,
+    parameters: Mapping[str, Tensor],
+    x: Tensor,
+    mode: Mode,
+    roofs: Roofs,
+    sampling: Sampling,
+) -> Iterator[_Taken]:
+    """Sample every layer while whole networks run."""
+    peer = _TorchNetwork(half.layers, parameters, x)
+    taken = sampling.in_network(
+        {
+            "fp32": functools.partial(single.seconds_per_step, x),
+            "fp16": functools.partial(half.seconds_per_step, x),
+            "torch": peer.seconds_per_step,
+        }
+    )
+    for place in range(len(half.layers)):
+        seconds = {name: rows[:, place] for name, rows in taken.items()}
+        yield _Taken(seconds, f"torch eager fp32, {peer.memory_format}", 0)
+
+
+def _timing(
+    half: Execution, single: Execution, place: int, batch: int, mode: Mode, roofs: Roofs, taken: _Taken
 ) -> LayerTiming:
     """Join the samples of the three sides and what the roofs say about them into one row."""
-    sides: dict[Precision, Side] = {}
-    flops = batch * layer.flops
-    names: tuple[Precision, Precision] = ("fp32", "fp16")
-    for name in names:
-        work = Work(flops, layer.n_bytes(batch, name), conversions if name == "fp16" else 0)
-        sides[name] = Side(work, bound(work, roofs, cold=mode == "cold"), float(np.median(seconds[name])))
-    single, half = sides["fp32"], sides["fp16"]
+    layer, seconds = half.layers[place], taken.seconds
+    sides = {}
+    for name, execution in (("fp32", single), ("fp16", half)):
+        work = work_of(execution.layers[place], execution.native[place], batch)
+        limit = bound(work, roofs, mode=mode, resident=execution.resident_bytes)
+        sides[name] = Side(work, limit, float(np.median(seconds[name])))
+    one, two = sides["fp32"], sides["fp16"]
     torch_median = float(np.median(seconds["torch"]))
     generator = np.random.default_rng(0)
-    of_median = {name: interval(_medians, seconds[name], generator=generator) for name in names}
+    of_median = {name: interval(_medians, seconds[name], generator=generator) for name in sides}
     of_speedup = interval(_ratio_of_medians, seconds["fp32"], seconds["fp16"], generator=generator)
+    flops = batch * layer.flops
     return LayerTiming(
         layer=layer.name,
         kind=layer.kind,
         batch=batch,
         mode=mode,
-        routine_fp32=routines[0],
-        routine_fp16=routines[1],
-        routine_torch=routines[2],
-        seconds_fp32=single.seconds,
-        seconds_fp16=half.seconds,
+        routine=layer.routine,
+        routine_fp32=single.native[place].routine(batch),
+        routine_fp16=half.native[place].routine(batch),
+        routine_torch=taken.routine_torch,
+        seconds_fp32=one.seconds,
+        seconds_fp16=two.seconds,
         seconds_torch=torch_median,
         min_fp32=float(seconds["fp32"].min()),
         min_fp16=float(seconds["fp16"].min()),
         interval_fp32=of_median["fp32"],
         interval_fp16=of_median["fp16"],
-        speedup=single.seconds / half.seconds,
+        speedup=one.seconds / two.seconds,
         interval=of_speedup,
-        speedup_torch=torch_median / half.seconds,
-        predicted_speedup=single.bound.seconds / half.bound.seconds,
-        bound_seconds_fp32=single.bound.seconds,
-        bound_seconds_fp16=half.bound.seconds,
+        speedup_torch=torch_median / two.seconds,
+        predicted_speedup=one.bound.predicted / two.bound.predicted,
+        predicted_seconds_fp32=one.bound.predicted,
+        predicted_seconds_fp16=two.bound.predicted,
+        bound_seconds_fp32=one.bound.seconds,
+        bound_seconds_fp16=two.bound.seconds,
         flops=flops,
-        bytes_fp32=int(single.work.n_bytes),
-        bytes_fp16=int(half.work.n_bytes),
-        intensity=flops / half.work.n_bytes,
-        gflops=flops / half.seconds / 1e9,
-        gbytes=half.work.n_bytes / half.seconds / 1e9,
-        gflops_fp32=flops / single.seconds / 1e9,
-        gbytes_fp32=single.work.n_bytes / single.seconds / 1e9,
-        bound=half.bound.term,
-        bound_fp32=single.bound.term,
-        level=half.bound.level,
-        reason=reason(single, half, of_speedup, roofs, cold=mode == "cold"),
+        executed_flops=int(two.work.flops),
+        bytes_fp32=int(one.work.n_bytes),
+        bytes_fp16=int(two.work.n_bytes),
+        traffic_fp32={str(level): n for level, n in one.bound.traffic.items()},
+        traffic_fp16={str(level): n for level, n in two.bound.traffic.items()},
+        intensity=flops / two.work.n_bytes,
+        gflops=flops / two.seconds / 1e9,
+        gbytes=two.work.n_bytes / two.seconds / 1e9,
+        gflops_fp32=flops / one.seconds / 1e9,
+        gbytes_fp32=one.work.n_bytes / one.seconds / 1e9,
+        bound=two.bound.term,
+        bound_fp32=one.bound.term,
+        level=two.bound.level,
+        reason=reason(one, two, of_speedup, roofs, cold=mode == "cold"),
         n_samples=len(seconds["fp16"]),
-        n_dropped=n_dropped,
+        n_dropped=taken.n_dropped,
     )
 
 
@@ -243,27 +295,78 @@ def _chill(roofs: Roofs) -> Callable[[], None]:
     return chill
 
 
+def _native_side(native: Any, buffers: tuple[Tensor, Tensor, Tensor | None]) -> Callable[[int], float]:
+    given, result, addend = buffers
+    return lambda repeats: native.seconds(given, result, repeats, addend)
+
+
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
 def _torch_side(
-    layer: Layer, parameters: Mapping[str, Tensor], x: Tensor
+    layer: Layer, parameters: Mapping[str, Tensor], x: Tensor, addend: Tensor | None
 ) -> tuple[Callable[[int], float], str]:
     """Torch's own float32 run of a layer, in the memory format in which it is faster."""
-    formats = {"contiguous": torch.contiguous_format}
-    if x.ndim == 4 and layer.kind != "linear":
-        formats["channels_last"] = torch.channels_last
     sides = {}
-    for name, memory_format in formats.items():
-        given = x.contiguous(memory_format=memory_format) if x.ndim == 4 else x.contiguous()
-        own = {
-            f"{layer.name}.{part}": parameters[f"{layer.name}.{part}"]
-            for part in (("weight", "bias") if layer.has_weights else ())
-        }
-        if layer.kind == "conv2d":
-            weight = own[f"{layer.name}.weight"]
-            own[f"{layer.name}.weight"] = weight.contiguous(memory_format=memory_format)
-        sides[name] = _repeat(functools.partial(apply, layer, own, given))
+    for name, memory_format in FORMATS.items():
+        own = _formatted(layer, parameters, memory_format)
+        given, added = (_laid_out(value, memory_format) for value in (x, addend))
+        assert given is not None
+        sides[name] = _repeat(functools.partial(apply, layer, own, given, added))
+        if x.ndim < 4:
+            break
     least = {name: min(side(1) for _ in range(4)) for name, side in sides.items()}
     best = min(least, key=lambda name: least[name])
     return sides[best], f"torch eager fp32, {best}"
+
+
+class _TorchNetwork:
+    """Torch's own float32 run of all layers, in the memory format in which it is faster."""
+
+    def __init__(self, layers: Sequence[Layer], parameters: Mapping[str, Tensor], x: Tensor) -> None:
+        self.layers = layers
+        self._own: dict[str, tuple[dict[str, Tensor], Tensor]] = {}
+        for name, memory_format in FORMATS.items():
+            own: dict[str, Tensor] = {}
+            for layer in layers:
+                own |= _formatted(layer, parameters, memory_format)
+            given = _laid_out(x, memory_format)
+            assert given is not None
+            self._own[name] = own, given
+        least = {}
+        for name in FORMATS:
+            self.memory_format = name
+            least[name] = min(sum(self.seconds_per_step()) for _ in range(4))
+        self.memory_format = min(least, key=lambda name: least[name])
+
+    def seconds_per_step(self) -> list[float]:
+        parameters, x = self._own[self.memory_format]
+        values, seconds = {INPUT: x}, []
+        for layer in self.layers:
+            addend = None if layer.addend is None else values[layer.addend]
+            start = time.perf_counter()
+            values[layer.name] = apply(layer, parameters, values[layer.source], addend)
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+
+def _formatted(
+    layer: Layer, parameters: Mapping[str, Tensor], memory_format: torch.memory_format
+) -> dict[str, Tensor]:
+    """A layer's parameters, those of a convolution in a memory format."""
+    if not layer.has_weights:
+        return {}
+    names = [f"{layer.name}.{part}" for part in ("weight", "bias")]
+    own = {name: parameters[name] for name in names}
+    if layer.kind == "conv2d":
+        own[names[0]] = own[names[0]].contiguous(memory_format=memory_format)
+    return own
+
+
+def _laid_out(x: Tensor | None, memory_format: torch.memory_format) -> Tensor | None:
+    if x is None or x.ndim < 4:
+        return x if x is None else x.contiguous()
+    return x.contiguous(memory_format=memory_format)
 
 
 def _repeat(run: Callable[[], Tensor]) -> Callable[[int], float]:

@@ -1,32 +1,50 @@
-"""Stage `convert`: a trained network at half precision, and what that cost."""
+"""Stage `convert`: a trained network at half precision, and what that cost.
+
+A network comes from the stage `train`, or from a file of somebody's own:
+`python -m pipeline convert --onnx FILE --inputs IMAGES.npy --labels LABELS.npy --output FOLDER/manifest.json`.
+"""
 
 from argparse import Namespace
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from pipeline.artifacts.store import Artifact, create
-from pipeline.precision import HalfNetwork
+from pipeline.errors import ConfigError
+from pipeline.precision import Budget, HalfNetwork, compare_predictions, onnx_module
 from pipeline.runtime.provenance import provenance
-from pipeline.stages.parts.images import read_images
+from pipeline.stages.parts.images import read_images, read_samples
 from pipeline.stages.parts.networks import model_of
 
-CALIBRATION_SAMPLES = 256
-ERROR_SAMPLES = 1024  # through float64, for the errors of each layer's output
+CALIBRATION_SAMPLES = 4096  # a tenth of a point is four of them
+ERROR_SAMPLES = 256  # through float64, for the errors of each layer's output
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is converted: the network, images to calibrate and to test it with, and what the result says of it."""
+
+    module: nn.Module
+    calibration: tuple[Tensor, Tensor | None]
+    test: tuple[Tensor, Tensor | None]
+    n_bytes: int
+    facts: Mapping[str, Any]
 
 
 def run(options: Namespace) -> None:
-    """Fold, round once, and compare with the network as it was trained on the whole test split."""
-    trained = Artifact.open(options.weights, "network")
-    dataset = Artifact.open(options.dataset, "dataset")
-    model = model_of(trained.spec["model"], dataset, trained.facts["seed"])
-    model.load_state_dict(trained.tensors("weights"))
-    model.eval()
-    images, labels = read_images(dataset, "test")
-    network = HalfNetwork.convert(model, read_images(dataset, "train")[0][:CALIBRATION_SAMPLES])
+    """Fold, round once, choose routines, and compare with the network as it was trained on the whole test split."""
+    source = _of_file(options) if options.onnx else _of_study(options)
+    samples, labels = source.calibration
+    budget = Budget(points=options.budget_points)
+    network = HalfNetwork.convert(source.module, samples, labels, budget=budget)
+    images, test_labels = source.test
     with torch.no_grad():
-        before = model(images).argmax(dim=1)
-    after = network(images).argmax(dim=1)
+        before, calibration_logits = (_in_parts(source.module, x) for x in (images, samples))
+    after = network(images)
     n_saturated = network.n_saturated
     errors = {error.layer: error for error in network.layer_errors(images[:ERROR_SAMPLES])}
     with create(options.output, kind="half_network", spec={}, provenance=provenance(options.code)) as draft:
@@ -37,35 +55,94 @@ def run(options: Namespace) -> None:
                 "name": layer.name,
                 "kind": layer.kind,
                 "routine": layer.routine,
+                "weight_dtype": layer.weight_dtype,
                 "n_parameters": layer.n_parameters,
                 "flops": layer.flops,
                 "output_error": errors[layer.name].relative_error,
                 "output_sqnr_db": errors[layer.name].sqnr_db,
+                "activations": asdict(errors[layer.name]),
                 **(asdict(layer.rounding) if layer.rounding is not None else {}),
             }
             for layer in network.layers
         ]
         draft.save_json("layers", layers)
-        draft.save_array("predictions_fp32", before.numpy(), unit="class")
-        draft.save_array("predictions_fp16", after.numpy(), unit="class")
+        draft.save_array("calibration_logits", calibration_logits.numpy())
+        draft.save_array("predictions_fp32", before.argmax(dim=1).numpy(), unit="class")
+        draft.save_array("predictions_fp16", after.argmax(dim=1).numpy(), unit="class")
         draft.facts |= {
-            "run": trained.facts["run"],
-            "seed": trained.facts["seed"],
-            "accuracy": {
-                "fp32": float((before == labels).double().mean()),
-                "fp16": float((after == labels).double().mean()),
-                "n_samples": len(labels),
-                "n_changed": int((before != after).sum()),
-            },
+            **source.facts,
             "n_saturated": n_saturated,
+            "budget_points": budget.points,
             "file_bytes": {
-                "fp32": (trained.folder / "weights.safetensors").stat().st_size,
+                "fp32": source.n_bytes,
                 "fp16": (draft.folder / "weights.safetensors").stat().st_size
                 + (draft.folder / "plan.json").stat().st_size,
             },
         }
-        accuracy = draft.facts["accuracy"]
-    print(
-        f"{trained.facts['run']}: accuracy {accuracy['fp32']:.4f} -> {accuracy['fp16']:.4f}, "
-        f"{accuracy['n_changed']} of {accuracy['n_samples']} predictions changed"
+        if test_labels is not None:
+            found = compare_predictions(before, after, test_labels)
+            draft.save_json("predictions", found.to_dict())
+            draft.facts["accuracy"] = {
+                "fp32": found.accuracy_before,
+                "fp16": found.accuracy_after,
+                "interval_fp32": found.interval_before,
+                "interval_fp16": found.interval_after,
+                "points_lost": found.points_lost,
+                "interval_lost": found.interval_lost,
+                "n_samples": found.n_samples,
+                "n_changed": found.n_changed,
+            }
+            print(
+                f"{source.facts['run']}: accuracy {found.accuracy_before:.4f} -> {found.accuracy_after:.4f}, "
+                f"{found.n_changed} of {found.n_samples} predictions changed"
+            )
+    kept = [layer.name for layer in network.layers if layer.weight_dtype == "float32" and layer.has_weights]
+    if kept:
+        print(f"kept at float32, since half precision costs more than the budget: {', '.join(kept)}")
+    sizes = draft.facts["file_bytes"]
+    print(f"{sizes['fp32'] / 1e3:.1f} kB -> {sizes['fp16'] / 1e3:.1f} kB: {options.output}")
+
+
+def _of_study(options: Namespace) -> _Source:
+    if options.weights is None or options.dataset is None:
+        raise ConfigError(
+            "convert needs --weights and --dataset, manifests of a study, or --onnx and --inputs, files of your own"
+        )
+    trained = Artifact.open(options.weights, "network")
+    dataset = Artifact.open(options.dataset, "dataset")
+    model = model_of(trained.spec["model"], dataset, trained.facts["seed"])
+    model.load_state_dict(trained.tensors("weights"))
+    samples, labels = read_images(dataset, "validation")
+    return _Source(
+        module=model.eval(),
+        calibration=(samples[:CALIBRATION_SAMPLES], labels[:CALIBRATION_SAMPLES]),
+        test=read_images(dataset, "test"),
+        n_bytes=(trained.folder / "weights.safetensors").stat().st_size,
+        facts={"run": trained.facts["run"], "seed": trained.facts["seed"]},
     )
+
+
+def _of_file(options: Namespace) -> _Source:
+    """A network of somebody's own; the first half of the samples calibrates it, the other tests it."""
+    if options.inputs is None:
+        raise ConfigError("convert --onnx needs --inputs, an .npy file of samples like those to come")
+    module = onnx_module(options.onnx)
+    samples, labels = read_samples(options.inputs, options.labels)
+    half = (len(samples) + 1) // 2
+    parts = [
+        (samples[part], None if labels is None else labels[part]) for part in (slice(half), slice(half, None))
+    ]
+    if len(parts[1][0]) == 0:
+        parts[1] = parts[0]
+    return _Source(
+        module=module.eval(),
+        calibration=parts[0],
+        test=parts[1],
+        n_bytes=Path(options.onnx).stat().st_size,
+        facts={"run": Path(options.onnx).stem, "seed": None},
+    )
+
+
+def _in_parts(module: nn.Module, x: Tensor, size: int = 512) -> Tensor:
+    """A module's outputs, computed for a part of the samples at a time."""
+    return torch.cat([module(x[start : start + size]) for start in range(0, len(x), size)])

@@ -1,34 +1,85 @@
-"""Stage `time_layers`: how much faster each layer got, and why."""
+"""Stage `time_layers`: how much faster each layer got, and why.
+
+Routines are chosen by measurement first, for each batch size anew; the converted network itself stays as it is, so that
+results which are computed from it don't depend on the weather on this machine.
+"""
 
 from argparse import Namespace
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
+import torch
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 from pipeline.artifacts.store import Artifact, create
-from pipeline.precision import HalfNetwork, Sampling, measure_roofs
+from pipeline.config.precision import Precision
+from pipeline.errors import ConfigError
+from pipeline.precision import Budget, HalfNetwork, Sampling, Selection, measure_roofs, time_on_device
+from pipeline.runtime.device import choose_device
 from pipeline.runtime.provenance import provenance
-from pipeline.stages.parts.images import read_images
+from pipeline.stages.parts.images import read_images, read_samples
 from pipeline.stages.parts.spec import read_spec
+
+VERIFICATION_SAMPLES = 4096
 
 
 def run(options: Namespace) -> None:
-    """Measure the machine's roofs, then every layer at both precisions beside each other, on one core."""
-    spec = read_spec(options.spec)
+    """Measure the machine's roofs, choose routines, then time every layer at both precisions beside each other."""
+    given = read_spec(options.spec) if options.spec else {}
+    spec = Precision.model_validate(given).model_dump(mode="json")
     converted = Artifact.open(options.network, "half_network")
-    dataset = Artifact.open(options.dataset, "dataset")
     network = HalfNetwork.from_plan(converted.json("plan"), converted.tensors("weights"))
-    batch_sizes = tuple(spec["batch_sizes"])
-    inputs, _ = read_images(dataset, "validation")
-    inputs = inputs.repeat(-(-max(batch_sizes) // len(inputs)), 1, 1, 1)[: max(batch_sizes)]
+    inputs, labels, exact = _samples(options, converted)
+    device = choose_device(spec["device"])
+    sampling = Sampling(n_samples=spec["min_samples"])
+    budget = Budget(points=spec["budget_points"])
+    rows: list[dict[str, Any]] = []
+    selections: list[Selection] = []
     with threadpool_limits(1):
         roofs = measure_roofs()
-        sampling = Sampling(n_samples=spec["min_samples"])
-        timings = network.time_layers(inputs, batch_sizes=batch_sizes, roofs=roofs, sampling=sampling)
-    rows = [asdict(timing) for timing in timings]
+        for batch in spec["batch_sizes"]:
+            selection = network.choose_routines(
+                inputs, labels, batch=batch, exact=exact, budget=budget, sampling=sampling
+            )
+            selections.append(selection)
+            for mode in spec["modes"]:
+                timings = selection.network.time_layers(
+                    inputs, batch_sizes=(batch,), mode=mode, roofs=roofs, sampling=sampling
+                )
+                rows += [asdict(timing) for timing in timings]
     for row in rows:
-        print(f"batch {row['batch']:3d}  {row['layer']:12s} {row['reason']}")
+        if row["mode"] == spec["modes"][0]:
+            print(f"batch {row['batch']:3d}  {row['layer']:12s} {row['reason']}")
     with create(options.output, kind="timings", spec=spec, provenance=provenance(options.code)) as draft:
         draft.save_json("timings", rows)
         draft.save_json("roofs", roofs.to_dict())
-        draft.facts["run"] = converted.facts["run"]
+        draft.save_json("plans", {str(s.batch): s.network.plan() for s in selections})
+        draft.save_json("candidates", [row for selection in selections for row in selection.rows()])
+        if device.type == "cuda":
+            timed = time_on_device(
+                network.layers, network.parameters, inputs, device, batch_sizes=spec["batch_sizes"]
+            )
+            draft.save_json("device_timings", [asdict(row) for row in timed])
+        draft.facts |= {
+            "run": converted.facts["run"],
+            "verification": {str(s.batch): s.verification.to_dict() for s in selections},
+        }
+
+
+def _samples(options: Namespace, converted: Artifact) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Inputs, labels, and what the network gave before rounding for them, as far as these are known."""
+    labels: Tensor | None
+    if options.dataset is not None:
+        inputs, labels = read_images(Artifact.open(options.dataset, "dataset"), "validation")
+        inputs, labels = inputs[:VERIFICATION_SAMPLES], labels[:VERIFICATION_SAMPLES]
+    elif options.inputs is not None:
+        inputs, labels = read_samples(Path(options.inputs), options.labels)
+    else:
+        raise ConfigError(
+            "time_layers needs --dataset, the manifest of a study's data set, or --inputs, an .npy file of samples"
+        )
+    exact = torch.from_numpy(converted.array("calibration_logits").copy())
+    # The converter took the first samples, in the same order.
+    return inputs[: len(exact)], None if labels is None else labels[: len(exact)], exact[: len(inputs)]

@@ -29,17 +29,15 @@ struct Isa {
     static void store(float* p, Vector v, std::int64_t n) { store_some(p, v, n); }
     static void store(Half* p, Vector v, std::int64_t n) { store_some(p, v, n); }
     static Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
-    static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
-    static Vector divide(Vector a, Vector b) { return _mm256_div_ps(a, b); }
     // Of a NaN and a number these return the second operand.
     static Vector max(Vector a, Vector b) { return _mm256_max_ps(a, b); }
     static Vector min(Vector a, Vector b) { return _mm256_min_ps(a, b); }
     static Vector where_nan(Vector test, Vector otherwise) {
         return _mm256_blendv_ps(otherwise, test, _mm256_cmp_ps(test, test, _CMP_UNORD_Q));
     }
-    static int count_at_least(Vector v, float limit) {
+    static bool any_at_least(Vector v, float limit) {
         const Vector magnitude = _mm256_andnot_ps(all(-0.0f), v);
-        return __builtin_popcount(_mm256_movemask_ps(_mm256_cmp_ps(magnitude, all(limit), _CMP_GE_OQ)));
+        return _mm256_movemask_ps(_mm256_cmp_ps(magnitude, all(limit), _CMP_GE_OQ)) != 0;
     }
 
 private:

@@ -26,16 +26,14 @@ struct Isa {
     static void store(float* p, Vector v, std::int64_t n) { _mm512_mask_storeu_ps(p, first(n), v); }
     static void store(Half* p, Vector v, std::int64_t n) { _mm256_mask_storeu_epi16(p, first(n), narrow(v)); }
     static Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
-    static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
-    static Vector divide(Vector a, Vector b) { return _mm512_div_ps(a, b); }
     // Of a NaN and a number these return the second operand.
     static Vector max(Vector a, Vector b) { return _mm512_max_ps(a, b); }
     static Vector min(Vector a, Vector b) { return _mm512_min_ps(a, b); }
     static Vector where_nan(Vector test, Vector otherwise) {
         return _mm512_mask_mov_ps(otherwise, _mm512_cmp_ps_mask(test, test, _CMP_UNORD_Q), test);
     }
-    static int count_at_least(Vector v, float limit) {
-        return __builtin_popcount(_mm512_cmp_ps_mask(_mm512_abs_ps(v), all(limit), _CMP_GE_OQ));
+    static bool any_at_least(Vector v, float limit) {
+        return _mm512_cmp_ps_mask(_mm512_abs_ps(v), all(limit), _CMP_GE_OQ) != 0;
     }
 
 private:

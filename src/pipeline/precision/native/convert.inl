@@ -7,11 +7,14 @@ void convert(const From* from, To* to, std::int64_t n) {
     if (i < n) Isa::store(to + i, Isa::load(from + i, n - i), n - i);
 }
 
-inline void stage(Source x, std::int64_t at, float* to, std::int64_t n) {
+inline void widen(Source x, std::int64_t at, float* to, std::int64_t n) {
     x.half ? convert(static_cast<const Half*>(x.data) + at, to, n)
            : convert(static_cast<const float*>(x.data) + at, to, n);
 }
 
-inline void clear(float* to, std::int64_t n) {
-    for (std::int64_t i = 0; i < n; ++i) to[i] = 0.0f;
+template <class T>
+void clear(T* to, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; ++i) to[i] = T{};
 }
+
+inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }

@@ -1,67 +1,83 @@
 // Direct convolution, channels last, without an im2col matrix.
 //
-// Each image is copied once into a padded binary32 frame. A row of output pixels is then a row of equally spaced
-// windows into the frame, and the taps of one kernel row, with their channels, are consecutive in memory: the register
-// tile of the matrix product runs over them as it stands.
+// Each image is copied once into a padded frame. A row of output pixels is then a row of equally spaced windows into
+// the frame, and the taps of one kernel row, with their channels, are consecutive in memory: the register tile of the
+// matrix product runs over them as it stands.
 
-inline void frame(const Convolution& shape, Source x, std::int64_t image, float* to) {
+template <class Arithmetic>
+void frame(const Convolution& shape, Source x, std::int64_t image, typename Arithmetic::Activation* to) {
+    constexpr std::int64_t depth = Arithmetic::depth;
     const std::int64_t row = shape.width * shape.channels;
-    const std::int64_t margin = shape.pad_width * shape.channels;
-    const std::int64_t padded = shape.padded_width() * shape.channels;
+    const std::int64_t margin = shape.pad_width * shape.channels / depth;
+    const std::int64_t padded = shape.padded_width() * shape.channels / depth;
     clear(to, shape.pad_height * padded);
     to += shape.pad_height * padded;
     for (std::int64_t i = 0; i < shape.height; ++i, to += padded) {
         clear(to, margin);
-        stage(x, (image * shape.height + i) * row, to + margin, row);
-        clear(to + margin + row, margin);
+        Arithmetic::stage(x, (image * shape.height + i) * row, to + margin, row);
+        clear(to + margin + row / depth, margin);
     }
     clear(to, shape.pad_height * padded);
 }
 
-// One panel of outputs over a block of framed images.
-template <class Weight>
-std::int64_t convolve_panel(const float* frames, std::int64_t n, const Convolution& shape, const Weight* w, int vectors,
-                            std::int64_t first, Corner corner) {
-    const std::int64_t row_step = shape.stride_height * shape.padded_width() * shape.channels;
-    const std::ptrdiff_t step = shape.stride_width * shape.channels, origin = corner.at;
+// One panel of outputs over a block of `n` framed images, the first of which is number `first`.
+template <class Arithmetic>
+std::int64_t convolve_panel(const typename Arithmetic::Activation* frames, std::int64_t n, const Convolution& shape,
+                            const typename Arithmetic::Stored* w, int vectors, std::int64_t first, Corner corner) {
+    constexpr std::int64_t depth = Arithmetic::depth;
+    const std::int64_t row_step = shape.stride_height * shape.padded_width() * shape.channels / depth;
+    const std::ptrdiff_t step = shape.stride_width * shape.channels / depth, origin = corner.at;
     const Runs runs{shape.runs, shape.n_runs, shape.run_length};
+    const Ahead ahead = stream(w, vectors);
+    float sums[largest_tile];
     std::int64_t saturated = 0;
     for (std::int64_t i = 0; i < n; ++i)
         for (std::int64_t row = 0; row < shape.out_height; ++row) {
-            corner.at = ((first + i) * shape.out_height + row) * shape.out_width * corner.stride + origin;
-            const float* windows = frames + i * shape.padded_size() + row * row_step;
-            saturated += sweep<Weight>(windows, step, shape.out_width, runs, w, vectors, corner);
+            const std::int64_t line = ((first + i) * shape.out_height + row) * shape.out_width;
+            const auto* windows = frames + i * (shape.padded_size() / depth) + row * row_step;
+            for_tiles(shape.out_width, vectors, [&](std::int64_t m, std::int64_t height) {
+                tile_for<Arithmetic>(height, vectors)(windows + m * step, step, runs, w, ahead,
+                                                      {sums, vectors * Isa::lanes, false});
+                corner.at = (line + m) * corner.stride + origin;
+                saturated += finish_rows(sums, vectors * Isa::lanes, height, corner);
+            });
         }
+    return saturated;
+}
+
+template <class Arithmetic>
+std::int64_t convolve_as(const Panels<typename Arithmetic::Stored>& panels, const Epilogue& epilogue,
+                         const Convolution& shape, Source x, Target y, Part part, Scratch scratch) {
+    using Activation = typename Arithmetic::Activation;
+    constexpr std::int64_t depth = Arithmetic::depth;
+    const std::int64_t width = panels.vectors * Isa::lanes, size = shape.padded_size() / depth;
+    const std::int64_t per_group = (panels.outputs + width - 1) / width;
+    const bool in_place = depth == 1 && !x.half && shape.pad_height == 0 && shape.pad_width == 0;
+    std::int64_t saturated = 0;
+    for (std::int64_t first = part.begin; first < part.end; first += shape.images_per_block) {
+        const std::int64_t n = smaller(part.end - first, shape.images_per_block);
+        auto* staged = reinterpret_cast<Activation*>(scratch.activations);
+        const Activation* frames = staged;
+        if (in_place)
+            frames = static_cast<const Activation*>(x.data) + first * size;
+        else
+            for (std::int64_t i = 0; i < n; ++i) frame<Arithmetic>(shape, x, first + i, staged + i * size);
+        const std::int64_t tiles = n * shape.out_height * n_tiles(shape.out_width, panels.vectors);
+        const bool once = scratch.panel != nullptr && tiles >= Isa::widen_from_tiles;
+        for (std::int64_t panel = part.panel_begin; panel < part.panel_end; ++panel) {
+            const auto* w = panels.data + panel * width * panels.inputs;
+            const Corner corner = corner_of(panels, epilogue, y, panel, panels.groups * panels.outputs);
+            const Activation* group = frames + panel / per_group * shape.group_channels / depth;
+            widened_or_not<Arithmetic>(w, width * panels.inputs, once ? scratch.panel : nullptr, [&](auto kind, auto* weights) {
+                saturated += convolve_panel<decltype(kind)>(group, n, shape, weights, panels.vectors, first, corner);
+            });
+        }
+    }
     return saturated;
 }
 
 template <class Weight>
 std::int64_t convolve(const Panels<Weight>& panels, const Epilogue& epilogue, const Convolution& shape, Source x,
-                      Target y, std::int64_t images, Scratch scratch) {
-    const std::int64_t width = panels.vectors * Isa::lanes, outputs = panels.outputs, size = shape.padded_size();
-    const bool in_place = !x.half && shape.pad_height == 0 && shape.pad_width == 0;
-    std::int64_t saturated = 0;
-    for (std::int64_t first = 0; first < images; first += shape.images_per_block) {
-        const std::int64_t left = images - first;
-        const std::int64_t n = left < shape.images_per_block ? left : shape.images_per_block;
-        const float* frames = scratch.activations;
-        if (in_place)
-            frames = static_cast<const float*>(x.data) + first * size;
-        else
-            for (std::int64_t i = 0; i < n; ++i) frame(shape, x, first + i, scratch.activations + i * size);
-        const std::int64_t tiles = n * shape.out_height * n_tiles(shape.out_width, panels.vectors);
-        const bool widen = scratch.panel != nullptr && tiles >= Isa::widen_from_tiles;
-        for (std::int64_t output = 0; output < outputs; output += width) {
-            const Weight* w = panels.data + output * panels.inputs;
-            const Corner corner{y, output, outputs, outputs - output, epilogue.scale + output, epilogue.bias + output,
-                                epilogue.relu};
-            if (widen) {
-                convert(w, scratch.panel, width * panels.inputs);
-                saturated += convolve_panel<float>(frames, n, shape, scratch.panel, panels.vectors, first, corner);
-            } else {
-                saturated += convolve_panel<Weight>(frames, n, shape, w, panels.vectors, first, corner);
-            }
-        }
-    }
-    return saturated;
+                      Target y, Part part, Scratch scratch) {
+    return convolve_as<Single<Weight>>(panels, epilogue, shape, x, y, part, scratch);
 }

@@ -23,8 +23,8 @@ int available(const Routines* tables[], int capacity) {
 }
 
 const Routines* find(const char* name) {
-    const Routines* tables[4];
-    const int n = available(tables, 4);
+    const Routines* tables[max_routines];
+    const int n = available(tables, max_routines);
     for (int i = 0; i < n; ++i)
         if (std::strcmp(tables[i]->name, name) == 0) return tables[i];
     return nullptr;

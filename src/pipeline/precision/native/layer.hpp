@@ -8,28 +8,48 @@
 
 #include "buffer.hpp"
 #include "routines.hpp"
+#include "threads.hpp"
 
 namespace parsimony {
 
-// What every layer does: take a batch of inputs to outputs. `run` allocates nothing and returns how many results were
-// saturated. Not to be run by two threads at once: each layer has one scratch.
+// How an array is stored; `none` where there is no such array.
+enum class Storage { none, half, single };
+
+// How a layer's numbers are stored on the way in and out. The residual is added before the ReLU.
+struct Stored {
+    bool half_input;
+    bool half_output;
+    Storage residual = Storage::none;
+};
+
+// A batch: contiguous arrays.
+struct Call {
+    const void* x;
+    const void* residual;
+    void* y;
+    std::int64_t batch;
+};
+
+// What every layer does: take a batch of inputs to outputs. A run allocates nothing and changes nothing but the output
+// and the workspace, so threads may run the same layer at once.
 class Layer {
 public:
     virtual ~Layer() = default;
-    virtual std::int64_t run(const void* x, void* y, std::int64_t batch) const = 0;
+    // Returns how many results were saturated. `workspace` has `workspace(batch)` bytes for each thread of the team.
+    virtual std::int64_t run(const Call&, const Team&, unsigned char* workspace) const = 0;
+    virtual std::size_t workspace(std::int64_t batch) const = 0;
     // How many numbers one run converts between binary16 and binary32, weights that are widened again included.
     virtual std::int64_t conversions(std::int64_t batch) const = 0;
+    // Floating-point operations of the products that one run does, fewer than the layer's own with Winograd.
+    virtual std::int64_t flops(std::int64_t batch) const = 0;
     virtual std::string routine(std::int64_t batch) const = 0;
 
     std::int64_t input_size = 0, output_size = 0;  // numbers per sample
-    bool half_input = false, half_output = false;
+    std::int64_t weight_bytes = 0;                 // of packed weights
+    Stored stored{};
 };
 
-// How a layer's numbers are stored on the way in and out.
-struct Storage {
-    bool half_input;
-    bool half_output;
-};
+using LayerPointer = std::shared_ptr<const Layer>;
 
 // A linear map's parameters as they come: row-major weights (outputs, inputs), one scale and bias per output.
 struct Affine {
@@ -46,6 +66,7 @@ struct Window {
     std::int64_t channels, height, width, out_height, out_width;
     std::int64_t kernel_height, kernel_width, stride_height, stride_width;
     std::int64_t pad_height, pad_width, dilation_height, dilation_width;
+    std::int64_t groups;
 };
 
 struct PoolWindows {
@@ -54,23 +75,19 @@ struct PoolWindows {
     bool average, relu;
 };
 
-std::shared_ptr<Layer> make_linear(const Routines&, const Affine&, Storage);
-// The inputs of a convolution's weights are ordered (kernel row, kernel column, channel).
-std::shared_ptr<Layer> make_convolution(const Routines&, const Affine&, const Window&, Storage);
-std::shared_ptr<Layer> make_pooling(const Routines&, const PoolWindows&, Storage);
+// The routines that can be asked for, the one that always works first.
+std::vector<std::string> linear_routines(const Routines&);
+std::vector<std::string> convolution_routines(const Routines&, const Window&, std::int64_t outputs);
 
-// Layers one after the other over two buffers of activations.
-class Chain {
-public:
-    Chain(std::vector<std::shared_ptr<Layer>> layers, std::int64_t max_batch);
-    std::int64_t run(const void* x, void* y, std::int64_t batch) const;
-    const std::vector<std::shared_ptr<Layer>>& layers() const { return layers_; }
-    std::int64_t max_batch() const { return max_batch_; }
-
-private:
-    std::vector<std::shared_ptr<Layer>> layers_;
-    std::int64_t max_batch_;
-    Buffer<unsigned char> between_[2];
-};
+// Every one of them throws std::invalid_argument for a routine that cannot run the layer.
+LayerPointer make_linear(const Routines&, const Affine&, Stored, const std::string& routine);
+// The inputs of a convolution's weights are ordered (kernel row, kernel column, channel of the group).
+LayerPointer make_convolution(const Routines&, const Affine&, const Window&, Stored, const std::string& routine);
+LayerPointer make_winograd(const Routines&, const Affine&, const Window&, Stored, int m);
+LayerPointer make_depthwise(const Routines&, const Affine&, const Window&, Stored);
+LayerPointer make_pooling(const Routines&, const PoolWindows&, Stored);
+LayerPointer make_addition(const Routines&, std::int64_t size, bool relu, Stored);
+// The same map for each of `rows_per_sample` rows of the input: a 1 x 1 convolution.
+LayerPointer make_rows(const Routines&, const Affine&, Stored, bool brain, std::int64_t rows_per_sample);
 
 }  // namespace parsimony

@@ -1,15 +1,20 @@
 // What Python sees: layers over numpy arrays and torch tensors, conversions, and the roofs.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <stdexcept>
+#include <tuple>
 
 #include "layer.hpp"
+#include "network.hpp"
 #include "roofs.hpp"
 #include "routines.hpp"
 
@@ -25,8 +30,8 @@ using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::c
 
 const Routines& chosen(const std::string& name) {
     if (const Routines* table = find(name.c_str())) return *table;
-    const Routines* tables[4];
-    const int n = available(tables, 4);
+    const Routines* tables[max_routines];
+    const int n = available(tables, max_routines);
     std::string names;
     for (int i = 0; i < n; ++i) names += (i ? ", " : "") + std::string(tables[i]->name);
     throw std::invalid_argument("this processor cannot run the instruction set '" + name + "'; it has " + names);
@@ -42,22 +47,45 @@ bool is_half(const Array& array) {
     throw nb::type_error("an array is float16 or float32");
 }
 
-// Check that a batch fits a layer (or a chain's ends) and return its size.
+using Optional = std::optional<Input>;
+
+void check_array(const char* name, const Input& array, std::int64_t batch, std::int64_t per_sample, bool half) {
+    const auto found = static_cast<std::int64_t>(array.size());
+    if (found != batch * per_sample)
+        throw std::invalid_argument(std::string(name) + " has " + std::to_string(found) + " numbers for a batch of " +
+                                    std::to_string(batch) + ", wanted " + std::to_string(per_sample) + " each");
+    if (is_half(array) != half)
+        throw nb::type_error((std::string(name) + " is to be " + (half ? "float16" : "float32")).c_str());
+}
+
+// Check that a batch fits a layer (or a network's ends) and return its size.
 std::int64_t batch_of(const Input& x, const Output& y, const Layer& first, const Layer& last) {
     if (x.ndim() < 1 || y.ndim() < 1 || x.shape(0) != y.shape(0))
         throw std::invalid_argument("input and output need the same first dimension, the batch");
     const auto batch = static_cast<std::int64_t>(x.shape(0));
-    const auto check = [batch](const char* name, std::int64_t found, std::int64_t per_sample, bool half, bool wanted) {
-        if (found != batch * per_sample)
-            throw std::invalid_argument(std::string(name) + " has " + std::to_string(found) +
-                                        " numbers for a batch of " + std::to_string(batch) + ", wanted " +
-                                        std::to_string(per_sample) + " each");
-        if (half != wanted)
-            throw nb::type_error((std::string(name) + " is to be " + (wanted ? "float16" : "float32")).c_str());
-    };
-    check("input", static_cast<std::int64_t>(x.size()), first.input_size, is_half(x), first.half_input);
-    check("output", static_cast<std::int64_t>(y.size()), last.output_size, is_half(y), last.half_output);
+    check_array("input", x, batch, first.input_size, first.stored.half_input);
+    check_array("output", Input(y), batch, last.output_size, last.stored.half_output);
     return batch;
+}
+
+Call call_of(const Layer& layer, const Input& x, const Output& y, const Optional& residual) {
+    const std::int64_t batch = batch_of(x, y, layer, layer);
+    const bool wanted = layer.stored.residual != Storage::none;
+    if (wanted != residual.has_value())
+        throw std::invalid_argument(wanted ? "this layer adds a residual; give it one"
+                                           : "this layer adds no residual, but one was given");
+    if (wanted)
+        check_array("residual", *residual, batch, layer.output_size, layer.stored.residual == Storage::half);
+    return {x.data(), wanted ? residual->data() : nullptr, y.data(), batch};
+}
+
+Stored stored_as(bool half_input, bool half_output, const std::string& residual) {
+    if (residual != "none" && residual != "float16" && residual != "float32")
+        throw std::invalid_argument("a residual is 'none', 'float16' or 'float32', found '" + residual + "'");
+    return {half_input, half_output,
+            residual == "none"      ? Storage::none
+            : residual == "float16" ? Storage::half
+                                    : Storage::single};
 }
 
 Affine affine_of(const Input& weights, const Floats& scale, const Floats& bias, bool relu) {
@@ -87,29 +115,40 @@ std::vector<std::int64_t> whole(const nb::sequence& numbers, std::size_t n, cons
     return values;
 }
 
-std::shared_ptr<Layer> linear(const std::string& isa, const Input& weights, const Floats& scale, const Floats& bias,
-                              bool relu, bool half_input, bool half_output) {
-    return make_linear(chosen(isa), affine_of(weights, scale, bias, relu), {half_input, half_output});
+LayerPointer linear(const std::string& isa, const Input& weights, const Floats& scale, const Floats& bias, bool relu,
+                    bool half_input, bool half_output, const std::string& residual, const std::string& routine) {
+    return make_linear(chosen(isa), affine_of(weights, scale, bias, relu),
+                       stored_as(half_input, half_output, residual), routine);
 }
 
-std::shared_ptr<Layer> convolution(const std::string& isa, const Input& weights, const Floats& scale,
-                                   const Floats& bias, bool relu, bool half_input, bool half_output,
-                                   const nb::sequence& image, const nb::sequence& kernel, const nb::sequence& stride,
-                                   const nb::sequence& padding, const nb::sequence& dilation) {
+LayerPointer convolution(const std::string& isa, const Input& weights, const Floats& scale, const Floats& bias,
+                         bool relu, bool half_input, bool half_output, const nb::sequence& image,
+                         const nb::sequence& kernel, const nb::sequence& stride, const nb::sequence& padding,
+                         const nb::sequence& dilation, std::int64_t groups, const std::string& residual,
+                         const std::string& routine) {
     const auto affine = affine_of(weights, scale, bias, relu);
     const auto i = whole(image, 3, "image"), k = whole(kernel, 2, "kernel"), s = whole(stride, 2, "stride");
     const auto p = whole(padding, 2, "padding"), d = whole(dilation, 2, "dilation");
+    if (groups < 1 || i[0] % groups != 0 || affine.outputs % groups != 0)
+        throw std::invalid_argument("groups divide the channels and the outputs");
     const Window window{i[0], i[1], i[2], extent(i[1], k[0], s[0], p[0], d[0]), extent(i[2], k[1], s[1], p[1], d[1]),
-                        k[0], k[1], s[0], s[1], p[0], p[1], d[0], d[1]};
-    if (affine.inputs != i[0] * k[0] * k[1])
-        throw std::invalid_argument("weights have one input per kernel row, kernel column and channel");
-    return make_convolution(chosen(isa), affine, window, {half_input, half_output});
+                        k[0], k[1], s[0], s[1], p[0], p[1], d[0], d[1], groups};
+    if (affine.inputs != i[0] / groups * k[0] * k[1])
+        throw std::invalid_argument("weights have one input per kernel row, kernel column and channel of a group");
+    return make_convolution(chosen(isa), affine, window, stored_as(half_input, half_output, residual), routine);
 }
 
-std::shared_ptr<Layer> pooling(const std::string& isa, const nb::sequence& image, const nb::sequence& row_start,
-                               const nb::sequence& row_end, const nb::sequence& column_start,
-                               const nb::sequence& column_end, bool average, bool relu, bool half_input,
-                               bool half_output) {
+std::vector<std::string> routines_for_convolution(const std::string& isa, const nb::sequence& kernel,
+                                                  const nb::sequence& stride, const nb::sequence& dilation,
+                                                  std::int64_t groups, std::int64_t channels, std::int64_t outputs) {
+    const auto k = whole(kernel, 2, "kernel"), s = whole(stride, 2, "stride"), d = whole(dilation, 2, "dilation");
+    const Window window{channels, 0, 0, 0, 0, k[0], k[1], s[0], s[1], 0, 0, d[0], d[1], groups};
+    return convolution_routines(chosen(isa), window, outputs);
+}
+
+LayerPointer pooling(const std::string& isa, const nb::sequence& image, const nb::sequence& row_start,
+                     const nb::sequence& row_end, const nb::sequence& column_start, const nb::sequence& column_end,
+                     bool average, bool relu, bool half_input, bool half_output) {
     const auto i = whole(image, 3, "image");
     PoolWindows w{i[0], i[1], i[2], whole(row_start, 0, ""), whole(row_end, 0, ""), whole(column_start, 0, ""),
                   whole(column_end, 0, ""), average, relu};
@@ -125,27 +164,64 @@ std::shared_ptr<Layer> pooling(const std::string& isa, const nb::sequence& image
     return make_pooling(chosen(isa), w, {half_input, half_output});
 }
 
-std::int64_t run_layer(const Layer& layer, const Input& x, const Output& y) {
-    const std::int64_t batch = batch_of(x, y, layer, layer);
-    const nb::gil_scoped_release release;
-    return layer.run(x.data(), y.data(), batch);
+LayerPointer addition(const std::string& isa, std::int64_t size, bool relu, bool half_input, bool half_output,
+                      const std::string& residual) {
+    if (size < 1 || residual == "none") throw std::invalid_argument("an addition has a size and a residual to add");
+    return make_addition(chosen(isa), size, relu, stored_as(half_input, half_output, residual));
 }
 
-double seconds_of(const Layer& layer, const Input& x, const Output& y, int repeats) {
-    const std::int64_t batch = batch_of(x, y, layer, layer);
+// Scratch for layers that are run by themselves: one for each thread that does so.
+unsigned char* own_workspace(const Layer& layer, std::int64_t batch, const Team& team) {
+    thread_local Workspace workspace;
+    return workspace.at_least(layer.workspace(batch) * team.size());
+}
+
+std::int64_t run_layer(const Layer& layer, const Input& x, const Output& y, const Optional& residual) {
+    const Call call = call_of(layer, x, y, residual);
     const nb::gil_scoped_release release;
+    const Team team;
+    return layer.run(call, team, own_workspace(layer, call.batch, team));
+}
+
+double seconds_of(const Layer& layer, const Input& x, const Output& y, int repeats, const Optional& residual) {
+    const Call call = call_of(layer, x, y, residual);
+    const nb::gil_scoped_release release;
+    const Team team;
+    unsigned char* workspace = own_workspace(layer, call.batch, team);
     const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < repeats; ++i) layer.run(x.data(), y.data(), batch);
+    for (int i = 0; i < repeats; ++i) layer.run(call, team, workspace);
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-std::int64_t run_chain(const Chain& chain, const Input& x, const Output& y) {
-    const std::int64_t batch = batch_of(x, y, *chain.layers().front(), *chain.layers().back());
-    if (batch > chain.max_batch())
-        throw std::invalid_argument("a batch of " + std::to_string(batch) + " for a chain that takes " +
-                                    std::to_string(chain.max_batch()) + " at most");
+Network network(const nb::sequence& steps, std::int64_t max_batch) {
+    std::vector<Step> list;
+    for (const nb::handle item : steps) {
+        const auto [layer, input, residual] = nb::cast<std::tuple<LayerPointer, std::int64_t, std::int64_t>>(item);
+        list.push_back({layer, input, residual});
+    }
+    return {std::move(list), max_batch};
+}
+
+std::int64_t batch_of_network(const Network& network, const Input& x, const Output& y) {
+    const std::int64_t batch = batch_of(x, y, *network.steps().front().layer, *network.steps().back().layer);
+    if (batch > network.max_batch())
+        throw std::invalid_argument("a batch of " + std::to_string(batch) + " for a network that takes " +
+                                    std::to_string(network.max_batch()) + " at most");
+    return batch;
+}
+
+std::int64_t run_network(Network& network, const Input& x, const Output& y) {
+    const std::int64_t batch = batch_of_network(network, x, y);
     const nb::gil_scoped_release release;
-    return chain.run(x.data(), y.data(), batch);
+    return network.run(x.data(), y.data(), batch);
+}
+
+std::vector<double> seconds_per_step(Network& network, const Input& x, const Output& y) {
+    const std::int64_t batch = batch_of_network(network, x, y);
+    std::vector<double> seconds(network.steps().size());
+    const nb::gil_scoped_release release;
+    network.run(x.data(), y.data(), batch, seconds.data());
+    return seconds;
 }
 
 void convert(const std::string& isa, const Input& from, const Output& to) {
@@ -161,8 +237,8 @@ void convert(const std::string& isa, const Input& from, const Output& to) {
 }
 
 std::vector<std::string> instruction_sets() {
-    const Routines* tables[4];
-    const int n = available(tables, 4);
+    const Routines* tables[max_routines];
+    const int n = available(tables, max_routines);
     std::vector<std::string> names;
     for (int i = 0; i < n; ++i) names.emplace_back(tables[i]->name);
     return names;
@@ -189,24 +265,39 @@ std::vector<double> read_rates(const std::string& isa, const std::vector<std::in
 NB_MODULE(_native, module) {
     module.doc() = "Native routines of pipeline.precision";
     nb::class_<Layer>(module, "Layer")
-        .def("run", &run_layer, "x"_a.noconvert(), "y"_a.noconvert())
-        .def("seconds", &seconds_of, "x"_a.noconvert(), "y"_a.noconvert(), "repeats"_a)
+        .def("run", &run_layer, "x"_a.noconvert(), "y"_a.noconvert(), "residual"_a.noconvert() = nb::none())
+        .def("seconds", &seconds_of, "x"_a.noconvert(), "y"_a.noconvert(), "repeats"_a,
+             "residual"_a.noconvert() = nb::none())
         .def("conversions", &Layer::conversions, "batch"_a)
+        .def("flops", &Layer::flops, "batch"_a)
         .def("routine", &Layer::routine, "batch"_a)
+        .def("workspace_bytes", &Layer::workspace, "batch"_a)
         .def_ro("input_size", &Layer::input_size)
         .def_ro("output_size", &Layer::output_size)
-        .def_ro("half_input", &Layer::half_input)
-        .def_ro("half_output", &Layer::half_output);
-    nb::class_<Chain>(module, "Chain")
-        .def(nb::init<std::vector<std::shared_ptr<Layer>>, std::int64_t>(), "layers"_a, "max_batch"_a)
-        .def("run", &run_chain, "x"_a.noconvert(), "y"_a.noconvert())
-        .def_prop_ro("max_batch", &Chain::max_batch);
+        .def_ro("weight_bytes", &Layer::weight_bytes)
+        .def_prop_ro("half_input", [](const Layer& layer) { return layer.stored.half_input; })
+        .def_prop_ro("half_output", [](const Layer& layer) { return layer.stored.half_output; });
+    nb::class_<Network>(module, "Network")
+        .def(nb::new_(&network), "steps"_a, "max_batch"_a)
+        .def("run", &run_network, "x"_a.noconvert(), "y"_a.noconvert())
+        .def("seconds_per_step", &seconds_per_step, "x"_a.noconvert(), "y"_a.noconvert())
+        .def_prop_ro("buffer_bytes", &Network::buffer_bytes)
+        .def_prop_ro("max_batch", &Network::max_batch);
     module.def("linear", &linear, "instruction_set"_a, "weights"_a, "scale"_a, "bias"_a, "relu"_a, "half_input"_a,
-               "half_output"_a);
+               "half_output"_a, "residual"_a = "none", "routine"_a = "product");
     module.def("convolution", &convolution, "instruction_set"_a, "weights"_a, "scale"_a, "bias"_a, "relu"_a,
-               "half_input"_a, "half_output"_a, "image"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a);
+               "half_input"_a, "half_output"_a, "image"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a,
+               "groups"_a = 1, "residual"_a = "none", "routine"_a = "direct");
     module.def("pooling", &pooling, "instruction_set"_a, "image"_a, "row_start"_a, "row_end"_a, "column_start"_a,
                "column_end"_a, "average"_a, "relu"_a, "half_input"_a, "half_output"_a);
+    module.def("addition", &addition, "instruction_set"_a, "size"_a, "relu"_a, "half_input"_a, "half_output"_a,
+               "residual"_a);
+    module.def(
+        "linear_routines", [](const std::string& isa) { return linear_routines(chosen(isa)); }, "instruction_set"_a);
+    module.def("convolution_routines", &routines_for_convolution, "instruction_set"_a, "kernel"_a, "stride"_a,
+               "dilation"_a, "groups"_a, "channels"_a, "outputs"_a);
+    module.def("set_threads", &set_threads, "n"_a);
+    module.def("threads", &threads);
     module.def("convert", &convert, "instruction_set"_a, "source"_a.noconvert(), "target"_a.noconvert());
     module.def("instruction_sets", &instruction_sets);
     module.def(

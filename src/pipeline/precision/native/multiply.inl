@@ -1,9 +1,9 @@
-// Matrix products: a vector times packed panels (batch 1), and a few rows times packed panels.
+// Matrix products: a vector times packed panels (batch 1), and rows times packed panels.
 
 // One panel times one vector. `ways` independent sums per vector hide the latency of the multiply-add; memory is read
 // as one stream, 4 KiB ahead of use, since a page holds too little for the hardware's own prefetcher to run ahead.
 template <class Weight, int vectors>
-std::int64_t multiply_vector(const float* x, std::int64_t inputs, const Weight* w, const Corner& corner) {
+void multiply_vector(const float* x, std::int64_t inputs, const Weight* w, float* to) {
     using I = Isa;
     constexpr int ways = vectors == 1 ? 8 : vectors == 2 ? 4 : 2;
     constexpr int width = vectors * I::lanes;
@@ -30,50 +30,90 @@ std::int64_t multiply_vector(const float* x, std::int64_t inputs, const Weight* 
     for (; k < inputs; ++k, w += width)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) sum[0][v] = I::fma(I::all(x[k]), I::load(w + v * I::lanes), sum[0][v]);
-    std::int64_t saturated = 0;
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
         auto total = sum[0][v];
 #pragma GCC unroll 8
-        for (int u = 1; u < ways; ++u) total = I::add(total, sum[u][v]);
-        const std::int64_t left = corner.n - v * I::lanes;
-        if (left > 0)
-            saturated += finish(total, corner.scale + v * I::lanes, corner.bias + v * I::lanes, corner.relu, corner.y,
-                                corner.at + v * I::lanes, left);
+        for (int u = 1; u < ways; ++u) total = total + sum[u][v];
+        I::store(to + v * I::lanes, total);
+    }
+}
+
+template <class Weight>
+std::int64_t multiply_by_vector(const Panels<Weight>& panels, const Epilogue& epilogue, Source x, Target y, Part part,
+                                float* staged) {
+    const float* vector = static_cast<const float*>(x.data);
+    if (x.half) {
+        widen(x, 0, staged, panels.inputs);
+        vector = staged;
+    }
+    const std::int64_t width = panels.vectors * Isa::lanes;
+    std::int64_t saturated = 0;
+    for (std::int64_t panel = part.panel_begin; panel < part.panel_end; ++panel) {
+        const Weight* w = panels.data + panel * width * panels.inputs;
+        float sums[4 * Isa::lanes];
+        panels.vectors == 1   ? multiply_vector<Weight, 1>(vector, panels.inputs, w, sums)
+        : panels.vectors == 2 ? multiply_vector<Weight, 2>(vector, panels.inputs, w, sums)
+                              : multiply_vector<Weight, 4>(vector, panels.inputs, w, sums);
+        saturated += finish_rows(sums, width, 1, corner_of(panels, epilogue, y, panel, panels.outputs));
+    }
+    return saturated;
+}
+
+// Rows times panels, in blocks of inputs: a block of the rows stays in the level 2 cache while every panel's share of
+// the inputs passes once. Rows are an odd number of cache lines apart there, or those of a power of two would evict
+// each other.
+template <class Arithmetic>
+std::int64_t multiply_rows(const Panels<typename Arithmetic::Stored>& panels, const Epilogue& epilogue,
+                           const Product& product, Source x, Target y, Part part, Scratch scratch) {
+    using Stored = typename Arithmetic::Stored;
+    using Activation = typename Arithmetic::Activation;
+    constexpr std::int64_t depth = Arithmetic::depth;
+    const std::int64_t width = panels.vectors * Isa::lanes;
+    const std::int64_t stride = (part.panel_end - part.panel_begin) * width;
+    const std::int64_t step = Winograd::odd_lines(product.inputs_per_block);
+    const std::ptrdiff_t start = 0;
+    auto* block = reinterpret_cast<Activation*>(scratch.activations);
+    std::int64_t saturated = 0;
+    for (std::int64_t row = part.begin; row < part.end; row += product.rows_per_block) {
+        const std::int64_t rows = smaller(part.end - row, product.rows_per_block);
+        const bool once = scratch.panel != nullptr && n_tiles(rows, panels.vectors) >= Isa::widen_from_tiles;
+        for (std::int64_t k = 0; k < panels.inputs; k += product.inputs_per_block) {
+            const std::int64_t inputs = smaller(panels.inputs - k, product.inputs_per_block);
+            const std::int64_t numbers = smaller(product.inputs - k * depth, inputs * depth);
+            for (std::int64_t m = 0; m < rows; ++m)
+                Arithmetic::stage(x, (row + m) * product.inputs + k * depth, block + m * step, numbers);
+            const Runs runs{&start, 1, inputs};
+            for (std::int64_t panel = part.panel_begin; panel < part.panel_end; ++panel) {
+                const Stored* w = panels.data + (panel * panels.inputs + k) * width;
+                const Corner corner = corner_of(panels, epilogue, y, panel, panels.outputs);
+                // Sums wait for the next block of inputs, if there is one.
+                const bool only = inputs == panels.inputs, last = k + inputs == panels.inputs;
+                float one_tile[largest_tile];
+                float* sums = scratch.sums + (panel - part.panel_begin) * width;
+                widened_or_not<Arithmetic>(w, inputs * width, once ? scratch.panel : nullptr, [&](auto kind, auto* weights) {
+                    // While the panel is in use, its successor's share is fetched, by the first tile.
+                    Ahead ahead = stream(weights, panels.vectors);
+                    if (once) ahead = {reinterpret_cast<const char*>(w + panels.inputs * width), ahead.step / 2};
+                    for_tiles(rows, panels.vectors, [&](std::int64_t m, std::int64_t height) {
+                        const Sums to{only ? one_tile : sums + m * stride, only ? width : stride, k > 0};
+                        tile_for<decltype(kind)>(height, panels.vectors)(block + m * step, step, runs, weights, ahead, to);
+                        if (once) ahead = stream(weights, panels.vectors);
+                        if (!last) return;
+                        Corner moved = corner;
+                        moved.at += (row + m) * panels.outputs;
+                        saturated += finish_rows(to.data, to.stride, height, moved);
+                    });
+                });
+            }
+        }
     }
     return saturated;
 }
 
 template <class Weight>
-std::int64_t multiply(const Panels<Weight>& panels, const Epilogue& epilogue, Source x, Target y, std::int64_t rows,
-                      std::int64_t rows_per_block, Scratch scratch) {
-    const std::int64_t inputs = panels.inputs, width = panels.vectors * Isa::lanes;
-    const std::ptrdiff_t start = 0;
-    const Runs runs{&start, 1, inputs};
-    std::int64_t saturated = 0;
-    for (std::int64_t row = 0; row < rows; row += rows_per_block) {
-        const std::int64_t n = rows - row < rows_per_block ? rows - row : rows_per_block;
-        const float* block = scratch.activations;
-        if (x.half)
-            stage(x, row * inputs, scratch.activations, n * inputs);
-        else
-            block = static_cast<const float*>(x.data) + row * inputs;
-        const bool widen = scratch.panel != nullptr && n_tiles(n, panels.vectors) >= Isa::widen_from_tiles;
-        for (std::int64_t output = 0; output < panels.outputs; output += width) {
-            const Weight* w = panels.data + output * inputs;
-            const Corner corner{y, row * panels.outputs + output, panels.outputs, panels.outputs - output,
-                                epilogue.scale + output, epilogue.bias + output, epilogue.relu};
-            if (widen) {
-                convert(w, scratch.panel, width * inputs);
-                saturated += sweep<float>(block, inputs, n, runs, scratch.panel, panels.vectors, corner);
-            } else if (rows > 1) {
-                saturated += sweep<Weight>(block, inputs, n, runs, w, panels.vectors, corner);
-            } else {
-                saturated += panels.vectors == 1   ? multiply_vector<Weight, 1>(block, inputs, w, corner)
-                             : panels.vectors == 2 ? multiply_vector<Weight, 2>(block, inputs, w, corner)
-                                                   : multiply_vector<Weight, 4>(block, inputs, w, corner);
-            }
-        }
-    }
-    return saturated;
+std::int64_t multiply(const Panels<Weight>& panels, const Epilogue& epilogue, const Product& product, Source x,
+                      Target y, Part part, Scratch scratch) {
+    return product.vector ? multiply_by_vector(panels, epilogue, x, y, part, scratch.activations)
+                          : multiply_rows<Single<Weight>>(panels, epilogue, product, x, y, part, scratch);
 }

@@ -57,7 +57,7 @@ double read(const float* p, std::int64_t n) {
         for (int s = 0; s < streams; ++s) {
 #pragma GCC unroll 8
             for (int v = 0; v < vectors; ++v)
-                sum[s][v] = I::add(sum[s][v], I::load(p + s * part + i + v * I::lanes));
+                sum[s][v] = sum[s][v] + I::load(p + s * part + i + v * I::lanes);
             if constexpr (ahead > 0) {
 #pragma GCC unroll 8
                 for (int f = 0; f < vectors * I::lanes; f += 16) __builtin_prefetch(p + s * part + i + f + ahead);

@@ -51,17 +51,15 @@ struct Isa {
     static void store(float* p, Vector v, std::int64_t n) { store_some(p, v, n); }
     static void store(Half* p, Vector v, std::int64_t n) { store_some(p, v, n); }
     static Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
-    static Vector add(Vector a, Vector b) { return a + b; }
-    static Vector divide(Vector a, Vector b) { return a / b; }
     // Of a NaN and a number these return the second operand.
     static Vector max(Vector a, Vector b) { return floats(select(a > b, ints(a), ints(b))); }
     static Vector min(Vector a, Vector b) { return floats(select(a < b, ints(a), ints(b))); }
     static Vector where_nan(Vector test, Vector otherwise) {
         return floats(select(test == test, ints(otherwise), ints(test)));
     }
-    static int count_at_least(Vector v, float limit) {
+    static bool any_at_least(Vector v, float limit) {
         const Ints large = floats(ints(v) & every(0x7fffffff)) >= all(limit);
-        return -(large[0] + large[1] + large[2] + large[3]);
+        return (large[0] | large[1] | large[2] | large[3]) != 0;
     }
 
 private:

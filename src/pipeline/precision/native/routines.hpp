@@ -2,14 +2,18 @@
 //
 // Every instruction set fills one `Routines` table in a translation unit of its own, compiled with its own flags; a
 // table is called only after `available` said that the processor has it. Weights lie in *panels*, activations
-// channels-last. `routine_bound` in error.py bounds what the routines may be off by, whatever the order of their sums.
+// channels-last. `routine_bound` in error.py and `winograd_bound` in winograd.py bound what the routines may be off by,
+// whatever the order of their sums.
 //
-//   panel layout   [ceil(outputs / width)][inputs][width], width = vectors * lanes, zeros behind the last output:
-//                  one sequential stream of weights for every routine, whatever the batch.
+//   panel layout   [panel][inputs][width], width = vectors * lanes, zeros behind the last output of a group: one
+//                  sequential stream of weights for every routine, whatever the batch. Winograd: [panel][point][...].
 //   activations    [image][row][column][channel], binary16 or binary32.
-//   arithmetic     binary32 throughout; binary16 is how numbers are stored. y = scale * (W x) + bias, then ReLU.
-//                  `scale` holds powers of two, so the product is exact and each output is rounded once on the way out.
+//   arithmetic     binary32 throughout; binary16 is how numbers are stored. y = scale * (W x) + bias + residual, then
+//                  ReLU. `scale` holds powers of two, so the product is exact and each output is rounded once on the
+//                  way out. The bfloat16 routines multiply pairs of bfloat16 and add in binary32.
 //   saturation     a result that binary16 cannot hold is stored as +-65504 and counted; NaN stays NaN.
+//   threads        a call does one `Part` of the work with a scratch of its own. How an output is summed does not depend
+//                  on the part it is in, so results are equal bit for bit whatever the number of threads.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +21,8 @@
 
 namespace parsimony {
 
-using Half = std::uint16_t;  // the bits of an IEEE 754 binary16
+using Half = std::uint16_t;       // the bits of an IEEE 754 binary16
+using BrainPair = std::uint32_t;  // the bits of two bfloat16, the first one low
 
 struct Source {
     const void* data;
@@ -32,15 +37,31 @@ struct Target {
 struct Epilogue {
     const float* scale;  // padded to whole panels, like bias
     const float* bias;
+    Source residual;  // shaped like the output; no data: none
     bool relu;
 };
 
+// Weights of `groups` groups that have `outputs` outputs each.
 template <class Weight>
 struct Panels {
     const Weight* data;
+    std::int64_t groups;
     std::int64_t outputs;
-    std::int64_t inputs;
-    int vectors;  // 1, 2 or 4 vectors wide
+    std::int64_t inputs;  // of one output; pairs of them if weights are
+    int vectors;          // 1, 2 or 4 vectors wide
+};
+
+// What one call does: rows, images or tiles [begin, end), for the outputs of panels [panel_begin, panel_end).
+struct Part {
+    std::int64_t begin, end;
+    std::int64_t panel_begin, panel_end;
+};
+
+struct Product {
+    std::int64_t inputs;  // numbers per row of x
+    bool vector;          // there is one row in all
+    std::int64_t rows_per_block;
+    std::int64_t inputs_per_block;
 };
 
 struct Convolution {
@@ -50,6 +71,7 @@ struct Convolution {
     std::int64_t stride_height, stride_width;
     std::int64_t pad_height, pad_width;
     std::int64_t dilation_height, dilation_width;
+    std::int64_t group_channels;  // channels / groups
     // Where the taps start in a padded image; taps that are neighbors in memory form one run.
     const std::ptrdiff_t* runs;
     std::int64_t n_runs;
@@ -59,6 +81,25 @@ struct Convolution {
     std::int64_t padded_height() const { return height + 2 * pad_height; }
     std::int64_t padded_width() const { return width + 2 * pad_width; }
     std::int64_t padded_size() const { return padded_height() * padded_width() * channels; }
+};
+
+// F(m x m, 3 x 3): tiles of m x m outputs from (m + 2) x (m + 2) inputs and products at as many points.
+struct Winograd {
+    int m;  // 2 or 4
+    std::int64_t channels, height, width;
+    std::int64_t out_height, out_width;
+    std::int64_t pad_height, pad_width;
+    std::int64_t tiles_high, tiles_wide;
+    std::int64_t tiles_per_block;
+
+    std::int64_t points() const { return static_cast<std::int64_t>(m + 2) * (m + 2); }
+    std::int64_t tiles_per_image() const { return tiles_high * tiles_wide; }
+    // Distances between tiles and between points in the scratch. An odd number of cache lines spreads what is touched
+    // at once over the sets of a cache.
+    static std::int64_t odd_lines(std::int64_t n) { return ((n + 15) / 16 | 1) * 16; }
+    std::int64_t tile_step() const { return odd_lines(channels); }
+    std::int64_t point_step() const { return odd_lines(tiles_per_block * tile_step()); }
+    std::int64_t sum_step(std::int64_t panel_width) const { return odd_lines(tiles_per_block * panel_width); }
 };
 
 struct Pooling {
@@ -74,17 +115,21 @@ struct Pooling {
 };
 
 struct Scratch {
-    float* activations;  // rows_per_block * inputs of them, or images_per_block padded images
-    float* panel;        // one panel, for weights that are widened once and used often; null: widen in registers
+    float* activations;  // what is read many times, as binary32 (or pairs of bfloat16): a block of rows, padded images,
+                         // transformed tiles
+    float* panel;        // weights that are widened once and used often; null: widen in registers
+    float* sums;         // of a block of rows or tiles, before the epilogue
 };
 
-// Both return how many results were saturated.
+// All return how many results were saturated.
 template <class Weight>
 struct WeightRoutines {
-    std::int64_t (*multiply)(const Panels<Weight>&, const Epilogue&, Source x, Target y, std::int64_t rows,
-                             std::int64_t rows_per_block, Scratch);
-    std::int64_t (*convolve)(const Panels<Weight>&, const Epilogue&, const Convolution&, Source x, Target y,
-                             std::int64_t images, Scratch);
+    std::int64_t (*multiply)(const Panels<Weight>&, const Epilogue&, const Product&, Source x, Target y, Part, Scratch);
+    std::int64_t (*convolve)(const Panels<Weight>&, const Epilogue&, const Convolution&, Source x, Target y, Part,
+                             Scratch);
+    std::int64_t (*winograd)(const Panels<Weight>&, const Epilogue&, const Winograd&, Source x, Target y, Part, Scratch);
+    // Every channel by itself; weights [tap][channel], parts of output rows.
+    std::int64_t (*depthwise)(const Weight*, const Epilogue&, const Convolution&, Source x, Target y, Part);
 };
 
 struct Routines {
@@ -95,21 +140,27 @@ struct Routines {
     int max_rows[3];  // rows of a register tile whose panel is 1, 2, 4 vectors wide; 0: not offered
     WeightRoutines<Half> half;
     WeightRoutines<float> single;
-    std::int64_t (*pool)(const Pooling&, Source x, Target y, std::int64_t images);
+    WeightRoutines<BrainPair> brain;  // null where the processor has no such product; never Winograd or depthwise
+    std::int64_t (*pool)(const Pooling&, Source x, Target y, Part);
+    std::int64_t (*add)(Source x, Source residual, Target y, bool relu, Part);
     void (*half_to_float)(const Half*, float*, std::int64_t);
     void (*float_to_half)(const float*, Half*, std::int64_t);  // nearest even; beyond the range: infinity
     // What the processor can do at most; each returns how much it did, for the caller to divide by time.
-    double (*peak_fma)(std::int64_t iterations);                            // floating-point operations
-    double (*peak_convert)(const Half*, std::int64_t n);                    // binary16 numbers
-    double (*peak_read)(const float*, std::int64_t n, int kernel);          // bytes; n is a multiple of 256
+    double (*peak_fma)(std::int64_t iterations);                    // floating-point operations
+    double (*peak_convert)(const Half*, std::int64_t n);            // binary16 numbers
+    double (*peak_read)(const float*, std::int64_t n, int kernel);  // bytes; n is a multiple of 256
 };
 
 constexpr int n_read_kernels = 3;
+constexpr int max_routines = 8;
 
 const Routines& portable_routines();
 #ifdef PARSIMONY_X86
 const Routines& avx2_routines();
 const Routines& avx512_routines();
+#endif
+#ifdef PARSIMONY_AVX512_BF16
+const Routines& avx512_bf16_routines();
 #endif
 
 // The tables this processor can run, best first; `find` returns null for one that it cannot.

@@ -10,7 +10,10 @@ using namespace parsimony;
 #include "tile.inl"
 #include "multiply.inl"
 #include "convolve.inl"
+#include "winograd.inl"
+#include "depthwise.inl"
 #include "pool.inl"
+#include "add.inl"
 #include "peaks.inl"
 
 Routines make_table(const char* name) {
@@ -20,9 +23,11 @@ Routines make_table(const char* name) {
         Isa::widen_at_most,
         Isa::widen_from_tiles,
         {Isa::max_rows(1), Isa::max_rows(2), Isa::max_rows(4)},
-        {&multiply<Half>, &convolve<Half>},
-        {&multiply<float>, &convolve<float>},
+        {&multiply<Half>, &convolve<Half>, &winograd<Half>, &depthwise<Half>},
+        {&multiply<float>, &convolve<float>, &winograd<float>, &depthwise<float>},
+        {nullptr, nullptr, nullptr, nullptr},
         &pool,
+        &add,
         &convert<Half, float>,
         &convert<float, Half>,
         &peak_fma,

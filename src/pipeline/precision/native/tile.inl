@@ -10,36 +10,25 @@ struct Runs {
     std::int64_t length;
 };
 
-constexpr float largest_half = 65504.0f;
-constexpr float half_overflow = 65520.0f;  // from here on, rounding to nearest would give infinity
+// Binary32 activations, and weights that are binary32 once they are loaded. An arithmetic says what is stored and how
+// one step multiplies.
+template <class Weight>
+struct Single {
+    using Stored = Weight;
+    using Activation = float;
+    using Loaded = Isa::Vector;
+    static constexpr std::int64_t depth = 1;  // numbers per activation
+    static Loaded load(const Stored* p) { return Isa::load(p); }
+    static Loaded all(Activation a) { return Isa::all(a); }
+    static Isa::Vector multiply_add(Loaded a, Loaded w, Isa::Vector sum) { return Isa::fma(a, w, sum); }
+    static void stage(Source x, std::int64_t at, Activation* to, std::int64_t n) { widen(x, at, to, n); }
+};
 
-// Store one vector of results, saturated if the target is binary16; returns how many were.
-inline std::int64_t finish(Isa::Vector sum, const float* scale, const float* bias, bool relu, Target y,
-                           std::ptrdiff_t at, std::int64_t n) {
-    using I = Isa;
-    auto v = I::fma(sum, I::load(scale), I::load(bias));
-    if (relu) v = I::max(I::zero(), v);
-    if (!y.half) {
-        float* p = static_cast<float*>(y.data) + at;
-        n >= I::lanes ? I::store(p, v) : I::store(p, v, n);
-        return 0;
-    }
-    const int saturated = I::count_at_least(v, half_overflow);
-    if (__builtin_expect(saturated != 0, 0)) v = I::max(I::all(-largest_half), I::min(I::all(largest_half), v));
-    Half* p = static_cast<Half*>(y.data) + at;
-    n >= I::lanes ? I::store(p, v) : I::store(p, v, n);
-    return saturated;
-}
-
-// Where the results of one tile go: `n` valid outputs of a panel, `stride` apart from row to row.
-struct Corner {
-    Target y;
-    std::ptrdiff_t at;
+// Where a tile's sums go: `stride` apart from row to row, and on top of what is there if `add`.
+struct Sums {
+    float* data;
     std::ptrdiff_t stride;
-    std::int64_t n;
-    const float* scale;
-    const float* bias;
-    bool relu;
+    bool add;
 };
 
 // Row m of a tile lies at x + m * step. Fourteen pointers would not fit the general registers, and setting them up
@@ -49,28 +38,42 @@ constexpr int base_of[4] = {0, 3, 5, 10};
 constexpr int row_base[14] = {0, 0, 0, 1, 0, 1, 2, 1, 0, 2, 3, 1, 3, 2};
 constexpr int row_steps[14] = {0, 1, 2, 0, 4, 2, 1, 4, 8, 4, 0, 8, 2, 8};
 
-template <class Weight, int rows, int vectors>
-std::int64_t tile(const float* x, std::ptrdiff_t step, const Runs& runs, const Weight* w, const Corner& corner) {
+// What to fetch while a tile is computed, `step` bytes for each step: what will be needed next, be it more of the same
+// weights or another panel's.
+struct Ahead {
+    const char* at;
+    std::ptrdiff_t step;
+};
+
+template <class Arithmetic, int rows, int vectors>
+void tile(const typename Arithmetic::Activation* x, std::ptrdiff_t step, const Runs& runs,
+          const typename Arithmetic::Stored* w, Ahead ahead, const Sums& to) {
     using I = Isa;
+    constexpr int width = vectors * I::lanes;
+    constexpr int bytes = static_cast<int>(width * sizeof(*w));
     I::Vector sum[rows][vectors];
 #pragma GCC unroll 16
     for (int m = 0; m < rows; ++m)
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) sum[m][v] = I::zero();
+        for (int v = 0; v < vectors; ++v)
+            sum[m][v] = to.add ? I::load(to.data + m * to.stride + v * I::lanes) : I::zero();
     for (std::int64_t r = 0; r < runs.count; ++r) {
-        const float* p[4];
+        const typename Arithmetic::Activation* p[4];
 #pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) p[j] = x + runs.starts[r] + base_of[j] * step;
         for (std::int64_t k = 0; k < runs.length; ++k) {
-            I::Vector weight[vectors];
+            typename Arithmetic::Loaded weight[vectors];
 #pragma GCC unroll 4
-            for (int v = 0; v < vectors; ++v) weight[v] = I::load(w + v * I::lanes);
-            w += vectors * I::lanes;
+            for (int v = 0; v < vectors; ++v) weight[v] = Arithmetic::load(w + v * I::lanes);
+            w += width;
+#pragma GCC unroll 4
+            for (int b = 0; b < bytes; b += 64) __builtin_prefetch(ahead.at + b);
+            ahead.at += ahead.step;
 #pragma GCC unroll 16
             for (int m = 0; m < rows; ++m) {
-                const auto a = I::all(p[row_base[m]][row_steps[m] * step]);
+                const auto a = Arithmetic::all(p[row_base[m]][row_steps[m] * step]);
 #pragma GCC unroll 4
-                for (int v = 0; v < vectors; ++v) sum[m][v] = I::fma(a, weight[v], sum[m][v]);
+                for (int v = 0; v < vectors; ++v) sum[m][v] = Arithmetic::multiply_add(a, weight[v], sum[m][v]);
             }
 #pragma GCC unroll 4
             for (int j = 0; j < 4; ++j) {
@@ -79,46 +82,47 @@ std::int64_t tile(const float* x, std::ptrdiff_t step, const Runs& runs, const W
             }
         }
     }
-    std::int64_t saturated = 0;
 #pragma GCC unroll 16
     for (int m = 0; m < rows; ++m)
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) {
-            const std::int64_t left = corner.n - v * I::lanes;
-            if (left > 0)
-                saturated += finish(sum[m][v], corner.scale + v * I::lanes, corner.bias + v * I::lanes, corner.relu,
-                                    corner.y, corner.at + m * corner.stride + v * I::lanes, left);
-        }
-    return saturated;
+        for (int v = 0; v < vectors; ++v) I::store(to.data + m * to.stride + v * I::lanes, sum[m][v]);
 }
 
-template <class Weight>
-using Tile = std::int64_t (*)(const float*, std::ptrdiff_t, const Runs&, const Weight*, const Corner&);
+template <class Arithmetic>
+using Tile = void (*)(const typename Arithmetic::Activation*, std::ptrdiff_t, const Runs&,
+                      const typename Arithmetic::Stored*, Ahead, const Sums&);
 
-template <class Weight, int rows, int vectors>
-constexpr Tile<Weight> tile_or_null() {
+template <class Arithmetic, int rows, int vectors>
+constexpr Tile<Arithmetic> tile_or_null() {
     if constexpr (rows >= 1 && rows <= Isa::max_rows(vectors))
-        return &tile<Weight, rows, vectors>;
+        return &tile<Arithmetic, rows, vectors>;
     else
         return nullptr;
 }
 
-template <class Weight, int vectors>
-Tile<Weight> tile_of(std::int64_t rows) {
-    static constexpr Tile<Weight> tiles[15] = {
+template <class Arithmetic, int vectors>
+Tile<Arithmetic> tile_of(std::int64_t rows) {
+    using A = Arithmetic;
+    static constexpr Tile<A> tiles[15] = {
         nullptr,
-        tile_or_null<Weight, 1, vectors>(), tile_or_null<Weight, 2, vectors>(), tile_or_null<Weight, 3, vectors>(),
-        tile_or_null<Weight, 4, vectors>(), tile_or_null<Weight, 5, vectors>(), tile_or_null<Weight, 6, vectors>(),
-        tile_or_null<Weight, 7, vectors>(), tile_or_null<Weight, 8, vectors>(), tile_or_null<Weight, 9, vectors>(),
-        tile_or_null<Weight, 10, vectors>(), tile_or_null<Weight, 11, vectors>(), tile_or_null<Weight, 12, vectors>(),
-        tile_or_null<Weight, 13, vectors>(), tile_or_null<Weight, 14, vectors>(),
+        tile_or_null<A, 1, vectors>(),  tile_or_null<A, 2, vectors>(),  tile_or_null<A, 3, vectors>(),
+        tile_or_null<A, 4, vectors>(),  tile_or_null<A, 5, vectors>(),  tile_or_null<A, 6, vectors>(),
+        tile_or_null<A, 7, vectors>(),  tile_or_null<A, 8, vectors>(),  tile_or_null<A, 9, vectors>(),
+        tile_or_null<A, 10, vectors>(), tile_or_null<A, 11, vectors>(), tile_or_null<A, 12, vectors>(),
+        tile_or_null<A, 13, vectors>(), tile_or_null<A, 14, vectors>(),
     };
     return tiles[rows];
 }
 
-template <class Weight>
-Tile<Weight> tile_for(std::int64_t rows, int vectors) {
-    return vectors == 1 ? tile_of<Weight, 1>(rows) : vectors == 2 ? tile_of<Weight, 2>(rows) : tile_of<Weight, 4>(rows);
+// The weights themselves, 4 KiB further on: a page holds too little for the hardware's own prefetcher to run ahead.
+template <class Stored>
+Ahead stream(const Stored* w, int vectors) {
+    return {reinterpret_cast<const char*>(w) + 4096, static_cast<std::ptrdiff_t>(vectors * Isa::lanes * sizeof(Stored))};
+}
+
+template <class A>
+Tile<A> tile_for(std::int64_t rows, int vectors) {
+    return vectors == 1 ? tile_of<A, 1>(rows) : vectors == 2 ? tile_of<A, 2>(rows) : tile_of<A, 4>(rows);
 }
 
 inline std::int64_t n_tiles(std::int64_t rows, int vectors) {
@@ -126,17 +130,106 @@ inline std::int64_t n_tiles(std::int64_t rows, int vectors) {
     return (rows + limit - 1) / limit;
 }
 
-// Cut `rows` into tiles of nearly equal height: 15 rows are 8 + 7, not 14 + 1.
-template <class Weight>
-std::int64_t sweep(const float* x, std::ptrdiff_t step, std::int64_t rows, const Runs& runs, const Weight* w,
-                   int vectors, Corner corner) {
-    std::int64_t saturated = 0;
+// Cut `rows` into tiles of nearly equal height, 15 rows being 8 + 7 and not 14 + 1, and do `work(first row, height)`.
+template <class Work>
+void for_tiles(std::int64_t rows, int vectors, Work work) {
+    std::int64_t first = 0;
     for (std::int64_t left = n_tiles(rows, vectors); left > 0; --left) {
-        const std::int64_t height = (rows + left - 1) / left;
-        saturated += tile_for<Weight>(height, vectors)(x, step, runs, w, corner);
-        x += height * step;
-        corner.at += height * corner.stride;
-        rows -= height;
+        const std::int64_t height = (rows - first + left - 1) / left;
+        work(first, height);
+        first += height;
     }
+}
+
+constexpr std::int64_t largest_tile = 14 * 4 * Isa::lanes;  // numbers, at most
+
+// Call `work` with weights to multiply with: those of the panel, or binary32 copies in `wide` if that is given.
+template <class Arithmetic, class Work>
+void widened_or_not(const typename Arithmetic::Stored* w, std::int64_t n, float* wide, Work work) {
+    if constexpr (sizeof(*w) == sizeof(Half)) {
+        if (wide != nullptr) {
+            convert(w, wide, n);
+            work(Single<float>{}, static_cast<const float*>(wide));
+            return;
+        }
+    }
+    work(Arithmetic{}, w);
+}
+
+// Where results go: `n` outputs from number `at` on, `stride` apart from row to row, and what is done to them before.
+struct Corner {
+    Target y;
+    std::ptrdiff_t at;
+    std::ptrdiff_t stride;
+    std::int64_t n;
+    Epilogue epilogue;
+};
+
+constexpr float largest_half = 65504.0f;
+constexpr float half_overflow = 65520.0f;  // from here on, rounding to nearest would give infinity
+
+// Store `n` results of one vector, saturated if the target is binary16; returns how many were.
+inline std::int64_t store_results(Isa::Vector v, Target y, std::ptrdiff_t at, std::int64_t n) {
+    using I = Isa;
+    if (!y.half) {
+        float* p = static_cast<float*>(y.data) + at;
+        n >= I::lanes ? I::store(p, v) : I::store(p, v, n);
+        return 0;
+    }
+    std::int64_t saturated = 0;
+    if (__builtin_expect(I::any_at_least(v, half_overflow), 0)) {
+        float all[I::lanes];
+        I::store(all, v);
+        for (std::int64_t i = 0; i < I::lanes && i < n; ++i)
+            saturated += all[i] >= half_overflow || all[i] <= -half_overflow;
+        v = I::max(I::all(-largest_half), I::min(I::all(largest_half), v));
+    }
+    Half* p = static_cast<Half*>(y.data) + at;
+    n >= I::lanes ? I::store(p, v) : I::store(p, v, n);
     return saturated;
+}
+
+inline Isa::Vector load_some(Source x, std::ptrdiff_t at, std::int64_t n) {
+    using I = Isa;
+    if (x.half) {
+        const Half* p = static_cast<const Half*>(x.data) + at;
+        return n >= I::lanes ? I::load(p) : I::load(p, n);
+    }
+    const float* p = static_cast<const float*>(x.data) + at;
+    return n >= I::lanes ? I::load(p) : I::load(p, n);
+}
+
+// Scale, bias, residual and ReLU for the outputs from `first` of the corner's on.
+inline std::int64_t finish(Isa::Vector sum, const Corner& corner, std::ptrdiff_t at, std::int64_t first) {
+    using I = Isa;
+    const Epilogue& e = corner.epilogue;
+    const std::int64_t n = corner.n - first;
+    auto v = I::fma(sum, I::load(e.scale + first), I::load(e.bias + first));
+    if (e.residual.data != nullptr) v = v + load_some(e.residual, at, n);
+    if (e.relu) v = I::max(I::zero(), v);
+    return store_results(v, corner.y, at, n);
+}
+
+inline std::int64_t finish_rows(const float* sums, std::ptrdiff_t stride, std::int64_t rows, const Corner& corner) {
+    std::int64_t saturated = 0;
+    for (std::int64_t m = 0; m < rows; ++m)
+        for (std::int64_t first = 0; first < corner.n; first += Isa::lanes)
+            saturated += finish(Isa::load(sums + m * stride + first), corner, corner.at + m * corner.stride + first,
+                                first);
+    return saturated;
+}
+
+// The corner of panel number `panel`, for rows of `row_size` outputs in all groups together.
+template <class Weight>
+Corner corner_of(const Panels<Weight>& panels, const Epilogue& epilogue, Target y, std::int64_t panel,
+                 std::int64_t row_size) {
+    const std::int64_t width = panels.vectors * Isa::lanes;
+    const std::int64_t per_group = (panels.outputs + width - 1) / width;
+    const std::int64_t group = panel / per_group, inside = panel % per_group * width;
+    const std::int64_t left = panels.outputs - inside;
+    Epilogue shifted = epilogue;
+    shifted.scale += panel * width;
+    shifted.bias += panel * width;
+    return {y, static_cast<std::ptrdiff_t>(group * panels.outputs + inside), static_cast<std::ptrdiff_t>(row_size),
+            left < width ? left : width, shifted};
 }

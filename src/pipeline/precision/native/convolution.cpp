@@ -1,0 +1,119 @@
+// Direct convolution, and the choice between the routines for a convolution.
+#include <stdexcept>
+
+#include "packing.hpp"
+
+namespace parsimony {
+namespace {
+
+template <class Weight>
+class Convolutional final : public Layer {
+public:
+    Convolutional(const Routines& table, const Affine& affine, const Window& w, Stored storage)
+        : table_(table),
+          packed_(table, affine, w.groups, vectors_for(table, affine.outputs / w.groups, w.out_width)) {
+        input_size = w.channels * w.height * w.width;
+        output_size = affine.outputs * w.out_height * w.out_width;
+        weight_bytes = packed_.n_bytes();
+        stored = storage;
+        shape_.channels = w.channels, shape_.height = w.height, shape_.width = w.width;
+        shape_.out_height = w.out_height, shape_.out_width = w.out_width;
+        shape_.kernel_height = w.kernel_height, shape_.kernel_width = w.kernel_width;
+        shape_.stride_height = w.stride_height, shape_.stride_width = w.stride_width;
+        shape_.pad_height = w.pad_height, shape_.pad_width = w.pad_width;
+        shape_.dilation_height = w.dilation_height, shape_.dilation_width = w.dilation_width;
+        shape_.group_channels = w.channels / w.groups;
+        constexpr std::int64_t depth = depth_of<Weight>;
+        const std::int64_t row = shape_.padded_width() * w.channels / depth;
+        // Without dilation or groups the taps of a kernel row are neighbors: one run.
+        const std::int64_t runs_per_row = w.dilation_width == 1 && w.groups == 1 ? 1 : w.kernel_width;
+        for (std::int64_t i = 0; i < w.kernel_height; ++i)
+            for (std::int64_t j = 0; j < runs_per_row; ++j)
+                runs_.push_back(i * w.dilation_height * row + j * w.dilation_width * w.channels / depth);
+        shape_.runs = runs_.data();
+        shape_.n_runs = static_cast<std::int64_t>(runs_.size());
+        shape_.run_length = w.kernel_width / runs_per_row * shape_.group_channels / depth;
+        // Frames of a quarter of a MiB together: they stay near while every panel passes over them.
+        const std::int64_t images = 65536 / shape_.padded_size();
+        shape_.images_per_block = std::min<std::int64_t>(16, std::max<std::int64_t>(1, images));
+    }
+    std::int64_t run(const Call& call, const Team& team, unsigned char* workspace) const override {
+        const ScratchSize size = scratch(call.batch);
+        const Epilogue epilogue = packed_.coefficients.epilogue(call.residual, stored.residual);
+        const Source x{call.x, stored.half_input};
+        const Target y{call.y, stored.half_output};
+        return share(team, call.batch, 1, packed_.n_panels, [&](Part part, int thread) {
+            return routines_of<Weight>(table_).convolve(packed_.panels, epilogue, shape_, x, y, part,
+                                                        size.at(workspace, thread));
+        });
+    }
+    std::size_t workspace(std::int64_t batch) const override { return scratch(batch).bytes(); }
+    std::int64_t conversions(std::int64_t batch) const override {
+        const std::int64_t images = std::min(batch, shape_.images_per_block);
+        const std::int64_t tiles =
+            images * shape_.out_height * ceil_divide(shape_.out_width, max_rows(table_, packed_.panels.vectors));
+        const bool once = scratch(batch).panel > 0 && tiles >= table_.widen_from_tiles;
+        const std::int64_t weights = std::is_same_v<Weight, Half> ? packed_.n_weights() : 0;
+        return weights * ceil_divide(batch, shape_.images_per_block) * (once ? 1 : tiles) +
+               stored.half_input * batch * input_size + stored.half_output * batch * output_size;
+    }
+    std::int64_t flops(std::int64_t batch) const override {
+        return 2 * batch * output_size * packed_.panels.inputs * depth_of<Weight>;
+    }
+    std::string routine(std::int64_t) const override {
+        return "direct convolution " + tile_name(table_, packed_.panels.vectors, storage_name<Weight>);
+    }
+
+private:
+    ScratchSize scratch(std::int64_t batch) const {
+        const std::int64_t width = packed_.panels.vectors * table_.lanes;
+        return {std::min(batch, shape_.images_per_block) * shape_.padded_size() / depth_of<Weight>,
+                widened_size<Weight>(table_, width * packed_.panels.inputs), 0};
+    }
+
+    const Routines& table_;
+    Packed<Weight> packed_;
+    Convolution shape_{};
+    std::vector<std::ptrdiff_t> runs_;
+};
+
+bool is_pointwise(const Window& w) {
+    return w.kernel_height == 1 && w.kernel_width == 1 && w.stride_height == 1 && w.stride_width == 1 &&
+           w.pad_height == 0 && w.pad_width == 0 && w.groups == 1;
+}
+
+}  // namespace
+
+std::vector<std::string> convolution_routines(const Routines& table, const Window& w, std::int64_t outputs) {
+    std::vector<std::string> names{"direct"};
+    if (w.groups == w.channels && outputs == w.channels && w.groups > 1) names.emplace_back("depthwise");
+    if (w.groups > 1) return names;
+    if (w.kernel_height == 3 && w.kernel_width == 3 && w.stride_height == 1 && w.stride_width == 1 &&
+        w.dilation_height == 1 && w.dilation_width == 1) {
+        names.emplace_back("winograd2");
+        names.emplace_back("winograd4");
+    }
+    if (table.brain.convolve != nullptr && w.channels % 2 == 0) names.emplace_back("direct_bf16");
+    return names;
+}
+
+LayerPointer make_convolution(const Routines& table, const Affine& affine, const Window& w, Stored stored,
+                              const std::string& routine) {
+    const auto offered = convolution_routines(table, w, affine.outputs);
+    if (std::find(offered.begin(), offered.end(), routine) == offered.end()) {
+        std::string names;
+        for (const auto& name : offered) names += (names.empty() ? "" : ", ") + name;
+        throw std::invalid_argument("the routine '" + routine + "' does not do this convolution on '" + table.name +
+                                    "'; these do: " + names);
+    }
+    const bool brain = routine == "direct_bf16";
+    if (routine == "winograd2" || routine == "winograd4")
+        return make_winograd(table, affine, w, stored, routine == "winograd2" ? 2 : 4);
+    if (routine == "depthwise") return make_depthwise(table, affine, w, stored);
+    if (is_pointwise(w)) return make_rows(table, affine, stored, brain, w.height * w.width);
+    if (brain) return std::make_shared<Convolutional<BrainPair>>(table, affine, w, stored);
+    if (affine.half) return std::make_shared<Convolutional<Half>>(table, affine, w, stored);
+    return std::make_shared<Convolutional<float>>(table, affine, w, stored);
+}
+
+}  // namespace parsimony

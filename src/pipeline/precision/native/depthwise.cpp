@@ -1,0 +1,68 @@
+// Depthwise layers: weights [tap][channel].
+#include "packing.hpp"
+
+namespace parsimony {
+namespace {
+
+template <class Weight>
+class Depthwise final : public Layer {
+public:
+    Depthwise(const Routines& table, const Affine& affine, const Window& w, Stored storage)
+        : table_(table), coefficients_(affine, 1, table.lanes), weights_(affine.inputs * w.channels) {
+        input_size = w.channels * w.height * w.width;
+        output_size = w.channels * w.out_height * w.out_width;
+        weight_bytes = static_cast<std::int64_t>(weights_.size() * sizeof(Weight));
+        stored = storage;
+        shape_.channels = w.channels, shape_.height = w.height, shape_.width = w.width;
+        shape_.out_height = w.out_height, shape_.out_width = w.out_width;
+        shape_.kernel_height = w.kernel_height, shape_.kernel_width = w.kernel_width;
+        shape_.stride_height = w.stride_height, shape_.stride_width = w.stride_width;
+        shape_.pad_height = w.pad_height, shape_.pad_width = w.pad_width;
+        shape_.dilation_height = w.dilation_height, shape_.dilation_width = w.dilation_width;
+        shape_.group_channels = 1;
+        const auto* source = static_cast<const Weight*>(affine.weights);
+        for (std::int64_t c = 0; c < w.channels; ++c)
+            for (std::int64_t tap = 0; tap < affine.inputs; ++tap)
+                weights_.data()[tap * w.channels + c] = source[c * affine.inputs + tap];
+    }
+    std::int64_t run(const Call& call, const Team& team, unsigned char*) const override {
+        const Epilogue epilogue = coefficients_.epilogue(call.residual, stored.residual);
+        const Source x{call.x, stored.half_input};
+        const Target y{call.y, stored.half_output};
+        return share(team, call.batch * shape_.out_height, 1, 1, [&](Part part, int) {
+            return routines_of<Weight>(table_).depthwise(weights_.data(), epilogue, shape_, x, y, part);
+        });
+    }
+    std::size_t workspace(std::int64_t) const override { return 0; }
+    std::int64_t conversions(std::int64_t batch) const override {
+        const bool half_weights = std::is_same_v<Weight, Half>;
+        // Sliding, a row of outputs reads each of its rows of inputs and each weight once; otherwise each tap does.
+        const bool slides = shape_.kernel_height == 3 && shape_.kernel_width == 3 && shape_.stride_width == 1 &&
+                            shape_.dilation_width == 1;
+        const std::int64_t rows = batch * shape_.out_height * shape_.channels, taps = flops(batch) / 2;
+        const std::int64_t inputs = slides ? rows * 3 * (shape_.out_width + 2) : taps;
+        return stored.half_input * inputs + half_weights * (slides ? rows * 9 : taps) +
+               stored.half_output * batch * output_size;
+    }
+    std::int64_t flops(std::int64_t batch) const override {
+        return 2 * batch * output_size * shape_.kernel_height * shape_.kernel_width;
+    }
+    std::string routine(std::int64_t) const override {
+        return std::string("depthwise convolution, ") + storage_name<Weight> + " weights, " + table_.name;
+    }
+
+private:
+    const Routines& table_;
+    Coefficients coefficients_;
+    Buffer<Weight> weights_;
+    Convolution shape_{};
+};
+
+}  // namespace
+
+LayerPointer make_depthwise(const Routines& table, const Affine& affine, const Window& w, Stored stored) {
+    if (affine.half) return std::make_shared<Depthwise<Half>>(table, affine, w, stored);
+    return std::make_shared<Depthwise<float>>(table, affine, w, stored);
+}
+
+}  // namespace parsimony

@@ -1,0 +1,99 @@
+#include "network.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <stdexcept>
+#include <string>
+
+namespace parsimony {
+namespace {
+
+std::size_t bytes_of(const Layer& layer, std::int64_t batch) {
+    return layer.output_size * batch * (layer.stored.half_output ? sizeof(Half) : sizeof(float));
+}
+
+double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+void check(const std::vector<Step>& steps) {
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+        const Layer& layer = *steps[i].layer;
+        const std::string name = "step " + std::to_string(i);
+        const auto known = [&](std::int64_t value) { return value >= 0 && value <= static_cast<std::int64_t>(i); };
+        if (!known(steps[i].input)) throw std::invalid_argument(name + " reads a value that no step before it gives");
+        const auto size = [&](std::int64_t value) {
+            return value == 0 ? steps[0].layer->input_size : steps[value - 1].layer->output_size;
+        };
+        const auto half = [&](std::int64_t value) {
+            return value == 0 ? steps[0].layer->stored.half_input : steps[value - 1].layer->stored.half_output;
+        };
+        if (size(steps[i].input) != layer.input_size || half(steps[i].input) != layer.stored.half_input)
+            throw std::invalid_argument(name + " does not take what value " + std::to_string(steps[i].input) + " is");
+        if ((layer.stored.residual != Storage::none) != (steps[i].residual >= 0))
+            throw std::invalid_argument(name + " has a residual where its layer takes none, or none where it takes one");
+        if (steps[i].residual < 0) continue;
+        if (!known(steps[i].residual) || size(steps[i].residual) != layer.output_size ||
+            half(steps[i].residual) != (layer.stored.residual == Storage::half))
+            throw std::invalid_argument(name + " cannot add value " + std::to_string(steps[i].residual));
+    }
+}
+
+}  // namespace
+
+Network::Network(std::vector<Step> steps, std::int64_t max_batch) : steps_(std::move(steps)), max_batch_(max_batch) {
+    if (steps_.empty() || max_batch < 1) throw std::invalid_argument("a network has steps and a batch of at least 1");
+    check(steps_);
+    const std::size_t n = steps_.size();
+    std::vector<std::size_t> last_reader(n, 0);
+    for (std::size_t i = 0; i < n; ++i)
+        for (const std::int64_t value : {steps_[i].input, steps_[i].residual})
+            if (value > 0) last_reader[value - 1] = i;
+    std::vector<std::size_t> sizes, free_from;  // by buffer: its bytes, and the step from which on it is free
+    buffer_of_.assign(n, -1);
+    for (std::size_t i = 0; i < n; ++i) {
+        // A residual may be read in the place where the result goes, an input may not: free only after this step.
+        for (const std::int64_t batch : {std::int64_t{1}, max_batch})
+            workspace_bytes_ = std::max(workspace_bytes_, steps_[i].layer->workspace(batch));
+        if (i + 1 == n) break;
+        int chosen = -1;
+        for (std::size_t b = 0; b < sizes.size() && chosen < 0; ++b)
+            if (free_from[b] <= i) chosen = static_cast<int>(b);
+        if (chosen < 0) {
+            chosen = static_cast<int>(sizes.size());
+            sizes.push_back(0);
+            free_from.push_back(0);
+        }
+        sizes[chosen] = std::max(sizes[chosen], bytes_of(*steps_[i].layer, max_batch));
+        free_from[chosen] = std::max(last_reader[i], i) + 1;
+        buffer_of_[i] = chosen;
+    }
+    for (const std::size_t bytes : sizes) buffers_.emplace_back(bytes);
+    workspace_.at_least(workspace_bytes_ * Team().size());
+}
+
+std::int64_t Network::run(const void* x, void* y, std::int64_t batch, double* seconds) {
+    const Team team;
+    std::size_t needed = workspace_bytes_;
+    for (const auto& step : steps_) needed = std::max(needed, step.layer->workspace(batch));
+    unsigned char* workspace = workspace_.at_least(needed * team.size());
+    const auto value = [&](std::int64_t number) -> const void* {
+        return number < 0 ? nullptr : number == 0 ? x : buffers_[buffer_of_[number - 1]].data();
+    };
+    std::int64_t saturated = 0;
+    for (std::size_t i = 0; i < steps_.size(); ++i) {
+        const double start = seconds != nullptr ? now() : 0.0;
+        void* to = i + 1 == steps_.size() ? y : buffers_[buffer_of_[i]].data();
+        saturated += steps_[i].layer->run({value(steps_[i].input), value(steps_[i].residual), to, batch}, team, workspace);
+        if (seconds != nullptr) seconds[i] = now() - start;
+    }
+    return saturated;
+}
+
+std::size_t Network::buffer_bytes() const {
+    std::size_t total = workspace_bytes_;
+    for (const auto& buffer : buffers_) total += buffer.size();
+    return total;
+}
+
+}  // namespace parsimony

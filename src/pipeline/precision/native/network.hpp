@@ -1,0 +1,50 @@
+// Layers that feed each other, over buffers that are planned once.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "buffer.hpp"
+#include "layer.hpp"
+
+namespace parsimony {
+
+// Memory for the scratch of layers, grown when more threads ask for it and otherwise left alone.
+class Workspace {
+public:
+    unsigned char* at_least(std::size_t bytes) {
+        if (bytes > memory_.size()) memory_ = Buffer<unsigned char>(bytes);
+        return memory_.data();
+    }
+
+private:
+    Buffer<unsigned char> memory_;
+};
+
+// Value 0 is the network's input, value i + 1 what step i gives; the last step gives the output.
+struct Step {
+    LayerPointer layer;
+    std::int64_t input;
+    std::int64_t residual;  // -1: none
+};
+
+// A graph of layers in the order of their execution. A value's buffer serves again once its last reader has run.
+class Network {
+public:
+    Network(std::vector<Step> steps, std::int64_t max_batch);
+    // Returns how many results were saturated. With `seconds`, notes each step's wall time there.
+    std::int64_t run(const void* x, void* y, std::int64_t batch, double* seconds = nullptr);
+    const std::vector<Step>& steps() const { return steps_; }
+    std::int64_t max_batch() const { return max_batch_; }
+    std::size_t buffer_bytes() const;
+
+private:
+    std::vector<Step> steps_;
+    std::int64_t max_batch_;
+    std::vector<int> buffer_of_;  // by step; of the last one, the caller's
+    std::vector<Buffer<unsigned char>> buffers_;
+    std::size_t workspace_bytes_ = 0;  // per thread
+    Workspace workspace_;
+};
+
+}  // namespace parsimony

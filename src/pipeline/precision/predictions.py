@@ -1,0 +1,135 @@
+"""What half precision does to a classifier's predictions, beside the same network at float32."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NORMAL_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A sample that is classified otherwise.
+
+    Attributes:
+        sample: Its number.
+        label: Its class.
+        before: Predicted at float32.
+        after: Predicted in half precision.
+        margin: By how much the logits of the two classes differed at float32, relative to the largest logit: small
+            where the network had no clear opinion.
+    """
+
+    sample: int
+    label: int
+    before: int
+    after: int
+    margin: float
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Two precisions on the same samples.
+
+    Attributes:
+        n_samples: How many.
+        accuracy_before: At float32.
+        accuracy_after: In half precision.
+        interval_before: Wilson's 95 % interval of that [1].
+        interval_after: The same.
+        points_lost: 100 (accuracy_before - accuracy_after).
+        interval_lost: 95 % interval of it, from the samples that only one of the two classifies rightly [2].
+        n_changed: Predictions that differ.
+        n_worsened: Of them, those that were right before.
+        n_mended: Of them, those that are right now.
+        changed: Examples, the widest margins first: the most surprising ones.
+        confusion_before: Counts by label and prediction.
+        confusion_after: The same.
+
+    References:
+        [1] Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+        [2] Agresti, "Categorical data analysis", 2nd edition 2002, section 10.1.1, equation (10.1).
+    """
+
+    n_samples: int
+    accuracy_before: float
+    accuracy_after: float
+    interval_before: tuple[float, float]
+    interval_after: tuple[float, float]
+    points_lost: float
+    interval_lost: tuple[float, float]
+    n_changed: int
+    n_worsened: int
+    n_mended: int
+    changed: tuple[Changed, ...]
+    confusion_before: tuple[tuple[int, ...], ...]
+    confusion_after: tuple[tuple[int, ...], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare_predictions(
+    before: Tensor, after: Tensor, labels: Tensor, *, n_examples: int = 12
+) -> Predictions:
+    """Compare the logits of two precisions.
+
+    Args:
+        before: Logits at float32, shape (n, classes), n >= 1.
+        after: In half precision.
+        labels: Classes, shape (n,).
+        n_examples: Changed predictions that are listed.
+    """
+    n, n_classes = before.shape
+    first, second = before.argmax(dim=1), after.argmax(dim=1)
+    right_before, right_after = first == labels, second == labels
+    worsened, mended = int((right_before & ~right_after).sum()), int((~right_before & right_after).sum())
+    places = (first != second).nonzero().flatten()
+    gaps = before[places, first[places]] - before[places, second[places]]
+    margins = gaps / before[places].abs().amax(dim=1).clamp_min(torch.finfo(before.dtype).tiny)
+    order = margins.argsort(descending=True)[:n_examples].tolist()
+    examples = [
+        Changed(
+            sample=int(places[k]),
+            label=int(labels[places[k]]),
+            before=int(first[places[k]]),
+            after=int(second[places[k]]),
+            margin=float(margins[k]),
+        )
+        for k in order
+    ]
+    lost = (worsened - mended) / n
+    half_width = NORMAL_95 * math.sqrt(max(worsened + mended - (worsened - mended) ** 2 / n, 0.0)) / n
+    return Predictions(
+        n_samples=n,
+        accuracy_before=int(right_before.sum()) / n,
+        accuracy_after=int(right_after.sum()) / n,
+        interval_before=wilson_interval(int(right_before.sum()), n),
+        interval_after=wilson_interval(int(right_after.sum()), n),
+        points_lost=100 * lost,
+        interval_lost=(100 * (lost - half_width), 100 * (lost + half_width)),
+        n_changed=len(places),
+        n_worsened=worsened,
+        n_mended=mended,
+        changed=tuple(examples),
+        confusion_before=confusion(labels, first, n_classes),
+        confusion_after=confusion(labels, second, n_classes),
+    )
+
+
+def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share, which stays inside [0, 1] and does not collapse at its ends."""
+    z2 = NORMAL_95**2
+    share = n_right / n
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half_width = NORMAL_95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(middle - half_width, 0.0), min(middle + half_width, 1.0)
+
+
+def confusion(labels: Tensor, predicted: Tensor, n_classes: int) -> tuple[tuple[int, ...], ...]:
+    """How often each class (row) was taken for each class (column)."""
+    counts = torch.bincount(labels * n_classes + predicted, minlength=n_classes**2)
+    return tuple(tuple(row) for row in counts.view(n_classes, n_classes).tolist())

@@ -1,0 +1,186 @@
+"""Choose each layer's routine: the fastest whose error fits, verified on samples, failing closed to float32.
+
+Every layer starts with its general float32 routine. Moves to faster ones are made in the order of squared error added
+per second saved, as rounding errors of different layers add up like independent ones. How far along that order the
+whole network stays within its budget is found by bisection, on samples that were not trained on.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.precision.plan import INPUT, Layer
+from pipeline.precision.reference import apply
+from pipeline.precision.roofline import TYPICAL_ROOFS, bound, work_of
+from pipeline.precision.routines import build, candidates, run_layer, twin
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What half precision may cost.
+
+    Attributes:
+        points: Accuracy, in percentage points, where labels are known.
+        layer_error: What one layer may add: |y - exact| / |exact| for exact inputs, Frobenius norm.
+        output_error: The same quotient for the network's output, all layers together.
+    """
+
+    points: float = 0.1
+    layer_error: float = 5e-3
+    output_error: float = 2e-2
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One routine for one layer: its median seconds for the batch, and the relative error that it adds."""
+
+    routine: str
+    seconds: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a network in half precision loses on samples.
+
+    Attributes:
+        n_samples: How many there were.
+        output_error: |y - exact| / |exact| of the network's output.
+        points: Accuracy lost, in percentage points; None without labels.
+        n_changed: Predictions that differ from float32's.
+    """
+
+    n_samples: int
+    output_error: float
+    points: float | None
+    n_changed: int
+
+    def within(self, budget: Budget) -> bool:
+        return self.output_error <= budget.output_error and (
+            self.points is None or self.points <= budget.points
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def verify(found: Tensor, exact: Tensor, labels: Tensor | None) -> Verification:
+    """Compare outputs of shape (n, classes) with those of float32."""
+    before, after = exact.argmax(dim=1), found.argmax(dim=1)
+    lost = None
+    if labels is not None:
+        lost = 100 * ((before == labels).double().mean() - (after == labels).double().mean()).item()
+    error = torch.linalg.vector_norm(found.double() - exact.double()) / torch.linalg.vector_norm(
+        exact.double()
+    )
+    return Verification(len(found), float(error), lost, int((before != after).sum()))
+
+
+def added_errors(
+    layers: Sequence[Layer],
+    stored: Mapping[str, Tensor],
+    complete: Mapping[str, Tensor],
+    x: Tensor,
+    instruction_set: str,
+) -> dict[str, dict[str, float]]:
+    """The relative error that each candidate of each layer adds, by layer and routine, for inputs that are exact.
+
+    Args:
+        layers: The plan.
+        stored: Weights as they are stored.
+        complete: Weights before rounding.
+        x: Samples, shape (n, channels, rows, columns).
+        instruction_set: Whose routines.
+    """
+    values = {INPUT: x.double()}
+    errors: dict[str, dict[str, float]] = {}
+    for layer in layers:
+        addend = None if layer.addend is None else values[layer.addend]
+        wanted = values[layer.name] = apply(layer, complete, values[layer.source], addend)
+        norm = torch.linalg.vector_norm(wanted).clamp_min(1e-300)
+        of_layer = errors[layer.name] = {}
+        for routine in candidates(layer, instruction_set):
+            native = build(replace(layer, routine=routine), stored, instruction_set)
+            found = run_layer(layer, native, values[layer.source], addend)
+            of_layer[routine] = float(torch.linalg.vector_norm(found.double() - wanted) / norm)
+    return errors
+
+
+def typical_routines(
+    layers: Sequence[Layer],
+    stored: Mapping[str, Tensor],
+    complete: Mapping[str, Tensor],
+    errors: Mapping[str, Mapping[str, float]],
+    budget: Budget,
+    instruction_set: str,
+) -> tuple[Layer, ...]:
+    """Give each layer the routine that should be the fastest for one sample among those whose error fits.
+
+    Judged by the roofs of a typical processor, and not by time, so that the choice does not depend on the weather. A
+    layer none of whose half-precision routines fits gets its general float32 one.
+    """
+    chosen = []
+    for layer in layers:
+        weights = stored if layer.weight_dtype == "float16" else complete
+        options = [
+            routine
+            for routine in candidates(layer, instruction_set)
+            if errors[layer.name].get(routine, 0.0) <= budget.layer_error
+        ] or [twin(candidates(layer, instruction_set)[0])]
+
+        def seconds(routine: str, layer: Layer = layer, weights: Mapping[str, Tensor] = weights) -> float:
+            planned = replace(layer, routine=routine)
+            work = work_of(planned, build(planned, weights, instruction_set), 1)
+            return bound(work, TYPICAL_ROOFS, mode="network").predicted
+
+        routine = options[0] if len(options) == 1 else min(options, key=seconds)
+        chosen.append(replace(layer, routine=routine))
+    return tuple(chosen)
+
+
+def moves(measured: Mapping[str, Sequence[Candidate]], budget: Budget) -> list[tuple[str, str]]:
+    """Order the changes of routine that save time: squared error added per second saved, the least first.
+
+    Args:
+        measured: Candidates by layer; the first is where the layer starts.
+        budget: Its `layer_error` excludes candidates.
+
+    Returns:
+        (layer, routine) in order; a layer may move several times.
+    """
+    current = {name: options[0] for name, options in measured.items()}
+    order: list[tuple[str, str]] = []
+    while True:
+        possible = [
+            (
+                (max(option.error**2 - now.error**2, 0.0)) / (now.seconds - option.seconds),
+                option.seconds,
+                name,
+                option,
+            )
+            for name, now in current.items()
+            for option in measured[name]
+            if option.seconds < now.seconds and option.error <= budget.layer_error
+        ]
+        if not possible:
+            return order
+        *_, name, option = min(possible, key=lambda entry: entry[:3])
+        current[name] = option
+        order.append((name, option.routine))
+
+
+def furthest(n_moves: int, accepted: Callable[[int], bool]) -> int:
+    """How many moves can be made: all if that is accepted, else by bisection; 0 is not asked.
+
+    Acceptance need not be monotone in the number of moves; what is returned was accepted, or is 0.
+    """
+    if n_moves == 0 or accepted(n_moves):
+        return n_moves
+    low, high = 0, n_moves
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if accepted(middle) else (low, middle)
+    return low

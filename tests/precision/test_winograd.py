@@ -1,0 +1,142 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from pipeline.precision import _native
+from pipeline.precision.winograd import matrices, winograd_bound
+
+MAPS = [(1, 1), (3, 3), (7, 7), (28, 28), (4, 9)]
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_the_matrices_correlate_in_one_dimension(m, generator):
+    at, g, bt = matrices(m)
+    d, kernel = (torch.randn(n, generator=generator).double() for n in (m + 2, 3))
+    exact = functional.conv1d(d.view(1, 1, -1), kernel.view(1, 1, -1)).flatten()
+    torch.testing.assert_close(at @ ((g @ kernel) * (bt @ d)), exact, rtol=1e-13, atol=1e-13)
+
+
+def winograd(isa, m, weight, x, *, scale, bias, padding=(1, 1), relu=False, residual=None, half_output=None):
+    """Run the routine on torch's layouts; return the result in them and how many results were saturated."""
+    n_outputs, n_channels = weight.shape[:2]
+    half = x.dtype == torch.float16
+    kind = {None: "none", torch.float16: "float16", torch.float32: "float32"}
+    half_output = half if half_output is None else half_output
+    layer = _native.convolution(
+        isa, weight.permute(0, 2, 3, 1).reshape(n_outputs, -1).contiguous(), scale, bias, relu, half, half_output,
+        image=(n_channels, *x.shape[2:]), kernel=(3, 3), stride=(1, 1), padding=padding, dilation=(1, 1),
+        residual=kind[None if residual is None else residual.dtype], routine=f"winograd{m}",
+    )  # fmt: skip
+    rows, columns = (size + 2 * pad - 2 for size, pad in zip(x.shape[2:], padding, strict=True))
+    y = torch.empty(len(x), rows, columns, n_outputs, dtype=torch.float16 if half_output else torch.float32)
+    if residual is not None:
+        residual = residual.permute(0, 2, 3, 1).contiguous()
+    n_saturated = layer.run(x.permute(0, 2, 3, 1).contiguous(), y, residual)
+    return y.permute(0, 3, 1, 2), n_saturated
+
+
+@pytest.mark.parametrize("n_channels", [1, 3, 15, 16, 17, 33])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("m", [2, 4])
+def test_a_winograd_convolution_is_within_its_bound(instruction_set, m, dtype, n_channels, generator):
+    half = dtype == torch.float16
+    for n_outputs, batch, size in zip([1, 17, 33, 16, 65], [1, 2, 5, 1, 2], MAPS, strict=True):
+        weight = torch.randn(n_outputs, n_channels, 3, 3, generator=generator).to(dtype)
+        scale = 2.0 ** torch.randint(-2, 3, (n_outputs,), generator=generator).float()
+        bias = torch.randn(n_outputs, generator=generator)
+        x = torch.randn(batch, n_channels, *size, generator=generator).to(dtype)
+        y, n_saturated = winograd(instruction_set, m, weight, x, scale=scale, bias=bias)
+        assert n_saturated == 0
+        scaled = weight.double() * scale.double().view(-1, 1, 1, 1)
+        exact = functional.conv2d(x.double(), scaled, bias.double(), padding=1)
+        added = bias.double().abs().view(-1, 1, 1)
+        bound = winograd_bound(scaled, x, m, added=added, half_weights=half, half_output=half)
+        assert (y.double() - exact).abs().le(bound).all()
+
+
+@pytest.mark.parametrize("padding", [(0, 0), (2, 1), (0, 3)])
+@pytest.mark.parametrize("m", [2, 4])
+def test_any_padding_a_residual_and_the_activation_are_taken_in(instruction_set, m, padding, generator):
+    weight = torch.randn(20, 18, 3, 3, generator=generator).half()
+    x = torch.randn(2, 18, 6, 7, generator=generator).half()
+    bias = torch.randn(20, generator=generator)
+    exact = functional.conv2d(x.double(), weight.double(), bias.double(), padding=padding)
+    for residual in (
+        torch.randn(exact.shape, generator=generator),
+        torch.randn(exact.shape, generator=generator).half(),
+    ):
+        y, _ = winograd(
+            instruction_set, m, weight, x, scale=torch.ones(20), bias=bias, padding=padding, relu=True,
+            residual=residual, half_output=False,
+        )  # fmt: skip
+        added = bias.double().abs().view(-1, 1, 1) + residual.double().abs()
+        bound = winograd_bound(weight, x, m, padding, added=added, half_weights=True, half_output=False)
+        assert (y.double() - (exact + residual.double()).relu()).abs().le(bound).all()
+
+
+@pytest.mark.parametrize("exponent", [-24, 15])
+@pytest.mark.parametrize("m", [2, 4])
+def test_weights_at_either_end_of_the_range_keep_their_accuracy(instruction_set, m, exponent, generator):
+    """Subnormal weights, and those whose transform would leave the range of binary16."""
+    weight = (torch.randint(-1, 2, (5, 3, 3, 3), generator=generator) * 2.0**exponent).half()
+    x = torch.randn(1, 3, 9, 9, generator=generator)
+    back = torch.full((5,), 2.0**-exponent)
+    y, _ = winograd(instruction_set, m, weight, x, scale=back, bias=torch.zeros(5))
+    scaled = weight.double() * 2.0**-exponent
+    exact = functional.conv2d(x.double(), scaled, padding=1)
+    bound = winograd_bound(scaled, x, m, half_weights=True, half_output=False)
+    assert (y.double() - exact).abs().le(bound).all()
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_not_a_number_reaches_what_it_belongs_to_and_saturation_is_counted(instruction_set, m):
+    x = torch.zeros(1, 2, 12, 12).half()
+    x[0, 1, 5, 5] = float("nan")
+    weight = torch.ones(3, 2, 3, 3).half()
+    y, n_saturated = winograd(
+        instruction_set, m, weight, x, scale=torch.ones(3), bias=torch.zeros(3), relu=True
+    )
+    assert n_saturated == 0
+    assert y[:, :, 4:7, 4:7].isnan().all()
+    x = torch.full((1, 2, 8, 8), 6e4).half()
+    y, n_saturated = winograd(instruction_set, m, weight, x, scale=torch.ones(3), bias=torch.zeros(3))
+    assert (n_saturated, y.eq(65504).all().item()) == (3 * 64, True)
+
+
+def test_weights_that_are_not_finite_are_refused():
+    weight = torch.full((1, 1, 3, 3), float("inf"))
+    with pytest.raises(ValueError, match="finite weights only"):
+        winograd("portable", 2, weight, torch.zeros(1, 1, 4, 4), scale=torch.ones(1), bias=torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "groups"),
+    [
+        ((3, 2), (1, 1), (1, 1), 1),
+        ((3, 3), (2, 1), (1, 1), 1),
+        ((3, 3), (1, 1), (1, 2), 1),
+        ((3, 3), (1, 1), (1, 1), 2),
+    ],
+)
+def test_other_geometries_are_neither_offered_nor_taken(instruction_set, kernel, stride, dilation, groups):
+    assert not any(
+        name.startswith("winograd")
+        for name in _native.convolution_routines(instruction_set, kernel, stride, dilation, groups, 4, 4)
+    )
+    weight = torch.zeros(4, 4 // groups * kernel[0] * kernel[1])
+    with pytest.raises(ValueError, match=r"'winograd4' does not do this convolution .* these do: direct"):
+        _native.convolution(
+            instruction_set, weight, torch.ones(4), torch.zeros(4), False, False, False, image=(4, 8, 8),
+            kernel=kernel, stride=stride, padding=(0, 0), dilation=dilation, groups=groups, routine="winograd4",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_the_products_are_counted(m):
+    layer = _native.convolution(
+        "portable", torch.ones(5, 27), torch.ones(5), torch.zeros(5), False, False, False, image=(3, 8, 8),
+        kernel=(3, 3), stride=(1, 1), padding=(1, 1), dilation=(1, 1), routine=f"winograd{m}",
+    )  # fmt: skip
+    assert layer.flops(2) == 2 * 2 * (8 // m) ** 2 * (m + 2) ** 2 * 3 * 5
+    assert layer.weight_bytes >= 4 * (m + 2) ** 2 * 3 * 5
+    assert f"F({m}x{m}, 3x3)" in layer.routine(2)
