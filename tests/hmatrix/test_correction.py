@@ -75,3 +75,12 @@ def test_far_and_asymmetric_corrections_are_refused(case):
         A.add_sparse(i[one], j[one], np.ones(1))
     with pytest.raises(ValueError, match="real"):
         A.add_sparse(i, j, 1j * values)
+
+
+def test_arithmetic_keeps_corrections(case):
+    _, A, i, j, values = case
+    B = A.add_sparse(i, j, values)
+    matrix = added(A, i, j, values)
+    np.testing.assert_allclose(B.recompress(tolerance=1e-7).to_dense(), matrix, atol=1e-5)
+    total = (B + B).to_dense()
+    assert np.linalg.norm(total - 2 * matrix) <= 1e-8 * np.linalg.norm(matrix)

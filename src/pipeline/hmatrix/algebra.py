@@ -5,6 +5,7 @@ compressed anew from its entries, at once and with all that a kernel matrix can 
 its products with random vectors (`from_operator.py`); the result is a matrix without kernel.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,16 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConvergenceError
+from pipeline.hmatrix.compression import exact_product, sampled_rows
 from pipeline.hmatrix.from_operator import from_operator
 from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.kernels import Kernel
+
+logger = logging.getLogger("pipeline.hmatrix")
 
 Map = Callable[[NDArray[Any]], NDArray[Any]]
 
 _REFINEMENTS = 6
 _TIGHTEST = 1e-11
 _PROBED = 8  # right-hand sides that tell how often to refine
-_REFINED = 1e-3  # of the tolerance: what is left is noise of full rank, and must not show in any box
+_REFINED = 0.03  # of the tolerance: what is left is noise of full rank, and must not show in any box
+_TIGHTER = 1e-4  # of the tolerance, for the factorization of a matrix that is to be inverted
+_NOISELESS = 0.1  # of the tolerance, for the factors of a product: their errors are noise of full rank to it
 
 
 def add(A: H2Matrix, B: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
@@ -34,7 +40,8 @@ def add(A: H2Matrix, B: H2Matrix, *, tolerance: float | None = None) -> H2Matrix
     if A.shape != B.shape:
         raise ValueError(f"matrices of shapes {A.shape} and {B.shape} cannot be added")
     tolerance = tolerance or max(A.tolerance, B.tolerance)
-    if A.kernel is not None and B.kernel is not None and _same_points(A, B):
+    corrected = A.correction is not None or B.correction is not None
+    if A.kernel is not None and B.kernel is not None and not corrected and _same_points(A, B):
         return _of_kernel(A, A.kernel + B.kernel, _sum(A.diagonal_term, B.diagonal_term), tolerance)
     symmetric = A.is_symmetric and B.is_symmetric
 
@@ -59,50 +66,82 @@ def multiply(A: H2Matrix, B: H2Matrix, *, tolerance: float | None = None) -> H2M
     """
     if A.shape[1] != B.shape[0]:
         raise ValueError(f"matrices of shapes {A.shape} and {B.shape} cannot be multiplied")
+    tolerance = tolerance or max(A.tolerance, B.tolerance)
+    left = _noiseless(A, tolerance)
+    right = left if A is B else _noiseless(B, tolerance)
 
     def transposed(X: NDArray[Any]) -> NDArray[Any]:
-        return B.product_transposed(A.product_transposed(X))
+        return right.product_transposed(left.product_transposed(X))
 
     return from_operator(
         A.rows,
-        lambda X: A @ (B @ X),
+        lambda X: left @ (right @ X),
         # A square of a symmetric matrix is symmetric, and half the work.
         product_transposed=None if A is B and A.is_symmetric else transposed,
         # The columns may be the same points as the rows in a tree of their own: one tree makes the matrix square.
         columns=A.rows if _same_tree(A.rows, B.columns) else B.columns,
-        tolerance=tolerance or max(A.tolerance, B.tolerance),
+        tolerance=tolerance,
         admissibility=A.admissibility,
     )
 
 
-def inverse(A: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
-    """Return the inverse of A, compressed from solves with its factorization.
+def _noiseless(A: H2Matrix, tolerance: float) -> H2Matrix:
+    """Return a kernel matrix compressed so much tighter that its error does not show in a product's ranks."""
+    tighter = max(_NOISELESS * tolerance, _TIGHTEST)
+    if A.kernel is None or A.tolerance <= tighter or A.dtype in (np.float32, np.complex64):
+        return A
+    return recompress(A, tolerance=tighter)
 
-    What A has lost in compression is noise of full rank to the inverse, multiplied by the condition number, and would
-    inflate its ranks. So a kernel matrix is first compressed anew, a thousand times tighter, and solutions are refined
-    until their residuals are a thousandth of the tolerance.
+
+def inverse(A: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
+    """Return the inverse of A, compressed from solves with a factorization.
+
+    What a factorization has lost is noise of full rank to the inverse, multiplied by the condition number, and would
+    inflate its ranks. A kernel matrix is therefore factorized ten thousand times tighter than the tolerance asks, which
+    costs little, and is inverted itself: what A has lost in compression does not count. Any other matrix has solves
+    that are refined with its products.
 
     Args:
         tolerance: Relative error of the compression; A's by default.
 
     Raises:
-        ConvergenceError: If A is too near singular to be refined to the tolerance.
+        ConvergenceError: If A is too near singular to be inverted to the tolerance.
     """
     tolerance = tolerance or A.tolerance
-    if A.kernel is not None and A.dtype.itemsize > 4 and A.dtype.name != "complex64":
-        A = recompress(A, tolerance=max(1e-3 * tolerance, _TIGHTEST))
-    F = A.factorize(min(tolerance, A.tolerance))
-
-    symmetric = A.is_symmetric
+    solves = _exact_solves(A, tolerance) or _refined_solves(A, tolerance)
     return from_operator(
         A.rows,
-        _refined(F.solve, A.__matmul__, A.shape[0], tolerance),
-        product_transposed=None
-        if symmetric
-        else _refined(F.solve_transposed, A.product_transposed, A.shape[0], tolerance),
+        solves[0],
+        product_transposed=None if A.is_symmetric else solves[1],
         tolerance=tolerance,
         admissibility=A.admissibility,
     )
+
+
+def _exact_solves(A: H2Matrix, tolerance: float) -> tuple[Map, Map] | None:
+    """Return solves x -> A^-1 x and A^-T x with the kernel matrix itself, or None where they miss what is wanted."""
+    if A.kernel is None or A.dtype in (np.float32, np.complex64):
+        return None
+    F = A.factorize(max(_TIGHTER * tolerance, _TIGHTEST))
+    X = np.random.default_rng(0).standard_normal((A.shape[0], _PROBED))
+    chosen = sampled_rows(A, np.random.default_rng(1))
+    wanted = X[A.rows.permutation[chosen]]
+    missed = wanted - exact_product(A, chosen, F.solve(X))
+    residual = float(np.linalg.norm(missed)) / max(float(np.linalg.norm(wanted)), np.finfo(float).tiny)
+    logger.info("factorized at %.0e: residual %.1e on exact rows", F.used_tolerance, residual)
+    return (F.solve, F.solve_transposed) if residual <= _REFINED * tolerance else None
+
+
+def _refined_solves(A: H2Matrix, tolerance: float) -> tuple[Map, Map]:
+    """Return solves refined with A's products, A compressed tighter where it can be."""
+    if A.kernel is not None and A.dtype not in (np.float32, np.complex64):
+        A = recompress(A, tolerance=max(1e-3 * tolerance, _TIGHTEST))
+    F = A.factorize(min(tolerance, A.tolerance))
+    forth = _refined(F.solve, A.__matmul__, A.shape[0], tolerance)
+    back = (
+        forth if A.is_symmetric else _refined(F.solve_transposed, A.product_transposed, A.shape[0], tolerance)
+    )
+    return forth, back
 
 
 def _refined(approximate: Map, apply: Map, n: int, tolerance: float) -> Map:
@@ -148,7 +187,7 @@ def recompress(A: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
 
 
 def _of_kernel(A: H2Matrix, kernel: Kernel, diagonal: NDArray[Any] | None, tolerance: float) -> H2Matrix:
-    """Compress another kernel over A's points, with a diagonal term in tree order."""
+    """Compress a kernel over A's points, with A's correction and a diagonal term in tree order."""
 
     def in_order(tree: Any) -> NDArray[Any]:
         points = np.empty_like(tree.points)
@@ -167,6 +206,10 @@ def _of_kernel(A: H2Matrix, kernel: Kernel, diagonal: NDArray[Any] | None, toler
         leaf_size=max(1, leaf_size),
         admissibility=A.admissibility,
     )
+    if A.correction is not None:
+        entries = A.correction.tocoo()
+        i, j = A.rows.permutation[entries.coords[0]], A.columns.permutation[entries.coords[1]]
+        result = result.add_sparse(i, j, entries.data)
     return replace(result, diagonal_term=diagonal)
 
 

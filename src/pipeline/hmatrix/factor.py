@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.cluster import ClusterTree
-from pipeline.hmatrix.entries import entry_matrix, kernel_matrix
+from pipeline.hmatrix.entries import entry_matrix, kernel_matrix, represented_matrix
 from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.inputs import require_tolerance
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
@@ -257,7 +257,7 @@ def entries_of(A: H2Matrix) -> "_native.KernelMatrix":
         if A.computed.kind == "c" and not A.kernel.is_complex:
             return _as_complex(A.kernel, A.rows, A.columns)
         return kernel_matrix(A.kernel, A.rows, A.columns, A.correction)
-    raise ValueError("only a matrix built from a kernel can be factorized")
+    return represented_matrix(A)
 
 
 def _as_complex(kernel: Any, rows: ClusterTree, columns: ClusterTree) -> "_native.KernelMatrix":

@@ -66,7 +66,7 @@ def from_operator(
         seed: Of the random vectors.
 
     Returns:
-        A matrix without kernel: it has products and arithmetic, but no factorization.
+        A matrix without kernel, whose factorization takes the entries that it represents.
 
     Raises:
         ConvergenceError: If the error on fresh vectors stays above the tolerance.
@@ -90,8 +90,7 @@ def from_operator(
     mirrored = product_transposed is None
     share = 0.25 * tolerance
     for _ in range(_ATTEMPTS):
-        budget = (share * norm) ** 2 / (2 * max(tree.n_boxes, 1))
-        sides, between, top = _Ascent(probes, lists, budget, generator, entries).climb()
+        sides, between, top = _Ascent(probes, lists, 0.5 * (share * norm) ** 2, generator, entries).climb()
         near, far = unfolded(sides[0], sides[-1], lists, top, between, mirrored=mirrored)
         row_basis = as_basis(sides[0], stored)
         result = H2Matrix(
@@ -187,11 +186,15 @@ class _Ascent:
         tree = self.probes[0].out_tree
         self.done = tree.n_levels  # levels from here on are reduced
         top = min(self.lists.first_far_level(tree), tree.n_levels - 1)
-        for level in range(tree.n_levels - 1, top - 1, -1):
+        # What a level loses shows, several times larger, as noise in the samples of those above: so each level may
+        # lose half as much as the one above it.
+        shares = {level: 0.5 ** (level - top) for level in range(top, tree.n_levels)}
+        for level in reversed(shares):
+            budget = self.budget * shares[level] / (sum(shares.values()) * len(tree.level(level)))
             for i, side in enumerate(self.sides):
-                self._grow(i, max(side.needed(box) for box in side.tree.level(level)))
+                self._take(i, max(side.needed(box) for box in side.tree.level(level)))
                 for box in side.tree.level(level):
-                    self._skeletonize(i, side, box)
+                    self._skeletonize(i, side, box, budget)
             self._lift_all(level, merge=level > top)
         return self.sides, self._between(top), top
 
@@ -207,12 +210,12 @@ class _Ascent:
         assert self.entries is not None
         return np.asarray(self.entries(rows.permutation[i], columns.permutation[j]))
 
-    def _skeletonize(self, i: int, side: Side, box: int) -> None:
+    def _skeletonize(self, i: int, side: Side, box: int, budget: float) -> None:
         while True:
             try:
-                side.nodes[box] = skeletonize(side, box, self.budget, self.generator)
+                side.nodes[box] = skeletonize(side, box, budget)
             except TooFewVectors as few:
-                self._grow(i, few.needed)
+                self._take(i, few.needed)
             else:
                 return
 
@@ -222,7 +225,6 @@ class _Ascent:
         vectors = [(side.samples, side.tests) for side in self.sides]
         for side, opposite, (samples, tests) in zip(self.sides, reversed(self.sides), vectors, strict=True):
             side.samples, side.tests = self._lifted(side, opposite, samples, tests, level, merge=merge)
-            side.gram = {}
             if merge:
                 side.weights = merged_weights(side, level - 1)
         for i, side in enumerate(self.sides):
@@ -237,6 +239,13 @@ class _Ascent:
             samples, tests = merged(side.tree, level - 1, samples), merged(opposite.tree, level - 1, tests)
         return samples, tests
 
+    def _take(self, i: int, needed: int) -> None:
+        """Use as many vectors on this level, and draw them if need be."""
+        self._grow(i, needed)
+        side = self.sides[i]
+        side.taken = self.probes[i].n_vectors if side.unit_vectors else needed
+        side.gram = {}
+
     def _grow(self, i: int, needed: int, *, reduced_top: bool = False) -> None:
         """Draw more vectors for a side and carry them to the level at work."""
         if needed <= self.probes[i].n_vectors or self.probes[i].complete:
@@ -249,7 +258,6 @@ class _Ascent:
         for level in range(side.tree.n_levels - 1, self.done - 1, -1):
             merge = not (reduced_top and level == self.done)
             new_samples, new_tests = self._lifted(side, opposite, new_samples, new_tests, level, merge=merge)
-        side.gram = {}
         side.samples = {box: np.hstack([part, new_samples[box]]) for box, part in side.samples.items()}
         side.tests = {box: np.hstack([part, new_tests[box]]) for box, part in side.tests.items()}
 

@@ -98,33 +98,19 @@ def conjugate_gradient(
     References:
         [1] Saad, "Iterative Methods for Sparse Linear Systems", SIAM 2003.
     """
-    rows = _Rows(communicator)
-    x, residual, norms = _begin(product, b, start, rows)
-    history = [_worst(rows.norm(residual), norms)]
-    while history[-1] > tolerance:
-        before, budget = history[-1], max_iterations - len(history) + 1
-        correction, steps = _descend(product, residual, preconditioner, norms, tolerance, budget, rows)
-        x += correction
-        residual = _as_columns(b) - product(x)
-        history += [*steps[:-1], _worst(rows.norm(residual), norms)]
-        _require_progress("CG", before, history, tolerance, max_iterations)
-    return x.reshape(b.shape), SolveInfo("CG", len(history) - 1, tuple(history), converged=True)
+    system = _System(product, b, preconditioner, tolerance, max_iterations, start, communicator)
+    return _restarted("CG", _descend, system, max_iterations)
 
 
 def _descend(
-    product: Operator,
-    residual: Tensor,
-    preconditioner: Operator | None,
-    norms: Tensor,
-    tolerance: float,
-    budget: int,
-    rows: _Rows,
+    system: "_System", residual: Tensor, norms: Tensor, budget: int, rows: _Rows
 ) -> tuple[Tensor, list[float]]:
     """Run conjugate gradients from a residual until the recursive one is small or the budget spent.
 
     Returns:
         The correction of x, and the largest relative residual after each iteration.
     """
+    preconditioner, tolerance = system.preconditioner, system.tolerance
     correction = torch.zeros_like(residual)
     relative = rows.norm(residual) / norms
     active = (relative > tolerance).nonzero()[:, 0]
@@ -136,7 +122,7 @@ def _descend(
         rho = rows.inner(r, z).real
         _require_positive(rho, "the preconditioner", len(steps))
         direction = z + (rho / previous if steps else torch.zeros_like(rho)) * direction
-        image = product(direction)
+        image = system.product(direction)
         curvature = rows.inner(direction, image).real
         _require_positive(curvature, "the matrix", len(steps))
         length = rho / curvature
@@ -171,27 +157,12 @@ def gmres(
     References:
         [1] Saad, "Iterative Methods for Sparse Linear Systems", SIAM 2003.
     """
-    rows = _Rows(communicator)
-    x, residual, norms = _begin(product, b, start, rows)
-    history = [_worst(rows.norm(residual), norms)]
-    while history[-1] > tolerance:
-        before, budget = history[-1], min(restart, max_iterations - len(history) + 1)
-        correction, steps = _minimize(product, residual, preconditioner, norms, tolerance, budget, rows)
-        x += correction
-        residual = _as_columns(b) - product(x)
-        history += [*steps[:-1], _worst(rows.norm(residual), norms)]
-        _require_progress("GMRES", before, history, tolerance, max_iterations)
-    return x.reshape(b.shape), SolveInfo("GMRES", len(history) - 1, tuple(history), converged=True)
+    system = _System(product, b, preconditioner, tolerance, max_iterations, start, communicator)
+    return _restarted("GMRES", _minimize, system, restart)
 
 
 def _minimize(
-    product: Operator,
-    residual: Tensor,
-    preconditioner: Operator | None,
-    norms: Tensor,
-    tolerance: float,
-    budget: int,
-    rows: _Rows,
+    system: "_System", residual: Tensor, norms: Tensor, budget: int, rows: _Rows
 ) -> tuple[Tensor, list[float]]:
     """Minimize the residual over one Krylov space of at most `budget` dimensions.
 
@@ -200,6 +171,7 @@ def _minimize(
     Returns:
         The correction of x, and the largest relative residual after each iteration.
     """
+    preconditioner, tolerance = system.preconditioner, system.tolerance
     first = rows.norm(residual)
     basis = [residual * _reciprocal(first)]
     images: list[Tensor] = []
@@ -209,7 +181,7 @@ def _minimize(
     steps: list[float] = []
     while len(steps) < budget:
         z = basis[-1] if preconditioner is None else preconditioner(basis[-1])
-        w = product(z)
+        w = system.product(z)
         images.append(z)
         size = rows.norm(w)
         column = torch.zeros(len(basis), w.shape[1], dtype=w.dtype, device=w.device)
@@ -251,6 +223,37 @@ def _combine(images: list[Tensor], triangle: list[Tensor], right: list[Tensor]) 
     pivots[pivots == 0] = 1  # of zero vectors only: the value has no effect
     y = torch.linalg.solve_triangular(matrix, torch.stack(right, dim=1)[..., None], upper=True)[..., 0]
     return sum((y[:, k] * image for k, image in enumerate(images)), start=torch.zeros_like(images[0]))
+
+
+@dataclass(frozen=True)
+class _System:
+    """What a solver was asked: see `conjugate_gradient`."""
+
+    product: Operator
+    b: Tensor
+    preconditioner: Operator | None
+    tolerance: float
+    max_iterations: int
+    start: Tensor | None
+    communicator: Communicator | None
+
+
+_Descent = Callable[[_System, Tensor, Tensor, int, _Rows], tuple[Tensor, list[float]]]
+
+
+def _restarted(method: str, descend: _Descent, system: _System, most: int) -> tuple[Tensor, SolveInfo]:
+    """Correct x by descents of at most `most` iterations until its true residual is small."""
+    rows = _Rows(system.communicator)
+    x, residual, norms = _begin(system.product, system.b, system.start, rows)
+    history = [_worst(rows.norm(residual), norms)]
+    while history[-1] > system.tolerance:
+        before, budget = history[-1], min(most, system.max_iterations - len(history) + 1)
+        correction, steps = descend(system, residual, norms, budget, rows)
+        x += correction
+        residual = _as_columns(system.b) - system.product(x)
+        history += [*steps[:-1], _worst(rows.norm(residual), norms)]
+        _require_progress(method, before, history, system.tolerance, system.max_iterations)
+    return x.reshape(system.b.shape), SolveInfo(method, len(history) - 1, tuple(history), converged=True)
 
 
 def _begin(product: Operator, b: Tensor, start: Tensor | None, rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,7 @@
-"""How a box's near field is taken off its samples: by the null space of the tests, or by entries that are known."""
+"""How a box's samples are divided into near field and far field: by least squares, or by entries that are known."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -10,96 +10,67 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-class NearField(Protocol):
-    """A box's samples Y = C_near X_near + C_far X_far, of which the near part is to go."""
+@dataclass(frozen=True, eq=False)
+class NearField:
+    """A box's samples Y = C_near X_near + C_far X_far, divided in two.
 
-    @property
-    def most(self) -> int:
-        """How many samples of the far field can be had."""
+    Attributes:
+        block: A matrix B, shape (n, near unknowns), that differs from C_near by a combination of the rows of C_far: on
+            combinations of rows that vanish on the far field, the two are the same.
+        far: C_far G, shape (n, p), for a matrix G of normal numbers and mean square 1 that has rank `most`.
+        most: How many independent samples of the far field there are.
+    """
 
-    def far_samples(self, width: int, generator: np.random.Generator) -> Array:
-        """Return C_far G for a matrix G of `width` columns, normal and of unit variance; shape (n, width)."""
+    block: Array
+    far: Array
+    most: int
 
     def residual(self, kept: Array, dropped: Array, interpolation: Array) -> Array:
         """Return C_near[dropped] - T^T C_near[kept], shape (n - k, near unknowns)."""
+        return np.asarray(self.block[dropped] - interpolation.T @ self.block[kept])
 
 
-@dataclass(frozen=True, eq=False)
-class NullSpace:
-    """Nothing but samples is known: Y P with X_near P = 0 has no near part [1], and least squares gives the residual.
+def by_least_squares(samples: Array, tests: list[Array], gram: Array, *, unit_vectors: bool) -> NearField:
+    """Divide where nothing but samples is known: B = Y X_near^+ leaves Y - B X_near = C_far X_far P.
 
-    The Gram matrix of the tests serves for both. With half as many tests again as near unknowns, and bases
-    of moderate entries, its condition number is some thousands: no digits are lost that a second pass does
-    not restore.
+    P projects onto the null space of X_near, which is how [1] takes the near field off the samples. With a quarter more
+    tests than near unknowns, and bases of moderate entries, the condition number of the Gram matrix is some thousands:
+    the normal equations cost no digits that a tolerance could ask for.
 
-    Attributes:
+    Args:
         samples: Y, shape (n, p).
-        tests: X_near, shape (near unknowns, p).
-        factor: Cholesky factor of X_near X_near^H.
-        variance: Of the tests on far unknowns, once they are orthogonalized: 1 for normal ones.
+        tests: X_near, in parts of shape (unknowns of a near box, p).
+        gram: X_near X_near^H, Hermitian; the lower triangle counts. Overwritten.
+        unit_vectors: The tests are all unit vectors rather than normal numbers.
 
     References:
         [1] Levitt, Martinsson, "Linear-complexity black-box randomized compression of rank-structured matrices", SISC
             2024.
     """
-
-    samples: Array
-    tests: Array
-    factor: Array
-    variance: float
-
-    @classmethod
-    def of(cls, samples: Array, tests: Array, gram: Array, *, unit_vectors: bool) -> "NullSpace":
-        # Of unit vectors, what is orthogonal to the near ones is a random subspace of the far unknowns.
-        variance = 1 / max(tests.shape[1] - len(tests), 1) if unit_vectors else 1.0
-        factor = scipy.linalg.cholesky(gram, lower=True, check_finite=False)
-        return cls(samples, tests, factor, variance)
-
-    @property
-    def most(self) -> int:
-        return int(self.tests.shape[1] - len(self.tests))
-
-    def far_samples(self, width: int, generator: np.random.Generator) -> Array:
-        null = generator.standard_normal((self.tests.shape[1], width))
-        for _ in range(2):
-            null = null - adjoint(self.tests) @ self._solved(self.tests @ null)
-        if null.size:
-            null = scipy.linalg.qr(null, mode="economic", check_finite=False)[0]
-        return np.asarray(self.samples @ null / np.sqrt(self.variance))
-
-    def residual(self, kept: Array, dropped: Array, interpolation: Array) -> Array:
-        sought = self.samples[dropped] - interpolation.T @ self.samples[kept]
-        return np.asarray(adjoint(self._solved(adjoint(sought @ adjoint(self.tests)))))
-
-    def _solved(self, right: Array) -> Array:
-        return np.asarray(scipy.linalg.cho_solve((self.factor, True), right, check_finite=False))
+    most = int(samples.shape[1] - len(gram))
+    if not tests:
+        return NearField(samples[:, :0], samples, most)
+    # B G = Y X^H, solved as conj(G) B^T = (Y X^H)^T, in LAPACK's column order without copies
+    factor = scipy.linalg.cholesky(gram.T, lower=False, overwrite_a=True, check_finite=False)
+    inner = np.concatenate([samples @ adjoint(part) for part in tests], axis=1)
+    block = scipy.linalg.cho_solve((factor, False), inner.T, overwrite_b=True, check_finite=False).T
+    far = _less(samples, block, tests)
+    # Of unit vectors, what is orthogonal to the near ones is an orthonormal basis of the far unknowns.
+    return NearField(block, far * np.sqrt(most) if unit_vectors else far, most)
 
 
-@dataclass(frozen=True, eq=False)
-class Entries:
-    """The near block itself is known.
+def by_entries(samples: Array, tests: list[Array], block: Array) -> NearField:
+    """Divide where the near block itself is known."""
+    return NearField(block, _less(samples, block, tests), int(samples.shape[1]))
 
-    Attributes:
-        block: C_near, shape (n, near unknowns).
-        samples: C_far X_far, shape (n, p).
-    """
 
-    block: Array
-    samples: Array
-
-    @classmethod
-    def of(cls, samples: Array, tests: Array, block: Array) -> "Entries":
-        return cls(block, samples - block @ tests)
-
-    @property
-    def most(self) -> int:
-        return int(self.samples.shape[1])
-
-    def far_samples(self, width: int, generator: np.random.Generator) -> Array:
-        return self.samples[:, :width]
-
-    def residual(self, kept: Array, dropped: Array, interpolation: Array) -> Array:
-        return np.asarray(self.block[dropped] - interpolation.T @ self.block[kept])
+def _less(samples: Array, block: Array, tests: list[Array]) -> Array:
+    """Return samples - block @ tests."""
+    far, start = samples, 0
+    for part in tests:
+        far = far - block[:, start : start + len(part)] @ part
+        start += len(part)
+    return far
 
 
 def adjoint(matrix: Array) -> Array:

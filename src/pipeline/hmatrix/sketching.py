@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.cluster import ClusterTree
-from pipeline.hmatrix.near_field import Array, Entries, NearField, NullSpace, adjoint
+from pipeline.hmatrix.near_field import Array, adjoint, by_entries, by_least_squares
 
 Boxes = dict[int, Array]  # one array per box of a level
 
@@ -73,6 +73,7 @@ class Side:
         unit_vectors: The tests are all unit vectors rather than random.
         entries: Block of the unknowns of a box and those of near boxes, if entries of the matrix are known.
         largest_rank: Of the boxes done: how many samples the next will want.
+        taken: How many of the vectors are used on the level at work.
         gram: Blocks X_a X_b^H of the tests of the level at work, as far as needed yet.
     """
 
@@ -85,6 +86,7 @@ class Side:
     unit_vectors: bool = False
     entries: Callable[[int, list[int]], Array] | None = None
     largest_rank: int = 0
+    taken: int = 0
     gram: dict[tuple[int, int], Array] = field(default_factory=dict)
 
     def near_boxes(self, box: int) -> list[int]:
@@ -100,13 +102,16 @@ class Side:
         return int(_SURPLUS * n_near) + self.width(len(self.samples[box]))
 
     def gram_of(self, boxes: list[int]) -> Array:
-        """Return X X^H of the tests of some boxes, from blocks that are kept for all boxes which share them."""
-        for a in boxes:
-            for b in boxes:
-                if a <= b and (a, b) not in self.gram:
-                    self.gram[a, b] = self.tests[a] @ adjoint(self.tests[b])
-        blocks = [[self.gram[a, b] if a <= b else adjoint(self.gram[b, a]) for b in boxes] for a in boxes]
-        return np.block(blocks) if boxes else np.zeros((0, 0))
+        """Return the lower triangle of X X^H, X of some boxes, from blocks kept for all boxes which share them."""
+        edges = np.cumsum([0, *(len(self.tests[box]) for box in boxes)])
+        result = np.zeros((edges[-1], edges[-1]), dtype=self.tests[boxes[0]].dtype if boxes else float)
+        for i, a in enumerate(boxes):
+            for j, b in enumerate(boxes[: i + 1]):  # boxes are sorted
+                if (a, b) not in self.gram:
+                    taken = slice(self.taken)
+                    self.gram[a, b] = self.tests[a][:, taken] @ adjoint(self.tests[b][:, taken])
+                result[edges[i] : edges[i + 1], edges[j] : edges[j + 1]] = self.gram[a, b]
+        return result
 
 
 class TooFewVectors(Exception):
@@ -117,45 +122,36 @@ class TooFewVectors(Exception):
         self.needed = needed
 
 
-def skeletonize(side: Side, box: int, budget: float, generator: np.random.Generator) -> Node:
+def skeletonize(side: Side, box: int, budget: float) -> Node:
     """Choose the skeletons of a box and find the residual of its redundant rows.
 
     Args:
         side: With samples and tests of the box's level.
         box: Its number.
         budget: Squared Frobenius norm that may be lost.
-        generator: Of random combinations of the samples.
 
     Raises:
         TooFewVectors: If the near field and the rank together want more tests.
     """
-    samples, others = side.samples[box], side.near_boxes(box)
-    tests = np.concatenate([side.tests[other] for other in others]) if others else samples[:0]
-    n, available = samples.shape
-    edges = np.cumsum([0, *(len(side.tests[other]) for other in others)])
+    others = side.near_boxes(box)
+    samples, tests = (
+        side.samples[box][:, : side.taken],
+        [side.tests[other][:, : side.taken] for other in others],
+    )
+    n = len(samples)
+    edges = np.cumsum([0, *map(len, tests)])
     columns = {other: slice(edges[i], edges[i + 1]) for i, other in enumerate(others)}
-    enough, width = 2 * n + _OVERSAMPLING, side.width(n)
-    all_there = side.unit_vectors
-    needed = side.needed(box)
-    if needed > available and not all_there:
-        raise TooFewVectors(needed)
-    near: NearField
     if side.entries is not None:
-        near = Entries.of(samples, tests, side.entries(box, others))
+        near = by_entries(samples, tests, side.entries(box, others))
     else:
-        near = NullSpace.of(samples, tests, side.gram_of(others), unit_vectors=all_there)
-    while True:
-        width = min(width, near.most)
-        triangle, order = _pivoted((near.far_samples(width, generator) * side.weights[box][:, None]).T)
-        rank = _rank(triangle, width, budget)
-        side.largest_rank = max(side.largest_rank, rank)
-        if int(_SAMPLES * rank) + _OVERSAMPLING <= width or width >= enough:
-            break
-        if width == near.most:
-            if all_there:
-                break
-            raise TooFewVectors(needed + 2 * width)
-        width *= 2
+        near = by_least_squares(samples, tests, side.gram_of(others), unit_vectors=side.unit_vectors)
+    triangle, order = _pivoted((near.far * side.weights[box][:, None]).T)
+    rank = _rank(triangle, near.most, budget)
+    side.largest_rank = max(side.largest_rank, rank)
+    enough = min(int(_SAMPLES * rank), 2 * n) + _OVERSAMPLING
+    if near.most < enough and not side.unit_vectors:
+        surely = rank + _OVERSAMPLING <= near.most  # else the true rank may be larger
+        raise TooFewVectors(side.needed(box) + (enough - near.most if surely else enough))
     interpolation = scipy.linalg.solve_triangular(
         triangle[:rank, :rank], triangle[:rank, rank:], check_finite=False
     )
@@ -168,6 +164,8 @@ def _pivoted(rows: Array) -> tuple[Array, NDArray[np.int64]]:
     """Return R and the order of columns of a pivoted QR decomposition."""
     if rows.size == 0:
         return rows, np.arange(rows.shape[1])
+    if len(rows) > 2 * rows.shape[1]:  # pivoting is slow: let it see no more rows than columns
+        rows = scipy.linalg.qr(rows, mode="r", check_finite=False)[0][: rows.shape[1]]
     triangle, order = scipy.linalg.qr(rows, mode="r", pivoting=True, check_finite=False)
     return triangle, order.astype(np.int64)
 

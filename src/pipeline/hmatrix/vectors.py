@@ -12,6 +12,9 @@ Vectors = TypeVar("Vectors", NDArray[Any], Tensor)
 
 Permutation = NDArray[np.int64]
 
+_AT_A_TIME = 64  # vectors: enough for products of matrices to run at full speed, few enough for a cache
+_TILE = 500
+
 
 def result_type(matrix: np.dtype[Any], given: np.dtype[Any]) -> np.dtype[Any]:
     """Return the type of a product: complex if either is, and as precise as the less precise of the two floats.
@@ -75,9 +78,19 @@ def _run(
     given: Permutation,
     computed: np.dtype[Any],
 ) -> NDArray[Any]:
-    m = columns.shape[1]
-    flat = np.ascontiguousarray(columns.T[:, taken], dtype=computed).reshape(-1)
-    out = action(flat, m).reshape(m, len(given))
-    result = np.empty((len(given), m), dtype=computed)
-    result[given] = out.T
+    result = np.empty((len(given), columns.shape[1]), dtype=computed)
+    for start in range(0, columns.shape[1], _AT_A_TIME):
+        part = columns[:, start : start + _AT_A_TIME]
+        m = part.shape[1]
+        flat = np.empty((m, len(taken)), dtype=computed)
+        for rows in _tiles(len(taken)):
+            flat[:, rows] = part[taken[rows]].T
+        out = action(flat.reshape(-1), m).reshape(m, len(given))
+        for rows in _tiles(len(given)):
+            result[given[rows], start : start + m] = out[:, rows].T.copy()
     return result
+
+
+def _tiles(n: int) -> list[slice]:
+    """Return ranges of rows so short that their transposition stays in a cache."""
+    return [slice(start, start + _TILE) for start in range(0, n, _TILE)]

@@ -7,6 +7,7 @@
 #include "eliminate.hpp"
 #include "potential.hpp"
 #include "product.hpp"
+#include "represented.hpp"
 #include "solve.hpp"
 
 using namespace hmatrix;
@@ -39,6 +40,11 @@ void bind_stored(nb::module_& module, const char* suffix) {
                 new (self) LevelView<S>{counts, index, values, pivots};
             },
             "counts"_a, "index"_a, "values"_a, "pivots"_a);
+    nb::class_<Represented<S>>(module, name("Represented").c_str())
+        .def(nb::init<const Tree&, const Tree&, const Basis<S>&, const Basis<S>&, const Blocks<S>&, const Blocks<S>&,
+                      bool>(),
+             "row_tree"_a, "column_tree"_a, "row_basis"_a, "column_basis"_a, "near"_a, "far"_a, "mirrored"_a)
+        .def("block", &Represented<S>::block, "rows"_a, "columns"_a);
     module.def("product", &product<S>, "row_tree"_a, "column_tree"_a, "row_basis"_a, "column_basis"_a, "near"_a,
                "far"_a, "mirrored"_a, "transposed"_a, "x"_a, "m"_a);
     module.def(
