@@ -12,7 +12,7 @@ space := $() $()
 export PIP_CONSTRAINT := file://$(subst $(space),%20,$(CURDIR))/constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env run test lint bench clean
+.PHONY: env run test test-slurm lint bench clean
 
 env: $(STAMP)
 
@@ -36,6 +36,10 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 python -m pytest
 
 lint: $(STAMP)
+# A real Slurm on this machine, from Debian's packages, for as long as its tests take; without them, a skip that says so.
+test-slurm: $(STAMP)
+	python -m pytest -m slurm tests/slurm
+
 	ruff check .
 	ruff format --check .
 	mypy
