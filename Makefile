@@ -12,7 +12,7 @@ space := $() $()
 export PIP_CONSTRAINT := file://$(subst $(space),%20,$(CURDIR))/constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env run test test-slurm lint bench clean
+.PHONY: env run archive test test-slurm lint bench clean
 
 env: $(STAMP)
 
@@ -31,6 +31,9 @@ run: $(STAMP)
 	@python -m pipeline check $(STUDY)
 	snakemake --cores $(CORES) --quiet rules --configfile config/$(STUDY).yaml
 	@echo "report: results/$(STUDY)/report/index.html"
+
+archive: $(STAMP)
+	python -m pipeline archive --study $(STUDY)
 
 test: $(STAMP)
 	@# One thread: the cases are small, and spinning threads on a busy machine make them many times slower.
