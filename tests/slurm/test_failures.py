@@ -128,6 +128,19 @@ def test_after_a_kill_of_the_main_process_the_next_one_goes_on(interrupted, slur
     ends_like_the_undisturbed(interrupted, interrupted.manifest(LONG))
 
 
+def test_what_ended_with_no_main_process_to_record_it_is_made_again(place, slurm, ends_like_the_undisturbed):
+    target = place.manifest("train/short/seed0")
+    (place.folder / target).unlink()
+    main = place.start(target)
+    wait_until(place.trainings, "a training")
+    main.process.kill()
+    main.process.wait()
+    wait_until(lambda: not slurm.queue(), "the job to end")
+    assert (place.folder / target).exists()
+    assert "1 of 1 steps" in place.start(target).end()
+    ends_like_the_undisturbed(place, target)
+
+
 def test_a_second_main_process_is_refused_with_who_the_first_is(
     interrupted, slurm, ends_like_the_undisturbed
 ):
