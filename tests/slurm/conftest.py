@@ -12,7 +12,7 @@ import pytest
 import yaml
 from workplace import copy_checkout
 
-from cluster import MINI, Place, Slurm, wait_until
+from cluster import LONG, MINI, Place, Slurm, wait_until
 
 HERE = Path(__file__).parent
 
@@ -52,7 +52,7 @@ def undisturbed(testbed, tmp_path_factory):
     place = Place(tmp_path_factory.mktemp("undisturbed"), testbed, "mini")
     copy_checkout(place.folder)
     (place.folder / "mini.yaml").write_text(yaml.safe_dump(MINI))
-    place.start_here().end()
+    place.start_here(*(place.manifest(path) for path in (LONG, "convert/short", "solve/airports"))).end()
     return place
 
 

@@ -66,7 +66,7 @@ def free_ports(n: int) -> Iterator[list[int]]:
 
 
 def descendants(root: int) -> list[int]:
-    """Processes that descend from a process, deepest last."""
+    """Processes that descend from a process."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -300,9 +300,8 @@ class Testbed:
 def main() -> int:
     """Bring up, obey, take down."""
     adopt_orphans()
-    # Whoever holds the input decides when it ends, also after Ctrl-C in the terminal of both.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(asked, lambda signum, _: sys.exit(128 + signum))
     testbed = Testbed(Path(sys.argv[1]).absolute())
     try:
         testbed.up()
