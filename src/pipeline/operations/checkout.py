@@ -28,7 +28,9 @@ def begin(jobs: str = "") -> None:
         sys.exit(2)
     if left:
         ids = ", ".join(left)
-        print(f"Ended Slurm's jobs {ids} of a main process that was killed; trainings go on.", file=sys.stderr)
+        print(
+            f"Ended Slurm's jobs {ids} of a main process that was killed; trainings go on.", file=sys.stderr
+        )
     record_software()
 
 
