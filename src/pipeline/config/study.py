@@ -12,13 +12,13 @@ from pipeline.config.section import Name, Section, Seed
 from pipeline.config.training import Training
 
 # Folders of all studies together, beside those of each.
-RESERVED = ("checkpoints", "history")
+RESERVED = ("checkpoints", "history", "slurm", "pbs", "sge")
 
 
 def _not_reserved(name: str) -> str:
     if name in RESERVED:
         raise PydanticCustomError(
-            "name", "'{name}' is the folder of all studies' {name}; choose another name", {"name": name}
+            "name", "'{name}' is a folder of all studies together; choose another name", {"name": name}
         )
     return name
 
