@@ -24,9 +24,8 @@ def test_a_job_that_runs_out_of_memory_gets_more(place, ends_like_the_undisturbe
 
 
 def test_a_training_whose_time_is_up_goes_on_where_it_was(interrupted, slurm, ends_like_the_undisturbed):
-    interrupted.write_profile(
-        rules={"train": {"checkpoint_steps": 5, "runtime": 1, "slurm_extra": "'--signal=TERM@5'"}}
-    )
+    short = {"checkpoint_steps": 5, "runtime": 2, "slurm_extra": "'--signal=TERM@5'"}
+    interrupted.write_profile(rules={"train": short})
     main = interrupted.start(interrupted.manifest(LONG))
     job = interrupted.wait_for_checkpoint(main)
     # Held up until the warning has come, so that it comes in mid-training however fast the machine is.

@@ -1,15 +1,16 @@
 """A real Slurm as the tests see it, and checkouts whose studies run on it."""
 
-import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import yaml
+from safetensors.numpy import load_file
 
 # On a machine that is busy with other work, a condition may take so many seconds to come.
 PATIENCE = 300.0
@@ -85,7 +86,7 @@ class Slurm:
 
     def queue(self):
         """The ids of all jobs that wait or run."""
-        return self.call("squeue", "--noheader", "--format=%i").split()
+        return self.call("squeue", "--noheader", "--sort=i", "--format=%i").split()
 
     def states(self, job):
         """The states that a job has ended in or is in, one for each time that it was started."""
@@ -187,12 +188,15 @@ class Place:
         return self.mains[-1]
 
     def checksums(self):
-        """The content of every array and tensor that doesn't depend on time."""
-        files = [*self.results.rglob("*.npy"), *self.results.rglob("*.safetensors")]
-        return {
-            str(file.relative_to(self.results)): hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in files
-        }
+        """The checksum of every array and tensor but those that tell how long something took."""
+        found = {}
+        for file in self.results.rglob("*.npy"):
+            found[str(file.relative_to(self.results))] = sha256(file.read_bytes()).hexdigest()
+        for file in self.results.rglob("*.safetensors"):
+            for name, tensor in load_file(file).items():
+                if not name.endswith("seconds"):
+                    found[f"{file.relative_to(self.results)}:{name}"] = sha256(tensor.tobytes()).hexdigest()
+        return found
 
     def processes(self):
         """Processes that work in this folder, and their command lines."""
@@ -219,8 +223,7 @@ class Place:
             return list((self.folder / "results" / "checkpoints").glob("*/checkpoint.json"))
 
         wait_until(written, "a checkpoint")
-        # Its job is the only one, but for those of groups that may end at the same time.
-        return self.slurm.call("squeue", "--noheader", "--states=RUNNING", "--format=%i").split()[-1]
+        return self.slurm.queue()[-1]
 
     def log_of(self, path):
         """The log of a job."""
