@@ -11,7 +11,7 @@ if not workflow.is_main_process:
 onstart:
     # The name of Slurm's jobs is made by its executor; others have none.
     begin(jobs=getattr(workflow.scheduler._executor, "run_uuid", ""))
-    look_back(STUDY.study, [*artefacts_of_the_study(), manifest("report")])
+    look_back(STUDY.study, [*artefacts_of_the_study(), manifest("report")], for_jobs=True)
 
 
 onsuccess:
