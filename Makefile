@@ -12,15 +12,15 @@ space := $() $()
 export PIP_CONSTRAINT := file://$(subst $(space),%20,$(CURDIR))/constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env run test lint bench clean
+.PHONY: env run archive test test-slurm lint bench clean
 
 env: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "parsimony needs Python >= 3.11, and '$(PYTHON)' is older or missing; try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
-	@command -v "$${CXX:-c++}" >/dev/null \
-		|| { echo "parsimony needs a C++ compiler and found none ($${CXX:-c++}); install one (Debian: apt-get install g++) or set CXX" >&2; exit 2; }
+	@compiler="$${CXX:-c++}"; command -v "$${compiler%% *}" >/dev/null \
+		|| { echo "parsimony needs a C++ compiler and found none ($$compiler); install one (Debian: apt-get install g++) or set CXX" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[dev,cluster]'
 	@touch $@
@@ -28,12 +28,20 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 run: $(STAMP)
 	@test -f config/$(STUDY).yaml \
 		|| { echo "there is no config/$(STUDY).yaml; studies: $(patsubst config/%.yaml,%,$(wildcard config/*.yaml))" >&2; exit 2; }
+	@python -m pipeline check $(STUDY)
 	snakemake --cores $(CORES) --quiet rules --configfile config/$(STUDY).yaml
 	@echo "report: results/$(STUDY)/report/index.html"
+
+archive: $(STAMP)
+	python -m pipeline archive --study $(STUDY)
 
 test: $(STAMP)
 	@# One thread: the cases are small, and spinning threads on a busy machine make them many times slower.
 	OMP_NUM_THREADS=1 python -m pytest
+
+# A real Slurm on this machine, from Debian's packages, for as long as its tests take; without them, a skip that says so.
+test-slurm: $(STAMP)
+	python -m pytest -m slurm tests/slurm
 
 lint: $(STAMP)
 	ruff check .

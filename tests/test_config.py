@@ -4,10 +4,30 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import Study, load_study, merge, schema, specs, validate
+from pipeline.config import Study, artefacts_of, load_study, merge, schema, specs, validate
+from pipeline.config.study import RESERVED
 from pipeline.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
+# Names that would leave their folder or mean something to a shell.
+HOSTILE = (
+    "a b",
+    "a\n",
+    "$(touch x)",
+    "`x`",
+    "'",
+    '"',
+    "a;b",
+    "../a",
+    "a/b",
+    "",
+    "-rf",
+    ".",
+    "{x}",
+    "a*",
+    "ü",
+    "a\0",
+)
 DEFAULT = ROOT / "config" / "default.yaml"
 
 
@@ -86,6 +106,18 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
         ({"training": None}, "training", "found None"),
         ({"study": "../escape"}, "study", "pattern"),
         ({"training": {"runs": {"odd name": {}}}}, "training.runs.odd name", "pattern"),
+        *(({"study": name}, "study", "pattern") for name in HOSTILE),
+        *(({"study": name}, "study", "choose another name") for name in RESERVED),
+        ({"study": "a" * 20}, "study", "repeats a part 20 times; choose another"),
+        ({"matrices": {"ab" * 25: {}}}, "matrices", "repeats a part 20 times; choose another"),
+        ({"training": {"runs": {"kfac_smoothed": {"epochs": 10**400}}}}, "kfac_smoothed.epochs", "more than 30 digits"),
+        ({"seeds": [2**63]}, "seeds.0", "less than"),
+        ({"dataset": {"split_seed": 2**64}}, "dataset.split_seed", "less than"),
+        ({"matrices": {"airports": {"kernel": {"length_scale": 1e-300}}}}, "kernel.length_scale", "greater than"),
+        ({"matrices": {"airports": {"nugget": 1e300}}}, "matrices.airports.nugget", "less than"),
+        ({"matrices": {"airports": {"nugget": float("nan")}}}, "matrices.airports.nugget", "nan"),
+        ({"precision": {"batch_sizes": [10**9]}}, "precision.batch_sizes.0", "less than"),
+        ({"scaling": {"sizes": [10**8, 10**12]}}, "scaling.sizes.1", "less than"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_with_its_full_path(change, path, words):
@@ -150,3 +182,13 @@ def test_labels_and_nothing_else_of_a_run_stay_out_of_its_spec():
     relabelled = load_study({"training": {"runs": {"kfac_smoothed": {"label": "another"}}}}, DEFAULT)
     before, after = specs(study), specs(relabelled)
     assert {name for name in after if after[name] != before[name]} == {"report"}
+
+
+def test_the_spec_of_the_report_names_every_artefact():
+    study = load_study({}, DEFAULT)
+    named = artefacts_of(specs(study)["report"])
+    assert len(named) == len(set(named))
+    assert {path.split("/")[0] for path in named} == {
+        "dataset", "train", "convert", "time_layers", "points", "compress", "solve", "scaling",
+    }  # fmt: skip
+    assert sum(path.startswith("train/") for path in named) == len(study.training.runs) * len(study.seeds)

@@ -32,6 +32,15 @@ def test_no_compiler_is_one_line_that_says_what_to_install(checkout):
     assert not (checkout / ".venv").exists()
 
 
+def test_a_compiler_behind_a_wrapper_is_found(checkout):
+    # The words behind the first are its arguments. Without Python, nothing is installed.
+    done = make(checkout, "env", "-n", CXX="env c++")
+    assert done.returncode == 0
+    script = next(line for line in done.stdout.splitlines() if "compiler=" in line)
+    checked = subprocess.run(["sh", "-c", f"{script} true"], env=os.environ | {"CXX": "env c++"}, check=False)
+    assert checked.returncode == 0
+
+
 def test_no_python_is_one_line(checkout):
     done = make(checkout, "env", "PYTHON=no-such-python")
     assert done.returncode == 2

@@ -99,7 +99,11 @@ def _parser() -> argparse.ArgumentParser:
         "--history", type=Path, metavar="FILE", help="snapshot of past runs that figures are compared with"
     )
     report.add_argument(
-        "artefacts", type=Path, nargs="+", metavar="MANIFEST", help="every artefact of the study"
+        "artefacts",
+        type=Path,
+        nargs="*",
+        metavar="MANIFEST",
+        help="every artefact of the study; those beside the output that the spec names, if none is given",
     )
     clean = commands.add_parser("clean_checkpoints", help="Remove what interrupted trainings left behind.")
     clean.add_argument(

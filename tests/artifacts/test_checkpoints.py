@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -66,3 +68,12 @@ def test_the_lock_outlives_the_removal_of_the_checkpoint(checkpoint):
     checkpoint.remove()
     assert checkpoint.try_lock(0.0) is None
     lock.release()
+
+
+def test_a_checkpoint_has_the_users_permissions(checkpoint):
+    former = os.umask(0o027)
+    try:
+        checkpoint.save({"w": torch.zeros(2)}, {"step": 1})
+    finally:
+        os.umask(former)
+    assert {path.stat().st_mode & 0o777 for path in checkpoint.folder.iterdir()} == {0o640}

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import socket
 
 import numpy as np
 import pytest
@@ -125,3 +126,34 @@ def test_writing_atomically_replaces_the_whole_file(tmp_path):
     store.write_atomically(path, "second")
     assert path.read_text() == "second"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_have_the_users_permissions(manifest):
+    former = os.umask(0o027)
+    try:
+        write(manifest)
+    finally:
+        os.umask(former)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in manifest.parent.rglob("*") if path.is_file()}
+    assert set(modes.values()) == {0o640}, modes
+
+
+def test_links_in_the_way_are_replaced_and_never_followed(manifest, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    manifest.parent.mkdir()
+    for name in ("x.npy", "w.safetensors", "t.csv", "j.json", "manifest.json"):
+        (manifest.parent / name).symlink_to(victim)
+    temporary = f".manifest.json.{socket.gethostname()}.{os.getpid()}"
+    (manifest.parent / temporary).symlink_to(victim)
+    write(manifest)
+    assert victim.read_text() == "precious"
+    assert Artifact.open(manifest, "thing").facts["answer"] == 42
+    assert not any(path.is_symlink() for path in manifest.parent.rglob("*"))
+
+
+def test_what_is_no_manifest_is_not_to_be_deleted_on_our_word(tmp_path):
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n\xff")
+    with pytest.raises(ArtifactError, match=r"not a manifest; name the manifest.json of an artefact"):
+        Artifact.open(picture, "thing")

@@ -59,6 +59,19 @@ def test_the_crate_describes_every_file_and_who_made_every_artefact(finished, ca
     assert owners == {(0, "")}
 
 
+def test_results_that_were_made_again_are_compared_bit_by_bit(finished, write, capsys):
+    archived(capsys)
+    write("points/one", kind="points", date="2026-02-01T00:00:00+00:00")
+    write("solve/one", value=2.0)
+    assert main(["verify", "out.tar.gz", "--against", "results"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "against results: 1 of 2 files of artefacts are the same bit by bit",
+        "differs: tiny/solve/one/index.html",
+    ]
+    assert main(["verify", "out.tar.gz", "--against", "config"]) == 2
+    assert "no study in common" in capsys.readouterr().err
+
+
 def test_a_study_that_is_incomplete_or_altered_is_not_packed(checkout, write, capsys):
     manifest = write("solve/one")
     assert main(["archive", "--study", "tiny", "--output", "out.tar.gz"]) == 2

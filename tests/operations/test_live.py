@@ -128,6 +128,20 @@ def test_the_end_of_a_log_is_read_without_what_would_disturb_a_terminal(tmp_path
     assert last_lines(tmp_path / "log", 2) == lines
 
 
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("kfac, seed 0: 9/16 steps", "9/16 steps"),
+        ("compress airports: 2700 rows", "compress airports: 2700 rows"),
+        ("iteration 2, relative residual 7e-09", "iteration 2, relative residual 7e-09"),
+        (": odd", ": odd"),
+    ],
+)
+def test_a_label_that_repeats_the_jobs_name_is_left_out(tmp_path, line, shown):
+    (tmp_path / "log").write_text(line)
+    assert newest(tmp_path / "log", "kfac 0") == shown
+
+
 def test_a_log_that_is_not_there_says_nothing(tmp_path):
     assert newest(tmp_path / "gone") == newest(None) == ""
 

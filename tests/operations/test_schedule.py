@@ -137,6 +137,25 @@ def test_a_half_entry_is_left_to_its_owner(table, capsys):
     assert table.read_text() == before
 
 
-def test_the_batch_script_is_bash():
-    script = os.path.join(os.path.dirname(__file__), "../../workflow/schedule/rerun.sbatch")
-    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+def test_the_batch_script_books_its_next_run_and_reruns_the_study(checkout):
+    programs = {
+        "bin/sbatch": 'printf "%s\\n" "$@" >booked',
+        ".venv/bin/python": 'echo "$@"; env | grep ^SLURM_',
+    }
+    for name, line in programs.items():
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text(f"#!/bin/sh\n{line}\n")
+        (checkout / name).chmod(0o755)
+    job = {"SLURM_SUBMIT_DIR": str(checkout), "SLURM_MEM_PER_NODE": "2048", "SLURM_CONF": "/etc/x"}
+    path = f"{checkout / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "workflow/schedule/rerun.sbatch", "tiny", "cluster", "now+6hours"],
+        env={"PATH": path, **job}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert (checkout / "booked").read_text().splitlines() == [
+        "--begin=now+6hours", "--dependency=singleton", "workflow/schedule/rerun.sbatch",
+        "tiny", "cluster", "now+6hours",
+    ]  # fmt: skip
+    assert done.stdout.splitlines() == [
+        "-m pipeline rerun --study tiny --profile cluster", "SLURM_CONF=/etc/x",
+    ]  # fmt: skip

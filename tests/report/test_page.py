@@ -358,3 +358,30 @@ def test_a_long_command_takes_one_line(metrics):
     metrics["provenance"]["command"] = "python -m pipeline report " + 40 * "results/a/manifest.json "
     text = render({"provenance": metrics["provenance"]}, {})
     assert re.search(r'<div class="line"><dt>Command</dt><dd tabindex="0">python', text)
+
+
+HISTORY = {
+    "n_figures": 40,
+    "n_artefacts": 5,
+    "n_runs": 7,
+    "changes": [
+        {"artefact": "solve/<m>", "figure": "cost.seconds", "value": 3.0, "typical": 1.0, "low": 0.8, "high": 1.2,
+         "n": 7, "verdict": "worse"},
+    ],
+    "commits": ["abc1234 Make it <slower>; on purpose"],
+}  # fmt: skip
+
+
+def test_what_moved_beyond_the_noise_of_past_runs_is_told_with_the_commits_between(metrics, arrays, no_svg):
+    page = render(metrics | {"history": HISTORY}, arrays).replace("\N{NO-BREAK SPACE}", " ")
+    assert "40 figures of 5 artefacts compared with up to 7 past runs" in page
+    assert "1 moved beyond their noise, 1 of them for the worse" in page
+    assert "solve/&lt;m&gt; cost.seconds" in page
+    assert "0.8000 to 1.200" in page
+    assert "Make it &lt;slower&gt;; on purpose" in page
+
+
+def test_a_study_like_its_past_says_so_and_one_without_past_says_nothing(metrics, arrays, no_svg):
+    assert "none moved beyond their noise" in render(metrics | {"history": HISTORY | {"changes": []}}, arrays)
+    for history in (None, {}, {"n_figures": 0, "changes": [], "commits": []}):
+        assert "Against past runs" not in render(metrics | {"history": history}, arrays)

@@ -49,3 +49,23 @@ def test_cleaning_removes_checkpoints_and_nothing_else(tmp_path, capsys):
     assert main(["clean_checkpoints", "--checkpoints", str(tmp_path)]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["keep"]
     assert main(["clean_checkpoints", "--checkpoints", str(tmp_path / "gone")]) == 0
+
+
+@pytest.mark.parametrize("stage", ["dataset", "points", "scaling", "train"])
+def test_the_spec_of_another_rule_is_one_line(bench, stage, capsys):
+    spec = bench.folder / "spec" / "report.json"
+    options = bench.train_options() if stage == "train" else {}
+    assert bench.run(stage, **options | {"spec": spec}) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{spec}: wanted a spec with '" in error
+    assert "give this stage the spec that was frozen for it" in error
+    spec.write_text("[]")
+    assert bench.run(stage, **options | {"spec": spec}) == 2
+    assert "not a spec" in capsys.readouterr().err
+
+
+def test_a_picture_given_as_a_manifest_is_one_line(bench, capsys):
+    picture = bench.folder / "picture.png"
+    picture.write_bytes(b"\x89PNG\xff")
+    assert bench.run("train", **bench.train_options() | {"dataset": picture}) == 2
+    assert "picture.png: not a manifest; name the manifest.json of an artefact" in capsys.readouterr().err

@@ -1,9 +1,7 @@
 """A checkout-like folder in which snakemake runs on a study of a few seconds."""
 
 import copy
-import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-ROOT = Path(__file__).resolve().parents[2]
+from workplace import copy_checkout
 
 SMALL = {
     "study": "small",
@@ -115,17 +112,7 @@ def jobs_of(output: str) -> set[str]:
 
 
 def _make_workplace(folder):
-    for name in ("src", "workflow", "config", "profiles"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Snakefile", folder)
-    (folder / "cluster").symlink_to("profiles/cluster")
-    # An editable installation finds the checkout's modules before any path; here the copy's are wanted.
-    (folder / "src" / "sitecustomize.py").write_text(
-        "import sys\nsys.meta_path = [f for f in sys.meta_path if 'ScikitBuild' not in type(f).__name__]\n"
-    )
-    for native in ("pipeline.precision._native", "pipeline.hmatrix._native"):
-        library = Path(importlib.util.find_spec(native).origin)
-        shutil.copy(library, folder / "src" / Path(*native.split(".")[:-1]) / library.name)
+    copy_checkout(folder)
     place = Workplace(folder)
     place.write_study(SMALL)
     return place

@@ -3,8 +3,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from pipeline.config import load_study, specs
+from pipeline.config import artefacts_of, load_study, specs
+from pipeline.config.loading import read_yaml
 from pipeline.errors import PipelineError
+from pipeline.operations.check import results_folder
 from pipeline.operations.checkout import begin, end
 from pipeline.operations.main_process import look_back
 from pipeline.runtime.code_digest import code_digest
@@ -18,6 +20,9 @@ shell.prefix(
 )
 
 try:
+    for file in workflow.configfiles:
+        read_yaml(Path(file))  # refuses keys written twice, of which Snakemake took the last
+    results_folder(Path("results"))
     STUDY = load_study(config, default=Path(workflow.basedir) / "config" / "default.yaml")
 except PipelineError as error:
     print(f"error: {error}", file=sys.stderr)
@@ -45,11 +50,7 @@ def manifest(path):
 
 def artefacts_of_the_study():
     """Every artefact but the report."""
-    trained = [f"train/{run}/seed{seed}" for run in STUDY.training.runs for seed in STUDY.seeds]
-    halved = [f"{stage}/{run}" for stage in ("convert", "time_layers") for run in STUDY.precision.runs]
-    solved = [f"{stage}/{name}" for stage in ("points", "compress", "solve") for name in STUDY.matrices]
-    scaling = ["scaling"] if STUDY.scaling else []
-    return [manifest(path) for path in ["dataset", *trained, *halved, *solved, *scaling]]
+    return [manifest(path) for path in artefacts_of(SPECS["report"])]
 
 
 wildcard_constraints:

@@ -1,10 +1,17 @@
 # What the main process does around the jobs. Snakemake knows one block of each kind, so all of it stands here.
+from snakemake.persistence.file import FilePersistence
+
+# The main process records what an output was made from when its job has ended. If it was killed before, nobody could
+# tell later whether the output is stale: so a job leaves it marked as incomplete, to be made again, and only a living
+# main process takes the mark off.
+if not workflow.is_main_process:
+    FilePersistence._unmark_incomplete = lambda self, key: None
 
 
 onstart:
     # The name of Slurm's jobs is made by its executor; others have none.
     begin(jobs=getattr(workflow.scheduler._executor, "run_uuid", ""))
-    look_back(STUDY.study, [*artefacts_of_the_study(), manifest("report")])
+    look_back(STUDY.study, [*artefacts_of_the_study(), manifest("report")], for_jobs=True)
 
 
 onsuccess:

@@ -21,8 +21,9 @@ rule report:
         # Written by the main process; a job opens no database.
         history="results/history/{study}.json",
     shell:
+        # The artefacts stand in the spec: of a large study, their paths are more than a command may hold.
         r"""
         exec > >(tee {log:q}) 2>&1
         python -m pipeline report --code {params.code} --spec {input.spec:q} --benchmarks {params.benchmarks:q} \
-            --history {params.history:q} --output {output.manifest:q} {input.artefacts:q}
+            --history {params.history:q} --output {output.manifest:q}
         """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from filelock import FileLock
 
-from pipeline.artifacts.store import errors_of_the_disk, flush, sha256_of, write_atomically
+from pipeline.artifacts.store import errors_of_the_disk, flush, sha256_of, share, write_atomically
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class CheckpointFolder:
             )
             file = self.folder / name
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
+            share(file)
             flush(file)
             content = {"tensors": name, "sha256": sha256_of(file), "scalars": scalars}
             write_atomically(self.folder / "checkpoint.json", json.dumps(content))

@@ -9,7 +9,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -22,12 +22,17 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was checked, and a line for everything that is not as it was written."""
+    """What was checked, and a line for everything that is not as it was written.
+
+    Attributes:
+        sums: The checksum found of every file, by its name below the folder.
+    """
 
     n_files: int
     n_bytes: int
     n_artefacts: int
     problems: tuple[str, ...]
+    sums: Mapping[str, str] = field(default_factory=dict)
 
 
 def is_safe(name: str) -> bool:
@@ -234,4 +239,5 @@ def _with_artefacts(
             elif found[name][0] != entry["sha256"]:
                 problems.append(f"{name}: altered (its checksum differs from the manifest's)")
     n_bytes = sum(size for _, size in found.values())
-    return Verdict(len(found), n_bytes, n_artefacts, tuple(problems))
+    sums = {name: checksum for name, (checksum, _) in found.items()}
+    return Verdict(len(found), n_bytes, n_artefacts, tuple(problems), sums)

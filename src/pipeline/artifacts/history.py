@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from pipeline.errors import ArtifactError
 FOLDER = "history"  # below the results
 DATABASE = "history.sqlite"
 BUSY_SECONDS = 30
-KEPT_IN_SNAPSHOT = 20  # runs of each artefact
+# Runs of each artefact in a snapshot: enough to know their noise, and no more than a job reads in a second or two.
+KEPT_IN_SNAPSHOT = 20
+MOST_IN_SNAPSHOT = 20_000
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -86,7 +88,7 @@ def manifests_of(folder: Path) -> list[Path]:
 
 
 def merge(results: Path, study: str, manifests: Iterable[Path]) -> int:
-    """Add those of a study's artefacts that the database doesn't know, and write the snapshot.
+    """Add those of a study's artefacts that the database doesn't know.
 
     Args:
         results: The folder of all results, with the study's own below it.
@@ -109,13 +111,22 @@ def merge(results: Path, study: str, manifests: Iterable[Path]) -> int:
             database.execute("BEGIN IMMEDIATE")
             for entry in entries:
                 new += entry is not None and _insert(database, entry)
-    entries_kept = read(results, study, last=KEPT_IN_SNAPSHOT)
-    write_atomically(snapshot_of(results, study), json.dumps([asdict(entry) for entry in entries_kept]))
     return new
 
 
+def write_snapshot(results: Path, study: str) -> None:
+    """Write down the last runs of every artefact of a study for its jobs."""
+    with _opened(database_of(results)) as database:
+        (n_artefacts,) = database.execute(
+            "SELECT count(DISTINCT artefact) FROM runs WHERE study = ?", (study,)
+        ).fetchone()
+    last = max(min(KEPT_IN_SNAPSHOT, MOST_IN_SNAPSHOT // max(n_artefacts, 1)), 3)
+    entries = [vars(entry) for entry in read(results, study, last)]
+    write_atomically(snapshot_of(results, study), json.dumps(entries, separators=(",", ":")))
+
+
 def _insert(database: sqlite3.Connection, entry: Entry) -> bool:
-    values = asdict(entry)
+    values = vars(entry)
     marks = ", ".join("?" * len(COLUMNS))
     done = database.execute(
         f"INSERT OR IGNORE INTO runs ({', '.join(COLUMNS)}) VALUES ({marks})",
@@ -159,7 +170,7 @@ def entry_of(
             date=made["date"],
             manifest=hashlib.sha256(content).hexdigest(),
             stamp=stamp,
-            lineage=_lineage(path, {} if lineages is None else lineages),
+            lineage=_lineage(path, {} if lineages is None else lineages, manifest),
             machine=_machine(made),
             code=made.get("code") or "",
             commit_id=made.get("commit"),
@@ -172,12 +183,12 @@ def entry_of(
         return None
 
 
-def _lineage(path: Path, known: dict[Path, str]) -> str:
+def _lineage(path: Path, known: dict[Path, str], manifest: Mapping[str, Any] | None = None) -> str:
     """Digest the specs behind an artefact, its own and those of its inputs."""
     if path not in known:
         known[path] = ""  # a circle, which only a forged manifest has, ends here
         try:
-            manifest = json.loads(path.read_text())
+            manifest = json.loads(path.read_text()) if manifest is None else manifest
             inputs = manifest["provenance"].get("inputs") or {}
             behind = [_lineage(Path(source), known) for _, source in sorted(inputs.items())]
             text = json.dumps([manifest["kind"], manifest["spec"], behind], sort_keys=True)
@@ -197,16 +208,17 @@ def read(results: Path, study: str | None = None, last: int = 1000) -> list[Entr
     if not database_of(results).exists():
         return []
     with _opened(database_of(results)) as database:
-        database.row_factory = sqlite3.Row
-        rows = database.execute(
-            "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY study, artefact ORDER BY date DESC, id DESC) "
-            "AS place FROM runs WHERE study = ifnull(?, study)) WHERE place <= ? ORDER BY date, id",
+        database.execute(
+            "CREATE TEMP TABLE chosen AS SELECT * FROM (SELECT *, row_number() OVER "
+            "(PARTITION BY study, artefact ORDER BY date DESC, id DESC) AS place FROM runs "
+            "WHERE study = ifnull(?, study)) WHERE place <= ?",
             (study, last),
-        ).fetchall()
+        )
+        rows = database.execute("SELECT * FROM chosen ORDER BY date, id").fetchall()
         figures: dict[int, dict[str, float]] = {row["id"]: {} for row in rows}
-        for run, name, value in database.execute("SELECT run, name, value FROM figures"):
-            if run in figures:
-                figures[run][name] = value
+        chosen = "SELECT run, name, value FROM figures JOIN chosen ON figures.run = chosen.id"
+        for run, name, value in database.execute(chosen):
+            figures[run][name] = value
     return [Entry(**{column: row[column] for column in COLUMNS}, figures=figures[row["id"]]) for row in rows]
 
 

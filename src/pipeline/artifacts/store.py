@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,11 +43,16 @@ def flush(path: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a whole file or nothing: to a temporary name, flushed to disk, then renamed."""
+    """Write a whole file or nothing: to a temporary name of this process's own, flushed to disk, then renamed.
+
+    A link in place of the temporary file is removed and never followed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
     try:
-        with temporary.open("w") as file:
+        new = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        with open(new, "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -65,9 +71,12 @@ class Draft:
     names: set[str] = field(default_factory=set)
 
     def path(self, name: str) -> Path:
-        """Register a file, or a folder of files, that the caller writes."""
+        """Register a file, or a folder of files, that the caller writes; what a link leads to stays as it is."""
         self.names.add(name)
-        return self.folder / name
+        path = self.folder / name
+        if path.is_symlink():
+            path.unlink()
+        return path
 
     def save_array(self, name: str, array: NDArray[Any], unit: str = "1") -> None:
         """Write `name.npy` and note its shape, dtype and unit in the manifest."""
@@ -80,8 +89,7 @@ class Draft:
 
         path = self.path(f"{name}.safetensors")
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
-        # safetensors makes files for their owner alone; a group shares its results.
-        path.chmod(0o666 & ~_umask())
+        share(path)
 
     def save_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write `name.csv`, one row per mapping."""
@@ -163,6 +171,11 @@ def errors_of_the_disk(folder: Path) -> Iterator[None]:
         raise
 
 
+def share(path: Path) -> None:
+    """Give a file the user's usual permissions: safetensors makes files for their owner alone, and a group shares."""
+    path.chmod(0o666 & ~_umask())
+
+
 def _umask() -> int:
     """The process's mask of permissions, which can only be read by setting it."""
     mask = os.umask(0o022)
@@ -204,7 +217,9 @@ class Artifact:
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no such artefact; run snakemake to make it") from None
         except (OSError, ValueError, KeyError, TypeError):
-            raise ArtifactError(f"{path}: not a manifest; {again}") from None
+            # Only a manifest's own name is one that may be deleted on our word.
+            advice = again if path.name == "manifest.json" else "name the manifest.json of an artefact"
+            raise ArtifactError(f"{path}: not a manifest; {advice}") from None
         if found != kind:
             raise ArtifactError(f"{path}: expected a manifest of kind '{kind}', found '{found}'")
         if version != SCHEMA_VERSION:

@@ -6,7 +6,7 @@ the section that `specs` cuts out for it; a changed value re-runs that spec and 
 """
 
 from pipeline.config.loading import load_study, merge, validate
-from pipeline.config.specs import specs
+from pipeline.config.specs import artefacts_of, specs
 from pipeline.config.study import Study, schema
 
-__all__ = ["Study", "load_study", "merge", "schema", "specs", "validate"]
+__all__ = ["Study", "artefacts_of", "load_study", "merge", "schema", "specs", "validate"]

@@ -12,9 +12,7 @@ from pydantic_core import PydanticCustomError
 def _without_many_repeats(name: str) -> str:
     """Refuse what Snakemake takes for a rule that runs into itself: a part that stands in a name too often."""
     if re.search(r"(.+?)\1{19}", name):
-        raise PydanticCustomError(
-            "name", "'{name}' repeats a part twenty times or more; choose another", {"name": name}
-        )
+        raise PydanticCustomError("name", "'{name}' repeats a part 20 times; choose another", {"name": name})
     return name
 
 

@@ -1,5 +1,6 @@
 """The specs of a study: what each rule reads, and nothing else."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.study import Study
@@ -30,5 +31,20 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
         "seeds": list(study.seeds),
         "runs": {name: run["label"] or name for name, run in whole["training"]["runs"].items()},
         "claims": whole["training"]["claims"],
+        "converted": list(study.precision.runs),
+        "matrices": list(study.matrices),
+        "scaling": study.scaling is not None,
     }
     return parts
+
+
+def artefacts_of(report: Mapping[str, Any]) -> list[str]:
+    """Every artefact of a study but its report, by its path below the study's folder.
+
+    Args:
+        report: The spec of the report.
+    """
+    trained = [f"train/{run}/seed{seed}" for run in report["runs"] for seed in report["seeds"]]
+    halved = [f"{stage}/{run}" for stage in ("convert", "time_layers") for run in report["converted"]]
+    solved = [f"{stage}/{name}" for stage in ("points", "compress", "solve") for name in report["matrices"]]
+    return ["dataset", *trained, *halved, *solved, *(["scaling"] if report["scaling"] else [])]

@@ -1,8 +1,8 @@
 """A whole study: its sections, and what must hold between them."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.images import CnnModel, ImageData, Model
@@ -12,13 +12,23 @@ from pipeline.config.section import Name, Section, Seed
 from pipeline.config.training import Training
 
 # Folders of all studies together, beside those of each.
-RESERVED = ("checkpoints", "history")
+RESERVED = ("checkpoints", "history", "slurm", "pbs", "sge")
+
+
+def _not_reserved(name: str) -> str:
+    if name in RESERVED:
+        raise PydanticCustomError(
+            "name", "'{name}' is a folder of all studies together; choose another name", {"name": name}
+        )
+    return name
 
 
 class Study(Section):
     """A whole study."""
 
-    study: Name = Field("default", description="Names the folder of results.")
+    study: Annotated[Name, AfterValidator(_not_reserved)] = Field(
+        "default", description="Names the folder of results."
+    )
     description: str = Field("", max_length=500, description="One or two sentences for the report.")
     seeds: tuple[Seed, ...] = Field((0, 1), min_length=1, description="Seeds of every training run.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks are trained.")
@@ -33,12 +43,6 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "Study":
-        if self.study in RESERVED:
-            raise PydanticCustomError(
-                "fit",
-                "study: '{name}' is the folder of all studies' {name}; choose another name",
-                {"name": self.study},
-            )
         for path, values in (("seeds", self.seeds), ("precision.runs", self.precision.runs)):
             if len(set(values)) < len(values):
                 raise PydanticCustomError(

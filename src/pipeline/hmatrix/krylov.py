@@ -9,6 +9,7 @@ A solution is returned only when the *true* residual |b - A x| is at most `toler
 each column; anything else is a `ConvergenceError` that says why.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from pipeline.errors import ConvergenceError
 from pipeline.runtime.communicator import Communicator
+
+logger = logging.getLogger(__name__)
 
 Operator = Callable[[Tensor], Tensor]
 
@@ -130,6 +133,7 @@ def _descend(
         r = r - length * image
         relative[active] = rows.norm(r) / norms[active]
         steps.append(float(relative.max()))
+        logger.info("iteration %d, relative residual %.1e", len(steps), steps[-1])
         going = relative[active] > tolerance
         active, r, direction, previous = active[going], r[:, going], direction[:, going], rho[going]
     return correction, steps
@@ -206,6 +210,7 @@ def _minimize(
         triangle.append(torch.stack(entries))
         relative = right[-1].abs() / norms
         steps.append(float(relative.max()))
+        logger.info("iteration %d, relative residual %.1e", len(steps), steps[-1])
         if not math.isfinite(steps[-1]):
             raise ConvergenceError(f"GMRES met a value that is not finite in iteration {len(steps)}")
         if steps[-1] <= tolerance:

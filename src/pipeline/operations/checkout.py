@@ -1,6 +1,5 @@
 """The main process's turn in a checkout: nobody else's before, nothing of a former one left, and nothing after."""
 
-import logging
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,9 +27,9 @@ def begin(jobs: str = "") -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     if left:
-        logging.getLogger("snakemake.logging").warning(
-            "Ended Slurm's jobs %s of a main process that was killed; trainings go on from their checkpoints.",
-            ", ".join(left),
+        ids = ", ".join(left)
+        print(
+            f"Ended Slurm's jobs {ids} of a main process that was killed; trainings go on.", file=sys.stderr
         )
     record_software()
 

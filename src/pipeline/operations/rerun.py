@@ -64,7 +64,8 @@ def _rerun(study: StudyFile, profile: Path | None, options: Namespace) -> tuple[
     said = log.read_text(errors="replace")
     report = study.folder / "report" / "index.html"
     if code != 0:
-        return 1, f"failed after {took}{failure_in(said)}; log {log}"
+        ended = f", ended by {signal.Signals(-code).name}" if code < 0 else ""
+        return 1, f"failed after {took}{ended}{failure_in(said)}; log {log}"
     if "Nothing to be done" in said:
         return 0, f"unchanged, nothing to be done ({took}); report {report}"
     return 0, f"rerun, {jobs_in(said)} in {took}{_moved(report.with_name('metrics.json'))}; report {report}"
@@ -111,7 +112,11 @@ def local_jobs(checkout: Path) -> list[int]:
 
 
 def _snakemake(command: list[str], log: Path, keep: int) -> int:
-    """Run it into a log; whoever ends this process ends it too."""
+    """Run it into a log; whoever ends this process ends it too.
+
+    Returns:
+        Its exit code; the negative number of the signal, if one ended either.
+    """
     environment = os.environ | {"PARSIMONY_PAST_REPORTS": str(keep)}
     started: list[subprocess.Popen[bytes]] = []
     asked: list[int] = []
@@ -134,9 +139,7 @@ def _snakemake(command: list[str], log: Path, keep: int) -> int:
         code = process.wait()
     finally:
         signal.signal(signal.SIGTERM, former)
-    if asked:
-        raise SystemExit(128 + asked[0])
-    return code
+    return -asked[0] if asked else code
 
 
 def jobs_in(log: str) -> str:

@@ -117,7 +117,7 @@ def provenance_facts(found: Mapping[str, Any]) -> tuple[Fact, ...]:
     """Where, when and from what the study was made; long values get a line of their own."""
     facts = []
     for key, value in found.items():
-        if value is None or value == "":
+        if value in (None, "", [], {}):
             continue
         text = instant(value) if key == "date" else _plain(value)
         name = _NAMES.get(str(key), str(key).replace("_", " ").capitalize())
@@ -128,6 +128,8 @@ def provenance_facts(found: Mapping[str, Any]) -> tuple[Fact, ...]:
 def _plain(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return significant(value, 4)
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):

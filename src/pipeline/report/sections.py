@@ -242,5 +242,5 @@ def history_section(history: Mapping[str, Any]) -> Section | None:
     )
     blocks: list[Block] = [tables.changes(changes)]
     if commits:
-        blocks.append(Prose(f"Commits between: {'; '.join(str(commit) for commit in commits)}."))
+        blocks.append(tables.commits(commits))
     return Section("past", "Against past runs", lead, tuple(blocks))

@@ -168,5 +168,11 @@ def changes(rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Changed beyond the noise of past runs", columns, body, note=note)
 
 
+def commits(lines: Sequence[str]) -> Table:
+    """Commits, each its short name and subject, newest first."""
+    rows = tuple((name, subject) for name, _, subject in (str(line).partition(" ") for line in lines))
+    return Table("Commits between", (Column("Commit"), Column("Subject")), rows)
+
+
 def _megabytes(value: float | None) -> str:
     return f.n_bytes(value * 2**20) if value is not None else f.DASH

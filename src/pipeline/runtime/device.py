@@ -1,5 +1,9 @@
 """Which device a computation runs on."""
 
+import logging
+import os
+import socket
+
 import torch
 
 from pipeline.errors import ConfigError
@@ -15,7 +19,14 @@ def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
     Raises:
         ConfigError: If "cuda" is wanted and there is no GPU.
     """
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+    if wanted == "cpu":
+        return torch.device("cpu")
+    if wanted == "auto" and not torch.cuda.is_available():
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        though = f", though the job was given {given} and torch is {torch.__version__}" if given else ""
+        logging.getLogger(__name__).info(
+            "device auto: no usable GPU on %s%s; computing on its CPU", socket.gethostname(), though
+        )
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ConfigError("device: cuda was asked for and this node has no usable GPU; use 'auto' or 'cpu'")

@@ -75,5 +75,9 @@ class MpiCommunicator:
         """Return the text of process `source` on every process."""
         return str(self.comm.bcast(text, root=source))
 
+    def all_gather_text(self, text: str) -> list[str]:
+        """Return the text of every process, in order."""
+        return [str(one) for one in self.comm.allgather(text)]
+
     def barrier(self) -> None:
         self.comm.Barrier()

@@ -1,18 +1,25 @@
 """A torch process group among processes that MPI started.
 
-MPI is the launcher on laptop and cluster alike; torch's wheels carry gloo and nccl, not MPI. So process 0 binds a port,
-MPI tells the others, and torch opens its group there.
+MPI is the launcher on laptop and cluster alike; torch's wheels carry gloo and nccl, not MPI. So process 0 listens at an
+address of the network that reaches the other nodes and at no other, MPI tells the rest, and torch opens its group
+there. Every key in the store begins with a token of this meeting that only MPI has told: a process that is none of
+ours, and finds the port, neither meets us there nor reads what we wrote.
 """
 
+import os
+import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipeline.errors import ConfigError
 from pipeline.runtime.communicator import Communicator, Serial
 from pipeline.runtime.mpi import MpiCommunicator
 
@@ -51,12 +58,69 @@ class TorchGroup:
         dist.barrier()
 
 
-def _free_address(one_node: bool) -> str:
-    """This node at a port that is free now; by its name where other nodes must find it."""
-    host = "127.0.0.1" if one_node else socket.gethostname()
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return f"{host}:{probe.getsockname()[1]}"
+INTERFACE = "PARSIMONY_INTERFACE"
+TIMEOUT = timedelta(minutes=10)
+
+
+def local_address(other_nodes: Sequence[str]) -> str:
+    """The address of this node that other nodes of the job reach it at.
+
+    Args:
+        other_nodes: Their names; without any, the address is one that no other machine reaches.
+
+    Raises:
+        ConfigError: If the interface that `PARSIMONY_INTERFACE` names has no address, or no route leads to them.
+    """
+    wanted = os.environ.get(INTERFACE)
+    if wanted:
+        addresses = [
+            entry for entry in psutil.net_if_addrs().get(wanted, []) if entry.family == socket.AF_INET
+        ]
+        if not addresses:
+            known = ", ".join(psutil.net_if_addrs())
+            raise ConfigError(f"{INTERFACE}: no interface {wanted!r} with an IPv4 address; known: {known}")
+        return str(addresses[0].address)
+    if not other_nodes:
+        return "127.0.0.1"
+    try:
+        # Nothing is sent: a datagram's socket learns by connecting which address its packets would carry.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((other_nodes[0], 9))
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise ConfigError(
+            f"no route from {socket.gethostname()} to {other_nodes[0]} ({error}); name the cluster's interface in "
+            f"{INTERFACE}, such as ib0"
+        ) from None
+
+
+def interface_of(address: str) -> str | None:
+    """The name of the interface that has an address."""
+    for name, entries in psutil.net_if_addrs().items():
+        if any(entry.address == address for entry in entries):
+            return str(name)
+    return None
+
+
+def open_store(address: str, mpi: MpiCommunicator) -> dist.PrefixStore:  # type: ignore[name-defined]  # torch's stubs leave stores out
+    """Meet in a store that process 0 holds, at its address and a free port, under a token of this meeting."""
+    listener = None
+    told = ""
+    if mpi.rank == 0:
+        listener = socket.create_server((address, 0), backlog=mpi.size)
+        told = f"{address} {listener.getsockname()[1]} {secrets.token_hex(16)}"
+    host, port, token = mpi.broadcast_text(told, source=0).split()
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        host,
+        int(port),
+        mpi.size,
+        is_master=mpi.rank == 0,
+        timeout=TIMEOUT,
+        wait_for_workers=False,
+        # From here on the store closes it.
+        master_listen_fd=listener.detach() if listener is not None else None,
+    )
+    return dist.PrefixStore(token, store)  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -73,13 +137,20 @@ def torch_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Communic
     if mpi.size == 1:
         yield Serial()
         return
-    one_node = mpi.local_size == mpi.size
-    address = mpi.broadcast_text(_free_address(one_node) if mpi.rank == 0 else "", source=0)
+    nodes = mpi.all_gather_text(socket.gethostname())
+    others = [node for node in nodes if node != socket.gethostname()]
+    address = local_address(others if mpi.local_size < mpi.size else [])
+    interface = interface_of(address)
+    if interface is not None:
+        # The connections between processes take the same network as the store.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
     backend = "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
         backend = "nccl" if mpi.local_size <= torch.cuda.device_count() else "gloo"
-    dist.init_process_group(backend, init_method=f"tcp://{address}", rank=mpi.rank, world_size=mpi.size)
+    store = open_store(address, mpi)
+    dist.init_process_group(backend, store=store, rank=mpi.rank, world_size=mpi.size, timeout=TIMEOUT)
     try:
         yield TorchGroup()
     finally:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts.history import Entry, entry_of, read_snapshot
 from pipeline.artifacts.store import Artifact, create
+from pipeline.config import artefacts_of
 from pipeline.errors import ArtifactError
 from pipeline.report import render
 from pipeline.report.changes import Comparison, compare
@@ -33,6 +34,9 @@ MAP_ARRAYS = (
 def run(options: Namespace) -> None:
     """Read every artefact of the study; write `index.html` and `metrics.json`."""
     spec = read_spec(options.spec)
+    if not options.artefacts:
+        folder = options.output.parent.parent
+        options.artefacts = [folder / path / "manifest.json" for path in artefacts_of(spec)]
     found = _by_kind(options.artefacts)
     origin = provenance(options.code)
     metrics, arrays = collect(spec, found, _rules(options.benchmarks, options.artefacts), origin)
@@ -86,8 +90,10 @@ def _by_kind(manifests: Iterable[Path]) -> dict[str, list[tuple[str, Artifact]]]
     for path in manifests:
         try:
             kind = json.loads(path.read_text())["kind"]
-        except (OSError, ValueError, KeyError):
-            raise ArtifactError(f"{path}: not a manifest; delete it and run snakemake again") from None
+        except FileNotFoundError:
+            raise ArtifactError(f"{path}: no such artefact; run snakemake to make it") from None
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ArtifactError(f"{path}: not a manifest; name the manifest.json of an artefact") from None
         found.setdefault(kind, []).append((path.parent.name, Artifact.open(path, kind)))
     return found
 

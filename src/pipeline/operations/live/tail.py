@@ -23,14 +23,9 @@ def last_lines(path: Path | None, n: int) -> list[str]:
     return [line for line in shown if line][-n:]
 
 
-def newest(path: Path | None, label: str = "") -> str:
-    """What a running job said last, without the label that its lines begin with."""
-    lines = last_lines(path, 1)
-    if not lines:
-        return ""
-    head, separator, rest = lines[0].partition(": ")
-    return (
-        rest
-        if separator and len(head) <= 60 and (not label or head.split()[0].strip(",") in label)
-        else lines[0]
-    )
+def newest(path: Path | None, name: str = "") -> str:
+    """What a running job said last, without the label before a colon if that is about the job's own name."""
+    line = "".join(last_lines(path, 1))
+    label, _, rest = line.partition(": ")
+    own = any(word in name.split() for word in label.replace(",", " ").split())
+    return rest if rest and own else line

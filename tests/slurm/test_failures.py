@@ -1,0 +1,236 @@
+"""Everything that goes wrong on a cluster: afterwards a study has the same artefacts as an undisturbed one."""
+
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from cluster import LONG, wait_until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
+
+
+def test_a_job_that_runs_out_of_memory_gets_more(place, ends_like_the_undisturbed):
+    for stage in ("points", "compress", "solve"):
+        shutil.rmtree(place.results / stage)
+    little = {"mem_mb": "120 if attempt == 1 else 4000"}
+    place.write_profile(rules={"points": little, "compress": little})
+    said = place.start(place.manifest("solve/airports")).end()
+    assert "exceeded memory limit" in said
+    assert "Trying to restart job" in said
+    ends_like_the_undisturbed(place, place.manifest("solve/airports"))
+
+
+def test_a_training_whose_time_is_up_goes_on_where_it_was(interrupted, slurm, ends_like_the_undisturbed):
+    short = {"checkpoint_steps": 5, "runtime": 2, "slurm_extra": "'--signal=TERM@5'"}
+    interrupted.write_profile(rules={"train": short})
+    main = interrupted.start(interrupted.manifest(LONG))
+    job = interrupted.wait_for_checkpoint(main)
+    # Held up until the warning has come, so that it comes in mid-training however fast the machine is.
+    trainings = interrupted.trainings()
+    assert len(trainings) == 2
+    for pid in trainings:
+        os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: all(is_pending(pid, signal.SIGTERM) for pid in trainings), "the warning")
+    for pid in trainings:
+        os.kill(pid, signal.SIGCONT)
+    main.end()
+    assert len(slurm.states(job)) == 2
+    assert slurm.states(job)[-1] == "COMPLETED"
+    assert "goes on at step" in interrupted.log_of(LONG)
+    ends_like_the_undisturbed(interrupted, interrupted.manifest(LONG))
+
+
+def is_pending(pid, signum):
+    """Whether a stopped process has a signal to obey when it goes on."""
+    with open(f"/proc/{pid}/status") as status:
+        words = dict(line.split(":", 1) for line in status)
+    return any(int(words[kind], 16) >> (signum - 1) & 1 for kind in ("SigPnd", "ShdPnd"))
+
+
+def test_a_preempted_training_goes_on_when_there_is_room(interrupted, slurm, ends_like_the_undisturbed):
+    interrupted.write_profile(rules={"train": {"checkpoint_steps": 5, "slurm_partition": "'scavenge'"}})
+    main = interrupted.start(interrupted.manifest(LONG))
+    job = interrupted.wait_for_checkpoint(main)
+    important = slurm.call(
+        "sbatch",
+        "--parsable",
+        "-p",
+        "gpu",
+        "-N2",
+        "--exclusive",
+        "-t",
+        "5",
+        "-o",
+        "/dev/null",
+        "--wrap=sleep 300",
+    ).strip()
+    wait_until(lambda: slurm.states(important) == ["RUNNING"], "the important job to run")
+    slurm.call("scancel", important)
+    main.end()
+    assert slurm.states(job)[-1] == "COMPLETED"
+    assert len(slurm.states(job)) == 2
+    assert "goes on at step" in interrupted.log_of(LONG)
+    ends_like_the_undisturbed(interrupted, interrupted.manifest(LONG))
+
+
+def test_a_cancelled_job_is_submitted_again(interrupted, slurm, ends_like_the_undisturbed):
+    main = interrupted.start(interrupted.manifest(LONG))
+    job = interrupted.wait_for_checkpoint(main)
+    slurm.call("scancel", job)
+    main.end()
+    assert slurm.states(job) == ["CANCELLED"]
+    assert "goes on at step" in interrupted.log_of(LONG)
+    ends_like_the_undisturbed(interrupted, interrupted.manifest(LONG))
+
+
+def test_a_job_of_a_dead_node_goes_on_at_another(interrupted, slurm, ends_like_the_undisturbed):
+    # Both processes on one node, so that there is another.
+    interrupted.write_profile(rules={"train": {"checkpoint_steps": 5, "nodes": 1, "gres": "'gpu:2'"}})
+    main = interrupted.start(interrupted.manifest(LONG))
+    job = interrupted.wait_for_checkpoint(main)
+    node = slurm.call("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip()
+    # What the node was computing dies with it; without cgroups, processes here survive their slurmd.
+    trainings = interrupted.trainings()
+    slurm.tell(f"kill {node}")
+    for pid in trainings:
+        os.kill(pid, signal.SIGKILL)
+    main.end()
+    assert slurm.call("sinfo", "-h", "-n", node, "-o", "%T").split()[0].startswith("down")
+    assert "goes on at step" in interrupted.log_of(LONG)
+    slurm.tell(f"start {node}")
+    ends_like_the_undisturbed(interrupted, interrupted.manifest(LONG))
+
+
+def test_a_restart_of_the_controller_is_not_noticed(interrupted, slurm, ends_like_the_undisturbed):
+    main = interrupted.start(interrupted.manifest(LONG), interrupted.manifest("convert/short"))
+    job = interrupted.wait_for_checkpoint(main)
+    slurm.tell("kill slurmctld")
+    slurm.tell("start slurmctld")
+    main.end()
+    assert slurm.states(job) == ["COMPLETED"]
+    ends_like_the_undisturbed(interrupted, interrupted.manifest(LONG))
+
+
+def test_after_a_kill_of_the_main_process_the_next_one_goes_on(interrupted, slurm, ends_like_the_undisturbed):
+    main = interrupted.start(interrupted.manifest(LONG))
+    job = interrupted.wait_for_checkpoint(main)
+    main.process.kill()
+    main.process.wait()
+    assert slurm.states(job) == ["RUNNING"]
+    said = interrupted.start(interrupted.manifest(LONG)).end()
+    assert f"Ended Slurm's jobs {job} of a main process that was killed" in said
+    assert slurm.states(job) == ["CANCELLED"]
+    assert "goes on at step" in interrupted.log_of(LONG)
+    ends_like_the_undisturbed(interrupted, interrupted.manifest(LONG))
+
+
+def test_what_ended_with_no_main_process_to_record_it_is_made_again(place, slurm, ends_like_the_undisturbed):
+    target = place.manifest("train/short/seed0")
+    (place.folder / target).unlink()
+    main = place.start(target)
+    wait_until(place.trainings, "a training")
+    main.process.kill()
+    main.process.wait()
+    wait_until(lambda: not slurm.queue(), "the job to end")
+    assert (place.folder / target).exists()
+    assert "1 of 1 steps" in place.start(target).end()
+    ends_like_the_undisturbed(place, target)
+
+
+def test_a_second_main_process_is_refused_with_who_the_first_is(
+    interrupted, slurm, ends_like_the_undisturbed
+):
+    main = interrupted.start(interrupted.manifest(LONG))
+    interrupted.wait_for_checkpoint(main)
+    said = interrupted.start(interrupted.manifest(LONG)).end(code=2)
+    assert f"in use by {os.environ.get('USER', 'root')}'s process {main.process.pid} on " in said
+    assert len(slurm.queue()) == 1
+    main.end()
+    ends_like_the_undisturbed(interrupted, interrupted.manifest(LONG))
+
+
+def test_clocks_that_disagree_make_no_result_old(place, slurm, ends_like_the_undisturbed):
+    for stage in ("points", "compress", "solve", "dataset", "train"):
+        shutil.rmtree(place.results / stage)
+    # What a node writes bears its own time: some are an hour ahead, the others an hour behind.
+    (slurm.folder / "epilog").write_text(
+        'case $SLURMD_NODENAME in *1) change="+1 hour" ;; *) change="-1 hour" ;; esac\n'
+        f'cd {place.folder} && find results/mini -name manifest.json -newer mini.yaml ! -newermt "1 minute" \\\n'
+        '    -exec sh -c \'touch -d "$(date -R -r "$2") $1" "$2"\' sh "$change" {} ";"\n'
+    )
+    (place.folder / "mini.yaml").touch()
+    place.write_profile(rules={})
+    targets = [place.manifest(path) for path in ("solve/airports", "train/short/seed0", "train/long/seed0")]
+    place.start(*targets).end()
+    (slurm.folder / "epilog").unlink()
+    ends_like_the_undisturbed(place, *targets)
+
+
+def test_results_that_other_nodes_see_late_are_waited_for(place, slurm, ends_like_the_undisturbed):
+    for stage in ("points", "compress", "solve"):
+        shutil.rmtree(place.results / stage)
+    # What a task wrote is nowhere to be seen for some seconds after its end.
+    (slurm.folder / "epilog").write_text(
+        f"cd {place.results} && find . -name manifest.json -newer ../../mini.yaml | while read -r path; do\n"
+        '    mv "$path" "$path.late" && setsid sh -c "sleep 5; mv $path.late $path" >/dev/null 2>&1 &\n'
+        "done\n"
+    )
+    (place.folder / "mini.yaml").touch()
+    place.write_profile(rules={}, retries=0)
+    place.start(place.manifest("solve/airports")).end()
+    (slurm.folder / "epilog").unlink()
+    wait_until(lambda: not list(place.results.rglob("*.late")), "all results to be seen")
+    ends_like_the_undisturbed(place, place.manifest("solve/airports"))
+
+
+@pytest.fixture
+def small_disk(place):
+    """A copy of the checkout whose results lie on a file system of their own, without the solved matrix."""
+    results = place.folder / "results"
+    kept = results.rename(place.folder / "kept")
+    results.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "none", results],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"a file system for the test can't be mounted here: {mounted.stderr.strip()}")
+    try:
+        shutil.copytree(kept, results, dirs_exist_ok=True)
+        for stage in ("compress", "solve"):
+            shutil.rmtree(place.results / stage)
+        place.write_profile(rules={}, retries=1)
+        yield results
+        place.close()
+    finally:
+        subprocess.run(["umount", "--lazy", results], check=True)
+
+
+def test_a_full_disk_is_an_error_until_there_is_room(small_disk, place, ends_like_the_undisturbed):
+    filler = small_disk / "filler"
+    free = shutil.disk_usage(small_disk).free
+    with filler.open("wb") as file:
+        file.truncate()
+        os.posix_fallocate(file.fileno(), 0, free - 200_000)
+    said = place.start(place.manifest("solve/airports")).end(code=1)
+    assert "the disk is full, so the result is incomplete" in said
+    assert not (place.results / "compress" / "airports" / "manifest.json").exists()
+    filler.unlink()
+    place.start(place.manifest("solve/airports")).end()
+    ends_like_the_undisturbed(place, place.manifest("solve/airports"))
+
+
+def test_results_that_may_not_be_written_are_an_error_until_they_may(
+    small_disk, place, ends_like_the_undisturbed
+):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    said = place.start(place.manifest("solve/airports")).end(code=1)
+    assert "Read-only file system" in said
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    place.start(place.manifest("solve/airports")).end()
+    ends_like_the_undisturbed(place, place.manifest("solve/airports"))

@@ -1,0 +1,241 @@
+"""A real Slurm as the tests see it, and checkouts whose studies run on it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import yaml
+from safetensors.numpy import load_file
+
+# On a machine that is busy with other work, a condition may take so many seconds to come.
+PATIENCE = 300.0
+
+# A training of some seconds, so that there is a middle to hit; one of an instant; and one matrix.
+MINI = {
+    "study": "mini",
+    "seeds": [0],
+    "dataset": {"name": "digits", "train_samples": 256, "validation_samples": 64},
+    "model": {"name": "mlp", "hidden": [16]},
+    "training": {
+        "runs": {
+            "long": {"optimizer": {"name": "kfac", "lr": 0.1}, "batch_size": 32, "epochs": 60},
+            "short": {"optimizer": {"name": "sgd", "lr": 0.05}, "batch_size": 64, "epochs": 1},
+        },
+    },
+    "precision": {"runs": ["short"], "min_samples": 5},
+    "matrices": {
+        "airports": {
+            "points": {"name": "airports", "n": 1500},
+            "kernel": {"name": "matern", "nu": 0.5, "length_scale": 0.1},
+            "nugget": 0.01,
+            "task": "kriging",
+            "compress": {"tolerance": 1e-4},
+        },
+    },
+}
+LONG = "train/long/seed0"
+
+
+def wait_until(condition, what):
+    """Wait for a condition and return what it gives."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s for {what}"
+        time.sleep(0.1)
+    return found
+
+
+@dataclass
+class Slurm:
+    """A running testbed, held by the input of its process."""
+
+    folder: Path
+    keeper: subprocess.Popen
+
+    @property
+    def environment(self):
+        """What finds this Slurm."""
+        return {"PATH": f"{self.folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"}
+
+    def tell(self, line):
+        """`kill NAME`, `stop NAME` or `start NAME` a daemon."""
+        print(line, file=self.keeper.stdin, flush=True)
+        answer = self.keeper.stdout.readline().strip()
+        assert answer == "done", f"{line}: {answer}"
+
+    def call(self, *command):
+        """What one of Slurm's clients prints; a controller that is just starting is asked again."""
+
+        def answer():
+            done = subprocess.run(
+                command,
+                env=os.environ | self.environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=120,
+            )
+            return (done.stdout,) if done.returncode == 0 else None
+
+        return wait_until(answer, " ".join(command))[0]
+
+    def queue(self):
+        """The ids of all jobs that wait or run."""
+        return self.call("squeue", "--noheader", "--sort=i", "--format=%i").split()
+
+    def states(self, job):
+        """The states that a job has ended in or is in, one for each time that it was started."""
+        listed = self.call("sacct", "--duplicates", "-X", "-n", "-P", "-j", job, "--format=State")
+        return [line.split()[0] for line in listed.splitlines()]
+
+    def all_jobs(self):
+        """How many jobs there have ever been."""
+        return len(set(self.call("sacct", "-X", "-n", "-P", "--format=JobID").split()))
+
+    def repair(self):
+        """Have all nodes and the controller serve again."""
+        for name in ("slurmctld", "c1", "c2", "g1", "g2", "m1", "m2"):
+            if not (self.folder / "run" / f"{name}.pid").exists():
+                self.tell(f"start {name}")
+        (self.folder / "epilog").unlink(missing_ok=True)
+        for job in self.queue():
+            self.call("scancel", job)
+        wait_until(lambda: not self.queue(), "the queue to be empty")
+
+        def serve():
+            nodes = self.call("sinfo", "-h", "-N", "-o", "%N %T").split("\n")
+            return all(line.endswith(" idle") for line in nodes if line)
+
+        wait_until(serve, "all nodes to serve")
+
+
+@dataclass
+class Main:
+    """A main process of Snakemake, and what it prints."""
+
+    process: subprocess.Popen
+    log: Path
+
+    @property
+    def said(self):
+        return self.log.read_text()
+
+    def end(self, code=0):
+        """Wait for its end and return what it printed."""
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"snakemake did not end in {PATIENCE:.0f} s: {self.said}") from None
+        assert self.process.returncode == code, self.said
+        return self.said
+
+
+class Place:
+    """A checkout with a study that runs on Slurm."""
+
+    def __init__(self, folder, slurm, study):
+        self.folder, self.slurm, self.name = folder, slurm, study
+        self.mains = []
+
+    @property
+    def results(self):
+        return self.folder / "results" / self.name
+
+    def manifest(self, path):
+        """An artefact of the study as a target."""
+        return f"results/{self.name}/{path}/manifest.json"
+
+    def write_profile(self, *, rules, **keys):
+        """Derive a profile from the cluster's: other keys, and other resources of rules."""
+        profile = yaml.safe_load((self.folder / "cluster" / "config.yaml").read_text())
+        profile |= {"jobs": 4, "slurm-init-seconds-before-status-checks": 2, **keys}
+        for rule, resources in rules.items():
+            profile["set-resources"][rule] = profile["set-resources"].get(rule, {}) | resources
+        (self.folder / "profiles" / "own").mkdir(exist_ok=True)
+        (self.folder / "profiles" / "own" / "config.yaml").write_text(yaml.safe_dump(profile))
+
+    def start(self, *arguments):
+        """Start Snakemake, with the profile of its own if there is one, and otherwise the cluster's."""
+        own = (self.folder / "profiles" / "own").exists()
+        few = ("--jobs", "4", "--slurm-init-seconds-before-status-checks", "2")
+        profile = ("--profile", "profiles/own") if own else ("--profile", "cluster", *few)
+        return self._start(*profile, *arguments)
+
+    def start_here(self, *arguments):
+        """Start Snakemake without Slurm, with as many processes in each rule as there."""
+        same = ("--set-resources", "train:tasks=2", "solve:tasks=2")
+        return self._start("--cores", "2", *arguments, *same)
+
+    def _start(self, *arguments):
+        # One thread everywhere: what is compared by checksum must not depend on the number of cores.
+        environment = os.environ | self.slurm.environment | {
+            "PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        log = self.folder / f"main{len(self.mains)}.txt"
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                # --configfile takes all words that follow it, targets as well: it stands first.
+                ["snakemake", "--configfile", f"{self.name}.yaml", *arguments],
+                cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        self.mains.append(Main(process, log))
+        return self.mains[-1]
+
+    def checksums(self):
+        """The checksum of every array and tensor but those that tell how long something took."""
+        found = {}
+        for file in self.results.rglob("*.npy"):
+            found[str(file.relative_to(self.results))] = sha256(file.read_bytes()).hexdigest()
+        for file in self.results.rglob("*.safetensors"):
+            for name, tensor in load_file(file).items():
+                if not name.endswith("seconds"):
+                    found[f"{file.relative_to(self.results)}:{name}"] = sha256(tensor.tobytes()).hexdigest()
+        return found
+
+    def processes(self):
+        """Processes that work in this folder, and their command lines."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and os.readlink(entry / "cwd") == str(self.folder):
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+        return found
+
+    def trainings(self):
+        """Processes that train."""
+        return [
+            pid for pid, words in self.processes().items() if words[1:5] == ["-m", "mpi4py", "-m", "pipeline"]
+        ]
+
+    def wait_for_checkpoint(self, main):
+        """Wait until a training has written one, and return Slurm's id of its job."""
+
+        def written():
+            assert main.process.poll() is None, main.said
+            return list((self.folder / "results" / "checkpoints").glob("*/checkpoint.json"))
+
+        wait_until(written, "a checkpoint")
+        return self.slurm.queue()[-1]
+
+    def log_of(self, path):
+        """The log of a job."""
+        return (self.results / "logs" / f"{path}.txt").read_text()
+
+    def close(self):
+        """Leave no process, whatever a test has left."""
+        for main in self.mains:
+            if main.process.poll() is None:
+                main.process.kill()
+                main.process.wait()
+        for job in self.slurm.queue():
+            self.slurm.call("scancel", job)
+        for pid in self.processes():
+            os.kill(pid, signal.SIGKILL)

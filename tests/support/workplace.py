@@ -1,0 +1,22 @@
+"""A folder that has all that a checkout has, so that a test may run snakemake there and change code and study."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def copy_checkout(folder: Path) -> None:
+    """Copy what runs a study; Python finds the copy's modules with its `src` in PYTHONPATH."""
+    for name in ("src", "workflow", "config", "profiles"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", folder)
+    (folder / "cluster").symlink_to("profiles/cluster")
+    # An editable installation finds the checkout's modules before any path; here the copy's are wanted.
+    (folder / "src" / "sitecustomize.py").write_text(
+        "import sys\nsys.meta_path = [f for f in sys.meta_path if 'ScikitBuild' not in type(f).__name__]\n"
+    )
+    for native in ("pipeline.precision._native", "pipeline.hmatrix._native"):
+        library = Path(importlib.util.find_spec(native).origin)
+        shutil.copy(library, folder / "src" / Path(*native.split(".")[:-1]) / library.name)

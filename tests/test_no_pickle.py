@@ -1,0 +1,50 @@
+"""Nothing that this program reads can run code: no pickle is loaded anywhere."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+FORBIDDEN_CALLS = {
+    "torch.load",
+    "torch.save",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "pandas.read_pickle",
+}
+
+
+def sources():
+    return [path for folder in ("src", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def offences(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] in FORBIDDEN_MODULES)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in FORBIDDEN_MODULES:
+            yield node.module
+        elif isinstance(node, ast.Call):
+            if ast.unparse(node.func) in FORBIDDEN_CALLS | {"eval", "exec"}:
+                yield ast.unparse(node.func)
+            for keyword in node.keywords:
+                if keyword.arg == "shell" or (
+                    keyword.arg == "allow_pickle" and ast.unparse(keyword.value) != "False"
+                ):
+                    yield f"{keyword.arg}={ast.unparse(keyword.value)}"
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_module_loads_a_pickle_or_runs_text(path):
+    assert list(offences(ast.parse(path.read_text()))) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["import pickle", "from joblib import load", "torch.load(f)", "np.load(f, allow_pickle=True)", "eval(x)",
+             "subprocess.run(x, shell=True)"],
+)  # fmt: skip
+def test_what_would_is_seen(text):
+    assert list(offences(ast.parse(text)))

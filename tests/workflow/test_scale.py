@@ -1,0 +1,56 @@
+"""A study of thousands of jobs: what its plan costs, and what its results look like on disk."""
+
+import copy
+import resource
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.workflow
+
+MEMORY = 10**9
+N_JOBS = 5000
+
+
+@pytest.fixture
+def large(workplace, study):
+    """A study of 5,000 jobs: 80 runs of 20 seeds, and as many small matrices as that leaves."""
+    run = study["training"]["runs"]["plain"]
+    study["training"]["runs"] = {f"run{i}": copy.deepcopy(run) for i in range(80)}
+    study["seeds"] = list(range(20))
+    study["precision"]["runs"] = list(study["training"]["runs"])
+    matrix = study["matrices"]["airports"]
+    # 1,600 trainings; a conversion, a timing and a spec for each run; six jobs for each matrix.
+    study["matrices"] = {f"m{i}": matrix for i in range(526)}
+    workplace.write_study(study)
+    return workplace
+
+
+@pytest.mark.timeout(280)
+def test_the_plan_of_five_thousand_jobs_fits_into_a_laptop(large, capsys):
+    before = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--configfile", "study.yaml", "--profile", "cluster",
+         "--dry-run", "--quiet", "rules", "progress"],
+        cwd=large.folder, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY)),
+    )  # fmt: skip
+    seconds = time.monotonic() - before
+    assert done.returncode == 0, done.stderr[-3000:]
+    total = int(
+        next(line for line in (done.stdout + done.stderr).splitlines() if line.startswith("total")).split()[1]
+    )
+    assert total >= N_JOBS
+    with capsys.disabled():
+        print(f"\ndry run of {total} jobs: {seconds:.1f} s")
+
+
+def test_results_stay_shallow(large):
+    planned = large.snakemake("--dry-run", "--quiet", "progress", "--until", "points", "convert")
+    lines = [line.split() for line in planned.splitlines()]
+    outputs = {word.rstrip(",") for words in lines if words[:1] == ["output:"] for word in words[1:]}
+    assert len(outputs) > 1000
+    # results/STUDY/STAGE/NAME/seedN/manifest.json, whatever the size of the study.
+    assert max(path.count("/") for path in outputs) <= 5
