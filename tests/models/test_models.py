@@ -1,3 +1,5 @@
+import operator
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ SHAPES = [(1, 28, 28), (1, 8, 8), (3, 32, 32), (1, 7, 13)]
 CASES = {
     "cnn": [{}, {"batch_norm": True}, {"channels": (3,), "hidden": 5}],
     "mlp": [{}, {"hidden": (7, 5)}, {"hidden": ()}],
+    "resnet": [{"width": 4}, {"width": 3, "blocks": (1, 2)}],
 }
 ROWS = [(name, options) for name, cases in CASES.items() for options in cases]
 
@@ -37,7 +40,14 @@ def test_forward_is_the_head_of_the_features(name, options, shape):
 def test_a_trace_sees_only_plain_layers_and_computes_the_same(name, options):
     model = build(name, **options).eval()
     trace = torch.fx.symbolic_trace(model)
-    assert {node.op for node in trace.graph.nodes} == {"placeholder", "call_module", "output"}
+    functions = {node.target for node in trace.graph.nodes if node.op == "call_function"}
+    assert functions == ({operator.add} if name == "resnet" else set())
+    assert {node.op for node in trace.graph.nodes} <= {
+        "placeholder",
+        "call_module",
+        "call_function",
+        "output",
+    }
     x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(1))
     assert torch.equal(trace(x), model(x))
 
@@ -75,10 +85,31 @@ def test_the_small_cnn_has_the_size_its_documentation_states():
     assert sum(parameter.numel() for parameter in build("cnn").parameters()) == 122_922
 
 
+def test_the_residual_network_is_resnet_18():
+    # He et al. count 18 layers with weights; 11.2 million parameters follow from their widths with a 3x3 stem.
+    model = build("resnet")
+    weights = [m for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert (
+        len(weights)
+        - sum("shortcut" in name for name, m in model.named_modules() if isinstance(m, nn.Conv2d))
+        == 18
+    )
+    stages = [(64, 64), (64, 128), (128, 256), (256, 512)]
+    blocks = sum(9 * (a * b + 3 * b * b) + 8 * b + (a * b + 2 * b if a != b else 0) for a, b in stages)
+    assert sum(p.numel() for p in model.parameters()) == 9 * 64 + 128 + blocks + 513 * 10
+
+
+def test_a_residual_block_whose_convolutions_are_zero_passes_positive_inputs_on():
+    block = build("resnet", width=4).body.stage1.block1.eval()
+    torch.nn.init.zeros_(block.conv2.weight)
+    x = torch.rand(2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(block(x), x)
+
+
 def test_small_images_keep_more_than_one_pixel():
     assert build("cnn", (1, 8, 8)).body.hidden.in_features == 64 * 2 * 2
 
 
 def test_an_unknown_model_is_named_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"no model 'vgg'.*cnn, mlp"):
+    with pytest.raises(ConfigError, match=r"no model 'vgg'.*cnn, mlp, resnet"):
         build("vgg")

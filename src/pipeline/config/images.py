@@ -33,4 +33,14 @@ class MlpModel(Section):
     hidden: tuple[Count, ...] = Field((128, 64), description="Widths of the hidden layers.")
 
 
-Model = Annotated[CnnModel | MlpModel, Field(discriminator="name")]
+class ResnetModel(Section):
+    """ResNet-18 for small images."""
+
+    name: Literal["resnet"] = "resnet"
+    width: Count = Field(64, description="Channels of the first stage; each later one doubles them.")
+    blocks: tuple[Count, ...] = Field(
+        (2, 2, 2, 2), min_length=1, description="Residual blocks of each stage."
+    )
+
+
+Model = Annotated[CnnModel | MlpModel | ResnetModel, Field(discriminator="name")]
