@@ -12,7 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.errors import PipelineError
+from pipeline.errors import Interrupted, PipelineError
+from pipeline.runtime.termination import EXIT_INTERRUPTED
 
 INPUTS = {
     "spec": "frozen section of the study",
@@ -94,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one stage.
 
     Returns:
-        0, or 2 after one line about what the user can change.
+        0, or 2 after one line about what the user can change, or 75 after a checkpoint was written on SIGTERM.
     """
     options = _parser().parse_args(arguments)
     level = logging.INFO if _is_first_process() else logging.WARNING
@@ -112,6 +113,10 @@ def main(arguments: list[str] | None = None) -> int:
             time.sleep(2)
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        if _is_first_process():
+            print(f"interrupted: {stop}", file=sys.stderr)
+        return EXIT_INTERRUPTED
     return 0
 
 

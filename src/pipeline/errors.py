@@ -15,3 +15,7 @@ class ArtifactError(PipelineError):
 
 class ConvergenceError(PipelineError):
     """A numerical method stopped short of what was asked of it."""
+
+
+class Interrupted(Exception):
+    """A job ended early because it was asked to, and left behind what it needs to go on."""

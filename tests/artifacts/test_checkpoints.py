@@ -48,3 +48,21 @@ def test_another_identity_has_another_folder(tmp_path):
         CheckpointFolder.of(tmp_path, {"seed": seed, "code": code}).folder for seed in (0, 1) for code in "ab"
     }
     assert len(folders) == 4
+
+
+def test_one_job_at_a_time_holds_the_lock(checkpoint):
+    first = checkpoint.try_lock(0.0)
+    assert first is not None
+    assert checkpoint.try_lock(0.0) is None
+    first.release()
+    again = checkpoint.try_lock(0.0)
+    assert again is not None
+    again.release()
+
+
+def test_the_lock_outlives_the_removal_of_the_checkpoint(checkpoint):
+    lock = checkpoint.try_lock(0.0)
+    checkpoint.save({"w": torch.zeros(2)}, {"step": 1})
+    checkpoint.remove()
+    assert checkpoint.try_lock(0.0) is None
+    lock.release()

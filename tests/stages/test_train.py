@@ -1,6 +1,11 @@
+import signal
+import subprocess
+import sys
+
 import pytest
 from safetensors.torch import load_file
 
+from pipeline.__main__ import main
 from pipeline.artifacts.store import Artifact
 
 
@@ -48,3 +53,59 @@ def test_more_processes_than_samples_is_one_line(bench, study):
     assert len(errors) == 1
     assert "training.runs.only, seed 0: 3 processes cannot share a batch of 2 samples" in errors[0]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_sigterm_leaves_a_checkpoint_and_the_same_job_goes_on_from_it(n_processes, bench, study):
+    study["training"]["runs"]["only"]["epochs"] = 400
+    bench.write_specs(study)
+    bench.dataset()
+    arguments = [*bench.arguments("train", **bench.train_options()), "--checkpoint-steps", "100000"]
+    command = [
+        "mpiexec",
+        "-n",
+        str(n_processes),
+        sys.executable,
+        "-m",
+        "mpi4py",
+        "-m",
+        "pipeline",
+        *arguments,
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        while "epoch" not in (line := job.stdout.readline()):
+            assert line
+        job.send_signal(signal.SIGTERM)
+        out, errors = job.communicate(timeout=60)
+    assert job.returncode == 75, out + errors
+    told = [line for line in errors.splitlines() if line.startswith("interrupted: ")]
+    assert len(told) == 1
+    assert "only, seed 0: stopped on request after step " in told[0]
+    assert len(list((bench.folder / "checkpoints").glob("*/checkpoint.json"))) == 1
+    assert not bench.manifest("train").exists()
+    step = told[0].split("after step ")[1].split()[0]
+    # Another number of processes finds the same checkpoint.
+    with subprocess.Popen(command[3:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
+        assert f"goes on at step {step}; processes: 1" in job.stdout.readline()
+        job.kill()
+
+
+def test_two_jobs_of_the_same_training_take_turns(bench):
+    bench.dataset()
+    command = [sys.executable, "-m", "pipeline", *bench.arguments("train", **bench.train_options())]
+    jobs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [job.communicate(timeout=100)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0]
+    assert bench.manifest("train").exists()
+    assert all("test accuracy" in output for output in outputs)
+
+
+def test_divergence_keeps_the_last_good_checkpoint(bench, study):
+    study["training"]["runs"]["only"] |= {"epochs": 20, "warmup_epochs": 20}
+    study["training"]["runs"]["only"]["optimizer"]["lr"] = 1e6
+    bench.write_specs(study)
+    bench.dataset()
+    arguments = [*bench.arguments("train", **bench.train_options()), "--checkpoint-steps", "1"]
+    assert main(arguments) == 2
+    assert len(list((bench.folder / "checkpoints").glob("*/checkpoint.json"))) == 1

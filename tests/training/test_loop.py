@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Interrupted
 from pipeline.runtime.communicator import run_in_threads
 from pipeline.training import OPTIMIZERS, EpochRecord, KFACSettings, Recipe, Samples, State, evaluate, train
 from pipeline.training.smoothing import LabelSmoothing, Mixup, WeightNoise
@@ -259,3 +259,75 @@ def test_a_record_holds_plain_numbers(small_network, training, validation):
     record = train(small_network(), replace(RECIPES["sgd"], epochs=1), training, validation, seed=0)[0]
     assert isinstance(record, EpochRecord)
     assert all(type(value) in (int, float) for value in vars(record).values())
+
+
+@pytest.mark.parametrize("n_processes", [1, 3])
+def test_a_request_to_end_leaves_a_checkpoint_of_that_step_from_which_the_run_ends_bit_equal(
+    n_processes, small_network, weights, training, validation
+):
+    def work(communicator):
+        options = {"seed": 3, "communicator": communicator}
+        undisturbed = small_network()
+        train(undisturbed, RECIPES["kfac_smoothed"], training, validation, **options)
+        steps, states = [], []
+        with pytest.raises(Interrupted, match="stopped on request after step 5 of 21"):
+            train(
+                small_network(),
+                RECIPES["kfac_smoothed"],
+                training,
+                validation,
+                on_step=lambda step, n_steps, loss: steps.append(step),
+                on_checkpoint=states.append,
+                # The signal may reach one process only.
+                interrupted=lambda: len(steps) == 5 and communicator.rank == communicator.size - 1,
+                **options,
+            )
+        assert [state.step for state in states] == [5]
+        resumed = small_network(seed=9)
+        train(
+            resumed, RECIPES["kfac_smoothed"], training, validation, state=through_json(states[0]), **options
+        )
+        return torch.equal(weights(resumed), weights(undisturbed))
+
+    assert run_in_threads(n_processes, work) == [True] * n_processes
+
+
+def test_a_request_that_comes_with_the_last_step_is_too_late(small_network, training, validation):
+    steps = []
+    history = train(
+        small_network(),
+        RECIPES["sgd"],
+        training,
+        validation,
+        seed=0,
+        on_step=lambda step, n_steps, loss: steps.append(step),
+        interrupted=lambda: len(steps) == 21,
+    )
+    assert history[-1].steps == 21
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_run_may_go_on_with_another_number_of_processes(name, small_network, weights, training, validation):
+    def work(communicator=None):
+        model, states = small_network(batch_norm=True), []
+        options = {"seed": 3, "communicator": communicator, "checkpoint_steps": 10}
+        train(model, RECIPES[name], training, validation, on_checkpoint=states.append, **options)
+        return weights(model), states[0]
+
+    undisturbed, state = work()
+
+    def go_on(communicator):
+        model = small_network(batch_norm=True, seed=9)
+        train(
+            model,
+            RECIPES[name],
+            training,
+            validation,
+            seed=3,
+            communicator=communicator,
+            state=through_json(state),
+        )
+        return weights(model)
+
+    for found in run_in_threads(3, go_on):
+        assert (found - undisturbed).norm() <= 1e-5 * undisturbed.norm()

@@ -1,7 +1,8 @@
 """Checkpoints of running jobs: outside the workflow's outputs, which Snakemake deletes when a job fails.
 
 A checkpoint's folder is named by a digest of all that the job's result depends on, so a job finds its own after a kill
-and never another's. A finished job removes its own.
+and never another's. A finished job removes its own. Two studies may ask for the same training: a lock beside the
+folder, which the system frees with its process however that ends, lets one of them write at a time.
 """
 
 import hashlib
@@ -10,7 +11,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 from pipeline.artifacts.store import errors_of_the_disk, flush, sha256_of, write_atomically
 
@@ -26,6 +30,19 @@ class CheckpointFolder:
         """The folder of a job that is identified by a JSON-able mapping."""
         text = json.dumps(identity, sort_keys=True)
         return cls(root / hashlib.sha256(text.encode()).hexdigest()[:24])
+
+    def try_lock(self, seconds: float) -> "FileLock | None":
+        """Take the lock of this checkpoint, or give up after some seconds; `release` it when done."""
+        from filelock import FileLock, Timeout
+
+        with errors_of_the_disk(self.folder.parent):
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder.with_suffix(".lock"))
+            try:
+                lock.acquire(timeout=seconds)
+            except Timeout:
+                return None
+        return lock
 
     def save(self, tensors: Mapping[str, Any], scalars: Mapping[str, Any]) -> None:
         """Replace the checkpoint; a kill at any moment leaves the former or the new one, whole."""

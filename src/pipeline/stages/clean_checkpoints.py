@@ -10,4 +10,6 @@ def run(options: Namespace) -> None:
     folders = [path for path in options.checkpoints.glob("*") if re.fullmatch(r"[0-9a-f]{24}", path.name)]
     for folder in folders:
         shutil.rmtree(folder)
+    for lock in options.checkpoints.glob("*.lock"):
+        lock.unlink()
     print(f"removed {len(folders)} checkpoints below {options.checkpoints}")

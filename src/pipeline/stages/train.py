@@ -3,7 +3,8 @@
 import math
 import resource
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,13 +12,14 @@ import torch
 
 from pipeline.artifacts.checkpoints import CheckpointFolder
 from pipeline.artifacts.store import Artifact, create
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, Interrupted
 from pipeline.models import Classifier
 from pipeline.runtime.clock import Progress
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.provenance import provenance
+from pipeline.runtime.termination import termination
 from pipeline.runtime.torch_group import torch_group
 from pipeline.stages.parts.images import read_images
 from pipeline.stages.parts.networks import model_of
@@ -89,11 +91,13 @@ def run(options: Namespace) -> None:
     with errors_about(f"training.runs.{options.run}, seed {options.seed}"):
         mpi = MpiCommunicator.of(options.processes)
         device = choose_device(read_spec(options.spec)["device"], mpi.local_rank)
-        with torch_group(device, mpi) as communicator:
-            _train(options, device, communicator)
+        with termination() as interrupted, torch_group(device, mpi) as communicator:
+            _train(options, device, communicator, interrupted)
 
 
-def _train(options: Namespace, device: torch.device, communicator: Communicator) -> None:
+def _train(
+    options: Namespace, device: torch.device, communicator: Communicator, interrupted: Callable[[], bool]
+) -> None:
     spec = read_spec(options.spec)
     dataset = Artifact.open(options.dataset, "dataset")
     training, validation, test = (
@@ -103,54 +107,105 @@ def _train(options: Namespace, device: torch.device, communicator: Communicator)
     model = model_of(spec["model"], dataset, options.seed).to(device)
     recipe = recipe_of(spec["run"])
     n_steps = plan(recipe, n_samples=len(training), n_processes=communicator.size).n_steps
-    # What follows from a checkpoint depends on these alone, and on the number of processes by rounding.
+    # What follows from a checkpoint depends on these alone; on the number of processes only by rounding, so a
+    # job may go on with another one. Then it is no longer bit-equal to an undisturbed run, but to 1e-5 as near as
+    # two runs with different numbers of processes are, and statistically the same.
     identity = {
         "spec": spec,
         "seed": options.seed,
         "code": options.code,
         "dataset": dataset.manifest["files"],
-        "processes": communicator.size,
     }
     checkpoint = CheckpointFolder.of(options.checkpoints, identity)
-    found = _agreed_checkpoint(checkpoint, communicator)
-    done_before = found.scalars["step"] if found else 0
     label = f"{options.run}, seed {options.seed}"
-    reporter = Reporter(
-        label, Progress(label, n_steps, done_before=done_before), checkpoint, communicator.rank == 0
-    )
-    if reporter.speaks:
-        where = f"goes on at step {done_before}" if found else "starts"
-        print(
-            f"{label}: {where}; processes: {communicator.size}, threads: {torch.get_num_threads()}, device: {device}"
+    with _lock(checkpoint, label, device, communicator, interrupted):
+        found = _agreed_checkpoint(checkpoint, device, communicator)
+        done_before = found.step if found else 0
+        reporter = Reporter(
+            label, Progress(label, n_steps, done_before=done_before), checkpoint, communicator.rank == 0
         )
-    history = train(
-        model,
-        recipe,
-        training,
-        validation,
-        seed=options.seed,
-        communicator=communicator,
-        state=found,
-        on_checkpoint=reporter.on_checkpoint,
-        checkpoint_steps=options.checkpoint_steps,
-        on_epoch=reporter.on_epoch,
-        on_step=reporter.on_step,
-    )
-    final = {
-        name: evaluate(model, samples, communicator=communicator)
-        for name, samples in (("train", training), ("validation", validation), ("test", test))
-    }
-    if reporter.speaks:
-        scores = {name: {"loss": score.loss, "accuracy": score.accuracy} for name, score in final.items()}
-        _write(options, spec, model, history, scores, communicator.size)
-        checkpoint.remove()
-        print(f"{label}: test accuracy {scores['test']['accuracy']:.4f}, loss {scores['test']['loss']:.4f}")
+        if reporter.speaks:
+            where = f"goes on at step {done_before}" if found else "starts"
+            print(
+                f"{label}: {where}; processes: {communicator.size}, threads: {torch.get_num_threads()}, "
+                f"device: {device}"
+            )
+        try:
+            history = train(
+                model,
+                recipe,
+                training,
+                validation,
+                seed=options.seed,
+                communicator=communicator,
+                state=found,
+                on_checkpoint=reporter.on_checkpoint,
+                checkpoint_steps=options.checkpoint_steps,
+                on_epoch=reporter.on_epoch,
+                on_step=reporter.on_step,
+                interrupted=interrupted,
+            )
+        except Interrupted as stop:
+            raise Interrupted(
+                f"{label}: {stop}; checkpoint in {checkpoint.folder}, start the same job again to go on"
+            ) from None
+        final = {
+            name: evaluate(model, samples, communicator=communicator)
+            for name, samples in (("train", training), ("validation", validation), ("test", test))
+        }
+        if reporter.speaks:
+            scores = {name: {"loss": score.loss, "accuracy": score.accuracy} for name, score in final.items()}
+            _write(options, spec, model, history, scores, communicator.size)
+            checkpoint.remove()
+            print(
+                f"{label}: test accuracy {scores['test']['accuracy']:.4f}, loss {scores['test']['loss']:.4f}"
+            )
 
 
-def _agreed_checkpoint(checkpoint: CheckpointFolder, communicator: Communicator) -> State | None:
+@contextmanager
+def _lock(
+    checkpoint: CheckpointFolder,
+    label: str,
+    device: torch.device,
+    communicator: Communicator,
+    interrupted: Callable[[], bool],
+) -> Iterator[None]:
+    """Keep out other jobs that train the same network, of this study or another.
+
+    All processes ask together once a second, so that none waits in a collective until its group gives up.
+    """
+    lock = None
+    told = False
+    while True:
+        if communicator.rank == 0:
+            lock = checkpoint.try_lock(1.0)
+        state = torch.tensor(
+            [float(communicator.rank == 0 and lock is None), float(interrupted())], device=device
+        )
+        communicator.all_reduce(state)
+        taken, stops = state.tolist()
+        if not taken:
+            break
+        if stops:
+            raise Interrupted(f"{label}: stopped on request while another job trains the same network")
+        if communicator.rank == 0 and not told:
+            print(
+                f"{label}: waits, for another job trains the same network ({checkpoint.folder})", flush=True
+            )
+            told = True
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _agreed_checkpoint(
+    checkpoint: CheckpointFolder, device: torch.device, communicator: Communicator
+) -> State | None:
     """Load the checkpoint on every process; a file system that shows them different ones is an error, not a hang."""
     found = checkpoint.load()
-    step = torch.tensor([found[1]["step"] if found else -1])
+    step = torch.tensor([found[1]["step"] if found else -1], device=device)
     steps = {int(other) for other in torch.cat(communicator.all_gather(step))}
     if len(steps) > 1:
         raise ArtifactError(

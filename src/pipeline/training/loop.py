@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Interrupted
 from pipeline.runtime.communicator import Communicator, Serial
 from pipeline.training.checkpoint import State, capture_state, restore_state
 from pipeline.training.diagnosis import blame_layer, require_agreement
@@ -35,6 +35,7 @@ def train(
     checkpoint_steps: int = 0,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
+    interrupted: Callable[[], bool] | None = None,
 ) -> History:
     """Train a network in place, on one process or several that call this together.
 
@@ -53,6 +54,7 @@ def train(
         checkpoint_steps: Zero for no checkpoints.
         on_epoch: Called on all processes after each epoch, before a checkpoint of the same step.
         on_step: Called on all processes with steps done, steps in all and the loss of the step.
+        interrupted: Asked after every step; once it says yes on any process, all stop after a last checkpoint.
 
     Returns:
         One record per epoch, from the first even if resumed.
@@ -61,6 +63,7 @@ def train(
         ConfigError: If the batches do not suit samples and processes, or the state is that of another run.
         ConvergenceError: If a loss or a gradient is not finite; step and layer are named. Also if processes
             no longer hold the same weights at the end of an epoch.
+        Interrupted: On all processes, when `interrupted` said so and steps were left to do.
     """
     communicator = communicator or Serial()
     steps = plan(recipe, n_samples=len(training), n_processes=communicator.size)
@@ -118,13 +121,28 @@ def train(
             progress.end_epoch(record)
             if on_epoch is not None:
                 on_epoch(record)
-        if on_checkpoint is not None and checkpoint_steps and progress.step % checkpoint_steps == 0:
+        stops = progress.step < steps.n_steps and _any(interrupted, training.labels.device, communicator)
+        due = stops or (checkpoint_steps > 0 and progress.step % checkpoint_steps == 0)
+        if on_checkpoint is not None and due:
             scalars = {"identity": identity, **progress.to_scalars()}
             on_checkpoint(capture_state(model, optimizer, kfac, scalars))
+        if stops:
+            # The first process to exit ends the others: none may while another still writes.
+            communicator.barrier()
+            raise Interrupted(f"stopped on request after step {progress.step} of {steps.n_steps}")
     if kfac is not None:
         kfac.remove()
     model.eval()
     return progress.history
+
+
+def _any(interrupted: Callable[[], bool] | None, device: torch.device, communicator: Communicator) -> bool:
+    """Whether any process was interrupted; all must ask at the same step."""
+    if interrupted is None:
+        return False
+    flag = torch.tensor([float(interrupted())], device=device)
+    communicator.all_reduce(flag)
+    return bool(flag)
 
 
 def _sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
