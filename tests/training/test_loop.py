@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.runtime.communicator import run_in_threads
-from pipeline.training import OPTIMIZERS, EpochRecord, KFACSettings, Recipe, Samples, State, evaluate, train
+from pipeline.training import METHODS, EpochRecord, KFACSettings, Recipe, Samples, State, evaluate, train
 from pipeline.training.smoothing import LabelSmoothing, Mixup, WeightNoise
 
 SMOOTHED = (Mixup(0.4), LabelSmoothing(0.1), WeightNoise(0.2, annealed=True))
@@ -18,6 +18,11 @@ SETTINGS = KFACSettings(factor_interval=2, inverse_interval=3, sample_fraction=0
 RECIPES = {
     "sgd": Recipe("sgd", lr=0.05, batch_size=20, epochs=7, micro_batch=5),
     "sgd_smoothed": Recipe("sgd", lr=0.05, batch_size=20, epochs=7, micro_batch=5, smoothing=SMOOTHED),
+    "lars": Recipe("lars", lr=0.2, batch_size=20, epochs=7, micro_batch=5),
+    "lamb": Recipe("lamb", lr=0.05, batch_size=20, epochs=7, micro_batch=5),
+    "adamw": Recipe("adamw", lr=0.01, batch_size=20, epochs=7, micro_batch=5, coupled_momentum=True),
+    "muon": Recipe("muon", lr=0.05, batch_size=20, epochs=7, micro_batch=5, rescaled_weights=True),
+    "soap": Recipe("soap", lr=0.03, batch_size=20, epochs=7, micro_batch=5),
     "kfac": Recipe("kfac", lr=0.05, batch_size=20, epochs=7, micro_batch=5, kfac=SETTINGS),
     "kfac_smoothed": Recipe(
         "kfac", lr=0.05, batch_size=20, epochs=7, micro_batch=5, kfac=SETTINGS, smoothing=SMOOTHED
@@ -38,7 +43,7 @@ def through_json(state):
 
 
 def test_every_optimizer_has_a_case():
-    assert {recipe.optimizer for recipe in RECIPES.values()} == set(OPTIMIZERS)
+    assert {recipe.optimizer for recipe in RECIPES.values()} == set(METHODS)
 
 
 @pytest.mark.parametrize("n_processes", [2, 3, 7])
@@ -165,7 +170,7 @@ def test_running_statistics_follow_the_mean_over_micro_batches(small_network, tr
     assert model.body.norm1.num_batches_tracked == 1
 
 
-@pytest.mark.parametrize("name", ["sgd", "kfac"])
+@pytest.mark.parametrize("name", sorted(METHODS))
 def test_training_learns(name, small_network, training, validation):
     recipe = replace(RECIPES[name], epochs=15)
     before = evaluate(small_network(), training)
@@ -239,7 +244,10 @@ def test_a_checkpoint_of_another_network_is_refused(small_network, training, val
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimizer": "adam"}, "no optimizer 'adam'; choose one of sgd, kfac"),
+        (
+            {"optimizer": "adam"},
+            "no optimizer 'adam'; choose one of sgd, lars, lamb, adamw, muon, soap, kfac",
+        ),
         ({"optimizer": "kfac"}, "settings of K-FAC belong"),
         ({"optimizer": "sgd", "kfac": KFACSettings()}, "settings of K-FAC belong"),
     ],

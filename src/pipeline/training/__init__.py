@@ -9,13 +9,15 @@ from pipeline.training.evaluation import Evaluation, evaluate
 from pipeline.training.history import EpochRecord, History
 from pipeline.training.kfac import KFAC
 from pipeline.training.loop import train
-from pipeline.training.recipe import OPTIMIZERS, KFACSettings, Plan, Recipe, plan
+from pipeline.training.optimizers import OPTIMIZERS
+from pipeline.training.recipe import METHODS, KFACSettings, Plan, Recipe, plan
 from pipeline.training.sampling import Samples
 from pipeline.training.schedule import SCHEDULES, Schedule
 from pipeline.training.smoothing import SMOOTHINGS, Smoothing
 
 __all__ = [
     "KFAC",
+    "METHODS",
     "OPTIMIZERS",
     "SCHEDULES",
     "SMOOTHINGS",

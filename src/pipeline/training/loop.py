@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,11 @@ from pipeline.training.evaluation import evaluate
 from pipeline.training.history import EpochRecord, History, Progress
 from pipeline.training.kfac import KFAC
 from pipeline.training.objective import Objective
+from pipeline.training.optimizers import OPTIMIZERS, set_rate
 from pipeline.training.recipe import Recipe, plan
+from pipeline.training.rescaling import rescale, scale_free_weights
 from pipeline.training.sampling import Samples, cut, epoch_order
-from pipeline.training.schedule import learning_rate
+from pipeline.training.schedule import coupled_momentum, learning_rate
 
 
 def train(
@@ -67,7 +68,8 @@ def train(
     """
     communicator = communicator or Serial()
     steps = plan(recipe, n_samples=len(training), n_processes=communicator.size)
-    optimizer = _sgd(model, recipe)
+    optimizer = OPTIMIZERS[recipe.optimizer if recipe.kfac is None else "sgd"](model, recipe.first_order)
+    scale_free = scale_free_weights(model) if recipe.rescaled_weights else []
     kfac = None
     if recipe.kfac is not None:
         kfac = KFAC(model, **asdict(recipe.kfac), communicator=communicator, mean_loss=False)
@@ -106,9 +108,12 @@ def train(
         )
         if kfac is not None:
             kfac.step(lr)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        momentum = recipe.momentum
+        if recipe.coupled_momentum:
+            momentum = coupled_momentum(lr, momentum=momentum, peak=recipe.lr)
+        set_rate(optimizer, lr, momentum)
         optimizer.step()
+        rescale(scale_free)
         progress.add(loss, len(indices), perf_counter() - start)
         if on_step is not None:
             on_step(progress.step, steps.n_steps, loss)
@@ -143,17 +148,6 @@ def _any(interrupted: Callable[[], bool] | None, device: torch.device, communica
     flag = torch.tensor([float(interrupted())], device=device)
     communicator.all_reduce(flag)
     return bool(flag)
-
-
-def _sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]], recipe.lr, momentum=recipe.momentum
-    )
 
 
 @torch.no_grad()

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 
 from pipeline.errors import ConfigError
+from pipeline.training.optimizers import OPTIMIZERS, FirstOrder
 from pipeline.training.sampling import n_pieces
 from pipeline.training.schedule import Cosine, Schedule
 from pipeline.training.smoothing import Smoothing
 
-OPTIMIZERS = ("sgd", "kfac")
+METHODS = (*OPTIMIZERS, "kfac")
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,12 @@ class Recipe:
     """Everything that decides the outcome of a run but the network, the samples and the seed.
 
     Attributes:
-        optimizer: "sgd" (with momentum), or "kfac": the same after preconditioning.
+        optimizer: A key of `OPTIMIZERS`, or "kfac": "sgd" after preconditioning.
         lr: The rate after the warm-up.
-        momentum: Of the stochastic gradient descent.
-        weight_decay: Added to the gradients of weight matrices, not of biases and normalizations.
+        momentum: Decay of the mean of gradients.
+        weight_decay: Pull on weight matrices towards zero, not on biases and normalizations.
+        second_moment: Decay of the mean of squared gradients, for optimizers that have one.
+        trust: Of "lars", see `FirstOrder`.
         batch_size: The most samples of a step, over all processes; an epoch is cut into as few equal
             batches as this allows.
         epochs: Passes over the training samples.
@@ -42,6 +45,8 @@ class Recipe:
         smoothing: Applied in order.
         kfac: Needed by the optimizer "kfac".
         schedule: The decay of the rate after the warm-up.
+        coupled_momentum: Whether momentum falls with the rate.
+        rescaled_weights: Whether weights that batch normalization follows keep their length.
         n_measured: How many training samples, the first ones, the training loss and accuracy are measured on.
     """
 
@@ -56,17 +61,24 @@ class Recipe:
     smoothing: tuple[Smoothing, ...] = ()
     kfac: KFACSettings | None = None
     schedule: Schedule = field(default_factory=Cosine)
+    coupled_momentum: bool = False
+    rescaled_weights: bool = False
+    second_moment: float = 0.999
+    trust: float = 2e-2
     n_measured: int = 4096
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ConfigError(
-                f"there is no optimizer {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}"
-            )
+        if self.optimizer not in METHODS:
+            raise ConfigError(f"there is no optimizer {self.optimizer!r}; choose one of {', '.join(METHODS)}")
         if (self.optimizer == "kfac") != (self.kfac is not None):
             raise ConfigError("settings of K-FAC belong to the optimizer 'kfac', and only to it")
         if min(self.batch_size, self.micro_batch, self.n_measured) < 1 or self.epochs < 0:
             raise ValueError("batch_size, micro_batch and n_measured must be positive, epochs not negative")
+
+    @property
+    def first_order(self) -> FirstOrder:
+        """What the first-order optimizer is told."""
+        return FirstOrder(self.lr, self.momentum, self.weight_decay, self.second_moment, self.trust)
 
 
 @dataclass(frozen=True)
