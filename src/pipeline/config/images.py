@@ -1,8 +1,9 @@
 """Which images are learnt, and by what network."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.config.section import Count, Section
 
@@ -43,4 +44,32 @@ class ResnetModel(Section):
     )
 
 
-Model = Annotated[CnnModel | MlpModel | ResnetModel, Field(discriminator="name")]
+class VitModel(Section):
+    """A small vision transformer."""
+
+    name: Literal["vit"] = "vit"
+    patch: Count = Field(4, description="Pixels of a patch's side.")
+    width: Count = Field(64, description="Length of the vectors; a multiple of the heads.")
+    depth: Count = Field(4, description="Blocks.")
+    heads: Count = Field(4, description="Heads of the attention.")
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> "VitModel":
+        if self.width % self.heads:
+            raise PydanticCustomError(
+                "fit",
+                "width: {width} is not a multiple of {heads} heads",
+                {"width": self.width, "heads": self.heads},
+            )
+        return self
+
+
+class ImportedModel(Section):
+    """A network of another library or of one's own."""
+
+    name: Literal["imported"] = "imported"
+    path: str = Field(pattern=r"^[\w.]+:\w+$", description="What is called, as package.module:name.")
+    options: dict[str, Any] = Field({}, description="Keyword arguments beside num_classes.")
+
+
+Model = Annotated[CnnModel | MlpModel | ResnetModel | VitModel | ImportedModel, Field(discriminator="name")]

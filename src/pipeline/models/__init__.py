@@ -13,10 +13,18 @@ import torch
 from pipeline.errors import ConfigError
 from pipeline.models.classifier import Classifier
 from pipeline.models.cnn import cnn
+from pipeline.models.imported import imported
 from pipeline.models.mlp import mlp
 from pipeline.models.resnet import resnet
+from pipeline.models.vit import vit
 
-MODELS: dict[str, Callable[..., Classifier]] = {"cnn": cnn, "mlp": mlp, "resnet": resnet}
+MODELS: dict[str, Callable[..., Classifier]] = {
+    "cnn": cnn,
+    "mlp": mlp,
+    "resnet": resnet,
+    "vit": vit,
+    "imported": imported,
+}
 
 
 def build_model(
@@ -33,4 +41,4 @@ def build_model(
     return MODELS[name](input_shape=input_shape, n_classes=n_classes, generator=generator, **options)
 
 
-__all__ = ["MODELS", "Classifier", "build_model", "cnn", "mlp", "resnet"]
+__all__ = ["MODELS", "Classifier", "build_model", "cnn", "imported", "mlp", "resnet", "vit"]
