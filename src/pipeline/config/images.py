@@ -11,13 +11,31 @@ from pipeline.config.section import Count, Section
 class ImageData(Section):
     """The images that the networks learn."""
 
-    name: Literal["fashion_mnist", "digits"] = Field("fashion_mnist", description="Data set.")
+    name: Literal["fashion_mnist", "digits", "folder"] = Field("fashion_mnist", description="Data set.")
     directory: str | None = Field(
-        None, description="Folder with IDX files; without one the data set is found or fetched."
+        None,
+        description="Folder with IDX files, or with train/CLASS/* and test/CLASS/*; without one Fashion-MNIST is "
+        "found or fetched.",
     )
+    image_size: Count | None = Field(None, description="Pixels that the images of a folder are scaled to.")
+    channels: Literal[1, 3] | None = Field(None, description="Gray or color, of the images of a folder.")
     train_samples: Count = Field(8192, description="Training images, drawn by split_seed.")
     validation_samples: Count = Field(4096, description="Images on which hyper-parameters may be chosen.")
     split_seed: int = Field(1234, ge=0, description="Seed of the fixed train, validation and test split.")
+
+    @model_validator(mode="after")
+    def _options_of_a_folder(self) -> "ImageData":
+        for key in ("directory", "image_size", "channels"):
+            value = getattr(self, key)
+            if self.name == "folder" and value is None:
+                raise PydanticCustomError("fit", "{key}: missing; a folder of images needs it", {"key": key})
+            if self.name != "folder" and value is not None and key != "directory":
+                raise PydanticCustomError(
+                    "fit",
+                    "{key}: only of a folder of images; {name} brings its own",
+                    {"key": key, "name": self.name},
+                )
+        return self
 
 
 class CnnModel(Section):

@@ -1,6 +1,6 @@
 """Tables of the page but those of network layers, one function each, from metrics to :class:`Table`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pipeline.report import formatting as f
@@ -9,14 +9,19 @@ from pipeline.report.drawing import stroke
 from pipeline.report.runs import (
     accuracy_on_test,
     accuracy_on_train,
+    accuracy_on_validation,
     common_decimals,
+    curvature,
     label_of,
     loss_gap,
     loss_on_test,
     method_of,
     n_steps,
+    noise_rise,
     run_at_chance,
+    seeds_of,
     spread_text,
+    steps_to,
     wall_seconds,
 )
 from pipeline.report.spread import Spread
@@ -57,6 +62,76 @@ def final_accuracy(training: Mapping[str, Any], n_classes: int = 0) -> Table:
         f"Time: mean of training.{_chance(n_classes) if any(chance) else ''}",
         series=tuple(stroke(index).variable for index in range(len(rows))),
     )
+
+
+def methods_by_batch(
+    training: Mapping[str, Any],
+    quantity: Callable[[Mapping[str, Any]], Spread],
+    caption: str,
+    usual: int,
+) -> Table | None:
+    """A quantity of all methods (rows) at all batch sizes (columns), where a study crosses the two.
+
+    Runs on another number of images than most are left out.
+    """
+    sizes = [run.get("train_samples") for run in training.values()]
+    common = max(set(sizes), key=sizes.count, default=None)
+    found = {
+        (method_of(run), run["batch_size"]): quantity(run)
+        for run in training.values()
+        if run.get("train_samples") == common and f.is_number(run.get("batch_size"))
+    }
+    methods = list(dict.fromkeys(method for method, _ in found))
+    batches = sorted({batch for _, batch in found})
+    crossed = [method for method in methods if sum((method, batch) in found for batch in batches) > 1]
+    if len(batches) < 2 or len(crossed) < 2 or not any(spread.n for spread in found.values()):
+        return None
+    places = common_decimals(list(found.values()), usual)
+    rows = tuple(
+        (method, *(spread_text(found.get((method, batch), Spread(())), places) for batch in batches))
+        for method in methods
+    )
+    columns = (Column("Method"), *(Column(f"Batch {f.count(batch)}", True) for batch in batches))
+    return Table(caption, columns, rows, note="Mean ± standard deviation over seeds.")
+
+
+def minima(training: Mapping[str, Any], target: float | None) -> Table | None:
+    """One row per run: how fast it reached a training loss, and what its minimum is like."""
+    runs = list(training.items())
+    if not any(noise_rise(run).n for _, run in runs):
+        return None
+    columns = (
+        Column("Run"), Column("Validation acc. (%)", True), Column("Steps to target", True),
+        Column("Time to target", True), Column("Largest curvature", True), Column("Rise under noise", True),
+    )  # fmt: skip
+    rows = []
+    for name, run in runs:
+        reached = {
+            key: Spread.of(steps_to(seed, target, key) for seed in seeds_of(run))
+            if target is not None
+            else Spread(())
+            for key in ("steps", "seconds")
+        }
+        rows.append(
+            (
+                label_of(name, run),
+                spread_text(accuracy_on_validation(run), 2),
+                f.count(reached["steps"].mean),
+                f.seconds(reached["seconds"].mean),
+                f.significant(curvature(run).mean, 3),
+                f.significant(noise_rise(run).mean, 3),
+            )
+        )  # fmt: skip
+    note = (
+        "Means over seeds. Curvature: largest eigenvalue of the Hessian of the training loss at the end; rise: of that "
+        "loss when every weight matrix gets Gaussian noise of a fifth of its size."
+    )
+    if target is not None:
+        note += (
+            f" Target: the training loss with which large-batch SGD ends, {f.significant(target, 3)}; a dash where no "
+            "seed reached it."
+        )
+    return Table("Speed, and the minimum found", columns, tuple(rows), note=note)
 
 
 def _chance(n_classes: int) -> str:

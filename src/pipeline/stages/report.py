@@ -74,7 +74,10 @@ def collect(
                 "n_parameters": networks[0].facts["n_parameters"],
             },
         },
-        "training": {name: _run(name, label, networks) for name, label in spec["runs"].items()},
+        "training": {
+            name: _run(name, label, networks, dataset["train_samples"])
+            for name, label in spec["runs"].items()
+        },
         "claims_of": spec["claims"],
         "precision": _precision(found),
         "matrices": {},
@@ -94,7 +97,7 @@ def collect(
     return metrics, arrays
 
 
-def _run(name: str, label: str, networks: Iterable[Artifact]) -> dict[str, Any]:
+def _run(name: str, label: str, networks: Iterable[Artifact], train_samples: int) -> dict[str, Any]:
     """One training run over its seeds."""
     mine = [network for network in networks if network.facts["run"] == name]
     recipe = mine[0].spec["run"]
@@ -103,8 +106,8 @@ def _run(name: str, label: str, networks: Iterable[Artifact]) -> dict[str, Any]:
         facts = network.facts
         seeds[str(facts["seed"])] = {
             "history": [_numbers(row) for row in network.table("history")],
-            "test": facts["scores"]["test"],
-            "train": facts["scores"]["train"],
+            **facts["scores"],
+            "sharpness": facts["sharpness"],
             "seconds": facts["seconds"],
             "steps": facts["steps"],
             "kfac": _kfac(recipe, network),
@@ -113,6 +116,7 @@ def _run(name: str, label: str, networks: Iterable[Artifact]) -> dict[str, Any]:
         "label": label,
         "optimizer": recipe["optimizer"]["name"],
         "batch_size": recipe["batch_size"],
+        "train_samples": recipe["train_samples"] or train_samples,
         "epochs": recipe["epochs"],
         "smoothing": [_in_words(smoothing) for smoothing in recipe["smoothing"]],
         "processes": mine[0].facts["processes"],

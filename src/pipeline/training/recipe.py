@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 
 from pipeline.errors import ConfigError
+from pipeline.settings import KFACSettings
+from pipeline.training.augmentation import Augmentation
 from pipeline.training.optimizers import OPTIMIZERS, FirstOrder
 from pipeline.training.sampling import n_pieces
 from pipeline.training.schedule import Cosine, Schedule
@@ -10,17 +12,7 @@ from pipeline.training.smoothing import Smoothing
 
 METHODS = (*OPTIMIZERS, "kfac")
 
-
-@dataclass(frozen=True)
-class KFACSettings:
-    """How gradients are preconditioned; see `KFAC`."""
-
-    damping: float = 3e-2
-    factor_decay: float = 0.5
-    factor_interval: int = 5
-    inverse_interval: int = 5
-    kl_clip: float = 1e-3
-    sample_fraction: float = 0.25
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -43,11 +35,13 @@ class Recipe:
             (noise and mixup are drawn per micro-batch), but not on the number of processes. Where there are
             fewer micro-batches than processes, some processes idle.
         smoothing: Applied in order.
+        augmentation: Applied in order, before any smoothing.
         kfac: Needed by the optimizer "kfac".
         schedule: The decay of the rate after the warm-up.
         coupled_momentum: Whether momentum falls with the rate.
         rescaled_weights: Whether weights that batch normalization follows keep their length.
         n_measured: How many training samples, the first ones, the training loss and accuracy are measured on.
+        precision: "float32", or "bfloat16" or "float16" for what autocasting lowers; weights stay as they are.
     """
 
     optimizer: str
@@ -59,6 +53,7 @@ class Recipe:
     warmup_epochs: float = 1.0
     micro_batch: int = 256
     smoothing: tuple[Smoothing, ...] = ()
+    augmentation: tuple[Augmentation, ...] = ()
     kfac: KFACSettings | None = None
     schedule: Schedule = field(default_factory=Cosine)
     coupled_momentum: bool = False
@@ -66,12 +61,17 @@ class Recipe:
     second_moment: float = 0.999
     trust: float = 2e-2
     n_measured: int = 4096
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if self.optimizer not in METHODS:
             raise ConfigError(f"there is no optimizer {self.optimizer!r}; choose one of {', '.join(METHODS)}")
         if (self.optimizer == "kfac") != (self.kfac is not None):
             raise ConfigError("settings of K-FAC belong to the optimizer 'kfac', and only to it")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"there is no precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}"
+            )
         if min(self.batch_size, self.micro_batch, self.n_measured) < 1 or self.epochs < 0:
             raise ValueError("batch_size, micro_batch and n_measured must be positive, epochs not negative")
 
