@@ -98,3 +98,19 @@ def test_speed_is_counted_to_the_target_and_a_dash_where_it_was_missed():
     assert fast[4] == "12.3"
     assert set(none[1:]) == {DASH}
     assert tables.minima({"none": runs["none"]}, 0.3) is None
+
+
+def test_factors_are_told_layer_by_layer_of_the_first_seed():
+    def seed(trace):
+        layers = {
+            "conv": {"pi": 0.5, "trace_A": trace, "condition_A": 30.0, "trace_G": 1.0, "condition_G": 4.0}
+        }
+        return {"kfac": {"layers": layers | {"norm": {"trace_F": 1.0}}}}
+
+    table = tables.factors(
+        {"a": {"seeds": {"0": seed(12.345), "1": seed(99.0)}}, "sgd": {"seeds": {"0": {}}}}
+    )
+    assert table.rows[0] == ("a", "conv", "0.500", "12.3", "30.0", "1.00", "4.00")
+    assert [row[1] for row in table.rows] == ["conv", "norm"]
+    assert set(table.rows[1][2:]) == {DASH}
+    assert tables.factors({"sgd": {"seeds": {"0": {}}}}) is None

@@ -57,9 +57,11 @@ class Sharpness(TypedDict, total=False):
 
 
 class SeedResult(TypedDict, total=False):
-    """One run with one seed; ``kfac`` holds counters of the preconditioner, by name.
+    """One run with one seed.
 
-    ``test`` is missing where hyper-parameters are still being chosen.
+    ``test`` is missing where hyper-parameters are still being chosen. ``kfac`` holds counters of the preconditioner
+    by name (``n_...``), its last ``step_size`` and ``damping``, and figures of its ``layers``; ``phases`` seconds by
+    part of a run; ``messages`` bytes and calls by collective operation, of process 0.
     """
 
     history: list[Epoch]
@@ -70,6 +72,8 @@ class SeedResult(TypedDict, total=False):
     seconds: float
     steps: int
     kfac: dict[str, Any] | None
+    phases: dict[str, float]
+    messages: dict[str, dict[str, int]]
 
 
 class Run(TypedDict, total=False):

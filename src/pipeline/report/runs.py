@@ -61,6 +61,14 @@ def noise_rise(run: Mapping[str, Any]) -> Spread:
     return Spread.of((seed.get("sharpness") or {}).get("perturbation") for seed in seeds_of(run))
 
 
+def preconditioner_share(run: Mapping[str, Any]) -> Spread:
+    """The part of a run's seconds that its preconditioner took."""
+    pairs = (
+        ((seed.get("phases") or {}).get("preconditioner"), seed.get("seconds")) for seed in seeds_of(run)
+    )
+    return Spread.of(part / whole for part, whole in pairs if is_number(part) and is_number(whole) and whole)
+
+
 def target_loss(run: Mapping[str, Any]) -> float | None:
     """The training loss with which a run ends, on average: a target for others."""
     return Spread.of(history[-1].get("train_loss") for history in histories_of(run)).mean

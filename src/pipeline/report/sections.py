@@ -39,6 +39,7 @@ from pipeline.report.runs import (
     label_of,
     loss_on_test,
     noise_rise,
+    preconditioner_share,
     run_at_chance,
     seeds_of,
     target_loss,
@@ -93,6 +94,7 @@ def training_section(
                 legend,
             )
         )
+    blocks.append(tables.factors(shown))
     blocks.append(_preconditioner(training))
     lead = f"{plural(len(training), 'run')}; {_best(training, n_classes)}."
     return Section("steps", "Fewer steps", lead, tuple(block for block in blocks if block is not None))
@@ -125,7 +127,9 @@ def _preconditioner(training: Mapping[str, Any]) -> Prose | None:
                     totals[key] = totals.get(key, 0) + value
         if totals:
             counters = listing(f"{count(n)} {str(key)[2:].replace('_', ' ')}" for key, n in totals.items())
-            words.append(f"{label_of(name, run)}: {counters}")
+            share = preconditioner_share(run).mean
+            spent = f", {percent(share, 0)} of the time in steps" if share is not None else ""
+            words.append(f"{label_of(name, run)}: {counters}{spent}")
     return Prose(f"Preconditioner, over all seeds. {'; '.join(words)}.", quiet=True) if words else None
 
 

@@ -134,6 +134,28 @@ def minima(training: Mapping[str, Any], target: float | None) -> Table | None:
     return Table("Speed, and the minimum found", columns, tuple(rows), note=note)
 
 
+def factors(training: Mapping[str, Any]) -> Table | None:
+    """Layer by layer, what K-FAC knew of the curvature after the last step of each run's first seed."""
+    keys = ("pi", "trace_A", "condition_A", "trace_G", "condition_G")
+    rows = [
+        (label_of(name, run), layer, *(f.significant(figures.get(key), 3) for key in keys))
+        for name, run in training.items()
+        for seed in list(seeds_of(run))[:1]
+        for layer, figures in ((seed.get("kfac") or {}).get("layers") or {}).items()
+    ]
+    if not rows:
+        return None
+    titles = ("Pi", "Trace of A", "Condition of A", "Trace of G", "Condition of G")
+    columns = (Column("Run"), Column("Layer"), *(Column(title, True) for title in titles))
+    return Table(
+        "Kronecker factors at the end of training",
+        columns,
+        tuple(rows),
+        note="A: second moment of a layer's inputs; G: of the gradients at its outputs; conditions with damping; pi: "
+        "how damping is split between the two. First seed.",
+    )
+
+
 def _chance(n_classes: int) -> str:
     return f" At chance: below {f.percent(1.5 / n_classes, 0)}, where guessing gives {f.percent(1 / n_classes, 0)}."
 

@@ -111,6 +111,8 @@ def _run(name: str, label: str, networks: Iterable[Artifact], train_samples: int
             "seconds": facts["seconds"],
             "steps": facts["steps"],
             "kfac": _kfac(recipe, network),
+            "phases": _phases(network),
+            "messages": facts["messages"],
         }
     return {
         "label": label,
@@ -124,12 +126,20 @@ def _run(name: str, label: str, networks: Iterable[Artifact], train_samples: int
     }
 
 
-def _kfac(recipe: Mapping[str, Any], network: Artifact) -> dict[str, int] | None:
-    """The preconditioner's counters at the end of a run; None for a run without."""
+def _kfac(recipe: Mapping[str, Any], network: Artifact) -> dict[str, Any] | None:
+    """What the preconditioner did and saw by the end of a run; None for a run without."""
     if recipe["optimizer"]["name"] != "kfac":
         return None
-    last = network.table("history")[-1]
-    return {name: int(last[name]) for name in ("n_retries", "n_stale", "n_skipped")}
+    last = _numbers(network.table("history")[-1])
+    figures = ("n_retries", "n_stale", "n_skipped", "step_size", "damping")
+    return {name: last[name] for name in figures} | {"layers": network.json("layers")}
+
+
+def _phases(network: Artifact) -> dict[str, float | int | None]:
+    """Seconds of the parts of a run."""
+    history = network.table("history")
+    names = ("gradient_seconds", "preconditioner_seconds", "evaluation_seconds")
+    return {name.removesuffix("_seconds"): _numbers(history[-1])[name] for name in names} if history else {}
 
 
 def _in_words(options: Mapping[str, Any]) -> str:
