@@ -54,6 +54,15 @@ def test_a_large_batch_that_gains_refutes_the_first_claim():
     assert verdicts(study(large=run((0.880, 0.884), history=[(100, 0.4)])))["large"] == "does not hold"
 
 
+def test_seeds_that_do_not_overlap_are_told_but_decide_nothing():
+    astray = study(large=run((0.70, 0.85), history=[(100, 0.4)]))
+    first = judge_claims(astray, ROLES)[0]
+    assert first.verdict == "undecided"
+    assert "its best seed, 85.00" in first.evidence
+    overlapping = study(large=run((0.70, 0.861), history=[(100, 0.4)]))
+    assert "best seed" not in judge_claims(overlapping, ROLES)[0].evidence
+
+
 def test_a_noisy_run_leaves_the_others_verdicts_alone():
     found = verdicts(study(smooth=run((0.80, 0.93), (0.40, 0.41))))
     assert found["large"] == "holds"

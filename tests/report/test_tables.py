@@ -68,6 +68,7 @@ def crossed():
         "c": run("kfac", 64, 0.85),
         "d": run("kfac", 1024, 0.87),
         "all": run("kfac", 1024, 0.99, images=1000),
+        "once more": run("kfac", 1024, 0.70),
     }
 
 

@@ -76,7 +76,8 @@ def _large_batch_loses(runs: Mapping[str, Any]) -> Claim | None:
         _verdict([loss.exceeds(0.0)]),
         f"Batch {count(runs['large_batch'].get('batch_size'))} is {_points(loss)} "
         f"{'below' if loss.mean >= 0 else 'above'} batch {count(runs['reference'].get('batch_size'))}"
-        f"{_interval(loss, 2)}: {_percent(runs['large_batch'])} against {_percent(runs['reference'])}.",
+        f"{_interval(loss, 2)}: {_percent(runs['large_batch'])} against {_percent(runs['reference'])}"
+        f"{_apart(runs['large_batch'], runs['reference'])}.",
     )
 
 
@@ -205,6 +206,15 @@ def _interval(by: Difference, decimals: int) -> str:
         return ""
     low, high = abs(by.mean) - by.half_width, abs(by.mean) + by.half_width
     return f" (90 % interval {decimal(low, decimals)} to {decimal(high, decimals)})"
+
+
+def _apart(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> str:
+    """Say so where the seeds of two runs do not overlap, which one seed that goes astray hides in an interval."""
+    below, above = accuracy_on_test(lower).values, accuracy_on_test(upper).values
+    if min(len(below), len(above)) < 2 or max(below) >= min(above):
+        return ""
+    best, worst = with_percent(max(below), 2), with_percent(min(above), 2)
+    return f"; its best seed, {best}, is below the small batch's worst, {worst}"
 
 
 def _spread_of(by: Difference) -> str:

@@ -84,6 +84,13 @@ def steps_to(seed: Mapping[str, Any], target: float, key: str = "steps") -> floa
     return None
 
 
+def comparable(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The runs on that number of training images which most runs have; the first of several that most have."""
+    sizes = [run.get("train_samples") for run in training.values()]
+    common = max(dict.fromkeys(sizes), key=sizes.count, default=None)
+    return {name: run for name, run in training.items() if run.get("train_samples") == common}
+
+
 def n_steps(run: Mapping[str, Any]) -> Spread:
     """Optimizer steps."""
     return Spread.of(seed.get("steps") for seed in seeds_of(run))

@@ -36,6 +36,7 @@ from pipeline.report.runs import (
     accuracy_on_test,
     accuracy_on_validation,
     accuracy_text,
+    comparable,
     label_of,
     loss_on_test,
     noise_rise,
@@ -103,13 +104,13 @@ def training_section(
 def _best(training: Mapping[str, Any], n_classes: int) -> str:
     """Which run is best, on the test samples if they were looked at."""
     if not any(accuracy_on_test(run).n for run in training.values()):
-        found = {name: accuracy_on_validation(run).mean or 0.0 for name, run in training.items()}
+        found = {name: accuracy_on_validation(run).mean or 0.0 for name, run in comparable(training).items()}
         name = max(found, key=lambda key: found[key])
         return (
             f"the best on the validation set is {label_of(name, training[name])} with "
             f"{with_percent(found[name], 2)}; the test set was not looked at"
         )
-    best = max(training.items(), key=lambda item: accuracy_on_test(item[1]).mean or 0.0)
+    best = max(comparable(training).items(), key=lambda item: accuracy_on_test(item[1]).mean or 0.0)
     which = "the best on the test set is"
     if run_at_chance(best[1], n_classes):
         which = f"none gets above chance ({percent(1 / n_classes, 0)}), not even"

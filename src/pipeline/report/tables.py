@@ -11,6 +11,7 @@ from pipeline.report.runs import (
     accuracy_on_train,
     accuracy_on_validation,
     common_decimals,
+    comparable,
     curvature,
     label_of,
     loss_gap,
@@ -72,15 +73,12 @@ def methods_by_batch(
 ) -> Table | None:
     """A quantity of all methods (rows) at all batch sizes (columns), where a study crosses the two.
 
-    Runs on another number of images than most are left out.
+    Runs on another number of images than most are left out; of several with one method and batch the first counts.
     """
-    sizes = [run.get("train_samples") for run in training.values()]
-    common = max(set(sizes), key=sizes.count, default=None)
-    found = {
-        (method_of(run), run["batch_size"]): quantity(run)
-        for run in training.values()
-        if run.get("train_samples") == common and f.is_number(run.get("batch_size"))
-    }
+    found: dict[tuple[str, int], Spread] = {}
+    for run in comparable(training).values():
+        if f.is_number(run.get("batch_size")):
+            found.setdefault((method_of(run), run["batch_size"]), quantity(run))
     methods = list(dict.fromkeys(method for method, _ in found))
     batches = sorted({batch for _, batch in found})
     crossed = [method for method in methods if sum((method, batch) in found for batch in batches) > 1]
