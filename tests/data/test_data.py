@@ -5,7 +5,7 @@ from pipeline.errors import ConfigError
 
 
 def test_images_load_by_name(tiny_fashion, tmp_path):
-    assert set(IMAGES) == {"fashion_mnist", "digits"}
+    assert set(IMAGES) == {"fashion_mnist", "digits", "folder"}
     assert load_images("digits", directory=None, cache=tmp_path).train_images.shape == (1437, 8, 8)
     fashion = load_images("fashion_mnist", directory=tiny_fashion, cache=tmp_path)
     assert fashion.train_images.shape == (7, 28, 28)

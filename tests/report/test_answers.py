@@ -48,7 +48,7 @@ def test_the_headline_has_the_verdict_of_the_smoothing(steps, metrics, found, ve
     accuracies(metrics["training"]["kfac_smooth"], *found)
     answer = steps()
     assert answer.verdict == verdict
-    assert "at most 0.5 points below" in answer.claim
+    assert "at most 0.3 points below" in answer.claim
 
 
 def test_runs_at_chance_are_called_so(steps, metrics):

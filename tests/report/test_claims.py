@@ -4,16 +4,20 @@ from scipy import stats
 from pipeline.report.claims import judge_claims
 
 ROLES = {"reference": "small", "large_batch": "large", "second_order": "kfac", "smoothed": "smooth"}
-STATEMENTS = ("large", "fast", "worse", "restored")
+STATEMENTS = ("large", "fast", "worse", "restored", "flatter")
 
 
-def run(accuracies, losses=(0.5, 0.5), train_loss=0.1, steps=100, history=()):
+def run(accuracies, losses=(0.5, 0.51), train_loss=0.1, steps=100, history=(), sharpness=(10.0, 0.2)):
     return {
         "batch_size": 64,
         "seeds": {
             str(seed): {
                 "test": {"accuracy": accuracy, "loss": loss},
                 "train": {"loss": train_loss},
+                "sharpness": {
+                    "largest_eigenvalue": sharpness[0] * (1 + 0.01 * seed),
+                    "perturbation": sharpness[1] * (1 + 0.01 * seed),
+                },
                 "steps": steps,
                 "history": [{"steps": at, "train_loss": value} for at, value in history],
             }
@@ -27,8 +31,8 @@ def study(**changes):
     runs = {
         "small": run((0.860, 0.864), (0.50, 0.51), steps=2000),
         "large": run((0.840, 0.844), steps=100, history=[(50, 0.9), (100, 0.4)]),
-        "kfac": run((0.855, 0.859), (0.80, 0.81), 0.01, 100, [(20, 0.6), (40, 0.3), (100, 0.01)]),
-        "smooth": run((0.864, 0.868), steps=100),
+        "kfac": run((0.845, 0.847), (0.80, 0.81), 0.01, 100, [(20, 0.6), (40, 0.3), (100, 0.01)]),
+        "smooth": run((0.868, 0.872), (0.40, 0.41), steps=100, sharpness=(4.0, 0.1)),
     }
     return runs | changes
 
@@ -50,8 +54,17 @@ def test_a_large_batch_that_gains_refutes_the_first_claim():
     assert verdicts(study(large=run((0.880, 0.884), history=[(100, 0.4)])))["large"] == "does not hold"
 
 
+def test_seeds_that_do_not_overlap_are_told_but_decide_nothing():
+    astray = study(large=run((0.70, 0.85), history=[(100, 0.4)]))
+    first = judge_claims(astray, ROLES)[0]
+    assert first.verdict == "undecided"
+    assert "its best seed, 85.00" in first.evidence
+    overlapping = study(large=run((0.70, 0.861), history=[(100, 0.4)]))
+    assert "best seed" not in judge_claims(overlapping, ROLES)[0].evidence
+
+
 def test_a_noisy_run_leaves_the_others_verdicts_alone():
-    found = verdicts(study(smooth=run((0.80, 0.93))))
+    found = verdicts(study(smooth=run((0.80, 0.93), (0.40, 0.41))))
     assert found["large"] == "holds"
     assert found["restored"] == "undecided"
 
@@ -78,8 +91,10 @@ def test_seeds_that_disagree_on_speed_leave_it_undecided():
     assert "1 of 2 seeds reach" in judge_claims(runs, ROLES)[1].evidence
 
 
-def test_worse_generalization_needs_both_loss_and_gap():
-    quiet = run((0.855, 0.859), (0.50, 0.51), -0.4, 100, [(40, 0.3)])
+def test_worse_generalization_needs_loss_and_gap_and_accuracy():
+    accurate = run((0.860, 0.864), (0.80, 0.81), 0.01, 100, [(40, 0.3)])
+    assert verdicts(study(kfac=accurate))["worse"] == "undecided"
+    quiet = run((0.840, 0.844), (0.50, 0.51), -0.4, 100, [(40, 0.3)])
     assert verdicts(study(kfac=quiet))["worse"] == "undecided"
     better = run((0.855, 0.859), (0.30, 0.31), 0.1, 100, [(40, 0.3)])
     assert verdicts(study(kfac=better))["worse"] == "does not hold"
@@ -100,8 +115,20 @@ def test_restored_means_not_below_by_more_than_the_margin(accuracies, verdict):
         large=run((0.8420, 0.8424), history=[(100, 0.4)]),
         kfac=run((0.8570, 0.8574), (0.8, 0.81), 0.01, 100, [(40, 0.3)]),
     )
-    quiet["smooth"] = run(accuracies)
+    quiet["smooth"] = run(accuracies, (0.40, 0.41))
     assert verdicts(quiet)["restored"] == verdict
+
+
+def test_restored_means_also_at_no_higher_loss():
+    assert verdicts(study(smooth=run((0.864, 0.868), (0.50, 0.51))))["restored"] == "undecided"
+    assert verdicts(study(smooth=run((0.864, 0.868), (0.60, 0.61))))["restored"] == "does not hold"
+
+
+def test_flatter_needs_both_measures():
+    noisy = run((0.864, 0.868), (0.40, 0.41), sharpness=(4.0, 0.2))
+    assert verdicts(study(smooth=noisy))["flatter"] == "undecided"
+    sharper = run((0.864, 0.868), (0.40, 0.41), sharpness=(40.0, 0.1))
+    assert verdicts(study(smooth=sharper))["flatter"] == "does not hold"
 
 
 def test_one_seed_decides_nothing():
@@ -119,17 +146,22 @@ def test_claims_need_their_runs():
 
 
 def test_runs_without_scores_leave_out_the_claim():
-    empty = {"seeds": {"0": {"test": {"accuracy": None, "loss": float("nan")}, "history": []}}}
+    empty = {
+        "seeds": {"0": {"sharpness": {}, "test": {"accuracy": None, "loss": float("nan")}, "history": []}}
+    }
     assert judge_claims({"small": empty, "large": empty, "kfac": empty, "smooth": empty}, ROLES) == ()
 
 
 def test_evidence_is_made_of_the_numbers():
-    first, second, third, fourth = judge_claims(study(), ROLES)
+    first, second, third, fourth, fifth = judge_claims(study(), ROLES)
     assert "2.00 points below batch 64 (90 % interval " in first.evidence
     assert "84.20" in first.evidence
     assert "within 40: 2.5×" in second.evidence
     assert "test loss is 0.300 higher (90 % interval " in third.evidence
-    assert "in 100 steps instead of 2,000" in fourth.evidence
+    assert "the test accuracy is 1.60 points lower (90 % interval " in third.evidence
+    assert "in 100 steps instead of 2,000; the test loss is 0.100 lower (90 % interval " in fourth.evidence
+    assert "largest eigenvalue of the Hessian is 6.03 lower (90 % interval " in fifth.evidence
+    assert "4.02 against 10.1" in fifth.evidence
 
 
 def test_an_interval_is_that_of_its_sentence():

@@ -385,3 +385,22 @@ def test_a_study_like_its_past_says_so_and_one_without_past_says_nothing(metrics
     assert "none moved beyond their noise" in render(metrics | {"history": HISTORY | {"changes": []}}, arrays)
     for history in (None, {}, {"n_figures": 0, "changes": [], "commits": []}):
         assert "Against past runs" not in render(metrics | {"history": history}, arrays)
+
+
+def test_a_study_that_tunes_names_its_best_on_the_validation_set(metrics, no_svg):
+    for accuracy, run in zip((0.81, 0.84, 0.83, 0.82), metrics["training"].values(), strict=True):
+        for seed in run["seeds"].values():
+            del seed["test"]
+            seed["validation"] = {"accuracy": accuracy, "loss": 0.5}
+    metrics["claims_of"] = None
+    page = render(metrics, {})
+    assert "the best on the validation set is SGD, batch 1024 with 84.00" in page
+    assert "the test set was not looked at" in page
+
+
+def test_of_very_many_runs_curves_show_those_of_the_claims(metrics, no_svg):
+    for i in range(6):
+        metrics["training"][f"more{i}"] = copy.deepcopy(metrics["training"]["sgd_small"])
+    page = render(metrics, {})
+    assert "The runs that the claims compare, by epoch" in page
+    assert "Validation accuracy, by epoch: SGD, batch 64 ends at" in page

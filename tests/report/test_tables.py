@@ -1,7 +1,9 @@
 import pytest
 
 from pipeline.report import tables
+from pipeline.report.formatting import DASH
 from pipeline.report.layer_tables import layer_bars, layer_times, rounding
+from pipeline.report.runs import accuracy_on_test
 
 
 @pytest.fixture
@@ -53,3 +55,63 @@ def test_levels_that_keep_nothing_are_left_out():
     assert [row[0] for row in tables.levels({"compress": {"levels": [empty, kept]}}).rows] == ["2"]
     assert tables.levels({"compress": {"levels": [empty]}}) is None
     assert len(tables.levels({"compress": {"levels": [{"level": 1}]}}).rows) == 1
+
+
+def crossed():
+    def run(optimizer, batch, accuracy, images=100):
+        seeds = {str(i): {"test": {"accuracy": accuracy + 0.001 * i}} for i in range(2)}
+        return {"optimizer": optimizer, "batch_size": batch, "train_samples": images, "seeds": seeds}
+
+    return {
+        "a": run("sgd", 64, 0.86),
+        "b": run("sgd", 1024, 0.84),
+        "c": run("kfac", 64, 0.85),
+        "d": run("kfac", 1024, 0.87),
+        "all": run("kfac", 1024, 0.99, images=1000),
+        "once more": run("kfac", 1024, 0.70),
+    }
+
+
+def test_methods_stand_against_batches_and_other_amounts_of_data_stay_out():
+    table = tables.methods_by_batch(crossed(), accuracy_on_test, "caption", 2)
+    assert [column.title for column in table.columns] == ["Method", "Batch 64", "Batch 1,024"]
+    assert [row[0] for row in table.rows] == ["SGD", "K-FAC"]
+    assert table.rows[1][2].startswith("87.0")
+    assert not any("99" in cell for row in table.rows for cell in row)
+
+
+def test_a_study_that_crosses_nothing_has_no_such_table():
+    runs = crossed()
+    assert tables.methods_by_batch({"a": runs["a"], "d": runs["d"]}, accuracy_on_test, "caption", 2) is None
+    assert tables.methods_by_batch({"a": runs["a"], "c": runs["c"]}, accuracy_on_test, "caption", 2) is None
+    assert tables.methods_by_batch({}, accuracy_on_test, "caption", 2) is None
+
+
+def test_speed_is_counted_to_the_target_and_a_dash_where_it_was_missed():
+    history = [
+        {"steps": 10, "seconds": 1.0, "train_loss": 0.5},
+        {"steps": 20, "seconds": 2.0, "train_loss": 0.2},
+    ]
+    found = {"sharpness": {"largest_eigenvalue": 12.345, "perturbation": 0.5}, "history": history}
+    runs = {"fast": {"seeds": {"0": found}}, "none": {"seeds": {"0": {}}}}
+    fast, none = tables.minima(runs, 0.3).rows
+    assert fast[2] == "20"
+    assert fast[4] == "12.3"
+    assert set(none[1:]) == {DASH}
+    assert tables.minima({"none": runs["none"]}, 0.3) is None
+
+
+def test_factors_are_told_layer_by_layer_of_the_first_seed():
+    def seed(trace):
+        layers = {
+            "conv": {"pi": 0.5, "trace_A": trace, "condition_A": 30.0, "trace_G": 1.0, "condition_G": 4.0}
+        }
+        return {"kfac": {"layers": layers | {"norm": {"trace_F": 1.0}}}}
+
+    table = tables.factors(
+        {"a": {"seeds": {"0": seed(12.345), "1": seed(99.0)}}, "sgd": {"seeds": {"0": {}}}}
+    )
+    assert table.rows[0] == ("a", "conv", "0.500", "12.3", "30.0", "1.00", "4.00")
+    assert [row[1] for row in table.rows] == ["conv", "norm"]
+    assert set(table.rows[1][2:]) == {DASH}
+    assert tables.factors({"sgd": {"seeds": {"0": {}}}}) is None

@@ -1,8 +1,11 @@
+import json
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline.__main__ import main
@@ -13,6 +16,8 @@ def test_a_network_comes_with_history_scores_and_origin(trained):
     network = Artifact.open(trained.manifest("train"), "network")
     assert [row["epoch"] for row in network.table("history")] == ["1", "2"]
     assert set(network.facts["scores"]) == {"train", "validation", "test"}
+    assert network.facts["sharpness"]["n_samples"] == 128
+    assert network.facts["messages"]["all_reduce"]["bytes"] > 0
     assert network.manifest["provenance"]["versions"]["torch"]
     assert not list((trained.folder / "checkpoints").glob("*/*"))
 
@@ -109,3 +114,50 @@ def test_divergence_keeps_the_last_good_checkpoint(bench, study):
     arguments = [*bench.arguments("train", **bench.train_options()), "--checkpoint-steps", "1"]
     assert main(arguments) == 2
     assert len(list((bench.folder / "checkpoints").glob("*/checkpoint.json"))) == 1
+
+
+def test_while_tuning_the_test_images_are_not_looked_at(bench, study):
+    study["training"] |= {"test": False}
+    study["training"]["runs"]["only"] |= {"epochs": 1, "train_samples": 70}
+    bench.write_specs(study)
+    bench.dataset()
+    dataset = bench.folder / "dataset"
+    for file in dataset.glob("test_*"):
+        file.unlink()
+    manifest = json.loads(bench.manifest("dataset").read_text())
+    manifest["files"] = {
+        name: entry for name, entry in manifest["files"].items() if not name.startswith("test_")
+    }
+    bench.manifest("dataset").write_text(json.dumps(manifest))
+    assert bench.run("train", **bench.train_options()) == 0
+    network = Artifact.open(bench.manifest("train"), "network")
+    assert set(network.facts["scores"]) == {"train", "validation"}
+    # 70 of the 128 images fall into two batches of at most 64.
+    assert network.facts["steps"] == 2
+
+
+def test_a_folder_of_color_images_trains_a_residual_network_with_augmentation(bench, study, tmp_path):
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 9), ("test", 2)):
+        for label, name in enumerate(("dark", "light")):
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(120 * label, 120 * label + 100, (10, 12, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "photos" / part / name / f"{i}.png")
+    study["dataset"] = {
+        "name": "folder", "directory": str(tmp_path / "photos"), "image_size": 8, "channels": 3,
+        "train_samples": 14, "validation_samples": 4,
+    }  # fmt: skip
+    study["model"] = {"name": "resnet", "width": 2, "blocks": [1, 1]}
+    study["training"]["runs"]["only"] |= {
+        "optimizer": {"name": "kfac", "lr": 0.05},
+        "batch_size": 7,
+        "augmentation": [{"name": "crop", "padding": 1}, {"name": "flip"}, {"name": "erasing"}],
+        "rescaled_weights": True,
+    }
+    bench.write_specs(study)
+    bench.dataset()
+    assert bench.run("train", **bench.train_options()) == 0
+    network = Artifact.open(bench.manifest("train"), "network")
+    assert network.facts["steps"] == 4
+    assert "body.stage2.block1.norm1" in network.json("layers")

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.runtime.communicator import run_in_threads
-from pipeline.training import OPTIMIZERS, EpochRecord, KFACSettings, Recipe, Samples, State, evaluate, train
+from pipeline.training import METHODS, EpochRecord, KFACSettings, Recipe, Samples, State, evaluate, train
 from pipeline.training.smoothing import LabelSmoothing, Mixup, WeightNoise
 
 SMOOTHED = (Mixup(0.4), LabelSmoothing(0.1), WeightNoise(0.2, annealed=True))
@@ -18,6 +18,11 @@ SETTINGS = KFACSettings(factor_interval=2, inverse_interval=3, sample_fraction=0
 RECIPES = {
     "sgd": Recipe("sgd", lr=0.05, batch_size=20, epochs=7, micro_batch=5),
     "sgd_smoothed": Recipe("sgd", lr=0.05, batch_size=20, epochs=7, micro_batch=5, smoothing=SMOOTHED),
+    "lars": Recipe("lars", lr=0.3, batch_size=20, epochs=7, micro_batch=5),
+    "lamb": Recipe("lamb", lr=0.05, batch_size=20, epochs=7, micro_batch=5),
+    "adamw": Recipe("adamw", lr=0.01, batch_size=20, epochs=7, micro_batch=5, coupled_momentum=True),
+    "muon": Recipe("muon", lr=0.05, batch_size=20, epochs=7, micro_batch=5, rescaled_weights=True),
+    "soap": Recipe("soap", lr=0.03, batch_size=20, epochs=7, micro_batch=5),
     "kfac": Recipe("kfac", lr=0.05, batch_size=20, epochs=7, micro_batch=5, kfac=SETTINGS),
     "kfac_smoothed": Recipe(
         "kfac", lr=0.05, batch_size=20, epochs=7, micro_batch=5, kfac=SETTINGS, smoothing=SMOOTHED
@@ -25,8 +30,11 @@ RECIPES = {
 }
 
 
+SECONDS = dict.fromkeys(("seconds", "gradient_seconds", "preconditioner_seconds", "evaluation_seconds"), 0.0)
+
+
 def without_seconds(history):
-    return [replace(record, seconds=0.0) for record in history]
+    return [replace(record, **SECONDS) for record in history]
 
 
 def through_json(state):
@@ -38,7 +46,7 @@ def through_json(state):
 
 
 def test_every_optimizer_has_a_case():
-    assert {recipe.optimizer for recipe in RECIPES.values()} == set(OPTIMIZERS)
+    assert {recipe.optimizer for recipe in RECIPES.values()} == set(METHODS)
 
 
 @pytest.mark.parametrize("n_processes", [2, 3, 7])
@@ -165,7 +173,7 @@ def test_running_statistics_follow_the_mean_over_micro_batches(small_network, tr
     assert model.body.norm1.num_batches_tracked == 1
 
 
-@pytest.mark.parametrize("name", ["sgd", "kfac"])
+@pytest.mark.parametrize("name", sorted(METHODS))
 def test_training_learns(name, small_network, training, validation):
     recipe = replace(RECIPES[name], epochs=15)
     before = evaluate(small_network(), training)
@@ -239,7 +247,10 @@ def test_a_checkpoint_of_another_network_is_refused(small_network, training, val
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimizer": "adam"}, "no optimizer 'adam'; choose one of sgd, kfac"),
+        (
+            {"optimizer": "adam"},
+            "no optimizer 'adam'; choose one of sgd, lars, lamb, adamw, muon, soap, kfac",
+        ),
         ({"optimizer": "kfac"}, "settings of K-FAC belong"),
         ({"optimizer": "sgd", "kfac": KFACSettings()}, "settings of K-FAC belong"),
     ],
@@ -258,7 +269,29 @@ def test_sizes_must_be_positive(name):
 def test_a_record_holds_plain_numbers(small_network, training, validation):
     record = train(small_network(), replace(RECIPES["sgd"], epochs=1), training, validation, seed=0)[0]
     assert isinstance(record, EpochRecord)
-    assert all(type(value) in (int, float) for value in vars(record).values())
+    assert all(type(value) in (int, float) for name, value in vars(record).items() if name != "layers")
+
+
+def test_a_record_tells_what_the_preconditioner_did(small_network, training, validation):
+    history = train(small_network(), RECIPES["kfac"], training, validation, seed=0)
+    assert all(0 < record.step_size <= SETTINGS.kl_clip * (1 + 1e-6) for record in history)
+    assert all(record.damping == SETTINGS.damping for record in history)
+    assert [bool(record.layers) for record in history] == [False] * 6 + [True]
+    layers = history[-1].layers
+    assert list(layers) == ["body.conv1", "body.conv2", "body.hidden", "head"]
+    for figures in layers.values():
+        assert set(figures) == {"trace_A", "condition_A", "trace_G", "condition_G", "pi"}
+        assert all(value > 0 for value in figures.values())
+        assert min(figures["condition_A"], figures["condition_G"]) >= 1
+
+
+@pytest.mark.parametrize("name", ["sgd", "kfac"])
+def test_the_parts_of_a_step_are_within_the_whole(name, small_network, training, validation):
+    last = train(small_network(), RECIPES[name], training, validation, seed=0)[-1]
+    assert 0 < last.gradient_seconds < last.seconds
+    assert last.gradient_seconds + last.preconditioner_seconds <= last.seconds
+    assert (last.preconditioner_seconds > 0) == (name == "kfac")
+    assert last.evaluation_seconds > 0
 
 
 @pytest.mark.parametrize("n_processes", [1, 3])

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from pipeline.training import SCHEDULES
-from pipeline.training.schedule import Constant, Cosine, Polynomial, learning_rate
+from pipeline.training.schedule import Constant, Cosine, Polynomial, coupled_momentum, learning_rate
 
 HALFWAY = {"constant": 1.0, "cosine": 0.5, "polynomial": 0.25}
 
@@ -43,3 +43,8 @@ def test_a_run_that_is_all_warm_up_never_decays(n_steps):
 
 def test_no_step_has_rate_zero():
     assert all(learning_rate(t, 9, peak=1.0, n_warmup=3, schedule=Cosine()) > 0 for t in range(9))
+
+
+def test_coupled_momentum_keeps_its_ratio_to_the_rate():
+    assert coupled_momentum(0.4, momentum=0.9, peak=0.4) == pytest.approx(0.9)
+    assert coupled_momentum(0.1, momentum=0.9, peak=0.4) == pytest.approx(0.225)

@@ -2,15 +2,27 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.training.smoothing import SMOOTHINGS, LabelSmoothing, Mixup, WeightNoise
+from pipeline.training.smoothing import (
+    SAM,
+    SMOOTHINGS,
+    GradientNoise,
+    LabelSmoothing,
+    Mixup,
+    RunningMixup,
+    WeightNoise,
+)
 
 CASES = {
     "weight_noise": [WeightNoise(0.3), WeightNoise(0.3, antithetic=False, annealed=True)],
     "mixup": [Mixup(0.4)],
+    "running_mixup": [RunningMixup(0.4), RunningMixup(0.4, depth=1)],
     "label_smoothing": [LabelSmoothing(0.1)],
+    "sam": [SAM(0.05), SAM(0.5, adaptive=True)],
+    "gradient_noise": [GradientNoise(0.1)],
 }
 ROWS = [smoothing for row in CASES.values() for smoothing in row]
 WRONG = [(WeightNoise, -0.1), (Mixup, 0.0), (Mixup, -1.0), (LabelSmoothing, 1.0), (LabelSmoothing, -0.1)]
+WRONG += [(RunningMixup, 0.0), (SAM, -0.1), (GradientNoise, -0.1)]
 
 
 def generator(*key):
@@ -23,6 +35,11 @@ def micro_batch(n=7, n_classes=4):
     return images, targets
 
 
+def former(age):
+    """Micro-batches of earlier steps, one sample larger; there were two."""
+    return micro_batch(n=8) if age <= 2 else None
+
+
 def test_every_smoothing_has_a_case():
     assert {name: {type(case) for case in row} for name, row in CASES.items()} == {
         name: {kind} for name, kind in SMOOTHINGS.items()
@@ -32,7 +49,7 @@ def test_every_smoothing_has_a_case():
 @pytest.mark.parametrize("smoothing", ROWS, ids=repr)
 def test_blended_targets_are_probabilities_and_blended_images_have_their_shape(smoothing):
     images, targets = micro_batch()
-    blended, probabilities = smoothing.blend(images, targets, generator())
+    blended, probabilities = smoothing.blend(images, targets, generator(), former)
     assert blended.shape == images.shape
     assert (probabilities >= 0).all()
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(len(targets)))
@@ -43,7 +60,7 @@ def test_inputs_are_left_alone_and_one_generator_state_gives_one_result(smoothin
     images, targets = micro_batch()
     weights = {"a": torch.ones(2, 3), "b": torch.ones(3)}
     before = [tensor.clone() for tensor in (images, targets, *weights.values())]
-    first, again = (smoothing.blend(images, targets, generator(5)) for _ in range(2))
+    first, again = (smoothing.blend(images, targets, generator(5), former) for _ in range(2))
     one, same = (smoothing.displace(weights, generator(5), sign=1, done=0.3) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert all(torch.equal(one[name], same[name]) for name in one)
@@ -58,7 +75,7 @@ def test_a_strength_out_of_range_is_refused(kind, value):
 
 
 def test_label_smoothing_takes_its_amount_from_the_label_and_spreads_it():
-    _, targets = LabelSmoothing(0.2).blend(*micro_batch(n=1, n_classes=4), generator())
+    _, targets = LabelSmoothing(0.2).blend(*micro_batch(n=1, n_classes=4), generator(), former)
     torch.testing.assert_close(targets, torch.tensor([[0.85, 0.05, 0.05, 0.05]]))
 
 
@@ -67,14 +84,14 @@ def test_mixup_mixes_images_and_targets_of_the_same_pairs_with_the_same_weight()
     # A linear function of image and target mixes as they do, so pixels that repeat the target show the
     # pairing.
     images = targets[:, None, :, None].expand(-1, 1, -1, 3)
-    blended, probabilities = Mixup(0.4).blend(images, targets, generator(1))
+    blended, probabilities = Mixup(0.4).blend(images, targets, generator(1), former)
     torch.testing.assert_close(blended[:, 0, :, 0], probabilities)
 
 
 def test_mixup_keeps_the_means_of_a_micro_batch():
     images, targets = micro_batch()
     for seed in range(5):
-        blended, probabilities = Mixup(0.4).blend(images, targets, generator(seed))
+        blended, probabilities = Mixup(0.4).blend(images, targets, generator(seed), former)
         torch.testing.assert_close(blended.mean(dim=0), images.mean(dim=0))
         torch.testing.assert_close(probabilities.mean(dim=0), targets.mean(dim=0))
 
@@ -83,7 +100,7 @@ def test_mixup_weights_have_the_variance_of_the_beta_distribution():
     targets = torch.eye(2)
     weights = []
     for seed in range(4000):
-        blended = Mixup(0.4).blend(torch.zeros(2, 1, 1, 1), targets, generator(seed))[1]
+        blended = Mixup(0.4).blend(torch.zeros(2, 1, 1, 1), targets, generator(seed), former)[1]
         weights.append(blended[0, 0].item())
     # Half of the permutations of two are the identity; the others show the weight, of variance
     # 1 / (4 (2 alpha + 1)).

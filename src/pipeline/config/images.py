@@ -1,8 +1,9 @@
 """Which images are learnt, and by what network."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.config.section import Count, Section, Seed
 
@@ -10,13 +11,31 @@ from pipeline.config.section import Count, Section, Seed
 class ImageData(Section):
     """The images that the networks learn."""
 
-    name: Literal["fashion_mnist", "digits"] = Field("fashion_mnist", description="Data set.")
+    name: Literal["fashion_mnist", "digits", "folder"] = Field("fashion_mnist", description="Data set.")
     directory: str | None = Field(
-        None, description="Folder with IDX files; without one the data set is found or fetched."
+        None,
+        description="Folder with IDX files, or with train/CLASS/* and test/CLASS/*; without one Fashion-MNIST is "
+        "found or fetched.",
     )
+    image_size: Count | None = Field(None, description="Pixels that the images of a folder are scaled to.")
+    channels: Literal[1, 3] | None = Field(None, description="Gray or color, of the images of a folder.")
     train_samples: Count = Field(8192, description="Training images, drawn by split_seed.")
     validation_samples: Count = Field(4096, description="Images on which hyper-parameters may be chosen.")
     split_seed: Seed = Field(1234, description="Seed of the fixed train, validation and test split.")
+
+    @model_validator(mode="after")
+    def _options_of_a_folder(self) -> "ImageData":
+        for key in ("directory", "image_size", "channels"):
+            value = getattr(self, key)
+            if self.name == "folder" and value is None:
+                raise PydanticCustomError("fit", "{key}: missing; a folder of images needs it", {"key": key})
+            if self.name != "folder" and value is not None and key != "directory":
+                raise PydanticCustomError(
+                    "fit",
+                    "{key}: only of a folder of images; {name} brings its own",
+                    {"key": key, "name": self.name},
+                )
+        return self
 
 
 class CnnModel(Section):
@@ -35,4 +54,42 @@ class MlpModel(Section):
     )
 
 
-Model = Annotated[CnnModel | MlpModel, Field(discriminator="name")]
+class ResnetModel(Section):
+    """ResNet-18 for small images."""
+
+    name: Literal["resnet"] = "resnet"
+    width: Count = Field(64, description="Channels of the first stage; each later one doubles them.")
+    blocks: tuple[Count, ...] = Field(
+        (2, 2, 2, 2), min_length=1, description="Residual blocks of each stage."
+    )
+
+
+class VitModel(Section):
+    """A small vision transformer."""
+
+    name: Literal["vit"] = "vit"
+    patch: Count = Field(4, description="Pixels of a patch's side.")
+    width: Count = Field(64, description="Length of the vectors; a multiple of the heads.")
+    depth: Count = Field(4, description="Blocks.")
+    heads: Count = Field(4, description="Heads of the attention.")
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> "VitModel":
+        if self.width % self.heads:
+            raise PydanticCustomError(
+                "fit",
+                "width: {width} is not a multiple of {heads} heads",
+                {"width": self.width, "heads": self.heads},
+            )
+        return self
+
+
+class ImportedModel(Section):
+    """A network of another library or of one's own."""
+
+    name: Literal["imported"] = "imported"
+    path: str = Field(pattern=r"^[\w.]+:\w+$", description="What is called, as package.module:name.")
+    options: dict[str, Any] = Field({}, description="Keyword arguments beside num_classes.")
+
+
+Model = Annotated[CnnModel | MlpModel | ResnetModel | VitModel | ImportedModel, Field(discriminator="name")]

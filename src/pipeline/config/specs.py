@@ -15,7 +15,12 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
     parts: dict[str, dict[str, Any]] = {"dataset": whole["dataset"]}
     for name, run in whole["training"]["runs"].items():
         recipe = {key: value for key, value in run.items() if key != "label"}
-        parts[f"training/{name}"] = {"run": recipe, "model": whole["model"], "device": study.device}
+        parts[f"training/{name}"] = {
+            "run": recipe,
+            "model": whole["model"],
+            "device": study.device,
+            "test": study.training.test,
+        }
     parts["precision"] = {key: whole["precision"][key] for key in ("batch_sizes", "min_samples")}
     for name, matrix in whole["matrices"].items():
         parts[f"points/{name}"] = {"points": matrix["points"]}

@@ -51,12 +51,21 @@ class Study(Section):
                     {"path": path, "found": str(list(values))},
                 )
         for name, recipe in self.training.runs.items():
-            if recipe.batch_size > self.dataset.train_samples:
-                raise PydanticCustomError(
-                    "fit",
-                    "training.runs.{name}.batch_size: {size} is more than dataset.train_samples, {samples}",
-                    {"name": name, "size": recipe.batch_size, "samples": self.dataset.train_samples},
-                )
+            there, samples = "dataset.train_samples", self.dataset.train_samples
+            wanted = {"batch_size": recipe.batch_size}
+            if recipe.train_samples is not None:
+                own = f"training.runs.{name}.train_samples"
+                if recipe.train_samples > samples:
+                    wanted = {"train_samples": recipe.train_samples}
+                else:
+                    there, samples = own, recipe.train_samples
+            for key, size in wanted.items():
+                if size > samples:
+                    raise PydanticCustomError(
+                        "fit",
+                        "training.runs.{name}.{key}: {size} is more than {there}, {samples}",
+                        {"name": name, "key": key, "size": size, "there": there, "samples": samples},
+                    )
         if self.scaling is not None and list(self.scaling.sizes) != sorted(set(self.scaling.sizes)):
             raise PydanticCustomError("fit", "scaling.sizes: must increase from one to the next")
         named = {f"precision.runs.{i}": run for i, run in enumerate(self.precision.runs)}

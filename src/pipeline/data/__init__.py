@@ -13,6 +13,7 @@ from pipeline.data.airports import load_airports
 from pipeline.data.cities import load_cities
 from pipeline.data.digits import load_digits
 from pipeline.data.fashion_mnist import load_fashion_mnist
+from pipeline.data.folder import load_folder
 from pipeline.data.images import ImageSet
 from pipeline.data.points import PointSet
 from pipeline.data.sphere import fibonacci_sphere
@@ -36,6 +37,7 @@ __all__ = [
 IMAGES: dict[str, Callable[..., ImageSet]] = {
     "fashion_mnist": load_fashion_mnist,
     "digits": load_digits,
+    "folder": load_folder,
 }
 
 POINTS: dict[str, Callable[..., PointSet]] = {
@@ -49,18 +51,19 @@ POINTS: dict[str, Callable[..., PointSet]] = {
 Loader = TypeVar("Loader")
 
 
-def load_images(name: str, *, directory: Path | None, cache: Path) -> ImageSet:
+def load_images(name: str, *, directory: Path | None, cache: Path, **options: Any) -> ImageSet:
     """Load a registered image set.
 
     Args:
         name: A key of `IMAGES`.
         directory: Where its files are, for sets that are read from files; `None` lets the set find them.
         cache: A folder that downloads go to.
+        **options: What else the set's function takes.
 
     Raises:
         ConfigError: If there is no such set, or it cannot be loaded.
     """
-    return _look_up(IMAGES, name, "data set")(directory=directory, cache=cache)
+    return _look_up(IMAGES, name, "data set")(directory=directory, cache=cache, **options)
 
 
 def load_points(name: str, **options: Any) -> PointSet:

@@ -1,4 +1,4 @@
-"""A labelled set of gray images with its fixed test part: what every image data set loads into."""
+"""A labelled set of images with its fixed test part: what every image data set loads into."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Gray images with one label each, divided into training and test parts by those who made the set.
+    """Images with one label each, divided into training and test parts by those who made the set.
 
     Attributes:
-        train_images: Shape (n, height, width), uint8, 0 (no ink) to 255.
+        train_images: Shape (n, height, width) if gray, else (n, 3, height, width), uint8, 0 (no ink) to 255.
         train_labels: Shape (n,), int64, indices into `classes`.
-        test_images: Shape (m, height, width), uint8.
+        test_images: The same of m images.
         test_labels: Shape (m,), int64.
         classes: The name of each class.
         source: Where the images came from, in words, for the provenance.

@@ -1,8 +1,8 @@
 """Networks: one file each, built by name.
 
-Every network maps (n, c, h, w) to class scores, can be traced by `torch.fx` into plain `torch.nn` layers,
-and tells the input of its last linear layer by `.features(x)`. A new one is a file with a builder and a row
-in `MODELS`.
+Every network maps (n, c, h, w) to class scores, can be traced by `torch.fx` into plain `torch.nn` layers (and
+additions, where it has shortcuts), and tells the input of its last linear layer by `.features(x)`. A new one
+is a file with a builder and a row in `MODELS`.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,18 @@ import torch
 from pipeline.errors import ConfigError
 from pipeline.models.classifier import Classifier
 from pipeline.models.cnn import cnn
+from pipeline.models.imported import imported
 from pipeline.models.mlp import mlp
+from pipeline.models.resnet import resnet
+from pipeline.models.vit import vit
 
-MODELS: dict[str, Callable[..., Classifier]] = {"cnn": cnn, "mlp": mlp}
+MODELS: dict[str, Callable[..., Classifier]] = {
+    "cnn": cnn,
+    "mlp": mlp,
+    "resnet": resnet,
+    "vit": vit,
+    "imported": imported,
+}
 
 
 def build_model(
@@ -32,4 +41,4 @@ def build_model(
     return MODELS[name](input_shape=input_shape, n_classes=n_classes, generator=generator, **options)
 
 
-__all__ = ["MODELS", "Classifier", "build_model", "cnn", "mlp"]
+__all__ = ["MODELS", "Classifier", "build_model", "cnn", "imported", "mlp", "resnet", "vit"]

@@ -10,6 +10,8 @@ from torch import nn
 def he_normal_(model: nn.Module, generator: torch.Generator) -> None:
     """Draw every weight matrix from N(0, 2 / fan_in), set biases to zero and normalizations to the identity.
 
+    Embeddings are drawn from N(0, 0.02^2), small beside what they are added to.
+
     With rectifiers this keeps the variance of activations from layer to layer [1, eq. 10]; networks without
     batch normalization diverge at large rates when they start smaller. Layers draw in the order of
     `model.modules()`, so one generator state gives one network.
@@ -23,5 +25,7 @@ def he_normal_(model: nn.Module, generator: torch.Generator) -> None:
             module.weight.normal_(0.0, math.sqrt(2 / fan_in), generator=generator)
             if module.bias is not None:
                 module.bias.zero_()
-        elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+        elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d | nn.LayerNorm):
             module.reset_parameters()
+        elif isinstance(module, nn.Embedding):
+            module.weight.normal_(0.0, 0.02, generator=generator)

@@ -48,21 +48,39 @@ class Score(TypedDict, total=False):
     accuracy: float | None
 
 
+class Sharpness(TypedDict, total=False):
+    """Of the minimum found; see :class:`pipeline.training.sharpness.Sharpness`."""
+
+    largest_eigenvalue: float | None
+    perturbation: float | None
+    n_samples: int
+
+
 class SeedResult(TypedDict, total=False):
-    """One run with one seed; ``kfac`` holds counters of the preconditioner, by name."""
+    """One run with one seed.
+
+    ``test`` is missing where hyper-parameters are still being chosen. ``kfac`` holds counters of the preconditioner
+    by name (``n_...``), its last ``step_size`` and ``damping``, and figures of its ``layers``; ``phases`` seconds by
+    part of a run; ``messages`` bytes and calls by collective operation, of process 0.
+    """
 
     history: list[Epoch]
     test: Score
+    validation: Score
     train: Score
+    sharpness: Sharpness
     seconds: float
     steps: int
     kfac: dict[str, Any] | None
+    phases: dict[str, float]
+    messages: dict[str, dict[str, int]]
 
 
 class Run(TypedDict, total=False):
     label: str
     optimizer: str
     batch_size: int
+    train_samples: int
     epochs: int
     smoothing: list[str]
     processes: int

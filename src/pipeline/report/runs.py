@@ -27,6 +27,11 @@ def accuracy_on_test(run: Mapping[str, Any]) -> Spread:
     return _percent((seed.get("test") or {}).get("accuracy") for seed in seeds_of(run))
 
 
+def accuracy_on_validation(run: Mapping[str, Any]) -> Spread:
+    """Accuracy on the validation samples after training, in percent."""
+    return _percent((seed.get("validation") or {}).get("accuracy") for seed in seeds_of(run))
+
+
 def accuracy_on_train(run: Mapping[str, Any]) -> Spread:
     """Accuracy on the training samples after training, in percent."""
     return _percent((seed.get("train") or {}).get("accuracy") for seed in seeds_of(run))
@@ -44,6 +49,46 @@ def loss_gap(run: Mapping[str, Any]) -> Spread:
         for seed in seeds_of(run)
     )
     return Spread.of(test - train for test, train in pairs if is_number(test) and is_number(train))
+
+
+def curvature(run: Mapping[str, Any]) -> Spread:
+    """Largest eigenvalue of the Hessian of the training loss at the end."""
+    return Spread.of((seed.get("sharpness") or {}).get("largest_eigenvalue") for seed in seeds_of(run))
+
+
+def noise_rise(run: Mapping[str, Any]) -> Spread:
+    """Rise of the training loss under relative weight noise at the end."""
+    return Spread.of((seed.get("sharpness") or {}).get("perturbation") for seed in seeds_of(run))
+
+
+def preconditioner_share(run: Mapping[str, Any]) -> Spread:
+    """The part of a run's seconds that its preconditioner took."""
+    pairs = (
+        ((seed.get("phases") or {}).get("preconditioner"), seed.get("seconds")) for seed in seeds_of(run)
+    )
+    return Spread.of(part / whole for part, whole in pairs if is_number(part) and is_number(whole) and whole)
+
+
+def target_loss(run: Mapping[str, Any]) -> float | None:
+    """The training loss with which a run ends, on average: a target for others."""
+    return Spread.of(history[-1].get("train_loss") for history in histories_of(run)).mean
+
+
+def steps_to(seed: Mapping[str, Any], target: float, key: str = "steps") -> float | None:
+    """Steps (or another count) at the end of the first epoch with a training loss at or below a target."""
+    for epoch in seed.get("history") or []:
+        loss = epoch.get("train_loss")
+        if is_number(loss) and loss <= target:
+            found: float | None = epoch.get(key)
+            return found
+    return None
+
+
+def comparable(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The runs on that number of training images which most runs have; the first of several that most have."""
+    sizes = [run.get("train_samples") for run in training.values()]
+    common = max(dict.fromkeys(sizes), key=sizes.count, default=None)
+    return {name: run for name, run in training.items() if run.get("train_samples") == common}
 
 
 def n_steps(run: Mapping[str, Any]) -> Spread:
@@ -79,7 +124,8 @@ def label_of(name: str, run: Mapping[str, Any]) -> str:
 def method_of(run: Mapping[str, Any]) -> str:
     """Optimizer and smoothings in words: K-FAC with mixup and weight noise."""
     optimizer = str(run.get("optimizer") or DASH).upper().replace("KFAC", "K-FAC")
-    smoothing = listing(str(name).split(" (")[0].replace("_", " ") for name in run.get("smoothing") or [])
+    names = (str(name).split(" (")[0].replace("_", " ") for name in run.get("smoothing") or [])
+    smoothing = listing("SAM" if name == "sam" else name for name in names)
     return f"{optimizer} with {smoothing}" if smoothing else optimizer
 
 

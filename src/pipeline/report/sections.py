@@ -28,10 +28,26 @@ from pipeline.report.formatting import (
     seconds,
     setting,
     times,
+    with_percent,
 )
 from pipeline.report.layer_tables import layer_bars, layer_times, rounding
 from pipeline.report.quantity import Quantity
-from pipeline.report.runs import accuracy_on_test, accuracy_text, label_of, run_at_chance, seeds_of
+from pipeline.report.runs import (
+    accuracy_on_test,
+    accuracy_on_validation,
+    accuracy_text,
+    comparable,
+    label_of,
+    loss_on_test,
+    noise_rise,
+    preconditioner_share,
+    run_at_chance,
+    seeds_of,
+    target_loss,
+)
+
+#: More runs than this make curves that nobody can tell apart: then those of the claims stand for all.
+MOST_DRAWN = 8
 
 
 def training_section(
@@ -45,34 +61,60 @@ def training_section(
     if claims:
         note = (
             "Verdicts: a difference counts if its 90 % interval (Welch's t over the seeds) lies wholly on one side. "
-            f"“At the level of” allows {MARGIN:g} percentage points. One seed leaves a claim undecided."
+            f"A claim of several differences holds if all do. “At the level of” allows {MARGIN:g} percentage points. "
+            "One seed leaves a claim undecided."
         )
         blocks.append(Verdicts(tuple((c.statement, c.verdict, c.evidence) for c in claims), note))
+    crossed = (
+        (accuracy_on_test, "Test accuracy by method and batch (%)", 2),
+        (loss_on_test, "Test loss by method and batch", 3),
+        (noise_rise, "Rise of the training loss under weight noise, by method and batch", 3),
+    )
+    blocks += [tables.methods_by_batch(training, of, caption, usual) for of, caption, usual in crossed]
     blocks.append(tables.final_accuracy(training, n_classes))
+    large = training.get(str((roles or {}).get("large_batch")))
+    blocks.append(tables.minima(training, target_loss(large) if large else None))
+    shown, which_shown = training, "The same runs"
+    if len(training) > MOST_DRAWN and roles:
+        shown = {name: run for name, run in training.items() if name in roles.values()}
+        which_shown = "The runs that the claims compare,"
     legend = tuple(
         Key(stroke(place).variable, stroke(place).marker, label_of(name, run))
-        for place, (name, run) in enumerate(training.items())
+        for place, (name, run) in enumerate(shown.items())
     )
     scores = final_scores(training)
     if scores:
         blocks.append(Illustration(tuple(scores), "Every dot is a seed, every bar a run's mean."))
-    panels = learning_curves(training)
+    panels = learning_curves(shown)
     if panels:
         blocks.append(
             Illustration(
                 tuple(panels),
-                "The same runs by epoch and by optimizer step: lines are means over seeds, bands go from the lowest "
+                f"{which_shown} by epoch and by optimizer step: lines are means over seeds, bands go from the lowest "
                 "to the highest seed. Losses are true ones, without smoothing.",
                 legend,
             )
         )
+    blocks.append(tables.factors(shown))
     blocks.append(_preconditioner(training))
-    best = max(training.items(), key=lambda item: accuracy_on_test(item[1]).mean or 0.0)
+    lead = f"{plural(len(training), 'run')}; {_best(training, n_classes)}."
+    return Section("steps", "Fewer steps", lead, tuple(block for block in blocks if block is not None))
+
+
+def _best(training: Mapping[str, Any], n_classes: int) -> str:
+    """Which run is best, on the test samples if they were looked at."""
+    if not any(accuracy_on_test(run).n for run in training.values()):
+        found = {name: accuracy_on_validation(run).mean or 0.0 for name, run in comparable(training).items()}
+        name = max(found, key=lambda key: found[key])
+        return (
+            f"the best on the validation set is {label_of(name, training[name])} with "
+            f"{with_percent(found[name], 2)}; the test set was not looked at"
+        )
+    best = max(comparable(training).items(), key=lambda item: accuracy_on_test(item[1]).mean or 0.0)
     which = "the best on the test set is"
     if run_at_chance(best[1], n_classes):
         which = f"none gets above chance ({percent(1 / n_classes, 0)}), not even"
-    lead = f"{plural(len(training), 'run')}; {which} {label_of(*best)} with {accuracy_text(best[1])}."
-    return Section("steps", "Fewer steps", lead, tuple(block for block in blocks if block is not None))
+    return f"{which} {label_of(*best)} with {accuracy_text(best[1])}"
 
 
 def _preconditioner(training: Mapping[str, Any]) -> Prose | None:
@@ -86,7 +128,9 @@ def _preconditioner(training: Mapping[str, Any]) -> Prose | None:
                     totals[key] = totals.get(key, 0) + value
         if totals:
             counters = listing(f"{count(n)} {str(key)[2:].replace('_', ' ')}" for key, n in totals.items())
-            words.append(f"{label_of(name, run)}: {counters}")
+            share = preconditioner_share(run).mean
+            spent = f", {percent(share, 0)} of the time in steps" if share is not None else ""
+            words.append(f"{label_of(name, run)}: {counters}{spent}")
     return Prose(f"Preconditioner, over all seeds. {'; '.join(words)}.", quiet=True) if words else None
 
 

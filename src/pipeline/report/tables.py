@@ -1,6 +1,6 @@
 """Tables of the page but those of network layers, one function each, from metrics to :class:`Table`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.report import formatting as f
@@ -9,14 +9,20 @@ from pipeline.report.drawing import stroke
 from pipeline.report.runs import (
     accuracy_on_test,
     accuracy_on_train,
+    accuracy_on_validation,
     common_decimals,
+    comparable,
+    curvature,
     label_of,
     loss_gap,
     loss_on_test,
     method_of,
     n_steps,
+    noise_rise,
     run_at_chance,
+    seeds_of,
     spread_text,
+    steps_to,
     wall_seconds,
 )
 from pipeline.report.spread import Spread
@@ -56,6 +62,95 @@ def final_accuracy(training: Mapping[str, Any], n_classes: int = 0) -> Table:
         note="Mean ± standard deviation over seeds. Gap: test loss minus training loss at the end. "
         f"Time: mean of training.{_chance(n_classes) if any(chance) else ''}",
         series=tuple(stroke(index).variable for index in range(len(rows))),
+    )
+
+
+def methods_by_batch(
+    training: Mapping[str, Any],
+    quantity: Callable[[Mapping[str, Any]], Spread],
+    caption: str,
+    usual: int,
+) -> Table | None:
+    """A quantity of all methods (rows) at all batch sizes (columns), where a study crosses the two.
+
+    Runs on another number of images than most are left out; of several with one method and batch the first counts.
+    """
+    found: dict[tuple[str, int], Spread] = {}
+    for run in comparable(training).values():
+        if f.is_number(run.get("batch_size")):
+            found.setdefault((method_of(run), run["batch_size"]), quantity(run))
+    methods = list(dict.fromkeys(method for method, _ in found))
+    batches = sorted({batch for _, batch in found})
+    crossed = [method for method in methods if sum((method, batch) in found for batch in batches) > 1]
+    if len(batches) < 2 or len(crossed) < 2 or not any(spread.n for spread in found.values()):
+        return None
+    places = common_decimals(list(found.values()), usual)
+    rows = tuple(
+        (method, *(spread_text(found.get((method, batch), Spread(())), places) for batch in batches))
+        for method in methods
+    )
+    columns = (Column("Method"), *(Column(f"Batch {f.count(batch)}", True) for batch in batches))
+    return Table(caption, columns, rows, note="Mean ± standard deviation over seeds.")
+
+
+def minima(training: Mapping[str, Any], target: float | None) -> Table | None:
+    """One row per run: how fast it reached a training loss, and what its minimum is like."""
+    runs = list(training.items())
+    if not any(noise_rise(run).n for _, run in runs):
+        return None
+    columns = (
+        Column("Run"), Column("Validation acc. (%)", True), Column("Steps to target", True),
+        Column("Time to target", True), Column("Largest curvature", True), Column("Rise under noise", True),
+    )  # fmt: skip
+    rows = []
+    for name, run in runs:
+        reached = {
+            key: Spread.of(steps_to(seed, target, key) for seed in seeds_of(run))
+            if target is not None
+            else Spread(())
+            for key in ("steps", "seconds")
+        }
+        rows.append(
+            (
+                label_of(name, run),
+                spread_text(accuracy_on_validation(run), 2),
+                f.count(reached["steps"].mean),
+                f.seconds(reached["seconds"].mean),
+                f.significant(curvature(run).mean, 3),
+                f.significant(noise_rise(run).mean, 3),
+            )
+        )  # fmt: skip
+    note = (
+        "Means over seeds. Curvature: largest eigenvalue of the Hessian of the training loss at the end; rise: of that "
+        "loss when every weight matrix gets Gaussian noise of a fifth of its size."
+    )
+    if target is not None:
+        note += (
+            f" Target: the training loss with which large-batch SGD ends, {f.significant(target, 3)}; a dash where no "
+            "seed reached it."
+        )
+    return Table("Speed, and the minimum found", columns, tuple(rows), note=note)
+
+
+def factors(training: Mapping[str, Any]) -> Table | None:
+    """Layer by layer, what K-FAC knew of the curvature after the last step of each run's first seed."""
+    keys = ("pi", "trace_A", "condition_A", "trace_G", "condition_G")
+    rows = [
+        (label_of(name, run), layer, *(f.significant(figures.get(key), 3) for key in keys))
+        for name, run in training.items()
+        for seed in list(seeds_of(run))[:1]
+        for layer, figures in ((seed.get("kfac") or {}).get("layers") or {}).items()
+    ]
+    if not rows:
+        return None
+    titles = ("Pi", "Trace of A", "Condition of A", "Trace of G", "Condition of G")
+    columns = (Column("Run"), Column("Layer"), *(Column(title, True) for title in titles))
+    return Table(
+        "Kronecker factors at the end of training",
+        columns,
+        tuple(rows),
+        note="A: second moment of a layer's inputs; G: of the gradients at its outputs; conditions with damping; pi: "
+        "how damping is split between the two. First seed.",
     )
 
 

@@ -1,4 +1,4 @@
-"""How processes talk: four collective operations on tensors, with two implementations that need no launcher.
+"""How processes talk: five collective operations on tensors, with two implementations that need no launcher.
 
 Distributed science is serial science plus a partition; what it asks of the outside is a `Communicator`. `Serial` is one
 process; `run_in_threads` gives any number of processes inside one, for tests. The real ones are in `mpi.py` and
@@ -6,6 +6,7 @@ process; `run_in_threads` gives any number of processes inside one, for tests. T
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -30,6 +31,9 @@ class Communicator(Protocol):
     def all_reduce(self, tensor: Tensor) -> None:
         """Replace a contiguous tensor by its sum over the processes, bit-equal on all of them."""
 
+    def reduce(self, tensor: Tensor, destination: int) -> None:
+        """Replace a contiguous tensor on process `destination` by its sum over the processes; others' is lost."""
+
     def broadcast(self, tensor: Tensor, source: int) -> None:
         """Replace a contiguous tensor by that of process `source`."""
 
@@ -49,6 +53,9 @@ class Serial:
     def all_reduce(self, tensor: Tensor) -> None:
         """Leave the tensor as it is."""
 
+    def reduce(self, tensor: Tensor, destination: int) -> None:
+        """Leave the tensor as it is."""
+
     def broadcast(self, tensor: Tensor, source: int) -> None:
         """Leave the tensor as it is."""
 
@@ -58,6 +65,52 @@ class Serial:
 
     def barrier(self) -> None:
         """Return at once."""
+
+
+@dataclass(frozen=True)
+class Counting:
+    """A communicator that counts what passes through it.
+
+    Attributes:
+        inner: Does the work.
+        n_bytes: Bytes of this process's tensors, by operation.
+        n_calls: Calls, by operation.
+    """
+
+    inner: Communicator
+    n_bytes: Counter[str] = field(default_factory=Counter)
+    n_calls: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def rank(self) -> int:
+        return self.inner.rank
+
+    @property
+    def size(self) -> int:
+        return self.inner.size
+
+    def _count(self, operation: str, tensor: Tensor) -> None:
+        self.n_bytes[operation] += tensor.numel() * tensor.element_size()
+        self.n_calls[operation] += 1
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        self._count("all_reduce", tensor)
+        self.inner.all_reduce(tensor)
+
+    def reduce(self, tensor: Tensor, destination: int) -> None:
+        self._count("reduce", tensor)
+        self.inner.reduce(tensor, destination)
+
+    def broadcast(self, tensor: Tensor, source: int) -> None:
+        self._count("broadcast", tensor)
+        self.inner.broadcast(tensor, source)
+
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        self._count("all_gather", tensor)
+        return self.inner.all_gather(tensor)
+
+    def barrier(self) -> None:
+        self.inner.barrier()
 
 
 @dataclass
@@ -93,6 +146,9 @@ class Threads:
 
     def all_reduce(self, tensor: Tensor) -> None:
         tensor.copy_(torch.stack(self.all_gather(tensor)).sum(dim=0))
+
+    def reduce(self, tensor: Tensor, destination: int) -> None:
+        self.all_reduce(tensor)
 
     def broadcast(self, tensor: Tensor, source: int) -> None:
         tensor.copy_(self.all_gather(tensor)[source])

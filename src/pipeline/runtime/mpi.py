@@ -60,6 +60,11 @@ class MpiCommunicator:
         self.comm.Reduce(MPI.IN_PLACE if self.rank == 0 else tensor.numpy(), tensor.numpy(), root=0)
         self.broadcast(tensor, source=0)
 
+    def reduce(self, tensor: Tensor, destination: int) -> None:
+        self.comm.Reduce(
+            MPI.IN_PLACE if self.rank == destination else tensor.numpy(), tensor.numpy(), root=destination
+        )
+
     def broadcast(self, tensor: Tensor, source: int) -> None:
         self.comm.Bcast(tensor.numpy(), root=source)
 

@@ -39,6 +39,9 @@ class TorchGroup:
     def all_reduce(self, tensor: Tensor) -> None:
         dist.all_reduce(tensor)
 
+    def reduce(self, tensor: Tensor, destination: int) -> None:
+        dist.reduce(tensor, destination)
+
     def broadcast(self, tensor: Tensor, source: int) -> None:
         dist.broadcast(tensor, source)
 

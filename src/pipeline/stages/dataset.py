@@ -20,7 +20,8 @@ def run(options: Namespace) -> None:
     """Read the images, split them by seed, and note the mean and deviation of the training pixels."""
     spec = read_spec(options.spec)
     directory = Path(spec["directory"]) if spec["directory"] else None
-    images = load_images(spec["name"], directory=directory, cache=cache_folder())
+    own = {key: spec[key] for key in ("image_size", "channels") if spec[key] is not None}
+    images = load_images(spec["name"], directory=directory, cache=cache_folder(), **own)
     parts = split(
         images,
         train_samples=spec["train_samples"],

@@ -119,7 +119,10 @@ def collect(
                 "n_parameters": networks[0].facts["n_parameters"],
             },
         },
-        "training": {name: _run(name, label, networks) for name, label in spec["runs"].items()},
+        "training": {
+            name: _run(name, label, networks, dataset["train_samples"])
+            for name, label in spec["runs"].items()
+        },
         "claims_of": spec["claims"],
         "precision": _precision(found),
         "matrices": {},
@@ -139,7 +142,7 @@ def collect(
     return metrics, arrays
 
 
-def _run(name: str, label: str, networks: Iterable[Artifact]) -> dict[str, Any]:
+def _run(name: str, label: str, networks: Iterable[Artifact], train_samples: int) -> dict[str, Any]:
     """One training run over its seeds."""
     mine = [network for network in networks if network.facts["run"] == name]
     recipe = mine[0].spec["run"]
@@ -148,16 +151,19 @@ def _run(name: str, label: str, networks: Iterable[Artifact]) -> dict[str, Any]:
         facts = network.facts
         seeds[str(facts["seed"])] = {
             "history": [_numbers(row) for row in network.table("history")],
-            "test": facts["scores"]["test"],
-            "train": facts["scores"]["train"],
+            **facts["scores"],
+            "sharpness": facts["sharpness"],
             "seconds": facts["seconds"],
             "steps": facts["steps"],
             "kfac": _kfac(recipe, network),
+            "phases": _phases(network),
+            "messages": facts["messages"],
         }
     return {
         "label": label,
         "optimizer": recipe["optimizer"]["name"],
         "batch_size": recipe["batch_size"],
+        "train_samples": recipe["train_samples"] or train_samples,
         "epochs": recipe["epochs"],
         "smoothing": [_in_words(smoothing) for smoothing in recipe["smoothing"]],
         "processes": mine[0].facts["processes"],
@@ -165,12 +171,20 @@ def _run(name: str, label: str, networks: Iterable[Artifact]) -> dict[str, Any]:
     }
 
 
-def _kfac(recipe: Mapping[str, Any], network: Artifact) -> dict[str, int] | None:
-    """The preconditioner's counters at the end of a run; None for a run without."""
+def _kfac(recipe: Mapping[str, Any], network: Artifact) -> dict[str, Any] | None:
+    """What the preconditioner did and saw by the end of a run; None for a run without."""
     if recipe["optimizer"]["name"] != "kfac":
         return None
-    last = network.table("history")[-1]
-    return {name: int(last[name]) for name in ("n_retries", "n_stale", "n_skipped")}
+    last = _numbers(network.table("history")[-1])
+    figures = ("n_retries", "n_stale", "n_skipped", "step_size", "damping")
+    return {name: last[name] for name in figures} | {"layers": network.json("layers")}
+
+
+def _phases(network: Artifact) -> dict[str, float | int | None]:
+    """Seconds of the parts of a run."""
+    history = network.table("history")
+    names = ("gradient_seconds", "preconditioner_seconds", "evaluation_seconds")
+    return {name.removesuffix("_seconds"): _numbers(history[-1])[name] for name in names} if history else {}
 
 
 def _in_words(options: Mapping[str, Any]) -> str:

@@ -15,27 +15,45 @@ from pipeline.artifacts.store import Artifact, create
 from pipeline.errors import ArtifactError, Interrupted
 from pipeline.models import Classifier
 from pipeline.runtime.clock import Progress
-from pipeline.runtime.communicator import Communicator
+from pipeline.runtime.communicator import Communicator, Counting
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.provenance import provenance
 from pipeline.runtime.termination import termination
 from pipeline.runtime.torch_group import torch_group
-from pipeline.stages.parts.images import read_images
+from pipeline.stages.parts.images import samples_of
 from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.spec import errors_about, read_spec
 from pipeline.training import (
+    AUGMENTATIONS,
+    SCHEDULES,
     SMOOTHINGS,
     EpochRecord,
     History,
     KFACSettings,
     Recipe,
-    Samples,
+    Sharpness,
     State,
     evaluate,
+    measure_sharpness,
     plan,
     train,
 )
+
+# Options of a run that a recipe takes under the same name.
+RECIPE_KEYS = (
+    "batch_size",
+    "epochs",
+    "warmup_epochs",
+    "micro_batch",
+    "coupled_momentum",
+    "rescaled_weights",
+    "precision",
+)
+
+# Training samples that the minimum's sharpness is measured on: the curvature of so many differs from that of all by
+# less than it does from seed to seed.
+SHARPNESS_SAMPLES = 1024
 
 
 def recipe_of(run: Mapping[str, Any]) -> Recipe:
@@ -43,17 +61,21 @@ def recipe_of(run: Mapping[str, Any]) -> Recipe:
     method = dict(run["optimizer"])
     name = method.pop("name")
     common = {key: method.pop(key) for key in ("lr", "momentum", "weight_decay")}
-    smoothing = []
-    for entry in run["smoothing"]:
-        options = dict(entry)
-        smoothing.append(SMOOTHINGS[options.pop("name")](**options))
     return Recipe(
         optimizer=name,
         **common,
-        **{key: run[key] for key in ("batch_size", "epochs", "warmup_epochs", "micro_batch")},
-        smoothing=tuple(smoothing),
-        kfac=KFACSettings(**method) if name == "kfac" else None,
+        **(method if name != "kfac" else {"kfac": KFACSettings(**method)}),
+        **{key: run[key] for key in RECIPE_KEYS},
+        smoothing=tuple(_named(SMOOTHINGS, entry) for entry in run["smoothing"]),
+        augmentation=tuple(_named(AUGMENTATIONS, entry) for entry in run["augmentation"]),
+        schedule=_named(SCHEDULES, run["schedule"]),
     )
+
+
+def _named(registry: Mapping[str, Callable[..., Any]], entry: Mapping[str, Any]) -> Any:
+    """Build what an entry of a list names from its other keys."""
+    options = dict(entry)
+    return registry[options.pop("name")](**options)
 
 
 @dataclass(frozen=True)
@@ -87,23 +109,21 @@ class Reporter:
 
 
 def run(options: Namespace) -> None:
-    """Train, going on from a checkpoint if a former job left one, and judge the result on the test split once."""
+    """Train, going on from a checkpoint if a former job left one, and judge the result; on the test split only here."""
     with errors_about(f"training.runs.{options.run}, seed {options.seed}"):
         mpi = MpiCommunicator.of(options.processes)
         device = choose_device(read_spec(options.spec)["device"], mpi.local_rank)
         with termination() as interrupted, torch_group(device, mpi) as communicator:
-            _train(options, device, communicator, interrupted)
+            _train(options, device, Counting(communicator), interrupted)
 
 
 def _train(
-    options: Namespace, device: torch.device, communicator: Communicator, interrupted: Callable[[], bool]
+    options: Namespace, device: torch.device, communicator: Counting, interrupted: Callable[[], bool]
 ) -> None:
     spec = read_spec(options.spec)
     dataset = Artifact.open(options.dataset, "dataset")
-    training, validation, test = (
-        Samples(*(part.to(device) for part in read_images(dataset, name)))
-        for name in ("train", "validation", "test")
-    )
+    training = samples_of(dataset, "train", device, spec["run"]["train_samples"])
+    validation = samples_of(dataset, "validation", device)
     model = model_of(spec["model"], dataset, options.seed).to(device)
     recipe = recipe_of(spec["run"])
     n_steps = plan(recipe, n_samples=len(training), n_processes=communicator.size).n_steps
@@ -149,16 +169,21 @@ def _train(
             raise Interrupted(
                 f"{label}: {stop}; checkpoint in {checkpoint.folder}, start the same job again to go on"
             ) from None
+        judged = {"train": training, "validation": validation}
+        if spec["test"]:
+            judged["test"] = samples_of(dataset, "test", device)
         final = {
-            name: evaluate(model, samples, communicator=communicator)
-            for name, samples in (("train", training), ("validation", validation), ("test", test))
+            name: evaluate(model, samples, communicator=communicator) for name, samples in judged.items()
         }
         if reporter.speaks:
+            flatness = measure_sharpness(model, training[:SHARPNESS_SAMPLES], seed=options.seed)
             scores = {name: {"loss": score.loss, "accuracy": score.accuracy} for name, score in final.items()}
-            _write(options, spec, model, history, scores, communicator.size)
+            _write(options, spec, model, history, scores, flatness, communicator)
             checkpoint.remove()
+            name, score = list(final.items())[-1]
             print(
-                f"{label}: test accuracy {scores['test']['accuracy']:.4f}, loss {scores['test']['loss']:.4f}"
+                f"{label}: {name} accuracy {score.accuracy:.4f}, loss {score.loss:.4f}, "
+                f"largest curvature {flatness.largest_eigenvalue:.3g}"
             )
 
 
@@ -221,21 +246,31 @@ def _write(
     model: Classifier,
     history: History,
     scores: Mapping[str, Mapping[str, float]],
-    n_processes: int,
+    flatness: Sharpness,
+    communicator: Counting,
 ) -> None:
     device = next(model.parameters()).device
     with create(options.output, kind="network", spec=spec, provenance=provenance(options.code)) as draft:
         draft.save_tensors("weights", {name: tensor.cpu() for name, tensor in model.state_dict().items()})
-        draft.save_table("history", [asdict(record) for record in history])
+        rows = [asdict(record) for record in history]
+        layers = [row.pop("layers") for row in rows]
+        draft.save_table("history", rows)
+        draft.save_json("layers", layers[-1] if layers else {})
         draft.facts |= {
             "run": options.run,
             "seed": options.seed,
-            "processes": n_processes,
+            "processes": communicator.size,
+            # Of process 0 since it started, evaluations included.
+            "messages": {
+                name: {"bytes": n_bytes, "calls": communicator.n_calls[name]}
+                for name, n_bytes in communicator.n_bytes.items()
+            },
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "n_parameters": sum(math.prod(parameter.shape) for parameter in model.parameters()),
             "seconds": history[-1].seconds if history else 0.0,
             "steps": history[-1].steps if history else 0,
             "scores": scores,
+            "sharpness": asdict(flatness),
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }

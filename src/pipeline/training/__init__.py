@@ -4,18 +4,25 @@
 `smoothing` and a row in `SMOOTHINGS`; a new decay of the rate is a row in `SCHEDULES`.
 """
 
+from pipeline.settings import KFACSettings
+from pipeline.training.augmentation import AUGMENTATIONS
 from pipeline.training.checkpoint import State
 from pipeline.training.evaluation import Evaluation, evaluate
 from pipeline.training.history import EpochRecord, History
 from pipeline.training.kfac import KFAC
 from pipeline.training.loop import train
-from pipeline.training.recipe import OPTIMIZERS, KFACSettings, Plan, Recipe, plan
+from pipeline.training.mapped import MappedImages
+from pipeline.training.optimizers import OPTIMIZERS
+from pipeline.training.recipe import METHODS, Plan, Recipe, plan
 from pipeline.training.sampling import Samples
 from pipeline.training.schedule import SCHEDULES, Schedule
+from pipeline.training.sharpness import Sharpness, measure_sharpness
 from pipeline.training.smoothing import SMOOTHINGS, Smoothing
 
 __all__ = [
+    "AUGMENTATIONS",
     "KFAC",
+    "METHODS",
     "OPTIMIZERS",
     "SCHEDULES",
     "SMOOTHINGS",
@@ -23,13 +30,16 @@ __all__ = [
     "Evaluation",
     "History",
     "KFACSettings",
+    "MappedImages",
     "Plan",
     "Recipe",
     "Samples",
     "Schedule",
+    "Sharpness",
     "Smoothing",
     "State",
     "evaluate",
+    "measure_sharpness",
     "plan",
     "train",
 ]

@@ -1,28 +1,91 @@
-"""Who inverts what."""
+"""Who inverts what, and what travels afterwards."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.training.capture import Key
 
 
-def assign(sizes: Sequence[int], n_processes: int) -> list[int]:
-    """Deal matrices to processes so that the cubes of their sizes balance.
+def assign(costs: Sequence[float], n_processes: int) -> list[int]:
+    """Deal work to processes so that its costs balance.
 
-    Longest processing time first: the largest matrix goes to the process with the least work so far, which
+    Longest processing time first: the largest piece goes to the process with the least work so far, which
     ends within 4/3 - 1/(3 n_processes) of the best possible makespan [1]. All processes compute the same
     answer.
 
     Args:
-        sizes: The dimension n of each matrix, whose inversion costs n^3.
+        costs: Of each piece; n^3 for the inversion of a matrix of n rows.
 
     Returns:
-        The owner of each matrix, in the order of `sizes`.
+        The owner of each piece, in the order of `costs`.
 
     References:
         [1] Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 1969, theorem 2.
     """
-    load = [0] * n_processes
-    owners = [0] * len(sizes)
-    for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+    load = [0.0] * n_processes
+    owners = [0] * len(costs)
+    for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
         owner = load.index(min(load))
         owners[i] = owner
-        load[owner] += sizes[i] ** 3
+        load[owner] += costs[i]
     return owners
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What each process does with the matrices of a network.
+
+    Attributes:
+        owners: Who inverts each matrix; None where everyone inverts all.
+        preconditioners: Who computes a layer's natural gradient and sends it to the others; a layer that is
+            missing is preconditioned by everyone.
+    """
+
+    owners: Mapping[Key, int] | None
+    preconditioners: Mapping[str, int]
+
+
+def place(
+    shapes: Mapping[Key, tuple[int, ...]],
+    n_weights: Mapping[str, int],
+    *,
+    placement: str,
+    inverse_interval: int,
+    n_processes: int,
+) -> Placement:
+    """Place matrices on processes.
+
+    "replicate" inverts everything everywhere: no messages but the statistics'. "memory" keeps all of a layer
+    at one process, which sends its natural gradient in every step. "hybrid" does so for layers whose weights
+    are fewer than the numbers in the inverses, sent once in `inverse_interval` steps; the matrices of other
+    layers are dealt one by one, and their inverses go to all.
+
+    Args:
+        shapes: Of all matrices.
+        n_weights: Of each layer, its bias included.
+    """
+    if placement == "replicate":
+        return Placement(None, {})
+    keys_of: dict[str, list[Key]] = {}
+    for key in shapes:
+        keys_of.setdefault(key[0], []).append(key)
+    n_inverse = {
+        name: sum(n_packed(shapes[key]) for key in keys) / inverse_interval for name, keys in keys_of.items()
+    }
+    whole = [name for name in keys_of if placement == "memory" or n_weights[name] < n_inverse[name]]
+    pieces = [keys_of[name] for name in whole]
+    pieces += [[key] for name, keys in keys_of.items() if name not in whole for key in keys]
+    costs = [float(sum(count(shapes[key]) * shapes[key][-1] ** 3 for key in piece)) for piece in pieces]
+    dealt = assign(costs, n_processes)
+    owners = {key: owner for piece, owner in zip(pieces, dealt, strict=True) for key in piece}
+    return Placement({key: owners[key] for key in shapes}, {name: owners[keys_of[name][0]] for name in whole})
+
+
+def count(shape: Sequence[int]) -> int:
+    """How many matrices a stack of this shape holds."""
+    return shape[0] if len(shape) == 3 else 1
+
+
+def n_packed(shape: Sequence[int]) -> int:
+    """How many numbers the triangles of symmetric matrices of this shape hold."""
+    return count(shape) * shape[-1] * (shape[-1] + 1) // 2

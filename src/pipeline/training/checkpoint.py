@@ -1,5 +1,6 @@
 """Everything that the rest of a run depends on, as named tensors and plain numbers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,14 +36,7 @@ def capture_state(
 ) -> State:
     """Copy the state of a run; `scalars` are the loop's own numbers."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    numbers: dict[str, Any] = {}
-    for index, entry in optimizer.state_dict()["state"].items():
-        for key, value in entry.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{key}"] = value
-            else:
-                numbers[f"{index}/{key}"] = value
-    scalars = {**scalars, "optimizer": numbers}
+    scalars = {**scalars, "optimizer": _fold(optimizer.state_dict(), "optimizer", tensors)}
     if kfac is not None:
         state = kfac.state_dict()
         tensors |= {f"kfac/{name}": tensor for name, tensor in state["tensors"].items()}
@@ -72,10 +66,38 @@ def restore_state(
             f"{expected.get(differing[0])} here; delete the checkpoint or restore the model's options"
         )
     model.load_state_dict(groups["model"])
-    entries: dict[int, dict[str, Any]] = {}
-    for path, value in (*groups["optimizer"].items(), *state.scalars["optimizer"].items()):
-        index, key = path.split("/", 1)
-        entries.setdefault(int(index), {})[key] = value.clone() if isinstance(value, Tensor) else value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
+    optimizer.load_state_dict(_unfold(state.scalars["optimizer"], groups["optimizer"]))
     if kfac is not None:
         kfac.load_state_dict({"tensors": groups["kfac"], "scalars": state.scalars["kfac"]})
+
+
+def _fold(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """Turn a tree of dictionaries, lists and tuples into one that JSON keeps; its tensors go to `tensors` by path.
+
+    Memory layouts are noted, for products round by them.
+    """
+    if isinstance(value, Tensor):
+        tensors[path] = value
+        return {"tensor": path.split("/", 1)[1], "stride": list(value.stride())}
+    if isinstance(value, dict):
+        return {"items": [[key, _fold(entry, f"{path}/{key}", tensors)] for key, entry in value.items()]}
+    if isinstance(value, list | tuple):
+        entries = [_fold(entry, f"{path}/{i}", tensors) for i, entry in enumerate(value)]
+        return {type(value).__name__: entries}
+    return value
+
+
+def _unfold(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Invert `_fold`; tensors are copies."""
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        saved = tensors[value["tensor"]]
+        return torch.empty_strided(
+            saved.shape, value["stride"], dtype=saved.dtype, device=saved.device
+        ).copy_(saved)
+    if "items" in value:
+        return {key: _unfold(entry, tensors) for key, entry in value["items"]}
+    if "tuple" in value:
+        return tuple(_unfold(entry, tensors) for entry in value["tuple"])
+    return [_unfold(entry, tensors) for entry in value["list"]]

@@ -35,15 +35,20 @@ def evaluate(model: nn.Module, samples: Samples, *, communicator: Communicator |
     The processes take consecutive parts of the samples and all return the same figures.
     """
     communicator = communicator or Serial()
-    part = samples[cut(len(samples), communicator.size)[communicator.rank]]
+    part = cut(len(samples), communicator.size)[communicator.rank]
+    n = part.stop - part.start
     totals = torch.zeros(2, dtype=torch.float64, device=samples.labels.device)
     predictions = [samples.labels.new_empty(0)]
     was_training = model.training
     model.eval()
-    for piece in cut(len(part), n_pieces(len(part), BATCH)):
-        labels = part.labels[piece]
+    for piece in cut(n, n_pieces(n, BATCH)):
+        # Only this piece is read of samples that stay in their file.
+        images, labels = (
+            values[part.start + piece.start : part.start + piece.stop]
+            for values in (samples.images, samples.labels)
+        )
         # A copy starts at an aligned address wherever the samples came from, and products round by alignment.
-        scores = model(part.images[piece].clone())
+        scores = model(images.clone())
         predictions.append(scores.argmax(dim=1))
         totals[0] += functional.cross_entropy(scores, labels, reduction="none").double().sum()
         totals[1] += (predictions[-1] == labels).sum()

@@ -1,4 +1,4 @@
-"""How K-FAC's symmetric matrices travel between processes: packed triangles, many in one message."""
+"""How K-FAC's matrices travel between processes: packed triangles, many in one message."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.runtime.communicator import Communicator
+from pipeline.training.assignment import n_packed
 from pipeline.training.capture import Key, Moments
 from pipeline.training.kronecker import pack_triangle, unpack_triangle
 
@@ -15,16 +16,34 @@ from pipeline.training.kronecker import pack_triangle, unpack_triangle
 class Exchange:
     """The matrices of one network and the processes that share them.
 
+    Sums over processes travel as `dtype`. In float64 they hardly depend on how samples were dealt. In
+    bfloat16 each process's part and each partial sum is rounded by at most 2^-9 of itself, so an entry of a
+    factor is off by at most 2^-9 n_processes times the sum of its parts' magnitudes.
+
     Attributes:
-        sizes: Dimension of each matrix.
-        owners: Which process inverts it.
+        shapes: Of each matrix.
+        owners: Which process inverts it; None if all do.
+        communicator: The processes.
+        dtype: Of the numbers in messages.
     """
 
-    sizes: Mapping[Key, int]
-    owners: Mapping[Key, int]
+    shapes: Mapping[Key, tuple[int, ...]]
+    owners: Mapping[Key, int] | None
     communicator: Communicator
+    dtype: torch.dtype = torch.float64
 
-    def mean(self, moments: Mapping[Key, Moments], like: Tensor) -> dict[Key, Tensor]:
+    def is_mine(self, key: Key) -> bool:
+        """Whether this process inverts a matrix and counts its failures."""
+        return self.owners is None or self.owners[key] == self.communicator.rank
+
+    def count(self, moments: Mapping[Key, Moments], keys: Sequence[Key], device: torch.device) -> list[float]:
+        """Return how many samples all processes have seen of each of `keys`."""
+        counts = [float(moments[key].n_samples) if key in moments else 0.0 for key in keys]
+        total = torch.tensor(counts, dtype=torch.float64, device=device)
+        self.communicator.all_reduce(total)
+        return total.tolist()
+
+    def mean(self, moments: Mapping[Key, Moments], like: Tensor) -> tuple[dict[Key, Tensor], set[Key]]:
         """Divide sums over the samples of all processes by their number.
 
         Args:
@@ -32,35 +51,67 @@ class Exchange:
             like: A tensor of the dtype and device of the results.
 
         Returns:
-            The means, bit-equal on all processes; a matrix that no process has samples of is missing.
+            The means of the matrices that this process inverts, bit-equal where several do; and the keys of
+            all matrices that any process has samples of, the same on all.
         """
-        parts = [like.new_zeros(n * (n + 1) // 2, dtype=torch.float64) for n in self.sizes.values()]
-        counts = torch.zeros(len(parts), dtype=torch.float64, device=like.device)
-        for i, key in enumerate(self.sizes):
-            if key in moments:
-                parts[i], counts[i] = moments[key].total, moments[key].n_samples
-        message = torch.cat([counts, *parts])
-        self.communicator.all_reduce(message)
-        counts, *parts = torch.split(message, [len(counts), *(len(part) for part in parts)])
-        return {
-            key: unpack_triangle((part / count).to(like.dtype), n)
-            for (key, n), part, count in zip(self.sizes.items(), parts, counts.tolist(), strict=True)
-            if count
-        }
+        keys = list(self.shapes)
+        counts = dict(zip(keys, self.count(moments, keys, like.device), strict=True))
+        seen = {key for key in keys if counts[key]}
+        owners = self.owners
+        groups: Mapping[int | None, list[Key]] = {None: [key for key in keys if key in seen]}
+        if owners is not None:
+            groups = {
+                owner: [key for key in keys if key in seen and owners[key] == owner]
+                for owner in range(self.communicator.size)
+            }
+        means: dict[Key, Tensor] = {}
+        for owner, group in groups.items():
+            totals = self._sum(moments, group, owner, like.device)
+            if owner is None or owner == self.communicator.rank:
+                for key, total in zip(group, totals, strict=True):
+                    means[key] = unpack_triangle((total / counts[key]).to(like.dtype), self.shapes[key])
+        return means, seen
+
+    def _sum(
+        self, moments: Mapping[Key, Moments], keys: Sequence[Key], owner: int | None, device: torch.device
+    ) -> Sequence[Tensor]:
+        lengths = [n_packed(self.shapes[key]) for key in keys]
+        parts = [
+            moments[key].total if key in moments else torch.zeros(n, dtype=torch.float64, device=device)
+            for key, n in zip(keys, lengths, strict=True)
+        ]
+        if self.communicator.size == 1 or not keys:
+            return parts
+        message = torch.cat(parts).to(self.dtype)
+        if owner is None:
+            self.communicator.all_reduce(message)
+        else:
+            self.communicator.reduce(message, owner)
+        return torch.split(message.double(), lengths)
 
     def share(self, matrices: dict[Key, Tensor], keys: Sequence[Key], like: Tensor) -> None:
-        """Replace the matrices under `keys` by their owners', so that all processes hold the same bits."""
-        if self.communicator.size == 1:
+        """Replace the symmetric matrices under `keys` by their owners', so that all processes hold the same
+        bits."""
+        if self.owners is None or self.communicator.size == 1:
             return
         for owner in range(self.communicator.size):
             owned = [key for key in keys if self.owners[key] == owner]
             if not owned:
                 continue
-            sizes = [self.sizes[key] for key in owned]
-            message = like.new_zeros(sum(n * (n + 1) // 2 for n in sizes))
+            lengths = [n_packed(self.shapes[key]) for key in owned]
+            message = like.new_zeros(sum(lengths))
             if owner == self.communicator.rank:
                 message = torch.cat([pack_triangle(matrices[key]) for key in owned])
-            self.communicator.broadcast(message, source=owner)
-            triangles = torch.split(message, [n * (n + 1) // 2 for n in sizes])
-            for key, triangle, n in zip(owned, triangles, sizes, strict=True):
-                matrices[key] = unpack_triangle(triangle, n)
+            # ASSUME: an inverse rounded to bfloat16 may cease to be positive definite, so these keep their type.
+            self.communicator.broadcast(message, owner)
+            for key, triangle in zip(owned, torch.split(message, lengths), strict=True):
+                matrices[key] = unpack_triangle(triangle, self.shapes[key])
+
+    def broadcast(self, message: Tensor, owner: int) -> None:
+        """Replace a gradient by that of its owner. What travels as bfloat16 is rounded at the owner, too."""
+        if self.dtype == torch.bfloat16:
+            short = message.to(self.dtype)
+            self.communicator.broadcast(short, owner)
+            message.copy_(short)
+        else:
+            self.communicator.broadcast(message, owner)

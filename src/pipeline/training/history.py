@@ -23,6 +23,13 @@ class EpochRecord:
         n_stale: Inversions that failed even so and left the former inverse in place.
         n_skipped: Updates of the factors left out because statistics were not finite.
         gap: Validation loss minus training loss: the price of not having seen a sample, in nats.
+        step_size: About twice the KL divergence that K-FAC's last step moved the predictions by, after clipping.
+        damping: K-FAC's damping in the last step.
+        gradient_seconds: The part of `seconds` in forward and backward passes, messages included.
+        preconditioner_seconds: The part of `seconds` in K-FAC.
+        evaluation_seconds: Time in evaluations, which `seconds` leaves out.
+        layers: After the last epoch, by layer: "pi", the balance by which damping is split, and "trace" and
+            "condition" (with damping) of the factors "A" and "G".
     """
 
     epoch: int
@@ -37,6 +44,12 @@ class EpochRecord:
     n_retries: int = 0
     n_stale: int = 0
     n_skipped: int = 0
+    step_size: float = 0.0
+    damping: float = 0.0
+    gradient_seconds: float = 0.0
+    preconditioner_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    layers: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 History = list[EpochRecord]
@@ -49,6 +62,9 @@ class Progress:
     Attributes:
         step: Optimizer steps done.
         seconds: Time they took.
+        gradient_seconds: Of this, in forward and backward passes.
+        preconditioner_seconds: Of this, in K-FAC.
+        evaluation_seconds: Time in evaluations, beside `seconds`.
         objective_sum: Loss summed over the samples of the running epoch so far.
         n_samples: How many these are.
         history: The epochs that are done.
@@ -56,12 +72,15 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0
+    gradient_seconds: float = 0.0
+    preconditioner_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
     objective_sum: float = 0.0
     n_samples: int = 0
     history: History = field(default_factory=list)
 
     def add(self, loss: float, n_samples: int, seconds: float) -> None:
-        """Count a step of this mean loss."""
+        """Count a step of this mean loss; its parts were timed already."""
         self.step += 1
         self.seconds += seconds
         self.objective_sum += loss * n_samples

@@ -6,15 +6,21 @@ outputs, both of single samples. Then the natural gradient of W is G^-1 (dL/dW) 
 
 Layout: all statistics are computed from *columns*, matrices (n_features, n_samples * n_positions). A
 convolution is a linear layer applied at every position, so its columns are image patches [2]; A averages
-over positions and G sums over them.
+over positions and G sums over them. Stacks of matrices are batched: one matrix per group of a convolution, a
+2 x 2 matrix per unit of a normalization, a 1 x 1 matrix per row of an embedding, whose A is diagonal.
 
 References:
     [1] Martens, Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature",
         ICML 2015.
     [2] Grosse, Martens, "A Kronecker-factored approximate Fisher matrix for convolution layers", ICML 2016.
+    [3] Osawa, Tsuji, Ueno, Naruse, Foo, Yokota, "Scalable and practical natural gradient for large-scale deep
+        learning", TPAMI 2022.
+    [4] George, Laurent, Bouthillier, Ballas, Vincent, "Fast approximate natural gradient descent in a
+        Kronecker-factored eigenbasis", NeurIPS 2018.
 """
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -64,44 +70,173 @@ def convolution_input_columns(
 
 
 def second_moment(columns: Tensor, *, bias: bool) -> Tensor:
-    """Sum u u' over the columns u, each with a one appended if `bias`; shape (n_features + bias,) squared."""
-    moment = columns @ columns.T
+    """Sum u u' over the columns u, each with a one appended if `bias`.
+
+    Args:
+        columns: Shape (..., n_features, n_columns).
+
+    Returns:
+        Shape (..., n_features + bias, n_features + bias).
+    """
+    moment = columns @ columns.mT
     if not bias:
         return moment
-    total = columns.sum(dim=1, keepdim=True)
-    count = total.new_full((1, 1), columns.shape[1])
-    return torch.cat([torch.cat([moment, total], dim=1), torch.cat([total.T, count], dim=1)])
+    total = columns.sum(dim=-1, keepdim=True)
+    count = torch.full_like(total[..., :1, :], columns.shape[-1])
+    return torch.cat([torch.cat([moment, total], dim=-1), torch.cat([total.mT, count], dim=-1)], dim=-2)
 
 
-def split_damping(A: Tensor, G: Tensor, damping: float) -> tuple[float, float]:
+def normalization_moment(inputs: Tensor, gradients: Tensor, *, bias: bool) -> Tensor:
+    """Sum over samples the outer products of each unit's gradient with itself.
+
+    A normalization scales and shifts each unit by two numbers of its own; their Fisher matrix is 2 x 2, and
+    exact within the unit [3, section 3.3].
+
+    Args:
+        inputs: Normalized inputs before scale and shift, shape (n, n_positions, n_units).
+        gradients: At the outputs, of the same shape.
+
+    Returns:
+        Shape (n_units, 2, 2) of (scale, shift); (n_units, 1, 1) without `bias`.
+    """
+    scale = (inputs * gradients).sum(dim=1)
+    parts = torch.stack([scale, gradients.sum(dim=1)] if bias else [scale], dim=-1)
+    return torch.einsum("nui,nuj->uij", parts, parts)
+
+
+def occurrences(indices: Tensor, n_rows: int, dtype: torch.dtype) -> Tensor:
+    """Count how often each row of a table was looked up: the diagonal second moment of one-hot inputs.
+
+    Returns:
+        Shape (n_rows, 1, 1): a stack of 1 x 1 matrices.
+    """
+    return torch.bincount(indices.reshape(-1), minlength=n_rows).to(dtype).view(n_rows, 1, 1)
+
+
+def split_damping(mean_A: float, mean_G: float, damping: float) -> tuple[float, float]:
     """Split Tikhonov damping between two factors by the balance of their mean eigenvalues [1, section 6.3].
 
     (A + pi sqrt(damping) I) ⊗ (G + sqrt(damping) / pi I) is A ⊗ G + damping I plus cross terms, which are
     smallest for pi^2 = (tr A / dim A) / (tr G / dim G).
 
+    Args:
+        mean_A: tr A / dim A.
+        mean_G: tr G / dim G.
+
     Returns:
         What to add to the diagonal of A and of G; equal parts if a trace is zero.
     """
-    mean_A, mean_G = (float(M.diagonal().mean()) for M in (A, G))
     pi = math.sqrt(mean_A / mean_G) if mean_A > 0 and mean_G > 0 else 1.0
     return math.sqrt(damping) * pi, math.sqrt(damping) / pi
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no entry is infinite or undefined; a sum tells, at a fraction of the cost of a test of each.
+
+    ASSUME: finite entries do not add up to infinity, which would take entries beyond 1e30.
+    """
+    return bool(tensor.sum().isfinite())
+
+
 def damped_inverse(factor: Tensor, damping: float) -> Tensor | None:
-    """Invert a symmetric positive semidefinite matrix plus `damping` times the identity, by Cholesky.
+    """Invert symmetric positive semidefinite matrices plus `damping` times the identity, by Cholesky.
+
+    Args:
+        factor: Shape (..., n, n).
 
     Returns:
-        None where rounding or bad entries leave the damped matrix not positive definite.
+        The inverse, or None where rounding or bad entries leave a damped matrix not positive definite.
     """
     damped = factor.clone()
-    damped.diagonal().add_(damping)
+    damped.diagonal(dim1=-2, dim2=-1).add_(damping)
+    if factor.shape[-1] == 1:
+        return damped.reciprocal() if is_finite(damped) and bool((damped > 0).all()) else None
     L, info = torch.linalg.cholesky_ex(damped)
-    if int(info) != 0:
+    if bool(info.any()):
         return None
     # LAPACK returns columns first. Rows first is how a stored inverse comes back, and products round by
     # layout.
     inverse = torch.cholesky_inverse(L).contiguous()
-    return inverse if bool(inverse.isfinite().all()) else None
+    return inverse if is_finite(inverse) else None
+
+
+def eigenbasis(factor: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return eigenvectors (as columns) and eigenvalues, those below zero by rounding set to zero.
+
+    Args:
+        factor: Shape (..., n, n), symmetric positive semidefinite.
+
+    Returns:
+        None where entries are not finite or the iteration does not converge.
+    """
+    if not is_finite(factor):
+        return None
+    try:
+        values, vectors = torch.linalg.eigh(factor)
+    except RuntimeError:  # of which torch's LinAlgError is one
+        return None
+    return vectors.contiguous(), values.clamp_min(0)
+
+
+def multiply_left(blocks: Sequence[Tensor], X: Tensor) -> Tensor:
+    """Return blockdiag(blocks) X."""
+    if len(blocks) == 1:
+        return blocks[0] @ X
+    rows = torch.split(X, [B.shape[-1] for B in blocks], dim=-2)
+    return torch.cat([B @ part for B, part in zip(blocks, rows, strict=True)], dim=-2)
+
+
+def multiply_right(X: Tensor, blocks: Sequence[Tensor]) -> Tensor:
+    """Return X blockdiag(blocks)."""
+    if len(blocks) == 1:
+        return X @ blocks[0]
+    columns = torch.split(X, [B.shape[-2] for B in blocks], dim=-1)
+    return torch.cat([part @ B for B, part in zip(blocks, columns, strict=True)], dim=-1)
+
+
+def rotated_second_moment(
+    inputs: Tensor, gradients: Tensor, basis_A: Sequence[Tensor], basis_G: Sequence[Tensor], n_samples: int
+) -> Tensor:
+    """Sum over samples the squares of their gradients in the eigenbasis of the Kronecker factors.
+
+    These are the diagonal of the Fisher matrix in that basis, the best eigenvalues for it [4, section 3.1].
+
+    Args:
+        inputs: Columns, shape (..., n_inputs, n_samples * n_positions).
+        gradients: Columns, shape (..., n_outputs, n_samples * n_positions).
+
+    Returns:
+        Shape (..., n_outputs, n_inputs).
+    """
+    a, g = (
+        (turned := multiply_left([Q.mT for Q in basis], columns))
+        .reshape(*turned.shape[:-1], n_samples, -1)
+        .movedim(-2, 0)
+        for basis, columns in ((basis_A, inputs), (basis_G, gradients))
+    )
+    total = torch.zeros(*g.shape[1:-1], a.shape[-2]).to(g)
+    # A few samples at a time: each one's gradient is as large as the layer's weights.
+    n_together = max(1, 2**22 // max(total.numel(), 1))
+    for part_a, part_g in zip(torch.split(a, n_together), torch.split(g, n_together), strict=True):
+        total += (part_g @ part_a.mT).square().sum(dim=0)
+    return total
+
+
+def turn_eigenvalues(
+    S: Tensor, old: tuple[Sequence[Tensor], Sequence[Tensor]], new: tuple[Sequence[Tensor], Sequence[Tensor]]
+) -> Tensor:
+    """Carry a diagonal matrix in one Kronecker eigenbasis over to another and return its diagonal there.
+
+    Args:
+        S: Shape (..., n_outputs, n_inputs).
+        old: Bases of A and of G that `S` refers to.
+        new: Bases of A and of G that the result refers to.
+    """
+    turn_A, turn_G = (
+        [(theirs.mT @ ours).square() for ours, theirs in zip(a, b, strict=True)]
+        for a, b in zip(old, new, strict=True)
+    )
+    return multiply_left(turn_G, multiply_right(S, [T.mT for T in turn_A]))
 
 
 @cache
@@ -112,13 +247,16 @@ def triangle_indices(n: int, device: torch.device) -> Tensor:
     return indices
 
 
-def pack_triangle(matrix: Tensor) -> Tensor:
-    """Return the upper triangle of a symmetric matrix as a vector."""
-    return matrix.reshape(-1).index_select(0, triangle_indices(len(matrix), matrix.device))
+def pack_triangle(matrices: Tensor) -> Tensor:
+    """Return the upper triangles of symmetric matrices, shape (..., n, n), one after the other as a vector."""
+    n = matrices.shape[-1]
+    return matrices.reshape(-1, n * n).index_select(1, triangle_indices(n, matrices.device)).reshape(-1)
 
 
-def unpack_triangle(triangle: Tensor, n: int) -> Tensor:
-    """Return the symmetric n x n matrix with this upper triangle."""
-    indices = triangle_indices(n, triangle.device)
-    upper = triangle.new_zeros(n * n).index_copy_(0, indices, triangle).view(n, n)
-    return upper + upper.triu(1).T
+def unpack_triangle(triangles: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the symmetric matrices of this shape, (..., n, n), with these upper triangles."""
+    n = shape[-1]
+    indices = triangle_indices(n, triangles.device)
+    rows = triangles.view(-1, len(indices))
+    upper = rows.new_zeros(len(rows), n * n).index_copy_(1, indices, rows).view(-1, n, n)
+    return (upper + upper.triu(1).mT).view(*shape)

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.runtime.communicator import Communicator, Serial
@@ -17,9 +17,11 @@ from pipeline.training.evaluation import evaluate
 from pipeline.training.history import EpochRecord, History, Progress
 from pipeline.training.kfac import KFAC
 from pipeline.training.objective import Objective
+from pipeline.training.optimizers import OPTIMIZERS, set_rate
 from pipeline.training.recipe import Recipe, plan
-from pipeline.training.sampling import Samples, cut, epoch_order
-from pipeline.training.schedule import learning_rate
+from pipeline.training.rescaling import rescale, scale_free_weights
+from pipeline.training.sampling import Batches, Samples
+from pipeline.training.schedule import coupled_momentum, learning_rate
 
 
 def train(
@@ -67,18 +69,22 @@ def train(
     """
     communicator = communicator or Serial()
     steps = plan(recipe, n_samples=len(training), n_processes=communicator.size)
-    optimizer = _sgd(model, recipe)
+    optimizer = OPTIMIZERS[recipe.optimizer if recipe.kfac is None else "sgd"](model, recipe.first_order)
+    scale_free = scale_free_weights(model) if recipe.rescaled_weights else []
     kfac = None
     if recipe.kfac is not None:
-        kfac = KFAC(model, **asdict(recipe.kfac), communicator=communicator, mean_loss=False)
+        kfac = KFAC(model, recipe.kfac, communicator=communicator, mean_loss=False, seed=seed)
     objective = Objective(
         model,
         training,
+        Batches(len(training), steps.steps_per_epoch, seed),
         n_classes=_n_classes(model, training),
-        smoothing=recipe.smoothing,
+        smoothing=[*recipe.augmentation, *(s.within(steps.n_steps) for s in recipe.smoothing)],
         micro_batch=recipe.micro_batch,
         seed=seed,
         communicator=communicator,
+        kfac=kfac,
+        precision=recipe.precision,
     )
     identity = f"{recipe}, seed {seed}, {len(training)} training and {len(validation)} validation samples"
     progress = Progress()
@@ -91,33 +97,38 @@ def train(
         restore_state(state, model, optimizer, kfac)
         progress = Progress.from_scalars(state.scalars)
 
-    batches = cut(len(training), steps.steps_per_epoch)
-    order: Tensor | None = None
     while progress.step < steps.n_steps:
         start = perf_counter()
         step = progress.step
-        epoch, position = divmod(step, steps.steps_per_epoch)
-        if order is None or position == 0:
-            order = epoch_order(len(training), seed=seed, epoch=epoch).to(training.labels.device)
-        indices = order[batches[position]]
-        loss = objective.backward(indices, step=step, done=step / steps.n_steps)
+        done = step / steps.n_steps
+        loss = objective.backward(step, done=done)
+        progress.gradient_seconds += perf_counter() - start
         lr = learning_rate(
             step, steps.n_steps, peak=recipe.lr, n_warmup=steps.n_warmup, schedule=recipe.schedule
         )
         if kfac is not None:
-            kfac.step(lr)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+            begin = perf_counter()
+            kfac.step(lr, done=done)
+            progress.preconditioner_seconds += perf_counter() - begin
+        momentum = recipe.momentum
+        if recipe.coupled_momentum:
+            momentum = coupled_momentum(lr, momentum=momentum, peak=recipe.lr)
+        set_rate(optimizer, lr, momentum)
         optimizer.step()
-        progress.add(loss, len(indices), perf_counter() - start)
+        rescale(scale_free)
+        if kfac is not None and kfac.wants_verdict:
+            kfac.judge(loss, objective.loss(step, done=done))
+        progress.add(loss, objective.n_samples(step), perf_counter() - start)
         if on_step is not None:
             on_step(progress.step, steps.n_steps, loss)
-        if position + 1 == steps.steps_per_epoch:
+        if progress.step % steps.steps_per_epoch == 0:
             require_agreement(model, step=progress.step, communicator=communicator)
+            begin = perf_counter()
             record = _measure(model, progress, training[: recipe.n_measured], validation, communicator)
+            progress.evaluation_seconds += perf_counter() - begin
+            record = replace(record, evaluation_seconds=progress.evaluation_seconds)
             if kfac is not None:
-                counts = {name: getattr(kfac, name) for name in ("n_retries", "n_stale", "n_skipped")}
-                record = replace(record, **counts)
+                record = replace(record, **_figures(kfac, last=progress.step == steps.n_steps))
             progress.end_epoch(record)
             if on_epoch is not None:
                 on_epoch(record)
@@ -143,17 +154,6 @@ def _any(interrupted: Callable[[], bool] | None, device: torch.device, communica
     flag = torch.tensor([float(interrupted())], device=device)
     communicator.all_reduce(flag)
     return bool(flag)
-
-
-def _sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]], recipe.lr, momentum=recipe.momentum
-    )
 
 
 @torch.no_grad()
@@ -183,4 +183,25 @@ def _measure(
         validation_loss=on_validation.loss,
         validation_accuracy=on_validation.accuracy,
         gap=on_validation.loss - on_training.loss,
+        gradient_seconds=progress.gradient_seconds,
+        preconditioner_seconds=progress.preconditioner_seconds,
     )
+
+
+def _figures(kfac: KFAC, *, last: bool) -> dict[str, Any]:
+    """What a record tells of the preconditioner; of its layers only at the end, for that costs their eigenvalues."""
+    names = ("n_retries", "n_stale", "n_skipped", "step_size", "damping")
+    figures: dict[str, Any] = {name: getattr(kfac, name) for name in names}
+    if last:
+        figures["layers"] = {}
+        for name, matrices in kfac.statistics()["layers"].items():
+            known = {
+                f"{key}_{matrix}": matrices[matrix][key]
+                for matrix in matrices
+                for key in ("trace", "condition")
+            }
+            if "A" in matrices and "G" in matrices:
+                # Damping is split as pi times and by pi.
+                known["pi"] = math.sqrt(matrices["A"]["damping"] / matrices["G"]["damping"])
+            figures["layers"][name] = known
+    return figures

@@ -1,17 +1,23 @@
 """The gradient of the smoothed objective over one batch, shared among processes."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.runtime.communicator import Communicator
 from pipeline.training.diagnosis import blame_layer
+from pipeline.training.kfac import KFAC
 from pipeline.training.randomness import Purpose, generator
 from pipeline.training.sampling import Samples, cut, n_pieces
 from pipeline.training.smoothing import Smoothing
+
+# Of half-precision losses, so that small gradients do not vanish. Each step starts from the first again and takes
+# the next one where gradients overflow, so that there is no state to keep.
+LOSS_SCALES = (2.0**10, 2.0**4, 2.0**-2)
 
 
 class Objective:
@@ -30,28 +36,41 @@ class Objective:
     Args:
         model: Its gradients and running statistics are written.
         training: All training samples, on every process.
+        batches: The indices of the samples of each step, the same on all processes.
         n_classes: How many scores the network gives.
+        smoothing: Applied in order.
+        micro_batch: The most samples of one pass.
         seed: Of the random numbers of smoothings.
+        communicator: The processes that train together.
+        kfac: Told of passes that only explore, of scales and of scores.
+        precision: One of `PRECISIONS`: of activations and their gradients; weights stay as they are.
     """
 
     def __init__(
         self,
         model: nn.Module,
         training: Samples,
+        batches: Callable[[int], Tensor],
         *,
         n_classes: int,
         smoothing: Sequence[Smoothing],
         micro_batch: int,
         seed: int,
         communicator: Communicator,
+        kfac: KFAC | None = None,
+        precision: str = "float32",
     ) -> None:
         self._model = model
         self._training = training
+        self._batches = batches
         self._n_classes = n_classes
         self._smoothing = tuple(smoothing)
         self._micro_batch = micro_batch
         self._seed = seed
         self._communicator = communicator
+        self._kfac = kfac
+        self._dtype = getattr(torch, precision)
+        self._device = training.labels.device
         self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         tensors = [*self._weights.values(), *self._statistics]
@@ -59,12 +78,11 @@ class Objective:
         # ASSUME: integer buffers count passes, as those of batch normalization do.
         self._counters = [buffer for buffer in model.buffers() if not buffer.is_floating_point()]
 
-    def backward(self, indices: Tensor, *, step: int, done: float) -> float:
-        """Compute the gradient over the samples `indices` into the parameters' `grad`, and return the loss.
+    def backward(self, step: int, *, done: float) -> float:
+        """Compute the gradient of a step into the parameters' `grad`, and return its loss.
 
         Args:
-            indices: Shape (batch size,), the same on all processes.
-            step: From 0; the position of the random numbers.
+            step: From 0; decides samples and random numbers.
             done: The part of training that is done, in [0, 1).
 
         Raises:
@@ -73,20 +91,21 @@ class Objective:
         self._model.train()
         starts = [buffer.clone() for buffer in self._statistics]
         counts = [buffer.clone() for buffer in self._counters]
-        mine = self._my_micro_batches(len(indices))
-        sums = torch.zeros(self._n_sums, dtype=torch.float64, device=indices.device)
-        for number, piece in mine:
-            loss = self._pass(indices[piece], step=step, number=number, done=done)
-            moves = [buffer - start for buffer, start in zip(self._statistics, starts, strict=True)]
-            weighted = [move * (piece.stop - piece.start) for move in moves]
-            sums += torch.cat([tensor.reshape(-1) for tensor in (loss, *self._gradients(), *weighted)])
-            _copy(starts, self._statistics)
-        self._communicator.all_reduce(sums)
-        sums /= len(indices)
-        if not bool(sums.isfinite().all()):
+        n = len(self._batches(step))
+        scales = LOSS_SCALES if self._dtype == torch.float16 else (1.0,)
+        for scale in scales:
+            sums = self._sums(step, done, starts, scale) / n
+            if bool(sums.isfinite().all()):
+                break
+            if scale != scales[-1] and self._kfac is not None:
+                self._kfac.discard()
+        else:
             blame_layer(
                 self._model,
-                lambda: [self._pass(indices[piece], step=step, number=i, done=done) for i, piece in mine],
+                lambda: [
+                    self._pass(piece, step=step, number=i, done=done, scale=scales[-1])
+                    for i, piece in self._my_micro_batches(step)
+                ],
                 step=step,
                 communicator=self._communicator,
             )
@@ -99,6 +118,40 @@ class Objective:
         _copy([count + 1 for count in counts], self._counters)
         return float(loss)
 
+    def n_samples(self, step: int) -> int:
+        """Return the size of a step's batch."""
+        return len(self._batches(step))
+
+    @torch.no_grad()
+    def loss(self, step: int, *, done: float) -> float:
+        """Return the loss of a step's batch at the present weights, under the same noise and mixtures."""
+        self._model.train()
+        kept = [buffer.clone() for buffer in (*self._statistics, *self._counters)]
+        total = torch.zeros(1, dtype=torch.float64, device=self._device)
+        for number, indices in self._my_micro_batches(step):
+            images, targets, displacements = self._smoothed(indices, step=step, number=number, done=done)
+            with displaced(self._weights, displacements):
+                total += self._losses(images, targets)[0].sum()
+        _copy(kept, [*self._statistics, *self._counters])
+        self._communicator.all_reduce(total)
+        return float(total) / len(self._batches(step))
+
+    def _sums(self, step: int, done: float, starts: Sequence[Tensor], scale: float) -> Tensor:
+        """Add up loss, gradients and moves of running statistics over all micro-batches of all processes."""
+        sums = torch.zeros(self._n_sums, dtype=torch.float64, device=self._device)
+        for number, indices in self._my_micro_batches(step):
+            loss = self._pass(indices, step=step, number=number, done=done, scale=scale)
+            moves = [buffer - start for buffer, start in zip(self._statistics, starts, strict=True)]
+            weighted = [move * len(indices) for move in moves]
+            found = [tensor.reshape(-1) for tensor in (loss, *self._gradients(), *weighted)]
+            if scale != 1:
+                n_gradients = 1 + len(self._weights)
+                found[1:n_gradients] = [gradient / scale for gradient in found[1:n_gradients]]
+            sums += torch.cat(found)
+            _copy(starts, self._statistics)
+        self._communicator.all_reduce(sums)
+        return sums
+
     def _gradients(self) -> list[Tensor]:
         """All gradients; zero where a weight was not used."""
         for p in self._weights.values():
@@ -106,26 +159,81 @@ class Objective:
                 p.grad = torch.zeros_like(p)
         return [p.grad for p in self._weights.values() if p.grad is not None]
 
-    def _my_micro_batches(self, n: int) -> list[tuple[int, slice]]:
-        pieces = cut(n, n_pieces(n, self._micro_batch))
-        return list(enumerate(pieces))[self._communicator.rank :: self._communicator.size]
+    def _my_micro_batches(self, step: int) -> list[tuple[int, Tensor]]:
+        mine = range(self._communicator.rank, self._n_micro_batches(step), self._communicator.size)
+        return [(number, self._indices(step, number)) for number in mine]
 
-    def _pass(self, indices: Tensor, *, step: int, number: int, done: float) -> Tensor:
-        """Compute the gradient of the summed loss of one micro-batch into `grad`; return that loss."""
-        self._model.zero_grad(set_to_none=True)
+    def _n_micro_batches(self, step: int) -> int:
+        return n_pieces(len(self._batches(step)), self._micro_batch)
+
+    def _indices(self, step: int, number: int) -> Tensor:
+        indices = self._batches(step)
+        piece = cut(len(indices), self._n_micro_batches(step))[number]
+        return indices[piece].to(self._device)
+
+    def _raw(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         images = self._training.images[indices]
-        targets = functional.one_hot(self._training.labels[indices], self._n_classes).to(images.dtype)
+        return images, functional.one_hot(self._training.labels[indices], self._n_classes).to(images.dtype)
+
+    def _smoothed(
+        self, indices: Tensor, *, step: int, number: int, done: float
+    ) -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
+        """Images and targets of a micro-batch as smoothings change them, and displacements of the weights."""
+
+        def former(age: int) -> tuple[Tensor, Tensor] | None:
+            if age > step or number >= self._n_micro_batches(step - age):
+                return None
+            return self._raw(self._indices(step - age, number))
+
+        images, targets = self._raw(indices)
         pair, second = divmod(number, 2)
         displacements = []
         for i, smoothing in enumerate(self._smoothing):
             rng = generator(self._seed, Purpose.BATCH, step, number, i)
-            images, targets = smoothing.blend(images, targets, rng)
+            images, targets = smoothing.blend(images, targets, rng, former)
             rng = generator(self._seed, Purpose.WEIGHTS, step, pair, i)
             displacements.append(smoothing.displace(self._weights, rng, sign=-1 if second else 1, done=done))
-        with _displaced(self._weights, displacements):
-            loss = functional.cross_entropy(self._model(images), targets, reduction="sum")
-            loss.backward()  # type: ignore[no-untyped-call]
+        return images, targets, displacements
+
+    def _pass(self, indices: Tensor, *, step: int, number: int, done: float, scale: float) -> Tensor:
+        """Compute the gradient of the summed loss of one micro-batch into `grad`; return that loss."""
+        images, targets, displacements = self._smoothed(indices, step=step, number=number, done=done)
+        with displaced(self._weights, displacements):
+            climbs = [
+                self._climb(
+                    smoothing, images, targets, generator(self._seed, Purpose.EXPLORATION, step, number, i)
+                )
+                for i, smoothing in enumerate(self._smoothing)
+                if smoothing.EXPLORES
+            ]
+            with displaced(self._weights, climbs):
+                self._model.zero_grad(set_to_none=True)
+                losses, scores = self._losses(images, targets)
+                if self._kfac is not None:
+                    self._kfac.set_loss_scale(scale)
+                    self._kfac.sample_fisher(scores, number)
+                loss = losses.sum()
+                (loss * scale if scale != 1 else loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def _climb(
+        self, smoothing: Smoothing, images: Tensor, targets: Tensor, rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """Let a smoothing explore by a pass of its own, which leaves no trace."""
+        kept = [buffer.clone() for buffer in (*self._statistics, *self._counters)]
+        with self._kfac.paused() if self._kfac is not None else nullcontext():
+            explored = smoothing.explore(self._losses(images, targets)[0], rng)
+            gradients = torch.autograd.grad(explored, list(self._weights.values()), allow_unused=True)
+        _copy(kept, [*self._statistics, *self._counters])
+        found = {name: g for name, g in zip(self._weights, gradients, strict=True) if g is not None}
+        return smoothing.climb({name: self._weights[name].detach() for name in found}, found)
+
+    def _losses(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Pass a micro-batch: each sample's loss, and the scores."""
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            scores = self._model(images)
+        full = scores.float() if scores.dtype.itemsize < 4 else scores
+        return functional.cross_entropy(full, targets, reduction="none"), scores
 
 
 def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
@@ -134,9 +242,7 @@ def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
 
 
 @contextmanager
-def _displaced(
-    weights: Mapping[str, Tensor], displacements: Sequence[Mapping[str, Tensor]]
-) -> Iterator[None]:
+def displaced(weights: Mapping[str, Tensor], displacements: Sequence[Mapping[str, Tensor]]) -> Iterator[None]:
     """Add displacements to the weights for a while; afterwards they have their old bits."""
     names = {name for displacement in displacements for name in displacement}
     originals = {name: weights[name].detach().clone() for name in names}

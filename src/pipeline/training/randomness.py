@@ -15,6 +15,9 @@ class Purpose(IntEnum):
     ORDER = 0
     BATCH = 1
     WEIGHTS = 2
+    FISHER = 3
+    EXPLORATION = 4
+    SHARPNESS = 5
 
 
 def generator(seed: int, purpose: Purpose, *position: int) -> np.random.Generator:

@@ -3,23 +3,16 @@
 from dataclasses import dataclass, field
 
 from pipeline.errors import ConfigError
+from pipeline.settings import KFACSettings
+from pipeline.training.augmentation import Augmentation
+from pipeline.training.optimizers import OPTIMIZERS, FirstOrder
 from pipeline.training.sampling import n_pieces
 from pipeline.training.schedule import Cosine, Schedule
 from pipeline.training.smoothing import Smoothing
 
-OPTIMIZERS = ("sgd", "kfac")
+METHODS = (*OPTIMIZERS, "kfac")
 
-
-@dataclass(frozen=True)
-class KFACSettings:
-    """How gradients are preconditioned; see `KFAC`."""
-
-    damping: float = 3e-2
-    factor_decay: float = 0.5
-    factor_interval: int = 5
-    inverse_interval: int = 5
-    kl_clip: float = 1e-3
-    sample_fraction: float = 0.25
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -27,10 +20,12 @@ class Recipe:
     """Everything that decides the outcome of a run but the network, the samples and the seed.
 
     Attributes:
-        optimizer: "sgd" (with momentum), or "kfac": the same after preconditioning.
+        optimizer: A key of `OPTIMIZERS`, or "kfac": "sgd" after preconditioning.
         lr: The rate after the warm-up.
-        momentum: Of the stochastic gradient descent.
-        weight_decay: Added to the gradients of weight matrices, not of biases and normalizations.
+        momentum: Decay of the mean of gradients.
+        weight_decay: Pull on weight matrices towards zero, not on biases and normalizations.
+        second_moment: Decay of the mean of squared gradients, for optimizers that have one.
+        trust: Of "lars", see `FirstOrder`.
         batch_size: The most samples of a step, over all processes; an epoch is cut into as few equal
             batches as this allows.
         epochs: Passes over the training samples.
@@ -40,9 +35,13 @@ class Recipe:
             (noise and mixup are drawn per micro-batch), but not on the number of processes. Where there are
             fewer micro-batches than processes, some processes idle.
         smoothing: Applied in order.
+        augmentation: Applied in order, before any smoothing.
         kfac: Needed by the optimizer "kfac".
         schedule: The decay of the rate after the warm-up.
+        coupled_momentum: Whether momentum falls with the rate.
+        rescaled_weights: Whether weights that batch normalization follows keep their length.
         n_measured: How many training samples, the first ones, the training loss and accuracy are measured on.
+        precision: "float32", or "bfloat16" or "float16" for what autocasting lowers; weights stay as they are.
     """
 
     optimizer: str
@@ -54,19 +53,32 @@ class Recipe:
     warmup_epochs: float = 1.0
     micro_batch: int = 256
     smoothing: tuple[Smoothing, ...] = ()
+    augmentation: tuple[Augmentation, ...] = ()
     kfac: KFACSettings | None = None
     schedule: Schedule = field(default_factory=Cosine)
+    coupled_momentum: bool = False
+    rescaled_weights: bool = False
+    second_moment: float = 0.999
+    trust: float = 2e-2
     n_measured: int = 4096
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ConfigError(
-                f"there is no optimizer {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}"
-            )
+        if self.optimizer not in METHODS:
+            raise ConfigError(f"there is no optimizer {self.optimizer!r}; choose one of {', '.join(METHODS)}")
         if (self.optimizer == "kfac") != (self.kfac is not None):
             raise ConfigError("settings of K-FAC belong to the optimizer 'kfac', and only to it")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"there is no precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}"
+            )
         if min(self.batch_size, self.micro_batch, self.n_measured) < 1 or self.epochs < 0:
             raise ValueError("batch_size, micro_batch and n_measured must be positive, epochs not negative")
+
+    @property
+    def first_order(self) -> FirstOrder:
+        """What the first-order optimizer is told."""
+        return FirstOrder(self.lr, self.momentum, self.weight_decay, self.second_moment, self.trust)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ None of it depends on the number of processes but the dealing.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from pipeline.training.mapped import MappedImages
 from pipeline.training.randomness import Purpose, generator
 
 
@@ -17,11 +19,11 @@ class Samples:
     """Labelled images.
 
     Attributes:
-        images: Shape (n, c, h, w), normalized, floating point.
+        images: Shape (n, c, h, w), normalized, floating point; or what yields such when indexed.
         labels: Shape (n,), int64, from 0.
     """
 
-    images: Tensor
+    images: Tensor | MappedImages
     labels: Tensor
 
     def __post_init__(self) -> None:
@@ -48,3 +50,24 @@ def cut(n: int, pieces: int) -> list[slice]:
 def epoch_order(n_samples: int, *, seed: int, epoch: int) -> Tensor:
     """Return the order in which an epoch visits the samples, shape (n_samples,)."""
     return torch.from_numpy(generator(seed, Purpose.ORDER, epoch).permutation(n_samples))
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Which samples each step of a run sees."""
+
+    n_samples: int
+    steps_per_epoch: int
+    seed: int
+
+    def __call__(self, step: int) -> Tensor:
+        """Return the indices of the samples of a step (from 0), shape (batch size,)."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = _kept_order(self.n_samples, self.seed, epoch)
+        return order[cut(self.n_samples, self.steps_per_epoch)[position]]
+
+
+# The epoch under way, and the one before for methods that look back.
+@lru_cache(maxsize=4)
+def _kept_order(n_samples: int, seed: int, epoch: int) -> Tensor:
+    return epoch_order(n_samples, seed=seed, epoch=epoch)

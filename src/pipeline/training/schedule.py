@@ -49,3 +49,15 @@ def learning_rate(step: int, n_steps: int, *, peak: float, n_warmup: int, schedu
     if step < n_warmup:
         return peak * (step + 1) / n_warmup
     return peak * schedule((step - n_warmup) / max(1, n_steps - n_warmup))
+
+
+def coupled_momentum(lr: float, *, momentum: float, peak: float) -> float:
+    """Return the momentum that falls with the rate: the ratio of the two stays that of their peaks [1, section 5.2].
+
+    Late small steps then do not go on in the direction of early large ones.
+
+    References:
+        [1] Osawa, Tsuji, Ueno, Naruse, Yokota, Matsuoka, "Large-scale distributed second-order optimization using
+            Kronecker-factored approximate curvature for deep convolutional neural networks", CVPR 2019.
+    """
+    return momentum * lr / peak

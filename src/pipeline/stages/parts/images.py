@@ -10,17 +10,37 @@ from torch import Tensor
 from pipeline.artifacts.store import Artifact
 from pipeline.errors import ConfigError
 from pipeline.stages.parts.tensors import tensor
+from pipeline.training import MappedImages, Samples
+
+# Bytes of normalized images that every process keeps.
+MOST_IN_MEMORY = 2**30
 
 
-def read_images(dataset: Artifact, part: str) -> tuple[Tensor, Tensor]:
-    """Read one part of a data set: one channel, zero mean and unit variance over the training part.
+def read_images(dataset: Artifact, part: str, n: int | None = None) -> tuple[Tensor, Tensor]:
+    """Read one part of a data set into memory: zero mean and unit variance over the training part.
+
+    Args:
+        n: How many, the first ones; `None` is all.
 
     Returns:
-        Images of shape (n, 1, height, width), float32, and labels of shape (n,), int64.
+        Images of shape (n, channels, height, width), float32, and labels of shape (n,), int64.
     """
-    pixels = tensor(dataset, f"{part}_images").to(torch.float32)
-    mean, std = dataset.facts["pixel_mean"], dataset.facts["pixel_std"]
-    return ((pixels - mean) / std).unsqueeze(1), tensor(dataset, f"{part}_labels")
+    return _mapped(dataset, part, torch.device("cpu"), n)[:], tensor(dataset, f"{part}_labels", n)
+
+
+def samples_of(dataset: Artifact, part: str, device: torch.device, n: int | None = None) -> Samples:
+    """The first `n` samples of one part, or all, for training and measuring.
+
+    Small sets are normalized once and lie on the device; large ones stay in their file until a step wants them.
+    """
+    images = _mapped(dataset, part, device, n)
+    labels = tensor(dataset, f"{part}_labels", n).to(device)
+    return Samples(images[:] if 4 * images.pixels.nbytes <= MOST_IN_MEMORY else images, labels)
+
+
+def _mapped(dataset: Artifact, part: str, device: torch.device, n: int | None) -> MappedImages:
+    facts = dataset.facts
+    return MappedImages(dataset.array(f"{part}_images")[:n], facts["pixel_mean"], facts["pixel_std"], device)
 
 
 def read_samples(inputs: Path, labels: Path | None) -> tuple[Tensor, Tensor | None]:

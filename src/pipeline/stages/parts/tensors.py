@@ -7,6 +7,9 @@ from torch import Tensor
 from pipeline.artifacts.store import Artifact
 
 
-def tensor(artifact: Artifact, name: str) -> Tensor:
-    """Read an array into memory of its own: what is mapped from the file is read-only, which torch cannot express."""
-    return torch.from_numpy(np.array(artifact.array(name)))
+def tensor(artifact: Artifact, name: str, n: int | None = None) -> Tensor:
+    """Read an array, or its first `n` entries, into memory of its own.
+
+    What is mapped from the file is read-only, which torch cannot express.
+    """
+    return torch.from_numpy(np.array(artifact.array(name)[:n]))

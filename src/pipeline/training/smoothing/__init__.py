@@ -1,14 +1,30 @@
 """Smoothed objectives: one method per file, a row in `SMOOTHINGS` each, composable in any order."""
 
-from pipeline.training.smoothing.base import Smoothing
+from pipeline.training.smoothing.base import Former, Smoothing
+from pipeline.training.smoothing.gradient_noise import GradientNoise
 from pipeline.training.smoothing.label_smoothing import LabelSmoothing
 from pipeline.training.smoothing.mixup import Mixup
+from pipeline.training.smoothing.running_mixup import RunningMixup
+from pipeline.training.smoothing.sam import SAM
 from pipeline.training.smoothing.weight_noise import WeightNoise
 
 SMOOTHINGS: dict[str, type[Smoothing]] = {
     "weight_noise": WeightNoise,
     "mixup": Mixup,
+    "running_mixup": RunningMixup,
     "label_smoothing": LabelSmoothing,
+    "sam": SAM,
+    "gradient_noise": GradientNoise,
 }
 
-__all__ = ["SMOOTHINGS", "LabelSmoothing", "Mixup", "Smoothing", "WeightNoise"]
+__all__ = [
+    "SAM",
+    "SMOOTHINGS",
+    "Former",
+    "GradientNoise",
+    "LabelSmoothing",
+    "Mixup",
+    "RunningMixup",
+    "Smoothing",
+    "WeightNoise",
+]

@@ -1,20 +1,44 @@
 """What a smoothing can do to a training step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from torch import Tensor
 
+# The raw images and targets of the micro-batch of the same number some steps ago; None before the first step.
+Former = Callable[[int], tuple[Tensor, Tensor] | None]
 
+
+@dataclass(frozen=True, kw_only=True)
 class Smoothing:
     """A change to the objective that makes it smoother; each method here leaves it as it is.
 
-    Subclasses are frozen dataclasses that override one method. Several compose: targets pass through all in
-    order, displacements add up. Generators are keyed by position, so results do not depend on who computes
-    them.
+    Subclasses are frozen dataclasses that override `blend`, `displace`, or both `explore` and `climb`. Several
+    compose: targets pass through all in order, displacements add up. Generators are keyed by position, so
+    results do not depend on who computes them.
+
+    Attributes:
+        full_steps: With fewer steps in the whole run the strength falls in proportion, since few steps leave
+            no time to overcome the bias of smoothing; 0: it never does.
     """
 
-    def blend(self, images: Tensor, targets: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    STRENGTH: ClassVar[str]  # the field that the number of steps scales
+    EXPLORES: ClassVar[bool] = False  # whether `explore` and `climb` are wanted, at the price of a pass
+
+    full_steps: int = 0
+
+    def within(self, n_steps: int) -> Self:
+        """Return the smoothing of a run of `n_steps` steps."""
+        if n_steps >= self.full_steps:
+            return self
+        change: dict[str, Any] = {self.STRENGTH: getattr(self, self.STRENGTH) * n_steps / self.full_steps}
+        return replace(self, **change, full_steps=0)
+
+    def blend(
+        self, images: Tensor, targets: Tensor, rng: np.random.Generator, former: Former
+    ) -> tuple[Tensor, Tensor]:
         """Change one micro-batch: images of shape (n, c, h, w) and class probabilities of shape (n,
         n_classes)."""
         return images, targets
@@ -32,3 +56,18 @@ class Smoothing:
             done: The part of training that is done, in [0, 1).
         """
         return {}
+
+    def explore(self, losses: Tensor, rng: np.random.Generator) -> Tensor:
+        """Return what a first pass takes the gradient of, from the losses of a micro-batch, shape (n,)."""
+        return losses.mean()
+
+    def climb(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what to add to the weights after a first pass has found these gradients."""
+        return {}
+
+
+def norm_of(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return the 2-norm of all entries together, a scalar."""
+    return sum(
+        (t.square().sum() for t in tensors.values()), start=next(iter(tensors.values())).new_zeros(())
+    ).sqrt()

@@ -1,12 +1,13 @@
 """Mixup: train on convex combinations of samples."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.training.smoothing.base import Smoothing
+from pipeline.training.smoothing.base import Former, Smoothing
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,17 @@ class Mixup(Smoothing):
         [1] Zhang, Cisse, Dauphin, Lopez-Paz, "mixup: beyond empirical risk minimization", ICLR 2018.
     """
 
+    STRENGTH: ClassVar[str] = "alpha"
+
     alpha: float
 
     def __post_init__(self) -> None:
         if not self.alpha > 0:
             raise ValueError(f"mixup needs alpha > 0, not {self.alpha}")
 
-    def blend(self, images: Tensor, targets: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def blend(
+        self, images: Tensor, targets: Tensor, rng: np.random.Generator, former: Former
+    ) -> tuple[Tensor, Tensor]:
         weight = float(rng.beta(self.alpha, self.alpha))
         partner = torch.from_numpy(rng.permutation(len(images))).to(images.device)
         return torch.lerp(images[partner], images, weight), torch.lerp(targets[partner], targets, weight)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ class WeightNoise(Smoothing):
     The expected gradient is that of E[L(w + e)], e ~ N(0, s^2 I): for a quadratic loss the curvature is
     untouched and only the noise of the gradient grows, for others sharp minima are filled up. The noise of
     a weight matrix has the deviation `std` times the root mean square of the matrix, so layers of all
-    scales are treated alike; biases and normalizations stay.
+    scales are treated alike; biases and normalizations stay. Filter-wise, each row (what makes one output)
+    has the deviation `std` times its own root mean square [1], so weak filters are not drowned.
 
     The two micro-batches of a pair take e and -e, wherever they are computed: what is odd in e cancels, at
     no extra pass. A last micro-batch without a partner takes e alone.
@@ -27,11 +29,18 @@ class WeightNoise(Smoothing):
         std: Relative to the root mean square of each weight matrix.
         antithetic: Whether pairs take opposite noise, or each micro-batch its own.
         annealed: Whether the deviation falls to zero during training, as half a cosine wave.
+        filter_wise: Whether noise is relative to each row of a weight matrix.
+
+    References:
+        [1] Li, Xu, Taylor, Studer, Goldstein, "Visualizing the loss landscape of neural nets", NeurIPS 2018.
     """
+
+    STRENGTH: ClassVar[str] = "std"
 
     std: float
     antithetic: bool = True
     annealed: bool = False
+    filter_wise: bool = False
 
     def __post_init__(self) -> None:
         if not self.std >= 0:
@@ -49,5 +58,7 @@ class WeightNoise(Smoothing):
         for name, weight in weights.items():
             if weight.ndim > 1:
                 noise = torch.from_numpy(rng.standard_normal(weight.shape, dtype=np.float32)).to(weight)
-                displacement[name] = noise.mul_(factor * weight.square().mean().sqrt())
+                across = tuple(range(1, weight.ndim)) if self.filter_wise else tuple(range(weight.ndim))
+                scale = weight.square().mean(dim=across, keepdim=True).sqrt()
+                displacement[name] = noise.mul_(factor * scale)
         return displacement

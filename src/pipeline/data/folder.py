@@ -1,0 +1,104 @@
+"""A directory of images, one folder per class: `train/CLASS/*` and `test/CLASS/*` (or `val/CLASS/*`)."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.images import ImageSet
+from pipeline.errors import ConfigError
+
+PARTS = {"train": ("train",), "test": ("test", "val")}
+
+
+def load_folder(*, directory: Path | None, cache: Path, image_size: int, channels: int) -> ImageSet:
+    """Read, scale and crop all images; classes and files are taken in the order of their names.
+
+    Of each image the largest centered square is scaled to `image_size`. Files and folders whose names start with a
+    dot are left out, everything else below a class must be an image that Pillow can read. All pixels are held in
+    memory: 3 kB an image at 32 pixels in color.
+
+    Args:
+        directory: The folder of the parts.
+        cache: Stays untouched.
+        image_size: Pixels of either side.
+        channels: 1 (gray) or 3 (color).
+
+    Raises:
+        ConfigError: If a part or a class is missing or empty, or a file is not a readable image; it is named.
+    """
+    if directory is None:
+        raise ConfigError("dataset.directory: missing; name the folder that holds train/ and test/ (or val/)")
+    folders = {part: _part(directory, names) for part, names in PARTS.items()}
+    classes = _names(folders["train"])
+    if not classes:
+        raise ConfigError(
+            f"dataset.directory: {folders['train']} holds no folder of a class; add one for each"
+        )
+    unknown = sorted(set(_names(folders["test"])) - set(classes))
+    if unknown:
+        raise ConfigError(
+            f"dataset.directory: {folders['test'] / unknown[0]} is a class that {folders['train']} lacks; "
+            "remove it or add training images"
+        )
+    train_images, train_labels = _read_part(folders["train"], classes, image_size, channels)
+    test_images, test_labels = _read_part(folders["test"], classes, image_size, channels)
+    for label, name in enumerate(classes):
+        if not np.any(train_labels == label):
+            raise ConfigError(f"dataset.directory: {folders['train'] / name} holds no image; add some")
+    return ImageSet(
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+        classes=classes,
+        source=f"images below {directory}",
+    )
+
+
+def _part(directory: Path, names: tuple[str, ...]) -> Path:
+    for name in names:
+        if (directory / name).is_dir():
+            return directory / name
+    raise ConfigError(
+        f"dataset.directory: wanted a folder {' or '.join(names)} in {directory}, found none; "
+        "sort the images into train/CLASS and test/CLASS"
+    )
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _read_part(
+    folder: Path, classes: list[str], image_size: int, channels: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    files = [
+        (label, path)
+        for label, name in enumerate(classes)
+        if (folder / name).is_dir()
+        for path in sorted((folder / name).iterdir())
+        if not path.name.startswith(".")
+    ]
+    shape = (image_size, image_size) if channels == 1 else (channels, image_size, image_size)
+    images = np.empty((len(files), *shape), np.uint8)
+    for i, (_, path) in enumerate(files):
+        images[i] = _read(path, image_size, channels)
+    return images, np.array([label for label, _ in files], np.int64)
+
+
+def _read(path: Path, image_size: int, channels: int) -> NDArray[np.uint8]:
+    """One image, shape (image_size, image_size) or (channels, image_size, image_size)."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            plain = image.convert("L" if channels == 1 else "RGB")
+    # Damaged files make Pillow's decoders raise all kinds of errors.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ConfigError(
+            f"dataset.directory: {path} is not a readable image ({' '.join(str(error).split())}); "
+            "remove or replace it"
+        ) from None
+    pixels = np.asarray(ImageOps.fit(plain, (image_size, image_size), Image.Resampling.BILINEAR))
+    return pixels if channels == 1 else pixels.transpose(2, 0, 1)

@@ -1,0 +1,64 @@
+"""Any network of another library or of the user's own, by import path."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.errors import ConfigError
+from pipeline.models.classifier import Classifier
+
+
+def imported(
+    *,
+    input_shape: tuple[int, int, int],
+    n_classes: int,
+    generator: torch.Generator,
+    path: str,
+    options: Mapping[str, Any] | None = None,
+) -> Classifier:
+    """Call `path` and cut what it returns into a body and its last linear layer.
+
+    The function or class is called as those of torchvision are, with `num_classes` and the options. Its weights start
+    as it draws them, from a seed that `generator` gives; the global random state is put back.
+
+    Args:
+        input_shape: Channels, height, width; one pass tells whether the network takes them.
+        n_classes: How many scores it must give.
+        generator: Source of the seed, and of the device.
+        path: "package.module:name".
+        options: Further keyword arguments.
+
+    Raises:
+        ConfigError: If there is no such thing, the call fails, or what it returns is not a network that ends in a
+            linear layer to the classes.
+    """
+    where = f"model.path {path!r}"
+    module_name, _, name = path.partition(":")
+    try:
+        build: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{where}: wanted package.module:name, found {error}") from None
+    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    with torch.random.fork_rng(devices=[]), torch.device(generator.device):
+        torch.manual_seed(seed)
+        try:
+            model = build(num_classes=n_classes, **(options or {}))
+            scores = model.eval()(torch.zeros(2, *input_shape))
+        except Exception as error:
+            raise ConfigError(
+                f"{where}: called with num_classes={n_classes} and given images of shape {input_shape} it says "
+                f"{' '.join(str(error).split())[:200]!r}; change model.options"
+            ) from error
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    last = model.get_submodule(linear[-1]) if linear else None
+    if not isinstance(last, nn.Linear) or scores.shape != (2, n_classes) or last.out_features != n_classes:
+        raise ConfigError(
+            f"{where}: wanted a network whose last layer is linear with {n_classes} outputs, found outputs of shape "
+            f"{tuple(scores.shape)} and {last}; wrap it in a function that adds such a layer"
+        )
+    parent, _, child = linear[-1].rpartition(".")
+    setattr(model.get_submodule(parent), child, nn.Identity())
+    return Classifier(model, last)

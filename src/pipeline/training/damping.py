@@ -1,0 +1,97 @@
+"""How the damping of K-FAC moves during training.
+
+References:
+    [1] Martens, Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature",
+        ICML 2015.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pipeline.training.layers import Structure
+
+SMALLEST, LARGEST = 1e-8, 1e4
+
+
+def scheduled(start: float, end: float, done: float) -> float:
+    """Go from `start` to `end` by equal ratios; `done` in [0, 1] is the part of training that is done."""
+    return float(start * (end / start) ** done)
+
+
+def adapted(damping: float, change: float, predicted: float) -> float:
+    """Follow Levenberg's and Marquardt's rule [1, section 6.5].
+
+    The ratio of the change of the loss to that of the quadratic model is near one where the model can be
+    trusted. Below 1/4 the damping grows, above 3/4 it shrinks, by (19/20)^`Trial.INTERVAL`.
+
+    Args:
+        change: Of the loss, negative where it fell.
+        predicted: By the model; a step that the model takes to be uphill leaves the damping alone.
+    """
+    if not predicted < 0:
+        return damping
+    shrinkage = (19 / 20) ** Trial.INTERVAL
+    ratio = change / predicted
+    if ratio > 3 / 4:
+        damping *= shrinkage
+    elif not ratio >= 1 / 4:
+        damping /= shrinkage
+    return min(max(damping, SMALLEST), LARGEST)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A step that the quadratic model is judged by.
+
+    Attributes:
+        weights: Before the step.
+        gradients: Of the loss at these, before they are rewritten.
+    """
+
+    INTERVAL: ClassVar[int] = 5  # steps from one trial to the next
+
+    weights: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+
+    @classmethod
+    def begin(cls, weights: Mapping[str, torch.nn.Parameter]) -> "Trial":
+        """Copy weights and gradients."""
+        moved = {name: p for name, p in weights.items() if p.grad is not None}
+        return cls(
+            {name: p.detach().clone() for name, p in moved.items()},
+            {name: p.grad.clone() for name, p in moved.items() if p.grad is not None},
+        )
+
+    def predicted_change(
+        self,
+        weights: Mapping[str, torch.nn.Parameter],
+        layers: Mapping[str, Structure],
+        factors: Mapping[tuple[str, str], Tensor],
+        damping: float,
+    ) -> float:
+        """Return g'd + d'(F + damping I)d / 2 of the step d that was taken, whatever the optimizer made of it.
+
+        Weights of layers without factors count with their gradient and the damping alone.
+        """
+        steps = {name: weights[name] - start for name, start in self.weights.items()}
+        linear = sum(float(torch.sum(self.gradients[name] * step)) for name, step in steps.items())
+        square = sum(float(step.square().sum()) for step in steps.values())
+        curvature = 0.0
+        names = {id(p): name for name, p in weights.items()}
+        for layer_name, layer in layers.items():
+            matrices = {m: factors[layer_name, m] for m in layer.shapes if (layer_name, m) in factors}
+            if len(matrices) < len(layer.shapes):
+                continue
+            gradients = [p.grad for p in layer.parameters]
+            for p in layer.parameters:
+                p.grad = steps[names[id(p)]]
+            step = layer.gradient()
+            for p, gradient in zip(layer.parameters, gradients, strict=True):
+                p.grad = gradient
+            if step is not None:
+                curvature += float(torch.sum(step * layer.natural(step, matrices)))
+        return linear + (curvature + damping * square) / 2
