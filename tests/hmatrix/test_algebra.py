@@ -55,6 +55,23 @@ def test_a_sum_of_kernel_matrices_is_that_of_the_sum_of_kernels(A, B):
     np.testing.assert_allclose(total @ total.factorize(1e-8).solve(b), b, rtol=1e-3)
 
 
+def test_numbers_of_any_type_multiply_from_both_sides(A):
+    a = A.to_dense()
+    for found in (
+        2 * A,
+        A * 2.0,
+        np.float32(2) * A,
+        A * np.float64(2),
+        np.int64(2) * A,
+        A / 0.5,
+        A / np.int32(1) * 2,
+    ):
+        assert isinstance(found, H2Matrix)
+        np.testing.assert_allclose(found.to_dense(), 2 * a, rtol=1e-14)
+    with pytest.raises(TypeError):
+        A * "2"
+
+
 def test_differences_and_multiples(A, B, N):
     a, b, n = A.to_dense(), B.to_dense(), N.to_dense()
     assert_close(A - B, a - b)

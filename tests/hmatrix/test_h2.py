@@ -312,3 +312,25 @@ def test_a_matrix_without_low_rank_says_so():
     noise = kernels.Custom(lambda x, y: torch.sin(1e5 * torch.cdist(x, y)), symmetric=True)
     with pytest.raises(ConvergenceError, match="tolerance"):
         H2Matrix.from_kernel(generator.random((8000, 2)), noise, tolerance=1e-6, admissibility=Weak())
+
+
+def test_compression_and_factorization_tell_their_progress():
+    points = np.random.default_rng(0).random((700, 2))
+    told = []
+    A = H2Matrix.from_kernel(
+        points, kernels.Matern(), diagonal=1.0, leaf_size=16, progress=lambda *state: told.append(state)
+    )
+    boxes = A.rows.n_boxes
+    assert told[-1] == (boxes, boxes)
+    told.clear()
+    A.factorize(progress=lambda *state: told.append(state))
+    assert told[-1] == (boxes, boxes)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_an_exception_out_of_progress_ends_the_work():
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        H2Matrix.from_kernel(np.random.default_rng(0).random((300, 2)), kernels.Matern(), progress=stop)

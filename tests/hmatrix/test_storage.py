@@ -71,3 +71,19 @@ def test_a_python_function_cannot_be_stored(points, tmp_path):
     A = H2Matrix.from_kernel(points[:50], kernels.Custom(lambda x, y: torch.cdist(x, y), symmetric=True))
     with pytest.raises(ConfigError, match="Python function"):
         A.save(tmp_path)
+
+
+def test_a_product_without_kernel_comes_back(points, tmp_path):
+    A = H2Matrix.from_kernel(points, kernels.Matern(nu=0.5), diagonal=1.0, tolerance=1e-4, leaf_size=32)
+    square = A @ A
+    square.save(tmp_path)
+    x = np.ones(700)
+    B = H2Matrix.load(tmp_path)
+    np.testing.assert_array_equal(B @ x, square @ x)
+    np.testing.assert_array_equal(B.factorize().solve(x), square.factorize().solve(x))
+
+
+def test_the_transpose_of_a_python_function_cannot_be_stored_either(points, tmp_path):
+    kernel = kernels.Custom(lambda x, y: kernels.Matern()(x, 1.1 * y))
+    with pytest.raises(ConfigError, match="cannot be stored"):
+        H2Matrix.from_kernel(points, kernel).T.save(tmp_path)

@@ -16,7 +16,14 @@ from pipeline.hmatrix.blocks import coupling_blocks, near_blocks
 from pipeline.hmatrix.cluster import ClusterTree, build_tree, n_halvings
 from pipeline.hmatrix.entries import kernel_matrix, length_scales
 from pipeline.hmatrix.h2 import H2Matrix
-from pipeline.hmatrix.inputs import as_diagonal, as_points, dtype_of, require_nugget, require_tolerance
+from pipeline.hmatrix.inputs import (
+    Progress,
+    as_diagonal,
+    as_points,
+    dtype_of,
+    require_nugget,
+    require_tolerance,
+)
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.skeleton import Sampling, nested_basis
 from pipeline.hmatrix.structure import log_levels
@@ -44,6 +51,7 @@ def compress_kernel(
     sources: "NDArray[Any] | Tensor | None",
     leaf_size: int | None,
     admissibility: Admissibility | None,
+    progress: Progress | None = None,
 ) -> H2Matrix:
     """Do what `H2Matrix.from_kernel` says."""
     require_tolerance(tolerance)
@@ -66,7 +74,7 @@ def compress_kernel(
     with one_blas_thread():
         return _compress(
             kernel, rows, columns, admissibility, lists, tolerance, dtype,
-            None if term is None else term[rows.permutation], notes,
+            None if term is None else term[rows.permutation], notes, progress,
         )  # fmt: skip
 
 
@@ -139,6 +147,7 @@ def _compress(
     dtype: np.dtype[Any],
     term: NDArray[Any] | None,
     notes: tuple[str, ...],
+    progress: Progress | None,
 ) -> H2Matrix:
     matrix = kernel_matrix(kernel, rows, columns)
     computed = np.dtype(np.complex128 if kernel.is_complex else np.float64)
@@ -166,9 +175,11 @@ def _compress(
             transposed=False,
             computed=computed,
             stored=stored,
+            progress=progress,
         )
         row_basis = column_basis if mirrored else nested_basis(
-            matrix, rows, columns, lists.far, sampling, transposed=True, computed=computed, stored=stored
+            matrix, rows, columns, lists.far, sampling, transposed=True, computed=computed, stored=stored,
+            progress=progress,
         )  # fmt: skip
         result = H2Matrix(
             rows, columns, row_basis, column_basis, near,

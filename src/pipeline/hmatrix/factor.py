@@ -24,7 +24,7 @@ from pipeline.hmatrix import _native
 from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.entries import entry_matrix, kernel_matrix, represented_matrix
 from pipeline.hmatrix.h2 import H2Matrix
-from pipeline.hmatrix.inputs import require_tolerance
+from pipeline.hmatrix.inputs import Progress, require_tolerance
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
 from pipeline.hmatrix.skeleton import Sampling
 from pipeline.hmatrix.threads import one_blas_thread
@@ -171,7 +171,9 @@ class Factorization:
         )
 
 
-def factorize(A: H2Matrix, *, tolerance: float | None = None, kind: str = "auto") -> Factorization:
+def factorize(
+    A: H2Matrix, *, tolerance: float | None = None, kind: str = "auto", progress: Progress | None = None
+) -> Factorization:
     """Factorize A, with compression of its own.
 
     Args:
@@ -179,6 +181,7 @@ def factorize(A: H2Matrix, *, tolerance: float | None = None, kind: str = "auto"
         tolerance: Relative Frobenius error of the matrix that is factorized; A's own by default. Looser ones make
             preconditioners.
         kind: "cholesky", "ldlt" (symmetric, not definite), "lu", or "auto": by what the kernel says of itself.
+        progress: Told of the boxes done.
 
     Raises:
         ConvergenceError: If Cholesky meets a pivot that is not positive even after tightening, or a pivot vanishes.
@@ -202,7 +205,7 @@ def factorize(A: H2Matrix, *, tolerance: float | None = None, kind: str = "auto"
             levels, failure = eliminate(
                 matrix, A.rows.native, lists.near.start, lists.near.boxes, lists.far.start, lists.far.boxes, diagonal,
                 KINDS[kind], sampling.budget, sampling.rows, lists.first_far_level(A.rows),
-                _DENSE_END,
+                _DENSE_END, progress,
             )  # fmt: skip
         if failure is None:
             steps = tuple(Steps(*level) for level in levels)

@@ -8,10 +8,12 @@ partition of the matrix. `part` gives such a share; shares sum up to A.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator
@@ -21,7 +23,7 @@ from pipeline.hmatrix import _native
 from pipeline.hmatrix.admissibility import Admissibility, Interactions
 from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.cluster import ClusterTree
-from pipeline.hmatrix.inputs import as_diagonal
+from pipeline.hmatrix.inputs import Progress, as_diagonal
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.skeleton import Basis
 from pipeline.hmatrix.threads import one_blas_thread
@@ -30,6 +32,7 @@ from pipeline.hmatrix.vectors import Vectors, apply
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pipeline.hmatrix.batched import BatchedProduct
     from pipeline.hmatrix.factor import Factorization
     from pipeline.hmatrix.krylov import SolveInfo
 
@@ -72,6 +75,9 @@ class H2Matrix:
     notes: tuple[str, ...] = field(default=())
     correction: csr_array | None = None
 
+    # NumPy's numbers leave their products with a matrix to it.
+    __array_ufunc__: ClassVar[None] = None
+
     @classmethod
     def from_kernel(
         cls,
@@ -83,6 +89,7 @@ class H2Matrix:
         sources: "NDArray[Any] | Tensor | None" = None,
         leaf_size: int | None = None,
         admissibility: Admissibility | None = None,
+        progress: Progress | None = None,
     ) -> "H2Matrix":
         """Compress the matrix k(points[i], points[j]) + diagonal, or k(points[i], sources[j]).
 
@@ -94,6 +101,7 @@ class H2Matrix:
             sources: Shape (m, d), for a rectangular matrix.
             leaf_size: Most points in a leaf; by default 64, or 256 where the points fill a volume.
             admissibility: Strong() by default; Weak() where the points have no near and far, and says so in `notes`.
+            progress: Called with how many boxes of how many are done, for a progress bar.
 
         Raises:
             ConfigError: If points or tolerance are not usable.
@@ -109,6 +117,7 @@ class H2Matrix:
             sources=sources,
             leaf_size=leaf_size,
             admissibility=admissibility,
+            progress=progress,
         )
 
     def __repr__(self) -> str:
@@ -176,6 +185,9 @@ class H2Matrix:
         return self._apply(x, transposed=True)
 
     def _apply(self, x: Vectors, *, transposed: bool) -> Vectors:
+        if isinstance(x, Tensor) and x.device.type != "cpu":
+            return self._batched(x.device, transposed=transposed and not self.mirrored)(x)
+
         def action(flat: NDArray[Any], m: int) -> NDArray[Any]:
             near_type = np.dtype(np.complex128 if self.near.values.dtype.kind == "c" else np.float64)
             with one_blas_thread():
@@ -198,13 +210,37 @@ class H2Matrix:
             what="the product",
         )
 
+    def _batched(self, device: torch.device, *, transposed: bool) -> "BatchedProduct":
+        """Return the product on another device, whose copy of the matrix is made once."""
+        from pipeline.hmatrix.batched import BatchedProduct
+
+        if (device, transposed) not in self._copies:
+            self._copies[device, transposed] = BatchedProduct.of(self.T if transposed else self, device)
+        return self._copies[device, transposed]
+
+    @cached_property
+    def _copies(self) -> "dict[tuple[torch.device, bool], BatchedProduct]":
+        return {}
+
     def __rmul__(self, factor: complex) -> "H2Matrix":
         """Return factor · A."""
-        if not isinstance(factor, int | float | complex):
+        if not isinstance(factor, int | float | complex | np.number):
             return NotImplemented
         from pipeline.hmatrix.transpose import scaled
 
-        return scaled(self, factor)
+        return scaled(self, np.asarray(factor).item())
+
+    def __mul__(self, factor: complex) -> "H2Matrix":
+        """Return A · factor."""
+        return self.__rmul__(factor)
+
+    def __truediv__(self, divisor: complex) -> "H2Matrix":
+        """Return A / divisor."""
+        return (
+            self.__rmul__(1 / divisor)
+            if isinstance(divisor, int | float | complex | np.number)
+            else NotImplemented
+        )
 
     def __neg__(self) -> "H2Matrix":
         return -1.0 * self
@@ -257,11 +293,13 @@ class H2Matrix:
 
         return sampled_error(self, seed=seed, n_rows=n_rows, n_vectors=n_vectors)
 
-    def factorize(self, tolerance: float | None = None, kind: str = "auto") -> "Factorization":
+    def factorize(
+        self, tolerance: float | None = None, kind: str = "auto", *, progress: Progress | None = None
+    ) -> "Factorization":
         """Factorize in near-linear time; see `factor.factorize`."""
         from pipeline.hmatrix.factor import factorize
 
-        return factorize(self, tolerance=tolerance, kind=kind)
+        return factorize(self, tolerance=tolerance, kind=kind, progress=progress)
 
     def solve(
         self,

@@ -1,5 +1,6 @@
 """What callers pass in, checked: one clear sentence for each mistake."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+
+Progress = Callable[[int, int], object]  # called with how many boxes of how many are done
 
 
 def as_points(points: "NDArray[Any] | Tensor", what: str) -> NDArray[Any]:

@@ -28,6 +28,7 @@ from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.cluster import ClusterTree, Ints
+from pipeline.hmatrix.inputs import Progress
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ def nested_basis(
     transposed: bool,
     computed: np.dtype[Any],
     stored: np.dtype[Any],
+    progress: Progress | None = None,
 ) -> Basis:
     """Choose skeletons of every box, from the leaves up.
 
@@ -120,6 +122,7 @@ def nested_basis(
         transposed: Rows rather than columns are compressed.
         computed: float64 or complex128.
         stored: What T is kept in.
+        progress: Told of the boxes done.
 
     Raises:
         ConvergenceError: If boxes grow beyond `sampling.largest_box` unknowns: the far field has no low rank.
@@ -127,7 +130,7 @@ def nested_basis(
     build = getattr(_native, f"build_basis_{computed.name}")
     rank, skeletons, order, values, seconds, largest = build(
         matrix, own.native, other.native, far.start, far.boxes, transposed, sampling.budget, sampling.rows,
-        sampling.largest_box,
+        sampling.largest_box, progress,
     )  # fmt: skip
     if largest > sampling.largest_box:
         raise ConvergenceError(

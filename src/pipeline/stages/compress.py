@@ -14,8 +14,10 @@ from pipeline.artifacts.store import Artifact, create
 from pipeline.hmatrix import H2Matrix, kernels
 from pipeline.hmatrix.boundary_elements import SingleLayer
 from pipeline.hmatrix.gaussian_process import fit_matern, median_distance
+from pipeline.hmatrix.inputs import Progress
 from pipeline.runtime.provenance import provenance
 from pipeline.stages.parts.matrices import in_words, single_layer_of, standardized
+from pipeline.stages.parts.progress import boxes
 from pipeline.stages.parts.spec import errors_about, read_spec
 from pipeline.stages.parts.tensors import tensor
 
@@ -44,11 +46,16 @@ def run(options: Namespace) -> None:
         if spec["task"] == "capacitance":
             layer = single_layer_of(points)
             near_field = layer.computed_near_field
-            matrices = _single_layer(layer, covariance.kernel, tolerance)
+            with boxes(f"compress {name}") as progress:
+                matrices = _single_layer(layer, covariance.kernel, tolerance, progress)
         else:
             rows = tensor(points, "points")
             kernel, nugget = covariance.kernel, covariance.nugget
-            matrices = {"operator": H2Matrix.from_kernel(rows, kernel, diagonal=nugget, tolerance=tolerance)}
+            with boxes(f"compress {name}") as progress:
+                operator = H2Matrix.from_kernel(
+                    rows, kernel, diagonal=nugget, tolerance=tolerance, progress=progress
+                )
+            matrices = {"operator": operator}
     seconds = time.perf_counter() - start
     operator = matrices["operator"]
     relative_error = operator.error_estimate()
@@ -113,9 +120,11 @@ def _covariance(spec: Mapping[str, Any], points: Artifact) -> Covariance:
     )
 
 
-def _single_layer(layer: SingleLayer, kernel: kernels.Kernel, tolerance: float) -> dict[str, H2Matrix]:
+def _single_layer(
+    layer: SingleLayer, kernel: kernels.Kernel, tolerance: float, progress: Progress
+) -> dict[str, H2Matrix]:
     """The kernel matrix of the quadrature points, and that of the centroids, which preconditions."""
-    far = H2Matrix.from_kernel(layer.points, kernel, tolerance=tolerance)
+    far = H2Matrix.from_kernel(layer.points, kernel, tolerance=tolerance, progress=progress)
     centers = H2Matrix.from_kernel(
         layer.mesh.centroids, kernel, diagonal=layer.safe_diagonal, tolerance=max(tolerance, 1e-4)
     )

@@ -22,6 +22,7 @@ from pipeline.runtime.communicator import Serial
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.provenance import provenance
 from pipeline.stages.parts.matrices import single_layer_of, standardized
+from pipeline.stages.parts.progress import boxes
 from pipeline.stages.parts.spec import errors_about, read_spec
 from pipeline.stages.parts.tensors import tensor
 
@@ -82,9 +83,9 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
     watch = Stopwatch()
     with watch.part("assemble"):
         problem = problem_of(spec["task"], points, compressed)
-    with watch.part("factorize"):
+    with watch.part("factorize"), boxes(f"factorize {name}", shown=communicator.rank == 0) as progress:
         factorization = problem.preconditioner.factorize(
-            spec["factor"]["tolerance"], kind=spec["factor"]["kind"]
+            spec["factor"]["tolerance"], kind=spec["factor"]["kind"], progress=progress
         )
     with watch.part("solve"):
         solution, info = distributed_solve(

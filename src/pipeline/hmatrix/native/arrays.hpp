@@ -31,6 +31,11 @@ inline void heed_interrupts() {
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
 }
 
+// Tells a callable, or none, how many boxes of how many are done: at most a hundred times and at the end.
+inline void tell(const nb::object& progress, int done, int total) {
+    if (!progress.is_none() && (done == total || done % (total / 100 + 1) == 0)) progress(done, total);
+}
+
 // Lists of integers, one per box, in one flat array: list b is values[start[b]] ... values[start[b + 1] - 1].
 struct Lists {
     const int64_t* start;

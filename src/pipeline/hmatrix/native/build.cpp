@@ -28,12 +28,13 @@ nb::tuple build_basis(const KernelMatrix& matrix, const Tree& own, const Tree& o
     const Accuracy accuracy{options.budget, options.rows};
     AdaptiveScratch<C> scratch;
     FarSampler sampler(own, other, far);
-    int largest = 0;
+    int largest = 0, done = 0;
 
     for (int level = own.levels() - 1; level >= 0 && largest <= options.largest_box; --level) {
         const double begun = now();
         for (int b = own.level_start.data()[level]; b < own.level_start.data()[level + 1]; ++b) {
             heed_interrupts();
+            tell(options.progress, ++done, n_boxes);
             std::vector<int> columns;
             std::vector<double> scale;
             if (own.leaf(b)) {

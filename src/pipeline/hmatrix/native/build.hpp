@@ -11,6 +11,7 @@ struct BasisOptions {
     double budget;    // squared Frobenius norm that one box may lose
     double rows;      // far points sampled for a box, at first
     int largest_box;  // gives up when a box has more unknowns
+    nb::object progress;  // called with boxes done and in all, or None
 };
 
 // Chooses skeletons of every box from the leaves up. Returns, each flat with one list per box: rank (boxes,), skeletons

@@ -63,6 +63,7 @@ class Eliminator {
         const double begun = now();
         finish(std::max(level, 0), levels.back());
         levels.back().seconds = now() - begun;
+        tell(options_.progress, tree_.boxes(), tree_.boxes());
     }
 
   private:
@@ -98,6 +99,7 @@ class Eliminator {
         const int n = size(b);
         if (n == 0) return;
         heed_interrupts();
+        tell(options_.progress, ++done_, tree_.boxes());
         const Interpolation<C> basis = compress(b);
         const int k = basis.rank, d = n - k;
         steps.table[0] += 1, steps.table[1] += n, steps.table[2] += k;
@@ -335,6 +337,7 @@ class Eliminator {
     std::vector<int> parts_, offsets_;
     std::vector<C> W_, V_, NS_, NR_, N_, left_, right_, solved_, far_rows_;
     AdaptiveScratch<C> scratch_;
+    int done_ = 0;
 };
 
 }  // namespace

@@ -15,6 +15,7 @@ struct EliminationOptions {
     double rows;      // far points sampled for a box, at first
     int first_level;  // the uppermost level with far pairs; above it everything is dense
     int stop;         // unknowns that are left to one dense factorization
+    nb::object progress;  // called with boxes done and in all, or None
 };
 
 // Factorizes k(points, points) + diag(diagonal).

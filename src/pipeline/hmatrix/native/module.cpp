@@ -61,12 +61,13 @@ void bind_stored(nb::module_& module, const char* suffix) {
         name("eliminate").c_str(),
         [](const KernelMatrix& matrix, const Tree& tree, In<int64_t> near_start, In<int> near_boxes,
            In<int64_t> far_start, In<int> far_boxes, In<Wide<S>> diagonal, int kind, double budget, double rows,
-           int first_level, int stop) {
+           int first_level, int stop, nb::object progress) {
             return eliminate<Wide<S>, S>(matrix, tree, near_start, near_boxes, far_start, far_boxes, diagonal,
-                                         {static_cast<Kind>(kind), budget, rows, first_level, stop});
+                                         {static_cast<Kind>(kind), budget, rows, first_level, stop, progress});
         },
         "matrix"_a, "tree"_a, "near_start"_a, "near_boxes"_a, "far_start"_a, "far_boxes"_a, "diagonal"_a, "kind"_a,
-        "budget"_a, "rows"_a, "first_level"_a, "stop"_a);
+        "budget"_a, "rows"_a, "first_level"_a, "stop"_a,
+        "progress"_a.none());
 }
 
 // What computes in C: bases, which Python narrows when it stores them.
@@ -74,12 +75,12 @@ template <class C>
 void bind_computed(nb::module_& module, const char* suffix) {
     module.def((std::string("build_basis") + suffix).c_str(),
                [](const KernelMatrix& matrix, const Tree& own, const Tree& other, In<int64_t> far_start,
-                  In<int> far_boxes, bool transposed, double budget, double rows, int largest_box) {
+                  In<int> far_boxes, bool transposed, double budget, double rows, int largest_box, nb::object progress) {
                    return build_basis<C>(matrix, own, other, far_start, far_boxes,
-                                         {transposed, budget, rows, largest_box});
+                                         {transposed, budget, rows, largest_box, progress});
                },
                "matrix"_a, "own"_a, "other"_a, "far_start"_a, "far_boxes"_a, "transposed"_a, "budget"_a, "rows"_a,
-               "largest_box"_a);
+               "largest_box"_a, "progress"_a.none());
 }
 
 }  // namespace
