@@ -9,7 +9,7 @@ import pytest
 
 from cluster import LONG, wait_until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(2400)]
 
 
 def test_a_job_that_runs_out_of_memory_gets_more(place, ends_like_the_undisturbed):
