@@ -1,7 +1,10 @@
 """What is asked of Slurm, with clients that only note what they were asked. The real one is asked in tests/slurm."""
 
+import asyncio
 import json
+import sys
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 
@@ -77,3 +80,21 @@ def test_a_task_of_an_array_is_queued_alone(client, monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
     assert slurm.queue_again()
     assert "scontrol requeue 9_3" in calls.read_text()
+
+
+def test_the_executor_sees_what_a_person_has_cancelled(monkeypatch):
+    answers = [({"1": "CANCELLED by 1000", "2": "RUNNING"}, 0.1), (None, None)]
+
+    async def ask(command, logger):
+        return answers.pop(0)
+
+    executor = SimpleNamespace(query_job_status=ask)
+    monkeypatch.setitem(sys.modules, "snakemake_executor_plugin_slurm", executor)
+    slurm.mend_executor()
+    assert asyncio.run(executor.query_job_status("sacct", None)) == ({"1": "CANCELLED", "2": "RUNNING"}, 0.1)
+    assert asyncio.run(executor.query_job_status("sacct", None)) == (None, None)
+
+
+def test_without_the_executor_there_is_nothing_to_mend(monkeypatch):
+    monkeypatch.setitem(sys.modules, "snakemake_executor_plugin_slurm", None)
+    slurm.mend_executor()

@@ -25,7 +25,7 @@ def testbed():
         pytest.skip(install.stderr.strip() or "no Slurm")
     # A short path, for its sockets; in memory where that is possible, for its database.
     top = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
-    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir=top)) / "state"
+    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir=top))
     with subprocess.Popen(
         [sys.executable, HERE / "testbed.py", folder],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
@@ -35,7 +35,6 @@ def testbed():
         yield Slurm(folder, keeper)
         keeper.stdin.close()
         said = keeper.stdout.read()
-    shutil.rmtree(folder.parent)
     assert "error" not in said, said
 
 

@@ -9,7 +9,7 @@ from workplace import ROOT, copy_checkout
 
 from cluster import Place, wait_until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(2400)]
 
 
 @pytest.fixture(scope="module")

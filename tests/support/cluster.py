@@ -13,7 +13,7 @@ import yaml
 from safetensors.numpy import load_file
 
 # On a machine that is busy with other work, a condition may take so many seconds to come.
-PATIENCE = 300.0
+PATIENCE = 900.0
 
 # A training of some seconds, so that there is a middle to hit; one of an instant; and one matrix.
 MINI = {

@@ -1,6 +1,7 @@
 import json
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
 from pipeline.config import artefacts_of, load_study, specs
@@ -9,7 +10,7 @@ from pipeline.errors import PipelineError
 from pipeline.operations.check import results_folder
 from pipeline.operations.checkout import begin, end
 from pipeline.operations.main_process import look_back
-from pipeline.runtime.code_digest import code_digest
+from pipeline.runtime.code_digest import code_digest as digest
 
 # Jobs find `python` and `mpiexec` beside the interpreter that runs Snakemake, activated environment or not.
 # The live view sends what jobs say beside their logs elsewhere than to the terminal that it draws on.
@@ -36,6 +37,12 @@ ALL_CORES = 1024
 
 # Matrices whose points are a network's features, and the run that it was trained by.
 EMBEDDED = {name: m.points.run for name, m in STUDY.matrices.items() if m.points.name == "embeddings"}
+
+
+def code_digest(module):
+    """The digest of a stage's code, computed when a job asks: one in a cluster's queue asks for its own rule's alone."""
+    computed = cache(lambda: digest(module))
+    return lambda wildcards: computed()
 
 
 def one_of(names):

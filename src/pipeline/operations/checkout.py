@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.artifacts.lock import hold
 from pipeline.errors import PipelineError
-from pipeline.runtime.slurm import cancel
+from pipeline.runtime.slurm import cancel, mend_executor
 from pipeline.runtime.software import record_software
 
 _turn = ExitStack()
@@ -32,6 +32,7 @@ def begin(jobs: str = "") -> None:
             f"Ended Slurm's jobs {ids} of a main process that was killed; trainings go on.", file=sys.stderr
         )
     record_software()
+    mend_executor()
 
 
 def end() -> None:
