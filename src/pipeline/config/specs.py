@@ -15,7 +15,7 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
     for name, run in whole["training"]["runs"].items():
         recipe = {key: value for key, value in run.items() if key != "label"}
         parts[f"training/{name}"] = {"run": recipe, "model": whole["model"], "device": study.device}
-    parts["precision"] = {key: whole["precision"][key] for key in ("batch_sizes", "min_samples")}
+    parts["precision"] = {key: value for key, value in whole["precision"].items() if key != "runs"}
     for name, matrix in whole["matrices"].items():
         parts[f"points/{name}"] = {"points": matrix["points"]}
         parts[f"compress/{name}"] = {
