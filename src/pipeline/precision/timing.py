@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.precision.attained import measure_attained
 from pipeline.precision.plan import INPUT, Layer
 from pipeline.precision.reason import Side, reason
 from pipeline.precision.reference import apply
@@ -145,7 +146,7 @@ def time_layers(
     sampling = sampling or Sampling()
     rows: list[LayerTiming] = []
     with one_core(), torch.inference_mode():
-        roofs = roofs or measure_roofs(half.instruction_set)
+        roofs = roofs or measure_attained(measure_roofs(half.instruction_set))
         for batch in batch_sizes:
             x = inputs[torch.arange(batch) % len(inputs)]
             sample = _network_samples if mode == "network" else _layer_samples
@@ -271,7 +272,7 @@ def _timing(
         bound=two.bound.term,
         bound_fp32=one.bound.term,
         level=two.bound.level,
-        reason=reason(one, two, of_speedup, roofs, cold=mode == "cold"),
+        reason=reason(one, two, of_speedup, roofs, cold=mode == "cold", flops=flops),
         n_samples=len(seconds["fp16"]),
         n_dropped=taken.n_dropped,
     )
