@@ -48,7 +48,7 @@ def fit(pairs: list[tuple[Work, float]], roofs: Roofs) -> Attained:
     Each figure is kept in its physical range: no rate above the peak, no negative costs, theta in [0, 1].
     """
     near = pairs[:2]
-    peak = 1 / (roofs.gflops * 1e9)
+    peak = 1 / roofs.peak(pairs[0][0].routine)
     taken = [max(seconds - roofs.call_seconds, 1e-9) for _, seconds in pairs]
     if len(near) == 1:
         per_flop, per_number = peak, max(taken[0] - near[0][0].flops * peak, 0.0) / near[0][0].numbers

@@ -127,7 +127,9 @@ def typical_routines(
         weights = stored if layer.weight_dtype == "float16" else complete
         options = [
             routine
-            for routine in candidates(layer, instruction_set)
+            for routine in candidates(
+                layer, "portable"
+            )  # what every machine has, so that all choose the same
             if errors[layer.name].get(routine, 0.0) <= budget.layer_error
         ] or [twin(candidates(layer, instruction_set)[0])]
 

@@ -253,25 +253,49 @@ def device_times(network: Mapping[str, Any]) -> Table | None:
     )
 
 
+def layer_work(network: Mapping[str, Any]) -> Table | None:
+    """What every layer has to do and to move, and where its bytes come from."""
+    timings = network.get("timings") or []
+    if not timings:
+        return None
+    columns = (
+        Column("Layer"), Column("Batch", True), Column("Work", True), Column("Executed", True),
+        Column("FLOP/byte", True), Column("Bytes FP32", True), Column("Bytes FP16", True), Column("By level, FP16"),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            str(row.get("layer", f.DASH)), f.count(row.get("batch")), f.flops(row.get("flops")),
+            f.flops(row.get("executed_flops")), f.significant(row.get("intensity")), f.n_bytes(row.get("bytes_fp32")),
+            f.n_bytes(row.get("bytes_fp16")), _traffic(row),
+        )
+        for row in timings
+    )  # fmt: skip
+    return Table(
+        "Work and traffic",
+        columns,
+        rows,
+        note="Work: by the layer's definition. Executed: what is left of it by Winograd's algorithm. Bytes: weights as "
+        "packed, inputs and outputs, each once; by level: where they come from, intermediate results included.",
+    )
+
+
 def layer_times(network: Mapping[str, Any]) -> Table | None:
-    """Times, traffic and attained rates behind the bars, and those of the other modes."""
+    """Times and attained rates behind the bars, and those of the other modes."""
     timings = [*(network.get("timings") or []), *(network.get("other_timings") or [])]
     if not timings:
         return None
     columns = (
         Column("Layer"), Column("Batch", True), Column("Mode"), Column("FP32", True), Column("FP16", True),
-        Column("Predicted", True), Column("Speedup", True), Column("Predicted", True), Column("Work", True),
-        Column("Executed", True), Column("FLOP/byte", True), Column("GFLOP/s", True), Column("GB/s", True),
-        Column("Bytes by level"), Column("Bound by"), Column("Routine"),
+        Column("Predicted", True), Column("Speedup", True), Column("Predicted", True), Column("GFLOP/s", True),
+        Column("GB/s", True), Column("Bound by"), Column("Routine"),
     )  # fmt: skip
     rows = tuple(
         (
             str(row.get("layer", f.DASH)), f.count(row.get("batch")), str(row.get("mode") or f.DASH),
             f.seconds(row.get("seconds_fp32")), f.seconds(row.get("seconds_fp16")),
             f.seconds(row.get("predicted_seconds_fp16")), f.times(row.get("speedup")),
-            f.times(row.get("predicted_speedup")), f.flops(row.get("flops")), f.flops(row.get("executed_flops")),
-            f.significant(row.get("intensity")), f.significant(row.get("gflops"), 3),
-            f.significant(row.get("gbytes"), 3), _traffic(row), str(row.get("bound") or f.DASH), _routines(row),
+            f.times(row.get("predicted_speedup")), f.significant(row.get("gflops"), 3),
+            f.significant(row.get("gbytes"), 3), str(row.get("bound") or f.DASH), _routines(row),
         )
         for row in timings
     )  # fmt: skip
@@ -280,9 +304,8 @@ def layer_times(network: Mapping[str, Any]) -> Table | None:
         columns,
         rows,
         note="Medians; the first prediction is that of the FP16 time, the second that of the speedup. Modes: in the "
-        "network behind the other layers, warm behind itself, cold behind a sweep of the caches. Rates, intensity and "
-        "bytes are those of FP16. Executed: what Winograd's algorithm leaves of the work. Routine: of both precisions, "
-        "or FP32 → FP16.",
+        "network behind the other layers, warm behind itself, cold behind a sweep of the caches. Rates are those of "
+        "FP16. Routine: of both precisions, or FP32 → FP16.",
     )
 
 

@@ -37,6 +37,7 @@ from pipeline.report.layer_tables import (
     error_growth,
     layer_bars,
     layer_times,
+    layer_work,
     rounding,
 )
 from pipeline.report.quantity import Quantity
@@ -126,6 +127,7 @@ def precision_section(
         blocks.append(changed_predictions(network, classes))
         blocks.append(confusion(network, classes))
         blocks.append(rounding(network))
+        blocks.append(layer_work(network))
         blocks.append(candidates(network))
         blocks.append(layer_times(network))
         blocks.append(device_times(network))
