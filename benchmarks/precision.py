@@ -396,7 +396,7 @@ def prediction(run: Run) -> None:
                     (row.predicted_seconds_fp16, row.seconds_fp16),
                     (row.predicted_seconds_fp32, row.seconds_fp32),
                 )
-                within += [abs(predicted / found - 1) <= 0.25 for predicted, found in pairs]
+                within += [bool(abs(predicted / found - 1) <= 0.25) for predicted, found in pairs]
     run.record(SHARE, ours=sum(within) / len(within), goal=Goal.ours(0.8), part=f"{len(within)} timings")
 
 

@@ -18,6 +18,7 @@ def test_moves_come_in_the_order_of_squared_error_per_second_saved():
         "a": [START, Candidate("direct fp16", 8.0, 3e-4), Candidate("winograd4 fp16", 2.0, 2e-3)],
         "b": [START, Candidate("winograd2 fp16", 4.0, 4e-4)],
         "c": [START, Candidate("direct fp16", 11.0, 0.0)],
+        "d": [START, Candidate("direct fp16", 9.8, 3e-4)],  # gains too little for its error
     }
     # b: 1.6e-7 / 6 s; a: 9e-8 / 2 s, then 3.91e-6 / 6 s.
     assert moves(measured, Budget()) == [
