@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.precision import _native
 from pipeline.precision.plan import Dtype, Geometry, Kind, Layer
 from pipeline.precision.roofline import Attained, Roofs, Work, bound, work_of
 from pipeline.precision.routines import build, candidates
@@ -39,7 +40,21 @@ def measure_attained(roofs: Roofs) -> Roofs:
                         if routine in candidates(layer, name)
                     ]
                     attained[pairs[0][0].routine] = fit(pairs, roofs)
-    return replace(roofs, attained=attained)
+        roofs = replace(roofs, attained=attained)
+        return replace(roofs, wake_seconds=_wake_seconds(roofs))
+
+
+def _wake_seconds(roofs: Roofs) -> float:
+    """How much longer a small layer takes behind one whose weights fill the near caches than by itself."""
+    large = _stored(replace(_convolution(256, 8), routine="direct fp16"))
+    small = _stored(replace(_pooling("adaptive_avg_pool2d", 256, 8), routine="windows"))
+    layers = [build(layer, _parameters(layer), roofs.instruction_set) for layer in (large, small)]
+    network = _native.Network([(layers[0], 0, -1), (layers[1], 1, -1)], 1)
+    x = torch.ones(1, math.prod(large.input_shape), dtype=torch.float16)
+    y = torch.empty(1, math.prod(small.output_shape), dtype=torch.float16)
+    behind = float(np.median([network.seconds_per_step(x, y)[1] for _ in range(3 * N_SAMPLES)]))
+    _, alone = _timed(small, "windows", 1, roofs.instruction_set)
+    return max(behind - alone, 0.0)
 
 
 def fit(pairs: list[tuple[Work, float]], roofs: Roofs) -> Attained:
@@ -101,11 +116,7 @@ def _pooling(kind: Kind, channels: int, size: int) -> Layer:
 def _timed(layer: Layer, routine: str, batch: int, instruction_set: str) -> tuple[Work, float]:
     """The work of a layer that stands between others, and its median seconds."""
     layer = replace(layer, routine=routine)
-    if routine.endswith("fp32"):
-        layer = layer.in_single()
-    else:
-        half: Dtype = "float16"
-        layer = replace(layer, input_dtype=half, addend_dtype=half, output_dtype=half)
+    layer = layer.in_single() if routine.endswith("fp32") else _stored(layer)
     native = build(layer, _parameters(layer), instruction_set)
     x = torch.ones(batch, math.prod(layer.input_shape), dtype=getattr(torch, layer.input_dtype))
     y = torch.empty(batch, math.prod(layer.output_shape), dtype=getattr(torch, layer.output_dtype))
@@ -115,6 +126,12 @@ def _timed(layer: Layer, routine: str, batch: int, instruction_set: str) -> tupl
     return work_of(layer, native, batch), float(
         np.median([run(repeats=repeats) / repeats for _ in range(N_SAMPLES)])
     )
+
+
+def _stored(layer: Layer) -> Layer:
+    """The layer with all its activations in half precision."""
+    half: Dtype = "float16"
+    return replace(layer, input_dtype=half, addend_dtype=half, output_dtype=half)
 
 
 def _parameters(layer: Layer) -> dict[str, torch.Tensor]:

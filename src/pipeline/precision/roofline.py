@@ -39,7 +39,7 @@ class Attained:
     Attributes:
         gflops: Rate of its products, executed GFLOP/s.
         seconds_per_number: Cost of each number read or written between them.
-        exposed: The part of the memory time that adds to the rest, in [0, 1].
+        exposed: The part of the memory time that adds to the rest, in [0, 1]; of what comes from DRAM it is all.
     """
 
     gflops: float
@@ -59,6 +59,7 @@ class Roofs:
         cache_bytes: Capacity of each cache level.
         attained: What each class of routines attains; see `Work.routine`.
         call_seconds: What a run takes that has next to nothing to do.
+        wake_seconds: What it takes more behind another layer, whose weights have filled the near caches.
     """
 
     instruction_set: str
@@ -68,6 +69,7 @@ class Roofs:
     cache_bytes: Mapping[Level, int]
     attained: Mapping[str, Attained] = field(default_factory=dict)
     call_seconds: float = 0.0
+    wake_seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -218,8 +220,11 @@ def bound(work: Work, roofs: Roofs, *, mode: Mode = "warm", resident: float = 0.
     term = max(terms, key=lambda name: terms[name])
     own = roofs.attained.get(work.routine, Attained(roofs.peak(work.routine) / 1e9, 0.0, 0.0))
     memory = sum(seconds.values())
-    attained = work.flops / (own.gflops * 1e9) + work.numbers * own.seconds_per_number + own.exposed * memory
-    predicted = max(terms[term], attained) + roofs.call_seconds
+    far = seconds.get("DRAM", 0.0)
+    exposed = own.exposed * (memory - far) + far
+    attained = work.flops / (own.gflops * 1e9) + work.numbers * own.seconds_per_number + exposed
+    started = roofs.call_seconds + (0.0 if mode == "warm" else roofs.wake_seconds)
+    predicted = max(terms[term], attained) + started
     return Bound(terms[term], term, level, memory, predicted, traffic)
 
 
