@@ -155,10 +155,10 @@ class Execution:
         given = _channels_last(self._checked(x))
         return functools.partial(self.whole.run, given, _empty(len(x), self.layers[-1]))
 
-    @property
-    def resident_bytes(self) -> int:
-        """All packed weights and the buffers between layers: what the caches would have to hold."""
-        return sum(int(native.weight_bytes) for native in self.native) + int(self.whole.buffer_bytes)
+    def resident_bytes(self, batch: int) -> int:
+        """All packed weights and a batch's part of the buffers between layers: what the caches would have to hold."""
+        buffers = int(self.whole.buffer_bytes) * min(batch, BATCH) // BATCH
+        return sum(int(native.weight_bytes) for native in self.native) + buffers
 
     def seconds_per_step(self, x: Tensor) -> list[float]:
         """The wall time of every layer in one run of the whole network."""

@@ -226,7 +226,7 @@ def _timing(
     sides = {}
     for name, execution in (("fp32", single), ("fp16", half)):
         work = work_of(execution.layers[place], execution.native[place], batch)
-        limit = bound(work, roofs, mode=mode, resident=execution.resident_bytes)
+        limit = bound(work, roofs, mode=mode, resident=execution.resident_bytes(batch))
         sides[name] = Side(work, limit, float(np.median(seconds[name])))
     one, two = sides["fp32"], sides["fp16"]
     torch_median = float(np.median(seconds["torch"]))

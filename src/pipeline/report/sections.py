@@ -146,9 +146,9 @@ def _network_text(network: Mapping[str, Any]) -> str:
     lost, interval = accuracy.get("points_lost"), accuracy.get("interval_lost")
     if is_number(lost) and interval:
         budget = network.get("budget_points")
-        asked = f"; the budget, kept on validation images, is {budget:g}" if is_number(budget) else ""
+        asked = f"; the loss allowed on validation images is {budget:g}" if is_number(budget) else ""
         sentences.append(
-            f"That is a loss of {lost:.3f} percentage points, between {interval[0]:.3f} and {interval[1]:.3f} with "
+            f"It changes by {-lost:+.3f} percentage points, between {-interval[1]:+.3f} and {-interval[0]:+.3f} with "
             f"95 % confidence{asked}."
         )
     if sizes:
