@@ -8,17 +8,31 @@ are used again and again; cold, the caches are swept before each run; a network 
 
 import functools
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from _frame import Benchmark, Goal, Quantity, Run
 from peers import engines
 from peers.engines import Engine, Problem
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.precision import Budget, HalfNetwork, Roofs, Sampling, measure_roofs
+from pipeline.data import load_images
+from pipeline.models import cnn
+from pipeline.precision import (
+    Budget,
+    HalfNetwork,
+    Roofs,
+    Sampling,
+    compare_predictions,
+    measure_attained,
+    measure_roofs,
+)
 from pipeline.precision.sampling import Side, one_core
 
 TIME = Quantity("time", "µs")
@@ -63,7 +77,6 @@ def sampling(run: Run, cold: bool = False) -> Sampling:
 
 def sides_of(calls: Mapping[str, Callable[[], object]]) -> dict[str, Side]:
     """Calls as the sampler wants them: how long so many runs take."""
-    import time
 
     def side(call: Callable[[], object], repeats: int) -> float:
         start = time.perf_counter()
@@ -367,7 +380,7 @@ def direct_peak(run: Run) -> None:
 def prediction(run: Run) -> None:
     """Layers of the cases above whose measured times are within 25 % of the predicted ones, warm and in the network."""
     cases = [convolution(64, 64, 32), product(2048, 1), Case(he(resnet18()), inputs(1, 3, 32, 32))]
-    roofs = measure_roofs()
+    roofs = measure_attained(measure_roofs())
     within: list[bool] = []
     for case in cases:
         for mode in ("warm", "network"):
@@ -383,8 +396,47 @@ def prediction(run: Run) -> None:
                     (row.predicted_seconds_fp16, row.seconds_fp16),
                     (row.predicted_seconds_fp32, row.seconds_fp32),
                 )
-                within += [abs(predicted / found - 1) <= 0.25 for predicted, found in pairs]
+                within += [bool(abs(predicted / found - 1) <= 0.25) for predicted, found in pairs]
     run.record(SHARE, ours=sum(within) / len(within), goal=Goal.ours(0.8), part=f"{len(within)} timings")
+
+
+@bench.case("trained network, Fashion-MNIST")
+def trained(run: Run) -> None:
+    """Accuracy on the test split at float32 and in half precision, and the size of both files."""
+    images = load_images("fashion_mnist", directory=None, cache=Path(".data"))
+    pixels, labels = torch.from_numpy(images.train_images), torch.from_numpy(images.train_labels)
+    mean, deviation = pixels.float().mean(), pixels.float().std()
+
+    def normalized(x: Tensor) -> Tensor:
+        return ((x.float() - mean) / deviation).unsqueeze(1)
+
+    generator = torch.Generator().manual_seed(0)
+    model = cnn(input_shape=(1, 28, 28), n_classes=10, generator=generator, batch_norm=True)
+    n_train = 4096 if run.quick else 24576
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+    for epoch in range(3):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 * (1 - epoch / 3)
+        for part in torch.randperm(n_train, generator=generator).split(128):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(normalized(pixels[part])), labels[part]).backward()
+            optimizer.step()
+    model.eval()
+    held_out = slice(-4096, None)
+    network = HalfNetwork.convert(model, normalized(pixels[held_out]), labels[held_out])
+    x, y = normalized(torch.from_numpy(images.test_images)), torch.from_numpy(images.test_labels)
+    with torch.no_grad():
+        found = compare_predictions(model(x), network(x), y)
+    run.record(
+        POINTS, ours=found.points_lost, goal=Goal.ours(0.05), part=f"of {100 * found.accuracy_before:.2f} %"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        single, half = Path(folder, "single"), Path(folder, "half")
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, single)
+        save_file(network.tensors(), half)
+        run.record(
+            SIZE, ours=half.stat().st_size / single.stat().st_size, goal=Goal.ours(0.51), part="weights"
+        )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ what it computes with float64, `precision` is what it says it ran, as far as it 
 import copy
 import functools
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -382,8 +383,6 @@ def copies(problem: Problem, n: int) -> list[Problem]:
 
 
 def _least(run: Callable[[], object], n: int = 5) -> float:
-    import time
-
     run()
     seconds = []
     for _ in range(n):

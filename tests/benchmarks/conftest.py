@@ -11,5 +11,5 @@ def benchmark_folder(monkeypatch):
     """Benchmarks are scripts: their own folder comes first on the path when they run."""
     monkeypatch.syspath_prepend(FOLDER)
     yield
-    for name in ("_frame", "_machine", "pipeline_benchmark"):
+    for name in ("_frame", "_machine", "pipeline_benchmark", "precision", "peers", "peers.engines"):
         sys.modules.pop(name, None)

@@ -9,6 +9,7 @@ from pipeline.errors import ArtifactError, ConfigError
 from pipeline.precision import HalfNetwork
 from pipeline.precision.network import _digest
 from pipeline.precision.reference import reference
+from pipeline.precision.routines import candidates
 
 
 def relative(found, wanted):
@@ -63,6 +64,18 @@ def test_samples_do_not_depend_on_those_beside_them(case, n):
     # A batch of one takes another routine, whose sum has another order.
     torch.testing.assert_close(network(x[:n]), network(x)[:n], rtol=2e-3, atol=2e-3)
     assert network.features(x[:n]).shape[0] == n
+
+
+def test_a_plan_from_another_processor_runs_on_routines_that_are_there(case):
+    module, x = case
+    network = HalfNetwork.convert(module, x)
+    plan = network.plan()
+    for layer in plan["layers"]:
+        layer["routine"] = "winograd9 bf16"
+    again = HalfNetwork.from_plan(plan, network.tensors(), instruction_set="portable")
+    for layer in again.execution.layers:
+        assert layer.routine == candidates(layer, "portable")[0]
+    assert relative(again(x), network(x)) < half_error(2 * len(network.layers))
 
 
 def test_the_same_call_twice_gives_the_same_bits(case):

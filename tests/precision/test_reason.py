@@ -13,7 +13,7 @@ ROOFS = Roofs(
 
 
 def side(flops, n_bytes, conversions, slower=1.2):
-    work = Work(flops, n_bytes, 0, conversions)
+    work = Work(flops, n_bytes / 2, n_bytes / 2, conversions)
     limit = bound(work, ROOFS)
     return Side(work, limit, slower * limit.seconds)
 
@@ -48,6 +48,23 @@ CASES = {
         ["no clear difference, 1.00x", "9.0 times that bound", "weigh more than any roof"],
     ),
 }  # fmt: skip
+
+
+def test_weights_are_called_weights_and_fewer_operations_are_told():
+    work = Work(8e6, 33e6, 5e5, 16e6, routine="winograd4 fp16")
+    half = Side(work, bound(work, ROOFS), 2e-3)
+    sentence = reason(side(32e6, 67.1e6, 0), half, (1.9, 2.1), ROOFS, flops=32e6)
+    assert "33.5 MB of FP16 weights at 25 GB/s take 1.34 ms" in sentence
+    work = Work(1e9, 1e5, 1e5, 0, routine="winograd4 fp16")
+    half = Side(work, bound(work, ROOFS), 1.1e-2)
+    sentence = reason(side(4e9, 4e5, 0), half, (3.5, 3.7), ROOFS, flops=4e9)
+    assert "1 billion of the definition's 4 billion FLOPs" in sentence
+
+
+def test_a_layer_that_the_plan_left_at_float32_says_so():
+    work = Work(1e9, 1e5, 1e5, 0, routine="direct fp32")
+    sentence = reason(side(1e9, 4e5, 0), Side(work, bound(work, ROOFS), 1.1e-2), (0.99, 1.0), ROOFS)
+    assert "the plan keeps FP32 weights here" in sentence
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.precision.roofline import Roofs, Work, bound, cache_sizes, measure_roofs
+from pipeline.precision.roofline import Attained, Roofs, Work, bound, cache_sizes, measure_roofs
 
 ROOFS = Roofs(
     instruction_set="portable",
@@ -57,9 +57,11 @@ def test_a_workspace_is_written_and_read_again():
 
 
 def test_the_prediction_takes_the_rate_that_the_routine_attains_and_never_beats_the_bound():
-    roofs = replace(ROOFS, rates={"winograd4 fp16": 50.0, "direct fp16": 1000.0}, call_seconds=1e-6)
-    slow = bound(Work(1e6, 100, 100, 0, routine="winograd4 fp16"), roofs)
-    assert slow.predicted == pytest.approx(1e6 / 50e9 + 1e-6)
+    attained = {"winograd4 fp16": Attained(50.0, 1e-10, 0.5), "direct fp16": Attained(1000.0, 0.0, 0.0)}
+    roofs = replace(ROOFS, attained=attained, call_seconds=1e-6)
+    slow = bound(Work(1e6, 40_000, 0, 0, numbers=1e4, routine="winograd4 fp16"), roofs)
+    assert slow.memory == pytest.approx(40_000 / 200e9)
+    assert slow.predicted == pytest.approx(1e6 / 50e9 + 1e4 * 1e-10 + 0.5 * slow.memory + 1e-6)
     assert slow.seconds == pytest.approx(1e6 / 100e9)
     for routine in ("direct fp16", "unknown"):
         found = bound(Work(1e6, 100, 100, 0, routine=routine), roofs)
@@ -67,7 +69,8 @@ def test_the_prediction_takes_the_rate_that_the_routine_attains_and_never_beats_
 
 
 def test_roofs_survive_a_dictionary():
-    assert Roofs.from_dict(ROOFS.to_dict()) == ROOFS
+    for roofs in (ROOFS, replace(ROOFS, attained={"sum": Attained(1.0, 2e-10, 0.5)}, call_seconds=1e-7)):
+        assert Roofs.from_dict(roofs.to_dict()) == roofs
 
 
 def test_cache_sizes_are_read_from_sysfs(tmp_path):

@@ -209,8 +209,24 @@ METRICS = {
     },
     "precision": {
         "kfac_smooth": {
-            "seed": 0, "n_saturated": 0,
-            "accuracy": {"fp32": 0.8673, "fp16": 0.8672, "n_samples": 10000, "n_changed": 3},
+            "seed": 0, "n_saturated": 0, "budget_points": 0.1, "mode": "network",
+            "accuracy": {"fp32": 0.8673, "fp16": 0.8672, "n_samples": 10000, "n_changed": 3,
+                         "points_lost": 0.01, "interval_lost": [-0.02, 0.04]},
+            "predictions": {
+                "changed": [{"sample": 1234, "label": 0, "before": 0, "after": 6, "margin": 0.0012}],
+                "confusion_before": [[860 if i == j else 15 for j in range(10)] for i in range(10)],
+                "confusion_after": [[860 - (i == 0) if i == j else 15 + (i == 0 and j == 6) for j in range(10)]
+                                    for i in range(10)],
+            },
+            "candidates": [
+                {"layer": "conv1", "batch": 1, "routine": routine, "seconds": 2e-6, "error": error, "chosen": chosen}
+                for routine, error, chosen in (("direct fp32", 0.0, False), ("winograd4 fp16", 1e-3, True))
+            ],
+            "device_timings": [
+                {"layer": "conv1", "batch": 1, "device": "GPU of a node", "precision": "fp16",
+                 "memory_format": "NCHW", "seconds": 8e-6, "speedup": 2.1, "relative_error": 3e-4,
+                 "kernels": ["s16816gemm"], "tensor_cores": True}
+            ],
             "file_bytes": {"fp32": 1724000, "fp16": 863500},
             "layers": [
                 {
@@ -218,6 +234,9 @@ METRICS = {
                     "n_parameters": parameters, "flops": flops, "sqnr_db": 68.2 + place, "n_overflow": 0,
                     "relative_error": 3.7e-4 / (1 + place / 9), "n_subnormal": 12 * place, "n_flushed": place // 4,
                     "output_error": 2.9e-4 * (1 + place / 5), "output_sqnr_db": 70.7 - place,
+                    "activations": {"added_error": 2.9e-4, "relative_error": 2.9e-4 * (1 + place / 5), "growth": 1.1,
+                                    "largest": 12.5, "n_saturated": 0, "n_subnormal": 3, "n_flushed": 1,
+                                    "n_results": 4096},
                 }
                 for place, (name, (kind, parameters, flops, _, _)) in enumerate(LAYERS.items())
             ],

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.report import tables
+from pipeline.report import layer_tables, tables
 from pipeline.report.formatting import DASH
 from pipeline.report.layer_tables import layer_bars, layer_times, rounding
 from pipeline.report.runs import accuracy_on_test
@@ -115,3 +115,28 @@ def test_factors_are_told_layer_by_layer_of_the_first_seed():
     assert [row[1] for row in table.rows] == ["conv", "norm"]
     assert set(table.rows[1][2:]) == {DASH}
     assert tables.factors({"sgd": {"seeds": {"0": {}}}}) is None
+
+
+def test_every_table_of_a_network_has_a_row_for_what_it_is_about(network, metrics):
+    classes = metrics["study"]["dataset"]["classes"]
+    growth = layer_tables.error_growth(network)
+    assert [row[0] for row in growth.rows] == [layer["name"] for layer in network["layers"]]
+    assert growth.rows[0][1:4] == (layer_tables.f.significant(2.9e-4),) * 2 + (layer_tables.f.times(1.1),)
+    chosen = layer_tables.candidates(network)
+    assert [(row[2], row[-1]) for row in chosen.rows] == [("direct fp32", ""), ("winograd4 fp16", "chosen")]
+    (changed,) = layer_tables.changed_predictions(network, classes).rows
+    assert changed[:4] == ("1,234", "top", "top", "shirt")
+    first, second, *_ = layer_tables.confusion(network, classes).rows
+    assert first[:2] == ("top", "860 (-1)")
+    assert first[7] == "15 (+1)"
+    assert second[1:3] == ("15", "860")
+    (device,) = layer_tables.device_times(network).rows
+    assert device[-2:] == ("yes", "s16816gemm")
+    assert "GPU of a node" in layer_tables.device_times(network).caption
+
+
+def test_a_network_without_these_figures_has_none_of_the_tables():
+    for table in (layer_tables.error_growth, layer_tables.candidates, layer_tables.device_times):
+        assert table({}) is None
+    assert layer_tables.changed_predictions({}, ()) is None
+    assert layer_tables.confusion({}, ()) is None

@@ -21,7 +21,7 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
             "device": study.device,
             "test": study.training.test,
         }
-    parts["precision"] = {key: whole["precision"][key] for key in ("batch_sizes", "min_samples")}
+    parts["precision"] = {key: value for key, value in whole["precision"].items() if key != "runs"}
     for name, matrix in whole["matrices"].items():
         parts[f"points/{name}"] = {"points": matrix["points"]}
         parts[f"compress/{name}"] = {

@@ -1,5 +1,6 @@
 """Fewer bits: half-precision inference on SIMD routines, with speed, reason and error per layer."""
 
+from pipeline.precision.attained import measure_attained
 from pipeline.precision.devices import DeviceTiming, time_on_device
 from pipeline.precision.error import LayerError
 from pipeline.precision.network import HalfNetwork, Selection
@@ -28,6 +29,7 @@ __all__ = [
     "Verification",
     "compare_predictions",
     "instruction_sets",
+    "measure_attained",
     "measure_roofs",
     "onnx_module",
     "time_on_device",

@@ -97,7 +97,7 @@ def compare_predictions(
             label=int(labels[places[k]]),
             before=int(first[places[k]]),
             after=int(second[places[k]]),
-            margin=float(margins[k]),
+            margin=float(f"{margins[k]:.3g}"),  # more digits depend on the order of torch's sums
         )
         for k in order
     ]

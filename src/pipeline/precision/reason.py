@@ -18,7 +18,13 @@ class Side:
 
 
 def reason(
-    single: Side, half: Side, interval: tuple[float, float], roofs: Roofs, *, cold: bool = False
+    single: Side,
+    half: Side,
+    interval: tuple[float, float],
+    roofs: Roofs,
+    *,
+    cold: bool = False,
+    flops: float | None = None,
 ) -> str:
     """Explain a speedup.
 
@@ -28,6 +34,7 @@ def reason(
         interval: Of the speedup; one that comes within 2 % of 1 is called no difference.
         roofs: The limits that both sides were bounded with.
         cold: Whether every run found the caches empty.
+        flops: Of the layer's definition, where routines may execute fewer.
 
     Returns:
         One sentence: the verdict, the limit with its numbers, and what float32 has instead.
@@ -37,15 +44,18 @@ def reason(
     wins = low > 1 + MARGIN
     loses = high < 1 - MARGIN
     verdict = "FP16 loses" if loses else "FP16 wins" if wins else "no clear difference"
-    return f"{verdict}, {speedup:.2f}x: {_limit(single, half, roofs, wins)}{_distance(half, cold)}."
+    limit = _limit(single, half, roofs, wins, flops or half.work.flops)
+    kept = ""
+    if " fp32" in half.work.routine:
+        kept = "; the plan keeps FP32 weights here, as FP16's cost more time or error, so only activations are FP16"
+    return f"{verdict}, {speedup:.2f}x: {limit}{kept}{_distance(half, cold)}."
 
 
-def _limit(single: Side, half: Side, roofs: Roofs, wins: bool) -> str:
-    moved, moved_single = _bytes(half.work.n_bytes), _bytes(single.work.n_bytes)
+def _limit(single: Side, half: Side, roofs: Roofs, wins: bool, flops: float) -> str:
+    moved, moved_single = _moved(half, "FP16"), _bytes(single.work.n_bytes)
     converted = _count(half.work.conversions)
-    needs = (
-        f"{_count(half.work.flops)} FLOPs at {roofs.gflops:.0f} GFLOP/s take {_seconds(half.bound.seconds)}"
-    )
+    fewer = f" of the definition's {_count(flops)}" if half.work.flops < 0.95 * flops else ""
+    needs = f"{_count(half.work.flops)}{fewer} FLOPs at {roofs.gflops:.0f} GFLOP/s take {_seconds(half.bound.seconds)}"
     term, term_single = half.bound.term, single.bound.term
     if term == "compute" and term_single != "compute":
         return (
@@ -75,10 +85,16 @@ def _limit(single: Side, half: Side, roofs: Roofs, wins: bool) -> str:
     )
 
 
+def _moved(side: Side, precision: str) -> str:
+    """Bytes, called weights where they are hardly anything else."""
+    weights = side.work.weight_bytes > 0.9 * side.work.n_bytes
+    return f"{_bytes(side.work.n_bytes)} of {precision} weights" if weights else _bytes(side.work.n_bytes)
+
+
 def _distance(half: Side, cold: bool) -> str:
     factor = half.seconds / half.bound.seconds
     if factor < FAR_FROM_BOUND:
-        return f" (measured {_seconds(half.seconds)})"
+        return f" (measured {_seconds(half.seconds)}, predicted {_seconds(half.bound.predicted)})"
     what = "waiting for the first cache lines weighs" if cold else "short loops and the call itself weigh"
     return f"; the {_seconds(half.seconds)} measured are {factor:.1f} times that bound, so {what} more than any roof"
 

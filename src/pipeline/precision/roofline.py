@@ -2,8 +2,7 @@
 
 A run takes at least max(FLOPs / peak, sum over cache levels of bytes / bandwidth, conversions / conversion rate)
 [1, with a roof per level and one for conversions]. All of it is for one core. That is the *bound*. The *prediction*
-replaces the peak by what the layer's own algorithm attains on a small reference layer that lies in the caches: tiles
-that do not fill, transforms and loop overhead are properties of the algorithm and not of the layer.
+adds what the layer's own class of routines attains on reference layers; see `attained`.
 
 Where the bytes lie depends on what ran before. Warm, everything is in the smallest level that holds it all. In a
 network, the weights have been pushed out to the level that holds the whole network, while activations have just been
@@ -34,6 +33,21 @@ TYPICAL: dict[Level, int] = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}
 
 
 @dataclass(frozen=True)
+class Attained:
+    """What a class of routines attains; see `attained`.
+
+    Attributes:
+        gflops: Rate of its products, executed GFLOP/s.
+        seconds_per_number: Cost of each number read or written between them.
+        exposed: The part of the memory time that adds to the rest, in [0, 1]; of what comes from DRAM it is all.
+    """
+
+    gflops: float
+    seconds_per_number: float
+    exposed: float
+
+
+@dataclass(frozen=True)
 class Roofs:
     """The limits of one core.
 
@@ -43,8 +57,9 @@ class Roofs:
         conversions: Binary16 numbers loaded and widened, in 1e9/s.
         bandwidth: Reading, in GB/s, by level "L1", "L2", "L3" (if there is one), "DRAM".
         cache_bytes: Capacity of each cache level.
-        rates: Executed GFLOP/s that each class of routines attains from near caches; see `Work.routine`.
+        attained: What each class of routines attains; see `Work.routine`.
         call_seconds: What a run takes that has next to nothing to do.
+        wake_seconds: What it takes more behind another layer, whose weights have filled the near caches.
     """
 
     instruction_set: str
@@ -52,15 +67,22 @@ class Roofs:
     conversions: float
     bandwidth: Mapping[Level, float]
     cache_bytes: Mapping[Level, int]
-    rates: Mapping[str, float] = field(default_factory=dict)
+    attained: Mapping[str, Attained] = field(default_factory=dict)
     call_seconds: float = 0.0
+    wake_seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> "Roofs":
-        return cls(**document)
+        attained = {name: Attained(**entry) for name, entry in document.get("attained", {}).items()}
+        return cls(**{**document, "attained": attained})
+
+    def peak(self, routine: str) -> float:
+        """FLOP/s of the multiply-adds that a class of routines is made of."""
+        # ASSUME: a dot product of bfloat16 pairs starts as often as a binary32 multiply-add, which it is worth two of.
+        return self.gflops * 1e9 * (2 if " bf16" in routine else 1)
 
     def level(self, n_bytes: float) -> Level:
         """The nearest level that holds so many bytes."""
@@ -77,6 +99,11 @@ TYPICAL_ROOFS = Roofs(
     conversions=60.0,
     bandwidth={"L1": 400.0, "L2": 180.0, "L3": 80.0, "DRAM": 30.0},
     cache_bytes={"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20},
+    attained={
+        f"{algorithm} {precision}": Attained(gflops, 1e-10, exposed)
+        for algorithm, gflops in (("direct", 190.0), ("winograd2", 180.0), ("winograd4", 170.0))
+        for precision, exposed in (("fp16", 0.3), ("fp32", 1.0))
+    },
     call_seconds=3e-7,
 )
 
@@ -91,7 +118,8 @@ class Work:
         activation_bytes: Inputs, addends and outputs, each once.
         conversions: Numbers converted between binary16 and binary32.
         workspace_bytes: Intermediate results, written and read again.
-        routine: The class of routines, a key of `Roofs.rates`.
+        numbers: Inputs, addends and outputs: how many there are.
+        routine: The class of routines, a key of `Roofs.attained`.
     """
 
     flops: float
@@ -99,6 +127,7 @@ class Work:
     activation_bytes: float
     conversions: float
     workspace_bytes: float = 0.0
+    numbers: float = 0.0
     routine: str = ""
 
     @property
@@ -118,27 +147,37 @@ def work_of(layer: Layer, native: Any, batch: int) -> Work:
         activation_bytes=batch * (n_in + n_added + n_out),
         conversions=native.conversions(batch),
         workspace_bytes=native.workspace_bytes(batch),
-        routine=routine_class(layer.kind, layer.routine, batch),
+        numbers=batch * (math.prod(layer.input_shape) + len(layer.sources) * math.prod(layer.output_shape)),
+        routine=routine_class(layer, batch),
     )
 
 
-def routine_class(kind: str, routine: str, batch: int) -> str:
-    """What routines of one speed have in common: the algorithm, how weights are stored, and for products the batch."""
-    if kind == "linear":
-        return f"{routine}, {'vector' if batch == 1 else 'matrix'}"
-    return routine if kind in ("conv2d", "add") else kind
+def routine_class(layer: Layer, batch: int) -> str:
+    """What routines of one speed have in common: algorithm, storage of weights, and shape of the product."""
+    if layer.kind == "linear":
+        return f"{layer.routine}, {'vector' if batch == 1 else 'matrix'}"
+    if layer.geometry is not None and layer.geometry.groups > 1 and layer.routine.startswith("direct"):
+        return f"{layer.routine}, grouped"
+    return layer.routine if layer.kind in ("conv2d", "add") else layer.kind
 
 
 @dataclass(frozen=True)
 class Bound:
     """The least seconds that a run can take, the term that says so, and the level that its bytes come from.
 
-    `traffic` holds the bytes by level; `predicted` the seconds that the run should take.
+    Attributes:
+        seconds: The bound.
+        term: What it is.
+        level: Where most of the memory time is spent.
+        memory: The memory term alone.
+        predicted: Seconds that the run should take.
+        traffic: Bytes by level.
     """
 
     seconds: float
     term: Term
     level: Level
+    memory: float = 0.0
     predicted: float = 0.0
     traffic: Mapping[Level, float] = field(default_factory=dict)
 
@@ -174,13 +213,19 @@ def bound(work: Work, roofs: Roofs, *, mode: Mode = "warm", resident: float = 0.
     seconds = {level: n_bytes / (roofs.bandwidth[level] * 1e9) for level, n_bytes in traffic.items()}
     level = max(seconds, key=lambda name: seconds[name], default="L1")
     terms: dict[Term, float] = {
-        "compute": work.flops / (roofs.gflops * 1e9),
+        "compute": work.flops / roofs.peak(work.routine),
         level: sum(seconds.values()),
         "conversion": work.conversions / (roofs.conversions * 1e9),
     }
     term = max(terms, key=lambda name: terms[name])
-    attained = work.flops / (roofs.rates.get(work.routine, roofs.gflops) * 1e9)
-    return Bound(terms[term], term, level, max(terms[term], attained) + roofs.call_seconds, traffic)
+    own = roofs.attained.get(work.routine, Attained(roofs.peak(work.routine) / 1e9, 0.0, 0.0))
+    memory = sum(seconds.values())
+    far = seconds.get("DRAM", 0.0)
+    exposed = own.exposed * (memory - far) + far
+    attained = work.flops / (own.gflops * 1e9) + work.numbers * own.seconds_per_number + exposed
+    started = roofs.call_seconds + (0.0 if mode == "warm" else roofs.wake_seconds)
+    predicted = max(terms[term], attained) + started
+    return Bound(terms[term], term, level, memory, predicted, traffic)
 
 
 def cache_sizes(root: Path = SYSFS) -> dict[Level, int]:

@@ -94,10 +94,10 @@ class Execution:
     ) -> None:
         if precision == "fp32":
             layers = [replace(layer.in_single(), routine=twin(layer.routine)) for layer in layers]
-        self.layers = tuple(layers)
         self.precision = precision
         self.instruction_set = instruction_set or instruction_sets()[0]
-        self.native = tuple(build(layer, parameters, self.instruction_set) for layer in layers)
+        self.layers = tuple(_runnable(layer, self.instruction_set) for layer in layers)
+        self.native = tuple(build(layer, parameters, self.instruction_set) for layer in self.layers)
         self.n_saturated = 0
         self._lock = threading.Lock()  # the native layers have one scratch each
         self._places = {INPUT: 0} | {layer.name: place for place, layer in enumerate(layers, 1)}
@@ -155,10 +155,10 @@ class Execution:
         given = _channels_last(self._checked(x))
         return functools.partial(self.whole.run, given, _empty(len(x), self.layers[-1]))
 
-    @property
-    def resident_bytes(self) -> int:
-        """All packed weights and the buffers between layers: what the caches would have to hold."""
-        return sum(int(native.weight_bytes) for native in self.native) + int(self.whole.buffer_bytes)
+    def resident_bytes(self, batch: int) -> int:
+        """All packed weights and a batch's part of the buffers between layers: what the caches would have to hold."""
+        buffers = int(self.whole.buffer_bytes) * min(batch, BATCH) // BATCH
+        return sum(int(native.weight_bytes) for native in self.native) + buffers
 
     def seconds_per_step(self, x: Tensor) -> list[float]:
         """The wall time of every layer in one run of the whole network."""
@@ -192,6 +192,12 @@ class Execution:
         return x.detach().float()
 
 
+def _runnable(layer: Layer, instruction_set: str) -> Layer:
+    """The layer on a routine that the instruction set has: plans travel between machines."""
+    options = candidates(layer, instruction_set)
+    return layer if layer.routine in options else replace(layer, routine=options[0])
+
+
 def _empty(batch: int, layer: Layer) -> Tensor:
     dtype = torch.float16 if layer.output_dtype == "float16" else torch.float32
     return torch.empty(batch, math.prod(layer.output_shape), dtype=dtype)
@@ -209,8 +215,7 @@ def _channels_first(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def build(layer: Layer, parameters: Mapping[str, Tensor], instruction_set: str) -> Any:
-    """Pack one layer for the routine that it names, or for the first of its candidates."""
-    routine = layer.routine or candidates(layer, instruction_set)[0]
+    """Pack one layer for the routine that it names."""
     stored: dict[str, Any] = {
         "relu": layer.relu,
         "half_input": layer.input_dtype == "float16",
@@ -231,7 +236,7 @@ def build(layer: Layer, parameters: Mapping[str, Tensor], instruction_set: str) 
             average=layer.kind != "max_pool2d",
             **stored,
         )
-    algorithm, _, precision = routine.partition(" ")
+    algorithm, _, precision = layer.routine.partition(" ")
     weight, scale = parameters[f"{layer.name}.weight"], torch.ones(layer.output_shape[0])
     if precision == "fp32" or layer.weight_dtype == "float32":
         weight = widen(weight, layer.scale_exponents)

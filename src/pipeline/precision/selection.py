@@ -17,6 +17,8 @@ from pipeline.precision.reference import apply
 from pipeline.precision.roofline import TYPICAL_ROOFS, bound, work_of
 from pipeline.precision.routines import build, candidates, run_layer, twin
 
+LEAST_GAIN = 0.03
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -127,7 +129,9 @@ def typical_routines(
         weights = stored if layer.weight_dtype == "float16" else complete
         options = [
             routine
-            for routine in candidates(layer, instruction_set)
+            for routine in candidates(
+                layer, "portable"
+            )  # what every machine has, so that all choose the same
             if errors[layer.name].get(routine, 0.0) <= budget.layer_error
         ] or [twin(candidates(layer, instruction_set)[0])]
 
@@ -143,6 +147,8 @@ def typical_routines(
 
 def moves(measured: Mapping[str, Sequence[Candidate]], budget: Budget) -> list[tuple[str, str]]:
     """Order the changes of routine that save time: squared error added per second saved, the least first.
+
+    One that adds error has to save 3 % of the layer's time at least, so that noise does not trade accuracy for nothing.
 
     Args:
         measured: Candidates by layer; the first is where the layer starts.
@@ -163,7 +169,8 @@ def moves(measured: Mapping[str, Sequence[Candidate]], budget: Budget) -> list[t
             )
             for name, now in current.items()
             for option in measured[name]
-            if option.seconds < now.seconds and option.error <= budget.layer_error
+            if option.error <= budget.layer_error
+            and option.seconds < now.seconds * (1 - LEAST_GAIN if option.error > now.error else 1)
         ]
         if not possible:
             return order

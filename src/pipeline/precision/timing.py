@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.precision.attained import measure_attained
 from pipeline.precision.plan import INPUT, Layer
 from pipeline.precision.reason import Side, reason
 from pipeline.precision.reference import apply
@@ -145,7 +146,7 @@ def time_layers(
     sampling = sampling or Sampling()
     rows: list[LayerTiming] = []
     with one_core(), torch.inference_mode():
-        roofs = roofs or measure_roofs(half.instruction_set)
+        roofs = roofs or measure_attained(measure_roofs(half.instruction_set))
         for batch in batch_sizes:
             x = inputs[torch.arange(batch) % len(inputs)]
             sample = _network_samples if mode == "network" else _layer_samples
@@ -225,7 +226,7 @@ def _timing(
     sides = {}
     for name, execution in (("fp32", single), ("fp16", half)):
         work = work_of(execution.layers[place], execution.native[place], batch)
-        limit = bound(work, roofs, mode=mode, resident=execution.resident_bytes)
+        limit = bound(work, roofs, mode=mode, resident=execution.resident_bytes(batch))
         sides[name] = Side(work, limit, float(np.median(seconds[name])))
     one, two = sides["fp32"], sides["fp16"]
     torch_median = float(np.median(seconds["torch"]))
@@ -271,7 +272,7 @@ def _timing(
         bound=two.bound.term,
         bound_fp32=one.bound.term,
         level=two.bound.level,
-        reason=reason(one, two, of_speedup, roofs, cold=mode == "cold"),
+        reason=reason(one, two, of_speedup, roofs, cold=mode == "cold", flops=flops),
         n_samples=len(seconds["fp16"]),
         n_dropped=taken.n_dropped,
     )

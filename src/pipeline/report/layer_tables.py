@@ -1,7 +1,7 @@
 """Tables of converted networks, layer by layer."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.report import formatting as f
@@ -117,21 +117,184 @@ def rounding(network: Mapping[str, Any]) -> Table | None:
     )
 
 
-def layer_times(network: Mapping[str, Any]) -> Table | None:
-    """Times, traffic and attained rates behind the bars."""
+def error_growth(network: Mapping[str, Any]) -> Table | None:
+    """How errors grow from layer to layer, and what became of the activations."""
+    layers = [layer for layer in network.get("layers") or [] if layer.get("activations")]
+    if not layers:
+        return None
+    columns = (
+        Column("Layer"), Column("Adds", True), Column("Error behind it", True), Column("Growth", True),
+        Column("Largest", True), Column("Saturated", True), Column("Subnormal", True), Column("To zero", True),
+        Column("Of", True),
+    )  # fmt: skip
+    rows = []
+    for layer in layers:
+        found = layer["activations"]
+        rows.append(
+            (
+                str(layer.get("name", f.DASH)), f.significant(found.get("added_error")),
+                f.significant(found.get("relative_error")), f.times(found.get("growth")),
+                f.significant(found.get("largest")), f.count(found.get("n_saturated")),
+                f.count(found.get("n_subnormal")), f.count(found.get("n_flushed")), f.count(found.get("n_results")),
+            )
+        )  # fmt: skip
+    return Table(
+        "How the error grows through the network",
+        columns,
+        tuple(rows),
+        note="Adds: the relative error of a layer whose inputs are exact, against float64. Growth: the error behind "
+        "the layer over that of what it reads. Largest: magnitude; FP16 ends at 65,504. Then how many of the layer's "
+        "results were stored as that, as subnormal numbers, and as zero though they are not.",
+    )
+
+
+def candidates(network: Mapping[str, Any]) -> Table | None:
+    """The routines that each layer was chosen from."""
+    rows = tuple(
+        (
+            str(row.get("layer", f.DASH)), f.count(row.get("batch")), str(row.get("routine") or f.DASH),
+            f.seconds(row.get("seconds")), f.significant(row.get("error")), "chosen" if row.get("chosen") else "",
+        )
+        for row in network.get("candidates") or []
+        if " " in str(row.get("routine"))
+    )  # fmt: skip
+    if not rows:
+        return None
+    columns = (
+        Column("Layer"), Column("Batch", True), Column("Routine"), Column("Time", True), Column("Adds error", True),
+        Column("Choice"),
+    )  # fmt: skip
+    return Table(
+        "What the routines were chosen from",
+        columns,
+        rows,
+        note="Measured inside the network. The second word is how weights lie in memory; all add up in FP32. Moves "
+        "away from FP32 are made in the order of squared error added per second saved, as far as the budget allows.",
+    )
+
+
+def changed_predictions(network: Mapping[str, Any], classes: Sequence[str]) -> Table | None:
+    """Examples of test samples that FP16 classifies otherwise, the most surprising first."""
+    examples = (network.get("predictions") or {}).get("changed") or []
+    if not examples:
+        return None
+
+    def name(number: object) -> str:
+        return str(classes[number]) if isinstance(number, int) and number < len(classes) else str(number)
+
+    columns = (
+        Column("Test sample"), Column("Is"), Column("At FP32"), Column("At FP16"), Column("Margin at FP32", True)
+    )  # fmt: skip
+    rows = tuple(
+        (
+            f.count(entry.get("sample")), name(entry.get("label")), name(entry.get("before")),
+            name(entry.get("after")), f.significant(entry.get("margin")),
+        )
+        for entry in examples
+    )  # fmt: skip
+    return Table(
+        "Answers that changed",
+        columns,
+        rows,
+        note="Margin: between the two classes, relative to the largest logit; small where FP32 was undecided itself.",
+    )
+
+
+def confusion(network: Mapping[str, Any], classes: Sequence[str]) -> Table | None:
+    """Test samples by class and answer at FP32, with what FP16 adds or takes."""
+    found = network.get("predictions") or {}
+    before, after = found.get("confusion_before") or (), found.get("confusion_after") or ()
+    if not before or len(before) != len(after):
+        return None
+    names = (
+        [str(name) for name in classes]
+        if len(classes) == len(before)
+        else [str(i) for i in range(len(before))]
+    )
+    rows = []
+    for name, one, two in zip(names, before, after, strict=True):
+        cells = (
+            f"{f.count(n)} ({m - n:+d})" if m != n else f.count(n) for n, m in zip(one, two, strict=True)
+        )
+        rows.append((name, *cells))
+    return Table(
+        "Confusion before and after",
+        (Column("Is \\ taken for"), *(Column(name, True) for name in names)),
+        tuple(rows),
+        note="Counts of test samples at FP32; in parentheses the change at FP16, where there is one.",
+    )
+
+
+def device_times(network: Mapping[str, Any]) -> Table | None:
+    """The same layers on a GPU, by torch's own routines."""
+    timings = network.get("device_timings") or []
+    if not timings:
+        return None
+    columns = (
+        Column("Layer"), Column("Batch", True), Column("Precision"), Column("Format"), Column("Time", True),
+        Column("Speedup", True), Column("Error", True), Column("Tensor cores"), Column("Kernel"),
+    )  # fmt: skip
+    cores = {True: "yes", False: "no"}
+    rows = tuple(
+        (
+            str(row.get("layer", f.DASH)), f.count(row.get("batch")), str(row.get("precision")),
+            str(row.get("memory_format")), f.seconds(row.get("seconds")), f.times(row.get("speedup")),
+            f.significant(row.get("relative_error")), cores.get(row.get("tensor_cores"), f.DASH),
+            f.shorten((row.get("kernels") or [f.DASH])[0], 60),
+        )
+        for row in timings
+    )  # fmt: skip
+    return Table(
+        f"The same layers on {timings[0].get('device', 'the GPU')}",
+        columns,
+        rows,
+        note="Torch's own routines, by CUDA events. Speedup: over FP32 in the faster format. Tensor cores: by the "
+        "names of the kernels that ran.",
+    )
+
+
+def layer_work(network: Mapping[str, Any]) -> Table | None:
+    """What every layer has to do and to move, and where its bytes come from."""
     timings = network.get("timings") or []
     if not timings:
         return None
     columns = (
-        Column("Layer"), Column("Batch", True), Column("FP32", True), Column("FP16", True), Column("Speedup", True),
-        Column("Predicted", True), Column("FLOP/byte", True), Column("GFLOP/s", True), Column("GB/s", True),
-        Column("Bound by"), Column("Routine"),
+        Column("Layer"), Column("Batch", True), Column("Work", True), Column("Executed", True),
+        Column("FLOP/byte", True), Column("Bytes FP32", True), Column("Bytes FP16", True), Column("By level, FP16"),
     )  # fmt: skip
     rows = tuple(
         (
-            str(row.get("layer", f.DASH)), f.count(row.get("batch")), f.seconds(row.get("seconds_fp32")),
-            f.seconds(row.get("seconds_fp16")), f.times(row.get("speedup")), f.times(row.get("predicted_speedup")),
-            f.significant(row.get("intensity")), f.significant(row.get("gflops"), 3),
+            str(row.get("layer", f.DASH)), f.count(row.get("batch")), f.flops(row.get("flops")),
+            f.flops(row.get("executed_flops")), f.significant(row.get("intensity")), f.n_bytes(row.get("bytes_fp32")),
+            f.n_bytes(row.get("bytes_fp16")), _traffic(row),
+        )
+        for row in timings
+    )  # fmt: skip
+    return Table(
+        "Work and traffic",
+        columns,
+        rows,
+        note="Work: by the layer's definition. Executed: what is left of it by Winograd's algorithm. Bytes: weights as "
+        "packed, inputs and outputs, each once; by level: where they come from, intermediate results included.",
+    )
+
+
+def layer_times(network: Mapping[str, Any]) -> Table | None:
+    """Times and attained rates behind the bars, and those of the other modes."""
+    timings = [*(network.get("timings") or []), *(network.get("other_timings") or [])]
+    if not timings:
+        return None
+    columns = (
+        Column("Layer"), Column("Batch", True), Column("Mode"), Column("FP32", True), Column("FP16", True),
+        Column("Predicted", True), Column("Speedup", True), Column("Predicted", True), Column("GFLOP/s", True),
+        Column("GB/s", True), Column("Bound by"), Column("Routine"),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            str(row.get("layer", f.DASH)), f.count(row.get("batch")), str(row.get("mode") or f.DASH),
+            f.seconds(row.get("seconds_fp32")), f.seconds(row.get("seconds_fp16")),
+            f.seconds(row.get("predicted_seconds_fp16")), f.times(row.get("speedup")),
+            f.times(row.get("predicted_speedup")), f.significant(row.get("gflops"), 3),
             f.significant(row.get("gbytes"), 3), str(row.get("bound") or f.DASH), _routines(row),
         )
         for row in timings
@@ -140,8 +303,16 @@ def layer_times(network: Mapping[str, Any]) -> Table | None:
         "Times behind the bars",
         columns,
         rows,
-        note="Medians. Rates and intensity are those of FP16. Routine: of both precisions, or FP32 → FP16.",
+        note="Medians; the first prediction is that of the FP16 time, the second that of the speedup. Modes: in the "
+        "network behind the other layers, warm behind itself, cold behind a sweep of the caches. Rates are those of "
+        "FP16. Routine: of both precisions, or FP32 → FP16.",
     )
+
+
+def _traffic(row: Mapping[str, Any]) -> str:
+    """Bytes by the level of the caches that they come from."""
+    levels = row.get("traffic_fp16") or {}
+    return ", ".join(f"{level} {f.n_bytes(moved, 2)}" for level, moved in levels.items() if moved) or f.DASH
 
 
 def _routines(row: Mapping[str, Any]) -> str:

@@ -133,6 +133,8 @@ class Timing(TypedDict, total=False):
     layer: str
     kind: str
     batch: int
+    mode: str
+    routine: str
     routine_fp32: str
     routine_fp16: str
     seconds_fp32: float
@@ -142,7 +144,9 @@ class Timing(TypedDict, total=False):
     speedup: float
     interval: list[float]
     predicted_speedup: float | None
+    predicted_seconds_fp16: float
     flops: float
+    executed_flops: float
     bytes_fp32: float
     bytes_fp16: float
     intensity: float
@@ -161,14 +165,26 @@ class Roofs(TypedDict, total=False):
 
 
 class Precision(TypedDict, total=False):
-    """One converted network; ``n_saturated`` activations of the test samples were too large for FP16."""
+    """One converted network; ``n_saturated`` activations of the test samples were too large for FP16.
+
+    ``timings`` are those of ``mode``, ``other_timings`` those of the others. ``candidates`` are what routines were
+    chosen from, and ``verification`` is what the chosen ones lose, by batch size. ``predictions`` tells which answers
+    changed and ``device_timings`` is the GPU's table, if there is one.
+    """
 
     seed: int
     n_saturated: int
+    budget_points: float
     accuracy: HalfAccuracy
     file_bytes: dict[str, int]
+    predictions: dict[str, Any]
     layers: list[Layer]
+    mode: str
     timings: list[Timing]
+    other_timings: list[Timing]
+    candidates: list[dict[str, Any]]
+    verification: dict[str, dict[str, Any]]
+    device_timings: list[dict[str, Any]]
     roofs: Roofs
 
 

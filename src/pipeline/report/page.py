@@ -38,9 +38,10 @@ def render(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
     metrics = _known(metrics)
     study = metrics.get("study") or {}
     n_classes = n_classes_of(metrics)
+    classes = ((metrics.get("study") or {}).get("dataset") or {}).get("classes") or ()
     sections = (
         training_section(metrics.get("training") or {}, metrics.get("claims_of"), n_classes),
-        precision_section(metrics.get("precision") or {}, metrics.get("training") or {}),
+        precision_section(metrics.get("precision") or {}, metrics.get("training") or {}, classes),
         numbers_section(metrics.get("matrices") or {}, metrics.get("scaling"), arrays, n_classes),
         rules_section(metrics.get("rules") or []),
         history_section(metrics.get("history") or {}),

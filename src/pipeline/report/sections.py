@@ -30,7 +30,17 @@ from pipeline.report.formatting import (
     times,
     with_percent,
 )
-from pipeline.report.layer_tables import layer_bars, layer_times, rounding
+from pipeline.report.layer_tables import (
+    candidates,
+    changed_predictions,
+    confusion,
+    device_times,
+    error_growth,
+    layer_bars,
+    layer_times,
+    layer_work,
+    rounding,
+)
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import (
     accuracy_on_test,
@@ -134,7 +144,9 @@ def _preconditioner(training: Mapping[str, Any]) -> Prose | None:
     return Prose(f"Preconditioner, over all seeds. {'; '.join(words)}.", quiet=True) if words else None
 
 
-def precision_section(networks: Mapping[str, Any], training: Mapping[str, Any]) -> Section | None:
+def precision_section(
+    networks: Mapping[str, Any], training: Mapping[str, Any], classes: Sequence[str] = ()
+) -> Section | None:
     """Per converted network: accuracy, bars with reasons, roofline, tables."""
     if not networks:
         return None
@@ -155,8 +167,14 @@ def precision_section(networks: Mapping[str, Any], training: Mapping[str, Any]) 
                 "(filled); right means fewer bytes for the same work, up means faster. Numbers as in the table above."
             )
             blocks.append(Illustration(tuple(panels), caption))
+        blocks.append(error_growth(network))
+        blocks.append(changed_predictions(network, classes))
+        blocks.append(confusion(network, classes))
         blocks.append(rounding(network))
+        blocks.append(layer_work(network))
+        blocks.append(candidates(network))
         blocks.append(layer_times(network))
+        blocks.append(device_times(network))
     lead = "Trained networks, rounded once to FP16 and run by routines that read FP16 and add up in FP32."
     return Section("bits", "Fewer bits", lead, tuple(block for block in blocks if block is not None))
 
@@ -168,6 +186,14 @@ def _network_text(network: Mapping[str, Any]) -> str:
         sentences.append(
             f"Test accuracy {percent(accuracy.get('fp32'), 2)} at FP32 and {percent(accuracy['fp16'], 2)} at FP16 "
             f"({count(accuracy.get('n_changed'))} of {count(accuracy.get('n_samples'))} answers differ)."
+        )
+    lost, interval = accuracy.get("points_lost"), accuracy.get("interval_lost")
+    if is_number(lost) and interval:
+        budget = network.get("budget_points")
+        asked = f"; the loss allowed on validation images is {budget:g}" if is_number(budget) else ""
+        sentences.append(
+            f"It changes by {-lost:+.3f} percentage points, between {-interval[1]:+.3f} and {-interval[0]:+.3f} with "
+            f"95 % confidence{asked}."
         )
     if sizes:
         sentences.append(f"File {n_bytes(sizes.get('fp32'))} at FP32, {n_bytes(sizes.get('fp16'))} at FP16.")

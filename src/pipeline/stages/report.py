@@ -195,18 +195,30 @@ def _in_words(options: Mapping[str, Any]) -> str:
 
 def _precision(found: Mapping[str, list[tuple[str, Artifact]]]) -> dict[str, Any]:
     timings = dict(found.get("timings", []))
-    return {
-        name: {
+    networks = {}
+    for name, converted in found.get("half_network", []):
+        timed = timings[name]
+        rows = timed.json("timings")
+        shown = timed.spec["modes"][0]
+        networks[name] = {
             "seed": converted.facts["seed"],
             "accuracy": converted.facts["accuracy"],
             "n_saturated": converted.facts["n_saturated"],
+            "budget_points": converted.facts["budget_points"],
             "file_bytes": converted.facts["file_bytes"],
+            "predictions": converted.json("predictions"),
             "layers": converted.json("layers"),
-            "timings": timings[name].json("timings"),
-            "roofs": timings[name].json("roofs"),
+            "mode": shown,
+            "timings": [row for row in rows if row["mode"] == shown],
+            "other_timings": [row for row in rows if row["mode"] != shown],
+            "candidates": timed.json("candidates"),
+            "verification": timed.facts["verification"],
+            "device_timings": timed.json("device_timings")
+            if "device_timings.json" in timed.manifest["files"]
+            else [],
+            "roofs": timed.json("roofs"),
         }
-        for name, converted in found.get("half_network", [])
-    }
+    return networks
 
 
 def _matrix(points: Artifact, operator: Artifact, solution: Artifact) -> dict[str, Any]:

@@ -16,7 +16,15 @@ from torch import Tensor
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.precision import Precision
 from pipeline.errors import ConfigError
-from pipeline.precision import Budget, HalfNetwork, Sampling, Selection, measure_roofs, time_on_device
+from pipeline.precision import (
+    Budget,
+    HalfNetwork,
+    Sampling,
+    Selection,
+    measure_attained,
+    measure_roofs,
+    time_on_device,
+)
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.provenance import provenance
 from pipeline.stages.parts.images import read_images, read_samples
@@ -38,7 +46,7 @@ def run(options: Namespace) -> None:
     rows: list[dict[str, Any]] = []
     selections: list[Selection] = []
     with threadpool_limits(1):
-        roofs = measure_roofs()
+        roofs = measure_attained(measure_roofs())
         for batch in spec["batch_sizes"]:
             selection = network.choose_routines(
                 inputs, labels, batch=batch, exact=exact, budget=budget, sampling=sampling

@@ -35,6 +35,9 @@ struct Isa {
     static Vector where_nan(Vector test, Vector otherwise) {
         return _mm256_blendv_ps(otherwise, test, _mm256_cmp_ps(test, test, _CMP_UNORD_Q));
     }
+    static bool any_unordered(Vector a, Vector b) {
+        return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) != 0;
+    }
     static bool any_at_least(Vector v, float limit) {
         const Vector magnitude = _mm256_andnot_ps(all(-0.0f), v);
         return _mm256_movemask_ps(_mm256_cmp_ps(magnitude, all(limit), _CMP_GE_OQ)) != 0;

@@ -1,96 +1,102 @@
 // Depthwise convolution: each channel by itself, so vectors run over channels and nothing is summed across them.
 
-// One vector of channels along one row of outputs, 3 x 3 with stride 1: the window slides, so that every input is
-// loaded (and widened) once a row.
+// One vector of channels of one output, any geometry.
 template <class Weight, class From>
-std::int64_t slide(const Weight* w, const Convolution& shape, const From* const (&rows)[3], std::int64_t channel,
-                   const Corner& corner) {
+Isa::Vector depthwise_sum(const Weight* w, const Convolution& shape, const From* image, std::int64_t row,
+                          std::int64_t column, std::int64_t channel) {
     using I = Isa;
-    const std::int64_t n = corner.n - channel, channels = shape.channels;
+    const std::int64_t n = shape.channels - channel;
+    auto sum = I::zero();
+    for (std::int64_t i = 0; i < shape.kernel_height; ++i) {
+        const std::int64_t y = row * shape.stride_height - shape.pad_height + i * shape.dilation_height;
+        if (y < 0 || y >= shape.height) continue;
+        for (std::int64_t j = 0; j < shape.kernel_width; ++j) {
+            const std::int64_t x = column * shape.stride_width - shape.pad_width + j * shape.dilation_width;
+            if (x < 0 || x >= shape.width) continue;
+            const From* p = image + (y * shape.width + x) * shape.channels + channel;
+            const Weight* q = w + (i * shape.kernel_width + j) * shape.channels + channel;
+            sum = n >= I::lanes ? I::fma(I::load(p), I::load(q), sum) : I::fma(I::load(p, n), I::load(q, n), sum);
+        }
+    }
+    return sum;
+}
+
+// A 3 x 3 window slides along a row with stride 1, over outputs [begin, end) that need no padding left or right, and
+// over rows [first, last) of the window that lie in the image. Every input is loaded, and widened, once a row.
+template <int first, int last, class Weight, class From>
+std::int64_t slide(const Weight* w, const Convolution& shape, const From* corner_of_window, std::int64_t begin,
+                   std::int64_t end, std::int64_t channel, const Corner& corner) {
+    using I = Isa;
+    const std::int64_t channels = shape.channels, line = shape.dilation_height * shape.width * channels;
     I::Vector weight[3][3], window[3][3];
 #pragma GCC unroll 3
-    for (int i = 0; i < 3; ++i)
+    for (int i = first; i < last; ++i)
 #pragma GCC unroll 3
         for (int j = 0; j < 3; ++j) {
-            const Weight* p = w + (i * 3 + j) * channels + channel;
-            weight[i][j] = n >= I::lanes ? I::load(p) : I::load(p, n);
+            weight[i][j] = I::load(w + (i * 3 + j) * channels + channel);
+            if (j < 2) window[i][j] = I::load(corner_of_window + i * line + j * channels + channel);
         }
-    const auto load = [&](int i, std::int64_t column) {
-        if (rows[i] == nullptr || column < 0 || column >= shape.width) return I::zero();
-        const From* p = rows[i] + column * channels + channel;
-        return n >= I::lanes ? I::load(p) : I::load(p, n);
-    };
-#pragma GCC unroll 3
-    for (int i = 0; i < 3; ++i)
-#pragma GCC unroll 2
-        for (int j = 0; j < 2; ++j) window[i][j] = load(i, j - shape.pad_width);
+    const From* next = corner_of_window + 2 * channels + channel;
     std::int64_t saturated = 0;
-    for (std::int64_t column = 0; column < shape.out_width; ++column) {
+    for (std::int64_t column = begin; column < end; ++column, next += channels) {
         I::Vector sum[3];
 #pragma GCC unroll 3
-        for (int i = 0; i < 3; ++i) {
-            window[i][2] = load(i, column - shape.pad_width + 2);
+        for (int i = first; i < last; ++i) {
+            window[i][2] = I::load(next + i * line);
             sum[i] = I::fma(window[i][2], weight[i][2],
                             I::fma(window[i][1], weight[i][1], window[i][0] * weight[i][0]));
             window[i][0] = window[i][1];
             window[i][1] = window[i][2];
         }
-        saturated += finish(sum[0] + sum[1] + sum[2], corner, corner.at + column * channels + channel, channel);
+        auto total = sum[first];
+#pragma GCC unroll 2
+        for (int i = first + 1; i < last; ++i) total = total + sum[i];
+        saturated += finish(total, corner, corner.at + column * channels + channel, channel);
     }
     return saturated;
 }
 
-// One row of outputs, any geometry.
+// One row of outputs.
 template <class Weight, class From>
 std::int64_t depthwise_row(const Weight* w, const Convolution& shape, const From* image, std::int64_t row,
                            const Corner& corner) {
-    using I = Isa;
-    const std::int64_t channels = shape.channels;
+    const std::int64_t channels = shape.channels, top = row * shape.stride_height - shape.pad_height;
+    const std::int64_t below = top + 2 * shape.dilation_height;
+    // Which rows of a 3 x 3 window lie in the image: all, all but the first, or all but the last.
+    const bool upper = top >= 0, middle = top + shape.dilation_height >= 0 && top + shape.dilation_height < shape.height;
+    const bool slides = shape.kernel_height == 3 && shape.kernel_width == 3 && shape.stride_width == 1 &&
+                        shape.dilation_width == 1 && middle && (upper || below < shape.height);
+    const std::int64_t begin = smaller(shape.pad_width, shape.out_width);
+    const std::int64_t inside = smaller(shape.width - 2 + shape.pad_width, shape.out_width);
+    const std::int64_t end = slides && inside > begin ? inside : begin;
     std::int64_t saturated = 0;
-    for (std::int64_t column = 0; column < shape.out_width; ++column)
-        for (std::int64_t c = 0; c < channels; c += I::lanes) {
-            const std::int64_t n = channels - c;
-            auto sum = I::zero();
-            for (std::int64_t i = 0; i < shape.kernel_height; ++i) {
-                const std::int64_t y = row * shape.stride_height - shape.pad_height + i * shape.dilation_height;
-                if (y < 0 || y >= shape.height) continue;
-                for (std::int64_t j = 0; j < shape.kernel_width; ++j) {
-                    const std::int64_t x = column * shape.stride_width - shape.pad_width + j * shape.dilation_width;
-                    if (x < 0 || x >= shape.width) continue;
-                    const From* p = image + (y * shape.width + x) * channels + c;
-                    const Weight* q = w + (i * shape.kernel_width + j) * channels + c;
-                    sum = n >= I::lanes ? I::fma(I::load(p), I::load(q), sum)
-                                        : I::fma(I::load(p, n), I::load(q, n), sum);
-                }
-            }
-            saturated += finish(sum, corner, corner.at + column * channels + c, c);
+    const auto finish_column = [&](std::int64_t column, std::int64_t channel) {
+        saturated += finish(depthwise_sum(w, shape, image, row, column, channel), corner,
+                            corner.at + column * channels + channel, channel);
+    };
+    for (std::int64_t c = 0; c < channels; c += Isa::lanes) {
+        const bool whole = c + Isa::lanes <= channels;
+        if (whole && end > begin) {
+            const From* window = image + top * shape.width * channels;
+            saturated += !upper                  ? slide<1, 3>(w, shape, window, begin, end, c, corner)
+                         : below < shape.height ? slide<0, 3>(w, shape, window, begin, end, c, corner)
+                                                : slide<0, 2>(w, shape, window, begin, end, c, corner);
         }
+        for (std::int64_t column = 0; column < begin; ++column) finish_column(column, c);
+        for (std::int64_t column = whole ? end : begin; column < shape.out_width; ++column) finish_column(column, c);
+    }
     return saturated;
 }
 
 template <class Weight, class From>
 std::int64_t depthwise_from(const Weight* w, const Epilogue& epilogue, const Convolution& shape, const From* x,
                             Target y, Part part) {
-    const bool slides = shape.kernel_height == 3 && shape.kernel_width == 3 && shape.stride_width == 1 &&
-                        shape.dilation_width == 1;
-    const std::int64_t line_size = shape.width * shape.channels;
     std::int64_t saturated = 0;
     for (std::int64_t line = part.begin; line < part.end; ++line) {
-        const From* image = x + line / shape.out_height * shape.height * line_size;
-        const std::int64_t row = line % shape.out_height;
+        const From* image = x + line / shape.out_height * shape.height * shape.width * shape.channels;
         const Corner corner{y, static_cast<std::ptrdiff_t>(line * shape.out_width * shape.channels),
                             static_cast<std::ptrdiff_t>(shape.channels), shape.channels, epilogue};
-        if (!slides) {
-            saturated += depthwise_row(w, shape, image, row, corner);
-            continue;
-        }
-        const From* rows[3];
-        for (int i = 0; i < 3; ++i) {
-            const std::int64_t at = row * shape.stride_height - shape.pad_height + i * shape.dilation_height;
-            rows[i] = at >= 0 && at < shape.height ? image + at * line_size : nullptr;
-        }
-        for (std::int64_t c = 0; c < shape.channels; c += Isa::lanes)
-            saturated += slide(w, shape, rows, c, corner);
+        saturated += depthwise_row(w, shape, image, line % shape.out_height, corner);
     }
     return saturated;
 }

@@ -1,9 +1,21 @@
 // Which instruction sets this processor has, asked at run time.
 #include <cstring>
 
+#ifdef PARSIMONY_AVX512_FP16
+#include <cpuid.h>
+#endif
+
 #include "routines.hpp"
 
 namespace parsimony {
+
+#ifdef PARSIMONY_AVX512_FP16
+// Leaf 7, EDX bit 23; __builtin_cpu_supports knows its name in few compilers.
+static bool has_avx512_fp16() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 23 & 1);
+}
+#endif
 
 int available(const Routines* tables[], int capacity) {
     int n = 0;
@@ -13,10 +25,19 @@ int available(const Routines* tables[], int capacity) {
 #ifdef PARSIMONY_X86
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl"))
-        offer(avx512_routines());
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512vl");
+#ifdef PARSIMONY_AVX512_BF16
+    if (avx512 && __builtin_cpu_supports("avx512bf16")) offer(avx512_bf16_routines());
+#endif
+#ifdef PARSIMONY_AVX512_FP16
+    if (avx512 && has_avx512_fp16()) offer(avx512_fp16_routines());
+#endif
+    if (avx512) offer(avx512_routines());
     if (avx2) offer(avx2_routines());
+#endif
+#ifdef PARSIMONY_NEON
+    offer(neon_routines());
 #endif
     offer(portable_routines());
     return n;

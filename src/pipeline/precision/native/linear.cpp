@@ -20,7 +20,7 @@ public:
         stored = storage;
         product_.inputs = affine.inputs;
         // A quarter of a MiB of activations stays in a level 2 cache; 96 rows share one reading of the weights.
-        constexpr std::int64_t longest = 512, block = 65536;
+        constexpr std::int64_t longest = 1024, block = 65536;
         product_.inputs_per_block = std::min(packed_.panels.inputs, longest);
         product_.rows_per_block = std::max<std::int64_t>(96, block / product_.inputs_per_block);
     }

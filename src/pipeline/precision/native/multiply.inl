@@ -92,13 +92,13 @@ std::int64_t multiply_rows(const Panels<typename Arithmetic::Stored>& panels, co
                 float one_tile[largest_tile];
                 float* sums = scratch.sums + (panel - part.panel_begin) * width;
                 widened_or_not<Arithmetic>(w, inputs * width, once ? scratch.panel : nullptr, [&](auto kind, auto* weights) {
-                    // While the panel is in use, its successor's share is fetched, by the first tile.
-                    Ahead ahead = stream(weights, panels.vectors);
-                    if (once) ahead = {reinterpret_cast<const char*>(w + panels.inputs * width), ahead.step / 2};
+                    // While the panel is in use, its successor's share is fetched, a part of it by every tile.
+                    const std::ptrdiff_t rate = width * sizeof(Stored) / n_tiles(rows, panels.vectors) + 1;
+                    Ahead ahead{reinterpret_cast<const char*>(w + panels.inputs * width), rate};
                     for_tiles(rows, panels.vectors, [&](std::int64_t m, std::int64_t height) {
                         const Sums to{only ? one_tile : sums + m * stride, only ? width : stride, k > 0};
                         tile_for<decltype(kind)>(height, panels.vectors)(block + m * step, step, runs, weights, ahead, to);
-                        if (once) ahead = stream(weights, panels.vectors);
+                        ahead.at += rate * inputs;
                         if (!last) return;
                         Corner moved = corner;
                         moved.at += (row + m) * panels.outputs;

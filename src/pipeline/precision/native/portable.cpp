@@ -57,6 +57,10 @@ struct Isa {
     static Vector where_nan(Vector test, Vector otherwise) {
         return floats(select(test == test, ints(otherwise), ints(test)));
     }
+    static bool any_unordered(Vector a, Vector b) {
+        const Ints unequal = (a != a) | (b != b);
+        return (unequal[0] | unequal[1] | unequal[2] | unequal[3]) != 0;
+    }
     static bool any_at_least(Vector v, float limit) {
         const Ints large = floats(ints(v) & every(0x7fffffff)) >= all(limit);
         return (large[0] | large[1] | large[2] | large[3]) != 0;

@@ -162,6 +162,12 @@ const Routines& avx512_routines();
 #ifdef PARSIMONY_AVX512_BF16
 const Routines& avx512_bf16_routines();
 #endif
+#ifdef PARSIMONY_AVX512_FP16
+const Routines& avx512_fp16_routines();
+#endif
+#ifdef PARSIMONY_NEON
+const Routines& neon_routines();
+#endif
 
 // The tables this processor can run, best first; `find` returns null for one that it cannot.
 int available(const Routines* tables[], int capacity);

@@ -1,0 +1,141 @@
+"""What each class of routines attains on small reference layers: the measured side of predicted layer times.
+
+A run of a routine takes, by the model, flops / rate for its products, c for every number that it reads or writes
+between them (loads that gather, transforms, epilogues), and that part theta of its memory time which the arithmetic
+does not hide. Three reference layers tell the three apart: one with much arithmetic per number, one with little, both
+near, and one whose weights lie in the last cache.
+"""
+
+import functools
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.precision import _native
+from pipeline.precision.plan import Dtype, Geometry, Kind, Layer
+from pipeline.precision.roofline import Attained, Roofs, Work, bound, work_of
+from pipeline.precision.routines import build, candidates
+from pipeline.precision.sampling import one_core
+
+N_SAMPLES = 7
+SECONDS_PER_SAMPLE = 100e-6
+
+
+def measure_attained(roofs: Roofs) -> Roofs:
+    """The roofs with what every class of routines attains beside them; takes about half a second."""
+    name = roofs.instruction_set
+    attained: dict[str, Attained] = {}
+    with one_core():
+        empty = _timed(_pooling("max_pool2d", 1, 1), "windows", 1, name)[1]
+        roofs = replace(roofs, call_seconds=empty)
+        for kind, layers in _references().items():
+            for routine in candidates(layers[0], name):
+                for batch in (1, 64) if kind == "linear" else (1,):
+                    pairs = [
+                        _timed(layer, routine, batch, name)
+                        for layer in layers
+                        if routine in candidates(layer, name)
+                    ]
+                    attained[pairs[0][0].routine] = fit(pairs, roofs)
+        roofs = replace(roofs, attained=attained)
+        return replace(roofs, wake_seconds=_wake_seconds(roofs))
+
+
+def _wake_seconds(roofs: Roofs) -> float:
+    """How much longer a small layer takes behind one whose weights fill the near caches than by itself."""
+    large = _stored(replace(_convolution(256, 8), routine="direct fp16"))
+    small = _stored(replace(_pooling("adaptive_avg_pool2d", 256, 8), routine="windows"))
+    layers = [build(layer, _parameters(layer), roofs.instruction_set) for layer in (large, small)]
+    network = _native.Network([(layers[0], 0, -1), (layers[1], 1, -1)], 1)
+    x = torch.ones(1, math.prod(large.input_shape), dtype=torch.float16)
+    y = torch.empty(1, math.prod(small.output_shape), dtype=torch.float16)
+    behind = float(np.median([network.seconds_per_step(x, y)[1] for _ in range(3 * N_SAMPLES)]))
+    _, alone = _timed(small, "windows", 1, roofs.instruction_set)
+    return max(behind - alone, 0.0)
+
+
+def fit(pairs: list[tuple[Work, float]], roofs: Roofs) -> Attained:
+    """Solve the model for the work and the seconds of one to three reference layers, in the module's order.
+
+    Each figure is kept in its physical range: no rate above the peak, no negative costs, theta in [0, 1].
+    """
+    near = pairs[:2]
+    peak = 1 / roofs.peak(pairs[0][0].routine)
+    taken = [max(seconds - roofs.call_seconds, 1e-9) for _, seconds in pairs]
+    if len(near) == 1:
+        per_flop, per_number = peak, max(taken[0] - near[0][0].flops * peak, 0.0) / near[0][0].numbers
+    else:
+        matrix = np.array([[work.flops, work.numbers] for work, _ in near])
+        per_flop, per_number = np.linalg.solve(matrix, np.array(taken[:2]))
+        if per_number < 0:
+            per_flop, per_number = taken[0] / near[0][0].flops, 0.0
+        if per_flop < peak:
+            per_flop, per_number = peak, max(taken[1] - near[1][0].flops * peak, 0.0) / near[1][0].numbers
+    exposed = 0.0
+    if len(pairs) == 3:
+        work = pairs[2][0]
+        hidden = work.flops * per_flop + work.numbers * per_number
+        exposed = min(max((taken[2] - hidden) / bound(work, roofs).memory, 0.0), 1.0)
+    return Attained(1e-9 / per_flop, per_number, exposed)
+
+
+def _references() -> dict[str, tuple[Layer, ...]]:
+    """Reference layers by kind: much arithmetic per number, little of it, and weights in the last cache."""
+    return {
+        "conv2d": (_convolution(128, 16), _convolution(32, 32), _convolution(256, 8)),
+        "depthwise": (_convolution(64, 16, groups=64),),
+        "linear": (_linear(256, 256), _linear(64, 128), _linear(2048, 2048)),
+        "max_pool2d": (_pooling("max_pool2d", 64, 16),),
+        "avg_pool2d": (_pooling("avg_pool2d", 64, 16),),
+        "adaptive_avg_pool2d": (_pooling("adaptive_avg_pool2d", 64, 16),),
+        "add": (Layer("sum", "add", "given", (64, 16, 16), (64, 16, 16), addend="given"),),
+    }
+
+
+def _convolution(channels: int, size: int, groups: int = 1) -> Layer:
+    geometry = Geometry((3, 3), (1, 1), (1, 1), groups=groups)
+    shape = (channels, size, size)
+    return Layer("reference", "conv2d", "given", shape, shape, geometry)
+
+
+def _linear(inputs: int, outputs: int) -> Layer:
+    return Layer("reference", "linear", "given", (inputs,), (outputs,))
+
+
+def _pooling(kind: Kind, channels: int, size: int) -> Layer:
+    half = max(size // 2, 1)
+    geometry = (
+        None if kind == "adaptive_avg_pool2d" else Geometry((size // half,) * 2, (size // half,) * 2, (0, 0))
+    )
+    return Layer("reference", kind, "given", (channels, size, size), (channels, half, half), geometry)
+
+
+def _timed(layer: Layer, routine: str, batch: int, instruction_set: str) -> tuple[Work, float]:
+    """The work of a layer that stands between others, and its median seconds."""
+    layer = replace(layer, routine=routine)
+    layer = layer.in_single() if routine.endswith("fp32") else _stored(layer)
+    native = build(layer, _parameters(layer), instruction_set)
+    x = torch.ones(batch, math.prod(layer.input_shape), dtype=getattr(torch, layer.input_dtype))
+    y = torch.empty(batch, math.prod(layer.output_shape), dtype=getattr(torch, layer.output_dtype))
+    run: Any = functools.partial(native.seconds, x, y, residual=None if layer.addend is None else x)
+    run(repeats=1)
+    repeats = max(1, round(SECONDS_PER_SAMPLE / max(run(repeats=1), 1e-9)))
+    return work_of(layer, native, batch), float(
+        np.median([run(repeats=repeats) / repeats for _ in range(N_SAMPLES)])
+    )
+
+
+def _stored(layer: Layer) -> Layer:
+    """The layer with all its activations in half precision."""
+    half: Dtype = "float16"
+    return replace(layer, input_dtype=half, addend_dtype=half, output_dtype=half)
+
+
+def _parameters(layer: Layer) -> dict[str, torch.Tensor]:
+    if not layer.has_weights:
+        return {}
+    weight = torch.full(layer.weight_shape, 2.0**-8, dtype=getattr(torch, layer.weight_dtype))
+    return {"reference.weight": weight, "reference.bias": torch.zeros(layer.output_shape[0])}

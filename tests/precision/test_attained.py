@@ -1,0 +1,64 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from pipeline.precision import Roofs, measure_attained, measure_roofs
+from pipeline.precision.attained import fit
+from pipeline.precision.roofline import Work, bound
+
+ROOFS = Roofs(
+    instruction_set="portable",
+    gflops=100.0,
+    conversions=50.0,
+    bandwidth={"L1": 400.0, "L2": 200.0, "L3": 100.0, "DRAM": 25.0},
+    cache_bytes={"L1": 32_000, "L2": 1_000_000, "L3": 16_000_000},
+    call_seconds=1e-7,
+)
+MUCH = Work(1e8, 1e5, 1e5, 0, numbers=5e4, routine="direct fp16")
+LITTLE = Work(1e7, 1e4, 4e5, 0, numbers=2e5, routine="direct fp16")
+FAR = Work(5e7, 8e6, 1e4, 0, numbers=1e4, routine="direct fp16")
+
+
+def seconds(work, gflops, per_number, exposed):
+    memory = bound(work, ROOFS).memory
+    return work.flops / gflops / 1e9 + work.numbers * per_number + exposed * memory + ROOFS.call_seconds
+
+
+def test_the_fit_finds_the_constants_that_the_times_were_made_with():
+    # The near layers' memory time is part of what each number costs them.
+    near = [(work, seconds(work, 80.0, 1e-10, 0.0)) for work in (MUCH, LITTLE)]
+    found = fit([*near, (FAR, seconds(FAR, 80.0, 1e-10, 0.4))], ROOFS)
+    assert found.gflops == pytest.approx(80.0)
+    assert found.seconds_per_number == pytest.approx(1e-10)
+    assert found.exposed == pytest.approx(0.4)
+    # And the prediction gives the time of the layer that it was fitted with back.
+    roofs = replace(ROOFS, attained={"direct fp16": found})
+    assert bound(FAR, roofs).predicted == pytest.approx(seconds(FAR, 80.0, 1e-10, 0.4))
+
+
+@pytest.mark.parametrize("factor", [0.1, 10.0])
+@pytest.mark.parametrize("disturbed", [0, 1, 2])
+def test_disturbed_times_give_figures_within_their_physical_range(factor, disturbed):
+    pairs = [(work, seconds(work, 80.0, 1e-10, 0.4)) for work in (MUCH, LITTLE, FAR)]
+    work, taken = pairs[disturbed]
+    pairs[disturbed] = work, factor * taken
+    found = fit(pairs, ROOFS)
+    assert 0 < found.gflops <= ROOFS.gflops * (1 + 1e-9)
+    assert found.seconds_per_number >= 0
+    assert 0 <= found.exposed <= 1
+
+
+def test_one_reference_layer_gives_the_cost_of_a_number():
+    found = fit([(LITTLE, seconds(LITTLE, 100.0, 3e-10, 0.0))], ROOFS)
+    assert (found.gflops, found.exposed) == (pytest.approx(100.0), 0.0)
+    assert found.seconds_per_number == pytest.approx(3e-10)
+
+
+def test_every_class_of_routines_is_measured(instruction_set):
+    roofs = measure_attained(measure_roofs(instruction_set, seconds=0.02))
+    assert roofs.call_seconds > 0
+    wanted = {"direct fp16", "direct fp32", "product fp16, vector", "product fp32, matrix", "max_pool2d", "avg_pool2d",
+              "adaptive_avg_pool2d", "sum"}  # fmt: skip
+    assert wanted <= set(roofs.attained)
+    assert Roofs.from_dict(json.loads(json.dumps(roofs.to_dict(), allow_nan=False))) == roofs

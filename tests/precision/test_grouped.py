@@ -1,0 +1,119 @@
+"""Grouped and depthwise convolutions against float64."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from pipeline.precision import _native
+from pipeline.precision.error import routine_bound
+
+GEOMETRIES = {  # image, kernel, stride, padding, dilation
+    "3x3 same": ((7, 7), (3, 3), (1, 1), (1, 1), (1, 1)),
+    "3x3 on one pixel": ((1, 1), (3, 3), (1, 1), (1, 1), (1, 1)),
+    "3x3 on two rows": ((2, 9), (3, 3), (1, 1), (1, 1), (1, 1)),
+    "3x3 on two columns": ((9, 2), (3, 3), (1, 1), (1, 1), (1, 1)),
+    "3x3 without padding": ((28, 28), (3, 3), (1, 1), (0, 0), (1, 1)),
+    "3x3 with much padding": ((4, 5), (3, 3), (1, 1), (3, 4), (1, 1)),
+    "3x3 with rows apart": ((9, 8), (3, 3), (2, 1), (2, 1), (2, 1)),
+    "3x3 strided": ((9, 8), (3, 3), (2, 2), (1, 1), (1, 1)),
+    "5x2 dilated": ((13, 11), (5, 2), (1, 3), (2, 0), (1, 2)),
+    "1x1": ((3, 3), (1, 1), (1, 1), (0, 0), (1, 1)),
+}
+
+
+def convolve(isa, routine, weight, x, geometry, groups, *, scale, bias, residual=None, relu=False):
+    """Run a routine on torch's layouts."""
+    size, kernel, stride, padding, dilation = geometry
+    half = x.dtype == torch.float16
+    layer = _native.convolution(
+        isa, weight.permute(0, 2, 3, 1).reshape(len(weight), -1).contiguous(), scale, bias, relu, half, half,
+        image=(x.shape[1], *size), kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=groups,
+        residual="none" if residual is None else "float32", routine=routine,
+    )  # fmt: skip
+    rows, columns = (
+        (n + 2 * pad - gap * (width - 1) - 1) // step + 1
+        for n, width, step, pad, gap in zip(size, kernel, stride, padding, dilation, strict=True)
+    )
+    y = torch.empty(len(x), rows, columns, len(weight), dtype=x.dtype)
+    if residual is not None:
+        residual = residual.permute(0, 2, 3, 1).contiguous()
+    layer.run(x.permute(0, 2, 3, 1).contiguous(), y, residual)
+    return y.permute(0, 3, 1, 2)
+
+
+def check(isa, routine, geometry, dtype, n_channels, n_outputs, groups, generator):
+    size, kernel, stride, padding, dilation = geometry
+    weight = torch.randn(n_outputs, n_channels // groups, *kernel, generator=generator).to(dtype)
+    scale = 2.0 ** torch.randint(-2, 3, (n_outputs,), generator=generator).float()
+    bias = torch.randn(n_outputs, generator=generator)
+    for batch in (1, 2, 5):
+        x = torch.randn(batch, n_channels, *size, generator=generator).to(dtype)
+        scaled = weight.double() * scale.double().view(-1, 1, 1, 1)
+        exact = functional.conv2d(x.double(), scaled, bias.double(), stride, padding, dilation, groups)
+        magnitude = functional.conv2d(
+            x.double().abs(), scaled.abs(), bias.double().abs(), stride, padding, dilation, groups
+        )
+        residual = torch.randn(exact.shape, generator=generator)
+        y = convolve(
+            isa, routine, weight, x, geometry, groups, scale=scale, bias=bias, residual=residual, relu=True
+        )
+        bound = routine_bound(
+            magnitude + residual.double().abs(), weight[0].numel(), half_output=dtype == torch.float16
+        )
+        assert (y.double() - (exact + residual.double()).relu()).abs().le(bound).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("n_channels", [2, 3, 15, 16, 17, 33])
+def test_a_depthwise_convolution_is_within_its_bound(instruction_set, dtype, geometry, n_channels, generator):
+    check(
+        instruction_set,
+        "depthwise",
+        GEOMETRIES[geometry],
+        dtype,
+        n_channels,
+        n_channels,
+        n_channels,
+        generator,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(
+    ("n_channels", "n_outputs", "groups"), [(4, 6, 2), (3, 3, 3), (51, 99, 3), (32, 40, 2)]
+)
+def test_a_grouped_convolution_is_within_its_bound(
+    instruction_set, dtype, geometry, n_channels, n_outputs, groups, generator
+):
+    check(instruction_set, "direct", GEOMETRIES[geometry], dtype, n_channels, n_outputs, groups, generator)
+
+
+def test_infinity_outside_a_window_does_not_reach_its_result(instruction_set):
+    """Rows and columns that lie outside are left out, not multiplied by zero."""
+    x = torch.ones(1, 16, 5, 5)
+    x[0, :, 0, 0] = float("inf")
+    y = convolve(
+        instruction_set, "depthwise", torch.zeros(16, 1, 3, 3), x, ((5, 5), *GEOMETRIES["3x3 same"][1:]), 16,
+        scale=torch.ones(16), bias=torch.ones(16),
+    )  # fmt: skip
+    assert y[:, :, :2, :2].isnan().all()
+    assert y[:, :, 2:].eq(1).all()
+    assert y[:, :, :, 2:].eq(1).all()
+
+
+@pytest.mark.parametrize(("channels", "outputs", "groups"), [(4, 8, 4), (4, 4, 2), (4, 4, 1)])
+def test_depthwise_is_offered_only_for_one_output_per_channel(channels, outputs, groups):
+    offered = _native.convolution_routines("portable", (3, 3), (1, 1), (1, 1), groups, channels, outputs)
+    assert offered[0] == "direct"
+    assert "depthwise" not in offered
+    assert "depthwise" in _native.convolution_routines("portable", (3, 3), (1, 1), (1, 1), 4, 4, 4)
+
+
+def test_groups_that_divide_neither_channels_nor_outputs_are_refused():
+    with pytest.raises(ValueError, match="groups divide the channels and the outputs"):
+        _native.convolution(
+            "portable", torch.ones(4, 9), torch.ones(4), torch.zeros(4), False, False, False,
+            image=(4, 3, 3), kernel=(3, 3), stride=(1, 1), padding=(1, 1), dilation=(1, 1), groups=3,
+        )  # fmt: skip

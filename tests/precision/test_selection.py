@@ -1,0 +1,124 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.errors import ConfigError
+from pipeline.precision import Budget, HalfNetwork, Sampling
+from pipeline.precision.routines import candidates, twin
+from pipeline.precision.selection import Candidate, furthest, moves, verify
+
+QUICK = Sampling(n_samples=3, seconds_at_most=0.05)
+START = Candidate("direct fp32", 10.0, 0.0)
+
+
+def test_moves_come_in_the_order_of_squared_error_per_second_saved():
+    measured = {
+        "a": [START, Candidate("direct fp16", 8.0, 3e-4), Candidate("winograd4 fp16", 2.0, 2e-3)],
+        "b": [START, Candidate("winograd2 fp16", 4.0, 4e-4)],
+        "c": [START, Candidate("direct fp16", 11.0, 0.0)],
+        "d": [START, Candidate("direct fp16", 9.8, 3e-4)],  # gains too little for its error
+    }
+    # b: 1.6e-7 / 6 s; a: 9e-8 / 2 s, then 3.91e-6 / 6 s.
+    assert moves(measured, Budget()) == [
+        ("b", "winograd2 fp16"),
+        ("a", "direct fp16"),
+        ("a", "winograd4 fp16"),
+    ]
+
+
+def test_what_is_faster_and_more_accurate_comes_first_and_what_is_too_wrong_not_at_all():
+    measured = {
+        "a": [Candidate("direct fp32", 10.0, 1e-3), Candidate("winograd2 fp32", 9.0, 1e-4)],
+        "b": [START, Candidate("winograd4 fp16", 1.0, 6e-3), Candidate("direct fp16", 2.0, 4e-4)],
+    }
+    assert moves(measured, Budget(layer_error=5e-3)) == [("a", "winograd2 fp32"), ("b", "direct fp16")]
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 100])
+def test_bisection_goes_as_far_as_is_accepted(n):
+    for limit in range(0, n + 1, max(n // 7, 1)):
+        asked: list[int] = []
+
+        def accepted(k, limit=limit, asked=asked):
+            asked.append(k)
+            return k <= limit
+
+        assert furthest(n, accepted) == limit
+        assert len(asked) <= 1 + n.bit_length()
+
+
+def test_losses_are_points_of_accuracy_and_relative_error():
+    exact = torch.tensor([[3.0, 0.0], [0.0, 4.0], [1.0, 0.9], [0.0, 1.0]])
+    found = exact.clone()
+    found[2] = torch.tensor([0.9, 1.0])
+    lost = verify(found, exact, torch.tensor([0, 1, 0, 0]))
+    assert (lost.points, lost.n_changed, lost.n_samples) == (25.0, 1, 4)
+    assert lost.output_error == pytest.approx((2 * 0.1**2) ** 0.5 / exact.norm().item())
+    assert not lost.within(Budget(points=24))
+    assert lost.within(Budget(points=25, output_error=1))
+    assert verify(found, exact, None).points is None
+
+
+def test_every_layer_gets_one_of_its_candidates_and_the_same_twice(case):
+    module, x = case
+    first, second = (HalfNetwork.convert(module, x) for _ in range(2))
+    assert first.plan() == second.plan()
+    for layer in first.layers:
+        assert layer.routine in candidates(layer, first.instruction_set)
+
+
+def test_chosen_routines_stay_within_the_budget_and_leave_the_weights_alone(case):
+    module, x = case
+    network = HalfNetwork.convert(module, x)
+    selection = network.choose_routines(x, batch=3, sampling=QUICK)
+    assert selection.verification.within(Budget())
+    assert selection.verification.n_samples == len(x)
+    assert 0 <= selection.n_moves <= selection.n_possible
+    assert selection.network.tensors().keys() == network.tensors().keys()
+    assert all(
+        torch.equal(selection.network.tensors()[key], value) for key, value in network.tensors().items()
+    )
+    rows = json.loads(json.dumps(selection.rows(), allow_nan=False))
+    assert [row["layer"] for row in rows if row["chosen"]] == [layer.name for layer in network.layers]
+
+
+def test_a_budget_of_nothing_leaves_every_layer_at_its_general_float32_routine(case):
+    module, x = case
+    network = HalfNetwork.convert(module, x)
+    selection = network.choose_routines(x, budget=Budget(output_error=0.0), sampling=QUICK)
+    assert selection.n_moves == 0
+    for layer in selection.network.layers:
+        assert layer.routine == twin(candidates(layer, network.instruction_set)[0])
+
+
+def test_conversion_fails_closed_to_float32_weights(case):
+    module, x = case
+    network = HalfNetwork.convert(module, x, budget=Budget(layer_error=1e-9, output_error=0.0))
+    tensors = network.tensors()
+    for layer in network.layers:
+        if layer.has_weights:
+            assert layer.weight_dtype == "float32"
+            assert layer.routine.endswith("fp32")
+            assert tensors[f"{layer.name}.weight"].dtype == torch.float32
+    again = HalfNetwork.from_plan(json.loads(json.dumps(network.plan())), tensors)
+    assert torch.equal(again(x), network(x))
+
+
+def test_only_the_layers_that_cost_too_much_are_closed(generator):
+    """A first layer of whole numbers is exact in half precision; the second is not: its error is over the budget."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(8, 8), nn.Linear(8, 3))
+    with torch.no_grad():
+        module[1].weight.copy_(torch.randint(-4, 5, (8, 8), generator=generator))
+        module[1].bias.zero_()
+        module[2].weight.copy_(torch.randn(3, 8, generator=generator))
+    x = torch.randint(-8, 9, (16, 1, 2, 4), generator=generator).float()
+    network = HalfNetwork.convert(module, x, budget=Budget(layer_error=1e-5))
+    assert [layer.weight_dtype for layer in network.layers] == ["float16", "float32"]
+
+
+def test_labels_that_do_not_fit_the_calibration_are_refused(mlp):
+    module, x = mlp
+    with pytest.raises(ConfigError, match=r"9 inputs and labels of shape \(8,\)"):
+        HalfNetwork.convert(module, x, torch.zeros(8, dtype=torch.long))

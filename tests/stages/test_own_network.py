@@ -1,0 +1,106 @@
+"""A network of somebody's own: from an ONNX file and arrays to timings, without a study."""
+
+import json
+import re
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from pipeline.__main__ import main
+from pipeline.artifacts.store import Artifact
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A small network in a file, samples and labels, and a spec for quick timings."""
+    generator = np.random.default_rng(0)
+
+    def constant(name, *shape):
+        return numpy_helper.from_array(generator.standard_normal(shape).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c"], pads=[1, 1, 1, 1], name="conv"),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("Gemm", ["f", "w2", "b2"], ["y"], transB=1, name="head"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+        [constant("w1", 16, 2, 3, 3), constant("b1", 16), constant("w2", 3, 16), constant("b2", 3)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(tmp_path / "own.onnx"))
+    np.save(tmp_path / "x.npy", generator.standard_normal((20, 2, 8, 8)).astype(np.float32))
+    np.save(tmp_path / "labels.npy", generator.integers(0, 3, 20))
+    quick = {"batch_sizes": [2], "min_samples": 5, "modes": ["warm"], "device": "cpu"}
+    (tmp_path / "spec.json").write_text(json.dumps(quick))
+    return tmp_path
+
+
+def convert(folder, **options):
+    words = ["convert", "--output", str(folder / "half/manifest.json")]
+    for name, value in options.items():
+        words += [f"--{name}", str(folder / value)]
+    return main(words)
+
+
+def test_a_file_and_arrays_are_converted_and_timed(own):
+    assert convert(own, onnx="own.onnx", inputs="x.npy", labels="labels.npy") == 0
+    converted = Artifact.open(own / "half/manifest.json", "half_network")
+    assert [layer["name"] for layer in converted.json("layers")] == ["conv", "g", "head"]
+    assert converted.facts["accuracy"]["n_samples"] == 10  # the other half calibrates
+    assert converted.facts["run"] == "own"
+    words = ["time_layers", "--network", str(own / "half/manifest.json"), "--inputs", str(own / "x.npy")]
+    words += ["--spec", str(own / "spec.json"), "--output", str(own / "times/manifest.json")]
+    assert main(words) == 0
+    timed = Artifact.open(own / "times/manifest.json", "timings")
+    assert [row["layer"] for row in timed.json("timings")] == ["conv", "g", "head"]
+    plan = timed.json("plans")["2"]
+    assert plan["digest"] == converted.json("plan")["digest"]
+    assert timed.facts["verification"]["2"]["points"] is None
+
+
+def test_without_labels_there_is_no_accuracy(own):
+    assert convert(own, onnx="own.onnx", inputs="x.npy") == 0
+    assert "accuracy" not in Artifact.open(own / "half/manifest.json", "half_network").facts
+
+
+def test_the_same_network_is_converted_to_the_same_files_again(own):
+    digests = []
+    for _ in range(2):
+        assert convert(own, onnx="own.onnx", inputs="x.npy", labels="labels.npy") == 0
+        digests.append(Artifact.open(own / "half/manifest.json", "half_network").manifest["files"])
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "convert needs --weights and --dataset, .* or --onnx and --inputs"),
+        ({"onnx": "own.onnx"}, "convert --onnx needs --inputs"),
+        ({"onnx": "gone.onnx", "inputs": "x.npy"}, "gone.onnx: not a readable ONNX file"),
+        ({"onnx": "own.onnx", "inputs": "spec.json"}, "spec.json: not a readable array"),
+        ({"onnx": "own.onnx", "inputs": "empty.npy"}, "empty.npy: holds float32 of shape"),
+        ({"onnx": "own.onnx", "inputs": "x.npy", "labels": "x.npy"}, "wanted one for each of 20 samples"),
+        ({"onnx": "own.onnx", "inputs": "wide.npy"}, r"does not take inputs of shape \(5, 8, 8\)"),
+    ],
+)
+def test_what_is_missing_or_does_not_fit_is_one_line(own, options, words, capsys):
+    np.save(own / "empty.npy", np.zeros((0, 2, 8, 8), np.float32))
+    np.save(own / "wide.npy", np.zeros((4, 5, 8, 8), np.float32))
+    assert convert(own, **options) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert re.search(words, line), line
+
+
+def test_timing_without_samples_says_which_options_give_them(own, capsys):
+    assert convert(own, onnx="own.onnx", inputs="x.npy") == 0
+    network = str(own / "half/manifest.json")
+    assert main(["time_layers", "--network", network, "--output", str(own / "times/manifest.json")]) == 2
+    assert "needs --dataset" in capsys.readouterr().err
