@@ -109,7 +109,7 @@ def test_jobs_read_a_snapshot_and_never_the_database(results):
 
 
 def test_manifests_of_all_depths_are_found(results):
-    for artefact in ("dataset", "solve/one", "train/run/seed0"):
+    for artefact in ("dataset", "solve/one", "train/run/seed0", "past_reports/20260101T000000"):
         write(results, artefact)
     found = [path.parent.relative_to(results / "s").as_posix() for path in manifests_of(results / "s")]
     assert found == ["dataset", "solve/one", "train/run/seed0"]

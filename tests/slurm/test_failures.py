@@ -177,23 +177,6 @@ def test_clocks_that_disagree_make_no_result_old(place, ends_like_the_undisturbe
     ends_like_the_undisturbed(place, *targets)
 
 
-def test_results_that_other_nodes_see_late_are_waited_for(place, slurm, ends_like_the_undisturbed):
-    for stage in ("points", "compress", "solve"):
-        shutil.rmtree(place.results / stage)
-    # What a task wrote is nowhere to be seen for some seconds after its end.
-    (slurm.folder / "epilog").write_text(
-        f"cd {place.results} && find . -name manifest.json -newer ../../mini.yaml | while read -r path; do\n"
-        '    mv "$path" "$path.late" && setsid sh -c "sleep 5; mv $path.late $path" >/dev/null 2>&1 &\n'
-        "done\n"
-    )
-    (place.folder / "mini.yaml").touch()
-    place.write_profile(rules={}, retries=0)
-    place.start(place.manifest("solve/airports")).end()
-    (slurm.folder / "epilog").unlink()
-    wait_until(lambda: not list(place.results.rglob("*.late")), "all results to be seen")
-    ends_like_the_undisturbed(place, place.manifest("solve/airports"))
-
-
 @pytest.fixture
 def small_disk(place):
     """A copy of the checkout whose results lie on a file system of their own, without the solved matrix."""

@@ -217,7 +217,8 @@ def test_an_artefact_is_explained_with_what_would_make_it_again(finished, study)
     path = finished.folder / "src/pipeline/hmatrix/factor.py"
     with edited(path, path.read_text(), path.read_text() + "\n\nUNUSED = 1\n"):
         words = pipeline(finished, "explain", manifest, "--study", "study.yaml")
-    assert "Now: it would be made again: Params have changed since last execution" in words
+    assert "Now: it would be made again: Input files updated by another job" in words
+    assert "its code has digest" in words
     assert "Before it: compress (Params have changed" in words
 
 

@@ -20,6 +20,7 @@ from pipeline.artifacts.store import write_atomically
 from pipeline.errors import ArtifactError
 
 FOLDER = "history"  # below the results
+PAST_REPORTS = "past_reports"  # below a study's folder: copies, not results
 DATABASE = "history.sqlite"
 BUSY_SECONDS = 30
 # Runs of each artefact in a snapshot: enough to know their noise, and no more than a job reads in a second or two.
@@ -84,7 +85,8 @@ def snapshot_of(results: Path, study: str) -> Path:
 
 def manifests_of(folder: Path) -> list[Path]:
     """The manifests of a study's folder, which is at most three levels deep."""
-    return sorted(path for depth in (1, 2, 3) for path in folder.glob("*/" * depth + "manifest.json"))
+    found = (path for depth in (1, 2, 3) for path in folder.glob("*/" * depth + "manifest.json"))
+    return sorted(path for path in found if path.relative_to(folder).parts[0] != PAST_REPORTS)
 
 
 def merge(results: Path, study: str, manifests: Iterable[Path]) -> int:

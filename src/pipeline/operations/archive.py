@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.checksums import LIST, verify_archive, write_list
-from pipeline.artifacts.history import manifests_of, snapshot_of
+from pipeline.artifacts.history import PAST_REPORTS, manifests_of, snapshot_of
 from pipeline.artifacts.store import sha256_of
 from pipeline.errors import ArtifactError
-from pipeline.operations.past_reports import FOLDER as PAST_REPORTS
 from pipeline.operations.studies import RESULTS, StudyFile, read_study
 from pipeline.operations.text import size
 from pipeline.runtime.provenance import provenance

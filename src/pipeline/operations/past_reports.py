@@ -6,7 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
-FOLDER = "past_reports"
+from pipeline.artifacts.history import PAST_REPORTS
+
 KEPT = 10
 NAME = re.compile(r"\d{8}T\d{6}(-[0-9a-f]{8})?$")
 
@@ -30,7 +31,7 @@ def keep_report(folder: Path, n: int | None = None) -> Path | None:
         Where the copy is, or None where there is no complete report.
     """
     n = kept() if n is None else n
-    report, past = folder / "report", folder / FOLDER
+    report, past = folder / "report", folder / PAST_REPORTS
     try:
         made = json.loads((report / "manifest.json").read_text())["provenance"]
         date = re.sub(r"[-:]", "", made["date"])[:15]
@@ -55,5 +56,7 @@ def keep_report(folder: Path, n: int | None = None) -> Path | None:
 
 def past_reports(folder: Path) -> list[Path]:
     """The former reports of a study, newest first."""
-    found = (path for path in (folder / FOLDER).glob("*") if NAME.match(path.name) and not path.is_symlink())
+    found = (
+        path for path in (folder / PAST_REPORTS).glob("*") if NAME.match(path.name) and not path.is_symlink()
+    )
     return sorted(found, reverse=True)
