@@ -4,6 +4,7 @@ STUDY ?= default
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
 STAMP := .venv/.installed
+NATIVE_TESTS := $(addprefix tests/precision/test_,brain.py conversions.py graphs.py grouped.py routines.py winograd.py)
 NATIVE := CMakeLists.txt $(wildcard src/pipeline/*/native/*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -12,7 +13,7 @@ space := $() $()
 export PIP_CONSTRAINT := file://$(subst $(space),%20,$(CURDIR))/constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env run archive test test-slurm lint bench clean
+.PHONY: env run archive test test-native test-slurm lint bench clean
 
 env: $(STAMP)
 
@@ -42,6 +43,14 @@ test: $(STAMP)
 # A real Slurm on this machine, from Debian's packages, for as long as its tests take; without them, a skip that says so.
 test-slurm: $(STAMP)
 	python -m pytest -m slurm tests/slurm
+
+test-native: $(STAMP)
+	@# The routines once more, built with the address sanitizer, which has to be loaded before Python.
+	pip install --quiet --no-deps --upgrade --target build/sanitized . \
+		--config-settings=cmake.define.PARSIMONY_SANITIZE=ON --config-settings=build-dir=build/sanitized-objects
+	SANITIZED=build/sanitized PYTHONPATH=tests/precision ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 \
+	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
+		python -m pytest -q -p sanitized $(NATIVE_TESTS)
 
 lint: $(STAMP)
 	ruff check .

@@ -129,3 +129,12 @@ def test_one_core_and_one_thread_are_given_back_even_after_an_error():
         fail()
     assert os.sched_getaffinity(0) == cores
     assert torch.get_num_threads() == n_threads
+
+
+def test_samples_are_dropped_of_all_sides_or_of_none():
+    machine = Machine()
+    calm = machine.side("calm", 1e-3, interrupted=lambda call: call % 8 == 0)
+    busy = machine.side("busy", 1e-3, interrupted=lambda call: True)
+    found = machine.sampling(n_samples=10, seconds_at_most=60.0)({"calm": calm, "busy": busy})
+    assert [found[name].n_dropped for name in ("calm", "busy")] == [0, 0]
+    assert found["calm"].seconds.max() > 0.5

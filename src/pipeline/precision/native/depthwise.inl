@@ -21,28 +21,33 @@ Isa::Vector depthwise_sum(const Weight* w, const Convolution& shape, const From*
     return sum;
 }
 
-// A 3 x 3 window slides along a row with stride 1, over outputs [begin, end) that need no padding left or right, and
-// over rows [first, last) of the window that lie in the image. Every input is loaded, and widened, once a row.
+// A 3 x 3 window slides along a row of outputs with stride 1, over rows [first, last) of the window that lie in the
+// image. Every input is loaded, and widened, once a row; beyond the ends of the row there are zeros.
 template <int first, int last, class Weight, class From>
-std::int64_t slide(const Weight* w, const Convolution& shape, const From* corner_of_window, std::int64_t begin,
-                   std::int64_t end, std::int64_t channel, const Corner& corner) {
+std::int64_t slide(const Weight* w, const Convolution& shape, const From* rows, std::int64_t channel,
+                   const Corner& corner) {
     using I = Isa;
     const std::int64_t channels = shape.channels, line = shape.dilation_height * shape.width * channels;
     I::Vector weight[3][3], window[3][3];
+    const auto load = [&](int j, std::int64_t column) {
+        const bool inside = column >= 0 && column < shape.width;
+#pragma GCC unroll 3
+        for (int i = first; i < last; ++i)
+            window[i][j] = inside ? I::load(rows + i * line + column * channels + channel) : I::zero();
+    };
 #pragma GCC unroll 3
     for (int i = first; i < last; ++i)
 #pragma GCC unroll 3
-        for (int j = 0; j < 3; ++j) {
-            weight[i][j] = I::load(w + (i * 3 + j) * channels + channel);
-            if (j < 2) window[i][j] = I::load(corner_of_window + i * line + j * channels + channel);
-        }
-    const From* next = corner_of_window + 2 * channels + channel;
+        for (int j = 0; j < 3; ++j) weight[i][j] = I::load(w + (i * 3 + j) * channels + channel);
+    load(0, -shape.pad_width);
+    load(1, 1 - shape.pad_width);
     std::int64_t saturated = 0;
-    for (std::int64_t column = begin; column < end; ++column, next += channels) {
+#pragma GCC unroll 3
+    for (std::int64_t column = 0; column < shape.out_width; ++column) {
+        load(2, column - shape.pad_width + 2);
         I::Vector sum[3];
 #pragma GCC unroll 3
         for (int i = first; i < last; ++i) {
-            window[i][2] = I::load(next + i * line);
             sum[i] = I::fma(window[i][2], weight[i][2],
                             I::fma(window[i][1], weight[i][1], window[i][0] * weight[i][0]));
             window[i][0] = window[i][1];
@@ -61,29 +66,22 @@ template <class Weight, class From>
 std::int64_t depthwise_row(const Weight* w, const Convolution& shape, const From* image, std::int64_t row,
                            const Corner& corner) {
     const std::int64_t channels = shape.channels, top = row * shape.stride_height - shape.pad_height;
-    const std::int64_t below = top + 2 * shape.dilation_height;
+    const std::int64_t middle = top + shape.dilation_height, below = middle + shape.dilation_height;
     // Which rows of a 3 x 3 window lie in the image: all, all but the first, or all but the last.
-    const bool upper = top >= 0, middle = top + shape.dilation_height >= 0 && top + shape.dilation_height < shape.height;
+    const bool upper = top >= 0, lower = below < shape.height;
     const bool slides = shape.kernel_height == 3 && shape.kernel_width == 3 && shape.stride_width == 1 &&
-                        shape.dilation_width == 1 && middle && (upper || below < shape.height);
-    const std::int64_t begin = smaller(shape.pad_width, shape.out_width);
-    const std::int64_t inside = smaller(shape.width - 2 + shape.pad_width, shape.out_width);
-    const std::int64_t end = slides && inside > begin ? inside : begin;
+                        shape.dilation_width == 1 && middle >= 0 && middle < shape.height && (upper || lower);
+    const From* rows = image + top * shape.width * channels;
     std::int64_t saturated = 0;
-    const auto finish_column = [&](std::int64_t column, std::int64_t channel) {
-        saturated += finish(depthwise_sum(w, shape, image, row, column, channel), corner,
-                            corner.at + column * channels + channel, channel);
-    };
     for (std::int64_t c = 0; c < channels; c += Isa::lanes) {
-        const bool whole = c + Isa::lanes <= channels;
-        if (whole && end > begin) {
-            const From* window = image + top * shape.width * channels;
-            saturated += !upper                  ? slide<1, 3>(w, shape, window, begin, end, c, corner)
-                         : below < shape.height ? slide<0, 3>(w, shape, window, begin, end, c, corner)
-                                                : slide<0, 2>(w, shape, window, begin, end, c, corner);
-        }
-        for (std::int64_t column = 0; column < begin; ++column) finish_column(column, c);
-        for (std::int64_t column = whole ? end : begin; column < shape.out_width; ++column) finish_column(column, c);
+        if (slides && c + Isa::lanes <= channels)
+            saturated += !upper  ? slide<1, 3>(w, shape, rows, c, corner)
+                         : lower ? slide<0, 3>(w, shape, rows, c, corner)
+                                 : slide<0, 2>(w, shape, rows, c, corner);
+        else
+            for (std::int64_t column = 0; column < shape.out_width; ++column)
+                saturated += finish(depthwise_sum(w, shape, image, row, column, c), corner,
+                                    corner.at + column * channels + c, c);
     }
     return saturated;
 }
