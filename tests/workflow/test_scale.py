@@ -33,7 +33,7 @@ def test_the_plan_of_five_thousand_jobs_fits_into_a_laptop(large, capsys):
     before = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "--configfile", "study.yaml", "--profile", "cluster",
-         "--dry-run", "--quiet", "rules", "progress"],
+         "--dry-run", "--quiet", "rules"],
         cwd=large.folder, capture_output=True, text=True, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY)),
     )  # fmt: skip
