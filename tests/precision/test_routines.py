@@ -91,10 +91,11 @@ def test_a_convolution_is_within_its_bound(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("n_channels", [1, 15, 16, 17, 33])
+@pytest.mark.parametrize("n_channels", [1, 15, 16, 17, 33, 64])
+@pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("average", [False, True])
 def test_pooling_takes_the_maximum_exactly_and_the_mean_within_rounding(
-    instruction_set, dtype, n_channels, average, generator
+    instruction_set, dtype, n_channels, relu, average, generator
 ):
     x = torch.randn(3, 6, 5, n_channels, generator=generator).to(dtype)
     half = dtype == torch.float16
@@ -104,7 +105,7 @@ def test_pooling_takes_the_maximum_exactly_and_the_mean_within_rounding(
         (n_channels, 6, 5),
         **bounds,
         average=average,
-        relu=True,
+        relu=relu,
         half_input=half,
         half_output=half,
     )
@@ -116,7 +117,8 @@ def test_pooling_takes_the_maximum_exactly_and_the_mean_within_rounding(
             window = x[:, rows, columns].double()
             n = window.shape[1] * window.shape[2]
             bound = routine_bound(window.abs().mean(dim=(1, 2)), n, half_output=half) if average else 0.0
-            exact = reduce(window, dim=(1, 2)).relu()
+            exact = reduce(window, dim=(1, 2))
+            exact = exact.relu() if relu else exact
             assert (y[:, i, j].double() - exact).abs().le(bound).all()
 
 
@@ -151,6 +153,27 @@ def test_a_maximum_over_a_window_with_not_a_number_is_not_a_number(instruction_s
     y = torch.empty(1, 1)
     layer.run(x.view(1, 4), y)
     assert y.isnan().all()
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("n_channels", [1, 40])
+def test_a_maximum_of_half_precision_numbers_is_right_for_all_of_them(
+    instruction_set, n_channels, relu, generator
+):
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16)
+    x = every[torch.randint(2**16, (2000, 1, 2, n_channels), generator=generator)]
+    x[::2] = x[::2].abs().neg().nan_to_num(0.0, neginf=-1.0)  # none above zero
+    x[1::4] = x[1::4].nan_to_num(0.0, posinf=1.0, neginf=-2.0)
+    x[0, 0, 0], x[0, 0, 1] = torch.tensor([0xFE01 - 2**16, 0x3C00], dtype=torch.int16).view(torch.float16)
+    bounds = {"row_start": [0], "row_end": [1], "column_start": [0], "column_end": [2]}
+    stored = {"half_input": True, "half_output": True}
+    layer = _native.pooling(instruction_set, (n_channels, 1, 2), **bounds, average=False, relu=relu, **stored)
+    y = torch.empty(2000, n_channels).half()
+    n_saturated = layer.run(x, y)
+    exact = x.float().amax(dim=(1, 2))
+    exact = exact.relu() if relu else exact
+    assert n_saturated == exact.isinf().sum()
+    torch.testing.assert_close(y.float(), exact.clamp(-65504, 65504), rtol=0, atol=0, equal_nan=True)
 
 
 def test_subnormal_weights_and_inputs_count_in_full(instruction_set):
@@ -211,6 +234,14 @@ def test_conversions_count_every_number_that_is_widened_or_narrowed(instruction_
     single = _native.linear(arguments[0], weight, *arguments[1:], False, False)
     assert single.conversions(batch) == 0
     assert half.conversions(batch) >= weight.numel() + batch * (8 + 16)
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_only_a_maximum_of_half_precision_numbers_takes_no_conversions(instruction_set, average):
+    bounds = {"row_start": [0], "row_end": [2], "column_start": [0], "column_end": [2]}
+    stored = {"half_input": True, "half_output": True}
+    layer = _native.pooling(instruction_set, (64, 2, 2), **bounds, average=average, relu=False, **stored)
+    assert layer.conversions(3) == (3 * 64 * (4 + 1) if average else 0)
 
 
 def test_the_portable_routines_are_always_there():

@@ -35,6 +35,7 @@ public:
     }
     std::size_t workspace(std::int64_t) const override { return 0; }
     std::int64_t conversions(std::int64_t batch) const override {
+        if (!windows_.average && stored.half_input && stored.half_output && shape_.compares_bits(table_.lanes)) return 0;
         return stored.half_input * batch * reads_ + stored.half_output * batch * output_size;
     }
     std::int64_t flops(std::int64_t batch) const override { return batch * reads_; }

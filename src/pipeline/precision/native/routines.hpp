@@ -112,6 +112,9 @@ struct Pooling {
     const std::int64_t* column_end;
     bool average;  // the mean instead of the maximum
     bool relu;
+
+    // Whether maxima of binary16 numbers, stored as such, are found among their bits: vectors hold twice as many.
+    bool compares_bits(std::int64_t lanes) const { return channels >= 2 * lanes; }
 };
 
 struct Scratch {
