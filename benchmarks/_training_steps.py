@@ -60,7 +60,9 @@ def loop_step(
         batch_size: Over all processes; divides `N_IMAGES`.
     """
     communicator = communicator or Serial()
-    kfac = settings and KFAC(model, settings, communicator=communicator, mean_loss=False, seed=SEED)
+    kfac = None
+    if settings is not None:
+        kfac = KFAC(model, settings, communicator=communicator, mean_loss=False, seed=SEED)
     optimizer = OPTIMIZERS["sgd"](model, FirstOrder(LR))
     objective = Objective(
         model,
@@ -98,7 +100,7 @@ def plain_step(model: Classifier, precondition: Step | None, batch_size: int) ->
 
     def step() -> None:
         optimizer.zero_grad()
-        functional.cross_entropy(model(images), labels).backward()
+        functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
         if precondition:
             precondition()
         optimizer.step()

@@ -26,7 +26,7 @@ from peers import kfac_pytorch
 from threadpoolctl import threadpool_limits
 
 from pipeline.runtime.communicator import Communicator, Counting, run_in_threads
-from pipeline.settings import KFACSettings
+from pipeline.settings import Communication, KFACSettings
 from pipeline.training.kfac import KFAC
 from pipeline.training.layers import structure_of
 
@@ -65,11 +65,10 @@ def times(step: Sequence[float], sgd: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(step, sgd, strict=True))
 
 
-def plain(*, preconditioned: Callable[[torch.nn.Module], Step | None]) -> Step | None:
-    """A step of a plain loop with a preconditioner; None if there is none."""
+def plain(precondition_of: Callable[[torch.nn.Module], Step]) -> Step:
+    """A step of a plain loop with a preconditioner."""
     model = network()
-    precondition = preconditioned(model)
-    return precondition and plain_step(model, precondition, BATCH)
+    return plain_step(model, precondition_of(model), BATCH)
 
 
 def ours(model: torch.nn.Module, *, chosen: KFACSettings) -> Step:
@@ -80,11 +79,14 @@ def ours(model: torch.nn.Module, *, chosen: KFACSettings) -> Step:
 def cost(run: Run, interval: int, *, goal: float, over_peer: float) -> None:
     """Time K-FAC in a plain loop and in `train`'s, with factors cut and whole, beside SGD in the same loop."""
     chosen = (settings(interval), settings(interval, block_size=0))
-    peer = plain(preconditioned=partial(kfac_pytorch.preconditioner, interval=interval))
     steps = [
         plain_step(network(), None, BATCH),
-        *(plain(preconditioned=partial(ours, chosen=each)) for each in chosen),
-        *([peer] if peer else []),
+        *(plain(partial(ours, chosen=each)) for each in chosen),
+        *(
+            [plain(partial(kfac_pytorch.preconditioner, interval=interval))]
+            if kfac_pytorch.is_installed()
+            else []
+        ),
         *(loop_step(network(), each, BATCH) for each in (None, *chosen)),
     ]
     taken = cpu_seconds(steps, repeats=1 if run.quick else 5)
@@ -158,7 +160,8 @@ def messages(run: Run) -> None:
     """
     peer = replicated_bytes(2)
     name = "whole float32 factors to all"
-    for communication, goal in (("float64", None), ("float32", 0.65), ("bfloat16", 0.42)):
+    goals: dict[Communication, float | None] = {"float64": None, "float32": 0.65, "bfloat16": 0.42}
+    for communication, goal in goals.items():
         for cut, block_size in (("cut", 512), ("whole", 0)):
             chosen = replace(
                 settings(1, block_size=block_size), communication=communication, placement="memory"
@@ -166,7 +169,7 @@ def messages(run: Run) -> None:
             counted = step_bytes(chosen, 2)
             part = f"{communication}, {cut}"
             run.record(BYTES, ours=counted / 1e6, peer=peer / 1e6, peer_name=name, part=part)
-            run.record(SHARE, ours=counted / peer, goal=goal and Goal.ours(goal), part=part)
+            run.record(SHARE, ours=counted / peer, goal=Goal.ours(goal) if goal else None, part=part)
 
 
 def images_per_second(kind: str, n_processes: int, n_images: int) -> float:

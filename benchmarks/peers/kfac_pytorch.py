@@ -3,6 +3,8 @@
 It is in no package index under its own name; where it is missing, its columns say so.
 """
 
+from importlib import import_module
+
 from _frame import optional_import
 from _training_steps import LR, Step
 from torch import nn
@@ -10,15 +12,14 @@ from torch import nn
 NAME = "kfac-pytorch"
 
 
-def preconditioner(model: nn.Module, interval: int) -> Step | None:
-    """The call that rewrites the gradients of `model`, or None where the package is missing.
+def is_installed() -> bool:
+    """Whether it is there; another package called `kfac`, for TensorFlow, has no such module."""
+    return optional_import("kfac.preconditioner") is not None
 
-    Another package is called `kfac`, too, and is for TensorFlow; it has no such module.
-    """
-    module = optional_import("kfac.preconditioner")
-    if module is None:
-        return None
-    kfac = module.KFACPreconditioner(
+
+def preconditioner(model: nn.Module, interval: int) -> Step:
+    """The call that rewrites the gradients of `model`."""
+    kfac = import_module("kfac.preconditioner").KFACPreconditioner(
         model,
         factor_update_steps=interval,
         inv_update_steps=interval,
