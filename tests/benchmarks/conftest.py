@@ -11,5 +11,16 @@ def benchmark_folder(monkeypatch):
     """Benchmarks are scripts: their own folder comes first on the path when they run."""
     monkeypatch.syspath_prepend(FOLDER)
     yield
-    for name in ("_frame", "_machine", "pipeline_benchmark", "precision", "peers", "peers.engines"):
+    for name in (
+        "_frame",
+        "_machine",
+        "_training_steps",
+        "pipeline_benchmark",
+        "precision",
+        "training",
+        "peers",
+        "peers.engines",
+        "peers.kfac_pytorch",
+        "peers.hmat_oss",
+    ):
         sys.modules.pop(name, None)

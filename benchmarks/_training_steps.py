@@ -1,0 +1,129 @@
+"""Steps of training for benchmarks: the small network of the default study on random images, nothing else.
+
+As a script, started by mpiexec, it prints the images per second of all processes together:
+
+    mpiexec -n 2 python benchmarks/_training_steps.py kfac 1024 10
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.models import build_model
+from pipeline.models.classifier import Classifier
+from pipeline.runtime.communicator import Communicator, Serial
+from pipeline.runtime.mpi import MpiCommunicator
+from pipeline.runtime.torch_group import torch_group
+from pipeline.settings import KFACSettings
+from pipeline.training.kfac import KFAC
+from pipeline.training.objective import Objective
+from pipeline.training.optimizers import OPTIMIZERS, FirstOrder
+from pipeline.training.sampling import Batches, Samples
+
+N_IMAGES = 8192
+N_CLASSES = 10
+LR = 0.05
+SEED = 0
+
+Step = Callable[[], object]
+
+
+@cache
+def samples() -> Samples:
+    """Images of 28 x 28 and labels that say nothing about them: a step's cost depends on neither."""
+    rng = torch.Generator().manual_seed(SEED)
+    images = torch.randn(N_IMAGES, 1, 28, 28, generator=rng)
+    return Samples(images, torch.randint(N_CLASSES, (N_IMAGES,), generator=rng))
+
+
+def network() -> Classifier:
+    """The convolutional network of `config/default.yaml`."""
+    rng = torch.Generator().manual_seed(SEED)
+    return build_model("cnn", input_shape=(1, 28, 28), n_classes=N_CLASSES, generator=rng)
+
+
+def loop_step(
+    model: Classifier,
+    settings: KFACSettings | None,
+    batch_size: int,
+    communicator: Communicator | None = None,
+) -> Step:
+    """A step as `train` takes it: in micro-batches, sums in double precision.
+
+    Args:
+        settings: Of K-FAC; None for SGD.
+        batch_size: Over all processes; divides `N_IMAGES`.
+    """
+    communicator = communicator or Serial()
+    kfac = None
+    if settings is not None:
+        kfac = KFAC(model, settings, communicator=communicator, mean_loss=False, seed=SEED)
+    optimizer = OPTIMIZERS["sgd"](model, FirstOrder(LR))
+    objective = Objective(
+        model,
+        samples(),
+        Batches(N_IMAGES, N_IMAGES // batch_size, SEED),
+        n_classes=N_CLASSES,
+        smoothing=(),
+        micro_batch=256,
+        seed=SEED,
+        communicator=communicator,
+        kfac=kfac,
+    )
+    number = 0
+
+    def step() -> None:
+        nonlocal number
+        objective.backward(number, done=0.0)
+        if kfac:
+            kfac.step(LR)
+        optimizer.step()
+        number += 1
+
+    return step
+
+
+def plain_step(model: Classifier, precondition: Step | None, batch_size: int) -> Step:
+    """A step of a torch loop that anyone would write: the whole batch in one pass.
+
+    Args:
+        precondition: Called between the backward pass and the optimizer's step.
+    """
+    optimizer = OPTIMIZERS["sgd"](model, FirstOrder(LR))
+    images: Tensor = samples().images[:batch_size]
+    labels = samples().labels[:batch_size]
+
+    def step() -> None:
+        optimizer.zero_grad()
+        functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+        if precondition:
+            precondition()
+        optimizer.step()
+
+    return step
+
+
+def main(kind: str, n_images: int, n_steps: int) -> None:
+    """Print images per second of a number of processes that take `n_images` each in every step."""
+    torch.set_num_threads(1)
+    with torch_group(torch.device("cpu"), MpiCommunicator()) as communicator:
+        batch_size = n_images * communicator.size
+        step = loop_step(network(), KFACSettings() if kind == "kfac" else None, batch_size, communicator)
+        for _ in range(n_steps):
+            step()
+        communicator.barrier()
+        start = time.perf_counter()
+        for _ in range(n_steps):
+            step()
+        communicator.barrier()
+        if communicator.rank == 0:
+            print(n_steps * batch_size / (time.perf_counter() - start))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

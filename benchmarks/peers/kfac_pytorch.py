@@ -1,0 +1,33 @@
+"""kfac-pytorch (https://github.com/gpauloski/kfac-pytorch), inverses by its inverse method.
+
+It is in no package index under its own name; where it is missing, its columns say so.
+"""
+
+from importlib import import_module
+
+from _frame import optional_import
+from _training_steps import LR, Step
+from torch import nn
+
+NAME = "kfac-pytorch"
+
+
+def is_installed() -> bool:
+    """Whether it is there; another package called `kfac`, for TensorFlow, has no such module."""
+    return optional_import("kfac.preconditioner") is not None
+
+
+def preconditioner(model: nn.Module, interval: int) -> Step:
+    """The call that rewrites the gradients of `model`."""
+    kfac = import_module("kfac.preconditioner").KFACPreconditioner(
+        model,
+        factor_update_steps=interval,
+        inv_update_steps=interval,
+        damping=3e-2,
+        factor_decay=0.5,
+        kl_clip=1e-3,
+        lr=LR,
+        compute_method="inverse",
+    )
+    step: Step = kfac.step
+    return step

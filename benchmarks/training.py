@@ -1,0 +1,203 @@
+"""What K-FAC costs: CPU time of a step beside SGD and kfac-pytorch, bytes between processes, images per second.
+
+The network is the default study's, 122,922 weights on images of 28 x 28, with one thread a process and the settings of
+`config/default.yaml`: factors come from a quarter of each batch, intervals (k, k) mean factors and inverses every k
+steps, and times are means over whole intervals. Rows tell whether factors are `cut` into blocks of at most 512 rows,
+as by default, or `whole`, as in the study of large batches; and whether the loop is a plain one of torch, the whole
+batch in one pass, or that of `train`, in micro-batches. What accuracy this buys is measured by
+`benchmarks/large_batch.py`, whose recorded goals are told at the end.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import _training_steps
+import torch
+from _frame import RESULTS, Benchmark, Goal, Quantity, Row, Run
+from _training_steps import LR, Step, loop_step, network, plain_step
+from peers import kfac_pytorch
+from threadpoolctl import threadpool_limits
+
+from pipeline.runtime.communicator import Communicator, Counting, run_in_threads
+from pipeline.settings import Communication, KFACSettings
+from pipeline.training.kfac import KFAC
+from pipeline.training.layers import structure_of
+
+BATCH = 1024
+WHOLE = 10  # steps: a multiple of every interval below
+COST = Quantity("CPU time of a step, times SGD's", "")
+STEP = Quantity("CPU time of a step", "ms")
+BYTES = Quantity("messages of a step", "MB")
+SHARE = Quantity("share of the peer's bytes", "")
+RATE = Quantity("images per second", "1/s", smaller_is_better=False)
+
+bench = Benchmark("training", __doc__, packages=("torch", "mpi4py"))
+
+
+def settings(interval: int, *, block_size: int = 512) -> KFACSettings:
+    """Those of the default study but for the intervals and, where wanted, uncut factors."""
+    return KFACSettings(factor_interval=interval, inverse_interval=interval, block_size=block_size)
+
+
+def cpu_seconds(steps: Sequence[Step], *, repeats: int) -> list[list[float]]:
+    """CPU seconds of each kind of step, taken in turns: means over `WHOLE` steps, `repeats` of them."""
+    samples: list[list[float]] = [[] for _ in steps]
+    with threadpool_limits(1):
+        for repeat in range(repeats + 1):
+            for step, taken in zip(steps, samples, strict=True):
+                start = time.process_time()
+                for _ in range(WHOLE):
+                    step()
+                if repeat:  # the first turn warms up
+                    taken.append((time.process_time() - start) / WHOLE)
+    return samples
+
+
+def times(step: Sequence[float], sgd: Sequence[float]) -> float:
+    """The median of how many times more one kind of step took than SGD in the same turn."""
+    return statistics.median(a / b for a, b in zip(step, sgd, strict=True))
+
+
+def plain(precondition_of: Callable[[torch.nn.Module], Step]) -> Step:
+    """A step of a plain loop with a preconditioner."""
+    model = network()
+    return plain_step(model, precondition_of(model), BATCH)
+
+
+def ours(model: torch.nn.Module, *, chosen: KFACSettings) -> Step:
+    """The call that rewrites the gradients of `model`."""
+    return partial(KFAC(model, chosen).step, LR)
+
+
+def cost(run: Run, interval: int, *, goal: float, over_peer: float) -> None:
+    """Time K-FAC in a plain loop and in `train`'s, with factors cut and whole, beside SGD in the same loop."""
+    chosen = (settings(interval), settings(interval, block_size=0))
+    steps = [
+        plain_step(network(), None, BATCH),
+        *(plain(partial(ours, chosen=each)) for each in chosen),
+        *(
+            [plain(partial(kfac_pytorch.preconditioner, interval=interval))]
+            if kfac_pytorch.is_installed()
+            else []
+        ),
+        *(loop_step(network(), each, BATCH) for each in (None, *chosen)),
+    ]
+    taken = cpu_seconds(steps, repeats=1 if run.quick else 5)
+    sgd, cut, whole, *peers = taken[:-3]
+    theirs = times(peers[0], sgd) if peers else None
+    for part, figures, reference in (
+        ("plain, cut", cut, sgd),
+        ("plain, whole", whole, sgd),
+        ("train, cut", taken[-2], taken[-3]),
+        ("train, whole", taken[-1], taken[-3]),
+    ):
+        milliseconds = [1e3 * statistics.median(each) for each in (figures, reference)]
+        run.record(STEP, ours=milliseconds[0], peer=milliseconds[1], peer_name="SGD", part=part)
+        run.record(COST, ours=times(figures, reference), goal=Goal.ours(goal), part=part)
+    for part, figures in (("plain, cut", cut), ("plain, whole", whole)):
+        run.record(
+            COST,
+            ours=times(figures, sgd),
+            peer=theirs,
+            peer_name=kfac_pytorch.NAME,
+            goal=Goal.ratio(over_peer),
+            part=part,
+        )
+
+
+@bench.case("intervals (1,1), batch 1024")
+def every_step(run: Run) -> None:
+    """Nothing is saved by waiting."""
+    cost(run, 1, goal=1.8, over_peer=2.0)
+
+
+@bench.case("intervals (5,5), batch 1024")
+def every_fifth(run: Run) -> None:
+    """The default."""
+    cost(run, 5, goal=1.25, over_peer=1.0)
+
+
+@bench.case("intervals (10,10), batch 1024")
+def every_tenth(run: Run) -> None:
+    """What remains is mostly the natural gradient."""
+    cost(run, 10, goal=1.12, over_peer=1.0)
+
+
+def step_bytes(chosen: KFACSettings | None, n_processes: int) -> float:
+    """Bytes that a process gives to collective operations in a step, gradients included: a mean over `WHOLE` steps."""
+    models = [network() for _ in range(n_processes)]
+
+    def work(communicator: Communicator) -> int:
+        counting = Counting(communicator)
+        step = loop_step(models[communicator.rank], chosen, BATCH, counting)
+        for _ in range(WHOLE):
+            step()
+        return counting.n_bytes.total()
+
+    with threadpool_limits(1):
+        return max(run_in_threads(n_processes, work)) / WHOLE
+
+
+def replicated_bytes(n_processes: int) -> float:
+    """The same of the simplest K-FAC: all processes add up whole float32 factors in every step and invert them all."""
+    structures = [structure_of(module, block_size=0) for module in network().modules()]
+    shapes = [shape for structure in structures if structure for shape in structure.shapes.values()]
+    return step_bytes(None, n_processes) + 4 * sum(torch.Size(shape).numel() for shape in shapes)
+
+
+@bench.case("messages, 2 processes, intervals (1,1)")
+def messages(run: Run) -> None:
+    """Packed triangles to the process that inverts them, beside whole matrices to all.
+
+    Gradients of SGD, the same in all rows, travel in double precision.
+    """
+    peer = replicated_bytes(2)
+    name = "whole float32 factors to all"
+    goals: dict[Communication, float | None] = {"float64": None, "float32": 0.65, "bfloat16": 0.42}
+    for communication, goal in goals.items():
+        for cut, block_size in (("cut", 512), ("whole", 0)):
+            chosen = replace(
+                settings(1, block_size=block_size), communication=communication, placement="memory"
+            )
+            counted = step_bytes(chosen, 2)
+            part = f"{communication}, {cut}"
+            run.record(BYTES, ours=counted / 1e6, peer=peer / 1e6, peer_name=name, part=part)
+            run.record(SHARE, ours=counted / peer, goal=Goal.ours(goal) if goal else None, part=part)
+
+
+def images_per_second(kind: str, n_processes: int, n_images: int) -> float:
+    """What `n_processes` get through together, each with `n_images` and one thread a step."""
+    command = [str(Path(sys.executable).with_name("mpiexec")), "-n", str(n_processes), sys.executable]
+    arguments = [_training_steps.__file__, kind, str(n_images), str(WHOLE)]
+    done = subprocess.run(command + arguments, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+@bench.case("2 processes, 1024 images each")
+def two_processes(run: Run) -> None:
+    """Wall time, one process and two in turns; K-FAC at the default's intervals (5,5)."""
+    n_images = 64 if run.quick else BATCH
+    for kind, part in (("kfac", "K-FAC"), ("sgd", "SGD")):
+        turns = [[images_per_second(kind, n, n_images) for n in (1, 2)] for _ in range(1 if run.quick else 3)]
+        one, two = (statistics.median(rates) for rates in zip(*turns, strict=True))
+        run.record(RATE, ours=two, peer=one, peer_name="1 process", goal=Goal.ratio(1.7), part=part)
+
+
+@bench.case("accuracy, recorded")
+def accuracy(run: Run) -> None:
+    """The goals of the study of large batches, which takes half an hour and is not run here."""
+    recorded = json.loads((RESULTS / "large_batch.json").read_text())
+    for case in recorded["cases"]:
+        if case["goal"]:
+            run.publish(Row(**case | {"case": f"{run.case}/{case['case']}"}))
+
+
+if __name__ == "__main__":
+    sys.exit(bench.main())
