@@ -15,7 +15,8 @@ Isa::Vector pool_vector(const From* p, std::int64_t n_rows, std::int64_t n_colum
     if constexpr (rows > 0) n_rows = rows, n_columns = columns;
     const auto load = [&](std::int64_t r, std::int64_t s) {
         const From* q = p + r * line + s * channels;
-        prefetch_behind(q);
+        // A mean over a whole map reads one place for long; only maxima of small windows outrun the processor's foresight.
+        if (!average) prefetch_behind(q);
         return n >= I::lanes ? I::load(q) : I::load(q, n);
     };
     auto value = average ? I::zero() : I::all(-__builtin_inff());
