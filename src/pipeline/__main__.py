@@ -147,9 +147,9 @@ def main(arguments: list[str] | None = None) -> int:
             return int(module.run(options) or 0)
         else:
             check_software()
-            importlib.import_module(f"pipeline.stages.{options.command}").run(options)
+            found = importlib.import_module(f"pipeline.stages.{options.command}").run(options)
             if _is_first_process() and "output" in options:
-                date_after(options.output, _files_among(options))
+                date_after(options.output, [*_files_among(options), *(found or [])])
     except PipelineError as error:
         if not _is_first_process():
             # All processes of a group usually fail alike: the first one's line then ends the group before these.
@@ -161,6 +161,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"interrupted: {stop}", file=sys.stderr)
             if queue_again():
                 print("Slurm starts this job again", file=sys.stderr)
+        else:
+            # The first to end may end the group: the first process has Slurm to talk to before.
+            time.sleep(60)
         return EXIT_INTERRUPTED
     return 0
 

@@ -1,12 +1,15 @@
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
-from pipeline.artifacts.lock import LockedError, hold, holder, killed_holder, lock_file
+from pipeline.artifacts import lock
+from pipeline.artifacts.lock import Holder, LockedError, hold, holder, killed_holder, lock_file
 
 HOLD = """
 import sys, time
@@ -42,9 +45,77 @@ def test_a_killed_holder_locks_nothing(other, tmp_path):
     assert lock_file(tmp_path, "main").exists()
     assert holder(tmp_path) is None
     assert killed_holder(tmp_path).pid == other.pid
-    with hold(tmp_path) as former:
-        assert (former.pid, former.jobs) == (other.pid, "ours")
+    with hold(tmp_path) as held:
+        assert (held.former.pid, held.former.jobs) == (other.pid, "ours")
         assert holder(tmp_path).pid == os.getpid()
+
+
+def test_the_jobs_of_a_killed_holder_are_known_until_they_have_ended(other, tmp_path):
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    with pytest.raises(ValueError, match="no answer"), hold(tmp_path, jobs="new"):
+        raise ValueError("no answer")
+    assert killed_holder(tmp_path).jobs == "ours,new"
+    with hold(tmp_path, jobs="newest") as held:
+        assert held.former.jobs == "ours,new"
+        held.settle()
+        assert holder(tmp_path).jobs == "newest"
+    assert not lock_file(tmp_path, "main").exists()
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """A file system that has no locks."""
+
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+
+
+def write_holder(folder, pid, host):
+    lock_file(folder, "main").parent.mkdir()
+    lock_file(folder, "main").write_text(json.dumps(asdict(Holder(pid, host, "u", "now", "c"))))
+
+
+def test_without_locks_a_holder_of_this_machine_is_alive_while_its_process_is(other, tmp_path, no_locks):
+    with pytest.raises(LockedError, match=f"process {other.pid} on "), hold(tmp_path):
+        pass
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    with hold(tmp_path) as held:
+        assert held.former.pid == other.pid
+
+
+def test_without_locks_a_holder_of_another_machine_may_always_be_alive(tmp_path, no_locks):
+    write_holder(tmp_path, 1, "elsewhere")
+    with pytest.raises(LockedError, match=r"on elsewhere .*; if it is dead, remove "), hold(tmp_path):
+        pass
+
+
+def test_a_lock_of_somebody_else_is_one_line(tmp_path, monkeypatch):
+    def refuse(path, flags, mode=0):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(lock.os, "open", refuse)
+    with (
+        pytest.raises(LockedError, match=r"main\.lock: can't be locked \(Permission denied\)"),
+        hold(tmp_path),
+    ):
+        pass
+
+
+def test_a_full_disk_keeps_what_a_lock_file_told(other, tmp_path, monkeypatch):
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+
+    def pwrite(descriptor, data, offset):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(lock.os, "pwrite", pwrite)
+    with pytest.raises(LockedError, match="No space left"), hold(tmp_path, jobs="new"):
+        pass
+    assert killed_holder(tmp_path).jobs == "ours"
 
 
 def test_a_lock_that_is_given_back_leaves_no_file(tmp_path):
@@ -53,8 +124,8 @@ def test_a_lock_that_is_given_back_leaves_no_file(tmp_path):
     assert not lock_file(tmp_path, "main").exists()
     assert holder(tmp_path) is None
     assert killed_holder(tmp_path) is None
-    with hold(tmp_path) as former:
-        assert former is None
+    with hold(tmp_path) as held:
+        assert held.former is None
 
 
 def test_locks_of_different_names_do_not_exclude_each_other(tmp_path):
@@ -69,6 +140,8 @@ def test_a_link_is_not_followed(tmp_path):
     lock_file(tmp_path, "main").symlink_to(target)
     with pytest.raises(LockedError, match="is a link"), hold(tmp_path):
         pass
+    with pytest.raises(LockedError, match="is a link"):
+        holder(tmp_path)
     assert target.read_text() == "content"
 
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline.__main__ import main
 from pipeline.artifacts.history import read
 from pipeline.artifacts.lock import hold
-from pipeline.operations import rerun
+from pipeline.operations import leftovers, rerun
 from pipeline.operations.past_reports import keep_report, past_reports
 from pipeline.operations.studies import find_profile
 
@@ -19,7 +19,7 @@ from pipeline.operations.studies import find_profile
 @pytest.fixture
 def snakemake(checkout, monkeypatch):
     """A function that has a shell script stand in for snakemake."""
-    monkeypatch.setattr(rerun, "jobs_of", lambda _folder: [])
+    monkeypatch.setattr(leftovers, "jobs_of", lambda _folder: [])
 
     def stand_in(script):
         monkeypatch.setattr(rerun, "command_of", lambda *_: ["sh", "-c", script])
@@ -90,9 +90,9 @@ def test_a_held_lock_is_respected_and_its_holder_named(snakemake, checkout, lock
 
 def test_jobs_of_a_former_start_are_waited_for(snakemake, checkout, monkeypatch, capsys):
     snakemake("touch started")
-    monkeypatch.setattr(rerun, "jobs_of", lambda _folder: ["17", "18"])
+    monkeypatch.setattr(leftovers, "jobs_of", lambda _folder: ["17", "18"])
     assert "Slurm still has jobs of this checkout (17, 18); nothing was started" in line_of(capsys, 1)
-    monkeypatch.setattr(rerun, "jobs_of", lambda _folder: [])
+    monkeypatch.setattr(leftovers, "jobs_of", lambda _folder: [])
     words = ["pipeline", "train", "--output", "x"]
     job = subprocess.Popen([sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", *words],
                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
@@ -118,6 +118,23 @@ def test_ending_a_rerun_ends_what_it_started(snakemake, checkout):
     assert process.wait(timeout=20) == 1
     with pytest.raises(ProcessLookupError):
         os.kill(int(child.read_text()), 0)
+
+
+def test_what_a_job_of_slurm_was_given_is_not_passed_on(snakemake, checkout, monkeypatch, capsys):
+    snakemake("env | grep -E '^(SLURM|SBATCH)_' >given")
+    for name in ("SLURM_CONF", "SLURM_MEM_PER_NODE", "SBATCH_PARTITION"):
+        monkeypatch.setenv(name, "x")
+    line_of(capsys, 0)
+    assert (checkout / "given").read_text() == "SLURM_CONF=x\n"
+
+
+def test_results_that_cannot_be_written_are_one_line_and_exit_code_1(snakemake, checkout, capsys):
+    snakemake("touch started")
+    (checkout / "results").write_text("")
+    assert line_of(capsys, 1).startswith(
+        "rerun tiny: failed: results: expected a folder for results, found a file"
+    )
+    assert not (checkout / "started").exists()
 
 
 def test_a_profile_says_where_and_none_means_all_cores_of_this_machine(checkout):

@@ -1,10 +1,8 @@
 """What is asked of Slurm, with clients that only note what they were asked. The real one is asked in tests/slurm."""
 
-import asyncio
 import json
-import sys
+import socket
 from dataclasses import asdict
-from types import SimpleNamespace
 
 import pytest
 
@@ -36,10 +34,21 @@ def test_a_killed_main_processs_jobs_are_those_of_the_name_in_its_lock_file(clie
     assert "--name=ours" in calls.read_text()
 
 
-def test_a_machine_without_a_cluster_has_no_jobs(client):
+def test_no_name_needs_no_cluster(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert slurm.jobs_named("") == []
+
+
+def test_jobs_that_cannot_be_asked_for_are_not_taken_for_none(client, tmp_path, monkeypatch):
     calls = client("squeue", "echo 'squeue: fatal: Could not establish a configuration source' >&2; exit 1")
-    assert slurm.jobs_named("ours") == []
+    with pytest.raises(
+        PipelineError, match=r"\(ours\), and this machine belongs to no cluster; start on one"
+    ):
+        slurm.jobs_named("ours")
     assert len(calls.read_text().splitlines()) == 1
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    with pytest.raises(PipelineError, match="there is no squeue here; load Slurm's clients"):
+        slurm.jobs_named("ours")
 
 
 def test_a_controller_that_does_not_answer_is_asked_again_and_then_an_error(client):
@@ -49,12 +58,24 @@ def test_a_controller_that_does_not_answer_is_asked_again_and_then_an_error(clie
     assert len(calls.read_text().splitlines()) > 1
 
 
+def killed(host):
+    return Holder(1, host, "u", "now", "c", jobs="ours")
+
+
 def test_jobs_are_cancelled_until_they_are_gone(client, tmp_path):
     client("squeue", f"[ -e {tmp_path}/gone ] || echo 7")
     calls = client("scancel", f"touch {tmp_path}/gone")
-    assert slurm.cancel("ours") == ["7"]
+    assert slurm.cancel_jobs_of(killed(socket.gethostname())) == ["7"]
     assert "scancel 7" in calls.read_text()
-    assert slurm.cancel("ours") == []
+    assert slurm.cancel_jobs_of(killed(socket.gethostname())) == []
+
+
+def test_jobs_of_a_main_process_that_may_live_elsewhere_are_not_cancelled(client):
+    client("squeue", "echo 7; echo 8")
+    calls = client("scancel", "true")
+    with pytest.raises(PipelineError, match="start on elsewhere, or end them: scancel 7 8"):
+        slurm.cancel_jobs_of(killed("elsewhere"))
+    assert "scancel" not in calls.read_text()
 
 
 @pytest.mark.parametrize(("state", "asked"), [("RUNNING", True), ("COMPLETING", False)])
@@ -80,21 +101,3 @@ def test_a_task_of_an_array_is_queued_alone(client, monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
     assert slurm.queue_again()
     assert "scontrol requeue 9_3" in calls.read_text()
-
-
-def test_the_executor_sees_what_a_person_has_cancelled(monkeypatch):
-    answers = [({"1": "CANCELLED by 1000", "2": "RUNNING"}, 0.1), (None, None)]
-
-    async def ask(command, logger):
-        return answers.pop(0)
-
-    executor = SimpleNamespace(query_job_status=ask)
-    monkeypatch.setitem(sys.modules, "snakemake_executor_plugin_slurm", executor)
-    slurm.mend_executor()
-    assert asyncio.run(executor.query_job_status("sacct", None)) == ({"1": "CANCELLED", "2": "RUNNING"}, 0.1)
-    assert asyncio.run(executor.query_job_status("sacct", None)) == (None, None)
-
-
-def test_without_the_executor_there_is_nothing_to_mend(monkeypatch):
-    monkeypatch.setitem(sys.modules, "snakemake_executor_plugin_slurm", None)
-    slurm.mend_executor()

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from workplace import copy_checkout
 
-from cluster import LONG, MINI, Place, Slurm, wait_until
+from cluster import IMPATIENT, LONG, MINI, Place, Slurm, wait_until
 
 HERE = Path(__file__).parent
 
@@ -50,6 +50,7 @@ def undisturbed(testbed, tmp_path_factory):
     """A checkout whose small study ran to its end on this machine, without Slurm."""
     place = Place(tmp_path_factory.mktemp("undisturbed"), testbed, "mini")
     copy_checkout(place.folder)
+    place.customize(IMPATIENT)
     (place.folder / "mini.yaml").write_text(yaml.safe_dump(MINI))
     place.start_here(*(place.manifest(path) for path in (LONG, "convert/short", "solve/airports"))).end()
     return place

@@ -1,9 +1,8 @@
-"""Everything that goes wrong on a cluster: afterwards a study has the same artefacts as an undisturbed one."""
+"""Jobs, nodes and main processes that end too soon: a study then has the same artefacts as an undisturbed one."""
 
 import os
 import shutil
 import signal
-import subprocess
 
 import pytest
 
@@ -24,7 +23,7 @@ def test_a_job_that_runs_out_of_memory_gets_more(place, ends_like_the_undisturbe
 
 
 def test_a_training_whose_time_is_up_goes_on_where_it_was(interrupted, slurm, ends_like_the_undisturbed):
-    short = {"checkpoint_steps": 5, "runtime": 2, "slurm_extra": "'--signal=TERM@5'"}
+    short = {"checkpoint_steps": 5, "runtime": 2, "slurm_extra": "'--signal=TERM@5 --open-mode=append'"}
     interrupted.write_profile(rules={"train": short})
     main = interrupted.start(interrupted.manifest(LONG))
     job = interrupted.wait_for_checkpoint(main)
@@ -39,7 +38,9 @@ def test_a_training_whose_time_is_up_goes_on_where_it_was(interrupted, slurm, en
     main.end()
     assert len(slurm.states(job)) == 2
     assert slurm.states(job)[-1] == "COMPLETED"
-    assert "goes on at step" in interrupted.log_of(LONG)
+    log = interrupted.log_of(LONG)
+    assert "interrupted: " in log
+    assert "goes on at step" in log
     ends_like_the_undisturbed(interrupted, interrupted.manifest(LONG))
 
 
@@ -150,78 +151,3 @@ def test_a_second_main_process_is_refused_with_who_the_first_is(
     assert len(slurm.queue()) == 1
     main.end()
     ends_like_the_undisturbed(interrupted, interrupted.manifest(LONG))
-
-
-# What a node writes bears its own time: that of half of the nodes is an hour ahead, that of the others an hour behind.
-CLOCKS = """
-import os, time
-if node := os.environ.get("SLURMD_NODENAME"):
-    replace = os.replace
-    def replace_and_date(source, target, **options):
-        replace(source, target, **options)
-        if str(target).endswith("manifest.json"):
-            os.utime(target, (time.time() + (3600 if node.endswith("1") else -3600),) * 2)
-    os.replace = replace_and_date
-"""
-
-
-def test_clocks_that_disagree_make_no_result_old(place, ends_like_the_undisturbed):
-    for stage in ("points", "compress", "solve"):
-        shutil.rmtree(place.results / stage)
-    (place.results / "train" / "short" / "seed0" / "manifest.json").unlink()
-    customized = place.folder / "src" / "sitecustomize.py"
-    customized.write_text(customized.read_text() + CLOCKS)
-    place.write_profile(rules={}, retries=0)
-    targets = [place.manifest(path) for path in ("solve/airports", "convert/short")]
-    place.start(*targets).end()
-    ends_like_the_undisturbed(place, *targets)
-
-
-@pytest.fixture
-def small_disk(place):
-    """A copy of the checkout whose results lie on a file system of their own, without the solved matrix."""
-    results = place.folder / "results"
-    kept = results.rename(place.folder / "kept")
-    results.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64m", "none", results],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip(f"a file system for the test can't be mounted here: {mounted.stderr.strip()}")
-    try:
-        shutil.copytree(kept, results, dirs_exist_ok=True)
-        for stage in ("compress", "solve"):
-            shutil.rmtree(place.results / stage)
-        place.write_profile(rules={}, retries=1)
-        yield results
-        place.close()
-    finally:
-        subprocess.run(["umount", "--lazy", results], check=True)
-
-
-def test_a_full_disk_is_an_error_until_there_is_room(small_disk, place, ends_like_the_undisturbed):
-    filler = small_disk / "filler"
-    free = shutil.disk_usage(small_disk).free
-    with filler.open("wb") as file:
-        file.truncate()
-        os.posix_fallocate(file.fileno(), 0, free - 200_000)
-    said = place.start(place.manifest("solve/airports")).end(code=1)
-    assert "the disk is full, so the result is incomplete" in said
-    assert not (place.results / "compress" / "airports" / "manifest.json").exists()
-    filler.unlink()
-    place.start(place.manifest("solve/airports")).end()
-    ends_like_the_undisturbed(place, place.manifest("solve/airports"))
-
-
-def test_results_that_may_not_be_written_are_an_error_until_they_may(
-    small_disk, place, ends_like_the_undisturbed
-):
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    said = place.start(place.manifest("solve/airports")).end(code=2)
-    assert "error: results: may not be written to" in said
-    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
-    place.start(place.manifest("solve/airports")).end()
-    ends_like_the_undisturbed(place, place.manifest("solve/airports"))

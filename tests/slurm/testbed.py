@@ -32,7 +32,7 @@ from pathlib import Path
 
 CONF = Path(__file__).with_name("conf")
 NODES = ("c1", "c2", "g1", "g2", "m1", "m2")
-CLIENTS = ("sacct", "sacctmgr", "sbatch", "scancel", "scontrol", "scrontab", "sinfo", "squeue", "srun")
+CLIENTS = ("sacct", "sacctmgr", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # What a machine busy with other work may need for what takes a second.
 PATIENCE = 120.0

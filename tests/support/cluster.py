@@ -40,6 +40,14 @@ MINI = {
 }
 LONG = "train/long/seed0"
 
+# A main process asks for states every other second, where it would ask ten seconds later each time that nothing ended.
+IMPATIENT = """
+import os
+if "SLURMD_NODENAME" not in os.environ and "snakemake" in " ".join(sys.orig_argv):
+    from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+    RemoteExecutor.next_seconds_between_status_checks = property(lambda self: 2, lambda self, seconds: None)
+"""
+
 
 def wait_until(condition, what):
     """Wait for a condition and return what it gives."""
@@ -143,6 +151,11 @@ class Place:
         self.folder, self.slurm, self.name = folder, slurm, study
         self.mains = []
 
+    def customize(self, code):
+        """Have every Python process of the checkout run this code first."""
+        with (self.folder / "src" / "sitecustomize.py").open("a") as file:
+            file.write(code)
+
     @property
     def results(self):
         return self.folder / "results" / self.name
@@ -172,17 +185,28 @@ class Place:
         same = ("--set-resources", "train:tasks=2", "solve:tasks=2")
         return self._start("--cores", "2", *arguments, *same)
 
-    def _start(self, *arguments):
+    @property
+    def environment(self):
+        """What a person's shell in the checkout has."""
         # One thread everywhere: what is compared by checksum must not depend on the number of cores.
-        environment = os.environ | self.slurm.environment | {
-            "PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
+        own = {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
+        return os.environ | self.slurm.environment | own
+
+    def call(self, *command):
+        """What a command prints that a person types in the checkout."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False, timeout=120
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def _start(self, *arguments):
         log = self.folder / f"main{len(self.mains)}.txt"
         with log.open("w") as file:
             process = subprocess.Popen(
                 # --configfile takes all words that follow it, targets as well: it stands first.
                 ["snakemake", "--configfile", f"{self.name}.yaml", *arguments],
-                cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             )  # fmt: skip
         self.mains.append(Main(process, log))
         return self.mains[-1]

@@ -2,30 +2,35 @@
 
 import os
 import subprocess
+import time
 
 import pytest
 
 pytestmark = pytest.mark.workflow
 
-# Runs the script and keeps what it ended with; the number of the job is that of the call.
+# Runs what comes in and keeps what it ended with; the number of the job is that of the call.
 SUBMIT = """#!/bin/bash
 cd {spool}; id=$(($(ls -d job* 2>/dev/null | wc -l) + 1)); mkdir job$id; printf '%s\\n' "$@" >job$id/arguments
-(cd {work}; bash "${{@: -1}}" >{spool}/job$id/log 2>&1; echo $? >{spool}/job$id/code) >/dev/null 2>&1 &
-echo {answer}
+cat >job$id/script
+(cd {work}; {variable}=$id{suffix} bash {spool}/job$id/script >{spool}/job$id/log 2>&1; echo $? >{spool}/job$id/code) \\
+    >/dev/null 2>&1 &
+echo $id{suffix}
 """
 COMMANDS = {
     "pbs": {
-        "qsub": SUBMIT.replace("{answer}", "$id.server"),
+        "qsub": SUBMIT.replace("{variable}", "PBS_JOBID").replace("{suffix}", ".server"),
         "qstat": """#!/bin/bash
-id=${{3%.server}}; code=$(cat {spool}/job$id/code 2>/dev/null) || {{ echo "    job_state = R"; exit; }}
-printf 'Job Id: %s\\n    job_state = F\\n    Exit_status = %s\\n' "$3" "$code"
+id=${{2%.server}}
+[ ! -e {spool}/mute ] || {{ echo "Connection refused" >&2; exit 1; }}
+[ ! -e {spool}/job$id/code ] || {{ echo "qstat: Unknown Job Id $2" >&2; exit 153; }}
+echo "    job_state = R"
 """,
     },
     "sge": {
-        "qsub": SUBMIT.replace("{answer}", "$id"),
-        "qstat": "#!/bin/bash\n[ ! -e {spool}/job$2/code ]\n",
-        "qacct": """#!/bin/bash
-printf 'jobnumber    %s\\nfailed       0\\nexit_status  %s\\n' "$2" "$(cat {spool}/job$2/code)"
+        "qsub": SUBMIT.replace("{variable}", "JOB_ID").replace("{suffix}", ""),
+        "qstat": """#!/bin/bash
+[ ! -e {spool}/mute ] || {{ echo "unable to contact qmaster" >&2; exit 1; }}
+[ ! -e {spool}/job$2/code ] || {{ echo "Following jobs do not exist: $2" >&2; exit 1; }}
 """,
     },
 }
@@ -56,18 +61,38 @@ def test_a_matrix_is_compressed_through_the_system_s_own_commands(system, workpl
 
 
 @pytest.mark.parametrize("system", sorted(COMMANDS))
-def test_what_a_failed_job_ended_with_is_told(system, tmp_path, monkeypatch, workplace):
+def test_what_a_job_ended_with_is_told_by_a_system_that_forgets_it(system, tmp_path, monkeypatch, workplace):
     spool, commands = tmp_path / "spool", tmp_path / "commands"
-    (spool / "job7").mkdir(parents=True)
+    spool.mkdir()
     commands.mkdir()
-    for name, text in COMMANDS[system].items():
+    for name, text in (COMMANDS[system] | {"sleep": "#!/bin/sh\n"}).items():
         (commands / name).write_text(text.format(spool=spool, work=tmp_path))
         (commands / name).chmod(0o755)
     script = workplace.folder / "profiles" / "cluster-generic" / system
     monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
-    ask = [script, "status", "7.server" if system == "pbs" else "7"]
-    assert subprocess.check_output(ask) == b"running\n"
-    (spool / "job7" / "code").write_text("1\n")
-    assert subprocess.check_output(ask) == b"failed\n"
-    (spool / "job7" / "code").write_text("0\n")
-    assert subprocess.check_output(ask) == b"success\n"
+
+    def submit(line):
+        (tmp_path / "a job").write_text(line)
+        asked = ["train", "queue", "1", "1", "1", "0", "1000", "60", str(tmp_path / "a job")]
+        return subprocess.check_output([script, "submit", *asked], text=True, cwd=tmp_path).strip()
+
+    def status(job, *until):
+        deadline = time.monotonic() + 60
+        while (
+            told := subprocess.check_output([script, "status", job], text=True, cwd=tmp_path)
+        ) not in until:
+            assert time.monotonic() < deadline, told
+        return told
+
+    assert status(submit("exit 0"), "success\n", "failed\n") == "success\n"
+    assert status(submit("exit 3"), "success\n", "failed\n") == "failed\n"
+    os.mkfifo(tmp_path / "fifo")
+    slow = submit("read line <fifo")
+    assert status(slow, "running\n") == "running\n"
+    (spool / "mute").touch()
+    assert status(slow, "running\n") == "running\n"
+    (spool / "mute").unlink()
+    # Killed by the system: it is gone and has noted nothing.
+    (spool / "job3" / "code").touch()
+    assert status(slow, "failed\n") == "failed\n"
+    (tmp_path / "fifo").write_text("end\n")

@@ -2,7 +2,8 @@
 
 The lock is `flock` on a file in `.snakemake`, so the kernel frees it when its holder ends in any way, on another node
 of a shared file system too; the file's text only tells who that is. A file whose holder is gone locks nothing, and the
-next holder takes it over.
+next holder takes it over. On a file system without locks the text is all there is: a holder on this machine is gone
+when its process is, and one on another machine may always live.
 """
 
 import errno
@@ -18,16 +19,20 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+import psutil
+
 from pipeline.errors import PipelineError
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class LockedError(PipelineError):
-    """Another process holds the lock."""
+    """Another process holds the lock, or it can't be taken."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock, and the name of the jobs that it has in a batch system's queue, if any."""
+    """Who holds a lock, and the names of its jobs in a batch system's queue, between commas, if any."""
 
     pid: int
     host: str
@@ -55,8 +60,38 @@ def lock_file(checkout: Path, name: str) -> Path:
     return checkout / ".snakemake" / f"{name}.lock"
 
 
+@dataclass
+class Held:
+    """A lock that this process holds.
+
+    Attributes:
+        jobs: The name of this process's jobs in a batch system's queue.
+        former: The last holder, if it was killed before it could give the lock back. Its jobs count as this one's too
+            until `settle`, so that whoever comes after a start that failed still knows of them.
+        settled: Whether nothing is left of the last holder.
+    """
+
+    descriptor: int
+    jobs: str
+    former: Holder | None
+    settled: bool
+
+    def tell(self) -> None:
+        """Write who holds the lock; of a disk that is full, what was written before stays."""
+        owed = "" if self.settled or self.former is None else self.former.jobs
+        names = ",".join(filter(None, [owed, self.jobs]))
+        text = json.dumps(asdict(Holder.of_this_process(names))).encode()
+        os.pwrite(self.descriptor, text, 0)
+        os.truncate(self.descriptor, len(text))
+
+    def settle(self) -> None:
+        """Forget the last holder: its jobs have ended."""
+        self.settled = True
+        self.tell()
+
+
 @contextmanager
-def hold(checkout: Path, name: str = "main", jobs: str = "") -> Iterator[Holder | None]:
+def hold(checkout: Path, name: str = "main", jobs: str = "") -> Iterator[Held]:
     """Hold a lock of a checkout while the block runs.
 
     Args:
@@ -64,23 +99,36 @@ def hold(checkout: Path, name: str = "main", jobs: str = "") -> Iterator[Holder 
         name: Locks of different names don't exclude each other.
         jobs: Name of the jobs that the holder will have in a batch system's queue.
 
-    Yields:
-        The last holder, if it was killed before it could give the lock back.
-
     Raises:
-        LockedError: With who holds it.
+        LockedError: With who holds it, or why it can't be taken.
     """
     path = lock_file(checkout, name)
-    descriptor = _take(path)
+    with _explained(path):
+        descriptor = _take(path)
     former = _read(descriptor)
-    os.truncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(asdict(Holder.of_this_process(jobs))).encode(), 0)
+    held = Held(descriptor, jobs, former, settled=former is None)
     try:
-        yield former
+        with _explained(path):
+            held.tell()
+        yield held
     finally:
-        # While it is still locked, so that nobody's lock but this one's is removed.
-        path.unlink(missing_ok=True)
+        if held.settled:
+            # While it is still locked, so that nobody's lock but this one's is removed.
+            path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say of an error of the file system what it keeps from being done."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise LockedError(f"{path}: is a link, which a lock must not be; remove it") from None
+        raise LockedError(
+            f"{path}: can't be locked ({os.strerror(error.errno or 0)}); mend that, or work in a checkout of your own"
+        ) from None
 
 
 def holder(checkout: Path, name: str = "main") -> Holder | None:
@@ -97,32 +145,29 @@ def killed_holder(checkout: Path, name: str = "main") -> Holder | None:
 
 def _look(path: Path) -> tuple[Holder | None, bool]:
     """Who a lock file tells of, and whether somebody holds it."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None, False
-    try:
-        alive = not _lock(descriptor)
-        return _read(descriptor), alive
-    finally:
-        os.close(descriptor)
+    with _explained(path):
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None, False
+        try:
+            alive = not _lock(descriptor)
+            return _read(descriptor), alive
+        finally:
+            os.close(descriptor)
 
 
 def _take(path: Path) -> int:
     """Open and lock the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise LockedError(f"{path}: is a link, which a lock must not be; remove it") from None
-            raise
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             if not _lock(descriptor):
                 by = _read(descriptor) or UNKNOWN
                 raise LockedError(
                     f"{path.parent.parent.resolve()}: in use by {by}; wait until it ends, or end it"
+                    + (f"; if it is dead, remove {path}" if by.host != socket.gethostname() else "")
                 )
             if _is_still_at(path, descriptor):
                 return descriptor
@@ -134,14 +179,16 @@ def _take(path: Path) -> int:
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock an open file, or find it locked. A file system without locks has none to find."""
+    """Lock an open file; False if somebody holds it, or may, as far as a file system without locks can tell."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+        if error.errno not in NO_LOCKS:
             raise
+        told = _read(descriptor)
+        return told is None or (told.host == socket.gethostname() and not psutil.pid_exists(told.pid))
     return True
 
 

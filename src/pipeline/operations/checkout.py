@@ -4,26 +4,41 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from pipeline.artifacts.lock import hold
+from pipeline.artifacts.lock import Holder, LockedError, hold, holder
 from pipeline.errors import PipelineError
-from pipeline.runtime.slurm import cancel, mend_executor
+from pipeline.operations.leftovers import local_jobs
+from pipeline.runtime.executor import mend_executor
+from pipeline.runtime.slurm import cancel_jobs_of
 from pipeline.runtime.software import record_software
 
 _turn = ExitStack()
 
 
-def begin(jobs: str = "") -> None:
+def at_work() -> Holder | None:
+    """Whose turn it is while this process plans; what keeps that from being known keeps `begin` from its turn too."""
+    try:
+        return holder(Path.cwd())
+    except LockedError:
+        return None
+
+
+def begin(planned_beside: Holder | None = None, jobs: str = "") -> None:
     """Lock the folder that Snakemake works in, end what a killed main process left running, tell jobs their software.
 
     Exits with code 2, after a line with who holds it, when the folder is locked.
 
     Args:
+        planned_beside: Whose turn it was when this process planned: what that one has made since is not in the plan.
         jobs: The name that this main process gives its jobs in Slurm's queue.
     """
     try:
-        killed = _turn.enter_context(hold(Path.cwd(), jobs=jobs))
-        left = cancel(killed.jobs) if killed else []
+        held = _turn.enter_context(hold(Path.cwd(), jobs=jobs))
+        if planned_beside is not None:
+            raise LockedError(f"{planned_beside} was at work here when this run was planned; start it again")
+        left = _end_what_is_left_of(held.former) if held.former else []
+        held.settle()
     except PipelineError as error:
+        _turn.close()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     if left:
@@ -33,6 +48,22 @@ def begin(jobs: str = "") -> None:
         )
     record_software()
     mend_executor()
+
+
+def _end_what_is_left_of(former: Holder) -> list[str]:
+    """End a killed main process's jobs in Slurm's queue, and make sure that none runs on this machine.
+
+    Raises:
+        PipelineError: If one does, or Slurm's don't end: two jobs would write the same result.
+    """
+    ended = cancel_jobs_of(former)
+    running = local_jobs(Path.cwd())
+    if running:
+        raise PipelineError(
+            f"jobs of a main process that was killed still run here (processes {', '.join(map(str, running))}); wait "
+            f"until they end, or end them: kill {' '.join(map(str, running))}"
+        )
+    return ended
 
 
 def end() -> None:

@@ -12,20 +12,22 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-import psutil
-
 from pipeline.artifacts.history import manifests_of
-from pipeline.artifacts.lock import LockedError, hold, holder
+from pipeline.artifacts.lock import hold
+from pipeline.artifacts.store import errors_of_the_disk
 from pipeline.config.loading import read_yaml
+from pipeline.errors import PipelineError
+from pipeline.operations.check import results_folder
+from pipeline.operations.leftovers import still_running
 from pipeline.operations.main_process import look_back
 from pipeline.operations.past_reports import keep_report
-from pipeline.operations.studies import StudyFile, find_profile, read_study
+from pipeline.operations.studies import RESULTS, StudyFile, find_profile, read_study
 from pipeline.operations.text import duration
-from pipeline.runtime.slurm import jobs_of
 
 LOGS = Path("logs") / "rerun"
 
@@ -39,9 +41,10 @@ def run(options: Namespace) -> int:
     study = read_study(options.study)
     profile = find_profile(options.profile)
     try:
-        with hold(Path.cwd(), name="rerun"):
+        results_folder(RESULTS)
+        with errors_of_the_disk(study.folder), hold(Path.cwd(), name="rerun"):
             outcome = _rerun(study, profile, options)
-    except LockedError as error:
+    except PipelineError as error:
         outcome = (1, f"failed: {error}")
     print(f"rerun {study.name}: {outcome[1]}")
     return outcome[0]
@@ -84,40 +87,19 @@ def command_of(study: Path, profile: Path | None, cores: int | None) -> list[str
     return command
 
 
-def still_running(checkout: Path) -> str:
-    """What of a former start still runs here, in words; nothing where nothing does."""
-    main = holder(checkout)
-    if main is not None:
-        return f"the checkout is in use by {main}"
-    queued = jobs_of(checkout)
-    if queued:
-        return f"Slurm still has jobs of this checkout ({', '.join(queued)})"
-    local = local_jobs(checkout)
-    if local:
-        return f"jobs of a former start still run here (processes {', '.join(map(str, local))})"
-    return ""
-
-
-def local_jobs(checkout: Path) -> list[int]:
-    """Processes of this machine that work in the checkout as a job does: `python -m pipeline STAGE --output ...`."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            words = process.cmdline()
-            if "pipeline" in words and "--output" in words and Path(process.cwd()) == checkout.resolve():
-                found.append(process.pid)
-        except (psutil.Error, OSError):
-            continue
-    return found
-
-
 def _snakemake(command: list[str], log: Path, keep: int) -> int:
-    """Run it into a log; whoever ends this process ends it too.
+    """Run it into a log; whoever ends this process ends it too, with all that it runs here or has in a queue.
 
     Returns:
         Its exit code; the negative number of the signal, if one ended either.
     """
-    environment = os.environ | {"PARSIMONY_PAST_REPORTS": str(keep)}
+    # What a job of Slurm that runs this was given is not what the jobs of the study are to be given.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SLURM_", "SBATCH_")) or name == "SLURM_CONF"
+    }
+    environment["PARSIMONY_PAST_REPORTS"] = str(keep)
     started: list[subprocess.Popen[bytes]] = []
     asked: list[int] = []
 
@@ -125,21 +107,35 @@ def _snakemake(command: list[str], log: Path, keep: int) -> int:
         # No exception: it could come in the midst of the start, when nobody knows yet what to end.
         asked.append(signum)
         for process in started:
-            process.terminate()
+            _interrupt(process)
 
-    former = signal.signal(signal.SIGTERM, pass_on)
+    former = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGTERM, signal.SIGINT)}
     try:
         with log.open("w") as file:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                # A scheduler may have started this with interrupts ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         started.append(process)
         if asked:
-            process.terminate()
+            _interrupt(process)
         code = process.wait()
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for signum, handler in former.items():
+            signal.signal(signum, handler)
     return -asked[0] if asked else code
+
+
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Do what Ctrl-C does in a terminal: Snakemake then cancels its jobs, where SIGTERM would have it wait for them."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
 
 
 def jobs_in(log: str) -> str:

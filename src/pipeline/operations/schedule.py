@@ -20,7 +20,11 @@ from pipeline.operations.studies import StudyFile, find_profile, read_study
 
 TEMPLATES = Path("workflow") / "schedule"
 DEFAULT_TIME = {"crontab": "30 3 * * *", "scrontab": "30 3 * * *", "timer": "*-*-* 03:30:00"}
+# What a scheduler's bare environment lacks, and the programs and libraries of a study are found by.
+WHERE_THINGS_ARE = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "SLURM_CONF")
 CRON_FIELD = re.compile(r"[0-9A-Za-z*/,-]+\Z")
+# The words of cronie, Debian's cron and Slurm, and of busybox; any other failure may hide a table that is there.
+NO_TABLE = re.compile(r"(?i)\bno s?crontab for\b|can't open '[^']*': no such file")
 CALENDAR = re.compile(r"[0-9A-Za-z*/,.:~ -]+\Z")
 
 
@@ -38,6 +42,8 @@ def run(options: Namespace) -> None:
     elif options.action == "install":
         place.install()
         print(f"installed in {place}:\n{place.text(entry)}")
+        if options.scheduler == "timer":
+            print("it stops when you log out, unless: loginctl enable-linger")
     elif options.action == "remove":
         print(
             f"removed from {place}" if place.remove() else f"{place} has no rerun of {study.name} from here"
@@ -69,7 +75,15 @@ def entry_of(study: StudyFile, folder: Path, options: Namespace) -> Entry:
     if not timer and not named and not (len(fields) == 5 and all(map(CRON_FIELD.match, fields))):
         raise ConfigError(f"--at: {time!r} is not cron's five fields, such as '30 3 * * *', nor @daily")
     wanted = str(study.path) if study.path.parent != Path("config") else study.path.stem
-    words = [sys.executable, "-m", "pipeline", "rerun", "--study", wanted, "--profile", options.profile]
+    install = options.action == "install"
+    if install and options.scheduler == "scrontab" and options.profile == "local" and not options.cores:
+        raise ConfigError(
+            "--profile: in scrontab a rerun is a job of one core; give a profile that sends its jobs to Slurm, such as "
+            "--profile cluster, or --cores 1"
+        )
+    known = [f"{name}={os.environ[name]}" for name in WHERE_THINGS_ARE if name in os.environ]
+    words = ["/usr/bin/env", *known]
+    words += [sys.executable, "-m", "pipeline", "rerun", "--study", wanted, "--profile", options.profile]
     words += ["--keep", str(options.keep), *(["--cores", str(options.cores)] if options.cores else [])]
     if timer:
         # systemd has its own quotes, and both % and $ mean something in its files.
@@ -111,7 +125,7 @@ class Tables:
 
     def _lines(self) -> list[str]:
         done = subprocess.run([self.program, "-l"], capture_output=True, text=True, check=False)
-        if done.returncode != 0 and not re.search(r"(?i)no (s?crontab|such)", done.stderr):
+        if done.returncode != 0 and not NO_TABLE.search(done.stderr + done.stdout):
             raise ConfigError(f"{self.program} -l: {' '.join(done.stderr.split())}")
         return done.stdout.splitlines() if done.returncode == 0 else []
 

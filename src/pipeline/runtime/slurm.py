@@ -3,13 +3,12 @@
 import logging
 import os
 import shutil
+import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
-from pipeline.artifacts.lock import killed_holder
+from pipeline.artifacts.lock import Holder, killed_holder
 from pipeline.errors import PipelineError
 
 # What the clients say on a machine where they are installed and that belongs to no cluster.
@@ -28,30 +27,47 @@ def jobs_of(checkout: Path) -> list[str]:
     return jobs_named(killed.jobs) if killed else []
 
 
-def jobs_named(name: str) -> list[str]:
-    """The ids of this user's jobs of that name in Slurm's queue; where there is no Slurm there are none.
+def jobs_named(names: str) -> list[str]:
+    """The ids of this user's jobs of these names in Slurm's queue.
+
+    Args:
+        names: Between commas; a main process that had no jobs in Slurm's queue leaves none.
 
     Raises:
-        PipelineError: If Slurm doesn't answer: nobody knows then.
+        PipelineError: If Slurm doesn't answer, or isn't to be found here: nobody knows then.
     """
-    if not name or shutil.which("squeue") is None:
+    if not names:
         return []
+    unknown = f"a main process that was killed may have jobs in Slurm's queue ({names}), and"
+    if shutil.which("squeue") is None:
+        raise PipelineError(
+            f"{unknown} there is no squeue here; load Slurm's clients, or start on another node"
+        )
     try:
-        return _call("squeue", "--me", f"--name={name}", "--noheader", "--format=%i").split()
+        return _call("squeue", "--me", f"--name={names}", "--noheader", "--format=%i").split()
     except _NoSlurmError:
-        return []
+        raise PipelineError(f"{unknown} this machine belongs to no cluster; start on one that does") from None
 
 
-def cancel(name: str) -> list[str]:
-    """End the jobs of that name, and wait until they are gone; return their ids.
+def cancel_jobs_of(killed: Holder) -> list[str]:
+    """End the jobs that a killed main process left, and wait until they are gone; return their ids.
 
     A training writes a checkpoint first, and goes on from there when it is started again.
+
+    Raises:
+        PipelineError: If they don't end, or if the main process was another machine's: should its file system keep
+            locks to itself, it may live.
     """
-    jobs = jobs_named(name)
+    jobs = jobs_named(killed.jobs)
+    if jobs and killed.host != socket.gethostname():
+        raise PipelineError(
+            f"Slurm still has jobs {', '.join(jobs)} of {killed}, which has ended or keeps its lock from other "
+            f"machines; start on {killed.host}, or end them: scancel {' '.join(jobs)}"
+        )
     if jobs:
         _call("scancel", *jobs)
     deadline = time.monotonic() + SECONDS_TO_END
-    while left := jobs_named(name):
+    while left := jobs_named(killed.jobs):
         if time.monotonic() > deadline:
             raise PipelineError(
                 f"Slurm's jobs {', '.join(left)} do not end; ask for help, or wait and run again"
@@ -60,31 +76,11 @@ def cancel(name: str) -> list[str]:
     return jobs
 
 
-def mend_executor() -> None:
-    """Have Snakemake's executor for Slurm see that a person has cancelled a job.
-
-    sacct then says "CANCELLED by 1000", which the executor takes for the state of a job that still runs: the main
-    process would wait for it for ever.
-    """
-    executor: Any = sys.modules.get("snakemake_executor_plugin_slurm")
-    if executor is None:
-        return
-    ask = executor.query_job_status
-
-    async def query_job_status(command: str, logger: Any) -> tuple[dict[str, str] | None, float | None]:
-        states, seconds = await ask(command, logger)
-        if states is not None:
-            states = {job: state.partition(" by ")[0] for job, state in states.items()}
-        return states, seconds
-
-    executor.query_job_status = query_job_status
-
-
 def queue_again() -> bool:
     """Have Slurm start this job again, under the same id, when it ends before its time is up; return whether it will.
 
-    A job that is being cancelled, preempted or ended at its limit is told so by the same signal, and is none of ours
-    to bring back: its state has then left RUNNING before the signal came.
+    A job that is being cancelled or ended at its limit is told so by the same signal, and is none of ours to bring
+    back: its state has then left RUNNING before the signal came. A preempted one comes back either way.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None or shutil.which("scontrol") is None:

@@ -31,22 +31,26 @@ MAP_ARRAYS = (
 )
 
 
-def run(options: Namespace) -> None:
-    """Read every artefact of the study; write `index.html` and `metrics.json`."""
+def run(options: Namespace) -> list[Path]:
+    """Read every artefact of the study; write `index.html` and `metrics.json`.
+
+    Returns:
+        The manifests that it read, which the command line need not have named.
+    """
     spec = read_spec(options.spec)
-    if not options.artefacts:
-        folder = options.output.parent.parent
-        options.artefacts = [folder / path / "manifest.json" for path in artefacts_of(spec)]
-    found = _by_kind(options.artefacts)
+    folder = options.output.parent.parent
+    manifests = options.artefacts or [folder / path / "manifest.json" for path in artefacts_of(spec)]
+    found = _by_kind(manifests)
     origin = provenance(options.code)
-    metrics, arrays = collect(spec, found, _rules(options.benchmarks, options.artefacts), origin)
-    metrics["history"] = _history(options.history, options.artefacts, options.output.parent.parent)
+    metrics, arrays = collect(spec, found, _rules(options.benchmarks, manifests), origin)
+    metrics["history"] = _history(options.history, manifests, folder)
     with create(options.output, kind="report", spec=spec, provenance=origin) as draft:
         draft.save_text("index.html", render(metrics, arrays))
         for matrix in metrics["matrices"].values():
             del matrix["structure"]  # a picture's worth of blocks, and no number that anyone compares
         draft.save_json("metrics", metrics)
     print(f"report: {options.output.parent / 'index.html'}")
+    return list(manifests)
 
 
 def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> dict[str, Any] | None:
