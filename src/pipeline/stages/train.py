@@ -222,7 +222,7 @@ def _lock(
         yield
     finally:
         if lock is not None:
-            lock.release()
+            checkpoint.unlock(lock)
 
 
 def _agreed_checkpoint(
