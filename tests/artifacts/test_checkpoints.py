@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from pipeline.artifacts import patience
 from pipeline.artifacts.checkpoints import CheckpointFolder
 
 
@@ -41,12 +42,24 @@ def test_a_kill_while_writing_leaves_the_former_checkpoint(checkpoint, monkeypat
     assert tensors["w"].tolist() == [0, 0]
 
 
-def test_a_damaged_checkpoint_counts_as_none(checkpoint):
+def test_a_damaged_checkpoint_counts_as_none(checkpoint, monkeypatch):
+    monkeypatch.setattr(patience, "SECONDS", 0.01)
     checkpoint.save({"w": torch.zeros(2)}, {"step": 1})
-    (checkpoint.folder / "a.safetensors").write_bytes(b"garbage")
-    assert checkpoint.load() is None
+    file = checkpoint.folder / "a.safetensors"
+    for damaged in (b"garbage", b"x" * file.stat().st_size):
+        file.write_bytes(damaged)
+        assert checkpoint.load() is None
     (checkpoint.folder / "checkpoint.json").write_text("{")
     assert checkpoint.load() is None
+
+
+def test_tensors_that_appear_after_their_head_are_waited_for(checkpoint, monkeypatch):
+    checkpoint.save({"w": torch.ones(2)}, {"step": 1})
+    file = checkpoint.folder / "a.safetensors"
+    late = file.rename(file.with_name("late"))
+    monkeypatch.setattr(patience.Patience, "pause", lambda _self: late.rename(file))
+    tensors, _ = checkpoint.load()
+    assert tensors["w"].tolist() == [1, 1]
 
 
 def test_another_identity_has_another_folder(tmp_path):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.artifacts.patience import Patience
 from pipeline.artifacts.store import errors_of_the_disk, flush, sha256_of, share, write_atomically
 
 if TYPE_CHECKING:
@@ -98,27 +99,37 @@ class CheckpointFolder:
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
             share(file)
             flush(file)
-            content = {"tensors": name, "sha256": sha256_of(file), "scalars": scalars}
+            content = {
+                "tensors": name,
+                "n_bytes": file.stat().st_size,
+                "sha256": sha256_of(file),
+                "scalars": scalars,
+            }
             write_atomically(self.folder / "checkpoint.json", json.dumps(content))
 
     def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """The tensors and scalars of the last checkpoint, or nothing where there is none or it is damaged."""
+        """The tensors and scalars of the last checkpoint, or nothing where there is none or it is damaged.
+
+        A job that goes on on another node may see the head before the tensors: it looks again, up to a minute.
+        """
         from safetensors.torch import load_file
 
-        head = self._read_head()
-        if head is None:
-            return None
-        file = self.folder / head["tensors"]
-        if not file.is_file() or sha256_of(file) != head["sha256"]:
-            return None
-        return load_file(file), head["scalars"]
+        patience = Patience()
+        while (head := self._read_head()) is not None:
+            file = self.folder / head["tensors"]
+            if file.is_file() and file.stat().st_size == head["n_bytes"]:
+                return (load_file(file), head["scalars"]) if sha256_of(file) == head["sha256"] else None
+            if patience.ended:
+                return None
+            patience.pause()
+        return None
 
     def _read_head(self) -> dict[str, Any] | None:
         try:
             head: dict[str, Any] = json.loads((self.folder / "checkpoint.json").read_text())
         except (OSError, ValueError):
             return None
-        return head if {"tensors", "sha256", "scalars"} <= head.keys() else None
+        return head if {"tensors", "n_bytes", "sha256", "scalars"} <= head.keys() else None
 
     def remove(self) -> None:
         """Delete the checkpoint; none is no error."""
