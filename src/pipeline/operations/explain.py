@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.history import Entry, entry_of, read, read_snapshot, snapshot_of
+from pipeline.artifacts.entry import Entry, entry_of
+from pipeline.artifacts.history import read, read_snapshot, snapshot_of
 from pipeline.artifacts.store import sha256_of
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.operations.main_process import main_elsewhere

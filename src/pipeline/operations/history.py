@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts.history import Entry, manifests_of, merge, read, read_snapshot, snapshot_of
+from pipeline.artifacts.entry import Entry
+from pipeline.artifacts.history import manifests_of, merge, read, read_snapshot, snapshot_of
 from pipeline.errors import ConfigError
 from pipeline.operations.main_process import main_elsewhere
 from pipeline.operations.studies import RESULTS, SAFE
