@@ -1,5 +1,6 @@
 """Archives and folders, checked without trusting a name in them."""
 
+import hashlib
 import io
 import tarfile
 
@@ -9,7 +10,6 @@ from pipeline.artifacts.checksums import (
     LIST,
     is_safe,
     read_list,
-    refusal,
     unpack,
     verify_archive,
     verify_folder,
@@ -30,6 +30,12 @@ def folder(tmp_path):
     sums = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
     (folder / LIST).write_text(write_list(sums))
     return folder
+
+
+def listed(folder, name, content=b"x"):
+    """Add a file to the list of checksums alone."""
+    line = f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+    (folder / LIST).write_text((folder / LIST).read_text() + line)
 
 
 def packed(folder, change=None):
@@ -109,6 +115,46 @@ def test_a_link_within_the_archive_is_kept(folder, tmp_path):
         unpack(path, tmp_path / "out")
 
 
+def test_a_file_beside_the_one_folder_is_refused_though_it_is_listed(folder, tmp_path):
+    listed(folder, "x.py")
+    path = packed(folder, lambda archive: add(archive, "src/x.py"))
+    assert verify_archive(path).problems[0] == "'src/x.py': is not in the archive's one folder 'study'"
+    precious = tmp_path / "out" / "src" / "x.py"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    with pytest.raises(ArtifactError, match="nothing was unpacked"):
+        unpack(path, tmp_path / "out")
+    assert precious.read_text() == "precious"
+    assert not (tmp_path / "out" / "study").exists()
+
+
+@pytest.mark.parametrize("name", ["study/up/victim", "study/up"])
+def test_nothing_is_written_through_a_link_however_it_leads_out(folder, tmp_path, name):
+    def change(archive):
+        add(archive, "study/here", tarfile.SYMTYPE, ".")
+        # By its letters within the folder; by the disk's, above it.
+        add(archive, "study/up", tarfile.SYMTYPE, "here/.." if name.endswith("victim") else "here/../victim")
+        add(archive, name)
+
+    listed(folder, name.removeprefix("study/"))
+    path = packed(folder, change)
+    assert verify_archive(path).problems[0] == f"{name!r}: would be written through a link"
+    victim = tmp_path / "out" / "victim"
+    victim.parent.mkdir()
+    victim.write_text("precious")
+    with pytest.raises(ArtifactError, match="nothing was unpacked"):
+        unpack(path, tmp_path / "out")
+    assert victim.read_text() == "precious"
+
+
+def test_only_a_manifests_own_name_makes_an_artefact_in_folder_and_archive(folder):
+    other = folder / "results" / "a" / "old-manifest.json"
+    other.write_text("{}")
+    listed(folder, "results/a/old-manifest.json", b"{}")
+    for verdict in (verify_folder(folder), verify_archive(packed(folder))):
+        assert (verdict.problems, verdict.n_artefacts) == ((), 1)
+
+
 def test_a_file_that_nobody_listed_or_that_comes_twice_is_a_problem(folder):
     extra = verify_archive(packed(folder, lambda archive: add(archive, "study/extra")))
     assert extra.problems == ("extra: not in the list of checksums",)
@@ -130,4 +176,3 @@ def test_names_that_leave_their_folder_are_none():
         read_list(f"{'0' * 64}  ../a\n", "list")
     with pytest.raises(ArtifactError, match="line break"):
         write_list({"a\nb": "0" * 64})
-    assert refusal(tarfile.TarInfo("a/b")) == ""

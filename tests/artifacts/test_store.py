@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.artifacts import store
+from pipeline.artifacts import patience, store
 from pipeline.artifacts.store import Artifact, create
 from pipeline.errors import ArtifactError
 
@@ -43,7 +43,8 @@ def test_what_was_written_is_read_back(manifest):
 
 
 @pytest.mark.parametrize("name", ["x.npy", "w.safetensors", "t.csv", "j.json", "nested/f.txt"])
-def test_an_altered_or_lost_file_is_refused_by_name(manifest, name):
+def test_an_altered_or_lost_file_is_refused_by_name(manifest, name, monkeypatch):
+    monkeypatch.setattr(patience, "SECONDS", 0.01)
     write(manifest)
     file = manifest.parent / name
     content = bytearray(file.read_bytes())
@@ -51,9 +52,28 @@ def test_an_altered_or_lost_file_is_refused_by_name(manifest, name):
     file.write_bytes(bytes(content))
     with pytest.raises(ArtifactError, match=f"{name}: altered"):
         Artifact.open(manifest, "thing")
-    file.unlink()
-    with pytest.raises(ArtifactError, match=f"{name}: listed in the manifest but missing"):
+    file.write_bytes(bytes(content) + b" ")
+    with pytest.raises(ArtifactError, match=rf"{name}: altered .*\(size differs .*, 0 s later too\)"):
         Artifact.open(manifest, "thing")
+    file.unlink()
+    with pytest.raises(ArtifactError, match=f"{name}: listed in the manifest but missing, 0 s later too"):
+        Artifact.open(manifest, "thing")
+
+
+def test_a_file_that_appears_after_its_manifest_is_waited_for(manifest, monkeypatch):
+    write(manifest)
+    file = manifest.parent / "x.npy"
+    whole = file.read_bytes()
+    file.unlink()
+    shown = [whole[:10], whole]  # a part of it first
+    monkeypatch.setattr(patience.Patience, "pause", lambda _self: file.write_bytes(shown.pop(0)))
+    np.testing.assert_array_equal(Artifact.open(manifest, "thing").array("x"), np.ones(3))
+
+
+def test_where_another_process_computes_checksums_only_sizes_count(manifest, monkeypatch):
+    write(manifest)
+    monkeypatch.setattr(store, "sha256_of", lambda _path: pytest.fail("computed once more"))
+    np.testing.assert_array_equal(Artifact.open(manifest, "thing", contents=False).array("x"), np.ones(3))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"kind": 1}'])

@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 import subprocess
 import tarfile
 
@@ -6,13 +8,24 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.artifacts.checksums import LIST
+from pipeline.artifacts.lock import hold
+from pipeline.config import artefacts_of, specs
 from pipeline.operations.archive import CRATE
+from pipeline.operations.studies import read_study
 
 
 @pytest.fixture
-def finished(checkout, write):
-    points = write("points/one", kind="points")
-    write("solve/one", inputs={"points": str(points)})
+def artefacts(checkout):
+    """All that the study `tiny` consists of."""
+    return [*artefacts_of(specs(read_study("tiny").study)["report"]), "report"]
+
+
+@pytest.fixture
+def finished(checkout, artefacts, write):
+    for name in artefacts:
+        write(name)
+    points = write("points/airports", kind="points")
+    write("solve/airports", inputs={"points": str(points)})
     write("report", kind="report")
     return checkout
 
@@ -22,14 +35,14 @@ def archived(capsys):
     capsys.readouterr()
 
 
-def test_an_archive_holds_code_and_results_and_is_verified_and_unpacked(finished, capsys):
+def test_an_archive_holds_code_and_results_and_is_verified_and_unpacked(finished, artefacts, capsys):
     archived(capsys)
     assert main(["verify", "out.tar.gz", "--into", "elsewhere"]) == 0
-    assert "3 artefacts, all as they were written" in capsys.readouterr().out
+    assert f"{len(artefacts)} artefacts, all as they were written" in capsys.readouterr().out
     (top,) = (finished / "elsewhere").iterdir()
     assert (top / "Snakefile").is_file()
     assert (top / "cluster" / "config.yaml").is_file()
-    assert (top / "results/tiny/solve/one/manifest.json").is_file()
+    assert (top / "results/tiny/solve/airports/manifest.json").is_file()
     checked = subprocess.run(["sha256sum", "-c", "--quiet", LIST], cwd=top, check=False)
     assert checked.returncode == 0
     assert main(["verify", str(top)]) == 0
@@ -39,7 +52,7 @@ def test_dates_are_kept_so_that_snakemake_finds_results_newer_than_what_they_are
     archived(capsys)
     main(["verify", "out.tar.gz", "--into", "elsewhere"])
     (top,) = (finished / "elsewhere").iterdir()
-    for name in ("results/tiny/points/one/manifest.json", "results/tiny/solve/one/manifest.json"):
+    for name in ("results/tiny/points/airports/manifest.json", "results/tiny/solve/airports/manifest.json"):
         # PAX stores a date as decimal text, read back as a double: good to a microsecond.
         assert abs((top / name).stat().st_mtime - (finished / name).stat().st_mtime) < 1e-5
 
@@ -53,38 +66,64 @@ def test_the_crate_describes_every_file_and_who_made_every_artefact(finished, ca
     entities = {entity["@id"]: entity for entity in crate["@graph"]}
     assert names - {LIST, CRATE} <= entities.keys()
     assert entities[CRATE]["about"] == {"@id": "./"}
-    action = entities["#results/tiny/solve/one"]
-    assert action["object"] == [{"@id": "results/tiny/points/one/manifest.json"}]
+    action = entities["#results/tiny/solve/airports"]
+    assert action["object"] == [{"@id": "results/tiny/points/airports/manifest.json"}]
     assert {part["@id"] for part in entities["./"]["hasPart"]} <= entities.keys()
     assert owners == {(0, "")}
 
 
-def test_results_that_were_made_again_are_compared_bit_by_bit(finished, write, capsys):
+def test_results_that_were_made_again_are_compared_bit_by_bit(finished, artefacts, write, capsys):
+    write("new_stage/one")
     archived(capsys)
-    write("points/one", kind="points", date="2026-02-01T00:00:00+00:00")
-    write("solve/one", value=2.0)
+    write("points/airports", kind="points", date="2026-02-01T00:00:00+00:00")
+    for name in ("new_stage/one", "report", "past_reports/20260101T000000", "solve/airports"):
+        write(name, value=2.0)
+    n = len(artefacts)  # the new stage's instead of the report
     assert main(["verify", "out.tar.gz", "--against", "results"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "against results: 1 of 2 files of artefacts are the same bit by bit",
-        "differs: tiny/solve/one/index.html",
+        f"against results: {n - 2} of {n} files of artefacts are the same bit by bit",
+        "differs: tiny/new_stage/one/index.html",
+        "differs: tiny/solve/airports/index.html",
     ]
     assert main(["verify", "out.tar.gz", "--against", "config"]) == 2
     assert "no study in common" in capsys.readouterr().err
 
 
-def test_a_study_that_is_incomplete_or_altered_is_not_packed(checkout, write, capsys):
-    manifest = write("solve/one")
+def test_a_study_that_is_incomplete_or_altered_is_not_packed(checkout, artefacts, write, capsys):
     assert main(["archive", "--study", "tiny", "--output", "out.tar.gz"]) == 2
-    assert "not complete; run it first" in capsys.readouterr().err
-    write("report", kind="report")
+    assert f"not complete, without {artefacts[0]}, " in (error := capsys.readouterr().err)
+    assert f" and {len(artefacts) - 5} more; run it first" in error
+    for name in artefacts:
+        write(name)
+    manifest = checkout / "results/tiny/solve/airports/manifest.json"
+    shutil.rmtree(manifest.parent)
+    assert main(["archive", "--study", "tiny", "--output", "out.tar.gz"]) == 2
+    assert "not complete, without solve/airports; run it first" in capsys.readouterr().err
+    write("solve/airports")
     (manifest.parent / "index.html").write_text("altered")
     assert main(["archive", "--study", "tiny", "--output", "out.tar.gz"]) == 2
-    assert "solve/one/index.html: altered" in capsys.readouterr().err
+    assert "solve/airports/index.html: altered" in capsys.readouterr().err
     assert not [path for path in checkout.iterdir() if "out.tar" in path.name]
 
 
+def test_a_study_that_is_running_is_not_packed(finished, capsys):
+    with hold(finished):
+        assert main(["archive", "--study", "tiny", "--output", "out.tar.gz"]) == 2
+    assert "in use by" in capsys.readouterr().err
+    assert not (finished / "out.tar.gz").exists()
+    archived(capsys)
+
+
+def test_a_link_in_place_of_the_draft_is_not_followed(finished, capsys):
+    (finished / "victim").write_text("precious")
+    (finished / f".out.tar.gz.{os.getpid()}").symlink_to("victim")
+    archived(capsys)
+    assert (finished / "victim").read_text() == "precious"
+    assert not (finished / "out.tar.gz").is_symlink()
+
+
 def test_past_reports_and_hidden_files_stay_out(finished, write, capsys):
-    hidden = finished / "results/tiny/solve/one/.draft"
+    hidden = finished / "results/tiny/solve/airports/.draft"
     hidden.write_text("x")
     write("past_reports/20260101T000000", kind="report")
     archived(capsys)
@@ -93,12 +132,12 @@ def test_past_reports_and_hidden_files_stay_out(finished, write, capsys):
 
 
 def test_verify_names_every_problem_and_exits_2(finished, capsys):
-    (finished / "results/tiny/solve/one/index.html").write_text("altered")
-    (finished / "results/tiny/points/one/index.html").unlink()
+    (finished / "results/tiny/solve/airports/index.html").write_text("altered")
+    (finished / "results/tiny/points/airports/index.html").unlink()
     assert main(["verify", "results/tiny"]) == 2
     error = capsys.readouterr().err
-    assert "solve/one/index.html: altered" in error
-    assert "points/one/index.html: listed in the manifest but missing" in error
+    assert "solve/airports/index.html: altered" in error
+    assert "points/airports/index.html: listed in the manifest but missing" in error
     assert "error: results/tiny: 2 problems" in error
 
 

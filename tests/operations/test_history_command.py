@@ -1,7 +1,13 @@
+import contextlib
+import socket
+import sqlite3
+
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.artifacts.history import merge
+from pipeline.artifacts.history import database_of, merge, write_snapshot
+from pipeline.artifacts.lock import hold
+from pipeline.operations.explain import reason_then
 from pipeline.operations.studies import RESULTS
 
 
@@ -43,6 +49,40 @@ def test_they_are_plotted(past, checkout, name, capsys):
 def test_an_ending_that_cannot_be_drawn_is_one_line(past, capsys):
     assert main(["history", "--plot", "plot.txt"]) == 2
     assert "use .svg, .png or .pdf" in capsys.readouterr().err
+
+
+@pytest.fixture
+def held(checkout, monkeypatch):
+    """A function that lets a main process of another host work in the checkout."""
+    with contextlib.ExitStack() as stack:
+
+        def hold_on(host):
+            with monkeypatch.context() as patch:
+                patch.setattr(socket, "gethostname", lambda: host)
+                stack.enter_context(hold(checkout))
+
+        yield hold_on
+
+
+def test_a_database_that_another_host_writes_is_not_opened(past, held, monkeypatch, capsys):
+    write_snapshot(RESULTS, "tiny")
+    database = database_of(RESULTS)
+    before = database.read_bytes()
+    held("login2")
+    monkeypatch.setattr(sqlite3, "connect", lambda *_, **__: pytest.fail("opened the database"))
+    assert main(["history", "--study", "tiny"]) == 0
+    shown = capsys.readouterr()
+    assert "on login2 " in shown.err
+    # Of the four runs, those that the main process knew when it began.
+    assert shown.out.splitlines()[1].split()[2] == "3"
+    assert "2026-01-03" in reason_then(RESULTS / "tiny/solve/one", RESULTS / "tiny")
+    assert database.read_bytes() == before
+
+
+def test_a_main_process_of_this_host_shares_its_database(past, held, capsys):
+    held(socket.gethostname())
+    assert main(["history", "--study", "tiny"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[2] == "4"
 
 
 def test_without_results_it_says_so(checkout, capsys):

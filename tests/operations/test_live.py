@@ -15,6 +15,7 @@ from rich.console import Console, Group
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.tests import MockOutputSettings
 
+from pipeline.operations.live import state
 from pipeline.operations.live.remaining import past_seconds, seconds_left
 from pipeline.operations.live.state import Phase, Progress
 from pipeline.operations.live.tail import last_lines, newest
@@ -75,8 +76,30 @@ def test_a_job_on_a_cluster_waits_until_its_log_shows_life(tmp_path):
     assert (progress.jobs[1].phase, progress.jobs[2].phase) == (Phase.WAITING, Phase.RUNNING)
     assert drawn(progress)[-1] == "waiting: 1 train"
     log.write_text("starts")
-    progress.look(7.0)
-    assert (progress.jobs[1].phase, progress.jobs[1].since) == (Phase.RUNNING, 7.0)
+    progress.look(11.0)
+    assert (progress.jobs[1].phase, progress.jobs[1].since) == (Phase.RUNNING, 11.0)
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_logs_of_a_clusters_jobs_are_looked_at_every_few_seconds_and_local_ones_always(
+    tmp_path, monkeypatch, remote
+):
+    log = tmp_path / "log.txt"
+    log.write_text("")
+    progress = Progress(begin=0.0, remote=remote)
+    numbers = range(100)
+    progress.start(numbers, 0.0)
+    for number in numbers:
+        progress.describe(number, "train", {}, [str(log)], local=False)
+    stats, reads = [], []
+    monkeypatch.setattr(state, "stamp_of", lambda path: stats.append(path) or (0, log.stat().st_mtime_ns))
+    monkeypatch.setattr(state, "newest", lambda path, _name: reads.append(path) or "")
+    for tick in range(20):  # ten seconds of two frames each
+        progress.look(tick / 2)
+        for job in progress.jobs.values():
+            progress.last_said(job, tick / 2)
+    assert len(stats) == (2 * 100 if remote else 0)
+    assert len(reads) == (2 if remote else 20) * 100
 
 
 def test_rows_beyond_the_terminal_are_counted(progress):

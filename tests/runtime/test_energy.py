@@ -1,8 +1,11 @@
 """Energy counters of the machine."""
 
+import subprocess
+import sys
+
 import pytest
 
-from pipeline.runtime.energy import Counters
+from pipeline.runtime.energy import Counters, _visible_gpus
 
 
 @pytest.fixture
@@ -40,3 +43,49 @@ def test_what_cannot_be_read_is_left_out(tmp_path, zone):
     zone("no number")
     (tmp_path / "intel-rapl:1").mkdir()
     assert Counters.now(tmp_path).since(before) == {}
+
+
+class Nvml:
+    """Two GPUs, the second with a part."""
+
+    uuids = ("GPU-aaaa-1", "GPU-bbbb-2")
+
+    def nvmlDeviceGetCount(self):
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        return self.uuids[index]
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):
+        return uuid
+
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, part):
+        assert part == "MIG-cccc"
+        return self.uuids[1]
+
+    def nvmlDeviceGetUUID(self, handle):
+        return handle
+
+
+@pytest.mark.parametrize(
+    ("named", "found"),
+    [
+        (None, [0, 1]), ("", []), ("1", [1]), ("0,1", [0, 1]), ("-1", []),
+        ("GPU-bbbb-2", [1]), ("GPU-aaaa", [0]), ("MIG-cccc", [1]), ("MIG-cccc,GPU-aaaa-1", [0, 1]),
+    ],
+)  # fmt: skip
+def test_gpus_are_found_by_number_identifier_or_part(named, found, monkeypatch):
+    if named is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert _visible_gpus(Nvml()) == [Nvml.uuids[index] for index in found]
+
+
+def test_energy_is_counted_from_a_stages_start_and_by_no_command_that_makes_nothing():
+    counts = "import sys\nfrom pipeline.{} import {}\nprint('pipeline.runtime.energy' in sys.modules)"
+    for module, name, counted in (("__main__", "main", False), ("stages.points", "run", True)):
+        done = subprocess.run(
+            [sys.executable, "-c", counts.format(module, name)], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == str(counted)

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from pipeline.runtime import provenance as module
-from pipeline.runtime.provenance import commits_between, cost, inputs_of, provenance, slurm
+from pipeline.runtime.provenance import commits_between, cost, inputs_of, is_dirty, provenance, slurm
 
 
 def test_the_cost_grows_with_the_work():
@@ -60,3 +60,20 @@ def test_the_commits_between_two_are_told_newest_first(repository):
     assert commits_between(repository[0], repository[2], most=1)[1:] == ["and older ones"]
     assert commits_between(repository[0], repository[0]) == []
     assert commits_between(None, repository[0]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "dirty"),
+    [
+        ("src/pipeline/new.py", True),
+        ("config/new.yaml", True),
+        ("notes.txt", False),
+        ("src/ignored.pyc", False),
+    ],
+)
+def test_a_new_file_of_the_code_makes_a_checkout_dirty(repository, tmp_path, name, dirty):
+    (tmp_path / ".git/info/exclude").write_text("*.pyc\n")
+    assert is_dirty() is False
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("")
+    assert is_dirty() is dirty

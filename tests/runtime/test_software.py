@@ -3,8 +3,7 @@ import json
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.runtime.provenance import versions
-from pipeline.runtime.software import VARIABLE, check_software, record_software
+from pipeline.runtime.software import VARIABLE, check_software, record_software, versions
 
 
 def test_a_job_with_the_main_processs_software_starts(monkeypatch):

@@ -1,16 +1,18 @@
-"""Where processes meet: at the cluster's address alone, under a token."""
+"""Where processes meet, at the cluster's address alone, and what carries their messages."""
 
 import os
 import socket
 import threading
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 import torch.distributed as dist
 
 from pipeline.errors import ConfigError
-from pipeline.runtime.torch_group import INTERFACE, interface_of, local_address, open_store
+from pipeline.runtime.torch_group import INTERFACE, backend_for, interface_of, local_address, open_store
 
 
 @dataclass
@@ -43,7 +45,7 @@ def listening(port):
     }
 
 
-def test_the_store_listens_at_one_address_and_hides_its_keys_behind_a_token():
+def test_the_store_listens_at_one_address_and_keeps_its_keys_apart_from_those_of_another_job():
     first, second = launch(2)
     store = open_store("127.0.0.1", first)
     host, port, token = first.said[0].split()
@@ -51,8 +53,10 @@ def test_the_store_listens_at_one_address_and_hides_its_keys_behind_a_token():
     assert len(token) == 32
     store.set("key", "value")
     assert open_store("127.0.0.1", second).get("key") == b"value"
-    stranger = dist.TCPStore(host, int(port), 2, is_master=False, wait_for_workers=False)
-    assert not stranger.check(["key"])
+    # A job that took this address for its own finds none of our keys under their names, nor under its token.
+    mistaken = dist.TCPStore(host, int(port), 2, is_master=False, wait_for_workers=False)
+    assert not mistaken.check(["key"])
+    assert not dist.PrefixStore(32 * "0", mistaken).check(["key"])
 
 
 def test_two_meetings_have_two_tokens():
@@ -90,3 +94,47 @@ def test_a_node_that_cannot_be_found_is_one_line(monkeypatch):
     ):
         local_address(["far"])
     assert INTERFACE not in os.environ
+
+
+CPU, GPU_0 = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    """What process 0 on a GPU or CPU decides, when all tell of the given places: a node, and a GPU or none."""
+
+    @dataclass
+    class Told:
+        others: list
+
+        @property
+        def size(self):
+            return 1 + len(self.others)
+
+        def all_gather_text(self, text):
+            return [text, *self.others]
+
+    def decide(gpu, *others):
+        monkeypatch.setattr(socket, "gethostname", lambda: "node1")
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: SimpleNamespace(uuid=gpu))
+        told = [f"{node} cuda {uuid}" if uuid else f"{node} cpu " for node, uuid in others]
+        return backend_for(GPU_0 if gpu else CPU, Told(told))
+
+    return decide
+
+
+def test_nccl_joins_processes_that_have_a_gpu_each_whatever_their_numbers(backend):
+    # Each sees one GPU, bound to it by the launcher.
+    assert backend("a", ("node1", "b"), ("node2", "c"), ("node2", "d")) == "nccl"
+    # One GPU for two on another node: the same verdict here as there.
+    assert backend("a", ("node2", "c"), ("node2", "c")) == "gloo"
+    assert backend(None, ("node1", None), ("node2", None)) == "gloo"
+
+
+def test_a_node_without_a_usable_gpu_among_others_is_named(backend):
+    with pytest.raises(
+        ConfigError, match=r"no usable GPU on node2, while .*; exclude that node .*device: cpu"
+    ):
+        backend("a", ("node1", "b"), ("node2", None), ("node2", None))
+    with pytest.raises(ConfigError, match=r"no usable GPU on node1, node3, while .*; exclude those nodes"):
+        backend(None, ("node2", "b"), ("node3", None))

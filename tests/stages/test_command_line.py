@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from pipeline.__main__ import main
+from pipeline.artifacts.checkpoints import CheckpointFolder
 
 
 def test_schema_is_printed_as_json(capsys):
@@ -49,6 +50,19 @@ def test_cleaning_removes_checkpoints_and_nothing_else(tmp_path, capsys):
     assert main(["clean_checkpoints", "--checkpoints", str(tmp_path)]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["keep"]
     assert main(["clean_checkpoints", "--checkpoints", str(tmp_path / "gone")]) == 0
+
+
+def test_cleaning_leaves_the_checkpoint_of_a_running_training(tmp_path, capsys):
+    running, ended = (CheckpointFolder.of(tmp_path, {"seed": seed}) for seed in (0, 1))
+    for checkpoint in (running, ended):
+        checkpoint.save({}, {"step": 1})
+    lock = running.try_lock(0.0)
+    assert main(["clean_checkpoints", "--checkpoints", str(tmp_path)]) == 0
+    assert "removed 1 checkpoints" in (said := capsys.readouterr().out)
+    assert "kept 1 in use by running trainings" in said
+    assert set(tmp_path.iterdir()) == {running.folder, running.folder.with_suffix(".lock")}
+    assert running.load() is not None
+    lock.release()
 
 
 @pytest.mark.parametrize("stage", ["dataset", "points", "scaling", "train"])

@@ -1,15 +1,23 @@
 import json
+import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline.__main__ import main
+from pipeline.artifacts import patience
 from pipeline.artifacts.store import Artifact
+from pipeline.errors import ArtifactError
+from pipeline.runtime.communicator import run_in_threads
+from pipeline.stages.train import _agreed_checkpoint
+from pipeline.training import evaluate
 
 
 def test_a_network_comes_with_history_scores_and_origin(trained):
@@ -19,7 +27,7 @@ def test_a_network_comes_with_history_scores_and_origin(trained):
     assert network.facts["sharpness"]["n_samples"] == 128
     assert network.facts["messages"]["all_reduce"]["bytes"] > 0
     assert network.manifest["provenance"]["versions"]["torch"]
-    assert not list((trained.folder / "checkpoints").glob("*/*"))
+    assert not list((trained.folder / "checkpoints").iterdir())
 
 
 def test_divergence_names_run_step_and_layer(bench, study, capsys):
@@ -94,6 +102,62 @@ def test_sigterm_leaves_a_checkpoint_and_the_same_job_goes_on_from_it(n_processe
     with subprocess.Popen(command[3:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
         assert f"goes on at step {step}; processes: 1" in job.stdout.readline()
         job.kill()
+
+
+@pytest.mark.parametrize("n_evaluations", [1, 3])
+def test_sigterm_after_the_last_step_stops_and_the_same_job_only_measures(
+    n_evaluations, bench, trained, monkeypatch, capsys
+):
+    calls = []
+
+    def evaluate_and_ask(*arguments, **options):
+        calls.append(1)
+        if len(calls) == n_evaluations:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*arguments, **options)
+
+    bench.dataset()
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.stages.train.evaluate", evaluate_and_ask)
+        assert bench.run("train", **bench.train_options()) == 75
+    assert len(calls) == n_evaluations
+    assert "only, seed 0: stopped on request after the last step" in capsys.readouterr().err
+    assert not bench.manifest("train").exists()
+    monkeypatch.setattr("pipeline.stages.train.train", lambda *_, **__: pytest.fail("trained once more"))
+    assert bench.run("train", **bench.train_options()) == 0
+    assert list((bench.folder / "checkpoints").iterdir()) == []
+    done, undisturbed = (Artifact.open(b.manifest("train"), "network") for b in (bench, trained))
+    for file in ("weights.safetensors", "layers.json"):
+        assert done.manifest["files"][file] == undisturbed.manifest["files"][file]
+    assert done.facts["scores"] == undisturbed.facts["scores"]
+    assert [row["train_loss"] for row in done.table("history")] == [
+        row["train_loss"] for row in undisturbed.table("history")
+    ]
+
+
+def test_processes_that_see_different_checkpoints_look_again_together(monkeypatch):
+    @dataclass
+    class Late:
+        """What a node sees that shows a checkpoint at its third look."""
+
+        n_looks: int
+        folder: str = "checkpoints/x"
+
+        def load(self):
+            self.n_looks -= 1
+            return None if self.n_looks > 0 else ({}, {"step": 7})
+
+    def agreed(looks):
+        return run_in_threads(
+            2, lambda comm: _agreed_checkpoint(Late(looks[comm.rank]), torch.device("cpu"), comm)
+        )
+
+    monkeypatch.setattr(patience.Patience, "pause", lambda _self: None)
+    assert [state.step for state in agreed([0, 3])] == [7, 7]
+    assert agreed([99, 99]) == [None, None]
+    monkeypatch.setattr(patience, "SECONDS", 0.0)
+    with pytest.raises(ArtifactError, match=r"different checkpoints \(steps \[-1, 7\]\), 0 s later too"):
+        agreed([0, 3])
 
 
 def test_two_jobs_of_the_same_training_take_turns(bench):

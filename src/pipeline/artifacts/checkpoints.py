@@ -5,18 +5,25 @@ and never another's. A finished job removes its own. Two studies may ask for the
 folder, which the system frees with its process however that ends, lets one of them write at a time.
 """
 
+import errno
 import hashlib
 import json
+import logging
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.artifacts.patience import Patience
+from pipeline.artifacts.store import errors_of_the_disk, flush, sha256_of, share, write_atomically
+
 if TYPE_CHECKING:
     from filelock import FileLock
 
-from pipeline.artifacts.store import errors_of_the_disk, flush, sha256_of, share, write_atomically
+# What a file system without locks answers.
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
@@ -31,18 +38,47 @@ class CheckpointFolder:
         text = json.dumps(identity, sort_keys=True)
         return cls(root / hashlib.sha256(text.encode()).hexdigest()[:24])
 
+    @classmethod
+    def all(cls, root: Path) -> "list[CheckpointFolder]":
+        """Every checkpoint below a folder, and what is only a lock so far."""
+        names = {path.stem for path in root.glob("*") if path.suffix in ("", ".lock")}
+        return [cls(root / name) for name in sorted(names) if re.fullmatch(r"[0-9a-f]{24}", name)]
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.folder.with_suffix(".lock")
+
     def try_lock(self, seconds: float) -> "FileLock | None":
-        """Take the lock of this checkpoint, or give up after some seconds; `release` it when done."""
+        """Take the lock of this checkpoint, or give up after some seconds; `unlock` it when done.
+
+        On a file system without locks there is none to take: a warning says what must not happen then.
+        """
         from filelock import FileLock, Timeout
 
         with errors_of_the_disk(self.folder.parent):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder.with_suffix(".lock"))
+            # A lock that only exists as a file would be told from a dead node's by nobody.
+            lock = FileLock(self._lock_file, fallback_to_soft=False)
             try:
                 lock.acquire(timeout=seconds)
             except Timeout:
                 return None
+            except OSError as error:
+                if error.errno == errno.ESTALE:  # its holder on another node has just removed it
+                    return None
+                if error.errno not in WITHOUT_LOCKS:
+                    raise
+                logging.getLogger(__name__).warning(
+                    "%s: a file system without locks; start no training of the same network twice at a time",
+                    self.folder.parent,
+                )
         return lock
+
+    def unlock(self, lock: "FileLock") -> None:
+        """Release the lock; its file goes, while it is still held, where no checkpoint is left to guard."""
+        if not self.folder.exists():
+            self._lock_file.unlink(missing_ok=True)
+        lock.release()
 
     def save(self, tensors: Mapping[str, Any], scalars: Mapping[str, Any]) -> None:
         """Replace the checkpoint; a kill at any moment leaves the former or the new one, whole."""
@@ -58,30 +94,42 @@ class CheckpointFolder:
                 else "a.safetensors"
             )
             file = self.folder / name
+            # It may be a link, which would be followed.
+            file.unlink(missing_ok=True)
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
             share(file)
             flush(file)
-            content = {"tensors": name, "sha256": sha256_of(file), "scalars": scalars}
+            content = {
+                "tensors": name,
+                "n_bytes": file.stat().st_size,
+                "sha256": sha256_of(file),
+                "scalars": scalars,
+            }
             write_atomically(self.folder / "checkpoint.json", json.dumps(content))
 
     def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """The tensors and scalars of the last checkpoint, or nothing where there is none or it is damaged."""
+        """The tensors and scalars of the last checkpoint, or nothing where there is none or it is damaged.
+
+        A job that goes on on another node may see the head before the tensors: it looks again, up to a minute.
+        """
         from safetensors.torch import load_file
 
-        head = self._read_head()
-        if head is None:
-            return None
-        file = self.folder / head["tensors"]
-        if not file.is_file() or sha256_of(file) != head["sha256"]:
-            return None
-        return load_file(file), head["scalars"]
+        patience = Patience()
+        while (head := self._read_head()) is not None:
+            file = self.folder / head["tensors"]
+            if file.is_file() and file.stat().st_size == head["n_bytes"]:
+                return (load_file(file), head["scalars"]) if sha256_of(file) == head["sha256"] else None
+            if patience.ended:
+                return None
+            patience.pause()
+        return None
 
     def _read_head(self) -> dict[str, Any] | None:
         try:
             head: dict[str, Any] = json.loads((self.folder / "checkpoint.json").read_text())
         except (OSError, ValueError):
             return None
-        return head if {"tensors", "sha256", "scalars"} <= head.keys() else None
+        return head if {"tensors", "n_bytes", "sha256", "scalars"} <= head.keys() else None
 
     def remove(self) -> None:
         """Delete the checkpoint; none is no error."""

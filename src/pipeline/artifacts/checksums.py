@@ -1,14 +1,14 @@
 """Lists of checksums as `sha256sum -c` reads them, and what they say of a folder or of a tar archive.
 
-Nothing is unpacked to be checked. A name that leads out of its folder, a link that does, a device: each is refused
-before anything is written.
+Nothing is unpacked to be checked. A name that leads out of the archive's one folder, a link that does, a name behind a
+link, a device: each is refused before anything is written.
 """
 
 import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -17,6 +17,7 @@ from pipeline.artifacts.store import sha256_of
 from pipeline.errors import ArtifactError
 
 LIST = "manifest-sha256.txt"
+MANIFEST = "manifest.json"
 CHUNK = 1 << 20
 
 
@@ -78,7 +79,7 @@ def verify_folder(folder: Path) -> Verdict:
         listed = read_list((folder / LIST).read_text(), str(folder / LIST))
     manifests = {}
     for name, path in _files(folder):
-        if path.name == "manifest.json":
+        if path.name == MANIFEST:
             manifests[name] = path.read_bytes()
     wanted = set(listed) | {
         str(PurePosixPath(name).parent / file)
@@ -100,9 +101,8 @@ def verify_archive(path: Path) -> Verdict:
     manifests: dict[str, bytes] = {}
     listed: dict[str, str] | None = None
     with opened(path) as archive:
-        for member in archive:
+        for member, problem in examined(archive):
             name = _inside(member.name)
-            problem = refusal(member)
             if problem:
                 problems.append(problem)
             elif member.isreg():
@@ -113,7 +113,7 @@ def verify_archive(path: Path) -> Verdict:
                 elif name in found:
                     problems.append(f"{name}: is in the archive twice")
                 else:
-                    checksum, content = _digest(stream, keep=name.endswith("manifest.json"))
+                    checksum, content = _digest(stream, keep=PurePosixPath(name).name == MANIFEST)
                     found[name] = (checksum, member.size)
                     if content is not None:
                         manifests[name] = content
@@ -136,14 +136,31 @@ def opened(path: Path) -> tarfile.TarFile:
         raise ArtifactError(f"{path}: not a tar archive ({error})") from None
 
 
-def refusal(member: tarfile.TarInfo) -> str:
-    """Why a member may not be unpacked; nothing if it may."""
+def examined(members: Iterable[tarfile.TarInfo]) -> Iterator[tuple[tarfile.TarInfo, str]]:
+    """The members of an archive in order, each with why it may not be unpacked; with nothing if it may."""
+    top: str | None = None
+    links: set[PurePosixPath] = set()
+    for member in members:
+        path = PurePosixPath(member.name)
+        if top is None:
+            top = path.parts[0] if path.parts else ""
+        yield member, _refusal(member, top, links)
+        if member.issym():
+            links.add(path)
+
+
+def _refusal(member: tarfile.TarInfo, top: str, links: Set[PurePosixPath]) -> str:
+    """Why a member may not be unpacked into the folder `top`, after links were."""
+    path = PurePosixPath(member.name)
     if not is_safe(member.name):
         return f"{member.name!r}: leads out of the archive's folder"
+    if path.parts[:1] != (top,):
+        return f"{member.name!r}: is not in the archive's one folder {top!r}"
+    if not links.isdisjoint((path, *path.parents)):
+        return f"{member.name!r}: would be written through a link"
     if member.issym():
         # Where a link in a folder leads, without a look at any disk.
-        target = os.path.normpath(PurePosixPath(member.name).parent / member.linkname)
-        top = PurePosixPath(member.name).parts[0]
+        target = os.path.normpath(path.parent / member.linkname)
         if PurePosixPath(member.linkname).is_absolute() or PurePosixPath(target).parts[:1] != (top,):
             return f"{member.name!r}: a link that leads out, to {member.linkname!r}"
         return ""
@@ -158,9 +175,11 @@ def unpack(path: Path, folder: Path) -> Path:
     """
     with opened(path) as archive:
         members = archive.getmembers()
-        for member in members:
-            if problem := refusal(member):
+        for _, problem in examined(members):
+            if problem:
                 raise ArtifactError(f"{path}: {problem}; nothing was unpacked")
+        if not members:
+            raise ArtifactError(f"{path}: an empty archive")
         top = folder / PurePosixPath(members[0].name).parts[0]
         if top.exists() or top.is_symlink():
             raise ArtifactError(f"{top}: is there already; unpack elsewhere with --into")

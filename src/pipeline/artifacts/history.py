@@ -6,16 +6,14 @@ What a job needs of the past, it reads from a snapshot in JSON that the main pro
 """
 
 import contextlib
-import hashlib
 import json
 import sqlite3
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-from pipeline.artifacts.figures import figures_of
+from pipeline.artifacts.entry import Entry, entry_of
 from pipeline.artifacts.store import write_atomically
 from pipeline.errors import ArtifactError
 
@@ -40,35 +38,6 @@ CREATE TABLE IF NOT EXISTS figures (
     PRIMARY KEY (run, name)
 ) WITHOUT ROWID;
 """
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One artefact as one run made it.
-
-    Attributes:
-        manifest: sha256 of the manifest, which is another one every time.
-        stamp: Size and time of the manifest, by which an unchanged one is passed over unread.
-        lineage: Digest of its spec and of the specs of all that it was made from: only equal ones are comparable.
-        machine: Processor, cores and GPU: times of other machines are not comparable.
-        figures: Numbers by dotted name.
-    """
-
-    study: str
-    artefact: str
-    kind: str
-    date: str
-    manifest: str
-    stamp: str
-    lineage: str
-    machine: str
-    code: str
-    commit_id: str | None
-    dirty: bool | None
-    host: str | None
-    slurm_job: str | None
-    figures: Mapping[str, float]
-
 
 COLUMNS = tuple(field.name for field in fields(Entry) if field.name != "figures")
 
@@ -139,70 +108,6 @@ def _insert(database: sqlite3.Connection, entry: Entry) -> bool:
     rows = [(done.lastrowid, name, value) for name, value in entry.figures.items()]
     database.executemany("INSERT INTO figures VALUES (?, ?, ?)", rows)
     return True
-
-
-def entry_of(
-    path: Path,
-    folder: Path,
-    known: Container[tuple[str, str]] = (),
-    lineages: dict[Path, str] | None = None,
-) -> Entry | None:
-    """Read an artefact's entry; none where it is known, missing or broken.
-
-    Args:
-        path: Its manifest.
-        folder: That of the study.
-        known: Pairs of artefact and stamp that need not be read.
-        lineages: Those that were read before.
-    """
-    artefact = path.parent.relative_to(folder).as_posix()
-    try:
-        status = path.stat()
-        stamp = f"{status.st_size}:{status.st_mtime_ns}"
-        if (artefact, stamp) in known:
-            return None
-        content = path.read_bytes()
-        manifest = json.loads(content)
-        made = manifest["provenance"]
-        benchmark = folder / "benchmarks" / f"{artefact}.tsv"
-        return Entry(
-            study=folder.name,
-            artefact=artefact,
-            kind=manifest["kind"],
-            date=made["date"],
-            manifest=hashlib.sha256(content).hexdigest(),
-            stamp=stamp,
-            lineage=_lineage(path, {} if lineages is None else lineages, manifest),
-            machine=_machine(made),
-            code=made.get("code") or "",
-            commit_id=made.get("commit"),
-            dirty=made.get("dirty"),
-            host=made.get("host"),
-            slurm_job=made.get("slurm_job"),
-            figures=figures_of(manifest, path.parent, benchmark),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _lineage(path: Path, known: dict[Path, str], manifest: Mapping[str, Any] | None = None) -> str:
-    """Digest the specs behind an artefact, its own and those of its inputs."""
-    if path not in known:
-        known[path] = ""  # a circle, which only a forged manifest has, ends here
-        try:
-            manifest = json.loads(path.read_text()) if manifest is None else manifest
-            inputs = manifest["provenance"].get("inputs") or {}
-            behind = [_lineage(Path(source), known) for _, source in sorted(inputs.items())]
-            text = json.dumps([manifest["kind"], manifest["spec"], behind], sort_keys=True)
-            known[path] = hashlib.sha256(text.encode()).hexdigest()[:16]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass
-    return known[path]
-
-
-def _machine(made: Mapping[str, Any]) -> str:
-    parts = [str(made.get("cpu", "unknown")), f"{made.get('cores', '?')} cores", *(made.get("gpus") or [])]
-    return ", ".join(parts)
 
 
 def read(results: Path, study: str | None = None, last: int = 1000) -> list[Entry]:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifacts.patience import Patience
 from pipeline.errors import ArtifactError
 
 SCHEMA_VERSION = 1
@@ -192,6 +193,11 @@ def _is_full(error: Exception) -> bool:
     )
 
 
+def _size_of(path: Path) -> int | None:
+    """The size of a file; None if there is none."""
+    return path.stat().st_size if path.is_file() else None
+
+
 def _files_of(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
@@ -204,8 +210,16 @@ class Artifact:
     manifest: Mapping[str, Any]
 
     @classmethod
-    def open(cls, path: Path, kind: str) -> "Artifact":
+    def open(cls, path: Path, kind: str, *, contents: bool = True) -> "Artifact":
         """Read a manifest and verify every file that it lists.
+
+        The workflow waits for a manifest alone: on a shared file system the files beside it may be seen later, so
+        one that is missing or of another size is looked for again, up to a minute.
+
+        Args:
+            path: Of the manifest.
+            kind: What the artefact must be.
+            contents: Whether to compute checksums. Of several processes that read the same artefact, one does.
 
         Raises:
             ArtifactError: If it is missing, of another kind, of another version, or a file was altered or lost.
@@ -226,11 +240,20 @@ class Artifact:
             raise ArtifactError(
                 f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; {again}"
             )
+        patience = Patience()
         for name, listed in files.items():
             file = path.parent / name
-            if not file.is_file():
-                raise ArtifactError(f"{file}: listed in the manifest but missing; {again}")
-            if file.stat().st_size != listed["n_bytes"] or sha256_of(file) != listed["sha256"]:
+            while (n_bytes := _size_of(file)) != listed["n_bytes"]:
+                if patience.ended:
+                    waited = f"{patience.seconds:.0f} s later too"
+                    what = (
+                        f"listed in the manifest but missing, {waited}"
+                        if n_bytes is None
+                        else f"altered since it was written (size differs from the manifest's, {waited})"
+                    )
+                    raise ArtifactError(f"{file}: {what}; {again}")
+                patience.pause()
+            if contents and sha256_of(file) != listed["sha256"]:
                 raise ArtifactError(
                     f"{file}: altered since it was written (checksum differs from the manifest's); {again}"
                 )

@@ -20,9 +20,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.checksums import LIST, verify_archive, write_list
+from pipeline.artifacts.checksums import LIST, MANIFEST, verify_archive, write_list
 from pipeline.artifacts.history import PAST_REPORTS, manifests_of, snapshot_of
+from pipeline.artifacts.lock import holder
 from pipeline.artifacts.store import sha256_of
+from pipeline.config import artefacts_of, specs
 from pipeline.errors import ArtifactError
 from pipeline.operations.studies import RESULTS, StudyFile, read_study
 from pipeline.operations.text import size
@@ -34,16 +36,26 @@ PARTS = (
     ".ci", "CMakeLists.txt", "Makefile", "README.md", "Snakefile", "benchmarks", "cluster", "config",
     "constraints.txt", "profiles", "pyproject.toml", "src", "tests", "workflow",
 )  # fmt: skip
+# Of what is missing.
+MOST_NAMED = 5
 # New files of these are part of the study before they are committed.
 UNTRACKED = ("config", "profiles", "src", "workflow")
 
 
 def run(options: Namespace) -> None:
-    """Pack a study whose artefacts are all there and as they were written."""
+    """Pack a study whose artefacts are all there and as they were written, while nothing makes new ones."""
     study = read_study(options.study)
+    if main := holder(Path.cwd()):
+        raise ArtifactError(f"{Path.cwd()}: in use by {main}; pack the study when it has ended")
     manifests = manifests_of(study.folder)
-    if study.folder / "report" / "manifest.json" not in manifests:
-        raise ArtifactError(f"{study.folder}: the study is not complete; run it first: make run STUDY=...")
+    wanted = [*artefacts_of(specs(study.study)["report"]), "report"]
+    missing = [name for name in wanted if study.folder / name / MANIFEST not in manifests]
+    if missing:
+        more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+        raise ArtifactError(
+            f"{study.folder}: the study is not complete, without {', '.join(missing[:MOST_NAMED])}{more}; "
+            "run it first: make run STUDY=..."
+        )
     made = provenance()
     commit = (made["commit"] or "uncommitted")[:8]
     output = options.output or Path("archives") / f"{study.name}-{commit}.tar.gz"
@@ -54,6 +66,7 @@ def run(options: Namespace) -> None:
     crate = json.dumps(describe(study, manifests, files, made), indent=1) + "\n"
     output.parent.mkdir(parents=True, exist_ok=True)
     draft = output.with_name(f".{output.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
     try:
         _pack(draft, top, files, crate)
         verdict = verify_archive(draft)
@@ -116,7 +129,7 @@ def _pack(path: Path, top: str, files: Mapping[str, Path], crate: str) -> None:
     sums[CRATE] = hashlib.sha256(crate.encode()).hexdigest()
     now = int(time.time())
     with (
-        path.open("wb") as raw,
+        path.open("xb") as raw,  # never through a link
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=3, mtime=0) as stream,
         tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):

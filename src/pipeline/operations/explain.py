@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.history import Entry, entry_of, read
+from pipeline.artifacts.entry import Entry, entry_of
+from pipeline.artifacts.history import read, read_snapshot, snapshot_of
 from pipeline.artifacts.store import sha256_of
 from pipeline.errors import ArtifactError, ConfigError
+from pipeline.operations.main_process import main_elsewhere
 from pipeline.operations.studies import CONFIG, RESULTS, StudyFile, in_checkout, read_study
 from pipeline.operations.text import duration, size
 from pipeline.runtime.code_digest import code_digest, modules_behind
@@ -109,9 +111,14 @@ def reason_then(artefact: Path, folder: Path) -> str:
     now = entry_of(artefact / "manifest.json", folder)
     if now is None:
         return "its manifest doesn't tell"
+    past = (
+        read_snapshot(snapshot_of(folder.parent, folder.name))
+        if main_elsewhere()
+        else read(folder.parent, folder.name)
+    )
     before = [
         entry
-        for entry in read(folder.parent, folder.name)
+        for entry in past
         if entry.artefact == now.artefact and entry.manifest != now.manifest and entry.date <= now.date
     ]
     if not before:

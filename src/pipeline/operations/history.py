@@ -1,6 +1,7 @@
 """Command `history`: the figures of past runs as a table and as a plot."""
 
 import fnmatch
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts.history import Entry, manifests_of, merge, read
+from pipeline.artifacts.entry import Entry
+from pipeline.artifacts.history import manifests_of, merge, read, read_snapshot, snapshot_of
 from pipeline.errors import ConfigError
+from pipeline.operations.main_process import main_elsewhere
 from pipeline.operations.studies import RESULTS, SAFE
 from pipeline.operations.text import columns, number
 from pipeline.report.changes import compare
@@ -59,9 +62,15 @@ def run(options: Namespace) -> None:
     for study in studies:
         if not SAFE.match(study):
             raise ConfigError(f"--study: {study!r} is no name of a study")
-        if (RESULTS / study).is_dir():
-            merge(RESULTS, study, manifests_of(RESULTS / study))
-    entries = read(RESULTS, options.study, options.last)
+    main = main_elsewhere()
+    if main is None:
+        for study in studies:
+            if (RESULTS / study).is_dir():
+                merge(RESULTS, study, manifests_of(RESULTS / study))
+        entries = read(RESULTS, options.study, options.last)
+    else:
+        print(f"As {main} found it when it began, since it keeps the history until it ends.", file=sys.stderr)
+        entries = [entry for study in studies for entry in read_snapshot(snapshot_of(RESULTS, study))]
     found = series_of(entries, options.artefact, options.figure)
     if not found:
         what = f" of study {options.study}" if options.study else ""

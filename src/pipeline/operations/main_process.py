@@ -1,10 +1,12 @@
 """What Snakemake's main process does before and after the jobs of a study."""
 
+import socket
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.artifacts.history import merge, write_snapshot
+from pipeline.artifacts.lock import Holder, holder
 from pipeline.errors import PipelineError
 from pipeline.operations.past_reports import keep_report
 
@@ -29,3 +31,13 @@ def look_back(
         keep_report(results / study)
     except (PipelineError, OSError) as error:
         print(f"warning: the history was not brought up to date: {error}", file=sys.stderr)
+
+
+def main_elsewhere() -> Holder | None:
+    """The main process that works in this checkout, if it does so on another host: the history is its own then.
+
+    A database that one host writes to must not be opened on another: their views of it, over a shared file system, are
+    not the same.
+    """
+    main = holder(Path.cwd())
+    return main if main is not None and main.host != socket.gethostname() else None

@@ -3,16 +3,16 @@
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from pipeline.artifacts.checksums import unpack, verify_archive, verify_folder
+from pipeline.artifacts.checksums import MANIFEST, unpack, verify_archive, verify_folder
+from pipeline.artifacts.history import PAST_REPORTS
 from pipeline.errors import ArtifactError
 from pipeline.operations.text import size
 
 MOST_LINES = 50
-ARTEFACTS = frozenset(
-    {"dataset", "train", "convert", "time_layers", "points", "compress", "solve", "scaling"}
-)
+# Folders of a study whose artefacts hold dates, and are never the same again.
+DATED = frozenset({"report", PAST_REPORTS})
 
 
 def run(options: Namespace) -> int:
@@ -71,9 +71,13 @@ def compared(sums: Mapping[str, str], results: Path) -> list[str]:
 
 def _of_artefacts(sums: Mapping[str, str]) -> dict[str, str]:
     """The files of artefacts by study and name, among those of a checkout or of a folder of results."""
-    names = {name.removeprefix("results/"): checksum for name, checksum in sums.items()}
+    names = {PurePosixPath(name.removeprefix("results/")): checksum for name, checksum in sums.items()}
+    artefacts = {name.parent for name in names if name.name == MANIFEST}
     return {
-        name: checksum
+        str(name): checksum
         for name, checksum in names.items()
-        if name.count("/") >= 2 and name.split("/")[1] in ARTEFACTS and not name.endswith("/manifest.json")
+        if not artefacts.isdisjoint(name.parents)
+        and name.name != MANIFEST
+        and len(name.parts) > 2
+        and name.parts[1] not in DATED
     }

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -56,15 +57,36 @@ def _gpus() -> dict[str, float]:
         import pynvml
     except ImportError:
         return {}
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     found = {}
     try:
         pynvml.nvmlInit()
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            if visible is not None and str(index) not in visible.split(","):
-                continue
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            found[f"gpu{index}"] = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
+        for uuid in _visible_gpus(pynvml):
+            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+            found[f"gpu {uuid}"] = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
     except pynvml.NVMLError:
         pass
     return found
+
+
+def _visible_gpus(nvml: Any) -> list[str]:
+    """The identifiers of the GPUs that `CUDA_VISIBLE_DEVICES` names, all without it.
+
+    It names them by number, by the beginning of an identifier, or by a part of one, whose GPU counts as a whole.
+    """
+    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    uuids = [str(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return uuids
+    words = [word.strip() for word in named.split(",")]
+    wholes = [
+        str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part)))
+        for part in (nvml.nvmlDeviceGetHandleByUUID(word) for word in words if word.startswith("MIG-"))
+    ]
+    return [
+        uuid
+        for index, uuid in enumerate(uuids)
+        if str(index) in words
+        or uuid in wholes
+        or any(word.startswith("GPU-") and uuid.startswith(word) for word in words)
+    ]

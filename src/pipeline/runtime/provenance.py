@@ -1,6 +1,5 @@
 """Who made an artefact: commit, code, inputs, versions, host, GPU, Slurm job, command, and what it cost."""
 
-import functools
 import itertools
 import os
 import platform
@@ -11,23 +10,14 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pipeline.runtime.energy import Counters
+from pipeline.runtime.software import versions
 
-PACKAGES = (
-    "parsimony-pipeline",
-    "snakemake",
-    "torch",
-    "numpy",
-    "scipy",
-    "mpi4py",
-    "mpich",
-    "safetensors",
-    "pydantic",
-)
+# Where the files lie that a result is made by; new ones count before they are committed.
+CODE = ("Snakefile", "config", "profiles", "src", "workflow")
 
 
 def _git(*arguments: str) -> str | None:
@@ -45,18 +35,6 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-@functools.cache
-def versions() -> dict[str, str]:
-    """The installed versions of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def cpu_model() -> str:
     """The processor's name as the kernel tells it."""
     try:
@@ -69,6 +47,7 @@ def cpu_model() -> str:
     )
 
 
+# A stage imports this before it works; a command that makes nothing never does.
 _COUNTERS_AT_START = Counters.now()
 
 
@@ -111,6 +90,13 @@ def inputs_of(arguments: list[str]) -> dict[str, str]:
     }
 
 
+def is_dirty() -> bool | None:
+    """Whether the checkout differs from its commit, by a new file of its code too; None where git can't tell."""
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    new = _git("ls-files", "--others", "--exclude-standard", "--", *(f":/{name}" for name in CODE))
+    return None if changed is None or new is None else bool(changed or new)
+
+
 def commits_between(old: str | None, new: str | None, most: int = 20) -> list[str]:
     """The commits after `old` up to `new`, newest first, each its short name and subject; none if git can't tell."""
     if not old or not new or old == new:
@@ -138,10 +124,9 @@ def provenance(code: str = "") -> dict[str, Any]:
     Args:
         code: The code digest of the stage, as the rule computed it.
     """
-    status = _git("status", "--porcelain", "--untracked-files=no")
     return {
         "commit": _git("rev-parse", "HEAD"),
-        "dirty": None if status is None else bool(status),
+        "dirty": is_dirty(),
         "code": code,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),

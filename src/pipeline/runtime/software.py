@@ -4,14 +4,39 @@ The record travels in the environment, which Slurm's and the generic executor's 
 stage that a person starts by hand finds no record, and any software is fine.
 """
 
+import functools
 import json
 import os
+import platform
 import socket
+from importlib.metadata import PackageNotFoundError, version
 
 from pipeline.errors import ConfigError
-from pipeline.runtime.provenance import versions
 
 VARIABLE = "PARSIMONY_SOFTWARE"
+PACKAGES = (
+    "parsimony-pipeline",
+    "snakemake",
+    "torch",
+    "numpy",
+    "scipy",
+    "mpi4py",
+    "mpich",
+    "safetensors",
+    "pydantic",
+)
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """The installed versions of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def record_software() -> None:

@@ -2,8 +2,9 @@
 
 MPI is the launcher on laptop and cluster alike; torch's wheels carry gloo and nccl, not MPI. So process 0 listens at an
 address of the network that reaches the other nodes and at no other, MPI tells the rest, and torch opens its group
-there. Every key in the store begins with a token of this meeting that only MPI has told: a process that is none of
-ours, and finds the port, neither meets us there nor reads what we wrote.
+there. Who can reach that address is all that keeps strangers out: torch's store asks nobody who he is. Every key in
+it begins with a token of this meeting, told by MPI, which keeps jobs apart that mistake each other's address; it is
+no secret, since whoever connects may list the keys.
 """
 
 import os
@@ -126,20 +127,46 @@ def open_store(address: str, mpi: MpiCommunicator) -> dist.PrefixStore:  # type:
     return dist.PrefixStore(token, store)  # type: ignore[attr-defined]
 
 
+def backend_for(device: torch.device, mpi: MpiCommunicator) -> str:
+    """What carries the messages: nccl if every process has a GPU of its own, else gloo.
+
+    Processes that each see one GPU, bound to them by the launcher, all call it 0: GPUs are told apart by their
+    identifiers, and all processes decide by the same list.
+
+    Raises:
+        ConfigError: If some processes compute on a GPU and others don't: no backend joins them.
+    """
+    own = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
+    everybodys = [told.split() for told in mpi.all_gather_text(f"{socket.gethostname()} {device.type} {own}")]
+    without = sorted({node for node, kind, *_ in everybodys if kind == "cpu"})
+    if not without:
+        return "nccl" if len({uuid for _, _, uuid in everybodys}) == mpi.size else "gloo"
+    if any(kind != "cpu" for _, kind, *_ in everybodys):
+        raise ConfigError(
+            f"device: no usable GPU on {', '.join(without)}, while other processes of this job have one; exclude "
+            f"{'that node' if len(without) == 1 else 'those nodes'} from the job, or set device: cpu"
+        )
+    return "gloo"
+
+
 @contextmanager
 def torch_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Communicator]:
     """Open torch's process group among the processes of this launch, and close it.
 
     Args:
-        device: Of this process. nccl needs a GPU for each process of a node; otherwise gloo carries the messages.
+        device: Of this process.
         mpi: The processes.
 
     Yields:
         `Serial()` when there is one process, so that a plain `python -m pipeline` needs no network.
+
+    Raises:
+        ConfigError: If some processes compute on a GPU and others don't.
     """
     if mpi.size == 1:
         yield Serial()
         return
+    backend = backend_for(device, mpi)
     nodes = mpi.all_gather_text(socket.gethostname())
     others = [node for node in nodes if node != socket.gethostname()]
     address = local_address(others if mpi.local_size < mpi.size else [])
@@ -148,10 +175,8 @@ def torch_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Communic
         # The connections between processes take the same network as the store.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
-    backend = "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        backend = "nccl" if mpi.local_size <= torch.cuda.device_count() else "gloo"
     store = open_store(address, mpi)
     dist.init_process_group(backend, store=store, rank=mpi.rank, world_size=mpi.size, timeout=TIMEOUT)
     try:

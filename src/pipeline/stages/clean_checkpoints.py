@@ -1,15 +1,20 @@
 """Stage `clean_checkpoints`: remove what interrupted trainings left behind."""
 
-import re
-import shutil
 from argparse import Namespace
+
+from pipeline.artifacts.checkpoints import CheckpointFolder
 
 
 def run(options: Namespace) -> None:
-    """Delete all checkpoint folders below the given one; a training that is running writes its next one anew."""
-    folders = [path for path in options.checkpoints.glob("*") if re.fullmatch(r"[0-9a-f]{24}", path.name)]
-    for folder in folders:
-        shutil.rmtree(folder)
-    for lock in options.checkpoints.glob("*.lock"):
-        lock.unlink()
-    print(f"removed {len(folders)} checkpoints below {options.checkpoints}")
+    """Delete all checkpoints below the given folder, but those of trainings that are running."""
+    n_removed = n_kept = 0
+    for checkpoint in CheckpointFolder.all(options.checkpoints):
+        lock = checkpoint.try_lock(0.0)
+        if lock is None:
+            n_kept += 1
+            continue
+        n_removed += checkpoint.folder.exists()
+        checkpoint.remove()
+        checkpoint.unlock(lock)
+    kept = f"; kept {n_kept} in use by running trainings" if n_kept else ""
+    print(f"removed {n_removed} checkpoints below {options.checkpoints}{kept}")

@@ -10,7 +10,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pipeline.artifacts.history import Entry, entry_of, read_snapshot
+from pipeline.artifacts.entry import Entry, entry_of
+from pipeline.artifacts.history import read_snapshot
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config import artefacts_of
 from pipeline.errors import ArtifactError

@@ -78,12 +78,13 @@ def run(options: Namespace) -> None:
 
 def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None:
     spec = read_spec(options.spec)
-    points = Artifact.open(options.points, "points")
-    compressed = Artifact.open(options.operator, "operator")
+    first = communicator.rank == 0
+    points = Artifact.open(options.points, "points", contents=first)
+    compressed = Artifact.open(options.operator, "operator", contents=first)
     watch = Stopwatch()
     with watch.part("assemble"):
         problem = problem_of(spec["task"], points, compressed)
-    with watch.part("factorize"), boxes(f"factorize {name}", shown=communicator.rank == 0) as progress:
+    with watch.part("factorize"), boxes(f"factorize {name}", shown=first) as progress:
         factorization = problem.preconditioner.factorize(
             spec["factor"]["tolerance"], kind=spec["factor"]["kind"], progress=progress
         )
@@ -97,7 +98,7 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
             max_iterations=spec["solve"]["max_iterations"],
         )
     shared = distributed_product(problem.operator, solution, communicator)
-    if communicator.rank != 0:
+    if not first:
         return
     alone = distributed_product(problem.operator, solution, Serial())
     logdet = factorization.logdet() if factorization.kind == "cholesky" else None

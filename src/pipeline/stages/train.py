@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pipeline.artifacts.checkpoints import CheckpointFolder
+from pipeline.artifacts.patience import Patience
 from pipeline.artifacts.store import Artifact, create
 from pipeline.errors import ArtifactError, Interrupted
 from pipeline.models import Classifier
@@ -50,6 +51,9 @@ RECIPE_KEYS = (
     "rescaled_weights",
     "precision",
 )
+
+# Of a checkpoint of a network that is trained and not yet judged: the records of its epochs.
+TRAINED = "trained"
 
 # Training samples that the minimum's sharpness is measured on: the curvature of so many differs from that of all by
 # less than it does from seed to seed.
@@ -121,7 +125,7 @@ def _train(
     options: Namespace, device: torch.device, communicator: Counting, interrupted: Callable[[], bool]
 ) -> None:
     spec = read_spec(options.spec)
-    dataset = Artifact.open(options.dataset, "dataset")
+    dataset = Artifact.open(options.dataset, "dataset", contents=communicator.rank == 0)
     training = samples_of(dataset, "train", device, spec["run"]["train_samples"])
     validation = samples_of(dataset, "validation", device)
     model = model_of(spec["model"], dataset, options.seed).to(device)
@@ -150,31 +154,38 @@ def _train(
                 f"{label}: {where}; processes: {communicator.size}, threads: {torch.get_num_threads()}, "
                 f"device: {device}"
             )
+        judged = {"train": training, "validation": validation}
+        if spec["test"]:
+            judged["test"] = samples_of(dataset, "test", device)
         try:
-            history = train(
-                model,
-                recipe,
-                training,
-                validation,
-                seed=options.seed,
-                communicator=communicator,
-                state=found,
-                on_checkpoint=reporter.on_checkpoint,
-                checkpoint_steps=options.checkpoint_steps,
-                on_epoch=reporter.on_epoch,
-                on_step=reporter.on_step,
-                interrupted=interrupted,
-            )
+            if found and TRAINED in found.scalars:
+                model.load_state_dict(found.tensors)
+                history = [EpochRecord(**record) for record in found.scalars[TRAINED]]
+            else:
+                history = train(
+                    model,
+                    recipe,
+                    training,
+                    validation,
+                    seed=options.seed,
+                    communicator=communicator,
+                    state=found,
+                    on_checkpoint=reporter.on_checkpoint,
+                    checkpoint_steps=options.checkpoint_steps,
+                    on_epoch=reporter.on_epoch,
+                    on_step=reporter.on_step,
+                    interrupted=interrupted,
+                )
+                reporter.on_checkpoint(_trained(model, history, n_steps))
+            final = {}
+            for name, samples in judged.items():
+                _stop_if(interrupted, device, communicator)
+                final[name] = evaluate(model, samples, communicator=communicator)
+            _stop_if(interrupted, device, communicator)
         except Interrupted as stop:
             raise Interrupted(
                 f"{label}: {stop}; checkpoint in {checkpoint.folder}, start the same job again to go on"
             ) from None
-        judged = {"train": training, "validation": validation}
-        if spec["test"]:
-            judged["test"] = samples_of(dataset, "test", device)
-        final = {
-            name: evaluate(model, samples, communicator=communicator) for name, samples in judged.items()
-        }
         if reporter.speaks:
             flatness = measure_sharpness(model, training[:SHARPNESS_SAMPLES], seed=options.seed)
             scores = {name: {"loss": score.loss, "accuracy": score.accuracy} for name, score in final.items()}
@@ -185,6 +196,20 @@ def _train(
                 f"{label}: {name} accuracy {score.accuracy:.4f}, loss {score.loss:.4f}, "
                 f"largest curvature {flatness.largest_eigenvalue:.3g}"
             )
+
+
+def _trained(model: Classifier, history: History, step: int) -> State:
+    """What is left to go on from after the last step, when the network is only judged."""
+    tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    return State(tensors, {"step": step, TRAINED: [asdict(record) for record in history]})
+
+
+def _stop_if(interrupted: Callable[[], bool], device: torch.device, communicator: Communicator) -> None:
+    """Stop on all processes if any of them was asked to."""
+    asked = torch.tensor([float(interrupted())], device=device)
+    communicator.all_reduce(asked)
+    if asked:
+        raise Interrupted("stopped on request after the last step, before all was measured")
 
 
 @contextmanager
@@ -222,22 +247,28 @@ def _lock(
         yield
     finally:
         if lock is not None:
-            lock.release()
+            checkpoint.unlock(lock)
 
 
 def _agreed_checkpoint(
     checkpoint: CheckpointFolder, device: torch.device, communicator: Communicator
 ) -> State | None:
     """Load the checkpoint on every process; a file system that shows them different ones is an error, not a hang."""
-    found = checkpoint.load()
-    step = torch.tensor([found[1]["step"] if found else -1], device=device)
-    steps = {int(other) for other in torch.cat(communicator.all_gather(step))}
-    if len(steps) > 1:
-        raise ArtifactError(
-            f"{checkpoint.folder}: processes see different checkpoints (steps {sorted(steps)}); wait until the shared "
-            "file system shows the same everywhere, or run snakemake clean_checkpoints"
-        )
-    return State(*found) if found else None
+    patience = Patience()
+    while True:
+        found = checkpoint.load()
+        # By the clocks of all: they look again together, or none does.
+        told = torch.tensor([[found[1]["step"] if found else -1, patience.ended]], device=device)
+        steps, ended = torch.cat(communicator.all_gather(told)).T.tolist()
+        if len(set(steps)) == 1:
+            return State(*found) if found else None
+        if any(ended):
+            raise ArtifactError(
+                f"{checkpoint.folder}: processes see different checkpoints (steps {sorted(set(steps))}), "
+                f"{patience.seconds:.0f} s later too; wait until the shared file system shows the same everywhere, or "
+                "run snakemake clean_checkpoints"
+            )
+        patience.pause()
 
 
 def _write(

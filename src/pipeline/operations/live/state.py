@@ -1,5 +1,6 @@
 """What is known of a study's jobs, event by event."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,7 +8,12 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 
+from pipeline.operations.live.tail import newest
+
 Stamp = tuple[int, int] | None
+
+# Between two looks at the logs of a cluster's jobs, which may be many, on a file system that all nodes share.
+SECONDS_BETWEEN_LOOKS = 5.0
 
 
 class Phase(Enum):
@@ -28,6 +34,7 @@ class Job:
         stamp: Size and time of the log at submission: any other is a sign of life. Clocks of nodes may differ, so no
             time is compared with this machine's.
         since: When it was submitted or began to run, on this machine's clock.
+        said: What it said last, as of the time `heard`.
     """
 
     rule: str = ""
@@ -36,6 +43,8 @@ class Job:
     phase: Phase = Phase.RUNNING
     stamp: Stamp = None
     since: float = 0.0
+    said: str = ""
+    heard: float = -math.inf
 
 
 @dataclass
@@ -47,6 +56,7 @@ class Progress:
         remote: Whether jobs go to a cluster.
         planned: Jobs of each rule, in all.
         spent: Seconds of every finished job of each rule.
+        looked: When the logs of waiting jobs were last looked at.
     """
 
     begin: float
@@ -55,6 +65,7 @@ class Progress:
     planned: Counter[str] = field(default_factory=Counter)
     jobs: dict[int, Job] = field(default_factory=dict)
     spent: dict[str, list[float]] = field(default_factory=dict)
+    looked: float = -math.inf
 
     @property
     def total(self) -> int:
@@ -109,10 +120,19 @@ class Progress:
             self.jobs[number].phase = Phase.FAILED
 
     def look(self, now: float) -> None:
-        """See which waiting jobs have written to their logs."""
+        """See which waiting jobs have written to their logs, every few seconds."""
+        if now - self.looked < SECONDS_BETWEEN_LOOKS:
+            return
+        self.looked = now
         for job in self.jobs.values():
             if job.phase is Phase.WAITING and job.log is not None and stamp_of(job.log) != job.stamp:
                 job.phase, job.since = Phase.RUNNING, now
+
+    def last_said(self, job: Job, now: float) -> str:
+        """What a running job said last; one on a cluster is asked every few seconds."""
+        if not self.remote or now - job.heard >= SECONDS_BETWEEN_LOOKS:
+            job.said, job.heard = newest(job.log, job.name), now
+        return job.said
 
 
 def stamp_of(path: Path | None) -> Stamp:

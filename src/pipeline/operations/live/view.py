@@ -12,7 +12,6 @@ from rich.text import Text
 
 from pipeline.operations.live.remaining import seconds_left
 from pipeline.operations.live.state import Phase, Progress
-from pipeline.operations.live.tail import newest
 from pipeline.operations.text import duration
 
 
@@ -60,7 +59,7 @@ def draw(
         table.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
         for job in running[:n_rows]:
             # As text: a log may hold what looks like markup.
-            told = Text(newest(job.log, job.name))
+            told = Text(progress.last_said(job, now))
             table.add_row(job.rule, Text(job.name), duration(now - job.since), told)
         parts.append(table)
     if len(running) > n_rows:
