@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
             module = importlib.import_module(f"pipeline.operations.{COMMANDS[options.command]}")
             return int(module.run(options) or 0)
         else:
-            check_software()
+            check_software(options.command, getattr(options, "code", ""))
             found = importlib.import_module(f"pipeline.stages.{options.command}").run(options)
             if _is_first_process() and "output" in options:
                 date_after(options.output, [*_files_among(options), *(found or [])])

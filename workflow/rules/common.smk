@@ -46,6 +46,12 @@ def code_digest(module):
     return lambda wildcards: computed()
 
 
+def stage_digests():
+    """The digest of every stage's code by the stage's name."""
+    stages = (path.stem for path in Path(workflow.basedir, "src", "pipeline", "stages").glob("[!_]*.py"))
+    return {stage: digest(f"pipeline.stages.{stage}") for stage in stages}
+
+
 def one_of(names):
     """A pattern that matches these names and no other; of no names, nothing."""
     return "|".join(sorted(names)) or "(?!)"

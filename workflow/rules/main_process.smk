@@ -18,7 +18,11 @@ PLANNED_BESIDE = at_work() if workflow.is_main_process else None
 
 onstart:
     # The name of Slurm's jobs is made by its executor; others have none.
-    begin(PLANNED_BESIDE, jobs=getattr(workflow.scheduler._executor, "run_uuid", ""))
+    begin(
+        PLANNED_BESIDE,
+        jobs=getattr(workflow.scheduler._executor, "run_uuid", ""),
+        code=stage_digests() if workflow.non_local_exec else {},
+    )
     look_back(STUDY.study, ALL_MANIFESTS, for_jobs=True)
 
 

@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.artifacts.lock import NO_LOCKS
 from pipeline.artifacts.patience import Patience
 from pipeline.artifacts.store import errors_of_the_disk, flush, sha256_of, share, write_atomically
 
 if TYPE_CHECKING:
     from filelock import FileLock
-
-# What a file system without locks answers.
-WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class CheckpointFolder:
             except OSError as error:
                 if error.errno == errno.ESTALE:  # its holder on another node has just removed it
                     return None
-                if error.errno not in WITHOUT_LOCKS:
+                if error.errno not in NO_LOCKS:
                     raise
                 logging.getLogger(__name__).warning(
                     "%s: a file system without locks; start no training of the same network twice at a time",

@@ -23,6 +23,7 @@ import psutil
 
 from pipeline.errors import PipelineError
 
+#: What a file system without locks answers.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 

@@ -1,6 +1,7 @@
 """The main process's turn in a checkout: nobody else's before, nothing of a former one left, and nothing after."""
 
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,14 +23,15 @@ def at_work() -> Holder | None:
         return None
 
 
-def begin(planned_beside: Holder | None = None, jobs: str = "") -> None:
+def begin(planned_beside: Holder | None, jobs: str, code: Mapping[str, str]) -> None:
     """Lock the folder that Snakemake works in, end what a killed main process left running, tell jobs their software.
 
     Exits with code 2, after a line with who holds it, when the folder is locked.
 
     Args:
         planned_beside: Whose turn it was when this process planned: what that one has made since is not in the plan.
-        jobs: The name that this main process gives its jobs in Slurm's queue.
+        jobs: The name that this main process gives its jobs in Slurm's queue, if it does.
+        code: The digest of each stage's code, where jobs wait in a queue.
     """
     try:
         held = _turn.enter_context(hold(Path.cwd(), jobs=jobs))
@@ -46,7 +48,7 @@ def begin(planned_beside: Holder | None = None, jobs: str = "") -> None:
         print(
             f"Ended Slurm's jobs {ids} of a main process that was killed; trainings go on.", file=sys.stderr
         )
-    record_software()
+    record_software(code)
     mend_executor()
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import socket
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from pipeline.errors import ConfigError
@@ -39,28 +40,43 @@ def versions() -> dict[str, str]:
     return found
 
 
-def record_software() -> None:
-    """Tell the jobs that will be started what software they should find."""
-    os.environ[VARIABLE] = json.dumps(versions(), sort_keys=True)
+def record_software(code: Mapping[str, str]) -> None:
+    """Tell the jobs that will be started what software they should find.
+
+    Args:
+        code: The digest of each stage's code, where jobs may wait in a queue while somebody changes it.
+    """
+    os.environ[VARIABLE] = json.dumps({"versions": versions(), "code": dict(code)}, sort_keys=True)
 
 
-def check_software() -> None:
+def check_software(stage: str, code: str) -> None:
     """Compare this process's software with what the main process recorded.
+
+    Args:
+        stage: What this job does.
+        code: The digest of its code now.
 
     Raises:
         ConfigError: With what differs.
     """
-    recorded = json.loads(os.environ.get(VARIABLE, "null"))
+    recorded = json.loads(os.environ.get(VARIABLE) or "null")
     if recorded is None:
         return
-    here = versions()
+    wanted, here = recorded["versions"], versions()
     different = [
-        f"{name} is {here.get(name, 'missing')} instead of {recorded.get(name, 'missing')}"
-        for name in sorted(recorded | here)
-        if here.get(name) != recorded.get(name)
+        f"{name} is {here.get(name, 'missing')} instead of {wanted.get(name, 'missing')}"
+        for name in sorted(wanted | here)
+        if here.get(name) != wanted.get(name)
     ]
     if different:
         raise ConfigError(
             f"software: on {socket.gethostname()} {', '.join(different)} where the job was submitted; use one "
             "environment for all nodes: a .venv on a shared file system, a module, or a container"
+        )
+    # Snakemake notes the code that the job was planned with: should somebody change it back, nothing would tell that
+    # the result is another's.
+    if code and recorded["code"].get(stage, code) != code:
+        raise ConfigError(
+            f"software: the code of {stage} has changed since this job was submitted; run again, and it is made with "
+            "the new code"
         )
