@@ -9,9 +9,9 @@ from torch.nn import functional
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.runtime.communicator import run_in_threads
 from pipeline.training import METHODS, EpochRecord, KFACSettings, Recipe, Samples, State, evaluate, train
-from pipeline.training.smoothing import LabelSmoothing, Mixup, WeightNoise
+from pipeline.training.smoothing import LabelSmoothing, Mixup, WeightAverage, WeightNoise
 
-SMOOTHED = (Mixup(0.4), LabelSmoothing(0.1), WeightNoise(0.2, annealed=True))
+SMOOTHED = (Mixup(0.4), LabelSmoothing(0.1), WeightNoise(0.2, annealed=True), WeightAverage(0.4))
 SETTINGS = KFACSettings(factor_interval=2, inverse_interval=3, sample_fraction=0.5)
 # 53 samples in batches of at most 20 are three of 17 or 18, cut into four or five micro-batches of at most
 # 5: nothing divides anything.
