@@ -276,6 +276,9 @@ def test_a_record_tells_what_the_preconditioner_did(small_network, training, val
     history = train(small_network(), RECIPES["kfac"], training, validation, seed=0)
     assert all(0 < record.step_size <= SETTINGS.kl_clip * (1 + 1e-6) for record in history)
     assert all(record.damping == SETTINGS.damping for record in history)
+    # Updates every second and every third step, and three steps an epoch.
+    assert [record.factor_age for record in history] == [1, 2, 1, 2, 1, 2, 1]
+    assert [record.inverse_age for record in history] == [3] * 7
     assert [bool(record.layers) for record in history] == [False] * 6 + [True]
     layers = history[-1].layers
     assert list(layers) == ["body.conv1", "body.conv2", "body.hidden", "head"]

@@ -197,7 +197,7 @@ def _measure(
 
 def _figures(kfac: KFAC, *, last: bool) -> dict[str, Any]:
     """What a record tells of the preconditioner; of its layers only at the end, for that costs their eigenvalues."""
-    names = ("n_retries", "n_stale", "n_skipped", "step_size", "damping")
+    names = ("n_retries", "n_stale", "n_skipped", "step_size", "damping", "factor_age", "inverse_age")
     figures: dict[str, Any] = {name: getattr(kfac, name) for name in names}
     if last:
         figures["layers"] = {}
