@@ -61,8 +61,8 @@ class SeedResult(TypedDict, total=False):
 
     ``test`` is missing where hyper-parameters are still being chosen. ``kfac`` holds counters of the preconditioner
     by name (``n_...``), its last ``step_size``, ``damping``, ``factor_age`` and ``inverse_age`` (in steps), and figures
-    of its ``layers``; ``phases`` seconds by
-    part of a run; ``messages`` bytes and calls by collective operation, of process 0.
+    of its ``layers``; ``phases`` seconds by part of a run; ``messages`` bytes and calls by collective operation, of
+    process 0.
     """
 
     history: list[Epoch]
