@@ -17,6 +17,7 @@ from pipeline.models import Classifier
 from pipeline.runtime.clock import Progress
 from pipeline.runtime.communicator import Communicator, Counting
 from pipeline.runtime.device import choose_device
+from pipeline.runtime.memory import keep_freed_memory
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.provenance import provenance
 from pipeline.runtime.termination import termination
@@ -110,6 +111,7 @@ class Reporter:
 
 def run(options: Namespace) -> None:
     """Train, going on from a checkpoint if a former job left one, and judge the result; on the test split only here."""
+    keep_freed_memory()
     with errors_about(f"training.runs.{options.run}, seed {options.seed}"):
         mpi = MpiCommunicator.of(options.processes)
         device = choose_device(read_spec(options.spec)["device"], mpi.local_rank)
