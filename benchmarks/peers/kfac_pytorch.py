@@ -1,6 +1,7 @@
 """kfac-pytorch (https://github.com/gpauloski/kfac-pytorch), inverses by its inverse method.
 
-It is in no package index under its own name; where it is missing, its columns say so.
+It is in no package index under its own name: `pip install --no-deps PATH` installs a checkout of its repository. Where
+it is missing, its columns say so.
 """
 
 from importlib import import_module

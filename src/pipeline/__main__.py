@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from pipeline.artifacts.dates import date_after
-from pipeline.errors import Interrupted, PipelineError
+from pipeline.errors import Interrupted, PipelineError, ProcessLostError
 from pipeline.operations.commands import COMMANDS, add_commands
 from pipeline.runtime.slurm import queue_again
 from pipeline.runtime.software import check_software
@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
             if _is_first_process() and "output" in options:
                 date_after(options.output, [*_files_among(options), *(found or [])])
     except PipelineError as error:
-        if not _is_first_process():
+        if not _is_first_process() and not isinstance(error, ProcessLostError):
             # All processes of a group usually fail alike: the first one's line then ends the group before these.
             time.sleep(2)
         print(f"error: {error}", file=sys.stderr)

@@ -17,5 +17,9 @@ class ConvergenceError(PipelineError):
     """A numerical method stopped short of what was asked of it."""
 
 
+class ProcessLostError(PipelineError):
+    """Another process of the job is gone, so this one cannot go on."""
+
+
 class Interrupted(Exception):
     """A job ended early because it was asked to, and left behind what it needs to go on."""

@@ -13,7 +13,16 @@ def refused(capsys, study="mine.yaml"):
 
 
 @pytest.mark.parametrize(
-    "study", ["tiny", "default", "fashion", "large_batch", "large_batch_tuning", "config/tiny.yaml"]
+    "study",
+    [
+        "tiny",
+        "default",
+        "fashion",
+        "large_batch",
+        "large_batch_tuning",
+        "large_batch_tuning_2",
+        "config/tiny.yaml",
+    ],
 )
 def test_a_right_study_is_one_line(checkout, study, capsys):
     assert main(["check", study]) == 0

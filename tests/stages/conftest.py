@@ -74,18 +74,12 @@ class Bench:
             "checkpoints": self.folder / "checkpoints",
         }
 
+    def mpi_command(self, n_processes, *arguments) -> list[str]:
+        python = [sys.executable, "-m", "mpi4py", "-m", "pipeline", *arguments]
+        return ["mpiexec", "-n", str(n_processes), *python]
+
     def mpiexec(self, n_processes, *arguments) -> subprocess.CompletedProcess:
-        command = [
-            "mpiexec",
-            "-n",
-            str(n_processes),
-            sys.executable,
-            "-m",
-            "mpi4py",
-            "-m",
-            "pipeline",
-            *arguments,
-        ]
+        command = self.mpi_command(n_processes, *arguments)
         return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 

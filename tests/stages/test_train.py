@@ -75,17 +75,7 @@ def test_sigterm_leaves_a_checkpoint_and_the_same_job_goes_on_from_it(n_processe
     bench.write_specs(study)
     bench.dataset()
     arguments = [*bench.arguments("train", **bench.train_options()), "--checkpoint-steps", "100000"]
-    command = [
-        "mpiexec",
-        "-n",
-        str(n_processes),
-        sys.executable,
-        "-m",
-        "mpi4py",
-        "-m",
-        "pipeline",
-        *arguments,
-    ]
+    command = bench.mpi_command(n_processes, *arguments)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
         while "epoch" not in (line := job.stdout.readline()):
             assert line
@@ -225,3 +215,29 @@ def test_a_folder_of_color_images_trains_a_residual_network_with_augmentation(be
     network = Artifact.open(bench.manifest("train"), "network")
     assert network.facts["steps"] == 4
     assert "body.stage2.block1.norm1" in network.json("layers")
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_process_that_dies_ends_the_job_within_seconds_and_nothing_is_published(victim, bench, study):
+    study["training"]["runs"]["only"]["epochs"] = 4000
+    bench.write_specs(study)
+    bench.dataset()
+    command = bench.mpi_command(3, *bench.arguments("train", **bench.train_options()))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        members = job.stdout.readline()
+        while "epoch" not in (line := job.stdout.readline()):
+            assert line
+        pid = int(members.split(f"process {victim} (pid ")[1].split()[0])
+        os.kill(pid, signal.SIGKILL)
+        out, errors = job.communicate(timeout=30)
+    assert job.returncode != 0
+    told = [line for line in errors.splitlines() if line.startswith("error: ")]
+    if told:
+        assert told[0].startswith(f"error: training.runs.only, seed 0: process {victim} (pid {pid} on ")
+        assert "has died; nothing was published" in told[0]
+    else:  # MPICH's launcher has killed the survivors before they could speak, and says so
+        assert "Killed (signal 9)" in out
+    assert len(told) <= 1
+    assert "Traceback" not in errors
+    assert not bench.manifest("train").exists()

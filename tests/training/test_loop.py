@@ -9,9 +9,9 @@ from torch.nn import functional
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.runtime.communicator import run_in_threads
 from pipeline.training import METHODS, EpochRecord, KFACSettings, Recipe, Samples, State, evaluate, train
-from pipeline.training.smoothing import LabelSmoothing, Mixup, WeightNoise
+from pipeline.training.smoothing import LabelSmoothing, Mixup, WeightAverage, WeightNoise
 
-SMOOTHED = (Mixup(0.4), LabelSmoothing(0.1), WeightNoise(0.2, annealed=True))
+SMOOTHED = (Mixup(0.4), LabelSmoothing(0.1), WeightNoise(0.2, annealed=True), WeightAverage(0.4))
 SETTINGS = KFACSettings(factor_interval=2, inverse_interval=3, sample_fraction=0.5)
 # 53 samples in batches of at most 20 are three of 17 or 18, cut into four or five micro-batches of at most
 # 5: nothing divides anything.
@@ -276,6 +276,9 @@ def test_a_record_tells_what_the_preconditioner_did(small_network, training, val
     history = train(small_network(), RECIPES["kfac"], training, validation, seed=0)
     assert all(0 < record.step_size <= SETTINGS.kl_clip * (1 + 1e-6) for record in history)
     assert all(record.damping == SETTINGS.damping for record in history)
+    # Updates every second and every third step, and three steps an epoch.
+    assert [record.factor_age for record in history] == [1, 2, 1, 2, 1, 2, 1]
+    assert [record.inverse_age for record in history] == [3] * 7
     assert [bool(record.layers) for record in history] == [False] * 6 + [True]
     layers = history[-1].layers
     assert list(layers) == ["body.conv1", "body.conv2", "body.hidden", "head"]

@@ -9,6 +9,7 @@ from pipeline.training.smoothing import (
     LabelSmoothing,
     Mixup,
     RunningMixup,
+    WeightAverage,
     WeightNoise,
 )
 
@@ -19,10 +20,11 @@ CASES = {
     "label_smoothing": [LabelSmoothing(0.1)],
     "sam": [SAM(0.05), SAM(0.5, adaptive=True)],
     "gradient_noise": [GradientNoise(0.1)],
+    "weight_average": [WeightAverage(0.25)],
 }
 ROWS = [smoothing for row in CASES.values() for smoothing in row]
 WRONG = [(WeightNoise, -0.1), (Mixup, 0.0), (Mixup, -1.0), (LabelSmoothing, 1.0), (LabelSmoothing, -0.1)]
-WRONG += [(RunningMixup, 0.0), (SAM, -0.1), (GradientNoise, -0.1)]
+WRONG += [(RunningMixup, 0.0), (SAM, -0.1), (GradientNoise, -0.1), (WeightAverage, 0.0), (WeightAverage, 1.1)]
 
 
 def generator(*key):
@@ -193,3 +195,11 @@ def test_the_averaged_gradient_of_a_cubic_is_that_of_its_gaussian_convolution():
     variance = (0.25 * 2.0) ** 2
     # Of a pair only 3 e^2 is random; its deviation is 3 sqrt(2) s^2.
     assert (mean - 3 * (4 + variance)).abs().max() < 5 * 3 * 2**0.5 * variance / n**0.5
+
+
+@pytest.mark.parametrize(
+    ("share", "n_steps", "n_averaged"), [(0.25, 40, 10), (0.3, 10, 3), (1.0, 7, 7), (0.01, 7, 1)]
+)
+def test_the_weight_average_takes_the_last_share_of_all_steps(share, n_steps, n_averaged):
+    taken = [WeightAverage(share).averages((step + 1) / n_steps) for step in range(n_steps)]
+    assert taken == [False] * (n_steps - n_averaged) + [True] * n_averaged

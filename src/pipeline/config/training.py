@@ -154,6 +154,13 @@ class GradientNoise(Smoothing):
     std: Positive = Field(description="Norm of the displacement relative to that of all weights.")
 
 
+class WeightAverage(Smoothing):
+    """The mean of the weights of the last steps."""
+
+    name: Literal["weight_average"] = "weight_average"
+    share: float = Field(gt=0, le=1, description="The part of all steps, the last ones, that is averaged.")
+
+
 class Crop(Section):
     """A random shift."""
 
@@ -203,7 +210,7 @@ class Run(Section):
     )
     smoothing: tuple[
         Annotated[
-            WeightNoise | Mixup | RunningMixup | LabelSmoothing | Sam | GradientNoise,
+            WeightNoise | Mixup | RunningMixup | LabelSmoothing | Sam | GradientNoise | WeightAverage,
             Field(discriminator="name"),
         ],
         ...,

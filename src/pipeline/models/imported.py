@@ -39,7 +39,7 @@ def imported(
     module_name, _, name = path.partition(":")
     try:
         build: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{where}: wanted package.module:name, found {error}") from None
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     with torch.random.fork_rng(devices=[]), torch.device(generator.device):

@@ -60,8 +60,9 @@ class SeedResult(TypedDict, total=False):
     """One run with one seed.
 
     ``test`` is missing where hyper-parameters are still being chosen. ``kfac`` holds counters of the preconditioner
-    by name (``n_...``), its last ``step_size`` and ``damping``, and figures of its ``layers``; ``phases`` seconds by
-    part of a run; ``messages`` bytes and calls by collective operation, of process 0.
+    by name (``n_...``), its last ``step_size``, ``damping``, ``factor_age`` and ``inverse_age`` (in steps), and figures
+    of its ``layers``; ``phases`` seconds by part of a run; ``messages`` bytes and calls by collective operation, of
+    process 0.
     """
 
     history: list[Epoch]

@@ -10,6 +10,7 @@ no secret, since whoever connects may list the keys.
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,14 +21,47 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ProcessLostError
 from pipeline.runtime.communicator import Communicator, Serial
 from pipeline.runtime.mpi import MpiCommunicator
 
 
 @dataclass(frozen=True)
+class Member:
+    """A process of a group, known to the others so that they can tell who is gone."""
+
+    rank: int
+    host: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"process {self.rank} (pid {self.pid} on {self.host})"
+
+    def is_gone(self) -> bool:
+        """Whether it has ended; of other nodes nothing is known."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
+
+
+def members_of(mpi: MpiCommunicator) -> tuple[Member, ...]:
+    """All processes of a launch, which must ask together."""
+    told = [text.split() for text in mpi.all_gather_text(f"{os.getpid()} {socket.gethostname()}")]
+    return tuple(Member(rank, host, int(pid)) for rank, (pid, host) in enumerate(told))
+
+
+@dataclass(frozen=True)
 class TorchGroup:
-    """The default torch process group, over gloo (CPU) or nccl (GPU)."""
+    """The default torch process group, over gloo (CPU) or nccl (GPU).
+
+    Attributes:
+        members: All processes, in order.
+    """
+
+    members: tuple[Member, ...]
 
     @property
     def rank(self) -> int:
@@ -38,28 +72,61 @@ class TorchGroup:
         return dist.get_world_size()
 
     def all_reduce(self, tensor: Tensor) -> None:
-        dist.all_reduce(tensor)
+        with self._together():
+            dist.all_reduce(tensor)
 
     def reduce(self, tensor: Tensor, destination: int) -> None:
-        dist.reduce(tensor, destination)
+        with self._together():
+            dist.reduce(tensor, destination)
 
     def broadcast(self, tensor: Tensor, source: int) -> None:
-        dist.broadcast(tensor, source)
+        with self._together():
+            dist.broadcast(tensor, source)
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         # gloo fails on uneven parts, so all travel padded to the longest.
         length = torch.tensor([len(tensor)], device=tensor.device)
         lengths = [torch.empty_like(length) for _ in range(self.size)]
-        dist.all_gather(lengths, length)
+        with self._together():
+            dist.all_gather(lengths, length)
         longest = int(max(int(part) for part in lengths))
         padded = tensor.new_zeros((longest, *tensor.shape[1:]))
         padded[: len(tensor)] = tensor
         parts = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(parts, padded)
+        with self._together():
+            dist.all_gather(parts, padded)
         return [part[: int(n)] for part, n in zip(parts, lengths, strict=True)]
 
     def barrier(self) -> None:
-        dist.barrier()
+        with self._together():
+            dist.barrier()
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Say in one line which process is gone when a collective breaks off for that."""
+        try:
+            yield
+        except RuntimeError as error:
+            gone = self._gone()
+            if not gone and "onnection" not in str(error):
+                raise
+            names = ", ".join(str(member) for member in gone)
+            others = [member.rank for member in self.members if member not in gone]
+            if self.rank != others[0]:
+                time.sleep(2)  # the first one's line ends the job before those of the others
+            raise ProcessLostError(
+                f"{names or 'a process of another node'} of {self.size} processes has died; nothing was published and "
+                "the last checkpoint is kept: start the same job again"
+            ) from None
+
+    def _gone(self) -> list[Member]:
+        """The members that have ended; a connection may break a moment before its process is seen to."""
+        for _ in range(20):
+            gone = [member for member in self.members if member.is_gone()]
+            if gone:
+                return gone
+            time.sleep(0.01)
+        return []
 
 
 INTERFACE = "PARSIMONY_INTERFACE"
@@ -167,8 +234,8 @@ def torch_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Communic
         yield Serial()
         return
     backend = backend_for(device, mpi)
-    nodes = mpi.all_gather_text(socket.gethostname())
-    others = [node for node in nodes if node != socket.gethostname()]
+    members = members_of(mpi)
+    others = [member.host for member in members if member.host != socket.gethostname()]
     address = local_address(others if mpi.local_size < mpi.size else [])
     interface = interface_of(address)
     if interface is not None:
@@ -180,6 +247,6 @@ def torch_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Communic
     store = open_store(address, mpi)
     dist.init_process_group(backend, store=store, rank=mpi.rank, world_size=mpi.size, timeout=TIMEOUT)
     try:
-        yield TorchGroup()
+        yield TorchGroup(members)
     finally:
         dist.destroy_process_group()

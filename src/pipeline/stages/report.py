@@ -181,7 +181,7 @@ def _kfac(recipe: Mapping[str, Any], network: Artifact) -> dict[str, Any] | None
     if recipe["optimizer"]["name"] != "kfac":
         return None
     last = _numbers(network.table("history")[-1])
-    figures = ("n_retries", "n_stale", "n_skipped", "step_size", "damping")
+    figures = ("n_retries", "n_stale", "n_skipped", "step_size", "damping", "factor_age", "inverse_age")
     return {name: last[name] for name in figures} | {"layers": network.json("layers")}
 
 

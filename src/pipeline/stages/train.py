@@ -18,10 +18,11 @@ from pipeline.models import Classifier
 from pipeline.runtime.clock import Progress
 from pipeline.runtime.communicator import Communicator, Counting
 from pipeline.runtime.device import choose_device
+from pipeline.runtime.memory import keep_freed_memory
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.provenance import provenance
 from pipeline.runtime.termination import termination
-from pipeline.runtime.torch_group import torch_group
+from pipeline.runtime.torch_group import members_of, torch_group
 from pipeline.stages.parts.images import samples_of
 from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.spec import errors_about, read_spec
@@ -114,9 +115,14 @@ class Reporter:
 
 def run(options: Namespace) -> None:
     """Train, going on from a checkpoint if a former job left one, and judge the result; on the test split only here."""
+    keep_freed_memory()
     with errors_about(f"training.runs.{options.run}, seed {options.seed}"):
         mpi = MpiCommunicator.of(options.processes)
         device = choose_device(read_spec(options.spec)["device"], mpi.local_rank)
+        members = members_of(mpi)
+        if mpi.rank == 0 and mpi.size > 1:
+            # A launcher tells only the pid of one that dies.
+            print(f"{options.run}, seed {options.seed}: {', '.join(map(str, members))}", flush=True)
         with termination() as interrupted, torch_group(device, mpi) as communicator:
             _train(options, device, Counting(communicator), interrupted)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
+from pipeline.training.average import Average
 from pipeline.training.kfac import KFAC
 
 
@@ -17,7 +18,7 @@ class State:
 
     Attributes:
         tensors: Weights and buffers ("model/..."), the optimizer's ("optimizer/...") and K-FAC's
-            ("kfac/..."); copies, contiguous, no two share memory.
+            ("kfac/..."), and the mean of weights ("average/..."); copies, contiguous, no two share memory.
         scalars: What JSON can hold: the "identity" of the run, its "step", "seconds", "history" and what else
             `Progress` holds, and the optimizer's and K-FAC's numbers.
     """
@@ -32,11 +33,17 @@ class State:
 
 
 def capture_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, kfac: KFAC | None, scalars: dict[str, Any]
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    kfac: KFAC | None,
+    average: Average,
+    scalars: dict[str, Any],
 ) -> State:
     """Copy the state of a run; `scalars` are the loop's own numbers."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     scalars = {**scalars, "optimizer": _fold(optimizer.state_dict(), "optimizer", tensors)}
+    tensors |= {f"average/{name}": tensor for name, tensor in average.state_dict().items()}
+    scalars["n_averaged"] = average.n_added
     if kfac is not None:
         state = kfac.state_dict()
         tensors |= {f"kfac/{name}": tensor for name, tensor in state["tensors"].items()}
@@ -45,7 +52,7 @@ def capture_state(
 
 
 def restore_state(
-    state: State, model: nn.Module, optimizer: torch.optim.Optimizer, kfac: KFAC | None
+    state: State, model: nn.Module, optimizer: torch.optim.Optimizer, kfac: KFAC | None, average: Average
 ) -> None:
     """Put a state back into fresh objects of the same run.
 
@@ -53,7 +60,7 @@ def restore_state(
         ConfigError: If the state is that of another network.
     """
     device = next(model.parameters()).device
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "kfac": {}}
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "kfac": {}, "average": {}}
     for path, tensor in state.tensors.items():
         group, name = path.split("/", 1)
         groups[group][name] = tensor.to(device)
@@ -67,6 +74,7 @@ def restore_state(
         )
     model.load_state_dict(groups["model"])
     optimizer.load_state_dict(_unfold(state.scalars["optimizer"], groups["optimizer"]))
+    average.load_state_dict(groups["average"], state.scalars["n_averaged"])
     if kfac is not None:
         kfac.load_state_dict({"tensors": groups["kfac"], "scalars": state.scalars["kfac"]})
 

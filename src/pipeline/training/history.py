@@ -25,6 +25,8 @@ class EpochRecord:
         gap: Validation loss minus training loss: the price of not having seen a sample, in nats.
         step_size: About twice the KL divergence that K-FAC's last step moved the predictions by, after clipping.
         damping: K-FAC's damping in the last step.
+        factor_age: Steps since K-FAC's factors were updated, the one of the update included.
+        inverse_age: The same of the inverses.
         gradient_seconds: The part of `seconds` in forward and backward passes, messages included.
         preconditioner_seconds: The part of `seconds` in K-FAC.
         evaluation_seconds: Time in evaluations, which `seconds` leaves out.
@@ -46,6 +48,8 @@ class EpochRecord:
     n_skipped: int = 0
     step_size: float = 0.0
     damping: float = 0.0
+    factor_age: int = 0
+    inverse_age: int = 0
     gradient_seconds: float = 0.0
     preconditioner_seconds: float = 0.0
     evaluation_seconds: float = 0.0

@@ -268,8 +268,8 @@ class KFAC:
             "damping": self.damping,
             "step_size": self.step_size,
             **{name: getattr(self, name) for name in FAILURES},
-            "factor_age": self._step - self._last_factors,
-            "inverse_age": self._step - self._last_inverses,
+            "factor_age": self.factor_age,
+            "inverse_age": self.inverse_age,
             "seconds": dict(self.seconds),
             "layers": layers,
         }
@@ -322,6 +322,16 @@ class KFAC:
         self._ready = {name for name, _ in (*self._inverses, *groups["basis"])}
         for attribute in (*FAILURES, *NUMBERS):
             setattr(self, attribute, state["scalars"][attribute.removeprefix("_")])
+
+    @property
+    def factor_age(self) -> int:
+        """Steps since the factors were updated, the one of the update included."""
+        return self._step - self._last_factors
+
+    @property
+    def inverse_age(self) -> int:
+        """Steps since the factors were inverted, the one of the inversion included."""
+        return self._step - self._last_inverses
 
     @property
     def _communicator(self) -> Communicator:

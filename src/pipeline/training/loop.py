@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.runtime.communicator import Communicator, Serial
+from pipeline.training.average import Average
 from pipeline.training.checkpoint import State, capture_state, restore_state
 from pipeline.training.diagnosis import blame_layer, require_agreement
 from pipeline.training.evaluation import evaluate
@@ -74,12 +75,13 @@ def train(
     kfac = None
     if recipe.kfac is not None:
         kfac = KFAC(model, recipe.kfac, communicator=communicator, mean_loss=False, seed=seed)
+    smoothing = [s.within(steps.n_steps) for s in recipe.smoothing]
     objective = Objective(
         model,
         training,
         Batches(len(training), steps.steps_per_epoch, seed),
         n_classes=_n_classes(model, training),
-        smoothing=[*recipe.augmentation, *(s.within(steps.n_steps) for s in recipe.smoothing)],
+        smoothing=[*recipe.augmentation, *smoothing],
         micro_batch=recipe.micro_batch,
         seed=seed,
         communicator=communicator,
@@ -88,13 +90,14 @@ def train(
     )
     identity = f"{recipe}, seed {seed}, {len(training)} training and {len(validation)} validation samples"
     progress = Progress()
+    average = Average(model)
     if state is not None:
         if state.scalars["identity"] != identity:
             raise ConfigError(
                 f"the checkpoint is of another run ({state.scalars['identity']}, not {identity}); "
                 "delete it to start afresh"
             )
-        restore_state(state, model, optimizer, kfac)
+        restore_state(state, model, optimizer, kfac, average)
         progress = Progress.from_scalars(state.scalars)
 
     while progress.step < steps.n_steps:
@@ -118,13 +121,16 @@ def train(
         rescale(scale_free)
         if kfac is not None and kfac.wants_verdict:
             kfac.judge(loss, objective.loss(step, done=done))
+        if any(s.averages((step + 1) / steps.n_steps) for s in smoothing):
+            average.add()
         progress.add(loss, objective.n_samples(step), perf_counter() - start)
         if on_step is not None:
             on_step(progress.step, steps.n_steps, loss)
         if progress.step % steps.steps_per_epoch == 0:
             require_agreement(model, step=progress.step, communicator=communicator)
             begin = perf_counter()
-            record = _measure(model, progress, training[: recipe.n_measured], validation, communicator)
+            with average.shown():
+                record = _measure(model, progress, training[: recipe.n_measured], validation, communicator)
             progress.evaluation_seconds += perf_counter() - begin
             record = replace(record, evaluation_seconds=progress.evaluation_seconds)
             if kfac is not None:
@@ -136,13 +142,14 @@ def train(
         due = stops or (checkpoint_steps > 0 and progress.step % checkpoint_steps == 0)
         if on_checkpoint is not None and due:
             scalars = {"identity": identity, **progress.to_scalars()}
-            on_checkpoint(capture_state(model, optimizer, kfac, scalars))
+            on_checkpoint(capture_state(model, optimizer, kfac, average, scalars))
         if stops:
             # The first process to exit ends the others: none may while another still writes.
             communicator.barrier()
             raise Interrupted(f"stopped on request after step {progress.step} of {steps.n_steps}")
     if kfac is not None:
         kfac.remove()
+    average.settle()
     model.eval()
     return progress.history
 
@@ -190,7 +197,7 @@ def _measure(
 
 def _figures(kfac: KFAC, *, last: bool) -> dict[str, Any]:
     """What a record tells of the preconditioner; of its layers only at the end, for that costs their eigenvalues."""
-    names = ("n_retries", "n_stale", "n_skipped", "step_size", "damping")
+    names = ("n_retries", "n_stale", "n_skipped", "step_size", "damping", "factor_age", "inverse_age")
     figures: dict[str, Any] = {name: getattr(kfac, name) for name in names}
     if last:
         figures["layers"] = {}

@@ -6,6 +6,7 @@ from pipeline.training.smoothing.label_smoothing import LabelSmoothing
 from pipeline.training.smoothing.mixup import Mixup
 from pipeline.training.smoothing.running_mixup import RunningMixup
 from pipeline.training.smoothing.sam import SAM
+from pipeline.training.smoothing.weight_average import WeightAverage
 from pipeline.training.smoothing.weight_noise import WeightNoise
 
 SMOOTHINGS: dict[str, type[Smoothing]] = {
@@ -15,6 +16,7 @@ SMOOTHINGS: dict[str, type[Smoothing]] = {
     "label_smoothing": LabelSmoothing,
     "sam": SAM,
     "gradient_noise": GradientNoise,
+    "weight_average": WeightAverage,
 }
 
 __all__ = [
@@ -26,5 +28,6 @@ __all__ = [
     "Mixup",
     "RunningMixup",
     "Smoothing",
+    "WeightAverage",
     "WeightNoise",
 ]

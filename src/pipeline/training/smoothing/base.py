@@ -15,9 +15,9 @@ Former = Callable[[int], tuple[Tensor, Tensor] | None]
 class Smoothing:
     """A change to the objective that makes it smoother; each method here leaves it as it is.
 
-    Subclasses are frozen dataclasses that override `blend`, `displace`, or both `explore` and `climb`. Several
-    compose: targets pass through all in order, displacements add up. Generators are keyed by position, so
-    results do not depend on who computes them.
+    Subclasses are frozen dataclasses that override `blend`, `displace`, `averages`, or both `explore` and
+    `climb`. Several compose: targets pass through all in order, displacements add up. Generators are keyed by
+    position, so results do not depend on who computes them.
 
     Attributes:
         full_steps: With fewer steps in the whole run the strength falls in proportion, since few steps leave
@@ -64,6 +64,11 @@ class Smoothing:
     def climb(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what to add to the weights after a first pass has found these gradients."""
         return {}
+
+    def averages(self, done: float) -> bool:
+        """Whether the weights after a step belong to the mean that training ends with; `done` in (0, 1] is the
+        part of training that is done after it."""
+        return False
 
 
 def norm_of(tensors: Mapping[str, Tensor]) -> Tensor:

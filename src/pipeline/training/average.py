@@ -1,0 +1,61 @@
+"""The mean of a network's weights over steps."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Average:
+    """The mean of all floating-point weights and buffers of a network over the steps that were added.
+
+    Args:
+        model: Whose weights are averaged.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._means: dict[str, Tensor] = {}
+        self.n_added = 0
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Take the present weights into the mean."""
+        self.n_added += 1
+        for name, tensor in self._tensors():
+            if name in self._means:
+                self._means[name].lerp_(tensor, 1 / self.n_added)
+            else:
+                self._means[name] = tensor.clone()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Give the network the mean; without any step it keeps its weights."""
+        for name, tensor in self._tensors():
+            tensor.copy_(self._means.get(name, tensor))
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Give the network the mean for a while; afterwards it has its old bits."""
+        originals = {name: tensor.clone() for name, tensor in self._tensors()} if self._means else {}
+        self.settle()
+        try:
+            yield
+        finally:
+            for name, tensor in self._tensors():
+                tensor.copy_(originals.get(name, tensor))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The means by name, not copied; none before the first step."""
+        return dict(self._means)
+
+    def load_state_dict(self, means: Mapping[str, Tensor], n_added: int) -> None:
+        """Go on from what `state_dict` and `n_added` were."""
+        self._means = {name: tensor.clone() for name, tensor in means.items()}
+        self.n_added = n_added
+
+    def _tensors(self) -> list[tuple[str, Tensor]]:
+        return [
+            (name, tensor) for name, tensor in self._model.state_dict().items() if tensor.is_floating_point()
+        ]
