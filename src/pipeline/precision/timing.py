@@ -225,9 +225,10 @@ def _timing(
     layer, seconds = half.layers[place], taken.seconds
     sides = {}
     for name, execution in (("fp32", single), ("fp16", half)):
-        work = work_of(execution.layers[place], execution.native[place], batch)
+        native = execution.native[place]
+        work = work_of(execution.layers[place], native, batch)
         limit = bound(work, roofs, mode=mode, resident=execution.resident_bytes(batch))
-        sides[name] = Side(work, limit, float(np.median(seconds[name])))
+        sides[name] = Side(work, limit, float(np.median(seconds[name])), native.routine(batch))
     one, two = sides["fp32"], sides["fp16"]
     torch_median = float(np.median(seconds["torch"]))
     generator = np.random.default_rng(0)
@@ -240,8 +241,8 @@ def _timing(
         batch=batch,
         mode=mode,
         routine=layer.routine,
-        routine_fp32=single.native[place].routine(batch),
-        routine_fp16=half.native[place].routine(batch),
+        routine_fp32=one.routine,
+        routine_fp16=two.routine,
         routine_torch=taken.routine_torch,
         seconds_fp32=one.seconds,
         seconds_fp16=two.seconds,
