@@ -294,7 +294,7 @@ class HalfNetwork:
         runs = {str(n): functools.partial(v.execution.seconds_per_step, x) for n, v in enumerate(variants)}
         with one_core():
             taken = (sampling or Sampling()).in_network(runs)
-        seconds = np.stack([np.median(taken[str(number)], axis=0) for number in range(len(variants))])
+        seconds = np.stack([np.median(taken[str(number)].seconds, axis=0) for number in range(len(variants))])
         measured = {}
         for place, layer in enumerate(self.layers):
             of_layer = [

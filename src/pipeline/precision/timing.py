@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from pipeline.precision.reason import Side, reason
 from pipeline.precision.reference import apply
 from pipeline.precision.roofline import Mode, Roofs, Term, bound, measure_roofs, work_of
 from pipeline.precision.routines import Execution
-from pipeline.precision.sampling import Sampling, interval, one_core
+from pipeline.precision.sampling import Samples, Sampling, interval, one_core
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class LayerTiming:
         reason: One sentence.
         n_samples: Undisturbed samples of half precision.
         n_dropped: Disturbed samples that were dropped, of both precisions.
+        cpu_share_fp32: CPU time of the thread over wall time, median over the samples (in the network, of all layers).
+        cpu_share_fp16: The same.
     """
 
     layer: str
@@ -107,6 +109,8 @@ class LayerTiming:
     reason: str
     n_samples: int
     n_dropped: int
+    cpu_share_fp32: float
+    cpu_share_fp16: float
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -160,11 +164,10 @@ def time_layers(
 
 @dataclass(frozen=True)
 class _Taken:
-    """Seconds of one layer by side ("fp32", "fp16", "torch"), torch's routine, and how many samples were dropped."""
+    """Samples of one layer by side ("fp32", "fp16", "torch"), and torch's routine."""
 
-    seconds: Mapping[str, NDArray[np.float64]]
+    samples: Mapping[str, Samples]
     routine_torch: str
-    n_dropped: int
 
 
 def _layer_samples(
@@ -190,9 +193,7 @@ def _layer_samples(
             "fp16": _native_side(native, buffers),
             "torch": peer,
         }
-        samples = sampling(sides, chill=chill)
-        n_dropped = samples["fp16"].n_dropped + samples["fp32"].n_dropped
-        yield _Taken({name: s.seconds for name, s in samples.items()}, routine_torch, n_dropped)
+        yield _Taken(sampling(sides, chill=chill), routine_torch)
 
 
 def _network_samples(
@@ -214,15 +215,16 @@ def _network_samples(
         }
     )
     for place in range(len(half.layers)):
-        seconds = {name: rows[:, place] for name, rows in taken.items()}
-        yield _Taken(seconds, f"torch eager fp32, {peer.memory_format}", 0)
+        samples = {name: replace(s, seconds=s.seconds[:, place]) for name, s in taken.items()}
+        yield _Taken(samples, f"torch eager fp32, {peer.memory_format}")
 
 
 def _timing(
     half: Execution, single: Execution, place: int, batch: int, mode: Mode, roofs: Roofs, taken: _Taken
 ) -> LayerTiming:
     """Join the samples of the three sides and what the roofs say about them into one row."""
-    layer, seconds = half.layers[place], taken.seconds
+    layer, samples = half.layers[place], taken.samples
+    seconds = {name: of_side.seconds for name, of_side in samples.items()}
     sides = {}
     for name, execution in (("fp32", single), ("fp16", half)):
         native = execution.native[place]
@@ -275,7 +277,9 @@ def _timing(
         level=two.bound.level,
         reason=reason(one, two, of_speedup, roofs, cold=mode == "cold", flops=flops),
         n_samples=len(seconds["fp16"]),
-        n_dropped=taken.n_dropped,
+        n_dropped=samples["fp16"].n_dropped + samples["fp32"].n_dropped,
+        cpu_share_fp32=samples["fp32"].cpu_share,
+        cpu_share_fp16=samples["fp16"].cpu_share,
     )
 
 
