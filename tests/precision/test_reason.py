@@ -20,12 +20,12 @@ def side(flops, n_bytes, conversions, slower=1.2):
 
 CASES = {
     "memory on both sides": (
-        side(32e6, 67.1e6, 0), side(32e6, 33.5e6, 16e6), (1.9, 2.1),
-        ["FP16 wins, 2.00x", "DRAM-bound", "33.5 MB at 25 GB/s take 1.34 ms", "FP32 moves 67.1 MB and needs 2.68 ms"],
+        side(32e6, 671e6, 0), side(32e6, 335e6, 16e6), (1.9, 2.1),
+        ["FP16 wins, 2.00x", "DRAM-bound", "335 MB at 25 GB/s take 13.4 ms", "FP32 moves 671 MB and needs 26.8 ms"],
     ),
     "a nearer cache": (
-        side(1e6, 20e6, 0), side(1e6, 10e6, 1e6), (7.0, 9.0),
-        ["FP16 wins, 8.00x", "L3-bound", "FP32 moves 20 MB from DRAM"],
+        side(1e6, 40e6, 0), side(1e6, 10e6, 1e6), (14.0, 16.0),
+        ["FP16 wins, 14.71x", "10 MB at 100 GB/s take 100 µs", "L3-bound", "FP32 moves 40 MB from DRAM"],
     ),
     "arithmetic on both sides": (
         side(1e9, 1e6, 0), side(1e9, 5e5, 2e6, slower=1.3), (0.91, 0.93),
@@ -51,10 +51,10 @@ CASES = {
 
 
 def test_weights_are_called_weights_and_fewer_operations_are_told():
-    work = Work(8e6, 33e6, 5e5, 16e6, routine="winograd4 fp16")
+    work = Work(8e6, 330e6, 5e6, 16e6, routine="winograd4 fp16")
     half = Side(work, bound(work, ROOFS), 2e-3, "Winograd F(4x4, 3x3) 32 outputs wide, fp16 weights, avx2")
-    sentence = reason(side(32e6, 67.1e6, 0), half, (1.9, 2.1), ROOFS, flops=32e6)
-    assert "33.5 MB of FP16 weights at 25 GB/s take 1.34 ms" in sentence
+    sentence = reason(side(32e6, 671e6, 0), half, (1.9, 2.1), ROOFS, flops=32e6)
+    assert "335 MB of FP16 weights at 25 GB/s take 13.4 ms" in sentence
     work = Work(1e9, 1e5, 1e5, 0, routine="winograd4 fp16")
     half = Side(work, bound(work, ROOFS), 1.1e-2)
     sentence = reason(side(4e9, 4e5, 0), half, (3.5, 3.7), ROOFS, flops=4e9)
@@ -90,8 +90,8 @@ def test_a_layer_that_the_plan_left_at_float32_says_so(rounded):
     ],
 )  # fmt: skip
 def test_the_sentence_names_what_ran(routine, words):
-    single = side(32e6, 67.1e6, 0)
-    half = side(32e6, 33.5e6, 16e6)
+    single = side(32e6, 671e6, 0)
+    half = side(32e6, 335e6, 16e6)
     sentence = reason(single, ran(half.work, routine, half.seconds), (1.9, 2.1), ROOFS)
     assert sentence.startswith("FP16 wins, 2.00x " + words)
     assert "avx" not in sentence

@@ -32,18 +32,27 @@ def measure_attained(roofs: Roofs) -> Roofs:
         roofs = replace(roofs, call_seconds=empty)
         for kind, layers in _references().items():
             for routine in candidates(layers[0], name):
+                if kind == "narrow" and not routine.startswith("direct"):
+                    continue  # Winograd's transforms cost the same per number
                 for batch in (1, 64) if kind == "linear" else (1,):
                     runnable = [layer for layer in layers if routine in candidates(layer, name)]
                     pairs = _timed(runnable, routine, batch, name)
                     attained[pairs[0][0].routine] = fit(pairs, roofs)
         roofs = replace(roofs, attained=attained)
-        return replace(roofs, wake_seconds=_wake_seconds(roofs))
+        near = _stored(replace(_convolution(256, 8), routine="direct fp16"))
+        # Twice what the last cache holds, in binary16, or as much as memory should be asked for.
+        n_weights = min(max(roofs.cache_bytes.values()), 128 << 20)
+        far = _stored(replace(_linear(4096, n_weights // 4096), routine="product fp16"))
+        return replace(
+            roofs, wake_seconds=_wake_seconds(near, roofs), far_wake_seconds=_wake_seconds(far, roofs)
+        )
 
 
-def _wake_seconds(roofs: Roofs) -> float:
-    """How much longer a small layer takes behind one whose weights fill the near caches than by itself."""
-    large = _stored(replace(_convolution(256, 8), routine="direct fp16"))
-    small = _stored(replace(_pooling("adaptive_avg_pool2d", 256, 8), routine="windows"))
+def _wake_seconds(large: Layer, roofs: Roofs) -> float:
+    """How much longer a small layer takes behind one whose weights fill the caches than by itself."""
+    channels = large.output_shape[0]
+    size = 8 if len(large.output_shape) == 3 else 1
+    small = _stored(replace(_pooling("adaptive_avg_pool2d", channels, size), routine="windows"))
     layers = [build(layer, _parameters(layer), roofs.instruction_set) for layer in (large, small)]
     network = _native.Network([(layers[0], 0, -1), (layers[1], 1, -1)], 1)
     x = torch.ones(1, math.prod(large.input_shape), dtype=torch.float16)
@@ -83,6 +92,7 @@ def _references() -> dict[str, tuple[Layer, ...]]:
     """Reference layers by kind: much arithmetic per number, little of it, and weights in the last cache."""
     return {
         "conv2d": (_convolution(128, 16), _convolution(32, 32), _convolution(256, 8)),
+        "narrow": (_convolution(4, 32, outputs=64),),
         "depthwise": (_convolution(64, 16, groups=64),),
         "linear": (_linear(256, 256), _linear(64, 128), _linear(2048, 2048)),
         "max_pool2d": (_pooling("max_pool2d", 64, 16),),
@@ -92,10 +102,10 @@ def _references() -> dict[str, tuple[Layer, ...]]:
     }
 
 
-def _convolution(channels: int, size: int, groups: int = 1) -> Layer:
+def _convolution(channels: int, size: int, groups: int = 1, outputs: int | None = None) -> Layer:
     geometry = Geometry((3, 3), (1, 1), (1, 1), groups=groups)
-    shape = (channels, size, size)
-    return Layer("reference", "conv2d", "given", shape, shape, geometry)
+    image = (size, size)
+    return Layer("reference", "conv2d", "given", (channels, *image), (outputs or channels, *image), geometry)
 
 
 def _linear(inputs: int, outputs: int) -> Layer:

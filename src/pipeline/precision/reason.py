@@ -97,7 +97,7 @@ def _limit(single: Side, half: Side, roofs: Roofs, wins: bool, flops: float) -> 
     term, term_single = half.bound.term, single.bound.term
     if term == "compute" and term_single != "compute":
         return (
-            f"FP32 is {term_single}-bound by {moved_single} at {_rate(single, roofs)}; {half.precision}'s {moved} take "
+            f"FP32 is {term_single}-bound by {moved_single} at {_rate(single)}; {half.precision}'s {moved} take "
             f"less than the arithmetic, where {needs}"
         )
     if term == "compute" and peak > peak_single:
@@ -125,7 +125,7 @@ def _limit(single: Side, half: Side, roofs: Roofs, wins: bool, flops: float) -> 
         )
     elsewhere = f" from {single.bound.level}" if single.bound.level != half.bound.level else ""
     return (
-        f"{term}-bound, {moved} at {_rate(half, roofs)} take {_seconds(half.bound.seconds)}; FP32 moves "
+        f"{term}-bound, {moved} at {_rate(half)} take {_seconds(half.bound.seconds)}; FP32 moves "
         f"{moved_single}{elsewhere} and needs {_seconds(single.bound.seconds)}"
     )
 
@@ -150,8 +150,9 @@ def _distance(half: Side, cold: bool) -> str:
     return f"; the {_seconds(half.seconds)} measured are {factor:.1f} times that bound, so {what} more than any roof"
 
 
-def _rate(side: Side, roofs: Roofs) -> str:
-    return f"{roofs.bandwidth[side.bound.level]:.0f} GB/s"
+def _rate(side: Side) -> str:
+    """Of all bytes together: a part of them may come from a nearer level."""
+    return f"{side.work.n_bytes / side.bound.memory / 1e9:.0f} GB/s"
 
 
 def _seconds(value: float) -> str:
