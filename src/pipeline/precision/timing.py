@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -144,9 +144,17 @@ def time_layers(
         roofs: The limits; measured here if None.
         sampling: How to sample; its defaults if None.
         on_timing: Told each row as it is made.
+
+    Raises:
+        ValueError: If the inputs do not fit the network, or a batch size or the mode is none.
     """
+    half.check(inputs)
     if len(inputs) == 0:
         raise ValueError("timing needs at least one input")
+    if min(batch_sizes, default=0) < 1:
+        raise ValueError(f"batch sizes are numbers of at least 1, found {tuple(batch_sizes)}")
+    if mode not in get_args(Mode):
+        raise ValueError(f"a mode is one of {', '.join(get_args(Mode))}; found {mode!r}")
     sampling = sampling or Sampling()
     rows: list[LayerTiming] = []
     with one_core(), torch.inference_mode():
