@@ -4,7 +4,7 @@ STUDY ?= default
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
 STAMP := .venv/.installed
-NATIVE_TESTS := $(addprefix tests/precision/test_,brain.py conversions.py graphs.py grouped.py routines.py winograd.py)
+NATIVE_TESTS := $(addprefix tests/precision/test_,brain.py conversions.py graphs.py grouped.py routines.py sizes.py winograd.py)
 NATIVE := CMakeLists.txt $(wildcard src/pipeline/*/native/*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -134,7 +134,7 @@ def test_a_failure_of_the_caller_keeps_its_type_and_leaves_no_manifest(manifest)
 def test_a_file_in_the_way_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "thing").write_text("")
     with (
-        pytest.raises(OSError, match="exists"),
+        pytest.raises(ArtifactError, match=r"thing: no folder can be made there .*name another"),
         create(tmp_path / "thing" / "manifest.json", kind="k", spec={}, provenance={}),
     ):
         pass

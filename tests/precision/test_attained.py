@@ -58,7 +58,9 @@ def test_one_reference_layer_gives_the_cost_of_a_number():
 def test_every_class_of_routines_is_measured(instruction_set):
     roofs = measure_attained(measure_roofs(instruction_set, seconds=0.02))
     assert roofs.call_seconds > 0
-    wanted = {"direct fp16", "direct fp32", "product fp16, vector", "product fp32, matrix", "max_pool2d", "avg_pool2d",
+    assert roofs.far_wake_seconds >= 0
+    wanted = {"direct fp16", "direct fp16, narrow", "direct fp32, grouped",
+              "direct fp32", "product fp16, vector", "product fp32, matrix", "max_pool2d", "avg_pool2d",
               "adaptive_avg_pool2d", "sum"}  # fmt: skip
     assert wanted <= set(roofs.attained)
     assert Roofs.from_dict(json.loads(json.dumps(roofs.to_dict(), allow_nan=False))) == roofs

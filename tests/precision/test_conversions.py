@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from pipeline.precision import _native
 
@@ -17,6 +18,7 @@ def test_every_half_is_widened_exactly(instruction_set):
     target = np.empty(65536, dtype=np.float32)
     _native.convert(instruction_set, HALVES, target)
     np.testing.assert_array_equal(target, HALVES.astype(np.float32))
+    np.testing.assert_array_equal(target, torch.from_numpy(HALVES).float().numpy())
     np.testing.assert_array_equal(np.signbit(target), np.signbit(HALVES))
 
 
@@ -31,9 +33,9 @@ def test_rounding_is_to_nearest_even_at_and_beside_every_midpoint(instruction_se
     middle = ((FINITE[1:] + FINITE[:-1]) / 2).astype(np.float32)
     up, down = np.float32(np.inf), np.float32(-np.inf)
     numbers = np.concatenate([middle, np.nextafter(middle, up), np.nextafter(middle, down)])
-    np.testing.assert_array_equal(
-        to_half(instruction_set, numbers).view(np.uint16), numbers.astype(np.float16).view(np.uint16)
-    )
+    found = to_half(instruction_set, numbers).view(np.uint16)
+    np.testing.assert_array_equal(found, numbers.astype(np.float16).view(np.uint16))
+    np.testing.assert_array_equal(found, torch.from_numpy(numbers).half().numpy().view(np.uint16))
 
 
 def test_numbers_beyond_the_range_become_infinity_and_tiny_ones_zero(instruction_set):

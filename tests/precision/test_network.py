@@ -66,6 +66,48 @@ def test_samples_do_not_depend_on_those_beside_them(case, n):
     assert network.features(x[:n]).shape[0] == n
 
 
+@pytest.mark.parametrize("algorithm", ["direct", "winograd2", "winograd4", "product"])
+def test_an_empty_batch_is_run_by_every_routine(algorithm, instruction_set):
+    module = nn.Sequential(
+        nn.Conv2d(4, 5, 3, padding=1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(45, 3)
+    ).eval()
+    network = HalfNetwork.convert(module, torch.randn(2, 4, 6, 6), instruction_set=instruction_set)
+    network = network.with_routines({"0": f"{algorithm} fp16"})
+    assert [len(y) for y in network.execution.activations(torch.empty(0, 4, 6, 6))] == [0, 0, 0]
+    assert network(torch.empty(0, 4, 6, 6)).shape == (0, 3)
+    for native in network.execution.native:
+        assert native.flops(0) == 0
+        assert native.conversions(0) >= 0
+        assert native.workspace_bytes(0) >= 0
+
+
+def test_what_the_network_cannot_take_is_said_before_anything_runs(mlp):
+    module, x = mlp
+    network = HalfNetwork.convert(module, x)
+    shape = r"inputs have shape \(n, 1, 7, 5\), found \(9, 1, 7, 4\)"
+    for run in (network, network.features, network.time_layers, network.choose_routines):
+        with pytest.raises(ValueError, match=shape):
+            run(x[..., :4])
+        with pytest.raises(TypeError, match=r"torch tensor, found ndarray; wanted torch\.from_numpy"):
+            run(x.numpy())
+    for samples, batch in ((x[:0], 1), (x, 0)):
+        with pytest.raises(ValueError, match="at least one sample and a batch of at least 1"):
+            network.choose_routines(samples, batch=batch)
+    for sizes in ((), (1, 0)):
+        with pytest.raises(ValueError, match="batch sizes are numbers of at least 1"):
+            network.time_layers(x, batch_sizes=sizes)
+    with pytest.raises(ValueError, match="a mode is one of warm, cold, network; found 'lukewarm'"):
+        network.time_layers(x, mode="lukewarm")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_calibration_set_that_is_not_finite_is_refused(mlp, value):
+    module, x = mlp
+    x[3, 0, 2, 1] = value
+    with pytest.raises(ConfigError, match=r"calibration set holds NaN or infinity.*leave such inputs out"):
+        HalfNetwork.convert(module, x)
+
+
 def test_a_plan_from_another_processor_runs_on_routines_that_are_there(case):
     module, x = case
     network = HalfNetwork.convert(module, x)

@@ -20,12 +20,12 @@ def side(flops, n_bytes, conversions, slower=1.2):
 
 CASES = {
     "memory on both sides": (
-        side(32e6, 67.1e6, 0), side(32e6, 33.5e6, 16e6), (1.9, 2.1),
-        ["FP16 wins, 2.00x", "DRAM-bound", "33.5 MB at 25 GB/s take 1.34 ms", "FP32 moves 67.1 MB and needs 2.68 ms"],
+        side(32e6, 671e6, 0), side(32e6, 335e6, 16e6), (1.9, 2.1),
+        ["FP16 wins, 2.00x", "DRAM-bound", "335 MB at 25 GB/s take 13.4 ms", "FP32 moves 671 MB and needs 26.8 ms"],
     ),
     "a nearer cache": (
-        side(1e6, 20e6, 0), side(1e6, 10e6, 1e6), (7.0, 9.0),
-        ["FP16 wins, 8.00x", "L3-bound", "FP32 moves 20 MB from DRAM"],
+        side(1e6, 40e6, 0), side(1e6, 10e6, 1e6), (14.0, 16.0),
+        ["FP16 wins, 14.71x", "10 MB at 100 GB/s take 100 µs", "L3-bound", "FP32 moves 40 MB from DRAM"],
     ),
     "arithmetic on both sides": (
         side(1e9, 1e6, 0), side(1e9, 5e5, 2e6, slower=1.3), (0.91, 0.93),
@@ -51,20 +51,64 @@ CASES = {
 
 
 def test_weights_are_called_weights_and_fewer_operations_are_told():
-    work = Work(8e6, 33e6, 5e5, 16e6, routine="winograd4 fp16")
-    half = Side(work, bound(work, ROOFS), 2e-3)
-    sentence = reason(side(32e6, 67.1e6, 0), half, (1.9, 2.1), ROOFS, flops=32e6)
-    assert "33.5 MB of FP16 weights at 25 GB/s take 1.34 ms" in sentence
+    work = Work(8e6, 330e6, 5e6, 16e6, routine="winograd4 fp16")
+    half = Side(work, bound(work, ROOFS), 2e-3, "Winograd F(4x4, 3x3) 32 outputs wide, fp16 weights, avx2")
+    sentence = reason(side(32e6, 671e6, 0), half, (1.9, 2.1), ROOFS, flops=32e6)
+    assert "335 MB of FP16 weights at 25 GB/s take 13.4 ms" in sentence
     work = Work(1e9, 1e5, 1e5, 0, routine="winograd4 fp16")
     half = Side(work, bound(work, ROOFS), 1.1e-2)
     sentence = reason(side(4e9, 4e5, 0), half, (3.5, 3.7), ROOFS, flops=4e9)
     assert "1 billion of the definition's 4 billion FLOPs" in sentence
 
 
-def test_a_layer_that_the_plan_left_at_float32_says_so():
-    work = Work(1e9, 1e5, 1e5, 0, routine="direct fp32")
-    sentence = reason(side(1e9, 4e5, 0), Side(work, bound(work, ROOFS), 1.1e-2), (0.99, 1.0), ROOFS)
+def ran(work, routine, seconds):
+    return Side(work, bound(work, ROOFS), seconds, routine)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_a_layer_that_the_plan_left_at_float32_says_so(rounded):
+    routine = "direct convolution 16 outputs wide, fp32 weights, avx512"
+    single = ran(Work(1e9, 1e5, 1e5, 0, routine="direct fp32"), routine, 1.3e-2)
+    work = Work(1e9, 1e5, 5e4 if rounded else 1e5, 0, routine="direct fp32")
+    sentence = reason(single, ran(work, routine, 1.1e-2), (1.1, 1.2), ROOFS)
+    subject = "FP32 with FP16 activations" if rounded else "FP32"
+    assert sentence.startswith(f"{subject} wins, 1.18x by direct convolution with FP32 weights: ")
     assert "the plan keeps FP32 weights here" in sentence
+    assert ("only activations are FP16" in sentence, "both move the same 200 kB" in sentence) == (
+        rounded, not rounded,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("routine", "words"),
+    [
+        ("matrix-vector 64 outputs wide, fp16 weights, avx512_bf16", "by matrix-vector product with FP16 weights: "),
+        ("Winograd F(4x4, 3x3) 32 outputs wide, fp16 weights, avx2", "by Winograd F(4x4, 3x3) with FP16 weights: "),
+        ("depthwise convolution, fp16 weights, portable", "by depthwise convolution with FP16 weights: "),
+        ("maximum over windows, avx512", "by maximum over windows: "),
+        ("addition, neon", "by addition: "),
+    ],
+)  # fmt: skip
+def test_the_sentence_names_what_ran(routine, words):
+    single = side(32e6, 671e6, 0)
+    half = side(32e6, 335e6, 16e6)
+    sentence = reason(single, ran(half.work, routine, half.seconds), (1.9, 2.1), ROOFS)
+    assert sentence.startswith("FP16 wins, 2.00x " + words)
+    assert "avx" not in sentence
+
+
+def test_bfloat16_products_are_not_called_fp16():
+    routine = "direct convolution 32 outputs wide, bf16 weights, avx512_bf16"
+    # Bound by arithmetic, whose roof is twice as high; and by memory, where the weights are what is moved.
+    many = ran(Work(4e9, 1e5, 1e5, 1e5, routine="direct bf16"), routine, 2.1e-2)
+    sentence = reason(side(4e9, 4e5, 0), many, (1.9, 2.1), ROOFS)
+    assert sentence.startswith("BF16 wins")
+    assert "4 billion FLOPs at 200 GFLOP/s take 20 ms as products of BF16 pairs" in sentence
+    assert "FP32's run at 100 GFLOP/s" in sentence
+    few = ran(Work(8e6, 33e6, 5e5, 5e5, routine="product bf16, vector"), routine, 1.5e-3)
+    sentence = reason(side(8e6, 67e6, 0), few, (1.7, 1.9), ROOFS)
+    assert "33.5 MB of BF16 weights" in sentence
+    assert "FP16" not in sentence
 
 
 @pytest.mark.parametrize("name", CASES)

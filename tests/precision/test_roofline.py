@@ -1,8 +1,9 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from pipeline.precision.roofline import Attained, Roofs, Work, bound, cache_sizes, measure_roofs
+from pipeline.precision.roofline import Attained, Roofs, Work, bound, cache_sizes, kept_share, measure_roofs
 
 ROOFS = Roofs(
     instruction_set="portable",
@@ -20,7 +21,7 @@ ROOFS = Roofs(
         (Work(0, 30_000, 2_000, 0), 8e-8, "L1", "L1"),
         (Work(10, 30_001, 2_000, 0), 32_001 / 200e9, "L2", "L2"),
         (Work(1e6, 15_000_000, 1_000_000, 0), 1.6e-4, "L3", "L3"),
-        (Work(1e6, 0, 100_000_000, 0), 4e-3, "DRAM", "DRAM"),
+        (Work(1e6, 0, 1_000_000_000, 0), 4e-2, "DRAM", "DRAM"),
         (Work(1000, 10_000, 10_000, 1e6), 2e-5, "conversion", "L1"),
     ],
 )
@@ -33,7 +34,30 @@ def test_the_binding_term_is_the_slowest(work, seconds, term, level):
 def test_half_the_bytes_gain_more_than_two_where_they_fit_a_nearer_cache():
     single, half = bound(Work(0, 20e6, 0, 0), ROOFS), bound(Work(0, 10e6, 0, 0), ROOFS)
     assert (single.level, half.level) == ("DRAM", "L3")
-    assert single.seconds / half.seconds == pytest.approx(8)
+    kept = kept_share(20 / 16)
+    assert single.traffic == pytest.approx({"L3": 20e6 * kept, "DRAM": 20e6 * (1 - kept)})
+    assert single.seconds / half.seconds == pytest.approx(2 * (kept + 4 * (1 - kept)))
+
+
+@pytest.mark.parametrize("ratio", [1.1, 1.5, 3.0])
+def test_a_cache_that_replaces_at_random_keeps_the_share_that_the_model_says(ratio):
+    generator = np.random.default_rng(0)
+    capacity, cached, places, hits = 2000, [], {}, 0
+    n = int(ratio * capacity)
+    for step in range(40 * n):
+        line = step % n
+        if line in places:
+            hits += step >= 20 * n
+            continue
+        if len(cached) < capacity:
+            places[line] = len(cached)
+            cached.append(line)
+        else:
+            place = int(generator.integers(capacity))
+            del places[cached[place]]
+            cached[place], places[line] = line, place
+    # Twenty rounds of n draws: three standard deviations of a share are below 3 / sqrt(20 n).
+    assert hits / (20 * n) == pytest.approx(kept_share(ratio), abs=3 * (20 * n) ** -0.5 + 2e-3)
 
 
 def test_cold_data_come_from_memory():
@@ -43,8 +67,9 @@ def test_cold_data_come_from_memory():
 
 def test_in_a_network_weights_lie_where_all_weights_fit_and_activations_near():
     found = bound(Work(0, 400_000, 16_000, 0), ROOFS, mode="network", resident=50e6)
-    assert found.traffic == {"DRAM": 400_000, "L1": 16_000}
-    assert found.seconds == pytest.approx(400_000 / 25e9 + 16_000 / 400e9)
+    kept = kept_share(50 / 16)
+    assert found.traffic == pytest.approx({"L3": 400_000 * kept, "DRAM": 400_000 * (1 - kept), "L1": 16_000})
+    assert found.seconds == pytest.approx(400_000 * (kept / 100e9 + (1 - kept) / 25e9) + 16_000 / 400e9)
     assert (found.term, found.level) == ("DRAM", "DRAM")
     # A network that is no larger than its only layer is the warm case.
     alone = bound(Work(0, 400_000, 16_000, 0), ROOFS, mode="network", resident=416_000)
@@ -66,6 +91,21 @@ def test_the_prediction_takes_the_rate_that_the_routine_attains_and_never_beats_
     for routine in ("direct fp16", "unknown"):
         found = bound(Work(1e6, 100, 100, 0, routine=routine), roofs)
         assert found.predicted == pytest.approx(found.seconds + 1e-6)
+
+
+def test_a_run_behind_others_wakes_from_as_far_as_its_weights_lie():
+    roofs = replace(ROOFS, call_seconds=1e-7, wake_seconds=2e-7, far_wake_seconds=2e-6)
+    work = Work(0, 400, 0, 0)
+
+    def started(**options):
+        found = bound(work, roofs, **options)
+        return found.predicted - found.seconds
+
+    assert started() == pytest.approx(1e-7)
+    assert started(mode="network", resident=1e6) == pytest.approx(3e-7)
+    assert started(mode="cold") == pytest.approx(2.1e-6)
+    kept = kept_share(2.0)
+    assert started(mode="network", resident=32e6) == pytest.approx(1e-7 + kept * 2e-7 + (1 - kept) * 2e-6)
 
 
 def test_roofs_survive_a_dictionary():

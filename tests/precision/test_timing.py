@@ -73,6 +73,29 @@ def test_a_row_says_which_routines_ran(timings):
             assert row.routine_fp16.startswith("matrix-vector" if row.batch == 1 else "matrix-matrix")
 
 
+def test_the_reason_names_the_routine_and_the_weights_that_ran(case, instruction_set):
+    """Asked for by the plan or not: an instruction set without BF16 runs something else, and the sentence says what."""
+    module, x = case
+    network = HalfNetwork.convert(module, x, instruction_set=instruction_set)
+    for precision in ("fp16", "bf16", "fp32"):
+        asked = {
+            layer.name: f"{'product' if layer.kind == 'linear' else 'direct'} {precision}"
+            for layer in network.layers
+            if layer.has_weights
+        }
+        planned = network.with_routines(asked)
+        for row in planned.time_layers(x, batch_sizes=(2,), roofs=ROOFS, sampling=QUICK):
+            if row.layer in asked:
+                weights = next(
+                    name for name in ("fp16", "bf16", "fp32") if f"{name} weights" in row.routine_fp16
+                )
+                assert f" with {weights.upper()} weights: " in row.reason
+                algorithm = row.routine_fp16.split()[0]
+                assert f"x by {algorithm}" in row.reason
+                if row.reason.split()[1] in ("wins,", "loses,"):
+                    assert row.reason.startswith(weights.upper())
+
+
 def test_a_row_survives_json_and_has_only_finite_numbers(timings):
     _, rows = timings
     for row in rows:

@@ -200,6 +200,14 @@ def test_a_section_is_there_if_its_part_is(metrics, no_svg, gone, left):
     assert sections(page) == left
 
 
+def test_a_change_of_nothing_has_no_sign_of_a_loss(metrics):
+    for network in metrics["precision"].values():
+        network["accuracy"] |= {"points_lost": 0.0, "interval_lost": [-0.0, 0.0]}
+    page = render({"precision": metrics["precision"]}, {})
+    assert "It changes by +0.000 percentage points, between +0.000 and +0.000" in page
+    assert "-0.000" not in page
+
+
 def test_empty_parts_have_no_section(metrics):
     empty = {key: type(value)() for key, value in metrics.items()}
     assert sections(render(empty, {})) == []

@@ -89,12 +89,46 @@ def test_the_same_network_is_converted_to_the_same_files_again(own):
         ({"onnx": "own.onnx", "inputs": "empty.npy"}, "empty.npy: holds float32 of shape"),
         ({"onnx": "own.onnx", "inputs": "x.npy", "labels": "x.npy"}, "wanted one for each of 20 samples"),
         ({"onnx": "own.onnx", "inputs": "wide.npy"}, r"does not take inputs of shape \(5, 8, 8\)"),
+        ({"onnx": "own.onnx", "inputs": "nan.npy"}, "nan.npy: holds NaN or infinity"),
     ],
 )
 def test_what_is_missing_or_does_not_fit_is_one_line(own, options, words, capsys):
     np.save(own / "empty.npy", np.zeros((0, 2, 8, 8), np.float32))
     np.save(own / "wide.npy", np.zeros((4, 5, 8, 8), np.float32))
+    np.save(own / "nan.npy", np.full((4, 2, 8, 8), np.nan, np.float32))
     assert convert(own, **options) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert re.search(words, line), line
+
+
+@pytest.mark.parametrize(
+    ("inputs", "spec", "output", "words"),
+    [
+        (
+            "wide.npy",
+            {},
+            "times",
+            r"wide\.npy: holds samples of shape \(5, 8, 8\); wanted \(2, 8, 8\), which",
+        ),
+        ("x.npy", {"batch_sizes": [0]}, "times", r"spec\.json: batch_sizes"),
+        ("x.npy", {"batches": [1]}, "times", r"spec\.json: unknown key 'batches'"),
+        ("x.npy", {}, "x.npy/times", "no folder can be made there"),
+        ("x.npy", {}, "half", r"half/manifest\.json: is a folder"),
+    ],
+)
+def test_timing_that_cannot_be_done_is_one_line(own, inputs, spec, output, words, capsys):
+    np.save(own / "wide.npy", np.zeros((4, 5, 8, 8), np.float32))
+    assert convert(own, onnx="own.onnx", inputs="x.npy") == 0
+    network = own / "half"
+    if output == "half":
+        network = own / "network"
+        (own / "half").rename(network)
+        (own / "half/manifest.json").mkdir(parents=True)
+    quick = {"batch_sizes": [1], "min_samples": 5, "modes": ["warm"], "device": "cpu"}
+    (own / "spec.json").write_text(json.dumps(quick | spec))
+    words_given = ["time_layers", "--network", str(network / "manifest.json"), "--inputs", str(own / inputs)]
+    words_given += ["--spec", str(own / "spec.json"), "--output", str(own / output / "manifest.json")]
+    assert main(words_given) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert re.search(words, line), line
 

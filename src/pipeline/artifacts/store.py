@@ -132,11 +132,18 @@ def create(
         provenance: Who made it: commit, versions, host.
 
     Raises:
-        ArtifactError: When the disk is full or not writable; the manifest is then absent.
+        ArtifactError: When the disk is full or not writable, or the folder cannot be made; the manifest is then absent.
     """
     folder = manifest.parent
+    if manifest.is_dir():
+        raise ArtifactError(f"{manifest}: is a folder; the output of a stage is the manifest.json in it")
     with errors_of_the_disk(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+            raise ArtifactError(
+                f"{folder}: no folder can be made there ({error.strerror}); name another"
+            ) from error
         manifest.unlink(missing_ok=True)
         draft = Draft(folder)
         yield draft

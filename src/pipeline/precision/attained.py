@@ -8,8 +8,8 @@ near, and one whose weights lie in the last cache.
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,42 +18,48 @@ from pipeline.precision import _native
 from pipeline.precision.plan import Dtype, Geometry, Kind, Layer
 from pipeline.precision.roofline import Attained, Roofs, Work, bound, work_of
 from pipeline.precision.routines import build, candidates
-from pipeline.precision.sampling import one_core
+from pipeline.precision.sampling import Sampling, Side, one_core
 
-N_SAMPLES = 7
-SECONDS_PER_SAMPLE = 100e-6
+SAMPLING = Sampling(n_samples=15, seconds_per_sample=100e-6, seconds_at_most=0.5)
 
 
 def measure_attained(roofs: Roofs) -> Roofs:
-    """The roofs with what every class of routines attains beside them; takes about half a second."""
+    """The roofs with what every class of routines attains beside them; takes about a second."""
     name = roofs.instruction_set
     attained: dict[str, Attained] = {}
     with one_core():
-        empty = _timed(_pooling("max_pool2d", 1, 1), "windows", 1, name)[1]
+        [(_, empty)] = _timed([_pooling("max_pool2d", 1, 1)], "windows", 1, name)
         roofs = replace(roofs, call_seconds=empty)
         for kind, layers in _references().items():
             for routine in candidates(layers[0], name):
+                if kind == "narrow" and not routine.startswith("direct"):
+                    continue  # Winograd's transforms cost the same per number
                 for batch in (1, 64) if kind == "linear" else (1,):
-                    pairs = [
-                        _timed(layer, routine, batch, name)
-                        for layer in layers
-                        if routine in candidates(layer, name)
-                    ]
+                    runnable = [layer for layer in layers if routine in candidates(layer, name)]
+                    pairs = _timed(runnable, routine, batch, name)
                     attained[pairs[0][0].routine] = fit(pairs, roofs)
         roofs = replace(roofs, attained=attained)
-        return replace(roofs, wake_seconds=_wake_seconds(roofs))
+        near = _stored(replace(_convolution(256, 8), routine="direct fp16"))
+        # Twice what the last cache holds, in binary16, or as much as memory should be asked for.
+        n_weights = min(max(roofs.cache_bytes.values()), 128 << 20)
+        far = _stored(replace(_linear(4096, n_weights // 4096), routine="product fp16"))
+        return replace(
+            roofs, wake_seconds=_wake_seconds(near, roofs), far_wake_seconds=_wake_seconds(far, roofs)
+        )
 
 
-def _wake_seconds(roofs: Roofs) -> float:
-    """How much longer a small layer takes behind one whose weights fill the near caches than by itself."""
-    large = _stored(replace(_convolution(256, 8), routine="direct fp16"))
-    small = _stored(replace(_pooling("adaptive_avg_pool2d", 256, 8), routine="windows"))
+def _wake_seconds(large: Layer, roofs: Roofs) -> float:
+    """How much longer a small layer takes behind one whose weights fill the caches than by itself."""
+    channels = large.output_shape[0]
+    size = 8 if len(large.output_shape) == 3 else 1
+    small = _stored(replace(_pooling("adaptive_avg_pool2d", channels, size), routine="windows"))
     layers = [build(layer, _parameters(layer), roofs.instruction_set) for layer in (large, small)]
     network = _native.Network([(layers[0], 0, -1), (layers[1], 1, -1)], 1)
     x = torch.ones(1, math.prod(large.input_shape), dtype=torch.float16)
     y = torch.empty(1, math.prod(small.output_shape), dtype=torch.float16)
-    behind = float(np.median([network.seconds_per_step(x, y)[1] for _ in range(3 * N_SAMPLES)]))
-    _, alone = _timed(small, "windows", 1, roofs.instruction_set)
+    run = functools.partial(network.seconds_per_step, x, y)
+    behind = float(np.median(SAMPLING.in_network({"both": run})["both"].seconds[:, 1]))
+    [(_, alone)] = _timed([small], "windows", 1, roofs.instruction_set)
     return max(behind - alone, 0.0)
 
 
@@ -86,6 +92,7 @@ def _references() -> dict[str, tuple[Layer, ...]]:
     """Reference layers by kind: much arithmetic per number, little of it, and weights in the last cache."""
     return {
         "conv2d": (_convolution(128, 16), _convolution(32, 32), _convolution(256, 8)),
+        "narrow": (_convolution(4, 32, outputs=64),),
         "depthwise": (_convolution(64, 16, groups=64),),
         "linear": (_linear(256, 256), _linear(64, 128), _linear(2048, 2048)),
         "max_pool2d": (_pooling("max_pool2d", 64, 16),),
@@ -95,10 +102,10 @@ def _references() -> dict[str, tuple[Layer, ...]]:
     }
 
 
-def _convolution(channels: int, size: int, groups: int = 1) -> Layer:
+def _convolution(channels: int, size: int, groups: int = 1, outputs: int | None = None) -> Layer:
     geometry = Geometry((3, 3), (1, 1), (1, 1), groups=groups)
-    shape = (channels, size, size)
-    return Layer("reference", "conv2d", "given", shape, shape, geometry)
+    image = (size, size)
+    return Layer("reference", "conv2d", "given", (channels, *image), (outputs or channels, *image), geometry)
 
 
 def _linear(inputs: int, outputs: int) -> Layer:
@@ -113,19 +120,26 @@ def _pooling(kind: Kind, channels: int, size: int) -> Layer:
     return Layer("reference", kind, "given", (channels, size, size), (channels, half, half), geometry)
 
 
-def _timed(layer: Layer, routine: str, batch: int, instruction_set: str) -> tuple[Work, float]:
-    """The work of a layer that stands between others, and its median seconds."""
-    layer = replace(layer, routine=routine)
-    layer = layer.in_single() if routine.endswith("fp32") else _stored(layer)
-    native = build(layer, _parameters(layer), instruction_set)
-    x = torch.ones(batch, math.prod(layer.input_shape), dtype=getattr(torch, layer.input_dtype))
-    y = torch.empty(batch, math.prod(layer.output_shape), dtype=getattr(torch, layer.output_dtype))
-    run: Any = functools.partial(native.seconds, x, y, residual=None if layer.addend is None else x)
-    run(repeats=1)
-    repeats = max(1, round(SECONDS_PER_SAMPLE / max(run(repeats=1), 1e-9)))
-    return work_of(layer, native, batch), float(
-        np.median([run(repeats=repeats) / repeats for _ in range(N_SAMPLES)])
-    )
+def _timed(
+    layers: Sequence[Layer], routine: str, batch: int, instruction_set: str
+) -> list[tuple[Work, float]]:
+    """The work of layers that stand between others, and their median seconds; they take turns."""
+    work, sides = [], {}
+    for number, layer in enumerate(layers):
+        layer = replace(layer, routine=routine)
+        layer = layer.in_single() if routine.endswith("fp32") else _stored(layer)
+        native = build(layer, _parameters(layer), instruction_set)
+        x = torch.ones(batch, math.prod(layer.input_shape), dtype=getattr(torch, layer.input_dtype))
+        y = torch.empty(batch, math.prod(layer.output_shape), dtype=getattr(torch, layer.output_dtype))
+        work.append(work_of(layer, native, batch))
+        residual = None if layer.addend is None else x
+        sides[str(number)] = functools.partial(native.seconds, x, y, residual=residual)
+    samples = SAMPLING({name: _repeated(side) for name, side in sides.items()})
+    return [(one, float(np.median(of.seconds))) for one, of in zip(work, samples.values(), strict=True)]
+
+
+def _repeated(side: Callable[..., float]) -> Side:
+    return lambda repeats: side(repeats=repeats)
 
 
 def _stored(layer: Layer) -> Layer:

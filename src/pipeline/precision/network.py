@@ -127,6 +127,11 @@ class HalfNetwork:
                 f"the calibration set has shape {tuple(calibration.shape)}; wanted at least one input to see the "
                 "range of the activations"
             )
+        if not calibration.isfinite().all():
+            raise ConfigError(
+                "the calibration set holds NaN or infinity, which tell nothing about the range of the activations; "
+                "leave such inputs out"
+            )
         if labels is not None and labels.shape != calibration.shape[:1]:
             raise ConfigError(
                 f"the calibration set has {len(calibration)} inputs and labels of shape {tuple(labels.shape)}; wanted "
@@ -277,9 +282,17 @@ class HalfNetwork:
             exact: What the network gave for the samples before it was rounded; else its float32 twin tells.
             budget: What half precision may cost.
             sampling: How to sample; its defaults if None.
+
+        Raises:
+            ValueError: If there is no sample, or it does not fit the network.
         """
         budget = budget or Budget()
         execution = self._execution
+        execution.check(samples)
+        if len(samples) == 0 or batch < 1:
+            raise ValueError(
+                f"wanted at least one sample and a batch of at least 1, found {len(samples)} and {batch}"
+            )
         errors = added_errors(
             self.layers, self._half, self._single, samples[:ERROR_SAMPLES], execution.instruction_set
         )
@@ -294,7 +307,7 @@ class HalfNetwork:
         runs = {str(n): functools.partial(v.execution.seconds_per_step, x) for n, v in enumerate(variants)}
         with one_core():
             taken = (sampling or Sampling()).in_network(runs)
-        seconds = np.stack([np.median(taken[str(number)], axis=0) for number in range(len(variants))])
+        seconds = np.stack([np.median(taken[str(number)].seconds, axis=0) for number in range(len(variants))])
         measured = {}
         for place, layer in enumerate(self.layers):
             of_layer = [

@@ -1,5 +1,10 @@
-"""Say in one sentence why a layer gained what it gained from half precision."""
+"""Say in one sentence why a layer gained what it gained from half precision.
 
+The sentence speaks of what ran, as the packed layer itself names it: a plan in half precision may compute a layer from
+binary16 weights, from bfloat16 products, or from weights that it left at binary32.
+"""
+
+import re
 from dataclasses import dataclass
 
 from pipeline.precision.roofline import Bound, Roofs, Work
@@ -10,11 +15,29 @@ FAR_FROM_BOUND = 2.0  # a run this many times slower than its bound is limited b
 
 @dataclass(frozen=True)
 class Side:
-    """One precision of a layer: what it does, what the roofs allow, what it took."""
+    """One precision of a layer: what it does, what the roofs allow, what it took, and the routine that ran."""
 
     work: Work
     bound: Bound
     seconds: float
+    routine: str = ""
+
+    @property
+    def algorithm(self) -> str:
+        """The routine without its panels and its instruction set: "direct convolution"."""
+        name = re.sub(r"( \d+ outputs wide)?(, \w+ weights)?, \w+$", "", self.routine)
+        return f"{name} product" if name.startswith("matrix-") else name
+
+    @property
+    def weights(self) -> str:
+        """How the weights lie in memory, "FP16", "BF16" or "FP32"; nothing for a layer that has none."""
+        found = re.search(r"(fp16|bf16|fp32) weights", self.routine)
+        return found[1].upper() if found else ""
+
+    @property
+    def precision(self) -> str:
+        """What the half-precision side is called: by its weights, or else by its activations."""
+        return self.weights or "FP16"
 
 
 def reason(
@@ -43,25 +66,47 @@ def reason(
     low, high = interval
     wins = low > 1 + MARGIN
     loses = high < 1 - MARGIN
-    verdict = "FP16 loses" if loses else "FP16 wins" if wins else "no clear difference"
+    subject, kept = half.precision, ""
+    if subject == "FP32":
+        rounded = half.work.activation_bytes < single.work.activation_bytes
+        subject = "FP32 with FP16 activations" if rounded else "FP32"
+        kept = (
+            "; the plan keeps FP32 weights here, as narrower ones cost more time or error"
+            f"{', so only activations are FP16' if rounded else ''}"
+        )
+    verdict = f"{subject} loses" if loses else f"{subject} wins" if wins else "no clear difference"
     limit = _limit(single, half, roofs, wins, flops or half.work.flops)
-    kept = ""
-    if " fp32" in half.work.routine:
-        kept = "; the plan keeps FP32 weights here, as FP16's cost more time or error, so only activations are FP16"
-    return f"{verdict}, {speedup:.2f}x: {limit}{kept}{_distance(half, cold)}."
+    return f"{verdict}, {speedup:.2f}x{_ran(half)}: {limit}{kept}{_distance(half, cold)}."
+
+
+def _ran(half: Side) -> str:
+    """What computed the layer."""
+    if not half.algorithm:
+        return ""
+    return f" by {half.algorithm}{f' with {half.weights} weights' if half.weights else ''}"
 
 
 def _limit(single: Side, half: Side, roofs: Roofs, wins: bool, flops: float) -> str:
-    moved, moved_single = _moved(half, "FP16"), _bytes(single.work.n_bytes)
+    moved, moved_single = _moved(half), _bytes(single.work.n_bytes)
     converted = _count(half.work.conversions)
     fewer = f" of the definition's {_count(flops)}" if half.work.flops < 0.95 * flops else ""
-    needs = f"{_count(half.work.flops)}{fewer} FLOPs at {roofs.gflops:.0f} GFLOP/s take {_seconds(half.bound.seconds)}"
+    peak, peak_single = (roofs.peak(side.work.routine) / 1e9 for side in (half, single))
+    needs = (
+        f"{_count(half.work.flops)}{fewer} FLOPs at {peak:.0f} GFLOP/s take {_seconds(half.bound.seconds)}"
+    )
     term, term_single = half.bound.term, single.bound.term
     if term == "compute" and term_single != "compute":
         return (
-            f"FP32 is {term_single}-bound by {moved_single} at {_rate(single, roofs)}; FP16's {moved} take less than "
-            f"the arithmetic, where {needs}"
+            f"FP32 is {term_single}-bound by {moved_single} at {_rate(single)}; {half.precision}'s {moved} take "
+            f"less than the arithmetic, where {needs}"
         )
+    if term == "compute" and peak > peak_single:
+        return (
+            f"compute-bound on both sides, where {needs} as products of {half.precision} pairs, and FP32's run at "
+            f"{peak_single:.0f} GFLOP/s"
+        )
+    if term == "compute" and half.work.n_bytes == single.work.n_bytes:
+        return f"compute-bound on both sides, where {needs}, and both move the same {moved}"
     if term == "compute" and wins:
         return (
             f"compute-bound on both sides, where {needs}, so the roofs predict no gain; what is gained comes from "
@@ -80,27 +125,34 @@ def _limit(single: Side, half: Side, roofs: Roofs, wins: bool, flops: float) -> 
         )
     elsewhere = f" from {single.bound.level}" if single.bound.level != half.bound.level else ""
     return (
-        f"{term}-bound, {moved} at {_rate(half, roofs)} take {_seconds(half.bound.seconds)}; FP32 moves "
+        f"{term}-bound, {moved} at {_rate(half)} take {_seconds(half.bound.seconds)}; FP32 moves "
         f"{moved_single}{elsewhere} and needs {_seconds(single.bound.seconds)}"
     )
 
 
-def _moved(side: Side, precision: str) -> str:
+def _moved(side: Side) -> str:
     """Bytes, called weights where they are hardly anything else."""
     weights = side.work.weight_bytes > 0.9 * side.work.n_bytes
-    return f"{_bytes(side.work.n_bytes)} of {precision} weights" if weights else _bytes(side.work.n_bytes)
+    return (
+        f"{_bytes(side.work.n_bytes)} of {side.precision} weights" if weights else _bytes(side.work.n_bytes)
+    )
 
 
 def _distance(half: Side, cold: bool) -> str:
     factor = half.seconds / half.bound.seconds
     if factor < FAR_FROM_BOUND:
         return f" (measured {_seconds(half.seconds)}, predicted {_seconds(half.bound.predicted)})"
-    what = "waiting for the first cache lines weighs" if cold else "short loops and the call itself weigh"
+    what = (
+        "waiting for the first cache lines weighs"
+        if cold
+        else "short loops, scattered reads or the call itself weigh"
+    )
     return f"; the {_seconds(half.seconds)} measured are {factor:.1f} times that bound, so {what} more than any roof"
 
 
-def _rate(side: Side, roofs: Roofs) -> str:
-    return f"{roofs.bandwidth[side.bound.level]:.0f} GB/s"
+def _rate(side: Side) -> str:
+    """Of all bytes together: a part of them may come from a nearer level."""
+    return f"{side.work.n_bytes / side.bound.memory / 1e9:.0f} GB/s"
 
 
 def _seconds(value: float) -> str:

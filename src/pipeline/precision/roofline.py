@@ -9,6 +9,10 @@ network, the weights have been pushed out to the level that holds the whole netw
 written. Cold, all but the workspace comes from memory. That is why binary16 can gain more than two: half the bytes may
 fit a nearer cache.
 
+What is too large for the last cache does not come from memory altogether: last caches protect old lines, and of W
+bytes that are read in a circle, C of which fit, one that replaces lines at random keeps the share
+h = exp(-(1 - h) W / C), the chance of a line to outlive the (1 - h) W misses of a round.
+
 References:
     [1] Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for multicore architectures",
         Communications of the ACM 2009.
@@ -28,6 +32,7 @@ Term = Literal["compute", "L1", "L2", "L3", "DRAM", "conversion"]
 Level = Literal["L1", "L2", "L3", "DRAM"]
 Mode = Literal["warm", "cold", "network"]
 
+NARROW = 4  # channels of a first layer, whose loops over the taps are too short to run at the others' rate
 SYSFS = Path("/sys/devices/system/cpu/cpu0/cache")
 TYPICAL: dict[Level, int] = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}
 
@@ -60,6 +65,7 @@ class Roofs:
         attained: What each class of routines attains; see `Work.routine`.
         call_seconds: What a run takes that has next to nothing to do.
         wake_seconds: What it takes more behind another layer, whose weights have filled the near caches.
+        far_wake_seconds: And behind those that have filled all caches.
     """
 
     instruction_set: str
@@ -70,6 +76,7 @@ class Roofs:
     attained: Mapping[str, Attained] = field(default_factory=dict)
     call_seconds: float = 0.0
     wake_seconds: float = 0.0
+    far_wake_seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -90,6 +97,23 @@ class Roofs:
             if n_bytes <= capacity:
                 return level
         return "DRAM"
+
+    def shares(self, n_bytes: float) -> dict[Level, float]:
+        """Where so many bytes come from that are read in a circle: shares of them by level."""
+        nearest = self.level(n_bytes)
+        last: Level = max(self.cache_bytes, key=lambda name: self.cache_bytes[name], default="DRAM")
+        if nearest != "DRAM" or last == "DRAM":
+            return {nearest: 1.0}
+        kept = kept_share(n_bytes / self.cache_bytes[last])
+        return {last: kept, "DRAM": 1.0 - kept}
+
+
+def kept_share(ratio: float) -> float:
+    """The least h with h = exp(-(1 - h) ratio), for a ratio above 1: see the module."""
+    kept = 0.0
+    for _ in range(200):
+        kept = math.exp(-(1.0 - kept) * ratio)
+    return kept
 
 
 # One core of a current server processor with AVX-512; what counts are the quotients.
@@ -156,8 +180,11 @@ def routine_class(layer: Layer, batch: int) -> str:
     """What routines of one speed have in common: algorithm, storage of weights, and shape of the product."""
     if layer.kind == "linear":
         return f"{layer.routine}, {'vector' if batch == 1 else 'matrix'}"
-    if layer.geometry is not None and layer.geometry.groups > 1 and layer.routine.startswith("direct"):
-        return f"{layer.routine}, grouped"
+    if layer.geometry is not None and layer.routine.startswith("direct"):
+        if layer.geometry.groups > 1:
+            return f"{layer.routine}, grouped"
+        if layer.input_shape[0] <= NARROW:
+            return f"{layer.routine}, narrow"
     return layer.routine if layer.kind in ("conv2d", "add") else layer.kind
 
 
@@ -193,23 +220,23 @@ def bound(work: Work, roofs: Roofs, *, mode: Mode = "warm", resident: float = 0.
     """
     traffic: dict[Level, float] = {}
     everything = work.n_bytes + work.workspace_bytes
+    cold: dict[Level, float] = {"DRAM": 1.0}
     if mode == "warm":
-        places = {"weights": roofs.level(everything), "activations": roofs.level(everything)}
+        weights = activations = roofs.shares(everything)
     elif mode == "cold":
-        places = {"weights": "DRAM", "activations": "DRAM"}
+        weights = activations = cold
     else:
-        places = {
-            "weights": roofs.level(max(resident, everything)),
-            "activations": roofs.level(work.activation_bytes + work.workspace_bytes),
-        }
-    workspace = roofs.level(work.workspace_bytes + work.activation_bytes)
-    for level, n_bytes in (
-        (places["weights"], work.weight_bytes),
-        (places["activations"], work.activation_bytes),
+        weights = roofs.shares(max(resident, everything))
+        activations = roofs.shares(work.activation_bytes + work.workspace_bytes)
+    workspace = roofs.shares(work.workspace_bytes + work.activation_bytes)
+    for shares, n_bytes in (
+        (weights, work.weight_bytes),
+        (activations, work.activation_bytes),
         (workspace, 2 * work.workspace_bytes),
     ):
-        if n_bytes:
-            traffic[level] = traffic.get(level, 0.0) + n_bytes
+        for level, share in shares.items():
+            if n_bytes * share:
+                traffic[level] = traffic.get(level, 0.0) + n_bytes * share
     seconds = {level: n_bytes / (roofs.bandwidth[level] * 1e9) for level, n_bytes in traffic.items()}
     level = max(seconds, key=lambda name: seconds[name], default="L1")
     terms: dict[Term, float] = {
@@ -223,8 +250,9 @@ def bound(work: Work, roofs: Roofs, *, mode: Mode = "warm", resident: float = 0.
     far = seconds.get("DRAM", 0.0)
     exposed = own.exposed * (memory - far) + far
     attained = work.flops / (own.gflops * 1e9) + work.numbers * own.seconds_per_number + exposed
-    started = roofs.call_seconds + (0.0 if mode == "warm" else roofs.wake_seconds)
-    predicted = max(terms[term], attained) + started
+    far_share = weights.get("DRAM", 0.0)
+    wake = far_share * roofs.far_wake_seconds + (1.0 - far_share) * roofs.wake_seconds
+    predicted = max(terms[term], attained) + roofs.call_seconds + (0.0 if mode == "warm" else wake)
     return Bound(terms[term], term, level, memory, predicted, traffic)
 
 

@@ -183,12 +183,25 @@ class Execution:
     def _to_torch(self, result: Tensor, shape: tuple[int, ...]) -> Tensor:
         return _channels_first(result, shape).float().contiguous()
 
-    def _checked(self, x: Tensor) -> Tensor:
+    def check(self, x: Tensor) -> None:
+        """Refuse inputs that the first layer cannot take.
+
+        Raises:
+            TypeError: If they are no torch tensor.
+            ValueError: If they have another shape, or lie on another device.
+        """
         wanted = self.layers[0].input_shape
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"inputs are a torch tensor, found {type(x).__name__}; wanted torch.from_numpy(x)"
+            )
         if tuple(x.shape[1:]) != wanted:
             raise ValueError(f"inputs have shape (n, {str(wanted)[1:-1]}), found {tuple(x.shape)}")
         if x.device.type != "cpu":
             raise ValueError(f"these routines run on the CPU, but the inputs are on {x.device}")
+
+    def _checked(self, x: Tensor) -> Tensor:
+        self.check(x)
         return x.detach().float()
 
 

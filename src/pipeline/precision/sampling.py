@@ -1,6 +1,7 @@
 """Take times that can be compared: sides in turn, on one core, without the samples that something disturbed."""
 
 import contextlib
+import functools
 import os
 import resource
 import time
@@ -17,10 +18,24 @@ LEAST = 3  # undisturbed samples; with fewer, disturbed ones are better than non
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds per run of one side, and how many samples were dropped because the core was taken away meanwhile."""
+    """What was taken of one side.
+
+    Attributes:
+        seconds: Per run, shape (n,); where whole networks run, of all their layers, shape (n, layers).
+        n_dropped: Samples that were dropped because the core was taken away meanwhile.
+        cpu_share: CPU time of this thread over wall time, median over the samples: 1 if nothing else ran.
+    """
 
     seconds: NDArray[np.float64]
     n_dropped: int
+    cpu_share: float
+
+
+@dataclass(frozen=True)
+class _Sample:
+    seconds: float | Sequence[float]
+    cpu_share: float
+    disturbed: bool
 
 
 @dataclass(frozen=True)
@@ -30,68 +45,99 @@ class Sampling:
     The sides take turns, in alternating order, so that a drift of the clock frequency meets all of them alike. A sample
     during which the kernel took the core away (an involuntary context switch) is dropped.
 
+    A turn begins with runs that are not counted. One would not do: a last cache that protects old lines takes four or
+    five passes over the same numbers before it holds them all, and a sample before that is neither warm nor cold.
+
     Attributes:
         n_samples: Wanted of each side.
         seconds_per_sample: A sample repeats its run until it takes about this long.
-        seconds_at_most: When to stop with fewer samples, for all sides together.
-        clock: Seconds; for that limit only.
+        seconds_at_most: When to stop with fewer samples, for all sides together; one turn of each is always taken.
+        n_warm: Runs at the beginning of a turn.
+        samples_per_turn: Samples that follow them.
+        clock: Seconds; for that limit and the share of CPU time.
+        cpu: CPU seconds of this thread.
         switches: How often the core has been taken away so far.
     """
 
     n_samples: int = 40
     seconds_per_sample: float = 100e-6
     seconds_at_most: float = 0.5
+    n_warm: int = 5
+    samples_per_turn: int = 5
     clock: Callable[[], float] = time.perf_counter
+    cpu: Callable[[], float] = time.thread_time
     switches: Callable[[], int] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
     def __call__(
         self, sides: Mapping[str, Side], *, chill: Callable[[], None] | None = None
     ) -> dict[str, Samples]:
-        """Sample every side: warm, after a run that is not counted; or cold, one run after each call of `chill`."""
-        repeats = {name: 1 if chill else self._repeats(side) for name, side in sides.items()}
-        good: dict[str, list[float]] = {name: [] for name in sides}
-        disturbed: dict[str, list[float]] = {name: [] for name in sides}
-        start = self.clock()
-        order = list(sides)
-        while min(map(len, good.values())) < self.n_samples:
+        """Sample every side: warm, behind runs of its own; or cold, one run after each call of `chill`."""
+        if chill is not None:
+            return self._in_turn(
+                {name: functools.partial(side, 1) for name, side in sides.items()}, chill=chill
+            )
+        repeats = {name: self._repeats(side) for name, side in sides.items()}
+
+        def run(name: str) -> float:
+            return sides[name](repeats[name]) / repeats[name]
+
+        return self._in_turn(
+            {name: functools.partial(run, name) for name in sides},
+            warm={name: functools.partial(side, self.n_warm) for name, side in sides.items()},
+        )
+
+    def in_network(self, runs: Mapping[str, Callable[[], Sequence[float]]]) -> dict[str, Samples]:
+        """Sample whole networks, whose runs give the seconds of all their layers."""
+
+        def warm(name: str) -> None:
+            for _ in range(self.n_warm):
+                runs[name]()
+
+        return self._in_turn(runs, warm={name: functools.partial(warm, name) for name in runs})
+
+    def _in_turn(
+        self,
+        runs: Mapping[str, Callable[[], float | Sequence[float]]],
+        *,
+        warm: Mapping[str, Callable[[], object]] | None = None,
+        chill: Callable[[], None] | None = None,
+    ) -> dict[str, Samples]:
+        """Let the sides take turns until each has enough undisturbed samples or the time is up."""
+        taken: dict[str, list[_Sample]] = {name: [] for name in runs}
+        n_per_turn = min(self.samples_per_turn, self.n_samples) if warm else 1
+        order, start = list(runs), self.clock()
+
+        def least() -> int:
+            return min(sum(not sample.disturbed for sample in of_side) for of_side in taken.values())
+
+        while least() < self.n_samples:
             for name in order:
-                if chill:
-                    chill()
-                else:
-                    sides[name](1)  # the other sides have used the caches meanwhile
-                before = self.switches()
-                seconds = sides[name](repeats[name]) / repeats[name]
-                (good if self.switches() == before else disturbed)[name].append(seconds)
+                if warm:
+                    warm[name]()
+                for _ in range(n_per_turn):
+                    if chill:
+                        chill()
+                    taken[name].append(self._sample(runs[name]))
             order.reverse()
             if self.clock() - start >= self.seconds_at_most:
                 break
-        result = {}
         # All sides alike: one without its disturbed samples beside another with them would seem faster than it is.
-        undisturbed = min(map(len, good.values())) >= LEAST
-        for name in sides:
-            kept = good[name] if undisturbed else good[name] + disturbed[name]
-            n_dropped = len(good[name]) + len(disturbed[name]) - len(kept)
-            result[name] = Samples(np.array(kept), n_dropped)
+        drops = least() >= LEAST
+        result = {}
+        for name, samples in taken.items():
+            kept = [sample for sample in samples if not (drops and sample.disturbed)]
+            result[name] = Samples(
+                seconds=np.array([sample.seconds for sample in kept]),
+                n_dropped=len(samples) - len(kept),
+                cpu_share=float(np.median([sample.cpu_share for sample in kept])),
+            )
         return result
 
-    def in_network(self, runs: Mapping[str, Callable[[], Sequence[float]]]) -> dict[str, NDArray[np.float64]]:
-        """Sample whole networks, whose runs give the seconds of all their layers: shape (n, layers) each."""
-        good: dict[str, list[Sequence[float]]] = {name: [] for name in runs}
-        disturbed: dict[str, list[Sequence[float]]] = {name: [] for name in runs}
-        start = self.clock()
-        order = list(runs)
-        while min(map(len, good.values())) < self.n_samples:
-            for name in order:
-                runs[name]()  # the other networks have used the caches meanwhile
-                before = self.switches()
-                seconds = runs[name]()
-                (good if self.switches() == before else disturbed)[name].append(seconds)
-            order.reverse()
-            if self.clock() - start >= self.seconds_at_most:
-                break
-        undisturbed = min(map(len, good.values())) >= LEAST
-        kept = {name: good[name] if undisturbed else good[name] + disturbed[name] for name in runs}
-        return {name: np.array(rows) for name, rows in kept.items()}
+    def _sample(self, run: Callable[[], float | Sequence[float]]) -> _Sample:
+        switches, wall, cpu = self.switches(), self.clock(), self.cpu()
+        seconds = run()
+        cpu, wall = self.cpu() - cpu, self.clock() - wall
+        return _Sample(seconds, cpu / wall if wall > 0 else 1.0, self.switches() != switches)
 
     def _repeats(self, side: Side) -> int:
         side(1)

@@ -3,8 +3,8 @@
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from pipeline.precision.reason import Side, reason
 from pipeline.precision.reference import apply
 from pipeline.precision.roofline import Mode, Roofs, Term, bound, measure_roofs, work_of
 from pipeline.precision.routines import Execution
-from pipeline.precision.sampling import Sampling, interval, one_core
+from pipeline.precision.sampling import Samples, Sampling, interval, one_core
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class LayerTiming:
         reason: One sentence.
         n_samples: Undisturbed samples of half precision.
         n_dropped: Disturbed samples that were dropped, of both precisions.
+        cpu_share_fp32: CPU time of the thread over wall time, median over the samples (in the network, of all layers).
+        cpu_share_fp16: The same.
     """
 
     layer: str
@@ -107,6 +109,8 @@ class LayerTiming:
     reason: str
     n_samples: int
     n_dropped: int
+    cpu_share_fp32: float
+    cpu_share_fp16: float
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -140,9 +144,17 @@ def time_layers(
         roofs: The limits; measured here if None.
         sampling: How to sample; its defaults if None.
         on_timing: Told each row as it is made.
+
+    Raises:
+        ValueError: If the inputs do not fit the network, or a batch size or the mode is none.
     """
+    half.check(inputs)
     if len(inputs) == 0:
         raise ValueError("timing needs at least one input")
+    if min(batch_sizes, default=0) < 1:
+        raise ValueError(f"batch sizes are numbers of at least 1, found {tuple(batch_sizes)}")
+    if mode not in get_args(Mode):
+        raise ValueError(f"a mode is one of {', '.join(get_args(Mode))}; found {mode!r}")
     sampling = sampling or Sampling()
     rows: list[LayerTiming] = []
     with one_core(), torch.inference_mode():
@@ -160,11 +172,10 @@ def time_layers(
 
 @dataclass(frozen=True)
 class _Taken:
-    """Seconds of one layer by side ("fp32", "fp16", "torch"), torch's routine, and how many samples were dropped."""
+    """Samples of one layer by side ("fp32", "fp16", "torch"), and torch's routine."""
 
-    seconds: Mapping[str, NDArray[np.float64]]
+    samples: Mapping[str, Samples]
     routine_torch: str
-    n_dropped: int
 
 
 def _layer_samples(
@@ -190,9 +201,7 @@ def _layer_samples(
             "fp16": _native_side(native, buffers),
             "torch": peer,
         }
-        samples = sampling(sides, chill=chill)
-        n_dropped = samples["fp16"].n_dropped + samples["fp32"].n_dropped
-        yield _Taken({name: s.seconds for name, s in samples.items()}, routine_torch, n_dropped)
+        yield _Taken(sampling(sides, chill=chill), routine_torch)
 
 
 def _network_samples(
@@ -214,20 +223,22 @@ def _network_samples(
         }
     )
     for place in range(len(half.layers)):
-        seconds = {name: rows[:, place] for name, rows in taken.items()}
-        yield _Taken(seconds, f"torch eager fp32, {peer.memory_format}", 0)
+        samples = {name: replace(s, seconds=s.seconds[:, place]) for name, s in taken.items()}
+        yield _Taken(samples, f"torch eager fp32, {peer.memory_format}")
 
 
 def _timing(
     half: Execution, single: Execution, place: int, batch: int, mode: Mode, roofs: Roofs, taken: _Taken
 ) -> LayerTiming:
     """Join the samples of the three sides and what the roofs say about them into one row."""
-    layer, seconds = half.layers[place], taken.seconds
+    layer, samples = half.layers[place], taken.samples
+    seconds = {name: of_side.seconds for name, of_side in samples.items()}
     sides = {}
     for name, execution in (("fp32", single), ("fp16", half)):
-        work = work_of(execution.layers[place], execution.native[place], batch)
+        native = execution.native[place]
+        work = work_of(execution.layers[place], native, batch)
         limit = bound(work, roofs, mode=mode, resident=execution.resident_bytes(batch))
-        sides[name] = Side(work, limit, float(np.median(seconds[name])))
+        sides[name] = Side(work, limit, float(np.median(seconds[name])), native.routine(batch))
     one, two = sides["fp32"], sides["fp16"]
     torch_median = float(np.median(seconds["torch"]))
     generator = np.random.default_rng(0)
@@ -240,8 +251,8 @@ def _timing(
         batch=batch,
         mode=mode,
         routine=layer.routine,
-        routine_fp32=single.native[place].routine(batch),
-        routine_fp16=half.native[place].routine(batch),
+        routine_fp32=one.routine,
+        routine_fp16=two.routine,
         routine_torch=taken.routine_torch,
         seconds_fp32=one.seconds,
         seconds_fp16=two.seconds,
@@ -274,7 +285,9 @@ def _timing(
         level=two.bound.level,
         reason=reason(one, two, of_speedup, roofs, cold=mode == "cold", flops=flops),
         n_samples=len(seconds["fp16"]),
-        n_dropped=taken.n_dropped,
+        n_dropped=samples["fp16"].n_dropped + samples["fp32"].n_dropped,
+        cpu_share_fp32=samples["fp32"].cpu_share,
+        cpu_share_fp16=samples["fp16"].cpu_share,
     )
 
 

@@ -175,7 +175,11 @@ def precision_section(
         blocks.append(candidates(network))
         blocks.append(layer_times(network))
         blocks.append(device_times(network))
-    lead = "Trained networks, rounded once to FP16 and run by routines that read FP16 and add up in FP32."
+    lead = (
+        "Trained networks, rounded once to FP16 and run by routines that read FP16 and add up in FP32. What is timed "
+        "are plans by measurement: where that is faster within the budget, a layer multiplies in BF16 or keeps FP32 "
+        "weights, and its sentence says so."
+    )
     return Section("bits", "Fewer bits", lead, tuple(block for block in blocks if block is not None))
 
 
@@ -192,8 +196,8 @@ def _network_text(network: Mapping[str, Any]) -> str:
         budget = network.get("budget_points")
         asked = f"; the loss allowed on validation images is {budget:g}" if is_number(budget) else ""
         sentences.append(
-            f"It changes by {-lost:+.3f} percentage points, between {-interval[1]:+.3f} and {-interval[0]:+.3f} with "
-            f"95 % confidence{asked}."
+            f"It changes by {0.0 - lost:+.3f} percentage points, between {0.0 - interval[1]:+.3f} and "
+            f"{0.0 - interval[0]:+.3f} with 95 % confidence{asked}."
         )
     if sizes:
         sentences.append(f"File {n_bytes(sizes.get('fp32'))} at FP32, {n_bytes(sizes.get('fp16'))} at FP16.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -35,8 +36,7 @@ VERIFICATION_SAMPLES = 4096
 
 def run(options: Namespace) -> None:
     """Measure the machine's roofs, choose routines, then time every layer at both precisions beside each other."""
-    given = read_spec(options.spec) if options.spec else {}
-    spec = Precision.model_validate(given).model_dump(mode="json")
+    spec = _spec(options.spec)
     converted = Artifact.open(options.network, "half_network")
     network = HalfNetwork.from_plan(converted.json("plan"), converted.tensors("weights"))
     inputs, labels, exact = _samples(options, converted)
@@ -76,6 +76,18 @@ def run(options: Namespace) -> None:
         }
 
 
+def _spec(path: Path | None) -> dict[str, Any]:
+    """The precision section that was frozen, or written by hand; without one, its defaults."""
+    if path is None:
+        return Precision().model_dump(mode="json")
+    try:
+        return Precision.model_validate(read_spec(path)).model_dump(mode="json")
+    except ValidationError as failure:
+        first = failure.errors()[0]
+        parts = [str(path), ".".join(map(str, first["loc"])), first["msg"]]
+        raise ConfigError(": ".join(filter(None, parts))) from None
+
+
 def _samples(options: Namespace, converted: Artifact) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Inputs, labels, and what the network gave before rounding for them, as far as these are known."""
     labels: Tensor | None
@@ -84,6 +96,12 @@ def _samples(options: Namespace, converted: Artifact) -> tuple[Tensor, Tensor | 
         inputs, labels = inputs[:VERIFICATION_SAMPLES], labels[:VERIFICATION_SAMPLES]
     elif options.inputs is not None:
         inputs, labels = read_samples(Path(options.inputs), options.labels)
+        wanted = tuple(converted.json("plan")["layers"][0]["input_shape"])
+        if inputs.shape[1:] != wanted:
+            raise ConfigError(
+                f"{options.inputs}: holds samples of shape {tuple(inputs.shape[1:])}; wanted {wanted}, which the "
+                f"network in {options.network} takes"
+            )
     else:
         raise ConfigError(
             "time_layers needs --dataset, the manifest of a study's data set, or --inputs, an .npy file of samples"

@@ -101,7 +101,7 @@ private:
     // Tiles per block for a batch: as many as fit, in blocks of nearly equal size.
     Winograd shape_for(std::int64_t batch) const {
         Winograd shape = shape_;
-        const std::int64_t tiles = batch * shape.tiles_per_image();
+        const std::int64_t tiles = std::max<std::int64_t>(1, batch * shape.tiles_per_image());  // a batch may be empty
         shape.tiles_per_block = ceil_divide(tiles, ceil_divide(tiles, tiles_per_block_));
         return shape;
     }

@@ -47,9 +47,11 @@ def read_samples(inputs: Path, labels: Path | None) -> tuple[Tensor, Tensor | No
     """Read `.npy` files: samples as a network takes them, and their classes.
 
     Raises:
-        ConfigError: If a file is not an array, or there is not one label per sample.
+        ConfigError: If a file is not an array, a sample is not finite, or there is not one label per sample.
     """
     samples = torch.from_numpy(_array(inputs)).float()
+    if not samples.isfinite().all():
+        raise ConfigError(f"{inputs}: holds NaN or infinity; leave such samples out")
     if labels is None:
         return samples, None
     classes = torch.from_numpy(_array(labels)).long()

@@ -1,0 +1,149 @@
+"""Every routine over the awkward sizes: channels beside the vector widths, maps down to one pixel, small batches."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from pipeline.precision import _native
+from pipeline.precision.error import routine_bound
+from pipeline.precision.winograd import winograd_bound
+
+CHANNELS = [1, 3, 15, 16, 17, 33]
+MAPS = [(1, 1), (3, 3), (7, 7), (28, 28)]
+BATCHES = [1, 2, 5]
+ROUTINES = {  # by name: kernel, whether every channel is a group, what is asked for
+    "direct 3x3": (3, False, "direct"),
+    "direct 1x1": (1, False, "direct"),
+    "depthwise 3x3": (3, True, "depthwise"),
+    "winograd2": (3, False, "winograd2"),
+    "winograd4": (3, False, "winograd4"),
+}
+
+
+def packed(isa, routine, weight, x, bias, *, half_output):
+    """The layer for torch's layouts."""
+    kernel, grouped, name = ROUTINES[routine]
+    return _native.convolution(
+        isa, weight.permute(0, 2, 3, 1).reshape(len(weight), -1).contiguous(), torch.ones(len(weight)), bias, False,
+        x.dtype == torch.float16, half_output, image=tuple(x.shape[1:]), kernel=(kernel, kernel), stride=(1, 1),
+        padding=(kernel // 2, kernel // 2), dilation=(1, 1), groups=x.shape[1] if grouped else 1, routine=name,
+    )  # fmt: skip
+
+
+def run(layer, x, n_outputs, *, half_output):
+    y = torch.empty(len(x), *x.shape[2:], n_outputs, dtype=torch.float16 if half_output else torch.float32)
+    assert layer.run(x.permute(0, 2, 3, 1).contiguous(), y) == 0
+    return y.permute(0, 3, 1, 2)
+
+
+def test_the_routines_are_all_that_are_offered():
+    offered = {
+        name
+        for groups in (1, 8)
+        for name in _native.convolution_routines("portable", (3, 3), (1, 1), (1, 1), groups, 8, 8)
+    }
+    assert offered == {name for _, _, name in ROUTINES.values()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("size", MAPS, ids=str)
+@pytest.mark.parametrize(
+    ("routine", "n_channels"),
+    # One channel is no group.
+    [(name, n) for name, (_, grouped, _) in ROUTINES.items() for n in CHANNELS if not (grouped and n == 1)],
+)
+def test_a_convolution_is_within_its_bound(instruction_set, routine, n_channels, size, dtype, generator):
+    kernel, grouped, _ = ROUTINES[routine]
+    half, groups = dtype == torch.float16, n_channels if grouped else 1
+    for n_outputs in [n_channels] if grouped else [1, 17]:
+        weight = torch.randn(n_outputs, n_channels // groups, kernel, kernel, generator=generator).to(dtype)
+        bias = torch.randn(n_outputs, generator=generator)
+        for batch in BATCHES:
+            x = torch.randn(batch, n_channels, *size, generator=generator).to(dtype)
+            layer = packed(instruction_set, routine, weight, x, bias, half_output=half)
+            y = run(layer, x, n_outputs, half_output=half)
+            options = {"padding": kernel // 2, "groups": groups}
+            exact = functional.conv2d(x.double(), weight.double(), bias.double(), **options)
+            magnitude = functional.conv2d(
+                x.double().abs(), weight.double().abs(), bias.double().abs(), **options
+            )
+            if routine.startswith("winograd"):
+                added = bias.double().abs().view(-1, 1, 1)
+                bound = winograd_bound(
+                    weight, x, int(routine[-1]), added=added, half_weights=half, half_output=half
+                )
+            else:
+                bound = routine_bound(magnitude, weight[0].numel(), half_output=half)
+            assert (y.double() - exact).abs().le(bound).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("size", MAPS, ids=str)
+@pytest.mark.parametrize("n_channels", CHANNELS)
+def test_pooling_the_whole_map_and_in_windows_is_within_its_bound(
+    instruction_set, n_channels, size, dtype, generator
+):
+    half = dtype == torch.float16
+    for window in {1, min(2, size[0]), size[0]}:
+        starts = list(range(0, size[0] - window + 1, window))
+        ends = [start + window for start in starts]
+        bounds = {"row_start": starts, "row_end": ends, "column_start": starts, "column_end": ends}
+        for batch in BATCHES:
+            x = torch.randn(batch, n_channels, *size, generator=generator).to(dtype)
+            for average in (False, True):
+                layer = _native.pooling(
+                    instruction_set, (n_channels, *size), **bounds, average=average, relu=False, half_input=half,
+                    half_output=half,
+                )  # fmt: skip
+                y = torch.empty(batch, len(starts), len(starts), n_channels, dtype=dtype)
+                layer.run(x.permute(0, 2, 3, 1).contiguous(), y)
+                if average:
+                    exact = functional.avg_pool2d(x.double(), window)
+                    magnitude = functional.avg_pool2d(x.double().abs(), window)
+                    bound = routine_bound(magnitude, window**2, half_output=half)
+                else:
+                    exact, bound = functional.max_pool2d(x.double(), window), torch.zeros(())
+                assert (y.permute(0, 3, 1, 2).double() - exact).abs().le(bound).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("n_channels", [3, 17])
+@pytest.mark.parametrize("routine", ["direct 3x3", "direct 1x1", "depthwise 3x3"])
+def test_what_is_not_finite_reaches_its_windows_and_no_others(
+    instruction_set, routine, n_channels, value, generator
+):
+    kernel, grouped, _ = ROUTINES[routine]
+    weight = torch.rand(n_channels, 1 if grouped else n_channels, kernel, kernel, generator=generator) + 0.5
+    for dtype in (torch.float16, torch.float32):
+        x = torch.randn(2, n_channels, 7, 7, generator=generator).to(dtype)
+        x[1, 2, 3, 4] = value
+        layer = packed(
+            instruction_set, routine, weight.to(dtype), x, torch.zeros(n_channels), half_output=False
+        )
+        y = run(layer, x, n_channels, half_output=False)
+        reached = torch.zeros(y.shape, dtype=torch.bool)
+        near = slice(3 - kernel // 2, 4 + kernel // 2), slice(4 - kernel // 2, 5 + kernel // 2)
+        reached[1, 2 if grouped else slice(None), near[0], near[1]] = True
+        assert torch.equal(~y.isfinite(), reached)
+        assert y[reached].isnan().all() if math.isnan(value) else y[reached].eq(value).all()
+
+
+@pytest.mark.parametrize("routine", ROUTINES)
+def test_subnormal_activations_count_in_full(instruction_set, routine):
+    """Their exact multiples: each result is one weight of 2^24 times the least subnormal number."""
+    kernel, grouped, _ = ROUTINES[routine]
+    weight = torch.zeros(5, 1 if grouped else 5, kernel, kernel)
+    for channel in range(5):
+        weight[channel, 0 if grouped else channel, kernel // 2, kernel // 2] = 2.0**15
+    x = (torch.arange(5 * 49).view(1, 5, 7, 7) * 2.0**-24).half()
+    layer = packed(instruction_set, routine, weight.half(), x, torch.zeros(5), half_output=False)
+    y = run(layer, x, 5, half_output=False)
+    bound = (
+        winograd_bound(weight, x, int(routine[-1]), half_weights=True, half_output=False)
+        if routine.startswith("winograd")
+        else torch.zeros(())
+    )
+    assert (y.double() - x.double() * 2.0**15).abs().le(bound).all()
+    assert y[0, 4].abs().min() > 0
