@@ -34,7 +34,7 @@ logger = logging.getLogger("pipeline.hmatrix")
 
 KINDS = {"cholesky": 0, "ldlt": 1, "lu": 2}
 _SOLVE, _SOLVE_TRANSPOSED, _MULTIPLY_ROOT = 0, 1, 2
-_LOOSE = 1e-3  # of a preconditioner
+_LOOSE, _LOOSE_IN_SPACE = 1e-3, 1e-2  # of a preconditioner; where points fill a volume, ranks are what costs
 _DENSE_END = 1200  # unknowns that are left to a dense factorization
 _TIGHTEST = 1e-2  # of the matrix's own tolerance: a breakdown beyond is not the compression's
 
@@ -300,4 +300,5 @@ def solve(
 
 def loose_factorization(A: H2Matrix) -> Factorization:
     """Return a factorization good enough to precondition with."""
-    return factorize(A, tolerance=max(A.tolerance, _LOOSE))
+    loose = _LOOSE_IN_SPACE if A.rows.fills_space else _LOOSE
+    return factorize(A, tolerance=max(A.tolerance, loose))

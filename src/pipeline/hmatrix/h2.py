@@ -99,7 +99,7 @@ class H2Matrix:
             diagonal: Number or shape (n,), added to the diagonal: a nugget, or the self term of a singular kernel.
             tolerance: Relative 2-norm error of a product with random vectors, which sampled exact rows check.
             sources: Shape (m, d), for a rectangular matrix.
-            leaf_size: Most points in a leaf; by default 64, or 256 where the points fill a volume.
+            leaf_size: Most points in a leaf; by default 64, or about so many where the points fill a volume.
             admissibility: Strong() by default; Weak() where the points have no near and far, and says so in `notes`.
             progress: Called with how many boxes of how many are done, for a progress bar.
 
