@@ -196,7 +196,7 @@ class H2Matrix:
                     self.near.native, self.far.native, self.mirrored, transposed, flat.astype(near_type, copy=False), m,
                 )  # fmt: skip
             if self.diagonal_term is not None:
-                out = out + (flat.reshape(m, self.shape[0]) * self.diagonal_term).reshape(-1)
+                out = out + (flat.reshape(-1, m) * self.diagonal_term[:, None]).reshape(-1)
             return np.asarray(out)
 
         sides = (self.rows, self.columns) if transposed else (self.columns, self.rows)
