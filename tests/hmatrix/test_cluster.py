@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.hmatrix.cluster import build_tree, n_halvings
+from pipeline.hmatrix.cluster import build_tree, n_halvings, whole_levels
 
 
 def tree_of(points, leaf_size=16, halvings_per_level=2):
@@ -33,6 +33,14 @@ def test_leaves_hold_equally_many_points_however_clustered():
     sizes = (tree.stop - tree.start)[leaves]
     assert sizes.max() - sizes.min() <= 1
     assert sizes.max() <= 16
+
+
+@pytest.mark.parametrize("n", [0, 1, 64, 181, 182, 8192, 16384, 10**6 + 3])
+def test_whole_levels_come_as_near_the_size_of_a_leaf_as_they_can(n):
+    halvings = whole_levels(n, 64, 3)
+    assert halvings % 3 == 0
+    assert n / 2**halvings <= 64 * 2**1.5
+    assert halvings == 0 or n / 2**halvings >= 64 / 2**1.5
 
 
 def test_children_tile_their_parent_and_boxes_bound_their_points():

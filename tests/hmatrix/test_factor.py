@@ -163,6 +163,28 @@ def test_solve_reaches_the_tolerance_with_the_compressed_matrix(tolerance):
     assert relative((wave @ x).numpy(), np.ones(N)) <= tolerance
 
 
+@pytest.mark.parametrize("nu", [0.5, 2.5])
+def test_points_that_fill_a_volume_are_solved_by_a_looser_preconditioner(nu):
+    points, kernel = points_of("cube"), kernels.Matern(nu=nu, length_scale=0.3)
+    A = H2Matrix.from_kernel(points, kernel, diagonal=1e-2, tolerance=1e-8)
+    b = np.random.default_rng(7).standard_normal(N)
+    x, _ = A.solve(b, 1e-7)
+    assert A.rows.fills_space
+    assert relative(dense(points, kernel, 1e-2) @ x, b) <= 1e-5
+
+
+def test_a_preconditioner_that_proves_too_loose_is_replaced_and_the_notes_say_so():
+    points, kernel = points_of("square", 2000), kernels.Matern(nu=0.5, length_scale=0.1)
+    A = H2Matrix.from_kernel(points, kernel, diagonal=1e-2)
+    square = A @ A  # of condition number 6e7
+    b = np.random.default_rng(8).standard_normal(2000)
+    x, info = square.solve(b, 1e-8)
+    assert relative(square @ x, b) <= 1e-8
+    assert "replaced by a tighter one" in info.notes[0]
+    with pytest.raises(ConvergenceError):  # a factorization that is given is kept
+        square.solve(b, 1e-8, factorization=square.factorize(1e-3), max_iterations=40)
+
+
 def test_factorization_bytes_grow_linearly():
     kernel = kernels.Matern(nu=0.5, length_scale=0.1)
     small, large = (

@@ -77,6 +77,11 @@ class ClusterTree:
         places[self.permutation] = np.arange(len(places))
         return places
 
+    @property
+    def fills_space(self) -> bool:
+        """The tree is that of a volume, whose boxes have eight children."""
+        return self.arity == 8
+
     def level(self, number: int) -> range:
         """Return the boxes of a level."""
         return range(int(self.level_start[number]), int(self.level_start[number + 1]))
@@ -99,6 +104,12 @@ class ClusterTree:
 def n_halvings(n_points: int, leaf_size: int) -> int:
     """Return how many halvings leave at most `leaf_size` points in a leaf."""
     return max(0, math.ceil(math.log2(n_points / leaf_size))) if n_points > leaf_size else 0
+
+
+def whole_levels(n_points: int, leaf_size: int, halvings_per_level: int) -> int:
+    """Return the multiple of `halvings_per_level` halvings that leaves about `leaf_size` points in a leaf."""
+    levels = math.log2(max(n_points / leaf_size, 1)) / halvings_per_level
+    return halvings_per_level * math.floor(levels + 0.5)
 
 
 def build_tree(

@@ -13,7 +13,7 @@ from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.admissibility import Admissibility, Interactions, Strong, Weak, interactions, pairs_of
 from pipeline.hmatrix.blocks import coupling_blocks, near_blocks
-from pipeline.hmatrix.cluster import ClusterTree, build_tree, n_halvings
+from pipeline.hmatrix.cluster import ClusterTree, build_tree, n_halvings, whole_levels
 from pipeline.hmatrix.entries import kernel_matrix, length_scales
 from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.inputs import (
@@ -36,7 +36,7 @@ _CROWDED = 0.4  # share of near leaf pairs from which strong admissibility has l
 _SPACE = 3  # coordinates up to which near boxes are boundedly many, whatever their share in a small matrix
 _SMALL = 2048  # points of a crowded matrix that is rather kept dense
 _ATTEMPTS = 5
-_SURFACE_LEAF, _VOLUME_LEAF = 64, 256  # points: about three times the rank of a leaf at tolerance 1e-6
+_LEAF = 64  # points: of the order of a leaf's rank at tolerance 1e-6
 _SHARE = 0.35  # of the tolerance, asked of the sampled far field: what was not sampled errs more
 _CHECKED_ROWS, _CHECKED_ENTRIES = 128, 8e6  # the more of the two: up to 2800 points, every row is checked
 _ENTRIES_AT_A_TIME = 2e6
@@ -88,8 +88,13 @@ def _divide(
     """Build trees and lists; where hardly any boxes are far from each other, weak admissibility takes over."""
     volume = _fills_space(targets)
     per_level = 3 if volume else 2
-    leaf_size = leaf_size or (_VOLUME_LEAF if volume else _SURFACE_LEAF)
-    halvings = n_halvings(max(len(targets), 0 if sources is None else len(sources)), leaf_size)
+    largest = max(len(targets), 0 if sources is None else len(sources))
+    # A box of a volume has up to 26 neighbors if it is a cube, and more if it is not: whole levels make cubes.
+    halvings = (
+        whole_levels(largest, _LEAF, per_level)
+        if volume and leaf_size is None
+        else n_halvings(largest, leaf_size or _LEAF)
+    )
     scales = length_scales(kernel)
     metric = None if scales is None or len(scales) != targets.shape[1] else 1 / np.array(scales)
 

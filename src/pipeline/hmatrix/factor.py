@@ -11,7 +11,8 @@ References:
 """
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,7 +35,9 @@ logger = logging.getLogger("pipeline.hmatrix")
 
 KINDS = {"cholesky": 0, "ldlt": 1, "lu": 2}
 _SOLVE, _SOLVE_TRANSPOSED, _MULTIPLY_ROOT = 0, 1, 2
-_LOOSE = 1e-3  # of a preconditioner
+_LOOSE, _LOOSE_IN_SPACE = 1e-3, 1e-2  # of a preconditioner; where points fill a volume, ranks are what costs
+_TIGHTENINGS = (1.0, 1e-2, 1e-4)  # of the preconditioner, where it makes too little progress
+_PATIENCE = 50  # iterations, until a tighter preconditioner is sooner done
 _DENSE_END = 1200  # unknowns that are left to a dense factorization
 _TIGHTEST = 1e-2  # of the matrix's own tolerance: a breakdown beyond is not the compression's
 
@@ -289,15 +292,49 @@ def solve(
 ) -> tuple[Vectors, SolveInfo]:
     """Do what `H2Matrix.solve` says."""
     require_tolerance(tolerance)
-    F = factorization or loose_factorization(A)
     tensor = b if isinstance(b, torch.Tensor) else torch.from_numpy(np.asarray(b, dtype=A.dtype))
-    method = conjugate_gradient if F.kind == "cholesky" else gmres
-    x, info = method(
-        lambda v: A @ v, tensor, preconditioner=F.solve, tolerance=tolerance, max_iterations=max_iterations
+
+    def iterate(F: Factorization, most: int) -> tuple[torch.Tensor, SolveInfo]:
+        method = conjugate_gradient if F.kind == "cholesky" else gmres
+        return method(
+            lambda v: A @ v, tensor, preconditioner=F.solve, tolerance=tolerance, max_iterations=most
+        )
+
+    x, info = (
+        iterate(factorization, max_iterations) if factorization else _tightening(A, iterate, max_iterations)
     )
     return (x if isinstance(b, torch.Tensor) else x.numpy()), info
 
 
 def loose_factorization(A: H2Matrix) -> Factorization:
-    """Return a factorization good enough to precondition with."""
-    return factorize(A, tolerance=max(A.tolerance, _LOOSE))
+    """Return a factorization good enough to precondition with, unless A is near singular."""
+    return factorize(A, tolerance=max(A.tolerance, _loose(A)))
+
+
+def _loose(A: H2Matrix) -> float:
+    return _LOOSE_IN_SPACE if A.rows.fills_space else _LOOSE
+
+
+def _tightening(
+    A: H2Matrix, iterate: Callable[[Factorization, int], tuple[torch.Tensor, SolveInfo]], most: int
+) -> tuple[torch.Tensor, SolveInfo]:
+    """Iterate with a loose factorization, and with tighter ones where it proves too loose.
+
+    What a factorization loses is a share of A's norm, so that it helps little with eigenvalues that are a smaller one:
+    of products of matrices, whose condition numbers multiply, there are many.
+    """
+    notes: tuple[str, ...] = ()
+    for step in _TIGHTENINGS:
+        F = factorize(A, tolerance=min(max(A.tolerance, _loose(A)), step * _loose(A)))
+        last = step == _TIGHTENINGS[-1] or most <= _PATIENCE
+        try:
+            x, info = iterate(F, most if last else _PATIENCE)
+        except ConvergenceError as error:
+            if last:
+                raise
+            note = f"the preconditioner at tolerance {F.used_tolerance:.0e} was replaced by a tighter one: {error}"
+            logger.info(note)
+            notes = (*notes, note)
+        else:
+            return x, replace(info, notes=(*notes, *F.notes))
+    raise AssertionError("the last attempt returns or raises")

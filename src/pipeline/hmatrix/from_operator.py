@@ -34,6 +34,7 @@ Product = Callable[[Array], Array]
 EntryFunction = Callable[[Array, Array], Array]
 
 _ATTEMPTS = 4
+_AT_A_TIME = 64  # vectors in one product
 _MOST = 0.7  # of n: with so many vectors, all unit vectors are hardly dearer and free of noise
 _SINGLE_SUFFICES = 5e-7
 
@@ -129,7 +130,7 @@ class _Probe:
         n = self.in_tree.n_points
         tests = generator.standard_normal((n, needed - self.n_vectors))
         samples = self._sampled(tests)
-        self.tests, self.samples = np.hstack([self.tests, tests]), np.hstack([self.samples, samples])
+        self.tests, self.samples = _beside(self.tests, tests), _beside(self.samples, samples)
         return tests, samples
 
     def take_all(self) -> None:
@@ -140,9 +141,17 @@ class _Probe:
             self.samples = self._sampled(self.tests)
 
     def _sampled(self, tests: Array) -> Array:
-        given = np.empty_like(tests)
-        given[self.in_tree.permutation] = tests
-        return np.asarray(self.product(given))[self.out_tree.permutation]
+        parts = np.split(tests, range(_AT_A_TIME, tests.shape[1], _AT_A_TIME), axis=1)
+        samples = []
+        for part in parts:  # not all at once: vectors in three orders would not fit a cache
+            sample = np.asarray(self.product(part[self.in_tree.places]))
+            samples.append(sample[self.out_tree.permutation])
+        return np.concatenate(samples, axis=1)
+
+
+def _beside(left: Array, right: Array) -> Array:
+    """Return [left, right], without a copy where the left has no columns."""
+    return np.hstack([left, right]) if left.shape[1] else right
 
 
 class _Restart(Exception):
@@ -187,8 +196,8 @@ class _Ascent:
         self.done = tree.n_levels  # levels from here on are reduced
         top = min(self.lists.first_far_level(tree), tree.n_levels - 1)
         # What a level loses shows, several times larger, as noise in the samples of those above: so each level may
-        # lose half as much as the one above it.
-        shares = {level: 0.5 ** (level - top) for level in range(top, tree.n_levels)}
+        # lose a quarter as much as the one above it. With half as much, noise doubles the ranks four levels further up.
+        shares = {level: 0.25 ** (level - top) for level in range(top, tree.n_levels)}
         for level in reversed(shares):
             budget = self.budget * shares[level] / (sum(shares.values()) * len(tree.level(level)))
             for i, side in enumerate(self.sides):
@@ -215,7 +224,7 @@ class _Ascent:
             try:
                 side.nodes[box] = skeletonize(side, box, budget)
             except TooFewVectors as few:
-                self._take(i, few.needed)
+                self._take(i, int(1.1 * few.needed) + 1)
             else:
                 return
 
@@ -252,14 +261,14 @@ class _Ascent:
             return
         if self.entries is None and needed >= _MOST * self.probes[i].in_tree.n_points:
             raise _Restart
-        tests, samples = self.probes[i].grow(int(1.1 * needed) + 1, self.generator)
+        tests, samples = self.probes[i].grow(needed, self.generator)
         side, opposite = self.sides[i], self.sides[len(self.sides) - 1 - i]
         new_samples, new_tests = leaves(side.tree, samples), leaves(opposite.tree, tests)
         for level in range(side.tree.n_levels - 1, self.done - 1, -1):
             merge = not (reduced_top and level == self.done)
             new_samples, new_tests = self._lifted(side, opposite, new_samples, new_tests, level, merge=merge)
-        side.samples = {box: np.hstack([part, new_samples[box]]) for box, part in side.samples.items()}
-        side.tests = {box: np.hstack([part, new_tests[box]]) for box, part in side.tests.items()}
+        side.samples = {box: _beside(part, new_samples[box]) for box, part in side.samples.items()}
+        side.tests = {box: _beside(part, new_tests[box]) for box, part in side.tests.items()}
 
     def _between(self, top: int) -> Array:
         """Return the matrix of the skeletons of the top level: its entries, or by least squares."""

@@ -99,7 +99,7 @@ class H2Matrix:
             diagonal: Number or shape (n,), added to the diagonal: a nugget, or the self term of a singular kernel.
             tolerance: Relative 2-norm error of a product with random vectors, which sampled exact rows check.
             sources: Shape (m, d), for a rectangular matrix.
-            leaf_size: Most points in a leaf; by default 64, or 256 where the points fill a volume.
+            leaf_size: Most points in a leaf; by default 64, or about so many where the points fill a volume.
             admissibility: Strong() by default; Weak() where the points have no near and far, and says so in `notes`.
             progress: Called with how many boxes of how many are done, for a progress bar.
 
@@ -196,7 +196,7 @@ class H2Matrix:
                     self.near.native, self.far.native, self.mirrored, transposed, flat.astype(near_type, copy=False), m,
                 )  # fmt: skip
             if self.diagonal_term is not None:
-                out = out + (flat.reshape(m, self.shape[0]) * self.diagonal_term).reshape(-1)
+                out = out + (flat.reshape(-1, m) * self.diagonal_term[:, None]).reshape(-1)
             return np.asarray(out)
 
         sides = (self.rows, self.columns) if transposed else (self.columns, self.rows)
@@ -314,7 +314,8 @@ class H2Matrix:
         Args:
             b: Shape (n,) or (n, m).
             tolerance: Relative residual |b - A x| / |b|, 2-norm, of each column.
-            factorization: To precondition with; a loose one is made otherwise.
+            factorization: To precondition with; a loose one is made otherwise, and a tighter one if 50 iterations with it
+                do not suffice, which `info.notes` tell.
             max_iterations: Of conjugate gradients, or of GMRES where A is not positive definite.
 
         Raises:

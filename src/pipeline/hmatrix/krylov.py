@@ -36,12 +36,14 @@ class SolveInfo:
         residuals: Largest relative residual of the columns, at the start and after each iteration; the last
             is the true one.
         converged: Always so when a solver returns; kept so that a stored record says it.
+        notes: What the caller should know of the preconditioner.
     """
 
     method: str
     iterations: int
     residuals: tuple[float, ...]
     converged: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def relative_residual(self) -> float:

@@ -13,7 +13,6 @@ Vectors = TypeVar("Vectors", NDArray[Any], Tensor)
 Permutation = NDArray[np.int64]
 
 _AT_A_TIME = 64  # vectors: enough for products of matrices to run at full speed, few enough for a cache
-_TILE = 500
 
 
 def result_type(matrix: np.dtype[Any], given: np.dtype[Any]) -> np.dtype[Any]:
@@ -49,7 +48,7 @@ def apply(
 
     Args:
         x: Shape (n,) or (n, m).
-        action: Takes flat column-major vectors in tree order and their number, and returns such.
+        action: Takes flat row-major vectors in tree order and their number, and returns such.
         taken: Tree order of the places of x.
         given: Tree order of the places of the result.
         computed: What the action works in; a complex x goes through a real action as two real ones.
@@ -82,15 +81,6 @@ def _run(
     for start in range(0, columns.shape[1], _AT_A_TIME):
         part = columns[:, start : start + _AT_A_TIME]
         m = part.shape[1]
-        flat = np.empty((m, len(taken)), dtype=computed)
-        for rows in _tiles(len(taken)):
-            flat[:, rows] = part[taken[rows]].T
-        out = action(flat.reshape(-1), m).reshape(m, len(given))
-        for rows in _tiles(len(given)):
-            result[given[rows], start : start + m] = out[:, rows].T.copy()
+        flat = np.ascontiguousarray(part[taken], dtype=computed).reshape(-1)
+        result[given, start : start + m] = action(flat, m).reshape(len(given), m)
     return result
-
-
-def _tiles(n: int) -> list[slice]:
-    """Return ranges of rows so short that their transposition stays in a cache."""
-    return [slice(start, start + _TILE) for start in range(0, n, _TILE)]

@@ -20,6 +20,7 @@ template <class C>
 struct AdaptiveScratch {
     FarSample sample, check;
     std::vector<C> rows, kept, dropped;
+    std::vector<double> roots;  // of the weights
 };
 
 inline double norm2(const double x) { return x * x; }
@@ -75,11 +76,10 @@ Interpolation<C> adaptive_basis(FarSampler& sampler, int box, int n, const doubl
         const int m = static_cast<int>(sample.points.size());
         scratch.rows.resize(static_cast<size_t>(m) * n);
         evaluate(sample.points, way, scratch.rows.data());
-        for (int i = 0; i < m; ++i) {
-            const double root = std::sqrt(sample.weights[i] * factor);
-            if (root == 1) continue;
-            for (int j = 0; j < n; ++j) scratch.rows[static_cast<int64_t>(j) * m + i] *= root;
-        }
+        scratch.roots.resize(m);
+        for (int i = 0; i < m; ++i) scratch.roots[i] = std::sqrt(sample.weights[i] * factor);
+        for (int j = 0; j < n; ++j)
+            for (int i = 0; i < m; ++i) scratch.rows[static_cast<int64_t>(j) * m + i] *= scratch.roots[i];
         return m;
     };
     double wanted = accuracy.rows, factor = 1, total = 0;

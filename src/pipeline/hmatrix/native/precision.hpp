@@ -44,22 +44,22 @@ inline const Wide<S>* widen(const S* stored, int64_t size, std::vector<Wide<S>>&
     }
 }
 
-// Y (m, r) += alpha B X for B (m, n) column-major; X and Y have leading dimensions ldx and ldy.
+// Y (m, r) += B X for B (m, n) column-major; X and Y row-major, so that the r entries of an unknown lie together: those
+// of a box are one stretch of memory, however many unknowns the vectors have.
 template <class S>
-inline void add_product(int m, int n, int r, const S* B, const Wide<S>* X, int ldx, Wide<S>* Y, int ldy,
-                        std::vector<Wide<S>>& scratch) {
+inline void add_product(int m, int n, int r, const S* B, const Wide<S>* X, Wide<S>* Y, std::vector<Wide<S>>& scratch) {
     using C = Wide<S>;
     if (m == 0 || n == 0) return;
     if (r == 1) {
         if constexpr (std::is_same_v<S, double>) return loops().multiply_double(m, n, B, X, Y);
         if constexpr (std::is_same_v<S, float>) return loops().multiply_float(m, n, B, X, Y);
     }
-    gemm<C>('N', 'N', m, r, n, C(1), widen(B, static_cast<int64_t>(m) * n, scratch), m, X, ldx, C(1), Y, ldy);
+    gemm<C>('N', 'T', r, m, n, C(1), X, r, widen(B, static_cast<int64_t>(m) * n, scratch), m, C(1), Y, r);
 }
 
-// Z (n, r) += B^T U for B (m, n) column-major.
+// Z (n, r) += B^T U for B (m, n) column-major; U and Z row-major.
 template <class S>
-inline void add_transposed_product(int m, int n, int r, const S* B, const Wide<S>* U, int ldu, Wide<S>* Z, int ldz,
+inline void add_transposed_product(int m, int n, int r, const S* B, const Wide<S>* U, Wide<S>* Z,
                                    std::vector<Wide<S>>& scratch) {
     using C = Wide<S>;
     if (m == 0 || n == 0) return;
@@ -67,13 +67,13 @@ inline void add_transposed_product(int m, int n, int r, const S* B, const Wide<S
         if constexpr (std::is_same_v<S, double>) return loops().transposed_double(m, n, B, U, Z);
         if constexpr (std::is_same_v<S, float>) return loops().transposed_float(m, n, B, U, Z);
     }
-    gemm<C>('T', 'N', n, r, m, C(1), widen(B, static_cast<int64_t>(m) * n, scratch), m, U, ldu, C(1), Z, ldz);
+    gemm<C>('N', 'N', r, n, m, C(1), U, r, widen(B, static_cast<int64_t>(m) * n, scratch), m, C(1), Z, r);
 }
 
 // Y += B X and Z += B^T U, reading B once.
 template <class S>
-inline void add_both_products(int m, int n, int r, const S* B, const Wide<S>* X, int ldx, Wide<S>* Y, int ldy,
-                              const Wide<S>* U, int ldu, Wide<S>* Z, int ldz, std::vector<Wide<S>>& scratch) {
+inline void add_both_products(int m, int n, int r, const S* B, const Wide<S>* X, Wide<S>* Y, const Wide<S>* U, Wide<S>* Z,
+                              std::vector<Wide<S>>& scratch) {
     using C = Wide<S>;
     if (m == 0 || n == 0) return;
     if (r == 1) {
@@ -81,8 +81,8 @@ inline void add_both_products(int m, int n, int r, const S* B, const Wide<S>* X,
         if constexpr (std::is_same_v<S, float>) return loops().both_float(m, n, B, X, Y, U, Z);
     }
     const C* wide = widen(B, static_cast<int64_t>(m) * n, scratch);
-    gemm<C>('N', 'N', m, r, n, C(1), wide, m, X, ldx, C(1), Y, ldy);
-    gemm<C>('T', 'N', n, r, m, C(1), wide, m, U, ldu, C(1), Z, ldz);
+    gemm<C>('N', 'T', r, m, n, C(1), X, r, wide, m, C(1), Y, r);
+    gemm<C>('N', 'N', r, n, m, C(1), U, r, wide, m, C(1), Z, r);
 }
 
 }  // namespace hmatrix

@@ -4,7 +4,7 @@ namespace hmatrix {
 
 namespace {
 
-// Coefficients of all boxes, box b's at m * skeleton_start[b], (rank, m) column-major.
+// Coefficients of all boxes, box b's at m * skeleton_start[b], (rank, m) row-major.
 template <class S>
 class Passes {
   public:
@@ -13,7 +13,6 @@ class Passes {
         : tree_(tree),
           basis_(basis),
           m_(m),
-          n_(tree.boxes() ? tree.stop.data()[tree.boxes() - 1] : 0),
           coefficients_(static_cast<size_t>(basis.skeleton_start.data()[tree.boxes()]) * m) {}
 
     C* at(int b) { return coefficients_.data() + basis_.skeleton_start.data()[b] * m_; }
@@ -24,11 +23,9 @@ class Passes {
             const int k = rank(b), n = size(b);
             if (k == 0) continue;
             gather(b, n, x);
-            C* to = at(b);
-            for (int c = 0; c < m_; ++c)
-                for (int i = 0; i < k; ++i) to[c * k + i] += local_[static_cast<int64_t>(c) * n + i];
+            std::copy_n(local_.data(), static_cast<int64_t>(k) * m_, at(b));
             // T row-major is T^T column-major
-            add_transposed_product(n - k, k, m_, T(b), local_.data() + k, n, to, k, scratch_);
+            add_transposed_product(n - k, k, m_, T(b), local_.data() + static_cast<int64_t>(k) * m_, at(b), scratch_);
         }
     }
 
@@ -37,10 +34,8 @@ class Passes {
             const int k = rank(b), n = size(b);
             if (k == 0) continue;
             local_.assign(static_cast<size_t>(n) * m_, C(0));
-            const C* from = at(b);
-            for (int c = 0; c < m_; ++c)
-                for (int i = 0; i < k; ++i) local_[static_cast<int64_t>(c) * n + i] = from[c * k + i];
-            add_product(n - k, k, m_, T(b), from, k, local_.data() + k, n, scratch_);
+            std::copy_n(at(b), static_cast<int64_t>(k) * m_, local_.data());
+            add_product(n - k, k, m_, T(b), at(b), local_.data() + static_cast<int64_t>(k) * m_, scratch_);
             scatter(b, n, y);
         }
     }
@@ -53,38 +48,36 @@ class Passes {
     void gather(int b, int n, const C* x) {
         local_.resize(static_cast<size_t>(n) * m_);
         visit(
-            b, n, [this, n](int i, int c, C& place) { local_[static_cast<int64_t>(c) * n + i] = place; },
+            b, n, [this](int i, C* row) { std::copy_n(row, m_, local_.data() + static_cast<int64_t>(i) * m_); },
             const_cast<C*>(x));
     }
 
     void scatter(int b, int n, C* y) {
-        visit(b, n, [this, n](int i, int c, C& place) { place += local_[static_cast<int64_t>(c) * n + i]; }, y);
+        const auto add = [this](int i, C* row) {
+            const C* from = local_.data() + static_cast<int64_t>(i) * m_;
+            for (int c = 0; c < m_; ++c) row[c] += from[c];
+        };
+        visit(b, n, add, y);
     }
 
-    // Calls action(i, c, place) for the place of local unknown i (in basis order) of vector c.
+    // Calls action(i, row) with the vectors' entries for local unknown i (in basis order).
     template <class Action>
     void visit(int b, int n, Action action, C* x) {
         const int* p = order(b);
         if (tree_.leaf(b)) {
-            const int first = tree_.start.data()[b];
-            for (int c = 0; c < m_; ++c)
-                for (int i = 0; i < n; ++i) action(i, c, x[static_cast<int64_t>(c) * n_ + first + p[i]]);
+            C* first = x + static_cast<int64_t>(tree_.start.data()[b]) * m_;
+            for (int i = 0; i < n; ++i) action(i, first + static_cast<int64_t>(p[i]) * m_);
             return;
         }
-        places_.resize(n);
-        int j = 0;
-        for (int child = tree_.first_child.data()[b]; child < tree_.first_child.data()[b] + tree_.arity; ++child)
-            for (int i = 0; i < rank(child); ++i) places_[j++] = {at(child) + i, rank(child)};
-        for (int c = 0; c < m_; ++c)
-            for (int i = 0; i < n; ++i) action(i, c, places_[p[i]].first[c * places_[p[i]].second]);
+        // Children are numbered one after the other, and so are their coefficients.
+        C* first = at(tree_.first_child.data()[b]);
+        for (int i = 0; i < n; ++i) action(i, first + static_cast<int64_t>(p[i]) * m_);
     }
 
     const Tree& tree_;
     const Basis<S>& basis_;
     int m_;
-    int64_t n_;
     std::vector<C> coefficients_, local_, scratch_;
-    std::vector<std::pair<C*, int>> places_;
 };
 
 }  // namespace
@@ -95,44 +88,40 @@ Out<Wide<S>> product(const Tree& row_tree, const Tree& column_tree, const Basis<
                      bool transposed, In<Wide<S>> x, int m) {
     using C = Wide<S>;
     const Tree &in_tree = transposed ? row_tree : column_tree, &out_tree = transposed ? column_tree : row_tree;
-    const auto points = [](const Tree& tree) { return tree.boxes() ? tree.stop.data()[tree.boxes() - 1] : 0; };
-    const int n_in = points(in_tree), n_out = points(out_tree);
+    const int n_out = out_tree.boxes() ? out_tree.stop.data()[out_tree.boxes() - 1] : 0;
     std::vector<C> y(static_cast<size_t>(n_out) * m), scratch;
-
+    struct Part {
+        C* at;
+        int size;
+    };
     const auto apply = [&](const Blocks<S>& blocks, auto input, auto output) {
         for (size_t p = 0; p < blocks.first.shape(0); ++p) {
-            int a = blocks.first.data()[p], b = blocks.second.data()[p];
+            const int a = blocks.first.data()[p], b = blocks.second.data()[p];
             const S* B = blocks.values.data() + blocks.start.data()[p];
             if (mirrored && a != b) {
-                const auto xb = input(b), xa = input(a);
-                const auto ya = output(a), yb = output(b);
-                add_both_products(ya.size, yb.size, m, B, xb.at, xb.stride, ya.at, ya.stride, xa.at, xa.stride, yb.at,
-                                  yb.stride, scratch);
+                const Part ya = output(a), yb = output(b);
+                add_both_products(ya.size, yb.size, m, B, input(b).at, ya.at, input(a).at, yb.at, scratch);
             } else if (!transposed) {
-                const auto xb = input(b), ya = output(a);
-                add_product(ya.size, xb.size, m, B, xb.at, xb.stride, ya.at, ya.stride, scratch);
+                const Part xb = input(b), ya = output(a);
+                add_product(ya.size, xb.size, m, B, xb.at, ya.at, scratch);
             } else {
-                const auto xa = input(a), yb = output(b);
-                add_transposed_product(xa.size, yb.size, m, B, xa.at, xa.stride, yb.at, yb.stride, scratch);
+                const Part xa = input(a), yb = output(b);
+                add_transposed_product(xa.size, yb.size, m, B, xa.at, yb.at, scratch);
             }
         }
     };
-    struct Part {
-        C* at;
-        int size, stride;
+    const auto points = [m](const Tree& tree, C* vectors) {
+        return [&tree, vectors, m](int b) {
+            return Part{vectors + static_cast<int64_t>(tree.start.data()[b]) * m, tree.size(b)};
+        };
     };
-
-    C* source = const_cast<C*>(x.data());
-    apply(
-        near, [&](int b) { return Part{source + in_tree.start.data()[b], in_tree.size(b), n_in}; },
-        [&](int b) { return Part{y.data() + out_tree.start.data()[b], out_tree.size(b), n_out}; });
+    apply(near, points(in_tree, const_cast<C*>(x.data())), points(out_tree, y.data()));
     if (far.first.shape(0) > 0) {
         Passes<S> in(in_tree, transposed ? row_basis : column_basis, m),
             out(out_tree, transposed ? column_basis : row_basis, m);
+        const auto skeletons = [](Passes<S>& side) { return [&side](int b) { return Part{side.at(b), side.rank(b)}; }; };
         in.up(x.data());
-        apply(
-            far, [&](int b) { return Part{in.at(b), in.rank(b), in.rank(b)}; },
-            [&](int b) { return Part{out.at(b), out.rank(b), out.rank(b)}; });
+        apply(far, skeletons(in), skeletons(out));
         out.down(y.data());
     }
     return give(std::move(y));

@@ -27,7 +27,7 @@ struct Blocks {
     In<S> values;
 };
 
-// Returns A x or A^T x in tree order, flat and column-major (rows, m). `mirrored`: pairs (b, c) with b != c stand for
+// Returns A x or A^T x in tree order, flat and row-major (rows, m), as x is. `mirrored`: pairs (b, c) with b != c stand for
 // (c, b) as well, transposed.
 template <class S>
 Out<Wide<S>> product(const Tree& row_tree, const Tree& column_tree, const Basis<S>& row_basis,

@@ -40,23 +40,18 @@ template <class S>
 class Actor {
   public:
     using C = Wide<S>;
-    Actor(C* x, int64_t n, int m, Kind kind) : x_(x), n_(n), m_(m), kind_(kind) {}
+    Actor(C* x, int m, Kind kind) : x_(x), m_(m), kind_(kind) {}
 
     // x_D <- (X^-1 or its half) (x_D - T^T x_S), x_N <- x_N - W x_D
     void forward(const Elimination<S>& s, bool transposed) {
         gather(s);
         for (auto& v : N_) v = -v;
-        add_product(s.d, s.k, m_, s.T, N_.data(), s.n, D_.data(), s.d, scratch_);
+        add_product(s.d, s.k, m_, s.T, N_.data(), D_.data(), scratch_);
         zero();
         const S* W = transposed ? s.V : s.W;
-        if (kind_ == Cholesky) {
-            triangle(s, false);
-            add_product(s.n, s.d, m_, W, D_.data(), s.d, N_.data(), s.n, scratch_);
-        } else {
-            add_product(s.n, s.d, m_, W, D_.data(), s.d, N_.data(), s.n, scratch_);
-            getrs<C>(transposed ? 'T' : 'N', s.d, m_, widen(s.X, static_cast<int64_t>(s.d) * s.d, scratch_), s.d,
-                     s.pivots, D_.data(), s.d);
-        }
+        if (kind_ == Cholesky) triangle(s, false);
+        add_product(s.n, s.d, m_, W, D_.data(), N_.data(), scratch_);
+        if (kind_ != Cholesky) pivoted(s, transposed);
         for (auto& v : N_) v = -v;
         scatter(s, s.n);
     }
@@ -65,10 +60,10 @@ class Actor {
     void backward(const Elimination<S>& s, bool transposed) {
         gather(s);
         for (auto& v : N_) v = -v;
-        add_transposed_product(s.n, s.d, m_, transposed ? s.W : s.V, N_.data(), s.n, D_.data(), s.d, scratch_);
+        add_transposed_product(s.n, s.d, m_, transposed ? s.W : s.V, N_.data(), D_.data(), scratch_);
         if (kind_ == Cholesky) triangle(s, true);
         zero();
-        add_transposed_product(s.d, s.k, m_, s.T, D_.data(), s.d, N_.data(), s.n, scratch_);
+        add_transposed_product(s.d, s.k, m_, s.T, D_.data(), N_.data(), scratch_);
         for (auto& v : N_) v = -v;
         scatter(s, s.k);
     }
@@ -77,34 +72,34 @@ class Actor {
     void multiply(const Elimination<S>& s) {
         gather(s);
         zero();
-        add_product(s.n, s.d, m_, s.W, D_.data(), s.d, N_.data(), s.n, scratch_);
+        add_product(s.n, s.d, m_, s.W, D_.data(), N_.data(), scratch_);
         unpack(s);
-        trmm<C>('L', 'L', 'N', 'N', s.d, m_, full_.data(), s.d, D_.data(), s.d);
+        trmm<C>('R', 'L', 'T', 'N', m_, s.d, full_.data(), s.d, D_.data(), m_);
         scatter(s, s.n);
         gather(s);
-        add_product(s.d, s.k, m_, s.T, N_.data(), s.n, D_.data(), s.d, scratch_);
+        add_product(s.d, s.k, m_, s.T, N_.data(), D_.data(), scratch_);
         zero();
         scatter(s, 0);
     }
 
   private:
+    C* row(C* vectors, int i) const { return vectors + static_cast<int64_t>(i) * m_; }
+
     void gather(const Elimination<S>& s) {
         D_.resize(static_cast<size_t>(s.d) * m_);
         N_.resize(static_cast<size_t>(s.n) * m_);
-        for (int c = 0; c < m_; ++c) {
-            const C* column = x_ + c * n_;
-            for (int i = 0; i < s.d; ++i) D_[static_cast<int64_t>(c) * s.d + i] = column[s.redundant[i]];
-            for (int i = 0; i < s.n; ++i) N_[static_cast<int64_t>(c) * s.n + i] = column[s.neighbors[i]];
-        }
+        for (int i = 0; i < s.d; ++i) std::copy_n(row(x_, s.redundant[i]), m_, row(D_.data(), i));
+        for (int i = 0; i < s.n; ++i) std::copy_n(row(x_, s.neighbors[i]), m_, row(N_.data(), i));
     }
     void zero() { std::fill(N_.begin(), N_.end(), C(0)); }
 
     // Stores x_D and adds the first `count` neighbors' increments.
     void scatter(const Elimination<S>& s, int count) {
-        for (int c = 0; c < m_; ++c) {
-            C* column = x_ + c * n_;
-            for (int i = 0; i < s.d; ++i) column[s.redundant[i]] = D_[static_cast<int64_t>(c) * s.d + i];
-            for (int i = 0; i < count; ++i) column[s.neighbors[i]] += N_[static_cast<int64_t>(c) * s.n + i];
+        for (int i = 0; i < s.d; ++i) std::copy_n(row(D_.data(), i), m_, row(x_, s.redundant[i]));
+        for (int i = 0; i < count; ++i) {
+            const C* from = row(N_.data(), i);
+            C* to = row(x_, s.neighbors[i]);
+            for (int c = 0; c < m_; ++c) to[c] += from[c];
         }
     }
 
@@ -115,10 +110,28 @@ class Actor {
             for (int i = j; i < s.d; ++i) full_[static_cast<int64_t>(j) * s.d + i] = static_cast<C>(*from++);
     }
 
+    // D <- X^-1 D or X^-T D for X = P L U. D is row-major, so that to BLAS it is its transpose, and inverses act on the
+    // right.
+    void pivoted(const Elimination<S>& s, bool transposed) {
+        const C* X = widen(s.X, static_cast<int64_t>(s.d) * s.d, scratch_);
+        const auto exchange = [&](int i) {
+            if (s.pivots[i] != i + 1) std::swap_ranges(row(D_.data(), i), row(D_.data(), i + 1), row(D_.data(), s.pivots[i] - 1));
+        };
+        if (!transposed) {
+            for (int i = 0; i < s.d; ++i) exchange(i);
+            trsm<C>('R', 'L', 'T', 'U', m_, s.d, X, s.d, D_.data(), m_);
+            trsm<C>('R', 'U', 'T', 'N', m_, s.d, X, s.d, D_.data(), m_);
+        } else {
+            trsm<C>('R', 'U', 'N', 'N', m_, s.d, X, s.d, D_.data(), m_);
+            trsm<C>('R', 'L', 'N', 'U', m_, s.d, X, s.d, D_.data(), m_);
+            for (int i = s.d - 1; i >= 0; --i) exchange(i);
+        }
+    }
+
     void triangle(const Elimination<S>& s, bool transposed) {
         if (m_ > 1) {
             unpack(s);
-            trsm<C>('L', 'L', transposed ? 'T' : 'N', 'N', s.d, m_, full_.data(), s.d, D_.data(), s.d);
+            trsm<C>('R', 'L', transposed ? 'N' : 'T', 'N', m_, s.d, full_.data(), s.d, D_.data(), m_);
             return;
         }
         const int d = s.d;
@@ -140,7 +153,6 @@ class Actor {
     }
 
     C* x_;
-    int64_t n_;
     int m_;
     Kind kind_;
     std::vector<C> D_, N_, full_, scratch_;
@@ -154,7 +166,7 @@ Out<Wide<S>> act(const std::vector<LevelView<S>>& levels, Kind kind, Action acti
     std::vector<C> y(x.data(), x.data() + x.shape(0));
     const std::vector<Elimination<S>> steps = list_steps(levels, kind);
     if (m > 0) {
-        Actor<S> actor(y.data(), static_cast<int64_t>(y.size()) / m, m, kind);
+        Actor<S> actor(y.data(), m, kind);
         if (action == MultiplyRoot) {
             for (auto s = steps.rbegin(); s != steps.rend(); ++s) actor.multiply(*s);
         } else {

@@ -19,7 +19,7 @@ enum Action : int {
     MultiplyRoot = 2,     // L x with A = L L^T: Cholesky only
 };
 
-// Returns the action on x (n, m), flat and column-major, in tree order.
+// Returns the action on x (n, m), flat and row-major, in tree order.
 template <class S>
 Out<Wide<S>> act(const std::vector<LevelView<S>>& levels, Kind kind, Action action, In<Wide<S>> x, int m);
 
