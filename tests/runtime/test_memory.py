@@ -5,7 +5,7 @@ import sys
 import pytest
 
 SCRIPT = """
-import resource, sys
+import resource
 import torch
 from pipeline.runtime.memory import keep_freed_memory
 
@@ -14,10 +14,10 @@ def faults():
 
 def steps(n):
     for _ in range(n):
-        torch.ones(10_000_000)
+        held = [torch.ones(5_000_000) for _ in range(5)]
+        del held
 
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
+assert keep_freed_memory()
 steps(3)
 before = faults()
 steps(5)
@@ -25,12 +25,8 @@ print(faults() - before)
 """
 
 
-def faults(how):
-    command = [sys.executable, "-c", SCRIPT, how]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
 def test_memory_that_comes_again_costs_no_page_faults():
-    # 40 MB are 9766 pages of 4 KB; a system with larger ones has fewer faults in both cases.
-    assert faults("keep") < faults("leave") / 4
+    # Without, up to 4883 pages for each of five tensors in each of five steps; how many, the layout of memory decides.
+    done = subprocess.run([sys.executable, "-c", SCRIPT], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 4883

@@ -4,7 +4,10 @@ import ctypes
 
 # Numbers of glibc's malloc.h.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-KEPT = 2**30  # bytes; larger pieces still go back to the system at once
+KEPT = 2**30  # bytes of freed memory
+LARGEST = (
+    2**25
+)  # bytes of one piece; larger ones would leave gaps that none fits into, and go back at once as ever
 
 
 def keep_freed_memory() -> bool:
@@ -20,4 +23,4 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return bool(mallopt(TRIM_THRESHOLD, KEPT) and mallopt(MMAP_THRESHOLD, KEPT))
+    return bool(mallopt(TRIM_THRESHOLD, KEPT) and mallopt(MMAP_THRESHOLD, LARGEST))
