@@ -13,12 +13,11 @@ from pipeline.operations.main_process import look_back
 from pipeline.runtime.code_digest import code_digest as digest
 
 # Jobs find `python` and `mpiexec` beside the interpreter that runs Snakemake, activated environment or not.
-# The live view sends what jobs say beside their logs elsewhere than to the terminal that it draws on. A job that Slurm
-# starts again goes on with its log.
+# The live view sends what jobs say beside their logs elsewhere than to the terminal that it draws on.
 shell.prefix(
     f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
-    'tee() {{ set -- ${{SLURM_RESTART_COUNT:+-a}} "$@"; if [ -n "${{PARSIMONY_SCREEN:-}}" ]; then '
-    'command tee "$@" >"$PARSIMONY_SCREEN"; else command tee "$@"; fi; }}; '
+    'tee() {{ if [ -n "${{PARSIMONY_SCREEN:-}}" ]; then command tee "$@" >"$PARSIMONY_SCREEN"; '
+    'else command tee "$@"; fi; }}; '
 )
 
 try:
