@@ -17,6 +17,7 @@ from torch.nn import functional
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier
 from pipeline.runtime.communicator import Communicator, Serial
+from pipeline.runtime.memory import keep_freed_memory
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.torch_group import torch_group
 from pipeline.settings import KFACSettings
@@ -111,6 +112,7 @@ def plain_step(model: Classifier, precondition: Step | None, batch_size: int) ->
 def main(kind: str, n_images: int, n_steps: int) -> None:
     """Print images per second of a number of processes that take `n_images` each in every step."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     with torch_group(torch.device("cpu"), MpiCommunicator()) as communicator:
         batch_size = n_images * communicator.size
         step = loop_step(network(), KFACSettings() if kind == "kfac" else None, batch_size, communicator)

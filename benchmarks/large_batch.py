@@ -1,7 +1,7 @@
 """What the study of large batches found: accuracy and steps of smoothed K-FAC beside small-batch SGD.
 
 Reads the metrics of `config/large_batch.yaml` from `results/large_batch/report`, and runs the study there first if it
-is not finished: about half an hour on two cores, one thread a training. Differences are means over seeds, in
+is not finished, on two cores with one thread a training. Differences are means over seeds, in
 percentage points of test accuracy, with half the width of their 90 % interval (Welch) as a row of its own.
 """
 
@@ -81,6 +81,15 @@ def batch_1024(run: Run) -> None:
 def batch_4096(run: Run) -> None:
     """Half the data in each of 40 steps."""
     compare(run, "kfac_mixup_noise_4096", REFERENCE, goal=-0.8, fewer_steps=64)
+
+
+@bench.case("with a tuned weight decay on both sides")
+def tuned_decay(run: Run) -> None:
+    """The grid's decay is 5e-4 for all methods; these have their own."""
+    compare(run, "kfac_mixup_noise_1024_decay", "sgd_64_decay")
+    compare(run, "kfac_mixup_noise_1024_decay", "sgd_mixup_64_decay")
+    compare(run, "kfac_mixup_noise_4096_decay", "sgd_64_decay")
+    compare(run, "kfac_1024_decay", "sgd_64_decay")
 
 
 @bench.case("all images, batch 4096")
