@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from pipeline.artifacts.dates import date_after
+from pipeline.artifacts.patience import Patience
 from pipeline.errors import Interrupted, PipelineError, ProcessLostError
 from pipeline.operations.commands import COMMANDS, add_commands
 from pipeline.runtime.slurm import queue_again
@@ -120,6 +121,14 @@ def _is_first_process() -> bool:
     return all(rank == "0" for rank in ranks)
 
 
+def _wait_for_inputs(options: argparse.Namespace) -> None:
+    """Give a shared file system time to show this node what the first process's node sees already."""
+    inputs = [value for name, value in vars(options).items() if name in INPUTS and value is not None]
+    patience = Patience()
+    while not all(path.exists() for path in inputs) and not patience.ended:
+        patience.pause()
+
+
 def _files_among(options: argparse.Namespace) -> list[Path]:
     """The files that a stage was given to read."""
     given = [value for name, value in vars(options).items() if name != "output"]
@@ -147,6 +156,8 @@ def main(arguments: list[str] | None = None) -> int:
             return int(module.run(options) or 0)
         else:
             check_software(options.command, getattr(options, "code", ""))
+            if not _is_first_process():
+                _wait_for_inputs(options)
             found = importlib.import_module(f"pipeline.stages.{options.command}").run(options)
             if _is_first_process() and "output" in options:
                 date_after(options.output, [*_files_among(options), *(found or [])])

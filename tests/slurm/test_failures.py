@@ -26,15 +26,9 @@ def test_a_training_whose_time_is_up_goes_on_where_it_was(interrupted, slurm, en
     short = {"checkpoint_steps": 5, "runtime": 2, "slurm_extra": "'--signal=TERM@5 --open-mode=append'"}
     interrupted.write_profile(rules={"train": short})
     main = interrupted.start(interrupted.manifest(LONG))
-    job = interrupted.wait_for_checkpoint(main)
-    # Held up until the warning has come, so that it comes in mid-training however fast the machine is.
-    trainings = interrupted.trainings()
-    assert len(trainings) == 2
-    for pid in trainings:
-        os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: all(is_pending(pid, signal.SIGTERM) for pid in trainings), "the warning")
-    for pid in trainings:
-        os.kill(pid, signal.SIGCONT)
+    job = interrupted.stop_in_the_middle(main)
+    assert len(interrupted.stopped) == 2
+    interrupted.go_on(when_asked_to_end=True)
     main.end()
     assert len(slurm.states(job)) == 2
     assert slurm.states(job)[-1] == "COMPLETED"
@@ -46,17 +40,10 @@ def test_a_training_whose_time_is_up_goes_on_where_it_was(interrupted, slurm, en
     ends_like_the_undisturbed(interrupted, interrupted.manifest(LONG))
 
 
-def is_pending(pid, signum):
-    """Whether a stopped process has a signal to obey when it goes on."""
-    with open(f"/proc/{pid}/status") as status:
-        words = dict(line.split(":", 1) for line in status)
-    return any(int(words[kind], 16) >> (signum - 1) & 1 for kind in ("SigPnd", "ShdPnd"))
-
-
 def test_a_preempted_training_goes_on_when_there_is_room(interrupted, slurm, ends_like_the_undisturbed):
     interrupted.write_profile(rules={"train": {"checkpoint_steps": 5, "slurm_partition": "'scavenge'"}})
     main = interrupted.start(interrupted.manifest(LONG))
-    job = interrupted.wait_for_checkpoint(main)
+    job = interrupted.stop_in_the_middle(main)
     important = slurm.call(
         "sbatch",
         "--parsable",
@@ -70,6 +57,7 @@ def test_a_preempted_training_goes_on_when_there_is_room(interrupted, slurm, end
         "/dev/null",
         "--wrap=sleep 300",
     ).strip()
+    interrupted.go_on(when_asked_to_end=True)
     wait_until(lambda: slurm.states(important) == ["RUNNING"], "the important job to run")
     slurm.call("scancel", important)
     main.end()
@@ -81,8 +69,9 @@ def test_a_preempted_training_goes_on_when_there_is_room(interrupted, slurm, end
 
 def test_a_cancelled_job_is_submitted_again(interrupted, slurm, ends_like_the_undisturbed):
     main = interrupted.start(interrupted.manifest(LONG))
-    job = interrupted.wait_for_checkpoint(main)
+    job = interrupted.stop_in_the_middle(main)
     slurm.call("scancel", job)
+    interrupted.go_on(when_asked_to_end=True)
     main.end()
     assert slurm.states(job) == ["CANCELLED"]
     assert "goes on at step" in interrupted.log_of(LONG)
@@ -93,12 +82,11 @@ def test_a_job_of_a_dead_node_goes_on_at_another(interrupted, slurm, ends_like_t
     # Both processes on one node, so that there is another.
     interrupted.write_profile(rules={"train": {"checkpoint_steps": 5, "nodes": 1, "gres": "'gpu:2'"}})
     main = interrupted.start(interrupted.manifest(LONG))
-    job = interrupted.wait_for_checkpoint(main)
+    job = interrupted.stop_in_the_middle(main)
     node = slurm.call("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip()
     # What the node was computing dies with it; without cgroups, processes here survive their slurmd.
-    trainings = interrupted.trainings()
     slurm.tell(f"kill {node}")
-    for pid in trainings:
+    for pid in interrupted.stopped:
         os.kill(pid, signal.SIGKILL)
     main.end()
     assert slurm.call("sinfo", "-h", "-n", node, "-o", "%T").split()[0].startswith("down")
@@ -109,9 +97,10 @@ def test_a_job_of_a_dead_node_goes_on_at_another(interrupted, slurm, ends_like_t
 
 def test_a_restart_of_the_controller_is_not_noticed(interrupted, slurm, ends_like_the_undisturbed):
     main = interrupted.start(interrupted.manifest(LONG), interrupted.manifest("convert/short"))
-    job = interrupted.wait_for_checkpoint(main)
+    job = interrupted.stop_in_the_middle(main)
     slurm.tell("kill slurmctld")
     slurm.tell("start slurmctld")
+    interrupted.go_on()
     main.end()
     assert slurm.states(job) == ["COMPLETED"]
     ends_like_the_undisturbed(interrupted, interrupted.manifest(LONG))
@@ -119,11 +108,13 @@ def test_a_restart_of_the_controller_is_not_noticed(interrupted, slurm, ends_lik
 
 def test_after_a_kill_of_the_main_process_the_next_one_goes_on(interrupted, slurm, ends_like_the_undisturbed):
     main = interrupted.start(interrupted.manifest(LONG))
-    job = interrupted.wait_for_checkpoint(main)
+    job = interrupted.stop_in_the_middle(main)
     main.process.kill()
     main.process.wait()
     assert slurm.states(job) == ["RUNNING"]
-    said = interrupted.start(interrupted.manifest(LONG)).end()
+    second = interrupted.start(interrupted.manifest(LONG))
+    interrupted.go_on(when_asked_to_end=True)
+    said = second.end()
     assert f"Ended Slurm's jobs {job} of a main process that was killed" in said
     assert slurm.states(job) == ["CANCELLED"]
     assert "goes on at step" in interrupted.log_of(LONG)
@@ -147,9 +138,10 @@ def test_a_second_main_process_is_refused_with_who_the_first_is(
     interrupted, slurm, ends_like_the_undisturbed
 ):
     main = interrupted.start(interrupted.manifest(LONG))
-    interrupted.wait_for_checkpoint(main)
+    interrupted.stop_in_the_middle(main)
     said = interrupted.start(interrupted.manifest(LONG)).end(code=2)
     assert f"in use by {os.environ.get('USER', 'root')}'s process {main.process.pid} on " in said
     assert len(slurm.queue()) == 1
+    interrupted.go_on()
     main.end()
     ends_like_the_undisturbed(interrupted, interrupted.manifest(LONG))

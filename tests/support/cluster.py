@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -56,6 +57,18 @@ def wait_until(condition, what):
         assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s for {what}"
         time.sleep(0.1)
     return found
+
+
+def is_asked_to_end(pid):
+    """Whether a stopped process has SIGTERM to obey when it goes on, or was let go on by who sent it, or is gone."""
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            words = dict(line.split(":", 1) for line in status)
+    except OSError:
+        return True
+    bit = signal.SIGTERM - 1
+    pending = any(int(words[kind], 16) >> bit & 1 for kind in ("SigPnd", "ShdPnd"))
+    return pending or not words["State"].strip().startswith("T")
 
 
 @dataclass
@@ -150,6 +163,7 @@ class Place:
     def __init__(self, folder, slurm, study):
         self.folder, self.slurm, self.name = folder, slurm, study
         self.mains = []
+        self.stopped = []
 
     def customize(self, code):
         """Have every Python process of the checkout run this code first."""
@@ -239,15 +253,29 @@ class Place:
             pid for pid, words in self.processes().items() if words[1:5] == ["-m", "mpi4py", "-m", "pipeline"]
         ]
 
-    def wait_for_checkpoint(self, main):
-        """Wait until a training has written one, and return Slurm's id of its job."""
+    def stop_in_the_middle(self, main):
+        """Wait until a training has written a checkpoint, stop its processes there, and return Slurm's id of its job.
+
+        However fast the machine is, what a test does then happens in mid-training.
+        """
 
         def written():
             assert main.process.poll() is None, main.said
             return list((self.folder / "results" / "checkpoints").glob("*/checkpoint.json"))
 
         wait_until(written, "a checkpoint")
+        self.stopped = self.trainings()
+        for pid in self.stopped:
+            os.kill(pid, signal.SIGSTOP)
         return self.slurm.queue()[-1]
+
+    def go_on(self, *, when_asked_to_end=False):
+        """Let the stopped processes go on; if wanted, when they have been asked to end."""
+        for pid in self.stopped:
+            if when_asked_to_end:
+                wait_until(lambda pid=pid: is_asked_to_end(pid), "the signal to end")
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def log_of(self, path):
         """The log of a job."""
@@ -262,4 +290,5 @@ class Place:
         for job in self.slurm.queue():
             self.slurm.call("scancel", job)
         for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
