@@ -6,6 +6,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from threadpoolctl import threadpool_info
+
 CPU_INFO = Path("/proc/cpuinfo")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 INSTRUCTION_SETS = (
@@ -39,13 +41,16 @@ def machine() -> dict[str, object]:
 
 
 def versions(packages: tuple[str, ...] = ()) -> dict[str, str]:
-    """Give the version of Python and of packages, or say that one is not installed."""
+    """Give the version of Python and of packages, or say that one is not installed; and the kernels OpenBLAS runs."""
     found = {"python": platform.python_version()}
     for name in (*PACKAGES, *packages):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
+    for library in threadpool_info():
+        if library["internal_api"] == "openblas":
+            found["openblas"] = f"{library['version']} {library['architecture']}"
     return found
 
 

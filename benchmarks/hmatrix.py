@@ -2,13 +2,18 @@
 
 The problems: `square` and `cube` are exp(-r / 0.1) on uniform points with nugget 1e-2; `sphere` is 1/r on Fibonacci
 points with diagonal sqrt(n). Residuals are those of exactly evaluated rows. hmat-oss comes from Debian
-(apt-get install libhmat-oss-dev libopenblas-dev); without it, its columns say so.
+(apt-get install libhmat-oss-dev libopenblas-dev); without it, its columns say so. SciPy's OpenBLAS and Debian's both
+choose their kernels by the processor: what the shell's OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE say is left out.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+os.environ.pop("OPENBLAS_CORETYPE", None)
+os.environ.pop("OPENBLAS_L2_SIZE", None)
 
 import numpy as np
 import scipy.linalg

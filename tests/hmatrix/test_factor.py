@@ -173,6 +173,35 @@ def test_points_that_fill_a_volume_are_solved_by_a_looser_preconditioner(nu):
     assert relative(dense(points, kernel, 1e-2) @ x, b) <= 1e-5
 
 
+@pytest.mark.parametrize(
+    ("kind", "wave"), [("cholesky", False), ("ldlt", False), ("lu", False), ("ldlt", True), ("lu", True)]
+)
+def test_loose_factorizations_compute_in_single_precision_as_well_as_in_double(kind, wave, monkeypatch):
+    kernel = kernels.Helmholtz(wavenumber=8.0) if wave else kernels.Matern(nu=0.5, length_scale=0.2)
+    points = points_of("cube")
+    A = compressed(points, kernel, 30.0 if wave else 0.1)
+    b = np.random.default_rng(9).standard_normal(N).astype(A.dtype)
+    single = A.factorize(1e-3, kind)
+    monkeypatch.setattr("pipeline.hmatrix.factor._SINGLE_COMPUTES", 1.0)
+    double = A.factorize(1e-3, kind)
+    assert single.computed == ("complex64" if wave else "float32")
+    assert double.computed == ("complex128" if wave else "float64")
+    # What the tolerance allows is far more than what rounding does.
+    assert relative(A @ single.solve(b), b) <= 1.5 * relative(A @ double.solve(b), b) + 1e-5
+    np.testing.assert_allclose(single.slogdet()[1], double.slogdet()[1], rtol=1e-4)
+    iterations = [A.solve(b, 1e-8, factorization=F)[1].iterations for F in (single, double)]
+    assert iterations[0] <= iterations[1] + 1
+
+
+def test_double_precision_takes_over_where_single_meets_a_pivot_that_rounding_spoils():
+    points = np.repeat(points_of("square", 200), 2, axis=0)
+    kernel, nugget = kernels.Matern(nu=0.5, length_scale=0.2), 1e-8  # below single precision
+    F = compressed(points, kernel, nugget).factorize(1e-3)
+    assert (F.computed, F.used_tolerance, F.notes) == ("float64", 1e-3, ())
+    matrix = dense(points, kernel, nugget)
+    np.testing.assert_allclose(F.logdet(), np.linalg.slogdet(matrix)[1], rtol=1e-6)
+
+
 def test_a_preconditioner_that_proves_too_loose_is_replaced_and_the_notes_say_so():
     points, kernel = points_of("square", 2000), kernels.Matern(nu=0.5, length_scale=0.1)
     A = H2Matrix.from_kernel(points, kernel, diagonal=1e-2)

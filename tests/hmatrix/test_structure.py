@@ -53,7 +53,7 @@ def test_everything_prints_on_one_line(matrix):
         assert "\n" not in repr(part)
         assert repr(part).startswith(type(part).__name__ + "(")
     assert repr(matrix).startswith("H2Matrix(600 x 600 float64, Matern, tolerance 1e-06, ")
-    assert repr(F).startswith("Factorization(600 x 600 float64, cholesky, tolerance 1e-03, ")
+    assert repr(F).startswith("Factorization(600 x 600 float64, cholesky, tolerance 1e-03 in float32, ")
 
 
 def test_a_share_that_does_not_exist_is_refused(matrix):

@@ -38,6 +38,10 @@ _SOLVE, _SOLVE_TRANSPOSED, _MULTIPLY_ROOT = 0, 1, 2
 _LOOSE, _LOOSE_IN_SPACE = 1e-3, 1e-2  # of a preconditioner; where points fill a volume, ranks are what costs
 _TIGHTENINGS = (1.0, 1e-2, 1e-4)  # of the preconditioner, where it makes too little progress
 _PATIENCE = 50  # iterations, until a tighter preconditioner is sooner done
+_SINGLE_COMPUTES = (
+    1e-3  # from this tolerance on, rounding every step to single precision (6e-8) does not show
+)
+_ROUNDING = 1e-3  # of the diagonal: a smaller pivot may be single precision's fault
 _DENSE_END = 1200  # unknowns that are left to a dense factorization
 _TIGHTEST = 1e-2  # of the matrix's own tolerance: a breakdown beyond is not the compression's
 
@@ -82,6 +86,7 @@ class Factorization:
         tolerance: Asked for.
         used_tolerance: Used, after any tightening.
         dtype: Of solutions.
+        computed: Type in which it was eliminated: single precision for loose ones.
         notes: What the caller should know, such as tightenings.
     """
 
@@ -91,13 +96,14 @@ class Factorization:
     tolerance: float
     used_tolerance: float
     dtype: np.dtype[Any]
+    computed: np.dtype[Any]
     notes: tuple[str, ...] = field(default=())
 
     def __repr__(self) -> str:
         n = len(self.permutation)
         return (
-            f"Factorization({n} x {n} {self.dtype}, {self.kind}, tolerance {self.used_tolerance:.0e}, "
-            f"{self.n_bytes / 1e6:.1f} MB)"
+            f"Factorization({n} x {n} {self.dtype}, {self.kind}, tolerance {self.used_tolerance:.0e} "
+            f"in {self.computed}, {self.n_bytes / 1e6:.1f} MB)"
         )
 
     @property
@@ -179,6 +185,9 @@ def factorize(
 ) -> Factorization:
     """Factorize A, with compression of its own.
 
+    From a tolerance of 1e-3 on, all steps compute in single precision, at twice the speed; where a pivot fails that
+    rounding may have spoiled, double precision takes over. `computed` of the result tells which.
+
     Args:
         A: Square over one point set.
         tolerance: Relative Frobenius error of the matrix that is factorized; A's own by default. Looser ones make
@@ -197,12 +206,14 @@ def factorize(
     computed = np.dtype(np.complex128 if A.computed.kind == "c" else np.float64)
     # Rounding a factor costs accuracy in proportion to the condition number: single precision is for loose ones.
     stored = np.dtype({"c": np.complex64, "f": np.float32}[computed.kind]) if tolerance >= 1e-7 else computed
-    eliminate = getattr(_native, f"eliminate_{stored.name}")
+    single = tolerance >= _SINGLE_COMPUTES
     diagonal = np.zeros(A.shape[0], computed) if A.diagonal_term is None else A.diagonal_term.astype(computed)
     matrix = entries_of(A)
     lists = A.interactions
     used = tolerance
     while True:
+        working = stored if single else computed
+        eliminate = getattr(_native, f"eliminate_{working.name}_{stored.name}")
         sampling = Sampling.for_tolerance(0.2 * used, A.norm, A.rows.n_boxes)
         with one_blas_thread():
             levels, failure = eliminate(
@@ -213,9 +224,13 @@ def factorize(
         if failure is None:
             steps = tuple(Steps(*level) for level in levels)
             notes = () if used == tolerance else (_tightened(tolerance, used),)
-            result = Factorization(steps, A.rows.permutation, kind, tolerance, used, A.dtype, notes)
+            result = Factorization(steps, A.rows.permutation, kind, tolerance, used, A.dtype, working, notes)
             _log(result)
             return result
+        if single and abs(failure[2]) <= _ROUNDING * np.abs(A.diagonal()).max():
+            logger.info("a pivot of %.1e in single precision: factorizing in double", failure[2])
+            single = False
+            continue
         if kind != "cholesky" or used / 10 < _TIGHTEST * min(tolerance, A.tolerance):
             raise _failed(A, kind, failure)
         logger.info("a pivot of %.1e at tolerance %.0e: factorizing at %.0e", failure[2], used, used / 10)
@@ -277,9 +292,9 @@ def _as_complex(kernel: Any, rows: ClusterTree, columns: ClusterTree) -> "_nativ
 
 
 def _log(F: Factorization) -> None:
-    logger.info("%s: boxes  unknowns  skeletons  seconds       bytes", F.kind)
+    logger.info("%s in %s: boxes  unknowns  skeletons  seconds       bytes", F.kind, F.computed)
     for row in F.level_table():
-        logger.info("%15d %9d %10d %8.3f %11d", *row.values())
+        logger.info("%26d %9d %10d %8.3f %11d", *row.values())
 
 
 def solve(
@@ -336,5 +351,6 @@ def _tightening(
             logger.info(note)
             notes = (*notes, note)
         else:
-            return x, replace(info, notes=(*notes, *F.notes))
+            used = f"preconditioned by {F.kind} at tolerance {F.used_tolerance:.0e} in {F.computed}"
+            return x, replace(info, notes=(*notes, *F.notes, used))
     raise AssertionError("the last attempt returns or raises")

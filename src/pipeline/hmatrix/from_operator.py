@@ -201,7 +201,7 @@ class _Ascent:
         for level in reversed(shares):
             budget = self.budget * shares[level] / (sum(shares.values()) * len(tree.level(level)))
             for i, side in enumerate(self.sides):
-                self._take(i, max(side.needed(box) for box in side.tree.level(level)))
+                self._take(i, side.needed_by(side.tree.level(level)))
                 for box in side.tree.level(level):
                     self._skeletonize(i, side, box, budget)
             self._lift_all(level, merge=level > top)

@@ -314,8 +314,8 @@ class H2Matrix:
         Args:
             b: Shape (n,) or (n, m).
             tolerance: Relative residual |b - A x| / |b|, 2-norm, of each column.
-            factorization: To precondition with; a loose one is made otherwise, and a tighter one if 50 iterations with
-                it do not suffice, which `info.notes` tell.
+            factorization: To precondition with. Otherwise a loose one is made, in single precision, and a tighter one
+                if 50 iterations with it do not suffice; `info.notes` tell.
             max_iterations: Of conjugate gradients, or of GMRES where A is not positive definite.
 
         Raises:

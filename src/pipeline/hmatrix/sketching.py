@@ -13,7 +13,7 @@ References:
         the null space and the least squares, there for weak admissibility.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +27,8 @@ from pipeline.hmatrix.near_field import Array, adjoint, by_entries, by_least_squ
 Boxes = dict[int, Array]  # one array per box of a level
 
 _SURPLUS = 1.25  # vectors per near unknown: least squares then doubles the error of the bases
+_LEAST_SURPLUS = 1.1  # for the few boxes with more neighbors than others: it is then three times the error
+_FEW = 0.1  # of the boxes
 _SAMPLES = 1.5  # samples of the far field per rank,
 _OVERSAMPLING = 12  # and beyond
 
@@ -96,10 +98,18 @@ class Side:
         """Return how many samples of the far field of a box of n unknowns to begin with."""
         return min(int(_SAMPLES * self.largest_rank) + 2 * _OVERSAMPLING, 2 * n + _OVERSAMPLING)
 
-    def needed(self, box: int) -> int:
+    def needed(self, box: int, surplus: float = _SURPLUS) -> int:
         """Return how many vectors a box will want, going by the ranks so far."""
         n_near = sum(len(self.tests[other]) for other in self.near_boxes(box)) if self.entries is None else 0
-        return int(_SURPLUS * n_near) + self.width(len(self.samples[box]))
+        return int(surplus * n_near) + self.width(len(self.samples[box]))
+
+    def needed_by(self, boxes: Sequence[int]) -> int:
+        """Return how many vectors boxes will want.
+
+        The more boxes there are, the more neighbors some of them have: these few do not decide for all.
+        """
+        usual = np.sort([self.needed(box) for box in boxes])[-1 - int(_FEW * len(boxes))]
+        return max(int(usual), *(self.needed(box, _LEAST_SURPLUS) for box in boxes))
 
     def gram_of(self, boxes: list[int]) -> Array:
         """Return the lower triangle of X X^H, X of some boxes, from blocks kept for all boxes which share them."""

@@ -14,6 +14,7 @@ from pipeline.report.drawing import stroke
 from pipeline.report.facts import matrix_facts
 from pipeline.report.figures.growth import exponents, growth
 from pipeline.report.figures.kriging import held_out_scatter, kriging_map
+from pipeline.report.figures.ranks import ranks_by_level
 from pipeline.report.figures.roofline import rooflines
 from pipeline.report.figures.structure import block_structure
 from pipeline.report.figures.training import final_scores, learning_curves
@@ -254,6 +255,7 @@ def _matrix(
     if drawing is not None:
         caption = f"{drawing.description} Rows and columns in tree order; numbers are ranks."
         picture = Illustration((drawing,), caption, shape="single")
+    ranks = ranks_by_level(name, int(n), structure.get("blocks", ()), structure.get("levels", ()))
     text = result_text(name, matrix, n_classes)
     quantity = Quantity.of(matrix.get("result") or {})
     notes = [note for key in ("compress", "solve") for note in (matrix.get(key) or {}).get("notes") or []]
@@ -261,6 +263,9 @@ def _matrix(
         Heading(name),
         Prose(text) if text else None,
         Facts(matrix_facts(matrix), picture, tables.levels(matrix)),
+        Illustration((ranks,), f"{ranks.description} Bars span all blocks.", shape="single")
+        if ranks
+        else None,
         Prose(f"Noted on the way: {'; '.join(str(note) for note in notes)}.", quiet=True) if notes else None,
     ]
     found = (kriging_map(name, arrays, quantity), held_out_scatter(name, arrays, quantity))

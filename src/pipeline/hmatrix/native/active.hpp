@@ -21,9 +21,9 @@ template <class C>
 class ActiveMatrix {
   public:
     // A = k(points, points) + diag(diagonal); `general`: not symmetric.
-    ActiveMatrix(const KernelMatrix& matrix, const Tree& tree, const C* diagonal, bool general)
+    ActiveMatrix(const KernelMatrix& matrix, const Tree& tree, std::vector<C> diagonal, bool general)
         : tree_(tree),
-          diagonal_(diagonal),
+          diagonal_(std::move(diagonal)),
           general_(general),
           forward_(matrix.evaluator<C>(false)),
           backward_(general ? matrix.evaluator<C>(true) : nullptr),
@@ -184,7 +184,7 @@ class ActiveMatrix {
     static uint64_t key(int p, int q) { return static_cast<uint64_t>(p) << 32 | static_cast<uint32_t>(q); }
 
     const Tree& tree_;
-    const C* diagonal_;
+    std::vector<C> diagonal_;
     bool general_;
     std::unique_ptr<Evaluator<C>> forward_, backward_;
     std::vector<std::vector<int>> active_, partners_;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "skeleton.hpp"
@@ -23,8 +24,10 @@ struct AdaptiveScratch {
     std::vector<double> roots;  // of the weights
 };
 
-inline double norm2(const double x) { return x * x; }
-inline double norm2(const Complex x) { return std::norm(x); }
+template <class C>
+inline double norm2(const C x) {
+    return std::norm(x);
+}
 
 // Squared Frobenius norm of rows M (m, n), columns weighted by `scale`.
 template <class C>
@@ -71,7 +74,8 @@ Interpolation<C> adaptive_basis(FarSampler& sampler, int box, int n, const doubl
     constexpr double kCheck = 0.4;    // of the rows, for a check
     constexpr double kAllowed = 3;    // times the budget on fresh rows: those of the sample are fitted
     constexpr double kOversampled = 5;  // rows for each skeleton
-    constexpr double kRounding = 1e-28;  // of the squared norm: no basis does better
+    constexpr double kEpsilon = std::numeric_limits<Real<C>>::epsilon();
+    constexpr double kRounding = 2e3 * kEpsilon * kEpsilon;  // of the squared norm: no basis does better
     const auto weighted = [&](const FarSample& sample, int way, double factor) {
         const int m = static_cast<int>(sample.points.size());
         scratch.rows.resize(static_cast<size_t>(m) * n);
@@ -79,7 +83,7 @@ Interpolation<C> adaptive_basis(FarSampler& sampler, int box, int n, const doubl
         scratch.roots.resize(m);
         for (int i = 0; i < m; ++i) scratch.roots[i] = std::sqrt(sample.weights[i] * factor);
         for (int j = 0; j < n; ++j)
-            for (int i = 0; i < m; ++i) scratch.rows[static_cast<int64_t>(j) * m + i] *= scratch.roots[i];
+            for (int i = 0; i < m; ++i) scratch.rows[static_cast<int64_t>(j) * m + i] *= static_cast<Real<C>>(scratch.roots[i]);
         return m;
     };
     double wanted = accuracy.rows, factor = 1, total = 0;

@@ -4,9 +4,6 @@
 
 namespace hmatrix {
 
-Routines<double> real_routines;
-Routines<Complex> complex_routines;
-
 namespace {
 
 template <class F>
@@ -18,17 +15,17 @@ void find(nanobind::handle table, const char* name, F& pointer) {
 }
 
 template <class T>
-void fill(Routines<T>& r, char letter, nanobind::handle blas, nanobind::handle lapack) {
+void fill(char letter, nanobind::handle blas, nanobind::handle lapack) {
+    Routines<T>& r = routines<T>();
     auto name = [letter](const char* rest) { return std::string(1, letter) + rest; };
     find(blas, name("gemm").c_str(), r.gemm);
     find(blas, name("gemv").c_str(), r.gemv);
-    find(blas, name(letter == 'd' ? "syrk" : "herk").c_str(), r.herk);
+    find(blas, name(std::is_same_v<T, Real<T>> ? "syrk" : "herk").c_str(), r.herk);
     find(blas, name("trsm").c_str(), r.trsm);
     find(blas, name("trmm").c_str(), r.trmm);
     find(lapack, name("potrf").c_str(), r.potrf);
     find(lapack, name("getrf").c_str(), r.getrf);
     find(lapack, name("getrs").c_str(), r.getrs);
-    find(lapack, name("geqrf").c_str(), r.geqrf);
 }
 
 }  // namespace
@@ -36,8 +33,10 @@ void fill(Routines<T>& r, char letter, nanobind::handle blas, nanobind::handle l
 void load_routines() {
     nanobind::object blas = nanobind::module_::import_("scipy.linalg.cython_blas").attr("__pyx_capi__");
     nanobind::object lapack = nanobind::module_::import_("scipy.linalg.cython_lapack").attr("__pyx_capi__");
-    fill(real_routines, 'd', blas, lapack);
-    fill(complex_routines, 'z', blas, lapack);
+    fill<float>('s', blas, lapack);
+    fill<double>('d', blas, lapack);
+    fill<Single>('c', blas, lapack);
+    fill<Complex>('z', blas, lapack);
 }
 
 }  // namespace hmatrix

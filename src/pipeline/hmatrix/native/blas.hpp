@@ -11,36 +11,33 @@
 namespace hmatrix {
 
 using Complex = std::complex<double>;
+using Single = std::complex<float>;
+
+// The real type of a real or complex one.
+template <class T>
+using Real = decltype(std::abs(T()));
 
 template <class T>
 struct Routines {
     void (*gemm)(char*, char*, int*, int*, int*, T*, T*, int*, T*, int*, T*, T*, int*);
     void (*gemv)(char*, int*, int*, T*, T*, int*, T*, int*, T*, T*, int*);
-    void (*herk)(char*, char*, int*, int*, double*, T*, int*, double*, T*, int*);  // syrk where T is real
+    void (*herk)(char*, char*, int*, int*, Real<T>*, T*, int*, Real<T>*, T*, int*);  // syrk where T is real
     void (*trsm)(char*, char*, char*, char*, int*, int*, T*, T*, int*, T*, int*);
     void (*trmm)(char*, char*, char*, char*, int*, int*, T*, T*, int*, T*, int*);
     void (*potrf)(char*, int*, T*, int*, int*);
     void (*getrf)(int*, int*, T*, int*, int*, int*);
     void (*getrs)(char*, int*, int*, T*, int*, int*, T*, int*, int*);
-    void (*geqrf)(int*, int*, T*, int*, T*, T*, int*, int*);
 };
 
-extern Routines<double> real_routines;
-extern Routines<Complex> complex_routines;
-
-// Fills both tables; raises ImportError's C++ twin when SciPy lacks a routine.
-void load_routines();
-
+// The table of a type, filled by `load_routines`.
 template <class T>
-inline Routines<T>& routines();
-template <>
-inline Routines<double>& routines<double>() {
-    return real_routines;
+inline Routines<T>& routines() {
+    static Routines<T> table;
+    return table;
 }
-template <>
-inline Routines<Complex>& routines<Complex>() {
-    return complex_routines;
-}
+
+// Fills the tables of all four types; raises ImportError's C++ twin when SciPy lacks a routine.
+void load_routines();
 
 // C (m, n) <- alpha op(A) op(B) + beta C
 template <class T>
@@ -54,8 +51,8 @@ inline void gemm(char ta, char tb, int m, int n, int k, T alpha, const T* A, int
 template <class T>
 inline void add_gram(int n, int m, const T* A, int lda, T* C, int ldc) {
     if (m == 0 || n == 0) return;
-    char uplo = 'L', t = std::is_same_v<T, double> ? 'T' : 'C';
-    double one = 1;
+    char uplo = 'L', t = std::is_same_v<T, Real<T>> ? 'T' : 'C';
+    Real<T> one = 1;
     routines<T>().herk(&uplo, &t, &n, &m, &one, const_cast<T*>(A), &lda, &one, C, &ldc);
 }
 

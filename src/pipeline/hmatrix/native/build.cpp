@@ -120,7 +120,6 @@ template nb::tuple build_basis<double>(const KernelMatrix&, const Tree&, const T
 template nb::tuple build_basis<Complex>(const KernelMatrix&, const Tree&, const Tree&, In<int64_t>, In<int>,
                                         const BasisOptions&);
 
-using Single = std::complex<float>;
 #define HMATRIX_BLOCKS(C, S)                                                                                        \
     template Out<S> evaluate_blocks<C, S>(const KernelMatrix&, In<int64_t>, In<int>, In<int64_t>, In<int>, In<int>, \
                                           In<int>)

@@ -32,7 +32,7 @@ struct Failure {
 template <class C, class S>
 class Eliminator {
   public:
-    Eliminator(const KernelMatrix& matrix, const Tree& tree, Lists near, Lists far, const C* diagonal,
+    Eliminator(const KernelMatrix& matrix, const Tree& tree, Lists near, Lists far, std::vector<C> diagonal,
                const EliminationOptions& options)
         : tree_(tree),
           near_(near),
@@ -40,7 +40,7 @@ class Eliminator {
           sampler_(tree, tree, far_),
           options_(options),
           general_(options.kind == General),
-          matrix_(matrix, tree, diagonal, general_) {}
+          matrix_(matrix, tree, std::move(diagonal), general_) {}
 
     void run(std::vector<Steps<S>>& levels) {
         int level = tree_.levels() - 1;
@@ -84,7 +84,7 @@ class Eliminator {
                 for (int way = 0; way < ways; ++way) {
                     matrix_.fetch(f, b, far_rows_.data(), size(f), way == 1);
                     if (factor != 1)
-                        for (C& entry : far_rows_) entry *= std::sqrt(factor);
+                        for (C& entry : far_rows_) entry *= static_cast<Real<C>>(std::sqrt(factor));
                     rows.add(far_rows_.data(), size(f));
                 }
                 m += size(f);
@@ -206,7 +206,7 @@ class Eliminator {
 
     void factorize_block(int d, std::vector<C>& X, std::vector<int>& pivots, int level, const int* points,
                          Steps<S>& steps) {
-        constexpr double epsilon = std::numeric_limits<double>::epsilon();
+        constexpr double epsilon = std::numeric_limits<Real<C>>::epsilon();
         if (options_.kind == Cholesky) {
             std::vector<double> before(d);
             for (int i = 0; i < d; ++i) before[i] = std::real(X[static_cast<int64_t>(i) * d + i]);
@@ -223,10 +223,11 @@ class Eliminator {
         pivots.resize(d);
         const int info = getrf<C>(d, X.data(), d, pivots.data());
         double largest = 0;
-        for (int i = 0; i < d; ++i) largest = std::max(largest, std::abs(X[static_cast<int64_t>(i) * (d + 1)]));
+        for (int i = 0; i < d; ++i)
+            largest = std::max<double>(largest, std::abs(X[static_cast<int64_t>(i) * (d + 1)]));
         Complex phase(steps.phase_and_log[0], steps.phase_and_log[1]);
         for (int i = 0; i < d; ++i) {
-            const C u = X[static_cast<int64_t>(i) * (d + 1)];
+            const auto u = static_cast<Wide<C>>(X[static_cast<int64_t>(i) * (d + 1)]);
             const double s = std::abs(u);
             if (info > 0 || !(s > epsilon * largest)) {
                 if (info > 0 && i != info - 1) continue;
@@ -344,12 +345,14 @@ class Eliminator {
 
 template <class C, class S>
 nb::tuple eliminate(const KernelMatrix& matrix, const Tree& tree, In<int64_t> near_start, In<int> near_boxes,
-                    In<int64_t> far_start, In<int> far_boxes, In<C> diagonal, const EliminationOptions& options) {
+                    In<int64_t> far_start, In<int> far_boxes, In<Wide<C>> diagonal, const EliminationOptions& options) {
     std::vector<Steps<S>> levels;
+    std::vector<C> narrowed(diagonal.shape(0));
+    for (size_t i = 0; i < narrowed.size(); ++i) narrowed[i] = static_cast<C>(diagonal.data()[i]);
     nb::object failure = nb::none();
     try {
         Eliminator<C, S>(matrix, tree, {near_start.data(), near_boxes.data()}, {far_start.data(), far_boxes.data()},
-                         diagonal.data(), options)
+                         std::move(narrowed), options)
             .run(levels);
     } catch (const Failure& f) {
         failure = nb::make_tuple(f.level, f.point, f.pivot);
@@ -364,9 +367,11 @@ nb::tuple eliminate(const KernelMatrix& matrix, const Tree& tree, In<int64_t> ne
 
 #define HMATRIX_ELIMINATE(C, S)                                                                                      \
     template nb::tuple eliminate<C, S>(const KernelMatrix&, const Tree&, In<int64_t>, In<int>, In<int64_t>, In<int>, \
-                                       In<C>, const EliminationOptions&)
+                                       In<Wide<C>>, const EliminationOptions&)
 HMATRIX_ELIMINATE(double, double);
 HMATRIX_ELIMINATE(double, float);
+HMATRIX_ELIMINATE(float, float);
+HMATRIX_ELIMINATE(Single, Single);
 HMATRIX_ELIMINATE(Complex, Complex);
 HMATRIX_ELIMINATE(Complex, Single);
 

@@ -18,7 +18,7 @@ struct EliminationOptions {
     nb::object progress;  // called with boxes done and in all, or None
 };
 
-// Factorizes k(points, points) + diag(diagonal).
+// Factorizes k(points, points) + diag(diagonal), computing in C and storing S.
 //
 // Returns (levels, failure): for each level, leaves first and the dense end last, a tuple
 // (counts (steps, 3), index, values, pivots, logarithms (sign or phase, log|det|), table (boxes, unknowns, skeletons),
@@ -31,6 +31,6 @@ struct EliminationOptions {
 //   symmetric.
 template <class C, class S>
 nb::tuple eliminate(const KernelMatrix& matrix, const Tree& tree, In<int64_t> near_start, In<int> near_boxes,
-                    In<int64_t> far_start, In<int> far_boxes, In<C> diagonal, const EliminationOptions& options);
+                    In<int64_t> far_start, In<int> far_boxes, In<Wide<C>> diagonal, const EliminationOptions& options);
 
 }  // namespace hmatrix

@@ -4,6 +4,8 @@
 
 #include <nanobind/stl/vector.h>
 
+#include "precision.hpp"
+
 namespace hmatrix {
 
 namespace {
@@ -157,6 +159,24 @@ class Corrected : public Evaluator<C> {
     std::vector<int> place_;  // of each column in the block at hand, else -1
 };
 
+// Another evaluator's blocks in single precision.
+template <class C>
+class Narrowed : public Evaluator<C> {
+  public:
+    explicit Narrowed(std::unique_ptr<Evaluator<Wide<C>>> inner) : inner_(std::move(inner)) {}
+
+    void block(const int* rows, int m, const int* columns, int n, C* out) override {
+        const size_t size = static_cast<size_t>(m) * n;
+        wide_.resize(size);
+        inner_->block(rows, m, columns, n, wide_.data());
+        for (size_t i = 0; i < size; ++i) out[i] = static_cast<C>(wide_[i]);
+    }
+
+  private:
+    std::unique_ptr<Evaluator<Wide<C>>> inner_;
+    std::vector<Wide<C>> wide_;
+};
+
 }  // namespace
 
 KernelMatrix::KernelMatrix(In2<double> targets, In2<double> sources, nb::list list, nb::object function)
@@ -190,12 +210,18 @@ void KernelMatrix::correct(In<int64_t> start, In<int> columns, In<Complex> value
 
 template <class C>
 std::unique_ptr<Evaluator<C>> KernelMatrix::evaluator(bool transposed) const {
-    auto inner = plain<C>(transposed);
-    if (correction.empty()) return inner;
-    const int64_t n_columns = static_cast<int64_t>((transposed ? targets : sources).shape(1));
-    return std::make_unique<Corrected<C>>(std::move(inner), correction[transposed ? 1 : 0], n_columns);
+    if constexpr (std::is_same_v<C, Wide<C>>) {
+        auto inner = plain<C>(transposed);
+        if (correction.empty()) return inner;
+        const int64_t n_columns = static_cast<int64_t>((transposed ? targets : sources).shape(1));
+        return std::make_unique<Corrected<C>>(std::move(inner), correction[transposed ? 1 : 0], n_columns);
+    } else {
+        return std::make_unique<Narrowed<C>>(evaluator<Wide<C>>(transposed));
+    }
 }
 
+template std::unique_ptr<Evaluator<float>> KernelMatrix::evaluator<float>(bool) const;
+template std::unique_ptr<Evaluator<Single>> KernelMatrix::evaluator<Single>(bool) const;
 template std::unique_ptr<Evaluator<double>> KernelMatrix::evaluator<double>(bool) const;
 template std::unique_ptr<Evaluator<Complex>> KernelMatrix::evaluator<Complex>(bool) const;
 

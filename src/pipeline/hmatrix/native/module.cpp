@@ -57,17 +57,21 @@ void bind_stored(nb::module_& module, const char* suffix) {
         "levels"_a, "kind"_a, "action"_a, "x"_a, "m"_a);
     module.def(name("evaluate_blocks").c_str(), &evaluate_blocks<Wide<S>, S>, "matrix"_a, "row_start"_a, "rows"_a,
                "column_start"_a, "columns"_a, "first"_a, "second"_a);
+}
+
+// Factorizations that compute in C and store S.
+template <class C, class S>
+void bind_elimination(nb::module_& module, const char* name) {
     module.def(
-        name("eliminate").c_str(),
+        name,
         [](const KernelMatrix& matrix, const Tree& tree, In<int64_t> near_start, In<int> near_boxes,
-           In<int64_t> far_start, In<int> far_boxes, In<Wide<S>> diagonal, int kind, double budget, double rows,
+           In<int64_t> far_start, In<int> far_boxes, In<Wide<C>> diagonal, int kind, double budget, double rows,
            int first_level, int stop, nb::object progress) {
-            return eliminate<Wide<S>, S>(matrix, tree, near_start, near_boxes, far_start, far_boxes, diagonal,
-                                         {static_cast<Kind>(kind), budget, rows, first_level, stop, progress});
+            return eliminate<C, S>(matrix, tree, near_start, near_boxes, far_start, far_boxes, diagonal,
+                                   {static_cast<Kind>(kind), budget, rows, first_level, stop, progress});
         },
         "matrix"_a, "tree"_a, "near_start"_a, "near_boxes"_a, "far_start"_a, "far_boxes"_a, "diagonal"_a, "kind"_a,
-        "budget"_a, "rows"_a, "first_level"_a, "stop"_a,
-        "progress"_a.none());
+        "budget"_a, "rows"_a, "first_level"_a, "stop"_a, "progress"_a.none());
 }
 
 // What computes in C: bases, which Python narrows when it stores them.
@@ -136,6 +140,12 @@ NB_MODULE(_native, module) {
     bind_stored<float>(module, "_float32");
     bind_stored<Complex>(module, "_complex128");
     bind_stored<Single>(module, "_complex64");
+    bind_elimination<double, double>(module, "eliminate_float64_float64");
+    bind_elimination<double, float>(module, "eliminate_float64_float32");
+    bind_elimination<float, float>(module, "eliminate_float32_float32");
+    bind_elimination<Complex, Complex>(module, "eliminate_complex128_complex128");
+    bind_elimination<Complex, Single>(module, "eliminate_complex128_complex64");
+    bind_elimination<Single, Single>(module, "eliminate_complex64_complex64");
     bind_computed<double>(module, "_float64");
     bind_computed<Complex>(module, "_complex128");
 }

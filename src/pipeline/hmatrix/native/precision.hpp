@@ -9,8 +9,6 @@
 
 namespace hmatrix {
 
-using Single = std::complex<float>;
-
 template <class S>
 struct WideOf;
 template <>
@@ -72,8 +70,8 @@ inline void add_transposed_product(int m, int n, int r, const S* B, const Wide<S
 
 // Y += B X and Z += B^T U, reading B once.
 template <class S>
-inline void add_both_products(int m, int n, int r, const S* B, const Wide<S>* X, Wide<S>* Y, const Wide<S>* U, Wide<S>* Z,
-                              std::vector<Wide<S>>& scratch) {
+inline void add_both_products(int m, int n, int r, const S* B, const Wide<S>* X, Wide<S>* Y, const Wide<S>* U,
+                              Wide<S>* Z, std::vector<Wide<S>>& scratch) {
     using C = Wide<S>;
     if (m == 0 || n == 0) return;
     if (r == 1) {

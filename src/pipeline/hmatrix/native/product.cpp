@@ -119,7 +119,9 @@ Out<Wide<S>> product(const Tree& row_tree, const Tree& column_tree, const Basis<
     if (far.first.shape(0) > 0) {
         Passes<S> in(in_tree, transposed ? row_basis : column_basis, m),
             out(out_tree, transposed ? column_basis : row_basis, m);
-        const auto skeletons = [](Passes<S>& side) { return [&side](int b) { return Part{side.at(b), side.rank(b)}; }; };
+        const auto skeletons = [](Passes<S>& side) {
+            return [&side](int b) { return Part{side.at(b), side.rank(b)}; };
+        };
         in.up(x.data());
         apply(far, skeletons(in), skeletons(out));
         out.down(y.data());

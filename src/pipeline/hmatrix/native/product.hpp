@@ -27,8 +27,8 @@ struct Blocks {
     In<S> values;
 };
 
-// Returns A x or A^T x in tree order, flat and row-major (rows, m), as x is. `mirrored`: pairs (b, c) with b != c stand for
-// (c, b) as well, transposed.
+// Returns A x or A^T x in tree order, flat and row-major (rows, m), as x is. `mirrored`: pairs (b, c) with b != c stand
+// for (c, b) as well, transposed.
 template <class S>
 Out<Wide<S>> product(const Tree& row_tree, const Tree& column_tree, const Basis<S>& row_basis,
                      const Basis<S>& column_basis, const Blocks<S>& near, const Blocks<S>& far, bool mirrored,

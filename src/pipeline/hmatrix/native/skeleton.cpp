@@ -2,19 +2,26 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 namespace hmatrix {
 
 namespace {
 
-inline double conjugate(double x) { return x; }
-inline Complex conjugate(Complex x) { return std::conj(x); }
-inline double square(double x) { return x * x; }
-inline double square(Complex x) { return std::norm(x); }
+template <class C>
+inline C conjugate(C x) {
+    if constexpr (std::is_same_v<C, Real<C>>)
+        return x;
+    else
+        return std::conj(x);
+}
 
 // Below these shares of the trace a Gram matrix is rounding, and M itself is.
-constexpr double kGramFloor = 4e-15, kFloor = 1e-30;
+template <class C>
+constexpr double kGramFloor = 18 * double(std::numeric_limits<Real<C>>::epsilon());
+template <class C>
+constexpr double kFloor = kGramFloor<C> * double(std::numeric_limits<Real<C>>::epsilon());
 
 // Moves pivots of G (n, n) to the front of `order`, until what is left of its trace is at most `enough`.
 // L (n, rank), column-major, gets the factor, rows in the order of the pivots.
@@ -44,10 +51,10 @@ int pivoted_cholesky(int n, const C* G, double enough, std::vector<int>& order, 
         for (int i = k; i < n; ++i) column[i] = source[order[i]];
         for (int c = 0; c < k; ++c) row[c] = conjugate(L[static_cast<int64_t>(c) * n + k]);
         gemv<C>('N', n - k, k, C(-1), L.data() + k, n, row.data(), C(1), column + k);
-        const double root = std::sqrt(std::max(std::real(column[k]), left[k] * 1e-3));
+        const Real<C> root = std::sqrt(std::max(std::real(column[k]), static_cast<Real<C>>(left[k] * 1e-3)));
         for (int i = k; i < n; ++i) column[i] /= root;
         column[k] = root;
-        for (int i = k + 1; i < n; ++i) left[i] = std::max(left[i] - square(column[i]), 0.0);
+        for (int i = k + 1; i < n; ++i) left[i] = std::max(left[i] - std::norm(column[i]), 0.0);
     }
     return k;
 }
@@ -88,14 +95,14 @@ Interpolation<C> Rows<C>::interpolate(double budget, const double* scale) const 
     std::vector<C> G = gram_, T, L, chosen, others, merged;
     fill_upper(n, G.data());
     for (int j = 0; j < n; ++j)
-        for (int i = 0; i < n; ++i) G[static_cast<int64_t>(j) * n + i] *= weight[i] * weight[j];
+        for (int i = 0; i < n; ++i) G[static_cast<int64_t>(j) * n + i] *= static_cast<Real<C>>(weight[i] * weight[j]);
     const double all = trace(n, G.data());
     std::vector<int> pivots;
     int k = 0, d = n;
     for (;;) {
-        const double rest = trace(d, G.data()), enough = std::max(budget, kFloor * all);
+        const double rest = trace(d, G.data()), enough = std::max(budget, kFloor<C> * all);
         if (rest <= enough) break;
-        const int added = pivoted_cholesky(d, G.data(), std::max(enough, kGramFloor * rest), pivots, L);
+        const int added = pivoted_cholesky(d, G.data(), std::max(enough, kGramFloor<C> * rest), pivots, L);
         if (added == 0) break;
         const int left = d - added;
         // U (added, left) = (L2 L1^-1)^H expresses what is left of the residual through its pivots.
@@ -122,7 +129,7 @@ Interpolation<C> Rows<C>::interpolate(double budget, const double* scale) const 
         for (int i = 0; i < d; ++i) reordered[i] = order[k + pivots[i]];
         std::copy(reordered.begin(), reordered.end(), order.begin() + k);
         k += added, d = left;
-        if (d == 0 || enough >= kGramFloor * rest) break;
+        if (d == 0 || enough >= kGramFloor<C> * rest) break;
 
         G.assign(static_cast<size_t>(d) * d, C(0));
         for (const Portion& portion : portions_) {
@@ -131,7 +138,8 @@ Interpolation<C> Rows<C>::interpolate(double budget, const double* scale) const 
                 to.resize(static_cast<size_t>(m) * count);
                 for (int j = 0; j < count; ++j) {
                     const C* from = portion.values.data() + static_cast<int64_t>(order[first + j]) * m;
-                    for (int i = 0; i < m; ++i) to[static_cast<int64_t>(j) * m + i] = from[i] * weight[order[first + j]];
+                    const auto factor = static_cast<Real<C>>(weight[order[first + j]]);
+                    for (int i = 0; i < m; ++i) to[static_cast<int64_t>(j) * m + i] = from[i] * factor;
                 }
             };
             gather(0, k, chosen);
@@ -146,11 +154,13 @@ Interpolation<C> Rows<C>::interpolate(double budget, const double* scale) const 
     for (int c = 0; c < k; ++c)
         for (int j = 0; j < d; ++j)
             result.T[static_cast<int64_t>(c) * d + j] =
-                T[static_cast<int64_t>(j) * k + c] * (weight[order[c]] / weight[order[k + j]]);
+                T[static_cast<int64_t>(j) * k + c] * static_cast<Real<C>>(weight[order[c]] / weight[order[k + j]]);
     return result;
 }
 
+template class Rows<float>;
 template class Rows<double>;
+template class Rows<Single>;
 template class Rows<Complex>;
 
 }  // namespace hmatrix

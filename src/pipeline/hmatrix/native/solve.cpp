@@ -115,7 +115,8 @@ class Actor {
     void pivoted(const Elimination<S>& s, bool transposed) {
         const C* X = widen(s.X, static_cast<int64_t>(s.d) * s.d, scratch_);
         const auto exchange = [&](int i) {
-            if (s.pivots[i] != i + 1) std::swap_ranges(row(D_.data(), i), row(D_.data(), i + 1), row(D_.data(), s.pivots[i] - 1));
+            C* at = row(D_.data(), i);
+            if (s.pivots[i] != i + 1) std::swap_ranges(at, at + m_, row(D_.data(), s.pivots[i] - 1));
         };
         if (!transposed) {
             for (int i = 0; i < s.d; ++i) exchange(i);

@@ -1,0 +1,55 @@
+"""The ranks of a hierarchical matrix's far blocks, tree level by tree level."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.report.drawing import Drawing, canvas, finish, stroke
+from pipeline.report.formatting import count, decimal, is_number, listing
+
+
+def ranks_by_level(
+    name: str, n: int, blocks: Sequence[Sequence[int]], levels: Sequence[Mapping[str, Any]]
+) -> Drawing | None:
+    """Draw, for each level, the median rank of its far blocks and the span from the smallest to the largest.
+
+    Where storage is to grow like N, ranks may not grow with the boxes: the picture shows whether they do.
+
+    Args:
+        name: Makes the ids unique.
+        n: Number of rows and columns.
+        blocks: Rows of (first row, past last row, first column, past last column, rank or -1).
+        levels: With `level` and `boxes`; a block's level is the one whose boxes have its number of rows.
+    """
+    table = np.asarray(blocks, dtype=np.int64).reshape(-1, 5)
+    table = table[table[:, 4] >= 0]
+    known = [
+        (int(row["level"]), int(row["boxes"]))
+        for row in levels
+        if is_number(row.get("level")) and is_number(row.get("boxes"))
+    ]
+    if not len(table) or not known:
+        return None
+    numbers, sizes = np.array([level for level, _ in known]), np.array([n / boxes for _, boxes in known])
+    height = (table[:, 1] - table[:, 0])[:, None]
+    of_block = numbers[np.abs(np.log(np.maximum(height, 1) / sizes)).argmin(axis=1)]
+    found = [int(level) for level in np.unique(of_block)]
+    spans = np.array([np.quantile(table[of_block == level, 4], (0.0, 0.5, 1.0)) for level in found])
+    look = stroke(1)
+    with canvas(4.7, 2.6) as figure:
+        axes = figure.add_subplot()
+        axes.vlines(found, spans[:, 0], spans[:, 2], color=look.color, linewidth=4, alpha=0.35)
+        axes.plot(found, spans[:, 1], color=look.color, marker=look.marker, markersize=5, linewidth=1.2)
+        axes.set_ylim(0, max(1.08 * float(spans[:, 2].max()), 1.0))
+        axes.set_xticks(found)
+        axes.margins(x=0.12)
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlabel("level (leaves to the right)")
+        axes.set_title("Rank of far blocks")
+        words = listing(
+            f"level {level} {decimal(float(span[1]), 0)} ({count(int(span[0]))} to {count(int(span[2]))})"
+            for level, span in zip(found, spans, strict=True)
+        )
+        return finish(figure, name=f"ranks-{name}", description=f"Median rank of the far blocks: {words}.")
