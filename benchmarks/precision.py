@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -47,17 +47,26 @@ bench = Benchmark("precision", __doc__, packages=("onnxruntime", "openvino", "nc
 
 @dataclass(frozen=True)
 class Case:
-    """A module, a batch of inputs, and the same as a half-precision network with measured routines."""
+    """A module, a batch of inputs, and the same as a half-precision network with measured routines.
+
+    Attributes:
+        module: What the engines run.
+        x: The batch.
+        budget: What half precision may cost.
+    """
 
     module: nn.Module
     x: Tensor
+    budget: Budget = field(default_factory=Budget)
 
     @functools.cached_property
     def network(self) -> HalfNetwork:
         torch.manual_seed(0)
         network = HalfNetwork.convert(self.module, self.x)
         sampling = Sampling(n_samples=15, seconds_at_most=5.0)
-        return network.choose_routines(self.x, batch=len(self.x), sampling=sampling, budget=Budget()).network
+        return network.choose_routines(
+            self.x, batch=len(self.x), sampling=sampling, budget=self.budget
+        ).network
 
     @functools.cached_property
     def problem(self) -> Problem:
@@ -309,7 +318,8 @@ def chain() -> nn.Module:
 
 @bench.case("16-convolution chain")
 def convolution_chain(run: Run) -> None:
-    case = Case(he(chain()), inputs(1, 64, 32, 32))
+    # Below the 9e-3 that other engines are off by at bfloat16, beside which it is timed.
+    case = Case(he(chain()), inputs(1, 64, 32, 32), Budget(output_error=8e-3))
     times = against(run, case, bfloat16=True)
     rivals = {name: times[name] for name in ("onnxruntime fp32", "openvino fp32") if name in times}
     best = min(rivals, key=lambda name: rivals[name], default=None)
@@ -355,7 +365,8 @@ def resnet18(channels: int = 3, n_classes: int = 10) -> nn.Module:
 
 @bench.case("ResNet-18 @32")
 def residual_network(run: Run) -> None:
-    case = Case(he(resnet18()), inputs(1, 3, 32, 32))
+    # Below the 4e-3 that other engines are off by at bfloat16, beside which it is timed.
+    case = Case(he(resnet18()), inputs(1, 3, 32, 32), Budget(output_error=3e-3))
     against(run, case, torch_ratio=3.0, openvino=1.8, bfloat16=True)
 
 

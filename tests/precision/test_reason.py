@@ -84,6 +84,10 @@ def test_a_layer_that_the_plan_left_at_float32_says_so(rounded):
     [
         ("matrix-vector 64 outputs wide, fp16 weights, avx512_bf16", "by matrix-vector product with FP16 weights: "),
         ("Winograd F(4x4, 3x3) 32 outputs wide, fp16 weights, avx2", "by Winograd F(4x4, 3x3) with FP16 weights: "),
+        (
+            "Winograd F(2x2, 3x3) 64 outputs wide, bf16 weights, avx512_bf16",
+            "by Winograd F(2x2, 3x3) with BF16 weights: ",
+        ),
         ("depthwise convolution, fp16 weights, portable", "by depthwise convolution with FP16 weights: "),
         ("maximum over windows, avx512", "by maximum over windows: "),
         ("addition, neon", "by addition: "),
@@ -93,7 +97,8 @@ def test_the_sentence_names_what_ran(routine, words):
     single = side(32e6, 671e6, 0)
     half = side(32e6, 335e6, 16e6)
     sentence = reason(single, ran(half.work, routine, half.seconds), (1.9, 2.1), ROOFS)
-    assert sentence.startswith("FP16 wins, 2.00x " + words)
+    precision = "BF16" if "BF16" in words else "FP16"
+    assert sentence.startswith(f"{precision} wins, 2.00x {words}")
     assert "avx" not in sentence
 
 

@@ -3,9 +3,27 @@ import torch
 from torch.nn import functional
 
 from pipeline.precision import _native
+from pipeline.precision.routines import instruction_sets
 from pipeline.precision.winograd import matrices, winograd_bound
 
 MAPS = [(1, 1), (3, 3), (7, 7), (28, 28), (4, 9)]
+CASES = [
+    (isa, routine)
+    for isa in instruction_sets()
+    for routine in _native.convolution_routines(isa, (3, 3), (1, 1), (1, 1), 1, 4, 4)
+    if routine.startswith("winograd")
+]
+each_routine = pytest.mark.parametrize(("instruction_set", "routine"), CASES)
+
+
+def order_of(routine):
+    """The m of F(m, 3)."""
+    return int(routine.removeprefix("winograd")[0])
+
+
+def storage_of(routine, dtype):
+    """How the transformed weights lie in memory."""
+    return "bf16" if routine.endswith("_bf16") else "fp16" if dtype == torch.float16 else "fp32"
 
 
 @pytest.mark.parametrize("m", [2, 4])
@@ -16,7 +34,9 @@ def test_the_matrices_correlate_in_one_dimension(m, generator):
     torch.testing.assert_close(at @ ((g @ kernel) * (bt @ d)), exact, rtol=1e-13, atol=1e-13)
 
 
-def winograd(isa, m, weight, x, *, scale, bias, padding=(1, 1), relu=False, residual=None, half_output=None):
+def winograd(
+    isa, routine, weight, x, *, scale, bias, padding=(1, 1), relu=False, residual=None, half_output=None
+):
     """Run the routine on torch's layouts; return the result in them and how many results were saturated."""
     n_outputs, n_channels = weight.shape[:2]
     half = x.dtype == torch.float16
@@ -25,7 +45,7 @@ def winograd(isa, m, weight, x, *, scale, bias, padding=(1, 1), relu=False, resi
     layer = _native.convolution(
         isa, weight.permute(0, 2, 3, 1).reshape(n_outputs, -1).contiguous(), scale, bias, relu, half, half_output,
         image=(n_channels, *x.shape[2:]), kernel=(3, 3), stride=(1, 1), padding=padding, dilation=(1, 1),
-        residual=kind[None if residual is None else residual.dtype], routine=f"winograd{m}",
+        residual=kind[None if residual is None else residual.dtype], routine=routine,
     )  # fmt: skip
     rows, columns = (size + 2 * pad - 2 for size, pad in zip(x.shape[2:], padding, strict=True))
     y = torch.empty(len(x), rows, columns, n_outputs, dtype=torch.float16 if half_output else torch.float32)
@@ -37,26 +57,28 @@ def winograd(isa, m, weight, x, *, scale, bias, padding=(1, 1), relu=False, resi
 
 @pytest.mark.parametrize("n_channels", [1, 3, 15, 16, 17, 33])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("m", [2, 4])
-def test_a_winograd_convolution_is_within_its_bound(instruction_set, m, dtype, n_channels, generator):
+@each_routine
+def test_a_winograd_convolution_is_within_its_bound(instruction_set, routine, dtype, n_channels, generator):
     half = dtype == torch.float16
     for n_outputs, batch, size in zip([1, 17, 33, 16, 65], [1, 2, 5, 1, 2], MAPS, strict=True):
         weight = torch.randn(n_outputs, n_channels, 3, 3, generator=generator).to(dtype)
         scale = 2.0 ** torch.randint(-2, 3, (n_outputs,), generator=generator).float()
         bias = torch.randn(n_outputs, generator=generator)
         x = torch.randn(batch, n_channels, *size, generator=generator).to(dtype)
-        y, n_saturated = winograd(instruction_set, m, weight, x, scale=scale, bias=bias)
+        y, n_saturated = winograd(instruction_set, routine, weight, x, scale=scale, bias=bias)
         assert n_saturated == 0
         scaled = weight.double() * scale.double().view(-1, 1, 1, 1)
         exact = functional.conv2d(x.double(), scaled, bias.double(), padding=1)
         added = bias.double().abs().view(-1, 1, 1)
-        bound = winograd_bound(scaled, x, m, added=added, half_weights=half, half_output=half)
+        bound = winograd_bound(
+            scaled, x, order_of(routine), added=added, weights=storage_of(routine, dtype), half_output=half
+        )
         assert (y.double() - exact).abs().le(bound).all()
 
 
 @pytest.mark.parametrize("padding", [(0, 0), (2, 1), (0, 3)])
-@pytest.mark.parametrize("m", [2, 4])
-def test_any_padding_a_residual_and_the_activation_are_taken_in(instruction_set, m, padding, generator):
+@each_routine
+def test_any_padding_a_residual_and_the_activation_are_taken_in(instruction_set, routine, padding, generator):
     weight = torch.randn(20, 18, 3, 3, generator=generator).half()
     x = torch.randn(2, 18, 6, 7, generator=generator).half()
     bias = torch.randn(20, generator=generator)
@@ -66,47 +88,55 @@ def test_any_padding_a_residual_and_the_activation_are_taken_in(instruction_set,
         torch.randn(exact.shape, generator=generator).half(),
     ):
         y, _ = winograd(
-            instruction_set, m, weight, x, scale=torch.ones(20), bias=bias, padding=padding, relu=True,
+            instruction_set, routine, weight, x, scale=torch.ones(20), bias=bias, padding=padding, relu=True,
             residual=residual, half_output=False,
         )  # fmt: skip
         added = bias.double().abs().view(-1, 1, 1) + residual.double().abs()
-        bound = winograd_bound(weight, x, m, padding, added=added, half_weights=True, half_output=False)
+        bound = winograd_bound(
+            weight, x, order_of(routine), padding, added=added, weights=storage_of(routine, weight.dtype),
+            half_output=False,
+        )  # fmt: skip
         assert (y.double() - (exact + residual.double()).relu()).abs().le(bound).all()
 
 
 @pytest.mark.parametrize("exponent", [-24, 15])
-@pytest.mark.parametrize("m", [2, 4])
-def test_weights_at_either_end_of_the_range_keep_their_accuracy(instruction_set, m, exponent, generator):
+@each_routine
+def test_weights_at_either_end_of_the_range_keep_their_accuracy(
+    instruction_set, routine, exponent, generator
+):
     """Subnormal weights, and those whose transform would leave the range of binary16."""
     weight = (torch.randint(-1, 2, (5, 3, 3, 3), generator=generator) * 2.0**exponent).half()
     x = torch.randn(1, 3, 9, 9, generator=generator)
     back = torch.full((5,), 2.0**-exponent)
-    y, _ = winograd(instruction_set, m, weight, x, scale=back, bias=torch.zeros(5))
+    y, _ = winograd(instruction_set, routine, weight, x, scale=back, bias=torch.zeros(5))
     scaled = weight.double() * 2.0**-exponent
     exact = functional.conv2d(x.double(), scaled, padding=1)
-    bound = winograd_bound(scaled, x, m, half_weights=True, half_output=False)
+    stored = storage_of(routine, weight.dtype)
+    bound = winograd_bound(scaled, x, order_of(routine), weights=stored, half_output=False)
     assert (y.double() - exact).abs().le(bound).all()
 
 
-@pytest.mark.parametrize("m", [2, 4])
-def test_not_a_number_reaches_what_it_belongs_to_and_saturation_is_counted(instruction_set, m):
+@each_routine
+def test_not_a_number_reaches_what_it_belongs_to_and_saturation_is_counted(instruction_set, routine):
     x = torch.zeros(1, 2, 12, 12).half()
     x[0, 1, 5, 5] = float("nan")
     weight = torch.ones(3, 2, 3, 3).half()
     y, n_saturated = winograd(
-        instruction_set, m, weight, x, scale=torch.ones(3), bias=torch.zeros(3), relu=True
+        instruction_set, routine, weight, x, scale=torch.ones(3), bias=torch.zeros(3), relu=True
     )
     assert n_saturated == 0
     assert y[:, :, 4:7, 4:7].isnan().all()
     x = torch.full((1, 2, 8, 8), 6e4).half()
-    y, n_saturated = winograd(instruction_set, m, weight, x, scale=torch.ones(3), bias=torch.zeros(3))
+    y, n_saturated = winograd(instruction_set, routine, weight, x, scale=torch.ones(3), bias=torch.zeros(3))
     assert (n_saturated, y.eq(65504).all().item()) == (3 * 64, True)
 
 
 def test_weights_that_are_not_finite_are_refused():
     weight = torch.full((1, 1, 3, 3), float("inf"))
     with pytest.raises(ValueError, match="finite weights only"):
-        winograd("portable", 2, weight, torch.zeros(1, 1, 4, 4), scale=torch.ones(1), bias=torch.zeros(1))
+        winograd(
+            "portable", "winograd2", weight, torch.zeros(1, 1, 4, 4), scale=torch.ones(1), bias=torch.zeros(1)
+        )
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pipeline.precision.routines import Execution, run_layer
 
 UNIT_SINGLE = 2.0**-24  # unit roundoff of binary32
 UNIT_HALF = 2.0**-11  # of binary16
+UNIT_BRAIN = 2.0**-8  # of bfloat16
 TINY_HALF = 2.0**-25  # half of binary16's smallest number: what rounding a subnormal number loses at most
 
 

@@ -5,7 +5,8 @@ runs a network in half precision and its float32 twin, on routines from the same
 compares like with like.
 
 A routine's name is that of its algorithm and that of how its weights lie in memory: "winograd4 fp16". Results are added
-up in binary32 by all of them; "bf16" ones also round the activations, before they multiply.
+up in binary32 by all of them; "bf16" ones also round the activations, before they multiply: "winograd2 bf16" once they
+are transformed, like the weights.
 """
 
 import functools

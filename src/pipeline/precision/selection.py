@@ -37,7 +37,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One routine for one layer: its median seconds for the batch, and the relative error that it adds."""
+    """One routine for one layer: the lower quartile of its seconds for the batch, and the relative error it adds."""
 
     routine: str
     seconds: float

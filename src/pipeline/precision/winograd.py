@@ -15,12 +15,13 @@ References:
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.precision.error import TINY_HALF, UNIT_HALF, UNIT_SINGLE
+from pipeline.precision.error import TINY_HALF, UNIT_BRAIN, UNIT_HALF, UNIT_SINGLE
 
 POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, math.sqrt(0.5), -math.sqrt(0.5), math.sqrt(2.0), -math.sqrt(2.0))}
 
@@ -64,18 +65,20 @@ def winograd_bound(
     padding: tuple[int, int] = (1, 1),
     *,
     added: Tensor | None = None,
-    half_weights: bool,
+    weights: Literal["fp16", "bf16", "fp32"],
     half_output: bool,
 ) -> Tensor:
     """Bound the error of the Winograd routines, given the weights (scale included) and inputs as they are stored.
 
     The transformed weights are rounded once, to u_w = 2^-11 of themselves or by at most 2^-38 of the largest of their
     output (binary16, whose channels are brought to [2^13, 2^14), rounds subnormal numbers by at most 2^-25); binary32
-    ones to u_w = 2^-24. A one-dimensional transform rounds each term at most four times, rounded constants included,
+    ones to u_w = 2^-24. The bfloat16 routine rounds both factors: the weights to binary32 and then by 2^-8, the
+    transformed inputs by u_d = 2^-8, which is 0 for the others (numbers below 2^-126 count as zero, and are not
+    bounded here). A one-dimensional transform rounds each term at most four times, rounded constants included,
     and there are two before and two after a sum over C channels; bias and residual round twice more. So, with
     gamma_n = n u / (1 - n u), u = 2^-24 and absolute values taken of every matrix,
 
-        |y - exact| <= ((1 + u_w)(1 + gamma_{C+18}) - 1) |A^T| [sum (|G| |g| |G^T|) * (|B^T| |d| |B|)] |A|
+        |y - exact| <= ((1 + u_w)(1 + u_d)(1 + gamma_{C+19}) - 1) |A^T| [sum (|G| |g| |G^T|) * (|B^T| |d| |B|)] |A|
 
     plus gamma_2 of what is added, plus, for binary16 results, rounding those.
 
@@ -85,7 +88,7 @@ def winograd_bound(
         m: 2 or 4.
         padding: Zeros around the rows and columns.
         added: |bias| + |residual|, broadcast to the output's shape; None for neither.
-        half_weights: Whether the transformed weights are stored as binary16.
+        weights: How the transformed weights are stored.
         half_output: Whether the results are.
 
     Returns:
@@ -97,14 +100,14 @@ def winograd_bound(
     image = functional.pad(x.double().abs(), (padding[1], padding[1] + right, padding[0], padding[0] + below))
     tiles = bt @ image.unfold(2, m + 2, m).unfold(3, m + 2, m) @ bt.T
     kernels = g @ weight.double().abs() @ g.T
-    if half_weights:
+    if weights == "fp16":
         kernels = kernels + 2.0**-27 * kernels.amax(dim=(1, 2, 3), keepdim=True)
     products = torch.einsum("ocij,bcrsij->borsij", kernels, tiles)
     magnitude = (at @ products @ at.T).permute(0, 1, 2, 4, 3, 5).flatten(4, 5).flatten(2, 3)
     magnitude = magnitude[:, :, :rows, :columns]
-    n = (weight.shape[1] + 18) * UNIT_SINGLE
-    unit = UNIT_HALF if half_weights else UNIT_SINGLE
-    error = magnitude * ((1 + unit) / (1 - n) - 1)
+    n = (weight.shape[1] + 19) * UNIT_SINGLE
+    rounded = {"fp16": 1 + UNIT_HALF, "bf16": (1 + UNIT_BRAIN) ** 2, "fp32": 1 + UNIT_SINGLE}[weights]
+    error = magnitude * (rounded / (1 - n) - 1)
     if added is not None:
         magnitude = magnitude + added
         error = error + 3 * UNIT_SINGLE * added

@@ -9,6 +9,7 @@ using namespace parsimony;
 #include "tile.inl"
 #include "multiply.inl"
 #include "convolve.inl"
+#include "winograd.inl"
 
 // Activations and weights in pairs of bfloat16; two products and their sum per lane and step. Subnormal numbers, below
 // 2^-126, count as zero in this instruction.
@@ -32,6 +33,9 @@ struct Dot {
             _mm512_mask_storeu_epi32(to, left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1), pairs);
         }
     }
+    static void store(Activation* to, Isa::Vector v) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
+    }
 };
 
 std::int64_t multiply_pairs(const Panels<BrainPair>& panels, const Epilogue& epilogue, const Product& product, Source x,
@@ -44,13 +48,19 @@ std::int64_t convolve_pairs(const Panels<BrainPair>& panels, const Epilogue& epi
     return convolve_as<Dot>(panels, epilogue, shape, x, y, part, scratch);
 }
 
+// F(2, 3) only: the larger transforms of F(4, 3) cancel more of bfloat16's eight bits than a layer can spare.
+std::int64_t winograd_pairs(const Panels<BrainPair>& panels, const Epilogue& epilogue, const Winograd& shape, Source x,
+                            Target y, Part part, Scratch scratch) {
+    return winograd_as<Dot, 2>(panels, epilogue, shape, x, y, part, scratch);
+}
+
 }  // namespace
 
 const parsimony::Routines& parsimony::avx512_bf16_routines() {
     static const Routines table = [] {
         Routines all = avx512_routines();
         all.name = "avx512_bf16";
-        all.brain = {&multiply_pairs, &convolve_pairs, nullptr, nullptr};
+        all.brain = {&multiply_pairs, &convolve_pairs, &winograd_pairs, nullptr};
         return all;
     }();
     return table;

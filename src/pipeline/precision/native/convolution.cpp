@@ -92,6 +92,7 @@ std::vector<std::string> convolution_routines(const Routines& table, const Windo
         w.dilation_height == 1 && w.dilation_width == 1) {
         names.emplace_back("winograd2");
         names.emplace_back("winograd4");
+        if (table.brain.winograd != nullptr) names.emplace_back("winograd2_bf16");
     }
     if (table.brain.convolve != nullptr && w.channels % 2 == 0) names.emplace_back("direct_bf16");
     return names;
@@ -106,9 +107,10 @@ LayerPointer make_convolution(const Routines& table, const Affine& affine, const
         throw std::invalid_argument("the routine '" + routine + "' does not do this convolution on '" + table.name +
                                     "'; these do: " + names);
     }
-    const bool brain = routine == "direct_bf16";
-    if (routine == "winograd2" || routine == "winograd4")
-        return make_winograd(table, affine, w, stored, routine == "winograd2" ? 2 : 4);
+    const std::string algorithm = routine.substr(0, routine.find('_'));
+    const bool brain = algorithm != routine;
+    if (algorithm == "winograd2" || algorithm == "winograd4")
+        return make_winograd(table, affine, w, stored, brain, algorithm == "winograd2" ? 2 : 4);
     if (routine == "depthwise") return make_depthwise(table, affine, w, stored);
     if (is_pointwise(w)) return make_rows(table, affine, stored, brain, w.height * w.width);
     if (brain) return std::make_shared<Convolutional<BrainPair>>(table, affine, w, stored);

@@ -83,7 +83,7 @@ std::vector<std::string> convolution_routines(const Routines&, const Window&, st
 LayerPointer make_linear(const Routines&, const Affine&, Stored, const std::string& routine);
 // The inputs of a convolution's weights are ordered (kernel row, kernel column, channel of the group).
 LayerPointer make_convolution(const Routines&, const Affine&, const Window&, Stored, const std::string& routine);
-LayerPointer make_winograd(const Routines&, const Affine&, const Window&, Stored, int m);
+LayerPointer make_winograd(const Routines&, const Affine&, const Window&, Stored, bool brain, int m);
 LayerPointer make_depthwise(const Routines&, const Affine&, const Window&, Stored);
 LayerPointer make_pooling(const Routines&, const PoolWindows&, Stored);
 LayerPointer make_addition(const Routines&, std::int64_t size, bool relu, Stored);

@@ -87,6 +87,7 @@ struct Convolution {
 struct Winograd {
     int m;  // 2 or 4
     std::int64_t channels, height, width;
+    std::int64_t inputs;  // of the products: channels, or pairs of them
     std::int64_t out_height, out_width;
     std::int64_t pad_height, pad_width;
     std::int64_t tiles_high, tiles_wide;
@@ -97,7 +98,7 @@ struct Winograd {
     // Distances between tiles and between points in the scratch. An odd number of cache lines spreads what is touched
     // at once over the sets of a cache.
     static std::int64_t odd_lines(std::int64_t n) { return ((n + 15) / 16 | 1) * 16; }
-    std::int64_t tile_step() const { return odd_lines(channels); }
+    std::int64_t tile_step() const { return odd_lines(inputs); }
     std::int64_t point_step() const { return odd_lines(tiles_per_block * tile_step()); }
     std::int64_t sum_step(std::int64_t panel_width) const { return odd_lines(tiles_per_block * panel_width); }
 };
@@ -143,7 +144,7 @@ struct Routines {
     int max_rows[3];  // rows of a register tile whose panel is 1, 2, 4 vectors wide; 0: not offered
     WeightRoutines<Half> half;
     WeightRoutines<float> single;
-    WeightRoutines<BrainPair> brain;  // null where the processor has no such product; never Winograd or depthwise
+    WeightRoutines<BrainPair> brain;  // null where the processor has no such product; never depthwise, Winograd at m = 2 only
     std::int64_t (*pool)(const Pooling&, Source x, Target y, Part);
     std::int64_t (*add)(Source x, Source residual, Target y, bool relu, Part);
     void (*half_to_float)(const Half*, float*, std::int64_t);

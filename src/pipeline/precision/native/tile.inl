@@ -22,6 +22,7 @@ struct Single {
     static Loaded all(Activation a) { return Isa::all(a); }
     static Isa::Vector multiply_add(Loaded a, Loaded w, Isa::Vector sum) { return Isa::fma(a, w, sum); }
     static void stage(Source x, std::int64_t at, Activation* to, std::int64_t n) { widen(x, at, to, n); }
+    static void store(Activation* to, Isa::Vector v) { Isa::store(to, v); }
 };
 
 // Where a tile's sums go: `stride` apart from row to row, and on top of what is there if `add`.

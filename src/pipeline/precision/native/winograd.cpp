@@ -53,7 +53,7 @@ public:
         input_size = w.channels * w.height * w.width;
         output_size = affine.outputs * w.out_height * w.out_width;
         stored = storage;
-        shape_ = {m,           w.channels,   w.height,    w.width,
+        shape_ = {m,            w.channels,  w.height,     w.width,    ceil_divide(w.channels, depth_of<Weight>),
                   w.out_height, w.out_width, w.pad_height, w.pad_width,
                   ceil_divide(w.out_height, m), ceil_divide(w.out_width, m), 0};
         pack(affine);
@@ -108,15 +108,16 @@ private:
     ScratchSize scratch(const Winograd& shape) const {
         const std::int64_t width = vectors_ * table_.lanes;
         return {shape.points() * shape.point_step() + shape.channels,
-                widened_size<Weight>(table_, width * shape.channels), shape.points() * shape.sum_step(width)};
+                widened_size<Weight>(table_, width * shape.inputs), shape.points() * shape.sum_step(width)};
     }
 
     void pack(const Affine& affine) {
         const std::int64_t width = vectors_ * table_.lanes, channels = shape_.channels, points = shape_.points();
+        const std::int64_t inputs = shape_.inputs;
         n_panels_ = ceil_divide(affine.outputs, width);
-        weights_ = Buffer<Weight>(n_panels_ * points * channels * width);
+        weights_ = Buffer<Weight>(n_panels_ * points * inputs * width);
         weight_bytes = static_cast<std::int64_t>(weights_.size() * sizeof(Weight));
-        panels_ = {weights_.data(), 1, affine.outputs, channels, vectors_};
+        panels_ = {weights_.data(), 1, affine.outputs, inputs, vectors_};
         const Points matrix = points_of(shape_.m);
         std::vector<double> transformed(channels * points);
         for (std::int64_t o = 0; o < affine.outputs; ++o) {
@@ -139,11 +140,14 @@ private:
             for (std::int64_t c = 0; c < channels; ++c)
                 for (std::int64_t point = 0; point < points; ++point) {
                     const double u = std::ldexp(transformed[c * points + point], -exponent);
-                    Weight& to = weights_.data()[((o / width * points + point) * channels + c) * width + o % width];
+                    const std::int64_t row = (o / width * points + point) * inputs + c / depth_of<Weight>;
+                    Weight& to = weights_.data()[row * width + o % width];
                     if constexpr (std::is_same_v<Weight, Half>)
                         to = rounded_to_half(u);
-                    else
+                    else if constexpr (std::is_same_v<Weight, float>)
                         to = static_cast<float>(u);
+                    else
+                        to |= brain(static_cast<float>(u)) << c % 2 * 16;
                 }
         }
     }
@@ -160,7 +164,9 @@ private:
 
 }  // namespace
 
-LayerPointer make_winograd(const Routines& table, const Affine& affine, const Window& w, Stored stored, int m) {
+LayerPointer make_winograd(const Routines& table, const Affine& affine, const Window& w, Stored stored, bool brain,
+                           int m) {
+    if (brain) return std::make_shared<WinogradLayer<BrainPair>>(table, affine, w, stored, m);
     if (affine.half) return std::make_shared<WinogradLayer<Half>>(table, affine, w, stored, m);
     return std::make_shared<WinogradLayer<float>>(table, affine, w, stored, m);
 }

@@ -56,10 +56,10 @@ struct Transform<4> {
     }
 };
 
-// B^T d B for `n` channels of one tile; `rows[i][j]` is where input (i, j) lies, or zeros outside the image.
-template <int m, class From>
-void transform_input(const From* const (&inputs)[m + 2][m + 2], std::int64_t channel, std::int64_t n, float* to,
-                     std::ptrdiff_t point_step) {
+// B^T d B for `n` channels of one tile; `inputs[i][j]` is where input (i, j) lies, or zeros outside the image.
+template <class Arithmetic, int m, class From>
+void transform_input(const From* const (&inputs)[m + 2][m + 2], std::int64_t channel, std::int64_t n,
+                     typename Arithmetic::Activation* to, std::ptrdiff_t point_step) {
     using I = Isa;
     constexpr int size = m + 2;
     I::Vector half[size][size];
@@ -80,14 +80,15 @@ void transform_input(const From* const (&inputs)[m + 2][m + 2], std::int64_t cha
         I::Vector row[size];
         Transform<m>::input(half[i], row);
 #pragma GCC unroll 6
-        for (int j = 0; j < size; ++j) I::store(to + (i * size + j) * point_step, row[j]);
+        for (int j = 0; j < size; ++j) Arithmetic::store(to + (i * size + j) * point_step, row[j]);
     }
 }
 
-template <int m, class From>
+template <class Arithmetic, int m, class From>
 void transform_inputs(const Winograd& shape, const From* x, const From* zeros, std::int64_t first, std::int64_t n,
-                      float* to) {
+                      typename Arithmetic::Activation* to) {
     constexpr int size = m + 2;
+    constexpr std::int64_t depth = Arithmetic::depth;
     const std::int64_t channels = shape.channels;
     for (std::int64_t t = 0; t < n; ++t, to += shape.tile_step()) {
         const std::int64_t image = (first + t) / shape.tiles_per_image(), inside = (first + t) % shape.tiles_per_image();
@@ -103,8 +104,8 @@ void transform_inputs(const Winograd& shape, const From* x, const From* zeros, s
             }
         std::int64_t c = 0;
         for (; c + Isa::lanes <= channels; c += Isa::lanes)
-            transform_input<m>(inputs, c, Isa::lanes, to + c, shape.point_step());
-        if (c < channels) transform_input<m>(inputs, c, channels - c, to + c, shape.point_step());
+            transform_input<Arithmetic, m>(inputs, c, Isa::lanes, to + c / depth, shape.point_step());
+        if (c < channels) transform_input<Arithmetic, m>(inputs, c, channels - c, to + c / depth, shape.point_step());
     }
 }
 
@@ -150,12 +151,13 @@ std::int64_t transform_outputs(const Winograd& shape, const float* sums, std::in
     return saturated;
 }
 
-template <class Weight, int m>
-std::int64_t winograd_of(const Panels<Weight>& panels, const Epilogue& epilogue, const Winograd& shape, Source x,
-                         Target y, Part part, Scratch scratch) {
+template <class Arithmetic, int m>
+std::int64_t winograd_as(const Panels<typename Arithmetic::Stored>& panels, const Epilogue& epilogue,
+                         const Winograd& shape, Source x, Target y, Part part, Scratch scratch) {
     const std::int64_t width = panels.vectors * Isa::lanes, chunk = width * panels.inputs;
     const std::ptrdiff_t start = 0;
     const Runs runs{&start, 1, panels.inputs};
+    auto* transformed = reinterpret_cast<typename Arithmetic::Activation*>(scratch.activations);
     // Zeros for what lies outside an image are kept behind the transformed tiles.
     float* zeros = scratch.activations + shape.points() * shape.point_step();
     clear(zeros, shape.channels);
@@ -163,18 +165,18 @@ std::int64_t winograd_of(const Panels<Weight>& panels, const Epilogue& epilogue,
     for (std::int64_t first = part.begin; first < part.end; first += shape.tiles_per_block) {
         const std::int64_t n = smaller(part.end - first, shape.tiles_per_block);
         if (x.half)
-            transform_inputs<m>(shape, static_cast<const Half*>(x.data), reinterpret_cast<const Half*>(zeros), first, n,
-                                scratch.activations);
+            transform_inputs<Arithmetic, m>(shape, static_cast<const Half*>(x.data),
+                                            reinterpret_cast<const Half*>(zeros), first, n, transformed);
         else
-            transform_inputs<m>(shape, static_cast<const float*>(x.data), static_cast<const float*>(zeros), first, n,
-                                scratch.activations);
+            transform_inputs<Arithmetic, m>(shape, static_cast<const float*>(x.data), static_cast<const float*>(zeros),
+                                            first, n, transformed);
         const bool once = scratch.panel != nullptr && n_tiles(n, panels.vectors) >= Isa::widen_from_tiles;
         for (std::int64_t panel = part.panel_begin; panel < part.panel_end; ++panel) {
-            const Weight* w = panels.data + panel * shape.points() * chunk;
+            const auto* w = panels.data + panel * shape.points() * chunk;
             for (std::int64_t point = 0; point < shape.points(); ++point, w += chunk) {
-                const float* tiles = scratch.activations + point * shape.point_step();
+                const auto* tiles = transformed + point * shape.point_step();
                 float* sums = scratch.sums + point * shape.sum_step(width);
-                widened_or_not<Single<Weight>>(w, chunk, once ? scratch.panel : nullptr, [&](auto kind, auto* weights) {
+                widened_or_not<Arithmetic>(w, chunk, once ? scratch.panel : nullptr, [&](auto kind, auto* weights) {
                     Ahead ahead = stream(weights, panels.vectors);
                     for_tiles(n, panels.vectors, [&](std::int64_t row, std::int64_t height) {
                         tile_for<decltype(kind)>(height, panels.vectors)(tiles + row * shape.tile_step(),
@@ -193,6 +195,6 @@ std::int64_t winograd_of(const Panels<Weight>& panels, const Epilogue& epilogue,
 template <class Weight>
 std::int64_t winograd(const Panels<Weight>& panels, const Epilogue& epilogue, const Winograd& shape, Source x,
                       Target y, Part part, Scratch scratch) {
-    return shape.m == 2 ? winograd_of<Weight, 2>(panels, epilogue, shape, x, y, part, scratch)
-                        : winograd_of<Weight, 4>(panels, epilogue, shape, x, y, part, scratch);
+    return shape.m == 2 ? winograd_as<Single<Weight>, 2>(panels, epilogue, shape, x, y, part, scratch)
+                        : winograd_as<Single<Weight>, 4>(panels, epilogue, shape, x, y, part, scratch);
 }
