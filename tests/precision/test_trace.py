@@ -128,6 +128,30 @@ def test_a_residual_network_computes_what_the_module_computes_in_float64(generat
     assert [layer.geometry.groups for layer in layers if layer.kind == "conv2d"] == [1, 2, 1, 1, 6]
 
 
+class Shortcut(nn.Module):
+    """The network's input is what a convolution's result is added to."""
+
+    def __init__(self, normalized):
+        super().__init__()
+        self.other, self.body = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+        self.last = nn.BatchNorm2d(4) if normalized else None
+
+    def forward(self, x):
+        other = self.other(x)
+        y = self.body(x) + x
+        return y + other if self.last is None else self.last(y)
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_a_sum_with_the_networks_input_is_neither_folded_over_nor_overwritten(normalized, generator):
+    module = Shortcut(normalized).eval()
+    randomize(module, generator)
+    x = torch.randn(2, 4, 5, 5, generator=generator)
+    _, results = traced_result(module, x)
+    with torch.no_grad():
+        torch.testing.assert_close(results[-1], module.double()(x.double()), rtol=1e-12, atol=1e-12)
+
+
 class Constant(nn.Module):
     def forward(self, x):
         return x + 1

@@ -209,7 +209,7 @@ class _Tracer:
             factor, shift = factor * module.weight.detach().double(), module.bias.detach().double()
         place = self._fusible(value)
         before = self.layers[place] if place is not None else None
-        if before and before.has_weights and not (before.relu or before.addend or value.flat):
+        if before and before.has_weights and not (before.relu or before.addend is not None or value.flat):
             old = self.parameters[before.name]
             column = factor.view(-1, *[1] * (old.weight.ndim - 1))
             self.parameters[before.name] = Affine(old.weight * column, (old.bias - mean) * factor + shift)
@@ -286,7 +286,7 @@ class _Tracer:
             place = self._fusible(value)
             if place is not None and value.source != other.source:
                 layer = self.layers[place]
-                if layer.has_weights and not (layer.relu or layer.addend):
+                if layer.has_weights and not (layer.relu or layer.addend is not None):
                     places.append((place, other.source))
         if not places:
             layer = Layer(name, "add", first.source, first.shape, first.shape, addend=second.source)
