@@ -4,8 +4,9 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.errors import ConfigError
+from pipeline.precision import HalfNetwork
 from pipeline.precision.reference import reference
-from pipeline.precision.trace import trace
+from pipeline.precision.trace import check_trace, trace
 
 
 def randomize(module, generator):
@@ -150,6 +151,36 @@ def test_a_sum_with_the_networks_input_is_neither_folded_over_nor_overwritten(no
     _, results = traced_result(module, x)
     with torch.no_grad():
         torch.testing.assert_close(results[-1], module.double()(x.double()), rtol=1e-12, atol=1e-12)
+
+
+class InPlace(nn.Module):
+    """A sum with what a ReLU has overwritten, which no tracing of values sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.relu = nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        y = self.body(x)
+        return self.relu(y) + y
+
+
+def test_layers_that_compute_something_else_than_the_module_are_refused(generator):
+    x = torch.randn(3, 4, 5, 5, generator=generator)
+    module = InPlace()
+    with pytest.raises(ConfigError, match=r"differs from the network's by 0\.\d+ of its norm .* in place"):
+        check_trace(module, *trace(module, x), x)
+    module.relu.inplace = False
+    check_trace(module, *trace(module, x), x)
+    with pytest.raises(ConfigError, match="differs from the network's"):
+        HalfNetwork.convert(InPlace(), x)
+
+
+def test_the_samples_are_left_as_they_were(generator):
+    x = torch.randn(3, 4, 5, 5, generator=generator)
+    before = x.clone()
+    HalfNetwork.convert(nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(4, 2, 1)), x)
+    assert torch.equal(x, before)
 
 
 class Constant(nn.Module):

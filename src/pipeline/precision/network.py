@@ -28,7 +28,7 @@ from pipeline.precision.selection import (
     verify,
 )
 from pipeline.precision.timing import LayerTiming, time_layers
-from pipeline.precision.trace import trace
+from pipeline.precision.trace import check_trace, trace
 
 CALIBRATION_SAMPLES = 256  # more tell no more about the range of the activations
 ERROR_SAMPLES = 8  # through every candidate of every layer
@@ -120,7 +120,8 @@ class HalfNetwork:
             instruction_set: One of `instruction_sets()`; None for the best that the processor has.
 
         Raises:
-            ConfigError: If a module is not supported, a parameter is not finite, or there is no calibration input.
+            ConfigError: If a module is not supported or its layers compute something else than itself, a parameter is
+                not finite, or there is no calibration input.
         """
         if calibration.ndim < 2 or len(calibration) == 0:
             raise ConfigError(
@@ -152,6 +153,7 @@ class HalfNetwork:
                 half[f"{layer.name}.bias"] = single[f"{layer.name}.bias"] = affine.bias.float()
                 layer = layer.with_rounding(exponents, report)
             rounded.append(layer)
+        check_trace(module, layers, parameters, calibration[:ERROR_SAMPLES])
         twin = Execution(rounded, single, "fp32", instruction_set)
         seen = twin.activations(calibration[:CALIBRATION_SAMPLES])
         wide = {

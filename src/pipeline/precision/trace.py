@@ -11,8 +11,9 @@ References:
 """
 
 import copy
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,11 +23,15 @@ from torch.nn import functional
 
 from pipeline.errors import ConfigError
 from pipeline.precision.plan import INPUT, Geometry, Kind, Layer
+from pipeline.precision.reference import reference
 
 SUPPORTED = (
     "Conv2d (zero padding), Linear, BatchNorm, ReLU, the sum of two layers, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, "
     "Flatten, Dropout and Identity"
 )
+# Folding only re-orders sums in float64, by some 2^-53 each: 1e-16 times the square root of their number, up to 1e6, and
+# what a network amplifies of it, which would have to be 1e6 to come near.
+LARGEST_DIFFERENCE = 1e-6
 ONE_PIXEL = Geometry((1, 1), (1, 1), (0, 0))
 
 
@@ -58,7 +63,7 @@ def trace(module: nn.Module, sample: Tensor) -> tuple[tuple[Layer, ...], dict[st
     graph.graph.eliminate_dead_code()
     try:
         with torch.no_grad():
-            _Shapes(graph).run(sample[:1].detach().cpu().float())
+            _Shapes(graph).run(sample[:1].detach().cpu().float().clone())  # which a ReLU may do in place
     except RuntimeError as failure:
         raise ConfigError(
             f"the network does not take inputs of shape {tuple(sample.shape[1:])}: {str(failure).splitlines()[0]}"
@@ -69,6 +74,35 @@ def trace(module: nn.Module, sample: Tensor) -> tuple[tuple[Layer, ...], dict[st
     if not tracer.layers:
         raise ConfigError(f"the network has no layer to convert; supported are {SUPPORTED}")
     return tuple(tracer.layers), tracer.parameters
+
+
+def check_trace(
+    module: nn.Module, layers: Sequence[Layer], parameters: Mapping[str, Affine], samples: Tensor
+) -> None:
+    """Compare the traced layers with the module itself, both in float64.
+
+    Raises:
+        ConfigError: If the module does not run on the samples, or the layers give something else.
+    """
+    x = samples.detach().cpu().double()
+    tensors = {f"{name}.weight": affine.weight for name, affine in parameters.items()}
+    tensors |= {f"{name}.bias": affine.bias for name, affine in parameters.items()}
+    found = reference(layers, tensors, x)[-1].flatten(1)
+    module = copy.deepcopy(module).cpu().double().eval()
+    try:
+        with torch.no_grad():
+            wanted = module(x.clone()).flatten(1)
+    except (RuntimeError, ValueError) as failure:
+        raise ConfigError(
+            f"the network does not run on {len(x)} inputs at once: {str(failure).splitlines()[0]}"
+        ) from failure
+    difference = (found - wanted).norm() if found.shape == wanted.shape else wanted.new_tensor(math.inf)
+    if not difference <= LARGEST_DIFFERENCE * wanted.norm():
+        raise ConfigError(
+            f"the converted layers' result differs from the network's by {float(difference / wanted.norm()):.1g} of its "
+            "norm in float64; the network may change a tensor in place that it reads again, as with inplace=True, or "
+            "do more than its layers: leave that out"
+        )
 
 
 class _Shapes(fx.Interpreter):
