@@ -93,11 +93,28 @@ def test_a_budget_of_nothing_leaves_every_layer_at_its_general_float32_routine(c
         assert layer.routine == twin(candidates(layer, network.instruction_set)[0])
 
 
-def test_conversion_fails_closed_to_float32_weights(case):
+@pytest.mark.parametrize("output_error", [1e-6, 1e-3])
+def test_a_converted_network_is_within_its_budget_of_error(case, output_error):
+    module, x = case
+    network = HalfNetwork.convert(module, x, budget=Budget(output_error=output_error))
+    assert verify(network(x), network.float_twin()(x), None).output_error <= output_error
+
+
+def test_a_budget_that_not_even_float32_meets_is_refused_and_zeros_are_exact(mlp):
+    module, x = mlp
+    with pytest.raises(ConfigError, match="exceeds its budget even at float32: .* 0 points lost of -1"):
+        HalfNetwork.convert(module, x, torch.zeros(9, dtype=torch.long), budget=Budget(points=-1))
+    zeros = torch.zeros(2, 3)
+    assert verify(zeros, zeros, None).within(Budget(output_error=0.0))
+
+
+def test_conversion_fails_closed_to_float32_weights_and_activations(case):
     module, x = case
     network = HalfNetwork.convert(module, x, budget=Budget(layer_error=1e-9, output_error=0.0))
     tensors = network.tensors()
+    assert torch.equal(network(x), network.float_twin()(x))
     for layer in network.layers:
+        assert layer.input_dtype == layer.output_dtype == "float32"
         if layer.has_weights:
             assert layer.weight_dtype == "float32"
             assert layer.routine.endswith("fp32")

@@ -16,6 +16,7 @@ from pipeline.precision.error import LayerError, layer_errors
 from pipeline.precision.plan import FORMAT, Layer, close, store_activations
 from pipeline.precision.roofline import Roofs
 from pipeline.precision.routines import Execution, candidates, single_parameters
+from pipeline.precision.routines import twin as twin_of
 from pipeline.precision.sampling import Sampling, one_core
 from pipeline.precision.selection import (
     Budget,
@@ -109,7 +110,7 @@ class HalfNetwork:
 
         Routines are those that a typical processor runs fastest among those whose error fits: the same input gives the
         same network again. `choose_routines` measures instead. Where the budget is exceeded, the layers that add most
-        error go back to float32 one by one.
+        error go back to float32 weights one by one, and if that is not enough, activations and routines do so too.
 
         Args:
             module: Conv2d, BatchNorm, ReLU, sums, pooling, Flatten, Linear and Dropout, with one input and one output.
@@ -121,7 +122,7 @@ class HalfNetwork:
 
         Raises:
             ConfigError: If a module is not supported or its layers compute something else than itself, a parameter is
-                not finite, or there is no calibration input.
+                not finite, there is no calibration input, or not even float32 is within the budget.
         """
         if calibration.ndim < 2 or len(calibration) == 0:
             raise ConfigError(
@@ -170,9 +171,21 @@ class HalfNetwork:
             )
             tensors = half | {f"{of}.weight": single[f"{of}.weight"] for of in closed}
             network = cls(layers, tensors, single, instruction_set)
-            if name is None or verify(network(calibration), exact, labels).within(budget):
-                break
-            closed.add(name)
+            if verify(network(calibration), exact, labels).within(budget):
+                return network
+            if name is not None:
+                closed.add(name)
+        # What binary16 activations cost is left: the twin itself, on its general routines.
+        layers = tuple(
+            replace(layer.in_single(), routine=twin_of(layer.routine), rounding=None) for layer in twin.layers
+        )
+        network = cls(layers, single, single, instruction_set)
+        verification = verify(network(calibration), exact, labels)
+        if not verification.within(budget):
+            raise ConfigError(
+                f"the network exceeds its budget even at float32: {verification.exceeds(budget)}; raise the budget, and "
+                "look whether the network's outputs are finite"
+            )
         return network
 
     @classmethod

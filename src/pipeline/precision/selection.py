@@ -65,6 +65,11 @@ class Verification:
             self.points is None or self.points <= budget.points
         )
 
+    def exceeds(self, budget: Budget) -> str:
+        """What was found and what was wanted, for an error text."""
+        lost = "" if self.points is None else f", and {self.points:.3g} points lost of {budget.points:g}"
+        return f"an output error of {self.output_error:.2g}, wanted at most {budget.output_error:g}{lost}"
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -75,9 +80,8 @@ def verify(found: Tensor, exact: Tensor, labels: Tensor | None) -> Verification:
     lost = None
     if labels is not None:
         lost = 100 * ((before == labels).double().mean() - (after == labels).double().mean()).item()
-    error = torch.linalg.vector_norm(found.double() - exact.double()) / torch.linalg.vector_norm(
-        exact.double()
-    )
+    norm = torch.linalg.vector_norm(exact.double()).clamp_min(1e-300)
+    error = torch.linalg.vector_norm(found.double() - exact.double()) / norm
     return Verification(len(found), float(error), lost, int((before != after).sum()))
 
 

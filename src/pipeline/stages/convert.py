@@ -101,6 +101,8 @@ def run(options: Namespace) -> None:
     kept = [layer.name for layer in network.layers if layer.weight_dtype == "float32" and layer.has_weights]
     if kept:
         print(f"kept at float32, since half precision costs more than the budget: {', '.join(kept)}")
+    if kept and all(layer.output_dtype == "float32" for layer in network.layers[:-1]):
+        print("kept at float32 as well: all activations")
     sizes = draft.facts["file_bytes"]
     print(f"{sizes['fp32'] / 1e3:.1f} kB -> {sizes['fp16'] / 1e3:.1f} kB: {options.output}")
 
