@@ -7,9 +7,9 @@ from torch import nn
 
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.precision import HalfNetwork
-from pipeline.precision.network import _digest
+from pipeline.precision.network import PART, _digest
 from pipeline.precision.reference import reference
-from pipeline.precision.routines import candidates
+from pipeline.precision.routines import Execution, candidates
 
 
 def relative(found, wanted):
@@ -209,6 +209,22 @@ def test_activations_that_binary16_does_not_hold_are_stored_as_single(mlp, instr
     assert network.layers[0].output_dtype == network.layers[1].input_dtype == "float32"
     assert relative(network(x), wanted) < half_error(4)
     assert network.n_saturated == 0
+
+
+def test_the_calibration_runs_in_parts_and_every_part_counts(mlp, monkeypatch):
+    module, x = mlp
+    sizes = []
+
+    def activations(self, part, run=Execution.activations):
+        sizes.append(len(part))
+        return run(self, part)
+
+    monkeypatch.setattr(Execution, "activations", activations)
+    calibration = x[torch.arange(70) % 9]
+    calibration[69] *= 1e6
+    network = HalfNetwork.convert(module, calibration)
+    assert (max(sizes), sum(sizes)) == (PART, 70)
+    assert network.layers[0].output_dtype == "float32"
 
 
 def test_activations_that_outgrow_the_calibration_saturate_and_are_counted(mlp):

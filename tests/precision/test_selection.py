@@ -84,13 +84,23 @@ def test_chosen_routines_stay_within_the_budget_and_leave_the_weights_alone(case
     assert [row["layer"] for row in rows if row["chosen"]] == [layer.name for layer in network.layers]
 
 
-def test_a_budget_of_nothing_leaves_every_layer_at_its_general_float32_routine(case):
+def test_a_layer_budget_of_nothing_leaves_every_layer_at_its_general_float32_routine(case):
     module, x = case
     network = HalfNetwork.convert(module, x)
-    selection = network.choose_routines(x, budget=Budget(output_error=0.0), sampling=QUICK)
+    selection = network.choose_routines(x, budget=Budget(layer_error=0.0), sampling=QUICK)
     assert selection.n_moves == 0
     for layer in selection.network.layers:
         assert layer.routine == twin(candidates(layer, network.instruction_set)[0])
+
+
+def test_routines_over_the_budget_are_refused_and_the_plans_own_kept_if_they_are_within(case):
+    module, x = case
+    network, nothing = HalfNetwork.convert(module, x), Budget(output_error=0.0)
+    with pytest.raises(ConfigError, match=r"no choice of routines is within the budget: .* at most 0;"):
+        network.choose_routines(x, budget=nothing, sampling=QUICK)
+    selection = network.choose_routines(x, exact=network(x), budget=nothing, sampling=QUICK)
+    assert torch.equal(selection.network(x), network(x))
+    assert selection.verification.output_error == 0
 
 
 @pytest.mark.parametrize("output_error", [1e-6, 1e-3])
@@ -102,7 +112,7 @@ def test_a_converted_network_is_within_its_budget_of_error(case, output_error):
 
 def test_a_budget_that_not_even_float32_meets_is_refused_and_zeros_are_exact(mlp):
     module, x = mlp
-    with pytest.raises(ConfigError, match="exceeds its budget even at float32: .* 0 points lost of -1"):
+    with pytest.raises(ConfigError, match=r"exceeds its budget even at float32: .* 0 points lost of -1"):
         HalfNetwork.convert(module, x, torch.zeros(9, dtype=torch.long), budget=Budget(points=-1))
     zeros = torch.zeros(2, 3)
     assert verify(zeros, zeros, None).within(Budget(output_error=0.0))

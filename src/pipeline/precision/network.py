@@ -32,6 +32,7 @@ from pipeline.precision.timing import LayerTiming, time_layers
 from pipeline.precision.trace import check_trace, trace
 
 CALIBRATION_SAMPLES = 256  # more tell no more about the range of the activations
+PART = 16  # of these at a time, since all activations of a part are held at once
 ERROR_SAMPLES = 8  # through every candidate of every layer
 
 
@@ -43,7 +44,8 @@ class Selection:
         network: With the chosen routines.
         batch: The batch size that they were chosen for.
         candidates: Seconds and error of what there was to choose from, by layer; the first is the general float32 one.
-        n_moves: How many of `n_possible` moves away from float32 the budget allows.
+        n_moves: How many of `n_possible` moves away from float32 the budget allows. It is 0 also where the budget does
+            not even allow float32 routines on the weights as stored, but the plan's own routines, which are then kept.
         verification: What the whole network loses on the samples.
     """
 
@@ -156,10 +158,10 @@ class HalfNetwork:
             rounded.append(layer)
         check_trace(module, layers, parameters, calibration[:ERROR_SAMPLES])
         twin = Execution(rounded, single, "fp32", instruction_set)
-        seen = twin.activations(calibration[:CALIBRATION_SAMPLES])
-        wide = {
-            layer.name for layer, result in zip(rounded, seen, strict=True) if not storable_in_half(result)
-        }
+        wide: set[str] = set()
+        for part in calibration[:CALIBRATION_SAMPLES].split(PART):
+            seen = zip(rounded, twin.activations(part), strict=True)
+            wide |= {layer.name for layer, result in seen if not storable_in_half(result)}
         planned = store_activations(rounded, wide)
         errors = added_errors(planned, half, single, calibration[:ERROR_SAMPLES], twin.instruction_set)
         exact = twin(calibration)
@@ -183,8 +185,8 @@ class HalfNetwork:
         verification = verify(network(calibration), exact, labels)
         if not verification.within(budget):
             raise ConfigError(
-                f"the network exceeds its budget even at float32: {verification.exceeds(budget)}; raise the budget, and "
-                "look whether the network's outputs are finite"
+                f"the network exceeds its budget even at float32: {verification.exceeds(budget)}; raise the budget, "
+                "and look whether the network's outputs are finite"
             )
         return network
 
@@ -300,6 +302,7 @@ class HalfNetwork:
 
         Raises:
             ValueError: If there is no sample, or it does not fit the network.
+            ConfigError: If neither float32 routines on the stored weights nor the plan's own are within the budget.
         """
         budget = budget or Budget()
         execution = self._execution
@@ -350,6 +353,14 @@ class HalfNetwork:
         n_moves = furthest(len(order), accepted)
         network = after(n_moves)
         verification = verify(network(samples), exact, labels)
+        if not verification.within(budget):
+            # Nothing was accepted; what was planned may do better than the start.
+            network, verification = self, verify(self(samples), exact, labels)
+        if not verification.within(budget):
+            raise ConfigError(
+                f"no choice of routines is within the budget: {verification.exceeds(budget)}; raise the budget, or "
+                "convert the network again with a lower one, so that more of it stays at float32"
+            )
         return Selection(network, batch, measured, n_moves, len(order), verification)
 
     def with_routines(self, routines: Mapping[str, str]) -> "HalfNetwork":

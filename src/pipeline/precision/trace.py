@@ -29,8 +29,8 @@ SUPPORTED = (
     "Conv2d (zero padding), Linear, BatchNorm, ReLU, the sum of two layers, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, "
     "Flatten, Dropout and Identity"
 )
-# Folding only re-orders sums in float64, by some 2^-53 each: 1e-16 times the square root of their number, up to 1e6, and
-# what a network amplifies of it, which would have to be 1e6 to come near.
+# Folding only re-orders sums in float64: at most 1e-16 times the number of their terms, about 1e-12 for 10^4 of them.
+# A network would have to amplify that a million times to come near.
 LARGEST_DIFFERENCE = 1e-6
 ONE_PIXEL = Geometry((1, 1), (1, 1), (0, 0))
 
@@ -99,9 +99,9 @@ def check_trace(
     difference = (found - wanted).norm() if found.shape == wanted.shape else wanted.new_tensor(math.inf)
     if not difference <= LARGEST_DIFFERENCE * wanted.norm():
         raise ConfigError(
-            f"the converted layers' result differs from the network's by {float(difference / wanted.norm()):.1g} of its "
-            "norm in float64; the network may change a tensor in place that it reads again, as with inplace=True, or "
-            "do more than its layers: leave that out"
+            f"the converted layers' result differs from the network's by {float(difference / wanted.norm()):.1g} of "
+            "its norm in float64; the network may change a tensor in place that it reads again, as with inplace=True, "
+            "or do more than its layers: leave that out"
         )
 
 

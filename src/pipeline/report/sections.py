@@ -213,6 +213,13 @@ def _network_text(network: Mapping[str, Any]) -> str:
     if speeds:
         parts = listing(f"{times(speed)} at batch {count(batch)}" for batch, speed in speeds.items())
         sentences.append(f"FP32 time over FP16 time of all layers together: {parts}.")
+    checked = network.get("verification") or {}
+    if checked:
+        parts = listing(
+            f"{percent(found.get('output_error'), 2)} at batch {count(batch)}"
+            for batch, found in checked.items()
+        )
+        sentences.append(f"The outputs of the plans that were timed are off by {parts}.")
     bounds: dict[str, int] = {}
     for row in network.get("timings") or []:
         bounds[bound_text(row.get("bound"))] = bounds.get(bound_text(row.get("bound")), 0) + 1
