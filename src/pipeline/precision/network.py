@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from pipeline.precision.convert import check_range, round_weights, storable_in_h
 from pipeline.precision.error import LayerError, layer_errors
 from pipeline.precision.plan import FORMAT, Layer, close, store_activations
 from pipeline.precision.roofline import Roofs
-from pipeline.precision.routines import Execution, candidates, single_parameters
+from pipeline.precision.routines import Execution, all_routines, candidates, single_parameters
 from pipeline.precision.routines import twin as twin_of
 from pipeline.precision.sampling import Sampling, one_core
 from pipeline.precision.selection import (
@@ -196,7 +197,8 @@ class HalfNetwork:
     ) -> "HalfNetwork":
         """Build the network again from what `plan` and `tensors` gave.
 
-        Its float32 twin then has the widened half-precision weights, since the others were not stored.
+        Its float32 twin then has the widened half-precision weights, since the others were not stored. Warns of layers
+        whose routine this processor or instruction set does not have and which get another.
 
         Raises:
             ArtifactError: If the plan has another format, or was written for other tensors.
@@ -217,7 +219,19 @@ class HalfNetwork:
             raise ArtifactError(
                 "the plan was written for other weights than these; convert the network again"
             )
-        return cls(layers, tensors, None, instruction_set)
+        network = cls(layers, tensors, None, instruction_set)
+        replaced = [
+            f"{planned.name}: {running.routine} for {planned.routine}"
+            for planned, running in zip(layers, network.execution.layers, strict=True)
+            if planned.routine not in ("", running.routine)
+        ]
+        if replaced:
+            warnings.warn(
+                f"{network.instruction_set} runs other routines than the plan says ({'; '.join(replaced)}), with other "
+                "rounding errors; choose_routines chooses anew",
+                stacklevel=2,
+            )
+        return network
 
     def plan(self) -> dict[str, Any]:
         """The network without its weights, as JSON can hold it; `digest` names the weights that belong to it."""
@@ -364,7 +378,22 @@ class HalfNetwork:
         return Selection(network, batch, measured, n_moves, len(order), verification)
 
     def with_routines(self, routines: Mapping[str, str]) -> "HalfNetwork":
-        """The same network on other routines, by layer; layers left out keep theirs."""
+        """The same network on other routines, by layer; layers left out keep theirs.
+
+        A routine that only this instruction set lacks, or that the layer's stored weights exclude, is replaced by the
+        first of `candidates`, as in plans from other machines.
+
+        Raises:
+            ValueError: If there is no such layer, or no instruction set has such a routine for it.
+        """
+        known = {layer.name: all_routines(layer) for layer in self.layers}
+        for name, routine in routines.items():
+            if name not in known:
+                raise ValueError(f"there is no layer {name!r}; wanted one of {', '.join(known)}")
+            if routine not in known[name]:
+                raise ValueError(
+                    f"layer {name!r} has no routine {routine!r}; wanted one of {', '.join(known[name])}"
+                )
         layers = tuple(
             replace(layer, routine=routines.get(layer.name, layer.routine)) for layer in self.layers
         )

@@ -25,6 +25,7 @@ from pipeline.precision import _native
 from pipeline.precision.convert import LARGEST_HALF, widen
 from pipeline.precision.plan import INPUT, Dtype, Layer, Precision, windows
 
+IN_BF16 = ("direct", "product", "winograd2")  # where the instruction set multiplies BF16
 BATCH = 64  # samples that pass through all layers before the next ones: their activations stay in cache
 
 
@@ -45,6 +46,12 @@ def candidates(layer: Layer, instruction_set: str) -> tuple[str, ...]:
         base, _, suffix = algorithm.partition("_")
         names += [f"{base} bf16"] if suffix == "bf16" else [f"{base} fp16", f"{base} fp32"]
     return tuple(name for name in names if layer.weight_dtype == "float16" or name.endswith("fp32"))
+
+
+def all_routines(layer: Layer) -> tuple[str, ...]:
+    """The routines that some instruction set has for a layer whose weights are float16, on this machine or not."""
+    general = candidates(replace(layer, weight_dtype="float16"), "portable")
+    return general + tuple(f"{algorithm} bf16" for algorithm in IN_BF16 if f"{algorithm} fp16" in general)
 
 
 def twin(routine: str) -> str:
