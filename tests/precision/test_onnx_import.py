@@ -76,6 +76,23 @@ def test_a_network_from_a_file_can_be_converted(tmp_path):
     assert network.layers[0].name == "stem_Conv"
 
 
+def test_constants_of_plain_numbers_are_read(tmp_path):
+    nodes = [
+        helper.make_node("Constant", [], ["shape"], value_ints=[0, -1]),
+        helper.make_node("Reshape", ["x", "shape"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["m"]),
+        helper.make_node("Constant", [], ["b"], value_floats=[1.0, 2.0, -3.0]),
+        helper.make_node("Add", ["m", "b"], ["y"]),
+    ]
+    path, model = saved(tmp_path / "numbers.onnx", nodes, [constant("w", 216, 3)])
+    x = GENERATOR.standard_normal((2, 3, 9, 8)).astype(np.float32)
+    (wanted,) = onnx.reference.ReferenceEvaluator(model).run(None, {"x": x})
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            onnx_module(path)(torch.from_numpy(x)).numpy(), wanted, rtol=1e-4, atol=1e-4
+        )
+
+
 @pytest.mark.parametrize("keepdims", [0, 1])
 def test_a_mean_over_pixels_is_a_pooling(tmp_path, keepdims):
     nodes = [helper.make_node("ReduceMean", ["x"], ["y"], axes=[2, 3], keepdims=keepdims)]
@@ -97,6 +114,25 @@ def test_a_mean_over_pixels_is_a_pooling(tmp_path, keepdims):
         ([helper.make_node("Conv", ["x", "x"], ["y"], name="c")], "'c' takes 'x' as weights"),
         ([helper.make_node("Gemm", ["x", "w"], ["y"], alpha=2.0, name="g")], "'g' has transA, alpha or beta"),
         ([helper.make_node("Add", ["x", "w"], ["y"], name="a")], "'a' adds a constant"),
+        (
+            [helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[2, 2], dilations=[2, 2], name="p")],
+            r"'p' has dilations \[2, 2\]",
+        ),
+        (
+            [helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], auto_pad="SAME_UPPER", name="p")],
+            "'p' has auto_pad=SAME_UPPER; wanted pads in numbers",
+        ),
+        (
+            [
+                helper.make_node("MatMul", ["x", "w"], ["m"]),
+                helper.make_node("Constant", [], ["b"], value_floats=[1.0, 2.0, 3.0]),
+                helper.make_node("Add", ["m", "b"], ["l"], name="bias"),
+                helper.make_node("Relu", ["m"], ["r"]),
+                helper.make_node("Add", ["l", "r"], ["y"]),
+            ],
+            "'bias' adds a bias to a product that others read without it",
+        ),
+        ([helper.make_node("Constant", [], ["y"], value_string="a", name="s")], "'y' is a constant by value_string"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_named(tmp_path, nodes, words):

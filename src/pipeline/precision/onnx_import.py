@@ -4,6 +4,7 @@ Only what conversion supports is read: convolution, matrix products with constan
 sums, pooling, flattening. Needs the package `onnx`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,21 +44,33 @@ def onnx_module(path: Path) -> nn.Module:
         raise ConfigError(
             f"{path}: has {len(inputs)} inputs and {len(model.graph.output)} outputs; wanted one of each"
         )
-    reader = _Reader(path, constants, inputs[0])
+    reader = _Reader(path, constants, inputs[0], _n_readers(model.graph))
     for node in model.graph.node:
         attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
         if node.op_type == "Constant":
-            constants[node.output[0]] = torch.from_numpy(numpy_helper.to_array(attributes["value"]).copy())
+            if "value" in attributes:
+                found = torch.from_numpy(numpy_helper.to_array(attributes["value"]).copy())
+            else:
+                found = reader.numbers(node.output[0], attributes)
+            constants[node.output[0]] = found
         else:
             reader.take(node, attributes)
     return reader.module(model.graph.output[0].name)
 
 
+def _n_readers(graph: Any) -> Counter[str]:
+    """How many operators read each named value; the network's output is read as well."""
+    read = Counter(key for node in graph.node for key in node.input)
+    return read + Counter(entry.name for entry in graph.output)
+
+
 class _Reader:
     """The graph so far, and the node that computes each named value."""
 
-    def __init__(self, path: Path, constants: dict[str, Tensor], given: str) -> None:
-        self.path, self.constants = path, constants
+    def __init__(
+        self, path: Path, constants: dict[str, Tensor], given: str, n_readers: Mapping[str, int]
+    ) -> None:
+        self.path, self.constants, self.n_readers = path, constants, n_readers
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.values = {given: self.graph.placeholder("x")}
@@ -100,9 +113,21 @@ class _Reader:
             )
         return self.constants[node.input[place]]
 
+    def numbers(self, name: str, attributes: Mapping[str, Any]) -> Tensor:
+        """The constant that is written as plain numbers."""
+        for kind, dtype in (("float", torch.float32), ("int", torch.int64)):
+            for key in (f"value_{kind}", f"value_{kind}s"):
+                if key in attributes:
+                    return torch.tensor(attributes[key], dtype=dtype)
+        raise self.refusal(
+            name, f"is a constant by {', '.join(attributes)}; wanted numbers or a dense tensor"
+        )
+
     def padding(self, name: str, attributes: Mapping[str, Any]) -> tuple[int, int]:
-        pads = list(attributes.get("pads", (0, 0, 0, 0)))
-        if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or pads[:2] != pads[2:]:
+        pads, automatic = list(attributes.get("pads", (0, 0, 0, 0))), attributes.get("auto_pad", b"NOTSET")
+        if automatic not in (b"NOTSET", b"VALID"):
+            raise self.refusal(name, f"has auto_pad={automatic.decode()}; wanted pads in numbers")
+        if pads[:2] != pads[2:]:
             raise self.refusal(name, f"pads {pads} unevenly; wanted the same on both sides")
         return pads[0], pads[1]
 
@@ -159,8 +184,17 @@ def _sum(reader: _Reader, name: str, node: Any, attributes: Mapping[str, Any]) -
     before = reader.value(name, node.input[1 - place])
     found = reader.root.get_submodule(str(before.target)) if before.op == "call_module" else None
     bias = constants[place]
-    if not isinstance(found, nn.Linear) or bias is None or bias.numel() != found.out_features:
+    if (
+        not isinstance(found, nn.Linear)
+        or bias is None
+        or bias.shape[-1:].numel() != bias.numel()
+        or (bias.numel() != found.out_features)
+    ):
         raise reader.refusal(name, "adds a constant to something other than a product; wanted a bias")
+    if reader.n_readers[node.input[1 - place]] > 1:
+        raise reader.refusal(
+            name, "adds a bias to a product that others read without it; wanted a product of its own"
+        )
     found.bias = nn.Parameter(found.bias.detach() + bias.flatten().float())
     return before
 
@@ -177,6 +211,8 @@ def _maximum(reader: _Reader, name: str, node: Any, attributes: Mapping[str, Any
 
 
 def _mean(reader: _Reader, name: str, node: Any, attributes: Mapping[str, Any]) -> nn.Module:
+    if any(step != 1 for step in attributes.get("dilations", ())):
+        raise reader.refusal(name, f"has dilations {list(attributes['dilations'])}; wanted a dense window")
     return nn.AvgPool2d(
         tuple(attributes["kernel_shape"]),
         tuple(attributes.get("strides", (1, 1))),
