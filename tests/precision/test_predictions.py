@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from pipeline.errors import ConfigError
 from pipeline.precision.predictions import compare_predictions, confusion, wilson_interval
 
 
@@ -24,6 +25,14 @@ def test_counts_are_those_of_the_samples_that_changed():
     assert found.confusion_before == ((1, 1, 0), (0, 1, 1), (0, 0, 1))
     assert found.confusion_after == ((2, 0, 0), (1, 0, 1), (0, 0, 1))
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("strange", [3, -1])
+def test_a_label_that_is_no_class_is_refused(strange):
+    with pytest.raises(
+        ConfigError, match=f"class {strange} is none of the network's 3 outputs; wanted 0 to 2"
+    ):
+        compare_predictions(logits([0, 1]), logits([0, 1]), torch.tensor([0, strange]))
 
 
 def test_examples_are_the_most_surprising_changes():

@@ -257,6 +257,11 @@ class Dependent(nn.Module):
         (Twice(), (4,), "'layer' is used twice"),
         (Dependent(), (4,), "cannot be traced"),
         (nn.Sequential(nn.Linear(4, 4)), (5,), r"does not take inputs of shape \(5,\)"),
+        (
+            nn.Sequential(nn.Linear(4, 4), nn.BatchNorm2d(4)),
+            (4,),
+            r"does not take inputs of shape \(4,\): expected 4D input",
+        ),
         (nn.Sequential(nn.Dropout()), (4,), "no layer to convert"),
     ],
 )  # fmt: skip

@@ -38,6 +38,7 @@ def own(tmp_path):
     onnx.save(model, str(tmp_path / "own.onnx"))
     np.save(tmp_path / "x.npy", generator.standard_normal((20, 2, 8, 8)).astype(np.float32))
     np.save(tmp_path / "labels.npy", generator.integers(0, 3, 20))
+    np.save(tmp_path / "wrong.npy", np.full(20, 3))
     quick = {"batch_sizes": [2], "min_samples": 5, "modes": ["warm"], "device": "cpu"}
     (tmp_path / "spec.json").write_text(json.dumps(quick))
     return tmp_path
@@ -87,6 +88,10 @@ def test_the_same_network_is_converted_to_the_same_files_again(own):
         ({"onnx": "gone.onnx", "inputs": "x.npy"}, "gone.onnx: not a readable ONNX file"),
         ({"onnx": "own.onnx", "inputs": "spec.json"}, "spec.json: not a readable array"),
         ({"onnx": "own.onnx", "inputs": "empty.npy"}, "empty.npy: holds float32 of shape"),
+        (
+            {"onnx": "own.onnx", "inputs": "x.npy", "labels": "wrong.npy"},
+            r"wrong\.npy: class 3 is none of the network's 3 outputs; wanted 0 to 2",
+        ),
         ({"onnx": "own.onnx", "inputs": "x.npy", "labels": "x.npy"}, "wanted one for each of 20 samples"),
         ({"onnx": "own.onnx", "inputs": "wide.npy"}, r"does not take inputs of shape \(5, 8, 8\)"),
         ({"onnx": "own.onnx", "inputs": "nan.npy"}, "nan.npy: holds NaN or infinity"),

@@ -160,7 +160,7 @@ class HalfNetwork:
         check_trace(module, layers, parameters, calibration[:ERROR_SAMPLES])
         twin = Execution(rounded, single, "fp32", instruction_set)
         wide: set[str] = set()
-        for part in calibration[:CALIBRATION_SAMPLES].split(PART):
+        for part in torch.split(calibration[:CALIBRATION_SAMPLES], PART):
             seen = zip(rounded, twin.activations(part), strict=True)
             wide |= {layer.name for layer, result in seen if not storable_in_half(result)}
         planned = store_activations(rounded, wide)

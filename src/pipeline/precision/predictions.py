@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.errors import ConfigError
+
 NORMAL_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
 
@@ -82,8 +84,12 @@ def compare_predictions(
         after: In half precision.
         labels: Classes, shape (n,).
         n_examples: Changed predictions that are listed.
+
+    Raises:
+        ConfigError: If a label is none of the classes.
     """
     n, n_classes = before.shape
+    check_labels(labels, n_classes)
     first, second = before.argmax(dim=1), after.argmax(dim=1)
     right_before, right_after = first == labels, second == labels
     worsened, mended = int((right_before & ~right_after).sum()), int((~right_before & right_after).sum())
@@ -118,6 +124,20 @@ def compare_predictions(
         confusion_before=confusion(labels, first, n_classes),
         confusion_after=confusion(labels, second, n_classes),
     )
+
+
+def check_labels(labels: Tensor, n_classes: int, where: str = "the labels") -> None:
+    """Refuse labels that are none of the classes.
+
+    Raises:
+        ConfigError: Naming `where` they are from and the first of them.
+    """
+    strange = labels[(labels < 0) | (labels >= n_classes)]
+    if len(strange):
+        raise ConfigError(
+            f"{where}: class {int(strange[0])} is none of the network's {n_classes} outputs; wanted 0 to "
+            f"{n_classes - 1}"
+        )
 
 
 def wilson_interval(n_right: int, n: int) -> tuple[float, float]:

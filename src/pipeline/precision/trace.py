@@ -64,7 +64,7 @@ def trace(module: nn.Module, sample: Tensor) -> tuple[tuple[Layer, ...], dict[st
     try:
         with torch.no_grad():
             _Shapes(graph).run(sample[:1].detach().cpu().float().clone())  # which a ReLU may do in place
-    except RuntimeError as failure:
+    except (RuntimeError, ValueError) as failure:
         raise ConfigError(
             f"the network does not take inputs of shape {tuple(sample.shape[1:])}: {str(failure).splitlines()[0]}"
         ) from failure

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pipeline.artifacts.store import Artifact, create
 from pipeline.errors import ConfigError
 from pipeline.precision import Budget, HalfNetwork, compare_predictions, onnx_module
+from pipeline.precision.predictions import check_labels
 from pipeline.runtime.provenance import provenance
 from pipeline.stages.parts.images import read_images, read_samples
 from pipeline.stages.parts.networks import model_of
@@ -41,6 +42,9 @@ def run(options: Namespace) -> None:
     samples, labels = source.calibration
     budget = Budget(points=options.budget_points)
     network = HalfNetwork.convert(source.module, samples, labels, budget=budget)
+    for classes in (labels, source.test[1]):
+        if classes is not None:
+            check_labels(classes, network.layers[-1].output_shape[0], str(options.labels or options.dataset))
     images, test_labels = source.test
     with torch.no_grad():
         before = _in_parts(source.module, images)
