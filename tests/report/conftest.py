@@ -212,6 +212,7 @@ METRICS = {
             "seed": 0, "n_saturated": 0, "budget_points": 0.1, "mode": "network",
             "accuracy": {"fp32": 0.8673, "fp16": 0.8672, "n_samples": 10000, "n_changed": 3,
                          "points_lost": 0.01, "interval_lost": [-0.02, 0.04]},
+            "verification": {"1": {"output_error": 0.0043, "n_samples": 4096, "points": 0.0, "n_changed": 1}},
             "predictions": {
                 "changed": [{"sample": 1234, "label": 0, "before": 0, "after": 6, "margin": 0.0012}],
                 "confusion_before": [[860 if i == j else 15 for j in range(10)] for i in range(10)],

@@ -150,6 +150,7 @@ def test_numbers_come_from_the_metrics(metrics, no_svg):
         ("precision", "kfac_smooth", "layers", 2, "output_error"),
         ("precision", "kfac_smooth", "layers", 2, "output_sqnr_db"),
         ("precision", "kfac_smooth", "n_saturated"),
+        ("precision", "kfac_smooth", "verification", "1", "output_error"),
         ("precision", "kfac_smooth", "timings", 8, "interval", 1),
         ("matrices", "airports", "compress", "n_bytes"),
         ("matrices", "airports", "compress", "levels", 1, "skeletons"),

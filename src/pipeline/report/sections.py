@@ -216,7 +216,7 @@ def _network_text(network: Mapping[str, Any]) -> str:
     checked = network.get("verification") or {}
     if checked:
         parts = listing(
-            f"{percent(found.get('output_error'), 2)} at batch {count(batch)}"
+            f"{percent((found or {}).get('output_error'), 2)} at batch {batch}"
             for batch, found in checked.items()
         )
         sentences.append(f"The outputs of the plans that were timed are off by {parts}.")
