@@ -144,10 +144,11 @@ def against(
         cold: Whether the caches are swept before each run.
     """
     problem, network = case.problem, case.network
-    peers: list[Engine] = engines.float32_engines(problem)
+    with one_core():  # as in the race: each engine chooses its memory format by timing it
+        peers: list[Engine] = engines.float32_engines(problem)
+        wide = [engines.torch_bfloat16(problem), engines.openvino_bfloat16(problem)] if bfloat16 else []
     for peer in peers:
         assert peer.precision in ("", "fp32", "f32", "float32"), f"{peer.name} ran {peer.precision}"
-    wide = [engines.torch_bfloat16(problem), engines.openvino_bfloat16(problem)] if bfloat16 else []
     calls = {"ours fp16": whole(network, case.x), "ours fp32": whole(network, case.x, single=True)}
     calls |= {engine.name: engine.run for engine in [*peers, *filter(None, wide)]}
     error = problem.error(network(case.x))
