@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.precision import Roofs, measure_attained, measure_roofs
-from pipeline.precision.attained import fit
+from pipeline.precision.attained import _references, fit
 from pipeline.precision.roofline import Work, bound
 
 ROOFS = Roofs(
@@ -64,3 +64,14 @@ def test_every_class_of_routines_is_measured(instruction_set):
               "adaptive_avg_pool2d", "sum"}  # fmt: skip
     assert wanted <= set(roofs.attained)
     assert Roofs.from_dict(json.loads(json.dumps(roofs.to_dict(), allow_nan=False))) == roofs
+
+
+def test_no_reference_layer_is_one_that_predictions_are_scored_on():
+    """Those of the benchmark: a ResNet-18 for 32x32 images, a convolution of 64 channels and a product of 2048."""
+    scored = {(channels, 64 * 32 // channels) for channels in (64, 128, 256, 512)} | {(2048, 2048)}
+    shapes = {
+        (layer.input_shape[0], layer.input_shape[1] if layer.kind == "conv2d" else layer.output_shape[0])
+        for kind in ("conv2d", "linear")
+        for layer in _references()[kind]
+    }
+    assert not shapes & scored

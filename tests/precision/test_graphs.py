@@ -1,6 +1,7 @@
 """Graphs of native layers, sums of activations, and threads."""
 
 import os
+import threading
 
 import pytest
 import torch
@@ -153,6 +154,24 @@ def test_a_caller_that_is_held_on_one_core_runs_alone(two_threads, generator):
     finally:
         os.sched_setaffinity(0, cores)
     assert torch.equal(y, alone)
+
+
+def test_the_workers_follow_the_callers_set_of_cores(two_threads, generator):
+    x, y = torch.randn(256, 300, generator=generator), torch.empty(256, 300)
+    layer = identity(300, 300)
+    layer.run(x, y)
+    cores = os.sched_getaffinity(0)
+    others = [int(name) for name in os.listdir("/proc/self/task") if int(name) != threading.get_native_id()]
+    before = {other: os.sched_getaffinity(other) for other in others}
+    try:
+        for other in others:
+            os.sched_setaffinity(other, {min(cores)})
+        layer.run(x, y)
+        assert cores in [os.sched_getaffinity(other) for other in others]
+    finally:
+        for other in others:
+            os.sched_setaffinity(other, before[other])
+    assert torch.equal(x, y)
 
 
 def test_an_unknown_routine_is_refused_with_a_word_on_what_there_is():

@@ -143,6 +143,38 @@ def test_every_routine_of_an_instruction_set_is_known(instruction_set):
     assert {"direct bf16", "winograd2 bf16"} <= set(all_routines(network.layers[0]))
 
 
+def test_only_results_too_small_for_binary16_count_as_flushed():
+    """A ReLU also gives zero where rounding turned a small positive sum negative, or cancelled it."""
+    module = nn.Sequential(nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1))
+    with torch.no_grad():
+        # 1 + 2^-12 is rounded to 1.
+        for part, weight in ((module[0], [[1 + 2.0**-12, -1.0]]), (module[2], [[1.0]])):
+            part.weight.copy_(torch.tensor(weight))
+            part.bias.zero_()
+    network = HalfNetwork.convert(module, torch.eye(2))
+    assert network.layers[0].output_dtype == "float16"
+    assert network.layers[0].weight_dtype == "float16"
+    for size, n_flushed in ((1.0, 0), (2.0**-12, 0), (2.0**-14, 1)):
+        error = network.layer_errors(torch.full((1, 2), size))[0]
+        assert (error.relative_error, error.n_flushed) == (1.0, n_flushed)
+
+
+def test_a_prepared_run_counts_what_saturates_and_waits_for_its_turn(case):
+    module, x = case
+    network = HalfNetwork.convert(module, x)
+    parts = [x[start : start + 10] for start in range(0, 70, 10)]
+    runs = [network.execution.prepared(part) for part in parts] * 20
+    wanted = [runs[number]() for number in range(len(parts))] * 20
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda run: run(), runs)) == wanted
+    assert network.n_saturated == 0
+    network(1e6 * x[:10])
+    counted = network.n_saturated
+    assert counted > 0
+    assert network.execution.prepared(1e6 * x[:10])() == counted
+    assert network.n_saturated == 2 * counted
+
+
 def test_the_same_call_twice_gives_the_same_bits(case):
     module, x = case
     network = HalfNetwork.convert(module, x)

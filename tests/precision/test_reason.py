@@ -43,6 +43,15 @@ CASES = {
         side(1e5, 60e3, 0), side(1e5, 30e3, 1e6), (0.1, 0.2),
         ["FP16 loses", "conversion-bound", "1 million conversions at 50 G/s take 20 µs"],
     ),
+    "memory, and yet a loss": (
+        side(32e6, 671e6, 0), side(32e6, 335e6, 16e6, slower=2.6), (0.91, 0.94),
+        ["FP16 loses, 0.92x", "FP32 moves 671 MB and needs 26.8 ms", "so the roofs predict a gain, but",
+         "which they leave out, take 21.4 ms in FP16 and 5.37 ms in FP32"],
+    ),
+    "conversions, and yet a loss": (
+        side(1e5, 4e6, 0, slower=1.0), side(1e5, 1e6, 15e5, slower=1.9), (0.68, 0.72),
+        ["FP16 loses, 0.70x", "conversion-bound", "so the roofs predict a gain", "27 µs in FP16 and nothing in FP32"],
+    ),
     "far from any roof": (
         side(1e3, 1e3, 0, slower=9), side(1e3, 5e2, 10, slower=9), (0.99, 1.01),
         ["no clear difference, 1.00x", "9.0 times that bound", "weigh more than any roof"],
@@ -121,5 +130,6 @@ def test_the_sentence_has_the_verdict_the_limit_and_the_numbers(name):
     single, half, interval, wanted = CASES[name]
     sentence = reason(single, half, interval, ROOFS)
     assert all(words in sentence for words in wanted), sentence
+    assert ("predict a gain" in sentence) == ("and yet a loss" in name)
     assert sentence.endswith(".")
     assert "  " not in sentence

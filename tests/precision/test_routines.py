@@ -236,6 +236,28 @@ def test_conversions_count_every_number_that_is_widened_or_narrowed(instruction_
     assert half.conversions(batch) >= weight.numel() + batch * (8 + 16)
 
 
+@pytest.mark.parametrize("routine", ["product", "direct", "winograd2", "depthwise"])
+def test_a_residual_in_half_precision_is_converted_number_by_number(instruction_set, routine):
+    ones, zeros = torch.ones(16), torch.zeros(16)
+
+    def layer(residual):
+        if routine == "product":
+            weight = torch.ones(16, 8)
+            return _native.linear(
+                instruction_set, weight, ones, zeros, False, False, False, residual=residual, routine=routine
+            )
+        groups = 16 if routine == "depthwise" else 1
+        weight = torch.ones(16, 9 * 16 // groups)
+        return _native.convolution(
+            instruction_set, weight, ones, zeros, False, False, False, image=(16, 5, 4), kernel=(3, 3), stride=(1, 1),
+            padding=(1, 1), dilation=(1, 1), groups=groups, residual=residual,
+            routine="direct" if routine == "depthwise" else routine,
+        )  # fmt: skip
+
+    results = 3 * layer("none").output_size
+    assert [layer(kind).conversions(3) for kind in ("none", "float32", "float16")] == [0, 0, results]
+
+
 @pytest.mark.parametrize("average", [False, True])
 def test_only_a_maximum_of_half_precision_numbers_takes_no_conversions(instruction_set, average):
     bounds = {"row_start": [0], "row_end": [2], "column_start": [0], "column_end": [2]}

@@ -93,6 +93,7 @@ def test_interrupted_samples_are_dropped_and_replaced():
     found = machine.sampling(n_samples=10, seconds_at_most=100.0)({"a": side})["a"]
     assert len(found.seconds) >= 10
     assert found.n_dropped > 0
+    assert found.n_disturbed == 0
     np.testing.assert_allclose(found.seconds, 1e-3)
 
 
@@ -101,7 +102,7 @@ def test_if_everything_is_interrupted_the_samples_are_kept_rather_than_none():
     side = machine.side("a", 1e-3, interrupted=lambda call: True)
     found = machine.sampling(n_samples=10, seconds_at_most=20.0)({"a": side})["a"]
     assert len(found.seconds) >= LEAST
-    assert found.n_dropped == 0
+    assert (found.n_dropped, found.n_disturbed) == (0, len(found.seconds))
 
 
 def test_the_time_limit_ends_sampling_with_at_least_one_round():

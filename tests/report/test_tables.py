@@ -140,3 +140,9 @@ def test_a_network_without_these_figures_has_none_of_the_tables():
         assert table({}) is None
     assert layer_tables.changed_predictions({}, ()) is None
     assert layer_tables.confusion({}, ()) is None
+
+
+def test_samples_that_count_although_they_were_disturbed_are_told():
+    network = {"timings": [{"layer": "conv", "n_disturbed": n} for n in (0, 2, 5)]}
+    assert "7 samples of 2 rows were disturbed" in layer_times(network).note
+    assert "disturbed" not in layer_times({"timings": [{"layer": "conv", "n_disturbed": 0}]}).note

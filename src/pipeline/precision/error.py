@@ -58,7 +58,7 @@ class LayerError:
         largest: The largest magnitude of the exact result; binary16 ends at 65504.
         n_saturated: Results of this layer that were stored as +-65504.
         n_subnormal: Results stored as subnormal numbers, with fewer than 11 bits.
-        n_flushed: Results other than zero, and not by the ReLU, stored as zero.
+        n_flushed: Results other than zero that are stored as zero because binary16 has no smaller number.
         n_results: How many there were.
     """
 
@@ -109,7 +109,9 @@ def layer_errors(
                 n_subnormal=int(((magnitude > 0) & (magnitude < SMALLEST_NORMAL_HALF)).sum())
                 if is_half
                 else 0,
-                n_flushed=int(((stored == 0) & (wanted.abs() > 0)).sum()) if is_half else 0,
+                n_flushed=int(((stored == 0) & (wanted != 0) & (wanted.abs() <= TINY_HALF)).sum())
+                if is_half
+                else 0,
                 n_results=stored.numel(),
             )
         )

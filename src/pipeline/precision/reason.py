@@ -76,7 +76,8 @@ def reason(
         )
     verdict = f"{subject} loses" if loses else f"{subject} wins" if wins else "no clear difference"
     limit = _limit(single, half, roofs, wins, flops or half.work.flops)
-    return f"{verdict}, {speedup:.2f}x{_ran(half)}: {limit}{kept}{_distance(half, cold)}."
+    beyond = _beyond(single, half) if loses else ""
+    return f"{verdict}, {speedup:.2f}x{_ran(half)}: {limit}{beyond}{kept}{_distance(half, cold)}."
 
 
 def _ran(half: Side) -> str:
@@ -128,6 +129,22 @@ def _limit(single: Side, half: Side, roofs: Roofs, wins: bool, flops: float) -> 
         f"{term}-bound, {moved} at {_rate(half)} take {_seconds(half.bound.seconds)}; FP32 moves "
         f"{moved_single}{elsewhere} and needs {_seconds(single.bound.seconds)}"
     )
+
+
+def _beyond(single: Side, half: Side) -> str:
+    """Why a layer loses although the roofs predict a gain: by what they have no place for."""
+    if single.bound.seconds < (1 + MARGIN) * half.bound.seconds:
+        return ""
+    excess, excess_single = (side.seconds - side.bound.seconds for side in (half, single))
+    return (
+        f"; so the roofs predict a gain, but instructions that widen, gather and store, and waits, which they leave "
+        f"out, take {_seconds(excess)} in {half.precision}{_than(excess_single)}"
+    )
+
+
+def _than(seconds: float) -> str:
+    """The other side of a comparison; a run may come out a little below its measured bound."""
+    return f" and {_seconds(seconds)} in FP32" if seconds > 0 else " and nothing in FP32"
 
 
 def _moved(side: Side) -> str:

@@ -9,7 +9,6 @@ up in binary32 by all of them; "bf16" ones also round the activations, before th
 are transformed, like the weights.
 """
 
-import functools
 import itertools
 import math
 import threading
@@ -107,7 +106,7 @@ class Execution:
         self.layers = tuple(_runnable(layer, self.instruction_set) for layer in layers)
         self.native = tuple(build(layer, parameters, self.instruction_set) for layer in self.layers)
         self.n_saturated = 0
-        self._lock = threading.Lock()  # the native layers have one scratch each
+        self._lock = threading.Lock()  # runs share the native network's buffers, and the count
         self._places = {INPUT: 0} | {layer.name: place for place, layer in enumerate(layers, 1)}
         self.whole = self._network(len(layers))
         self._body: Any = None
@@ -159,9 +158,16 @@ class Execution:
         return steps
 
     def prepared(self, x: Tensor) -> Callable[[], int]:
-        """A run on one batch with buffers of its own, as `__call__` makes it but for the copies from and to torch."""
-        given = _channels_last(self._checked(x))
-        return functools.partial(self.whole.run, given, _empty(len(x), self.layers[-1]))
+        """A run on one batch as `__call__` makes it, but for the copies from and to torch; says what saturated."""
+        given, result = _channels_last(self._checked(x)), _empty(len(x), self.layers[-1])
+
+        def run() -> int:
+            with self._lock:
+                n_saturated = int(self.whole.run(given, result))
+                self.n_saturated += n_saturated
+            return n_saturated
+
+        return run
 
     def resident_bytes(self, batch: int) -> int:
         """All packed weights and a batch's part of the buffers between layers: what the caches would have to hold."""

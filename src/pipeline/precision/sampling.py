@@ -23,11 +23,13 @@ class Samples:
     Attributes:
         seconds: Per run, shape (n,); where whole networks run, of all their layers, shape (n, layers).
         n_dropped: Samples that were dropped because the core was taken away meanwhile.
+        n_disturbed: Samples among `seconds` that should have been dropped too, but were better than none.
         cpu_share: CPU time of this thread over wall time, median over the samples: 1 if nothing else ran.
     """
 
     seconds: NDArray[np.float64]
     n_dropped: int
+    n_disturbed: int
     cpu_share: float
 
 
@@ -129,6 +131,7 @@ class Sampling:
             result[name] = Samples(
                 seconds=np.array([sample.seconds for sample in kept]),
                 n_dropped=len(samples) - len(kept),
+                n_disturbed=sum(sample.disturbed for sample in kept),
                 cpu_share=float(np.median([sample.cpu_share for sample in kept])),
             )
         return result

@@ -63,8 +63,9 @@ class LayerTiming:
         bound_fp32: The roof that limits float32.
         level: Where the half-precision numbers lie.
         reason: One sentence.
-        n_samples: Undisturbed samples of half precision.
+        n_samples: Samples of half precision that count.
         n_dropped: Disturbed samples that were dropped, of both precisions.
+        n_disturbed: Disturbed samples that count nevertheless, of both precisions, as there were hardly any others.
         cpu_share_fp32: CPU time of the thread over wall time, median over the samples (in the network, of all layers).
         cpu_share_fp16: The same.
     """
@@ -109,6 +110,7 @@ class LayerTiming:
     reason: str
     n_samples: int
     n_dropped: int
+    n_disturbed: int
     cpu_share_fp32: float
     cpu_share_fp16: float
 
@@ -286,6 +288,7 @@ def _timing(
         reason=reason(one, two, of_speedup, roofs, cold=mode == "cold", flops=flops),
         n_samples=len(seconds["fp16"]),
         n_dropped=samples["fp16"].n_dropped + samples["fp32"].n_dropped,
+        n_disturbed=samples["fp16"].n_disturbed + samples["fp32"].n_disturbed,
         cpu_share_fp32=samples["fp32"].cpu_share,
         cpu_share_fp16=samples["fp16"].cpu_share,
     )

@@ -305,7 +305,18 @@ def layer_times(network: Mapping[str, Any]) -> Table | None:
         rows,
         note="Medians; the first prediction is that of the FP16 time, the second that of the speedup. Modes: in the "
         "network behind the other layers, warm behind itself, cold behind a sweep of the caches. Rates are those of "
-        "FP16. Routine: of both precisions, or FP32 → FP16.",
+        f"FP16. Routine: of both precisions, or FP32 → FP16.{_disturbed(timings)}",
+    )
+
+
+def _disturbed(timings: Sequence[Mapping[str, Any]]) -> str:
+    """What to say of samples that count though other work disturbed them."""
+    kept = [row.get("n_disturbed") or 0 for row in timings]
+    if not any(kept):
+        return ""
+    return (
+        f" {f.count(sum(kept))} samples of {f.count(sum(map(bool, kept)))} rows were disturbed by other work and count "
+        "nevertheless, as there were hardly any others."
     )
 
 

@@ -50,8 +50,9 @@ def run(options: Namespace) -> None:
         before = _in_parts(source.module, images)
     # By the project's own routines, whose sums don't depend on the number of threads: the same bits everywhere.
     calibration_logits = network.float_twin()(samples)
+    n_before = network.n_saturated  # the converter ran the calibration set
     after = network(images)
-    n_saturated = network.n_saturated
+    n_saturated = network.n_saturated - n_before
     errors = {error.layer: error for error in network.layer_errors(images[:ERROR_SAMPLES])}
     with create(options.output, kind="half_network", spec={}, provenance=provenance(options.code)) as draft:
         draft.save_tensors("weights", network.tensors())

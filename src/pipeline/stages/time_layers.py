@@ -32,6 +32,7 @@ from pipeline.stages.parts.images import read_images, read_samples
 from pipeline.stages.parts.spec import read_spec
 
 VERIFICATION_SAMPLES = 4096
+SECONDS_PER_SAMPLE = 0.05  # wanted samples times this are when sampling gives up: most layers need a tenth
 
 
 def run(options: Namespace) -> None:
@@ -41,7 +42,8 @@ def run(options: Namespace) -> None:
     network = HalfNetwork.from_plan(converted.json("plan"), converted.tensors("weights"))
     inputs, labels, exact = _samples(options, converted)
     device = choose_device(spec["device"])
-    sampling = Sampling(n_samples=spec["min_samples"])
+    n_samples = spec["min_samples"]
+    sampling = Sampling(n_samples=n_samples, seconds_at_most=n_samples * SECONDS_PER_SAMPLE)
     budget = Budget(points=spec["budget_points"])
     rows: list[dict[str, Any]] = []
     selections: list[Selection] = []

@@ -42,7 +42,7 @@ public:
         const std::int64_t rows = batch * shape_.out_height * shape_.channels, taps = flops(batch) / 2;
         const std::int64_t inputs = slides ? rows * 3 * (shape_.out_width + 2) : taps;
         return stored.half_input * inputs + half_weights * (slides ? rows * 9 : taps) +
-               stored.half_output * batch * output_size;
+               converted_results(batch);
     }
     std::int64_t flops(std::int64_t batch) const override {
         return 2 * batch * output_size * shape_.kernel_height * shape_.kernel_width;

@@ -44,6 +44,11 @@ public:
     virtual std::int64_t flops(std::int64_t batch) const = 0;
     virtual std::string routine(std::int64_t batch) const = 0;
 
+    // Of `conversions`, those of the results and of what is added to them.
+    std::int64_t converted_results(std::int64_t batch) const {
+        return batch * output_size * (stored.half_output + (stored.residual == Storage::half));
+    }
+
     std::int64_t input_size = 0, output_size = 0;  // numbers per sample
     std::int64_t weight_bytes = 0;                 // of packed weights
     Stored stored{};

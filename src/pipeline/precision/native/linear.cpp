@@ -45,7 +45,7 @@ public:
         const bool once = scratch(batch).panel > 0 && tiles >= table_.widen_from_tiles;
         const std::int64_t weights = std::is_same_v<Weight, Half> ? packed_.n_weights() : 0;
         return weights * ceil_divide(rows, product_.rows_per_block) * (once ? 1 : tiles) +
-               stored.half_input * batch * input_size + stored.half_output * batch * output_size;
+               stored.half_input * batch * input_size + converted_results(batch);
     }
     std::int64_t flops(std::int64_t batch) const override {
         return 2 * batch * rows_per_sample_ * product_.inputs * packed_.panels.outputs;

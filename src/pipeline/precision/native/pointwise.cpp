@@ -64,7 +64,7 @@ public:
     }
     std::size_t workspace(std::int64_t) const override { return 0; }
     std::int64_t conversions(std::int64_t batch) const override {
-        return batch * input_size * (stored.half_input + (stored.residual == Storage::half) + stored.half_output);
+        return stored.half_input * batch * input_size + converted_results(batch);
     }
     std::int64_t flops(std::int64_t batch) const override { return batch * input_size; }
     std::string routine(std::int64_t) const override { return std::string("addition, ") + table_.name; }

@@ -83,7 +83,7 @@ public:
         const std::int64_t weights = std::is_same_v<Weight, Half> ? static_cast<std::int64_t>(weights_.size()) : 0;
         const std::int64_t inputs = tiles * shape.points() * shape.channels;
         return weights * ceil_divide(tiles, shape.tiles_per_block) * (once ? 1 : high) + stored.half_input * inputs +
-               stored.half_output * batch * output_size;
+               converted_results(batch);
     }
     std::int64_t flops(std::int64_t batch) const override {
         return 2 * batch * shape_.tiles_per_image() * shape_.points() * shape_.channels * panels_.outputs;
