@@ -22,6 +22,7 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 		|| { echo "parsimony needs Python >= 3.11, and '$(PYTHON)' is older or missing; try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	@compiler="$${CXX:-c++}"; command -v "$${compiler%% *}" >/dev/null \
 		|| { echo "parsimony needs a C++ compiler and found none ($$compiler); install one (Debian: apt-get install g++) or set CXX" >&2; exit 2; }
+	@echo "installing about 1.8 GB into .venv and compiling, which takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[dev,cluster]'
 	@touch $@

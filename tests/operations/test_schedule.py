@@ -106,6 +106,11 @@ def test_units_are_written_for_systemd_and_removed(checkout, monkeypatch, capsys
         (["--at", "0 3 * * *\n* * * * *"], "cron's five fields"),
         (["--at", "0 3 * * $(x)"], "cron's five fields"),
         (["--with", "timer", "--at", "daily\nExecStart=x"], "no calendar"),
+        (
+            ["--with", "timer", "--at", "30 3 * * *"],
+            "no calendar of systemd, such as 'daily' or '*-*-* 03:30:00'",
+        ),
+        (["--with", "timer", "--at", "nonsense"], "no calendar"),
         (["--study", "gone"], "there is no config/gone.yaml"),
         (["--study", "a b"], "no name of a study"),
         (["--study", "$(touch x)"], "no name of a study"),
@@ -137,6 +142,12 @@ def test_a_table_that_cannot_be_read_is_not_replaced(table, checkout, capsys):
     assert schedule("install", "--study", "tiny") == 2
     assert "crontab -l: crontab: no such user" in capsys.readouterr().err
     assert table.read_text() == "0 0 * * * mine\n"
+
+
+def test_printing_needs_no_scheduler(checkout, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(checkout))
+    assert schedule("install", "--study", "tiny", "--print") == 0
+    assert "30 3 * * * cd " in capsys.readouterr().out
 
 
 def test_printing_installs_nothing(table, capsys):

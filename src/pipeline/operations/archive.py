@@ -54,7 +54,7 @@ def run(options: Namespace) -> None:
         more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
         raise ArtifactError(
             f"{study.folder}: the study is not complete, without {', '.join(missing[:MOST_NAMED])}{more}; "
-            "run it first: make run STUDY=..."
+            f"run it first: snakemake --cores all --configfile {study.path}"
         )
     made = provenance()
     commit = (made["commit"] or "uncommitted")[:8]

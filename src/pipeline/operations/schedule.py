@@ -25,7 +25,10 @@ WHERE_THINGS_ARE = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "SLURM_CONF")
 CRON_FIELD = re.compile(r"[0-9A-Za-z*/,-]+\Z")
 # The words of cronie, Debian's cron and Slurm, and of busybox; any other failure may hide a table that is there.
 NO_TABLE = re.compile(r"(?i)\bno s?crontab for\b|can't open '[^']*': no such file")
-CALENDAR = re.compile(r"[0-9A-Za-z*/,.:~ -]+\Z")
+CALENDAR = re.compile(
+    r"(minutely|hourly|daily|weekly|monthly|quarterly|semiannually|yearly|annually)\Z"
+    r"|(?=.*[-:])[0-9A-Za-z*/,.:~ -]+\Z"
+)
 
 
 def run(options: Namespace) -> None:
@@ -111,8 +114,6 @@ class Tables:
     """The user's crontab or scrontab, which are read and replaced whole."""
 
     def __init__(self, program: str, entry: Entry) -> None:
-        if shutil.which(program) is None:
-            raise ConfigError(f"{program} is not on this machine; choose another with --with")
         self.program, self.entry = program, entry
         self.begin, self.end = f"# begin {entry.name}", f"# end {entry.name}"
 
@@ -124,6 +125,10 @@ class Tables:
         return f"{self.begin}\n{fill(self.program, entry)}{self.end}"
 
     def _lines(self) -> list[str]:
+        if shutil.which(self.program) is None:
+            raise ConfigError(
+                f"{self.program} is not on this machine; choose another with --with: crontab, timer or scrontab"
+            )
         done = subprocess.run([self.program, "-l"], capture_output=True, text=True, check=False)
         if done.returncode != 0 and not NO_TABLE.search(done.stderr + done.stdout):
             raise ConfigError(f"{self.program} -l: {' '.join(done.stderr.split())}")
