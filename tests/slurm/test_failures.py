@@ -58,7 +58,7 @@ def test_a_preempted_training_goes_on_when_there_is_room(interrupted, slurm, end
         "--wrap=sleep 300",
     ).strip()
     interrupted.go_on(when_asked_to_end=True)
-    wait_until(lambda: slurm.states(important) == ["RUNNING"], "the important job to run")
+    slurm.wait_for_states(important, "RUNNING")
     slurm.call("scancel", important)
     main.end()
     assert slurm.states(job)[-1] == "COMPLETED"
@@ -73,7 +73,7 @@ def test_a_cancelled_job_is_submitted_again(interrupted, slurm, ends_like_the_un
     slurm.call("scancel", job)
     interrupted.go_on(when_asked_to_end=True)
     main.end()
-    assert slurm.states(job) == ["CANCELLED"]
+    slurm.wait_for_states(job, "CANCELLED")
     assert "goes on at step" in interrupted.log_of(LONG)
     ends_like_the_undisturbed(interrupted, interrupted.manifest(LONG))
 
@@ -89,7 +89,9 @@ def test_a_job_of_a_dead_node_goes_on_at_another(interrupted, slurm, ends_like_t
     for pid in interrupted.stopped:
         os.kill(pid, signal.SIGKILL)
     main.end()
-    assert slurm.call("sinfo", "-h", "-n", node, "-o", "%T").split()[0].startswith("down")
+    # The other node may have been done before Slurm gave this one up.
+    state = ("sinfo", "-h", "-n", node, "-o", "%T")
+    wait_until(lambda: slurm.call(*state).startswith("down"), f"{node} to be down")
     assert "goes on at step" in interrupted.log_of(LONG)
     slurm.tell(f"start {node}")
     ends_like_the_undisturbed(interrupted, interrupted.manifest(LONG))
@@ -102,7 +104,7 @@ def test_a_restart_of_the_controller_is_not_noticed(interrupted, slurm, ends_lik
     slurm.tell("start slurmctld")
     interrupted.go_on()
     main.end()
-    assert slurm.states(job) == ["COMPLETED"]
+    slurm.wait_for_states(job, "COMPLETED")
     ends_like_the_undisturbed(interrupted, interrupted.manifest(LONG))
 
 
@@ -111,12 +113,12 @@ def test_after_a_kill_of_the_main_process_the_next_one_goes_on(interrupted, slur
     job = interrupted.stop_in_the_middle(main)
     main.process.kill()
     main.process.wait()
-    assert slurm.states(job) == ["RUNNING"]
+    slurm.wait_for_states(job, "RUNNING")
     second = interrupted.start(interrupted.manifest(LONG))
     interrupted.go_on(when_asked_to_end=True)
     said = second.end()
     assert f"Ended Slurm's jobs {job} of a main process that was killed" in said
-    assert slurm.states(job) == ["CANCELLED"]
+    slurm.wait_for_states(job, "CANCELLED")
     assert "goes on at step" in interrupted.log_of(LONG)
     ends_like_the_undisturbed(interrupted, interrupted.manifest(LONG))
 

@@ -76,6 +76,18 @@ def test_one_process_and_the_environments_own_mpi_are_one_profile_away(place):
     assert "processes: 1" in place.log_of("train/short/seed0")
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [{"gres": "''", "gpu": 2}, {"gres": "''", "gpu": 2, "gpu_model": "'fake'"}, {"gres": "'gpu:fake:1'"}],
+)
+def test_gpus_may_be_counted_by_job_or_by_node_and_be_of_a_type(place, slurm, asked):
+    (place.results / "train" / "short" / "seed0" / "manifest.json").unlink()
+    place.write_profile(rules={"train": asked})
+    place.start(place.manifest("train/short/seed0")).end()
+    job = manifest_of(place, "train/short/seed0")["provenance"]["slurm"]["job"]
+    assert "gres/gpu=2" in slurm.call("sacct", "-X", "-n", "-P", "-j", job, "--format=AllocTRES")
+
+
 def test_small_jobs_share_the_queues_places(place, mini, slurm):
     matrix = mini["matrices"]["airports"] | {"points": {"name": "airports", "n": 200}}
     mini["matrices"] = {f"m{i}": matrix for i in range(8)}

@@ -114,6 +114,10 @@ class Slurm:
         listed = self.call("sacct", "--duplicates", "-X", "-n", "-P", "-j", job, "--format=State")
         return [line.split()[0] for line in listed.splitlines()]
 
+    def wait_for_states(self, job, *states):
+        """Wait until Slurm's database, which hears of a job some time after the controller, has these states of it."""
+        wait_until(lambda: self.states(job) == list(states), f"job {job} to be {' and then '.join(states)}")
+
     def all_jobs(self):
         """How many jobs there have ever been."""
         return len(set(self.call("sacct", "-X", "-n", "-P", "--format=JobID").split()))
