@@ -129,7 +129,7 @@ def test_a_wrong_value_is_refused_with_its_full_path(change, path, words):
 def test_an_unreadable_default_is_one_line(tmp_path):
     path = tmp_path / "default.yaml"
     path.write_text("a: [1,\n b: }")
-    with pytest.raises(ConfigError, match="not a readable YAML file"):
+    with pytest.raises(ConfigError, match=r"not a readable YAML file \(line 2: .*found '}'\)"):
         load_study({}, path)
 
 

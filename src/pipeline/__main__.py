@@ -1,4 +1,4 @@
-"""The command line: one subcommand per stage of the workflow, and those that a person or a scheduler calls.
+"""The command line: what a person or a scheduler calls, and the stages that the workflow calls.
 
 Heavy imports stand inside the stages, so that `--help` and a refused argument answer at once.
 """
@@ -37,10 +37,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline", description=__doc__.splitlines()[0] if __doc__ else None
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="STAGE")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_commands(commands)
+    commands.add_parser("schema", help="Print the JSON schema of a study.")
 
     def stage(name: str, help: str, *inputs: str, optional: tuple[str, ...] = ()) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help, description=help)
+        command = commands.add_parser(name, help=f"Stage: {help[0].lower()}{help[1:]}", description=help)
         for option in (*inputs, *optional):
             command.add_argument(
                 f"--{option}", type=Path, required=option in inputs, metavar="FILE", help=INPUTS[option]
@@ -106,12 +108,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MANIFEST",
         help="every artefact of the study; those beside the output that the spec names, if none is given",
     )
-    clean = commands.add_parser("clean_checkpoints", help="Remove what interrupted trainings left behind.")
+    clean = commands.add_parser(
+        "clean_checkpoints", help="Stage: remove what interrupted trainings left behind."
+    )
     clean.add_argument(
         "--checkpoints", type=Path, required=True, metavar="FOLDER", help="where checkpoints lie"
     )
-    commands.add_parser("schema", help="Print the JSON schema of a study.")
-    add_commands(commands)
     return parser
 
 

@@ -8,6 +8,7 @@ from pipeline.__main__ import main
 from pipeline.artifacts.history import database_of, merge, write_snapshot
 from pipeline.artifacts.lock import hold
 from pipeline.operations.explain import reason_then
+from pipeline.operations.history import in_its_unit
 from pipeline.operations.studies import RESULTS
 
 
@@ -24,8 +25,25 @@ def test_the_table_tells_runs_median_newest_and_verdict(past, capsys):
     assert main(["history", "--study", "tiny"]) == 0
     header, row = capsys.readouterr().out.splitlines()
     assert header.split()[:3] == ["artefact", "figure", "runs"]
-    assert row.split()[:6] == ["tiny/solve/one", "result.accuracy", "4", "0.9", "0.8", "worse"]
+    assert row.split()[:3] == ["tiny/solve/one", "result.accuracy", "4"]
+    assert row.split()[3:8] == ["90.00", "%", "80.00", "%", "worse"]
     assert row.split()[-1] == "aaaaaaaa"
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "shown"),
+    [
+        ("job_seconds", 0.25, "250 ms"),
+        ("conv1.64.seconds_fp16", 1.5e-6, "1.50 µs"),
+        ("compress.n_bytes", 1.25e9, "1.25 GB"),
+        ("job_max_rss_mb", 812.0, "812 MB"),
+        ("conv1.64.speedup", 1.52, "1.52×"),
+        ("solve.relative_residual", 3.21e-9, "3.210 × 10⁻⁹"),
+        ("result.rmse", 187.13, "187.1"),
+    ],
+)
+def test_a_figure_is_shown_in_the_unit_of_its_name(figure, value, shown):
+    assert in_its_unit(figure, value).replace("\N{NO-BREAK SPACE}", " ") == shown
 
 
 def test_figures_are_chosen_by_pattern(past, capsys):

@@ -64,6 +64,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: there is no such file; name a study's YAML file") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file; name a study's YAML file") from None
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        raise ConfigError(f"{path}: not a readable YAML file ({where}{what})") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from None
     if twice is not None:

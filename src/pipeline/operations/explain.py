@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -141,14 +142,14 @@ def difference(before: Entry, now: Entry) -> str:
 
 def _what_would(stage: str, made: Mapping[str, Any], study: StudyFile) -> Iterator[str]:
     modules = modules_behind(f"pipeline.stages.{stage}")
-    own = [name.removeprefix("pipeline.") for name in modules if name.count(".") >= 2]
+    packages = Counter(name.split(".")[1] for name in modules if name.count(".") >= 2)
     inputs = made.get("inputs") or {}
     yield "Made again when one of these changes:"
     yield f"- its section of {study.path}"
     if inputs:
         yield f"- an input: {', '.join(str(Path(path).parent) for path in inputs.values())}"
-    shown = ", ".join(own[:12]) + (f" and {len(own) - 12} more" if len(own) > 12 else "")
-    yield f"- the code that rule {stage} imports, comments aside: {shown}"
+    counted = ", ".join(f"{name} ({n})" for name, n in packages.most_common())
+    yield f"- the code that rule {stage} imports, comments aside; modules of src/pipeline: {counted}"
 
 
 def _now(artefact: Path, study: StudyFile, stage: str, made: Mapping[str, Any]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Command `history`: the figures of past runs as a table and as a plot."""
 
 import fnmatch
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from pipeline.artifacts.history import manifests_of, merge, read, read_snapshot,
 from pipeline.errors import ConfigError
 from pipeline.operations.main_process import main_elsewhere
 from pipeline.operations.studies import RESULTS, SAFE
-from pipeline.operations.text import columns, number
+from pipeline.operations.text import columns
+from pipeline.report import formatting
 from pipeline.report.changes import compare
 
 # What is shown when nothing is asked for: what a study is judged by.
@@ -80,8 +82,8 @@ def run(options: Namespace) -> None:
             f"{one.entries[-1].study}/{one.artefact}",
             one.figure,
             str(len(one.values)),
-            number(float(np.median(one.values))),
-            number(one.values[-1]),
+            in_its_unit(one.figure, float(np.median(one.values))),
+            in_its_unit(one.figure, one.values[-1]),
             one.verdict,
             one.entries[-1].date[:16].replace("T", " "),
             (one.entries[-1].commit_id or "")[:8] + ("+" if one.entries[-1].dirty else ""),
@@ -93,6 +95,22 @@ def run(options: Namespace) -> None:
     if options.plot:
         plot(found, options.plot)
         print(f"plot: {options.plot}")
+
+
+def in_its_unit(figure: str, value: float) -> str:
+    """A figure's value as a reader wants it, in the unit that its name ends with."""
+    name = re.split(r"[._]", figure)
+    if "seconds" in name:
+        return formatting.seconds(value)
+    if "bytes" in name:
+        return formatting.n_bytes(value)
+    if name[-1] == "mb":
+        return formatting.n_bytes(value * 1e6)
+    if name[-1] == "speedup":
+        return formatting.times(value)
+    if name[-1] == "accuracy":
+        return formatting.percent(value, 2)
+    return formatting.significant(value, 4)
 
 
 def _studies() -> list[str]:

@@ -1,4 +1,4 @@
-"""Tables and numbers for a terminal."""
+"""Tables, times and sizes for a terminal."""
 
 from collections.abc import Sequence
 
@@ -15,11 +15,6 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequenc
         for row in table
     )
     return "\n".join(lines)
-
-
-def number(value: float) -> str:
-    """A number to four digits."""
-    return f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:
