@@ -96,3 +96,17 @@ def test_small_jobs_share_the_queues_places(place, mini, slurm):
     place.start(*(place.manifest(f"compress/m{i}") for i in range(8))).end()
     # Sixteen jobs, in groups of four matrices.
     assert slurm.all_jobs() - before == 2
+
+
+def test_a_matrix_that_never_succeeds_spares_others_that_do_not_share_its_place(place, mini):
+    matrix = mini["matrices"]["airports"]
+    # What no rounding can reach is refused each time.
+    impossible = matrix | {"compress": {"tolerance": 1e-16}}
+    mini["matrices"] = {"a": matrix, "b": matrix, "impossible": impossible}
+    (place.folder / "mini.yaml").write_text(yaml.safe_dump(mini))
+    place.write_profile(rules={}, retries=0)
+    targets = [place.manifest(f"compress/{name}") for name in mini["matrices"]]
+    said = place.start(*targets).end(code=1)
+    assert "ask for a larger tolerance" in said
+    place.start(*targets, "--group-components", "matrices=1").end(code=1)
+    assert [(place.folder / target).exists() for target in targets] == [True, True, False]
