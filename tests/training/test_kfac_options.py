@@ -109,10 +109,10 @@ def test_the_monte_carlo_fisher_matrix_does_not_see_the_labels():
 @pytest.mark.parametrize("n_positions", [1, 4])
 def test_rotated_second_moments_are_the_diagonal_of_the_dense_fisher_matrix_in_the_basis(n_positions, rng):
     n, rows, columns = 5, 3, 4
-    a = torch.randn(columns, n, n_positions, generator=rng, dtype=torch.float64)
-    g = torch.randn(rows, n, n_positions, generator=rng, dtype=torch.float64)
+    a = torch.randn(columns, n_positions, n, generator=rng, dtype=torch.float64)
+    g = torch.randn(rows, n_positions, n, generator=rng, dtype=torch.float64)
     Q_A, Q_G = (torch.linalg.qr(torch.randn(k, k, generator=rng, dtype=torch.float64))[0] for k in (4, 3))
-    gradients = torch.einsum("onp,inp->noi", g, a).flatten(1)
+    gradients = torch.einsum("opn,ipn->noi", g, a).flatten(1)
     fisher = gradients.T @ gradients
     basis = torch.kron(Q_G, Q_A)
     expected = (basis.T @ fisher @ basis).diagonal().view(rows, columns)
