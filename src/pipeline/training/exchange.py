@@ -67,13 +67,15 @@ class Exchange:
         means: dict[Key, Tensor] = {}
         for owner, group in groups.items():
             for key, total in self._sum(moments, group, owner, like.device).items():
-                means[key] = (total * (1 / counts[key])).to(like.dtype)
+                mean = (total * (1 / counts[key])).to(like.dtype)
+                packed = self.communicator.size > 1
+                means[key] = unpack_triangle(mean, self.shapes[key]) if packed else mean
         return means, seen
 
     def _sum(
         self, moments: Mapping[Key, Moments], keys: Sequence[Key], owner: int | None, device: torch.device
     ) -> dict[Key, Tensor]:
-        """Add up matrices over the processes; only their owner gets them."""
+        """Add up matrices over the processes: whole ones of a single process, else packed ones at their owner."""
         if self.communicator.size == 1 or not keys:
             return {key: moments[key].total for key in keys}
         lengths = [n_packed(self.shapes[key]) for key in keys]
@@ -90,10 +92,7 @@ class Exchange:
             self.communicator.reduce(message, owner)
         if owner not in (None, self.communicator.rank):
             return {}
-        triangles = torch.split(message.double(), lengths)
-        return {
-            key: unpack_triangle(part, self.shapes[key]) for key, part in zip(keys, triangles, strict=True)
-        }
+        return dict(zip(keys, torch.split(message.double(), lengths), strict=True))
 
     def share(self, matrices: dict[Key, Tensor], keys: Sequence[Key], like: Tensor) -> None:
         """Replace the symmetric matrices under `keys` by their owners', so that all processes hold the same
