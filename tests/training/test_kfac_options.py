@@ -298,7 +298,7 @@ def test_the_predicted_change_is_exact_where_the_loss_is_the_model():
     expected = gradient.flatten() @ v + v @ fisher @ v / 2 + 0.3 * v @ v / 2
     weights = dict(model.named_parameters())
     with torch.no_grad():
-        found = trial.predicted_change(weights, kfac._layers, kfac._factors, 0.3)
+        found = trial.predicted_change(weights, kfac._layers, kfac._curvature.factors, 0.3)
     assert found == pytest.approx(float(expected))
 
 

@@ -38,7 +38,9 @@ class Progress:
     label: str
     total: int
     every: float = 5.0
-    _first: tuple[int, float] | None = field(default=None, init=False)  # steps done at the first update, and when
+    _first: tuple[int, float] | None = field(
+        default=None, init=False
+    )  # steps done at the first update, and when
     _last: float = field(init=False)
 
     def __post_init__(self) -> None:
