@@ -342,12 +342,12 @@ def test_intervals_grow_while_factors_stay_and_shrink_when_they_move():
     assert ages[-1] < 4
 
 
-def test_statistics_are_those_of_the_damped_factors_and_the_same_on_all_processes():
+@pytest.mark.parametrize("block_size", [0, 3])
+def test_statistics_are_those_of_the_damped_factors_and_the_same_on_all_processes(block_size):
     def work(communicator):
         model = linear()
-        kfac = KFAC(
-            model, settings(damping=0.04, placement="hybrid"), communicator=communicator, mean_loss=False
-        )
+        chosen = settings(damping=0.04, placement="hybrid", block_size=block_size)
+        kfac = KFAC(model, chosen, communicator=communicator, mean_loss=False)
         x, y = points(9)
         part = slice(communicator.rank, None, communicator.size)
         functional.cross_entropy(model(x[part]), y[part], reduction="sum").backward()
@@ -356,10 +356,12 @@ def test_statistics_are_those_of_the_damped_factors_and_the_same_on_all_processe
         kfac.step(0.1)
         found = kfac.statistics()
         found.pop("seconds")
-        return found, kfac.state_dict()["tensors"]["factor/A/0"]
+        tensors = kfac.state_dict()["tensors"]
+        return found, torch.block_diag(*(tensors[path] for path in tensors if path.startswith("factor/A")))
 
     (first, A), (second, _) = run_in_threads(2, work)
     assert first == second
+    assert A.shape == (5, 5)
     figures = first["layers"]["0"]
     assert figures["A"]["trace"] == pytest.approx(float(A.trace()))
     assert figures["A"]["damping"] * figures["G"]["damping"] == pytest.approx(0.04)

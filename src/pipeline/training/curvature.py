@@ -4,6 +4,7 @@ Every process of a training has a `Curvature` of the same network and calls its 
 except where they say otherwise. Each matrix is averaged and inverted at its owner, or everywhere.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -145,24 +146,32 @@ class Curvature:
         return found
 
     def figures(self, damping: float) -> dict[str, dict[str, dict[str, float]]]:
-        """By layer and matrix, the "damping" on its diagonal, its "trace", and its "condition" with damping.
+        """By layer and factor, its blocks together: "damping" of the diagonal, "trace", and "condition" with damping.
 
         Costs the eigenvalues of all factors.
         """
         keys = [key for key in self._exchange.shapes if key in self._known]
         dampings = self._dampings(damping)
-        table = torch.zeros(len(keys), 2, dtype=torch.float64, device=self._like.device)
+        table = torch.zeros(len(keys), 3, dtype=torch.float64, device=self._like.device)
         for i, key in enumerate(keys):
             if self._reports(key):
-                factor = self.factors[key].double()
-                eigenvalues = torch.linalg.eigvalsh(factor).clamp_min(0) + dampings[key]
-                table[i, 0] = factor.diagonal(dim1=-2, dim2=-1).sum()
-                table[i, 1] = eigenvalues.max() / eigenvalues.min()
+                eigenvalues = torch.linalg.eigvalsh(self.factors[key].double()).clamp_min(0)
+                table[i] = torch.stack([eigenvalues.sum(), eigenvalues.min(), eigenvalues.max()])
         self._communicator.all_reduce(table)
         layers: dict[str, dict[str, dict[str, float]]] = {}
-        for (name, matrix), (trace, condition) in zip(keys, table.tolist(), strict=True):
-            figures = {"damping": dampings[name, matrix], "trace": trace, "condition": condition}
-            layers.setdefault(name, {})[matrix] = figures
+        by_factor = itertools.groupby(
+            zip(keys, table.tolist(), strict=True), key=lambda row: (row[0][0], row[0][1][0])
+        )
+        for (name, factor), rows in by_factor:
+            blocks = list(rows)
+            added = dampings[blocks[0][0]]
+            traces, smallest, largest = zip(*(figures for _, figures in blocks), strict=True)
+            condition = (max(largest) + added) / (min(smallest) + added)
+            layers.setdefault(name, {})[factor] = {
+                "damping": added,
+                "trace": sum(traces),
+                "condition": condition,
+            }
         return layers
 
     def tensors(self) -> dict[str, Tensor]:

@@ -217,7 +217,7 @@ class KFAC:
 
         Returns:
             The attributes `damping`, `step_size`, `n_retries`, `n_stale`, `n_skipped` and `seconds`;
-            "factor_age" and "inverse_age" in steps; and under "layers", by layer and matrix, the "damping" on
+            "factor_age" and "inverse_age" in steps; and under "layers", by layer and factor, the "damping" on
             its diagonal, its "trace", and its "condition" with damping. Costs the eigenvalues of all factors.
         """
         return {
