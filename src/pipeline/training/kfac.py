@@ -303,7 +303,8 @@ class KFAC:
         if not gradients:
             return
         natural = self._curvature.natural(gradients, self.damping)
-        by_layer = torch.stack([torch.sum(natural[name] * g) for name, g in gradients.items()]).tolist()
+        products = [torch.dot(natural[name].flatten(), g.flatten()) for name, g in gradients.items()]
+        by_layer = torch.stack(products).tolist()
         for name, product in zip(gradients, by_layer, strict=True):
             if not math.isfinite(product):
                 raise ConvergenceError(
@@ -316,7 +317,7 @@ class KFAC:
             scale = min(1.0, math.sqrt(self.settings.kl_clip / (self.step_size + 1e-30)))
         self.step_size *= scale**2
         for name in gradients:
-            self._layers[name].set_gradient(natural[name].mul_(scale))
+            self._layers[name].set_gradient(natural[name].mul_(scale) if scale != 1 else natural[name])
 
     def _warn_of_silent_layers(self) -> None:
         silent = [name for name in self._layers if name not in self._curvature.seen | self._warned]
