@@ -11,8 +11,16 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pipeline.errors import ConfigError
-from pipeline.runtime.torch_group import INTERFACE, backend_for, interface_of, local_address, open_store
+from pipeline.errors import ConfigError, ProcessLostError
+from pipeline.runtime.torch_group import (
+    INTERFACE,
+    Member,
+    TorchGroup,
+    backend_for,
+    interface_of,
+    local_address,
+    open_store,
+)
 
 
 @dataclass
@@ -138,3 +146,35 @@ def test_a_node_without_a_usable_gpu_among_others_is_named(backend):
         backend("a", ("node1", "b"), ("node2", None), ("node2", None))
     with pytest.raises(ConfigError, match=r"no usable GPU on node1, node3, while .*; exclude those nodes"):
         backend(None, ("node2", "b"), ("node3", None))
+
+
+HERE = socket.gethostname()
+
+
+@pytest.mark.parametrize(
+    ("members", "text"),
+    [
+        (
+            (Member(1, HERE, 2**22),),
+            rf"process 1 \(pid 4194304 on {HERE}\), of 2 processes, has died; nothing",
+        ),
+        (
+            (Member(1, HERE, 2**22), Member(2, HERE, 2**22)),
+            rf"process 1 .*, process 2 \(pid 4194304 on {HERE}\), of 3 processes, have died; nothing",
+        ),
+        (
+            (Member(1, "node2", 1), Member(2, "node3", 1), Member(3, "node3", 2)),
+            f"{HERE} has lost its connection .* so one on node2 or node3 has died, or the network between has failed",
+        ),
+        ((Member(1, HERE, os.getpid()),), f"the connection between the 2 processes on {HERE} has broken"),
+    ],
+)
+def test_a_broken_connection_tells_who_is_gone_as_far_as_it_can_be_known(members, text, monkeypatch):
+    def breaks(_tensor):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(dist, "all_reduce", breaks)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 1 + len(members))
+    with pytest.raises(ProcessLostError, match=text):
+        TorchGroup((Member(0, HERE, os.getpid()), *members)).all_reduce(torch.zeros(1))

@@ -7,6 +7,7 @@ from torch import nn
 from pipeline.errors import ConvergenceError
 from pipeline.runtime.communicator import run_in_threads
 from pipeline.training import KFACSettings, Recipe, Samples, train
+from pipeline.training.diagnosis import require_agreement
 
 RECIPE = Recipe("sgd", lr=0.05, batch_size=20, epochs=2, micro_batch=5)
 
@@ -86,6 +87,13 @@ def test_weights_that_leave_the_finite_in_the_last_step_of_an_epoch_are_found(
     recipe = Recipe("sgd", lr=1e38, batch_size=53, epochs=1, warmup_epochs=0, momentum=0, weight_decay=0)
     with pytest.raises(ConvergenceError, match=r"the output of layer .* is not finite at step 1;"):
         train(small_network(), recipe, training, validation, seed=0)
+
+
+def test_weights_that_are_infinite_in_both_directions_are_no_disagreement():
+    layer = torch.nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[math.inf, -math.inf]]))
+    run_in_threads(2, lambda communicator: require_agreement(layer, step=1, communicator=communicator))
 
 
 def test_processes_whose_weights_drift_apart_are_stopped_at_the_end_of_the_epoch(

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from pipeline.errors import ConvergenceError
 from pipeline.runtime.communicator import Serial, run_in_threads
-from pipeline.training import KFAC, KFACSettings, kfac
+from pipeline.training import KFAC, KFACSettings, curvature
 from pipeline.training.kronecker import split_damping
 
 
@@ -278,7 +278,7 @@ def failing_inverse(n_failures):
 def test_a_failed_inversion_is_tried_again_with_ten_times_the_damping(monkeypatch):
     model, (x, y) = linear(), batch(5)
     invert, asked = failing_inverse(1)
-    monkeypatch.setattr(kfac, "damped_inverse", invert)
+    monkeypatch.setattr(curvature, "damped_inverse", invert)
     preconditioner = preconditioner_of(model, damping=0.1)
     functional.cross_entropy(model(x), y).backward()
     preconditioner.step(0.1)
@@ -288,7 +288,7 @@ def test_a_failed_inversion_is_tried_again_with_ten_times_the_damping(monkeypatc
 
 def test_a_layer_whose_inversions_fail_keeps_its_last_inverse_or_the_identity(monkeypatch):
     model, (x, y) = linear(), batch(5)
-    monkeypatch.setattr(kfac, "damped_inverse", lambda factor, damping: None)
+    monkeypatch.setattr(curvature, "damped_inverse", lambda factor, damping: None)
     preconditioner = preconditioner_of(model, damping=0.1, kl_clip=0)
     functional.cross_entropy(model(x), y).backward()
     before = model[0].weight.grad.clone()
@@ -297,7 +297,7 @@ def test_a_layer_whose_inversions_fail_keeps_its_last_inverse_or_the_identity(mo
     monkeypatch.undo()
     run_steps(preconditioner, model, 1)
     last = preconditioner.state_dict()["tensors"]["inverse/A/0"].clone()
-    monkeypatch.setattr(kfac, "damped_inverse", lambda factor, damping: None)
+    monkeypatch.setattr(curvature, "damped_inverse", lambda factor, damping: None)
     run_steps(preconditioner, model, 1)
     assert torch.equal(preconditioner.state_dict()["tensors"]["inverse/A/0"], last)
     assert (preconditioner.n_retries, preconditioner.n_stale) == (0, 4)
@@ -382,7 +382,7 @@ def test_all_processes_count_the_failures_of_one(monkeypatch):
     def invert(factor, damping):
         return None if len(factor) == 5 else torch.eye(len(factor), dtype=factor.dtype)
 
-    monkeypatch.setattr(kfac, "damped_inverse", invert)
+    monkeypatch.setattr(curvature, "damped_inverse", invert)
 
     def work(communicator):
         model = linear()
@@ -395,3 +395,16 @@ def test_all_processes_count_the_failures_of_one(monkeypatch):
     for n_stale, inverse in run_in_threads(2, work):
         assert n_stale == 1
         assert torch.equal(inverse, torch.eye(5, dtype=torch.float64))
+
+
+def test_a_network_without_layers_that_are_known_keeps_its_gradients_and_has_an_empty_state():
+    model = nn.Sequential(nn.PReLU())
+    kfac = KFAC(model)
+    model(torch.randn(4, 3)).sum().backward()
+    before = model[0].weight.grad.clone()
+    kfac.step(0.1)
+    assert torch.equal(model[0].weight.grad, before)
+    assert kfac.not_preconditioned == ("0.weight",)
+    assert kfac.state_dict()["tensors"] == {}
+    kfac.load_state_dict(kfac.state_dict())
+    assert kfac.statistics()["layers"] == {}

@@ -109,10 +109,10 @@ def test_the_monte_carlo_fisher_matrix_does_not_see_the_labels():
 @pytest.mark.parametrize("n_positions", [1, 4])
 def test_rotated_second_moments_are_the_diagonal_of_the_dense_fisher_matrix_in_the_basis(n_positions, rng):
     n, rows, columns = 5, 3, 4
-    a = torch.randn(columns, n, n_positions, generator=rng, dtype=torch.float64)
-    g = torch.randn(rows, n, n_positions, generator=rng, dtype=torch.float64)
+    a = torch.randn(columns, n_positions, n, generator=rng, dtype=torch.float64)
+    g = torch.randn(rows, n_positions, n, generator=rng, dtype=torch.float64)
     Q_A, Q_G = (torch.linalg.qr(torch.randn(k, k, generator=rng, dtype=torch.float64))[0] for k in (4, 3))
-    gradients = torch.einsum("onp,inp->noi", g, a).flatten(1)
+    gradients = torch.einsum("opn,ipn->noi", g, a).flatten(1)
     fisher = gradients.T @ gradients
     basis = torch.kron(Q_G, Q_A)
     expected = (basis.T @ fisher @ basis).diagonal().view(rows, columns)
@@ -298,7 +298,7 @@ def test_the_predicted_change_is_exact_where_the_loss_is_the_model():
     expected = gradient.flatten() @ v + v @ fisher @ v / 2 + 0.3 * v @ v / 2
     weights = dict(model.named_parameters())
     with torch.no_grad():
-        found = trial.predicted_change(weights, kfac._layers, kfac._factors, 0.3)
+        found = trial.predicted_change(weights, kfac._layers, kfac._curvature.factors, 0.3)
     assert found == pytest.approx(float(expected))
 
 
@@ -342,12 +342,12 @@ def test_intervals_grow_while_factors_stay_and_shrink_when_they_move():
     assert ages[-1] < 4
 
 
-def test_statistics_are_those_of_the_damped_factors_and_the_same_on_all_processes():
+@pytest.mark.parametrize("block_size", [0, 3])
+def test_statistics_are_those_of_the_damped_factors_and_the_same_on_all_processes(block_size):
     def work(communicator):
         model = linear()
-        kfac = KFAC(
-            model, settings(damping=0.04, placement="hybrid"), communicator=communicator, mean_loss=False
-        )
+        chosen = settings(damping=0.04, placement="hybrid", block_size=block_size)
+        kfac = KFAC(model, chosen, communicator=communicator, mean_loss=False)
         x, y = points(9)
         part = slice(communicator.rank, None, communicator.size)
         functional.cross_entropy(model(x[part]), y[part], reduction="sum").backward()
@@ -356,10 +356,12 @@ def test_statistics_are_those_of_the_damped_factors_and_the_same_on_all_processe
         kfac.step(0.1)
         found = kfac.statistics()
         found.pop("seconds")
-        return found, kfac.state_dict()["tensors"]["factor/A/0"]
+        tensors = kfac.state_dict()["tensors"]
+        return found, torch.block_diag(*(tensors[path] for path in tensors if path.startswith("factor/A")))
 
     (first, A), (second, _) = run_in_threads(2, work)
     assert first == second
+    assert A.shape == (5, 5)
     figures = first["layers"]["0"]
     assert figures["A"]["trace"] == pytest.approx(float(A.trace()))
     assert figures["A"]["damping"] * figures["G"]["damping"] == pytest.approx(0.04)

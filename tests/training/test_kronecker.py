@@ -34,7 +34,7 @@ def test_patches_are_those_of_unfold(geometry, shape, rng):
         assert columns.shape[1] == 0
         return
     expected = functional.unfold(x, kernel_size, dilation, padding, stride)
-    assert torch.equal(columns, expected.transpose(0, 1).flatten(1))
+    assert torch.equal(columns, expected.permute(1, 2, 0).flatten(1))
 
 
 def test_patches_of_images_that_are_not_contiguous_are_the_same(rng):

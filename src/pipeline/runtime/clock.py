@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+ENOUGH = 5  # steps that tell how long the others will take
+
 
 @dataclass
 class Stopwatch:
@@ -31,25 +33,33 @@ class Progress:
         label: What is progressing.
         total: Steps in all.
         every: Seconds between lines.
-        done_before: Steps that a former run had done.
     """
 
     label: str
     total: int
     every: float = 5.0
-    done_before: int = 0
-    _start: float = field(default_factory=time.monotonic)
-    _last: float = field(default_factory=time.monotonic)
+    _first: tuple[int, float] | None = field(
+        default=None, init=False
+    )  # steps done at the first update, and when
+    _last: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._last = time.monotonic()
 
     def update(self, done: int, note: str = "") -> None:
-        """Tell that so many steps are done; prints when it is time to, and at the end."""
+        """Tell that so many steps are done; prints when it is time to, and at the end.
+
+        The first step pays for what is set up once, so the rate is that of the steps after it, as soon as there
+        are `ENOUGH`.
+        """
         now = time.monotonic()
+        self._first = first_done, first_time = self._first or (done, now)
         if now - self._last < self.every and done < self.total:
             return
         self._last = now
-        rate = (done - self.done_before) / max(now - self._start, 1e-9)
-        left = (self.total - done) / rate if rate > 0 else float("nan")
-        speed = f"{rate:.1f} steps/s, {left:.0f} s left"
-        print(
-            f"{self.label}: {done}/{self.total} steps, {speed}  {note}".rstrip(), file=sys.stderr, flush=True
-        )
+        n_timed = done - first_done
+        speed = ""
+        if n_timed >= ENOUGH and now > first_time:
+            rate = n_timed / (now - first_time)
+            speed = f", {rate:.1f} steps/s, {(self.total - done) / rate:.0f} s left"
+        print(f"{self.label}: {done}/{self.total} steps{speed}  {note}".rstrip(), file=sys.stderr, flush=True)

@@ -9,12 +9,13 @@ import torch
 from pipeline.errors import ConfigError
 
 
-def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
+def choose_device(wanted: str, local_rank: int = 0, *, label: str = "") -> torch.device:
     """Turn a study's `device` into a torch device.
 
     Args:
         wanted: "cpu", "cuda" or "auto", which takes a GPU where there is one.
         local_rank: This process's number on its node; processes of a node share its GPUs in turn.
+        label: Whose device it is, told where there is no GPU to take.
 
     Raises:
         ConfigError: If "cuda" is wanted and there is no GPU.
@@ -25,7 +26,10 @@ def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
         given = os.environ.get("CUDA_VISIBLE_DEVICES")
         though = f", though the job was given {given} and torch is {torch.__version__}" if given else ""
         logging.getLogger(__name__).info(
-            "device auto: no usable GPU on %s%s; computing on its CPU", socket.gethostname(), though
+            "%sdevice auto: no usable GPU on %s%s; computing on its CPU",
+            f"{label}: " if label else "",
+            socket.gethostname(),
+            though,
         )
         return torch.device("cpu")
     if not torch.cuda.is_available():

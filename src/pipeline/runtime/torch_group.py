@@ -110,14 +110,26 @@ class TorchGroup:
             gone = self._gone()
             if not gone and "onnection" not in str(error):
                 raise
-            names = ", ".join(str(member) for member in gone)
             others = [member.rank for member in self.members if member not in gone]
             if self.rank != others[0]:
                 time.sleep(2)  # the first one's line ends the job before those of the others
             raise ProcessLostError(
-                f"{names or 'a process of another node'} of {self.size} processes has died; nothing was published and "
-                "the last checkpoint is kept: start the same job again"
+                f"{self._obituary(gone)}; nothing was published and the last checkpoint is kept: start the same job "
+                "again"
             ) from None
+
+    def _obituary(self, gone: Sequence[Member]) -> str:
+        if gone:
+            verb = "has" if len(gone) == 1 else "have"
+            return f"{', '.join(map(str, gone))}, of {self.size} processes, {verb} died"
+        here = socket.gethostname()
+        elsewhere = dict.fromkeys(member.host for member in self.members if member.host != here)
+        if not elsewhere:
+            return f"the connection between the {self.size} processes on {here} has broken, though all of them live"
+        return (
+            f"{here} has lost its connection to another process of this job; all of its own live, so one on "
+            f"{' or '.join(elsewhere)} has died, or the network between has failed"
+        )
 
     def _gone(self) -> list[Member]:
         """The members that have ended; a connection may break a moment before its process is seen to."""

@@ -116,13 +116,14 @@ class Reporter:
 def run(options: Namespace) -> None:
     """Train, going on from a checkpoint if a former job left one, and judge the result; on the test split only here."""
     keep_freed_memory()
-    with errors_about(f"training.runs.{options.run}, seed {options.seed}"):
+    label = f"{options.run}, seed {options.seed}"
+    with errors_about(f"training.runs.{label}"):
         mpi = MpiCommunicator.of(options.processes)
-        device = choose_device(read_spec(options.spec)["device"], mpi.local_rank)
+        device = choose_device(read_spec(options.spec)["device"], mpi.local_rank, label=label)
         members = members_of(mpi)
         if mpi.rank == 0 and mpi.size > 1:
             # A launcher tells only the pid of one that dies.
-            print(f"{options.run}, seed {options.seed}: {', '.join(map(str, members))}", flush=True)
+            print(f"{label}: {', '.join(map(str, members))}", flush=True)
         with termination() as interrupted, torch_group(device, mpi) as communicator:
             _train(options, device, Counting(communicator), interrupted)
 
@@ -151,9 +152,7 @@ def _train(
     with _lock(checkpoint, label, device, communicator, interrupted):
         found = _agreed_checkpoint(checkpoint, device, communicator)
         done_before = found.step if found else 0
-        reporter = Reporter(
-            label, Progress(label, n_steps, done_before=done_before), checkpoint, communicator.rank == 0
-        )
+        reporter = Reporter(label, Progress(label, n_steps), checkpoint, communicator.rank == 0)
         if reporter.speaks:
             where = f"goes on at step {done_before}" if found else "starts"
             print(

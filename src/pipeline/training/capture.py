@@ -9,7 +9,7 @@ from math import ceil
 import torch
 from torch import Tensor, nn
 
-from pipeline.training.kronecker import pack_triangle, rotated_second_moment
+from pipeline.training.kronecker import rotated_second_moment
 from pipeline.training.layers import KroneckerProduct, Structure
 
 Key = tuple[str, str]  # a layer's name, and that of one of its matrices
@@ -22,8 +22,7 @@ class Moments:
     """Sums over samples of one matrix.
 
     Attributes:
-        total: Packed triangles (a correction: all entries), float64: sums over passes then hardly depend on
-            their order.
+        total: float64: sums over passes then hardly depend on their order.
         n_samples: How many samples the sums hold.
     """
 
@@ -136,12 +135,12 @@ class Capture:
             scale = (len(gradient) if self._mean_loss else 1) / self.loss_scale
             self._add_gradients(name, inputs, n, gradient, scale=scale)
 
-    def _add(self, key: Key, triangle: Tensor, n_samples: int) -> None:
-        triangle = triangle.double()
-        if key in self._moments:
-            triangle += self._moments[key].total
-            n_samples += self._moments[key].n_samples
-        self._moments[key] = Moments(triangle, n_samples)
+    def _add(self, key: Key, moment: Tensor, n_samples: int) -> None:
+        former = self._moments.get(key)
+        if former is None:
+            self._moments[key] = Moments(moment.double(), n_samples)
+        else:
+            self._moments[key] = Moments(former.total.add_(moment), former.n_samples + n_samples)
 
     @torch.no_grad()
     def _add_inputs(self, name: str, x: Tensor, n: int) -> Tensor:
@@ -150,7 +149,7 @@ class Capture:
         with torch.autocast(x.device.type, enabled=False):
             inputs = structure.inputs(x, n)
             for matrix, moment in structure.input_moments(inputs, n).items():
-                self._add((name, matrix), pack_triangle(moment), n)
+                self._add((name, matrix), moment, n)
         keep = name in self._bases or not isinstance(structure, KroneckerProduct)
         return inputs if keep else inputs[:0]
 
@@ -160,9 +159,9 @@ class Capture:
         gradient = gradient[:n].to(structure.parameters[0].dtype)
         with torch.autocast(gradient.device.type, enabled=False):
             for matrix, moment in structure.gradient_moments(inputs, gradient).items():
-                self._add((name, matrix), pack_triangle(moment.mul_(scale**2) if scale != 1 else moment), n)
+                self._add((name, matrix), moment.mul_(scale**2) if scale != 1 else moment, n)
             if name in self._bases:
                 assert isinstance(structure, KroneckerProduct)
                 columns = structure.with_ones(inputs), structure.gradients(gradient)
                 squares = rotated_second_moment(*columns, *self._bases[name], n)
-                self._add((name, CORRECTION), squares.mul_(scale**2).flatten(), n)
+                self._add((name, CORRECTION), squares.mul_(scale**2), n)

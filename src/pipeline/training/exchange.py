@@ -66,28 +66,33 @@ class Exchange:
             }
         means: dict[Key, Tensor] = {}
         for owner, group in groups.items():
-            totals = self._sum(moments, group, owner, like.device)
-            if owner is None or owner == self.communicator.rank:
-                for key, total in zip(group, totals, strict=True):
-                    means[key] = unpack_triangle((total / counts[key]).to(like.dtype), self.shapes[key])
+            for key, total in self._sum(moments, group, owner, like.device).items():
+                mean = (total * (1 / counts[key])).to(like.dtype)
+                packed = self.communicator.size > 1
+                means[key] = unpack_triangle(mean, self.shapes[key]) if packed else mean
         return means, seen
 
     def _sum(
         self, moments: Mapping[Key, Moments], keys: Sequence[Key], owner: int | None, device: torch.device
-    ) -> Sequence[Tensor]:
+    ) -> dict[Key, Tensor]:
+        """Add up matrices over the processes: whole ones of a single process, else packed ones at their owner."""
+        if self.communicator.size == 1 or not keys:
+            return {key: moments[key].total for key in keys}
         lengths = [n_packed(self.shapes[key]) for key in keys]
         parts = [
-            moments[key].total if key in moments else torch.zeros(n, dtype=torch.float64, device=device)
+            pack_triangle(moments[key].total)
+            if key in moments
+            else torch.zeros(n, dtype=torch.float64, device=device)
             for key, n in zip(keys, lengths, strict=True)
         ]
-        if self.communicator.size == 1 or not keys:
-            return parts
         message = torch.cat(parts).to(self.dtype)
         if owner is None:
             self.communicator.all_reduce(message)
         else:
             self.communicator.reduce(message, owner)
-        return torch.split(message.double(), lengths)
+        if owner not in (None, self.communicator.rank):
+            return {}
+        return dict(zip(keys, torch.split(message.double(), lengths), strict=True))
 
     def share(self, matrices: dict[Key, Tensor], keys: Sequence[Key], like: Tensor) -> None:
         """Replace the symmetric matrices under `keys` by their owners', so that all processes hold the same

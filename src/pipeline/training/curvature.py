@@ -1,0 +1,332 @@
+"""What K-FAC knows of the loss around the weights: the factors of all layers, their inverses, and who holds them.
+
+Every process of a training has a `Curvature` of the same network and calls its methods together with the others,
+except where they say otherwise. Each matrix is averaged and inverted at its owner, or everywhere.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.runtime.communicator import Communicator
+from pipeline.settings import KFACSettings
+from pipeline.training.assignment import place
+from pipeline.training.capture import CORRECTION, Key, Moments
+from pipeline.training.exchange import Exchange
+from pipeline.training.kronecker import (
+    damped_inverse,
+    eigenbasis,
+    is_finite,
+    multiply_left,
+    multiply_right,
+    turn_eigenvalues,
+)
+from pipeline.training.layers import KroneckerProduct, Structure
+
+RETRY = 10.0  # how much more damping a factor gets when its Cholesky factorization fails
+
+
+class Curvature:
+    """Kronecker factors of the layers of a network, averaged over steps, and their damped inverses.
+
+    Args:
+        layers: What is preconditioned, by name.
+        settings: How.
+        communicator: The processes that train together.
+
+    Attributes:
+        factors: Moving averages of those that this process averages.
+        bases: Eigenbases of A and G of each layer, blocks in order, where eigenvalues are corrected.
+        seen: Layers that any process has had statistics of.
+        ready: Layers with inverses.
+        n_retries: Inversions that needed ten times the damping.
+        n_stale: Inversions that failed even so; the last inverse stayed, or the identity before the first.
+        n_skipped: Factor updates left out because statistics were not finite.
+        n_averaged: How many updates the moving averages have seen.
+    """
+
+    def __init__(
+        self, layers: Mapping[str, Structure], settings: KFACSettings, communicator: Communicator
+    ) -> None:
+        self.factors: dict[Key, Tensor] = {}
+        self.bases: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+        self.seen: set[str] = set()
+        self.ready: set[str] = set()
+        self.n_retries = self.n_stale = self.n_skipped = self.n_averaged = 0
+        self._layers = layers
+        self._settings = settings
+        self._communicator = communicator
+        self._inverses: dict[Key, Tensor] = {}
+        self._corrections: dict[str, Tensor] = {}
+        self._known: set[Key] = set()  # matrices with a factor, here or at their owner
+        shapes = {(name, m): shape for name, layer in layers.items() for m, shape in layer.shapes.items()}
+        self._placement = place(
+            shapes,
+            {name: sum(p.numel() for p in layer.parameters) for name, layer in layers.items()},
+            # Every process needs the eigenbases to see gradients in them.
+            placement="replicate" if settings.ekfac else settings.placement,
+            inverse_interval=settings.inverse_interval,
+            n_processes=communicator.size,
+        )
+        dtype = getattr(torch, settings.communication)
+        self._exchange = Exchange(shapes, self._placement.owners, communicator, dtype)
+
+    def average(self, moments: dict[Key, Moments]) -> float | None:
+        """Let factors follow what this process and the others have seen since the last call.
+
+        Returns:
+            By what share of themselves factors have moved, in the mean over all, where `adaptive_change` asks for it.
+        """
+        self._average_corrections(moments)
+        means, seen = self._exchange.mean(moments, like=self._like)
+        self.seen.update(name for name, _ in seen)
+        decay = min(self._settings.factor_decay, 1 - 1 / (self.n_averaged + 1))
+        self.n_averaged += 1
+        n_skipped = 0
+        changes = []
+        for key, mean in means.items():
+            if not is_finite(mean):
+                n_skipped += self._speaks_for(key)
+            elif key in self.factors:
+                factor = self.factors[key]
+                if self._settings.adaptive_change:
+                    changes.append(float((mean - factor).norm() / factor.norm().clamp_min(1e-30)))
+                factor.lerp_(mean, 1 - decay)
+            else:
+                self.factors[key] = mean
+        keys = list(self._exchange.shapes)
+        held = [float(key in self.factors and self._exchange.is_mine(key)) for key in keys]
+        *flags, skipped, change, n_changes = self._sum([*held, n_skipped, sum(changes), len(changes)])
+        self._known = {key for key, flag in zip(keys, flags, strict=True) if flag}
+        self.n_skipped += round(skipped)
+        return change / n_changes if n_changes else None
+
+    def invert(self, damping: float) -> None:
+        """Invert the factors as they are now."""
+        complete = [
+            name for name in self._layers if all((name, m) in self._known for m in self._layers[name].shapes)
+        ]
+        dampings = self._dampings(damping)
+        n_retries = n_stale = 0
+        shared = []
+        for name in complete:
+            if self._settings.ekfac and isinstance(self._layers[name], KroneckerProduct):
+                n_stale += self._turn_bases(name)
+                continue
+            for key in ((name, matrix) for matrix in self._layers[name].shapes):
+                if name not in self._placement.preconditioners:
+                    shared.append(key)
+                if not self._exchange.is_mine(key):
+                    continue
+                inverse = damped_inverse(self.factors[key], dampings[key])
+                if inverse is None:
+                    inverse = damped_inverse(self.factors[key], RETRY * dampings[key])
+                    n_retries += self._speaks_for(key) and inverse is not None
+                    n_stale += self._speaks_for(key) and inverse is None
+                if inverse is None:
+                    inverse = self._inverses.get(key, _identity_like(self.factors[key]))
+                self._inverses[key] = inverse
+        self._exchange.share(self._inverses, shared, like=self._like)
+        n_retries, n_stale = (round(n) for n in self._sum([n_retries, n_stale]))
+        self.n_retries += n_retries
+        self.n_stale += n_stale
+        self.ready.update(complete)
+
+    def natural(self, gradients: Mapping[str, Tensor], damping: float) -> dict[str, Tensor]:
+        """Multiply the gradients of layers that are `ready` by their inverse Fisher matrices."""
+        rank = self._communicator.rank
+        found = {
+            name: self._natural(name, gradient, damping)
+            for name, gradient in gradients.items()
+            if self._placement.preconditioners.get(name, rank) == rank
+        }
+        self._share_gradients(found, gradients)
+        return found
+
+    def figures(self, damping: float) -> dict[str, dict[str, dict[str, float]]]:
+        """By layer and factor, its blocks together: "damping" of the diagonal, "trace", and "condition" with damping.
+
+        Costs the eigenvalues of all factors.
+        """
+        keys = [key for key in self._exchange.shapes if key in self._known]
+        dampings = self._dampings(damping)
+        table = torch.zeros(len(keys), 3, dtype=torch.float64, device=self._like.device)
+        for i, key in enumerate(keys):
+            if self._reports(key):
+                eigenvalues = torch.linalg.eigvalsh(self.factors[key].double()).clamp_min(0)
+                table[i] = torch.stack([eigenvalues.sum(), eigenvalues.min(), eigenvalues.max()])
+        self._communicator.all_reduce(table)
+        layers: dict[str, dict[str, dict[str, float]]] = {}
+        by_factor = itertools.groupby(
+            zip(keys, table.tolist(), strict=True), key=lambda row: (row[0][0], row[0][1][0])
+        )
+        for (name, factor), rows in by_factor:
+            blocks = list(rows)
+            added = dampings[blocks[0][0]]
+            traces, smallest, largest = zip(*(figures for _, figures in blocks), strict=True)
+            condition = (max(largest) + added) / (min(smallest) + added)
+            layers.setdefault(name, {})[factor] = {
+                "damping": added,
+                "trace": sum(traces),
+                "condition": condition,
+            }
+        return layers
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All matrices by "factor/A/layer", whole on every process and not copied.
+
+        It brings together what `placement` has spread, so a run may go on with another number of processes.
+        """
+        keys = [key for key in self._exchange.shapes if key in self._known]
+        factors, inverses = dict(self.factors), dict(self._inverses)
+        self._exchange.share(factors, keys, like=self._like)
+        spread = [key for key in keys if key[0] in self.ready and key[0] in self._placement.preconditioners]
+        self._exchange.share(inverses, spread, like=self._like)
+        groups: dict[str, dict[Key, Tensor]] = {"factor": factors, "inverse": inverses, "basis": {}}
+        groups["correction"] = {(name, CORRECTION): S for name, S in self._corrections.items()}
+        for name, bases in self.bases.items():
+            for matrix, Q in zip(self._layers[name].shapes, bases[0] + bases[1], strict=True):
+                groups["basis"][name, matrix] = Q
+        return {
+            f"{group}/{matrix}/{name}": M
+            for group, matrices in groups.items()
+            for (name, matrix), M in matrices.items()
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` returned; a process does so by itself.
+
+        Raises:
+            ValueError: If they are those of another network, or of other blocks.
+        """
+        groups: dict[str, dict[Key, Tensor]] = {"factor": {}, "inverse": {}, "basis": {}, "correction": {}}
+        for path, M in tensors.items():
+            group, matrix, name = path.split("/", 2)
+            shape = self._exchange.shapes.get((name, matrix))
+            if group != "correction" and (shape is None or M.shape != shape):
+                raise ValueError(f"the K-FAC state has {path} of shape {tuple(M.shape)}, the network {shape}")
+            groups[group][name, matrix] = M.clone()
+        self.factors, self._inverses = groups["factor"], groups["inverse"]
+        self._corrections = {name: S for (name, _), S in groups["correction"].items()}
+        self.bases.clear()
+        for name in dict.fromkeys(name for name, _ in groups["basis"]):
+            self.bases[name] = self._in_order(name, groups["basis"])
+        self._known = set(self.factors)
+        self.seen = {name for name, _ in self._known}
+        self.ready = {name for name, _ in (*self._inverses, *groups["basis"])}
+
+    @property
+    def _like(self) -> Tensor:
+        return next((layer.parameters[0] for layer in self._layers.values()), torch.empty(0))
+
+    def _reports(self, key: Key) -> bool:
+        """Whether it is this process that tells of a factor, where there is one."""
+        return key in self.factors and self._speaks_for(key)
+
+    def _average_corrections(self, moments: dict[Key, Moments]) -> None:
+        """Let the eigenvalues follow what was seen in the present eigenbases."""
+        keys = [(name, CORRECTION) for name in self.bases]
+        if not keys:
+            return
+        counts = self._exchange.count(moments, keys, self._like.device)
+        for key, count in zip(keys, counts, strict=True):
+            S = self._corrections[key[0]]
+            found = moments.pop(key, None)
+            total = found.total if found else torch.zeros_like(S, dtype=torch.float64)
+            self._communicator.all_reduce(total)
+            if count and is_finite(total):
+                S.lerp_((total / count).to(S.dtype), 1 - self._settings.factor_decay)
+
+    def _turn_bases(self, name: str) -> int:
+        """Find new eigenbases of a layer and carry its eigenvalues over; return how many failures there were."""
+        found = {m: eigenbasis(self.factors[name, m]) for m in self._layers[name].shapes}
+        new = {(name, m): basis[0] for m, basis in found.items() if basis is not None}
+        if len(new) < len(found):
+            failed = sum(self._speaks_for((name, m)) for m, basis in found.items() if basis is None)
+            if name not in self.bases:
+                identities = {(name, m): _identity_like(self.factors[name, m]) for m in found}
+                self.bases[name] = self._in_order(name, identities)
+                self._corrections[name] = self._ones(name)
+            return failed
+        bases = self._in_order(name, new)
+        if name in self.bases:
+            self._corrections[name] = turn_eigenvalues(self._corrections[name], self.bases[name], bases)
+        else:
+            values = {(name, m): basis[1][..., None] for m, basis in found.items() if basis is not None}
+            for_A, for_G = (torch.cat(parts, dim=-2) for parts in self._in_order(name, values))
+            self._corrections[name] = for_G @ for_A.mT
+        self.bases[name] = bases
+        return 0
+
+    def _ones(self, name: str) -> Tensor:
+        layer = self._layers[name]
+        assert isinstance(layer, KroneckerProduct)
+        rows, columns = (
+            sum(s[-1] for s in shapes.values()) for shapes in (layer.outputs_shapes, layer.inputs_shapes)
+        )
+        stack = (layer.groups,) if layer.groups > 1 else ()
+        return self._like.new_ones(*stack, rows, columns)
+
+    def _in_order(self, name: str, matrices: Mapping[Key, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Matrices of a Kronecker product: blocks of A, and of G."""
+        layer = self._layers[name]
+        assert isinstance(layer, KroneckerProduct)
+        return (
+            [matrices[name, m] for m in layer.inputs_shapes],
+            [matrices[name, m] for m in layer.outputs_shapes],
+        )
+
+    def _dampings(self, total: float) -> dict[Key, float]:
+        """What to add to the diagonal of every known matrix; a layer's parts may lie on several processes."""
+        keys = list(self._exchange.shapes)
+        traces = [
+            float(self.factors[key].diagonal(dim1=-2, dim2=-1).mean()) if self._reports(key) else 0.0
+            for key in keys
+        ]
+        means = dict(zip(keys, self._sum(traces), strict=True))
+        return {
+            (name, matrix): damping
+            for name, layer in self._layers.items()
+            for matrix, damping in layer.dampings({m: means[name, m] for m in layer.shapes}, total).items()
+        }
+
+    def _natural(self, name: str, gradient: Tensor, damping: float) -> Tensor:
+        if name not in self.bases:
+            layer = self._layers[name]
+            return layer.natural(gradient, {m: self._inverses[name, m] for m in layer.shapes})
+        basis_A, basis_G = self.bases[name]
+        turned = multiply_right(multiply_left([Q.mT for Q in basis_G], gradient), basis_A)
+        turned = turned / (self._corrections[name] + damping)
+        return multiply_right(multiply_left(basis_G, turned), [Q.mT for Q in basis_A])
+
+    def _share_gradients(self, natural: dict[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+        """Send natural gradients that one process has computed to the others."""
+        for owner in range(self._communicator.size):
+            names = [name for name in gradients if self._placement.preconditioners.get(name) == owner]
+            if not names or self._communicator.size == 1:
+                continue
+            source = natural if owner == self._communicator.rank else gradients
+            message = torch.cat([source[name].flatten() for name in names])
+            self._exchange.broadcast(message, owner)
+            parts = torch.split(message, [gradients[name].numel() for name in names])
+            natural |= {name: part.view_as(gradients[name]) for name, part in zip(names, parts, strict=True)}
+
+    def _speaks_for(self, key: Key) -> bool:
+        """Whether it is this process that counts the failures of a matrix."""
+        return self._exchange.is_mine(key) and (
+            self._exchange.owners is not None or self._communicator.rank == 0
+        )
+
+    def _sum(self, numbers: Sequence[float]) -> list[float]:
+        """Add up numbers over the processes."""
+        if self._communicator.size == 1:
+            return list(numbers)
+        total = torch.tensor(numbers, dtype=torch.float64, device=self._like.device)
+        self._communicator.all_reduce(total)
+        return total.tolist()
+
+
+def _identity_like(factor: Tensor) -> Tensor:
+    return torch.eye(factor.shape[-1]).to(factor).expand_as(factor).clone()
