@@ -9,10 +9,18 @@ import torch
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.torch_group import torch_group
 
-def check(comm):
+def check(comm, *dtypes):
     total = torch.tensor([float(comm.rank)])
     comm.all_reduce(total)
     assert total.item() == sum(range(comm.size))
+    for n in (1, 500_000):  # small messages and large ones may take other ways
+        for dtype in (torch.float64, torch.int64, *dtypes):
+            ranks = torch.full((n,), comm.rank, dtype=dtype)
+            comm.all_reduce(ranks)
+            assert (ranks == sum(range(comm.size))).all()
+            ranks = torch.full((n,), comm.rank, dtype=dtype)
+            comm.reduce(ranks, comm.size - 1)
+            assert comm.rank != comm.size - 1 or (ranks == sum(range(comm.size))).all()
     last = torch.tensor([comm.rank])
     comm.broadcast(last, source=comm.size - 1)
     assert last.item() == comm.size - 1
@@ -24,7 +32,7 @@ def check(comm):
 assert MpiCommunicator().size == int(sys.argv[1])
 check(MpiCommunicator())
 with torch_group(torch.device("cpu"), MpiCommunicator()) as group:
-    check(group)
+    check(group, torch.bfloat16)
     assert group.size == int(sys.argv[1])
 if MpiCommunicator().rank == 0:
     print("agreed")

@@ -59,9 +59,11 @@ class TorchGroup:
 
     Attributes:
         members: All processes, in order.
+        backend: gloo or nccl.
     """
 
     members: tuple[Member, ...]
+    backend: str
 
     @property
     def rank(self) -> int:
@@ -72,12 +74,25 @@ class TorchGroup:
         return dist.get_world_size()
 
     def all_reduce(self, tensor: Tensor) -> None:
+        if not self._is_cheaper_gathered(tensor):
+            with self._together():
+                dist.all_reduce(tensor)
+            return
+        parts = tensor.new_empty(self.size, *tensor.shape)
         with self._together():
-            dist.all_reduce(tensor)
+            dist.all_gather_single(parts.view(-1), tensor.view(-1))
+        torch.sum(parts, dim=0, dtype=tensor.dtype, out=tensor)
 
     def reduce(self, tensor: Tensor, destination: int) -> None:
+        if not self._is_cheaper_gathered(tensor):
+            with self._together():
+                dist.reduce(tensor, destination)
+            return
+        parts = tensor.new_empty(self.size, *tensor.shape) if self.rank == destination else None
         with self._together():
-            dist.reduce(tensor, destination)
+            dist.gather(tensor, None if parts is None else list(parts), destination)
+        if parts is not None:
+            torch.sum(parts, dim=0, dtype=tensor.dtype, out=tensor)
 
     def broadcast(self, tensor: Tensor, source: int) -> None:
         with self._together():
@@ -100,6 +115,12 @@ class TorchGroup:
     def barrier(self) -> None:
         with self._together():
             dist.barrier()
+
+    def _is_cheaper_gathered(self, tensor: Tensor) -> bool:
+        """Whether a sum is better taken by its receivers: gloo adds up in many small messages, each of which has to
+        wake its receiver, and needs 1.5 ms for a few numbers that it gathers in 0.2."""
+        n_bytes = tensor.numel() * tensor.element_size()
+        return self.backend == "gloo" and self.size * n_bytes <= MOST_GATHERED
 
     @contextmanager
     def _together(self) -> Iterator[None]:
@@ -140,6 +161,9 @@ class TorchGroup:
             time.sleep(0.01)
         return []
 
+
+# Bytes that one process may receive of a sum; of more, what adding up on the way saves outweighs the waking.
+MOST_GATHERED = 2_000_000
 
 INTERFACE = "PARSIMONY_INTERFACE"
 TIMEOUT = timedelta(minutes=10)
@@ -259,6 +283,6 @@ def torch_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Communic
     store = open_store(address, mpi)
     dist.init_process_group(backend, store=store, rank=mpi.rank, world_size=mpi.size, timeout=TIMEOUT)
     try:
-        yield TorchGroup(members)
+        yield TorchGroup(members, backend)
     finally:
         dist.destroy_process_group()
