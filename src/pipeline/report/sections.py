@@ -33,8 +33,6 @@ from pipeline.report.formatting import (
 )
 from pipeline.report.layer_tables import (
     candidates,
-    changed_predictions,
-    confusion,
     device_times,
     error_growth,
     layer_bars,
@@ -42,6 +40,7 @@ from pipeline.report.layer_tables import (
     layer_work,
     rounding,
 )
+from pipeline.report.prediction_tables import changed_predictions, confusions
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import (
     accuracy_on_test,
@@ -170,7 +169,7 @@ def precision_section(
             blocks.append(Illustration(tuple(panels), caption))
         blocks.append(error_growth(network))
         blocks.append(changed_predictions(network, classes))
-        blocks.append(confusion(network, classes))
+        blocks += confusions(network, classes)
         blocks.append(rounding(network))
         blocks.append(layer_work(network))
         blocks.append(candidates(network))
@@ -186,40 +185,22 @@ def precision_section(
 
 def _network_text(network: Mapping[str, Any]) -> str:
     sentences = []
-    accuracy, sizes = network.get("accuracy") or {}, network.get("file_bytes") or {}
-    if is_number(accuracy.get("fp16")):
-        sentences.append(
-            f"Test accuracy {percent(accuracy.get('fp32'), 2)} at FP32 and {percent(accuracy['fp16'], 2)} at FP16 "
-            f"({count(accuracy.get('n_changed'))} of {count(accuracy.get('n_samples'))} answers differ)."
-        )
-    lost, interval = accuracy.get("points_lost"), accuracy.get("interval_lost")
-    if is_number(lost) and interval:
-        budget = network.get("budget_points")
-        asked = f"; the loss allowed on validation images is {budget:g}" if is_number(budget) else ""
-        sentences.append(
-            f"It changes by {0.0 - lost:+.3f} percentage points, between {0.0 - interval[1]:+.3f} and "
-            f"{0.0 - interval[0]:+.3f} with 95 % confidence{asked}."
-        )
+    sizes, plans = network.get("file_bytes") or {}, network.get("plans") or {}
     if sizes:
         sentences.append(f"File {n_bytes(sizes.get('fp32'))} at FP32, {n_bytes(sizes.get('fp16'))} at FP16.")
-    saturated = network.get("n_saturated")
-    if is_number(saturated):
-        sentences.append(
-            f"{count(saturated)} activations were too large for FP16 and were stored as ±65,504."
-            if saturated
-            else "No activation was too large for FP16."
-        )
     speeds = whole_network_speedups(network)
     if speeds:
         parts = listing(f"{times(speed)} at batch {count(batch)}" for batch, speed in speeds.items())
         sentences.append(f"FP32 time over FP16 time of all layers together: {parts}.")
-    checked = network.get("verification") or {}
-    if checked:
-        parts = listing(
-            f"{percent((found or {}).get('output_error'), 2)} at batch {batch}"
-            for batch, found in checked.items()
-        )
-        sentences.append(f"The outputs of the plans that were timed are off by {parts}.")
+    before: Mapping[str, Any] = next(
+        (found for plan in plans.values() if (found := (plan or {}).get("accuracy"))), {}
+    )
+    if is_number(before.get("fp32")):
+        sentences.append(f"Test accuracy at FP32 {percent(before['fp32'], 2)}.")
+    sentences += [_plan_text(batch, plan or {}, len(plans) > 1) for batch, plan in plans.items()]
+    budget = network.get("budget_points")
+    if plans and is_number(budget):
+        sentences.append(f"Allowed are {budget:g} points of accuracy on validation images.")
     bounds: dict[str, int] = {}
     for row in network.get("timings") or []:
         bounds[bound_text(row.get("bound"))] = bounds.get(bound_text(row.get("bound")), 0) + 1
@@ -227,7 +208,32 @@ def _network_text(network: Mapping[str, Any]) -> str:
         ordered = sorted(bounds.items(), key=lambda item: -item[1])
         total = plural(sum(bounds.values()), "timing")
         sentences.append(f"What bounds the {total}: {listing(f'{bound} ({n})' for bound, n in ordered)}.")
-    return " ".join(sentences)
+    return " ".join(filter(None, sentences))
+
+
+def _plan_text(batch: str, plan: Mapping[str, Any], several: bool) -> str:
+    """What one plan that was timed does to the answers."""
+    parts = []
+    accuracy, checked = plan.get("accuracy") or {}, plan.get("verification") or {}
+    if is_number(accuracy.get("fp16")):
+        parts.append(
+            f"{percent(accuracy['fp16'], 2)} at FP16 ({count(accuracy.get('n_changed'))} of "
+            f"{count(accuracy.get('n_samples'))} answers differ)"
+        )
+    lost, interval = accuracy.get("points_lost"), accuracy.get("interval_lost")
+    if is_number(lost) and interval:
+        parts.append(
+            f"a change of {0.0 - lost:+.3f} points, between {0.0 - interval[1]:+.3f} and {0.0 - interval[0]:+.3f} with "
+            "95 % confidence"
+        )
+    if is_number(checked.get("output_error")):
+        parts.append(f"outputs off by {percent(checked['output_error'], 2)}")
+    saturated = plan.get("n_saturated")
+    if is_number(saturated):
+        n = count(saturated) if saturated else "no"
+        parts.append(f"{n} activation{'' if saturated == 1 else 's'} too large for FP16")
+    name = f"The plan for batch {batch}" if several else "The plan that was timed"
+    return f"{name}: {', '.join(parts)}." if parts else ""
 
 
 def numbers_section(
