@@ -210,7 +210,7 @@ def test_a_change_of_nothing_has_no_sign_of_a_loss(metrics):
         for plan in network["plans"].values():
             plan["accuracy"] |= {"points_lost": 0.0, "interval_lost": [-0.0, 0.0]}
     page = render({"precision": metrics["precision"]}, {})
-    assert "a change of +0.000 points, between +0.000 and +0.000" in page
+    assert "+0.000 (+0.000 to +0.000)" in page
     assert "-0.000" not in page
 
 
@@ -364,7 +364,7 @@ def test_the_verdict_stands_below_the_headline(full):
 
 
 def test_reasons_have_the_full_width_of_their_table(full):
-    table = re.search(r"<table[^>]*>(?:(?!</table>).)*Output error.*?</table>", full, flags=re.DOTALL).group()
+    table = re.search(r"<table[^>]*>(?:(?!</table>).)*Output SQNR.*?</table>", full, flags=re.DOTALL).group()
     assert table.count('<tr role="row" class="details"><td role="cell" colspan="5">') == 6
 
 

@@ -3,7 +3,7 @@ import pytest
 from pipeline.report import layer_tables, tables
 from pipeline.report.formatting import DASH
 from pipeline.report.layer_tables import layer_bars, layer_times, rounding
-from pipeline.report.prediction_tables import changed_predictions, confusions
+from pipeline.report.prediction_tables import changed_predictions, confusions, plans
 from pipeline.report.runs import accuracy_on_test
 
 
@@ -14,8 +14,8 @@ def network(metrics) -> dict:
 
 def test_bars_have_the_errors_of_the_plans_that_they_time_beside_them(network):
     added, output, noise = layer_bars(network).rows[1][2:]
-    assert added == (layer_tables.f.significant(2.9e-4),) * 2
-    assert output == tuple(layer_tables.f.significant(2.9e-4 * 1.2 * factor) for factor in (1, 2))
+    assert added == (layer_tables.f.relative(2.9e-4),) * 2
+    assert output == tuple(layer_tables.f.relative(2.9e-4 * 1.2 * factor) for factor in (1, 2))
     assert noise == ("69.7", "63.7")
     del network["plans"]["1"]
     assert layer_bars(network).rows[1][4] == (DASH, "63.7")
@@ -43,6 +43,10 @@ def test_a_reason_does_not_repeat_the_speedup_of_its_bar(network):
     reasons = dict(layer_bars(network).details[0])
     assert reasons["Batch 64"] == "No clear difference: compute-bound at 190 GFLOP/s."
     assert "0.97" not in reasons["Batch 64"]
+    network["timings"][0]["reason"] = "FP16 wins, 1.25x by direct convolution with FP16 weights: L2-bound."
+    assert dict(layer_bars(network).details[0])["Batch 1"] == (
+        "FP16 wins by direct convolution with FP16 weights: L2-bound."
+    )
     network["timings"][0]["reason"] = network["timings"][1]["reason"] = "The same, 2.0x faster or not."
     assert layer_bars(network).details[0] == (("", "The same, 2.0x faster or not."),)
     del network["timings"][0]["reason"], network["timings"][1]["reason"]
@@ -129,7 +133,7 @@ def test_every_table_of_a_network_has_a_row_for_what_it_is_about(network, metric
     assert [row[:2] for row in growth.rows] == [
         (layer["name"], batch) for batch in ("1", "64") for layer in network["layers"]
     ]
-    assert growth.rows[0][2:5] == (layer_tables.f.significant(2.9e-4),) * 2 + (layer_tables.f.times(1.1),)
+    assert growth.rows[0][2:5] == (layer_tables.f.relative(2.9e-4),) * 2 + (layer_tables.f.times(1.1),)
     chosen = layer_tables.candidates(network)
     assert [(row[2], row[-1]) for row in chosen.rows] == [("direct fp32", ""), ("winograd4 fp16", "chosen")]
     for batch, changed in zip(("1", "64"), changed_predictions(network, classes).rows, strict=True):
@@ -150,6 +154,17 @@ def test_a_network_without_these_figures_has_none_of_the_tables():
         assert table({}) is None
     assert changed_predictions({}, ()) is None
     assert confusions({}, ()) == []
+
+
+def test_every_plan_has_its_speed_and_its_accuracy_with_an_interval(network):
+    network["plans"]["1"]["accuracy"]["interval_fp16"] = [0.8604, 0.8737]
+    first, second = plans(network, {1: 1.25, 64: 2.0}).rows
+    assert first[:2] == ("1", layer_tables.f.times(1.25))
+    assert first[3].replace("\N{NO-BREAK SPACE}", " ") == "86.72 % (86.04 to 87.37)"
+    assert first[4] == "-0.010 (-0.040 to +0.020)"
+    assert (first[5], second[5]) == ("3 of 10,000", "4 of 10,000")
+    assert (first[6], second[7]) == (layer_tables.f.relative(0.0043), "1")
+    assert plans({}, {}) is None
 
 
 def test_plans_that_answer_differently_have_a_confusion_each(network):

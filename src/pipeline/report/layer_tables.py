@@ -28,8 +28,8 @@ def layer_bars(network: Mapping[str, Any]) -> Table | None:
         bars = tuple(_speed_bar(row, max(top, 1.0), batches) for row in ordered)
         found = [errors.get((str(row.get("batch")), name)) or {} for row in ordered]
         columns = (
-            tuple(f.significant(error.get("added_error")) for error in found),
-            tuple(f.significant(error.get("relative_error")) for error in found),
+            tuple(f.relative(error.get("added_error")) for error in found),
+            tuple(f.relative(error.get("relative_error")) for error in found),
             tuple(f.decimal(error.get("sqnr_db"), 1) for error in found),
         )
         rows.append((f"{number}  {name}", bars, *columns))
@@ -99,7 +99,7 @@ def _reasons(rows: list[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
 
 
 def _sentence(reason: str) -> str:
-    text = re.sub(r"^([^:,]*), [\d.,]+x(?=:)", r"\1", reason)
+    text = re.sub(r"^([^:,]*), [\d.,]+x(?= by |:)", r"\1", reason)
     return text[:1].upper() + text[1:]
 
 
@@ -117,7 +117,7 @@ def rounding(network: Mapping[str, Any]) -> Table | None:
         (
             str(layer.get("name", f.DASH)), str(layer.get("kind") or f.DASH),
             f.count(layer.get("n_parameters")), f.flops(layer.get("flops")),
-            f.significant(layer.get("relative_error")), f.decimal(layer.get("sqnr_db"), 1),
+            f.relative(layer.get("relative_error")), f.decimal(layer.get("sqnr_db"), 1),
             f.count(layer.get("n_overflow")), f.count(layer.get("n_subnormal")), f.count(layer.get("n_flushed")),
         )
         for layer in layers
@@ -140,7 +140,7 @@ def error_growth(network: Mapping[str, Any]) -> Table | None:
     )  # fmt: skip
     rows = tuple(
         (
-            name, batch, f.significant(found.get("added_error")), f.significant(found.get("relative_error")),
+            name, batch, f.relative(found.get("added_error")), f.relative(found.get("relative_error")),
             f.times(found.get("growth")), f.significant(found.get("largest")), f.count(found.get("n_saturated")),
             f.count(found.get("n_subnormal")), f.count(found.get("n_flushed")), f.count(found.get("n_results")),
         )
@@ -164,7 +164,7 @@ def candidates(network: Mapping[str, Any]) -> Table | None:
     rows = tuple(
         (
             str(row.get("layer", f.DASH)), f.count(row.get("batch")), str(row.get("routine") or f.DASH),
-            f.seconds(row.get("seconds")), f.significant(row.get("error")), "chosen" if row.get("chosen") else "",
+            f.seconds(row.get("seconds")), f.relative(row.get("error")), "chosen" if row.get("chosen") else "",
         )
         for row in network.get("candidates") or []
         if " " in str(row.get("routine"))
@@ -199,7 +199,7 @@ def device_times(network: Mapping[str, Any]) -> Table | None:
         (
             str(row.get("layer", f.DASH)), f.count(row.get("batch")), str(row.get("precision")),
             str(row.get("memory_format")), f.seconds(row.get("seconds")), f.times(row.get("speedup")),
-            f.significant(row.get("relative_error")), cores.get(row.get("tensor_cores"), f.DASH),
+            f.relative(row.get("relative_error")), cores.get(row.get("tensor_cores"), f.DASH),
             f.shorten((row.get("kernels") or [f.DASH])[0], 60),
         )
         for row in timings

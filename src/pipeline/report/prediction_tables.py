@@ -1,10 +1,59 @@
-"""Tables of what half precision changes in a network's answers."""
+"""Tables of what plans in half precision gain, and what they change in a network's answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.report import formatting as f
 from pipeline.report.content import Column, Table
+
+
+def plans(network: Mapping[str, Any], speedups: Mapping[int, float]) -> Table | None:
+    """One row per plan that was timed: its speed, and what it does to the answers."""
+    found = network.get("plans") or {}
+    if not found:
+        return None
+    columns = (
+        Column("Plan for batch", True), Column("FP32 time / FP16 time", True), Column("Accuracy FP32", True),
+        Column("FP16", True), Column("Points gained", True), Column("Answers changed", True),
+        Column("Output error", True), Column("Too large for FP16", True),
+    )  # fmt: skip
+    rows = []
+    for batch, plan in found.items():
+        accuracy, checked = plan.get("accuracy") or {}, plan.get("verification") or {}
+        rows.append(
+            (
+                batch, f.times(speedups.get(int(batch)) if batch.isdigit() else None),
+                _between(accuracy.get("fp32"), accuracy.get("interval_fp32")),
+                _between(accuracy.get("fp16"), accuracy.get("interval_fp16")), _gained(accuracy),
+                f"{f.count(accuracy.get('n_changed'))} of {f.count(accuracy.get('n_samples'))}",
+                f.relative(checked.get("output_error")), f.count(plan.get("n_saturated")),
+            )
+        )  # fmt: skip
+    budget = network.get("budget_points")
+    allowed = f", which may lose {budget:g} points" if f.is_number(budget) else ""
+    return Table(
+        "The plans that were timed",
+        columns,
+        tuple(rows),
+        note="Time: of all layers together. Accuracy: of test samples, in parentheses the 95 % intervals; too large: "
+        f"their activations, stored as ±65,504. Output error: relative, of validation samples{allowed}.",
+    )
+
+
+def _between(share: object, interval: Sequence[float] | None) -> str:
+    """A share with its interval: 86.7 % (86.0 to 87.4)."""
+    if not interval or not f.is_number(share):
+        return f.percent(share, 2)
+    low, high = (f.decimal(100 * end, 2) for end in interval)
+    return f"{f.percent(share, 2)} ({low} to {high})"
+
+
+def _gained(accuracy: Mapping[str, Any]) -> str:
+    lost, interval = accuracy.get("points_lost"), accuracy.get("interval_lost")
+    if not f.is_number(lost):
+        return f.DASH
+    ends = f" ({0.0 - interval[1]:+.3f} to {0.0 - interval[0]:+.3f})" if interval else ""
+    return f"{0.0 - lost:+.3f}{ends}"
 
 
 def changed_predictions(network: Mapping[str, Any], classes: Sequence[str]) -> Table | None:

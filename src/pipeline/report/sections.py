@@ -28,7 +28,6 @@ from pipeline.report.formatting import (
     plural,
     seconds,
     setting,
-    times,
     with_percent,
 )
 from pipeline.report.layer_tables import (
@@ -40,7 +39,7 @@ from pipeline.report.layer_tables import (
     layer_work,
     rounding,
 )
-from pipeline.report.prediction_tables import changed_predictions, confusions
+from pipeline.report.prediction_tables import changed_predictions, confusions, plans
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import (
     accuracy_on_test,
@@ -156,6 +155,7 @@ def precision_section(
             blocks.append(Heading(label_of(name, training.get(name) or {})))
         text = _network_text(network)
         blocks.append(Prose(text) if text else None)
+        blocks.append(plans(network, whole_network_speedups(network)))
         blocks.append(layer_bars(network))
         panels = rooflines(name, network.get("timings") or [], network.get("roofs"))
         if panels:
@@ -185,22 +185,9 @@ def precision_section(
 
 def _network_text(network: Mapping[str, Any]) -> str:
     sentences = []
-    sizes, plans = network.get("file_bytes") or {}, network.get("plans") or {}
+    sizes = network.get("file_bytes") or {}
     if sizes:
         sentences.append(f"File {n_bytes(sizes.get('fp32'))} at FP32, {n_bytes(sizes.get('fp16'))} at FP16.")
-    speeds = whole_network_speedups(network)
-    if speeds:
-        parts = listing(f"{times(speed)} at batch {count(batch)}" for batch, speed in speeds.items())
-        sentences.append(f"FP32 time over FP16 time of all layers together: {parts}.")
-    before: Mapping[str, Any] = next(
-        (found for plan in plans.values() if (found := (plan or {}).get("accuracy"))), {}
-    )
-    if is_number(before.get("fp32")):
-        sentences.append(f"Test accuracy at FP32 {percent(before['fp32'], 2)}.")
-    sentences += [_plan_text(batch, plan or {}, len(plans) > 1) for batch, plan in plans.items()]
-    budget = network.get("budget_points")
-    if plans and is_number(budget):
-        sentences.append(f"Allowed are {budget:g} points of accuracy on validation images.")
     bounds: dict[str, int] = {}
     for row in network.get("timings") or []:
         bounds[bound_text(row.get("bound"))] = bounds.get(bound_text(row.get("bound")), 0) + 1
@@ -208,32 +195,7 @@ def _network_text(network: Mapping[str, Any]) -> str:
         ordered = sorted(bounds.items(), key=lambda item: -item[1])
         total = plural(sum(bounds.values()), "timing")
         sentences.append(f"What bounds the {total}: {listing(f'{bound} ({n})' for bound, n in ordered)}.")
-    return " ".join(filter(None, sentences))
-
-
-def _plan_text(batch: str, plan: Mapping[str, Any], several: bool) -> str:
-    """What one plan that was timed does to the answers."""
-    parts = []
-    accuracy, checked = plan.get("accuracy") or {}, plan.get("verification") or {}
-    if is_number(accuracy.get("fp16")):
-        parts.append(
-            f"{percent(accuracy['fp16'], 2)} at FP16 ({count(accuracy.get('n_changed'))} of "
-            f"{count(accuracy.get('n_samples'))} answers differ)"
-        )
-    lost, interval = accuracy.get("points_lost"), accuracy.get("interval_lost")
-    if is_number(lost) and interval:
-        parts.append(
-            f"a change of {0.0 - lost:+.3f} points, between {0.0 - interval[1]:+.3f} and {0.0 - interval[0]:+.3f} with "
-            "95 % confidence"
-        )
-    if is_number(checked.get("output_error")):
-        parts.append(f"outputs off by {percent(checked['output_error'], 2)}")
-    saturated = plan.get("n_saturated")
-    if is_number(saturated):
-        n = count(saturated) if saturated else "no"
-        parts.append(f"{n} activation{'' if saturated == 1 else 's'} too large for FP16")
-    name = f"The plan for batch {batch}" if several else "The plan that was timed"
-    return f"{name}: {', '.join(parts)}." if parts else ""
+    return " ".join(sentences)
 
 
 def numbers_section(

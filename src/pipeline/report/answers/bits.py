@@ -61,19 +61,22 @@ def _accuracies(network: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _accuracy_text(accuracies: Mapping[str, Mapping[str, Any]], n_classes: int) -> str:
+    """What becomes of the accuracy; plans with the same outcome share a clause."""
     before = next(iter(accuracies.values()))["fp32"]
-    parts = []
+    outcomes: dict[tuple[str, str], list[str]] = {}
     for batch, accuracy in accuracies.items():
         after, changed = accuracy["fp16"], accuracy.get("n_changed")
-        plan = f" with the plan for batch {batch}" if len(accuracies) > 1 else ""
-        of = (
-            f" ({count(changed)} of {count(accuracy.get('n_samples'))} answers change)"
-            if is_number(changed)
-            else ""
-        )
         moved = "stays there" if after == before else f"goes to {percent(after, 2)}"
         chance = ", no better than chance" if at_chance(after, n_classes) else ""
-        parts.append(f"{moved}{plan}{of}{chance}")
+        of = f" ({count(changed)} of {count(accuracy.get('n_samples'))} answers change)"
+        outcomes.setdefault((moved, f"{of if is_number(changed) else ''}{chance}"), []).append(batch)
+    if len(accuracies) == 1:
+        parts = [f"{moved}{rest}" for moved, rest in outcomes]
+    else:
+        parts = [
+            f"{moved} with the plan{'s' if len(batches) > 1 else ''} for batch {listing(batches)}{rest}"
+            for (moved, rest), batches in outcomes.items()
+        ]
     return f"Its test accuracy is {percent(before, 2)} at FP32 and {listing(parts)}."
 
 
