@@ -4,7 +4,6 @@ Every engine gets the folded, fused float32 network, one thread, and buffers of 
 what it computes with float64, `precision` is what it says it ran, as far as it says anything.
 """
 
-import copy
 import functools
 import tempfile
 import time
@@ -23,8 +22,6 @@ from pipeline.precision.error import relative_error
 from pipeline.precision.plan import Layer
 from pipeline.precision.reference import reference
 from pipeline.precision.torch_network import TorchNetwork, formats_of
-
-N_BYTES_PROTOBUF = 2 << 30  # what one ONNX file can hold
 
 
 @dataclass(frozen=True)
@@ -73,10 +70,9 @@ def check(problem: Problem, engine: Engine, at_most: float) -> Engine:
     return engine
 
 
-def float32_engines(problem: Problem, *, torch_only: bool = False) -> list[Engine]:
+def float32_engines(problem: Problem) -> list[Engine]:
     """Every engine at float32 that can run the network; one that cannot is left out."""
-    builders = (torch_eager,) if torch_only else (torch_eager, onnxruntime, openvino, ncnn)
-    built = (builder(problem) for builder in builders)
+    built = (builder(problem) for builder in (torch_eager, onnxruntime, openvino, ncnn))
     return [check(problem, engine, 1e-4) for engine in built if engine is not None]
 
 
@@ -216,13 +212,6 @@ def torch_bfloat16(problem: Problem) -> Engine:
 def openvino_bfloat16(problem: Problem) -> Engine | None:
     """OpenVINO with bfloat16 as its inference precision."""
     return openvino(problem, "bf16", "openvino bf16")
-
-
-def copies(problem: Problem, n: int) -> list[Problem]:
-    """So many problems with weights and inputs in memory of their own."""
-    return [
-        Problem(problem.layers, copy.deepcopy(dict(problem.parameters)), problem.x.clone()) for _ in range(n)
-    ]
 
 
 def _least(run: Callable[[], object], n: int = 5) -> float:
