@@ -13,8 +13,8 @@ def plans(network: Mapping[str, Any], speedups: Mapping[int, float]) -> Table | 
     if not found:
         return None
     columns = (
-        Column("Plan for batch", True), Column("FP32 time / FP16 time", True), Column("Accuracy FP32", True),
-        Column("FP16", True), Column("Points gained", True), Column("Answers changed", True),
+        Column("Plan for batch"), Column("Speedup", True), Column("Accuracy FP32", True),
+        Column("Accuracy FP16", True), Column("Points gained", True), Column("Answers changed", True),
         Column("Output error", True), Column("Too large for FP16", True),
     )  # fmt: skip
     rows = []
@@ -35,7 +35,7 @@ def plans(network: Mapping[str, Any], speedups: Mapping[int, float]) -> Table | 
         "The plans that were timed",
         columns,
         tuple(rows),
-        note="Time: of all layers together. Accuracy: of test samples, in parentheses the 95 % intervals; too large: "
+        note="Speedup: FP32 time over FP16 time of all layers together. Accuracy: of test samples, in parentheses the 95 % intervals; too large: "
         f"their activations, stored as ±65,504. Output error: relative, of validation samples{allowed}.",
     )
 
@@ -73,7 +73,7 @@ def changed_predictions(network: Mapping[str, Any], classes: Sequence[str]) -> T
     if not rows:
         return None
     columns = (
-        Column("Plan for batch", True), Column("Test sample"), Column("Is"), Column("At FP32"), Column("At FP16"),
+        Column("Plan for batch"), Column("Test sample"), Column("Is"), Column("At FP32"), Column("At FP16"),
         Column("Margin at FP32", True),
     )  # fmt: skip
     return Table(
