@@ -35,8 +35,9 @@ def plans(network: Mapping[str, Any], speedups: Mapping[int, float]) -> Table | 
         "The plans that were timed",
         columns,
         tuple(rows),
-        note="Speedup: FP32 time over FP16 time of all layers together. Accuracy: of test samples, in parentheses the 95 % intervals; too large: "
-        f"their activations, stored as ±65,504. Output error: relative, of validation samples{allowed}.",
+        note="Speedup: FP32 time over FP16 time of all layers together. Accuracy: of test samples, in parentheses the "
+        "95 % intervals; too large: their activations, stored as ±65,504. Output error: relative, of validation "
+        f"samples{allowed}.",
     )
 
 
