@@ -177,8 +177,8 @@ def precision_section(
         blocks.append(device_times(network))
     lead = (
         "Trained networks, rounded once to FP16 and run by routines that read FP16 and add up in FP32. What is timed "
-        "are plans by measurement: where that is faster within the budget, a layer multiplies in BF16 or keeps FP32 "
-        "weights, and its sentence says so."
+        "are plans by measurement: where that is faster within the budget, a layer multiplies in BF16 or runs on "
+        "its weights widened to FP32, and its sentence says so."
     )
     return Section("bits", "Fewer bits", lead, tuple(block for block in blocks if block is not None))
 
