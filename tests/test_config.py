@@ -94,6 +94,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
          "matrices.new.points", "missing"),
         ({"matrices": {"airports": {"task": "capacitance"}}}, "matrices.airports", "needs points sphere or cube"),
         ({"precision": {"runs": ["gone"]}}, "precision.runs.0", "no training run 'gone'"),
+        ({"model": {"name": "vit"}}, "model.name", "cannot be converted to half precision; choose another model"),
         ({"seeds": [1, 1]}, "seeds", "must differ"),
         ({"precision": {"runs": ["kfac_smoothed", "kfac_smoothed"]}}, "precision.runs", "must differ"),
         ({"training": {"runs": {"kfac_smoothed": {"batch_size": 9000}}}},

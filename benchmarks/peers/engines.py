@@ -4,23 +4,24 @@ Every engine gets the folded, fused float32 network, one thread, and buffers of 
 what it computes with float64, `precision` is what it says it ran, as far as it says anything.
 """
 
-import copy
 import functools
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from peers.ncnn_format import write_ncnn
+from peers.onnx_format import onnx_model
 from torch import Tensor
 
-from pipeline.precision.plan import INPUT, Layer
-from pipeline.precision.reference import apply, reference
-
-N_BYTES_PROTOBUF = 2 << 30  # what one ONNX file can hold
+from pipeline.precision.error import relative_error
+from pipeline.precision.plan import Layer
+from pipeline.precision.reference import reference
+from pipeline.precision.torch_network import TorchNetwork, formats_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Problem:
 
     def error(self, result: Tensor) -> float:
         """|result - exact| / |exact|, against float64."""
-        return float((result.double().reshape(self.exact.shape) - self.exact).norm() / self.exact.norm())
+        return relative_error(result.reshape(self.exact.shape), self.exact)
 
     @functools.cached_property
     def onnx(self) -> bytes:
@@ -69,79 +70,10 @@ def check(problem: Problem, engine: Engine, at_most: float) -> Engine:
     return engine
 
 
-def float32_engines(problem: Problem, *, torch_only: bool = False) -> list[Engine]:
+def float32_engines(problem: Problem) -> list[Engine]:
     """Every engine at float32 that can run the network; one that cannot is left out."""
-    builders = (torch_eager,) if torch_only else (torch_eager, onnxruntime, openvino, ncnn)
-    built = (builder(problem) for builder in builders)
+    built = (builder(problem) for builder in (torch_eager, onnxruntime, openvino, ncnn))
     return [check(problem, engine, 1e-4) for engine in built if engine is not None]
-
-
-def onnx_model(layers: Sequence[Layer], parameters: Mapping[str, Tensor], shape: tuple[int, ...]) -> Any:
-    """Write planned layers as an ONNX model, one operator per layer, sum or rectifier."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    nodes, weights = [], []
-    names = {INPUT: "input"}
-
-    def constant(name: str, value: Tensor) -> str:
-        weights.append(numpy_helper.from_array(value.detach().float().contiguous().numpy(), name))
-        return name
-
-    for layer in layers:
-        given, result = names[layer.source], layer.name
-        steps = (layer.addend is not None and layer.kind != "add") + layer.relu
-        names[layer.name] = result
-        targets = [f"{result}/{i}" for i in range(steps)] + [result]
-        affine = [constant(f"{layer.name}.{part}", parameters[f"{layer.name}.{part}"]) for part in ("weight", "bias")] \
-            if layer.has_weights else []  # fmt: skip
-        first = targets.pop(0)
-        windows = _windows(layer)
-        if layer.kind == "conv2d":
-            assert layer.geometry is not None
-            windows |= {"dilations": list(layer.geometry.dilation), "group": layer.geometry.groups}
-            nodes.append(helper.make_node("Conv", [given, *affine], [first], **windows))
-        elif layer.kind == "linear":
-            if len(layer.input_shape) > 1:
-                nodes.append(helper.make_node("Flatten", [given], [f"{result}/flat"], axis=1))
-                given = f"{result}/flat"
-            nodes.append(helper.make_node("Gemm", [given, *affine], [first], transB=1))
-        elif layer.kind == "add":
-            assert layer.addend is not None
-            nodes.append(helper.make_node("Add", [given, names[layer.addend]], [first]))
-        elif layer.kind == "adaptive_avg_pool2d":
-            if layer.output_shape[1:] != (1, 1):
-                raise ValueError(f"{layer.name}: ONNX has adaptive pooling to one pixel only")
-            nodes.append(helper.make_node("GlobalAveragePool", [given], [first]))
-        else:
-            operator = "MaxPool" if layer.kind == "max_pool2d" else "AveragePool"
-            nodes.append(helper.make_node(operator, [given], [first], **windows))
-        if layer.addend is not None and layer.kind != "add":
-            nodes.append(helper.make_node("Add", [first, names[layer.addend]], [first := targets.pop(0)]))
-        if layer.relu:
-            nodes.append(helper.make_node("Relu", [first], [targets.pop(0)]))
-    output = (shape[0], *layers[-1].output_shape)
-    graph = helper.make_graph(
-        nodes,
-        "network",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(names[layers[-1].name], TensorProto.FLOAT, output)],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    return model
-
-
-def _windows(layer: Layer) -> dict[str, Any]:
-    if layer.geometry is None:
-        return {}
-    top, left = layer.geometry.padding
-    return {
-        "kernel_shape": list(layer.geometry.kernel),
-        "strides": list(layer.geometry.stride),
-        "pads": [top, left, top, left],
-    }
 
 
 def onnxruntime(problem: Problem) -> Engine | None:
@@ -242,7 +174,7 @@ def ncnn(problem: Problem) -> Engine | None:
     net.opt.lightmode = True
     with tempfile.TemporaryDirectory() as folder:
         parameters, weights = Path(folder, "net.param"), Path(folder, "net.bin")
-        last = _write_ncnn(problem, parameters, weights)
+        last = write_ncnn(problem.layers, problem.parameters, parameters, weights)
         if net.load_param(str(parameters)) or net.load_model(str(weights)):
             raise AssertionError("ncnn does not take the network")
     x = engine.Mat(problem.x[0].contiguous().numpy()).clone()
@@ -258,108 +190,15 @@ def ncnn(problem: Problem) -> Engine | None:
     return Engine("ncnn fp32", "", run, result)
 
 
-def _write_ncnn(problem: Problem, parameters: Path, weights: Path) -> str:
-    """Write ncnn's text of layers and its file of weights; return the output's name."""
-    lines: list[tuple[str, str, list[str], list[str], str]] = [("Input", "input", [], ["input"], "")]
-    blobs = {INPUT: "input"}
-    content = []
-    for layer in problem.layers:
-        given, g = blobs[layer.source], layer.geometry
-        fused = layer.relu and layer.addend is None and layer.has_weights
-        result = layer.name
-        if layer.has_weights:
-            weight, bias = (problem.parameters[f"{layer.name}.{part}"].float() for part in ("weight", "bias"))
-            content += [np.zeros(1, np.uint32).tobytes(), weight.contiguous().numpy().tobytes()]
-            content.append(bias.numpy().tobytes())
-            outputs = f"0={layer.output_shape[0]}"
-            activation = " 9=1" if fused else ""
-            if layer.kind == "linear":
-                lines.append(
-                    (
-                        "InnerProduct",
-                        result,
-                        [given],
-                        [result],
-                        f"{outputs} 1=1 2={weight.numel()}{activation}",
-                    )
-                )
-            else:
-                assert g is not None
-                kind = "Convolution" if g.groups == 1 else "ConvolutionDepthWise"
-                groups = f" 7={g.groups}" if g.groups > 1 else ""
-                lines.append((kind, result, [given], [result],
-                              f"{outputs} 1={g.kernel[1]} 11={g.kernel[0]} 2={g.dilation[1]} 12={g.dilation[0]} "
-                              f"3={g.stride[1]} 13={g.stride[0]} 4={g.padding[1]} 14={g.padding[0]} 5=1 "
-                              f"6={weight.numel()}{groups}{activation}"))  # fmt: skip
-        elif layer.kind == "adaptive_avg_pool2d":
-            # ncnn's global pooling gives a vector, as what follows wants it.
-            lines.append(("Pooling", result, [given], [result], "0=1 4=1"))
-        elif layer.kind != "add":
-            assert g is not None
-            kind = "0" if layer.kind == "max_pool2d" else "1"
-            lines.append(("Pooling", result, [given], [result],
-                          f"0={kind} 1={g.kernel[1]} 11={g.kernel[0]} 2={g.stride[1]} 12={g.stride[0]} "
-                          f"3={g.padding[1]} 13={g.padding[0]} 5=1"))  # fmt: skip
-        blob = given if layer.kind == "add" else result
-        if layer.addend is not None:
-            lines.append(("BinaryOp", f"{result}/sum", [blob, blobs[layer.addend]], [f"{result}/sum"], "0=0"))
-            blob = f"{result}/sum"
-        if layer.relu and not fused:
-            lines.append(("ReLU", f"{result}/relu", [blob], [f"{result}/relu"], ""))
-            blob = f"{result}/relu"
-        blobs[layer.name] = blob
-    lines = _with_splits(lines)
-    n_blobs = sum(len(outputs) for *_, outputs, _ in lines)
-    text = [f"{kind} {name} {len(given)} {len(result)} {' '.join([*given, *result])} {options}".rstrip()
-            for kind, name, given, result, options in lines]  # fmt: skip
-    parameters.write_text("\n".join(["7767517", f"{len(lines)} {n_blobs}", *text, ""]))
-    weights.write_bytes(b"".join(content))
-    readers = {name for _, _, given, _, _ in lines for name in given}
-    return next(name for name in blobs.values() if name not in readers)
-
-
-def _with_splits(lines: list[tuple[str, str, list[str], list[str], str]]) -> list[Any]:
-    """ncnn wants a layer of its own where a result is read more than once."""
-    n_readers: dict[str, int] = {}
-    for _, _, given, _, _ in lines:
-        for name in given:
-            n_readers[name] = n_readers.get(name, 0) + 1
-    result, used = [], dict.fromkeys(n_readers, 0)
-    for kind, name, given, outputs, options in lines:
-        renamed = []
-        for blob in given:
-            renamed.append(f"{blob}/{used[blob]}" if n_readers[blob] > 1 else blob)
-            used[blob] += 1
-        result.append((kind, name, renamed, outputs, options))
-        (output,) = outputs
-        if n_readers.get(output, 0) > 1:
-            copies = [f"{output}/{i}" for i in range(n_readers[output])]
-            result.append(("Split", f"{output}/split", [output], copies, ""))
-    return result
-
-
 def torch_eager(problem: Problem, dtype: torch.dtype = torch.float32, name: str = "torch fp32") -> Engine:
     """torch's eager mode in the faster of its memory formats."""
     engines = []
-    formats = (
-        (torch.contiguous_format, torch.channels_last) if problem.x.ndim == 4 else (torch.contiguous_format,)
-    )
-    for memory_format in formats:
-        parameters = {
-            key: value.to(dtype).contiguous(memory_format=memory_format)
-            if value.ndim == 4
-            else value.to(dtype)
-            for key, value in problem.parameters.items()
-        }
-        x = problem.x.to(dtype).contiguous(memory_format=memory_format)
+    for memory_format in formats_of(problem.x).values():
+        network = TorchNetwork(problem.layers, problem.parameters, problem.x, memory_format, dtype)
 
-        def run(parameters: Any = parameters, x: Tensor = x) -> Tensor:
+        def run(network: TorchNetwork = network) -> Tensor:
             with torch.inference_mode():
-                values = {INPUT: x}
-                for layer in problem.layers:
-                    addend = None if layer.addend is None else values[layer.addend]
-                    values[layer.name] = apply(layer, parameters, values[layer.source], addend)
-                return values[problem.layers[-1].name]
+                return network()
 
         engines.append(Engine(name, str(dtype).removeprefix("torch."), run, lambda run=run: run().float()))
     return min(engines, key=lambda engine: _least(engine.run))
@@ -373,13 +212,6 @@ def torch_bfloat16(problem: Problem) -> Engine:
 def openvino_bfloat16(problem: Problem) -> Engine | None:
     """OpenVINO with bfloat16 as its inference precision."""
     return openvino(problem, "bf16", "openvino bf16")
-
-
-def copies(problem: Problem, n: int) -> list[Problem]:
-    """So many problems with weights and inputs in memory of their own."""
-    return [
-        Problem(problem.layers, copy.deepcopy(dict(problem.parameters)), problem.x.clone()) for _ in range(n)
-    ]
 
 
 def _least(run: Callable[[], object], n: int = 5) -> float:

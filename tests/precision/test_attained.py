@@ -1,11 +1,13 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from pipeline.precision import Roofs, measure_attained, measure_roofs
-from pipeline.precision.attained import _references, fit
+from pipeline.precision import Roofs, attained, measure_attained, measure_roofs
+from pipeline.precision.attained import _references, _wake_seconds, fit
 from pipeline.precision.roofline import Work, bound
+from pipeline.precision.sampling import Samples
 
 ROOFS = Roofs(
     instruction_set="portable",
@@ -58,12 +60,28 @@ def test_one_reference_layer_gives_the_cost_of_a_number():
 def test_every_class_of_routines_is_measured(instruction_set):
     roofs = measure_attained(measure_roofs(instruction_set, seconds=0.02))
     assert roofs.call_seconds > 0
-    assert roofs.far_wake_seconds >= 0
     wanted = {"direct fp16", "direct fp16, narrow", "direct fp32, grouped",
               "direct fp32", "product fp16, vector", "product fp32, matrix", "max_pool2d", "avg_pool2d",
               "adaptive_avg_pool2d", "sum"}  # fmt: skip
     assert wanted <= set(roofs.attained)
     assert Roofs.from_dict(json.loads(json.dumps(roofs.to_dict(), allow_nan=False))) == roofs
+
+
+@pytest.mark.parametrize(("alone", "behind", "wake"), [(1e-6, 3e-6, 2e-6), (3e-6, 1e-6, 0.0)])
+def test_waking_up_is_what_a_layer_takes_more_behind_a_large_one(monkeypatch, alone, behind, wake):
+    """Of two layers in turn the second counts, and no machine is faster behind another layer: that is noise."""
+    seconds = np.array([[9.0, behind]] * 3)
+
+    class Fixed:
+        def in_network(self, runs):
+            assert all(len(run()) == 2 for run in runs.values())
+            return dict.fromkeys(runs, Samples(seconds, 0, 0, 1.0))
+
+    monkeypatch.setattr(attained, "SAMPLING", Fixed())
+    monkeypatch.setattr(attained, "_timed", lambda *_: [(LITTLE, alone)])
+    stored = {"input_dtype": "float16", "output_dtype": "float16", "routine": "product fp16"}
+    large = replace(_references()["linear"][0], **stored)
+    assert _wake_seconds(large, ROOFS) == pytest.approx(wake)
 
 
 def test_no_reference_layer_is_one_that_predictions_are_scored_on():

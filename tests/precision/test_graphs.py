@@ -142,35 +142,73 @@ def test_results_do_not_depend_on_the_number_of_threads(instruction_set, half, b
         assert torch.equal(*found), layer.routine(batch)
 
 
+def workers():
+    """The threads of this process but this one."""
+    names = os.listdir("/proc/self/task")
+    return [int(name) for name in names if int(name) != threading.get_native_id()]
+
+
 def test_a_caller_that_is_held_on_one_core_runs_alone(two_threads, generator):
-    """The pool would have to leave the core set: the same result, on one thread."""
-    x, y, alone = torch.randn(64, 40, generator=generator), torch.empty(64, 40), torch.empty(64, 40)
-    layer = identity(40, 40)
+    """A worker that took part would have moved to the caller's core."""
+    x, y = torch.randn(256, 300, generator=generator), torch.empty(256, 300)
+    layer = identity(300, 300)
     layer.run(x, y)
     cores = os.sched_getaffinity(0)
+    before = {worker: os.sched_getaffinity(worker) for worker in workers()}
+    assert cores in before.values()
     try:
         os.sched_setaffinity(0, {min(cores)})
-        layer.run(x, alone)
+        layer.run(x, y.zero_())
+        assert {worker: os.sched_getaffinity(worker) for worker in before} == before
     finally:
         os.sched_setaffinity(0, cores)
-    assert torch.equal(y, alone)
+    assert torch.equal(x, y)
+
+
+def took_part(run):
+    """Whether a worker worked on a run: one on other cores than the caller's would have moved to these."""
+    cores = os.sched_getaffinity(0)
+    before = {worker: os.sched_getaffinity(worker) for worker in workers()}
+    try:
+        for worker in before:
+            os.sched_setaffinity(worker, {min(cores)})
+        run()
+        return any(os.sched_getaffinity(worker) == cores for worker in before)
+    finally:
+        for worker, its_cores in before.items():
+            os.sched_setaffinity(worker, its_cores)
+
+
+@pytest.mark.parametrize(("n_channels", "size", "batch", "wanted"), [(16, 4, 1, False), (64, 32, 64, True)])
+def test_layers_without_panels_wake_a_thread_only_for_work_that_is_worth_it(
+    two_threads, instruction_set, n_channels, size, batch, wanted
+):
+    half = {"half_input": True, "half_output": True}
+    image = (n_channels, size, size)
+    n = n_channels * size**2
+    starts = list(range(0, size, 2))
+    ends = [start + 2 for start in starts]
+    windows = {"row_start": starts, "row_end": ends, "column_start": starts, "column_end": ends}
+    x = torch.ones(batch, n).half()
+    depthwise = _native.convolution(
+        instruction_set, torch.ones(n_channels, 9).half(), torch.ones(n_channels), torch.zeros(n_channels), False, True,
+        True, image=image, kernel=(3, 3), stride=(1, 1), padding=(1, 1), dilation=(1, 1), groups=n_channels,
+        routine="depthwise",
+    )  # fmt: skip
+    pooling = _native.pooling(instruction_set, image, **windows, average=True, relu=False, **half)
+    addition = _native.addition(instruction_set, n, False, True, True, "float16")
+    warm = torch.ones(256, 300)
+    identity(300, 300).run(warm, warm.clone())  # so that the pool has its workers
+    for layer, residual in ((depthwise, None), (pooling, None), (addition, x)):
+        y = torch.empty(batch, layer.output_size).half()
+        assert took_part(lambda layer=layer, y=y, residual=residual: layer.run(x, y, residual)) == wanted
 
 
 def test_the_workers_follow_the_callers_set_of_cores(two_threads, generator):
     x, y = torch.randn(256, 300, generator=generator), torch.empty(256, 300)
     layer = identity(300, 300)
     layer.run(x, y)
-    cores = os.sched_getaffinity(0)
-    others = [int(name) for name in os.listdir("/proc/self/task") if int(name) != threading.get_native_id()]
-    before = {other: os.sched_getaffinity(other) for other in others}
-    try:
-        for other in others:
-            os.sched_setaffinity(other, {min(cores)})
-        layer.run(x, y)
-        assert cores in [os.sched_getaffinity(other) for other in others]
-    finally:
-        for other in others:
-            os.sched_setaffinity(other, before[other])
+    assert took_part(lambda: layer.run(x, y.zero_()))
     assert torch.equal(x, y)
 
 

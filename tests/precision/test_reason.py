@@ -82,7 +82,7 @@ def test_a_layer_that_the_plan_left_at_float32_says_so(rounded):
     sentence = reason(single, ran(work, routine, 1.1e-2), (1.1, 1.2), ROOFS)
     subject = "FP32 with FP16 activations" if rounded else "FP32"
     assert sentence.startswith(f"{subject} wins, 1.18x by direct convolution with FP32 weights: ")
-    assert "the plan keeps FP32 weights here" in sentence
+    assert "the plan runs on weights in FP32 here" in sentence
     assert ("only activations are FP16" in sentence, "both move the same 200 kB" in sentence) == (
         rounded, not rounded,
     )  # fmt: skip

@@ -226,14 +226,17 @@ def test_a_kernel_larger_than_the_padded_image_is_refused():
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("batch", [1, 2, 70])
+@pytest.mark.parametrize("batch", [1, 2, 3, 70])
 def test_conversions_count_every_number_that_is_widened_or_narrowed(instruction_set, batch):
+    """Inputs and results once each; weights once, or once for every tile of rows, which holds four at least."""
     weight = torch.ones(16, 8)
     arguments = (instruction_set, torch.ones(16), torch.zeros(16), False)
     half = _native.linear(arguments[0], weight.half(), *arguments[1:], True, True)
     single = _native.linear(arguments[0], weight, *arguments[1:], False, False)
     assert single.conversions(batch) == 0
-    assert half.conversions(batch) >= weight.numel() + batch * (8 + 16)
+    times, rest = divmod(half.conversions(batch) - batch * (8 + 16), weight.numel())
+    assert rest == 0
+    assert 1 <= times <= max(batch // 4, 1)
 
 
 @pytest.mark.parametrize("routine", ["product", "direct", "winograd2", "depthwise"])

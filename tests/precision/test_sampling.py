@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.precision.sampling import LEAST, Sampling, interval, one_core
+from pipeline.precision.sampling import Sampling, interval, one_core
 
 
 class Machine:
@@ -100,18 +100,34 @@ def test_interrupted_samples_are_dropped_and_replaced():
 def test_if_everything_is_interrupted_the_samples_are_kept_rather_than_none():
     machine = Machine()
     side = machine.side("a", 1e-3, interrupted=lambda call: True)
-    found = machine.sampling(n_samples=10, seconds_at_most=20.0)({"a": side})["a"]
-    assert len(found.seconds) >= LEAST
-    assert (found.n_dropped, found.n_disturbed) == (0, len(found.seconds))
+    found = machine.sampling(n_samples=10, n_at_least=7, seconds_at_most=20.0)({"a": side})["a"]
+    assert (len(found.seconds), found.n_disturbed) == (7, 7)
+    assert found.n_dropped > 0
 
 
-def test_the_time_limit_ends_sampling_with_at_least_one_round():
+def test_the_least_number_of_samples_is_taken_however_long_they_take():
+    for n_at_least in (1, 5, 13, 40):
+        machine = Machine()
+        sampling = machine.sampling(n_samples=40, n_at_least=n_at_least, seconds_at_most=0.0)
+        found = sampling({"a": machine.side("a", 1.0)})["a"]
+        assert n_at_least <= len(found.seconds) < n_at_least + sampling.samples_per_turn
+        assert (found.n_disturbed, found.n_dropped) == (0, 0)
+
+
+def test_what_undisturbed_samples_lack_of_the_least_number_disturbed_ones_make_up_for():
+    machine = Machine()
+    side = machine.side(
+        "a", 1e-3, interrupted=lambda call: call > 8
+    )  # 2 runs, and a turn of 5 behind warming up
+    found = machine.sampling(n_samples=40, n_at_least=12, seconds_at_most=30.0)({"a": side})["a"]
+    assert (len(found.seconds), found.n_disturbed) == (12, 7)
+    assert (found.seconds < 1e-2).sum() == 5
+
+
+def test_the_time_limit_ends_sampling_before_the_wanted_number():
     machine = Machine()
     found = machine.sampling(n_samples=40, seconds_at_most=25.0)({"a": machine.side("a", 1.0)})
     assert 5 < len(found["a"].seconds) < 40
-    machine = Machine()
-    found = machine.sampling(n_samples=40, seconds_at_most=0.0)({"a": machine.side("a", 1.0)})
-    assert len(found["a"].seconds) == 5  # a turn's
 
 
 def test_the_interval_of_a_constant_is_that_constant():
@@ -161,10 +177,14 @@ def test_one_core_and_one_thread_are_given_back_even_after_an_error():
     assert torch.get_num_threads() == n_threads
 
 
-def test_samples_are_dropped_of_all_sides_or_of_none():
+def test_as_many_disturbed_samples_count_in_every_side():
     machine = Machine()
     calm = machine.side("calm", 1e-3, interrupted=lambda call: call % 8 == 0)
-    busy = machine.side("busy", 1e-3, interrupted=lambda call: True)
-    found = machine.sampling(n_samples=10, seconds_at_most=60.0)({"calm": calm, "busy": busy})
-    assert [found[name].n_dropped for name in ("calm", "busy")] == [0, 0]
-    assert found["calm"].seconds.max() > 0.5
+    busy = machine.side("busy", 1e-3, interrupted=lambda call: call % 2 == 0)
+    sampling = machine.sampling(n_samples=100, n_at_least=30, seconds_at_most=20.0)
+    found = sampling({"calm": calm, "busy": busy})
+    assert len(found["busy"].seconds) == 30
+    assert found["busy"].n_disturbed > 0
+    n_of_calm = found["calm"].n_disturbed + found["calm"].n_dropped
+    assert found["calm"].n_disturbed == min(found["busy"].n_disturbed, n_of_calm)
+    assert len(found["calm"].seconds) >= 30

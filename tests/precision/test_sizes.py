@@ -13,10 +13,13 @@ from pipeline.precision.winograd import winograd_bound
 
 CHANNELS = [1, 3, 15, 16, 17, 33]
 MAPS = [(1, 1), (3, 3), (7, 7), (28, 28)]
+PAIRS = [2, 4, 16, 18, 34]  # of channels, for routines that multiply them two at a time
 BATCHES = [1, 2, 5]
 ROUTINES = {  # by name: kernel, whether every channel is a group, what is asked for
     "direct 3x3": (3, False, "direct"),
     "direct 1x1": (1, False, "direct"),
+    "direct 3x3 in pairs": (3, False, "direct_bf16"),
+    "direct 1x1 in pairs": (1, False, "direct_bf16"),
     "depthwise 3x3": (3, True, "depthwise"),
     "winograd2": (3, False, "winograd2"),
     "winograd4": (3, False, "winograd4"),
@@ -64,16 +67,22 @@ def test_the_routines_are_all_that_are_offered():
     names = {
         name for isa in instruction_sets() for grouped in (False, True) for name in offered(isa, 3, grouped)
     }
-    # Direct products of pairs take even numbers of channels only; see test_brain.py.
-    assert names - {"direct_bf16"} == {ROUTINES[routine][2] for _, routine in CASES}
+    assert names == {ROUTINES[routine][2] for _, routine in CASES}
+
+
+def channels_of(routine):
+    """The numbers of channels that a routine takes, the awkward ones."""
+    _, grouped, name = ROUTINES[routine]
+    if name == "direct_bf16":
+        return PAIRS
+    return CHANNELS[1:] if grouped else CHANNELS  # one channel is no group
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("size", MAPS, ids=str)
 @pytest.mark.parametrize(
     ("instruction_set", "routine", "n_channels"),
-    # One channel is no group.
-    [(isa, name, n) for isa, name in CASES for n in CHANNELS if not (ROUTINES[name][1] and n == 1)],
+    [(isa, name, n) for isa, name in CASES for n in channels_of(name)],
 )
 def test_a_convolution_is_within_its_bound(instruction_set, routine, n_channels, size, dtype, generator):
     kernel, grouped, _ = ROUTINES[routine]
@@ -86,10 +95,11 @@ def test_a_convolution_is_within_its_bound(instruction_set, routine, n_channels,
             layer = packed(instruction_set, routine, weight, x, bias, half_output=half)
             y = run(layer, x, n_outputs, half_output=half)
             options = {"padding": kernel // 2, "groups": groups}
-            exact = functional.conv2d(x.double(), weight.double(), bias.double(), **options)
-            magnitude = functional.conv2d(
-                x.double().abs(), weight.double().abs(), bias.double().abs(), **options
-            )
+            a, w = x.double(), weight.double()
+            if ROUTINES[routine][2] == "direct_bf16":  # exact products of rounded factors
+                a, w = x.bfloat16().double(), weight.bfloat16().double()
+            exact = functional.conv2d(a, w, bias.double(), **options)
+            magnitude = functional.conv2d(a.abs(), w.abs(), bias.double().abs(), **options)
             if routine.startswith("winograd"):
                 added = bias.double().abs().view(-1, 1, 1)
                 m, stored = winograd_of(routine, dtype)
@@ -129,8 +139,15 @@ def test_pooling_the_whole_map_and_in_windows_is_within_its_bound(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("n_channels", [3, 17])
-@pytest.mark.parametrize("routine", ["direct 3x3", "direct 1x1", "depthwise 3x3"])
+@pytest.mark.parametrize(
+    ("instruction_set", "routine", "n_channels"),
+    [
+        (isa, routine, n)
+        for isa, routine in CASES
+        if not routine.startswith("winograd")  # whose tiles it fills: see test_winograd.py
+        for n in ((4, 18) if "in pairs" in routine else (3, 17))
+    ],
+)
 def test_what_is_not_finite_reaches_its_windows_and_no_others(
     instruction_set, routine, n_channels, value, generator
 ):
@@ -154,12 +171,13 @@ def test_what_is_not_finite_reaches_its_windows_and_no_others(
 def test_subnormal_activations_count_in_full(instruction_set, routine):
     """Their exact multiples: each result is one weight of 2^24 times the least subnormal number."""
     kernel, grouped, _ = ROUTINES[routine]
-    weight = torch.zeros(5, 1 if grouped else 5, kernel, kernel)
-    for channel in range(5):
+    weight = torch.zeros(6, 1 if grouped else 6, kernel, kernel)
+    for channel in range(6):
         weight[channel, 0 if grouped else channel, kernel // 2, kernel // 2] = 2.0**15
-    x = (torch.arange(5 * 49).view(1, 5, 7, 7) * 2.0**-24).half()
-    layer = packed(instruction_set, routine, weight.half(), x, torch.zeros(5), half_output=False)
-    y = run(layer, x, 5, half_output=False)
+    # Below 2^8 of the least number, which bfloat16 holds too.
+    x = (torch.arange(6 * 49).view(1, 6, 7, 7) % 256 * 2.0**-24).half()
+    layer = packed(instruction_set, routine, weight.half(), x, torch.zeros(6), half_output=False)
+    y = run(layer, x, 6, half_output=False)
     bound = torch.zeros(())
     if routine.startswith("winograd"):
         m, stored = winograd_of(routine, torch.float16)

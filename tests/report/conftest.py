@@ -209,15 +209,29 @@ METRICS = {
     },
     "precision": {
         "kfac_smooth": {
-            "seed": 0, "n_saturated": 0, "budget_points": 0.1, "mode": "network",
-            "accuracy": {"fp32": 0.8673, "fp16": 0.8672, "n_samples": 10000, "n_changed": 3,
-                         "points_lost": 0.01, "interval_lost": [-0.02, 0.04]},
-            "verification": {"1": {"output_error": 0.0043, "n_samples": 4096, "points": 0.0, "n_changed": 1}},
-            "predictions": {
-                "changed": [{"sample": 1234, "label": 0, "before": 0, "after": 6, "margin": 0.0012}],
-                "confusion_before": [[860 if i == j else 15 for j in range(10)] for i in range(10)],
-                "confusion_after": [[860 - (i == 0) if i == j else 15 + (i == 0 and j == 6) for j in range(10)]
-                                    for i in range(10)],
+            "seed": 0, "budget_points": 0.1, "mode": "network",
+            "plans": {
+                batch: {
+                    "n_saturated": place,
+                    "accuracy": {"fp32": 0.8673, "fp16": 0.8672 - place / 1e4, "n_samples": 10000,
+                                 "n_changed": 3 + place, "points_lost": 0.01 + place / 100,
+                                 "interval_lost": [-0.02, 0.04]},
+                    "verification": {"output_error": 0.0043 * (1 + place), "n_samples": 4096, "points": 0.0,
+                                     "n_changed": 1},
+                    "errors": [
+                        {"layer": name, "added_error": 2.9e-4, "relative_error": 2.9e-4 * (1 + depth / 5) * (1 + place),
+                         "sqnr_db": 70.7 - depth - 6 * place, "growth": 1.1, "largest": 12.5, "n_saturated": 0,
+                         "n_subnormal": 3, "n_flushed": 1, "n_results": 4096}
+                        for depth, name in enumerate(LAYERS)
+                    ],
+                    "predictions": {
+                        "changed": [{"sample": 1234, "label": 0, "before": 0, "after": 6, "margin": 0.0012}],
+                        "confusion_before": [[860 if i == j else 15 for j in range(10)] for i in range(10)],
+                        "confusion_after": [[860 - (i == 0) if i == j else 15 + (i == 0 and j == 6) for j in range(10)]
+                                            for i in range(10)],
+                    },
+                }
+                for place, batch in enumerate(("1", "64"))
             },
             "candidates": [
                 {"layer": "conv1", "batch": 1, "routine": routine, "seconds": 2e-6, "error": error, "chosen": chosen}
@@ -234,10 +248,6 @@ METRICS = {
                     "name": name, "kind": kind, "routine": ROUTINES[kind],
                     "n_parameters": parameters, "flops": flops, "sqnr_db": 68.2 + place, "n_overflow": 0,
                     "relative_error": 3.7e-4 / (1 + place / 9), "n_subnormal": 12 * place, "n_flushed": place // 4,
-                    "output_error": 2.9e-4 * (1 + place / 5), "output_sqnr_db": 70.7 - place,
-                    "activations": {"added_error": 2.9e-4, "relative_error": 2.9e-4 * (1 + place / 5), "growth": 1.1,
-                                    "largest": 12.5, "n_saturated": 0, "n_subnormal": 3, "n_flushed": 1,
-                                    "n_results": 4096},
                 }
                 for place, (name, (kind, parameters, flops, _, _)) in enumerate(LAYERS.items())
             ],

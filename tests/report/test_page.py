@@ -130,6 +130,7 @@ def test_numbers_of_figures_come_from_the_metrics(metrics):
 def test_numbers_come_from_the_metrics(metrics, no_svg):
     """Change one number at a time: the words of the page must change with each of these."""
     light = copy.deepcopy(metrics)
+    plan = metrics["precision"]["kfac_smooth"]["plans"]["64"]["accuracy"]
     paths = [
         ("study", "dataset", "train_samples"),
         ("study", "model", "n_parameters"),
@@ -139,18 +140,21 @@ def test_numbers_come_from_the_metrics(metrics, no_svg):
         ("training", "kfac_smooth", "seeds", "1", "steps"),
         ("training", "kfac", "seeds", "0", "kfac", "n_damping_retries"),
         *numbers_in(
-            metrics["precision"]["kfac_smooth"]["accuracy"], ("precision", "kfac_smooth", "accuracy")
+            {key: plan[key] for key in ("fp16", "points_lost", "n_samples", "n_changed", "interval_lost")},
+            ("precision", "kfac_smooth", "plans", "64", "accuracy"),
         ),
+        ("precision", "kfac_smooth", "plans", "1", "accuracy", "fp32"),
         *numbers_in(
             metrics["precision"]["kfac_smooth"]["file_bytes"], ("precision", "kfac_smooth", "file_bytes")
         ),
         ("precision", "kfac_smooth", "layers", 4, "relative_error"),
         ("precision", "kfac_smooth", "timings", 8, "speedup"),
         ("precision", "kfac_smooth", "timings", 8, "seconds_fp16"),
-        ("precision", "kfac_smooth", "layers", 2, "output_error"),
-        ("precision", "kfac_smooth", "layers", 2, "output_sqnr_db"),
-        ("precision", "kfac_smooth", "n_saturated"),
-        ("precision", "kfac_smooth", "verification", "1", "output_error"),
+        ("precision", "kfac_smooth", "plans", "64", "errors", 2, "relative_error"),
+        ("precision", "kfac_smooth", "plans", "1", "errors", 2, "added_error"),
+        ("precision", "kfac_smooth", "plans", "1", "errors", 2, "sqnr_db"),
+        ("precision", "kfac_smooth", "plans", "1", "n_saturated"),
+        ("precision", "kfac_smooth", "plans", "1", "verification", "output_error"),
         ("precision", "kfac_smooth", "timings", 8, "interval", 1),
         ("matrices", "airports", "compress", "n_bytes"),
         ("matrices", "airports", "compress", "levels", 1, "skeletons"),
@@ -203,9 +207,10 @@ def test_a_section_is_there_if_its_part_is(metrics, no_svg, gone, left):
 
 def test_a_change_of_nothing_has_no_sign_of_a_loss(metrics):
     for network in metrics["precision"].values():
-        network["accuracy"] |= {"points_lost": 0.0, "interval_lost": [-0.0, 0.0]}
+        for plan in network["plans"].values():
+            plan["accuracy"] |= {"points_lost": 0.0, "interval_lost": [-0.0, 0.0]}
     page = render({"precision": metrics["precision"]}, {})
-    assert "It changes by +0.000 percentage points, between +0.000 and +0.000" in page
+    assert "+0.000 (+0.000 to +0.000)" in page
     assert "-0.000" not in page
 
 
@@ -359,8 +364,8 @@ def test_the_verdict_stands_below_the_headline(full):
 
 
 def test_reasons_have_the_full_width_of_their_table(full):
-    table = re.search(r"<table[^>]*>(?:(?!</table>).)*Output error.*?</table>", full, flags=re.DOTALL).group()
-    assert table.count('<tr role="row" class="details"><td role="cell" colspan="4">') == 6
+    table = re.search(r"<table[^>]*>(?:(?!</table>).)*Output SQNR.*?</table>", full, flags=re.DOTALL).group()
+    assert table.count('<tr role="row" class="details"><td role="cell" colspan="5">') == 6
 
 
 def test_a_long_command_takes_one_line(metrics):

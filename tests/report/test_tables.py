@@ -3,6 +3,7 @@ import pytest
 from pipeline.report import layer_tables, tables
 from pipeline.report.formatting import DASH
 from pipeline.report.layer_tables import layer_bars, layer_times, rounding
+from pipeline.report.prediction_tables import changed_predictions, confusions, plans
 from pipeline.report.runs import accuracy_on_test
 
 
@@ -11,11 +12,16 @@ def network(metrics) -> dict:
     return metrics["precision"]["kfac_smooth"]
 
 
-def test_bars_have_the_error_of_the_output_beside_them(network):
-    assert layer_bars(network).rows[1][2:] == ("3.5 × 10⁻⁴".replace(" ", "\N{NO-BREAK SPACE}"), "69.7")
-    for layer in network["layers"]:
-        del layer["output_error"], layer["output_sqnr_db"]
-    assert layer_bars(network).rows[1][2:] == ("–", "–")
+def test_bars_have_the_errors_of_the_plans_that_they_time_beside_them(network):
+    added, output, noise = layer_bars(network).rows[1][2:]
+    assert added == (layer_tables.f.relative(2.9e-4),) * 2
+    assert output == tuple(layer_tables.f.relative(2.9e-4 * 1.2 * factor) for factor in (1, 2))
+    assert noise == ("69.7", "63.7")
+    del network["plans"]["1"]
+    assert layer_bars(network).rows[1][4] == (DASH, "63.7")
+    for error in network["plans"]["64"]["errors"]:
+        del error["sqnr_db"]
+    assert layer_bars(network).rows[1][3:] == ((DASH, output[1]), (DASH, DASH))
 
 
 def test_the_conversion_table_names_its_errors_as_those_of_the_weights(network):
@@ -37,6 +43,10 @@ def test_a_reason_does_not_repeat_the_speedup_of_its_bar(network):
     reasons = dict(layer_bars(network).details[0])
     assert reasons["Batch 64"] == "No clear difference: compute-bound at 190 GFLOP/s."
     assert "0.97" not in reasons["Batch 64"]
+    network["timings"][0]["reason"] = "FP16 wins, 1.25x by direct convolution with FP16 weights: L2-bound."
+    assert dict(layer_bars(network).details[0])["Batch 1"] == (
+        "FP16 wins by direct convolution with FP16 weights: L2-bound."
+    )
     network["timings"][0]["reason"] = network["timings"][1]["reason"] = "The same, 2.0x faster or not."
     assert layer_bars(network).details[0] == (("", "The same, 2.0x faster or not."),)
     del network["timings"][0]["reason"], network["timings"][1]["reason"]
@@ -120,13 +130,17 @@ def test_factors_are_told_layer_by_layer_of_the_first_seed():
 def test_every_table_of_a_network_has_a_row_for_what_it_is_about(network, metrics):
     classes = metrics["study"]["dataset"]["classes"]
     growth = layer_tables.error_growth(network)
-    assert [row[0] for row in growth.rows] == [layer["name"] for layer in network["layers"]]
-    assert growth.rows[0][1:4] == (layer_tables.f.significant(2.9e-4),) * 2 + (layer_tables.f.times(1.1),)
+    assert [row[:2] for row in growth.rows] == [
+        (layer["name"], batch) for batch in ("1", "64") for layer in network["layers"]
+    ]
+    assert growth.rows[0][2:5] == (layer_tables.f.relative(2.9e-4),) * 2 + (layer_tables.f.times(1.1),)
     chosen = layer_tables.candidates(network)
     assert [(row[2], row[-1]) for row in chosen.rows] == [("direct fp32", ""), ("winograd4 fp16", "chosen")]
-    (changed,) = layer_tables.changed_predictions(network, classes).rows
-    assert changed[:4] == ("1,234", "top", "top", "shirt")
-    first, second, *_ = layer_tables.confusion(network, classes).rows
+    for batch, changed in zip(("1", "64"), changed_predictions(network, classes).rows, strict=True):
+        assert changed[:5] == (batch, "1,234", "top", "top", "shirt")
+    (alike,) = confusions(network, classes)
+    assert "batch 1 and 64" in alike.caption
+    first, second, *_ = alike.rows
     assert first[:2] == ("top", "860 (-1)")
     assert first[7] == "15 (+1)"
     assert second[1:3] == ("15", "860")
@@ -138,8 +152,26 @@ def test_every_table_of_a_network_has_a_row_for_what_it_is_about(network, metric
 def test_a_network_without_these_figures_has_none_of_the_tables():
     for table in (layer_tables.error_growth, layer_tables.candidates, layer_tables.device_times):
         assert table({}) is None
-    assert layer_tables.changed_predictions({}, ()) is None
-    assert layer_tables.confusion({}, ()) is None
+    assert changed_predictions({}, ()) is None
+    assert confusions({}, ()) == []
+
+
+def test_every_plan_has_its_speed_and_its_accuracy_with_an_interval(network):
+    network["plans"]["1"]["accuracy"]["interval_fp16"] = [0.8604, 0.8737]
+    first, second = plans(network, {1: 1.25, 64: 2.0}).rows
+    assert first[:2] == ("1", layer_tables.f.times(1.25))
+    assert first[3].replace("\N{NO-BREAK SPACE}", " ") == "86.72 % (86.04 to 87.37)"
+    assert first[4] == "-0.010 (-0.040 to +0.020)"
+    assert (first[5], second[5]) == ("3 of 10,000", "4 of 10,000")
+    assert (first[6], second[7]) == (layer_tables.f.relative(0.0043), "1")
+    assert plans({}, {}) is None
+
+
+def test_plans_that_answer_differently_have_a_confusion_each(network):
+    network["plans"]["64"]["predictions"]["confusion_after"][1][1] += 1
+    first, second = confusions(network, ())
+    assert [table.caption.rpartition(" ")[2] for table in (first, second)] == ["1", "64"]
+    assert (first.rows[1][2], second.rows[1][2]) == ("860", "860 (+1)")
 
 
 def test_samples_that_count_although_they_were_disturbed_are_told():

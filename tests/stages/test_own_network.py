@@ -65,6 +65,14 @@ def test_a_file_and_arrays_are_converted_and_timed(own):
     plan = timed.json("plans")["2"]
     assert plan["digest"] == converted.json("plan")["digest"]
     assert timed.facts["verification"]["2"]["points"] is None
+    found = timed.json("tests")["2"]
+    assert [error["layer"] for error in found["errors"]] == ["conv", "g", "head"]
+    assert found["accuracy"] is found["predictions"] is None  # no labels were given
+    words[1:1] = ["--labels", str(own / "labels.npy")]
+    assert main(words) == 0
+    accuracy = Artifact.open(own / "times/manifest.json", "timings").facts["accuracy"]["2"]
+    assert accuracy["n_samples"] == 10
+    assert accuracy["fp32"] == converted.facts["accuracy"]["fp32"]
 
 
 def test_without_labels_there_is_no_accuracy(own):

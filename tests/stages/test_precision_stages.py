@@ -1,6 +1,13 @@
+import json
+from dataclasses import asdict
+
 import pytest
 
 from pipeline.artifacts.store import Artifact
+from pipeline.precision import HalfNetwork
+from pipeline.stages.parts.images import read_images
+
+MIN_SAMPLES = 5  # of the study
 
 
 def test_conversion_halves_the_file_and_reports_every_layer(trained):
@@ -35,4 +42,31 @@ def test_every_layer_is_timed_at_every_batch_size_with_a_reason(trained):
         assert row["seconds_fp16"] > 0
         assert row["speedup"] == pytest.approx(row["seconds_fp32"] / row["seconds_fp16"])
         assert row["bound"]
+        assert row["n_samples"] >= MIN_SAMPLES
         assert len(row["reason"].split()) > 5
+
+
+def test_errors_and_answers_are_those_of_the_plans_that_were_timed(trained):
+    inputs = {"network": trained.manifest("convert"), "dataset": trained.manifest("dataset")}
+    assert trained.run("time_layers", spec=trained.folder / "spec/precision.json", **inputs) == 0
+    timed = Artifact.open(trained.manifest("time_layers"), "timings")
+    converted = Artifact.open(trained.manifest("convert"), "half_network")
+    weights, complete = converted.tensors("weights"), converted.tensors("complete")
+    images, labels = read_images(Artifact.open(trained.manifest("dataset"), "dataset"), "test")
+    tests = timed.json("tests")
+    assert set(tests) == {"1", "3"}
+    for batch, found in tests.items():
+        network = HalfNetwork.from_plan(timed.json("plans")[batch], weights, complete)
+        wanted = [asdict(error) for error in network.layer_errors(images[:256])]
+        assert found["errors"] == json.loads(json.dumps(wanted))
+        accuracy = (network(images).argmax(dim=1) == labels).double().mean().item()
+        assert found["accuracy"]["fp16"] == pytest.approx(accuracy)
+        assert timed.facts["accuracy"][batch] == found["accuracy"]
+        rows = [row for row in timed.json("candidates") if row["batch"] == int(batch)]
+        for layer in network.layers:
+            # Also at FP32 a candidate's weights have been rounded, by what the plan says.
+            assert layer.rounding is None or all(
+                row["error"] > layer.rounding.relative_error / 10
+                for row in rows
+                if row["layer"] == layer.name
+            )

@@ -32,5 +32,6 @@ class Precision(Section):
         "The report's bars are those of the first.",
     )
     min_samples: Annotated[int, Field(ge=5, le=10**6)] = Field(
-        60, description="Timed repetitions of each layer."
+        60,
+        description="Samples of each layer's time, at least; all undisturbed unless the machine is busy throughout.",
     )

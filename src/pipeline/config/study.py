@@ -68,6 +68,15 @@ class Study(Section):
                     )
         if self.scaling is not None and list(self.scaling.sizes) != sorted(set(self.scaling.sizes)):
             raise PydanticCustomError("fit", "scaling.sizes: must increase from one to the next")
+        converted = bool(self.precision.runs) or any(
+            isinstance(matrix.points, Embeddings) for matrix in self.matrices.values()
+        )
+        if converted and self.model.name == "vit":
+            raise PydanticCustomError(
+                "fit",
+                "model.name: the attention of a vit cannot be converted to half precision; choose another model, or "
+                "leave precision.runs empty and embeddings out of the matrices",
+            )
         named = {f"precision.runs.{i}": run for i, run in enumerate(self.precision.runs)}
         if self.training.claims is not None:
             named |= {

@@ -23,7 +23,7 @@ from pipeline.report.changes import compare
 # What is shown when nothing is asked for: what a study is judged by.
 HEADLINES = (
     "scores.test.accuracy",
-    "accuracy.fp16",
+    "accuracy*.fp16",
     "*.speedup",
     "compress.relative_error",
     "compress.n_bytes",

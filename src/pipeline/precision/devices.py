@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from pipeline.precision.error import relative_error
 from pipeline.precision.plan import INPUT, Layer
-from pipeline.precision.reference import apply, reference
+from pipeline.precision.reference import FORMATS, bind, reference
 
 PRECISIONS: dict[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -26,7 +27,6 @@ PRECISIONS: dict[str, torch.dtype] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
-FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 # How cuDNN, cuBLAS and CUTLASS call kernels that multiply matrix fragments: h884, s1688, hmma, 16816, gmma, tensorop.
 TENSOR_CORE = re.compile(
     r"[hs](884|1688|16816)|[hi]mma|wgmma|gmma|tensorop|_tc_|xmma_.*(f16|bf16|tf32)", re.IGNORECASE
@@ -117,15 +117,12 @@ def _rows(
             }
             x = place(values[layer.source])
             addend = None if layer.addend is None else place(values[layer.addend])
-            run = functools.partial(apply, layer, own, x, addend)
+            run = functools.partial(bind(layer, own, dtype, memory_format), x, addend)
             with _products(precision):
                 result = run().double().cpu()
                 seconds = float(np.median(_seconds(run, device, n_samples)))
                 kernels = _kernels(run, device)
-            error = torch.linalg.vector_norm(result - exact) / torch.linalg.vector_norm(exact).clamp_min(
-                1e-300
-            )
-            found[precision, name] = seconds, float(error), kernels
+            found[precision, name] = seconds, relative_error(result, exact), kernels
     least = min(seconds for (precision, _), (seconds, _, _) in found.items() if precision == "fp32")
     return [
         DeviceTiming(

@@ -1,75 +1,30 @@
 """`HalfNetwork`: a trained network in half precision, with its plan, its weights and its float32 twin."""
 
-import functools
-import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ArtifactError, ConfigError
+from pipeline.errors import ConfigError
+from pipeline.precision.choice import ERROR_SAMPLES, Selection, choose_routines
 from pipeline.precision.convert import check_range, round_weights, storable_in_half
 from pipeline.precision.error import LayerError, layer_errors
+from pipeline.precision.layer_timing import LayerTiming
 from pipeline.precision.plan import FORMAT, Layer, close, store_activations
 from pipeline.precision.roofline import Roofs
-from pipeline.precision.routines import Execution, all_routines, candidates, single_parameters
+from pipeline.precision.routines import Execution, all_routines, single_parameters
 from pipeline.precision.routines import twin as twin_of
-from pipeline.precision.sampling import Sampling, one_core
-from pipeline.precision.selection import (
-    Budget,
-    Candidate,
-    Verification,
-    added_errors,
-    furthest,
-    moves,
-    typical_routines,
-    verify,
-)
-from pipeline.precision.timing import LayerTiming, time_layers
+from pipeline.precision.sampling import Sampling
+from pipeline.precision.selection import Budget, added_errors, typical_routines, verify
+from pipeline.precision.stored import check_complete, digest_of, read_layers
+from pipeline.precision.timing import time_layers
 from pipeline.precision.trace import check_trace, trace
 
 CALIBRATION_SAMPLES = 256  # more tell no more about the range of the activations
 PART = 16  # of these at a time, since all activations of a part are held at once
-ERROR_SAMPLES = 8  # through every candidate of every layer
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What came out of choosing routines by measurement.
-
-    Attributes:
-        network: With the chosen routines.
-        batch: The batch size that they were chosen for.
-        candidates: Seconds and error of what there was to choose from, by layer; the first is the general float32 one.
-        n_moves: How many of `n_possible` moves away from float32 the budget allows. It is 0 also where the budget does
-            not even allow float32 routines on the weights as stored, but the plan's own routines, which are then kept.
-        verification: What the whole network loses on the samples.
-    """
-
-    network: "HalfNetwork"
-    batch: int
-    candidates: Mapping[str, Sequence[Candidate]]
-    n_moves: int
-    n_possible: int
-    verification: Verification
-
-    def rows(self) -> list[dict[str, Any]]:
-        """What there was to choose from, as a table."""
-        chosen = {layer.name: layer.routine for layer in self.network.layers}
-        return [
-            {
-                "layer": name,
-                "batch": self.batch,
-                "chosen": candidate.routine == chosen[name],
-                **asdict(candidate),
-            }
-            for name, of_layer in self.candidates.items()
-            for candidate in of_layer
-        ]
 
 
 class HalfNetwork:
@@ -193,33 +148,25 @@ class HalfNetwork:
 
     @classmethod
     def from_plan(
-        cls, plan: Mapping[str, Any], tensors: Mapping[str, Tensor], *, instruction_set: str | None = None
+        cls,
+        plan: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        complete: Mapping[str, Tensor] | None = None,
+        *,
+        instruction_set: str | None = None,
     ) -> "HalfNetwork":
-        """Build the network again from what `plan` and `tensors` gave.
+        """Build the network again from what `plan` and `tensors` gave, and `parameters`, where they were kept.
 
-        Its float32 twin then has the widened half-precision weights, since the others were not stored. Warns of layers
-        whose routine this processor or instruction set does not have and which get another.
+        Without these its float32 twin has the widened half-precision weights, so that no error includes what rounding
+        them did. Warns of layers whose routine this processor or instruction set does not have and which get another.
 
         Raises:
             ArtifactError: If the plan has another format, or was written for other tensors.
         """
-        if plan.get("format") != FORMAT:
-            raise ArtifactError(
-                f"the plan has format {plan.get('format')!r}, wanted {FORMAT}; convert the network again"
-            )
-        layers = tuple(Layer.from_dict(document) for document in plan["layers"])
-        for name, shape in _tensor_shapes(layers).items():
-            found = tuple(tensors[name].shape) if name in tensors else "nothing"
-            if found != shape:
-                raise ArtifactError(
-                    f"the plan wants a tensor {name!r} of shape {shape}, found {found}; "
-                    "plan and tensors belong to different networks"
-                )
-        if plan["digest"] != _digest(tensors):
-            raise ArtifactError(
-                "the plan was written for other weights than these; convert the network again"
-            )
-        network = cls(layers, tensors, None, instruction_set)
+        layers = read_layers(plan, tensors)
+        if complete is not None:
+            check_complete(layers, tensors, complete)
+        network = cls(layers, tensors, complete, instruction_set)
         replaced = [
             f"{planned.name}: {running.routine} for {planned.routine}"
             for planned, running in zip(layers, network.execution.layers, strict=True)
@@ -237,7 +184,7 @@ class HalfNetwork:
         """The network without its weights, as JSON can hold it; `digest` names the weights that belong to it."""
         return {
             "format": FORMAT,
-            "digest": _digest(self._half),
+            "digest": digest_of(self._half),
             "layers": [layer.to_dict() for layer in self.layers],
         }
 
@@ -318,64 +265,9 @@ class HalfNetwork:
             ValueError: If there is no sample, or it does not fit the network.
             ConfigError: If neither float32 routines on the stored weights nor the plan's own are within the budget.
         """
-        budget = budget or Budget()
-        execution = self._execution
-        execution.check(samples)
-        if len(samples) == 0 or batch < 1:
-            raise ValueError(
-                f"wanted at least one sample and a batch of at least 1, found {len(samples)} and {batch}"
-            )
-        errors = added_errors(
-            self.layers, self._half, self._single, samples[:ERROR_SAMPLES], execution.instruction_set
+        return choose_routines(
+            self, samples, labels, batch=batch, exact=exact, budget=budget, sampling=sampling
         )
-        options = {layer.name: candidates(layer, execution.instruction_set) for layer in self.layers}
-        variants = [
-            self.with_routines(
-                {name: of_layer[min(number, len(of_layer) - 1)] for name, of_layer in options.items()}
-            )
-            for number in range(max(map(len, options.values())))
-        ]
-        x = samples[torch.arange(batch) % len(samples)]
-        runs = {str(n): functools.partial(v.execution.seconds_per_step, x) for n, v in enumerate(variants)}
-        with one_core():
-            taken = (sampling or Sampling()).in_network(runs)
-        # Other work on the machine adds time and never takes any away: where it meets half of the samples, their median
-        # compares its share in the sides and not the sides.
-        seconds = np.stack(
-            [np.quantile(taken[str(number)].seconds, 0.25, axis=0) for number in range(len(variants))]
-        )
-        measured = {}
-        for place, layer in enumerate(self.layers):
-            of_layer = [
-                Candidate(routine, float(seconds[number, place]), errors[layer.name][routine])
-                for number, routine in enumerate(options[layer.name])
-            ]
-            # Where to start: the first float32 routine, the general one.
-            measured[layer.name] = sorted(
-                of_layer, key=lambda c: " " in c.routine and not c.routine.endswith("fp32")
-            )
-        order = moves(measured, budget)
-        exact = self.float_twin()(samples) if exact is None else exact
-        start = {name: of_layer[0].routine for name, of_layer in measured.items()}
-
-        def after(n: int) -> HalfNetwork:
-            return self.with_routines(start | dict(order[:n]))
-
-        def accepted(n: int) -> bool:
-            return verify(after(n)(samples), exact, labels).within(budget)
-
-        n_moves = furthest(len(order), accepted)
-        network = after(n_moves)
-        verification = verify(network(samples), exact, labels)
-        if not verification.within(budget):
-            # Nothing was accepted; what was planned may do better than the start.
-            network, verification = self, verify(self(samples), exact, labels)
-        if not verification.within(budget):
-            raise ConfigError(
-                f"no choice of routines is within the budget: {verification.exceeds(budget)}; raise the budget, or "
-                "convert the network again with a lower one, so that more of it stays at float32"
-            )
-        return Selection(network, batch, measured, n_moves, len(order), verification)
 
     def with_routines(self, routines: Mapping[str, str]) -> "HalfNetwork":
         """The same network on other routines, by layer; layers left out keep theirs.
@@ -412,23 +304,3 @@ class HalfNetwork:
             roofs=roofs,
             **options,
         )
-
-
-def _tensor_shapes(layers: Sequence[Layer]) -> dict[str, tuple[int, ...]]:
-    """The tensors that belong to a plan."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer in layers:
-        if layer.has_weights:
-            shapes[f"{layer.name}.weight"] = layer.weight_shape
-            shapes[f"{layer.name}.bias"] = layer.output_shape[:1]
-    return shapes
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
-    return digest.hexdigest()

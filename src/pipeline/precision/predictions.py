@@ -73,6 +73,19 @@ class Predictions:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def summary(self) -> dict[str, Any]:
+        """The accuracies, without examples and counts by class."""
+        return {
+            "fp32": self.accuracy_before,
+            "fp16": self.accuracy_after,
+            "interval_fp32": self.interval_before,
+            "interval_fp16": self.interval_after,
+            "points_lost": self.points_lost,
+            "interval_lost": self.interval_lost,
+            "n_samples": self.n_samples,
+            "n_changed": self.n_changed,
+        }
+
 
 def compare_predictions(
     before: Tensor, after: Tensor, labels: Tensor, *, n_examples: int = 12

@@ -71,7 +71,7 @@ def reason(
         rounded = half.work.activation_bytes < single.work.activation_bytes
         subject = "FP32 with FP16 activations" if rounded else "FP32"
         kept = (
-            "; the plan keeps FP32 weights here, as narrower ones cost more time or error"
+            "; the plan runs on weights in FP32 here, as narrower ones cost more time or error"
             f"{', so only activations are FP16' if rounded else ''}"
         )
     verdict = f"{subject} loses" if loses else f"{subject} wins" if wins else "no clear difference"

@@ -1,11 +1,14 @@
 """Planned layers computed by torch: in float64 as the measure of errors, in float32 as the peer in timings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.precision.plan import INPUT, Layer
+
+FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}  # of torch's images
 
 
 def reference(layers: Sequence[Layer], parameters: Mapping[str, Tensor], x: Tensor) -> list[Tensor]:
@@ -25,25 +28,64 @@ def reference(layers: Sequence[Layer], parameters: Mapping[str, Tensor], x: Tens
 
 def apply(layer: Layer, parameters: Mapping[str, Tensor], x: Tensor, addend: Tensor | None = None) -> Tensor:
     """Compute one layer in the dtype and memory format of `x`."""
+    return bind(layer, parameters, x.dtype)(x, addend)
+
+
+def bind(
+    layer: Layer,
+    parameters: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    memory_format: torch.memory_format | None = None,
+) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """Look up all that one layer needs; what is left is a function of its input and its addend, for timings.
+
+    A call of it is torch's own operators and next to nothing else; sum and ReLU write over the result before them.
+
+    Args:
+        layer: The layer.
+        parameters: `NAME.weight` complete (not scaled) and `NAME.bias`; any dtype.
+        dtype: Of the inputs to come.
+        memory_format: In which a convolution's weights are to lie; as they do if None.
+    """
+    operator, relu = _operator(layer, parameters, dtype, memory_format), layer.relu
+
+    def run(x: Tensor, addend: Tensor | None) -> Tensor:
+        y = operator(x)
+        if addend is not None:
+            y = y + addend if y is x else y.add_(addend)
+        return y.relu_() if relu else y
+
+    return run
+
+
+def _operator(
+    layer: Layer,
+    parameters: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    memory_format: torch.memory_format | None,
+) -> Callable[[Tensor], Tensor]:
+    """What a layer does before it adds and cuts off; its result is new memory, or `x` itself."""
+    if layer.kind == "add":
+        return lambda x: x
     if layer.has_weights:
-        weight, bias = (parameters[f"{layer.name}.{part}"].to(x.dtype) for part in ("weight", "bias"))
+        weight, bias = (parameters[f"{layer.name}.{part}"].detach().to(dtype) for part in ("weight", "bias"))
         if layer.kind == "linear":
-            x = functional.linear(x.flatten(1), weight, bias)
-        else:
-            assert layer.geometry is not None
-            g = layer.geometry
-            x = functional.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
-    elif layer.kind == "adaptive_avg_pool2d":
-        _, rows, columns = layer.output_shape
-        x = functional.adaptive_avg_pool2d(x, (rows, columns))
-    elif layer.geometry is not None:
-        x = _pooled(layer, x)
-    if addend is not None:
-        x = x + addend
-    return functional.relu(x) if layer.relu else x
+            if len(layer.input_shape) == 1:
+                return lambda x: functional.linear(x, weight, bias)
+            return lambda x: functional.linear(x.flatten(1), weight, bias)
+        if memory_format is not None:
+            weight = weight.contiguous(memory_format=memory_format)
+        g = layer.geometry
+        assert g is not None
+        stride, padding, dilation, groups = g.stride, g.padding, g.dilation, g.groups
+        return lambda x: torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    if layer.geometry is None:
+        size = layer.output_shape[1:]
+        return lambda x: functional.adaptive_avg_pool2d(x, size)  # type: ignore[arg-type]
+    return _pooling(layer)
 
 
-def _pooled(layer: Layer, x: Tensor) -> Tensor:
+def _pooling(layer: Layer) -> Callable[[Tensor], Tensor]:
     """Pool in windows that lie as the layer's shapes say."""
     assert layer.geometry is not None
     kernel, stride, padding = layer.geometry.kernel, layer.geometry.stride, layer.geometry.padding
@@ -54,5 +96,5 @@ def _pooled(layer: Layer, x: Tensor) -> Tensor:
     floors = tuple(n // step + 1 for n, step in zip(reach, stride, strict=True))
     ceil = floors != layer.output_shape[1:]
     if layer.kind == "max_pool2d":
-        return functional.max_pool2d(x, kernel, stride, padding, ceil_mode=ceil)
-    return functional.avg_pool2d(x, kernel, stride, padding, ceil_mode=ceil, count_include_pad=False)
+        return lambda x: torch.max_pool2d(x, kernel, stride, padding, (1, 1), ceil)
+    return lambda x: functional.avg_pool2d(x, kernel, stride, padding, ceil, False)

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 Side = Callable[[int], float]  # run so many times, return the seconds
-LEAST = 3  # undisturbed samples; with fewer, disturbed ones are better than none
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Samples:
     Attributes:
         seconds: Per run, shape (n,); where whole networks run, of all their layers, shape (n, layers).
         n_dropped: Samples that were dropped because the core was taken away meanwhile.
-        n_disturbed: Samples among `seconds` that should have been dropped too, but were better than none.
+        n_disturbed: Samples among `seconds` during which it was, which had to do as there were too few others.
         cpu_share: CPU time of this thread over wall time, median over the samples: 1 if nothing else ran.
     """
 
@@ -45,15 +44,18 @@ class Sampling:
     """How to sample several sides against each other.
 
     The sides take turns, in alternating order, so that a drift of the clock frequency meets all of them alike. A sample
-    during which the kernel took the core away (an involuntary context switch) is dropped.
+    during which the kernel took the core away (an involuntary context switch) is dropped. Where that leaves a side with
+    too few when the time is up, so many disturbed ones count in every side, for one with them would seem slower than
+    one without.
 
     A turn begins with runs that are not counted. One would not do: a last cache that protects old lines takes four or
     five passes over the same numbers before it holds them all, and a sample before that is neither warm nor cold.
 
     Attributes:
-        n_samples: Wanted of each side.
+        n_samples: Undisturbed ones wanted of each side.
+        n_at_least: Samples that each side gets however long they take: undisturbed ones if there are so many by then.
         seconds_per_sample: A sample repeats its run until it takes about this long.
-        seconds_at_most: When to stop with fewer samples, for all sides together; one turn of each is always taken.
+        seconds_at_most: When to stop with fewer than `n_samples`, for all sides together.
         n_warm: Runs at the beginning of a turn.
         samples_per_turn: Samples that follow them.
         clock: Seconds; for that limit and the share of CPU time.
@@ -62,6 +64,7 @@ class Sampling:
     """
 
     n_samples: int = 40
+    n_at_least: int = 5
     seconds_per_sample: float = 100e-6
     seconds_at_most: float = 0.5
     n_warm: int = 5
@@ -104,37 +107,31 @@ class Sampling:
         warm: Mapping[str, Callable[[], object]] | None = None,
         chill: Callable[[], None] | None = None,
     ) -> dict[str, Samples]:
-        """Let the sides take turns until each has enough undisturbed samples or the time is up."""
+        """Let the sides take turns until each has enough samples."""
         taken: dict[str, list[_Sample]] = {name: [] for name in runs}
-        n_per_turn = min(self.samples_per_turn, self.n_samples) if warm else 1
+        n_per_turn, n_at_least = (
+            min(self.samples_per_turn, self.n_samples),
+            min(self.n_at_least, self.n_samples),
+        )
         order, start = list(runs), self.clock()
 
-        def least() -> int:
+        def undisturbed() -> int:
             return min(sum(not sample.disturbed for sample in of_side) for of_side in taken.values())
 
-        while least() < self.n_samples:
+        while undisturbed() < self.n_samples:
             for name in order:
                 if warm:
                     warm[name]()
-                for _ in range(n_per_turn):
+                for _ in range(n_per_turn if warm else 1):
                     if chill:
                         chill()
                     taken[name].append(self._sample(runs[name]))
             order.reverse()
-            if self.clock() - start >= self.seconds_at_most:
+            n_taken = len(taken[order[0]])
+            if n_taken >= n_at_least and self.clock() - start >= self.seconds_at_most:
                 break
-        # All sides alike: one without its disturbed samples beside another with them would seem faster than it is.
-        drops = least() >= LEAST
-        result = {}
-        for name, samples in taken.items():
-            kept = [sample for sample in samples if not (drops and sample.disturbed)]
-            result[name] = Samples(
-                seconds=np.array([sample.seconds for sample in kept]),
-                n_dropped=len(samples) - len(kept),
-                n_disturbed=sum(sample.disturbed for sample in kept),
-                cpu_share=float(np.median([sample.cpu_share for sample in kept])),
-            )
-        return result
+        n_lacking = max(n_at_least - undisturbed(), 0)
+        return {name: _kept(of_side, n_lacking) for name, of_side in taken.items()}
 
     def _sample(self, run: Callable[[], float | Sequence[float]]) -> _Sample:
         switches, wall, cpu = self.switches(), self.clock(), self.cpu()
@@ -146,6 +143,19 @@ class Sampling:
         side(1)
         once = side(1)
         return max(1, round(self.seconds_per_sample / once)) if once > 0 else 1
+
+
+def _kept(samples: Sequence[_Sample], n_disturbed: int) -> Samples:
+    """All undisturbed samples, and the first `n_disturbed` of the others."""
+    disturbed = [number for number, sample in enumerate(samples) if sample.disturbed]
+    dropped = set(disturbed[n_disturbed:])
+    kept = [sample for number, sample in enumerate(samples) if number not in dropped]
+    return Samples(
+        seconds=np.array([sample.seconds for sample in kept]),
+        n_dropped=len(dropped),
+        n_disturbed=len(disturbed) - len(dropped),
+        cpu_share=float(np.median([sample.cpu_share for sample in kept])),
+    )
 
 
 def interval(

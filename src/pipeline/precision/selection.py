@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from pipeline.precision.error import relative_error
 from pipeline.precision.plan import INPUT, Layer
 from pipeline.precision.reference import apply
 from pipeline.precision.roofline import TYPICAL_ROOFS, bound, work_of
@@ -37,7 +37,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One routine for one layer: the lower quartile of its seconds for the batch, and the relative error it adds."""
+    """One routine for one layer: the lower quartile of its seconds for the batch, and the relative error it adds.
+
+    The error is that of the layer's result for exact inputs, by rounded weights, products and results together.
+    """
 
     routine: str
     seconds: float
@@ -80,9 +83,7 @@ def verify(found: Tensor, exact: Tensor, labels: Tensor | None) -> Verification:
     lost = None
     if labels is not None:
         lost = 100 * ((before == labels).double().mean() - (after == labels).double().mean()).item()
-    norm = torch.linalg.vector_norm(exact.double()).clamp_min(1e-300)
-    error = torch.linalg.vector_norm(found.double() - exact.double()) / norm
-    return Verification(len(found), float(error), lost, int((before != after).sum()))
+    return Verification(len(found), relative_error(found, exact), lost, int((before != after).sum()))
 
 
 def added_errors(
@@ -93,6 +94,8 @@ def added_errors(
     instruction_set: str,
 ) -> dict[str, dict[str, float]]:
     """The relative error that each candidate of each layer adds, by layer and routine, for inputs that are exact.
+
+    What rounding the weights does is part of it, as far as `complete` knows them otherwise than as they are stored.
 
     Args:
         layers: The plan.
@@ -106,12 +109,11 @@ def added_errors(
     for layer in layers:
         addend = None if layer.addend is None else values[layer.addend]
         wanted = values[layer.name] = apply(layer, complete, values[layer.source], addend)
-        norm = torch.linalg.vector_norm(wanted).clamp_min(1e-300)
         of_layer = errors[layer.name] = {}
         for routine in candidates(layer, instruction_set):
             native = build(replace(layer, routine=routine), stored, instruction_set)
             found = run_layer(layer, native, values[layer.source], addend)
-            of_layer[routine] = float(torch.linalg.vector_norm(found.double() - wanted) / norm)
+            of_layer[routine] = relative_error(found, wanted)
     return errors
 
 

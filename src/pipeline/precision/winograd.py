@@ -8,6 +8,10 @@ with one multiplication per point, n^2 for m^2 outputs instead of 9 m^2 [1]. Pro
 which costs accuracy: the more, the larger m and the powers of the points are. With the points 0, +-sqrt(1/2),
 +-sqrt(2) and infinity for m = 4 the loss is about half of that with 0, +-1, +-2 [2].
 
+An input that is not finite reaches more results than those whose windows hold it, namely at most all of the tiles that
+read it; and an infinity comes out as NaN there where two of its multiples are subtracted. Between layers in binary16
+there are no infinities, since these saturate, so this concerns inputs and activations in binary32.
+
 References:
     [1] Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016.
     [2] Barabasz, Anderson, Soodhalter, Gregg, "Error analysis and improving the accuracy of Winograd convolution for

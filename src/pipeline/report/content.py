@@ -62,7 +62,7 @@ class Column:
     numeric: bool = False
 
 
-Cell = str | Bar | tuple[Bar, ...]
+Cell = str | tuple[str, ...] | Bar | tuple[Bar, ...]  # several: one a line
 
 
 @dataclass(frozen=True)

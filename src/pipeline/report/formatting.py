@@ -138,6 +138,11 @@ def with_percent(value: object, decimals: int) -> str:
     return f"{decimal(value, decimals)}{NO_BREAK_SPACE}%" if is_number(value) else DASH
 
 
+def relative(error: object) -> str:
+    """A relative error as a percentage, to two digits: 0.034 %."""
+    return f"{significant(error * 100)}{NO_BREAK_SPACE}%" if is_number(error) else DASH
+
+
 def times(ratio: object) -> str:
     """A ratio as a factor: 16×, 2.1×, 0.97×."""
     if not is_number(ratio):

@@ -9,13 +9,13 @@ from pipeline.report.content import Bar, Column, Table
 
 
 def layer_bars(network: Mapping[str, Any]) -> Table | None:
-    """One row per layer: speedup bars by batch size, rounding error beside them, and why."""
+    """One row per layer: speedup bars by batch size, the error of the same plans beside them, and why."""
     timings: dict[str, list[Mapping[str, Any]]] = {}
     for row in network.get("timings") or []:
         timings.setdefault(str(row.get("layer", f.DASH)), []).append(row)
     if not timings:
         return None
-    layers = {str(layer.get("name")): layer for layer in network.get("layers") or []}
+    errors = layer_errors(network)
     batches = sorted(
         {row["batch"] for rows in timings.values() for row in rows if f.is_number(row.get("batch"))}
     )
@@ -26,23 +26,38 @@ def layer_bars(network: Mapping[str, Any]) -> Table | None:
             of_layer, key=lambda row: batches.index(row["batch"]) if row.get("batch") in batches else 0
         )
         bars = tuple(_speed_bar(row, max(top, 1.0), batches) for row in ordered)
-        layer = layers.get(name) or {}
-        error, noise = f.significant(layer.get("output_error")), f.decimal(layer.get("output_sqnr_db"), 1)
-        rows.append((f"{number}  {name}", bars, error, noise))
+        found = [errors.get((str(row.get("batch")), name)) or {} for row in ordered]
+        columns = (
+            tuple(f.relative(error.get("added_error")) for error in found),
+            tuple(f.relative(error.get("relative_error")) for error in found),
+            tuple(f.decimal(error.get("sqnr_db"), 1) for error in found),
+        )
+        rows.append((f"{number}  {name}", bars, *columns))
         details.append(_reasons(ordered))
     return Table(
         "Speed and error of every layer, and why it is that fast",
         (
-            Column("Layer"), Column("FP32 time / FP16 time"), Column("Output error", True),
-            Column("Output SQNR (dB)", True),
+            Column("Layer"), Column("FP32 time / FP16 time"), Column("Adds error", True),
+            Column("Output error", True), Column("Output SQNR (dB)", True),
         ),
         tuple(rows),
-        note="Bars: measured, with the bootstrap interval of the ratio as a whisker; tick: predicted by the "
-        "roofline; vertical line: no change. Output error: of what the layer puts out at FP16 against float64, "
-        "with all that the layers before it add, relative, in the Euclidean norm; SQNR: the same in decibels.",
+        note="A line per batch size, all of it of the plan that was chosen for that by measurement. Bars: measured, "
+        "with the bootstrap interval of the ratio as a whisker; tick: predicted by the roofline; vertical line: no "
+        "change. Errors are relative, in the Euclidean norm, against float64 with the weights as they were trained. "
+        "Adds: by the layer itself, from exact inputs. Output: with all that the layers before it add; SQNR: the same "
+        "in decibels.",
         details=tuple(details),
         stacked=True,
     )  # fmt: skip
+
+
+def layer_errors(network: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """The errors of the plans that were timed, by batch size and layer."""
+    return {
+        (batch, str(error.get("layer"))): error
+        for batch, plan in (network.get("plans") or {}).items()
+        for error in (plan or {}).get("errors") or []
+    }
 
 
 def _extremes(row: Mapping[str, Any]) -> list[float]:
@@ -84,7 +99,7 @@ def _reasons(rows: list[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
 
 
 def _sentence(reason: str) -> str:
-    text = re.sub(r"^([^:,]*), [\d.,]+x(?=:)", r"\1", reason)
+    text = re.sub(r"^([^:,]*), [\d.,]+x(?= by |:)", r"\1", reason)
     return text[:1].upper() + text[1:]
 
 
@@ -94,17 +109,16 @@ def rounding(network: Mapping[str, Any]) -> Table | None:
     if not layers:
         return None
     columns = (
-        Column("Layer"), Column("Kind"), Column("Routine"), Column("Parameters", True), Column("Work", True),
+        Column("Layer"), Column("Kind"), Column("Parameters", True), Column("Work", True),
         Column("Weights' error", True), Column("SQNR (dB)", True), Column("Overflow", True),
         Column("Subnormal", True), Column("To zero", True),
     )  # fmt: skip
     rows = tuple(
         (
             str(layer.get("name", f.DASH)), str(layer.get("kind") or f.DASH),
-            _short(str(layer.get("routine") or f.DASH)), f.count(layer.get("n_parameters")),
-            f.flops(layer.get("flops")), f.significant(layer.get("relative_error")),
-            f.decimal(layer.get("sqnr_db"), 1), f.count(layer.get("n_overflow")),
-            f.count(layer.get("n_subnormal")), f.count(layer.get("n_flushed")),
+            f.count(layer.get("n_parameters")), f.flops(layer.get("flops")),
+            f.relative(layer.get("relative_error")), f.decimal(layer.get("sqnr_db"), 1),
+            f.count(layer.get("n_overflow")), f.count(layer.get("n_subnormal")), f.count(layer.get("n_flushed")),
         )
         for layer in layers
     )  # fmt: skip
@@ -119,32 +133,29 @@ def rounding(network: Mapping[str, Any]) -> Table | None:
 
 def error_growth(network: Mapping[str, Any]) -> Table | None:
     """How errors grow from layer to layer, and what became of the activations."""
-    layers = [layer for layer in network.get("layers") or [] if layer.get("activations")]
-    if not layers:
-        return None
     columns = (
-        Column("Layer"), Column("Adds", True), Column("Error behind it", True), Column("Growth", True),
-        Column("Largest", True), Column("Saturated", True), Column("Subnormal", True), Column("To zero", True),
-        Column("Of", True),
+        Column("Layer"), Column("Batch", True), Column("Adds", True), Column("Error behind it", True),
+        Column("Growth", True), Column("Largest", True), Column("Saturated", True), Column("Subnormal", True),
+        Column("To zero", True), Column("Of", True),
     )  # fmt: skip
-    rows = []
-    for layer in layers:
-        found = layer["activations"]
-        rows.append(
-            (
-                str(layer.get("name", f.DASH)), f.significant(found.get("added_error")),
-                f.significant(found.get("relative_error")), f.times(found.get("growth")),
-                f.significant(found.get("largest")), f.count(found.get("n_saturated")),
-                f.count(found.get("n_subnormal")), f.count(found.get("n_flushed")), f.count(found.get("n_results")),
-            )
-        )  # fmt: skip
+    rows = tuple(
+        (
+            name, batch, f.relative(found.get("added_error")), f.relative(found.get("relative_error")),
+            f.times(found.get("growth")), f.significant(found.get("largest")), f.count(found.get("n_saturated")),
+            f.count(found.get("n_subnormal")), f.count(found.get("n_flushed")), f.count(found.get("n_results")),
+        )
+        for (batch, name), found in layer_errors(network).items()
+    )  # fmt: skip
+    if not rows:
+        return None
     return Table(
         "How the error grows through the network",
         columns,
-        tuple(rows),
-        note="Adds: the relative error of a layer whose inputs are exact, against float64. Growth: the error behind "
-        "the layer over that of what it reads. Largest: magnitude; FP16 ends at 65,504. Then how many of the layer's "
-        "results were stored as that, as subnormal numbers, and as zero though they are not.",
+        rows,
+        note="Of the plans that were timed. Adds: the relative error of a layer whose inputs are exact, against "
+        "float64. Growth: the error behind the layer over that of what it reads. Largest: magnitude; FP16 ends at "
+        "65,504. Then how many of the layer's results were stored as that, as subnormal numbers, and as zero though "
+        "they are not.",
     )
 
 
@@ -153,7 +164,7 @@ def candidates(network: Mapping[str, Any]) -> Table | None:
     rows = tuple(
         (
             str(row.get("layer", f.DASH)), f.count(row.get("batch")), str(row.get("routine") or f.DASH),
-            f.seconds(row.get("seconds")), f.significant(row.get("error")), "chosen" if row.get("chosen") else "",
+            f.seconds(row.get("seconds")), f.relative(row.get("error")), "chosen" if row.get("chosen") else "",
         )
         for row in network.get("candidates") or []
         if " " in str(row.get("routine"))
@@ -168,60 +179,9 @@ def candidates(network: Mapping[str, Any]) -> Table | None:
         "What the routines were chosen from",
         columns,
         rows,
-        note="Measured inside the network. The second word is how weights lie in memory; all add up in FP32. Moves "
+        note="Measured inside the network. The second word is how weights lie in memory; all add up in FP32, and all "
+        "have the weights as stored. Adds error: from exact inputs, by rounded weights, products and results. Moves "
         "away from FP32 are made in the order of squared error added per second saved, as far as the budget allows.",
-    )
-
-
-def changed_predictions(network: Mapping[str, Any], classes: Sequence[str]) -> Table | None:
-    """Examples of test samples that FP16 classifies otherwise, the most surprising first."""
-    examples = (network.get("predictions") or {}).get("changed") or []
-    if not examples:
-        return None
-
-    def name(number: object) -> str:
-        return str(classes[number]) if isinstance(number, int) and number < len(classes) else str(number)
-
-    columns = (
-        Column("Test sample"), Column("Is"), Column("At FP32"), Column("At FP16"), Column("Margin at FP32", True)
-    )  # fmt: skip
-    rows = tuple(
-        (
-            f.count(entry.get("sample")), name(entry.get("label")), name(entry.get("before")),
-            name(entry.get("after")), f.significant(entry.get("margin")),
-        )
-        for entry in examples
-    )  # fmt: skip
-    return Table(
-        "Answers that changed",
-        columns,
-        rows,
-        note="Margin: between the two classes, relative to the largest logit; small where FP32 was undecided itself.",
-    )
-
-
-def confusion(network: Mapping[str, Any], classes: Sequence[str]) -> Table | None:
-    """Test samples by class and answer at FP32, with what FP16 adds or takes."""
-    found = network.get("predictions") or {}
-    before, after = found.get("confusion_before") or (), found.get("confusion_after") or ()
-    if not before or len(before) != len(after):
-        return None
-    names = (
-        [str(name) for name in classes]
-        if len(classes) == len(before)
-        else [str(i) for i in range(len(before))]
-    )
-    rows = []
-    for name, one, two in zip(names, before, after, strict=True):
-        cells = (
-            f"{f.count(n)} ({m - n:+d})" if m != n else f.count(n) for n, m in zip(one, two, strict=True)
-        )
-        rows.append((name, *cells))
-    return Table(
-        "Confusion before and after",
-        (Column("Is \\ taken for"), *(Column(name, True) for name in names)),
-        tuple(rows),
-        note="Counts of test samples at FP32; in parentheses the change at FP16, where there is one.",
     )
 
 
@@ -239,7 +199,7 @@ def device_times(network: Mapping[str, Any]) -> Table | None:
         (
             str(row.get("layer", f.DASH)), f.count(row.get("batch")), str(row.get("precision")),
             str(row.get("memory_format")), f.seconds(row.get("seconds")), f.times(row.get("speedup")),
-            f.significant(row.get("relative_error")), cores.get(row.get("tensor_cores"), f.DASH),
+            f.relative(row.get("relative_error")), cores.get(row.get("tensor_cores"), f.DASH),
             f.shorten((row.get("kernels") or [f.DASH])[0], 60),
         )
         for row in timings

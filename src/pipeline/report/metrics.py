@@ -100,16 +100,14 @@ class Roles(TypedDict, total=False):
 class HalfAccuracy(TypedDict, total=False):
     fp32: float | None
     fp16: float | None
+    points_lost: float
+    interval_lost: list[float]
     n_samples: int
     n_changed: int
 
 
 class Layer(TypedDict, total=False):
-    """One converted layer.
-
-    ``sqnr_db`` and ``relative_error`` are of its weights; ``output_sqnr_db`` and ``output_error`` (2-norm) of what
-    it puts out, against float64, accumulated through the network.
-    """
+    """One converted layer; ``sqnr_db`` and ``relative_error`` are of its weights."""
 
     name: str
     kind: str
@@ -121,8 +119,37 @@ class Layer(TypedDict, total=False):
     n_overflow: int
     n_subnormal: int
     n_flushed: int
-    output_error: float | None
-    output_sqnr_db: float | None
+
+
+class LayerError(TypedDict, total=False):
+    """How far one layer's results are from float64, in the 2-norm.
+
+    ``added_error`` for exact inputs, ``relative_error`` and ``sqnr_db`` with what the layers before it add.
+    """
+
+    layer: str
+    relative_error: float | None
+    sqnr_db: float | None
+    added_error: float | None
+    growth: float | None
+    largest: float | None
+    n_saturated: int
+    n_subnormal: int
+    n_flushed: int
+    n_results: int
+
+
+class Plan(TypedDict, total=False):
+    """One plan that was timed, on test samples; ``verification`` is what it loses on those it was chosen with.
+
+    ``n_saturated`` activations were too large for FP16; ``predictions`` tells which answers changed.
+    """
+
+    errors: list[LayerError]
+    n_saturated: int
+    accuracy: HalfAccuracy | None
+    predictions: dict[str, Any] | None
+    verification: dict[str, Any]
 
 
 class Timing(TypedDict, total=False):
@@ -166,25 +193,22 @@ class Roofs(TypedDict, total=False):
 
 
 class Precision(TypedDict, total=False):
-    """One converted network; ``n_saturated`` activations of the test samples were too large for FP16.
+    """One converted network.
 
-    ``timings`` are those of ``mode``, ``other_timings`` those of the others. ``candidates`` are what routines were
-    chosen from, and ``verification`` is what the chosen ones lose, by batch size. ``predictions`` tells which answers
-    changed and ``device_timings`` is the GPU's table, if there is one.
+    ``timings`` are those of ``mode``, ``other_timings`` those of the others; ``plans``, by batch size, are what they
+    were taken of. ``candidates`` are what routines were chosen from and ``device_timings`` is the GPU's table, if there
+    is one.
     """
 
     seed: int
-    n_saturated: int
     budget_points: float
-    accuracy: HalfAccuracy
     file_bytes: dict[str, int]
-    predictions: dict[str, Any]
     layers: list[Layer]
+    plans: dict[str, Plan]
     mode: str
     timings: list[Timing]
     other_timings: list[Timing]
     candidates: list[dict[str, Any]]
-    verification: dict[str, dict[str, Any]]
     device_timings: list[dict[str, Any]]
     roofs: Roofs
 

@@ -28,13 +28,10 @@ from pipeline.report.formatting import (
     plural,
     seconds,
     setting,
-    times,
     with_percent,
 )
 from pipeline.report.layer_tables import (
     candidates,
-    changed_predictions,
-    confusion,
     device_times,
     error_growth,
     layer_bars,
@@ -42,6 +39,7 @@ from pipeline.report.layer_tables import (
     layer_work,
     rounding,
 )
+from pipeline.report.prediction_tables import changed_predictions, confusions, plans
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import (
     accuracy_on_test,
@@ -157,6 +155,7 @@ def precision_section(
             blocks.append(Heading(label_of(name, training.get(name) or {})))
         text = _network_text(network)
         blocks.append(Prose(text) if text else None)
+        blocks.append(plans(network, whole_network_speedups(network)))
         blocks.append(layer_bars(network))
         panels = rooflines(name, network.get("timings") or [], network.get("roofs"))
         if panels:
@@ -170,7 +169,7 @@ def precision_section(
             blocks.append(Illustration(tuple(panels), caption))
         blocks.append(error_growth(network))
         blocks.append(changed_predictions(network, classes))
-        blocks.append(confusion(network, classes))
+        blocks += confusions(network, classes)
         blocks.append(rounding(network))
         blocks.append(layer_work(network))
         blocks.append(candidates(network))
@@ -178,48 +177,17 @@ def precision_section(
         blocks.append(device_times(network))
     lead = (
         "Trained networks, rounded once to FP16 and run by routines that read FP16 and add up in FP32. What is timed "
-        "are plans by measurement: where that is faster within the budget, a layer multiplies in BF16 or keeps FP32 "
-        "weights, and its sentence says so."
+        "are plans by measurement: where that is faster within the budget, a layer multiplies in BF16 or runs on "
+        "its weights widened to FP32, and its sentence says so."
     )
     return Section("bits", "Fewer bits", lead, tuple(block for block in blocks if block is not None))
 
 
 def _network_text(network: Mapping[str, Any]) -> str:
     sentences = []
-    accuracy, sizes = network.get("accuracy") or {}, network.get("file_bytes") or {}
-    if is_number(accuracy.get("fp16")):
-        sentences.append(
-            f"Test accuracy {percent(accuracy.get('fp32'), 2)} at FP32 and {percent(accuracy['fp16'], 2)} at FP16 "
-            f"({count(accuracy.get('n_changed'))} of {count(accuracy.get('n_samples'))} answers differ)."
-        )
-    lost, interval = accuracy.get("points_lost"), accuracy.get("interval_lost")
-    if is_number(lost) and interval:
-        budget = network.get("budget_points")
-        asked = f"; the loss allowed on validation images is {budget:g}" if is_number(budget) else ""
-        sentences.append(
-            f"It changes by {0.0 - lost:+.3f} percentage points, between {0.0 - interval[1]:+.3f} and "
-            f"{0.0 - interval[0]:+.3f} with 95 % confidence{asked}."
-        )
+    sizes = network.get("file_bytes") or {}
     if sizes:
         sentences.append(f"File {n_bytes(sizes.get('fp32'))} at FP32, {n_bytes(sizes.get('fp16'))} at FP16.")
-    saturated = network.get("n_saturated")
-    if is_number(saturated):
-        sentences.append(
-            f"{count(saturated)} activations were too large for FP16 and were stored as ±65,504."
-            if saturated
-            else "No activation was too large for FP16."
-        )
-    speeds = whole_network_speedups(network)
-    if speeds:
-        parts = listing(f"{times(speed)} at batch {count(batch)}" for batch, speed in speeds.items())
-        sentences.append(f"FP32 time over FP16 time of all layers together: {parts}.")
-    checked = network.get("verification") or {}
-    if checked:
-        parts = listing(
-            f"{percent((found or {}).get('output_error'), 2)} at batch {batch}"
-            for batch, found in checked.items()
-        )
-        sentences.append(f"The outputs of the plans that were timed are off by {parts}.")
     bounds: dict[str, int] = {}
     for row in network.get("timings") or []:
         bounds[bound_text(row.get("bound"))] = bounds.get(bound_text(row.get("bound")), 0) + 1

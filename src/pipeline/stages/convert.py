@@ -56,6 +56,7 @@ def run(options: Namespace) -> None:
     errors = {error.layer: error for error in network.layer_errors(images[:ERROR_SAMPLES])}
     with create(options.output, kind="half_network", spec={}, provenance=provenance(options.code)) as draft:
         draft.save_tensors("weights", network.tensors())
+        draft.save_tensors("complete", network.parameters)  # what errors are measured against
         draft.save_json("plan", network.plan())
         layers = [
             {
@@ -89,16 +90,7 @@ def run(options: Namespace) -> None:
         if test_labels is not None:
             found = compare_predictions(before, after, test_labels)
             draft.save_json("predictions", found.to_dict())
-            draft.facts["accuracy"] = {
-                "fp32": found.accuracy_before,
-                "fp16": found.accuracy_after,
-                "interval_fp32": found.interval_before,
-                "interval_fp16": found.interval_after,
-                "points_lost": found.points_lost,
-                "interval_lost": found.interval_lost,
-                "n_samples": found.n_samples,
-                "n_changed": found.n_changed,
-            }
+            draft.facts["accuracy"] = found.summary()
             print(
                 f"{source.facts['run']}: accuracy {found.accuracy_before:.4f} -> {found.accuracy_after:.4f}, "
                 f"{found.n_changed} of {found.n_samples} predictions changed"

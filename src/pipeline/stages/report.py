@@ -207,17 +207,17 @@ def _precision(found: Mapping[str, list[tuple[str, Artifact]]]) -> dict[str, Any
         shown = timed.spec["modes"][0]
         networks[name] = {
             "seed": converted.facts["seed"],
-            "accuracy": converted.facts["accuracy"],
-            "n_saturated": converted.facts["n_saturated"],
             "budget_points": converted.facts["budget_points"],
             "file_bytes": converted.facts["file_bytes"],
-            "predictions": converted.json("predictions"),
             "layers": converted.json("layers"),
+            "plans": {
+                batch: tested | {"verification": timed.facts["verification"][batch]}
+                for batch, tested in timed.json("tests").items()
+            },
             "mode": shown,
             "timings": [row for row in rows if row["mode"] == shown],
             "other_timings": [row for row in rows if row["mode"] != shown],
             "candidates": timed.json("candidates"),
-            "verification": timed.facts["verification"],
             "device_timings": timed.json("device_timings")
             if "device_timings.json" in timed.manifest["files"]
             else [],

@@ -1,11 +1,12 @@
-"""Stage `time_layers`: how much faster each layer got, and why.
+"""Stage `time_layers`: how much faster each layer got, why, and at what error.
 
 Routines are chosen by measurement first, for each batch size anew; the converted network itself stays as it is, so that
-results which are computed from it don't depend on the weather on this machine.
+results which are computed from it don't depend on the weather on this machine. Times, errors and predictions are all of
+the plans that were chosen here.
 """
 
 from argparse import Namespace
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.precision import (
     HalfNetwork,
     Sampling,
     Selection,
+    compare_predictions,
     measure_attained,
     measure_roofs,
     time_on_device,
@@ -32,18 +34,40 @@ from pipeline.stages.parts.images import read_images, read_samples
 from pipeline.stages.parts.spec import read_spec
 
 VERIFICATION_SAMPLES = 4096
-SECONDS_PER_SAMPLE = 0.05  # wanted samples times this are when sampling gives up: most layers need a tenth
+ERROR_SAMPLES = 256  # through float64, for the errors of each layer's output
+SECONDS_PER_SAMPLE = 0.05  # wanted samples times this are when disturbed ones are no longer replaced
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """What plans are chosen with, and what they are tested with.
+
+    Attributes:
+        inputs: Of the choice, as the converter took them.
+        labels: Their classes, if known.
+        exact: What the network gave for them before it was rounded.
+        test_inputs: Others; the same if there are none.
+        test_labels: Their classes, if known.
+    """
+
+    inputs: Tensor
+    labels: Tensor | None
+    exact: Tensor
+    test_inputs: Tensor
+    test_labels: Tensor | None
 
 
 def run(options: Namespace) -> None:
     """Measure the machine's roofs, choose routines, then time every layer at both precisions beside each other."""
     spec = _spec(options.spec)
     converted = Artifact.open(options.network, "half_network")
-    network = HalfNetwork.from_plan(converted.json("plan"), converted.tensors("weights"))
-    inputs, labels, exact = _samples(options, converted)
+    network = HalfNetwork.from_plan(
+        converted.json("plan"), converted.tensors("weights"), converted.tensors("complete")
+    )
+    samples = _samples(options, converted)
     device = choose_device(spec["device"])
-    n_samples = spec["min_samples"]
-    sampling = Sampling(n_samples=n_samples, seconds_at_most=n_samples * SECONDS_PER_SAMPLE)
+    n = spec["min_samples"]
+    sampling = Sampling(n_samples=n, n_at_least=n, seconds_at_most=n * SECONDS_PER_SAMPLE)
     budget = Budget(points=spec["budget_points"])
     rows: list[dict[str, Any]] = []
     selections: list[Selection] = []
@@ -51,31 +75,64 @@ def run(options: Namespace) -> None:
         roofs = measure_attained(measure_roofs())
         for batch in spec["batch_sizes"]:
             selection = network.choose_routines(
-                inputs, labels, batch=batch, exact=exact, budget=budget, sampling=sampling
+                samples.inputs,
+                samples.labels,
+                batch=batch,
+                exact=samples.exact,
+                budget=budget,
+                sampling=sampling,
             )
             selections.append(selection)
             for mode in spec["modes"]:
                 timings = selection.network.time_layers(
-                    inputs, batch_sizes=(batch,), mode=mode, roofs=roofs, sampling=sampling
+                    samples.inputs, batch_sizes=(batch,), mode=mode, roofs=roofs, sampling=sampling
                 )
                 rows += [asdict(timing) for timing in timings]
+    before = network.float_twin()(samples.test_inputs)
+    tested = {selection.batch: _tested(selection.network, before, samples) for selection in selections}
     for row in rows:
         if row["mode"] == spec["modes"][0]:
-            print(f"batch {row['batch']:3d}  {row['layer']:12s} {row['reason']}")
+            error = next(e for e in tested[row["batch"]]["errors"] if e["layer"] == row["layer"])
+            print(
+                f"batch {row['batch']:3d}  {row['layer']:12s} {row['reason']} Error {error['relative_error']:.2g}."
+            )
+    n_disturbed = sum(row["n_disturbed"] for row in rows)
+    if n_disturbed:
+        print(f"{n_disturbed} samples that other work disturbed count, as there were too few others")
     with create(options.output, kind="timings", spec=spec, provenance=provenance(options.code)) as draft:
         draft.save_json("timings", rows)
         draft.save_json("roofs", roofs.to_dict())
         draft.save_json("plans", {str(s.batch): s.network.plan() for s in selections})
+        draft.save_json("tests", {str(batch): found for batch, found in tested.items()})
         draft.save_json("candidates", [row for selection in selections for row in selection.rows()])
         if device.type == "cuda":
             timed = time_on_device(
-                network.layers, network.parameters, inputs, device, batch_sizes=spec["batch_sizes"]
+                network.layers, network.parameters, samples.inputs, device, batch_sizes=spec["batch_sizes"]
             )
             draft.save_json("device_timings", [asdict(row) for row in timed])
         draft.facts |= {
             "run": converted.facts["run"],
             "verification": {str(s.batch): s.verification.to_dict() for s in selections},
+            "accuracy": {
+                str(batch): found["accuracy"] for batch, found in tested.items() if found["accuracy"]
+            },
         }
+
+
+def _tested(network: HalfNetwork, before: Tensor, samples: _Samples) -> dict[str, Any]:
+    """The errors of a plan, layer by layer, and what it makes of the test samples."""
+    n_before = network.n_saturated
+    after = network(samples.test_inputs)
+    n_saturated = network.n_saturated - n_before
+    found = None
+    if samples.test_labels is not None:
+        found = compare_predictions(before, after, samples.test_labels)
+    return {
+        "errors": [asdict(error) for error in network.layer_errors(samples.test_inputs[:ERROR_SAMPLES])],
+        "n_saturated": n_saturated,
+        "accuracy": found and found.summary(),
+        "predictions": found and found.to_dict(),
+    }
 
 
 def _spec(path: Path | None) -> dict[str, Any]:
@@ -90,12 +147,16 @@ def _spec(path: Path | None) -> dict[str, Any]:
         raise ConfigError(": ".join(filter(None, parts))) from None
 
 
-def _samples(options: Namespace, converted: Artifact) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Inputs, labels, and what the network gave before rounding for them, as far as these are known."""
+def _samples(options: Namespace, converted: Artifact) -> _Samples:
+    """The samples that the converter had, in the same order, and those that are left for a test."""
+    exact = torch.from_numpy(converted.array("calibration_logits").copy())
+    n = len(exact)
+    test: tuple[Tensor, Tensor | None]
     labels: Tensor | None
     if options.dataset is not None:
-        inputs, labels = read_images(Artifact.open(options.dataset, "dataset"), "validation")
-        inputs, labels = inputs[:VERIFICATION_SAMPLES], labels[:VERIFICATION_SAMPLES]
+        dataset = Artifact.open(options.dataset, "dataset")
+        inputs, labels = read_images(dataset, "validation", min(n, VERIFICATION_SAMPLES))
+        test = read_images(dataset, "test")
     elif options.inputs is not None:
         inputs, labels = read_samples(Path(options.inputs), options.labels)
         wanted = tuple(converted.json("plan")["layers"][0]["input_shape"])
@@ -104,10 +165,11 @@ def _samples(options: Namespace, converted: Artifact) -> tuple[Tensor, Tensor | 
                 f"{options.inputs}: holds samples of shape {tuple(inputs.shape[1:])}; wanted {wanted}, which the "
                 f"network in {options.network} takes"
             )
+        left = slice(n if len(inputs) > n else 0, None)
+        test = inputs[left], None if labels is None else labels[left]
+        inputs, labels = inputs[:n], None if labels is None else labels[:n]
     else:
         raise ConfigError(
             "time_layers needs --dataset, the manifest of a study's data set, or --inputs, an .npy file of samples"
         )
-    exact = torch.from_numpy(converted.array("calibration_logits").copy())
-    # The converter took the first samples, in the same order.
-    return inputs[: len(exact)], None if labels is None else labels[: len(exact)], exact[: len(inputs)]
+    return _Samples(inputs, labels, exact[: len(inputs)], *test)

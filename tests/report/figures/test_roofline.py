@@ -29,6 +29,15 @@ def test_one_panel_per_batch_size_with_every_layer_numbered(metrics):
         assert all(level in panel.svg for level in ("L1 460", "L2 200", "L3 110", "DRAM 38", "peak 233"))
 
 
+def test_products_of_pairs_have_a_roof_of_their_own_where_a_layer_runs_them(metrics):
+    network = metrics["precision"]["kfac_smooth"]
+    assert "BF16" not in rooflines("net", network["timings"], network["roofs"])[0].svg
+    network["timings"][0]["routine_fp16"] = "direct convolution 32 outputs wide, bf16 weights, avx512_bf16"
+    for panel in rooflines("net", network["timings"], network["roofs"]):
+        assert "BF16 pairs 466 GFLOP/s" in panel.svg
+        assert "233 GFLOP/s (peak) and 466 GFLOP/s (BF16 pairs)" in panel.description
+
+
 def test_it_draws_without_roofs_and_leaves_out_what_was_not_measured(metrics):
     rows = metrics["precision"]["kfac_smooth"]["timings"]
     rows[0]["gflops"] = None

@@ -1,6 +1,7 @@
 // AVX2 with FMA and F16C: eight lanes, sixteen registers.
 #include <immintrin.h>
 
+#include "partial.hpp"
 #include "routines.hpp"
 
 namespace {
@@ -19,15 +20,15 @@ struct Isa {
     static Vector all(float x) { return _mm256_set1_ps(x); }
     static Vector load(const float* p) { return _mm256_loadu_ps(p); }
     static Vector load(const Half* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
-    static Vector load(const float* p, std::int64_t n) { return load_some(p, n); }
-    static Vector load(const Half* p, std::int64_t n) { return load_some(p, n); }
+    static Vector load(const float* p, std::int64_t n) { return parsimony::load_partial<Isa>(p, n); }
+    static Vector load(const Half* p, std::int64_t n) { return parsimony::load_partial<Isa>(p, n); }
     static void store(float* p, Vector v) { _mm256_storeu_ps(p, v); }
     static void store(Half* p, Vector v) {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                          _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     }
-    static void store(float* p, Vector v, std::int64_t n) { store_some(p, v, n); }
-    static void store(Half* p, Vector v, std::int64_t n) { store_some(p, v, n); }
+    static void store(float* p, Vector v, std::int64_t n) { parsimony::store_partial<Isa>(p, v, n); }
+    static void store(Half* p, Vector v, std::int64_t n) { parsimony::store_partial<Isa>(p, v, n); }
     static Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
     // Of a NaN and a number these return the second operand.
     static Vector max(Vector a, Vector b) { return _mm256_max_ps(a, b); }
@@ -41,20 +42,6 @@ struct Isa {
     static bool any_at_least(Vector v, float limit) {
         const Vector magnitude = _mm256_andnot_ps(all(-0.0f), v);
         return _mm256_movemask_ps(_mm256_cmp_ps(magnitude, all(limit), _CMP_GE_OQ)) != 0;
-    }
-
-private:
-    template <class T>
-    static Vector load_some(const T* p, std::int64_t n) {
-        T full[lanes] = {};
-        for (std::int64_t i = 0; i < n; ++i) full[i] = p[i];
-        return load(full);
-    }
-    template <class T>
-    static void store_some(T* p, Vector v, std::int64_t n) {
-        T full[lanes];
-        store(full, v);
-        for (std::int64_t i = 0; i < n; ++i) p[i] = full[i];
     }
 };
 

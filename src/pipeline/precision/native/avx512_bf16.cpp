@@ -26,8 +26,8 @@ struct Dot {
     // Round `n` numbers to nearest even; the last pair is filled with zero.
     static void stage(Source x, std::int64_t at, Activation* to, std::int64_t n) {
         for (std::int64_t i = 0; i < n; i += 32, to += 16) {
-            const auto low = load_some(x, at + i, n - i);
-            const auto high = n - i > 16 ? load_some(x, at + i + 16, n - i - 16) : Isa::zero();
+            const auto low = load_source(x, at + i, n - i);
+            const auto high = n - i > 16 ? load_source(x, at + i + 16, n - i - 16) : Isa::zero();
             const auto pairs = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
             const std::int64_t left = (n - i + 1) / 2;
             _mm512_mask_storeu_epi32(to, left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1), pairs);

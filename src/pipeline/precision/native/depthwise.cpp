@@ -29,7 +29,8 @@ public:
         const Epilogue epilogue = coefficients_.epilogue(call.residual, stored.residual);
         const Source x{call.x, stored.half_input};
         const Target y{call.y, stored.half_output};
-        return share(team, call.batch * shape_.out_height, 1, 1, [&](Part part, int) {
+        const std::int64_t grain = ceil_divide(2 * worth_a_thread * shape_.out_height, flops(1));
+        return share(team, call.batch * shape_.out_height, grain, 1, [&](Part part, int) {
             return routines_of<Weight>(table_).depthwise(weights_.data(), epilogue, shape_, x, y, part);
         });
     }

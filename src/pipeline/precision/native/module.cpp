@@ -8,11 +8,11 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <chrono>
 #include <optional>
 #include <stdexcept>
 #include <tuple>
 
+#include "clock.hpp"
 #include "layer.hpp"
 #include "network.hpp"
 #include "roofs.hpp"
@@ -188,9 +188,9 @@ double seconds_of(const Layer& layer, const Input& x, const Output& y, int repea
     const nb::gil_scoped_release release;
     const Team team;
     unsigned char* workspace = own_workspace(layer, call.batch, team);
-    const auto start = std::chrono::steady_clock::now();
+    const double start = now();
     for (int i = 0; i < repeats; ++i) layer.run(call, team, workspace);
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return now() - start;
 }
 
 Network network(const nb::sequence& steps, std::int64_t max_batch) {

@@ -2,6 +2,7 @@
 // registers. Compiled where the compiler is for it; not tested on such a processor.
 #include <arm_neon.h>
 
+#include "partial.hpp"
 #include "routines.hpp"
 
 namespace {
@@ -19,12 +20,12 @@ struct Isa {
     static Vector all(float x) { return vdupq_n_f32(x); }
     static Vector load(const float* p) { return vld1q_f32(p); }
     static Vector load(const Half* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
-    static Vector load(const float* p, std::int64_t n) { return load_some(p, n); }
-    static Vector load(const Half* p, std::int64_t n) { return load_some(p, n); }
+    static Vector load(const float* p, std::int64_t n) { return parsimony::load_partial<Isa>(p, n); }
+    static Vector load(const Half* p, std::int64_t n) { return parsimony::load_partial<Isa>(p, n); }
     static void store(float* p, Vector v) { vst1q_f32(p, v); }
     static void store(Half* p, Vector v) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
-    static void store(float* p, Vector v, std::int64_t n) { store_some(p, v, n); }
-    static void store(Half* p, Vector v, std::int64_t n) { store_some(p, v, n); }
+    static void store(float* p, Vector v, std::int64_t n) { parsimony::store_partial<Isa>(p, v, n); }
+    static void store(Half* p, Vector v, std::int64_t n) { parsimony::store_partial<Isa>(p, v, n); }
     static Vector fma(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
     // Of a NaN and a number these return the second operand.
     static Vector max(Vector a, Vector b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
@@ -34,20 +35,6 @@ struct Isa {
         return vminvq_u32(vandq_u32(vceqq_f32(a, a), vceqq_f32(b, b))) == 0;
     }
     static bool any_at_least(Vector v, float limit) { return vmaxvq_u32(vcgeq_f32(vabsq_f32(v), all(limit))) != 0; }
-
-private:
-    template <class T>
-    static Vector load_some(const T* p, std::int64_t n) {
-        T full[lanes] = {};
-        for (std::int64_t i = 0; i < n; ++i) full[i] = p[i];
-        return load(full);
-    }
-    template <class T>
-    static void store_some(T* p, Vector v, std::int64_t n) {
-        T full[lanes];
-        store(full, v);
-        for (std::int64_t i = 0; i < n; ++i) p[i] = full[i];
-    }
 };
 
 }  // namespace

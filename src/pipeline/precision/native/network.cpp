@@ -1,19 +1,16 @@
 #include "network.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <stdexcept>
 #include <string>
+
+#include "clock.hpp"
 
 namespace parsimony {
 namespace {
 
 std::size_t bytes_of(const Layer& layer, std::int64_t batch) {
     return layer.output_size * batch * (layer.stored.half_output ? sizeof(Half) : sizeof(float));
-}
-
-double now() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 void check(const std::vector<Step>& steps) {

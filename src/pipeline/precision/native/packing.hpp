@@ -149,15 +149,19 @@ struct ScratchSize {
     }
 };
 
+// Numbers that are worth a thread of their own: some microseconds' work, where handing it over takes one at least.
+constexpr std::int64_t worth_a_thread = 1 << 17;
+
 // Cut items and panels into one part per thread and add up what the parts saturated. Items are cut if every thread then
-// has at least `grain` of them, for they share weights; otherwise panels are, if there are any to cut.
+// has at least `grain` of them, for they share weights; otherwise panels are. Without panels, there are only as many
+// parts as have `grain` items.
 template <class Work>
 std::int64_t share(const Team& team, std::int64_t items, std::int64_t grain, std::int64_t panels, const Work& work) {
-    const std::int64_t n = team.size();
+    const bool by_items = panels < 2 || items >= team.size() * grain;
+    const std::int64_t n = panels < 2 ? std::clamp<std::int64_t>(items / grain, 1, team.size()) : team.size();
     if (n == 1) return work(Part{0, items, 0, panels}, 0);
-    const bool by_items = items >= n * grain || panels < 2;
     std::atomic<std::int64_t> saturated{0};
-    team.run([&](int thread) {
+    Team(static_cast<int>(n)).run([&](int thread) {
         Part part{0, items, 0, panels};
         if (by_items)
             part.begin = items * thread / n, part.end = items * (thread + 1) / n;

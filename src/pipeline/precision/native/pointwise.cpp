@@ -29,7 +29,8 @@ public:
                 reads_ += (w.row_end[i] - w.row_start[i]) * (w.column_end[j] - w.column_start[j]) * w.channels;
     }
     std::int64_t run(const Call& call, const Team& team, unsigned char*) const override {
-        return share(team, call.batch * shape_.out_height, 1, 1, [&](Part part, int) {
+        const std::int64_t grain = ceil_divide(worth_a_thread * shape_.out_height, reads_);
+        return share(team, call.batch * shape_.out_height, grain, 1, [&](Part part, int) {
             return table_.pool(shape_, {call.x, stored.half_input}, {call.y, stored.half_output}, part);
         });
     }
@@ -58,7 +59,7 @@ public:
     }
     std::int64_t run(const Call& call, const Team& team, unsigned char*) const override {
         const Source x{call.x, stored.half_input}, residual{call.residual, stored.residual == Storage::half};
-        return share(team, call.batch * input_size, 8192, 1, [&](Part part, int) {
+        return share(team, call.batch * input_size, worth_a_thread / 3, 1, [&](Part part, int) {
             return table_.add(x, residual, {call.y, stored.half_output}, relu_, part);
         });
     }

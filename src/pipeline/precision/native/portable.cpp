@@ -4,6 +4,7 @@
 // bias, an addition of a magic number lets the floating-point unit align and round the subnormal numbers.
 #include <cstring>
 
+#include "partial.hpp"
 #include "routines.hpp"
 
 namespace {
@@ -41,15 +42,15 @@ struct Isa {
         return v;
     }
     static Vector load(const Half* p) { return widen(Ints{p[0], p[1], p[2], p[3]}); }
-    static Vector load(const float* p, std::int64_t n) { return load_some(p, n); }
-    static Vector load(const Half* p, std::int64_t n) { return load_some(p, n); }
+    static Vector load(const float* p, std::int64_t n) { return parsimony::load_partial<Isa>(p, n); }
+    static Vector load(const Half* p, std::int64_t n) { return parsimony::load_partial<Isa>(p, n); }
     static void store(float* p, Vector v) { std::memcpy(p, &v, sizeof v); }
     static void store(Half* p, Vector v) {
         const Ints h = narrow(v);
         for (int i = 0; i < lanes; ++i) p[i] = static_cast<Half>(h[i]);
     }
-    static void store(float* p, Vector v, std::int64_t n) { store_some(p, v, n); }
-    static void store(Half* p, Vector v, std::int64_t n) { store_some(p, v, n); }
+    static void store(float* p, Vector v, std::int64_t n) { parsimony::store_partial<Isa>(p, v, n); }
+    static void store(Half* p, Vector v, std::int64_t n) { parsimony::store_partial<Isa>(p, v, n); }
     static Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
     // Of a NaN and a number these return the second operand.
     static Vector max(Vector a, Vector b) { return floats(select(a > b, ints(a), ints(b))); }
@@ -94,18 +95,6 @@ private:
         h = select(magnitude >= every((127 + 16) << 23), every(0x7c00), h);
         h = select(magnitude > infinity, nan, h);
         return h | sign;
-    }
-    template <class T>
-    static Vector load_some(const T* p, std::int64_t n) {
-        T full[lanes] = {};
-        for (std::int64_t i = 0; i < n; ++i) full[i] = p[i];
-        return load(full);
-    }
-    template <class T>
-    static void store_some(T* p, Vector v, std::int64_t n) {
-        T full[lanes];
-        store(full, v);
-        for (std::int64_t i = 0; i < n; ++i) p[i] = full[i];
     }
 };
 

@@ -1,16 +1,12 @@
 #include "roofs.hpp"
 
 #include <algorithm>
-#include <chrono>
 
 #include "buffer.hpp"
+#include "clock.hpp"
 
 namespace parsimony {
 namespace {
-
-double now() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // The best rate of `work`, which returns how much it did, over at least three runs.
 template <class Work>

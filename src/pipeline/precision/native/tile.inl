@@ -190,7 +190,7 @@ inline std::int64_t store_results(Isa::Vector v, Target y, std::ptrdiff_t at, st
     return saturated;
 }
 
-inline Isa::Vector load_some(Source x, std::ptrdiff_t at, std::int64_t n) {
+inline Isa::Vector load_source(Source x, std::ptrdiff_t at, std::int64_t n) {
     using I = Isa;
     if (x.half) {
         const Half* p = static_cast<const Half*>(x.data) + at;
@@ -206,7 +206,7 @@ inline std::int64_t finish(Isa::Vector sum, const Corner& corner, std::ptrdiff_t
     const Epilogue& e = corner.epilogue;
     const std::int64_t n = corner.n - first;
     auto v = I::fma(sum, I::load(e.scale + first), I::load(e.bias + first));
-    if (e.residual.data != nullptr) v = v + load_some(e.residual, at, n);
+    if (e.residual.data != nullptr) v = v + load_source(e.residual, at, n);
     if (e.relu) v = I::max(I::zero(), v);
     return store_results(v, corner.y, at, n);
 }

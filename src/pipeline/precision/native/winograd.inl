@@ -8,6 +8,8 @@
 // The weights' part G g G^T is done once, in binary64, when they are packed. The points of F(4, 3) are 0, +-sqrt(1/2),
 // +-sqrt(2) and infinity: their powers grow less than those of 0, +-1, +-2, and so does the error [2].
 //
+// An input that is not finite may reach every output of the tiles that read it, and an infinity as NaN.
+//
 // [1] Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016.
 // [2] Barabasz, Anderson, Soodhalter, Gregg, "Error analysis and improving the accuracy of Winograd convolution for deep
 //     neural networks", ACM Transactions on Mathematical Software 2020.

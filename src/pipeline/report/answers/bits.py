@@ -15,7 +15,7 @@ def answer_bits(
     if not precision:
         return None
     name, network = list(precision.items())[-1]
-    sizes, accuracy = network.get("file_bytes") or {}, network.get("accuracy") or {}
+    sizes, accuracies = network.get("file_bytes") or {}, _accuracies(network)
     ratio = sizes["fp32"] / sizes["fp16"] if is_number(sizes.get("fp32")) and sizes.get("fp16") else None
     sentences = []
     if ratio is not None:
@@ -23,13 +23,8 @@ def answer_bits(
             f"Rounded to half precision, the network {_trained_by(name, training)}takes "
             f"{n_bytes(sizes['fp16'])} instead of {n_bytes(sizes['fp32'])}."
         )
-    if is_number(accuracy.get("fp32")) and is_number(accuracy.get("fp16")):
-        change = (accuracy["fp16"] - accuracy["fp32"]) * 100
-        changed, total = accuracy.get("n_changed"), accuracy.get("n_samples")
-        of = f" and {count(changed)} of {count(total)} answers change" if is_number(changed) else ""
-        moved = "stays at" if change == 0 else f"goes from {percent(accuracy['fp32'], 2)} to"
-        chance = ", no better than chance" if at_chance(accuracy["fp16"], n_classes) else ""
-        sentences.append(f"Its test accuracy {moved} {percent(accuracy['fp16'], 2)}{of}{chance}.")
+    if accuracies:
+        sentences.append(_accuracy_text(accuracies, n_classes))
     speeds = whole_network_speedups(network)
     if speeds:
         parts = listing(f"{times(speed)} at batch {count(batch)}" for batch, speed in speeds.items())
@@ -46,8 +41,43 @@ def answer_bits(
             "Fewer bits", times(speed), f"the speed of FP32 at batch {count(batch)}", " ".join(sentences)
         )
     return Answer(
-        "Fewer bits", percent(accuracy.get("fp16"), 2), "test accuracy at FP16", " ".join(sentences)
+        "Fewer bits",
+        percent(next(iter(accuracies.values()))["fp16"], 2),
+        "test accuracy at FP16",
+        " ".join(sentences),
     )
+
+
+def _accuracies(network: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The accuracies of the plans that were timed, by batch size."""
+    found = {
+        batch: (plan or {}).get("accuracy") or {} for batch, plan in (network.get("plans") or {}).items()
+    }
+    return {
+        batch: accuracy
+        for batch, accuracy in found.items()
+        if is_number(accuracy.get("fp32")) and is_number(accuracy.get("fp16"))
+    }
+
+
+def _accuracy_text(accuracies: Mapping[str, Mapping[str, Any]], n_classes: int) -> str:
+    """What becomes of the accuracy; plans with the same outcome share a clause."""
+    before = next(iter(accuracies.values()))["fp32"]
+    outcomes: dict[tuple[str, str], list[str]] = {}
+    for batch, accuracy in accuracies.items():
+        after, changed = accuracy["fp16"], accuracy.get("n_changed")
+        moved = "stays there" if after == before else f"goes to {percent(after, 2)}"
+        chance = ", no better than chance" if at_chance(after, n_classes) else ""
+        of = f" ({count(changed)} of {count(accuracy.get('n_samples'))} answers change)"
+        outcomes.setdefault((moved, f"{of if is_number(changed) else ''}{chance}"), []).append(batch)
+    if len(accuracies) == 1:
+        parts = [f"{moved}{rest}" for moved, rest in outcomes]
+    else:
+        parts = [
+            f"{moved} with the plan{'s' if len(batches) > 1 else ''} for batch {listing(batches)}{rest}"
+            for (moved, rest), batches in outcomes.items()
+        ]
+    return f"Its test accuracy is {percent(before, 2)} at FP32 and {listing(parts)}."
 
 
 def _most_gained(timings: Iterable[Mapping[str, Any]]) -> str:

@@ -19,6 +19,8 @@ def rooflines(
 ) -> list[Drawing]:
     """One roofline per batch size: layers as an arrow from FP32 (hollow) to FP16 (filled), with their number.
 
+    Where layers multiply BF16 pairs, each worth two FP32 operations, there is a roof for those as well.
+
     Args:
         run: Makes the ids unique.
         timings: Rows of layer timings; rows without intensity or speed are left out.
@@ -38,8 +40,20 @@ def rooflines(
     everything = np.array([point[1:] for group in points.values() for point in group])
     if not len(everything):
         return []
-    extent = _extent(everything, roofs or {})
-    return [_roofline(run, batch, group, roofs or {}, extent) for batch, group in points.items() if group]
+    peaks = _peaks(rows, roofs or {})
+    extent = _extent(everything, peaks)
+    return [
+        _roofline(run, batch, group, roofs or {}, peaks, extent) for batch, group in points.items() if group
+    ]
+
+
+def _peaks(rows: Iterable[Mapping[str, Any]], roofs: Mapping[str, Any]) -> dict[str, float]:
+    """What arithmetic can reach, 1e9 FLOP/s by what to call it."""
+    peak = roofs.get("gflops")
+    if not is_number(peak):
+        return {}
+    pairs = any("bf16 weights" in str(row.get("routine_fp16")) for row in rows)
+    return {"peak": peak} | ({"BF16 pairs": 2 * peak} if pairs else {})
 
 
 def _drawable(row: Mapping[str, Any]) -> bool:
@@ -54,9 +68,9 @@ def _move(row: Mapping[str, Any]) -> tuple[float, float, float, float]:
     return before, gflops * row["seconds_fp16"] / row["seconds_fp32"], intensity, gflops
 
 
-def _extent(points: np.ndarray, roofs: Mapping[str, Any]) -> tuple[float, float, float, float]:
+def _extent(points: np.ndarray, peaks: Mapping[str, float]) -> tuple[float, float, float, float]:
     x, y = points[:, [0, 2]], points[:, [1, 3]]
-    top = max(float(y.max()), float(roofs["gflops"]) if is_number(roofs.get("gflops")) else 0.0)
+    top = max(float(y.max()), *peaks.values(), 0.0)
     return float(x.min()) / 2.5, float(x.max()) * 2.5, float(y.min()) / 2.5, top * 2.0
 
 
@@ -65,6 +79,7 @@ def _roofline(
     batch: int,
     points: list[tuple[int, float, float, float, float]],
     roofs: Mapping[str, Any],
+    peaks: Mapping[str, float],
     extent: tuple[float, float, float, float],
 ) -> Drawing:
     with canvas(4.7, 3.6) as figure:
@@ -77,7 +92,7 @@ def _roofline(
         axes.set_xlabel("FLOP per byte")
         axes.set_ylabel("GFLOP/s")
         figure.draw_without_rendering()  # what follows places words by where the axes really lie
-        ceilings = _draw_roofs(axes, roofs, extent)
+        ceilings = _draw_roofs(axes, roofs, peaks, extent)
         for _, x0, y0, x1, y1 in points:
             axes.annotate(
                 "", (x1, y1), (x0, y0),
@@ -97,23 +112,26 @@ def _roofline(
         )
 
 
-def _draw_roofs(axes: Axes, roofs: Mapping[str, Any], extent: tuple[float, float, float, float]) -> str:
+def _draw_roofs(
+    axes: Axes,
+    roofs: Mapping[str, Any],
+    peaks: Mapping[str, float],
+    extent: tuple[float, float, float, float],
+) -> str:
     left, right, bottom, _ = extent
-    peak = roofs.get("gflops")
     bandwidth = {k: v for k, v in (roofs.get("bandwidth") or {}).items() if is_number(v) and v > 0}
     gray: dict[str, Any] = {"color": PALETTE["muted"], "linewidth": 1.0}
     text: dict[str, Any] = {"color": PALETTE["muted"], "fontsize": 7.5}
-    if is_number(peak):
-        ridge = peak / max(bandwidth.values()) if bandwidth else left
-        axes.plot([max(ridge, left), right], [peak, peak], **gray)
-        axes.annotate(
-            f"peak {peak:.0f} GFLOP/s", (right, peak), (-3, 3), textcoords="offset points", ha="right", **text
-        )
+    for name, peak in peaks.items():
+        ridge = max(peak / max(bandwidth.values()) if bandwidth else left, left)
+        axes.plot([ridge, right], [peak, peak], **gray)
+        axes.annotate(f"{name} {peak:.0f} GFLOP/s", (ridge, peak), (3, 3), textcoords="offset points", **text)
+    top = max(peaks.values(), default=None)
     height, width = axes.bbox.height, axes.bbox.width
     slope = np.log10(right / left) / np.log10(extent[3] / bottom) * height / width
     for level in sorted(bandwidth, key=lambda name: LEVELS.index(name) if name in LEVELS else len(LEVELS)):
         speed = bandwidth[level]
-        end = peak / speed if is_number(peak) else right
+        end = top / speed if top is not None else right
         x = np.array([left, min(end, right)])
         if x[1] <= left:
             continue
@@ -123,7 +141,8 @@ def _draw_roofs(axes: Axes, roofs: Mapping[str, Any], extent: tuple[float, float
             f"{level} {speed:.0f} GB/s", (start, speed * start), (2, 3), textcoords="offset points",
             rotation=np.degrees(np.arctan(slope)), rotation_mode="anchor", **text,
         )  # fmt: skip
-    return f"; the ceiling is {peak:.0f} GFLOP/s" if is_number(peak) else ""
+    said = " and ".join(f"{peak:.0f} GFLOP/s ({name})" for name, peak in peaks.items())
+    return f"; the ceiling is {said}" if said else ""
 
 
 def _number_points(axes: Axes, points: list[tuple[int, float, float, float, float]]) -> None:

@@ -1,0 +1,80 @@
+"""A plan and its tensors as they are stored: whether they belong together."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import ArtifactError
+from pipeline.precision.convert import widen
+from pipeline.precision.error import UNIT_SINGLE, relative_error
+from pipeline.precision.plan import FORMAT, Layer
+
+
+def read_layers(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Layer, ...]:
+    """The plan's layers, once it is sure that these are its tensors.
+
+    Raises:
+        ArtifactError: If the plan has another format, or was written for other tensors.
+    """
+    if plan.get("format") != FORMAT:
+        raise ArtifactError(
+            f"the plan has format {plan.get('format')!r}, wanted {FORMAT}; convert the network again"
+        )
+    layers = tuple(Layer.from_dict(document) for document in plan["layers"])
+    _check_shapes(layers, tensors)
+    if plan["digest"] != digest_of(tensors):
+        raise ArtifactError("the plan was written for other weights than these; convert the network again")
+    return layers
+
+
+def check_complete(
+    layers: Sequence[Layer], tensors: Mapping[str, Tensor], complete: Mapping[str, Tensor]
+) -> None:
+    """Refuse parameters that are not those which were rounded to the stored ones.
+
+    The plan tells how much rounding changed, a sum over all weights of a layer, which others would not meet.
+
+    Raises:
+        ArtifactError: Naming the layer.
+    """
+    _check_shapes(layers, complete)
+    for layer in layers:
+        if not layer.has_weights:
+            continue
+        stored = widen(tensors[f"{layer.name}.weight"], layer.scale_exponents)
+        found = relative_error(stored, complete[f"{layer.name}.weight"])
+        wanted = layer.rounding.relative_error if layer.rounding is not None else 0.0
+        # It was taken of float64 weights, which these are once more rounded.
+        if abs(found - wanted) > 2 * UNIT_SINGLE:
+            raise ArtifactError(
+                f"layer {layer.name!r}: the weights as stored are off by {found:.3g} from the complete ones, the plan "
+                f"says {wanted:.3g}; they belong to different networks, so convert the network again"
+            )
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
+    return digest.hexdigest()
+
+
+def _check_shapes(layers: Sequence[Layer], tensors: Mapping[str, Tensor]) -> None:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in layers:
+        if layer.has_weights:
+            shapes[f"{layer.name}.weight"] = layer.weight_shape
+            shapes[f"{layer.name}.bias"] = layer.output_shape[:1]
+    for name, shape in shapes.items():
+        found = tuple(tensors[name].shape) if name in tensors else "nothing"
+        if found != shape:
+            raise ArtifactError(
+                f"the plan wants a tensor {name!r} of shape {shape}, found {found}; "
+                "plan and tensors belong to different networks"
+            )
