@@ -131,6 +131,11 @@ NB_MODULE(_native, module) {
                In2<double> lower, In2<double> upper,
                int arity) { new (self) Tree{level_start, start, stop, parent, first_child, lower, upper, arity}; },
             "level_start"_a, "start"_a, "stop"_a, "parent"_a, "first_child"_a, "lower"_a, "upper"_a, "arity"_a);
+    module.def(
+        "sample_far",
+        [](const Tree& own, const Tree& other, In<int64_t> far_start, In<int> far_boxes, In<int> boxes, double rows,
+           int round) { return sample_far(own, other, {far_start.data(), far_boxes.data()}, boxes, rows, round); },
+        "own"_a, "other"_a, "far_start"_a, "far_boxes"_a, "boxes"_a, "rows"_a, "round"_a);
     nb::class_<KernelMatrix>(module, "KernelMatrix")
         .def(nb::init<In2<double>, In2<double>, nb::list, nb::object>(), "targets"_a, "sources"_a, "steps"_a,
              "function"_a.none())

@@ -1,10 +1,8 @@
-"""The product where the data is: batches of blocks on padded buckets, by level and color, in torch alone.
+"""The product: batches of blocks on padded buckets, by level and color.
 
 Boxes of a level, and pairs of boxes, are sorted into buckets of like sizes, rounded up to multiples of 16; a bucket is
 one batched product. Pairs of one color have different row boxes, so that sums into the result never meet: the result is
 the same to the last bit however a device orders its threads. Padding points to a row of zeros behind the vectors.
-
-Tensors on the CPU go through the native routines instead; on a CUDA device this path is unmeasured.
 """
 
 from collections.abc import Iterator
