@@ -72,10 +72,11 @@ def compress_kernel(
     rows, columns, admissibility, lists, notes = _divide(kernel, targets, others, leaf_size, admissibility)
     dtype = dtype_of(targets, is_complex=kernel.is_complex or (term is not None and term.dtype.kind == "c"))
     with one_blas_thread():
-        return _compress(
+        result = _compress(
             kernel, rows, columns, admissibility, lists, tolerance, dtype,
             None if term is None else term[rows.permutation], notes, progress,
         )  # fmt: skip
+    return result.to(points.device) if isinstance(points, Tensor) else result
 
 
 def _divide(

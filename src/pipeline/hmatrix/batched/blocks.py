@@ -1,9 +1,9 @@
-"""The matrix between the unknowns of a level, on the device: blocks of near boxes and of those that updates have filled.
+"""The matrix between a level's unknowns, on the device: blocks of near boxes, and those that updates have filled.
 
-All blocks lie one after the other in one array, of a symmetric matrix those on and above the diagonal. An entry's place
-is base[pair] + row[pair] i + column[pair] j, where a pair of boxes knows which block is its own, or its mirror image, and
-i and j are numbers of unknowns within their boxes. Two more places end the array: one that reads as zero, and one for
-what nobody wants to be written. So blocks of any shape are gathered into padded buckets, and scattered again.
+All blocks lie one after the other in one array, of a symmetric matrix those on and above the diagonal. An entry's
+place is base[pair] + row[pair] i + column[pair] j, where a pair of boxes knows which block is its own, or its mirror
+image, and i and j are numbers of unknowns within their boxes. Two more places end the array: one that reads as zero,
+and one for what nobody wants to be written. So blocks of any shape are gathered into padded buckets, and scattered.
 """
 
 from collections.abc import Callable
@@ -125,7 +125,7 @@ class LevelMatrix:
         return self.pairs(rows[:, :, None], columns[:, None, :])
 
     def partners(self, boxes: Integers, near: Integers) -> Integers:
-        """Return those whose blocks with a box updates have changed, but for near ones: shape (b, q), padded with -1."""
+        """Return far boxes whose blocks with a box updates have changed: shape (b, q), padded with -1."""
         wanted = self.touched.copy()
         wanted[self.pairs(boxes[:, None], near)] = False
         start, stop = (np.searchsorted(self._keys, (boxes + i) * self.n_boxes) for i in (0, 1))
@@ -149,11 +149,13 @@ class LevelMatrix:
         return Unknowns(to_device(part, self.device), self.alive[to_device(slots, self.device)])
 
     def _places(self, which: Tensor, pairs: Tensor, rows: Unknowns, columns: Unknowns) -> Tensor:
-        batch = torch.arange(len(pairs), device=self.device)[:, None, None]
-        base, row, column = which[:, pairs[batch, rows.part[:, :, None], columns.part[:, None, :]]]
-        row.mul_(self._local[rows.index][:, :, None])
-        column.mul_(self._local[columns.index][:, None, :])
-        return base.add_(row).add_(column)
+        # Rows of parts first, which are few; then every entry.
+        batch = torch.arange(len(pairs), device=self.device)[:, None]
+        base, row, column = which[:, pairs[batch, rows.part]]
+        base = base + row * self._local[rows.index][:, :, None]
+        part = (columns.part % pairs.shape[2])[:, None, :].expand(-1, base.shape[1], -1)
+        places: Tensor = column.gather(2, part).mul_(self._local[columns.index][:, None, :])
+        return places.add_(base.gather(2, part))
 
     def read(self, pairs: Tensor, rows: Unknowns, columns: Unknowns) -> Tensor:
         """Return the blocks between unknowns of each row of a `table`, zero where padding is."""
@@ -177,12 +179,15 @@ class LevelMatrix:
         own = np.flatnonzero(self._own)
         for group in self._groups(own):
             pairs, rows, columns = self._blocks(group)
-            self.write(pairs, rows, columns, self.entries(self.points[rows.index], self.points[columns.index]))
+            self.write(
+                pairs, rows, columns, self.entries(self.points[rows.index], self.points[columns.index])
+            )
         boxes = np.flatnonzero(self.size > 0)
         base, row, column = self._writing[:, to_device(self.pairs(boxes, boxes), self.device)]
         counts = to_device(self.size[boxes], self.device)
         spread = [
-            torch.repeat_interleave(of_box, counts, output_size=self.n_unknowns) for of_box in (base, row + column)
+            torch.repeat_interleave(of_box, counts, output_size=self.n_unknowns)
+            for of_box in (base, row + column)
         ]
         self.values[spread[0] + spread[1] * self._local[:-1]] += self.diagonal[self.points[:-1]]
 
@@ -198,14 +203,17 @@ class LevelMatrix:
         for group in below._groups(changed):
             pairs, rows, columns = below._blocks(group)
             blocks = below.read(pairs, rows, columns)
-            ours = []
-            for boxes, theirs in ((below.first[group], rows), (below.second[group], columns)):
-                slots = ranges(offset[boxes], below.size[boxes], self.n_unknowns)
-                ours.append(Unknowns(theirs.part, to_device(slots, self.device)))
+            our_rows, our_columns = (
+                Unknowns(
+                    theirs.part,
+                    to_device(ranges(offset[boxes], below.size[boxes], self.n_unknowns), self.device),
+                )
+                for boxes, theirs in ((below.first[group], rows), (below.second[group], columns))
+            )
             found = self.pairs(parent[below.first[group]], parent[below.second[group]])
             self.touch(found)
             table = np.pad(found[:, None, None], [(0, 0), (0, 1), (0, 1)], constant_values=len(self._keys))
-            self.write(to_device(table, self.device), *ours, blocks)
+            self.write(to_device(table, self.device), our_rows, our_columns, blocks)
 
     def _groups(self, pairs: Integers) -> "list[Integers]":
         m, n = self.size[self.first[pairs]], self.size[self.second[pairs]]

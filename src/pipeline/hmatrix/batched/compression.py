@@ -105,9 +105,7 @@ def compress(
     return _box_bases(parts, own, present, n, matrix.n_unknowns)
 
 
-def _far_rows(
-    matrix: LevelMatrix, places: Tensor, weights: Tensor, own: Unknowns, present: Tensor
-) -> Tensor:
+def _far_rows(matrix: LevelMatrix, places: Tensor, weights: Tensor, own: Unknowns, present: Tensor) -> Tensor:
     """Return weighted far rows, and of a general matrix far columns as rows: shape (b, m, n)."""
     points = matrix.points[own.index]
     rows = matrix.entries(places, points)
@@ -161,6 +159,4 @@ def _box_bases(
     dropped, undropped, redundant = chosen(rank, n - rank)
     T = P.gather(1, kept[:, :, None].expand(-1, -1, width))
     T = T.gather(2, dropped[:, None, :].expand(-1, kept.shape[1], -1))
-    return BoxBases(
-        skeletons, redundant, T.masked_fill_(unkept[:, :, None] | undropped[:, None, :], 0), rank
-    )
+    return BoxBases(skeletons, redundant, T.masked_fill_(unkept[:, :, None] | undropped[:, None, :], 0), rank)

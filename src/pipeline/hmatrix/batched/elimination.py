@@ -1,9 +1,11 @@
 """Strong recursive skeletonization by level and color: eliminate.cpp's mathematics, a bucket of boxes at once.
 
-Boxes of a color have no near box in common, so that their eliminations write different blocks. They may still be coupled
-by what earlier colors and levels left between far boxes: all of a color are compressed, such blocks included, before the
-first of them is eliminated. Then redundant unknowns of different boxes are decoupled, and the order within a color does
-not matter. Colors of boxes whose update is local are those of [1, section 3.4].
+Boxes of a color have no near box in common, so that their eliminations write different blocks. They may still be
+coupled by what earlier colors and levels left between far boxes: all of a color are compressed, such blocks included,
+before the first of them is eliminated. Then redundant unknowns of different boxes are decoupled [1], and the order
+within a color does not matter.
+
+The host waits for the device a few times for each bucket, to learn ranks and whether pivots are sound.
 
 References:
     [1] Minden, Ho, Damle, Ying, "A recursive skeletonization factorization based on strong admissibility", MMS 2017.
@@ -21,7 +23,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from pipeline.hmatrix.admissibility import Interactions
-from pipeline.hmatrix.batched.blocks import Entries, LevelMatrix, Unknowns
+from pipeline.hmatrix.batched.blocks import Entries, LevelMatrix
 from pipeline.hmatrix.batched.coloring import colors, within_two_steps
 from pipeline.hmatrix.batched.compression import BoxBases, FarField, compress
 from pipeline.hmatrix.batched.padding import Integers, buckets, ranges, to_device, to_host
@@ -141,22 +143,19 @@ def _leaves(problem: Problem) -> LevelMatrix:
     diagonal = to_device(problem.diagonal, problem.device).to(problem.computed)
     points = torch.arange(tree.n_points + 1, device=problem.device)
     stored = within_two_steps(_near(problem, level))
-    return LevelMatrix(
-        problem.entries(), diagonal, points, start, stored, symmetric=problem.kind != "lu"
-    )
+    return LevelMatrix(problem.entries(), diagonal, points, start, stored, symmetric=problem.kind != "lu")
 
 
 def _merged(problem: Problem, below: LevelMatrix, level: int | None) -> LevelMatrix:
-    """Return the matrix of the parents of a level's boxes; without a level, all in one box."""
-    top = level is None or level == 0
-    n_parents = 1 if top else below.n_boxes // problem.tree.arity
+    """Return the matrix of the parents of a level's boxes; without a level, or above the first, all in one box."""
+    n_parents = below.n_boxes // problem.tree.arity if level else 1
     parent = np.arange(below.n_boxes) // (below.n_boxes // n_parents)
     ends = np.append(0, np.cumsum(below.size))
     start = ends[np.searchsorted(parent, np.arange(n_parents + 1))]
     changed = below.touched[:-1]
     pairs = parent[below.first[changed]], parent[below.second[changed]]
     stored = csr_array((np.ones(len(pairs[0]), np.int64), pairs), shape=(n_parents, n_parents))
-    stored = stored + (csr_array([[1]]) if top else within_two_steps(_near(problem, level - 1)))
+    stored = stored + (within_two_steps(_near(problem, level - 1)) if level else csr_array([[1]]))
     left = below.unknowns(np.arange(below.n_boxes)[None, :]).index[0]
     points = torch.cat([below.points[left], below.points[-1:]])
     matrix = LevelMatrix(below.entries, below.diagonal, points, start, stored, symmetric=below.symmetric)
@@ -266,6 +265,7 @@ def _determinant(pivots: Tensor, n_swaps: Tensor | None = None) -> Tensor:
 
 def _cholesky(X: Tensor, places: Tensor) -> Tensor:
     """Return L, if the pivots are positive beyond rounding."""
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(X)
     epsilon = torch.finfo(X.dtype).eps
     roots = factor.diagonal(dim1=1, dim2=2)
@@ -274,7 +274,9 @@ def _cholesky(X: Tensor, places: Tensor) -> Tensor:
     if not sound.all():
         b = int(np.argmin(sound))
         block = to_host(X[b])
-        potrf = {"float32": scipy.linalg.lapack.spotrf, "float64": scipy.linalg.lapack.dpotrf}[block.dtype.name]
+        potrf = {"float32": scipy.linalg.lapack.spotrf, "float64": scipy.linalg.lapack.dpotrf}[
+            block.dtype.name
+        ]
         found, info = potrf(block, lower=1)
         bad = ~(np.diag(found) ** 2 > 8 * epsilon * np.diag(block))
         i = info - 1 if info > 0 else int(np.argmax(bad))

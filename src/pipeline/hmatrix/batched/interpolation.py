@@ -1,8 +1,8 @@
 """The interpolative decomposition of many matrices at once: skeleton.hpp's mathematics without reordering.
 
-A basis is a matrix P of shape (n, n) with M ~ M P: rows of unknowns that are no skeletons are zero, columns of skeletons
-are unit vectors, and the others hold T. What one pass leaves, M - M P ~ (M - M P) Q, the next one expresses by new
-skeletons: M ~ M (P + Q - P Q). So stages join by products alone, and padding is columns of zeros.
+A basis is a matrix P of shape (n, n) with M ~ M P: rows of unknowns that are no skeletons are zero, columns of
+skeletons are unit vectors, and the others hold T. What one pass leaves, M - M P ~ (M - M P) Q, the next one expresses
+by new skeletons: M ~ M (P + Q - P Q). So stages join by products alone, and padding is columns of zeros.
 """
 
 from dataclasses import dataclass

@@ -19,7 +19,7 @@ from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.inputs import torch_dtype
 from pipeline.hmatrix.skeleton import Basis
-from pipeline.hmatrix.vectors import result_type
+from pipeline.hmatrix.vectors import apply_on_device
 
 Places = list[NDArray[np.int64]]  # of every box
 Entry = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]  # a matrix, rows that it takes, rows that it gives
@@ -117,23 +117,19 @@ class BatchedProduct:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return A x for x of shape (n,) or (n, m) on the device, in the caller's order."""
-        if x.ndim not in (1, 2) or len(x) != self.shape[1]:
-            raise ValueError(
-                f"the product wants shape ({self.shape[1]},) or ({self.shape[1]}, m), not {tuple(x.shape)}"
-            )
-        columns = x if x.ndim == 2 else x[:, None]
-        if x.is_complex() and not self.computed.is_complex:
-            parts = self._product(torch.cat([columns.real, columns.imag], dim=1))
-            result = torch.complex(parts[:, : columns.shape[1]], parts[:, columns.shape[1] :])
-        else:
-            result = self._product(columns)
-        given = torch.zeros(0, dtype=x.dtype).numpy().dtype
-        return result.reshape(self.shape[0], *x.shape[1:]).to(torch_dtype(result_type(self.dtype, given)))
+        return apply_on_device(
+            x,
+            self._product,
+            taken=self.taken,
+            given=self.given,
+            computed=self.computed,
+            dtype=self.dtype,
+            what="the product",
+        )
 
     def _product(self, columns: Tensor) -> Tensor:
         m = columns.shape[1]
-        zero = columns.new_zeros(1, m, dtype=self.computed)
-        x = torch.cat([columns.to(self.computed)[self.taken], zero])
+        x = torch.cat([columns, columns.new_zeros(1, m)])
         y = x.new_zeros(self.shape[0] + 1, m)
         for bucket in self.near:
             bucket.add(x, y)
@@ -152,10 +148,8 @@ class BatchedProduct:
                 bucket.add_transposed(u, target)
         y = y[:-1]
         if self.diagonal is not None:
-            y = y + self.diagonal[:, None] * x[:-1]
-        result = torch.empty_like(y)
-        result[self.given] = y
-        return result
+            y = y + self.diagonal[:, None] * columns
+        return y
 
 
 def _ranges(start: NDArray[Any], stop: NDArray[Any]) -> Places:

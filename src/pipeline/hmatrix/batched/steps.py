@@ -4,7 +4,6 @@ Vectors have a row of zeros behind them, to which padding points: it is read, an
 """
 
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ SOLVE, SOLVE_TRANSPOSED, MULTIPLY_ROOT = 0, 1, 2
 class Elimination:
     """Eliminations of boxes of one color. All arrays but places are padded with zeros, X with a unit matrix.
 
-    D are a box's redundant unknowns, S its skeletons, N these and what is left of the near boxes. With Cholesky X = L L^T
-    `left` is W = A_ND L^-T; else it is W = A_ND X^-1, and `right` is V^T = X^-1 A_DN, or None where V = W.
+    D are a box's redundant unknowns, S its skeletons, N these and what is left of the near boxes. With Cholesky
+    X = L L^T `left` is W = A_ND L^-T; else it is W = A_ND X^-1, and `right` is V^T = X^-1 A_DN, or None where V = W.
 
     Attributes:
         redundant: Shape (b, d), places of D.
@@ -50,8 +49,9 @@ class Elimination:
 
     def couplings(self, *, transposed: bool) -> tuple[Tensor, Tensor]:
         """Return W and V, both of shape (b, k + r, d)."""
-        W, V = self.left, self.left if self.right is None else self.right.mT
-        return (V, W) if transposed else (W, V)
+        if self.right is None:
+            return self.left, self.left
+        return (self.right.mT, self.left) if transposed else (self.left, self.right.mT)
 
     def forward(self, x: Tensor, *, transposed: bool) -> None:
         """x_D <- (X^-1, or L^-1) (x_D - T^T x_S); x_N <- x_N - W x_D."""
@@ -78,10 +78,12 @@ class Elimination:
         x[self.redundant] = self.factor.to(x.dtype) @ own + self.T.mT.to(x.dtype) @ x[self.skeletons]
 
     def _solved(self, x: Tensor, *, transposed: bool) -> Tensor:
-        factor = self.factor.to(x.dtype)
-        if transposed:  # X^-T y is the conjugate of X^-H conj(y)
-            return torch.linalg.lu_solve(factor, self.pivots, x.conj(), adjoint=True).conj()
-        return torch.linalg.lu_solve(factor, self.pivots, x)
+        # X^-T y is the conjugate of X^-H conj(y).
+        given = x.conj() if transposed else x
+        solved: Tensor = torch.linalg.lu_solve(
+            self.factor.to(x.dtype), self.pivots, given, adjoint=transposed
+        )
+        return solved.conj() if transposed else solved
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +115,7 @@ class BatchedSteps:
 
 
 def act(levels: tuple[BatchedSteps, ...], action: int, x: Tensor) -> Tensor:
-    """Return A^-1 x, A^-T x or L x for x of shape (n, m), in tree order and of the type that computes, on the device."""
+    """Return A^-1 x, A^-T x or L x for x of shape (n, m) in tree order, of the type that computes."""
     eliminations = [batch for level in levels for batch in level.eliminations]
     y = torch.cat([x, x.new_zeros(1, x.shape[1])])
     transposed = action == SOLVE_TRANSPOSED

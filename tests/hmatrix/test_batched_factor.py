@@ -1,0 +1,171 @@
+"""Factorizations by color in batches against native ones and dense matrices, on the CPU."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_array
+
+from pipeline.errors import ConvergenceError
+from pipeline.hmatrix import H2Matrix, Strong, Weak, kernels
+from pipeline.hmatrix.batched.coloring import colors, within_two_steps
+from pipeline.hmatrix.factor import factorize
+
+N = 900
+CPU = torch.device("cpu")
+COVARIANCE = kernels.Matern(nu=0.5, length_scale=0.2)
+SKEWED = kernels.Custom(lambda x, y: COVARIANCE(x, y) * (1 + 0.3 * x[..., :, None, 0]))
+WAVE = kernels.Helmholtz(wavenumber=3.0)
+SKEWED_WAVE = kernels.Custom(lambda x, y: WAVE(x, y) * (1 + 0.3 * x[..., :, None, 0]), is_complex=True)
+
+
+@pytest.fixture(autouse=True)
+def _several_levels(monkeypatch):
+    monkeypatch.setattr("pipeline.hmatrix.factor._DENSE_END", 60)
+
+
+def points_of(name, n=N):
+    generator = np.random.default_rng(0)
+    if name == "clusters":
+        centers = generator.random((8, 2))
+        scatter = 10 ** generator.uniform(-5, -1, (n, 1)) * generator.standard_normal((n, 2))
+        return centers[generator.integers(0, 8, n)] + scatter
+    return generator.random((n, {"line": 1, "square": 2, "cube": 3}[name]))
+
+
+def compressed(points, kernel, diagonal, tolerance=1e-9, **options):
+    return H2Matrix.from_kernel(
+        points, kernel, diagonal=diagonal, tolerance=tolerance, leaf_size=16, **options
+    )
+
+
+def dense(points, kernel, diagonal):
+    x = torch.from_numpy(points)
+    return kernel(x, x).numpy() + np.diag(np.broadcast_to(diagonal, len(points)))
+
+
+def relative(found, wanted):
+    return np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+
+
+def right_hand_side(n=N, seed=1):
+    return np.random.default_rng(seed).standard_normal((n, 2))
+
+
+CASES = {
+    "cholesky square": ("square", COVARIANCE, 0.1, "cholesky"),
+    "cholesky clusters": ("clusters", COVARIANCE, 0.1, "cholesky"),
+    "cholesky line": ("line", COVARIANCE, 0.1, "cholesky"),
+    "ldlt square": ("square", COVARIANCE, 0.1, "ldlt"),
+    "lu square": ("square", COVARIANCE, 0.1, "lu"),
+    "lu clusters": ("clusters", SKEWED, 0.5, "lu"),
+    "ldlt complex": ("square", WAVE, 30.0, "ldlt"),
+    "ldlt complex diagonal": ("square", COVARIANCE, 2.0 + 1.0j, "ldlt"),
+    "lu complex": ("clusters", SKEWED_WAVE, 30.0, "lu"),
+}
+
+
+@pytest.mark.parametrize(("name", "kernel", "diagonal", "kind"), CASES.values(), ids=CASES)
+def test_solve_and_determinant_match_the_dense_ones(name, kernel, diagonal, kind):
+    points, b = points_of(name), right_hand_side()
+    A = compressed(points, kernel, diagonal)
+    F = factorize(A, tolerance=1e-10, kind=kind, device=CPU)
+    matrix = dense(points, kernel, diagonal)
+    assert len(F.levels) > 2
+    assert relative(matrix @ F.solve(b), b) <= 1e-6
+    assert relative(matrix @ F.solve(1j * b[:, 0]), 1j * b[:, 0]) <= 1e-6
+    assert relative(matrix.T @ F.solve_transposed(b), b) <= 1e-6
+    sign, size = np.linalg.slogdet(matrix)
+    np.testing.assert_allclose(F.slogdet()[1], size, rtol=1e-8)
+    np.testing.assert_allclose(F.slogdet()[0], sign, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", [Strong(), Weak()])
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-8])
+@pytest.mark.parametrize("kind", ["cholesky", "lu"])
+def test_errors_ranks_and_bytes_are_those_of_the_native_factorization(rule, tolerance, kind):
+    points, b = points_of("square"), right_hand_side()
+    A = compressed(points, COVARIANCE, 0.1, admissibility=rule)
+    batched, native = (factorize(A, tolerance=tolerance, kind=kind, device=device) for device in (CPU, None))
+    assert batched.computed == native.computed
+    residuals = [relative(A @ F.solve(b), b) for F in (batched, native)]
+    assert residuals[0] <= 1.5 * residuals[1]
+    # Padding, and triangles that are kept as squares, cost bytes; the order of boxes changes ranks a little.
+    assert batched.n_bytes <= 2 * native.n_bytes
+    for ours, theirs in zip(batched.level_table(), native.level_table(), strict=True):
+        assert ours["skeletons"] <= 1.1 * theirs["skeletons"] + 10
+    np.testing.assert_allclose(batched.logdet(), native.logdet(), rtol=10 * tolerance)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 15, 16, 17, 33])
+def test_awkward_sizes(n):
+    points = points_of("square", n)
+    F = factorize(compressed(points, COVARIANCE, 0.5), device=CPU)
+    matrix, b = dense(points, COVARIANCE, 0.5), np.arange(1.0, n + 1)
+    np.testing.assert_allclose(F.solve(b), np.linalg.solve(matrix, b), rtol=1e-8)
+    np.testing.assert_allclose(F.logdet(), np.linalg.slogdet(matrix)[1], atol=1e-8)
+    assert F.solve(np.zeros((n, 0))).shape == (n, 0)
+
+
+def test_a_root_multiplies_to_the_matrix_and_samples_are_its_multiples_of_normal_vectors():
+    points = points_of("square")
+    F = factorize(compressed(points, COVARIANCE, 0.1), device=CPU)
+    root = F.multiply_root(np.eye(N))
+    assert relative(root @ root.T, dense(points, COVARIANCE, 0.1)) <= 1e-6
+    sample = F.sample(torch.Generator().manual_seed(0))
+    normal = torch.randn(N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    np.testing.assert_allclose(sample.numpy(), root @ normal.numpy(), atol=1e-12)
+
+
+def test_single_precision_points_give_single_precision_solutions():
+    points = points_of("square").astype(np.float32)
+    A = compressed(points, COVARIANCE, 0.1, 1e-4)
+    b = torch.from_numpy(right_hand_side()).float()
+    F = factorize(A, tolerance=1e-3, device=CPU)
+    x = F.solve(b)
+    assert (x.dtype, F.computed) == (torch.float32, np.float32)
+    assert relative((A @ x).numpy(), b.numpy()) <= 0.1
+
+
+def test_it_is_the_same_to_the_last_bit_every_time():
+    A = compressed(points_of("square"), COVARIANCE, 0.1)
+    b = right_hand_side()
+    first, second = (factorize(A, device=CPU).solve(b) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_what_fails_natively_fails_alike():
+    points = points_of("square")
+    points[-3:] = points[:3]
+    A = compressed(points, COVARIANCE, 0.0, 1e-6)
+    for kind, what in (("cholesky", "nugget"), ("lu", "singular")):
+        with pytest.raises(ConvergenceError, match=what):
+            factorize(A, kind=kind, device=CPU)
+    with pytest.raises(ConvergenceError, match=r"the pivot -\d"):
+        factorize(A.add_diagonal(-5.0), kind="cholesky", device=CPU)
+    B = A.add_diagonal(1e-2)
+    assert relative(B @ factorize(B, device=CPU).solve(np.ones(N)), np.ones(N)) <= 1e-2
+
+
+def test_a_matrix_without_kernel_is_not_eliminated_in_batches():
+    A = compressed(points_of("square", 100), COVARIANCE, 0.1)
+    with pytest.raises(ValueError, match="only a kernel's entries"):
+        factorize(A @ A, device=CPU)
+
+
+def test_boxes_of_a_color_share_no_near_box_and_every_box_has_one():
+    A = compressed(points_of("square"), COVARIANCE, 0.1)
+    leaves = A.rows.level(A.rows.n_levels - 1)
+    start = A.interactions.near.start[leaves.start :]
+    near = csr_array(
+        (
+            np.ones(start[-1] - start[0]),
+            A.interactions.near.boxes[start[0] :] - leaves.start,
+            start - start[0],
+        ),
+        shape=(len(leaves), len(leaves)),
+    )
+    found = colors(within_two_steps(near), np.ones(len(leaves), dtype=bool))
+    assert sorted(np.concatenate(found)) == list(range(len(leaves)))
+    assert len(found) <= 16
+    for color in found:
+        assert (near[color].sum(axis=0) <= 1).all()
