@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import H2Matrix, Strong, Weak, kernels
+from pipeline.hmatrix.batched import compression, elimination, interpolation, padding
 from pipeline.hmatrix.batched.coloring import colors, within_two_steps
 from pipeline.hmatrix.factor import factorize
 
@@ -169,3 +172,60 @@ def test_boxes_of_a_color_share_no_near_box_and_every_box_has_one():
     assert len(found) <= 16
     for color in found:
         assert (near[color].sum(axis=0) <= 1).all()
+
+
+class OnOneDevice(TorchDispatchMode):
+    """No operation may mix tensors of two devices, not even those that torch would copy without a word."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        assert len({x.device for x in tensors}) <= 1, func
+        return func(*args, **(kwargs or {}))
+
+
+class Answers:
+    """What the host learned of numbers in one run, to be told again in another that computes none."""
+
+    def __init__(self, monkeypatch):
+        self.told, self.replay, self.real = [], None, padding.to_host
+        for module in (compression, elimination, interpolation):
+            monkeypatch.setattr(module, "to_host", self)
+
+    def __call__(self, values):
+        if self.replay is None:
+            self.told.append(self.real(values))
+            return self.told[-1]
+        assert values.device.type == "meta"
+        answer = next(self.replay)
+        assert answer.shape == tuple(values.shape)
+        return answer
+
+    def tell_again(self):
+        self.replay = iter(self.told)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind", "tolerance"),
+    [(COVARIANCE, "cholesky", 1e-6), (COVARIANCE, "cholesky", 1e-2), (WAVE, "ldlt", 1e-6), (SKEWED, "lu", 1e-6)],
+)
+def test_nothing_but_the_tree_and_a_few_answers_leaves_the_device(kernel, kind, tolerance, monkeypatch):
+    """The meta device computes shapes alone, and refuses to be mixed with others or to give numbers away."""
+    A = compressed(points_of("square", 400), kernel, 30.0, 1e-6)
+    answers = Answers(monkeypatch)
+    expected = factorize(A, tolerance=tolerance, kind=kind, device=CPU)
+    n_batches = sum(len(level.eliminations) for level in expected.levels)
+    assert len(answers.told) <= 16 * n_batches
+    answers.tell_again()
+    b = torch.ones(400, 3, dtype=torch.float64, device="meta")
+    with OnOneDevice():
+        F = A.to("meta").factorize(tolerance, kind)
+        found = [F.solve(b), F.solve_transposed(b[:, 0])]
+        found += [F.multiply_root(b)] if kind == "cholesky" else []
+    assert next(answers.replay, None) is None
+    for x in found:
+        assert x.device.type == "meta"
+    assert F.device.type == "meta"
+    assert F.n_bytes == expected.n_bytes
+    for level in F.levels:
+        for batch in level.eliminations:
+            assert batch.left.device.type == batch.outer.device.type == "meta"

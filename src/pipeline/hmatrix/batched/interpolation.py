@@ -72,6 +72,8 @@ def _pass(gram: Tensor, enough: Tensor) -> tuple[Tensor, Tensor]:
     """Return Q, shape (b, n, n), and pivots, shape (b, k), n where a matrix has no more."""
     pivots, L = _pivoted_cholesky(gram, enough)
     b, n, k = L.shape
+    if k == 0:
+        return torch.zeros_like(gram), pivots
     present = pivots < n
     rows = pivots.clamp(max=n - 1)[:, :, None].expand(b, k, k)
     corner = L.gather(1, rows).where(present[:, :, None], 0)
