@@ -86,7 +86,7 @@ def _pass(gram: Tensor, enough: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pivoted_cholesky(gram: Tensor, enough: Tensor) -> tuple[Tensor, Tensor]:
-    """Factorize until what is left of each trace is at most `enough`.
+    """Factorize until what is left of each trace is at most `enough`. Overwrites `gram`.
 
     Returns:
         Pivots, shape (b, k), n where a matrix needs no more, and L of shape (b, n, k), rows in the order of the
@@ -94,25 +94,20 @@ def _pivoted_cholesky(gram: Tensor, enough: Tensor) -> tuple[Tensor, Tensor]:
     """
     b, n, _ = gram.shape
     batch = torch.arange(b, device=gram.device)
-    left = gram.diagonal(dim1=1, dim2=2).real.clamp(min=0)
+    diagonal = gram.diagonal(dim1=1, dim2=2).real
+    free = torch.ones_like(diagonal)
     L = gram.new_zeros(b, n, n)
     pivots = torch.full((b, n), n, device=gram.device)
-    free = torch.ones(b, n, dtype=torch.bool, device=gram.device)
-    k = 0
-    while k < n:
-        if k % _CHECKED_EVERY == 0 and not to_host((left.sum(1) > enough).any()):
-            break
+    for k in range(n):
+        left = diagonal.clamp(min=0).mul_(free)
+        going = left.sum(1) > enough
+        if k % _CHECKED_EVERY == 0 and not to_host(going.any()):
+            return pivots[:, :k], L[:, :, :k]
         value, pivot = left.max(1)
-        going = (left.sum(1) > enough) & (value > 0)
-        column = gram[batch, :, pivot]
-        if k:
-            column = column - (L[:, :, :k] @ L[batch, pivot, :k, None].conj())[:, :, 0]
-        root = torch.maximum(column[batch, pivot].real, 1e-3 * value).sqrt()
-        column = (column / root[:, None]).where(free & going[:, None], 0)
-        column[batch, pivot] = root.to(L.dtype) * going
-        free[batch, pivot] &= ~going
-        left = (left - column.abs() ** 2).clamp(min=0).where(free, 0)
+        scale = torch.where(going, value.rsqrt(), 0)
+        column = gram[batch, :, pivot] * (free * scale[:, None])
+        gram.baddbmm_(column[:, :, None], column[:, None, :].conj(), alpha=-1)
+        free.scatter_(1, pivot[:, None], 0)
         L[:, :, k] = column
         pivots[:, k] = torch.where(going, pivot, n)
-        k += 1
-    return pivots[:, :k], L[:, :, :k]
+    return pivots, L

@@ -14,7 +14,8 @@ from torch import Tensor
 Integers = NDArray[np.int64]
 
 LARGEST = 2**25  # elements of a bucket's largest array
-_WASTE = 1.5  # as many elements as a bucket's lists hold may be padded to
+_WASTE = 1.2  # times the elements of its lists: what a bucket may be padded to
+_SMALL = 2**16  # elements: below, padding costs less than another bucket
 
 
 def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
@@ -55,16 +56,15 @@ def buckets(sizes: NDArray[Any], elements: NDArray[Any]) -> Iterator[Integers]:
 
     Args:
         sizes: Shape (b,), what is padded to the largest of a bucket.
-        elements: Shape (b,), of an array for each; padding may add half as many, and a bucket has at most `LARGEST`.
+        elements: Shape (b,), of an array for each; a bucket has at most `LARGEST`, padding included.
     """
-    order = np.lexsort((np.arange(len(sizes)), -elements, -sizes))
-    first, true = 0, 0.0
-    for i, b in enumerate(order):
-        most = int(elements[order[first : i + 1]].max())
-        padded = most * (i + 1 - first)
-        true += float(elements[b])
-        if i > first and (padded > max(_WASTE * true, 2**16) or padded > LARGEST):
+    order = np.lexsort((-elements, -sizes))
+    first, most, true = 0, 0, 0
+    for i, own in enumerate(elements[order].tolist()):
+        padded = max(most, own) * (i + 1 - first)
+        if i > first and (padded > max(_WASTE * (true + own), _SMALL) or padded > LARGEST):
             yield order[first:i]
-            first, true = i, float(elements[b])
+            first, most, true = i, 0, 0
+        most, true = max(most, own), true + own
     if len(order):
         yield order[first:]
