@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from devices import Answers, OnOneDevice
 from scipy.sparse import csr_array
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import H2Matrix, Strong, Weak, kernels
-from pipeline.hmatrix.batched import compression, elimination, interpolation, padding
 from pipeline.hmatrix.batched.coloring import colors, within_two_steps
 from pipeline.hmatrix.factor import factorize
 
@@ -174,39 +172,14 @@ def test_boxes_of_a_color_share_no_near_box_and_every_box_has_one():
         assert (near[color].sum(axis=0) <= 1).all()
 
 
-class OnOneDevice(TorchDispatchMode):
-    """No operation may mix tensors of two devices, not even those that torch would copy without a word."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        assert len({x.device for x in tensors}) <= 1, func
-        return func(*args, **(kwargs or {}))
-
-
-class Answers:
-    """What the host learned of numbers in one run, to be told again in another that computes none."""
-
-    def __init__(self, monkeypatch):
-        self.told, self.replay, self.real = [], None, padding.to_host
-        for module in (compression, elimination, interpolation):
-            monkeypatch.setattr(module, "to_host", self)
-
-    def __call__(self, values):
-        if self.replay is None:
-            self.told.append(self.real(values))
-            return self.told[-1]
-        assert values.device.type == "meta"
-        answer = next(self.replay)
-        assert answer.shape == tuple(values.shape)
-        return answer
-
-    def tell_again(self):
-        self.replay = iter(self.told)
-
-
 @pytest.mark.parametrize(
     ("kernel", "kind", "tolerance"),
-    [(COVARIANCE, "cholesky", 1e-6), (COVARIANCE, "cholesky", 1e-2), (WAVE, "ldlt", 1e-6), (SKEWED, "lu", 1e-6)],
+    [
+        (COVARIANCE, "cholesky", 1e-6),
+        (COVARIANCE, "cholesky", 1e-2),
+        (WAVE, "ldlt", 1e-6),
+        (SKEWED, "lu", 1e-6),
+    ],
 )
 def test_nothing_but_the_tree_and_a_few_answers_leaves_the_device(kernel, kind, tolerance, monkeypatch):
     """The meta device computes shapes alone, and refuses to be mixed with others or to give numbers away."""

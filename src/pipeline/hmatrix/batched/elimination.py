@@ -23,9 +23,10 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from pipeline.hmatrix.admissibility import Interactions
-from pipeline.hmatrix.batched.blocks import Entries, LevelMatrix
+from pipeline.hmatrix.batched.blocks import LevelMatrix
 from pipeline.hmatrix.batched.coloring import colors, within_two_steps
 from pipeline.hmatrix.batched.compression import BoxBases, FarField, compress
+from pipeline.hmatrix.batched.kernel import DeviceKernel
 from pipeline.hmatrix.batched.padding import Integers, buckets, ranges, to_device, to_host
 from pipeline.hmatrix.batched.steps import BatchedSteps, Elimination
 from pipeline.hmatrix.cluster import ClusterTree
@@ -62,17 +63,6 @@ class Problem:
     dense_end: int
     device: torch.device
     progress: Progress | None = None
-
-    def entries(self) -> Entries:
-        """Return the kernel on the device, evaluated in double precision; padding stands for any point."""
-        coordinates = to_device(self.tree.points, self.device)
-        last = len(coordinates) - 1
-
-        def evaluate(rows: Tensor, columns: Tensor) -> Tensor:
-            targets, sources = (coordinates[places.clamp(max=last)] for places in (rows, columns))
-            return self.kernel(targets, sources).to(self.computed)
-
-        return evaluate
 
 
 class _BrokenDown(Exception):
@@ -143,7 +133,14 @@ def _leaves(problem: Problem) -> LevelMatrix:
     diagonal = to_device(problem.diagonal, problem.device).to(problem.computed)
     points = torch.arange(tree.n_points + 1, device=problem.device)
     stored = within_two_steps(_near(problem, level))
-    return LevelMatrix(problem.entries(), diagonal, points, start, stored, symmetric=problem.kind != "lu")
+    return LevelMatrix(
+        DeviceKernel(problem.kernel, tree, tree, problem.computed, problem.device),
+        diagonal,
+        points,
+        start,
+        stored,
+        symmetric=problem.kind != "lu",
+    )
 
 
 def _merged(problem: Problem, below: LevelMatrix, level: int | None) -> LevelMatrix:
@@ -167,7 +164,7 @@ def _eliminate_level(problem: Problem, matrix: LevelMatrix, level: int) -> _Reco
     """Eliminate what is redundant in the boxes of a level, color by color."""
     near = _near(problem, level)
     first_box = int(problem.tree.level_start[level])
-    field = FarField(problem.tree, problem.lists.far, problem.sampling)
+    field = FarField(problem.tree, problem.tree, problem.lists.far, problem.sampling)
     present = matrix.size > 0
     recorded = _Recorded([], [], np.array([present.sum(), matrix.n_unknowns, 0], np.int32))
     for color in colors(within_two_steps(near), present):
