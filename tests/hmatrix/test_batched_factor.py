@@ -1,9 +1,9 @@
-"""Factorizations by color in batches against native ones and dense matrices, on the CPU."""
+"""Factorizations by color in batches against native ones and dense matrices, on a GPU if there is one."""
 
 import numpy as np
 import pytest
 import torch
-from devices import Answers, OnOneDevice
+from devices import BATCHES, Answers, OnOneDevice
 from scipy.sparse import csr_array
 
 from pipeline.errors import ConvergenceError
@@ -12,7 +12,6 @@ from pipeline.hmatrix.batched.coloring import colors, within_two_steps
 from pipeline.hmatrix.factor import factorize
 
 N = 900
-CPU = torch.device("cpu")
 COVARIANCE = kernels.Matern(nu=0.5, length_scale=0.2)
 SKEWED = kernels.Custom(lambda x, y: COVARIANCE(x, y) * (1 + 0.3 * x[..., :, None, 0]))
 WAVE = kernels.Helmholtz(wavenumber=3.0)
@@ -69,7 +68,7 @@ CASES = {
 def test_solve_and_determinant_match_the_dense_ones(name, kernel, diagonal, kind):
     points, b = points_of(name), right_hand_side()
     A = compressed(points, kernel, diagonal)
-    F = factorize(A, tolerance=1e-10, kind=kind, device=CPU)
+    F = factorize(A, tolerance=1e-10, kind=kind, device=BATCHES)
     matrix = dense(points, kernel, diagonal)
     assert len(F.levels) > 2
     assert relative(matrix @ F.solve(b), b) <= 1e-6
@@ -86,7 +85,9 @@ def test_solve_and_determinant_match_the_dense_ones(name, kernel, diagonal, kind
 def test_errors_ranks_and_bytes_are_those_of_the_native_factorization(rule, tolerance, kind):
     points, b = points_of("square"), right_hand_side()
     A = compressed(points, COVARIANCE, 0.1, admissibility=rule)
-    batched, native = (factorize(A, tolerance=tolerance, kind=kind, device=device) for device in (CPU, None))
+    batched, native = (
+        factorize(A, tolerance=tolerance, kind=kind, device=device) for device in (BATCHES, None)
+    )
     assert batched.computed == native.computed
     residuals = [relative(A @ F.solve(b), b) for F in (batched, native)]
     assert residuals[0] <= 1.5 * residuals[1]
@@ -100,7 +101,7 @@ def test_errors_ranks_and_bytes_are_those_of_the_native_factorization(rule, tole
 @pytest.mark.parametrize("n", [0, 1, 2, 15, 16, 17, 33])
 def test_awkward_sizes(n):
     points = points_of("square", n)
-    F = factorize(compressed(points, COVARIANCE, 0.5), device=CPU)
+    F = factorize(compressed(points, COVARIANCE, 0.5), device=BATCHES)
     matrix, b = dense(points, COVARIANCE, 0.5), np.arange(1.0, n + 1)
     np.testing.assert_allclose(F.solve(b), np.linalg.solve(matrix, b), rtol=1e-8)
     np.testing.assert_allclose(F.logdet(), np.linalg.slogdet(matrix)[1], atol=1e-8)
@@ -109,19 +110,19 @@ def test_awkward_sizes(n):
 
 def test_a_root_multiplies_to_the_matrix_and_samples_are_its_multiples_of_normal_vectors():
     points = points_of("square")
-    F = factorize(compressed(points, COVARIANCE, 0.1), device=CPU)
+    F = factorize(compressed(points, COVARIANCE, 0.1), device=BATCHES)
     root = F.multiply_root(np.eye(N))
     assert relative(root @ root.T, dense(points, COVARIANCE, 0.1)) <= 1e-6
     sample = F.sample(torch.Generator().manual_seed(0))
     normal = torch.randn(N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    np.testing.assert_allclose(sample.numpy(), root @ normal.numpy(), atol=1e-12)
+    np.testing.assert_allclose(sample.cpu().numpy(), root @ normal.numpy(), atol=1e-12)
 
 
 def test_single_precision_points_give_single_precision_solutions():
     points = points_of("square").astype(np.float32)
     A = compressed(points, COVARIANCE, 0.1, 1e-4)
     b = torch.from_numpy(right_hand_side()).float()
-    F = factorize(A, tolerance=1e-3, device=CPU)
+    F = factorize(A, tolerance=1e-3, device=BATCHES)
     x = F.solve(b)
     assert (x.dtype, F.computed) == (torch.float32, np.float32)
     assert relative((A @ x).numpy(), b.numpy()) <= 0.1
@@ -130,7 +131,7 @@ def test_single_precision_points_give_single_precision_solutions():
 def test_it_is_the_same_to_the_last_bit_every_time():
     A = compressed(points_of("square"), COVARIANCE, 0.1)
     b = right_hand_side()
-    first, second = (factorize(A, device=CPU).solve(b) for _ in range(2))
+    first, second = (factorize(A, device=BATCHES).solve(b) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
@@ -140,17 +141,17 @@ def test_what_fails_natively_fails_alike():
     A = compressed(points, COVARIANCE, 0.0, 1e-6)
     for kind, what in (("cholesky", "nugget"), ("lu", "singular")):
         with pytest.raises(ConvergenceError, match=what):
-            factorize(A, kind=kind, device=CPU)
+            factorize(A, kind=kind, device=BATCHES)
     with pytest.raises(ConvergenceError, match=r"the pivot -\d"):
-        factorize(A.add_diagonal(-5.0), kind="cholesky", device=CPU)
+        factorize(A.add_diagonal(-5.0), kind="cholesky", device=BATCHES)
     B = A.add_diagonal(1e-2)
-    assert relative(B @ factorize(B, device=CPU).solve(np.ones(N)), np.ones(N)) <= 1e-2
+    assert relative(B @ factorize(B, device=BATCHES).solve(np.ones(N)), np.ones(N)) <= 1e-2
 
 
 def test_a_matrix_without_kernel_is_not_eliminated_in_batches():
     A = compressed(points_of("square", 100), COVARIANCE, 0.1)
     with pytest.raises(ValueError, match="only a kernel's entries"):
-        factorize(A @ A, device=CPU)
+        factorize(A @ A, device=BATCHES)
 
 
 def test_boxes_of_a_color_share_no_near_box_and_every_box_has_one():
@@ -185,7 +186,7 @@ def test_nothing_but_the_tree_and_a_few_answers_leaves_the_device(kernel, kind, 
     """The meta device computes shapes alone, and refuses to be mixed with others or to give numbers away."""
     A = compressed(points_of("square", 400), kernel, 30.0, 1e-6)
     answers = Answers(monkeypatch)
-    expected = factorize(A, tolerance=tolerance, kind=kind, device=CPU)
+    expected = factorize(A, tolerance=tolerance, kind=kind, device=BATCHES)
     n_batches = sum(len(level.eliminations) for level in expected.levels)
     assert len(answers.told) <= 16 * n_batches
     answers.tell_again()

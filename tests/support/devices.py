@@ -1,4 +1,7 @@
-"""A device without numbers: torch's meta device computes shapes alone, so that a test can tell what leaves it."""
+"""Devices for what runs in batches: a GPU if there is one, and one without numbers.
+
+Torch's meta device computes shapes alone, so that a test can tell what leaves it.
+"""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -6,6 +9,8 @@ from torch.utils._pytree import tree_leaves
 
 from pipeline.hmatrix import compression as compression_of_matrices
 from pipeline.hmatrix.batched import build, compression, elimination, interpolation, kernel, padding
+
+BATCHES = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 _MODULES = (compression_of_matrices, build, compression, elimination, interpolation, kernel)
 

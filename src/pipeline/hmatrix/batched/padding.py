@@ -26,9 +26,9 @@ def to_host(values: Tensor) -> NDArray[Any]:
     return np.asarray(values.cpu().numpy())
 
 
-def ranges(start: NDArray[Any], counts: NDArray[Any], padding: int) -> Integers:
-    """Return rows start[b], ..., start[b] + counts[b] - 1, padded."""
-    step = np.arange(int(counts.max(initial=0)), dtype=np.int64)
+def ranges(start: NDArray[Any], counts: NDArray[Any], padding: int, width: int | None = None) -> Integers:
+    """Return rows start[b], ..., start[b] + counts[b] - 1, padded to the longest or a given width."""
+    step = np.arange(int(counts.max(initial=0)) if width is None else width, dtype=np.int64)
     return np.where(step < counts[:, None], start[:, None] + step, padding)
 
 
