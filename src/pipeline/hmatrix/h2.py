@@ -338,7 +338,7 @@ class H2Matrix:
         Raises:
             ConvergenceError: If the tolerance is not reached.
         """
-        from pipeline.hmatrix.factor import solve
+        from pipeline.hmatrix.preconditioned import solve
 
         return solve(self, b, tolerance=tolerance, factorization=factorization, max_iterations=max_iterations)
 
