@@ -7,7 +7,6 @@ its products with random vectors (`from_operator.py`); the result is a matrix wi
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -215,7 +214,7 @@ def _of_kernel(A: H2Matrix, kernel: Kernel, diagonal: NDArray[Any] | None, toler
         entries = A.correction.tocoo()
         i, j = A.rows.permutation[entries.coords[0]], A.columns.permutation[entries.coords[1]]
         result = result.add_sparse(i, j, entries.data)
-    return replace(result, diagonal_term=diagonal)
+    return result.with_diagonal_term(diagonal)
 
 
 def _sum(left: NDArray[Any] | None, right: NDArray[Any] | None) -> NDArray[Any] | None:

@@ -27,7 +27,7 @@ from pipeline.hmatrix.inputs import CPU, Progress, as_diagonal
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.skeleton import Basis
 from pipeline.hmatrix.threads import one_blas_thread
-from pipeline.hmatrix.vectors import Vectors, apply
+from pipeline.hmatrix.vectors import Vectors, apply, result_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -281,9 +281,12 @@ class H2Matrix:
         if added is None:
             return self
         added = added[self.rows.permutation]
-        return replace(
-            self, diagonal_term=added if self.diagonal_term is None else self.diagonal_term + added
-        )
+        return self.with_diagonal_term(added if self.diagonal_term is None else self.diagonal_term + added)
+
+    def with_diagonal_term(self, term: NDArray[Any] | None) -> "H2Matrix":
+        """Return the matrix with another `diagonal_term`; a complex one makes it complex."""
+        dtype = self.dtype if term is None else result_type(self.dtype, term.dtype)
+        return replace(self, diagonal_term=term, dtype=dtype)
 
     def add_sparse(self, i: NDArray[np.int64], j: NDArray[np.int64], values: NDArray[Any]) -> "H2Matrix":
         """Return A with values added to entries of its near field; see `correction.add_sparse`."""

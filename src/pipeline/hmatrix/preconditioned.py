@@ -12,7 +12,7 @@ from pipeline.hmatrix.factor import Factorization, factorize
 from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.inputs import require_tolerance
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
-from pipeline.hmatrix.vectors import Vectors
+from pipeline.hmatrix.vectors import Vectors, result_type
 
 logger = logging.getLogger("pipeline.hmatrix")
 
@@ -31,7 +31,11 @@ def solve(
 ) -> tuple[Vectors, SolveInfo]:
     """Do what `H2Matrix.solve` says."""
     require_tolerance(tolerance)
-    given = b if isinstance(b, torch.Tensor) else torch.from_numpy(np.asarray(b, dtype=A.dtype))
+    if isinstance(b, torch.Tensor):
+        given = b
+    else:
+        wanted = result_type(A.dtype, np.dtype(np.complex128)) if np.iscomplexobj(b) else A.dtype
+        given = torch.from_numpy(np.asarray(b, dtype=wanted))
     # Iterations stay where the matrix lives; vectors on a GPU stay there in any case.
     tensor = given if A.device.type == "cpu" else given.to(A.device)
 
