@@ -9,6 +9,7 @@ from scipy.sparse import csr_array
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import H2Matrix, Strong, Weak, kernels
 from pipeline.hmatrix.batched.coloring import colors, within_two_steps
+from pipeline.hmatrix.correction import is_near
 from pipeline.hmatrix.factor import factorize
 
 N = 900
@@ -146,6 +147,22 @@ def test_what_fails_natively_fails_alike():
         factorize(A.add_diagonal(-5.0), kind="cholesky", device=BATCHES)
     B = A.add_diagonal(1e-2)
     assert relative(B @ factorize(B, device=BATCHES).solve(np.ones(N)), np.ones(N)) <= 1e-2
+
+
+@pytest.mark.parametrize("kind", ["ldlt", "lu"])
+def test_sparse_corrections_are_eliminated_too(kind):
+    points = points_of("square")
+    A = compressed(points, COVARIANCE, 1.0)
+    i, j = np.nonzero(np.sqrt(((points[:, None] - points) ** 2).sum(axis=2)) < 0.02)
+    near = is_near(A, i, j)
+    i, j = i[near], j[near]
+    values = 0.1 * np.cos(i * j)
+    matrix = dense(points, COVARIANCE, 1.0)
+    np.add.at(matrix, (i, j), values)
+    F = factorize(A.add_sparse(i, j, values), tolerance=1e-10, kind=kind, device=BATCHES)
+    b = right_hand_side()
+    assert len(i) > N
+    assert relative(F.solve(b), np.linalg.solve(matrix, b)) <= 1e-6
 
 
 def test_a_matrix_without_kernel_is_not_eliminated_in_batches():

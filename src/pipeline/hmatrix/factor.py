@@ -233,7 +233,7 @@ def factorize(
         kind: "cholesky", "ldlt" (symmetric, not definite), "lu", or "auto": by what the kernel says of itself.
         progress: Told of the boxes done.
         device: Where batches of boxes are eliminated: the GPU that A lives on. Left out for a matrix on the CPU, boxes
-            are eliminated natively, and so are those of matrices without kernel or with sparse corrections anywhere.
+            are eliminated natively, and so are those of matrices without kernel anywhere.
 
     Raises:
         ConvergenceError: If Cholesky meets a pivot that is not positive even after tightening, or a pivot vanishes.
@@ -250,7 +250,7 @@ def factorize(
     diagonal = np.zeros(A.shape[0], computed) if A.diagonal_term is None else A.diagonal_term.astype(computed)
     notes: tuple[str, ...] = ()
     if device is None and A.device.type != "cpu":
-        if A.kernel is None or A.correction is not None:
+        if A.kernel is None:
             notes = (f"factorized on the CPU: entries of this matrix cannot be evaluated on {A.device}",)
             logger.info(notes[0])
         else:
@@ -306,8 +306,8 @@ def _in_batches(
     A: H2Matrix, kind: str, diagonal: NDArray[Any], progress: Progress | None, device: torch.device
 ) -> Attempt:
     """Return what eliminates color by color on a device."""
-    if A.kernel is None or A.correction is not None:
-        raise ValueError("only a kernel's entries, without sparse corrections, can be eliminated in batches")
+    if A.kernel is None:
+        raise ValueError("only a kernel's entries can be eliminated in batches")
     kernel = A.kernel
 
     def attempt(
@@ -316,7 +316,17 @@ def _in_batches(
         types = torch_dtype(working), torch_dtype(stored)
         return eliminate(
             Problem(
-                kernel, diagonal, A.rows, A.interactions, kind, *types, sampling, _DENSE_END, device, progress
+                kernel,
+                diagonal,
+                A.rows,
+                A.interactions,
+                kind,
+                *types,
+                sampling,
+                _DENSE_END,
+                device,
+                progress,
+                A.correction,
             )
         )
 

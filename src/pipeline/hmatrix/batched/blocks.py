@@ -8,6 +8,7 @@ and one for what nobody wants to be written. So blocks of any shape are gathered
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -190,6 +191,16 @@ class LevelMatrix:
             for of_box in (base, row + column)
         ]
         self.values[spread[0] + spread[1] * self._local[:-1]] += self.diagonal[self.points[:-1]]
+
+    def add(self, rows: Integers, columns: Integers, values: NDArray[Any]) -> None:
+        """Add numbers to entries, none of them twice, of pairs of boxes that have a block."""
+        boxes = [np.searchsorted(self.start, index, side="right") - 1 for index in (rows, columns)]
+        pairs = self.pairs(*boxes)
+        assert (pairs < len(self._keys)).all()
+        base, row, column = self._writing[:, to_device(pairs, self.device)]
+        i, j = (self._local[to_device(index, self.device)] for index in (rows, columns))
+        self.values[base + row * i + column * j] += to_device(values, self.device).to(self.values.dtype)
+        self.touch(pairs)
 
     def take_over(self, below: "LevelMatrix", parent: Integers) -> None:
         """Take what updates have changed between what is left of the boxes below, from left to right.

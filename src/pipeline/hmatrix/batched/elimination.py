@@ -50,6 +50,7 @@ class Problem:
         dense_end: Unknowns that are left to one dense factorization.
         device: Where.
         progress: Told of the boxes done.
+        correction: Sparse entries of near blocks, in tree order, beyond the kernel's.
     """
 
     kernel: Kernel
@@ -63,6 +64,7 @@ class Problem:
     dense_end: int
     device: torch.device
     progress: Progress | None = None
+    correction: csr_array | None = None
 
 
 class _BrokenDown(Exception):
@@ -133,14 +135,13 @@ def _leaves(problem: Problem) -> LevelMatrix:
     diagonal = to_device(problem.diagonal, problem.device).to(problem.computed)
     points = torch.arange(tree.n_points + 1, device=problem.device)
     stored = within_two_steps(_near(problem, level))
-    return LevelMatrix(
-        DeviceKernel(problem.kernel, tree, tree, problem.computed, problem.device),
-        diagonal,
-        points,
-        start,
-        stored,
-        symmetric=problem.kind != "lu",
-    )
+    entries = DeviceKernel(problem.kernel, tree, tree, problem.computed, problem.device)
+    matrix = LevelMatrix(entries, diagonal, points, start, stored, symmetric=problem.kind != "lu")
+    if problem.correction is not None:
+        added = problem.correction.tocoo()
+        rows, columns = (index.astype(np.int64) for index in added.coords)
+        matrix.add(rows, columns, added.data)
+    return matrix
 
 
 def _merged(problem: Problem, below: LevelMatrix, level: int | None) -> LevelMatrix:
