@@ -97,7 +97,8 @@ class H2Matrix:
         """Compress the matrix k(points[i], points[j]) + diagonal, or k(points[i], sources[j]).
 
         Args:
-            points: Shape (n, d), any dimension and distribution.
+            points: Shape (n, d), any dimension and distribution. The matrix is as precise as they are, and is
+                compressed and factorized on their device.
             kernel: Called on blocks where it has no closed form known to the native loops.
             diagonal: Number or shape (n,), added to the diagonal: a nugget, or the self term of a singular kernel.
             tolerance: Relative 2-norm error of a product with random vectors, which sampled exact rows check.

@@ -63,6 +63,16 @@ class BoxBases:
     T: Tensor
     rank: Integers
 
+    def part(self, which: Integers, n: Integers) -> "BoxBases":
+        """Return those of some boxes, of n unknowns each, without the padding that only others need."""
+        index, rank = to_device(which, self.T.device), self.rank[which]
+        k, d = int(rank.max(initial=0)), int((n[which] - rank).max(initial=0))
+        skeletons, redundant = (
+            Unknowns(unknowns.part[index, :width], unknowns.index[index, :width])
+            for unknowns, width in ((self.skeletons, k), (self.redundant, d))
+        )
+        return BoxBases(skeletons, redundant, self.T[index, :k, :d], rank)
+
 
 def compress(
     matrix: LevelMatrix, boxes: Integers, near: Integers, field: FarField, first_box: int

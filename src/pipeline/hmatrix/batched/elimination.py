@@ -171,13 +171,16 @@ def _eliminate_level(problem: Problem, matrix: LevelMatrix, level: int) -> _Reco
     for color in colors(within_two_steps(near), present):
         parts = ranges(near.indptr[color], np.diff(near.indptr)[color], -1)
         parts = np.where(parts >= 0, near.indices[parts], -1)
-        width = np.where(parts >= 0, matrix.size[parts], 0).sum(axis=1)
-        groups = list(buckets(width, width**2))
+        n, width = matrix.size[color], np.where(parts >= 0, matrix.size[parts], 0).sum(axis=1)
+        groups = list(buckets(n, n * (int(field.sampling.rows) + width)))
         # All of a color are compressed before any is eliminated.
         bases = [compress(matrix, color[group], parts[group], field, first_box) for group in groups]
         for group, basis in zip(groups, bases, strict=True):
-            others = np.where(parts[group] == color[group, None], -1, parts[group])
-            _eliminate_bucket(problem, matrix, color[group], others, basis, recorded)
+            outer = width[group] - n[group] + basis.rank
+            for bucket in buckets(outer, outer**2):
+                boxes, near_boxes = color[group[bucket]], parts[group[bucket]]
+                others = np.where(near_boxes == boxes[:, None], -1, near_boxes)
+                _eliminate_bucket(problem, matrix, boxes, others, basis.part(bucket, n[group]), recorded)
         recorded.table[2] += sum(int(basis.rank.sum()) for basis in bases)
         if problem.progress is not None:
             problem.progress(first_box, problem.tree.n_boxes)
