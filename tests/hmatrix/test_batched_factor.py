@@ -137,6 +137,13 @@ def test_it_is_the_same_to_the_last_bit_every_time():
     np.testing.assert_array_equal(first, second)
 
 
+def test_progress_is_told_from_the_leaves_to_the_end():
+    A, told = compressed(points_of("square"), COVARIANCE, 0.1), []
+    factorize(A, device=BATCHES, progress=lambda *state: told.append(state))
+    assert told == sorted(told)
+    assert told[-1] == (A.rows.n_boxes, A.rows.n_boxes)
+
+
 def test_what_fails_natively_fails_alike():
     points = points_of("square")
     points[-3:] = points[:3]

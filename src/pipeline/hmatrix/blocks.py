@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.skeleton import Basis
+from pipeline.hmatrix.threads import n_threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,4 +100,4 @@ def evaluate_blocks(
     first, second = pairs
     sizes = np.diff(rows[0])[first] * np.diff(columns[0])[second]
     start = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-    return Blocks(first, second, start, evaluate(matrix, *rows, *columns, first, second))
+    return Blocks(first, second, start, evaluate(matrix, *rows, *columns, first, second, n_threads()))

@@ -282,7 +282,9 @@ class _Native:
         evaluate = getattr(_native, f"evaluate_blocks_{self.computed.name}")
         zero, n = np.zeros(1, np.int32), self.columns.n_points
         whole = np.arange(n, dtype=np.int32)
-        flat = evaluate(self.matrix, np.array([0, len(chosen)]), chosen, np.array([0, n]), whole, zero, zero)
+        flat = evaluate(
+            self.matrix, np.array([0, len(chosen)]), chosen, np.array([0, n]), whole, zero, zero, 1
+        )
         return np.asarray(flat).reshape(n, len(chosen)).T
 
 

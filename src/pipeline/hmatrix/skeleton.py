@@ -29,6 +29,7 @@ from pipeline.hmatrix import _native
 from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.inputs import Progress
+from pipeline.hmatrix.threads import n_threads
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def nested_basis(
     build = getattr(_native, f"build_basis_{computed.name}")
     rank, skeletons, order, values, seconds, largest = build(
         matrix, own.native, other.native, far.start, far.boxes, transposed, sampling.budget, sampling.rows,
-        sampling.largest_box, progress,
+        sampling.largest_box, progress, n_threads(),
     )  # fmt: skip
     require_compressible(largest <= sampling.largest_box)
     order_start = _starts(unknowns(own, rank))

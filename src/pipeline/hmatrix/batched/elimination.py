@@ -168,6 +168,7 @@ def _eliminate_level(problem: Problem, matrix: LevelMatrix, level: int) -> _Reco
     field = FarField(problem.tree, problem.tree, problem.lists.far, problem.sampling)
     present = matrix.size > 0
     recorded = _Recorded([], [], np.array([present.sum(), matrix.n_unknowns, 0], np.int32))
+    done = problem.tree.n_boxes - int(problem.tree.level_start[level + 1])
     for color in colors(within_two_steps(near), present):
         parts = ranges(near.indptr[color], np.diff(near.indptr)[color], -1)
         parts = np.where(parts >= 0, near.indices[parts], -1)
@@ -182,8 +183,9 @@ def _eliminate_level(problem: Problem, matrix: LevelMatrix, level: int) -> _Reco
                 others = np.where(near_boxes == boxes[:, None], -1, near_boxes)
                 _eliminate_bucket(problem, matrix, boxes, others, basis.part(bucket, n[group]), recorded)
         recorded.table[2] += sum(int(basis.rank.sum()) for basis in bases)
+        done += len(color)
         if problem.progress is not None:
-            problem.progress(first_box, problem.tree.n_boxes)
+            problem.progress(done, problem.tree.n_boxes)
     return recorded
 
 
