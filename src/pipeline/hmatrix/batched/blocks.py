@@ -88,29 +88,18 @@ class LevelMatrix:
     def _number_places(self) -> int:
         """Lay out the blocks, and return how many entries they have."""
         m, n = self.size[self.first], self.size[self.second]
-        own = (self.first <= self.second) | (not self.symmetric)
-        ends = np.cumsum(np.where(own, m * n, 0))
-        base = ends - m * n
-        mirror = self.pairs(self.second, self.first)
-        zero = int(ends[-1]) if len(ends) else 0
-        self._own = own
-
-        def table(where: NDArray[np.bool_], otherwise: int, flipped: bool) -> Tensor:
-            there = base[mirror] if flipped else base
-            columns = (
-                np.where(own, base, there),
-                np.where(own, n, 1 if flipped else 0),
-                np.where(own, 1, m if flipped else 0),
-            )
-            rows = [
-                np.append(np.where(where, column, fill), fill)
-                for column, fill in zip(columns, (otherwise, 0, 0), strict=True)
-            ]
-            return to_device(np.stack(rows), self.device)
-
-        self._reading = table(np.ones_like(own), zero, flipped=self.symmetric)
-        self._writing = table(own, zero + 1, flipped=False)
-        return zero
+        self._own = (self.first <= self.second) | (not self.symmetric)
+        ends = np.cumsum(np.where(self._own, m * n, 0))
+        base, one = ends - m * n, np.ones_like(m)
+        total = int(ends[-1]) if len(ends) else 0
+        own = np.stack([base, n, one])
+        mirrored = np.stack([base[self.pairs(self.second, self.first)], one, m])
+        zero, unwanted = (np.array([[total + i], [0], [0]]) for i in (0, 1))
+        self._reading, self._writing = (
+            to_device(np.append(np.where(self._own, own, others), padding, axis=1), self.device)
+            for others, padding in ((mirrored, zero), (unwanted, unwanted))
+        )
+        return total
 
     def pairs(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> Integers:
         """Return the pairs of boxes, any shape; of boxes that have no block, or are -1, the last."""
@@ -169,6 +158,12 @@ class LevelMatrix:
         """Subtract blocks, of which no two may share a pair."""
         places = self._places(self._writing, pairs, rows, columns)
         self.values[places] = self.values[places].sub_(blocks)
+
+    def left(self) -> Tensor:
+        """Return the places of all unknowns that are left, box by box, and of padding."""
+        first = np.cumsum(self.size) - self.size
+        slots = np.repeat(self.start[:-1] - first, self.size) + np.arange(int(self.size.sum()))
+        return self.points[self.alive[to_device(np.append(slots, self.n_unknowns), self.device)]]
 
     def keep(self, boxes: Integers, counts: Integers, kept: Unknowns) -> None:
         """Leave boxes with counts[b] unknowns, the first of `kept`."""

@@ -154,9 +154,9 @@ def _merged(problem: Problem, below: LevelMatrix, level: int | None) -> LevelMat
     pairs = parent[below.first[changed]], parent[below.second[changed]]
     stored = csr_array((np.ones(len(pairs[0]), np.int64), pairs), shape=(n_parents, n_parents))
     stored = stored + (within_two_steps(_near(problem, level - 1)) if level else csr_array([[1]]))
-    left = below.unknowns(np.arange(below.n_boxes)[None, :]).index[0]
-    points = torch.cat([below.points[left], below.points[-1:]])
-    matrix = LevelMatrix(below.entries, below.diagonal, points, start, stored, symmetric=below.symmetric)
+    matrix = LevelMatrix(
+        below.entries, below.diagonal, below.left(), start, stored, symmetric=below.symmetric
+    )
     matrix.take_over(below, parent)
     return matrix
 
