@@ -4,6 +4,8 @@ The problems: `square` and `cube` are exp(-r / 0.1) on uniform points with nugge
 points with diagonal sqrt(n). Residuals are those of exactly evaluated rows. hmat-oss comes from Debian
 (apt-get install libhmat-oss-dev libopenblas-dev); without it, its columns say so. SciPy's OpenBLAS and Debian's both
 choose their kernels by the processor: what the shell's OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE say is left out.
+The last case races a GPU with one core; where torch finds none, it says so and records nothing
+(`python benchmarks/hmatrix.py --only "a GPU*"` runs it alone).
 """
 
 import os
@@ -257,6 +259,37 @@ def algebra(run: Run) -> None:
             run.record(Quantity("time", "s"), ours=taken, part=f"{name} {n}")
         exponent = float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
         run.record(EXPONENT, ours=exponent, part=name, goal=Goal.ours(1.2))
+
+
+@bench.case("a GPU beside one core")
+def gpu(run: Run) -> None:
+    """The square by direct solution, the cube by a loose factorization before conjugate gradients."""
+    if not torch.cuda.is_available():
+        print("skipped: torch finds no GPU on this machine")
+        return
+    race_devices(run, torch.device("cuda"))
+
+
+def race_devices(run: Run, device: torch.device) -> None:
+    """Compress, factorize and solve where the points are: on a device, and on one core."""
+
+    def solve(problem: Problem, where: torch.device) -> NDArray[np.float64]:
+        points, b = (torch.from_numpy(array).to(where) for array in (problem.points, problem.b))
+        matrix = H2Matrix.from_kernel(points, problem.kernel, diagonal=problem.diagonal, tolerance=TOLERANCE)
+        x = matrix.solve(b, TOLERANCE)[0] if matrix.rows.fills_space else matrix.factorize(TOLERANCE).solve(b)
+        return x.cpu().numpy()
+
+    solve(exponential("uniform_square", 2048), device)  # libraries load themselves at their first call
+    for name in ("uniform_square", "cube"):
+        problem = exponential(name, 2048 if run.quick else 262144)
+        with threadpool_limits(1):
+            seconds, x = clock(lambda p=problem: solve(p, device))
+            one_core, exact = clock(lambda p=problem: solve(p, torch.device("cpu")))
+        part = f"{name} {len(problem.points)}"
+        run.record(SECONDS, ours=seconds, peer=one_core, peer_name="one core", goal=Goal.ratio(10), part=part)
+        run.record(
+            RESIDUAL, ours=problem.residual(x), peer=problem.residual(exact), peer_name="one core", part=part
+        )
 
 
 if __name__ == "__main__":

@@ -334,3 +334,40 @@ def test_an_exception_out_of_progress_ends_the_work():
 
     with pytest.raises(KeyboardInterrupt):
         H2Matrix.from_kernel(np.random.default_rng(0).random((300, 2)), kernels.Matern(), progress=stop)
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_threads_do_not_change_a_bit(three_threads):
+    for kernel in (kernels.Matern(), kernels.Helmholtz(wavenumber=3.0)):
+        points, matrices = np.random.default_rng(0).random((900, 3)), []
+        for threads in (3, 1):
+            torch.set_num_threads(threads)
+            matrices.append(H2Matrix.from_kernel(points, kernel, leaf_size=16))
+        for name in ("near", "far", "row_basis"):
+            np.testing.assert_array_equal(*(getattr(A, name).values for A in matrices))
+
+
+def test_an_exception_out_of_progress_stops_all_threads(three_threads):
+    def stop(done, total):
+        raise InterruptedError("enough")
+
+    with pytest.raises(InterruptedError, match="enough"):
+        H2Matrix.from_kernel(np.random.default_rng(0).random((2000, 2)), kernels.Matern(), progress=stop)
+
+
+def test_threads_tell_their_progress_to_the_end(three_threads):
+    told = []
+    A = H2Matrix.from_kernel(
+        np.random.default_rng(0).random((2000, 2)),
+        kernels.Matern(),
+        progress=lambda *state: told.append(state),
+    )
+    assert told == sorted(told)
+    assert told[-1] == (A.rows.n_boxes, A.rows.n_boxes)

@@ -37,6 +37,15 @@ class KernelMatrix:
         transposed_values: NDArray[np.complex128],
     ) -> None: ...
 
+def sample_far(
+    own: Tree,
+    other: Tree,
+    far_start: NDArray[np.int64],
+    far_boxes: NDArray[np.int32],
+    boxes: NDArray[np.int32],
+    rows: float,
+    round: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64], NDArray[np.uint8]]: ...
 def bisect(points: NDArray[np.float64], depth: int) -> NDArray[np.int32]: ...
 def symmetric_means(
     targets: NDArray[np.float64],

@@ -7,11 +7,12 @@ its products with random vectors (`from_operator.py`); the result is a matrix wi
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix.compression import exact_product, sampled_rows
@@ -48,7 +49,7 @@ def add(A: H2Matrix, B: H2Matrix, *, tolerance: float | None = None) -> H2Matrix
     def transposed(X: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(A.product_transposed(X) + B.product_transposed(X))
 
-    return from_operator(
+    result = from_operator(
         A.rows,
         lambda X: A @ X + B @ X,
         product_transposed=None if symmetric else transposed,
@@ -56,6 +57,7 @@ def add(A: H2Matrix, B: H2Matrix, *, tolerance: float | None = None) -> H2Matrix
         tolerance=tolerance,
         admissibility=A.admissibility,
     )
+    return result.to(A.device)
 
 
 def multiply(A: H2Matrix, B: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
@@ -73,7 +75,7 @@ def multiply(A: H2Matrix, B: H2Matrix, *, tolerance: float | None = None) -> H2M
     def transposed(X: NDArray[Any]) -> NDArray[Any]:
         return right.product_transposed(left.product_transposed(X))
 
-    return from_operator(
+    result = from_operator(
         A.rows,
         lambda X: left @ (right @ X),
         # A square of a symmetric matrix is symmetric, and half the work.
@@ -83,6 +85,7 @@ def multiply(A: H2Matrix, B: H2Matrix, *, tolerance: float | None = None) -> H2M
         tolerance=tolerance,
         admissibility=A.admissibility,
     )
+    return result.to(A.device)
 
 
 def _noiseless(A: H2Matrix, tolerance: float) -> H2Matrix:
@@ -109,13 +112,14 @@ def inverse(A: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
     """
     tolerance = tolerance or A.tolerance
     solves = _exact_solves(A, tolerance) or _refined_solves(A, tolerance)
-    return from_operator(
+    result = from_operator(
         A.rows,
         solves[0],
         product_transposed=None if A.is_symmetric else solves[1],
         tolerance=tolerance,
         admissibility=A.admissibility,
     )
+    return result.to(A.device)
 
 
 def _exact_solves(A: H2Matrix, tolerance: float) -> tuple[Map, Map] | None:
@@ -176,7 +180,7 @@ def recompress(A: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
     tolerance = tolerance or A.tolerance
     if A.kernel is not None:
         return _of_kernel(A, A.kernel, A.diagonal_term, tolerance)
-    return from_operator(
+    result = from_operator(
         A.rows,
         A.__matmul__,
         product_transposed=None if A.is_symmetric else A.product_transposed,
@@ -184,17 +188,17 @@ def recompress(A: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
         tolerance=tolerance,
         admissibility=A.admissibility,
     )
+    return result.to(A.device)
 
 
 def _of_kernel(A: H2Matrix, kernel: Kernel, diagonal: NDArray[Any] | None, tolerance: float) -> H2Matrix:
     """Compress a kernel over A's points, with A's correction and a diagonal term in tree order."""
 
-    def in_order(tree: Any) -> NDArray[Any]:
+    def in_order(tree: Any) -> Tensor:
         points = np.empty_like(tree.points)
         points[tree.permutation] = tree.points
-        return np.asarray(
-            points, dtype=np.float32 if A.dtype.name in ("float32", "complex64") else np.float64
-        )
+        narrow = A.dtype.name in ("float32", "complex64")
+        return torch.from_numpy(points).to(A.device, torch.float32 if narrow else torch.float64)
 
     leaves = A.rows.level(A.rows.n_levels - 1)
     leaf_size = int((A.rows.stop - A.rows.start)[leaves.start :].max(initial=1))
@@ -210,7 +214,7 @@ def _of_kernel(A: H2Matrix, kernel: Kernel, diagonal: NDArray[Any] | None, toler
         entries = A.correction.tocoo()
         i, j = A.rows.permutation[entries.coords[0]], A.columns.permutation[entries.coords[1]]
         result = result.add_sparse(i, j, entries.data)
-    return replace(result, diagonal_term=diagonal)
+    return result.with_diagonal_term(diagonal)
 
 
 def _sum(left: NDArray[Any] | None, right: NDArray[Any] | None) -> NDArray[Any] | None:

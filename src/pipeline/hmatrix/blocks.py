@@ -1,5 +1,6 @@
 """Dense blocks of pairs of boxes, flat: the near field, and the couplings of skeletons."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.skeleton import Basis
+from pipeline.hmatrix.threads import n_threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,53 +53,51 @@ class Blocks:
         )
 
 
+Places = tuple[NDArray[np.int64], Ints]  # lists of places in tree order, one for each box: (start, places)
+Evaluate = Callable[[Places, Places, tuple[Ints, Ints], np.dtype[Any]], Blocks]
+
+
 def near_blocks(
-    matrix: "_native.KernelMatrix",
+    evaluate: Evaluate,
     rows: ClusterTree,
     columns: ClusterTree,
     pairs: tuple[Ints, Ints],
     stored: np.dtype[Any],
 ) -> Blocks:
     """Evaluate the blocks of leaf pairs."""
-    return _evaluate(matrix, _points(rows), _points(columns), pairs, stored)
+    return evaluate(_points(rows), _points(columns), pairs, stored)
 
 
 def coupling_blocks(
-    matrix: "_native.KernelMatrix",
+    evaluate: Evaluate,
     rows: Basis,
     columns: Basis,
     pairs: tuple[Ints, Ints],
     stored: np.dtype[Any],
 ) -> Blocks:
     """Evaluate the blocks between the skeletons of far pairs."""
-    return _evaluate(
-        matrix,
-        (rows.skeleton_start, rows.skeletons),
-        (columns.skeleton_start, columns.skeletons),
-        pairs,
-        stored,
+    return evaluate(
+        (rows.skeleton_start, rows.skeletons), (columns.skeleton_start, columns.skeletons), pairs, stored
     )
 
 
-_Places = tuple[NDArray[np.int64], Ints]
-
-
-def _points(tree: ClusterTree) -> _Places:
+def _points(tree: ClusterTree) -> Places:
     """Return the points of the leaves as lists of all boxes, empty for those above."""
     counts = np.where(tree.first_child < 0, tree.stop - tree.start, 0)
     start = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     return start, np.arange(tree.n_points, dtype=np.int32)
 
 
-def _evaluate(
+def evaluate_blocks(
     matrix: "_native.KernelMatrix",
-    rows: _Places,
-    columns: _Places,
+    rows: Places,
+    columns: Places,
     pairs: tuple[Ints, Ints],
     stored: np.dtype[Any],
 ) -> Blocks:
+    """Evaluate the blocks of pairs of boxes natively."""
     evaluate = getattr(_native, f"evaluate_blocks_{stored.name}")
     first, second = pairs
     sizes = np.diff(rows[0])[first] * np.diff(columns[0])[second]
     start = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-    return Blocks(first, second, start, evaluate(matrix, *rows, *columns, first, second))
+    return Blocks(first, second, start, evaluate(matrix, *rows, *columns, first, second, n_threads()))

@@ -2,30 +2,45 @@
 
 import logging
 import math
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import _native
-from pipeline.hmatrix.admissibility import Admissibility, Interactions, Strong, Weak, interactions, pairs_of
-from pipeline.hmatrix.blocks import coupling_blocks, near_blocks
-from pipeline.hmatrix.cluster import ClusterTree, build_tree, n_halvings, whole_levels
+from pipeline.hmatrix.admissibility import (
+    Admissibility,
+    Interactions,
+    Lists,
+    Strong,
+    Weak,
+    interactions,
+    pairs_of,
+)
+from pipeline.hmatrix.batched.build import DeviceSource
+from pipeline.hmatrix.batched.kernel import DeviceKernel
+from pipeline.hmatrix.batched.padding import to_device, to_host
+from pipeline.hmatrix.blocks import Blocks, Places, coupling_blocks, evaluate_blocks, near_blocks
+from pipeline.hmatrix.cluster import ClusterTree, Ints, build_tree, n_halvings, whole_levels
 from pipeline.hmatrix.entries import kernel_matrix, length_scales
 from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.inputs import (
+    CPU,
     Progress,
     as_diagonal,
     as_points,
     dtype_of,
     require_nugget,
     require_tolerance,
+    torch_dtype,
 )
 from pipeline.hmatrix.kernels import Kernel
-from pipeline.hmatrix.skeleton import Sampling, nested_basis
+from pipeline.hmatrix.skeleton import Basis, Sampling, nested_basis
 from pipeline.hmatrix.structure import log_levels
 from pipeline.hmatrix.threads import one_blas_thread
 
@@ -52,8 +67,14 @@ def compress_kernel(
     leaf_size: int | None,
     admissibility: Admissibility | None,
     progress: Progress | None = None,
+    device: torch.device | None = None,
 ) -> H2Matrix:
-    """Do what `H2Matrix.from_kernel` says."""
+    """Do what `H2Matrix.from_kernel` says.
+
+    On the device of the points, if that is no CPU, boxes are compressed in batches; `device` says so of any.
+    """
+    if device is None and isinstance(points, Tensor) and points.device.type != "cpu":
+        device = points.device
     require_tolerance(tolerance)
     if leaf_size is not None and leaf_size < 1:
         raise ValueError(f"leaf_size must be at least 1, not {leaf_size}")
@@ -74,7 +95,7 @@ def compress_kernel(
     with one_blas_thread():
         return _compress(
             kernel, rows, columns, admissibility, lists, tolerance, dtype,
-            None if term is None else term[rows.permutation], notes, progress,
+            None if term is None else term[rows.permutation], notes, progress, device,
         )  # fmt: skip
 
 
@@ -153,43 +174,37 @@ def _compress(
     term: NDArray[Any] | None,
     notes: tuple[str, ...],
     progress: Progress | None,
+    device: torch.device | None,
 ) -> H2Matrix:
-    matrix = kernel_matrix(kernel, rows, columns)
     computed = np.dtype(np.complex128 if kernel.is_complex else np.float64)
     narrow = tolerance >= _SINGLE_SUFFICES or dtype.name in ("float32", "complex64")
     stored = (
         np.dtype({"float64": "float32", "complex128": "complex64"}[computed.name]) if narrow else computed
     )
+    source = _source(kernel, rows, columns, computed, device)
     mirrored = kernel.symmetric and rows is columns
     leaves = int(rows.level_start[-2])
     first, second = pairs_of(lists.near, mirrored=mirrored)
     of_leaves = first >= leaves
-    near = near_blocks(matrix, rows, columns, (first[of_leaves], second[of_leaves]), stored)
+    near = near_blocks(source.blocks, rows, columns, (first[of_leaves], second[of_leaves]), stored)
     far_pairs = pairs_of(lists.far, mirrored=mirrored)
-    norm = _norm(matrix, rows, columns, computed, term)
+    norm = _norm(source, rows, term)
 
     sampling = Sampling.for_tolerance(_SHARE * tolerance, norm, rows.n_boxes)
     reached = np.inf
     for attempt in range(_ATTEMPTS):
-        column_basis = nested_basis(
-            matrix,
-            columns,
-            rows,
-            lists.far_columns,
-            sampling,
-            transposed=False,
-            computed=computed,
-            stored=stored,
-            progress=progress,
+        column_basis = source.basis(
+            lists.far_columns, sampling, transposed=False, stored=stored, progress=progress
         )
-        row_basis = column_basis if mirrored else nested_basis(
-            matrix, rows, columns, lists.far, sampling, transposed=True, computed=computed, stored=stored,
-            progress=progress,
-        )  # fmt: skip
+        row_basis = (
+            column_basis
+            if mirrored
+            else source.basis(lists.far, sampling, transposed=True, stored=stored, progress=progress)
+        )
         result = H2Matrix(
             rows, columns, row_basis, column_basis, near,
-            coupling_blocks(matrix, row_basis, column_basis, far_pairs, stored),
-            mirrored, term, kernel, tolerance, norm, admissibility, lists, dtype, notes,
+            coupling_blocks(source.blocks, row_basis, column_basis, far_pairs, stored),
+            mirrored, term, kernel, tolerance, norm, admissibility, lists, dtype, notes, device=device or CPU,
         )  # fmt: skip
         if len(far_pairs[0]) == 0:
             break
@@ -213,32 +228,87 @@ def _compress(
     return result
 
 
-def _norm(
-    matrix: "_native.KernelMatrix",
+class _Source(Protocol):
+    """Where a matrix's entries and bases come from."""
+
+    def blocks(
+        self, rows: Places, columns: Places, pairs: tuple[Ints, Ints], stored: np.dtype[Any]
+    ) -> Blocks: ...
+
+    def basis(
+        self,
+        far: Lists,
+        sampling: Sampling,
+        *,
+        transposed: bool,
+        stored: np.dtype[Any],
+        progress: Progress | None,
+    ) -> Basis: ...
+
+    def exact_rows(self, chosen: NDArray[np.int32]) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Native:
+    """Box by box on the CPU."""
+
+    matrix: "_native.KernelMatrix"
+    rows: ClusterTree
+    columns: ClusterTree
+    computed: np.dtype[Any]
+
+    def blocks(
+        self, rows: Places, columns: Places, pairs: tuple[Ints, Ints], stored: np.dtype[Any]
+    ) -> Blocks:
+        return evaluate_blocks(self.matrix, rows, columns, pairs, stored)
+
+    def basis(
+        self,
+        far: Lists,
+        sampling: Sampling,
+        *,
+        transposed: bool,
+        stored: np.dtype[Any],
+        progress: Progress | None,
+    ) -> Basis:
+        own, other = (self.rows, self.columns) if transposed else (self.columns, self.rows)
+        return nested_basis(
+            self.matrix, own, other, far, sampling,
+            transposed=transposed, computed=self.computed, stored=stored, progress=progress,
+        )  # fmt: skip
+
+    def exact_rows(self, chosen: NDArray[np.int32]) -> NDArray[Any]:
+        """Return rows of the kernel matrix, in tree order, shape (rows, columns)."""
+        evaluate = getattr(_native, f"evaluate_blocks_{self.computed.name}")
+        zero, n = np.zeros(1, np.int32), self.columns.n_points
+        whole = np.arange(n, dtype=np.int32)
+        flat = evaluate(
+            self.matrix, np.array([0, len(chosen)]), chosen, np.array([0, n]), whole, zero, zero, 1
+        )
+        return np.asarray(flat).reshape(n, len(chosen)).T
+
+
+def _source(
+    kernel: Kernel,
     rows: ClusterTree,
     columns: ClusterTree,
     computed: np.dtype[Any],
-    term: NDArray[Any] | None,
-) -> float:
+    device: torch.device | None,
+    correction: csr_array | None = None,
+) -> _Source:
+    if device is None or correction is not None:
+        return _Native(kernel_matrix(kernel, rows, columns, correction), rows, columns, computed)
+    return DeviceSource(DeviceKernel(kernel, rows, columns, torch_dtype(computed), device))
+
+
+def _norm(source: _Source, rows: ClusterTree, term: NDArray[Any] | None) -> float:
     """Estimate the Frobenius norm from evenly spread exact rows."""
     n = rows.n_points
     chosen = np.unique(np.linspace(0, n - 1, min(n, 64)).astype(np.int32)) if n else np.zeros(0, np.int32)
-    block = exact_rows(matrix, chosen, columns, computed)
-    squares = float((np.abs(block) ** 2).sum()) * n / max(len(chosen), 1)
+    squares = float((np.abs(source.exact_rows(chosen)) ** 2).sum()) * n / max(len(chosen), 1)
     if term is not None:
         squares += float((np.abs(term) ** 2).sum())
     return float(np.sqrt(squares))
-
-
-def exact_rows(
-    matrix: "_native.KernelMatrix", chosen: NDArray[np.int32], columns: ClusterTree, computed: np.dtype[Any]
-) -> NDArray[Any]:
-    """Return rows of the kernel matrix, in tree order, shape (rows, columns)."""
-    evaluate = getattr(_native, f"evaluate_blocks_{computed.name}")
-    zero = np.zeros(1, np.int32)
-    whole = np.arange(columns.n_points, dtype=np.int32)
-    flat = evaluate(matrix, np.array([0, len(chosen)]), chosen, np.array([0, len(whole)]), whole, zero, zero)
-    return np.asarray(flat).reshape(columns.n_points, len(chosen)).T
 
 
 def sampled_error(A: H2Matrix, *, seed: int, n_rows: int | None = None, n_vectors: int) -> float:
@@ -251,7 +321,7 @@ def sampled_error(A: H2Matrix, *, seed: int, n_rows: int | None = None, n_vector
     chosen = sampled_rows(A, generator, n_rows)
     X = generator.standard_normal((A.shape[1], n_vectors))
     exact = exact_product(A, chosen, X)
-    found = (A @ X)[A.rows.permutation[chosen]]
+    found = to_host(A @ to_device(X, A.device))[A.rows.permutation[chosen]]
     norm = np.linalg.norm(exact)
     return float(np.linalg.norm(found - exact) / norm) if norm > 0 else float(np.linalg.norm(found))
 
@@ -269,13 +339,11 @@ def exact_product(A: H2Matrix, chosen: NDArray[np.int32], X: NDArray[Any]) -> ND
     assert A.kernel is not None
     kind = np.dtype(np.complex128 if A.kernel.is_complex else np.float64)
     in_tree_order = X[A.columns.permutation]
-    matrix = kernel_matrix(A.kernel, A.rows, A.columns, A.correction)
+    device = None if A.device.type == "cpu" else A.device
+    source = _source(A.kernel, A.rows, A.columns, kind, device, A.correction)
     n_parts = max(math.ceil(len(chosen) * A.shape[1] / _ENTRIES_AT_A_TIME), 1)
     exact = np.concatenate(
-        [
-            exact_rows(matrix, part, A.columns, kind) @ in_tree_order
-            for part in np.array_split(chosen, n_parts)
-        ]
+        [source.exact_rows(part) @ in_tree_order for part in np.array_split(chosen, n_parts)]
     )
     if A.diagonal_term is not None:
         exact = exact + A.diagonal_term[chosen, None] * in_tree_order[chosen]

@@ -3,7 +3,8 @@
 Level by level from the leaves, the far field of every box is compressed (exact rows of far blocks that earlier steps
 have touched, a sample of the kernel's others); its redundant unknowns, free of the far field then, are eliminated by a
 true Schur update of the box's skeletons and near boxes; skeletons merge into parents; a dense factorization ends it
-[1, 2]. With weak admissibility near boxes are the box alone, and the same steps are HSS-ULV.
+[1, 2]. With weak admissibility near boxes are the box alone, and the same steps are HSS-ULV. On a CPU boxes are
+eliminated one after the other (native/eliminate.cpp), elsewhere by color in batches (batched/elimination.py).
 
 References:
     [1] Minden, Ho, Damle, Ying, "A recursive skeletonization factorization based on strong admissibility", MMS 2017.
@@ -12,7 +13,7 @@ References:
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -22,22 +23,20 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix import _native
+from pipeline.hmatrix.batched.elimination import Failure, Problem, eliminate
+from pipeline.hmatrix.batched.steps import BatchedSteps, act
 from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.entries import entry_matrix, kernel_matrix, represented_matrix
 from pipeline.hmatrix.h2 import H2Matrix
-from pipeline.hmatrix.inputs import Progress, require_tolerance
-from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
+from pipeline.hmatrix.inputs import CPU, Progress, require_tolerance, torch_dtype
 from pipeline.hmatrix.skeleton import Sampling
 from pipeline.hmatrix.threads import one_blas_thread
-from pipeline.hmatrix.vectors import Vectors, apply
+from pipeline.hmatrix.vectors import Vectors, apply, apply_on_device
 
 logger = logging.getLogger("pipeline.hmatrix")
 
 KINDS = {"cholesky": 0, "ldlt": 1, "lu": 2}
 _SOLVE, _SOLVE_TRANSPOSED, _MULTIPLY_ROOT = 0, 1, 2
-_LOOSE, _LOOSE_IN_SPACE = 1e-3, 1e-2  # of a preconditioner; where points fill a volume, ranks are what costs
-_TIGHTENINGS = (1.0, 1e-2, 1e-4)  # of the preconditioner, where it makes too little progress
-_PATIENCE = 50  # iterations, until a tighter preconditioner is sooner done
 _SINGLE_COMPUTES = (
     1e-3  # from this tolerance on, rounding every step to single precision (6e-8) does not show
 )
@@ -88,9 +87,10 @@ class Factorization:
         dtype: Of solutions.
         computed: Type in which it was eliminated: single precision for loose ones.
         notes: What the caller should know, such as tightenings.
+        device: Where it is, and acts.
     """
 
-    levels: tuple[Steps, ...]
+    levels: tuple[Steps, ...] | tuple[BatchedSteps, ...]
     permutation: NDArray[np.int64]
     kind: str
     tolerance: float
@@ -98,6 +98,7 @@ class Factorization:
     dtype: np.dtype[Any]
     computed: np.dtype[Any]
     notes: tuple[str, ...] = field(default=())
+    device: torch.device = CPU
 
     def __repr__(self) -> str:
         n = len(self.permutation)
@@ -131,7 +132,8 @@ class Factorization:
     def sample(self, generator: torch.Generator, n_samples: int | None = None) -> torch.Tensor:
         """Draw from the normal distribution of covariance A: shape (n,), or (n, n_samples)."""
         shape = (len(self.permutation),) if n_samples is None else (len(self.permutation), n_samples)
-        return self.multiply_root(torch.randn(*shape, generator=generator, dtype=torch.float64))
+        normal = torch.randn(*shape, generator=generator, device=generator.device, dtype=torch.float64)
+        return self.multiply_root(normal.to(self.device))
 
     def slogdet(self) -> tuple[complex, float]:
         """Return sign (or phase) and logarithm of the absolute value of the determinant."""
@@ -162,26 +164,62 @@ class Factorization:
         ]
 
     def _act(self, x: Vectors, action: int, what: str) -> Vectors:
-        views = [level.native for level in self.levels]
+        is_complex = self.computed.kind == "c"
+        computed = np.dtype(np.complex128 if is_complex else np.float64)
+        if isinstance(self.levels[0], BatchedSteps):
+            levels = tuple(level for level in self.levels if isinstance(level, BatchedSteps))
+            return self._act_on_device(
+                x, lambda columns: act(levels, action, columns), torch_dtype(computed), what
+            )
+        views = [level.native for level in self.levels if isinstance(level, Steps)]
 
         def run(flat: NDArray[Any], m: int) -> NDArray[Any]:
             with one_blas_thread():
                 return np.asarray(_native.act(views, KINDS[self.kind], action, flat, m))
 
-        is_complex = bool(self.levels) and self.levels[0].values.dtype.kind == "c"
         return apply(
             x,
             run,
             taken=self.permutation,
             given=self.permutation,
-            computed=np.dtype(np.complex128 if is_complex else np.float64),
+            computed=computed,
             dtype=self.dtype,
             what=what,
         )
 
+    def _act_on_device(
+        self, x: Vectors, action: Callable[[torch.Tensor], torch.Tensor], computed: torch.dtype, what: str
+    ) -> Vectors:
+        tensor = x if isinstance(x, torch.Tensor) else torch.from_numpy(np.asarray(x))
+        result = apply_on_device(
+            tensor.to(self.device),
+            action,
+            taken=self._permutation_on_device,
+            given=self._permutation_on_device,
+            computed=computed,
+            dtype=self.dtype,
+            what=what,
+        )
+        return result.to(tensor.device) if isinstance(x, torch.Tensor) else result.cpu().numpy()
+
+    @cached_property
+    def _permutation_on_device(self) -> torch.Tensor:
+        return torch.from_numpy(self.permutation).to(self.device)
+
+
+Attempt = Callable[
+    [np.dtype[Any], np.dtype[Any], Sampling],
+    tuple[tuple[Steps, ...] | tuple[BatchedSteps, ...], Failure | None],
+]
+
 
 def factorize(
-    A: H2Matrix, *, tolerance: float | None = None, kind: str = "auto", progress: Progress | None = None
+    A: H2Matrix,
+    *,
+    tolerance: float | None = None,
+    kind: str = "auto",
+    progress: Progress | None = None,
+    device: torch.device | None = None,
 ) -> Factorization:
     """Factorize A, with compression of its own.
 
@@ -194,6 +232,8 @@ def factorize(
             preconditioners.
         kind: "cholesky", "ldlt" (symmetric, not definite), "lu", or "auto": by what the kernel says of itself.
         progress: Told of the boxes done.
+        device: Where batches of boxes are eliminated: the GPU that A lives on. Left out for a matrix on the CPU, boxes
+            are eliminated natively, and so are those of matrices without kernel anywhere.
 
     Raises:
         ConvergenceError: If Cholesky meets a pivot that is not positive even after tightening, or a pivot vanishes.
@@ -208,23 +248,29 @@ def factorize(
     stored = np.dtype({"c": np.complex64, "f": np.float32}[computed.kind]) if tolerance >= 1e-7 else computed
     single = tolerance >= _SINGLE_COMPUTES
     diagonal = np.zeros(A.shape[0], computed) if A.diagonal_term is None else A.diagonal_term.astype(computed)
-    matrix = entries_of(A)
-    lists = A.interactions
+    notes: tuple[str, ...] = ()
+    if device is None and A.device.type != "cpu":
+        if A.kernel is None:
+            notes = (f"factorized on the CPU: entries of this matrix cannot be evaluated on {A.device}",)
+            logger.info(notes[0])
+        else:
+            device = A.device
+    attempt = (
+        _natively(A, kind, diagonal, progress)
+        if device is None
+        else _in_batches(A, kind, diagonal, progress, device)
+    )
     used = tolerance
     while True:
         working = stored if single else computed
-        eliminate = getattr(_native, f"eliminate_{working.name}_{stored.name}")
-        sampling = Sampling.for_tolerance(0.2 * used, A.norm, A.rows.n_boxes)
-        with one_blas_thread():
-            levels, failure = eliminate(
-                matrix, A.rows.native, lists.near.start, lists.near.boxes, lists.far.start, lists.far.boxes, diagonal,
-                KINDS[kind], sampling.budget, sampling.rows, lists.first_far_level(A.rows),
-                _DENSE_END, progress,
-            )  # fmt: skip
+        steps, failure = attempt(working, stored, Sampling.for_tolerance(0.2 * used, A.norm, A.rows.n_boxes))
         if failure is None:
-            steps = tuple(Steps(*level) for level in levels)
-            notes = () if used == tolerance else (_tightened(tolerance, used),)
-            result = Factorization(steps, A.rows.permutation, kind, tolerance, used, A.dtype, working, notes)
+            if used != tolerance:
+                notes = (*notes, _tightened(tolerance, used))
+            result = Factorization(
+                steps, A.rows.permutation, kind, tolerance, used, A.dtype, working, notes,
+                device or CPU,
+            )  # fmt: skip
             _log(result)
             return result
         if single and abs(failure[2]) <= _ROUNDING * np.abs(A.diagonal()).max():
@@ -235,6 +281,56 @@ def factorize(
             raise _failed(A, kind, failure)
         logger.info("a pivot of %.1e at tolerance %.0e: factorizing at %.0e", failure[2], used, used / 10)
         used /= 10
+
+
+def _natively(A: H2Matrix, kind: str, diagonal: NDArray[Any], progress: Progress | None) -> Attempt:
+    """Return what eliminates box by box on the CPU."""
+    matrix, lists = entries_of(A), A.interactions
+
+    def attempt(
+        working: np.dtype[Any], stored: np.dtype[Any], sampling: Sampling
+    ) -> tuple[tuple[Steps, ...], Failure | None]:
+        eliminate = getattr(_native, f"eliminate_{working.name}_{stored.name}")
+        with one_blas_thread():
+            levels, failure = eliminate(
+                matrix, A.rows.native, lists.near.start, lists.near.boxes, lists.far.start, lists.far.boxes, diagonal,
+                KINDS[kind], sampling.budget, sampling.rows, lists.first_far_level(A.rows),
+                _DENSE_END, progress,
+            )  # fmt: skip
+        return tuple(Steps(*level) for level in levels), failure
+
+    return attempt
+
+
+def _in_batches(
+    A: H2Matrix, kind: str, diagonal: NDArray[Any], progress: Progress | None, device: torch.device
+) -> Attempt:
+    """Return what eliminates color by color on a device."""
+    if A.kernel is None:
+        raise ValueError("only a kernel's entries can be eliminated in batches")
+    kernel = A.kernel
+
+    def attempt(
+        working: np.dtype[Any], stored: np.dtype[Any], sampling: Sampling
+    ) -> tuple[tuple[BatchedSteps, ...], Failure | None]:
+        types = torch_dtype(working), torch_dtype(stored)
+        return eliminate(
+            Problem(
+                kernel,
+                diagonal,
+                A.rows,
+                A.interactions,
+                kind,
+                *types,
+                sampling,
+                _DENSE_END,
+                device,
+                progress,
+                A.correction,
+            )
+        )
+
+    return attempt
 
 
 def _tightened(asked: float, used: float) -> str:
@@ -295,62 +391,3 @@ def _log(F: Factorization) -> None:
     logger.info("%s in %s: boxes  unknowns  skeletons  seconds       bytes", F.kind, F.computed)
     for row in F.level_table():
         logger.info("%26d %9d %10d %8.3f %11d", *row.values())
-
-
-def solve(
-    A: H2Matrix,
-    b: Vectors,
-    *,
-    tolerance: float,
-    factorization: Factorization | None,
-    max_iterations: int,
-) -> tuple[Vectors, SolveInfo]:
-    """Do what `H2Matrix.solve` says."""
-    require_tolerance(tolerance)
-    tensor = b if isinstance(b, torch.Tensor) else torch.from_numpy(np.asarray(b, dtype=A.dtype))
-
-    def iterate(F: Factorization, most: int) -> tuple[torch.Tensor, SolveInfo]:
-        method = conjugate_gradient if F.kind == "cholesky" else gmres
-        return method(
-            lambda v: A @ v, tensor, preconditioner=F.solve, tolerance=tolerance, max_iterations=most
-        )
-
-    x, info = (
-        iterate(factorization, max_iterations) if factorization else _tightening(A, iterate, max_iterations)
-    )
-    return (x if isinstance(b, torch.Tensor) else x.numpy()), info
-
-
-def loose_factorization(A: H2Matrix) -> Factorization:
-    """Return a factorization good enough to precondition with, unless A is near singular."""
-    return factorize(A, tolerance=max(A.tolerance, _loose(A)))
-
-
-def _loose(A: H2Matrix) -> float:
-    return _LOOSE_IN_SPACE if A.rows.fills_space else _LOOSE
-
-
-def _tightening(
-    A: H2Matrix, iterate: Callable[[Factorization, int], tuple[torch.Tensor, SolveInfo]], most: int
-) -> tuple[torch.Tensor, SolveInfo]:
-    """Iterate with a loose factorization, and with tighter ones where it proves too loose.
-
-    What a factorization loses is a share of A's norm, so that it helps little with eigenvalues that are a smaller one:
-    of products of matrices, whose condition numbers multiply, there are many.
-    """
-    notes: tuple[str, ...] = ()
-    for step in _TIGHTENINGS:
-        F = factorize(A, tolerance=min(max(A.tolerance, _loose(A)), step * _loose(A)))
-        last = step == _TIGHTENINGS[-1] or most <= _PATIENCE
-        try:
-            x, info = iterate(F, most if last else _PATIENCE)
-        except ConvergenceError as error:
-            if last:
-                raise
-            note = f"the preconditioner at tolerance {F.used_tolerance:.0e} was replaced by a tighter one: {error}"
-            logger.info(note)
-            notes = (*notes, note)
-        else:
-            used = f"preconditioned by {F.kind} at tolerance {F.used_tolerance:.0e} in {F.computed}"
-            return x, replace(info, notes=(*notes, *F.notes, used))
-    raise AssertionError("the last attempt returns or raises")

@@ -84,9 +84,10 @@ def from_operator(
         probes.append(_Probe(columns, tree, product_transposed))
     check = generator.standard_normal((columns.n_points, 4))
     exact = np.asarray(product(check))
-    dtype = np.dtype(np.complex128 if exact.dtype.kind == "c" else np.float64)
-    narrow = np.dtype({"f": "float32", "c": "complex64"}[dtype.kind])
-    stored = narrow if tolerance >= _SINGLE_SUFFICES else dtype
+    wide = np.dtype(np.complex128 if exact.dtype.kind == "c" else np.float64)
+    narrow = np.dtype({"f": "float32", "c": "complex64"}[wide.kind])
+    stored = narrow if tolerance >= _SINGLE_SUFFICES else wide
+    dtype = narrow if exact.dtype == narrow else wide
     norm = float(np.linalg.norm(exact)) / 2  # the columns of `check` are four
     mirrored = product_transposed is None
     share = 0.25 * tolerance

@@ -23,11 +23,11 @@ from pipeline.hmatrix import _native
 from pipeline.hmatrix.admissibility import Admissibility, Interactions
 from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.cluster import ClusterTree
-from pipeline.hmatrix.inputs import Progress, as_diagonal
+from pipeline.hmatrix.inputs import CPU, Progress, as_diagonal
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.skeleton import Basis
 from pipeline.hmatrix.threads import one_blas_thread
-from pipeline.hmatrix.vectors import Vectors, apply
+from pipeline.hmatrix.vectors import Vectors, apply, result_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +56,8 @@ class H2Matrix:
         dtype: Type of the matrix towards the caller; blocks may be kept in a narrower one.
         notes: What the caller should know of how it was built.
         correction: Sparse entries, in tree order, that near blocks hold beyond the kernel's; see `correction.py`.
+        device: Where the matrix is factorized: that of the points. Products run where the vectors are. Arrays are kept
+            in the host's memory, those of products also on each device that multiplied them.
     """
 
     rows: ClusterTree
@@ -74,6 +76,7 @@ class H2Matrix:
     dtype: np.dtype[Any]
     notes: tuple[str, ...] = field(default=())
     correction: csr_array | None = None
+    device: torch.device = CPU
 
     # NumPy's numbers leave their products with a matrix to it.
     __array_ufunc__: ClassVar[None] = None
@@ -94,7 +97,8 @@ class H2Matrix:
         """Compress the matrix k(points[i], points[j]) + diagonal, or k(points[i], sources[j]).
 
         Args:
-            points: Shape (n, d), any dimension and distribution.
+            points: Shape (n, d), any dimension and distribution. The matrix is as precise as they are, and is
+                compressed and factorized on their device.
             kernel: Called on blocks where it has no closed form known to the native loops.
             diagonal: Number or shape (n,), added to the diagonal: a nugget, or the self term of a singular kernel.
             tolerance: Relative 2-norm error of a product with random vectors, which sampled exact rows check.
@@ -180,6 +184,10 @@ class H2Matrix:
             return multiply(self, x)
         return self._apply(x, transposed=False)
 
+    def to(self, device: torch.device | str) -> "H2Matrix":
+        """Return the same matrix living on another device."""
+        return self if self.device == torch.device(device) else replace(self, device=torch.device(device))
+
     def product_transposed(self, x: Vectors) -> Vectors:
         """Return A^T x."""
         return self._apply(x, transposed=True)
@@ -188,16 +196,26 @@ class H2Matrix:
         if isinstance(x, Tensor) and x.device.type != "cpu":
             return self._batched(x.device, transposed=transposed and not self.mirrored)(x)
 
-        def action(flat: NDArray[Any], m: int) -> NDArray[Any]:
-            near_type = np.dtype(np.complex128 if self.near.values.dtype.kind == "c" else np.float64)
+        near_type = np.dtype(np.complex128 if self.near.values.dtype.kind == "c" else np.float64)
+
+        def product(flat: NDArray[Any], m: int) -> NDArray[Any]:
             with one_blas_thread():
-                out = _native.product(
-                    self.rows.native, self.columns.native, self.row_basis.native, self.column_basis.native,
-                    self.near.native, self.far.native, self.mirrored, transposed, flat.astype(near_type, copy=False), m,
+                return np.asarray(
+                    _native.product(
+                        self.rows.native, self.columns.native, self.row_basis.native, self.column_basis.native,
+                        self.near.native, self.far.native, self.mirrored, transposed, flat, m,
+                    )
                 )  # fmt: skip
+
+        def action(flat: NDArray[Any], m: int) -> NDArray[Any]:
+            if flat.dtype.kind == "c" and near_type.kind != "c":  # the diagonal alone is complex
+                parts = [product(np.ascontiguousarray(part), m) for part in (flat.real, flat.imag)]
+                out = parts[0] + 1j * parts[1]
+            else:
+                out = product(flat.astype(near_type, copy=False), m)
             if self.diagonal_term is not None:
                 out = out + (flat.reshape(-1, m) * self.diagonal_term[:, None]).reshape(-1)
-            return np.asarray(out)
+            return out
 
         sides = (self.rows, self.columns) if transposed else (self.columns, self.rows)
         return apply(
@@ -264,9 +282,12 @@ class H2Matrix:
         if added is None:
             return self
         added = added[self.rows.permutation]
-        return replace(
-            self, diagonal_term=added if self.diagonal_term is None else self.diagonal_term + added
-        )
+        return self.with_diagonal_term(added if self.diagonal_term is None else self.diagonal_term + added)
+
+    def with_diagonal_term(self, term: NDArray[Any] | None) -> "H2Matrix":
+        """Return the matrix with another `diagonal_term`; a complex one makes it complex."""
+        dtype = self.dtype if term is None else result_type(self.dtype, term.dtype)
+        return replace(self, diagonal_term=term, dtype=dtype)
 
     def add_sparse(self, i: NDArray[np.int64], j: NDArray[np.int64], values: NDArray[Any]) -> "H2Matrix":
         """Return A with values added to entries of its near field; see `correction.add_sparse`."""
@@ -321,7 +342,7 @@ class H2Matrix:
         Raises:
             ConvergenceError: If the tolerance is not reached.
         """
-        from pipeline.hmatrix.factor import solve
+        from pipeline.hmatrix.preconditioned import solve
 
         return solve(self, b, tolerance=tolerance, factorization=factorization, max_iterations=max_iterations)
 

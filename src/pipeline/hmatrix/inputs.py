@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 
+CPU = torch.device("cpu")
 Progress = Callable[[int, int], object]  # called with how many boxes of how many are done
 
 
@@ -68,3 +69,8 @@ def dtype_of(values: NDArray[Any], *, is_complex: bool) -> np.dtype[Any]:
 def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
     """Return torch's name of a NumPy type."""
     return torch.from_numpy(np.zeros(0, dtype)).dtype
+
+
+def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    """Return NumPy's name of a torch type."""
+    return np.dtype(str(dtype).removeprefix("torch."))

@@ -29,6 +29,7 @@ from pipeline.hmatrix import _native
 from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.inputs import Progress
+from pipeline.hmatrix.threads import n_threads
 
 
 @dataclass(frozen=True)
@@ -130,15 +131,20 @@ def nested_basis(
     build = getattr(_native, f"build_basis_{computed.name}")
     rank, skeletons, order, values, seconds, largest = build(
         matrix, own.native, other.native, far.start, far.boxes, transposed, sampling.budget, sampling.rows,
-        sampling.largest_box, progress,
+        sampling.largest_box, progress, n_threads(),
     )  # fmt: skip
-    if largest > sampling.largest_box:
+    require_compressible(largest <= sampling.largest_box)
+    order_start = _starts(unknowns(own, rank))
+    return Basis(rank, skeletons, order, values.astype(stored, copy=False), order_start, seconds)
+
+
+def require_compressible(compresses: bool) -> None:
+    """Raise unless boxes stay small."""
+    if not compresses:
         raise ConvergenceError(
             "the matrix does not compress: boxes of a thousand unknowns and more keep their full rank; "
             "ask for a larger tolerance, or treat a matrix of this kernel and size as dense"
         )
-    order_start = _starts(unknowns(own, rank))
-    return Basis(rank, skeletons, order, values.astype(stored, copy=False), order_start, seconds)
 
 
 def unknowns(tree: ClusterTree, rank: Ints) -> NDArray[np.int64]:

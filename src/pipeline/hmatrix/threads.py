@@ -1,9 +1,10 @@
-"""One BLAS thread inside native routines: their products are too small to divide."""
+"""Threads of native routines: boxes are divided among them, products of matrices are too small to be."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+import torch
 from threadpoolctl import ThreadpoolController
 
 
@@ -20,3 +21,8 @@ def one_blas_thread() -> Iterator[None]:
     """Hold BLAS to one thread for a while."""
     with _controller().limit(limits=1):
         yield
+
+
+def n_threads() -> int:
+    """Return among how many threads independent boxes are divided: torch's number, which OMP_NUM_THREADS sets."""
+    return torch.get_num_threads()

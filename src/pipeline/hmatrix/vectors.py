@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.hmatrix.inputs import numpy_dtype, torch_dtype
+
 Vectors = TypeVar("Vectors", NDArray[Any], Tensor)
 
 Permutation = NDArray[np.int64]
@@ -68,6 +70,31 @@ def apply(
     result = result.reshape(len(given), *values.shape[1:])
     result = result.astype(result_type(dtype, values.dtype), copy=False)
     return torch.from_numpy(result).to(x.device) if isinstance(x, Tensor) else result
+
+
+def apply_on_device(
+    x: Tensor,
+    action: Callable[[Tensor], Tensor],
+    *,
+    taken: Tensor,
+    given: Tensor,
+    computed: torch.dtype,
+    dtype: np.dtype[Any],
+    what: str,
+) -> Tensor:
+    """Do what `apply` does to tensors where they are: `action` takes and returns (n, m) in tree order."""
+    if x.ndim not in (1, 2) or len(x) != len(taken):
+        raise ValueError(f"{what} wants shape ({len(taken)},) or ({len(taken)}, m), not {tuple(x.shape)}")
+    columns = x if x.ndim == 2 else x[:, None]
+    split = x.is_complex() and not computed.is_complex
+    if split:
+        columns = torch.cat([columns.real, columns.imag], dim=1)
+    found = action(columns.to(computed)[taken])
+    result = torch.empty_like(found)
+    result[given] = found
+    if split:
+        result = torch.complex(*result.chunk(2, dim=1)) if result.shape[1] else result
+    return result.reshape(len(given), *x.shape[1:]).to(torch_dtype(result_type(dtype, numpy_dtype(x.dtype))))
 
 
 def _run(

@@ -12,6 +12,7 @@ struct BasisOptions {
     double rows;      // far points sampled for a box, at first
     int largest_box;  // gives up when a box has more unknowns
     nb::object progress;  // called with boxes done and in all, or None
+    int threads;          // among which boxes are divided; a matrix that calls Python has one
 };
 
 // Chooses skeletons of every box from the leaves up. Returns, each flat with one list per box: rank (boxes,), skeletons
@@ -22,10 +23,10 @@ nb::tuple build_basis(const KernelMatrix& matrix, const Tree& own, const Tree& o
                       In<int> far_boxes, const BasisOptions& options);
 
 // Evaluates kernel blocks (rows list first[p]) x (columns list second[p]) for every pair into one flat array, each
-// column-major. S is the type kept.
+// column-major, on several threads unless Python is called. S is the type kept.
 template <class C, class S>
 nb::ndarray<nb::numpy, S, nb::ndim<1>> evaluate_blocks(const KernelMatrix& matrix, In<int64_t> row_start, In<int> rows,
                                                        In<int64_t> column_start, In<int> columns, In<int> first,
-                                                       In<int> second);
+                                                       In<int> second, int threads);
 
 }  // namespace hmatrix

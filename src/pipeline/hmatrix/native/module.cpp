@@ -56,7 +56,7 @@ void bind_stored(nb::module_& module, const char* suffix) {
         },
         "levels"_a, "kind"_a, "action"_a, "x"_a, "m"_a);
     module.def(name("evaluate_blocks").c_str(), &evaluate_blocks<Wide<S>, S>, "matrix"_a, "row_start"_a, "rows"_a,
-               "column_start"_a, "columns"_a, "first"_a, "second"_a);
+               "column_start"_a, "columns"_a, "first"_a, "second"_a, "threads"_a);
 }
 
 // Factorizations that compute in C and store S.
@@ -79,12 +79,13 @@ template <class C>
 void bind_computed(nb::module_& module, const char* suffix) {
     module.def((std::string("build_basis") + suffix).c_str(),
                [](const KernelMatrix& matrix, const Tree& own, const Tree& other, In<int64_t> far_start,
-                  In<int> far_boxes, bool transposed, double budget, double rows, int largest_box, nb::object progress) {
+                  In<int> far_boxes, bool transposed, double budget, double rows, int largest_box, nb::object progress,
+                  int threads) {
                    return build_basis<C>(matrix, own, other, far_start, far_boxes,
-                                         {transposed, budget, rows, largest_box, progress});
+                                         {transposed, budget, rows, largest_box, progress, threads});
                },
                "matrix"_a, "own"_a, "other"_a, "far_start"_a, "far_boxes"_a, "transposed"_a, "budget"_a, "rows"_a,
-               "largest_box"_a, "progress"_a.none());
+               "largest_box"_a, "progress"_a.none(), "threads"_a);
 }
 
 }  // namespace
@@ -131,6 +132,11 @@ NB_MODULE(_native, module) {
                In2<double> lower, In2<double> upper,
                int arity) { new (self) Tree{level_start, start, stop, parent, first_child, lower, upper, arity}; },
             "level_start"_a, "start"_a, "stop"_a, "parent"_a, "first_child"_a, "lower"_a, "upper"_a, "arity"_a);
+    module.def(
+        "sample_far",
+        [](const Tree& own, const Tree& other, In<int64_t> far_start, In<int> far_boxes, In<int> boxes, double rows,
+           int round) { return sample_far(own, other, {far_start.data(), far_boxes.data()}, boxes, rows, round); },
+        "own"_a, "other"_a, "far_start"_a, "far_boxes"_a, "boxes"_a, "rows"_a, "round"_a);
     nb::class_<KernelMatrix>(module, "KernelMatrix")
         .def(nb::init<In2<double>, In2<double>, nb::list, nb::object>(), "targets"_a, "sources"_a, "steps"_a,
              "function"_a.none())

@@ -83,4 +83,22 @@ void FarSampler::sample(int box, double rows, int round, FarSample& out) {
     }
 }
 
+nb::tuple sample_far(const Tree& own, const Tree& other, const Lists& far, In<int> boxes, double rows, int round) {
+    FarSampler sampler(own, other, far);
+    FarSample sample;
+    std::vector<int64_t> start{0};
+    std::vector<int> points;
+    std::vector<double> weights;
+    std::vector<uint8_t> complete;
+    for (size_t i = 0; i < boxes.shape(0); ++i) {
+        sampler.sample(boxes.data()[i], rows, round, sample);
+        points.insert(points.end(), sample.points.begin(), sample.points.end());
+        weights.insert(weights.end(), sample.weights.begin(), sample.weights.end());
+        complete.push_back(sample.complete);
+        start.push_back(static_cast<int64_t>(points.size()));
+    }
+    return nb::make_tuple(give(std::move(start)), give(std::move(points)), give(std::move(weights)),
+                          give(std::move(complete)));
+}
+
 }  // namespace hmatrix

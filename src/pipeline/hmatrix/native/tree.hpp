@@ -55,4 +55,7 @@ class FarSampler {
     std::vector<Entry> entries_;
 };
 
+// Samples several boxes: (start (boxes + 1,), points, weights, complete (boxes,)), one box after the other.
+nb::tuple sample_far(const Tree& own, const Tree& other, const Lists& far, In<int> boxes, double rows, int round);
+
 }  // namespace hmatrix

@@ -1,10 +1,8 @@
-"""The product where the data is: batches of blocks on padded buckets, by level and color, in torch alone.
+"""The product: batches of blocks on padded buckets, by level and color.
 
 Boxes of a level, and pairs of boxes, are sorted into buckets of like sizes, rounded up to multiples of 16; a bucket is
 one batched product. Pairs of one color have different row boxes, so that sums into the result never meet: the result is
 the same to the last bit however a device orders its threads. Padding points to a row of zeros behind the vectors.
-
-Tensors on the CPU go through the native routines instead; on a CUDA device this path is unmeasured.
 """
 
 from collections.abc import Iterator
@@ -16,14 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.hmatrix.batched.padding import ranges, to_device
 from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.inputs import torch_dtype
 from pipeline.hmatrix.skeleton import Basis
-from pipeline.hmatrix.vectors import result_type
+from pipeline.hmatrix.vectors import apply_on_device
 
-Places = list[NDArray[np.int64]]  # of every box
+Side = tuple[NDArray[Any], NDArray[Any]]  # of every box, first place and number of places
 Entry = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]  # a matrix, rows that it takes, rows that it gives
 
 _ROUNDED = 16  # sizes of a bucket are multiples of it
@@ -82,60 +81,58 @@ class BatchedProduct:
         """Copy A's arrays to a device, those of a symmetric matrix twice."""
         computed = torch_dtype(A.computed)
 
-        def to_device(values: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values)).to(device)
-
-        def buckets(groups: Iterator[Entry]) -> list[_Bucket]:
-            return [_Bucket(to_device(m).to(computed), to_device(t), to_device(g)) for m, t, g in groups]
+        def buckets(groups: list[Entry]) -> list[_Bucket]:
+            return [
+                _Bucket(
+                    to_device(matrices, device).to(computed),
+                    to_device(taken, device),
+                    to_device(given, device),
+                )
+                for matrices, taken, given in groups
+            ]
 
         def levels(tree: ClusterTree, basis: Basis) -> list[_Level]:
             found = []
             for level in range(tree.n_levels - 1, -1, -1):
                 kept, coefficients, groups = _basis_level(tree, basis, level)
                 of_points = level == tree.n_levels - 1
-                found.append(
-                    _Level(to_device(kept), to_device(coefficients), buckets(iter(groups)), of_points)
-                )
+                places = to_device(kept, device), to_device(coefficients, device)
+                found.append(_Level(*places, buckets(groups), of_points))
             return found
 
         rows, columns = A.rows, A.columns
-        points = _ranges(rows.start, rows.stop), _ranges(columns.start, columns.stop)
-        starts = A.row_basis.skeleton_start, A.column_basis.skeleton_start
-        skeletons = _ranges(starts[0][:-1], starts[0][1:]), _ranges(starts[1][:-1], starts[1][1:])
-        n_coefficients = int(starts[0][-1]), int(starts[1][-1])
+        points = [(tree.start, tree.stop - tree.start) for tree in (rows, columns)]
+        skeletons = [(basis.skeleton_start[:-1], basis.rank) for basis in (A.row_basis, A.column_basis)]
+        n_coefficients = int(A.row_basis.skeleton_start[-1]), int(A.column_basis.skeleton_start[-1])
         return cls(
             shape=A.shape,
             dtype=A.dtype,
             computed=computed,
-            taken=to_device(columns.permutation),
-            given=to_device(rows.permutation),
-            near=buckets(_pairs(A.near, points, A.shape, mirrored=A.mirrored)),
-            far=buckets(_pairs(A.far, skeletons, n_coefficients, mirrored=A.mirrored)),
+            taken=to_device(columns.permutation, device),
+            given=to_device(rows.permutation, device),
+            near=_pairs(A.near, points, A.shape, A.mirrored, computed, device),
+            far=_pairs(A.far, skeletons, n_coefficients, A.mirrored, computed, device),
             up=levels(columns, A.column_basis),
             down=levels(rows, A.row_basis),
             n_coefficients=n_coefficients,
-            diagonal=None if A.diagonal_term is None else to_device(A.diagonal_term).to(computed),
+            diagonal=None if A.diagonal_term is None else to_device(A.diagonal_term, device).to(computed),
         )
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return A x for x of shape (n,) or (n, m) on the device, in the caller's order."""
-        if x.ndim not in (1, 2) or len(x) != self.shape[1]:
-            raise ValueError(
-                f"the product wants shape ({self.shape[1]},) or ({self.shape[1]}, m), not {tuple(x.shape)}"
-            )
-        columns = x if x.ndim == 2 else x[:, None]
-        if x.is_complex() and not self.computed.is_complex:
-            parts = self._product(torch.cat([columns.real, columns.imag], dim=1))
-            result = torch.complex(parts[:, : columns.shape[1]], parts[:, columns.shape[1] :])
-        else:
-            result = self._product(columns)
-        given = torch.zeros(0, dtype=x.dtype).numpy().dtype
-        return result.reshape(self.shape[0], *x.shape[1:]).to(torch_dtype(result_type(self.dtype, given)))
+        return apply_on_device(
+            x,
+            self._product,
+            taken=self.taken,
+            given=self.given,
+            computed=self.computed,
+            dtype=self.dtype,
+            what="the product",
+        )
 
     def _product(self, columns: Tensor) -> Tensor:
         m = columns.shape[1]
-        zero = columns.new_zeros(1, m, dtype=self.computed)
-        x = torch.cat([columns.to(self.computed)[self.taken], zero])
+        x = torch.cat([columns, columns.new_zeros(1, m)])
         y = x.new_zeros(self.shape[0] + 1, m)
         for bucket in self.near:
             bucket.add(x, y)
@@ -154,36 +151,59 @@ class BatchedProduct:
                 bucket.add_transposed(u, target)
         y = y[:-1]
         if self.diagonal is not None:
-            y = y + self.diagonal[:, None] * x[:-1]
-        result = torch.empty_like(y)
-        result[self.given] = y
-        return result
-
-
-def _ranges(start: NDArray[Any], stop: NDArray[Any]) -> Places:
-    return [np.arange(a, b, dtype=np.int64) for a, b in zip(start, stop, strict=True)]
+            y = y + self.diagonal[:, None] * columns
+        return y
 
 
 def _pairs(
-    blocks: Blocks, places: tuple[Places, Places], shape: tuple[int, int], *, mirrored: bool
-) -> Iterator[Entry]:
-    """Yield the blocks by color and size; of mirrored pairs also their transposes."""
-    rows, columns = places
-    entries = []
-    for p, (b, c) in enumerate(zip(blocks.first, blocks.second, strict=True)):
-        block = blocks.values[blocks.start[p] : blocks.start[p + 1]].reshape(len(columns[c]), len(rows[b])).T
-        entries.append((int(b), block, columns[c], rows[b]))
-        if mirrored and b != c:
-            entries.append((int(c), block.T, columns[b], rows[c]))
-    seen: dict[int, int] = {}
-    colors: dict[int, list[Entry]] = {}
-    for b, block, taken, given in entries:
-        if block.size == 0:
-            continue
-        color = seen[b] = seen.get(b, -1) + 1
-        colors.setdefault(color, []).append((block, taken, given))
-    for color in sorted(colors):
-        yield from _padded(colors[color], shape)
+    blocks: Blocks,
+    sides: list[Side],
+    shape: tuple[int, int],
+    mirrored: bool,
+    computed: torch.dtype,
+    device: torch.device,
+) -> list[_Bucket]:
+    """Sort the blocks by color and size; of mirrored pairs also their transposes."""
+    (row_start, n_rows), (column_start, n_columns) = sides
+    twice = np.flatnonzero(blocks.first != blocks.second) if mirrored else np.zeros(0, np.int64)
+    pair = np.concatenate([np.arange(len(blocks.first)), twice])
+    flipped = np.arange(len(pair)) >= len(blocks.first)
+    row = np.where(flipped, blocks.second[pair], blocks.first[pair])
+    column = np.where(flipped, blocks.first[pair], blocks.second[pair])
+    height, width = n_rows[row].astype(np.int64), n_columns[column].astype(np.int64)
+    keys = np.stack([_rounded(width), _rounded(height), _color(row)])
+    order = np.lexsort(keys)
+    order = order[(height * width > 0)[order]]
+    ends = np.flatnonzero((np.diff(keys[:, order], axis=1) != 0).any(axis=0)) + 1
+    values = torch.cat([to_device(blocks.values, device), torch.zeros(1, device=device)])
+    found = []
+    for group in np.split(order, ends) if len(order) else []:
+        h, w = (to_device(size[group], device)[:, None, None] for size in (height, width))
+        down, across = (torch.arange(int(size), device=device) for size in keys[1::-1, group[0]])
+        i, j = down[:, None], across
+        begin, turned = (
+            to_device(x, device)[:, None, None] for x in (blocks.start[pair[group]], flipped[group])
+        )
+        # Blocks are kept by columns; a transposed one is read by rows.
+        at = begin + torch.where(turned, i * w + j, j * h + i)
+        at = torch.where((i < h) & (j < w), at, len(values) - 1)
+        taken = ranges(column_start[column[group]], width[group], shape[1], len(across))
+        given = ranges(row_start[row[group]], height[group], shape[0], len(down))
+        found.append(_Bucket(values[at].to(computed), to_device(taken, device), to_device(given, device)))
+    return found
+
+
+def _rounded(sizes: NDArray[Any]) -> NDArray[Any]:
+    return -(-sizes // _ROUNDED) * _ROUNDED
+
+
+def _color(owners: NDArray[Any]) -> NDArray[np.int64]:
+    """Number the pairs of each box one after the other."""
+    order = np.argsort(owners, kind="stable")
+    counts = np.bincount(owners)
+    color = np.empty(len(owners), np.int64)
+    color[order] = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return color
 
 
 def _basis_level(
@@ -217,7 +237,7 @@ def _padded(entries: list[Entry], shape: tuple[int, int]) -> Iterator[Entry]:
     output."""
     sizes: dict[tuple[int, int], list[Entry]] = {}
     for entry in entries:
-        h, w = (-(-size // _ROUNDED) * _ROUNDED for size in entry[0].shape)
+        h, w = _rounded(np.array(entry[0].shape)).tolist()
         sizes.setdefault((h, w), []).append(entry)
     for (h, w), group in sorted(sizes.items(), key=lambda item: item[0]):
         matrices = np.zeros((len(group), h, w), group[0][0].dtype)

@@ -1,0 +1,32 @@
+"""Colors: boxes of one are eliminated at once."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from pipeline.hmatrix.batched.padding import Integers
+
+
+def within_two_steps(near: csr_array) -> csr_array:
+    """Return which boxes have a near box in common: those whose block an elimination may touch."""
+    return csr_array(near @ near)
+
+
+def colors(coupled: csr_array, present: NDArray[np.bool_]) -> list[Integers]:
+    """Return boxes by color, such that no two of a color are coupled.
+
+    Each box in turn takes the first color that none of its coupled boxes has: 13 colors for 4,096 boxes of the square,
+    50 of the cube, one with weak admissibility.
+
+    Args:
+        coupled: Boxes that share a near box.
+        present: Boxes to color.
+    """
+    found = np.full(len(present), -1)
+    for b in np.flatnonzero(present):
+        taken = set(found[coupled.indices[coupled.indptr[b] : coupled.indptr[b + 1]]].tolist())
+        color = 0
+        while color in taken:
+            color += 1
+        found[b] = color
+    return [np.flatnonzero(found == color) for color in range(int(found.max(initial=-1)) + 1)]

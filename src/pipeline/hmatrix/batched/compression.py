@@ -1,0 +1,205 @@
+"""The bases of a bucket of boxes: adaptive.hpp's mathematics, many boxes at once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.hmatrix import _native
+from pipeline.hmatrix.admissibility import Lists
+from pipeline.hmatrix.batched.blocks import LevelMatrix, Unknowns
+from pipeline.hmatrix.batched.interpolation import Bases, interpolate
+from pipeline.hmatrix.batched.padding import Integers, ranges, to_device, to_host
+from pipeline.hmatrix.cluster import ClusterTree
+from pipeline.hmatrix.skeleton import Sampling
+
+_CHECK = 0.4  # of the rows, for a check
+_ALLOWED = 3.0  # times the budget on fresh rows: those of the sample are fitted
+_OVERSAMPLED = 5  # rows for each skeleton
+_ROUNDING = 2e3  # times epsilon squared and the squared norm: no basis does better
+
+Rows = Callable[
+    [Tensor, Tensor], Tensor
+]  # some boxes of a bucket, places (b, m) far from them -> blocks (b, m, n)
+
+
+@dataclass(frozen=True)
+class FarField:
+    """What boxes of a tree have far from them, in another tree or the same."""
+
+    own: ClusterTree
+    other: ClusterTree
+    far: Lists
+    sampling: Sampling
+
+    def sample(
+        self, boxes: Integers, rows: float, number: int, device: torch.device
+    ) -> tuple[Tensor, Tensor, Integers, NDArray[np.bool_]]:
+        """Return places (b, m) and weights (b, m), 0 for padding, how many there are and whether these are all."""
+        start, points, weights, complete = _native.sample_far(
+            self.own.native, self.other.native, self.far.start, self.far.boxes, boxes.astype(np.int32), rows, number
+        )  # fmt: skip
+        counts = np.diff(start)
+        at = ranges(start[:-1], counts, len(points))
+        places = to_device(np.append(points, 0).astype(np.int64)[at], device)
+        return places, to_device(np.append(weights, 0.0)[at], device), counts, complete.astype(bool)
+
+
+@dataclass(frozen=True, eq=False)
+class BoxBases:
+    """Bases of a bucket's boxes.
+
+    Attributes:
+        skeletons, redundant: Unknowns, padded.
+        T: Shape (b, k, d).
+        rank: Shape (b,), on the host.
+    """
+
+    skeletons: Unknowns
+    redundant: Unknowns
+    T: Tensor
+    rank: Integers
+
+    def part(self, which: Integers, n: Integers) -> "BoxBases":
+        """Return those of some boxes, of n unknowns each, without the padding that only others need."""
+        index, rank = to_device(which, self.T.device), self.rank[which]
+        k, d = int(rank.max(initial=0)), int((n[which] - rank).max(initial=0))
+        skeletons, redundant = (
+            Unknowns(unknowns.part[index, :width], unknowns.index[index, :width])
+            for unknowns, width in ((self.skeletons, k), (self.redundant, d))
+        )
+        return BoxBases(skeletons, redundant, self.T[index, :k, :d], rank)
+
+
+def compress(
+    matrix: LevelMatrix, boxes: Integers, near: Integers, field: FarField, first_box: int
+) -> BoxBases:
+    """Choose skeletons of boxes, none of whose unknowns have been eliminated.
+
+    Far blocks that updates have touched are no longer the kernel's, and are taken as they are.
+
+    Args:
+        matrix: Of the level.
+        boxes: Shape (b,), within the level.
+        near: Shape (b, p), near boxes of each, -1 for padding.
+        field: Of the tree.
+        first_box: Of the level, in the tree.
+    """
+    own = matrix.unknowns(boxes[:, None])
+    points = matrix.points[own.index]
+    partners = matrix.partners(boxes, near)
+    others = matrix.unknowns(partners)
+    n_exact = np.where(partners >= 0, matrix.size[partners], 0).sum(axis=1)
+    exact = matrix.read(to_device(matrix.table(partners, boxes[:, None]), matrix.device), others, own)
+    if not matrix.symmetric:
+        there = to_device(matrix.table(boxes[:, None], partners), matrix.device)
+        exact = torch.cat([exact, matrix.read(there, own, others).mT], 1)
+
+    def rows(which: Tensor, places: Tensor) -> Tensor:
+        return matrix.entries(places, points[which])
+
+    def columns(which: Tensor, places: Tensor) -> Tensor:
+        return matrix.entries(points[which], places).mT
+
+    ways = [rows] if matrix.symmetric else [rows, columns]
+    return adaptive_bases(
+        field, boxes + first_box, matrix.size[boxes], own.index, matrix.n_unknowns, ways, exact, n_exact
+    )
+
+
+def adaptive_bases(
+    field: FarField,
+    boxes: Integers,
+    n: Integers,
+    unknowns: Tensor,
+    n_unknowns: int,
+    ways: Sequence[Rows],
+    exact: Tensor,
+    n_exact: Integers,
+    scale: Tensor | None = None,
+) -> BoxBases:
+    """Choose skeletons from a sample of the far field, and from rows that are known exactly.
+
+    A basis has to serve fresh rows; where it does not, or its rank comes near the number of rows, twice as many are
+    sampled; in the end the far field is complete.
+
+    Args:
+        field: Of the boxes.
+        boxes: Shape (b,), in the tree.
+        n: Shape (b,), unknowns of each.
+        unknowns: Shape (b, largest n), their numbers in the level, padded with `n_unknowns`.
+        ways: Blocks of far rows and the boxes' unknowns, of each matrix that shares the basis.
+        exact: Shape (b, m, n), further rows.
+        n_exact: Shape (b,), how many they are.
+        scale: Shape (b, n), with which weight columns count; none is 1.
+    """
+    device, budget = exact.device, field.sampling.budget
+    present = to_device(np.arange(n.max()) < n[:, None], device)
+    weight = present if scale is None else scale * present
+    epsilon = torch.finfo(exact.dtype).eps
+    parts: list[tuple[Integers, Bases]] = []
+    pending, wanted, number = np.arange(len(boxes)), field.sampling.rows, 0
+
+    def sampled(rows: float, number: int) -> tuple[Tensor, Integers, NDArray[np.bool_]]:
+        places, of_row, counts, complete = field.sample(boxes[pending], rows, number, device)
+        blocks = torch.cat([way(which, places) for way in ways], 1)
+        blocks.mul_(of_row.sqrt().to(blocks.dtype).repeat(1, len(ways))[:, :, None])
+        return blocks.mul_(weight[which][:, None, :]), counts, complete
+
+    while len(pending):
+        which = to_device(pending, device)
+        rows, counts, complete = sampled(wanted, number)
+        bases = interpolate(torch.cat([rows, exact[which]], 1), budget)
+        good = complete | (bases.rank == n[pending])
+        if not good.all():
+            rows, _, _ = sampled(_CHECK * wanted, number + 1)
+            lost, whole = (block.abs().square().sum((1, 2)) for block in (rows - rows @ bases.P, rows))
+            serves = to_host(lost <= (_ROUNDING * epsilon**2 * whole).clamp(min=_ALLOWED * budget))
+            good |= (_OVERSAMPLED * bases.rank < counts + n_exact[pending]) & serves
+        chosen = np.flatnonzero(good)
+        index = to_device(chosen, device)
+        parts.append((pending[chosen], Bases(bases.P[index], bases.turn[index], bases.rank[chosen])))
+        pending, wanted, number = pending[~good], 2 * wanted, number + 2
+    return _box_bases(_joined(parts), unknowns, n_unknowns, present, n, scale)
+
+
+def _joined(parts: list[tuple[Integers, Bases]]) -> Bases:
+    """Put bases of parts of a bucket into its order."""
+    back = np.argsort(np.concatenate([which for which, _ in parts]), kind="stable")
+    index = to_device(back, parts[0][1].P.device)
+    return Bases(
+        torch.cat([bases.P for _, bases in parts])[index],
+        torch.cat([bases.turn for _, bases in parts])[index],
+        np.concatenate([bases.rank for _, bases in parts])[back],
+    )
+
+
+def _box_bases(
+    bases: Bases,
+    unknowns: Tensor,
+    padding_number: int,
+    present: Tensor,
+    n: Integers,
+    scale: Tensor | None,
+) -> BoxBases:
+    """Put skeletons, in the order of their turns, before the others, and take T from between them."""
+    device, (b, width), rank = unknowns.device, unknowns.shape, bases.rank
+    order = torch.where(present, bases.turn, width + 1).argsort(dim=1, stable=True)  # padding comes last
+
+    def chosen(first: Integers, counts: Integers) -> tuple[Tensor, Tensor, Unknowns]:
+        slots = to_device(ranges(first, counts, -1), device)
+        padding = slots < 0
+        local = order.gather(1, slots.clamp(min=0))
+        return local, padding, Unknowns(-padding.long(), padded.gather(1, local.masked_fill(padding, width)))
+
+    padded = torch.cat([unknowns, unknowns.new_full((b, 1), padding_number)], 1)
+    kept, unkept, skeletons = chosen(np.zeros_like(rank), rank)
+    dropped, undropped, redundant = chosen(rank, n - rank)
+    T = bases.P.gather(1, kept[:, :, None].expand(-1, -1, width))
+    T = T.gather(2, dropped[:, None, :].expand(-1, kept.shape[1], -1))
+    if scale is not None:
+        T = T * scale.gather(1, kept)[:, :, None] / scale.gather(1, dropped)[:, None, :]
+    return BoxBases(skeletons, redundant, T.masked_fill(unkept[:, :, None] | undropped[:, None, :], 0), rank)

@@ -1,0 +1,113 @@
+"""The interpolative decomposition of many matrices at once: skeleton.hpp's mathematics without reordering.
+
+A basis is a matrix P of shape (n, n) with M ~ M P: rows of unknowns that are no skeletons are zero, columns of
+skeletons are unit vectors, and the others hold T. What one pass leaves, M - M P ~ (M - M P) Q, the next one expresses
+by new skeletons: M ~ M (P + Q - P Q). So stages join by products alone, and padding is columns of zeros.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.hmatrix.batched.padding import to_host
+
+_CHECKED_EVERY = 16  # pivots, whether any matrix wants more: the host waits for the answer
+
+
+@dataclass(frozen=True, eq=False)
+class Bases:
+    """Interpolative decompositions of a bucket.
+
+    Attributes:
+        P: Shape (b, n, n).
+        turn: Shape (b, n), which pivot an unknown was, or n if it is no skeleton.
+        rank: Shape (b,), on the host.
+    """
+
+    P: Tensor
+    turn: Tensor
+    rank: NDArray[np.int64]
+
+
+def interpolate(M: Tensor, budget: float) -> Bases:
+    """Choose skeletons among the columns of each matrix.
+
+    They are the pivots of a Cholesky factorization of the Gram matrix, which knows the squared residual to rounding of
+    its trace; where less is asked for, the residual's own Gram matrix carries on. Costs O(m n^2) in products of
+    matrices and O(n^2 k) in the pivoted factorization, whose k steps are taken one by one for the whole bucket.
+
+    Args:
+        M: Shape (b, m, n), real or complex.
+        budget: Squared Frobenius norm that each matrix may lose.
+    """
+    epsilon = torch.finfo(M.dtype).eps
+    gram_floor = 18 * epsilon
+    b, _, n = M.shape
+    P, turn = None, torch.full((b, n), n, device=M.device)
+    rank = np.zeros(b, np.int64)
+    residual, all_of_it = M, None
+    while True:
+        gram = residual.mH @ residual
+        rest = gram.diagonal(dim1=1, dim2=2).real.sum(1)
+        all_of_it = rest if all_of_it is None else all_of_it
+        enough = (gram_floor * epsilon * all_of_it).clamp(min=budget)
+        wanted = torch.where(rest > enough, torch.maximum(enough, gram_floor * rest), torch.inf)
+        Q, pivots = _pass(gram, wanted)
+        counted, unfinished = to_host(
+            torch.stack([(pivots < n).sum(1), ((rest > enough) & (enough < gram_floor * rest)).long()])
+        )
+        slots = torch.arange(pivots.shape[1], device=M.device) + (turn < n).sum(1, keepdim=True)
+        turn = torch.cat([turn, turn.new_zeros(b, 1)], 1).scatter(1, pivots, slots)[:, :n]
+        P = Q if P is None else P + Q - P @ Q
+        rank += counted
+        if not (unfinished.astype(bool) & (counted > 0) & (rank < n)).any():
+            return Bases(P, turn, rank)
+        residual = (M - M @ P) * (turn == n)[:, None, :]
+
+
+def _pass(gram: Tensor, enough: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Q, shape (b, n, n), and pivots, shape (b, k), n where a matrix has no more."""
+    pivots, L = _pivoted_cholesky(gram, enough)
+    b, n, k = L.shape
+    if k == 0:
+        return torch.zeros_like(gram), pivots
+    present = pivots < n
+    rows = pivots.clamp(max=n - 1)[:, :, None].expand(b, k, k)
+    corner = L.gather(1, rows).where(present[:, :, None], 0)
+    corner = corner + torch.diag_embed((~present).to(L.dtype))
+    # Column j of what is left is the pivots' columns times conj((L corner^-1)[j]).
+    Z = torch.linalg.solve_triangular(corner, L, upper=False, left=False)
+    Q = gram.new_zeros(b, n + 1, n)
+    Q.scatter_(1, pivots[:, :, None].expand(b, k, n), Z.mH.where(present[:, :, None], 0))
+    return Q[:, :n], pivots
+
+
+def _pivoted_cholesky(gram: Tensor, enough: Tensor) -> tuple[Tensor, Tensor]:
+    """Factorize until what is left of each trace is at most `enough`. Overwrites `gram`.
+
+    Returns:
+        Pivots, shape (b, k), n where a matrix needs no more, and L of shape (b, n, k), rows in the order of the
+        unknowns.
+    """
+    b, n, _ = gram.shape
+    batch = torch.arange(b, device=gram.device)
+    diagonal = gram.diagonal(dim1=1, dim2=2).real
+    free = torch.ones_like(diagonal)
+    L = gram.new_zeros(b, n, n)
+    pivots = torch.full((b, n), n, device=gram.device)
+    for k in range(n):
+        left = diagonal.clamp(min=0).mul_(free)
+        going = left.sum(1) > enough
+        if k % _CHECKED_EVERY == 0 and not to_host(going.any()):
+            return pivots[:, :k], L[:, :, :k]
+        value, pivot = left.max(1)
+        scale = torch.where(going, value.rsqrt(), 0)
+        column = gram[batch, :, pivot] * (free * scale[:, None])
+        gram.baddbmm_(column[:, :, None], column[:, None, :].conj(), alpha=-1)
+        free.scatter_(1, pivot[:, None], 0)
+        L[:, :, k] = column
+        pivots[:, k] = torch.where(going, pivot, n)
+    return pivots, L

@@ -1,0 +1,75 @@
+"""A kernel's entries on a device: blocks of many boxes at once, and what is kept of them in the host's memory."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.hmatrix.batched.padding import buckets, ranges, to_device, to_host
+from pipeline.hmatrix.blocks import Blocks
+from pipeline.hmatrix.cluster import ClusterTree, Ints
+from pipeline.hmatrix.inputs import torch_dtype
+from pipeline.hmatrix.kernels import Kernel
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceKernel:
+    """A kernel between the points of two trees, evaluated in double precision on a device."""
+
+    kernel: Kernel
+    rows: ClusterTree
+    columns: ClusterTree
+    computed: torch.dtype
+    device: torch.device
+
+    @cached_property
+    def _points(self) -> tuple[Tensor, Tensor]:
+        rows = to_device(self.rows.points, self.device)
+        return rows, rows if self.rows is self.columns else to_device(self.columns.points, self.device)
+
+    def __call__(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return the blocks of places (b, m) and (b, n) of the tree orders; places behind the last are any points."""
+        chosen = (
+            points[places.clamp(max=max(len(points) - 1, 0))]
+            for points, places in zip(self._points, (rows, columns), strict=True)
+        )
+        return self.kernel(*chosen).to(self.computed)
+
+    def exact_rows(self, chosen: NDArray[np.int32]) -> NDArray[Any]:
+        """Return whole rows, shape (rows, columns)."""
+        points = self._points
+        return to_host(
+            self.kernel(points[0][to_device(chosen.astype(np.int64), self.device)], points[1]).to(
+                self.computed
+            )
+        )
+
+    def blocks(
+        self,
+        rows: tuple[NDArray[np.int64], Ints],
+        columns: tuple[NDArray[np.int64], Ints],
+        pairs: tuple[Ints, Ints],
+        stored: np.dtype[Any],
+    ) -> Blocks:
+        """Evaluate the blocks of pairs of boxes whose places are given as lists (start, places)."""
+        first, second = pairs
+        m, n = np.diff(rows[0])[first], np.diff(columns[0])[second]
+        start = np.concatenate([[0], np.cumsum(m * n, dtype=np.int64)])
+        values = torch.zeros(int(start[-1]) + 1, dtype=torch_dtype(stored), device=self.device)
+        places = [
+            to_device(np.append(places, 0).astype(np.int64), self.device) for _, places in (rows, columns)
+        ]
+        for group in buckets(m, m * n):
+            own = to_device(ranges(rows[0][first[group]], m[group], len(rows[1])), self.device)
+            others = to_device(ranges(columns[0][second[group]], n[group], len(columns[1])), self.device)
+            i, j = (torch.arange(size.shape[1], device=self.device) for size in (own, others))
+            begin, height = (to_device(x[group], self.device)[:, None, None] for x in (start[:-1], m))
+            at = begin + j[None, :, None] * height + i
+            there = (own < len(rows[1]))[:, None, :] & (others < len(columns[1]))[:, :, None]
+            blocks = self(places[0][own], places[1][others]).mT
+            values[torch.where(there, at, len(values) - 1)] = blocks.to(values.dtype)
+        return Blocks(first, second, start, to_host(values[:-1]))

@@ -1,0 +1,81 @@
+"""Solution by Krylov iteration on the matrix, preconditioned by a loose factorization: the default way to solve."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from pipeline.errors import ConvergenceError
+from pipeline.hmatrix.factor import Factorization, factorize
+from pipeline.hmatrix.h2 import H2Matrix
+from pipeline.hmatrix.inputs import require_tolerance
+from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
+from pipeline.hmatrix.vectors import Vectors, result_type
+
+logger = logging.getLogger("pipeline.hmatrix")
+
+_LOOSE, _LOOSE_IN_SPACE = 1e-3, 1e-2  # of a preconditioner; where points fill a volume, ranks are what costs
+_TIGHTENINGS = (1.0, 1e-2, 1e-4)  # of the preconditioner, where it makes too little progress
+_PATIENCE = 50  # iterations, until a tighter preconditioner is sooner done
+
+
+def solve(
+    A: H2Matrix,
+    b: Vectors,
+    *,
+    tolerance: float,
+    factorization: Factorization | None,
+    max_iterations: int,
+) -> tuple[Vectors, SolveInfo]:
+    """Do what `H2Matrix.solve` says."""
+    require_tolerance(tolerance)
+    if isinstance(b, torch.Tensor):
+        given = b
+    else:
+        wanted = result_type(A.dtype, np.dtype(np.complex128)) if np.iscomplexobj(b) else A.dtype
+        given = torch.from_numpy(np.asarray(b, dtype=wanted))
+    # Iterations stay where the matrix lives; vectors on a GPU stay there in any case.
+    tensor = given if A.device.type == "cpu" else given.to(A.device)
+
+    def iterate(F: Factorization, most: int) -> tuple[torch.Tensor, SolveInfo]:
+        method = conjugate_gradient if F.kind == "cholesky" else gmres
+        return method(
+            lambda v: A @ v, tensor, preconditioner=F.solve, tolerance=tolerance, max_iterations=most
+        )
+
+    x, info = (
+        iterate(factorization, max_iterations) if factorization else _tightening(A, iterate, max_iterations)
+    )
+    return (x.to(given.device) if isinstance(b, torch.Tensor) else x.cpu().numpy()), info
+
+
+def _loose(A: H2Matrix) -> float:
+    return _LOOSE_IN_SPACE if A.rows.fills_space else _LOOSE
+
+
+def _tightening(
+    A: H2Matrix, iterate: Callable[[Factorization, int], tuple[torch.Tensor, SolveInfo]], most: int
+) -> tuple[torch.Tensor, SolveInfo]:
+    """Iterate with a loose factorization, and with tighter ones where it proves too loose.
+
+    What a factorization loses is a share of A's norm, so that it helps little with eigenvalues that are a smaller one:
+    of products of matrices, whose condition numbers multiply, there are many.
+    """
+    notes: tuple[str, ...] = ()
+    for step in _TIGHTENINGS:
+        F = factorize(A, tolerance=min(max(A.tolerance, _loose(A)), step * _loose(A)))
+        last = step == _TIGHTENINGS[-1] or most <= _PATIENCE
+        try:
+            x, info = iterate(F, most if last else _PATIENCE)
+        except ConvergenceError as error:
+            if last:
+                raise
+            note = f"the preconditioner at tolerance {F.used_tolerance:.0e} was replaced by a tighter one: {error}"
+            logger.info(note)
+            notes = (*notes, note)
+        else:
+            used = f"preconditioned by {F.kind} at tolerance {F.used_tolerance:.0e} in {F.computed}"
+            return x, replace(info, notes=(*notes, *F.notes, used))
+    raise AssertionError("the last attempt returns or raises")

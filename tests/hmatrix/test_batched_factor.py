@@ -1,0 +1,231 @@
+"""Factorizations by color in batches against native ones and dense matrices, on a GPU if there is one."""
+
+import numpy as np
+import pytest
+import torch
+from devices import BATCHES, Answers, OnOneDevice
+from scipy.sparse import csr_array
+
+from pipeline.errors import ConvergenceError
+from pipeline.hmatrix import H2Matrix, Strong, Weak, kernels
+from pipeline.hmatrix.batched.coloring import colors, within_two_steps
+from pipeline.hmatrix.correction import is_near
+from pipeline.hmatrix.factor import factorize
+
+N = 700
+COVARIANCE = kernels.Matern(nu=0.5, length_scale=0.2)
+SKEWED = kernels.Custom(lambda x, y: COVARIANCE(x, y) * (1 + 0.3 * x[..., :, None, 0]))
+WAVE = kernels.Helmholtz(wavenumber=3.0)
+SKEWED_WAVE = kernels.Custom(lambda x, y: WAVE(x, y) * (1 + 0.3 * x[..., :, None, 0]), is_complex=True)
+
+
+@pytest.fixture(autouse=True)
+def _several_levels(monkeypatch):
+    monkeypatch.setattr("pipeline.hmatrix.factor._DENSE_END", 60)
+
+
+def points_of(name, n=N):
+    generator = np.random.default_rng(0)
+    if name == "clusters":
+        centers = generator.random((8, 2))
+        scatter = 10 ** generator.uniform(-5, -1, (n, 1)) * generator.standard_normal((n, 2))
+        return centers[generator.integers(0, 8, n)] + scatter
+    return generator.random((n, {"line": 1, "square": 2, "cube": 3}[name]))
+
+
+def compressed(points, kernel, diagonal, tolerance=1e-9, **options):
+    return H2Matrix.from_kernel(
+        points, kernel, diagonal=diagonal, tolerance=tolerance, leaf_size=16, **options
+    )
+
+
+def dense(points, kernel, diagonal):
+    x = torch.from_numpy(points)
+    return kernel(x, x).numpy() + np.diag(np.broadcast_to(diagonal, len(points)))
+
+
+def relative(found, wanted):
+    return np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+
+
+def right_hand_side(n=N, seed=1):
+    return np.random.default_rng(seed).standard_normal((n, 2))
+
+
+CASES = {
+    "cholesky square": ("square", COVARIANCE, 0.1, "cholesky"),
+    "cholesky clusters": ("clusters", COVARIANCE, 0.1, "cholesky"),
+    "cholesky line": ("line", COVARIANCE, 0.1, "cholesky"),
+    "ldlt square": ("square", COVARIANCE, 0.1, "ldlt"),
+    "lu square": ("square", COVARIANCE, 0.1, "lu"),
+    "lu clusters": ("clusters", SKEWED, 0.5, "lu"),
+    "ldlt complex": ("square", WAVE, 30.0, "ldlt"),
+    "ldlt complex diagonal": ("square", COVARIANCE, 2.0 + 1.0j, "ldlt"),
+    "lu complex": ("clusters", SKEWED_WAVE, 30.0, "lu"),
+}
+
+
+@pytest.mark.parametrize(("name", "kernel", "diagonal", "kind"), CASES.values(), ids=CASES)
+def test_solve_and_determinant_match_the_dense_ones(name, kernel, diagonal, kind):
+    points, b = points_of(name), right_hand_side()
+    A = compressed(points, kernel, diagonal)
+    F = factorize(A, tolerance=1e-10, kind=kind, device=BATCHES)
+    matrix = dense(points, kernel, diagonal)
+    assert len(F.levels) > 2
+    assert relative(matrix @ F.solve(b), b) <= 1e-6
+    assert relative(matrix @ F.solve(1j * b[:, 0]), 1j * b[:, 0]) <= 1e-6
+    assert relative(matrix.T @ F.solve_transposed(b), b) <= 1e-6
+    sign, size = np.linalg.slogdet(matrix)
+    np.testing.assert_allclose(F.slogdet()[1], size, rtol=1e-8)
+    np.testing.assert_allclose(F.slogdet()[0], sign, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", [Strong(), Weak()])
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-8])
+@pytest.mark.parametrize("kind", ["cholesky", "lu"])
+def test_errors_ranks_and_bytes_are_those_of_the_native_factorization(rule, tolerance, kind):
+    points, b = points_of("square"), right_hand_side()
+    A = compressed(points, COVARIANCE, 0.1, admissibility=rule)
+    batched, native = (
+        factorize(A, tolerance=tolerance, kind=kind, device=device) for device in (BATCHES, None)
+    )
+    assert batched.computed == native.computed
+    matrix = dense(points, COVARIANCE, 0.1)
+    lost = tolerance * np.linalg.norm(matrix)  # in the Frobenius norm, by the matrix that is factorized
+    assert relative(matrix @ batched.solve(b), b) <= lost / 0.1  # no eigenvalue is below the nugget
+    assert abs(batched.logdet() - native.logdet()) <= 2 * lost * np.linalg.norm(np.linalg.inv(matrix))
+    # Padding, and triangles that are kept as squares, cost bytes; the order of boxes changes ranks a little.
+    assert batched.n_bytes <= 2 * native.n_bytes
+    for ours, theirs in zip(batched.level_table(), native.level_table(), strict=True):
+        assert ours["skeletons"] <= 1.1 * theirs["skeletons"] + 10
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 15, 16, 17, 33])
+def test_awkward_sizes(n):
+    points = points_of("square", n)
+    F = factorize(compressed(points, COVARIANCE, 0.5), device=BATCHES)
+    matrix, b = dense(points, COVARIANCE, 0.5), np.arange(1.0, n + 1)
+    np.testing.assert_allclose(F.solve(b), np.linalg.solve(matrix, b), rtol=1e-8)
+    np.testing.assert_allclose(F.logdet(), np.linalg.slogdet(matrix)[1], atol=1e-8)
+    assert F.solve(np.zeros((n, 0))).shape == (n, 0)
+
+
+def test_a_root_multiplies_to_the_matrix_and_samples_are_its_multiples_of_normal_vectors():
+    points = points_of("square")
+    F = factorize(compressed(points, COVARIANCE, 0.1), device=BATCHES)
+    root = F.multiply_root(np.eye(N))
+    assert relative(root @ root.T, dense(points, COVARIANCE, 0.1)) <= 1e-6
+    sample = F.sample(torch.Generator().manual_seed(0))
+    normal = torch.randn(N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    np.testing.assert_allclose(sample.cpu().numpy(), root @ normal.numpy(), atol=1e-12)
+
+
+def test_single_precision_points_give_single_precision_solutions():
+    points = points_of("square").astype(np.float32)
+    A = compressed(points, COVARIANCE, 0.1, 1e-4)
+    b = torch.from_numpy(right_hand_side()).float()
+    F = factorize(A, tolerance=1e-3, device=BATCHES)
+    x = F.solve(b)
+    assert (x.dtype, F.computed) == (torch.float32, np.float32)
+    assert relative((A @ x).numpy(), b.numpy()) <= 0.1
+
+
+def test_it_is_the_same_to_the_last_bit_every_time():
+    A = compressed(points_of("square"), COVARIANCE, 0.1)
+    b = right_hand_side()
+    first, second = (factorize(A, device=BATCHES).solve(b) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_progress_is_told_from_the_leaves_to_the_end():
+    A, told = compressed(points_of("square"), COVARIANCE, 0.1), []
+    factorize(A, device=BATCHES, progress=lambda *state: told.append(state))
+    assert told == sorted(told)
+    assert told[-1] == (A.rows.n_boxes, A.rows.n_boxes)
+
+
+def test_what_fails_natively_fails_alike():
+    points = points_of("square")
+    points[-3:] = points[:3]
+    A = compressed(points, COVARIANCE, 0.0, 1e-6)
+    with pytest.raises(ConvergenceError, match="nugget"):
+        factorize(A, kind="cholesky", device=BATCHES)
+    with pytest.raises(ConvergenceError, match=r"the pivot -\d"):
+        factorize(A.add_diagonal(-5.0), kind="cholesky", device=BATCHES)
+    with pytest.raises(ConvergenceError, match=r"the pivot 0\.00e\+00 .* singular"):
+        factorize(compressed(points, 0.0 * COVARIANCE, 0.0), kind="lu", device=BATCHES)
+    B = A.add_diagonal(1e-2)
+    assert relative(B @ factorize(B, device=BATCHES).solve(np.ones(N)), np.ones(N)) <= 1e-2
+
+
+@pytest.mark.parametrize("kind", ["ldlt", "lu"])
+def test_sparse_corrections_are_eliminated_too(kind):
+    points = points_of("square")
+    A = compressed(points, COVARIANCE, 1.0)
+    i, j = np.nonzero(np.sqrt(((points[:, None] - points) ** 2).sum(axis=2)) < 0.02)
+    near = is_near(A, i, j)
+    i, j = i[near], j[near]
+    values = 0.1 * np.cos(i * j)
+    matrix = dense(points, COVARIANCE, 1.0)
+    np.add.at(matrix, (i, j), values)
+    F = factorize(A.add_sparse(i, j, values), tolerance=1e-10, kind=kind, device=BATCHES)
+    b = right_hand_side()
+    assert len(i) > N
+    assert relative(F.solve(b), np.linalg.solve(matrix, b)) <= 1e-6
+
+
+def test_a_matrix_without_kernel_is_not_eliminated_in_batches():
+    A = compressed(points_of("square", 100), COVARIANCE, 0.1)
+    with pytest.raises(ValueError, match="only a kernel's entries"):
+        factorize(A @ A, device=BATCHES)
+
+
+def test_boxes_of_a_color_share_no_near_box_and_every_box_has_one():
+    A = compressed(points_of("square"), COVARIANCE, 0.1)
+    leaves = A.rows.level(A.rows.n_levels - 1)
+    start = A.interactions.near.start[leaves.start :]
+    near = csr_array(
+        (
+            np.ones(start[-1] - start[0]),
+            A.interactions.near.boxes[start[0] :] - leaves.start,
+            start - start[0],
+        ),
+        shape=(len(leaves), len(leaves)),
+    )
+    found = colors(within_two_steps(near), np.ones(len(leaves), dtype=bool))
+    assert sorted(np.concatenate(found)) == list(range(len(leaves)))
+    assert len(found) <= 16
+    for color in found:
+        assert (near[color].sum(axis=0) <= 1).all()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind", "tolerance"),
+    [
+        (COVARIANCE, "cholesky", 1e-6),
+        (COVARIANCE, "cholesky", 1e-2),
+        (WAVE, "ldlt", 1e-6),
+        (SKEWED, "lu", 1e-6),
+    ],
+)
+def test_nothing_but_the_tree_and_a_few_answers_leaves_the_device(kernel, kind, tolerance, monkeypatch):
+    """The meta device computes shapes alone, and refuses to be mixed with others or to give numbers away."""
+    A = compressed(points_of("square", 250), kernel, 30.0, 1e-6)
+    answers = Answers(monkeypatch)
+    expected = factorize(A, tolerance=tolerance, kind=kind, device=BATCHES)
+    n_batches = sum(len(level.eliminations) for level in expected.levels)
+    assert len(answers.told) <= 16 * n_batches
+    answers.tell_again()
+    b = torch.ones(250, 3, dtype=torch.float64, device="meta")
+    with OnOneDevice():
+        F = A.to("meta").factorize(tolerance, kind)
+        found = [F.solve(b), F.solve_transposed(b[:, 0])]
+        found += [F.multiply_root(b)] if kind == "cholesky" else []
+    assert next(answers.replay, None) is None
+    for x in found:
+        assert x.device.type == "meta"
+    assert F.device.type == "meta"
+    assert F.n_bytes == expected.n_bytes
+    for level in F.levels:
+        for batch in level.eliminations:
+            assert batch.left.device.type == batch.outer.device.type == "meta"

@@ -1,0 +1,105 @@
+"""Every type of matrix through all that can be done with one, against dense matrices in double precision."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import ConfigError
+from pipeline.hmatrix import H2Matrix, kernels
+
+N = 300
+POINTS = np.random.default_rng(0).random((N, 2))
+COVARIANCE, WAVE = kernels.Matern(nu=0.5, length_scale=0.2), kernels.Helmholtz(wavenumber=4.0)
+SKEWED = kernels.Custom(lambda x, y: COVARIANCE(x, y) * (1 + 0.3 * x[..., :, None, 0]))
+# kernel, diagonal, type of the matrix for points in double precision
+CASES = {
+    "real": (COVARIANCE, 0.1, "float64"),
+    "real, nonsymmetric": (SKEWED, 0.5, "float64"),
+    "complex": (WAVE, 30.0, "complex128"),
+    "complex diagonal": (COVARIANCE, 0.1 + 1.0j, "complex128"),
+    "complex factor": ((1 + 2j) * COVARIANCE, 3.0, "complex128"),
+}
+SINGLE = {"float64": "float32", "complex128": "complex64"}
+
+
+def relative(found, wanted):
+    return np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return CASES[request.param]
+
+
+@pytest.fixture(params=[np.float64, np.float32], ids=["double", "single"])
+def precision(request):
+    return request.param
+
+
+@pytest.fixture
+def matrices(case, precision):
+    """The matrix, itself when dense, and its tolerance."""
+    kernel, diagonal, _ = case
+    tolerance = 1e-6 if precision is np.float64 else 1e-4
+    A = H2Matrix.from_kernel(
+        POINTS.astype(precision), kernel, diagonal=diagonal, tolerance=tolerance, leaf_size=16
+    )
+    x = torch.from_numpy(POINTS.astype(precision).astype(np.float64))
+    return A, kernel(x, x).numpy() + np.diag(np.full(N, diagonal)), tolerance
+
+
+@pytest.fixture(params=["real vectors", "complex vectors"])
+def b(request, precision):
+    generator = np.random.default_rng(1)
+    real = generator.standard_normal((N, 2)).astype(precision)
+    if request.param == "real vectors":
+        return real
+    return real + 1j * generator.standard_normal((N, 2)).astype(precision)
+
+
+def test_products_have_the_type_of_the_matrix_and_its_accuracy(matrices, case, precision, b):
+    A, dense, tolerance = matrices
+    assert A.dtype == (case[2] if precision is np.float64 else SINGLE[case[2]])
+    assert (A @ b).dtype == np.result_type(A.dtype, b.dtype)
+    assert relative(A @ b, dense @ b) <= 2 * tolerance
+    assert relative(A.product_transposed(b), dense.T @ b) <= 2 * tolerance
+
+
+def test_arithmetic_keeps_types_and_accuracy(matrices, b):
+    A, dense, tolerance = matrices
+    for found, wanted in (
+        (2j * A, 2j * dense),
+        (A - 3.0 * A, -2 * dense),
+        (A.recompress(tolerance=1e-3), dense),
+        (A @ A, dense @ dense),
+        (A.add_diagonal(1j), dense + 1j * np.eye(N)),
+        (A.inverse(tolerance=1e-4), np.linalg.inv(dense)),
+    ):
+        assert relative(found @ b, wanted @ b) <= 10 * max(tolerance, found.tolerance)
+        assert found.dtype.kind == "c" or found.dtype == A.dtype
+
+
+def test_factorizations_and_solves_do_too(matrices, precision, b):
+    A, dense, tolerance = matrices
+    F = A.factorize()
+    exact = np.linalg.solve(dense, b)
+    amplified = tolerance * np.linalg.cond(dense)
+    assert F.solve(b).dtype == np.result_type(A.dtype, b.dtype)
+    assert relative(F.solve(b), exact) <= amplified
+    sign, size = np.linalg.slogdet(dense)
+    np.testing.assert_allclose(F.slogdet(), (sign, size), atol=N * amplified)
+    x, _ = A.solve(b, tolerance)
+    assert x.dtype == np.result_type(A.dtype, b.dtype)
+    assert relative(x, exact) <= 2 * amplified
+
+
+def test_storage_keeps_every_bit(matrices, case, b, tmp_path):
+    A, _, _ = matrices
+    if isinstance(case[0], kernels.Custom):
+        with pytest.raises(ConfigError, match="cannot be stored"):
+            A.save(tmp_path / "matrix")
+        return
+    A.save(tmp_path / "matrix")
+    loaded = H2Matrix.load(tmp_path / "matrix")
+    assert loaded.dtype == A.dtype
+    np.testing.assert_array_equal(loaded @ b, A @ b)
