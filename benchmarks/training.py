@@ -180,7 +180,7 @@ def messages(run: Run) -> None:
             chosen = settings(1, block_size=block_size)
             chosen = replace(chosen, communication=communication, placement="memory")
             sent[f"{communication}, {cut}"] = chosen, goal if cut == "cut" else None
-    sent["the default's"] = settings(1), None
+    sent["the default's"] = settings(1), 0.65
     for part, (chosen, goal) in sent.items():
         counted = step_bytes(chosen, 2)
         run.record(BYTES, ours=counted / 1e6, peer=peer / 1e6, peer_name=name, part=part)
