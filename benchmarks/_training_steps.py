@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from pipeline.models import build_model
@@ -89,15 +88,14 @@ def loop_step(
     return step
 
 
-def plain_step(model: Classifier, precondition: Step | None, batch_size: int) -> Step:
+def plain_step(model: Classifier, precondition: Step | None, batch: Samples) -> Step:
     """A step of a torch loop that anyone would write: the whole batch in one pass.
 
     Args:
         precondition: Called between the backward pass and the optimizer's step.
     """
     optimizer = OPTIMIZERS["sgd"](model, FirstOrder(LR))
-    images: Tensor = samples().images[:batch_size]
-    labels = samples().labels[:batch_size]
+    images, labels = batch.images, batch.labels
 
     def step() -> None:
         optimizer.zero_grad()

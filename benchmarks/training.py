@@ -3,10 +3,12 @@
 The network is the default study's, 122,922 weights on images of 28 x 28, with one thread a process and the settings of
 `config/default.yaml`: factors come from a quarter of each batch, intervals (k, k) mean factors and inverses every k
 steps, and times are means over whole intervals. Rows tell whether factors are `cut` into blocks of at most 512 rows,
-as by default and in the study of large batches, or `whole`, as kfac-pytorch's are; and whether the loop is a plain one
-of torch, the whole batch in one pass, or that of `train`, in micro-batches. Goals are set for the default alone, but
-for those beside kfac-pytorch, which hold for both. All sides keep freed memory for the next step, as the stage `train`
-does. What accuracy this buys is measured by `benchmarks/large_batch.py`, whose recorded goals are told at the end.
+as by default and in the study of large batches, or `whole`, and whether they come from `all samples`, as kfac-pytorch's
+whole ones do; and whether the loop is a plain one of torch, the whole batch in one pass, or that of `train`, in
+micro-batches. Goals are set for the default alone, but for those beside kfac-pytorch, which hold for all. All sides
+keep freed memory for the next step, as the stage `train` does. Where torch finds a GPU, ResNet-18 trains there too, in
+a plain loop. What accuracy this buys is measured by `benchmarks/large_batch.py`, whose recorded goals are told at the
+end.
 """
 
 import json
@@ -22,20 +24,24 @@ from pathlib import Path
 import _training_steps
 import torch
 from _frame import RESULTS, Benchmark, Goal, Quantity, Row, Run
-from _training_steps import LR, Step, loop_step, network, plain_step
+from _training_steps import LR, N_CLASSES, SEED, Step, loop_step, network, plain_step, samples
 from peers import kfac_pytorch
 from threadpoolctl import threadpool_limits
 
+from pipeline.models import build_model
 from pipeline.runtime.communicator import Communicator, Counting, run_in_threads
 from pipeline.runtime.memory import keep_freed_memory
 from pipeline.settings import Communication, KFACSettings
 from pipeline.training.kfac import KFAC
 from pipeline.training.layers import structure_of
+from pipeline.training.sampling import Samples
 
 BATCH = 1024
 WHOLE = 10  # steps: a multiple of every interval below
 COST = Quantity("CPU time of a step, times SGD's", "")
 STEP = Quantity("CPU time of a step", "ms")
+WALL_COST = Quantity("wall time of a step, times SGD's", "")
+WALL_STEP = Quantity("wall time of a step", "ms")
 BYTES = Quantity("messages of a step", "MB")
 SHARE = Quantity("share of the peer's bytes", "")
 RATE = Quantity("images per second", "1/s", smaller_is_better=False)
@@ -43,9 +49,14 @@ RATE = Quantity("images per second", "1/s", smaller_is_better=False)
 bench = Benchmark("training", __doc__, packages=("torch", "mpi4py"))
 
 
-def settings(interval: int, *, block_size: int = 512) -> KFACSettings:
-    """Those of the default study but for the intervals and, where wanted, uncut factors."""
-    return KFACSettings(factor_interval=interval, inverse_interval=interval, block_size=block_size)
+def settings(interval: int, *, block_size: int = 512, sample_fraction: float = 0.25) -> KFACSettings:
+    """Those of the default study but for the intervals and, where wanted, uncut factors from more samples."""
+    return KFACSettings(
+        factor_interval=interval,
+        inverse_interval=interval,
+        block_size=block_size,
+        sample_fraction=sample_fraction,
+    )
 
 
 def cpu_seconds(steps: Sequence[Step], *, repeats: int) -> list[list[float]]:
@@ -70,7 +81,7 @@ def times(step: Sequence[float], sgd: Sequence[float]) -> float:
 def plain(precondition_of: Callable[[torch.nn.Module], Step]) -> Step:
     """A step of a plain loop with a preconditioner."""
     model = network()
-    return plain_step(model, precondition_of(model), BATCH)
+    return plain_step(model, precondition_of(model), samples()[:BATCH])
 
 
 def ours(model: torch.nn.Module, *, chosen: KFACSettings) -> Step:
@@ -79,36 +90,35 @@ def ours(model: torch.nn.Module, *, chosen: KFACSettings) -> Step:
 
 
 def cost(run: Run, interval: int, *, goal: float, over_peer: float) -> None:
-    """Time K-FAC in a plain loop and in `train`'s, with factors cut and whole, beside SGD in the same loop."""
-    chosen = (settings(interval), settings(interval, block_size=0))
-    steps = [
-        plain_step(network(), None, BATCH),
-        *(plain(partial(ours, chosen=each)) for each in chosen),
-        *(
-            [plain(partial(kfac_pytorch.preconditioner, interval=interval))]
-            if kfac_pytorch.is_installed()
-            else []
-        ),
-        *(loop_step(network(), each, BATCH) for each in (None, *chosen)),
-    ]
-    taken = cpu_seconds(steps, repeats=1 if run.quick else 5)
-    sgd, cut, whole, *peers = taken[:-3]
-    theirs = times(peers[0], sgd) if peers else None
-    for part, figures, reference in (
-        ("plain, cut", cut, sgd),
-        ("plain, whole", whole, sgd),
-        ("train, cut", taken[-2], taken[-3]),
-        ("train, whole", taken[-1], taken[-3]),
-    ):
+    """Time K-FAC in a plain loop and in `train`'s beside SGD in the same loop, and in a plain one beside the peer."""
+    cut, whole = settings(interval), settings(interval, block_size=0)
+    everything = settings(interval, block_size=0, sample_fraction=1.0)
+    steps: dict[str, Step] = {
+        "plain, SGD": plain_step(network(), None, samples()[:BATCH]),
+        "plain, cut": plain(partial(ours, chosen=cut)),
+        "plain, whole": plain(partial(ours, chosen=whole)),
+        "plain, whole, all samples": plain(partial(ours, chosen=everything)),
+        "train, SGD": loop_step(network(), None, BATCH),
+        "train, cut": loop_step(network(), cut, BATCH),
+        "train, whole": loop_step(network(), whole, BATCH),
+    }
+    if kfac_pytorch.is_installed():
+        steps[kfac_pytorch.NAME] = plain(partial(kfac_pytorch.preconditioner, interval=interval))
+    seconds = cpu_seconds(list(steps.values()), repeats=1 if run.quick else 5)
+    taken = dict(zip(steps, seconds, strict=True))
+    peer = taken.pop(kfac_pytorch.NAME, None)
+    sgd = {loop: taken.pop(f"{loop}, SGD") for loop in ("plain", "train")}
+    for part, figures in taken.items():
+        reference = sgd[part.split(",")[0]]
         milliseconds = [1e3 * statistics.median(each) for each in (figures, reference)]
         run.record(STEP, ours=milliseconds[0], peer=milliseconds[1], peer_name="SGD", part=part)
         bound = Goal.ours(goal) if part.endswith("cut") else None
         run.record(COST, ours=times(figures, reference), goal=bound, part=part)
-    for part, figures in (("plain, cut", cut), ("plain, whole", whole)):
+    for part in (name for name in taken if name.startswith("plain")):
         run.record(
             COST,
-            ours=times(figures, sgd),
-            peer=theirs,
+            ours=times(taken[part], sgd["plain"]),
+            peer=None if peer is None else times(peer, sgd["plain"]),
             peer_name=kfac_pytorch.NAME,
             goal=Goal.ratio(over_peer),
             part=part,
@@ -157,23 +167,24 @@ def replicated_bytes(n_processes: int) -> float:
 
 @bench.case("messages, 2 processes, intervals (1,1)")
 def messages(run: Run) -> None:
-    """Packed triangles to the process that inverts them, beside whole matrices to all.
+    """Packed triangles to the process that inverts them, beside whole matrices to all; then the default's messages.
 
     Gradients of SGD, the same in all rows, travel in double precision.
     """
     peer = replicated_bytes(2)
     name = "whole float32 factors to all"
     goals: dict[Communication, float | None] = {"float64": None, "float32": 0.65, "bfloat16": 0.42}
+    sent: dict[str, tuple[KFACSettings, float | None]] = {}
     for communication, goal in goals.items():
         for cut, block_size in (("cut", 512), ("whole", 0)):
-            chosen = replace(
-                settings(1, block_size=block_size), communication=communication, placement="memory"
-            )
-            counted = step_bytes(chosen, 2)
-            part = f"{communication}, {cut}"
-            run.record(BYTES, ours=counted / 1e6, peer=peer / 1e6, peer_name=name, part=part)
-            bound = Goal.ours(goal) if goal and cut == "cut" else None
-            run.record(SHARE, ours=counted / peer, goal=bound, part=part)
+            chosen = settings(1, block_size=block_size)
+            chosen = replace(chosen, communication=communication, placement="memory")
+            sent[f"{communication}, {cut}"] = chosen, goal if cut == "cut" else None
+    sent["the default's"] = settings(1), 0.65
+    for part, (chosen, goal) in sent.items():
+        counted = step_bytes(chosen, 2)
+        run.record(BYTES, ours=counted / 1e6, peer=peer / 1e6, peer_name=name, part=part)
+        run.record(SHARE, ours=counted / peer, goal=Goal.ours(goal) if goal else None, part=part)
 
 
 def images_per_second(kind: str, n_processes: int, n_images: int) -> float:
@@ -192,6 +203,44 @@ def two_processes(run: Run) -> None:
         turns = [[images_per_second(kind, n, n_images) for n in (1, 2)] for _ in range(1 if run.quick else 3)]
         one, two = (statistics.median(rates) for rates in zip(*turns, strict=True))
         run.record(RATE, ours=two, peer=one, peer_name="1 process", goal=Goal.ratio(1.7), part=part)
+
+
+def resnet_steps(device: torch.device, batch_size: int) -> tuple[Step, Step]:
+    """Steps of ResNet-18 on images of 32 x 32 in a plain loop, with K-FAC at intervals (10,100) and with SGD."""
+    rng = torch.Generator().manual_seed(SEED)
+    images = torch.randn(batch_size, 3, 32, 32, generator=rng)
+    labels = torch.randint(N_CLASSES, (batch_size,), generator=rng)
+    batch = Samples(images.to(device), labels.to(device))
+    models = [
+        build_model("resnet", input_shape=(3, 32, 32), n_classes=N_CLASSES, generator=rng).to(device)
+        for _ in range(2)
+    ]
+    chosen = replace(settings(10), inverse_interval=100)
+    return plain_step(models[0], ours(models[0], chosen=chosen), batch), plain_step(models[1], None, batch)
+
+
+def gpu_seconds(step: Step, n_steps: int) -> float:
+    """Wall seconds of a step on the GPU, the mean over some."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(n_steps):
+        step()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / n_steps
+
+
+@bench.case("ResNet-18 on a GPU, intervals (10,100), batch 128")
+def on_gpu(run: Run) -> None:
+    """Wall time, means over whole intervals of inverses; needs a GPU that torch can use."""
+    if not torch.cuda.is_available():
+        print(f"{run.case}: not measured, for torch finds no GPU on this machine")
+        return
+    steps = resnet_steps(torch.device("cuda"), 128)
+    turns = [[gpu_seconds(step, 100) for step in steps] for _ in range(2 if run.quick else 6)][1:]
+    kfac, sgd = zip(*turns, strict=True)
+    milliseconds = [1e3 * statistics.median(each) for each in (kfac, sgd)]
+    run.record(WALL_STEP, ours=milliseconds[0], peer=milliseconds[1], peer_name="SGD")
+    run.record(WALL_COST, ours=times(kfac, sgd), goal=Goal.ours(1.15))
 
 
 @bench.case("accuracy, recorded")

@@ -24,7 +24,7 @@ def test_a_plain_loop_and_that_of_train_take_the_same_first_step_of_sgd(steps, m
     steps.samples.cache_clear()
     models = [steps.network() for _ in range(2)]
     before = weights(models[0])
-    steps.plain_step(models[0], None, 512)()
+    steps.plain_step(models[0], None, steps.samples())()
     steps.loop_step(models[1], None, 512)()
     steps.samples.cache_clear()
     moved = [weights(model) - before for model in models]
@@ -34,9 +34,22 @@ def test_a_plain_loop_and_that_of_train_take_the_same_first_step_of_sgd(steps, m
 
 def test_k_fac_changes_the_step(bench, steps):
     models = [steps.network() for _ in range(2)]
-    steps.plain_step(models[0], None, 64)()
-    steps.plain_step(models[1], bench.ours(models[1], chosen=bench.settings(1)), 64)()
+    steps.plain_step(models[0], None, steps.samples()[:64])()
+    steps.plain_step(models[1], bench.ours(models[1], chosen=bench.settings(1)), steps.samples()[:64])()
     assert not torch.equal(weights(models[0]), weights(models[1]))
+
+
+def test_without_a_gpu_its_case_says_so(bench, monkeypatch, capsys):
+    monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: False)
+    rows = []
+    bench.on_gpu(bench.Run("on a GPU", None, rows.append))
+    assert capsys.readouterr().out == "on a GPU: not measured, for torch finds no GPU on this machine\n"
+    assert not rows
+
+
+def test_steps_of_the_gpu_s_case_run_wherever_torch_does(bench):
+    for step in bench.resnet_steps(torch.device("cpu"), 2):
+        step()
 
 
 def test_the_median_of_ratios_is_taken_turn_by_turn(bench):

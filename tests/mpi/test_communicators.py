@@ -33,6 +33,12 @@ assert MpiCommunicator().size == int(sys.argv[1])
 check(MpiCommunicator())
 with torch_group(torch.device("cpu"), MpiCommunicator()) as group:
     check(group, torch.bfloat16)
+    for n in (1, 500_000):
+        trained = torch.ones(n, requires_grad=True)
+        group.all_reduce(trained)
+        group.reduce(trained, 0)
+        assert group.rank > 0 or (trained == group.size**2).all()
+        assert trained.is_leaf and trained.requires_grad
     assert group.size == int(sys.argv[1])
 if MpiCommunicator().rank == 0:
     print("agreed")

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from pipeline.errors import ConfigError, ProcessLostError
 from pipeline.runtime.torch_group import (
     INTERFACE,
+    MOST_GATHERED,
     Member,
     TorchGroup,
     backend_for,
@@ -151,6 +152,18 @@ def test_a_node_without_a_usable_gpu_among_others_is_named(backend):
 HERE = socket.gethostname()
 
 
+def broken(function, backend, others, monkeypatch):
+    """A group of this process and others in which one of torch's collectives, and no other, finds them gone."""
+
+    def breaks(*_arguments):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(dist, function, breaks)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 1 + len(others))
+    return TorchGroup((Member(0, HERE, os.getpid()), *others), backend=backend)
+
+
 @pytest.mark.parametrize(
     ("members", "text"),
     [
@@ -170,11 +183,27 @@ HERE = socket.gethostname()
     ],
 )
 def test_a_broken_connection_tells_who_is_gone_as_far_as_it_can_be_known(members, text, monkeypatch):
-    def breaks(_tensor):
-        raise RuntimeError("Connection closed by peer")
-
-    monkeypatch.setattr(dist, "all_reduce", breaks)
-    monkeypatch.setattr(dist, "get_rank", lambda: 0)
-    monkeypatch.setattr(dist, "get_world_size", lambda: 1 + len(members))
+    group = broken("all_reduce", "nccl", members, monkeypatch)
     with pytest.raises(ProcessLostError, match=text):
-        TorchGroup((Member(0, HERE, os.getpid()), *members), backend="nccl").all_reduce(torch.zeros(1))
+        group.all_reduce(torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("backend", "breaks", "collective"),
+    [
+        ("nccl", "all_reduce", lambda group: group.all_reduce(torch.zeros(1))),
+        ("gloo", "all_reduce", lambda group: group.all_reduce(torch.zeros(MOST_GATHERED))),
+        ("gloo", "all_gather_single", lambda group: group.all_reduce(torch.zeros(1))),
+        ("nccl", "reduce", lambda group: group.reduce(torch.zeros(1), 0)),
+        ("gloo", "reduce", lambda group: group.reduce(torch.zeros(MOST_GATHERED), 0)),
+        ("gloo", "gather", lambda group: group.reduce(torch.zeros(1), 0)),
+        ("gloo", "gather", lambda group: group.reduce(torch.zeros(1), 1)),
+        ("gloo", "broadcast", lambda group: group.broadcast(torch.zeros(1), 0)),
+        ("gloo", "all_gather", lambda group: group.all_gather(torch.zeros(1))),
+        ("gloo", "barrier", lambda group: group.barrier()),
+    ],
+)
+def test_every_collective_tells_who_is_gone(backend, breaks, collective, monkeypatch):
+    group = broken(breaks, backend, (Member(1, HERE, 2**22),), monkeypatch)
+    with pytest.raises(ProcessLostError, match=r"process 1 .*, of 2 processes, has died; nothing"):
+        collective(group)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 from pipeline.__main__ import main
 from pipeline.artifacts import patience
@@ -215,6 +216,25 @@ def test_a_folder_of_color_images_trains_a_residual_network_with_augmentation(be
     network = Artifact.open(bench.manifest("train"), "network")
     assert network.facts["steps"] == 4
     assert "body.stage2.block1.norm1" in network.json("layers")
+
+
+class Activated(nn.Sequential):
+    """A network with a layer that K-FAC does not know."""
+
+    def __init__(self, num_classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, 8), nn.PReLU(8), nn.Linear(8, num_classes))
+
+
+@pytest.mark.parametrize("name", ["kfac", "sgd"])
+def test_what_k_fac_passes_through_is_told_at_the_start(name, bench, study, capsys):
+    study["model"] = {"name": "imported", "path": f"{__name__}:Activated"}
+    study["training"]["runs"]["only"]["optimizer"] = {"name": name, "lr": 0.05}
+    bench.write_specs(study)
+    bench.dataset()
+    assert bench.run("train", **bench.train_options()) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "K-FAC" in line]
+    passed = ["only, seed 0: K-FAC leaves these gradients as they are: body.2.weight"]
+    assert told == (passed if name == "kfac" else [])
 
 
 @pytest.mark.mpi

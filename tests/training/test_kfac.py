@@ -9,6 +9,7 @@ from pipeline.errors import ConvergenceError
 from pipeline.runtime.communicator import Serial, run_in_threads
 from pipeline.training import KFAC, KFACSettings, curvature
 from pipeline.training.kronecker import split_damping
+from pipeline.training.layers import KroneckerProduct
 
 
 def preconditioner_of(model, *, communicator=None, mean_loss=True, **options):
@@ -250,6 +251,25 @@ def test_evaluation_and_passes_without_gradients_leave_no_statistics():
     preconditioner.step(0.1)
     extended = torch.cat([x, torch.ones(5, 1, dtype=torch.float64)], dim=1)
     torch.testing.assert_close(factors(preconditioner)[0], extended.T @ extended / 5)
+
+
+@pytest.mark.parametrize("ekfac", [False, True])
+def test_inputs_wait_for_the_backward_pass_only_where_it_needs_them(ekfac, monkeypatch, rng):
+    kept = []
+    moments = KroneckerProduct.gradient_moments
+
+    def spy(structure, inputs, gradient):
+        kept.append(inputs.untyped_storage().nbytes())
+        return moments(structure, inputs, gradient)
+
+    monkeypatch.setattr(KroneckerProduct, "gradient_moments", spy)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+    preconditioner = preconditioner_of(model, damping=0.1, ekfac=ekfac)
+    for _ in range(2):  # the eigenbases that EKFAC takes squares in are there from the second step
+        model(torch.randn(5, 2, 6, 6, generator=rng)).square().mean().backward()
+        preconditioner.step(0.1)
+    assert len(kept) == 4
+    assert [n_bytes > 0 for n_bytes in kept] == [False, False, ekfac, ekfac]
 
 
 def test_removed_hooks_see_nothing():

@@ -4,12 +4,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.runtime.communicator import run_in_threads
 from pipeline.training import METHODS, EpochRecord, KFACSettings, Recipe, Samples, State, evaluate, train
-from pipeline.training.smoothing import LabelSmoothing, Mixup, WeightAverage, WeightNoise
+from pipeline.training.smoothing import SAM, LabelSmoothing, Mixup, WeightAverage, WeightNoise
 
 SMOOTHED = (Mixup(0.4), LabelSmoothing(0.1), WeightNoise(0.2, annealed=True), WeightAverage(0.4))
 SETTINGS = KFACSettings(factor_interval=2, inverse_interval=3, sample_fraction=0.5)
@@ -30,7 +31,8 @@ RECIPES = {
 }
 
 
-SECONDS = dict.fromkeys(("seconds", "gradient_seconds", "preconditioner_seconds", "evaluation_seconds"), 0.0)
+PARTS = ("gradient", "preconditioner", "factor", "inverse", "evaluation")
+SECONDS = {"seconds": 0.0} | {f"{part}_seconds": 0.0 for part in PARTS}
 
 
 def without_seconds(history):
@@ -173,6 +175,29 @@ def test_running_statistics_follow_the_mean_over_micro_batches(small_network, tr
     assert model.body.norm1.num_batches_tracked == 1
 
 
+class Rearranged(nn.Module):
+    """A classifier that picks pixels in an order of its own, and normalizes them."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("order", torch.arange(35, -1, -1))
+        self.register_buffer("mask", torch.arange(36) % 5 > 0)
+        self.norm = nn.BatchNorm1d(36)
+        self.head = nn.Linear(36, 3)
+
+    def forward(self, images):
+        return self.head(self.norm(images.flatten(1)[:, self.order] * self.mask))
+
+
+@pytest.mark.parametrize("smoothing", [(), (SAM(0.05),)])
+def test_only_batch_normalizations_count_passes_other_whole_numbers_stay(smoothing, training, validation):
+    model, untrained = Rearranged(), Rearranged()
+    train(model, replace(RECIPES["kfac"], smoothing=smoothing), training, validation, seed=0)
+    assert torch.equal(model.order, untrained.order)
+    assert torch.equal(model.mask, untrained.mask)
+    assert model.norm.num_batches_tracked == 7 * 3  # epochs of three steps
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_training_learns(name, small_network, training, validation):
     recipe = replace(RECIPES[name], epochs=15)
@@ -294,6 +319,8 @@ def test_the_parts_of_a_step_are_within_the_whole(name, small_network, training,
     assert 0 < last.gradient_seconds < last.seconds
     assert last.gradient_seconds + last.preconditioner_seconds <= last.seconds
     assert (last.preconditioner_seconds > 0) == (name == "kfac")
+    assert (last.factor_seconds > 0) == (last.inverse_seconds > 0) == (name == "kfac")
+    assert last.factor_seconds + last.inverse_seconds <= last.preconditioner_seconds
     assert last.evaluation_seconds > 0
 
 

@@ -55,3 +55,22 @@ def test_stacks_are_multiplied_one_by_one(engine, rng):
     stack = torch.randn(3, 100, 600, generator=rng)
     for product, a in zip(times_own_transpose(stack), stack, strict=True):
         assert_is_product(product, a, a)
+
+
+def test_a_private_product_that_has_changed_is_not_used():
+    def one_argument_fewer(a, b, bias, kind, scalars):
+        raise AssertionError
+
+    def another_meaning(a, b, *_options):
+        return a + b
+
+    def another_schema(*_arguments):
+        raise RuntimeError("expected at most 5 argument(s) but received 6")
+
+    for product in (None, one_argument_fewer, another_meaning, another_schema):
+        assert products._if_works(product) is None
+
+    def same(a, b, *_options):
+        return a @ b.mT
+
+    assert products._if_works(same) is same

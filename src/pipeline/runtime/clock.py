@@ -33,14 +33,13 @@ class Progress:
         label: What is progressing.
         total: Steps in all.
         every: Seconds between lines.
+        _first: Steps done at the first update, and when that was.
     """
 
     label: str
     total: int
     every: float = 5.0
-    _first: tuple[int, float] | None = field(
-        default=None, init=False
-    )  # steps done at the first update, and when
+    _first: tuple[int, float] | None = field(default=None, init=False)
     _last: float = field(init=False)
 
     def __post_init__(self) -> None:

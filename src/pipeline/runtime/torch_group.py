@@ -25,6 +25,9 @@ from pipeline.errors import ConfigError, ProcessLostError
 from pipeline.runtime.communicator import Communicator, Serial
 from pipeline.runtime.mpi import MpiCommunicator
 
+# Bytes that one process may receive of a sum; of more, what adding up on the way saves outweighs the waking.
+MOST_GATHERED = 2_000_000
+
 
 @dataclass(frozen=True)
 class Member:
@@ -57,6 +60,9 @@ def members_of(mpi: MpiCommunicator) -> tuple[Member, ...]:
 class TorchGroup:
     """The default torch process group, over gloo (CPU) or nccl (GPU).
 
+    Small sums over gloo are taken by every process for itself, in the same order: they are bit-equal on all as far as
+    the processors add equally, which a job on nodes of different kinds cannot rely on.
+
     Attributes:
         members: All processes, in order.
         backend: gloo or nccl.
@@ -73,6 +79,7 @@ class TorchGroup:
     def size(self) -> int:
         return dist.get_world_size()
 
+    @torch.no_grad()
     def all_reduce(self, tensor: Tensor) -> None:
         if not self._is_cheaper_gathered(tensor):
             with self._together():
@@ -83,6 +90,7 @@ class TorchGroup:
             dist.all_gather_single(parts.view(-1), tensor.view(-1))
         torch.sum(parts, dim=0, dtype=tensor.dtype, out=tensor)
 
+    @torch.no_grad()
     def reduce(self, tensor: Tensor, destination: int) -> None:
         if not self._is_cheaper_gathered(tensor):
             with self._together():
@@ -161,9 +169,6 @@ class TorchGroup:
             time.sleep(0.01)
         return []
 
-
-# Bytes that one process may receive of a sum; of more, what adding up on the way saves outweighs the waking.
-MOST_GATHERED = 2_000_000
 
 INTERFACE = "PARSIMONY_INTERFACE"
 TIMEOUT = timedelta(minutes=10)

@@ -3,7 +3,7 @@
 import math
 import resource
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -92,6 +92,11 @@ class Reporter:
     checkpoint: CheckpointFolder
     speaks: bool
 
+    def on_start(self, not_preconditioned: Sequence[str]) -> None:
+        """A line with the parameters that K-FAC passes through."""
+        if self.speaks and not_preconditioned:
+            print(f"{self.label}: K-FAC leaves these gradients as they are: {', '.join(not_preconditioned)}")
+
     def on_step(self, step: int, n_steps: int, loss: float) -> None:
         """A progress line now and then."""
         if self.speaks:
@@ -177,6 +182,7 @@ def _train(
                     state=found,
                     on_checkpoint=reporter.on_checkpoint,
                     checkpoint_steps=options.checkpoint_steps,
+                    on_start=reporter.on_start,
                     on_epoch=reporter.on_epoch,
                     on_step=reporter.on_step,
                     interrupted=interrupted,

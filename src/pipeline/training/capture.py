@@ -151,7 +151,8 @@ class Capture:
             for matrix, moment in structure.input_moments(inputs, n).items():
                 self._add((name, matrix), moment, n)
         keep = name in self._bases or not isinstance(structure, KroneckerProduct)
-        return inputs if keep else inputs[:0]
+        # Of the others only the shape is asked for; a view would keep all inputs alive until the backward pass.
+        return inputs if keep else inputs.new_empty(inputs[:0].shape)
 
     @torch.no_grad()
     def _add_gradients(self, name: str, inputs: Tensor, n: int, gradient: Tensor, *, scale: float) -> None:

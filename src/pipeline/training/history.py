@@ -29,6 +29,8 @@ class EpochRecord:
         inverse_age: The same of the inverses.
         gradient_seconds: The part of `seconds` in forward and backward passes, messages included.
         preconditioner_seconds: The part of `seconds` in K-FAC.
+        factor_seconds: The part of `preconditioner_seconds` in factors, their messages and average.
+        inverse_seconds: The part of it in inverses; the rest is the natural gradients'.
         evaluation_seconds: Time in evaluations, which `seconds` leaves out.
         layers: After the last epoch, by layer: "pi", the balance by which damping is split, and "trace" and
             "condition" (with damping) of the factors "A" and "G".
@@ -52,6 +54,8 @@ class EpochRecord:
     inverse_age: int = 0
     gradient_seconds: float = 0.0
     preconditioner_seconds: float = 0.0
+    factor_seconds: float = 0.0
+    inverse_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -68,6 +72,8 @@ class Progress:
         seconds: Time they took.
         gradient_seconds: Of this, in forward and backward passes.
         preconditioner_seconds: Of this, in K-FAC.
+        factor_seconds: Of these, in factors.
+        inverse_seconds: Of these, in inverses.
         evaluation_seconds: Time in evaluations, beside `seconds`.
         objective_sum: Loss summed over the samples of the running epoch so far.
         n_samples: How many these are.
@@ -78,6 +84,8 @@ class Progress:
     seconds: float = 0.0
     gradient_seconds: float = 0.0
     preconditioner_seconds: float = 0.0
+    factor_seconds: float = 0.0
+    inverse_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     objective_sum: float = 0.0
     n_samples: int = 0

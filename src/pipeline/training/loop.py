@@ -1,7 +1,7 @@
 """The training loop."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -36,6 +36,7 @@ def train(
     state: State | None = None,
     on_checkpoint: Callable[[State], None] | None = None,
     checkpoint_steps: int = 0,
+    on_start: Callable[[Sequence[str]], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
     interrupted: Callable[[], bool] | None = None,
@@ -55,6 +56,8 @@ def train(
         state: Where to go on; the model's own weights are replaced.
         on_checkpoint: Called on all processes with the state after every `checkpoint_steps` steps.
         checkpoint_steps: Zero for no checkpoints.
+        on_start: Called on all processes before the first step if K-FAC is to precondition, with the names of the
+            trained parameters whose gradients it leaves as they are.
         on_epoch: Called on all processes after each epoch, before a checkpoint of the same step.
         on_step: Called on all processes with steps done, steps in all and the loss of the step.
         interrupted: Asked after every step; once it says yes on any process, all stop after a last checkpoint.
@@ -99,6 +102,8 @@ def train(
             )
         restore_state(state, model, optimizer, kfac, average)
         progress = Progress.from_scalars(state.scalars)
+    if kfac is not None and on_start is not None:
+        on_start(kfac.not_preconditioned)
 
     while progress.step < steps.n_steps:
         start = perf_counter()
@@ -110,9 +115,11 @@ def train(
             step, steps.n_steps, peak=recipe.lr, n_warmup=steps.n_warmup, schedule=recipe.schedule
         )
         if kfac is not None:
-            begin = perf_counter()
+            begin, before = perf_counter(), dict(kfac.seconds)
             kfac.step(lr, done=done)
             progress.preconditioner_seconds += perf_counter() - begin
+            progress.factor_seconds += kfac.seconds["factors"] - before["factors"]
+            progress.inverse_seconds += kfac.seconds["inverses"] - before["inverses"]
         momentum = recipe.momentum
         if recipe.coupled_momentum:
             momentum = coupled_momentum(lr, momentum=momentum, peak=recipe.lr)
@@ -192,6 +199,8 @@ def _measure(
         gap=on_validation.loss - on_training.loss,
         gradient_seconds=progress.gradient_seconds,
         preconditioner_seconds=progress.preconditioner_seconds,
+        factor_seconds=progress.factor_seconds,
+        inverse_seconds=progress.inverse_seconds,
     )
 
 

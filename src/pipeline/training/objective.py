@@ -75,8 +75,9 @@ class Objective:
         self._statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         tensors = [*self._weights.values(), *self._statistics]
         self._n_sums = 1 + sum(tensor.numel() for tensor in tensors)
-        # ASSUME: integer buffers count passes, as those of batch normalization do.
-        self._counters = [buffer for buffer in model.buffers() if not buffer.is_floating_point()]
+        # Of batch normalizations; other buffers of whole numbers, indices and masks, are as the model leaves them.
+        counts = [getattr(module, "num_batches_tracked", None) for module in model.modules()]
+        self._counters = [count for count in counts if isinstance(count, Tensor)]
 
     def backward(self, step: int, *, done: float) -> float:
         """Compute the gradient of a step into the parameters' `grad`, and return its loss.

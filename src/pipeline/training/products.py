@@ -1,13 +1,28 @@
 """Matrix products on the fastest way that torch offers: they are most of what K-FAC costs."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+Product = Callable[..., Tensor]
+
+
+def _if_works(product: Product | None) -> Product | None:
+    """Return a product unless a trial by the arguments that it is called with fails: a private one may change."""
+    one = torch.ones(1, 1)
+    try:
+        works = product is not None and torch.equal(product(one, one, None, "none", [], ""), one)
+    except (RuntimeError, TypeError):
+        return None
+    return product if works else None
+
+
 # Of torch's ways to multiply float32 matrices on a CPU `@` is MKL's, which uses half the vector width of processors
-# that are not Intel's. oneDNN, by which torch convolves, uses all of it; torch.compile calls it by this name.
-_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # a torch without oneDNN has no such name
+# that are not Intel's. oneDNN, by which torch convolves, uses all of it; torch.compile calls it by this name, which a
+# torch without oneDNN does not have.
+_ONEDNN = _if_works(getattr(torch.ops.mkldnn, "_linear_pointwise", None))
 
 # Of fewer columns copying one triangle into the other takes as long as computing it.
 _WORTH_HALVING = 512
@@ -25,8 +40,7 @@ def times_transpose(a: Tensor, b: Tensor) -> Tensor:
         return a @ b.mT
     # oneDNN takes rows or columns that lie one after the other; on parts of larger matrices it falls back to loops.
     b = b if b.mT.is_contiguous() else b.contiguous()
-    product: Tensor = _ONEDNN(a.contiguous(), b, None, "none", [], "")
-    return product
+    return _ONEDNN(a.contiguous(), b, None, "none", [], "")
 
 
 def times_own_transpose(a: Tensor) -> Tensor:
