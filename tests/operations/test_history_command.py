@@ -40,6 +40,10 @@ def test_the_table_tells_runs_median_newest_and_verdict(past, capsys):
         ("conv1.64.speedup", 1.52, "1.52×"),
         ("solve.relative_residual", 3.21e-9, "3.210 × 10⁻⁹"),
         ("result.rmse", 187.13, "187.1"),
+        ("scores.test.accuracy", 0.877, "87.70 %"),
+        ("accuracy.fp32", 0.9, "90.00 %"),
+        ("accuracy.64.fp16", 0.877, "87.70 %"),
+        ("accuracy.64.points_lost", 0.1234, "0.1234"),
     ],
 )
 def test_a_figure_is_shown_in_the_unit_of_its_name(figure, value, shown):

@@ -380,6 +380,10 @@ def test_complete_weights_of_another_network_are_refused(mlp):
     complete["4.weight"] = complete["4.weight"] + 2.0**-11
     with pytest.raises(ArtifactError, match=r"layer '4': the weights as stored are off by .* the plan says"):
         HalfNetwork.from_plan(plan, tensors, complete)
+    complete = dict(network.parameters)
+    complete["1.bias"] = complete["1.bias"] + torch.eye(33)[5]
+    with pytest.raises(ArtifactError, match="layer '1': the bias as stored is another than the complete one"):
+        HalfNetwork.from_plan(plan, tensors, complete)
     del complete["4.weight"]
     with pytest.raises(ArtifactError, match=r"'4.weight' of shape \(7, 33\), found nothing"):
         HalfNetwork.from_plan(plan, tensors, complete)

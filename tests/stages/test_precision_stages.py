@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import asdict
 
 import pytest
@@ -44,6 +45,45 @@ def test_every_layer_is_timed_at_every_batch_size_with_a_reason(trained):
         assert row["bound"]
         assert row["n_samples"] >= MIN_SAMPLES
         assert len(row["reason"].split()) > 5
+
+
+def test_the_least_number_of_samples_binds_the_times_and_not_the_choice(trained, tmp_path, monkeypatch):
+    taken = {"choose_routines": [], "time_layers": []}
+
+    def spy(name):
+        method = getattr(HalfNetwork, name)
+
+        def recording(*arguments, sampling, **options):
+            taken[name].append(sampling)
+            return method(*arguments, sampling=sampling, **options)
+
+        monkeypatch.setattr(HalfNetwork, name, recording)
+
+    for name in taken:
+        spy(name)
+    spec = tmp_path / "precision.json"
+    spec.write_text(json.dumps({"batch_sizes": [1], "modes": ["network"], "min_samples": 7}))
+    inputs = {"network": trained.manifest("convert"), "dataset": trained.manifest("dataset")}
+    assert trained.run("time_layers", output="seven", spec=spec, **inputs) == 0
+    (choosing,), (timing,) = taken.values()
+    assert (choosing.n_samples, timing.n_samples) == (7, 7)
+    assert choosing.seconds_at_most == timing.seconds_at_most
+    assert choosing.n_at_least < 7 <= timing.n_at_least
+
+
+def test_a_network_without_its_complete_weights_is_refused_in_one_line(trained, tmp_path, capsys):
+    former = tmp_path / "former"
+    shutil.copytree(trained.manifest("convert").parent, former)
+    (former / "complete.safetensors").unlink()
+    manifest = json.loads((former / "manifest.json").read_text())
+    del manifest["files"]["complete.safetensors"]
+    (former / "manifest.json").write_text(json.dumps(manifest))
+    inputs = {"network": former / "manifest.json", "dataset": trained.manifest("dataset")}
+    assert trained.run("time_layers", output="refused", **inputs) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{former}: holds no complete.safetensors" in line
+    assert "convert the network again" in line
+    assert not trained.manifest("refused").exists()
 
 
 def test_errors_and_answers_are_those_of_the_plans_that_were_timed(trained):

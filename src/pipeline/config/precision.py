@@ -33,5 +33,6 @@ class Precision(Section):
     )
     min_samples: Annotated[int, Field(ge=5, le=10**6)] = Field(
         60,
-        description="Samples of each layer's time, at least; all undisturbed unless the machine is busy throughout.",
+        description="Samples of each layer's time, at least; disturbed ones count where undisturbed ones are too few "
+        "after 50 ms each.",
     )

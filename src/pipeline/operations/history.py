@@ -108,7 +108,7 @@ def in_its_unit(figure: str, value: float) -> str:
         return formatting.n_bytes(value * 1e6)
     if name[-1] == "speedup":
         return formatting.times(value)
-    if name[-1] == "accuracy":
+    if name[-1] == "accuracy" or (name[0] == "accuracy" and name[-1] in ("fp16", "fp32")):
         return formatting.percent(value, 2)
     return formatting.significant(value, 4)
 

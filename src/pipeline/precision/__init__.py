@@ -1,11 +1,10 @@
 """Fewer bits: half-precision inference on SIMD routines, with speed, reason and error per layer."""
 
 from pipeline.precision.attained import measure_attained
-from pipeline.precision.choice import Selection
 from pipeline.precision.devices import DeviceTiming, time_on_device
 from pipeline.precision.error import LayerError
 from pipeline.precision.layer_timing import LayerTiming
-from pipeline.precision.network import HalfNetwork
+from pipeline.precision.network import HalfNetwork, Selection
 from pipeline.precision.onnx_import import onnx_module
 from pipeline.precision.plan import Layer, RoundingReport
 from pipeline.precision.predictions import Predictions, compare_predictions

@@ -2,14 +2,14 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
-from pipeline.precision.choice import ERROR_SAMPLES, Selection, choose_routines
+from pipeline.precision.choice import choose, measure
 from pipeline.precision.convert import check_range, round_weights, storable_in_half
 from pipeline.precision.error import LayerError, layer_errors
 from pipeline.precision.layer_timing import LayerTiming
@@ -18,13 +18,56 @@ from pipeline.precision.roofline import Roofs
 from pipeline.precision.routines import Execution, all_routines, single_parameters
 from pipeline.precision.routines import twin as twin_of
 from pipeline.precision.sampling import Sampling
-from pipeline.precision.selection import Budget, added_errors, typical_routines, verify
+from pipeline.precision.selection import (
+    Budget,
+    Candidate,
+    Verification,
+    added_errors,
+    typical_routines,
+    verify,
+)
 from pipeline.precision.stored import check_complete, digest_of, read_layers
 from pipeline.precision.timing import time_layers
 from pipeline.precision.trace import check_trace, trace
 
 CALIBRATION_SAMPLES = 256  # more tell no more about the range of the activations
 PART = 16  # of these at a time, since all activations of a part are held at once
+ERROR_SAMPLES = 8  # through every candidate of every layer
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What came out of choosing routines by measurement.
+
+    Attributes:
+        network: With the chosen routines.
+        batch: The batch size that they were chosen for.
+        candidates: Seconds and error of what there was to choose from, by layer; the first is the general float32 one.
+        n_moves: How many of `n_possible` moves away from float32 the budget allows. It is 0 also where the budget does
+            not even allow float32 routines on the weights as stored, but the plan's own routines, which are then kept.
+        verification: What the whole network loses on the samples.
+    """
+
+    network: "HalfNetwork"
+    batch: int
+    candidates: Mapping[str, Sequence[Candidate]]
+    n_moves: int
+    n_possible: int
+    verification: Verification
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What there was to choose from, as a table."""
+        chosen = {layer.name: layer.routine for layer in self.network.layers}
+        return [
+            {
+                "layer": name,
+                "batch": self.batch,
+                "chosen": candidate.routine == chosen[name],
+                **asdict(candidate),
+            }
+            for name, of_layer in self.candidates.items()
+            for candidate in of_layer
+        ]
 
 
 class HalfNetwork:
@@ -265,8 +308,30 @@ class HalfNetwork:
             ValueError: If there is no sample, or it does not fit the network.
             ConfigError: If neither float32 routines on the stored weights nor the plan's own are within the budget.
         """
-        return choose_routines(
-            self, samples, labels, batch=batch, exact=exact, budget=budget, sampling=sampling
+        self._execution.check(samples)
+        if len(samples) == 0 or batch < 1:
+            raise ValueError(
+                f"wanted at least one sample and a batch of at least 1, found {len(samples)} and {batch}"
+            )
+        few, repeated = samples[:ERROR_SAMPLES], samples[torch.arange(batch) % len(samples)]
+        errors = added_errors(self.layers, self._half, self._single, few, self.instruction_set)
+        wanted = self.float_twin()(samples) if exact is None else exact
+
+        def variant(routines: Mapping[str, str]) -> Execution:
+            return self.with_routines(routines).execution
+
+        def verified(routines: Mapping[str, str]) -> Verification:
+            return verify(variant(routines)(samples), wanted, labels)
+
+        measured = measure(self.layers, errors, variant, repeated, sampling or Sampling())
+        choice = choose(measured, budget or Budget(), verified)
+        return Selection(
+            network=self.with_routines(choice.routines),
+            batch=batch,
+            candidates=measured,
+            n_moves=choice.n_moves,
+            n_possible=choice.n_possible,
+            verification=choice.verification,
         )
 
     def with_routines(self, routines: Mapping[str, str]) -> "HalfNetwork":

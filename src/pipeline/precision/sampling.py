@@ -79,7 +79,9 @@ class Sampling:
         """Sample every side: warm, behind runs of its own; or cold, one run after each call of `chill`."""
         if chill is not None:
             return self._in_turn(
-                {name: functools.partial(side, 1) for name, side in sides.items()}, chill=chill
+                {name: functools.partial(side, 1) for name, side in sides.items()},
+                before=dict.fromkeys(sides, chill),
+                n_per_turn=1,
             )
         repeats = {name: self._repeats(side) for name, side in sides.items()}
 
@@ -88,7 +90,8 @@ class Sampling:
 
         return self._in_turn(
             {name: functools.partial(run, name) for name in sides},
-            warm={name: functools.partial(side, self.n_warm) for name, side in sides.items()},
+            before={name: functools.partial(side, self.n_warm) for name, side in sides.items()},
+            n_per_turn=self.samples_per_turn,
         )
 
     def in_network(self, runs: Mapping[str, Callable[[], Sequence[float]]]) -> dict[str, Samples]:
@@ -98,21 +101,23 @@ class Sampling:
             for _ in range(self.n_warm):
                 runs[name]()
 
-        return self._in_turn(runs, warm={name: functools.partial(warm, name) for name in runs})
+        return self._in_turn(
+            runs,
+            before={name: functools.partial(warm, name) for name in runs},
+            n_per_turn=self.samples_per_turn,
+        )
 
     def _in_turn(
         self,
         runs: Mapping[str, Callable[[], float | Sequence[float]]],
         *,
-        warm: Mapping[str, Callable[[], object]] | None = None,
-        chill: Callable[[], None] | None = None,
+        before: Mapping[str, Callable[[], object]],
+        n_per_turn: int,
     ) -> dict[str, Samples]:
-        """Let the sides take turns until each has enough samples."""
+        """Let the sides take turns, each beginning with a call of `before`, until all have enough samples."""
         taken: dict[str, list[_Sample]] = {name: [] for name in runs}
-        n_per_turn, n_at_least = (
-            min(self.samples_per_turn, self.n_samples),
-            min(self.n_at_least, self.n_samples),
-        )
+        n_per_turn = min(n_per_turn, self.n_samples)
+        n_at_least = min(self.n_at_least, self.n_samples)
         order, start = list(runs), self.clock()
 
         def undisturbed() -> int:
@@ -120,11 +125,8 @@ class Sampling:
 
         while undisturbed() < self.n_samples:
             for name in order:
-                if warm:
-                    warm[name]()
-                for _ in range(n_per_turn if warm else 1):
-                    if chill:
-                        chill()
+                before[name]()
+                for _ in range(n_per_turn):
                     taken[name].append(self._sample(runs[name]))
             order.reverse()
             n_taken = len(taken[order[0]])

@@ -35,7 +35,8 @@ def check_complete(
 ) -> None:
     """Refuse parameters that are not those which were rounded to the stored ones.
 
-    The plan tells how much rounding changed, a sum over all weights of a layer, which others would not meet.
+    The plan tells how much rounding changed, a sum over all weights of a layer, which others would not meet. A bias is
+    not rounded.
 
     Raises:
         ArtifactError: Naming the layer.
@@ -52,6 +53,11 @@ def check_complete(
             raise ArtifactError(
                 f"layer {layer.name!r}: the weights as stored are off by {found:.3g} from the complete ones, the plan "
                 f"says {wanted:.3g}; they belong to different networks, so convert the network again"
+            )
+        if not torch.equal(tensors[f"{layer.name}.bias"], complete[f"{layer.name}.bias"]):
+            raise ArtifactError(
+                f"layer {layer.name!r}: the bias as stored is another than the complete one; they belong to different "
+                "networks, so convert the network again"
             )
 
 

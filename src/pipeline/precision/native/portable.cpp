@@ -51,7 +51,15 @@ struct Isa {
     }
     static void store(float* p, Vector v, std::int64_t n) { parsimony::store_partial<Isa>(p, v, n); }
     static void store(Half* p, Vector v, std::int64_t n) { parsimony::store_partial<Isa>(p, v, n); }
-    static Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
+    static Vector fma(Vector a, Vector b, Vector c) {
+#ifdef __FP_FAST_FMAF  // all processors of the kind fuse, as the vectors of their own instruction set do
+        Vector fused;
+        for (int i = 0; i < lanes; ++i) fused[i] = __builtin_fmaf(a[i], b[i], c[i]);
+        return fused;
+#else
+        return a * b + c;
+#endif
+    }
     // Of a NaN and a number these return the second operand.
     static Vector max(Vector a, Vector b) { return floats(select(a > b, ints(a), ints(b))); }
     static Vector min(Vector a, Vector b) { return floats(select(a < b, ints(a), ints(b))); }
