@@ -84,3 +84,11 @@ def test_arithmetic_keeps_corrections(case):
     np.testing.assert_allclose(B.recompress(tolerance=1e-7).to_dense(), matrix, atol=1e-5)
     total = (B + B).to_dense()
     assert np.linalg.norm(total - 2 * matrix) <= 1e-8 * np.linalg.norm(matrix)
+
+
+def test_a_complex_diagonal_keeps_the_correction_of_a_real_kernel(case):
+    _, A, i, j, values = case
+    B = A.add_sparse(i, j, values).add_diagonal(1j)
+    matrix = added(A, i, j, values) + 1j * np.eye(N)
+    b = np.random.default_rng(1).standard_normal(N)
+    np.testing.assert_allclose(B.factorize(1e-10).solve(b), np.linalg.solve(matrix, b), atol=1e-6)

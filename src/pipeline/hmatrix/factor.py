@@ -25,8 +25,7 @@ from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.batched.elimination import Failure, Problem, eliminate
 from pipeline.hmatrix.batched.steps import BatchedSteps, act
-from pipeline.hmatrix.cluster import ClusterTree
-from pipeline.hmatrix.entries import entry_matrix, kernel_matrix, represented_matrix
+from pipeline.hmatrix.entries import kernel_matrix, represented_matrix
 from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.inputs import CPU, Progress, require_tolerance, torch_dtype
 from pipeline.hmatrix.skeleton import Sampling
@@ -371,20 +370,8 @@ def _choose(A: H2Matrix, kind: str) -> str:
 def entries_of(A: H2Matrix) -> "_native.KernelMatrix":
     """Return A's entries, without the diagonal term, for native routines."""
     if A.kernel is not None:
-        if A.computed.kind == "c" and not A.kernel.is_complex:
-            return _as_complex(A.kernel, A.rows, A.columns)
-        return kernel_matrix(A.kernel, A.rows, A.columns, A.correction)
+        return kernel_matrix(A.kernel, A.rows, A.columns, A.correction, is_complex=A.computed.kind == "c")
     return represented_matrix(A)
-
-
-def _as_complex(kernel: Any, rows: ClusterTree, columns: ClusterTree) -> "_native.KernelMatrix":
-    """Return a real kernel's entries as complex ones, where only the diagonal term is complex."""
-
-    def entries(i: NDArray[np.int32], j: NDArray[np.int32]) -> NDArray[Any]:
-        block = kernel(torch.from_numpy(rows.points[i]), torch.from_numpy(columns.points[j]))
-        return np.asarray(block.numpy(), dtype=np.complex128)
-
-    return entry_matrix(entries, rows, columns)
 
 
 def _log(F: Factorization) -> None:
