@@ -210,6 +210,11 @@ def _compress(
             break
         reached = sampled_error(result, seed=attempt + 1, n_vectors=8)
         logger.info("checked on exact rows: relative error %.1e (wanted %.0e)", reached, tolerance)
+        if not math.isfinite(reached):
+            raise ConvergenceError(
+                "the kernel's entries are NaN or infinite, or so large that their squares are; look at what it gives "
+                "between points that are equal or far apart"
+            )
         if reached <= tolerance:
             break
         shrink = max(0.3 * tolerance / reached, 1e-3)
