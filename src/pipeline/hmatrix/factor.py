@@ -30,7 +30,7 @@ from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.inputs import CPU, Progress, require_tolerance, torch_dtype
 from pipeline.hmatrix.skeleton import Sampling
 from pipeline.hmatrix.threads import one_blas_thread
-from pipeline.hmatrix.vectors import Vectors, apply, apply_on_device
+from pipeline.hmatrix.vectors import Vectors, apply, apply_on_device, to_tensor
 
 logger = logging.getLogger("pipeline.hmatrix")
 
@@ -189,7 +189,7 @@ class Factorization:
     def _act_on_device(
         self, x: Vectors, action: Callable[[torch.Tensor], torch.Tensor], computed: torch.dtype, what: str
     ) -> Vectors:
-        tensor = x if isinstance(x, torch.Tensor) else torch.from_numpy(np.asarray(x))
+        tensor = x if isinstance(x, torch.Tensor) else to_tensor(x)
         result = apply_on_device(
             tensor.to(self.device),
             action,

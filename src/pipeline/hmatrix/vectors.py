@@ -36,6 +36,14 @@ def result_type(matrix: np.dtype[Any], given: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(names[is_complex, narrow])
 
 
+def to_tensor(x: NDArray[Any]) -> Tensor:
+    """Return an array of any numbers and strides as a tensor of a copy; integers and the like become float64."""
+    values = np.asarray(x)
+    return torch.from_numpy(
+        np.array(values, dtype=result_type(np.dtype(np.float64), values.dtype), order="C")
+    )
+
+
 def apply(
     x: Vectors,
     action: Callable[[NDArray[Any], int], NDArray[Any]],
