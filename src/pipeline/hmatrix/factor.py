@@ -39,6 +39,10 @@ _SOLVE, _SOLVE_TRANSPOSED, _MULTIPLY_ROOT = 0, 1, 2
 _SINGLE_COMPUTES = (
     1e-3  # from this tolerance on, rounding every step to single precision (6e-8) does not show
 )
+_SINGLE_HOLDS = (
+    1e-12,
+    1e15,
+)  # norms whose squares, and the shares of them that boxes may lose, do not underflow
 _ROUNDING = 1e-3  # of the diagonal: a smaller pivot may be single precision's fault
 _DENSE_END = 1200  # unknowns that are left to a dense factorization
 _TIGHTEST = 1e-2  # of the matrix's own tolerance: a breakdown beyond is not the compression's
@@ -222,8 +226,9 @@ def factorize(
 ) -> Factorization:
     """Factorize A, with compression of its own.
 
-    From a tolerance of 1e-3 on, all steps compute in single precision, at twice the speed; where a pivot fails that
-    rounding may have spoiled, double precision takes over. `computed` of the result tells which.
+    From a tolerance of 1e-3 on, all steps compute in single precision, at twice the speed; double precision takes over
+    where a pivot fails that rounding may have spoiled, or where A is so small or large that squares leave the range of
+    single precision. `computed` of the result tells which.
 
     Args:
         A: Square over one point set.
@@ -244,9 +249,11 @@ def factorize(
     kind = _choose(A, kind)
     computed = np.dtype(np.complex128 if A.computed.kind == "c" else np.float64)
     # Rounding a factor costs accuracy in proportion to the condition number: single precision is for loose ones.
-    stored = np.dtype({"c": np.complex64, "f": np.float32}[computed.kind]) if tolerance >= 1e-7 else computed
-    single = tolerance >= _SINGLE_COMPUTES
     diagonal = np.zeros(A.shape[0], computed) if A.diagonal_term is None else A.diagonal_term.astype(computed)
+    held = _SINGLE_HOLDS[0] <= np.hypot(A.norm, np.linalg.norm(diagonal)) <= _SINGLE_HOLDS[1]
+    narrow = np.dtype({"c": np.complex64, "f": np.float32}[computed.kind])
+    stored = narrow if tolerance >= 1e-7 and held else computed
+    single = tolerance >= _SINGLE_COMPUTES and held
     notes: tuple[str, ...] = ()
     if device is None and A.device.type != "cpu":
         if A.kernel is None:
