@@ -238,3 +238,9 @@ def test_arrays_of_any_layout_and_type_are_solved_as_natively():
         found, wanted = batched.solve(x), native.solve(x)
         assert found.dtype == wanted.dtype
         np.testing.assert_allclose(found, wanted, atol=1e-8)
+
+
+def test_vectors_that_want_gradients_leave_no_graph():
+    A, b = compressed(points_of("square", 100), COVARIANCE, 0.1), torch.ones(100, requires_grad=True)
+    assert not factorize(A, device=BATCHES).solve(b).requires_grad
+    assert not A.solve(b, 1e-4)[0].requires_grad

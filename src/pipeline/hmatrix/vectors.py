@@ -93,7 +93,8 @@ def apply_on_device(
     """Do what `apply` does to tensors where they are: `action` takes and returns (n, m) in tree order."""
     if x.ndim not in (1, 2) or len(x) != len(taken):
         raise ValueError(f"{what} wants shape ({len(taken)},) or ({len(taken)}, m), not {tuple(x.shape)}")
-    columns = x if x.ndim == 2 else x[:, None]
+    values = x.detach()  # as natively: no gradients, and no graph that grows with each iteration of a solver
+    columns = values if values.ndim == 2 else values[:, None]
     split = x.is_complex() and not computed.is_complex
     if split:
         columns = torch.cat([columns.real, columns.imag], dim=1)
