@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.hmatrix import H2Matrix, algebra, kernels
 
@@ -185,3 +186,13 @@ def test_the_square_of_a_symmetric_matrix_is_symmetric_and_other_products_are_no
     B = H2Matrix.from_kernel(points, kernels.Matern(nu=1.5, length_scale=0.3), diagonal=0.1, tolerance=1e-5)
     assert (A @ A).is_symmetric
     assert not (A @ B).is_symmetric
+
+
+def test_diagonals_stay_where_they_are_if_another_kernel_makes_another_tree():
+    points = np.random.default_rng(0).random((300, 2))
+    skewed = kernels.Custom(lambda x, y: torch.exp(-torch.cdist(x, y)) * (1 + x[..., :, None, 0]))
+    kernel = skewed + kernels.Matern(nu=1.5, length_scale=(1.0, 0.05))
+    A = H2Matrix.from_kernel(points, kernel, diagonal=np.linspace(0, 100, 300), leaf_size=16)
+    recompressed = A.T.recompress(tolerance=1e-4)  # a transposed kernel has no length scales
+    wanted = A.to_dense().T
+    assert np.linalg.norm(recompressed.to_dense() - wanted) <= 1e-3 * np.linalg.norm(wanted)

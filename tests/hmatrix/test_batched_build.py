@@ -86,3 +86,9 @@ def test_nothing_but_what_is_kept_leaves_the_device(case, monkeypatch):
     assert A.device.type == "meta"
     np.testing.assert_array_equal(A.far.values, expected.far.values)
     np.testing.assert_array_equal(A.row_basis.order, expected.row_basis.order)
+
+
+def test_a_function_that_knows_two_dimensional_arrays_alone_is_refused():
+    flat = kernels.Custom(lambda x, y: torch.exp(-(x[:, None, :] - y[None, :, :]).square().sum(-1)))
+    with pytest.raises(ValueError, match=r"points of many boxes at once"):
+        compressed(np.random.default_rng(1).random((300, 2)), flat, device=BATCHES)

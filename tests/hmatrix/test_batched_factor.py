@@ -229,3 +229,18 @@ def test_nothing_but_the_tree_and_a_few_answers_leaves_the_device(kernel, kind, 
     for level in F.levels:
         for batch in level.eliminations:
             assert batch.left.device.type == batch.outer.device.type == "meta"
+
+
+def test_arrays_of_any_layout_and_type_are_solved_as_natively():
+    A, b = compressed(points_of("square", 100), COVARIANCE, 0.1), right_hand_side(100)
+    batched, native = (factorize(A, device=device) for device in (BATCHES, None))
+    for x in (b[::-1], np.broadcast_to(1.0, 100), b.astype(">f8"), b.astype(np.longdouble), [1] * 100):
+        found, wanted = batched.solve(x), native.solve(x)
+        assert found.dtype == wanted.dtype
+        np.testing.assert_allclose(found, wanted, atol=1e-8)
+
+
+def test_vectors_that_want_gradients_leave_no_graph():
+    A, b = compressed(points_of("square", 100), COVARIANCE, 0.1), torch.ones(100, requires_grad=True)
+    assert not factorize(A, device=BATCHES).solve(b).requires_grad
+    assert not A.solve(b, 1e-4)[0].requires_grad

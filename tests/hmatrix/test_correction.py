@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.errors import ConfigError
 from pipeline.hmatrix import H2Matrix, kernels
 from pipeline.hmatrix.correction import is_near
 
@@ -84,3 +85,24 @@ def test_arithmetic_keeps_corrections(case):
     np.testing.assert_allclose(B.recompress(tolerance=1e-7).to_dense(), matrix, atol=1e-5)
     total = (B + B).to_dense()
     assert np.linalg.norm(total - 2 * matrix) <= 1e-8 * np.linalg.norm(matrix)
+
+
+def test_a_complex_diagonal_keeps_the_correction_of_a_real_kernel(case):
+    _, A, i, j, values = case
+    B = A.add_sparse(i, j, values).add_diagonal(1j)
+    matrix = added(A, i, j, values) + 1j * np.eye(N)
+    b = np.random.default_rng(1).standard_normal(N)
+    np.testing.assert_allclose(B.factorize(1e-10).solve(b), np.linalg.solve(matrix, b), atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [0, 1, 30])
+def test_no_correction_changes_nothing(n):
+    A = H2Matrix.from_kernel(np.random.default_rng(0).random((n, 2)), kernels.Matern(), diagonal=1.0)
+    none = np.zeros(0, np.int64)
+    np.testing.assert_array_equal(A.add_sparse(none, none, np.zeros(0)).to_dense(), A.to_dense())
+
+
+def test_a_correction_that_is_nan_is_refused(case):
+    _, A, *_ = case
+    with pytest.raises(ConfigError, match="NaN"):
+        A.add_sparse(np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([np.nan]))

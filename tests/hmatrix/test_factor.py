@@ -246,3 +246,16 @@ def test_kinds_that_do_not_fit_are_refused():
         H2Matrix.from_kernel(points, kernels.Matern(), sources=points).factorize()
     with pytest.raises(ValueError, match="root"):
         A.factorize(kind="lu").multiply_root(np.ones(100))
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e-22, 1e22, 1e60])
+def test_matrices_beyond_single_precision_are_solved_in_double(scale):
+    points, kernel = points_of("square"), kernels.Matern(nu=0.5, length_scale=0.2)
+    b = np.random.default_rng(1).standard_normal(N)
+    A = compressed(points, scale * kernel, 0.1 * scale, 1e-6)
+    x, info = A.solve(b)
+    assert info.iterations <= 10
+    matrix = dense(points, kernel, 0.1)
+    lost = 1e-6 * np.linalg.norm(matrix)  # in the Frobenius norm, where no eigenvalue is below the nugget
+    assert relative(matrix @ (scale * x), b) <= lost / 0.1
+    assert A.factorize(1e-2).computed == np.float64

@@ -371,3 +371,19 @@ def test_threads_tell_their_progress_to_the_end(three_threads):
     )
     assert told == sorted(told)
     assert told[-1] == (A.rows.n_boxes, A.rows.n_boxes)
+
+
+def test_entries_that_are_nan_are_refused():
+    covariance = kernels.Matern(nu=0.5, length_scale=0.2)
+    kernel = kernels.Custom(
+        lambda x, y: torch.where(x[..., :, None, 0] > 0.9, torch.nan, covariance(x, y)), symmetric=True
+    )
+    with pytest.raises(ConvergenceError, match="NaN"):
+        H2Matrix.from_kernel(np.random.default_rng(0).random((300, 2)), kernel, leaf_size=16)
+
+
+def test_right_hand_sides_may_be_views():
+    A = H2Matrix.from_kernel(np.random.default_rng(0).random((50, 2)), kernels.Matern(nu=0.5), diagonal=1.0)
+    for b in (np.arange(50.0)[::-1], np.broadcast_to(1.0, 50)):
+        x, _ = A.solve(b)
+        np.testing.assert_allclose(A @ x, b, atol=1e-5)

@@ -214,7 +214,10 @@ def _of_kernel(A: H2Matrix, kernel: Kernel, diagonal: NDArray[Any] | None, toler
         entries = A.correction.tocoo()
         i, j = A.rows.permutation[entries.coords[0]], A.columns.permutation[entries.coords[1]]
         result = result.add_sparse(i, j, entries.data)
-    return result.with_diagonal_term(diagonal)
+    if diagonal is None:
+        return result
+    # Another kernel's length scales may make another tree.
+    return result.with_diagonal_term(diagonal[A.rows.places][result.rows.permutation])
 
 
 def _sum(left: NDArray[Any] | None, right: NDArray[Any] | None) -> NDArray[Any] | None:

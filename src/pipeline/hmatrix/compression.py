@@ -47,6 +47,7 @@ from pipeline.hmatrix.threads import one_blas_thread
 logger = logging.getLogger("pipeline.hmatrix")
 
 _SINGLE_SUFFICES = 5e-7  # from this tolerance on, rounding blocks to single precision (6e-8) does not show
+_SINGLE_HOLDS = 1e-25, 1e35  # norms of matrices whose entries single precision holds
 _CROWDED = 0.4  # share of near leaf pairs from which strong admissibility has lost its point
 _SPACE = 3  # coordinates up to which near boxes are boundedly many, whatever their share in a small matrix
 _SMALL = 2048  # points of a crowded matrix that is rather kept dense
@@ -177,18 +178,19 @@ def _compress(
     device: torch.device | None,
 ) -> H2Matrix:
     computed = np.dtype(np.complex128 if kernel.is_complex else np.float64)
+    source = _source(kernel, rows, columns, computed, device)
+    norm = _norm(source, rows, term)
     narrow = tolerance >= _SINGLE_SUFFICES or dtype.name in ("float32", "complex64")
+    narrow &= norm == 0 or _SINGLE_HOLDS[0] <= norm <= _SINGLE_HOLDS[1]
     stored = (
         np.dtype({"float64": "float32", "complex128": "complex64"}[computed.name]) if narrow else computed
     )
-    source = _source(kernel, rows, columns, computed, device)
     mirrored = kernel.symmetric and rows is columns
     leaves = int(rows.level_start[-2])
     first, second = pairs_of(lists.near, mirrored=mirrored)
     of_leaves = first >= leaves
     near = near_blocks(source.blocks, rows, columns, (first[of_leaves], second[of_leaves]), stored)
     far_pairs = pairs_of(lists.far, mirrored=mirrored)
-    norm = _norm(source, rows, term)
 
     sampling = Sampling.for_tolerance(_SHARE * tolerance, norm, rows.n_boxes)
     reached = np.inf
@@ -210,6 +212,11 @@ def _compress(
             break
         reached = sampled_error(result, seed=attempt + 1, n_vectors=8)
         logger.info("checked on exact rows: relative error %.1e (wanted %.0e)", reached, tolerance)
+        if not math.isfinite(reached):
+            raise ConvergenceError(
+                "the kernel's entries are NaN or infinite, or so large that their squares are; look at what it gives "
+                "between points that are equal or far apart"
+            )
         if reached <= tolerance:
             break
         shrink = max(0.3 * tolerance / reached, 1e-3)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from pipeline.errors import ConfigError
 from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.h2 import H2Matrix
@@ -28,8 +29,13 @@ def add_sparse(A: H2Matrix, i: NDArray[np.int64], j: NDArray[np.int64], values: 
     Products, error estimates and factorizations all see the sum.
 
     Raises:
+        ConfigError: If a value is not finite.
         ValueError: If an entry lies in a far block, or a symmetric matrix would lose its symmetry.
     """
+    if not np.isfinite(values).all():
+        raise ConfigError("values: a correction is NaN or infinite")
+    if len(values) == 0:
+        return A
     rows, columns = _tree_places(A, i, j)
     pairs, _ = _find_pairs(A, rows, columns)
     if (pairs < 0).any():

@@ -104,10 +104,19 @@ def length_scales(kernel: Kernel) -> tuple[float, ...] | None:
 
 
 def kernel_matrix(
-    kernel: Kernel, targets: ClusterTree, sources: ClusterTree, correction: csr_array | None = None
+    kernel: Kernel,
+    targets: ClusterTree,
+    sources: ClusterTree,
+    correction: csr_array | None = None,
+    *,
+    is_complex: bool = False,
 ) -> "_native.KernelMatrix":
-    """Return entries k(targets[i], sources[j]), points in tree order, with a sparse matrix added."""
-    steps = program(kernel, targets.points.shape[1])
+    """Return entries k(targets[i], sources[j]), points in tree order, with a sparse matrix added.
+
+    With `is_complex`, a real kernel's entries are wanted as complex numbers, for the sake of a complex diagonal term.
+    """
+    widened = is_complex and not kernel.is_complex  # native loops write real kernels' entries as real numbers
+    steps = [] if widened else program(kernel, targets.points.shape[1])
 
     def entries(rows: NDArray[np.int32], columns: NDArray[np.int32]) -> NDArray[Any]:
         block = kernel(torch.from_numpy(targets.points[rows]), torch.from_numpy(sources.points[columns]))

@@ -25,13 +25,12 @@ from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.batched.elimination import Failure, Problem, eliminate
 from pipeline.hmatrix.batched.steps import BatchedSteps, act
-from pipeline.hmatrix.cluster import ClusterTree
-from pipeline.hmatrix.entries import entry_matrix, kernel_matrix, represented_matrix
+from pipeline.hmatrix.entries import kernel_matrix, represented_matrix
 from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.inputs import CPU, Progress, require_tolerance, torch_dtype
 from pipeline.hmatrix.skeleton import Sampling
 from pipeline.hmatrix.threads import one_blas_thread
-from pipeline.hmatrix.vectors import Vectors, apply, apply_on_device
+from pipeline.hmatrix.vectors import Vectors, apply, apply_on_device, to_tensor
 
 logger = logging.getLogger("pipeline.hmatrix")
 
@@ -40,6 +39,10 @@ _SOLVE, _SOLVE_TRANSPOSED, _MULTIPLY_ROOT = 0, 1, 2
 _SINGLE_COMPUTES = (
     1e-3  # from this tolerance on, rounding every step to single precision (6e-8) does not show
 )
+_SINGLE_HOLDS = (
+    1e-12,
+    1e15,
+)  # norms whose squares, and the shares of them that boxes may lose, do not underflow
 _ROUNDING = 1e-3  # of the diagonal: a smaller pivot may be single precision's fault
 _DENSE_END = 1200  # unknowns that are left to a dense factorization
 _TIGHTEST = 1e-2  # of the matrix's own tolerance: a breakdown beyond is not the compression's
@@ -190,7 +193,7 @@ class Factorization:
     def _act_on_device(
         self, x: Vectors, action: Callable[[torch.Tensor], torch.Tensor], computed: torch.dtype, what: str
     ) -> Vectors:
-        tensor = x if isinstance(x, torch.Tensor) else torch.from_numpy(np.asarray(x))
+        tensor = x if isinstance(x, torch.Tensor) else to_tensor(x)
         result = apply_on_device(
             tensor.to(self.device),
             action,
@@ -223,8 +226,9 @@ def factorize(
 ) -> Factorization:
     """Factorize A, with compression of its own.
 
-    From a tolerance of 1e-3 on, all steps compute in single precision, at twice the speed; where a pivot fails that
-    rounding may have spoiled, double precision takes over. `computed` of the result tells which.
+    From a tolerance of 1e-3 on, all steps compute in single precision, at twice the speed; double precision takes over
+    where a pivot fails that rounding may have spoiled, or where A is so small or large that squares leave the range of
+    single precision. `computed` of the result tells which.
 
     Args:
         A: Square over one point set.
@@ -245,9 +249,11 @@ def factorize(
     kind = _choose(A, kind)
     computed = np.dtype(np.complex128 if A.computed.kind == "c" else np.float64)
     # Rounding a factor costs accuracy in proportion to the condition number: single precision is for loose ones.
-    stored = np.dtype({"c": np.complex64, "f": np.float32}[computed.kind]) if tolerance >= 1e-7 else computed
-    single = tolerance >= _SINGLE_COMPUTES
     diagonal = np.zeros(A.shape[0], computed) if A.diagonal_term is None else A.diagonal_term.astype(computed)
+    held = _SINGLE_HOLDS[0] <= np.hypot(A.norm, np.linalg.norm(diagonal)) <= _SINGLE_HOLDS[1]
+    narrow = np.dtype({"c": np.complex64, "f": np.float32}[computed.kind])
+    stored = narrow if tolerance >= 1e-7 and held else computed
+    single = tolerance >= _SINGLE_COMPUTES and held
     notes: tuple[str, ...] = ()
     if device is None and A.device.type != "cpu":
         if A.kernel is None:
@@ -371,20 +377,8 @@ def _choose(A: H2Matrix, kind: str) -> str:
 def entries_of(A: H2Matrix) -> "_native.KernelMatrix":
     """Return A's entries, without the diagonal term, for native routines."""
     if A.kernel is not None:
-        if A.computed.kind == "c" and not A.kernel.is_complex:
-            return _as_complex(A.kernel, A.rows, A.columns)
-        return kernel_matrix(A.kernel, A.rows, A.columns, A.correction)
+        return kernel_matrix(A.kernel, A.rows, A.columns, A.correction, is_complex=A.computed.kind == "c")
     return represented_matrix(A)
-
-
-def _as_complex(kernel: Any, rows: ClusterTree, columns: ClusterTree) -> "_native.KernelMatrix":
-    """Return a real kernel's entries as complex ones, where only the diagonal term is complex."""
-
-    def entries(i: NDArray[np.int32], j: NDArray[np.int32]) -> NDArray[Any]:
-        block = kernel(torch.from_numpy(rows.points[i]), torch.from_numpy(columns.points[j]))
-        return np.asarray(block.numpy(), dtype=np.complex128)
-
-    return entry_matrix(entries, rows, columns)
 
 
 def _log(F: Factorization) -> None:

@@ -32,10 +32,10 @@ def solve(
     """Do what `H2Matrix.solve` says."""
     require_tolerance(tolerance)
     if isinstance(b, torch.Tensor):
-        given = b
+        given = b.detach()
     else:
         wanted = result_type(A.dtype, np.dtype(np.complex128)) if np.iscomplexobj(b) else A.dtype
-        given = torch.from_numpy(np.asarray(b, dtype=wanted))
+        given = torch.from_numpy(np.array(b, dtype=wanted, order="C"))
     # Iterations stay where the matrix lives; vectors on a GPU stay there in any case.
     tensor = given if A.device.type == "cpu" else given.to(A.device)
 

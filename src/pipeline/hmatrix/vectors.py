@@ -36,6 +36,14 @@ def result_type(matrix: np.dtype[Any], given: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(names[is_complex, narrow])
 
 
+def to_tensor(x: NDArray[Any]) -> Tensor:
+    """Return an array of any numbers and strides as a tensor of a copy; integers and the like become float64."""
+    values = np.asarray(x)
+    return torch.from_numpy(
+        np.array(values, dtype=result_type(np.dtype(np.float64), values.dtype), order="C")
+    )
+
+
 def apply(
     x: Vectors,
     action: Callable[[NDArray[Any], int], NDArray[Any]],
@@ -85,7 +93,8 @@ def apply_on_device(
     """Do what `apply` does to tensors where they are: `action` takes and returns (n, m) in tree order."""
     if x.ndim not in (1, 2) or len(x) != len(taken):
         raise ValueError(f"{what} wants shape ({len(taken)},) or ({len(taken)}, m), not {tuple(x.shape)}")
-    columns = x if x.ndim == 2 else x[:, None]
+    values = x.detach()  # as natively: no gradients, and no graph that grows with each iteration of a solver
+    columns = values if values.ndim == 2 else values[:, None]
     split = x.is_complex() and not computed.is_complex
     if split:
         columns = torch.cat([columns.real, columns.imag], dim=1)

@@ -37,7 +37,13 @@ class DeviceKernel:
             points[places.clamp(max=max(len(points) - 1, 0))]
             for points, places in zip(self._points, (rows, columns), strict=True)
         )
-        return self.kernel(*chosen).to(self.computed)
+        blocks, wanted = self.kernel(*chosen), (*rows.shape, columns.shape[-1])
+        if blocks.shape != wanted:
+            raise ValueError(
+                f"the kernel gave shape {tuple(blocks.shape)} where {wanted} was wanted: on a GPU it is called with "
+                "points of many boxes at once, shapes (..., m, d) and (..., n, d)"
+            )
+        return blocks.to(self.computed)
 
     def exact_rows(self, chosen: NDArray[np.int32]) -> NDArray[Any]:
         """Return whole rows, shape (rows, columns)."""
