@@ -136,7 +136,7 @@ Out<S> evaluate_blocks(const KernelMatrix& matrix, In<int64_t> row_start, In<int
         }
     };
     const int shares = n_pairs / kPairsAtATime + (n_pairs % kPairsAtATime > 0);
-    share(shares, matrix.steps.empty() ? 1 : threads, make, work, [] {});
+    share(shares, matrix.steps.empty() ? 1 : threads, make, work, [] { heed_interrupts(); });
     return Out<S>(values, {static_cast<size_t>(total)}, owner);
 }
 
