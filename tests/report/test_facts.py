@@ -83,3 +83,10 @@ def test_provenance_reads_as_a_person_would_write_it():
         ("Date", "23 Nov 2026, 01:01 UTC"), ("CPU", "EPYC"), ("Dirty", "no"), ("Versions", "torch 2.13"),
     ]  # fmt: skip
     assert (facts[-1].name, facts[-1].form) == ("Command", "line")
+
+
+def test_costs_have_units():
+    cost = {"seconds": 2.88, "cpu_seconds": 1.5, "peak_memory_bytes": 181735424, "package_joules": 2410.0}
+    (fact,) = provenance_facts({"cost": cost})
+    text = fact.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert text == "2.88 s, CPU 1.50 s, peak memory 182 MB, package 2.41 kJ"

@@ -13,6 +13,7 @@ from pipeline.report.formatting import (
     decimal,
     instant,
     is_number,
+    joules,
     n_bytes,
     scientific,
     seconds,
@@ -125,13 +126,22 @@ def provenance_facts(found: Mapping[str, Any]) -> tuple[Fact, ...]:
     return tuple(sorted(facts, key=lambda fact: ("", "wide", "line").index(fact.form)))
 
 
+def _with_unit(key: str, value: object) -> str:
+    """A named value; where the name ends in its unit, the value has that: peak memory 182 MB."""
+    what, _, unit = key.rpartition("_")
+    write = {"seconds": seconds, "bytes": n_bytes, "joules": joules}.get(unit)
+    if write is None or not is_number(value):
+        return f"{key.replace('_', ' ')} {_plain(value)}"
+    return f"{what.replace('_', ' ').replace('cpu', 'CPU')} {write(value)}".strip()
+
+
 def _plain(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return significant(value, 4)
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+        return ", ".join(_with_unit(str(key), item) for key, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(_plain(item) for item in value)
     return str(value)
