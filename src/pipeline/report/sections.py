@@ -279,7 +279,7 @@ def _growth(scaling: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> li
     table: Table | None = tables.scaling(scaling, fitted)
     caption = (
         f"Storage and time against N{', with fitted powers' if fitted else ''}; dashed, what the dense matrix "
-        "would take."
+        f"would take.{'' if fitted else ' The sizes are too few or too small to tell powers of N.'}"
     )
     picture = Illustration(tuple(panels), caption) if panels else None
     return [Heading("Growth with N"), Prose(text) if what else None, picture, table]
