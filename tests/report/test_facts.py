@@ -67,6 +67,19 @@ def test_the_largest_rank_is_that_of_the_drawing(matrix):
     assert texts(matrix)["Largest rank"] == str(largest_rank(matrix))
     structure["blocks"] = []
     assert largest_rank(matrix) == 88
+
+
+def test_a_dense_matrix_says_where_its_gain_comes_from(matrix):
+    assert "approximated" not in texts(matrix)["Storage"]
+    matrix["structure"]["blocks"] = [[0, 1, 0, 1, -1], [0, 1, 1, 2, -1]]
+    assert texts(matrix)["Storage"].endswith("GB; nothing is approximated, all blocks are dense)")
+    assert "Largest rank" not in texts(matrix)
+    matrix["compress"] |= {"symmetric": True, "precision": "float32"}
+    assert "GB, by symmetry and single precision; nothing is approximated" in texts(matrix)["Storage"]
+
+
+def test_the_largest_rank_is_known_without_blocks(matrix):
+    structure = matrix["structure"]
     structure["blocks"] = [[0, 1, 0, 1, -1]]
     assert largest_rank(matrix) == 88
 

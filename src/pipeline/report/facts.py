@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.report.answers.numbers import compression
+from pipeline.report.answers.numbers import compression, nothing_approximated
 from pipeline.report.content import Fact
 from pipeline.report.formatting import (
     count,
@@ -14,6 +14,7 @@ from pipeline.report.formatting import (
     instant,
     is_number,
     joules,
+    listing,
     n_bytes,
     scientific,
     seconds,
@@ -33,8 +34,9 @@ def matrix_facts(matrix: Mapping[str, Any]) -> tuple[Fact, ...]:
     """Everything measured on one matrix, as named values; what is missing is left out."""
     compress, solve = (matrix.get(key) or {} for key in ("compress", "solve"))
     ratio = compression(matrix)
-    less = f" ({times(ratio)} less than dense, {n_bytes(compress.get('dense_bytes'))})" if ratio else ""
-    rank = largest_rank(matrix)
+    than_dense = f"{times(ratio)} less than dense, {n_bytes(compress.get('dense_bytes'))}"
+    less = f" ({than_dense}{_exactly(matrix)})" if ratio else ""
+    rank = None if nothing_approximated(matrix) else largest_rank(matrix)
     difference = solve.get("difference_to_one_process")
     items: Sequence[tuple[str, object, str]] = (
         ("Kernel", matrix.get("kernel"), f"{_kernel(str(matrix.get('kernel')))}{_nugget(matrix)}"),
@@ -66,6 +68,16 @@ def largest_rank(matrix: Mapping[str, Any]) -> int | None:
     ranks = np.asarray((matrix.get("structure") or {}).get("blocks", ()), dtype=np.int64).reshape(-1, 5)[:, 4]
     largest = int(ranks.max(initial=-1))
     return largest if largest >= 0 else (matrix.get("compress") or {}).get("max_rank")
+
+
+def _exactly(matrix: Mapping[str, Any]) -> str:
+    """Where the gain comes from if not from low ranks: mirrored blocks kept once, numbers in single precision."""
+    if not nothing_approximated(matrix):
+        return ""
+    compress = matrix.get("compress") or {}
+    gains = ["symmetry"] if compress.get("symmetric") else []
+    gains += ["single precision"] if compress.get("precision") == "float32" else []
+    return f"{f', by {listing(gains)}' if gains else ''}; nothing is approximated, all blocks are dense"
 
 
 def _kernel(text: str) -> str:
