@@ -371,3 +371,14 @@ def test_threads_tell_their_progress_to_the_end(three_threads):
     )
     assert told == sorted(told)
     assert told[-1] == (A.rows.n_boxes, A.rows.n_boxes)
+
+
+def test_what_is_no_kernel_or_no_vector_is_refused_by_name():
+    points = np.random.default_rng(0).random((50, 2))
+    with pytest.raises(TypeError, match=r"kernel wants one of pipeline\.hmatrix\.kernels, .* not 'matern'"):
+        H2Matrix.from_kernel(points, "matern")
+    matrix = H2Matrix.from_kernel(points.tolist(), KERNELS["matern"])
+    np.testing.assert_array_equal(matrix @ ([1.0] * 50), matrix @ np.ones(50))
+    for wrong in (["a"] * 50, [None] * 50):
+        with pytest.raises(TypeError, match=r"the product wants numbers in an array or a tensor, not list"):
+            matrix @ wrong
