@@ -230,8 +230,8 @@ class HalfNetwork:
         return network
 
     def __repr__(self) -> str:
-        half, single = self.n_bytes_fp16 / 1e3, self.n_bytes_fp32 / 1e3
-        return f"HalfNetwork({len(self.layers)} layers on {self.instruction_set}, {half:.1f} kB instead of {single:.1f} kB)"
+        sizes = f"{self.n_bytes_fp16 / 1e3:.1f} kB instead of {self.n_bytes_fp32 / 1e3:.1f} kB"
+        return f"HalfNetwork({len(self.layers)} layers on {self.instruction_set}, {sizes})"
 
     def plan(self) -> dict[str, Any]:
         """The network without its weights, as JSON can hold it; `digest` names the weights that belong to it."""
