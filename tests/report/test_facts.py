@@ -103,3 +103,11 @@ def test_costs_have_units():
     (fact,) = provenance_facts({"cost": cost})
     text = fact.text.replace("\N{NO-BREAK SPACE}", " ")
     assert text == "2.88 s, CPU 1.50 s, peak memory 182 MB, package 2.41 kJ"
+
+
+def test_what_was_not_committed_is_named():
+    found = {"dirty": True, "uncommitted": ["config/mine.yaml"]}
+    assert [(fact.name, fact.text) for fact in provenance_facts(found)] == [
+        ("Not committed", "config/mine.yaml")
+    ]
+    assert [fact.text for fact in provenance_facts(found | {"uncommitted": []})] == ["yes"]

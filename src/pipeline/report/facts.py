@@ -26,7 +26,7 @@ from pipeline.report.formatting import (
 #: Above this tolerance of the factorization, its determinant is that of a preconditioner and says nothing.
 LOOSEST_LOGDET = 1e-4
 
-_NAMES = {"cpu": "CPU"}
+_NAMES = {"cpu": "CPU", "uncommitted": "Not committed"}
 _WIDE, _LINE = 60, 200
 
 
@@ -130,8 +130,8 @@ def provenance_facts(found: Mapping[str, Any]) -> tuple[Fact, ...]:
     """Where, when and from what the study was made; long values get a line of their own."""
     facts = []
     for key, value in found.items():
-        if value in (None, "", [], {}):
-            continue
+        if value in (None, "", [], {}) or (key == "dirty" and found.get("uncommitted")):
+            continue  # unknown, or told by the names of the files
         text = instant(value) if key == "date" else _plain(value)
         name = _NAMES.get(str(key), str(key).replace("_", " ").capitalize())
         facts.append(Fact(name, text, "line" if len(text) > _LINE else "wide" if len(text) > _WIDE else ""))
