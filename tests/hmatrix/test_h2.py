@@ -387,3 +387,14 @@ def test_right_hand_sides_may_be_views():
     for b in (np.arange(50.0)[::-1], np.broadcast_to(1.0, 50)):
         x, _ = A.solve(b)
         np.testing.assert_allclose(A @ x, b, atol=1e-5)
+
+
+def test_what_is_no_kernel_or_no_vector_is_refused_by_name():
+    points = np.random.default_rng(0).random((50, 2))
+    with pytest.raises(TypeError, match=r"kernel wants one of pipeline\.hmatrix\.kernels, .* not 'matern'"):
+        H2Matrix.from_kernel(points, "matern")
+    matrix = H2Matrix.from_kernel(points.tolist(), KERNELS["matern"])
+    np.testing.assert_array_equal(matrix @ ([1.0] * 50), matrix @ np.ones(50))
+    for wrong in (["a"] * 50, [None] * 50):
+        with pytest.raises(TypeError, match=r"the product wants numbers in an array or a tensor, not list"):
+            matrix @ wrong

@@ -393,3 +393,15 @@ def test_the_digest_depends_on_every_bit_and_not_on_the_order():
     tensors = {"a": torch.ones(2), "b": torch.ones(2)}
     assert digest_of(tensors) == digest_of(dict(reversed(tensors.items())))
     assert digest_of(tensors) != digest_of({**tensors, "b": torch.tensor([1.0, 1.0 + 2.0**-23])})
+
+
+def test_convert_refuses_arrays_by_name_and_a_network_says_what_it_is():
+    module, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 500)), torch.rand(4, 3, 2, 2)
+    for wrong in ((x.numpy(), None), (x, torch.zeros(4).numpy())):
+        with pytest.raises(TypeError, match=r"wants a torch tensor, not ndarray; use torch\.from_numpy"):
+            HalfNetwork.convert(module, *wrong)
+    network = HalfNetwork.convert(module, x)
+    # 12 * 500 weights of two bytes instead of four, and 500 biases of four.
+    assert repr(network) == (
+        f"HalfNetwork({len(network.layers)} layers on {network.instruction_set}, 14.0 kB instead of 26.0 kB)"
+    )

@@ -109,6 +109,9 @@ def test_the_sentence_names_what_ran(routine, words):
     precision = "BF16" if "BF16" in words else "FP16"
     assert sentence.startswith(f"{precision} wins, 2.00x {words}")
     assert "avx" not in sentence
+    undecided = reason(single, ran(half.work, routine, half.seconds), (0.9, 2.1), ROOFS)
+    words = words.replace(" with ", " of ").replace("by ", "with ", 1)
+    assert undecided.startswith(f"no clear difference, 2.00x {words}")
 
 
 def test_bfloat16_products_are_not_called_fp16():

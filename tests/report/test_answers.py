@@ -109,6 +109,15 @@ def test_two_sizes_give_no_exponent(metrics):
     assert answer_numbers({}, metrics["scaling"]) is None
 
 
+def test_the_headline_is_of_a_matrix_that_was_approximated_if_any_was(metrics):
+    matrices = metrics["matrices"]
+    for name in ("airports", "capacitance"):
+        matrices[name]["structure"]["blocks"] = [[0, 1, 0, 1, -1]]
+    assert answer_numbers(matrices, None).unit == "less memory for embeddings"
+    del matrices["embeddings"]
+    assert answer_numbers(matrices, None).unit == "less memory for airports, with nothing approximated"
+
+
 def test_a_matrix_of_panels_is_not_given_the_shape_of_its_points(metrics):
     matrices = {"capacitance": metrics["matrices"]["capacitance"]}
     assert "matrix, 12,288 × 12,288, takes" in answer_numbers(matrices, None).text

@@ -67,6 +67,19 @@ def test_the_largest_rank_is_that_of_the_drawing(matrix):
     assert texts(matrix)["Largest rank"] == str(largest_rank(matrix))
     structure["blocks"] = []
     assert largest_rank(matrix) == 88
+
+
+def test_a_dense_matrix_says_where_its_gain_comes_from(matrix):
+    assert "approximated" not in texts(matrix)["Storage"]
+    matrix["structure"]["blocks"] = [[0, 1, 0, 1, -1], [0, 1, 1, 2, -1]]
+    assert texts(matrix)["Storage"].endswith("GB; nothing is approximated, all blocks are dense)")
+    assert "Largest rank" not in texts(matrix)
+    matrix["compress"] |= {"symmetric": True, "precision": "float32"}
+    assert "GB, by symmetry and single precision; nothing is approximated" in texts(matrix)["Storage"]
+
+
+def test_the_largest_rank_is_known_without_blocks(matrix):
+    structure = matrix["structure"]
     structure["blocks"] = [[0, 1, 0, 1, -1]]
     assert largest_rank(matrix) == 88
 
@@ -83,3 +96,18 @@ def test_provenance_reads_as_a_person_would_write_it():
         ("Date", "23 Nov 2026, 01:01 UTC"), ("CPU", "EPYC"), ("Dirty", "no"), ("Versions", "torch 2.13"),
     ]  # fmt: skip
     assert (facts[-1].name, facts[-1].form) == ("Command", "line")
+
+
+def test_costs_have_units():
+    cost = {"seconds": 2.88, "cpu_seconds": 1.5, "peak_memory_bytes": 181735424, "package_joules": 2410.0}
+    (fact,) = provenance_facts({"cost": cost})
+    text = fact.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert text == "2.88 s, CPU 1.50 s, peak memory 182 MB, package 2.41 kJ"
+
+
+def test_what_was_not_committed_is_named():
+    found = {"dirty": True, "uncommitted": ["config/mine.yaml"]}
+    assert [(fact.name, fact.text) for fact in provenance_facts(found)] == [
+        ("Not committed", "config/mine.yaml")
+    ]
+    assert [fact.text for fact in provenance_facts(found | {"uncommitted": []})] == ["yes"]

@@ -12,6 +12,10 @@ def network(metrics) -> dict:
     return metrics["precision"]["kfac_smooth"]
 
 
+def plain(text: str) -> str:
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
 def test_bars_have_the_errors_of_the_plans_that_they_time_beside_them(network):
     added, output, noise = layer_bars(network).rows[1][2:]
     assert added == (layer_tables.f.relative(2.9e-4),) * 2
@@ -47,6 +51,8 @@ def test_a_reason_does_not_repeat_the_speedup_of_its_bar(network):
     assert dict(layer_bars(network).details[0])["Batch 1"] == (
         "FP16 wins by direct convolution with FP16 weights: L2-bound."
     )
+    network["timings"][0]["reason"] = "no clear difference, 0.99x with pooling: L1-bound."
+    assert dict(layer_bars(network).details[0])["Batch 1"] == "No clear difference with pooling: L1-bound."
     network["timings"][0]["reason"] = network["timings"][1]["reason"] = "The same, 2.0x faster or not."
     assert layer_bars(network).details[0] == (("", "The same, 2.0x faster or not."),)
     del network["timings"][0]["reason"], network["timings"][1]["reason"]
@@ -109,6 +115,9 @@ def test_speed_is_counted_to_the_target_and_a_dash_where_it_was_missed():
     assert fast[4] == "12.3"
     assert set(none[1:]) == {DASH}
     assert tables.minima({"none": runs["none"]}, 0.3) is None
+    titles = [column.title for column in tables.minima(runs, None).columns]
+    assert titles == ["Run", "Validation acc. (%)", "Largest curvature", "Rise under noise"]
+    assert [len(row) for row in tables.minima(runs, None).rows] == [4, 4]
 
 
 def test_factors_are_told_layer_by_layer_of_the_first_seed():
@@ -176,5 +185,7 @@ def test_plans_that_answer_differently_have_a_confusion_each(network):
 
 def test_samples_that_count_although_they_were_disturbed_are_told():
     network = {"timings": [{"layer": "conv", "n_disturbed": n} for n in (0, 2, 5)]}
-    assert "7 samples of 2 rows were disturbed" in layer_times(network).note
+    assert plain(layer_times(network).note).endswith("hardly any others: 7 samples of 2 rows.")
+    one = {"timings": [{"layer": "conv", "n_disturbed": 1}]}
+    assert plain(layer_times(one).note).endswith("hardly any others: 1 sample of 1 row.")
     assert "disturbed" not in layer_times({"timings": [{"layer": "conv", "n_disturbed": 0}]}).note

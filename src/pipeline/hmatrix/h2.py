@@ -23,7 +23,7 @@ from pipeline.hmatrix import _native
 from pipeline.hmatrix.admissibility import Admissibility, Interactions
 from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.cluster import ClusterTree
-from pipeline.hmatrix.inputs import CPU, Progress, as_diagonal
+from pipeline.hmatrix.inputs import CPU, Progress, as_diagonal, require_kernel
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.skeleton import Basis
 from pipeline.hmatrix.threads import one_blas_thread
@@ -108,11 +108,13 @@ class H2Matrix:
             progress: Called with how many boxes of how many are done, for a progress bar.
 
         Raises:
+            TypeError: If the kernel is none, or points are not real numbers.
             ConfigError: If points or tolerance are not usable.
             ConvergenceError: If the tolerance cannot be reached, or the matrix does not compress.
         """
         from pipeline.hmatrix.compression import compress_kernel
 
+        require_kernel(kernel)
         return compress_kernel(
             points,
             kernel,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.hmatrix.kernels.base import Kernel
 
 CPU = torch.device("cpu")
 Progress = Callable[[int, int], object]  # called with how many boxes of how many are done
@@ -50,6 +51,15 @@ def require_nugget(diagonal: NDArray[Any] | None) -> None:
         raise ConfigError(
             f"diagonal: a nugget of {diagonal.min():g} would make a covariance indefinite; it must be >= 0 "
             "(use add_diagonal for a shift)"
+        )
+
+
+def require_kernel(kernel: object) -> None:
+    """Raise unless a kernel is one."""
+    if not isinstance(kernel, Kernel):
+        raise TypeError(
+            f"kernel wants one of pipeline.hmatrix.kernels, such as Matern(length_scale=0.1), or Custom(function), not "
+            f"{kernel!r}"
         )
 
 

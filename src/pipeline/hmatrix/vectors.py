@@ -66,6 +66,10 @@ def apply(
         what: Names the operation where x does not fit.
     """
     values = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    if values.dtype.kind not in "biufc":
+        raise TypeError(
+            f"{what} wants numbers in an array or a tensor, not {type(x).__name__} of {values.dtype}"
+        )
     if values.ndim not in (1, 2) or len(values) != len(taken):
         raise ValueError(f"{what} wants shape ({len(taken)},) or ({len(taken)}, m), not {values.shape}")
     columns = values if values.ndim == 2 else values[:, None]

@@ -122,9 +122,15 @@ class HalfNetwork:
             instruction_set: One of `instruction_sets()`; None for the best that the processor has.
 
         Raises:
+            TypeError: If calibration or labels are no torch tensor.
             ConfigError: If a module is not supported or its layers compute something else than itself, a parameter is
                 not finite, there is no calibration input, or not even float32 is within the budget.
         """
+        for what, given in (("calibration set", calibration), ("labels", labels)):
+            if not isinstance(given, Tensor) and given is not None:
+                raise TypeError(
+                    f"the {what} wants a torch tensor, not {type(given).__name__}; use torch.from_numpy"
+                )
         if calibration.ndim < 2 or len(calibration) == 0:
             raise ConfigError(
                 f"the calibration set has shape {tuple(calibration.shape)}; wanted at least one input to see the "
@@ -222,6 +228,10 @@ class HalfNetwork:
                 stacklevel=2,
             )
         return network
+
+    def __repr__(self) -> str:
+        sizes = f"{self.n_bytes_fp16 / 1e3:.1f} kB instead of {self.n_bytes_fp32 / 1e3:.1f} kB"
+        return f"HalfNetwork({len(self.layers)} layers on {self.instruction_set}, {sizes})"
 
     def plan(self) -> dict[str, Any]:
         """The network without its weights, as JSON can hold it; `digest` names the weights that belong to it."""

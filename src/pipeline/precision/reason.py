@@ -77,14 +77,16 @@ def reason(
     verdict = f"{subject} loses" if loses else f"{subject} wins" if wins else "no clear difference"
     limit = _limit(single, half, roofs, wins, flops or half.work.flops)
     beyond = _beyond(single, half) if loses else ""
-    return f"{verdict}, {speedup:.2f}x{_ran(half)}: {limit}{beyond}{kept}{_distance(half, cold)}."
+    ran = _ran(half, decided=wins or loses)
+    return f"{verdict}, {speedup:.2f}x{ran}: {limit}{beyond}{kept}{_distance(half, cold)}."
 
 
-def _ran(half: Side) -> str:
-    """What computed the layer."""
+def _ran(half: Side, *, decided: bool) -> str:
+    """What computed the layer: one wins *by* a routine, and there is no difference *with* one."""
     if not half.algorithm:
         return ""
-    return f" by {half.algorithm}{f' with {half.weights} weights' if half.weights else ''}"
+    by, of = ("by", "with") if decided else ("with", "of")
+    return f" {by} {half.algorithm}{f' {of} {half.weights} weights' if half.weights else ''}"
 
 
 def _limit(single: Side, half: Side, roofs: Roofs, wins: bool, flops: float) -> str:

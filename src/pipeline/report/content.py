@@ -65,13 +65,17 @@ class Column:
 Cell = str | tuple[str, ...] | Bar | tuple[Bar, ...]  # several: one a line
 
 
+#: Rows; longer tables hold what few readers look up.
+LONGEST_SHOWN = 20
+
+
 @dataclass(frozen=True)
 class Table:
     """A table; the first cell of each row heads the row.
 
     ``series`` colors the row heads, one per row. ``details``, one per row, are (label, sentence) pairs below the
     row across the full width. ``stacked`` tables turn rows into short paragraphs on a phone; the others scroll
-    sideways.
+    sideways, and long ones are folded until a reader opens them.
     """
 
     caption: str
@@ -81,6 +85,11 @@ class Table:
     series: tuple[str, ...] = ()
     details: tuple[tuple[tuple[str, str], ...], ...] = ()
     stacked: bool = False
+
+    @property
+    def folded(self) -> bool:
+        """Whether a table is so long that it would bury what comes after it."""
+        return len(self.rows) > LONGEST_SHOWN and not self.stacked
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.report.answers.numbers import compression
+from pipeline.report.answers.numbers import compression, nothing_approximated
 from pipeline.report.content import Fact
 from pipeline.report.formatting import (
     count,
     decimal,
     instant,
     is_number,
+    joules,
+    listing,
     n_bytes,
     scientific,
     seconds,
@@ -24,7 +26,7 @@ from pipeline.report.formatting import (
 #: Above this tolerance of the factorization, its determinant is that of a preconditioner and says nothing.
 LOOSEST_LOGDET = 1e-4
 
-_NAMES = {"cpu": "CPU"}
+_NAMES = {"cpu": "CPU", "uncommitted": "Not committed"}
 _WIDE, _LINE = 60, 200
 
 
@@ -32,8 +34,9 @@ def matrix_facts(matrix: Mapping[str, Any]) -> tuple[Fact, ...]:
     """Everything measured on one matrix, as named values; what is missing is left out."""
     compress, solve = (matrix.get(key) or {} for key in ("compress", "solve"))
     ratio = compression(matrix)
-    less = f" ({times(ratio)} less than dense, {n_bytes(compress.get('dense_bytes'))})" if ratio else ""
-    rank = largest_rank(matrix)
+    than_dense = f"{times(ratio)} less than dense, {n_bytes(compress.get('dense_bytes'))}"
+    less = f" ({than_dense}{_exactly(matrix)})" if ratio else ""
+    rank = None if nothing_approximated(matrix) else largest_rank(matrix)
     difference = solve.get("difference_to_one_process")
     items: Sequence[tuple[str, object, str]] = (
         ("Kernel", matrix.get("kernel"), f"{_kernel(str(matrix.get('kernel')))}{_nugget(matrix)}"),
@@ -65,6 +68,16 @@ def largest_rank(matrix: Mapping[str, Any]) -> int | None:
     ranks = np.asarray((matrix.get("structure") or {}).get("blocks", ()), dtype=np.int64).reshape(-1, 5)[:, 4]
     largest = int(ranks.max(initial=-1))
     return largest if largest >= 0 else (matrix.get("compress") or {}).get("max_rank")
+
+
+def _exactly(matrix: Mapping[str, Any]) -> str:
+    """Where the gain comes from if not from low ranks: mirrored blocks kept once, numbers in single precision."""
+    if not nothing_approximated(matrix):
+        return ""
+    compress = matrix.get("compress") or {}
+    gains = ["symmetry"] if compress.get("symmetric") else []
+    gains += ["single precision"] if compress.get("precision") == "float32" else []
+    return f"{f', by {listing(gains)}' if gains else ''}; nothing is approximated, all blocks are dense"
 
 
 def _kernel(text: str) -> str:
@@ -117,12 +130,21 @@ def provenance_facts(found: Mapping[str, Any]) -> tuple[Fact, ...]:
     """Where, when and from what the study was made; long values get a line of their own."""
     facts = []
     for key, value in found.items():
-        if value in (None, "", [], {}):
-            continue
+        if value in (None, "", [], {}) or (key == "dirty" and found.get("uncommitted")):
+            continue  # unknown, or told by the names of the files
         text = instant(value) if key == "date" else _plain(value)
         name = _NAMES.get(str(key), str(key).replace("_", " ").capitalize())
         facts.append(Fact(name, text, "line" if len(text) > _LINE else "wide" if len(text) > _WIDE else ""))
     return tuple(sorted(facts, key=lambda fact: ("", "wide", "line").index(fact.form)))
+
+
+def _with_unit(key: str, value: object) -> str:
+    """A named value; where the name ends in its unit, the value has that: peak memory 182 MB."""
+    what, _, unit = key.rpartition("_")
+    write = {"seconds": seconds, "bytes": n_bytes, "joules": joules}.get(unit)
+    if write is None or not is_number(value):
+        return f"{key.replace('_', ' ')} {_plain(value)}"
+    return f"{what.replace('_', ' ').replace('cpu', 'CPU')} {write(value)}".strip()
 
 
 def _plain(value: object) -> str:
@@ -131,7 +153,7 @@ def _plain(value: object) -> str:
     if isinstance(value, float):
         return significant(value, 4)
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+        return ", ".join(_with_unit(str(key), item) for key, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(_plain(item) for item in value)
     return str(value)

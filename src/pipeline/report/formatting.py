@@ -106,6 +106,11 @@ def seconds(value: object, digits: int = 3) -> str:
     return scaled(value, ((3600.0, "h"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")), digits)
 
 
+def joules(value: object) -> str:
+    """An energy: 2.41 kJ."""
+    return scaled(value, ((1e6, "MJ"), (1e3, "kJ"), (1.0, "J")))
+
+
 def flops(value: object) -> str:
     """A number of floating-point operations: 75.5 MFLOP."""
     if value == 0:

@@ -99,7 +99,7 @@ def _reasons(rows: list[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
 
 
 def _sentence(reason: str) -> str:
-    text = re.sub(r"^([^:,]*), [\d.,]+x(?= by |:)", r"\1", reason)
+    text = re.sub(r"^([^:,]*), [\d.,]+x(?= by | with |:)", r"\1", reason)
     return text[:1].upper() + text[1:]
 
 
@@ -275,8 +275,8 @@ def _disturbed(timings: Sequence[Mapping[str, Any]]) -> str:
     if not any(kept):
         return ""
     return (
-        f" {f.count(sum(kept))} samples of {f.count(sum(map(bool, kept)))} rows were disturbed by other work and count "
-        "nevertheless, as there were hardly any others."
+        " Counted although other work disturbed them, as there were hardly any others: "
+        f"{f.plural(sum(kept), 'sample')} of {f.plural(sum(map(bool, kept)), 'row')}."
     )
 
 

@@ -225,7 +225,8 @@ class Level(TypedDict, total=False):
 class Compress(TypedDict, total=False):
     """``n_rows`` of the compressed matrix (quadrature points for boundary elements, else ``n``).
 
-    ``dense_bytes`` are those of the dense alternative; ``missed``: the error is well above the tolerance.
+    ``dense_bytes`` are those of the dense alternative; ``symmetric``: mirrored blocks are kept once; ``precision``:
+    that of the numbers kept, "float32" or "float64"; ``missed``: the error is well above the tolerance.
     """
 
     n_rows: int
@@ -234,6 +235,8 @@ class Compress(TypedDict, total=False):
     seconds: float
     n_bytes: int
     dense_bytes: int
+    symmetric: bool
+    precision: str
     tolerance: float
     relative_error: float | None
     max_rank: int

@@ -22,6 +22,11 @@ def histories_of(run: Mapping[str, Any]) -> list[list[Mapping[str, Any]]]:
     return [list(seed["history"]) for seed in seeds_of(run) if seed.get("history")]
 
 
+def repeated(training: Mapping[str, Any]) -> bool:
+    """Whether any run has several seeds, so that there are means and spreads to speak of."""
+    return any(len(run.get("seeds") or {}) > 1 for run in training.values())
+
+
 def accuracy_on_test(run: Mapping[str, Any]) -> Spread:
     """Accuracy on the test samples, in percent."""
     return _percent((seed.get("test") or {}).get("accuracy") for seed in seeds_of(run))

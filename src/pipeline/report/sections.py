@@ -50,6 +50,7 @@ from pipeline.report.runs import (
     loss_on_test,
     noise_rise,
     preconditioner_share,
+    repeated,
     run_at_chance,
     seeds_of,
     target_loss,
@@ -93,14 +94,17 @@ def training_section(
     )
     scores = final_scores(training)
     if scores:
-        blocks.append(Illustration(tuple(scores), "Every dot is a seed, every bar a run's mean."))
+        caption = (
+            "Every dot is a seed, every bar a run's mean." if repeated(training) else "A dot for every run."
+        )
+        blocks.append(Illustration(tuple(scores), caption))
     panels = learning_curves(shown)
     if panels:
         blocks.append(
             Illustration(
                 tuple(panels),
-                f"{which_shown} by epoch and by optimizer step: lines are means over seeds, bands go from the lowest "
-                "to the highest seed. Losses are true ones, without smoothing.",
+                f"{which_shown} by epoch and by optimizer step{_bands(shown)}. Losses are true ones, without "
+                "smoothing.",
                 legend,
             )
         )
@@ -110,20 +114,32 @@ def training_section(
     return Section("steps", "Fewer steps", lead, tuple(block for block in blocks if block is not None))
 
 
+def _bands(training: Mapping[str, Any]) -> str:
+    if not repeated(training):
+        return ""
+    return ": lines are means over seeds, bands go from the lowest to the highest seed"
+
+
 def _best(training: Mapping[str, Any], n_classes: int) -> str:
     """Which run is best, on the test samples if they were looked at."""
     if not any(accuracy_on_test(run).n for run in training.values()):
         found = {name: accuracy_on_validation(run).mean or 0.0 for name, run in comparable(training).items()}
         name = max(found, key=lambda key: found[key])
+        which = "the best on the validation set is " if len(training) > 1 else ""
+        where = "" if which else " on the validation set"
         return (
-            f"the best on the validation set is {label_of(name, training[name])} with "
-            f"{with_percent(found[name], 2)}; the test set was not looked at"
+            f"{which}{label_of(name, training[name])} with {with_percent(found[name], 2)}{where}; the test set was "
+            "not looked at"
         )
     best = max(comparable(training).items(), key=lambda item: accuracy_on_test(item[1]).mean or 0.0)
+    with_accuracy = f"{label_of(*best)} with {accuracy_text(best[1])}"
+    if len(training) == 1:
+        chance = run_at_chance(best[1], n_classes)
+        return f"{with_accuracy} on the test set{', no better than chance' if chance else ''}"
     which = "the best on the test set is"
     if run_at_chance(best[1], n_classes):
         which = f"none gets above chance ({percent(1 / n_classes, 0)}), not even"
-    return f"{which} {label_of(*best)} with {accuracy_text(best[1])}"
+    return f"{which} {with_accuracy}"
 
 
 def _preconditioner(training: Mapping[str, Any]) -> Prose | None:
@@ -140,7 +156,8 @@ def _preconditioner(training: Mapping[str, Any]) -> Prose | None:
             share = preconditioner_share(run).mean
             spent = f", {percent(share, 0)} of the time in steps" if share is not None else ""
             words.append(f"{label_of(name, run)}: {counters}{spent}")
-    return Prose(f"Preconditioner, over all seeds. {'; '.join(words)}.", quiet=True) if words else None
+    over = ", over all seeds" if repeated(training) else ""
+    return Prose(f"Preconditioner{over}. {'; '.join(words)}.", quiet=True) if words else None
 
 
 def precision_section(
@@ -262,7 +279,7 @@ def _growth(scaling: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> li
     table: Table | None = tables.scaling(scaling, fitted)
     caption = (
         f"Storage and time against N{', with fitted powers' if fitted else ''}; dashed, what the dense matrix "
-        "would take."
+        f"would take.{'' if fitted else ' The sizes are too few or too small to tell powers of N.'}"
     )
     picture = Illustration(tuple(panels), caption) if panels else None
     return [Heading("Growth with N"), Prose(text) if what else None, picture, table]

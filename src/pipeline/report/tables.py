@@ -19,6 +19,7 @@ from pipeline.report.runs import (
     method_of,
     n_steps,
     noise_rise,
+    repeated,
     run_at_chance,
     seeds_of,
     spread_text,
@@ -59,8 +60,8 @@ def final_accuracy(training: Mapping[str, Any], n_classes: int = 0) -> Table:
         "Final scores of every run",
         columns,
         rows,
-        note="Mean ± standard deviation over seeds. Gap: test loss minus training loss at the end. "
-        f"Time: mean of training.{_chance(n_classes) if any(chance) else ''}",
+        note=f"{_spread_of_seeds(training)}Gap: test loss minus training loss at the end. Time: of training"
+        f"{', the mean' if repeated(training) else ''}.{_chance(n_classes) if any(chance) else ''}",
         series=tuple(stroke(index).variable for index in range(len(rows))),
     )
 
@@ -90,7 +91,11 @@ def methods_by_batch(
         for method in methods
     )
     columns = (Column("Method"), *(Column(f"Batch {f.count(batch)}", True) for batch in batches))
-    return Table(caption, columns, rows, note="Mean ± standard deviation over seeds.")
+    return Table(caption, columns, rows, note=_spread_of_seeds(training).rstrip())
+
+
+def _spread_of_seeds(training: Mapping[str, Any]) -> str:
+    return "Mean ± standard deviation over seeds. " if repeated(training) else ""
 
 
 def minima(training: Mapping[str, Any], target: float | None) -> Table | None:
@@ -98,38 +103,38 @@ def minima(training: Mapping[str, Any], target: float | None) -> Table | None:
     runs = list(training.items())
     if not any(noise_rise(run).n for _, run in runs):
         return None
-    columns = (
-        Column("Run"), Column("Validation acc. (%)", True), Column("Steps to target", True),
-        Column("Time to target", True), Column("Largest curvature", True), Column("Rise under noise", True),
-    )  # fmt: skip
-    rows = []
-    for name, run in runs:
-        reached = {
-            key: Spread.of(steps_to(seed, target, key) for seed in seeds_of(run))
-            if target is not None
-            else Spread(())
-            for key in ("steps", "seconds")
-        }
-        rows.append(
-            (
-                label_of(name, run),
-                spread_text(accuracy_on_validation(run), 2),
-                f.count(reached["steps"].mean),
-                f.seconds(reached["seconds"].mean),
-                f.significant(curvature(run).mean, 3),
-                f.significant(noise_rise(run).mean, 3),
-            )
-        )  # fmt: skip
+    speed = ("Steps to target", "Time to target") if target is not None else ()
+    titles = ("Validation acc. (%)", *speed, "Largest curvature", "Rise under noise")
+    rows = tuple(
+        (
+            label_of(name, run),
+            spread_text(accuracy_on_validation(run), 2),
+            *(_to_target(run, target) if target is not None else ()),
+            f.significant(curvature(run).mean, 3),
+            f.significant(noise_rise(run).mean, 3),
+        )
+        for name, run in runs
+    )
     note = (
-        "Means over seeds. Curvature: largest eigenvalue of the Hessian of the training loss at the end; rise: of that "
-        "loss when every weight matrix gets Gaussian noise of a fifth of its size."
+        f"{'Means over seeds. ' if repeated(training) else ''}Curvature: largest eigenvalue of the Hessian of the "
+        "training loss at the end; rise: of that loss when every weight matrix gets Gaussian noise of a fifth of its "
+        "size."
     )
     if target is not None:
         note += (
             f" Target: the training loss with which large-batch SGD ends, {f.significant(target, 3)}; a dash where no "
             "seed reached it."
         )
-    return Table("Speed, and the minimum found", columns, tuple(rows), note=note)
+    caption = "Speed, and the minimum found" if speed else "The minimum found"
+    return Table(caption, (Column("Run"), *(Column(title, True) for title in titles)), rows, note=note)
+
+
+def _to_target(run: Mapping[str, Any], target: float) -> tuple[str, str]:
+    """Steps and time until a training loss was reached."""
+    steps, spent = (
+        Spread.of(steps_to(seed, target, key) for seed in seeds_of(run)).mean for key in ("steps", "seconds")
+    )
+    return f.count(steps), f.seconds(spent)
 
 
 def factors(training: Mapping[str, Any]) -> Table | None:
@@ -150,7 +155,7 @@ def factors(training: Mapping[str, Any]) -> Table | None:
         columns,
         tuple(rows),
         note="A: second moment of a layer's inputs; G: of the gradients at its outputs; conditions with damping; pi: "
-        "how damping is split between the two. First seed.",
+        f"how damping is split between the two.{' First seed.' if repeated(training) else ''}",
     )
 
 

@@ -81,6 +81,8 @@ def run(options: Namespace) -> None:
                 "seconds": seconds,
                 "n_bytes": operator.n_bytes,
                 "dense_bytes": dense_bytes,
+                "symmetric": operator.is_symmetric,
+                "precision": str(operator.near.values.dtype),
                 "tolerance": tolerance,
                 "relative_error": relative_error,
                 "missed": relative_error > 2 * tolerance,

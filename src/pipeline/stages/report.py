@@ -17,6 +17,7 @@ from pipeline.config import artefacts_of
 from pipeline.errors import ArtifactError
 from pipeline.report import render
 from pipeline.report.changes import Comparison, compare
+from pipeline.runtime.checkout import uncommitted
 from pipeline.runtime.provenance import commits_between, provenance
 from pipeline.stages.parts.spec import read_spec
 
@@ -43,7 +44,8 @@ def run(options: Namespace) -> list[Path]:
     manifests = options.artefacts or [folder / path / "manifest.json" for path in artefacts_of(spec)]
     found = _by_kind(manifests)
     origin = provenance(options.code)
-    metrics, arrays = collect(spec, found, _rules(options.benchmarks, manifests), origin)
+    made_from = origin | {"uncommitted": uncommitted()}
+    metrics, arrays = collect(spec, found, _rules(options.benchmarks, manifests), made_from)
     metrics["history"] = _history(options.history, manifests, folder)
     with create(options.output, kind="report", spec=spec, provenance=origin) as draft:
         draft.save_text("index.html", render(metrics, arrays))

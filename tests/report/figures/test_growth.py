@@ -1,8 +1,12 @@
+import pytest
+
 from pipeline.report.figures.growth import exponents, growth
 
 
 def test_growth_prints_its_exponents():
-    rows = [{"n": n, "operator_bytes": 100 * n**1.25, "product_seconds": 1e-6 * n} for n in (100, 200, 700)]
+    rows = [
+        {"n": n, "operator_bytes": 100 * n**1.25, "product_seconds": 1e-6 * n} for n in (1000, 2000, 16000)
+    ]
     assert {key: round(value, 6) for key, value in exponents(rows).items()} == {
         "operator_bytes": 1.25,
         "product_seconds": 1.0,
@@ -18,5 +22,21 @@ def test_two_sizes_are_drawn_without_a_power():
     rows = [{"n": n, "operator_bytes": 100 * n, "product_seconds": 1e-6 * n} for n in (100, 200)]
     assert exponents(rows) == {}
     for drawing in growth(rows):
-        assert "too few sizes" in drawing.description
+        assert "sizes too few or too small" in drawing.description
         assert "N¹" not in drawing.svg
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ((4096, 16384, 65536), True),  # the default study's
+        ((1024, 2048, 4096), False),  # near to each other, and small
+        ((256, 1024, 9999), False),  # small
+        ((10_000, 80_000, 159_999), False),  # near to each other
+        ((10_000, 80_000, 160_000), True),
+    ],
+)
+def test_powers_are_told_only_where_the_sizes_tell_them(sizes, told):
+    rows = [{"n": n, "operator_bytes": 100 * n} for n in sizes]
+    assert (exponents(rows) != {}) is told
+    assert ("grows as N" in growth(rows)[0].description) is told

@@ -24,12 +24,12 @@ from pipeline.report.runs import at_chance
 def answer_numbers(
     matrices: Mapping[str, Any], scaling: Mapping[str, Any] | None, n_classes: int = 0
 ) -> Answer | None:
-    """Lead with the matrix that is compressed most, then every matrix's result, then growth."""
+    """Lead with the matrix that is compressed most (by approximation if any is), then results, then growth."""
     ratios = {name: compression(matrix) for name, matrix in matrices.items()}
     known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
     sentences = []
     if known:
-        name = max(known, key=lambda key: known[key])
+        name = max(known, key=lambda key: (not nothing_approximated(matrices[key]), known[key]))
         matrix, compress = matrices[name], matrices[name]["compress"]
         within = _within(compress)
         sentences.append(
@@ -46,9 +46,9 @@ def answer_numbers(
     if not sentences:
         return None
     if known:
-        return Answer(
-            "Fewer numbers", times(max(known.values())), f"less memory for {name}", " ".join(sentences)
-        )
+        exact = ", with nothing approximated" if nothing_approximated(matrix) else ""
+        unit = f"less memory for {name}{exact}"
+        return Answer("Fewer numbers", times(known[name]), unit, " ".join(sentences))
     return Answer("Fewer numbers", count(len(matrices)), "hierarchical matrices", " ".join(sentences))
 
 
@@ -80,6 +80,14 @@ def compression(matrix: Mapping[str, Any]) -> float | None:
     compress = matrix.get("compress") or {}
     dense, ours = compress.get("dense_bytes"), compress.get("n_bytes")
     return dense / ours if is_number(dense) and is_number(ours) and ours > 0 else None
+
+
+def nothing_approximated(matrix: Mapping[str, Any]) -> bool:
+    """Whether all blocks are dense, so that a matrix is small for other reasons than its ranks."""
+    blocks = (matrix.get("structure") or {}).get("blocks")
+    if blocks:
+        return all(rank < 0 for *_, rank in blocks)
+    return (matrix.get("compress") or {}).get("max_rank") == 0
 
 
 def result_text(name: str, matrix: Mapping[str, Any], n_classes: int = 0) -> str:

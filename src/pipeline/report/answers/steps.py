@@ -98,11 +98,15 @@ def _best_run(training: Mapping[str, Any], n_classes: int) -> Answer | None:
     run = training[name]
     accuracy = with_percent(ranked[name], 2)
     if run_at_chance(run, n_classes):
+        who = f"None of {plural(len(training), 'run')} gets" if len(training) > 1 else "The run does not get"
         text = (
-            f"None of {plural(len(training), 'run')} gets above chance, which is {percent(1 / n_classes, 0)} "
+            f"{who} above chance, which is {percent(1 / n_classes, 0)} "
             f"with {count(n_classes)} classes: {label_of(name, run)} ends at {accuracy_text(run)}{_spent(run)}."
         )
         return Answer("Fewer steps", accuracy, "test accuracy, no better than chance", text)
+    if len(training) == 1:
+        text = f"{label_of(name, run)} ends at {accuracy_text(run)}{_spent(run)}."
+        return Answer("Fewer steps", accuracy, "test accuracy", text)
     text = (
         f"{label_of(name, run)} reaches the best test accuracy of {plural(len(training), 'run')}: "
         f"{accuracy_text(run)}{_spent(run)}."

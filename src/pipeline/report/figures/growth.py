@@ -20,9 +20,12 @@ TIMES = {
 }
 SIZES = {"operator_bytes": "H² operator", "factor_bytes": "factorization"}
 
+#: What sizes must span, and the largest of them reach, for a power to tell more than where the series starts.
+LEAST_SPAN, LEAST_SIZE = 16.0, 10_000
+
 
 def growth(rows: Sequence[Mapping[str, Any]]) -> list[Drawing]:
-    """Storage and time against N, both logarithmic, with dense storage and, from three sizes on, fitted lines."""
+    """Storage and time against N, both logarithmic, with dense storage and, where sizes tell a power, its line."""
     if len({row.get("n") for row in rows if is_number(row.get("n"))}) < 2:
         return []
     storage = _growth(rows, SIZES, "Storage", "bytes", dense=True)
@@ -31,10 +34,21 @@ def growth(rows: Sequence[Mapping[str, Any]]) -> list[Drawing]:
 
 
 def exponents(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Fitted exponents of N by key, where there are at least three sizes."""
+    """Fitted exponents of N by key, where the sizes tell any."""
     sizes = [row.get("n") for row in rows]
-    fits = {key: power_law(sizes, [row.get(key) for row in rows]) for key in (*SIZES, *TIMES)}
+    fits = {key: _fit(sizes, [row.get(key) for row in rows]) for key in (*SIZES, *TIMES)}
     return {key: fit[0] for key, fit in fits.items() if fit is not None}
+
+
+def _fit(sizes: Sequence[object], values: Sequence[object]) -> tuple[float, float] | None:
+    """The power law through at least three sizes; none where they are too small or too near to each other.
+
+    The first levels of a tree are nearly dense, and a small matrix costs what starting costs.
+    """
+    known = [n for n, value in zip(sizes, values, strict=True) if is_number(n) and n > 0 and is_number(value)]
+    if not known or max(known) < LEAST_SIZE or max(known) < LEAST_SPAN * min(known):
+        return None
+    return power_law(sizes, values)
 
 
 def _growth(
@@ -57,7 +71,7 @@ def _growth(
             axes.plot(
                 *np.array(pairs).T, linestyle="none", marker=look.marker, markersize=5, color=look.color
             )
-            fit = power_law(sizes, values)
+            fit = _fit(sizes, values)
             label = word
             if fit is None:
                 axes.plot(*np.array(sorted(pairs)).T, color=look.color, linewidth=1.2)
@@ -80,7 +94,7 @@ def _growth(
         axes.set_title(title)
         axes.set_xlabel("N")
         _label_ends(axes, float(known[-1]), labels)
-        description = f"{title} against N: {'; '.join(words) or 'too few sizes for a power'}."
+        description = f"{title} against N: {'; '.join(words) or 'sizes too few or too small for a power'}."
         return finish(figure, name=f"growth-{unit}", description=description)
 
 

@@ -49,7 +49,11 @@ def ranks_by_level(
         axes.set_xlabel("level (leaves to the right)")
         axes.set_title("Rank of far blocks")
         words = listing(
-            f"level {level} {decimal(float(span[1]), 0)} ({count(int(span[0]))} to {count(int(span[2]))})"
+            f"{decimal(float(span[1]), 0)} at level {level}{_span(int(span[0]), int(span[2]))}"
             for level, span in zip(found, spans, strict=True)
         )
         return finish(figure, name=f"ranks-{name}", description=f"Median rank of the far blocks: {words}.")
+
+
+def _span(lowest: int, highest: int) -> str:
+    return f" ({count(lowest)} to {count(highest)})" if lowest < highest else ""

@@ -16,6 +16,9 @@ from pipeline.report.spread import Spread
 
 Training = Mapping[str, Mapping[str, Any]]
 
+#: Shorter runs than this are nothing but climb: their curves are shown whole.
+EPOCHS_TO_ZOOM = 10
+
 
 def learning_curves(training: Training) -> list[Drawing]:
     """Validation accuracy against epochs and steps; training and validation loss against epochs."""
@@ -70,12 +73,10 @@ def _curves(training: Training, key: str, against: str, title: str, label: str) 
 
 def _zoom(axes: Axes, training: Training, key: str) -> None:
     """Leave the first epochs' climb outside, where it would squeeze the differences that matter."""
-    values = [row.get(key) for run in training.values() for h in histories_of(run) for row in h]
-    known = np.array([value for value in values if is_number(value)])
-    ends = np.array(
-        [h[-1][key] for run in training.values() for h in histories_of(run) if is_number(h[-1].get(key))]
-    )
-    if not len(ends):
+    histories = [h for run in training.values() for h in histories_of(run)]
+    known = np.array([row[key] for h in histories for row in h if is_number(row.get(key))])
+    ends = np.array([h[-1][key] for h in histories if is_number(h[-1].get(key))])
+    if not len(ends) or max(map(len, histories)) < EPOCHS_TO_ZOOM:
         return
     bottom = max(float(known.min()), float(ends.min()) - 0.6 * (1.0 - float(ends.min())) - 0.05)
     top = float(known.max())

@@ -1,0 +1,27 @@
+import pytest
+
+from pipeline.report.figures import training
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    """The ends of the vertical axes of learning curves, in the order of drawing."""
+    seen = []
+
+    def finish(figure, *, name, description):
+        seen.append(figure.axes[0].get_ylim())
+
+    monkeypatch.setattr(training, "finish", finish)
+    return seen
+
+
+@pytest.mark.parametrize(("n_epochs", "whole"), [(3, True), (9, True), (10, False), (60, False)])
+def test_the_climb_of_the_first_epochs_is_left_out_only_where_more_follows(limits, n_epochs, whole):
+    accuracies = [0.4, *[0.9 + 0.001 * epoch for epoch in range(n_epochs - 1)]]
+    history = [
+        {"epoch": epoch, "validation_accuracy": accuracy} for epoch, accuracy in enumerate(accuracies, 1)
+    ]
+    training.learning_curves({"run": {"seeds": {"0": {"history": history}}}})
+    bottom, top = limits[0]
+    assert bool(bottom <= 0.4) is whole
+    assert bottom < 0.9 < max(accuracies) < top
