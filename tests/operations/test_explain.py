@@ -82,11 +82,15 @@ def test_what_would_make_it_again_now(checkout, write, planned, capsys):
     assert "Before it: compress (Code)" in words
 
 
-def test_an_altered_file_is_named(checkout, write, planned, capsys):
+def test_an_altered_file_is_named_with_what_to_do(checkout, write, planned, capsys):
     planned()
     manifest = write("solve/one")
     (manifest.parent / "index.html").write_text("altered")
-    assert "altered or lost: index.html" in told(capsys, manifest)
+    words = told(capsys, manifest)
+    assert "Files: altered or lost: index.html" in words
+    assert (
+        "Now: damaged (index.html), and nothing would make it again; delete results/tiny/solve/one/" in words
+    )
 
 
 @pytest.mark.parametrize("path", ["results/tiny/solve/gone", "config/tiny.yaml", "/etc/passwd", "../.."])

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,12 @@ def run(options: Namespace) -> None:
         raise ArtifactError(f"{manifest_path}: not a manifest; name an artefact's folder") from None
     artefact = RESULTS / artefact.resolve().relative_to(RESULTS.resolve())
     stage = stage_of(artefact, made)
-    print("\n".join(_making(artefact, manifest, stage)))
+    bad = damaged(artefact, manifest["files"])
+    print("\n".join(_making(artefact, manifest, stage, bad)))
     print(f"Why: {reason_then(artefact, RESULTS / study)}")
     found = read_study(options.study or _file_of(study))
     print("\n".join(_what_would(stage, made, found)))
-    print("\n".join(_now(artefact, found, stage, made)))
+    print("\n".join(_now(artefact, found, stage, made, bad)))
 
 
 def manifest_of(path: Path) -> Path:
@@ -73,7 +74,16 @@ def stage_of(artefact: Path, made: Mapping[str, Any]) -> str:
     return next((word for word in words if word in known), known[0])
 
 
-def _making(artefact: Path, manifest: Mapping[str, Any], stage: str) -> Iterator[str]:
+def damaged(artefact: Path, files: Mapping[str, Any]) -> list[str]:
+    """Those of the files that a manifest lists which are altered or lost."""
+    return [
+        name
+        for name, listed in files.items()
+        if not (artefact / name).is_file() or sha256_of(artefact / name) != listed["sha256"]
+    ]
+
+
+def _making(artefact: Path, manifest: Mapping[str, Any], stage: str, bad: Sequence[str]) -> Iterator[str]:
     made = manifest["provenance"]
     commit = (made.get("commit") or "an unknown commit")[:8]
     dirty = {True: ", with changes that were not committed", False: ""}.get(made.get("dirty"), "")
@@ -95,13 +105,8 @@ def _making(artefact: Path, manifest: Mapping[str, Any], stage: str) -> Iterator
         yield f"From: {', '.join(f'{name} {Path(path).parent}' for name, path in inputs.items())}"
     if manifest["spec"]:
         yield f"Spec: {json.dumps(manifest['spec'])[:300]}"
-    bad = [
-        name
-        for name, listed in manifest["files"].items()
-        if not (artefact / name).is_file() or sha256_of(artefact / name) != listed["sha256"]
-    ]
     n = len(manifest["files"])
-    yield f"Files: {n}, all as they were written" if not bad else f"Files: altered or lost: {', '.join(bad)}"
+    yield f"Files: altered or lost: {', '.join(bad)}" if bad else f"Files: {n}, all as they were written"
 
 
 ENERGY = {"package_joules": "the node's processors", "gpu_joules": "its GPUs"}
@@ -152,9 +157,14 @@ def _what_would(stage: str, made: Mapping[str, Any], study: StudyFile) -> Iterat
     yield f"- the code that rule {stage} imports, comments aside; modules of src/pipeline: {counted}"
 
 
-def _now(artefact: Path, study: StudyFile, stage: str, made: Mapping[str, Any]) -> Iterator[str]:
+def _now(
+    artefact: Path, study: StudyFile, stage: str, made: Mapping[str, Any], bad: Sequence[str]
+) -> Iterator[str]:
     target = artefact / "manifest.json"
     planned = plan(study.path, target)
+    if not planned and bad:
+        yield f"Now: damaged ({', '.join(bad)}), and nothing would make it again; delete {target}, then {study.command}"
+        return
     if not planned:
         yield "Now: up to date; nothing would make it again"
         return

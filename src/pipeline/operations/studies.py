@@ -30,6 +30,11 @@ class StudyFile:
         """Where its results are."""
         return RESULTS / self.name
 
+    @property
+    def command(self) -> str:
+        """What a person types to run it."""
+        return f"snakemake --cores all --configfile {self.path}"
+
 
 def in_checkout() -> None:
     """Make sure that the working folder is a checkout.
