@@ -12,7 +12,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Set
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -137,11 +137,11 @@ def opened(path: Path) -> Iterator[tarfile.TarFile]:
     Raises:
         ArtifactError: If it is none, or turns out to be cut off or damaged while it is read.
     """
-    try:
-        archive = tarfile.open(path, "r:*")
-    except (OSError, *UNREADABLE) as error:
-        raise ArtifactError(f"{path}: not a tar archive ({error})") from None
-    with archive:
+    with ExitStack() as stack:
+        try:
+            archive = stack.enter_context(tarfile.open(path, "r:*"))
+        except (OSError, *UNREADABLE) as error:
+            raise ArtifactError(f"{path}: not a tar archive ({error})") from None
         try:
             yield archive
         except UNREADABLE as error:

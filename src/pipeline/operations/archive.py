@@ -82,7 +82,7 @@ def run(options: Namespace) -> None:
 
 
 def _what_to_do(problems: Sequence[str], study: StudyFile) -> str:
-    """The first problem with its remedy; Snakemake looks at dates alone, and would find an altered result up to date."""
+    """The first problem with its remedy; to Snakemake, which looks at dates, an altered result is up to date."""
     name = Path(problems[0].partition(":")[0])
     damaged = next((folder / MANIFEST for folder in name.parents if (folder / MANIFEST).is_file()), None)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
