@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,12 @@ def test_a_right_study_is_one_line(checkout, study, capsys):
 def test_a_file_that_is_no_study_is_one_line(checkout, content, words, capsys):
     Path("mine.yaml").write_bytes(content)
     assert words in refused(capsys)
+
+
+def test_the_report_lies_in_the_folder_that_the_study_names(checkout, capsys):
+    shutil.copy("config/tiny.yaml", "config/mine.yaml")
+    assert main(["check", "mine", "--report"]) == 0
+    assert capsys.readouterr().out == "report: results/tiny/report/index.html\n"
 
 
 def test_a_missing_study_names_those_that_there_are(checkout, capsys):

@@ -10,9 +10,12 @@ from pipeline.operations.studies import RESULTS, read_study
 
 
 def run(options: Namespace) -> None:
-    """Validate a study and print one line about it."""
+    """Validate a study and print one line about it, or about its report."""
     found = read_study(options.study)
     results_folder(RESULTS)
+    if options.report:
+        print(f"report: {found.folder / 'report' / 'index.html'}")
+        return
     study = found.study
     n_trainings = len(study.training.runs) * len(study.seeds)
     print(
