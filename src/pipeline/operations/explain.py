@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.artifacts.entry import Entry, entry_of
 from pipeline.artifacts.history import read, read_snapshot, snapshot_of
 from pipeline.artifacts.store import sha256_of
+from pipeline.config import artefacts_of
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.operations.main_process import main_elsewhere
 from pipeline.operations.studies import CONFIG, RESULTS, StudyFile, in_checkout, read_study
@@ -43,7 +44,7 @@ def run(options: Namespace) -> None:
     print("\n".join(_making(artefact, manifest, stage, bad)))
     print(f"Why: {reason_then(artefact, RESULTS / study)}")
     found = read_study(options.study or _file_of(study))
-    print("\n".join(_what_would(stage, made, found)))
+    print("\n".join(_what_would(stage, manifest, found)))
     print("\n".join(_now(artefact, found, stage, made, bad)))
 
 
@@ -98,11 +99,14 @@ def _making(artefact: Path, manifest: Mapping[str, Any], stage: str, bad: Sequen
     cost = made.get("cost") or {}
     if cost:
         energy = [f"{cost[key]:.0f} J by {name}" for key, name in ENERGY.items() if key in cost]
-        spent = [duration(cost["seconds"]), f"{size(cost['peak_memory_bytes'])} at most", *energy]
+        spent = [
+            duration(cost["seconds"]),
+            f"{size(cost['peak_memory_bytes'])} at most in one process",
+            *energy,
+        ]
         yield f"Spent: {', '.join(spent)}"
-    inputs = made.get("inputs") or {}
-    if inputs:
-        yield f"From: {', '.join(f'{name} {Path(path).parent}' for name, path in inputs.items())}"
+    if inputs := _inputs(stage, manifest):
+        yield f"From: {', '.join(f'{name} {path}'.strip() for name, path in inputs)}"
     if manifest["spec"]:
         yield f"Spec: {json.dumps(manifest['spec'])[:300]}"
     n = len(manifest["files"])
@@ -145,14 +149,23 @@ def difference(before: Entry, now: Entry) -> str:
     return f"{' and '.join(parts)} {since}"
 
 
-def _what_would(stage: str, made: Mapping[str, Any], study: StudyFile) -> Iterator[str]:
+def _inputs(stage: str, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What an artefact was made from: name and folder; of a report, which has all, their number by stage."""
+    inputs = manifest["provenance"].get("inputs") or {}
+    found = [(name, str(Path(path).parent)) for name, path in inputs.items()]
+    if stage == "report" and "runs" in manifest["spec"]:
+        counts = Counter(name.partition("/")[0] for name in artefacts_of(manifest["spec"]))
+        found += [(f"{name} ({n})", "") for name, n in counts.items()]
+    return found
+
+
+def _what_would(stage: str, manifest: Mapping[str, Any], study: StudyFile) -> Iterator[str]:
     modules = modules_behind(f"pipeline.stages.{stage}")
     packages = Counter(name.split(".")[1] for name in modules if name.count(".") >= 2)
-    inputs = made.get("inputs") or {}
     yield "Made again when one of these changes:"
     yield f"- its section of {study.path}"
-    if inputs:
-        yield f"- an input: {', '.join(str(Path(path).parent) for path in inputs.values())}"
+    if inputs := _inputs(stage, manifest):
+        yield f"- an input: {', '.join(path or name for name, path in inputs)}"
     counted = ", ".join(f"{name} ({n})" for name, n in packages.most_common())
     yield f"- the code that rule {stage} imports, comments aside; modules of src/pipeline: {counted}"
 
