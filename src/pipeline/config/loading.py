@@ -33,8 +33,9 @@ def load_study(config: Mapping[str, Any], default: Path) -> Study:
     """Validate a study.
 
     Args:
-        config: What Snakemake read: a study file and `--config` values, or nothing. One that names its `study`
-            brings its own runs and matrices, in place of the default's; one that doesn't changes the default study.
+        config: What Snakemake read: a study file and `--config` values, or nothing. One that names its `study`, as
+            every file does, brings its own runs and matrices, in place of the default's; one that doesn't changes
+            the default study.
         default: Path of `default.yaml`.
 
     Raises:
@@ -52,6 +53,16 @@ def load_study(config: Mapping[str, Any], default: Path) -> Study:
         base.pop("scaling", None)
         base.pop("description", None)
     return validate(merge(base, config))
+
+
+def read_study_file(path: Path) -> dict[str, Any]:
+    """Read a study's YAML file, which has to name the study: else its results would lie among the default's."""
+    data = read_yaml(path)
+    if "study" not in data:
+        raise ConfigError(
+            f"{path}: names no study; add a line such as 'study: {path.stem}', which names the folder of its results"
+        )
+    return data
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
