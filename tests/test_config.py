@@ -145,6 +145,10 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
          "training.runs.new.batch_size", "missing; give it (config/default.yaml explains every key)"),
         ({"dataset": {"name": "folder"}}, "dataset.directory", "missing; a folder of images needs it"),
         ({"model": {"name": "vit", "width": 66}}, "model.width", "not a multiple of 4 heads"),
+        ({"matrices": {"airport": {"compress": {"tolerance": 1e-4}}}},
+         "matrices: 'airport' is new; did you mean 'airports'? If not: ", "matrices.airport.points: missing"),
+        ({"training": {"runs": {"kfac_smooth": {"epochs": 3}}}}, "training.runs", "did you mean 'kfac_smoothed'?"),
+        ({"dataset": {"channels": True}}, "dataset.channels", "must be a number, found True"),
         ({"device": "gpu"}, "device", "must be 'auto', 'cpu' or 'cuda', found 'gpu'"),
     ],
 )  # fmt: skip
@@ -152,6 +156,10 @@ def test_a_wrong_value_is_refused_with_its_full_path(change, path, words):
     line = refused(change)
     assert path in line
     assert words in line
+
+
+def test_a_list_with_a_wrong_entry_is_one_mistake():
+    assert refused({"seeds": [1.5]}) == "seeds.0: must be a whole number, found 1.5"
 
 
 def test_an_unreadable_default_is_one_line(tmp_path):

@@ -45,6 +45,7 @@ def load_study(config: Mapping[str, Any], default: Path) -> Study:
         ConfigError: With the full path of the first value that is wrong.
     """
     base = read_yaml(default)
+    hint = "" if "study" in config else _nearly_named(config, base)
     if "study" in config:
         for path in NAMED_COLLECTIONS:
             section: Any = base
@@ -55,7 +56,27 @@ def load_study(config: Mapping[str, Any], default: Path) -> Study:
         (base.get("precision") or {}).pop("runs", None)
         base.pop("scaling", None)
         base.pop("description", None)
-    return validate(merge(base, config))
+    try:
+        return validate(merge(base, config))
+    except ConfigError as error:
+        raise ConfigError(f"{hint}{error}") from None
+
+
+def _nearly_named(config: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    """Which new entry of a collection has nearly the name of one that is there, for a change that fails."""
+    for path in NAMED_COLLECTIONS:
+        changed, there = _at(config, path), _at(base, path)
+        for name in changed.keys() - there.keys():
+            if near := difflib.get_close_matches(str(name), there, n=1, cutoff=0.8):
+                return f"{'.'.join(path)}: '{name}' is new; did you mean '{near[0]}'? If not: "
+    return ""
+
+
+def _at(tree: Any, path: tuple[str, ...]) -> Mapping[Any, Any]:
+    """The mapping at a path; an empty one if there is none."""
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree if isinstance(tree, Mapping) else {}
 
 
 def read_study_file(path: Path) -> dict[str, Any]:
@@ -126,7 +147,15 @@ def validate(config: Mapping[str, Any]) -> Study:
     try:
         return Study.model_validate(config)
     except ValidationError as error:
-        lines = [_describe(problem, config) for problem in error.errors()]
+        problems = error.errors()
+        around = {
+            problem["loc"][:-1] for problem in problems
+        }  # a list with a wrong entry counts as too short as well
+        lines = [
+            _describe(problem, config)
+            for problem in problems
+            if problem["type"] != "too_short" or problem["loc"] not in around
+        ]
         more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
         raise ConfigError("; also ".join(lines[:3]) + more) from None
 
@@ -169,6 +198,7 @@ def _describe(problem: Any, config: Mapping[str, Any]) -> str:
 # What was wanted, for those of pydantic's texts that speak of Python.
 WANTED = {
     "tuple_type": "must be a list, written [first, second]",
+    "too_short": "must have at least {min_length} entries",
     "model_type": "must be a section of keys, each on a line such as 'key: value'",
     "dict_type": "must be a section of keys, each on a line such as 'key: value'",
     "int_type": "must be a whole number",
@@ -199,8 +229,8 @@ def _wanted(problem: Any) -> str:
     if kind == "string_pattern_mismatch" and context["pattern"] == NAME_PATTERN:
         return "must be letters, digits, - and _, beginning with a letter or a digit"
     if kind == "model_attributes_type":  # one of several sections
-        name = found if isinstance(found, str) else "..."
-        return f"must be a section with a name, such as {{name: {name}, ...}}"
+        name = f"{found}, ..." if isinstance(found, str) else "..."
+        return f"must be a section with a name, such as {{name: {name}}}"
     return WANTED[kind].format(**context) if kind in WANTED else str(problem["msg"])
 
 

@@ -41,7 +41,10 @@ Tolerance = Annotated[float, Field(ge=1e-16, lt=1)]
 
 def _is_number(annotation: Any) -> bool:
     """Whether a type is a number, a list of them, or one or nothing."""
-    return annotation in (int, float) or any(_is_number(part) for part in get_args(annotation))
+    of_a_literal = isinstance(annotation, int)
+    return (
+        of_a_literal or annotation in (int, float) or any(_is_number(part) for part in get_args(annotation))
+    )
 
 
 class Section(BaseModel):
