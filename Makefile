@@ -1,6 +1,8 @@
 # Every target makes the environment first if it is missing or stale. It needs Python >= 3.11 and a C++ compiler.
 PYTHON ?= python3
 STUDY ?= default
+# Its file's name or path will do as well.
+override STUDY := $(patsubst config/%,%,$(STUDY:.yaml=))
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -28,14 +30,14 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@touch $@
 
 run: $(STAMP)
-	@test -f config/$(STUDY).yaml \
+	@test -f "config/$(STUDY).yaml" \
 		|| { echo "there is no config/$(STUDY).yaml; studies: $(patsubst config/%.yaml,%,$(wildcard config/*.yaml))" >&2; exit 2; }
-	@python -m pipeline check $(STUDY)
-	snakemake --cores $(CORES) --quiet rules --configfile config/$(STUDY).yaml
-	@echo "report: results/$(STUDY)/report/index.html"
+	@python -m pipeline check "$(STUDY)"
+	snakemake --cores $(CORES) --quiet rules --configfile "config/$(STUDY).yaml"
+	@python -m pipeline check "$(STUDY)" --report
 
 archive: $(STAMP)
-	python -m pipeline archive --study $(STUDY)
+	python -m pipeline archive --study "$(STUDY)"
 
 test: $(STAMP)
 	@# One thread: the cases are small, and spinning threads on a busy machine make them many times slower.

@@ -1,3 +1,4 @@
+import datetime
 import json
 from pathlib import Path
 
@@ -29,6 +30,12 @@ HOSTILE = (
     "a\0",
 )
 DEFAULT = ROOT / "config" / "default.yaml"
+RUN = "training.runs.kfac_smoothed"
+
+
+def of_the_run(change):
+    """A change of a training run of the default study."""
+    return {"training": {"runs": {"kfac_smoothed": change}}}
 
 
 def refused(change):
@@ -105,9 +112,9 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
         ({"kind": "network", "schema_version": 1}, "--configfile", "put targets before it"),
         ({"seeds": []}, "seeds", "at least 1"),
         ({"training": None}, "training", "found None"),
-        ({"study": "../escape"}, "study", "pattern"),
-        ({"training": {"runs": {"odd name": {}}}}, "training.runs.odd name", "pattern"),
-        *(({"study": name}, "study", "pattern") for name in HOSTILE),
+        ({"study": "../escape"}, "study", "letters, digits, - and _"),
+        ({"training": {"runs": {"odd name": {}}}}, "training.runs.odd name: its name", "letters, digits, - and _"),
+        *(({"study": name}, "study", "letters, digits, - and _") for name in HOSTILE),
         *(({"study": name}, "study", "choose another name") for name in RESERVED),
         ({"study": "a" * 20}, "study", "repeats a part 20 times; choose another"),
         ({"matrices": {"ab" * 25: {}}}, "matrices", "repeats a part 20 times; choose another"),
@@ -119,12 +126,40 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
         ({"matrices": {"airports": {"nugget": float("nan")}}}, "matrices.airports.nugget", "nan"),
         ({"precision": {"batch_sizes": [10**9]}}, "precision.batch_sizes.0", "less than"),
         ({"scaling": {"sizes": [10**8, 10**12]}}, "scaling.sizes.1", "less than"),
+        (of_the_run({"batch_size": True}), f"{RUN}.batch_size", "must be a number, found True"),
+        (of_the_run({"optimizer": {"lr": True}}), f"{RUN}.optimizer.lr", "must be a number, found"),
+        ({"seeds": [0, True]}, "seeds", "must be a number, found"),
+        (of_the_run({"optimizer": {"lr": -1}}), f"{RUN}.optimizer.lr", "lr: must be positive, found -1"),
+        (of_the_run({"optimizer": {"lr": "-1e-3"}}), f"{RUN}.optimizer.lr", "lr: must be positive, found '-1e-3'"),
+        (of_the_run({"optimizer": {"lr": float("nan")}}), f"{RUN}.optimizer.lr", "must be a finite number, found nan"),
+        (of_the_run({"optimizer": {"lr": float("inf")}}), f"{RUN}.optimizer.lr", "must be a finite number, found inf"),
+        (of_the_run({"optimizer": "adamw"}), f"{RUN}.optimizer", "such as {name: adamw, ...}, found 'adamw'"),
+        (of_the_run({"smoothing": "mixup"}), f"{RUN}.smoothing", "must be a list, written [first, second]"),
+        ({"seeds": "zero"}, "seeds", "must be a list, written [first, second], found 'zero'"),
+        ({"training": {"runs": []}}, "training.runs", "must be a section of keys"),
+        ({"training": {"runs": {2: {}}}}, "training.runs.2: its name", "put it in quotes"),
+        ({"study": False}, "study", "put it in quotes, found False"),
+        ({"study": 2024}, "study", "put it in quotes, found 2024"),
+        ({"study": datetime.date(2026, 1, 1)}, "study", "put it in quotes"),
+        ({"training": {"runs": {"new": {"optimizer": {"name": "sgd", "lr": 1}, "epochs": 1}}}},
+         "training.runs.new.batch_size", "missing; give it (config/default.yaml explains every key)"),
+        ({"dataset": {"name": "folder"}}, "dataset.directory", "missing; a folder of images needs it"),
+        ({"model": {"name": "vit", "width": 66}}, "model.width", "not a multiple of 4 heads"),
+        ({"matrices": {"airport": {"compress": {"tolerance": 1e-4}}}},
+         "matrices: 'airport' is new; did you mean 'airports'? If not: ", "matrices.airport.points: missing"),
+        ({"training": {"runs": {"kfac_smooth": {"epochs": 3}}}}, "training.runs", "did you mean 'kfac_smoothed'?"),
+        ({"dataset": {"channels": True}}, "dataset.channels", "must be a number, found True"),
+        ({"device": "gpu"}, "device", "must be 'auto', 'cpu' or 'cuda', found 'gpu'"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_with_its_full_path(change, path, words):
     line = refused(change)
     assert path in line
     assert words in line
+
+
+def test_a_list_with_a_wrong_entry_is_one_mistake():
+    assert refused({"seeds": [1.5]}) == "seeds.0: must be a whole number, found 1.5"
 
 
 def test_an_unreadable_default_is_one_line(tmp_path):

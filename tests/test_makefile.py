@@ -48,12 +48,17 @@ def test_no_python_is_one_line(checkout):
     assert not (checkout / ".venv").exists()
 
 
-def test_an_unknown_study_names_those_that_there_are(checkout):
+@pytest.mark.parametrize(
+    ("wanted", "named"),
+    [("nope", "nope"), ("a b", "a b"), ("nope.yaml", "nope"), ("config/nope.yaml", "nope")],
+)
+def test_an_unknown_study_names_those_that_there_are(checkout, wanted, named):
     (checkout / "config").mkdir()
     (checkout / "config" / "one.yaml").touch()
     (checkout / ".venv").mkdir()
     stamp = checkout / ".venv" / ".installed"
     stamp.touch()
-    done = make(checkout, "run", "STUDY=nope")
+    done = make(checkout, "run", f"STUDY={wanted}")
     assert done.returncode == 2
-    assert "there is no config/nope.yaml; studies: one" in done.stderr
+    assert f"there is no config/{named}.yaml; studies: one\n" in done.stderr
+    assert "unexpected operator" not in done.stderr

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.artifacts.dates import date_after
 from pipeline.artifacts.patience import Patience
-from pipeline.errors import Interrupted, PipelineError, ProcessLostError
+from pipeline.errors import ArtifactError, Interrupted, PipelineError, ProcessLostError
 from pipeline.operations.commands import COMMANDS, add_commands
 from pipeline.runtime.slurm import queue_again
 from pipeline.runtime.software import check_software
@@ -117,6 +117,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_output(options: argparse.Namespace) -> None:
+    """Refuse an output that was meant as a folder: a stage's files would lie beside it."""
+    output = options.output
+    if output.name != "manifest.json":
+        raise ArtifactError(
+            f"--output {output}: expected a path that ends in manifest.json, such as {output / 'manifest.json'}; "
+            "the other files are written beside it"
+        )
+
+
 def _is_first_process() -> bool:
     """Whether this is process 0 of its MPI group, as launchers tell it, or alone."""
     ranks = (os.environ.get(name, "0") for name in ("PMI_RANK", "PMIX_RANK", "SLURM_PROCID"))
@@ -157,6 +167,8 @@ def main(arguments: list[str] | None = None) -> int:
             module = importlib.import_module(f"pipeline.operations.{COMMANDS[options.command]}")
             return int(module.run(options) or 0)
         else:
+            if "output" in options:
+                _check_output(options)
             check_software(options.command, getattr(options, "code", ""))
             if not _is_first_process():
                 _wait_for_inputs(options)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import tarfile
 
 import pytest
@@ -176,3 +177,13 @@ def test_names_that_leave_their_folder_are_none():
         read_list(f"{'0' * 64}  ../a\n", "list")
     with pytest.raises(ArtifactError, match="line break"):
         write_list({"a\nb": "0" * 64})
+
+
+@pytest.mark.parametrize("read", [verify_archive, lambda path: unpack(path, path.parent / "elsewhere")])
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+def test_an_archive_that_was_cut_off_is_named(folder, read, kept):
+    path = packed(folder, lambda archive: add(archive, "study/noise", content=os.urandom(1 << 16)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(ArtifactError, match=r"study\.tar\.gz: truncated or damaged"):
+        read(path)

@@ -60,14 +60,15 @@ def test_numbers_of_facts_and_costs_are_figures_and_all_else_is_not(results):
 
 def test_snakemakes_benchmark_and_the_tables_of_an_artefact_are_figures(results):
     manifest = write(results, "time_layers/one", kind="timings")
-    rows = [{"layer": "fc", "batch": 64, "speedup": 1.5, "reason": "x"}]
+    row = {"layer": "fc", "batch": 64, "reason": "x"}
+    rows = [row | {"mode": "network", "speedup": 1.5}, row | {"mode": "cold", "speedup": 2.5}]
     (manifest.parent / "timings.json").write_text(json.dumps(rows))
     benchmark = results / "s" / "benchmarks" / "time_layers" / "one.tsv"
     benchmark.parent.mkdir(parents=True)
     benchmark.write_text("s\th:m:s\tmax_rss\tcpu_time\n1.5\t0:00:01\t20.0\tNA\n")
     merge(results, "s", [manifest])
     figures = read(results)[0].figures
-    assert figures["fc.64.speedup"] == 1.5
+    assert (figures["fc.64.network.speedup"], figures["fc.64.cold.speedup"]) == (1.5, 2.5)
     assert (figures["job_seconds"], figures["job_max_rss_mb"]) == (1.5, 20.0)
     assert "job_cpu_seconds" not in figures
 

@@ -102,7 +102,11 @@ def test_a_study_that_is_incomplete_or_altered_is_not_packed(checkout, artefacts
     write("solve/airports")
     (manifest.parent / "index.html").write_text("altered")
     assert main(["archive", "--study", "tiny", "--output", "out.tar.gz"]) == 2
-    assert "solve/airports/index.html: altered" in capsys.readouterr().err
+    solve = "results/tiny/solve/airports"
+    assert capsys.readouterr().err.endswith(
+        f"error: {solve}/index.html: altered (its checksum differs from the manifest's); "
+        f"delete {solve}/manifest.json, then snakemake --cores all --configfile config/tiny.yaml\n"
+    )
     assert not [path for path in checkout.iterdir() if "out.tar" in path.name]
 
 

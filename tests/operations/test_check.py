@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def test_a_right_study_is_one_line(checkout, study, capsys):
         (b"matrices:\n  a:\n    task: kriging\n    task: kriging\n", "matrices.a.task is written twice"),
         (b"training: {runs: {x: {smoothing: [{a: 1, a: 2}]}}}\n", "training.runs.x.smoothing.0.a is written"),
         (b"study: mine\nseeds: &a [*a]\n", "seeds"),
+        (b"seeds: [0]\n", "mine.yaml: names no study; add a line such as 'study: mine'"),
         (b"date: 2026-99-99\n", "not a readable YAML file"),
         (b"seeds: [" + b"9" * 5000 + b"]\n", "not a readable YAML file"),
     ],
@@ -48,6 +50,24 @@ def test_a_right_study_is_one_line(checkout, study, capsys):
 def test_a_file_that_is_no_study_is_one_line(checkout, content, words, capsys):
     Path("mine.yaml").write_bytes(content)
     assert words in refused(capsys)
+
+
+def test_the_report_lies_in_the_folder_that_the_study_names(checkout, capsys):
+    shutil.copy("config/tiny.yaml", "config/mine.yaml")
+    assert main(["check", "mine", "--report"]) == 0
+    assert capsys.readouterr().out == "report: results/tiny/report/index.html\n"
+
+
+def test_two_files_of_one_study_are_named(checkout, capsys):
+    assert main(["check", "tiny"]) == 0
+    assert not capsys.readouterr().err
+    shutil.copy("config/tiny.yaml", "config/mine.yaml")
+    assert main(["check", "mine"]) == 0
+    said = capsys.readouterr()
+    assert "all right" in said.out
+    assert said.err == (
+        "warning: config/mine.yaml and config/tiny.yaml both name study tiny, and share results/tiny\n"
+    )
 
 
 def test_a_missing_study_names_those_that_there_are(checkout, capsys):

@@ -4,7 +4,9 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.artifacts.history import merge
+from pipeline.config import specs
 from pipeline.operations import explain
+from pipeline.operations.studies import read_study
 
 DRY_RUN = """Building DAG of jobs...
 [Mon Nov 23 03:19:14 2026]
@@ -52,7 +54,7 @@ def test_who_where_what_and_from_what(checkout, write, planned, capsys):
         assert "results/tiny/solve/one: solution, made by rule solve on 2026-01-01 00:00 UTC" in words
         assert "commit aaaaaaaa, with changes that were not committed, code digest c" in words
         assert "h (one, 2 cores, A100), Slurm job 42" in words
-        assert "1 min 15 s, 2 GB at most, 1234 J by the node's processors" in words
+        assert "1 min 15 s, 2 GB at most in one process, 1234 J by the node's processors" in words
         assert "From: points results/tiny/points/one" in words
         assert "Now: up to date" in words
 
@@ -72,6 +74,16 @@ def test_why_it_was_made_is_told_by_the_run_before(checkout, write, planned, cap
     assert "neither code nor specs changed" in told(capsys, results / "tiny/solve/one")
 
 
+def test_a_report_counts_the_artefacts_that_it_is_made_from(checkout, write, edit, planned, capsys):
+    planned()
+    manifest = write("report", kind="report", command="python -m pipeline report")
+    edit(manifest, spec=specs(read_study("tiny").study)["report"])
+    words = told(capsys, manifest)
+    counted = "dataset (1), train (8), convert (1), time_layers (1), points"
+    assert f"From: {counted}" in words
+    assert f"- an input: {counted}" in words
+
+
 def test_what_would_make_it_again_now(checkout, write, planned, capsys):
     manifest = write("solve/one")
     planned((str(manifest), "solve", "Params have changed since last execution"), ("x", "compress", "Code"))
@@ -82,11 +94,15 @@ def test_what_would_make_it_again_now(checkout, write, planned, capsys):
     assert "Before it: compress (Code)" in words
 
 
-def test_an_altered_file_is_named(checkout, write, planned, capsys):
+def test_an_altered_file_is_named_with_what_to_do(checkout, write, planned, capsys):
     planned()
     manifest = write("solve/one")
     (manifest.parent / "index.html").write_text("altered")
-    assert "altered or lost: index.html" in told(capsys, manifest)
+    words = told(capsys, manifest)
+    assert "Files: altered or lost: index.html" in words
+    assert (
+        "Now: damaged (index.html), and nothing would make it again; delete results/tiny/solve/one/" in words
+    )
 
 
 @pytest.mark.parametrize("path", ["results/tiny/solve/gone", "config/tiny.yaml", "/etc/passwd", "../.."])

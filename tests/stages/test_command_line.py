@@ -20,6 +20,13 @@ def test_a_missing_artefact_is_one_line_and_exit_code_2(bench, capsys):
     assert f"{bench.manifest('dataset')}: no such artefact; run snakemake to make it" in errors[0]
 
 
+def test_an_output_that_is_no_manifest_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", "--output", "half"]) == 2
+    assert "expected a path that ends in manifest.json, such as half/manifest.json" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_broken_spec_is_one_line(bench, capsys):
     spec = bench.folder / "spec" / "dataset.json"
     spec.write_text("{")

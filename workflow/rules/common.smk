@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from pipeline.config import artefacts_of, load_study, specs
-from pipeline.config.loading import read_yaml
+from pipeline.config.loading import read_study_file
 from pipeline.errors import PipelineError
 from pipeline.operations.check import results_folder
 from pipeline.operations.checkout import at_work, begin, end
@@ -22,7 +22,7 @@ shell.prefix(
 
 try:
     for file in workflow.configfiles:
-        read_yaml(Path(file))  # refuses keys written twice, of which Snakemake took the last
+        read_study_file(Path(file))  # refuses keys written twice, of which Snakemake took the last
     results_folder(Path("results"))
     STUDY = load_study(config, default=Path(workflow.basedir) / "config" / "default.yaml")
 except PipelineError as error:

@@ -4,11 +4,15 @@ Nothing is unpacked to be checked. A name that leads out of the archive's one fo
 link, a device: each is refused before anything is written.
 """
 
+import gzip
 import hashlib
 import json
+import lzma
 import os
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -19,6 +23,8 @@ from pipeline.errors import ArtifactError
 LIST = "manifest-sha256.txt"
 MANIFEST = "manifest.json"
 CHUNK = 1 << 20
+# What the readers of tar, gzip and xz raise at bytes that are missing or wrong.
+UNREADABLE = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
@@ -124,16 +130,22 @@ def verify_archive(path: Path) -> Verdict:
     return _with_artefacts(found, manifests, problems)
 
 
-def opened(path: Path) -> tarfile.TarFile:
+@contextmanager
+def opened(path: Path) -> Iterator[tarfile.TarFile]:
     """Open an archive.
 
     Raises:
-        ArtifactError: If it is none.
+        ArtifactError: If it is none, or turns out to be cut off or damaged while it is read.
     """
-    try:
-        return tarfile.open(path, "r:*")
-    except (OSError, tarfile.TarError, EOFError) as error:
-        raise ArtifactError(f"{path}: not a tar archive ({error})") from None
+    with ExitStack() as stack:
+        try:
+            archive = stack.enter_context(tarfile.open(path, "r:*"))
+        except (OSError, *UNREADABLE) as error:
+            raise ArtifactError(f"{path}: not a tar archive ({error})") from None
+        try:
+            yield archive
+        except UNREADABLE as error:
+            raise ArtifactError(f"{path}: truncated or damaged ({error}); get the archive again") from None
 
 
 def examined(members: Iterable[tarfile.TarInfo]) -> Iterator[tuple[tarfile.TarInfo, str]]:

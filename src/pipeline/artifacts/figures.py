@@ -13,7 +13,7 @@ from typing import Any
 
 # Per kind: a table of the artefact, the columns that name a row, and the columns to keep; none keeps all.
 TABLES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    "timings": ("timings.json", ("layer", "batch"), ("speedup", "seconds_fp32", "seconds_fp16")),
+    "timings": ("timings.json", ("layer", "batch", "mode"), ("speedup", "seconds_fp32", "seconds_fp16")),
     "scaling": ("rows.json", ("n",), ()),
 }
 

@@ -1,13 +1,16 @@
 """Reading a study file over the default, and saying in one line what is wrong with it."""
 
 import difflib
+import math
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from pipeline.config.section import NAME_PATTERN, SMALLEST
 from pipeline.config.study import Study
 from pipeline.errors import ConfigError
 
@@ -33,14 +36,16 @@ def load_study(config: Mapping[str, Any], default: Path) -> Study:
     """Validate a study.
 
     Args:
-        config: What Snakemake read: a study file and `--config` values, or nothing. One that names its `study`
-            brings its own runs and matrices, in place of the default's; one that doesn't changes the default study.
+        config: What Snakemake read: a study file and `--config` values, or nothing. One that names its `study`, as
+            every file does, brings its own runs and matrices, in place of the default's; one that doesn't changes
+            the default study.
         default: Path of `default.yaml`.
 
     Raises:
         ConfigError: With the full path of the first value that is wrong.
     """
     base = read_yaml(default)
+    hint = "" if "study" in config else _nearly_named(config, base)
     if "study" in config:
         for path in NAMED_COLLECTIONS:
             section: Any = base
@@ -51,7 +56,37 @@ def load_study(config: Mapping[str, Any], default: Path) -> Study:
         (base.get("precision") or {}).pop("runs", None)
         base.pop("scaling", None)
         base.pop("description", None)
-    return validate(merge(base, config))
+    try:
+        return validate(merge(base, config))
+    except ConfigError as error:
+        raise ConfigError(f"{hint}{error}") from None
+
+
+def _nearly_named(config: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    """Which new entry of a collection has nearly the name of one that is there, for a change that fails."""
+    for path in NAMED_COLLECTIONS:
+        changed, there = _at(config, path), _at(base, path)
+        for name in changed.keys() - there.keys():
+            if near := difflib.get_close_matches(str(name), there, n=1, cutoff=0.8):
+                return f"{'.'.join(path)}: '{name}' is new; did you mean '{near[0]}'? If not: "
+    return ""
+
+
+def _at(tree: Any, path: tuple[str, ...]) -> Mapping[Any, Any]:
+    """The mapping at a path; an empty one if there is none."""
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree if isinstance(tree, Mapping) else {}
+
+
+def read_study_file(path: Path) -> dict[str, Any]:
+    """Read a study's YAML file, which has to name the study: else its results would lie among the default's."""
+    data = read_yaml(path)
+    if "study" not in data:
+        raise ConfigError(
+            f"{path}: names no study; add a line such as 'study: {path.stem}', which names the folder of its results"
+        )
+    return data
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -112,7 +147,15 @@ def validate(config: Mapping[str, Any]) -> Study:
     try:
         return Study.model_validate(config)
     except ValidationError as error:
-        lines = [_describe(problem, config) for problem in error.errors()]
+        problems = error.errors()
+        around = {
+            problem["loc"][:-1] for problem in problems
+        }  # a list with a wrong entry counts as too short as well
+        lines = [
+            _describe(problem, config)
+            for problem in problems
+            if problem["type"] != "too_short" or problem["loc"] not in around
+        ]
         more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
         raise ConfigError("; also ".join(lines[:3]) + more) from None
 
@@ -130,19 +173,65 @@ def _describe(problem: Any, config: Mapping[str, Any]) -> str:
         except (KeyError, IndexError, TypeError):
             here = {}
     context = problem.get("ctx", {})
-    if problem["type"] == "unknown_key":
+    if problem["type"] in ("unknown_key", "truth_value"):
         path.append(context["key"])
-    prefix = ".".join(path) + ": " if path else ""
+    is_key = path[-1:] == ["[key]"]  # of a collection, whose entries the user names
+    path = path[:-1] if is_key else path
+    # What does not fit begins with the rest of its path.
+    prefix = ".".join(path) + ("." if problem["type"] == "fit" else ": ") if path else ""
     if problem["type"] in ("missing", "union_tag_not_found"):
-        what = "its method" if path[-1] == "optimizer" else "it"
-        return f"{prefix}missing; name {what} (see config/default.yaml for the choices)"
+        if path[-1] == "optimizer":
+            return f"{prefix}missing; name its method (see config/default.yaml for the choices)"
+        what = "name it" if problem["type"] == "union_tag_not_found" else "give it"
+        return f"{prefix}missing; {what} (config/default.yaml explains every key)"
     if problem["type"] == "union_tag_invalid":
         known = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
         near = difflib.get_close_matches(context["tag"], known, n=1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'? " if near else ""
         return f"{prefix}unknown name '{context['tag']}'; {hint}known: {', '.join(known)}"
-    own_text = problem["type"] in ("unknown_key", "run", "task", "fit", "name")
-    return f"{prefix}{problem['msg']}" + ("" if own_text else f", found {_shown(problem['input'])}")
+    own_text = problem["type"] in ("unknown_key", "truth_value", "run", "task", "fit", "name")
+    if own_text:
+        return f"{prefix}{problem['msg']}"
+    return f"{prefix}{'its name ' if is_key else ''}{_wanted(problem)}, found {_shown(problem['input'])}"
+
+
+# What was wanted, for those of pydantic's texts that speak of Python.
+WANTED = {
+    "tuple_type": "must be a list, written [first, second]",
+    "too_short": "must have at least {min_length} entries",
+    "model_type": "must be a section of keys, each on a line such as 'key: value'",
+    "dict_type": "must be a section of keys, each on a line such as 'key: value'",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "literal_error": "must be {expected}",
+    "greater_than": "must be greater than {gt:.12g}",
+    "greater_than_equal": "must be greater than or equal to {ge:.12g}",
+    "less_than": "must be less than {lt:.12g}",
+    "less_than_equal": "must be less than or equal to {le:.12g}",
+}
+
+
+def _wanted(problem: Any) -> str:
+    """What a pydantic error wanted, in the words of a YAML file."""
+    kind, found, context = problem["type"], problem["input"], problem.get("ctx", {})
+    if isinstance(found, float) and not math.isfinite(found):
+        return WANTED["finite_number"]
+    if kind == "greater_than_equal" and context["ge"] == SMALLEST and float(found) <= 0:
+        return "must be positive"
+    if kind == "string_type" and isinstance(found, bool | int | float | date):
+        return "must be text: put it in quotes"
+    if kind == "string_pattern_mismatch" and context["pattern"] == NAME_PATTERN:
+        return "must be letters, digits, - and _, beginning with a letter or a digit"
+    if kind == "model_attributes_type":  # one of several sections
+        name = f"{found}, ..." if isinstance(found, str) else "..."
+        return f"must be a section with a name, such as {{name: {name}}}"
+    return WANTED[kind].format(**context) if kind in WANTED else str(problem["msg"])
 
 
 def _shown(value: Any) -> str:

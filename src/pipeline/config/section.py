@@ -3,9 +3,15 @@
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 
@@ -17,9 +23,10 @@ def _without_many_repeats(name: str) -> str:
 
 
 # Names become folders, wildcards and words of shell commands.
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Name = Annotated[
     str,
-    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=60),
+    Field(pattern=NAME_PATTERN, max_length=60),
     AfterValidator(_without_many_repeats),
 ]
 # Wide bounds: squares, and ratios of two, stay within double precision.
@@ -32,8 +39,16 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Tolerance = Annotated[float, Field(ge=1e-16, lt=1)]
 
 
+def _is_number(annotation: Any) -> bool:
+    """Whether a type is a number, a list of them, or one or nothing."""
+    of_a_literal = isinstance(annotation, int)
+    return (
+        of_a_literal or annotation in (int, float) or any(_is_number(part) for part in get_args(annotation))
+    )
+
+
 class Section(BaseModel):
-    """Base of all sections: immutable, no unknown keys."""
+    """Base of all sections: immutable, no unknown keys, and no truth values for numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,4 +65,17 @@ class Section(BaseModel):
                     raise PydanticCustomError(
                         "unknown_key", "unknown key '{key}'; {hint}", {"key": str(key), "hint": hint}
                     )
+        return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, data: Any) -> Any:
+        """Refuse what Python would count as 0 or 1; YAML reads yes, no, on and off as truth values too."""
+        for key, value in data.items() if isinstance(data, Mapping) else ():
+            entries = value if isinstance(value, list | tuple) else [value]
+            wanted = cls.model_fields[key].annotation if key in cls.model_fields else None
+            if any(isinstance(entry, bool) for entry in entries) and _is_number(wanted):
+                raise PydanticCustomError(
+                    "truth_value", "must be a number, found {value}", {"key": key, "value": str(value)}
+                )
         return data

@@ -16,7 +16,7 @@ import subprocess
 import tarfile
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def run(options: Namespace) -> None:
         more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
         raise ArtifactError(
             f"{study.folder}: the study is not complete, without {', '.join(missing[:MOST_NAMED])}{more}; "
-            f"run it first: snakemake --cores all --configfile {study.path}"
+            f"run it first: {study.command}"
         )
     made = provenance()
     commit = (made["commit"] or "uncommitted")[:8]
@@ -71,9 +71,7 @@ def run(options: Namespace) -> None:
         _pack(draft, top, files, crate)
         verdict = verify_archive(draft)
         if verdict.problems:
-            raise ArtifactError(
-                f"{study.folder}: {verdict.problems[0]} (of {len(verdict.problems)} problems); run the study again"
-            )
+            raise ArtifactError(_what_to_do(verdict.problems, study))
         draft.replace(output)
     finally:
         draft.unlink(missing_ok=True)
@@ -81,6 +79,16 @@ def run(options: Namespace) -> None:
     print(
         f"{output}: {verdict.n_files} files, {verdict.n_artefacts} artefacts, {size(output.stat().st_size)}{dirty}"
     )
+
+
+def _what_to_do(problems: Sequence[str], study: StudyFile) -> str:
+    """The first problem with its remedy; to Snakemake, which looks at dates, an altered result is up to date."""
+    name = Path(problems[0].partition(":")[0])
+    damaged = next((folder / MANIFEST for folder in name.parents if (folder / MANIFEST).is_file()), None)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if damaged is None:
+        return f"{problems[0]}{more}; it changed while it was packed, so pack the study again"
+    return f"{problems[0]}{more}; delete {damaged}, then {study.command}"
 
 
 def code_files() -> list[Path]:

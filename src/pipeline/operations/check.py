@@ -1,19 +1,28 @@
 """Command `check`: is a study right, and can its results be written?"""
 
 import os
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 from pipeline.config import specs
 from pipeline.errors import ArtifactError
-from pipeline.operations.studies import RESULTS, read_study
+from pipeline.operations.studies import RESULTS, namesakes, read_study
 
 
 def run(options: Namespace) -> None:
-    """Validate a study and print one line about it."""
+    """Validate a study and print one line about it, or about its report."""
     found = read_study(options.study)
     results_folder(RESULTS)
+    if options.report:
+        print(f"report: {found.folder / 'report' / 'index.html'}")
+        return
     study = found.study
+    for other in namesakes(found):
+        print(
+            f"warning: {found.path} and {other} both name study {study.study}, and share {found.folder}",
+            file=sys.stderr,
+        )
     n_trainings = len(study.training.runs) * len(study.seeds)
     print(
         f"{found.path}: study {found.name}, {n_trainings} trainings, {len(study.precision.runs)} conversions, "

@@ -23,6 +23,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
     check = command("check", "Check a study before anything runs.")
     check.add_argument("study", metavar="STUDY", help="name of a file in config, or a YAML file")
+    check.add_argument("--report", action="store_true", help="print where its report is, or will be")
 
     history = command("history", "Show the figures of past runs.")
     history.add_argument("--study", help="this study alone")

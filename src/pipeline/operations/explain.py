@@ -7,13 +7,14 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.entry import Entry, entry_of
 from pipeline.artifacts.history import read, read_snapshot, snapshot_of
 from pipeline.artifacts.store import sha256_of
+from pipeline.config import artefacts_of
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.operations.main_process import main_elsewhere
 from pipeline.operations.studies import CONFIG, RESULTS, StudyFile, in_checkout, read_study
@@ -39,11 +40,12 @@ def run(options: Namespace) -> None:
         raise ArtifactError(f"{manifest_path}: not a manifest; name an artefact's folder") from None
     artefact = RESULTS / artefact.resolve().relative_to(RESULTS.resolve())
     stage = stage_of(artefact, made)
-    print("\n".join(_making(artefact, manifest, stage)))
+    bad = damaged(artefact, manifest["files"])
+    print("\n".join(_making(artefact, manifest, stage, bad)))
     print(f"Why: {reason_then(artefact, RESULTS / study)}")
     found = read_study(options.study or _file_of(study))
-    print("\n".join(_what_would(stage, made, found)))
-    print("\n".join(_now(artefact, found, stage, made)))
+    print("\n".join(_what_would(stage, manifest, found)))
+    print("\n".join(_now(artefact, found, stage, made, bad)))
 
 
 def manifest_of(path: Path) -> Path:
@@ -73,7 +75,16 @@ def stage_of(artefact: Path, made: Mapping[str, Any]) -> str:
     return next((word for word in words if word in known), known[0])
 
 
-def _making(artefact: Path, manifest: Mapping[str, Any], stage: str) -> Iterator[str]:
+def damaged(artefact: Path, files: Mapping[str, Any]) -> list[str]:
+    """Those of the files that a manifest lists which are altered or lost."""
+    return [
+        name
+        for name, listed in files.items()
+        if not (artefact / name).is_file() or sha256_of(artefact / name) != listed["sha256"]
+    ]
+
+
+def _making(artefact: Path, manifest: Mapping[str, Any], stage: str, bad: Sequence[str]) -> Iterator[str]:
     made = manifest["provenance"]
     commit = (made.get("commit") or "an unknown commit")[:8]
     dirty = {True: ", with changes that were not committed", False: ""}.get(made.get("dirty"), "")
@@ -88,20 +99,18 @@ def _making(artefact: Path, manifest: Mapping[str, Any], stage: str) -> Iterator
     cost = made.get("cost") or {}
     if cost:
         energy = [f"{cost[key]:.0f} J by {name}" for key, name in ENERGY.items() if key in cost]
-        spent = [duration(cost["seconds"]), f"{size(cost['peak_memory_bytes'])} at most", *energy]
+        spent = [
+            duration(cost["seconds"]),
+            f"{size(cost['peak_memory_bytes'])} at most in one process",
+            *energy,
+        ]
         yield f"Spent: {', '.join(spent)}"
-    inputs = made.get("inputs") or {}
-    if inputs:
-        yield f"From: {', '.join(f'{name} {Path(path).parent}' for name, path in inputs.items())}"
+    if inputs := _inputs(stage, manifest):
+        yield f"From: {', '.join(f'{name} {path}'.strip() for name, path in inputs)}"
     if manifest["spec"]:
         yield f"Spec: {json.dumps(manifest['spec'])[:300]}"
-    bad = [
-        name
-        for name, listed in manifest["files"].items()
-        if not (artefact / name).is_file() or sha256_of(artefact / name) != listed["sha256"]
-    ]
     n = len(manifest["files"])
-    yield f"Files: {n}, all as they were written" if not bad else f"Files: altered or lost: {', '.join(bad)}"
+    yield f"Files: altered or lost: {', '.join(bad)}" if bad else f"Files: {n}, all as they were written"
 
 
 ENERGY = {"package_joules": "the node's processors", "gpu_joules": "its GPUs"}
@@ -140,21 +149,35 @@ def difference(before: Entry, now: Entry) -> str:
     return f"{' and '.join(parts)} {since}"
 
 
-def _what_would(stage: str, made: Mapping[str, Any], study: StudyFile) -> Iterator[str]:
+def _inputs(stage: str, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What an artefact was made from: name and folder; of a report, which has all, their number by stage."""
+    inputs = manifest["provenance"].get("inputs") or {}
+    found = [(name, str(Path(path).parent)) for name, path in inputs.items()]
+    if stage == "report" and "runs" in manifest["spec"]:
+        counts = Counter(name.partition("/")[0] for name in artefacts_of(manifest["spec"]))
+        found += [(f"{name} ({n})", "") for name, n in counts.items()]
+    return found
+
+
+def _what_would(stage: str, manifest: Mapping[str, Any], study: StudyFile) -> Iterator[str]:
     modules = modules_behind(f"pipeline.stages.{stage}")
     packages = Counter(name.split(".")[1] for name in modules if name.count(".") >= 2)
-    inputs = made.get("inputs") or {}
     yield "Made again when one of these changes:"
     yield f"- its section of {study.path}"
-    if inputs:
-        yield f"- an input: {', '.join(str(Path(path).parent) for path in inputs.values())}"
+    if inputs := _inputs(stage, manifest):
+        yield f"- an input: {', '.join(path or name for name, path in inputs)}"
     counted = ", ".join(f"{name} ({n})" for name, n in packages.most_common())
     yield f"- the code that rule {stage} imports, comments aside; modules of src/pipeline: {counted}"
 
 
-def _now(artefact: Path, study: StudyFile, stage: str, made: Mapping[str, Any]) -> Iterator[str]:
+def _now(
+    artefact: Path, study: StudyFile, stage: str, made: Mapping[str, Any], bad: Sequence[str]
+) -> Iterator[str]:
     target = artefact / "manifest.json"
     planned = plan(study.path, target)
+    if not planned and bad:
+        yield f"Now: damaged ({', '.join(bad)}), and nothing would make it again; delete {target}, then {study.command}"
+        return
     if not planned:
         yield "Now: up to date; nothing would make it again"
         return

@@ -105,7 +105,7 @@ def in_its_unit(figure: str, value: float) -> str:
     if "bytes" in name:
         return formatting.n_bytes(value)
     if name[-1] == "mb":
-        return formatting.n_bytes(value * 1e6)
+        return formatting.n_bytes(value * 2**20)  # what Snakemake calls MB
     if name[-1] == "speedup":
         return formatting.times(value)
     if name[-1] == "accuracy" or (name[0] == "accuracy" and name[-1] in ("fp16", "fp32")):

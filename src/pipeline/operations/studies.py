@@ -1,11 +1,12 @@
 """Studies and profiles by the names that a command line gives them."""
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import Study, load_study
-from pipeline.config.loading import read_yaml
+from pipeline.config.loading import read_study_file, read_yaml
 from pipeline.errors import ConfigError
 
 CONFIG = Path("config")
@@ -29,6 +30,11 @@ class StudyFile:
     def folder(self) -> Path:
         """Where its results are."""
         return RESULTS / self.name
+
+    @property
+    def command(self) -> str:
+        """What a person types to run it."""
+        return f"snakemake --cores all --configfile {self.path}"
 
 
 def in_checkout() -> None:
@@ -60,7 +66,17 @@ def read_study(wanted: str) -> StudyFile:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in CONFIG.glob("*.yaml")))
         raise ConfigError(f"there is no {path}; studies: {known}")
-    return StudyFile(path, load_study(read_yaml(path), CONFIG / "default.yaml"))
+    return StudyFile(path, load_study(read_study_file(path), CONFIG / "default.yaml"))
+
+
+def namesakes(study: StudyFile) -> list[Path]:
+    """Other files in `config` that give their study the same name, and so the same folder of results."""
+    found = []
+    for path in sorted(CONFIG.glob("*.yaml")):
+        with contextlib.suppress(ConfigError):
+            if read_yaml(path).get("study") == study.name and not path.samefile(study.path):
+                found.append(path)
+    return found
 
 
 def find_profile(wanted: str) -> Path | None:
