@@ -82,11 +82,20 @@ def _at(tree: Any, path: tuple[str, ...]) -> Mapping[Any, Any]:
 def read_study_file(path: Path) -> dict[str, Any]:
     """Read a study's YAML file, which has to name the study: else its results would lie among the default's."""
     data = read_yaml(path)
+    _refuse_manifest(data)
     if "study" not in data:
         raise ConfigError(
             f"{path}: names no study; add a line such as 'study: {path.stem}', which names the folder of its results"
         )
     return data
+
+
+def _refuse_manifest(config: Mapping[str, Any]) -> None:
+    if {"kind", "schema_version"} <= config.keys():
+        raise ConfigError(
+            "a manifest was given as a configuration: --configfile takes all words that follow it; "
+            "put targets before it"
+        )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -139,11 +148,7 @@ def _written_twice(root: yaml.Node | None) -> tuple[str, int, int] | None:
 
 def validate(config: Mapping[str, Any]) -> Study:
     """Turn a tree of values into a study, or say in one line what is wrong with it."""
-    if {"kind", "schema_version"} <= config.keys():
-        raise ConfigError(
-            "a manifest was given as a configuration: --configfile takes all words that follow it; "
-            "put targets before it"
-        )
+    _refuse_manifest(config)
     try:
         return Study.model_validate(config)
     except ValidationError as error:
