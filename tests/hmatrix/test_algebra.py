@@ -120,6 +120,18 @@ def test_the_inverse_of_a_symmetric_matrix(A):
     assert_close(inverse, np.linalg.inv(A.to_dense()))
 
 
+def test_an_ill_conditioned_matrix_is_factorized_tighter_before_it_is_inverted(caplog):
+    points = np.random.default_rng(0).random((1500, 2))
+    smooth = kernels.Matern(nu=1.5, length_scale=0.2)
+    A = H2Matrix.from_kernel(points, smooth, diagonal=1e-5, tolerance=1e-4)
+    caplog.set_level("INFO", "pipeline.hmatrix")
+    forth, _ = algebra._exact_solves(A, 1e-4)
+    assert sum("residual" in text for text in caplog.messages) == 2
+    exact = A.recompress(tolerance=1e-10).to_dense()
+    b = np.random.default_rng(2).standard_normal((1500, 4))
+    assert np.linalg.norm(exact @ forth(b) - b) <= 0.1 * 1e-4 * np.linalg.norm(b)
+
+
 def test_the_inverse_of_a_nonsymmetric_matrix(N):
     N = N.add_diagonal(3.0)
     assert_close(N.inverse(), np.linalg.inv(N.to_dense()))

@@ -26,9 +26,13 @@ Map = Callable[[NDArray[Any]], NDArray[Any]]
 
 _REFINEMENTS = 6
 _TIGHTEST = 1e-11
+_FACTORIZATIONS = 2
 _PROBED = 8  # right-hand sides that tell how often to refine
-_REFINED = 0.03  # of the tolerance: what is left is noise of full rank, and must not show in any box
-_TIGHTER = 1e-4  # of the tolerance, for the factorization of a matrix that is to be inverted
+_NOISE = (
+    0.08  # of the tolerance, in solves: it is of full rank, and from a third on inflates ranks and the sketch
+)
+_TIGHTER = 3e-4  # of the tolerance, for the first factorization of a matrix that is to be inverted
+_SURELY = 0.3  # of what the noise may be, aimed at where the first factorization missed it
 _NOISELESS = 0.1  # of the tolerance, for the factors of a product: their errors are noise of full rank to it
 
 
@@ -100,9 +104,9 @@ def inverse(A: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
     """Return the inverse of A, compressed from solves with a factorization.
 
     What a factorization has lost is noise of full rank to the inverse, multiplied by the condition number, and would
-    inflate its ranks. A kernel matrix is therefore factorized ten thousand times tighter than the tolerance asks, which
-    costs little, and is inverted itself: what A has lost in compression does not count. Any other matrix has solves
-    that are refined with its products.
+    inflate its ranks. A kernel matrix is therefore factorized some thousand times tighter than the tolerance asks, which
+    costs less than refinement, and is inverted itself: what A has lost in compression does not count. Any other matrix
+    has solves that are refined with its products.
 
     Args:
         tolerance: Relative error of the compression; A's by default.
@@ -126,14 +130,22 @@ def _exact_solves(A: H2Matrix, tolerance: float) -> tuple[Map, Map] | None:
     """Return solves x -> A^-1 x and A^-T x with the kernel matrix itself, or None where they miss what is wanted."""
     if A.kernel is None or A.dtype in (np.float32, np.complex64):
         return None
-    F = A.factorize(max(_TIGHTER * tolerance, _TIGHTEST))
     X = np.random.default_rng(0).standard_normal((A.shape[0], _PROBED))
     chosen = sampled_rows(A, np.random.default_rng(1))
     wanted = X[A.rows.permutation[chosen]]
-    missed = wanted - exact_product(A, chosen, F.solve(X))
-    residual = float(np.linalg.norm(missed)) / max(float(np.linalg.norm(wanted)), np.finfo(float).tiny)
-    logger.info("factorized at %.0e: residual %.1e on exact rows", F.used_tolerance, residual)
-    return (F.solve, F.solve_transposed) if residual <= _REFINED * tolerance else None
+    size = max(float(np.linalg.norm(wanted)), np.finfo(float).tiny)
+    used = max(_TIGHTER * tolerance, _TIGHTEST)
+    for _ in range(_FACTORIZATIONS):
+        F = A.factorize(used)
+        residual = float(np.linalg.norm(wanted - exact_product(A, chosen, F.solve(X)))) / size
+        logger.info("factorized at %.0e: residual %.1e on exact rows", F.used_tolerance, residual)
+        if residual <= _NOISE * tolerance:
+            return F.solve, F.solve_transposed
+        if used == _TIGHTEST or not np.isfinite(residual):
+            break
+        # The residual is in proportion to what the factorization loses, and grows with n.
+        used = max(F.used_tolerance * _SURELY * _NOISE * tolerance / residual, _TIGHTEST)
+    return None
 
 
 def _refined_solves(A: H2Matrix, tolerance: float) -> tuple[Map, Map]:
@@ -152,7 +164,7 @@ def _refined(approximate: Map, apply: Map, n: int, tolerance: float) -> Map:
     """Return solves with as many refinements as leave a few random right-hand sides the residual that is wanted."""
     X = np.random.default_rng(0).standard_normal((n, _PROBED))
     solution = approximate(X)
-    wanted = _REFINED * tolerance
+    wanted = _NOISE * tolerance
     steps = 0
     residual = X - apply(solution)
     while np.linalg.norm(residual) > wanted * np.linalg.norm(X) and steps < _REFINEMENTS:

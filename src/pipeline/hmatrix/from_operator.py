@@ -119,35 +119,45 @@ class _Probe:
     def __init__(self, out_tree: ClusterTree, in_tree: ClusterTree, product: Product) -> None:
         self.out_tree, self.in_tree, self.product = out_tree, in_tree, product
         self.complete = False
-        self.tests = np.zeros((in_tree.n_points, 0))
-        self.samples = np.zeros((out_tree.n_points, 0))
+        self.n_vectors = 0
+        # As they were drawn: to join them at every growth would move all of them for a few.
+        self.drawn: list[tuple[Array, Array]] = []
 
-    @property
-    def n_vectors(self) -> int:
-        return self.tests.shape[1]
+    def joined(self) -> tuple[Array, Array]:
+        """Return all tests and samples."""
+        if not self.drawn:
+            self.drawn = [(np.zeros((self.in_tree.n_points, 0)), np.zeros((self.out_tree.n_points, 0)))]
+        if len(self.drawn) > 1:
+            tests, samples = zip(*self.drawn, strict=True)
+            self.drawn = [(np.hstack(tests), np.hstack(samples))]
+        return self.drawn[0]
 
     def grow(self, needed: int, generator: np.random.Generator) -> tuple[Array, Array]:
         """Draw vectors until there are `needed`; return the new tests and samples."""
-        n = self.in_tree.n_points
-        tests = generator.standard_normal((n, needed - self.n_vectors))
-        samples = self._sampled(tests)
-        self.tests, self.samples = _beside(self.tests, tests), _beside(self.samples, samples)
-        return tests, samples
+        tests = generator.standard_normal((self.in_tree.n_points, needed - self.n_vectors))
+        self.drawn.append((tests, self._sampled(tests)))
+        self.n_vectors = needed
+        return self.drawn[-1]
 
     def take_all(self) -> None:
         """Replace the vectors by all unit vectors."""
         if not self.complete:
             self.complete = True
-            self.tests = np.eye(self.in_tree.n_points)
-            self.samples = self._sampled(self.tests)
+            tests = np.eye(self.in_tree.n_points)
+            self.drawn = [(tests, self._sampled(tests))]
+            self.n_vectors = self.in_tree.n_points
 
     def _sampled(self, tests: Array) -> Array:
-        parts = np.split(tests, range(_AT_A_TIME, tests.shape[1], _AT_A_TIME), axis=1)
-        samples = []
-        for part in parts:  # not all at once: vectors in three orders would not fit a cache
-            sample = np.asarray(self.product(part[self.in_tree.places]))
-            samples.append(sample[self.out_tree.permutation])
-        return np.concatenate(samples, axis=1)
+        n_vectors = tests.shape[1]
+        samples = np.zeros((self.out_tree.n_points, 0))
+        # Not all at once: vectors in three orders would not fit a cache.
+        for start in range(0, n_vectors, _AT_A_TIME):
+            part = slice(start, start + _AT_A_TIME)
+            sample = np.asarray(self.product(tests[:, part][self.in_tree.places]))
+            if start == 0:
+                samples = np.empty((len(samples), n_vectors), dtype=sample.dtype)
+            samples[:, part] = sample[self.out_tree.permutation]
+        return samples
 
 
 def _beside(left: Array, right: Array) -> Array:
@@ -182,11 +192,12 @@ class _Ascent:
         near = [self.lists.near, self.lists.near_columns]
         self.sides = []
         for i, probe in enumerate(self.probes):
-            weights = {box: np.ones(len(part)) for box, part in leaves(probe.out_tree, probe.samples).items()}
+            tests, samples = probe.joined()
+            by_leaf = leaves(probe.out_tree, samples)
+            weights = {box: np.ones(len(part)) for box, part in by_leaf.items()}
             side = Side(
-                probe.out_tree, near[i], leaves(probe.out_tree, probe.samples), leaves(probe.in_tree, probe.tests),
-                {}, weights, probe.complete,
-            )  # fmt: skip
+                probe.out_tree, near[i], by_leaf, leaves(probe.in_tree, tests), {}, weights, probe.complete
+            )
             self.sides.append(side)
         # Points that a box's unknowns stand for, which are skeletons of skeletons of ... its leaves.
         self.places = [leaves(probe.out_tree, np.arange(probe.out_tree.n_points)) for probe in self.probes]

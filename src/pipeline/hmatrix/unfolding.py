@@ -64,7 +64,9 @@ def as_blocks(blocks: Pairs, stored: np.dtype[Any]) -> Blocks:
     """Return blocks in the flat layout, sorted by pair."""
     pairs = sorted(blocks)
     start = np.cumsum([0, *(blocks[pair].size for pair in pairs)]).astype(np.int64)
-    values = np.concatenate([np.zeros(0), *(blocks[pair].ravel(order="F") for pair in pairs)]).astype(stored)
+    values = np.empty(start[-1], dtype=stored)
+    for pair, begin, end in zip(pairs, start, start[1:], strict=False):
+        values[begin:end] = blocks[pair].ravel(order="F")
     first, second = (np.array([pair[i] for pair in pairs], dtype=np.int32) for i in range(2))
     return Blocks(first, second, start, values)
 

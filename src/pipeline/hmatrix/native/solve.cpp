@@ -44,62 +44,66 @@ class Actor {
 
     // x_D <- (X^-1 or its half) (x_D - T^T x_S), x_N <- x_N - W x_D
     void forward(const Elimination<S>& s, bool transposed) {
-        gather(s);
-        for (auto& v : N_) v = -v;
+        gather(D_, s.redundant, s.d);
+        gather_negative(s, s.k);
         add_product(s.d, s.k, m_, s.T, N_.data(), D_.data(), scratch_);
-        zero();
-        const S* W = transposed ? s.V : s.W;
+        N_.assign(static_cast<size_t>(s.n) * m_, C(0));
         if (kind_ == Cholesky) triangle(s, false);
-        add_product(s.n, s.d, m_, W, D_.data(), N_.data(), scratch_);
+        add_product(s.n, s.d, m_, transposed ? s.V : s.W, D_.data(), N_.data(), scratch_);
         if (kind_ != Cholesky) pivoted(s, transposed);
-        for (auto& v : N_) v = -v;
-        scatter(s, s.n);
+        store(s);
+        for_neighbors(s, s.n, [](C& x, C increment) { x -= increment; });
     }
 
     // x_D <- (1 or the other half of X^-1) (x_D - V^T x_N), x_S <- x_S - T x_D
     void backward(const Elimination<S>& s, bool transposed) {
-        gather(s);
-        for (auto& v : N_) v = -v;
+        gather(D_, s.redundant, s.d);
+        gather_negative(s, s.n);
         add_transposed_product(s.n, s.d, m_, transposed ? s.W : s.V, N_.data(), D_.data(), scratch_);
         if (kind_ == Cholesky) triangle(s, true);
-        zero();
+        N_.assign(static_cast<size_t>(s.k) * m_, C(0));
         add_transposed_product(s.d, s.k, m_, s.T, D_.data(), N_.data(), scratch_);
-        for (auto& v : N_) v = -v;
-        scatter(s, s.k);
+        store(s);
+        for_neighbors(s, s.k, [](C& x, C increment) { x -= increment; });
     }
 
     // The inverse of `forward`, for Cholesky: x_N <- x_N + W x_D, x_D <- L x_D + T^T x_S
     void multiply(const Elimination<S>& s) {
-        gather(s);
-        zero();
+        gather(D_, s.redundant, s.d);
+        N_.assign(static_cast<size_t>(s.n) * m_, C(0));
         add_product(s.n, s.d, m_, s.W, D_.data(), N_.data(), scratch_);
+        for_neighbors(s, s.n, [](C& x, C increment) { x += increment; });
         unpack(s);
         trmm<C>('R', 'L', 'T', 'N', m_, s.d, full_.data(), s.d, D_.data(), m_);
-        scatter(s, s.n);
-        gather(s);
+        gather(N_, s.neighbors, s.k);
         add_product(s.d, s.k, m_, s.T, N_.data(), D_.data(), scratch_);
-        zero();
-        scatter(s, 0);
+        store(s);
     }
 
   private:
     C* row(C* vectors, int i) const { return vectors + static_cast<int64_t>(i) * m_; }
 
-    void gather(const Elimination<S>& s) {
-        D_.resize(static_cast<size_t>(s.d) * m_);
-        N_.resize(static_cast<size_t>(s.n) * m_);
-        for (int i = 0; i < s.d; ++i) std::copy_n(row(x_, s.redundant[i]), m_, row(D_.data(), i));
-        for (int i = 0; i < s.n; ++i) std::copy_n(row(x_, s.neighbors[i]), m_, row(N_.data(), i));
+    void gather(std::vector<C>& to, const int* unknowns, int count) {
+        to.resize(static_cast<size_t>(count) * m_);
+        for (int i = 0; i < count; ++i) std::copy_n(row(x_, unknowns[i]), m_, row(to.data(), i));
     }
-    void zero() { std::fill(N_.begin(), N_.end(), C(0)); }
 
-    // Stores x_D and adds the first `count` neighbors' increments.
-    void scatter(const Elimination<S>& s, int count) {
+    // N <- -x of the first `count` neighbors
+    void gather_negative(const Elimination<S>& s, int count) {
+        N_.resize(static_cast<size_t>(count) * m_);
+        for_neighbors(s, count, [](C x, C& negative) { negative = -x; });
+    }
+
+    void store(const Elimination<S>& s) {
         for (int i = 0; i < s.d; ++i) std::copy_n(row(D_.data(), i), m_, row(x_, s.redundant[i]));
+    }
+
+    // Calls action(x, N) on all entries of the first `count` neighbors.
+    template <class Action>
+    void for_neighbors(const Elimination<S>& s, int count, Action action) {
         for (int i = 0; i < count; ++i) {
-            const C* from = row(N_.data(), i);
-            C* to = row(x_, s.neighbors[i]);
-            for (int c = 0; c < m_; ++c) to[c] += from[c];
+            C *x = row(x_, s.neighbors[i]), *own = row(N_.data(), i);
+            for (int c = 0; c < m_; ++c) action(x[c], own[c]);
         }
     }
 
