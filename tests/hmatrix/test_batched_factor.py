@@ -8,6 +8,7 @@ from scipy.sparse import csr_array
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import H2Matrix, Strong, Weak, kernels
+from pipeline.hmatrix.batched import elimination
 from pipeline.hmatrix.batched.coloring import colors, within_two_steps
 from pipeline.hmatrix.correction import is_near
 from pipeline.hmatrix.factor import factorize
@@ -156,6 +157,29 @@ def test_what_fails_natively_fails_alike():
         factorize(compressed(points, 0.0 * COVARIANCE, 0.0), kind="lu", device=BATCHES)
     B = A.add_diagonal(1e-2)
     assert relative(B @ factorize(B, device=BATCHES).solve(np.ones(N)), np.ones(N)) <= 1e-2
+
+
+def test_a_pivot_that_the_device_alone_refuses_is_the_least_of_its_block(monkeypatch):
+    X = torch.diag(torch.tensor([4.0, 1.0, 9.0, 1.0], dtype=torch.float64))
+    X[1, 0] = X[0, 1] = 2.0 * (1 - 1e-14)
+    real = torch.linalg.cholesky_ex(X)
+    monkeypatch.setattr(
+        torch.linalg, "cholesky_ex", lambda _: (real.L[None], torch.ones(1, dtype=torch.int32))
+    )
+    with pytest.raises(elimination._BrokenDown) as failure:
+        elimination._cholesky(X[None], torch.tensor([[10, 11, 12, 13]]))
+    assert failure.value.place == 11
+    assert failure.value.pivot == float(real.L[1, 1]) ** 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_pivot_that_fails_is_named_with_its_point(dtype):
+    X = torch.eye(5, dtype=dtype).repeat(3, 1, 1)
+    X[1, 3, 3] = -2.0
+    X[1, 4, 0] = X[1, 0, 4] = 3.0
+    with pytest.raises(elimination._BrokenDown) as failure:
+        elimination._cholesky(X, torch.arange(15).reshape(3, 5))
+    assert (failure.value.place, failure.value.pivot) == (8, -2.0)
 
 
 @pytest.mark.parametrize("kind", ["ldlt", "lu"])

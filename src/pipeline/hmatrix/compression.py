@@ -19,6 +19,7 @@ from pipeline.hmatrix.admissibility import (
     Lists,
     Strong,
     Weak,
+    as_admissibility,
     interactions,
     pairs_of,
 )
@@ -62,11 +63,11 @@ def compress_kernel(
     points: "NDArray[Any] | Tensor",
     kernel: Kernel,
     *,
-    diagonal: "complex | NDArray[Any] | Tensor",
+    diagonal: "complex | NDArray[Any] | Tensor | None",
     tolerance: float,
     sources: "NDArray[Any] | Tensor | None",
     leaf_size: int | None,
-    admissibility: Admissibility | None,
+    admissibility: Admissibility | str | None,
     progress: Progress | None = None,
     device: torch.device | None = None,
 ) -> H2Matrix:
@@ -91,11 +92,13 @@ def compress_kernel(
     if kernel.positive_definite and not kernel.singular:
         require_nugget(term)
 
-    rows, columns, admissibility, lists, notes = _divide(kernel, targets, others, leaf_size, admissibility)
+    rows, columns, rule, lists, notes = _divide(
+        kernel, targets, others, leaf_size, as_admissibility(admissibility)
+    )
     dtype = dtype_of(targets, is_complex=kernel.is_complex or (term is not None and term.dtype.kind == "c"))
     with one_blas_thread():
         return _compress(
-            kernel, rows, columns, admissibility, lists, tolerance, dtype,
+            kernel, rows, columns, rule, lists, tolerance, dtype,
             None if term is None else term[rows.permutation], notes, progress, device,
         )  # fmt: skip
 
@@ -209,14 +212,11 @@ def _compress(
             mirrored, term, kernel, tolerance, norm, admissibility, lists, dtype, notes, device=device or CPU,
         )  # fmt: skip
         if len(far_pairs[0]) == 0:
+            _require_finite(np.abs(near.values).max(initial=0.0))
             break
         reached = sampled_error(result, seed=attempt + 1, n_vectors=8)
         logger.info("checked on exact rows: relative error %.1e (wanted %.0e)", reached, tolerance)
-        if not math.isfinite(reached):
-            raise ConvergenceError(
-                "the kernel's entries are NaN or infinite, or so large that their squares are; look at what it gives "
-                "between points that are equal or far apart"
-            )
+        _require_finite(reached)
         if reached <= tolerance:
             break
         shrink = max(0.3 * tolerance / reached, 1e-3)
@@ -233,6 +233,15 @@ def _compress(
         result = replace(result, notes=(*notes, note))
     log_levels(result)
     return result
+
+
+def _require_finite(value: float) -> None:
+    """Raise unless what was computed of a kernel's entries is a number."""
+    if not math.isfinite(value):
+        raise ConvergenceError(
+            "the kernel's entries are NaN or infinite, or so large that their squares are; look at what it gives "
+            "between points that are equal or far apart"
+        )
 
 
 class _Source(Protocol):

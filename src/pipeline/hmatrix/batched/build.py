@@ -16,6 +16,7 @@ from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.batched.compression import BoxBases, FarField, adaptive_bases
 from pipeline.hmatrix.batched.kernel import DeviceKernel
 from pipeline.hmatrix.batched.padding import Integers, buckets, ranges, to_device, to_host
+from pipeline.hmatrix.batched.precision import full_precision
 from pipeline.hmatrix.blocks import Blocks, Places
 from pipeline.hmatrix.cluster import Ints
 from pipeline.hmatrix.inputs import Progress
@@ -50,6 +51,7 @@ class DeviceSource:
         return nested_basis(self.kernel, field, transposed=transposed, stored=stored, progress=progress)
 
 
+@full_precision()
 def nested_basis(
     kernel: DeviceKernel,
     field: FarField,

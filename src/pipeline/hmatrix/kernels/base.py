@@ -149,6 +149,28 @@ class Scaled(Kernel):
         return {"name": self.name, "kernel": self.kernel.to_dict(), "factor": _plain(self.factor)}
 
 
+@dataclass(frozen=True)
+class Swapped(Kernel):
+    """k(y, x) of a kernel k that tells its arguments apart."""
+
+    kernel: Kernel
+
+    @property
+    def symmetric(self) -> bool:  # type: ignore[override]
+        return self.kernel.symmetric
+
+    @property
+    def is_complex(self) -> bool:  # type: ignore[override]
+        return self.kernel.is_complex
+
+    def to_dict(self) -> dict[str, Any]:
+        """Raise what the kernel raises: those that tell their arguments apart are Python functions."""
+        return self.kernel.to_dict()
+
+    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
+        return self.kernel(sources, targets).mT
+
+
 def require_positive(**parameters: LengthScale) -> None:
     """Raise ValueError unless every parameter, and every entry of a tuple, is a finite number above 0."""
     for name, value in parameters.items():
