@@ -8,8 +8,9 @@ from scipy.sparse import csr_array
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import H2Matrix, Strong, Weak, kernels
-from pipeline.hmatrix.batched import elimination
+from pipeline.hmatrix.batched import compression, elimination, padding
 from pipeline.hmatrix.batched.coloring import colors, within_two_steps
+from pipeline.hmatrix.batched.kernel import DeviceKernel
 from pipeline.hmatrix.correction import is_near
 from pipeline.hmatrix.factor import factorize
 
@@ -221,6 +222,24 @@ def test_boxes_of_a_color_share_no_near_box_and_every_box_has_one():
     assert len(found) <= 16
     for color in found:
         assert (near[color].sum(axis=0) <= 1).all()
+
+
+@pytest.mark.parametrize("n", [N, 2000])
+def test_entries_are_evaluated_in_bounded_pieces(n, monkeypatch):
+    """What all leaves have between them is kept, but never evaluated at once."""
+    A, sizes, real = compressed(points_of("cube", n), COVARIANCE, 0.1, 1e-6), [], DeviceKernel.__call__
+
+    def noted(self, rows, columns):
+        sizes.append((len(rows), rows.shape[1] * columns.shape[1]))
+        return real(self, rows, columns)
+
+    monkeypatch.setattr(DeviceKernel, "__call__", noted)
+    for module in (padding, compression):
+        monkeypatch.setattr(module, "LARGEST", 2**17)
+    b = right_hand_side(n)
+    assert relative(A @ factorize(A, tolerance=1e-6, device=BATCHES).solve(b), b) <= 1e-3
+    assert sum(count * size for count, size in sizes) > 2**20
+    assert max(count * size for count, size in sizes if count > 1) <= 2**17
 
 
 @pytest.mark.parametrize(

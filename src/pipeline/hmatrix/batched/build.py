@@ -81,7 +81,7 @@ def nested_basis(
         require_compressible(int(n.max(initial=0)) <= most)
         start = np.cumsum(n) - n
         found = []
-        for group in buckets(n, n * np.maximum(n, int(field.sampling.rows))):
+        for group in buckets(n, np.maximum(n, int(field.sampling.rows))):
             at = ranges(start[group], n[group], len(points) - 1)
             own = to_device(at, kernel.device)
             bases = _bases(kernel, field, boxes[group], n[group], own, points, energy, transposed)

@@ -175,12 +175,12 @@ def _eliminate_level(problem: Problem, matrix: LevelMatrix, level: int) -> _Reco
         parts = ranges(near.indptr[color], np.diff(near.indptr)[color], -1)
         parts = np.where(parts >= 0, near.indices[parts], -1)
         n, width = matrix.size[color], np.where(parts >= 0, matrix.size[parts], 0).sum(axis=1)
-        groups = list(buckets(n, n * (int(field.sampling.rows) + width)))
+        groups = list(buckets(n, int(field.sampling.rows) + width))
         # All of a color are compressed before any is eliminated.
         bases = [compress(matrix, color[group], parts[group], field, first_box) for group in groups]
         for group, basis in zip(groups, bases, strict=True):
             outer = width[group] - n[group] + basis.rank
-            for bucket in buckets(outer, outer**2):
+            for bucket in buckets(outer, outer):
                 boxes, near_boxes = color[group[bucket]], parts[group[bucket]]
                 others = np.where(near_boxes == boxes[:, None], -1, near_boxes)
                 _eliminate_bucket(problem, matrix, boxes, others, basis.part(bucket, n[group]), recorded)
