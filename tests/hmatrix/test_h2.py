@@ -264,6 +264,7 @@ def test_a_level_table_is_logged(caplog):
         ({"diagonal": np.nan}, "NaN"),
         ({"points": np.array([[0.0, np.nan]])}, "point 0"),
         ({"points": np.array([[0.0, 1.0], [np.inf, 0.0]])}, "point 1"),
+        ({"points": np.array([[0.0, 1.0], [1e200, 0.0]])}, "beyond 1e\\+150"),
         ({"admissibility": "hss"}, r'wants Strong\(\), Weak\(\), "strong", "weak" or None, not \'hss\''),
         ({"admissibility": Weak}, "admissibility wants"),
     ],
@@ -283,6 +284,15 @@ def test_unusable_input_is_one_clear_sentence(change, message):
         ({"sources": np.zeros((5, 3))}, "coordinates"),
         ({"sources": np.zeros((5, 2)), "diagonal": 1.0}, "rectangular"),
         ({"leaf_size": 0}, "leaf_size"),
+        (
+            {"kernel": kernels.Custom(lambda x, y: torch.ones(3))},
+            r"gave shape \(3,\) where \(25, 25\) was wanted",
+        ),
+        ({"kernel": kernels.Custom(lambda x, y: 1j * torch.cdist(x, y))}, r"is_complex=True"),
+        (
+            {"kernel": kernels.Custom(lambda x, y: torch.cdist(x, y) * x[:, :1], symmetric=True)},
+            r"k\(x, y\) differs from k\(y, x\)",
+        ),
     ],
 )
 def test_wrong_shapes_are_programming_mistakes(change, message):
@@ -298,6 +308,11 @@ def test_wrong_shapes_are_programming_mistakes(change, message):
         ({"tolerance": None}, "tolerance wants a number"),
         ({"diagonal": "nugget"}, "diagonal wants numbers, not 'nugget'"),
         ({"points": np.array([["a", "b"]])}, "points wants real numbers"),
+        ({"leaf_size": "a"}, "leaf_size wants a whole number, not 'a'"),
+        (
+            {"kernel": kernels.Custom(lambda x, y: np.ones((len(x), len(y))))},
+            "return a tensor, and gave ndarray",
+        ),
     ],
 )
 def test_what_is_no_number_is_refused_by_name(change, message):
@@ -442,3 +457,16 @@ def test_what_is_no_kernel_or_no_vector_is_refused_by_name():
     for wrong in (["a"] * 50, [None] * 50):
         with pytest.raises(TypeError, match=r"the product wants numbers in an array or a tensor, not list"):
             matrix @ wrong
+
+
+def test_what_solves_is_checked_before_anything_is_solved():
+    A = H2Matrix.from_kernel(np.random.default_rng(0).random((50, 2)), kernels.Matern(), diagonal=1.0)
+    b = np.ones(50)
+    with pytest.raises(TypeError, match=r"factorization wants what A\.factorize\(\) returns, not H2Matrix"):
+        A.solve(b, factorization=A)
+    with pytest.raises(ValueError, match="max_iterations must be at least 1, not 0"):
+        A.solve(b, max_iterations=0)
+    with pytest.raises(TypeError, match="max_iterations wants a whole number"):
+        A.solve(b, max_iterations="many")
+    with pytest.raises(ValueError, match="finite factors, not nan"):
+        np.nan * A

@@ -272,6 +272,8 @@ class H2Matrix:
         """Return factor · A."""
         if not isinstance(factor, int | float | complex | np.number):
             return NotImplemented
+        if not np.isfinite(factor):
+            raise ValueError(f"a matrix takes finite factors, not {factor}")
         from pipeline.hmatrix.transpose import scaled
 
         return scaled(self, np.asarray(factor).item())

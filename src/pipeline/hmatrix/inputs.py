@@ -12,6 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.hmatrix.kernels.base import Kernel
 
 CPU = torch.device("cpu")
+_FARTHEST = 1e150
 Progress = Callable[[int, int], object]  # called with how many boxes of how many are done
 
 
@@ -34,6 +35,10 @@ def as_points(points: "NDArray[Any] | Tensor", what: str) -> NDArray[Any]:
     if len(bad):
         raise ConfigError(
             f"{what}: point {bad[0]} has a coordinate that is NaN or infinite ({values[bad[0]]})"
+        )
+    if values.size and float(np.abs(values).max()) > _FARTHEST:
+        raise ConfigError(
+            f"{what}: a coordinate is beyond {_FARTHEST:.0e}, where squares overflow; scale them down"
         )
     return values if values.dtype.kind == "f" else values.astype(np.float64)
 
@@ -71,6 +76,34 @@ def require_kernel(kernel: object) -> None:
             f"kernel wants one of pipeline.hmatrix.kernels, such as Matern(length_scale=0.1), or Custom(function), not "
             f"{kernel!r}"
         )
+
+
+def require_block(kernel: Kernel, points: Tensor) -> None:
+    """Raise unless a kernel of the user's own gives at some points what it says it does."""
+    block, n = kernel(points, points), len(points)
+    if not isinstance(block, Tensor):
+        raise TypeError(f"the kernel must return a tensor, and gave {type(block).__name__}")
+    if block.shape != (n, n):
+        raise ValueError(
+            f"the kernel gave shape {tuple(block.shape)} where {(n, n)} was wanted: of points (..., m, d) and "
+            "(..., n, d) it has to return the block (..., m, n)"
+        )
+    if block.is_complex() and not kernel.is_complex:
+        raise ValueError("the kernel gives complex numbers: say so, as in Custom(function, is_complex=True)")
+    if block.device.type != "meta" and kernel.symmetric:
+        scale, difference = (values.abs().nan_to_num().amax() for values in (block, block - block.mT))
+        if difference > 1e-6 * scale:
+            raise ValueError(
+                "the kernel says that it is symmetric, but k(x, y) differs from k(y, x); leave out symmetric=True"
+            )
+
+
+def require_count(number: int, what: str) -> None:
+    """Raise unless a number of things is one, and at least 1."""
+    if not isinstance(number, int | np.integer):
+        raise TypeError(f"{what} wants a whole number, not {number!r}")
+    if number < 1:
+        raise ValueError(f"{what} must be at least 1, not {number}")
 
 
 def require_tolerance(tolerance: float) -> None:

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 
 LengthScale = float | tuple[float, ...]
@@ -175,12 +176,16 @@ def require_positive(**parameters: LengthScale) -> None:
     """Raise ValueError unless every parameter, and every entry of a tuple, is a finite number above 0."""
     for name, value in parameters.items():
         for entry in value if isinstance(value, tuple) else (value,):
+            if not isinstance(entry, int | float | np.number):
+                raise TypeError(f"{name} wants a positive number, not {entry!r}")
             if not (math.isfinite(entry) and entry > 0):
                 raise ValueError(f"{name} must be positive and finite, not {value}")
 
 
 def _plain(value: Any) -> Any:
     """Return a field as JSON can hold it: a complex number as {"real": a, "imag": b}, a tuple as a list."""
+    if isinstance(value, np.number):
+        value = value.item()
     if isinstance(value, complex):
         return {"real": value.real, "imag": value.imag}
     return list(value) if isinstance(value, tuple) else value
