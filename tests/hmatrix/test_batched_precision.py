@@ -37,6 +37,16 @@ def test_the_settings_return_after_a_failure(setting):
     assert torch.get_float32_matmul_precision() == setting
 
 
+def test_the_settings_return_when_the_last_of_several_has_done(setting):
+    first, second = full_precision(), full_precision()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert [products.fp32_precision for products in PRODUCTS] == ["ieee", "ieee"]
+    second.__exit__(None, None, None)
+    assert torch.get_float32_matmul_precision() == setting
+
+
 def test_autocasting_changes_nothing_within_and_goes_on_afterwards():
     x = torch.ones(3, 3)
     with torch.autocast("cpu"):

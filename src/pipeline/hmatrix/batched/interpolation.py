@@ -101,15 +101,14 @@ def _pivoted_cholesky(gram: Tensor, enough: Tensor) -> tuple[Tensor, Tensor]:
     chosen = torch.empty(n, b, dtype=torch.int64, device=gram.device)
     columns = gram.new_empty(n, b, n)
     k = 0
-    for step in zip(rest, value, chosen, columns, strict=True):
-        at = step[2][:, None, None].expand(b, n, 1)
-        torch.linalg.vector_norm(left, ord=1, dim=1, out=step[0])
-        torch.max(left, 1, out=step[1:3])
+    for trace, most, pivot, column in zip(rest, value, chosen, columns, strict=True):
+        torch.linalg.vector_norm(left, ord=1, dim=1, out=trace)
+        torch.max(left, 1, out=(most, pivot))
         if k % _CHECKED_EVERY == 0 and not to_host(_going(rest[: k + 1], value[: k + 1], enough)[-1].any()):
             break
-        torch.gather(gram, 2, at, out=step[3][:, :, None])
-        # Leaves exactly 0 of the pivot's own entry and column, so that it is not chosen again.
-        gram.baddbmm_(step[3][:, :, None], (step[3] / step[1][:, None])[:, None, :].conj(), alpha=-1)
+        torch.gather(gram, 2, pivot[:, None, None].expand(b, n, 1), out=column[:, :, None])
+        # Leaves nothing positive of the pivot's own entry, so that it is not chosen again.
+        gram.baddbmm_(column[:, :, None], (column / most[:, None])[:, None, :].conj(), alpha=-1)
         k += 1
     pivots = chosen[:k].where(_going(rest[:k], value[:k], enough), n).T
     slots = torch.arange(k, device=gram.device)
