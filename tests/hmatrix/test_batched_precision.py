@@ -16,11 +16,10 @@ PRODUCTS = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
 
 @pytest.fixture(params=["highest", "high", "medium"])
 def setting(request):
-    before = [products.fp32_precision for products in PRODUCTS]
+    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(request.param)
     yield request.param
-    for products, precision in zip(PRODUCTS, before, strict=True):
-        products.fp32_precision = precision
+    torch.set_float32_matmul_precision(before)
 
 
 def test_products_are_exact_within_and_the_settings_return(setting):
