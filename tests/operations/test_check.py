@@ -1,8 +1,10 @@
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.__main__ import main
 
@@ -80,6 +82,35 @@ def test_a_missing_study_names_those_that_there_are(checkout, capsys):
 def test_outside_of_a_checkout_it_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert "not a checkout" in refused(capsys, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "words"),
+    [
+        ("gone.models:net", {}, "can't be imported (No module named 'gone')"),
+        ("broken:net", {}, "can't be imported (it broke)"),
+        ("mine:gone", {}, "can't be imported (module 'mine' has no attribute 'gone')"),
+        ("mine:number", {}, "is no function or class that could be called, but int"),
+        ("mine:net", {"depth": 3}, "model.options (got an unexpected keyword argument 'depth')"),
+    ],
+)
+def test_a_network_that_cannot_be_had_is_told(checkout, monkeypatch, capsys, path, options, words):
+    monkeypatch.syspath_prepend(checkout)
+    for name in ("mine", "broken"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    Path("broken.py").write_text("raise RuntimeError('it broke')\n")
+    Path("mine.py").write_text("number = 1\ndef net(num_classes, width=1): ...\n")
+    study = yaml.safe_load(Path("config/tiny.yaml").read_text())
+
+    def write(model):
+        Path("mine.yaml").write_text(yaml.safe_dump(study | {"model": {"name": "imported", **model}}))
+
+    write({"path": path, "options": options})
+    line = refused(capsys)
+    assert line.startswith(f"error: model.path: '{path}' ")
+    assert words in line
+    write({"path": "mine:net", "options": {"width": 2}})
+    assert main(["check", "mine.yaml"]) == 0
 
 
 def test_what_is_in_the_way_of_results_is_named(checkout, capsys):
