@@ -91,7 +91,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
         ({"training": {"runs": {"kfac_smoothed": {"optimizer": {"dampening": 1}}}}},
          "training.runs.kfac_smoothed.optimizer.dampening", "did you mean 'damping'?"),
         ({"dataset": {"train_samples": "many"}}, "dataset.train_samples", "found 'many'"),
-        ({"dataset": {"train_samples": 60_000}}, "dataset.train_samples", "60000 and 4096 validation_samples are more than"),
+        ({"dataset": {"train_samples": 60_000}}, "dataset.train_samples", "60000 and 4096 validation_samples are"),
         ({"dataset": {"name": "digits", "train_samples": 1437, "validation_samples": 1}},
          "dataset.train_samples", "more than the 1437 images that digits has"),
         ({"model": {"name": "imported", "path": "torch.nn.Linear"}},

@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.config.section import Count, Section, Seed
 
-#: Images that data sets of a fixed size have to train and to validate on; those of a folder are counted when it is read.
+#: Images that data sets of a fixed size have to train and to validate on; a folder's are counted when it is read.
 N_IMAGES = {"fashion_mnist": 60_000, "digits": 1_437}
 IMPORT_PATTERN = r"^[\w.]+:\w+$"
 
@@ -47,8 +47,8 @@ class ImageData(Section):
         if there is not None and self.train_samples + self.validation_samples > there:
             raise PydanticCustomError(
                 "fit",
-                "train_samples: {train} and {validation} validation_samples are more than the {there} images that {name} "
-                "has for both; lower one of them",
+                "train_samples: {train} and {validation} validation_samples are more than the {there} images that "
+                "{name} has for both; lower one of them",
                 {
                     "train": self.train_samples,
                     "validation": self.validation_samples,
