@@ -54,7 +54,8 @@ def closing(progress: Progress, now: float, *, interrupted: bool, drawn: bool) -
     if failed:
         names = ", ".join(_name(job) for job in failed[:5]) + (", ..." if len(failed) > 5 else "")
         return f"{done}, {len(failed)} failed ({names}). Mend what is said above, then run the same command again."
-    return "" if drawn else f"{done} in {duration(now - progress.begin)}"
+    whole = progress.count(Phase.DONE) >= progress.total  # else something else ended it, and has said so
+    return f"{done} in {duration(now - progress.begin)}" if whole and not drawn else ""
 
 
 def _jobs(n: int) -> str:
