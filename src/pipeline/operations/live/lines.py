@@ -5,6 +5,10 @@ import time
 from pipeline.operations.live.state import Job, Phase, Progress
 from pipeline.operations.live.tail import newest
 from pipeline.operations.text import duration
+from pipeline.report.formatting import shorten
+
+# Letters that are shown of what a job said last: enough for a result, and no table's row.
+LONGEST = 110
 
 
 def planned(progress: Progress) -> str:
@@ -29,7 +33,7 @@ def finished(progress: Progress, number: int, now: float) -> str:
     if job is None or job.small:
         return ""
     count = f"{progress.count(Phase.DONE)} of {_jobs(progress.total)}"
-    said = newest(job.log, job.name)
+    said = shorten(newest(job.log, job.name), LONGEST)
     return f"{_now()}  {_name(job)}: done in {duration(now - job.since)}, {count}" + (
         f"; {said}" if said else ""
     )
