@@ -54,6 +54,11 @@ def test_a_file_that_is_no_study_is_one_line(checkout, content, words, capsys):
     assert words in refused(capsys)
 
 
+def test_what_a_study_asks_for_is_counted(checkout, capsys):
+    assert main(["check", "tiny"]) == 0
+    assert "8 trainings, 1 conversion, 3 matrices, 17 specs: all right" in capsys.readouterr().out
+
+
 def test_the_report_lies_in_the_folder_that_the_study_names(checkout, capsys):
     shutil.copy("config/tiny.yaml", "config/mine.yaml")
     assert main(["check", "mine", "--report"]) == 0

@@ -277,6 +277,12 @@ def test_jobs_of_a_cluster_are_submitted_and_keep_what_they_say_in_its_logs(aske
     assert lines_of(handler, EVENTS[1:3], capsys)[1] == "train a: submitted"
 
 
+def test_a_run_of_no_study_has_no_name_at_its_end(asked, capsys):
+    done = event(LogEvent.JOB_FINISHED, job_id=1)
+    records = [event(LogEvent.RUN_INFO, stats={"clean": 1, "total": 1}), EVENTS[1], done]
+    assert lines_of(LogHandler(asked, None), records, capsys)[-1] == "1 of 1 job done in 0 s"
+
+
 def test_an_interrupt_is_one_line_whatever_the_jobs_die_of(asked, capsys):
     interrupt = event(None, msg="Terminating processes on user request, this might take some time.")
     failures = [

@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.config import Study, specs
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.operations.studies import RESULTS, namesakes, read_study
+from pipeline.operations.text import counted
 
 
 def run(options: Namespace) -> None:
@@ -26,11 +27,13 @@ def run(options: Namespace) -> None:
             f"warning: {found.path} and {other} both name study {study.study}, and share {found.folder}",
             file=sys.stderr,
         )
-    n_trainings = len(study.training.runs) * len(study.seeds)
-    print(
-        f"{found.path}: study {found.name}, {n_trainings} trainings, {len(study.precision.runs)} conversions, "
-        f"{len(study.matrices)} matrices, {len(specs(study))} specs: all right"
+    parts = (
+        counted(len(study.training.runs) * len(study.seeds), "training"),
+        counted(len(study.precision.runs), "conversion"),
+        counted(len(study.matrices), "matrix", "matrices"),
+        counted(len(specs(study)), "spec"),
     )
+    print(f"{found.path}: study {found.name}, {', '.join(parts)}: all right")
 
 
 def importable_model(study: Study) -> None:

@@ -27,7 +27,7 @@ from pipeline.operations.leftovers import still_running
 from pipeline.operations.main_process import look_back
 from pipeline.operations.past_reports import keep_report
 from pipeline.operations.studies import RESULTS, StudyFile, find_profile, read_study
-from pipeline.operations.text import duration
+from pipeline.operations.text import counted, duration
 
 LOGS = Path("logs") / "rerun"
 
@@ -141,8 +141,7 @@ def _interrupt(process: subprocess.Popen[bytes]) -> None:
 def jobs_in(log: str) -> str:
     """How many jobs were done, as the last line of our logger tells."""
     done = re.findall(r"^\S+: (\d+) of \d+ jobs? done", log, flags=re.MULTILINE)
-    n = int(done[-1]) if done else 0
-    return "1 job" if n == 1 else f"{n} jobs"
+    return counted(int(done[-1]) if done else 0, "job")
 
 
 def failure_in(log: str) -> str:

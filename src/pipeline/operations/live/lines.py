@@ -4,7 +4,7 @@ import time
 
 from pipeline.operations.live.state import Job, Phase, Progress
 from pipeline.operations.live.tail import newest
-from pipeline.operations.text import duration
+from pipeline.operations.text import counted, duration
 from pipeline.report.formatting import shorten
 
 # Letters that are shown of what a job said last: enough for a result, and no table's row.
@@ -16,7 +16,7 @@ def planned(progress: Progress) -> str:
     if not progress.total:
         return ""
     parts = ", ".join(f"{n} {rule}" for rule, n in sorted(progress.planned.items()))
-    return f"{_jobs(progress.total)} to do: {parts}"
+    return f"{counted(progress.total, 'job')} to do: {parts}"
 
 
 def started(progress: Progress, number: int) -> str:
@@ -32,7 +32,7 @@ def finished(progress: Progress, number: int, now: float) -> str:
     job = progress.jobs.get(number)
     if job is None or job.small:
         return ""
-    count = f"{progress.count(Phase.DONE)} of {_jobs(progress.total)}"
+    count = f"{progress.count(Phase.DONE)} of {counted(progress.total, 'job')}"
     said = shorten(newest(job.log, job.name), LONGEST)
     return f"{_now()}  {_name(job)}: done in {duration(now - job.since)}, {count}" + (
         f"; {said}" if said else ""
@@ -48,7 +48,8 @@ def closing(progress: Progress, now: float, *, interrupted: bool, drawn: bool) -
         interrupted: Whether somebody asked for the end.
         drawn: Whether a view shows the last state, so that a good end needs no words.
     """
-    done = f"{progress.study or 'study'}: {progress.count(Phase.DONE)} of {_jobs(progress.total)} done"
+    of = f"{progress.study}: " if progress.study else ""
+    done = f"{of}{progress.count(Phase.DONE)} of {counted(progress.total, 'job')} done"
     if interrupted:
         return (
             f"{done} when it was interrupted. Run the same command again to go on; trainings go on from their "
@@ -60,10 +61,6 @@ def closing(progress: Progress, now: float, *, interrupted: bool, drawn: bool) -
         return f"{done}, {len(failed)} failed ({names}). Mend what is said above, then run the same command again."
     whole = progress.count(Phase.DONE) >= progress.total  # else something else ended it, and has said so
     return f"{done} in {duration(now - progress.begin)}" if whole and not drawn else ""
-
-
-def _jobs(n: int) -> str:
-    return "1 job" if n == 1 else f"{n} jobs"
 
 
 def _name(job: Job) -> str:
