@@ -33,7 +33,7 @@ run: $(STAMP)
 	@test -f "config/$(STUDY).yaml" \
 		|| { echo "there is no config/$(STUDY).yaml; studies: $(patsubst config/%.yaml,%,$(wildcard config/*.yaml))" >&2; exit 2; }
 	@python -m pipeline check "$(STUDY)"
-	snakemake --cores $(CORES) --quiet rules --configfile "config/$(STUDY).yaml"
+	snakemake --cores $(CORES) --configfile "config/$(STUDY).yaml"
 	@python -m pipeline check "$(STUDY)" --report
 
 archive: $(STAMP)

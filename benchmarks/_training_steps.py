@@ -18,7 +18,7 @@ from pipeline.models.classifier import Classifier
 from pipeline.runtime.communicator import Communicator, Serial
 from pipeline.runtime.memory import keep_freed_memory
 from pipeline.runtime.mpi import MpiCommunicator
-from pipeline.runtime.torch_group import torch_group
+from pipeline.runtime.node_group import process_group
 from pipeline.settings import KFACSettings
 from pipeline.training.kfac import KFAC
 from pipeline.training.objective import Objective
@@ -111,7 +111,7 @@ def main(kind: str, n_images: int, n_steps: int) -> None:
     """Print images per second of a number of processes that take `n_images` each in every step."""
     torch.set_num_threads(1)
     keep_freed_memory()
-    with torch_group(torch.device("cpu"), MpiCommunicator()) as communicator:
+    with process_group(torch.device("cpu"), MpiCommunicator()) as communicator:
         batch_size = n_images * communicator.size
         step = loop_step(network(), KFACSettings() if kind == "kfac" else None, batch_size, communicator)
         for _ in range(n_steps):

@@ -152,8 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one stage or command.
 
     Returns:
-        0, or 2 after one line about what the user can change, or 75 after a checkpoint was written on SIGTERM;
-        commands may have codes of their own.
+        0, or 2 after one line about what the user can change, or 75 after a checkpoint was written on SIGTERM
+        or SIGINT, or 130 on SIGINT where there is none to write; commands may have codes of their own.
     """
     options = _parser().parse_args(arguments)
     level = logging.INFO if _is_first_process() else logging.WARNING
@@ -190,6 +190,10 @@ def main(arguments: list[str] | None = None) -> int:
             # The first to end may end the group: the first process has Slurm to talk to before.
             time.sleep(60)
         return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        if _is_first_process():
+            print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -1,9 +1,13 @@
-"""Snakemake's logger `parsimony`: a live view where there is a terminal, and Snakemake's own lines everywhere else."""
+"""Snakemake's logger `parsimony`: a live view where there is a terminal, and a line for each job everywhere else.
+
+Snakemake's own lines stay where they are asked for (`--dry-run`, `--verbose`, `--printshellcmds`, `--debug-dag`,
+`--quiet all`), in jobs, and in its log file in any case.
+"""
 
 import os
 import sys
 import time
-from logging import WARNING, LogRecord
+from logging import ERROR, WARNING, LogRecord
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,37 +17,43 @@ from snakemake_interface_logger_plugins.common import LogEvent
 if TYPE_CHECKING:
     from rich.live import Live
 
+    from pipeline.operations.live.state import Progress
     from pipeline.operations.live.view import View
 
 # Where the output of local jobs goes beside their logs; see shell.prefix in workflow/rules/common.smk.
 SCREEN = "PARSIMONY_SCREEN"
-# Snakemake starts this module with every job: all that is heavy waits until there is a terminal to draw on.
+# Snakemake starts this module with every job: all that is heavy waits until it is known that this is none.
+# What Snakemake says of itself before it knows what is to be done.
+PREFACE = ("Using workflow specific profile", "Assuming unrestricted shared", "Building DAG", "Using shell")
+INTERRUPT = "Terminating processes on user request"
+RETRY = "Trying to restart job"
 
 
 class LogHandler(LogHandlerBase):
-    """Draws the study's progress; prints errors and warnings above it."""
+    """Tells how far the study is; prints errors and warnings in between."""
 
+    progress: "Progress | None" = None
     live: "Live | None" = None
     view: "View | None" = None
+    interrupted = False
 
     def __post_init__(self) -> None:
-        """Begin to draw if there is a terminal, and nothing was asked for that wants all lines."""
+        """Begin, unless this is a job's own Snakemake or something was asked for that wants all lines."""
         asked = self.common_settings
         plain = asked.dryrun or asked.verbose or asked.printshellcmds or asked.debug_dag
-        if (
-            not sys.stderr.isatty()
-            or os.environ.get("TERM") == "dumb"
-            or plain
-            or "all" in _words(asked.quiet)
-        ):
+        if "--mode" in sys.argv or plain or "all" in _words(asked.quiet):
+            return
+        from pipeline.operations.live.state import Progress
+
+        self.progress = Progress(begin=time.monotonic())
+        if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
             return
         from rich.console import Console
         from rich.live import Live
 
-        from pipeline.operations.live.state import Progress
         from pipeline.operations.live.view import View
 
-        self.view = View(Progress(begin=time.monotonic()))
+        self.view = View(self.progress)
         self.live = Live(
             self.view,
             console=Console(stderr=True),
@@ -54,46 +64,52 @@ class LogHandler(LogHandlerBase):
 
     def emit(self, record: LogRecord) -> None:
         """Take one event in."""
-        if self.live is None or self.view is None:
+        if self.progress is None:
             return
         try:
-            self._take(record)
+            self._take(record, self.progress)
         except Exception:
             self.handleError(record)
 
-    def _take(self, record: LogRecord) -> None:
-        assert self.view is not None
-        event, told = getattr(record, "event", None), record.__dict__
-        progress, now = self.view.progress, time.monotonic()
+    def _take(self, record: LogRecord, progress: "Progress") -> None:
+        event, told, said = getattr(record, "event", None), record.__dict__, str(record.msg)
+        now = time.monotonic()
         if event == LogEvent.RESOURCES_INFO:
             progress.remote = progress.remote or "nodes" in told
         elif event == LogEvent.RUN_INFO:
             progress.plan(told["stats"])
-            self._begin()
+            self._begin(progress)
         elif event == LogEvent.JOB_STARTED:
             progress.start(told["jobs"], now)
         elif event == LogEvent.JOB_INFO:
-            self._describe(told)
+            self._describe(told, progress)
         elif event == LogEvent.JOB_FINISHED:
-            progress.finish(told["job_id"], now)
+            self._finish(told["job_id"], progress, now)
+        elif event is None and said.startswith(INTERRUPT):
+            self.interrupted = True
+        elif self.interrupted and record.levelno >= ERROR:
+            # Jobs end because they were asked to: the closing line says so once.
+            progress.jobs.pop(told.get("jobid", -1), None)
         elif event == LogEvent.JOB_ERROR:
             progress.fail(told["jobid"])
             self._say(self._failure(told))
         elif event in (LogEvent.GROUP_ERROR, LogEvent.ERROR) or record.levelno >= WARNING:
             self._say(self.format(record))
-        elif event is None and "Nothing to be done" in str(record.msg):
-            self._say(str(record.msg))
+        elif event is None and (said.startswith(RETRY) or not (progress.planned or said.startswith(PREFACE))):
+            self._say(said)
 
-    def _begin(self) -> None:
-        """Draw from now on, and keep the output of local jobs off the terminal: it goes to their logs."""
-        assert self.live is not None
-        if not self.live.is_started:
+    def _begin(self, progress: "Progress") -> None:
+        """Tell what is planned; keep the output of local jobs off the screen, since it goes to their logs."""
+        if not progress.remote:
             os.environ[SCREEN] = os.devnull
+        if self.live is None:
+            from pipeline.operations.live.lines import planned
+
+            self._say(planned(progress))
+        elif not self.live.is_started:
             self.live.start()
 
-    def _describe(self, told: dict[str, Any]) -> None:
-        assert self.view is not None
-        progress = self.view.progress
+    def _describe(self, told: dict[str, Any], progress: "Progress") -> None:
         known = progress.study
         progress.describe(
             told["jobid"],
@@ -102,41 +118,63 @@ class LogHandler(LogHandlerBase):
             told["log"] or [],
             local=bool(told["local"]),
         )
-        if progress.study != known:
+        if self.view is None:
+            from pipeline.operations.live.lines import started
+
+            self._say(started(progress, told["jobid"]))
+        elif progress.study != known:
             from pipeline.operations.live.remaining import past_seconds
 
             self.view.past = past_seconds(Path("results") / "history" / f"{progress.study}.json")
 
-    @staticmethod
-    def _failure(told: dict[str, Any]) -> str:
+    def _finish(self, number: int, progress: "Progress", now: float) -> None:
+        progress.finish(number, now)
+        if self.view is None:
+            from pipeline.operations.live.lines import finished
+
+            self._say(finished(progress, number, now))
+
+    def _failure(self, told: dict[str, Any]) -> str:
         """A failed job: which, where its log is, and how that ends."""
         from pipeline.operations.live.tail import last_lines
 
         logs = [str(log) for log in told["log"] or []]
-        lines = [line for log in logs[:1] for line in last_lines(Path(log), 5)]
+        n_lines = 5 if self.live is not None else 50
+        lines = [line for log in logs[:1] for line in last_lines(Path(log), n_lines)]
         where = f" (log {', '.join(logs)})" if logs else ""
         return "\n".join(
             [f"Error in rule {told['rule_name']}, job {told['jobid']}{where}", *(f"    {x}" for x in lines)]
         )
 
     def _say(self, text: str) -> None:
-        assert self.live is not None
-        if text and text != "None":
+        if not text or text == "None":
+            return
+        if self.live is not None and self.live.is_started:
             from rich.text import Text
 
             self.live.console.print(Text(text))
+        else:
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Draw the last state, and leave it on the terminal."""
-        if self.live is not None and self.live.is_started:
-            self.live.stop()
+        """Draw the last state and leave it on the terminal; say how it ended where that is not to be seen."""
+        if self.progress is not None and self.progress.planned:
+            from pipeline.operations.live.lines import closing
+
+            drawn = self.live is not None
+            if self.live is not None:
+                self.live.stop()
+            text = closing(self.progress, time.monotonic(), interrupted=self.interrupted, drawn=drawn)
+            self.progress = None
             os.environ.pop(SCREEN, None)
+            if text:
+                print(text, file=sys.stderr, flush=True)
         super().close()
 
     @property
     def writes_to_stream(self) -> bool:
         """Whether this takes the place of Snakemake's own lines."""
-        return self.live is not None
+        return self.progress is not None
 
     @property
     def writes_to_file(self) -> bool:
@@ -145,7 +183,7 @@ class LogHandler(LogHandlerBase):
 
     @property
     def has_filter(self) -> bool:
-        """What is drawn is chosen here, however quiet Snakemake's lines were asked to be."""
+        """What is told is chosen here, however quiet Snakemake's lines were asked to be."""
         return True
 
     @property

@@ -1,14 +1,23 @@
 import pytest
 
+from pipeline.config.images import N_IMAGES
 from pipeline.data import IMAGES, load_images, load_points
 from pipeline.errors import ConfigError
 
 
 def test_images_load_by_name(tiny_fashion, tmp_path):
     assert set(IMAGES) == {"fashion_mnist", "digits", "folder"}
-    assert load_images("digits", directory=None, cache=tmp_path).train_images.shape == (1437, 8, 8)
+    assert load_images("digits", directory=None, cache=tmp_path).train_images.shape == (
+        N_IMAGES["digits"],
+        8,
+        8,
+    )
     fashion = load_images("fashion_mnist", directory=tiny_fashion, cache=tmp_path)
     assert fashion.train_images.shape == (7, 28, 28)
+
+
+def test_a_data_set_of_a_fixed_size_is_known_to_the_check_of_a_study():
+    assert set(N_IMAGES) | {"folder"} == set(IMAGES)
 
 
 def test_an_unknown_data_set_names_the_nearest_known_one(tmp_path):

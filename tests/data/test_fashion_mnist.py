@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.config.images import N_IMAGES
 from pipeline.data import fashion_mnist
 from pipeline.data.fashion_mnist import load_fashion_mnist as load
 from pipeline.errors import ConfigError
@@ -153,7 +154,7 @@ def test_the_real_images_are_what_they_are_known_to_be():
     if not fashion_mnist.INSTALLED.exists() and not (CACHE / "fashion-mnist").exists():
         pytest.skip("Fashion-MNIST is neither installed nor in the cache, and tests download nothing")
     images = load(directory=None, cache=CACHE)
-    assert images.train_images.shape == (60000, 28, 28)
+    assert images.train_images.shape == (N_IMAGES["fashion_mnist"], 28, 28)
     assert images.test_images.shape == (10000, 28, 28)
     np.testing.assert_array_equal(np.bincount(images.train_labels), [6000] * 10)
     np.testing.assert_array_equal(np.bincount(images.test_labels), [1000] * 10)

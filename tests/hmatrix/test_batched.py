@@ -1,5 +1,8 @@
 """The batched product in torch against the native one, on the CPU."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +28,9 @@ def generator():
 
 
 def batched(A):
-    return BatchedProduct.of(A, torch.device("cpu"))
+    product = BatchedProduct.of(A, torch.device("cpu"))
+    term = None if A.diagonal_term is None else torch.from_numpy(A.diagonal_term.astype(A.computed))
+    return lambda x: product(x, term, A.dtype)
 
 
 def assert_same(found, expected):
@@ -66,7 +71,8 @@ def test_it_is_the_same_to_the_last_bit_every_time(generator):
 
 def test_sums_of_one_color_never_meet(generator):
     A = H2Matrix.from_kernel(generator.random((500, 2)), COVARIANCE, leaf_size=16)
-    for buckets, padding in ((batched(A).near, 500), (batched(A).far, int(A.row_basis.skeleton_start[-1]))):
+    product = BatchedProduct.of(A, torch.device("cpu"))
+    for buckets, padding in ((product.near, 500), (product.far, int(A.row_basis.skeleton_start[-1]))):
         for bucket in buckets:
             rows = bucket.given[bucket.given != padding]
             assert len(rows.unique()) == len(rows)
@@ -86,3 +92,28 @@ def test_tensors_elsewhere_are_multiplied_where_they_are(generator):
         for y in (A @ x, A.product_transposed(x)):
             assert y.device.type == "meta"
             assert y.shape == (300, 2)
+
+
+def test_copies_elsewhere_are_shared_by_matrices_that_differ_in_their_diagonal_and_freed_on_demand(
+    generator, monkeypatch
+):
+    made, real = [], BatchedProduct.of
+
+    def noted(*given):
+        product = real(*given)
+        made.append(weakref.ref(product))
+        return product
+
+    monkeypatch.setattr(BatchedProduct, "of", noted)
+    A = H2Matrix.from_kernel(generator.random((300, 2)), COVARIANCE, leaf_size=16)
+    x = torch.ones(300, device="meta")
+    for B in (A, A.add_diagonal(0.1), A.add_diagonal(np.arange(300.0)).add_diagonal(1.0), A.to("meta")):
+        assert (B @ x).shape == (300,)
+    assert len(made) == 1
+    assert (A.add_diagonal(1.0j) @ x).dtype == torch.complex64
+    assert len(made) == 2
+    A.add_diagonal(2.0).release()
+    gc.collect()
+    assert [copy() for copy in made] == [None, None]
+    assert (A @ x).shape == (300,)
+    assert len(made) == 3

@@ -7,7 +7,9 @@ from devices import BATCHES, Answers, OnOneDevice
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import Weak, kernels
+from pipeline.hmatrix.batched import compression, padding
 from pipeline.hmatrix.batched.build import DeviceSource
+from pipeline.hmatrix.batched.interpolation import interpolate
 from pipeline.hmatrix.batched.kernel import DeviceKernel
 from pipeline.hmatrix.compression import compress_kernel
 from pipeline.hmatrix.skeleton import Sampling
@@ -44,6 +46,46 @@ def test_errors_and_ranks_are_those_of_native_compression(kernel, options):
     )
     difference = np.linalg.norm(batched.to_dense() - native.to_dense())
     assert difference <= 2 * tolerance * np.linalg.norm(native.to_dense())
+
+
+@pytest.mark.parametrize("case", ["symmetric", "nonsymmetric", "weak"])
+def test_rows_of_a_bucket_stay_bounded_when_larger_samples_are_taken(case, monkeypatch):
+    """Ten rows are too few for most boxes, which are sampled again and again."""
+    points, (kernel, options) = np.random.default_rng(1).random((1500, 2)), CASES[case]
+    sizes, real, shared = [], compression.interpolate, Sampling.for_tolerance
+    for module in (compression, padding):
+        monkeypatch.setattr(module, "LARGEST", 2**16)
+    monkeypatch.setattr(
+        compression, "interpolate", lambda M, budget: sizes.append(M.shape) or real(M, budget)
+    )
+    monkeypatch.setattr(Sampling, "for_tolerance", lambda *given: shared(*given, rows=10.0))
+    A = compressed(points, kernel, device=BATCHES, **options)
+    assert len({height for _, height, _ in sizes}) > 5
+    assert max(b for b, _, _ in sizes) > 8
+    assert all(b == 1 or b * height * width <= 2**16 for b, height, width in sizes)
+    assert A.error_estimate() <= 1e-6
+
+
+def test_a_done_matrix_is_not_disturbed_by_others_of_its_bucket():
+    generator = torch.Generator().manual_seed(0)
+    ranks = [0, 1, 5, 20]
+    M = torch.stack(
+        [
+            torch.randn(30, k, generator=generator, dtype=torch.float64)
+            @ torch.randn(k, 20, generator=generator, dtype=torch.float64)
+            for k in ranks
+        ]
+    )
+    together = interpolate(M, 1e-20)
+    np.testing.assert_array_equal(together.rank, ranks)
+    assert float((M - M @ together.P).norm()) <= 1e-10
+    for one, P, turn in zip(M, together.P, together.turn, strict=True):
+        alone = interpolate(one[None], 1e-20)
+        assert torch.equal(alone.turn[0], turn)
+        torch.testing.assert_close(alone.P[0], P)
+        kept = torch.nonzero(turn < 20)[:, 0]
+        torch.testing.assert_close(P[:, kept][kept], torch.eye(len(kept), dtype=torch.float64))
+        assert not P[turn == 20].any()
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 15, 16, 17])

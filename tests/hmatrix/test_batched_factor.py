@@ -8,7 +8,9 @@ from scipy.sparse import csr_array
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import H2Matrix, Strong, Weak, kernels
+from pipeline.hmatrix.batched import compression, elimination, padding
 from pipeline.hmatrix.batched.coloring import colors, within_two_steps
+from pipeline.hmatrix.batched.kernel import DeviceKernel
 from pipeline.hmatrix.correction import is_near
 from pipeline.hmatrix.factor import factorize
 
@@ -158,6 +160,29 @@ def test_what_fails_natively_fails_alike():
     assert relative(B @ factorize(B, device=BATCHES).solve(np.ones(N)), np.ones(N)) <= 1e-2
 
 
+def test_a_pivot_that_the_device_alone_refuses_is_the_least_of_its_block(monkeypatch):
+    X = torch.diag(torch.tensor([4.0, 1.0, 9.0, 1.0], dtype=torch.float64))
+    X[1, 0] = X[0, 1] = 2.0 * (1 - 1e-14)
+    real = torch.linalg.cholesky_ex(X)
+    monkeypatch.setattr(
+        torch.linalg, "cholesky_ex", lambda _: (real.L[None], torch.ones(1, dtype=torch.int32))
+    )
+    with pytest.raises(elimination._BrokenDown) as failure:
+        elimination._cholesky(X[None], torch.tensor([[10, 11, 12, 13]]))
+    assert failure.value.place == 11
+    assert failure.value.pivot == float(real.L[1, 1]) ** 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_pivot_that_fails_is_named_with_its_point(dtype):
+    X = torch.eye(5, dtype=dtype).repeat(3, 1, 1)
+    X[1, 3, 3] = -2.0
+    X[1, 4, 0] = X[1, 0, 4] = 3.0
+    with pytest.raises(elimination._BrokenDown) as failure:
+        elimination._cholesky(X, torch.arange(15).reshape(3, 5))
+    assert (failure.value.place, failure.value.pivot) == (8, -2.0)
+
+
 @pytest.mark.parametrize("kind", ["ldlt", "lu"])
 def test_sparse_corrections_are_eliminated_too(kind):
     points = points_of("square")
@@ -197,6 +222,24 @@ def test_boxes_of_a_color_share_no_near_box_and_every_box_has_one():
     assert len(found) <= 16
     for color in found:
         assert (near[color].sum(axis=0) <= 1).all()
+
+
+@pytest.mark.parametrize("n", [N, 2000])
+def test_entries_are_evaluated_in_bounded_pieces(n, monkeypatch):
+    """What all leaves have between them is kept, but never evaluated at once."""
+    A, sizes, real = compressed(points_of("cube", n), COVARIANCE, 0.1, 1e-6), [], DeviceKernel.__call__
+
+    def noted(self, rows, columns):
+        sizes.append((len(rows), rows.shape[1] * columns.shape[1]))
+        return real(self, rows, columns)
+
+    monkeypatch.setattr(DeviceKernel, "__call__", noted)
+    for module in (padding, compression):
+        monkeypatch.setattr(module, "LARGEST", 2**17)
+    b = right_hand_side(n)
+    assert relative(A @ factorize(A, tolerance=1e-6, device=BATCHES).solve(b), b) <= 1e-3
+    assert sum(count * size for count, size in sizes) > 2**20
+    assert max(count * size for count, size in sizes if count > 1) <= 2**17
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +114,24 @@ def test_roots_multiply_to_the_matrix_and_samples_have_its_covariance():
     # An entry of the sample covariance has standard deviation at most sqrt(2) 1.1 / sqrt(n_samples).
     assert np.abs(covariance - matrix[:50, :50]).max() <= 5 * 1.1 * np.sqrt(2 / n_samples)
     assert F.sample(torch.Generator().manual_seed(0)).shape == (N,)
+
+
+def test_samples_are_drawn_by_generators_of_torch_and_of_numpy():
+    F = compressed(points_of("square", 200), kernels.Matern(), 0.1).factorize()
+    sample = F.sample(np.random.default_rng(0), 3)
+    normal = torch.from_numpy(np.random.default_rng(0).standard_normal((200, 3)))
+    assert torch.equal(sample, F.multiply_root(normal))
+    for wrong in (0, None, np.random):
+        with pytest.raises(TypeError, match=r"sample wants a generator, such as torch\.Generator"):
+            F.sample(wrong)
+
+
+def test_entries_that_are_nan_past_every_check_are_named_by_the_factorization():
+    A = compressed(points_of("square", 100), kernels.Matern(), 0.1)
+    A = replace(A, kernel=float("nan") * kernels.Matern())
+    for kind in ("lu", "cholesky"):
+        with pytest.raises(ConvergenceError, match=r"met the pivot nan .* entries there are NaN"):
+            A.factorize(kind=kind)
 
 
 def test_duplicates_without_a_nugget_name_the_pivot_and_what_to_do():

@@ -6,6 +6,8 @@ import torch
 
 from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix import H2Matrix, Strong, Weak, kernels
+from pipeline.hmatrix.entries import length_scales
+from pipeline.hmatrix.kernels import Swapped
 
 N = 1100
 
@@ -262,6 +264,9 @@ def test_a_level_table_is_logged(caplog):
         ({"diagonal": np.nan}, "NaN"),
         ({"points": np.array([[0.0, np.nan]])}, "point 0"),
         ({"points": np.array([[0.0, 1.0], [np.inf, 0.0]])}, "point 1"),
+        ({"points": np.array([[0.0, 1.0], [1e200, 0.0]])}, "beyond 1e\\+150"),
+        ({"admissibility": "hss"}, r'wants Strong\(\), Weak\(\), "strong", "weak" or None, not \'hss\''),
+        ({"admissibility": Weak}, "admissibility wants"),
     ],
 )
 def test_unusable_input_is_one_clear_sentence(change, message):
@@ -279,12 +284,64 @@ def test_unusable_input_is_one_clear_sentence(change, message):
         ({"sources": np.zeros((5, 3))}, "coordinates"),
         ({"sources": np.zeros((5, 2)), "diagonal": 1.0}, "rectangular"),
         ({"leaf_size": 0}, "leaf_size"),
+        (
+            {"kernel": kernels.Custom(lambda x, y: torch.ones(3))},
+            r"gave shape \(3,\) where \(25, 25\) was wanted",
+        ),
+        ({"kernel": kernels.Custom(lambda x, y: 1j * torch.cdist(x, y))}, r"is_complex=True"),
+        (
+            {"kernel": kernels.Custom(lambda x, y: torch.cdist(x, y) * x[:, :1], symmetric=True)},
+            r"k\(x, y\) differs from k\(y, x\)",
+        ),
     ],
 )
 def test_wrong_shapes_are_programming_mistakes(change, message):
     arguments = {"points": np.random.default_rng(0).random((50, 2)), "kernel": kernels.Matern()} | change
     with pytest.raises(ValueError, match=message):
         H2Matrix.from_kernel(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tolerance": "tight"}, "tolerance wants a number between 0 and 1, such as 1e-6, not 'tight'"),
+        ({"tolerance": None}, "tolerance wants a number"),
+        ({"diagonal": "nugget"}, "diagonal wants numbers, not 'nugget'"),
+        ({"points": np.array([["a", "b"]])}, "points wants real numbers"),
+        ({"leaf_size": "a"}, "leaf_size wants a whole number, not 'a'"),
+        (
+            {"kernel": kernels.Custom(lambda x, y: np.ones((len(x), len(y))))},
+            "return a tensor, and gave ndarray",
+        ),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name(change, message):
+    arguments = {"points": np.random.default_rng(0).random((50, 2)), "kernel": kernels.Matern()} | change
+    with pytest.raises(TypeError, match=message):
+        H2Matrix.from_kernel(**arguments)
+
+
+def test_no_diagonal_and_names_of_admissibilities_are_taken():
+    points = np.random.default_rng(0).random((300, 2))
+    for name, rule in (("weak", Weak()), ("strong", Strong())):
+        A = H2Matrix.from_kernel(points, kernels.Matern(), diagonal=None, admissibility=name, leaf_size=16)
+        B = H2Matrix.from_kernel(points, kernels.Matern(), admissibility=rule, leaf_size=16)
+        assert A.admissibility == rule
+        np.testing.assert_array_equal(A.to_dense(), B.to_dense())
+        assert A.add_diagonal(None) is A
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_tensors_are_points_diagonals_and_vectors(dtype):
+    points = torch.rand(200, 2, generator=torch.Generator().manual_seed(0)).to(dtype)
+    A = H2Matrix.from_kernel(points, kernels.Matern(), diagonal=torch.full((200,), 0.5, dtype=dtype))
+    x = torch.ones(200, dtype=dtype)
+    y = A @ x
+    assert y.dtype == torch.float32
+    torch.testing.assert_close(y, A @ x.float())
+    assert A.factorize().solve(x).dtype == torch.float32
+    x, _ = A.solve(x, 1e-4)
+    torch.testing.assert_close(A @ x, torch.ones(200).to(x.dtype), rtol=0, atol=1e-3)
 
 
 def test_a_vector_of_the_wrong_length_is_refused():
@@ -305,6 +362,7 @@ def test_trees_follow_the_length_scales_of_a_kernel():
     squeezed = H2Matrix.from_kernel(points / scales, kernels.Matern())
     A = H2Matrix.from_kernel(points, 2.0 * kernels.Matern(length_scale=scales))
     assert A.n_bytes == squeezed.n_bytes
+    assert length_scales(Swapped(A.kernel)) == scales
 
 
 def test_a_matrix_without_low_rank_says_so():
@@ -378,8 +436,9 @@ def test_entries_that_are_nan_are_refused():
     kernel = kernels.Custom(
         lambda x, y: torch.where(x[..., :, None, 0] > 0.9, torch.nan, covariance(x, y)), symmetric=True
     )
-    with pytest.raises(ConvergenceError, match="NaN"):
-        H2Matrix.from_kernel(np.random.default_rng(0).random((300, 2)), kernel, leaf_size=16)
+    for n in (300, 20):  # with far blocks, and dense
+        with pytest.raises(ConvergenceError, match="NaN"):
+            H2Matrix.from_kernel(np.random.default_rng(0).random((n, 2)), kernel, leaf_size=16)
 
 
 def test_right_hand_sides_may_be_views():
@@ -398,3 +457,16 @@ def test_what_is_no_kernel_or_no_vector_is_refused_by_name():
     for wrong in (["a"] * 50, [None] * 50):
         with pytest.raises(TypeError, match=r"the product wants numbers in an array or a tensor, not list"):
             matrix @ wrong
+
+
+def test_what_solves_is_checked_before_anything_is_solved():
+    A = H2Matrix.from_kernel(np.random.default_rng(0).random((50, 2)), kernels.Matern(), diagonal=1.0)
+    b = np.ones(50)
+    with pytest.raises(TypeError, match=r"factorization wants what A\.factorize\(\) returns, not H2Matrix"):
+        A.solve(b, factorization=A)
+    with pytest.raises(ValueError, match="max_iterations must be at least 1, not 0"):
+        A.solve(b, max_iterations=0)
+    with pytest.raises(TypeError, match="max_iterations wants a whole number"):
+        A.solve(b, max_iterations="many")
+    with pytest.raises(ValueError, match="finite factors, not nan"):
+        np.nan * A

@@ -219,3 +219,22 @@ def test_kernels_refuse_points_that_do_not_fit(points):
         Matern(length_scale=(1.0, 2.0))(points, points)
     with pytest.raises(ValueError, match="not in 1 dimensions"):
         LaplaceSingleLayer()(points[:, :1], points[:, :1])
+
+
+def test_parameters_that_are_no_numbers_are_refused_by_name():
+    for parameters in (
+        {"length_scale": "long"},
+        {"length_scale": None},
+        {"nu": "half"},
+        {"length_scale": ["a"]},
+    ):
+        with pytest.raises(TypeError, match=f"{next(iter(parameters))} wants a positive number, not"):
+            Matern(**parameters)
+    with pytest.raises(TypeError, match="function wants a function of two point tensors, not None"):
+        Custom(None)
+
+
+def test_parameters_may_be_numpys_and_are_stored_as_plain_numbers():
+    kernel = Matern(length_scale=np.array([1, 2]), variance=np.float32(0.5))
+    assert kernel.length_scale == (1, 2)
+    assert kernels.from_dict(json.loads(json.dumps((np.float32(2.0) * kernel).to_dict()))) == 2.0 * kernel

@@ -7,6 +7,7 @@ SCRIPT = """
 import sys
 import torch
 from pipeline.runtime.mpi import MpiCommunicator
+from pipeline.runtime.node_group import process_group
 from pipeline.runtime.torch_group import torch_group
 
 def check(comm, *dtypes):
@@ -31,15 +32,16 @@ def check(comm, *dtypes):
 
 assert MpiCommunicator().size == int(sys.argv[1])
 check(MpiCommunicator())
-with torch_group(torch.device("cpu"), MpiCommunicator()) as group:
-    check(group, torch.bfloat16)
-    for n in (1, 500_000):
-        trained = torch.ones(n, requires_grad=True)
-        group.all_reduce(trained)
-        group.reduce(trained, 0)
-        assert group.rank > 0 or (trained == group.size**2).all()
-        assert trained.is_leaf and trained.requires_grad
-    assert group.size == int(sys.argv[1])
+for opened in (torch_group, process_group):
+    with opened(torch.device("cpu"), MpiCommunicator()) as group:
+        check(group, torch.bfloat16)
+        for n in (1, 500_000):
+            trained = torch.ones(n, requires_grad=True)
+            group.all_reduce(trained)
+            group.reduce(trained, 0)
+            assert group.rank > 0 or (trained == group.size**2).all()
+            assert trained.is_leaf and trained.requires_grad
+        assert group.size == int(sys.argv[1])
 if MpiCommunicator().rank == 0:
     print("agreed")
 """
@@ -47,7 +49,7 @@ if MpiCommunicator().rank == 0:
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("n_processes", [1, 3])
-def test_mpi_and_torch_groups_do_the_same_collectives(n_processes, tmp_path):
+def test_all_groups_of_real_processes_do_the_same_collectives(n_processes, tmp_path):
     script = tmp_path / "collectives.py"
     script.write_text(SCRIPT)
     done = subprocess.run(

@@ -9,6 +9,7 @@ import sys
 import torch
 from pipeline.models import build_model
 from pipeline.runtime.mpi import MpiCommunicator
+from pipeline.runtime.node_group import process_group
 from pipeline.runtime.torch_group import torch_group
 from pipeline.training import KFACSettings, Recipe, Samples, train
 from pipeline.training.smoothing import Mixup, WeightNoise
@@ -20,7 +21,8 @@ training, validation = Samples(images[:70], labels[:70]), Samples(images[70:], l
 model = build_model("cnn", input_shape=(1, 8, 8), n_classes=10, generator=generator, batch_norm=True)
 recipe = Recipe("kfac", lr=0.1, batch_size=35, epochs=10, micro_batch=9, kfac=KFACSettings(),
                 smoothing=(Mixup(0.4), WeightNoise(0.3)))
-with torch_group(torch.device("cpu"), MpiCommunicator()) as group:
+opened = {"torch": torch_group, "memory": process_group}[sys.argv[3]]
+with opened(torch.device("cpu"), MpiCommunicator()) as group:
     history = train(model, recipe, training, validation, seed=5, communicator=group)
     assert history[-1].steps == 20
     weights = torch.cat([tensor.double().flatten() for tensor in model.state_dict().values()])
@@ -32,10 +34,10 @@ with torch_group(torch.device("cpu"), MpiCommunicator()) as group:
 """
 
 
-def trained_weights(n_processes, folder):
+def trained_weights(n_processes, folder, messages="memory"):
     script, result = folder / "training.py", folder / f"weights{n_processes}.pt"
     script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "mpi4py", str(script), str(n_processes), str(result)]
+    command = [sys.executable, "-m", "mpi4py", str(script), str(n_processes), str(result), messages]
     done = subprocess.run(
         ["mpiexec", "-n", str(n_processes), *command],
         capture_output=True,
@@ -50,6 +52,6 @@ def trained_weights(n_processes, folder):
 @pytest.mark.mpi
 def test_real_processes_train_the_same_network_as_one(tmp_path):
     alone = trained_weights(1, tmp_path)
-    for n_processes in (2, 3):
-        together = trained_weights(n_processes, tmp_path)
+    for n_processes, messages in ((2, "memory"), (3, "memory"), (2, "torch"), (3, "torch")):
+        together = trained_weights(n_processes, tmp_path, messages)
         assert (together - alone).norm() <= 1e-5 * alone.norm()

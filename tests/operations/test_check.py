@@ -1,8 +1,10 @@
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.__main__ import main
 
@@ -52,6 +54,11 @@ def test_a_file_that_is_no_study_is_one_line(checkout, content, words, capsys):
     assert words in refused(capsys)
 
 
+def test_what_a_study_asks_for_is_counted(checkout, capsys):
+    assert main(["check", "tiny"]) == 0
+    assert "8 trainings, 1 conversion, 3 matrices, 17 specs: all right" in capsys.readouterr().out
+
+
 def test_the_report_lies_in_the_folder_that_the_study_names(checkout, capsys):
     shutil.copy("config/tiny.yaml", "config/mine.yaml")
     assert main(["check", "mine", "--report"]) == 0
@@ -80,6 +87,35 @@ def test_a_missing_study_names_those_that_there_are(checkout, capsys):
 def test_outside_of_a_checkout_it_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert "not a checkout" in refused(capsys, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "words"),
+    [
+        ("gone.models:net", {}, "can't be imported (No module named 'gone')"),
+        ("broken:net", {}, "can't be imported (it broke)"),
+        ("mine:gone", {}, "can't be imported (module 'mine' has no attribute 'gone')"),
+        ("mine:number", {}, "is no function or class that could be called, but int"),
+        ("mine:net", {"depth": 3}, "model.options (got an unexpected keyword argument 'depth')"),
+    ],
+)
+def test_a_network_that_cannot_be_had_is_told(checkout, monkeypatch, capsys, path, options, words):
+    monkeypatch.syspath_prepend(checkout)
+    for name in ("mine", "broken"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    Path("broken.py").write_text("raise RuntimeError('it broke')\n")
+    Path("mine.py").write_text("number = 1\ndef net(num_classes, width=1): ...\n")
+    study = yaml.safe_load(Path("config/tiny.yaml").read_text())
+
+    def write(model):
+        Path("mine.yaml").write_text(yaml.safe_dump(study | {"model": {"name": "imported", **model}}))
+
+    write({"path": path, "options": options})
+    line = refused(capsys)
+    assert line.startswith(f"error: model.path: '{path}' ")
+    assert words in line
+    write({"path": "mine:net", "options": {"width": 2}})
+    assert main(["check", "mine.yaml"]) == 0
 
 
 def test_what_is_in_the_way_of_results_is_named(checkout, capsys):

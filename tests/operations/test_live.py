@@ -203,8 +203,112 @@ EVENTS = [
 ]
 
 
-def test_without_a_terminal_it_leaves_everything_to_snakemakes_own_lines(capsys):
-    handler = LogHandler(MockOutputSettings(), None)
+CLOSING = "1 of 2 jobs done, 1 failed (train b). Mend what is said above, then run the same command again."
+
+
+@pytest.fixture
+def asked(monkeypatch, capsys):
+    """What Snakemake asks of a logger when nobody asked for anything; no terminal."""
+    monkeypatch.delenv(SCREEN, raising=False)
+    asked = MockOutputSettings()
+    asked.printshellcmds = False
+    return asked
+
+
+def lines_of(handler, records, capsys):
+    """What it says, without the time of day."""
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for record in records:
+        handler.emit(record)
+    handler.close()
+    assert SCREEN not in os.environ
+    return [re.sub(r"^\d\d:\d\d:\d\d  ", "", line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_without_a_terminal_each_job_has_a_line_when_it_starts_and_one_when_it_ends(asked, capsys):
+    handler = LogHandler(asked, None)
+    assert handler.writes_to_stream
+    assert lines_of(handler, EVENTS, capsys) == [
+        "2 jobs to do: 2 train",
+        "train a: started",
+        "train b: started",
+        "train a: done in 0 s, 1 of 2 jobs",
+        "Error in rule train, job 2 (log gone.txt)",
+        "something broke",
+        "[red]beware",
+        f"s: {CLOSING}",
+    ]
+
+
+def test_a_job_that_is_done_tells_what_it_said_last_and_a_frozen_spec_nothing(asked, capsys, tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text("first\na: accuracy 0.9\n")
+    told = {"wildcards": {"study": "s", "run": "a"}, "log": [str(log)], "local": True}
+    said = lines_of(
+        LogHandler(asked, None),
+        [
+            event(None, msg="Building DAG of jobs..."),
+            event(LogEvent.RUN_INFO, stats={"train": 1, "freeze_spec": 1, "all": 1, "total": 3}),
+            event(None, msg="Select jobs to execute..."),
+            event(LogEvent.JOB_STARTED, jobs=[1, 2]),
+            event(LogEvent.JOB_INFO, jobid=1, rule_name="freeze_spec", **told),
+            event(LogEvent.JOB_INFO, jobid=2, rule_name="train", **told),
+            event(LogEvent.JOB_FINISHED, job_id=1),
+            event(None, msg="Trying to restart job 2."),
+            event(LogEvent.JOB_FINISHED, job_id=2),
+            event(None, msg="Complete log(s): x"),
+        ],
+        capsys,
+    )
+    assert said == [
+        "2 jobs to do: 1 freeze_spec, 1 train",
+        "train a: started",
+        "Trying to restart job 2.",
+        "train a: done in 0 s, 2 of 2 jobs; accuracy 0.9",
+        "s: 2 of 2 jobs done in 0 s",
+    ]
+
+
+def test_jobs_of_a_cluster_are_submitted_and_keep_what_they_say_in_its_logs(asked, capsys):
+    handler = LogHandler(asked, None)
+    handler.emit(event(LogEvent.RESOURCES_INFO, nodes=100))
+    handler.emit(EVENTS[0])
+    assert SCREEN not in os.environ
+    assert lines_of(handler, EVENTS[1:3], capsys)[1] == "train a: submitted"
+
+
+def test_a_run_of_no_study_has_no_name_at_its_end(asked, capsys):
+    done = event(LogEvent.JOB_FINISHED, job_id=1)
+    records = [event(LogEvent.RUN_INFO, stats={"clean": 1, "total": 1}), EVENTS[1], done]
+    assert lines_of(LogHandler(asked, None), records, capsys)[-1] == "1 of 1 job done in 0 s"
+
+
+def test_an_interrupt_is_one_line_whatever_the_jobs_die_of(asked, capsys):
+    interrupt = event(None, msg="Terminating processes on user request, this might take some time.")
+    failures = [
+        event(LogEvent.JOB_ERROR, logging.ERROR, jobid=2, rule_name="train", log=["gone.txt"]),
+        event(LogEvent.ERROR, logging.ERROR, "CalledProcessError: exit 75", exception="X"),
+    ]
+    assert lines_of(LogHandler(asked, None), [*EVENTS[:5], interrupt, *failures], capsys)[-1:] == [
+        "s: 1 of 2 jobs done when it was interrupted. Run the same command again to go on; trainings go on from "
+        "their last checkpoint."
+    ]
+
+
+def test_what_is_said_before_anything_is_planned_is_kept(asked, capsys):
+    for said in ("Nothing to be done (all requested files are present and up to date).", "Report created: x"):
+        assert lines_of(LogHandler(asked, None), [event(None, msg=said)], capsys) == [said]
+
+
+@pytest.mark.parametrize("option", ["dryrun", "verbose", "printshellcmds", "debug_dag", "quiet", "mode"])
+def test_snakemakes_own_lines_stay_where_they_are_asked_for_and_inside_of_a_job(
+    asked, capsys, monkeypatch, option
+):
+    if option == "mode":
+        monkeypatch.setattr(sys, "argv", [*sys.argv, "--mode", "remote"])
+    else:
+        setattr(asked, option, ["all"] if option == "quiet" else True)
+    handler = LogHandler(asked, None)
     assert not handler.writes_to_stream
     for record in EVENTS:
         handler.emit(record)
@@ -247,4 +351,5 @@ def test_on_a_terminal_every_event_is_drawn_and_errors_stay(monkeypatch):
     assert "Error in rule train, job 2 (log gone.txt)" in text
     assert "something broke" in text
     assert "[red]beware" in text
-    assert "s  1 of 2 jobs done, 0 running, 1 failed" in text.splitlines()[-2]
+    assert "s  1 of 2 jobs done, 0 running, 1 failed" in text.splitlines()[-3]
+    assert text.splitlines()[-1] == f"s: {CLOSING}"

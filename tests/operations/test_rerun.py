@@ -15,6 +15,9 @@ from pipeline.operations import leftovers, rerun
 from pipeline.operations.past_reports import keep_report, past_reports
 from pipeline.operations.studies import find_profile
 
+# A job that says that it runs and then waits for the end of its input.
+WAITS = "import sys; print(flush=True); sys.stdin.read()"
+
 
 @pytest.fixture
 def snakemake(checkout, monkeypatch):
@@ -43,7 +46,7 @@ def test_a_rerun_tells_jobs_and_figures_remembers_them_and_keeps_the_report(snak
     report = write("report", kind="report")
     changes = [{"verdict": "worse"}, {"verdict": "better"}]
     report.with_name("metrics.json").write_text(json.dumps({"history": {"n_figures": 9, "changes": changes}}))
-    snakemake("echo '2 of 3 steps (66%) done'; echo '3 of 3 steps (100%) done'")
+    snakemake("echo '1 of 2 jobs'; echo 'tiny: 2 of 2 jobs done in 4 s'")
     line = line_of(capsys, 0)
     assert line.startswith("rerun tiny: rerun, 2 jobs in ")
     assert "2 figures beyond the noise of past runs (1 worse); report results/tiny/report/index.html" in line
@@ -52,7 +55,7 @@ def test_a_rerun_tells_jobs_and_figures_remembers_them_and_keeps_the_report(snak
 
 
 def test_a_failure_names_the_rule_the_reason_and_the_log_and_exits_1(snakemake, capsys):
-    snakemake("echo 'error: cuda was asked for'; echo 'Error in rule train:'; exit 1")
+    snakemake("echo 'Error in rule train, job 2 (log a)'; echo '    error: cuda was asked for'; exit 1")
     line = line_of(capsys, 1)
     assert "failed after 0 s in train: cuda was asked for; log results/tiny/logs/rerun/" in line
     assert "Error in rule train" in Path(line.rpartition("log ")[2]).read_text()
@@ -94,13 +97,30 @@ def test_jobs_of_a_former_start_are_waited_for(snakemake, checkout, monkeypatch,
     assert "Slurm still has jobs of this checkout (17, 18); nothing was started" in line_of(capsys, 1)
     monkeypatch.setattr(leftovers, "jobs_of", lambda _folder: [])
     words = ["pipeline", "train", "--output", "x"]
-    job = subprocess.Popen([sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", *words],
+    job = subprocess.Popen([sys.executable, "-c", WAITS, *words],
                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
     with job:
         job.stdout.readline()
-        assert f"still run here (processes {job.pid})" in line_of(capsys, 1)
+        assert (
+            f"still run here: x (process {job.pid}); wait until it ends, or end it: kill {job.pid}; n"
+            in line_of(capsys, 1)
+        )
     assert not (checkout / "started").exists()
     assert line_of(capsys, 0)
+
+
+def test_of_a_job_that_still_runs_the_launcher_is_named_and_what_it_makes(checkout):
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WAITS!r}, *sys.argv[1:]])"
+    words = ["pipeline", "train", "--output", "results/tiny/train/sgd/seed0/manifest.json"]
+    command = [sys.executable, "-c", launcher, *words]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as job:
+        job.stdout.readline()
+        assert leftovers.local_jobs(checkout) == {job.pid: "results/tiny/train/sgd/seed0"}
+        assert leftovers.in_words({7: "a", 5: "b"}) == (
+            "b (process 5), a (process 7); wait until they end, or end them: kill 5 7"
+        )
+        job.stdin.close()
+    assert leftovers.local_jobs(checkout) == {}
 
 
 def test_ending_a_rerun_ends_what_it_started(snakemake, checkout):

@@ -51,6 +51,12 @@ def test_panels_and_quadrature_points_are_told_apart(matrix):
     assert texts(matrix)["Points"] == "6,912 panels, 20,736 quadrature points · cube · 3-D"
 
 
+def test_a_kernel_without_parameters_is_its_name(matrix):
+    matrix["kernel"] = "LaplaceSingleLayer()"
+    facts = {fact.name: fact.text for fact in matrix_facts(matrix | {"nugget": 0.0})}
+    assert facts["Kernel"] == "LaplaceSingleLayer"
+
+
 def test_the_nugget_stands_beside_the_kernel_when_there_is_one(matrix):
     matrix["kernel"] = "Matern(length_scale=0.09193951824327745, variance=1.5e-07, nu=0.5)"
     assert texts(matrix)["Kernel"] == "Matern(length_scale=0.09194, variance=1.5e-07, nu=0.5)"
@@ -93,7 +99,7 @@ def test_provenance_reads_as_a_person_would_write_it():
     }
     facts = provenance_facts(found | {"dirty": False, "versions": {"torch": "2.13"}})
     assert [(fact.name, fact.text) for fact in facts[:-1]] == [
-        ("Date", "23 Nov 2026, 01:01 UTC"), ("CPU", "EPYC"), ("Dirty", "no"), ("Versions", "torch 2.13"),
+        ("Date", "23 Nov 2026, 01:01 UTC"), ("CPU", "EPYC"), ("Uncommitted changes", "no"), ("Versions", "torch 2.13"),
     ]  # fmt: skip
     assert (facts[-1].name, facts[-1].form) == ("Command", "line")
 

@@ -66,7 +66,7 @@ def test_the_commits_between_two_are_told_newest_first(repository):
     ("name", "dirty"),
     [
         ("src/pipeline/new.py", True),
-        ("config/new.yaml", True),
+        ("config/new.yaml", False),
         ("notes.txt", False),
         ("src/ignored.pyc", False),
     ],
@@ -77,3 +77,13 @@ def test_a_new_file_of_the_code_makes_a_checkout_dirty(repository, tmp_path, nam
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("")
     assert is_dirty() is dirty
+
+
+def test_a_changed_study_makes_a_checkout_dirty(repository, tmp_path):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/old.yaml").write_text("")
+    module._git("add", "config")
+    module._git("commit", "-q", "-m", "a study")
+    assert is_dirty() is False
+    (tmp_path / "config/old.yaml").write_text("study: old")
+    assert is_dirty() is True

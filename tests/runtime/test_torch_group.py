@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 
 from pipeline.errors import ConfigError, ProcessLostError
+from pipeline.runtime.members import Member
 from pipeline.runtime.torch_group import (
     INTERFACE,
     MOST_GATHERED,
-    Member,
     TorchGroup,
     backend_for,
     interface_of,

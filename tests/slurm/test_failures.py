@@ -132,7 +132,7 @@ def test_what_ended_with_no_main_process_to_record_it_is_made_again(place, slurm
     main.process.wait()
     wait_until(lambda: not slurm.queue(), "the job to end")
     assert (place.folder / target).exists()
-    assert "1 of 1 steps" in place.start(target).end()
+    assert "1 of 1 job done" in place.start(target).end()
     ends_like_the_undisturbed(place, target)
 
 

@@ -85,6 +85,15 @@ def test_the_spec_of_another_rule_is_one_line(bench, stage, capsys):
     assert "not a spec" in capsys.readouterr().err
 
 
+def test_a_ctrl_c_in_a_stage_without_checkpoints_is_one_line(bench, monkeypatch, capsys):
+    def stop(_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.stages.dataset.run", stop)
+    assert bench.run("dataset", spec=bench.folder / "spec/dataset.json") == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_a_picture_given_as_a_manifest_is_one_line(bench, capsys):
     picture = bench.folder / "picture.png"
     picture.write_bytes(b"\x89PNG\xff")

@@ -249,10 +249,17 @@ def checkpoint_of(network, recipe, training, validation):
     return states[0]
 
 
-@pytest.mark.parametrize("change", [{"lr": 0.06}, {"smoothing": ()}, {"kfac": KFACSettings()}])
-def test_a_checkpoint_of_another_recipe_is_refused(change, small_network, training, validation):
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"lr": 0.06}, rf": lr={RECIPES['kfac_smoothed'].lr} there and lr=0.06 here; delete it"),
+        ({"smoothing": ()}, r": smoothing=.* there and smoothing=\(\) here; delete it"),
+        ({"kfac": KFACSettings()}, ": .* there and .* here; delete it"),
+    ],
+)
+def test_a_checkpoint_of_another_recipe_is_refused(change, told, small_network, training, validation):
     state = checkpoint_of(small_network(), RECIPES["kfac_smoothed"], training, validation)
-    with pytest.raises(ConfigError, match="checkpoint is of another run"):
+    with pytest.raises(ConfigError, match=f"checkpoint is of another run{told}"):
         train(
             small_network(),
             replace(RECIPES["kfac_smoothed"], **change),

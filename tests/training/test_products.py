@@ -51,6 +51,16 @@ def test_products_with_own_transposes_are_symmetric_products(engine, n, n_column
     assert_is_product(product, a, a)
 
 
+@pytest.mark.parametrize("n_columns", [3, 600])
+def test_a_product_is_written_into_a_part_of_a_larger_matrix_and_nowhere_else(engine, n_columns, rng):
+    a = torch.randn(200, n_columns, generator=rng)
+    whole = torch.full((202, 202), 7.0)
+    times_own_transpose(a, out=whole[1:201, 1:201])
+    assert torch.equal(whole[1:201, 1:201], times_own_transpose(a))
+    whole[1:201, 1:201] = 7.0
+    assert bool((whole == 7.0).all())
+
+
 def test_stacks_are_multiplied_one_by_one(engine, rng):
     stack = torch.randn(3, 100, 600, generator=rng)
     for product, a in zip(times_own_transpose(stack), stack, strict=True):

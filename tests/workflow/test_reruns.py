@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -153,30 +154,62 @@ def test_snakemakes_own_report_holds_the_page(finished):
     assert any("<h1>The small study</h1>" in text for text in texts)
 
 
-def test_a_killed_training_goes_on_and_ends_bit_equal(make_workplace, tmp_path, study):
+TRAINING = "results/small/train/curved/seed0/manifest.json"
+LOG = "results/small/logs/train/curved/seed0.txt"
+
+
+def train_for_some_steps(place, study):
+    """Start a training in a session of its own, as a terminal does, and return Snakemake's process after five steps."""
     study["training"]["runs"]["curved"]["epochs"] = 30
-    place = make_workplace(tmp_path)
     place.write_study(study)
-    target = "results/small/train/curved/seed0/manifest.json"
-    often = ("--set-resources", "train:checkpoint_steps=1")
-    process = place.start(target, *often, start_new_session=True)
-    checkpoints = place.folder / "results" / "checkpoints"
+    process = place.start(
+        TRAINING, "--set-resources", "train:checkpoint_steps=1", start_new_session=True,
+        # Tests may have been started with interrupts ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     deadline = time.monotonic() + 120
-    while not any(step_of(head) >= 5 for head in checkpoints.glob("*/checkpoint.json")):
+    heads = "results/checkpoints/*/checkpoint.json"
+    while not any(step_of(head) >= 5 for head in place.folder.glob(heads)):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    return process
+
+
+def test_an_interrupt_is_one_closing_line_and_the_training_leaves_a_checkpoint(
+    make_workplace, tmp_path, study
+):
+    place = make_workplace(tmp_path)
+    process = train_for_some_steps(place, study)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    _, _, rest = output.partition("train curved 0: started\n")
+    assert rest == (
+        "small: 3 of 4 jobs done when it was interrupted. Run the same command again to go on; trainings go on from "
+        "their last checkpoint.\n"
+    )
+    assert re.search(
+        r"^interrupted: .* stopped on request after step \d+ of", place.folder.joinpath(LOG).read_text(), re.M
+    )
+    place.snakemake(TRAINING)
+    assert "goes on at step" in place.folder.joinpath(LOG).read_text()
+
+
+def test_a_killed_training_goes_on_and_ends_bit_equal(make_workplace, tmp_path, study):
+    place = make_workplace(tmp_path)
+    process = train_for_some_steps(place, study)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
     kill_processes_of(place.folder)
-    assert not (place.folder / target).exists()
+    assert not (place.folder / TRAINING).exists()
     place.snakemake("--unlock")
-    output = place.snakemake(target)
-    assert "goes on at step" in output
-    assert not list(checkpoints.glob("*/checkpoint.json"))
+    place.snakemake(TRAINING)
+    assert "goes on at step" in place.folder.joinpath(LOG).read_text()
+    assert not list(place.folder.glob("results/checkpoints/*/checkpoint.json"))
     interrupted = load_file(place.results / "train/curved/seed0/weights.safetensors")
-    place.snakemake("-R", "train", "--until", "train", target)
+    place.snakemake("-R", "train", "--until", "train", TRAINING)
     undisturbed = load_file(place.results / "train/curved/seed0/weights.safetensors")
     assert interrupted.keys() == undisturbed.keys()
     assert all(bool((interrupted[name] == undisturbed[name]).all()) for name in undisturbed)

@@ -13,11 +13,12 @@ from pipeline.operations.main_process import look_back
 from pipeline.runtime.code_digest import code_digest as digest
 
 # Jobs find `python` and `mpiexec` beside the interpreter that runs Snakemake, activated environment or not.
-# The live view sends what jobs say beside their logs elsewhere than to the terminal that it draws on.
+# What jobs say beside their logs goes elsewhere than to a terminal that is drawn on. A Ctrl-C reaches tee as well: it stays,
+# for what a job says when it ends.
 shell.prefix(
     f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
-    'tee() {{ if [ -n "${{PARSIMONY_SCREEN:-}}" ]; then command tee "$@" >"$PARSIMONY_SCREEN"; '
-    'else command tee "$@"; fi; }}; '
+    'tee() {{ if [ -n "${{PARSIMONY_SCREEN:-}}" ]; then command tee -i "$@" >"$PARSIMONY_SCREEN"; '
+    'else command tee -i "$@"; fi; }}; '
 )
 
 try:

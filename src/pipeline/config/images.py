@@ -7,6 +7,10 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.config.section import Count, Section, Seed
 
+#: Images that data sets of a fixed size have to train and to validate on; a folder's are counted when it is read.
+N_IMAGES = {"fashion_mnist": 60_000, "digits": 1_437}
+IMPORT_PATTERN = r"^[\w.]+:\w+$"
+
 
 class ImageData(Section):
     """The images that the networks learn."""
@@ -35,6 +39,23 @@ class ImageData(Section):
                     "{key}: only of a folder of images; {name} brings its own",
                     {"key": key, "name": self.name},
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _as_many_as_there_are(self) -> "ImageData":
+        there = N_IMAGES.get(self.name)
+        if there is not None and self.train_samples + self.validation_samples > there:
+            raise PydanticCustomError(
+                "fit",
+                "train_samples: {train} and {validation} validation_samples are more than the {there} images that "
+                "{name} has for both; lower one of them",
+                {
+                    "train": self.train_samples,
+                    "validation": self.validation_samples,
+                    "there": there,
+                    "name": self.name,
+                },
+            )
         return self
 
 
@@ -88,7 +109,7 @@ class ImportedModel(Section):
     """A network of another library or of one's own."""
 
     name: Literal["imported"] = "imported"
-    path: str = Field(pattern=r"^[\w.]+:\w+$", description="What is called, as package.module:name.")
+    path: str = Field(pattern=IMPORT_PATTERN, description="What is called, as package.module:name.")
     options: dict[str, Any] = Field({}, description="Keyword arguments beside num_classes.")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from pipeline.config.images import IMPORT_PATTERN
 from pipeline.config.section import NAME_PATTERN, SMALLEST
 from pipeline.config.study import Study
 from pipeline.errors import ConfigError
@@ -233,6 +234,8 @@ def _wanted(problem: Any) -> str:
         return "must be text: put it in quotes"
     if kind == "string_pattern_mismatch" and context["pattern"] == NAME_PATTERN:
         return "must be letters, digits, - and _, beginning with a letter or a digit"
+    if kind == "string_pattern_mismatch" and context["pattern"] == IMPORT_PATTERN:
+        return "must be a module and a name in it, such as torchvision.models:resnet18"
     if kind == "model_attributes_type":  # one of several sections
         name = f"{found}, ..." if isinstance(found, str) else "..."
         return f"must be a section with a name, such as {{name: {name}}}"

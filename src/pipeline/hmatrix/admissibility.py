@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import ConfigError
 from pipeline.hmatrix.cluster import ClusterTree, Ints
 
 
@@ -43,6 +44,17 @@ class Weak:
 
 
 Admissibility = Strong | Weak
+
+ADMISSIBILITIES: dict[str, type[Strong] | type[Weak]] = {rule.name: rule for rule in (Strong, Weak)}
+
+
+def as_admissibility(rule: Admissibility | str | None) -> Admissibility | None:
+    """Return a rule, or the one of this name with its defaults, or None where the points shall decide."""
+    if rule is None or isinstance(rule, Strong | Weak):
+        return rule
+    if rule not in ADMISSIBILITIES:
+        raise ConfigError(f'admissibility wants Strong(), Weak(), "strong", "weak" or None, not {rule!r}')
+    return ADMISSIBILITIES[rule]()
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from pipeline.hmatrix.admissibility import (
     Lists,
     Strong,
     Weak,
+    as_admissibility,
     interactions,
     pairs_of,
 )
@@ -27,7 +28,7 @@ from pipeline.hmatrix.batched.kernel import DeviceKernel
 from pipeline.hmatrix.batched.padding import to_device, to_host
 from pipeline.hmatrix.blocks import Blocks, Places, coupling_blocks, evaluate_blocks, near_blocks
 from pipeline.hmatrix.cluster import ClusterTree, Ints, build_tree, n_halvings, whole_levels
-from pipeline.hmatrix.entries import kernel_matrix, length_scales
+from pipeline.hmatrix.entries import kernel_matrix, length_scales, program
 from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.inputs import (
     CPU,
@@ -35,6 +36,8 @@ from pipeline.hmatrix.inputs import (
     as_diagonal,
     as_points,
     dtype_of,
+    require_block,
+    require_count,
     require_nugget,
     require_tolerance,
     torch_dtype,
@@ -51,6 +54,7 @@ _SINGLE_HOLDS = 1e-25, 1e35  # norms of matrices whose entries single precision 
 _CROWDED = 0.4  # share of near leaf pairs from which strong admissibility has lost its point
 _SPACE = 3  # coordinates up to which near boxes are boundedly many, whatever their share in a small matrix
 _SMALL = 2048  # points of a crowded matrix that is rather kept dense
+_TRIED = 32  # points, of a kernel of the user's own
 _ATTEMPTS = 5
 _LEAF = 64  # points: of the order of a leaf's rank at tolerance 1e-6
 _SHARE = 0.35  # of the tolerance, asked of the sampled far field: what was not sampled errs more
@@ -62,11 +66,11 @@ def compress_kernel(
     points: "NDArray[Any] | Tensor",
     kernel: Kernel,
     *,
-    diagonal: "complex | NDArray[Any] | Tensor",
+    diagonal: "complex | NDArray[Any] | Tensor | None",
     tolerance: float,
     sources: "NDArray[Any] | Tensor | None",
     leaf_size: int | None,
-    admissibility: Admissibility | None,
+    admissibility: Admissibility | str | None,
     progress: Progress | None = None,
     device: torch.device | None = None,
 ) -> H2Matrix:
@@ -77,8 +81,8 @@ def compress_kernel(
     if device is None and isinstance(points, Tensor) and points.device.type != "cpu":
         device = points.device
     require_tolerance(tolerance)
-    if leaf_size is not None and leaf_size < 1:
-        raise ValueError(f"leaf_size must be at least 1, not {leaf_size}")
+    if leaf_size is not None:
+        require_count(leaf_size, "leaf_size")
     targets = as_points(points, "points")
     others = None if sources is None else as_points(sources, "sources")
     if others is not None and others.shape[1] != targets.shape[1]:
@@ -91,11 +95,16 @@ def compress_kernel(
     if kernel.positive_definite and not kernel.singular:
         require_nugget(term)
 
-    rows, columns, admissibility, lists, notes = _divide(kernel, targets, others, leaf_size, admissibility)
+    if len(targets) and not program(kernel, targets.shape[1]):
+        few = targets[:: -(-len(targets) // _TRIED)].astype(np.float64)
+        require_block(kernel, to_device(few, device or CPU))
+    rows, columns, rule, lists, notes = _divide(
+        kernel, targets, others, leaf_size, as_admissibility(admissibility)
+    )
     dtype = dtype_of(targets, is_complex=kernel.is_complex or (term is not None and term.dtype.kind == "c"))
     with one_blas_thread():
         return _compress(
-            kernel, rows, columns, admissibility, lists, tolerance, dtype,
+            kernel, rows, columns, rule, lists, tolerance, dtype,
             None if term is None else term[rows.permutation], notes, progress, device,
         )  # fmt: skip
 
@@ -209,14 +218,11 @@ def _compress(
             mirrored, term, kernel, tolerance, norm, admissibility, lists, dtype, notes, device=device or CPU,
         )  # fmt: skip
         if len(far_pairs[0]) == 0:
+            _require_finite(np.abs(near.values).max(initial=0.0))
             break
         reached = sampled_error(result, seed=attempt + 1, n_vectors=8)
         logger.info("checked on exact rows: relative error %.1e (wanted %.0e)", reached, tolerance)
-        if not math.isfinite(reached):
-            raise ConvergenceError(
-                "the kernel's entries are NaN or infinite, or so large that their squares are; look at what it gives "
-                "between points that are equal or far apart"
-            )
+        _require_finite(reached)
         if reached <= tolerance:
             break
         shrink = max(0.3 * tolerance / reached, 1e-3)
@@ -233,6 +239,15 @@ def _compress(
         result = replace(result, notes=(*notes, note))
     log_levels(result)
     return result
+
+
+def _require_finite(value: float) -> None:
+    """Raise unless what was computed of a kernel's entries is a number."""
+    if not math.isfinite(value):
+        raise ConvergenceError(
+            "the kernel's entries are NaN or infinite, or so large that their squares are; look at what it gives "
+            "between points that are equal or far apart"
+        )
 
 
 class _Source(Protocol):

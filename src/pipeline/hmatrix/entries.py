@@ -25,6 +25,7 @@ from pipeline.hmatrix.kernels import (
     Scaled,
     SquaredExponential,
     Sum,
+    Swapped,
     Yukawa,
 )
 
@@ -94,7 +95,7 @@ def _combined(kernel: Sum | Product, dimension: int) -> list[Step]:
 
 def length_scales(kernel: Kernel) -> tuple[float, ...] | None:
     """Return a kernel's length scale in each coordinate, the least of its terms', or None if it knows no direction."""
-    if isinstance(kernel, Scaled):
+    if isinstance(kernel, Scaled | Swapped):
         return length_scales(kernel.kernel)
     if isinstance(kernel, Sum | Product):
         found = [scales for scales in map(length_scales, kernel.terms) if scales is not None]

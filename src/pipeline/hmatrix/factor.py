@@ -12,6 +12,7 @@ References:
 """
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -132,10 +133,21 @@ class Factorization:
             raise ValueError(f"a root is that of a Cholesky factorization, not of {self.kind}")
         return self._act(z, _MULTIPLY_ROOT, "multiply_root")
 
-    def sample(self, generator: torch.Generator, n_samples: int | None = None) -> torch.Tensor:
+    def sample(
+        self, generator: torch.Generator | np.random.Generator, n_samples: int | None = None
+    ) -> torch.Tensor:
         """Draw from the normal distribution of covariance A: shape (n,), or (n, n_samples)."""
+        if not isinstance(generator, torch.Generator | np.random.Generator):
+            raise TypeError(
+                f"sample wants a generator, such as torch.Generator().manual_seed(0) or numpy.random.default_rng(0), "
+                f"not {generator!r}"
+            )
         shape = (len(self.permutation),) if n_samples is None else (len(self.permutation), n_samples)
-        normal = torch.randn(*shape, generator=generator, device=generator.device, dtype=torch.float64)
+        normal = (
+            torch.from_numpy(generator.standard_normal(shape))
+            if isinstance(generator, np.random.Generator)
+            else torch.randn(*shape, generator=generator, device=generator.device, dtype=torch.float64)
+        )
         return self.multiply_root(normal.to(self.device))
 
     def slogdet(self) -> tuple[complex, float]:
@@ -349,6 +361,11 @@ def _tightened(asked: float, used: float) -> str:
 def _failed(A: H2Matrix, kind: str, failure: tuple[int, int, float]) -> ConvergenceError:
     level, place, pivot = failure
     where = f"at point {A.rows.permutation[place]} on level {level}"
+    if not math.isfinite(pivot):
+        return ConvergenceError(
+            f"{kind} met the pivot {pivot} {where}: the kernel's entries there are NaN or infinite; look at what it "
+            "gives between points that are equal or far apart"
+        )
     if kind == "cholesky":
         return ConvergenceError(
             f"Cholesky met the pivot {pivot:.2e} {where}, so the matrix is not positive definite to working accuracy; "

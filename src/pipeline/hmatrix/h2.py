@@ -57,7 +57,7 @@ class H2Matrix:
         notes: What the caller should know of how it was built.
         correction: Sparse entries, in tree order, that near blocks hold beyond the kernel's; see `correction.py`.
         device: Where the matrix is factorized: that of the points. Products run where the vectors are. Arrays are kept
-            in the host's memory, those of products also on each device that multiplied them.
+            in the host's memory, those of products also on each device that multiplied them, until `release`.
     """
 
     rows: ClusterTree
@@ -87,11 +87,11 @@ class H2Matrix:
         points: "NDArray[Any] | Tensor",
         kernel: Kernel,
         *,
-        diagonal: "complex | NDArray[Any] | Tensor" = 0.0,
+        diagonal: "complex | NDArray[Any] | Tensor | None" = None,
         tolerance: float = 1e-6,
         sources: "NDArray[Any] | Tensor | None" = None,
         leaf_size: int | None = None,
-        admissibility: Admissibility | None = None,
+        admissibility: Admissibility | str | None = None,
         progress: Progress | None = None,
     ) -> "H2Matrix":
         """Compress the matrix k(points[i], points[j]) + diagonal, or k(points[i], sources[j]).
@@ -104,11 +104,12 @@ class H2Matrix:
             tolerance: Relative 2-norm error of a product with random vectors, which sampled exact rows check.
             sources: Shape (m, d), for a rectangular matrix.
             leaf_size: Most points in a leaf; by default 64, or about so many where the points fill a volume.
-            admissibility: Strong() by default; Weak() where the points have no near and far, and says so in `notes`.
+            admissibility: A rule or its name: Strong() by default; Weak() where the points have no near and far, and
+                says so in `notes`.
             progress: Called with how many boxes of how many are done, for a progress bar.
 
         Raises:
-            TypeError: If the kernel is none, or points are not real numbers.
+            TypeError: If the kernel is none, or points or tolerance are not real numbers.
             ConfigError: If points or tolerance are not usable.
             ConvergenceError: If the tolerance cannot be reached, or the matrix does not compress.
         """
@@ -188,7 +189,11 @@ class H2Matrix:
 
     def to(self, device: torch.device | str) -> "H2Matrix":
         """Return the same matrix living on another device."""
-        return self if self.device == torch.device(device) else replace(self, device=torch.device(device))
+        if self.device == torch.device(device):
+            return self
+        result = replace(self, device=torch.device(device))
+        vars(result)["_copies"] = self._copies
+        return result
 
     def product_transposed(self, x: Vectors) -> Vectors:
         """Return A^T x."""
@@ -196,7 +201,8 @@ class H2Matrix:
 
     def _apply(self, x: Vectors, *, transposed: bool) -> Vectors:
         if isinstance(x, Tensor) and x.device.type != "cpu":
-            return self._batched(x.device, transposed=transposed and not self.mirrored)(x)
+            transposed = transposed and not self.mirrored
+            return self._copy(x.device, transposed=transposed)(x, self._diagonal(x.device), self.dtype)
 
         near_type = np.dtype(np.complex128 if self.near.values.dtype.kind == "c" else np.float64)
 
@@ -230,22 +236,44 @@ class H2Matrix:
             what="the product",
         )
 
-    def _batched(self, device: torch.device, *, transposed: bool) -> "BatchedProduct":
-        """Return the product on another device, whose copy of the matrix is made once."""
+    def release(self) -> None:
+        """Free the copies that products have made on other devices, which the next product makes again.
+
+        Matrices that differ in their diagonal alone share them, and lose them together.
+        """
+        self._copies.clear()
+        self._diagonals.clear()
+
+    def _copy(self, device: torch.device, *, transposed: bool) -> "BatchedProduct":
+        """Return the product on another device, without the diagonal term; the copy is made once."""
         from pipeline.hmatrix.batched import BatchedProduct
 
-        if (device, transposed) not in self._copies:
-            self._copies[device, transposed] = BatchedProduct.of(self.T if transposed else self, device)
-        return self._copies[device, transposed]
+        key = device, transposed, self.computed
+        if key not in self._copies:
+            self._copies[key] = BatchedProduct.of(self.T if transposed else self, device)
+        return self._copies[key]
+
+    def _diagonal(self, device: torch.device) -> Tensor | None:
+        if self.diagonal_term is None:
+            return None
+        if device not in self._diagonals:
+            self._diagonals[device] = torch.from_numpy(self.diagonal_term.astype(self.computed)).to(device)
+        return self._diagonals[device]
 
     @cached_property
-    def _copies(self) -> "dict[tuple[torch.device, bool], BatchedProduct]":
+    def _copies(self) -> "dict[tuple[torch.device, bool, np.dtype[Any]], BatchedProduct]":
+        return {}
+
+    @cached_property
+    def _diagonals(self) -> dict[torch.device, Tensor]:
         return {}
 
     def __rmul__(self, factor: complex) -> "H2Matrix":
         """Return factor · A."""
         if not isinstance(factor, int | float | complex | np.number):
             return NotImplemented
+        if not np.isfinite(factor):
+            raise ValueError(f"a matrix takes finite factors, not {factor}")
         from pipeline.hmatrix.transpose import scaled
 
         return scaled(self, np.asarray(factor).item())
@@ -289,7 +317,9 @@ class H2Matrix:
     def with_diagonal_term(self, term: NDArray[Any] | None) -> "H2Matrix":
         """Return the matrix with another `diagonal_term`; a complex one makes it complex."""
         dtype = self.dtype if term is None else result_type(self.dtype, term.dtype)
-        return replace(self, diagonal_term=term, dtype=dtype)
+        result = replace(self, diagonal_term=term, dtype=dtype)
+        vars(result)["_copies"] = self._copies
+        return result
 
     def add_sparse(self, i: NDArray[np.int64], j: NDArray[np.int64], values: NDArray[Any]) -> "H2Matrix":
         """Return A with values added to entries of its near field; see `correction.add_sparse`."""
@@ -335,7 +365,7 @@ class H2Matrix:
         """Solve A x = b by Krylov iteration on A, preconditioned by a loose factorization: the default way.
 
         Args:
-            b: Shape (n,) or (n, m).
+            b: Shape (n,) or (n, m). The solution is as precise as the matrix, whatever b is kept in.
             tolerance: Relative residual |b - A x| / |b|, 2-norm, of each column.
             factorization: To precondition with. Otherwise a loose one is made, in single precision, and a tighter one
                 if 50 iterations with it do not suffice; `info.notes` tell.

@@ -12,12 +12,21 @@ from pipeline.errors import ConfigError
 from pipeline.hmatrix.kernels.base import Kernel
 
 CPU = torch.device("cpu")
+_FARTHEST = 1e150
 Progress = Callable[[int, int], object]  # called with how many boxes of how many are done
+
+
+def as_array(values: Any) -> NDArray[Any]:
+    """Return an array, or a tensor anywhere of any type, on the host; bfloat16, unknown to NumPy, becomes float32."""
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    found = values.detach().cpu().resolve_conj().resolve_neg()
+    return np.asarray((found.float() if found.dtype == torch.bfloat16 else found).numpy())
 
 
 def as_points(points: "NDArray[Any] | Tensor", what: str) -> NDArray[Any]:
     """Return points as a finite float array of shape (n, d)."""
-    values = points.detach().cpu().numpy() if isinstance(points, Tensor) else np.asarray(points)
+    values = as_array(points)
     if values.ndim != 2 or values.shape[1] == 0:
         raise ValueError(f"{what} wants shape (n, d) with d >= 1, not {values.shape}")
     if values.dtype.kind not in "fiu":
@@ -27,14 +36,20 @@ def as_points(points: "NDArray[Any] | Tensor", what: str) -> NDArray[Any]:
         raise ConfigError(
             f"{what}: point {bad[0]} has a coordinate that is NaN or infinite ({values[bad[0]]})"
         )
+    if values.size and float(np.abs(values).max()) > _FARTHEST:
+        raise ConfigError(
+            f"{what}: a coordinate is beyond {_FARTHEST:.0e}, where squares overflow; scale them down"
+        )
     return values if values.dtype.kind == "f" else values.astype(np.float64)
 
 
-def as_diagonal(diagonal: "complex | NDArray[Any] | Tensor", n: int) -> NDArray[Any] | None:
+def as_diagonal(diagonal: "complex | NDArray[Any] | Tensor | None", n: int) -> NDArray[Any] | None:
     """Return what is added to the diagonal, shape (n,), or None for zero."""
-    if isinstance(diagonal, Tensor):
-        diagonal = diagonal.detach().cpu().numpy()
-    values = np.asarray(diagonal)
+    if diagonal is None:
+        return None
+    values = as_array(diagonal)
+    if values.dtype.kind not in "biufc":
+        raise TypeError(f"diagonal wants numbers, not {diagonal!r}")
     if values.ndim > 1 or (values.ndim == 1 and len(values) != n):
         raise ValueError(f"diagonal wants a number or shape ({n},), not {values.shape}")
     if not np.isfinite(values).all():
@@ -63,8 +78,38 @@ def require_kernel(kernel: object) -> None:
         )
 
 
+def require_block(kernel: Kernel, points: Tensor) -> None:
+    """Raise unless a kernel of the user's own gives at some points what it says it does."""
+    block, n = kernel(points, points), len(points)
+    if not isinstance(block, Tensor):
+        raise TypeError(f"the kernel must return a tensor, and gave {type(block).__name__}")
+    if block.shape != (n, n):
+        raise ValueError(
+            f"the kernel gave shape {tuple(block.shape)} where {(n, n)} was wanted: of points (..., m, d) and "
+            "(..., n, d) it has to return the block (..., m, n)"
+        )
+    if block.is_complex() and not kernel.is_complex:
+        raise ValueError("the kernel gives complex numbers: say so, as in Custom(function, is_complex=True)")
+    if block.device.type != "meta" and kernel.symmetric:
+        scale, difference = (values.abs().nan_to_num().amax() for values in (block, block - block.mT))
+        if difference > 1e-6 * scale:
+            raise ValueError(
+                "the kernel says that it is symmetric, but k(x, y) differs from k(y, x); leave out symmetric=True"
+            )
+
+
+def require_count(number: int, what: str) -> None:
+    """Raise unless a number of things is one, and at least 1."""
+    if not isinstance(number, int | np.integer):
+        raise TypeError(f"{what} wants a whole number, not {number!r}")
+    if number < 1:
+        raise ValueError(f"{what} must be at least 1, not {number}")
+
+
 def require_tolerance(tolerance: float) -> None:
     """Raise unless a tolerance lies strictly between 0 and 1."""
+    if not isinstance(tolerance, int | float | np.number) or isinstance(tolerance, complex):
+        raise TypeError(f"tolerance wants a number between 0 and 1, such as 1e-6, not {tolerance!r}")
     if not 0 < tolerance < 1:
         raise ConfigError(f"tolerance must lie between 0 and 1, not {tolerance:g}")
 
@@ -82,5 +127,5 @@ def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
-    """Return NumPy's name of a torch type."""
-    return np.dtype(str(dtype).removeprefix("torch."))
+    """Return NumPy's name of a torch type; that of bfloat16, which NumPy does not know, is float32."""
+    return np.dtype(np.float32) if dtype == torch.bfloat16 else np.dtype(str(dtype).removeprefix("torch."))

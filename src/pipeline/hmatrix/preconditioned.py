@@ -10,7 +10,7 @@ import torch
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix.factor import Factorization, factorize
 from pipeline.hmatrix.h2 import H2Matrix
-from pipeline.hmatrix.inputs import require_tolerance
+from pipeline.hmatrix.inputs import require_count, require_tolerance, torch_dtype
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
 from pipeline.hmatrix.vectors import Vectors, result_type
 
@@ -31,11 +31,17 @@ def solve(
 ) -> tuple[Vectors, SolveInfo]:
     """Do what `H2Matrix.solve` says."""
     require_tolerance(tolerance)
-    if isinstance(b, torch.Tensor):
-        given = b.detach()
-    else:
-        wanted = result_type(A.dtype, np.dtype(np.complex128)) if np.iscomplexobj(b) else A.dtype
-        given = torch.from_numpy(np.array(b, dtype=wanted, order="C"))
+    require_count(max_iterations, "max_iterations")
+    if factorization is not None and not isinstance(factorization, Factorization):
+        raise TypeError(f"factorization wants what A.factorize() returns, not {factorization!r}")
+    is_complex = b.is_complex() if isinstance(b, torch.Tensor) else np.iscomplexobj(b)
+    # Residuals as small as asked want vectors as precise as the matrix, whatever b is kept in.
+    wanted = result_type(A.dtype, np.dtype(np.complex128)) if is_complex else A.dtype
+    given = (
+        b.detach().to(torch_dtype(wanted))
+        if isinstance(b, torch.Tensor)
+        else torch.from_numpy(np.array(b, dtype=wanted, order="C"))
+    )
     # Iterations stay where the matrix lives; vectors on a GPU stay there in any case.
     tensor = given if A.device.type == "cpu" else given.to(A.device)
 

@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 
 from pipeline.errors import ArtifactError
 from pipeline.hmatrix import kernels
-from pipeline.hmatrix.admissibility import Admissibility, Interactions, Lists, Strong, Weak
+from pipeline.hmatrix.admissibility import ADMISSIBILITIES, Admissibility, Interactions, Lists
 from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.h2 import H2Matrix
@@ -32,7 +32,6 @@ _PARTS: dict[str, type] = {
     "far": Blocks,
 }
 _LISTS = ("near", "far", "near_columns", "far_columns")
-_ADMISSIBILITIES: dict[str, type[Strong] | type[Weak]] = {"strong": Strong, "weak": Weak}
 
 
 def save(A: H2Matrix, path: Path) -> None:
@@ -119,7 +118,7 @@ def load(path: Path) -> H2Matrix:
     if description["one_basis"]:
         parts["column_basis"] = parts["row_basis"]
     admissibility = dict(description["admissibility"])
-    rule: Admissibility = _ADMISSIBILITIES[admissibility.pop("name")](**admissibility)
+    rule: Admissibility = ADMISSIBILITIES[admissibility.pop("name")](**admissibility)
     shape = tuple(description["shape"])
     return H2Matrix(
         **parts,

@@ -1,10 +1,9 @@
 """Threads of native routines: boxes are divided among them, products of matrices are too small to be."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
 
 import torch
 from threadpoolctl import ThreadpoolController
@@ -18,33 +17,33 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
-class _Held:
-    """BLAS held to one thread, which is a setting of the process: by the first who asks, until the last has done."""
+class Held:
+    """A setting of the process: changed by the first who asks, until the last has done."""
 
-    def __init__(self) -> None:
-        self._lock, self._holders = threading.Lock(), 0
-        self._limits: Any = None
+    def __init__(self, change: Callable[[], Callable[[], object]]) -> None:
+        """Take what changes it, and returns what changes it back."""
+        self._lock, self._holders, self._change = threading.Lock(), 0, change
 
     def __enter__(self) -> None:
         with self._lock:
             if self._holders == 0:
-                self._limits = _controller().limit(limits=1)
+                self._change_back = self._change()
             self._holders += 1
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self._holders -= 1
             if self._holders == 0:
-                self._limits.restore_original_limits()
+                self._change_back()
 
 
-_held = _Held()
+_one_thread = Held(lambda: _controller().limit(limits=1).restore_original_limits)
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Hold BLAS to one thread for a while, also where several Python threads ask."""
-    with _held:
+    with _one_thread:
         yield
 
 

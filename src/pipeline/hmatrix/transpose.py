@@ -1,39 +1,16 @@
 """Transposes and multiples: the same arrays, reordered or scaled."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline.hmatrix.admissibility import Interactions
 from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.h2 import H2Matrix
-from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.kernels import Swapped
 from pipeline.hmatrix.skeleton import Basis
-
-
-@dataclass(frozen=True)
-class Swapped(Kernel):
-    """k(y, x) of a kernel k that tells its arguments apart."""
-
-    kernel: Kernel
-
-    @property
-    def symmetric(self) -> bool:  # type: ignore[override]
-        return self.kernel.symmetric
-
-    @property
-    def is_complex(self) -> bool:  # type: ignore[override]
-        return self.kernel.is_complex
-
-    def to_dict(self) -> dict[str, Any]:
-        """Raise what the kernel raises: those that tell their arguments apart are Python functions."""
-        return self.kernel.to_dict()
-
-    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
-        return self.kernel(sources, targets).mT
 
 
 def transpose(A: H2Matrix) -> H2Matrix:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.hmatrix.inputs import numpy_dtype, torch_dtype
+from pipeline.hmatrix.inputs import as_array, numpy_dtype, torch_dtype
 
 Vectors = TypeVar("Vectors", NDArray[Any], Tensor)
 
@@ -65,7 +65,7 @@ def apply(
         dtype: The matrix's type, which with that of x gives the result's.
         what: Names the operation where x does not fit.
     """
-    values = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    values = as_array(x)
     if values.dtype.kind not in "biufc":
         raise TypeError(
             f"{what} wants numbers in an array or a tensor, not {type(x).__name__} of {values.dtype}"

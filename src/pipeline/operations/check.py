@@ -1,13 +1,16 @@
 """Command `check`: is a study right, and can its results be written?"""
 
+import inspect
 import os
+import pkgutil
 import sys
 from argparse import Namespace
 from pathlib import Path
 
-from pipeline.config import specs
-from pipeline.errors import ArtifactError
+from pipeline.config import Study, specs
+from pipeline.errors import ArtifactError, ConfigError
 from pipeline.operations.studies import RESULTS, namesakes, read_study
+from pipeline.operations.text import counted
 
 
 def run(options: Namespace) -> None:
@@ -18,16 +21,47 @@ def run(options: Namespace) -> None:
         print(f"report: {found.folder / 'report' / 'index.html'}")
         return
     study = found.study
+    importable_model(study)
     for other in namesakes(found):
         print(
             f"warning: {found.path} and {other} both name study {study.study}, and share {found.folder}",
             file=sys.stderr,
         )
-    n_trainings = len(study.training.runs) * len(study.seeds)
-    print(
-        f"{found.path}: study {found.name}, {n_trainings} trainings, {len(study.precision.runs)} conversions, "
-        f"{len(study.matrices)} matrices, {len(specs(study))} specs: all right"
+    parts = (
+        counted(len(study.training.runs) * len(study.seeds), "training"),
+        counted(len(study.precision.runs), "conversion"),
+        counted(len(study.matrices), "matrix", "matrices"),
+        counted(len(specs(study)), "spec"),
     )
+    print(f"{found.path}: study {found.name}, {', '.join(parts)}: all right")
+
+
+def importable_model(study: Study) -> None:
+    """Make sure that a network of another library is there, and takes the options that it will be called with.
+
+    Raises:
+        ConfigError: If it can't be imported or called, with the reason.
+    """
+    if study.model.name != "imported":
+        return
+    where = f"model.path: {study.model.path!r}"
+    try:
+        build = pkgutil.resolve_name(study.model.path)
+    except Exception as error:  # whatever a module does when it is imported
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"{where} can't be imported ({reason}); install its package, or mend the name"
+        ) from None
+    if not callable(build):
+        raise ConfigError(f"{where} is no function or class that could be called, but {type(build).__name__}")
+    try:
+        inspect.signature(build).bind(num_classes=2, **study.model.options)
+    except TypeError as error:
+        raise ConfigError(
+            f"{where} can't be called with num_classes and these model.options ({error}); change the options"
+        ) from None
+    except ValueError:  # of some built-in ones nothing is known before they are called
+        return
 
 
 def results_folder(path: Path) -> None:

@@ -1,13 +1,15 @@
 """The main process's turn in a checkout: nobody else's before, nothing of a former one left, and nothing after."""
 
+import signal
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 
 from pipeline.artifacts.lock import Holder, LockedError, hold, holder
 from pipeline.errors import PipelineError
-from pipeline.operations.leftovers import local_jobs
+from pipeline.operations.leftovers import in_words, local_jobs
 from pipeline.runtime.executor import mend_executor
 from pipeline.runtime.slurm import cancel_jobs_of
 from pipeline.runtime.software import record_software
@@ -48,8 +50,23 @@ def begin(planned_beside: Holder | None, jobs: str, code: Mapping[str, str]) -> 
         print(
             f"Ended Slurm's jobs {ids} of a main process that was killed; trainings go on.", file=sys.stderr
         )
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt_once)
+        _turn.callback(_heed_interrupts)
     record_software(code)
     mend_executor()
+
+
+def _interrupt_once(_signum: int, _frame: FrameType | None) -> None:
+    """Have Snakemake end its jobs; a second Ctrl-C is for them alone, and must not break off what follows their end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _heed_interrupts() -> None:
+    """Undo the handler of this turn, unless an interrupt came."""
+    if signal.getsignal(signal.SIGINT) is _interrupt_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _end_what_is_left_of(former: Holder) -> list[str]:
@@ -61,10 +78,7 @@ def _end_what_is_left_of(former: Holder) -> list[str]:
     ended = cancel_jobs_of(former)
     running = local_jobs(Path.cwd())
     if running:
-        raise PipelineError(
-            f"jobs of a main process that was killed still run here (processes {', '.join(map(str, running))}); wait "
-            f"until they end, or end them: kill {' '.join(map(str, running))}"
-        )
+        raise PipelineError(f"jobs of a main process that was killed still run here: {in_words(running)}")
     return ended
 
 

@@ -33,6 +33,8 @@ HEADLINES = (
     "job_max_rss_mb",
 )
 MOST_PANELS = 24
+# Whole numbers beyond this are no counts.
+MOST_EXACT = 1e12
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ def in_its_unit(figure: str, value: float) -> str:
         return formatting.times(value)
     if name[-1] == "accuracy" or (name[0] == "accuracy" and name[-1] in ("fp16", "fp32")):
         return formatting.percent(value, 2)
+    if value.is_integer() and abs(value) < MOST_EXACT:
+        return formatting.count(value)
     return formatting.significant(value, 4)
 
 

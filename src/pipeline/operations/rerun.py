@@ -27,7 +27,7 @@ from pipeline.operations.leftovers import still_running
 from pipeline.operations.main_process import look_back
 from pipeline.operations.past_reports import keep_report
 from pipeline.operations.studies import RESULTS, StudyFile, find_profile, read_study
-from pipeline.operations.text import duration
+from pipeline.operations.text import counted, duration
 
 LOGS = Path("logs") / "rerun"
 
@@ -139,16 +139,15 @@ def _interrupt(process: subprocess.Popen[bytes]) -> None:
 
 
 def jobs_in(log: str) -> str:
-    """How many jobs were done, as Snakemake's log counts them; the rule that only asks for all others is none."""
-    steps = re.findall(r"^(\d+) of \d+ steps", log, flags=re.MULTILINE)
-    n = int(steps[-1]) - 1 if steps else 0
-    return "1 job" if n == 1 else f"{max(n, 0)} jobs"
+    """How many jobs were done, as the last line of our logger tells."""
+    done = re.findall(r"^\S+: (\d+) of \d+ jobs? done", log, flags=re.MULTILINE)
+    return counted(int(done[-1]) if done else 0, "job")
 
 
 def failure_in(log: str) -> str:
     """The first line that says why, and the rules that failed; nothing if the log doesn't tell."""
-    rules = list(dict.fromkeys(re.findall(r"^Error in rule (\w+):", log, flags=re.MULTILINE)))
-    errors = re.findall(r"^error: (.*)$", log, flags=re.MULTILINE)
+    rules = list(dict.fromkeys(re.findall(r"^Error in rule (\w+)", log, flags=re.MULTILINE)))
+    errors = re.findall(r"^ *error: (.*)$", log, flags=re.MULTILINE)
     return (f" in {', '.join(rules)}" if rules else "") + (f": {errors[0]}" if errors else "")
 
 

@@ -26,7 +26,7 @@ from pipeline.report.formatting import (
 #: Above this tolerance of the factorization, its determinant is that of a preconditioner and says nothing.
 LOOSEST_LOGDET = 1e-4
 
-_NAMES = {"cpu": "CPU", "uncommitted": "Not committed"}
+_NAMES = {"cpu": "CPU", "dirty": "Uncommitted changes", "uncommitted": "Not committed"}
 _WIDE, _LINE = 60, 200
 
 
@@ -82,7 +82,8 @@ def _exactly(matrix: Mapping[str, Any]) -> str:
 
 def _kernel(text: str) -> str:
     """A kernel's name and parameters, with no more digits than a reader wants."""
-    return re.sub(r"\d+\.\d{4,}(e-?\d+)?", lambda number: significant(float(number.group()), 4), text)
+    text = re.sub(r"\d+\.\d{4,}(e-?\d+)?", lambda number: significant(float(number.group()), 4), text)
+    return text.removesuffix("()")
 
 
 def _nugget(matrix: Mapping[str, Any]) -> str:

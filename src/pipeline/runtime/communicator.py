@@ -1,8 +1,8 @@
 """How processes talk: five collective operations on tensors, with two implementations that need no launcher.
 
 Distributed science is serial science plus a partition; what it asks of the outside is a `Communicator`. `Serial` is one
-process; `run_in_threads` gives any number of processes inside one, for tests. The real ones are in `mpi.py` and
-`torch_group.py`.
+process; `run_in_threads` gives any number of processes inside one, for tests. The real ones are in `mpi.py`,
+`torch_group.py` and, for processes of one node, `node_group.py`.
 """
 
 import threading

@@ -1,5 +1,6 @@
 """The one door to MPI."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -86,3 +87,42 @@ class MpiCommunicator:
 
     def barrier(self) -> None:
         self.comm.Barrier()
+
+
+class NodeMemory:
+    """Memory that all processes of one node read and write, and a way to meet between the one and the other.
+
+    All of them must open it, and close it, together.
+
+    Attributes:
+        pieces: Bytes, as many for each process.
+    """
+
+    def __init__(self, mpi: MpiCommunicator, n_bytes: int) -> None:
+        self._comm = MPI.Intracomm(mpi.node)
+        self._window = MPI.Win.Allocate_shared(n_bytes, 1, comm=self._comm)
+        self._window.Lock_all()
+        buffers = [self._window.Shared_query(rank)[0] for rank in range(self._comm.Get_size())]
+        self.pieces = [torch.frombuffer(buffer, dtype=torch.uint8) for buffer in buffers]
+
+    def arrive(self) -> Callable[[], bool]:
+        """Tell the others that this process has come here; return what tells, without waiting, whether all have.
+
+        What they wrote before they came can then be read.
+        """
+        self._window.Sync()
+        request = self._comm.Ibarrier()
+
+        def are_all_here() -> bool:
+            if not request.Test():
+                return False
+            self._window.Sync()
+            return True
+
+        return are_all_here
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.pieces = []
+        self._window.Unlock_all()
+        self._window.Free()

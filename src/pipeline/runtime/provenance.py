@@ -16,8 +16,10 @@ from typing import Any
 from pipeline.runtime.energy import Counters
 from pipeline.runtime.software import versions
 
-# Where the files lie that a result is made by; new ones count before they are committed.
+# Where the files lie that a result is made by; new ones count before they are committed, but for a new study: what it
+# says is in the spec of every artefact.
 CODE = ("Snakefile", "config", "profiles", "src", "workflow")
+NEW_CODE = tuple(name for name in CODE if name != "config")
 
 
 def _git(*arguments: str) -> str | None:
@@ -91,9 +93,9 @@ def inputs_of(arguments: list[str]) -> dict[str, str]:
 
 
 def is_dirty() -> bool | None:
-    """Whether the checkout differs from its commit, by a new file of its code too; None where git can't tell."""
+    """Whether the checkout differs from its commit, by new code too; None where git can't tell."""
     changed = _git("status", "--porcelain", "--untracked-files=no")
-    new = _git("ls-files", "--others", "--exclude-standard", "--", *(f":/{name}" for name in CODE))
+    new = _git("ls-files", "--others", "--exclude-standard", "--", *(f":/{name}" for name in NEW_CODE))
     return None if changed is None or new is None else bool(changed or new)
 
 

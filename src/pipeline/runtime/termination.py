@@ -1,4 +1,4 @@
-"""A request to end: the signal that a batch system sends some seconds before it kills a job."""
+"""A request to end: the signal that a batch system sends some seconds before it kills a job, or a Ctrl-C."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -11,10 +11,10 @@ EXIT_INTERRUPTED = 75
 
 @contextmanager
 def termination() -> Iterator[Callable[[], bool]]:
-    """Note SIGTERM instead of dying of it; afterwards the signal does what it did before.
+    """Note SIGTERM and SIGINT instead of dying of them; afterwards they do what they did before.
 
     Yields:
-        Tells whether the signal has come.
+        Tells whether one of them has come.
     """
     came = False
 
@@ -22,8 +22,9 @@ def termination() -> Iterator[Callable[[], bool]]:
         nonlocal came
         came = True
 
-    former = signal.signal(signal.SIGTERM, note)
+    former = {wanted: signal.signal(wanted, note) for wanted in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield lambda: came
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for wanted, handler in former.items():
+            signal.signal(wanted, handler)

@@ -10,7 +10,6 @@ no secret, since whoever connects may list the keys.
 import os
 import secrets
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,39 +20,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.errors import ConfigError, ProcessLostError
+from pipeline.errors import ConfigError
 from pipeline.runtime.communicator import Communicator, Serial
+from pipeline.runtime.members import Member, lost, members_of, soon_gone
 from pipeline.runtime.mpi import MpiCommunicator
 
 # Bytes that one process may receive of a sum; of more, what adding up on the way saves outweighs the waking.
 MOST_GATHERED = 2_000_000
-
-
-@dataclass(frozen=True)
-class Member:
-    """A process of a group, known to the others so that they can tell who is gone."""
-
-    rank: int
-    host: str
-    pid: int
-
-    def __str__(self) -> str:
-        return f"process {self.rank} (pid {self.pid} on {self.host})"
-
-    def is_gone(self) -> bool:
-        """Whether it has ended; of other nodes nothing is known."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            return bool(psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return True
-
-
-def members_of(mpi: MpiCommunicator) -> tuple[Member, ...]:
-    """All processes of a launch, which must ask together."""
-    told = [text.split() for text in mpi.all_gather_text(f"{os.getpid()} {socket.gethostname()}")]
-    return tuple(Member(rank, host, int(pid)) for rank, (pid, host) in enumerate(told))
 
 
 @dataclass(frozen=True)
@@ -136,38 +109,10 @@ class TorchGroup:
         try:
             yield
         except RuntimeError as error:
-            gone = self._gone()
+            gone = soon_gone(self.members)
             if not gone and "onnection" not in str(error):
                 raise
-            others = [member.rank for member in self.members if member not in gone]
-            if self.rank != others[0]:
-                time.sleep(2)  # the first one's line ends the job before those of the others
-            raise ProcessLostError(
-                f"{self._obituary(gone)}; nothing was published and the last checkpoint is kept: start the same job "
-                "again"
-            ) from None
-
-    def _obituary(self, gone: Sequence[Member]) -> str:
-        if gone:
-            verb = "has" if len(gone) == 1 else "have"
-            return f"{', '.join(map(str, gone))}, of {self.size} processes, {verb} died"
-        here = socket.gethostname()
-        elsewhere = dict.fromkeys(member.host for member in self.members if member.host != here)
-        if not elsewhere:
-            return f"the connection between the {self.size} processes on {here} has broken, though all of them live"
-        return (
-            f"{here} has lost its connection to another process of this job; all of its own live, so one on "
-            f"{' or '.join(elsewhere)} has died, or the network between has failed"
-        )
-
-    def _gone(self) -> list[Member]:
-        """The members that have ended; a connection may break a moment before its process is seen to."""
-        for _ in range(20):
-            gone = [member for member in self.members if member.is_gone()]
-            if gone:
-                return gone
-            time.sleep(0.01)
-        return []
+            raise lost(self.members, gone) from None
 
 
 INTERFACE = "PARSIMONY_INTERFACE"

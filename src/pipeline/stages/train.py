@@ -18,11 +18,12 @@ from pipeline.models import Classifier
 from pipeline.runtime.clock import Progress
 from pipeline.runtime.communicator import Communicator, Counting
 from pipeline.runtime.device import choose_device
+from pipeline.runtime.members import members_of
 from pipeline.runtime.memory import keep_freed_memory
 from pipeline.runtime.mpi import MpiCommunicator
+from pipeline.runtime.node_group import process_group
 from pipeline.runtime.provenance import provenance
 from pipeline.runtime.termination import termination
-from pipeline.runtime.torch_group import members_of, torch_group
 from pipeline.stages.parts.images import samples_of
 from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.spec import errors_about, read_spec
@@ -129,7 +130,7 @@ def run(options: Namespace) -> None:
         if mpi.rank == 0 and mpi.size > 1:
             # A launcher tells only the pid of one that dies.
             print(f"{label}: {', '.join(map(str, members))}", flush=True)
-        with termination() as interrupted, torch_group(device, mpi) as communicator:
+        with termination() as interrupted, process_group(device, mpi) as communicator:
             _train(options, device, Counting(communicator), interrupted)
 
 

@@ -67,7 +67,7 @@ class Exchange:
         means: dict[Key, Tensor] = {}
         for owner, group in groups.items():
             for key, total in self._sum(moments, group, owner, like.device).items():
-                mean = (total * (1 / counts[key])).to(like.dtype)
+                mean = total.mul_(1 / counts[key]).to(like.dtype)  # sums are not needed again
                 packed = self.communicator.size > 1
                 means[key] = unpack_triangle(mean, self.shapes[key]) if packed else mean
         return means, seen

@@ -82,12 +82,14 @@ def second_moment(columns: Tensor, *, bias: bool) -> Tensor:
     Returns:
         Shape (..., n_features + bias, n_features + bias).
     """
-    moment = times_own_transpose(columns)
     if not bias:
-        return moment
-    total = columns.sum(dim=-1, keepdim=True)
-    count = torch.full_like(total[..., :1, :], columns.shape[-1])
-    return torch.cat([torch.cat([moment, total], dim=-1), torch.cat([total.mT, count], dim=-1)], dim=-2)
+        return times_own_transpose(columns)
+    *stack, n, n_columns = columns.shape
+    moment = columns.new_empty(*stack, n + 1, n + 1)
+    times_own_transpose(columns, out=moment[..., :n, :n])
+    moment[..., n, :n] = moment[..., :n, n] = columns.sum(dim=-1)
+    moment[..., n, n] = n_columns
+    return moment
 
 
 def normalization_moment(inputs: Tensor, gradients: Tensor, *, bias: bool) -> Tensor:

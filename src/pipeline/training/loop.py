@@ -97,7 +97,7 @@ def train(
     if state is not None:
         if state.scalars["identity"] != identity:
             raise ConfigError(
-                f"the checkpoint is of another run ({state.scalars['identity']}, not {identity}); "
+                f"the checkpoint is of another run: {_difference(state.scalars['identity'], identity)}; "
                 "delete it to start afresh"
             )
         restore_state(state, model, optimizer, kfac, average)
@@ -221,3 +221,12 @@ def _figures(kfac: KFAC, *, last: bool) -> dict[str, Any]:
                 known["pi"] = math.sqrt(matrices["A"]["damping"] / matrices["G"]["damping"])
             figures["layers"][name] = known
     return figures
+
+
+def _difference(theirs: str, ours: str) -> str:
+    """Tell where the identities of two runs differ."""
+    there, here = (text.split(", ") for text in (theirs, ours))
+    there, here = [x for x in there if x not in here], [x for x in here if x not in there]
+    return " and ".join(
+        f"{', '.join(part)} {place}" for part, place in ((there, "there"), (here, "here")) if part
+    )

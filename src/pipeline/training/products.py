@@ -43,18 +43,20 @@ def times_transpose(a: Tensor, b: Tensor) -> Tensor:
     return _ONEDNN(a.contiguous(), b, None, "none", [], "")
 
 
-def times_own_transpose(a: Tensor) -> Tensor:
+def times_own_transpose(a: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Return a a': of many columns on a CPU, little more than one triangle is computed, in strips of rows.
 
     Args:
         a: Shape (..., n, k).
+        out: Where to write it, shape (..., n, n); such as a part of a larger matrix.
     """
     n, n_columns = a.shape[-2:]
     n_strips = -(-n // 96) if a.is_cpu and n_columns >= _WORTH_HALVING else 1
     if n_strips <= 1:
-        return times_transpose(a, a)
+        product = times_transpose(a, a)
+        return product if out is None else out.copy_(product)
     a = a.contiguous()
-    product = a.new_empty(*a.shape[:-1], n)
+    product = a.new_empty(*a.shape[:-1], n) if out is None else out
     bounds = [n * i // n_strips for i in range(n_strips + 1)]
     for start, end in pairwise(bounds):
         strip = times_transpose(a[..., start:end, :], a[..., :end, :])

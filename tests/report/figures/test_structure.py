@@ -46,7 +46,8 @@ def test_two_hundred_thousand_blocks_cost_little():
     assert len(drawing.svg) < 600_000
 
 
-def test_no_blocks_no_drawing():
+def test_without_a_block_of_low_rank_there_is_nothing_to_draw():
     assert block_structure("none", 10, []) is None
     assert block_structure("empty", 10, [[3, 3, 0, 1, 2]]) is None
-    assert block_structure("one", 1, [[0, 1, 0, 1, -1]]) is not None
+    assert block_structure("dense", 1, [[0, 1, 0, 1, -1]]) is None
+    assert block_structure("one", 1, [[0, 1, 0, 1, 0]]) is not None

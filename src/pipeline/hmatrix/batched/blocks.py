@@ -223,7 +223,7 @@ class LevelMatrix:
 
     def _groups(self, pairs: Integers) -> "list[Integers]":
         m, n = self.size[self.first[pairs]], self.size[self.second[pairs]]
-        return [pairs[group] for group in buckets(m, m * n)]
+        return [pairs[group] for group in buckets(m, n)]
 
     def _blocks(self, pairs: Integers) -> tuple[Tensor, Unknowns, Unknowns]:
         """Return a table of one pair in each row, with what is left of its boxes."""

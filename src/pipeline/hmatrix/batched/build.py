@@ -16,6 +16,7 @@ from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.batched.compression import BoxBases, FarField, adaptive_bases
 from pipeline.hmatrix.batched.kernel import DeviceKernel
 from pipeline.hmatrix.batched.padding import Integers, buckets, ranges, to_device, to_host
+from pipeline.hmatrix.batched.precision import full_precision
 from pipeline.hmatrix.blocks import Blocks, Places
 from pipeline.hmatrix.cluster import Ints
 from pipeline.hmatrix.inputs import Progress
@@ -50,6 +51,7 @@ class DeviceSource:
         return nested_basis(self.kernel, field, transposed=transposed, stored=stored, progress=progress)
 
 
+@full_precision()
 def nested_basis(
     kernel: DeviceKernel,
     field: FarField,
@@ -79,7 +81,7 @@ def nested_basis(
         require_compressible(int(n.max(initial=0)) <= most)
         start = np.cumsum(n) - n
         found = []
-        for group in buckets(n, n * np.maximum(n, int(field.sampling.rows))):
+        for group in buckets(n, np.maximum(n, int(field.sampling.rows))):
             at = ranges(start[group], n[group], len(points) - 1)
             own = to_device(at, kernel.device)
             bases = _bases(kernel, field, boxes[group], n[group], own, points, energy, transposed)

@@ -12,7 +12,7 @@ from pipeline.hmatrix import _native
 from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.batched.blocks import LevelMatrix, Unknowns
 from pipeline.hmatrix.batched.interpolation import Bases, interpolate
-from pipeline.hmatrix.batched.padding import Integers, ranges, to_device, to_host
+from pipeline.hmatrix.batched.padding import LARGEST, Integers, ranges, to_device, to_host
 from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.skeleton import Sampling
 
@@ -124,7 +124,8 @@ def adaptive_bases(
     """Choose skeletons from a sample of the far field, and from rows that are known exactly.
 
     A basis has to serve fresh rows; where it does not, or its rank comes near the number of rows, twice as many are
-    sampled; in the end the far field is complete.
+    sampled; in the end the far field is complete. Boxes are taken by halves while their rows are more than `LARGEST`
+    elements.
 
     Args:
         field: Of the boxes.
@@ -141,28 +142,35 @@ def adaptive_bases(
     weight = present if scale is None else scale * present
     epsilon = torch.finfo(exact.dtype).eps
     parts: list[tuple[Integers, Bases]] = []
-    pending, wanted, number = np.arange(len(boxes)), field.sampling.rows, 0
 
-    def sampled(rows: float, number: int) -> tuple[Tensor, Integers, NDArray[np.bool_]]:
-        places, of_row, counts, complete = field.sample(boxes[pending], rows, number, device)
-        blocks = torch.cat([way(which, places) for way in ways], 1)
-        blocks.mul_(of_row.sqrt().to(blocks.dtype).repeat(1, len(ways))[:, :, None])
-        return blocks.mul_(weight[which][:, None, :]), counts, complete
+    def blocks(which: Tensor, places: Tensor, of_row: Tensor) -> Tensor:
+        found = torch.cat([way(which, places) for way in ways], 1)
+        found.mul_(of_row.sqrt().to(found.dtype).repeat(1, len(ways))[:, :, None])
+        return found.mul_(weight[which][:, None, :])
 
-    while len(pending):
+    trials = [
+        (np.arange(len(boxes)), field.sampling.rows, 0)
+    ]  # boxes of the bucket, rows wanted, number of the sample
+    while trials:
+        pending, wanted, number = trials.pop()
+        places, of_row, counts, complete = field.sample(boxes[pending], wanted, number, device)
+        height = places.shape[1] * len(ways) + exact.shape[1]
+        if len(pending) > 1 and len(pending) * height * exact.shape[2] > LARGEST:
+            trials += [(half, wanted, number) for half in np.array_split(pending, 2)]
+            continue
         which = to_device(pending, device)
-        rows, counts, complete = sampled(wanted, number)
-        bases = interpolate(torch.cat([rows, exact[which]], 1), budget)
+        bases = interpolate(torch.cat([blocks(which, places, of_row), exact[which]], 1), budget)
         good = complete | (bases.rank == n[pending])
         if not good.all():
-            rows, _, _ = sampled(_CHECK * wanted, number + 1)
+            rows = blocks(which, *field.sample(boxes[pending], _CHECK * wanted, number + 1, device)[:2])
             lost, whole = (block.abs().square().sum((1, 2)) for block in (rows - rows @ bases.P, rows))
             serves = to_host(lost <= (_ROUNDING * epsilon**2 * whole).clamp(min=_ALLOWED * budget))
             good |= (_OVERSAMPLED * bases.rank < counts + n_exact[pending]) & serves
         chosen = np.flatnonzero(good)
         index = to_device(chosen, device)
         parts.append((pending[chosen], Bases(bases.P[index], bases.turn[index], bases.rank[chosen])))
-        pending, wanted, number = pending[~good], 2 * wanted, number + 2
+        if not good.all():
+            trials.append((pending[~good], 2 * wanted, number + 2))
     return _box_bases(_joined(parts), unknowns, n_unknowns, present, n, scale)
 
 

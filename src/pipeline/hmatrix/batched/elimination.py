@@ -28,6 +28,7 @@ from pipeline.hmatrix.batched.coloring import colors, within_two_steps
 from pipeline.hmatrix.batched.compression import BoxBases, FarField, compress
 from pipeline.hmatrix.batched.kernel import DeviceKernel
 from pipeline.hmatrix.batched.padding import Integers, buckets, ranges, to_device, to_host
+from pipeline.hmatrix.batched.precision import full_precision
 from pipeline.hmatrix.batched.steps import BatchedSteps, Elimination
 from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.inputs import Progress
@@ -74,6 +75,7 @@ class _BrokenDown(Exception):
         self.place, self.pivot = place, pivot
 
 
+@full_precision()
 def eliminate(problem: Problem) -> tuple[tuple[BatchedSteps, ...], Failure | None]:
     """Factorize k(points, points) + diagonal.
 
@@ -173,12 +175,12 @@ def _eliminate_level(problem: Problem, matrix: LevelMatrix, level: int) -> _Reco
         parts = ranges(near.indptr[color], np.diff(near.indptr)[color], -1)
         parts = np.where(parts >= 0, near.indices[parts], -1)
         n, width = matrix.size[color], np.where(parts >= 0, matrix.size[parts], 0).sum(axis=1)
-        groups = list(buckets(n, n * (int(field.sampling.rows) + width)))
+        groups = list(buckets(n, int(field.sampling.rows) + width))
         # All of a color are compressed before any is eliminated.
         bases = [compress(matrix, color[group], parts[group], field, first_box) for group in groups]
         for group, basis in zip(groups, bases, strict=True):
             outer = width[group] - n[group] + basis.rank
-            for bucket in buckets(outer, outer**2):
+            for bucket in buckets(outer, outer):
                 boxes, near_boxes = color[group[bucket]], parts[group[bucket]]
                 others = np.where(near_boxes == boxes[:, None], -1, near_boxes)
                 _eliminate_bucket(problem, matrix, boxes, others, basis.part(bucket, n[group]), recorded)
@@ -281,10 +283,11 @@ def _cholesky(X: Tensor, places: Tensor) -> Tensor:
             block.dtype.name
         ]
         found, info = potrf(block, lower=1)
-        bad = ~(np.diag(found) ** 2 > 8 * epsilon * np.diag(block))
-        i = info - 1 if info > 0 else int(np.argmax(bad))
-        pivot = float(found[i, i]) if info > 0 else float(found[i, i]) ** 2
-        raise _BrokenDown(int(to_host(places[b, i])), pivot)
+        # Where LAPACK passes what the device did not, the pivot that is least beside its diagonal entry is to blame.
+        squares = np.diag(found) ** 2
+        bad = np.flatnonzero(~(squares > 8 * epsilon * np.diag(block)))
+        i = info - 1 if info > 0 else int(bad[0]) if len(bad) else int(np.argmin(squares / np.diag(block)))
+        raise _BrokenDown(int(to_host(places[b, i])), float(found[i, i] if info > 0 else squares[i]))
     return factor
 
 

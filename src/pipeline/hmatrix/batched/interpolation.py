@@ -69,7 +69,7 @@ def interpolate(M: Tensor, budget: float) -> Bases:
 
 
 def _pass(gram: Tensor, enough: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Q, shape (b, n, n), and pivots, shape (b, k), n where a matrix has no more."""
+    """Return Q, shape (b, n, n), and pivots, shape (b, k), n where a matrix has no more. Overwrites `gram`."""
     pivots, L = _pivoted_cholesky(gram, enough)
     b, n, k = L.shape
     if k == 0:
@@ -78,7 +78,7 @@ def _pass(gram: Tensor, enough: Tensor) -> tuple[Tensor, Tensor]:
     rows = pivots.clamp(max=n - 1)[:, :, None].expand(b, k, k)
     corner = L.gather(1, rows).where(present[:, :, None], 0)
     corner = corner + torch.diag_embed((~present).to(L.dtype))
-    # Column j of what is left is the pivots' columns times conj((L corner^-1)[j]).
+    # Column j of what is left is the pivots' columns times conj((L corner^-1)[j]), however L's columns are scaled.
     Z = torch.linalg.solve_triangular(corner, L, upper=False, left=False)
     Q = gram.new_zeros(b, n + 1, n)
     Q.scatter_(1, pivots[:, :, None].expand(b, k, n), Z.mH.where(present[:, :, None], 0))
@@ -88,26 +88,35 @@ def _pass(gram: Tensor, enough: Tensor) -> tuple[Tensor, Tensor]:
 def _pivoted_cholesky(gram: Tensor, enough: Tensor) -> tuple[Tensor, Tensor]:
     """Factorize until what is left of each trace is at most `enough`. Overwrites `gram`.
 
+    A pivot costs five operations on the whole bucket. A matrix that is done goes on with the others, to no effect on
+    them, and its pivots from there on are dropped in the end.
+
     Returns:
         Pivots, shape (b, k), n where a matrix needs no more, and L of shape (b, n, k), rows in the order of the
-        unknowns.
+        unknowns, columns not divided by the root of the pivot.
     """
     b, n, _ = gram.shape
-    batch = torch.arange(b, device=gram.device)
-    diagonal = gram.diagonal(dim1=1, dim2=2).real
-    free = torch.ones_like(diagonal)
-    L = gram.new_zeros(b, n, n)
-    pivots = torch.full((b, n), n, device=gram.device)
-    for k in range(n):
-        left = diagonal.clamp(min=0).mul_(free)
-        going = left.sum(1) > enough
-        if k % _CHECKED_EVERY == 0 and not to_host(going.any()):
-            return pivots[:, :k], L[:, :, :k]
-        value, pivot = left.max(1)
-        scale = torch.where(going, value.rsqrt(), 0)
-        column = gram[batch, :, pivot] * (free * scale[:, None])
-        gram.baddbmm_(column[:, :, None], column[:, None, :].conj(), alpha=-1)
-        free.scatter_(1, pivot[:, None], 0)
-        L[:, :, k] = column
-        pivots[:, k] = torch.where(going, pivot, n)
-    return pivots, L
+    left = gram.diagonal(dim1=1, dim2=2).real
+    rest, value = left.new_empty(2, n, b)
+    chosen = torch.empty(n, b, dtype=torch.int64, device=gram.device)
+    columns = gram.new_empty(n, b, n)
+    k = 0
+    for trace, most, pivot, column in zip(rest, value, chosen, columns, strict=True):
+        torch.linalg.vector_norm(left, ord=1, dim=1, out=trace)
+        torch.max(left, 1, out=(most, pivot))
+        if k % _CHECKED_EVERY == 0 and not to_host(_going(rest[: k + 1], value[: k + 1], enough)[-1].any()):
+            break
+        torch.gather(gram, 2, pivot[:, None, None].expand(b, n, 1), out=column[:, :, None])
+        # Leaves nothing positive of the pivot's own entry, so that it is not chosen again.
+        gram.baddbmm_(column[:, :, None], (column / most[:, None])[:, None, :].conj(), alpha=-1)
+        k += 1
+    pivots = chosen[:k].where(_going(rest[:k], value[:k], enough), n).T
+    slots = torch.arange(k, device=gram.device)
+    turn = torch.full((b, n + 1), k, device=gram.device).scatter_(1, pivots, slots.expand(b, k))
+    wanted = (turn[:, :n, None] >= slots) & (pivots < n)[:, None, :]
+    return pivots, columns[:k].permute(1, 2, 0).where(wanted, 0)
+
+
+def _going(rest: Tensor, value: Tensor, enough: Tensor) -> Tensor:
+    """Return for each step so far, shape (k, b), whether a matrix takes it: wants more, and has a positive pivot."""
+    return ((rest > enough) & (value > 0)).int().cumprod(0) > 0

@@ -69,7 +69,7 @@ class DeviceKernel:
         places = [
             to_device(np.append(places, 0).astype(np.int64), self.device) for _, places in (rows, columns)
         ]
-        for group in buckets(m, m * n):
+        for group in buckets(m, n):
             own = to_device(ranges(rows[0][first[group]], m[group], len(rows[1])), self.device)
             others = to_device(ranges(columns[0][second[group]], n[group], len(columns[1])), self.device)
             i, j = (torch.arange(size.shape[1], device=self.device) for size in (own, others))

@@ -51,20 +51,20 @@ def chained(counts: NDArray[Any]) -> tuple[Integers, Integers]:
     return lists, places
 
 
-def buckets(sizes: NDArray[Any], elements: NDArray[Any]) -> Iterator[Integers]:
-    """Divide what has like sizes into buckets, the largest first.
+def buckets(heights: NDArray[Any], widths: NDArray[Any]) -> Iterator[Integers]:
+    """Divide arrays of like sizes into buckets, the largest first.
 
     Args:
-        sizes: Shape (b,), what is padded to the largest of a bucket.
-        elements: Shape (b,), of an array for each; a bucket has at most `LARGEST`, padding included.
+        heights: Shape (b,), of an array for each; what is like above all.
+        widths: Shape (b,). All of a bucket have at most `LARGEST` elements, padded to the largest height and width.
     """
-    order = np.lexsort((-elements, -sizes))
-    first, most, true = 0, 0, 0
-    for i, own in enumerate(elements[order].tolist()):
-        padded = max(most, own) * (i + 1 - first)
-        if i > first and (padded > max(_WASTE * (true + own), _SMALL) or padded > LARGEST):
+    order = np.lexsort((-widths, -heights))
+    first, height, width, true = 0, 0, 0, 0
+    for i, (h, w) in enumerate(zip(heights[order].tolist(), widths[order].tolist(), strict=True)):
+        padded = max(height, h) * max(width, w) * (i + 1 - first)
+        if i > first and (padded > max(_WASTE * (true + h * w), _SMALL) or padded > LARGEST):
             yield order[first:i]
-            first, most, true = i, 0, 0
-        most, true = max(most, own), true + own
+            first, height, width, true = i, 0, 0, 0
+        height, width, true = max(height, h), max(width, w), true + h * w
     if len(order):
         yield order[first:]

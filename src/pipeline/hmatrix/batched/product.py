@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.hmatrix.batched.padding import ranges, to_device
+from pipeline.hmatrix.batched.precision import full_precision
 from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.h2 import H2Matrix
@@ -62,10 +63,9 @@ class _Level:
 
 @dataclass(frozen=True, eq=False)
 class BatchedProduct:
-    """A matrix's arrays on a device, ready for products."""
+    """A matrix's arrays on a device, ready for products. The diagonal term is not among them."""
 
     shape: tuple[int, int]
-    dtype: np.dtype[Any]
     computed: torch.dtype
     taken: Tensor
     given: Tensor
@@ -74,7 +74,6 @@ class BatchedProduct:
     up: list[_Level]  # leaves first
     down: list[_Level]  # leaves first
     n_coefficients: tuple[int, int]  # of rows and of columns
-    diagonal: Tensor | None
 
     @classmethod
     def of(cls, A: H2Matrix, device: torch.device) -> "BatchedProduct":
@@ -106,7 +105,6 @@ class BatchedProduct:
         n_coefficients = int(A.row_basis.skeleton_start[-1]), int(A.column_basis.skeleton_start[-1])
         return cls(
             shape=A.shape,
-            dtype=A.dtype,
             computed=computed,
             taken=to_device(columns.permutation, device),
             given=to_device(rows.permutation, device),
@@ -115,22 +113,28 @@ class BatchedProduct:
             up=levels(columns, A.column_basis),
             down=levels(rows, A.row_basis),
             n_coefficients=n_coefficients,
-            diagonal=None if A.diagonal_term is None else to_device(A.diagonal_term, device).to(computed),
         )
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return A x for x of shape (n,) or (n, m) on the device, in the caller's order."""
+    def __call__(self, x: Tensor, diagonal: Tensor | None, dtype: np.dtype[Any]) -> Tensor:
+        """Return A x for x of shape (n,) or (n, m) on the device, in the caller's order.
+
+        Args:
+            x: Vectors.
+            diagonal: Shape (n,) in tree order, of the type that computes: added to A's.
+            dtype: Of the matrix with this diagonal.
+        """
         return apply_on_device(
             x,
-            self._product,
+            lambda columns: self._product(columns, diagonal),
             taken=self.taken,
             given=self.given,
             computed=self.computed,
-            dtype=self.dtype,
+            dtype=dtype,
             what="the product",
         )
 
-    def _product(self, columns: Tensor) -> Tensor:
+    @full_precision()
+    def _product(self, columns: Tensor, diagonal: Tensor | None) -> Tensor:
         m = columns.shape[1]
         x = torch.cat([columns, columns.new_zeros(1, m)])
         y = x.new_zeros(self.shape[0] + 1, m)
@@ -150,9 +154,7 @@ class BatchedProduct:
             for bucket in level.dropped:
                 bucket.add_transposed(u, target)
         y = y[:-1]
-        if self.diagonal is not None:
-            y = y + self.diagonal[:, None] * columns
-        return y
+        return y if diagonal is None else y + diagonal[:, None] * columns
 
 
 def _pairs(

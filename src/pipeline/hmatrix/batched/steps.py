@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.hmatrix.batched.precision import full_precision
+
 SOLVE, SOLVE_TRANSPOSED, MULTIPLY_ROOT = 0, 1, 2
 
 
@@ -114,6 +116,7 @@ class BatchedSteps:
         )
 
 
+@full_precision()
 def act(levels: tuple[BatchedSteps, ...], action: int, x: Tensor) -> Tensor:
     """Return A^-1 x, A^-T x or L x for x of shape (n, m) in tree order, of the type that computes."""
     eliminations = [batch for level in levels for batch in level.eliminations]

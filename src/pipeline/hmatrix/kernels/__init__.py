@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from pipeline.errors import ConfigError
-from pipeline.hmatrix.kernels.base import Kernel, Product, Scaled, Sum
+from pipeline.hmatrix.kernels.base import Kernel, Product, Scaled, Sum, Swapped
 from pipeline.hmatrix.kernels.covariance import Matern, RationalQuadratic, SquaredExponential
 from pipeline.hmatrix.kernels.custom import Custom
 from pipeline.hmatrix.kernels.distances import distances, squared_distances
@@ -25,6 +25,7 @@ __all__ = [
     "Scaled",
     "SquaredExponential",
     "Sum",
+    "Swapped",
     "Yukawa",
     "build",
     "distances",

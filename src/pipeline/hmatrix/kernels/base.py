@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 
 LengthScale = float | tuple[float, ...]
@@ -149,16 +150,42 @@ class Scaled(Kernel):
         return {"name": self.name, "kernel": self.kernel.to_dict(), "factor": _plain(self.factor)}
 
 
+@dataclass(frozen=True)
+class Swapped(Kernel):
+    """k(y, x) of a kernel k that tells its arguments apart."""
+
+    kernel: Kernel
+
+    @property
+    def symmetric(self) -> bool:  # type: ignore[override]
+        return self.kernel.symmetric
+
+    @property
+    def is_complex(self) -> bool:  # type: ignore[override]
+        return self.kernel.is_complex
+
+    def to_dict(self) -> dict[str, Any]:
+        """Raise what the kernel raises: those that tell their arguments apart are Python functions."""
+        return self.kernel.to_dict()
+
+    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
+        return self.kernel(sources, targets).mT
+
+
 def require_positive(**parameters: LengthScale) -> None:
     """Raise ValueError unless every parameter, and every entry of a tuple, is a finite number above 0."""
     for name, value in parameters.items():
         for entry in value if isinstance(value, tuple) else (value,):
+            if not isinstance(entry, int | float | np.number):
+                raise TypeError(f"{name} wants a positive number, not {entry!r}")
             if not (math.isfinite(entry) and entry > 0):
                 raise ValueError(f"{name} must be positive and finite, not {value}")
 
 
 def _plain(value: Any) -> Any:
     """Return a field as JSON can hold it: a complex number as {"real": a, "imag": b}, a tuple as a list."""
+    if isinstance(value, np.number):
+        value = value.item()
     if isinstance(value, complex):
         return {"real": value.real, "imag": value.imag}
     return list(value) if isinstance(value, tuple) else value

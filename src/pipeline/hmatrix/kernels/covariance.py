@@ -6,7 +6,7 @@ covariance, which the arc length would not, and `length_scale` is then in units 
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,8 +38,9 @@ class _Covariance(Kernel):
     variance: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.length_scale, int | float):  # a list, as JSON and YAML give it
-            object.__setattr__(self, "length_scale", tuple(self.length_scale))
+        given: Any = self.length_scale
+        if isinstance(given, list | np.ndarray):  # JSON and YAML give lists
+            object.__setattr__(self, "length_scale", tuple(np.asarray(given).tolist()))
         require_positive(length_scale=self.length_scale, variance=self.variance)
 
     def _scaled(self, block: Tensor) -> Tensor:

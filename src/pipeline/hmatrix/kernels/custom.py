@@ -25,6 +25,10 @@ class Custom(Kernel):
     is_complex: bool = False  # type: ignore[misc]
     singular: bool = False  # type: ignore[misc]
 
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"function wants a function of two point tensors, not {self.function!r}")
+
     def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
         return self.function(targets, sources)
 

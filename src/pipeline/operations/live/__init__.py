@@ -1,4 +1,4 @@
-"""The progress of a whole study in a terminal, from Snakemake's events and the logs of running jobs.
+"""The progress of a whole study, drawn in a terminal or told line by line, from Snakemake's events and jobs' logs.
 
 Both are the same for jobs on this machine and on a cluster: events come from the main process, logs lie on the file
 system that all share.

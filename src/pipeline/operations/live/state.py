@@ -46,6 +46,11 @@ class Job:
     said: str = ""
     heard: float = -math.inf
 
+    @property
+    def small(self) -> bool:
+        """Whether it is over before it could be told, and one of very many."""
+        return self.rule == "freeze_spec"
+
 
 @dataclass
 class Progress:

@@ -25,13 +25,16 @@ def block_structure(name: str, n: int, blocks: Sequence[Sequence[int]]) -> Drawi
         name: Makes the ids unique.
         n: Number of rows and columns.
         blocks: Rows of (first row, past last row, first column, past last column, rank or -1).
+
+    Returns:
+        The drawing; nothing where there are no blocks, or none is of low rank.
     """
     table = np.asarray(blocks, dtype=np.int64).reshape(-1, 5)
     table = table[(table[:, 1] > table[:, 0]) & (table[:, 3] > table[:, 2])]
-    if not len(table) or n < 1:
-        return None
     ranks = table[:, 4]
     dense = ranks < 0
+    if dense.all() or n < 1:
+        return None
     top = max(int(ranks.max()), 1)
     shades = colormaps["GnBu"]
     norm = Normalize(-0.25 * top, 1.15 * top)
@@ -41,21 +44,18 @@ def block_structure(name: str, n: int, blocks: Sequence[Sequence[int]]) -> Drawi
         axes.imshow(image, extent=(0, n, n, 0), interpolation="none")
         axes.set_axis_off()
         _write_ranks(axes, n, table)
-        if not dense.all():
-            bar = figure.colorbar(
-                ScalarMappable(norm, shades), ax=axes, orientation="horizontal", fraction=0.035, pad=0.02, aspect=40,
-                boundaries=np.linspace(0, top, 65), ticks=np.unique(np.linspace(0, top, 5).round()),
-            )  # fmt: skip
-            bar.outline.set_visible(False)
-            bar.ax.tick_params(length=0)
-            bar.set_label("rank (orange: dense)" if dense.any() else "rank")
+        bar = figure.colorbar(
+            ScalarMappable(norm, shades), ax=axes, orientation="horizontal", fraction=0.035, pad=0.02, aspect=40,
+            boundaries=np.linspace(0, top, 65), ticks=np.unique(np.linspace(0, top, 5).round()),
+        )  # fmt: skip
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(length=0)
+        bar.set_label("rank (orange: dense)" if dense.any() else "rank")
         low = ranks[~dense]
         words = (
             f"{count(n)} rows in {count(len(table))} blocks: {count(int(dense.sum()))} dense and "
-            f"{count(len(low))} of low rank"
+            f"{count(len(low))} of low rank (median {decimal(float(np.median(low)), 0)}, largest {top})"
         )
-        if len(low):
-            words += f" (median {decimal(float(np.median(low)), 0)}, largest {top})"
         return finish(figure, name=f"blocks-{name}", description=f"Block structure of {words}.")
 
 

@@ -1,0 +1,71 @@
+"""Progress where there is no terminal: a line when a job starts and when it is done, and one at the end."""
+
+import time
+
+from pipeline.operations.live.state import Job, Phase, Progress
+from pipeline.operations.live.tail import newest
+from pipeline.operations.text import counted, duration
+from pipeline.report.formatting import shorten
+
+# Letters that are shown of what a job said last: enough for a result, and no table's row.
+LONGEST = 110
+
+
+def planned(progress: Progress) -> str:
+    """How many jobs of each rule there are to do."""
+    if not progress.total:
+        return ""
+    parts = ", ".join(f"{n} {rule}" for rule, n in sorted(progress.planned.items()))
+    return f"{counted(progress.total, 'job')} to do: {parts}"
+
+
+def started(progress: Progress, number: int) -> str:
+    """That a job runs, or was handed to the cluster; nothing of one that is small."""
+    job = progress.jobs.get(number)
+    if job is None or job.small:
+        return ""
+    return f"{_now()}  {_name(job)}: {'submitted' if job.phase is Phase.WAITING else 'started'}"
+
+
+def finished(progress: Progress, number: int, now: float) -> str:
+    """That a job is done, how long that took, how many are, and what it said last."""
+    job = progress.jobs.get(number)
+    if job is None or job.small:
+        return ""
+    count = f"{progress.count(Phase.DONE)} of {counted(progress.total, 'job')}"
+    said = shorten(newest(job.log, job.name), LONGEST)
+    return f"{_now()}  {_name(job)}: done in {duration(now - job.since)}, {count}" + (
+        f"; {said}" if said else ""
+    )
+
+
+def closing(progress: Progress, now: float, *, interrupted: bool, drawn: bool) -> str:
+    """How a run ended, and what to do next.
+
+    Args:
+        progress: All jobs.
+        now: The time.
+        interrupted: Whether somebody asked for the end.
+        drawn: Whether a view shows the last state, so that a good end needs no words.
+    """
+    of = f"{progress.study}: " if progress.study else ""
+    done = f"{of}{progress.count(Phase.DONE)} of {counted(progress.total, 'job')} done"
+    if interrupted:
+        return (
+            f"{done} when it was interrupted. Run the same command again to go on; trainings go on from their "
+            "last checkpoint."
+        )
+    failed = progress.in_phase(Phase.FAILED)
+    if failed:
+        names = ", ".join(_name(job) for job in failed[:5]) + (", ..." if len(failed) > 5 else "")
+        return f"{done}, {len(failed)} failed ({names}). Mend what is said above, then run the same command again."
+    whole = progress.count(Phase.DONE) >= progress.total  # else something else ended it, and has said so
+    return f"{done} in {duration(now - progress.begin)}" if whole and not drawn else ""
+
+
+def _name(job: Job) -> str:
+    return f"{job.rule} {job.name}".rstrip()
+
+
+def _now() -> str:
+    return time.strftime("%H:%M:%S")

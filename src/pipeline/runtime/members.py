@@ -1,0 +1,86 @@
+"""The processes of a job, known to each other so that they can tell who has died."""
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from pipeline.errors import ProcessLostError
+from pipeline.runtime.mpi import MpiCommunicator
+
+
+@dataclass(frozen=True)
+class Member:
+    """A process of a group, known to the others so that they can tell who is gone."""
+
+    rank: int
+    host: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"process {self.rank} (pid {self.pid} on {self.host})"
+
+    def is_gone(self) -> bool:
+        """Whether it has ended; of other nodes nothing is known."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
+
+
+def members_of(mpi: MpiCommunicator) -> tuple[Member, ...]:
+    """All processes of a launch, which must ask together."""
+    told = [text.split() for text in mpi.all_gather_text(f"{os.getpid()} {socket.gethostname()}")]
+    return tuple(Member(rank, host, int(pid)) for rank, (pid, host) in enumerate(told))
+
+
+def gone_of(members: Sequence[Member]) -> list[Member]:
+    """The members that have ended."""
+    return [member for member in members if member.is_gone()]
+
+
+def soon_gone(members: Sequence[Member]) -> list[Member]:
+    """The same, a moment later if need be: a connection may break before its process is seen to end."""
+    for _ in range(20):
+        gone = gone_of(members)
+        if gone:
+            return gone
+        time.sleep(0.01)
+    return []
+
+
+def lost(members: Sequence[Member], gone: Sequence[Member]) -> ProcessLostError:
+    """Return what a process of a broken group has to tell; the first one left at once, the others later.
+
+    The first one's line then ends the job before those of the others.
+
+    Args:
+        members: All processes of the group.
+        gone: Those that are known to have died; perhaps none.
+    """
+    others = [member for member in members if member not in gone]
+    if (others[0].pid, others[0].host) != (os.getpid(), socket.gethostname()):
+        time.sleep(2)
+    return ProcessLostError(
+        f"{_obituary(members, gone)}; nothing was published and the last checkpoint is kept: start the same job again"
+    )
+
+
+def _obituary(members: Sequence[Member], gone: Sequence[Member]) -> str:
+    n = len(members)
+    if gone:
+        verb = "has" if len(gone) == 1 else "have"
+        return f"{', '.join(map(str, gone))}, of {n} processes, {verb} died"
+    here = socket.gethostname()
+    elsewhere = dict.fromkeys(member.host for member in members if member.host != here)
+    if not elsewhere:
+        return f"the connection between the {n} processes on {here} has broken, though all of them live"
+    return (
+        f"{here} has lost its connection to another process of this job; all of its own live, so one on "
+        f"{' or '.join(elsewhere)} has died, or the network between has failed"
+    )
