@@ -104,9 +104,9 @@ def inverse(A: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
     """Return the inverse of A, compressed from solves with a factorization.
 
     What a factorization has lost is noise of full rank to the inverse, multiplied by the condition number, and would
-    inflate its ranks. A kernel matrix is therefore factorized some thousand times tighter than the tolerance asks, which
-    costs less than refinement, and is inverted itself: what A has lost in compression does not count. Any other matrix
-    has solves that are refined with its products.
+    inflate its ranks. A kernel matrix is therefore factorized some thousand times tighter than the tolerance asks,
+    which costs less than refinement, and is inverted itself: what A has lost in compression does not count. Any other
+    matrix has solves that are refined with its products.
 
     Args:
         tolerance: Relative error of the compression; A's by default.
