@@ -46,6 +46,7 @@ _SINGLE_HOLDS = (
 )  # norms whose squares, and the shares of them that boxes may lose, do not underflow
 _ROUNDING = 1e-3  # of the diagonal: a smaller pivot may be single precision's fault
 _DENSE_END = 1200  # unknowns that are left to a dense factorization
+_SHARE = 0.18  # of the tolerance that boxes may lose: what they lose meets in the steps that follow
 _TIGHTEST = 1e-2  # of the matrix's own tolerance: a breakdown beyond is not the compression's
 
 
@@ -281,7 +282,7 @@ def factorize(
     used = tolerance
     while True:
         working = stored if single else computed
-        steps, failure = attempt(working, stored, Sampling.for_tolerance(0.2 * used, A.norm, A.rows.n_boxes))
+        steps, failure = attempt(working, stored, Sampling.for_tolerance(_SHARE * used, A.norm, A.rows.n_boxes))
         if failure is None:
             if used != tolerance:
                 notes = (*notes, _tightened(tolerance, used))
