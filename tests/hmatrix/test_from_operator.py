@@ -170,3 +170,40 @@ def test_bad_arguments_are_refused(generator):
         H2Matrix.from_operator(tree, lambda X: X, tolerance=0.0)
     with pytest.raises(ValueError, match="product_transposed"):
         H2Matrix.from_operator(tree, lambda X: X, columns=other)
+
+
+def test_points_stand_for_their_tree(generator):
+    targets, sources = generator.random((300, 2)), generator.random((200, 2)) + 1.5
+    C = kernels.Matern()(torch.from_numpy(targets), torch.from_numpy(sources)).numpy()
+    found = H2Matrix.from_operator(
+        targets,
+        lambda X: C @ X,
+        columns=sources,
+        product_transposed=lambda X: C.T @ X,
+        admissibility="strong",
+    )
+    assert relative_error(found, C) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("product", "error", "sentence"),
+    [
+        (
+            lambda X: X[:-1],
+            ValueError,
+            r"numbers of shape \(50, 4\) for an array of shape \(50, 4\), not float64",
+        ),
+        (lambda X: X[:, 0], ValueError, r"not float64 of shape \(50,\)"),
+        (lambda X: None, ValueError, "not object"),
+        (lambda X: X * np.nan, ConfigError, "NaN or infinite"),
+    ],
+)
+def test_products_that_are_none_are_refused(product, error, sentence, generator):
+    with pytest.raises(error, match=sentence):
+        H2Matrix.from_operator(generator.random((50, 2)), product)
+
+
+def test_a_tree_and_points_are_not_mixed(generator):
+    points = generator.random((50, 2))
+    with pytest.raises(TypeError, match="not one of each"):
+        H2Matrix.from_operator(tree_of(points), lambda X: X, columns=points, product_transposed=lambda X: X)

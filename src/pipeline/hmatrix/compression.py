@@ -117,25 +117,9 @@ def _divide(
     admissibility: Admissibility | None,
 ) -> tuple[ClusterTree, ClusterTree, Admissibility, Interactions, tuple[str, ...]]:
     """Build trees and lists; where hardly any boxes are far from each other, weak admissibility takes over."""
-    volume = _fills_space(targets)
-    per_level = 3 if volume else 2
-    largest = max(len(targets), 0 if sources is None else len(sources))
-    # A box of a volume has up to 26 neighbors if it is a cube, and more if it is not: whole levels make cubes.
-    halvings = (
-        whole_levels(largest, _LEAF, per_level)
-        if volume and leaf_size is None
-        else n_halvings(largest, leaf_size or _LEAF)
-    )
     scales = length_scales(kernel)
     metric = None if scales is None or len(scales) != targets.shape[1] else 1 / np.array(scales)
-
-    def tree(points: NDArray[Any]) -> ClusterTree:
-        return build_tree(
-            points.astype(np.float64), halvings=halvings, halvings_per_level=per_level, metric=metric
-        )
-
-    rows = tree(targets)
-    columns = rows if sources is None else tree(sources)
+    rows, columns = trees_of(targets, sources, leaf_size, metric)
     lists = interactions(rows, columns, admissibility or Strong())
     if admissibility is not None or rows is not columns:
         return rows, columns, admissibility or Strong(), lists, ()
@@ -155,6 +139,39 @@ def _divide(
     if not weak:
         return rows, columns, Strong(), lists, (note,)
     return rows, columns, Weak(), interactions(rows, columns, Weak()), (note,)
+
+
+def trees_of(
+    targets: NDArray[Any],
+    sources: NDArray[Any] | None,
+    leaf_size: int | None = None,
+    metric: NDArray[np.float64] | None = None,
+) -> tuple[ClusterTree, ClusterTree]:
+    """Build the tree of the rows, and that of the columns unless it is the same.
+
+    Args:
+        targets: Shape (n, d).
+        sources: Shape (m, d); left out for the targets.
+        leaf_size: Most points of a leaf; what has been found fastest if left out.
+        metric: As `build_tree` takes it.
+    """
+    volume = _fills_space(targets)
+    per_level = 3 if volume else 2
+    largest = max(len(targets), 0 if sources is None else len(sources))
+    # A box of a volume has up to 26 neighbors if it is a cube, and more if it is not: whole levels make cubes.
+    halvings = (
+        whole_levels(largest, _LEAF, per_level)
+        if volume and leaf_size is None
+        else n_halvings(largest, leaf_size or _LEAF)
+    )
+
+    def tree(points: NDArray[Any]) -> ClusterTree:
+        return build_tree(
+            points.astype(np.float64), halvings=halvings, halvings_per_level=per_level, metric=metric
+        )
+
+    rows = tree(targets)
+    return rows, rows if sources is None else tree(sources)
 
 
 def _fills_space(points: NDArray[Any]) -> bool:

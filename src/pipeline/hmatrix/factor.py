@@ -282,7 +282,9 @@ def factorize(
     used = tolerance
     while True:
         working = stored if single else computed
-        steps, failure = attempt(working, stored, Sampling.for_tolerance(_SHARE * used, A.norm, A.rows.n_boxes))
+        steps, failure = attempt(
+            working, stored, Sampling.for_tolerance(_SHARE * used, A.norm, A.rows.n_boxes)
+        )
         if failure is None:
             if used != tolerance:
                 notes = (*notes, _tightened(tolerance, used))

@@ -10,11 +10,12 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from pipeline.errors import ConvergenceError
-from pipeline.hmatrix.admissibility import Admissibility, Interactions, Strong, interactions
+from pipeline.errors import ConfigError, ConvergenceError
+from pipeline.hmatrix.admissibility import Admissibility, Interactions, Strong, as_admissibility, interactions
 from pipeline.hmatrix.cluster import ClusterTree
+from pipeline.hmatrix.compression import trees_of
 from pipeline.hmatrix.h2 import H2Matrix
-from pipeline.hmatrix.inputs import require_tolerance
+from pipeline.hmatrix.inputs import as_array, as_points, require_tolerance
 from pipeline.hmatrix.sketching import (
     Boxes,
     Side,
@@ -40,14 +41,14 @@ _SINGLE_SUFFICES = 5e-7
 
 
 def from_operator(
-    tree: ClusterTree,
+    tree: ClusterTree | Array,
     product: Product,
     entries: EntryFunction | None = None,
     *,
     product_transposed: Product | None = None,
-    columns: ClusterTree | None = None,
+    columns: ClusterTree | Array | None = None,
     tolerance: float = 1e-6,
-    admissibility: Admissibility | None = None,
+    admissibility: Admissibility | str | None = None,
     seed: int = 0,
 ) -> H2Matrix:
     """Compress an operator that is known by its products alone.
@@ -56,14 +57,15 @@ def from_operator(
     and O(n) times the square of that number besides. Where it comes near n all unit vectors are used. Ranks adapt.
 
     Args:
-        tree: Of the rows, and of the columns unless they are given.
+        tree: Of the rows, and of the columns unless they are given: such as `rows` of another matrix, or points of
+            shape (n, d).
         product: X -> C X for arrays X of shape (n, m), in the caller's order of the points.
         entries: (i, j) -> the block C[i, j] for index arrays, in the caller's order. Where near blocks can
             be had in this way, vectors as many as the ranks suffice.
         product_transposed: X -> C^T X, not conjugated; left out for a symmetric operator.
-        columns: Tree of the columns, as deep as `tree`.
+        columns: Tree of the columns, as deep as `tree`; points if `tree` is points.
         tolerance: Relative Frobenius error of products with random vectors, checked on fresh ones.
-        admissibility: Strong() if left out.
+        admissibility: Strong(), Weak(), "strong" or "weak"; Strong() if left out.
         seed: Of the random vectors.
 
     Returns:
@@ -71,19 +73,23 @@ def from_operator(
 
     Raises:
         ConvergenceError: If the error on fresh vectors stays above the tolerance.
+        ConfigError, ValueError: If a product has another shape, or entries that are NaN or infinite.
     """
     require_tolerance(tolerance)
-    columns = columns or tree
+    tree, columns = _trees(tree, columns)
+    product = _checked(product, tree.n_points, "product")
+    if product_transposed is not None:
+        product_transposed = _checked(product_transposed, columns.n_points, "product_transposed")
     if product_transposed is None and columns is not tree:
         raise ValueError("a matrix over two trees is not symmetric: give product_transposed")
-    admissibility = admissibility or Strong()
+    admissibility = as_admissibility(admissibility) or Strong()
     lists = interactions(tree, columns, admissibility)
     generator = np.random.default_rng(seed)
     probes = [_Probe(tree, columns, product)]
     if product_transposed is not None:
         probes.append(_Probe(columns, tree, product_transposed))
     check = generator.standard_normal((columns.n_points, 4))
-    exact = np.asarray(product(check))
+    exact = product(check)
     wide = np.dtype(np.complex128 if exact.dtype.kind == "c" else np.float64)
     narrow = np.dtype({"f": "float32", "c": "complex64"}[wide.kind])
     stored = narrow if tolerance >= _SINGLE_SUFFICES else wide
@@ -111,6 +117,31 @@ def from_operator(
         f"compression by sketching reached a relative error of {reached:.1e} where {tolerance:.0e} was asked for; "
         "ask for a larger tolerance, no smaller than that of the operator itself"
     )
+
+
+def _trees(rows: ClusterTree | Array, columns: ClusterTree | Array | None) -> tuple[ClusterTree, ClusterTree]:
+    if isinstance(rows, ClusterTree) and isinstance(columns, ClusterTree | None):
+        return rows, columns or rows
+    if isinstance(rows, ClusterTree) or isinstance(columns, ClusterTree):
+        raise TypeError("tree and columns want two trees, or two arrays of points, and not one of each")
+    return trees_of(as_points(rows, "tree"), None if columns is None else as_points(columns, "columns"))
+
+
+def _checked(product: Product, n: int, what: str) -> Product:
+    """Return the product, which fails where it does not give finite numbers of shape (n, m)."""
+
+    def checked(X: Array) -> Array:
+        Y = as_array(product(X))
+        if Y.shape != (n, X.shape[1]) or Y.dtype.kind not in "biufc":
+            raise ValueError(
+                f"{what} must give numbers of shape {(n, X.shape[1])} for an array of shape {X.shape}, "
+                f"not {Y.dtype} of shape {Y.shape}"
+            )
+        if not np.isfinite(Y.sum()) and not np.isfinite(Y).all():
+            raise ConfigError(f"{what} gave an entry that is NaN or infinite for finite vectors")
+        return Y
+
+    return checked
 
 
 class _Probe:
@@ -153,7 +184,7 @@ class _Probe:
         # Not all at once: vectors in three orders would not fit a cache.
         for start in range(0, n_vectors, _AT_A_TIME):
             part = slice(start, start + _AT_A_TIME)
-            sample = np.asarray(self.product(tests[:, part][self.in_tree.places]))
+            sample = self.product(tests[:, part][self.in_tree.places])
             if start == 0:
                 samples = np.empty((len(samples), n_vectors), dtype=sample.dtype)
             samples[:, part] = sample[self.out_tree.permutation]

@@ -420,7 +420,7 @@ class H2Matrix:
     @classmethod
     def from_operator(
         cls,
-        tree: ClusterTree,
+        tree: "ClusterTree | NDArray[Any]",
         product: "Callable[[NDArray[Any]], NDArray[Any]]",
         entries: "Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]] | None" = None,
         **options: Any,
