@@ -60,6 +60,46 @@ def test_all_groups_of_real_processes_do_the_same_collectives(n_processes, tmp_p
     assert "agreed" in done.stdout
 
 
+WITHOUT_MEMORY = """
+import errno
+import sys
+from pathlib import Path
+
+import torch
+from pipeline.runtime import mpi, node_group
+
+def full(*args, **options):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+comm = mpi.MpiCommunicator()
+with node_group.process_group(torch.device("cpu"), comm) as group:
+    assert type(group).__name__ == "NodeGroup"
+    if sys.platform == "linux":
+        mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if "parsimony-" in line]
+        assert mapped and all(line.endswith("(deleted)") for line in mapped), mapped
+    group.barrier()
+if comm.rank == 0:
+    mpi.tempfile.mkstemp = full
+with node_group.process_group(torch.device("cpu"), comm) as group:
+    assert type(group).__name__ != "NodeGroup"
+    total = torch.ones(3)
+    group.all_reduce(total)
+    assert total.tolist() == [2.0] * 3
+"""
+
+
+@pytest.mark.mpi
+def test_shared_memory_leaves_nothing_behind_and_is_done_without_where_there_is_none(tmp_path):
+    script = tmp_path / "memory.py"
+    script.write_text(WITHOUT_MEMORY)
+    done = subprocess.run(
+        ["mpiexec", "-n", "2", sys.executable, "-m", "mpi4py", str(script)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("No space left on device") == 1
+
+
 @pytest.mark.mpi
 def test_one_failing_process_ends_the_others(tmp_path):
     script = tmp_path / "fail.py"

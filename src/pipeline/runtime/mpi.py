@@ -1,5 +1,8 @@
 """The one door to MPI."""
 
+import mmap
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +13,8 @@ from mpi4py import MPI
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+
+_MEMORY = "/dev/shm"  # a file system that lies in memory; elsewhere pages of a temporary file serve
 
 
 @dataclass(frozen=True)
@@ -92,37 +97,52 @@ class MpiCommunicator:
 class NodeMemory:
     """Memory that all processes of one node read and write, and a way to meet between the one and the other.
 
-    All of them must open it, and close it, together.
+    All of them must open it together. It has no name once it is open: nothing is left of it, however they end, which
+    MPI's own windows do not promise.
 
     Attributes:
         pieces: Bytes, as many for each process.
+
+    Raises:
+        OSError: On all processes, if one of them cannot have it.
     """
 
     def __init__(self, mpi: MpiCommunicator, n_bytes: int) -> None:
         self._comm = MPI.Intracomm(mpi.node)
-        self._window = MPI.Win.Allocate_shared(n_bytes, 1, comm=self._comm)
-        self._window.Lock_all()
-        buffers = [self._window.Shared_query(rank)[0] for rank in range(self._comm.Get_size())]
-        self.pieces = [torch.frombuffer(buffer, dtype=torch.uint8) for buffer in buffers]
+        whole = torch.frombuffer(_map_shared(self._comm, n_bytes * mpi.local_size), dtype=torch.uint8)
+        self.pieces = list(torch.split(whole, n_bytes))
 
     def arrive(self) -> Callable[[], bool]:
         """Tell the others that this process has come here; return what tells, without waiting, whether all have.
 
         What they wrote before they came can then be read.
         """
-        self._window.Sync()
         request = self._comm.Ibarrier()
+        return lambda: bool(request.Test())
 
-        def are_all_here() -> bool:
-            if not request.Test():
-                return False
-            self._window.Sync()
-            return True
 
-        return are_all_here
-
-    def close(self) -> None:
-        """Give the memory back."""
-        self.pieces = []
-        self._window.Unlock_all()
-        self._window.Free()
+def _map_shared(comm: MPI.Intracomm, n_bytes: int) -> mmap.mmap:
+    name = failure = ""
+    if comm.rank == 0:
+        try:
+            descriptor, name = tempfile.mkstemp(
+                prefix="parsimony-", dir=_MEMORY if os.path.isdir(_MEMORY) else None
+            )
+            with open(descriptor, "wb") as file:
+                file.write(bytes(n_bytes))  # or a full file system would be a bus error later
+        except OSError as error:
+            failure = str(error)
+    name, failure = comm.bcast((name, failure))
+    mapped = None
+    if not failure:
+        try:
+            with open(name, "r+b") as file:
+                mapped = mmap.mmap(file.fileno(), n_bytes)
+        except OSError as error:
+            failure = str(error)
+    failures = [one for one in comm.allgather(failure) if one]
+    if comm.rank == 0 and name:
+        os.unlink(name)
+    if mapped is None or failures:
+        raise OSError(failures[0])
+    return mapped

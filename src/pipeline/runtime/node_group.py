@@ -132,13 +132,21 @@ def process_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Commun
     Raises:
         ConfigError: As `torch_group` does.
     """
-    one_node = mpi.local_size == mpi.size
     if mpi.size == 1:
         yield Serial()
-    elif one_node and set(mpi.all_gather_text(device.type)) == {"cpu"}:
-        memory = NodeMemory(mpi, 2 * MOST_AT_ONCE)
+        return
+    memory = None
+    if mpi.local_size == mpi.size and set(mpi.all_gather_text(device.type)) == {"cpu"}:
+        try:
+            memory = NodeMemory(mpi, 2 * MOST_AT_ONCE)
+        except OSError as error:
+            if mpi.rank == 0:
+                print(
+                    f"processes share no memory ({error}) and pass tensors by messages, which is slower",
+                    flush=True,
+                )
+    if memory:
         yield NodeGroup(memory, members_of(mpi), mpi.rank)
-        memory.close()  # together, so not after a failure
     else:
         with torch_group(device, mpi) as group:
             yield group
