@@ -36,29 +36,6 @@ def test_every_instruction_set_agrees_with_numpy_at_every_length(kind, number, d
         )
 
 
-SETS = _native.instruction_sets()
-
-
-@pytest.mark.skipif("avx512" not in SETS, reason="this processor has no AVX-512; BLAS serves")
-@pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("k", [0, 1, 127, 128, 129, 300])
-@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 20])
-def test_own_product_of_matrices_agrees_with_numpy_and_writes_nowhere_else(transposed, k, n):
-    generator = np.random.default_rng(k)
-    for m in (0, 1, 7, 8, 16, 17, 24, 31, 32, 33, 48, 50):
-        A = generator.standard_normal((k, m + 2)).T  # column-major, with rows that are not part of the matrix
-        B = generator.standard_normal((k, n + 1) if transposed else (n, k + 1)).T
-        C = generator.standard_normal((n, m + 3)).T
-        wanted = C.copy()
-        wanted[:m] -= 0.5 * A[:m] @ (B[:n].T if transposed else B[:k])
-        flat = [np.ascontiguousarray(matrix.T).reshape(-1) for matrix in (A, B, C)]
-        found = _native.run_gemm(
-            SETS.index("avx512"), transposed, m, n, k, -0.5, flat[0], len(A), flat[1], len(B), flat[2], len(C)
-        )
-        for result, off in zip(found, (1e-12, 1e-3), strict=True):
-            np.testing.assert_allclose(np.reshape(result, (n, m + 3)).T, wanted, rtol=0, atol=off)
-
-
 def test_the_portable_set_is_always_there():
     assert _native.instruction_sets()[-1] == "portable"
 

@@ -63,20 +63,6 @@ def run_loops(
     v: NDArray[np.float64],
     u: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
-def run_gemm(
-    set: int,
-    transposed: bool,
-    m: int,
-    n: int,
-    k: int,
-    alpha: float,
-    A: NDArray[np.float64],
-    lda: int,
-    B: NDArray[np.float64],
-    ldb: int,
-    C: NDArray[np.float64],
-    ldc: int,
-) -> tuple[NDArray[np.float64] | None, NDArray[np.float32] | None]: ...
 def run_edges(
     set: int,
     length: NDArray[np.float64],

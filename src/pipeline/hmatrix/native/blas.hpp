@@ -1,5 +1,4 @@
 // BLAS and LAPACK by SciPy's own function pointers (scipy.linalg.cython_blas, cython_lapack): no library to link.
-// Some products of matrices have routines of ours, where those are faster (gemm.hpp).
 //
 // Column-major throughout. `gemm('T', ...)` transposes without conjugation, as complex symmetric matrices want it.
 #pragma once
@@ -8,8 +7,6 @@
 #include <stdexcept>
 #include <string>
 #include <type_traits>
-
-#include "loops.hpp"
 
 namespace hmatrix {
 
@@ -47,14 +44,6 @@ template <class T>
 inline void gemm(char ta, char tb, int m, int n, int k, T alpha, const T* A, int lda, const T* B, int ldb, T beta, T* C,
                  int ldc) {
     if (m == 0 || n == 0) return;
-    if (ta == 'N' && beta == T(1)) {
-        if constexpr (std::is_same_v<T, double>) {
-            if (auto own = loops().add_gemm_double) return own(tb == 'T', m, n, k, alpha, A, lda, B, ldb, C, ldc);
-        }
-        if constexpr (std::is_same_v<T, float>) {
-            if (auto own = loops().add_gemm_float) return own(tb == 'T', m, n, k, alpha, A, lda, B, ldb, C, ldc);
-        }
-    }
     routines<T>().gemm(&ta, &tb, &m, &n, &k, &alpha, const_cast<T*>(A), &lda, const_cast<T*>(B), &ldb, &beta, C, &ldc);
 }
 

@@ -44,11 +44,6 @@ struct Loops {
     // both at once, so that B is read once: y += B x, z += B^T u
     void (*both_double)(int m, int n, const double* B, const double* x, double* y, const double* u, double* z);
     void (*both_float)(int m, int n, const float* B, const double* x, double* y, const double* u, double* z);
-    // C (m, n) += alpha A op(B), as in gemm.hpp; null where BLAS serves
-    void (*add_gemm_double)(bool transposed, int m, int n, int k, double alpha, const double* A, int lda,
-                            const double* B, int ldb, double* C, int ldc);
-    void (*add_gemm_float)(bool transposed, int m, int n, int k, float alpha, const float* A, int lda, const float* B,
-                           int ldb, float* C, int ldc);
 };
 
 extern const Loops loops_portable;

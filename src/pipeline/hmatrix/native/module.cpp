@@ -125,23 +125,6 @@ NB_MODULE(_native, module) {
             return give(std::move(out));
         },
         "set"_a, "length"_a, "lower"_a, "t"_a, "height"_a);
-    module.def(
-        "run_gemm",
-        [](int set, bool transposed, int m, int n, int k, double alpha, In<double> A, int lda, In<double> B, int ldb,
-           In<double> C, int ldc) -> nb::object {
-            const auto run = [&](auto routine, auto one) -> nb::object {
-                using T = decltype(one);
-                if (!routine) return nb::none();
-                const std::vector<T> a(A.data(), A.data() + A.size()), b(B.data(), B.data() + B.size());
-                std::vector<T> c(C.data(), C.data() + C.size());
-                routine(transposed, m, n, k, static_cast<T>(alpha), a.data(), lda, b.data(), ldb, c.data(), ldc);
-                return nb::cast(give(std::move(c)));
-            };
-            const Loops& chosen = *available_loops().at(set);
-            return nb::make_tuple(run(chosen.add_gemm_double, 1.0), run(chosen.add_gemm_float, 1.0f));
-        },
-        "set"_a, "transposed"_a, "m"_a, "n"_a, "k"_a, "alpha"_a, "A"_a, "lda"_a, "B"_a, "ldb"_a, "C"_a, "ldc"_a,
-        "C + alpha A op(B) in double and single precision, all flat and column-major; None where BLAS serves");
     nb::class_<Tree>(module, "Tree")
         .def(
             "__init__",
