@@ -46,7 +46,7 @@ class LogHandler(LogHandlerBase):
         from pipeline.operations.live.state import Progress
 
         self.progress = Progress(begin=time.monotonic())
-        if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
             return
         from rich.console import Console
         from rich.live import Live

@@ -120,6 +120,26 @@ def test_the_inverse_of_a_symmetric_matrix(A):
     assert_close(inverse, np.linalg.inv(A.to_dense()))
 
 
+def test_a_symmetric_matrix_that_proves_indefinite_is_inverted_and_solved_all_the_same(A):
+    shifted = A.add_diagonal(-1.3)
+    a = shifted.recompress(tolerance=1e-11).to_dense()  # what the inverse is of: the kernel's own matrix
+    assert np.linalg.eigvalsh(a).min() < 0 < np.linalg.eigvalsh(a).max()
+    assert_close(shifted.inverse(), np.linalg.inv(a))
+    b = np.random.default_rng(0).standard_normal(400)
+    x, info = shifted.solve(b, 1e-9)
+    assert np.linalg.norm(shifted @ x - b) <= 1e-8 * np.linalg.norm(b)
+    assert "ldlt" in info.notes[-1]
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_products_of_matrices_of_any_scale(scale, points):
+    small = H2Matrix.from_kernel(points, scale * kernels.Matern(length_scale=0.3), tolerance=1e-4)
+    a = small.to_dense()
+    assert np.linalg.norm(
+        (small @ small).to_dense() / scale**2 - (a / scale) @ (a / scale)
+    ) <= 1e-3 * np.linalg.norm((a / scale) @ (a / scale))
+
+
 def test_an_ill_conditioned_matrix_is_factorized_tighter_before_it_is_inverted(caplog):
     points = np.random.default_rng(0).random((1500, 2))
     smooth = kernels.Matern(nu=1.5, length_scale=0.2)

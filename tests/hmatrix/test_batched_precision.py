@@ -31,18 +31,22 @@ def test_products_are_exact_within_and_the_settings_return(setting):
 
 
 def test_the_settings_return_after_a_failure(setting):
+    before = [products.fp32_precision for products in PRODUCTS]
     with pytest.raises(RuntimeError, match="within"), full_precision():
         raise RuntimeError("within")
+    assert [products.fp32_precision for products in PRODUCTS] == before
     assert torch.get_float32_matmul_precision() == setting
 
 
 def test_the_settings_return_when_the_last_of_several_has_done(setting):
+    before = [products.fp32_precision for products in PRODUCTS]
     first, second = full_precision(), full_precision()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
     assert [products.fp32_precision for products in PRODUCTS] == ["ieee", "ieee"]
     second.__exit__(None, None, None)
+    assert [products.fp32_precision for products in PRODUCTS] == before
     assert torch.get_float32_matmul_precision() == setting
 
 

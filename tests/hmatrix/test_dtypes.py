@@ -103,3 +103,13 @@ def test_storage_keeps_every_bit(matrices, case, b, tmp_path):
     loaded = H2Matrix.load(tmp_path / "matrix")
     assert loaded.dtype == A.dtype
     np.testing.assert_array_equal(loaded @ b, A @ b)
+
+
+def test_a_right_hand_side_more_precise_than_the_matrix_is_solved_in_its_own_precision():
+    points = np.random.default_rng(0).random((2000, 2)).astype(np.float32)
+    A = H2Matrix.from_kernel(points, kernels.Matern(nu=0.5, length_scale=0.1), diagonal=1e-2, tolerance=1e-6)
+    b = np.random.default_rng(1).standard_normal(2000)
+    x, info = A.solve(b, 1e-6)
+    assert x.dtype == np.float64
+    assert info.converged
+    assert A.solve(b.astype(np.float16), 1e-4)[0].dtype == np.float32

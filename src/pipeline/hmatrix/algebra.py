@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix.compression import exact_product, sampled_rows
+from pipeline.hmatrix.factor import factorize_even_indefinite
 from pipeline.hmatrix.from_operator import from_operator
 from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.kernels import Kernel
@@ -28,9 +29,8 @@ _REFINEMENTS = 6
 _TIGHTEST = 1e-11
 _FACTORIZATIONS = 2
 _PROBED = 8  # right-hand sides that tell how often to refine
-_NOISE = (
-    0.08  # of the tolerance, in solves: it is of full rank, and from a third on inflates ranks and the sketch
-)
+# Of the tolerance, in solves: it is of full rank, and from a third on inflates ranks and the sketch.
+_NOISE = 0.08
 _TIGHTER = 3e-4  # of the tolerance, for the first factorization of a matrix that is to be inverted
 _SURELY = 0.3  # of what the noise may be, aimed at where the first factorization missed it
 _NOISELESS = 0.1  # of the tolerance, for the factors of a product: their errors are noise of full rank to it
@@ -136,7 +136,7 @@ def _exact_solves(A: H2Matrix, tolerance: float) -> tuple[Map, Map] | None:
     size = max(float(np.linalg.norm(wanted)), np.finfo(float).tiny)
     used = max(_TIGHTER * tolerance, _TIGHTEST)
     for _ in range(_FACTORIZATIONS):
-        F = A.factorize(used)
+        F = factorize_even_indefinite(A, used)
         residual = float(np.linalg.norm(wanted - exact_product(A, chosen, F.solve(X)))) / size
         logger.info("factorized at %.0e: residual %.1e on exact rows", F.used_tolerance, residual)
         if residual <= _NOISE * tolerance:
@@ -152,7 +152,7 @@ def _refined_solves(A: H2Matrix, tolerance: float) -> tuple[Map, Map]:
     """Return solves refined with A's products, A compressed tighter where it can be."""
     if A.kernel is not None and A.dtype not in (np.float32, np.complex64):
         A = recompress(A, tolerance=max(1e-3 * tolerance, _TIGHTEST))
-    F = A.factorize(min(tolerance, A.tolerance))
+    F = factorize_even_indefinite(A, min(tolerance, A.tolerance))
     forth = _refined(F.solve, A.__matmul__, A.shape[0], tolerance)
     back = (
         forth if A.is_symmetric else _refined(F.solve_transposed, A.product_transposed, A.shape[0], tolerance)

@@ -37,13 +37,10 @@ logger = logging.getLogger("pipeline.hmatrix")
 
 KINDS = {"cholesky": 0, "ldlt": 1, "lu": 2}
 _SOLVE, _SOLVE_TRANSPOSED, _MULTIPLY_ROOT = 0, 1, 2
-_SINGLE_COMPUTES = (
-    1e-3  # from this tolerance on, rounding every step to single precision (6e-8) does not show
-)
-_SINGLE_HOLDS = (
-    1e-12,
-    1e15,
-)  # norms whose squares, and the shares of them that boxes may lose, do not underflow
+# From this tolerance on, rounding every step to single precision (6e-8) does not show.
+_SINGLE_COMPUTES = 1e-3
+# Norms whose squares, and the shares of them that boxes may lose, do not underflow.
+SINGLE_HOLDS = (1e-12, 1e15)
 _ROUNDING = 1e-3  # of the diagonal: a smaller pivot may be single precision's fault
 _DENSE_END = 1200  # unknowns that are left to a dense factorization
 _SHARE = 0.18  # of the tolerance that boxes may lose: what they lose meets in the steps that follow
@@ -263,7 +260,7 @@ def factorize(
     computed = np.dtype(np.complex128 if A.computed.kind == "c" else np.float64)
     # Rounding a factor costs accuracy in proportion to the condition number: single precision is for loose ones.
     diagonal = np.zeros(A.shape[0], computed) if A.diagonal_term is None else A.diagonal_term.astype(computed)
-    held = _SINGLE_HOLDS[0] <= np.hypot(A.norm, np.linalg.norm(diagonal)) <= _SINGLE_HOLDS[1]
+    held = SINGLE_HOLDS[0] <= np.hypot(A.norm, np.linalg.norm(diagonal)) <= SINGLE_HOLDS[1]
     narrow = np.dtype({"c": np.complex64, "f": np.float32}[computed.kind])
     stored = narrow if tolerance >= 1e-7 and held else computed
     single = tolerance >= _SINGLE_COMPUTES and held
@@ -302,6 +299,21 @@ def factorize(
             raise _failed(A, kind, failure)
         logger.info("a pivot of %.1e at tolerance %.0e: factorizing at %.0e", failure[2], used, used / 10)
         used /= 10
+
+
+def factorize_even_indefinite(A: H2Matrix, tolerance: float) -> Factorization:
+    """Factorize A for what needs no Cholesky factor: by LDL^T where a symmetric matrix proves indefinite.
+
+    Raises:
+        ConvergenceError: If a pivot vanishes.
+    """
+    try:
+        return factorize(A, tolerance=tolerance)
+    except ConvergenceError as error:
+        if _choose(A, "auto") != "cholesky":
+            raise
+        logger.info("%s: LDL^T instead", error)
+        return factorize(A, tolerance=tolerance, kind="ldlt")
 
 
 def _natively(A: H2Matrix, kind: str, diagonal: NDArray[Any], progress: Progress | None) -> Attempt:

@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix.admissibility import Admissibility, Interactions, Strong, as_admissibility, interactions
 from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.compression import trees_of
+from pipeline.hmatrix.factor import SINGLE_HOLDS
 from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.inputs import as_array, as_points, require_tolerance
 from pipeline.hmatrix.sketching import (
@@ -74,6 +75,7 @@ def from_operator(
     Raises:
         ConvergenceError: If the error on fresh vectors stays above the tolerance.
         ConfigError, ValueError: If a product has another shape, or entries that are NaN or infinite.
+        TypeError: If a tree and points are mixed.
     """
     require_tolerance(tolerance)
     tree, columns = _trees(tree, columns)
@@ -92,9 +94,11 @@ def from_operator(
     exact = product(check)
     wide = np.dtype(np.complex128 if exact.dtype.kind == "c" else np.float64)
     narrow = np.dtype({"f": "float32", "c": "complex64"}[wide.kind])
-    stored = narrow if tolerance >= _SINGLE_SUFFICES else wide
     dtype = narrow if exact.dtype == narrow else wide
+    exact = exact.astype(wide)  # squares leave the range of single precision sooner than entries do
     norm = float(np.linalg.norm(exact)) / 2  # the columns of `check` are four
+    held = norm == 0 or SINGLE_HOLDS[0] <= norm <= SINGLE_HOLDS[1]
+    stored = narrow if tolerance >= _SINGLE_SUFFICES and held else wide
     mirrored = product_transposed is None
     share = 0.25 * tolerance
     for _ in range(_ATTEMPTS):

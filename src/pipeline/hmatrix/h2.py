@@ -365,7 +365,7 @@ class H2Matrix:
         """Solve A x = b by Krylov iteration on A, preconditioned by a loose factorization: the default way.
 
         Args:
-            b: Shape (n,) or (n, m). The solution is as precise as the matrix, whatever b is kept in.
+            b: Shape (n,) or (n, m). The solution is as precise as the matrix, or as b where that is more.
             tolerance: Relative residual |b - A x| / |b|, 2-norm, of each column.
             factorization: To precondition with. Otherwise a loose one is made, in single precision, and a tighter one
                 if 50 iterations with it do not suffice; `info.notes` tell.

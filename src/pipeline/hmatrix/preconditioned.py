@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from pipeline.errors import ConvergenceError
-from pipeline.hmatrix.factor import Factorization, factorize
+from pipeline.hmatrix.factor import Factorization, factorize_even_indefinite
 from pipeline.hmatrix.h2 import H2Matrix
-from pipeline.hmatrix.inputs import require_count, require_tolerance, torch_dtype
+from pipeline.hmatrix.inputs import numpy_dtype, require_count, require_tolerance, torch_dtype
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
 from pipeline.hmatrix.vectors import Vectors, result_type
 
@@ -35,8 +35,11 @@ def solve(
     if factorization is not None and not isinstance(factorization, Factorization):
         raise TypeError(f"factorization wants what A.factorize() returns, not {factorization!r}")
     is_complex = b.is_complex() if isinstance(b, torch.Tensor) else np.iscomplexobj(b)
-    # Residuals as small as asked want vectors as precise as the matrix, whatever b is kept in.
+    # Residuals as small as asked want vectors as precise as both: one of less than the matrix's would not reach them.
     wanted = result_type(A.dtype, np.dtype(np.complex128)) if is_complex else A.dtype
+    kept = numpy_dtype(b.dtype) if isinstance(b, torch.Tensor) else np.asarray(b).dtype
+    if kept in (np.float64, np.complex128):
+        wanted = np.promote_types(wanted, kept)
     given = (
         b.detach().to(torch_dtype(wanted))
         if isinstance(b, torch.Tensor)
@@ -71,7 +74,7 @@ def _tightening(
     """
     notes: tuple[str, ...] = ()
     for step in _TIGHTENINGS:
-        F = factorize(A, tolerance=min(max(A.tolerance, _loose(A)), step * _loose(A)))
+        F = factorize_even_indefinite(A, min(max(A.tolerance, _loose(A)), step * _loose(A)))
         last = step == _TIGHTENINGS[-1] or most <= _PATIENCE
         try:
             x, info = iterate(F, most if last else _PATIENCE)

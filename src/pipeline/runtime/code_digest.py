@@ -23,7 +23,7 @@ def _file_of(module: str, root: Path) -> Path | None:
 
 @functools.cache
 def _parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_text())
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def _imports(module: str, root: Path) -> frozenset[str]:
 @functools.cache
 def _meaning(file: Path) -> bytes:
     """A module's syntax tree without its docstrings."""
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)

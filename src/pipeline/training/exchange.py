@@ -47,7 +47,7 @@ class Exchange:
         """Divide sums over the samples of all processes by their number.
 
         Args:
-            moments: This process's sums; what is missing counts as no samples.
+            moments: This process's sums, which are overwritten; what is missing counts as no samples.
             like: A tensor of the dtype and device of the results.
 
         Returns:
