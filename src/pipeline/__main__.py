@@ -178,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
     except PipelineError as error:
         if not _is_first_process() and not isinstance(error, ProcessLostError):
             # All processes of a group usually fail alike: the first one's line then ends the group before these.
-            time.sleep(2)
+            time.sleep(5)
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as stop:

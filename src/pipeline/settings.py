@@ -52,6 +52,20 @@ class KFACSettings:
     def __post_init__(self) -> None:
         if not (self.damping > 0 and self.final_damping > 0):
             raise ValueError(f"damping must be positive, not {min(self.damping, self.final_damping)}")
+        for name in ("factor_interval", "inverse_interval"):
+            steps = getattr(self, name)
+            if not (isinstance(steps, int) and steps >= 1):
+                raise ValueError(f"{name} must be a whole number of steps, 1 or more, not {steps!r}")
+        if not (isinstance(self.block_size, int) and self.block_size >= 0):
+            raise ValueError(f"block_size must be a whole number of rows, or 0, not {self.block_size!r}")
+        for name, holds, range_ in (
+            ("factor_decay", 0 <= self.factor_decay < 1, "[0, 1)"),
+            ("sample_fraction", 0 < self.sample_fraction <= 1, "(0, 1]"),
+            ("kl_clip", self.kl_clip >= 0, "[0, infinity)"),
+            ("adaptive_change", self.adaptive_change >= 0, "[0, infinity)"),
+        ):
+            if not holds:
+                raise ValueError(f"{name} must lie in {range_}, not {getattr(self, name)}")
         for name, kind in (
             ("damping_rule", DampingRule),
             ("fisher", Fisher),

@@ -113,3 +113,20 @@ def test_a_right_hand_side_more_precise_than_the_matrix_is_solved_in_its_own_pre
     assert x.dtype == np.float64
     assert info.converged
     assert A.solve(b.astype(np.float16), 1e-4)[0].dtype == np.float32
+    assert A.solve(b.astype(np.float32))[1].converged
+
+
+@pytest.mark.parametrize(
+    ("b", "error", "sentence"),
+    [
+        (None, TypeError, "b wants numbers in an array or a tensor, not object"),
+        ("a", TypeError, "not <U1"),
+        (1.0, ValueError, r"b wants shape \(50,\) or \(50, m\), not \(\)"),
+        (np.ones(49), ValueError, r"not \(49,\)"),
+        (np.ones((50, 2, 2)), ValueError, r"not \(50, 2, 2\)"),
+    ],
+)
+def test_right_hand_sides_that_are_none_are_refused(b, error, sentence):
+    A = H2Matrix.from_kernel(np.random.default_rng(0).random((50, 2)), kernels.Matern(), diagonal=1.0)
+    with pytest.raises(error, match=sentence):
+        A.solve(b)

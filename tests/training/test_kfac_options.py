@@ -373,3 +373,16 @@ def test_statistics_are_those_of_the_damped_factors_and_the_same_on_all_processe
 def test_unknown_choices_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be one of"):
         KFACSettings(**{name: "other"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("factor_interval", 0), ("factor_interval", 2.5), ("inverse_interval", 0), ("block_size", -1),
+        ("factor_decay", 1.0), ("sample_fraction", 0.0), ("sample_fraction", 2.0), ("kl_clip", -1.0),
+        ("adaptive_change", -0.1),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"{name} must .*, not {value}"):
+        KFACSettings(**{name: value})

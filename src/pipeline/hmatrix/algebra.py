@@ -19,6 +19,7 @@ from pipeline.hmatrix.compression import exact_product, sampled_rows
 from pipeline.hmatrix.factor import factorize_even_indefinite
 from pipeline.hmatrix.from_operator import from_operator
 from pipeline.hmatrix.h2 import H2Matrix
+from pipeline.hmatrix.inputs import require_tolerance
 from pipeline.hmatrix.kernels import Kernel
 
 logger = logging.getLogger("pipeline.hmatrix")
@@ -44,7 +45,7 @@ def add(A: H2Matrix, B: H2Matrix, *, tolerance: float | None = None) -> H2Matrix
     """
     if A.shape != B.shape:
         raise ValueError(f"matrices of shapes {A.shape} and {B.shape} cannot be added")
-    tolerance = tolerance or max(A.tolerance, B.tolerance)
+    tolerance = _wanted(tolerance, max(A.tolerance, B.tolerance))
     corrected = A.correction is not None or B.correction is not None
     if A.kernel is not None and B.kernel is not None and not corrected and _same_points(A, B):
         return _of_kernel(A, A.kernel + B.kernel, _sum(A.diagonal_term, B.diagonal_term), tolerance)
@@ -72,7 +73,7 @@ def multiply(A: H2Matrix, B: H2Matrix, *, tolerance: float | None = None) -> H2M
     """
     if A.shape[1] != B.shape[0]:
         raise ValueError(f"matrices of shapes {A.shape} and {B.shape} cannot be multiplied")
-    tolerance = tolerance or max(A.tolerance, B.tolerance)
+    tolerance = _wanted(tolerance, max(A.tolerance, B.tolerance))
     left = _noiseless(A, tolerance)
     right = left if A is B else _noiseless(B, tolerance)
 
@@ -90,6 +91,13 @@ def multiply(A: H2Matrix, B: H2Matrix, *, tolerance: float | None = None) -> H2M
         admissibility=A.admissibility,
     )
     return result.to(A.device)
+
+
+def _wanted(tolerance: float | None, default: float) -> float:
+    if tolerance is None:
+        return default
+    require_tolerance(tolerance)
+    return tolerance
 
 
 def _noiseless(A: H2Matrix, tolerance: float) -> H2Matrix:
@@ -114,7 +122,7 @@ def inverse(A: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
     Raises:
         ConvergenceError: If A is too near singular to be inverted to the tolerance.
     """
-    tolerance = tolerance or A.tolerance
+    tolerance = _wanted(tolerance, A.tolerance)
     solves = _exact_solves(A, tolerance) or _refined_solves(A, tolerance)
     result = from_operator(
         A.rows,
@@ -189,7 +197,7 @@ def _refined(approximate: Map, apply: Map, n: int, tolerance: float) -> Map:
 
 def recompress(A: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
     """Return A compressed anew, usually to a larger tolerance and fewer bytes."""
-    tolerance = tolerance or A.tolerance
+    tolerance = _wanted(tolerance, A.tolerance)
     if A.kernel is not None:
         return _of_kernel(A, A.kernel, A.diagonal_term, tolerance)
     result = from_operator(

@@ -27,6 +27,7 @@ from pipeline.hmatrix.sketching import (
     reduce,
     skeletonize,
 )
+from pipeline.hmatrix.threads import one_blas_thread
 from pipeline.hmatrix.unfolding import as_basis, as_blocks, unfolded
 
 logger = logging.getLogger("pipeline.hmatrix")
@@ -103,7 +104,8 @@ def from_operator(
     share = 0.25 * tolerance
     for _ in range(_ATTEMPTS):
         sides, between, top = _Ascent(probes, lists, 0.5 * (share * norm) ** 2, generator, entries).climb()
-        near, far = unfolded(sides[0], sides[-1], lists, top, between, mirrored=mirrored)
+        with one_blas_thread():
+            near, far = unfolded(sides[0], sides[-1], lists, top, between, mirrored=mirrored)
         row_basis = as_basis(sides[0], stored)
         result = H2Matrix(
             rows=tree, columns=columns, row_basis=row_basis,
@@ -269,7 +271,8 @@ class _Ascent:
     def _skeletonize(self, i: int, side: Side, box: int, budget: float) -> None:
         while True:
             try:
-                side.nodes[box] = skeletonize(side, box, budget)
+                with one_blas_thread():  # products have the threads that their maker gives them
+                    side.nodes[box] = skeletonize(side, box, budget)
             except TooFewVectors as few:
                 self._take(i, int(1.1 * few.needed) + 1)
             else:
@@ -290,7 +293,8 @@ class _Ascent:
     def _lifted(
         self, side: Side, opposite: Side, samples: Boxes, tests: Boxes, level: int, *, merge: bool
     ) -> tuple[Boxes, Boxes]:
-        samples, tests = reduce(side, opposite, samples, tests)
+        with one_blas_thread():
+            samples, tests = reduce(side, opposite, samples, tests)
         if merge:
             samples, tests = merged(side.tree, level - 1, samples), merged(opposite.tree, level - 1, tests)
         return samples, tests

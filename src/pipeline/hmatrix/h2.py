@@ -357,7 +357,7 @@ class H2Matrix:
     def solve(
         self,
         b: Vectors,
-        tolerance: float = 1e-8,
+        tolerance: float | None = None,
         *,
         factorization: "Factorization | None" = None,
         max_iterations: int = 300,
@@ -366,7 +366,8 @@ class H2Matrix:
 
         Args:
             b: Shape (n,) or (n, m). The solution is as precise as the matrix, or as b where that is more.
-            tolerance: Relative residual |b - A x| / |b|, 2-norm, of each column.
+            tolerance: Relative residual |b - A x| / |b|, 2-norm, of each column; if left out 1e-8, or 1e-5 where the
+                solution is of single precision.
             factorization: To precondition with. Otherwise a loose one is made, in single precision, and a tighter one
                 if 50 iterations with it do not suffice; `info.notes` tell.
             max_iterations: Of conjugate gradients, or of GMRES where A is not positive definite.

@@ -309,10 +309,11 @@ def _require_progress(
     if n >= max_iterations:
         raise ConvergenceError(
             f"{method} stopped at relative residual {residual:.1e} after {n} iterations "
-            f"(wanted {tolerance:.0e}); lower factor.tolerance or raise solve.max_iterations"
+            f"(wanted {tolerance:.0e}); tighten the factorization (factor.tolerance of a study) or raise max_iterations"
         )
     if not residual < 0.99 * before:
         raise ConvergenceError(
             f"{method} stagnated at relative residual {residual:.1e} after {n} iterations "
-            f"(wanted {tolerance:.0e}); ask for no more than rounding allows, or lower factor.tolerance"
+            f"(wanted {tolerance:.0e}); ask for no more than rounding allows (1e-5 in single precision), "
+            "or tighten the factorization (factor.tolerance of a study)"
         )

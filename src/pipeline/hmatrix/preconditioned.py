@@ -18,6 +18,7 @@ logger = logging.getLogger("pipeline.hmatrix")
 
 _LOOSE, _LOOSE_IN_SPACE = 1e-3, 1e-2  # of a preconditioner; where points fill a volume, ranks are what costs
 _TIGHTENINGS = (1.0, 1e-2, 1e-4)  # of the preconditioner, where it makes too little progress
+_DOUBLE, _SINGLE = 1e-8, 1e-5  # residuals that rounding leaves within reach
 _PATIENCE = 50  # iterations, until a tighter preconditioner is sooner done
 
 
@@ -25,21 +26,29 @@ def solve(
     A: H2Matrix,
     b: Vectors,
     *,
-    tolerance: float,
+    tolerance: float | None,
     factorization: Factorization | None,
     max_iterations: int,
 ) -> tuple[Vectors, SolveInfo]:
     """Do what `H2Matrix.solve` says."""
-    require_tolerance(tolerance)
+    if tolerance is not None:
+        require_tolerance(tolerance)
     require_count(max_iterations, "max_iterations")
     if factorization is not None and not isinstance(factorization, Factorization):
         raise TypeError(f"factorization wants what A.factorize() returns, not {factorization!r}")
+    if not isinstance(b, torch.Tensor):
+        b = np.asarray(b)
+    if isinstance(b, np.ndarray) and b.dtype.kind not in "biufc":
+        raise TypeError(f"b wants numbers in an array or a tensor, not {b.dtype}")
+    if b.ndim not in (1, 2) or len(b) != A.shape[0]:
+        raise ValueError(f"b wants shape ({A.shape[0]},) or ({A.shape[0]}, m), not {tuple(b.shape)}")
     is_complex = b.is_complex() if isinstance(b, torch.Tensor) else np.iscomplexobj(b)
     # Residuals as small as asked want vectors as precise as both: one of less than the matrix's would not reach them.
     wanted = result_type(A.dtype, np.dtype(np.complex128)) if is_complex else A.dtype
     kept = numpy_dtype(b.dtype) if isinstance(b, torch.Tensor) else np.asarray(b).dtype
     if kept in (np.float64, np.complex128):
         wanted = np.promote_types(wanted, kept)
+    reached = tolerance or (_SINGLE if wanted in (np.float32, np.complex64) else _DOUBLE)
     given = (
         b.detach().to(torch_dtype(wanted))
         if isinstance(b, torch.Tensor)
@@ -50,9 +59,7 @@ def solve(
 
     def iterate(F: Factorization, most: int) -> tuple[torch.Tensor, SolveInfo]:
         method = conjugate_gradient if F.kind == "cholesky" else gmres
-        return method(
-            lambda v: A @ v, tensor, preconditioner=F.solve, tolerance=tolerance, max_iterations=most
-        )
+        return method(lambda v: A @ v, tensor, preconditioner=F.solve, tolerance=reached, max_iterations=most)
 
     x, info = (
         iterate(factorization, max_iterations) if factorization else _tightening(A, iterate, max_iterations)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.sparse import csr_array
 
@@ -92,10 +93,9 @@ def load(path: Path) -> H2Matrix:
         description = json.loads((path / _DESCRIPTION).read_text(encoding="utf-8"))
         arrays = load_file(path / _ARRAYS)
     except FileNotFoundError as error:
-        raise ArtifactError(
-            f"{path} holds no H2 matrix: {Path(error.filename or '').name} is missing"
-        ) from error
-    except ValueError as error:
+        missing = _ARRAYS if (path / _DESCRIPTION).exists() else _DESCRIPTION
+        raise ArtifactError(f"{path} holds no H2 matrix: {missing} is missing") from error
+    except (ValueError, SafetensorError) as error:
         raise ArtifactError(f"{path} holds a damaged H2 matrix: {error}") from error
     if description["version"] != _VERSION:
         raise ArtifactError(
