@@ -287,7 +287,9 @@ class Benchmark:
         head = {"machine": host, "versions": versions(self.packages), "commit": revision}
         print(f"{host['processor']}, {host['cores']} cores, commit {revision}")
         if options.quick:
-            print("small sizes, whatever a case is called: this shows that it works, and no goal is meant for it")
+            print(
+                "small sizes, whatever a case is called: this shows that it works, and no goal is meant for it"
+            )
         width = max(len("case"), *(len(name) for name in chosen)) + 12
         _print_cells({"case": "case"} | {key: key.replace("_", " ") for key, _ in COLUMNS}, width)
         rows: list[Row] = []
