@@ -64,9 +64,10 @@ def commands(script, monkeypatch, tmp_path):
 
 @pytest.fixture
 def only_snakemake_is_replaced(script, monkeypatch):
-    """Describing the machine runs git, which is not what these tests are about."""
+    """Describing the machine runs git and uname, which is not what these tests are about."""
     frame = sys.modules["_frame"]
     monkeypatch.setattr(frame, "commit", lambda folder: "a commit")
+    monkeypatch.setattr(frame, "machine", lambda: {"processor": "one", "cores": 1})
 
 
 @pytest.mark.usefixtures("only_snakemake_is_replaced")
