@@ -15,7 +15,7 @@ space := $() $()
 export PIP_CONSTRAINT := file://$(subst $(space),%20,$(CURDIR))/constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env run archive test test-native test-slurm lint bench clean
+.PHONY: env run archive test test-native test-slurm test-wheel lint bench clean
 
 env: $(STAMP)
 
@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 		|| { echo "parsimony needs a C++ compiler and found none ($$compiler); install one (Debian: apt-get install g++) or set CXX" >&2; exit 2; }
 	@echo "installing about 1.8 GB into .venv and compiling, which takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev,cluster]'
+	$(BIN)/pip install --quiet --editable '.[dev,workflow,cluster]'
 	@touch $@
 
 run: $(STAMP)
@@ -55,6 +55,11 @@ test-native: $(STAMP)
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
 		python -m pytest -q -p sanitized $(NATIVE_TESTS)
 
+# A wheel, used where there is neither compiler nor checkout, with each of these interpreters.
+PYTHONS ?= $(PYTHON)
+test-wheel:
+	tests/wheel/run $(PYTHONS)
+
 lint: $(STAMP)
 	ruff check .
 	ruff format --check .
@@ -74,7 +79,7 @@ bench-%: benchmarks/%.py $(STAMP)
 # The engines that it races; it runs without them too, and says in its table that they are missing.
 bench-precision: .venv/.bench
 .venv/.bench: $(STAMP)
-	$(BIN)/pip install --quiet --editable '.[dev,cluster,bench]'
+	$(BIN)/pip install --quiet --editable '.[dev,workflow,cluster,bench]'
 	@touch $@
 
 clean:

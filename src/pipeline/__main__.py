@@ -175,6 +175,15 @@ def main(arguments: list[str] | None = None) -> int:
             found = importlib.import_module(f"pipeline.stages.{options.command}").run(options)
             if _is_first_process() and "output" in options:
                 date_after(options.output, [*_files_among(options), *(found or [])])
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "pipeline":
+            raise
+        print(
+            f"error: {options.command} needs the package {error.name}, which is not installed; "
+            "pip install 'parsimony-pipeline[workflow]', or `make env` in a checkout",
+            file=sys.stderr,
+        )
+        return 2
     except PipelineError as error:
         if not _is_first_process() and not isinstance(error, ProcessLostError):
             # All processes of a group usually fail alike: the first one's line then ends the group before these.
