@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 
@@ -279,3 +280,30 @@ def test_capacitance_is_in_units_of_four_pi_epsilon():
 def test_impossible_meshes_are_refused(vertices, triangles, message):
     with pytest.raises(ValueError, match=message):
         TriangleMesh(vertices, triangles)
+
+
+def test_products_take_arrays_and_complex_charges_and_refuse_other_shapes():
+    layer = SingleLayer(triangle_mesh(sphere_mesh(1)))
+    A, n = dense_operator(layer), len(layer.mesh)
+    x = np.random.default_rng(0).standard_normal((n, 2))
+    y = A @ x
+    assert isinstance(y, np.ndarray)
+    np.testing.assert_array_equal(y, A @ torch.from_numpy(x))
+    np.testing.assert_allclose(A @ (x[:, 0] + 1j * x[:, 1]), y[:, 0] + 1j * y[:, 1], rtol=1e-13)
+    np.testing.assert_allclose(A @ np.ones(n, dtype=int), A @ np.ones(n))
+    with pytest.raises(ValueError, match=f"the product wants shape .{n},. or .{n}, m., not .{n - 1},."):
+        A @ x[1:, 0]
+
+
+def test_a_mesh_too_far_from_the_origin_for_its_precision_is_refused():
+    vertices, triangles = (torch.from_numpy(part) for part in sphere_mesh(2))
+    far = 100 * vertices + 4.5e6
+    capacitances = []
+    for moved in (100 * vertices, far):
+        layer = SingleLayer(TriangleMesh(moved, triangles))
+        capacitances.append(solve_capacitance(dense_operator(layer), centroid_solver(layer))[0])
+    assert capacitances[1] == pytest.approx(capacitances[0], rel=1e-6)
+    with pytest.raises(
+        ValueError, match=r"float32 resolves 0\.5: move the mesh to the origin, or give vertices"
+    ):
+        TriangleMesh(far.float(), triangles)

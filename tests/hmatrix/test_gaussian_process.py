@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
@@ -157,3 +158,41 @@ def test_median_distance_is_in_the_unit_of_the_points(generator):
     median = gp.median_distance(points, torch.Generator().manual_seed(2))
     assert 0.4 < median < 0.9
     assert gp.median_distance(7 * points, torch.Generator().manual_seed(2)) == pytest.approx(7 * median)
+
+
+def test_arrays_give_what_tensors_give_as_arrays(field, generator):
+    points, A, values = field
+    new = torch.rand(7, 2, dtype=torch.float64, generator=generator)
+
+    def answers(points, A, values, new):
+        F = DenseFactorization(torch.as_tensor(A))
+        weights = gp.kriging_weights(values, A, F)
+        return (
+            weights,
+            gp.predict(KERNEL, points, weights, new),
+            gp.predictive_variance(KERNEL, points, A, F, new),
+        )
+
+    expected = answers(points, A, values, new)
+    found = answers(*(tensor.numpy() for tensor in (points, A, values, new)))
+    for one, other in zip(found, expected, strict=True):
+        assert isinstance(one, np.ndarray)
+        np.testing.assert_array_equal(one, other)
+    assert gp.root_mean_square_error(values.numpy(), np.zeros(150)) == pytest.approx(
+        float(values.square().mean() ** 0.5)
+    )
+
+
+def test_a_fit_and_predictions_in_single_precision_far_from_the_origin_are_those_near_it(field, generator):
+    points, _, values = field
+    # A grid of quarters of a meter is exact in single precision at 4,000 km.
+    near = (points * 400 * 4).round() / 4
+    far = (near + 4e6).float()
+    fits = [
+        gp.fit_matern(place, values, generator=torch.Generator().manual_seed(0), nu=1.5, group=50)
+        for place in (near, far)
+    ]
+    assert fits[1].kernel.length_scale == pytest.approx(fits[0].kernel.length_scale, rel=1e-6)
+    assert gp.median_distance(far, generator) == pytest.approx(gp.median_distance(near, generator), rel=1e-6)
+    predictions = [gp.predict(fits[0].kernel, place, values, place[:9]) for place in (near, far)]
+    torch.testing.assert_close(predictions[1], predictions[0], rtol=1e-4, atol=1e-4)

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.special import gamma, kv
+from scipy.special import gamma, hankel1, kv
 
 from pipeline.errors import ConfigError
-from pipeline.hmatrix import kernels
+from pipeline.hmatrix import H2Matrix, kernels
 from pipeline.hmatrix.kernels import KERNELS, Custom, Helmholtz, LaplaceSingleLayer, Matern, Yukawa
 
 
@@ -129,6 +129,90 @@ def test_potentials_are_their_definitions(points):
     )
 
 
+def test_potentials_of_the_plane_are_bessel_functions(points):
+    flat, other = points[:, :2], points[:, :2] + 1
+    r = torch.cdist(flat, other).numpy()
+    np.testing.assert_allclose(Yukawa(decay=2.0)(flat, other), kv(0, 2 * r) / (2 * np.pi), rtol=1e-13)
+    for k in (3.0, 3.0 + 0.5j, 2j):
+        wanted = 0.25j * hankel1(0, k * r)
+        np.testing.assert_allclose(Helmholtz(wavenumber=k)(flat, other), wanted, rtol=1e-13)
+    # An imaginary wavenumber is the screened potential: (i/4) H0(i x) = K0(x)/(2 pi) [DLMF 10.27.8].
+    screened, wave = Yukawa(decay=2.0)(flat, other), Helmholtz(wavenumber=2j)(flat, other)
+    torch.testing.assert_close(wave, screened.to(torch.complex128), rtol=1e-12, atol=0)
+
+
+def test_waves_of_complex_wavenumber_decay(points):
+    r = torch.cdist(points, points + 1)
+    wave = torch.exp(1j * (3.0 + 0.5j) * r) / (4 * math.pi * r)
+    torch.testing.assert_close(Helmholtz(wavenumber=3.0 + 0.5j)(points, points + 1), wave)
+    stored = json.loads(json.dumps(Helmholtz(wavenumber=3.0 + 0.5j).to_dict()))
+    assert kernels.from_dict(stored) == Helmholtz(wavenumber=3.0 + 0.5j)
+    for wavenumber in (3.0 - 0.5j, -1.0 + 1j, 0j, complex(math.nan, 1)):
+        with pytest.raises(ValueError, match="real and imaginary parts >= 0"):
+            Helmholtz(wavenumber=wavenumber)
+
+
+@pytest.mark.parametrize("kernel", [Helmholtz(), Yukawa(decay=2.0), LaplaceSingleLayer()])
+@pytest.mark.parametrize("dimension", [1, 4])
+def test_potentials_are_refused_where_they_have_no_formula(kernel, dimension):
+    line = torch.rand(5, dimension, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(ValueError, match=f"not in {dimension} dimensions"):
+        kernel(line, line)
+    with pytest.raises(ValueError, match=f"not in {dimension} dimensions"):
+        H2Matrix.from_kernel(line, kernel)
+
+
+def test_what_is_advised_for_yukawa_on_a_line_solves_its_equation():
+    # u'' = decay² u away from the source, and u' jumps by -1 there.
+    kernel, origin, h = Matern(length_scale=0.5, variance=0.25), torch.zeros(1, 1, dtype=torch.float64), 1e-4
+    with pytest.raises(ValueError, match=r"it is Matern\(length_scale=0.5, variance=0.25\)"):
+        Yukawa(decay=2.0)(origin, origin)
+    x = torch.tensor([[0.3 - h], [0.3], [0.3 + h], [h], [0.0]], dtype=torch.float64)
+    u = kernel(x, origin)[:, 0]
+    assert float(u[0] - 2 * u[1] + u[2]) / h**2 == pytest.approx(4 * float(u[1]), rel=1e-6)
+    assert 2 * float(u[3] - u[4]) / h == pytest.approx(-1, rel=1e-3)
+
+
+FAR = [  # kernels with a length of 100 m, 4,500 km from the origin
+    Matern(nu=0.5, length_scale=100.0),
+    Matern(nu=0.8, length_scale=(100.0, 80.0, 120.0)),
+    kernels.SquaredExponential(length_scale=100.0),
+    kernels.RationalQuadratic(length_scale=100.0, alpha=1.5),
+    Helmholtz(wavenumber=0.01),
+    Yukawa(decay=0.01),
+]
+
+
+def far_away(n, dimension, seed=0):
+    generator = np.random.default_rng(seed)
+    return (4.5e6 + generator.uniform(0, 400, (n, dimension))).astype(np.float32)
+
+
+@pytest.mark.parametrize("kernel", FAR)
+def test_single_precision_far_from_the_origin_costs_no_digits(kernel):
+    points = far_away(60, 3)
+    exact, narrow = kernel(points.astype(np.float64), points.astype(np.float64)), kernel(points, points)
+    np.testing.assert_allclose(narrow, exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dimension", [5, 30])
+def test_many_coordinates_of_single_precision_far_from_the_origin_cost_no_digits(dimension):
+    points, kernel = far_away(60, dimension), Matern(nu=1.5, length_scale=100.0)
+    np.testing.assert_allclose(
+        kernel(points, points), kernel(points.astype(np.float64), points.astype(np.float64)), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("kernel", FAR)
+def test_matrices_of_single_precision_far_from_the_origin_are_the_dense_ones(kernel):
+    points = far_away(900, 3)
+    dense = kernel(points.astype(np.float64), points.astype(np.float64)) + 3 * np.eye(900)
+    A = H2Matrix.from_kernel(points, kernel, diagonal=3.0, tolerance=1e-5)
+    x = np.random.default_rng(1).standard_normal(900)
+    assert np.linalg.norm(A @ x - dense @ x) < 2e-5 * np.linalg.norm(dense @ x)
+    assert np.linalg.norm(dense @ A.factorize(1e-6).solve(x) - x) < 1e-4 * np.linalg.norm(x)
+
+
 def test_the_laplace_kernel_is_harmonic():
     x, h = torch.tensor([[0.3, 0.4, 1.2]], dtype=torch.float64), 1e-3
     steps = h * torch.eye(3, dtype=torch.float64)
@@ -168,6 +252,33 @@ def test_sums_products_and_multiples_of_kernels_are_kernels(points):
     torch.testing.assert_close((a * b)(points, points), ka * kb)
     torch.testing.assert_close((2.0 * a - a * 0.5)(points, points), 1.5 * ka)
     torch.testing.assert_close(((1 + 2j) * a)(points, points), (1 + 2j) * ka)
+
+
+def test_kernels_are_divided_summed_and_take_numpys_numbers(points):
+    k = Matern(length_scale=0.2)
+    block = k(points, points)
+    torch.testing.assert_close((k / 2)(points, points), block / 2)
+    torch.testing.assert_close((k / 2j)(points, points), block / 2j)
+    torch.testing.assert_close(sum([k, k, k])(points, points), 3 * block)
+    for two in (np.float64(2), np.float32(2), np.int64(2), np.complex64(2)):
+        torch.testing.assert_close((two * k)(points, points).real, 2 * block)
+        torch.testing.assert_close((k * two)(points, points).real, 2 * block)
+    with pytest.raises(ValueError, match="finite factors, not nan"):
+        math.nan * k
+    with pytest.raises(TypeError):
+        1 + k
+    with pytest.raises(ZeroDivisionError):
+        k / 0
+    assert kernels.Swapped(Yukawa()).singular
+
+
+@pytest.mark.parametrize("name", set(CASES) - {"custom"})
+def test_arrays_give_arrays_and_are_not_mixed_with_tensors(name, points):
+    block = CASES[name](points.numpy(), points.numpy())
+    assert isinstance(block, np.ndarray)
+    np.testing.assert_array_equal(block, CASES[name](points, points))
+    with pytest.raises(TypeError, match="two tensors or as two arrays"):
+        CASES[name](points, points.numpy())
 
 
 def test_combinations_know_what_they_are():
@@ -217,8 +328,6 @@ def test_kernels_refuse_points_that_do_not_fit(points):
         Matern()(points, points[:, :2])
     with pytest.raises(ValueError, match="2 length scales"):
         Matern(length_scale=(1.0, 2.0))(points, points)
-    with pytest.raises(ValueError, match="not in 1 dimensions"):
-        LaplaceSingleLayer()(points[:, :1], points[:, :1])
 
 
 def test_parameters_that_are_no_numbers_are_refused_by_name():

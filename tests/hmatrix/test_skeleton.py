@@ -79,10 +79,11 @@ def test_boxes_that_grow_too_large_stop_the_build():
     ],
 )
 def test_native_programs_choose_what_called_kernels_choose(kernel):
-    points = np.random.default_rng(1).random((300, 2))
+    dimension = 3 if isinstance(kernel, kernels.Yukawa) else 2  # in the plane it is a Bessel function
+    points = np.random.default_rng(1).random((300, dimension))
     tree = build_tree(points, halvings=4, halvings_per_level=2)
     lists = interactions(tree, tree, Strong())
-    assert program(kernel, 2)
+    assert program(kernel, dimension)
 
     def entries(rows, columns):
         import torch

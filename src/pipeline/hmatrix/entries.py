@@ -75,10 +75,10 @@ def _steps(kernel: Kernel, dimension: int) -> list[Step]:
         return [(_INVERSE, [1 / (4 * math.pi), 0.0], ones)]
     if isinstance(kernel, LaplaceSingleLayer) and dimension == 2:
         return [(_LOGARITHM, [-1 / (4 * math.pi), 0.0], ones)]
-    if isinstance(kernel, Yukawa):
+    if isinstance(kernel, Yukawa) and dimension == 3:
         return [(_SCREENED, [1 / (4 * math.pi), kernel.decay], ones)]
-    if isinstance(kernel, Helmholtz):
-        return [(_WAVE, [1 / (4 * math.pi), kernel.wavenumber], ones)]
+    if isinstance(kernel, Helmholtz) and dimension == 3:
+        return [(_WAVE, [1 / (4 * math.pi), kernel.wavenumber.real, kernel.wavenumber.imag], ones)]
     return []
 
 

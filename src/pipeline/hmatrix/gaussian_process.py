@@ -2,7 +2,8 @@
 
 Plain functions over `A`, anything with `A @ x` (x of shape (n,) or (n, m)), and `F`, a factorization of A
 or of something near it, with `F.solve(b)` and `F.logdet()`. A loose F costs iterations of conjugate
-gradients, never accuracy of what A solves; only the log-determinant is as accurate as F.
+gradients, never accuracy of what A solves; only the log-determinant is as accurate as F. Tensors in, tensors out;
+NumPy arrays in, NumPy arrays out.
 """
 
 import math
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from pipeline.hmatrix.kernels import Kernel, Matern
 from pipeline.hmatrix.krylov import conjugate_gradient
+from pipeline.hmatrix.vectors import arrays_as_tensors
 
 _BLOCK_ENTRIES = 2**22  # of a cross-covariance at a time: 32 MB in double precision
 
@@ -37,6 +39,7 @@ class Factorization(Protocol):
         """Return log det A."""
 
 
+@arrays_as_tensors
 def kriging_weights(
     values: Tensor, A: Operator, F: Factorization, *, tolerance: float = 1e-8, max_iterations: int = 200
 ) -> Tensor:
@@ -58,22 +61,27 @@ def kriging_weights(
     return weights
 
 
+@arrays_as_tensors
 def log_likelihood(values: Tensor, A: Operator, F: Factorization, *, tolerance: float = 1e-8) -> float:
     """Return the Gaussian log-likelihood -(v' A^-1 v + log det A + n log 2 pi)/2 of observations v of mean zero."""
     weights = kriging_weights(values, A, F, tolerance=tolerance)
     return -0.5 * (float(values @ weights) + float(F.logdet()) + len(values) * math.log(2 * math.pi))
 
 
+@arrays_as_tensors
 def predict(kernel: Kernel, points: Tensor, weights: Tensor, new_points: Tensor) -> Tensor:
     """Return the conditional mean k(new_points, points) weights, shape (q,) or (q, m), block by block.
 
     Costs O(q n) time and bounded memory: the cross-covariance is never whole.
     """
     rows = max(1, _BLOCK_ENTRIES // max(1, len(points)))
-    parts = [kernel(part, points) @ weights for part in torch.split(new_points, rows)]
+    dtype = torch.promote_types(points.dtype, weights.dtype)
+    weights = weights.to(dtype)
+    parts: list[Tensor] = [kernel(part, points).to(dtype) @ weights for part in torch.split(new_points, rows)]
     return torch.cat(parts) if parts else weights.new_zeros(0, *weights.shape[1:])
 
 
+@arrays_as_tensors
 def predictive_variance(
     kernel: Kernel,
     points: Tensor,
@@ -96,25 +104,30 @@ def predictive_variance(
     return torch.cat(variances) if variances else new_points.new_zeros(0)
 
 
+@arrays_as_tensors
 def one_hot(labels: Tensor, n_classes: int, *, dtype: torch.dtype = torch.float64) -> Tensor:
     """Return right-hand sides of kernel ridge classification, shape (n, n_classes): 1 for the class, centered."""
     return torch.nn.functional.one_hot(labels.long(), n_classes).to(dtype) - 1 / n_classes
 
 
+@arrays_as_tensors
 def predict_labels(kernel: Kernel, points: Tensor, weights: Tensor, new_points: Tensor) -> Tensor:
     """Return the class of largest score at new points; weights are the `kriging_weights` of `one_hot` labels."""
     return predict(kernel, points, weights, new_points).argmax(dim=1)
 
 
+@arrays_as_tensors
 def root_mean_square_error(predicted: Tensor, observed: Tensor) -> float:
     """Return the root of the mean squared difference, in the unit of the values."""
     return float((predicted - observed).square().mean().sqrt())
 
 
+@arrays_as_tensors
 def median_distance(points: Tensor, generator: torch.Generator, *, sample: int = 1000) -> float:
     """Return the median distance between points of a random sample: the usual first guess of a length scale."""
     chosen = points[torch.randperm(len(points), generator=generator)[:sample].to(points.device)]
-    return float(torch.nn.functional.pdist(chosen).median())
+    # In double precision, so that points far from the origin keep their distances.
+    return float(torch.nn.functional.pdist(chosen.double()).median())
 
 
 @dataclass(frozen=True)
@@ -132,6 +145,7 @@ class MaternFit:
     log_likelihood: float
 
 
+@arrays_as_tensors
 def fit_matern(
     points: Tensor,
     values: Tensor,
@@ -166,6 +180,8 @@ def fit_matern(
     """
     if len(points) < 2 or not torch.any(values != 0):
         raise ValueError("a covariance can be fitted to two points or more with values that are not all 0")
+    # In double precision, relative to one of them: points far from the origin keep their distances.
+    points, values = points.double() - points[:1].double(), values.double()
     group = min(group, len(points))
     n_groups = max(1, min(subsample, len(points)) // group)
     centers = points[torch.randperm(len(points), generator=generator)[:n_groups].to(points.device)]

@@ -1,7 +1,8 @@
 """Vectors between the caller's order and type and the tree's: NumPy array or tensor, (n,) or (n, m)."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from pipeline.hmatrix.inputs import as_array, numpy_dtype, torch_dtype
 Vectors = TypeVar("Vectors", NDArray[Any], Tensor)
 
 Permutation = NDArray[np.int64]
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 _AT_A_TIME = 64  # vectors: enough for products of matrices to run at full speed, few enough for a cache
 
@@ -42,6 +46,36 @@ def to_tensor(x: NDArray[Any]) -> Tensor:
     return torch.from_numpy(
         np.array(values, dtype=result_type(np.dtype(np.float64), values.dtype), order="C")
     )
+
+
+def arrays_as_tensors(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a function of tensors take NumPy arrays: it then returns arrays where it returned tensors.
+
+    A call with arrays and tensors returns tensors.
+    """
+
+    @wraps(function)
+    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        given: list[Any] = [*args, *kwargs.values()]
+        as_arrays = any(isinstance(value, np.ndarray) for value in given)
+        as_arrays &= not any(isinstance(value, Tensor) for value in given)
+        inner: Any = function
+        positional = [_as_tensor(value) for value in args]
+        found = inner(*positional, **{name: _as_tensor(value) for name, value in kwargs.items()})
+        result: Result = _as_array(found) if as_arrays else found
+        return result
+
+    return wrapped
+
+
+def _as_tensor(value: Any) -> Any:
+    return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+
+
+def _as_array(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_as_array, value))
+    return value.numpy() if isinstance(value, Tensor) else value
 
 
 def apply(

@@ -6,6 +6,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+_RESOLVED = 1e-3  # of a triangle's diameter: a coarser grid of numbers would show in its integrals
+
 
 @dataclass(frozen=True, eq=False)
 class TriangleMesh:
@@ -18,7 +20,8 @@ class TriangleMesh:
         triangles: Shape (t, 3), int64.
 
     Raises:
-        ValueError: On wrong shapes, a corner that does not exist, or a triangle without area.
+        ValueError: On wrong shapes, a corner that does not exist, a triangle without area, or one so small beside its
+            distance from the origin that the vertices' precision does not tell its points apart.
     """
 
     vertices: Tensor
@@ -27,6 +30,8 @@ class TriangleMesh:
     def __post_init__(self) -> None:
         for name in ("vertices", "triangles"):
             value = torch.as_tensor(getattr(self, name))
+            if name == "vertices" and not value.is_floating_point():
+                value = value.double()
             if value.ndim != 2 or value.shape[1] != 3:
                 raise ValueError(f"{name} of a mesh have the shape (n, 3), not {tuple(value.shape)}")
             object.__setattr__(self, name, value)
@@ -39,6 +44,21 @@ class TriangleMesh:
         flat = ~(self.areas > rounding * self.diameters.square())
         if flat.any():
             raise ValueError(f"triangle {int(flat.nonzero()[0])} has no area")
+        self._require_digits()
+
+    def _require_digits(self) -> None:
+        """Raise unless points within triangles can be told apart where the mesh lies."""
+        if not len(self):
+            return
+        resolved = torch.finfo(self.vertices.dtype).eps * self.corners.abs().amax(dim=(1, 2))
+        worst = int((resolved / self.diameters).argmax())
+        if float(resolved[worst]) > _RESOLVED * float(self.diameters[worst]):
+            kind = str(self.vertices.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"triangle {worst} has the diameter {float(self.diameters[worst]):.2g} where {kind} resolves "
+                f"{float(resolved[worst]):.1g}: move the mesh to the origin"
+                + ("" if self.vertices.dtype == torch.float64 else ", or give vertices in float64")
+            )
 
     def __repr__(self) -> str:
         return f"TriangleMesh({len(self.vertices)} vertices, {len(self)} triangles)"

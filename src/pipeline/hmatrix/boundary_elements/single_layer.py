@@ -13,7 +13,7 @@ to O(h) in the charge; with three the error is far below that of the constants.
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
 from pipeline.hmatrix.boundary_elements.near_field import NearField, rule_points
 from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient
+from pipeline.hmatrix.vectors import Vectors, arrays_as_tensors
 
 
 class Product(Protocol):
@@ -123,8 +124,20 @@ class SingleLayerOperator:
     def shape(self) -> tuple[int, int]:
         return len(self.layer.mesh), len(self.layer.mesh)
 
-    def __matmul__(self, x: Tensor) -> Tensor:
-        columns = x.reshape(len(x), -1)
+    def __matmul__(self, x: Vectors) -> Vectors:
+        """Return A x for charges of shape (t,) or (t, m): a tensor of a tensor, an array of an array."""
+        y: Vectors = arrays_as_tensors(self._product)(x)
+        return y
+
+    def _product(self, x: Any) -> Any:
+        if not isinstance(x, Tensor) or x.ndim not in (1, 2) or len(x) != self.shape[1]:
+            what = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(
+                f"the product wants shape ({self.shape[1]},) or ({self.shape[1]}, m), not {what}"
+            )
+        if x.is_complex():
+            return torch.complex(self._product(x.real), self._product(x.imag))
+        columns = x.reshape(len(x), -1).to(self.layer.mesh.vertices.dtype)
         q = self.layer.n_points
         spread = self.far @ (columns / q).repeat_interleave(q, dim=0)
         y = spread.reshape(len(x), q, -1).mean(dim=1)

@@ -1,18 +1,23 @@
 """What a kernel is, and the algebra of kernels.
 
 A kernel is a frozen value `k` with `k(targets, sources)`: points of shapes (..., m, d) and (..., n, d) give
-the block of shape (..., m, n). Device and precision follow the points. Sums, products and scalar multiples
-of kernels are kernels.
+the block of shape (..., m, n), tensors a tensor and NumPy arrays an array. Device and precision follow the
+points. Sums, products and scalar multiples of kernels are kernels.
 """
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-LengthScale = float | tuple[float, ...]
+from pipeline.hmatrix.kernels.distances import LengthScale
+
+Points = TypeVar("Points", NDArray[Any], Tensor)
+_NUMBERS = int | float | complex | np.number
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,22 @@ class Kernel:
     is_complex: ClassVar[bool] = False
     singular: ClassVar[bool] = False
 
-    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
-        """Return the block k(targets, sources) of shape (..., m, n)."""
+    # NumPy's numbers leave their products with a kernel to it.
+    __array_ufunc__: ClassVar[None] = None
+
+    def __call__(self, targets: Points, sources: Points) -> Points:
+        """Return the block k(targets, sources) of shape (..., m, n): an array where both are NumPy's."""
+        if isinstance(targets, Tensor) and isinstance(sources, Tensor):
+            return self.block(targets, sources)
+        if isinstance(targets, Tensor) or isinstance(sources, Tensor):
+            raise TypeError("a kernel wants its points as two tensors or as two arrays, not one of each")
+        return self.block(_as_tensor(targets), _as_tensor(sources)).numpy()
+
+    def block(self, targets: Tensor, sources: Tensor) -> Tensor:
+        """Return the block k(targets, sources) of shape (..., m, n) of two tensors: what a kernel has to define."""
         raise NotImplementedError(f"{type(self).__name__} does not say how to evaluate a block")
 
-    def diagonal(self, points: Tensor) -> Tensor:
+    def diagonal(self, points: Points) -> Points:
         """Return k(x, x) for points of shape (..., n, d), as shape (..., n)."""
         return self(points[..., None, :], points[..., None, :])[..., 0, 0]
 
@@ -51,13 +67,20 @@ class Kernel:
             return NotImplemented
         return Sum((self, other))
 
+    def __radd__(self, other: object) -> "Kernel":
+        """Return the kernel itself as 0 + k, so that `sum` takes kernels."""
+        return self if isinstance(other, _NUMBERS) and other == 0 else NotImplemented
+
     def __mul__(self, other: "Kernel | complex") -> "Kernel":
         if isinstance(other, Kernel):
             return Product((self, other))
-        return Scaled(self, other) if isinstance(other, int | float | complex) else NotImplemented
+        return Scaled(self, other) if isinstance(other, _NUMBERS) else NotImplemented
 
     def __rmul__(self, other: complex) -> "Kernel":
         return self * other
+
+    def __truediv__(self, divisor: complex) -> "Kernel":
+        return self * (1 / divisor) if isinstance(divisor, _NUMBERS) else NotImplemented
 
     def __neg__(self) -> "Kernel":
         return -1.0 * self
@@ -99,7 +122,7 @@ class Sum(_Combination):
 
     name: ClassVar[str] = "sum"
 
-    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
+    def block(self, targets: Tensor, sources: Tensor) -> Tensor:
         total = self.terms[0](targets, sources)
         for term in self.terms[1:]:
             total = total + term(targets, sources)
@@ -112,7 +135,7 @@ class Product(_Combination):
 
     name: ClassVar[str] = "product"
 
-    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
+    def block(self, targets: Tensor, sources: Tensor) -> Tensor:
         product = self.terms[0](targets, sources)
         for term in self.terms[1:]:
             product = product * term(targets, sources)
@@ -126,6 +149,13 @@ class Scaled(Kernel):
     name: ClassVar[str] = "scaled"
     kernel: Kernel
     factor: complex
+
+    def __post_init__(self) -> None:
+        factor: Any = self.factor
+        if isinstance(factor, np.number):
+            object.__setattr__(self, "factor", factor.item())
+        if not np.isfinite(factor):
+            raise ValueError(f"a kernel takes finite factors, not {factor}")
 
     @property
     def symmetric(self) -> bool:  # type: ignore[override]
@@ -143,7 +173,7 @@ class Scaled(Kernel):
     def singular(self) -> bool:  # type: ignore[override]
         return self.kernel.singular
 
-    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
+    def block(self, targets: Tensor, sources: Tensor) -> Tensor:
         return self.factor * self.kernel(targets, sources)
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,12 +194,24 @@ class Swapped(Kernel):
     def is_complex(self) -> bool:  # type: ignore[override]
         return self.kernel.is_complex
 
+    @property
+    def singular(self) -> bool:  # type: ignore[override]
+        return self.kernel.singular
+
     def to_dict(self) -> dict[str, Any]:
         """Raise what the kernel raises: those that tell their arguments apart are Python functions."""
         return self.kernel.to_dict()
 
-    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
+    def block(self, targets: Tensor, sources: Tensor) -> Tensor:
         return self.kernel(sources, targets).mT
+
+
+def _as_tensor(points: NDArray[Any]) -> Tensor:
+    """Return an array of points as a tensor; integers become float64."""
+    values = np.asarray(points)
+    if values.dtype.kind not in "fiu":
+        raise TypeError(f"a kernel wants points of real numbers, not of {values.dtype}")
+    return torch.from_numpy(values if values.dtype.kind == "f" else values.astype(np.float64))
 
 
 def require_positive(**parameters: LengthScale) -> None:

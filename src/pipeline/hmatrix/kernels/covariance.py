@@ -13,19 +13,8 @@ import torch
 from scipy.special import gammaln, kve
 from torch import Tensor
 
-from pipeline.hmatrix.kernels.base import Kernel, LengthScale, require_positive
-from pipeline.hmatrix.kernels.distances import distances, squared_distances
-
-
-def _in_lengths(points: Tensor, length_scale: LengthScale) -> Tensor:
-    """Return points in units of the length scale, one for all coordinates or one for each."""
-    if not isinstance(length_scale, tuple):
-        return points / length_scale
-    if len(length_scale) != points.shape[-1]:
-        raise ValueError(
-            f"{len(length_scale)} length scales do not fit points of {points.shape[-1]} coordinates"
-        )
-    return points / torch.tensor(length_scale, dtype=points.dtype, device=points.device)
+from pipeline.hmatrix.kernels.base import Kernel, require_positive
+from pipeline.hmatrix.kernels.distances import LengthScale, distances, squared_distances
 
 
 @dataclass(frozen=True)
@@ -72,8 +61,8 @@ class Matern(_Covariance):
                 f"nu {self.nu} is above {_LARGEST_ORDER}: take its limit, the squared exponential"
             )
 
-    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
-        z = distances(_in_lengths(targets, self.length_scale), _in_lengths(sources, self.length_scale))
+    def block(self, targets: Tensor, sources: Tensor) -> Tensor:
+        z = distances(targets, sources, self.length_scale)
         if self.nu == 0.5:
             return self._scaled(z.neg_().exp_())
         z.mul_(math.sqrt(2 * self.nu))
@@ -109,10 +98,8 @@ class SquaredExponential(_Covariance):
 
     name: ClassVar[str] = "squared_exponential"
 
-    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
-        squares = squared_distances(
-            _in_lengths(targets, self.length_scale), _in_lengths(sources, self.length_scale)
-        )
+    def block(self, targets: Tensor, sources: Tensor) -> Tensor:
+        squares = squared_distances(targets, sources, self.length_scale)
         return self._scaled(squares.mul_(-0.5).exp_())
 
 
@@ -127,8 +114,6 @@ class RationalQuadratic(_Covariance):
         super().__post_init__()
         require_positive(alpha=self.alpha)
 
-    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
-        squares = squared_distances(
-            _in_lengths(targets, self.length_scale), _in_lengths(sources, self.length_scale)
-        )
+    def block(self, targets: Tensor, sources: Tensor) -> Tensor:
+        squares = squared_distances(targets, sources, self.length_scale)
         return self._scaled(squares.div_(2 * self.alpha).log1p_().mul_(-self.alpha).exp_())

@@ -14,7 +14,8 @@ from pipeline.hmatrix.kernels.base import Kernel
 class Custom(Kernel):
     """Any function of two point tensors (..., m, d), (..., n, d) that returns the block (..., m, n).
 
-    What it is, it must say itself; the cautious defaults lead to an LU factorization, which is always right.
+    What it is, it must say itself. The cautious defaults are right for every function, and lead to an LU
+    factorization, the dearest. A singular kernel has to give 0 between equal points.
     """
 
     name: ClassVar[str] = "custom"
@@ -29,7 +30,7 @@ class Custom(Kernel):
         if not callable(self.function):
             raise TypeError(f"function wants a function of two point tensors, not {self.function!r}")
 
-    def __call__(self, targets: Tensor, sources: Tensor) -> Tensor:
+    def block(self, targets: Tensor, sources: Tensor) -> Tensor:
         return self.function(targets, sources)
 
     def to_dict(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ struct Loops {
                               double* out);
     // value[i] <- f(value[i]) of squared distances
     void (*radial)(int kind, const double* p, int64_t n, double* value);
-    // out[2i], out[2i+1] <- p0 exp(i p1 r)/r of squared distances
+    // out[2i], out[2i+1] <- p0 exp((i p1 - p2) r)/r of squared distances
     void (*wave)(const double* p, int64_t n, const double* squares, double* out);
     // What an edge adds to the integral of 1/|x - y| over a triangle y: the edge from `lower` on along itself, over
     // `length`, is at distance t from the foot of x in the triangle's plane, of which x is at height `height` >= 0
