@@ -15,7 +15,7 @@ space := $() $()
 export PIP_CONSTRAINT := file://$(subst $(space),%20,$(CURDIR))/constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env run archive test test-native test-slurm test-wheel lint bench clean
+.PHONY: env run archive test test-native test-slurm test-wheel lint docs bench clean
 
 env: $(STAMP)
 
@@ -70,6 +70,15 @@ lint: $(STAMP)
 	snakemake --lint text 2>&1 | tee build/lint.txt | grep -E '^    \* |Error' \
 		| grep -v 'Specify a conda environment or container for each rule' && { cat build/lint.txt; exit 1; } || true
 	grep -q 'Lints for rule report' build/lint.txt
+
+# The site: build/site/index.html.
+docs: .venv/.docs
+	NO_COLOR=1 python -m sphinx -q -W --keep-going -b html docs build/site
+	@echo "the documents: build/site/index.html"
+
+.venv/.docs: $(STAMP)
+	$(BIN)/pip install --quiet --editable '.[dev,workflow,cluster,docs]'
+	@touch $@
 
 bench: $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
 
