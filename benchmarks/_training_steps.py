@@ -19,11 +19,11 @@ from pipeline.runtime.communicator import Communicator, Serial
 from pipeline.runtime.memory import keep_freed_memory
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.node_group import process_group
-from pipeline.settings import KFACSettings
 from pipeline.training.kfac import KFAC
 from pipeline.training.objective import Objective
-from pipeline.training.optimizers import OPTIMIZERS, FirstOrder
+from pipeline.training.optimizers import SGD
 from pipeline.training.sampling import Batches, Samples
+from pipeline.training.settings import KFACSettings
 
 N_IMAGES = 8192
 N_CLASSES = 10
@@ -63,7 +63,7 @@ def loop_step(
     kfac = None
     if settings is not None:
         kfac = KFAC(model, settings, communicator=communicator, mean_loss=False, seed=SEED)
-    optimizer = OPTIMIZERS["sgd"](model, FirstOrder(LR))
+    optimizer = SGD(lr=LR).build(model)
     objective = Objective(
         model,
         samples(),
@@ -94,7 +94,7 @@ def plain_step(model: Classifier, precondition: Step | None, batch: Samples) -> 
     Args:
         precondition: Called between the backward pass and the optimizer's step.
     """
-    optimizer = OPTIMIZERS["sgd"](model, FirstOrder(LR))
+    optimizer = SGD(lr=LR).build(model)
     images, labels = batch.images, batch.labels
 
     def step() -> None:

@@ -31,10 +31,10 @@ from threadpoolctl import threadpool_limits
 from pipeline.models import build_model
 from pipeline.runtime.communicator import Communicator, Counting, run_in_threads
 from pipeline.runtime.memory import keep_freed_memory
-from pipeline.settings import Communication, KFACSettings
 from pipeline.training.kfac import KFAC
 from pipeline.training.layers import structure_of
 from pipeline.training.sampling import Samples
+from pipeline.training.settings import Communication, KFACSettings
 
 BATCH = 1024
 WHOLE = 10  # steps: a multiple of every interval below

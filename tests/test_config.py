@@ -1,13 +1,22 @@
 import datetime
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import pytest
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
-from pipeline.config import Study, artefacts_of, load_study, merge, schema, specs, validate
-from pipeline.config.study import RESERVED
+from pipeline.config.choice import Choice
+from pipeline.config.comments import commented
+from pipeline.config.loading import load_study, merge, validate
+from pipeline.config.messages import mistakes
+from pipeline.config.specs import artefacts_of, specs
+from pipeline.config.study import RESERVED, Study, schema
 from pipeline.errors import ConfigError
+from pipeline.options import Share
+from pipeline.training.smoothing import Mixup, Smoothing
 
 ROOT = Path(__file__).resolve().parents[1]
 # Names that would leave their folder or mean something to a shell.
@@ -154,6 +163,10 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
          "matrices: 'airport' is new; did you mean 'airports'? If not: ", "matrices.airport.points: missing"),
         ({"training": {"runs": {"kfac_smooth": {"epochs": 3}}}}, "training.runs", "did you mean 'kfac_smoothed'?"),
         ({"dataset": {"channels": True}}, "dataset.channels", "must be a number, found True"),
+        ({"matrices": {"airports": {"kernel": {"length_scale": "far"}}}},
+         "matrices.airports.kernel.length_scale", "must be a number, found 'far'"),
+        ({"matrices": {"airports": {"kernel": {"nu": 51}}}}, "airports.kernel.nu", "must be less than or equal to 50"),
+        (of_the_run({"optimizer": {"placement": "all"}}), f"{RUN}.optimizer.placement", "'memory' or 'hybrid', found"),
         ({"device": "gpu"}, "device", "must be 'auto', 'cpu' or 'cuda', found 'gpu'"),
     ],
 )  # fmt: skip
@@ -207,11 +220,55 @@ def test_the_committed_schema_is_the_current_one():
     assert json.loads((ROOT / "config" / "schema.json").read_text()) == schema()
 
 
+def test_the_comments_of_the_default_study_are_the_descriptions_of_its_keys():
+    assert commented(DEFAULT.read_text()) == DEFAULT.read_text(), (
+        "run: python -m pipeline schema --comment config/default.yaml"
+    )
+
+
+def test_comments_change_no_value_and_explain_keys_on_one_line_once():
+    factor = "factor: {tolerance: 1.0e-3}"
+    text = f"study: mine\nmatrices:\n  a:\n    {factor}\n  b:\n    {factor}  # kept\n"
+    explained = commented(text)
+    assert yaml.safe_load(explained) == yaml.safe_load(text)
+    assert explained.count("#   tolerance: Tolerance of the factorization") == 1
+    assert f"{factor}  # kept" in explained
+
+
 def test_every_key_of_the_schema_is_described():
     for name, model in schema()["$defs"].items():
         for key, value in model["properties"].items():
-            described = "description" in value or key in ("name", "compress", "factor", "solve")
-            assert described, f"{name}.{key} has no description"
+            assert "description" in value or key == "name", f"{name}.{key} has no description"
+
+
+@dataclass(frozen=True)
+class Dimming(Smoothing):
+    """Darken the images.
+
+    Attributes:
+        amount: The part of the light
+            that is lost.
+    """
+
+    name: ClassVar[str] = "dimming"
+
+    amount: Share
+
+
+def test_a_new_smoothing_is_a_class_and_a_row_and_nothing_in_the_configuration():
+    choice = TypeAdapter(Annotated[Smoothing, Choice({"dimming": Dimming, "mixup": Mixup})])
+    section = {"name": "dimming", "amount": "1e-1", "full_steps": 3}
+    read = choice.validate_python(section)
+    assert read == Dimming(0.1, full_steps=3)
+    assert choice.dump_python(read, mode="json") == section | {"amount": 0.1}
+    described = choice.json_schema()["$defs"]["Dimming"]["properties"]["amount"]
+    assert described["description"] == "The part of the light that is lost."
+    assert described["maximum"] == 1
+    with pytest.raises(ValidationError) as error:
+        choice.validate_python({"name": "dimming", "amont": 1})
+    assert mistakes(error.value, {}).endswith("unknown key 'amont'; did you mean 'amount'?")
+    with pytest.raises(ValueError, match=r"Dimming: amount must lie in \(0, 1\], not 2"):
+        Dimming(2)
 
 
 def test_every_top_level_key_stands_in_the_default_study():

@@ -39,7 +39,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_commands(commands)
-    commands.add_parser("schema", help="Print the JSON schema of a study.")
+    schema = commands.add_parser(
+        "schema", help="Print the JSON schema of a study, or a study with its comments."
+    )
+    schema.add_argument(
+        "--comment", type=Path, metavar="STUDY", help="print this study file with every key explained"
+    )
 
     def stage(name: str, help: str, *inputs: str, optional: tuple[str, ...] = ()) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=f"Stage: {help[0].lower()}{help[1:]}", description=help)
@@ -160,9 +165,14 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     try:
         if options.command == "schema":
-            from pipeline.config import schema
+            from pipeline.config.comments import commented
+            from pipeline.config.study import schema
 
-            print(json.dumps(schema(), indent=1))
+            study = options.comment
+            print(
+                commented(study.read_text()) if study else json.dumps(schema(), indent=1),
+                end="" if study else "\n",
+            )
         elif options.command in COMMANDS:
             module = importlib.import_module(f"pipeline.operations.{COMMANDS[options.command]}")
             return int(module.run(options) or 0)

@@ -9,7 +9,7 @@ import pytest
 from pipeline.__main__ import main
 from pipeline.artifacts.checksums import LIST
 from pipeline.artifacts.lock import hold
-from pipeline.config import artefacts_of, specs
+from pipeline.config.specs import artefacts_of, specs
 from pipeline.operations.archive import CRATE
 from pipeline.operations.studies import read_study
 

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.artifacts.history import merge
-from pipeline.config import specs
+from pipeline.config.specs import specs
 from pipeline.operations import explain
 from pipeline.operations.studies import read_study
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.config import specs, validate
+from pipeline.config.loading import validate
+from pipeline.config.specs import specs
 
 STUDY = {
     "study": "stages",

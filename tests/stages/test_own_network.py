@@ -124,7 +124,7 @@ def test_what_is_missing_or_does_not_fit_is_one_line(own, options, words, capsys
             r"wide\.npy: holds samples of shape \(5, 8, 8\); wanted \(2, 8, 8\), which",
         ),
         ("x.npy", {"batch_sizes": [0]}, "times", r"spec\.json: batch_sizes"),
-        ("x.npy", {"batches": [1]}, "times", r"spec\.json: unknown key 'batches'"),
+        ("x.npy", {"batches": [1]}, "times", r"spec\.json: batches: unknown key 'batches'"),
         ("x.npy", {}, "x.npy/times", "no folder can be made there"),
         ("x.npy", {}, "half", r"half/manifest\.json: is a folder"),
     ],

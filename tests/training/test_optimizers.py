@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from pipeline.training import OPTIMIZERS
-from pipeline.training.optimizers import FirstOrder, set_rate
+from pipeline.training.optimizers import set_rate
 
 
 def linear(weight, gradient):
@@ -19,7 +19,7 @@ WEIGHT, GRADIENT = [[3.0, 0.0], [0.0, 4.0]], [[0.0, 6.0], [8.0, 0.0]]
 
 def stepped(name, **options):
     layer = linear(WEIGHT, GRADIENT)
-    optimizer = OPTIMIZERS[name](layer, FirstOrder(lr=0.1, **options))
+    optimizer = OPTIMIZERS[name](lr=0.1, **options).build(layer)
     optimizer.step()
     return layer
 
@@ -44,7 +44,7 @@ def test_lamb_steps_by_the_weights_norm_from_the_first_step_on():
 
 def test_muon_turns_hidden_weights_by_an_orthogonal_matrix_and_leaves_the_head_to_adam():
     hidden, head = linear(WEIGHT, GRADIENT), linear(WEIGHT, GRADIENT)
-    optimizer = OPTIMIZERS["muon"](nn.Sequential(hidden, head), FirstOrder(lr=0.1, weight_decay=0.0))
+    optimizer = OPTIMIZERS["muon"](lr=0.1, weight_decay=0.0).build(nn.Sequential(hidden, head))
     optimizer.step()
     step = hidden.weight.data - torch.tensor(WEIGHT)
     # Five Newton-Schulz steps bring singular values to 0.7..1.2 only; the scale is 0.2 sqrt(2).
@@ -66,7 +66,7 @@ def test_weight_matrices_decay_and_biases_do_not(name):
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_rate_and_momentum_reach_every_group(name):
     model = nn.Sequential(linear(WEIGHT, GRADIENT), linear(WEIGHT, GRADIENT))
-    optimizer = OPTIMIZERS[name](model, FirstOrder(lr=0.1))
+    optimizer = OPTIMIZERS[name](lr=0.1).build(model)
     set_rate(optimizer, 0.03, 0.5)
     for group in optimizer.param_groups:
         assert group["lr"] == 0.03

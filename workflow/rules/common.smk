@@ -4,8 +4,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from pipeline.config import artefacts_of, load_study, specs
-from pipeline.config.loading import read_study_file
+from pipeline.config.loading import load_study, read_study_file
+from pipeline.config.specs import artefacts_of, specs
 from pipeline.errors import PipelineError
 from pipeline.operations.check import results_folder
 from pipeline.operations.checkout import at_work, begin, end

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from pipeline.artifacts.patience import Patience
 from pipeline.errors import ArtifactError
@@ -121,7 +122,7 @@ def _finite(value: Any) -> Any:
 
 @contextmanager
 def create(
-    manifest: Path, *, kind: str, spec: Mapping[str, Any], provenance: Mapping[str, Any]
+    manifest: Path, *, kind: str, spec: BaseModel | Mapping[str, Any], provenance: Mapping[str, Any]
 ) -> Iterator[Draft]:
     """Write an artefact; its manifest appears when the block ends without an error.
 
@@ -155,7 +156,7 @@ def create(
             "kind": kind,
             "schema_version": SCHEMA_VERSION,
             "facts": _finite(draft.facts),
-            "spec": spec,
+            "spec": spec.model_dump(mode="json") if isinstance(spec, BaseModel) else spec,
             "arrays": draft.arrays,
             "files": files,
             "provenance": provenance,

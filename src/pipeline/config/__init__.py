@@ -1,12 +1,9 @@
 """Studies: what a user may write in a YAML file, validated before anything runs.
 
 A study is one file merged over `config/default.yaml`. Every section is a frozen model that refuses unknown keys, so a
-misspelled key is an error with its full path and never a silent default. Each rule of the workflow reads one *spec*,
-the section that `specs` cuts out for it; a changed value re-runs that spec and what hangs on it, nothing else.
+misspelled key is an error with its full path and never a silent default. Options of the cores are not repeated here:
+`Choice` reads them from the cores' own frozen dataclasses. Each rule of the workflow reads one *spec*, the section that
+`specs` cuts out for it; a changed value re-runs that spec and what hangs on it, nothing else.
+
+This file imports nothing: a stage imports the module of its own section, so that its code digest covers no other core.
 """
-
-from pipeline.config.loading import load_study, merge, validate
-from pipeline.config.specs import artefacts_of, specs
-from pipeline.config.study import Study, schema
-
-__all__ = ["Study", "artefacts_of", "load_study", "merge", "schema", "specs", "validate"]

@@ -5,27 +5,43 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.config.section import Count, Section, Seed
+from pipeline.config.section import IMPORT_PATTERN, Section
+from pipeline.options import Count, Seed
 
 #: Images that data sets of a fixed size have to train and to validate on; a folder's are counted when it is read.
 N_IMAGES = {"fashion_mnist": 60_000, "digits": 1_437}
-IMPORT_PATTERN = r"^[\w.]+:\w+$"
 
 
 class ImageData(Section):
     """The images that the networks learn."""
 
-    name: Literal["fashion_mnist", "digits", "folder"] = Field("fashion_mnist", description="Data set.")
+    name: Literal["fashion_mnist", "digits", "folder"] = Field(
+        "fashion_mnist",
+        description="The data set: fashion_mnist (60,000 + 10,000 images of 28x28), digits (1,797 of "
+        "8x8), or folder "
+        "(images of your own, which need directory, image_size and channels).",
+    )
     directory: str | None = Field(
         None,
-        description="Folder with IDX files, or with train/CLASS/* and test/CLASS/*; without one Fashion-MNIST is "
-        "found or fetched.",
+        description="Folder with four IDX files, or with train/CLASS/* and test/CLASS/*. Without "
+        "one, Fashion-MNIST is "
+        "Debian's package, installed or fetched, or else the public copy.",
     )
     image_size: Count | None = Field(None, description="Pixels that the images of a folder are scaled to.")
-    channels: Literal[1, 3] | None = Field(None, description="Gray or color, of the images of a folder.")
-    train_samples: Count = Field(8192, description="Training images, drawn by split_seed.")
-    validation_samples: Count = Field(4096, description="Images on which hyper-parameters may be chosen.")
-    split_seed: Seed = Field(1234, description="Seed of the fixed train, validation and test split.")
+    channels: Literal[1, 3] | None = Field(
+        None, description="Channels of the images of a folder: 1 is gray, 3 is color."
+    )
+    train_samples: Count = Field(
+        8192,
+        description="Training images, drawn from the training part by split_seed, each class in its share.",
+    )
+    validation_samples: Count = Field(
+        4096,
+        description="Images of the training part on which hyper-parameters may be chosen. The test "
+        "part is always used "
+        "whole.",
+    )
+    split_seed: Seed = Field(1234, description="Seed of the fixed split; training has seeds of its own.")
 
     @model_validator(mode="after")
     def _options_of_a_folder(self) -> "ImageData":
@@ -63,7 +79,9 @@ class CnnModel(Section):
     """Three strided convolutions and two fully connected layers."""
 
     name: Literal["cnn"] = "cnn"
-    batch_norm: bool = Field(False, description="Batch normalization behind each convolution.")
+    batch_norm: bool = Field(
+        False, description="Batch normalization behind each convolution; conversion folds it away."
+    )
 
 
 class MlpModel(Section):

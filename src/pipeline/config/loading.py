@@ -1,17 +1,14 @@
-"""Reading a study file over the default, and saying in one line what is wrong with it."""
+"""Reading a study file over the default."""
 
 import difflib
-import math
 from collections.abc import Mapping
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from pipeline.config.images import IMPORT_PATTERN
-from pipeline.config.section import NAME_PATTERN, SMALLEST
+from pipeline.config.messages import mistakes
 from pipeline.config.study import Study
 from pipeline.errors import ConfigError
 
@@ -153,98 +150,4 @@ def validate(config: Mapping[str, Any]) -> Study:
     try:
         return Study.model_validate(config)
     except ValidationError as error:
-        problems = error.errors()
-        around = {
-            problem["loc"][:-1] for problem in problems
-        }  # a list with a wrong entry counts as too short as well
-        lines = [
-            _describe(problem, config)
-            for problem in problems
-            if problem["type"] != "too_short" or problem["loc"] not in around
-        ]
-        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
-        raise ConfigError("; also ".join(lines[:3]) + more) from None
-
-
-def _describe(problem: Any, config: Mapping[str, Any]) -> str:
-    """One line for one pydantic error: path, what was wanted, what was found."""
-    path, here = [], config
-    for step in problem["loc"]:
-        # pydantic puts the tag of a tagged union into the location; the user's file has no such step.
-        if isinstance(here, Mapping) and here.get("name") == step and step not in here:
-            continue
-        path.append(str(step))
-        try:
-            here = here[step]
-        except (KeyError, IndexError, TypeError):
-            here = {}
-    context = problem.get("ctx", {})
-    if problem["type"] in ("unknown_key", "truth_value"):
-        path.append(context["key"])
-    is_key = path[-1:] == ["[key]"]  # of a collection, whose entries the user names
-    path = path[:-1] if is_key else path
-    # What does not fit begins with the rest of its path.
-    prefix = ".".join(path) + ("." if problem["type"] == "fit" else ": ") if path else ""
-    if problem["type"] in ("missing", "union_tag_not_found"):
-        if path[-1] == "optimizer":
-            return f"{prefix}missing; name its method (see config/default.yaml for the choices)"
-        what = "name it" if problem["type"] == "union_tag_not_found" else "give it"
-        return f"{prefix}missing; {what} (config/default.yaml explains every key)"
-    if problem["type"] == "union_tag_invalid":
-        known = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-        near = difflib.get_close_matches(context["tag"], known, n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        return f"{prefix}unknown name '{context['tag']}'; {hint}known: {', '.join(known)}"
-    own_text = problem["type"] in ("unknown_key", "truth_value", "run", "task", "fit", "name")
-    if own_text:
-        return f"{prefix}{problem['msg']}"
-    return f"{prefix}{'its name ' if is_key else ''}{_wanted(problem)}, found {_shown(problem['input'])}"
-
-
-# What was wanted, for those of pydantic's texts that speak of Python.
-WANTED = {
-    "tuple_type": "must be a list, written [first, second]",
-    "too_short": "must have at least {min_length} entries",
-    "model_type": "must be a section of keys, each on a line such as 'key: value'",
-    "dict_type": "must be a section of keys, each on a line such as 'key: value'",
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "float_parsing": "must be a number",
-    "finite_number": "must be a finite number",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
-    "literal_error": "must be {expected}",
-    "greater_than": "must be greater than {gt:.12g}",
-    "greater_than_equal": "must be greater than or equal to {ge:.12g}",
-    "less_than": "must be less than {lt:.12g}",
-    "less_than_equal": "must be less than or equal to {le:.12g}",
-}
-
-
-def _wanted(problem: Any) -> str:
-    """What a pydantic error wanted, in the words of a YAML file."""
-    kind, found, context = problem["type"], problem["input"], problem.get("ctx", {})
-    if isinstance(found, float) and not math.isfinite(found):
-        return WANTED["finite_number"]
-    if kind == "greater_than_equal" and context["ge"] == SMALLEST and float(found) <= 0:
-        return "must be positive"
-    if kind == "string_type" and isinstance(found, bool | int | float | date):
-        return "must be text: put it in quotes"
-    if kind == "string_pattern_mismatch" and context["pattern"] == NAME_PATTERN:
-        return "must be letters, digits, - and _, beginning with a letter or a digit"
-    if kind == "string_pattern_mismatch" and context["pattern"] == IMPORT_PATTERN:
-        return "must be a module and a name in it, such as torchvision.models:resnet18"
-    if kind == "model_attributes_type":  # one of several sections
-        name = f"{found}, ..." if isinstance(found, str) else "..."
-        return f"must be a section with a name, such as {{name: {name}}}"
-    return WANTED[kind].format(**context) if kind in WANTED else str(problem["msg"])
-
-
-def _shown(value: Any) -> str:
-    """A value for reading, on one line and not too long; Python refuses to print very long integers."""
-    if isinstance(value, int) and abs(value) >= 10**30:
-        return "an integer of more than 30 digits"
-    text = repr(value)
-    return text if len(text) <= 72 else f"{text[:69]}..."
+        raise ConfigError(mistakes(error, config)) from None

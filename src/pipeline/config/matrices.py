@@ -5,92 +5,24 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.config.section import Count, Name, NotNegative, Positive, Section, Seed, Tolerance
+from pipeline.config.choice import Choice
+from pipeline.config.points import AnyPoints
+from pipeline.config.section import Section
+from pipeline.hmatrix.kernels import Kernel, LaplaceSingleLayer, Matern, SquaredExponential
+from pipeline.options import Count, NotNegative, Positive, Seed, Tolerance
 
-
-class AirportPoints(Section):
-    """28,298 airports on the unit sphere with their elevations."""
-
-    name: Literal["airports"] = "airports"
-    n: Count | None = Field(None, description="Use this many, drawn by seed; all if empty.")
-    held_out: float = Field(0.1, gt=0, lt=1, description="Part kept for judging predictions.")
-    seed: Seed = Field(0, description="Seed of the draw and of the held-out part.")
-
-
-class CityPoints(Section):
-    """Up to 234,908 cities on the unit sphere with their populations."""
-
-    name: Literal["cities"] = "cities"
-    n: Count | None = Field(None, description="Use this many, drawn by seed; all if empty.")
-    held_out: float = Field(0.1, gt=0, lt=1, description="Part kept for judging predictions.")
-    seed: Seed = Field(0, description="Seed of the draw and of the held-out part.")
-
-
-class SphereMesh(Section):
-    """Triangles on the unit sphere."""
-
-    name: Literal["sphere"] = "sphere"
-    refinements: int = Field(4, ge=0, le=8, description="20 * 4^refinements triangles.")
-
-
-class CubeMesh(Section):
-    """Triangles on the unit cube's surface."""
-
-    name: Literal["cube"] = "cube"
-    divisions: int = Field(
-        24, ge=1, le=4096, description="Squares along an edge; 12 * divisions^2 triangles."
-    )
-    grading: float = Field(
-        2.0, ge=1, le=6, description="Concentration of triangles toward the edges; 1 is uniform."
-    )
-
-
-class Embeddings(Section):
-    """Features of the half-precision network."""
-
-    name: Literal["embeddings"] = "embeddings"
-    run: Name = Field(description="Training run whose converted network computes the features.")
-    samples: Count = Field(8192, description="Training images to use, at most.")
-
-
-Points = Annotated[
-    AirportPoints | CityPoints | SphereMesh | CubeMesh | Embeddings, Field(discriminator="name")
-]
-
-
-class MaternKernel(Section):
-    """Matern covariance."""
-
-    name: Literal["matern"] = "matern"
-    nu: Positive = Field(0.5, description="Smoothness.")
-    length_scale: Positive = Field(description="In the unit of the points.")
-    variance: Positive = Field(1.0, description="k(x, x).")
-
-
-class SquaredExponentialKernel(Section):
-    """Gaussian kernel exp(-r^2 / (2 l^2))."""
-
-    name: Literal["squared_exponential"] = "squared_exponential"
-    length_scale: Positive = Field(
-        description="l, in the unit of the points; of the median distance for embeddings."
-    )
-    variance: Positive = Field(1.0, description="k(x, x).")
-
-
-class LaplaceKernel(Section):
-    """Single-layer potential 1 / (4 pi r)."""
-
-    name: Literal["laplace_single_layer"] = "laplace_single_layer"
-
-
-Kernel = Annotated[MaternKernel | SquaredExponentialKernel | LaplaceKernel, Field(discriminator="name")]
+Task = Literal["kriging", "capacitance", "classification"]
+STUDIED = {kernel.name: kernel for kernel in (Matern, SquaredExponential, LaplaceSingleLayer)}
+AnyKernel = Annotated[Kernel, Choice(STUDIED, required=("length_scale",))]
 
 
 class Fit(Section):
     """Choose length scale, variance and nugget by maximum likelihood on a part of the training points."""
 
-    subsample: Annotated[int, Field(ge=10, le=10**6)] = Field(2000, description="Points used.")
-    seed: Seed = Field(0, description="Seed of the subsample.")
+    subsample: Annotated[int, Field(ge=10, le=10**6)] = Field(
+        2000, description="How many training points to use."
+    )
+    seed: Seed = Field(0, description="Seed of the draw of these points.")
 
 
 class Compress(Section):
@@ -102,32 +34,62 @@ class Compress(Section):
 class Factor(Section):
     """How a matrix is factorized."""
 
-    tolerance: Tolerance = Field(1e-2, description="Looser than compress.tolerance makes a preconditioner.")
+    tolerance: Tolerance = Field(
+        1e-2,
+        description="Tolerance of the factorization; looser than compress.tolerance makes a preconditioner.",
+    )
     kind: Literal["auto", "cholesky", "ldlt", "lu"] = Field(
-        "auto", description="Factorization; auto follows the kernel."
+        "auto", description="Kind of factorization: cholesky, ldlt or lu; auto follows the kernel."
     )
 
 
 class Solve(Section):
-    """How systems are solved."""
+    """How systems of equations are solved."""
 
     tolerance: Tolerance = Field(1e-8, description="Relative residual of the solution.")
-    max_iterations: Count = Field(200, description="Iterations of conjugate gradients at most.")
+    max_iterations: Count = Field(200, description="Largest number of iterations of conjugate gradients.")
 
 
-class Matrix(Section):
+class CompressSpec(Section):
+    """What the stage `compress` reads of a matrix."""
+
+    kernel: AnyKernel = Field(description="The kernel, by name.")
+    nugget: NotNegative = Field(
+        0.0,
+        description="Noise variance or ridge that is added to the diagonal, in units of the kernel's "
+        "variance. Points at the "
+        "same place need one.",
+    )
+    task: Task = Field(
+        description="What the solution is for: kriging (predict held-out values), capacitance (of a "
+        "conductor), "
+        "classification (by kernel ridge regression)."
+    )
+    fit: Fit | None = Field(
+        None,
+        description="Choose length scale, variance and nugget by maximum likelihood on a part of the "
+        "training points; "
+        "null takes those above.",
+    )
+    compress: Compress = Field(default=Compress(), description="How the matrix is represented.")
+
+
+class SolveSpec(Section):
+    """What the stage `solve` reads of a matrix."""
+
+    task: Task = Field(
+        description="What the solution is for: kriging (predict held-out values), capacitance (of a "
+        "conductor), "
+        "classification (by kernel ridge regression)."
+    )
+    factor: Factor = Field(default=Factor(), description="How the matrix is factorized.")
+    solve: Solve = Field(default=Solve(), description="How systems are solved.")
+
+
+class Matrix(CompressSpec, SolveSpec):
     """One hierarchical matrix and the question that it answers."""
 
-    points: Points = Field(description="The points, by name.")
-    kernel: Kernel = Field(description="The kernel, by name.")
-    nugget: NotNegative = Field(0.0, description="Added to the diagonal; noise variance or ridge.")
-    task: Literal["kriging", "capacitance", "classification"] = Field(description="What the solution is for.")
-    fit: Fit | None = Field(
-        None, description="Fit kernel and nugget by likelihood; without it they are used as given."
-    )
-    compress: Compress = Field(default=Compress())
-    factor: Factor = Field(default=Factor())
-    solve: Solve = Field(default=Solve())
+    points: AnyPoints = Field(description="The points, by name.")
 
     @model_validator(mode="after")
     def _task_fits_points(self) -> "Matrix":
@@ -157,7 +119,7 @@ class Scaling(Section):
     """Time and storage against the number of points: uniform points in the unit square, Matern 1/2, nugget 1e-2."""
 
     sizes: tuple[Annotated[int, Field(ge=256, le=10**9)], ...] = Field(
-        (2048, 4096, 8192), min_length=2, description="Points."
+        (2048, 4096, 8192), min_length=2, description="Numbers of points, increasing."
     )
-    length_scale: Positive = Field(0.1, description="Of the kernel, in sides of the square.")
-    tolerance: Tolerance = Field(1e-6, description="Of compression and factorization.")
+    length_scale: Positive = Field(0.1, description="Length scale of the kernel, in sides of the square.")
+    tolerance: Tolerance = Field(1e-6, description="Tolerance of compression and factorization.")

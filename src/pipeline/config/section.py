@@ -22,6 +22,8 @@ def _without_many_repeats(name: str) -> str:
     return name
 
 
+# A module and a name in it.
+IMPORT_PATTERN = r"^[\w.]+:\w+$"
 # Names become folders, wildcards and words of shell commands.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Name = Annotated[
@@ -29,14 +31,6 @@ Name = Annotated[
     Field(pattern=NAME_PATTERN, max_length=60),
     AfterValidator(_without_many_repeats),
 ]
-# Wide bounds: squares, and ratios of two, stay within double precision.
-SMALLEST, LARGEST = 1e-100, 1e100
-Positive = Annotated[float, Field(ge=SMALLEST, le=LARGEST)]
-NotNegative = Annotated[float, Field(ge=0, le=LARGEST)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
-# What torch's and NumPy's generators both take.
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Tolerance = Annotated[float, Field(ge=1e-16, lt=1)]
 
 
 def _is_number(annotation: Any) -> bool:

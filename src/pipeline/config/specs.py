@@ -1,46 +1,46 @@
 """The specs of a study: what each rule reads, and nothing else."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+from pipeline.config.matrices import CompressSpec, SolveSpec
+from pipeline.config.points import PointsSpec
+from pipeline.config.precision import Timing
+from pipeline.config.report import ReportSpec
+from pipeline.config.section import Section
 from pipeline.config.study import Study
+from pipeline.config.training import RunSpec, TrainingSpec
+
+S = TypeVar("S", bound=Section)
 
 
 def specs(study: Study) -> dict[str, dict[str, Any]]:
-    """Cut a study into the specs that the rules read, by the path of each below `spec/`.
+    """Cut a study into the specs that the rules read, as JSON can hold them, by the path of each below `spec/`.
 
     What a rule does not read is not in its spec, so that changing it re-runs nothing that does not depend on it.
     """
-    whole = study.model_dump(mode="json")
-    parts: dict[str, dict[str, Any]] = {"dataset": whole["dataset"]}
-    for name, run in whole["training"]["runs"].items():
-        recipe = {key: value for key, value in run.items() if key != "label"}
-        parts[f"training/{name}"] = {
-            "run": recipe,
-            "model": whole["model"],
-            "device": study.device,
-            "test": study.training.test,
-        }
-    parts["precision"] = {key: value for key, value in whole["precision"].items() if key != "runs"}
-    for name, matrix in whole["matrices"].items():
-        parts[f"points/{name}"] = {"points": matrix["points"]}
-        parts[f"compress/{name}"] = {
-            key: matrix[key] for key in ("kernel", "nugget", "task", "fit", "compress")
-        }
-        parts[f"solve/{name}"] = {key: matrix[key] for key in ("task", "factor", "solve")}
+    parts: dict[str, Section] = {"dataset": study.dataset, "precision": _part(Timing, study.precision)}
+    for name, run in study.training.runs.items():
+        parts[f"training/{name}"] = TrainingSpec(
+            run=_part(RunSpec, run), model=study.model, device=study.device, test=study.training.test
+        )
+    for name, matrix in study.matrices.items():
+        parts[f"points/{name}"] = PointsSpec(points=matrix.points)
+        parts[f"compress/{name}"] = _part(CompressSpec, matrix)
+        parts[f"solve/{name}"] = _part(SolveSpec, matrix)
     if study.scaling is not None:
-        parts["scaling"] = whole["scaling"]
-    parts["report"] = {
-        "study": study.study,
-        "description": study.description,
-        "seeds": list(study.seeds),
-        "runs": {name: run["label"] or name for name, run in whole["training"]["runs"].items()},
-        "claims": whole["training"]["claims"],
-        "converted": list(study.precision.runs),
-        "matrices": list(study.matrices),
-        "scaling": study.scaling is not None,
-    }
-    return parts
+        parts["scaling"] = study.scaling
+    parts["report"] = ReportSpec(
+        study=study.study,
+        description=study.description,
+        seeds=study.seeds,
+        runs={name: run.label or name for name, run in study.training.runs.items()},
+        claims=study.training.claims,
+        converted=study.precision.runs,
+        matrices=tuple(study.matrices),
+        scaling=study.scaling is not None,
+    )
+    return {path: spec.model_dump(mode="json") for path, spec in parts.items()}
 
 
 def artefacts_of(report: Mapping[str, Any]) -> list[str]:
@@ -49,7 +49,9 @@ def artefacts_of(report: Mapping[str, Any]) -> list[str]:
     Args:
         report: The spec of the report.
     """
-    trained = [f"train/{run}/seed{seed}" for run in report["runs"] for seed in report["seeds"]]
-    halved = [f"{stage}/{run}" for stage in ("convert", "time_layers") for run in report["converted"]]
-    solved = [f"{stage}/{name}" for stage in ("points", "compress", "solve") for name in report["matrices"]]
-    return ["dataset", *trained, *halved, *solved, *(["scaling"] if report["scaling"] else [])]
+    return ReportSpec.model_validate(report).artefacts()
+
+
+def _part(kind: type[S], section: Section) -> S:
+    """The fields of a section that another kind of section has too."""
+    return kind.model_validate({key: getattr(section, key) for key in kind.model_fields})

@@ -6,10 +6,12 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.images import CnnModel, ImageData, Model
-from pipeline.config.matrices import Embeddings, Matrix, Scaling
+from pipeline.config.matrices import Matrix, Scaling
+from pipeline.config.points import Embeddings
 from pipeline.config.precision import Precision
-from pipeline.config.section import Name, Section, Seed
+from pipeline.config.section import Name, Section
 from pipeline.config.training import Training
+from pipeline.options import Seed
 
 # Folders of all studies together, beside those of each.
 RESERVED = ("checkpoints", "history", "slurm", "pbs", "sge")
@@ -30,15 +32,22 @@ class Study(Section):
         "default", description="Names the folder of results."
     )
     description: str = Field("", max_length=500, description="One or two sentences for the report.")
-    seeds: tuple[Seed, ...] = Field((0, 1), min_length=1, description="Seeds of every training run.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks are trained.")
-    dataset: ImageData = Field(default=ImageData())
-    model: Model = Field(default=CnnModel())
-    training: Training
-    precision: Precision = Field(default=Precision())
+    seeds: tuple[Seed, ...] = Field(
+        (0, 1), min_length=1, description="Every training run is repeated with each of these seeds."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where networks are trained: auto (a GPU where there is one), cpu, cuda."
+    )
+    dataset: ImageData = Field(default=ImageData(), description="The images that the networks learn.")
+    model: Model = Field(default=CnnModel(), description="The network, by name.")
+    training: Training = Field(description="All training runs of the study.")
+    precision: Precision = Field(default=Precision(), description="Half-precision inference.")
     matrices: dict[Name, Matrix] = Field({}, description="Hierarchical matrices by name.")
     scaling: Scaling | None = Field(
-        None, description="Growth with the number of points; without it the report has none."
+        None,
+        description="Time and storage against the number of points, uniform in the unit square, of a "
+        "Matern kernel with "
+        "nu 0.5 and nugget 1e-2; null leaves it out.",
     )
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ from pipeline.artifacts.checksums import LIST, MANIFEST, verify_archive, write_l
 from pipeline.artifacts.history import PAST_REPORTS, manifests_of, snapshot_of
 from pipeline.artifacts.lock import holder
 from pipeline.artifacts.store import sha256_of
-from pipeline.config import artefacts_of, specs
+from pipeline.config.specs import artefacts_of, specs
 from pipeline.errors import ArtifactError
 from pipeline.operations.studies import RESULTS, StudyFile, read_study
 from pipeline.operations.text import size

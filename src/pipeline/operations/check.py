@@ -7,7 +7,8 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from pipeline.config import Study, specs
+from pipeline.config.specs import specs
+from pipeline.config.study import Study
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.operations.studies import RESULTS, namesakes, read_study
 from pipeline.operations.text import counted

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.artifacts.entry import Entry, entry_of
 from pipeline.artifacts.history import read, read_snapshot, snapshot_of
 from pipeline.artifacts.store import sha256_of
-from pipeline.config import artefacts_of
+from pipeline.config.specs import artefacts_of
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.operations.main_process import main_elsewhere
 from pipeline.operations.studies import CONFIG, RESULTS, StudyFile, in_checkout, read_study

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.artifacts.store import Artifact, create
+from pipeline.config.matrices import CompressSpec
 from pipeline.hmatrix import H2Matrix, kernels
 from pipeline.hmatrix.boundary_elements import SingleLayer
 from pipeline.hmatrix.gaussian_process import fit_matern, median_distance
@@ -35,15 +36,15 @@ class Covariance:
 
 def run(options: Namespace) -> None:
     """Choose the kernel's parameters on the training points alone, compress, and measure the error."""
-    spec = read_spec(options.spec)
+    spec = read_spec(options.spec, CompressSpec)
     points = Artifact.open(options.points, "points")
     name = options.output.parent.name
-    tolerance = spec["compress"]["tolerance"]
+    tolerance = spec.compress.tolerance
     start = time.perf_counter()
     with errors_about(f"matrices.{name}"):
         covariance = _covariance(spec, points)
         near_field = None
-        if spec["task"] == "capacitance":
+        if spec.task == "capacitance":
             layer = single_layer_of(points)
             near_field = layer.computed_near_field
             with boxes(f"compress {name}") as progress:
@@ -62,7 +63,12 @@ def run(options: Namespace) -> None:
     # The dense matrix that one would otherwise store has a row per unknown; boundary elements compress more, the
     # kernel between their quadrature points.
     dense_bytes = 8 * points.facts["n"] ** 2
-    with create(options.output, kind="operator", spec=spec, provenance=provenance(options.code)) as draft:
+    with create(
+        options.output,
+        kind="operator",
+        spec=spec.model_dump(mode="json"),
+        provenance=provenance(options.code),
+    ) as draft:
         for folder, matrix in matrices.items():
             matrix.save(draft.path(folder))
         if near_field is not None:
@@ -98,28 +104,27 @@ def run(options: Namespace) -> None:
     )
 
 
-def _covariance(spec: Mapping[str, Any], points: Artifact) -> Covariance:
+def _covariance(spec: CompressSpec, points: Artifact) -> Covariance:
     """The kernel and the nugget: as the study gives them, fitted by likelihood, or scaled by the median distance."""
-    parameters = dict(spec["kernel"])
-    name = parameters.pop("name")
-    if spec["fit"] is not None:
-        generator = torch.Generator().manual_seed(spec["fit"]["seed"])
+    kernel = spec.kernel
+    if spec.fit is not None and isinstance(kernel, kernels.Matern):
+        generator = torch.Generator().manual_seed(spec.fit.seed)
         fit = fit_matern(
             tensor(points, "points"),
             standardized(points)[0],
             generator=generator,
-            nu=parameters["nu"],
-            subsample=spec["fit"]["subsample"],
+            nu=kernel.nu,
+            subsample=spec.fit.subsample,
             smallest_nugget=SMALLEST_NUGGET,
         )
         at_bound = fit.nugget <= 1.001 * SMALLEST_NUGGET * float(fit.kernel.variance)
         return Covariance(fit.kernel, fit.nugget, at_bound)
-    if spec["task"] == "classification":
+    if not isinstance(kernel, kernels.Stationary):
+        return Covariance(kernel, spec.nugget)
+    if spec.task == "classification":
         generator = torch.Generator().manual_seed(0)
-        parameters["length_scale"] *= median_distance(tensor(points, "points"), generator)
-    return Covariance(
-        kernels.build(name, **parameters), float(spec["nugget"]) * parameters.get("variance", 1.0)
-    )
+        kernel = kernel.stretched(median_distance(tensor(points, "points"), generator))
+    return Covariance(kernel, spec.nugget * kernel.variance)
 
 
 def _single_layer(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.artifacts.store import Artifact, create
+from pipeline.config.training import TrainingSpec
 from pipeline.errors import ConfigError
 from pipeline.precision import Budget, HalfNetwork, compare_predictions, onnx_module
 from pipeline.precision.predictions import check_labels
@@ -111,7 +112,7 @@ def _of_study(options: Namespace) -> _Source:
         )
     trained = Artifact.open(options.weights, "network")
     dataset = Artifact.open(options.dataset, "dataset")
-    model = model_of(trained.spec["model"], dataset, trained.facts["seed"])
+    model = model_of(TrainingSpec.model_validate(trained.spec).model, dataset, trained.facts["seed"])
     model.load_state_dict(trained.tensors("weights"))
     samples, labels = read_images(dataset, "validation")
     return _Source(

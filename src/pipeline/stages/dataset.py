@@ -5,6 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from pipeline.artifacts.store import create
+from pipeline.config.images import ImageData
 from pipeline.data import load_images
 from pipeline.data.splits import split
 from pipeline.runtime.provenance import provenance
@@ -18,15 +19,15 @@ def cache_folder() -> Path:
 
 def run(options: Namespace) -> None:
     """Read the images, split them by seed, and note the mean and deviation of the training pixels."""
-    spec = read_spec(options.spec)
-    directory = Path(spec["directory"]) if spec["directory"] else None
-    own = {key: spec[key] for key in ("image_size", "channels") if spec[key] is not None}
-    images = load_images(spec["name"], directory=directory, cache=cache_folder(), **own)
+    spec = read_spec(options.spec, ImageData)
+    directory = Path(spec.directory) if spec.directory else None
+    own = spec.model_dump(include={"image_size", "channels"}, exclude_none=True)
+    images = load_images(spec.name, directory=directory, cache=cache_folder(), **own)
     parts = split(
         images,
-        train_samples=spec["train_samples"],
-        validation_samples=spec["validation_samples"],
-        seed=spec["split_seed"],
+        train_samples=spec.train_samples,
+        validation_samples=spec.validation_samples,
+        seed=spec.split_seed,
     )
     train = images.train_images[parts.train]
     with create(options.output, kind="dataset", spec=spec, provenance=provenance(options.code)) as draft:
@@ -36,7 +37,7 @@ def run(options: Namespace) -> None:
         draft.save_array("test_images", images.test_images, unit="gray levels, 0 to 255")
         draft.save_array("test_labels", images.test_labels, unit="class")
         draft.facts |= {
-            "name": spec["name"],
+            "name": spec.name,
             "classes": images.classes,
             "source": images.source,
             "pixel_mean": float(train.mean()),
@@ -46,6 +47,6 @@ def run(options: Namespace) -> None:
             "test_samples": len(images.test_labels),
         }
     print(
-        f"dataset {spec['name']}: {len(parts.train)} training, {len(parts.validation)} validation, "
+        f"dataset {spec.name}: {len(parts.train)} training, {len(parts.validation)} validation, "
         f"{len(images.test_labels)} test images from {images.source}"
     )

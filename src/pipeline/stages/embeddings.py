@@ -3,6 +3,7 @@
 from argparse import Namespace
 
 from pipeline.artifacts.store import Artifact, create
+from pipeline.config.points import EmbeddingsSpec
 from pipeline.precision import HalfNetwork
 from pipeline.runtime.provenance import provenance
 from pipeline.stages.parts.images import read_images
@@ -11,8 +12,8 @@ from pipeline.stages.parts.spec import read_spec
 
 def run(options: Namespace) -> None:
     """Write the features of training and test images, their labels, and the test accuracy of the network's own head."""
-    spec = read_spec(options.spec)
-    samples = spec["points"]["samples"]
+    spec = read_spec(options.spec, EmbeddingsSpec)
+    samples = spec.points.samples
     converted = Artifact.open(options.network, "half_network")
     dataset = Artifact.open(options.dataset, "dataset")
     network = HalfNetwork.from_plan(converted.json("plan"), converted.tensors("weights"))

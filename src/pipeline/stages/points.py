@@ -1,12 +1,11 @@
 """Stage `points`: where the rows of a matrix are, and what is known there."""
 
 from argparse import Namespace
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from pipeline.artifacts.store import Draft, create
+from pipeline.config.points import AirportPoints, CityPoints, CubeMesh, PointsSpec, SphereMesh
 from pipeline.data import hold_out, load_points
 from pipeline.data.meshes import cube_mesh, sphere_mesh
 from pipeline.errors import ConfigError
@@ -16,36 +15,41 @@ from pipeline.stages.parts.spec import errors_about, read_spec
 
 def run(options: Namespace) -> None:
     """Write points with values and a held-out part, or a mesh."""
-    spec = read_spec(options.spec)
-    points = spec["points"]
+    spec = read_spec(options.spec, PointsSpec)
+    points = spec.points
     origin = provenance(options.code)
     subject = f"matrices.{options.output.parent.name}.points"
-    with errors_about(subject), create(options.output, kind="points", spec=spec, provenance=origin) as draft:
-        draft.facts["name"] = points["name"]
-        if points["name"] in ("airports", "cities"):
+    with (
+        errors_about(subject),
+        create(options.output, kind="points", spec=spec, provenance=origin) as draft,
+    ):
+        draft.facts["name"] = points.name
+        if isinstance(points, AirportPoints | CityPoints):
             _places(draft, points)
-        else:
+        elif isinstance(points, SphereMesh | CubeMesh):
             _mesh(draft, points)
+        else:
+            raise ConfigError(f"points {points.name} are made by the stage embeddings, from a network")
         origin["cost"] = cost()  # the work was done in this block
-    print(f"points {points['name']}: {draft.facts['n']} in {draft.facts['dimension']} dimensions")
+    print(f"points {points.name}: {draft.facts['n']} in {draft.facts['dimension']} dimensions")
 
 
-def _places(draft: Draft, spec: Mapping[str, Any]) -> None:
+def _places(draft: Draft, spec: AirportPoints | CityPoints) -> None:
     """Places on the globe: elevation of airports, or the logarithm of the population of cities."""
-    places = load_points(spec["name"], n_points=spec["n"], seed=spec["seed"])
-    if spec["name"] == "airports":
+    places = load_points(spec.name, n_points=spec.n, seed=spec.seed)
+    if spec.name == "airports":
         values, unit, quantity = places.values["elevation"], "m", "elevation"
     else:
         # An unrecorded population is 0; one inhabitant keeps it finite.
         values = np.log10(np.maximum(places.values["population"], 1.0))
         unit, quantity = "log10 of people", "log10 population"
     n = len(places.points)
-    n_held_out = round(spec["held_out"] * n)
+    n_held_out = round(spec.held_out * n)
     if not 0 < n_held_out < n - 1:
         raise ConfigError(
-            f"held_out: {spec['held_out']} of {n} places leaves nobody on one side; choose another part"
+            f"held_out: {spec.held_out} of {n} places leaves nobody on one side; choose another part"
         )
-    kept, held_out = hold_out(n, n_held_out=n_held_out, seed=spec["seed"])
+    kept, held_out = hold_out(n, n_held_out=n_held_out, seed=spec.seed)
     draft.save_array("points", places.points[kept], unit="Earth radii")
     draft.save_array("values", values[kept], unit=unit)
     draft.save_array("held_out_points", places.points[held_out], unit="Earth radii")
@@ -61,12 +65,12 @@ def _places(draft: Draft, spec: Mapping[str, Any]) -> None:
     }
 
 
-def _mesh(draft: Draft, spec: Mapping[str, Any]) -> None:
-    if spec["name"] == "sphere":
-        vertices, triangles = sphere_mesh(spec["refinements"])
+def _mesh(draft: Draft, spec: SphereMesh | CubeMesh) -> None:
+    if isinstance(spec, SphereMesh):
+        vertices, triangles = sphere_mesh(spec.refinements)
         reference, what = 1.0, "the unit sphere, whose capacitance is 1 exactly"
     else:
-        vertices, triangles = cube_mesh(spec["divisions"], grading=spec["grading"])
+        vertices, triangles = cube_mesh(spec.divisions, grading=spec.grading)
         # Hwang and Won, "Electrical capacitance of a unit cube", Journal of Applied Physics 2010.
         reference, what = 0.66067817, "the unit cube"
     draft.save_array("vertices", vertices)

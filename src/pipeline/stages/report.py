@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.artifacts.entry import Entry, entry_of
 from pipeline.artifacts.history import read_snapshot
 from pipeline.artifacts.store import Artifact, create
-from pipeline.config import artefacts_of
+from pipeline.config.report import ReportSpec
 from pipeline.errors import ArtifactError
 from pipeline.report import render
 from pipeline.report.changes import Comparison, compare
@@ -39,9 +39,9 @@ def run(options: Namespace) -> list[Path]:
     Returns:
         The manifests that it read, which the command line need not have named.
     """
-    spec = read_spec(options.spec)
+    spec = read_spec(options.spec, ReportSpec)
     folder = options.output.parent.parent
-    manifests = options.artefacts or [folder / path / "manifest.json" for path in artefacts_of(spec)]
+    manifests = options.artefacts or [folder / path / "manifest.json" for path in spec.artefacts()]
     found = _by_kind(manifests)
     origin = provenance(options.code)
     made_from = origin | {"uncommitted": uncommitted()}
@@ -106,7 +106,7 @@ def _by_kind(manifests: Iterable[Path]) -> dict[str, list[tuple[str, Artifact]]]
 
 
 def collect(
-    spec: Mapping[str, Any],
+    spec: ReportSpec,
     found: Mapping[str, list[tuple[str, Artifact]]],
     rules: list[dict[str, Any]],
     origin: Mapping[str, Any],
@@ -117,9 +117,9 @@ def collect(
     data_keys = ("name", "train_samples", "validation_samples", "test_samples", "classes", "source")
     metrics: dict[str, Any] = {
         "study": {
-            "name": spec["study"],
-            "description": spec["description"],
-            "seeds": spec["seeds"],
+            "name": spec.study,
+            "description": spec.description,
+            "seeds": list(spec.seeds),
             "dataset": {key: dataset[key] for key in data_keys},
             "model": {
                 "name": networks[0].spec["model"]["name"],
@@ -127,10 +127,9 @@ def collect(
             },
         },
         "training": {
-            name: _run(name, label, networks, dataset["train_samples"])
-            for name, label in spec["runs"].items()
+            name: _run(name, label, networks, dataset["train_samples"]) for name, label in spec.runs.items()
         },
-        "claims_of": spec["claims"],
+        "claims_of": spec.claims and spec.claims.model_dump(),
         "precision": _precision(found),
         "matrices": {},
         "scaling": None,

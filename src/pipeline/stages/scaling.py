@@ -9,6 +9,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pipeline.artifacts.store import create
+from pipeline.config.matrices import Scaling
 from pipeline.data import load_points
 from pipeline.hmatrix import H2Matrix, kernels
 from pipeline.runtime.provenance import provenance
@@ -21,12 +22,12 @@ REPEATS = 5
 
 def run(options: Namespace) -> None:
     """Compress, multiply, factorize and solve for every size, on one thread."""
-    spec = read_spec(options.spec)
-    kernel = kernels.Matern(nu=0.5, length_scale=spec["length_scale"])
+    spec = read_spec(options.spec, Scaling)
+    kernel = kernels.Matern(nu=0.5, length_scale=spec.length_scale)
     rows = []
     with threadpool_limits(1):
-        for n in spec["sizes"]:
-            rows.append(measure(n, kernel, spec["tolerance"]))
+        for n in spec.sizes:
+            rows.append(measure(n, kernel, spec.tolerance))
             print(
                 "scaling  " + "  ".join(f"{key} {_short(value)}" for key, value in rows[-1].items()),
                 flush=True,
@@ -36,7 +37,7 @@ def run(options: Namespace) -> None:
         draft.facts |= {
             "kernel": in_words(kernel),
             "points": "uniform in the unit square",
-            "tolerance": spec["tolerance"],
+            "tolerance": spec.tolerance,
         }
 
 

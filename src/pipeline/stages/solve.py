@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.artifacts.store import Artifact, create
+from pipeline.config.matrices import SolveSpec
 from pipeline.data.globe import unit_vectors
 from pipeline.hmatrix import H2Matrix, kernels
 from pipeline.hmatrix.boundary_elements import capacitance
@@ -77,16 +78,16 @@ def run(options: Namespace) -> None:
 
 
 def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None:
-    spec = read_spec(options.spec)
+    spec = read_spec(options.spec, SolveSpec)
     first = communicator.rank == 0
     points = Artifact.open(options.points, "points", contents=first)
     compressed = Artifact.open(options.operator, "operator", contents=first)
     watch = Stopwatch()
     with watch.part("assemble"):
-        problem = problem_of(spec["task"], points, compressed)
+        problem = problem_of(spec.task, points, compressed)
     with watch.part("factorize"), boxes(f"factorize {name}", shown=first) as progress:
         factorization = problem.preconditioner.factorize(
-            spec["factor"]["tolerance"], kind=spec["factor"]["kind"], progress=progress
+            spec.factor.tolerance, kind=spec.factor.kind, progress=progress
         )
     with watch.part("solve"):
         solution, info = distributed_solve(
@@ -94,8 +95,8 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
             factorization,
             problem.right_hand_side,
             communicator,
-            tolerance=spec["solve"]["tolerance"],
-            max_iterations=spec["solve"]["max_iterations"],
+            tolerance=spec.solve.tolerance,
+            max_iterations=spec.solve.max_iterations,
         )
     shared = distributed_product(problem.operator, solution, communicator)
     if not first:
@@ -103,8 +104,13 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
     alone = distributed_product(problem.operator, solution, Serial())
     logdet = factorization.logdet() if factorization.kind == "cholesky" else None
     solved = Solved(points, compressed, solution, logdet)
-    answer = ANSWERS[spec["task"]](solved)
-    with create(options.output, kind="solution", spec=spec, provenance=provenance(options.code)) as draft:
+    answer = ANSWERS[spec.task](solved)
+    with create(
+        options.output,
+        kind="solution",
+        spec=spec.model_dump(mode="json"),
+        provenance=provenance(options.code),
+    ) as draft:
         draft.save_array("solution", solution.numpy())
         draft.save_table("residuals", [{"iteration": i, "residual": r} for i, r in enumerate(info.residuals)])
         for array, (values, unit) in answer.arrays.items():

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from pipeline.artifacts.store import Artifact, create
-from pipeline.config.precision import Precision
+from pipeline.config.precision import Timing
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.precision import (
     Budget,
@@ -59,21 +58,21 @@ class _Samples:
 
 def run(options: Namespace) -> None:
     """Measure the machine's roofs, choose routines, then time every layer at both precisions beside each other."""
-    spec = _spec(options.spec)
+    spec = read_spec(options.spec, Timing) if options.spec is not None else Timing()
     converted = Artifact.open(options.network, "half_network")
     network = _network(converted)
     samples = _samples(options, converted)
-    device = choose_device(spec["device"])
-    n = spec["min_samples"]
+    device = choose_device(spec.device)
+    n = spec.min_samples
     choosing = Sampling(n_samples=n, seconds_at_most=n * SECONDS_PER_SAMPLE)
     # So many are promised of the times alone; all routines of a large network would take minutes for them.
     timing = replace(choosing, n_at_least=n)
-    budget = Budget(points=spec["budget_points"])
+    budget = Budget(points=spec.budget_points)
     rows: list[dict[str, Any]] = []
     selections: list[Selection] = []
     with threadpool_limits(1):
         roofs = measure_attained(measure_roofs())
-        for batch in spec["batch_sizes"]:
+        for batch in spec.batch_sizes:
             selection = network.choose_routines(
                 samples.inputs,
                 samples.labels,
@@ -83,7 +82,7 @@ def run(options: Namespace) -> None:
                 sampling=choosing,
             )
             selections.append(selection)
-            for mode in spec["modes"]:
+            for mode in spec.modes:
                 timings = selection.network.time_layers(
                     samples.inputs, batch_sizes=(batch,), mode=mode, roofs=roofs, sampling=timing
                 )
@@ -91,7 +90,7 @@ def run(options: Namespace) -> None:
     before = network.float_twin()(samples.test_inputs)
     tested = {selection.batch: _tested(selection.network, before, samples) for selection in selections}
     for row in rows:
-        if row["mode"] == spec["modes"][0]:
+        if row["mode"] == spec.modes[0]:
             error = next(e for e in tested[row["batch"]]["errors"] if e["layer"] == row["layer"])
             print(
                 f"batch {row['batch']:3d}  {row['layer']:12s} {row['reason']} Error {error['relative_error']:.2g}."
@@ -107,7 +106,7 @@ def run(options: Namespace) -> None:
         draft.save_json("candidates", [row for selection in selections for row in selection.rows()])
         if device.type == "cuda":
             timed = time_on_device(
-                network.layers, network.parameters, samples.inputs, device, batch_sizes=spec["batch_sizes"]
+                network.layers, network.parameters, samples.inputs, device, batch_sizes=spec.batch_sizes
             )
             draft.save_json("device_timings", [asdict(row) for row in timed])
         draft.facts |= {
@@ -145,18 +144,6 @@ def _tested(network: HalfNetwork, before: Tensor, samples: _Samples) -> dict[str
         "accuracy": found and found.summary(),
         "predictions": found and found.to_dict(),
     }
-
-
-def _spec(path: Path | None) -> dict[str, Any]:
-    """The precision section that was frozen, or written by hand; without one, its defaults."""
-    if path is None:
-        return Precision().model_dump(mode="json")
-    try:
-        return Precision.model_validate(read_spec(path)).model_dump(mode="json")
-    except ValidationError as failure:
-        first = failure.errors()[0]
-        parts = [str(path), ".".join(map(str, first["loc"])), first["msg"]]
-        raise ConfigError(": ".join(filter(None, parts))) from None
 
 
 def _samples(options: Namespace, converted: Artifact) -> _Samples:

@@ -6,13 +6,13 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 
 from pipeline.artifacts.checkpoints import CheckpointFolder
 from pipeline.artifacts.patience import Patience
 from pipeline.artifacts.store import Artifact, create
+from pipeline.config.training import TrainingSpec
 from pipeline.errors import ArtifactError, Interrupted
 from pipeline.models import Classifier
 from pipeline.runtime.clock import Progress
@@ -28,13 +28,8 @@ from pipeline.stages.parts.images import samples_of
 from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.spec import errors_about, read_spec
 from pipeline.training import (
-    AUGMENTATIONS,
-    SCHEDULES,
-    SMOOTHINGS,
     EpochRecord,
     History,
-    KFACSettings,
-    Recipe,
     Sharpness,
     State,
     evaluate,
@@ -43,45 +38,12 @@ from pipeline.training import (
     train,
 )
 
-# Options of a run that a recipe takes under the same name.
-RECIPE_KEYS = (
-    "batch_size",
-    "epochs",
-    "warmup_epochs",
-    "micro_batch",
-    "coupled_momentum",
-    "rescaled_weights",
-    "precision",
-)
-
 # Of a checkpoint of a network that is trained and not yet judged: the records of its epochs.
 TRAINED = "trained"
 
 # Training samples that the minimum's sharpness is measured on: the curvature of so many differs from that of all by
 # less than it does from seed to seed.
 SHARPNESS_SAMPLES = 1024
-
-
-def recipe_of(run: Mapping[str, Any]) -> Recipe:
-    """Turn a run of a study into the recipe that training understands."""
-    method = dict(run["optimizer"])
-    name = method.pop("name")
-    common = {key: method.pop(key) for key in ("lr", "momentum", "weight_decay")}
-    return Recipe(
-        optimizer=name,
-        **common,
-        **(method if name != "kfac" else {"kfac": KFACSettings(**method)}),
-        **{key: run[key] for key in RECIPE_KEYS},
-        smoothing=tuple(_named(SMOOTHINGS, entry) for entry in run["smoothing"]),
-        augmentation=tuple(_named(AUGMENTATIONS, entry) for entry in run["augmentation"]),
-        schedule=_named(SCHEDULES, run["schedule"]),
-    )
-
-
-def _named(registry: Mapping[str, Callable[..., Any]], entry: Mapping[str, Any]) -> Any:
-    """Build what an entry of a list names from its other keys."""
-    options = dict(entry)
-    return registry[options.pop("name")](**options)
 
 
 @dataclass(frozen=True)
@@ -125,7 +87,7 @@ def run(options: Namespace) -> None:
     label = f"{options.run}, seed {options.seed}"
     with errors_about(f"training.runs.{label}"):
         mpi = MpiCommunicator.of(options.processes)
-        device = choose_device(read_spec(options.spec)["device"], mpi.local_rank, label=label)
+        device = choose_device(read_spec(options.spec, TrainingSpec).device, mpi.local_rank, label=label)
         members = members_of(mpi)
         if mpi.rank == 0 and mpi.size > 1:
             # A launcher tells only the pid of one that dies.
@@ -137,18 +99,18 @@ def run(options: Namespace) -> None:
 def _train(
     options: Namespace, device: torch.device, communicator: Counting, interrupted: Callable[[], bool]
 ) -> None:
-    spec = read_spec(options.spec)
+    spec = read_spec(options.spec, TrainingSpec)
     dataset = Artifact.open(options.dataset, "dataset", contents=communicator.rank == 0)
-    training = samples_of(dataset, "train", device, spec["run"]["train_samples"])
+    training = samples_of(dataset, "train", device, spec.run.train_samples)
     validation = samples_of(dataset, "validation", device)
-    model = model_of(spec["model"], dataset, options.seed).to(device)
-    recipe = recipe_of(spec["run"])
+    model = model_of(spec.model, dataset, options.seed).to(device)
+    recipe = spec.run.recipe()
     n_steps = plan(recipe, n_samples=len(training), n_processes=communicator.size).n_steps
     # What follows from a checkpoint depends on these alone; on the number of processes only by rounding, so a
     # job may go on with another one. Then it is no longer bit-equal to an undisturbed run, but to 1e-5 as near as
     # two runs with different numbers of processes are, and statistically the same.
     identity = {
-        "spec": spec,
+        "spec": spec.model_dump(mode="json"),
         "seed": options.seed,
         "code": options.code,
         "dataset": dataset.manifest["files"],
@@ -166,7 +128,7 @@ def _train(
                 f"device: {device}"
             )
         judged = {"train": training, "validation": validation}
-        if spec["test"]:
+        if spec.test:
             judged["test"] = samples_of(dataset, "test", device)
         try:
             if found and TRAINED in found.scalars:
@@ -285,7 +247,7 @@ def _agreed_checkpoint(
 
 def _write(
     options: Namespace,
-    spec: Mapping[str, Any],
+    spec: TrainingSpec,
     model: Classifier,
     history: History,
     scores: Mapping[str, Mapping[str, float]],

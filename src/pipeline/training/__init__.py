@@ -4,7 +4,6 @@
 `smoothing` and a row in `SMOOTHINGS`; a new decay of the rate is a row in `SCHEDULES`.
 """
 
-from pipeline.settings import KFACSettings
 from pipeline.training.augmentation import AUGMENTATIONS
 from pipeline.training.checkpoint import State
 from pipeline.training.evaluation import Evaluation, evaluate
@@ -12,10 +11,11 @@ from pipeline.training.history import EpochRecord, History
 from pipeline.training.kfac import KFAC
 from pipeline.training.loop import train
 from pipeline.training.mapped import MappedImages
-from pipeline.training.optimizers import OPTIMIZERS
-from pipeline.training.recipe import METHODS, Plan, Recipe, plan
+from pipeline.training.optimizers import METHODS, OPTIMIZERS
+from pipeline.training.recipe import Plan, Recipe, plan
 from pipeline.training.sampling import Samples
 from pipeline.training.schedule import SCHEDULES, Schedule
+from pipeline.training.settings import KFACSettings
 from pipeline.training.sharpness import Sharpness, measure_sharpness
 from pipeline.training.smoothing import SMOOTHINGS, Smoothing
 

@@ -5,12 +5,15 @@ number of processes nor an interruption changes them. A new one is a class and a
 """
 
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.options import Count, Share
 from pipeline.training.smoothing.base import Former, Smoothing
 
 
@@ -32,10 +35,12 @@ class Crop(Augmentation):
     """Shift every image by up to `padding` pixels in each direction; what comes in is as dark as the darkest pixel.
 
     Attributes:
-        padding: Pixels.
+        padding: Pixels in each direction, at most.
     """
 
-    padding: int
+    name: ClassVar[str] = "crop"
+
+    padding: Count
 
     def change(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         n, _, height, width = images.shape
@@ -52,6 +57,8 @@ class Crop(Augmentation):
 class Flip(Augmentation):
     """Mirror each image left to right with probability one half."""
 
+    name: ClassVar[str] = "flip"
+
     def change(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         flipped = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device)
         return torch.where(flipped[:, None, None, None], images.flip(3), images)
@@ -62,15 +69,17 @@ class Erasing(Augmentation):
     """Overwrite a random rectangle of an image by noise of the images' own mean and deviation [1].
 
     Attributes:
-        probability: That an image loses a rectangle.
-        largest: The largest part of its area; the smallest is 0.02.
+        probability: Probability that an image loses a rectangle.
+        largest: Largest part of the image's area; the smallest is 0.02.
 
     References:
         [1] Zhong, Zheng, Kang, Li, Yang, "Random erasing data augmentation", AAAI 2020, algorithm 1.
     """
 
-    probability: float = 0.5
-    largest: float = 0.25
+    name: ClassVar[str] = "erasing"
+
+    probability: Share = 0.5
+    largest: Annotated[float, Interval(ge=0.02, le=1)] = 0.25
 
     def change(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         n, channels, height, width = images.shape
@@ -87,4 +96,4 @@ class Erasing(Augmentation):
         return erased
 
 
-AUGMENTATIONS: dict[str, type[Augmentation]] = {"crop": Crop, "flip": Flip, "erasing": Erasing}
+AUGMENTATIONS: dict[str, type[Augmentation]] = {kind.name: kind for kind in (Crop, Flip, Erasing)}

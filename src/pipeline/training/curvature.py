@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from pipeline.runtime.communicator import Communicator
-from pipeline.settings import KFACSettings
 from pipeline.training.assignment import place
 from pipeline.training.capture import CORRECTION, Key, Moments
 from pipeline.training.exchange import Exchange
@@ -24,6 +23,7 @@ from pipeline.training.kronecker import (
     turn_eigenvalues,
 )
 from pipeline.training.layers import KroneckerProduct, Structure
+from pipeline.training.settings import KFACSettings
 
 RETRY = 10.0  # how much more damping a factor gets when its Cholesky factorization fails
 

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConvergenceError
 from pipeline.runtime.communicator import Communicator, Serial
-from pipeline.settings import KFACSettings
 from pipeline.training.capture import Capture
 from pipeline.training.curvature import Curvature
 from pipeline.training.damping import Trial, adapted, scheduled
 from pipeline.training.layers import Structure, structure_of
 from pipeline.training.randomness import Purpose, generator
+from pipeline.training.settings import KFACSettings
 
 COUNTS = ("n_retries", "n_stale", "n_skipped", "n_averaged")  # of the curvature
 NUMBERS = (

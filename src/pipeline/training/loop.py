@@ -18,7 +18,7 @@ from pipeline.training.evaluation import evaluate
 from pipeline.training.history import EpochRecord, History, Progress
 from pipeline.training.kfac import KFAC
 from pipeline.training.objective import Objective
-from pipeline.training.optimizers import OPTIMIZERS, set_rate
+from pipeline.training.optimizers import set_rate
 from pipeline.training.recipe import Recipe, plan
 from pipeline.training.rescaling import rescale, scale_free_weights
 from pipeline.training.sampling import Batches, Samples
@@ -73,7 +73,7 @@ def train(
     """
     communicator = communicator or Serial()
     steps = plan(recipe, n_samples=len(training), n_processes=communicator.size)
-    optimizer = OPTIMIZERS[recipe.optimizer if recipe.kfac is None else "sgd"](model, recipe.first_order)
+    optimizer = recipe.first_order.build(model)
     scale_free = scale_free_weights(model) if recipe.rescaled_weights else []
     kfac = None
     if recipe.kfac is not None:

@@ -1,112 +1,193 @@
-"""First-order optimizers by name; K-FAC stands in front of the first of them.
+"""Optimizers by name; K-FAC stands in front of the first of them.
 
-Each is built over two groups of parameters: weight matrices, and what is one-dimensional (biases and
-normalizations), which is not decayed. A new one is a function and a row in `OPTIMIZERS`.
+Each is a frozen dataclass of its options that builds a torch optimizer over two groups of parameters: weight matrices,
+and what is one-dimensional (biases and normalizations), which is not decayed. A new one is a class and a row in
+`OPTIMIZERS`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from pipeline.options import Decay, NotNegative, Positive, require_bounds
+from pipeline.training.settings import KFACSettings
+
 Groups = list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class FirstOrder:
-    """What the optimizers are told; each takes what it knows.
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """What every optimizer is told.
 
     Attributes:
-        lr: The rate of the first step; the loop sets it anew before every step.
+        lr: Peak learning rate, reached after the warm-up.
         momentum: Decay of the mean of gradients.
-        weight_decay: Pull on weight matrices towards zero; of the gradient in sgd and lars, of the weights in
-            the others.
-        second_moment: Decay of the mean of squared gradients, in lamb, adamw and soap.
-        trust: Of lars: the step of a weight matrix is this part of its norm at a rate of one. Biases step by the
-            rate itself, which must suit them.
+        weight_decay: Pull of weight matrices towards zero; biases and normalizations are left alone.
     """
 
-    lr: float
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    second_moment: float = 0.999
-    trust: float = 2e-2
+    name: ClassVar[str]
+
+    lr: Positive
+    momentum: Decay = 0.9
+    weight_decay: NotNegative = 5e-4
+
+    def __post_init__(self) -> None:
+        require_bounds(self)
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Return the torch optimizer of a network's trained parameters."""
+        raise NotImplementedError
+
+    def groups(self, model: nn.Module) -> Groups:
+        """Divide the trained parameters into those that decay and those that do not."""
+        trained = [p for p in model.parameters() if p.requires_grad]
+        groups: Groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(Optimizer):
+    """Gradient descent with momentum."""
+
+    name: ClassVar[str] = "sgd"
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.groups(model), self.lr, momentum=self.momentum)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LARS(Optimizer):
+    """Gradient descent with momentum and a rate for each layer from the norms of weights and gradients [1].
+
+    Attributes:
+        trust: Part of a weight matrix's norm that a step of rate one has. Biases step by the rate itself, which must
+            suit them.
+
+    References:
+        [1] You, Gitman, Ginsburg, "Large batch training of convolutional networks", 2017, arXiv:1708.03888.
+    """
+
+    name: ClassVar[str] = "lars"
+
+    trust: Positive = 2e-2
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        from pytorch_optimizer import LARS as Built
+
+        return Built(self.groups(model), self.lr, momentum=self.momentum, trust_coefficient=self.trust)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay.
+
+    Attributes:
+        second_moment: Decay of the mean of squared gradients.
+    """
+
+    name: ClassVar[str] = "adamw"
+
+    second_moment: Decay = 0.999
 
     @property
     def betas(self) -> tuple[float, float]:
         """Momentum and second moment as Adam and its kin want them."""
         return self.momentum, self.second_moment
 
-
-def _sgd(model: nn.Module, options: FirstOrder) -> torch.optim.Optimizer:
-    return torch.optim.SGD(_groups(model, options), options.lr, momentum=options.momentum)
-
-
-def _lars(model: nn.Module, options: FirstOrder) -> torch.optim.Optimizer:
-    """Layer-wise rates from the ratio of weight and gradient norms: You, Gitman, Ginsburg, arXiv 1708.03888."""
-    from pytorch_optimizer import LARS
-
-    return LARS(
-        _groups(model, options), options.lr, momentum=options.momentum, trust_coefficient=options.trust
-    )
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.groups(model), self.lr, betas=self.betas)
 
 
-def _lamb(model: nn.Module, options: FirstOrder) -> torch.optim.Optimizer:
-    """The same ratio for Adam's steps: You et al., "Large batch optimization for deep learning", ICLR 2020."""
-    from pytorch_optimizer import Lamb
+@dataclass(frozen=True, kw_only=True)
+class LAMB(AdamW):
+    """Adam with steps of the size of each layer's weights [1].
 
-    # The step has the norm of the weights already: corrected for the bias of the moments, as the library does
-    # it by default, the first steps would be ten times that.
-    return Lamb(_groups(model, options), options.lr, betas=options.betas, adam_debias=True)
-
-
-def _adamw(model: nn.Module, options: FirstOrder) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(_groups(model, options), options.lr, betas=options.betas)
-
-
-def _muon(model: nn.Module, options: FirstOrder) -> torch.optim.Optimizer:
-    """Orthogonalized momentum for hidden weights, AdamW for the rest: Jordan et al., 2024.
-
-    Hidden steps are scaled to the size of AdamW's (Liu et al., arXiv 2502.16982), so that both share one rate.
+    References:
+        [1] You et al., "Large batch optimization for deep learning", ICLR 2020.
     """
-    from pytorch_optimizer import Muon
 
-    hidden: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    weights = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    inner = {id(weight) for weight in weights[:-1]}
-    for p in model.parameters():
-        if p.requires_grad:
-            (hidden if id(p) in inner else others).append(p)
-    groups: Groups = [
-        {"params": hidden, "use_muon": True, "weight_decay": options.weight_decay, "use_adjusted_lr": True},
-        {"params": others, "use_muon": False, "weight_decay": 0.0, "betas": (options.momentum, 0.95)},
-    ]
-    return Muon(
-        [group for group in groups if group["params"]],
-        options.lr,
-        momentum=options.momentum,
-        adamw_lr=options.lr,
-    )
+    name: ClassVar[str] = "lamb"
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        from pytorch_optimizer import Lamb
+
+        # The step has the norm of the weights already: corrected for the bias of the moments, as the library does
+        # it by default, the first steps would be ten times that.
+        return Lamb(self.groups(model), self.lr, betas=self.betas, adam_debias=True)
 
 
-def _soap(model: nn.Module, options: FirstOrder) -> torch.optim.Optimizer:
-    """Adam in the eigenbasis of Shampoo's factors: Vyas et al., ICLR 2025. The first step only looks."""
-    from pytorch_optimizer import SOAP
+@dataclass(frozen=True, kw_only=True)
+class Muon(Optimizer):
+    """Orthogonalized momentum for hidden weights [1], AdamW for the rest.
 
-    return SOAP(_groups(model, options), options.lr, betas=options.betas, max_precondition_dim=2048)
+    Hidden steps are scaled to the size of AdamW's [2], so that both share one rate.
+
+    References:
+        [1] Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+        [2] Liu et al., "Muon is scalable for LLM training", 2025, arXiv:2502.16982.
+    """
+
+    name: ClassVar[str] = "muon"
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        from pytorch_optimizer import Muon as Built
+
+        hidden: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        weights = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+        inner = {id(weight) for weight in weights[:-1]}
+        for p in model.parameters():
+            if p.requires_grad:
+                (hidden if id(p) in inner else others).append(p)
+        groups: Groups = [
+            {"params": hidden, "use_muon": True, "weight_decay": self.weight_decay, "use_adjusted_lr": True},
+            {"params": others, "use_muon": False, "weight_decay": 0.0, "betas": (self.momentum, 0.95)},
+        ]
+        return Built(
+            [group for group in groups if group["params"]],
+            self.lr,
+            momentum=self.momentum,
+            adamw_lr=self.lr,
+        )
 
 
-OPTIMIZERS: dict[str, Callable[[nn.Module, FirstOrder], torch.optim.Optimizer]] = {
-    "sgd": _sgd,
-    "lars": _lars,
-    "lamb": _lamb,
-    "adamw": _adamw,
-    "muon": _muon,
-    "soap": _soap,
-}
+@dataclass(frozen=True, kw_only=True)
+class SOAP(AdamW):
+    """Adam in the eigenbasis of Shampoo's factors [1]. The first step only looks.
+
+    Attributes:
+        second_moment: Decay of squared gradients and factors.
+
+    References:
+        [1] Vyas et al., "SOAP: improving and stabilizing Shampoo using Adam", ICLR 2025.
+    """
+
+    name: ClassVar[str] = "soap"
+
+    second_moment: Decay = 0.95
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        from pytorch_optimizer import SOAP as Built
+
+        return Built(self.groups(model), self.lr, betas=self.betas, max_precondition_dim=2048)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondOrder(KFACSettings, SGD):
+    """K-FAC preconditioning in front of gradient descent with momentum."""
+
+    name: ClassVar[str] = "kfac"
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {kind.name: kind for kind in (SGD, LARS, LAMB, AdamW, Muon, SOAP)}
+
+#: All that a run may be trained by: the optimizers, and K-FAC.
+METHODS: dict[str, type[Optimizer]] = {**OPTIMIZERS, SecondOrder.name: SecondOrder}
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float, momentum: float) -> None:
@@ -117,12 +198,3 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float, momentum: float) -> No
             group["momentum"] = momentum
         elif "betas" in group:
             group["betas"] = (momentum, group["betas"][1])
-
-
-def _groups(model: nn.Module, options: FirstOrder) -> Groups:
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups: Groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]

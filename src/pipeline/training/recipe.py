@@ -1,16 +1,14 @@
 """What a training run is asked to do."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from pipeline.errors import ConfigError
-from pipeline.settings import KFACSettings
 from pipeline.training.augmentation import Augmentation
-from pipeline.training.optimizers import OPTIMIZERS, FirstOrder
+from pipeline.training.optimizers import METHODS, OPTIMIZERS, Optimizer
 from pipeline.training.sampling import n_pieces
 from pipeline.training.schedule import Cosine, Schedule
+from pipeline.training.settings import KFACSettings
 from pipeline.training.smoothing import Smoothing
-
-METHODS = (*OPTIMIZERS, "kfac")
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -25,7 +23,7 @@ class Recipe:
         momentum: Decay of the mean of gradients.
         weight_decay: Pull on weight matrices towards zero, not on biases and normalizations.
         second_moment: Decay of the mean of squared gradients, for optimizers that have one.
-        trust: Of "lars", see `FirstOrder`.
+        trust: Of "lars", see `LARS`.
         batch_size: The most samples of a step, over all processes; an epoch is cut into as few equal
             batches as this allows.
         epochs: Passes over the training samples.
@@ -76,9 +74,10 @@ class Recipe:
             raise ValueError("batch_size, micro_batch and n_measured must be positive, epochs not negative")
 
     @property
-    def first_order(self) -> FirstOrder:
-        """What the first-order optimizer is told."""
-        return FirstOrder(self.lr, self.momentum, self.weight_decay, self.second_moment, self.trust)
+    def first_order(self) -> Optimizer:
+        """The first-order optimizer, with those of the options that it takes."""
+        kind = OPTIMIZERS[self.optimizer if self.kfac is None else "sgd"]
+        return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})
 
 
 @dataclass(frozen=True)

@@ -2,42 +2,61 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
-
-class Schedule(Protocol):
-    """A decay: maps the part of training that is done, in [0, 1], to the part of the rate that is left."""
-
-    def __call__(self, done: float) -> float: ...
+from pipeline.options import Positive, require_bounds
 
 
 @dataclass(frozen=True)
-class Constant:
+class Schedule:
+    """A decay: maps the part of training that is done, in [0, 1], to the part of the rate that is left."""
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        require_bounds(self)
+
+    def __call__(self, done: float) -> float:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
     """No decay."""
+
+    name: ClassVar[str] = "constant"
 
     def __call__(self, done: float) -> float:
         return 1.0
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Schedule):
     """Half a cosine wave from one to zero."""
+
+    name: ClassVar[str] = "cosine"
 
     def __call__(self, done: float) -> float:
         return 0.5 * (1 + math.cos(math.pi * done))
 
 
 @dataclass(frozen=True)
-class Polynomial:
-    """(1 - done)^power: linear for power one."""
+class Polynomial(Schedule):
+    """A power of the part of training that is left.
 
-    power: float = 2.0
+    Attributes:
+        power: The exponent; 1 is linear.
+    """
+
+    name: ClassVar[str] = "polynomial"
+
+    power: Positive = 2.0
 
     def __call__(self, done: float) -> float:
         return float((1 - done) ** self.power)
 
 
-SCHEDULES: dict[str, type[Schedule]] = {"constant": Constant, "cosine": Cosine, "polynomial": Polynomial}
+SCHEDULES: dict[str, type[Schedule]] = {kind.name: kind for kind in (Cosine, Polynomial, Constant)}
 
 
 def learning_rate(step: int, n_steps: int, *, peak: float, n_warmup: int, schedule: Schedule) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.kernels.base import Kernel, Product, Scaled, Sum, Swapped
-from pipeline.hmatrix.kernels.covariance import Matern, RationalQuadratic, SquaredExponential
+from pipeline.hmatrix.kernels.covariance import Matern, RationalQuadratic, SquaredExponential, Stationary
 from pipeline.hmatrix.kernels.custom import Custom
 from pipeline.hmatrix.kernels.distances import distances, squared_distances
 from pipeline.hmatrix.kernels.potentials import Helmholtz, LaplaceSingleLayer, Yukawa
@@ -24,6 +24,7 @@ __all__ = [
     "RationalQuadratic",
     "Scaled",
     "SquaredExponential",
+    "Stationary",
     "Sum",
     "Swapped",
     "Yukawa",

@@ -5,32 +5,46 @@ covariance, which the arc length would not, and `length_scale` is then in units 
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from scipy.special import gammaln, kve
 from torch import Tensor
 
 from pipeline.hmatrix.kernels.base import Kernel, require_positive
 from pipeline.hmatrix.kernels.distances import LengthScale, distances, squared_distances
+from pipeline.options import SMALLEST, Positive
 
 
 @dataclass(frozen=True)
-class _Covariance(Kernel):
-    """A covariance variance · f(r) of the scaled distance r, with f(0) = 1."""
+class Stationary(Kernel):
+    """A covariance variance · f(r) of the scaled distance r, with f(0) = 1.
+
+    Attributes:
+        length_scale: In the unit of the points, one for all coordinates or one for each; for embeddings in units of
+            the median distance between them.
+        variance: k(x, x).
+    """
 
     positive_definite: ClassVar[bool] = True
 
     length_scale: LengthScale = 1.0
-    variance: float = 1.0
+    variance: Positive = 1.0
 
     def __post_init__(self) -> None:
         given: Any = self.length_scale
         if isinstance(given, list | np.ndarray):  # JSON and YAML give lists
             object.__setattr__(self, "length_scale", tuple(np.asarray(given).tolist()))
         require_positive(length_scale=self.length_scale, variance=self.variance)
+
+    def stretched(self, factor: float) -> Self:
+        """Return the same covariance with longer length scales."""
+        scales = self.length_scale
+        longer = tuple(factor * scale for scale in scales) if isinstance(scales, tuple) else factor * scales
+        return replace(self, length_scale=longer)
 
     def _scaled(self, block: Tensor) -> Tensor:
         return block if self.variance == 1 else block.mul_(self.variance)
@@ -40,18 +54,21 @@ _LARGEST_ORDER = 50  # up to here K_nu overflows only where the covariance is 1 
 
 
 @dataclass(frozen=True)
-class Matern(_Covariance):
+class Matern(Stationary):
     """The Matérn covariance of smoothness nu [1, equation 4.14].
 
     f(r) = 2^(1-nu)/Gamma(nu) z^nu K_nu(z), z = sqrt(2 nu) r: exp(-r) for nu = 1/2; closed forms for 3/2 and
     5/2 too. Any other nu evaluates the Bessel function on the CPU, some fifty times slower.
+
+    Attributes:
+        nu: Smoothness.
 
     References:
         [1] Rasmussen, Williams, "Gaussian Processes for Machine Learning", MIT Press 2006.
     """
 
     name: ClassVar[str] = "matern"
-    nu: float = 0.5
+    nu: Annotated[float, Interval(ge=SMALLEST, le=_LARGEST_ORDER)] = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,7 +110,7 @@ def _matern_of_any_order(z: Tensor, nu: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SquaredExponential(_Covariance):
+class SquaredExponential(Stationary):
     """The Gaussian covariance f(r) = exp(-r²/2): smooth fields, features of a network."""
 
     name: ClassVar[str] = "squared_exponential"
@@ -104,11 +121,15 @@ class SquaredExponential(_Covariance):
 
 
 @dataclass(frozen=True)
-class RationalQuadratic(_Covariance):
-    """The covariance f(r) = (1 + r²/(2 alpha))^-alpha: a mixture of many Gaussians, long-tailed."""
+class RationalQuadratic(Stationary):
+    """The covariance f(r) = (1 + r²/(2 alpha))^-alpha: a mixture of many Gaussians, long-tailed.
+
+    Attributes:
+        alpha: Weight of the tail; the larger, the nearer to a single Gaussian.
+    """
 
     name: ClassVar[str] = "rational_quadratic"
-    alpha: float = 1.0
+    alpha: Positive = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

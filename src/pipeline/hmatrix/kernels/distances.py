@@ -8,9 +8,11 @@ origin the points lie, is the same both ways, and is exactly 0 between equal poi
 import torch
 from torch import Tensor
 
+from pipeline.options import Positive
+
 _FEW_DIMENSIONS = 4  # up to here one pass per coordinate is faster than torch.cdist
 
-LengthScale = float | tuple[float, ...]
+LengthScale = Positive | tuple[Positive, ...]
 
 
 def squared_distances(targets: Tensor, sources: Tensor, lengths: LengthScale = 1.0) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.hmatrix.kernels.base import Kernel, require_positive
 from pipeline.hmatrix.kernels.distances import distances, squared_distances
+from pipeline.options import Positive
 
 
 def _inverse_distances(targets: Tensor, sources: Tensor) -> Tensor:
@@ -61,6 +62,9 @@ class Yukawa(Kernel):
 
     The Bessel function of the plane is evaluated block by block, slower than the native loops of space.
 
+    Attributes:
+        decay: Inverse of the distance over which the potential is screened.
+
     References:
         [1] Abramowitz, Stegun, "Handbook of Mathematical Functions", 1964.
     """
@@ -68,7 +72,7 @@ class Yukawa(Kernel):
     name: ClassVar[str] = "yukawa"
     positive_definite: ClassVar[bool] = True
     singular: ClassVar[bool] = True
-    decay: float = 1.0
+    decay: Positive = 1.0
 
     def __post_init__(self) -> None:
         require_positive(decay=self.decay)
@@ -91,6 +95,9 @@ class Helmholtz(Kernel):
     The wavenumber k may be complex, k = a + b i with b > 0: the wave then decays as exp(-b r). H0 is the Hankel
     function of the first kind [1, section 9.1], evaluated block by block, slower than the native loops of space.
     Ranks grow with the number of wavelengths across a box, so compression pays while boxes are a few wavelengths wide.
+
+    Attributes:
+        wavenumber: 2 pi over the wavelength, in the unit of the points.
 
     References:
         [1] Abramowitz, Stegun, "Handbook of Mathematical Functions", 1964.

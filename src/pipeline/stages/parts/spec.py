@@ -4,28 +4,23 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from pipeline.errors import ArtifactError, PipelineError
+from pydantic import ValidationError
 
+from pipeline.config.messages import mistakes
+from pipeline.config.section import Section
+from pipeline.errors import ArtifactError, ConfigError, PipelineError
 
-class Spec(dict[str, Any]):
-    """A frozen spec; a section that it lacks is an error that says so."""
-
-    path: Path
-
-    def __missing__(self, key: str) -> Any:
-        raise ArtifactError(
-            f"{self.path}: wanted a spec with '{key}', found {', '.join(self) or 'nothing'}; "
-            "give this stage the spec that was frozen for it"
-        )
+S = TypeVar("S", bound=Section)
 
 
-def read_spec(path: Path) -> Spec:
-    """Read a frozen spec.
+def read_spec(path: Path, kind: type[S]) -> S:
+    """Read a spec of this kind, frozen by the workflow or written by hand.
 
     Raises:
-        ArtifactError: If it is none; or later, if a section that is asked for is missing.
+        ArtifactError: If it is none, or that of another stage.
+        ConfigError: If one of its values is wrong.
     """
     try:
         content = json.loads(path.read_text())
@@ -35,9 +30,15 @@ def read_spec(path: Path) -> Spec:
         ) from None
     if not isinstance(content, dict):
         raise ArtifactError(f"{path}: not a spec; give this stage the one that was frozen for it")
-    spec = Spec(content)
-    spec.path = path
-    return spec
+    if content and not content.keys() & kind.model_fields.keys():
+        raise ArtifactError(
+            f"{path}: wanted a spec with '{next(iter(kind.model_fields))}', found {', '.join(content)}; "
+            "give this stage the spec that was frozen for it"
+        )
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {mistakes(error, content)}") from None
 
 
 @contextmanager

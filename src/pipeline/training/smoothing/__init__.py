@@ -10,13 +10,8 @@ from pipeline.training.smoothing.weight_average import WeightAverage
 from pipeline.training.smoothing.weight_noise import WeightNoise
 
 SMOOTHINGS: dict[str, type[Smoothing]] = {
-    "weight_noise": WeightNoise,
-    "mixup": Mixup,
-    "running_mixup": RunningMixup,
-    "label_smoothing": LabelSmoothing,
-    "sam": SAM,
-    "gradient_noise": GradientNoise,
-    "weight_average": WeightAverage,
+    smoothing.name: smoothing
+    for smoothing in (WeightNoise, Mixup, RunningMixup, LabelSmoothing, SAM, GradientNoise, WeightAverage)
 }
 
 __all__ = [

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
+from annotated_types import Ge
 from torch import Tensor
+
+from pipeline.options import require_bounds
 
 # The raw images and targets of the micro-batch of the same number some steps ago; None before the first step.
 Former = Callable[[int], tuple[Tensor, Tensor] | None]
@@ -15,19 +18,23 @@ Former = Callable[[int], tuple[Tensor, Tensor] | None]
 class Smoothing:
     """A change to the objective that makes it smoother; each method here leaves it as it is.
 
-    Subclasses are frozen dataclasses that override `blend`, `displace`, `averages`, or both `explore` and
+    Subclasses are frozen dataclasses with a `name` that override `blend`, `displace`, `averages`, or both `explore` and
     `climb`. Several compose: targets pass through all in order, displacements add up. Generators are keyed by
     position, so results do not depend on who computes them.
 
     Attributes:
-        full_steps: With fewer steps in the whole run the strength falls in proportion, since few steps leave
-            no time to overcome the bias of smoothing; 0: it never does.
+        full_steps: With fewer steps in the run the strength falls in proportion, since few steps leave no time
+            to overcome the bias of smoothing; 0: it never does.
     """
 
+    name: ClassVar[str]  # in studies
     STRENGTH: ClassVar[str]  # the field that the number of steps scales
     EXPLORES: ClassVar[bool] = False  # whether `explore` and `climb` are wanted, at the price of a pass
 
-    full_steps: int = 0
+    full_steps: Annotated[int, Ge(0)] = 0
+
+    def __post_init__(self) -> None:
+        require_bounds(self)
 
     def within(self, n_steps: int) -> Self:
         """Return the smoothing of a run of `n_steps` steps."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.options import Positive
 from pipeline.training.smoothing.base import Smoothing, norm_of
 
 
@@ -29,14 +30,11 @@ class GradientNoise(Smoothing):
             loss function for distributed large-batch SGD", 2019, arXiv:1906.10822.
     """
 
+    name: ClassVar[str] = "gradient_noise"
     STRENGTH: ClassVar[str] = "std"
     EXPLORES: ClassVar[bool] = True
 
-    std: float
-
-    def __post_init__(self) -> None:
-        if not self.std >= 0:
-            raise ValueError(f"gradient noise needs std >= 0, not {self.std}")
+    std: Positive
 
     def explore(self, losses: Tensor, rng: np.random.Generator) -> Tensor:
         signs = torch.from_numpy(rng.choice((-1.0, 1.0), len(losses))).to(losses)

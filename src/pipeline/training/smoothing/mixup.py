@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.options import Positive
 from pipeline.training.smoothing.base import Former, Smoothing
 
 
@@ -16,17 +17,17 @@ class Mixup(Smoothing):
 
     One weight per micro-batch is drawn from Beta(alpha, alpha): below one it favors nearly pure samples.
 
+    Attributes:
+        alpha: Parameter of the Beta distribution of the weights.
+
     References:
         [1] Zhang, Cisse, Dauphin, Lopez-Paz, "mixup: beyond empirical risk minimization", ICLR 2018.
     """
 
+    name: ClassVar[str] = "mixup"
     STRENGTH: ClassVar[str] = "alpha"
 
-    alpha: float
-
-    def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise ValueError(f"mixup needs alpha > 0, not {self.alpha}")
+    alpha: Positive
 
     def blend(
         self, images: Tensor, targets: Tensor, rng: np.random.Generator, former: Former

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.options import Count, Positive
 from pipeline.training.smoothing.base import Former, Smoothing
 
 
@@ -21,7 +22,7 @@ class RunningMixup(Smoothing):
     are in the data, so this goes first where smoothings are combined.
 
     Attributes:
-        alpha: Below one it favors nearly pure samples.
+        alpha: Parameter of the Beta distribution of the weights; below one it favors nearly pure samples.
         depth: How many former steps take part.
 
     References:
@@ -29,16 +30,11 @@ class RunningMixup(Smoothing):
             deep learning", TPAMI 2022.
     """
 
+    name: ClassVar[str] = "running_mixup"
     STRENGTH: ClassVar[str] = "alpha"
 
-    alpha: float
-    depth: int = 3
-
-    def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise ValueError(f"running mixup needs alpha > 0, not {self.alpha}")
-        if self.depth < 1:
-            raise ValueError(f"running mixup needs a depth of at least 1, not {self.depth}")
+    alpha: Positive
+    depth: Count = 3
 
     def blend(
         self, images: Tensor, targets: Tensor, rng: np.random.Generator, former: Former

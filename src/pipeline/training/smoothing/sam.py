@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pipeline.options import Positive
 from pipeline.training.smoothing.base import Smoothing, norm_of
 
 
@@ -19,8 +20,8 @@ class SAM(Smoothing):
     on how a network is scaled [2, equation 8].
 
     Attributes:
-        rho: 2-norm of the displacement.
-        adaptive: Whether weights move in proportion to their magnitudes.
+        rho: How far each micro-batch climbs, in the 2-norm of all weights.
+        adaptive: Whether distances are relative to the magnitude of each weight.
 
     References:
         [1] Foret, Kleiner, Mobahi, Neyshabur, "Sharpness-aware minimization for efficiently improving
@@ -28,15 +29,12 @@ class SAM(Smoothing):
         [2] Kwon, Kim, Park, Choi, "ASAM: adaptive sharpness-aware minimization", ICML 2021.
     """
 
+    name: ClassVar[str] = "sam"
     STRENGTH: ClassVar[str] = "rho"
     EXPLORES: ClassVar[bool] = True
 
-    rho: float
+    rho: Positive
     adaptive: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.rho >= 0:
-            raise ValueError(f"SAM needs rho >= 0, not {self.rho}")
 
     @torch.no_grad()
     def climb(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:

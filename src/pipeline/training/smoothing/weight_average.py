@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pipeline.options import Share
 from pipeline.training.smoothing.base import Smoothing
 
 
@@ -24,13 +25,10 @@ class WeightAverage(Smoothing):
             generalization", UAI 2018.
     """
 
+    name: ClassVar[str] = "weight_average"
     STRENGTH: ClassVar[str] = "share"
 
-    share: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"the weight average needs a share in (0, 1], not {self.share}")
+    share: Share
 
     def averages(self, done: float) -> bool:
         # Rounding of 1 - share must not add a step.

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.options import Positive
 from pipeline.training.smoothing.base import Smoothing
 
 
@@ -26,7 +27,7 @@ class WeightNoise(Smoothing):
     no extra pass. A last micro-batch without a partner takes e alone.
 
     Attributes:
-        std: Relative to the root mean square of each weight matrix.
+        std: Standard deviation relative to the root mean square of each weight matrix.
         antithetic: Whether pairs take opposite noise, or each micro-batch its own.
         annealed: Whether the deviation falls to zero during training, as half a cosine wave.
         filter_wise: Whether noise is relative to each row of a weight matrix.
@@ -35,16 +36,13 @@ class WeightNoise(Smoothing):
         [1] Li, Xu, Taylor, Studer, Goldstein, "Visualizing the loss landscape of neural nets", NeurIPS 2018.
     """
 
+    name: ClassVar[str] = "weight_noise"
     STRENGTH: ClassVar[str] = "std"
 
-    std: float
+    std: Positive
     antithetic: bool = True
     annealed: bool = False
     filter_wise: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.std >= 0:
-            raise ValueError(f"weight noise needs std >= 0, not {self.std}")
 
     @torch.no_grad()
     def displace(

@@ -1,0 +1,41 @@
+"""What the report reads of a study: names and words, and no option of any core."""
+
+from pydantic import Field
+
+from pipeline.config.section import Name, Section
+
+
+class Roles(Section):
+    """Which runs the claims of large-batch training compare."""
+
+    reference: Name = Field(description="Small-batch SGD.")
+    large_batch: Name = Field(description="Large-batch SGD.")
+    second_order: Name = Field(description="Large-batch K-FAC.")
+    smoothed: Name = Field(description="Large-batch K-FAC with a smoothed objective.")
+
+
+class ReportSpec(Section):
+    """The spec of the stage `report`.
+
+    Attributes:
+        runs: Labels of the training runs by name.
+        converted: Runs whose network is converted and timed.
+        matrices: Names of the matrices.
+        scaling: Whether growth with the number of points was measured.
+    """
+
+    study: str
+    description: str
+    seeds: tuple[int, ...]
+    runs: dict[str, str]
+    claims: Roles | None
+    converted: tuple[str, ...]
+    matrices: tuple[str, ...]
+    scaling: bool
+
+    def artefacts(self) -> list[str]:
+        """Every artefact of the study but its report, by its path below the study's folder."""
+        trained = [f"train/{run}/seed{seed}" for run in self.runs for seed in self.seeds]
+        halved = [f"{stage}/{run}" for stage in ("convert", "time_layers") for run in self.converted]
+        solved = [f"{stage}/{name}" for stage in ("points", "compress", "solve") for name in self.matrices]
+        return ["dataset", *trained, *halved, *solved, *(["scaling"] if self.scaling else [])]

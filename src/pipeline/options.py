@@ -1,0 +1,119 @@
+"""How a core states its options: once, as the fields of a frozen dataclass.
+
+Each field has a type with its bounds (`annotated-types`), perhaps a default, and a sentence under "Attributes" of the
+docstring. `require_bounds` refuses other values where an object is built in Python. `pipeline.config` reads the same
+fields to validate study files and to write `config/schema.json` and the comments of `config/default.yaml`.
+"""
+
+import functools
+import inspect
+import math
+import numbers
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Interval, Le, Lt
+
+# Wide bounds: squares, and ratios of two, stay within double precision.
+SMALLEST, LARGEST = 1e-100, 1e100
+Positive = Annotated[float, Interval(ge=SMALLEST, le=LARGEST)]
+NotNegative = Annotated[float, Interval(ge=0, le=LARGEST)]
+Share = Annotated[float, Interval(gt=0, le=1)]
+Decay = Annotated[float, Interval(ge=0, lt=1)]
+Tolerance = Annotated[float, Interval(ge=1e-16, lt=1)]
+Count = Annotated[int, Interval(ge=1, le=10**9)]
+# NumPy's and torch's generators both take these.
+Seed = Annotated[int, Interval(ge=0, lt=2**63)]
+
+
+def require_bounds(options: Any) -> None:
+    """Check every field of a frozen dataclass against the bounds of its type.
+
+    Raises:
+        ValueError: With the name of the first field that is out of bounds, what it must be, and what it is.
+    """
+    for name, hint in _type_hints(type(options)).items():
+        value = getattr(options, name)
+        if wanted := _wanted(hint, value):
+            raise ValueError(f"{type(options).__name__}: {name} {wanted}, not {value!r}")
+
+
+def descriptions(options: type) -> dict[str, str]:
+    """Return what the docstrings of a class and of its bases say under "Attributes", by field."""
+    found: dict[str, str] = {}
+    for cls in reversed(options.__mro__):
+        found |= _attributes(inspect.cleandoc(cls.__doc__ or ""))
+    return {field.name: found[field.name] for field in fields(options) if field.name in found}
+
+
+def summary(options: type) -> str:
+    """Return the first line of a class's docstring."""
+    return (options.__doc__ or "").strip().splitlines()[0]
+
+
+def type_hints(options: type) -> dict[str, Any]:
+    """Return the type of every field of a dataclass, with its bounds."""
+    hints = get_type_hints(options, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(options)}
+
+
+_type_hints: Callable[[type], dict[str, Any]] = functools.cache(type_hints)
+
+
+def _attributes(docstring: str) -> dict[str, str]:
+    """Read the section "Attributes" of a docstring; a line that is indented further goes on with the one before."""
+    section = re.search(r"^Attributes:\n((?:    .*\n?|\n)*)", docstring, re.MULTILINE)
+    entries = re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", section[1] if section else "", re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _wanted(hint: Any, value: Any) -> str:
+    """Say what a value must be; nothing for one that is as its type says."""
+    if get_origin(hint) is Literal:
+        return "" if value in get_args(hint) else f"must be one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) is not Annotated:
+        return ""
+    kind, *bounds = get_args(hint)
+    if kind is int and (isinstance(value, bool) or not isinstance(value, numbers.Integral)):
+        return "must be a whole number"
+    if kind not in (int, float):
+        return ""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or math.isnan(value):
+        return "must be a number"
+    value = kind(value)  # NumPy's own numbers may have a smaller range than a bound
+    found = [single for bound in bounds for single in (bound if isinstance(bound, Interval) else (bound,))]
+    return "" if all(map(functools.partial(_holds, value), found)) else _in_words(found)
+
+
+def _holds(value: Any, bound: Any) -> bool:
+    match bound:
+        case Ge(limit):
+            return bool(value >= limit)
+        case Gt(limit):
+            return bool(value > limit)
+        case Le(limit):
+            return bool(value <= limit)
+        case Lt(limit):
+            return bool(value < limit)
+    return True
+
+
+def _in_words(bounds: list[Any]) -> str:
+    """Write bounds as an interval, and the widest of them as words."""
+    low: tuple[str, Any] = "(", -math.inf
+    high: tuple[str, Any] = ")", math.inf
+    for bound in bounds:
+        match bound:
+            case Ge(limit):
+                low = "[", limit
+            case Gt(limit):
+                low = "(", limit
+            case Le(limit):
+                high = "]", limit
+            case Lt(limit):
+                high = ")", limit
+    if low[1] == SMALLEST:
+        return "must be positive" + (f" and at most {high[1]:g}" if high[1] < LARGEST else "")
+    return f"must lie in {low[0]}{low[1]:g}, {high[1]:g}{high[0]}"

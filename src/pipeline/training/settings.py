@@ -1,0 +1,57 @@
+"""How K-FAC preconditions: its settings, with their bounds and defaults."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+
+from pipeline.options import Count, Decay, NotNegative, Positive, Share, require_bounds
+
+DampingRule = Literal["fixed", "scheduled", "adaptive"]
+Fisher = Literal["empirical", "monte_carlo"]
+Placement = Literal["replicate", "memory", "hybrid"]
+Communication = Literal["float64", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KFACSettings:
+    """How gradients are preconditioned.
+
+    Attributes:
+        damping: Tikhonov damping of each layer's Fisher matrix, split between its two factors by their traces.
+        damping_rule: How damping moves during training. "scheduled": geometrically to `final_damping`; "adaptive": by
+            Levenberg's and Marquardt's rule.
+        final_damping: Where scheduled damping ends.
+        factor_decay: Weight of the past in the moving average of the Kronecker factors; the first steps average
+            plainly.
+        factor_interval: Steps between updates of the factors.
+        inverse_interval: Steps between inversions of the factors.
+        adaptive_change: Intervals double while factors move by less than this share, else halve; 0: fixed.
+        kl_clip: Bound on lr^2 u'g of a step, about twice its KL divergence; larger steps are scaled down. 0: none.
+        sample_fraction: Part of each batch that the factors are computed from.
+        fisher: Whose gradients the factors are made of. "empirical": those of the labels; "monte_carlo": those of one
+            class per sample drawn from the network's own prediction.
+        ekfac: Whether to correct the eigenvalues of the Kronecker product in its eigenbasis.
+        block_size: Factors of more rows are cut into diagonal blocks of about equal size; 0: none is cut.
+        placement: What several processes exchange. "replicate": factors to all; "memory": factors to one and natural
+            gradients back; "hybrid": for each layer inverses or gradients, whichever is less.
+        communication: Type of the numbers in messages between processes.
+    """
+
+    damping: Positive = 3e-2
+    damping_rule: DampingRule = "fixed"
+    final_damping: Positive = 3e-3
+    factor_decay: Decay = 0.5
+    factor_interval: Count = 5
+    inverse_interval: Count = 5
+    adaptive_change: NotNegative = 0.0
+    kl_clip: NotNegative = 1e-3
+    sample_fraction: Share = 0.25
+    fisher: Fisher = "empirical"
+    ekfac: bool = False
+    block_size: Annotated[int, Ge(0)] = 512
+    placement: Placement = "hybrid"
+    communication: Communication = "float64"
+
+    def __post_init__(self) -> None:
+        require_bounds(self)
