@@ -28,7 +28,7 @@ def generator():
 
 
 def batched(A):
-    product = BatchedProduct.of(A, torch.device("cpu"))
+    product = BatchedProduct.of(A.form, torch.device("cpu"))
     term = None if A.diagonal_term is None else torch.from_numpy(A.diagonal_term.astype(A.computed))
     return lambda x: product(x, term, A.dtype)
 
@@ -71,7 +71,7 @@ def test_it_is_the_same_to_the_last_bit_every_time(generator):
 
 def test_sums_of_one_color_never_meet(generator):
     A = H2Matrix.from_kernel(generator.random((500, 2)), COVARIANCE, leaf_size=16)
-    product = BatchedProduct.of(A, torch.device("cpu"))
+    product = BatchedProduct.of(A.form, torch.device("cpu"))
     for buckets, padding in ((product.near, 500), (product.far, int(A.row_basis.skeleton_start[-1]))):
         for bucket in buckets:
             rows = bucket.given[bucket.given != padding]

@@ -6,7 +6,7 @@ import torch
 from devices import BATCHES, Answers, OnOneDevice
 
 from pipeline.errors import ConvergenceError
-from pipeline.hmatrix import Weak, kernels
+from pipeline.hmatrix import H2Matrix, Weak, kernels
 from pipeline.hmatrix.batched import compression, padding
 from pipeline.hmatrix.batched.build import DeviceSource
 from pipeline.hmatrix.batched.interpolation import interpolate
@@ -29,7 +29,7 @@ DEFAULTS = {"diagonal": 0.0, "tolerance": 1e-6, "leaf_size": 16, "sources": None
 
 
 def compressed(points, kernel, *, device, **options):
-    return compress_kernel(points, kernel, **(DEFAULTS | options), device=device)
+    return H2Matrix(compress_kernel(points, kernel, **(DEFAULTS | options), device=device))
 
 
 @pytest.mark.parametrize(("kernel", "options"), CASES.values(), ids=CASES)

@@ -11,7 +11,6 @@ from pipeline.hmatrix import H2Matrix, Strong, Weak, kernels
 from pipeline.hmatrix.batched import compression, elimination, padding
 from pipeline.hmatrix.batched.coloring import colors, within_two_steps
 from pipeline.hmatrix.batched.kernel import DeviceKernel
-from pipeline.hmatrix.correction import is_near
 from pipeline.hmatrix.factor import factorize
 
 N = 700
@@ -71,7 +70,7 @@ CASES = {
 def test_solve_and_determinant_match_the_dense_ones(name, kernel, diagonal, kind):
     points, b = points_of(name), right_hand_side()
     A = compressed(points, kernel, diagonal)
-    F = factorize(A, tolerance=1e-10, kind=kind, device=BATCHES)
+    F = factorize(A.form, tolerance=1e-10, kind=kind, device=BATCHES)
     matrix = dense(points, kernel, diagonal)
     assert len(F.levels) > 2
     assert relative(matrix @ F.solve(b), b) <= 1e-6
@@ -89,7 +88,7 @@ def test_errors_ranks_and_bytes_are_those_of_the_native_factorization(rule, tole
     points, b = points_of("square"), right_hand_side()
     A = compressed(points, COVARIANCE, 0.1, admissibility=rule)
     batched, native = (
-        factorize(A, tolerance=tolerance, kind=kind, device=device) for device in (BATCHES, None)
+        factorize(A.form, tolerance=tolerance, kind=kind, device=device) for device in (BATCHES, None)
     )
     assert batched.computed == native.computed
     matrix = dense(points, COVARIANCE, 0.1)
@@ -105,7 +104,7 @@ def test_errors_ranks_and_bytes_are_those_of_the_native_factorization(rule, tole
 @pytest.mark.parametrize("n", [0, 1, 2, 15, 16, 17, 33])
 def test_awkward_sizes(n):
     points = points_of("square", n)
-    F = factorize(compressed(points, COVARIANCE, 0.5), device=BATCHES)
+    F = factorize(compressed(points, COVARIANCE, 0.5).form, device=BATCHES)
     matrix, b = dense(points, COVARIANCE, 0.5), np.arange(1.0, n + 1)
     np.testing.assert_allclose(F.solve(b), np.linalg.solve(matrix, b), rtol=1e-8)
     np.testing.assert_allclose(F.logdet(), np.linalg.slogdet(matrix)[1], atol=1e-8)
@@ -114,7 +113,7 @@ def test_awkward_sizes(n):
 
 def test_a_root_multiplies_to_the_matrix_and_samples_are_its_multiples_of_normal_vectors():
     points = points_of("square")
-    F = factorize(compressed(points, COVARIANCE, 0.1), device=BATCHES)
+    F = factorize(compressed(points, COVARIANCE, 0.1).form, device=BATCHES)
     root = F.multiply_root(np.eye(N))
     assert relative(root @ root.T, dense(points, COVARIANCE, 0.1)) <= 1e-6
     sample = F.sample(torch.Generator().manual_seed(0))
@@ -126,7 +125,7 @@ def test_single_precision_points_give_single_precision_solutions():
     points = points_of("square").astype(np.float32)
     A = compressed(points, COVARIANCE, 0.1, 1e-4)
     b = torch.from_numpy(right_hand_side()).float()
-    F = factorize(A, tolerance=1e-3, device=BATCHES)
+    F = factorize(A.form, tolerance=1e-3, device=BATCHES)
     x = F.solve(b)
     assert (x.dtype, F.computed) == (torch.float32, np.float32)
     assert relative((A @ x).numpy(), b.numpy()) <= 0.1
@@ -135,13 +134,13 @@ def test_single_precision_points_give_single_precision_solutions():
 def test_it_is_the_same_to_the_last_bit_every_time():
     A = compressed(points_of("square"), COVARIANCE, 0.1)
     b = right_hand_side()
-    first, second = (factorize(A, device=BATCHES).solve(b) for _ in range(2))
+    first, second = (factorize(A.form, device=BATCHES).solve(b) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
 def test_progress_is_told_from_the_leaves_to_the_end():
     A, told = compressed(points_of("square"), COVARIANCE, 0.1), []
-    factorize(A, device=BATCHES, progress=lambda *state: told.append(state))
+    factorize(A.form, device=BATCHES, progress=lambda *state: told.append(state))
     assert told == sorted(told)
     assert told[-1] == (A.rows.n_boxes, A.rows.n_boxes)
 
@@ -151,13 +150,13 @@ def test_what_fails_natively_fails_alike():
     points[-3:] = points[:3]
     A = compressed(points, COVARIANCE, 0.0, 1e-6)
     with pytest.raises(ConvergenceError, match="nugget"):
-        factorize(A, kind="cholesky", device=BATCHES)
+        factorize(A.form, kind="cholesky", device=BATCHES)
     with pytest.raises(ConvergenceError, match=r"the pivot -\d"):
-        factorize(A.add_diagonal(-5.0), kind="cholesky", device=BATCHES)
+        factorize(A.add_diagonal(-5.0).form, kind="cholesky", device=BATCHES)
     with pytest.raises(ConvergenceError, match=r"the pivot 0\.00e\+00 .* singular"):
-        factorize(compressed(points, 0.0 * COVARIANCE, 0.0), kind="lu", device=BATCHES)
+        factorize(compressed(points, 0.0 * COVARIANCE, 0.0).form, kind="lu", device=BATCHES)
     B = A.add_diagonal(1e-2)
-    assert relative(B @ factorize(B, device=BATCHES).solve(np.ones(N)), np.ones(N)) <= 1e-2
+    assert relative(B @ factorize(B.form, device=BATCHES).solve(np.ones(N)), np.ones(N)) <= 1e-2
 
 
 def test_a_pivot_that_the_device_alone_refuses_is_the_least_of_its_block(monkeypatch):
@@ -170,7 +169,8 @@ def test_a_pivot_that_the_device_alone_refuses_is_the_least_of_its_block(monkeyp
     with pytest.raises(elimination._BrokenDown) as failure:
         elimination._cholesky(X[None], torch.tensor([[10, 11, 12, 13]]))
     assert failure.value.place == 11
-    assert failure.value.pivot == float(real.L[1, 1]) ** 2
+    # The square of a rounded root: machines differ in its last bits.
+    assert failure.value.pivot == pytest.approx(float(real.L[1, 1]) ** 2, rel=4 * np.finfo(float).eps)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -188,12 +188,12 @@ def test_sparse_corrections_are_eliminated_too(kind):
     points = points_of("square")
     A = compressed(points, COVARIANCE, 1.0)
     i, j = np.nonzero(np.sqrt(((points[:, None] - points) ** 2).sum(axis=2)) < 0.02)
-    near = is_near(A, i, j)
+    near = A.is_near(i, j)
     i, j = i[near], j[near]
     values = 0.1 * np.cos(i * j)
     matrix = dense(points, COVARIANCE, 1.0)
     np.add.at(matrix, (i, j), values)
-    F = factorize(A.add_sparse(i, j, values), tolerance=1e-10, kind=kind, device=BATCHES)
+    F = factorize(A.add_sparse(i, j, values).form, tolerance=1e-10, kind=kind, device=BATCHES)
     b = right_hand_side()
     assert len(i) > N
     assert relative(F.solve(b), np.linalg.solve(matrix, b)) <= 1e-6
@@ -202,7 +202,7 @@ def test_sparse_corrections_are_eliminated_too(kind):
 def test_a_matrix_without_kernel_is_not_eliminated_in_batches():
     A = compressed(points_of("square", 100), COVARIANCE, 0.1)
     with pytest.raises(ValueError, match="only a kernel's entries"):
-        factorize(A @ A, device=BATCHES)
+        factorize((A @ A).form, device=BATCHES)
 
 
 def test_boxes_of_a_color_share_no_near_box_and_every_box_has_one():
@@ -237,7 +237,7 @@ def test_entries_are_evaluated_in_bounded_pieces(n, monkeypatch):
     for module in (padding, compression):
         monkeypatch.setattr(module, "LARGEST", 2**17)
     b = right_hand_side(n)
-    assert relative(A @ factorize(A, tolerance=1e-6, device=BATCHES).solve(b), b) <= 1e-3
+    assert relative(A @ factorize(A.form, tolerance=1e-6, device=BATCHES).solve(b), b) <= 1e-3
     assert sum(count * size for count, size in sizes) > 2**20
     assert max(count * size for count, size in sizes if count > 1) <= 2**17
 
@@ -255,7 +255,7 @@ def test_nothing_but_the_tree_and_a_few_answers_leaves_the_device(kernel, kind, 
     """The meta device computes shapes alone, and refuses to be mixed with others or to give numbers away."""
     A = compressed(points_of("square", 250), kernel, 30.0, 1e-6)
     answers = Answers(monkeypatch)
-    expected = factorize(A, tolerance=tolerance, kind=kind, device=BATCHES)
+    expected = factorize(A.form, tolerance=tolerance, kind=kind, device=BATCHES)
     n_batches = sum(len(level.eliminations) for level in expected.levels)
     assert len(answers.told) <= 16 * n_batches
     answers.tell_again()
@@ -276,7 +276,7 @@ def test_nothing_but_the_tree_and_a_few_answers_leaves_the_device(kernel, kind, 
 
 def test_arrays_of_any_layout_and_type_are_solved_as_natively():
     A, b = compressed(points_of("square", 100), COVARIANCE, 0.1), right_hand_side(100)
-    batched, native = (factorize(A, device=device) for device in (BATCHES, None))
+    batched, native = (factorize(A.form, device=device) for device in (BATCHES, None))
     for x in (b[::-1], np.broadcast_to(1.0, 100), b.astype(">f8"), b.astype(np.longdouble), [1] * 100):
         found, wanted = batched.solve(x), native.solve(x)
         assert found.dtype == wanted.dtype
@@ -285,5 +285,5 @@ def test_arrays_of_any_layout_and_type_are_solved_as_natively():
 
 def test_vectors_that_want_gradients_leave_no_graph():
     A, b = compressed(points_of("square", 100), COVARIANCE, 0.1), torch.ones(100, requires_grad=True)
-    assert not factorize(A, device=BATCHES).solve(b).requires_grad
+    assert not factorize(A.form, device=BATCHES).solve(b).requires_grad
     assert not A.solve(b, 1e-4)[0].requires_grad

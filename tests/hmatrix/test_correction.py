@@ -4,7 +4,6 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.hmatrix import H2Matrix, kernels
-from pipeline.hmatrix.correction import is_near
 
 N = 1500
 
@@ -18,7 +17,7 @@ def case():
     )
     distances = np.sqrt(((points[:, None] - points) ** 2).sum(axis=2))
     i, j = np.nonzero(distances < 0.02)
-    near = is_near(A, i, j)
+    near = A.is_near(i, j)
     return points, A, i[near], j[near], 0.1 * np.cos(i * j)[near]
 
 
@@ -30,9 +29,9 @@ def added(A, i, j, values):
 
 def test_touching_points_are_near(case):
     _, A, i, j, _ = case
-    assert is_near(A, np.arange(N), np.arange(N)).all()
+    assert A.is_near(np.arange(N), np.arange(N)).all()
     assert len(i) > 2 * N
-    assert not is_near(A, np.repeat(np.arange(N), 20), np.tile(np.arange(20), N)).all()
+    assert not A.is_near(np.repeat(np.arange(N), 20), np.tile(np.arange(20), N)).all()
     assert len(j) == len(i)
 
 

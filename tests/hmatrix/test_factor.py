@@ -128,7 +128,7 @@ def test_samples_are_drawn_by_generators_of_torch_and_of_numpy():
 
 def test_entries_that_are_nan_past_every_check_are_named_by_the_factorization():
     A = compressed(points_of("square", 100), kernels.Matern(), 0.1)
-    A = replace(A, kernel=float("nan") * kernels.Matern())
+    A = H2Matrix(replace(A.form, kernel=float("nan") * kernels.Matern()))
     for kind in ("lu", "cholesky"):
         with pytest.raises(ConvergenceError, match=r"met the pivot nan .* entries there are NaN"):
             A.factorize(kind=kind)
@@ -202,7 +202,7 @@ def test_loose_factorizations_compute_in_single_precision_as_well_as_in_double(k
     A = compressed(points, kernel, 30.0 if wave else 0.1)
     b = np.random.default_rng(9).standard_normal(N).astype(A.dtype)
     single = A.factorize(1e-3, kind)
-    monkeypatch.setattr("pipeline.hmatrix.factor._SINGLE_COMPUTES", 1.0)
+    monkeypatch.setattr("pipeline.hmatrix.rounding.COMPUTED_FROM", 1.0)
     double = A.factorize(1e-3, kind)
     assert single.computed == ("complex64" if wave else "float32")
     assert double.computed == ("complex128" if wave else "float64")

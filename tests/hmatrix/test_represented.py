@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.hmatrix import H2Matrix, kernels
-from pipeline.hmatrix.entries import represented_entries
+from pipeline.hmatrix.represented import represented_entries
 
 COVARIANCE = kernels.Matern(nu=0.5, length_scale=0.2)
 SKEWED = kernels.Custom(lambda x, y: COVARIANCE(x, y) * (1 + 0.1 * x[..., :1]))
@@ -25,7 +25,9 @@ def compressed(points, kernel, *, diagonal=1.0, tolerance=1e-8, leaf_size=16, **
 
 def entries(A, i, j):
     """The block of the caller's rows i and columns j, by the native routine."""
-    return represented_entries(A)(A.rows.places[i].astype(np.int32), A.columns.places[j].astype(np.int32))
+    return represented_entries(A.form)(
+        A.rows.places[i].astype(np.int32), A.columns.places[j].astype(np.int32)
+    )
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 15, 16, 17, 500])

@@ -7,12 +7,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.hmatrix import compression as compression_of_matrices
+from pipeline.hmatrix import exact_rows
 from pipeline.hmatrix.batched import build, compression, elimination, interpolation, kernel, padding
 
 BATCHES = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-_MODULES = (compression_of_matrices, build, compression, elimination, interpolation, kernel)
+_MODULES = (exact_rows, build, compression, elimination, interpolation, kernel)
 
 
 class OnOneDevice(TorchDispatchMode):

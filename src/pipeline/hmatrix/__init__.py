@@ -2,7 +2,7 @@
 
 from pipeline.hmatrix import kernels
 from pipeline.hmatrix.admissibility import Strong, Weak
-from pipeline.hmatrix.factor import Factorization
-from pipeline.hmatrix.h2 import H2Matrix
+from pipeline.hmatrix.factorization import Factorization
+from pipeline.hmatrix.matrix import H2Matrix
 
 __all__ = ["Factorization", "H2Matrix", "Strong", "Weak", "kernels"]

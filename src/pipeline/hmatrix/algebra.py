@@ -7,6 +7,8 @@ its products with random vectors (`from_operator.py`); the result is a matrix wi
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import ConvergenceError
-from pipeline.hmatrix.compression import exact_product, sampled_rows
+from pipeline.hmatrix.compression import compress_kernel
+from pipeline.hmatrix.correction import add_sparse
+from pipeline.hmatrix.diagonal import with_diagonal_term
+from pipeline.hmatrix.exact_rows import exact_product, sampled_rows
 from pipeline.hmatrix.factor import factorize_even_indefinite
+from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.from_operator import from_operator
-from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.inputs import require_tolerance
 from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.product import product
+from pipeline.hmatrix.rounding import is_narrow
 
 logger = logging.getLogger("pipeline.hmatrix")
 
@@ -37,7 +44,7 @@ _SURELY = 0.3  # of what the noise may be, aimed at where the first factorizatio
 _NOISELESS = 0.1  # of the tolerance, for the factors of a product: their errors are noise of full rank to it
 
 
-def add(A: H2Matrix, B: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
+def add(A: H2Form, B: H2Form, *, tolerance: float | None = None) -> H2Form:
     """Return A + B.
 
     Args:
@@ -52,20 +59,20 @@ def add(A: H2Matrix, B: H2Matrix, *, tolerance: float | None = None) -> H2Matrix
     symmetric = A.is_symmetric and B.is_symmetric
 
     def transposed(X: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(A.product_transposed(X) + B.product_transposed(X))
+        return np.asarray(product(A, X, transposed=True) + product(B, X, transposed=True))
 
     result = from_operator(
         A.rows,
-        lambda X: A @ X + B @ X,
+        lambda X: product(A, X) + product(B, X),
         product_transposed=None if symmetric else transposed,
         columns=A.columns,
         tolerance=tolerance,
         admissibility=A.admissibility,
     )
-    return result.to(A.device)
+    return replace(result, device=A.device)
 
 
-def multiply(A: H2Matrix, B: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
+def multiply(A: H2Form, B: H2Form, *, tolerance: float | None = None) -> H2Form:
     """Return A B.
 
     Args:
@@ -78,11 +85,11 @@ def multiply(A: H2Matrix, B: H2Matrix, *, tolerance: float | None = None) -> H2M
     right = left if A is B else _noiseless(B, tolerance)
 
     def transposed(X: NDArray[Any]) -> NDArray[Any]:
-        return right.product_transposed(left.product_transposed(X))
+        return product(right, product(left, X, transposed=True), transposed=True)
 
     result = from_operator(
         A.rows,
-        lambda X: left @ (right @ X),
+        lambda X: product(left, product(right, X)),
         # A square of a symmetric matrix is symmetric, and half the work.
         product_transposed=None if A is B and A.is_symmetric else transposed,
         # The columns may be the same points as the rows in a tree of their own: one tree makes the matrix square.
@@ -90,7 +97,7 @@ def multiply(A: H2Matrix, B: H2Matrix, *, tolerance: float | None = None) -> H2M
         tolerance=tolerance,
         admissibility=A.admissibility,
     )
-    return result.to(A.device)
+    return replace(result, device=A.device)
 
 
 def _wanted(tolerance: float | None, default: float) -> float:
@@ -100,15 +107,15 @@ def _wanted(tolerance: float | None, default: float) -> float:
     return tolerance
 
 
-def _noiseless(A: H2Matrix, tolerance: float) -> H2Matrix:
+def _noiseless(A: H2Form, tolerance: float) -> H2Form:
     """Return a kernel matrix compressed so much tighter that its error does not show in a product's ranks."""
     tighter = max(_NOISELESS * tolerance, _TIGHTEST)
-    if A.kernel is None or A.tolerance <= tighter or A.dtype in (np.float32, np.complex64):
+    if A.kernel is None or A.tolerance <= tighter or is_narrow(A.dtype):
         return A
     return recompress(A, tolerance=tighter)
 
 
-def inverse(A: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
+def inverse(A: H2Form, *, tolerance: float | None = None) -> H2Form:
     """Return the inverse of A, compressed from solves with a factorization.
 
     What a factorization has lost is noise of full rank to the inverse, multiplied by the condition number, and would
@@ -131,12 +138,12 @@ def inverse(A: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
         tolerance=tolerance,
         admissibility=A.admissibility,
     )
-    return result.to(A.device)
+    return replace(result, device=A.device)
 
 
-def _exact_solves(A: H2Matrix, tolerance: float) -> tuple[Map, Map] | None:
+def _exact_solves(A: H2Form, tolerance: float) -> tuple[Map, Map] | None:
     """Return solves x -> A^-1 x and A^-T x with the kernel matrix itself, or None where they miss what is wanted."""
-    if A.kernel is None or A.dtype in (np.float32, np.complex64):
+    if A.kernel is None or is_narrow(A.dtype):
         return None
     X = np.random.default_rng(0).standard_normal((A.shape[0], _PROBED))
     chosen = sampled_rows(A, np.random.default_rng(1))
@@ -156,15 +163,15 @@ def _exact_solves(A: H2Matrix, tolerance: float) -> tuple[Map, Map] | None:
     return None
 
 
-def _refined_solves(A: H2Matrix, tolerance: float) -> tuple[Map, Map]:
+def _refined_solves(A: H2Form, tolerance: float) -> tuple[Map, Map]:
     """Return solves refined with A's products, A compressed tighter where it can be."""
-    if A.kernel is not None and A.dtype not in (np.float32, np.complex64):
+    if A.kernel is not None and not is_narrow(A.dtype):
         A = recompress(A, tolerance=max(1e-3 * tolerance, _TIGHTEST))
     F = factorize_even_indefinite(A, min(tolerance, A.tolerance))
-    forth = _refined(F.solve, A.__matmul__, A.shape[0], tolerance)
-    back = (
-        forth if A.is_symmetric else _refined(F.solve_transposed, A.product_transposed, A.shape[0], tolerance)
-    )
+    forth = _refined(F.solve, partial(product, A), A.shape[0], tolerance)
+    if A.is_symmetric:
+        return forth, forth
+    back = _refined(F.solve_transposed, partial(product, A, transposed=True), A.shape[0], tolerance)
     return forth, back
 
 
@@ -195,36 +202,36 @@ def _refined(approximate: Map, apply: Map, n: int, tolerance: float) -> Map:
     return solve
 
 
-def recompress(A: H2Matrix, *, tolerance: float | None = None) -> H2Matrix:
+def recompress(A: H2Form, *, tolerance: float | None = None) -> H2Form:
     """Return A compressed anew, usually to a larger tolerance and fewer bytes."""
     tolerance = _wanted(tolerance, A.tolerance)
     if A.kernel is not None:
         return _of_kernel(A, A.kernel, A.diagonal_term, tolerance)
     result = from_operator(
         A.rows,
-        A.__matmul__,
-        product_transposed=None if A.is_symmetric else A.product_transposed,
+        partial(product, A),
+        product_transposed=None if A.is_symmetric else partial(product, A, transposed=True),
         columns=A.columns,
         tolerance=tolerance,
         admissibility=A.admissibility,
     )
-    return result.to(A.device)
+    return replace(result, device=A.device)
 
 
-def _of_kernel(A: H2Matrix, kernel: Kernel, diagonal: NDArray[Any] | None, tolerance: float) -> H2Matrix:
+def _of_kernel(A: H2Form, kernel: Kernel, diagonal: NDArray[Any] | None, tolerance: float) -> H2Form:
     """Compress a kernel over A's points, with A's correction and a diagonal term in tree order."""
 
     def in_order(tree: Any) -> Tensor:
         points = np.empty_like(tree.points)
         points[tree.permutation] = tree.points
-        narrow = A.dtype.name in ("float32", "complex64")
-        return torch.from_numpy(points).to(A.device, torch.float32 if narrow else torch.float64)
+        return torch.from_numpy(points).to(A.device, torch.float32 if is_narrow(A.dtype) else torch.float64)
 
     leaves = A.rows.level(A.rows.n_levels - 1)
     leaf_size = int((A.rows.stop - A.rows.start)[leaves.start :].max(initial=1))
-    result = H2Matrix.from_kernel(
+    result = compress_kernel(
         in_order(A.rows),
         kernel,
+        diagonal=None,
         tolerance=tolerance,
         sources=None if A.is_square else in_order(A.columns),
         leaf_size=max(1, leaf_size),
@@ -233,11 +240,11 @@ def _of_kernel(A: H2Matrix, kernel: Kernel, diagonal: NDArray[Any] | None, toler
     if A.correction is not None:
         entries = A.correction.tocoo()
         i, j = A.rows.permutation[entries.coords[0]], A.columns.permutation[entries.coords[1]]
-        result = result.add_sparse(i, j, entries.data)
+        result = add_sparse(result, i, j, entries.data)
     if diagonal is None:
         return result
     # Another kernel's length scales may make another tree.
-    return result.with_diagonal_term(diagonal[A.rows.places][result.rows.permutation])
+    return with_diagonal_term(result, diagonal[A.rows.places][result.rows.permutation])
 
 
 def _sum(left: NDArray[Any] | None, right: NDArray[Any] | None) -> NDArray[Any] | None:
@@ -246,7 +253,7 @@ def _sum(left: NDArray[Any] | None, right: NDArray[Any] | None) -> NDArray[Any] 
     return np.asarray(left + right)
 
 
-def _same_points(A: H2Matrix, B: H2Matrix) -> bool:
+def _same_points(A: H2Form, B: H2Form) -> bool:
     return A.is_square == B.is_square and _same_tree(A.rows, B.rows) and _same_tree(A.columns, B.columns)
 
 

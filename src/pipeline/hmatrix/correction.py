@@ -14,16 +14,16 @@ from scipy.sparse import csr_array
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.cluster import ClusterTree
-from pipeline.hmatrix.h2 import H2Matrix
+from pipeline.hmatrix.form import H2Form
 
 
-def is_near(A: H2Matrix, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.bool_]:
+def is_near(A: H2Form, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return which entries (i[k], j[k]), in the caller's order, lie in near blocks and can be corrected."""
     places = _tree_places(A, i, j)
     return _find_pairs(A, *places)[0] >= 0
 
 
-def add_sparse(A: H2Matrix, i: NDArray[np.int64], j: NDArray[np.int64], values: NDArray[Any]) -> H2Matrix:
+def add_sparse(A: H2Form, i: NDArray[np.int64], j: NDArray[np.int64], values: NDArray[Any]) -> H2Form:
     """Return A with values[k] added to the entry (i[k], j[k]), in the caller's order; equal places sum up.
 
     Products, error estimates and factorizations all see the sum.
@@ -57,7 +57,7 @@ def add_sparse(A: H2Matrix, i: NDArray[np.int64], j: NDArray[np.int64], values: 
 
 
 def _tree_places(
-    A: H2Matrix, i: NDArray[np.int64], j: NDArray[np.int64]
+    A: H2Form, i: NDArray[np.int64], j: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return A.rows.places[np.asarray(i)], A.columns.places[np.asarray(j)]
 
@@ -68,7 +68,7 @@ def _leaf_of(tree: ClusterTree, places: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _find_pairs(
-    A: H2Matrix, rows: NDArray[np.int64], columns: NDArray[np.int64]
+    A: H2Form, rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the near pair of each entry, -1 for those in far blocks, and which are kept as their mirror image."""
     first, second = _leaf_of(A.rows, rows), _leaf_of(A.columns, columns)
@@ -83,7 +83,7 @@ def _find_pairs(
     return np.where(keys[order[found]] == wanted, order[found], -1), flipped
 
 
-def _added_to(A: H2Matrix, added: Any) -> Blocks:
+def _added_to(A: H2Form, added: Any) -> Blocks:
     """Return the near blocks with a sparse matrix, in tree order, added."""
     entries = added.tocoo()
     rows, columns = entries.coords

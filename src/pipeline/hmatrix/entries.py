@@ -6,7 +6,7 @@ so do their real sums, products and multiples. Any other kernel is called block 
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +28,6 @@ from pipeline.hmatrix.kernels import (
     Swapped,
     Yukawa,
 )
-
-if TYPE_CHECKING:
-    from pipeline.hmatrix.h2 import H2Matrix
 
 Step = tuple[int, list[float], list[float]]
 Entries = Callable[[NDArray[np.int32], NDArray[np.int32]], NDArray[Any]]
@@ -140,32 +137,6 @@ def entry_matrix(
     transposed_targets = np.ascontiguousarray(targets.points.T)
     transposed_sources = transposed_targets if sources is targets else np.ascontiguousarray(sources.points.T)
     return _native.KernelMatrix(transposed_targets, transposed_sources, steps or [], fill)
-
-
-def represented_matrix(A: "H2Matrix") -> "_native.KernelMatrix":
-    """Return a matrix for native routines whose entries are those that A represents, without the diagonal term.
-
-    So matrices without a kernel (sums, products, inverses, operators known by their products) are factorized as well.
-    """
-    return entry_matrix(represented_entries(A), A.rows, A.columns)
-
-
-def represented_entries(A: "H2Matrix") -> Entries:
-    """Return (rows, columns) -> the block of A's blocks and bases at places of the tree order, without diagonal term.
-
-    An entry costs O(k), beside O(k^2) a level for each row and column of a block.
-    """
-    view = getattr(_native, f"Represented_{A.near.values.dtype.name}")
-    represented = view(
-        A.rows.native, A.columns.native, A.row_basis.native, A.column_basis.native, A.near.native, A.far.native,
-        A.mirrored,
-    )  # fmt: skip
-
-    def entries(rows: NDArray[np.int32], columns: NDArray[np.int32]) -> NDArray[Any]:
-        block = np.asarray(represented.block(rows, columns)).reshape(len(columns), len(rows)).T
-        return block.astype(A.computed, copy=False)
-
-    return entries
 
 
 def _correct(matrix: "_native.KernelMatrix", correction: csr_array) -> None:

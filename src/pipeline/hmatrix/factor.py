@@ -14,8 +14,6 @@ References:
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,199 +23,22 @@ from numpy.typing import NDArray
 from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.batched.elimination import Failure, Problem, eliminate
-from pipeline.hmatrix.batched.steps import BatchedSteps, act
-from pipeline.hmatrix.entries import kernel_matrix, represented_matrix
-from pipeline.hmatrix.h2 import H2Matrix
+from pipeline.hmatrix.batched.steps import BatchedSteps
+from pipeline.hmatrix.diagonal import diagonal as diagonal_of
+from pipeline.hmatrix.entries import kernel_matrix
+from pipeline.hmatrix.factorization import KINDS, Factorization, Steps
+from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.inputs import CPU, Progress, require_tolerance, torch_dtype
+from pipeline.hmatrix.represented import represented_matrix
+from pipeline.hmatrix.rounding import PIVOT, step_types, wide_type
 from pipeline.hmatrix.skeleton import Sampling
 from pipeline.hmatrix.threads import one_blas_thread
-from pipeline.hmatrix.vectors import Vectors, apply, apply_on_device, to_tensor
 
 logger = logging.getLogger("pipeline.hmatrix")
 
-KINDS = {"cholesky": 0, "ldlt": 1, "lu": 2}
-_SOLVE, _SOLVE_TRANSPOSED, _MULTIPLY_ROOT = 0, 1, 2
-# From this tolerance on, rounding every step to single precision (6e-8) does not show.
-_SINGLE_COMPUTES = 1e-3
-# Norms whose squares, and the shares of them that boxes may lose, do not underflow.
-SINGLE_HOLDS = (1e-12, 1e15)
-_ROUNDING = 1e-3  # of the diagonal: a smaller pivot may be single precision's fault
 _DENSE_END = 1200  # unknowns that are left to a dense factorization
 _SHARE = 0.18  # of the tolerance that boxes may lose: what they lose meets in the steps that follow
 _TIGHTEST = 1e-2  # of the matrix's own tolerance: a breakdown beyond is not the compression's
-
-
-@dataclass(frozen=True, eq=False)
-class Steps:
-    """The eliminations of one level, flat, in the layout of native/eliminate.hpp; the last "level" is the dense end."""
-
-    counts: NDArray[np.int32]
-    index: NDArray[np.int32]
-    values: NDArray[Any]
-    pivots: NDArray[np.int32]
-    determinant: NDArray[np.float64]  # real and imaginary part of its phase, logarithm of its size
-    table: NDArray[np.int32]  # boxes, unknowns, skeletons
-    seconds: float
-
-    @property
-    def n_bytes(self) -> int:
-        return self.counts.nbytes + self.index.nbytes + self.values.nbytes + self.pivots.nbytes
-
-    def __repr__(self) -> str:
-        boxes, unknowns, skeletons = self.table
-        return (
-            f"Steps({boxes} boxes, {unknowns} unknowns, {skeletons} skeletons, {self.n_bytes / 1e6:.1f} MB)"
-        )
-
-    @cached_property
-    def native(self) -> Any:
-        """The same for native routines."""
-        view = getattr(_native, f"Level_{self.values.dtype.name}")
-        return view(self.counts, self.index, self.values, self.pivots)
-
-
-@dataclass(frozen=True, eq=False)
-class Factorization:
-    """A factorized matrix.
-
-    Attributes:
-        levels: Steps of each level, leaves first.
-        permutation: Of the tree; vectors come and go in the caller's order.
-        kind: "cholesky", "ldlt" or "lu".
-        tolerance: Asked for.
-        used_tolerance: Used, after any tightening.
-        dtype: Of solutions.
-        computed: Type in which it was eliminated: single precision for loose ones.
-        notes: What the caller should know, such as tightenings.
-        device: Where it is, and acts.
-    """
-
-    levels: tuple[Steps, ...] | tuple[BatchedSteps, ...]
-    permutation: NDArray[np.int64]
-    kind: str
-    tolerance: float
-    used_tolerance: float
-    dtype: np.dtype[Any]
-    computed: np.dtype[Any]
-    notes: tuple[str, ...] = field(default=())
-    device: torch.device = CPU
-
-    def __repr__(self) -> str:
-        n = len(self.permutation)
-        return (
-            f"Factorization({n} x {n} {self.dtype}, {self.kind}, tolerance {self.used_tolerance:.0e} "
-            f"in {self.computed}, {self.n_bytes / 1e6:.1f} MB)"
-        )
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.permutation), len(self.permutation)
-
-    @property
-    def n_bytes(self) -> int:
-        return sum(level.n_bytes for level in self.levels)
-
-    def solve(self, b: Vectors) -> Vectors:
-        """Return A^-1 b for b of shape (n,) or (n, m)."""
-        return self._act(b, _SOLVE, "solve")
-
-    def solve_transposed(self, b: Vectors) -> Vectors:
-        """Return A^-T b, not conjugated."""
-        return self._act(b, _SOLVE if self.kind != "lu" else _SOLVE_TRANSPOSED, "solve_transposed")
-
-    def multiply_root(self, z: Vectors) -> Vectors:
-        """Return L z, with L L^T = A: of shape (n,) or (n, m) like z. Cholesky only."""
-        if self.kind != "cholesky":
-            raise ValueError(f"a root is that of a Cholesky factorization, not of {self.kind}")
-        return self._act(z, _MULTIPLY_ROOT, "multiply_root")
-
-    def sample(
-        self, generator: torch.Generator | np.random.Generator, n_samples: int | None = None
-    ) -> torch.Tensor:
-        """Draw from the normal distribution of covariance A: shape (n,), or (n, n_samples)."""
-        if not isinstance(generator, torch.Generator | np.random.Generator):
-            raise TypeError(
-                f"sample wants a generator, such as torch.Generator().manual_seed(0) or numpy.random.default_rng(0), "
-                f"not {generator!r}"
-            )
-        shape = (len(self.permutation),) if n_samples is None else (len(self.permutation), n_samples)
-        normal = (
-            torch.from_numpy(generator.standard_normal(shape))
-            if isinstance(generator, np.random.Generator)
-            else torch.randn(*shape, generator=generator, device=generator.device, dtype=torch.float64)
-        )
-        return self.multiply_root(normal.to(self.device))
-
-    def slogdet(self) -> tuple[complex, float]:
-        """Return sign (or phase) and logarithm of the absolute value of the determinant."""
-        phase = complex(
-            np.prod([complex(level.determinant[0], level.determinant[1]) for level in self.levels])
-        )
-        size = float(sum(level.determinant[2] for level in self.levels))
-        return (phase if self.dtype.kind == "c" else phase.real), size
-
-    def logdet(self) -> float:
-        """Return log det A of a matrix whose determinant is positive."""
-        sign, size = self.slogdet()
-        if self.dtype.kind == "c" or sign.real < 0:
-            raise ValueError("log det of a matrix whose determinant is not positive; use slogdet")
-        return size
-
-    def level_table(self) -> list[dict[str, Any]]:
-        """Return a row per level, leaves first: boxes, unknowns, skeletons, seconds, bytes."""
-        return [
-            {
-                "boxes": int(level.table[0]),
-                "unknowns": int(level.table[1]),
-                "skeletons": int(level.table[2]),
-                "seconds": float(level.seconds),
-                "bytes": level.n_bytes,
-            }
-            for level in self.levels
-        ]
-
-    def _act(self, x: Vectors, action: int, what: str) -> Vectors:
-        is_complex = self.computed.kind == "c"
-        computed = np.dtype(np.complex128 if is_complex else np.float64)
-        if isinstance(self.levels[0], BatchedSteps):
-            levels = tuple(level for level in self.levels if isinstance(level, BatchedSteps))
-            return self._act_on_device(
-                x, lambda columns: act(levels, action, columns), torch_dtype(computed), what
-            )
-        views = [level.native for level in self.levels if isinstance(level, Steps)]
-
-        def run(flat: NDArray[Any], m: int) -> NDArray[Any]:
-            with one_blas_thread():
-                return np.asarray(_native.act(views, KINDS[self.kind], action, flat, m))
-
-        return apply(
-            x,
-            run,
-            taken=self.permutation,
-            given=self.permutation,
-            computed=computed,
-            dtype=self.dtype,
-            what=what,
-        )
-
-    def _act_on_device(
-        self, x: Vectors, action: Callable[[torch.Tensor], torch.Tensor], computed: torch.dtype, what: str
-    ) -> Vectors:
-        tensor = x if isinstance(x, torch.Tensor) else to_tensor(x)
-        result = apply_on_device(
-            tensor.to(self.device),
-            action,
-            taken=self._permutation_on_device,
-            given=self._permutation_on_device,
-            computed=computed,
-            dtype=self.dtype,
-            what=what,
-        )
-        return result.to(tensor.device) if isinstance(x, torch.Tensor) else result.cpu().numpy()
-
-    @cached_property
-    def _permutation_on_device(self) -> torch.Tensor:
-        return torch.from_numpy(self.permutation).to(self.device)
 
 
 Attempt = Callable[
@@ -227,7 +48,7 @@ Attempt = Callable[
 
 
 def factorize(
-    A: H2Matrix,
+    A: H2Form,
     *,
     tolerance: float | None = None,
     kind: str = "auto",
@@ -257,13 +78,10 @@ def factorize(
     tolerance = A.tolerance if tolerance is None else tolerance
     require_tolerance(tolerance)
     kind = _choose(A, kind)
-    computed = np.dtype(np.complex128 if A.computed.kind == "c" else np.float64)
-    # Rounding a factor costs accuracy in proportion to the condition number: single precision is for loose ones.
+    computed = wide_type(A.computed)
     diagonal = np.zeros(A.shape[0], computed) if A.diagonal_term is None else A.diagonal_term.astype(computed)
-    held = SINGLE_HOLDS[0] <= np.hypot(A.norm, np.linalg.norm(diagonal)) <= SINGLE_HOLDS[1]
-    narrow = np.dtype({"c": np.complex64, "f": np.float32}[computed.kind])
-    stored = narrow if tolerance >= 1e-7 and held else computed
-    single = tolerance >= _SINGLE_COMPUTES and held
+    # Rounding a factor costs accuracy in proportion to the condition number: single precision is for loose ones.
+    working, stored = step_types(tolerance, float(np.hypot(A.norm, np.linalg.norm(diagonal))), computed)
     notes: tuple[str, ...] = ()
     if device is None and A.device.type != "cpu":
         if A.kernel is None:
@@ -278,7 +96,6 @@ def factorize(
     )
     used = tolerance
     while True:
-        working = stored if single else computed
         steps, failure = attempt(
             working, stored, Sampling.for_tolerance(_SHARE * used, A.norm, A.rows.n_boxes)
         )
@@ -291,9 +108,9 @@ def factorize(
             )  # fmt: skip
             _log(result)
             return result
-        if single and abs(failure[2]) <= _ROUNDING * np.abs(A.diagonal()).max():
+        if working != computed and abs(failure[2]) <= PIVOT * np.abs(diagonal_of(A)).max():
             logger.info("a pivot of %.1e in single precision: factorizing in double", failure[2])
-            single = False
+            working = computed
             continue
         if kind != "cholesky" or used / 10 < _TIGHTEST * min(tolerance, A.tolerance):
             raise _failed(A, kind, failure)
@@ -301,7 +118,7 @@ def factorize(
         used /= 10
 
 
-def factorize_even_indefinite(A: H2Matrix, tolerance: float) -> Factorization:
+def factorize_even_indefinite(A: H2Form, tolerance: float) -> Factorization:
     """Factorize A for what needs no Cholesky factor: by LDL^T where a symmetric matrix proves indefinite.
 
     Raises:
@@ -316,7 +133,7 @@ def factorize_even_indefinite(A: H2Matrix, tolerance: float) -> Factorization:
         return factorize(A, tolerance=tolerance, kind="ldlt")
 
 
-def _natively(A: H2Matrix, kind: str, diagonal: NDArray[Any], progress: Progress | None) -> Attempt:
+def _natively(A: H2Form, kind: str, diagonal: NDArray[Any], progress: Progress | None) -> Attempt:
     """Return what eliminates box by box on the CPU."""
     matrix, lists = entries_of(A), A.interactions
 
@@ -336,7 +153,7 @@ def _natively(A: H2Matrix, kind: str, diagonal: NDArray[Any], progress: Progress
 
 
 def _in_batches(
-    A: H2Matrix, kind: str, diagonal: NDArray[Any], progress: Progress | None, device: torch.device
+    A: H2Form, kind: str, diagonal: NDArray[Any], progress: Progress | None, device: torch.device
 ) -> Attempt:
     """Return what eliminates color by color on a device."""
     if A.kernel is None:
@@ -373,7 +190,7 @@ def _tightened(asked: float, used: float) -> str:
     )
 
 
-def _failed(A: H2Matrix, kind: str, failure: tuple[int, int, float]) -> ConvergenceError:
+def _failed(A: H2Form, kind: str, failure: tuple[int, int, float]) -> ConvergenceError:
     level, place, pivot = failure
     where = f"at point {A.rows.permutation[place]} on level {level}"
     if not math.isfinite(pivot):
@@ -392,7 +209,7 @@ def _failed(A: H2Matrix, kind: str, failure: tuple[int, int, float]) -> Converge
     )
 
 
-def _choose(A: H2Matrix, kind: str) -> str:
+def _choose(A: H2Form, kind: str) -> str:
     known = ("auto", *KINDS)
     if kind not in known:
         raise ConfigError(f"kind: no {kind!r}; known are {', '.join(known)}")
@@ -406,7 +223,7 @@ def _choose(A: H2Matrix, kind: str) -> str:
     return kind
 
 
-def entries_of(A: H2Matrix) -> "_native.KernelMatrix":
+def entries_of(A: H2Form) -> "_native.KernelMatrix":
     """Return A's entries, without the diagonal term, for native routines."""
     if A.kernel is not None:
         return kernel_matrix(A.kernel, A.rows, A.columns, A.correction, is_complex=A.computed.kind == "c")

@@ -11,12 +11,13 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, ConvergenceError
-from pipeline.hmatrix.admissibility import Admissibility, Interactions, Strong, as_admissibility, interactions
+from pipeline.hmatrix.admissibility import Admissibility, Interactions, Strong, as_admissibility
 from pipeline.hmatrix.cluster import ClusterTree
-from pipeline.hmatrix.compression import trees_of
-from pipeline.hmatrix.factor import SINGLE_HOLDS
-from pipeline.hmatrix.h2 import H2Matrix
+from pipeline.hmatrix.form import H2Form
+from pipeline.hmatrix.geometry import Geometry, trees_of
 from pipeline.hmatrix.inputs import as_array, as_points, require_tolerance
+from pipeline.hmatrix.product import product as product_of
+from pipeline.hmatrix.rounding import narrow_type, sketched_type, wide_type
 from pipeline.hmatrix.sketching import (
     Boxes,
     Side,
@@ -39,7 +40,6 @@ EntryFunction = Callable[[Array, Array], Array]
 _ATTEMPTS = 4
 _AT_A_TIME = 64  # vectors in one product
 _MOST = 0.7  # of n: with so many vectors, all unit vectors are hardly dearer and free of noise
-_SINGLE_SUFFICES = 5e-7
 
 
 def from_operator(
@@ -52,7 +52,7 @@ def from_operator(
     tolerance: float = 1e-6,
     admissibility: Admissibility | str | None = None,
     seed: int = 0,
-) -> H2Matrix:
+) -> H2Form:
     """Compress an operator that is known by its products alone.
 
     Costs products with some hundreds to two thousand vectors, as a box has unknowns in its near field, whatever n is,
@@ -85,21 +85,19 @@ def from_operator(
         product_transposed = _checked(product_transposed, columns.n_points, "product_transposed")
     if product_transposed is None and columns is not tree:
         raise ValueError("a matrix over two trees is not symmetric: give product_transposed")
-    admissibility = as_admissibility(admissibility) or Strong()
-    lists = interactions(tree, columns, admissibility)
+    geometry = Geometry.of(tree, columns, as_admissibility(admissibility) or Strong())
+    lists = geometry.interactions
     generator = np.random.default_rng(seed)
     probes = [_Probe(tree, columns, product)]
     if product_transposed is not None:
         probes.append(_Probe(columns, tree, product_transposed))
     check = generator.standard_normal((columns.n_points, 4))
     exact = product(check)
-    wide = np.dtype(np.complex128 if exact.dtype.kind == "c" else np.float64)
-    narrow = np.dtype({"f": "float32", "c": "complex64"}[wide.kind])
+    wide, narrow = wide_type(exact.dtype), narrow_type(exact.dtype)
     dtype = narrow if exact.dtype == narrow else wide
     exact = exact.astype(wide)  # squares leave the range of single precision sooner than entries do
     norm = float(np.linalg.norm(exact)) / 2  # the columns of `check` are four
-    held = norm == 0 or SINGLE_HOLDS[0] <= norm <= SINGLE_HOLDS[1]
-    stored = narrow if tolerance >= _SINGLE_SUFFICES and held else wide
+    stored = sketched_type(tolerance, norm, wide)
     mirrored = product_transposed is None
     share = 0.25 * tolerance
     for _ in range(_ATTEMPTS):
@@ -107,14 +105,14 @@ def from_operator(
         with one_blas_thread():
             near, far = unfolded(sides[0], sides[-1], lists, top, between, mirrored=mirrored)
         row_basis = as_basis(sides[0], stored)
-        result = H2Matrix(
-            rows=tree, columns=columns, row_basis=row_basis,
+        result = H2Form(
+            geometry, row_basis=row_basis,
             column_basis=row_basis if mirrored else as_basis(sides[1], stored),
             near=as_blocks(near, stored), far=as_blocks(far, stored), mirrored=mirrored, diagonal_term=None,
-            kernel=None, tolerance=tolerance, norm=norm, admissibility=admissibility, interactions=lists, dtype=dtype,
+            kernel=None, tolerance=tolerance, norm=norm, dtype=dtype,
         )  # fmt: skip
         size = np.linalg.norm(exact)
-        reached = float(np.linalg.norm(result @ check - exact) / size) if size > 0 else 0.0
+        reached = float(np.linalg.norm(product_of(result, check) - exact) / size) if size > 0 else 0.0
         logger.info("%d vectors: relative error %.1e", probes[0].n_vectors, reached)
         if reached <= tolerance:
             return result

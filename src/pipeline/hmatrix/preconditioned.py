@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from pipeline.errors import ConvergenceError
-from pipeline.hmatrix.factor import Factorization, factorize_even_indefinite
-from pipeline.hmatrix.h2 import H2Matrix
+from pipeline.hmatrix.factor import factorize_even_indefinite
+from pipeline.hmatrix.factorization import Factorization
+from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.inputs import numpy_dtype, require_count, require_tolerance, torch_dtype
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
+from pipeline.hmatrix.product import DeviceCopies, product
 from pipeline.hmatrix.vectors import Vectors, result_type
 
 logger = logging.getLogger("pipeline.hmatrix")
@@ -23,12 +25,13 @@ _PATIENCE = 50  # iterations, until a tighter preconditioner is sooner done
 
 
 def solve(
-    A: H2Matrix,
+    A: H2Form,
     b: Vectors,
     *,
     tolerance: float | None,
     factorization: Factorization | None,
     max_iterations: int,
+    copies: DeviceCopies | None = None,
 ) -> tuple[Vectors, SolveInfo]:
     """Do what `H2Matrix.solve` says."""
     if tolerance is not None:
@@ -42,6 +45,7 @@ def solve(
         raise TypeError(f"b wants numbers in an array or a tensor, not {b.dtype}")
     if b.ndim not in (1, 2) or len(b) != A.shape[0]:
         raise ValueError(f"b wants shape ({A.shape[0]},) or ({A.shape[0]}, m), not {tuple(b.shape)}")
+    copies = copies or DeviceCopies()
     is_complex = b.is_complex() if isinstance(b, torch.Tensor) else np.iscomplexobj(b)
     # Residuals as small as asked want vectors as precise as both: one of less than the matrix's would not reach them.
     wanted = result_type(A.dtype, np.dtype(np.complex128)) if is_complex else A.dtype
@@ -59,7 +63,13 @@ def solve(
 
     def iterate(F: Factorization, most: int) -> tuple[torch.Tensor, SolveInfo]:
         method = conjugate_gradient if F.kind == "cholesky" else gmres
-        return method(lambda v: A @ v, tensor, preconditioner=F.solve, tolerance=reached, max_iterations=most)
+        return method(
+            lambda v: product(A, v, copies=copies),
+            tensor,
+            preconditioner=F.solve,
+            tolerance=reached,
+            max_iterations=most,
+        )
 
     x, info = (
         iterate(factorization, max_iterations) if factorization else _tightening(A, iterate, max_iterations)
@@ -67,12 +77,12 @@ def solve(
     return (x.to(given.device) if isinstance(b, torch.Tensor) else x.cpu().numpy()), info
 
 
-def _loose(A: H2Matrix) -> float:
+def _loose(A: H2Form) -> float:
     return _LOOSE_IN_SPACE if A.rows.fills_space else _LOOSE
 
 
 def _tightening(
-    A: H2Matrix, iterate: Callable[[Factorization, int], tuple[torch.Tensor, SolveInfo]], most: int
+    A: H2Form, iterate: Callable[[Factorization, int], tuple[torch.Tensor, SolveInfo]], most: int
 ) -> tuple[torch.Tensor, SolveInfo]:
     """Iterate with a loose factorization, and with tighter ones where it proves too loose.
 

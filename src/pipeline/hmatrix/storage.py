@@ -19,7 +19,8 @@ from pipeline.hmatrix import kernels
 from pipeline.hmatrix.admissibility import ADMISSIBILITIES, Admissibility, Interactions, Lists
 from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.cluster import ClusterTree
-from pipeline.hmatrix.h2 import H2Matrix
+from pipeline.hmatrix.form import H2Form
+from pipeline.hmatrix.geometry import Geometry
 from pipeline.hmatrix.skeleton import Basis
 
 _VERSION = 1
@@ -35,7 +36,7 @@ _PARTS: dict[str, type] = {
 _LISTS = ("near", "far", "near_columns", "far_columns")
 
 
-def save(A: H2Matrix, path: Path) -> None:
+def save(A: H2Form, path: Path) -> None:
     """Write a matrix into a folder, which is made if need be; the description is written last.
 
     Raises:
@@ -83,7 +84,7 @@ def save(A: H2Matrix, path: Path) -> None:
     description_path.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
-def load(path: Path) -> H2Matrix:
+def load(path: Path) -> H2Form:
     """Read a matrix that `save` wrote.
 
     Raises:
@@ -120,17 +121,17 @@ def load(path: Path) -> H2Matrix:
     admissibility = dict(description["admissibility"])
     rule: Admissibility = ADMISSIBILITIES[admissibility.pop("name")](**admissibility)
     shape = tuple(description["shape"])
-    return H2Matrix(
+    lists = Interactions(
+        **{n: Lists(arrays[f"interactions.{n}.start"], arrays[f"interactions.{n}.boxes"]) for n in _LISTS}
+    )
+    return H2Form(
+        geometry=Geometry(parts.pop("rows"), parts.pop("columns"), rule, lists),
         **parts,
         mirrored=description["mirrored"],
         diagonal_term=arrays.get("diagonal_term"),
         kernel=None if description["kernel"] is None else kernels.from_dict(description["kernel"]),
         tolerance=description["tolerance"],
         norm=description["norm"],
-        admissibility=rule,
-        interactions=Interactions(
-            **{n: Lists(arrays[f"interactions.{n}.start"], arrays[f"interactions.{n}.boxes"]) for n in _LISTS}
-        ),
         dtype=np.dtype(description["dtype"]),
         notes=tuple(description["notes"]),
         correction=csr_array(
@@ -141,7 +142,7 @@ def load(path: Path) -> H2Matrix:
     )
 
 
-def _is_shared(A: H2Matrix, name: str) -> bool:
+def _is_shared(A: H2Form, name: str) -> bool:
     return (name == "columns" and A.is_square) or (name == "column_basis" and A.row_basis is A.column_basis)
 
 

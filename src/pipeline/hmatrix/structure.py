@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.hmatrix.blocks import Blocks
-from pipeline.hmatrix.h2 import H2Matrix
+from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.skeleton import unknowns
 
 logger = logging.getLogger("pipeline.hmatrix")
@@ -16,7 +16,7 @@ logger = logging.getLogger("pipeline.hmatrix")
 _MOST_BLOCKS = 200_000  # a plot shows no more
 
 
-def describe(A: H2Matrix) -> dict[str, Any]:
+def describe(A: H2Form) -> dict[str, Any]:
     """Return structure and sizes, as JSON can hold them.
 
     Returns:
@@ -61,7 +61,7 @@ def describe(A: H2Matrix) -> dict[str, Any]:
     }
 
 
-def level_table(A: H2Matrix) -> list[dict[str, Any]]:
+def level_table(A: H2Form) -> list[dict[str, Any]]:
     """Return a row per level, from the top: boxes, unknowns before and skeletons after compression, pairs, bytes.
 
     `largest_rank` is that of the level's far blocks, 0 where there is none.
@@ -100,7 +100,7 @@ def level_table(A: H2Matrix) -> list[dict[str, Any]]:
     return table
 
 
-def log_levels(A: H2Matrix) -> None:
+def log_levels(A: H2Form) -> None:
     """Log the table, one line per level."""
     if not logger.isEnabledFor(logging.INFO):
         return
@@ -113,17 +113,7 @@ def log_levels(A: H2Matrix) -> None:
         )  # fmt: skip
 
 
-def near_diagonal(A: H2Matrix) -> NDArray[Any]:
-    """Return the diagonal of the near field, in tree order."""
-    result = np.zeros(A.shape[0], dtype=A.computed)
-    for p in np.flatnonzero(A.near.first == A.near.second):
-        start, stop = A.rows.start[A.near.first[p]], A.rows.stop[A.near.first[p]]
-        block = A.near.values[A.near.start[p] : A.near.start[p + 1]]
-        result[start:stop] = block[:: stop - start + 1]
-    return result
-
-
-def share(A: H2Matrix, number: int, count: int) -> H2Matrix:
+def share(A: H2Form, number: int, count: int) -> H2Form:
     """Return share `number` of `count`: consecutive near and far pairs of about equally many entries."""
     if not 0 <= number < count:
         raise ValueError(f"share {number} of {count} does not exist")
@@ -138,10 +128,10 @@ def share(A: H2Matrix, number: int, count: int) -> H2Matrix:
     )
 
 
-def _coupling_ranks(A: H2Matrix) -> NDArray[Any]:
+def _coupling_ranks(A: H2Form) -> NDArray[Any]:
     """Return the rank of each far block: at most that of either side's basis."""
     return np.asarray(np.minimum(A.row_basis.rank[A.far.first], A.column_basis.rank[A.far.second]))
 
 
-def _levels(A: H2Matrix, boxes: NDArray[Any]) -> NDArray[Any]:
+def _levels(A: H2Form, boxes: NDArray[Any]) -> NDArray[Any]:
     return np.searchsorted(A.rows.level_start, boxes, side="right") - 1

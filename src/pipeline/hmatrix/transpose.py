@@ -6,35 +6,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.hmatrix.admissibility import Interactions
 from pipeline.hmatrix.blocks import Blocks
-from pipeline.hmatrix.h2 import H2Matrix
+from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.kernels import Swapped
 from pipeline.hmatrix.skeleton import Basis
 
 
-def transpose(A: H2Matrix) -> H2Matrix:
-    """Return A^T; bases change sides and blocks are transposed one by one."""
-    lists = A.interactions
+def transpose(A: H2Form) -> H2Form:
+    """Return A^T, never conjugated; bases change sides and blocks are transposed one by one."""
+    if A.mirrored:
+        return A
     kernel = A.kernel.kernel if isinstance(A.kernel, Swapped) else A.kernel
     if kernel is not None and not kernel.symmetric and kernel is A.kernel:
         kernel = Swapped(kernel)
     return replace(
         A,
-        rows=A.columns,
-        columns=A.rows,
+        geometry=A.geometry.transposed(),
         row_basis=A.column_basis,
         column_basis=A.row_basis,
         near=_transposed(A.near, A.rows.stop - A.rows.start),
         far=_transposed(A.far, A.row_basis.rank),
         kernel=kernel,
         correction=None if A.correction is None else A.correction.T.tocsr(),
-        interactions=Interactions(lists.near_columns, lists.far_columns, lists.near, lists.far),
     )
 
 
-def scaled(A: H2Matrix, factor: complex) -> H2Matrix:
+def scaled(A: H2Form, factor: complex) -> H2Form:
     """Return factor · A."""
+    if not np.isfinite(factor):
+        raise ValueError(f"a matrix takes finite factors, not {factor}")
+    factor = np.asarray(factor).item()
     if isinstance(factor, complex) and factor.imag == 0:
         factor = factor.real
     column_basis = _widened(A.column_basis, factor)

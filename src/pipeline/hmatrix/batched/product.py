@@ -18,7 +18,7 @@ from pipeline.hmatrix.batched.padding import ranges, to_device
 from pipeline.hmatrix.batched.precision import full_precision
 from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.cluster import ClusterTree
-from pipeline.hmatrix.h2 import H2Matrix
+from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.inputs import torch_dtype
 from pipeline.hmatrix.skeleton import Basis
 from pipeline.hmatrix.vectors import apply_on_device
@@ -76,7 +76,7 @@ class BatchedProduct:
     n_coefficients: tuple[int, int]  # of rows and of columns
 
     @classmethod
-    def of(cls, A: H2Matrix, device: torch.device) -> "BatchedProduct":
+    def of(cls, A: H2Form, device: torch.device) -> "BatchedProduct":
         """Copy A's arrays to a device, those of a symmetric matrix twice."""
         computed = torch_dtype(A.computed)
 

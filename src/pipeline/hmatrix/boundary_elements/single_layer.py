@@ -20,8 +20,8 @@ from torch import Tensor
 
 from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
 from pipeline.hmatrix.boundary_elements.near_field import NearField, rule_points
-from pipeline.hmatrix.h2 import H2Matrix
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient
+from pipeline.hmatrix.matrix import H2Matrix
 from pipeline.hmatrix.vectors import Vectors, arrays_as_tensors
 
 

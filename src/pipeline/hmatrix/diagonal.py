@@ -1,0 +1,48 @@
+"""The diagonal of an H2 matrix: what it is, and forms with another diagonal term, which share all else."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.hmatrix.form import H2Form
+from pipeline.hmatrix.inputs import as_diagonal
+from pipeline.hmatrix.vectors import result_type
+
+
+def diagonal(A: H2Form) -> NDArray[Any]:
+    """Return the diagonal, shape (n,), in the caller's order."""
+    A.require_square("diagonal")
+    values = _near_diagonal(A)
+    if A.diagonal_term is not None:
+        values = values + A.diagonal_term
+    result = np.empty(len(values), dtype=A.dtype)
+    result[A.rows.permutation] = values
+    return result
+
+
+def add_diagonal(A: H2Form, added: "complex | NDArray[Any] | Tensor") -> H2Form:
+    """Return A with a number, or numbers of shape (n,) in the caller's order, added to its diagonal."""
+    A.require_square("add_diagonal")
+    term = as_diagonal(added, A.shape[0])
+    if term is None:
+        return A
+    term = term[A.rows.permutation]
+    return with_diagonal_term(A, term if A.diagonal_term is None else A.diagonal_term + term)
+
+
+def with_diagonal_term(A: H2Form, term: NDArray[Any] | None) -> H2Form:
+    """Return the form with another `diagonal_term`; a complex one makes it complex."""
+    return replace(A, diagonal_term=term, dtype=A.dtype if term is None else result_type(A.dtype, term.dtype))
+
+
+def _near_diagonal(A: H2Form) -> NDArray[Any]:
+    """Return the diagonal of the near field, in tree order."""
+    result = np.zeros(A.shape[0], dtype=A.computed)
+    for p in np.flatnonzero(A.near.first == A.near.second):
+        start, stop = A.rows.start[A.near.first[p]], A.rows.stop[A.near.first[p]]
+        block = A.near.values[A.near.start[p] : A.near.start[p + 1]]
+        result[start:stop] = block[:: stop - start + 1]
+    return result

@@ -1,0 +1,192 @@
+"""A factorized matrix: its steps, level by level, and what can be done with them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.hmatrix import _native
+from pipeline.hmatrix.batched.steps import BatchedSteps, act
+from pipeline.hmatrix.inputs import CPU, torch_dtype
+from pipeline.hmatrix.rounding import wide_type
+from pipeline.hmatrix.threads import one_blas_thread
+from pipeline.hmatrix.vectors import Vectors, apply, apply_on_device, to_tensor
+
+KINDS = {"cholesky": 0, "ldlt": 1, "lu": 2}
+_SOLVE, _SOLVE_TRANSPOSED, _MULTIPLY_ROOT = 0, 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """The eliminations of one level, flat, in the layout of native/eliminate.hpp; the last "level" is the dense end."""
+
+    counts: NDArray[np.int32]
+    index: NDArray[np.int32]
+    values: NDArray[Any]
+    pivots: NDArray[np.int32]
+    determinant: NDArray[np.float64]  # real and imaginary part of its phase, logarithm of its size
+    table: NDArray[np.int32]  # boxes, unknowns, skeletons
+    seconds: float
+
+    @property
+    def n_bytes(self) -> int:
+        return self.counts.nbytes + self.index.nbytes + self.values.nbytes + self.pivots.nbytes
+
+    def __repr__(self) -> str:
+        boxes, unknowns, skeletons = self.table
+        return (
+            f"Steps({boxes} boxes, {unknowns} unknowns, {skeletons} skeletons, {self.n_bytes / 1e6:.1f} MB)"
+        )
+
+    @cached_property
+    def native(self) -> Any:
+        """The same for native routines."""
+        view = getattr(_native, f"Level_{self.values.dtype.name}")
+        return view(self.counts, self.index, self.values, self.pivots)
+
+
+@dataclass(frozen=True, eq=False)
+class Factorization:
+    """A factorized matrix.
+
+    Attributes:
+        levels: Steps of each level, leaves first.
+        permutation: Of the tree; vectors come and go in the caller's order.
+        kind: "cholesky", "ldlt" or "lu".
+        tolerance: Asked for.
+        used_tolerance: Used, after any tightening.
+        dtype: Of solutions.
+        computed: Type in which it was eliminated: single precision for loose ones.
+        notes: What the caller should know, such as tightenings.
+        device: Where it is, and acts.
+    """
+
+    levels: tuple[Steps, ...] | tuple[BatchedSteps, ...]
+    permutation: NDArray[np.int64]
+    kind: str
+    tolerance: float
+    used_tolerance: float
+    dtype: np.dtype[Any]
+    computed: np.dtype[Any]
+    notes: tuple[str, ...] = field(default=())
+    device: torch.device = CPU
+
+    def __repr__(self) -> str:
+        n = len(self.permutation)
+        return (
+            f"Factorization({n} x {n} {self.dtype}, {self.kind}, tolerance {self.used_tolerance:.0e} "
+            f"in {self.computed}, {self.n_bytes / 1e6:.1f} MB)"
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.permutation), len(self.permutation)
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(level.n_bytes for level in self.levels)
+
+    def solve(self, b: Vectors) -> Vectors:
+        """Return A^-1 b for b of shape (n,) or (n, m)."""
+        return self._act(b, _SOLVE, "solve")
+
+    def solve_transposed(self, b: Vectors) -> Vectors:
+        """Return A^-T b, not conjugated."""
+        return self._act(b, _SOLVE if self.kind != "lu" else _SOLVE_TRANSPOSED, "solve_transposed")
+
+    def multiply_root(self, z: Vectors) -> Vectors:
+        """Return L z, with L L^T = A: of shape (n,) or (n, m) like z. Cholesky only."""
+        if self.kind != "cholesky":
+            raise ValueError(f"a root is that of a Cholesky factorization, not of {self.kind}")
+        return self._act(z, _MULTIPLY_ROOT, "multiply_root")
+
+    def sample(
+        self, generator: torch.Generator | np.random.Generator, n_samples: int | None = None
+    ) -> torch.Tensor:
+        """Draw from the normal distribution of covariance A: shape (n,), or (n, n_samples)."""
+        if not isinstance(generator, torch.Generator | np.random.Generator):
+            raise TypeError(
+                f"sample wants a generator, such as torch.Generator().manual_seed(0) or numpy.random.default_rng(0), "
+                f"not {generator!r}"
+            )
+        shape = (len(self.permutation),) if n_samples is None else (len(self.permutation), n_samples)
+        normal = (
+            torch.from_numpy(generator.standard_normal(shape))
+            if isinstance(generator, np.random.Generator)
+            else torch.randn(*shape, generator=generator, device=generator.device, dtype=torch.float64)
+        )
+        return self.multiply_root(normal.to(self.device))
+
+    def slogdet(self) -> tuple[complex, float]:
+        """Return sign (or phase) and logarithm of the absolute value of the determinant."""
+        phase = complex(
+            np.prod([complex(level.determinant[0], level.determinant[1]) for level in self.levels])
+        )
+        size = float(sum(level.determinant[2] for level in self.levels))
+        return (phase if self.dtype.kind == "c" else phase.real), size
+
+    def logdet(self) -> float:
+        """Return log det A of a matrix whose determinant is positive."""
+        sign, size = self.slogdet()
+        if self.dtype.kind == "c" or sign.real < 0:
+            raise ValueError("log det of a matrix whose determinant is not positive; use slogdet")
+        return size
+
+    def level_table(self) -> list[dict[str, Any]]:
+        """Return a row per level, leaves first: boxes, unknowns, skeletons, seconds, bytes."""
+        return [
+            {
+                "boxes": int(level.table[0]),
+                "unknowns": int(level.table[1]),
+                "skeletons": int(level.table[2]),
+                "seconds": float(level.seconds),
+                "bytes": level.n_bytes,
+            }
+            for level in self.levels
+        ]
+
+    def _act(self, x: Vectors, action: int, what: str) -> Vectors:
+        computed = wide_type(self.computed)
+        if isinstance(self.levels[0], BatchedSteps):
+            levels = tuple(level for level in self.levels if isinstance(level, BatchedSteps))
+            return self._act_on_device(
+                x, lambda columns: act(levels, action, columns), torch_dtype(computed), what
+            )
+        views = [level.native for level in self.levels if isinstance(level, Steps)]
+
+        def run(flat: NDArray[Any], m: int) -> NDArray[Any]:
+            with one_blas_thread():
+                return np.asarray(_native.act(views, KINDS[self.kind], action, flat, m))
+
+        return apply(
+            x,
+            run,
+            taken=self.permutation,
+            given=self.permutation,
+            computed=computed,
+            dtype=self.dtype,
+            what=what,
+        )
+
+    def _act_on_device(
+        self, x: Vectors, action: Callable[[torch.Tensor], torch.Tensor], computed: torch.dtype, what: str
+    ) -> Vectors:
+        tensor = x if isinstance(x, torch.Tensor) else to_tensor(x)
+        result = apply_on_device(
+            tensor.to(self.device),
+            action,
+            taken=self._permutation_on_device,
+            given=self._permutation_on_device,
+            computed=computed,
+            dtype=self.dtype,
+            what=what,
+        )
+        return result.to(tensor.device) if isinstance(x, torch.Tensor) else result.cpu().numpy()
+
+    @cached_property
+    def _permutation_on_device(self) -> torch.Tensor:
+        return torch.from_numpy(self.permutation).to(self.device)

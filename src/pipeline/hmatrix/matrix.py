@@ -1,0 +1,373 @@
+"""`H2Matrix`: the face of an H2 matrix. What it does stands in the modules of the verbs; `form.py` has the data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor
+
+from pipeline.hmatrix import algebra, preconditioned, storage, structure
+from pipeline.hmatrix.admissibility import Admissibility, Interactions
+from pipeline.hmatrix.blocks import Blocks
+from pipeline.hmatrix.cluster import ClusterTree
+from pipeline.hmatrix.compression import compress_kernel
+from pipeline.hmatrix.correction import add_sparse, is_near
+from pipeline.hmatrix.diagonal import add_diagonal, diagonal, with_diagonal_term
+from pipeline.hmatrix.exact_rows import sampled_error
+from pipeline.hmatrix.factor import factorize
+from pipeline.hmatrix.factorization import Factorization
+from pipeline.hmatrix.form import H2Form
+from pipeline.hmatrix.from_operator import from_operator
+from pipeline.hmatrix.inputs import Progress, require_kernel
+from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.krylov import SolveInfo
+from pipeline.hmatrix.product import DeviceCopies, product
+from pipeline.hmatrix.skeleton import Basis
+from pipeline.hmatrix.transpose import scaled, transpose
+from pipeline.hmatrix.vectors import Vectors
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class H2Matrix:
+    """A compressed matrix. Build it with `from_kernel`; products cost O(n).
+
+    Attributes:
+        form: The data. All its attributes can be read from the matrix as well.
+        copies: What products have copied to other devices, until `release`.
+    """
+
+    form: H2Form
+    copies: DeviceCopies = field(default_factory=DeviceCopies)
+
+    # NumPy's numbers leave their products with a matrix to it.
+    __array_ufunc__: ClassVar[None] = None
+
+    @classmethod
+    def from_kernel(
+        cls,
+        points: "NDArray[Any] | Tensor",
+        kernel: Kernel,
+        *,
+        diagonal: "complex | NDArray[Any] | Tensor | None" = None,
+        tolerance: float = 1e-6,
+        sources: "NDArray[Any] | Tensor | None" = None,
+        leaf_size: int | None = None,
+        admissibility: Admissibility | str | None = None,
+        progress: Progress | None = None,
+    ) -> "H2Matrix":
+        """Compress the matrix k(points[i], points[j]) + diagonal, or k(points[i], sources[j]).
+
+        Args:
+            points: Shape (n, d), any dimension and distribution. The matrix is as precise as they are, and is
+                compressed and factorized on their device.
+            kernel: Called on blocks where it has no closed form known to the native loops.
+            diagonal: Number or shape (n,), added to the diagonal: a nugget, or the self term of a singular kernel.
+            tolerance: Relative 2-norm error of a product with random vectors, which sampled exact rows check.
+            sources: Shape (m, d), for a rectangular matrix.
+            leaf_size: Most points in a leaf; by default 64, or about so many where the points fill a volume.
+            admissibility: A rule or its name: Strong() by default; Weak() where the points have no near and far, and
+                says so in `notes`.
+            progress: Called with how many boxes of how many are done, for a progress bar.
+
+        Raises:
+            TypeError: If the kernel is none, or points or tolerance are not real numbers.
+            ConfigError: If points or tolerance are not usable.
+            ConvergenceError: If the tolerance cannot be reached, or the matrix does not compress.
+        """
+        require_kernel(kernel)
+        copies = DeviceCopies()
+        form = compress_kernel(
+            points,
+            kernel,
+            diagonal=diagonal,
+            tolerance=tolerance,
+            sources=sources,
+            leaf_size=leaf_size,
+            admissibility=admissibility,
+            progress=progress,
+            copies=copies,
+        )
+        return cls(form, copies)
+
+    @classmethod
+    def from_operator(
+        cls,
+        tree: ClusterTree | NDArray[Any],
+        product: Callable[[NDArray[Any]], NDArray[Any]],
+        entries: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]] | None = None,
+        **options: Any,
+    ) -> "H2Matrix":
+        """Compress an operator known by its products; see `from_operator.from_operator`."""
+        return cls(from_operator(tree, product, entries, **options))
+
+    @classmethod
+    def load(cls, path: Path | str) -> "H2Matrix":
+        """Read a matrix that `save` wrote, in any process."""
+        return cls(storage.load(Path(path)))
+
+    def save(self, path: Path | str) -> None:
+        """Write the matrix into a folder; see `storage.save`."""
+        storage.save(self.form, Path(path))
+
+    def __repr__(self) -> str:
+        what = "matrix known by its products" if self.kernel is None else type(self.kernel).__name__
+        return (
+            f"H2Matrix({self.shape[0]} x {self.shape[1]} {self.dtype}, {what}, tolerance {self.tolerance:.0e}, "
+            f"{self.n_bytes / 1e6:.1f} MB)"
+        )
+
+    @overload
+    def __matmul__(self, x: "H2Matrix") -> "H2Matrix": ...
+
+    @overload
+    def __matmul__(self, x: Vectors) -> Vectors: ...
+
+    def __matmul__(self, x: Any) -> Any:
+        """Return A x for x of shape (n,) or (n, m) in the caller's order of the points, or the product of matrices."""
+        if isinstance(x, H2Matrix):
+            return H2Matrix(algebra.multiply(self.form, x.form))
+        return product(self.form, x, copies=self.copies)
+
+    def product_transposed(self, x: Vectors) -> Vectors:
+        """Return A^T x."""
+        return product(self.form, x, transposed=True, copies=self.copies)
+
+    @property
+    def T(self) -> "H2Matrix":
+        """The transpose (never conjugated), sharing all bytes but the near field's and couplings' order."""
+        return self if self.mirrored else H2Matrix(transpose(self.form))
+
+    def __rmul__(self, factor: complex) -> "H2Matrix":
+        """Return factor · A."""
+        if not isinstance(factor, int | float | complex | np.number):
+            return NotImplemented
+        return H2Matrix(scaled(self.form, factor))
+
+    def __mul__(self, factor: complex) -> "H2Matrix":
+        """Return A · factor."""
+        return self.__rmul__(factor)
+
+    def __truediv__(self, divisor: complex) -> "H2Matrix":
+        """Return A / divisor."""
+        return (
+            self.__rmul__(1 / divisor)
+            if isinstance(divisor, int | float | complex | np.number)
+            else NotImplemented
+        )
+
+    def __neg__(self) -> "H2Matrix":
+        return -1.0 * self
+
+    def __add__(self, other: "H2Matrix") -> "H2Matrix":
+        return H2Matrix(algebra.add(self.form, other.form)) if isinstance(other, H2Matrix) else NotImplemented
+
+    def __sub__(self, other: "H2Matrix") -> "H2Matrix":
+        return self + (-other) if isinstance(other, H2Matrix) else NotImplemented
+
+    def inverse(self, *, tolerance: float | None = None) -> "H2Matrix":
+        """Return the inverse, compressed; see `algebra.inverse`."""
+        return H2Matrix(algebra.inverse(self.form, tolerance=tolerance))
+
+    def recompress(self, *, tolerance: float | None = None) -> "H2Matrix":
+        """Return the matrix compressed anew; see `algebra.recompress`."""
+        return H2Matrix(algebra.recompress(self.form, tolerance=tolerance))
+
+    def diagonal(self) -> NDArray[Any]:
+        """Return the diagonal, shape (n,), in the caller's order."""
+        return diagonal(self.form)
+
+    def add_diagonal(self, added: "complex | NDArray[Any] | Tensor") -> "H2Matrix":
+        """Return A + added (a number, or shape (n,) in the caller's order); the compression is shared."""
+        return H2Matrix(add_diagonal(self.form, added), self.copies.for_another_diagonal())
+
+    def with_diagonal_term(self, term: NDArray[Any] | None) -> "H2Matrix":
+        """Return the matrix with another `diagonal_term`; a complex one makes it complex."""
+        return H2Matrix(with_diagonal_term(self.form, term), self.copies.for_another_diagonal())
+
+    def add_sparse(self, i: NDArray[np.int64], j: NDArray[np.int64], values: NDArray[Any]) -> "H2Matrix":
+        """Return A with values added to entries of its near field; see `correction.add_sparse`."""
+        return H2Matrix(add_sparse(self.form, i, j, values))
+
+    def is_near(self, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which entries (i[k], j[k]) `add_sparse` can correct; see `correction.is_near`."""
+        return is_near(self.form, i, j)
+
+    def to(self, device: torch.device | str) -> "H2Matrix":
+        """Return the same matrix living on another device."""
+        return H2Matrix(replace(self.form, device=torch.device(device)), self.copies)
+
+    def release(self) -> None:
+        """Free the copies that products have made on other devices, which the next product makes again.
+
+        Matrices that differ in their diagonal alone share them, and lose them together.
+        """
+        self.copies.release()
+
+    def part(self, number: int, count: int) -> "H2Matrix":
+        """Return share `number` of `count` whose products sum up to A's: a share of near and far pairs.
+
+        Shares hold about equally many bytes and share memory with A; the first also holds the diagonal.
+        """
+        return H2Matrix(structure.share(self.form, number, count))
+
+    def factorize(
+        self, tolerance: float | None = None, kind: str = "auto", *, progress: Progress | None = None
+    ) -> Factorization:
+        """Factorize in near-linear time; see `factor.factorize`."""
+        return factorize(self.form, tolerance=tolerance, kind=kind, progress=progress)
+
+    def solve(
+        self,
+        b: Vectors,
+        tolerance: float | None = None,
+        *,
+        factorization: Factorization | None = None,
+        max_iterations: int = 300,
+    ) -> tuple[Vectors, SolveInfo]:
+        """Solve A x = b by Krylov iteration on A, preconditioned by a loose factorization: the default way.
+
+        Args:
+            b: Shape (n,) or (n, m). The solution is as precise as the matrix, or as b where that is more.
+            tolerance: Relative residual |b - A x| / |b|, 2-norm, of each column; if left out 1e-8, or 1e-5 where the
+                solution is of single precision.
+            factorization: To precondition with. Otherwise a loose one is made, in single precision, and a tighter one
+                if 50 iterations with it do not suffice; `info.notes` tell.
+            max_iterations: Of conjugate gradients, or of GMRES where A is not positive definite.
+
+        Raises:
+            ConvergenceError: If the tolerance is not reached.
+        """
+        return preconditioned.solve(
+            self.form,
+            b,
+            tolerance=tolerance,
+            factorization=factorization,
+            max_iterations=max_iterations,
+            copies=self.copies,
+        )
+
+    def error_estimate(self, *, seed: int = 0, n_rows: int | None = None, n_vectors: int = 8) -> float:
+        """Return the relative 2-norm error of products with random vectors, on sampled exact rows.
+
+        Args:
+            seed: Of rows and vectors.
+            n_rows: Spread over all regions; by default at least 128, and all of up to 2,800.
+            n_vectors: Random vectors.
+
+        Raises:
+            ValueError: If the matrix has no kernel to give exact rows.
+        """
+        return sampled_error(self.form, seed=seed, n_rows=n_rows, n_vectors=n_vectors, copies=self.copies)
+
+    def structure(self) -> dict[str, Any]:
+        """Return what plots and tables show, as JSON can hold it; see `structure.describe`."""
+        return structure.describe(self.form)
+
+    def to_dense(self) -> NDArray[Any]:
+        """Return the matrix as it is represented, shape (n, m): for tests and small ones."""
+        return self @ np.eye(self.shape[1], dtype=self.dtype)
+
+    def as_linear_operator(self) -> LinearOperator:
+        """Return the same for SciPy's iterative methods."""
+        return LinearOperator(
+            self.shape,
+            matvec=lambda x: self @ x.reshape(-1),
+            rmatvec=lambda x: np.conj(self.product_transposed(np.conj(x.reshape(-1)))),
+            matmat=lambda x: self @ x,
+            rmatmat=lambda x: np.conj(self.product_transposed(np.conj(x))),
+            dtype=self.dtype,
+        )
+
+    @property
+    def rows(self) -> ClusterTree:
+        return self.form.rows
+
+    @property
+    def columns(self) -> ClusterTree:
+        return self.form.columns
+
+    @property
+    def row_basis(self) -> Basis:
+        return self.form.row_basis
+
+    @property
+    def column_basis(self) -> Basis:
+        return self.form.column_basis
+
+    @property
+    def near(self) -> Blocks:
+        return self.form.near
+
+    @property
+    def far(self) -> Blocks:
+        return self.form.far
+
+    @property
+    def mirrored(self) -> bool:
+        return self.form.mirrored
+
+    @property
+    def diagonal_term(self) -> NDArray[Any] | None:
+        return self.form.diagonal_term
+
+    @property
+    def kernel(self) -> Kernel | None:
+        return self.form.kernel
+
+    @property
+    def tolerance(self) -> float:
+        return self.form.tolerance
+
+    @property
+    def norm(self) -> float:
+        return self.form.norm
+
+    @property
+    def admissibility(self) -> Admissibility:
+        return self.form.admissibility
+
+    @property
+    def interactions(self) -> Interactions:
+        return self.form.interactions
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.form.dtype
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.form.notes
+
+    @property
+    def correction(self) -> csr_array | None:
+        return self.form.correction
+
+    @property
+    def device(self) -> torch.device:
+        return self.form.device
+
+    @property
+    def computed(self) -> np.dtype[Any]:
+        return self.form.computed
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.form.shape
+
+    @property
+    def is_square(self) -> bool:
+        return self.form.is_square
+
+    @property
+    def is_symmetric(self) -> bool:
+        return self.form.is_symmetric
+
+    @property
+    def n_bytes(self) -> int:
+        return self.form.n_bytes

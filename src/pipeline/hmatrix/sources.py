@@ -1,0 +1,104 @@
+"""Where the entries and bases of a kernel matrix come from: box by box on the CPU, or in batches from a device."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from pipeline.hmatrix import _native
+from pipeline.hmatrix.admissibility import Lists
+from pipeline.hmatrix.batched.build import DeviceSource
+from pipeline.hmatrix.batched.kernel import DeviceKernel
+from pipeline.hmatrix.blocks import Blocks, Places, evaluate_blocks
+from pipeline.hmatrix.cluster import ClusterTree, Ints
+from pipeline.hmatrix.entries import kernel_matrix
+from pipeline.hmatrix.inputs import Progress, torch_dtype
+from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.skeleton import Basis, Sampling, nested_basis
+
+
+class Source(Protocol):
+    """Entries and bases of a kernel matrix; points are numbered by their places in tree order."""
+
+    def blocks(
+        self, rows: Places, columns: Places, pairs: tuple[Ints, Ints], stored: np.dtype[Any]
+    ) -> Blocks:
+        """Return the blocks of pairs of lists of places."""
+
+    def basis(
+        self,
+        far: Lists,
+        sampling: Sampling,
+        *,
+        transposed: bool,
+        stored: np.dtype[Any],
+        progress: Progress | None,
+    ) -> Basis:
+        """Return nested bases of the columns, or with `transposed` of the rows."""
+
+    def exact_rows(self, chosen: NDArray[np.int32]) -> NDArray[Any]:
+        """Return rows, shape (len(chosen), columns)."""
+
+
+@dataclass(frozen=True, eq=False)
+class NativeSource:
+    """Entries and bases box by box on the CPU."""
+
+    matrix: "_native.KernelMatrix"
+    rows: ClusterTree
+    columns: ClusterTree
+    computed: np.dtype[Any]
+
+    def blocks(
+        self, rows: Places, columns: Places, pairs: tuple[Ints, Ints], stored: np.dtype[Any]
+    ) -> Blocks:
+        return evaluate_blocks(self.matrix, rows, columns, pairs, stored)
+
+    def basis(
+        self,
+        far: Lists,
+        sampling: Sampling,
+        *,
+        transposed: bool,
+        stored: np.dtype[Any],
+        progress: Progress | None,
+    ) -> Basis:
+        own, other = (self.rows, self.columns) if transposed else (self.columns, self.rows)
+        return nested_basis(
+            self.matrix, own, other, far, sampling,
+            transposed=transposed, computed=self.computed, stored=stored, progress=progress,
+        )  # fmt: skip
+
+    def exact_rows(self, chosen: NDArray[np.int32]) -> NDArray[Any]:
+        evaluate = getattr(_native, f"evaluate_blocks_{self.computed.name}")
+        zero, n = np.zeros(1, np.int32), self.columns.n_points
+        whole = np.arange(n, dtype=np.int32)
+        flat = evaluate(
+            self.matrix, np.array([0, len(chosen)]), chosen, np.array([0, n]), whole, zero, zero, 1
+        )
+        return np.asarray(flat).reshape(n, len(chosen)).T
+
+
+def source_of(
+    kernel: Kernel,
+    rows: ClusterTree,
+    columns: ClusterTree,
+    computed: np.dtype[Any],
+    device: torch.device | None,
+    correction: csr_array | None = None,
+) -> Source:
+    """Return where a kernel matrix's entries come from.
+
+    Args:
+        kernel: The kernel.
+        rows, columns: Trees of its points.
+        computed: Type of the entries, of double precision.
+        device: Where batches are computed; None for box by box on the CPU.
+        correction: Sparse matrix that is added, in tree order. Only the CPU's routines know it.
+    """
+    if device is None or correction is not None:
+        return NativeSource(kernel_matrix(kernel, rows, columns, correction), rows, columns, computed)
+    return DeviceSource(DeviceKernel(kernel, rows, columns, torch_dtype(computed), device))
