@@ -7,6 +7,7 @@ CORES ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
 STAMP := .venv/.installed
 NATIVE_TESTS := $(addprefix tests/precision/test_,brain.py conversions.py graphs.py grouped.py routines.py sizes.py winograd.py)
+INSTALL := $(BIN)/pip install --quiet --editable '.[dev,workflow,cluster]'
 NATIVE := CMakeLists.txt $(wildcard src/pipeline/*/native/*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -17,7 +18,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: env run archive test test-native test-slurm test-wheel lint docs bench clean
 
+# Dates alone would let a build pass that is not of these sources: a copied environment, a file with its old date.
 env: $(STAMP)
+	@python -m pipeline.runtime.native_build 2>/dev/null || $(INSTALL)
 
 $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -26,10 +29,10 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 		|| { echo "parsimony needs a C++ compiler and found none ($$compiler); install one (Debian: apt-get install g++) or set CXX" >&2; exit 2; }
 	@echo "installing about 1.8 GB into .venv and compiling, which takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev,workflow,cluster]'
+	$(INSTALL)
 	@touch $@
 
-run: $(STAMP)
+run: env
 	@test -f "config/$(STUDY).yaml" \
 		|| { echo "there is no config/$(STUDY).yaml; studies: $(patsubst config/%.yaml,%,$(wildcard config/*.yaml))" >&2; exit 2; }
 	@python -m pipeline check "$(STUDY)"

@@ -17,7 +17,7 @@ from pipeline.artifacts.patience import Patience
 from pipeline.errors import ArtifactError, Interrupted, PipelineError, ProcessLostError
 from pipeline.operations.commands import COMMANDS, add_commands
 from pipeline.runtime.slurm import queue_again
-from pipeline.runtime.software import check_software
+from pipeline.runtime.software import check_code, check_software
 from pipeline.runtime.termination import EXIT_INTERRUPTED
 
 INPUTS = {
@@ -179,10 +179,13 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             if "output" in options:
                 _check_output(options)
-            check_software(options.command, getattr(options, "code", ""))
+            check_software()
             if not _is_first_process():
                 _wait_for_inputs(options)
-            found = importlib.import_module(f"pipeline.stages.{options.command}").run(options)
+            stage = importlib.import_module(f"pipeline.stages.{options.command}")
+            if "code" in options:
+                options.code = check_code(options.command, options.code)
+            found = stage.run(options)
             if _is_first_process() and "output" in options:
                 date_after(options.output, [*_files_among(options), *(found or [])])
     except ModuleNotFoundError as error:

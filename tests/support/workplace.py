@@ -11,7 +11,8 @@ def copy_checkout(folder: Path) -> None:
     """Copy what runs a study; Python finds the copy's modules with its `src` in PYTHONPATH."""
     for name in ("src", "workflow", "config", "profiles"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Snakefile", folder)
+    for name in ("Snakefile", "CMakeLists.txt"):
+        shutil.copy(ROOT / name, folder)
     (folder / "cluster").symlink_to("profiles/cluster")
     # An editable installation finds the checkout's modules before any path; here the copy's are wanted.
     (folder / "src" / "sitecustomize.py").write_text(

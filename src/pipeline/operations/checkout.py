@@ -11,6 +11,7 @@ from pipeline.artifacts.lock import Holder, LockedError, hold, holder
 from pipeline.errors import PipelineError
 from pipeline.operations.leftovers import in_words, local_jobs
 from pipeline.runtime.executor import mend_executor
+from pipeline.runtime.native_build import check_built
 from pipeline.runtime.slurm import cancel_jobs_of
 from pipeline.runtime.software import record_software
 
@@ -28,7 +29,7 @@ def at_work() -> Holder | None:
 def begin(planned_beside: Holder | None, jobs: str, code: Mapping[str, str]) -> None:
     """Lock the folder that Snakemake works in, end what a killed main process left running, tell jobs their software.
 
-    Exits with code 2, after a line with who holds it, when the folder is locked.
+    Exits with code 2, after one line, when the folder is locked or a native module is not built from its sources.
 
     Args:
         planned_beside: Whose turn it was when this process planned: what that one has made since is not in the plan.
@@ -36,6 +37,7 @@ def begin(planned_beside: Holder | None, jobs: str, code: Mapping[str, str]) -> 
         code: The digest of each stage's code, where jobs wait in a queue.
     """
     try:
+        check_built()
         held = _turn.enter_context(hold(Path.cwd(), jobs=jobs))
         if planned_beside is not None:
             raise LockedError(f"{planned_beside} was at work here when this run was planned; start it again")

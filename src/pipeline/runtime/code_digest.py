@@ -10,8 +10,10 @@ import functools
 import hashlib
 from pathlib import Path
 
+from pipeline.runtime.native_sources import digest_of_sources
+
 PACKAGE = "pipeline"
-SOURCES = frozenset({".cpp", ".hpp", ".inl", ".inc", ".txt", ".html", ".css"})
+TEMPLATES = frozenset({".html", ".css", ".js"})
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -22,18 +24,19 @@ def _file_of(module: str, root: Path) -> Path | None:
 
 
 @functools.cache
-def _parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"))
-
-
-@functools.cache
-def _imports(module: str, root: Path) -> frozenset[str]:
-    """Modules of the package that a module imports, anywhere in its text."""
+def _read(module: str, root: Path) -> tuple[frozenset[str], bytes]:
+    """The modules of the package that a module imports, and its syntax tree without its docstrings."""
     file = _file_of(module, root)
     assert file is not None
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    return _imports(tree, package, root), _meaning(tree)
+
+
+def _imports(tree: ast.Module, package: str, root: Path) -> frozenset[str]:
+    """Modules of the package that a module imports, anywhere in its text."""
     found: set[str] = set()
-    for node in ast.walk(_parsed(file)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -45,10 +48,8 @@ def _imports(module: str, root: Path) -> frozenset[str]:
     return frozenset(name for name in found if name.split(".")[0] == PACKAGE and _file_of(name, root))
 
 
-@functools.cache
-def _meaning(file: Path) -> bytes:
-    """A module's syntax tree without its docstrings."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+def _meaning(tree: ast.Module) -> bytes:
+    """A module's syntax tree; its docstrings are taken out of it."""
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
@@ -58,13 +59,19 @@ def _meaning(file: Path) -> bytes:
     return ast.dump(tree).encode()
 
 
-def _other_sources(package: Path) -> list[Path]:
-    """Native sources and templates: files of a known kind in those folders of a package that are no packages."""
+def _beside(package: Path, root: Path) -> list[tuple[str, bytes]]:
+    """What a package has beside its modules: the digest of its native sources, and its templates."""
     folders = [path for path in package.iterdir() if path.is_dir() and not (path / "__init__.py").exists()]
-    files = [file for folder in folders for file in folder.rglob("*")]
-    if any(file.suffix == ".cpp" for file in files):
-        files.append(package.parents[2] / "CMakeLists.txt")
-    return sorted(file for file in files if file.suffix in SOURCES and file.is_file())
+    found = []
+    for folder in sorted(folders):
+        if any(folder.glob("*.cpp")):
+            found.append((folder.relative_to(root).as_posix(), digest_of_sources(folder).encode()))
+        found += [
+            (file.relative_to(root).as_posix(), file.read_bytes())
+            for file in sorted(folder.rglob("*"))
+            if file.suffix in TEMPLATES and file.is_file()
+        ]
+    return found
 
 
 def modules_behind(module: str, root: Path = ROOT) -> list[str]:
@@ -78,7 +85,7 @@ def modules_behind(module: str, root: Path = ROOT) -> list[str]:
         if name in seen:
             continue
         seen.add(name)
-        to_visit.extend(_imports(name, root))
+        to_visit.extend(_read(name, root)[0])
         steps = name.split(".")
         to_visit.extend(".".join(steps[:i]) for i in range(1, len(steps)))
     return sorted(seen)
@@ -90,8 +97,8 @@ def code_digest(module: str, root: Path = ROOT) -> str:
     for name in modules_behind(module, root):
         file = _file_of(name, root)
         assert file is not None
-        digest.update(name.encode() + _meaning(file))
+        digest.update(name.encode() + _read(name, root)[1])
         if file.name == "__init__.py":
-            for source in _other_sources(file.parent):
-                digest.update(str(source.relative_to(root.parent)).encode() + source.read_bytes())
+            for path, content in _beside(file.parent, root):
+                digest.update(path.encode() + content)
     return digest.hexdigest()[:16]

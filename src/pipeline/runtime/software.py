@@ -11,8 +11,12 @@ import platform
 import socket
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 from pipeline.errors import ConfigError
+from pipeline.runtime.code_digest import ROOT, code_digest
+from pipeline.runtime.native_build import check_loaded
 
 VARIABLE = "PARSIMONY_SOFTWARE"
 PACKAGES = (
@@ -49,17 +53,13 @@ def record_software(code: Mapping[str, str]) -> None:
     os.environ[VARIABLE] = json.dumps({"versions": versions(), "code": dict(code)}, sort_keys=True)
 
 
-def check_software(stage: str, code: str) -> None:
+def check_software() -> None:
     """Compare this process's software with what the main process recorded.
-
-    Args:
-        stage: What this job does.
-        code: The digest of its code now.
 
     Raises:
         ConfigError: With what differs.
     """
-    recorded = json.loads(os.environ.get(VARIABLE) or "null")
+    recorded = _recorded()
     if recorded is None:
         return
     wanted, here = recorded["versions"], versions()
@@ -73,10 +73,38 @@ def check_software(stage: str, code: str) -> None:
             f"software: on {socket.gethostname()} {', '.join(different)} where the job was submitted; use one "
             "environment for all nodes: a .venv on a shared file system, a module, or a container"
         )
-    # Snakemake notes the code that the job was planned with: should somebody change it back, nothing would tell that
-    # the result is another's.
-    if code and recorded["code"].get(stage, code) != code:
+
+
+def check_code(stage: str, planned: str, root: Path = ROOT) -> str:
+    """Compare the code that this process has loaded with the code that its job was planned with.
+
+    Called when the stage is imported, so that what was loaded is what is compared. Snakemake records the digest that a
+    job was planned with: a result of other code under it would never be made again.
+
+    Args:
+        stage: What this job does.
+        planned: The digest that Snakemake gave to the job; empty for a stage that a person starts.
+        root: The folder of the package.
+
+    Returns:
+        The digest of the code that runs.
+
+    Raises:
+        ConfigError: If the code has changed since, or a native module was built from other sources.
+    """
+    check_loaded(root)
+    here = code_digest(f"pipeline.stages.{stage}", root)
+    recorded = _recorded()
+    wanted = {planned, recorded["code"].get(stage, here) if recorded else here} - {""}
+    if wanted - {here}:
         raise ConfigError(
-            f"software: the code of {stage} has changed since this job was submitted; run again, and it is made with "
+            f"software: the code of {stage} has changed since this job was planned; run again, and it is made with "
             "the new code"
         )
+    return here
+
+
+def _recorded() -> dict[str, Any] | None:
+    """What the main process recorded; None where there is no main process."""
+    recorded: dict[str, Any] | None = json.loads(os.environ.get(VARIABLE) or "null")
+    return recorded

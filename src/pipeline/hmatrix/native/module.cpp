@@ -13,6 +13,9 @@
 using namespace hmatrix;
 using namespace nb::literals;
 
+// In a file that the build writes.
+const char* parsimony_sources();
+
 namespace {
 
 // What is stored as S: bases, blocks, products and solves.
@@ -92,6 +95,7 @@ void bind_computed(nb::module_& module, const char* suffix) {
 
 NB_MODULE(_native, module) {
     module.doc() = "Native routines of pipeline.hmatrix";
+    module.attr("SOURCES") = parsimony_sources();
     nb::set_leak_warnings(false);  // a traceback kept until exit holds objects, which is no leak
     load_routines();
     module.def("bisect", &bisect, "points"_a, "depth"_a);

@@ -22,6 +22,9 @@ namespace nb = nanobind;
 using namespace nb::literals;
 using namespace parsimony;
 
+// In a file that the build writes.
+const char* parsimony_sources();
+
 namespace {
 
 using Input = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
@@ -264,6 +267,7 @@ std::vector<double> read_rates(const std::string& isa, const std::vector<std::in
 
 NB_MODULE(_native, module) {
     module.doc() = "Native routines of pipeline.precision";
+    module.attr("SOURCES") = parsimony_sources();
     nb::class_<Layer>(module, "Layer")
         .def("run", &run_layer, "x"_a.noconvert(), "y"_a.noconvert(), "residual"_a.noconvert() = nb::none())
         .def("seconds", &seconds_of, "x"_a.noconvert(), "y"_a.noconvert(), "repeats"_a,

@@ -1,0 +1,74 @@
+"""Whether the built native modules were made from the sources that lie on the disk."""
+
+import sys
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+from pipeline.runtime.native_sources import MARK, digest_in, digest_of_sources
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def check_built(root: Path = ROOT) -> None:
+    """Compare every built module with its sources, before anything is started.
+
+    An installed wheel has no build of its own: there is nothing to compare.
+
+    Raises:
+        ConfigError: If one was built from other sources, or not at all.
+    """
+    if not (root.parent / "CMakeLists.txt").is_file():
+        return
+    for folder in sorted(root.glob("pipeline/*/native")):
+        library = library_of(folder)
+        _compare(folder, digest_in(library) if library else None)
+
+
+def check_loaded(root: Path = ROOT) -> None:
+    """Compare the modules that this process has loaded with their sources.
+
+    Raises:
+        ConfigError: If one was built from other sources.
+    """
+    if not (root.parent / "CMakeLists.txt").is_file():
+        return
+    for folder in sorted(root.glob("pipeline/*/native")):
+        module = sys.modules.get(_name(folder))
+        if module is not None:
+            _compare(folder, getattr(module, "SOURCES", "").removeprefix(MARK))
+
+
+def library_of(folder: Path) -> Path | None:
+    """The file of a built module, found as an import would find it, but without an import of the package around it."""
+    for finder in sys.meta_path:
+        found = finder.find_spec(_name(folder), [str(folder.parent)])
+        if found is not None and found.origin is not None:
+            return Path(found.origin)
+    return None
+
+
+def _name(folder: Path) -> str:
+    return f"pipeline.{folder.parent.name}._native"
+
+
+def _compare(folder: Path, built: str | None) -> None:
+    if built is None:
+        raise ConfigError(f"{_name(folder)}: is not built; run: make env")
+    if built != digest_of_sources(folder):
+        raise ConfigError(
+            f"{_name(folder)}: was built from other sources than those in {folder}; run: make env"
+        )
+
+
+def main() -> int:
+    """Say whether a build is needed: 0 if not, 1 after a line that names the module."""
+    try:
+        check_built()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
