@@ -28,6 +28,15 @@ def check(comm, *dtypes):
     parts = comm.all_gather(torch.full((comm.rank, 2), float(comm.rank), dtype=torch.float64))
     assert [len(part) for part in parts] == list(range(comm.size))
     assert all((part == i).all() for i, part in enumerate(parts))
+    for n in (0, 3, 700_000):
+        received = comm.exchange({
+            to: torch.full((n, 2), comm.rank * 10 + to, dtype=torch.float64)
+            for to in range(comm.size) if (comm.rank + to) % 3 != 2
+        })
+        assert list(received) == [source for source in range(comm.size) if (source + comm.rank) % 3 != 2]
+        for source, tensor in received.items():
+            assert tensor.shape == (n, 2) and (tensor == source * 10 + comm.rank).all()
+    assert comm.exchange({comm.rank: torch.tensor(True)})[comm.rank].item() is True
     comm.barrier()
 
 assert MpiCommunicator().size == int(sys.argv[1])

@@ -1,4 +1,4 @@
-"""How processes talk: five collective operations on tensors, with two implementations that need no launcher.
+"""How processes talk: six collective operations on tensors, with two implementations that need no launcher.
 
 Distributed science is serial science plus a partition; what it asks of the outside is a `Communicator`. `Serial` is one
 process; `run_in_threads` gives any number of processes inside one, for tests. The real ones are in `mpi.py`,
@@ -7,7 +7,7 @@ process; `run_in_threads` gives any number of processes inside one, for tests. T
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -40,6 +40,18 @@ class Communicator(Protocol):
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """Return every process's tensor, in order; the first dimensions may differ."""
 
+    def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Send a tensor to each of some processes, and return those that others have sent to this one.
+
+        Tensors are of any types and shapes. With whom nothing is exchanged costs no message.
+
+        Args:
+            sent: Tensors by destination, which may be this process itself.
+
+        Returns:
+            Tensors by source, in ascending order of the sources, on the CPU or where the senders' tensors were.
+        """
+
     def barrier(self) -> None:
         """Wait for all processes."""
 
@@ -62,6 +74,11 @@ class Serial:
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """Return the one tensor."""
         return [tensor]
+
+    def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Return what was sent to this process: all of it."""
+        require_ranks(sent, self.size)
+        return {source: tensor.clone() for source, tensor in sent.items()}
 
     def barrier(self) -> None:
         """Return at once."""
@@ -109,6 +126,12 @@ class Counting:
         self._count("all_gather", tensor)
         return self.inner.all_gather(tensor)
 
+    def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        for destination, tensor in sent.items():
+            if destination != self.rank:
+                self._count("exchange", tensor)
+        return self.inner.exchange(sent)
+
     def barrier(self) -> None:
         self.inner.barrier()
 
@@ -119,10 +142,12 @@ class _Meeting:
 
     size: int
     places: list[Tensor | None] = field(init=False)
+    letters: list[Mapping[int, Tensor]] = field(init=False)
     barrier: threading.Barrier = field(init=False)
 
     def __post_init__(self) -> None:
         self.places = [None] * self.size
+        self.letters = [{}] * self.size
         self.barrier = threading.Barrier(self.size)
 
 
@@ -153,8 +178,27 @@ class Threads:
     def broadcast(self, tensor: Tensor, source: int) -> None:
         tensor.copy_(self.all_gather(tensor)[source])
 
+    def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        require_ranks(sent, self.size)
+        self.meeting.letters[self.rank] = sent
+        self.meeting.barrier.wait()
+        received = {
+            source: letters[self.rank].clone()
+            for source, letters in enumerate(self.meeting.letters)
+            if self.rank in letters
+        }
+        self.meeting.barrier.wait()
+        return received
+
     def barrier(self) -> None:
         self.meeting.barrier.wait()
+
+
+def require_ranks(sent: Mapping[int, Tensor], size: int) -> None:
+    """Raise ValueError unless all destinations are processes of a group."""
+    strangers = [rank for rank in sent if not 0 <= rank < size]
+    if strangers:
+        raise ValueError(f"exchange: there is no process {strangers[0]} among {size}")
 
 
 def run_in_threads(n_processes: int, work: Callable[[Communicator], T]) -> list[T]:

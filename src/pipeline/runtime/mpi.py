@@ -3,7 +3,7 @@
 import mmap
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,7 +13,10 @@ from mpi4py import MPI
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.runtime.communicator import require_ranks
+from pipeline.runtime.letters import pack, unpack
 
+_PIECE = 2**30  # bytes of one message: MPI counts them in 32 bits
 _MEMORY = "/dev/shm"  # a file system that lies in memory; elsewhere pages of a temporary file serve
 
 
@@ -81,6 +84,23 @@ class MpiCommunicator:
         whole = np.empty((sum(lengths), *part.shape[1:]), part.dtype)
         self.comm.Allgatherv(part, (whole, [length * row for length in lengths]))
         return list(torch.split(torch.from_numpy(whole), lengths))
+
+    def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        require_ranks(sent, self.size)
+        letters = {destination: pack(tensor).numpy() for destination, tensor in sent.items()}
+        leaving, coming = np.zeros(self.size, np.int64), np.empty(self.size, np.int64)
+        for destination, letter in letters.items():
+            leaving[destination] = len(letter)
+        self.comm.Alltoall(leaving, coming)
+        arrived = {source: np.empty(coming[source], np.uint8) for source in np.flatnonzero(coming).tolist()}
+        requests = [
+            move(piece, rank)
+            for move, messages in ((self.comm.Irecv, arrived), (self.comm.Isend, letters))
+            for rank, letter in messages.items()
+            for piece in np.split(letter, range(_PIECE, len(letter), _PIECE))
+        ]
+        MPI.Request.Waitall(requests)
+        return {source: unpack(torch.from_numpy(letter)) for source, letter in arrived.items()}
 
     def broadcast_text(self, text: str, source: int) -> str:
         """Return the text of process `source` on every process."""

@@ -8,7 +8,7 @@ while they wait they look whether the others still live, which MPI does not tell
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ProcessLostError
-from pipeline.runtime.communicator import Communicator, Serial
+from pipeline.runtime.communicator import Communicator, Serial, require_ranks
+from pipeline.runtime.letters import pack, unpack
 from pipeline.runtime.members import Member, gone_of, lost, members_of
 from pipeline.runtime.mpi import MpiCommunicator, NodeMemory
 from pipeline.runtime.torch_group import TIMEOUT, torch_group
@@ -74,8 +75,45 @@ class NodeGroup:
             self.broadcast(part, source)
         return parts
 
+    def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        require_ranks(sent, self.size)
+        letters = {destination: pack(tensor) for destination, tensor in sent.items()}
+        lengths = torch.zeros(self.size, self.size, dtype=torch.int64)
+        for destination, letter in letters.items():
+            lengths[self.rank, destination] = len(letter)
+        self.all_reduce(lengths)
+        leaving = (
+            torch.cat([letters[rank] for rank in sorted(letters)])
+            if letters
+            else lengths[:0].view(torch.uint8)
+        )
+        ends = lengths.cumsum(dim=1).tolist()
+        starts = (lengths.cumsum(dim=1) - lengths).tolist()
+        arrived: dict[int, Tensor] = {
+            source: torch.empty(length, dtype=torch.uint8)
+            for source, length in enumerate(lengths[:, self.rank].tolist())
+            if length
+        }
+        for begin in range(0, int(lengths.sum(dim=1).max()), MOST_AT_ONCE):
+            places = self._next_places()
+            part = leaving[begin : begin + MOST_AT_ONCE]
+            places[self.rank][: len(part)].copy_(part)
+            self._meet()
+            for source, letter in arrived.items():
+                first, last = starts[source][self.rank], ends[source][self.rank]
+                low, high = max(first, begin), min(last, begin + MOST_AT_ONCE)
+                if low < high:
+                    letter[low - first : high - first].copy_(places[source][low - begin : high - begin])
+        return {source: unpack(letter) for source, letter in arrived.items()}
+
     def barrier(self) -> None:
         self._meet()
+
+    def _next_places(self) -> list[Tensor]:
+        """Return the half of each process's memory whose turn it is."""
+        start = MOST_AT_ONCE * self._second
+        self._second = not self._second
+        return [piece[start : start + MOST_AT_ONCE] for piece in self.memory.pieces]
 
     def _add_up(self, tensor: Tensor, *, is_wanted: bool) -> None:
         for part, places in self._in_parts(tensor):
@@ -91,10 +129,8 @@ class NodeGroup:
     def _in_parts(self, tensor: Tensor) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """Go through a contiguous tensor: a part of it, and the part's place in the memory of each process."""
         for part in torch.split(tensor.detach().view(-1), MOST_AT_ONCE // tensor.element_size()):
-            start = MOST_AT_ONCE * self._second
-            self._second = not self._second
-            end = start + part.numel() * part.element_size()
-            yield part, [piece[start:end].view(part.dtype) for piece in self.memory.pieces]
+            n_bytes = part.numel() * part.element_size()
+            yield part, [place[:n_bytes].view(part.dtype) for place in self._next_places()]
 
     def _meet(self) -> None:
         """Wait for all processes.

@@ -10,7 +10,7 @@ no secret, since whoever connects may list the keys.
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,7 +21,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.runtime.communicator import Communicator, Serial
+from pipeline.runtime.communicator import Communicator, Serial, require_ranks
+from pipeline.runtime.letters import pack, unpack
 from pipeline.runtime.members import Member, lost, members_of, soon_gone
 from pipeline.runtime.mpi import MpiCommunicator
 
@@ -92,6 +93,34 @@ class TorchGroup:
         with self._together():
             dist.all_gather(parts, padded)
         return [part[: int(n)] for part, n in zip(parts, lengths, strict=True)]
+
+    def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        require_ranks(sent, self.size)
+        device = torch.device("cuda" if self.backend == "nccl" else "cpu")
+        letters = {destination: pack(tensor).to(device) for destination, tensor in sent.items()}
+        leaving = torch.zeros(self.size, dtype=torch.int64, device=device)
+        for destination, letter in letters.items():
+            leaving[destination] = len(letter)
+        coming = torch.empty_like(leaving)
+        with self._together():
+            dist.all_to_all_single(coming, leaving)
+        arrived = {
+            source: torch.empty(length, dtype=torch.uint8, device=device)
+            for source, length in enumerate(coming.tolist())
+            if length
+        }
+        moves = [
+            dist.P2POp(move, letter, rank)
+            for move, messages in ((dist.irecv, arrived), (dist.isend, letters))
+            for rank, letter in messages.items()
+            if rank != self.rank
+        ]
+        if self.rank in letters:
+            arrived[self.rank] = letters[self.rank]
+        with self._together():
+            for request in dist.batch_isend_irecv(moves) if moves else []:
+                request.wait()
+        return {source: unpack(letter) for source, letter in arrived.items()}
 
     def barrier(self) -> None:
         with self._together():
