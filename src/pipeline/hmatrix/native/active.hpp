@@ -1,10 +1,12 @@
-// The unknowns that are left, box by box, and the matrix between them.
+// The unknowns that are left, box by box, and the matrix between them: as much of it as one part holds.
 #pragma once
 
 #include <algorithm>
+#include <stdexcept>
 #include <unordered_map>
 
 #include "evaluator.hpp"
+#include "precision.hpp"
 #include "tree.hpp"
 
 namespace hmatrix {
@@ -17,27 +19,31 @@ struct Block {
     std::vector<C> R;  // A_qp^T, column-major: for General and p < q only
 };
 
+// Boxes of one level at a time. The part owns a range of them, and knows the unknowns of others, its ghosts. It holds
+// every touched block of a box that it owns: a block between two parts is held by both.
 template <class C>
 class ActiveMatrix {
   public:
     // A = k(points, points) + diag(diagonal); `general`: not symmetric.
-    ActiveMatrix(const KernelMatrix& matrix, const Tree& tree, std::vector<C> diagonal, bool general)
+    ActiveMatrix(const KernelMatrix& matrix, const Tree& tree, In<Wide<C>> diagonal, bool general)
         : tree_(tree),
-          diagonal_(std::move(diagonal)),
+          diagonal_(diagonal),
           general_(general),
           forward_(matrix.evaluator<C>(false)),
           backward_(general ? matrix.evaluator<C>(true) : nullptr),
           active_(tree.boxes()),
-          partners_(tree.boxes()) {
-        for (int b = box_start(tree.levels() - 1); b < tree.boxes(); ++b)
-            for (int i = tree.start.data()[b]; i < tree.stop.data()[b]; ++i) active_[b].push_back(i);
-    }
+          partners_(tree.boxes()) {}
+
+    void own(int first, int last) { first_ = first, last_ = last; }
+    bool owns(int b) const { return b >= first_ && b < last_; }
+    void set_points(int b, const int* points, int count) { active_[b].assign(points, points + count); }
 
     int size(int b) const { return static_cast<int>(active_[b].size()); }
     const std::vector<int>& points(int b) const { return active_[b]; }
     // Boxes that share a stored block with b, itself among them perhaps.
     const std::vector<int>& partners(int b) const { return partners_[b]; }
     bool stored(int p, int q) const { return blocks_.count(key(p, q)) > 0; }
+    int64_t bytes() const { return numbers_ * static_cast<int64_t>(sizeof(C)); }
 
     // Writes kernel rows k(points, b), or with `flip` k(b, points)^T, into out (points, size(b)).
     void kernel_rows(const std::vector<int>& points, int b, C* out, bool flip) {
@@ -77,7 +83,7 @@ class ActiveMatrix {
                 std::copy_n(scratch_.data() + static_cast<int64_t>(c) * m, m, out + static_cast<int64_t>(c) * ld);
         }
         if (i == j)
-            for (int r = 0; r < m; ++r) out[static_cast<int64_t>(r) * ld + r] += diagonal_[active_[i][r]];
+            for (int r = 0; r < m; ++r) out[static_cast<int64_t>(r) * ld + r] += static_cast<C>(diagonal_.data()[active_[i][r]]);
     }
 
     Block<C>& ensure(int p, int q) {
@@ -91,24 +97,24 @@ class ActiveMatrix {
             block.R.resize(count);
             fetch(p, q, block.R.data(), block.m, true);
         }
-        partners_[p].push_back(q);
-        if (p != q) partners_[q].push_back(p);
-        return blocks_.emplace(key(p, q), std::move(block)).first->second;
+        return insert(p, q, std::move(block));
     }
 
     // Keeps a block (p, q), p <= q, that is not stored yet.
-    void insert(int p, int q, Block<C>&& block) {
+    Block<C>& insert(int p, int q, Block<C>&& block) {
         partners_[p].push_back(q);
         if (p != q) partners_[q].push_back(p);
-        blocks_.emplace(key(p, q), std::move(block));
+        numbers_ += count(block);
+        return blocks_.emplace(key(p, q), std::move(block)).first->second;
     }
 
     // Leaves box b with the unknowns order[0], ..., order[k - 1] of it, in all blocks that it takes part in. `own` is
-    // the block of these among themselves, with leading dimension n.
+    // the block of these among themselves, with leading dimension n; null for a ghost.
     void shrink(int b, const int* order, int k, const C* own, int n) {
         for (int f : partners_[b]) {
             if (f == b) continue;
             Block<C>& block = blocks_.find(f < b ? key(f, b) : key(b, f))->second;
+            numbers_ -= count(block);
             for (auto* values : {&block.M, &block.R}) {
                 if (values->empty()) continue;
                 std::vector<C> kept;
@@ -127,69 +133,115 @@ class ActiveMatrix {
                 *values = std::move(kept);
             }
             (b < f ? block.m : block.n) = k;
+            numbers_ += count(block);
         }
         std::vector<int> kept_points(k);
         for (int i = 0; i < k; ++i) kept_points[i] = active_[b][order[i]];
         active_[b] = std::move(kept_points);
+        if (!own) return;
         const auto self = blocks_.find(key(b, b));
         if (self == blocks_.end()) partners_[b].push_back(b);
         Block<C>& block = blocks_[key(b, b)];
+        numbers_ -= count(block);
         block.m = block.n = k;
         block.M.resize(static_cast<size_t>(k) * k);
         for (int j = 0; j < k; ++j)
             std::copy_n(own + static_cast<int64_t>(j) * n, k, block.M.data() + static_cast<int64_t>(j) * k);
+        numbers_ += count(block);
     }
 
-    // Joins the children's unknowns and blocks into their parents'.
-    void merge(int level) {
+    // Joins the unknowns of a level's boxes into those of `parents`, and the blocks into those of the boxes above that
+    // this part owns from now on, first ... last - 1. Children's blocks are freed as they are joined; the most that is
+    // held meanwhile is reported through `note(bytes)`.
+    template <class Note>
+    void merge(int level, const int* parents, int n_parents, int first, int last, Note note) {
         std::unordered_map<uint64_t, Block<C>> merged;
         const int* parent = tree_.parent.data();
-        const int above = box_start(level - 1);
-        for (int p = above; p < box_start(level); ++p)
-            for (int c = tree_.first_child.data()[p]; c < tree_.first_child.data()[p] + tree_.arity; ++c)
-                active_[p].insert(active_[p].end(), active_[c].begin(), active_[c].end());
-        for (const auto& entry : blocks_) {
+        const auto children = [this](int p, auto action) {
+            for (int c = tree_.first_child.data()[p]; c < tree_.first_child.data()[p] + tree_.arity; ++c) action(c);
+        };
+        for (int i = 0; i < n_parents; ++i) {
+            std::vector<int>& joined = active_[parents[i]];
+            children(parents[i], [&](int c) { joined.insert(joined.end(), active_[c].begin(), active_[c].end()); });
+        }
+        own(first, last);
+        for (auto& entry : blocks_) {
             const int p = parent[entry.first >> 32], q = parent[static_cast<uint32_t>(entry.first)];
+            if (!owns(p) && !owns(q)) {
+                release(entry.second);
+                continue;
+            }
             if (merged.count(key(p, q))) continue;
-            Block<C>& block = merged[key(p, q)];
-            block.m = size(p), block.n = size(q);
+            Block<C> block{size(p), size(q), {}, {}};
             for (int way = 0; way < (general_ && p != q ? 2 : 1); ++way) {
                 std::vector<C>& values = way ? block.R : block.M;
                 values.resize(static_cast<size_t>(block.m) * block.n);
                 int64_t column = 0;
-                for (int j = tree_.first_child.data()[q]; j < tree_.first_child.data()[q] + tree_.arity; ++j) {
+                children(q, [&](int j) {
                     int row = 0;
-                    for (int i = tree_.first_child.data()[p]; i < tree_.first_child.data()[p] + tree_.arity; ++i) {
+                    children(p, [&](int i) {
                         if (size(i) && size(j)) fetch(i, j, values.data() + column * block.m + row, block.m, way == 1);
                         row += size(i);
-                    }
+                    });
                     column += size(j);
-                }
+                });
             }
+            numbers_ += count(block);
+            note(bytes());
+            children(q, [&](int j) {
+                children(p, [&](int i) {
+                    const auto joined = blocks_.find(i <= j ? key(i, j) : key(j, i));
+                    if (joined != blocks_.end()) release(joined->second);
+                });
+            });
+            merged.emplace(key(p, q), std::move(block));
         }
         blocks_ = std::move(merged);
+        for (int b = box_start(level); b < box_start(level + 1); ++b) {
+            std::vector<int>().swap(active_[b]);
+            std::vector<int>().swap(partners_[b]);
+        }
         for (const auto& entry : blocks_) {
             const int p = static_cast<int>(entry.first >> 32), q = static_cast<int>(static_cast<uint32_t>(entry.first));
             partners_[p].push_back(q);
             if (p != q) partners_[q].push_back(p);
         }
-        for (int b = box_start(level); b < box_start(level + 1); ++b) {
-            std::vector<int>().swap(active_[b]);
-            std::vector<int>().swap(partners_[b]);
-        }
+    }
+
+    // Calls action(p, q, block) for blocks that touch a box of first ... last - 1, in the order of (p, q), but for those
+    // whose other box comes before and is one of not_first ... not_last - 1: it is for that box's part to give them.
+    template <class Action>
+    void visit(int first, int last, int not_first, int not_last, Action action) const {
+        std::vector<uint64_t> keys;
+        for (int b = first; b < last; ++b)
+            for (int f : partners_[b]) {
+                const bool inside = f >= first && f < last;
+                const bool by_other = f < b && f >= not_first && f < not_last;
+                if (inside ? f >= b : !by_other) keys.push_back(b <= f ? key(b, f) : key(f, b));
+            }
+        std::sort(keys.begin(), keys.end());
+        for (uint64_t k : keys) action(static_cast<int>(k >> 32), static_cast<int>(static_cast<uint32_t>(k)), blocks_.at(k));
     }
 
   private:
     int box_start(int level) const { return tree_.level_start.data()[level]; }
     static uint64_t key(int p, int q) { return static_cast<uint64_t>(p) << 32 | static_cast<uint32_t>(q); }
+    static int64_t count(const Block<C>& block) { return static_cast<int64_t>(block.M.size() + block.R.size()); }
+    void release(Block<C>& block) {
+        numbers_ -= count(block);
+        std::vector<C>().swap(block.M);
+        std::vector<C>().swap(block.R);
+    }
 
     const Tree& tree_;
-    std::vector<C> diagonal_;
+    In<Wide<C>> diagonal_;
     bool general_;
     std::unique_ptr<Evaluator<C>> forward_, backward_;
     std::vector<std::vector<int>> active_, partners_;
     std::unordered_map<uint64_t, Block<C>> blocks_;
     std::vector<C> scratch_;
+    int first_ = 0, last_ = 0;
+    int64_t numbers_ = 0;  // in all blocks
 };
 
 }  // namespace hmatrix

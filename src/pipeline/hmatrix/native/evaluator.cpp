@@ -47,6 +47,7 @@ class RealProgram : public Evaluator<double> {
         : rows_(rows), columns_(columns), steps_(steps) {}
 
     void block(const int* rows, int m, const int* columns, int n, double* out) override {
+        flop_count += kFlopsPerEntry * m * n;
         rows_.gather(rows, m, x_);
         columns_.gather(columns, n, y_);
         const int64_t size = static_cast<int64_t>(m) * n;
@@ -84,6 +85,7 @@ class WaveProgram : public Evaluator<Complex> {
         : rows_(rows), columns_(columns), steps_(steps) {}
 
     void block(const int* rows, int m, const int* columns, int n, Complex* out) override {
+        flop_count += kFlopsPerEntry * m * n;
         rows_.gather(rows, m, x_);
         columns_.gather(columns, n, y_);
         const int64_t size = static_cast<int64_t>(m) * n;

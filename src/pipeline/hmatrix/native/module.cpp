@@ -51,30 +51,46 @@ void bind_stored(nb::module_& module, const char* suffix) {
     module.def("product", &product<S>, "row_tree"_a, "column_tree"_a, "row_basis"_a, "column_basis"_a, "near"_a,
                "far"_a, "mirrored"_a, "transposed"_a, "x"_a, "m"_a);
     module.def(
-        "act",
-        [](const std::vector<const LevelView<S>*>& levels, int kind, int action, In<Wide<S>> x, int m) {
+        "sweep",
+        [](const std::vector<const LevelView<S>*>& steps, int kind, int way,
+           nb::ndarray<Wide<S>, nb::ndim<1>, nb::c_contig, nb::device::cpu> x, int m) {
             std::vector<LevelView<S>> views;
-            for (const auto* level : levels) views.push_back(*level);
-            return act<S>(views, static_cast<Kind>(kind), static_cast<Action>(action), x, m);
+            for (const auto* view : steps) views.push_back(*view);
+            nb::gil_scoped_release unlocked;
+            sweep<S>(views, static_cast<Kind>(kind), static_cast<Sweep>(way), x.data(), m);
         },
-        "levels"_a, "kind"_a, "action"_a, "x"_a, "m"_a);
+        "steps"_a, "kind"_a, "way"_a, "x"_a, "m"_a);
     module.def(name("evaluate_blocks").c_str(), &evaluate_blocks<Wide<S>, S>, "matrix"_a, "row_start"_a, "rows"_a,
                "column_start"_a, "columns"_a, "first"_a, "second"_a, "threads"_a);
 }
 
 // Factorizations that compute in C and store S.
 template <class C, class S>
-void bind_elimination(nb::module_& module, const char* name) {
-    module.def(
-        name,
-        [](const KernelMatrix& matrix, const Tree& tree, In<int64_t> near_start, In<int> near_boxes,
-           In<int64_t> far_start, In<int> far_boxes, In<Wide<C>> diagonal, int kind, double budget, double rows,
-           int first_level, int stop, nb::object progress) {
-            return eliminate<C, S>(matrix, tree, near_start, near_boxes, far_start, far_boxes, diagonal,
-                                   {static_cast<Kind>(kind), budget, rows, first_level, stop, progress});
-        },
-        "matrix"_a, "tree"_a, "near_start"_a, "near_boxes"_a, "far_start"_a, "far_boxes"_a, "diagonal"_a, "kind"_a,
-        "budget"_a, "rows"_a, "first_level"_a, "stop"_a, "progress"_a.none());
+void bind_part(nb::module_& module, const char* name) {
+    using P = Part<C, S>;
+    nb::class_<P>(module, name)
+        .def(
+            "__init__",
+            [](P* self, const KernelMatrix& matrix, const Tree& tree, In<int64_t> near_start, In<int> near_boxes,
+               In<int64_t> far_start, In<int> far_boxes, In<Wide<C>> diagonal, int kind, double budget, double rows) {
+                new (self) P(matrix, tree, near_start, near_boxes, far_start, far_boxes, diagonal,
+                             {static_cast<Kind>(kind), budget, rows});
+            },
+            "matrix"_a, "tree"_a, "near_start"_a, "near_boxes"_a, "far_start"_a, "far_boxes"_a, "diagonal"_a,
+            "kind"_a, "budget"_a, "rows"_a, nb::keep_alive<1, 2>())
+        .def("own", &P::own, "first"_a, "last"_a)
+        .def("set_points", &P::set_points, "boxes"_a, "start"_a, "points"_a)
+        .def("points", &P::points, "boxes"_a)
+        .def("unknowns", &P::unknowns, "first"_a, "last"_a)
+        .def("eliminate", &P::eliminate, "boxes"_a, "told"_a, "watch"_a, "watching"_a)
+        .def("apply", &P::apply, "ints"_a, "values"_a)
+        .def("blocks", &P::blocks, "first"_a, "last"_a, "not_first"_a, "not_last"_a)
+        .def("add_blocks", &P::add_blocks, "ints"_a, "values"_a)
+        .def("merge", &P::merge, "level"_a, "parents"_a, "first"_a, "last"_a)
+        .def("finish", &P::finish, "first"_a, "last"_a)
+        .def_prop_ro("flops", &P::flops)
+        .def_prop_ro("n_bytes", &P::bytes)
+        .def_prop_ro("peak_bytes", &P::peak);
 }
 
 // What computes in C: bases, which Python narrows when it stores them.
@@ -150,12 +166,16 @@ NB_MODULE(_native, module) {
     bind_stored<float>(module, "_float32");
     bind_stored<Complex>(module, "_complex128");
     bind_stored<Single>(module, "_complex64");
-    bind_elimination<double, double>(module, "eliminate_float64_float64");
-    bind_elimination<double, float>(module, "eliminate_float64_float32");
-    bind_elimination<float, float>(module, "eliminate_float32_float32");
-    bind_elimination<Complex, Complex>(module, "eliminate_complex128_complex128");
-    bind_elimination<Complex, Single>(module, "eliminate_complex128_complex64");
-    bind_elimination<Single, Single>(module, "eliminate_complex64_complex64");
+    nb::exception<Stopped>(module, "Stopped");
+    nb::class_<Watch>(module, "Watch")
+        .def(nb::init<nb::object, int>(), "progress"_a.none(), "total"_a)
+        .def("stop", &Watch::stop);
+    bind_part<double, double>(module, "Part_float64_float64");
+    bind_part<double, float>(module, "Part_float64_float32");
+    bind_part<float, float>(module, "Part_float32_float32");
+    bind_part<Complex, Complex>(module, "Part_complex128_complex128");
+    bind_part<Complex, Single>(module, "Part_complex128_complex64");
+    bind_part<Single, Single>(module, "Part_complex64_complex64");
     bind_computed<double>(module, "_float64");
     bind_computed<Complex>(module, "_complex128");
 }

@@ -10,6 +10,7 @@ namespace {
 // may be far nearer than the others, and a sample would miss them.
 constexpr double kClose = 2;
 constexpr double kMostWhole = 4;  // times the rows wanted: more are close where no admissibility keeps boxes apart
+constexpr int kFamilies = 4;      // of points that stand for others: a check wants others than the sample
 
 double diameter(const Tree& tree, int b) {
     const size_t d = tree.lower.shape(1);
@@ -19,6 +20,45 @@ double diameter(const Tree& tree, int b) {
         sum += width * width;
     }
     return std::sqrt(sum);
+}
+
+int middle(int low, int high) { return low + (high - low + 1) / 2; }
+
+uint32_t scramble(uint32_t x) {
+    x ^= x >> 16, x *= 0x7feb352du;
+    x ^= x >> 15, x *= 0x846ca68bu;
+    return x ^ x >> 16;
+}
+
+// The point that stands for a range of them: that of one of its halves, by chance. So a range has one for each family,
+// whoever asks, and what stands for a range stands for parts of it too.
+int representative(int low, int high, uint32_t family) {
+    while (high - low > 1) {
+        const uint32_t chance =
+            scramble(static_cast<uint32_t>(low) * 0x9e3779b9u ^ scramble(static_cast<uint32_t>(high) + family));
+        (chance & 1 ? low : high) = middle(low, high);
+    }
+    return low;
+}
+
+// Halves a range so often that there are `count` parts, a power of two and no more than points, and adds what stands
+// for each.
+void add_parts(int low, int high, int count, uint32_t family, FarSample& out) {
+    if (count > 1) {
+        const int half = middle(low, high);
+        add_parts(low, half, count / 2, family, out);
+        add_parts(half, high, count / 2, family, out);
+        return;
+    }
+    out.points.push_back(representative(low, high, family));
+    out.weights.push_back(static_cast<double>(high - low));
+}
+
+// The power of two that is nearest in ratio, but at most `largest`.
+int near_power(int x, int largest) {
+    int power = 1;
+    while (2 * power <= largest && 2.0 * power * power <= static_cast<double>(x) * x) power *= 2;
+    return power;
 }
 
 }  // namespace
@@ -66,20 +106,19 @@ void FarSampler::sample(int box, double rows, int round, FarSample& out) {
         const double relative = 1 + e.distance / unit;
         total += e.share = 1 / (relative * relative);
     }
-    uint32_t state = 2654435761u * (static_cast<uint32_t>(box) + 1u) ^ 2246822519u * static_cast<uint32_t>(round);
+    const uint32_t family = scramble(static_cast<uint32_t>(round % kFamilies));
     const bool take_whole = whole <= kMostWhole * rows;
     for (const Entry& e : entries_) {
         const int first = other_.start.data()[e.box], size = other_.size(e.box);
         const int even = std::max(2, static_cast<int>(rows * e.share / total + 0.5));
-        const int taken = e.close && take_whole ? size : std::min(size, even);
-        if (taken < size) out.complete = false;
-        for (int t = 0; t < taken; ++t) {
-            const int64_t low = static_cast<int64_t>(t) * size / taken,
-                          high = static_cast<int64_t>(t + 1) * size / taken;
-            state = state * 1664525u + 1013904223u;
-            out.points.push_back(first + static_cast<int>(low + (state >> 8) % static_cast<uint32_t>(high - low)));
-            out.weights.push_back(static_cast<double>(high - low));
+        if (size <= even || (e.close && take_whole)) {
+            for (int i = first; i < first + size; ++i) out.points.push_back(i);
+            out.weights.insert(out.weights.end(), size, 1.0);
+            continue;
         }
+        const int parts = near_power(even, size);
+        if (parts < size) out.complete = false;
+        add_parts(first, first + size, parts, family, out);
     }
 }
 

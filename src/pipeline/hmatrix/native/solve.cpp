@@ -166,26 +166,23 @@ class Actor {
 }  // namespace
 
 template <class S>
-Out<Wide<S>> act(const std::vector<LevelView<S>>& levels, Kind kind, Action action, In<Wide<S>> x, int m) {
-    using C = Wide<S>;
-    std::vector<C> y(x.data(), x.data() + x.shape(0));
+void sweep(const std::vector<LevelView<S>>& levels, Kind kind, Sweep way, Wide<S>* x, int m) {
+    if (m == 0) return;
     const std::vector<Elimination<S>> steps = list_steps(levels, kind);
-    if (m > 0) {
-        Actor<S> actor(y.data(), m, kind);
-        if (action == MultiplyRoot) {
-            for (auto s = steps.rbegin(); s != steps.rend(); ++s) actor.multiply(*s);
-        } else {
-            for (const auto& s : steps) actor.forward(s, action == SolveTransposed);
-            for (auto s = steps.rbegin(); s != steps.rend(); ++s) actor.backward(*s, action == SolveTransposed);
-        }
+    Actor<S> actor(x, m, kind);
+    if (way == Forward || way == ForwardTransposed) {
+        for (const auto& s : steps) actor.forward(s, way == ForwardTransposed);
+    } else if (way == MultiplyRoot) {
+        for (auto s = steps.rbegin(); s != steps.rend(); ++s) actor.multiply(*s);
+    } else {
+        for (auto s = steps.rbegin(); s != steps.rend(); ++s) actor.backward(*s, way == BackwardTransposed);
     }
-    return give(std::move(y));
 }
 
-#define HMATRIX_ACT(S) template Out<Wide<S>> act<S>(const std::vector<LevelView<S>>&, Kind, Action, In<Wide<S>>, int)
-HMATRIX_ACT(double);
-HMATRIX_ACT(float);
-HMATRIX_ACT(Complex);
-HMATRIX_ACT(Single);
+#define HMATRIX_SWEEP(S) template void sweep<S>(const std::vector<LevelView<S>>&, Kind, Sweep, Wide<S>*, int)
+HMATRIX_SWEEP(double);
+HMATRIX_SWEEP(float);
+HMATRIX_SWEEP(Complex);
+HMATRIX_SWEEP(Single);
 
 }  // namespace hmatrix

@@ -5,7 +5,7 @@
 
 namespace hmatrix {
 
-// One level of steps, as `eliminate` returned it.
+// Steps of one part in one phase, as `Part::eliminate` returned them.
 template <class S>
 struct LevelView {
     In<int> counts, index;
@@ -13,14 +13,16 @@ struct LevelView {
     In<int> pivots;
 };
 
-enum Action : int {
-    Solve = 0,            // A^-1 x
-    SolveTransposed = 1,  // A^-T x
-    MultiplyRoot = 2,     // L x with A = L L^T: Cholesky only
+enum Sweep : int {
+    Forward = 0,           // the first half of A^-1 x: step after step
+    Backward = 1,          // the second half: in reverse
+    ForwardTransposed = 2,  // the same of A^-T x
+    BackwardTransposed = 3,
+    MultiplyRoot = 4,  // L x with A = L L^T, in reverse: Cholesky only
 };
 
-// Returns the action on x (n, m), flat and row-major, in tree order.
+// Changes x (n, m), flat and row-major, by one sweep over steps; `index` says which rows of x they act on.
 template <class S>
-Out<Wide<S>> act(const std::vector<LevelView<S>>& levels, Kind kind, Action action, In<Wide<S>> x, int m);
+void sweep(const std::vector<LevelView<S>>& steps, Kind kind, Sweep way, Wide<S>* x, int m);
 
 }  // namespace hmatrix

@@ -31,7 +31,9 @@ struct FarSample {
 };
 
 // Samples the far field of a box: all of it, but more of what is near. Large boxes are entered as their children where
-// these differ in distance; each is sampled evenly along its range, which the tree order makes even in space.
+// these differ in distance; each is sampled evenly along its range, which the tree order makes even in space. Ranges
+// are those of repeated halving, and the point that stands for one is the same for all boxes: a part of the matrix needs
+// few points of the others.
 class FarSampler {
   public:
     FarSampler(const Tree& own, const Tree& other, const Lists& far) : own_(own), other_(other), far_(far) {}

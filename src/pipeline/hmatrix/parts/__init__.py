@@ -1,0 +1,7 @@
+"""Factorization by parts: in one thread, in several, or in several processes, by the same code."""
+
+from pipeline.hmatrix.parts.elimination import Eliminated, Problem, eliminate
+from pipeline.hmatrix.parts.substitution import Substitution
+from pipeline.hmatrix.parts.team import Tally, Team
+
+__all__ = ["Eliminated", "Problem", "Substitution", "Tally", "Team", "eliminate"]

@@ -1,0 +1,228 @@
+"""Solves and products with a root, by parts: vectors go through the stages of a factorization.
+
+Every part keeps the entries of its own unknowns, of those of others that its steps touch (its halo), and of those that
+were handed to it. Lists of what is sent to whom are made once. On the way up, what steps add to a halo is sent to the
+owner after the phase; on the way down, the owner sends values before it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.hmatrix import _native
+from pipeline.hmatrix.cluster import ClusterTree
+from pipeline.hmatrix.parts.elimination import Eliminated, Ids, Moved, Stage, Steps
+from pipeline.hmatrix.parts.team import Team
+from pipeline.hmatrix.threads import one_blas_thread
+
+FORWARD, BACKWARD, FORWARD_TRANSPOSED, BACKWARD_TRANSPOSED, MULTIPLY_ROOT = range(5)  # as native/solve.hpp numbers them
+Pairs = dict[tuple[int, int], Ids]  # places in a part's vectors, by (this part, other part)
+Vectors = dict[int, NDArray[Any]]  # of each part, shape (unknowns, m)
+
+
+@dataclass(frozen=True, eq=False)
+class _Local:
+    """A stage in the numbering of the parts' own vectors.
+
+    Attributes:
+        level: Number of the level.
+        steps: Native views of each part's steps.
+        halo: Places of the halo in the vectors of those who touch it, by (part, owner).
+        asked: The same places in the owners' vectors, by (owner, part).
+        left, came: Places of unknowns that are handed over before the stage: by (old, new owner), by (new, old).
+    """
+
+    level: int
+    steps: dict[int, list[Any]]
+    halo: Pairs
+    asked: Pairs
+    left: Pairs
+    came: Pairs
+
+
+class Substitution:
+    """How vectors go through a factorization by parts."""
+
+    def __init__(self, eliminated: Eliminated, tree: ClusterTree, team: Team, kind: int, stored: np.dtype[Any]) -> None:
+        """Number each part's unknowns and make the lists; collective."""
+        self._team, self._kind = team, kind
+        self._view = getattr(_native, f"Level_{stored.name}")
+        self._computed = np.dtype(np.complex128 if stored.kind == "c" else np.float64)
+        plan = eliminated.stages[0].plan
+        bounds = np.append(tree.start, tree.n_points)[plan.first + plan.cuts]
+        bounds[plan.cuts == plan.n_boxes] = tree.n_points
+        self._bounds = {part: (int(bounds[part]), int(bounds[part + 1])) for part in team.own}
+        self._stages = self._localize(eliminated.stages, tree)
+
+    @property
+    def own_range(self) -> tuple[int, int]:
+        """First and last + 1 of the places in tree order whose entries this process takes and gives."""
+        ranges = list(self._bounds.values())
+        return (ranges[0][0], ranges[-1][1]) if ranges else (0, 0)
+
+    def solve(self, x: NDArray[Any], m: int, *, transposed: bool = False) -> NDArray[Any]:
+        """Return A^-1 x or A^-T x for this process's entries of x, flat (entries, m) in tree order; collective."""
+        up, down = (FORWARD_TRANSPOSED, BACKWARD_TRANSPOSED) if transposed else (FORWARD, BACKWARD)
+        with one_blas_thread(), self._team.at_work():
+            vectors = self._scatter(x, m)
+            for stage in self._stages:
+                self._rise(stage, vectors)
+                self._sweep(stage, up, vectors)
+                self._add(stage, vectors)
+            for stage in reversed(self._stages):
+                self._ask(stage, vectors)
+                self._sweep(stage, down, vectors)
+                self._clear(stage, vectors)
+                self._sink(stage, vectors)
+            return self._gather(vectors, m)
+
+    def multiply_root(self, x: NDArray[Any], m: int) -> NDArray[Any]:
+        """Return L x with A = L L^T, like `solve`."""
+        with one_blas_thread(), self._team.at_work():
+            vectors = self._scatter(x, m)
+            for stage in self._stages:
+                self._rise(stage, vectors)
+            for stage in reversed(self._stages):
+                self._sweep(stage, MULTIPLY_ROOT, vectors)
+                self._add(stage, vectors)
+                self._sink(stage, vectors)
+            return self._gather(vectors, m)
+
+    def _scatter(self, x: NDArray[Any], m: int) -> Vectors:
+        first, _ = self.own_range
+        rows = np.asarray(x, self._computed).reshape(-1, m)
+        vectors = {}
+        for part, (low, high) in self._bounds.items():
+            vectors[part] = np.zeros((self._sizes[part], m), self._computed)
+            vectors[part][: high - low] = rows[low - first : high - first]
+        return vectors
+
+    def _gather(self, vectors: Vectors, m: int) -> NDArray[Any]:
+        parts = [vectors[part][: high - low] for part, (low, high) in self._bounds.items()]
+        return np.concatenate([*parts, np.zeros((0, m), self._computed)]).reshape(-1)
+
+    def _sweep(self, stage: _Local, way: int, vectors: Vectors) -> None:
+        def run(part: int, _: bool) -> None:
+            x = vectors[part]
+            _native.sweep(stage.steps[part], self._kind, way, x.reshape(-1), x.shape[1])
+
+        self._team.each([part for part, steps in stage.steps.items() if steps], run)
+
+    def _send(
+        self, stage: _Local, vectors: Vectors, source: Pairs, destination: Pairs, *, add: bool, clear: bool
+    ) -> None:
+        sent = {pair: (vectors[pair[0]][places],) for pair, places in source.items()}
+        if clear:
+            for (part, _), places in source.items():
+                vectors[part][places] = 0
+        for part, messages in self._team.exchange("vectors", stage.level, sent).items():
+            for other, (values,) in messages:
+                places = destination[part, other]
+                rows = values.reshape(len(places), -1)
+                if add:
+                    vectors[part][places] += rows
+                else:
+                    vectors[part][places] = rows
+
+    def _rise(self, stage: _Local, vectors: Vectors) -> None:
+        """Hand unknowns to their new owners, who may have added to them already."""
+        self._send(stage, vectors, stage.left, stage.came, add=True, clear=True)
+
+    def _sink(self, stage: _Local, vectors: Vectors) -> None:
+        """Give handed-over unknowns back."""
+        self._send(stage, vectors, stage.came, stage.left, add=False, clear=True)
+
+    def _add(self, stage: _Local, vectors: Vectors) -> None:
+        """Send what was added to the halo to its owners."""
+        self._send(stage, vectors, stage.halo, stage.asked, add=True, clear=True)
+
+    def _ask(self, stage: _Local, vectors: Vectors) -> None:
+        """Fetch the halo's values from its owners."""
+        self._send(stage, vectors, stage.asked, stage.halo, add=False, clear=False)
+
+    def _clear(self, stage: _Local, vectors: Vectors) -> None:
+        for (part, _), places in stage.halo.items():
+            vectors[part][places] = 0
+
+    def _localize(self, stages: list[Stage], tree: ClusterTree) -> list[_Local]:
+        team = self._team
+        # Unknowns that arrive with a move, and those that others ask for, are known to the sender alone.
+        arrived = [self._delivered("moves", stage, stage.moved) for stage in stages]
+        halos = [self._halo(stage, tree) for stage in stages]
+        asked = [self._delivered("halos", stage, halo) for stage, halo in zip(stages, halos, strict=True)]
+        numbering = {}
+        for part, (low, high) in self._bounds.items():
+            others = [
+                places
+                for table in (*halos, *arrived)
+                for (number, _), places in table.items()
+                if number == part
+            ]
+            extra = np.unique(np.concatenate([np.zeros(0, np.int32), *others]))
+            extra = extra[(extra < low) | (extra >= high)]
+            numbering[part] = _Numbering(low, high, extra)
+        self._sizes = {part: found.size for part, found in numbering.items()}
+
+        def local(table: Moved) -> Pairs:
+            return {pair: numbering[pair[0]](places) for pair, places in table.items()}
+
+        def views(part: int, pieces: list[Steps]) -> list[Any]:
+            return [
+                self._view(piece.counts, numbering[part](piece.index), piece.values, piece.pivots)
+                for piece in pieces
+            ]
+
+        result = []
+        for stage, halo, ask, came in zip(stages, halos, asked, arrived, strict=True):
+            steps = team.each(stage.steps, lambda part, _, stage=stage: views(part, stage.steps[part]))  # type: ignore[misc]
+            result.append(_Local(stage.plan.level, steps, local(halo), local(ask), local(stage.moved), local(came)))
+        return result
+
+    def _delivered(self, what: str, stage: Stage, table: Moved) -> Moved:
+        """Return what other parts' tables tell this process's parts, by (this part, the other)."""
+        received = self._team.exchange(what, stage.plan.level, {pair: (ids,) for pair, ids in table.items()})
+        return {
+            (part, source): ids for part, messages in received.items() for source, (ids,) in messages
+        }
+
+    def _halo(self, stage: Stage, tree: ClusterTree) -> Moved:
+        """Return the unknowns of others that a part's steps touch, by (part, owner)."""
+        if stage.dense or stage.plan.n_active == 1:
+            return {}
+        plan = stage.plan
+        firsts = np.append(tree.start, tree.n_points)[plan.first + plan.cuts[:-1]]
+        firsts[plan.cuts[:-1] == plan.n_boxes] = tree.n_points
+        result: Moved = {}
+        for part, pieces in stage.steps.items():
+            touched = [np.zeros(0, np.int32)]
+            for piece in pieces:
+                counts = piece.counts.reshape(-1, 3)
+                kinds = np.tile([False, True], len(counts))
+                touched.append(piece.index[np.repeat(kinds, counts[:, [0, 2]].reshape(-1))])
+            ids = np.unique(np.concatenate(touched))
+            owner = np.searchsorted(firsts, ids, side="right") - 1
+            for other in np.unique(owner[owner != part]).tolist():
+                result[part, other] = ids[owner == other]
+        return result
+
+
+class _Numbering:
+    """Where a part keeps an unknown: its own range first, then others in order."""
+
+    def __init__(self, low: int, high: int, extra: Ids) -> None:
+        self._low, self._high, self._extra = low, high, extra
+
+    @property
+    def size(self) -> int:
+        return self._high - self._low + len(self._extra)
+
+    def __call__(self, places: Ids) -> Ids:
+        if len(self._extra) == 0:
+            return places if self._low == 0 else (places - self._low).astype(np.int32)
+        own = (places >= self._low) & (places < self._high)
+        found = np.searchsorted(self._extra, places[~own])
+        result = places - self._low
+        result[~own] = self._high - self._low + found
+        return result.astype(np.int32, copy=False)

@@ -1,0 +1,241 @@
+"""Parts at work: dealt to processes, and inside a process to threads.
+
+Work goes in supersteps: every part does its share (`Team.each`), then messages between parts are exchanged
+(`Team.exchange`). A part is worked on by one thread at a time and messages arrive in the senders' order, so that results
+depend on the number of parts alone, not on that of threads or processes.
+"""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.errors import ConvergenceError
+from pipeline.hmatrix import _native
+from pipeline.runtime.communicator import Communicator, Serial
+
+T = TypeVar("T")
+Message = tuple[NDArray[Any], ...]
+Sent = dict[tuple[int, int], Message]  # by source and destination part
+Received = dict[int, list[tuple[int, Message]]]  # by destination: source and message, sources in order
+
+
+@dataclass(eq=False)
+class Tally:
+    """What was done and sent, counted.
+
+    Attributes:
+        n_bytes: Bytes sent from each part to others: by (what, level, part).
+        n_messages: The same of messages.
+        flops: Operations by (what, level, phase), then part.
+        waiting: Seconds that this process has waited in exchanges.
+    """
+
+    n_bytes: Counter[tuple[str, int, int]] = field(default_factory=Counter)
+    n_messages: Counter[tuple[str, int, int]] = field(default_factory=Counter)
+    flops: defaultdict[tuple[str, int, int], Counter[int]] = field(
+        default_factory=lambda: defaultdict(Counter)
+    )
+    waiting: float = 0.0
+
+
+@dataclass(eq=False)
+class Team:
+    """Parts and those who work on them.
+
+    Attributes:
+        n_parts: How many parts there are, over all processes.
+        n_threads: Most threads of this process that work at once.
+        communicator: Of the processes; parts are dealt to them in contiguous runs.
+        shares: Shape (parts,), how much each part should own; equal if left out.
+        tally: Counts of what has been done.
+    """
+
+    n_parts: int
+    n_threads: int = 1
+    communicator: Communicator = field(default_factory=Serial)
+    shares: NDArray[np.float64] | None = None
+    tally: Tally = field(default_factory=Tally)
+    _pool: ThreadPoolExecutor | None = field(default=None, repr=False)
+
+    @cached_property
+    def place(self) -> NDArray[np.int64]:
+        """The process of each part."""
+        return np.arange(self.n_parts) * self.communicator.size // self.n_parts
+
+    @cached_property
+    def own(self) -> list[int]:
+        """The parts of this process."""
+        return [int(part) for part in np.flatnonzero(self.place == self.communicator.rank)]
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Keep threads for the supersteps inside."""
+        helpers = min(self.n_threads, len(self.own)) - 1
+        if helpers < 1 or self._pool is not None:
+            yield
+            return
+        with ThreadPoolExecutor(helpers) as self._pool:
+            try:
+                yield
+            finally:
+                self._pool = None
+
+    def each(
+        self,
+        parts: Iterable[int],
+        work: Callable[[int, bool], T],
+        *,
+        watch: "_native.Watch | None" = None,
+    ) -> dict[int, T]:
+        """Call work(part, watching) for parts of this process, in several threads; return the results by part.
+
+        `watching` is true in the caller's thread alone: the one that may call Python back. An exception of any part is
+        raised when all threads have stopped, which `watch` makes them do at their next box.
+        """
+        waiting = list(parts)[::-1]
+        results: dict[int, T] = {}
+
+        def run(watching: bool) -> None:
+            try:
+                while True:
+                    try:
+                        part = waiting.pop()
+                    except IndexError:
+                        return
+                    results[part] = work(part, watching)
+            except BaseException:
+                waiting.clear()
+                if watch is not None:
+                    watch.stop()
+                raise
+
+        helpers = min(self.n_threads, len(waiting)) - 1 if self._pool is not None else 0
+        futures = [self._pool.submit(run, False) for _ in range(helpers)] if self._pool is not None else []
+        failures: list[BaseException] = []
+        for step in (lambda: run(True), *(future.result for future in futures)):
+            try:
+                step()
+            except BaseException as failure:  # raised below, when no thread works on
+                waiting.clear()
+                if watch is not None:
+                    watch.stop()
+                failures.append(failure)
+        for future in futures:  # where waiting for one was interrupted
+            future.exception()
+        if failures:
+            raise next((f for f in failures if not isinstance(f, _native.Stopped)), failures[0])
+        return {part: results[part] for part in sorted(results)}
+
+    def exchange(self, what: str, level: int, sent: Sent) -> Received:
+        """Deliver messages between parts; collective."""
+        for (source, destination), message in sent.items():
+            if source != destination:
+                self.tally.n_bytes[what, level, source] += sum(array.nbytes for array in message)
+                self.tally.n_messages[what, level, source] += 1
+        arrived = [(source, destination, message) for (source, destination), message in sent.items()]
+        if self.communicator.size > 1:
+            begun = time.perf_counter()
+            rank = self.communicator.rank
+            leaving: list[list[tuple[int, int, Message]]] = [[] for _ in range(self.communicator.size)]
+            for source, destination, message in arrived:
+                leaving[int(self.place[destination])].append((source, destination, message))
+            arrived = leaving[rank]
+            leaving[rank] = []
+            for letter in _swap(self.communicator, [_pack(messages) for messages in leaving]):
+                arrived += _unpack(letter)
+            self.tally.waiting += time.perf_counter() - begun
+        received: Received = defaultdict(list)
+        for source, destination, message in sorted(arrived, key=lambda item: item[:2]):
+            received[destination].append((source, message))
+        return received
+
+    def gather(self, values: dict[int, NDArray[np.float64]], width: int) -> NDArray[np.float64]:
+        """Return a row of numbers of each part, shape (parts, width), on all processes; collective.
+
+        A part without a row has zeros.
+        """
+        rows = np.zeros((self.n_parts, width))
+        for part, row in values.items():
+            rows[part] = row
+        if self.communicator.size > 1:
+            own = torch.from_numpy(rows[self.own].reshape(len(self.own), width))
+            rows = np.concatenate([tensor.numpy() for tensor in self.communicator.all_gather(own)])
+        return rows
+
+    @contextmanager
+    def together(self, where: str) -> Iterator[None]:
+        """Let all processes end here if one fails inside: the others raise an error that names it; collective."""
+        failure: BaseException | None = None
+        try:
+            yield
+        except BaseException as caught:
+            failure = caught
+        if self.communicator.size > 1:
+            text = "" if failure is None else f"{type(failure).__name__}: {failure}"
+            told = torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy())
+            for rank, other in enumerate(self.communicator.all_gather(told)):
+                if failure is None and len(other):
+                    reason = other.numpy().tobytes().decode()
+                    failure = ConvergenceError(f"process {rank} failed {where}: {reason}")
+        if failure is not None:
+            raise failure
+
+
+def _pack(messages: list[tuple[int, int, Message]]) -> NDArray[np.uint8]:
+    """Return messages as one array of bytes: numbers of messages, then heads and contents one after the other."""
+    chunks = [np.array([len(messages)], np.int64).view(np.uint8)]
+    for source, destination, message in messages:
+        head = [source, destination, len(message)]
+        for array in message:
+            head += [_TYPES.index(array.dtype), array.size]
+        chunks.append(np.array(head, np.int64).view(np.uint8))
+        chunks += [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in message]
+    return np.concatenate(chunks)
+
+
+_TYPES = tuple(map(np.dtype, ("int32", "int64", "float32", "float64", "complex64", "complex128")))
+
+
+def _unpack(letter: NDArray[np.uint8]) -> list[tuple[int, int, Message]]:
+    """Return the messages of an array of bytes."""
+    at = 0
+
+    def take(dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+        nonlocal at
+        stop = at + count * dtype.itemsize
+        found = letter[at:stop].copy().view(dtype)
+        at = stop
+        return found
+
+    integer = np.dtype(np.int64)
+    messages = []
+    for _ in range(int(take(integer, 1)[0])):
+        source, destination, n_arrays = take(integer, 3).tolist()
+        heads = take(integer, 2 * n_arrays).tolist()
+        arrays = tuple(
+            take(_TYPES[kind], size) for kind, size in zip(heads[::2], heads[1::2], strict=True)
+        )
+        messages.append((source, destination, arrays))
+    return messages
+
+
+def _swap(communicator: Communicator, letters: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    """Return what every other process has for this one, given what this one has for each."""
+    sizes = torch.tensor([len(letter) for letter in letters])
+    table = [row.tolist() for row in communicator.all_gather(sizes)]
+    rank = communicator.rank
+    result = []
+    for source, packed in enumerate(communicator.all_gather(torch.from_numpy(np.concatenate(letters)))):
+        start = sum(table[source][:rank])
+        if source != rank:
+            result.append(packed[start : start + table[source][rank]].numpy())
+    return result
