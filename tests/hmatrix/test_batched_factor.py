@@ -72,7 +72,7 @@ def test_solve_and_determinant_match_the_dense_ones(name, kernel, diagonal, kind
     A = compressed(points, kernel, diagonal)
     F = factorize(A.form, tolerance=1e-10, kind=kind, device=BATCHES)
     matrix = dense(points, kernel, diagonal)
-    assert len(F.levels) > 2
+    assert len(F.steps) > 2
     assert relative(matrix @ F.solve(b), b) <= 1e-6
     assert relative(matrix @ F.solve(1j * b[:, 0]), 1j * b[:, 0]) <= 1e-6
     assert relative(matrix.T @ F.solve_transposed(b), b) <= 1e-6
@@ -256,7 +256,7 @@ def test_nothing_but_the_tree_and_a_few_answers_leaves_the_device(name, kernel, 
     A = compressed(points_of(name, 250), kernel, 30.0, 1e-6)
     answers = Answers(monkeypatch)
     expected = factorize(A.form, tolerance=tolerance, kind=kind, device=BATCHES)
-    n_batches = sum(len(level.eliminations) for level in expected.levels)
+    n_batches = sum(len(level.eliminations) for level in expected.steps)
     assert len(answers.told) <= 16 * n_batches
     answers.tell_again()
     b = torch.ones(250, 3, dtype=torch.float64, device="meta")
@@ -269,7 +269,7 @@ def test_nothing_but_the_tree_and_a_few_answers_leaves_the_device(name, kernel, 
         assert x.device.type == "meta"
     assert F.device.type == "meta"
     assert F.n_bytes == expected.n_bytes
-    for level in F.levels:
+    for level in F.steps:
         for batch in level.eliminations:
             assert batch.left.device.type == batch.outer.device.type == "meta"
 

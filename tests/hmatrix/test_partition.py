@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.hmatrix.admissibility import Strong, Weak, interactions
-from pipeline.hmatrix.compression import trees_of
+from pipeline.hmatrix.geometry import trees_of
 from pipeline.hmatrix.partition import LEAST, SIZES, UPDATES, cut, partition_level
 
 

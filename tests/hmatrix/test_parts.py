@@ -9,7 +9,7 @@ import torch
 from pipeline.hmatrix import kernels
 from pipeline.hmatrix.admissibility import Strong, Weak, interactions
 from pipeline.hmatrix.entries import kernel_matrix
-from pipeline.hmatrix.compression import trees_of
+from pipeline.hmatrix.geometry import trees_of
 from pipeline.hmatrix.parts import Problem, Substitution, Team, eliminate
 from pipeline.hmatrix.skeleton import Sampling
 from pipeline.runtime.communicator import run_in_threads
@@ -98,7 +98,9 @@ def test_any_number_of_parts_solves_the_dense_system(name, n_parts):
 @pytest.mark.parametrize("n_parts", [2, 7])
 def test_all_kinds_and_real_types_factorize_by_parts(kind, working, stored, reached, n_parts):
     points = points_of("square")
-    problem = problem_of(points, kind=kind, working=working, stored=stored, tolerance=max(1e-10, reached / 1e3))
+    problem = problem_of(
+        points, kind=kind, working=working, stored=stored, tolerance=max(1e-10, reached / 1e3)
+    )
     matrix = in_tree_order(problem, dense(points, EXPONENTIAL, 0.1))
     eliminated, substitution = factorized(problem, n_parts)
     b = np.random.default_rng(2).standard_normal(N)
@@ -134,7 +136,7 @@ def test_a_nonsymmetric_matrix_is_solved_transposed_too():
     for n_parts in (1, 2, 6):
         _, substitution = factorized(problem, n_parts)
         assert off(matrix, substitution.solve(b, 2), b) <= 1e-6
-        assert off(matrix.T, substitution.solve(b, 2, transposed=True), b) <= 1e-6
+        assert off(matrix.T, substitution.solve_transposed(b, 2), b) <= 1e-6
 
 
 @pytest.mark.parametrize("n_parts", [1, 2, 5, 16])

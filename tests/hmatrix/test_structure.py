@@ -48,7 +48,7 @@ def test_the_largest_rank_is_that_of_the_blocks_and_of_the_table(matrix):
 def test_everything_prints_on_one_line(matrix):
     F = matrix.factorize(1e-3)
     parts = [matrix, matrix.rows, matrix.row_basis, matrix.near, matrix.far, matrix.interactions]
-    for part in [*parts, matrix.interactions.near, F, F.levels[0]]:
+    for part in [*parts, matrix.interactions.near, F, F.steps]:
         assert len(repr(part)) < 150
         assert "\n" not in repr(part)
         assert repr(part).startswith(type(part).__name__ + "(")

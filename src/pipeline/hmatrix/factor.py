@@ -4,7 +4,7 @@ Level by level from the leaves, the far field of every box is compressed (exact 
 have touched, a sample of the kernel's others); its redundant unknowns, free of the far field then, are eliminated by a
 true Schur update of the box's skeletons and near boxes; skeletons merge into parents; a dense factorization ends it
 [1, 2]. With weak admissibility near boxes are the box alone, and the same steps are HSS-ULV. On a CPU boxes are
-eliminated one after the other (native/eliminate.cpp), elsewhere by color in batches (batched/elimination.py).
+eliminated by parts, one for each thread (parts/elimination.py), elsewhere by color in batches (batched/elimination.py).
 
 References:
     [1] Minden, Ho, Damle, Ying, "A recursive skeletonization factorization based on strong admissibility", MMS 2017.
@@ -26,24 +26,30 @@ from pipeline.hmatrix.batched.elimination import Failure, Problem, eliminate
 from pipeline.hmatrix.batched.steps import BatchedSteps
 from pipeline.hmatrix.diagonal import diagonal as diagonal_of
 from pipeline.hmatrix.entries import kernel_matrix
-from pipeline.hmatrix.factorization import KINDS, Factorization, Steps
+from pipeline.hmatrix.factorization import KINDS, Factorization
 from pipeline.hmatrix.form import H2Form
-from pipeline.hmatrix.inputs import CPU, Progress, require_tolerance, torch_dtype
+from pipeline.hmatrix.inputs import CPU, Progress, require_count, require_tolerance, torch_dtype
+from pipeline.hmatrix.parts import Problem as PartedProblem
+from pipeline.hmatrix.parts import Substitution, Team
+from pipeline.hmatrix.parts import eliminate as eliminate_by_parts
 from pipeline.hmatrix.represented import represented_matrix
 from pipeline.hmatrix.rounding import PIVOT, step_types, wide_type
 from pipeline.hmatrix.skeleton import Sampling
-from pipeline.hmatrix.threads import one_blas_thread
+from pipeline.hmatrix.threads import n_threads
 
 logger = logging.getLogger("pipeline.hmatrix")
 
 _DENSE_END = 1200  # unknowns that are left to a dense factorization
+_ONE_THREAD = (
+    "factorized by one thread: a Python function gives the entries, and Python runs in one at a time"
+)
 _SHARE = 0.18  # of the tolerance that boxes may lose: what they lose meets in the steps that follow
 _TIGHTEST = 1e-2  # of the matrix's own tolerance: a breakdown beyond is not the compression's
 
 
 Attempt = Callable[
     [np.dtype[Any], np.dtype[Any], Sampling],
-    tuple[tuple[Steps, ...] | tuple[BatchedSteps, ...], Failure | None],
+    tuple[Substitution | tuple[BatchedSteps, ...] | None, Failure | None],
 ]
 
 
@@ -52,6 +58,7 @@ def factorize(
     *,
     tolerance: float | None = None,
     kind: str = "auto",
+    parts: int | None = None,
     progress: Progress | None = None,
     device: torch.device | None = None,
 ) -> Factorization:
@@ -66,6 +73,9 @@ def factorize(
         tolerance: Relative Frobenius error of the matrix that is factorized; A's own by default. Looser ones make
             preconditioners.
         kind: "cholesky", "ldlt" (symmetric, not definite), "lu", or "auto": by what the kernel says of itself.
+        parts: Into how many ranges of boxes the work is divided on a CPU: the result depends on it, within the
+            tolerance, and not on the number of threads. Left out, as many as torch has threads; one where a Python
+            function gives the entries, which one thread has to call.
         progress: Told of the boxes done.
         device: Where batches of boxes are eliminated: the GPU that A lives on. Left out for a matrix on the CPU, boxes
             are eliminated natively, and so are those of matrices without kernel anywhere.
@@ -82,6 +92,8 @@ def factorize(
     diagonal = np.zeros(A.shape[0], computed) if A.diagonal_term is None else A.diagonal_term.astype(computed)
     # Rounding a factor costs accuracy in proportion to the condition number: single precision is for loose ones.
     working, stored = step_types(tolerance, float(np.hypot(A.norm, np.linalg.norm(diagonal))), computed)
+    if parts is not None:
+        require_count(parts, "parts")
     notes: tuple[str, ...] = ()
     if device is None and A.device.type != "cpu":
         if A.kernel is None:
@@ -89,17 +101,22 @@ def factorize(
             logger.info(notes[0])
         else:
             device = A.device
-    attempt = (
-        _natively(A, kind, diagonal, progress)
-        if device is None
-        else _in_batches(A, kind, diagonal, progress, device)
-    )
+    attempt: Attempt
+    if device is None:
+        matrix = entries_of(A)
+        if matrix.calls_python and n_threads() > 1:
+            notes = (*notes, _ONE_THREAD)
+            logger.info(_ONE_THREAD)
+        number = parts or (1 if matrix.calls_python else n_threads())
+        attempt = _by_parts(A, matrix, kind, diagonal, number, progress)
+    else:
+        attempt = _in_batches(A, kind, diagonal, progress, device)
     used = tolerance
     while True:
         steps, failure = attempt(
             working, stored, Sampling.for_tolerance(_SHARE * used, A.norm, A.rows.n_boxes)
         )
-        if failure is None:
+        if steps is not None:
             if used != tolerance:
                 notes = (*notes, _tightened(tolerance, used))
             result = Factorization(
@@ -108,6 +125,7 @@ def factorize(
             )  # fmt: skip
             _log(result)
             return result
+        assert failure is not None
         if working != computed and abs(failure[2]) <= PIVOT * np.abs(diagonal_of(A)).max():
             logger.info("a pivot of %.1e in single precision: factorizing in double", failure[2])
             working = computed
@@ -133,21 +151,29 @@ def factorize_even_indefinite(A: H2Form, tolerance: float) -> Factorization:
         return factorize(A, tolerance=tolerance, kind="ldlt")
 
 
-def _natively(A: H2Form, kind: str, diagonal: NDArray[Any], progress: Progress | None) -> Attempt:
-    """Return what eliminates box by box on the CPU."""
-    matrix, lists = entries_of(A), A.interactions
+def _by_parts(
+    A: H2Form,
+    matrix: "_native.KernelMatrix",
+    kind: str,
+    diagonal: NDArray[Any],
+    n_parts: int,
+    progress: Progress | None,
+) -> Attempt:
+    """Return what eliminates by parts on the CPU, in as many threads as torch has."""
+    lists = A.interactions
 
     def attempt(
         working: np.dtype[Any], stored: np.dtype[Any], sampling: Sampling
-    ) -> tuple[tuple[Steps, ...], Failure | None]:
-        eliminate = getattr(_native, f"eliminate_{working.name}_{stored.name}")
-        with one_blas_thread():
-            levels, failure = eliminate(
-                matrix, A.rows.native, lists.near.start, lists.near.boxes, lists.far.start, lists.far.boxes, diagonal,
-                KINDS[kind], sampling.budget, sampling.rows, lists.first_far_level(A.rows),
-                _DENSE_END, progress,
-            )  # fmt: skip
-        return tuple(Steps(*level) for level in levels), failure
+    ) -> tuple[Substitution | None, Failure | None]:
+        problem = PartedProblem(
+            matrix, A.rows, lists.near, lists.far, diagonal, KINDS[kind], working, stored, sampling,
+            lists.first_far_level(A.rows), _DENSE_END,
+        )  # fmt: skip
+        team = Team(n_parts)
+        eliminated, failure = eliminate_by_parts(problem, team, progress)
+        if eliminated is None:
+            return None, failure
+        return Substitution(eliminated, A.rows, team, problem.kind, stored), None
 
     return attempt
 
@@ -162,9 +188,9 @@ def _in_batches(
 
     def attempt(
         working: np.dtype[Any], stored: np.dtype[Any], sampling: Sampling
-    ) -> tuple[tuple[BatchedSteps, ...], Failure | None]:
+    ) -> tuple[tuple[BatchedSteps, ...] | None, Failure | None]:
         types = torch_dtype(working), torch_dtype(stored)
-        return eliminate(
+        steps, failure = eliminate(
             Problem(
                 kernel,
                 diagonal,
@@ -179,6 +205,7 @@ def _in_batches(
                 A.correction,
             )
         )
+        return (steps if failure is None else None), failure
 
     return attempt
 

@@ -1,4 +1,4 @@
-"""A factorized matrix: its steps, level by level, and what can be done with them."""
+"""A factorized matrix: its steps, and what can be done with them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,44 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.hmatrix import _native
-from pipeline.hmatrix.batched.steps import BatchedSteps, act
+from pipeline.hmatrix.batched.steps import MULTIPLY_ROOT, SOLVE, SOLVE_TRANSPOSED, BatchedSteps, act
 from pipeline.hmatrix.inputs import CPU, torch_dtype
+from pipeline.hmatrix.parts import Substitution
 from pipeline.hmatrix.rounding import wide_type
-from pipeline.hmatrix.threads import one_blas_thread
 from pipeline.hmatrix.vectors import Vectors, apply, apply_on_device, to_tensor
 
-KINDS = {"cholesky": 0, "ldlt": 1, "lu": 2}
-_SOLVE, _SOLVE_TRANSPOSED, _MULTIPLY_ROOT = 0, 1, 2
-
-
-@dataclass(frozen=True, eq=False)
-class Steps:
-    """The eliminations of one level, flat, in the layout of native/eliminate.hpp; the last "level" is the dense end."""
-
-    counts: NDArray[np.int32]
-    index: NDArray[np.int32]
-    values: NDArray[Any]
-    pivots: NDArray[np.int32]
-    determinant: NDArray[np.float64]  # real and imaginary part of its phase, logarithm of its size
-    table: NDArray[np.int32]  # boxes, unknowns, skeletons
-    seconds: float
-
-    @property
-    def n_bytes(self) -> int:
-        return self.counts.nbytes + self.index.nbytes + self.values.nbytes + self.pivots.nbytes
-
-    def __repr__(self) -> str:
-        boxes, unknowns, skeletons = self.table
-        return (
-            f"Steps({boxes} boxes, {unknowns} unknowns, {skeletons} skeletons, {self.n_bytes / 1e6:.1f} MB)"
-        )
-
-    @cached_property
-    def native(self) -> Any:
-        """The same for native routines."""
-        view = getattr(_native, f"Level_{self.values.dtype.name}")
-        return view(self.counts, self.index, self.values, self.pivots)
+KINDS = {"cholesky": 0, "ldlt": 1, "lu": 2}  # as native/eliminate.hpp numbers them
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +23,7 @@ class Factorization:
     """A factorized matrix.
 
     Attributes:
-        levels: Steps of each level, leaves first.
+        steps: Eliminations natively by parts, or in batches on a device: those of each level, leaves first.
         permutation: Of the tree; vectors come and go in the caller's order.
         kind: "cholesky", "ldlt" or "lu".
         tolerance: Asked for.
@@ -65,7 +34,7 @@ class Factorization:
         device: Where it is, and acts.
     """
 
-    levels: tuple[Steps, ...] | tuple[BatchedSteps, ...]
+    steps: Substitution | tuple[BatchedSteps, ...]
     permutation: NDArray[np.int64]
     kind: str
     tolerance: float
@@ -88,21 +57,28 @@ class Factorization:
 
     @property
     def n_bytes(self) -> int:
-        return sum(level.n_bytes for level in self.levels)
+        if isinstance(self.steps, Substitution):
+            return self.steps.n_bytes
+        return sum(level.n_bytes for level in self.steps)
+
+    @property
+    def n_parts(self) -> int:
+        """Number of parts, which with the matrix decides every bit of a result."""
+        return self.steps.n_parts if isinstance(self.steps, Substitution) else 1
 
     def solve(self, b: Vectors) -> Vectors:
         """Return A^-1 b for b of shape (n,) or (n, m)."""
-        return self._act(b, _SOLVE, "solve")
+        return self._act(b, "solve", batched=SOLVE)
 
     def solve_transposed(self, b: Vectors) -> Vectors:
         """Return A^-T b, not conjugated."""
-        return self._act(b, _SOLVE if self.kind != "lu" else _SOLVE_TRANSPOSED, "solve_transposed")
+        return self._act(b, "solve_transposed", batched=SOLVE if self.kind != "lu" else SOLVE_TRANSPOSED)
 
     def multiply_root(self, z: Vectors) -> Vectors:
         """Return L z, with L L^T = A: of shape (n,) or (n, m) like z. Cholesky only."""
         if self.kind != "cholesky":
             raise ValueError(f"a root is that of a Cholesky factorization, not of {self.kind}")
-        return self._act(z, _MULTIPLY_ROOT, "multiply_root")
+        return self._act(z, "multiply_root", batched=MULTIPLY_ROOT)
 
     def sample(
         self, generator: torch.Generator | np.random.Generator, n_samples: int | None = None
@@ -123,10 +99,11 @@ class Factorization:
 
     def slogdet(self) -> tuple[complex, float]:
         """Return sign (or phase) and logarithm of the absolute value of the determinant."""
-        phase = complex(
-            np.prod([complex(level.determinant[0], level.determinant[1]) for level in self.levels])
-        )
-        size = float(sum(level.determinant[2] for level in self.levels))
+        if isinstance(self.steps, Substitution):
+            phase, size = self.steps.determinant
+        else:
+            phase = complex(np.prod([complex(*level.determinant[:2]) for level in self.steps]))
+            size = float(sum(level.determinant[2] for level in self.steps))
         return (phase if self.dtype.kind == "c" else phase.real), size
 
     def logdet(self) -> float:
@@ -138,6 +115,8 @@ class Factorization:
 
     def level_table(self) -> list[dict[str, Any]]:
         """Return a row per level, leaves first: boxes, unknowns, skeletons, seconds, bytes."""
+        if isinstance(self.steps, Substitution):
+            return [dict(row) for row in self.steps.table]
         return [
             {
                 "boxes": int(level.table[0]),
@@ -146,25 +125,23 @@ class Factorization:
                 "seconds": float(level.seconds),
                 "bytes": level.n_bytes,
             }
-            for level in self.levels
+            for level in self.steps
         ]
 
-    def _act(self, x: Vectors, action: int, what: str) -> Vectors:
-        computed = wide_type(self.computed)
-        if isinstance(self.levels[0], BatchedSteps):
-            levels = tuple(level for level in self.levels if isinstance(level, BatchedSteps))
+    def _act(self, x: Vectors, what: str, *, batched: int) -> Vectors:
+        computed, steps = wide_type(self.computed), self.steps
+        if not isinstance(steps, Substitution):
             return self._act_on_device(
-                x, lambda columns: act(levels, action, columns), torch_dtype(computed), what
+                x, lambda columns: act(steps, batched, columns), torch_dtype(computed), what
             )
-        views = [level.native for level in self.levels if isinstance(level, Steps)]
-
-        def run(flat: NDArray[Any], m: int) -> NDArray[Any]:
-            with one_blas_thread():
-                return np.asarray(_native.act(views, KINDS[self.kind], action, flat, m))
-
+        actions = {
+            "solve": steps.solve,
+            "solve_transposed": steps.solve if self.kind != "lu" else steps.solve_transposed,
+            "multiply_root": steps.multiply_root,
+        }
         return apply(
             x,
-            run,
+            actions[what],
             taken=self.permutation,
             given=self.permutation,
             computed=computed,

@@ -217,10 +217,15 @@ class H2Matrix:
         return H2Matrix(structure.share(self.form, number, count))
 
     def factorize(
-        self, tolerance: float | None = None, kind: str = "auto", *, progress: Progress | None = None
+        self,
+        tolerance: float | None = None,
+        kind: str = "auto",
+        *,
+        parts: int | None = None,
+        progress: Progress | None = None,
     ) -> Factorization:
         """Factorize in near-linear time; see `factor.factorize`."""
-        return factorize(self.form, tolerance=tolerance, kind=kind, progress=progress)
+        return factorize(self.form, tolerance=tolerance, kind=kind, parts=parts, progress=progress)
 
     def solve(
         self,

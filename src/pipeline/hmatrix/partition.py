@@ -4,9 +4,9 @@ A part owns a contiguous range of boxes on every level. All of it is static: it 
 so that every process finds the same. Of a level:
 
 - a box is on a *seam* if a near box of it belongs to another part, else it is *interior*;
-- near boxes of different parts are eliminated in different *phases*. Boxes further apart need no order: their updates of
-  a third box add up, and what is eliminated is decoupled from far boxes. Seam boxes take turns in runs along the tree's
-  order; interior boxes come first, and some fill the turns in which their part would wait;
+- near boxes of different parts are eliminated in different *phases*. Boxes further apart need no order: their updates
+  of a third box add up, and what is eliminated is decoupled from far boxes. Seam boxes take turns in runs along the
+  tree's order; interior boxes come first, and some fill the turns in which their part would wait;
 - eliminating a box updates blocks between its near boxes, so that parts which own one of these need its update. Parts
   that own a box within two near-steps hold blocks of it, and need to know which unknowns are left: it is their *ghost*.
 """
@@ -24,7 +24,16 @@ from pipeline.hmatrix.cluster import ClusterTree, Ints
 
 LEAST = 4  # boxes of a part; with fewer, boxes of several parts go to one of them
 NOBODY, SIZES, UPDATES = 0, 1, 2  # what others have to be told of a box, as native/eliminate.hpp numbers it
-_PALETTES = (2, 3, 4, 5, 6, 8, 10, 12)  # turns to begin with: those that make the shortest sum of turns are kept
+_PALETTES = (
+    2,
+    3,
+    4,
+    5,
+    6,
+    8,
+    10,
+    12,
+)  # turns to begin with: those that make the shortest sum of turns are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +143,9 @@ def partition_level(
     cuts = cut(last - first, np.ones(n_parts) if shares is None else shares)
     start = near.start[first : last + 1]
     columns = near.boxes[start[0] : start[-1]].astype(np.int64) - first
-    one_step = csr_array((np.ones(len(columns), np.int32), columns, start - start[0]), shape=(last - first,) * 2)
+    one_step = csr_array(
+        (np.ones(len(columns), np.int32), columns, start - start[0]), shape=(last - first,) * 2
+    )
     owner = np.repeat(np.arange(n_parts, dtype=np.int32), np.diff(cuts))
     rows, columns = one_step.tocoo().coords
     crossing = owner[rows] != owner[columns]

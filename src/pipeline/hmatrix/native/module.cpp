@@ -160,6 +160,7 @@ NB_MODULE(_native, module) {
     nb::class_<KernelMatrix>(module, "KernelMatrix")
         .def(nb::init<In2<double>, In2<double>, nb::list, nb::object>(), "targets"_a, "sources"_a, "steps"_a,
              "function"_a.none())
+        .def_prop_ro("calls_python", [](const KernelMatrix& matrix) { return matrix.steps.empty(); })
         .def("correct", &KernelMatrix::correct, "start"_a, "columns"_a, "values"_a, "transposed_start"_a,
              "transposed_columns"_a, "transposed_values"_a);
     bind_stored<double>(module, "_float64");

@@ -19,7 +19,7 @@ from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.inputs import Progress
 from pipeline.hmatrix.partition import LevelPartition, partition_level
-from pipeline.hmatrix.parts.team import Sent, Team
+from pipeline.hmatrix.parts.team import Message, Team
 from pipeline.hmatrix.skeleton import Sampling
 from pipeline.hmatrix.threads import one_blas_thread
 
@@ -99,7 +99,7 @@ class Eliminated:
 
     Attributes:
         stages: In order.
-        determinant: Real and imaginary part of its phase, logarithm of its size; of all parts.
+        determinant: Phase, and logarithm of the size; of all parts.
         table: A row per level, leaves first: boxes, unknowns, skeletons, seconds, bytes; of this process's parts.
         peak_bytes: Most bytes of blocks and steps that each part of this process held.
     """
@@ -122,7 +122,7 @@ def eliminate(
     Returns:
         The factorization and None, or None and the failure of the first part that met one: the same on all processes.
     """
-    with one_blas_thread(), team.at_work():
+    with one_blas_thread(), team.at_work(alone=problem.matrix.calls_python):
         return _Run(problem, team, progress).run()
 
 
@@ -141,13 +141,10 @@ class _Run:
         self.problem, self.team, self.tree, self.progress = problem, team, problem.tree, progress
         self.watch = _native.Watch(progress, self.tree.n_boxes)
         part = getattr(_native, f"Part_{problem.working.name}_{problem.stored.name}")
-        self.parts = {
-            number: part(
-                problem.matrix, self.tree.native, problem.near.start, problem.near.boxes, problem.far.start,
-                problem.far.boxes, problem.diagonal, problem.kind, problem.sampling.budget, problem.sampling.rows,
-            )  # fmt: skip
-            for number in team.own
-        }
+        near, far, sampling = problem.near, problem.far, problem.sampling
+        arguments = problem.matrix, self.tree.native, near.start, near.boxes, far.start, far.boxes
+        options = problem.diagonal, problem.kind, sampling.budget, sampling.rows
+        self.parts = {number: part(*arguments, *options) for number in team.own}
         self.stages: list[Stage] = []
         self.seconds: list[float] = []
 
@@ -236,7 +233,7 @@ class _Run:
         self.stages.append(Stage(plan, phase, steps, moved))
         if plan.n_active == 1:
             return
-        sent: Sent = {}
+        sent: dict[tuple[int, int], Message] = {}
         for number, (_, records, _) in done.items():
             for listener, (chosen, with_update) in plan.listeners(todo[number]).items():
                 sent[number, listener] = _selected(records, chosen, with_update)
@@ -244,7 +241,7 @@ class _Run:
         received = self.team.exchange("records", plan.level, sent)
 
         def apply(number: int, _: bool) -> None:
-            for _, (ints, values) in received[number]:
+            for _sender, (ints, values) in received[number]:
                 self.parts[number].apply(ints, values)
 
         self._counted("apply", plan, phase, [number for number in self.parts if received.get(number)], apply)
@@ -270,10 +267,10 @@ class _Run:
             heir: Shape (boxes,), the new owner of each box.
             above: The level above; None at the dense end, where there are no ghosts.
         """
-        tree, arity = self.tree, self.tree.arity
+        arity = self.tree.arity
         own = {number: np.arange(*plan.cuts[number : number + 2], dtype=np.int32) for number in self.parts}
-        told: Sent = {}
-        handed: Sent = {}
+        told: dict[tuple[int, int], Message] = {}
+        handed: dict[tuple[int, int], Message] = {}
         moved: Moved = {}
         wanted = [
             above.known_to(part) if above is not None else np.zeros(0, np.int32)
@@ -285,7 +282,7 @@ class _Run:
             for other in range(plan.n_parts):
                 if other == number:
                     continue
-                inherited = heir[boxes] == other
+                inherited = np.asarray(heir[boxes] == other)
                 known = inherited | np.isin(boxes // arity, wanted[other])
                 if not known.any():
                     continue
@@ -298,7 +295,9 @@ class _Run:
                     first, last = plan.first + int(leaving[0]), plan.first + int(leaving[-1]) + 1
                     low, high = plan.first + int(heritage[0]), plan.first + int(heritage[-1]) + 1
                     handed[number, other] = self.parts[number].blocks(first, last, low, high)
-                    moved[number, other] = self.parts[number].points(np.arange(first, last, dtype=np.int32))[1]
+                    moved[number, other] = self.parts[number].points(np.arange(first, last, dtype=np.int32))[
+                        1
+                    ]
         for destination, messages in self.team.exchange("ghosts", plan.level, told).items():
             for _, message in messages:
                 self.parts[destination].set_points(*message)
@@ -379,4 +378,4 @@ def _ranges(start: Ids, stop: Ids) -> Ids:
     sizes = (stop - start).astype(np.int64)
     ends = np.cumsum(sizes)
     shift = np.repeat(start - (ends - sizes), sizes)
-    return (np.arange(int(ends[-1]) if len(ends) else 0) + shift).astype(np.int32)
+    return np.asarray(np.arange(int(ends[-1]) if len(ends) else 0) + shift, np.int32)

@@ -17,7 +17,9 @@ from pipeline.hmatrix.parts.elimination import Eliminated, Ids, Moved, Stage, St
 from pipeline.hmatrix.parts.team import Team
 from pipeline.hmatrix.threads import one_blas_thread
 
-FORWARD, BACKWARD, FORWARD_TRANSPOSED, BACKWARD_TRANSPOSED, MULTIPLY_ROOT = range(5)  # as native/solve.hpp numbers them
+FORWARD, BACKWARD, FORWARD_TRANSPOSED, BACKWARD_TRANSPOSED, MULTIPLY_ROOT = range(
+    5
+)  # as native/solve.hpp numbers them
 Pairs = dict[tuple[int, int], Ids]  # places in a part's vectors, by (this part, other part)
 Vectors = dict[int, NDArray[Any]]  # of each part, shape (unknowns, m)
 
@@ -43,9 +45,17 @@ class _Local:
 
 
 class Substitution:
-    """How vectors go through a factorization by parts."""
+    """A factorization by parts, ready for vectors.
 
-    def __init__(self, eliminated: Eliminated, tree: ClusterTree, team: Team, kind: int, stored: np.dtype[Any]) -> None:
+    Attributes:
+        determinant: Phase, and logarithm of the size; of all parts.
+        table: A row per level, leaves first, as `Eliminated` tells it.
+        peak_bytes: Most bytes of blocks and steps that each part of this process held.
+    """
+
+    def __init__(
+        self, eliminated: Eliminated, tree: ClusterTree, team: Team, kind: int, stored: np.dtype[Any]
+    ) -> None:
         """Number each part's unknowns and make the lists; collective."""
         self._team, self._kind = team, kind
         self._view = getattr(_native, f"Level_{stored.name}")
@@ -55,6 +65,20 @@ class Substitution:
         bounds[plan.cuts == plan.n_boxes] = tree.n_points
         self._bounds = {part: (int(bounds[part]), int(bounds[part + 1])) for part in team.own}
         self._stages = self._localize(eliminated.stages, tree)
+        self.determinant, self.table, self.peak_bytes = (
+            eliminated.determinant,
+            eliminated.table,
+            eliminated.peak_bytes,
+        )
+
+    @property
+    def n_parts(self) -> int:
+        return self._team.n_parts
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of this process's steps."""
+        return sum(row["bytes"] for row in self.table)
 
     @property
     def own_range(self) -> tuple[int, int]:
@@ -62,9 +86,15 @@ class Substitution:
         ranges = list(self._bounds.values())
         return (ranges[0][0], ranges[-1][1]) if ranges else (0, 0)
 
-    def solve(self, x: NDArray[Any], m: int, *, transposed: bool = False) -> NDArray[Any]:
-        """Return A^-1 x or A^-T x for this process's entries of x, flat (entries, m) in tree order; collective."""
-        up, down = (FORWARD_TRANSPOSED, BACKWARD_TRANSPOSED) if transposed else (FORWARD, BACKWARD)
+    def solve(self, x: NDArray[Any], m: int) -> NDArray[Any]:
+        """Return A^-1 x for this process's entries of x, flat (entries, m) in tree order; collective."""
+        return self._there_and_back(x, m, FORWARD, BACKWARD)
+
+    def solve_transposed(self, x: NDArray[Any], m: int) -> NDArray[Any]:
+        """Return A^-T x, like `solve`."""
+        return self._there_and_back(x, m, FORWARD_TRANSPOSED, BACKWARD_TRANSPOSED)
+
+    def _there_and_back(self, x: NDArray[Any], m: int, up: int, down: int) -> NDArray[Any]:
         with one_blas_thread(), self._team.at_work():
             vectors = self._scatter(x, m)
             for stage in self._stages:
@@ -89,6 +119,9 @@ class Substitution:
                 self._add(stage, vectors)
                 self._sink(stage, vectors)
             return self._gather(vectors, m)
+
+    def __repr__(self) -> str:
+        return f"Substitution({self.n_parts} parts, {len(self._stages)} stages, {self.n_bytes / 1e6:.1f} MB)"
 
     def _scatter(self, x: NDArray[Any], m: int) -> Vectors:
         first, _ = self.own_range
@@ -177,15 +210,15 @@ class Substitution:
         result = []
         for stage, halo, ask, came in zip(stages, halos, asked, arrived, strict=True):
             steps = team.each(stage.steps, lambda part, _, stage=stage: views(part, stage.steps[part]))  # type: ignore[misc]
-            result.append(_Local(stage.plan.level, steps, local(halo), local(ask), local(stage.moved), local(came)))
+            result.append(
+                _Local(stage.plan.level, steps, local(halo), local(ask), local(stage.moved), local(came))
+            )
         return result
 
     def _delivered(self, what: str, stage: Stage, table: Moved) -> Moved:
         """Return what other parts' tables tell this process's parts, by (this part, the other)."""
         received = self._team.exchange(what, stage.plan.level, {pair: (ids,) for pair, ids in table.items()})
-        return {
-            (part, source): ids for part, messages in received.items() for source, (ids,) in messages
-        }
+        return {(part, source): ids for part, messages in received.items() for source, (ids,) in messages}
 
     def _halo(self, stage: Stage, tree: ClusterTree) -> Moved:
         """Return the unknowns of others that a part's steps touch, by (part, owner)."""

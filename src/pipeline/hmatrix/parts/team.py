@@ -1,14 +1,14 @@
 """Parts at work: dealt to processes, and inside a process to threads.
 
 Work goes in supersteps: every part does its share (`Team.each`), then messages between parts are exchanged
-(`Team.exchange`). A part is worked on by one thread at a time and messages arrive in the senders' order, so that results
-depend on the number of parts alone, not on that of threads or processes.
+(`Team.exchange`). A part is worked on by one thread at a time and messages arrive in the senders' order, so that
+results depend on the number of parts alone, not on that of threads or processes.
 """
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import _native
+from pipeline.hmatrix.threads import n_threads
 from pipeline.runtime.communicator import Communicator, Serial
 
 T = TypeVar("T")
 Message = tuple[NDArray[Any], ...]
-Sent = dict[tuple[int, int], Message]  # by source and destination part
+Sent = Mapping[tuple[int, int], Message]  # by source and destination part
 Received = dict[int, list[tuple[int, Message]]]  # by destination: source and message, sources in order
 
 
@@ -41,8 +42,8 @@ class Tally:
 
     n_bytes: Counter[tuple[str, int, int]] = field(default_factory=Counter)
     n_messages: Counter[tuple[str, int, int]] = field(default_factory=Counter)
-    flops: defaultdict[tuple[str, int, int], Counter[int]] = field(
-        default_factory=lambda: defaultdict(Counter)
+    flops: defaultdict[tuple[str, int, int], defaultdict[int, float]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(float))
     )
     waiting: float = 0.0
 
@@ -53,14 +54,14 @@ class Team:
 
     Attributes:
         n_parts: How many parts there are, over all processes.
-        n_threads: Most threads of this process that work at once.
+        n_threads: Most threads of this process that work at once; as many as torch has if left out.
         communicator: Of the processes; parts are dealt to them in contiguous runs.
         shares: Shape (parts,), how much each part should own; equal if left out.
         tally: Counts of what has been done.
     """
 
     n_parts: int
-    n_threads: int = 1
+    n_threads: int | None = None
     communicator: Communicator = field(default_factory=Serial)
     shares: NDArray[np.float64] | None = None
     tally: Tally = field(default_factory=Tally)
@@ -77,13 +78,14 @@ class Team:
         return [int(part) for part in np.flatnonzero(self.place == self.communicator.rank)]
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Keep threads for the supersteps inside."""
-        helpers = min(self.n_threads, len(self.own)) - 1
-        if helpers < 1 or self._pool is not None:
+    def at_work(self, *, alone: bool = False) -> Iterator[None]:
+        """Keep threads for the supersteps inside; with `alone` the caller's works through all parts."""
+        helpers = 0 if alone else min(self.n_threads or n_threads(), len(self.own)) - 1
+        if helpers < 1:
             yield
             return
-        with ThreadPoolExecutor(helpers) as self._pool:
+        with ThreadPoolExecutor(helpers) as pool:
+            self._pool = pool
             try:
                 yield
             finally:
@@ -94,7 +96,7 @@ class Team:
         parts: Iterable[int],
         work: Callable[[int, bool], T],
         *,
-        watch: "_native.Watch | None" = None,
+        watch: _native.Watch | None = None,
     ) -> dict[int, T]:
         """Call work(part, watching) for parts of this process, in several threads; return the results by part.
 
@@ -118,10 +120,11 @@ class Team:
                     watch.stop()
                 raise
 
-        helpers = min(self.n_threads, len(waiting)) - 1 if self._pool is not None else 0
-        futures = [self._pool.submit(run, False) for _ in range(helpers)] if self._pool is not None else []
+        helpers = min(self.n_threads or n_threads(), len(waiting)) - 1
+        futures = [] if self._pool is None else [self._pool.submit(run, False) for _ in range(helpers)]
         failures: list[BaseException] = []
-        for step in (lambda: run(True), *(future.result for future in futures)):
+        steps: list[Callable[[], None]] = [lambda: run(True), *(future.result for future in futures)]
+        for step in steps:
             try:
                 step()
             except BaseException as failure:  # raised below, when no thread works on
@@ -129,8 +132,7 @@ class Team:
                 if watch is not None:
                     watch.stop()
                 failures.append(failure)
-        for future in futures:  # where waiting for one was interrupted
-            future.exception()
+        wait(futures)  # where waiting for one was interrupted
         if failures:
             raise next((f for f in failures if not isinstance(f, _native.Stopped)), failures[0])
         return {part: results[part] for part in sorted(results)}
@@ -221,9 +223,7 @@ def _unpack(letter: NDArray[np.uint8]) -> list[tuple[int, int, Message]]:
     for _ in range(int(take(integer, 1)[0])):
         source, destination, n_arrays = take(integer, 3).tolist()
         heads = take(integer, 2 * n_arrays).tolist()
-        arrays = tuple(
-            take(_TYPES[kind], size) for kind, size in zip(heads[::2], heads[1::2], strict=True)
-        )
+        arrays = tuple(take(_TYPES[kind], size) for kind, size in zip(heads[::2], heads[1::2], strict=True))
         messages.append((source, destination, arrays))
     return messages
 
