@@ -3,6 +3,7 @@
 from pipeline.hmatrix import kernels
 from pipeline.hmatrix.admissibility import Strong, Weak
 from pipeline.hmatrix.factorization import Factorization
+from pipeline.hmatrix.gaussian_process import FitWarning, GaussianProcess
 from pipeline.hmatrix.matrix import H2Matrix
 
-__all__ = ["Factorization", "H2Matrix", "Strong", "Weak", "kernels"]
+__all__ = ["Factorization", "FitWarning", "GaussianProcess", "H2Matrix", "Strong", "Weak", "kernels"]

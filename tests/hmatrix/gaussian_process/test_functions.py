@@ -71,7 +71,7 @@ def test_predictions_in_blocks_are_those_at_once(field, generator, monkeypatch):
     points, A, values = field
     new_points = torch.rand(37, 2, dtype=torch.float64, generator=generator)
     weights = torch.linalg.solve(A, torch.stack([values, -values], dim=1))
-    monkeypatch.setattr(gp, "_BLOCK_ENTRIES", 1000)
+    monkeypatch.setattr(gp.kriging, "_BLOCK_ENTRIES", 1000)
     expected = KERNEL(new_points, points) @ weights
     torch.testing.assert_close(gp.predict(KERNEL, points, weights, new_points), expected)
     assert gp.predict(KERNEL, points, weights, new_points[:0]).shape == (0, 2)

@@ -1,0 +1,213 @@
+"""What a fitted model says: means, variances and random fields at new points, and its values left out one by one."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.errors import ConvergenceError
+from pipeline.hmatrix.gaussian_process.likelihood import Evaluation
+from pipeline.hmatrix.gaussian_process.local import neighborhoods
+from pipeline.hmatrix.gaussian_process.trend import Regressors
+from pipeline.hmatrix.matrix import H2Matrix
+
+Array = NDArray[np.float64]
+
+_DIRECT = 4_000_000  # entries of a cross-covariance that is not worth compressing
+_AT_A_TIME = 2**18  # new points
+_CHECKED = 64  # rows of a cross-covariance that are also multiplied exactly
+_ENOUGH = 1e-5  # of the standard deviation of the values: error of a predicted mean
+_FEW = 256  # new points whose variances cost one solve each
+_FIELDS = 32  # drawn, for the variances of many
+_SOLVES = 64  # right-hand sides at a time
+_REFINEMENTS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Conditional:
+    """The distribution of a Gaussian process given values.
+
+    Attributes:
+        points: Shape (n, d).
+        values: Shape (n,).
+        noise: Variances of their noise, shape (n,).
+        regressors: Of the mean.
+        fitted: Likelihood at the parameters in use, with weights and factorization.
+        seed: Seed of the fields drawn for variances.
+    """
+
+    points: Array
+    values: Array
+    noise: Array
+    regressors: Regressors
+    fitted: Evaluation
+    seed: int = 0
+
+    @cached_property
+    def weights(self) -> Array:
+        """A^-1 (y - H beta), refined with products of A, shape (n,)."""
+        residual = self.values - self._basis @ self.fitted.beta
+        found = self.fitted.weights
+        for _ in range(_REFINEMENTS):
+            found = found + self.fitted.project((residual - self.fitted.A @ found)[:, None])[:, 0]
+        return np.asarray(found)
+
+    @cached_property
+    def _basis(self) -> Array:
+        return self.regressors(self.points)
+
+    def mean(self, new_points: Array) -> Array:
+        """Return the predicted means, shape (q,): a rectangular H2 product, checked on exact rows.
+
+        Raises:
+            ConvergenceError: If the product is not accurate to 1e-5 of the values' standard deviation or so.
+        """
+        return (
+            self._trend(new_points) + self._cross(new_points, self.weights[:, None], 1e-7, check=True)[:, 0]
+        )
+
+    def _trend(self, new_points: Array) -> Array:
+        return self.regressors(new_points) @ self.fitted.beta
+
+    def _cross(self, new_points: Array, x: Array, tolerance: float, *, check: bool = False) -> Array:
+        """Return k(new_points, points) x for x of shape (n, m)."""
+        kernel = self.fitted.kernel
+        if len(new_points) * len(self.points) <= _DIRECT:
+            return kernel(new_points, self.points) @ x
+        if len(new_points) > _AT_A_TIME:
+            # In the order of the plane's bisection, so that a part is a region and not a sample of all.
+            order = np.argsort(new_points[:, int(np.argmax(np.ptp(new_points, axis=0)))], kind="stable")
+            result = np.empty((len(new_points), x.shape[1]))
+            for part in np.array_split(order, math.ceil(len(order) / _AT_A_TIME)):
+                result[part] = self._cross(new_points[part], x, tolerance, check=check)
+            return result
+        rows = np.linspace(0, len(new_points) - 1, _CHECKED).astype(int)
+        exact = kernel(new_points[rows], self.points) @ x if check else None
+        wanted = _ENOUGH * float(np.std(self.values))
+        while True:
+            matrix = H2Matrix.from_kernel(new_points, kernel, sources=self.points, tolerance=tolerance)
+            result = np.asarray(matrix @ x)
+            if exact is None:
+                return result
+            error = float(np.sqrt(np.mean((result[rows] - exact) ** 2)))
+            if error <= wanted:
+                return result
+            if tolerance <= 1e-11:
+                raise ConvergenceError(
+                    f"predicted means err by {error:.1e} on exact rows (wanted {wanted:.0e}): the values' weights "
+                    "are too large for the compressed product; raise the nugget"
+                )
+            tolerance = max(tolerance * min(0.1, 0.3 * wanted / error), 1e-11)
+
+    def variance(self, new_points: Array, *, exact: bool | None = None) -> tuple[Array, float]:
+        """Return the variances of the field, noise not included, shape (q,), and the error of standard deviations.
+
+        Up to 256 points, or with `exact`, each costs a solve; more are predicted from near values, and corrected by
+        what 32 random fields show the others to add (`local.py`).
+
+        Returns:
+            Variances, and the root mean square of the relative standard error of the standard deviations: 0 if exact.
+        """
+        if exact is None:
+            exact = len(new_points) <= _FEW
+        if exact:
+            variances, error = self._exact_variance(new_points), 0.0
+        else:
+            variances, error = self._corrected_variance(new_points)
+        if len(self.fitted.gram):
+            # The coefficients of the trend are uncertain too.
+            missed = self.regressors(new_points) - self._cross(new_points, self.fitted.solved_basis, 1e-6)
+            variances = variances + (missed * np.linalg.solve(self.fitted.gram, missed.T).T).sum(axis=1)
+        return variances, error
+
+    def _exact_variance(self, new_points: Array) -> Array:
+        kernel = self.fitted.kernel
+        parts = []
+        for first in range(0, len(new_points), _SOLVES):
+            part = new_points[first : first + _SOLVES]
+            cross = kernel(self.points, part)
+            solved = self.fitted.F.solve(cross)
+            solved = solved + self.fitted.F.solve(cross - self.fitted.A @ solved)
+            parts.append(kernel.diagonal(part) - (cross * solved).sum(axis=0))
+        return np.maximum(np.concatenate(parts), 0.0) if parts else np.zeros(0)
+
+    @cached_property
+    def _fields(self) -> tuple[Array, Array]:
+        """Values of random fields drawn from the model, noise included, and A^-1 times them: both of shape (n, S)."""
+        drawn = self.fitted.F.sample(np.random.default_rng(self.seed), _FIELDS).numpy()
+        return drawn, np.asarray(self.fitted.F.solve(drawn))
+
+    def _corrected_variance(self, new_points: Array) -> tuple[Array, float]:
+        drawn, solved = self._fields
+        full = self._cross(new_points, solved, 1e-5)
+        variances, corrections = np.empty(len(new_points)), np.empty(len(new_points))
+        for part in neighborhoods(self.fitted.kernel, self.points, self.noise, new_points):
+            difference = full[part.targets] - part.predict(drawn)
+            corrections[part.targets] = np.mean(difference**2, axis=-1)
+            variances[part.targets] = part.variances.numpy()
+        # A correction is an average of squares: where it is larger than all there is, chance has made it so.
+        corrections = np.minimum(corrections, 0.5 * variances)
+        variances = np.maximum(variances, 0.0) - np.maximum(corrections, 0.0)
+        relative = math.sqrt(2 / _FIELDS) * corrections / np.maximum(2 * variances, 1e-300)
+        return variances, float(np.sqrt(np.mean(relative**2)))
+
+    def leave_one_out(self) -> tuple[Array, Array]:
+        """Return mean and standard deviation of each value's prediction from the others, noise included, both (n,).
+
+        The residual of value i is (P y)_i / P_ii, its variance 1 / P_ii [1, equation 5.12], P as in `likelihood.py`.
+        The diagonal of A^-1 follows from near values, corrected as variances of new points are: with row b_i of the
+        near values' inverse, (A^-1)_ii = b_ii + E (A^-1 v - b_i v)^2 for fields v.
+
+        References:
+            [1] Rasmussen, Williams, "Gaussian Processes for Machine Learning", MIT Press 2006.
+        """
+        diagonal = np.empty(len(self.points))
+        if len(self.points) <= _FEW:
+            diagonal = np.diag(np.asarray(self.fitted.F.solve(np.eye(len(self.points))))).copy()
+        else:
+            drawn, solved = self._fields
+            for part in neighborhoods(self.fitted.kernel, self.points, self.noise):
+                own = part.targets[:, 0]
+                local = 1 / (part.variances.numpy()[:, 0] + self.noise[own])
+                rows = local[:, None] * (drawn[own] - part.predict(drawn)[:, 0])
+                diagonal[own] = local + np.mean((solved[own] - rows) ** 2, axis=1)
+        if len(self.fitted.gram):
+            W = self.fitted.solved_basis
+            diagonal = diagonal - (W * np.linalg.solve(self.fitted.gram, W.T).T).sum(axis=1)
+        variance = 1 / diagonal
+        return self.values - self.weights * variance, np.sqrt(variance)
+
+    def sample(self, new_points: Array, n_samples: int, generator: np.random.Generator) -> Array:
+        """Return random fields given the values, at new points, shape (q, n_samples), noise not included.
+
+        A field drawn at values and new points together is corrected by what the values say [1]: one factorization of
+        n + q points, and one solve and product for each field. A nugget of 1e-6 of the variance keeps it definite.
+
+        Raises:
+            ConvergenceError: If the joint covariance is not positive definite.
+
+        References:
+            [1] Wilson, Borovitskiy, Terenin, Mostowsky, Deisenroth, "Pathwise conditioning of Gaussian processes", JMLR
+                2021, equation 11.
+        """
+        kernel, n = self.fitted.kernel, len(self.points)
+        joint = np.concatenate([self.points, new_points])
+        jitter = 1e-6 * float(kernel.diagonal(joint).max())
+        matrix = H2Matrix.from_kernel(joint, kernel, diagonal=jitter, tolerance=1e-7)
+        fields = matrix.factorize(1e-7, kind="cholesky").sample(generator, n_samples).numpy()
+        noisy = fields[:n] + np.sqrt(self.noise)[:, None] * generator.standard_normal((n, n_samples))
+        # Conditioning on the drawn values by P takes the trend's uncertainty along.
+        missed = self.fitted.project(noisy)
+        result = fields[n:] - self._cross(new_points, missed, 1e-7)
+        if len(self.fitted.gram):
+            beta = np.linalg.solve(self.fitted.gram, self.fitted.solved_basis.T @ noisy)
+            result -= self.regressors(new_points) @ beta
+        return np.asarray(result + self.mean(new_points)[:, None])
+
+
+def as_tensor_like(values: Array, given: object) -> "Array | torch.Tensor":
+    """Return values as a tensor where `given` is one, on its device, and as they are elsewhere."""
+    return torch.from_numpy(values).to(given.device) if isinstance(given, torch.Tensor) else values

@@ -1,0 +1,258 @@
+"""The likelihood of a Gaussian process, its gradient and its information, from factorizations.
+
+With covariance A(theta) = K + nugget N, values y and regressors H of unknown coefficients,
+
+    L = -1/2 (log det A + r' A^-1 r + n log 2 pi),  r = y - H beta,  beta by generalized least squares,
+
+and REML takes off 1/2 log det(H' A^-1 H) and p of the n [1]. Parameters enter as logarithms. For the derivative A_i of
+A, and P = A^-1 - A^-1 H (H' A^-1 H)^-1 H' A^-1,
+
+    dL/dtheta_i = 1/2 (y' P A_i P y - tr A^-1 A_i)    (REML: tr P A_i).
+
+Quadratic forms take A_i as an H2 matrix of the symmetric difference of the kernel, entry by entry. The trace of a
+parameter that scales the whole kernel, and that of the nugget, follow from tr A^-1 N, estimated with random signs on
+far-apart points (`probes.py`). All other traces are symmetric differences of log det A between two factorizations:
+measured, these err a hundred times less than random signs do, since a log-determinant is the most accurate number that
+a factorization gives.
+
+The average information [2], 1/2 y' P A_i P A_j P y, is the mean of observed and expected information where the
+likelihood is greatest; it needs products and one solve.
+
+References:
+    [1] Harville, "Maximum likelihood approaches to variance component estimation", JASA 1977.
+    [2] Gilmour, Thompson, Cullis, "Average information REML", Biometrics 1995, equation 4.
+"""
+
+import logging
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConvergenceError
+from pipeline.hmatrix.factor import factorize
+from pipeline.hmatrix.factorization import Factorization
+from pipeline.hmatrix.gaussian_process.parameters import (
+    NUGGET,
+    Parameter,
+    logarithms,
+    with_logarithms,
+)
+from pipeline.hmatrix.gaussian_process.probes import diagonal_of_inverse_trace
+from pipeline.hmatrix.matrix import H2Matrix
+from pipeline.hmatrix.kernels import Kernel
+
+logger = logging.getLogger("pipeline.hmatrix")
+
+Array = NDArray[np.float64]
+
+_NATS = 0.05  # by which the two estimates of the quadratic form may differ
+_TIGHTEST = 1e-10
+_TIGHTENINGS = 5
+_ENTRY_STEP = 1e-3  # of a logarithm: entries are differenced to a relative error of its square over 6
+_DETERMINANT_STEP = (
+    1e-2  # of a logarithm: the determinant's own error, divided by it, stays far below a standard error
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The likelihood at one point, with what predictions are made of.
+
+    Attributes:
+        theta: Logarithms of the parameters.
+        kernel, nugget: What they stand for.
+        value: Log-likelihood, in nats.
+        error: Its estimated error, in nats: half of |r' A^-1 r| by the factorization, less the same by A's products.
+        tolerance: Tolerance of compression and factorization that this took.
+        A: Covariance of the values.
+        F: Its factorization.
+        weights: A^-1 (y - H beta), shape (n,).
+        beta: Coefficients of the regressors, shape (p,).
+        solved_basis: A^-1 H, shape (n, p).
+        gram: H' A^-1 H, shape (p, p).
+    """
+
+    theta: Array
+    kernel: Kernel
+    nugget: float
+    value: float
+    error: float
+    tolerance: float
+    A: H2Matrix
+    F: Factorization
+    weights: Array
+    beta: Array
+    solved_basis: Array
+    gram: Array
+
+    def project(self, b: Array) -> Array:
+        """Return P b for b of shape (n, m)."""
+        solved = self.F.solve(b)
+        if not len(self.gram):
+            return solved
+        return solved - self.solved_basis @ np.linalg.solve(self.gram, self.solved_basis.T @ b)
+
+
+@dataclass(frozen=True, eq=False)
+class Derivatives:
+    """How the likelihood depends on its parameters at one point.
+
+    Attributes:
+        gradient: By the logarithms of the parameters, shape (parameters,).
+        error: Standard error of what is random in it, shape (parameters,).
+        information: The average information, shape (parameters, parameters).
+    """
+
+    gradient: Array
+    error: Array
+    information: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Likelihood:
+    """The log-likelihood of values as a function of the logarithms of a kernel's parameters and the nugget.
+
+    Attributes:
+        points: Shape (n, d).
+        values: Shape (n,).
+        basis: Regressors of the mean, shape (n, p).
+        noise: Relative variances of the noise, shape (n,): the diagonal is nugget times these.
+        kernel: The kernel whose `parameters` vary.
+        parameters: Those that vary.
+        nugget: Variance of the noise, or where it starts.
+        nugget_varies: The nugget is a parameter too, the last one.
+        tolerance: Of compression and factorization; tightened where the likelihood would err by more than .05 nats.
+        restricted: Take the restricted likelihood (REML).
+        seed: Seed of the random signs: the same for every call, so that equal arguments give equal results.
+    """
+
+    points: Array
+    values: Array
+    basis: Array
+    noise: Array
+    kernel: Kernel
+    parameters: tuple[Parameter, ...]
+    nugget: float
+    nugget_varies: bool
+    tolerance: float = 1e-6
+    restricted: bool = False
+    seed: int = 0
+    names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = tuple(parameter.name for parameter in self.parameters)
+        object.__setattr__(self, "names", (*names, NUGGET) if self.nugget_varies else names)
+
+    @property
+    def start(self) -> Array:
+        """The logarithms of the parameters as they are given."""
+        values = logarithms(self.kernel, self.parameters)
+        return np.append(values, math.log(self.nugget)) if self.nugget_varies else values
+
+    def parameters_at(self, theta: Array) -> tuple[Kernel, float]:
+        """Return the kernel and the nugget that logarithms stand for."""
+        kernel = with_logarithms(self.kernel, self.parameters, theta[: len(self.parameters)])
+        return kernel, float(np.exp(theta[-1])) if self.nugget_varies else self.nugget
+
+    def at(self, theta: Array, *, tolerance: float | None = None) -> Evaluation:
+        """Evaluate the likelihood, at a tighter tolerance where it would not be accurate.
+
+        Costs one compression, one factorization, and a solve with p + 1 right-hand sides.
+
+        Raises:
+            ConvergenceError: If no tolerance makes the covariance positive definite, or its solves accurate.
+        """
+        kernel, nugget = self.parameters_at(np.asarray(theta, dtype=np.float64))
+        used = self.tolerance if tolerance is None else tolerance
+        for attempt in range(_TIGHTENINGS + 1):
+            last = attempt == _TIGHTENINGS or used <= _TIGHTEST
+            try:
+                found = self._evaluate(np.array(theta, dtype=np.float64), kernel, nugget, used)
+            except ConvergenceError:
+                if last:
+                    raise
+                used = max(used / 10, _TIGHTEST)
+                continue
+            if found.error <= _NATS or last:
+                break
+            # The error is in proportion to the tolerance.
+            used = max(used * min(0.1, 0.5 * _NATS / found.error), _TIGHTEST)
+        if found.error > _NATS:
+            logger.warning(
+                "the log-likelihood errs by about %.2g nats even at tolerance %.0e: raise the nugget's lower bound",
+                found.error, found.tolerance,
+            )  # fmt: skip
+        return found
+
+    def _evaluate(self, theta: Array, kernel: Kernel, nugget: float, tolerance: float) -> Evaluation:
+        A = H2Matrix.from_kernel(self.points, kernel, diagonal=nugget * self.noise, tolerance=tolerance)
+        F = A.factorize(tolerance, kind="cholesky")
+        n, p = self.basis.shape
+        solved = F.solve(np.column_stack([self.values, self.basis]))
+        solved_basis = solved[:, 1:]
+        gram = self.basis.T @ solved_basis
+        gram = (gram + gram.T) / 2
+        beta = np.linalg.solve(gram, self.basis.T @ solved[:, 0]) if p else np.zeros(0)
+        weights = solved[:, 0] - solved_basis @ beta
+        residual = self.values - self.basis @ beta
+        quadratic = float(residual @ weights)
+        error = 0.5 * abs(quadratic - float(weights @ (A @ weights)))
+        value = -0.5 * (F.logdet() + quadratic + (n - p * self.restricted) * math.log(2 * math.pi))
+        if self.restricted and p:
+            value -= 0.5 * float(np.linalg.slogdet(gram)[1])
+        return Evaluation(
+            theta, kernel, nugget, value, error, tolerance, A, F, weights, beta, solved_basis, gram
+        )
+
+    def derivatives(self, at: Evaluation) -> Derivatives:
+        """Return gradient and average information at a point.
+
+        Costs two factorizations and one compression for every parameter but the nugget and one that scales the whole
+        kernel, and a block of solves.
+        """
+        images = np.empty((len(self.values), len(self.names)))
+        traces, errors = np.zeros(len(self.names)), np.zeros(len(self.names))
+        noise_trace, noise_error = diagonal_of_inverse_trace(at.F, self.points, self.noise, self.seed)
+        noise_trace, noise_error = at.nugget * noise_trace, at.nugget * noise_error
+        projected = self.restricted and at.solved_basis.shape[1] > 0
+        right = np.column_stack([at.weights, at.solved_basis]) if projected else at.weights[:, None]
+        for i, name in enumerate(self.names):
+            if i == len(self.parameters):
+                applied = at.nugget * self.noise[:, None] * right
+                traces[i], errors[i] = noise_trace, noise_error
+            elif self.parameters[i].scales_all:
+                # K = A - nugget N
+                applied = at.A @ right - at.nugget * self.noise[:, None] * right
+                traces[i], errors[i] = len(self.values) - noise_trace, noise_error
+            else:
+                applied = self._kernel_derivative(at, i) @ right
+                traces[i] = self._determinant_derivative(at, i)
+            images[:, i] = applied[:, 0]
+            if projected:
+                traces[i] -= float(np.trace(np.linalg.solve(at.gram, at.solved_basis.T @ applied[:, 1:])))
+            logger.info("derivative by %s: trace %.6g", name, traces[i])
+        gradient = 0.5 * (images.T @ at.weights - traces)
+        information = 0.5 * images.T @ at.project(images)
+        return Derivatives(gradient, 0.5 * errors, (information + information.T) / 2)
+
+    def _moved(self, at: Evaluation, i: int, step: float) -> Kernel:
+        theta = at.theta.copy()
+        theta[i] += step
+        return self.parameters_at(theta)[0]
+
+    def _kernel_derivative(self, at: Evaluation, i: int) -> H2Matrix:
+        """Return dK/dtheta_i as an H2 matrix of differenced entries."""
+        step = _ENTRY_STEP
+        difference = (self._moved(at, i, step) - self._moved(at, i, -step)) / (2 * step)
+        return H2Matrix.from_kernel(self.points, difference, tolerance=at.tolerance)
+
+    def _determinant_derivative(self, at: Evaluation, i: int) -> float:
+        """Return d log det A / dtheta_i by a symmetric difference."""
+        ends = []
+        for step in (_DETERMINANT_STEP, -_DETERMINANT_STEP):
+            # A factorization compresses entries anew: of the matrix it takes the tree, the lists and the norm.
+            form = replace(at.A.form, kernel=self._moved(at, i, step))
+            ends.append(factorize(form, tolerance=at.tolerance, kind="cholesky").logdet())
+        return (ends[0] - ends[1]) / (2 * _DETERMINANT_STEP)

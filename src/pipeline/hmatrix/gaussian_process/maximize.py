@@ -1,0 +1,181 @@
+"""Maximum likelihood by scoring: Newton steps with the average information in place of the Hessian.
+
+The information is the mean of the expected and the observed one, so that a few steps suffice where a quasi-Newton
+method first has to learn the curvature [1]. Steps are damped as Levenberg and Marquardt do, and held within bounds.
+
+References:
+    [1] Gilmour, Thompson, Cullis, "Average information REML", Biometrics 1995.
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from pipeline.errors import ConvergenceError
+from pipeline.hmatrix.gaussian_process.likelihood import Derivatives, Evaluation, Likelihood
+
+logger = logging.getLogger("pipeline.hmatrix")
+
+Array = NDArray[np.float64]
+
+_GAIN = 1e-3  # nats that a step must promise
+_LONGEST = 1.5  # step in any logarithm
+_AT_BOUND = 1e-3  # of a logarithm
+_FLAT = 3.0  # standard error of a logarithm: the likelihood does not tell a factor of 20 from none
+_DAMPINGS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """Where the likelihood is greatest.
+
+    Attributes:
+        evaluation: The likelihood there.
+        derivatives: Gradient and information there.
+        iterations: Evaluations with derivatives.
+        notes: What the caller should know: parameters at bounds or without effect, a search that ended early.
+    """
+
+    evaluation: Evaluation
+    derivatives: Derivatives
+    iterations: int
+    notes: tuple[str, ...]
+
+    def standard_errors(self, lower: Array, upper: Array) -> Array:
+        """Return standard errors of the logarithms by the information; NaN for parameters at a bound or held fixed."""
+        theta = self.evaluation.theta
+        inner = (theta > lower + _AT_BOUND) & (theta < upper - _AT_BOUND)
+        errors = np.full(len(theta), np.nan)
+        information = self.derivatives.information[np.ix_(inner, inner)]
+        if inner.any():
+            errors[inner] = np.sqrt(np.maximum(np.diag(np.linalg.pinv(information)), 0.0))
+            # Directions without information have infinite errors, where the pseudo-inverse says zero.
+            values, vectors = np.linalg.eigh(information)
+            silent = values <= 1e-12 * max(values.max(), 1e-300)
+            reached = (np.abs(vectors[:, silent]) > 1e-6).any(axis=1)
+            errors[np.flatnonzero(inner)[reached]] = np.inf
+        return errors
+
+
+def by_scoring(
+    likelihood: Likelihood, start: Array, lower: Array, upper: Array, *, max_iterations: int = 30
+) -> Optimum:
+    """Maximize a likelihood by damped scoring steps, until one promises less than .001 nats.
+
+    Args:
+        likelihood: What is maximized.
+        start: Logarithms to start from, shape (parameters,).
+        lower, upper: Bounds of the logarithms; equal ones hold a parameter fixed.
+        max_iterations: Evaluations with derivatives at most.
+    """
+    at = likelihood.at(np.clip(start, lower, upper))
+    damping, notes = 1e-3, []
+    iterations = 0
+    while True:
+        derivatives = likelihood.derivatives(at)
+        iterations += 1
+        logger.info(
+            "log-likelihood %.3f at %s, gradient %s",
+            at.value, dict(zip(likelihood.names, np.exp(at.theta).tolist(), strict=True)), derivatives.gradient,
+        )  # fmt: skip
+        step, gain = _step(at.theta, derivatives, lower, upper, 0.0)
+        if gain < _GAIN:
+            break
+        if iterations >= max_iterations:
+            notes.append(
+                f"the fit ended after {iterations} steps where another promised {gain:.2g} nats; raise max_iterations"
+            )
+            break
+        found = None
+        for _ in range(_DAMPINGS):
+            step, gain = _step(at.theta, derivatives, lower, upper, damping)
+            try:
+                trial = likelihood.at(at.theta + step, tolerance=at.tolerance)
+            except ConvergenceError:
+                trial = None
+            if trial is not None and trial.value > at.value + 1e-4 * gain:
+                found = trial
+                break
+            damping = max(10 * damping, 1e-2)
+        if found is None:
+            if gain > 0.1:
+                notes.append(
+                    f"the fit ended where no step raised the likelihood, though one promised {gain:.2g} nats"
+                )
+            break
+        at, damping = found, max(damping / 10, 1e-6)
+    return Optimum(
+        at, derivatives, iterations, (*notes, *_remarks(likelihood, at, derivatives, lower, upper))
+    )
+
+
+def by_lbfgs(
+    likelihood: Likelihood, start: Array, lower: Array, upper: Array, *, max_iterations: int = 60
+) -> Optimum:
+    """Maximize a likelihood by SciPy's L-BFGS-B: more evaluations than scoring, and no use of the information."""
+    best: list[tuple[Evaluation, Derivatives]] = []
+    calls = 0
+
+    def negative(theta: Array) -> tuple[float, Array]:
+        nonlocal calls
+        calls += 1
+        at = likelihood.at(theta)
+        derivatives = likelihood.derivatives(at)
+        if not best or at.value > best[0][0].value:
+            best[:] = [(at, derivatives)]
+        return -at.value, -derivatives.gradient
+
+    found = minimize(
+        negative, np.clip(start, lower, upper), jac=True, method="L-BFGS-B",
+        bounds=list(zip(lower, upper, strict=True)),
+        options={"maxiter": max_iterations, "ftol": 1e-8, "gtol": 0.5},
+    )  # fmt: skip
+    at, derivatives = best[0]
+    notes = () if found.success else (f"L-BFGS-B ended early: {found.message}",)
+    return Optimum(at, derivatives, calls, (*notes, *_remarks(likelihood, at, derivatives, lower, upper)))
+
+
+def _step(
+    theta: Array, derivatives: Derivatives, lower: Array, upper: Array, damping: float
+) -> tuple[Array, float]:
+    """Return the damped step within bounds, and what the quadratic model promises of it."""
+    gradient, information = derivatives.gradient, derivatives.information
+    inner = (upper > lower) & ~((theta <= lower) & (gradient < 0)) & ~((theta >= upper) & (gradient > 0))
+    step = np.zeros(len(theta))
+    if inner.any():
+        block = information[np.ix_(inner, inner)]
+        scale = np.sqrt(np.maximum(np.diag(block), 1e-8))
+        # Scaled to a unit diagonal, the information is inverted without its directions of no curvature.
+        values, vectors = np.linalg.eigh(block / np.outer(scale, scale))
+        values = np.maximum(values, 1e-4) + damping
+        step[inner] = vectors @ ((vectors.T @ (gradient[inner] / scale)) / values) / scale
+    longest = float(np.abs(step).max(initial=0.0))
+    step = np.clip(theta + step * min(1.0, _LONGEST / max(longest, 1e-300)), lower, upper) - theta
+    return step, float(gradient @ step - 0.5 * step @ information @ step)
+
+
+def _remarks(
+    likelihood: Likelihood, at: Evaluation, derivatives: Derivatives, lower: Array, upper: Array
+) -> tuple[str, ...]:
+    """Return a sentence for each parameter that ended at a bound or that the values do not determine."""
+    notes = []
+    errors = Optimum(at, derivatives, 0, ()).standard_errors(lower, upper)
+    for i, name in enumerate(likelihood.names):
+        if upper[i] <= lower[i]:
+            continue
+        value = math.exp(at.theta[i])
+        for bound, side in ((lower[i], "lower"), (upper[i], "upper")):
+            if abs(at.theta[i] - bound) <= _AT_BOUND:
+                notes.append(
+                    f"{name} ended at its {side} bound of {value:.4g}; its fitted value is the bound's, not the data's"
+                )
+        if errors[i] > _FLAT:
+            notes.append(
+                f"the likelihood hardly depends on {name} ({value:.4g}): its logarithm has a standard error of "
+                f"{errors[i]:.2g}; fix it, or give a simpler kernel"
+            )
+    return tuple(notes)

@@ -1,0 +1,375 @@
+"""`GaussianProcess`: fit a covariance to all values by maximum likelihood, and predict with its uncertainty."""
+
+import copy
+import inspect
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError
+from pipeline.hmatrix.gaussian_process.conditional import Conditional, as_tensor_like
+from pipeline.hmatrix.gaussian_process.likelihood import Evaluation, Likelihood
+from pipeline.hmatrix.gaussian_process.maximize import Optimum, by_lbfgs, by_scoring
+from pipeline.hmatrix.gaussian_process.parameters import NUGGET, free_parameters, logarithms, with_logarithms
+from pipeline.hmatrix.gaussian_process.scores import scores
+from pipeline.hmatrix.gaussian_process.start import bounds_of, residual_variance, starts
+from pipeline.hmatrix.gaussian_process.trend import Regressors, Trend, require_independent
+from pipeline.hmatrix.inputs import as_array, as_points, require_kernel, require_tolerance
+from pipeline.hmatrix.kernels import Kernel
+
+Array = NDArray[np.float64]
+
+_OPTIMIZERS = {"scoring": by_scoring, "lbfgs": by_lbfgs}
+_WHOLE = 100_000  # values from which a fit begins with a part of them
+_PART = 8  # of how many values that part has one
+_FEWEST = 20  # values for which groups of neighbors mean anything
+
+
+class FitWarning(UserWarning):
+    """A fit ended at a bound, or where the values say nothing, or early."""
+
+
+class GaussianProcess:
+    """Regression with a Gaussian process on all values, in the manner of scikit-learn.
+
+    y = H beta + f + noise, f of covariance `kernel`, noise of variance `nugget`. A fit maximizes the (restricted)
+    likelihood by scoring steps; each costs some factorizations in near-linear time. Equal data give equal results.
+
+    Args:
+        kernel: The covariance; its parameters are where the fit starts. Sums, products and multiples will do.
+        nugget: Variance of the noise, or "fit".
+        trend: Mean: "constant", "linear", "quadratic", the degree of a polynomial, a function of the points that
+            returns regressors of shape (n, p), or None for a mean of zero.
+        tolerance: Of compression and factorization. A likelihood that would err by more than .05 nats takes a tighter
+        one. optimizer: "scoring", "lbfgs", or None to leave the parameters as they are; `nugget` is then a number.
+        method: "ml" or "reml", the restricted likelihood, which does not count the trend's coefficients as known.
+        bounds: Lower and upper bound by parameter, such as {"length_scale": (0.01, 10.0)}; see `start.bounds_of`.
+        fixed: Names of parameters that keep their values.
+        smoothness: Fit `nu` too. Any but 1/2, 3/2 and 5/2 is some fifty times slower.
+        restarts: Random starts beside the given parameters.
+        max_iterations: Steps of the optimizer at most.
+        random_state: Seed of all that is random.
+
+    Attributes:
+        kernel_, nugget_: As fitted.
+        log_likelihood_: In nats; `log_likelihood_error_` estimates its error.
+        beta_: Coefficients of the trend, in the regressors' order.
+        standard_errors_: Of the logarithm of each parameter, by name: 0.1 is about 10 %. NaN at a bound.
+        notes_: What a reader of the fit should know, also given as warnings.
+        n_iter_: Steps taken.
+        std_error_: Relative standard error of the last standard deviations that `predict` gave; 0 where exact.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        nugget: float | str = "fit",
+        trend: Trend = "constant",
+        tolerance: float = 1e-6,
+        optimizer: str | None = "scoring",
+        method: str = "ml",
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        fixed: Sequence[str] = (),
+        smoothness: bool = False,
+        restarts: int = 0,
+        max_iterations: int = 30,
+        random_state: int = 0,
+    ) -> None:
+        self.kernel = kernel
+        self.nugget = nugget
+        self.trend = trend
+        self.tolerance = tolerance
+        self.optimizer = optimizer
+        self.method = method
+        self.bounds = bounds
+        self.fixed = fixed
+        self.smoothness = smoothness
+        self.restarts = restarts
+        self.max_iterations = max_iterations
+        self.random_state = random_state
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the constructor's arguments, with `deep` also the kernel's parameters, as `kernel__length_scale`."""
+        names = list(inspect.signature(type(self)).parameters)
+        found = {name: getattr(self, name) for name in names}
+        if deep and isinstance(self.kernel, Kernel):
+            parameters = free_parameters(self.kernel, smoothness=True)
+            values = np.exp(logarithms(self.kernel, parameters)).tolist()
+            found |= {f"kernel__{p.name}": value for p, value in zip(parameters, values, strict=True)}
+        return found
+
+    def set_params(self, **parameters: Any) -> "GaussianProcess":
+        """Change arguments of the constructor, or parameters of the kernel as `kernel__length_scale`."""
+        names = list(inspect.signature(type(self)).parameters)
+        for name in sorted(parameters, key=lambda name: "__" in name):  # a kernel comes before its parameters
+            if name in names:
+                setattr(self, name, parameters[name])
+                continue
+            inner = [p for p in free_parameters(self.kernel, smoothness=True) if f"kernel__{p.name}" == name]
+            if not inner:
+                raise ValueError(
+                    f"GaussianProcess has no parameter {name!r}; it has {', '.join(self.get_params())}"
+                )
+            self.kernel = with_logarithms(self.kernel, inner, np.log([parameters[name]]))
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import InputTags, RegressorTags, Tags, TargetTags  # whoever asks has it
+
+        return Tags(
+            estimator_type="regressor",
+            target_tags=TargetTags(required=True),
+            regressor_tags=RegressorTags(),
+            input_tags=InputTags(),
+        )
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_conditional")
+
+    def __sklearn_clone__(self) -> "GaussianProcess":
+        return type(self)(**{name: copy.deepcopy(v) for name, v in self.get_params(deep=False).items()})
+
+    def __repr__(self) -> str:
+        fitted = (
+            f", fitted: {self.kernel_}, nugget {self.nugget_:.4g}" if self.__sklearn_is_fitted__() else ""
+        )
+        return f"GaussianProcess({self.kernel}, nugget={self.nugget!r}, trend={self.trend!r}{fitted})"
+
+    def fit(self, X: Any, y: Any, *, noise: Any = None) -> "GaussianProcess":
+        """Fit kernel, nugget and trend to values.
+
+        Args:
+            X: Points, shape (n, d): an array, a tensor or a DataFrame.
+            y: Values, shape (n,).
+            noise: Relative variances of the noise, shape (n,), by which the nugget is multiplied: known variances with
+                `nugget=1.0`, known up to a factor with "fit". All 1 if left out.
+
+        Raises:
+            ConfigError: If data or arguments are not usable.
+            ConvergenceError: If the covariance is not positive definite to working accuracy: duplicates need a nugget.
+        """
+        points, values = _points(X), _values(y, len(X))
+        variances = _noise(noise, len(points))
+        self._require_arguments()
+        regressors = Regressors.of(self.trend, points)
+        basis = regressors(points)
+        require_independent(basis)
+        likelihood = self._likelihood(points, values, basis, variances)
+        self.notes_: tuple[str, ...] = ()
+        self.standard_errors_: dict[str, float] = {}
+        self.n_iter_ = 0
+        if likelihood.names and self.optimizer is not None:
+            self._bounds = bounds_of(likelihood, self.bounds or {})
+            found = self._maximize(likelihood, *self._bounds)
+            evaluation = found.evaluation
+            errors = found.standard_errors(*self._bounds)
+            self.standard_errors_ = dict(zip(likelihood.names, errors.tolist(), strict=True))
+            self.notes_, self.n_iter_ = found.notes, found.iterations
+            for note in found.notes:
+                warnings.warn(note, FitWarning, stacklevel=2)
+        else:
+            evaluation = likelihood.at(likelihood.start)
+        self._model = likelihood
+        self._adopt(evaluation, regressors)
+        return self
+
+    def _require_arguments(self) -> None:
+        require_kernel(self.kernel)
+        require_tolerance(self.tolerance)
+        if self.optimizer is not None and self.optimizer not in _OPTIMIZERS:
+            raise ConfigError(
+                f"optimizer: no {self.optimizer!r}; give one of {', '.join(_OPTIMIZERS)}, or None"
+            )
+        if self.method not in ("ml", "reml"):
+            raise ConfigError(f"method: no {self.method!r}; give 'ml' or 'reml'")
+        if not (self.kernel.symmetric and self.kernel.positive_definite) or self.kernel.singular:
+            raise ConfigError(
+                f"kernel: {type(self.kernel).__name__} is no covariance; give a symmetric positive definite one, such "
+                "as Matern, or Custom(function, symmetric=True, positive_definite=True)"
+            )
+        number = isinstance(self.nugget, int | float | np.number) and not isinstance(self.nugget, bool)
+        if self.nugget != "fit" and not (number and 0 <= float(self.nugget) < math.inf):
+            raise ConfigError(f"nugget wants a number of at least 0 or 'fit', not {self.nugget!r}")
+        if self.nugget == "fit" and self.optimizer is None:
+            raise ConfigError("nugget: 'fit' needs an optimizer; give a number, or optimizer='scoring'")
+
+    def _likelihood(self, points: Array, values: Array, basis: Array, noise: Array) -> Likelihood:
+        varies = self.nugget == "fit" and NUGGET not in self.fixed
+        free = (
+            () if self.optimizer is None
+            else free_parameters(self.kernel, fixed=self.fixed, smoothness=self.smoothness)
+        )  # fmt: skip
+        likelihood = Likelihood(
+            points, values, basis, noise, self.kernel, free,
+            nugget=1.0 if varies else float(self.nugget), nugget_varies=varies, tolerance=self.tolerance,
+            restricted=self.method == "reml", seed=self.random_state,
+        )  # fmt: skip
+        if not varies:
+            return likelihood
+        guess = 0.1 * residual_variance(likelihood)
+        return Likelihood(**_fields_of(likelihood) | {"nugget": guess})
+
+    def _maximize(self, likelihood: Likelihood, lower: Array, upper: Array) -> Optimum:
+        search = _OPTIMIZERS[str(self.optimizer)]
+        generator = np.random.default_rng(self.random_state)
+        if len(likelihood.points) > _WHOLE:
+            # A few steps on a part of the values, spread as all are, save steps on all.
+            chosen = generator.permutation(len(likelihood.points))[: len(likelihood.points) // _PART]
+            part = Likelihood(
+                **_fields_of(likelihood)
+                | {key: getattr(likelihood, key)[chosen] for key in ("points", "values", "basis", "noise")}
+            )
+            start = [self._maximize(part, lower, upper).evaluation.theta]
+        elif len(likelihood.points) < _FEWEST:
+            start = [likelihood.start]
+        else:
+            start = starts(likelihood, lower, upper, generator, self.restarts)
+        found = [
+            search(likelihood, theta, lower, upper, max_iterations=self.max_iterations) for theta in start
+        ]
+        return max(found, key=lambda optimum: optimum.evaluation.value)
+
+    def _adopt(self, evaluation: Evaluation, regressors: Regressors) -> None:
+        model = self._model
+        self.kernel_, self.nugget_ = evaluation.kernel, evaluation.nugget
+        self.log_likelihood_, self.log_likelihood_error_ = evaluation.value, evaluation.error
+        self.beta_ = evaluation.beta
+        self.n_features_in_ = model.points.shape[1]
+        self._conditional = Conditional(
+            model.points, model.values, self.nugget_ * model.noise, regressors, evaluation, self.random_state
+        )
+
+    def predict(
+        self, X: Any, return_std: bool = False, *, include_noise: bool = False, exact: bool | None = None
+    ) -> Any:
+        """Return the mean at new points, shape (q,), and with `return_std` the standard deviation, shape (q,).
+
+        Args:
+            X: Points, shape (q, d).
+            return_std: Return standard deviations of the field as well; `std_error_` then tells their relative error.
+            include_noise: Make them those of observations: the nugget is added to the variances.
+            exact: One solve for each standard deviation; the default does so up to 256 points (`Conditional.variance`).
+        """
+        points = self._new_points(X)
+        mean = self._conditional.mean(points)
+        if not return_std:
+            return as_tensor_like(mean, X)
+        variance, self.std_error_ = self._conditional.variance(points, exact=exact)
+        std = np.sqrt(variance + self.nugget_ * include_noise)
+        return as_tensor_like(mean, X), as_tensor_like(std, X)
+
+    def sample_y(self, X: Any, n_samples: int = 1, random_state: int | np.random.Generator = 0) -> Any:
+        """Return random fields given the values, shape (q, n_samples), noise not included; see `Conditional.sample`."""
+        generator = np.random.default_rng(random_state)
+        return as_tensor_like(self._conditional.sample(self._new_points(X), n_samples, generator), X)
+
+    def score(self, X: Any, y: Any) -> float:
+        """Return R², 1 - sum (y - mean)² / sum (y - average of y)², as scikit-learn's regressors do."""
+        mean, values = as_array(self.predict(X)), _values(y, len(X))
+        return float(1 - ((values - mean) ** 2).sum() / ((values - values.mean()) ** 2).sum())
+
+    def scores(self, X: Any, y: Any) -> dict[str, float]:
+        """Return RMSE, MAE, CRPS, log score and coverages of predictions of observations; see `scores.scores`."""
+        mean, std = self.predict(X, return_std=True, include_noise=True)
+        return scores(_values(y, len(X)), mean, std)
+
+    def leave_one_out(self) -> tuple[Array, Array]:
+        """Return mean and standard deviation of each value's prediction from all others, noise included."""
+        self._require_fitted()
+        return self._conditional.leave_one_out()
+
+    def log_likelihood(self, theta: Any = None, *, gradient: bool = False) -> Any:
+        """Return the log-likelihood at logarithms of the parameters, and with `gradient` its gradient by them.
+
+        Args:
+            theta: Shape (parameters,), in the order of `parameter_names_`; as fitted if left out.
+            gradient: Return value and gradient.
+        """
+        self._require_fitted()
+        at = (
+            self._conditional.fitted if theta is None else self._model.at(np.asarray(theta, dtype=np.float64))
+        )
+        return (at.value, self._model.derivatives(at).gradient) if gradient else at.value
+
+    @property
+    def theta_(self) -> Array:
+        """The logarithms of the fitted parameters, in the order of `parameter_names_`."""
+        self._require_fitted()
+        return self._conditional.fitted.theta
+
+    @property
+    def parameter_names_(self) -> tuple[str, ...]:
+        """The names of the parameters that the fit changed."""
+        self._require_fitted()
+        return self._model.names
+
+    def profile(self, name: str, values: Sequence[float]) -> Array:
+        """Return the greatest log-likelihood for each given value of a parameter, the others fitted anew.
+
+        Values where it is more than 1.92 nats below `log_likelihood_` lie outside the 95 % confidence interval.
+
+        Raises:
+            ConfigError: If the parameter was not fitted.
+        """
+        self._require_fitted()
+        if name not in self._model.names:
+            raise ConfigError(
+                f"profile: {name!r} was not fitted; {', '.join(self._model.names) or 'nothing'} was"
+            )
+        i, (lower, upper) = self._model.names.index(name), self._bounds
+        found = np.empty(len(values))
+        for number, value in enumerate(values):
+            low, high, theta = lower.copy(), upper.copy(), self.theta_.copy()
+            low[i] = high[i] = theta[i] = math.log(value)
+            best = by_scoring(self._model, theta, low, high, max_iterations=self.max_iterations)
+            found[number] = best.evaluation.value
+        return found
+
+    def _new_points(self, X: Any) -> Array:
+        self._require_fitted()
+        points = _points(X)
+        if points.shape[1] != self.n_features_in_:
+            raise ValueError(f"X has {points.shape[1]} coordinates, and the fit had {self.n_features_in_}")
+        return points
+
+    def _require_fitted(self) -> None:
+        if not self.__sklearn_is_fitted__():
+            raise ValueError("this GaussianProcess is not fitted; call fit(X, y) first")
+
+
+def _fields_of(likelihood: Likelihood) -> dict[str, Any]:
+    return {key: value for key, value in vars(likelihood).items() if key != "names"}
+
+
+def _points(X: Any) -> Array:
+    return np.ascontiguousarray(
+        as_points(X if isinstance(X, torch.Tensor) else np.asarray(X), "X"), np.float64
+    )
+
+
+def _values(y: Any, n: int) -> Array:
+    values = as_array(y)
+    if values.dtype.kind not in "biuf" or values.shape not in ((n,), (n, 1)):
+        raise ValueError(f"y wants {n} real numbers, not {values.dtype} of shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ConfigError(
+            f"y: value {int(np.flatnonzero(~np.isfinite(values.ravel()))[0])} is NaN or infinite"
+        )
+    return np.ascontiguousarray(values.reshape(n), np.float64)
+
+
+def _noise(noise: Any, n: int) -> Array:
+    if noise is None:
+        return np.ones(n)
+    values = as_array(noise)
+    if values.shape != (n,) or values.dtype.kind not in "iuf":
+        raise ValueError(f"noise wants {n} real numbers, not {values.dtype} of shape {values.shape}")
+    if not (np.isfinite(values).all() and values.min(initial=0.0) >= 0 and values.max(initial=0.0) > 0):
+        raise ConfigError("noise: relative variances must be finite and at least 0, and not all 0")
+    return np.ascontiguousarray(values, np.float64)

@@ -1,0 +1,183 @@
+"""Where a fit starts, and between which bounds it searches.
+
+The likelihood of groups of neighbors, taken as independent [1], is dense and quick, and knows of short distances, that
+a random subsample of the same size would lack. Its maximum is a start from which few steps on all data remain.
+
+References:
+    [1] Stein, Chi, Welty, "Approximating likelihoods for large spatial data sets", JRSS B 2004.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.spatial import cKDTree
+
+from pipeline.errors import ConfigError
+from pipeline.hmatrix.gaussian_process.likelihood import Likelihood
+from pipeline.hmatrix.gaussian_process.parameters import NUGGET
+
+Array = NDArray[np.float64]
+
+_GROUP, _GROUPS = 100, 40
+_SPREAD = 1e4  # factor by which variances may leave that of the values, either way
+_SMALLEST_NUGGET = 1e-6  # of the variance of the values: it bounds the condition number
+_NEAREST, _FARTHEST = (
+    0.1,
+    10.0,
+)  # length scales: from this part of the distance of neighbors to so many extents
+_SAME = 0.3  # logarithms: nearer starts lead to the same maximum
+
+
+def bounds_of(likelihood: Likelihood, given: Mapping[str, tuple[float, float]]) -> tuple[Array, Array]:
+    """Return lower and upper bounds of the logarithms of a likelihood's parameters.
+
+    By default length scales lie between a tenth of the median distance of neighbors and ten times the extent of the
+    points, variances within a factor of 10^4 of the variance of the values about their trend, and the nugget between
+    10^-6 and ten times that.
+
+    Args:
+        likelihood: What is to be maximized.
+        given: Bounds by name of the parameter or its field.
+
+    Raises:
+        ConfigError: If a name is unknown or a pair of bounds is not one.
+    """
+    known = {name for p in likelihood.parameters for name in (p.name, p.name.rsplit("[", 1)[0], p.field)} | {
+        NUGGET
+    }
+    for name, pair in given.items():
+        if name not in known:
+            raise ConfigError(f"bounds: no {name!r}; the parameters are {', '.join(likelihood.names)}")
+        if len(pair) != 2 or not 0 < pair[0] <= pair[1] < math.inf:
+            raise ConfigError(f"bounds.{name} wants two positive numbers in order, not {pair!r}")
+    variance = residual_variance(likelihood)
+    points = likelihood.points
+    sample = points[np.linspace(0, len(points) - 1, min(len(points), 1000)).astype(int)]
+    nearest = cKDTree(points).query(sample, k=2)[0][:, 1] if len(points) > 1 else np.ones(1)
+    near = float(np.median(nearest[nearest > 0])) if (nearest > 0).any() else 1.0
+    extents = np.ptp(points, axis=0)
+    extent = float(np.linalg.norm(extents)) or 1.0
+    lower, upper = np.empty(len(likelihood.names)), np.empty(len(likelihood.names))
+    for i, name in enumerate(likelihood.names):
+        parameter = likelihood.parameters[i] if i < len(likelihood.parameters) else None
+        kind = NUGGET if parameter is None else parameter.field
+        if kind == "length_scale":
+            pair = (_NEAREST * near, _FARTHEST * extent)
+        elif kind in ("variance", "factor"):
+            pair = (variance / _SPREAD, variance * _SPREAD)
+        elif kind == NUGGET:
+            pair = (_SMALLEST_NUGGET * variance / float(likelihood.noise.mean()), 10 * variance)
+        else:
+            pair = (0.05, 50.0)
+        for key in (kind, name.rsplit("[", 1)[0], name):
+            pair = given.get(key, pair)
+        lower[i], upper[i] = np.log(pair)
+    return lower, upper
+
+
+def residual_variance(likelihood: Likelihood) -> float:
+    """Return the variance of the values about their trend, fitted by ordinary least squares.
+
+    Raises:
+        ConfigError: If nothing is left of the values.
+    """
+    residual = ordinary_residual(likelihood)
+    variance = float(np.mean(residual**2))
+    if not variance > 1e-24 * max(float(np.mean(likelihood.values**2)), 1e-300):
+        raise ConfigError(
+            "y: the trend leaves nothing of the values (they are constant, or regressors to rounding), so there is no "
+            "covariance to fit"
+        )
+    return variance
+
+
+def ordinary_residual(likelihood: Likelihood) -> Array:
+    """Return the values less their trend by ordinary least squares."""
+    if not likelihood.basis.shape[1]:
+        return likelihood.values
+    beta = np.linalg.lstsq(likelihood.basis, likelihood.values, rcond=None)[0]
+    return np.asarray(likelihood.values - likelihood.basis @ beta)
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Groups of neighbors, taken as independent.
+
+    Attributes:
+        likelihood: The model.
+        points: Shape (groups, m, d).
+        values: Shape (groups, m), less an ordinary trend.
+        noise: Shape (groups, m).
+    """
+
+    likelihood: Likelihood
+    points: torch.Tensor
+    values: torch.Tensor
+    noise: torch.Tensor
+
+    @classmethod
+    def of(cls, likelihood: Likelihood, generator: np.random.Generator) -> "Groups":
+        """Draw centers, and take the neighbors of each."""
+        n = len(likelihood.points)
+        size, count = min(_GROUP, n), max(1, min(_GROUPS, n // _GROUP))
+        centers = likelihood.points[generator.choice(n, count, replace=False)]
+        members = cKDTree(likelihood.points).query(centers, k=size)[1].reshape(count, size)
+        # Relative to one point, so that points far from the origin keep their distances.
+        points = likelihood.points - likelihood.points[0]
+        arrays = (points[members], ordinary_residual(likelihood)[members], likelihood.noise[members])
+        return cls(likelihood, *map(torch.from_numpy, arrays))
+
+    def negative(self, theta: Array) -> float:
+        """Return minus the log-likelihood of all groups; infinite where a covariance is not positive definite."""
+        kernel, nugget = self.likelihood.parameters_at(theta)
+        covariance = kernel(self.points, self.points) + torch.diag_embed(nugget * self.noise)
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        if failed.any():
+            return 1e10
+        whitened = torch.linalg.solve_triangular(factor, self.values[..., None], upper=False)
+        logdet = 2 * float(factor.diagonal(dim1=1, dim2=2).log().sum())
+        return 0.5 * (float(whitened.square().sum()) + logdet + self.values.numel() * math.log(2 * math.pi))
+
+
+def starts(
+    likelihood: Likelihood, lower: Array, upper: Array, generator: np.random.Generator, n_random: int = 0
+) -> list[Array]:
+    """Return points to start from, best first: the maxima of the groups' likelihood that different starts lead to.
+
+    Args:
+        likelihood: What is to be maximized.
+        lower, upper: Bounds of the logarithms.
+        generator: Draws the centers of the groups and the random starts.
+        n_random: Starts drawn uniformly between the bounds, beside the given parameters and a typical guess.
+    """
+    groups = Groups.of(likelihood, generator)
+    typical = likelihood.start.copy()
+    variance = math.log(residual_variance(likelihood))
+    radius = float((groups.points - groups.points.mean(dim=1, keepdim=True)).norm(dim=-1).median()) or 1.0
+    n_variances = sum(p.field == "variance" for p in likelihood.parameters)
+    for i, name in enumerate(likelihood.names):
+        kind = likelihood.parameters[i].field if i < len(likelihood.parameters) else name
+        if kind == "length_scale":
+            typical[i] = math.log(radius)
+        elif kind == "variance":
+            typical[i] = variance - math.log(max(n_variances, 1))
+        elif kind == NUGGET:
+            typical[i] = variance + math.log(0.1)
+    given = [likelihood.start, typical, *generator.uniform(lower, upper, (n_random, len(lower)))]
+    found = []
+    for start in given:
+        result = minimize(
+            groups.negative, np.clip(start, lower, upper), method="L-BFGS-B",
+            bounds=list(zip(lower, upper, strict=True)), options={"maxiter": 60},
+        )  # fmt: skip
+        found.append((float(result.fun), np.asarray(result.x)))
+    chosen: list[Array] = []
+    for _, theta in sorted(found, key=lambda pair: pair[0]):
+        if all(np.abs(theta - other).max(initial=0.0) > _SAME for other in chosen):
+            chosen.append(theta)
+    return chosen[: 1 + n_random]

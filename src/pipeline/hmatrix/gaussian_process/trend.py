@@ -1,0 +1,97 @@
+"""What the mean of a Gaussian process is made of: regressors of unknown coefficients.
+
+Ordinary kriging has a constant, universal kriging polynomials of the coordinates or regressors of the user's own; the
+coefficients follow by generalized least squares [1, section 3.4].
+
+References:
+    [1] Cressie, "Statistics for Spatial Data", Wiley 1993.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError
+
+Array = NDArray[np.float64]
+Trend = str | int | Callable[[Array], Array] | None
+_DEGREES = {"constant": 0, "linear": 1, "quadratic": 2}
+
+
+@dataclass(frozen=True, eq=False)
+class Regressors:
+    """The columns of the mean, evaluated at points.
+
+    Attributes:
+        function: Regressors of the user's own, or None for polynomials.
+        degree: Largest total degree of the monomials; -1 for no trend at all.
+        center, scale: Coordinates are shifted and scaled so, that monomials stay of the order of 1.
+    """
+
+    function: Callable[[Array], Array] | None
+    degree: int
+    center: Array
+    scale: Array
+
+    @classmethod
+    def of(cls, trend: Trend, points: Array) -> "Regressors":
+        """Return the regressors that a trend stands for: its name, the degree of polynomials, a function, or None.
+
+        Raises:
+            ConfigError: If there is no such trend.
+        """
+        scale = np.ptp(points, axis=0) / 2 if len(points) else np.ones(points.shape[1])
+        center, scale = (points.mean(axis=0) if len(points) else scale), np.where(scale > 0, scale, 1.0)
+        if callable(trend):
+            return cls(trend, -1, center, scale)
+        if trend is None or trend == "none":
+            return cls(None, -1, center, scale)
+        degree = _DEGREES.get(trend, -1) if isinstance(trend, str) else trend
+        if isinstance(degree, bool) or not isinstance(degree, int | np.integer) or degree < 0:
+            raise ConfigError(
+                f"trend: no {trend!r}; give one of {', '.join(_DEGREES)}, none, the degree of a polynomial, or a "
+                "function of the points that returns one column for each regressor"
+            )
+        return cls(None, int(degree), center, scale)
+
+    def __call__(self, points: Array) -> Array:
+        """Return the regressors at points of shape (q, d), shape (q, p).
+
+        Raises:
+            ConfigError: If a function of the user's own gives another shape, or values that are not finite.
+        """
+        if self.function is not None:
+            columns = np.asarray(self.function(points), dtype=np.float64)
+            columns = columns[:, None] if columns.ndim == 1 else columns
+            if columns.ndim != 2 or len(columns) != len(points) or not np.isfinite(columns).all():
+                raise ConfigError(
+                    f"trend: the function wants to return finite numbers of shape ({len(points)}, p), and gave shape "
+                    f"{columns.shape}"
+                )
+            return columns
+        scaled = (points - self.center) / self.scale
+        chosen = [
+            powers
+            for total in range(self.degree + 1)
+            for powers in itertools.combinations_with_replacement(range(points.shape[1]), total)
+        ]
+        columns = np.ones((len(points), len(chosen)))
+        for number, powers in enumerate(chosen):
+            for axis in powers:
+                columns[:, number] *= scaled[:, axis]
+        return columns
+
+
+def require_independent(columns: Array) -> None:
+    """Raise ConfigError unless there are fewer regressors than values, and none is a combination of the others."""
+    n, p = columns.shape
+    if p >= n:
+        raise ConfigError(f"trend: {p} regressors leave nothing of {n} values; use fewer")
+    size = np.linalg.norm(columns, axis=0)
+    if p and (size.min() == 0 or np.linalg.matrix_rank(columns / size, tol=1e-9 * np.sqrt(p)) < p):
+        raise ConfigError(
+            f"trend: the {p} regressors are linearly dependent at these points; leave some out, or use trend='constant'"
+        )
