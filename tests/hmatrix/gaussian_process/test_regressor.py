@@ -1,6 +1,5 @@
 """`GaussianProcess` against scikit-learn's regressor, dense algebra, and what is known of the data."""
 
-import copy
 import math
 import warnings
 
@@ -269,7 +268,6 @@ def test_scikit_learn_clones_searches_and_cross_validates(data):
     assert search.best_params_["kernel__length_scale"] == 0.2
     assert gp.kernel == KERNEL
     assert cross_val_score(gp, X, y, cv=3).mean() > 0.5
-    assert copy.deepcopy(search.best_estimator_).score(X, y) > 0.8
     with pytest.raises(ValueError, match="no parameter 'width'"):
         gp.set_params(width=3)
 

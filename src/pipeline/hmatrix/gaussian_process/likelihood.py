@@ -40,8 +40,8 @@ from pipeline.hmatrix.gaussian_process.parameters import (
     with_logarithms,
 )
 from pipeline.hmatrix.gaussian_process.probes import diagonal_of_inverse_trace
-from pipeline.hmatrix.matrix import H2Matrix
 from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.matrix import H2Matrix
 
 logger = logging.getLogger("pipeline.hmatrix")
 
