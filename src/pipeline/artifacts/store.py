@@ -17,11 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from pipeline.artifacts.patience import Patience
 from pipeline.errors import ArtifactError
@@ -69,7 +69,7 @@ class Draft:
 
     folder: Path
     arrays: dict[str, dict[str, Any]] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: BaseModel | Mapping[str, Any] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
 
     def path(self, name: str) -> Path:
@@ -107,6 +107,11 @@ class Draft:
     def save_text(self, name: str, text: str) -> None:
         """Write a text file."""
         self.path(name).write_text(text)
+
+
+def _plain(value: BaseModel | Mapping[str, Any]) -> Mapping[str, Any]:
+    """A model as JSON can hold it."""
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
 def _finite(value: Any) -> Any:
@@ -155,8 +160,8 @@ def create(
         content = {
             "kind": kind,
             "schema_version": SCHEMA_VERSION,
-            "facts": _finite(draft.facts),
-            "spec": spec.model_dump(mode="json") if isinstance(spec, BaseModel) else spec,
+            "facts": _finite(_plain(draft.facts)),
+            "spec": _plain(spec),
             "arrays": draft.arrays,
             "files": files,
             "provenance": provenance,
@@ -208,6 +213,21 @@ def _size_of(path: Path) -> int | None:
 
 def _files_of(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+F = TypeVar("F", bound=BaseModel)
+
+
+def _checked(kind: type[F], content: Any, where: str) -> F:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(map(str, first["loc"]))
+        why = f"{path}: {first['msg'].lower()}"
+        raise ArtifactError(
+            f"{where}: written by another version of this program ({why}); delete the manifest and run snakemake again"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -272,6 +292,23 @@ class Artifact:
         """Small results that the maker noted in the manifest."""
         facts: Mapping[str, Any] = self.manifest["facts"]
         return facts
+
+    def facts_as(self, kind: type[F]) -> F:
+        """These results as their own class.
+
+        Raises:
+            ArtifactError: If one is missing or of another type, as an older version of the program left it.
+        """
+        return _checked(kind, self.facts, f"{self.folder / 'manifest.json'}: facts")
+
+    def spec_as(self, kind: type[F]) -> F:
+        """The spec that the artefact was made from, as a class of its own; raises as `facts_as` does."""
+        return _checked(kind, self.spec, f"{self.folder / 'manifest.json'}: spec")
+
+    def rows_as(self, name: str, kind: type[F]) -> list[F]:
+        """The rows of a table or of a JSON list, each as a class of its own."""
+        rows = self.table(name) if (self.folder / f"{name}.csv").exists() else self.json(name)
+        return [_checked(kind, row, f"{self.folder / name}: row {i}") for i, row in enumerate(rows, 1)]
 
     @property
     def spec(self) -> Mapping[str, Any]:

@@ -38,4 +38,5 @@ class ReportSpec(Section):
         trained = [f"train/{run}/seed{seed}" for run in self.runs for seed in self.seeds]
         halved = [f"{stage}/{run}" for stage in ("convert", "time_layers") for run in self.converted]
         solved = [f"{stage}/{name}" for stage in ("points", "compress", "solve") for name in self.matrices]
-        return ["dataset", *trained, *halved, *solved, *(["scaling"] if self.scaling else [])]
+        images = ["dataset"] if self.runs else []
+        return [*images, *trained, *halved, *solved, *(["scaling"] if self.scaling else [])]

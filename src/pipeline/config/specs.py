@@ -19,7 +19,9 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
 
     What a rule does not read is not in its spec, so that changing it re-runs nothing that does not depend on it.
     """
-    parts: dict[str, Section] = {"dataset": study.dataset, "precision": _part(Timing, study.precision)}
+    parts: dict[str, Section] = {}
+    if study.training.runs:
+        parts |= {"dataset": study.dataset, "precision": _part(Timing, study.precision)}
     for name, run in study.training.runs.items():
         parts[f"training/{name}"] = TrainingSpec(
             run=_part(RunSpec, run), model=study.model, device=study.device, test=study.training.test

@@ -40,7 +40,7 @@ class Study(Section):
     )
     dataset: ImageData = Field(default=ImageData(), description="The images that the networks learn.")
     model: Model = Field(default=CnnModel(), description="The network, by name.")
-    training: Training = Field(description="All training runs of the study.")
+    training: Training = Field(default=Training(), description="All training runs of the study.")
     precision: Precision = Field(default=Precision(), description="Half-precision inference.")
     matrices: dict[Name, Matrix] = Field({}, description="Hierarchical matrices by name.")
     scaling: Scaling | None = Field(
@@ -49,6 +49,14 @@ class Study(Section):
         "Matern kernel with "
         "nu 0.5 and nugget 1e-2; null leaves it out.",
     )
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> "Study":
+        if not self.training.runs and not self.matrices and self.scaling is None:
+            raise PydanticCustomError(
+                "fit", "training.runs: the study holds nothing; give it runs, matrices or a scaling series"
+            )
+        return self
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "Study":

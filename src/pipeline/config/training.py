@@ -96,7 +96,7 @@ class TrainingSpec(Section):
 class Training(Section):
     """All training runs of the study."""
 
-    runs: dict[Name, Run] = Field(min_length=1, description="Training runs by name.")
+    runs: dict[Name, Run] = Field({}, description="Training runs by name; a study may have none.")
     test: bool = Field(
         True,
         description="Judge finished networks on the test images; false while hyper-parameters are "

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.artifacts.results.operator import Compression, OperatorFacts
+from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.matrices import CompressSpec
 from pipeline.hmatrix import H2Matrix, kernels
@@ -62,7 +64,7 @@ def run(options: Namespace) -> None:
     relative_error = operator.error_estimate()
     # The dense matrix that one would otherwise store has a row per unknown; boundary elements compress more, the
     # kernel between their quadrature points.
-    dense_bytes = 8 * points.facts["n"] ** 2
+    dense_bytes = 8 * points.facts_as(PointsFacts).n ** 2
     with create(
         options.output,
         kind="operator",
@@ -77,26 +79,26 @@ def run(options: Namespace) -> None:
             draft.save_array("near_safe_diagonal", near_field.safe_diagonal.numpy())
         table = operator.structure()
         draft.save_array("blocks", _blocks(table))
-        draft.facts |= {
-            "kernel": in_words(covariance.kernel),
-            "kernel_parameters": covariance.kernel.to_dict(),
-            "nugget": covariance.nugget,
-            "nugget_at_bound": covariance.nugget_at_bound,
-            "compress": {
-                "n_rows": operator.shape[0],
-                "seconds": seconds,
-                "n_bytes": operator.n_bytes,
-                "dense_bytes": dense_bytes,
-                "symmetric": operator.is_symmetric,
-                "precision": str(operator.near.values.dtype),
-                "tolerance": tolerance,
-                "relative_error": relative_error,
-                "missed": relative_error > 2 * tolerance,
-                "max_rank": max((row["largest_rank"] for row in table["levels"]), default=0),
-                "levels": table["levels"],
-                "notes": table["notes"],
-            },
-        }
+        draft.facts = OperatorFacts(
+            kernel=in_words(covariance.kernel),
+            kernel_parameters=covariance.kernel.to_dict(),
+            nugget=covariance.nugget,
+            nugget_at_bound=covariance.nugget_at_bound,
+            compress=Compression(
+                n_rows=operator.shape[0],
+                seconds=seconds,
+                n_bytes=operator.n_bytes,
+                dense_bytes=dense_bytes,
+                symmetric=operator.is_symmetric,
+                precision=str(operator.near.values.dtype),
+                tolerance=tolerance,
+                relative_error=relative_error,
+                missed=relative_error > 2 * tolerance,
+                max_rank=max((row["largest_rank"] for row in table["levels"]), default=0),
+                levels=table["levels"],
+                notes=table["notes"],
+            ),
+        )
     print(
         f"compress {name}: {operator.shape[0]} rows in {seconds:.1f} s, {operator.n_bytes / 1e6:.1f} MB, "
         f"{dense_bytes / max(operator.n_bytes, 1):.1f} times less than dense, "

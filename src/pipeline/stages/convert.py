@@ -5,14 +5,14 @@ A network comes from the stage `train`, or from a file of somebody's own:
 """
 
 from argparse import Namespace
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.artifacts.results.half_network import FileBytes, HalfNetworkFacts
+from pipeline.artifacts.results.network import NetworkFacts
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.training import TrainingSpec
 from pipeline.errors import ConfigError
@@ -34,7 +34,8 @@ class _Source:
     calibration: tuple[Tensor, Tensor | None]
     test: tuple[Tensor, Tensor | None]
     n_bytes: int
-    facts: Mapping[str, Any]
+    run: str
+    seed: int | None
 
 
 def run(options: Namespace) -> None:
@@ -78,31 +79,34 @@ def run(options: Namespace) -> None:
         draft.save_array("calibration_logits", calibration_logits.numpy())
         draft.save_array("predictions_fp32", before.argmax(dim=1).numpy(), unit="class")
         draft.save_array("predictions_fp16", after.argmax(dim=1).numpy(), unit="class")
-        draft.facts |= {
-            **source.facts,
-            "n_saturated": n_saturated,
-            "budget_points": budget.points,
-            "file_bytes": {
-                "fp32": source.n_bytes,
-                "fp16": (draft.folder / "weights.safetensors").stat().st_size
-                + (draft.folder / "plan.json").stat().st_size,
-            },
-        }
+        sizes = FileBytes(
+            fp32=source.n_bytes,
+            fp16=(draft.folder / "weights.safetensors").stat().st_size
+            + (draft.folder / "plan.json").stat().st_size,
+        )
+        accuracy = None
         if test_labels is not None:
             found = compare_predictions(before, after, test_labels)
             draft.save_json("predictions", found.to_dict())
-            draft.facts["accuracy"] = found.summary()
+            accuracy = found.summary()
             print(
-                f"{source.facts['run']}: accuracy {found.accuracy_before:.4f} -> {found.accuracy_after:.4f}, "
+                f"{source.run}: accuracy {found.accuracy_before:.4f} -> {found.accuracy_after:.4f}, "
                 f"{found.n_changed} of {found.n_samples} predictions changed"
             )
+        draft.facts = HalfNetworkFacts(
+            run=source.run,
+            seed=source.seed,
+            n_saturated=n_saturated,
+            budget_points=budget.points,
+            file_bytes=sizes,
+            accuracy=accuracy,
+        )
     kept = [layer.name for layer in network.layers if layer.weight_dtype == "float32" and layer.has_weights]
     if kept:
         print(f"kept at float32, since half precision costs more than the budget: {', '.join(kept)}")
     if kept and all(layer.output_dtype == "float32" for layer in network.layers[:-1]):
         print("kept at float32 as well: all activations")
-    sizes = draft.facts["file_bytes"]
-    print(f"{sizes['fp32'] / 1e3:.1f} kB -> {sizes['fp16'] / 1e3:.1f} kB: {options.output}")
+    print(f"{sizes.fp32 / 1e3:.1f} kB -> {sizes.fp16 / 1e3:.1f} kB: {options.output}")
 
 
 def _of_study(options: Namespace) -> _Source:
@@ -112,7 +116,8 @@ def _of_study(options: Namespace) -> _Source:
         )
     trained = Artifact.open(options.weights, "network")
     dataset = Artifact.open(options.dataset, "dataset")
-    model = model_of(TrainingSpec.model_validate(trained.spec).model, dataset, trained.facts["seed"])
+    facts = trained.facts_as(NetworkFacts)
+    model = model_of(TrainingSpec.model_validate(trained.spec).model, dataset, facts.seed)
     model.load_state_dict(trained.tensors("weights"))
     samples, labels = read_images(dataset, "validation")
     return _Source(
@@ -120,7 +125,8 @@ def _of_study(options: Namespace) -> _Source:
         calibration=(samples[:CALIBRATION_SAMPLES], labels[:CALIBRATION_SAMPLES]),
         test=read_images(dataset, "test"),
         n_bytes=(trained.folder / "weights.safetensors").stat().st_size,
-        facts={"run": trained.facts["run"], "seed": trained.facts["seed"]},
+        run=facts.run,
+        seed=facts.seed,
     )
 
 
@@ -141,7 +147,8 @@ def _of_file(options: Namespace) -> _Source:
         calibration=parts[0],
         test=parts[1],
         n_bytes=Path(options.onnx).stat().st_size,
-        facts={"run": Path(options.onnx).stem, "seed": None},
+        run=Path(options.onnx).stem,
+        seed=None,
     )
 
 

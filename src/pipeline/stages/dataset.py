@@ -4,6 +4,7 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
+from pipeline.artifacts.results.images import ImagesFacts
 from pipeline.artifacts.store import create
 from pipeline.config.images import ImageData
 from pipeline.data import load_images
@@ -36,16 +37,16 @@ def run(options: Namespace) -> None:
             draft.save_array(f"{name}_labels", images.train_labels[indices], unit="class")
         draft.save_array("test_images", images.test_images, unit="gray levels, 0 to 255")
         draft.save_array("test_labels", images.test_labels, unit="class")
-        draft.facts |= {
-            "name": spec.name,
-            "classes": images.classes,
-            "source": images.source,
-            "pixel_mean": float(train.mean()),
-            "pixel_std": float(train.std()),
-            "train_samples": len(parts.train),
-            "validation_samples": len(parts.validation),
-            "test_samples": len(images.test_labels),
-        }
+        draft.facts = ImagesFacts(
+            name=spec.name,
+            classes=images.classes,
+            source=images.source,
+            pixel_mean=float(train.mean()),
+            pixel_std=float(train.std()),
+            train_samples=len(parts.train),
+            validation_samples=len(parts.validation),
+            test_samples=len(images.test_labels),
+        )
     print(
         f"dataset {spec.name}: {len(parts.train)} training, {len(parts.validation)} validation, "
         f"{len(images.test_labels)} test images from {images.source}"

@@ -2,6 +2,8 @@
 
 from argparse import Namespace
 
+from pipeline.artifacts.results.half_network import HalfNetworkFacts
+from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.points import EmbeddingsSpec
 from pipeline.precision import HalfNetwork
@@ -24,11 +26,12 @@ def run(options: Namespace) -> None:
         draft.save_array("labels", labels[:samples].numpy(), unit="class")
         draft.save_array("held_out_points", network.features(test_images).double().numpy())
         draft.save_array("held_out_labels", test_labels.numpy(), unit="class")
-        draft.facts |= {
-            "name": "embeddings",
-            "n": len(features),
-            "dimension": features.shape[1],
-            "softmax_accuracy": converted.facts["accuracy"]["fp16"],
-            "description": f"features of the half-precision network of {converted.facts['run']}",
-        }
+        facts = converted.facts_as(HalfNetworkFacts)
+        draft.facts = PointsFacts(
+            name="embeddings",
+            n=len(features),
+            dimension=features.shape[1],
+            softmax_accuracy=facts.accuracy and facts.accuracy["fp16"],
+            description=f"features of the half-precision network of {facts.run}",
+        )
     print(f"embeddings: {len(features)} in {features.shape[1]} dimensions")

@@ -4,6 +4,7 @@ from argparse import Namespace
 
 import numpy as np
 
+from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Draft, create
 from pipeline.config.points import AirportPoints, CityPoints, CubeMesh, PointsSpec, SphereMesh
 from pipeline.data import hold_out, load_points
@@ -23,18 +24,18 @@ def run(options: Namespace) -> None:
         errors_about(subject),
         create(options.output, kind="points", spec=spec, provenance=origin) as draft,
     ):
-        draft.facts["name"] = points.name
         if isinstance(points, AirportPoints | CityPoints):
-            _places(draft, points)
+            facts = _places(draft, points)
         elif isinstance(points, SphereMesh | CubeMesh):
-            _mesh(draft, points)
+            facts = _mesh(draft, points)
         else:
             raise ConfigError(f"points {points.name} are made by the stage embeddings, from a network")
+        draft.facts = facts
         origin["cost"] = cost()  # the work was done in this block
-    print(f"points {points.name}: {draft.facts['n']} in {draft.facts['dimension']} dimensions")
+    print(f"points {points.name}: {facts.n} in {facts.dimension} dimensions")
 
 
-def _places(draft: Draft, spec: AirportPoints | CityPoints) -> None:
+def _places(draft: Draft, spec: AirportPoints | CityPoints) -> PointsFacts:
     """Places on the globe: elevation of airports, or the logarithm of the population of cities."""
     places = load_points(spec.name, n_points=spec.n, seed=spec.seed)
     if spec.name == "airports":
@@ -56,16 +57,17 @@ def _places(draft: Draft, spec: AirportPoints | CityPoints) -> None:
     draft.save_array("held_out_values", values[held_out], unit=unit)
     for name in ("longitude", "latitude"):
         draft.save_array(f"held_out_{name}", places.values[name][held_out], unit="degrees")
-    draft.facts |= {
-        "n": len(kept),
-        "dimension": 3,
-        "unit": unit,
-        "quantity": quantity,
-        "description": places.description,
-    }
+    return PointsFacts(
+        name=spec.name,
+        n=len(kept),
+        dimension=3,
+        unit=unit,
+        quantity=quantity,
+        description=places.description,
+    )
 
 
-def _mesh(draft: Draft, spec: SphereMesh | CubeMesh) -> None:
+def _mesh(draft: Draft, spec: SphereMesh | CubeMesh) -> PointsFacts:
     if isinstance(spec, SphereMesh):
         vertices, triangles = sphere_mesh(spec.refinements)
         reference, what = 1.0, "the unit sphere, whose capacitance is 1 exactly"
@@ -75,4 +77,4 @@ def _mesh(draft: Draft, spec: SphereMesh | CubeMesh) -> None:
         reference, what = 0.66067817, "the unit cube"
     draft.save_array("vertices", vertices)
     draft.save_array("triangles", triangles)
-    draft.facts |= {"n": len(triangles), "dimension": 3, "reference": reference, "description": what}
+    return PointsFacts(name=spec.name, n=len(triangles), dimension=3, reference=reference, description=what)

@@ -9,17 +9,44 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from pipeline.artifacts.entry import Entry, entry_of
 from pipeline.artifacts.history import read_snapshot
+from pipeline.artifacts.results.half_network import HalfNetworkFacts, TimingsFacts
+from pipeline.artifacts.results.images import ImagesFacts
+from pipeline.artifacts.results.network import NetworkFacts
+from pipeline.artifacts.results.operator import OperatorFacts
+from pipeline.artifacts.results.points import PointsFacts
+from pipeline.artifacts.results.scaling import ScalingFacts, ScalingRow
+from pipeline.artifacts.results.solution import SolutionFacts
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.report import ReportSpec
 from pipeline.errors import ArtifactError
 from pipeline.report import render
 from pipeline.report.changes import Comparison, compare
+from pipeline.report.metrics import (
+    Converted,
+    Dataset,
+    History,
+    Matrix,
+    Metrics,
+    Model,
+    Moved,
+    Plan,
+    Roles,
+    RuleCost,
+    Run,
+    Scaling,
+    SeedResult,
+    Structure,
+    Study,
+)
 from pipeline.runtime.checkout import uncommitted
 from pipeline.runtime.provenance import commits_between, provenance
 from pipeline.stages.parts.spec import read_spec
+
+Networks = Iterable[tuple[Artifact, NetworkFacts]]
 
 # What the page draws of a solution on the globe: held-out places, and the map.
 MAP_ARRAYS = (
@@ -45,18 +72,19 @@ def run(options: Namespace) -> list[Path]:
     found = _by_kind(manifests)
     origin = provenance(options.code)
     made_from = origin | {"uncommitted": uncommitted()}
-    metrics, arrays = collect(spec, found, _rules(options.benchmarks, manifests), made_from)
-    metrics["history"] = _history(options.history, manifests, folder)
+    history = _history(options.history, manifests, folder)
+    rules = _rules(options.benchmarks, manifests)
+    metrics, arrays = collect(spec, found, rules, made_from, history)
     with create(options.output, kind="report", spec=spec, provenance=origin) as draft:
-        draft.save_text("index.html", render(metrics, arrays))
-        for matrix in metrics["matrices"].values():
-            del matrix["structure"]  # a picture's worth of blocks, and no number that anyone compares
-        draft.save_json("metrics", metrics)
+        draft.save_text("index.html", render(metrics.model_dump(), arrays))
+        # Without a picture's worth of blocks, which hold no number that anyone compares.
+        blocks = {"matrices": {"__all__": {"structure"}}}
+        draft.save_json("metrics", metrics.model_dump(mode="json", exclude=blocks))
     print(f"report: {options.output.parent / 'index.html'}")
     return list(manifests)
 
 
-def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> dict[str, Any] | None:
+def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> History | None:
     """Every artefact against those of its name that came before it, had the same specs and the same machine."""
     past: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in read_snapshot(snapshot) if snapshot is not None else []:
@@ -82,13 +110,13 @@ def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> 
             for commit in commits_between(before[-1].commit_id, now.commit_id):
                 since[commit] = None
     changes = sorted((change for c in comparisons for change in c.changes), key=lambda change: -change.size)
-    return {
-        "n_figures": sum(c.n_figures for c in comparisons),
-        "n_artefacts": len(comparisons),
-        "n_runs": max((c.n_runs for c in comparisons), default=0),
-        "changes": [asdict(change) for change in changes],
-        "commits": list(since),
-    }
+    return History(
+        n_figures=sum(c.n_figures for c in comparisons),
+        n_artefacts=len(comparisons),
+        n_runs=max((c.n_runs for c in comparisons), default=0),
+        changes=[Moved(**asdict(change)) for change in changes],
+        commits=list(since),
+    )
 
 
 def _by_kind(manifests: Iterable[Path]) -> dict[str, list[tuple[str, Artifact]]]:
@@ -108,146 +136,177 @@ def _by_kind(manifests: Iterable[Path]) -> dict[str, list[tuple[str, Artifact]]]
 def collect(
     spec: ReportSpec,
     found: Mapping[str, list[tuple[str, Artifact]]],
-    rules: list[dict[str, Any]],
+    rules: list[RuleCost],
     origin: Mapping[str, Any],
-) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Gather the numbers and arrays that the page shows; see `pipeline.report.metrics` for their names."""
-    dataset = found["dataset"][0][1].facts
-    networks = [artifact for _, artifact in found["network"]]
-    data_keys = ("name", "train_samples", "validation_samples", "test_samples", "classes", "source")
-    metrics: dict[str, Any] = {
-        "study": {
-            "name": spec.study,
-            "description": spec.description,
-            "seeds": list(spec.seeds),
-            "dataset": {key: dataset[key] for key in data_keys},
-            "model": {
-                "name": networks[0].spec["model"]["name"],
-                "n_parameters": networks[0].facts["n_parameters"],
-            },
-        },
-        "training": {
-            name: _run(name, label, networks, dataset["train_samples"]) for name, label in spec.runs.items()
-        },
-        "claims_of": spec.claims and spec.claims.model_dump(),
-        "precision": _precision(found),
-        "matrices": {},
-        "scaling": None,
-        "rules": rules,
-        "provenance": origin,
-    }
-    arrays: dict[str, NDArray[Any]] = {}
+    history: History | None = None,
+) -> tuple[Metrics, dict[str, NDArray[Any]]]:
+    """Gather the numbers and arrays that the page shows."""
+    networks = [(artifact, artifact.facts_as(NetworkFacts)) for _, artifact in found.get("network", [])]
+    dataset = next((artifact.facts_as(ImagesFacts) for _, artifact in found.get("dataset", [])), None)
     operators, solutions = dict(found.get("operator", [])), dict(found.get("solution", []))
-    for name, points in found.get("points", []):
-        metrics["matrices"][name] = _matrix(points, operators[name], solutions[name])
-        for array in MAP_ARRAYS:
-            if solutions[name].has(array):
-                arrays[f"{name}/{array}"] = solutions[name].array(array)
-    for _, scaling in found.get("scaling", []):
-        metrics["scaling"] = dict(scaling.facts) | {"rows": scaling.json("rows")}
+    points = dict(found.get("points", []))
+    metrics = Metrics(
+        study=Study(
+            name=spec.study,
+            description=spec.description,
+            seeds=list(spec.seeds) if networks else [],
+            dataset=dataset and Dataset(**dataset.model_dump(include=set(Dataset.model_fields))),
+            model=_model(*networks[0]) if networks else None,
+        ),
+        training={
+            name: _run(name, label, networks, dataset.train_samples)
+            for name, label in spec.runs.items()
+            if dataset is not None
+        },
+        claims_of=spec.claims and Roles(**spec.claims.model_dump()),
+        precision=_precision(found),
+        matrices={name: _matrix(points[name], operators[name], solutions[name]) for name in points},
+        scaling=next((_scaling(scaling) for _, scaling in found.get("scaling", [])), None),
+        rules=rules,
+        provenance=dict(origin),
+        history=history,
+    )
+    arrays = {
+        f"{name}/{array}": solution.array(array)
+        for name, solution in solutions.items()
+        for array in MAP_ARRAYS
+        if solution.has(array)
+    }
     return metrics, arrays
 
 
-def _run(name: str, label: str, networks: Iterable[Artifact], train_samples: int) -> dict[str, Any]:
+def _model(network: Artifact, facts: NetworkFacts) -> Model:
+    return Model(name=_trained(network).model.name, n_parameters=facts.n_parameters)
+
+
+def _scaling(scaling: Artifact) -> Scaling:
+    facts = scaling.facts_as(ScalingFacts)
+    return Scaling(**facts.model_dump(), rows=scaling.rows_as("rows", ScalingRow))
+
+
+class _Named(BaseModel):
+    """A section of a spec with its options."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    def in_words(self) -> str:
+        """`{name: mixup, alpha: 0.4}` as "mixup (alpha 0.4)"."""
+        values = ", ".join(f"{key} {value}" for key, value in (self.model_extra or {}).items())
+        return f"{self.name.replace('_', ' ')} ({values})"
+
+
+class _Recipe(BaseModel):
+    """What the page tells of a training run's spec."""
+
+    optimizer: _Named
+    batch_size: int
+    train_samples: int | None
+    epochs: int
+    smoothing: list[_Named]
+
+
+class _Trained(BaseModel):
+    """What the page tells of the spec of a trained network: the page needs no code that trains."""
+
+    run: _Recipe
+    model: _Named
+
+
+def _trained(network: Artifact) -> _Trained:
+    return network.spec_as(_Trained)
+
+
+def _run(name: str, label: str, networks: Networks, train_samples: int) -> Run:
     """One training run over its seeds."""
-    mine = [network for network in networks if network.facts["run"] == name]
-    recipe = mine[0].spec["run"]
-    seeds = {}
-    for network in mine:
-        facts = network.facts
-        seeds[str(facts["seed"])] = {
-            "history": [_numbers(row) for row in network.table("history")],
-            **facts["scores"],
-            "sharpness": facts["sharpness"],
-            "seconds": facts["seconds"],
-            "steps": facts["steps"],
-            "kfac": _kfac(recipe, network),
-            "phases": _phases(network),
-            "messages": facts["messages"],
-        }
-    return {
-        "label": label,
-        "optimizer": recipe["optimizer"]["name"],
-        "batch_size": recipe["batch_size"],
-        "train_samples": recipe["train_samples"] or train_samples,
-        "epochs": recipe["epochs"],
-        "smoothing": [_in_words(smoothing) for smoothing in recipe["smoothing"]],
-        "processes": mine[0].facts["processes"],
-        "seeds": seeds,
-    }
+    mine = [(network, facts) for network, facts in networks if facts.run == name]
+    recipe = _trained(mine[0][0]).run
+    return Run(
+        label=label,
+        optimizer=recipe.optimizer.name,
+        batch_size=recipe.batch_size,
+        train_samples=recipe.train_samples or train_samples,
+        epochs=recipe.epochs,
+        smoothing=[smoothing.in_words() for smoothing in recipe.smoothing],
+        processes=mine[0][1].processes,
+        seeds={str(facts.seed): _seed(recipe, network, facts) for network, facts in mine},
+    )
 
 
-def _kfac(recipe: Mapping[str, Any], network: Artifact) -> dict[str, Any] | None:
-    """What the preconditioner did and saw by the end of a run; None for a run without."""
-    if recipe["optimizer"]["name"] != "kfac":
-        return None
-    last = _numbers(network.table("history")[-1])
-    figures = ("n_retries", "n_stale", "n_skipped", "step_size", "damping", "factor_age", "inverse_age")
-    return {name: last[name] for name in figures} | {"layers": network.json("layers")}
+def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts) -> SeedResult:
+    history = [_numbers(row) for row in network.table("history")]
+    last = history[-1] if history else {}
+    kfac: dict[str, Any] | None = None
+    if recipe.optimizer.name == "kfac":
+        figures = ("n_retries", "n_stale", "n_skipped", "step_size", "damping", "factor_age", "inverse_age")
+        kfac = {figure: last[figure] for figure in figures} | {"layers": network.json("layers")}
+    phases = ("gradient", "preconditioner", "evaluation") if history else ()
+    return SeedResult(
+        history=history,
+        test=facts.scores.get("test"),
+        validation=facts.scores.get("validation"),
+        train=facts.scores.get("train"),
+        sharpness=facts.sharpness,
+        seconds=facts.seconds,
+        steps=facts.steps,
+        kfac=kfac,
+        phases={phase: last[f"{phase}_seconds"] for phase in phases},
+        messages=facts.messages,
+    )
 
 
-def _phases(network: Artifact) -> dict[str, float | int | None]:
-    """Seconds of the parts of a run."""
-    history = network.table("history")
-    names = ("gradient_seconds", "preconditioner_seconds", "evaluation_seconds")
-    return {name.removesuffix("_seconds"): _numbers(history[-1])[name] for name in names} if history else {}
-
-
-def _in_words(options: Mapping[str, Any]) -> str:
-    """`{name: mixup, alpha: 0.4}` as "mixup (alpha 0.4)"."""
-    values = ", ".join(f"{key} {value}" for key, value in options.items() if key != "name")
-    return f"{options['name'].replace('_', ' ')} ({values})"
-
-
-def _precision(found: Mapping[str, list[tuple[str, Artifact]]]) -> dict[str, Any]:
+def _precision(found: Mapping[str, list[tuple[str, Artifact]]]) -> dict[str, Converted]:
     timings = dict(found.get("timings", []))
     networks = {}
     for name, converted in found.get("half_network", []):
-        timed = timings[name]
+        timed, facts = timings[name], converted.facts_as(HalfNetworkFacts)
+        verification = timed.facts_as(TimingsFacts).verification
         rows = timed.json("timings")
         shown = timed.spec["modes"][0]
-        networks[name] = {
-            "seed": converted.facts["seed"],
-            "budget_points": converted.facts["budget_points"],
-            "file_bytes": converted.facts["file_bytes"],
-            "layers": converted.json("layers"),
-            "plans": {
-                batch: tested | {"verification": timed.facts["verification"][batch]}
+        on_device = "device_timings.json" in timed.manifest["files"]
+        networks[name] = Converted(
+            seed=facts.seed,
+            budget_points=facts.budget_points,
+            file_bytes=facts.file_bytes,
+            layers=converted.json("layers"),
+            plans={
+                batch: Plan(**tested, verification=verification[batch])
                 for batch, tested in timed.json("tests").items()
             },
-            "mode": shown,
-            "timings": [row for row in rows if row["mode"] == shown],
-            "other_timings": [row for row in rows if row["mode"] != shown],
-            "candidates": timed.json("candidates"),
-            "device_timings": timed.json("device_timings")
-            if "device_timings.json" in timed.manifest["files"]
-            else [],
-            "roofs": timed.json("roofs"),
-        }
+            mode=shown,
+            timings=[row for row in rows if row["mode"] == shown],
+            other_timings=[row for row in rows if row["mode"] != shown],
+            candidates=timed.json("candidates"),
+            device_timings=timed.json("device_timings") if on_device else [],
+            roofs=timed.json("roofs"),
+        )
     return networks
 
 
-def _matrix(points: Artifact, operator: Artifact, solution: Artifact) -> dict[str, Any]:
-    return {
-        "kernel": operator.facts["kernel"],
-        "nugget": operator.facts["nugget"],
-        "nugget_at_bound": operator.facts["nugget_at_bound"],
-        "n": points.facts["n"],
-        "dimension": points.facts["dimension"],
-        "points": points.facts["name"],
-        "task": operator.spec["task"],
-        "compress": operator.facts["compress"],
-        "solve": solution.facts["solve"],
-        "result": solution.facts["result"],
-        "structure": {
-            "n": operator.facts["compress"]["n_rows"],
-            "blocks": operator.array("blocks").tolist(),
-            "levels": operator.facts["compress"]["levels"],
-        },
-    }
+def _matrix(points: Artifact, operator: Artifact, solution: Artifact) -> Matrix:
+    where, compressed = points.facts_as(PointsFacts), operator.facts_as(OperatorFacts)
+    solved = solution.facts_as(SolutionFacts)
+    return Matrix(
+        kernel=compressed.kernel,
+        nugget=compressed.nugget,
+        nugget_at_bound=compressed.nugget_at_bound,
+        n=where.n,
+        dimension=where.dimension,
+        points=where.name,
+        task=operator.spec["task"],
+        compress=compressed.compress,
+        solve=solved.solve,
+        result=solved.result,
+        structure=Structure(
+            n=compressed.compress.n_rows,
+            blocks=operator.array("blocks").tolist(),
+            levels=compressed.compress.levels,
+        ),
+    )
 
 
-def _rules(folder: Path, artefacts: Iterable[Path]) -> list[dict[str, Any]]:
+def _rules(folder: Path, artefacts: Iterable[Path]) -> list[RuleCost]:
     """What each artefact's job cost, from the benchmark files that Snakemake left beside them."""
     rows = []
     for manifest in artefacts:
@@ -258,8 +317,8 @@ def _rules(folder: Path, artefacts: Iterable[Path]) -> list[dict[str, Any]]:
         rule, *rest = job.parts
         with file.open(newline="") as table:
             for row in csv.DictReader(table, delimiter="\t"):
-                cost = {"seconds": _number(row["s"]), "max_rss_mb": _number(row["max_rss"])}
-                rows.append({"rule": rule, "job": "/".join(rest), **cost})
+                spent, memory = _number(row["s"]), _number(row["max_rss"])
+                rows.append(RuleCost(rule=rule, job="/".join(rest), seconds=spent, max_rss_mb=memory))
     return rows
 
 

@@ -3,11 +3,11 @@
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from pipeline.artifacts.results.scaling import ScalingFacts, ScalingRow
 from pipeline.artifacts.store import create
 from pipeline.config.matrices import Scaling
 from pipeline.data import load_points
@@ -29,19 +29,17 @@ def run(options: Namespace) -> None:
         for n in spec.sizes:
             rows.append(measure(n, kernel, spec.tolerance))
             print(
-                "scaling  " + "  ".join(f"{key} {_short(value)}" for key, value in rows[-1].items()),
+                "scaling  " + "  ".join(f"{key} {_short(value)}" for key, value in rows[-1]),
                 flush=True,
             )
     with create(options.output, kind="scaling", spec=spec, provenance=provenance(options.code)) as draft:
-        draft.save_json("rows", rows)
-        draft.facts |= {
-            "kernel": in_words(kernel),
-            "points": "uniform in the unit square",
-            "tolerance": spec.tolerance,
-        }
+        draft.save_json("rows", [row.model_dump() for row in rows])
+        draft.facts = ScalingFacts(
+            kernel=in_words(kernel), points="uniform in the unit square", tolerance=spec.tolerance
+        )
 
 
-def measure(n: int, kernel: kernels.Kernel, tolerance: float) -> dict[str, Any]:
+def measure(n: int, kernel: kernels.Kernel, tolerance: float) -> ScalingRow:
     """Return one row: seconds, bytes and error of each operation for n uniform points in the unit square."""
     points = load_points("uniform_square", n_points=n, seed=0).points
     x = np.random.default_rng(1).standard_normal(n)
@@ -50,16 +48,16 @@ def measure(n: int, kernel: kernels.Kernel, tolerance: float) -> dict[str, Any]:
     compressed = time.perf_counter()
     factorization = matrix.factorize(tolerance)
     factorized = time.perf_counter()
-    return {
-        "n": n,
-        "compress_seconds": compressed - start,
-        "factorize_seconds": factorized - compressed,
-        "product_seconds": _best(lambda: matrix @ x),
-        "solve_seconds": _best(lambda: factorization.solve(x)),
-        "operator_bytes": matrix.n_bytes,
-        "factor_bytes": factorization.n_bytes,
-        "relative_error": matrix.error_estimate(),
-    }
+    return ScalingRow(
+        n=n,
+        compress_seconds=compressed - start,
+        factorize_seconds=factorized - compressed,
+        product_seconds=_best(lambda: matrix @ x),
+        solve_seconds=_best(lambda: factorization.solve(x)),
+        operator_bytes=matrix.n_bytes,
+        factor_bytes=factorization.n_bytes,
+        relative_error=matrix.error_estimate(),
+    )
 
 
 def _best(work: Callable[[], object]) -> float:

@@ -11,6 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.artifacts.results.operator import OperatorFacts
+from pipeline.artifacts.results.points import PointsFacts
+from pipeline.artifacts.results.solution import (
+    CapacitanceResult,
+    ClassificationResult,
+    KrigingResult,
+    Result,
+    SolutionFacts,
+    SolveCost,
+)
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.matrices import SolveSpec
 from pipeline.data.globe import unit_vectors
@@ -58,14 +68,14 @@ class Solved:
     @property
     def kernel(self) -> kernels.Kernel:
         """The kernel of the matrix."""
-        return kernels.from_dict(self.compressed.facts["kernel_parameters"])
+        return kernels.from_dict(self.compressed.facts_as(OperatorFacts).kernel_parameters)
 
 
 @dataclass(frozen=True)
 class Answer:
     """What a solution says: numbers for the report, a line for the log, and arrays with units for figures."""
 
-    result: dict[str, Any]
+    result: Result
     line: str
     arrays: dict[str, tuple[NDArray[Any], str]] = field(default_factory=dict)
 
@@ -115,24 +125,24 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
         draft.save_table("residuals", [{"iteration": i, "residual": r} for i, r in enumerate(info.residuals)])
         for array, (values, unit) in answer.arrays.items():
             draft.save_array(array, values, unit=unit)
-        draft.facts |= {
-            "result": answer.result,
-            "solve": {
-                "assemble_seconds": watch.seconds["assemble"],
-                "factorize_seconds": watch.seconds["factorize"],
-                "factor_bytes": factorization.n_bytes,
-                "factor_tolerance": factorization.used_tolerance,
-                "factor_kind": factorization.kind,
-                "solve_seconds": watch.seconds["solve"],
-                "iterations": info.iterations,
-                "relative_residual": info.residuals[-1],
-                "exact_residual": exact_residual(solved, problem.right_hand_side),
-                "logdet": logdet,
-                "processes": communicator.size,
-                "difference_to_one_process": float((shared - alone).norm() / alone.norm()),
-                "notes": list(factorization.notes),
-            },
-        }
+        draft.facts = SolutionFacts(
+            result=answer.result,
+            solve=SolveCost(
+                assemble_seconds=watch.seconds["assemble"],
+                factorize_seconds=watch.seconds["factorize"],
+                factor_bytes=factorization.n_bytes,
+                factor_tolerance=factorization.used_tolerance,
+                factor_kind=factorization.kind,
+                solve_seconds=watch.seconds["solve"],
+                iterations=info.iterations,
+                relative_residual=info.residuals[-1],
+                exact_residual=exact_residual(solved, problem.right_hand_side),
+                logdet=logdet,
+                processes=communicator.size,
+                difference_to_one_process=float((shared - alone).norm() / alone.norm()),
+                notes=list(factorization.notes),
+            ),
+        )
     for note in factorization.notes:
         print(f"solve {name}: {note}")
     plural = "es" if communicator.size > 1 else ""
@@ -165,7 +175,11 @@ def exact_residual(solved: Solved, right_hand_side: Tensor) -> float | None:
         np.random.default_rng(0).choice(len(rows), min(EXACT_ROWS, len(rows)), replace=False)
     )
     product = predict(solved.kernel, rows, solved.solution, rows[chosen])
-    off = right_hand_side[chosen] - product - solved.compressed.facts["nugget"] * solved.solution[chosen]
+    off = (
+        right_hand_side[chosen]
+        - product
+        - solved.compressed.facts_as(OperatorFacts).nugget * solved.solution[chosen]
+    )
     return float(off.norm() / right_hand_side[chosen].norm())
 
 
@@ -185,18 +199,19 @@ def _kriging(solved: Solved) -> Answer:
         n = len(values)
         quadratic = float(values @ solved.solution)
         likelihood = -0.5 * (quadratic + solved.logdet + n * math.log(2 * math.pi)) - n * math.log(deviation)
-    unit, quantity = points.facts["unit"], points.facts["quantity"]
+    facts = points.facts_as(PointsFacts)
+    unit, quantity = facts.unit or "", facts.quantity or "values"
     rmse = root_mean_square_error(predicted, observed)
     by_mean = root_mean_square_error(torch.full_like(observed, mean), observed)
     return Answer(
-        result={
-            "rmse": rmse,
-            "rmse_mean_predictor": by_mean,
-            "unit": unit,
-            "quantity": quantity,
-            "n_held_out": len(observed),
-            "log_likelihood": likelihood,
-        },
+        result=KrigingResult(
+            rmse=rmse,
+            rmse_mean_predictor=by_mean,
+            unit=unit,
+            quantity=quantity,
+            n_held_out=len(observed),
+            log_likelihood=likelihood,
+        ),
         line=f"{quantity} of {len(observed)} held-out places to {rmse:.4g} {unit} RMSE, mean predictor {by_mean:.4g}",
         arrays={
             "longitude": (tensor(points, "held_out_longitude").numpy(), "degrees"),
@@ -215,20 +230,22 @@ def _classification(solved: Solved) -> Answer:
     rows, tests = (tensor(solved.points, name) for name in ("points", "held_out_points"))
     labels = tensor(solved.points, "held_out_labels")
     predicted = predict_labels(solved.kernel, rows, solved.solution, tests)
-    accuracy, by_head = float((predicted == labels).double().mean()), solved.points.facts["softmax_accuracy"]
+    accuracy = float((predicted == labels).double().mean())
+    by_head = solved.points.facts_as(PointsFacts).softmax_accuracy
     return Answer(
-        result={"accuracy": accuracy, "softmax_accuracy": by_head, "n_test": len(labels)},
-        line=f"test accuracy {accuracy:.4f} by kernel ridge regression, {by_head:.4f} by the soft-max head",
+        result=ClassificationResult(accuracy=accuracy, softmax_accuracy=by_head, n_test=len(labels)),
+        line=f"test accuracy {accuracy:.4f} by kernel ridge regression, {(by_head or 0.0):.4f} by the soft-max head",
         arrays={"predicted_labels": (predicted.numpy(), "class")},
     )
 
 
 def _capacitance(solved: Solved) -> Answer:
     """Sum the charges of the conductor at unit potential, and compare with the known value."""
-    value, reference = capacitance(solved.solution), solved.points.facts["reference"]
+    value, reference = capacitance(solved.solution), solved.points.facts_as(PointsFacts).reference
+    assert reference is not None  # every mesh of ours has one
     error = abs(value - reference) / reference
     return Answer(
-        result={"capacitance": value, "reference": reference, "relative_error": error, "unit": "4π ε₀"},
+        result=CapacitanceResult(capacitance=value, reference=reference, relative_error=error, unit="4π ε₀"),
         line=f"capacitance {value:.6f} of 4π ε₀, known {reference:.6f}, relative error {error:.1e}",
     )
 

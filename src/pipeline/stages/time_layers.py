@@ -14,6 +14,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from pipeline.artifacts.results.half_network import HalfNetworkFacts, PlanTest, TimingsFacts
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.precision import Timing
 from pipeline.errors import ArtifactError, ConfigError
@@ -91,7 +92,7 @@ def run(options: Namespace) -> None:
     tested = {selection.batch: _tested(selection.network, before, samples) for selection in selections}
     for row in rows:
         if row["mode"] == spec.modes[0]:
-            error = next(e for e in tested[row["batch"]]["errors"] if e["layer"] == row["layer"])
+            error = next(e for e in tested[row["batch"]].errors if e["layer"] == row["layer"])
             print(
                 f"batch {row['batch']:3d}  {row['layer']:12s} {row['reason']} Error {error['relative_error']:.2g}."
             )
@@ -102,20 +103,18 @@ def run(options: Namespace) -> None:
         draft.save_json("timings", rows)
         draft.save_json("roofs", roofs.to_dict())
         draft.save_json("plans", {str(s.batch): s.network.plan() for s in selections})
-        draft.save_json("tests", {str(batch): found for batch, found in tested.items()})
+        draft.save_json("tests", {str(batch): found.model_dump() for batch, found in tested.items()})
         draft.save_json("candidates", [row for selection in selections for row in selection.rows()])
         if device.type == "cuda":
             timed = time_on_device(
                 network.layers, network.parameters, samples.inputs, device, batch_sizes=spec.batch_sizes
             )
             draft.save_json("device_timings", [asdict(row) for row in timed])
-        draft.facts |= {
-            "run": converted.facts["run"],
-            "verification": {str(s.batch): s.verification.to_dict() for s in selections},
-            "accuracy": {
-                str(batch): found["accuracy"] for batch, found in tested.items() if found["accuracy"]
-            },
-        }
+        draft.facts = TimingsFacts(
+            run=converted.facts_as(HalfNetworkFacts).run,
+            verification={str(s.batch): s.verification.to_dict() for s in selections},
+            accuracy={str(batch): found.accuracy for batch, found in tested.items() if found.accuracy},
+        )
 
 
 def _network(converted: Artifact) -> HalfNetwork:
@@ -130,7 +129,7 @@ def _network(converted: Artifact) -> HalfNetwork:
     )
 
 
-def _tested(network: HalfNetwork, before: Tensor, samples: _Samples) -> dict[str, Any]:
+def _tested(network: HalfNetwork, before: Tensor, samples: _Samples) -> PlanTest:
     """The errors of a plan, layer by layer, and what it makes of the test samples."""
     n_before = network.n_saturated
     after = network(samples.test_inputs)
@@ -138,12 +137,12 @@ def _tested(network: HalfNetwork, before: Tensor, samples: _Samples) -> dict[str
     found = None
     if samples.test_labels is not None:
         found = compare_predictions(before, after, samples.test_labels)
-    return {
-        "errors": [asdict(error) for error in network.layer_errors(samples.test_inputs[:ERROR_SAMPLES])],
-        "n_saturated": n_saturated,
-        "accuracy": found and found.summary(),
-        "predictions": found and found.to_dict(),
-    }
+    return PlanTest(
+        errors=[asdict(error) for error in network.layer_errors(samples.test_inputs[:ERROR_SAMPLES])],
+        n_saturated=n_saturated,
+        accuracy=found and found.summary(),
+        predictions=found and found.to_dict(),
+    )
 
 
 def _samples(options: Namespace, converted: Artifact) -> _Samples:

@@ -3,7 +3,7 @@
 import math
 import resource
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -11,6 +11,7 @@ import torch
 
 from pipeline.artifacts.checkpoints import CheckpointFolder
 from pipeline.artifacts.patience import Patience
+from pipeline.artifacts.results.network import Flatness, Messages, NetworkFacts, Score
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.training import TrainingSpec
 from pipeline.errors import ArtifactError, Interrupted
@@ -162,7 +163,7 @@ def _train(
             ) from None
         if reporter.speaks:
             flatness = measure_sharpness(model, training[:SHARPNESS_SAMPLES], seed=options.seed)
-            scores = {name: {"loss": score.loss, "accuracy": score.accuracy} for name, score in final.items()}
+            scores = {name: Score(loss=score.loss, accuracy=score.accuracy) for name, score in final.items()}
             _write(options, spec, model, history, scores, flatness, communicator)
             checkpoint.remove()
             name, score = list(final.items())[-1]
@@ -250,7 +251,7 @@ def _write(
     spec: TrainingSpec,
     model: Classifier,
     history: History,
-    scores: Mapping[str, Mapping[str, float]],
+    scores: dict[str, Score],
     flatness: Sharpness,
     communicator: Counting,
 ) -> None:
@@ -261,21 +262,20 @@ def _write(
         layers = [row.pop("layers") for row in rows]
         draft.save_table("history", rows)
         draft.save_json("layers", layers[-1] if layers else {})
-        draft.facts |= {
-            "run": options.run,
-            "seed": options.seed,
-            "processes": communicator.size,
-            # Of process 0 since it started, evaluations included.
-            "messages": {
-                name: {"bytes": n_bytes, "calls": communicator.n_calls[name]}
+        draft.facts = NetworkFacts(
+            run=options.run,
+            seed=options.seed,
+            processes=communicator.size,
+            messages={
+                name: Messages(bytes=n_bytes, calls=communicator.n_calls[name])
                 for name, n_bytes in communicator.n_bytes.items()
             },
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "n_parameters": sum(math.prod(parameter.shape) for parameter in model.parameters()),
-            "seconds": history[-1].seconds if history else 0.0,
-            "steps": history[-1].steps if history else 0,
-            "scores": scores,
-            "sharpness": asdict(flatness),
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        }
+            threads=torch.get_num_threads(),
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            n_parameters=sum(math.prod(parameter.shape) for parameter in model.parameters()),
+            seconds=history[-1].seconds if history else 0.0,
+            steps=history[-1].steps if history else 0,
+            scores=scores,
+            sharpness=Flatness(**asdict(flatness)),
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )

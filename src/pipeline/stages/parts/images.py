@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.artifacts.results.images import ImagesFacts
 from pipeline.artifacts.store import Artifact
 from pipeline.errors import ConfigError
 from pipeline.stages.parts.tensors import tensor
@@ -39,8 +40,8 @@ def samples_of(dataset: Artifact, part: str, device: torch.device, n: int | None
 
 
 def _mapped(dataset: Artifact, part: str, device: torch.device, n: int | None) -> MappedImages:
-    facts = dataset.facts
-    return MappedImages(dataset.array(f"{part}_images")[:n], facts["pixel_mean"], facts["pixel_std"], device)
+    facts = dataset.facts_as(ImagesFacts)
+    return MappedImages(dataset.array(f"{part}_images")[:n], facts.pixel_mean, facts.pixel_std, device)
 
 
 def read_samples(inputs: Path, labels: Path | None) -> tuple[Tensor, Tensor | None]:

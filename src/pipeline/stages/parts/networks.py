@@ -2,6 +2,7 @@
 
 import torch
 
+from pipeline.artifacts.results.images import ImagesFacts
 from pipeline.artifacts.store import Artifact
 from pipeline.config.images import Model
 from pipeline.models import Classifier, build_model
@@ -13,7 +14,7 @@ def model_of(model: Model, dataset: Artifact, seed: int) -> Classifier:
     return build_model(
         model.name,
         input_shape=(channels[0] if channels else 1, height, width),
-        n_classes=len(dataset.facts["classes"]),
+        n_classes=len(dataset.facts_as(ImagesFacts).classes),
         generator=torch.Generator().manual_seed(seed),
         **model.model_dump(exclude={"name"}),
     )

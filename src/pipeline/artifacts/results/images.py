@@ -1,0 +1,25 @@
+"""Facts of a data set."""
+
+from typing import ClassVar
+
+from pipeline.artifacts.results.facts import Facts
+
+
+class ImagesFacts(Facts):
+    """The images of a study, divided into three parts.
+
+    Attributes:
+        pixel_mean: Mean of the training pixels, 0 to 255.
+        pixel_std: Standard deviation of the training pixels.
+    """
+
+    KIND: ClassVar[str] = "dataset"
+
+    name: str
+    classes: list[str]
+    source: str
+    pixel_mean: float
+    pixel_std: float
+    train_samples: int
+    validation_samples: int
+    test_samples: int

@@ -1,0 +1,53 @@
+"""Facts of a compressed matrix."""
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+
+from pipeline.artifacts.results.facts import Facts, Number
+
+
+class Compression(BaseModel):
+    """What compression took and gave.
+
+    Attributes:
+        n_rows: Rows of the compressed matrix: quadrature points for boundary elements, else the unknowns.
+        n_bytes: Storage of the H2 matrix.
+        dense_bytes: Storage of the dense alternative.
+        symmetric: Whether mirrored blocks are kept once.
+        precision: Type of the numbers that are kept.
+        missed: Whether the error is well above the tolerance.
+        levels: A row per level of the tree.
+    """
+
+    n_rows: int
+    seconds: float
+    n_bytes: int
+    dense_bytes: int
+    symmetric: bool
+    precision: str
+    tolerance: float
+    relative_error: Number
+    missed: bool
+    max_rank: int
+    levels: list[dict[str, Any]]
+    notes: list[str]
+
+
+class OperatorFacts(Facts):
+    """A kernel matrix in H2 form.
+
+    Attributes:
+        kernel: The kernel for reading.
+        kernel_parameters: The kernel as `kernels.from_dict` reads it.
+        nugget: What was added to the diagonal.
+        nugget_at_bound: Whether a fit stopped at its smallest nugget.
+    """
+
+    KIND: ClassVar[str] = "operator"
+
+    kernel: str
+    kernel_parameters: dict[str, Any]
+    nugget: float
+    nugget_at_bound: bool
+    compress: Compression

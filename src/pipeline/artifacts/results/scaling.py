@@ -1,0 +1,30 @@
+"""Facts of growth with the number of points."""
+
+from typing import ClassVar
+
+from pydantic import BaseModel
+
+from pipeline.artifacts.results.facts import Facts, Number
+
+
+class ScalingFacts(Facts):
+    """What was measured; the rows are a file of their own."""
+
+    KIND: ClassVar[str] = "scaling"
+
+    kernel: str
+    points: str
+    tolerance: float
+
+
+class ScalingRow(BaseModel):
+    """Seconds, bytes and error for one number of points."""
+
+    n: int
+    compress_seconds: float
+    factorize_seconds: float
+    product_seconds: float
+    solve_seconds: float
+    operator_bytes: int
+    factor_bytes: int
+    relative_error: Number

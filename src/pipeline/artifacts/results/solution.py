@@ -1,0 +1,72 @@
+"""Facts of a solved system, and of what it was solved for."""
+
+from typing import ClassVar
+
+from pydantic import BaseModel
+
+from pipeline.artifacts.results.facts import Facts, Number
+
+
+class SolveCost(BaseModel):
+    """What factorization and solve took, and how exact they are.
+
+    Attributes:
+        relative_residual: That of the compressed matrix.
+        exact_residual: That of sampled rows of the exact matrix; none for boundary elements, whose rows are integrals.
+        logdet: Logarithm of the determinant, from a Cholesky factorization.
+        difference_to_one_process: Difference of one distributed product from that of one process, relative to it.
+    """
+
+    assemble_seconds: float
+    factorize_seconds: float
+    factor_bytes: int
+    factor_tolerance: float
+    factor_kind: str
+    solve_seconds: float
+    iterations: int
+    relative_residual: Number
+    exact_residual: Number
+    logdet: Number
+    processes: int
+    difference_to_one_process: Number
+    notes: list[str]
+
+
+class KrigingResult(BaseModel):
+    """Predictions of held-out values, in their unit."""
+
+    rmse: Number
+    rmse_mean_predictor: Number
+    unit: str
+    quantity: str
+    n_held_out: int
+    log_likelihood: Number
+
+
+class CapacitanceResult(BaseModel):
+    """The capacitance of a conductor beside its known value."""
+
+    capacitance: Number
+    reference: float
+    relative_error: Number
+    unit: str
+
+
+class ClassificationResult(BaseModel):
+    """Shares of right answers on the test images."""
+
+    accuracy: Number
+    softmax_accuracy: Number
+    n_test: int
+
+
+Result = KrigingResult | CapacitanceResult | ClassificationResult
+
+
+class SolutionFacts(Facts):
+    """A solution and its answer."""
+
+    KIND: ClassVar[str] = "solution"
+
+    result: Result
+    solve: SolveCost
