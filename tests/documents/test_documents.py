@@ -3,6 +3,7 @@
 import logging
 import re
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import yaml
@@ -17,8 +18,8 @@ WITH_PYTHON = [page for page in PAGES if "```python\n" in page.read_text()]
 def _blocks(page: Path, language: str) -> list[tuple[int, str]]:
     """The first line's number, and the text, of each fenced block of a language."""
     text = page.read_text()
-    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [(text[: match.start(1)].count("\n") + 1, match[1]) for match in found]
+    found = re.finditer(rf"^( *)```{language}\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    return [(text[: match.start(2)].count("\n") + 1, dedent(match[2])) for match in found]
 
 
 def _name(page: Path) -> str:
