@@ -8,7 +8,7 @@ from textwrap import dedent
 import pytest
 import yaml
 
-from pipeline.config import load_study
+from pipeline.config.loading import load_study
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
