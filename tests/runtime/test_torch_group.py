@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 
 from pipeline.errors import ConfigError, ProcessLostError
+from pipeline.runtime.collectives import MOST_GATHERED
 from pipeline.runtime.members import Member
 from pipeline.runtime.torch_group import (
     INTERFACE,
-    MOST_GATHERED,
     TorchGroup,
     backend_for,
     interface_of,
@@ -159,8 +159,8 @@ def broken(function, backend, others, monkeypatch):
         raise RuntimeError("Connection closed by peer")
 
     monkeypatch.setattr(dist, function, breaks)
-    monkeypatch.setattr(dist, "get_rank", lambda: 0)
-    monkeypatch.setattr(dist, "get_world_size", lambda: 1 + len(others))
+    monkeypatch.setattr(dist, "get_rank", lambda _group: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda _group: 1 + len(others))
     return TorchGroup((Member(0, HERE, os.getpid()), *others), backend=backend)
 
 

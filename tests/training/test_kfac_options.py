@@ -178,13 +178,13 @@ def test_a_resumed_run_goes_on_bit_by_bit(options, n_processes):
     def work(communicator):
         model = network()
         model[3] = nn.Identity()  # batch statistics would differ between processes
-        kfac = KFAC(model, settings(**options), communicator=communicator, mean_loss=False)
+        kfac = KFAC(model, settings(**options), communicator=communicator, loss="sum")
         run(kfac, model, 4, communicator=communicator)
         state = kfac.state_dict()
         copy = network()
         copy[3] = nn.Identity()
         copy.load_state_dict(model.state_dict())
-        resumed = KFAC(copy, settings(**options), communicator=communicator, mean_loss=False)
+        resumed = KFAC(copy, settings(**options), communicator=communicator, loss="sum")
         resumed.load_state_dict(
             {
                 "tensors": {k: t.clone() for k, t in state["tensors"].items()},
@@ -203,7 +203,7 @@ def test_processes_end_bit_equal_and_equal_to_one(options, n_processes):
     def work(communicator):
         model = network()
         model[3] = nn.Identity()
-        kfac = KFAC(model, settings(**options), communicator=communicator, mean_loss=False)
+        kfac = KFAC(model, settings(**options), communicator=communicator, loss="sum")
         return run(kfac, model, 6, communicator=communicator)
 
     alone = work(Serial())
@@ -222,7 +222,7 @@ def test_short_messages_are_wrong_by_their_rounding_only(placement):
             model,
             settings(placement=placement, communication=communication, damping=1.0),
             communicator=communicator,
-            mean_loss=False,
+            loss="sum",
         )
         x, y = points(8, 6)
         part = slice(communicator.rank, None, communicator.size)
@@ -243,7 +243,7 @@ def test_short_messages_are_wrong_by_their_rounding_only(placement):
 def test_a_state_of_three_processes_goes_on_with_two():
     def train(communicator, state=None):
         model = linear(6, 3)
-        kfac = KFAC(model, settings(placement="memory"), communicator=communicator, mean_loss=False)
+        kfac = KFAC(model, settings(placement="memory"), communicator=communicator, loss="sum")
         if state is not None:
             kfac.load_state_dict(state)
         x, y = points(8, 6)
@@ -347,7 +347,7 @@ def test_statistics_are_those_of_the_damped_factors_and_the_same_on_all_processe
     def work(communicator):
         model = linear()
         chosen = settings(damping=0.04, placement="hybrid", block_size=block_size)
-        kfac = KFAC(model, chosen, communicator=communicator, mean_loss=False)
+        kfac = KFAC(model, chosen, communicator=communicator, loss="sum")
         x, y = points(9)
         part = slice(communicator.rank, None, communicator.size)
         functional.cross_entropy(model(x[part]), y[part], reduction="sum").backward()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pipeline.training import KFAC, KFACSettings
-from pipeline.training.layers import STRUCTURES, structure_of
+from pipeline.training.layers import STRUCTURES, UNIT_WISE, structure_of
 
 EXACT = KFACSettings(factor_interval=1, inverse_interval=1, sample_fraction=1.0, block_size=0, kl_clip=0)
 
@@ -26,19 +26,54 @@ CASES = {
     "grouped": (lambda: nn.Conv2d(4, 6, (5, 4), groups=2), lambda n: images(n, 4)),
     "depthwise": (lambda: nn.Conv2d(3, 3, (5, 4), groups=3, bias=False), lambda n: images(n, 3)),
     "dilated": (lambda: nn.Conv2d(2, 2, 2, dilation=(4, 3), stride=2), lambda n: images(n, 2)),
+    "grouped in one dimension": (lambda: nn.Conv1d(4, 6, 5, groups=2), lambda n: images(n, 4, (5,))),
+    "of three dimensions": (lambda: nn.Conv3d(2, 3, (2, 3, 2)), lambda n: images(n, 2, (2, 3, 2))),
+    "transposed": (
+        lambda: nn.ConvTranspose2d(4, 6, 2, padding=1, groups=2),
+        lambda n: images(n, 4, (2, 2)),
+    ),
+    "transposed in one dimension": (
+        lambda: nn.ConvTranspose1d(2, 3, 3, stride=2, padding=2, bias=False),
+        lambda n: images(n, 2, (2,)),
+    ),
+    "transposed in three dimensions": (
+        lambda: nn.ConvTranspose3d(2, 3, 2, padding=1),
+        lambda n: images(n, 2, (2, 2, 2)),
+    ),
     "embedding": (lambda: nn.Embedding(7, 3), lambda n: tokens(n, 1)),
     "layer norm": (lambda: nn.LayerNorm(4), lambda n: images(n, 5)),
     "layer norm over two": (lambda: nn.LayerNorm((5, 4), bias=False), lambda n: images(n, 3)),
     "batch norm": (lambda: nn.BatchNorm2d(3), lambda n: images(n, 3)),
+    "group norm": (lambda: nn.GroupNorm(2, 4), lambda n: images(n, 4)),
+    "group norm without spaces": (lambda: nn.GroupNorm(2, 4), lambda n: images(n, 4, ())),
+    "instance norm": (lambda: nn.InstanceNorm2d(3, affine=True), lambda n: images(n, 3)),
+    "instance norm of series": (lambda: nn.InstanceNorm1d(3, affine=True), lambda n: images(n, 3, (5,))),
+    "instance norm of volumes": (
+        lambda: nn.InstanceNorm3d(3, affine=True),
+        lambda n: images(n, 3, (2, 2, 2)),
+    ),
+    "rms norm": (lambda: nn.RMSNorm(4), lambda n: images(n, 5)),
+    "batch norm of volumes": (lambda: nn.BatchNorm3d(3), lambda n: images(n, 3, (2, 3, 2))),
     "batch norm of features": (lambda: nn.BatchNorm1d(4), lambda n: images(n, 1).flatten(1)[:, :4]),
 }
 KINDS = {
     nn.Linear: "linear",
+    nn.Conv1d: "grouped in one dimension",
     nn.Conv2d: "convolution",
+    nn.Conv3d: "of three dimensions",
+    nn.ConvTranspose1d: "transposed in one dimension",
+    nn.ConvTranspose2d: "transposed",
+    nn.ConvTranspose3d: "transposed in three dimensions",
     nn.Embedding: "embedding",
     nn.LayerNorm: "layer norm",
     nn.BatchNorm2d: "batch norm",
     nn.BatchNorm1d: "batch norm of features",
+    nn.BatchNorm3d: "batch norm of volumes",
+    nn.GroupNorm: "group norm",
+    nn.InstanceNorm1d: "instance norm of series",
+    nn.InstanceNorm2d: "instance norm",
+    nn.InstanceNorm3d: "instance norm of volumes",
+    nn.RMSNorm: "rms norm",
 }
 
 
@@ -73,7 +108,7 @@ def dense_natural(case, model, x, damping):
     gradients = per_sample_gradients(model, x)
     total = gradients.mean(dim=0)
     layer = model[0]
-    if isinstance(layer, nn.LayerNorm | nn.BatchNorm1d | nn.BatchNorm2d):
+    if isinstance(layer, UNIT_WISE):
         U = torch.einsum("nuix,nujx->uij", gradients, gradients) / len(x)
         return torch.linalg.solve(U + damping * torch.eye(U.shape[-1], dtype=U.dtype), total)
     # One sample: gradient = g a', Fisher = (g g') ⊗ (a a'), of which damping is split by traces.
@@ -130,7 +165,7 @@ def test_statistics_do_not_depend_on_how_a_batch_is_cut_into_passes(case):
     states = []
     for cuts in ([7], [3, 4], [1, 5, 1]):
         model = nn.Sequential(layer_of(case))
-        kfac = KFAC(model, EXACT, mean_loss=False)
+        kfac = KFAC(model, EXACT, loss="sum")
         for part in torch.split(x, cuts):
             losses_of(model, part).sum().backward()
         kfac.step(1.0)
@@ -138,6 +173,26 @@ def test_statistics_do_not_depend_on_how_a_batch_is_cut_into_passes(case):
     for state in states[1:]:
         for name, tensor in state.items():
             torch.testing.assert_close(tensor, states[0][name], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [1, (2, 3)])
+@pytest.mark.parametrize("padding", [0, (1, 2)])
+@pytest.mark.parametrize("dilation", [1, (1, 2)])
+def test_a_transposed_convolution_is_a_plain_one_on_widened_images(stride, padding, dilation):
+    extra = 0 if stride == 1 else (1, 2)
+    options = {"padding": padding, "dilation": dilation, "output_padding": extra, "groups": 2}
+    layer = nn.ConvTranspose2d(4, 6, (2, 3), stride, dtype=torch.float64, **options)
+    x = images(3, 4)
+    structure = structure_of(layer, block_size=0)
+    layer(x).square().sum().backward()
+    weights = [p.detach().clone() for p in layer.parameters()]
+    for p, value in zip(layer.parameters(), weights, strict=True):
+        p.grad.copy_(value)
+    matrix = structure.gradient()  # the weights themselves, in the form of the natural gradient
+    columns = structure.with_ones(structure.inputs(x, 3))
+    torch.testing.assert_close(matrix @ columns, structure.gradients(layer(x)))
+    structure.set_gradient(matrix.clone())
+    assert all(torch.equal(p.grad, value) for p, value in zip(layer.parameters(), weights, strict=True))
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -179,7 +234,6 @@ def test_blocks_are_the_diagonal_blocks_of_the_whole_factor():
         nn.Embedding(5, 2, sparse=True),
         nn.Embedding(5, 2, max_norm=1.0),
         nn.LayerNorm(3, elementwise_affine=False),
-        nn.Conv1d(2, 2, 3),
         nn.Linear(2, 2).requires_grad_(False),
     ],
     ids=repr,

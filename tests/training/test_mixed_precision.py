@@ -125,7 +125,7 @@ def test_where_scaled_gradients_overflow_a_smaller_scale_is_taken_and_no_statist
     for scales in (objective.LOSS_SCALES, objective.LOSS_SCALES[1:]):
         monkeypatch.setattr(objective, "LOSS_SCALES", scales)
         model = steep_network()
-        kfac = KFAC(model, SETTINGS, mean_loss=False)
+        kfac = KFAC(model, SETTINGS, loss="sum")
         objective_of(model, training, "float16", kfac).backward(0, done=0.0)
         gradients = [p.grad.clone() for p in model.parameters()]
         assert all(gradient.isfinite().all() for gradient in gradients)
@@ -144,7 +144,7 @@ def test_factors_are_those_of_unscaled_losses(training):
         model = sure_network()
         with torch.no_grad():
             model[1].bias.zero_()
-        kfac = KFAC(model, SETTINGS, mean_loss=False)
+        kfac = KFAC(model, SETTINGS, loss="sum")
         objective_of(model, training, precision, kfac).backward(0, done=0.0)
         kfac.step(0.1)
         factors.append({n: t for n, t in kfac.state_dict()["tensors"].items() if n.startswith("factor")})

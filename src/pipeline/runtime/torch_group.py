@@ -10,7 +10,7 @@ no secret, since whoever connects may list the keys.
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,24 +18,17 @@ from datetime import timedelta
 import psutil
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.runtime.communicator import Communicator, Serial, require_ranks
-from pipeline.runtime.letters import pack, unpack
+from pipeline.runtime.collectives import Collectives
+from pipeline.runtime.communicator import Communicator, Serial
 from pipeline.runtime.members import Member, lost, members_of, soon_gone
 from pipeline.runtime.mpi import MpiCommunicator
 
-# Bytes that one process may receive of a sum; of more, what adding up on the way saves outweighs the waking.
-MOST_GATHERED = 2_000_000
-
 
 @dataclass(frozen=True)
-class TorchGroup:
-    """The default torch process group, over gloo (CPU) or nccl (GPU).
-
-    Small sums over gloo are taken by every process for itself, in the same order: they are bit-equal on all as far as
-    the processors add equally, which a job on nodes of different kinds cannot rely on.
+class TorchGroup(Collectives):
+    """The default torch process group, over gloo (CPU) or nccl (GPU), among processes that MPI started.
 
     Attributes:
         members: All processes, in order.
@@ -44,93 +37,6 @@ class TorchGroup:
 
     members: tuple[Member, ...]
     backend: str
-
-    @property
-    def rank(self) -> int:
-        return dist.get_rank()
-
-    @property
-    def size(self) -> int:
-        return dist.get_world_size()
-
-    @torch.no_grad()
-    def all_reduce(self, tensor: Tensor) -> None:
-        if not self._is_cheaper_gathered(tensor):
-            with self._together():
-                dist.all_reduce(tensor)
-            return
-        parts = tensor.new_empty(self.size, *tensor.shape)
-        with self._together():
-            dist.all_gather_single(parts.view(-1), tensor.view(-1))
-        torch.sum(parts, dim=0, dtype=tensor.dtype, out=tensor)
-
-    @torch.no_grad()
-    def reduce(self, tensor: Tensor, destination: int) -> None:
-        if not self._is_cheaper_gathered(tensor):
-            with self._together():
-                dist.reduce(tensor, destination)
-            return
-        parts = tensor.new_empty(self.size, *tensor.shape) if self.rank == destination else None
-        with self._together():
-            dist.gather(tensor, None if parts is None else list(parts), destination)
-        if parts is not None:
-            torch.sum(parts, dim=0, dtype=tensor.dtype, out=tensor)
-
-    def broadcast(self, tensor: Tensor, source: int) -> None:
-        with self._together():
-            dist.broadcast(tensor, source)
-
-    def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        # gloo fails on uneven parts, so all travel padded to the longest.
-        length = torch.tensor([len(tensor)], device=tensor.device)
-        lengths = [torch.empty_like(length) for _ in range(self.size)]
-        with self._together():
-            dist.all_gather(lengths, length)
-        longest = int(max(int(part) for part in lengths))
-        padded = tensor.new_zeros((longest, *tensor.shape[1:]))
-        padded[: len(tensor)] = tensor
-        parts = [torch.empty_like(padded) for _ in range(self.size)]
-        with self._together():
-            dist.all_gather(parts, padded)
-        return [part[: int(n)] for part, n in zip(parts, lengths, strict=True)]
-
-    def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        require_ranks(sent, self.size)
-        device = torch.device("cuda" if self.backend == "nccl" else "cpu")
-        letters = {destination: pack(tensor).to(device) for destination, tensor in sent.items()}
-        leaving = torch.zeros(self.size, dtype=torch.int64, device=device)
-        for destination, letter in letters.items():
-            leaving[destination] = len(letter)
-        coming = torch.empty_like(leaving)
-        with self._together():
-            dist.all_to_all_single(coming, leaving)
-        arrived = {
-            source: torch.empty(length, dtype=torch.uint8, device=device)
-            for source, length in enumerate(coming.tolist())
-            if length
-        }
-        moves = [
-            dist.P2POp(move, letter, rank)
-            for move, messages in ((dist.irecv, arrived), (dist.isend, letters))
-            for rank, letter in messages.items()
-            if rank != self.rank
-        ]
-        if self.rank in letters:
-            arrived[self.rank] = letters[self.rank]
-        with self._together():
-            for request in dist.batch_isend_irecv(moves) if moves else []:
-                request.wait()
-        return {source: unpack(letter) for source, letter in arrived.items()}
-
-    def barrier(self) -> None:
-        with self._together():
-            dist.barrier()
-
-    def _is_cheaper_gathered(self, tensor: Tensor) -> bool:
-        """Whether a sum is better taken by its receivers: gloo adds up in many small messages, each of which has to
-        wake its receiver, and needs 1.5 ms for a few numbers that it gathers in 0.2."""
-        n_bytes = tensor.numel() * tensor.element_size()
-        return self.backend == "gloo" and self.size * n_bytes <= MOST_GATHERED
 
     @contextmanager
     def _together(self) -> Iterator[None]:

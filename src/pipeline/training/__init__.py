@@ -1,7 +1,7 @@
 """Large-batch training with a second-order method on a smoothed objective.
 
-`train` runs a `Recipe`; `KFAC` can be used alone, before any torch optimizer. A new smoothing is a file in
-`smoothing` and a row in `SMOOTHINGS`; a new decay of the rate is a row in `SCHEDULES`.
+`train` runs a `Recipe`; `KFAC` can be used alone, before any torch optimizer, and `KFACOptimizer` is both in one. A new
+smoothing is a file in `smoothing` and a row in `SMOOTHINGS`; a new decay of the rate is a row in `SCHEDULES`.
 """
 
 from pipeline.training.augmentation import AUGMENTATIONS
@@ -9,6 +9,7 @@ from pipeline.training.checkpoint import State
 from pipeline.training.evaluation import Evaluation, evaluate
 from pipeline.training.history import EpochRecord, History
 from pipeline.training.kfac import KFAC
+from pipeline.training.kfac_optimizer import KFACOptimizer
 from pipeline.training.loop import train
 from pipeline.training.mapped import MappedImages
 from pipeline.training.optimizers import METHODS, OPTIMIZERS
@@ -29,6 +30,7 @@ __all__ = [
     "EpochRecord",
     "Evaluation",
     "History",
+    "KFACOptimizer",
     "KFACSettings",
     "MappedImages",
     "Plan",

@@ -22,8 +22,8 @@ from pipeline.training.kronecker import (
     multiply_right,
     turn_eigenvalues,
 )
-from pipeline.training.layers import KroneckerProduct, Structure
 from pipeline.training.settings import KFACSettings
+from pipeline.training.structures import KroneckerProduct, Structure, working_type
 
 RETRY = 10.0  # how much more damping a factor gets when its Cholesky factorization fails
 
@@ -108,7 +108,7 @@ class Curvature:
         complete = [
             name for name in self._layers if all((name, m) in self._known for m in self._layers[name].shapes)
         ]
-        dampings = self._dampings(damping)
+        dampings, normalizations = self._dampings(damping)
         n_retries = n_stale = 0
         shared = []
         for name in complete:
@@ -126,7 +126,10 @@ class Curvature:
                     n_retries += self._speaks_for(key) and inverse is not None
                     n_stale += self._speaks_for(key) and inverse is None
                 if inverse is None:
-                    inverse = self._inverses.get(key, _identity_like(self.factors[key]))
+                    self._inverses.setdefault(key, _identity_like(self.factors[key]))
+                    continue
+                if name in normalizations and key[1] == next(iter(self._layers[name].shapes)):
+                    inverse /= normalizations[name]
                 self._inverses[key] = inverse
         self._exchange.share(self._inverses, shared, like=self._like)
         n_retries, n_stale = (round(n) for n in self._sum([n_retries, n_stale]))
@@ -151,7 +154,7 @@ class Curvature:
         Costs the eigenvalues of all factors.
         """
         keys = [key for key in self._exchange.shapes if key in self._known]
-        dampings = self._dampings(damping)
+        dampings, _ = self._dampings(damping)
         table = torch.zeros(len(keys), 3, dtype=torch.float64, device=self._like.device)
         for i, key in enumerate(keys):
             if self._reports(key):
@@ -219,7 +222,8 @@ class Curvature:
 
     @property
     def _like(self) -> Tensor:
-        return next((layer.parameters[0] for layer in self._layers.values()), torch.empty(0))
+        first = next((layer.parameters[0] for layer in self._layers.values()), torch.empty(0))
+        return torch.empty(0, dtype=working_type(first), device=first.device)
 
     def _reports(self, key: Key) -> bool:
         """Whether it is this process that tells of a factor, where there is one."""
@@ -278,19 +282,25 @@ class Curvature:
             [matrices[name, m] for m in layer.outputs_shapes],
         )
 
-    def _dampings(self, total: float) -> dict[Key, float]:
-        """What to add to the diagonal of every known matrix; a layer's parts may lie on several processes."""
+    def _dampings(self, total: float) -> tuple[dict[Key, float], dict[str, float]]:
+        """What to add to the diagonal of every known matrix, and the normalizations of layers that are not one.
+
+        A layer's parts may lie on several processes.
+        """
         keys = list(self._exchange.shapes)
         traces = [
             float(self.factors[key].diagonal(dim1=-2, dim2=-1).mean()) if self._reports(key) else 0.0
             for key in keys
         ]
         means = dict(zip(keys, self._sum(traces), strict=True))
-        return {
-            (name, matrix): damping
-            for name, layer in self._layers.items()
-            for matrix, damping in layer.dampings({m: means[name, m] for m in layer.shapes}, total).items()
-        }
+        dampings: dict[Key, float] = {}
+        normalizations = {}
+        for name, layer in self._layers.items():
+            own = {m: means[name, m] for m in layer.shapes}
+            dampings |= {(name, matrix): added for matrix, added in layer.dampings(own, total).items()}
+            if (normalization := layer.normalization(own)) != 1:
+                normalizations[name] = normalization
+        return dampings, normalizations
 
     def _natural(self, name: str, gradient: Tensor, damping: float) -> Tensor:
         if name not in self.bases:

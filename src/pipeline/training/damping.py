@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pipeline.training.layers import Structure
+from pipeline.training.structures import Structure
 
 SMALLEST, LARGEST = 1e-8, 1e4
 
@@ -93,5 +93,7 @@ class Trial:
             for p, gradient in zip(layer.parameters, gradients, strict=True):
                 p.grad = gradient
             if step is not None:
-                curvature += float(torch.sum(step * layer.natural(step, matrices)))
+                means = {m: float(M.diagonal(dim1=-2, dim2=-1).mean()) for m, M in matrices.items()}
+                size = float(torch.sum(step * layer.natural(step, matrices)))
+                curvature += layer.normalization(means) * size
         return linear + (curvature + damping * square) / 2

@@ -37,8 +37,8 @@ class Exchange:
         return self.owners is None or self.owners[key] == self.communicator.rank
 
     def count(self, moments: Mapping[Key, Moments], keys: Sequence[Key], device: torch.device) -> list[float]:
-        """Return how many samples all processes have seen of each of `keys`."""
-        counts = [float(moments[key].n_samples) if key in moments else 0.0 for key in keys]
+        """Return what the sums of all processes are to be divided by, for each of `keys`."""
+        counts = [float(moments[key].n) if key in moments else 0.0 for key in keys]
         total = torch.tensor(counts, dtype=torch.float64, device=device)
         self.communicator.all_reduce(total)
         return total.tolist()

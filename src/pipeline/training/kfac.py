@@ -4,15 +4,17 @@
     kfac.step(lr)
     optimizer.step()
 
+`KFACOptimizer` puts the last two into one, for trainers that own the loop.
+
 Every `factor_interval` steps the Kronecker factors of each layer follow the statistics of the step by a
 moving average; every `inverse_interval` steps they are inverted. `capture` has the hooks, `curvature` the
-factors and their inverses, `damping` adapts the damping; the maths stands in `kronecker`, the kinds of layers
-in `layers`, the messages in `exchange`, and `assignment` deals the inversions to processes.
+factors and their inverses, `damping` adapts the damping; the maths stands in `kronecker` and `structures`, the kinds
+of layers in `layers`, the messages in `exchange`, and `assignment` deals the inversions to processes.
 """
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
 from typing import Any, TypedDict
@@ -21,11 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConvergenceError
-from pipeline.runtime.communicator import Communicator, Serial
-from pipeline.training.capture import Capture
+from pipeline.runtime.communicator import Communicator
+from pipeline.training.capture import Capture, Loss
 from pipeline.training.curvature import Curvature
 from pipeline.training.damping import Trial, adapted, scheduled
-from pipeline.training.layers import Structure, structure_of
+from pipeline.training.kronecker import is_finite
+from pipeline.training.layers import find_layers
+from pipeline.training.loss_terms import Terms
+from pipeline.training.processes import detected, unwrapped
 from pipeline.training.randomness import Purpose, generator
 from pipeline.training.settings import KFACSettings
 
@@ -46,37 +51,49 @@ class KFACState(TypedDict):
     """What a resumed run needs: matrices by "factor/A/layer" and plain numbers."""
 
     tensors: dict[str, Tensor]
-    scalars: dict[str, float]
+    scalars: dict[str, Any]
 
 
 class KFAC:
     """Precondition the gradients of layers by their approximate Fisher matrices.
 
-    Linear and convolutional layers get Kronecker products, embeddings such with a diagonal input factor,
-    normalizations a 2 x 2 matrix per unit. The Fisher matrix is the empirical one, of the gradients that
-    `backward` computes, taken sample by sample, or that of classes drawn by `sample_fisher`. Statistics come
-    from passes in training mode between two calls of `step`, so gradients may be accumulated over several
-    passes. With several processes each contributes its own passes: statistics are summed over all, and all
-    end with bit-equal gradients. Gradients must be reduced by the caller before `step`. A sample is an entry
-    of the first dimension of a layer's input.
+    Linear and convolutional layers, the projections of attention and the gates of recurrences get Kronecker products,
+    embeddings such with a diagonal input factor, normalizations a 2 x 2 matrix per unit. Modules that share a weight
+    are one layer. The Fisher matrix is the empirical one, of the gradients that `backward` computes, taken sample by
+    sample, or that of classes drawn by `sample_fisher`; it is a mean over the terms of the loss. Statistics come from
+    passes in training mode between two calls of `step`, so gradients may be accumulated over several passes.
+
+    With several processes each contributes its own passes: statistics are summed over all, and all end with bit-equal
+    gradients. Gradients must be reduced before `step`, as `DistributedDataParallel` does. All processes must call
+    `step`, `statistics` and `state_dict` together.
+
+    The gradients of single samples are what `backward` shows, divided by the weight that a term has in the loss.
+    With the loss "learned" this weight is read off the scores where the network's output goes into a softmax or
+    binary cross-entropy: then accumulation, tokens, `ignore_index` and gradient scalers need no telling. Rows that a
+    loss ignores still count as inputs. Of other losses, and with "mean", the loss is taken to be a mean over the first
+    dimension of the network's output and over the passes since the last step. `terms` says what was found.
 
     Args:
-        model: The network; its hooks stay until `remove`.
+        model: The network, or `DistributedDataParallel` or `torch.compile` around it; its hooks stay until `remove`.
         settings: How to precondition.
-        communicator: The processes that train together.
-        mean_loss: Whether `backward` starts from a mean over the samples of a pass (torch's default), or from
-            their sum.
+        communicator: The processes that train together; by default those of a `DistributedDataParallel` or of
+            torch's default process group, if one is open. `Serial()` keeps a process to itself.
+        loss: "learned"; "mean"; or "sum", where losses are summed and gradients are divided before `step`.
+        scaler: The `torch.amp.GradScaler` in use. It is asked for its scale where that is not learned, and steps with
+            gradients that are not finite are passed over, as it does itself, and not an error.
         seed: Of the classes that `sample_fisher` draws.
 
     Attributes:
         damping: As it is now, where it is scheduled or adaptive.
         preconditioned: Names of the layers whose gradients are rewritten.
         not_preconditioned: Names of the trained parameters that keep their gradients.
+        reasons: Why, for those of them that could be thought known.
         step_size: lr^2 u'g of the last step after clipping, about twice its KL divergence.
         seconds: Time spent so far in "factors" (their exchange and average), "inverses" and "gradients".
 
     Raises:
-        ValueError: If damping is to be adaptive and the processes do not hold all factors.
+        ValueError: If damping is to be adaptive and the processes do not hold all factors, or if no process holds
+            the weights whole.
     """
 
     def __init__(
@@ -85,11 +102,13 @@ class KFAC:
         settings: KFACSettings | None = None,
         *,
         communicator: Communicator | None = None,
-        mean_loss: bool = True,
+        loss: Loss = "learned",
+        scaler: torch.amp.GradScaler | None = None,
         seed: int = 0,
     ) -> None:
         self.settings = settings = settings or KFACSettings()
-        communicator = communicator or Serial()
+        communicator = communicator or detected(model)
+        model = unwrapped(model)
         if (
             settings.damping_rule == "adaptive"
             and communicator.size > 1
@@ -109,24 +128,26 @@ class KFAC:
         self._last_factors = self._last_inverses = 0
         self._warned: set[str] = set()
         self._trial: Trial | None = None
-        self._layers: dict[str, Structure] = {}
-        for name, module in model.named_modules():
-            structure = structure_of(module, block_size=settings.block_size)
-            if structure is not None:
-                self._layers[name] = structure
+        self._scaler = scaler
+        self._checked = communicator.size == 1
+        found = find_layers(model, block_size=settings.block_size)
+        self._layers = found.structures
+        self.reasons = found.reasons
         self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         covered = {id(p) for layer in self._layers.values() for p in layer.parameters}
         self.preconditioned = tuple(self._layers)
         self.not_preconditioned = tuple(name for name, p in self._weights.items() if id(p) not in covered)
+        self._others = {name: self._weights[name] for name in self.not_preconditioned}
         self._communicator = communicator
         self._curvature = Curvature(self._layers, settings, communicator)
         self._capture = Capture(
             model,
-            self._layers,
+            found,
             active=lambda: self._step >= self._next_factors,
             sample_fraction=settings.sample_fraction,
-            mean_loss=mean_loss,
+            loss=loss,
             sampled=settings.fisher == "monte_carlo",
+            reduced=settings.weight_sharing == "reduce",
             bases=self._curvature.bases,
         )
 
@@ -160,23 +181,39 @@ class KFAC:
             rng = generator(self._seed, Purpose.FISHER, self._step, *position)
             self._capture.sample(scores, torch.from_numpy(rng.random(len(scores))).to(scores.device))
 
+    @property
+    def terms(self) -> Terms | None:
+        """What the loss of the last pass with statistics was taken to be a sum of."""
+        return self._capture.terms
+
+    @torch._disable_dynamo  # type: ignore[attr-defined]
     @torch.no_grad()
-    def step(self, lr: float, *, done: float = 0.0) -> None:
+    def step(self, lr: float | Mapping[str, float], *, done: float = 0.0, scale: float = 1.0) -> None:
         """Rewrite the gradients of all preconditioned layers.
 
         Args:
-            lr: The rate of the optimizer step that follows, which `kl_clip` refers to.
+            lr: The rate of the optimizer step that follows, which `kl_clip` refers to; or that of each layer by name.
             done: The part of training that is done, in [0, 1), which scheduled damping follows.
+            scale: What losses were multiplied by since the last step and gradients were divided by again.
 
         Raises:
-            ConvergenceError: If a natural gradient is not finite; step and layer are named.
+            ConvergenceError: If a gradient or a natural gradient is not finite; step and layer are named.
+            ValueError: In the first step, if the processes do not hold equal gradients.
         """
+        if self._scaler is not None and not self._all_finite():
+            self.discard()
+            self._curvature.n_skipped += 1
+            return
+        if not self._checked:
+            self._require_equal_gradients()
+        if self._scaler is not None:
+            scale = float(self._scaler.get_scale())
         if self._layers:
             if self.settings.damping_rule == "scheduled":
                 self.damping = scheduled(self.settings.damping, self.settings.final_damping, done)
             if self._step >= self._next_factors:
                 with self._timed("factors"):
-                    self._update_factors()
+                    self._update_factors(scale)
                 self._next_factors = self._step + self._stretch * self.settings.factor_interval
             if self._step >= self._next_inverses:
                 with self._timed("inverses"):
@@ -188,6 +225,15 @@ class KFAC:
             with self._timed("gradients"):
                 self._precondition(lr)
         self._step += 1
+
+    @property
+    def learns_scale(self) -> bool:
+        """Whether the passes since the last step told their scale, or nobody asked."""
+        return self._capture.learns_scale
+
+    def by_layer(self, value: Callable[[Tensor], float]) -> dict[str, float]:
+        """Return a value of the first parameter of each layer, by the layer's name."""
+        return {name: value(layer.parameters[0]) for name, layer in self._layers.items()}
 
     @property
     def wants_verdict(self) -> bool:
@@ -241,15 +287,31 @@ class KFAC:
         return {
             "tensors": self._curvature.tensors(),
             "scalars": {name: getattr(self._curvature, name) for name in COUNTS}
-            | {name.removeprefix("_"): getattr(self, name) for name in NUMBERS},
+            | {name.removeprefix("_"): getattr(self, name) for name in NUMBERS}
+            | {"layers": list(self._layers), "seen": sorted(self._curvature.seen)},
         }
 
     def load_state_dict(self, state: KFACState) -> None:
         """Go on from what `state_dict` returned.
 
         Raises:
-            ValueError: If the state is that of another network, or of other blocks.
+            ValueError: If the state is that of another network, or of other blocks, or lacks layers.
         """
+        theirs, seen = state["scalars"]["layers"], set(state["scalars"]["seen"])
+        for here, there, place in (
+            (self._layers, theirs, "the state"),
+            (theirs, self._layers, "the network"),
+        ):
+            missing = [name for name in here if name not in there]
+            if missing:
+                raise ValueError(
+                    f"{place} lacks layer {', '.join(missing)} of K-FAC; load a state of this network, or none"
+                )
+        held = {path.split("/", 2)[2] for path in state["tensors"]}
+        if lacking := sorted(seen - held):
+            raise ValueError(
+                f"the K-FAC state lacks the matrices of layer {', '.join(lacking)}; load it whole"
+            )
         self._curvature.load(state["tensors"])
         for name in COUNTS:
             setattr(self._curvature, name, state["scalars"][name])
@@ -287,19 +349,20 @@ class KFAC:
         yield
         self.seconds[phase] += perf_counter() - start
 
-    def _update_factors(self) -> None:
-        change = self._curvature.average(self._capture.take())
+    def _update_factors(self, scale: float) -> None:
+        change = self._curvature.average(self._capture.take(scale=scale))
         if change is not None:
             still = change < self.settings.adaptive_change
             self._stretch = min(2 * self._stretch, LONGEST) if still else max(1, self._stretch // 2)
         self._last_factors = self._step
         self._warn_of_silent_layers()
 
-    def _precondition(self, lr: float) -> None:
+    def _precondition(self, lr: float | Mapping[str, float]) -> None:
         found = {
             name: self._layers[name].gradient() for name in self._layers if name in self._curvature.ready
         }
         gradients = {name: gradient for name, gradient in found.items() if gradient is not None}
+        self._require_finite(gradients)
         if not gradients:
             return
         natural = self._curvature.natural(gradients, self.damping)
@@ -311,7 +374,8 @@ class KFAC:
                     f"the natural gradient of layer {name} is not finite at step {self._step + 1}; "
                     "raise damping or lower lr"
                 )
-        self.step_size = lr**2 * abs(sum(by_layer))
+        rates = [lr[name] if isinstance(lr, Mapping) else lr for name in gradients]
+        self.step_size = abs(sum(rate**2 * product for rate, product in zip(rates, by_layer, strict=True)))
         scale = 1.0
         if self.settings.kl_clip > 0:
             scale = min(1.0, math.sqrt(self.settings.kl_clip / (self.step_size + 1e-30)))
@@ -321,10 +385,47 @@ class KFAC:
 
     def _warn_of_silent_layers(self) -> None:
         silent = [name for name in self._layers if name not in self._curvature.seen | self._warned]
+        if silent and not self._capture.watches_functions:
+            # Some networks apply the weights of a layer by a function of their own; the next statistics will tell.
+            self._capture.watches_functions = True
+            return
         self._warned.update(silent)
         if silent and self._communicator.rank == 0:
             warnings.warn(
                 f"K-FAC saw no pass through layer {', '.join(silent)}; a layer that is used otherwise than by "
-                "calling it keeps its gradient as it is",
+                "calling it or torch.nn.functional.linear keeps its gradient as it is",
                 stacklevel=3,
+            )
+
+    def _require_finite(self, gradients: Mapping[str, Tensor]) -> None:
+        """Raise where a gradient that no product will show is not finite: of what is not preconditioned yet or ever."""
+        others = {name: p.grad for name, p in self._others.items()}
+        for name, layer in self._layers.items():
+            if name not in gradients:
+                others[name] = layer.gradient()
+        left = {name: gradient for name, gradient in others.items() if gradient is not None}
+        if not left or bool(torch.stack([gradient.sum() for gradient in left.values()]).sum().isfinite()):
+            return
+        for name, gradient in left.items():
+            if not is_finite(gradient):
+                raise ConvergenceError(
+                    f"the gradient of {name} is not finite at step {self._step + 1}; lower lr, or look for "
+                    "bad numbers in the batch"
+                )
+
+    def _all_finite(self) -> bool:
+        gradients = [p.grad.sum() for p in self._weights.values() if p.grad is not None]
+        return not gradients or bool(torch.stack(gradients).sum().isfinite())
+
+    def _require_equal_gradients(self) -> None:
+        """Compare checksums of the gradients of all processes."""
+        self._checked = True
+        sums = [p.grad.double().sum() for p in self._weights.values() if p.grad is not None]
+        if not sums:
+            return
+        everywhere = self._communicator.all_gather(torch.stack(sums))
+        if any(not torch.equal(theirs, everywhere[0]) for theirs in everywhere):
+            raise ValueError(
+                "processes hold different gradients at K-FAC's first step; train by DistributedDataParallel, which "
+                "averages them, or pass communicator=Serial() if each process trains a network of its own"
             )

@@ -36,41 +36,41 @@ def linear_columns(x: Tensor) -> Tensor:
 
 
 def convolution_gradient_columns(gradient: Tensor) -> Tensor:
-    """Rearrange output gradients of a convolution, shape (n, c, h, w), as columns (c, h * w * n)."""
+    """Rearrange output gradients of a convolution, shape (n, c, *image), as columns (c, positions * n)."""
     return gradient.flatten(1).T.reshape(gradient.shape[1], -1)
 
 
 def convolution_input_columns(
     x: Tensor,
-    kernel_size: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
 ) -> Tensor:
     """Cut images into the patches that a convolution sees.
 
-    Does what `torch.nn.functional.unfold` does, but with patches as columns and samples last: what is copied
-    then lies in long rows, and the matrix product that follows reads contiguous ones.
+    Does what `torch.nn.functional.unfold` does, in any number of dimensions, but with patches as columns and samples
+    last: what is copied then lies in long rows, and the matrix product that follows reads contiguous ones.
 
     Args:
-        x: Shape (n, c, h, w).
+        x: Shape (n, c, *image).
 
     Returns:
-        Shape (c * kernel height * kernel width, output height * output width * n).
+        Shape (c * entries of the kernel, output positions * n).
     """
     n, c, *image = x.shape
     padded = x.new_zeros(c, *(size + 2 * pad for size, pad in zip(image, padding, strict=True)), n)
-    rows, columns = (slice(pad, pad + size) for size, pad in zip(image, padding, strict=True))
-    padded[:, rows, columns] = x.permute(1, 2, 3, 0)
-    channel, row, column, sample = padded.stride()
-    height, width = (
-        (padded.shape[1 + i] - dilation[i] * (kernel_size[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
-    )
-    patches = padded.as_strided(
-        (c, *kernel_size, height, width, n),
-        (channel, row * dilation[0], column * dilation[1], row * stride[0], column * stride[1], sample),
-    )
-    return patches.reshape(c * math.prod(kernel_size), height * width * n)
+    inner = tuple(slice(pad, pad + size) for size, pad in zip(image, padding, strict=True))
+    padded[(slice(None), *inner)] = x.movedim((0, 1), (-1, 0))
+    channel, *steps, sample = padded.stride()
+    size = [
+        (padded.shape[1 + i] - dilation[i] * (kernel_size[i] - 1) - 1) // stride[i] + 1
+        for i in range(len(image))
+    ]
+    within = [step * by for step, by in zip(steps, dilation, strict=True)]
+    across = [step * by for step, by in zip(steps, stride, strict=True)]
+    patches = padded.as_strided((c, *kernel_size, *size, n), (channel, *within, *across, sample))
+    return patches.reshape(c * math.prod(kernel_size), math.prod(size) * n)
 
 
 def second_moment(columns: Tensor, *, bias: bool) -> Tensor:

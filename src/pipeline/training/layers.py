@@ -1,313 +1,237 @@
-"""The layers that K-FAC knows: how each one's statistics are taken, and its gradient made natural.
+"""Which layers of a network K-FAC preconditions, and how: a row of `STRUCTURES` for each kind of layer.
 
-A row of `STRUCTURES` for each kind of layer. A structure names the symmetric matrices that approximate the
-layer's Fisher matrix, each with its shape: (n, n), or (count, n, n) for a stack. Sums are over samples.
+A layer is a weight and what goes with it. Most are modules of their own, whose calls are watched. Attention and
+recurrences hold several weights, which they apply by functions; those are watched instead, by `functions`. Modules
+that share a weight are one layer, with the uses of all.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.utils import parametrize
 
-from pipeline.training.kronecker import (
-    convolution_gradient_columns,
-    convolution_input_columns,
-    linear_columns,
-    multiply_left,
-    multiply_right,
-    normalization_moment,
-    occurrences,
-    second_moment,
-    split_damping,
+from pipeline.training.structures import (
+    BatchNorm,
+    Convolution,
+    InstanceNorm,
+    KroneckerProduct,
+    LookUp,
+    Structure,
+    TiedLookUp,
+    Transposed,
+    UnitWise,
 )
-from pipeline.training.sampling import cut, n_pieces
 
-Shape = tuple[int, ...]
-Means = Mapping[str, float]  # mean eigenvalue of each matrix
+Build = Callable[[bool], Structure]  # whether the bias takes part
 
 
-class Structure(Protocol):
-    """How one layer's Fisher matrix is approximated."""
+@dataclass(frozen=True)
+class Candidate:
+    """A weight that could be a layer.
 
-    @property
-    def shapes(self) -> dict[str, Shape]:
-        """Each matrix's name and shape."""
+    Attributes:
+        name: Of the module or, where it holds several weights, with the weight's own.
+        module: What is called, or what calls functions.
+        weight: The weight.
+        bias: What goes with it, or None.
+        build: Makes the structure.
+        by_function: Whether the weight is applied by a function that is not a call of the module.
+    """
 
-    @property
-    def parameters(self) -> list[Tensor]:
-        """The trained parameters whose gradients it rewrites."""
-
-    def inputs(self, x: Tensor, n: int) -> Tensor:
-        """Bring the inputs of a forward pass into the form that the moments of its first `n` samples need."""
-
-    def input_moments(self, inputs: Tensor, n: int) -> dict[str, Tensor]:
-        """Sums over `n` samples that need the inputs only, averaged over positions."""
-
-    def gradient_moments(self, inputs: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-        """Sums over samples that need output gradients, shape (n, ...), of single samples."""
-
-    def gradient(self) -> Tensor | None:
-        """The gradients of all parameters as one tensor; None where none was computed."""
-
-    def set_gradient(self, natural: Tensor) -> None:
-        """Put a tensor like that of `gradient` into the parameters' gradients."""
-
-    def dampings(self, means: Means, damping: float) -> dict[str, float]:
-        """What to add to the diagonal of each matrix."""
-
-    def natural(self, gradient: Tensor, inverses: Mapping[str, Tensor]) -> Tensor:
-        """Multiply a gradient by the inverse Fisher matrix."""
-
-
-def _pieces(name: str, n: int, block_size: int, count: int = 1) -> dict[str, Shape]:
-    """Shapes of one factor or, where it is larger than `block_size`, of its diagonal blocks."""
-    stack = (count,) if count > 1 else ()
-    if block_size == 0 or n <= block_size:
-        return {name: (*stack, n, n)}
-    sizes = [part.stop - part.start for part in cut(n, n_pieces(n, block_size))]
-    return {f"{name}{i}": (*stack, size, size) for i, size in enumerate(sizes)}
+    name: str
+    module: nn.Module
+    weight: Tensor
+    bias: Tensor | None
+    build: Build
+    by_function: bool = False
 
 
 @dataclass
-class KroneckerProduct:
-    """A ⊗ G of a linear layer or a convolution; for a grouped convolution one product per group."""
+class Layers:
+    """What of a network is preconditioned.
 
-    layer: nn.Linear | nn.Conv2d
-    block_size: int
-    inputs_shapes: dict[str, Shape] = field(init=False)
-    outputs_shapes: dict[str, Shape] = field(init=False)
+    Attributes:
+        structures: By the name of the layer, the first where modules share a weight.
+        calls: Modules whose calls are uses of a layer: its name and the structure of such a use.
+        functions: The same for weights that functions apply, by the identity of the weight.
+        by_function: Whether some weights are applied by functions only.
+        reasons: Why a parameter that could be thought known keeps its gradient, by its name.
+    """
 
-    def __post_init__(self) -> None:
-        self.groups = self.layer.groups if isinstance(self.layer, nn.Conv2d) else 1
-        self.bias = self.layer.bias is not None
-        n_inputs = self.layer.weight[0].numel() + self.bias
-        n_outputs = len(self.layer.weight) // self.groups
-        self.inputs_shapes = _pieces("A", n_inputs, self.block_size, self.groups)
-        self.outputs_shapes = _pieces("G", n_outputs, self.block_size, self.groups)
+    structures: dict[str, Structure] = field(default_factory=dict)
+    calls: list[tuple[nn.Module, str, Structure]] = field(default_factory=list)
+    functions: dict[int, tuple[str, Structure]] = field(default_factory=dict)
+    by_function: bool = False
+    reasons: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def shapes(self) -> dict[str, Shape]:
-        return self.inputs_shapes | self.outputs_shapes
 
-    @property
-    def parameters(self) -> list[Tensor]:
-        return [p for p in (self.layer.weight, self.layer.bias) if p is not None]
+def find_layers(model: nn.Module, *, block_size: int) -> Layers:
+    """Find the layers of a network that are preconditioned.
 
-    def inputs(self, x: Tensor, n: int) -> Tensor:
-        x = x[:n]
-        if isinstance(self.layer, nn.Conv2d):
-            x, padding = _padded(self.layer, x)
-            geometry = (self.layer.kernel_size, self.layer.stride, padding, self.layer.dilation)
-            columns = convolution_input_columns(x, *((pair[0], pair[1]) for pair in geometry))
+    A weight is left aside that is frozen, not known, or shared by layers of kinds that do not add up.
+    """
+    found = Layers()
+    by_weight: dict[int, list[Candidate]] = {}
+    for name, module in model.named_modules():
+        for candidate in candidates(name, module, block_size):
+            by_weight.setdefault(id(candidate.weight), []).append(candidate)
+    for group in by_weight.values():
+        _add(group, found)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found.reasons = {names[int(key)]: why for key, why in found.reasons.items() if int(key) in names}
+    return found
+
+
+def _add(group: list[Candidate], found: Layers) -> None:
+    """Make one layer of the modules that share a weight."""
+    first = group[0]
+    # Biases of their own cannot be columns of a common matrix; they are left aside.
+    shared_bias = all(candidate.bias is first.bias for candidate in group)
+    structures = [candidate.build(shared_bias) for candidate in group]
+    kinds = {type(structure) for structure in structures}
+    if kinds == {LookUp, KroneckerProduct}:
+        structures = [TiedLookUp(first.weight, scores=type(s) is KroneckerProduct) for s in structures]
+    elif len(kinds) > 1 or any(s.shapes != structures[0].shapes for s in structures):
+        others = ", ".join(candidate.name for candidate in group)
+        found.reasons[str(id(first.weight))] = f"layers of different kinds share it: {others}"
+        return
+    found.structures[first.name] = structures[0]
+    for candidate, structure in zip(group, structures, strict=True):
+        if candidate.by_function:
+            found.by_function = True
         else:
-            columns = linear_columns(x)
-        return self._stacked(columns)
-
-    def gradients(self, gradient: Tensor) -> Tensor:
-        """Output gradients as columns, shape (n_outputs, n_columns), stacked by groups."""
-        is_convolution = isinstance(self.layer, nn.Conv2d)
-        columns = (convolution_gradient_columns if is_convolution else linear_columns)(gradient)
-        return self._stacked(columns)
-
-    def with_ones(self, columns: Tensor) -> Tensor:
-        """Append the input of the bias, where there is one."""
-        return torch.cat([columns, torch.ones_like(columns[..., :1, :])], dim=-2) if self.bias else columns
-
-    def input_moments(self, inputs: Tensor, n: int) -> dict[str, Tensor]:
-        moments = self._moments(inputs, self.inputs_shapes, bias=self.bias)
-        n_positions = max(inputs.shape[-1], 1) / max(n, 1)
-        return moments if n_positions == 1 else {name: M.div_(n_positions) for name, M in moments.items()}
-
-    def gradient_moments(self, inputs: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-        return self._moments(self.gradients(gradient), self.outputs_shapes, bias=False)
-
-    def gradient(self) -> Tensor | None:
-        if self.layer.weight.grad is None:
-            return None
-        matrix = self.layer.weight.grad.flatten(1)
-        if self.layer.bias is not None:
-            bias = self.layer.bias.grad
-            bias = torch.zeros_like(self.layer.bias) if bias is None else bias
-            matrix = torch.cat([matrix, bias[:, None]], dim=1)
-        return self._stacked(matrix)
-
-    def set_gradient(self, natural: Tensor) -> None:
-        assert self.layer.weight.grad is not None
-        natural = natural.flatten(0, 1) if self.groups > 1 else natural
-        if self.layer.bias is not None:
-            if self.layer.bias.grad is not None:
-                self.layer.bias.grad.copy_(natural[:, -1])
-            natural = natural[:, :-1]
-        self.layer.weight.grad.copy_(natural.view_as(self.layer.weight))
-
-    def dampings(self, means: Means, damping: float) -> dict[str, float]:
-        means_A, means_G = (
-            sum(means[name] * shape[-1] for name, shape in shapes.items())
-            / sum(shape[-1] for shape in shapes.values())
-            for shapes in (self.inputs_shapes, self.outputs_shapes)
-        )
-        for_A, for_G = split_damping(means_A, means_G, damping)
-        return dict.fromkeys(self.inputs_shapes, for_A) | dict.fromkeys(self.outputs_shapes, for_G)
-
-    def natural(self, gradient: Tensor, inverses: Mapping[str, Tensor]) -> Tensor:
-        half = multiply_left([inverses[name] for name in self.outputs_shapes], gradient)
-        return multiply_right(half, [inverses[name] for name in self.inputs_shapes])
-
-    def _stacked(self, rows: Tensor) -> Tensor:
-        return rows.reshape(self.groups, -1, rows.shape[-1]) if self.groups > 1 else rows
-
-    @staticmethod
-    def _moments(columns: Tensor, shapes: Mapping[str, Shape], *, bias: bool) -> dict[str, Tensor]:
-        sizes = [shape[-1] for shape in shapes.values()]
-        sizes[-1] -= bias
-        parts = torch.split(columns, sizes, dim=-2)
-        has_bias = [False] * (len(parts) - 1) + [bias]
-        return {
-            name: second_moment(part, bias=with_bias)
-            for name, part, with_bias in zip(shapes, parts, has_bias, strict=True)
-        }
+            found.calls.append((candidate.module, first.name, structure))
+        if isinstance(structure, KroneckerProduct | TiedLookUp) and candidate.weight.dim() == 2:
+            scores = not isinstance(structure, TiedLookUp) or structure.scores
+            if scores:
+                found.functions[id(candidate.weight)] = (first.name, structure)
 
 
-def _padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """Pad images as the layer does, where that is not by zeros on both sides; return what padding is left."""
-    if isinstance(layer.padding, str):
-        totals = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        left = [total // 2 if layer.padding == "same" else 0 for total in totals]
-        right = [total - total // 2 if layer.padding == "same" else 0 for total in totals]
-    elif layer.padding_mode != "zeros":
-        left = right = list(layer.padding)
-    else:
-        return x, layer.padding
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    return functional.pad(x, (left[1], right[1], left[0], right[0]), mode=mode), (0, 0)
+def candidates(name: str, module: nn.Module, block_size: int) -> Iterator[Candidate]:
+    """Yield the weights of a module itself, not of its children, that are of a known kind and trained."""
+    if parametrize.is_parametrized(module):
+        return  # its weight is computed, and no parameter
+    if isinstance(module, nn.MultiheadAttention):
+        yield from _attention(name, module, block_size)
+        return
+    if isinstance(module, nn.RNNBase):
+        yield from _recurrence(name, module, block_size)
+        return
+    kind = next((kind for kind in STRUCTURES if isinstance(module, kind)), None)
+    weight = module._parameters.get("weight")
+    bias = module._parameters.get("bias")
+    if kind is None or weight is None:
+        return
+    if isinstance(module, UNIT_WISE):
+        if any(p is not None and p.requires_grad for p in (weight, bias)) and _computes_as(module, kind):
+            yield Candidate(name, module, weight, bias, lambda _: UnitWise(module))
+        return
+    if not weight.requires_grad or nn.parameter.is_lazy(weight):
+        return
+    bias = bias if bias is not None and bias.requires_grad else None
+    # A subclass may compute something else; a linear map is seen wherever the weight is applied as it is.
+    own = _computes_as(module, kind)
+    if not own and kind is not nn.Linear:
+        return
+    build = STRUCTURES[kind](module, block_size)
+    if build is not None:
+        yield Candidate(name, module, weight, bias, partial(_with_bias, build, bias), by_function=not own)
 
 
-@dataclass
-class LookUp:
-    """A ⊗ G of an embedding: inputs are one-hot, so A is diagonal, and exactly so."""
-
-    layer: nn.Embedding
-
-    @property
-    def shapes(self) -> dict[str, Shape]:
-        n_rows, n_features = self.layer.weight.shape
-        return {"A": (n_rows, 1, 1), "G": (n_features, n_features)}
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        return [self.layer.weight]
-
-    def inputs(self, x: Tensor, n: int) -> Tensor:
-        return x[:n].flatten(1)
-
-    def input_moments(self, inputs: Tensor, n: int) -> dict[str, Tensor]:
-        counts = occurrences(inputs, len(self.layer.weight), self.layer.weight.dtype)
-        return {"A": counts / max(inputs[:1].numel(), 1)}
-
-    def gradient_moments(self, inputs: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-        return {"G": second_moment(linear_columns(gradient), bias=False)}
-
-    def gradient(self) -> Tensor | None:
-        return self.layer.weight.grad
-
-    def set_gradient(self, natural: Tensor) -> None:
-        assert self.layer.weight.grad is not None
-        self.layer.weight.grad.copy_(natural)
-
-    def dampings(self, means: Means, damping: float) -> dict[str, float]:
-        return dict(zip("AG", split_damping(means["A"], means["G"], damping), strict=True))
-
-    def natural(self, gradient: Tensor, inverses: Mapping[str, Tensor]) -> Tensor:
-        return gradient * inverses["A"].view(-1, 1) @ inverses["G"]
+def _with_bias(
+    build: Callable[[Tensor | None], Structure], bias: Tensor | None, takes_part: bool
+) -> Structure:
+    return build(bias if takes_part else None)
 
 
-@dataclass
-class UnitWise:
-    """A 2 x 2 matrix for scale and shift of each unit of a normalization."""
+def _computes_as(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module of a subclass computes what its base does."""
+    methods = ("forward", "_conv_forward", "_check_input_dim")
+    return all(
+        getattr(type(module), method, None) is getattr(kind, method, None) or method == "_check_input_dim"
+        for method in methods
+    )
 
-    layer: nn.LayerNorm | nn.BatchNorm1d | nn.BatchNorm2d
 
-    @property
-    def shapes(self) -> dict[str, Shape]:
-        n = len(self.parameters)
-        return {"U": (self.layer.weight.numel(), n, n)}
+def _linear(weight: Tensor, block_size: int, parts: int = 1) -> Callable[[Tensor | None], Structure]:
+    return lambda bias: KroneckerProduct(weight, bias, block_size, parts=parts)
 
-    @property
-    def parameters(self) -> list[Tensor]:
-        return [p for p in (self.layer.weight, self.layer.bias) if p is not None]
 
-    def inputs(self, x: Tensor, n: int) -> Tensor:
-        if isinstance(self.layer, nn.LayerNorm):
-            return self._units(functional.layer_norm(x[:n], self.layer.normalized_shape, eps=self.layer.eps))
-        # The mean and variance of the batch are those of all its samples.
-        return self._units(functional.batch_norm(x, None, None, training=True, eps=self.layer.eps)[:n])
+def _attention(name: str, module: nn.MultiheadAttention, block_size: int) -> Iterator[Candidate]:
+    """The projections into queries, keys and values; that of the output is a linear layer of its own."""
+    dot = f"{name}." if name else ""
+    weight, bias = module._parameters["in_proj_weight"], module._parameters["in_proj_bias"]
+    bias = bias if bias is not None and bias.requires_grad else None
+    if weight is not None:
+        if weight.requires_grad:
+            build = partial(_with_bias, _linear(weight, block_size, parts=3), bias)
+            yield Candidate(f"{dot}in_proj", module, weight, bias, build, by_function=True)
+        return
+    for projection in ("q_proj", "k_proj", "v_proj"):
+        weight = getattr(module, f"{projection}_weight")
+        if weight.requires_grad:
+            # Their biases are parts of one parameter, which is left aside.
+            build = partial(_with_bias, _linear(weight, block_size), None)
+            yield Candidate(f"{dot}{projection}", module, weight, None, build, by_function=True)
 
-    def input_moments(self, inputs: Tensor, n: int) -> dict[str, Tensor]:
-        return {}
 
-    def gradient_moments(self, inputs: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-        return {"U": normalization_moment(inputs, self._units(gradient), bias=self.layer.bias is not None)}
-
-    def gradient(self) -> Tensor | None:
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if len(gradients) < len(self.parameters):
-            return None
-        return torch.stack([gradient.flatten() for gradient in gradients], dim=-1)[..., None]
-
-    def set_gradient(self, natural: Tensor) -> None:
-        for p, part in zip(self.parameters, natural.unbind(dim=1), strict=True):
-            assert p.grad is not None
-            p.grad.copy_(part.view_as(p))
-
-    def dampings(self, means: Means, damping: float) -> dict[str, float]:
-        return {"U": damping}
-
-    def natural(self, gradient: Tensor, inverses: Mapping[str, Tensor]) -> Tensor:
-        return inverses["U"] @ gradient
-
-    def _units(self, x: Tensor) -> Tensor:
-        """Bring (n, ..., units) or (n, channels, ...) into the form (n, n_positions, n_units)."""
-        if isinstance(self.layer, nn.LayerNorm):
-            return x.reshape(len(x), -1, self.layer.weight.numel())
-        return x.unsqueeze(-1).flatten(2).mT
+def _recurrence(name: str, module: nn.RNNBase, block_size: int) -> Iterator[Candidate]:
+    """The weights at the inputs and at the states, each with a block of G for every gate."""
+    dot = f"{name}." if name else ""
+    if getattr(module, "proj_size", 0):
+        return
+    parts = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    for key, weight in module.named_parameters(recurse=False):
+        if not key.startswith("weight") or not weight.requires_grad:
+            continue
+        bias = module._parameters.get(key.replace("weight", "bias"))
+        bias = bias if bias is not None and bias.requires_grad else None
+        build = partial(_with_bias, _linear(weight, block_size, parts), bias)
+        yield Candidate(f"{dot}{key.removeprefix('weight_')}", module, weight, bias, build, by_function=True)
 
 
 def structure_of(layer: nn.Module, *, block_size: int) -> Structure | None:
-    """Choose how a layer is preconditioned; None if it is not: unknown, not trained, or of an unusual kind."""
-    build = STRUCTURES.get(type(layer))
-    if build is None:
-        return None
-    weight = getattr(layer, "weight", None)
-    if weight is None or not weight.requires_grad:
-        return None
-    return build(layer, block_size)
+    """Choose how a layer with one weight is preconditioned; None if it is not: unknown, frozen, of an unusual kind."""
+    found = list(candidates("", layer, block_size))
+    return found[0].build(True) if len(found) == 1 and not found[0].by_function else None
 
 
-def _look_up(layer: nn.Module, block_size: int) -> Structure | None:
+MakeBuild = Callable[[nn.Module, int], Callable[[Tensor | None], Structure] | None]
+
+
+def _of_embedding(layer: nn.Module, block_size: int) -> Callable[[Tensor | None], Structure] | None:
     assert isinstance(layer, nn.Embedding)
     plain = not layer.sparse and not layer.scale_grad_by_freq and layer.max_norm is None
-    return LookUp(layer) if plain else None
+    return (lambda _: LookUp(layer.weight)) if plain else None
 
 
-def _unit_wise(layer: nn.Module, block_size: int) -> Structure | None:
-    assert isinstance(layer, nn.LayerNorm | nn.BatchNorm1d | nn.BatchNorm2d)
-    return UnitWise(layer)
+def _of_linear(layer: nn.Module, block_size: int) -> Callable[[Tensor | None], Structure]:
+    assert isinstance(layer, nn.Linear)
+    return _linear(layer.weight, block_size)
 
 
-def _kronecker_product(layer: nn.Module, block_size: int) -> Structure | None:
-    assert isinstance(layer, nn.Linear | nn.Conv2d)
-    return KroneckerProduct(layer, block_size)
+def _of_convolution(layer: nn.Module, block_size: int) -> Callable[[Tensor | None], Structure]:
+    assert isinstance(layer, Convolution | Transposed)
+    return lambda bias: KroneckerProduct(layer.weight, bias, block_size, convolution=layer)
 
 
-# By exact type: a subclass may compute something else.
-STRUCTURES: dict[type[nn.Module], Callable[[nn.Module, int], Structure | None]] = {
-    nn.Linear: _kronecker_product,
-    nn.Conv2d: _kronecker_product,
-    nn.Embedding: _look_up,
-    nn.LayerNorm: _unit_wise,
-    nn.BatchNorm1d: _unit_wise,
-    nn.BatchNorm2d: _unit_wise,
+def _of_normalization(layer: nn.Module, block_size: int) -> Callable[[Tensor | None], Structure]:
+    assert isinstance(layer, UNIT_WISE)
+    return lambda _: UnitWise(layer)
+
+
+UNIT_WISE = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, *BatchNorm.__args__, *InstanceNorm.__args__)
+
+STRUCTURES: dict[type[nn.Module], MakeBuild] = {
+    nn.Linear: _of_linear,
+    nn.Conv1d: _of_convolution,
+    nn.Conv2d: _of_convolution,
+    nn.Conv3d: _of_convolution,
+    nn.ConvTranspose1d: _of_convolution,
+    nn.ConvTranspose2d: _of_convolution,
+    nn.ConvTranspose3d: _of_convolution,
+    nn.Embedding: _of_embedding,
+    **dict.fromkeys(UNIT_WISE, _of_normalization),
 }

@@ -11,6 +11,7 @@ DampingRule = Literal["fixed", "scheduled", "adaptive"]
 Fisher = Literal["empirical", "monte_carlo"]
 Placement = Literal["replicate", "memory", "hybrid"]
 Communication = Literal["float64", "float32", "bfloat16"]
+WeightSharing = Literal["expand", "reduce"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class KFACSettings:
         fisher: Whose gradients the factors are made of. "empirical": those of the labels; "monte_carlo": those of one
             class per sample drawn from the network's own prediction.
         ekfac: Whether to correct the eigenvalues of the Kronecker product in its eigenbasis.
+        weight_sharing: How the uses of a weight within a sample, at several positions or in several calls, are treated.
+            "expand": as independent; "reduce": they are added up first, as suits a loss of their mean.
         block_size: Factors of more rows are cut into diagonal blocks of about equal size; 0: none is cut.
         placement: What several processes exchange. "replicate": factors to all; "memory": factors to one and natural
             gradients back; "hybrid": for each layer inverses or gradients, whichever is less.
@@ -49,9 +52,12 @@ class KFACSettings:
     sample_fraction: Share = 0.25
     fisher: Fisher = "empirical"
     ekfac: bool = False
+    weight_sharing: WeightSharing = "expand"
     block_size: Annotated[int, Ge(0)] = 512
     placement: Placement = "hybrid"
     communication: Communication = "float64"
 
     def __post_init__(self) -> None:
         require_bounds(self)
+        if self.ekfac and self.weight_sharing == "reduce":
+            raise ValueError("ekfac looks at the gradients of whole samples; set weight_sharing to 'expand'")

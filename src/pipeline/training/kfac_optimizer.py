@@ -1,0 +1,161 @@
+"""K-FAC and a torch optimizer as one torch optimizer, for trainers that own the loop."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.runtime.communicator import Communicator
+from pipeline.training.capture import Loss
+from pipeline.training.kfac import KFAC
+from pipeline.training.settings import KFACSettings
+
+
+class KFACOptimizer(torch.optim.Optimizer):
+    """Precondition gradients by K-FAC, then let another optimizer step.
+
+        optimizer = KFACOptimizer(model, torch.optim.AdamW, lr=1e-3, weight_decay=1e-2)
+
+    It steps, schedules, saves and loads as any torch optimizer: its groups and their state are the other's, and its
+    `state_dict` has one entry more, "kfac". With several processes `step` must be called by all of them, and so must
+    `state_dict` unless every process holds all factors, which is the default here. Under `torch.amp.GradScaler` pass it
+    to `scaler.step` as usual; a step with gradients that are not finite leaves no trace. Where gradients were unscaled
+    before and the loss does not tell its scale (see `KFAC`), pass `scaler`.
+
+    Args:
+        model: The network, or `DistributedDataParallel` or `torch.compile` around it.
+        optimizer: The class of the optimizer that steps, or what builds one from groups of parameters and options.
+        settings: Of K-FAC; by default those of `KFACSettings`, with all factors on every process.
+        params: Parameters or groups of them, if not all that are trained.
+        communicator: See `KFAC`, as for the next three.
+        loss: Where the scale of gradients is learned from.
+        scaler: The gradient scaler, where its scale has to be asked.
+        seed: Of drawn classes.
+        options: Of the other optimizer.
+
+    Attributes:
+        kfac: The preconditioner.
+        inner: The other optimizer.
+
+    Raises:
+        ValueError: If the optimizer needs several passes a step, or if `KFAC` refuses the network.
+    """
+
+    _step_supports_amp_scaling = True  # GradScaler then hands over its scale and does not skip steps itself
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+        *,
+        settings: KFACSettings | None = None,
+        params: Iterable[Any] | None = None,
+        communicator: Communicator | None = None,
+        loss: Loss = "learned",
+        scaler: torch.amp.GradScaler | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        if optimizer is torch.optim.LBFGS:
+            raise ValueError(
+                "LBFGS evaluates the loss several times a step, each at other weights; use SGD or AdamW"
+            )
+        settings = settings or replace(KFACSettings(), placement="replicate")
+        chosen = [p for p in model.parameters() if p.requires_grad] if params is None else list(params)
+        self.inner = optimizer(chosen, **options)
+        super().__init__(self.inner.param_groups, self.inner.defaults)
+        self._share()
+        self.kfac = KFAC(model, settings, communicator=communicator, loss=loss, seed=seed)
+        self._scaler = scaler
+
+    def _share(self) -> None:
+        """Let groups and state be the other optimizer's own."""
+        self.param_groups = self.inner.param_groups
+        self.state = self.inner.state
+        self.defaults = self.inner.defaults
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Precondition the gradients and step.
+
+        Args:
+            closure: Computes the loss and its gradients, if they are not computed yet.
+
+        Returns:
+            What the closure returned.
+
+        Raises:
+            ConvergenceError: If a gradient is not finite, without a gradient scaler.
+            ValueError: If gradients were unscaled before, and neither the loss nor an argument tells by how much.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        scale = self._unscale()
+        if scale is None:
+            self.kfac.discard()
+            return loss
+        self.kfac.step(self._rates(), scale=scale)
+        self.inner.step()
+        return loss
+
+    def _unscale(self) -> float | None:
+        """Undo the scale of a `GradScaler` where it has not been undone; None where gradients are not finite."""
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is None:
+            return 1.0
+        if bool(found_inf):
+            return None
+        scale: Tensor | None = getattr(self, "grad_scale", None)
+        if scale is not None:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.grad is not None:
+                        p.grad.div_(scale)
+            return float(scale)
+        if self._scaler is not None:
+            return float(self._scaler.get_scale())
+        if not self.kfac.learns_scale:
+            raise ValueError(
+                "gradients were unscaled before the step and the loss is none whose scale is learned; pass "
+                "scaler=... to KFACOptimizer"
+            )
+        return 1.0
+
+    def _rates(self) -> dict[str, float]:
+        """The rate of each layer: that of the group of its first parameter; a parameter in no group takes no step."""
+        rates = {id(p): float(group["lr"]) for group in self.param_groups for p in group["params"]}
+        return self.kfac.by_layer(lambda p: rates.get(id(p), 0.0))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The other optimizer's state, with that of K-FAC as the entry "kfac"."""
+        return {**self.inner.state_dict(), "kfac": self.kfac.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            ValueError: If it has no state of K-FAC, or that of another network.
+        """
+        if "kfac" not in state_dict:
+            raise ValueError(
+                "the state has no entry 'kfac', so it is that of the other optimizer alone; load it by "
+                "inner.load_state_dict to start K-FAC afresh"
+            )
+        self.inner.load_state_dict({name: part for name, part in state_dict.items() if name != "kfac"})
+        self.kfac.load_state_dict(state_dict["kfac"])
+        self._share()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the other optimizer. Which layers are preconditioned is decided at the start."""
+        if "param_groups" in self.__dict__ and self.param_groups is self.inner.param_groups:
+            self.inner.add_param_group(param_group)
+        else:  # torch's own constructor
+            super().add_param_group(param_group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError(
+            "a KFACOptimizer watches its network by hooks and cannot be copied; save its state_dict"
+        )

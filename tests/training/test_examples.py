@@ -1,0 +1,41 @@
+"""The examples run as a user would run them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SINGLE = sorted(
+    path.name for path in EXAMPLES.glob("*.py") if path.name != "ddp.py" and not path.name.startswith("ex")
+)
+
+
+def run(*command):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_an_example_runs(name):
+    assert run(sys.executable, str(EXAMPLES / name))
+
+
+def test_two_processes_of_torchrun_end_with_the_same_bits():
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(EXAMPLES / "ddp.py"),
+    ]
+    assert "2 processes end with the same bits" in run(sys.executable, *command)
+
+
+def test_examples_are_short():
+    assert all(len(path.read_text().splitlines()) <= 60 for path in EXAMPLES.glob("*.py"))

@@ -1,0 +1,239 @@
+"""The scale of losses that are no mean over dimension 0, learned from what passes: factors of single terms by autograd
+are the oracle."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pipeline.training import KFAC, KFACSettings
+from pipeline.training.loss_terms import learn_terms
+
+ALL = KFACSettings(
+    factor_interval=1, inverse_interval=1, sample_fraction=1.0, kl_clip=0.0, block_size=0, damping=0.1
+)
+N, N_CLASSES = 12, 5
+
+
+def network(n_outputs=N_CLASSES, dtype=torch.float64):
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, n_outputs))
+    with torch.no_grad():
+        for i, p in enumerate(model.parameters()):
+            p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
+    return model.to(dtype)
+
+
+def batch(*shape, n_classes=N_CLASSES):
+    rng = torch.Generator().manual_seed(7)
+    return torch.randn(*shape, 4, generator=rng, dtype=torch.float64), torch.randint(
+        n_classes, shape, generator=rng
+    )
+
+
+def exact_G(model, x, y, layer=2):
+    """Second moment of the gradients at a layer's output, term by term."""
+    seen = []
+    handle = model[layer].register_forward_hook(lambda *call: seen.append(call[2]))
+    rows = []
+    for one, target in zip(x.reshape(-1, 4), y.flatten(), strict=True):
+        if target >= 0:
+            loss = functional.cross_entropy(model(one[None]), target[None])
+            rows.append(torch.autograd.grad(loss, seen.pop())[0])
+    handle.remove()
+    gradients = torch.cat(rows)
+    return gradients.T @ gradients / len(gradients)
+
+
+def found_G(model, backward, layer="2", **options):
+    kfac = KFAC(model, ALL, **options)
+    backward(kfac)
+    kfac.step(1.0)
+    kfac.remove()
+    return kfac.state_dict()["tensors"][f"factor/G/{layer}"], kfac.terms
+
+
+def passes(model, x, y, n, **how):
+    def backward(_):
+        for xs, ys in zip(x.chunk(n), y.chunk(n), strict=True):
+            (functional.cross_entropy(model(xs), ys, **how) / n).backward()
+
+    return backward
+
+
+@pytest.mark.parametrize("n", [1, 3, 4])
+@pytest.mark.parametrize("layer", [0, 2])
+def test_gradients_accumulated_in_parts_of_a_mean_give_the_same_factors(n, layer):
+    model, (x, y) = network(), batch(N)
+    G, terms = found_G(model, passes(model, x, y, n), str(layer))
+    torch.testing.assert_close(G, exact_G(model, x, y, layer), rtol=1e-9, atol=1e-12)
+    assert terms.source == "softmax cross-entropy"
+    assert terms.weight == pytest.approx(1 / N)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_without_learning_accumulated_passes_are_parts_of_one_mean(n):
+    model, (x, y) = network(), batch(N)
+    G, terms = found_G(model, passes(model, x, y, n), loss="mean")
+    torch.testing.assert_close(G, exact_G(model, x, y))
+    assert terms.source == "a mean over dimension 0"
+
+
+@pytest.mark.parametrize("scale", [2.0**16, 1 / 8, 3.0])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_what_the_loss_is_multiplied_by_does_not_matter(scale, reduction):
+    model, (x, y) = network(), batch(N)
+    G, _ = found_G(
+        model, lambda _: (functional.cross_entropy(model(x), y, reduction=reduction) * scale).backward()
+    )
+    torch.testing.assert_close(G, exact_G(model, x, y), rtol=1e-9, atol=1e-12)
+
+
+def test_ignored_targets_are_no_terms():
+    model, (x, y) = network(), batch(N)
+    y[::2] = -100
+    G, terms = found_G(model, passes(model, x, y, 1))
+    torch.testing.assert_close(G, exact_G(model, x, y), rtol=1e-9, atol=1e-12)
+    assert terms.n == N / 2
+
+
+@pytest.mark.parametrize("classes_last", [True, False])
+def test_each_token_is_a_term(classes_last):
+    model, (x, y) = network(), batch(N, 3)
+
+    def backward(_):
+        scores = model(x)
+        if classes_last:
+            functional.cross_entropy(scores.flatten(0, 1), y.flatten()).backward()
+        else:
+            functional.cross_entropy(scores.movedim(-1, 1), y).backward()
+
+    G, terms = found_G(model, backward)
+    torch.testing.assert_close(G, exact_G(model, x, y), rtol=1e-9, atol=1e-12)
+    assert terms.n == 3 * N
+
+
+def test_rows_that_are_flattened_inside_are_not_more_samples():
+    model, (x, y) = network(), batch(N, 3)
+
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x):
+            return self.inner(x.flatten(0, 1)).unflatten(0, (N, 3)).mean(dim=1)
+
+    flat = Flat()
+    kfac = KFAC(flat, ALL)
+    functional.cross_entropy(flat(x), y[:, 0]).backward()
+    kfac.step(1.0)
+    # One term per image; its gradient at each of three positions is a third of that at the scores.
+    scores = model(x).mean(dim=1).detach()
+    errors = (scores.softmax(1) - functional.one_hot(y[:, 0], N_CLASSES)) / 3
+    expected = 3 * errors.T @ errors / N
+    torch.testing.assert_close(
+        kfac.state_dict()["tensors"]["factor/G/inner.2"], expected, rtol=1e-9, atol=1e-12
+    )
+
+
+def test_a_gradient_scaler_is_asked_where_the_loss_cannot_tell():
+    model, (x, _) = network(), batch(N)
+    target = torch.ones(N, N_CLASSES, dtype=torch.float64)
+    plain, _ = found_G(model, lambda _: functional.mse_loss(model(x), target).backward())
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+
+    def scaled(_):
+        optimizer.zero_grad()
+        scaler.scale(functional.mse_loss(model(x), target)).backward()
+        scaler.unscale_(optimizer)
+
+    G, terms = found_G(model, scaled, scaler=scaler)
+    torch.testing.assert_close(G, plain)
+    assert terms.source == "a mean over dimension 0"
+
+
+def test_with_a_scaler_a_step_of_infinite_gradients_is_passed_over():
+    model, (x, y) = network(), batch(N)
+    scaler = torch.amp.GradScaler("cpu")
+    kfac = KFAC(model, ALL, scaler=scaler)
+    (functional.cross_entropy(model(x), y) * float("inf")).backward()
+    kfac.step(1.0)
+    assert kfac.n_skipped == 1
+    assert not kfac.state_dict()["tensors"]
+
+
+def softened(y, amount=0.1):
+    return (1 - amount) * functional.one_hot(y, N_CLASSES).double() + amount / N_CLASSES
+
+
+def mixed(y):
+    return (
+        0.3 * functional.one_hot(y, N_CLASSES).double()
+        + 0.7 * functional.one_hot(y.roll(1), N_CLASSES).double()
+    )
+
+
+@pytest.mark.parametrize("targets", [softened, mixed])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_soft_targets_tell_the_weight_too(targets, dtype):
+    scores = torch.randn(N, N_CLASSES, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_()
+    y = torch.arange(N) % N_CLASSES
+    loss = functional.cross_entropy(scores, targets(y).to(dtype))
+    (gradient,) = torch.autograd.grad(loss / 4, scores)
+    terms = learn_terms(scores.detach(), gradient)
+    assert terms.source == "softmax cross-entropy with soft targets"
+    assert terms.weight == pytest.approx(1 / (4 * N))
+
+
+@pytest.mark.parametrize("shape", [(9,), (7, 3)])
+def test_binary_cross_entropy_tells_its_weight(shape):
+    rng = torch.Generator().manual_seed(1)
+    scores = torch.randn(*shape, generator=rng).requires_grad_()
+    y = torch.randint(2, shape, generator=rng).float()
+    (gradient,) = torch.autograd.grad(functional.binary_cross_entropy_with_logits(scores, y), scores)
+    terms = learn_terms(scores.detach(), gradient)
+    assert terms.source == "binary cross-entropy"
+    assert terms.weight == pytest.approx(1 / y.numel())
+
+
+def test_weighted_classes_leave_the_fisher_matrix_of_the_scores_its_trace():
+    rng = torch.Generator().manual_seed(1)
+    scores = torch.randn(N, N_CLASSES, generator=rng, dtype=torch.float64).requires_grad_()
+    y = torch.arange(N) % N_CLASSES
+    weights = torch.arange(1, N_CLASSES + 1).double()
+    (gradient,) = torch.autograd.grad(functional.cross_entropy(scores, y, weight=weights), scores)
+    terms = learn_terms(scores.detach(), gradient)
+    # The loss is a mean in which term i has the weight w_i: its Fisher matrix is the sum of w_i g_i g_i'.
+    w = weights[y] / weights[y].sum()
+    errors = scores.softmax(1).detach() - functional.one_hot(y, N_CLASSES)
+    expected = (w[:, None] * errors.square()).sum()
+    assert float(gradient.square().sum() / terms.weight) == pytest.approx(float(expected))
+
+
+LOSSES = {
+    "squares": lambda s: s.square().mean(),
+    "absolute values": lambda s: s.abs().mean(),
+    "a mean": lambda s: s.mean(),
+    "a margin": lambda s: (1 - s[:, 0] + s[:, 1]).clamp_min(0).mean(),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("n_outputs", [2, 5])
+def test_other_losses_are_not_taken_for_cross_entropies(loss, n_outputs):
+    scores = torch.randn(N, n_outputs, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(scores), scores)
+    assert learn_terms(scores.detach(), gradient) is None
+
+
+def test_no_gradient_is_no_term_and_an_infinite_one_tells_nothing():
+    scores = torch.randn(3, 4)
+    assert learn_terms(scores, torch.zeros(3, 4)).n == 0
+    assert learn_terms(scores, torch.full((3, 4), float("nan"))) is None
+    assert learn_terms(scores[:0], scores[:0]) is None
+
+
+def test_an_unknown_kind_of_loss_is_refused():
+    with pytest.raises(ValueError, match="loss must be one of learned, mean, sum, not 'total'"):
+        KFAC(network(), ALL, loss="total")

@@ -1,0 +1,212 @@
+"""Weights that are used several times for a sample: at positions, in several calls, in several modules."""
+
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pipeline.training import KFAC, KFACSettings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # of a package that it imports
+    from curvlinops import KFACLinearOperator
+
+ALL = KFACSettings(
+    factor_interval=1, inverse_interval=1, sample_fraction=1.0, kl_clip=0.0, block_size=0, damping=0.05
+)
+N, T, N_CLASSES = 9, 4, 3
+
+
+def drawn(model):
+    with torch.no_grad():
+        for i, p in enumerate(model.parameters()):
+            p.copy_(0.5 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
+    return model.double()
+
+
+class Stacked(nn.Module):
+    """A linear layer over positions, whose outputs are summed or averaged."""
+
+    def __init__(self, together=torch.sum):
+        super().__init__()
+        self.layer = nn.Linear(5, 6)
+        self.head = nn.Linear(6, N_CLASSES)
+        self.together = together
+
+    def forward(self, x):
+        return self.head(self.together(self.layer(x).tanh(), dim=1))
+
+
+class Called(Stacked):
+    """The same function, with a call for each position."""
+
+    def forward(self, x):
+        calls = torch.stack([self.layer(part).tanh() for part in x.unbind(1)], dim=1)
+        return self.head(self.together(calls, dim=1))
+
+
+class Tied(Stacked):
+    """The same function, with a module for each position that holds the same weight and bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.others = nn.ModuleList([nn.Linear(5, 6) for _ in range(T - 1)])
+        for other in self.others:
+            other.weight, other.bias = self.layer.weight, self.layer.bias
+
+    def forward(self, x):
+        layers = [self.layer, *self.others]
+        calls = [layer(part).tanh() for layer, part in zip(layers, x.unbind(1), strict=True)]
+        return self.head(torch.stack(calls, dim=1).sum(dim=1))
+
+
+def batch():
+    rng = torch.Generator().manual_seed(3)
+    return torch.randn(N, T, 5, generator=rng, dtype=torch.float64), torch.randint(
+        N_CLASSES, (N,), generator=rng
+    )
+
+
+def after_a_step(model, settings=ALL):
+    x, y = batch()
+    kfac = KFAC(model, settings)
+    functional.cross_entropy(model(x), y).backward()
+    kfac.step(1.0)
+    return kfac, kfac.state_dict()["tensors"]
+
+
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+@pytest.mark.parametrize("kind", [Called, Tied])
+def test_calls_and_tied_modules_are_uses_like_positions(kind, sharing):
+    settings = replace(ALL, weight_sharing=sharing)
+    (_, expected), (kfac, found) = (after_a_step(drawn(k()), settings) for k in (Stacked, kind))
+    assert kfac.preconditioned == ("layer", "head")
+    assert kfac.not_preconditioned == ()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+@pytest.mark.parametrize("together", [torch.sum, torch.mean])
+def test_factors_of_both_settings_are_those_of_curvlinops(sharing, together):
+    model = drawn(Stacked(together))
+    _, found = after_a_step(model, replace(ALL, weight_sharing=sharing))
+    operator = KFACLinearOperator(
+        model,
+        nn.CrossEntropyLoss(),
+        list(model.parameters()),
+        [batch()],
+        fisher_type="empirical",
+        kfac_approx=sharing,
+        separate_weight_and_bias=False,
+        check_deterministic=False,
+    )
+    operator.compute_kronecker_factors()
+    for name in ("layer", "head"):
+        torch.testing.assert_close(
+            found[f"factor/A/{name}"], operator._input_covariances[name], rtol=1e-10, atol=1e-13
+        )
+        torch.testing.assert_close(
+            found[f"factor/G/{name}"], operator._gradient_covariances[name], rtol=1e-10, atol=1e-13
+        )
+
+
+def test_reduced_factors_are_exact_for_a_linear_network_that_averages_positions():
+    # Without an activation all uses of a sample have the same output gradient [Eschenhagen et al., proposition 3].
+    layer = drawn(nn.Linear(5, N_CLASSES, bias=False))
+    x, y = batch()
+    kfac = KFAC(layer, replace(ALL, weight_sharing="reduce"), loss="sum")
+    functional.cross_entropy(layer(x).mean(dim=1)[:1], y[:1], reduction="sum").backward()
+    gradient = layer.weight.grad.flatten().clone()
+    kfac.step(1.0)
+    tensors = kfac.state_dict()["tensors"]
+    # One sample has a gradient, all have inputs: compare with the dense product of that sample alone.
+    mean = x.mean(dim=1)
+    A, G = tensors["factor/A/"], tensors["factor/G/"]
+    torch.testing.assert_close(A, mean.T @ mean / N)
+    expected = torch.outer(gradient, gradient).view(N_CLASSES, 5, N_CLASSES, 5)
+    torch.testing.assert_close(G * N * (mean[0] @ mean[0]), torch.einsum("aibi->ab", expected))
+
+
+def test_calls_with_other_numbers_of_samples_cannot_be_added_up():
+    layer = drawn(nn.Linear(5, 2))
+    kfac = KFAC(layer, replace(ALL, weight_sharing="reduce"))
+    x = batch()[0][:, 0]
+    loss = layer(x).sum() + layer(x[:4]).sum()
+    with pytest.raises(
+        ValueError, match="was called with 9 and with 4 samples in one pass; set weight_sharing"
+    ):
+        loss.backward()
+    kfac.discard()
+
+
+def test_weights_with_biases_of_their_own_are_one_layer_and_the_biases_are_named():
+    model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5))
+    model[2].weight = model[0].weight
+    kfac = KFAC(model, ALL)
+    assert kfac.preconditioned == ("0",)
+    assert kfac.not_preconditioned == ("0.bias", "2.bias")
+
+
+def test_a_weight_that_kinds_share_which_do_not_add_up_is_left_with_a_reason():
+    model = nn.ModuleList([nn.Linear(3, 4, bias=False), nn.LayerNorm((4, 3), bias=False)])
+    model[1].weight = model[0].weight
+    kfac = KFAC(model, ALL)
+    assert kfac.preconditioned == ()
+    assert kfac.reasons == {"0.weight": "layers of different kinds share it: 0, 1"}
+
+
+class Language(nn.Module):
+    """A table that is looked up and scores its rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(7, 4)
+        self.head = nn.Linear(4, 7, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens):
+        return self.head(self.table(tokens).tanh())
+
+
+def test_a_tied_head_is_preconditioned_by_the_partial_traces_of_the_sum_over_uses():
+    model = drawn(Language())
+    rng = torch.Generator().manual_seed(1)
+    tokens, targets = torch.randint(7, (N, T), generator=rng), torch.randint(7, (N, T), generator=rng)
+    kfac = KFAC(model, ALL)
+    assert kfac.preconditioned == ("table",)
+    functional.cross_entropy(model(tokens).flatten(0, 1), targets.flatten()).backward()
+    gradient = model.table.weight.grad.clone()
+    kfac.step(1.0)
+    # Every use by itself: a copy of the table for each, and the gradient of each single term.
+    fisher = torch.zeros(28, 28, dtype=torch.float64)
+    weight = model.table.weight.detach()
+    for token, target in zip(tokens.flatten(), targets.flatten(), strict=True):
+        up, down = weight.clone().requires_grad_(), weight.clone().requires_grad_()
+        loss = functional.cross_entropy(up[token].tanh() @ down.T, target)
+        for g in torch.autograd.grad(loss, [up, down]):
+            fisher += torch.outer(g.flatten(), g.flatten()) / tokens.numel()
+    by_entry = fisher.view(7, 4, 7, 4)
+    A = torch.einsum("iaja->ij", by_entry).diagonal()
+    G = torch.einsum("iaib->ab", by_entry) / A.sum()
+    pi = (A.mean() / G.diagonal().mean()).sqrt()
+    root = ALL.damping**0.5
+    expected = torch.linalg.solve(
+        G + root / pi * torch.eye(4).double(), (gradient / (A + root * pi)[:, None]).T
+    ).T
+    torch.testing.assert_close(model.table.weight.grad, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_tied_tables_count_all_look_ups():
+    model = nn.ModuleList([nn.Embedding(5, 3), nn.Embedding(5, 3)]).double()
+    model[1].weight = model[0].weight
+    kfac = KFAC(model, ALL, loss="sum")
+    x, y = torch.tensor([0, 1, 1]), torch.tensor([4, 1, 2])
+    (model[0](x) + 2 * model[1](y)).sum().backward()
+    kfac.step(1.0)
+    A = kfac.state_dict()["tensors"]["factor/A/0"].flatten()
+    torch.testing.assert_close(A, torch.bincount(torch.cat([x, y]), minlength=5).double() / 6)
