@@ -155,7 +155,7 @@ HERE = socket.gethostname()
 def broken(function, backend, others, monkeypatch):
     """A group of this process and others in which one of torch's collectives, and no other, finds them gone."""
 
-    def breaks(*_arguments):
+    def breaks(*_arguments, **_named):
         raise RuntimeError("Connection closed by peer")
 
     monkeypatch.setattr(dist, function, breaks)
