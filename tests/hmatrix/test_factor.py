@@ -148,7 +148,7 @@ def test_duplicates_without_a_nugget_name_the_pivot_and_what_to_do():
 def test_an_indefinite_matrix_fails_cholesky_and_passes_ldlt():
     points, kernel = points_of("square"), kernels.Matern(nu=0.5, length_scale=0.2)
     A = compressed(points, kernel, 0.0).add_diagonal(-5.0)
-    with pytest.raises(ConvergenceError, match="lu"):
+    with pytest.raises(ConvergenceError, match='factorize it with kind="ldlt"'):
         A.factorize(kind="cholesky")
     F = A.factorize(1e-10, kind="ldlt")
     matrix = dense(points, kernel, -5.0)
@@ -164,7 +164,7 @@ def test_a_loose_factorization_that_breaks_down_is_tightened_and_says_so():
     A = compressed(points, kernel, 1e-3, 1e-6)
     F = A.factorize(0.3)
     assert F.used_tolerance < 0.3
-    assert "the factorization was repeated at" in F.notes[0]
+    assert "so it was repeated at" in F.notes[0]
     assert "nothing needs to be done" in F.notes[0]
 
 
@@ -216,7 +216,7 @@ def test_loose_factorizations_compute_in_single_precision_as_well_as_in_double(k
 def test_double_precision_takes_over_where_single_meets_a_pivot_that_rounding_spoils():
     points = np.repeat(points_of("square", 200), 2, axis=0)
     kernel, nugget = kernels.Matern(nu=0.5, length_scale=0.2), 1e-8  # below single precision
-    F = compressed(points, kernel, nugget).factorize(1e-3)
+    F = compressed(points, kernel, nugget).factorize(1e-3, checked=False)
     assert (F.computed, F.used_tolerance, F.notes) == ("float64", 1e-3, ())
     matrix = dense(points, kernel, nugget)
     np.testing.assert_allclose(F.logdet(), np.linalg.slogdet(matrix)[1], rtol=1e-6)
@@ -231,7 +231,7 @@ def test_a_preconditioner_that_proves_too_loose_is_replaced_and_the_notes_say_so
     assert relative(square @ x, b) <= 1e-8
     assert "replaced by a tighter one" in info.notes[0]
     with pytest.raises(ConvergenceError):  # a factorization that is given is kept
-        square.solve(b, 1e-8, factorization=square.factorize(1e-3), max_iterations=40)
+        square.solve(b, 1e-8, factorization=square.factorize(1e-3, checked=False), max_iterations=40)
 
 
 def test_factorization_bytes_grow_linearly():

@@ -14,6 +14,7 @@ References:
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,10 @@ from pipeline.hmatrix.parts import Problem as PartedProblem
 from pipeline.hmatrix.parts import Substitution, Team
 from pipeline.hmatrix.parts import eliminate as eliminate_by_parts
 from pipeline.hmatrix.represented import represented_matrix
-from pipeline.hmatrix.rounding import PIVOT, step_types, wide_type
+from pipeline.hmatrix.rounding import PIVOT, STEPS_FROM, is_narrow, step_types, wide_type
 from pipeline.hmatrix.skeleton import Sampling
 from pipeline.hmatrix.threads import n_threads
+from pipeline.hmatrix.trust import TIGHTEST, measure
 
 logger = logging.getLogger("pipeline.hmatrix")
 
@@ -44,7 +46,15 @@ _ONE_THREAD = (
     "factorized by one thread: a Python function gives the entries, and Python runs in one at a time"
 )
 _SHARE = 0.18  # of the tolerance that boxes may lose: what they lose meets in the steps that follow
-_TIGHTEST = 1e-2  # of the matrix's own tolerance: a breakdown beyond is not the compression's
+_TIGHTEST_LOOSE = 1e-2  # share of A's own tolerance: a preconditioner that breaks down beyond is given up
+_STEP = (
+    1e-2  # of the tolerance, where two attempts have failed: what is lost may be far above the eigenvalues
+)
+_LARGEST_STEP = 1e-4
+_RESIDUALS = 1e-3, 0.5  # the largest that is let pass is the square root of the tolerance, between these two
+_ROUNDED = 1e-2  # let pass where rounding allows no less
+_SINGLE_RESIDUAL = 0.1  # let pass where solutions are rounded to single precision
+_NUGGET = 1e-9  # of the norm: with it on the diagonal, smooth positive definite kernels can be factorized
 
 
 Attempt = Callable[
@@ -61,12 +71,18 @@ def factorize(
     parts: int | None = None,
     progress: Progress | None = None,
     device: torch.device | None = None,
+    checked: bool = True,
 ) -> Factorization:
-    """Factorize A, with compression of its own.
+    """Factorize A, with compression of its own, and measure what it is worth.
 
     From a tolerance of 1e-3 on, all steps compute in single precision, at twice the speed; double precision takes over
     where a pivot fails that rounding may have spoiled, or where A is so small or large that squares leave the range of
     single precision. `computed` of the result tells which.
+
+    Eigenvalues of A below tolerance times norm are not those of the matrix that is factorized: a solve may then be
+    anything. The factorization is therefore tried on a random right-hand side and exact rows of A. It is repeated
+    tighter until the relative residual is at most the square root of the tolerance (between 1e-3 and .5); `trust` of
+    the result says what was found.
 
     Args:
         A: Square over one point set.
@@ -79,9 +95,10 @@ def factorize(
         progress: Told of the boxes done.
         device: Where batches of boxes are eliminated: the GPU that A lives on. Left out for a matrix on the CPU, boxes
             are eliminated natively, and so are those of matrices without kernel anywhere.
+        checked: False for a preconditioner, which the iteration itself judges.
 
     Raises:
-        ConvergenceError: If Cholesky meets a pivot that is not positive even after tightening, or a pivot vanishes.
+        ConvergenceError: If a pivot fails or the residual stays large at the tightest tolerance, too.
     """
     if not A.is_square:
         raise ValueError(f"factorize wants a square matrix over one point set, not {A.shape}")
@@ -90,10 +107,9 @@ def factorize(
     kind = _choose(A, kind)
     computed = wide_type(A.computed)
     diagonal = np.zeros(A.shape[0], computed) if A.diagonal_term is None else A.diagonal_term.astype(computed)
-    # Rounding a factor costs accuracy in proportion to the condition number: single precision is for loose ones.
-    working, stored = step_types(tolerance, float(np.hypot(A.norm, np.linalg.norm(diagonal))), computed)
     if parts is not None:
         require_count(parts, "parts")
+    double = False  # single precision has failed
     notes: tuple[str, ...] = ()
     if device is None and A.device.type != "cpu":
         if A.kernel is None:
@@ -111,44 +127,69 @@ def factorize(
         attempt = _by_parts(A, matrix, kind, diagonal, number, progress)
     else:
         attempt = _in_batches(A, kind, diagonal, progress, device)
-    used = tolerance
+    used, tightest = tolerance, TIGHTEST if checked else _TIGHTEST_LOOSE * min(tolerance, A.tolerance)
+    allowed = _allowed_residual(A, tolerance)
+    reason, least = "", math.inf
     while True:
+        # Rounding a factor costs accuracy in proportion to the condition number: single precision is for loose ones.
+        working, stored = step_types(used, _size(A), computed)
+        working = computed if double else working
         steps, failure = attempt(
             working, stored, Sampling.for_tolerance(_SHARE * used, A.norm, A.rows.n_boxes)
         )
         if steps is not None:
-            if used != tolerance:
-                notes = (*notes, _tightened(tolerance, used))
             result = Factorization(
                 steps, A.rows.permutation, kind, tolerance, used, A.dtype, working, notes,
                 device or CPU,
             )  # fmt: skip
-            _log(result)
-            return result
-        assert failure is not None
-        if working != computed and abs(failure[2]) <= PIVOT * np.abs(diagonal_of(A)).max():
-            logger.info("a pivot of %.1e in single precision: factorizing in double", failure[2])
-            working = computed
-            continue
-        if kind != "cholesky" or used / 10 < _TIGHTEST * min(tolerance, A.tolerance):
-            raise _failed(A, kind, failure)
-        logger.info("a pivot of %.1e at tolerance %.0e: factorizing at %.0e", failure[2], used, used / 10)
-        used /= 10
+            if checked:
+                result = replace(result, trust=measure(A, result.solve))
+            residual = 0.0 if result.trust is None else result.trust.residual
+            final = used <= tightest or (used < STEPS_FROM and not residual < 0.5 * least)
+            if residual <= (max(allowed, _ROUNDED) if final else allowed):
+                if reason:
+                    result = replace(result, notes=(*notes, _tightened(tolerance, used, reason)))
+                _log(result)
+                return result
+            del result, steps
+            if final:
+                raise _not_trusted(A, kind, used, residual, allowed)
+            reason, least = (
+                reason or f"left solves a relative residual of {residual:.1e}",
+                min(least, residual),
+            )
+            following = used * min(max(0.3 * allowed / residual, _LARGEST_STEP), 0.1)
+        else:
+            assert failure is not None
+            if working != computed and abs(failure[2]) <= PIVOT * np.abs(diagonal_of(A)).max():
+                logger.info("a pivot of %.1e in single precision: factorizing in double", failure[2])
+                double = True
+                continue
+            given_up = used <= tightest or not (checked or kind == "cholesky")
+            if not math.isfinite(failure[2]) or given_up or _is_indefinite(A, kind, failure[2], used):
+                raise _failed(A, kind, failure, used)
+            reason = reason or f"met a pivot of {failure[2]:.1e}"
+            following = used * (0.1 if used > 0.05 * tolerance or not checked else _STEP)
+            if not checked and following < 0.99 * tightest:
+                raise _failed(A, kind, failure, used)
+        following = max(following, tightest)
+        logger.info("%s failed at tolerance %.0e: factorizing at %.0e", kind, used, following)
+        used = following
 
 
 def factorize_even_indefinite(A: H2Form, tolerance: float) -> Factorization:
-    """Factorize A for what needs no Cholesky factor: by LDL^T where a symmetric matrix proves indefinite.
+    """Factorize A for iterations to judge: by LDL^T where a symmetric matrix proves indefinite.
 
     Raises:
         ConvergenceError: If a pivot vanishes.
     """
     try:
-        return factorize(A, tolerance=tolerance)
+        return factorize(A, tolerance=tolerance, checked=False)
     except ConvergenceError as error:
         if _choose(A, "auto") != "cholesky":
             raise
         logger.info("%s: LDL^T instead", error)
-        return factorize(A, tolerance=tolerance, kind="ldlt")
+        return factorize(A, tolerance=tolerance, kind="ldlt", checked=False)
 
 
 def _by_parts(
@@ -210,30 +251,58 @@ def _in_batches(
     return attempt
 
 
-def _tightened(asked: float, used: float) -> str:
+def _allowed_residual(A: H2Form, tolerance: float) -> float:
+    """Return the largest relative residual that a factorization may leave."""
+    least, most = _RESIDUALS
+    if is_narrow(A.dtype):
+        least = _SINGLE_RESIDUAL
+    return min(max(math.sqrt(tolerance), least), most)
+
+
+def _tightened(asked: float, used: float, reason: str) -> str:
     return (
-        f"compression at tolerance {asked:.0e} left the matrix indefinite, so the factorization was repeated at "
-        f"{used:.0e}, where it succeeded: it is more accurate than asked for, and nothing needs to be done"
+        f"the factorization at tolerance {asked:.0e} {reason}, so it was repeated at {used:.0e}, where it succeeded: "
+        "it is more accurate than asked for, and nothing needs to be done"
     )
 
 
-def _failed(A: H2Form, kind: str, failure: tuple[int, int, float]) -> ConvergenceError:
+def _not_trusted(A: H2Form, kind: str, used: float, residual: float, allowed: float) -> ConvergenceError:
+    return ConvergenceError(
+        f"{kind} at tolerance {used:.0e} leaves solves a relative residual of {residual:.1e} on exact rows (at most "
+        f"{allowed:.0e} is let pass): the smallest eigenvalues of the matrix are below what "
+        f"{'single' if is_narrow(A.dtype) else 'double'} precision tells from 0; "
+        f"add a nugget of {_NUGGET * _size(A):.0e} or more to the diagonal"
+    )
+
+
+def _failed(A: H2Form, kind: str, failure: tuple[int, int, float], used: float) -> ConvergenceError:
     level, place, pivot = failure
-    where = f"at point {A.rows.permutation[place]} on level {level}"
+    where = f"{kind} met the pivot {pivot:.2e} at point {A.rows.permutation[place]} on level {level}"
     if not math.isfinite(pivot):
         return ConvergenceError(
-            f"{kind} met the pivot {pivot} {where}: the kernel's entries there are NaN or infinite; look at what it "
-            "gives between points that are equal or far apart"
+            f"{where}: the kernel's entries there are NaN or infinite; look at what it gives between points that are "
+            "equal or far apart"
         )
-    if kind == "cholesky":
+    if _is_indefinite(A, kind, pivot, used):
         return ConvergenceError(
-            f"Cholesky met the pivot {pivot:.2e} {where}, so the matrix is not positive definite to working accuracy; "
-            'add a nugget to the diagonal (duplicate points need one) or factorize with kind="lu"'
+            f'{where}, so the matrix is not positive definite; factorize it with kind="ldlt"'
         )
+    what = "not positive definite" if kind == "cholesky" else "singular"
     return ConvergenceError(
-        f"{kind} met the pivot {pivot:.2e} {where}, so the matrix is singular to working accuracy; "
-        "add something to the diagonal (duplicate points need it) or remove duplicates"
+        f"{where} of a matrix of norm {_size(A):.1e}, which is {what} to working accuracy; add a nugget of "
+        f"{_NUGGET * _size(A):.0e} or more to the diagonal (duplicate points need one)"
     )
+
+
+def _is_indefinite(A: H2Form, kind: str, pivot: float, used: float) -> bool:
+    """Tell whether a pivot is so negative that it is the matrix's, not compression's."""
+    return kind == "cholesky" and pivot < -used * _size(A)
+
+
+def _size(A: H2Form) -> float:
+    """Return the Frobenius norm, diagonal term and all."""
+    term = 0.0 if A.diagonal_term is None else float(np.linalg.norm(A.diagonal_term))
+    return float(np.hypot(A.norm, term))
 
 
 def _choose(A: H2Form, kind: str) -> str:

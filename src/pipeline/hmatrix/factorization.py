@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.errors import ConvergenceError
 from pipeline.hmatrix.batched.steps import MULTIPLY_ROOT, SOLVE, SOLVE_TRANSPOSED, BatchedSteps, act
 from pipeline.hmatrix.inputs import CPU, torch_dtype
 from pipeline.hmatrix.parts import Substitution
 from pipeline.hmatrix.rounding import wide_type
+from pipeline.hmatrix.trust import TIGHTEST, Trust
 from pipeline.hmatrix.vectors import Vectors, apply, apply_on_device, to_tensor
 
 KINDS = {"cholesky": 0, "ldlt": 1, "lu": 2}  # as native/eliminate.hpp numbers them
@@ -32,6 +34,7 @@ class Factorization:
         computed: Type in which it was eliminated: single precision for loose ones.
         notes: What the caller should know, such as tightenings.
         device: Where it is, and acts.
+        trust: What it was found to be worth; None where nothing was measured.
     """
 
     steps: Substitution | tuple[BatchedSteps, ...]
@@ -43,6 +46,7 @@ class Factorization:
     computed: np.dtype[Any]
     notes: tuple[str, ...] = field(default=())
     device: torch.device = CPU
+    trust: Trust | None = None
 
     def __repr__(self) -> str:
         n = len(self.permutation)
@@ -98,7 +102,20 @@ class Factorization:
         return self.multiply_root(normal.to(self.device))
 
     def slogdet(self) -> tuple[complex, float]:
-        """Return sign (or phase) and logarithm of the absolute value of the determinant."""
+        """Return sign (or phase) and logarithm of the absolute value of the determinant.
+
+        The logarithm is within `trust.logdet_error` of the matrix's.
+
+        Raises:
+            ConvergenceError: If eigenvalues are so small that what compression has lost may have changed their sign;
+                a Cholesky factorization has none.
+        """
+        if self.trust is not None and self.kind != "cholesky" and not self.trust.sign_is_sure:
+            raise ConvergenceError(
+                f"the determinant's sign is not known: what {self.kind} has lost at tolerance "
+                f"{self.used_tolerance:.0e} may move eigenvalues across 0; factorize at tolerance "
+                f"{max(self.used_tolerance * 0.1 / self.trust.change, TIGHTEST):.0e}"
+            )
         if isinstance(self.steps, Substitution):
             phase, size = self.steps.determinant
         else:

@@ -223,9 +223,12 @@ class H2Matrix:
         *,
         parts: int | None = None,
         progress: Progress | None = None,
+        checked: bool = True,
     ) -> Factorization:
-        """Factorize in near-linear time; see `factor.factorize`."""
-        return factorize(self.form, tolerance=tolerance, kind=kind, parts=parts, progress=progress)
+        """Factorize in near-linear time, and measure what it is worth; see `factor.factorize`."""
+        return factorize(
+            self.form, tolerance=tolerance, kind=kind, parts=parts, progress=progress, checked=checked
+        )
 
     def solve(
         self,
