@@ -34,8 +34,8 @@ CRATE = "ro-crate-metadata.json"
 # A checkout's parts, for one that is not under version control, such as an unpacked archive.
 PARTS = (
     ".ci", "CITATION.cff", "CMakeLists.txt", "LICENSE", "Makefile", "README.md", "Snakefile", "THIRD_PARTY_NOTICES.txt",
-    "benchmarks", "cluster", "config", "constraints.txt", "docs", "examples", "profiles", "pyproject.toml", "src", "tests",
-    "workflow",
+    "benchmarks", "cluster", "config", "constraints.txt", "docs", "examples", "profiles", "pyproject.toml", "src",
+    "tests", "workflow",
 )  # fmt: skip
 # Of what is missing.
 MOST_NAMED = 5
