@@ -1,4 +1,6 @@
+import copy
 import json
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -180,7 +182,10 @@ def test_a_prepared_run_counts_what_saturates_and_waits_for_its_turn(case):
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda run: run(), runs)) == wanted
     assert network.n_saturated == 0
-    network(1e6 * x[:10])
+    with pytest.warns(
+        UserWarning, match=r"\d+ activations are too large for binary16 .* of them in layer '\w+'"
+    ):
+        network(1e6 * x[:10])
     counted = network.n_saturated
     assert counted > 0
     assert network.execution.prepared(1e6 * x[:10])() == counted
@@ -298,10 +303,24 @@ def test_activations_that_outgrow_the_calibration_saturate_and_are_counted(mlp):
     module, x = mlp
     network = HalfNetwork.convert(module, x)
     assert network.layers[0].output_dtype == "float16"
-    logits = network(1e6 * x)
+    with pytest.warns(
+        UserWarning, match=r"of them in layer '1': inputs exceed what .* calibrated with"
+    ) as told:
+        logits = network(1e6 * x)
+    assert f"{network.n_saturated} activations" in str(told[0].message)
+    assert torch.equal(network(1e6 * x), logits)  # counted, and not told again
     assert logits.isfinite().all()
     assert network.n_saturated > 0
     assert sum(error.n_saturated for error in network.layer_errors(1e6 * x)) > 0
+
+
+def test_a_network_is_pickled_and_copied(case):
+    module, x = case
+    network = HalfNetwork.convert(module, x)
+    for again in (pickle.loads(pickle.dumps(network)), copy.deepcopy(network)):
+        assert again.layers == network.layers
+        assert torch.equal(again(x), network(x))
+        assert torch.equal(again.float_twin()(x), network.float_twin()(x))
 
 
 def test_inputs_that_do_not_fit_are_refused(mlp):

@@ -1,4 +1,6 @@
 import json
+import math
+import re
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import nn
 from pipeline.errors import ConfigError
 from pipeline.precision import Budget, HalfNetwork, Sampling
 from pipeline.precision.routines import candidates, twin
-from pipeline.precision.selection import Candidate, furthest, moves, verify
+from pipeline.precision.selection import Candidate, fewest, furthest, moves, verify
 
 QUICK = Sampling(n_samples=3, seconds_at_most=0.05)
 START = Candidate("direct fp32", 10.0, 0.0)
@@ -103,11 +105,37 @@ def test_routines_over_the_budget_are_refused_and_the_plans_own_kept_if_they_are
     assert selection.verification.output_error == 0
 
 
+@pytest.mark.filterwarnings("ignore:the network stays at float32")
 @pytest.mark.parametrize("output_error", [1e-6, 1e-3])
 def test_a_converted_network_is_within_its_budget_of_error(case, output_error):
     module, x = case
     network = HalfNetwork.convert(module, x, budget=Budget(output_error=output_error))
     assert verify(network(x), network.float_twin()(x), None).output_error <= output_error
+
+
+def test_a_network_that_stays_at_float32_says_so_and_the_budget_that_it_proposes_helps(case):
+    module, x = case
+    with pytest.warns(
+        UserWarning, match=r"stays at float32 altogether.* output error of .*wanted at most"
+    ) as told:
+        HalfNetwork.convert(module, x, budget=Budget(output_error=1e-9))
+    proposed = re.search(r"Budget\(output_error=([\d.e-]+)\) would change that", str(told[0].message))
+    network = HalfNetwork.convert(module, x, budget=Budget(output_error=float(proposed[1])))
+    assert all(layer.weight_dtype == "float16" for layer in network.layers if layer.has_weights)
+
+
+@pytest.mark.parametrize("least", [0, 1, 5, 53, 54])
+def test_the_fewest_layers_are_found_by_bisection(least):
+    asked = []
+
+    def accepted(n):
+        asked.append(n)
+        return n >= least
+
+    assert fewest(54, accepted) == least
+    assert len(asked) <= 2 + math.ceil(math.log2(54))
+    assert fewest(54, lambda n: False) is None
+    assert fewest(0, lambda n: True) == 0
 
 
 def test_a_budget_that_not_even_float32_meets_is_refused_and_zeros_are_exact(mlp):
@@ -120,7 +148,10 @@ def test_a_budget_that_not_even_float32_meets_is_refused_and_zeros_are_exact(mlp
 
 def test_conversion_fails_closed_to_float32_weights_and_activations(case):
     module, x = case
-    network = HalfNetwork.convert(module, x, budget=Budget(layer_error=1e-9, output_error=0.0))
+    with pytest.warns(
+        UserWarning, match=r"layers add more than layer_error=1e-09 by themselves.*Budget\(layer_error="
+    ):
+        network = HalfNetwork.convert(module, x, budget=Budget(layer_error=1e-9, output_error=0.0))
     tensors = network.tensors()
     assert torch.equal(network(x), network.float_twin()(x))
     for layer in network.layers:

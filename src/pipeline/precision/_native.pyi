@@ -9,6 +9,8 @@ the float32 twin. A layer computes relu(scale * (W x) + bias + residual), `resid
 from collections.abc import Sequence
 from typing import Any
 
+Function = tuple[str, float, float]  # one of `plan.FUNCTIONS`, or nothing, and its constants
+
 class Layer:
     """A layer with packed weights. Threads may run it at once."""
 
@@ -71,6 +73,7 @@ def linear(
     half_output: bool,
     residual: str = "none",
     routine: str = "product",
+    function: Function = ("", 0.0, 0.0),
 ) -> Layer: ...
 def convolution(
     instruction_set: str,
@@ -88,7 +91,10 @@ def convolution(
     groups: int = 1,
     residual: str = "none",
     routine: str = "direct",
-) -> Layer: ...
+    function: Function = ("", 0.0, 0.0),
+) -> Layer:
+    """Make a convolution; `padding` has two numbers, or four: above, to the left, below, to the right."""
+
 def pooling(
     instruction_set: str,
     image: Sequence[int],
@@ -100,10 +106,73 @@ def pooling(
     relu: bool,
     half_input: bool,
     half_output: bool,
-) -> Layer: ...
+    divisor: float = 0.0,
+) -> Layer:
+    """Make a pooling; a mean divides by `divisor`, or where that is 0 by how many numbers its window holds."""
+
 def addition(
-    instruction_set: str, size: int, relu: bool, half_input: bool, half_output: bool, residual: str
+    instruction_set: str,
+    size: int,
+    relu: bool,
+    half_input: bool,
+    half_output: bool,
+    residual: str,
+    function: Function = ("", 0.0, 0.0),
 ) -> Layer: ...
+def map(
+    instruction_set: str,
+    size: int,
+    half_input: bool,
+    half_output: bool,
+    residual: str = "none",
+    function: Function = ("", 0.0, 0.0),
+) -> Layer:
+    """A function of each number, or of its product with the residual's."""
+
+def scale(
+    instruction_set: str, channels: int, pixels: int, half_input: bool, half_output: bool, residual: str
+) -> Layer:
+    """Rows of channels times the residual, one number for each channel of a sample."""
+
+def gather(
+    instruction_set: str,
+    index: Any,
+    inputs: int,
+    others: int,
+    half_input: bool,
+    half_output: bool,
+    residual: str = "none",
+) -> Layer:
+    """Results chosen by place (int32): among the `inputs`, then among the residual's `others`; -1 is zero."""
+
+def normalization(
+    instruction_set: str,
+    weight: Any,
+    bias: Any,
+    rows: int,
+    epsilon: float,
+    half_input: bool,
+    half_output: bool,
+) -> Layer:
+    """Rows as long as the weight, brought to mean 0 and variance 1, times weight plus bias."""
+
+def softmax(instruction_set: str, width: int, rows: int, half_input: bool, half_output: bool) -> Layer: ...
+def product(
+    instruction_set: str,
+    shape: Sequence[int],
+    offsets: Sequence[int],
+    strides: Sequence[int],
+    other_offsets: Sequence[int],
+    other_strides: Sequence[int],
+    factor: float,
+    inputs: int,
+    others: int,
+    half_input: bool,
+    half_output: bool,
+    residual: str,
+) -> Layer:
+    """Products of matrices, `shape` (rows, inner, columns), in the input and the residual; see `plan.Operands`."""
+
 def linear_routines(instruction_set: str) -> list[str]:
     """The routines that `linear` takes, the one that always works first."""
 

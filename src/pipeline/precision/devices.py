@@ -113,7 +113,9 @@ def _rows(
                 continue
             place = functools.partial(_placed, dtype=dtype, device=device, memory_format=memory_format)
             own = {
-                key: place(value) for key, value in parameters.items() if key.rpartition(".")[0] == layer.name
+                key: place(value) if value.is_floating_point() else value.to(device)
+                for key, value in parameters.items()
+                if key.rpartition(".")[0] == layer.name
             }
             x = place(values[layer.source])
             addend = None if layer.addend is None else place(values[layer.addend])

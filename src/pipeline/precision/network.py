@@ -15,7 +15,7 @@ from pipeline.precision.error import LayerError, layer_errors
 from pipeline.precision.layer_timing import LayerTiming
 from pipeline.precision.plan import FORMAT, Layer, close, store_activations
 from pipeline.precision.roofline import Roofs
-from pipeline.precision.routines import Execution, all_routines, single_parameters
+from pipeline.precision.routines import Execution, all_routines, instruction_sets, single_parameters
 from pipeline.precision.routines import twin as twin_of
 from pipeline.precision.sampling import Sampling
 from pipeline.precision.selection import (
@@ -23,16 +23,19 @@ from pipeline.precision.selection import (
     Candidate,
     Verification,
     added_errors,
+    fewest,
     typical_routines,
     verify,
+    warn_of_float32,
 )
 from pipeline.precision.stored import check_complete, digest_of, read_layers
 from pipeline.precision.timing import time_layers
-from pipeline.precision.trace import check_trace, trace
+from pipeline.precision.trace import Affine, check_trace, trace
 
 CALIBRATION_SAMPLES = 256  # more tell no more about the range of the activations
 PART = 16  # of these at a time, since all activations of a part are held at once
 ERROR_SAMPLES = 8  # through every candidate of every layer
+ERROR_FLOPS = 4e9  # of all these together, in float64; but two samples at least
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,11 @@ class HalfNetwork:
         self._single = dict(single) if single is not None else single_parameters(layers, half)
         self._execution = Execution(layers, self._half, "fp16", instruction_set)
         self._twin: Execution | None = None
+        self._warned = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold the plan and its tensors; they are packed anew, for the processor at hand."""
+        return _unpickled, (self.layers, self._half, self._single, self.instruction_set)
 
     @classmethod
     def convert(
@@ -110,11 +118,12 @@ class HalfNetwork:
         float32; what exceeds the range later saturates and is counted in `n_saturated`.
 
         Routines are those that a typical processor runs fastest among those whose error fits: the same input gives the
-        same network again. `choose_routines` measures instead. Where the budget is exceeded, the layers that add most
-        error go back to float32 weights one by one, and if that is not enough, activations and routines do so too.
+        same network again. `choose_routines` measures instead. Where the budget is exceeded, as many of the layers that
+        add most error go back to float32 weights as it takes, by bisection, and if that is not enough, activations
+        and routines do so too. One that ends at float32 altogether is warned of, with the budget to change it.
 
         Args:
-            module: Conv2d, BatchNorm, ReLU, sums, pooling, Flatten, Linear and Dropout, with one input and one output.
+            module: Operators as `operators.SUPPORTED` lists them, with one input and one output.
             calibration: Inputs like those to come, shape (n, channels, rows, columns), n >= 1; ranges are those of the
                 first 256.
             labels: Their classes, shape (n,), for the accuracy; without them only errors count.
@@ -154,6 +163,13 @@ class HalfNetwork:
         for layer in layers:
             if layer.name in parameters:
                 affine = parameters[layer.name]
+                if not layer.has_weights:
+                    own = {key: _kept(value) for key, value in affine.tensors(layer.name).items()}
+                    half |= own
+                    single |= own
+                    rounded.append(layer)
+                    continue
+                assert isinstance(affine, Affine)
                 check_range(layer.name, affine.weight, affine.bias)
                 stored, exponents, report = round_weights(affine.weight)
                 single[f"{layer.name}.weight"] = affine.weight.float()
@@ -161,27 +177,46 @@ class HalfNetwork:
                 half[f"{layer.name}.bias"] = single[f"{layer.name}.bias"] = affine.bias.float()
                 layer = layer.with_rounding(exponents, report)
             rounded.append(layer)
-        check_trace(module, layers, parameters, calibration[:ERROR_SAMPLES])
+        few = calibration[
+            : max(2, min(ERROR_SAMPLES, int(ERROR_FLOPS // max(sum(layer.flops for layer in layers), 1))))
+        ]
+        check_trace(module, layers, parameters, few)
         twin = Execution(rounded, single, "fp32", instruction_set)
         wide: set[str] = set()
         for part in torch.split(calibration[:CALIBRATION_SAMPLES], PART):
             seen = zip(rounded, twin.activations(part), strict=True)
             wide |= {layer.name for layer, result in seen if not storable_in_half(result)}
         planned = store_activations(rounded, wide)
-        errors = added_errors(planned, half, single, calibration[:ERROR_SAMPLES], twin.instruction_set)
+        errors = added_errors(planned, half, single, few, twin.instruction_set)
         exact = twin(calibration)
-        least = {name: min(errors[name].values()) for name in parameters}
-        closed = {name for name, error in least.items() if error > budget.layer_error}
-        for name in [*sorted(least, key=lambda name: -least[name]), None]:
-            layers = typical_routines(
-                close(planned, closed), half, single, errors, budget, twin.instruction_set
-            )
-            tensors = half | {f"{of}.weight": single[f"{of}.weight"] for of in closed}
-            network = cls(layers, tensors, single, instruction_set)
-            if verify(network(calibration), exact, labels).within(budget):
-                return network
-            if name is not None:
-                closed.add(name)
+        least = {layer.name: min(errors[layer.name].values()) for layer in planned if layer.has_weights}
+        at_once = {name for name, error in least.items() if error > budget.layer_error}
+        order = sorted(least.keys() - at_once, key=lambda name: -least[name])
+        opened, closed = (
+            typical_routines(layers, half, single, errors, budget, twin.instruction_set)
+            for layers in (planned, close(planned, set(least)))
+        )
+        tried: dict[int, tuple[HalfNetwork, Verification]] = {}
+
+        def accepted(n: int) -> bool:
+            """Whether it is within the budget with the `n` layers that add most error at float32."""
+            if n not in tried:
+                names = at_once.union(order[:n])
+                layers = tuple(
+                    shut if shut.name in names else one for one, shut in zip(opened, closed, strict=True)
+                )
+                tensors = half | {f"{of}.weight": single[f"{of}.weight"] for of in names}
+                network = cls(layers, tensors, single, instruction_set)
+                tried[n] = network, verify(network(calibration), exact, labels)
+            return tried[n][1].within(budget)
+
+        n_closed = fewest(len(order), accepted)
+        if n_closed is not None:
+            network, verification = tried[n_closed]
+            n_half = len(least) - len(at_once) - n_closed
+            if n_half == 0 and least:
+                warn_of_float32(least, budget, tried.get(0), at_once)
+            return network
         # What binary16 activations cost is left: the twin itself, on its general routines.
         layers = tuple(
             replace(layer.in_single(), routine=twin_of(layer.routine), rounding=None) for layer in twin.layers
@@ -193,6 +228,7 @@ class HalfNetwork:
                 f"the network exceeds its budget even at float32: {verification.exceeds(budget)}; raise the budget, "
                 "and look whether the network's outputs are finite"
             )
+        warn_of_float32(least, budget, tried.get(0), at_once)
         return network
 
     @classmethod
@@ -258,7 +294,23 @@ class HalfNetwork:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute the logits, float32 of shape (n, classes), for inputs of shape (n, channels, rows, columns)."""
-        return self._execution(x)
+        before = self._execution.n_saturated
+        result = self._execution(x)
+        if self._execution.n_saturated > before and not self._warned:
+            self._warn_of_saturation(x)
+        return result
+
+    def _warn_of_saturation(self, x: Tensor) -> None:
+        """Name the layer with the most results that binary16 does not hold, once."""
+        self._warned = True
+        counts = self._execution.saturated(x)
+        name = max(counts, key=lambda layer: counts[layer])
+        warnings.warn(
+            f"{sum(counts.values())} activations are too large for binary16 and were stored as +-65504, {counts[name]} "
+            f"of them in layer {name!r}: inputs exceed what the network was calibrated with, so convert it with inputs "
+            "like these; later ones are only counted in n_saturated",
+            stacklevel=3,
+        )
 
     def features(self, x: Tensor) -> Tensor:
         """Compute what the last linear layer is given, float32 of shape (n, features)."""
@@ -323,7 +375,10 @@ class HalfNetwork:
             raise ValueError(
                 f"wanted at least one sample and a batch of at least 1, found {len(samples)} and {batch}"
             )
-        few, repeated = samples[:ERROR_SAMPLES], samples[torch.arange(batch) % len(samples)]
+        n_few = max(
+            2, min(ERROR_SAMPLES, int(ERROR_FLOPS // max(sum(layer.flops for layer in self.layers), 1)))
+        )
+        few, repeated = samples[:n_few], samples[torch.arange(batch) % len(samples)]
         errors = added_errors(self.layers, self._half, self._single, few, self.instruction_set)
         wanted = self.float_twin()(samples) if exact is None else exact
 
@@ -379,3 +434,15 @@ class HalfNetwork:
             roofs=roofs,
             **options,
         )
+
+
+def _unpickled(
+    layers: tuple[Layer, ...], half: Mapping[str, Tensor], single: Mapping[str, Tensor], instruction_set: str
+) -> HalfNetwork:
+    known = instruction_set if instruction_set in instruction_sets() else None
+    return HalfNetwork(layers, half, single, known)
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """Parameters that are not rounded to binary16: float32, or places."""
+    return tensor.float() if tensor.is_floating_point() else tensor

@@ -1,285 +1,265 @@
 """Read an ONNX file as a torch module that can be converted, so that people can bring their own network.
 
-Only what conversion supports is read: convolution, matrix products with constant weights, normalization, rectifiers,
-sums, pooling, flattening. Needs the package `onnx`.
+Each node becomes a module of its own that computes it with torch (see `onnx_operators`), called by our names and
+labelled with the file's. What was read is run against an independent evaluator, onnxruntime where it is installed and
+else ONNX's reference, on random inputs, and refused if the two differ. Needs the package `onnx`.
 """
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+import importlib
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
+from pipeline.precision.onnx_operators import ATTRIBUTES, OPERATORS, Refused
 
-OPERATORS = (
-    "Conv, Gemm, MatMul and Add with constants, BatchNormalization, Relu, Add, MaxPool, AveragePool, "
-    "GlobalAveragePool, ReduceMean over rows and columns, Flatten, Reshape to (n, -1), Dropout, Identity"
-)
+OLDEST_OPSET = 9
+N_INPUTS = 2  # random ones, each a batch of its own
+# Both sides add up binary32 products in some order; a network of hundreds of layers amplifies that to some 1e-5.
+LARGEST_DIFFERENCE = 1e-3
+LARGEST_DIFFERENCE_HALF = 3e-2  # a file in binary16 is evaluated in binary16
+SIZES = (64, 224, 32, 128)  # tried where the file leaves the size of its images open
+CONTROL = ("If", "Loop", "Scan")
 
 
-def onnx_module(path: Path) -> nn.Module:
-    """Build the module of an ONNX file with one input and one output.
+def onnx_module(path: Path, shape: Sequence[int] | None = None) -> nn.Module:
+    """Build the module of an ONNX file with one input and one output, and verify it.
+
+    Args:
+        path: The file; weights kept beside it are read as well.
+        shape: Of a sample, for files that leave it open; some sizes are tried otherwise.
 
     Raises:
-        ConfigError: If the file cannot be read, `onnx` is not installed, or an operator is not supported; the sentence
-            names it.
+        ConfigError: If the file cannot be read, `onnx` is not installed, an operator or one of its attributes is not
+            supported (the sentence names the node), or an independent evaluator computes something else.
     """
     try:
-        import onnx
-        from onnx import numpy_helper
+        onnx: Any = importlib.import_module("onnx")
+        inliner: Any = importlib.import_module("onnx.inliner")
     except ImportError:
         raise ConfigError(f"{path}: reading ONNX needs the package onnx; pip install '.[onnx]'") from None
     try:
         model = onnx.load(str(path))
+        if model.functions:
+            model = inliner.inline_local_functions(model)
     except Exception as failure:  # protobuf's and onnx's own kinds, and those of the disk
         raise ConfigError(f"{path}: not a readable ONNX file ({failure})") from failure
-    constants = {
-        entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()) for entry in model.graph.initializer
-    }
-    inputs = [entry.name for entry in model.graph.input if entry.name not in constants]
-    if len(inputs) != 1 or len(model.graph.output) != 1:
-        raise ConfigError(
-            f"{path}: has {len(inputs)} inputs and {len(model.graph.output)} outputs; wanted one of each"
-        )
-    reader = _Reader(path, constants, inputs[0], _n_readers(model.graph))
-    for node in model.graph.node:
-        attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-        if node.op_type == "Constant":
-            if "value" in attributes:
-                found = torch.from_numpy(numpy_helper.to_array(attributes["value"]).copy())
-            else:
-                found = reader.numbers(node.output[0], attributes)
-            constants[node.output[0]] = found
-        else:
-            reader.take(node, attributes)
-    return reader.module(model.graph.output[0].name)
+    network = _network(path, onnx, model)
+    _verify(path, onnx, model, network, shape)
+    return network
 
 
-def _n_readers(graph: Any) -> Counter[str]:
-    """How many operators read each named value; the network's output is read as well."""
-    read = Counter(key for node in graph.node for key in node.input)
-    return read + Counter(entry.name for entry in graph.output)
+class OnnxNode(nn.Module):
+    """One node: its operator, its attributes, and the name that the file has for it."""
+
+    def __init__(self, label: str, operator: str, attributes: Mapping[str, Any], opset: int) -> None:
+        super().__init__()
+        self.label, self.operator = label, operator
+        self.attributes = dict(attributes) | ({"opset": opset} if "opset" in ATTRIBUTES[operator] else {})
+
+    def forward(self, *inputs: Tensor | None) -> Any:
+        """Compute the node's outputs: a tensor, or a tuple of them."""
+        try:
+            return OPERATORS[self.operator](*inputs, **self.attributes)
+        except Refused as refused:
+            raise ConfigError(f"layer {self.label!r} ({self.operator}) {refused}") from None
 
 
-class _Reader:
-    """The graph so far, and the node that computes each named value."""
+class OnnxNetwork(nn.Module):
+    """The nodes in their order, and the constants that they read."""
 
     def __init__(
-        self, path: Path, constants: dict[str, Tensor], given: str, n_readers: Mapping[str, int]
+        self,
+        given: str,
+        result: str,
+        constants: Mapping[str, Tensor],
+        steps: Sequence[tuple[OnnxNode, Sequence[str], Sequence[str]]],
     ) -> None:
-        self.path, self.constants, self.n_readers = path, constants, n_readers
-        self.root = nn.Module()
-        self.graph = fx.Graph()
-        self.values = {given: self.graph.placeholder("x")}
+        super().__init__()
+        self.given, self.result = given, result
+        self.constants = {name: f"constant_{number}" for number, name in enumerate(constants)}
+        for name, key in self.constants.items():
+            self.register_buffer(key, constants[name])
+        self.wiring = [(list(inputs), list(outputs)) for _, inputs, outputs in steps]
+        self.nodes = nn.ModuleList(node for node, _, _ in steps)
 
-    def take(self, node: Any, attributes: Mapping[str, Any]) -> None:
-        """Append one operator."""
-        name = _identifier(node.name or node.output[0])
-        operator = _OPERATORS.get(node.op_type)
-        if operator is None:
-            raise self.refusal(
-                name, f"is a {node.op_type}, which cannot be converted; supported are {OPERATORS}"
-            )
-        built = operator(self, name, node, attributes)
-        if isinstance(built, nn.Module):
-            self.root.add_module(name, built)
-            built = self.graph.call_module(name, (self.value(name, node.input[0]),))
-        self.values[node.output[0]] = built
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the network."""
+        values: dict[str, Any] = {name: getattr(self, key) for name, key in self.constants.items()}
+        values[self.given] = x
+        for node, (inputs, outputs) in zip(self.nodes, self.wiring, strict=True):
+            found = node(*(values[key] if key else None for key in inputs))
+            found = found if isinstance(found, tuple | list) else (found,)
+            values |= dict(zip(outputs, found, strict=False))
+        return values[self.result]  # type: ignore[no-any-return]
 
-    def module(self, output: str) -> nn.Module:
-        self.graph.output(self.value("output", output))
-        return fx.GraphModule(self.root, self.graph).eval()
 
-    def refusal(self, name: str, why: str) -> ConfigError:
-        return ConfigError(f"{self.path}: layer {name!r} {why}")
-
-    def value(self, name: str, key: str) -> fx.Node:
-        if key not in self.values:
-            raise self.refusal(
-                name, f"reads {key!r}, which no layer before it gives; wanted the result of a layer"
-            )
-        return self.values[key]
-
-    def constant(self, name: str, node: Any, place: int) -> Tensor | None:
-        """A constant input of a node; None where it has none at that place."""
-        if place >= len(node.input) or not node.input[place]:
-            return None
-        if node.input[place] not in self.constants:
-            raise self.refusal(
-                name, f"takes {node.input[place]!r} as weights; wanted constant ones, so export them"
-            )
-        return self.constants[node.input[place]]
-
-    def numbers(self, name: str, attributes: Mapping[str, Any]) -> Tensor:
-        """The constant that is written as plain numbers."""
-        for kind, dtype in (("float", torch.float32), ("int", torch.int64)):
-            for key in (f"value_{kind}", f"value_{kind}s"):
-                if key in attributes:
-                    return torch.tensor(attributes[key], dtype=dtype)
-        raise self.refusal(
-            name, f"is a constant by {', '.join(attributes)}; wanted numbers or a dense tensor"
+def _network(path: Path, onnx: Any, model: Any) -> OnnxNetwork:
+    graph = model.graph
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if opset < OLDEST_OPSET:
+        raise ConfigError(
+            f"{path}: uses operator set {opset}; wanted {OLDEST_OPSET} or newer, so convert it with "
+            "onnx.version_converter"
         )
-
-    def padding(self, name: str, attributes: Mapping[str, Any]) -> tuple[int, int]:
-        pads, automatic = list(attributes.get("pads", (0, 0, 0, 0))), attributes.get("auto_pad", b"NOTSET")
-        if automatic not in (b"NOTSET", b"VALID"):
-            raise self.refusal(name, f"has auto_pad={automatic.decode()}; wanted pads in numbers")
-        if pads[:2] != pads[2:]:
-            raise self.refusal(name, f"pads {pads} unevenly; wanted the same on both sides")
-        return pads[0], pads[1]
-
-
-def _convolution(reader: _Reader, name: str, node: Any, attributes: Mapping[str, Any]) -> nn.Module:
-    weight, bias = reader.constant(name, node, 1), reader.constant(name, node, 2)
-    assert weight is not None
-    if weight.ndim != 4:
-        raise reader.refusal(
-            name, f"has weights of shape {tuple(weight.shape)}; wanted two-dimensional images"
+    if graph.sparse_initializer:
+        raise ConfigError(f"{path}: has sparse initializers; wanted dense ones, so export it without them")
+    constants = {entry.name: _tensor(onnx, entry) for entry in graph.initializer}
+    inputs = [entry.name for entry in graph.input if entry.name not in constants]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        raise ConfigError(
+            f"{path}: has {len(inputs)} inputs and {len(graph.output)} outputs; wanted one of each"
         )
-    groups = attributes.get("group", 1)
-    module = nn.Conv2d(
-        weight.shape[1] * groups,
-        weight.shape[0],
-        tuple(weight.shape[2:]),  # type: ignore[arg-type]
-        tuple(attributes.get("strides", (1, 1))),
-        reader.padding(name, attributes),
-        tuple(attributes.get("dilations", (1, 1))),
-        groups,
-        bias=bias is not None,
-    )
-    return _filled(module, weight=weight, bias=bias)
+    known = {inputs[0], "", *constants}
+    steps = []
+    for node in graph.node:
+        label = node.name or next(iter(node.output), node.op_type)
+        attributes = _attributes(path, onnx, node, label)
+        for key in node.input:
+            if key not in known:
+                raise ConfigError(
+                    f"{path}: layer {label!r} reads {key!r}, which no layer before it gives; wanted a layer's result"
+                )
+        if node.op_type == "Split":
+            attributes.setdefault("num_outputs", len(node.output))
+        known |= set(node.output)
+        if node.op_type == "Constant":
+            constants[node.output[0]] = _given(path, label, attributes)
+            continue
+        steps.append((OnnxNode(label, node.op_type, attributes, opset), node.input, node.output))
+    if graph.output[0].name not in known:
+        raise ConfigError(f"{path}: no layer gives its output {graph.output[0].name!r}")
+    return OnnxNetwork(inputs[0], graph.output[0].name, constants, steps).eval()
 
 
-def _product(reader: _Reader, name: str, node: Any, attributes: Mapping[str, Any]) -> nn.Module:
-    weight, bias = reader.constant(name, node, 1), reader.constant(name, node, 2)
-    assert weight is not None
-    if (
-        attributes.get("transA", 0)
-        or attributes.get("alpha", 1.0) != 1.0
-        or attributes.get("beta", 1.0) != 1.0
-    ):
-        raise reader.refusal(name, "has transA, alpha or beta; wanted x W + b")
-    weight = weight if attributes.get("transB", 0) else weight.T
-    module = nn.Linear(weight.shape[1], weight.shape[0])
-    return _filled(module, weight=weight, bias=torch.zeros(len(weight)) if bias is None else bias.flatten())
+def _given(path: Path, label: str, attributes: Mapping[str, Any]) -> Tensor:
+    try:
+        found: Tensor = OPERATORS["Constant"](**attributes)
+    except Refused as refused:
+        raise ConfigError(f"{path}: layer {label!r} (Constant) {refused}") from None
+    return found
 
 
-def _normalization(reader: _Reader, name: str, node: Any, attributes: Mapping[str, Any]) -> nn.Module:
-    weight, bias, mean, variance = (reader.constant(name, node, place) for place in (1, 2, 3, 4))
-    assert mean is not None
-    module = nn.BatchNorm2d(len(mean), eps=attributes.get("epsilon", 1e-5))
-    return _filled(module, weight=weight, bias=bias, running_mean=mean, running_var=variance)
+def _tensor(onnx: Any, entry: Any) -> Tensor:
+    """A constant; halves become float32, which holds them."""
+    array = np.array(onnx.numpy_helper.to_array(entry))
+    if array.dtype.kind not in "fiub":
+        array = array.astype(np.float32)  # bfloat16 and its like
+    tensor = torch.from_numpy(array)
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _sum(reader: _Reader, name: str, node: Any, attributes: Mapping[str, Any]) -> fx.Node:
-    constants = [reader.constants.get(key) for key in node.input]
-    if all(value is None for value in constants):
-        first, second = (reader.value(name, key) for key in node.input)
-        return reader.graph.call_function(torch.add, (first, second))
-    # A bias that follows a product of matrices.
-    place = 0 if constants[0] is not None else 1
-    before = reader.value(name, node.input[1 - place])
-    found = reader.root.get_submodule(str(before.target)) if before.op == "call_module" else None
-    bias = constants[place]
-    if (
-        not isinstance(found, nn.Linear)
-        or bias is None
-        or bias.shape[-1:].numel() != bias.numel()
-        or (bias.numel() != found.out_features)
-    ):
-        raise reader.refusal(name, "adds a constant to something other than a product; wanted a bias")
-    if reader.n_readers[node.input[1 - place]] > 1:
-        raise reader.refusal(
-            name, "adds a bias to a product that others read without it; wanted a product of its own"
+def _attributes(path: Path, onnx: Any, node: Any, label: str) -> dict[str, Any]:
+    """A node's attributes, all of which its operator must know."""
+    if node.domain not in ("", "ai.onnx"):
+        raise ConfigError(
+            f"{path}: layer {label!r} is a {node.op_type} of the domain {node.domain!r}, whose meaning only that "
+            "domain knows; wanted ONNX's own operators, so export it without them"
         )
-    found.bias = nn.Parameter(found.bias.detach() + bias.flatten().float())
-    return before
-
-
-def _maximum(reader: _Reader, name: str, node: Any, attributes: Mapping[str, Any]) -> nn.Module:
-    kernel = tuple(attributes["kernel_shape"])
-    return nn.MaxPool2d(
-        kernel,
-        tuple(attributes.get("strides", (1, 1))),
-        reader.padding(name, attributes),
-        tuple(attributes.get("dilations", (1, 1))),
-        ceil_mode=bool(attributes.get("ceil_mode", 0)),
-    )
-
-
-def _mean(reader: _Reader, name: str, node: Any, attributes: Mapping[str, Any]) -> nn.Module:
-    if any(step != 1 for step in attributes.get("dilations", ())):
-        raise reader.refusal(name, f"has dilations {list(attributes['dilations'])}; wanted a dense window")
-    return nn.AvgPool2d(
-        tuple(attributes["kernel_shape"]),
-        tuple(attributes.get("strides", (1, 1))),
-        reader.padding(name, attributes),
-        ceil_mode=bool(attributes.get("ceil_mode", 0)),
-        count_include_pad=bool(attributes.get("count_include_pad", 0)),
-    )
-
-
-def _global_mean(reader: _Reader, name: str, node: Any, attributes: Mapping[str, Any]) -> nn.Module:
-    if node.op_type == "ReduceMean":
-        axes = reader.constant(name, node, 1)
-        found = attributes.get("axes", [] if axes is None else axes.tolist())
-        if sorted(axis % 4 for axis in found) != [2, 3]:
-            raise reader.refusal(name, f"takes the mean over axes {found}; wanted rows and columns")
-        if not attributes.get("keepdims", 1):
-            return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return nn.AdaptiveAvgPool2d(1)
-
-
-def _flattening(reader: _Reader, name: str, node: Any, attributes: Mapping[str, Any]) -> nn.Module:
-    if node.op_type == "Reshape":
-        shape = reader.constant(name, node, 1)
-        if shape is None or len(shape) != 2 or (shape[1] != -1 and shape[0] == 0):
-            raise reader.refusal(
-                name, f"reshapes to {None if shape is None else shape.tolist()}; wanted (n, -1)"
+    if node.op_type not in OPERATORS:
+        why = "decides or repeats at run time" if node.op_type in CONTROL else "cannot be converted"
+        raise ConfigError(
+            f"{path}: layer {label!r} is a {node.op_type}, which {why}; supported are {', '.join(sorted(OPERATORS))}"
+        )
+    found = {}
+    for entry in node.attribute:
+        value = onnx.helper.get_attribute_value(entry)
+        if entry.name not in ATTRIBUTES[node.op_type] or entry.name == "opset":
+            raise ConfigError(
+                f"{path}: layer {label!r} ({node.op_type}) has an attribute {entry.name!r} that is not understood "
+                f"here; known are {', '.join(sorted(ATTRIBUTES[node.op_type])) or 'none'}"
             )
-    elif attributes.get("axis", 1) != 1:
-        raise reader.refusal(name, f"flattens from axis {attributes['axis']}; wanted 1")
-    return nn.Flatten()
+        if isinstance(value, bytes):
+            value = value.decode()
+        elif entry.type == onnx.AttributeProto.TENSOR:
+            value = _tensor(onnx, value)
+        found[entry.name] = value
+    return found
 
 
-def _nothing(reader: _Reader, name: str, node: Any, attributes: Mapping[str, Any]) -> nn.Module:
-    return nn.Identity()
+def _verify(path: Path, onnx: Any, model: Any, network: OnnxNetwork, shape: Sequence[int] | None) -> None:
+    """Run the file by an evaluator that knows nothing of this module."""
+    evaluator, name = _evaluator(path, onnx, model)
+    given = next(entry for entry in model.graph.input if entry.name == network.given)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(given.type.tensor_type.elem_type)
+    generator = np.random.default_rng(0)
+    failure: Exception | None = None
+    for size in _shapes(given, shape):
+        arrays = [generator.standard_normal(size).astype(dtype) for _ in range(N_INPUTS)]
+        results = _results(path, network, arrays)
+        try:
+            wanted = [np.asarray(evaluator(network.given, array), dtype=np.float64) for array in arrays]
+        except Exception as found:  # of many kinds: onnxruntime's, numpy's, and the reference's own
+            failure = found
+            continue
+        break
+    else:
+        raise ConfigError(
+            f"{path}: {name} cannot run it ({_line(failure)}), so what is read here could not be verified; look at the "
+            "file with onnx.checker"
+        )
+    if isinstance(results, Exception):
+        raise ConfigError(
+            f"{path}: cannot be read here ({_line(results)}), though {name} runs it; please report the file"
+        ) from results
+    limit = LARGEST_DIFFERENCE_HALF if dtype == np.float16 else LARGEST_DIFFERENCE
+    for result, exact in zip(results, wanted, strict=True):
+        same = result.shape == exact.shape
+        norm = float(np.linalg.norm(exact)) or 1.0
+        difference = float(np.linalg.norm(result - exact)) / norm if same else math.inf
+        if not difference <= limit and not (same and np.array_equal(result, exact, equal_nan=True)):
+            raise ConfigError(
+                f"{path}: for a random input it gives numbers of norm {np.linalg.norm(result):.6g} and shape "
+                f"{result.shape} here, and {np.linalg.norm(exact):.6g} and {exact.shape} by {name}, which differ by "
+                f"{difference:.2g} of the latter's norm; what is read here is not the file's network, please report it"
+            )
 
 
-def _relu(reader: _Reader, name: str, node: Any, attributes: Mapping[str, Any]) -> nn.Module:
-    return nn.ReLU()
+def _results(path: Path, network: OnnxNetwork, arrays: Sequence[Any]) -> list[Any] | Exception:
+    """What the module gives, or why it doesn't run on such arrays; refusals of a node are raised."""
+    try:
+        with torch.no_grad():
+            return [network(torch.from_numpy(array).float()).double().numpy() for array in arrays]
+    except ConfigError as refused:
+        raise ConfigError(f"{path}: {refused}") from None
+    except (RuntimeError, ValueError, TypeError, IndexError) as found:
+        return found
 
 
-_OPERATORS: dict[str, Callable[[_Reader, str, Any, Mapping[str, Any]], nn.Module | fx.Node]] = {
-    "Conv": _convolution,
-    "Gemm": _product,
-    "MatMul": _product,
-    "BatchNormalization": _normalization,
-    "Relu": _relu,
-    "Add": _sum,
-    "MaxPool": _maximum,
-    "AveragePool": _mean,
-    "GlobalAveragePool": _global_mean,
-    "ReduceMean": _global_mean,
-    "Flatten": _flattening,
-    "Reshape": _flattening,
-    "Dropout": _nothing,
-    "Identity": _nothing,
-}
+def _evaluator(path: Path, onnx: Any, model: Any) -> tuple[Any, str]:
+    """What runs the file: a function of an input's name and array, and its name."""
+    try:
+        ort: Any = importlib.import_module("onnxruntime")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception:  # not installed, or one that takes fewer files: two nodes of one name, for instance
+        reference: Any = importlib.import_module("onnx.reference")
+        evaluator = reference.ReferenceEvaluator(model)
+        return lambda key, x: evaluator.run(None, {key: x})[0], "ONNX's reference evaluator"
+    return lambda key, x: session.run(None, {key: x})[0], "onnxruntime"
 
 
-def _filled(module: nn.Module, **values: Tensor | None) -> nn.Module:
-    """A module with these parameters and statistics."""
-    module.load_state_dict(
-        {key: value.float() for key, value in values.items() if value is not None}, strict=False
+def _shapes(given: Any, shape: Sequence[int] | None) -> list[tuple[int, ...]]:
+    """Shapes to run the input with: the file's own, and where it leaves them open a batch of 2 and some sizes."""
+    dims = [dim.dim_value for dim in given.type.tensor_type.shape.dim]
+    if shape is not None and len(dims) == len(shape) + 1:
+        return [(dims[0] or 2, *(dim or own for dim, own in zip(dims[1:], shape, strict=True)))]
+    if all(dims[1:]):
+        return [(dims[0] or 2, *dims[1:])]
+    images = (
+        [(dims[0] or 2, dims[1] or 3, *(dim or size for dim in dims[2:])) for size in SIZES]
+        if len(dims) > 1
+        else []
     )
-    return module
+    return images or [tuple(dim or 2 for dim in dims)]
 
 
-def _identifier(name: str) -> str:
-    """A name that a module can have: letters, digits and underscores."""
-    cleaned = "".join(c if c.isalnum() else "_" for c in name).strip("_")
-    return cleaned if cleaned and not cleaned[0].isdigit() else f"layer_{cleaned}"
+def _line(failure: Exception | None) -> str:
+    return " ".join(str(failure).split())[:200]

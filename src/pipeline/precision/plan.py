@@ -12,10 +12,44 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Dtype = Literal["float16", "float32"]
-Kind = Literal["conv2d", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "add"]
+Kind = Literal[
+    "conv2d",
+    "linear",
+    "max_pool2d",
+    "avg_pool2d",
+    "adaptive_avg_pool2d",
+    "add",
+    "activation",
+    "multiply",
+    "scale",
+    "gather",
+    "layer_norm",
+    "softmax",
+    "matmul",
+]
 Precision = Literal["fp16", "fp32"]
 
-FORMAT = 2
+FORMAT = 3
+# What can follow a layer's sum; see `reference.FUNCTIONS` for their definitions.
+FUNCTIONS = (
+    "clip",
+    "leaky_relu",
+    "hard_sigmoid",
+    "hard_swish",
+    "sigmoid",
+    "silu",
+    "tanh",
+    "gelu",
+    "gelu_tanh",
+    "exp",
+    "square",
+    "sqrt",
+    "reciprocal",
+    "abs",
+    "log",
+    "elu",
+    "erf",
+)
 INPUT = ""  # what the network's input is called where a layer names the one it reads
 N_BYTES = {"float16": 2, "float32": 4}
 
@@ -51,18 +85,49 @@ class RoundingReport:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the windows of a convolution or a pooling lie, as torch has it; (rows, columns) each."""
+    """Where the windows of a convolution or a pooling lie, as torch has it; (rows, columns) each.
+
+    Attributes:
+        padding_after: Below and to the right of the image; None where it is the same as above and to the left.
+        divisor: What a mean divides by, where it counts its padding; 0 for the numbers that its window holds.
+    """
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    padding_after: tuple[int, int] | None = None
+    divisor: int = 0
+
+    @property
+    def paddings(self) -> tuple[int, int, int, int]:
+        """Above, to the left, below, to the right."""
+        return (*self.padding, *(self.padding_after or self.padding))
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Products of `n` pairs of matrices, (rows, inner) times (inner, columns), whose numbers lie anywhere.
+
+    Number (b, i, j) of a side is at `offsets[b] + i * strides[0] + j * strides[1]` in what the layer reads.
+    """
+
+    rows: int
+    inner: int
+    columns: int
+    offsets: tuple[int, ...]
+    strides: tuple[int, int]
+    addend_offsets: tuple[int, ...]
+    addend_strides: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One step of the network: an affine map, a pooling or a sum, with what is fused into it.
+    """One step of the network: an affine map, a pooling, a function of two results, with what is fused into it.
+
+    Results are kept as rows of channels, so a layer may read one as an image of another shape: 196 vectors of 64
+    numbers are an image of 64 channels, 196 rows and one column.
 
     Attributes:
         name: The module's path in the network that was converted, or the name of a function's node.
@@ -72,8 +137,16 @@ class Layer:
             image's shape here: its weights are re-ordered when they are packed.
         output_shape: Per sample.
         geometry: Of convolution and pooling; None for the others.
-        addend: Name of the layer whose result, of the output's shape, is added before the ReLU; None for none.
+        addend: Name of the layer whose result, of the output's size, is added before the ReLU; None for none. A
+            "multiply" layer multiplies with it, "scale" multiplies each channel with one number of it, "matmul" takes
+            it as its second factor, "gather" chooses from both.
         relu: Whether negative results become zero.
+        function: One of `FUNCTIONS`, applied last; empty for none.
+        constants: The function's, such as the bounds of "clip".
+        epsilon: What "layer_norm" adds to a variance.
+        factor: What "matmul" multiplies its results with.
+        addend_size: How many numbers the addend has per sample, where a layer does not need them all.
+        operands: Where the matrices of "matmul" lie; None for the others.
         input_dtype: How the activations that are read are stored when the network runs in half precision.
         addend_dtype: The same for those added.
         output_dtype: The same for those written: float32 where binary16 would not hold them well enough.
@@ -91,6 +164,12 @@ class Layer:
     geometry: Geometry | None = None
     addend: str | None = None
     relu: bool = False
+    function: str = ""
+    constants: tuple[float, ...] = ()
+    epsilon: float = 0.0
+    factor: float = 1.0
+    addend_size: int = 0
+    operands: Operands | None = None
     input_dtype: Dtype = "float32"
     addend_dtype: Dtype = "float32"
     output_dtype: Dtype = "float32"
@@ -121,7 +200,22 @@ class Layer:
 
     @property
     def has_weights(self) -> bool:
+        """Whether it is an affine map, whose weights are rounded."""
         return self.kind in ("conv2d", "linear")
+
+    @property
+    def is_normalization(self) -> bool:
+        """Whether it has weights and biases of its own, kept in binary32."""
+        return self.kind == "layer_norm"
+
+    @property
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """What belongs to the layer besides the plan, by the last part of its name."""
+        if self.has_weights:
+            return {"weight": self.weight_shape, "bias": self.output_shape[:1]}
+        if self.is_normalization:
+            return {"weight": self.input_shape[:1], "bias": self.input_shape[:1]}
+        return {"index": (math.prod(self.output_shape),)} if self.kind == "gather" else {}
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -138,21 +232,41 @@ class Layer:
     @property
     def n_parameters(self) -> int:
         """Weights and biases."""
+        if self.is_normalization:
+            return 2 * self.input_shape[0]
         return self.n_weights + (self.output_shape[0] if self.has_weights else 0)
 
     @property
     def n_bytes_fp16(self) -> int:
         """Bytes of the parameters as stored; biases stay float32."""
-        return N_BYTES[self.weight_dtype] * self.n_weights + 4 * (self.n_parameters - self.n_weights)
+        return N_BYTES[self.weight_dtype] * self.n_weights + 4 * (
+            self.n_parameters - self.n_weights + self.n_places
+        )
 
     @property
     def n_bytes_fp32(self) -> int:
-        return 4 * self.n_parameters
+        return 4 * (self.n_parameters + self.n_places)
+
+    @property
+    def n_places(self) -> int:
+        """How many places a "gather" layer keeps, four bytes each."""
+        return math.prod(self.output_shape) if self.kind == "gather" else 0
 
     @property
     def flops(self) -> int:
-        """Floating-point operations per sample: 2 per multiply-add, 1 per number that is pooled or added."""
+        """Floating-point operations per sample: 2 per multiply-add, 1 per number that is pooled, added or changed.
+
+        Normalizations and softmax count five per number: sums, squares, and what follows from them.
+        """
         n_added = math.prod(self.output_shape) if self.addend is not None else 0
+        if self.kind in ("multiply", "scale", "activation"):
+            return math.prod(self.output_shape)
+        if self.kind in ("layer_norm", "softmax"):
+            return 5 * math.prod(self.output_shape)
+        if self.kind == "gather":
+            return 0
+        if self.operands is not None:
+            return 2 * math.prod(self.output_shape) * self.operands.inner
         if self.kind == "add":
             return n_added
         if self.kind == "linear":
@@ -170,8 +284,19 @@ class Layer:
             return self.in_single().n_bytes(batch, "fp16")
         n_in = math.prod(self.input_shape) * N_BYTES[self.input_dtype]
         n_out = math.prod(self.output_shape) * N_BYTES[self.output_dtype]
-        n_added = 0 if self.addend is None else math.prod(self.output_shape) * N_BYTES[self.addend_dtype]
+        n_added = self.n_addend * N_BYTES[self.addend_dtype]
         return self.n_bytes_fp16 + batch * (n_in + n_added + n_out)
+
+    @property
+    def n_addend(self) -> int:
+        """How many numbers of the addend are read, per sample."""
+        if self.addend is None:
+            return 0
+        if self.kind == "scale":
+            return self.output_shape[0]
+        if self.operands is not None:
+            return len(self.operands.addend_offsets) * self.operands.inner * self.operands.columns
+        return math.prod(self.output_shape) if self.kind != "gather" else 0
 
     def to_dict(self) -> dict[str, Any]:
         """The layer as JSON can hold it."""
@@ -183,15 +308,21 @@ class Layer:
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> "Layer":
         """Undo `to_dict`; lists become tuples again."""
-        geometry, rounding = document["geometry"], document["rounding"]
+        geometry, rounding, operands = document["geometry"], document["rounding"], document["operands"]
         if geometry is not None:
-            pairs = {key: tuple(value) for key, value in geometry.items() if key != "groups"}
-            geometry = Geometry(**pairs, groups=geometry["groups"])
+            geometry = Geometry(**_with_tuples(geometry))
+        if operands is not None:
+            operands = Operands(**_with_tuples(operands))
         if rounding is not None:
             sqnr_db = math.inf if rounding["sqnr_db"] is None else rounding["sqnr_db"]
             rounding = RoundingReport(**{**rounding, "sqnr_db": sqnr_db})
-        tuples = {key: tuple(document[key]) for key in ("input_shape", "output_shape", "scale_exponents")}
-        return cls(**{**document, **tuples, "geometry": geometry, "rounding": rounding})
+        values = _with_tuples(document) | {"geometry": geometry, "rounding": rounding, "operands": operands}
+        return cls(**values)
+
+
+def _with_tuples(document: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has lists where the plan has tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in document.items()}
 
 
 Bounds = list[tuple[int, int]]

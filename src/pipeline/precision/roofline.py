@@ -164,14 +164,14 @@ def work_of(layer: Layer, native: Any, batch: int) -> Work:
     """Ask a packed layer what a batch makes it do."""
     n_in = math.prod(layer.input_shape) * N_BYTES[layer.input_dtype]
     n_out = math.prod(layer.output_shape) * N_BYTES[layer.output_dtype]
-    n_added = 0 if layer.addend is None else math.prod(layer.output_shape) * N_BYTES[layer.addend_dtype]
+    n_added = layer.n_addend * N_BYTES[layer.addend_dtype]
     return Work(
         flops=native.flops(batch) if layer.has_weights else batch * layer.flops,
         weight_bytes=native.weight_bytes,
         activation_bytes=batch * (n_in + n_added + n_out),
         conversions=native.conversions(batch),
         workspace_bytes=native.workspace_bytes(batch),
-        numbers=batch * (math.prod(layer.input_shape) + len(layer.sources) * math.prod(layer.output_shape)),
+        numbers=batch * (math.prod(layer.input_shape) + layer.n_addend + math.prod(layer.output_shape)),
         routine=routine_class(layer, batch),
     )
 

@@ -25,6 +25,16 @@ from pipeline.precision.convert import LARGEST_HALF, widen
 from pipeline.precision.plan import INPUT, Dtype, Layer, Precision, windows
 
 IN_BF16 = ("direct", "product", "winograd2")  # where the instruction set multiplies BF16
+ROUTINES = {
+    "add": "sum",
+    "activation": "function",
+    "multiply": "multiply",
+    "scale": "scale",
+    "gather": "copy",
+    "layer_norm": "normalization",
+    "softmax": "softmax",
+    "matmul": "activations",
+}
 BATCH = 64  # samples that pass through all layers before the next ones: their activations stay in cache
 
 
@@ -39,7 +49,7 @@ def candidates(layer: Layer, instruction_set: str) -> tuple[str, ...]:
     Weights that are stored as float32 are not rounded again behind the plan's back, so they have float32 routines only.
     """
     if not layer.has_weights:
-        return ("sum",) if layer.kind == "add" else ("windows",)
+        return (ROUTINES.get(layer.kind, "windows"),)
     names = []
     for algorithm in _algorithms(layer, instruction_set):
         base, _, suffix = algorithm.partition("_")
@@ -135,8 +145,8 @@ class Execution:
         place = self._places[last.source]
         if self._body is None:
             self._body = self._network(place)
-        before = self.layers[place - 1]
-        return self._to_torch(self._run(self._body, x, before), before.output_shape).flatten(1)
+        result = self._run(self._body, x, self.layers[place - 1])
+        return self._to_torch(result, last.input_shape).flatten(1)
 
     def activations(self, x: Tensor) -> list[Tensor]:
         """Compute every layer's result, in the plan's order and shapes, as it is stored (float16 or float32)."""
@@ -156,6 +166,16 @@ class Execution:
                 self.n_saturated += native.run(given, result, addend)
                 steps.append((given, result, addend))
         return steps
+
+    def saturated(self, x: Tensor) -> dict[str, int]:
+        """How many results of each layer are too large for binary16; they are not added to `n_saturated`."""
+        values = {INPUT: _channels_last(self._checked(x))}
+        counts = {}
+        for layer, native in zip(self.layers, self.native, strict=True):
+            result = values[layer.name] = _empty(len(x), layer)
+            addend = None if layer.addend is None else values[layer.addend]
+            counts[layer.name] = int(native.run(values[layer.source], result, addend))
+        return counts
 
     def prepared(self, x: Tensor) -> Callable[[], int]:
         """A run on one batch as `__call__` makes it, but for the copies from and to torch; says what saturated."""
@@ -249,8 +269,9 @@ def build(layer: Layer, parameters: Mapping[str, Tensor], instruction_set: str) 
         "half_output": layer.output_dtype == "float16",
     }
     residual = "none" if layer.addend is None else layer.addend_dtype
-    if layer.kind == "add":
-        return _native.addition(instruction_set, math.prod(layer.output_shape), residual=residual, **stored)
+    function = (layer.function, *layer.constants, 0.0, 0.0)[:3]
+    if layer.kind in ROUTINES:
+        return _of_activations(layer, parameters, instruction_set, stored, residual, function)
     if not layer.has_weights:
         rows, columns = windows(layer)
         return _native.pooling(
@@ -261,6 +282,7 @@ def build(layer: Layer, parameters: Mapping[str, Tensor], instruction_set: str) 
             column_start=[start for start, _ in columns],
             column_end=[end for _, end in columns],
             average=layer.kind != "max_pool2d",
+            divisor=0.0 if layer.geometry is None else float(layer.geometry.divisor),
             **stored,
         )
     algorithm, _, precision = layer.routine.partition(" ")
@@ -275,7 +297,11 @@ def build(layer: Layer, parameters: Mapping[str, Tensor], instruction_set: str) 
         scale,
         parameters[f"{layer.name}.bias"].float(),
     )
-    stored |= {"residual": residual, "routine": f"{algorithm}_bf16" if precision == "bf16" else algorithm}
+    stored |= {
+        "residual": residual,
+        "function": function,
+        "routine": f"{algorithm}_bf16" if precision == "bf16" else algorithm,
+    }
     if layer.kind == "linear":
         return _native.linear(*arguments, **stored)
     geometry = layer.geometry
@@ -286,9 +312,55 @@ def build(layer: Layer, parameters: Mapping[str, Tensor], instruction_set: str) 
         image=layer.input_shape,
         kernel=geometry.kernel,
         stride=geometry.stride,
-        padding=geometry.padding,
+        padding=geometry.paddings,
         dilation=geometry.dilation,
         groups=geometry.groups,
+    )
+
+
+def _of_activations(
+    layer: Layer,
+    parameters: Mapping[str, Tensor],
+    instruction_set: str,
+    stored: dict[str, Any],
+    residual: str,
+    function: tuple[Any, ...],
+) -> Any:
+    """Layers that multiply with no rounded weights and have no windows."""
+    size = math.prod(layer.output_shape)
+    if layer.kind == "add":
+        return _native.addition(instruction_set, size, residual=residual, function=function, **stored)
+    halves = {key: stored[key] for key in ("half_input", "half_output")}
+    if layer.kind in ("activation", "multiply"):
+        return _native.map(instruction_set, size, residual=residual, function=function, **halves)
+    if layer.kind == "scale":
+        channels = layer.output_shape[0]
+        return _native.scale(instruction_set, channels, size // channels, residual=residual, **halves)
+    if layer.kind == "gather":
+        index = parameters[f"{layer.name}.index"]
+        inputs = math.prod(layer.input_shape)
+        return _native.gather(instruction_set, index, inputs, layer.addend_size, residual=residual, **halves)
+    if layer.kind == "softmax":
+        width = layer.input_shape[0]
+        return _native.softmax(instruction_set, width, size // width, **halves)
+    if layer.kind == "layer_norm":
+        weight, bias = (parameters[f"{layer.name}.{part}"].float() for part in ("weight", "bias"))
+        rows = size // layer.input_shape[0]
+        return _native.normalization(instruction_set, weight, bias, rows, layer.epsilon, **halves)
+    operands = layer.operands
+    assert operands is not None
+    return _native.product(
+        instruction_set,
+        (operands.rows, operands.inner, operands.columns),
+        operands.offsets,
+        operands.strides,
+        operands.addend_offsets,
+        operands.addend_strides,
+        layer.factor,
+        math.prod(layer.input_shape),
+        layer.addend_size,
+        residual=residual,
+        **halves,
     )
 
 
@@ -327,4 +399,10 @@ def single_parameters(layers: Sequence[Layer], half: Mapping[str, Tensor]) -> di
         for layer in layers
         if layer.has_weights
     )  # fmt: skip
-    return dict(itertools.chain.from_iterable(pairs))
+    others = {
+        key: half[key]
+        for layer in layers
+        if not layer.has_weights
+        for key in (f"{layer.name}.{part}" for part in layer.tensor_shapes)
+    }
+    return dict(itertools.chain.from_iterable(pairs)) | others

@@ -5,6 +5,8 @@ per second saved, as rounding errors of different layers add up like independent
 whole network stays within its budget is found by bisection, on samples that were not trained on.
 """
 
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -197,3 +199,57 @@ def furthest(n_moves: int, accepted: Callable[[int], bool]) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if accepted(middle) else (low, middle)
     return low
+
+
+def fewest(n: int, accepted: Callable[[int], bool]) -> int | None:
+    """The least number that is accepted, by bisection; None if not even `n` is.
+
+    Acceptance need not be monotone: what is returned was accepted, and one less was not, or it is 0.
+    """
+    if accepted(0):
+        return 0
+    if n == 0 or not accepted(n):
+        return None
+    low, high = 0, n
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if accepted(middle) else (middle, high)
+    return high
+
+
+def warn_of_float32(
+    least: Mapping[str, float], budget: Budget, opened: tuple[Any, Verification] | None, at_once: set[str]
+) -> None:
+    """Warn that no layer has weights in half precision, say why, and which budget would change that.
+
+    Args:
+        least: The error that each layer's best candidate adds.
+        budget: What was allowed.
+        opened: The network with all layers in half precision that the budget of a layer allows, and what it loses.
+        at_once: The layers that the budget of a layer excludes.
+    """
+    reasons, proposals = [], []
+    if at_once:
+        worst = max(at_once, key=lambda name: least[name])
+        reasons.append(
+            f"{len(at_once)} of {len(least)} layers add more than layer_error={budget.layer_error:g} by themselves, "
+            f"{worst!r} most with {least[worst]:.2g}"
+        )
+        proposals.append(f"layer_error={_rounded_up(min(least[name] for name in at_once)):g}")
+    if opened is not None and len(at_once) < len(least) and not opened[1].within(budget):
+        reasons.append(f"all others together give {opened[1].exceeds(budget)}" if at_once else
+                       f"all layers together give {opened[1].exceeds(budget)}")  # fmt: skip
+        proposals.append(f"output_error={_rounded_up(opened[1].output_error):g}")
+        if opened[1].points is not None and opened[1].points > budget.points:
+            proposals.append(f"points={_rounded_up(opened[1].points):g}")
+    warnings.warn(
+        f"the network stays at float32 altogether, so half precision gains nothing: {'; '.join(reasons)}; Budget("
+        f"{', '.join(proposals)}) would change that",
+        stacklevel=3,
+    )
+
+
+def _rounded_up(value: float) -> float:
+    """Two digits, not less than the value."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return math.ceil(value / unit) * unit

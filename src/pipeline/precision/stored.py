@@ -74,9 +74,7 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 def _check_shapes(layers: Sequence[Layer], tensors: Mapping[str, Tensor]) -> None:
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in layers:
-        if layer.has_weights:
-            shapes[f"{layer.name}.weight"] = layer.weight_shape
-            shapes[f"{layer.name}.bias"] = layer.output_shape[:1]
+        shapes |= {f"{layer.name}.{part}": shape for part, shape in layer.tensor_shapes.items()}
     for name, shape in shapes.items():
         found = tuple(tensors[name].shape) if name in tensors else "nothing"
         if found != shape:

@@ -152,7 +152,7 @@ void convolutions(bool half) {
                     for (const std::int64_t stride : {1, 2}) {
                         const std::int64_t pad = kernel / 2, extent = (size + 2 * pad - kernel) / stride + 1;
                         const Window window{channels, size, size, extent, extent, kernel, kernel,
-                                            stride,   stride, pad, pad,   1,      1,      1};
+                                            stride,   stride, pad, pad,   1,      1,      1, pad, pad};
                         Weights weights(outputs, channels * kernel * kernel, half, false);
                         for (const std::string& routine : convolution_routines(neon(), window, outputs))
                             compare(routine, 3, half, routine == "direct" ? weights.inputs : 0,
@@ -166,7 +166,7 @@ void convolutions(bool half) {
 void pointwise(bool half) {
     for (const std::int64_t channels : {4, 15, 16, 33})
         for (const std::int64_t size : {3, 7, 14}) {
-            const Window window{channels, size, size, size, size, 3, 3, 1, 1, 1, 1, 1, 1, channels};
+            const Window window{channels, size, size, size, size, 3, 3, 1, 1, 1, 1, 1, 1, channels, 1, 1};
             Weights weights(channels, 9, half, true);
             const Stored adding{half, half, Storage::single};
             compare("depthwise", 2, half, 0, [&](const Routines& table, bool) {

@@ -6,6 +6,7 @@ namespace {
 using namespace parsimony;
 
 #include "convert.inl"
+#include "functions.inl"
 #include "tile.inl"
 #include "multiply.inl"
 #include "convolve.inl"

@@ -21,6 +21,7 @@ public:
         shape_.kernel_height = w.kernel_height, shape_.kernel_width = w.kernel_width;
         shape_.stride_height = w.stride_height, shape_.stride_width = w.stride_width;
         shape_.pad_height = w.pad_height, shape_.pad_width = w.pad_width;
+        shape_.pad_bottom = w.pad_bottom, shape_.pad_right = w.pad_right;
         shape_.dilation_height = w.dilation_height, shape_.dilation_width = w.dilation_width;
         shape_.group_channels = w.channels / w.groups;
         constexpr std::int64_t depth = depth_of<Weight>;
@@ -79,7 +80,7 @@ private:
 
 bool is_pointwise(const Window& w) {
     return w.kernel_height == 1 && w.kernel_width == 1 && w.stride_height == 1 && w.stride_width == 1 &&
-           w.pad_height == 0 && w.pad_width == 0 && w.groups == 1;
+           w.pad_height == 0 && w.pad_width == 0 && w.pad_bottom == 0 && w.pad_right == 0 && w.groups == 1;
 }
 
 }  // namespace

@@ -15,9 +15,9 @@ void frame(const Convolution& shape, Source x, std::int64_t image, typename Arit
     for (std::int64_t i = 0; i < shape.height; ++i, to += padded) {
         clear(to, margin);
         Arithmetic::stage(x, (image * shape.height + i) * row, to + margin, row);
-        clear(to + margin + row / depth, margin);
+        clear(to + margin + row / depth, padded - margin - row / depth);
     }
-    clear(to, shape.pad_height * padded);
+    clear(to, shape.pad_bottom * padded);
 }
 
 // One panel of outputs over a block of `n` framed images, the first of which is number `first`.
@@ -52,7 +52,7 @@ std::int64_t convolve_as(const Panels<typename Arithmetic::Stored>& panels, cons
     constexpr std::int64_t depth = Arithmetic::depth;
     const std::int64_t width = panels.vectors * Isa::lanes, size = shape.padded_size() / depth;
     const std::int64_t per_group = (panels.outputs + width - 1) / width;
-    const bool in_place = depth == 1 && !x.half && shape.pad_height == 0 && shape.pad_width == 0;
+    const bool in_place = depth == 1 && !x.half && shape.padded_size() == shape.height * shape.width * shape.channels;
     std::int64_t saturated = 0;
     for (std::int64_t first = part.begin; first < part.end; first += shape.images_per_block) {
         const std::int64_t n = smaller(part.end - first, shape.images_per_block);

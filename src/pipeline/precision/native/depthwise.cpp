@@ -18,6 +18,7 @@ public:
         shape_.kernel_height = w.kernel_height, shape_.kernel_width = w.kernel_width;
         shape_.stride_height = w.stride_height, shape_.stride_width = w.stride_width;
         shape_.pad_height = w.pad_height, shape_.pad_width = w.pad_width;
+        shape_.pad_bottom = w.pad_bottom, shape_.pad_right = w.pad_right;
         shape_.dilation_height = w.dilation_height, shape_.dilation_width = w.dilation_width;
         shape_.group_channels = 1;
         const auto* source = static_cast<const Weight*>(affine.weights);

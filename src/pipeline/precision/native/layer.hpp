@@ -45,11 +45,13 @@ public:
     virtual std::string routine(std::int64_t batch) const = 0;
 
     // Of `conversions`, those of the results and of what is added to them.
+    std::int64_t other_size() const { return residual_size < 0 ? output_size : residual_size; }
     std::int64_t converted_results(std::int64_t batch) const {
-        return batch * output_size * (stored.half_output + (stored.residual == Storage::half));
+        return batch * (output_size * stored.half_output + other_size() * (stored.residual == Storage::half));
     }
 
     std::int64_t input_size = 0, output_size = 0;  // numbers per sample
+    std::int64_t residual_size = -1;               // of the other input; -1: as many as results
     std::int64_t weight_bytes = 0;                 // of packed weights
     Stored stored{};
 };
@@ -64,6 +66,7 @@ struct Affine {
     const float* scale;
     const float* bias;
     bool relu;
+    Activation activation{};
 };
 
 // Geometry without the derived parts of `Convolution`.
@@ -72,12 +75,20 @@ struct Window {
     std::int64_t kernel_height, kernel_width, stride_height, stride_width;
     std::int64_t pad_height, pad_width, dilation_height, dilation_width;
     std::int64_t groups;
+    std::int64_t pad_bottom, pad_right;
 };
 
 struct PoolWindows {
     std::int64_t channels, height, width;
     std::vector<std::int64_t> row_start, row_end, column_start, column_end;
     bool average, relu;
+    float divisor = 0.0f;
+};
+
+// Pairs of matrices: number (i, j) of the b-th one lies at offset[b] + i * step[0] + j * step[1].
+struct Matrices {
+    std::vector<std::int64_t> offsets;
+    std::int64_t rows, columns, row_step, column_step;
 };
 
 // The routines that can be asked for, the one that always works first.
@@ -91,7 +102,18 @@ LayerPointer make_convolution(const Routines&, const Affine&, const Window&, Sto
 LayerPointer make_winograd(const Routines&, const Affine&, const Window&, Stored, bool brain, int m);
 LayerPointer make_depthwise(const Routines&, const Affine&, const Window&, Stored);
 LayerPointer make_pooling(const Routines&, const PoolWindows&, Stored);
-LayerPointer make_addition(const Routines&, std::int64_t size, bool relu, Stored);
+LayerPointer make_addition(const Routines&, std::int64_t size, bool relu, Activation, Stored);
+// A function of every number, of its product with another one if there is a residual.
+LayerPointer make_map(const Routines&, std::int64_t size, Activation, Stored);
+LayerPointer make_scale(const Routines&, std::int64_t channels, std::int64_t pixels, Stored);
+// Results chosen by place: from the input, then from the residual's `others`; -1 is zero.
+LayerPointer make_gather(const Routines&, const std::int32_t* index, std::int64_t n, std::int64_t inputs,
+                         std::int64_t others, Stored);
+LayerPointer make_normalization(const Routines&, const float* weight, const float* bias, std::int64_t width,
+                                std::int64_t rows, float epsilon, Stored);
+LayerPointer make_softmax(const Routines&, std::int64_t width, std::int64_t rows, Stored);
+LayerPointer make_product(const Routines&, Matrices, Matrices, float factor, std::int64_t inputs, std::int64_t others,
+                          Stored);
 // The same map for each of `rows_per_sample` rows of the input: a 1 x 1 convolution.
 LayerPointer make_rows(const Routines&, const Affine&, Stored, bool brain, std::int64_t rows_per_sample);
 

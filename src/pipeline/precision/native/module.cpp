@@ -78,7 +78,7 @@ Call call_of(const Layer& layer, const Input& x, const Output& y, const Optional
         throw std::invalid_argument(wanted ? "this layer adds a residual; give it one"
                                            : "this layer adds no residual, but one was given");
     if (wanted)
-        check_array("residual", *residual, batch, layer.output_size, layer.stored.residual == Storage::half);
+        check_array("residual", *residual, batch, layer.other_size(), layer.stored.residual == Storage::half);
     return {x.data(), wanted ? residual->data() : nullptr, y.data(), batch};
 }
 
@@ -91,22 +91,34 @@ Stored stored_as(bool half_input, bool half_output, const std::string& residual)
                                     : Storage::single};
 }
 
-Affine affine_of(const Input& weights, const Floats& scale, const Floats& bias, bool relu) {
+using Named = std::tuple<std::string, double, double>;  // a function and its constants
+
+Activation activation_of(const Named& named) {
+    static const char* names[n_functions] = {"",        "clip",      "leaky_relu", "hard_sigmoid", "hard_swish", "sigmoid",
+                                             "silu",    "tanh",      "gelu",       "gelu_tanh",    "exp",        "square",
+                                             "sqrt",    "reciprocal", "abs",       "log",          "elu",        "erf"};
+    const auto& [name, a, b] = named;
+    for (int i = 0; i < n_functions; ++i)
+        if (name == names[i]) return {static_cast<Function>(i), static_cast<float>(a), static_cast<float>(b)};
+    throw std::invalid_argument("there is no function '" + name + "'");
+}
+
+Affine affine_of(const Input& weights, const Floats& scale, const Floats& bias, bool relu, const Named& function) {
     if (weights.ndim() != 2) throw std::invalid_argument("weights have two dimensions: outputs and inputs");
     const auto outputs = static_cast<std::int64_t>(weights.shape(0));
     const auto inputs = static_cast<std::int64_t>(weights.shape(1));
     if (outputs < 1 || inputs < 1) throw std::invalid_argument("weights need at least one output and one input");
     if (scale.shape(0) != weights.shape(0) || bias.shape(0) != weights.shape(0))
         throw std::invalid_argument("scale and bias have one number per output");
-    return {outputs, inputs, weights.data(), is_half(weights), scale.data(), bias.data(), relu};
+    return {outputs, inputs, weights.data(), is_half(weights), scale.data(), bias.data(), relu, activation_of(function)};
 }
 
 // How many windows lie along one axis of an image.
 std::int64_t extent(std::int64_t size, std::int64_t kernel, std::int64_t stride, std::int64_t pad,
-                    std::int64_t dilation) {
-    if (kernel < 1 || stride < 1 || dilation < 1 || pad < 0)
+                    std::int64_t pad_after, std::int64_t dilation) {
+    if (kernel < 1 || stride < 1 || dilation < 1 || pad < 0 || pad_after < 0)
         throw std::invalid_argument("kernel, stride and dilation are at least 1, padding at least 0");
-    const std::int64_t reach = size + 2 * pad - dilation * (kernel - 1) - 1;
+    const std::int64_t reach = size + pad + pad_after - dilation * (kernel - 1) - 1;
     if (size < 1 || reach < 0) throw std::invalid_argument("the kernel is larger than the padded image");
     return reach / stride + 1;
 }
@@ -119,8 +131,9 @@ std::vector<std::int64_t> whole(const nb::sequence& numbers, std::size_t n, cons
 }
 
 LayerPointer linear(const std::string& isa, const Input& weights, const Floats& scale, const Floats& bias, bool relu,
-                    bool half_input, bool half_output, const std::string& residual, const std::string& routine) {
-    return make_linear(chosen(isa), affine_of(weights, scale, bias, relu),
+                    bool half_input, bool half_output, const std::string& residual, const std::string& routine,
+                    const Named& function) {
+    return make_linear(chosen(isa), affine_of(weights, scale, bias, relu, function),
                        stored_as(half_input, half_output, residual), routine);
 }
 
@@ -128,14 +141,18 @@ LayerPointer convolution(const std::string& isa, const Input& weights, const Flo
                          bool relu, bool half_input, bool half_output, const nb::sequence& image,
                          const nb::sequence& kernel, const nb::sequence& stride, const nb::sequence& padding,
                          const nb::sequence& dilation, std::int64_t groups, const std::string& residual,
-                         const std::string& routine) {
-    const auto affine = affine_of(weights, scale, bias, relu);
+                         const std::string& routine, const Named& function) {
+    const auto affine = affine_of(weights, scale, bias, relu, function);
     const auto i = whole(image, 3, "image"), k = whole(kernel, 2, "kernel"), s = whole(stride, 2, "stride");
-    const auto p = whole(padding, 2, "padding"), d = whole(dilation, 2, "dilation");
+    auto p = whole(padding, 0, "padding");
+    if (p.size() == 2) p = {p[0], p[1], p[0], p[1]};
+    if (p.size() != 4) throw std::invalid_argument("padding takes 2 or 4 numbers");
+    const auto d = whole(dilation, 2, "dilation");
     if (groups < 1 || i[0] % groups != 0 || affine.outputs % groups != 0)
         throw std::invalid_argument("groups divide the channels and the outputs");
-    const Window window{i[0], i[1], i[2], extent(i[1], k[0], s[0], p[0], d[0]), extent(i[2], k[1], s[1], p[1], d[1]),
-                        k[0], k[1], s[0], s[1], p[0], p[1], d[0], d[1], groups};
+    const Window window{i[0], i[1], i[2], extent(i[1], k[0], s[0], p[0], p[2], d[0]),
+                        extent(i[2], k[1], s[1], p[1], p[3], d[1]), k[0], k[1], s[0], s[1], p[0], p[1], d[0], d[1],
+                        groups, p[2], p[3]};
     if (affine.inputs != i[0] / groups * k[0] * k[1])
         throw std::invalid_argument("weights have one input per kernel row, kernel column and channel of a group");
     return make_convolution(chosen(isa), affine, window, stored_as(half_input, half_output, residual), routine);
@@ -145,16 +162,16 @@ std::vector<std::string> routines_for_convolution(const std::string& isa, const 
                                                   const nb::sequence& stride, const nb::sequence& dilation,
                                                   std::int64_t groups, std::int64_t channels, std::int64_t outputs) {
     const auto k = whole(kernel, 2, "kernel"), s = whole(stride, 2, "stride"), d = whole(dilation, 2, "dilation");
-    const Window window{channels, 0, 0, 0, 0, k[0], k[1], s[0], s[1], 0, 0, d[0], d[1], groups};
+    const Window window{channels, 0, 0, 0, 0, k[0], k[1], s[0], s[1], 0, 0, d[0], d[1], groups, 0, 0};
     return convolution_routines(chosen(isa), window, outputs);
 }
 
 LayerPointer pooling(const std::string& isa, const nb::sequence& image, const nb::sequence& row_start,
                      const nb::sequence& row_end, const nb::sequence& column_start, const nb::sequence& column_end,
-                     bool average, bool relu, bool half_input, bool half_output) {
+                     bool average, bool relu, bool half_input, bool half_output, double divisor) {
     const auto i = whole(image, 3, "image");
     PoolWindows w{i[0], i[1], i[2], whole(row_start, 0, ""), whole(row_end, 0, ""), whole(column_start, 0, ""),
-                  whole(column_end, 0, ""), average, relu};
+                  whole(column_end, 0, ""), average, relu, static_cast<float>(divisor)};
     using Bounds = std::vector<std::int64_t>;
     const auto check = [](const Bounds& start, const Bounds& end, std::int64_t n) {
         bool good = start.size() == end.size() && !start.empty();
@@ -168,9 +185,73 @@ LayerPointer pooling(const std::string& isa, const nb::sequence& image, const nb
 }
 
 LayerPointer addition(const std::string& isa, std::int64_t size, bool relu, bool half_input, bool half_output,
-                      const std::string& residual) {
+                      const std::string& residual, const Named& function) {
     if (size < 1 || residual == "none") throw std::invalid_argument("an addition has a size and a residual to add");
-    return make_addition(chosen(isa), size, relu, stored_as(half_input, half_output, residual));
+    return make_addition(chosen(isa), size, relu, activation_of(function), stored_as(half_input, half_output, residual));
+}
+
+LayerPointer map(const std::string& isa, std::int64_t size, bool half_input, bool half_output,
+                 const std::string& residual, const Named& function) {
+    if (size < 1) throw std::invalid_argument("a map has a size");
+    return make_map(chosen(isa), size, activation_of(function), stored_as(half_input, half_output, residual));
+}
+
+LayerPointer scale(const std::string& isa, std::int64_t channels, std::int64_t pixels, bool half_input,
+                   bool half_output, const std::string& residual) {
+    if (channels < 1 || pixels < 1 || residual == "none")
+        throw std::invalid_argument("a scaling has channels, pixels and a residual of one number for each channel");
+    return make_scale(chosen(isa), channels, pixels, stored_as(half_input, half_output, residual));
+}
+
+using Indices = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+LayerPointer gather(const std::string& isa, const Indices& index, std::int64_t inputs, std::int64_t others,
+                    bool half_input, bool half_output, const std::string& residual) {
+    const auto n = static_cast<std::int64_t>(index.size());
+    if (n < 1 || inputs < 1 || others < 0 || (others > 0) != (residual != "none"))
+        throw std::invalid_argument("a gathering has an index, inputs, and others if it has a residual");
+    for (std::int64_t i = 0; i < n; ++i)
+        if (index.data()[i] < -1 || index.data()[i] >= inputs + others)
+            throw std::invalid_argument("the place " + std::to_string(index.data()[i]) + " lies outside of " +
+                                        std::to_string(inputs + others) + " numbers");
+    return make_gather(chosen(isa), index.data(), n, inputs, others, stored_as(half_input, half_output, residual));
+}
+
+LayerPointer normalization(const std::string& isa, const Floats& weight, const Floats& bias, std::int64_t rows,
+                           double epsilon, bool half_input, bool half_output) {
+    if (weight.shape(0) < 1 || weight.shape(0) != bias.shape(0) || rows < 1)
+        throw std::invalid_argument("a normalization has rows, and one weight and one bias for each number of a row");
+    return make_normalization(chosen(isa), weight.data(), bias.data(), static_cast<std::int64_t>(weight.shape(0)), rows,
+                              static_cast<float>(epsilon), {half_input, half_output});
+}
+
+LayerPointer softmax(const std::string& isa, std::int64_t width, std::int64_t rows, bool half_input, bool half_output) {
+    if (width < 1 || rows < 1) throw std::invalid_argument("a softmax has rows of at least one number");
+    return make_softmax(chosen(isa), width, rows, {half_input, half_output});
+}
+
+LayerPointer product(const std::string& isa, const nb::sequence& shape, const nb::sequence& offsets,
+                     const nb::sequence& strides, const nb::sequence& other_offsets, const nb::sequence& other_strides,
+                     double factor, std::int64_t inputs, std::int64_t others, bool half_input, bool half_output,
+                     const std::string& residual) {
+    const auto size = whole(shape, 3, "shape"), s = whole(strides, 2, "strides"), t = whole(other_strides, 2, "strides");
+    Matrices a{whole(offsets, 0, ""), size[0], size[1], s[0], s[1]};
+    Matrices b{whole(other_offsets, 0, ""), size[1], size[2], t[0], t[1]};
+    if (residual == "none" || a.offsets.empty() || a.offsets.size() != b.offsets.size() ||
+        std::min({size[0], size[1], size[2]}) < 1)
+        throw std::invalid_argument("a product has as many matrices on both sides, and the second ones as its residual");
+    const auto check = [](const Matrices& m, std::int64_t n) {
+        for (const std::int64_t offset : m.offsets)
+            for (const std::int64_t i : {std::int64_t{0}, m.rows - 1})
+                for (const std::int64_t j : {std::int64_t{0}, m.columns - 1}) {
+                    const std::int64_t at = offset + i * m.row_step + j * m.column_step;
+                    if (at < 0 || at >= n) throw std::invalid_argument("a matrix lies outside of what is read");
+                }
+    };
+    check(a, inputs);
+    check(b, others);
+    return make_product(chosen(isa), std::move(a), std::move(b), static_cast<float>(factor), inputs, others,
+                        stored_as(half_input, half_output, residual));
 }
 
 // Scratch for layers that are run by themselves: one for each thread that does so.
@@ -288,14 +369,25 @@ NB_MODULE(_native, module) {
         .def_prop_ro("buffer_bytes", &Network::buffer_bytes)
         .def_prop_ro("max_batch", &Network::max_batch);
     module.def("linear", &linear, "instruction_set"_a, "weights"_a, "scale"_a, "bias"_a, "relu"_a, "half_input"_a,
-               "half_output"_a, "residual"_a = "none", "routine"_a = "product");
+               "half_output"_a, "residual"_a = "none", "routine"_a = "product", "function"_a = Named("", 0, 0));
     module.def("convolution", &convolution, "instruction_set"_a, "weights"_a, "scale"_a, "bias"_a, "relu"_a,
                "half_input"_a, "half_output"_a, "image"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a,
-               "groups"_a = 1, "residual"_a = "none", "routine"_a = "direct");
+               "groups"_a = 1, "residual"_a = "none", "routine"_a = "direct", "function"_a = Named("", 0, 0));
     module.def("pooling", &pooling, "instruction_set"_a, "image"_a, "row_start"_a, "row_end"_a, "column_start"_a,
-               "column_end"_a, "average"_a, "relu"_a, "half_input"_a, "half_output"_a);
+               "column_end"_a, "average"_a, "relu"_a, "half_input"_a, "half_output"_a, "divisor"_a = 0.0);
     module.def("addition", &addition, "instruction_set"_a, "size"_a, "relu"_a, "half_input"_a, "half_output"_a,
+               "residual"_a, "function"_a = Named("", 0, 0));
+    module.def("map", &map, "instruction_set"_a, "size"_a, "half_input"_a, "half_output"_a, "residual"_a = "none",
+               "function"_a = Named("", 0, 0));
+    module.def("scale", &scale, "instruction_set"_a, "channels"_a, "pixels"_a, "half_input"_a, "half_output"_a,
                "residual"_a);
+    module.def("gather", &gather, "instruction_set"_a, "index"_a, "inputs"_a, "others"_a, "half_input"_a,
+               "half_output"_a, "residual"_a = "none");
+    module.def("normalization", &normalization, "instruction_set"_a, "weight"_a, "bias"_a, "rows"_a, "epsilon"_a,
+               "half_input"_a, "half_output"_a);
+    module.def("softmax", &softmax, "instruction_set"_a, "width"_a, "rows"_a, "half_input"_a, "half_output"_a);
+    module.def("product", &product, "instruction_set"_a, "shape"_a, "offsets"_a, "strides"_a, "other_offsets"_a,
+               "other_strides"_a, "factor"_a, "inputs"_a, "others"_a, "half_input"_a, "half_output"_a, "residual"_a);
     module.def(
         "linear_routines", [](const std::string& isa) { return linear_routines(chosen(isa)); }, "instruction_set"_a);
     module.def("convolution_routines", &routines_for_convolution, "instruction_set"_a, "kernel"_a, "stride"_a,

@@ -30,7 +30,7 @@ void check(const std::vector<Step>& steps) {
         if ((layer.stored.residual != Storage::none) != (steps[i].residual >= 0))
             throw std::invalid_argument(name + " has a residual where its layer takes none, or none where it takes one");
         if (steps[i].residual < 0) continue;
-        if (!known(steps[i].residual) || size(steps[i].residual) != layer.output_size ||
+        if (!known(steps[i].residual) || size(steps[i].residual) != layer.other_size() ||
             half(steps[i].residual) != (layer.stored.residual == Storage::half))
             throw std::invalid_argument(name + " cannot add value " + std::to_string(steps[i].residual));
     }

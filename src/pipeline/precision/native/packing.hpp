@@ -73,7 +73,7 @@ inline float weight_at(const Affine& affine, std::int64_t i) {
 // Scale and bias padded to whole panels.
 class Coefficients {
 public:
-    Coefficients(const Affine& affine, std::int64_t groups, std::int64_t width) : relu_(affine.relu) {
+    Coefficients(const Affine& affine, std::int64_t groups, std::int64_t width) : relu_(affine.relu), activation_(affine.activation) {
         const std::int64_t per_group = affine.outputs / groups, padded = ceil_divide(per_group, width) * width;
         scale_ = Buffer<float>(groups * padded);
         bias_ = Buffer<float>(groups * padded);
@@ -83,13 +83,14 @@ public:
         }
     }
     Epilogue epilogue(const void* residual, Storage storage) const {
-        return {scale_.data(), bias_.data(), {residual, storage == Storage::half}, relu_};
+        return {scale_.data(), bias_.data(), {residual, storage == Storage::half}, relu_, activation_};
     }
     float* scale() { return scale_.data(); }
 
 private:
     Buffer<float> scale_, bias_;
     bool relu_;
+    Activation activation_;
 };
 
 // Weights in panels.

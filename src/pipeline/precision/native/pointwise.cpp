@@ -20,7 +20,8 @@ public:
                   w.column_start.data(),
                   w.column_end.data(),
                   w.average,
-                  w.relu};
+                  w.relu,
+                  w.divisor};
         input_size = w.channels * w.height * w.width;
         output_size = w.channels * shape_.out_height * shape_.out_width;
         stored = storage;
@@ -53,14 +54,15 @@ private:
 
 class Addition final : public Layer {
 public:
-    Addition(const Routines& table, std::int64_t size, bool relu, Stored storage) : table_(table), relu_(relu) {
+    Addition(const Routines& table, std::int64_t size, bool relu, Activation activation, Stored storage)
+        : table_(table), relu_(relu), activation_(activation) {
         input_size = output_size = size;
         stored = storage;
     }
     std::int64_t run(const Call& call, const Team& team, unsigned char*) const override {
         const Source x{call.x, stored.half_input}, residual{call.residual, stored.residual == Storage::half};
         return share(team, call.batch * input_size, worth_a_thread / 3, 1, [&](Part part, int) {
-            return table_.add(x, residual, {call.y, stored.half_output}, relu_, part);
+            return table_.add(x, residual, {call.y, stored.half_output}, relu_, activation_, part);
         });
     }
     std::size_t workspace(std::int64_t) const override { return 0; }
@@ -73,6 +75,7 @@ public:
 private:
     const Routines& table_;
     bool relu_;
+    Activation activation_;
 };
 
 }  // namespace
@@ -81,8 +84,9 @@ LayerPointer make_pooling(const Routines& table, const PoolWindows& windows, Sto
     return std::make_shared<Pool>(table, windows, stored);
 }
 
-LayerPointer make_addition(const Routines& table, std::int64_t size, bool relu, Stored stored) {
-    return std::make_shared<Addition>(table, size, relu, stored);
+LayerPointer make_addition(const Routines& table, std::int64_t size, bool relu, Activation activation,
+                           Stored stored) {
+    return std::make_shared<Addition>(table, size, relu, activation, stored);
 }
 
 }  // namespace parsimony

@@ -10,7 +10,7 @@ inline void prefetch_behind(const void* p) {
 // itself, two values at a time, and put in afterwards.
 template <bool average, int rows, int columns, class From>
 Isa::Vector pool_vector(const From* p, std::int64_t n_rows, std::int64_t n_columns, std::int64_t line,
-                        std::int64_t channels, std::int64_t n) {
+                        std::int64_t channels, std::int64_t n, float divisor) {
     using I = Isa;
     if constexpr (rows > 0) n_rows = rows, n_columns = columns;
     const auto load = [&](std::int64_t r, std::int64_t s) {
@@ -29,7 +29,7 @@ Isa::Vector pool_vector(const From* p, std::int64_t n_rows, std::int64_t n_colum
             if (!average) any_nan |= I::any_unordered(v, value);
             value = average ? value + v : I::max(v, value);
         }
-    if (average) return value / I::all(static_cast<float>(n_rows * n_columns));
+    if (average) return value / I::all(divisor > 0 ? divisor : static_cast<float>(n_rows * n_columns));
     if (__builtin_expect(any_nan, 0))
         for (std::int64_t r = 0; r < n_rows; ++r)
             for (std::int64_t s = 0; s < n_columns; ++s) value = I::where_nan(load(r, s), value);
@@ -45,7 +45,7 @@ std::int64_t pool_window(const Pooling& shape, const From* corner, std::int64_t 
     std::int64_t saturated = 0;
     for (std::int64_t c = 0; c < channels; c += I::lanes) {
         const std::int64_t n = channels - c;
-        auto value = pool_vector<average, rows, columns>(corner + c, n_rows, n_columns, line, channels, n);
+        auto value = pool_vector<average, rows, columns>(corner + c, n_rows, n_columns, line, channels, n, shape.divisor);
         if (shape.relu) value = I::max(I::zero(), value);
         saturated += store_results(value, y, at + c, n);
     }

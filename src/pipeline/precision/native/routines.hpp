@@ -34,11 +34,24 @@ struct Target {
     bool half;
 };
 
+// What is applied to a result before it is stored; `a` and `b` are clip's bounds, leaky_relu's slope, elu's factor.
+enum class Function : int {
+    none, clip, leaky_relu, hard_sigmoid, hard_swish, sigmoid, silu, tanh, gelu, gelu_tanh, exp, square, sqrt, reciprocal,
+    abs, log, elu, erf,
+};
+constexpr int n_functions = 18;
+
+struct Activation {
+    Function function = Function::none;
+    float a = 0.0f, b = 0.0f;
+};
+
 struct Epilogue {
     const float* scale;  // padded to whole panels, like bias
     const float* bias;
     Source residual;  // shaped like the output; no data: none
     bool relu;
+    Activation activation;  // where there is no ReLU
 };
 
 // Weights of `groups` groups that have `outputs` outputs each.
@@ -69,7 +82,8 @@ struct Convolution {
     std::int64_t out_height, out_width;
     std::int64_t kernel_height, kernel_width;
     std::int64_t stride_height, stride_width;
-    std::int64_t pad_height, pad_width;
+    std::int64_t pad_height, pad_width;    // above and to the left
+    std::int64_t pad_bottom, pad_right;    // below and to the right
     std::int64_t dilation_height, dilation_width;
     std::int64_t group_channels;  // channels / groups
     // Where the taps start in a padded image; taps that are neighbors in memory form one run.
@@ -78,8 +92,8 @@ struct Convolution {
     std::int64_t run_length;
     std::int64_t images_per_block;
 
-    std::int64_t padded_height() const { return height + 2 * pad_height; }
-    std::int64_t padded_width() const { return width + 2 * pad_width; }
+    std::int64_t padded_height() const { return height + pad_height + pad_bottom; }
+    std::int64_t padded_width() const { return width + pad_width + pad_right; }
     std::int64_t padded_size() const { return padded_height() * padded_width() * channels; }
 };
 
@@ -113,6 +127,7 @@ struct Pooling {
     const std::int64_t* column_end;
     bool average;  // the mean instead of the maximum
     bool relu;
+    float divisor;  // what a mean divides by; 0: how many numbers its window holds
 
     // Whether maxima of binary16 numbers, stored as such, are found among their bits: vectors hold twice as many.
     bool compares_bits(std::int64_t lanes) const { return channels >= 2 * lanes; }
@@ -146,7 +161,17 @@ struct Routines {
     WeightRoutines<float> single;
     WeightRoutines<BrainPair> brain;  // null where the processor has no such product; never depthwise, Winograd at m = 2 only
     std::int64_t (*pool)(const Pooling&, Source x, Target y, Part);
-    std::int64_t (*add)(Source x, Source residual, Target y, bool relu, Part);
+    std::int64_t (*add)(Source x, Source residual, Target y, bool relu, Activation, Part);
+    // Elements [begin, end): a function of each, and before that the product with another, where there is one.
+    std::int64_t (*map)(Source x, Source factor, Target y, Activation, Part);
+    // Rows [begin, end) of `n` numbers, each times its own of the n factors of the image that the row belongs to.
+    std::int64_t (*scale)(Source x, Source factors, Target y, std::int64_t n, std::int64_t rows_per_image, Part);
+    // Rows [begin, end) of `n` numbers: to mean 0 and variance 1, then times weight plus bias; or exp over the sum of exp.
+    std::int64_t (*normalize)(Source x, Target y, const float* weight, const float* bias, std::int64_t n, float epsilon,
+                              Part);
+    std::int64_t (*softmax)(Source x, Target y, std::int64_t n, Part, float* row);
+    // Narrow or copy [begin, end) from binary32, saturating.
+    std::int64_t (*store)(const float* x, Target y, Part);
     void (*half_to_float)(const Half*, float*, std::int64_t);
     void (*float_to_half)(const float*, Half*, std::int64_t);  // nearest even; beyond the range: infinity
     // What the processor can do at most; each returns how much it did, for the caller to divide by time.

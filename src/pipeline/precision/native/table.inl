@@ -7,6 +7,7 @@ namespace {
 using namespace parsimony;
 
 #include "convert.inl"
+#include "functions.inl"
 #include "tile.inl"
 #include "multiply.inl"
 #include "convolve.inl"
@@ -14,6 +15,8 @@ using namespace parsimony;
 #include "depthwise.inl"
 #include "pool.inl"
 #include "add.inl"
+#include "elementwise.inl"
+#include "normalize.inl"
 #include "peaks.inl"
 
 Routines make_table(const char* name) {
@@ -28,6 +31,11 @@ Routines make_table(const char* name) {
         {nullptr, nullptr, nullptr, nullptr},
         &pool,
         &add,
+        &map,
+        &scale,
+        &normalize,
+        &softmax,
+        &store_all,
         &convert<Half, float>,
         &convert<float, Half>,
         &peak_fma,

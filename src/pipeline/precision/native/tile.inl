@@ -207,7 +207,10 @@ inline std::int64_t finish(Isa::Vector sum, const Corner& corner, std::ptrdiff_t
     const std::int64_t n = corner.n - first;
     auto v = I::fma(sum, I::load(e.scale + first), I::load(e.bias + first));
     if (e.residual.data != nullptr) v = v + load_source(e.residual, at, n);
-    if (e.relu) v = I::max(I::zero(), v);
+    if (e.relu)
+        v = I::max(I::zero(), v);
+    else if (e.activation.function != Function::none)
+        v = activated(v, e.activation);
     return store_results(v, corner.y, at, n);
 }
 
