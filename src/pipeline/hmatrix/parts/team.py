@@ -146,14 +146,13 @@ class Team:
         arrived = [(source, destination, message) for (source, destination), message in sent.items()]
         if self.communicator.size > 1:
             begun = time.perf_counter()
-            rank = self.communicator.rank
-            leaving: list[list[tuple[int, int, Message]]] = [[] for _ in range(self.communicator.size)]
+            leaving: defaultdict[int, list[tuple[int, int, Message]]] = defaultdict(list)
             for source, destination, message in arrived:
                 leaving[int(self.place[destination])].append((source, destination, message))
-            arrived = leaving[rank]
-            leaving[rank] = []
-            for letter in _swap(self.communicator, [_pack(messages) for messages in leaving]):
-                arrived += _unpack(letter)
+            arrived = leaving.pop(self.communicator.rank, [])
+            letters = {rank: torch.from_numpy(_pack(messages)) for rank, messages in leaving.items()}
+            for letter in self.communicator.exchange(letters).values():
+                arrived += _unpack(letter.numpy())
             self.tally.waiting += time.perf_counter() - begun
         received: Received = defaultdict(list)
         for source, destination, message in sorted(arrived, key=lambda item: item[:2]):
@@ -226,16 +225,3 @@ def _unpack(letter: NDArray[np.uint8]) -> list[tuple[int, int, Message]]:
         arrays = tuple(take(_TYPES[kind], size) for kind, size in zip(heads[::2], heads[1::2], strict=True))
         messages.append((source, destination, arrays))
     return messages
-
-
-def _swap(communicator: Communicator, letters: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-    """Return what every other process has for this one, given what this one has for each."""
-    sizes = torch.tensor([len(letter) for letter in letters])
-    table = [row.tolist() for row in communicator.all_gather(sizes)]
-    rank = communicator.rank
-    result = []
-    for source, packed in enumerate(communicator.all_gather(torch.from_numpy(np.concatenate(letters)))):
-        start = sum(table[source][:rank])
-        if source != rank:
-            result.append(packed[start : start + table[source][rank]].numpy())
-    return result
