@@ -41,6 +41,11 @@ class Factor(Section):
     kind: Literal["auto", "cholesky", "ldlt", "lu"] = Field(
         "auto", description="Kind of factorization: cholesky, ldlt or lu; auto follows the kernel."
     )
+    parts: Count = Field(
+        4,
+        description="Ranges of boxes that threads divide among them. The result depends on their number, not on that "
+        "of threads.",
+    )
 
 
 class Solve(Section):

@@ -201,22 +201,42 @@ def _by_parts(
     progress: Progress | None,
 ) -> Attempt:
     """Return what eliminates by parts on the CPU, in as many threads as torch has."""
-    lists = A.interactions
 
     def attempt(
         working: np.dtype[Any], stored: np.dtype[Any], sampling: Sampling
     ) -> tuple[Substitution | None, Failure | None]:
-        problem = PartedProblem(
-            matrix, A.rows, lists.near, lists.far, diagonal, KINDS[kind], working, stored, sampling,
-            lists.first_far_level(A.rows), _DENSE_END,
-        )  # fmt: skip
-        team = Team(n_parts)
-        eliminated, failure = eliminate_by_parts(problem, team, progress)
-        if eliminated is None:
-            return None, failure
-        return Substitution(eliminated, A.rows, team, problem.kind, stored), None
+        return factorize_by(
+            Team(n_parts), problem_of(A, matrix, kind, diagonal, working, stored, sampling), progress
+        )
 
     return attempt
+
+
+def problem_of(
+    A: H2Form,
+    matrix: "_native.KernelMatrix",
+    kind: str,
+    diagonal: NDArray[Any],
+    working: np.dtype[Any],
+    stored: np.dtype[Any],
+    sampling: Sampling,
+) -> PartedProblem:
+    """Return what parts have to know of A; arguments as `parts.Problem` describes them."""
+    lists = A.interactions
+    return PartedProblem(
+        matrix, A.rows, lists.near, lists.far, diagonal, KINDS[kind], working, stored, sampling,
+        lists.first_far_level(A.rows), _DENSE_END,
+    )  # fmt: skip
+
+
+def factorize_by(
+    team: Team, problem: PartedProblem, progress: Progress | None = None
+) -> tuple[Substitution | None, Failure | None]:
+    """Factorize by the parts of a team; collective. Returns the factorization and None, or None and the failure."""
+    eliminated, failure = eliminate_by_parts(problem, team, progress)
+    if eliminated is None:
+        return None, failure
+    return Substitution(eliminated, problem.tree, team, problem.kind, problem.stored), None
 
 
 def _in_batches(

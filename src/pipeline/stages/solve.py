@@ -97,7 +97,7 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
         problem = problem_of(spec.task, points, compressed)
     with watch.part("factorize"), boxes(f"factorize {name}", shown=first) as progress:
         factorization = problem.preconditioner.factorize(
-            spec.factor.tolerance, kind=spec.factor.kind, progress=progress
+            spec.factor.tolerance, kind=spec.factor.kind, parts=spec.factor.parts, progress=progress
         )
     with watch.part("solve"):
         solution, info = distributed_solve(

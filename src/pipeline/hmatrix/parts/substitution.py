@@ -51,13 +51,14 @@ class Substitution:
         determinant: Phase, and logarithm of the size; of all parts.
         table: A row per level, leaves first, as `Eliminated` tells it.
         peak_bytes: Most bytes of blocks and steps that each part of this process held.
+        tally: What was done and sent so far, the factorization included.
     """
 
     def __init__(
         self, eliminated: Eliminated, tree: ClusterTree, team: Team, kind: int, stored: np.dtype[Any]
     ) -> None:
         """Number each part's unknowns and make the lists; collective."""
-        self._team, self._kind = team, kind
+        self._team, self._kind, self.tally = team, kind, team.tally
         self._view = getattr(_native, f"Level_{stored.name}")
         self._computed = np.dtype(np.complex128 if stored.kind == "c" else np.float64)
         plan = eliminated.stages[0].plan

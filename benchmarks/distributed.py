@@ -1,0 +1,357 @@
+"""Factorization by parts: memory, operations, messages and time of 2, 4 and 8 parts beside one.
+
+Counts are exact and do not depend on the machine: bytes of blocks and steps that a part holds at most (records under
+way included), floating-point operations (20 for a kernel entry), bytes sent from part to part. The critical path is the
+sum over supersteps of the part that works most. Wall clock is measured by two threads and by two MPI processes, in
+ratios of one run; it wants an idle machine with two cores. The last case is a model through the counted points.
+
+The square is exp(-r / 0.1) on uniform points with nugget 1e-2 at tolerance 1e-6, the cube the same at 1e-4.
+"""
+
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from _frame import Benchmark, Goal, Quantity, Run
+from numpy.typing import NDArray
+
+from pipeline.data import load_points
+from pipeline.hmatrix import H2Matrix, kernels
+from pipeline.hmatrix.factor import entries_of, factorize_by, problem_of
+from pipeline.hmatrix.factorization import Factorization
+from pipeline.hmatrix.partition import partition_level
+from pipeline.hmatrix.parts import Tally, Team
+from pipeline.hmatrix.skeleton import Sampling
+from pipeline.runtime.mpi import MpiCommunicator
+
+NUGGET, SHARE = 1e-2, 0.18
+BYTES = Quantity("peak bytes a part / one's", "")
+FLOPS = Quantity("flops in all / one's", "")
+PATH = Quantity("speed-up, critical path", "", smaller_is_better=False)
+SENT = Quantity("most sent by a part", "MB")
+TIME = Quantity("time", "s")
+RESIDUAL = Quantity("residual / one part's", "")
+LOGDET = Quantity("logdet off one part's", "")
+IDEAL = Quantity("share of ideal speed", "", smaller_is_better=False)
+EFFICIENCY = Quantity("efficiency (model)", "", smaller_is_better=False)
+LATENCY, BANDWIDTH = 5e-6, 5e9  # of the model: seconds a message, bytes a second and process
+
+bench = Benchmark("distributed", __doc__, packages=("torch", "scipy", "mpi4py"))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a factorization by parts and one solve with it took."""
+
+    flops: float
+    critical: float
+    peak: int
+    sent: dict[str, float]
+    residual: float
+    logdet: float
+    tally: Tally
+
+
+@cache
+def matrix(name: str, n: int, tolerance: float) -> H2Matrix:
+    """The compressed matrix."""
+    points = load_points(name, n_points=n, seed=1).points
+    return H2Matrix.from_kernel(
+        points, kernels.Matern(nu=0.5, length_scale=0.1), diagonal=NUGGET, tolerance=tolerance
+    )
+
+
+def most_sent(tally: Tally, what: set[str]) -> float:
+    """Return the megabytes that the part which sends most has sent."""
+    sent: dict[int, float] = {}
+    for (kind, _, part), n_bytes in tally.n_bytes.items():
+        if kind in what:
+            sent[part] = sent.get(part, 0.0) + n_bytes / 1e6
+    return max(sent.values(), default=0.0)
+
+
+def critical(tally: Tally, speeds: NDArray[np.float64] | None = None) -> float:
+    """Return the sum over supersteps of the slowest part's operations over its speed."""
+    return sum(
+        max((flops / (1 if speeds is None else speeds[part]) for part, flops in step.items()), default=0.0)
+        for step in tally.flops.values()
+    )
+
+
+@cache
+def counted(name: str, n: int, tolerance: float, n_parts: int) -> Counted:
+    """Factorize and solve by so many parts."""
+    A = matrix(name, n, tolerance)
+    b = np.random.default_rng(5).standard_normal(n)
+    F = A.factorize(tolerance, parts=n_parts)
+    steps, tally = F.steps, F.steps.tally
+    x = F.solve(b)
+    sent = {
+        "factorization": most_sent(tally, {"records", "ghosts", "blocks"}),
+        "solve": most_sent(tally, {"vectors"}),
+    }
+    return Counted(
+        sum(sum(step.values()) for step in tally.flops.values()),
+        critical(tally),
+        max(steps.peak_bytes.values()),
+        sent,
+        float(np.linalg.norm(A @ x - b) / np.linalg.norm(b)),
+        F.logdet(),
+        tally,
+    )
+
+
+@bench.case("square 262144, counted")
+def square(run: Run) -> None:
+    """Two dimensions: what the issue's table asks of 2, 4 and 8 processes."""
+    problem = ("uniform_square", 8192 if run.quick else 262144, 1e-6)
+    one = counted(*problem, 1)
+    goals = {2: (0.55, 1.05, 1.85, 20), 4: (0.30, 1.10, 3.4, 25), 8: (0.17, 1.20, 5.5, 35)}
+    for n_parts, (n_bytes, flops, path, sent) in goals.items():
+        found, part = counted(*problem, n_parts), f"{n_parts} parts"
+        run.record(BYTES, ours=found.peak / one.peak, part=part, goal=Goal.ours(n_bytes))
+        run.record(FLOPS, ours=found.flops / one.flops, part=part, goal=Goal.ours(flops))
+        run.record(PATH, ours=one.flops / found.critical, part=part, goal=Goal.ours(path))
+        run.record(
+            SENT, ours=found.sent["factorization"], part=f"{part}, factorization", goal=Goal.ours(sent)
+        )
+        run.record(SENT, ours=found.sent["solve"], part=f"{part}, solve", goal=Goal.ours(0.4))
+        run.record(RESIDUAL, ours=found.residual / one.residual, part=part, goal=Goal.ours(1.1))
+        off = abs(found.logdet - one.logdet) / abs(one.logdet)
+        run.record(LOGDET, ours=float(off), part=part, goal=Goal.ours(1e-9))
+
+
+@bench.case("cube 32768, counted")
+def cube(run: Run) -> None:
+    """Three dimensions, where seams are wide: the hard case."""
+    problem = ("cube", 4096 if run.quick else 32768, 1e-4)
+    one, found = counted(*problem, 1), counted(*problem, 8)
+    run.record(FLOPS, ours=found.flops / one.flops, part="8 parts", goal=Goal.ours(1.5))
+    run.record(PATH, ours=one.flops / found.critical, part="8 parts", goal=Goal.ours(1.9))
+    run.record(RESIDUAL, ours=found.residual / one.residual, part="8 parts", goal=Goal.ours(1.1))
+
+
+@bench.case("unlike processes, counted")
+def unlike(run: Run) -> None:
+    """Two processes of unlike speeds, which own boxes in proportion: time beside the ideal of both speeds together."""
+    name, n, tolerance = "uniform_square", 8192 if run.quick else 262144, 1e-6
+    one = counted(name, n, tolerance, 1)
+    A = matrix(name, n, tolerance)
+    sampling = Sampling.for_tolerance(SHARE * tolerance, A.norm, A.rows.n_boxes)
+    problem = problem_of(
+        A.form,
+        entries_of(A.form),
+        "cholesky",
+        np.full(n, NUGGET),
+        np.dtype(float),
+        np.dtype(np.float32),
+        sampling,
+    )
+    for fast in (3.0, 7.0):
+        speeds = np.array([fast, 1.0])
+        team = Team(2, shares=speeds)
+        factorize_by(team, problem)
+        ideal = one.flops / speeds.sum()
+        share = float(ideal / critical(team.tally, speeds))
+        run.record(IDEAL, ours=share, part=f"speeds {fast:.0f}:1", goal=Goal.ours(0.95))
+
+
+def direct(A: H2Matrix, b: NDArray[np.float64], n_parts: int | None) -> Factorization:
+    """Factorize and solve."""
+    F = A.factorize(1e-6, parts=n_parts)
+    F.solve(b)
+    return F
+
+
+def least(work: Callable[[], object], repeats: int) -> float:
+    """Return the least of some wall-clock times."""
+    seconds = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds)
+
+
+@bench.case("square 131072, two threads")
+def threads(run: Run) -> None:
+    """Build, factorize and solve by two threads beside one."""
+    n = 8192 if run.quick else 131072
+    points = load_points("uniform_square", n_points=n, seed=1).points
+    b = np.random.default_rng(5).standard_normal(n)
+
+    def whole() -> None:
+        A = H2Matrix.from_kernel(
+            points, kernels.Matern(nu=0.5, length_scale=0.1), diagonal=NUGGET, tolerance=1e-6
+        )
+        direct(A, b, None)
+
+    seconds, before = {}, torch.get_num_threads()
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            seconds[n_threads] = least(whole, 1 if run.quick else 3)
+    finally:
+        torch.set_num_threads(before)
+    run.record(
+        TIME, ours=seconds[2], peer=seconds[1], peer_name="one thread, one part", goal=Goal.ratio(1.6),
+        part="build + factorize + solve",
+    )  # fmt: skip
+
+
+@bench.case("square 131072, two processes")
+def processes(run: Run) -> None:
+    """Factorize and solve by two MPI processes, a part each, beside one process."""
+    n = 8192 if run.quick else 131072
+    seconds = {}
+    for n_processes in (1, 2):
+        command = [
+            "mpiexec",
+            "-n",
+            str(n_processes),
+            sys.executable,
+            "-m",
+            "mpi4py",
+            __file__,
+            "--process",
+            str(n),
+        ]
+        told = subprocess.run(command, check=True, capture_output=True, text=True)
+        seconds[n_processes] = float(json.loads(told.stdout.splitlines()[-1])["seconds"])
+    run.record(
+        TIME, ours=seconds[2], peer=seconds[1], peer_name="one process", goal=Goal.ratio(1.6),
+        part="factorize + solve",
+    )  # fmt: skip
+
+
+def process(n: int) -> None:
+    """Do the work of one MPI process: every process compresses the matrix, untimed, and factorizes its part."""
+    torch.set_num_threads(1)
+    communicator = MpiCommunicator()
+    A = matrix("uniform_square", n, 1e-6)
+    b = np.random.default_rng(5).standard_normal(n)[A.rows.permutation]
+    sampling = Sampling.for_tolerance(SHARE * 1e-6, A.norm, A.rows.n_boxes)
+    problem = problem_of(
+        A.form,
+        entries_of(A.form),
+        "cholesky",
+        np.full(n, NUGGET),
+        np.dtype(float),
+        np.dtype(np.float32),
+        sampling,
+    )
+
+    def work() -> None:
+        communicator.barrier()
+        steps, failure = factorize_by(Team(communicator.size, communicator=communicator), problem)
+        assert steps is not None, failure
+        first, last = steps.own_range
+        steps.solve(b[first:last], 1)
+        communicator.barrier()
+
+    seconds = least(work, 3)
+    if communicator.rank == 0:
+        print(json.dumps({"seconds": seconds}))
+
+
+@bench.case("weak scaling, a model through these counts")
+def model(run: Run) -> None:
+    """262,144 points a process: time of one process over time of P, by operations, latency and bandwidth."""
+    n = 8192 if run.quick else 262144
+    one, eight = counted("uniform_square", n, 1e-6, 1), counted("uniform_square", n, 1e-6, 8)
+    A = matrix("uniform_square", n, 1e-6)
+    begun = time.perf_counter()
+    A.factorize(1e-6, parts=1)
+    rate = one.flops / (time.perf_counter() - begun)
+    scaling = Scaling.of(A, one.tally, eight.tally, rate)
+    alone = scaling.seconds(n, 1)
+    for n_processes in (4, 64, 256, 4096):
+        efficiency = alone / scaling.seconds(n * n_processes, n_processes)
+        run.record(
+            EFFICIENCY, ours=efficiency, part=f"{n_processes} processes",
+            goal=Goal.ours(0.85) if n_processes == 4096 else None,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Seconds of a factorization of the square by any number of processes, from counts of few.
+
+    Attributes:
+        leaf: Points of a leaf.
+        flops: Operations of a box, by levels above the leaves; boxes further up cost what the last does.
+        stretch: Critical path of a level, in boxes a part, by boxes a part.
+        n_bytes: Bytes that a part sends on a level beside the square root of its boxes, by levels above the leaves.
+        rate: Operations a second.
+    """
+
+    leaf: float
+    flops: list[float]
+    stretch: dict[int, float]
+    n_bytes: list[float]
+    rate: float
+
+    @classmethod
+    def of(cls, A: H2Matrix, one: Tally, eight: Tally, rate: float) -> "Scaling":
+        """Take the costs from a factorization by one part and one by eight, and critical paths from static plans."""
+        tree, near = A.rows, A.form.interactions.near
+        leaves = tree.n_levels - 1
+        flops, n_bytes = [], []
+        for level in range(leaves, 0, -1):
+            total = sum(
+                sum(step.values())
+                for (what, at, _), step in one.flops.items()
+                if at == level and what != "finish"
+            )
+            boxes = len(tree.level(level))
+            if total:
+                flops.append(total / boxes)
+            sent = [
+                sum(b for (_, at, p), b in eight.n_bytes.items() if at == level and p == part)
+                for part in range(8)
+            ]
+            if boxes >= 32 and max(sent):
+                n_bytes.append(max(sent) / math.sqrt(boxes / 8))
+        stretch = {}
+        boxes = len(tree.level(leaves))
+        for own in (4, 16, 64, 256):
+            n_parts = boxes // own
+            if 2 <= n_parts <= 256:
+                plan = partition_level(tree, near, leaves, n_parts)
+                longest = sum(
+                    max(len(plan.boxes_of(part, phase)) for part in range(n_parts))
+                    for phase in range(plan.n_phases)
+                )
+                stretch[own] = longest / own
+        return cls(len(tree.points) / boxes, flops, stretch, n_bytes, rate)
+
+    def seconds(self, n: int, n_processes: int) -> float:
+        """Return the model's seconds for n points."""
+        boxes, height, active, total = n / self.leaf, 0, n_processes, 0.0
+        while boxes >= 16:
+            while active > 1 and boxes / active < 4:
+                active = max(active // 4, 1)
+            own = boxes / active
+            stretch = 1.0
+            if active > 1:
+                known = sorted(self.stretch)
+                stretch = float(np.interp(math.log(own), np.log(known), [self.stretch[m] for m in known]))
+                most = self.n_bytes[min(height, len(self.n_bytes) - 1)] * math.sqrt(own)
+                total += 40 * LATENCY + 2 * most / BANDWIDTH
+            total += own * stretch * self.flops[min(height, len(self.flops) - 1)] / self.rate
+            boxes, height = boxes / 4, height + 1
+        return total
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--process"]:
+        process(int(sys.argv[2]))
+    else:
+        sys.exit(bench.main())
