@@ -1,9 +1,13 @@
 # Every target makes the environment first if it is missing or stale. It needs Python >= 3.11 and a C++ compiler.
 PYTHON ?= python3
 STUDY ?= default
-# Its file's name or path will do as well.
-override STUDY := $(patsubst config/%,%,$(STUDY:.yaml=))
-CORES ?= $(shell nproc 2>/dev/null || echo 2)
+# Recipes read these from the environment: a value is one word for the shell, whatever it holds.
+override PYTHON := $(value PYTHON)
+override STUDY := $(value STUDY)
+override CORES := $(or $(value CORES),$(shell nproc 2>/dev/null || echo 2))
+export PYTHON STUDY CORES
+# The study by the name of its file or the path of it.
+named = study=$${STUDY\#config/}; study=$${study%.yaml}
 BIN := .venv/bin
 STAMP := .venv/.installed
 NATIVE_TESTS := $(addprefix tests/precision/test_,brain.py conversions.py graphs.py grouped.py routines.py sizes.py winograd.py)
@@ -23,24 +27,24 @@ env: $(STAMP)
 	@python -m pipeline.runtime.native_build 2>/dev/null || $(INSTALL)
 
 $(STAMP): pyproject.toml constraints.txt $(NATIVE)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "parsimony needs Python >= 3.11, and '$(PYTHON)' is older or missing; try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "parsimony needs Python >= 3.11, and '$$PYTHON' is older or missing; try: make PYTHON=python3.12" >&2; exit 2; }
 	@compiler="$${CXX:-c++}"; command -v "$${compiler%% *}" >/dev/null \
 		|| { echo "parsimony needs a C++ compiler and found none ($$compiler); install one (Debian: apt-get install g++) or set CXX" >&2; exit 2; }
 	@echo "installing about 1.8 GB into .venv and compiling, which takes some minutes"
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/python || "$$PYTHON" -m venv .venv
 	$(INSTALL)
 	@touch $@
 
 run: env
-	@test -f "config/$(STUDY).yaml" \
-		|| { echo "there is no config/$(STUDY).yaml; studies: $(patsubst config/%.yaml,%,$(wildcard config/*.yaml))" >&2; exit 2; }
-	@python -m pipeline check "$(STUDY)"
-	snakemake --cores $(CORES) --configfile "config/$(STUDY).yaml"
-	@python -m pipeline check "$(STUDY)" --report
+	@$(named); test -f "config/$$study.yaml" || { cd config \
+		&& echo "there is no config/$$study.yaml; studies: $$(ls *.yaml | sed 's/\.yaml$$//' | tr '\n' ' ' | sed 's/ $$//')" >&2; exit 2; }
+	@$(named); python -m pipeline check "$$study"
+	$(named); snakemake --cores "$$CORES" --configfile "config/$$study.yaml"
+	@$(named); python -m pipeline check "$$study" --report
 
 archive: $(STAMP)
-	python -m pipeline archive --study "$(STUDY)"
+	$(named); python -m pipeline archive --study "$$study"
 
 test: $(STAMP)
 	@# One thread: the cases are small, and spinning threads on a busy machine make them many times slower.
@@ -60,8 +64,10 @@ test-native: $(STAMP)
 
 # A wheel, used where there is neither compiler nor checkout, with each of these interpreters.
 PYTHONS ?= $(PYTHON)
+override PYTHONS := $(value PYTHONS)
+export PYTHONS
 test-wheel:
-	tests/wheel/run $(PYTHONS)
+	set -f; tests/wheel/run $$PYTHONS
 
 lint: $(STAMP)
 	ruff check .

@@ -48,17 +48,42 @@ def test_no_python_is_one_line(checkout):
     assert not (checkout / ".venv").exists()
 
 
+def with_environment(checkout):
+    """A checkout with one study, whose environment takes itself for complete."""
+    (checkout / "config").mkdir()
+    (checkout / "config" / "one.yaml").touch()
+    programs = checkout / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("python", "snakemake"):
+        (programs / name).write_text('#!/bin/sh\necho "$0" "$@" >>called\n')
+        (programs / name).chmod(0o755)
+    (checkout / ".venv" / ".installed").touch()
+    return checkout
+
+
+@pytest.mark.parametrize("variable", ["STUDY", "CORES", "PYTHON", "PYTHONS"])
+@pytest.mark.parametrize(
+    "value", ["$(touch owned)", "$$(touch owned)", "`touch owned`", '"; touch owned; "', "'; touch owned; '"]
+)
+@pytest.mark.parametrize("goal", ["run", "archive", "env", "test-wheel"])
+def test_a_variable_is_one_word_and_no_shell(checkout, variable, value, goal):
+    with_environment(checkout)
+    if variable == "PYTHON":
+        (checkout / ".venv" / ".installed").unlink()
+    (checkout / "tests" / "wheel").mkdir(parents=True)
+    (checkout / "tests" / "wheel" / "run").write_text("#!/bin/sh\n")
+    (checkout / "tests" / "wheel" / "run").chmod(0o755)
+    make(checkout, goal, f"{variable}={value}")
+    make(checkout, goal, **{variable: value})
+    assert not list(checkout.rglob("owned"))
+
+
 @pytest.mark.parametrize(
     ("wanted", "named"),
     [("nope", "nope"), ("a b", "a b"), ("nope.yaml", "nope"), ("config/nope.yaml", "nope")],
 )
 def test_an_unknown_study_names_those_that_there_are(checkout, wanted, named):
-    (checkout / "config").mkdir()
-    (checkout / "config" / "one.yaml").touch()
-    (checkout / ".venv").mkdir()
-    stamp = checkout / ".venv" / ".installed"
-    stamp.touch()
-    done = make(checkout, "run", f"STUDY={wanted}")
+    done = make(with_environment(checkout), "run", f"STUDY={wanted}")
     assert done.returncode == 2
     assert f"there is no config/{named}.yaml; studies: one\n" in done.stderr
     assert "unexpected operator" not in done.stderr

@@ -5,6 +5,7 @@ Heavy imports stand inside the stages, so that `--help` and a refused argument a
 
 import argparse
 import importlib
+import io
 import json
 import logging
 import os
@@ -160,6 +161,10 @@ def main(arguments: list[str] | None = None) -> int:
         0, or 2 after one line about what the user can change, or 75 after a checkpoint was written on SIGTERM
         or SIGINT, or 130 on SIGINT where there is none to write; commands may have codes of their own.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A locale without the micro sign gets an escape for it, and no error.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     level = logging.INFO if _is_first_process() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)

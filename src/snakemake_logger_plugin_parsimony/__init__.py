@@ -27,6 +27,27 @@ SCREEN = "PARSIMONY_SCREEN"
 PREFACE = ("Using workflow specific profile", "Assuming unrestricted shared", "Building DAG", "Using shell")
 INTERRUPT = "Terminating processes on user request"
 RETRY = "Trying to restart job"
+# A traceback of Slurm's executor, which pipeline.runtime.snakemake_patches tells in one line.
+REFUSED = "Exception in run_job"
+
+
+def _cache_where_it_can_be_written() -> None:
+    """Let Snakemake keep its cache in the checkout where the home folder can't be written to.
+
+    Snakemake makes the cache before it reads any rule, and would end with a traceback. It loads this module earlier.
+    """
+    home = os.environ.get("HOME") or os.path.expanduser("~")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path(home, ".cache")) / "snakemake"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        writable = os.access(cache, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        os.environ["XDG_CACHE_HOME"] = str(Path(".snakemake", "cache").absolute())
+
+
+_cache_where_it_can_be_written()
 
 
 class LogHandler(LogHandlerBase):
@@ -93,6 +114,8 @@ class LogHandler(LogHandlerBase):
         elif event == LogEvent.JOB_ERROR:
             progress.fail(told["jobid"])
             self._say(self._failure(told))
+        elif said.startswith(REFUSED):
+            return
         elif event in (LogEvent.GROUP_ERROR, LogEvent.ERROR) or record.levelno >= WARNING:
             self._say(self.format(record))
         elif event is None and (said.startswith(RETRY) or not (progress.planned or said.startswith(PREFACE))):

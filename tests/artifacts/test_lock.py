@@ -15,7 +15,8 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from pipeline.artifacts.lock import hold
-with hold(Path(sys.argv[1]), jobs="ours"):
+with hold(Path(sys.argv[1])) as held:
+    held.name_jobs("ours")
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -53,12 +54,20 @@ def test_a_killed_holder_locks_nothing(other, tmp_path):
 def test_the_jobs_of_a_killed_holder_are_known_until_they_have_ended(other, tmp_path):
     other.send_signal(signal.SIGKILL)
     other.wait()
-    with pytest.raises(ValueError, match="no answer"), hold(tmp_path, jobs="new"):
-        raise ValueError("no answer")
+
+    def interrupted():
+        with hold(tmp_path) as held:
+            held.name_jobs("new")
+            raise ValueError("no answer")
+
+    with pytest.raises(ValueError, match="no answer"):
+        interrupted()
     assert killed_holder(tmp_path).jobs == "ours,new"
-    with hold(tmp_path, jobs="newest") as held:
+    with hold(tmp_path) as held:
         assert held.former.jobs == "ours,new"
         held.settle()
+        assert holder(tmp_path).jobs == ""
+        held.name_jobs("newest")
         assert holder(tmp_path).jobs == "newest"
     assert not lock_file(tmp_path, "main").exists()
 
@@ -113,7 +122,7 @@ def test_a_full_disk_keeps_what_a_lock_file_told(other, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(lock.os, "pwrite", pwrite)
-    with pytest.raises(LockedError, match="No space left"), hold(tmp_path, jobs="new"):
+    with pytest.raises(LockedError, match="No space left"), hold(tmp_path):
         pass
     assert killed_holder(tmp_path).jobs == "ours"
 

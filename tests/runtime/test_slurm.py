@@ -42,12 +42,15 @@ def test_no_name_needs_no_cluster(tmp_path, monkeypatch):
 def test_jobs_that_cannot_be_asked_for_are_not_taken_for_none(client, tmp_path, monkeypatch):
     calls = client("squeue", "echo 'squeue: fatal: Could not establish a configuration source' >&2; exit 1")
     with pytest.raises(
-        PipelineError, match=r"\(ours\), and this machine belongs to no cluster; start on one"
+        PipelineError,
+        match=r"\(ours\), and this machine belongs to no cluster; .* remove \.snakemake/main\.lock",
     ):
         slurm.jobs_named("ours")
     assert len(calls.read_text().splitlines()) == 1
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    with pytest.raises(PipelineError, match="there is no squeue here; load Slurm's clients"):
+    with pytest.raises(
+        PipelineError, match=r"no squeue here; load Slurm's clients.*remove \.snakemake/main\.lock"
+    ):
         slurm.jobs_named("ours")
 
 
@@ -56,6 +59,22 @@ def test_a_controller_that_does_not_answer_is_asked_again_and_then_an_error(clie
     with pytest.raises(PipelineError, match="Unable to contact slurm controller"):
         slurm.jobs_named("ours")
     assert len(calls.read_text().splitlines()) > 1
+
+
+def test_where_nothing_can_be_submitted_is_told_with_what_else_to_do(client, tmp_path, monkeypatch):
+    client("sbatch", "true")
+    client("squeue", "echo 'squeue: fatal: Could not establish a configuration source' >&2; exit 1")
+    with pytest.raises(
+        PipelineError, match=r"belongs to no cluster; .* leave --profile out and add --cores all"
+    ):
+        slurm.require_cluster()
+    client("squeue", "true")
+    slurm.require_cluster()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    with pytest.raises(
+        PipelineError, match=r"there is no sbatch here; .* leave --profile out and add --cores all"
+    ):
+        slurm.require_cluster()
 
 
 def killed(host):

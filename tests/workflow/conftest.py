@@ -4,7 +4,7 @@ import copy
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -55,6 +55,7 @@ class Workplace:
     """A copy of all that a checkout has, so that a test may change code and study."""
 
     folder: Path
+    variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def results(self) -> Path:
@@ -65,7 +66,9 @@ class Workplace:
 
     def start(self, *arguments, **options) -> subprocess.Popen:
         """Start snakemake on the small study."""
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
+        environment = (
+            os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"} | self.variables
+        )
         # --configfile takes all words that follow it, targets as well: it stands first.
         command = [
             sys.executable,

@@ -23,7 +23,10 @@ REPORT = "report"
 def finished(tmp_path_factory, make_workplace):
     """A workplace whose study is done; tests change a copy of nothing, so each restores what it changes."""
     place = make_workplace(tmp_path_factory.mktemp("finished"))
+    # Where least can be taken for granted: no UTF-8, and no home folder to write to.
+    place.variables = {"LC_ALL": "C", "PYTHONUTF8": "0", "HOME": "/proc/nowhere"}
     place.snakemake()
+    place.variables = {}
     return place
 
 
@@ -97,6 +100,17 @@ def test_changed_code_makes_again_what_it_made_and_no_more(finished, file, made_
     more = {".py": "\n\nUNUSED = 1\n", ".html": " ", ".cpp": "\n"}[path.suffix]
     with edited(path, path.read_text(), path.read_text() + more):
         assert finished.planned() == made_again | {REPORT}
+
+
+def test_changed_code_is_told_as_changed_code(finished):
+    path = finished.folder / "src/pipeline/stages/solve.py"
+    with edited(path, path.read_text(), path.read_text() + "\n\nUNUSED = 1\n"):
+        told = finished.snakemake("--dry-run")
+    assert re.search(
+        r"reason: Code has changed since last execution \(digest [0-9a-f]{16} before, [0-9a-f]{16} now\)",
+        told,
+    )
+    assert "Params have changed" not in told
 
 
 def test_code_of_the_factorization_makes_solutions_again_and_no_training(finished):
@@ -176,12 +190,16 @@ def train_for_some_steps(place, study):
     return process
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_is_one_closing_line_and_the_training_leaves_a_checkpoint(
-    make_workplace, tmp_path, study
+    make_workplace, tmp_path, study, signum
 ):
     place = make_workplace(tmp_path)
     process = train_for_some_steps(place, study)
-    os.killpg(process.pid, signal.SIGINT)
+    if signum == signal.SIGINT:  # a terminal sends it to all
+        os.killpg(process.pid, signum)
+    else:
+        process.send_signal(signum)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
     _, _, rest = output.partition("train curved 0: started\n")
@@ -252,7 +270,7 @@ def test_an_artefact_is_explained_with_what_would_make_it_again(finished, study)
         words = pipeline(finished, "explain", manifest, "--study", "study.yaml")
     assert "Now: it would be made again: Input files updated by another job" in words
     assert "its code has digest" in words
-    assert "Before it: compress (Params have changed" in words
+    assert "Before it: compress (Code has changed since last execution" in words
 
 
 def test_a_packed_study_is_verified_and_complete_where_it_is_unpacked(finished, tmp_path):

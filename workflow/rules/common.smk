@@ -8,20 +8,24 @@ from pipeline.config.loading import load_study, read_study_file
 from pipeline.config.specs import artefacts_of, specs
 from pipeline.errors import PipelineError
 from pipeline.operations.check import results_folder
-from pipeline.operations.checkout import at_work, begin, end
-from pipeline.operations.main_process import look_back
+from pipeline.operations.main_process import at_work, begin, end, look_back
+from pipeline.operations.unsupported import refuse_unsupported
 from pipeline.runtime.code_digest import code_digest as digest
+from pipeline.runtime.snakemake_patches import check_versions, leave_outputs_marked, name_code_changes
 
 # Jobs find `python` and `mpiexec` beside the interpreter that runs Snakemake, activated environment or not.
 # What jobs say beside their logs goes elsewhere than to a terminal that is drawn on. A Ctrl-C reaches tee as well: it stays,
 # for what a job says when it ends.
+# Texts are UTF-8 whatever the locale.
 shell.prefix(
-    f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+    f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH PYTHONUTF8=1; "
     'tee() {{ if [ -n "${{PARSIMONY_SCREEN:-}}" ]; then command tee -i "$@" >"$PARSIMONY_SCREEN"; '
     'else command tee -i "$@"; fi; }}; '
 )
 
 try:
+    check_versions(with_slurm=False)
+    refuse_unsupported(sys.argv)
     for file in workflow.configfiles:
         read_study_file(Path(file))  # refuses keys written twice, of which Snakemake took the last
     results_folder(Path("results"))

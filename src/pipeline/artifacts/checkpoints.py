@@ -124,7 +124,7 @@ class CheckpointFolder:
 
     def _read_head(self) -> dict[str, Any] | None:
         try:
-            head: dict[str, Any] = json.loads((self.folder / "checkpoint.json").read_text())
+            head: dict[str, Any] = json.loads((self.folder / "checkpoint.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return head if {"tensors", "n_bytes", "sha256", "scalars"} <= head.keys() else None

@@ -11,7 +11,7 @@ import lzma
 import os
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -82,7 +82,7 @@ def verify_folder(folder: Path) -> Verdict:
     found: dict[str, tuple[str, int]] = {}
     listed: dict[str, str] = {}
     if (folder / LIST).is_file():
-        listed = read_list((folder / LIST).read_text(), str(folder / LIST))
+        listed = read_list((folder / LIST).read_text(encoding="utf-8"), str(folder / LIST))
     manifests = {}
     for name, path in _files(folder):
         if path.name == MANIFEST:
@@ -128,6 +128,21 @@ def verify_archive(path: Path) -> Verdict:
     problems += _against_list(found, listed)
     problems += [f"{name}: not in the list of checksums" for name in sorted(found.keys() - listed.keys())]
     return _with_artefacts(found, manifests, problems)
+
+
+def contents(path: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Read some files of a verified folder or archive, by their names below it, in any order."""
+    if path.is_dir():
+        for name in names:
+            yield name, (path / name).read_bytes()
+    elif names:
+        with opened(path) as archive:
+            for member in archive:
+                stream = (
+                    archive.extractfile(member) if _inside(member.name) in names and member.isreg() else None
+                )
+                if stream is not None:
+                    yield _inside(member.name), stream.read()
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def _lineage(path: Path, known: dict[Path, str], manifest: Mapping[str, Any] | N
     if path not in known:
         known[path] = ""  # a circle, which only a forged manifest has, ends here
         try:
-            manifest = json.loads(path.read_text()) if manifest is None else manifest
+            manifest = json.loads(path.read_text(encoding="utf-8")) if manifest is None else manifest
             inputs = manifest["provenance"].get("inputs") or {}
             behind = [_lineage(Path(source), known) for _, source in sorted(inputs.items())]
             text = json.dumps([manifest["kind"], manifest["spec"], behind], sort_keys=True)

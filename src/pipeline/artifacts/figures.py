@@ -48,7 +48,7 @@ def _rows(
     folder: Path, file: str, names: tuple[str, ...], kept: tuple[str, ...]
 ) -> Iterator[tuple[str, float]]:
     try:
-        rows = json.loads((folder / file).read_text())
+        rows = json.loads((folder / file).read_text(encoding="utf-8"))
         for row in rows:
             prefix = ".".join(str(row[name]) for name in names)
             columns = {key: row.get(key) for key in kept or row if key not in names}
@@ -59,7 +59,7 @@ def _rows(
 
 def _job(benchmark: Path) -> Iterator[tuple[str, float]]:
     try:
-        with benchmark.open(newline="") as table:
+        with benchmark.open(newline="", encoding="utf-8") as table:
             row = next(csv.DictReader(table, delimiter="\t"), {})
     except (OSError, ValueError, csv.Error):
         return

@@ -132,7 +132,7 @@ def read(results: Path, study: str | None = None, last: int = 1000) -> list[Entr
 def read_snapshot(path: Path) -> list[Entry]:
     """The entries that the main process wrote down for its jobs; none where there are none."""
     try:
-        return [Entry(**row) for row in json.loads(path.read_text())]
+        return [Entry(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError) as error:

@@ -66,7 +66,7 @@ class Held:
     """A lock that this process holds.
 
     Attributes:
-        jobs: The name of this process's jobs in a batch system's queue.
+        jobs: The name of this process's jobs in a batch system's queue; empty while it has none.
         former: The last holder, if it was killed before it could give the lock back. Its jobs count as this one's too
             until `settle`, so that whoever comes after a start that failed still knows of them.
         settled: Whether nothing is left of the last holder.
@@ -85,6 +85,11 @@ class Held:
         os.pwrite(self.descriptor, text, 0)
         os.truncate(self.descriptor, len(text))
 
+    def name_jobs(self, jobs: str) -> None:
+        """Tell whose jobs the queue may hold from now on; with an empty name, that it holds none."""
+        self.jobs = jobs
+        self.tell()
+
     def settle(self) -> None:
         """Forget the last holder: its jobs have ended."""
         self.settled = True
@@ -92,13 +97,12 @@ class Held:
 
 
 @contextmanager
-def hold(checkout: Path, name: str = "main", jobs: str = "") -> Iterator[Held]:
+def hold(checkout: Path, name: str = "main") -> Iterator[Held]:
     """Hold a lock of a checkout while the block runs.
 
     Args:
         checkout: The folder that Snakemake works in.
         name: Locks of different names don't exclude each other.
-        jobs: Name of the jobs that the holder will have in a batch system's queue.
 
     Raises:
         LockedError: With who holds it, or why it can't be taken.
@@ -107,7 +111,7 @@ def hold(checkout: Path, name: str = "main", jobs: str = "") -> Iterator[Held]:
     with _explained(path):
         descriptor = _take(path)
     former = _read(descriptor)
-    held = Held(descriptor, jobs, former, settled=former is None)
+    held = Held(descriptor, "", former, settled=former is None)
     try:
         with _explained(path):
             held.tell()
@@ -121,7 +125,7 @@ def hold(checkout: Path, name: str = "main", jobs: str = "") -> Iterator[Held]:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Say of an error of the file system what it keeps from being done."""
+    """Re-raise an error of the file system as "cannot be locked", with its reason and what to do."""
     try:
         yield
     except OSError as error:

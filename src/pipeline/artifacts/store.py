@@ -54,7 +54,7 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.unlink(missing_ok=True)
     try:
         new = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        with open(new, "w") as file:
+        with open(new, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -95,18 +95,20 @@ class Draft:
 
     def save_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write `name.csv`, one row per mapping."""
-        with self.path(f"{name}.csv").open("w", newline="") as file:
+        with self.path(f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
             writer.writeheader()
             writer.writerows(rows)
 
     def save_json(self, name: str, data: Any) -> None:
         """Write `name.json`; numbers that JSON doesn't have, such as an infinite ratio, become null."""
-        self.path(f"{name}.json").write_text(json.dumps(_finite(data), indent=1, allow_nan=False) + "\n")
+        self.path(f"{name}.json").write_text(
+            json.dumps(_finite(data), indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
     def save_text(self, name: str, text: str) -> None:
         """Write a text file."""
-        self.path(name).write_text(text)
+        self.path(name).write_text(text, encoding="utf-8")
 
 
 def _plain(value: BaseModel | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -254,7 +256,7 @@ class Artifact:
         """
         again = "delete its manifest and run snakemake again"
         try:
-            manifest = json.loads(path.read_text())
+            manifest = json.loads(path.read_text(encoding="utf-8"))
             found, version, files = manifest["kind"], manifest["schema_version"], manifest["files"]
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no such artefact; run snakemake to make it") from None
@@ -333,9 +335,9 @@ class Artifact:
 
     def table(self, name: str) -> list[dict[str, str]]:
         """A table's rows, as text."""
-        with (self.folder / f"{name}.csv").open(newline="") as file:
+        with (self.folder / f"{name}.csv").open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
     def json(self, name: str) -> Any:
         """A JSON file's content."""
-        return json.loads((self.folder / f"{name}.json").read_text())
+        return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))

@@ -33,9 +33,8 @@ from pipeline.runtime.provenance import provenance
 CRATE = "ro-crate-metadata.json"
 # A checkout's parts, for one that is not under version control, such as an unpacked archive.
 PARTS = (
-    ".ci", "CITATION.cff", "CMakeLists.txt", "LICENSE", "Makefile", "README.md", "Snakefile", "THIRD_PARTY_NOTICES.txt",
-    "benchmarks", "cluster", "config", "constraints.txt", "docs", "examples", "profiles", "pyproject.toml", "src",
-    "tests", "workflow",
+    ".ci", "CMakeLists.txt", "Makefile", "README.md", "Snakefile", "benchmarks", "cluster", "config",
+    "constraints.txt", "profiles", "pyproject.toml", "src", "tests", "workflow",
 )  # fmt: skip
 # Of what is missing.
 MOST_NAMED = 5
@@ -205,7 +204,7 @@ def describe(
 
 def _action(path: Path) -> dict[str, Any]:
     """Who made an artefact, from what, when."""
-    manifest = json.loads(path.read_text())
+    manifest = json.loads(path.read_text(encoding="utf-8"))
     made, folder = manifest["provenance"], path.parent.as_posix()
     return {
         "@id": f"#{folder}",

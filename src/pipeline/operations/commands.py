@@ -69,7 +69,10 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     verify = command("verify", "Check an archive, or a folder of results, checksum by checksum.")
     verify.add_argument("path", type=Path, metavar="ARCHIVE_OR_FOLDER")
     verify.add_argument(
-        "--against", type=Path, metavar="RESULTS", help="tell which results were made again the same there"
+        "--against",
+        type=Path,
+        metavar="RESULTS",
+        help="tell which results are the same there, apart from wall times",
     )
     verify.add_argument(
         "--into", type=Path, metavar="FOLDER", help="unpack the archive there once it is verified"

@@ -30,7 +30,7 @@ def run(options: Namespace) -> None:
     in_checkout()
     manifest_path = manifest_of(options.path)
     try:
-        manifest = json.loads(manifest_path.read_text())
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
         made = manifest["provenance"]
         artefact = manifest_path.parent
         study = artefact.resolve().relative_to(RESULTS.resolve()).parts[0]

@@ -1,12 +1,19 @@
-"""What a former main process left running: nothing is started beside it."""
+"""What a killed main process left behind: jobs here and in Slurm's queue, and shared memory of MPI."""
 
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
 
-from pipeline.artifacts.lock import holder
-from pipeline.runtime.slurm import jobs_of
+from pipeline.artifacts.lock import Holder, holder
+from pipeline.errors import PipelineError
+from pipeline.runtime.slurm import cancel_jobs_of, jobs_of
+
+SHARED_MEMORY = Path("/dev/shm")
+# How MPICH and Open MPI name their files there.
+SEGMENTS = ("mpich_shm_*", "vader_segment.*", "sm_segment.*")
 
 
 def still_running(checkout: Path) -> str:
@@ -19,6 +26,22 @@ def still_running(checkout: Path) -> str:
         return f"Slurm still has jobs of this checkout ({', '.join(queued)})"
     local = local_jobs(checkout)
     return f"jobs of a former start still run here: {in_words(local)}" if local else ""
+
+
+def end_what_is_left_of(former: Holder, checkout: Path) -> list[str]:
+    """End a killed main process's jobs in Slurm's queue, and make sure that none runs on this machine.
+
+    Returns:
+        The ids of the jobs that were ended.
+
+    Raises:
+        PipelineError: If a job runs here, or Slurm's don't end: two jobs would write the same result.
+    """
+    ended = cancel_jobs_of(former)
+    running = local_jobs(checkout)
+    if running:
+        raise PipelineError(f"jobs of a main process that was killed still run here: {in_words(running)}")
+    return ended
 
 
 def local_jobs(checkout: Path) -> dict[int, str]:
@@ -46,3 +69,47 @@ def in_words(jobs: Mapping[int, str]) -> str:
     listed = ", ".join(f"{made} (process {pid})" for pid, made in sorted(jobs.items()))
     them = "it ends, or end it" if len(jobs) == 1 else "they end, or end them"
     return f"{listed}; wait until {them}: kill {' '.join(map(str, sorted(jobs)))}"
+
+
+def free_shared_memory(since: float, folder: Path = SHARED_MEMORY) -> list[Path]:
+    """Remove the files that killed MPI processes left in this machine's memory.
+
+    A file goes if it is this user's, was made since, and no process has it mapped. It is looked at twice, a moment
+    apart, since a starting process makes a file before it maps it.
+
+    Args:
+        since: When the first process in question may have started, in seconds of the system's clock.
+        folder: Where shared memory has its files.
+    """
+    unused = _unused(since, folder)
+    if unused:
+        time.sleep(0.5)
+        unused &= _unused(since, folder)
+    for path in unused:
+        path.unlink(missing_ok=True)
+    return sorted(unused)
+
+
+def _unused(since: float, folder: Path) -> set[Path]:
+    made = set()
+    for path in (path for pattern in SEGMENTS for path in folder.glob(pattern)):
+        try:
+            status = path.stat(follow_symlinks=False)
+        except OSError:
+            continue
+        if status.st_uid == os.getuid() and status.st_mtime >= since:
+            made.add(path)
+    return made - set(_mapped(folder)) if made else made
+
+
+def _mapped(folder: Path) -> Iterator[Path]:
+    """The files of a folder that processes of this user have mapped."""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            lines = maps.read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            _, found, name = line.partition(f" {folder}/")
+            if found:
+                yield folder / name

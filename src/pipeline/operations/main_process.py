@@ -1,14 +1,126 @@
-"""What Snakemake's main process does before and after the jobs of a study."""
+"""Snakemake's main process: its turn in a checkout, and what it does before and after the jobs of a study."""
 
+import atexit
+import os
+import signal
 import socket
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
+from datetime import datetime
 from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
 
 from pipeline.artifacts.history import merge, write_snapshot
-from pipeline.artifacts.lock import Holder, holder
+from pipeline.artifacts.lock import Held, Holder, LockedError, hold, holder
 from pipeline.errors import PipelineError
+from pipeline.operations.leftovers import end_what_is_left_of, free_shared_memory
 from pipeline.operations.past_reports import keep_report
+from pipeline.runtime.native_build import check_built
+from pipeline.runtime.slurm import require_cluster
+from pipeline.runtime.snakemake_patches import check_versions, mend_slurm
+from pipeline.runtime.software import record_software
+
+_turn = ExitStack()
+
+
+def at_work() -> Holder | None:
+    """Whose turn it is while this process plans; what keeps that from being known keeps `begin` from its turn too."""
+    try:
+        return holder(Path.cwd())
+    except LockedError:
+        return None
+
+
+def begin(planned_beside: Holder | None, executor: Any, code: Mapping[str, str]) -> None:
+    """Lock the folder that Snakemake works in, end what a killed main process left running, tell jobs their software.
+
+    Exits with code 2, after one line, when jobs could not be right or could not be started: the folder is locked, a
+    native module is not built from its sources, or this machine belongs to no cluster. Nothing is left then.
+
+    Args:
+        planned_beside: Whose turn it was when this process planned: what that one has made since is not in the plan.
+        executor: Snakemake's. That for Slurm has a name for its jobs, others have none.
+        code: The digest of each stage's code, where jobs wait in a queue.
+    """
+    jobs = getattr(executor, "run_uuid", "")
+    try:
+        check_versions(with_slurm=bool(jobs))
+        check_built()
+        if jobs:
+            require_cluster()
+        held = _turn.enter_context(hold(Path.cwd()))
+        if planned_beside is not None:
+            raise LockedError(f"{planned_beside} was at work here when this run was planned; start it again")
+        left = end_what_is_left_of(held.former, Path.cwd()) if held.former else []
+        held.settle()
+    except PipelineError as error:
+        _turn.close()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if left:
+        ids = ", ".join(left)
+        print(
+            f"Ended Slurm's jobs {ids} of a main process that was killed; trainings go on.", file=sys.stderr
+        )
+    began = datetime.fromisoformat(held.former.since).timestamp() if held.former else time.time()
+    free_shared_memory(began)
+    _turn.callback(free_shared_memory, began)
+    _heed_signals()
+    atexit.register(_end_early, held)
+    record_software(code)
+    if jobs:
+        mend_slurm(executor, lambda any_left: held.name_jobs(jobs if any_left else ""))
+
+
+def _heed_signals() -> None:
+    """Have SIGTERM do what Ctrl-C does, and a second one of either do nothing."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt_once)
+        _turn.callback(_undo, signal.SIGINT, signal.default_int_handler)
+    former = signal.signal(signal.SIGTERM, _interrupt_all)
+    _turn.callback(_undo, signal.SIGTERM, former)
+
+
+def _undo(signum: signal.Signals, handler: Any) -> None:
+    """Give a signal its former handler back, unless it came: what follows the jobs' end must not be broken off."""
+    if signal.getsignal(signum) in (_interrupt_once, _interrupt_all):
+        signal.signal(signum, handler)
+
+
+def _interrupt_once(_signum: int, _frame: FrameType | None) -> None:
+    """Have Snakemake end its jobs; a second Ctrl-C is for them alone, and must not break off what follows their end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _interrupt_all(signum: int, frame: FrameType | None) -> None:
+    """Interrupt the jobs of this machine too: a terminal's Ctrl-C reaches them by itself, SIGTERM does not."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error, OSError):
+            if os.getpgid(process.pid) == os.getpgrp():
+                process.send_signal(signal.SIGINT)
+    _interrupt_once(signum, frame)
+
+
+def _end_early(held: Held) -> None:
+    """Give the folder back where Snakemake came to its end by an error of its own.
+
+    What is told of jobs in a queue stays then: the next main process asks for them and ends them.
+    """
+    held.settled = held.settled and not held.jobs
+    _turn.close()
+
+
+def end() -> None:
+    """Give the folder back."""
+    _turn.close()
+    atexit.unregister(_end_early)
 
 
 def look_back(

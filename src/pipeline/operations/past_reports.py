@@ -33,7 +33,7 @@ def keep_report(folder: Path, n: int | None = None) -> Path | None:
     n = kept() if n is None else n
     report, past = folder / "report", folder / PAST_REPORTS
     try:
-        made = json.loads((report / "manifest.json").read_text())["provenance"]
+        made = json.loads((report / "manifest.json").read_text(encoding="utf-8"))["provenance"]
         date = re.sub(r"[-:]", "", made["date"])[:15]
         name = f"{date}-{made['commit'][:8]}" if made.get("commit") else date
     except (OSError, ValueError, KeyError, TypeError):

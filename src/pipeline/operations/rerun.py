@@ -64,7 +64,7 @@ def _rerun(study: StudyFile, profile: Path | None, options: Namespace) -> tuple[
         old.unlink()
     look_back(study.name, map(str, manifests_of(study.folder)))
     keep_report(study.folder, options.keep)
-    said = log.read_text(errors="replace")
+    said = log.read_text(encoding="utf-8", errors="replace")
     report = study.folder / "report" / "index.html"
     if code != 0:
         ended = f", ended by {signal.Signals(-code).name}" if code < 0 else ""
@@ -154,7 +154,7 @@ def failure_in(log: str) -> str:
 def _moved(metrics: Path) -> str:
     """How many figures the report flags."""
     try:
-        history = json.loads(metrics.read_text())["history"] or {}
+        history = json.loads(metrics.read_text(encoding="utf-8"))["history"] or {}
         changes, n_figures = history["changes"], history["n_figures"]
     except (OSError, ValueError, KeyError, TypeError):
         return ""

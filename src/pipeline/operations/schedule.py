@@ -106,7 +106,7 @@ def _escaped(word: str) -> str:
 
 def fill(template: str, entry: Mapping[str, str]) -> str:
     """A template with its blanks filled in, each once and by nothing that is filled in again."""
-    text = (TEMPLATES / template).read_text()
+    text = (TEMPLATES / template).read_text(encoding="utf-8")
     return re.sub(r"@([A-Z]+)@", lambda blank: entry[blank.group(1)], text)
 
 
@@ -197,7 +197,7 @@ class Units:
         self.folder.mkdir(parents=True, exist_ok=True)
         for kind, file in self.files.items():
             file.unlink(missing_ok=True)  # a link is not followed
-            file.write_text(fill(f"parsimony.{kind}", self.entry))
+            file.write_text(fill(f"parsimony.{kind}", self.entry), encoding="utf-8")
         _systemctl("daemon-reload")
         _systemctl("enable", "--now", self.files["timer"].name)
 
@@ -213,7 +213,9 @@ class Units:
 
     def shown(self) -> str:
         """The files as they are installed."""
-        return "\n".join(f"# {file}\n{file.read_text()}" for file in self.files.values() if file.exists())
+        return "\n".join(
+            f"# {file}\n{file.read_text(encoding='utf-8')}" for file in self.files.values() if file.exists()
+        )
 
 
 def _systemctl(*arguments: str) -> None:

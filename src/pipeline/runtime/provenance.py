@@ -6,7 +6,6 @@ import platform
 import resource
 import shlex
 import socket
-import subprocess
 import sys
 import time
 from datetime import UTC, datetime
@@ -14,27 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.runtime.energy import Counters
+from pipeline.runtime.git import commit, is_dirty
 from pipeline.runtime.software import versions
-
-# Where the files lie that a result is made by; new ones count before they are committed, but for a new study: what it
-# says is in the spec of every artefact.
-CODE = ("Snakefile", "config", "profiles", "src", "workflow")
-NEW_CODE = tuple(name for name in CODE if name != "config")
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def cpu_model() -> str:
@@ -92,22 +72,6 @@ def inputs_of(arguments: list[str]) -> dict[str, str]:
     }
 
 
-def is_dirty() -> bool | None:
-    """Whether the checkout differs from its commit, by new code too; None where git can't tell."""
-    changed = _git("status", "--porcelain", "--untracked-files=no")
-    new = _git("ls-files", "--others", "--exclude-standard", "--", *(f":/{name}" for name in NEW_CODE))
-    return None if changed is None or new is None else bool(changed or new)
-
-
-def commits_between(old: str | None, new: str | None, most: int = 20) -> list[str]:
-    """The commits after `old` up to `new`, newest first, each its short name and subject; none if git can't tell."""
-    if not old or not new or old == new:
-        return []
-    told = _git("log", "--oneline", "--no-decorate", f"--max-count={most + 1}", f"{old}..{new}", "--")
-    lines = (told or "").splitlines()
-    return lines if len(lines) <= most else [*lines[:most], "and older ones"]
-
-
 def slurm() -> dict[str, str]:
     """What Slurm tells a job about itself, by short names; nothing outside of one."""
     names = {
@@ -127,7 +91,7 @@ def provenance(code: str = "") -> dict[str, Any]:
         code: The code digest of the stage, as the rule computed it.
     """
     return {
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": commit(),
         "dirty": is_dirty(),
         "code": code,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

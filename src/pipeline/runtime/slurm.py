@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from pipeline.artifacts.lock import Holder, killed_holder
+from pipeline.artifacts.lock import Holder, killed_holder, lock_file
 from pipeline.errors import PipelineError
 
 # What the clients say on a machine where they are installed and that belongs to no cluster.
@@ -19,6 +19,25 @@ SECONDS_TO_END = 600
 
 class _NoSlurmError(PipelineError):
     """This machine belongs to no cluster."""
+
+
+def require_cluster() -> None:
+    """Make sure that jobs can be submitted from this machine.
+
+    Raises:
+        PipelineError: If Slurm isn't to be found here or doesn't answer.
+    """
+    here = "or run the study on this machine: leave --profile out and add --cores all"
+    if shutil.which("sbatch") is None:
+        raise PipelineError(
+            f"the profile submits jobs to Slurm, and there is no sbatch here; load Slurm's clients, {here}"
+        )
+    try:
+        _call("squeue", "--me", "--noheader", "--format=%i")
+    except _NoSlurmError:
+        raise PipelineError(
+            f"the profile submits jobs to Slurm, and this machine belongs to no cluster; start on one that does, {here}"
+        ) from None
 
 
 def jobs_of(checkout: Path) -> list[str]:
@@ -39,14 +58,17 @@ def jobs_named(names: str) -> list[str]:
     if not names:
         return []
     unknown = f"a main process that was killed may have jobs in Slurm's queue ({names}), and"
+    known = f"if you know that it has none, remove {lock_file(Path(), 'main')}"
     if shutil.which("squeue") is None:
         raise PipelineError(
-            f"{unknown} there is no squeue here; load Slurm's clients, or start on another node"
+            f"{unknown} there is no squeue here; load Slurm's clients, or start on another node; {known}"
         )
     try:
         return _call("squeue", "--me", f"--name={names}", "--noheader", "--format=%i").split()
     except _NoSlurmError:
-        raise PipelineError(f"{unknown} this machine belongs to no cluster; start on one that does") from None
+        raise PipelineError(
+            f"{unknown} this machine belongs to no cluster; start on one that does; {known}"
+        ) from None
 
 
 def cancel_jobs_of(killed: Holder) -> list[str]:

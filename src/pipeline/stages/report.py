@@ -42,8 +42,8 @@ from pipeline.report.metrics import (
     Structure,
     Study,
 )
-from pipeline.runtime.checkout import uncommitted
-from pipeline.runtime.provenance import commits_between, provenance
+from pipeline.runtime.git import commits_between, uncommitted
+from pipeline.runtime.provenance import provenance
 from pipeline.stages.parts.spec import read_spec
 
 Networks = Iterable[tuple[Artifact, NetworkFacts]]

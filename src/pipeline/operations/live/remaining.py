@@ -33,7 +33,7 @@ def past_seconds(snapshot: Path) -> dict[str, float]:
     """What a job of each rule took in past runs, from the snapshot of the history; nothing where there is none."""
     seconds: dict[str, list[float]] = {}
     try:
-        for entry in json.loads(snapshot.read_text()):
+        for entry in json.loads(snapshot.read_text(encoding="utf-8")):
             if "job_seconds" in entry["figures"]:
                 seconds.setdefault(entry["artefact"].split("/")[0], []).append(
                     entry["figures"]["job_seconds"]

@@ -1,0 +1,91 @@
+"""Files outside of the results as inputs of a study: a digest of their contents, with what is known of them kept.
+
+Only files whose size or time has changed are read again: a hundred thousand unchanged images cost one look at each. A
+file that was written within two seconds of its reading is read again, since a change in the same tick of the file
+system's clock would leave its time as it is.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.store import sha256_of, write_atomically
+
+#: Seconds within which a file system may give two changes of a file the same time.
+TICK = 2.0
+ABSENT = "absent"
+
+
+def digest_of_files(root: Path, cache: Path) -> str:
+    """Digest the names and contents of all files below a folder, or of one file.
+
+    Links are followed. Adding, deleting, renaming or altering a file changes the digest; touching one does not.
+
+    Args:
+        root: The folder or the file.
+        cache: A folder where what is known is kept, in a file for each root; without a place to write it is not kept.
+
+    Returns:
+        The number of files and 16 hexadecimal digits, or "absent" where there is nothing of that name.
+
+    Raises:
+        OSError: If a file can't be read.
+    """
+    if not root.exists():
+        return ABSENT
+    where = cache / f"{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]}.json"
+    known, now = _known(where), {}
+    changed = False
+    for name, status in _files_below(root):
+        stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
+        entry = known.get(name)
+        if entry is None or entry[:3] != stamp or entry[4] < status.st_mtime + TICK:
+            entry = [*stamp, sha256_of(root / name if name else root), time.time()]
+            changed = True
+        now[name] = entry
+    if changed or len(now) != len(known):
+        _keep(where, now)
+    digest = hashlib.sha256()
+    for name in sorted(now):
+        digest.update(os.fsencode(name) + b"\0" + now[name][3].encode() + b"\n")
+    return f"{len(now)} {'file' if len(now) == 1 else 'files'}, {digest.hexdigest()[:16]}"
+
+
+def _files_below(root: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """The files of a folder by their names below it; one file has an empty name."""
+    if root.is_file():
+        yield "", root.stat()
+        return
+    seen: set[tuple[int, int]] = set()
+    folders = [("", os.fspath(root))]
+    while folders:
+        prefix, folder = folders.pop()
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:  # a link that leads back up
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append((f"{prefix}{entry.name}/", entry.path))
+                elif entry.is_file():
+                    yield prefix + entry.name, entry.stat()
+
+
+def _known(where: Path) -> dict[str, list[Any]]:
+    try:
+        known: dict[str, list[Any]] = json.loads(where.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known
+
+
+def _keep(where: Path, known: dict[str, list[Any]]) -> None:
+    try:
+        write_atomically(where, json.dumps(known))
+    except OSError:
+        return

@@ -1,0 +1,230 @@
+"""Every change that this program makes to private parts of Snakemake and of its executor for Slurm, with its reason.
+
+The changes were written for the versions below. With any other version `check_versions` ends the run with one line,
+because nobody has read what the private parts have become.
+"""
+
+import re
+import shlex
+import sys
+import threading
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+from pipeline.errors import ConfigError
+
+SNAKEMAKE = ("snakemake", "9.27")
+SLURM = ("snakemake-executor-plugin-slurm", "2.8.0")
+MODULE = "snakemake_executor_plugin_slurm"
+#: Seconds before a job is submitted again that the queue had no room for.
+SECONDS_UNTIL_ROOM = 30.0
+# What Slurm and its executor say while a queue is full or a daemon away: the same submission succeeds later.
+FOR_NOW = re.compile(
+    r"MaxSubmitJob|MaxSubmitPerUser|temporarily unable|Unable to contact slurm controller|Socket timed out"
+    r"|Unable to test the validity"
+)
+# What else Slurm says when it refuses a job, and what a person changes then.
+ADVICE = (
+    ("account", "set slurm_account in the profile to one that `sacctmgr show associations user=$USER` lists"),
+    ("partition", "set slurm_partition in the profile to one that `sinfo` lists"),
+    ("QOS", "set slurm-qos in the profile, or ask for less time, memory or nodes there"),
+    ("node configuration", "ask for less memory, fewer cores or another partition in the profile"),
+    ("", "mend the profile's resources of this rule"),
+)
+
+
+def check_versions(*, with_slurm: bool) -> None:
+    """Make sure that what is changed here is what it was when the changes were written.
+
+    Raises:
+        ConfigError: With the version that was found, the one that is needed, and the command that installs it.
+    """
+    for package, wanted in (SNAKEMAKE, *([SLURM] if with_slurm else [])):
+        found = version(package)
+        if found != wanted and not found.startswith(f"{wanted}."):
+            raise ConfigError(
+                f"{package} {found}: the changes in pipeline/runtime/snakemake_patches.py are for {wanted}; "
+                f"run: pip install '{package}=={wanted if wanted.count('.') > 1 else f'{wanted}.*'}'"
+            )
+
+
+def leave_outputs_marked() -> None:
+    """Have a job leave its outputs marked as incomplete when it ends.
+
+    The main process records what an output was made from after its job has ended. If the main process was killed before
+    that, nobody could tell later whether the output is stale: with the mark, the output is made again.
+    """
+    from snakemake.persistence.file import FilePersistence
+
+    FilePersistence._unmark_incomplete = lambda self, key: None
+
+
+def name_code_changes() -> None:
+    """Have Snakemake say that code has changed, where it would say that parameters have.
+
+    Every rule has the digest of its code as a parameter, since Snakemake does not look into an installed package.
+    """
+    from snakemake.jobs import Reason
+
+    words = Reason.__str__
+
+    def in_words(self: Any) -> str:
+        said: str = words(self)
+        return said.replace(*_renamed(self)) if self.params_changed else said
+
+    if words.__name__ != in_words.__name__:
+        Reason.__str__ = in_words
+
+
+def _renamed(reason: Any) -> tuple[str, str]:
+    """What Snakemake says of changed parameters, and what is said instead."""
+    change = reason.params_changed
+    said = f"Params have changed since last execution: {change}"
+    codes = [{text for text in texts if _is_digest(text)} for texts in (change.only_old, change.only_new)]
+    if not (codes[0] and codes[1]):
+        return said, said
+    (*_, old), (*_, new) = (sorted(code) for code in codes)
+    told = (
+        f"Code has changed since last execution (digest {old.strip(QUOTES)} before, {new.strip(QUOTES)} now)"
+    )
+    others = (change.only_old | change.only_new) - codes[0] - codes[1]
+    return said, f"{told}; {said}" if others else told
+
+
+QUOTES = "'\""
+
+
+def _is_digest(text: str) -> bool:
+    """Whether a parameter, as Snakemake records it, is the digest of a stage's code."""
+    return re.fullmatch(r"[0-9a-f]{16}", str(text).strip(QUOTES)) is not None
+
+
+def mend_slurm(executor: Any, record: Callable[[bool], None]) -> None:
+    """Change how Snakemake's executor for Slurm asks for states and submits jobs.
+
+    Args:
+        executor: The main process's.
+        record: Called with True before the first job is submitted, and with False if it was refused and none is left.
+    """
+    module: Any = sys.modules[MODULE]
+    module.query_job_status = _answered(module.query_job_status, executor.run_uuid)
+    _Submissions(executor, record).take_over()
+
+
+Answer = tuple[dict[str, str] | None, float | None]
+
+
+def _answered(ask: Callable[..., Any], run: str) -> Callable[..., Any]:
+    """Ask for the states of jobs in a way that loses none.
+
+    The executor forgets all its jobs when Slurm's database doesn't answer, and waits for them for ever. The controller
+    knows them too, for some minutes after they end; when neither answers, the states are as they were. And sacct says
+    "CANCELLED by 1000" of a job that a person has cancelled, which the executor takes for a job that still runs.
+    """
+    squeue = f"squeue --format={shlex.quote('%i|%T')} --states=all --noheader --name {run}"
+    told = False
+
+    async def query_job_status(command: str, log: Any) -> Answer:
+        nonlocal told
+        states, seconds = await ask(command, log)
+        if states is None and not told:
+            log.warning(
+                "Slurm's database does not answer; until it does, the controller is asked for states."
+            )
+        told = states is None
+        if states is None:
+            states, seconds = await ask(squeue, log)
+        found = {job: state.partition(" by ")[0] for job, state in (states or {}).items()}
+        return found, seconds or 0.0
+
+    return query_job_status
+
+
+class _Submissions:
+    """The submissions of one main process: each ends with a job in the queue or with one line that says why not.
+
+    The executor formats the rule of a job in its own handler of errors. A group job has none: the handler fails, nobody
+    hears of the job again, and the main process waits for it for ever.
+    """
+
+    def __init__(self, executor: Any, record: Callable[[bool], None]) -> None:
+        self.executor, self.record = executor, record
+        self.submit: Callable[[Any], None] = executor.run_job
+        self.refuse: Callable[[Any, str], None] = executor._report_job_error_threadsafe
+        self.ended = threading.Event()
+        self.lock = threading.Lock()
+        self.under_way = 0
+        self.accepted = False
+        self.told = False
+        self.local = threading.local()
+
+    def take_over(self) -> None:
+        """Put these methods in the place of the executor's."""
+        executor = self.executor
+        executor.run_job = self.run_job
+        executor._report_job_error_threadsafe = self.note_refusal
+        executor.cancel = self._ending(executor.cancel)
+        executor.shutdown = self._ending(executor.shutdown)
+
+    def _ending(self, method: Callable[[], None]) -> Callable[[], None]:
+        """End waiting submissions before the executor waits for them."""
+
+        def end() -> None:
+            self.ended.set()
+            method()
+
+        return end
+
+    def run_job(self, job: Any) -> None:
+        """Submit a job; while the queue is full, or a daemon of Slurm is away, again and again."""
+        with self.lock:
+            self.under_way += 1
+            if self.under_way == 1 and not self.accepted:
+                self.record(True)
+        reason = self._attempt(job)
+        while reason and FOR_NOW.search(reason) and not self.ended.is_set():
+            if not self.told:
+                self.told = True
+                said = said_by_slurm(reason)
+                self.executor.logger.warning(
+                    f"Slurm takes no job for now, and is asked until it does: {said}"
+                )
+            self.ended.wait(SECONDS_UNTIL_ROOM)
+            reason = self._attempt(job)
+        with self.lock:
+            self.under_way -= 1
+            if reason and not self.under_way and not self.accepted:
+                self.record(False)
+        if reason:
+            said = said_by_slurm(reason)
+            advice = next(words for sign, words in ADVICE if sign.lower() in said.lower())
+            text = f"error: Slurm refused {job.name}: {said}; {advice}"
+            self.executor.logger.error(text)
+            self.refuse(sys.modules[MODULE].SubmittedJobInfo(job), text)
+
+    def _attempt(self, job: Any) -> str:
+        """Submit a job once; return why it was refused, or nothing."""
+        self.local.reasons = []
+        try:
+            self.submit(job)
+        except Exception as error:
+            self.local.reasons.append(str(error.__context__ or error))
+        reasons, self.local.reasons = self.local.reasons, None
+        self.accepted = self.accepted or not reasons
+        return reasons[-1] if reasons else ""
+
+    def note_refusal(self, job_info: Any, msg: str) -> None:
+        """Keep why a submission of this thread was refused; of an array of jobs, tell it at once."""
+        if getattr(self.local, "reasons", None) is None:
+            self.refuse(job_info, msg)
+        else:
+            self.local.reasons.append(msg)
+
+
+def said_by_slurm(text: str) -> str:
+    """What Slurm said in a message of the executor, without the command that it goes on with, in one line."""
+    inner = re.search(r"error message was '(.*?)'\.?\n", text, flags=re.DOTALL)
+    said = inner.group(1) if inner else text.partition("sbatch call:")[0]
+    lines = [re.sub(r"^\w+: error: ", "", line.strip()) for line in said.splitlines()]
+    return "; ".join(line.rstrip(".") for line in lines if line)

@@ -1,0 +1,88 @@
+"""What goes wrong around a study is one line with a way out, and leaves nothing that stands in the way later."""
+
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+pytestmark = pytest.mark.workflow
+
+POINTS = "results/small/points/ball/manifest.json"
+
+
+def error_of(output):
+    """The one line of an output that tells of an error."""
+    (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in output
+    return error
+
+
+@pytest.mark.skipif(shutil.which("sbatch") is not None, reason="Slurm is installed here")
+def test_a_cluster_profile_without_slurm_is_refused_and_the_next_local_run_is_not(workplace):
+    pytest.importorskip("snakemake_executor_plugin_slurm")
+    error = error_of(workplace.snakemake(POINTS, "--profile", "cluster", code=2))
+    assert (
+        "there is no sbatch here; load Slurm's clients, or run the study on this machine: leave --profile out"
+        in error
+    )
+    assert not workplace.results.exists()
+    assert not list((workplace.folder / ".snakemake").glob("*.lock"))
+    workplace.snakemake(POINTS)
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [
+        ("--containerize", "docker build -t parsimony ."),
+        ("--generate-unit-tests", "python -m pipeline verify FOLDER --against RESULTS"),
+    ],
+)
+def test_options_that_make_no_sense_here_say_what_serves_instead(workplace, option, instead):
+    before = sorted(workplace.folder.rglob("*"))
+    error = error_of(workplace.snakemake(option, code=2))
+    assert error.startswith(f"error: {option} writes")
+    assert instead in error
+    assert {path for path in workplace.folder.rglob("*") if ".snakemake" not in path.parts} <= {*before}
+
+
+def processes_in(folder):
+    """The processes that work in a folder."""
+    found = []
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdigit() and os.readlink(f"/proc/{entry}/cwd") == str(folder):
+                found.append(int(entry))
+        except OSError:
+            continue
+    return found
+
+
+def test_all_jobs_that_outlive_a_killed_main_process_are_named_with_how_to_end_them(workplace, study):
+    for run in study["training"]["runs"].values():
+        run["epochs"] = 200
+    workplace.write_study(study)
+    main = workplace.start(
+        "--until", "train", "--set-resources", "train:checkpoint_steps=1", start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    while len(list(workplace.folder.glob("results/checkpoints/*/checkpoint.json"))) < 2:
+        assert main.poll() is None, main.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    main.kill()
+    main.wait()
+    main.stdout.close()
+    survivors = processes_in(workplace.folder)
+    try:
+        for pid in survivors:
+            os.kill(pid, signal.SIGSTOP)
+        error = error_of(workplace.snakemake("--until", "train", code=2))
+    finally:
+        for pid in survivors:
+            os.kill(pid, signal.SIGKILL)
+    assert "jobs of a main process that was killed still run here: " in error
+    assert "results/small/train/curved/seed0 (process " in error
+    assert "results/small/train/plain/seed0 (process " in error
+    assert "; wait until they end, or end them: kill " in error
