@@ -79,6 +79,13 @@ def _arrays() -> dict[str, np.ndarray]:
         "airports/grid_longitude": longitude,
         "airports/grid_latitude": latitude,
         "airports/grid": grid,
+        "airports/std": np.full(700, 160.0),
+        "airports/grid_std": 100 + 0.1 * grid,
+        "airports/coverage_level": np.array([0.5, 0.9, 0.95, 0.99]),
+        "airports/coverage_found": np.array([0.55, 0.91, 0.947, 0.985]),
+        "airports/variogram_distance": np.geomspace(0.001, 1, 8),
+        "airports/variogram_values": np.linspace(0.2, 1.1, 8),
+        "airports/variogram_residuals": np.linspace(0.95, 1.05, 8),
     }
 
 

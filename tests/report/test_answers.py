@@ -1,6 +1,7 @@
 import pytest
 
 from pipeline.report.answers import answer_bits, answer_numbers, answer_steps, answers
+from pipeline.report.answers.numbers import fit_text
 from pipeline.report.tables import final_accuracy
 
 
@@ -89,6 +90,18 @@ def test_kriging_says_what_it_predicts(metrics):
     assert (
         "predicts the log₁₀ population of 700 held-out airports to 0.412 RMSE (a factor of 2.6); "
         "the mean predictor 0.620." in text
+    )
+
+
+def test_kriging_says_how_often_its_intervals_hold_and_what_was_fitted(metrics):
+    matrix = metrics["matrices"]["airports"]
+    matrix["result"]["coverage_95"] = 0.9471
+    assert "Its 95 % intervals hold 94.7 % of them." in plain(answer_numbers(metrics["matrices"], None).text)
+    assert fit_text(matrix) == ""
+    matrix["fit"] = {"n": 25468, "intervals": {"length_scale": (0.0691, 0.0788, 0.0899)}}
+    assert fit_text(matrix) == (
+        "Fitted by maximum likelihood to 25,468 standardized values, with intervals of two standard errors: "
+        "length scale 0.0788 (0.0691 to 0.0899)."
     )
 
 

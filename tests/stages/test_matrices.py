@@ -37,6 +37,23 @@ def test_kriging_beats_the_mean_and_solves_the_dense_system(bench):
     solution = np.array(Artifact.open(bench.manifest("solve/airports"), "solution").array("solution"))
     # The study asks for products within 1e-3; the inverse magnifies that by up to 1 / nugget.
     assert np.linalg.norm(solution - weights) < 1e-3 / 0.01 * np.linalg.norm(weights)
+    solved = Artifact.open(bench.manifest("solve/airports"), "solution")
+    std, residuals = np.array(solved.array("std")), np.array(solved.array("variogram_residuals"))
+    assert (std > 0).all()
+    assert np.array(solved.array("grid_std")).shape == np.array(solved.array("grid")).shape
+    assert (residuals > 0).all()
+    assert 0 <= found["result"]["coverage_95"] <= 1
+
+
+def test_a_fit_takes_all_points_and_tells_its_intervals(bench, study):
+    study["matrices"]["airports"]["fit"] = {}
+    bench.write_specs(study)
+    assert matrix(bench, "airports") == [0, 0, 0]
+    fact = Artifact.open(bench.manifest("compress/airports"), "operator").facts
+    assert fact["fit"]["n"] == Artifact.open(bench.manifest("points/airports"), "points").facts["n"]
+    low, value, high = fact["fit"]["intervals"]["length_scale"]
+    assert low < value < high
+    assert value == pytest.approx(fact["kernel_parameters"]["length_scale"])
 
 
 def test_duplicate_points_without_a_nugget_are_one_line_that_says_what_to_do(bench, study, capsys):

@@ -17,10 +17,10 @@ AnyKernel = Annotated[Kernel, Choice(STUDIED, required=("length_scale",))]
 
 
 class Fit(Section):
-    """Choose length scale, variance and nugget by maximum likelihood on a part of the training points."""
+    """Choose length scale, variance and nugget by maximum likelihood."""
 
-    subsample: Annotated[int, Field(ge=10, le=10**6)] = Field(
-        2000, description="How many training points to use."
+    subsample: Annotated[int, Field(ge=10, le=10**7)] | None = Field(
+        None, description="How many training points to use; null takes all."
     )
     seed: Seed = Field(0, description="Seed of the draw of these points.")
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.artifacts.results.facts import Number
 from pipeline.artifacts.results.half_network import FileBytes, PlanTest
 from pipeline.artifacts.results.network import Flatness, Messages, Score
-from pipeline.artifacts.results.operator import Compression
+from pipeline.artifacts.results.operator import Compression, Fit
 from pipeline.artifacts.results.scaling import ScalingFacts, ScalingRow
 from pipeline.artifacts.results.solution import Result, SolveCost
 
@@ -142,6 +142,7 @@ class Matrix(Part):
     kernel: str
     nugget: float
     nugget_at_bound: bool = False
+    fit: Fit | None = None
     n: int
     dimension: int
     points: str

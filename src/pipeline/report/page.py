@@ -30,7 +30,9 @@ def render(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
         metrics: As :class:`pipeline.report.metrics.Metrics` documents them; any part may be missing.
         arrays: ``MATRIX/longitude``, ``/latitude``, ``/values`` and ``/predicted`` of held-out points and
             ``MATRIX/grid_longitude`` (g,), ``/grid_latitude`` (h,), ``/grid`` (h, g) of the predicted map;
-            any may be missing.
+            ``/std`` and ``/grid_std`` beside ``/predicted`` and ``/grid``; ``/coverage_level`` and
+            ``/coverage_found`` (levels,); ``/variogram_distance``, ``/variogram_values`` and
+            ``/variogram_residuals`` (classes,). Any may be missing.
 
     Returns:
         The text of the page, well below 3 MB. It loads nothing from anywhere.

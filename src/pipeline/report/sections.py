@@ -7,13 +7,19 @@ import numpy as np
 
 from pipeline.report import tables
 from pipeline.report.answers.bits import bound_text, whole_network_speedups
-from pipeline.report.answers.numbers import result_text
+from pipeline.report.answers.numbers import fit_text, result_text
 from pipeline.report.claims import MARGIN, judge_claims
 from pipeline.report.content import Block, Facts, Heading, Illustration, Key, Prose, Section, Table, Verdicts
 from pipeline.report.drawing import stroke
 from pipeline.report.facts import matrix_facts
 from pipeline.report.figures.growth import exponents, growth
-from pipeline.report.figures.kriging import held_out_scatter, kriging_map
+from pipeline.report.figures.kriging import (
+    coverage_plot,
+    deviation_map,
+    held_out_scatter,
+    kriging_map,
+    variogram_plot,
+)
 from pipeline.report.figures.ranks import ranks_by_level
 from pipeline.report.figures.roofline import rooflines
 from pipeline.report.figures.structure import block_structure
@@ -254,6 +260,7 @@ def _matrix(
     blocks: list[Block | None] = [
         Heading(name),
         Prose(text) if text else None,
+        Prose(fit_text(matrix)) if fit_text(matrix) else None,
         Facts(matrix_facts(matrix), picture, tables.levels(matrix)),
         Illustration((ranks,), f"{ranks.description} Bars span all blocks.", shape="single")
         if ranks
@@ -267,6 +274,15 @@ def _matrix(
             ", and how it compares where the truth was held out (dashed: equal)." if len(panels) > 1 else "."
         )
         blocks.append(Illustration(panels, caption, shape="map" if len(panels) > 1 else "single"))
+    deviations = deviation_map(name, arrays, quantity)
+    if deviations is not None:
+        caption = f"{deviations.description} The noise of single observations is not included."
+        blocks.append(Illustration((deviations,), caption, shape="single"))
+    checks = tuple(
+        panel for panel in (coverage_plot(name, arrays), variogram_plot(name, arrays)) if panel is not None
+    )
+    if checks:
+        blocks.append(Illustration(checks, " ".join(panel.description for panel in checks)))
     return blocks
 
 

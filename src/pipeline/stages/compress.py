@@ -10,21 +10,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.artifacts.results.operator import Compression, OperatorFacts
+from pipeline.artifacts.results.operator import Compression, Fit, OperatorFacts
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.matrices import CompressSpec
 from pipeline.hmatrix import H2Matrix, kernels
 from pipeline.hmatrix.boundary_elements import SingleLayer
-from pipeline.hmatrix.gaussian_process import fit_matern, median_distance
+from pipeline.hmatrix.gaussian_process import median_distance
 from pipeline.hmatrix.inputs import Progress
 from pipeline.runtime.provenance import provenance
-from pipeline.stages.parts.matrices import in_words, single_layer_of, standardized
+from pipeline.stages.parts import kriging
+from pipeline.stages.parts.matrices import in_words, single_layer_of
 from pipeline.stages.parts.progress import boxes
 from pipeline.stages.parts.spec import errors_about, read_spec
 from pipeline.stages.parts.tensors import tensor
 
-SMALLEST_NUGGET = 1e-3  # of the variance, in a fit: it bounds the condition number
+SMALLEST_NUGGET = 1e-3  # of the values' variance, in a fit: it bounds the condition number
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Covariance:
     kernel: kernels.Kernel
     nugget: float = 0.0
     nugget_at_bound: bool = False
+    notes: tuple[str, ...] = ()
+    fit: Fit | None = None
 
 
 def run(options: Namespace) -> None:
@@ -84,6 +87,7 @@ def run(options: Namespace) -> None:
             kernel_parameters=covariance.kernel.to_dict(),
             nugget=covariance.nugget,
             nugget_at_bound=covariance.nugget_at_bound,
+            fit=covariance.fit,
             compress=Compression(
                 n_rows=operator.shape[0],
                 seconds=seconds,
@@ -96,7 +100,7 @@ def run(options: Namespace) -> None:
                 missed=relative_error > 2 * tolerance,
                 max_rank=max((row["largest_rank"] for row in table["levels"]), default=0),
                 levels=table["levels"],
-                notes=table["notes"],
+                notes=[*covariance.notes, *table["notes"]],
             ),
         )
     print(
@@ -110,17 +114,17 @@ def _covariance(spec: CompressSpec, points: Artifact) -> Covariance:
     """The kernel and the nugget: as the study gives them, fitted by likelihood, or scaled by the median distance."""
     kernel = spec.kernel
     if spec.fit is not None and isinstance(kernel, kernels.Matern):
-        generator = torch.Generator().manual_seed(spec.fit.seed)
-        fit = fit_matern(
-            tensor(points, "points"),
-            standardized(points)[0],
-            generator=generator,
-            nu=kernel.nu,
-            subsample=spec.fit.subsample,
-            smallest_nugget=SMALLEST_NUGGET,
+        process = kriging.fitted(
+            points, kernel, spec.compress.tolerance, SMALLEST_NUGGET, spec.fit.seed, spec.fit.subsample
         )
-        at_bound = fit.nugget <= 1.001 * SMALLEST_NUGGET * float(fit.kernel.variance)
-        return Covariance(fit.kernel, fit.nugget, at_bound)
+        at_bound = process.nugget_ <= 1.001 * SMALLEST_NUGGET
+        fit = Fit(
+            log_likelihood=process.log_likelihood_,
+            n=process.n_values_,
+            steps=process.n_iter_,
+            intervals=process.intervals_,
+        )
+        return Covariance(process.kernel_, process.nugget_, at_bound, process.notes_, fit)
     if not isinstance(kernel, kernels.Stationary):
         return Covariance(kernel, spec.nugget)
     if spec.task == "classification":

@@ -54,9 +54,16 @@ MAP_ARRAYS = (
     "latitude",
     "values",
     "predicted",
+    "std",
     "grid_longitude",
     "grid_latitude",
     "grid",
+    "grid_std",
+    "coverage_level",
+    "coverage_found",
+    "variogram_distance",
+    "variogram_values",
+    "variogram_residuals",
 )
 
 
@@ -291,6 +298,7 @@ def _matrix(points: Artifact, operator: Artifact, solution: Artifact) -> Matrix:
         kernel=compressed.kernel,
         nugget=compressed.nugget,
         nugget_at_bound=compressed.nugget_at_bound,
+        fit=compressed.fit,
         n=where.n,
         dimension=where.dimension,
         points=where.name,

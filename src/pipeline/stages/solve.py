@@ -1,6 +1,5 @@
 """Stage `solve`: factorize, solve on all processes, and answer the matrix's question."""
 
-import math
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,28 +15,26 @@ from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.results.solution import (
     CapacitanceResult,
     ClassificationResult,
-    KrigingResult,
     Result,
     SolutionFacts,
     SolveCost,
 )
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.matrices import SolveSpec
-from pipeline.data.globe import unit_vectors
 from pipeline.hmatrix import H2Matrix, kernels
 from pipeline.hmatrix.boundary_elements import capacitance
 from pipeline.hmatrix.distributed import Divisible, distributed_product, distributed_solve
-from pipeline.hmatrix.gaussian_process import one_hot, predict, predict_labels, root_mean_square_error
+from pipeline.hmatrix.gaussian_process import one_hot, predict, predict_labels
 from pipeline.runtime.clock import Stopwatch
 from pipeline.runtime.communicator import Serial
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.provenance import provenance
+from pipeline.stages.parts import kriging
 from pipeline.stages.parts.matrices import single_layer_of, standardized
 from pipeline.stages.parts.progress import boxes
 from pipeline.stages.parts.spec import errors_about, read_spec
 from pipeline.stages.parts.tensors import tensor
 
-MAP_DEGREES = 2.0
 EXACT_ROWS = 512
 
 
@@ -184,44 +181,14 @@ def exact_residual(solved: Solved, right_hand_side: Tensor) -> float | None:
 
 
 def _kriging(solved: Solved) -> Answer:
-    """Predict the held-out values and a map, and judge by the mean predictor."""
-    points, kernel = solved.points, solved.kernel
-    rows = tensor(points, "points")
-    values, mean, deviation = standardized(points)
-    observed = tensor(points, "held_out_values").double()
-    predicted = predict(kernel, rows, solved.solution, tensor(points, "held_out_points")) * deviation + mean
-    longitude = np.arange(-180.0, 180.0, MAP_DEGREES) + MAP_DEGREES / 2
-    latitude = np.arange(-90.0, 90.0, MAP_DEGREES) + MAP_DEGREES / 2
-    places = [part.ravel() for part in np.meshgrid(latitude, longitude, indexing="ij")]
-    world = predict(kernel, rows, solved.solution, torch.from_numpy(unit_vectors(*places))) * deviation + mean
-    likelihood = None
-    if solved.logdet is not None:
-        n = len(values)
-        quadratic = float(values @ solved.solution)
-        likelihood = -0.5 * (quadratic + solved.logdet + n * math.log(2 * math.pi)) - n * math.log(deviation)
-    facts = points.facts_as(PointsFacts)
-    unit, quantity = facts.unit or "", facts.quantity or "values"
-    rmse = root_mean_square_error(predicted, observed)
-    by_mean = root_mean_square_error(torch.full_like(observed, mean), observed)
+    """Predict the held-out values and a map with their uncertainty, and judge by the mean predictor."""
+    facts = solved.compressed.facts_as(OperatorFacts)
+    result, arrays = kriging.answer(solved.points, solved.kernel, facts.nugget, facts.compress.tolerance)
     return Answer(
-        result=KrigingResult(
-            rmse=rmse,
-            rmse_mean_predictor=by_mean,
-            unit=unit,
-            quantity=quantity,
-            n_held_out=len(observed),
-            log_likelihood=likelihood,
-        ),
-        line=f"{quantity} of {len(observed)} held-out places to {rmse:.4g} {unit} RMSE, mean predictor {by_mean:.4g}",
-        arrays={
-            "longitude": (tensor(points, "held_out_longitude").numpy(), "degrees"),
-            "latitude": (tensor(points, "held_out_latitude").numpy(), "degrees"),
-            "values": (observed.numpy(), unit),
-            "predicted": (predicted.numpy(), unit),
-            "grid_longitude": (longitude, "degrees"),
-            "grid_latitude": (latitude, "degrees"),
-            "grid": (world.numpy().reshape(len(latitude), len(longitude)), unit),
-        },
+        result=result,
+        line=f"{result.quantity} of {result.n_held_out} held-out places to {result.rmse:.4g} {result.unit} RMSE, "
+        f"mean predictor {result.rmse_mean_predictor:.4g}; {result.coverage_95:.1%} lie in 95 % intervals",
+        arrays=arrays,
     )
 
 

@@ -34,6 +34,22 @@ class Compression(BaseModel):
     notes: list[str]
 
 
+class Fit(BaseModel):
+    """A covariance fitted by maximum likelihood.
+
+    Attributes:
+        log_likelihood: That of the standardized values, in nats.
+        n: How many values there were.
+        steps: How often the likelihood was differentiated.
+        intervals: Fitted value of each parameter between its lower and upper end, two standard errors either way.
+    """
+
+    log_likelihood: Number
+    n: int
+    steps: int
+    intervals: dict[str, tuple[float, float, float]]
+
+
 class OperatorFacts(Facts):
     """A kernel matrix in H2 form.
 
@@ -42,6 +58,7 @@ class OperatorFacts(Facts):
         kernel_parameters: The kernel as `kernels.from_dict` reads it.
         nugget: What was added to the diagonal.
         nugget_at_bound: Whether a fit stopped at its smallest nugget.
+        fit: How the kernel and the nugget were found, where the study does not give them.
     """
 
     KIND: ClassVar[str] = "operator"
@@ -50,4 +67,5 @@ class OperatorFacts(Facts):
     kernel_parameters: dict[str, Any]
     nugget: float
     nugget_at_bound: bool
+    fit: Fit | None = None
     compress: Compression

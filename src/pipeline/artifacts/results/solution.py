@@ -33,7 +33,16 @@ class SolveCost(BaseModel):
 
 
 class KrigingResult(BaseModel):
-    """Predictions of held-out values, in their unit."""
+    """Predictions of held-out values, in their unit.
+
+    Attributes:
+        mae: Mean absolute error.
+        crps: Continuous ranked probability score.
+        log_score: Minus the mean logarithm of the predictive density.
+        coverage_95: Share of held-out values within their 95 % intervals.
+        rmse_left_out: RMSE of the training values, each predicted from all others.
+        std_relative_error: Relative standard error of the standard deviations of the map.
+    """
 
     rmse: Number
     rmse_mean_predictor: Number
@@ -41,6 +50,12 @@ class KrigingResult(BaseModel):
     quantity: str
     n_held_out: int
     log_likelihood: Number
+    mae: Number = None
+    crps: Number = None
+    log_score: Number = None
+    coverage_95: Number = None
+    rmse_left_out: Number = None
+    std_relative_error: Number = None
 
 
 class CapacitanceResult(BaseModel):

@@ -17,6 +17,7 @@ from pipeline.hmatrix.gaussian_process.kriging import (
 )
 from pipeline.hmatrix.gaussian_process.regressor import FitWarning, GaussianProcess
 from pipeline.hmatrix.gaussian_process.scores import coverage, root_mean_square_error, scores
+from pipeline.hmatrix.gaussian_process.variogram import Variogram, variogram
 
 __all__ = [
     "Factorization",
@@ -24,6 +25,7 @@ __all__ = [
     "GaussianProcess",
     "MaternFit",
     "Operator",
+    "Variogram",
     "coverage",
     "fit_matern",
     "kriging_weights",
@@ -35,4 +37,5 @@ __all__ = [
     "predictive_variance",
     "root_mean_square_error",
     "scores",
+    "variogram",
 ]

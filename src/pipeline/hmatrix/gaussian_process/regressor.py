@@ -61,7 +61,9 @@ class GaussianProcess:
         beta_: Coefficients of the trend, in the regressors' order.
         standard_errors_: Of the logarithm of each parameter, by name: 0.1 is about 10 %. NaN at a bound.
         notes_: What a reader of the fit should know, also given as warnings.
+        intervals_: Lower end, fitted value and upper end of each parameter, by name: two standard errors either way.
         n_iter_: Steps taken.
+        n_values_: How many values there were.
         std_error_: Relative standard error of the last standard deviations that `predict` gave; 0 where exact.
     """
 
@@ -176,6 +178,12 @@ class GaussianProcess:
         else:
             evaluation = likelihood.at(likelihood.start)
         self._model = likelihood
+        self.n_values_ = len(points)
+        self.intervals_ = {
+            name: tuple(np.exp(theta + np.array([-2.0, 0.0, 2.0]) * self.standard_errors_[name]).tolist())
+            for name, theta in zip(likelihood.names, evaluation.theta, strict=True)
+            if math.isfinite(self.standard_errors_.get(name, math.nan))
+        }
         self._adopt(evaluation, regressors)
         return self
 

@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
-from torch import Tensor
 
 from pipeline.hmatrix.inputs import as_array
-from pipeline.hmatrix.vectors import arrays_as_tensors
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 
-@arrays_as_tensors
-def root_mean_square_error(predicted: Tensor, observed: Tensor) -> float:
+def root_mean_square_error(predicted: Any, observed: Any) -> float:
     """Return the root of the mean squared difference, in the unit of the values."""
-    return float((predicted - observed).square().mean().sqrt())
+    difference = np.asarray(as_array(predicted), np.float64) - np.asarray(as_array(observed), np.float64)
+    return float(np.sqrt(np.mean(difference**2)))
 
 
 def coverage(observed: Any, mean: Any, std: Any, levels: Sequence[float] = LEVELS) -> dict[float, float]:

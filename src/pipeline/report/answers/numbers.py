@@ -102,6 +102,11 @@ def result_text(name: str, matrix: Mapping[str, Any], n_classes: int = 0) -> str
         return (
             f"Kriging predicts the {quantity.name}{where} to {quantity.error(result['rmse'])} RMSE"
             f"{quantity.factor(result['rmse'])}{against}."
+            + (
+                f" Its 95 % intervals hold {percent(result['coverage_95'], 1)} of them."
+                if is_number(result.get("coverage_95"))
+                else ""
+            )
         )
     if is_number(result.get("capacitance")):
         reference, error = result.get("reference"), result.get("relative_error")
@@ -127,3 +132,18 @@ def result_text(name: str, matrix: Mapping[str, Any], n_classes: int = 0) -> str
         correct = f"classifies {percent(result['accuracy'], 2)} correctly{chance}{beside}"
         return f"Kernel ridge regression on {name} {correct}."
     return ""
+
+
+def fit_text(matrix: Mapping[str, Any]) -> str:
+    """The fitted parameters with their intervals, in one sentence; empty where nothing was fitted."""
+    fit = matrix.get("fit") or {}
+    parts = [
+        f"{name.replace('_', ' ')} {significant(value, 3)} ({significant(low, 3)} to {significant(high, 3)})"
+        for name, (low, value, high) in (fit.get("intervals") or {}).items()
+    ]
+    if not parts:
+        return ""
+    return (
+        f"Fitted by maximum likelihood to {count(fit.get('n'))} standardized values, with intervals of two standard "
+        f"errors: {', '.join(parts)}."
+    )

@@ -1,4 +1,4 @@
-"""What kriging predicts: a map, and the held-out points."""
+"""What kriging predicts, and how sure it is: maps, the held-out points, coverage and variograms."""
 
 from collections.abc import Mapping
 
@@ -12,8 +12,27 @@ from pipeline.report.quantity import Quantity
 
 def kriging_map(name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity) -> Drawing | None:
     """Draw the predicted field on its grid, with the held-out points on it."""
+    return _map(name, arrays, quantity, "grid", "Predicted", "map", "YlGnBu", dots=True)
+
+
+def deviation_map(name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity) -> Drawing | None:
+    """Draw the standard deviation of the predicted field on its grid."""
+    return _map(name, arrays, quantity, "grid_std", "Standard deviation of the", "std", "YlOrBr", dots=False)
+
+
+def _map(
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    quantity: Quantity,
+    key: str,
+    what: str,
+    prefix: str,
+    colors: str,
+    *,
+    dots: bool,
+) -> Drawing | None:
     longitude, latitude, grid = (
-        arrays.get(f"{name}/{key}") for key in ("grid_longitude", "grid_latitude", "grid")
+        arrays.get(f"{name}/{array}") for array in ("grid_longitude", "grid_latitude", key)
     )
     if longitude is None or latitude is None or grid is None or grid.shape != (len(latitude), len(longitude)):
         return None
@@ -32,15 +51,14 @@ def kriging_map(name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity)
     with canvas(6.9, 3.9) as figure:
         axes = figure.add_subplot()
         picture = axes.imshow(
-            grid[np.ix_(order, np.argsort(longitude))], extent=extent, cmap="YlGnBu", vmin=low, vmax=high,
+            grid[np.ix_(order, np.argsort(longitude))], extent=extent, cmap=colors, vmin=low, vmax=high,
             interpolation="none", aspect="equal" if extent[1] - extent[0] <= 360.1 else "auto",
         )  # fmt: skip
         x, y, truth = (arrays.get(f"{name}/{key}") for key in ("longitude", "latitude", "values"))
-        dots = False
-        if x is not None and y is not None and truth is not None and len(x) == len(y) == len(truth):
-            dots = True
+        dots = dots and x is not None
+        if dots and x is not None and y is not None and truth is not None and len(x) == len(y) == len(truth):
             axes.scatter(
-                x, y, s=5, c=truth, cmap="YlGnBu", vmin=low, vmax=high, edgecolors="#1d2733", linewidths=0.25,
+                x, y, s=5, c=truth, cmap=colors, vmin=low, vmax=high, edgecolors="#1d2733", linewidths=0.25,
                 rasterized=True,
             )  # fmt: skip
         axes.set_xlim(extent[0], extent[1])
@@ -48,7 +66,7 @@ def kriging_map(name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity)
         axes.grid(False)
         axes.set_xlabel("longitude")
         axes.set_ylabel("latitude")
-        title = f"Predicted {quantity.name}"
+        title = f"{what} {quantity.name}"
         axes.set_title(f"{title}; dots: the truth, held out" if dots else title)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda value, _: f"{value:g}°".replace("-", "−"))
@@ -58,8 +76,8 @@ def kriging_map(name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity)
         bar.ax.yaxis.set_major_formatter(short_number)
         bar.set_label(quantity.label)
         span = f"{quantity.error(float(finite.min()))} to {quantity.error(float(finite.max()))}"
-        words = f"Map of the predicted {quantity.name}, from {span}."
-        return finish(figure, name=f"map-{name}", description=words)
+        words = f"Map of the {what[0].lower()}{what[1:]} {quantity.name}, from {span}."
+        return finish(figure, name=f"{prefix}-{name}", description=words)
 
 
 def held_out_scatter(name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity) -> Drawing | None:
@@ -75,6 +93,13 @@ def held_out_scatter(name: str, arrays: Mapping[str, np.ndarray], quantity: Quan
     with canvas(3.9, 3.9) as figure:
         axes = figure.add_subplot()
         axes.plot([low, high], [low, high], color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
+        std = arrays.get(f"{name}/std")
+        if std is not None and std.shape == good.shape:
+            # Two standard deviations either way: about 95 % of the bars should meet the dashed line.
+            axes.errorbar(
+                truth, predicted, yerr=2 * std[good], fmt="none", ecolor=PALETTE["series-1"], elinewidth=0.4,
+                alpha=0.25, rasterized=True, zorder=1,
+            )  # fmt: skip
         axes.plot(
             truth, predicted, ".", color=PALETTE["series-3"], markersize=2.4, alpha=0.45, rasterized=True
         )
@@ -94,3 +119,53 @@ def held_out_scatter(name: str, arrays: Mapping[str, np.ndarray], quantity: Quan
         if is_number(correlation):
             words += f"; their correlation is {correlation:.2f}"
         return finish(figure, name=f"scatter-{name}", description=f"{words}.")
+
+
+def coverage_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None:
+    """How many held-out values central intervals hold, against how many they promise."""
+    level, found = (arrays.get(f"{name}/coverage_{key}") for key in ("level", "found"))
+    if level is None or found is None or level.shape != found.shape or not level.size:
+        return None
+    with canvas(3.9, 3.9) as figure:
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
+        axes.plot(level, found, "o-", color=PALETTE["series-3"], markersize=3.5, linewidth=1)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        axes.set_aspect("equal")
+        axes.set_title("Coverage of intervals")
+        axes.set_xlabel("probability promised")
+        axes.set_ylabel("held-out values within")
+        last = int(np.argmin(np.abs(level - 0.95)))
+        words = f"Intervals that promise {level[last]:.0%} hold {found[last]:.1%} of the held-out values."
+        return finish(figure, name=f"coverage-{name}", description=words)
+
+
+def variogram_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None:
+    """Semivariance of the values and of their residuals when left out, both standardized, by distance."""
+    distance, values, residuals = (
+        arrays.get(f"{name}/variogram_{key}") for key in ("distance", "values", "residuals")
+    )
+    if distance is None or values is None or residuals is None or not distance.size:
+        return None
+    with canvas(3.9, 3.9) as figure:
+        axes = figure.add_subplot()
+        axes.plot(
+            distance, values, "s-", color=PALETTE["series-1"], markersize=3, linewidth=1, label="values"
+        )
+        axes.plot(
+            distance, residuals, "o-", color=PALETTE["series-3"], markersize=3, linewidth=1,
+            label="residuals, left out",
+        )  # fmt: skip
+        axes.axhline(1.0, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_xscale("log")
+        axes.set_ylim(bottom=0)
+        axes.set_title("Variogram")
+        axes.set_xlabel("distance (radii of the globe)")
+        axes.set_ylabel("semivariance, standardized")
+        axes.legend()
+        words = (
+            "Semivariances by distance: those of standardized residuals are 1 at all distances where the model is right"
+            f", and lie between {residuals.min():.2f} and {residuals.max():.2f}."
+        )
+        return finish(figure, name=f"variogram-{name}", description=words)

@@ -1,0 +1,39 @@
+"""Maximize a likelihood by its gradients: two length scales, with standard errors and a profile."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy.optimize import minimize
+
+from pipeline.hmatrix import GaussianProcess, H2Matrix, kernels
+
+# Values drawn from a model that is three times as long from west to east as from south to north.
+rng = np.random.default_rng(1)
+points = rng.random((1500, 2))
+truth = kernels.Matern(nu=1.5, length_scale=(0.3, 0.1))
+A = H2Matrix.from_kernel(points, truth, diagonal=0.02, tolerance=1e-8)
+values = A.factorize().sample(rng).numpy()
+
+gp = GaussianProcess(kernels.Matern(nu=1.5, length_scale=(0.2, 0.2)), trend=None).fit(points, values)
+for name, (low, value, high) in gp.intervals_.items():
+    print(f"{name}: {value:.3g} (95 %: {low:.3g} to {high:.3g})")
+
+# The same by an optimizer of one's own: value and gradient by the logarithms of the parameters.
+value, gradient = gp.log_likelihood(gp.theta_, gradient=True)
+print(f"log-likelihood {value:.2f}, gradient at the maximum {np.abs(gradient).max():.1g}")
+own = minimize(
+    lambda theta: [-part for part in gp.log_likelihood(theta, gradient=True)],
+    gp.theta_ + 0.1, jac=True, method="L-BFGS-B", options={"maxiter": 12, "gtol": 0.5},
+)  # fmt: skip
+print(f"L-BFGS: {-own.fun:.2f} after {own.nfev} evaluations; scoring took {gp.n_iter_} steps")
+
+lengths = gp.kernel_.length_scale[0] * np.geomspace(0.7, 1.5, 5)
+profile = gp.profile("length_scale[0]", lengths)
+figure, axes = plt.subplots(figsize=(4.5, 3), layout="constrained")
+axes.plot(lengths, profile - gp.log_likelihood_, "o-")
+axes.axhline(-1.92, color="gray", linestyle="--")  # the 95 % interval
+axes.set(xlabel="length scale, west to east", ylabel="profile log-likelihood (nats)")
+figure.savefig("ex08_likelihood.png")
+
+assert abs(-own.fun - gp.log_likelihood_) < 0.1
+errors = [gp.standard_errors_[f"length_scale[{i}]"] for i in range(2)]
+assert (np.abs(np.log(gp.kernel_.length_scale) - np.log([0.3, 0.1])) < 4 * np.array(errors)).all()
