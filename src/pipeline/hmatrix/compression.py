@@ -15,7 +15,7 @@ from pipeline.hmatrix.admissibility import Admissibility, as_admissibility, pair
 from pipeline.hmatrix.batched.padding import to_device
 from pipeline.hmatrix.blocks import coupling_blocks, near_blocks
 from pipeline.hmatrix.entries import length_scales, program
-from pipeline.hmatrix.exact_rows import frobenius_norm, sampled_error
+from pipeline.hmatrix.exact_rows import sampled_error, typical_norm
 from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.geometry import Geometry, divide
 from pipeline.hmatrix.inputs import (
@@ -109,13 +109,18 @@ def _compress(
     rows, columns, lists = geometry.rows, geometry.columns, geometry.interactions
     computed = np.dtype(np.complex128 if kernel.is_complex else np.float64)
     source = source_of(kernel, rows, columns, computed, device)
-    norm = frobenius_norm(source, rows, term)
+    norm = typical_norm(source, rows, singular=kernel.singular, square=rows is columns)
+    _require_finite(norm)
     stored = stored_type(tolerance, norm, computed, dtype)
     mirrored = kernel.symmetric and rows is columns
     leaves = int(rows.level_start[-2])
     first, second = pairs_of(lists.near, mirrored=mirrored)
     of_leaves = first >= leaves
     near = near_blocks(source.blocks, rows, columns, (first[of_leaves], second[of_leaves]), stored)
+    if stored != computed and not math.isfinite(_sum(near.values)):  # entries beyond single precision
+        stored = computed
+        near = near_blocks(source.blocks, rows, columns, (first[of_leaves], second[of_leaves]), stored)
+    _require_finite(_sum(near.values))
     far_pairs = pairs_of(lists.far, mirrored=mirrored)
 
     sampling = Sampling.for_tolerance(_SHARE * tolerance, norm, rows.n_boxes)
@@ -136,7 +141,6 @@ def _compress(
             mirrored, term, kernel, tolerance, norm, dtype, notes, device=device or CPU,
         )  # fmt: skip
         if len(far_pairs[0]) == 0:
-            _require_finite(np.abs(near.values).max(initial=0.0))
             break
         reached = sampled_error(result, seed=attempt + 1, n_vectors=8, copies=copies)
         logger.info("checked on exact rows: relative error %.1e (wanted %.0e)", reached, tolerance)
@@ -157,6 +161,12 @@ def _compress(
         result = replace(result, notes=(*notes, note))
     log_levels(result)
     return result
+
+
+def _sum(values: NDArray[Any]) -> float:
+    """Return the size of a sum, which is not finite if an entry is not."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.abs(values.sum()))
 
 
 def _require_finite(value: float) -> None:

@@ -14,22 +14,48 @@ from pipeline.hmatrix.sources import Source, source_of
 
 _CHECKED_ROWS, _CHECKED_ENTRIES = 128, 8e6  # the more of the two: up to 2800 points, every row is checked
 _ENTRIES_AT_A_TIME = 2e6
+_TYPICAL, _TYPICAL_TARGET = 0.75, 0.95  # quantiles of the sizes of rows
+_NEAREST, _OUTSTANDING = 8, 8.0  # of a row's entries, and times that one: beyond, points nearly coincide
+_WORST = 4.0  # times the tolerance, for the worst tenth of the rows
 
 
-def frobenius_norm(source: Source, rows: ClusterTree, term: NDArray[Any] | None) -> float:
-    """Estimate the Frobenius norm from evenly spread exact rows, with a diagonal term in tree order."""
+def typical_norm(source: Source, rows: ClusterTree, *, singular: bool, square: bool) -> float:
+    """Estimate the norm that tolerances refer to: the Frobenius norm of a matrix all of whose rows are typical.
+
+    It is sqrt(n) times the size that three quarters of the rows stay below (19 of 20 in a rectangular matrix, where
+    many targets may lie far from all sources), or the Frobenius norm where that is less. So a few rows of huge entries
+    do not own the tolerance of all others. A diagonal term is stored exactly, and takes no part. Neither do pairs of
+    points that nearly coincide, for a singular kernel: entries count up to eight times the eighth largest of their row.
+
+    Args:
+        source: Entries of the matrix.
+        rows: Tree of its rows.
+        singular: Entries grow without bound as points approach each other.
+        square: Rows and columns are of one point set.
+    """
     n = rows.n_points
     chosen = np.unique(np.linspace(0, n - 1, min(n, 64)).astype(np.int32)) if n else np.zeros(0, np.int32)
-    squares = float((np.abs(source.exact_rows(chosen)) ** 2).sum()) * n / max(len(chosen), 1)
-    if term is not None:
-        squares += float((np.abs(term) ** 2).sum())
-    return float(np.sqrt(squares))
+    entries = np.abs(source.exact_rows(chosen))
+    if entries.size == 0:
+        return 0.0
+    if singular and entries.shape[1] > _NEAREST:
+        place = entries.shape[1] - _NEAREST
+        limit = _OUTSTANDING * np.partition(entries, place, axis=1)[:, place, None]
+        entries = np.minimum(entries, limit)
+    squares = (entries**2).sum(axis=1)
+    typical = np.quantile(squares, _TYPICAL if square else _TYPICAL_TARGET)
+    return float(np.sqrt(n * min(float(typical), float(squares.mean()))))
 
 
 def sampled_error(
     A: H2Form, *, seed: int, n_rows: int | None = None, n_vectors: int, copies: DeviceCopies | None = None
 ) -> float:
-    """Return the relative error of A X for normal X, in the Frobenius norm of sampled rows."""
+    """Return the relative error of A X for normal X on sampled rows: as a whole and row by row, whichever is larger.
+
+    As a whole it is that of the Frobenius norm. Row by row, each row's error is relative to the row or to a typical
+    row, whichever is larger (see `typical_norm`); what counts is their root mean square, or a quarter of that of the
+    worst tenth of the rows.
+    """
     if A.kernel is None:
         raise ValueError("error_estimate needs exact entries, and this matrix was not built from a kernel")
     if 0 in A.shape:
@@ -39,8 +65,17 @@ def sampled_error(
     X = generator.standard_normal((A.shape[1], n_vectors))
     exact = exact_product(A, chosen, X)
     found = to_host(product(A, to_device(X, A.device), copies=copies))[A.rows.permutation[chosen]]
-    norm = np.linalg.norm(exact)
-    return float(np.linalg.norm(found - exact) / norm) if norm > 0 else float(np.linalg.norm(found))
+    sizes, errors = (np.linalg.norm(values, axis=1) for values in (exact, found - exact))
+    if not np.isfinite(errors).all():
+        return math.inf
+    norm = float(np.linalg.norm(sizes))
+    whole = float(np.linalg.norm(errors)) / (norm or 1.0)
+    typical = float(np.quantile(sizes, _TYPICAL if A.is_square else _TYPICAL_TARGET))
+    if typical == 0:
+        return whole
+    shares = np.sort((errors / np.maximum(sizes, typical)) ** 2)
+    worst = shares[-max(len(shares) // 10, 1) :]
+    return max(whole, math.sqrt(shares.mean()), math.sqrt(worst.mean()) / _WORST)
 
 
 def sampled_rows(A: H2Form, generator: np.random.Generator, n_rows: int | None = None) -> NDArray[np.int32]:

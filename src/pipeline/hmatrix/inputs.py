@@ -90,7 +90,14 @@ def require_block(kernel: Kernel, points: Tensor) -> None:
         )
     if block.is_complex() and not kernel.is_complex:
         raise ValueError("the kernel gives complex numbers: say so, as in Custom(function, is_complex=True)")
-    if block.device.type != "meta" and kernel.symmetric:
+    if block.device.type == "meta":
+        return
+    if kernel.singular and bool((block.diagonal() != 0).any()):
+        raise ValueError(
+            f"the kernel says that it is singular, and gives {block.diagonal()[0].item():.3g} between equal points; "
+            "it has to give 0 there, as torch.where(r > 0, 1 / r, 0.0) does: what belongs there is said by diagonal="
+        )
+    if kernel.symmetric:
         scale, difference = (values.abs().nan_to_num().amax() for values in (block, block - block.mT))
         if difference > 1e-6 * scale:
             raise ValueError(

@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 Operator = Callable[[Tensor], Tensor]
 
 
+class NotPositiveDefiniteError(ConvergenceError):
+    """Conjugate gradients met a matrix or a preconditioner that is not positive definite."""
+
+
 @dataclass(frozen=True)
 class SolveInfo:
     """How a solve went.
@@ -37,6 +41,8 @@ class SolveInfo:
             is the true one.
         converged: Always so when a solver returns; kept so that a stored record says it.
         notes: What the caller should know of the preconditioner.
+        exact_residual: The same residual on sampled rows of the exact matrix, where it is a kernel matrix: what
+            compression has lost shows here alone.
     """
 
     method: str
@@ -44,6 +50,7 @@ class SolveInfo:
     residuals: tuple[float, ...]
     converged: bool
     notes: tuple[str, ...] = ()
+    exact_residual: float | None = None
 
     @property
     def relative_residual(self) -> float:
@@ -293,9 +300,9 @@ def _require_positive(values: Tensor, what: str, iteration: int) -> None:
     """Raise ConvergenceError if a quadratic form that must be positive is not."""
     smallest = float(values.min())
     if not smallest > 0:
-        raise ConvergenceError(
+        raise NotPositiveDefiniteError(
             f"CG found {what} not positive definite in iteration {iteration + 1} (x^H A x = {smallest:.1e}); "
-            "add a nugget to the diagonal, tighten the tolerance, or solve with method='gmres'"
+            "compress and factorize at a smaller tolerance, or add a nugget to the diagonal"
         )
 
 
@@ -309,11 +316,11 @@ def _require_progress(
     if n >= max_iterations:
         raise ConvergenceError(
             f"{method} stopped at relative residual {residual:.1e} after {n} iterations "
-            f"(wanted {tolerance:.0e}); tighten the factorization (factor.tolerance of a study) or raise max_iterations"
+            f"(wanted {tolerance:.0e}); factorize at a smaller tolerance, or raise max_iterations"
         )
     if not residual < 0.99 * before:
         raise ConvergenceError(
             f"{method} stagnated at relative residual {residual:.1e} after {n} iterations "
             f"(wanted {tolerance:.0e}); ask for no more than rounding allows (1e-5 in single precision), "
-            "or tighten the factorization (factor.tolerance of a study)"
+            "or factorize at a smaller tolerance"
         )

@@ -8,12 +8,16 @@ import numpy as np
 import torch
 
 from pipeline.errors import ConvergenceError
+from pipeline.hmatrix.algebra import recompress
+from pipeline.hmatrix.batched.padding import to_host
+from pipeline.hmatrix.exact_rows import exact_product, sampled_rows
 from pipeline.hmatrix.factor import factorize_even_indefinite
 from pipeline.hmatrix.factorization import Factorization
 from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.inputs import numpy_dtype, require_count, require_tolerance, torch_dtype
-from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
+from pipeline.hmatrix.krylov import NotPositiveDefiniteError, SolveInfo, conjugate_gradient, gmres
 from pipeline.hmatrix.product import DeviceCopies, product
+from pipeline.hmatrix.rounding import is_narrow
 from pipeline.hmatrix.vectors import Vectors, result_type
 
 logger = logging.getLogger("pipeline.hmatrix")
@@ -21,6 +25,14 @@ logger = logging.getLogger("pipeline.hmatrix")
 _LOOSE, _LOOSE_IN_SPACE = 1e-3, 1e-2  # of a preconditioner; where points fill a volume, ranks are what costs
 _TIGHTENINGS = (1.0, 1e-2, 1e-4)  # of the preconditioner, where it makes too little progress
 _DOUBLE, _SINGLE = 1e-8, 1e-5  # residuals that rounding leaves within reach
+_Iteration = Callable[[Factorization, int], tuple[torch.Tensor, SolveInfo]]
+
+_RECOMPRESSIONS = 2
+_TIGHTER = 1e-2  # share of the tolerance, for another compression
+_TIGHTEST = 1e-12
+_MEANINGLESS = 0.05  # a residual on exact rows from which an answer is none
+_DIFFER = 10  # times the residual of the compressed matrix: that on exact rows is warned of
+_CHECKED_ROWS, _CHECKED_COLUMNS = 64, 4
 _PATIENCE = 50  # iterations, until a tighter preconditioner is sooner done
 
 
@@ -34,6 +46,7 @@ def solve(
     copies: DeviceCopies | None = None,
 ) -> tuple[Vectors, SolveInfo]:
     """Do what `H2Matrix.solve` says."""
+    A.require_square("solve")
     if tolerance is not None:
         require_tolerance(tolerance)
     require_count(max_iterations, "max_iterations")
@@ -46,6 +59,7 @@ def solve(
     if b.ndim not in (1, 2) or len(b) != A.shape[0]:
         raise ValueError(f"b wants shape ({A.shape[0]},) or ({A.shape[0]}, m), not {tuple(b.shape)}")
     copies = copies or DeviceCopies()
+    notes: tuple[str, ...] = ()
     is_complex = b.is_complex() if isinstance(b, torch.Tensor) else np.iscomplexobj(b)
     # Residuals as small as asked want vectors as precise as both: one of less than the matrix's would not reach them.
     wanted = result_type(A.dtype, np.dtype(np.complex128)) if is_complex else A.dtype
@@ -61,29 +75,82 @@ def solve(
     # Iterations stay where the matrix lives; vectors on a GPU stay there in any case.
     tensor = given if A.device.type == "cpu" else given.to(A.device)
 
+    for tightening in range(_RECOMPRESSIONS + 1):
+        iterate = _iteration(A, tensor, reached, copies)
+        failed: ConvergenceError
+        info: SolveInfo
+        try:
+            if factorization is not None:
+                x, found = iterate(factorization, max_iterations)
+            else:
+                x, found = _tightening(A, iterate, max_iterations)
+            info = _checked(A, tensor, x, found)
+        except NotPositiveDefiniteError as error:
+            failed = error
+        else:
+            if (info.exact_residual or 0.0) <= max(_MEANINGLESS, _DIFFER * reached):
+                break
+            failed = ConvergenceError(
+                f"the solution for the matrix compressed at tolerance {A.tolerance:.0e} leaves a residual of "
+                f"{info.exact_residual:.1e} on exact rows; compress it at a smaller tolerance, or add a nugget to the "
+                "diagonal"
+            )
+        tighter = max(_TIGHTER * A.tolerance, _TIGHTEST)
+        last = tightening == _RECOMPRESSIONS or factorization is not None
+        if last or A.kernel is None or is_narrow(A.dtype) or tighter >= A.tolerance:
+            raise failed
+        note = f"compressed anew at tolerance {tighter:.0e}: {failed}"
+        logger.warning(note)
+        A, copies, notes = recompress(A, tolerance=tighter), DeviceCopies(), (*notes, note)
+    info = replace(info, notes=(*notes, *info.notes))
+    return (x.to(given.device) if isinstance(b, torch.Tensor) else x.cpu().numpy()), info
+
+
+def _iteration(A: H2Form, b: torch.Tensor, tolerance: float, copies: DeviceCopies) -> _Iteration:
+    """Return the iteration that a factorization preconditions: conjugate gradients for a Cholesky one, else GMRES."""
+
     def iterate(F: Factorization, most: int) -> tuple[torch.Tensor, SolveInfo]:
         method = conjugate_gradient if F.kind == "cholesky" else gmres
         return method(
             lambda v: product(A, v, copies=copies),
-            tensor,
+            b,
             preconditioner=F.solve,
-            tolerance=reached,
+            tolerance=tolerance,
             max_iterations=most,
         )
 
-    x, info = (
-        iterate(factorization, max_iterations) if factorization else _tightening(A, iterate, max_iterations)
+    return iterate
+
+
+def _checked(A: H2Form, b: torch.Tensor, x: torch.Tensor, info: SolveInfo) -> SolveInfo:
+    """Add the residual on sampled exact rows of a kernel matrix, and warn where it is another."""
+    if A.kernel is None or 0 in b.shape:
+        return info
+    values, solution = (
+        to_host(vectors.reshape(len(vectors), -1)[:, :_CHECKED_COLUMNS]) for vectors in (b, x)
     )
-    return (x.to(given.device) if isinstance(b, torch.Tensor) else x.cpu().numpy()), info
+    chosen = sampled_rows(A, np.random.default_rng(0), _CHECKED_ROWS)
+    wanted = values[A.rows.permutation[chosen]]
+    off = np.linalg.norm(wanted - exact_product(A, chosen, solution.astype(A.computed, copy=False)), axis=0)
+    # Rows are samples of a column's residual, and its norm is that of the whole column.
+    sizes = np.linalg.norm(values, axis=0) * np.sqrt(len(chosen) / len(values))
+    exact = float((off / np.where(sizes > 0, sizes, 1.0)).max())
+    notes = info.notes
+    if exact > _DIFFER * max(info.relative_residual, np.finfo(np.float64).eps):
+        note = (
+            f"the residual is {info.relative_residual:.1e} with the compressed matrix and {exact:.1e} on exact rows; "
+            f"where that is too much, compress at a smaller tolerance than {A.tolerance:.0e}"
+        )
+        logger.warning(note)
+        notes = (*notes, note)
+    return replace(info, exact_residual=exact, notes=notes)
 
 
 def _loose(A: H2Form) -> float:
     return _LOOSE_IN_SPACE if A.rows.fills_space else _LOOSE
 
 
-def _tightening(
-    A: H2Form, iterate: Callable[[Factorization, int], tuple[torch.Tensor, SolveInfo]], most: int
-) -> tuple[torch.Tensor, SolveInfo]:
+def _tightening(A: H2Form, iterate: _Iteration, most: int) -> tuple[torch.Tensor, SolveInfo]:
     """Iterate with a loose factorization, and with tighter ones where it proves too loose.
 
     What a factorization loses is a share of A's norm, so that it helps little with eigenvalues that are a smaller one:
@@ -96,7 +163,7 @@ def _tightening(
         try:
             x, info = iterate(F, most if last else _PATIENCE)
         except ConvergenceError as error:
-            if last:
+            if last or (isinstance(error, NotPositiveDefiniteError) and "the matrix" in str(error)):
                 raise
             note = f"the preconditioner at tolerance {F.used_tolerance:.0e} was replaced by a tighter one: {error}"
             logger.info(note)
