@@ -7,6 +7,7 @@ import torch
 
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.hmatrix import H2Matrix, Weak, kernels
+from pipeline.hmatrix.validation import require_sound
 
 CASES = {
     "symmetric": {"kernel": kernels.Matern(nu=0.5) + 0.5 * kernels.SquaredExponential(), "diagonal": 0.1},
@@ -62,7 +63,7 @@ def test_a_folder_without_a_matrix_is_named(tmp_path):
 def test_another_version_is_refused(points, tmp_path):
     H2Matrix.from_kernel(points[:50], kernels.Matern()).save(tmp_path)
     description = tmp_path / "h2matrix.json"
-    description.write_text(description.read_text().replace('"version": 1', '"version": 99'))
+    description.write_text(description.read_text().replace('"version": 2', '"version": 99'))
     with pytest.raises(ArtifactError, match="version 99"):
         H2Matrix.load(tmp_path)
 
@@ -87,3 +88,49 @@ def test_the_transpose_of_a_python_function_cannot_be_stored_either(points, tmp_
     kernel = kernels.Custom(lambda x, y: kernels.Matern()(x, 1.1 * y))
     with pytest.raises(ConfigError, match="cannot be stored"):
         H2Matrix.from_kernel(points, kernel).T.save(tmp_path)
+
+
+def test_a_flipped_byte_anywhere_is_noticed(points, tmp_path):
+    A = H2Matrix.from_kernel(points, kernels.Matern(), diagonal=0.1, leaf_size=32)
+    A.save(tmp_path)
+    generator = np.random.default_rng(0)
+    for name in ("h2matrix.safetensors", "h2matrix.json"):
+        whole = (tmp_path / name).read_bytes()
+        for place in [*generator.integers(0, len(whole), 40), 9, len(whole) - 2]:
+            spoiled = bytearray(whole)
+            spoiled[place] ^= 1 << int(generator.integers(0, 7))
+            (tmp_path / name).write_bytes(spoiled)
+            if spoiled[place : place + 1].isspace() and whole[place : place + 1].isspace():
+                continue
+            with pytest.raises(ArtifactError, match=r"damaged|version"):
+                H2Matrix.load(tmp_path)
+        (tmp_path / name).write_bytes(whole)
+    H2Matrix.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        "near.start", "near.first", "near.second", "far.first", "far.second", "far.start", "row_basis.rank",
+        "row_basis.order", "row_basis.order_start", "row_basis.skeletons", "column_basis.rank", "rows.start",
+        "rows.stop", "rows.permutation", "rows.first_child", "rows.parent", "rows.level_start",
+        "interactions.near.start", "interactions.far.boxes",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("value", [-1, 2**31 - 1, None])
+def test_indices_that_lead_elsewhere_are_refused_even_with_the_right_checksum(array, value, points):
+    A = H2Matrix.from_kernel(points, kernels.Custom(skewed), leaf_size=32)
+    *parts, last = array.split(".")
+    owner = A.form
+    for part in parts:
+        owner = getattr(owner, part)
+    spoiled = getattr(owner, last).copy()
+    place = len(spoiled) // 2
+    spoiled[place] = spoiled[place] + 1 if value is None else value
+    object.__setattr__(owner, last, spoiled)
+    with pytest.raises(ValueError, match=array.split(".")[0]):
+        require_sound(A.form)
+
+
+def skewed(x, y):
+    return kernels.Matern()(x, y) * (1 + 0.3 * x[..., :, None, 0])

@@ -131,7 +131,11 @@ def _checked(A: H2Form, b: torch.Tensor, x: torch.Tensor, info: SolveInfo) -> So
     )
     chosen = sampled_rows(A, np.random.default_rng(0), _CHECKED_ROWS)
     wanted = values[A.rows.permutation[chosen]]
-    off = np.linalg.norm(wanted - exact_product(A, chosen, solution.astype(A.computed, copy=False)), axis=0)
+    off = np.linalg.norm(
+        wanted
+        - exact_product(A, chosen, solution.astype(np.promote_types(A.computed, solution.dtype), copy=False)),
+        axis=0,
+    )
     # Rows are samples of a column's residual, and its norm is that of the whole column.
     sizes = np.linalg.norm(values, axis=0) * np.sqrt(len(chosen) / len(values))
     exact = float((off / np.where(sizes > 0, sizes, 1.0)).max())

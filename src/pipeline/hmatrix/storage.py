@@ -3,6 +3,7 @@
 The kernel is stored by its name in the registry and its parameters, so that any process can evaluate new entries.
 """
 
+import hashlib
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -22,8 +23,9 @@ from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.geometry import Geometry
 from pipeline.hmatrix.skeleton import Basis
+from pipeline.hmatrix.validation import require_sound
 
-_VERSION = 1
+_VERSION = 2
 _DESCRIPTION, _ARRAYS = "h2matrix.json", "h2matrix.safetensors"
 _PARTS: dict[str, type] = {
     "rows": ClusterTree,
@@ -78,9 +80,12 @@ def save(A: H2Form, path: Path) -> None:
         "notes": list(A.notes),
         "complex": [name for name, values in arrays.items() if values.dtype.kind == "c"],
     }
+    stored = {name: _as_real(values) for name, values in arrays.items()}
+    description["checksums"] = {name: _checksum(values) for name, values in stored.items()}
+    description["checksum"] = _checksum_of_text(description)
     description_path = path / _DESCRIPTION
     description_path.unlink(missing_ok=True)
-    save_file({name: _as_real(values) for name, values in arrays.items()}, path / _ARRAYS)
+    save_file(stored, path / _ARRAYS)
     description_path.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
@@ -88,7 +93,8 @@ def load(path: Path) -> H2Form:
     """Read a matrix that `save` wrote.
 
     Raises:
-        ArtifactError: If the folder holds none, or one of another version.
+        ArtifactError: If the folder holds none, one of another version, or one that has been damaged: everything has a
+            checksum (SHA-256), and indices are checked before native routines follow them.
     """
     try:
         description = json.loads((path / _DESCRIPTION).read_text(encoding="utf-8"))
@@ -98,11 +104,19 @@ def load(path: Path) -> H2Form:
         raise ArtifactError(f"{path} holds no H2 matrix: {missing} is missing") from error
     except (ValueError, SafetensorError) as error:
         raise ArtifactError(f"{path} holds a damaged H2 matrix: {error}") from error
-    if description["version"] != _VERSION:
+    if not isinstance(description, dict) or description.get("version") != _VERSION:
+        version = description.get("version") if isinstance(description, dict) else None
         raise ArtifactError(
-            f"{path} holds an H2 matrix of version {description['version']}, and this program reads version "
-            f"{_VERSION}; compress it again"
+            f"{path} holds an H2 matrix of version {version}, and this program reads version {_VERSION}; compress it "
+            "again"
         )
+    if description.pop("checksum", None) != _checksum_of_text(description):
+        raise _damaged(path, _DESCRIPTION)
+    if set(arrays) != set(description["checksums"]):
+        raise _damaged(path, _ARRAYS)
+    for name, checksum in description["checksums"].items():
+        if _checksum(arrays[name]) != checksum:
+            raise _damaged(path, f"the array {name} of {_ARRAYS}")
     for name in description["complex"]:
         arrays[name] = np.ascontiguousarray(arrays[name]).view(
             np.result_type(arrays[name].dtype, np.complex64)
@@ -124,7 +138,7 @@ def load(path: Path) -> H2Form:
     lists = Interactions(
         **{n: Lists(arrays[f"interactions.{n}.start"], arrays[f"interactions.{n}.boxes"]) for n in _LISTS}
     )
-    return H2Form(
+    form = H2Form(
         geometry=Geometry(parts.pop("rows"), parts.pop("columns"), rule, lists),
         **parts,
         mirrored=description["mirrored"],
@@ -140,6 +154,28 @@ def load(path: Path) -> H2Form:
         if "correction.data" in arrays
         else None,
     )
+    try:
+        require_sound(form)
+    except ValueError as error:
+        raise ArtifactError(f"{path} holds a damaged H2 matrix: {error}; compress it again") from error
+    return form
+
+
+def _damaged(path: Path, what: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path} holds a damaged H2 matrix: {what} is not what was written; compress it again"
+    )
+
+
+def _checksum(values: NDArray[Any]) -> str:
+    """Return the SHA-256 of an array's type, shape and bytes."""
+    digest = hashlib.sha256(f"{values.dtype.str} {values.shape}".encode())
+    digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
+def _checksum_of_text(description: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def _is_shared(A: H2Form, name: str) -> bool:
