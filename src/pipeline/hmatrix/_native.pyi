@@ -29,6 +29,9 @@ class KernelMatrix:
     ) -> None: ...
     @property
     def calls_python(self) -> bool: ...
+    def keep(
+        self, first: int, last: int, others: NDArray[np.int32], as_targets: bool, as_sources: bool
+    ) -> None: ...
     def correct(
         self,
         start: NDArray[np.int64],
@@ -91,3 +94,20 @@ class Watch:
     def stop(self) -> None: ...
 
 class Stopped(Exception): ...
+def rise(
+    tree: Tree, basis: Any, boxes: NDArray[np.int32], x: NDArray[Any], coefficients: NDArray[Any], m: int
+) -> None: ...
+def descend(
+    tree: Tree, basis: Any, boxes: NDArray[np.int32], coefficients: NDArray[Any], y: NDArray[Any], m: int
+) -> None: ...
+def add_blocks(
+    blocks: Any,
+    mirrored: bool,
+    taken: NDArray[np.int64],
+    widths: NDArray[np.int32],
+    x: NDArray[Any],
+    given: NDArray[np.int64],
+    heights: NDArray[np.int32],
+    y: NDArray[Any],
+    m: int,
+) -> None: ...

@@ -127,10 +127,62 @@ def build_tree(
     """
     measured = points if metric is None else points * metric
     permutation = _native.bisect(np.ascontiguousarray(measured), halvings)
-    ordered = np.ascontiguousarray(points[permutation])
+    frame = Frame.of(len(points), halvings, halvings_per_level)
+    return frame.tree(
+        np.ascontiguousarray(points[permutation]),
+        permutation.astype(np.int64),
+        *leaf_bounds(measured[permutation], frame),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Boxes of a tree as far as the number of points fixes them; attributes as in `ClusterTree`.
+
+    Attributes:
+        halvings: How often the points were halved above each level, shape (levels,).
+    """
+
+    halvings: NDArray[np.int64]
+    level_start: Ints
+    start: Ints
+    stop: Ints
+    parent: Ints
+    first_child: Ints
+    arity: int
+
+    @classmethod
+    def of(cls, n_points: int, halvings: int, halvings_per_level: int) -> "Frame":
+        """Number the boxes of n points; arguments as `build_tree` takes them."""
+        return _frame(n_points, halvings, halvings_per_level)
+
+    def tree(
+        self, points: Floats, permutation: NDArray[np.int64], lower: Floats, upper: Floats
+    ) -> ClusterTree:
+        """Return the tree, given its points in tree order and the bounds of the leaves, shape (leaves, d)."""
+        lowers, uppers = [lower], [upper]
+        sizes = np.diff(self.level_start)
+        for size in sizes[-2::-1]:
+            lowers.append(lowers[-1].reshape(size, -1, lower.shape[1]).min(axis=1))
+            uppers.append(uppers[-1].reshape(size, -1, upper.shape[1]).max(axis=1))
+        return ClusterTree(
+            points=points,
+            permutation=permutation,
+            level_start=self.level_start,
+            start=self.start,
+            stop=self.stop,
+            parent=self.parent,
+            first_child=self.first_child,
+            lower=np.concatenate(lowers[::-1]),
+            upper=np.concatenate(uppers[::-1]),
+            arity=self.arity,
+        )
+
+
+def _frame(n_points: int, halvings: int, halvings_per_level: int) -> Frame:
     depths = list(range(halvings % halvings_per_level, halvings + 1, halvings_per_level))
     ranges = [
-        (start, stop) for depth, (start, stop) in enumerate(_halve(len(points), halvings)) if depth in depths
+        (start, stop) for depth, (start, stop) in enumerate(halve(n_points, halvings)) if depth in depths
     ]
     sizes = [len(start) for start, _ in ranges]
     level_start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
@@ -142,22 +194,18 @@ def build_tree(
         first + np.arange(size) * arity for first, size in zip(level_start[1:], sizes[:-1], strict=False)
     ] + [np.full(sizes[-1], -1)]
     start, stop = (np.concatenate(ends).astype(np.int32) for ends in zip(*ranges, strict=True))
-    lower, upper = _bounds(measured[permutation], ranges)
-    return ClusterTree(
-        points=ordered,
-        permutation=permutation.astype(np.int64),
+    return Frame(
+        halvings=np.array(depths),
         level_start=level_start,
         start=start,
         stop=stop,
         parent=np.concatenate(parent).astype(np.int32),
         first_child=np.concatenate(first_child).astype(np.int32),
-        lower=lower,
-        upper=upper,
         arity=arity,
     )
 
 
-def _halve(n_points: int, halvings: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def halve(n_points: int, halvings: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Return starts and stops of the ranges after 0, 1, ... halvings; the first half is the larger."""
     edges = np.array([0, n_points])
     result = [(edges[:-1], edges[1:])]
@@ -170,21 +218,18 @@ def _halve(n_points: int, halvings: int) -> list[tuple[NDArray[np.int64], NDArra
     return result
 
 
-def _bounds(
-    points: Floats, ranges: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+def leaf_bounds(
+    points: Floats, frame: Frame, first: int = 0, last: int | None = None
 ) -> tuple[Floats, Floats]:
-    """Return bounding boxes of all ranges, level after level: the leaves' from the points, the others' from below."""
-    start, stop = ranges[-1]
+    """Return bounding boxes of leaves first to last - 1 from their points in tree order, inverted for empty ones."""
+    leaves = slice(*frame.level_start[-2:])
+    start, stop = frame.start[leaves][first:last], frame.stop[leaves][first:last]
     lower = np.full((len(start), points.shape[1]), np.inf)
     upper = np.full((len(start), points.shape[1]), -np.inf)
     filled = stop > start
     if filled.any():
         # The filled ranges tile the points, so each ends where the next begins.
-        lower[filled] = np.minimum.reduceat(points, start[filled])
-        upper[filled] = np.maximum.reduceat(points, start[filled])
-    lowers, uppers = [lower], [upper]
-    for above, _ in ranges[-2::-1]:
-        shape = (len(above), -1, points.shape[1])
-        lowers.append(lowers[-1].reshape(shape).min(axis=1))
-        uppers.append(uppers[-1].reshape(shape).max(axis=1))
-    return np.concatenate(lowers[::-1]), np.concatenate(uppers[::-1])
+        begin = start[filled] - start[filled][0]
+        lower[filled] = np.minimum.reduceat(points, begin)
+        upper[filled] = np.maximum.reduceat(points, begin)
+    return lower, upper

@@ -85,19 +85,32 @@ def divide(
     found = Geometry.of(rows, columns, admissibility or Strong())
     if admissibility is not None or rows is not columns:
         return found, ()
-    dimension = targets.shape[1]
-    n_leaves = len(rows.level(rows.n_levels - 1))
-    near = int(found.interactions.near.counts[rows.level_start[-2] :].sum()) / n_leaves**2
+    near = int(found.interactions.near.counts[rows.level_start[-2] :].sum())
+    weak, note = crowded(near, len(rows.level(rows.n_levels - 1)), *targets.shape)
+    return Geometry.of(rows, columns, Weak()) if weak else found, (note,) if note else ()
+
+
+def crowded(n_near: int, n_leaves: int, n_points: int, dimension: int) -> tuple[bool, str]:
+    """Tell whether so many leaf pairs are near that weak admissibility does better, and what to say of it.
+
+    Args:
+        n_near: Near pairs of leaves.
+        n_leaves: Leaves.
+        n_points: Points.
+        dimension: Their coordinates.
+    """
+    near = n_near / n_leaves**2
     if dimension <= _SPACE or n_leaves == 1 or near < _CROWDED:
-        return found, ()
+        return False, ""
     crowd = f"{near:.0%} of the leaf pairs of these {dimension}-dimensional points are near"
-    if len(targets) <= _SMALL:
-        note = f"{crowd}: they stay dense"
-    else:
-        note = f"{crowd}: every box is taken as far from every other instead (weak admissibility)"
-        found = Geometry.of(rows, columns, Weak())
+    weak = n_points > _SMALL
+    note = (
+        f"{crowd}: every box is taken as far from every other instead (weak admissibility)"
+        if weak
+        else f"{crowd}: they stay dense"
+    )
     logger.info(note)
-    return found, (note,)
+    return weak, note
 
 
 def trees_of(
@@ -107,15 +120,9 @@ def trees_of(
     metric: NDArray[np.float64] | None = None,
 ) -> tuple[ClusterTree, ClusterTree]:
     """Build the tree of the rows, and that of the columns unless it is the same; arguments as `divide` takes them."""
-    volume = _fills_space(targets)
-    per_level = 3 if volume else 2
+    volume = fills_space(targets[:: sampling_step(len(targets))], len(targets))
     largest = max(len(targets), 0 if sources is None else len(sources))
-    # A box of a volume has up to 26 neighbors if it is a cube, and more if it is not: whole levels make cubes.
-    halvings = (
-        whole_levels(largest, _LEAF, per_level)
-        if volume and leaf_size is None
-        else n_halvings(largest, leaf_size or _LEAF)
-    )
+    halvings, per_level = depth_of(largest, volume=volume, leaf_size=leaf_size)
 
     def tree(points: NDArray[Any]) -> ClusterTree:
         return build_tree(
@@ -126,11 +133,24 @@ def trees_of(
     return rows, rows if sources is None else tree(sources)
 
 
-def _fills_space(points: NDArray[Any]) -> bool:
-    """Tell a volume from points on a surface or curve, by how a sample's near distances shrink."""
-    if points.shape[1] < 3 or len(points) < 512:
+def depth_of(n_points: int, *, volume: bool, leaf_size: int | None) -> tuple[int, int]:
+    """Return how often points are halved, in all and from level to level."""
+    per_level = 3 if volume else 2
+    # A box of a volume has up to 26 neighbors if it is a cube, and more if it is not: whole levels make cubes.
+    if volume and leaf_size is None:
+        return whole_levels(n_points, _LEAF, per_level), per_level
+    return n_halvings(n_points, leaf_size or _LEAF), per_level
+
+
+def sampling_step(n_points: int) -> int:
+    """Return every how many points `fills_space` looks at one."""
+    return max(1, n_points // 4096)
+
+
+def fills_space(sample: NDArray[Any], n_points: int) -> bool:
+    """Tell a volume from points on a surface or curve, by how near distances of every n-th point shrink."""
+    if sample.shape[1] < 3 or n_points < 512:
         return False
-    sample = points[:: max(1, len(points) // 4096)]
     centers = sample[:: max(1, len(sample) // 64)]
     distances = np.sort(np.sqrt(((centers[:, None] - sample) ** 2).sum(axis=2)), axis=1)
     few, many = 16, 128

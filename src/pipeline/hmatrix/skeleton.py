@@ -129,9 +129,9 @@ def nested_basis(
         ConvergenceError: If boxes grow beyond `sampling.largest_box` unknowns: the far field has no low rank.
     """
     build = getattr(_native, f"build_basis_{computed.name}")
-    rank, skeletons, order, values, seconds, largest = build(
+    rank, skeletons, order, values, seconds, largest, _ = build(
         matrix, own.native, other.native, far.start, far.boxes, transposed, sampling.budget, sampling.rows,
-        sampling.largest_box, progress, n_threads(),
+        sampling.largest_box, progress, n_threads(), np.zeros(0),
     )  # fmt: skip
     require_compressible(largest <= sampling.largest_box)
     order_start = _starts(unknowns(own, rank))

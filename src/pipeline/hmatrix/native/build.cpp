@@ -56,7 +56,10 @@ nb::tuple build_basis(const KernelMatrix& matrix, const Tree& own, const Tree& o
             std::vector<double> scale;
             if (own.leaf(b)) {
                 for (int p = own.start.data()[b]; p < own.stop.data()[b]; ++p) columns.push_back(p);
-                scale.assign(columns.size(), 1.0);
+                if (options.energy.shape(0) == 0)
+                    scale.assign(columns.size(), 1.0);
+                else
+                    for (int p : columns) scale.push_back(options.energy.data()[p]);
             } else {
                 for (int c = own.first_child.data()[b]; c < own.first_child.data()[b] + own.arity; ++c) {
                     columns.insert(columns.end(), skeletons[c].begin(), skeletons[c].end());
@@ -64,6 +67,7 @@ nb::tuple build_basis(const KernelMatrix& matrix, const Tree& own, const Tree& o
                 }
             }
             const int n = static_cast<int>(columns.size());
+            if (n == 0) return;
             raise_to(largest, n);
             if (largest > options.largest_box) return;
             bases[b] = adaptive_basis(
@@ -97,13 +101,16 @@ nb::tuple build_basis(const KernelMatrix& matrix, const Tree& own, const Tree& o
 
     std::vector<int> flat_skeletons, flat_order;
     std::vector<C> flat_T;
+    std::vector<double> flat_energy;
     for (int b = 0; b < n_boxes; ++b) {
         flat_skeletons.insert(flat_skeletons.end(), skeletons[b].begin(), skeletons[b].end());
         flat_order.insert(flat_order.end(), bases[b].order.begin(), bases[b].order.end());
         flat_T.insert(flat_T.end(), bases[b].T.begin(), bases[b].T.end());
+        flat_energy.insert(flat_energy.end(), energy[b].begin(), energy[b].end());
     }
     return nb::make_tuple(give(std::move(rank)), give(std::move(flat_skeletons)), give(std::move(flat_order)),
-                          give(std::move(flat_T)), give(std::move(seconds)), largest.load());
+                          give(std::move(flat_T)), give(std::move(seconds)), largest.load(),
+                          give(std::move(flat_energy)));
 }
 
 template <class C, class S>

@@ -11,13 +11,14 @@ struct BasisOptions {
     double budget;    // squared Frobenius norm that one box may lose
     double rows;      // far points sampled for a box, at first
     int largest_box;  // gives up when a box has more unknowns
+    In<double> energy;  // of each point of `own`, or empty for 1: how much of a white-noise vector it carries
     nb::object progress;  // called with boxes done and in all, or None
     int threads;          // among which boxes are divided; a matrix that calls Python has one
 };
 
 // Chooses skeletons of every box from the leaves up. Returns, each flat with one list per box: rank (boxes,), skeletons
-// (points), local order (skeletons first), T; seconds per level, and the
-// most unknowns that a box had.
+// (points), local order (skeletons first), T; seconds per level, the most unknowns that a box had, and the skeletons'
+// energy.
 template <class C>
 nb::tuple build_basis(const KernelMatrix& matrix, const Tree& own, const Tree& other, In<int64_t> far_start,
                       In<int> far_boxes, const BasisOptions& options);

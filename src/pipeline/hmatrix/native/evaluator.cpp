@@ -14,9 +14,17 @@ struct PointSet {
     const double* coordinates;
     int dimension;
     int64_t count;
+    Numbering places;
 
     void gather(const int* chosen, int m, std::vector<double>& out) const {
         out.resize(static_cast<size_t>(dimension) * m);
+        if (places.others) {
+            for (int i = 0; i < m; ++i) {
+                const double* from = coordinates + places(chosen[i]);
+                for (int c = 0; c < dimension; ++c) out[static_cast<int64_t>(c) * m + i] = from[c * count];
+            }
+            return;
+        }
         for (int c = 0; c < dimension; ++c) {
             const double* row = coordinates + c * count;
             double* to = out.data() + static_cast<int64_t>(c) * m;
@@ -25,8 +33,8 @@ struct PointSet {
     }
 };
 
-PointSet point_set(const In2<double>& points) {
-    return {points.data(), static_cast<int>(points.shape(0)), static_cast<int64_t>(points.shape(1))};
+PointSet point_set(const In2<double>& points, const Numbering& places) {
+    return {points.data(), static_cast<int>(points.shape(0)), static_cast<int64_t>(points.shape(1)), places};
 }
 
 struct Stack {
@@ -194,15 +202,25 @@ template <>
 std::unique_ptr<Evaluator<double>> KernelMatrix::plain<double>(bool transposed) const {
     if (steps.empty()) return std::make_unique<Callback<double>>(function, transposed);
     // A radial kernel does not tell its arguments apart.
-    const auto &rows = transposed ? sources : targets, &columns = transposed ? targets : sources;
-    return std::make_unique<RealProgram>(point_set(rows), point_set(columns), steps);
+    const PointSet t = point_set(targets, target_places), s = point_set(sources, source_places);
+    return std::make_unique<RealProgram>(transposed ? s : t, transposed ? t : s, steps);
 }
 
 template <>
 std::unique_ptr<Evaluator<Complex>> KernelMatrix::plain<Complex>(bool transposed) const {
     if (steps.empty()) return std::make_unique<Callback<Complex>>(function, transposed);
-    const auto &rows = transposed ? sources : targets, &columns = transposed ? targets : sources;
-    return std::make_unique<WaveProgram>(point_set(rows), point_set(columns), steps);
+    const PointSet t = point_set(targets, target_places), s = point_set(sources, source_places);
+    return std::make_unique<WaveProgram>(transposed ? s : t, transposed ? t : s, steps);
+}
+
+void KernelMatrix::keep(int first, int last, In<int> others, bool as_targets, bool as_sources) {
+    kept = {others};
+    // An empty list is still a list: only the range is kept.
+    static const int nothing = 0;
+    const Numbering places{first, last, others.shape(0) ? others.data() : &nothing,
+                           static_cast<int64_t>(others.shape(0))};
+    if (as_targets) target_places = places;
+    if (as_sources) source_places = places;
 }
 
 void KernelMatrix::correct(In<int64_t> start, In<int> columns, In<Complex> values, In<int64_t> transposed_start,

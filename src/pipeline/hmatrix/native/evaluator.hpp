@@ -1,7 +1,9 @@
 // Blocks of the kernel matrix: k(targets[rows], sources[columns]).
 #pragma once
 
+#include <algorithm>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "arrays.hpp"
@@ -32,10 +34,29 @@ struct Sparse {
     In<Complex> values;
 };
 
+// Where a point is kept that the tree order numbers: all of them are, or a range of places and some others behind it.
+struct Numbering {
+    int first = 0, last = 0;  // the range; without `others`, all places are kept
+    const int* others = nullptr;
+    int64_t n_others = 0;
+
+    int64_t operator()(int place) const {
+        if (!others) return place;
+        if (place >= first && place < last) return place - first;
+        const int* found = std::lower_bound(others, others + n_others, place);
+        if (found == others + n_others || *found != place) throw std::out_of_range("a point that is not kept here");
+        return last - first + (found - others);
+    }
+};
+
 // Kernel, points and how to evaluate them, as Python holds it. Points are (d, n), in tree order.
 class KernelMatrix {
   public:
     KernelMatrix(In2<double> targets, In2<double> sources, nb::list steps, nb::object function);
+
+    // Says that targets, sources or both are the points at places first ... last - 1 of the tree order, and then those
+    // at `others`, sorted. Blocks of other places throw std::out_of_range.
+    void keep(int first, int last, In<int> others, bool as_targets, bool as_sources);
 
     // Blocks of k, or with `transposed` of its transpose.
     template <class C>
@@ -45,6 +66,8 @@ class KernelMatrix {
                  In<int> transposed_columns, In<Complex> transposed_values);
 
     In2<double> targets, sources;
+    Numbering target_places, source_places;
+    std::vector<In<int>> kept;  // holds what the numberings point to
     std::vector<Step> steps;
     std::vector<Sparse> correction;  // none, or the matrix and its transpose
     nb::object function;             // called where there are no steps: function(rows, columns, out) fills out (n, m)

@@ -50,6 +50,10 @@ void bind_stored(nb::module_& module, const char* suffix) {
         .def("block", &Represented<S>::block, "rows"_a, "columns"_a);
     module.def("product", &product<S>, "row_tree"_a, "column_tree"_a, "row_basis"_a, "column_basis"_a, "near"_a,
                "far"_a, "mirrored"_a, "transposed"_a, "x"_a, "m"_a);
+    module.def("rise", &rise<S>, "tree"_a, "basis"_a, "boxes"_a, "x"_a, "coefficients"_a, "m"_a);
+    module.def("descend", &descend<S>, "tree"_a, "basis"_a, "boxes"_a, "coefficients"_a, "y"_a, "m"_a);
+    module.def("add_blocks", &add_blocks<S>, "blocks"_a, "mirrored"_a, "taken"_a, "widths"_a, "x"_a, "given"_a,
+               "heights"_a, "y"_a, "m"_a);
     module.def(
         "sweep",
         [](const std::vector<const LevelView<S>*>& steps, int kind, int way,
@@ -99,12 +103,12 @@ void bind_computed(nb::module_& module, const char* suffix) {
     module.def((std::string("build_basis") + suffix).c_str(),
                [](const KernelMatrix& matrix, const Tree& own, const Tree& other, In<int64_t> far_start,
                   In<int> far_boxes, bool transposed, double budget, double rows, int largest_box, nb::object progress,
-                  int threads) {
+                  int threads, In<double> energy) {
                    return build_basis<C>(matrix, own, other, far_start, far_boxes,
-                                         {transposed, budget, rows, largest_box, progress, threads});
+                                         {transposed, budget, rows, largest_box, energy, progress, threads});
                },
                "matrix"_a, "own"_a, "other"_a, "far_start"_a, "far_boxes"_a, "transposed"_a, "budget"_a, "rows"_a,
-               "largest_box"_a, "progress"_a.none(), "threads"_a);
+               "largest_box"_a, "progress"_a.none(), "threads"_a, "energy"_a);
 }
 
 }  // namespace
@@ -161,6 +165,8 @@ NB_MODULE(_native, module) {
         .def(nb::init<In2<double>, In2<double>, nb::list, nb::object>(), "targets"_a, "sources"_a, "steps"_a,
              "function"_a.none())
         .def_prop_ro("calls_python", [](const KernelMatrix& matrix) { return matrix.steps.empty(); })
+        .def("keep", &KernelMatrix::keep, "first"_a, "last"_a, "others"_a, "as_targets"_a,
+             "as_sources"_a)
         .def("correct", &KernelMatrix::correct, "start"_a, "columns"_a, "values"_a, "transposed_start"_a,
              "transposed_columns"_a, "transposed_values"_a);
     bind_stored<double>(module, "_float64");

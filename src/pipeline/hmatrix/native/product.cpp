@@ -9,35 +9,36 @@ template <class S>
 class Passes {
   public:
     using C = Wide<S>;
-    Passes(const Tree& tree, const Basis<S>& basis, int m)
-        : tree_(tree),
-          basis_(basis),
-          m_(m),
-          coefficients_(static_cast<size_t>(basis.skeleton_start.data()[tree.boxes()]) * m) {}
+    Passes(const Tree& tree, const Basis<S>& basis, C* coefficients, int m)
+        : tree_(tree), basis_(basis), m_(m), coefficients_(coefficients) {}
 
-    C* at(int b) { return coefficients_.data() + basis_.skeleton_start.data()[b] * m_; }
+    C* at(int b) { return coefficients_ + basis_.skeleton_start.data()[b] * m_; }
     int rank(int b) const { return basis_.rank.data()[b]; }
 
     void up(const C* x) {
-        for (int b = tree_.boxes() - 1; b >= 0; --b) {
-            const int k = rank(b), n = size(b);
-            if (k == 0) continue;
-            gather(b, n, x);
-            std::copy_n(local_.data(), static_cast<int64_t>(k) * m_, at(b));
-            // T row-major is T^T column-major
-            add_transposed_product(n - k, k, m_, T(b), local_.data() + static_cast<int64_t>(k) * m_, at(b), scratch_);
-        }
+        for (int b = tree_.boxes() - 1; b >= 0; --b) up(b, x);
+    }
+
+    void up(int b, const C* x) {
+        const int k = rank(b), n = size(b);
+        if (k == 0) return;
+        gather(b, n, x);
+        std::copy_n(local_.data(), static_cast<int64_t>(k) * m_, at(b));
+        // T row-major is T^T column-major
+        add_transposed_product(n - k, k, m_, T(b), local_.data() + static_cast<int64_t>(k) * m_, at(b), scratch_);
     }
 
     void down(C* y) {
-        for (int b = 0; b < tree_.boxes(); ++b) {
-            const int k = rank(b), n = size(b);
-            if (k == 0) continue;
-            local_.assign(static_cast<size_t>(n) * m_, C(0));
-            std::copy_n(at(b), static_cast<int64_t>(k) * m_, local_.data());
-            add_product(n - k, k, m_, T(b), at(b), local_.data() + static_cast<int64_t>(k) * m_, scratch_);
-            scatter(b, n, y);
-        }
+        for (int b = 0; b < tree_.boxes(); ++b) down(b, y);
+    }
+
+    void down(int b, C* y) {
+        const int k = rank(b), n = size(b);
+        if (k == 0) return;
+        local_.assign(static_cast<size_t>(n) * m_, C(0));
+        std::copy_n(at(b), static_cast<int64_t>(k) * m_, local_.data());
+        add_product(n - k, k, m_, T(b), at(b), local_.data() + static_cast<int64_t>(k) * m_, scratch_);
+        scatter(b, n, y);
     }
 
   private:
@@ -77,7 +78,8 @@ class Passes {
     const Tree& tree_;
     const Basis<S>& basis_;
     int m_;
-    std::vector<C> coefficients_, local_, scratch_;
+    C* coefficients_;
+    std::vector<C> local_, scratch_;
 };
 
 }  // namespace
@@ -117,8 +119,10 @@ Out<Wide<S>> product(const Tree& row_tree, const Tree& column_tree, const Basis<
     };
     apply(near, points(in_tree, const_cast<C*>(x.data())), points(out_tree, y.data()));
     if (far.first.shape(0) > 0) {
-        Passes<S> in(in_tree, transposed ? row_basis : column_basis, m),
-            out(out_tree, transposed ? column_basis : row_basis, m);
+        const Basis<S>&in_basis = transposed ? row_basis : column_basis, &out_basis = transposed ? column_basis : row_basis;
+        std::vector<C> taken(static_cast<size_t>(in_basis.skeleton_start.data()[in_tree.boxes()]) * m),
+            given(static_cast<size_t>(out_basis.skeleton_start.data()[out_tree.boxes()]) * m);
+        Passes<S> in(in_tree, in_basis, taken.data(), m), out(out_tree, out_basis, given.data(), m);
         const auto skeletons = [](Passes<S>& side) {
             return [&side](int b) { return Part{side.at(b), side.rank(b)}; };
         };
@@ -129,9 +133,43 @@ Out<Wide<S>> product(const Tree& row_tree, const Tree& column_tree, const Basis<
     return give(std::move(y));
 }
 
+template <class S>
+void rise(const Tree& tree, const Basis<S>& basis, In<int> boxes, In<Wide<S>> x, InOut<Wide<S>> coefficients, int m) {
+    Passes<S> passes(tree, basis, coefficients.data(), m);
+    for (size_t i = 0; i < boxes.shape(0); ++i) passes.up(boxes.data()[i], x.data());
+}
+
+template <class S>
+void descend(const Tree& tree, const Basis<S>& basis, In<int> boxes, InOut<Wide<S>> coefficients, InOut<Wide<S>> y,
+             int m) {
+    Passes<S> passes(tree, basis, coefficients.data(), m);
+    for (size_t i = 0; i < boxes.shape(0); ++i) passes.down(boxes.data()[i], y.data());
+}
+
+template <class S>
+void add_blocks(const Blocks<S>& blocks, bool mirrored, In<int64_t> taken, In<int> widths, In<Wide<S>> x,
+                In<int64_t> given, In<int> heights, InOut<Wide<S>> y, int m) {
+    using C = Wide<S>;
+    std::vector<C> scratch;
+    const auto from = [&](int b) { return x.data() + taken.data()[b] * m; };
+    const auto to = [&](int b) { return y.data() + given.data()[b] * m; };
+    for (size_t p = 0; p < blocks.first.shape(0); ++p) {
+        const int a = blocks.first.data()[p], b = blocks.second.data()[p];
+        const S* B = blocks.values.data() + blocks.start.data()[p];
+        if (mirrored && a != b)
+            add_both_products(heights.data()[a], widths.data()[b], m, B, from(b), to(a), from(a), to(b), scratch);
+        else
+            add_product(heights.data()[a], widths.data()[b], m, B, from(b), to(a), scratch);
+    }
+}
+
 #define HMATRIX_PRODUCT(S)                                                                                         \
     template Out<Wide<S>> product<S>(const Tree&, const Tree&, const Basis<S>&, const Basis<S>&, const Blocks<S>&, \
-                                     const Blocks<S>&, bool, bool, In<Wide<S>>, int)
+                                     const Blocks<S>&, bool, bool, In<Wide<S>>, int);                           \
+    template void rise<S>(const Tree&, const Basis<S>&, In<int>, In<Wide<S>>, InOut<Wide<S>>, int);                \
+    template void descend<S>(const Tree&, const Basis<S>&, In<int>, InOut<Wide<S>>, InOut<Wide<S>>, int);          \
+    template void add_blocks<S>(const Blocks<S>&, bool, In<int64_t>, In<int>, In<Wide<S>>, In<int64_t>, In<int>,   \
+                                InOut<Wide<S>>, int)
 HMATRIX_PRODUCT(double);
 HMATRIX_PRODUCT(float);
 HMATRIX_PRODUCT(Complex);

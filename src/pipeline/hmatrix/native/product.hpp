@@ -34,4 +34,24 @@ Out<Wide<S>> product(const Tree& row_tree, const Tree& column_tree, const Basis<
                      const Basis<S>& column_basis, const Blocks<S>& near, const Blocks<S>& far, bool mirrored,
                      bool transposed, In<Wide<S>> x, int m);
 
+// The steps of a product that is divided among processes; vectors are flat and row-major, (., m).
+
+template <class T>
+using InOut = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// Writes coefficients of `boxes`, children before parents: box b's (rank, m) at skeleton_start[b]. The points of a leaf
+// are rows start[b] ... of x.
+template <class S>
+void rise(const Tree& tree, const Basis<S>& basis, In<int> boxes, In<Wide<S>> x, InOut<Wide<S>> coefficients, int m);
+
+// Adds what coefficients of `boxes`, parents before children, amount to: to their children's, and the leaves' to y.
+template <class S>
+void descend(const Tree& tree, const Basis<S>& basis, In<int> boxes, InOut<Wide<S>> coefficients, InOut<Wide<S>> y,
+             int m);
+
+// Adds the products of blocks to y: box b takes widths[b] rows of x from taken[b] on, gives heights[b] from given[b] on.
+template <class S>
+void add_blocks(const Blocks<S>& blocks, bool mirrored, In<int64_t> taken, In<int> widths, In<Wide<S>> x,
+                In<int64_t> given, In<int> heights, InOut<Wide<S>> y, int m);
+
 }  // namespace hmatrix

@@ -1,0 +1,477 @@
+"""From points that are divided to an H2 matrix that is: `compression.py` by parts.
+
+Every process samples, compresses and evaluates for its own boxes, with points fetched from others; process 0 does so
+for the few boxes above the cut. Bases and blocks are those of one process: samples depend on the tree alone.
+"""
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConvergenceError
+from pipeline.hmatrix import _native
+from pipeline.hmatrix.admissibility import (
+    Admissibility,
+    Interactions,
+    Strong,
+    Weak,
+    interactions,
+    pairs_of,
+)
+from pipeline.hmatrix.blocks import Blocks, Places, evaluate_blocks
+from pipeline.hmatrix.cluster import ClusterTree, Ints
+from pipeline.hmatrix.distributed.form import OwnBasis, OwnForm, Pairs
+from pipeline.hmatrix.distributed.points import KeptPoints, kernel_matrix
+from pipeline.hmatrix.distributed.product import product
+from pipeline.hmatrix.distributed.swap import Array, Halo, Ids, chained, exchange, gather, summed
+from pipeline.hmatrix.distributed.tree import Division, Route, build_tree
+from pipeline.hmatrix.entries import length_scales
+from pipeline.hmatrix.geometry import crowded, depth_of, fills_space, sampling_step
+from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.rounding import is_narrow, stored_type
+from pipeline.hmatrix.skeleton import Basis, Sampling, require_compressible, unknowns
+from pipeline.hmatrix.threads import n_threads, one_blas_thread
+from pipeline.runtime.communicator import Communicator
+from pipeline.runtime.together import together
+
+logger = logging.getLogger("pipeline.hmatrix")
+
+_ATTEMPTS = 5
+_SHARE = 0.35  # of the tolerance, as in compression.py
+_NORM_ROWS = 64
+_CHECKED_ROWS = 128
+_CHECK = 0.4  # rows of a check, of those of the sample: as in native/adaptive.hpp
+_FETCHES = 8  # enlargements of the samples that are fetched in advance
+
+
+def compress(
+    points: NDArray[Any],
+    kernel: Kernel,
+    communicator: Communicator,
+    *,
+    diagonal: NDArray[Any] | None,
+    tolerance: float,
+    leaf_size: int | None,
+    admissibility: Admissibility | None,
+    dtype: np.dtype[Any],
+) -> OwnForm:
+    """Do what `DistributedH2Matrix.from_kernel` says, with arguments that have been checked; collective."""
+    division, route = _divided(points, kernel, communicator, leaf_size)
+    rule, lists, notes = _lists(division, admissibility, communicator)
+    term = None if diagonal is None else route.there(communicator, diagonal)
+    kept = KeptPoints(
+        division.first, division.tree.points, np.zeros(0, np.int32), np.zeros((0, points.shape[1]))
+    )
+    work = _Build(kernel, division, lists, kept, communicator)
+    norm = work.frobenius_norm(term)
+    stored = stored_type(tolerance, norm, work.computed, dtype)
+    near, near_places = work.near_blocks(stored)
+    near_halo = Halo.of(communicator, near_places, division.edges)
+
+    sampling = Sampling.for_tolerance(_SHARE * tolerance, norm, division.tree.n_boxes)
+    for attempt in range(_ATTEMPTS):
+        column_basis, row_basis = work.bases(sampling, stored)
+        far_boxes, far_halo, far, row_basis, column_basis = work.couplings(row_basis, column_basis, stored)
+        form = OwnForm(
+            division, route, rule, lists, work.points, row_basis, column_basis, near, far, near_places, near_halo,
+            far_boxes, far_halo, work.mirrored, term, kernel, tolerance, norm, dtype, notes,
+        )  # fmt: skip
+        reached = sampled_error(form, communicator, seed=attempt + 1, n_vectors=8)
+        logger.info("checked on exact rows: relative error %.1e (wanted %.0e)", reached, tolerance)
+        if not math.isfinite(reached):
+            raise ConvergenceError(
+                "the kernel's entries are NaN or infinite, or so large that their squares are; look at what it gives "
+                "between points that are equal or far apart"
+            )
+        if reached <= tolerance:
+            return form
+        shrink = max(0.3 * tolerance / reached, 1e-3)
+        sampling = replace(sampling, budget=sampling.budget * shrink**2, rows=2 * sampling.rows)
+    if reached > 2 * tolerance:
+        raise ConvergenceError(
+            f"compression reached a relative error of {reached:.1e} where {tolerance:.0e} was asked for; "
+            "ask for a larger tolerance" + (" or give points in double precision" if is_narrow(dtype) else "")
+        )
+    note = f"sampled rows have a relative error of {reached:.1e}, above the tolerance of {tolerance:.0e}"
+    return replace(form, notes=(*notes, note))
+
+
+def _divided(
+    points: NDArray[Any], kernel: Kernel, communicator: Communicator, leaf_size: int | None
+) -> tuple[Division, Route]:
+    counts = np.concatenate(gather(communicator, np.array([len(points)])))
+    n, before = int(counts.sum()), int(counts[: communicator.rank].sum())
+    step = sampling_step(n)
+    sample = np.concatenate(gather(communicator, points[-before % step :: step].astype(np.float64)))
+    halvings, per_level = depth_of(n, volume=fills_space(sample, n), leaf_size=leaf_size)
+    scales = length_scales(kernel)
+    metric = None if scales is None or len(scales) != points.shape[1] else 1 / np.array(scales)
+    return build_tree(
+        points.astype(np.float64),
+        communicator,
+        halvings=halvings,
+        halvings_per_level=per_level,
+        metric=metric,
+    )
+
+
+def _lists(
+    division: Division, admissibility: Admissibility | None, communicator: Communicator
+) -> tuple[Admissibility, Interactions, tuple[str, ...]]:
+    """Find near and far boxes of own boxes and of those above the cut; as `geometry.divide` does for all."""
+    tree = division.tree
+    wanted = division.is_own.copy()
+    wanted[: division.n_top] = True
+    rule = admissibility or Strong()
+    lists = interactions(tree, tree, rule, wanted)
+    if admissibility is not None:
+        return rule, lists, ()
+    own = division.is_own[tree.level_start[-2] :]
+    near = int(summed(communicator, lists.near.counts[tree.level_start[-2] :][own].sum(keepdims=True))[0])
+    weak, note = crowded(near, len(tree.level(tree.n_levels - 1)), division.n_points, tree.points.shape[1])
+    if weak:
+        rule = Weak()
+        lists = interactions(tree, tree, rule, wanted)
+    return rule, lists, (note,) if note else ()
+
+
+@dataclass
+class _Build:
+    """A matrix while it is built: its points become more.
+
+    Attributes:
+        kernel: The kernel.
+        division: Who owns what.
+        lists: Near and far boxes.
+        points: Points kept so far.
+        communicator: The processes.
+    """
+
+    kernel: Kernel
+    division: Division
+    lists: Interactions
+    points: KeptPoints
+    communicator: Communicator
+
+    @property
+    def tree(self) -> ClusterTree:
+        return self.division.tree
+
+    @property
+    def mirrored(self) -> bool:
+        return self.kernel.symmetric
+
+    @property
+    def computed(self) -> np.dtype[Any]:
+        return np.dtype(np.complex128 if self.kernel.is_complex else np.float64)
+
+    def frobenius_norm(self, term: NDArray[Any] | None) -> float:
+        """Estimate the Frobenius norm from evenly spread exact rows; collective."""
+        n = self.division.n_points
+        chosen = (
+            np.unique(np.linspace(0, n - 1, min(n, _NORM_ROWS)).astype(np.int32))
+            if n
+            else np.zeros(0, np.int32)
+        )
+        own = chosen[(chosen >= self.points.first) & (chosen < self.points.last)]
+        rows = np.concatenate(gather(self.communicator, self.points.at(own)))
+        with together(self.communicator):
+            squares = float((np.abs(exact_rows(self.kernel, rows, self.points.own)) ** 2).sum())
+        squares *= n / max(len(chosen), 1)
+        if term is not None:
+            squares += float((np.abs(term) ** 2).sum())
+        return float(np.sqrt(summed(self.communicator, np.array([squares]))[0]))
+
+    def near_blocks(self, stored: np.dtype[Any]) -> tuple[Pairs, Ids]:
+        """Return the blocks of own leaves, and the places of others' points in them; collective."""
+        tree, division = self.tree, self.division
+        first, second = pairs_of(self.lists.near, mirrored=False)
+        leaves = (first >= tree.level_start[-2]) & division.is_own[first]
+        first, second = first[leaves], second[leaves]
+        others = np.unique(second[~division.is_own[second]])
+        near_places = chained(tree.start[others], tree.stop[others])
+        self.points = self.points.fetched(near_places, division.edges, self.communicator)
+        known = division.is_own & (tree.first_child < 0)
+        known[others] = True
+        counts = np.where(known, tree.stop - tree.start, 0)
+        boxes = np.flatnonzero(known)
+        lists: Places = (
+            np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
+            chained(tree.start[boxes], tree.stop[boxes]).astype(np.int32),
+        )
+        with together(self.communicator):
+            blocks = self._blocks(lists, lists, first, second, stored)
+        return blocks, near_places
+
+    def _blocks(
+        self, rows: Places, columns: Places, first: Ints, second: Ints, stored: np.dtype[Any]
+    ) -> Pairs:
+        matrix = kernel_matrix(self.kernel, self.points, self.points)
+        own = self.division.is_own
+        inner = own[first] & own[second]
+        halves = inner & (first <= second) if self.mirrored else inner
+        found: list[Blocks] = [
+            evaluate_blocks(matrix, rows, columns, (first[chosen], second[chosen]), stored)
+            for chosen in (halves, ~inner)
+        ]
+        return Pairs(*found)
+
+    def bases(self, sampling: Sampling, stored: np.dtype[Any]) -> tuple[OwnBasis, OwnBasis]:
+        """Return the bases of columns and of rows of own boxes and of those above the cut; collective."""
+        rows = sampling.rows
+        for _ in range(_FETCHES):
+            self._fetch_samples(rows)
+            found = [self._basis(sampling, stored, transposed=transposed) for transposed in self._sides]
+            # Where a sample had to grow beyond what was fetched, all fetch more and begin again.
+            if not summed(self.communicator, np.array([int(any(side is None for side in found))]))[0]:
+                sides = [side for side in found if side is not None]
+                return sides[0], sides[-1]
+            rows *= 4
+        raise ConvergenceError("samples of the far field grow without end; ask for a larger tolerance")
+
+    @property
+    def _sides(self) -> tuple[bool, ...]:
+        return (False,) if self.mirrored else (False, True)
+
+    def _fetch_samples(self, rows: float) -> None:
+        """Fetch the points of the far fields' samples: of the first, of its check, and of the next larger ones."""
+        boxes = self.division.is_own & (self.tree.stop > self.tree.start)
+        if self.communicator.rank == 0:
+            boxes[: self.division.n_top] = True
+        chosen = np.flatnonzero(boxes).astype(np.int32)
+        far = self.lists.far
+        wanted = [
+            np.asarray(
+                _native.sample_far(
+                    self.tree.native, self.tree.native, far.start, far.boxes, chosen, factor * rows, number
+                )[1]
+            )
+            for number, factor in (
+                (0, 1.0),
+                (1, _CHECK),
+                (1, 2.0),
+                (2, 2 * _CHECK),
+                (2, 4.0),
+                (3, 4 * _CHECK),
+            )
+        ]
+        self.points = self.points.fetched(
+            np.concatenate(wanted).astype(np.int64), self.division.edges, self.communicator
+        )
+
+    def _basis(self, sampling: Sampling, stored: np.dtype[Any], *, transposed: bool) -> OwnBasis | None:
+        """Return one side's bases, or None where a point is missing; collective, and None is this process's alone."""
+        division, tree, communicator = self.division, self.tree, self.communicator
+        leaves = np.arange(tree.n_boxes) >= tree.level_start[-2]
+        hidden = leaves & ~division.is_own
+        own_tree = replace(
+            tree,
+            level_start=np.ascontiguousarray(tree.level_start[division.cut :]),
+            start=np.where(hidden, 0, tree.start).astype(np.int32),
+            stop=np.where(hidden, 0, tree.stop).astype(np.int32),
+        )
+        missing, below = False, _nothing(tree.n_boxes, self.computed)
+        with together(communicator):
+            try:
+                below = self._built(
+                    kernel_matrix(self.kernel, self.points, self.points), own_tree, sampling, np.zeros(0),
+                    transposed=transposed,
+                )  # fmt: skip
+            except IndexError:
+                missing = True
+        cut = slice(*tree.level_start[division.cut : division.cut + 2])
+        own_cut = slice(*division.range_of(division.rank, division.cut))
+        starts = np.concatenate([[0], np.cumsum(below.rank)])
+        own = slice(int(starts[own_cut.start]), int(starts[own_cut.stop]))
+        ranks = np.concatenate(gather(communicator, below.rank[own_cut]))
+        places = np.concatenate(gather(communicator, below.skeletons[own]))
+        energy = np.concatenate(gather(communicator, below.energy[own]))
+        corners = np.concatenate(gather(communicator, self.points.at(below.skeletons[own])))
+        above = _nothing(division.n_top, self.computed)
+        if division.n_top:
+            ready = not summed(communicator, np.array([int(missing)]))[0]
+            with together(communicator):
+                if communicator.rank == 0 and ready:
+                    try:
+                        above = self._top(ranks, places, energy, corners, sampling, transposed=transposed)
+                    except IndexError:
+                        missing = True
+            told = (part if communicator.rank == 0 else part[:0] for part in above.arrays)
+            above = _Side(*(gather(communicator, part)[0] for part in told))
+        if missing:
+            return None
+        rank = np.concatenate([above.rank, below.rank[division.n_top :]]).astype(np.int32)
+        rank[: cut.start] = above.rank
+        own_ranks = rank.copy()
+        rank[cut] = ranks
+        counts = np.where(division.is_own, unknowns(tree, own_ranks), 0)
+        counts[: division.n_top] = unknowns(tree, rank)[: division.n_top]
+        order_start = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        basis = Basis(
+            own_ranks,
+            np.concatenate([above.skeletons, below.skeletons]).astype(np.int32),
+            np.concatenate([above.order, below.order]).astype(np.int32),
+            np.concatenate([above.values, below.values]).astype(stored, copy=False),
+            order_start,
+        )
+        return OwnBasis(basis, rank)
+
+    def _built(
+        self,
+        matrix: "_native.KernelMatrix",
+        own: ClusterTree,
+        sampling: Sampling,
+        energy: NDArray[np.float64],
+        *,
+        transposed: bool,
+    ) -> "_Side":
+        far = self.lists.far
+        build = getattr(_native, f"build_basis_{self.computed.name}")
+        with one_blas_thread():
+            rank, skeletons, order, values, _, largest, carried = build(
+                matrix, own.native, self.tree.native, far.start, far.boxes, transposed, sampling.budget,
+                sampling.rows, sampling.largest_box, None, n_threads(), energy,
+            )  # fmt: skip
+        require_compressible(largest <= sampling.largest_box)
+        return _Side(rank, skeletons, order, values, carried)
+
+    def _top(
+        self,
+        ranks: Ints,
+        places: Ints,
+        energy: NDArray[np.float64],
+        corners: NDArray[np.float64],
+        sampling: Sampling,
+        *,
+        transposed: bool,
+    ) -> "_Side":
+        """Build the bases above the cut, given the skeletons of the boxes of the cut."""
+        tree, n_top, arity = self.tree, self.division.n_top, self.tree.arity
+        first = int(tree.level_start[self.division.cut - 1])
+        edges = np.concatenate([[0], np.cumsum(ranks)])[::arity].astype(np.int32)
+        start, stop = np.zeros(n_top, np.int32), np.zeros(n_top, np.int32)
+        start[first:], stop[first:] = edges[:-1], edges[1:]
+        children = tree.first_child[:n_top].copy()
+        children[first:] = -1
+        own = replace(
+            tree,
+            level_start=np.ascontiguousarray(tree.level_start[: self.division.cut + 1]),
+            start=start,
+            stop=stop,
+            parent=np.ascontiguousarray(tree.parent[:n_top]),
+            first_child=children,
+            lower=np.ascontiguousarray(tree.lower[:n_top]),
+            upper=np.ascontiguousarray(tree.upper[:n_top]),
+        )
+        sides = (corners, self.points) if transposed else (self.points, corners)
+        found = self._built(kernel_matrix(self.kernel, *sides), own, sampling, energy, transposed=transposed)
+        return replace(found, skeletons=places[found.skeletons])
+
+    def couplings(
+        self, row_basis: OwnBasis, column_basis: OwnBasis, stored: np.dtype[Any]
+    ) -> tuple[Ids, Halo, Pairs, OwnBasis, OwnBasis]:
+        """Return others' boxes in far blocks, their owners, the blocks, and bases that know ranks; collective."""
+        division, communicator = self.division, self.communicator
+        first, second = pairs_of(self.lists.far, mirrored=False)
+        held = division.is_own[first] | division.is_above[first]
+        first, second = first[held], second[held]
+        others = np.unique(second[(division.owner[second] >= 0) & ~division.is_own[second]])
+        others = others[np.lexsort((others, division.owner[others]))]
+        ranks = range(communicator.size)
+        wanted = {rank: others[division.owner[others] == rank] for rank in ranks}
+        asked = exchange(communicator, {rank: boxes for rank, boxes in wanted.items() if len(boxes)})
+        boxes_halo = Halo(asked, {rank: len(boxes) for rank, boxes in wanted.items() if len(boxes)})
+
+        own = np.concatenate([[0], np.cumsum(column_basis.basis.rank, dtype=np.int64)])
+        edges, places = boxes_halo.fetch_lists(communicator, own, column_basis.basis.skeletons)
+        needed = places
+        if division.n_top:  # skeletons above the cut are anybody's points
+            needed = np.concatenate([places, *(side.basis.skeletons for side in (row_basis, column_basis))])
+        self.points = self.points.fetched(needed.astype(np.int64), division.edges, communicator)
+        counts = np.diff(edges)
+        full = column_basis.rank.copy()
+        full[others] = counts
+        columns = OwnBasis(column_basis.basis, full)
+        rows = columns if row_basis is column_basis else row_basis
+        # The coefficients of others' boxes are where theirs are: each owner says which rows it will be asked for.
+        halo = Halo(
+            {rank: chained(columns.start[boxes], columns.start[boxes + 1]) for rank, boxes in asked.items()},
+            {rank: int(full[boxes].sum()) for rank, boxes in wanted.items() if len(boxes)},
+        )
+        known = full.copy()
+        cut = slice(*self.tree.level_start[division.cut : division.cut + 2])
+        strangers = np.zeros(len(full), bool)
+        strangers[cut] = ~division.is_own[cut]
+        strangers[others] = False
+        known[strangers] = 0  # known by rank alone, and in no block
+        start = np.concatenate([[0], np.cumsum(known, dtype=np.int64)])
+        flat = np.empty(int(start[-1]), np.int32)
+        mine = np.flatnonzero(column_basis.basis.rank)
+        flat[chained(start[mine], start[mine + 1])] = column_basis.basis.skeletons
+        flat[chained(start[others], start[others + 1])] = places
+        row_lists = np.concatenate([[0], np.cumsum(rows.basis.rank, dtype=np.int64)]), rows.basis.skeletons
+        with together(communicator):
+            blocks = self._blocks(row_lists, (start, flat), first, second, stored)
+        return others.astype(np.int64), halo, blocks, rows, columns
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """Bases as native routines return them."""
+
+    rank: Ints
+    skeletons: Ints
+    order: Ints
+    values: Array
+    energy: NDArray[np.float64]
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        return self.rank, self.skeletons, self.order, self.values, self.energy
+
+
+def _nothing(n_boxes: int, computed: np.dtype[Any]) -> _Side:
+    empty = np.zeros(0, np.int32)
+    return _Side(np.zeros(n_boxes, np.int32), empty, empty, np.zeros(0, computed), np.zeros(0))
+
+
+def exact_rows(kernel: Kernel, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> Array:
+    """Return entries between plain points, shape (rows, columns)."""
+    kind = np.dtype(np.complex128 if kernel.is_complex else np.float64)
+    matrix = kernel_matrix(kernel, rows, columns)
+    zero, m, n = np.zeros(1, np.int32), len(rows), len(columns)
+    flat = getattr(_native, f"evaluate_blocks_{kind.name}")(
+        matrix, np.array([0, m]), np.arange(m, dtype=np.int32), np.array([0, n]), np.arange(n, dtype=np.int32), zero,
+        zero, 1,
+    )  # fmt: skip
+    return np.asarray(flat).reshape(n, m).T
+
+
+def sampled_error(A: OwnForm, communicator: Communicator, *, seed: int, n_vectors: int) -> float:
+    """Return the relative error of A X for normal X, in the Frobenius norm of sampled rows; collective."""
+    division, points = A.division, A.points
+    n = division.n_points
+    if n == 0:
+        return 0.0
+    n_rows = min(n, _CHECKED_ROWS)
+    edges = np.arange(n_rows + 1, dtype=np.int64) * n // n_rows
+    chosen = np.random.default_rng(seed).integers(edges[:-1], edges[1:])
+    own = chosen[(chosen >= points.first) & (chosen < points.last)] - points.first
+    X = np.random.default_rng((seed, communicator.rank)).standard_normal((A.n_own, n_vectors))
+    found = product(A, X, communicator)[own]
+    rows = np.concatenate(gather(communicator, points.own[own]))
+    with together(communicator):
+        part = exact_rows(A.kernel, rows, points.own) @ X
+    exact = summed(communicator, part)
+    before = int(np.searchsorted(chosen, points.first))
+    exact = exact[before : before + len(own)]
+    if A.diagonal_term is not None:
+        exact = exact + A.diagonal_term[own, None] * X[own]
+    squares = summed(
+        communicator, np.array([(np.abs(found - exact) ** 2).sum(), (np.abs(exact) ** 2).sum()], np.float64)
+    )
+    return float(np.sqrt(squares[0] / squares[1])) if squares[1] > 0 else float(np.sqrt(squares[0]))

@@ -1,0 +1,128 @@
+"""The part of an H2 matrix that a process holds: the rows of its boxes, and what of others' columns these meet."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.hmatrix import _native
+from pipeline.hmatrix.admissibility import Admissibility, Interactions
+from pipeline.hmatrix.blocks import Blocks
+from pipeline.hmatrix.cluster import Ints
+from pipeline.hmatrix.distributed.points import KeptPoints
+from pipeline.hmatrix.distributed.swap import Halo, Ids
+from pipeline.hmatrix.distributed.tree import Division, Route
+from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.skeleton import Basis
+
+
+@dataclass(frozen=True, eq=False)
+class OwnBasis:
+    """Bases of own boxes and of those above the cut, and where the coefficients of others' are kept.
+
+    Attributes:
+        basis: Bases of own boxes and of those above the cut; others have rank 0 in it.
+        rank: Shape (boxes,), also of others' boxes that are known.
+    """
+
+    basis: Basis
+    rank: Ints
+
+    @cached_property
+    def start(self) -> Ids:
+        """Where each box's coefficients start, shape (boxes + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.rank, dtype=np.int64)])
+
+    @cached_property
+    def native(self) -> Any:
+        """The same for native routines."""
+        basis = self.basis
+        view = getattr(_native, f"Basis_{basis.values.dtype.name}")
+        return view(self.rank, self.start, basis.order_start, basis.order, basis.value_start, basis.values)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Blocks of the rows that a process owns.
+
+    Attributes:
+        inner: Blocks between own boxes; mirrored where the matrix is symmetric.
+        outer: Blocks with columns that others own, or of boxes above the cut.
+    """
+
+    inner: Blocks
+    outer: Blocks
+
+    @property
+    def n_bytes(self) -> int:
+        return self.inner.n_bytes + self.outer.n_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class OwnForm:
+    """What a process holds of a compressed matrix.
+
+    Attributes:
+        division: Who owns which boxes.
+        route: How vectors go from the caller's rows to the tree order.
+        admissibility, interactions: Near and far boxes of own boxes and of all above the cut.
+        points: Points that blocks and samples touch.
+        row_basis, column_basis: The same object where the matrix is symmetric.
+        near, far: Blocks.
+        near_places: Places of others' points in near blocks, sorted.
+        near_halo: Their owners.
+        far_boxes: Others' boxes in far blocks, in order of their owners.
+        far_halo: Their owners; its rows are those of the coefficients.
+        mirrored: The matrix is symmetric.
+        diagonal_term: What is added to the diagonal of own rows, in tree order, or None.
+        kernel: The kernel whose entries these are.
+        tolerance, norm, dtype, notes: As in `H2Form`, of the whole matrix.
+    """
+
+    division: Division
+    route: Route
+    admissibility: Admissibility
+    interactions: Interactions
+    points: KeptPoints
+    row_basis: OwnBasis
+    column_basis: OwnBasis
+    near: Pairs
+    far: Pairs
+    near_places: Ids
+    near_halo: Halo
+    far_boxes: Ids
+    far_halo: Halo
+    mirrored: bool
+    diagonal_term: NDArray[Any] | None
+    kernel: Kernel
+    tolerance: float
+    norm: float
+    dtype: np.dtype[Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_own(self) -> int:
+        """How many rows this process owns in tree order."""
+        return self.division.last - self.division.first
+
+    @property
+    def computed(self) -> np.dtype[Any]:
+        """The type that products are computed in."""
+        terms = [self.near.inner.values, *([] if self.diagonal_term is None else [self.diagonal_term])]
+        return np.dtype(np.complex128 if any(term.dtype.kind == "c" for term in terms) else np.float64)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of blocks, bases and diagonal on this process."""
+        bases = {id(side): side.basis.n_bytes for side in (self.row_basis, self.column_basis)}
+        diagonal = 0 if self.diagonal_term is None else self.diagonal_term.nbytes
+        return self.near.n_bytes + self.far.n_bytes + sum(bases.values()) + diagonal
+
+    @cached_property
+    def own_tree(self) -> "_native.Tree":
+        """The tree with the points of own leaves numbered from the first own one."""
+        tree, first = self.division.tree, self.division.first
+        shifted = replace(tree, start=tree.start - np.int32(first), stop=tree.stop - np.int32(first))
+        return shifted.native

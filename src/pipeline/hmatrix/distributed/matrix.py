@@ -1,0 +1,205 @@
+"""`DistributedH2Matrix`: the face of an H2 matrix that is divided among processes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor
+
+from pipeline.errors import ConfigError
+from pipeline.hmatrix.admissibility import Admissibility, as_admissibility
+from pipeline.hmatrix.batched.padding import to_device
+from pipeline.hmatrix.distributed.build import compress, sampled_error
+from pipeline.hmatrix.distributed.form import OwnForm
+from pipeline.hmatrix.distributed.product import product
+from pipeline.hmatrix.distributed.swap import gather, summed
+from pipeline.hmatrix.entries import program
+from pipeline.hmatrix.inputs import (
+    CPU,
+    as_array,
+    as_diagonal,
+    as_points,
+    dtype_of,
+    require_block,
+    require_count,
+    require_kernel,
+    require_nugget,
+    require_tolerance,
+)
+from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.vectors import Vectors
+from pipeline.runtime.communicator import Communicator, Counting
+from pipeline.runtime.together import require_alike, together
+
+_TRIED = 32  # points at which a kernel of the user's own is tried
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DistributedH2Matrix:
+    """A compressed matrix of which each process holds its rows. Every method is collective.
+
+    Vectors come and go in the caller's own distribution: on each process those entries whose points it passed.
+
+    Attributes:
+        form: What this process holds.
+        communicator: The processes, and a count of what passed between them.
+    """
+
+    form: OwnForm
+    communicator: Counting
+
+    @classmethod
+    def from_kernel(
+        cls,
+        own_points: "NDArray[Any] | Tensor",
+        kernel: Kernel,
+        communicator: Communicator,
+        *,
+        diagonal: "complex | NDArray[Any] | Tensor | None" = None,
+        tolerance: float = 1e-6,
+        leaf_size: int | None = None,
+        admissibility: Admissibility | str | None = None,
+    ) -> "DistributedH2Matrix":
+        """Compress the matrix k(points[i], points[j]) + diagonal over the points of all processes.
+
+        Args:
+            own_points: Shape (n, d), this process's: any split, none at all too. The matrix's rows are numbered process
+                by process.
+            kernel: The same on all processes.
+            communicator: The processes.
+            diagonal: A number, the same on all processes, or shape (n,) for the own rows.
+            tolerance, leaf_size, admissibility: As `H2Matrix.from_kernel` takes them, the same on all processes.
+
+        Raises:
+            ConfigError, ConvergenceError, TypeError, ValueError: On all processes, if one of them has a reason.
+        """
+        counting = Counting(communicator)
+        with together(communicator):
+            require_kernel(kernel)
+            require_tolerance(tolerance)
+            if leaf_size is not None:
+                require_count(leaf_size, "leaf_size")
+            points = as_points(own_points, "own_points")
+            rule = as_admissibility(admissibility)
+            term = as_diagonal(diagonal, len(points))
+            if kernel.positive_definite and not kernel.singular:
+                require_nugget(term)
+            if len(points) and not program(kernel, points.shape[1]):
+                few = points[:: -(-len(points) // _TRIED)].astype(np.float64)
+                require_block(kernel, to_device(few, CPU))
+        require_alike(
+            communicator,
+            {
+                "kernel": _described(kernel),
+                "tolerance": float(tolerance),
+                "dtype": points.dtype.name,
+                "number of coordinates": points.shape[1],
+                "leaf_size": leaf_size,
+                "admissibility": None if rule is None else repr(rule),
+            },
+        )
+        terms = gather(communicator, np.array([0 if term is None else 1 + (term.dtype.kind == "c")]))
+        if max(int(kind[0]) for kind in terms):  # where one process has a diagonal, all have
+            wide = np.dtype(np.complex128 if max(int(kind[0]) for kind in terms) > 1 else np.float64)
+            term = np.zeros(len(points), wide) if term is None else term.astype(wide)
+        dtype = dtype_of(
+            points, is_complex=kernel.is_complex or (term is not None and term.dtype.kind == "c")
+        )
+        form = compress(
+            points, kernel, counting,
+            diagonal=term, tolerance=tolerance, leaf_size=leaf_size, admissibility=rule, dtype=dtype,
+        )  # fmt: skip
+        return cls(form, counting)
+
+    def __repr__(self) -> str:
+        n = self.shape[0]
+        return (
+            f"DistributedH2Matrix({n} x {n} {self.dtype}, {type(self.form.kernel).__name__}, tolerance "
+            f"{self.form.tolerance:.0e}, process {self.communicator.rank} of {self.communicator.size}: "
+            f"{self.form.route.n_rows} rows, {self.n_bytes / 1e6:.1f} MB)"
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of all processes."""
+        return self.form.division.n_points, self.form.division.n_points
+
+    @property
+    def n_own_rows(self) -> int:
+        """How many entries of a vector this process passes and gets."""
+        return self.form.route.n_rows
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.form.dtype
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the caller should know of how it was built."""
+        return self.form.notes
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of blocks, bases and diagonal on this process."""
+        return self.form.n_bytes
+
+    def __matmul__(self, own_x: Vectors) -> Vectors:
+        """Return own rows of A x for own rows of x, shape (own rows,) or (own rows, m)."""
+        with together(self.communicator.inner):
+            values = as_array(own_x)
+            if values.dtype.kind not in "biufc":
+                raise TypeError(f"the product wants numbers in an array or a tensor, not {values.dtype}")
+            if values.ndim not in (1, 2) or len(values) != self.n_own_rows:
+                raise ValueError(
+                    f"the product wants shape ({self.n_own_rows},) or ({self.n_own_rows}, m), not {values.shape}"
+                )
+        require_alike(
+            self.communicator.inner, {"type of x": values.dtype.name, "columns of x": list(values.shape[1:])}
+        )
+        route = self.form.route
+        y = product(self.form, route.there(self.communicator, values), self.communicator)
+        result = route.back(self.communicator, y)
+        return to_device(result, own_x.device) if isinstance(own_x, Tensor) else result
+
+    def error_estimate(self, *, seed: int = 0, n_vectors: int = 8) -> float:
+        """Return the relative 2-norm error of products with random vectors, on sampled exact rows."""
+        return sampled_error(self.form, self.communicator, seed=seed, n_vectors=n_vectors)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return what each process holds and has sent, as JSON can hold it.
+
+        Returns:
+            Lists with an entry for each process: `rows`, `n_bytes` of the matrix, `points` kept of others, and what has
+            passed since the matrix was made: `sent_bytes` and `messages` by operation of the communicator.
+        """
+        own = {
+            "rows": self.form.n_own,
+            "n_bytes": self.n_bytes,
+            "points_of_others": len(self.form.points.places),
+            "sent_bytes": int(sum(self.communicator.n_bytes.values())),
+            "calls": int(sum(self.communicator.n_calls.values())),
+        }
+        table = np.stack(gather(self.communicator.inner, np.array([list(own.values())]).reshape(1, -1)))
+        return {name: table[:, 0, i].tolist() for i, name in enumerate(own)}
+
+    def as_linear_operator(self) -> LinearOperator:
+        """Return the same for SciPy, over own rows. SciPy's own sums of dot products do not span processes."""
+        shape = (self.n_own_rows, self.n_own_rows)
+        return LinearOperator(
+            shape, matvec=lambda x: self @ x.reshape(-1), matmat=lambda x: self @ x, dtype=self.dtype
+        )
+
+
+def _described(kernel: Kernel) -> object:
+    """Return what tells whether two processes have the same kernel; functions are told apart by their names alone."""
+    try:
+        return kernel.to_dict()
+    except ConfigError:
+        return type(kernel).__name__
+
+
+def total(A: DistributedH2Matrix) -> int:
+    """Return the bytes of all processes together; collective."""
+    return int(summed(A.communicator.inner, np.array([A.n_bytes]))[0])

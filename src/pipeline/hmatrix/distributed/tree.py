@@ -1,0 +1,241 @@
+"""A cluster tree over points that no process has all of: the same tree as one process would build.
+
+The first halvings find medians by counts that are summed over the processes; then points move to the owners of their
+boxes, which go on by themselves. Each process owns a range of the boxes of one level, the *cut level*, and all below
+them. Of the other boxes it knows the numbers and bounds, about one byte a point, and none of the points.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.hmatrix import _native
+from pipeline.hmatrix.cluster import ClusterTree, Floats, Frame, Ints, halve, leaf_bounds
+from pipeline.hmatrix.distributed.swap import Array, Ids, exchange, gather, summed
+from pipeline.runtime.communicator import Communicator
+
+_BOXES = (
+    4  # of the cut level for each process, so that any number of processes has shares of about equal size
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Division:
+    """Which process owns which boxes.
+
+    Attributes:
+        tree: All boxes. Its points, and their numbers `permutation` in the order of processes and rows, are those that
+            this process owns.
+        cut: The cut level.
+        cuts: Shape (processes + 1,); process p owns boxes cuts[p] to cuts[p + 1] - 1 of the cut level, from its first.
+        rank: This process.
+        n_points: Points of all processes.
+    """
+
+    tree: ClusterTree
+    cut: int
+    cuts: Ids
+    rank: int
+    n_points: int
+
+    @cached_property
+    def edges(self) -> Ids:
+        """Shape (processes + 1,); process p owns places edges[p] to edges[p + 1] - 1 of the tree order."""
+        first = self.tree.level_start[self.cut]
+        ends = np.append(self.tree.start[first : self.tree.level_start[self.cut + 1]], self.n_points)
+        return ends[self.cuts].astype(np.int64)
+
+    @property
+    def first(self) -> int:
+        """This process's first place."""
+        return int(self.edges[self.rank])
+
+    @property
+    def last(self) -> int:
+        """The place behind this process's last."""
+        return int(self.edges[self.rank + 1])
+
+    @property
+    def n_top(self) -> int:
+        """How many boxes are above the cut level; they are numbered first."""
+        return int(self.tree.level_start[self.cut])
+
+    def range_of(self, rank: int, level: int) -> tuple[int, int]:
+        """Return first and last + 1 of a process's boxes on a level at or below the cut."""
+        width = self.tree.arity ** (level - self.cut)
+        start = int(self.tree.level_start[level])
+        return start + int(self.cuts[rank]) * width, start + int(self.cuts[rank + 1]) * width
+
+    @cached_property
+    def owner(self) -> Ints:
+        """The process of each box, shape (boxes,); -1 above the cut."""
+        owner = np.full(self.tree.n_boxes, -1, np.int32)
+        for level in range(self.cut, self.tree.n_levels):
+            for rank in range(len(self.cuts) - 1):
+                owner[slice(*self.range_of(rank, level))] = rank
+        return owner
+
+    @cached_property
+    def is_own(self) -> NDArray[np.bool_]:
+        """Which boxes this process owns."""
+        return np.asarray(self.owner == self.rank)
+
+    @cached_property
+    def is_above(self) -> NDArray[np.bool_]:
+        """Which boxes above the cut have children that this process owns."""
+        above = np.zeros(self.tree.n_boxes, bool)
+        first, last = self.range_of(self.rank, self.cut)
+        boxes = np.unique(self.tree.parent[first:last])
+        while len(boxes) and boxes[0] >= 0:
+            above[boxes] = True
+            boxes = np.unique(self.tree.parent[boxes])
+        return above
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """How vectors go from the caller's rows to the tree order and back.
+
+    Attributes:
+        leaving: This process's rows for each process, by process.
+        counts: How many rows arrive from each process, by process in order.
+        order: Shape (owned points,); place i of the tree order is the order[i]-th row to arrive.
+        n_rows: Rows of the caller's on this process.
+    """
+
+    leaving: dict[int, Ids]
+    counts: dict[int, int]
+    order: Ids
+    n_rows: int
+
+    def there(self, communicator: Communicator, rows: Array) -> Array:
+        """Return rows in tree order, given the caller's; collective."""
+        arrived = exchange(communicator, {rank: rows[own] for rank, own in self.leaving.items()})
+        return np.concatenate([rows[:0], *arrived.values()])[self.order]
+
+    def back(self, communicator: Communicator, rows: Array) -> Array:
+        """Return rows in the caller's order, given those in tree order; collective."""
+        arrived = np.empty_like(rows)
+        arrived[self.order] = rows
+        ends = np.cumsum([0, *self.counts.values()])
+        sent = {rank: arrived[low:high] for rank, low, high in zip(self.counts, ends, ends[1:], strict=False)}
+        result = np.empty((self.n_rows, *rows.shape[1:]), rows.dtype)
+        for rank, found in exchange(communicator, sent).items():
+            result[self.leaving[rank]] = found
+        return result
+
+
+def build_tree(
+    points: Floats,
+    communicator: Communicator,
+    *,
+    halvings: int,
+    halvings_per_level: int,
+    metric: Floats | None = None,
+) -> tuple[Division, Route]:
+    """Order points into a tree, and give each process a share of its boxes; collective.
+
+    Costs 64 sums over the processes for each of the first halvings, log2(4 processes) of them, then O(n d halvings) for
+    the n points of a process. Equal coordinates are told apart by the order of processes and rows: the boxes are those
+    of `cluster.build_tree` for all rows one after the other, however these are split.
+
+    Args:
+        points: Shape (n, d), finite: this process's rows, perhaps none.
+        communicator: The processes.
+        halvings, halvings_per_level, metric: As `cluster.build_tree` takes them, equal on all processes.
+    """
+    counts = np.concatenate(gather(communicator, np.array([len(points)])))
+    n_points = int(counts.sum())
+    frame = Frame.of(n_points, halvings, halvings_per_level)
+    sizes = np.diff(frame.level_start)
+    cut = (
+        0
+        if communicator.size == 1
+        else int(np.argmax(np.append(sizes[:-1] >= _BOXES * communicator.size, True)))
+    )
+    cuts = np.round(np.arange(communicator.size + 1) * sizes[cut] / communicator.size).astype(np.int64)
+    depth = int(frame.halvings[cut])
+    measured = points if metric is None else points * metric
+    box = _halved(measured, communicator, halve(n_points, depth), depth)
+
+    destination = np.searchsorted(cuts, box, side="right") - 1
+    leaving = {int(rank): np.flatnonzero(destination == rank) for rank in np.unique(destination)}
+    numbers = np.arange(len(points)) + counts[: communicator.rank].sum()
+    arrived = {
+        name: exchange(communicator, {rank: values[rows] for rank, rows in leaving.items()})
+        for name, values in (("points", points), ("box", box), ("numbers", numbers))
+    }
+    sizes_arrived = {rank: len(part) for rank, part in arrived["box"].items()}
+    own, own_box, own_numbers = (
+        np.concatenate([like[:0], *arrived[name].values()])
+        for name, like in (("points", points), ("box", box), ("numbers", numbers))
+    )
+    order = np.argsort(own_box, kind="stable")
+    measured = own if metric is None else own * metric
+    for rows in np.split(order, np.flatnonzero(np.diff(own_box[order])) + 1):
+        rows[:] = rows[_native.bisect(np.ascontiguousarray(measured[rows]), halvings - depth)]
+
+    width = frame.arity ** (len(sizes) - 1 - cut)
+    first, last = (width * int(cuts[communicator.rank + i]) for i in range(2))
+    bounds = leaf_bounds(measured[order], frame, first, last)
+    lower, upper = (np.concatenate(gather(communicator, side)) for side in bounds)
+    tree = frame.tree(np.ascontiguousarray(own[order]), own_numbers[order], lower, upper)
+    division = Division(tree, cut, cuts, communicator.rank, n_points)
+    return division, Route(leaving, sizes_arrived, order, len(points))
+
+
+def _halved(points: Floats, communicator: Communicator, ranges: list[tuple[Ids, Ids]], depth: int) -> Ids:
+    """Return the box of each point after so many halvings, numbered along the tree's order."""
+    box = np.zeros(len(points), np.int64)
+    for start, stop in ranges[:depth]:
+        n_boxes = len(start)
+        lower = np.full((n_boxes, points.shape[1]), np.inf)
+        upper = -lower
+        np.minimum.at(lower, box, points)
+        np.maximum.at(upper, box, points)
+        lower = np.min(gather(communicator, lower), axis=0)
+        upper = np.max(gather(communicator, upper), axis=0)
+        widest = np.argmax(upper - lower, axis=1)
+        every = np.arange(n_boxes)
+        keys = _sortable(points[np.arange(len(points)), widest[box]])
+        wanted = (stop - start + 1) // 2
+        median = _smallest(
+            keys, box, wanted, _sortable(lower[every, widest]), _sortable(upper[every, widest]), communicator
+        )
+        below, equal = keys < median[box], keys == median[box]
+        # Of the points at the median, as many as are wanted go below: the first in the order of processes and rows.
+        missing = wanted - summed(communicator, np.bincount(box[below], minlength=n_boxes))
+        ties = np.array(gather(communicator, np.bincount(box[equal], minlength=n_boxes)[None]))
+        before = ties.reshape(-1, n_boxes)[: communicator.rank].sum(axis=0)
+        below[equal] = before[box[equal]] + _turn(box[equal]) < missing[box[equal]]
+        box = 2 * box + ~below
+    return box
+
+
+def _sortable(values: Floats) -> Ids:
+    """Return integers in the order of the floats."""
+    bits = (values + 0.0).view(np.int64)  # -0 becomes 0
+    return np.where(bits < 0, bits ^ np.int64(2**63 - 1), bits)
+
+
+def _smallest(keys: Ids, box: Ids, wanted: Ids, lowest: Ids, highest: Ids, communicator: Communicator) -> Ids:
+    """Return for each box the least key that has at least `wanted` of the box's keys at or below it, by bisection."""
+    lowest, highest = lowest.copy(), np.maximum(highest, lowest)
+    while (lowest < highest).any():
+        middle = (lowest & highest) + ((lowest ^ highest) >> 1)
+        found = summed(communicator, np.bincount(box[keys <= middle[box]], minlength=len(wanted)))
+        enough = found >= wanted
+        highest = np.where(enough, middle, highest)
+        lowest = np.where(enough, lowest, np.minimum(middle + 1, highest))
+    return lowest
+
+
+def _turn(box: Ids) -> Ids:
+    """Number the points of each box one after the other."""
+    order = np.argsort(box, kind="stable")
+    counts = np.bincount(box)
+    turn = np.empty(len(box), np.int64)
+    turn[order] = np.arange(len(box)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return turn

@@ -1,0 +1,63 @@
+"""Failures that all processes share: what fails on one ends on all of them, with one line, and nobody waits."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from pipeline.errors import ArtifactError, ConfigError, ConvergenceError
+from pipeline.runtime.communicator import Communicator
+
+_KINDS: dict[str, type[Exception]] = {
+    kind.__name__: kind
+    for kind in (ArtifactError, ConfigError, ConvergenceError, TypeError, ValueError, MemoryError)
+}
+
+
+def gather_text(communicator: Communicator, text: str) -> list[str]:
+    """Return the text of every process, in order; collective."""
+    letters = torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy())
+    return [letter.numpy().tobytes().decode() for letter in communicator.all_gather(letters)]
+
+
+@contextmanager
+def together(communicator: Communicator) -> Iterator[None]:
+    """Run a block that is not collective, and raise on all processes if it fails on one; collective.
+
+    Raises:
+        Exception: Of the failure's type where it is one that users act on, else RuntimeError; it names the first
+            process that failed. That process raises its own.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as caught:
+        failure = caught
+    told = gather_text(communicator, "" if failure is None else f"{type(failure).__name__}\n{failure}")
+    for rank, text in enumerate(told):
+        if not text:
+            continue
+        if rank == communicator.rank and failure is not None:
+            raise failure
+        name, _, reason = text.partition("\n")
+        kind = _KINDS.get(name, RuntimeError)
+        raise kind(f"process {rank}: {reason if kind is not RuntimeError else f'{name}: {reason}'}")
+
+
+def require_alike(communicator: Communicator, values: Mapping[str, object]) -> None:
+    """Raise ConfigError on all processes unless all have passed the same; collective.
+
+    Args:
+        communicator: The processes.
+        values: What is to be the same, by its name in the message; numbers, texts, lists and None.
+    """
+    everybodys = [json.loads(text) for text in gather_text(communicator, json.dumps(values))]
+    for rank, theirs in enumerate(everybodys):
+        for name, value in everybodys[0].items():
+            if theirs[name] != value:
+                raise ConfigError(
+                    f"{name}: process 0 passes {value} and process {rank} {theirs[name]}; "
+                    "pass the same on all processes"
+                )
