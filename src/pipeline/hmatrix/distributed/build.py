@@ -1,7 +1,8 @@
 """From points that are divided to an H2 matrix that is: `compression.py` by parts.
 
 Every process samples, compresses and evaluates for its own boxes, with points fetched from others; process 0 does so
-for the few boxes above the cut. Bases and blocks are those of one process: samples depend on the tree alone.
+for the few boxes above the cut. Boxes and lists are those of one process; points inside a leaf may be in another order,
+so that samples, and with them products, differ within the tolerance.
 """
 
 import logging
@@ -45,7 +46,8 @@ _SHARE = 0.35  # of the tolerance, as in compression.py
 _NORM_ROWS = 64
 _CHECKED_ROWS = 128
 _CHECK = 0.4  # rows of a check, of those of the sample: as in native/adaptive.hpp
-_FETCHES = 8  # enlargements of the samples that are fetched in advance
+_AHEAD = 2  # enlargements of the samples that are fetched in advance: most boxes need no more
+_FETCHES = 9  # enlargements at which the build gives up
 
 
 def compress(
@@ -77,8 +79,8 @@ def compress(
         column_basis, row_basis = work.bases(sampling, stored)
         far_boxes, far_halo, far, row_basis, column_basis = work.couplings(row_basis, column_basis, stored)
         form = OwnForm(
-            division, route, rule, lists, work.points, row_basis, column_basis, near, far, near_places, near_halo,
-            far_boxes, far_halo, work.mirrored, term, kernel, tolerance, norm, dtype, notes,
+            division, route, rule, lists, kept, len(work.points.places), row_basis, column_basis, near, far,
+            near_places, near_halo, far_boxes, far_halo, work.mirrored, term, kernel, tolerance, norm, dtype, notes,
         )  # fmt: skip
         reached = sampled_error(form, communicator, seed=attempt + 1, n_vectors=8)
         logger.info("checked on exact rows: relative error %.1e (wanted %.0e)", reached, tolerance)
@@ -222,42 +224,37 @@ class _Build:
 
     def bases(self, sampling: Sampling, stored: np.dtype[Any]) -> tuple[OwnBasis, OwnBasis]:
         """Return the bases of columns and of rows of own boxes and of those above the cut; collective."""
-        rows = sampling.rows
-        for _ in range(_FETCHES):
-            self._fetch_samples(rows)
+        for step in range(_FETCHES):
+            self._fetch_samples(sampling.rows * 2**step, step)
+            if step < _AHEAD:
+                continue
             found = [self._basis(sampling, stored, transposed=transposed) for transposed in self._sides]
             # Where a sample had to grow beyond what was fetched, all fetch more and begin again.
             if not summed(self.communicator, np.array([int(any(side is None for side in found))]))[0]:
                 sides = [side for side in found if side is not None]
                 return sides[0], sides[-1]
-            rows *= 4
+            logger.info("samples of the far field grow: fetching more of others' points")
         raise ConvergenceError("samples of the far field grow without end; ask for a larger tolerance")
 
     @property
     def _sides(self) -> tuple[bool, ...]:
         return (False,) if self.mirrored else (False, True)
 
-    def _fetch_samples(self, rows: float) -> None:
-        """Fetch the points of the far fields' samples: of the first, of its check, and of the next larger ones."""
+    def _fetch_samples(self, rows: float, step: int) -> None:
+        """Fetch the points of the far fields' samples, as large as they are after some enlargements; collective.
+
+        Args:
+            rows: Rows of the sample.
+            step: How often samples have been enlarged, which numbers sample and check as native/adaptive.hpp does.
+        """
         boxes = self.division.is_own & (self.tree.stop > self.tree.start)
         if self.communicator.rank == 0:
             boxes[: self.division.n_top] = True
         chosen = np.flatnonzero(boxes).astype(np.int32)
-        far = self.lists.far
+        far, tree = self.lists.far, self.tree.native
         wanted = [
-            np.asarray(
-                _native.sample_far(
-                    self.tree.native, self.tree.native, far.start, far.boxes, chosen, factor * rows, number
-                )[1]
-            )
-            for number, factor in (
-                (0, 1.0),
-                (1, _CHECK),
-                (1, 2.0),
-                (2, 2 * _CHECK),
-                (2, 4.0),
-                (3, 4 * _CHECK),
-            )
+            np.asarray(_native.sample_far(tree, tree, far.start, far.boxes, chosen, size, number)[1])
+            for number, size in ((step, rows), (step + 1, _CHECK * rows))
         ]
         self.points = self.points.fetched(
             np.concatenate(wanted).astype(np.int64), self.division.edges, self.communicator

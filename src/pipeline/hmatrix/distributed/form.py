@@ -68,7 +68,8 @@ class OwnForm:
         division: Who owns which boxes.
         route: How vectors go from the caller's rows to the tree order.
         admissibility, interactions: Near and far boxes of own boxes and of all above the cut.
-        points: Points that blocks and samples touch.
+        points: The own points.
+        n_fetched: How many points of others its blocks and samples have touched.
         row_basis, column_basis: The same object where the matrix is symmetric.
         near, far: Blocks.
         near_places: Places of others' points in near blocks, sorted.
@@ -86,6 +87,7 @@ class OwnForm:
     admissibility: Admissibility
     interactions: Interactions
     points: KeptPoints
+    n_fetched: int
     row_basis: OwnBasis
     column_basis: OwnBasis
     near: Pairs

@@ -171,13 +171,13 @@ class DistributedH2Matrix:
         """Return what each process holds and has sent, as JSON can hold it.
 
         Returns:
-            Lists with an entry for each process: `rows`, `n_bytes` of the matrix, `points` kept of others, and what has
-            passed since the matrix was made: `sent_bytes` and `messages` by operation of the communicator.
+            Lists with an entry for each process: `rows`, `n_bytes` of the matrix, `points_of_others` that its blocks
+            and samples have touched; since the build began, `sent_bytes` and `calls` of the communicator.
         """
         own = {
             "rows": self.form.n_own,
             "n_bytes": self.n_bytes,
-            "points_of_others": len(self.form.points.places),
+            "points_of_others": self.form.n_fetched,
             "sent_bytes": int(sum(self.communicator.n_bytes.values())),
             "calls": int(sum(self.communicator.n_calls.values())),
         }

@@ -2,7 +2,7 @@
 
 The first halvings find medians by counts that are summed over the processes; then points move to the owners of their
 boxes, which go on by themselves. Each process owns a range of the boxes of one level, the *cut level*, and all below
-them. Of the other boxes it knows the numbers and bounds, about one byte a point, and none of the points.
+them. Of the other boxes it knows the numbers and bounds, a few bytes for each of their points, and none of the points.
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,38 @@
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import sys
+import numpy as np
+from pipeline.hmatrix import DistributedH2Matrix, H2Matrix, kernels
+from pipeline.runtime.mpi import MpiCommunicator
+
+comm = MpiCommunicator()
+points, x = np.random.default_rng(0).random((900, 2)), np.random.default_rng(1).standard_normal((900, 2))
+kernel = kernels.Matern(nu=0.5, length_scale=0.3)
+own = slice(0, 0) if comm.rank == 1 else slice(0, 500) if comm.rank == 0 else slice(500, 900)
+A = DistributedH2Matrix.from_kernel(points[own], kernel, comm, diagonal=0.1, tolerance=float(sys.argv[1]))
+found = A @ x[own]
+expected = (H2Matrix.from_kernel(points, kernel, diagonal=0.1) @ x)[own]
+assert found.shape == expected.shape
+assert np.linalg.norm(found - expected) <= 2e-6 * np.linalg.norm(expected)
+try:
+    A @ np.ones(7)
+except ValueError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.mark.mpi
+def test_real_processes_divide_a_matrix_and_fail_together(tmp_path):
+    script = tmp_path / "divided.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        ["mpiexec", "-n", "3", sys.executable, "-m", "mpi4py", str(script), "1e-6"],
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("refused: ") == 3
+    assert done.stdout.count("the product wants shape (500,) or (500, m), not (7,)") == 3
