@@ -326,15 +326,25 @@ def _size(A: H2Form) -> float:
 
 
 def _choose(A: H2Form, kind: str) -> str:
+    is_complex = A.computed.kind == "c"
+    definite = A.kernel is not None and A.kernel.positive_definite and not is_complex
+    return choose_kind(kind, is_symmetric=A.is_symmetric, is_definite=definite, is_complex=is_complex)
+
+
+def choose_kind(kind: str, *, is_symmetric: bool, is_definite: bool, is_complex: bool) -> str:
+    """Return the kind of factorization, "auto" by what is known of the matrix.
+
+    Raises:
+        ConfigError: If there is no such kind, or the matrix is not one for it.
+    """
     known = ("auto", *KINDS)
     if kind not in known:
         raise ConfigError(f"kind: no {kind!r}; known are {', '.join(known)}")
-    definite = A.kernel is not None and A.kernel.positive_definite and A.computed.kind == "f"
     if kind == "auto":
-        return ("cholesky" if definite else "ldlt") if A.is_symmetric else "lu"
-    if kind != "lu" and not A.is_symmetric:
+        return ("cholesky" if is_definite else "ldlt") if is_symmetric else "lu"
+    if kind != "lu" and not is_symmetric:
         raise ConfigError(f'kind: {kind!r} wants a symmetric matrix, and this one is not; use "lu"')
-    if kind == "cholesky" and A.computed.kind == "c":
+    if kind == "cholesky" and is_complex:
         raise ConfigError('kind: "cholesky" wants a real matrix, and this one is complex; use "ldlt"')
     return kind
 

@@ -450,25 +450,32 @@ def exact_rows(kernel: Kernel, rows: NDArray[np.float64], columns: NDArray[np.fl
 
 def sampled_error(A: OwnForm, communicator: Communicator, *, seed: int, n_vectors: int) -> float:
     """Return the relative error of A X for normal X, in the Frobenius norm of sampled rows; collective."""
-    division, points = A.division, A.points
-    n = division.n_points
-    if n == 0:
-        return 0.0
+    X = np.random.default_rng((seed, communicator.rank)).standard_normal((A.n_own, n_vectors))
+    own, exact = exact_products(A, X, communicator, seed=seed)
+    found = product(A, X, communicator)[own]
+    squares = summed(communicator, np.array([(np.abs(found - exact) ** 2).sum(), (np.abs(exact) ** 2).sum()]))
+    return float(np.sqrt(squares[0] / squares[1])) if squares[1] > 0 else float(np.sqrt(squares[0]))
+
+
+def exact_products(A: OwnForm, X: Array, communicator: Communicator, *, seed: int) -> tuple[Ids, Array]:
+    """Return sampled own rows, and these of the product of A's exact entries with X; collective.
+
+    Args:
+        A: The matrix.
+        X: Own rows in tree order, shape (n, m).
+        communicator: The processes.
+        seed: Seed of the sample, one row from each of equal parts of the tree order.
+    """
+    points, n = A.points, A.division.n_points
     n_rows = min(n, _CHECKED_ROWS)
-    edges = np.arange(n_rows + 1, dtype=np.int64) * n // n_rows
+    edges = np.arange(n_rows + 1, dtype=np.int64) * n // max(n_rows, 1)
     chosen = np.random.default_rng(seed).integers(edges[:-1], edges[1:])
     own = chosen[(chosen >= points.first) & (chosen < points.last)] - points.first
-    X = np.random.default_rng((seed, communicator.rank)).standard_normal((A.n_own, n_vectors))
-    found = product(A, X, communicator)[own]
     rows = np.concatenate(gather(communicator, points.own[own]))
     with together(communicator):
         part = exact_rows(A.kernel, rows, points.own) @ X
-    exact = summed(communicator, part)
     before = int(np.searchsorted(chosen, points.first))
-    exact = exact[before : before + len(own)]
+    exact = summed(communicator, part)[before : before + len(own)]
     if A.diagonal_term is not None:
         exact = exact + A.diagonal_term[own, None] * X[own]
-    squares = summed(
-        communicator, np.array([(np.abs(found - exact) ** 2).sum(), (np.abs(exact) ** 2).sum()], np.float64)
-    )
-    return float(np.sqrt(squares[0] / squares[1])) if squares[1] > 0 else float(np.sqrt(squares[0]))
+    return own, exact

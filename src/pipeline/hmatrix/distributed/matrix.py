@@ -12,13 +12,15 @@ from pipeline.errors import ConfigError
 from pipeline.hmatrix.admissibility import Admissibility, as_admissibility
 from pipeline.hmatrix.batched.padding import to_device
 from pipeline.hmatrix.distributed.build import compress, sampled_error
+from pipeline.hmatrix.distributed.factor import DistributedFactorization, factorize
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.product import product
-from pipeline.hmatrix.distributed.swap import gather, summed
+from pipeline.hmatrix.distributed.solve import solve
+from pipeline.hmatrix.distributed.swap import gather
+from pipeline.hmatrix.distributed.vectors import act
 from pipeline.hmatrix.entries import program
 from pipeline.hmatrix.inputs import (
     CPU,
-    as_array,
     as_diagonal,
     as_points,
     dtype_of,
@@ -29,6 +31,7 @@ from pipeline.hmatrix.inputs import (
     require_tolerance,
 )
 from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.krylov import SolveInfo
 from pipeline.hmatrix.vectors import Vectors
 from pipeline.runtime.communicator import Communicator, Counting
 from pipeline.runtime.together import require_alike, together
@@ -147,21 +150,57 @@ class DistributedH2Matrix:
 
     def __matmul__(self, own_x: Vectors) -> Vectors:
         """Return own rows of A x for own rows of x, shape (own rows,) or (own rows, m)."""
-        with together(self.communicator.inner):
-            values = as_array(own_x)
-            if values.dtype.kind not in "biufc":
-                raise TypeError(f"the product wants numbers in an array or a tensor, not {values.dtype}")
-            if values.ndim not in (1, 2) or len(values) != self.n_own_rows:
-                raise ValueError(
-                    f"the product wants shape ({self.n_own_rows},) or ({self.n_own_rows}, m), not {values.shape}"
-                )
-        require_alike(
-            self.communicator.inner, {"type of x": values.dtype.name, "columns of x": list(values.shape[1:])}
+        return act(
+            self.form,
+            own_x,
+            lambda rows: product(self.form, rows, self.communicator),
+            self.communicator,
+            "the product",
         )
-        route = self.form.route
-        y = product(self.form, route.there(self.communicator, values), self.communicator)
-        result = route.back(self.communicator, y)
-        return to_device(result, own_x.device) if isinstance(own_x, Tensor) else result
+
+    def factorize(
+        self, tolerance: float | None = None, kind: str = "auto", *, parts: int | None = None
+    ) -> DistributedFactorization:
+        """Factorize by parts, some on each process; arguments as `H2Matrix.factorize` takes them, alike on all.
+
+        Blocks and factors are divided; points and lists of all are on each process meanwhile.
+        """
+        return factorize(self.form, self.communicator, tolerance=tolerance, kind=kind, parts=parts)
+
+    def solve(
+        self,
+        own_b: Vectors,
+        tolerance: float | None = None,
+        *,
+        factorization: DistributedFactorization | None = None,
+        max_iterations: int = 300,
+    ) -> tuple[Vectors, SolveInfo]:
+        """Solve A x = b by Krylov iteration, preconditioned by a loose factorization; both divided by rows.
+
+        Args:
+            own_b: Shape (own rows,) or (own rows, m).
+            tolerance: Relative residual of each column, 2-norm; if left out 1e-8, or 1e-5 in single precision.
+            factorization: To precondition with; otherwise a loose one is made.
+            max_iterations: Of conjugate gradients, or of GMRES where A is not positive definite.
+
+        Raises:
+            ConvergenceError: On all processes, if the tolerance is not reached.
+        """
+        with together(self.communicator.inner):
+            if tolerance is not None:
+                require_tolerance(tolerance)
+            require_count(max_iterations, "max_iterations")
+        told: list[SolveInfo] = []
+
+        def solved(b: NDArray[Any]) -> NDArray[Any]:
+            x, info = solve(
+                self.form, b, self.communicator,
+                tolerance=tolerance, factorization=factorization, max_iterations=max_iterations,
+            )  # fmt: skip
+            told.append(info)
+            return x
+
+        return act(self.form, own_b, solved, self.communicator, "solve"), told[0]
 
     def error_estimate(self, *, seed: int = 0, n_vectors: int = 8) -> float:
         """Return the relative 2-norm error of products with random vectors, on sampled exact rows."""
@@ -198,8 +237,3 @@ def _described(kernel: Kernel) -> object:
         return kernel.to_dict()
     except ConfigError:
         return type(kernel).__name__
-
-
-def total(A: DistributedH2Matrix) -> int:
-    """Return the bytes of all processes together; collective."""
-    return int(summed(A.communicator.inner, np.array([A.n_bytes]))[0])

@@ -1,0 +1,250 @@
+"""Factorization of a divided matrix by parts, some of them on each process.
+
+Blocks, records and factors are divided among the processes. While they are made, and no longer, points and lists of all
+are on each process: about fifty bytes a point.
+"""
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.errors import ConvergenceError
+from pipeline.hmatrix.admissibility import interactions
+from pipeline.hmatrix.distributed.build import exact_products
+from pipeline.hmatrix.distributed.form import OwnForm
+from pipeline.hmatrix.distributed.swap import Array, Ids, gather, summed
+from pipeline.hmatrix.distributed.vectors import act, shifted
+from pipeline.hmatrix.entries import kernel_matrix
+from pipeline.hmatrix.factor import choose_kind
+from pipeline.hmatrix.factorization import KINDS
+from pipeline.hmatrix.inputs import require_tolerance
+from pipeline.hmatrix.parts import Problem, Substitution, Team, eliminate
+from pipeline.hmatrix.rounding import is_narrow, step_types, wide_type
+from pipeline.hmatrix.skeleton import Sampling
+from pipeline.hmatrix.threads import n_threads
+from pipeline.hmatrix.vectors import Vectors, apply
+from pipeline.runtime.communicator import Counting
+from pipeline.runtime.together import require_alike, together
+
+logger = logging.getLogger("pipeline.hmatrix")
+
+_DENSE_END = 1200  # as in factor.py, and so are the next two
+_SHARE = 0.18
+_RESIDUALS = 1e-3, 0.5  # the largest that is let pass is the square root of the tolerance, between these two
+_SINGLE_RESIDUAL = 0.1  # let pass where solutions are rounded to single precision
+_TIGHTEST = 1e-13
+
+
+@dataclass(frozen=True, eq=False)
+class DistributedFactorization:
+    """A factorized matrix of which each process holds its parts. Every method is collective.
+
+    Attributes:
+        form: The matrix.
+        communicator: The processes.
+        steps: Eliminations of this process's parts.
+        ranges: Shape (processes, 2): places in tree order whose entries each process solves for.
+        kind: "cholesky", "ldlt" or "lu".
+        tolerance: Asked for.
+        used_tolerance: Used, after any tightening.
+        computed: Type in which it was eliminated.
+        residual: |b - A x| / |b| of a random right-hand side on exact rows; None where nothing was measured.
+    """
+
+    form: OwnForm
+    communicator: Counting
+    steps: Substitution
+    ranges: Ids
+    kind: str
+    tolerance: float
+    used_tolerance: float
+    computed: np.dtype[Any]
+    residual: float | None = None
+
+    def __repr__(self) -> str:
+        n = self.form.division.n_points
+        return (
+            f"DistributedFactorization({n} x {n} {self.form.dtype}, {self.kind}, tolerance {self.used_tolerance:.0e}, "
+            f"{self.steps.n_parts} parts, {self.n_bytes / 1e6:.1f} MB on this process)"
+        )
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of this process's factors."""
+        return self.steps.n_bytes
+
+    def solve(self, own_b: Vectors) -> Vectors:
+        """Return own rows of A^-1 b for own rows of b, shape (own rows,) or (own rows, m)."""
+        return act(self.form, own_b, self.solve_in_tree_order, self.communicator, "solve")
+
+    def solve_in_tree_order(self, rows: Array) -> Array:
+        """Return A^-1 b for the rows that this process owns in tree order."""
+        return self._act(rows, self.steps.solve, "solve")
+
+    def multiply_root(self, own_z: Vectors) -> Vectors:
+        """Return own rows of L z with L L^T = A. Cholesky only."""
+        if self.kind != "cholesky":
+            raise ValueError(f"a root is that of a Cholesky factorization, not of {self.kind}")
+        return act(
+            self.form, own_z, lambda rows: self._act(rows, self.steps.multiply_root, "multiply_root"),
+            self.communicator, "multiply_root",
+        )  # fmt: skip
+
+    def sample(self, generator: np.random.Generator | torch.Generator, n_samples: int | None = None) -> Array:
+        """Draw own rows of vectors from the normal distribution of covariance A: shape (own rows,) or with n_samples.
+
+        Args:
+            generator: In the same state on all processes; one number is taken from it, and seeds each process's own
+                with its rank.
+            n_samples: How many.
+        """
+        if not isinstance(generator, torch.Generator | np.random.Generator):
+            raise TypeError(
+                "sample wants a generator, such as torch.Generator().manual_seed(0) or numpy.random.default_rng(0), "
+                f"not {generator!r}"
+            )
+        seed = (
+            int(generator.integers(2**62))
+            if isinstance(generator, np.random.Generator)
+            else int(torch.randint(2**62, (1,), generator=generator))
+        )
+        require_alike(self.communicator.inner, {"state of generator": seed, "n_samples": n_samples})
+        n = self.form.route.n_rows
+        own = np.random.default_rng((seed, self.communicator.rank))
+        return self.multiply_root(own.standard_normal((n,) if n_samples is None else (n, n_samples)))
+
+    def slogdet(self) -> tuple[complex, float]:
+        """Return sign (or phase) and logarithm of the absolute value of the determinant."""
+        phase, size = self.steps.determinant
+        return (phase if self.form.dtype.kind == "c" else phase.real), size
+
+    def logdet(self) -> float:
+        """Return log det A of a matrix whose determinant is positive."""
+        sign, size = self.slogdet()
+        if self.form.dtype.kind == "c" or sign.real < 0:
+            raise ValueError("log det of a matrix whose determinant is not positive; use slogdet")
+        return size
+
+    def _act(self, rows: Array, action: Any, what: str) -> Array:
+        first = self.form.division.first
+        edges = self.form.division.edges
+        here = np.stack([edges[:-1], edges[1:]], axis=1)
+        start = int(self.ranges[self.communicator.rank, 0])
+
+        def acted(flat: Array, m: int) -> Array:
+            there = shifted(flat.reshape(-1, m), first, self.ranges, self.communicator)
+            found = action(np.ascontiguousarray(there).reshape(-1), m).reshape(-1, m)
+            return shifted(found, start, here, self.communicator).reshape(-1)
+
+        places = np.arange(self.form.n_own)
+        return apply(
+            rows, acted, taken=places, given=places, computed=wide_type(self.computed), dtype=self.form.dtype, what=what
+        )  # fmt: skip
+
+
+def factorize(
+    A: OwnForm,
+    communicator: Counting,
+    *,
+    tolerance: float | None = None,
+    kind: str = "auto",
+    parts: int | None = None,
+    checked: bool = True,
+) -> DistributedFactorization:
+    """Factorize a divided matrix; collective. Arguments as `factor.factorize` takes them, the same on all processes.
+
+    Raises:
+        ConvergenceError: On all processes, if a pivot fails or solves leave a large residual at the tightest tolerance.
+    """
+    tolerance = A.tolerance if tolerance is None else tolerance
+    with together(communicator.inner):
+        require_tolerance(tolerance)
+        definite = A.kernel.positive_definite and A.computed.kind == "f"
+        kind = choose_kind(
+            kind, is_symmetric=A.mirrored, is_definite=definite, is_complex=A.computed.kind == "c"
+        )
+    require_alike(communicator.inner, {"tolerance": float(tolerance), "kind": kind, "parts": parts})
+    computed = wide_type(A.computed)
+    division = A.division
+    own_term = np.zeros(A.n_own, computed) if A.diagonal_term is None else A.diagonal_term.astype(computed)
+    diagonal = np.concatenate(gather(communicator, own_term))
+    size = float(np.hypot(A.norm, np.linalg.norm(diagonal)))
+    points = np.concatenate(gather(communicator, division.tree.points))
+    tree = replace(division.tree, points=points, permutation=np.arange(len(points)))
+    lists = interactions(tree, tree, A.admissibility)
+    matrix = kernel_matrix(A.kernel, tree, tree, is_complex=computed.kind == "c")
+    threads = 1 if matrix.calls_python else n_threads()
+    n_parts = parts or int(summed(communicator, np.array([threads]))[0])
+    used, double = tolerance, False
+    tightest = _TIGHTEST if checked else 1e-2 * min(tolerance, A.tolerance)
+    while True:
+        working, stored = step_types(used, size, computed)
+        working = computed if double else working
+        team = Team(n_parts, threads, communicator)
+        problem = Problem(
+            matrix, tree, lists.near, lists.far, diagonal, KINDS[kind], working, stored,
+            Sampling.for_tolerance(_SHARE * used, A.norm, tree.n_boxes), lists.first_far_level(tree), _DENSE_END,
+        )  # fmt: skip
+        eliminated, failure = eliminate(problem, team)
+        if eliminated is not None:
+            steps = Substitution(eliminated, tree, team, problem.kind, stored)
+            ranges = np.stack(gather(communicator, np.array([steps.own_range]))).reshape(-1, 2)
+            result = DistributedFactorization(A, communicator, steps, ranges, kind, tolerance, used, working)
+            if not checked:
+                return result
+            residual = _residual(result)
+            if residual <= _allowed(A, tolerance):
+                return replace(result, residual=residual)
+            if used <= tightest:
+                raise ConvergenceError(
+                    f"{kind} at tolerance {used:.0e} leaves solves a relative residual of {residual:.1e} on exact "
+                    f"rows: add a nugget of {1e-9 * size:.0e} or more to the diagonal"
+                )
+        else:
+            assert failure is not None
+            level, place, pivot = failure
+            if working != computed and math.isfinite(pivot):
+                double = True
+                continue
+            if not math.isfinite(pivot) or used <= tightest or kind != "cholesky":
+                raise ConvergenceError(_failed(_number(A, communicator, place), level, pivot, kind, size))
+        logger.info("%s failed at tolerance %.0e: factorizing at %.0e", kind, used, max(used / 10, tightest))
+        used = max(used / 10, tightest)
+
+
+def _number(A: OwnForm, communicator: Counting, place: int) -> int:
+    """Return the number of the caller's point at a place of the tree order; collective."""
+    division = A.division
+    own = division.first <= place < division.last
+    number = int(division.tree.permutation[place - division.first]) if own else 0
+    return int(summed(communicator, np.array([number]))[0])
+
+
+def _failed(point: int, level: int, pivot: float, kind: str, size: float) -> str:
+    where = f"{kind} met the pivot {pivot:.2e} at point {point} on level {level}"
+    if not math.isfinite(pivot):
+        return f"{where}: the kernel's entries there are NaN or infinite; look at what it gives between such points"
+    what = "not positive definite" if kind == "cholesky" else "singular"
+    return (
+        f"{where} of a matrix of norm {size:.1e}, which is {what} to working accuracy; add a nugget of "
+        f"{1e-9 * size:.0e} or more to the diagonal (duplicate points need one)"
+    )
+
+
+def _allowed(A: OwnForm, tolerance: float) -> float:
+    least, most = _RESIDUALS
+    return min(max(math.sqrt(tolerance), _SINGLE_RESIDUAL if is_narrow(A.dtype) else least), most)
+
+
+def _residual(F: DistributedFactorization) -> float:
+    """Return the relative residual of one solve with a random right-hand side, on exact rows; collective."""
+    form, communicator = F.form, F.communicator
+    b = np.random.default_rng((0, communicator.rank)).standard_normal((form.n_own, 1))
+    x = F.solve_in_tree_order(b)
+    own, exact = exact_products(form, x, communicator, seed=0)
+    squares = summed(communicator, np.array([(np.abs(b[own] - exact) ** 2).sum(), (b[own] ** 2).sum()]))
+    return float(np.sqrt(squares[0] / squares[1])) if squares[1] > 0 else 0.0
