@@ -94,8 +94,8 @@ bench: $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,$(wildcard 
 bench-%: benchmarks/%.py $(STAMP)
 	python $<
 
-# The engines that it races; it runs without them too, and says in its table that they are missing.
-bench-precision: .venv/.bench
+# The peers that they race; they run without them too, and say in their tables that they are missing.
+bench-precision bench-gaussian_process: .venv/.bench
 .venv/.bench: $(STAMP)
 	$(BIN)/pip install --quiet --editable '.[dev,workflow,cluster,bench]'
 	@touch $@

@@ -16,6 +16,7 @@ def benchmark_folder(monkeypatch):
         "_machine",
         "_training_steps",
         "pipeline_benchmark",
+        "gaussian_process",
         "precision",
         "training",
         "peers",

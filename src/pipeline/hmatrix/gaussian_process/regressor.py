@@ -156,13 +156,9 @@ class GaussianProcess:
             ConfigError: If data or arguments are not usable.
             ConvergenceError: If the covariance is not positive definite to working accuracy: duplicates need a nugget.
         """
-        points, values = _points(X), _values(y, len(X))
-        variances = _noise(noise, len(points))
-        self._require_arguments()
+        likelihood = self.likelihood(X, y, noise=noise)
+        points = likelihood.points
         regressors = Regressors.of(self.trend, points)
-        basis = regressors(points)
-        require_independent(basis)
-        likelihood = self._likelihood(points, values, basis, variances)
         self.notes_: tuple[str, ...] = ()
         self.standard_errors_: dict[str, float] = {}
         self.n_iter_ = 0
@@ -186,6 +182,15 @@ class GaussianProcess:
         }
         self._adopt(evaluation, regressors)
         return self
+
+    def likelihood(self, X: Any, y: Any, *, noise: Any = None) -> Likelihood:
+        """Return the likelihood that `fit` would maximize, as a function of the logarithms of the parameters."""
+        points, values = _points(X), _values(y, len(X))
+        variances = _noise(noise, len(points))
+        self._require_arguments()
+        basis = Regressors.of(self.trend, points)(points)
+        require_independent(basis)
+        return self._likelihood(points, values, basis, variances)
 
     def _require_arguments(self) -> None:
         require_kernel(self.kernel)
