@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pipeline.data import load_points
+from pipeline.data.globe import unit_vectors
 from pipeline.hmatrix import GaussianProcess, H2Matrix, kernels
 
 KERNEL = kernels.Matern(nu=1.5, length_scale=0.1)
@@ -254,6 +255,23 @@ def deviation(run: Run) -> None:
     truth = np.sqrt(1 - (half**2).sum(axis=0))
     run.record(DEVIATION, ours=float(np.sqrt(np.mean((found / truth - 1) ** 2))), goal=Goal.ours(0.01))
     run.record(PREDICTION, ours=seconds, part=f"{q} points")
+
+
+@bench.case("geoid")
+def geoid(run: Run) -> None:
+    """Mean and standard deviation of the geoid's height between the places of its grid, on one of half the step."""
+    places = load_points("geoid", n_points=4096 if run.quick else None, seed=0)
+    n = 60 if run.quick else 1440
+    latitude = np.repeat(-90 + 90 / n * (np.arange(2 * n) + 0.5), 4 * n)
+    longitude = np.tile(-180 + 90 / n * (np.arange(4 * n) + 0.5), 2 * n)
+    # A twentieth of a meter of noise: that of the grid's rounding and of the model's own error.
+    kernel = kernels.Matern(nu=1.5, length_scale=0.1, variance=900.0)
+    start = time.perf_counter()
+    process = GaussianProcess(kernel, nugget=0.05**2, optimizer=None)
+    process.fit(places.points, places.values["height"])
+    process.predict(unit_vectors(latitude, longitude), return_std=True)
+    part = f"{len(places.points)} to {len(latitude)} places"
+    run.record(PREDICTION, ours=time.perf_counter() - start, goal=Goal.ours(300.0), part=part)
 
 
 if __name__ == "__main__":

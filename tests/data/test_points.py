@@ -1,8 +1,11 @@
+import hashlib
+import shutil
+
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from pipeline.data import POINTS, load_points
+from pipeline.data import POINTS, geoid, load_points
 from pipeline.data.airports import plausible
 from pipeline.data.globe import unit_vectors
 from pipeline.errors import ConfigError
@@ -10,12 +13,25 @@ from pipeline.errors import ConfigError
 OPTIONS = {
     "airports": {"n_points": 501},
     "cities": {"n_points": 501, "min_population": 15000},
+    "geoid": {"n_points": 501},
     "sphere": {"n_points": 501},
     "cube": {"n_points": 501},
     "uniform_square": {"n_points": 501},
 }
-ON_THE_SPHERE = ["airports", "cities", "sphere"]
+ON_THE_SPHERE = ["airports", "cities", "geoid", "sphere"]
 SEEDED = [name for name in OPTIONS if name != "sphere"]
+
+
+@pytest.fixture(autouse=True)
+def small_geoid(tmp_path, monkeypatch):
+    """Another grid in place of Debian's: heights 1, 2, ... of 19 x 36 places."""
+    header = np.array([(-90.0, -180.0, (10.0, 10.0), (19, 36))], geoid.HEADER)
+    content = header.tobytes() + np.arange(1, 19 * 36 + 1).astype(">f4").tobytes()
+    path = tmp_path / "installed.gtx"
+    path.write_bytes(content)
+    monkeypatch.setattr(geoid, "INSTALLED", path)
+    monkeypatch.setattr(geoid, "SHA256", hashlib.sha256(content).hexdigest())
+    return path
 
 
 def test_every_point_set_has_a_case():
@@ -137,3 +153,43 @@ def test_random_points_fill_the_square_and_the_cube_evenly(name, n_dimensions):
     assert points.max() < 1
     # The mean of n uniform numbers has the standard deviation 1 / sqrt(12 n).
     np.testing.assert_allclose(points.mean(axis=0), 0.5, atol=4 / np.sqrt(12 * 10007))
+
+
+def test_the_geoid_is_read_from_south_to_north_and_west_to_east():
+    loaded = load_points("geoid")
+    assert len(loaded.points) == 684
+    latitude, longitude, height = (loaded.values[name] for name in ("latitude", "longitude", "height"))
+    assert (latitude[0], longitude[0], height[0]) == (-90, -180, 1)
+    assert (latitude[37], longitude[37], height[37]) == (-80, -170, 38)
+    assert (latitude[-1], longitude[-1], height[-1]) == (90, 170, 684)
+
+
+def test_a_geoid_that_is_not_installed_is_fetched_once(small_geoid, tmp_path, monkeypatch):
+    calls = []
+
+    def unpack(package, folder):
+        calls.append(package)
+        (folder / geoid.FILE).parent.mkdir(parents=True)
+        shutil.copy(small_geoid, folder / geoid.FILE)
+
+    monkeypatch.setattr(geoid, "INSTALLED", tmp_path / "nowhere")
+    monkeypatch.setattr(geoid, "unpack_debian_package", unpack)
+    for _ in range(2):
+        assert len(geoid.load_geoid(cache=tmp_path / "cache").points) == 684
+    assert calls == ["proj-data"]
+
+
+def test_a_damaged_geoid_is_refused(small_geoid):
+    small_geoid.write_bytes(small_geoid.read_bytes()[:-1] + b"x")
+    with pytest.raises(ConfigError, match="is not EGM96's grid"):
+        load_points("geoid")
+
+
+def test_a_geoid_that_cannot_be_had_says_what_to_install(tmp_path, monkeypatch):
+    def refuse(package, folder):
+        raise ConfigError("no network")
+
+    monkeypatch.setattr(geoid, "INSTALLED", tmp_path / "nowhere")
+    monkeypatch.setattr(geoid, "unpack_debian_package", refuse)
+    with pytest.raises(ConfigError, match="apt-get install proj-data"):
+        geoid.load_geoid(cache=tmp_path / "cache")

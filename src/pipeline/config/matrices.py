@@ -99,7 +99,7 @@ class Matrix(CompressSpec, SolveSpec):
     @model_validator(mode="after")
     def _task_fits_points(self) -> "Matrix":
         wanted = {
-            "kriging": ("airports", "cities"),
+            "kriging": ("airports", "cities", "geoid"),
             "capacitance": ("sphere", "cube"),
             "classification": ("embeddings",),
         }

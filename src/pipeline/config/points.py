@@ -30,6 +30,17 @@ class CityPoints(Section):
     seed: Seed = Field(0, description="Seed of the draw and of the held-out part.")
 
 
+class GeoidPoints(Section):
+    """1,038,240 places of a grid of the globe with the height of the geoid there."""
+
+    name: Literal["geoid"] = "geoid"
+    n: Count | None = Field(None, description="How many places to use, drawn by seed; null takes them all.")
+    held_out: float = Field(
+        0.1, gt=0, lt=1, description="Part of the places that is held out to judge predictions."
+    )
+    seed: Seed = Field(0, description="Seed of the draw and of the held-out part.")
+
+
 class SphereMesh(Section):
     """Triangles on the unit sphere."""
 
@@ -58,7 +69,7 @@ class Embeddings(Section):
 
 
 AnyPoints = Annotated[
-    AirportPoints | CityPoints | SphereMesh | CubeMesh | Embeddings, Field(discriminator="name")
+    AirportPoints | CityPoints | GeoidPoints | SphereMesh | CubeMesh | Embeddings, Field(discriminator="name")
 ]
 
 

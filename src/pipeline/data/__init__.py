@@ -14,6 +14,7 @@ from pipeline.data.cities import load_cities
 from pipeline.data.digits import load_digits
 from pipeline.data.fashion_mnist import load_fashion_mnist
 from pipeline.data.folder import load_folder
+from pipeline.data.geoid import load_geoid
 from pipeline.data.images import ImageSet
 from pipeline.data.points import PointSet
 from pipeline.data.sphere import fibonacci_sphere
@@ -43,6 +44,7 @@ IMAGES: dict[str, Callable[..., ImageSet]] = {
 POINTS: dict[str, Callable[..., PointSet]] = {
     "airports": load_airports,
     "cities": load_cities,
+    "geoid": load_geoid,
     "sphere": fibonacci_sphere,
     "cube": uniform_cube,
     "uniform_square": uniform_square,

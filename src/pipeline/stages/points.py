@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Draft, create
-from pipeline.config.points import AirportPoints, CityPoints, CubeMesh, PointsSpec, SphereMesh
+from pipeline.config.points import AirportPoints, CityPoints, CubeMesh, GeoidPoints, PointsSpec, SphereMesh
 from pipeline.data import hold_out, load_points
 from pipeline.data.meshes import cube_mesh, sphere_mesh
 from pipeline.errors import ConfigError
@@ -24,7 +24,7 @@ def run(options: Namespace) -> None:
         errors_about(subject),
         create(options.output, kind="points", spec=spec, provenance=origin) as draft,
     ):
-        if isinstance(points, AirportPoints | CityPoints):
+        if isinstance(points, AirportPoints | CityPoints | GeoidPoints):
             facts = _places(draft, points)
         elif isinstance(points, SphereMesh | CubeMesh):
             facts = _mesh(draft, points)
@@ -35,11 +35,13 @@ def run(options: Namespace) -> None:
     print(f"points {points.name}: {facts.n} in {facts.dimension} dimensions")
 
 
-def _places(draft: Draft, spec: AirportPoints | CityPoints) -> PointsFacts:
-    """Places on the globe: elevation of airports, or the logarithm of the population of cities."""
+def _places(draft: Draft, spec: AirportPoints | CityPoints | GeoidPoints) -> PointsFacts:
+    """Places on the globe: elevation of airports, population of cities (its logarithm), or height of the geoid."""
     places = load_points(spec.name, n_points=spec.n, seed=spec.seed)
     if spec.name == "airports":
         values, unit, quantity = places.values["elevation"], "m", "elevation"
+    elif spec.name == "geoid":
+        values, unit, quantity = places.values["height"], "m", "geoid height"
     else:
         # An unrecorded population is 0; one inhabitant keeps it finite.
         values = np.log10(np.maximum(places.values["population"], 1.0))
