@@ -22,6 +22,8 @@ from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.geometry import Geometry
+from pipeline.hmatrix.shards import DESCRIPTION as SHARDS
+from pipeline.hmatrix.shards import load_whole
 from pipeline.hmatrix.skeleton import Basis
 from pipeline.hmatrix.validation import require_sound
 
@@ -90,12 +92,14 @@ def save(A: H2Form, path: Path) -> None:
 
 
 def load(path: Path) -> H2Form:
-    """Read a matrix that `save` wrote.
+    """Read a matrix that `save` wrote, or the shards of a divided one.
 
     Raises:
         ArtifactError: If the folder holds none, one of another version, or one that has been damaged: everything has a
             checksum (SHA-256), and indices are checked before native routines follow them.
     """
+    if (path / SHARDS).exists():
+        return load_whole(path)
     try:
         description = json.loads((path / _DESCRIPTION).read_text(encoding="utf-8"))
         arrays = load_file(path / _ARRAYS)

@@ -1,6 +1,7 @@
 """`DistributedH2Matrix`: the face of an H2 matrix that is divided among processes."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.hmatrix.distributed.factor import DistributedFactorization, factor
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.product import product
 from pipeline.hmatrix.distributed.solve import solve
+from pipeline.hmatrix.distributed.storage import load, save
 from pipeline.hmatrix.distributed.swap import gather
 from pipeline.hmatrix.distributed.vectors import act
 from pipeline.hmatrix.entries import program
@@ -201,6 +203,18 @@ class DistributedH2Matrix:
             return x
 
         return act(self.form, own_b, solved, self.communicator, "solve"), told[0]
+
+    def save(self, path: Path | str) -> None:
+        """Write the matrix into a folder, a shard for each process; see `storage.save`."""
+        save(self.form, Path(path), self.communicator)
+
+    @classmethod
+    def load(
+        cls, path: Path | str, communicator: Communicator, *, n_own_rows: int | None = None
+    ) -> "DistributedH2Matrix":
+        """Read a matrix that any number of processes saved; see `storage.load`. `H2Matrix.load` reads it whole."""
+        counting = Counting(communicator)
+        return cls(load(Path(path), counting, n_own_rows), counting)
 
     def error_estimate(self, *, seed: int = 0, n_vectors: int = 8) -> float:
         """Return the relative 2-norm error of products with random vectors, on sampled exact rows."""

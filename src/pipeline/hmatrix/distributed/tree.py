@@ -7,6 +7,7 @@ them. Of the other boxes it knows the numbers and bounds, a few bytes for each o
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,12 +151,7 @@ def build_tree(
     n_points = int(counts.sum())
     frame = Frame.of(n_points, halvings, halvings_per_level)
     sizes = np.diff(frame.level_start)
-    cut = (
-        0
-        if communicator.size == 1
-        else int(np.argmax(np.append(sizes[:-1] >= _BOXES * communicator.size, True)))
-    )
-    cuts = np.round(np.arange(communicator.size + 1) * sizes[cut] / communicator.size).astype(np.int64)
+    cut, cuts = cut_of(sizes, communicator.size)
     depth = int(frame.halvings[cut])
     measured = points if metric is None else points * metric
     box = _halved(measured, communicator, halve(n_points, depth), depth)
@@ -184,6 +180,12 @@ def build_tree(
     tree = frame.tree(np.ascontiguousarray(own[order]), own_numbers[order], lower, upper)
     division = Division(tree, cut, cuts, communicator.rank, n_points)
     return division, Route(leaving, sizes_arrived, order, len(points))
+
+
+def cut_of(sizes: NDArray[Any], n_processes: int) -> tuple[int, Ids]:
+    """Return the cut level of a tree, given the number of boxes on each level, and the cuts of its boxes."""
+    cut = 0 if n_processes == 1 else int(np.argmax(np.append(sizes[:-1] >= _BOXES * n_processes, True)))
+    return cut, np.round(np.arange(n_processes + 1) * sizes[cut] / n_processes).astype(np.int64)
 
 
 def _halved(points: Floats, communicator: Communicator, ranges: list[tuple[Ids, Ids]], depth: int) -> Ids:

@@ -1,0 +1,143 @@
+import json
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ArtifactError, ConfigError
+from pipeline.hmatrix import DistributedH2Matrix, H2Matrix, kernels
+from pipeline.runtime.communicator import Serial, run_in_threads
+
+COVARIANCE = kernels.Matern(nu=0.5, length_scale=0.3)
+
+
+class NotKnownAsSymmetric(kernels.Matern):
+    """Stands for registered kernels that are not symmetric, of which there are none yet."""
+
+    symmetric = False
+
+
+CASES = {
+    "square": (2, COVARIANCE, {"diagonal": 0.1}),
+    "cube": (3, COVARIANCE, {"tolerance": 1e-4}),
+    "line": (1, COVARIANCE, {"admissibility": "weak"}),
+    "wave": (3, kernels.Helmholtz(wavenumber=4.0), {"diagonal": 1.0j, "tolerance": 1e-8}),
+    "two bases": (2, NotKnownAsSymmetric(nu=0.5, length_scale=0.3), {}),
+    "two length scales": (2, kernels.Matern(nu=1.5, length_scale=(0.1, 0.5)), {"tolerance": 1e-8}),
+}
+N = 450
+
+
+def saved(folder, points, kernel, n_processes, **options):
+    def work(comm):
+        own = np.array_split(points, n_processes)[comm.rank]
+        DistributedH2Matrix.from_kernel(own, kernel, comm, leaf_size=16, **options).save(folder)
+
+    run_in_threads(n_processes, work)
+
+
+def products(folder, x, n_processes):
+    """Return A x by a matrix that some processes load, in rows split evenly."""
+
+    def work(comm):
+        edges = np.arange(n_processes + 1) * len(x) // n_processes
+        A = DistributedH2Matrix.load(folder, comm)
+        return A @ x[edges[comm.rank] : edges[comm.rank + 1]]
+
+    return np.concatenate(run_in_threads(n_processes, work))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_shards_are_read_by_any_number_of_processes_and_whole(name, tmp_path):
+    dimension, kernel, options = CASES[name]
+    rng = np.random.default_rng(0)
+    points, x = rng.random((N, dimension)), rng.standard_normal((N, 2))
+    saved(tmp_path, points, kernel, 3, **options)
+    whole = H2Matrix.load(tmp_path)
+    assert whole.kernel.to_dict() == kernel.to_dict()
+    assert whole.is_symmetric == kernel.symmetric
+    assert whole.tolerance == options.get("tolerance", 1e-6)
+    expected = whole @ x
+    exact = H2Matrix.from_kernel(points, kernel, leaf_size=16, **options) @ x
+    assert np.linalg.norm(expected - exact) <= 2 * whole.tolerance * np.linalg.norm(exact)
+    for n_processes in (1, 2, 3, 5):
+        # The same blocks and bases: only the order of sums differs.
+        np.testing.assert_allclose(products(tmp_path, x, n_processes), expected, rtol=1e-9, atol=1e-11)
+
+
+def test_what_is_loaded_can_be_factorized_saved_and_asked_for_its_error(tmp_path):
+    rng = np.random.default_rng(0)
+    points, b = rng.random((N, 2)), rng.standard_normal(N)
+    saved(tmp_path / "first", points, COVARIANCE, 2, diagonal=0.1)
+
+    def work(comm):
+        A = DistributedH2Matrix.load(tmp_path / "first", comm, n_own_rows=[N, 0, 0][comm.rank])
+        A.save(tmp_path / "second")
+        x, _ = A.solve(b if comm.rank == 0 else b[:0])
+        return x, A.error_estimate()
+
+    found = run_in_threads(3, work)
+    assert found[0][1] <= 1e-6
+    again = H2Matrix.load(tmp_path / "second")
+    assert np.linalg.norm(again @ found[0][0] - b) <= 1e-5 * np.linalg.norm(b)
+
+
+def damaged(folder, how):
+    shard = folder / "shard-00001.safetensors"
+    if how == "missing":
+        shard.unlink()
+    elif how == "a flipped byte":
+        content = bytearray(shard.read_bytes())
+        content[-5] ^= 1
+        shard.write_bytes(bytes(content))
+    elif how == "of another matrix":
+        saved(folder / "other", np.random.default_rng(5).random((N, 2)), COVARIANCE, 2)
+        shard.write_bytes((folder / "other" / shard.name).read_bytes())
+    elif how == "of another version":
+        file = folder / "h2shards.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 99}))
+    else:
+        (folder / "h2shards.json").unlink()
+
+
+BROKEN = {
+    "missing": r"shard-00001\.safetensors is missing",
+    "a flipped byte": r"shard-00001\.safetensors is damaged",
+    "of another matrix": r"shard-00001\.safetensors is damaged, or of another matrix",
+    "of another version": r"another version than 1",
+    "not described": r"h2shards\.json is missing",
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_folder_that_is_broken_is_refused_on_all_processes(how, tmp_path):
+    saved(tmp_path, np.random.default_rng(0).random((N, 2)), COVARIANCE, 2)
+    damaged(tmp_path, how)
+
+    def work(comm):
+        with pytest.raises(ArtifactError, match=BROKEN[how]) as failure:
+            DistributedH2Matrix.load(tmp_path, comm)
+        return str(failure.value)
+
+    assert all("\n" not in line for line in run_in_threads(2, work))
+    if how != "not described":
+        with pytest.raises(ArtifactError, match=BROKEN[how]):
+            H2Matrix.load(tmp_path)
+
+
+def test_a_python_function_cannot_be_saved_and_nothing_is_left_behind(tmp_path):
+    A = DistributedH2Matrix.from_kernel(
+        np.random.default_rng(0).random((50, 2)), kernels.Custom(lambda x, y: COVARIANCE(x, y)), Serial()
+    )
+    with pytest.raises(ConfigError):
+        A.save(tmp_path / "matrix")
+    assert not (tmp_path / "matrix").exists()
+
+
+def test_rows_have_to_add_up(tmp_path):
+    saved(tmp_path, np.random.default_rng(0).random((N, 2)), COVARIANCE, 2)
+
+    def work(comm):
+        with pytest.raises(ValueError, match=rf"the processes have 20 rows together, and the matrix has {N}"):
+            DistributedH2Matrix.load(tmp_path, comm, n_own_rows=10)
+
+    run_in_threads(2, work)
