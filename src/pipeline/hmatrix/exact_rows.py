@@ -15,7 +15,7 @@ from pipeline.hmatrix.sources import Source, source_of
 _CHECKED_ROWS, _CHECKED_ENTRIES = 128, 8e6  # the more of the two: up to 2800 points, every row is checked
 _ENTRIES_AT_A_TIME = 2e6
 _TYPICAL, _TYPICAL_TARGET = 0.75, 0.95  # quantiles of the sizes of rows
-_NEAREST, _OUTSTANDING = 8, 8.0  # of a row's entries, and times that one: beyond, points nearly coincide
+NEAREST, OUTSTANDING = 8, 8.0  # of a row's entries, and times that one: beyond, points nearly coincide
 _WORST = 4.0  # times the tolerance, for the worst tenth of the rows
 
 
@@ -38,13 +38,17 @@ def typical_norm(source: Source, rows: ClusterTree, *, singular: bool, square: b
     entries = np.abs(source.exact_rows(chosen))
     if entries.size == 0:
         return 0.0
-    if singular and entries.shape[1] > _NEAREST:
-        place = entries.shape[1] - _NEAREST
-        limit = _OUTSTANDING * np.partition(entries, place, axis=1)[:, place, None]
+    if singular and entries.shape[1] > NEAREST:
+        place = entries.shape[1] - NEAREST
+        limit = OUTSTANDING * np.partition(entries, place, axis=1)[:, place, None]
         entries = np.minimum(entries, limit)
-    squares = (entries**2).sum(axis=1)
+    return norm_of_rows((entries**2).sum(axis=1), n, square=square)
+
+
+def norm_of_rows(squares: NDArray[np.float64], n_rows: int, *, square: bool) -> float:
+    """Return the norm of a matrix of so many typical rows, given the squared sizes of some."""
     typical = np.quantile(squares, _TYPICAL if square else _TYPICAL_TARGET)
-    return float(np.sqrt(n * min(float(typical), float(squares.mean()))))
+    return float(np.sqrt(n_rows * min(float(typical), float(squares.mean()))))
 
 
 def sampled_error(
@@ -66,11 +70,16 @@ def sampled_error(
     exact = exact_product(A, chosen, X)
     found = to_host(product(A, to_device(X, A.device), copies=copies))[A.rows.permutation[chosen]]
     sizes, errors = (np.linalg.norm(values, axis=1) for values in (exact, found - exact))
+    return error_of_rows(sizes, errors, square=A.is_square)
+
+
+def error_of_rows(sizes: NDArray[np.float64], errors: NDArray[np.float64], *, square: bool) -> float:
+    """Return what `sampled_error` says of rows of these sizes and errors."""
     if not np.isfinite(errors).all():
         return math.inf
     norm = float(np.linalg.norm(sizes))
     whole = float(np.linalg.norm(errors)) / (norm or 1.0)
-    typical = float(np.quantile(sizes, _TYPICAL if A.is_square else _TYPICAL_TARGET))
+    typical = float(np.quantile(sizes, _TYPICAL if square else _TYPICAL_TARGET))
     if typical == 0:
         return whole
     shares = np.sort((errors / np.maximum(sizes, typical)) ** 2)

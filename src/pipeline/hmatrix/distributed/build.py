@@ -31,6 +31,7 @@ from pipeline.hmatrix.distributed.product import product
 from pipeline.hmatrix.distributed.swap import Array, Halo, Ids, chained, exchange, gather, summed
 from pipeline.hmatrix.distributed.tree import Division, Route, build_tree
 from pipeline.hmatrix.entries import length_scales
+from pipeline.hmatrix.exact_rows import NEAREST, OUTSTANDING, error_of_rows, norm_of_rows
 from pipeline.hmatrix.geometry import crowded, depth_of, fills_space, sampling_step
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.rounding import is_narrow, stored_type
@@ -69,9 +70,14 @@ def compress(
         division.first, division.tree.points, np.zeros(0, np.int32), np.zeros((0, points.shape[1]))
     )
     work = _Build(kernel, division, lists, kept, communicator)
-    norm = work.frobenius_norm(term)
+    norm = work.typical_norm()
+    _require_finite(norm)
     stored = stored_type(tolerance, norm, work.computed, dtype)
     near, near_places = work.near_blocks(stored)
+    if stored != work.computed and not math.isfinite(work.total(near)):  # entries beyond single precision
+        stored = work.computed
+        near, near_places = work.near_blocks(stored)
+    _require_finite(work.total(near))
     near_halo = Halo.of(communicator, near_places, division.edges)
 
     sampling = Sampling.for_tolerance(_SHARE * tolerance, norm, division.tree.n_boxes)
@@ -84,11 +90,7 @@ def compress(
         )  # fmt: skip
         reached = sampled_error(form, communicator, seed=attempt + 1, n_vectors=8)
         logger.info("checked on exact rows: relative error %.1e (wanted %.0e)", reached, tolerance)
-        if not math.isfinite(reached):
-            raise ConvergenceError(
-                "the kernel's entries are NaN or infinite, or so large that their squares are; look at what it gives "
-                "between points that are equal or far apart"
-            )
+        _require_finite(reached)
         if reached <= tolerance:
             return form
         shrink = max(0.3 * tolerance / reached, 1e-3)
@@ -100,6 +102,15 @@ def compress(
         )
     note = f"sampled rows have a relative error of {reached:.1e}, above the tolerance of {tolerance:.0e}"
     return replace(form, notes=(*notes, note))
+
+
+def _require_finite(value: float) -> None:
+    """Raise unless a number that all processes have, computed of a kernel's entries, is one."""
+    if not math.isfinite(value):
+        raise ConvergenceError(
+            "the kernel's entries are NaN or infinite, or so large that their squares are; look at what it gives "
+            "between points that are equal or far apart"
+        )
 
 
 def _divided(
@@ -171,22 +182,25 @@ class _Build:
     def computed(self) -> np.dtype[Any]:
         return np.dtype(np.complex128 if self.kernel.is_complex else np.float64)
 
-    def frobenius_norm(self, term: NDArray[Any] | None) -> float:
-        """Estimate the Frobenius norm from evenly spread exact rows; collective."""
+    def typical_norm(self) -> float:
+        """Estimate the norm that tolerances refer to, as `exact_rows.typical_norm` does; collective."""
         n = self.division.n_points
-        chosen = (
-            np.unique(np.linspace(0, n - 1, min(n, _NORM_ROWS)).astype(np.int32))
-            if n
-            else np.zeros(0, np.int32)
-        )
+        if n == 0:
+            return 0.0
+        chosen = np.unique(np.linspace(0, n - 1, min(n, _NORM_ROWS)).astype(np.int32))
         own = chosen[(chosen >= self.points.first) & (chosen < self.points.last)]
         rows = np.concatenate(gather(self.communicator, self.points.at(own)))
         with together(self.communicator):
-            squares = float((np.abs(exact_rows(self.kernel, rows, self.points.own)) ** 2).sum())
-        squares *= n / max(len(chosen), 1)
-        if term is not None:
-            squares += float((np.abs(term) ** 2).sum())
-        return float(np.sqrt(summed(self.communicator, np.array([squares]))[0]))
+            entries = np.abs(exact_rows(self.kernel, rows, self.points.own))
+        if self.kernel.singular and n > NEAREST:
+            place = max(entries.shape[1] - NEAREST, 0)
+            largest = np.partition(entries, place, axis=1)[:, place:] if place else entries
+            nearest = np.concatenate(gather(self.communicator, np.ascontiguousarray(largest.T)))
+            limit = (
+                OUTSTANDING * np.partition(nearest, len(nearest) - NEAREST, axis=0)[len(nearest) - NEAREST]
+            )
+            entries = np.minimum(entries, limit[:, None])
+        return norm_of_rows(summed(self.communicator, (entries**2).sum(axis=1)), n, square=True)
 
     def near_blocks(self, stored: np.dtype[Any]) -> tuple[Pairs, Ids]:
         """Return the blocks of own leaves, and the places of others' points in them; collective."""
@@ -208,6 +222,12 @@ class _Build:
         with together(self.communicator):
             blocks = self._blocks(lists, lists, first, second, stored)
         return blocks, near_places
+
+    def total(self, pairs: Pairs) -> float:
+        """Return the size of the sum of all blocks' entries, which is not finite if one is not; collective."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            own = abs(pairs.inner.values.sum()) + abs(pairs.outer.values.sum())
+        return float(summed(self.communicator, np.array([own], np.float64))[0])
 
     def _blocks(
         self, rows: Places, columns: Places, first: Ints, second: Ints, stored: np.dtype[Any]
@@ -449,12 +469,13 @@ def exact_rows(kernel: Kernel, rows: NDArray[np.float64], columns: NDArray[np.fl
 
 
 def sampled_error(A: OwnForm, communicator: Communicator, *, seed: int, n_vectors: int) -> float:
-    """Return the relative error of A X for normal X, in the Frobenius norm of sampled rows; collective."""
+    """Return the relative error of A X for normal X, as `exact_rows.sampled_error` does; collective."""
     X = np.random.default_rng((seed, communicator.rank)).standard_normal((A.n_own, n_vectors))
     own, exact = exact_products(A, X, communicator, seed=seed)
     found = product(A, X, communicator)[own]
-    squares = summed(communicator, np.array([(np.abs(found - exact) ** 2).sum(), (np.abs(exact) ** 2).sum()]))
-    return float(np.sqrt(squares[0] / squares[1])) if squares[1] > 0 else float(np.sqrt(squares[0]))
+    rows = np.stack([np.linalg.norm(values, axis=1) for values in (exact, found - exact)], axis=1)
+    sizes, errors = np.concatenate(gather(communicator, rows)).T
+    return error_of_rows(sizes, errors, square=True) if len(sizes) else 0.0
 
 
 def exact_products(A: OwnForm, X: Array, communicator: Communicator, *, seed: int) -> tuple[Ids, Array]:
