@@ -279,3 +279,52 @@ def test_matrices_beyond_single_precision_are_solved_in_double(scale):
     lost = 1e-6 * np.linalg.norm(matrix)  # in the Frobenius norm, where no eigenvalue is below the nugget
     assert relative(matrix @ (scale * x), b) <= lost / 0.1
     assert A.factorize(1e-2).computed == np.float64
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_the_number_of_parts_decides_every_bit_and_that_of_threads_none(threads):
+    points, kernel = points_of("square", 4000), kernels.Matern(nu=0.5, length_scale=0.2)
+    A = compressed(points, kernel, 0.1, 1e-6)
+    b = np.random.default_rng(10).standard_normal(4000)
+    found = {}
+    for n_threads in (1, 3):
+        threads(n_threads)
+        F = A.factorize(parts=3)
+        found[n_threads] = F.solve(b), F.logdet(), F.sample(np.random.default_rng(0)).numpy()
+    for one, three in zip(found[1], found[3], strict=True):
+        assert np.array_equal(one, three)
+    default = A.factorize()
+    assert default.n_parts == 3
+    assert np.array_equal(default.solve(b), found[1][0])
+    threads(1)
+    alone = A.factorize()
+    assert alone.n_parts == 1
+    np.testing.assert_allclose(alone.logdet(), found[1][1], rtol=1e-9)
+    residuals = [relative(dense(points, kernel, 0.1) @ x, b) for x in (alone.solve(b), found[1][0])]
+    assert residuals[1] <= 1.5 * residuals[0]
+
+
+def test_python_functions_are_called_by_one_thread_and_the_notes_say_so(threads):
+    threads(3)
+    points, kernel = points_of("square", 400), kernels.Matern(nu=0.5)
+    function = kernels.Custom(lambda x, y: kernel(x, y), symmetric=True, positive_definite=True)
+    A = compressed(points, function, 0.1, 1e-6)
+    F = A.factorize()
+    assert F.n_parts == 1
+    assert "factorized by one thread" in F.notes[0]
+    assert A.factorize(parts=2).n_parts == 2
+    assert compressed(points, kernel, 0.1, 1e-6).factorize().notes == ()
+
+
+def test_a_number_of_parts_that_is_none_is_refused():
+    A = compressed(points_of("square", 100), kernels.Matern(), 0.1)
+    with pytest.raises(ValueError, match="parts must be at least 1"):
+        A.factorize(parts=0)
+    with pytest.raises(TypeError, match="parts wants a whole number"):
+        A.factorize(parts=2.5)
