@@ -86,6 +86,8 @@ def product(
     transposed: bool,
     x: NDArray[Any],
     m: int,
+    parts: int,
+    threads: int,
 ) -> NDArray[Any]: ...
 def sweep(steps: list[Any], kind: int, way: int, x: NDArray[Any], m: int) -> None: ...
 

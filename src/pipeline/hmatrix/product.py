@@ -12,9 +12,11 @@ from pipeline.hmatrix import _native
 from pipeline.hmatrix.batched.product import BatchedProduct
 from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.rounding import wide_type
-from pipeline.hmatrix.threads import one_blas_thread
+from pipeline.hmatrix.threads import n_threads, one_blas_thread
 from pipeline.hmatrix.transpose import transpose
 from pipeline.hmatrix.vectors import Vectors, apply
+
+_SHARED = 4e6  # bytes of blocks from which threads gain more than their start costs
 
 _Key = tuple[torch.device, bool, np.dtype[Any]]  # device, transposed, type of the product
 
@@ -85,13 +87,14 @@ def product(
 
 def _native_product(A: H2Form, flat: NDArray[Any], m: int, *, transposed: bool) -> NDArray[Any]:
     """Multiply m vectors, flat and row-major in tree order."""
+    n_parts = n_threads() if A.near.n_bytes + A.far.n_bytes >= _SHARED else 1
 
     def blocks(flat: NDArray[Any]) -> NDArray[Any]:
         with one_blas_thread():
             return np.asarray(
                 _native.product(
                     A.rows.native, A.columns.native, A.row_basis.native, A.column_basis.native,
-                    A.near.native, A.far.native, A.mirrored, transposed, flat, m,
+                    A.near.native, A.far.native, A.mirrored, transposed, flat, m, n_parts, n_threads(),
                 )
             )  # fmt: skip
 

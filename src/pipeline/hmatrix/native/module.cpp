@@ -49,7 +49,7 @@ void bind_stored(nb::module_& module, const char* suffix) {
              "row_tree"_a, "column_tree"_a, "row_basis"_a, "column_basis"_a, "near"_a, "far"_a, "mirrored"_a)
         .def("block", &Represented<S>::block, "rows"_a, "columns"_a);
     module.def("product", &product<S>, "row_tree"_a, "column_tree"_a, "row_basis"_a, "column_basis"_a, "near"_a,
-               "far"_a, "mirrored"_a, "transposed"_a, "x"_a, "m"_a);
+               "far"_a, "mirrored"_a, "transposed"_a, "x"_a, "m"_a, "parts"_a, "threads"_a);
     module.def("rise", &rise<S>, "tree"_a, "basis"_a, "boxes"_a, "x"_a, "coefficients"_a, "m"_a);
     module.def("descend", &descend<S>, "tree"_a, "basis"_a, "boxes"_a, "coefficients"_a, "y"_a, "m"_a);
     module.def("add_blocks", &add_blocks<S>, "blocks"_a, "mirrored"_a, "taken"_a, "widths"_a, "x"_a, "given"_a,

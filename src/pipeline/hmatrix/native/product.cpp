@@ -1,5 +1,7 @@
 #include "product.hpp"
 
+#include "threads.hpp"
+
 namespace hmatrix {
 
 namespace {
@@ -15,10 +17,6 @@ class Passes {
     C* at(int b) { return coefficients_ + basis_.skeleton_start.data()[b] * m_; }
     int rank(int b) const { return basis_.rank.data()[b]; }
 
-    void up(const C* x) {
-        for (int b = tree_.boxes() - 1; b >= 0; --b) up(b, x);
-    }
-
     void up(int b, const C* x) {
         const int k = rank(b), n = size(b);
         if (k == 0) return;
@@ -26,10 +24,6 @@ class Passes {
         std::copy_n(local_.data(), static_cast<int64_t>(k) * m_, at(b));
         // T row-major is T^T column-major
         add_transposed_product(n - k, k, m_, T(b), local_.data() + static_cast<int64_t>(k) * m_, at(b), scratch_);
-    }
-
-    void down(C* y) {
-        for (int b = 0; b < tree_.boxes(); ++b) down(b, y);
     }
 
     void down(int b, C* y) {
@@ -87,30 +81,52 @@ class Passes {
 template <class S>
 Out<Wide<S>> product(const Tree& row_tree, const Tree& column_tree, const Basis<S>& row_basis,
                      const Basis<S>& column_basis, const Blocks<S>& near, const Blocks<S>& far, bool mirrored,
-                     bool transposed, In<Wide<S>> x, int m) {
+                     bool transposed, In<Wide<S>> x, int m, int parts, int threads) {
     using C = Wide<S>;
     const Tree &in_tree = transposed ? row_tree : column_tree, &out_tree = transposed ? column_tree : row_tree;
     const int n_out = out_tree.boxes() ? out_tree.stop.data()[out_tree.boxes() - 1] : 0;
-    std::vector<C> y(static_cast<size_t>(n_out) * m), scratch;
+    std::vector<C> y(static_cast<size_t>(n_out) * m);
+    const nb::gil_scoped_release unlocked;
     struct Part {
         C* at;
         int size;
     };
+    const auto shared = [threads](int count, auto make, auto work) { share(count, threads, make, work, [] {}); };
+    // A part gives the rows of its own boxes: those that start in its range of points. A mirrored block between two
+    // parts is read by both.
+    const auto part_of = [&](int b) {
+        return static_cast<int>(static_cast<int64_t>(out_tree.start.data()[b]) * parts / std::max(n_out, 1));
+    };
     const auto apply = [&](const Blocks<S>& blocks, auto input, auto output) {
-        for (size_t p = 0; p < blocks.first.shape(0); ++p) {
-            const int a = blocks.first.data()[p], b = blocks.second.data()[p];
-            const S* B = blocks.values.data() + blocks.start.data()[p];
-            if (mirrored && a != b) {
-                const Part ya = output(a), yb = output(b);
-                add_both_products(ya.size, yb.size, m, B, input(b).at, ya.at, input(a).at, yb.at, scratch);
-            } else if (!transposed) {
-                const Part xb = input(b), ya = output(a);
-                add_product(ya.size, xb.size, m, B, xb.at, ya.at, scratch);
-            } else {
-                const Part xa = input(a), yb = output(b);
-                add_transposed_product(xa.size, yb.size, m, B, xa.at, yb.at, scratch);
+        const auto one = [&](std::vector<C>& scratch, int part) {
+            for (size_t p = 0; p < blocks.first.shape(0); ++p) {
+                const int a = blocks.first.data()[p], b = blocks.second.data()[p];
+                const bool both = mirrored && a != b;
+                const bool gives_a = (both || !transposed) && (parts == 1 || part_of(a) == part);
+                const bool gives_b = (both || transposed) && (parts == 1 || part_of(b) == part);
+                const S* B = blocks.values.data() + blocks.start.data()[p];
+                if (gives_a && gives_b) {
+                    const Part ya = output(a), yb = output(b);
+                    add_both_products(ya.size, yb.size, m, B, input(b).at, ya.at, input(a).at, yb.at, scratch);
+                } else if (gives_a) {
+                    const Part xb = input(b), ya = output(a);
+                    add_product(ya.size, xb.size, m, B, xb.at, ya.at, scratch);
+                } else if (gives_b) {
+                    const Part xa = input(a), yb = output(b);
+                    add_transposed_product(xa.size, yb.size, m, B, xa.at, yb.at, scratch);
+                }
             }
-        }
+        };
+        shared(parts, [] { return std::vector<C>(); }, one);
+    };
+    // Boxes of a level know of the level below or above only.
+    const auto level = [&](const Tree& tree, int number, auto make, auto work) {
+        const int first = tree.level_start.data()[number], count = tree.level_start.data()[number + 1] - first;
+        const int pieces = std::min(parts, count);
+        shared(pieces, make, [&](auto& passes, int piece) {
+            for (int i = static_cast<int64_t>(piece) * count / pieces; i < static_cast<int64_t>(piece + 1) * count / pieces; ++i)
+                work(passes, first + i);
+        });
     };
     const auto points = [m](const Tree& tree, C* vectors) {
         return [&tree, vectors, m](int b) {
@@ -122,14 +138,20 @@ Out<Wide<S>> product(const Tree& row_tree, const Tree& column_tree, const Basis<
         const Basis<S>&in_basis = transposed ? row_basis : column_basis, &out_basis = transposed ? column_basis : row_basis;
         std::vector<C> taken(static_cast<size_t>(in_basis.skeleton_start.data()[in_tree.boxes()]) * m),
             given(static_cast<size_t>(out_basis.skeleton_start.data()[out_tree.boxes()]) * m);
-        Passes<S> in(in_tree, in_basis, taken.data(), m), out(out_tree, out_basis, given.data(), m);
-        const auto skeletons = [](Passes<S>& side) {
-            return [&side](int b) { return Part{side.at(b), side.rank(b)}; };
+        const auto in = [&] { return Passes<S>(in_tree, in_basis, taken.data(), m); };
+        const auto out = [&] { return Passes<S>(out_tree, out_basis, given.data(), m); };
+        const auto skeletons = [m](const Basis<S>& basis, C* coefficients) {
+            return [&basis, coefficients, m](int b) {
+                return Part{coefficients + basis.skeleton_start.data()[b] * m, basis.rank.data()[b]};
+            };
         };
-        in.up(x.data());
-        apply(far, skeletons(in), skeletons(out));
-        out.down(y.data());
+        for (int l = in_tree.levels() - 1; l >= 0; --l)
+            level(in_tree, l, in, [&](Passes<S>& passes, int b) { passes.up(b, x.data()); });
+        apply(far, skeletons(in_basis, taken.data()), skeletons(out_basis, given.data()));
+        for (int l = 0; l < out_tree.levels(); ++l)
+            level(out_tree, l, out, [&](Passes<S>& passes, int b) { passes.down(b, y.data()); });
     }
+    nb::gil_scoped_acquire locked;
     return give(std::move(y));
 }
 
@@ -165,7 +187,7 @@ void add_blocks(const Blocks<S>& blocks, bool mirrored, In<int64_t> taken, In<in
 
 #define HMATRIX_PRODUCT(S)                                                                                         \
     template Out<Wide<S>> product<S>(const Tree&, const Tree&, const Basis<S>&, const Basis<S>&, const Blocks<S>&, \
-                                     const Blocks<S>&, bool, bool, In<Wide<S>>, int);                           \
+                                     const Blocks<S>&, bool, bool, In<Wide<S>>, int, int, int);                           \
     template void rise<S>(const Tree&, const Basis<S>&, In<int>, In<Wide<S>>, InOut<Wide<S>>, int);                \
     template void descend<S>(const Tree&, const Basis<S>&, In<int>, InOut<Wide<S>>, InOut<Wide<S>>, int);          \
     template void add_blocks<S>(const Blocks<S>&, bool, In<int64_t>, In<int>, In<Wide<S>>, In<int64_t>, In<int>,   \

@@ -28,11 +28,11 @@ struct Blocks {
 };
 
 // Returns A x or A^T x in tree order, flat and row-major (rows, m), as x is. `mirrored`: pairs (b, c) with b != c stand
-// for (c, b) as well, transposed.
+// for (c, b) as well, transposed. Rows are divided into `parts`, on which the result depends by rounding, among threads.
 template <class S>
 Out<Wide<S>> product(const Tree& row_tree, const Tree& column_tree, const Basis<S>& row_basis,
                      const Basis<S>& column_basis, const Blocks<S>& near, const Blocks<S>& far, bool mirrored,
-                     bool transposed, In<Wide<S>> x, int m);
+                     bool transposed, In<Wide<S>> x, int m, int parts, int threads);
 
 // The steps of a product that is divided among processes; vectors are flat and row-major, (., m).
 
