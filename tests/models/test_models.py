@@ -177,3 +177,10 @@ def test_a_network_that_cannot_be_imported_is_one_line(path, options, words):
 
 def no_linear_layer(num_classes):
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def test_a_network_of_torchvision_is_built_beside_any_build_of_torch():
+    model = build("imported", (3, 32, 32), path="torchvision.models:resnet18")
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    # He et al., table 1, with 10 classes and a 7x7 stem.
+    assert sum(p.numel() for p in model.parameters()) == 11_181_642

@@ -1,7 +1,9 @@
 """Any network of another library or of the user's own, by import path."""
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -9,6 +11,8 @@ from torch import nn
 
 from pipeline.errors import ConfigError
 from pipeline.models.classifier import Classifier
+
+MISSING_OPERATORS = ("nms", "qnms")  # those that torchvision registers shapes for as it is imported
 
 
 def imported(
@@ -38,7 +42,7 @@ def imported(
     where = f"model.path {path!r}"
     module_name, _, name = path.partition(":")
     try:
-        build: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
+        build: Callable[..., Any] = getattr(import_library(module_name), name)
     except (ImportError, AttributeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{where}: wanted package.module:name, found {error}") from None
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
@@ -62,3 +66,24 @@ def imported(
     parent, _, child = linear[-1].rpartition(".")
     setattr(model.get_submodule(parent), child, nn.Identity())
     return Classifier(model, last)
+
+
+def import_library(name: str) -> ModuleType:
+    """Import a module; torchvision's even beside a build of torch that its compiled operators were not made for.
+
+    PyPI's torchvision links the CUDA build of torch, so beside a CPU build its operators are missing, and with them the
+    import fails at those for detection, whose shapes it registers. Networks for classification need none of them: their
+    signatures are declared, so that a call says that there is no implementation.
+    """
+    try:
+        return importlib.import_module(name)
+    except RuntimeError as failure:
+        if "operator torchvision::" not in str(failure):
+            raise
+        for partial in [key for key in sys.modules if key.partition(".")[0] == "torchvision"]:
+            del sys.modules[partial]
+        for operator in MISSING_OPERATORS:
+            if not hasattr(torch.ops.torchvision, operator):
+                signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                torch.library.define(f"torchvision::{operator}", signature)
+        return importlib.import_module(name)

@@ -10,6 +10,7 @@ COMMANDS = {
     "rerun": "rerun",
     "schedule": "schedule",
     "explain": "explain",
+    "explain_network": "explain_network",
     "archive": "archive",
     "verify": "verify",
 }
@@ -59,6 +60,20 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     explain = command("explain", "Say why a file was made and what would make it again.")
     explain.add_argument("path", type=Path, metavar="PATH", help="an artefact, its manifest, or a file in it")
     explain.add_argument("--study", help="name or file of its study, if not config/NAME.yaml")
+
+    network = command(
+        "explain_network", "Write a page that says why each layer of an ONNX file takes what it takes."
+    )
+    network.add_argument("model", type=Path, metavar="MODEL.onnx", help="the network")
+    network.add_argument(
+        "--inputs", type=Path, required=True, metavar="X.npy", help="samples like those to come"
+    )
+    network.add_argument(
+        "--engine",
+        choices=("ours", "onnxruntime", "openvino"),
+        help="this one alone; all installed if not given",
+    )
+    network.add_argument("--output", type=Path, required=True, metavar="PAGE.html", help="the page to write")
 
     archive = command("archive", "Pack a study with its code, so that others can check and rerun it.")
     archive.add_argument("--study", required=True, help="name of a file in config, or a YAML file")

@@ -1,0 +1,114 @@
+"""The page that explains a network on several engines."""
+
+import importlib.util
+from argparse import Namespace
+from html.parser import HTMLParser
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from pipeline.__main__ import main
+from pipeline.errors import ConfigError
+from pipeline.operations import engine_profiles
+from pipeline.operations.engine_profiles import Row
+from pipeline.operations.explain_network import page, run, summary
+
+
+@pytest.fixture
+def files(tmp_path):
+    generator = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], name="a<b>"),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "v"], ["y"], transB=1, name="head"),
+    ]
+    weights = [
+        numpy_helper.from_array(generator.standard_normal(shape).astype(np.float32), name)
+        for name, shape in (("w", (16, 3, 3, 3)), ("v", (5, 16)))
+    ]
+    shapes = [("x", ["n", 3, 12, 12]), ("y", ["n", 5])]
+    given, result = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes)
+    graph = helper.make_graph(nodes, "network", [given], [result], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    np.save(tmp_path / "x.npy", generator.standard_normal((4, 3, 12, 12)).astype(np.float32))
+    return tmp_path
+
+
+class Cells(HTMLParser):
+    """The text of the rows of all tables."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.open = [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        self.open = tag in ("td", "th")
+
+    def handle_data(self, data):
+        if self.open:
+            self.rows[-1][-1] += data
+
+
+@pytest.mark.parametrize("engine", ["ours", "onnxruntime", "openvino"])
+def test_the_page_has_a_row_and_a_sentence_for_every_layer(files, engine, capsys):
+    if engine != "ours" and importlib.util.find_spec(engine) is None:
+        pytest.skip(f"{engine} is not installed")
+    output = files / "pages" / "page.html"
+    arguments = ["explain_network", files / "model.onnx", "--inputs", files / "x.npy", "--engine", engine]
+    assert not main([*map(str, arguments), "--output", str(output)])
+    rows = Cells(output.read_text()).rows
+    assert rows[0][:2] == ["layer", "kernel that ran"]
+    assert len(rows) > 2
+    assert all(len(row) == 10 and row[1] and row[-1].endswith(".") for row in rows[1:])
+    assert f"{engine}: {len(rows) - 1} layers" in capsys.readouterr().out
+    if engine == "ours":
+        assert [row[0] for row in rows[1:]] == ["a<b>", "p", "head"]
+        assert all(float(row[8]) < 5e-3 for row in rows[1:])
+
+
+def test_casts_and_what_runs_on_one_side_are_told():
+    single = {"conv": ("Conv (float)", 4e-3), "relu": ("Relu (float)", 1e-3)}
+    half = {"cast_0": ("Cast (float)", 1e-3), "conv": ("Conv (float16)", 3e-3)}
+    rows = {row.layer: row for row in engine_profiles._compared(single, half)}
+    assert (
+        rows["cast_0"].reason
+        == "Only moves numbers between types or layouts; it takes 25% of the half-precision run."
+    )
+    assert (
+        rows["conv"].reason == "Half precision is faster, 1.33x: Conv (float16) ran instead of Conv (float)."
+    )
+    assert rows["relu"].reason.startswith("Ran at float32 only")
+    assert "5.00 ms at FP32 and 4.00 ms in half precision, 1.25x" in summary(list(rows.values()))
+    assert "take 25% of the latter" in summary(list(rows.values()))
+
+
+def test_names_are_text_and_no_markup():
+    text = page("<m>", (3, 4), {"ours": [Row("<script>", "a&b", "", None, 1e-3, reason="So.")]})
+    assert "<script>" not in text
+    assert Cells(text).rows[1][:2] == ["<script>", "a&b"]
+
+
+def test_inputs_that_are_no_samples_are_refused(files):
+    options = Namespace(
+        model=files / "model.onnx", inputs=files / "model.onnx", engine="ours", output=files / "p.html"
+    )
+    with pytest.raises(ConfigError, match=r"not an array in a \.npy file"):
+        run(options)
+    np.save(files / "none.npy", np.zeros((0, 3, 12, 12)))
+    with pytest.raises(ConfigError, match=r"holds shape \(0, 3, 12, 12\); wanted at least one sample"):
+        run(Namespace(**{**vars(options), "inputs": files / "none.npy"}))
+
+
+def test_a_missing_engine_is_named():
+    with pytest.raises(ConfigError, match="needs the package nowhere"):
+        engine_profiles._needed("nowhere")
