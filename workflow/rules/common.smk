@@ -8,6 +8,7 @@ from pipeline.config.loading import load_study, read_study_file
 from pipeline.config.specs import artefacts_of, specs
 from pipeline.errors import PipelineError
 from pipeline.operations.check import results_folder
+from pipeline.operations.inputs import digest_of_named_files
 from pipeline.operations.main_process import at_work, begin, end, look_back
 from pipeline.operations.unsupported import refuse_unsupported
 from pipeline.runtime.code_digest import code_digest as digest
@@ -48,6 +49,13 @@ def code_digest(module):
     """The digest of a stage's code, computed when a job asks: one in a cluster's queue asks for its own rule's alone."""
     computed = cache(lambda: digest(module))
     return lambda wildcards: computed()
+
+
+def files_behind(section):
+    """The digest of the files outside of the results that a section of the study names; for the `params` of a rule."""
+    return lambda wildcards: digest_of_named_files(
+        SPECS[section.format(**wildcards)], cache=Path(".snakemake", "digests")
+    )
 
 
 def stage_digests():

@@ -11,6 +11,7 @@ rule dataset:
         mem_mb=2000,
     params:
         code=code_digest("pipeline.stages.dataset"),
+        files=files_behind("dataset"),
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
@@ -33,6 +34,7 @@ rule points:
         mem_mb=2000,
     params:
         code=code_digest("pipeline.stages.points"),
+        files=files_behind("points/{matrix}"),
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
