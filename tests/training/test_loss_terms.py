@@ -237,3 +237,25 @@ def test_no_gradient_is_no_term_and_an_infinite_one_tells_nothing():
 def test_an_unknown_kind_of_loss_is_refused():
     with pytest.raises(ValueError, match="loss must be one of learned, mean, sum, not 'total'"):
         KFAC(network(), ALL, loss="total")
+
+
+@pytest.mark.parametrize("margin", [5.0, 14.0])
+def test_a_network_that_is_sure_of_its_targets_still_tells_the_weight(margin):
+    y = torch.arange(N) % N_CLASSES
+    rng = torch.Generator().manual_seed(1)
+    scores = (
+        torch.randn(N, N_CLASSES, generator=rng) + margin * functional.one_hot(y, N_CLASSES)
+    ).requires_grad_()
+    (gradient,) = torch.autograd.grad(functional.cross_entropy(scores, y) / 4, scores)
+    assert learn_terms(scores.detach(), gradient).weight == pytest.approx(1 / (4 * N))
+
+
+def test_scores_beyond_all_doubt_tell_nothing():
+    y = torch.arange(N) % N_CLASSES
+    scores = (1e4 * functional.one_hot((y + 1) % N_CLASSES, N_CLASSES)).float().requires_grad_()
+    (gradient,) = torch.autograd.grad(functional.cross_entropy(scores, y), scores)
+    terms = learn_terms(scores.detach(), gradient)
+    assert terms.weight == pytest.approx(
+        1 / N
+    )  # sure of the wrong class, whose gradient is the weight itself
+    assert learn_terms(torch.full((2, 3), torch.nan), torch.ones(2, 3)) is None

@@ -22,6 +22,10 @@ Loss = Literal["learned", "mean", "sum"]
 CORRECTION = "S"  # second moments of gradients in the eigenbasis, not a symmetric matrix
 
 
+# `torch.compiler.disable`, which would load the compiler now and not where one is used first.
+_uncompiled = torch._disable_dynamo  # type: ignore[attr-defined]
+
+
 @dataclass(frozen=True)
 class Moments:
     """Sums over samples of one matrix.
@@ -187,6 +191,7 @@ class Capture:
         finally:
             self.paused = before
 
+    @_uncompiled
     def sample(self, scores: Tensor, uniform: Tensor) -> None:
         """Take output gradients of the log-likelihood of classes drawn from the prediction itself.
 
@@ -292,6 +297,7 @@ class Capture:
             self._pass, self._pass_id = _Pass(self.loss_scale), number
         return self._pass
 
+    @_uncompiled
     def _add_scores(self, scores: Tensor, gradient: Tensor, n_rows: int) -> None:
         if not self.paused:
             current = self._current()
@@ -299,6 +305,7 @@ class Capture:
             if self._loss == "learned":
                 current.scores.append((scores, gradient))
 
+    @_uncompiled
     def _from_backward(self, use: _Use, gradient: Tensor) -> None:
         if not self.paused:
             self._current()
@@ -431,10 +438,6 @@ def _first_tensor(output: object) -> Tensor | None:
     )
     tensors = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
     return next((tensor for tensor in tensors if tensor.dim() > 1), tensors[0] if tensors else None)
-
-
-# `torch.compiler.disable`, which would load the compiler now and not where one is used first.
-_uncompiled = torch._disable_dynamo  # type: ignore[attr-defined]
 
 
 class _Hook:

@@ -6,6 +6,7 @@ a gradient scaler. For a cross-entropy the scores and the gradient at them tell 
 p - y, with p the predicted probabilities and y the target, and all but the target's entry of y is known.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -72,23 +73,22 @@ def _softmax(scores: Tensor, gradient: Tensor, *, tolerance: float) -> Terms | N
     rows = _some(live, LOOKED_AT)
     h, p = gradient[rows], torch.softmax(scores[rows], dim=1)
     target = h.argmin(dim=1, keepdim=True)
-    doubt = 1 - p.gather(1, target)[:, 0]
-    lift = -h.gather(1, target)[:, 0]
-    sure = doubt < 1e-3
-    if bool(sure.all()):
-        sure = doubt < doubt.max()
-    weights = (lift / doubt)[~sure]
-    if not len(weights):
+    # Sums over the other classes keep their digits where the network is sure of the target.
+    p_others, h_others = (t.scatter(1, target, 0.0) for t in (p, h))
+    doubt, lift = p_others.sum(dim=1), h_others.sum(dim=1)
+    clear = doubt > min(1e-3, float(doubt.max()) / 2)
+    if not bool(clear.any()):
         return None
-    others = (h - (lift / doubt)[:, None] * p).scatter(1, target, 0.0)[~sure]
-    fits = bool(others.norm() <= 10 * tolerance * h[~sure].norm())
+    weights = (lift / doubt)[clear]
+    off = (h_others[clear] - weights[:, None] * p_others[clear]).norm()
+    fits = bool(off <= 10 * tolerance * h_others[clear].norm()) and bool((weights > 0).all())
     if fits and scores.shape[1] == 2:
         # Of two classes any gradient that adds up to zero would fit: all rows must agree.
         fits = bool((weights.max() - weights.min()) <= 10 * tolerance * weights.abs().max())
     if not fits:
         return _soft_targets(p, h, len(live), tolerance=tolerance)
     # Where classes are weighted, the one weight that leaves the Fisher matrix at the scores as large.
-    squares = h[~sure].square().sum(dim=1)
+    squares = h[clear].square().sum(dim=1)
     weight = float(squares.sum() / (squares / weights).sum())
     return _rounded("softmax cross-entropy", weight, len(live))
 
@@ -127,9 +127,11 @@ def _binary(scores: Tensor, gradient: Tensor, *, tolerance: float) -> Terms | No
     return _rounded("binary cross-entropy", float(weights.mean()), len(live))
 
 
-def _rounded(source: str, weight: float, n: int) -> Terms:
+def _rounded(source: str, weight: float, n: int) -> Terms | None:
     """Take a mean to be one, exactly, and so a part of a mean, a multiple and a sum."""
     whole = weight * n
+    if not (math.isfinite(whole) and whole > 0):
+        return None
     nearest = float(round(whole)) if whole >= 1 else 1 / round(1 / whole)
     near = abs(whole - nearest) <= 2e-3 * whole
     return Terms(source, nearest / n if near else weight, float(n))

@@ -1,0 +1,76 @@
+"""Figures of a training as JSON lines or in TensorBoard, from loops of one's own."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+
+class ScalarWriter(Protocol):
+    """What `torch.utils.tensorboard.SummaryWriter` offers."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> object: ...
+
+
+def scalars(figures: Any) -> dict[str, float]:
+    """Flatten figures, such as those of `KFAC.statistics` or an `EpochRecord`, to numbers by path.
+
+    Names of nested figures are joined by slashes; what is no number is left out.
+    """
+    return dict(
+        _scalars(asdict(figures) if is_dataclass(figures) and not isinstance(figures, type) else figures)
+    )
+
+
+def _scalars(figures: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _scalars(value, f"{path}{name}/")
+        elif isinstance(value, int | float):
+            yield f"{path}{name}", value
+
+
+def to_tensorboard(writer: ScalarWriter, step: int, figures: Any) -> None:
+    """Add figures to TensorBoard.
+
+    writer = torch.utils.tensorboard.SummaryWriter("runs/one")
+    train(..., on_epoch=lambda record: to_tensorboard(writer, record.steps, record))
+    """
+    for path, value in scalars(figures).items():
+        writer.add_scalar(path, value, step)
+
+
+class JSONLines:
+    """Append figures to a file, one JSON object a line, each written at once.
+
+    Numbers that are not finite become null, which JSON knows.
+
+        with JSONLines("log.jsonl") as log:
+            log(step, kfac.statistics())
+
+    Args:
+        path: Of the file; lines that it has stay.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by __exit__ or close
+
+    def __call__(self, step: int, figures: Any) -> None:
+        """Write one line: the step, and the figures by path."""
+        found = {path: value if math.isfinite(value) else None for path, value in scalars(figures).items()}
+        self._file.write(json.dumps({"step": step, **found}) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,107 @@
+"""Which learning rates a network can be trained with: a short run in which the rate grows until the loss does."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ConvergenceError
+
+SMOOTHING = 0.9  # weight of the past in the mean of losses
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """What a range test found.
+
+    Attributes:
+        rates: Of the steps that were taken.
+        losses: A moving average of the losses before these steps.
+        steepest: The rate at which it fell fastest per decade: a good peak rate. None if it never fell.
+        largest: The rate at which it was lowest; larger ones do harm.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    steepest: float | None
+    largest: float
+
+
+def learning_rate_range_test(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[int], Tensor],
+    *,
+    lowest: float = 1e-5,
+    highest: float = 10.0,
+    n_steps: int = 100,
+) -> RangeTest:
+    """Let the rate grow by equal ratios from step to step and watch the loss [1, section 3.3].
+
+    It ends early where the mean loss exceeds four times the lowest one, or is not finite. Network and optimizer
+    then are as they were. All groups of parameters get the same rate.
+
+    Args:
+        model: The network, in training mode.
+        optimizer: Any of torch's interface, a `KFACOptimizer` too.
+        loss_of: Computes the loss of a step, counted from 0, on a batch of its own.
+        lowest: The first rate.
+        highest: The last rate.
+        n_steps: The most steps.
+
+    Raises:
+        ValueError: If the rates do not grow or there are fewer than two steps.
+        ConvergenceError: If the first loss is not finite.
+
+    References:
+        [1] Smith, "Cyclical learning rates for training neural networks", WACV 2017.
+    """
+    if not 0 < lowest < highest or n_steps < 2:
+        raise ValueError(
+            f"a range test needs 0 < lowest < highest and two steps, not {lowest}, {highest} and {n_steps}"
+        )
+    weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    rates: list[float] = []
+    losses: list[float] = []
+    mean = 0.0
+    try:
+        for step in range(n_steps):
+            lr = lowest * (highest / lowest) ** (step / (n_steps - 1))
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.zero_grad()
+            loss = loss_of(step)
+            mean = SMOOTHING * mean + (1 - SMOOTHING) * float(loss.detach())
+            average = mean / (1 - SMOOTHING ** (step + 1))
+            if not math.isfinite(average) or (losses and average > 4 * min(losses)):
+                break
+            rates.append(lr)
+            losses.append(average)
+            loss.backward()  # type: ignore[no-untyped-call]
+            try:
+                optimizer.step()
+            except ConvergenceError:
+                break
+    finally:
+        optimizer.zero_grad()
+        model.load_state_dict(weights)
+        optimizer.load_state_dict(state)
+        kfac = getattr(optimizer, "kfac", None)
+        if kfac is not None:
+            kfac.discard()
+    if not losses:
+        raise ConvergenceError(
+            "the first loss of the range test is not finite; look for bad numbers in the batch"
+        )
+    falls = [losses[i + 1] - losses[i] for i in range(len(losses) - 1)]
+    fastest = min(range(len(falls)), key=falls.__getitem__, default=None)
+    fell = fastest is not None and falls[fastest] < 0
+    return RangeTest(
+        tuple(rates),
+        tuple(losses),
+        rates[fastest] if fastest is not None and fell else None,
+        rates[losses.index(min(losses))],
+    )

@@ -1,0 +1,188 @@
+"""Smoothings as wrappers of any torch optimizer and of any data loader, for loops of one's own."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+from torch.utils.data import default_collate
+
+from pipeline.training.average import Average
+from pipeline.training.objective import displaced
+from pipeline.training.randomness import Purpose, generator
+from pipeline.training.smoothing import RunningMixup, Smoothing
+
+
+class SmoothedOptimizer:
+    """Let an optimizer step with the gradient of a smoothed objective.
+
+        optimizer = SmoothedOptimizer(model, inner, [WeightNoise(0.2), SAM(0.1), WeightAverage(0.5)], n_steps=1000)
+        for images, labels in loader:
+            def closure():
+                optimizer.zero_grad()
+                loss = cross_entropy(model(images), labels)
+                loss.backward()
+                return loss
+            optimizer.step(closure)
+        optimizer.settle()
+
+    Each step moves the weights as the smoothings say, lets the closure compute loss and gradient there, moves them
+    back bit by bit, and steps. Smoothings that explore (SAM) cost one more call of the closure each, of which a
+    preconditioner and running statistics see nothing. Weight noise is drawn in antithetic pairs of steps. Every
+    process draws the same noise, as replicas of `DistributedDataParallel` must.
+
+    Args:
+        model: The network.
+        optimizer: What steps; a `KFACOptimizer` too.
+        smoothing: Any but those that mix samples, which `MixupCollate` does, and gradient noise.
+        n_steps: Of the whole training, which annealing and averages refer to.
+        seed: Of the noise.
+
+    Attributes:
+        inner: The optimizer.
+        n_done: Steps that were done.
+
+    Raises:
+        ValueError: If a smoothing needs the samples or their single losses.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        smoothing: Sequence[Smoothing],
+        *,
+        n_steps: int,
+        seed: int = 0,
+    ) -> None:
+        for each in smoothing:
+            if type(each).blend is not Smoothing.blend or type(each).explore is not Smoothing.explore:
+                raise ValueError(
+                    f"{type(each).__name__} needs samples or their single losses, which an optimizer does not see; mix "
+                    "samples by MixupCollate, or smooth labels in the loss"
+                )
+        if n_steps < 1:
+            raise ValueError(f"n_steps must be the number of steps of the whole training, not {n_steps}")
+        self.inner = optimizer
+        self.n_done = 0
+        self._buffers = list(model.buffers())
+        self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._smoothing = [each.within(n_steps) for each in smoothing]
+        self._n_steps = n_steps
+        self._seed = seed
+        self._average = Average(model)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Those of the optimizer."""
+        return self.inner.param_groups
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        self.inner.zero_grad(set_to_none)
+
+    def step(self, closure: Callable[[], Any]) -> Any:
+        """Take a step by the smoothed gradient; return what the last call of the closure did."""
+        done = self.n_done / self._n_steps
+        pair, second = divmod(self.n_done, 2)
+        displacements = [
+            smoothing.displace(
+                self._weights,
+                generator(self._seed, Purpose.WEIGHTS, pair, 0, i),
+                sign=-1 if second else 1,
+                done=done,
+            )
+            for i, smoothing in enumerate(self._smoothing)
+        ]
+        with torch.enable_grad(), displaced(self._weights, displacements):
+            climbs = [self._climb(each, closure) for each in self._smoothing if each.EXPLORES]
+            with displaced(self._weights, climbs):
+                loss = closure()
+        self.inner.step()
+        self.n_done += 1
+        if any(each.averages(self.n_done / self._n_steps) for each in self._smoothing):
+            self._average.add()
+        return loss
+
+    def shown(self) -> AbstractContextManager[None]:
+        """Give the network the averaged weights for a while, where a smoothing averages."""
+        return self._average.shown()
+
+    def settle(self) -> None:
+        """Give the network the averaged weights for good, where a smoothing averages."""
+        self._average.settle()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on, the optimizer's state included."""
+        return {
+            "inner": self.inner.state_dict(),
+            "n_done": self.n_done,
+            "average": self._average.state_dict(),
+            "n_averaged": self._average.n_added,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.inner.load_state_dict(state["inner"])
+        self.n_done = state["n_done"]
+        self._average.load_state_dict(state["average"], state["n_averaged"])
+
+    def _climb(self, smoothing: Smoothing, closure: Callable[[], Any]) -> dict[str, Tensor]:
+        kept = [buffer.clone() for buffer in self._buffers]
+        with self._unseen():
+            closure()
+        for buffer, before in zip(self._buffers, kept, strict=True):
+            buffer.copy_(before)
+        found = {name: p.grad.clone() for name, p in self._weights.items() if p.grad is not None}
+        return smoothing.climb({name: self._weights[name].detach() for name in found}, found)
+
+    @contextmanager
+    def _unseen(self) -> Iterator[None]:
+        """Keep a pass from a preconditioner."""
+        kfac = getattr(self.inner, "kfac", None)
+        if kfac is None:
+            yield
+            return
+        with kfac.paused():
+            yield
+
+
+class MixupCollate:
+    """Collate samples of a `DataLoader` to mixed images and class probabilities, for `cross_entropy`.
+
+    Args:
+        smoothing: How to mix; `RunningMixup` is refused, for a worker does not see former batches.
+        n_classes: Of the labels.
+        seed: Of the mixtures; every batch of every epoch draws anew.
+        collate: What makes tensors of a list of samples.
+
+    Raises:
+        ValueError: If the smoothing mixes with former batches.
+    """
+
+    def __init__(
+        self,
+        smoothing: Smoothing,
+        n_classes: int,
+        *,
+        seed: int = 0,
+        collate: Callable[[Any], Any] = default_collate,
+    ) -> None:
+        if isinstance(smoothing, RunningMixup):
+            raise ValueError(
+                "RunningMixup needs former batches, which a collate function does not see; use Mixup"
+            )
+        self.smoothing = smoothing
+        self.n_classes = n_classes
+        self.seed = seed
+        self._collate = collate
+
+    def __call__(self, samples: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        images, labels = self._collate(samples)
+        targets = one_hot(labels, self.n_classes).to(images.dtype)
+        # Workers of a loader have torch's generator seeded by epoch and worker, so batches differ.
+        position = int(torch.randint(2**31, ()))
+        rng = generator(self.seed, Purpose.BATCH, position)
+        return self.smoothing.blend(images, targets, rng, lambda _: None)

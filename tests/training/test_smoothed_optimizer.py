@@ -1,0 +1,159 @@
+"""Smoothings around any torch optimizer; the laws that define them are the oracle."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from pipeline.training import KFACOptimizer, KFACSettings, MixupCollate, SmoothedOptimizer
+from pipeline.training.smoothing import (
+    SAM,
+    GradientNoise,
+    LabelSmoothing,
+    Mixup,
+    RunningMixup,
+    WeightAverage,
+    WeightNoise,
+)
+
+
+def network():
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)).double()
+    with torch.no_grad():
+        for i, p in enumerate(model.parameters()):
+            p.copy_(0.5 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
+    return model
+
+
+def batch(step):
+    rng = torch.Generator().manual_seed(step)
+    return torch.randn(10, 4, generator=rng, dtype=torch.float64), torch.randint(3, (10,), generator=rng)
+
+
+def flat(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def run(model, optimizer, steps, seen=None):
+    for step in steps:
+
+        def closure(step=step):
+            if seen is not None:
+                seen.append(flat(model))
+            optimizer.zero_grad()
+            x, y = batch(step)
+            loss = cross_entropy(model(x), y)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    return flat(model)
+
+
+def sgd(model, lr=0.1):
+    return torch.optim.SGD(model.parameters(), lr=lr)
+
+
+def test_without_smoothings_it_is_the_optimizer():
+    model, other = network(), network()
+    found = run(model, SmoothedOptimizer(model, sgd(model), [], n_steps=3), range(3))
+    assert torch.equal(found, run(other, sgd(other), range(3)))
+
+
+def test_sam_steps_by_the_gradient_at_the_top_of_its_climb_and_running_statistics_move_once():
+    model, twin = network(), network()
+    run(model, SmoothedOptimizer(model, sgd(model), [SAM(rho=0.3)], n_steps=1), range(1))
+    x, y = batch(0)
+    weights = list(twin.parameters())
+    probe = copy.deepcopy(twin)
+    gradients = torch.autograd.grad(cross_entropy(probe(x), y), list(probe.parameters()))
+    length = torch.cat([g.flatten() for g in gradients]).norm()
+    top = copy.deepcopy(twin)
+    with torch.no_grad():
+        for p, g in zip(top.parameters(), gradients, strict=True):
+            p += 0.3 * g / length
+    slopes = torch.autograd.grad(cross_entropy(top(x), y), list(top.parameters()))
+    expected = torch.cat([(p - 0.1 * g).flatten() for p, g in zip(weights, slopes, strict=True)])
+    torch.testing.assert_close(flat(model), expected.detach())
+    assert int(model[1].num_batches_tracked) == 1
+    torch.testing.assert_close(model[1].running_mean, top[1].running_mean)
+
+
+def test_noise_of_two_steps_is_opposite_and_weights_come_back():
+    model, seen = network(), []
+    start = flat(model)
+    optimizer = SmoothedOptimizer(model, sgd(model, lr=0.0), [WeightNoise(std=0.3)], n_steps=4)
+    assert torch.equal(run(model, optimizer, range(4), seen), start)
+    first, second, third, _ = (weights - start for weights in seen)
+    torch.testing.assert_close(first, -second)
+    assert (first - third).norm() > 0.1 * first.norm() > 0
+
+
+def test_the_average_of_the_last_steps_can_be_shown_and_kept():
+    model, after = network(), []
+    optimizer = SmoothedOptimizer(model, sgd(model), [WeightAverage(share=0.5)], n_steps=4)
+    for step in range(4):
+        after.append(run(model, optimizer, [step]))
+    mean = (after[2] + after[3]) / 2
+    with optimizer.shown():
+        torch.testing.assert_close(flat(model), mean)
+    assert torch.equal(flat(model), after[3])
+    optimizer.settle()
+    torch.testing.assert_close(flat(model), mean)
+
+
+def test_exploring_passes_leave_no_trace_in_the_factors():
+    settings = KFACSettings(factor_interval=1, inverse_interval=1, sample_fraction=1.0, damping=0.1)
+    factors = []
+    for smoothing in ([], [SAM(rho=1e-90)]):
+        model = network()
+        inner = KFACOptimizer(model, settings=settings, lr=0.1)
+        run(model, SmoothedOptimizer(model, inner, smoothing, n_steps=2), range(2))
+        factors.append(inner.kfac.state_dict()["tensors"])
+    for name, tensor in factors[0].items():
+        assert torch.equal(factors[1][name], tensor)
+
+
+def test_a_run_goes_on_bit_by_bit_from_its_state():
+    smoothing = [WeightNoise(std=0.2, annealed=True), SAM(rho=0.1), WeightAverage(share=1.0)]
+    model = network()
+    optimizer = SmoothedOptimizer(model, sgd(model), smoothing, n_steps=6)
+    run(model, optimizer, range(3))
+    state = copy.deepcopy([model.state_dict(), optimizer.state_dict()])
+    fresh = network()
+    fresh.load_state_dict(state[0])
+    resumed = SmoothedOptimizer(fresh, sgd(fresh), smoothing, n_steps=6)
+    resumed.load_state_dict(state[1])
+    assert torch.equal(run(fresh, resumed, range(3, 6)), run(model, optimizer, range(3, 6)))
+    for each in (optimizer, resumed):
+        each.settle()
+    assert torch.equal(flat(fresh), flat(model))
+
+
+@pytest.mark.parametrize("smoothing", [Mixup(alpha=0.4), LabelSmoothing(amount=0.1), GradientNoise(std=0.1)])
+def test_smoothings_that_need_samples_are_refused(smoothing):
+    model = network()
+    with pytest.raises(ValueError, match="needs samples or their single losses"):
+        SmoothedOptimizer(model, sgd(model), [smoothing], n_steps=3)
+
+
+def test_a_mixed_batch_is_a_convex_combination_of_its_samples():
+    images, labels = torch.eye(6), torch.arange(6)
+    loader = DataLoader(
+        TensorDataset(images, labels), batch_size=6, collate_fn=MixupCollate(Mixup(alpha=1.0), 6)
+    )
+    torch.manual_seed(0)
+    first, second = next(iter(loader)), next(iter(loader))
+    for mixed, targets in (first, second):
+        # Images and targets are the same here, so mixing both alike keeps them the same.
+        torch.testing.assert_close(mixed, targets)
+        torch.testing.assert_close(targets.sum(dim=1), torch.ones(6))
+    assert not torch.equal(first[0], second[0])
+
+
+def test_running_mixup_is_refused_as_a_collate_function():
+    with pytest.raises(ValueError, match="needs former batches"):
+        MixupCollate(RunningMixup(alpha=0.4), 3)

@@ -1,0 +1,111 @@
+"""Process groups that torch has opened, weights in pieces, and compiled networks."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.runtime.collectives import ProcessGroup
+from pipeline.runtime.communicator import Serial, run_in_threads
+from pipeline.training import KFAC, KFACSettings
+from pipeline.training.processes import detected, unwrapped
+
+ALL = KFACSettings(factor_interval=1, inverse_interval=1, sample_fraction=1.0, damping=0.1)
+
+
+@pytest.fixture
+def group_of_one(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+def batch(seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(12, 4, generator=rng), torch.randint(3, (12,), generator=rng)
+
+
+def test_sharded_weights_are_refused_by_name(group_of_one):
+    model = network()
+    fully_shard(model, mesh=dist.init_device_mesh("cpu", (1,)))
+    with pytest.raises(
+        ValueError, match=r"parameter 0\.weight is a DTensor, as fully_shard .* DistributedDataParallel"
+    ):
+        KFAC(model)
+
+
+def test_one_process_needs_no_messages_and_a_wrapped_network_is_looked_into(group_of_one):
+    model = network()
+    wrapped = DistributedDataParallel(model)
+    assert isinstance(detected(wrapped), Serial)
+    assert unwrapped(wrapped) is model
+    assert KFAC(wrapped).preconditioned == ("0", "2")
+
+
+def test_more_processes_are_found_and_so_is_a_group_of_some(group_of_one, monkeypatch):
+    monkeypatch.setattr(dist, "get_world_size", lambda group=None: 2)
+    assert detected(network()) == ProcessGroup(None)
+    model = DistributedDataParallel(network())
+    assert detected(model) == ProcessGroup(model.process_group)
+
+
+@pytest.mark.parametrize("of_group", [False, True])
+def test_messages_of_a_process_group_are_those_of_one_process(group_of_one, of_group):
+    group = ProcessGroup(dist.new_group([0]) if of_group else None)
+    x = torch.arange(3.0)
+    group.all_reduce(x)
+    group.reduce(x, 0)
+    group.broadcast(x, 0)
+    group.barrier()
+    assert torch.equal(x, torch.arange(3.0))
+    assert torch.equal(group.all_gather(x)[0], x)
+    assert torch.equal(group.exchange({0: x})[0], x)
+    assert (group.rank, group.size) == (0, 1)
+
+
+def test_gradients_that_differ_between_processes_are_refused_at_the_first_step():
+    def work(communicator):
+        model = network()
+        kfac = KFAC(model, ALL, communicator=communicator)
+        x, y = batch(communicator.rank)
+        cross_entropy(model(x), y).backward()
+        kfac.step(0.1)
+
+    with pytest.raises(ValueError, match="processes hold different gradients at K-FAC's first step"):
+        run_in_threads(2, work)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
+)  # torch's own
+def test_compiled_networks_and_compiled_steps_train_as_they_do_uncompiled():
+    torch._dynamo.reset()
+    found = []
+    for how in ("eager", "network", "step"):
+        model = network()
+        called = torch.compile(model) if how == "network" else model
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        kfac = KFAC(called, KFACSettings(**(vars(ALL) | {"factor_interval": 2})))
+
+        def step(x, y, called=called, kfac=kfac, optimizer=optimizer):
+            optimizer.zero_grad()
+            cross_entropy(called(x), y).backward()
+            kfac.step(0.1)
+            optimizer.step()
+
+        whole = torch.compile(step) if how == "step" else step
+        for seed in range(4):
+            whole(*batch(seed))
+        assert kfac.terms.source == "softmax cross-entropy"
+        found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    for compiled in found[1:]:
+        # Fused kernels round otherwise: a few units in each of four steps.
+        torch.testing.assert_close(compiled, found[0], rtol=1e-4, atol=1e-5)
