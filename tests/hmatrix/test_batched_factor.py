@@ -284,7 +284,10 @@ def test_arrays_of_any_layout_and_type_are_solved_as_natively():
         np.testing.assert_allclose(found, wanted, atol=1e-8)
 
 
-def test_vectors_that_want_gradients_leave_no_graph():
+def test_vectors_that_want_gradients_get_them_or_an_error():
     A, b = compressed(points_of("square", 100), COVARIANCE, 0.1), torch.ones(100, requires_grad=True)
-    assert not factorize(A.form, device=BATCHES).solve(b).requires_grad
-    assert not A.solve(b, 1e-4)[0].requires_grad
+    F = factorize(A.form, device=BATCHES)
+    F.solve(b).sum().backward()
+    torch.testing.assert_close(b.grad, F.solve(torch.ones(100)))
+    with pytest.raises(TypeError, match=r"pass x\.detach\(\)"):
+        F.multiply_root(b)

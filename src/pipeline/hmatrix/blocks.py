@@ -42,6 +42,10 @@ class Blocks:
         view = getattr(_native, f"Blocks_{self.values.dtype.name}")
         return view(self.first, self.second, self.start, self.values)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the native view, which is made anew where it is wanted."""
+        return {name: value for name, value in vars(self).items() if name != "native"}
+
     def part(self, first: int, last: int) -> "Blocks":
         """Return pairs first to last - 1, sharing memory."""
         low, high = self.start[first], self.start[last]

@@ -8,6 +8,7 @@ every second or third halving, so that a box has four or eight children.
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,10 @@ class ClusterTree:
     def fills_space(self) -> bool:
         """The tree is that of a volume, whose boxes have eight children."""
         return self.arity == 8
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the native view, which is made anew where it is wanted."""
+        return {name: value for name, value in vars(self).items() if name != "native"}
 
     def level(self, number: int) -> range:
         """Return the boxes of a level."""

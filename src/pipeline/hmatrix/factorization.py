@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix.batched.steps import MULTIPLY_ROOT, SOLVE, SOLVE_TRANSPOSED, BatchedSteps, act
+from pipeline.hmatrix.gradients import linear
 from pipeline.hmatrix.inputs import CPU, torch_dtype
 from pipeline.hmatrix.parts import Substitution
 from pipeline.hmatrix.rounding import wide_type
@@ -72,10 +73,16 @@ class Factorization:
 
     def solve(self, b: Vectors) -> Vectors:
         """Return A^-1 b for b of shape (n,) or (n, m)."""
-        return self._act(b, "solve", batched=SOLVE)
+        return linear(b, self._solve, self._solve_transposed)
 
     def solve_transposed(self, b: Vectors) -> Vectors:
         """Return A^-T b, not conjugated."""
+        return linear(b, self._solve_transposed, self._solve)
+
+    def _solve(self, b: Any) -> Any:
+        return self._act(b, "solve", batched=SOLVE)
+
+    def _solve_transposed(self, b: Any) -> Any:
         return self._act(b, "solve_transposed", batched=SOLVE if self.kind != "lu" else SOLVE_TRANSPOSED)
 
     def multiply_root(self, z: Vectors) -> Vectors:

@@ -17,11 +17,27 @@ Progress = Callable[[int, int], object]  # called with how many boxes of how man
 
 
 def as_array(values: Any) -> NDArray[Any]:
-    """Return an array, or a tensor anywhere of any type, on the host; bfloat16, unknown to NumPy, becomes float32."""
+    """Return an array, or a tensor anywhere of any type, on the host; bfloat16, unknown to NumPy, becomes float32.
+
+    Raises:
+        TypeError: If it is masked, or a tensor that wants a gradient.
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError("a masked array has entries without a value: fill them, or leave their points out")
     if not isinstance(values, Tensor):
         return np.asarray(values)
+    require_no_gradient(values)
     found = values.detach().cpu().resolve_conj().resolve_neg()
     return np.asarray((found.float() if found.dtype == torch.bfloat16 else found).numpy())
+
+
+def require_no_gradient(values: Tensor) -> None:
+    """Raise TypeError if a gradient is wanted that would be lost."""
+    if values.requires_grad and torch.is_grad_enabled():
+        raise TypeError(
+            "a gradient is wanted (requires_grad) and not known here: only products and Factorization.solve have one, "
+            "for their vectors; pass x.detach()"
+        )
 
 
 def as_points(points: "NDArray[Any] | Tensor", what: str) -> NDArray[Any]:

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.linalg import LinearOperator
+from scipy.sparse import csr_array, issparse
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
 from torch import Tensor
 
 from pipeline.hmatrix import algebra, preconditioned, storage, structure
@@ -24,7 +24,8 @@ from pipeline.hmatrix.factor import factorize
 from pipeline.hmatrix.factorization import Factorization
 from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.from_operator import from_operator
-from pipeline.hmatrix.inputs import Progress, require_kernel
+from pipeline.hmatrix.gradients import linear
+from pipeline.hmatrix.inputs import Progress, as_array, require_kernel
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.krylov import SolveInfo
 from pipeline.hmatrix.product import DeviceCopies, product
@@ -132,11 +133,40 @@ class H2Matrix:
         """Return A x for x of shape (n,) or (n, m) in the caller's order of the points, or the product of matrices."""
         if isinstance(x, H2Matrix):
             return H2Matrix(algebra.multiply(self.form, x.form))
-        return product(self.form, x, copies=self.copies)
+        return linear(x, self._product, self._product_transposed)
 
     def product_transposed(self, x: Vectors) -> Vectors:
         """Return A^T x."""
+        return linear(x, self._product_transposed, self._product)
+
+    def _product(self, x: Any) -> Any:
+        return product(self.form, x, copies=self.copies)
+
+    def _product_transposed(self, x: Any) -> Any:
         return product(self.form, x, transposed=True, copies=self.copies)
+
+    def __rmatmul__(self, x: Any) -> Any:
+        """Return x A for x of shape (n,) or (m, n)."""
+        values: Any = x if isinstance(x, Tensor) else as_array(x)
+        if values.ndim == 1:
+            return self.product_transposed(values)
+        return self.product_transposed(values.T).T
+
+    def matvec(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Return A x for x of shape (n,) or (n, 1), as `scipy.sparse.linalg.aslinearoperator` asks."""
+        return self @ x
+
+    def rmatvec(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Return A^H x, like `matvec`."""
+        return np.asarray(np.conj(self.product_transposed(np.conj(x))))
+
+    def matmat(self, X: NDArray[Any]) -> NDArray[Any]:
+        """Return A X for X of shape (n, m)."""
+        return self @ X
+
+    def rmatmat(self, X: NDArray[Any]) -> NDArray[Any]:
+        """Return A^H X for X of shape (n, m)."""
+        return self.rmatvec(X)
 
     @property
     def T(self) -> "H2Matrix":
@@ -164,11 +194,28 @@ class H2Matrix:
     def __neg__(self) -> "H2Matrix":
         return -1.0 * self
 
-    def __add__(self, other: "H2Matrix") -> "H2Matrix":
-        return H2Matrix(algebra.add(self.form, other.form)) if isinstance(other, H2Matrix) else NotImplemented
+    def __add__(self, other: Any) -> "H2Matrix":
+        """Return A + B, or A with a SciPy sparse matrix added to its near field (see `add_sparse`)."""
+        if isinstance(other, H2Matrix):
+            return H2Matrix(algebra.add(self.form, other.form))
+        if not issparse(other):
+            return NotImplemented
+        if other.shape != self.shape:
+            raise ValueError(f"matrices of shapes {self.shape} and {other.shape} cannot be added")
+        entries = other.tocoo()
+        return self.add_sparse(entries.row, entries.col, entries.data)
 
-    def __sub__(self, other: "H2Matrix") -> "H2Matrix":
-        return self + (-other) if isinstance(other, H2Matrix) else NotImplemented
+    def __radd__(self, other: Any) -> "H2Matrix":
+        """Return B + A, or A itself as 0 + A, so that `sum` takes matrices."""
+        if isinstance(other, int | float) and other == 0:
+            return self
+        return self.__add__(other)
+
+    def __sub__(self, other: Any) -> "H2Matrix":
+        return self + (-other) if isinstance(other, H2Matrix) or issparse(other) else NotImplemented
+
+    def __rsub__(self, other: Any) -> "H2Matrix":
+        return (-self).__add__(other)
 
     def inverse(self, *, tolerance: float | None = None) -> "H2Matrix":
         """Return the inverse, compressed; see `algebra.inverse`."""
@@ -288,14 +335,7 @@ class H2Matrix:
 
     def as_linear_operator(self) -> LinearOperator:
         """Return the same for SciPy's iterative methods."""
-        return LinearOperator(
-            self.shape,
-            matvec=lambda x: self @ x.reshape(-1),
-            rmatvec=lambda x: np.conj(self.product_transposed(np.conj(x.reshape(-1)))),
-            matmat=lambda x: self @ x,
-            rmatmat=lambda x: np.conj(self.product_transposed(np.conj(x))),
-            dtype=self.dtype,
-        )
+        return aslinearoperator(self)
 
     @property
     def rows(self) -> ClusterTree:

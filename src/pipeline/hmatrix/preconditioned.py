@@ -14,7 +14,14 @@ from pipeline.hmatrix.exact_rows import exact_product, sampled_rows
 from pipeline.hmatrix.factor import factorize_even_indefinite
 from pipeline.hmatrix.factorization import Factorization
 from pipeline.hmatrix.form import H2Form
-from pipeline.hmatrix.inputs import numpy_dtype, require_count, require_tolerance, torch_dtype
+from pipeline.hmatrix.inputs import (
+    as_array,
+    numpy_dtype,
+    require_count,
+    require_no_gradient,
+    require_tolerance,
+    torch_dtype,
+)
 from pipeline.hmatrix.krylov import NotPositiveDefiniteError, SolveInfo, conjugate_gradient, gmres
 from pipeline.hmatrix.product import DeviceCopies, product
 from pipeline.hmatrix.rounding import is_narrow
@@ -52,8 +59,10 @@ def solve(
     require_count(max_iterations, "max_iterations")
     if factorization is not None and not isinstance(factorization, Factorization):
         raise TypeError(f"factorization wants what A.factorize() returns, not {factorization!r}")
-    if not isinstance(b, torch.Tensor):
-        b = np.asarray(b)
+    if isinstance(b, torch.Tensor):
+        require_no_gradient(b)
+    else:
+        b = as_array(b)
     if isinstance(b, np.ndarray) and b.dtype.kind not in "biufc":
         raise TypeError(f"b wants numbers in an array or a tensor, not {b.dtype}")
     if b.ndim not in (1, 2) or len(b) != A.shape[0]:

@@ -33,6 +33,10 @@ class DeviceCopies:
     products: dict[_Key, BatchedProduct] = field(default_factory=dict)
     diagonals: dict[torch.device, Tensor] = field(default_factory=dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the copies out: another process, or a deep copy, makes its own."""
+        return {"products": {}, "diagonals": {}}
+
     def for_another_diagonal(self) -> "DeviceCopies":
         """Return copies for the matrix with another diagonal term, which share all but the diagonals."""
         return DeviceCopies(self.products)

@@ -78,6 +78,10 @@ class Basis:
             f"{self.n_bytes / 1e6:.1f} MB)"
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the native view, which is made anew where it is wanted."""
+        return {name: value for name, value in vars(self).items() if name != "native"}
+
     @cached_property
     def skeleton_start(self) -> NDArray[np.int64]:
         return _starts(self.rank)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.hmatrix.inputs import as_array, numpy_dtype, torch_dtype
+from pipeline.hmatrix.inputs import as_array, numpy_dtype, require_no_gradient, torch_dtype
 
 Vectors = TypeVar("Vectors", NDArray[Any], Tensor)
 
@@ -131,7 +131,8 @@ def apply_on_device(
     """Do what `apply` does to tensors where they are: `action` takes and returns (n, m) in tree order."""
     if x.ndim not in (1, 2) or len(x) != len(taken):
         raise ValueError(f"{what} wants shape ({len(taken)},) or ({len(taken)}, m), not {tuple(x.shape)}")
-    values = x.detach()  # as natively: no gradients, and no graph that grows with each iteration of a solver
+    require_no_gradient(x)
+    values = x.detach()
     columns = values if values.ndim == 2 else values[:, None]
     split = x.is_complex() and not computed.is_complex
     if split:

@@ -6,6 +6,7 @@ owner after the phase; on the way down, the owner sends values before it.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,19 +26,40 @@ Vectors = dict[int, NDArray[Any]]  # of each part, shape (unknowns, m)
 
 
 @dataclass(frozen=True, eq=False)
+class _View:
+    """Steps of a part in the numbering of its vectors: counts, index, values and pivots of native/eliminate.hpp."""
+
+    stored: np.dtype[Any]
+    counts: NDArray[np.int32]
+    index: NDArray[np.int32]
+    values: NDArray[Any]
+    pivots: NDArray[np.int32]
+
+    @cached_property
+    def native(self) -> Any:
+        """The same for native routines."""
+        view = getattr(_native, f"Level_{self.stored.name}")
+        return view(self.counts, self.index, self.values, self.pivots)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the native view, which is made anew where it is wanted."""
+        return {name: value for name, value in vars(self).items() if name != "native"}
+
+
+@dataclass(frozen=True, eq=False)
 class _Local:
     """A stage in the numbering of the parts' own vectors.
 
     Attributes:
         level: Number of the level.
-        steps: Native views of each part's steps.
+        steps: Each part's steps.
         halo: Places of the halo in the vectors of those who touch it, by (part, owner).
         asked: The same places in the owners' vectors, by (owner, part).
         left, came: Places of unknowns that are handed over before the stage: by (old, new owner), by (new, old).
     """
 
     level: int
-    steps: dict[int, list[Any]]
+    steps: dict[int, list[_View]]
     halo: Pairs
     asked: Pairs
     left: Pairs
@@ -59,7 +81,7 @@ class Substitution:
     ) -> None:
         """Number each part's unknowns and make the lists; collective."""
         self._team, self._kind, self.tally = team, kind, team.tally
-        self._view = getattr(_native, f"Level_{stored.name}")
+        self._stored = stored
         self._computed = np.dtype(np.complex128 if stored.kind == "c" else np.float64)
         plan = eliminated.stages[0].plan
         bounds = np.append(tree.start, tree.n_points)[plan.first + plan.cuts]
@@ -71,6 +93,23 @@ class Substitution:
             eliminated.table,
             eliminated.peak_bytes,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the threads behind: a copy has a team of its own.
+
+        Raises:
+            TypeError: If the parts are spread over processes, which cannot be copied together.
+        """
+        if self._team.communicator.size > 1:
+            raise TypeError(
+                "a factorization whose parts are spread over processes cannot be pickled or copied"
+            )
+        return vars(self) | {"_team": (self._team.n_parts, self._team.n_threads, self._team.shares)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        n_parts, n_threads, shares = state["_team"]
+        team = Team(n_parts, n_threads, shares=shares, tally=state["tally"])
+        vars(self).update(state | {"_team": team})
 
     @property
     def n_parts(self) -> int:
@@ -140,7 +179,8 @@ class Substitution:
     def _sweep(self, stage: _Local, way: int, vectors: Vectors) -> None:
         def run(part: int, _: bool) -> None:
             x = vectors[part]
-            _native.sweep(stage.steps[part], self._kind, way, x.reshape(-1), x.shape[1])
+            views = [view.native for view in stage.steps[part]]
+            _native.sweep(views, self._kind, way, x.reshape(-1), x.shape[1])
 
         self._team.each([part for part, steps in stage.steps.items() if steps], run)
 
@@ -202,9 +242,9 @@ class Substitution:
         def local(table: Moved) -> Pairs:
             return {pair: numbering[pair[0]](places) for pair, places in table.items()}
 
-        def views(part: int, pieces: list[Steps]) -> list[Any]:
+        def views(part: int, pieces: list[Steps]) -> list[_View]:
             return [
-                self._view(piece.counts, numbering[part](piece.index), piece.values, piece.pivots)
+                _View(self._stored, piece.counts, numbering[part](piece.index), piece.values, piece.pivots)
                 for piece in pieces
             ]
 

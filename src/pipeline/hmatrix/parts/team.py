@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -43,7 +43,7 @@ class Tally:
     n_bytes: Counter[tuple[str, int, int]] = field(default_factory=Counter)
     n_messages: Counter[tuple[str, int, int]] = field(default_factory=Counter)
     flops: defaultdict[tuple[str, int, int], defaultdict[int, float]] = field(
-        default_factory=lambda: defaultdict(lambda: defaultdict(float))
+        default_factory=lambda: defaultdict(partial(defaultdict, float))
     )
     waiting: float = 0.0
 
