@@ -424,3 +424,23 @@ def test_convert_refuses_arrays_by_name_and_a_network_says_what_it_is():
     assert repr(network) == (
         f"HalfNetwork({len(network.layers)} layers on {network.instruction_set}, 14.0 kB instead of 26.0 kB)"
     )
+
+
+class Cosines(nn.Module):
+    """Directions of vectors, some of which are zero: they are divided by 1e-12, which binary16 does not hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Conv2d(3, 4, 1, bias=False), nn.Linear(4, 2)
+
+    def forward(self, x):
+        y = nn.functional.normalize(self.layer(x), dim=1)
+        return self.head(y.mean((2, 3)))
+
+
+def test_what_is_divided_by_is_not_rounded_to_zero(generator):
+    module, x = Cosines().eval(), torch.randn(3, 3, 4, 4, generator=generator)
+    x[:, :, 0] = 0
+    network = HalfNetwork.convert(module, x)
+    with torch.no_grad():
+        assert relative(network(x), module.double()(x.double())) < half_error(2 * len(network.layers))

@@ -186,7 +186,7 @@ class HalfNetwork:
         for part in torch.split(calibration[:CALIBRATION_SAMPLES], PART):
             seen = zip(rounded, twin.activations(part), strict=True)
             wide |= {layer.name for layer, result in seen if not storable_in_half(result)}
-        planned = store_activations(rounded, wide)
+        planned = store_activations(rounded, wide | _never_zero(rounded))
         errors = added_errors(planned, half, single, few, twin.instruction_set)
         exact = twin(calibration)
         least = {layer.name: min(errors[layer.name].values()) for layer in planned if layer.has_weights}
@@ -441,6 +441,17 @@ def _unpickled(
 ) -> HalfNetwork:
     known = instruction_set if instruction_set in instruction_sets() else None
     return HalfNetwork(layers, half, single, known)
+
+
+def _never_zero(layers: Sequence[Layer]) -> set[str]:
+    """Results that are divided by or whose logarithm is taken, so that they must not be rounded to zero."""
+    names: set[str] = set()
+    for layer in reversed(layers):
+        if layer.function in ("reciprocal", "log"):
+            names.add(layer.source)
+        if layer.name in names and layer.kind in ("gather", "activation"):
+            names |= set(layer.sources)
+    return names
 
 
 def _kept(tensor: Tensor) -> Tensor:

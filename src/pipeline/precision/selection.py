@@ -239,12 +239,17 @@ def warn_of_float32(
     if opened is not None and len(at_once) < len(least) and not opened[1].within(budget):
         reasons.append(f"all others together give {opened[1].exceeds(budget)}" if at_once else
                        f"all layers together give {opened[1].exceeds(budget)}")  # fmt: skip
-        proposals.append(f"output_error={_rounded_up(opened[1].output_error):g}")
+        if math.isfinite(opened[1].output_error):
+            proposals.append(f"output_error={_rounded_up(opened[1].output_error):g}")
         if opened[1].points is not None and opened[1].points > budget.points:
             proposals.append(f"points={_rounded_up(opened[1].points):g}")
+    advice = (
+        f"; Budget({', '.join(proposals)}) would change that"
+        if proposals
+        else ", and no budget would change that"
+    )
     warnings.warn(
-        f"the network stays at float32 altogether, so half precision gains nothing: {'; '.join(reasons)}; Budget("
-        f"{', '.join(proposals)}) would change that",
+        f"the network stays at float32 altogether, so half precision gains nothing: {'; '.join(reasons)}{advice}",
         stacklevel=3,
     )
 
