@@ -16,7 +16,8 @@ from pipeline.artifacts.checksums import (
     verify_folder,
     write_list,
 )
-from pipeline.artifacts.store import create, sha256_of
+from pipeline.artifacts.disk import sha256_of
+from pipeline.artifacts.store import create
 from pipeline.errors import ArtifactError
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from pipeline.artifacts.store import sha256_of
+from pipeline.artifacts.disk import sha256_of
 from pipeline.errors import ArtifactError
 
 LIST = "manifest-sha256.txt"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.store import sha256_of, write_atomically
+from pipeline.artifacts.disk import sha256_of, write_atomically
 
 #: Seconds within which a file system may give two changes of a file the same time.
 TICK = 2.0

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
+from pipeline.artifacts.disk import write_atomically
 from pipeline.artifacts.entry import Entry, entry_of
-from pipeline.artifacts.store import write_atomically
 from pipeline.errors import ArtifactError
 
 FOLDER = "history"  # below the results

@@ -7,12 +7,8 @@ rest JSON.
 """
 
 import csv
-import errno
-import hashlib
 import json
 import math
-import os
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,44 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
+from pipeline.artifacts.disk import errors_of_the_disk, flush, sha256_of, share, write_atomically
 from pipeline.artifacts.patience import Patience
 from pipeline.errors import ArtifactError
 
 SCHEMA_VERSION = 1
-
-
-def sha256_of(path: Path) -> str:
-    """The checksum of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def flush(path: Path) -> None:
-    """Wait until a file's content is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a whole file or nothing: to a temporary name of this process's own, flushed to disk, then renamed.
-
-    A link in place of the temporary file is removed and never followed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    try:
-        new = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        with open(new, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass
@@ -169,43 +132,6 @@ def create(
             "provenance": provenance,
         }
         write_atomically(manifest, json.dumps(content, indent=1) + "\n")
-
-
-@contextmanager
-def errors_of_the_disk(folder: Path) -> Iterator[None]:
-    """Turn a full disk, or one that may not be written to, into a line that says what to do."""
-    try:
-        yield
-    except Exception as error:
-        if _is_full(error):
-            raise ArtifactError(
-                f"{folder}: the disk is full, so the result is incomplete; free some space and run again"
-            ) from error
-        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            where = error.filename or folder
-            raise ArtifactError(f"{where}: {error.strerror}; mend its permissions and run again") from error
-        raise
-
-
-def share(path: Path) -> None:
-    """Give a file the user's usual permissions: safetensors makes files for their owner alone, and a group shares."""
-    path.chmod(0o666 & ~_umask())
-
-
-def _umask() -> int:
-    """The process's mask of permissions, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
-
-
-def _is_full(error: Exception) -> bool:
-    """Whether a write failed for want of space; NumPy and safetensors say so only in their text."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return "No space left on device" in str(error) or (
-        isinstance(error, OSError) and " written" in str(error)
-    )
 
 
 def _size_of(path: Path) -> int | None:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.checksums import LIST, MANIFEST, verify_archive, write_list
+from pipeline.artifacts.disk import sha256_of
 from pipeline.artifacts.history import PAST_REPORTS, manifests_of, snapshot_of
 from pipeline.artifacts.lock import holder
-from pipeline.artifacts.store import sha256_of
 from pipeline.config.specs import artefacts_of, specs
 from pipeline.errors import ArtifactError
 from pipeline.operations.studies import RESULTS, StudyFile, read_study

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.disk import sha256_of
 from pipeline.artifacts.entry import Entry, entry_of
 from pipeline.artifacts.history import read, read_snapshot, snapshot_of
-from pipeline.artifacts.store import sha256_of
 from pipeline.config.specs import artefacts_of
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.operations.main_process import main_elsewhere

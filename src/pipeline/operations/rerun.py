@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
+from pipeline.artifacts.disk import errors_of_the_disk
 from pipeline.artifacts.history import manifests_of
 from pipeline.artifacts.lock import hold
-from pipeline.artifacts.store import errors_of_the_disk
 from pipeline.config.loading import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.operations.check import results_folder
