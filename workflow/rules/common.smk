@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.config.loading import load_study, read_study_file
 from pipeline.config.specs import artefacts_of, specs
 from pipeline.errors import PipelineError
-from pipeline.operations.check import results_folder
+from pipeline.operations.check import own_files, results_folder
 from pipeline.operations.inputs import digest_of_named_files
 from pipeline.operations.main_process import at_work, begin, end, look_back
 from pipeline.operations.unsupported import refuse_unsupported
@@ -31,6 +31,7 @@ try:
         read_study_file(Path(file))  # refuses keys written twice, of which Snakemake took the last
     results_folder(Path("results"))
     STUDY = load_study(config, default=Path(workflow.basedir) / "config" / "default.yaml")
+    own_files(STUDY)
 except PipelineError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
@@ -43,6 +44,11 @@ ALL_CORES = 1024
 
 # Matrices whose points are a network's features, and the run that it was trained by.
 EMBEDDED = {name: m.points.run for name, m in STUDY.matrices.items() if m.points.name == "embeddings"}
+
+
+def own_file(key):
+    """The file of the user's own that a key of a matrix names, as an input: rows that change re-run what reads them."""
+    return lambda wildcards: STUDY.matrices[wildcards.matrix].files().get(key, [])
 
 
 def code_digest(module):

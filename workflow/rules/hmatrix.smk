@@ -25,6 +25,7 @@ rule solve:
         spec="results/{study}/spec/solve/{matrix}.json",
         points="results/{study}/points/{matrix}/manifest.json",
         operator="results/{study}/compress/{matrix}/manifest.json",
+        own=own_file("right_hand_side"),
     output:
         manifest="results/{study}/solve/{matrix}/manifest.json",
     log:

@@ -8,7 +8,7 @@ from pydantic import Field, GetCoreSchemaHandler, create_model
 from pydantic_core import CoreSchema, core_schema
 
 from pipeline.config.section import Section
-from pipeline.options import descriptions, summary, type_hints
+from pipeline.options import Positive, descriptions, summary, type_hints
 
 
 def section_of(
@@ -28,7 +28,9 @@ def section_of(
         if field.name not in without:
             needed = field.name in required or field.default is dataclasses.MISSING
             default = ... if needed else field.default
-            keys[field.name] = (hints[field.name], Field(default, description=texts.get(field.name)))
+            # A complex number has no notation in YAML: studies take its real values.
+            hint = Positive if hints[field.name] is complex else hints[field.name]
+            keys[field.name] = (hint, Field(default, description=texts.get(field.name)))
     tag = Literal[name]  # type: ignore[valid-type]
     return create_model(
         options.__name__, __base__=Section, __doc__=summary(options), name=(tag, name), **keys

@@ -1,6 +1,6 @@
 """Which images are learnt, and by what network."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -15,17 +15,25 @@ N_IMAGES = {"fashion_mnist": 60_000, "digits": 1_437}
 class ImageData(Section):
     """The images that the networks learn."""
 
-    name: Literal["fashion_mnist", "digits", "folder"] = Field(
+    LATER: ClassVar[frozenset[str]] = frozenset({"path"})
+
+    name: Literal["fashion_mnist", "digits", "folder", "arrays"] = Field(
         "fashion_mnist",
-        description="The data set: fashion_mnist (60,000 + 10,000 images of 28x28), digits (1,797 of "
-        "8x8), or folder "
-        "(images of your own, which need directory, image_size and channels).",
+        description="The data set: fashion_mnist (60,000 + 10,000 images of 28x28), digits (1,797 of 8x8), folder "
+        "(images of your own, which need directory, image_size and channels), or arrays (the same in one file, which "
+        "needs path).",
     )
     directory: str | None = Field(
         None,
         description="Folder with four IDX files, or with train/CLASS/* and test/CLASS/*. Without "
         "one, Fashion-MNIST is "
         "Debian's package, installed or fetched, or else the public copy.",
+    )
+    path: str | None = Field(
+        None,
+        min_length=1,
+        description="File of the data set arrays: .npz with train_images, train_labels, test_images and test_labels; "
+        "images are uint8 of shape (n, height, width) or (n, 3, height, width).",
     )
     image_size: Count | None = Field(None, description="Pixels that the images of a folder are scaled to.")
     channels: Literal[1, 3] | None = Field(
@@ -55,6 +63,20 @@ class ImageData(Section):
                     "{key}: only of a folder of images; {name} brings its own",
                     {"key": key, "name": self.name},
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _path_of_arrays(self) -> "ImageData":
+        if (self.name == "arrays") != (self.path is not None):
+            raise PydanticCustomError(
+                "fit",
+                "path: {what}",
+                {
+                    "what": "missing; data set arrays needs it"
+                    if self.path is None
+                    else "belongs to data set arrays"
+                },
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,18 +1,27 @@
 """Hierarchical matrices: points, kernel, and how each is compressed, factorized and solved with."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.choice import Choice
-from pipeline.config.points import AnyPoints
+from pipeline.config.points import AnyPoints, FilePoints
 from pipeline.config.section import Section
-from pipeline.hmatrix.kernels import Kernel, LaplaceSingleLayer, Matern, SquaredExponential
+from pipeline.hmatrix.kernels import KERNELS, Imported, Kernel, Matern, Stationary
 from pipeline.options import Count, NotNegative, Positive, Seed, Tolerance
 
-Task = Literal["kriging", "capacitance", "classification"]
-STUDIED = {kernel.name: kernel for kernel in (Matern, SquaredExponential, LaplaceSingleLayer)}
+Task = Literal["kriging", "capacitance", "classification", "solve"]
+# A kernel of one's own is a function in Python, and in a study the path of one.
+STUDIED: dict[str, type[Kernel]] = {name: kind for name, kind in KERNELS.items() if kind is not Imported}
+STUDIED["custom"] = Imported
+# The points that a task can be asked about.
+POINTS_OF: dict[str, tuple[str, ...]] = {
+    "kriging": ("airports", "cities", "geoid", "file"),
+    "capacitance": ("sphere", "cube"),
+    "classification": ("embeddings",),
+    "solve": ("airports", "cities", "geoid", "file", "embeddings"),
+}
 AnyKernel = Annotated[Kernel, Choice(STUDIED, required=("length_scale",))]
 
 
@@ -66,9 +75,8 @@ class CompressSpec(Section):
         "same place need one.",
     )
     task: Task = Field(
-        description="What the solution is for: kriging (predict held-out values), capacitance (of a "
-        "conductor), "
-        "classification (by kernel ridge regression)."
+        description="What the solution is for: kriging (predict held-out values), capacitance (of a conductor), "
+        "classification (by kernel ridge regression), or solve (a system of equations)."
     )
     fit: Fit | None = Field(
         None,
@@ -82,10 +90,17 @@ class CompressSpec(Section):
 class SolveSpec(Section):
     """What the stage `solve` reads of a matrix."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"right_hand_side"})
+
     task: Task = Field(
-        description="What the solution is for: kriging (predict held-out values), capacitance (of a "
-        "conductor), "
-        "classification (by kernel ridge regression)."
+        description="What the solution is for: kriging (predict held-out values), capacitance (of a conductor), "
+        "classification (by kernel ridge regression), or solve (a system of equations)."
+    )
+    right_hand_side: str | None = Field(
+        None,
+        min_length=1,
+        description="What task solve solves for: a .npy file of shape (n,) or (n, m). Null takes the values at the "
+        "points, or ones where there are none.",
     )
     factor: Factor = Field(default=Factor(), description="How the matrix is factorized.")
     solve: Solve = Field(default=Solve(), description="How systems are solved.")
@@ -98,26 +113,48 @@ class Matrix(CompressSpec, SolveSpec):
 
     @model_validator(mode="after")
     def _task_fits_points(self) -> "Matrix":
-        wanted = {
-            "kriging": ("airports", "cities", "geoid"),
-            "capacitance": ("sphere", "cube"),
-            "classification": ("embeddings",),
-        }
-        if self.points.name not in wanted[self.task]:
+        wanted = POINTS_OF[self.task]
+        if self.points.name not in wanted:
             raise PydanticCustomError(
                 "task",
                 "task '{task}' needs points {wanted}, found '{found}'",
-                {"task": self.task, "wanted": " or ".join(wanted[self.task]), "found": self.points.name},
+                {"task": self.task, "wanted": " or ".join(wanted), "found": self.points.name},
             )
-        if (self.task == "capacitance") != (self.kernel.name == "laplace_single_layer"):
+        if self.task == "kriging" and isinstance(self.points, FilePoints) and not self.points.part_held_out:
+            raise PydanticCustomError(
+                "task", "task 'kriging' needs points.value, and points.held_out above 0 to judge predictions"
+            )
+        if self.task != "solve" and self.right_hand_side is not None:
+            raise PydanticCustomError("task", "right_hand_side belongs to task 'solve', and only to it")
+        return self
+
+    @model_validator(mode="after")
+    def _task_fits_kernel(self) -> "Matrix":
+        if self.task == "capacitance" and self.kernel.name != "laplace_single_layer":
             raise PydanticCustomError(
                 "task",
-                "task 'capacitance' goes with kernel 'laplace_single_layer' and no other task does, found '{kernel}'",
+                "task 'capacitance' goes with kernel 'laplace_single_layer', found '{kernel}'",
                 {"kernel": self.kernel.name},
             )
-        if self.fit is not None and (self.task != "kriging" or self.kernel.name != "matern"):
+        if self.task in ("kriging", "classification") and (
+            self.kernel.singular or self.kernel.is_complex or not self.kernel.positive_definite
+        ):
+            raise PydanticCustomError(
+                "task",
+                "task '{task}' needs a covariance, such as matern; kernel '{kernel}' is not positive definite, or has "
+                "no value at distance 0 (a custom kernel says positive_definite: true)",
+                {"task": self.task, "kernel": self.kernel.name},
+            )
+        if self.task == "classification" and not isinstance(self.kernel, Stationary):
+            raise PydanticCustomError("task", "task 'classification' needs a kernel with a length_scale")
+        if self.fit is not None and (self.task != "kriging" or not isinstance(self.kernel, Matern)):
             raise PydanticCustomError("task", "fit needs task 'kriging' and kernel 'matern'")
         return self
+
+    def files(self) -> dict[str, str]:
+        """The files of one's own that the matrix is made from, by the key that names each."""
+        found = {"points.path": self.points.path} if isinstance(self.points, FilePoints) else {}
+        return found | ({} if self.right_hand_side is None else {"right_hand_side": self.right_hand_side})
 
 
 class Scaling(Section):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from pipeline.config.section import Name, Section
 from pipeline.options import Count, Seed
@@ -41,6 +41,50 @@ class GeoidPoints(Section):
     seed: Seed = Field(0, description="Seed of the draw and of the held-out part.")
 
 
+def _as_text(name: object) -> object:
+    """Columns of arrays are called by their number."""
+    return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
+
+
+Column = Annotated[str, BeforeValidator(_as_text)]
+
+
+class FilePoints(Section):
+    """Points of your own, from a CSV, .npy or .npz file."""
+
+    name: Literal["file"] = "file"
+    path: str = Field(
+        min_length=1,
+        description="The file: CSV with names in its first line, .npy of shape (n, columns), or .npz.",
+    )
+    coordinates: tuple[Column, ...] | None = Field(
+        None,
+        min_length=1,
+        description="Columns of the coordinates; null takes every column but the value's. Columns of a .npy file are "
+        "called 0, 1, and so on.",
+    )
+    crs: Literal["plane", "lonlat"] = Field(
+        "plane",
+        description="What coordinates are: plane (Cartesian), or lonlat (longitude and latitude in degrees).",
+    )
+    value: Column | None = Field(None, description="Column of the values that are known at the points.")
+    unit: str = Field("", max_length=30, description="Unit of the values.")
+    n: Count | None = Field(None, description="How many places to use, drawn by seed; null takes them all.")
+    held_out: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Part of the points that is held out to judge predictions; null is 0.1 where there are values, and "
+        "none elsewhere.",
+    )
+    seed: Seed = Field(0, description="Seed of the draw and of the held-out part.")
+
+    @property
+    def part_held_out(self) -> float:
+        """The part of the points that is held out."""
+        return (0.0 if self.value is None else 0.1) if self.held_out is None else self.held_out
+
+
 class SphereMesh(Section):
     """Triangles on the unit sphere."""
 
@@ -69,7 +113,8 @@ class Embeddings(Section):
 
 
 AnyPoints = Annotated[
-    AirportPoints | CityPoints | GeoidPoints | SphereMesh | CubeMesh | Embeddings, Field(discriminator="name")
+    AirportPoints | CityPoints | GeoidPoints | FilePoints | SphereMesh | CubeMesh | Embeddings,
+    Field(discriminator="name"),
 ]
 
 

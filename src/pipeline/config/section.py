@@ -3,13 +3,15 @@
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -45,6 +47,14 @@ class Section(BaseModel):
     """Base of all sections: immutable, no unknown keys, and no truth values for numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # Keys that came later: a spec leaves them out where they are null, so that artefacts of before stay comparable.
+    LATER: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_came_later(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = write(self)
+        return {key: value for key, value in found.items() if value is not None or key not in self.LATER}
 
     @model_validator(mode="before")
     @classmethod

@@ -50,6 +50,17 @@ class Study(Section):
         "nu 0.5 and nugget 1e-2; null leaves it out.",
     )
 
+    def files(self) -> dict[str, str]:
+        """The files of one's own that the study reads, by the path of the key that names each."""
+        images = (
+            {} if self.dataset.path is None or not self.training.runs else {"dataset.path": self.dataset.path}
+        )
+        return images | {
+            f"matrices.{name}.{key}": file
+            for name, matrix in self.matrices.items()
+            for key, file in matrix.files().items()
+        }
+
     @model_validator(mode="after")
     def _holds_something(self) -> "Study":
         if not self.training.runs and not self.matrices and self.scaling is None:

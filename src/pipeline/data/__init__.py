@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.data.airports import load_airports
+from pipeline.data.arrays import load_arrays
 from pipeline.data.cities import load_cities
 from pipeline.data.digits import load_digits
 from pipeline.data.fashion_mnist import load_fashion_mnist
 from pipeline.data.folder import load_folder
 from pipeline.data.geoid import load_geoid
 from pipeline.data.images import ImageSet
+from pipeline.data.own_points import load_own_points
 from pipeline.data.points import PointSet
 from pipeline.data.sphere import fibonacci_sphere
 from pipeline.data.splits import Split, hold_out, split, stratified_order
@@ -39,6 +41,7 @@ IMAGES: dict[str, Callable[..., ImageSet]] = {
     "fashion_mnist": load_fashion_mnist,
     "digits": load_digits,
     "folder": load_folder,
+    "arrays": load_arrays,
 }
 
 POINTS: dict[str, Callable[..., PointSet]] = {
@@ -48,6 +51,7 @@ POINTS: dict[str, Callable[..., PointSet]] = {
     "sphere": fibonacci_sphere,
     "cube": uniform_cube,
     "uniform_square": uniform_square,
+    "file": load_own_points,
 }
 
 Loader = TypeVar("Loader")

@@ -23,6 +23,7 @@ def run(options: Namespace) -> None:
         return
     study = found.study
     importable_model(study)
+    own_files(study)
     for other in namesakes(found):
         print(
             f"warning: {found.path} and {other} both name study {study.study}, and share {found.folder}",
@@ -63,6 +64,17 @@ def importable_model(study: Study) -> None:
         ) from None
     except ValueError:  # of some built-in ones nothing is known before they are called
         return
+
+
+def own_files(study: Study) -> None:
+    """Make sure that the files of one's own are there.
+
+    Raises:
+        ConfigError: With the key that names the first one that is missing.
+    """
+    for key, file in study.files().items():
+        if not Path(file).is_file():
+            raise ConfigError(f"{key}: there is no file {file}; paths start at {Path.cwd()}")
 
 
 def results_folder(path: Path) -> None:

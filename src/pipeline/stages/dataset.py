@@ -23,6 +23,8 @@ def run(options: Namespace) -> None:
     spec = read_spec(options.spec, ImageData)
     directory = Path(spec.directory) if spec.directory else None
     own = spec.model_dump(include={"image_size", "channels"}, exclude_none=True)
+    if spec.path is not None:
+        own["path"] = Path(spec.path)
     images = load_images(spec.name, directory=directory, cache=cache_folder(), **own)
     parts = split(
         images,

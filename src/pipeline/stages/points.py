@@ -1,12 +1,21 @@
 """Stage `points`: where the rows of a matrix are, and what is known there."""
 
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Draft, create
-from pipeline.config.points import AirportPoints, CityPoints, CubeMesh, GeoidPoints, PointsSpec, SphereMesh
+from pipeline.config.points import (
+    AirportPoints,
+    CityPoints,
+    CubeMesh,
+    FilePoints,
+    GeoidPoints,
+    PointsSpec,
+    SphereMesh,
+)
 from pipeline.data import hold_out, load_points
 from pipeline.data.meshes import cube_mesh, sphere_mesh
 from pipeline.errors import ConfigError
@@ -24,7 +33,7 @@ def run(options: Namespace) -> None:
         errors_about(subject),
         create(options.output, kind="points", spec=spec, provenance=origin) as draft,
     ):
-        if isinstance(points, AirportPoints | CityPoints | GeoidPoints):
+        if isinstance(points, AirportPoints | CityPoints | GeoidPoints | FilePoints):
             facts = _places(draft, points)
         elif isinstance(points, SphereMesh | CubeMesh):
             facts = _mesh(draft, points)
@@ -35,36 +44,53 @@ def run(options: Namespace) -> None:
     print(f"points {points.name}: {facts.n} in {facts.dimension} dimensions")
 
 
-def _places(draft: Draft, spec: AirportPoints | CityPoints | GeoidPoints) -> PointsFacts:
-    """Places on the globe: elevation of airports, population of cities (its logarithm), or height of the geoid."""
-    places = load_points(spec.name, n_points=spec.n, seed=spec.seed)
-    if spec.name == "airports":
-        values, unit, quantity = places.values["elevation"], "m", "elevation"
-    elif spec.name == "geoid":
-        values, unit, quantity = places.values["height"], "m", "geoid height"
-    else:
-        # An unrecorded population is 0; one inhabitant keeps it finite.
-        values = np.log10(np.maximum(places.values["population"], 1.0))
-        unit, quantity = "log10 of people", "log10 population"
-    n = len(places.points)
-    n_held_out = round(spec.held_out * n)
-    if not 0 < n_held_out < n - 1:
-        raise ConfigError(
-            f"held_out: {spec.held_out} of {n} places leaves nobody on one side; choose another part"
+def _places(draft: Draft, spec: AirportPoints | CityPoints | GeoidPoints | FilePoints) -> PointsFacts:
+    """Points with a quantity: elevation, height of the geoid, logarithm of a population, a file's values."""
+    if isinstance(spec, FilePoints):
+        places = load_points(
+            "file",
+            path=Path(spec.path),
+            coordinates=spec.coordinates,
+            crs=spec.crs,
+            value=spec.value,
+            unit=spec.unit,
+            n_points=spec.n,
+            seed=spec.seed,
         )
+        part, quantity, unit = spec.part_held_out, spec.value, spec.unit
+        values = None if spec.value is None else places.values[spec.value]
+    else:
+        places = load_points(spec.name, n_points=spec.n, seed=spec.seed)
+        part, quantity, unit = spec.held_out, "elevation", "m"
+        if isinstance(spec, AirportPoints):
+            values = places.values["elevation"]
+        elif isinstance(spec, GeoidPoints):
+            values, quantity = places.values["height"], "geoid height"
+        else:
+            # An unrecorded population is 0; one inhabitant keeps it finite.
+            values = np.log10(np.maximum(places.values["population"], 1.0))
+            unit, quantity = "log10 of people", "log10 population"
+    n = len(places.points)
+    n_held_out = round(part * n)
+    if part and not 0 < n_held_out < n - 1:
+        raise ConfigError(f"held_out: {part} of {n} places leaves nobody on one side; choose another part")
     kept, held_out = hold_out(n, n_held_out=n_held_out, seed=spec.seed)
-    draft.save_array("points", places.points[kept], unit="Earth radii")
-    draft.save_array("values", values[kept], unit=unit)
-    draft.save_array("held_out_points", places.points[held_out], unit="Earth radii")
-    draft.save_array("held_out_values", values[held_out], unit=unit)
-    for name in ("longitude", "latitude"):
-        draft.save_array(f"held_out_{name}", places.values[name][held_out], unit="degrees")
+    draft.save_array("points", places.points[kept], unit=places.units["points"])
+    if values is not None:
+        draft.save_array("values", values[kept], unit=unit)
+    if n_held_out:
+        draft.save_array("held_out_points", places.points[held_out], unit=places.units["points"])
+        if values is not None:
+            draft.save_array("held_out_values", values[held_out], unit=unit)
+        for name in ("longitude", "latitude"):
+            if name in places.values:
+                draft.save_array(f"held_out_{name}", places.values[name][held_out], unit="degrees")
     return PointsFacts(
         name=spec.name,
         n=len(kept),
-        dimension=3,
-        unit=unit,
-        quantity=quantity,
+        dimension=places.points.shape[1],
+        unit=unit if values is not None else None,
+        quantity=quantity if values is not None else None,
         description=places.description,
     )
 

@@ -18,13 +18,16 @@ from pipeline.artifacts.results.solution import (
     Result,
     SolutionFacts,
     SolveCost,
+    SystemResult,
 )
 from pipeline.artifacts.store import Artifact, create
-from pipeline.config.matrices import SolveSpec
-from pipeline.hmatrix import H2Matrix, kernels
+from pipeline.config.matrices import Solve, SolveSpec
+from pipeline.errors import ConfigError
+from pipeline.hmatrix import Factorization, H2Matrix, kernels
 from pipeline.hmatrix.boundary_elements import capacitance
 from pipeline.hmatrix.distributed import Divisible, distributed_product, distributed_solve
 from pipeline.hmatrix.gaussian_process import one_hot, predict, predict_labels
+from pipeline.hmatrix.krylov import SolveInfo
 from pipeline.runtime.clock import Stopwatch
 from pipeline.runtime.communicator import Serial
 from pipeline.runtime.mpi import MpiCommunicator
@@ -43,6 +46,7 @@ class Problem:
     """A system of equations.
 
     Attributes:
+        definite: Whether the matrix is positive definite, so that conjugate gradients solve it.
         operator: What is solved with, to the study's tolerance.
         preconditioner: The H2 matrix that is factorized.
         right_hand_side: Shape (n,) or (n, m).
@@ -51,6 +55,7 @@ class Problem:
     operator: Divisible
     preconditioner: H2Matrix
     right_hand_side: Tensor
+    definite: bool = True
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Solved:
     compressed: Artifact
     solution: Tensor
     logdet: float | None
+    of: str  # the right-hand side of task solve, in words
 
     @property
     def kernel(self) -> kernels.Kernel:
@@ -91,26 +97,20 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
     compressed = Artifact.open(options.operator, "operator", contents=first)
     watch = Stopwatch()
     with watch.part("assemble"):
-        problem = problem_of(spec.task, points, compressed)
+        problem = problem_of(spec, points, compressed)
     with watch.part("factorize"), boxes(f"factorize {name}", shown=first) as progress:
         factorization = problem.preconditioner.factorize(
             spec.factor.tolerance, kind=spec.factor.kind, parts=spec.factor.parts, progress=progress
         )
     with watch.part("solve"):
-        solution, info = distributed_solve(
-            problem.operator,
-            factorization,
-            problem.right_hand_side,
-            communicator,
-            tolerance=spec.solve.tolerance,
-            max_iterations=spec.solve.max_iterations,
-        )
+        solution, info = _solution(problem, factorization, spec.solve, communicator)
     shared = distributed_product(problem.operator, solution, communicator)
     if not first:
         return
     alone = distributed_product(problem.operator, solution, Serial())
     logdet = factorization.logdet() if factorization.kind == "cholesky" else None
-    solved = Solved(points, compressed, solution, logdet)
+    given = "values at the points" if points.has("values") else "ones"
+    solved = Solved(points, compressed, solution, logdet, spec.right_hand_side or given)
     answer = ANSWERS[spec.task](solved)
     with create(
         options.output,
@@ -150,9 +150,35 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
     print(f"solve {name}: {answer.line}")
 
 
-def problem_of(task: str, points: Artifact, compressed: Artifact) -> Problem:
+def _solution(
+    problem: Problem, factorization: Factorization, options: Solve, communicator: MpiCommunicator
+) -> tuple[Tensor, SolveInfo]:
+    """Solve by conjugate gradients on all processes, or alike on every process where they do not apply."""
+    operator = problem.operator
+    if isinstance(operator, H2Matrix) and not problem.definite:
+        # GMRES, which is not distributed.
+        return operator.solve(
+            problem.right_hand_side,
+            options.tolerance,
+            factorization=factorization,
+            max_iterations=options.max_iterations,
+        )
+    return distributed_solve(
+        operator,
+        factorization,
+        problem.right_hand_side,
+        communicator,
+        tolerance=options.tolerance,
+        max_iterations=options.max_iterations,
+    )
+
+
+def problem_of(spec: SolveSpec, points: Artifact, compressed: Artifact) -> Problem:
     """Set up the equations of a task."""
-    operator = H2Matrix.load(compressed.folder / "operator")
+    task, operator = spec.task, H2Matrix.load(compressed.folder / "operator")
+    if task == "solve":
+        kernel = kernels.from_dict(compressed.facts_as(OperatorFacts).kernel_parameters)
+        return Problem(operator, operator, _right_hand_side(spec, points), kernel.positive_definite)
     if task == "capacitance":
         layer = single_layer_of(points, compressed)
         centers = H2Matrix.load(compressed.folder / "preconditioner")
@@ -161,6 +187,33 @@ def problem_of(task: str, points: Artifact, compressed: Artifact) -> Problem:
         return Problem(operator, operator, standardized(points)[0])
     labels = tensor(points, "labels")
     return Problem(operator, operator, one_hot(labels, int(labels.max()) + 1))
+
+
+def _right_hand_side(spec: SolveSpec, points: Artifact) -> Tensor:
+    """What task solve solves for: a file, the values at the points, or ones.
+
+    Raises:
+        ConfigError: If the file is not an array of finite numbers with a row for every point.
+    """
+    n = points.facts_as(PointsFacts).n
+    if spec.right_hand_side is None:
+        return (
+            tensor(points, "values").double() if points.has("values") else torch.ones(n, dtype=torch.float64)
+        )
+    where = f"right_hand_side: {spec.right_hand_side}"
+    try:
+        values = np.load(spec.right_hand_side)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{where}: not a readable array ({error}); write it with numpy.save") from None
+    if values.ndim not in (1, 2) or len(values) != n or values.dtype.kind not in "fiu":
+        raise ConfigError(
+            f"{where}: holds {values.dtype} of shape {values.shape}; wanted real numbers of shape ({n},) or ({n}, m), "
+            "a row for every point that is not held out"
+        )
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        raise ConfigError(f"{where}: row {bad[0][0] + 1} holds NaN or infinity; mend it")
+    return torch.from_numpy(values.astype(np.float64))
 
 
 def exact_residual(solved: Solved, right_hand_side: Tensor) -> float | None:
@@ -189,6 +242,16 @@ def _kriging(solved: Solved) -> Answer:
         line=f"{result.quantity} of {result.n_held_out} held-out places to {result.rmse:.4g} {result.unit} RMSE, "
         f"mean predictor {result.rmse_mean_predictor:.4g}; {result.coverage_95:.1%} lie in 95 % intervals",
         arrays=arrays,
+    )
+
+
+def _system(solved: Solved) -> Answer:
+    """Say how large the solution of a system is; its exact residual stands beside it."""
+    norm = float(solved.solution.norm())
+    n_columns = 1 if solved.solution.ndim == 1 else solved.solution.shape[1]
+    return Answer(
+        result=SystemResult(right_hand_side=solved.of, n_columns=n_columns, solution_norm=norm),
+        line=f"solved for {solved.of}; the solution's norm is {norm:.6g}",
     )
 
 
@@ -221,4 +284,5 @@ ANSWERS: dict[str, Callable[[Solved], Answer]] = {
     "kriging": _kriging,
     "classification": _classification,
     "capacitance": _capacitance,
+    "solve": _system,
 }

@@ -75,7 +75,21 @@ class ClassificationResult(BaseModel):
     n_test: int
 
 
-Result = KrigingResult | CapacitanceResult | ClassificationResult
+class SystemResult(BaseModel):
+    """The solution of a system of equations.
+
+    Attributes:
+        right_hand_side: What it was solved for, in words.
+        n_columns: How many right-hand sides.
+        solution_norm: 2-norm of all solutions together.
+    """
+
+    right_hand_side: str
+    n_columns: int
+    solution_norm: Number
+
+
+Result = KrigingResult | CapacitanceResult | ClassificationResult | SystemResult
 
 
 class SolutionFacts(Facts):

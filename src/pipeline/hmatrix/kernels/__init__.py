@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.kernels.base import Kernel, Product, Scaled, Sum, Swapped
 from pipeline.hmatrix.kernels.covariance import Matern, RationalQuadratic, SquaredExponential, Stationary
-from pipeline.hmatrix.kernels.custom import Custom
+from pipeline.hmatrix.kernels.custom import Custom, Imported
 from pipeline.hmatrix.kernels.distances import distances, squared_distances
 from pipeline.hmatrix.kernels.potentials import Helmholtz, LaplaceSingleLayer, Yukawa
 
@@ -17,6 +17,7 @@ __all__ = [
     "KERNELS",
     "Custom",
     "Helmholtz",
+    "Imported",
     "Kernel",
     "LaplaceSingleLayer",
     "Matern",
@@ -44,6 +45,7 @@ KERNELS: dict[str, type[Kernel]] = {
         Helmholtz,
         Yukawa,
         Custom,
+        Imported,
     )
 }
 

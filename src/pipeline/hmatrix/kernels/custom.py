@@ -1,5 +1,6 @@
 """A kernel of the user's own."""
 
+import pkgutil
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
@@ -38,3 +39,43 @@ class Custom(Kernel):
         raise ConfigError(
             "a custom kernel is a Python function and cannot be stored; give it a class in kernels.KERNELS"
         )
+
+
+@dataclass(frozen=True)
+class Imported(Kernel):
+    """A function of one's own by its import path, as `Custom`; this one can be stored.
+
+    Attributes:
+        path: The function, as package.module:name. It is called with two point tensors (..., m, d) and (..., n, d) and
+            returns the block (..., m, n).
+        symmetric: Whether k(x, y) = k(y, x).
+        positive_definite: Whether matrices of the kernel are positive definite, given their diagonal.
+        is_complex: Whether blocks are complex.
+        singular: Whether k(x, y) grows without bound as y approaches x; the function then gives 0 between equal points.
+    """
+
+    name: ClassVar[str] = "imported"
+    path: str
+    _: KW_ONLY
+    symmetric: bool = False  # type: ignore[misc]
+    positive_definite: bool = False  # type: ignore[misc]
+    is_complex: bool = False  # type: ignore[misc]
+    singular: bool = False  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        if self.path.count(":") != 1:
+            raise ValueError(
+                f"path must be a module and a name in it, such as mypackage.kernels:bump, not {self.path!r}"
+            )
+        try:
+            function = pkgutil.resolve_name(self.path)
+        except Exception as error:  # whatever a module does when it is imported
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(
+                f"path {self.path!r} cannot be imported ({reason}); start where its package is, or install it"
+            ) from None
+        if not callable(function):
+            raise ValueError(f"path {self.path!r} is no function, but {type(function).__name__}")
+
+    def block(self, targets: Tensor, sources: Tensor) -> Tensor:
+        return pkgutil.resolve_name(self.path)(targets, sources)  # type: ignore[no-any-return]

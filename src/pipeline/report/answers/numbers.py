@@ -131,6 +131,11 @@ def result_text(name: str, matrix: Mapping[str, Any], n_classes: int = 0) -> str
         chance = ", no better than chance" if at_chance(result["accuracy"], n_classes) else ""
         correct = f"classifies {percent(result['accuracy'], 2)} correctly{chance}{beside}"
         return f"Kernel ridge regression on {name} {correct}."
+    if is_number(result.get("solution_norm")):
+        n_columns = result.get("n_columns") or 1
+        many = f"{count(n_columns)} right-hand sides" if n_columns > 1 else "right-hand side"
+        norm = f"the solution's norm is {significant(result['solution_norm'], 6)}"
+        return f"The {name} system is solved for the {many} {result.get('right_hand_side', '')}: {norm}."
     return ""
 
 

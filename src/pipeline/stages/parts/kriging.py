@@ -1,4 +1,4 @@
-"""Kriging on the globe: the answer of a solved covariance matrix, with its uncertainty."""
+"""Kriging: the answer of a solved covariance matrix, with its uncertainty."""
 
 import warnings
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.results.solution import KrigingResult
@@ -18,6 +19,7 @@ from pipeline.stages.parts.matrices import standardized
 from pipeline.stages.parts.tensors import tensor
 
 MAP_DEGREES = 2.0
+MAP_CELLS = 180  # along the longer side of a map of a part of the globe
 LEVELS = tuple(level / 100 for level in (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99))
 
 Arrays = dict[str, tuple[NDArray[Any], str]]
@@ -60,17 +62,12 @@ def answer(points: Artifact, kernel: Kernel, nugget: float, tolerance: float) ->
     scores = process.scores(held_out, (observed - mean) / deviation)
     predicted, std = process.predict(held_out, return_std=True, include_noise=True)
     predicted, std = predicted * deviation + mean, std * deviation
-    longitude = np.arange(-180.0, 180.0, MAP_DEGREES) + MAP_DEGREES / 2
-    latitude = np.arange(-90.0, 90.0, MAP_DEGREES) + MAP_DEGREES / 2
-    grid = [part.ravel() for part in np.meshgrid(latitude, longitude, indexing="ij")]
-    world, world_std = process.predict(unit_vectors(*grid), return_std=True)
-    shape = len(latitude), len(longitude)
     left_out, left_out_std = process.leave_one_out()
     residuals = (values.numpy() - left_out) / left_out_std
     found = variogram(places, np.stack([values.numpy(), residuals], axis=1))
     inside = coverage(observed, predicted, std, LEVELS)
     facts = points.facts_as(PointsFacts)
-    unit = facts.unit or ""
+    unit, places_unit = facts.unit or "", points.manifest["arrays"]["points"].get("unit") or ""
     result = KrigingResult(
         rmse=root_mean_square_error(predicted, observed),
         rmse_mean_predictor=root_mean_square_error(np.full_like(observed, mean), observed),
@@ -86,19 +83,38 @@ def answer(points: Artifact, kernel: Kernel, nugget: float, tolerance: float) ->
         log_likelihood=process.log_likelihood_ - len(values) * float(np.log(deviation)),
     )
     arrays: Arrays = {
-        "longitude": (tensor(points, "held_out_longitude").numpy(), "degrees"),
-        "latitude": (tensor(points, "held_out_latitude").numpy(), "degrees"),
         "values": (observed, unit),
         "predicted": (predicted, unit),
         "std": (std, unit),
+        "coverage_level": (np.array(list(inside)), "1"),
+        "coverage_found": (np.array(list(inside.values())), "1"),
+        "variogram_distance": (found.distance, places_unit),
+        "variogram_values": (found.semivariance[:, 0], "1"),
+        "variogram_residuals": (found.semivariance[:, 1], "1"),
+    }
+    if not points.has("held_out_longitude"):
+        return result, arrays
+    longitude, latitude = _grid(places, whole=facts.name != "file")
+    grid = [part.ravel() for part in np.meshgrid(latitude, longitude, indexing="ij")]
+    world, world_std = process.predict(unit_vectors(*grid), return_std=True)
+    shape = len(latitude), len(longitude)
+    return result, arrays | {
+        "longitude": (tensor(points, "held_out_longitude").numpy(), "degrees"),
+        "latitude": (tensor(points, "held_out_latitude").numpy(), "degrees"),
         "grid_longitude": (longitude, "degrees"),
         "grid_latitude": (latitude, "degrees"),
         "grid": ((world * deviation + mean).reshape(shape), unit),
         "grid_std": ((world_std * deviation).reshape(shape), unit),
-        "coverage_level": (np.array(list(inside)), "1"),
-        "coverage_found": (np.array(list(inside.values())), "1"),
-        "variogram_distance": (found.distance, "Earth radii"),
-        "variogram_values": (found.semivariance[:, 0], "1"),
-        "variogram_residuals": (found.semivariance[:, 1], "1"),
     }
-    return result, arrays
+
+
+def _grid(places: Tensor, *, whole: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Longitudes and latitudes of a map: of the whole globe, or of the box around places on it."""
+    if whole:
+        longitude = np.arange(-180.0, 180.0, MAP_DEGREES) + MAP_DEGREES / 2
+        return longitude, np.arange(-90.0, 90.0, MAP_DEGREES) + MAP_DEGREES / 2
+    x, y, z = places.numpy().T
+    sides = [np.degrees(np.arctan2(y, x)), np.degrees(np.arcsin(np.clip(z, -1.0, 1.0)))]
+    step = max(max(float(np.ptp(side)) for side in sides), 1e-6) / MAP_CELLS
+    grid = [np.arange(side.min() - step, side.max() + 2 * step, step) for side in sides]
+    return grid[0], np.clip(grid[1], -90.0, 90.0)

@@ -34,5 +34,10 @@ def standardized(points: Artifact) -> tuple[Tensor, float, float]:
 def in_words(kernel: Kernel) -> str:
     """A kernel for reading: its name, and its parameters to four digits."""
     parameters = {key: value for key, value in kernel.to_dict().items() if key != "name"}
-    words = ", ".join(f"{key} {value:.4g}" for key, value in parameters.items())
+    words = ", ".join(
+        f"{key} {value:.4g}"
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else f"{key} {value}"
+        for key, value in parameters.items()
+    )
     return f"{type(kernel).__name__}({words})"
