@@ -95,6 +95,7 @@ def result_text(name: str, matrix: Mapping[str, Any], n_classes: int = 0) -> str
     result = matrix.get("result") or {}
     if is_number(result.get("rmse")):
         held_out, points = result.get("n_held_out"), matrix.get("points") or "points"
+        points = "points" if points == "file" else points
         quantity = Quantity.of(result)
         where = f" of {count(held_out)} held-out {points}" if is_number(held_out) else ""
         mean = result.get("rmse_mean_predictor")
