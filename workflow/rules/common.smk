@@ -46,11 +46,6 @@ ALL_CORES = 1024
 EMBEDDED = {name: m.points.run for name, m in STUDY.matrices.items() if m.points.name == "embeddings"}
 
 
-def own_file(key):
-    """The file of the user's own that a key of a matrix names, as an input: rows that change re-run what reads them."""
-    return lambda wildcards: STUDY.matrices[wildcards.matrix].files().get(key, [])
-
-
 def code_digest(module):
     """The digest of a stage's code, computed when a job asks: one in a cluster's queue asks for its own rule's alone."""
     computed = cache(lambda: digest(module))

@@ -1,7 +1,6 @@
 rule dataset:
     input:
         spec="results/{study}/spec/dataset.json",
-        own=STUDY.dataset.path or [],
     output:
         manifest="results/{study}/dataset/manifest.json",
     log:
@@ -23,7 +22,6 @@ rule dataset:
 rule points:
     input:
         spec="results/{study}/spec/points/{matrix}.json",
-        own=own_file("points.path"),
     output:
         manifest="results/{study}/points/{matrix}/manifest.json",
     log:

@@ -25,7 +25,6 @@ rule solve:
         spec="results/{study}/spec/solve/{matrix}.json",
         points="results/{study}/points/{matrix}/manifest.json",
         operator="results/{study}/compress/{matrix}/manifest.json",
-        own=own_file("right_hand_side"),
     output:
         manifest="results/{study}/solve/{matrix}/manifest.json",
     log:
@@ -39,6 +38,7 @@ rule solve:
         mem_mb=6000,
     params:
         code=code_digest("pipeline.stages.solve"),
+        files=files_behind("solve/{matrix}"),
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
