@@ -140,7 +140,8 @@ def partition_level(
         shares: Shape (parts,), how much each part should own; equal if left out.
     """
     first, last = int(tree.level_start[level]), int(tree.level_start[level + 1])
-    cuts = cut(last - first, np.ones(n_parts) if shares is None else shares)
+    speeds = np.ones(n_parts) if shares is None else shares
+    cuts = cut(last - first, speeds)
     start = near.start[first : last + 1]
     columns = near.boxes[start[0] : start[-1]].astype(np.int64) - first
     one_step = csr_array(
@@ -156,7 +157,7 @@ def partition_level(
     two_steps = csr_array(one_step[around] @ one_step).tocoo()
     pairs = np.stack([around[two_steps.coords[0]], two_steps.coords[1]], axis=1).astype(np.int32)
     ghosts = _box_parts(pairs[owner[pairs[:, 0]] != owner[pairs[:, 1]]], owner, n_parts)
-    phase = _fill(_turns(seam_pairs, owner), owner)
+    phase = _fill(_turns(seam_pairs, owner), owner, speeds)
     return LevelPartition(level, first, cuts, phase, updated, ghosts)
 
 
@@ -227,15 +228,15 @@ def _runs(
     return sum(max(load[part, turn] for part in counts) for turn in range(n_turns)), found
 
 
-def _fill(phase: Ints, owner: Ints) -> Ints:
+def _fill(phase: Ints, owner: Ints, speeds: NDArray[np.float64]) -> Ints:
     """Move interior boxes, of phase 0, into turns in which their part would wait for others."""
     phase = phase.copy()
     n_phases = int(phase.max(initial=0)) + 1
     on_seam = phase > 0
-    n_parts = int(owner.max(initial=0)) + 1
-    load = np.zeros((n_phases, n_parts), np.int64)
+    load = np.zeros((n_phases, len(speeds)))
     np.add.at(load, (phase[on_seam], owner[on_seam]), 1)
-    idle = load.max(axis=1, keepdims=True) - load
+    longest = (load / speeds).max(axis=1, keepdims=True)
+    idle = np.floor(longest * speeds - load + 1e-9).astype(np.int64)  # boxes, at the part's own speed
     for part in np.unique(owner).tolist():
         interior = np.flatnonzero((owner == part) & ~on_seam)
         turns = np.repeat(np.arange(1, n_phases), idle[1:, part])[: len(interior)]
