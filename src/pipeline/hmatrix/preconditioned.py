@@ -39,7 +39,7 @@ _TIGHTER = 1e-2  # share of the tolerance, for another compression
 _TIGHTEST = 1e-12
 _MEANINGLESS = 0.05  # a residual on exact rows from which an answer is none
 _DIFFER = 10  # times the residual of the compressed matrix: that on exact rows is warned of
-_CHECKED_ROWS, _CHECKED_COLUMNS = 64, 4
+_CHECKED_ROWS, _CHECKED_ENTRIES, _CHECKED_COLUMNS = 64, 2e6, 4
 _PATIENCE = 50  # iterations, until a tighter preconditioner is sooner done
 
 
@@ -138,7 +138,8 @@ def _checked(A: H2Form, b: torch.Tensor, x: torch.Tensor, info: SolveInfo) -> So
     values, solution = (
         to_host(vectors.reshape(len(vectors), -1)[:, :_CHECKED_COLUMNS]) for vectors in (b, x)
     )
-    chosen = sampled_rows(A, np.random.default_rng(0), _CHECKED_ROWS)
+    n_rows = max(_CHECKED_ROWS, int(_CHECKED_ENTRIES / len(b)))
+    chosen = sampled_rows(A, np.random.default_rng(0), n_rows)
     wanted = values[A.rows.permutation[chosen]]
     off = np.linalg.norm(
         wanted

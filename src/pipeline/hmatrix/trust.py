@@ -28,6 +28,7 @@ from pipeline.hmatrix.product import product
 
 TIGHTEST = 1e-13  # tolerance: rounding leaves no more
 _ALL_ROWS = 4e6  # entries up to which every row is evaluated
+_MANY, _FEW = 8, 2  # right-hand sides where every row is evaluated, and of larger matrices
 _ROWS = 64  # evaluated of larger matrices, spread over all regions
 _LARGEST = 16  # rows besides, where the solution is largest
 _SURE = 0.5  # of |M|_F, where the determinant's sign is beyond doubt
@@ -61,16 +62,18 @@ def measure(A: H2Form, solve: Callable[[NDArray[Any]], NDArray[Any]], *, seed: i
 
     Args:
         A: The matrix.
-        solve: b -> x with A x ~ b, for b of shape (n, 1).
+        solve: b -> x with A x ~ b, for b of shape (n, m).
         seed: Of the right-hand side and the rows.
     """
     n = A.shape[0]
     if n == 0:
         return Trust(0.0, 0.0, 0.0)
     generator = np.random.default_rng(seed)
-    b = generator.standard_normal((n, 1))
+    # One vector may miss a single direction by chance, in which all is lost: where they cost nothing, there are more.
+    count = _MANY if n * n <= _ALL_ROWS else _FEW
+    b = generator.standard_normal((n, count))
     if A.computed.kind == "c":
-        b = (b + 1j * generator.standard_normal((n, 1))) / math.sqrt(2)
+        b = (b + 1j * generator.standard_normal((n, count))) / math.sqrt(2)
     x = np.asarray(solve(b))
     if not np.isfinite(x).all():
         return Trust(math.inf, math.inf, math.inf)
@@ -78,16 +81,16 @@ def measure(A: H2Form, solve: Callable[[NDArray[Any]], NDArray[Any]], *, seed: i
     if A.kernel is None:
         off, chosen, weights = b - product(A, x), np.arange(n), np.ones(n)
     else:
-        places, weights = _rows(A, np.abs(x[in_tree_order, 0]), generator)
+        places, weights = _rows(A, np.abs(x[in_tree_order]).max(axis=1), generator)
         chosen = in_tree_order[places]
         off = b[chosen] - exact_product(A, places, x.astype(A.computed, copy=False))
-    squares, products = np.abs(off[:, 0]) ** 2, (b[chosen].conj() * off)[:, 0]
+    squares, products = (np.abs(off) ** 2).mean(axis=1), (b[chosen].conj() * off).mean(axis=1)
     change = math.sqrt(float(weights @ squares))
     trace = abs(complex(weights @ products))
     # Rows left out are as those chosen: the variance of their sum is that of a stratified sample.
     sampled = float((weights * (weights - 1)) @ np.abs(products) ** 2)
-    error = trace + _DEVIATIONS * math.sqrt(2 * change**2 + sampled) + change**2 + n * _EPSILON
-    return Trust(change / float(np.linalg.norm(b)), change, error)
+    error = trace + _DEVIATIONS * math.sqrt(2 * change**2 / count + sampled) + change**2 + n * _EPSILON
+    return Trust(change / float(np.linalg.norm(b)) * math.sqrt(count), change, error)
 
 
 def _rows(
