@@ -33,8 +33,9 @@ from pipeline.runtime.provenance import provenance
 CRATE = "ro-crate-metadata.json"
 # A checkout's parts, for one that is not under version control, such as an unpacked archive.
 PARTS = (
-    ".ci", "CMakeLists.txt", "Makefile", "README.md", "Snakefile", "benchmarks", "cluster", "config",
-    "constraints.txt", "profiles", "pyproject.toml", "src", "tests", "workflow",
+    ".ci", "CITATION.cff", "CMakeLists.txt", "LICENSE", "Makefile", "README.md", "Snakefile", "THIRD_PARTY_NOTICES.txt",
+    "benchmarks", "cluster", "config", "constraints.txt", "docs", "examples", "profiles", "pyproject.toml", "src",
+    "tests", "workflow",
 )  # fmt: skip
 # Of what is missing.
 MOST_NAMED = 5
