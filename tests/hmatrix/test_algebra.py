@@ -128,7 +128,7 @@ def test_a_symmetric_matrix_that_proves_indefinite_is_inverted_and_solved_all_th
     b = np.random.default_rng(0).standard_normal(400)
     x, info = shifted.solve(b, 1e-9)
     assert np.linalg.norm(shifted @ x - b) <= 1e-8 * np.linalg.norm(b)
-    assert "ldlt" in info.notes[-1]
+    assert any("ldlt" in note for note in info.notes)
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e25])
