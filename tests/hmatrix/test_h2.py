@@ -47,6 +47,7 @@ KERNELS = {
     "helmholtz": kernels.Helmholtz(wavenumber=5.0),
     "yukawa": kernels.Yukawa(decay=2.0),
     "custom": kernels.Custom(lambda x, y: torch.exp(-torch.cdist(x, y)) * (1 + x[..., :1])),
+    "imported": kernels.Imported("torch:cdist", symmetric=True),
 }
 
 COMBINATIONS = {

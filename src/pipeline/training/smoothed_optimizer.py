@@ -16,16 +16,20 @@ from pipeline.training.smoothing import RunningMixup, Smoothing
 
 
 class SmoothedOptimizer:
-    """Let an optimizer step with the gradient of a smoothed objective.
+    """Let an optimizer step with the gradient of a smoothed objective::
 
         optimizer = SmoothedOptimizer(model, inner, [WeightNoise(0.2), SAM(0.1), WeightAverage(0.5)], n_steps=1000)
+
         for images, labels in loader:
+
             def closure():
                 optimizer.zero_grad()
                 loss = cross_entropy(model(images), labels)
                 loss.backward()
                 return loss
+
             optimizer.step(closure)
+
         optimizer.settle()
 
     Each step moves the weights as the smoothings say, lets the closure compute loss and gradient there, moves them
