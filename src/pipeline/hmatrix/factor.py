@@ -303,7 +303,7 @@ def _failed(A: H2Form, kind: str, failure: tuple[int, int, float], used: float) 
             f"{where}: the kernel's entries there are NaN or infinite; look at what it gives between points that are "
             "equal or far apart"
         )
-    if _is_indefinite(A, kind, pivot, used):
+    if _is_indefinite(A, kind, pivot, used) and not _has_equal_rows(A):
         return ConvergenceError(
             f'{where}, so the matrix is not positive definite; factorize it with kind="ldlt"'
         )
@@ -312,6 +312,16 @@ def _failed(A: H2Form, kind: str, failure: tuple[int, int, float], used: float) 
         f"{where} of a matrix of norm {_size(A):.1e}, which is {what} to working accuracy; add a nugget of "
         f"{_NUGGET * _size(A):.0e} or more to the diagonal (duplicate points need one)"
     )
+
+
+def _has_equal_rows(A: H2Form) -> bool:
+    """Tell whether points at the same place, with nothing on the diagonal, make the matrix singular.
+
+    Their pivot is 0 but for rounding, which may let it pass and spoil the pivots that follow.
+    """
+    bare = np.ones(A.shape[0], bool) if A.diagonal_term is None else A.diagonal_term == 0
+    places = A.rows.points[bare]
+    return len(np.unique(places, axis=0)) < len(places)
 
 
 def _is_indefinite(A: H2Form, kind: str, pivot: float, used: float) -> bool:
