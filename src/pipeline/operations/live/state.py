@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ class Job:
         log: Its log file, if it has one.
         stamp: Size and time of the log at submission: any other is a sign of life. Clocks of nodes may differ, so no
             time is compared with this machine's.
-        since: When it was submitted or began to run, on this machine's clock.
+        since: When it was first heard of, submitted, or began to run: the last of these, on this machine's clock.
         said: What it said last, as of the time `heard`.
     """
 
@@ -42,7 +43,7 @@ class Job:
     log: Path | None = None
     phase: Phase = Phase.RUNNING
     stamp: Stamp = None
-    since: float = 0.0
+    since: float = field(default_factory=time.monotonic)
     said: str = ""
     heard: float = -math.inf
 
