@@ -50,10 +50,10 @@ def test_near_boxes_of_different_parts_have_different_turns(dimension, n_parts):
     for b, f in pairs_of(tree, near, level):
         if plan.owner[b] != plan.owner[f]:
             assert plan.phase[b] != plan.phase[f]
-    todo = np.concatenate(
+    eliminated = np.concatenate(
         [plan.boxes_of(part, phase) for phase in range(plan.n_phases) for part in range(n_parts)]
     )
-    assert sorted(todo.tolist()) == list(range(plan.n_boxes))
+    assert sorted(eliminated.tolist()) == list(range(plan.n_boxes))
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 3])

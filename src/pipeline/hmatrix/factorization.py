@@ -27,7 +27,7 @@ class Factorization:
 
     Attributes:
         steps: Eliminations natively by parts, or in batches on a device: those of each level, leaves first.
-        permutation: Of the tree; vectors come and go in the caller's order.
+        permutation: The tree's order of the points; vectors come and go in the caller's order.
         kind: "cholesky", "ldlt" or "lu".
         tolerance: Asked for.
         used_tolerance: Used, after any tightening.

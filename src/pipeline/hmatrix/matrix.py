@@ -294,7 +294,7 @@ class H2Matrix:
             factorization: To precondition with. Otherwise a loose one is made, in single precision, and a tighter one
                 if 50 iterations with it do not suffice; `info.notes` tell. A kernel matrix that proves not positive
                 definite as compressed, or whose solution fails on exact rows, is compressed anew, tighter.
-            max_iterations: Of conjugate gradients, or of GMRES where A is not positive definite.
+            max_iterations: Largest number of iterations of conjugate gradients, or of GMRES where A is not definite.
 
         Returns:
             x and how the solve went: `info.relative_residual` is that with the compressed matrix, `info.exact_residual`

@@ -33,10 +33,10 @@ class NetworkFacts(Facts):
     """One training run with one seed.
 
     Attributes:
-        messages: By collective operation, of process 0 since it started, evaluations included.
+        messages: What process 0 has sent since it started, by collective operation, evaluations included.
         threads: Threads of each process.
         seconds: Time of training.
-        scores: By part of the data set; without "test" while hyper-parameters are chosen.
+        scores: Loss and accuracy by part of the data set; without "test" while hyper-parameters are chosen.
     """
 
     KIND: ClassVar[str] = "network"

@@ -161,7 +161,7 @@ def solve_capacitance(
         A: The operator.
         F: Factorization that preconditions, of the kernel matrix of the centroids with `safe_diagonal`.
         tolerance: Relative residual, 2-norm.
-        max_iterations: Of conjugate gradients.
+        max_iterations: Largest number of iterations of conjugate gradients.
 
     Returns:
         The capacitance in units of 4 pi eps0 (that of a sphere is its radius), the charges (t,), how the solve went.

@@ -98,8 +98,8 @@ class DistributedFactorization:
         """Draw own rows of vectors from the normal distribution of covariance A: shape (own rows,) or with n_samples.
 
         Args:
-            generator: In the same state on all processes; one number is taken from it, and seeds each process's own
-                with its rank.
+            generator: Must be in the same state on all processes. One number is taken from it, which seeds each
+                process's own generator together with its rank.
             n_samples: How many.
         """
         if not isinstance(generator, torch.Generator | np.random.Generator):

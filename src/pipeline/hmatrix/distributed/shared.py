@@ -55,7 +55,7 @@ def distributed_solve(
         b: Right-hand sides on every process, shape (n,) or (n, m).
         communicator: Of the processes.
         tolerance: Relative residual |b - A x| / |b|, 2-norm, of each column.
-        max_iterations: Of conjugate gradients.
+        max_iterations: Largest number of iterations of conjugate gradients.
 
     Returns:
         x on every process, equal to that of one process within the tolerance, and how it went.

@@ -47,7 +47,7 @@ def kriging_weights(
         A: Covariance of the observations, nugget included.
         F: Factorization of A that preconditions.
         tolerance: Relative residual, 2-norm.
-        max_iterations: Of conjugate gradients.
+        max_iterations: Largest number of iterations of conjugate gradients.
 
     Raises:
         ConvergenceError: If A is not positive definite or F too loose.

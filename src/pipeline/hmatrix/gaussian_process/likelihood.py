@@ -11,9 +11,8 @@ A, and P = A^-1 - A^-1 H (H' A^-1 H)^-1 H' A^-1,
 
 Quadratic forms take A_i as an H2 matrix of the symmetric difference of the kernel, entry by entry. The trace of a
 parameter that scales the whole kernel, and that of the nugget, follow from tr A^-1 N, estimated with random signs on
-far-apart points (`probes.py`). All other traces are symmetric differences of log det A between two factorizations:
-measured, these err a hundred times less than random signs do, since a log-determinant is the most accurate number that
-a factorization gives.
+far-apart points (`probes.py`). All other traces are symmetric differences of log det A between two factorizations,
+since a log-determinant is the most accurate number that a factorization gives.
 
 The average information [2], 1/2 y' P A_i P A_j P y, is the mean of observed and expected information where the
 likelihood is greatest; it needs products and one solve.

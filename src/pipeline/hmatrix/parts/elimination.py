@@ -221,11 +221,11 @@ class _Run:
                 raise _Broken((level, int(place), float(pivot)))
 
     def _phase(self, plan: LevelPartition, phase: int, moved: Moved) -> None:
-        todo = {number: plan.boxes_of(number, phase) for number in self.parts}
+        in_phase = {number: plan.boxes_of(number, phase) for number in self.parts}
         done = self._counted(
             "eliminate", plan, phase, list(self.parts),
             lambda number, watching: self.parts[number].eliminate(
-                plan.first + todo[number], plan.told[todo[number]], self.watch, watching
+                plan.first + in_phase[number], plan.told[in_phase[number]], self.watch, watching
             ),
         )  # fmt: skip
         self._agree(plan.level, {number: failure for number, (_, _, failure) in done.items()})
@@ -235,7 +235,7 @@ class _Run:
             return
         sent: dict[tuple[int, int], Message] = {}
         for number, (_, records, _) in done.items():
-            for listener, (chosen, with_update) in plan.listeners(todo[number]).items():
+            for listener, (chosen, with_update) in plan.listeners(in_phase[number]).items():
                 sent[number, listener] = _selected(records, chosen, with_update)
         del done
         received = self.team.exchange("records", plan.level, sent)
