@@ -173,7 +173,7 @@ void pointwise(bool half) {
                 return make_convolution(table, weights.affine(false), window, adding, "depthwise");
             });
             compare("addition", 2, half, 0, [&](const Routines& table, bool) {
-                return make_addition(table, channels * size * size, true, adding);
+                return make_addition(table, channels * size * size, true, {}, adding);
             });
             for (const bool average : {false, true})
                 compare("pooling", 2, half, 0, [&](const Routines& table, bool) {
