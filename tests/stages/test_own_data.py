@@ -9,7 +9,7 @@ import pytest
 from pipeline.artifacts.store import Artifact
 from pipeline.config.loading import validate
 from pipeline.errors import ConfigError
-from pipeline.operations.check import own_files
+from pipeline.operations.paths import own_files
 
 STAGES = (("points", "points"), ("compress", "operator"), ("solve", ""))
 
@@ -184,7 +184,7 @@ def test_a_missing_file_is_named_with_its_key(tmp_path, monkeypatch):
     with pytest.raises(
         ConfigError, match=r"matrices.mine.points.path: there is no file gone.csv; paths start at /"
     ):
-        own_files(study)
+        own_files(study.files())
     (tmp_path / "gone.csv").write_text("x,v\n")
-    own_files(study)
+    own_files(study.files())
     assert json.dumps(study.files()) == '{"matrices.mine.points.path": "gone.csv"}'

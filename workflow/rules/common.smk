@@ -4,12 +4,12 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from pipeline.config.loading import load_study, read_study_file
-from pipeline.config.specs import artefacts_of, specs
+from pipeline.config.yaml_files import read_study_file
 from pipeline.errors import PipelineError
-from pipeline.operations.check import own_files, results_folder
 from pipeline.operations.inputs import digest_of_named_files
 from pipeline.operations.main_process import at_work, begin, end, look_back
+from pipeline.operations.outline import outline
+from pipeline.operations.paths import own_files, results_folder
 from pipeline.operations.unsupported import refuse_unsupported
 from pipeline.runtime.code_digest import code_digest as digest
 from pipeline.runtime.snakemake_patches import check_versions, leave_outputs_marked, name_code_changes
@@ -30,20 +30,14 @@ try:
     for file in workflow.configfiles:
         read_study_file(Path(file))  # refuses keys written twice, of which Snakemake took the last
     results_folder(Path("results"))
-    STUDY = load_study(config, default=Path(workflow.basedir) / "config" / "default.yaml")
-    own_files(STUDY)
+    STUDY = outline(config, Path(workflow.basedir) / "config" / "default.yaml", cache=Path(".snakemake", "outlines"))
+    own_files(STUDY.files)
 except PipelineError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 
-SPECS = specs(STUDY)
-
 # More than there are: Snakemake takes threads down to the cores that it was given, and a cluster's profile sets its own.
 ALL_CORES = 1024
-
-
-# Matrices whose points are a network's features, and the run that it was trained by.
-EMBEDDED = {name: m.points.run for name, m in STUDY.matrices.items() if m.points.name == "embeddings"}
 
 
 def code_digest(module):
@@ -55,7 +49,7 @@ def code_digest(module):
 def files_behind(section):
     """The digest of the files outside of the results that a section of the study names; for the `params` of a rule."""
     return lambda wildcards: digest_of_named_files(
-        SPECS[section.format(**wildcards)], cache=Path(".snakemake", "digests")
+        STUDY.specs[section.format(**wildcards)], cache=Path(".snakemake", "digests")
     )
 
 
@@ -77,12 +71,12 @@ def manifest(path):
 
 def artefacts_of_the_study():
     """Every artefact but the report."""
-    return [manifest(path) for path in artefacts_of(SPECS["report"])]
+    return [manifest(path) for path in STUDY.artefacts]
 
 
 wildcard_constraints:
     study=STUDY.study,
-    run=one_of(STUDY.training.runs),
+    run=one_of(STUDY.runs),
     matrix=one_of(STUDY.matrices),
     seed=r"\d+",
     section=r"[A-Za-z0-9_/-]+",

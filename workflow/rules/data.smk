@@ -29,7 +29,7 @@ rule points:
     benchmark:
         "results/{study}/benchmarks/points/{matrix}.tsv"
     wildcard_constraints:
-        matrix=one_of(set(STUDY.matrices) - EMBEDDED.keys()),
+        matrix=one_of(set(STUDY.matrices) - STUDY.embedded.keys()),
     resources:
         mem_mb=2000,
     params:
@@ -45,7 +45,7 @@ rule points:
 rule embeddings:
     input:
         spec="results/{study}/spec/points/{matrix}.json",
-        network=lambda wildcards: manifest(f"convert/{EMBEDDED[wildcards.matrix]}"),
+        network=lambda wildcards: manifest(f"convert/{STUDY.embedded[wildcards.matrix]}"),
         dataset="results/{study}/dataset/manifest.json",
     output:
         manifest="results/{study}/points/{matrix}/manifest.json",
@@ -54,7 +54,7 @@ rule embeddings:
     benchmark:
         "results/{study}/benchmarks/points/{matrix}.tsv"
     wildcard_constraints:
-        matrix=one_of(EMBEDDED),
+        matrix=one_of(STUDY.embedded),
     resources:
         mem_mb=2000,
     params:

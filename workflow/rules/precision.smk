@@ -12,7 +12,7 @@ rule convert:
         mem_mb=2000,
     params:
         code=code_digest("pipeline.stages.convert"),
-        points=STUDY.precision.budget_points,
+        points=STUDY.budget_points,
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1

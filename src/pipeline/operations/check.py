@@ -1,15 +1,14 @@
 """Command `check`: is a study right, and can its results be written?"""
 
 import inspect
-import os
 import pkgutil
 import sys
 from argparse import Namespace
-from pathlib import Path
 
 from pipeline.config.specs import specs
 from pipeline.config.study import Study
-from pipeline.errors import ArtifactError, ConfigError
+from pipeline.errors import ConfigError
+from pipeline.operations.paths import own_files, results_folder
 from pipeline.operations.studies import RESULTS, namesakes, read_study
 from pipeline.operations.text import counted
 
@@ -23,7 +22,7 @@ def run(options: Namespace) -> None:
         return
     study = found.study
     importable_model(study)
-    own_files(study)
+    own_files(study.files())
     for other in namesakes(found):
         print(
             f"warning: {found.path} and {other} both name study {study.study}, and share {found.folder}",
@@ -64,31 +63,3 @@ def importable_model(study: Study) -> None:
         ) from None
     except ValueError:  # of some built-in ones nothing is known before they are called
         return
-
-
-def own_files(study: Study) -> None:
-    """Make sure that the files of one's own are there.
-
-    Raises:
-        ConfigError: With the key that names the first one that is missing.
-    """
-    for key, file in study.files().items():
-        if not Path(file).is_file():
-            raise ConfigError(f"{key}: there is no file {file}; paths start at {Path.cwd()}")
-
-
-def results_folder(path: Path) -> None:
-    """Make sure that results can be written.
-
-    Raises:
-        ArtifactError: If a file or a dead link is in the way, or the folder may not be written to.
-    """
-    if path.is_symlink() and not path.exists():
-        raise ArtifactError(
-            f"{path}: a link to {os.readlink(path)}, which isn't there; make that folder or remove the link"
-        )
-    if path.exists() and not path.is_dir():
-        raise ArtifactError(f"{path}: expected a folder for results, found a file; move it away")
-    nearest = path if path.exists() else path.parent
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ArtifactError(f"{nearest}: may not be written to; mend its permissions or work elsewhere")

@@ -20,12 +20,12 @@ from types import FrameType
 from pipeline.artifacts.disk import errors_of_the_disk
 from pipeline.artifacts.history import manifests_of
 from pipeline.artifacts.lock import hold
-from pipeline.config.loading import read_yaml
+from pipeline.config.yaml_files import read_yaml
 from pipeline.errors import PipelineError
-from pipeline.operations.check import results_folder
 from pipeline.operations.leftovers import still_running
 from pipeline.operations.main_process import look_back
 from pipeline.operations.past_reports import keep_report
+from pipeline.operations.paths import results_folder
 from pipeline.operations.studies import RESULTS, StudyFile, find_profile, read_study
 from pipeline.operations.text import counted, duration
 

@@ -5,8 +5,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.loading import load_study, read_study_file, read_yaml
+from pipeline.config.loading import load_study
 from pipeline.config.study import Study
+from pipeline.config.yaml_files import read_study_file, read_yaml
 from pipeline.errors import ConfigError
 
 CONFIG = Path("config")

@@ -1,0 +1,39 @@
+"""Make the outline of a study, by validating it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.loading import load_study
+from pipeline.config.points import Embeddings
+from pipeline.config.specs import artefacts_of, specs
+from pipeline.operations.outline import Outline
+
+
+def outline_of(config: Mapping[str, Any], default: Path) -> Outline:
+    """Validate a study and say what its rules need.
+
+    Args:
+        config: What Snakemake read: a study file and `--config` values, or nothing.
+        default: Path of `default.yaml`.
+
+    Raises:
+        ConfigError: With the full path of the first value that is wrong.
+    """
+    study = load_study(config, default)
+    parts = specs(study)
+    return Outline(
+        study=study.study,
+        seeds=list(study.seeds),
+        runs=list(study.training.runs),
+        matrices=list(study.matrices),
+        embedded={
+            name: matrix.points.run
+            for name, matrix in study.matrices.items()
+            if isinstance(matrix.points, Embeddings)
+        },
+        budget_points=study.precision.budget_points,
+        specs=parts,
+        artefacts=artefacts_of(parts["report"]),
+        files=study.files(),
+    )
