@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import H2Matrix, algebra, kernels
 
 TOLERANCE = 1e-6
@@ -160,6 +161,32 @@ def test_the_inverse_of_a_nonsymmetric_matrix(N):
 def test_the_inverse_of_a_complex_matrix(points):
     W = matrix(np.pad(points, ((0, 0), (0, 1))), kernels.Helmholtz(wavenumber=4.0), diagonal=30.0 + 5.0j)
     assert_close(W.inverse(), np.linalg.inv(W.to_dense()))
+
+
+@pytest.mark.parametrize("nugget", [1e-4, 1e-6])
+def test_the_inverse_of_an_ill_conditioned_matrix_keeps_its_tolerance_and_tells_of_the_condition(nugget):
+    points = np.random.default_rng(3).random((701, 2))
+    kernel = kernels.SquaredExponential(length_scale=0.3)
+    a = kernel(points, points) + nugget * np.eye(701)
+    A = H2Matrix.from_kernel(points, kernel, diagonal=nugget, tolerance=1e-6)
+    inverse = A.inverse(tolerance=1e-6)
+    assert np.linalg.norm(inverse.to_dense() - np.linalg.inv(a)) <= 1e-6 * np.linalg.norm(np.linalg.inv(a))
+    b = np.random.default_rng(4).standard_normal((701, 8))
+    off = np.linalg.norm(a @ (inverse @ b) - b) / np.linalg.norm(b)
+    told = float(inverse.notes[0].split("by ")[1].split(" of it")[0])
+    assert off / 3 < told < 3 * off
+
+
+def test_an_inverse_that_cannot_keep_its_tolerance_is_refused_with_one_that_it_keeps():
+    points = np.random.default_rng(3).random((701, 2))
+    kernel, nugget = kernels.SquaredExponential(length_scale=0.5), 1e-9
+    A = H2Matrix.from_kernel(points, kernel, diagonal=nugget, tolerance=1e-6)
+    with pytest.raises(ConvergenceError, match="too near singular") as refused:
+        A.inverse(tolerance=1e-8)
+    advised = float(str(refused.value).split("ask for the tolerance ")[1])
+    a = kernel(points, points) + nugget * np.eye(701)
+    found = A.inverse(tolerance=advised).to_dense()
+    assert np.linalg.norm(found - np.linalg.inv(a)) <= advised * np.linalg.norm(found)
 
 
 def test_the_inverse_times_the_matrix_is_the_identity(A):

@@ -9,7 +9,7 @@ import scipy.sparse
 import torch
 from scipy.sparse.linalg import aslinearoperator, cg
 
-from pipeline.hmatrix import H2Matrix, kernels
+from pipeline.hmatrix import GaussianProcess, H2Matrix, Strong, Weak, kernels
 
 N = 300
 
@@ -139,3 +139,21 @@ def test_matrices_and_factorizations_are_copied_and_sent_to_other_processes(A, r
     assert matrix.is_square
     assert matrix.form.row_basis is matrix.form.column_basis
     np.testing.assert_allclose(matrix.factorize().solve(x), A.factorize().solve(x))
+
+
+@pytest.mark.parametrize(
+    "remake", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))], ids=["copy", "pickle"]
+)
+def test_a_fitted_gaussian_process_and_what_a_matrix_gives_are_copied_and_sent(A, points, remake):
+    y = np.sin(6 * points[:, 0])
+    gp = GaussianProcess(kernels.Matern(nu=1.5, length_scale=0.2), nugget=1e-2).fit(points, y)
+    new = points[:7] + 0.01
+    for found, expected in zip(
+        remake(gp).predict(new, return_std=True), gp.predict(new, return_std=True), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    x = np.random.default_rng(1).standard_normal(N)
+    for matrix in (A.T, A @ A, A.inverse(), A.part(0, 2), A.as_linear_operator()):
+        np.testing.assert_array_equal(remake(matrix) @ x, matrix @ x)
+    for value in (A.solve(x)[1], Strong(), Weak(), kernels.Matern() + 2 * kernels.Yukawa()):
+        assert remake(value) == value

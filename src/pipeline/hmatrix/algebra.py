@@ -6,6 +6,7 @@ its products with random vectors (`from_operator.py`); the result is a matrix wi
 """
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -34,12 +35,16 @@ logger = logging.getLogger("pipeline.hmatrix")
 Map = Callable[[NDArray[Any]], NDArray[Any]]
 
 _REFINEMENTS = 6
-_TIGHTEST = 1e-11
-_FACTORIZATIONS = 2
+_TIGHTEST = 1e-13
+_COMPRESSED = 1e-11  # the tightest tolerance of a compression
+_FACTORIZATIONS = 4
 _PROBED = 8  # right-hand sides that tell how often to refine
 # Of the tolerance, in solves: it is of full rank, and from a third on inflates ranks and the sketch.
 _NOISE = 0.08
 _TIGHTER = 3e-4  # of the tolerance, for the first factorization of a matrix that is to be inverted
+_ENOUGH = 0.5  # of the tolerance, in solves that cannot be had more accurately
+_DIFFERS = 10.0  # tolerances, by which A X b may differ from b without a note
+_LARGEST = 0.1  # tolerance that is worth advising
 _SURELY = 0.3  # of what the noise may be, aimed at where the first factorization missed it
 _NOISELESS = 0.1  # of the tolerance, for the factors of a product: their errors are noise of full rank to it
 
@@ -109,7 +114,7 @@ def _wanted(tolerance: float | None, default: float) -> float:
 
 def _noiseless(A: H2Form, tolerance: float) -> H2Form:
     """Return a kernel matrix compressed so much tighter that its error does not show in a product's ranks."""
-    tighter = max(_NOISELESS * tolerance, _TIGHTEST)
+    tighter = max(_NOISELESS * tolerance, _COMPRESSED)
     if A.kernel is None or A.tolerance <= tighter or is_narrow(A.dtype):
         return A
     return recompress(A, tolerance=tighter)
@@ -123,14 +128,22 @@ def inverse(A: H2Form, *, tolerance: float | None = None) -> H2Form:
     which costs less than refinement, and is inverted itself: what A has lost in compression does not count. Any other
     matrix has solves that are refined with its products.
 
+    The tolerance is relative to the norm of the inverse, where small eigenvalues of A weigh most. A X b may therefore
+    differ from b by the tolerance times the condition number: a note of the result tells how much where it is more
+    than ten tolerances, for random b and exactly evaluated rows of A.
+
     Args:
-        tolerance: Relative error of the compression; A's by default.
+        tolerance: Relative error of the inverse in the Frobenius norm, as random vectors measure it; A's by default.
 
     Raises:
-        ConvergenceError: If A is too near singular to be inverted to the tolerance.
+        ConvergenceError: If A is too near singular to be inverted to the tolerance, judged by solves on exact rows.
     """
     tolerance = _wanted(tolerance, A.tolerance)
-    solves = _exact_solves(A, tolerance) or _refined_solves(A, tolerance)
+    solves = (
+        _refined_solves(A, tolerance)
+        if A.kernel is None or is_narrow(A.dtype)
+        else _exact_solves(A, tolerance)
+    )
     result = from_operator(
         A.rows,
         solves[0],
@@ -138,35 +151,67 @@ def inverse(A: H2Form, *, tolerance: float | None = None) -> H2Form:
         tolerance=tolerance,
         admissibility=A.admissibility,
     )
-    return replace(result, device=A.device)
+    off = _Probe(A).residual(partial(product, result))
+    notes = result.notes
+    if off > _DIFFERS * tolerance:
+        notes = (
+            *notes,
+            f"A X b differs from b by {off:.1e} of it: the tolerance of {tolerance:.0e} is relative to the norm of the "
+            "inverse X, and the condition number multiplies it",
+        )
+    return replace(result, device=A.device, notes=notes)
 
 
-def _exact_solves(A: H2Form, tolerance: float) -> tuple[Map, Map] | None:
-    """Return solves x -> A^-1 x and A^-T x with the kernel matrix itself, or None where they miss what is wanted."""
-    if A.kernel is None or is_narrow(A.dtype):
-        return None
-    X = np.random.default_rng(0).standard_normal((A.shape[0], _PROBED))
-    chosen = sampled_rows(A, np.random.default_rng(1))
-    wanted = X[A.rows.permutation[chosen]]
-    size = max(float(np.linalg.norm(wanted)), np.finfo(float).tiny)
-    used = max(_TIGHTER * tolerance, _TIGHTEST)
+class _Probe:
+    """A few random right-hand sides, and the rows of A on which what solves them is judged."""
+
+    def __init__(self, A: H2Form) -> None:
+        self.A = A
+        self.b = np.random.default_rng(0).standard_normal((A.shape[0], _PROBED))
+        self.rows = sampled_rows(A, np.random.default_rng(1))
+
+    def residual(self, solve: Map) -> float:
+        """Return |b - A x| / |b| for x = solve(b), on exactly evaluated rows where A has a kernel."""
+        x = np.asarray(solve(self.b))
+        if self.A.kernel is None:
+            wanted, found = self.b, np.asarray(product(self.A, x))
+        else:
+            wanted = self.b[self.A.rows.permutation[self.rows]]
+            found = exact_product(self.A, self.rows, x)
+        size = max(float(np.linalg.norm(wanted)), np.finfo(float).tiny)
+        return float(np.linalg.norm(wanted - found)) / size
+
+
+def _exact_solves(A: H2Form, tolerance: float) -> tuple[Map, Map]:
+    """Return solves x -> A^-1 x and A^-T x with the kernel matrix itself, tightened until exact rows confirm them."""
+    probe, used, residual = _Probe(A), max(_TIGHTER * tolerance, _TIGHTEST), math.inf
     for _ in range(_FACTORIZATIONS):
         F = factorize_even_indefinite(A, used)
-        residual = float(np.linalg.norm(wanted - exact_product(A, chosen, F.solve(X)))) / size
+        residual = probe.residual(F.solve)
         logger.info("factorized at %.0e: residual %.1e on exact rows", F.used_tolerance, residual)
-        if residual <= _NOISE * tolerance:
-            return F.solve, F.solve_transposed
-        if used == _TIGHTEST or not np.isfinite(residual):
+        if residual <= _NOISE * tolerance or F.used_tolerance <= _TIGHTEST:
             break
         # The residual is in proportion to what the factorization loses, and grows with n.
-        used = max(F.used_tolerance * _SURELY * _NOISE * tolerance / residual, _TIGHTEST)
-    return None
+        share = _SURELY * _NOISE * tolerance / residual if math.isfinite(residual) else 0.0
+        used = max(F.used_tolerance * share, _TIGHTEST)
+    # Errors of the solutions are at most of the size of the residuals, as long as these look like noise.
+    if not residual <= _ENOUGH * tolerance:
+        raise _inaccurate(residual, tolerance)
+    return F.solve, F.solve_transposed
+
+
+def _inaccurate(residual: float, tolerance: float) -> ConvergenceError:
+    reached = residual / (_ENOUGH * _SURELY)
+    larger = f", or ask for the tolerance {reached:.0e}" if reached < _LARGEST else ""
+    return ConvergenceError(
+        f"solves for the inverse stay at relative residual {residual:.1e} on exact rows (at most "
+        f"{_ENOUGH * tolerance:.0e} is wanted for the tolerance {tolerance:.0e}): the matrix is too near singular; add "
+        f"to its diagonal{larger}"
+    )
 
 
 def _refined_solves(A: H2Form, tolerance: float) -> tuple[Map, Map]:
-    """Return solves refined with A's products, A compressed tighter where it can be."""
-    if A.kernel is not None and not is_narrow(A.dtype):
-        A = recompress(A, tolerance=max(1e-3 * tolerance, _TIGHTEST))
+    """Return solves refined with A's products, which are all that is known of it, or all that its precision tells."""
     F = factorize_even_indefinite(A, min(tolerance, A.tolerance))
     forth = _refined(F.solve, partial(product, A), A.shape[0], tolerance)
     if A.is_symmetric:

@@ -1,8 +1,9 @@
 """A factorized matrix: its steps, and what can be done with them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import ConvergenceError
+from pipeline.hmatrix import factor_storage
 from pipeline.hmatrix.batched.steps import MULTIPLY_ROOT, SOLVE, SOLVE_TRANSPOSED, BatchedSteps, act
 from pipeline.hmatrix.gradients import linear
 from pipeline.hmatrix.inputs import CPU, torch_dtype
@@ -55,6 +57,15 @@ class Factorization:
             f"Factorization({n} x {n} {self.dtype}, {self.kind}, tolerance {self.used_tolerance:.0e} "
             f"in {self.computed}, {self.n_bytes / 1e6:.1f} MB)"
         )
+
+    def save(self, path: Path | str) -> None:
+        """Write the factorization into a folder; see `factor_storage.save`."""
+        factor_storage.save({f.name: getattr(self, f.name) for f in fields(self)}, Path(path))
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Factorization":
+        """Read a factorization that `save` wrote, in any process; see `factor_storage.load`."""
+        return cls(**factor_storage.load(Path(path), KINDS))
 
     @property
     def shape(self) -> tuple[int, int]:

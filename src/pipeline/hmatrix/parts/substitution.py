@@ -26,7 +26,7 @@ Vectors = dict[int, NDArray[Any]]  # of each part, shape (unknowns, m)
 
 
 @dataclass(frozen=True, eq=False)
-class _View:
+class StepsView:
     """Steps of a part in the numbering of its vectors: counts, index, values and pivots of native/eliminate.hpp."""
 
     stored: np.dtype[Any]
@@ -47,7 +47,7 @@ class _View:
 
 
 @dataclass(frozen=True, eq=False)
-class _Local:
+class LocalStage:
     """A stage in the numbering of the parts' own vectors.
 
     Attributes:
@@ -59,7 +59,7 @@ class _Local:
     """
 
     level: int
-    steps: dict[int, list[_View]]
+    steps: dict[int, list[StepsView]]
     halo: Pairs
     asked: Pairs
     left: Pairs
@@ -176,7 +176,7 @@ class Substitution:
         parts = [vectors[part][: high - low] for part, (low, high) in self._bounds.items()]
         return np.concatenate([*parts, np.zeros((0, m), self._computed)]).reshape(-1)
 
-    def _sweep(self, stage: _Local, way: int, vectors: Vectors) -> None:
+    def _sweep(self, stage: LocalStage, way: int, vectors: Vectors) -> None:
         def run(part: int, _: bool) -> None:
             x = vectors[part]
             views = [view.native for view in stage.steps[part]]
@@ -185,7 +185,14 @@ class Substitution:
         self._team.each([part for part, steps in stage.steps.items() if steps], run)
 
     def _send(
-        self, stage: _Local, vectors: Vectors, source: Pairs, destination: Pairs, *, add: bool, clear: bool
+        self,
+        stage: LocalStage,
+        vectors: Vectors,
+        source: Pairs,
+        destination: Pairs,
+        *,
+        add: bool,
+        clear: bool,
     ) -> None:
         sent = {pair: (vectors[pair[0]][places],) for pair, places in source.items()}
         if clear:
@@ -200,27 +207,27 @@ class Substitution:
                 else:
                     vectors[part][places] = rows
 
-    def _rise(self, stage: _Local, vectors: Vectors) -> None:
+    def _rise(self, stage: LocalStage, vectors: Vectors) -> None:
         """Hand unknowns to their new owners, who may have added to them already."""
         self._send(stage, vectors, stage.left, stage.came, add=True, clear=True)
 
-    def _sink(self, stage: _Local, vectors: Vectors) -> None:
+    def _sink(self, stage: LocalStage, vectors: Vectors) -> None:
         """Give handed-over unknowns back."""
         self._send(stage, vectors, stage.came, stage.left, add=False, clear=True)
 
-    def _add(self, stage: _Local, vectors: Vectors) -> None:
+    def _add(self, stage: LocalStage, vectors: Vectors) -> None:
         """Send what was added to the halo to its owners."""
         self._send(stage, vectors, stage.halo, stage.asked, add=True, clear=True)
 
-    def _ask(self, stage: _Local, vectors: Vectors) -> None:
+    def _ask(self, stage: LocalStage, vectors: Vectors) -> None:
         """Fetch the halo's values from its owners."""
         self._send(stage, vectors, stage.asked, stage.halo, add=False, clear=False)
 
-    def _clear(self, stage: _Local, vectors: Vectors) -> None:
+    def _clear(self, stage: LocalStage, vectors: Vectors) -> None:
         for (part, _), places in stage.halo.items():
             vectors[part][places] = 0
 
-    def _localize(self, stages: list[Stage], tree: ClusterTree) -> list[_Local]:
+    def _localize(self, stages: list[Stage], tree: ClusterTree) -> list[LocalStage]:
         team = self._team
         # Unknowns that arrive with a move, and those that others ask for, are known to the sender alone.
         arrived = [self._delivered("moves", stage, stage.moved) for stage in stages]
@@ -242,9 +249,11 @@ class Substitution:
         def local(table: Moved) -> Pairs:
             return {pair: numbering[pair[0]](places) for pair, places in table.items()}
 
-        def views(part: int, pieces: list[Steps]) -> list[_View]:
+        def views(part: int, pieces: list[Steps]) -> list[StepsView]:
             return [
-                _View(self._stored, piece.counts, numbering[part](piece.index), piece.values, piece.pivots)
+                StepsView(
+                    self._stored, piece.counts, numbering[part](piece.index), piece.values, piece.pivots
+                )
                 for piece in pieces
             ]
 
@@ -252,7 +261,7 @@ class Substitution:
         for stage, halo, ask, came in zip(stages, halos, asked, arrived, strict=True):
             steps = team.each(stage.steps, lambda part, _, stage=stage: views(part, stage.steps[part]))  # type: ignore[misc]
             result.append(
-                _Local(stage.plan.level, steps, local(halo), local(ask), local(stage.moved), local(came))
+                LocalStage(stage.plan.level, steps, local(halo), local(ask), local(stage.moved), local(came))
             )
         return result
 
