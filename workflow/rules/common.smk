@@ -30,7 +30,9 @@ try:
     for file in workflow.configfiles:
         read_study_file(Path(file))  # refuses keys written twice, of which Snakemake took the last
     results_folder(Path("results"))
-    STUDY = outline(config, Path(workflow.basedir) / "config" / "default.yaml", cache=Path(".snakemake", "outlines"))
+    STUDY = outline(
+        config, Path(workflow.basedir) / "config" / "default.yaml", cache=Path(".snakemake", "outlines")
+    )
     own_files(STUDY.files)
 except PipelineError as error:
     print(f"error: {error}", file=sys.stderr)
