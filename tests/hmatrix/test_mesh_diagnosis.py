@@ -1,0 +1,118 @@
+"""Meshes are diagnosed before they are computed on: each defect with its count, its place and advice."""
+
+import numpy as np
+import pytest
+
+from pipeline.data.meshes import cube_mesh, sphere_mesh
+from pipeline.errors import ConfigError
+from pipeline.hmatrix.boundary_elements import TriangleMesh, diagnose, merge_vertices
+
+
+@pytest.fixture
+def sphere():
+    return sphere_mesh(2)
+
+
+def counts_of(mesh):
+    return {kind: count for kind, count in diagnose(mesh).counts.items() if count}
+
+
+@pytest.mark.parametrize("mesh", [sphere_mesh(0), sphere_mesh(2), cube_mesh(3)])
+def test_closed_oriented_meshes_are_clean(mesh):
+    found = diagnose(TriangleMesh(*mesh))
+    found.require_usable()
+    assert (counts_of(mesh), found.n_parts, found.is_closed) == ({}, 1, True)
+    assert str(found).endswith("1 connected part, closed")
+
+
+def test_a_missing_triangle_opens_three_edges_and_is_told_with_its_place(sphere):
+    vertices, triangles = sphere
+    mesh = vertices, triangles[1:]
+    assert counts_of(mesh) == {"open_edges": 3}
+    assert not diagnose(mesh).is_closed
+    diagnose(mesh).require_usable(closed=False)
+    with pytest.raises(
+        ConfigError, match=r"the mesh cannot be used: 3 open edges \(the first: \[\d+, \d+\] at"
+    ):
+        diagnose(mesh).require_usable()
+
+
+def test_a_turned_triangle_disagrees_with_its_three_neighbors(sphere):
+    vertices, triangles = sphere
+    triangles = triangles.copy()
+    triangles[7] = triangles[7, ::-1]
+    assert counts_of((vertices, triangles)) == {"inconsistent": 3}
+
+
+def test_a_surface_inside_out_is_told_once_for_each_part(sphere):
+    vertices, triangles = sphere
+    twice = (
+        np.concatenate([vertices, vertices + 5]),
+        np.concatenate([triangles, triangles[:, ::-1] + len(vertices)]),
+    )
+    found = diagnose(twice)
+    assert counts_of(twice) == {"inside_out": 1}
+    assert found.n_parts == 2
+    assert found.errors[0].indices[0] == len(triangles)
+
+
+def test_a_cavity_has_normals_that_point_into_it(sphere):
+    vertices, triangles = sphere
+    hollow = (
+        np.concatenate([vertices, vertices / 2]),
+        np.concatenate([triangles, triangles[:, ::-1] + len(vertices)]),
+    )
+    assert counts_of(hollow) == {}
+
+
+def test_duplicates_make_edges_of_three_triangles_too(sphere):
+    vertices, triangles = sphere
+    mesh = vertices, np.concatenate([triangles, np.roll(triangles[3:4], 1, axis=1)])
+    assert counts_of(mesh) == {"duplicate": 1, "non_manifold": 3}
+
+
+def test_triangles_without_area_and_vertices_without_triangle_are_told(sphere):
+    vertices, triangles = sphere
+    mesh = np.concatenate([vertices, [[9, 9, 9.0]]]), np.concatenate([triangles, [[0, 0, 1]]])
+    assert counts_of(mesh) == {"degenerate": 1, "unused": 1}
+    assert diagnose(mesh).errors[-1].place == (9, 9, 9)
+
+
+def test_slivers_and_unlike_neighbors_are_warned_of_but_usable(sphere):
+    vertices, triangles = sphere
+    flat = vertices * [1, 1, 1e-3]
+    assert set(counts_of((flat, triangles))) == {"slivers"}
+    diagnose((flat, triangles)).require_usable()
+    tip = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0.05, -0.05, 0], [0, 0, 300.0]])
+    fan = np.array([[0, 1, 2], [0, 1, 4]])
+    assert diagnose((tip, fan)).counts["unlike"] == 1
+
+
+def test_triangles_of_their_own_corners_are_merged(sphere):
+    vertices, triangles = sphere
+    soup = vertices[triangles].reshape(-1, 3), np.arange(3 * len(triangles)).reshape(-1, 3)
+    assert diagnose(soup).counts["open_edges"] == 3 * len(triangles)
+    assert diagnose(soup).counts["unmerged"] == 3 * len(triangles) - len(vertices)
+    merged = merge_vertices(*soup)
+    assert (len(merged.vertices), counts_of(merged)) == (len(vertices), {})
+    shaken = soup[0] + 1e-9 * np.random.default_rng(0).standard_normal(soup[0].shape)
+    shaken = np.where(np.abs(shaken) < 1e-6, 1e-6, shaken)  # no cell of the grid ends there
+    assert len(merge_vertices(shaken, soup[1], within=1e-4).vertices) == len(vertices)
+
+
+def test_corners_that_do_not_exist_and_nan_are_told_alone(sphere):
+    vertices, triangles = sphere
+    assert counts_of((vertices, triangles + 1)) == {"outside": 6}
+    spoiled = vertices.copy()
+    spoiled[5] = np.nan
+    assert counts_of((spoiled, triangles)) == {"not_finite": 1}
+
+
+def test_an_empty_mesh_is_no_closed_surface():
+    found = diagnose((np.zeros((0, 3)), np.zeros((0, 3), int)))
+    assert (found.n_parts, found.is_closed) == (0, False)
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"triangles of a mesh have the shape \(n, 3\), not \(4, 2\)"):
+        diagnose((np.zeros((4, 3)), np.zeros((4, 2), int)))
