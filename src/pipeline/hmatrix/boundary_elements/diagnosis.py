@@ -217,9 +217,8 @@ def _edges(
     volumes = np.bincount(part, weights=np.linalg.det(corners - corners[:1, :1]), minlength=n_parts)
     spoiled = np.zeros(n_parts, bool)
     spoiled[part[owner[(~twice | (forward != 1))[number]]]] = True
-    turned = np.array(
-        [p for p in np.flatnonzero((volumes < 0) & ~spoiled) if not _is_inside(p, part, corners)], int
-    )
+    candidates = np.flatnonzero((volumes < 0) & ~spoiled).tolist()
+    turned = np.array([p for p in candidates if not _is_inside(p, part, corners)], np.int64)
     _, first = np.unique(part, return_index=True)
     return {
         "open_edges": edges[count == 1],
