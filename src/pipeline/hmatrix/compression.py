@@ -117,10 +117,12 @@ def _compress(
     first, second = pairs_of(lists.near, mirrored=mirrored)
     of_leaves = first >= leaves
     near = near_blocks(source.blocks, rows, columns, (first[of_leaves], second[of_leaves]), stored)
-    if stored != computed and not math.isfinite(_sum(near.values)):  # entries beyond single precision
+    total = _sum(near.values)
+    if stored != computed and not math.isfinite(total):  # entries beyond single precision
         stored = computed
         near = near_blocks(source.blocks, rows, columns, (first[of_leaves], second[of_leaves]), stored)
-    _require_finite(_sum(near.values))
+        total = _sum(near.values)
+    _require_finite(total)
     far_pairs = pairs_of(lists.far, mirrored=mirrored)
 
     sampling = Sampling.for_tolerance(_SHARE * tolerance, norm, rows.n_boxes)

@@ -39,10 +39,25 @@ def typical_norm(source: Source, rows: ClusterTree, *, singular: bool, square: b
     if entries.size == 0:
         return 0.0
     if singular and entries.shape[1] > NEAREST:
-        place = entries.shape[1] - NEAREST
-        limit = OUTSTANDING * np.partition(entries, place, axis=1)[:, place, None]
-        entries = np.minimum(entries, limit)
-    return norm_of_rows((entries**2).sum(axis=1), n, square=square)
+        limit = OUTSTANDING * nth_largest(entries, NEAREST)
+        np.minimum(entries, limit[:, None], out=entries)
+    return norm_of_rows(np.einsum("ij,ij->i", entries, entries), n, square=square)
+
+
+def nth_largest(values: NDArray[np.float64], nth: int) -> NDArray[np.float64]:
+    """Return the nth largest value of each row, shape (rows,), for rows of at least `nth` values.
+
+    Only the parts of a row that hold its `nth` largest parts' maxima are looked through: one pass over the values.
+    """
+    rows, columns = values.shape
+    size = max(math.isqrt(columns), nth)
+    whole = columns - columns % size
+    parts = values[:, :whole].reshape(rows, whole // size, size)
+    if whole // size > nth:
+        best = np.argpartition(parts.max(axis=2), -nth, axis=1)[:, -nth:]
+        left = np.take_along_axis(parts, best[:, :, None], axis=1).reshape(rows, -1)
+        values = np.concatenate([left, values[:, whole:]], axis=1)
+    return np.asarray(np.partition(values, values.shape[1] - nth, axis=1)[:, values.shape[1] - nth])
 
 
 def norm_of_rows(squares: NDArray[np.float64], n_rows: int, *, square: bool) -> float:

@@ -28,7 +28,7 @@ from pipeline.hmatrix.product import product
 
 TIGHTEST = 1e-13  # tolerance: rounding leaves no more
 _ALL_ROWS = 4e6  # entries up to which every row is evaluated
-_MANY, _FEW = 8, 2  # right-hand sides where every row is evaluated, and of larger matrices
+_MANY, _FEW = 8, 1  # right-hand sides where every row is evaluated, and of larger matrices
 _ROWS = 64  # evaluated of larger matrices, spread over all regions
 _LARGEST = 16  # rows besides, where the solution is largest
 _SURE = 0.5  # of |M|_F, where the determinant's sign is beyond doubt

@@ -31,12 +31,14 @@ uint32_t scramble(uint32_t x) {
 }
 
 // The point that stands for a range of them: that of one of its halves, by chance. So a range has one for each family,
-// whoever asks, and what stands for a range stands for parts of it too.
+// whoever asks, and what stands for a range stands for parts of it too. Chance is the top bit of a product, and no branch
+// hangs on it: this runs for every sampled row of a box.
 int representative(int low, int high, uint32_t family) {
     while (high - low > 1) {
-        const uint32_t chance =
-            scramble(static_cast<uint32_t>(low) * 0x9e3779b9u ^ scramble(static_cast<uint32_t>(high) + family));
-        (chance & 1 ? low : high) = middle(low, high);
+        const uint32_t bounds = static_cast<uint32_t>(low) * 0x9e3779b9u ^ (static_cast<uint32_t>(high) + family);
+        const int upper = static_cast<int>((bounds ^ bounds >> 15) * 0x846ca68bu >> 31), half = middle(low, high);
+        low = upper ? half : low;
+        high = upper ? high : half;
     }
     return low;
 }
@@ -108,6 +110,7 @@ void FarSampler::sample(int box, double rows, int round, FarSample& out) {
     }
     const uint32_t family = scramble(static_cast<uint32_t>(round % kFamilies));
     const bool take_whole = whole <= kMostWhole * rows;
+    int owed = 0;  // what powers of two have taken from the boxes before, so that all together get what is wanted
     for (const Entry& e : entries_) {
         const int first = other_.start.data()[e.box], size = other_.size(e.box);
         const int even = std::max(2, static_cast<int>(rows * e.share / total + 0.5));
@@ -116,7 +119,8 @@ void FarSampler::sample(int box, double rows, int round, FarSample& out) {
             out.weights.insert(out.weights.end(), size, 1.0);
             continue;
         }
-        const int parts = near_power(even, size);
+        const int parts = near_power(std::max(2, even + owed), size);
+        owed += even - parts;
         if (parts < size) out.complete = false;
         add_parts(first, first + size, parts, family, out);
     }
