@@ -2,6 +2,7 @@ import pytest
 
 from pipeline.report.answers import answer_bits, answer_numbers, answer_steps, answers
 from pipeline.report.answers.numbers import fit_text
+from pipeline.report.solutions import doubt
 from pipeline.report.tables import final_accuracy
 
 
@@ -19,25 +20,34 @@ def plain(text: str) -> str:
     return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_the_headline_says_at_which_accuracy(steps):
+def test_the_headline_is_the_time_until_an_equal_loss(steps, metrics):
+    # Both end below 0.28, the loss of large-batch SGD: K-FAC after epoch 6, SGD after epoch 10, of 1.7 s each.
     answer = steps()
-    assert answer.headline == "16×"
-    assert plain(answer.unit) == "fewer training steps, at 86.62 % test accuracy against 86.57 %"
-
-
-def test_the_answer_has_steps_and_seconds_of_both(steps):
-    text = plain(steps().text)
-    assert "SGD with a batch of 64: 86.57 ± 0.19 % in 2,560 steps and 34.6 s" in text
-    assert (
-        "K-FAC with mixup and weight noise with a batch of 1,024: 86.62 ± 0.16 % in 160 steps and 34.6 s"
-        in text
+    assert answer.headline == "1.67×"
+    assert answer.unit == "the speed of SGD with batch 64 until an equal training loss"
+    assert plain(answer.text) == (
+        "K-FAC with batch 1,024 reaches a training loss of 0.280 in 10.2 s and 48 steps, SGD with batch 64 in 17.0 s "
+        "and 1,280."
     )
+    for seed in metrics["training"]["kfac"]["seeds"].values():
+        for row in seed["history"]:
+            row["seconds"] *= 4
+    assert (steps().headline, steps().unit.partition(" of ")[0]) == ("2.4×", "the time")
+    assert steps().findings[0].verdict == "does not hold"
 
 
-def test_a_ratio_that_follows_from_the_batches_is_called_so(steps, metrics):
-    assert "the ratio of steps is that of the batches" in steps().text
-    metrics["training"]["kfac_smooth"]["epochs"] = 10
-    assert "the ratio of steps" not in steps().text
+def test_times_beside_other_jobs_are_said_to_be_such(steps, metrics):
+    assert "beside" not in steps().text
+    metrics["training"]["kfac"]["seeds"]["0"]["alone"] = False
+    assert steps().text.endswith("(times were taken beside other jobs).")
+
+
+def test_where_a_loss_is_not_reached_by_both_the_ends_are_told(steps, metrics):
+    for seed in metrics["training"]["sgd_large"]["seeds"].values():
+        seed["history"][-1]["train_loss"] = 1e-9
+    answer = steps()
+    assert plain(answer.headline) == "85.91 %"
+    assert "SGD with batch 64 ends at 86.57 ± 0.19 % in 2,560 steps and 34.6 s." in plain(answer.text)
 
 
 @pytest.mark.parametrize(
@@ -47,20 +57,21 @@ def test_a_ratio_that_follows_from_the_batches_is_called_so(steps, metrics):
 def test_the_headline_has_the_verdict_of_the_smoothing(steps, metrics, found, verdict):
     accuracies(metrics["training"]["sgd_small"], 0.8657, 0.8659)
     accuracies(metrics["training"]["kfac_smooth"], *found)
-    answer = steps()
-    assert answer.verdict == verdict
-    assert "at most 0.3 points below" in answer.claim
+    restored = steps().findings[1]
+    assert restored.verdict == verdict
+    assert "at most 0.3 points below" in restored.claim
 
 
 def test_runs_at_chance_are_called_so(steps, metrics):
     for run in metrics["training"].values():
         accuracies(run, 0.1, 0.12)
-    assert steps().verdict == "at chance"
-    assert "guessing" in steps().claim
+    (found,) = steps().findings
+    assert found.verdict == "at chance"
+    assert "guessing" in found.claim
     best = answer_steps(metrics["training"], None, 10)
     assert best.unit == "test accuracy, no better than chance"
     assert "best" not in best.text
-    assert steps(0).verdict != "at chance"
+    assert steps(0).findings[0].verdict != "at chance"
 
 
 def test_the_table_marks_runs_at_chance_and_no_others(metrics):
@@ -72,10 +83,16 @@ def test_the_table_marks_runs_at_chance_and_no_others(metrics):
     assert "At chance" not in final_accuracy(metrics["training"], 10).note
 
 
-def test_only_layers_that_gain_are_praised(metrics):
-    for row in metrics["precision"]["kfac_smooth"]["timings"]:
-        row["speedup"] = 0.97
-    assert "gains most" not in answer_bits(metrics["precision"], {}).text
+def test_half_precision_leads_with_speed_and_error_and_not_with_file_sizes(metrics):
+    answer = answer_bits(metrics["precision"], metrics["training"], 10)
+    assert answer.unit == "the speed of FP32 at batch 1"
+    text = plain(answer.text)
+    assert "MB" not in text
+    assert "its outputs move by 0.86 %; its test accuracy goes from 86.73 % to 86.71 %" in text
+    metrics["precision"]["kfac_smooth"]["timings"] = []
+    untimed = answer_bits(metrics["precision"], {}, 10)
+    assert untimed.unit == "test accuracy at FP16"
+    assert "was not timed" in untimed.text
 
 
 def test_kriging_says_what_it_predicts(metrics):
@@ -111,14 +128,33 @@ def test_a_missed_tolerance_reaches_the_answer(metrics):
 
 
 def test_a_classifier_at_chance_is_called_so(metrics):
-    metrics["matrices"]["embeddings"]["result"]["accuracy"] = 0.1
+    embeddings = metrics["matrices"]["embeddings"]
+    embeddings["result"]["accuracy"] = 0.1
+    metrics["matrices"] = {"embeddings": embeddings}
     numbers = answers(metrics)[2]
     assert "10.00 % correctly, no better than chance, beside" in plain(numbers.text)
 
 
-def test_two_sizes_give_no_exponent(metrics):
-    assert "grows as" in answer_numbers({}, metrics["scaling"]).text
-    metrics["scaling"]["rows"] = metrics["scaling"]["rows"][:2]
+def test_a_solution_far_from_its_exact_rows_is_a_verdict(metrics):
+    matrix = metrics["matrices"]["airports"]
+    assert answer_numbers(metrics["matrices"], None).findings == ()
+    matrix["solve"]["exact_residual"] = 9.9 * matrix["compress"]["tolerance"]
+    assert doubt("airports", matrix) is None
+    matrix["solve"]["exact_residual"] = 3.2e-4
+    (found,) = answer_numbers(metrics["matrices"], None).findings
+    assert found.verdict == "does not hold"
+    assert "the residual is 3.2 × 10⁻⁴, 320 times the tolerance of 10⁻⁶" in plain(found.claim)
+    matrix["solve"]["tolerance"] = 1e-4
+    assert doubt("airports", matrix) is None
+    del matrix["compress"]["tolerance"], matrix["solve"]["tolerance"]
+    assert doubt("airports", matrix) is None
+
+
+def test_three_sizes_give_no_exponent(metrics):
+    rows = metrics["scaling"]["rows"]
+    rows.append({key: 2 * value for key, value in rows[-1].items()})
+    assert "grows as N to the power" in answer_numbers({}, metrics["scaling"]).text
+    metrics["scaling"]["rows"] = rows[:3]
     assert answer_numbers({}, metrics["scaling"]) is None
 
 

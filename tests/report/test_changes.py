@@ -23,7 +23,9 @@ def judged(figure, past, value):
         ("scores.test.accuracy", [0.9, 0.9], 0.89, "worse"),
         ("scores.test.accuracy", [0.9, 0.9], 0.91, "better"),
         ("scores.test.accuracy", [0.9, 0.9], 0.9, ""),
-        ("scores.test.accuracy", [0.9], 0.8, None),
+        ("scores.test.accuracy", [0.9], 0.8, "different"),  # one past run tells of no noise
+        ("scores.test.accuracy", [0.9], 0.9, ""),
+        ("cost.seconds", [10.0], 30.0, None),
         ("fc.64.speedup", [1.5, 1.52, 1.48], 0.7, "worse"),
         ("solve.relative_residual", [1e-9, 1e-9], 1.5e-9, ""),
         ("solve.relative_residual", [1e-9, 1e-9], 1e-6, "worse"),

@@ -4,7 +4,7 @@ from scipy import stats
 from pipeline.report.claims import judge_claims
 
 ROLES = {"reference": "small", "large_batch": "large", "second_order": "kfac", "smoothed": "smooth"}
-STATEMENTS = ("large", "fast", "worse", "restored", "flatter")
+STATEMENTS = ("large", "fast", "worse", "restored", "flatter", "sooner")
 
 
 def run(accuracies, losses=(0.5, 0.51), train_loss=0.1, steps=100, history=(), sharpness=(10.0, 0.2)):
@@ -19,7 +19,10 @@ def run(accuracies, losses=(0.5, 0.51), train_loss=0.1, steps=100, history=(), s
                     "perturbation": sharpness[1] * (1 + 0.01 * seed),
                 },
                 "steps": steps,
-                "history": [{"steps": at, "train_loss": value} for at, value in history],
+                "history": [
+                    {"steps": at, "seconds": 0.1 * at * (1 + 0.01 * seed), "train_loss": value}
+                    for at, value in history
+                ],
             }
             for seed, (accuracy, loss) in enumerate(zip(accuracies, losses, strict=True))
         },
@@ -29,12 +32,16 @@ def run(accuracies, losses=(0.5, 0.51), train_loss=0.1, steps=100, history=(), s
 def study(**changes):
     """A study in which every claim holds, with ``changes`` to its runs."""
     runs = {
-        "small": run((0.860, 0.864), (0.50, 0.51), steps=2000),
+        "small": run((0.860, 0.864), (0.50, 0.51), steps=2000, history=[(1000, 0.8), (2000, 0.3)]),
         "large": run((0.840, 0.844), steps=100, history=[(50, 0.9), (100, 0.4)]),
         "kfac": run((0.845, 0.847), (0.80, 0.81), 0.01, 100, [(20, 0.6), (40, 0.3), (100, 0.01)]),
         "smooth": run((0.868, 0.872), (0.40, 0.41), steps=100, sharpness=(4.0, 0.1)),
     }
     return runs | changes
+
+
+def plain(text: str) -> str:
+    return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def verdicts(runs, roles=ROLES):
@@ -111,7 +118,7 @@ def test_worse_generalization_needs_loss_and_gap_and_accuracy():
 def test_restored_means_not_below_by_more_than_the_margin(accuracies, verdict):
     # Welch: two seeds a run, 0.03 points of deviation each, give a bound of 0.08 points; 0.28 points one of 1.3.
     quiet = study(
-        small=run((0.8620, 0.8624), (0.50, 0.51), steps=2000),
+        small=run((0.8620, 0.8624), (0.50, 0.51), steps=2000, history=[(2000, 0.3)]),
         large=run((0.8420, 0.8424), history=[(100, 0.4)]),
         kfac=run((0.8570, 0.8574), (0.8, 0.81), 0.01, 100, [(40, 0.3)]),
     )
@@ -153,7 +160,7 @@ def test_runs_without_scores_leave_out_the_claim():
 
 
 def test_evidence_is_made_of_the_numbers():
-    first, second, third, fourth, fifth = judge_claims(study(), ROLES)
+    first, second, third, fourth, fifth, sixth = judge_claims(study(), ROLES)
     assert "2.00 points below batch 64 (90 % interval " in first.evidence
     assert "84.20" in first.evidence
     assert "within 40: 2.5×" in second.evidence
@@ -162,6 +169,25 @@ def test_evidence_is_made_of_the_numbers():
     assert "in 100 steps instead of 2,000; the test loss is 0.100 lower (90 % interval " in fourth.evidence
     assert "largest eigenvalue of the Hessian is 6.03 lower (90 % interval " in fifth.evidence
     assert "4.02 against 10.1" in fifth.evidence
+    # 40 and 2,000 steps of a tenth of a second, one percent slower with the second seed.
+    assert plain(sixth.evidence).startswith(
+        "To a training loss of 0.400 it takes 4.02 s, the small batch 3.35 min"
+    )
+
+
+def test_few_steps_that_take_longer_are_not_sooner():
+    slow = run((0.845, 0.847), (0.80, 0.81), 0.01, 100, [(40, 0.3)])
+    for seed in slow["seeds"].values():
+        seed["history"][0]["seconds"] = 500.0 + seed["history"][0]["seconds"]
+    assert verdicts(study(kfac=slow))["sooner"] == "does not hold"
+    never = run((0.845, 0.847), (0.80, 0.81), 0.01, 100, [(40, 0.5)])
+    assert verdicts(study(kfac=never))["sooner"] == "does not hold"
+    slow["seeds"]["0"]["alone"] = False
+    evidence = judge_claims(study(kfac=slow), ROLES)[-1].evidence
+    assert "later" in evidence
+    assert evidence.endswith(
+        "other jobs of the study ran on the same machine meanwhile, so that either may be too long."
+    )
 
 
 def test_an_interval_is_that_of_its_sentence():

@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -53,15 +54,29 @@ def test_exceeding_is_yes_no_or_open(threshold, answer):
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 1.07, 2.0])
 def test_power_law_finds_its_exponent(exponent):
-    sizes = [1000, 3000, 7000]
+    sizes = [1000, 3000, 5000, 7000]
     found = power_law(sizes, [3.0 * n**exponent for n in sizes])
-    assert found == pytest.approx((exponent, 3.0))
+    assert (found.exponent, found.constant) == pytest.approx((exponent, 3.0))
+    assert found.half_width == pytest.approx(0.0, abs=1e-6)
 
 
-def test_power_law_needs_three_sizes():
+def test_the_interval_of_an_exponent_is_that_of_least_squares():
+    # Against the textbook's formula: t(n - 2) sqrt(sum of squares / (n - 2) / sum (x - mean)^2).
+    x, noise = np.log([1000.0, 2000.0, 4000.0, 8000.0, 16000.0]), np.array([0.1, -0.2, 0.05, 0.15, -0.1])
+    y = 1.1 * x + noise
+    found = power_law(list(np.exp(x)), list(np.exp(y)))
+    slope, start = np.polyfit(x, y, 1)
+    squares = float(np.sum((y - slope * x - start) ** 2))
+    error = math.sqrt(squares / 3 / float(np.sum((x - x.mean()) ** 2)))
+    assert found.exponent == pytest.approx(slope)
+    assert found.half_width == pytest.approx(stats.t.ppf(0.975, 3) * error)
+    assert re.fullmatch(r"\d\.\d\d \(\d\.\d\d to \d\.\d\d\)", found.text)
+
+
+def test_power_law_needs_four_sizes():
     assert power_law([], []) is None
-    assert power_law([8, 16], [1.0, 2.0]) is None
-    assert power_law([8, 8, 16], [1.0, 2.0, 2.0]) is None
-    assert power_law([8, 16, 32], [1.0, None, 0.0]) is None
-    found = power_law([8, 16, 32, 64], [1.0, float("nan"), 4.0, 8.0])
-    assert found == pytest.approx((1.0, 1 / 8))
+    assert power_law([8, 16, 32], [1.0, 2.0, 4.0]) is None
+    assert power_law([8, 8, 16, 32], [1.0, 2.0, 2.0, 4.0]) is None
+    assert power_law([8, 16, 32, 64], [1.0, None, 0.0, 3.0]) is None
+    found = power_law([8, 16, 32, 64, 128], [1.0, float("nan"), 4.0, 8.0, 16.0])
+    assert (found.exponent, found.constant) == pytest.approx((1.0, 1 / 8))

@@ -4,7 +4,8 @@ from pipeline.report import layer_tables, tables
 from pipeline.report.formatting import DASH
 from pipeline.report.layer_tables import layer_bars, layer_times, rounding
 from pipeline.report.prediction_tables import changed_predictions, confusions, plans
-from pipeline.report.runs import accuracy_on_test
+from pipeline.report.runs import accuracy_on_test, spread_text
+from pipeline.report.spread import Spread
 
 
 @pytest.fixture
@@ -111,6 +112,7 @@ def test_speed_is_counted_to_the_target_and_a_dash_where_it_was_missed():
     found = {"sharpness": {"largest_eigenvalue": 12.345, "perturbation": 0.5}, "history": history}
     runs = {"fast": {"seeds": {"0": found}}, "none": {"seeds": {"0": {}}}}
     fast, none = tables.minima(runs, 0.3).rows
+    assert plain(fast[1]) == "2.00 s"
     assert fast[2] == "20"
     assert fast[4] == "12.3"
     assert set(none[1:]) == {DASH}
@@ -118,6 +120,34 @@ def test_speed_is_counted_to_the_target_and_a_dash_where_it_was_missed():
     titles = [column.title for column in tables.minima(runs, None).columns]
     assert titles == ["Run", "Validation acc. (%)", "Largest curvature", "Rise under noise"]
     assert [len(row) for row in tables.minima(runs, None).rows] == [4, 4]
+
+
+def test_times_beside_other_jobs_are_marked(metrics):
+    training = metrics["training"]
+    assert "†" not in tables.final_accuracy(training).note
+    training["kfac"]["seeds"]["1"]["alone"] = False
+    training["sgd_small"]["seeds"]["1"]["alone"] = True
+    table = tables.final_accuracy(training)
+    assert [row[8].endswith("†") for row in table.rows] == [False, False, True, False]
+    assert "† : other jobs" not in table.note
+    assert "†: other jobs of the study ran on the same machine" in table.note
+
+
+def test_a_deviation_is_never_printed_as_zero():
+    def text(values, decimals):
+        return plain(spread_text(Spread(values), decimals))
+
+    assert text((86.44, 86.48), 1) == "86.46 ± 0.03"
+    assert text((86.4, 86.6), 1) == "86.5 ± 0.1"
+    assert text((0.5, 0.50004), 2) == "0.50002 ± 0.00003"
+    assert text((0.5, 0.5), 2) == "0.50 ± 0.00"  # it is zero
+
+
+def test_cells_keep_the_numbers_behind_their_texts(metrics):
+    row = tables.final_accuracy(metrics["training"]).rows[0]
+    assert [cell.value for cell in row[2:]] == pytest.approx(
+        [64, 2560, 99.3, 86.575, 0.534, 0.514, 34.6, 2], rel=1e-3
+    )
 
 
 def test_factors_are_told_layer_by_layer_of_the_first_seed():
@@ -149,10 +179,8 @@ def test_every_table_of_a_network_has_a_row_for_what_it_is_about(network, metric
         assert changed[:5] == (batch, "1,234", "top", "top", "shirt")
     (alike,) = confusions(network, classes)
     assert "batch 1 and 64" in alike.caption
-    first, second, *_ = alike.rows
-    assert first[:2] == ("top", "860 (-1)")
-    assert first[7] == "15 (+1)"
-    assert second[1:3] == ("15", "860")
+    assert alike.rows == (("top", "top", "860", "859", "−1"), ("top", "shirt", "15", "16", "+1"))
+    assert alike.folded
     (device,) = layer_tables.device_times(network).rows
     assert device[-2:] == ("yes", "s16816gemm")
     assert "GPU of a node" in layer_tables.device_times(network).caption
@@ -177,10 +205,17 @@ def test_every_plan_has_its_speed_and_its_accuracy_with_an_interval(network):
 
 
 def test_plans_that_answer_differently_have_a_confusion_each(network):
-    network["plans"]["64"]["predictions"]["confusion_after"][1][1] += 1
+    network["plans"]["64"]["predictions"]["confusion_after"][1][1] += 3
     first, second = confusions(network, ())
     assert [table.caption.rpartition(" ")[2] for table in (first, second)] == ["1", "64"]
-    assert (first.rows[1][2], second.rows[1][2]) == ("860", "860 (+1)")
+    assert second.rows[0] == ("1", "1", "860", "863", "+3")
+    assert second.rows[1:] == first.rows
+
+
+def test_a_confusion_that_stays_has_no_table(network):
+    for plan in network["plans"].values():
+        plan["predictions"]["confusion_after"] = plan["predictions"]["confusion_before"]
+    assert confusions(network, ()) == []
 
 
 def test_samples_that_count_although_they_were_disturbed_are_told():

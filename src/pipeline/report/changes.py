@@ -43,11 +43,11 @@ RULES = (
     Rule(("*speedup",), 1, 0.10, 3),
     Rule(("*seconds*", "*rss_mb", "*memory*", "*joules*"), -1, 0.10, 3),
     # What rounding leaves over moves when the order of a sum does.
-    Rule(("*residual", "*error", "difference_to_one_process"), -1, 1.0, 2),
+    Rule(("*residual", "*error", "difference_to_one_process"), -1, 1.0, 1),
     # Computed: the same again unless something changed.
-    Rule(("*accuracy*", "fp16", "fp32"), 1, 1e-6, 2),
-    Rule(("*bytes", "*loss", "*rmse", "iterations"), -1, 1e-6, 2),
-    Rule(("*",), 0, 1e-6, 2),
+    Rule(("*accuracy*", "fp16", "fp32"), 1, 1e-6, 1),
+    Rule(("*bytes", "*loss", "*rmse", "iterations"), -1, 1e-6, 1),
+    Rule(("*",), 0, 1e-6, 1),
 )
 
 
@@ -56,10 +56,10 @@ class Change:
     """A figure beyond the noise of past runs.
 
     Attributes:
-        low: Lower end of the interval in which past runs let expect it.
+        low: Lower end of the prediction interval from past runs.
         high: Upper end.
         n: Past runs.
-        verdict: "better", "worse", or "different" where neither direction is.
+        verdict: "better", "worse", or "different" where neither direction is, or only one run is past.
     """
 
     artefact: str
@@ -107,17 +107,19 @@ def compare(artefact: str, current: Mapping[str, float], past: Sequence[Mapping[
         if low <= value <= high:
             continue
         up = value > high
-        verdict = "different" if rule.better == 0 else "better" if up == (rule.better > 0) else "worse"
+        # One past run tells that a computed figure is another now, and nothing of its noise.
+        judged = rule.better != 0 and len(before) > 1
+        verdict = ("better" if up == (rule.better > 0) else "worse") if judged else "different"
         typical = float(np.median(before))
         changes.append(Change(artefact, figure, value, typical, low, high, len(before), verdict))
     return Comparison(n_figures, len(past), tuple(sorted(changes, key=lambda change: -change.size)))
 
 
 def expected(before: Sequence[float], floor: float) -> tuple[float, float]:
-    """The interval in which past values let expect the next one.
+    """Prediction interval for the next value.
 
     Args:
-        before: At least two values.
+        before: Past values; one alone tells no scatter, and leaves the floor.
         floor: Relative half width that it has at least.
     """
     values = np.asarray(before, dtype=np.float64)
@@ -125,8 +127,10 @@ def expected(before: Sequence[float], floor: float) -> tuple[float, float]:
     if logarithmic:
         values = np.log(values)
     n = len(values)
-    center, deviation = float(values.mean()), float(values.std(ddof=1))
-    half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation * math.sqrt(1 + 1 / n)
+    center, half_width = float(values.mean()), 0.0
+    if n > 1:
+        deviation = float(values.std(ddof=1))
+        half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation * math.sqrt(1 + 1 / n)
     half_width = max(half_width, math.log1p(floor) if logarithmic else floor * abs(center))
     low, high = center - half_width, center + half_width
     return (math.exp(low), math.exp(min(high, 700.0))) if logarithmic else (low, high)

@@ -1,8 +1,8 @@
 """Do the study's seeds bear out what is claimed of large batches, curvature and smoothing?
 
-Five claims: a large batch costs plain SGD accuracy; a second-order method needs few steps; alone it
-generalizes worse; a smoothed objective brings it to the level of the small batch; the minima it then finds are
-flatter. Each gets one of three verdicts from the spread over seeds (see
+Six claims: a large batch costs plain SGD accuracy; a second-order method needs few steps; alone it generalizes worse;
+a smoothed objective brings it to the level of the small batch; the minima it then finds are flatter; its few steps take
+less time, too. Each gets one of three verdicts from the spread over seeds (see
 :func:`pipeline.report.spread.difference`), never from a mean alone.
 """
 
@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.report.formatting import count, decimal, significant, times, with_percent
+from pipeline.report.formatting import count, decimal, seconds, significant, times, with_percent
 from pipeline.report.runs import (
     accuracy_on_test,
+    alone,
     curvature,
     loss_gap,
     loss_on_test,
@@ -21,6 +22,7 @@ from pipeline.report.runs import (
     seeds_of,
     steps_to,
     target_loss,
+    time_until,
 )
 from pipeline.report.spread import Difference, Spread, difference
 
@@ -29,11 +31,15 @@ Verdict = Literal["holds", "does not hold", "undecided"]
 #: "At the level of" means: at most this many percentage points of test accuracy below.
 MARGIN = 0.3
 
-#: The claim on which the study's headline rests.
+#: The claims on which the study's headline rests.
 SMOOTHING_RESTORES = (
     f"A smoothed objective brings it to the level of the small batch (at most {MARGIN:g} points below, at no "
     "higher loss)."
 )
+SOONER = "The second-order method reaches an equal training loss sooner than the small batch, by the clock."
+
+
+_BESIDE = "; other jobs of the study ran on the same machine meanwhile, so that either may be too long"
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ def judge_claims(training: Mapping[str, Any], roles: Mapping[str, Any] | None) -
         (_second_order_generalizes_worse, ("reference", "second_order")),
         (_smoothing_restores, ("reference", "smoothed")),
         (_smoothing_flattens, ("second_order", "smoothed")),
+        (_second_order_is_sooner, ("reference", "large_batch", "second_order")),
     )
     judged = (judge(runs) for judge, needed in judges if all(role in runs for role in needed))
     return tuple(claim for claim in judged if claim is not None)
@@ -174,6 +181,27 @@ def _smoothing_flattens(runs: Mapping[str, Any]) -> Claim | None:
     )
 
 
+def _second_order_is_sooner(runs: Mapping[str, Any]) -> Claim | None:
+    """Compare seconds to the same training loss: what fewer steps are worth if each of them takes longer."""
+    target = target_loss(runs["large_batch"])
+    if target is None:
+        return None
+    ours, theirs = (time_until(runs[role], target) for role in ("second_order", "reference"))
+    saved = difference(theirs, ours)
+    if theirs.n and not ours.n:
+        missed = f"No seed reaches a training loss of {significant(target, 3)}; the small batch does."
+        return Claim(SOONER, "does not hold", missed)
+    if saved is None:
+        return None
+    beside = "" if alone(runs["second_order"]) and alone(runs["reference"]) else _BESIDE
+    evidence = (
+        f"To a training loss of {significant(target, 3)} it takes {seconds(ours.mean)}, the small batch "
+        f"{seconds(theirs.mean)}: {seconds(abs(saved.mean))} {'sooner' if saved.mean >= 0 else 'later'}"
+        f"{_spread_of(saved, ' s')}{beside}."
+    )
+    return Claim(SOONER, _verdict([saved.exceeds(0.0)]), evidence)
+
+
 def _compare(
     first: Mapping[str, Any],
     second: Mapping[str, Any],
@@ -217,12 +245,12 @@ def _apart(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> str:
     return f"; its best seed, {best}, is below the small batch's worst, {worst}"
 
 
-def _spread_of(by: Difference) -> str:
+def _spread_of(by: Difference, unit: str = "") -> str:
     """The same interval in significant digits, for quantities of any size."""
     if by.half_width is None:
         return ""
     low, high = abs(by.mean) - by.half_width, abs(by.mean) + by.half_width
-    return f" (90 % interval {significant(low, 3)} to {significant(high, 3)})"
+    return f" (90 % interval {significant(low, 3)} to {significant(high, 3)}{unit})"
 
 
 def _percent(run: Mapping[str, Any]) -> str:

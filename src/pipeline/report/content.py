@@ -9,18 +9,31 @@ from pipeline.report.drawing import Drawing
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One core's answer: a title, a headline number with what it counts, and sentences.
+class Finding:
+    """A claim with what the study makes of it: "holds", "does not hold", "undecided" or "at chance"."""
 
-    ``verdict`` says what the study makes of ``claim``; both are empty where nothing is claimed.
-    """
+    verdict: str
+    claim: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One core's answer: a title, a headline number with what it counts, one sentence, and verdicts."""
 
     title: str
     headline: str
     unit: str
     text: str
-    verdict: str = ""
-    claim: str = ""
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A line on top of the page, with a link to where there is more."""
+
+    title: str
+    text: str
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,17 +69,21 @@ class Bar:
 
 @dataclass(frozen=True)
 class Column:
-    """A column's header; ``numeric`` aligns right."""
+    """A column's header; ``numeric`` aligns right.
+
+    ``compared`` says how a row is set against a baseline that the reader chooses: by "difference", by "ratio", or not.
+    """
 
     title: str
     numeric: bool = False
+    compared: str = ""
 
 
 Cell = str | tuple[str, ...] | Bar | tuple[Bar, ...]  # several: one a line
 
 
 #: Rows; longer tables hold what few readers look up.
-LONGEST_SHOWN = 20
+LONGEST_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -74,8 +91,8 @@ class Table:
     """A table; the first cell of each row heads the row.
 
     ``series`` colors the row heads, one per row. ``details``, one per row, are (label, sentence) pairs below the
-    row across the full width. ``stacked`` tables turn rows into short paragraphs on a phone; the others scroll
-    sideways, and long ones are folded until a reader opens them.
+    row across the full width. On a phone, rows turn into short paragraphs. Long tables, and those that say so by
+    ``fold``, are folded until a reader opens them.
     """
 
     caption: str
@@ -84,12 +101,12 @@ class Table:
     note: str = ""
     series: tuple[str, ...] = ()
     details: tuple[tuple[tuple[str, str], ...], ...] = ()
-    stacked: bool = False
+    fold: bool = False
 
     @property
     def folded(self) -> bool:
-        """Whether a table is so long that it would bury what comes after it."""
-        return len(self.rows) > LONGEST_SHOWN and not self.stacked
+        """Whether the table would bury what comes after it."""
+        return self.fold or len(self.rows) > LONGEST_SHOWN
 
 
 @dataclass(frozen=True)
@@ -122,11 +139,9 @@ class Fact:
 
 @dataclass(frozen=True)
 class Facts:
-    """Named values, and a table of the same thing, beside an illustration if there is one."""
+    """Named values."""
 
     rows: tuple[Fact, ...]
-    picture: Illustration | None = None
-    table: Table | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +152,7 @@ class Verdicts:
     note: str = ""
 
 
-Block = Prose | Heading | Table | Illustration | Facts | Verdicts
+Block = Prose | Finding | Heading | Table | Illustration | Facts | Verdicts
 
 
 @dataclass(frozen=True)

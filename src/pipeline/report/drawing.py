@@ -7,16 +7,19 @@ the ``with`` block of :func:`canvas`.
 """
 
 import io
+import math
 import re
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib
+import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -75,12 +78,51 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+Value = str | float | None
+
+
+@dataclass
+class Data:
+    """What a drawing shows, row by row, to be pointed at, read out, and saved as CSV.
+
+    ``places`` has the position of every row in its axes; a drawing of too many things to be pointed at has none.
+    """
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Value, ...]] = field(default_factory=list)
+    places: list[tuple[Axes, float, float]] = field(default_factory=list)
+
+    def add(self, axes: Axes, x: float, y: float, *values: Value) -> None:
+        """Take a row that is drawn at (x, y) in data coordinates."""
+        self.rows.append(tuple(_rounded(value) for value in values))
+        self.places.append((axes, float(x), float(y)))
+
+    def on_page(self, figure: Figure) -> dict[str, Any]:
+        """The rows with their places in the units of the SVG, whose y axis points down."""
+        scale, height = 72.0 / figure.dpi, 72.0 * figure.get_figheight()
+        places = [axes.transData.transform((x, y)) * scale for axes, x, y in self.places]
+        return {
+            "columns": self.columns,
+            "rows": self.rows,
+            "places": [(round(float(x), 1), round(height - float(y), 1)) for x, y in places],
+        }
+
+
+def _rounded(value: Value) -> Value:
+    """Six digits of a number, which is more than a reader sees; no number stays none."""
+    if not isinstance(value, float | np.floating):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
 @dataclass(frozen=True)
 class Drawing:
-    """One finished panel: its SVG and the words that stand in for it."""
+    """One finished panel: its SVG, the words that stand in for it, and its data as :meth:`Data.on_page` gives them."""
 
     svg: Markup
     description: str
+    name: str = ""
+    data: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,13 +155,14 @@ def canvas(width: float, height: float) -> Iterator[Figure]:
         yield figure
 
 
-def finish(figure: Figure, *, name: str, description: str) -> Drawing:
+def finish(figure: Figure, *, name: str, description: str, data: Data | None = None) -> Drawing:
     """Turn a figure into inline SVG.
 
     Args:
         figure: Drawn in the palette's light colors.
         name: Prefix of all ids, unique on the page.
         description: What a reader who cannot see the drawing should know.
+        data: What it shows.
     """
     name = identifier(name)
     buffer = io.StringIO()
@@ -132,7 +175,8 @@ def finish(figure: Figure, *, name: str, description: str) -> Drawing:
     text = re.sub(r"<[^>]+>", lambda tag: _adopt(tag.group(), name), text)
     opening, rest = text.split(">", 1)
     opening = re.sub(r'\s(xmlns(:\w+)?|width|height|version)="[^"]*"', "", opening)
-    return Drawing(Markup(f'{opening} aria-hidden="true" focusable="false">{rest}'), description)
+    svg = Markup(f'{opening} aria-hidden="true" focusable="false">{rest}')
+    return Drawing(svg, description, name, data.on_page(figure) if data is not None and data.rows else None)
 
 
 def identifier(name: str) -> str:

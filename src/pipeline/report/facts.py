@@ -22,6 +22,7 @@ from pipeline.report.formatting import (
     significant,
     times,
 )
+from pipeline.report.solutions import doubt
 
 #: Above this tolerance of the factorization, its determinant is that of a preconditioner and says nothing.
 LOOSEST_LOGDET = 1e-4
@@ -44,11 +45,11 @@ def matrix_facts(matrix: Mapping[str, Any]) -> tuple[Fact, ...]:
         ("Storage", compress.get("n_bytes"), f"{n_bytes(compress.get('n_bytes'))}{less}"),
         ("Relative error", compress.get("relative_error"), _error(compress)),
         ("Largest rank", rank, count(rank)),
-        ("Compression", compress.get("seconds"), seconds(compress.get("seconds"))),
+        ("Compression", compress.get("seconds"), f"{seconds(compress.get('seconds'))}{_beside(matrix)}"),
         ("Factorization", solve.get("factorize_seconds"), f"{seconds(solve.get('factorize_seconds'))}, "
          f"{n_bytes(solve.get('factor_bytes'))} at tolerance {setting(solve.get('factor_tolerance'))}"),
         ("Solve", solve.get("solve_seconds"), f"{seconds(solve.get('solve_seconds'))}, "
-         f"{count(solve.get('iterations'))} iterations"),
+         f"{count(solve.get('iterations'))} iterations{_beside(matrix)}"),
         ("Residual, compressed matrix", solve.get("relative_residual"), scientific(solve.get("relative_residual"))),
         ("Residual, exact rows", solve.get("exact_residual"), scientific(solve.get("exact_residual"))),
         ("Distributed product", difference,
@@ -56,11 +57,16 @@ def matrix_facts(matrix: Mapping[str, Any]) -> tuple[Fact, ...]:
         *_likelihood(matrix),
     )  # fmt: skip
     alarmed = {"Relative error"} if compress.get("missed") else set()
+    alarmed |= {"Residual, exact rows"} if doubt("", matrix) else set()
     return tuple(
         Fact(name, text.strip(), "alarm" if name in alarmed else "")
         for name, value, text in items
         if value is not None
     )
+
+
+def _beside(matrix: Mapping[str, Any]) -> str:
+    return ", beside other jobs" if matrix.get("alone") is False else ""
 
 
 def largest_rank(matrix: Mapping[str, Any]) -> int | None:

@@ -3,10 +3,11 @@
 Every function takes what JSON may hold and answers a dash for ``None``, NaN and infinity.
 """
 
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import TypeGuard
+from typing import Concatenate, ParamSpec, TypeGuard
 
 import numpy as np
 
@@ -14,6 +15,28 @@ DASH = "–"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
+P = ParamSpec("P")
+
+
+class Number(str):
+    """A number as text that remembers its value, by which tables are sorted, compared and copied."""
+
+    value: float | None
+
+    def __new__(cls, text: str, value: object) -> "Number":
+        number = super().__new__(cls, text)
+        number.value = float(value) if is_number(value) else None
+        return number
+
+
+def _remembering(write: Callable[Concatenate[object, P], str]) -> Callable[Concatenate[object, P], Number]:
+    """Let a function that writes a number return a `Number`."""
+
+    def written(value: object, /, *args: P.args, **kwargs: P.kwargs) -> Number:
+        return Number(write(value, *args, **kwargs), value)
+
+    functools.update_wrapper(written, write)
+    return written
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -25,11 +48,13 @@ def is_number(value: object) -> TypeGuard[float]:
     )
 
 
+@_remembering
 def count(value: object) -> str:
     """An integer with thousands separators: 28,298."""
     return f"{value:,.0f}".replace("-", "−") if is_number(value) else DASH
 
 
+@_remembering
 def decimal(value: object, decimals: int) -> str:
     """A number with a fixed number of decimals, and a true minus sign."""
     if not is_number(value):
@@ -38,6 +63,7 @@ def decimal(value: object, decimals: int) -> str:
     return text.replace("-", "−") if float(text.replace(",", "")) != 0 else text.lstrip("-")
 
 
+@_remembering
 def significant(value: object, digits: int = 2) -> str:
     """A number to so many significant digits: 0.0123, 1.2, 120; outside 10^-3..10^6 as a power of ten."""
     if not is_number(value):
@@ -50,6 +76,7 @@ def significant(value: object, digits: int = 2) -> str:
     return decimal(round(value, digits - 1 - magnitude), digits - 1 - magnitude)
 
 
+@_remembering
 def scientific(value: object, digits: int = 2) -> str:
     """A number as a power of ten: 3.2 × 10⁻⁷."""
     if not is_number(value):
@@ -67,6 +94,7 @@ def superscript(text: str) -> str:
     return text.replace("−", "-").replace(".", "·").translate(_SUPERSCRIPT)
 
 
+@_remembering
 def setting(value: object) -> str:
     """A number that somebody chose, as short as it is exact: 0.05, 10⁻⁶, 2.5 × 10⁻⁴."""
     if not is_number(value):
@@ -90,6 +118,7 @@ def scaled(value: object, units: Iterable[tuple[float, str]], digits: int = 3) -
     return f"{significant(value / size, digits)}{NO_BREAK_SPACE}{name}"
 
 
+@_remembering
 def n_bytes(value: object, digits: int = 3) -> str:
     """A size in decimal units: 6.41 GB."""
     if value == 0:
@@ -97,6 +126,7 @@ def n_bytes(value: object, digits: int = 3) -> str:
     return scaled(value, ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")), digits)
 
 
+@_remembering
 def seconds(value: object, digits: int = 3) -> str:
     """A time in its unit: 137 µs, 4.31 s, 12.5 min."""
     if value == 0:
@@ -106,11 +136,13 @@ def seconds(value: object, digits: int = 3) -> str:
     return scaled(value, ((3600.0, "h"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")), digits)
 
 
+@_remembering
 def joules(value: object) -> str:
     """An energy: 2.41 kJ."""
     return scaled(value, ((1e6, "MJ"), (1e3, "kJ"), (1.0, "J")))
 
 
+@_remembering
 def flops(value: object) -> str:
     """A number of floating-point operations: 75.5 MFLOP."""
     if value == 0:
@@ -133,21 +165,25 @@ def instant(value: object) -> str:
     return f"{day}, {moment:%H:%M}{zone}" if len(text) > len("2026-11-23") else day
 
 
+@_remembering
 def percent(fraction: object, decimals: int = 1) -> str:
     """A fraction as a percentage: 86.7 %."""
     return with_percent(fraction * 100 if is_number(fraction) else None, decimals)
 
 
+@_remembering
 def with_percent(value: object, decimals: int) -> str:
     """A number that is in percent already: 86.7 %."""
     return f"{decimal(value, decimals)}{NO_BREAK_SPACE}%" if is_number(value) else DASH
 
 
+@_remembering
 def relative(error: object) -> str:
     """A relative error as a percentage, to two digits: 0.034 %."""
     return f"{significant(error * 100)}{NO_BREAK_SPACE}%" if is_number(error) else DASH
 
 
+@_remembering
 def times(ratio: object) -> str:
     """A ratio as a factor: 16×, 2.1×, 0.97×."""
     if not is_number(ratio):
@@ -160,6 +196,13 @@ def times(ratio: object) -> str:
 def plural(number: int, noun: str) -> str:
     """A count with its noun: 1 seed, 2 seeds."""
     return f"{count(number)}{NO_BREAK_SPACE}{noun}{'' if number == 1 else 's'}"
+
+
+def first_digit(value: float, decimals: int) -> int:
+    """Decimals with which a number does not print as zero: ``decimals``, or more where it is that small."""
+    if value == 0 or round(value, decimals) != 0:
+        return decimals
+    return -math.floor(math.log10(abs(value)))
 
 
 def decimals_for(uncertainty: float | None, fallback: int) -> int:

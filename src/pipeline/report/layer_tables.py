@@ -47,7 +47,6 @@ def layer_bars(network: Mapping[str, Any]) -> Table | None:
         "Adds: by the layer itself, from exact inputs. Output: with all that the layers before it add; SQNR: the same "
         "in decibels.",
         details=tuple(details),
-        stacked=True,
     )  # fmt: skip
 
 
@@ -236,6 +235,7 @@ def layer_work(network: Mapping[str, Any]) -> Table | None:
         rows,
         note="Work: by the layer's definition. Executed: what is left of it by Winograd's algorithm. Bytes: weights as "
         "packed, inputs and outputs, each once; by level: where they come from, intermediate results included.",
+        fold=True,
     )
 
 

@@ -61,6 +61,7 @@ class SeedResult(Part):
             and ``inverse_age`` (in steps), and figures of its ``layers``.
         phases: Seconds by part of a run.
         messages: What process 0 sent, by collective operation.
+        alone: Whether no other job of the study ran on its machine meanwhile; none where that is not known.
     """
 
     history: list[dict[str, int | float | None]]
@@ -73,6 +74,7 @@ class SeedResult(Part):
     kfac: dict[str, Any] | None = None
     phases: dict[str, Number] = {}
     messages: dict[str, Messages] = {}
+    alone: bool | None = None
 
 
 class Run(Part):
@@ -137,7 +139,7 @@ class Structure(Part):
 
 
 class Matrix(Part):
-    """One hierarchical matrix and its answer."""
+    """One hierarchical matrix and its answer; `alone` as for a seed's result, of compression and solve."""
 
     kernel: str
     nugget: float
@@ -151,6 +153,7 @@ class Matrix(Part):
     solve: SolveCost
     result: Result
     structure: Structure | None = None
+    alone: bool | None = None
 
 
 class Scaling(ScalingFacts):

@@ -10,17 +10,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape  # what jinja2 escapes with, and brings along
 
 from pipeline.report.answers import answers
-from pipeline.report.content import Facts, Section
-from pipeline.report.facts import provenance_facts
+from pipeline.report.first_screen import change, pictures
 from pipeline.report.formatting import count, instant, plural
-from pipeline.report.runs import n_classes_of
-from pipeline.report.sections import (
-    history_section,
-    numbers_section,
-    precision_section,
-    rules_section,
-    training_section,
-)
+from pipeline.report.sections import SECTIONS
 
 
 def render(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
@@ -35,27 +27,25 @@ def render(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
             ``/variogram_residuals`` (classes,). Any may be missing.
 
     Returns:
-        The text of the page, well below 3 MB. It loads nothing from anywhere.
+        The text of the page, well below 3 MB. It loads nothing from anywhere, and its script only adds to what is
+        there without it.
     """
     metrics = _known(metrics)
     study = metrics.get("study") or {}
-    n_classes = n_classes_of(metrics)
-    classes = ((metrics.get("study") or {}).get("dataset") or {}).get("classes") or ()
-    sections = (
-        training_section(metrics.get("training") or {}, metrics.get("claims_of"), n_classes),
-        precision_section(metrics.get("precision") or {}, metrics.get("training") or {}, classes),
-        numbers_section(metrics.get("matrices") or {}, metrics.get("scaling"), arrays, n_classes),
-        rules_section(metrics.get("rules") or []),
-        history_section(metrics.get("history") or {}),
-        _provenance(metrics.get("provenance") or {}),
-    )
-    page = _environment().get_template("page.html")
-    return page.render(
-        title=f"The {study['name']} study" if study.get("name") else "A study",
-        description=str(study.get("description") or ""),
-        setting=_setting(study, metrics.get("provenance") or {}),
-        answers=answers(metrics),
-        sections=[section for section in sections if section is not None],
+    sections = [section for make in SECTIONS if (section := make(metrics, arrays)) is not None]
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            study=str(study.get("name") or ""),
+            title=f"The {study['name']} study" if study.get("name") else "A study",
+            description=str(study.get("description") or ""),
+            setting=_setting(study, metrics.get("provenance") or {}),
+            change=change(metrics),
+            answers=answers(metrics),
+            pictures=pictures(metrics, arrays),
+            sections=sections,
+        )
     )
 
 
@@ -131,10 +121,3 @@ def _setting(study: Mapping[str, Any], provenance: Mapping[str, Any]) -> tuple[t
 def _seeds(seeds: Sequence[object]) -> str:
     names = ", ".join(str(seed) for seed in seeds)
     return f"{names} · ± is their standard deviation, on the whole page" if len(seeds) > 1 else names
-
-
-def _provenance(found: Mapping[str, Any]) -> Section | None:
-    facts = provenance_facts(found)
-    if not facts:
-        return None
-    return Section("provenance", "Provenance", "What these results were made from.", (Facts(facts),))

@@ -86,7 +86,7 @@ def changed_predictions(network: Mapping[str, Any], classes: Sequence[str]) -> T
 
 
 def confusions(network: Mapping[str, Any], classes: Sequence[str]) -> list[Table]:
-    """Test samples by class and answer at FP32, with what FP16 adds or takes; one table for plans that answer alike."""
+    """The cells of the confusion matrix that FP16 changes; one table for plans that answer alike."""
     alike: dict[tuple[str, str], list[str]] = {}
     predictions = _predictions(network)
     for batch, found in predictions.items():
@@ -101,21 +101,26 @@ def _confusion(found: Mapping[str, Any], batches: Sequence[str], classes: Sequen
     if not before or len(before) != len(after):
         return None
     names = (
-        [str(name) for name in classes]
-        if len(classes) == len(before)
-        else [str(i) for i in range(len(before))]
+        [str(name) for name in classes] if len(classes) == len(before) else list(map(str, range(len(before))))
     )
-    rows = []
-    for name, one, two in zip(names, before, after, strict=True):
-        cells = (
-            f"{f.count(n)} ({m - n:+d})" if m != n else f.count(n) for n, m in zip(one, two, strict=True)
-        )
-        rows.append((name, *cells))
+    cells = [
+        (true, taken, n, m)
+        for true, one, two in zip(names, before, after, strict=True)
+        for taken, n, m in zip(names, one, two, strict=True)
+        if n != m
+    ]
+    if not cells:
+        return None
+    rows = tuple(
+        (true, taken, f.count(n), f.count(m), f.Number(f"{m - n:+d}".replace("-", "−"), m - n))
+        for true, taken, n, m in sorted(cells, key=lambda cell: -abs(cell[3] - cell[2]))
+    )
     return Table(
-        f"Confusion before and after, plan for batch {f.listing(batches)}",
-        (Column("Is \\ taken for"), *(Column(name, True) for name in names)),
-        tuple(rows),
-        note="Counts of test samples at FP32; in parentheses the change at FP16, where there is one.",
+        f"Cells of the confusion matrix that FP16 changes, plan for batch {f.listing(batches)}",
+        (Column("Is"), Column("Taken for"), *(Column(title, True) for title in ("FP32", "FP16", "Change"))),
+        rows,
+        note="Counts of test samples.",
+        fold=True,
     )
 
 

@@ -3,13 +3,27 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.report.formatting import DASH, NO_BREAK_SPACE, decimal, decimals_for, is_number, listing
+from pipeline.report.formatting import (
+    DASH,
+    NO_BREAK_SPACE,
+    Number,
+    decimal,
+    decimals_for,
+    first_digit,
+    is_number,
+    listing,
+)
 from pipeline.report.spread import Spread
+
+
+def classes_of(metrics: Mapping[str, Any]) -> list[str]:
+    """Names of the classes of the study's data; none where they are not known."""
+    return list(((metrics.get("study") or {}).get("dataset") or {}).get("classes") or ())
 
 
 def n_classes_of(metrics: Mapping[str, Any]) -> int:
     """Number of classes of the study's data; 0 where it is not known."""
-    return len(((metrics.get("study") or {}).get("dataset") or {}).get("classes") or ())
+    return len(classes_of(metrics))
 
 
 def seeds_of(run: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
@@ -89,6 +103,28 @@ def steps_to(seed: Mapping[str, Any], target: float, key: str = "steps") -> floa
     return None
 
 
+def time_until(run: Mapping[str, Any], target: float) -> Spread:
+    """Seconds until each seed that gets there has reached a training loss."""
+    return Spread.of(steps_to(seed, target, "seconds") for seed in seeds_of(run))
+
+
+def steps_until(run: Mapping[str, Any], target: float) -> Spread:
+    """Optimizer steps until each seed that gets there has reached a training loss."""
+    return Spread.of(steps_to(seed, target) for seed in seeds_of(run))
+
+
+def alone(run: Mapping[str, Any]) -> bool:
+    """Whether no other job of the study ran beside any seed of a run; where that is not known, none is said to."""
+    return all(seed.get("alone") is not False for seed in seeds_of(run))
+
+
+def claimed(training: Mapping[str, Any], roles: Mapping[str, Any] | None, most: int) -> Mapping[str, Any]:
+    """All runs, or of more than ``most`` those that the claims compare: more curves than that nobody tells apart."""
+    if len(training) <= most or not roles:
+        return training
+    return {name: run for name, run in training.items() if name in roles.values()}
+
+
 def comparable(training: Mapping[str, Any]) -> dict[str, Any]:
     """The runs on that number of training images which most runs have; the first of several that most have."""
     sizes = [run.get("train_samples") for run in training.values()]
@@ -134,11 +170,16 @@ def method_of(run: Mapping[str, Any]) -> str:
     return f"{optimizer} with {smoothing}" if smoothing else optimizer
 
 
-def spread_text(spread: Spread, decimals: int) -> str:
-    """Mean ± standard deviation; only the mean for one seed."""
+def spread_text(spread: Spread, decimals: int) -> Number:
+    """Mean ± standard deviation; only the mean for one seed.
+
+    A deviation that would print as zero gets as many decimals as its first digit needs.
+    """
     if spread.sd is None:
         return decimal(spread.mean, decimals)
-    return f"{decimal(spread.mean, decimals)}{NO_BREAK_SPACE}±{NO_BREAK_SPACE}{decimal(spread.sd, decimals)}"
+    decimals = first_digit(spread.sd, decimals)
+    text = f"{decimal(spread.mean, decimals)}{NO_BREAK_SPACE}±{NO_BREAK_SPACE}{decimal(spread.sd, decimals)}"
+    return Number(text, spread.mean)
 
 
 def accuracy_text(run: Mapping[str, Any], places: int | None = None) -> str:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from pipeline.report.formatting import is_number
+from pipeline.report.formatting import decimal, is_number
 
 #: One-sided confidence of every verdict.
 CONFIDENCE = 0.95
+#: Distinct sizes through which a power may be fitted.
+LEAST_SIZES = 4
 
 
 @dataclass(frozen=True)
@@ -89,19 +91,41 @@ def difference(first: Spread, second: Spread) -> Difference | None:
     return Difference(first.mean - second.mean, half_width)
 
 
-def power_law(sizes: Sequence[object], values: Sequence[object]) -> tuple[float, float] | None:
+@dataclass(frozen=True)
+class Power:
+    """A fitted law ``constant * size ** exponent``; ``half_width`` is that of the exponent's 95 % interval."""
+
+    exponent: float
+    constant: float
+    half_width: float
+
+    @property
+    def text(self) -> str:
+        """The exponent with its interval: 1.08 (1.04 to 1.12)."""
+        low, high = (decimal(self.exponent + sign * self.half_width, 2) for sign in (-1, 1))
+        return f"{decimal(self.exponent, 2)} ({low} to {high})"
+
+
+def power_law(sizes: Sequence[object], values: Sequence[object]) -> Power | None:
     """Fit ``value = constant * size ** exponent`` by least squares of the logarithms.
 
+    The interval is Student's t with n - 2 degrees of freedom, from the scatter around the line.
+
     Returns:
-        (exponent, constant), or ``None`` with fewer than three distinct sizes: through two, every law fits.
+        The law, or ``None`` with fewer than four distinct sizes: the scatter of three has one degree of freedom, and
+        its interval tells nothing.
     """
     pairs = [
         (math.log(size), math.log(value))
         for size, value in zip(sizes, values, strict=True)
         if is_number(size) and is_number(value) and size > 0 and value > 0
     ]
-    if len({x for x, _ in pairs}) < 3:
+    if len({x for x, _ in pairs}) < LEAST_SIZES:
         return None
     x, y = np.array(pairs).T
-    exponent = float(np.sum((x - x.mean()) * (y - y.mean())) / np.sum((x - x.mean()) ** 2))
-    return exponent, math.exp(float(y.mean() - exponent * x.mean()))
+    squares = float(np.sum((x - x.mean()) ** 2))
+    exponent = float(np.sum((x - x.mean()) * (y - y.mean()))) / squares
+    start = float(y.mean() - exponent * x.mean())
+    freedom = len(pairs) - 2
+    error = math.sqrt(float(np.sum((y - start - exponent * x) ** 2)) / freedom / squares)
+    return Power(exponent, math.exp(start), float(stats.t.ppf(0.975, freedom)) * error)

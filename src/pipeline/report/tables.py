@@ -10,6 +10,7 @@ from pipeline.report.runs import (
     accuracy_on_test,
     accuracy_on_train,
     accuracy_on_validation,
+    alone,
     common_decimals,
     comparable,
     curvature,
@@ -23,20 +24,24 @@ from pipeline.report.runs import (
     run_at_chance,
     seeds_of,
     spread_text,
-    steps_to,
+    steps_until,
+    time_until,
     wall_seconds,
 )
-from pipeline.report.spread import Spread
+from pipeline.report.spread import Power, Spread
 
 Rows = Iterable[Mapping[str, Any]]
+
+#: Marks a time that was not taken alone.
+BESIDE = "†"
 
 
 def final_accuracy(training: Mapping[str, Any], n_classes: int = 0) -> Table:
     """One row per run: method, cost and final scores as mean ± standard deviation over seeds."""
     columns = (
-        Column("Run"), Column("Method"), Column("Batch", True), Column("Steps", True),
-        Column("Train acc. (%)", True), Column("Test acc. (%)", True), Column("Test loss", True),
-        Column("Gap", True), Column("Time", True), Column("Seeds", True),
+        Column("Run"), Column("Method"), Column("Batch", True), Column("Steps", True, "ratio"),
+        *(Column(title, True, "difference") for title in ("Train acc. (%)", "Test acc. (%)", "Test loss", "Gap")),
+        Column("Time", True, "ratio"), Column("Seeds", True),
     )  # fmt: skip
     runs = list(training.items())
     scores = [
@@ -51,7 +56,7 @@ def final_accuracy(training: Mapping[str, Any], n_classes: int = 0) -> Table:
             f.count(run.get("batch_size")),
             f.count(n_steps(run).mean),
             *(spread_text(column[place], decimals) for column, decimals in zip(scores, places, strict=True)),
-            f.seconds(wall_seconds(run).mean),
+            _time(run, wall_seconds(run).mean),
             f.count(accuracy_on_test(run).n),
         )
         for place, (name, run) in enumerate(runs)
@@ -61,8 +66,21 @@ def final_accuracy(training: Mapping[str, Any], n_classes: int = 0) -> Table:
         columns,
         rows,
         note=f"{_spread_of_seeds(training)}Gap: test loss minus training loss at the end. Time: of training"
-        f"{', the mean' if repeated(training) else ''}.{_chance(n_classes) if any(chance) else ''}",
+        f"{', the mean' if repeated(training) else ''}.{_beside(training)}{_chance(n_classes) if any(chance) else ''}",
         series=tuple(stroke(index).variable for index in range(len(rows))),
+    )
+
+
+def _time(run: Mapping[str, Any], spent: float | None) -> f.Number:
+    """A time, marked where other jobs ran beside its own."""
+    return f.Number(f"{f.seconds(spent)}{'' if alone(run) or spent is None else BESIDE}", spent)
+
+
+def _beside(training: Mapping[str, Any]) -> str:
+    if all(alone(run) for run in training.values()):
+        return ""
+    return (
+        f" {BESIDE}: other jobs of the study ran on the same machine meanwhile, so that it may be too long."
     )
 
 
@@ -103,13 +121,14 @@ def minima(training: Mapping[str, Any], target: float | None) -> Table | None:
     runs = list(training.items())
     if not any(noise_rise(run).n for _, run in runs):
         return None
-    speed = ("Steps to target", "Time to target") if target is not None else ()
-    titles = ("Validation acc. (%)", *speed, "Largest curvature", "Rise under noise")
+    speed = ("Time to target", "Steps to target") if target is not None else ()
+    titles = (*speed, "Validation acc. (%)", "Largest curvature", "Rise under noise")
+    compared = {"Validation acc. (%)": "difference"}
     rows = tuple(
         (
             label_of(name, run),
-            spread_text(accuracy_on_validation(run), 2),
             *(_to_target(run, target) if target is not None else ()),
+            spread_text(accuracy_on_validation(run), 2),
             f.significant(curvature(run).mean, 3),
             f.significant(noise_rise(run).mean, 3),
         )
@@ -123,18 +142,16 @@ def minima(training: Mapping[str, Any], target: float | None) -> Table | None:
     if target is not None:
         note += (
             f" Target: the training loss with which large-batch SGD ends, {f.significant(target, 3)}; a dash where no "
-            "seed reached it."
+            f"seed reached it.{_beside(training)}"
         )
     caption = "Speed, and the minimum found" if speed else "The minimum found"
-    return Table(caption, (Column("Run"), *(Column(title, True) for title in titles)), rows, note=note)
+    columns = (Column("Run"), *(Column(title, True, compared.get(title, "ratio")) for title in titles))
+    return Table(caption, columns, rows, note=note)
 
 
 def _to_target(run: Mapping[str, Any], target: float) -> tuple[str, str]:
-    """Steps and time until a training loss was reached."""
-    steps, spent = (
-        Spread.of(steps_to(seed, target, key) for seed in seeds_of(run)).mean for key in ("steps", "seconds")
-    )
-    return f.count(steps), f.seconds(spent)
+    """Time and steps until a training loss was reached."""
+    return _time(run, time_until(run, target).mean), f.count(steps_until(run, target).mean)
 
 
 def factors(training: Mapping[str, Any]) -> Table | None:
@@ -189,8 +206,8 @@ def _ratio(part: object, whole: object) -> float | None:
     return part / whole if f.is_number(part) and f.is_number(whole) and whole else None
 
 
-def scaling(found: Mapping[str, Any], growth: Mapping[str, float]) -> Table | None:
-    """Time and storage by N, with fitted exponents in the last row."""
+def scaling(found: Mapping[str, Any], growth: Mapping[str, Power]) -> Table | None:
+    """Time and storage by N, with fitted exponents and their 95 % intervals in the last row."""
     rows = found.get("rows") or []
     if not rows:
         return None
@@ -208,9 +225,14 @@ def scaling(found: Mapping[str, Any], growth: Mapping[str, float]) -> Table | No
         for row in rows
     ]
     if growth:
-        body.append(("exponent of N", *(f.decimal(growth.get(key), 2) for key in keys), ""))
+        body.append(("exponent of N", *(_exponent(growth.get(key)) for key in keys), ""))
     columns = (Column("N"), *(Column(title, True) for title, _ in keys.values()), Column("Error", True))
-    return Table("Cost against N", columns, tuple(body))
+    note = "Exponents: with their 95 % intervals from the scatter around the fitted line." if growth else ""
+    return Table("Cost against N", columns, tuple(body), note=note)
+
+
+def _exponent(power: Power | None) -> Cell:
+    return power.text if power is not None else f.DASH
 
 
 def rule_costs(rules: Rows) -> Table | None:

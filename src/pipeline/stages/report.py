@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.artifacts.entry import Entry, entry_of
 from pipeline.artifacts.history import read_snapshot
+from pipeline.artifacts.overlap import Span, ran_alone
 from pipeline.artifacts.results.half_network import HalfNetworkFacts, TimingsFacts
 from pipeline.artifacts.results.images import ImagesFacts
 from pipeline.artifacts.results.network import NetworkFacts
@@ -152,6 +153,7 @@ def collect(
     dataset = next((artifact.facts_as(ImagesFacts) for _, artifact in found.get("dataset", [])), None)
     operators, solutions = dict(found.get("operator", [])), dict(found.get("solution", []))
     points = dict(found.get("points", []))
+    spans = [span for kind in found.values() for _, artifact in kind if (span := _span(artifact)) is not None]
     metrics = Metrics(
         study=Study(
             name=spec.study,
@@ -161,13 +163,13 @@ def collect(
             model=_model(*networks[0]) if networks else None,
         ),
         training={
-            name: _run(name, label, networks, dataset.train_samples)
+            name: _run(name, label, networks, dataset.train_samples, spans)
             for name, label in spec.runs.items()
             if dataset is not None
         },
         claims_of=spec.claims and Roles(**spec.claims.model_dump()),
         precision=_precision(found),
-        matrices={name: _matrix(points[name], operators[name], solutions[name]) for name in points},
+        matrices={name: _matrix(points[name], operators[name], solutions[name], spans) for name in points},
         scaling=next((_scaling(scaling) for _, scaling in found.get("scaling", [])), None),
         rules=rules,
         provenance=dict(origin),
@@ -225,7 +227,11 @@ def _trained(network: Artifact) -> _Trained:
     return network.spec_as(_Trained)
 
 
-def _run(name: str, label: str, networks: Networks, train_samples: int) -> Run:
+def _span(artifact: Artifact) -> Span | None:
+    return Span.of(artifact.manifest["provenance"])
+
+
+def _run(name: str, label: str, networks: Networks, train_samples: int, spans: list[Span]) -> Run:
     """One training run over its seeds."""
     mine = [(network, facts) for network, facts in networks if facts.run == name]
     recipe = _trained(mine[0][0]).run
@@ -237,11 +243,11 @@ def _run(name: str, label: str, networks: Networks, train_samples: int) -> Run:
         epochs=recipe.epochs,
         smoothing=[smoothing.in_words() for smoothing in recipe.smoothing],
         processes=mine[0][1].processes,
-        seeds={str(facts.seed): _seed(recipe, network, facts) for network, facts in mine},
+        seeds={str(facts.seed): _seed(recipe, network, facts, spans) for network, facts in mine},
     )
 
 
-def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts) -> SeedResult:
+def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[Span]) -> SeedResult:
     history = [_numbers(row) for row in network.table("history")]
     last = history[-1] if history else {}
     kfac: dict[str, Any] | None = None
@@ -260,6 +266,7 @@ def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts) -> SeedResult
         kfac=kfac,
         phases={phase: last[f"{phase}_seconds"] for phase in phases},
         messages=facts.messages,
+        alone=ran_alone(_span(network), spans),
     )
 
 
@@ -291,7 +298,7 @@ def _precision(found: Mapping[str, list[tuple[str, Artifact]]]) -> dict[str, Con
     return networks
 
 
-def _matrix(points: Artifact, operator: Artifact, solution: Artifact) -> Matrix:
+def _matrix(points: Artifact, operator: Artifact, solution: Artifact, spans: list[Span]) -> Matrix:
     where, compressed = points.facts_as(PointsFacts), operator.facts_as(OperatorFacts)
     solved = solution.facts_as(SolutionFacts)
     return Matrix(
@@ -311,6 +318,7 @@ def _matrix(points: Artifact, operator: Artifact, solution: Artifact) -> Matrix:
             blocks=operator.array("blocks").tolist(),
             levels=compressed.compress.levels,
         ),
+        alone=ran_alone(_span(operator), spans) is not False and ran_alone(_span(solution), spans),
     )
 
 

@@ -138,6 +138,7 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
                 processes=communicator.size,
                 difference_to_one_process=float((shared - alone).norm() / alone.norm()),
                 notes=list(factorization.notes),
+                tolerance=spec.solve.tolerance,
             ),
         )
     for note in factorization.notes:

@@ -5,15 +5,16 @@ from pipeline.report.figures.growth import exponents, growth
 
 def test_growth_prints_its_exponents():
     rows = [
-        {"n": n, "operator_bytes": 100 * n**1.25, "product_seconds": 1e-6 * n} for n in (1000, 2000, 16000)
+        {"n": n, "operator_bytes": 100 * n**1.25, "product_seconds": 1e-6 * n}
+        for n in (1000, 2000, 8000, 16000)
     ]
-    assert {key: round(value, 6) for key, value in exponents(rows).items()} == {
+    assert {key: round(power.exponent, 6) for key, power in exponents(rows).items()} == {
         "operator_bytes": 1.25,
         "product_seconds": 1.0,
     }
     storage, time = growth(rows)
     assert "N¹·²⁵" in storage.svg
-    assert "product grows as N to the power 1.00" in time.description
+    assert "product grows as N to the power 1.00 (1.00 to 1.00)" in time.description
     assert growth(rows[:1]) == []
     assert growth([{"n": 5}, {"n": 6}]) == []
 
@@ -29,11 +30,12 @@ def test_two_sizes_are_drawn_without_a_power():
 @pytest.mark.parametrize(
     ("sizes", "told"),
     [
-        ((4096, 16384, 65536), True),  # the default study's
-        ((1024, 2048, 4096), False),  # near to each other, and small
-        ((256, 1024, 9999), False),  # small
-        ((10_000, 80_000, 159_999), False),  # near to each other
-        ((10_000, 80_000, 160_000), True),
+        ((4096, 16384, 65536), False),  # three sizes leave no doubt to measure
+        ((4096, 8192, 16384, 65536), True),
+        ((1024, 1500, 2048, 4096), False),  # near to each other, and small
+        ((256, 512, 1024, 9999), False),  # small
+        ((10_000, 20_000, 80_000, 159_999), False),  # near to each other
+        ((10_000, 20_000, 80_000, 160_000), True),
     ],
 )
 def test_powers_are_told_only_where_the_sizes_tell_them(sizes, told):

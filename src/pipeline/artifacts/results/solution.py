@@ -13,6 +13,7 @@ class SolveCost(BaseModel):
     Attributes:
         relative_residual: That of the compressed matrix.
         exact_residual: That of sampled rows of the exact matrix; none for boundary elements, whose rows are integrals.
+        tolerance: Relative residual that was asked for.
         logdet: Logarithm of the determinant, from a Cholesky factorization.
         difference_to_one_process: Difference of one distributed product from that of one process, relative to it.
     """
@@ -30,6 +31,7 @@ class SolveCost(BaseModel):
     processes: int
     difference_to_one_process: Number
     notes: list[str]
+    tolerance: Number = None
 
 
 class KrigingResult(BaseModel):

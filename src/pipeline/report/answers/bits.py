@@ -1,51 +1,32 @@
-"""Fewer bits: what half precision saves and costs."""
+"""Fewer bits: how much faster half precision is, and what it does to the answers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.report.content import Answer
-from pipeline.report.formatting import DASH, count, is_number, listing, n_bytes, percent, times
+from pipeline.report.formatting import DASH, count, is_number, listing, percent, relative, times
 from pipeline.report.runs import at_chance, method_of
+
+TITLE = "Fewer bits"
 
 
 def answer_bits(
     precision: Mapping[str, Any], training: Mapping[str, Any], n_classes: int = 0
 ) -> Answer | None:
-    """Describe the conversion of the last network that was converted, the study's own result."""
+    """Lead with the speed of the last network that was converted, and with what it costs in accuracy and error."""
     if not precision:
         return None
     name, network = list(precision.items())[-1]
-    sizes, accuracies = network.get("file_bytes") or {}, _accuracies(network)
-    ratio = sizes["fp32"] / sizes["fp16"] if is_number(sizes.get("fp32")) and sizes.get("fp16") else None
-    sentences = []
-    if ratio is not None:
-        sentences.append(
-            f"Rounded to half precision, the network {_trained_by(name, training)}takes "
-            f"{n_bytes(sizes['fp16'])} instead of {n_bytes(sizes['fp32'])}."
-        )
-    if accuracies:
-        sentences.append(_accuracy_text(accuracies, n_classes))
-    speeds = whole_network_speedups(network)
-    if speeds:
-        parts = listing(f"{times(speed)} at batch {count(batch)}" for batch, speed in speeds.items())
-        sentences.append(
-            f"Against FP32 its speed is {parts}, all layers together{_most_gained(network['timings'])}."
-        )
-    if not sentences:
+    accuracies, speeds = _accuracies(network), whole_network_speedups(network)
+    if not speeds and not accuracies:
         return None
-    if ratio is not None:
-        return Answer("Fewer bits", times(ratio), "smaller network file", " ".join(sentences))
+    text = (
+        f"{_speed_text(name, speeds, training)}{_error_text(network)}{_accuracy_text(accuracies, n_classes)}."
+    )
     if speeds:
         batch, speed = max(speeds.items(), key=lambda item: item[1])
-        return Answer(
-            "Fewer bits", times(speed), f"the speed of FP32 at batch {count(batch)}", " ".join(sentences)
-        )
-    return Answer(
-        "Fewer bits",
-        percent(next(iter(accuracies.values()))["fp16"], 2),
-        "test accuracy at FP16",
-        " ".join(sentences),
-    )
+        return Answer(TITLE, times(speed), f"the speed of FP32 at batch {count(batch)}", text)
+    return Answer(TITLE, percent(next(iter(accuracies.values()))["fp16"], 2), "test accuracy at FP16", text)
 
 
 def _accuracies(network: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -60,38 +41,33 @@ def _accuracies(network: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def _accuracy_text(accuracies: Mapping[str, Mapping[str, Any]], n_classes: int) -> str:
-    """What becomes of the accuracy; plans with the same outcome share a clause."""
-    before = next(iter(accuracies.values()))["fp32"]
-    outcomes: dict[tuple[str, str], list[str]] = {}
-    for batch, accuracy in accuracies.items():
-        after, changed = accuracy["fp16"], accuracy.get("n_changed")
-        moved = "stays there" if after == before else f"goes to {percent(after, 2)}"
-        chance = ", no better than chance" if at_chance(after, n_classes) else ""
-        of = f" ({count(changed)} of {count(accuracy.get('n_samples'))} answers change)"
-        outcomes.setdefault((moved, f"{of if is_number(changed) else ''}{chance}"), []).append(batch)
-    if len(accuracies) == 1:
-        parts = [f"{moved}{rest}" for moved, rest in outcomes]
-    else:
-        parts = [
-            f"{moved} with the plan{'s' if len(batches) > 1 else ''} for batch {listing(batches)}{rest}"
-            for (moved, rest), batches in outcomes.items()
-        ]
-    return f"Its test accuracy is {percent(before, 2)} at FP32 and {listing(parts)}."
-
-
-def _most_gained(timings: Iterable[Mapping[str, Any]]) -> str:
-    """The clause on the layer that got fastest."""
-    known = [row for row in timings if is_number(row.get("speedup"))]
-    if not known:
-        return ""
-    best = max(known, key=lambda row: float(row["speedup"]))
-    if best["speedup"] <= 1:
-        return ""
-    return (
-        f"; {best.get('layer', DASH)} gains most ({times(best['speedup'])} at batch {count(best.get('batch'))}, "
-        f"bound by {bound_text(best.get('bound'))})"
+def _speed_text(name: str, speeds: Mapping[int, float], training: Mapping[str, Any]) -> str:
+    told = listing(
+        f"{times(speed)} as fast as FP32 at batch {count(batch)}" for batch, speed in speeds.items()
     )
+    return f"In half precision, the network {_trained_by(name, training)}{f'runs {told}' if told else 'was not timed'}"
+
+
+def _error_text(network: Mapping[str, Any]) -> str:
+    """The clause on the error of its outputs, the largest of the plans that were timed."""
+    plans = (network.get("plans") or {}).values()
+    errors = [((plan or {}).get("verification") or {}).get("output_error") for plan in plans]
+    known = [error for error in errors if is_number(error)]
+    return f"; its outputs move by {relative(max(known))}" if known else ""
+
+
+def _accuracy_text(accuracies: Mapping[str, Mapping[str, Any]], n_classes: int) -> str:
+    """The clause on the accuracy: that of the plan which loses most."""
+    if not accuracies:
+        return ""
+    worst = min(accuracies.values(), key=lambda accuracy: accuracy["fp16"])
+    before, after, changed = worst["fp32"], worst["fp16"], worst.get("n_changed")
+    moved = "stays at" if after == before else f"goes from {percent(before, 2)} to"
+    of = (
+        f" ({count(changed)} of {count(worst.get('n_samples'))} answers change)" if is_number(changed) else ""
+    )
+    chance = ", no better than chance" if at_chance(after, n_classes) else ""
+    return f"; its test accuracy {moved} {percent(after, 2)}{of}{chance}"
 
 
 def _trained_by(name: str, training: Mapping[str, Any]) -> str:

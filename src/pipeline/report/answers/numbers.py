@@ -19,37 +19,36 @@ from pipeline.report.formatting import (
 )
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import at_chance
+from pipeline.report.solutions import doubt
+
+TITLE = "Fewer numbers"
 
 
 def answer_numbers(
     matrices: Mapping[str, Any], scaling: Mapping[str, Any] | None, n_classes: int = 0
 ) -> Answer | None:
-    """Lead with the matrix that is compressed most (by approximation if any is), then results, then growth."""
+    """Lead with the matrix that is compressed most (by approximation if any is), then say what it was for."""
+    findings = tuple(found for name, matrix in matrices.items() if (found := doubt(name, matrix)) is not None)
     ratios = {name: compression(matrix) for name, matrix in matrices.items()}
     known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
-    sentences = []
     if known:
         name = max(known, key=lambda key: (not nothing_approximated(matrices[key]), known[key]))
         matrix, compress = matrices[name], matrices[name]["compress"]
-        within = _within(compress)
-        sentences.append(
-            f"The {name} matrix, {_shape(matrix)}, takes {n_bytes(compress['n_bytes'])}, the dense "
-            f"one {n_bytes(compress['dense_bytes'])}{within}{_solved(matrix.get('solve') or {})}."
+        text = (
+            f"The {name} matrix, {_shape(matrix)}, takes {n_bytes(compress['n_bytes'])}, the dense one "
+            f"{n_bytes(compress['dense_bytes'])}{_within(compress)}{_solved(matrix)}. "
+            f"{result_text(name, matrix, n_classes)}"
         )
-    sentences += [text for name, matrix in matrices.items() if (text := result_text(name, matrix, n_classes))]
-    growth = exponents((scaling or {}).get("rows") or [])
-    if "operator_bytes" in growth and "factorize_seconds" in growth:
-        sentences.append(
-            f"Storage grows as N^{decimal(growth['operator_bytes'], 2)}, "
-            f"factorization time as N^{decimal(growth['factorize_seconds'], 2)}."
-        )
-    if not sentences:
-        return None
-    if known:
         exact = ", with nothing approximated" if nothing_approximated(matrix) else ""
-        unit = f"less memory for {name}{exact}"
-        return Answer("Fewer numbers", times(known[name]), unit, " ".join(sentences))
-    return Answer("Fewer numbers", count(len(matrices)), "hierarchical matrices", " ".join(sentences))
+        return Answer(TITLE, times(known[name]), f"less memory for {name}{exact}", text.rstrip(), findings)
+    results = [text for name, matrix in matrices.items() if (text := result_text(name, matrix, n_classes))]
+    if results:
+        return Answer(TITLE, count(len(matrices)), "hierarchical matrices", results[0], findings)
+    storage = exponents((scaling or {}).get("rows") or []).get("operator_bytes")
+    if storage is None:
+        return None
+    text = f"Storage grows as N to the power {storage.text}, the dense matrix as N^2."
+    return Answer(TITLE, f"N^{decimal(storage.exponent, 2)}", "growth of storage", text)
 
 
 def _shape(matrix: Mapping[str, Any]) -> str:
@@ -68,11 +67,12 @@ def _within(compress: Mapping[str, Any]) -> str:
     return f" (relative error {scientific(error)}{missed})"
 
 
-def _solved(solve: Mapping[str, Any]) -> str:
+def _solved(matrix: Mapping[str, Any]) -> str:
     """The clause on the direct solve, if there was one."""
-    spent = [solve.get("factorize_seconds"), solve.get("solve_seconds")]
-    known = [value for value in spent if is_number(value)]
-    return f" and is factorized and solved in {seconds(math.fsum(known))}" if known else ""
+    solve = matrix.get("solve") or {}
+    known = [spent for key in ("factorize_seconds", "solve_seconds") if is_number(spent := solve.get(key))]
+    beside = " (beside other jobs)" if matrix.get("alone") is False else ""
+    return f" and is factorized and solved in {seconds(math.fsum(known))}{beside}" if known else ""
 
 
 def compression(matrix: Mapping[str, Any]) -> float | None:

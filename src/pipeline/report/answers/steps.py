@@ -1,58 +1,114 @@
-"""Fewer steps: how many fewer, at which accuracy, and whether the study bears the claim out."""
+"""Fewer steps: who reaches an equal loss sooner, by the clock and in steps, and what becomes of the accuracy."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.report.claims import MARGIN, SMOOTHING_RESTORES, judge_claims
-from pipeline.report.content import Answer
-from pipeline.report.formatting import DASH, count, is_number, percent, plural, seconds, times, with_percent
+from pipeline.report.claims import MARGIN, SMOOTHING_RESTORES, SOONER, Claim, judge_claims
+from pipeline.report.content import Answer, Finding
+from pipeline.report.formatting import (
+    count,
+    is_number,
+    percent,
+    plural,
+    seconds,
+    significant,
+    times,
+    with_percent,
+)
 from pipeline.report.runs import (
     accuracy_on_test,
     accuracy_text,
+    alone,
     common_decimals,
     label_of,
     method_of,
     n_steps,
     run_at_chance,
+    steps_until,
+    target_loss,
+    time_until,
     wall_seconds,
 )
+
+TITLE = "Fewer steps"
 
 
 def answer_steps(
     training: Mapping[str, Any], roles: Mapping[str, Any] | None, n_classes: int = 0
 ) -> Answer | None:
-    """Compare the smoothed large-batch run (else the second-order one) with the small batch."""
-    parts = {role: training[name] for role, name in (roles or {}).items() if name in training}
-    reference, large = parts.get("reference"), parts.get("large_batch")
-    ours = parts.get("smoothed") or parts.get("second_order")
+    """Compare the second-order run with the small batch at an equal training loss."""
+    runs = {role: training[name] for role, name in (roles or {}).items() if name in training}
+    reference, ours = runs.get("reference"), runs.get("second_order") or runs.get("smoothed")
     if reference is None or ours is None:
         return _best_run(training, n_classes)
-    places = common_decimals([accuracy_on_test(run) for run in (reference, large, ours) if run], 2)
-    found = "; ".join(
-        f"{_subject(run)}: {accuracy_text(run, places)}{_spent(run)}"
-        for run in (reference, large, ours)
-        if run
+    findings = _findings(training, roles, runs, n_classes)
+    target = target_loss(runs["large_batch"]) if "large_batch" in runs else None
+    at_equal_loss = _at_equal_loss(ours, reference, target, findings) if target is not None else None
+    return at_equal_loss or _at_the_end(ours, reference, findings)
+
+
+def _at_equal_loss(
+    ours: Mapping[str, Any], reference: Mapping[str, Any], target: float, findings: tuple[Finding, ...]
+) -> Answer | None:
+    """Lead with time, then steps, until a loss; None where not both runs reach it."""
+    mine, theirs = (time_until(run, target).mean for run in (ours, reference))
+    if not mine or not theirs:
+        return None
+    steps, reference_steps = (steps_until(run, target).mean for run in (ours, reference))
+    beside = "" if alone(ours) and alone(reference) else " (times were taken beside other jobs)"
+    return Answer(
+        TITLE,
+        times(max(mine, theirs) / min(mine, theirs)),
+        f"{'the speed' if mine < theirs else 'the time'} of {_subject(reference)} until an equal training loss",
+        f"{_subject(ours)} reaches a training loss of {significant(target, 3)} in {seconds(mine)} and "
+        f"{count(steps)} steps, {_subject(reference)} in {seconds(theirs)} and {count(reference_steps)}{beside}.",
+        findings,
     )
-    text = f"Test accuracy. {found}."
-    steps, reference_steps = n_steps(ours).mean, n_steps(reference).mean
-    headline, unit = DASH, "fewer training steps"
-    if steps and reference_steps:
-        fewer = reference_steps >= steps
-        headline = times(reference_steps / steps if fewer else steps / reference_steps)
-        unit = unit if fewer else "more training steps"
-        text += _by_construction(ours, reference, reference_steps / steps)
-    if accuracy_on_test(ours).n and accuracy_on_test(reference).n:
-        at, against = (with_percent(accuracy_on_test(run).mean, places) for run in (ours, reference))
-        unit = f"{unit}, at {at} test accuracy against {against}"
-    verdict, claim = _verdict(training, roles)
-    if any(run_at_chance(run, n_classes) for run in (ours, reference)):
-        verdict = "at chance"
+
+
+def _at_the_end(
+    ours: Mapping[str, Any], reference: Mapping[str, Any], findings: tuple[Finding, ...]
+) -> Answer:
+    """Tell where both runs end, for studies in which no loss is reached by both."""
+    places = common_decimals([accuracy_on_test(ours), accuracy_on_test(reference)], 2)
+    words = [
+        f"{_subject(run)} ends at {accuracy_text(run, places)}{_spent(run)}" for run in (ours, reference)
+    ]
+    accuracy = with_percent(accuracy_on_test(ours).mean, places)
+    return Answer(TITLE, accuracy, "test accuracy", f"{'; '.join(words)}.", findings)
+
+
+def _findings(
+    training: Mapping[str, Any],
+    roles: Mapping[str, Any] | None,
+    runs: Mapping[str, Any],
+    n_classes: int,
+) -> tuple[Finding, ...]:
+    """The verdicts on the time and on what smoothing restores, if they were judged."""
+    if any(run_at_chance(run, n_classes) for role, run in runs.items() if role != "large_batch"):
         claim = f"An accuracy near {percent(1 / n_classes, 0)} is that of guessing: nothing was learned."
-    return Answer("Fewer steps", headline, unit, text, verdict, claim)
+        return (Finding("at chance", claim),)
+    judged = {claim.statement: claim for claim in judge_claims(training, roles)}
+    found = []
+    if SOONER in judged:
+        found.append(Finding(judged[SOONER].verdict, "Its fewer steps save time as well."))
+    if SMOOTHING_RESTORES in judged:
+        found.append(_restored(judged[SMOOTHING_RESTORES], runs["smoothed"], runs["reference"]))
+    return tuple(found)
+
+
+def _restored(claim: Claim, smoothed: Mapping[str, Any], reference: Mapping[str, Any]) -> Finding:
+    places = common_decimals([accuracy_on_test(smoothed), accuracy_on_test(reference)], 2)
+    at, against = (accuracy_text(run, places) for run in (smoothed, reference))
+    return Finding(
+        claim.verdict,
+        f"Smoothed, the large batch is as accurate as the small one, or at most {MARGIN:g} points below: "
+        f"{at} against {against}.",
+    )
 
 
 def _subject(run: Mapping[str, Any]) -> str:
-    batch = f" with a batch of {count(run['batch_size'])}" if is_number(run.get("batch_size")) else ""
+    batch = f" with batch {count(run['batch_size'])}" if is_number(run.get("batch_size")) else ""
     return f"{method_of(run)}{batch}"
 
 
@@ -60,33 +116,8 @@ def _spent(run: Mapping[str, Any]) -> str:
     """Steps and seconds of training, as far as they are known."""
     steps, wall = n_steps(run).mean, wall_seconds(run).mean
     parts = [f"{count(steps)} steps"] if steps is not None else []
-    parts += [seconds(wall)] if wall is not None else []
+    parts += [f"{seconds(wall)}{'' if alone(run) else ' (beside other jobs)'}"] if wall is not None else []
     return f" in {' and '.join(parts)}" if parts else ""
-
-
-def _by_construction(ours: Mapping[str, Any], reference: Mapping[str, Any], ratio: float) -> str:
-    """Say so where the number of steps follows from the batch sizes alone."""
-    epochs, batch, small = ours.get("epochs"), ours.get("batch_size"), reference.get("batch_size")
-    if not is_number(batch) or not is_number(small) or not small > 0 or not is_number(epochs):
-        return ""
-    if epochs != reference.get("epochs") or abs(ratio * small / batch - 1) > 0.1:
-        return ""
-    return (
-        f" At equal epochs ({count(epochs)}) the ratio of steps is that of the batches; what the study asks is "
-        "whether the accuracy survives it."
-    )
-
-
-def _verdict(training: Mapping[str, Any], roles: Mapping[str, Any] | None) -> tuple[str, str]:
-    """The verdict of the claim that smoothing restores the accuracy, if that was judged."""
-    for claim in judge_claims(training, roles):
-        if claim.statement == SMOOTHING_RESTORES:
-            margin = f"at most {MARGIN:g} points below"
-            return (
-                claim.verdict,
-                f"Smoothing brings the large batch to the level of the small one ({margin}).",
-            )
-    return "", ""
 
 
 def _best_run(training: Mapping[str, Any], n_classes: int) -> Answer | None:
@@ -103,12 +134,12 @@ def _best_run(training: Mapping[str, Any], n_classes: int) -> Answer | None:
             f"{who} above chance, which is {percent(1 / n_classes, 0)} "
             f"with {count(n_classes)} classes: {label_of(name, run)} ends at {accuracy_text(run)}{_spent(run)}."
         )
-        return Answer("Fewer steps", accuracy, "test accuracy, no better than chance", text)
+        return Answer(TITLE, accuracy, "test accuracy, no better than chance", text)
     if len(training) == 1:
         text = f"{label_of(name, run)} ends at {accuracy_text(run)}{_spent(run)}."
-        return Answer("Fewer steps", accuracy, "test accuracy", text)
+        return Answer(TITLE, accuracy, "test accuracy", text)
     text = (
         f"{label_of(name, run)} reaches the best test accuracy of {plural(len(training), 'run')}: "
         f"{accuracy_text(run)}{_spent(run)}."
     )
-    return Answer("Fewer steps", accuracy, "best test accuracy", text)
+    return Answer(TITLE, accuracy, "best test accuracy", text)

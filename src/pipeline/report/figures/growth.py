@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from pipeline.report.drawing import PALETTE, Drawing, canvas, finish, stroke
+from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish, stroke
 from pipeline.report.figures.axes import logarithmic, short_number
 from pipeline.report.formatting import decimal, is_number, n_bytes, seconds, superscript
-from pipeline.report.spread import power_law
+from pipeline.report.spread import Power, power_law
 
 #: Keys of a scaling row with what the page calls them.
 TIMES = {
@@ -33,15 +33,15 @@ def growth(rows: Sequence[Mapping[str, Any]]) -> list[Drawing]:
     return [drawing for drawing in (storage, time) if drawing is not None]
 
 
-def exponents(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Fitted exponents of N by key, where the sizes tell any."""
+def exponents(rows: Sequence[Mapping[str, Any]]) -> dict[str, Power]:
+    """Fitted powers of N by key, where the sizes tell any."""
     sizes = [row.get("n") for row in rows]
     fits = {key: _fit(sizes, [row.get(key) for row in rows]) for key in (*SIZES, *TIMES)}
-    return {key: fit[0] for key, fit in fits.items() if fit is not None}
+    return {key: fit for key, fit in fits.items() if fit is not None}
 
 
-def _fit(sizes: Sequence[object], values: Sequence[object]) -> tuple[float, float] | None:
-    """The power law through at least three sizes; none where they are too small or too near to each other.
+def _fit(sizes: Sequence[object], values: Sequence[object]) -> Power | None:
+    """The power law through at least four sizes; none where they are too small or too near to each other.
 
     The first levels of a tree are nearly dense, and a small matrix costs what starting costs.
     """
@@ -58,6 +58,7 @@ def _growth(
     known = np.array(sorted({float(n) for n in sizes if is_number(n)}))
     labels: list[tuple[float, str, str]] = []
     words = []
+    data = Data(("what", "n", unit))
     with canvas(4.7, 3.4) as figure:
         axes = figure.add_subplot()
         for place, (key, word) in enumerate(series.items()):
@@ -68,6 +69,8 @@ def _growth(
             if not pairs:
                 continue
             look = stroke(place + 1)
+            for n, value in pairs:
+                data.add(axes, n, value, word, n, value)
             axes.plot(
                 *np.array(pairs).T, linestyle="none", marker=look.marker, markersize=5, color=look.color
             )
@@ -76,9 +79,9 @@ def _growth(
             if fit is None:
                 axes.plot(*np.array(sorted(pairs)).T, color=look.color, linewidth=1.2)
             else:
-                axes.plot(known, fit[1] * known ** fit[0], color=look.color, linewidth=1.2)
-                label = f"{word} N{superscript(decimal(fit[0], 2))}"
-                words.append(f"{word} grows as N to the power {decimal(fit[0], 2)}")
+                axes.plot(known, fit.constant * known**fit.exponent, color=look.color, linewidth=1.2)
+                label = f"{word} N{superscript(decimal(fit.exponent, 2))}"
+                words.append(f"{word} grows as N to the power {fit.text}")
             labels.append((max(pairs)[1], label, look.color))
         if not labels:
             return None
@@ -95,7 +98,7 @@ def _growth(
         axes.set_xlabel("N")
         _label_ends(axes, float(known[-1]), labels)
         description = f"{title} against N: {'; '.join(words) or 'sizes too few or too small for a power'}."
-        return finish(figure, name=f"growth-{unit}", description=description)
+        return finish(figure, name=f"growth-{unit}", description=description, data=data)
 
 
 def _label_ends(axes: Axes, x: float, labels: list[tuple[float, str, str]]) -> None:

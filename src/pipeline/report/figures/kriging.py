@@ -4,15 +4,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline.report.drawing import PALETTE, Drawing, canvas, finish
+from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish
 from pipeline.report.figures.axes import short_number
 from pipeline.report.formatting import count, is_number
 from pipeline.report.quantity import Quantity
 
 
-def kriging_map(name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity) -> Drawing | None:
+def kriging_map(
+    name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity, prefix: str = "map"
+) -> Drawing | None:
     """Draw the predicted field on its grid, with the held-out points on it."""
-    return _map(name, arrays, quantity, "grid", "Predicted", "map", "YlGnBu", dots=True)
+    return _map(name, arrays, quantity, "grid", "Predicted", prefix, "YlGnBu", dots=True)
 
 
 def deviation_map(name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity) -> Drawing | None:
@@ -48,6 +50,7 @@ def _map(
         latitude.min() - step_y,
         latitude.max() + step_y,
     )
+    data = Data(("longitude", "latitude", f"true {quantity.label}", f"predicted {quantity.label}"))
     with canvas(6.9, 3.9) as figure:
         axes = figure.add_subplot()
         picture = axes.imshow(
@@ -61,6 +64,9 @@ def _map(
                 x, y, s=5, c=truth, cmap=colors, vmin=low, vmax=high, edgecolors="#1d2733", linewidths=0.25,
                 rasterized=True,
             )  # fmt: skip
+            predicted = arrays.get(f"{name}/predicted", truth)
+            for east, north, true, guess in zip(x, y, truth, predicted, strict=True):
+                data.add(axes, east, north, float(east), float(north), float(true), float(guess))
         axes.set_xlim(extent[0], extent[1])
         axes.set_ylim(extent[2], extent[3])
         axes.grid(False)
@@ -77,7 +83,7 @@ def _map(
         bar.set_label(quantity.label)
         span = f"{quantity.error(float(finite.min()))} to {quantity.error(float(finite.max()))}"
         words = f"Map of the {what[0].lower()}{what[1:]} {quantity.name}, from {span}."
-        return finish(figure, name=f"{prefix}-{name}", description=words)
+        return finish(figure, name=f"{prefix}-{name}", description=words, data=data)
 
 
 def held_out_scatter(name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity) -> Drawing | None:
@@ -103,6 +109,9 @@ def held_out_scatter(name: str, arrays: Mapping[str, np.ndarray], quantity: Quan
         axes.plot(
             truth, predicted, ".", color=PALETTE["series-3"], markersize=2.4, alpha=0.45, rasterized=True
         )
+        data = Data((f"true {quantity.label}", f"predicted {quantity.label}"))
+        for true, guess in zip(truth, predicted, strict=True):
+            data.add(axes, true, guess, float(true), float(guess))
         axes.set_aspect("equal")
         margin = 0.04 * max(high - low, 1e-12)
         axes.set_xlim(low - margin, high + margin)
@@ -118,7 +127,7 @@ def held_out_scatter(name: str, arrays: Mapping[str, np.ndarray], quantity: Quan
         words = f"{count(len(truth))} held-out points, predicted {quantity.name} against true"
         if is_number(correlation):
             words += f"; their correlation is {correlation:.2f}"
-        return finish(figure, name=f"scatter-{name}", description=f"{words}.")
+        return finish(figure, name=f"scatter-{name}", description=f"{words}.", data=data)
 
 
 def coverage_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None:
@@ -136,9 +145,12 @@ def coverage_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None
         axes.set_title("Coverage of intervals")
         axes.set_xlabel("probability promised")
         axes.set_ylabel("held-out values within")
+        data = Data(("promised", "found"))
+        for promised, held in zip(level, found, strict=True):
+            data.add(axes, promised, held, float(promised), float(held))
         last = int(np.argmin(np.abs(level - 0.95)))
         words = f"Intervals that promise {level[last]:.0%} hold {found[last]:.1%} of the held-out values."
-        return finish(figure, name=f"coverage-{name}", description=words)
+        return finish(figure, name=f"coverage-{name}", description=words, data=data)
 
 
 def variogram_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None:
@@ -157,6 +169,10 @@ def variogram_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | Non
             distance, residuals, "o-", color=PALETTE["series-3"], markersize=3, linewidth=1,
             label="residuals, left out",
         )  # fmt: skip
+        data = Data(("distance", "of", "semivariance"))
+        for of, series in (("values", values), ("residuals", residuals)):
+            for far, semivariance in zip(distance, series, strict=True):
+                data.add(axes, far, semivariance, float(far), of, float(semivariance))
         axes.axhline(1.0, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
         axes.set_xscale("log")
         axes.set_ylim(bottom=0)
@@ -168,4 +184,4 @@ def variogram_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | Non
             "Semivariances by distance: those of standardized residuals are 1 at all distances where the model is right"
             f", and lie between {residuals.min():.2f} and {residuals.max():.2f}."
         )
-        return finish(figure, name=f"variogram-{name}", description=words)
+        return finish(figure, name=f"variogram-{name}", description=words, data=data)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.report.drawing import Drawing, canvas, finish, stroke
+from pipeline.report.drawing import Data, Drawing, canvas, finish, stroke
 from pipeline.report.formatting import count, decimal, is_number, listing
 
 
@@ -48,11 +48,16 @@ def ranks_by_level(
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlabel("level (leaves to the right)")
         axes.set_title("Rank of far blocks")
+        data = Data(("level", "blocks", "smallest rank", "median rank", "largest rank"))
+        for level, (low, middle, high) in zip(found, spans, strict=True):
+            data.add(axes, level, middle, level, int((of_block == level).sum()), low, middle, high)
         words = listing(
             f"{decimal(float(span[1]), 0)} at level {level}{_span(int(span[0]), int(span[2]))}"
             for level, span in zip(found, spans, strict=True)
         )
-        return finish(figure, name=f"ranks-{name}", description=f"Median rank of the far blocks: {words}.")
+        return finish(
+            figure, name=f"ranks-{name}", description=f"Median rank of the far blocks: {words}.", data=data
+        )
 
 
 def _span(lowest: int, highest: int) -> str:

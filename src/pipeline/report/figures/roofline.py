@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from pipeline.report.drawing import PALETTE, Drawing, canvas, finish
+from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish
 from pipeline.report.figures.axes import logarithmic
 from pipeline.report.formatting import is_number
 
@@ -42,8 +42,11 @@ def rooflines(
         return []
     peaks = _peaks(rows, roofs or {})
     extent = _extent(everything, peaks)
+    names = {place: str(layer) for layer, place in numbers.items()}
     return [
-        _roofline(run, batch, group, roofs or {}, peaks, extent) for batch, group in points.items() if group
+        _roofline(run, batch, group, roofs or {}, peaks, extent, names)
+        for batch, group in points.items()
+        if group
     ]
 
 
@@ -81,6 +84,7 @@ def _roofline(
     roofs: Mapping[str, Any],
     peaks: Mapping[str, float],
     extent: tuple[float, float, float, float],
+    names: Mapping[int, str],
 ) -> Drawing:
     with canvas(4.7, 3.6) as figure:
         axes = figure.add_subplot()
@@ -101,6 +105,10 @@ def _roofline(
             axes.plot(x0, y0, "o", markersize=5, color=PALETTE["paper"], markeredgecolor=PALETTE["series-3"])
             axes.plot(x1, y1, "o", markersize=5.5, color=PALETTE["series-3"])
         _number_points(axes, points)
+        data = Data(("layer", "precision", "FLOP per byte", "GFLOP/s"))
+        for number, x0, y0, x1, y1 in points:
+            data.add(axes, x0, y0, f"{number}  {names[number]}", "FP32", x0, y0)
+            data.add(axes, x1, y1, f"{number}  {names[number]}", "FP16", x1, y1)
         fastest = max(points, key=lambda point: point[4])
         words = (
             f"{len(points)} layers; the fastest at FP16 is layer {fastest[0]} with {fastest[4]:.3g} GFLOP/s"
@@ -109,6 +117,7 @@ def _roofline(
             figure,
             name=f"roofline-{run}-{batch}",
             description=f"Roofline at batch {batch}: {words}{ceilings}.",
+            data=data,
         )
 
 

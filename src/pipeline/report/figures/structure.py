@@ -8,12 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from pipeline.report.drawing import Drawing, canvas, finish
+from pipeline.report.drawing import Data, Drawing, canvas, finish
 from pipeline.report.formatting import count, decimal
 
 DENSE = "#cc5500"
 _PIXELS = 1000
 _MOST_LABELS = 160
+_MOST_ROWS = 3000
 
 
 def block_structure(name: str, n: int, blocks: Sequence[Sequence[int]]) -> Drawing | None:
@@ -51,12 +52,15 @@ def block_structure(name: str, n: int, blocks: Sequence[Sequence[int]]) -> Drawi
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
         bar.set_label("rank (orange: dense)" if dense.any() else "rank")
+        data = Data(("first row", "past last row", "first column", "past last column", "rank (-1: dense)"))
+        if len(table) <= _MOST_ROWS:
+            data.rows += [tuple(int(value) for value in row) for row in table]
         low = ranks[~dense]
         words = (
             f"{count(n)} rows in {count(len(table))} blocks: {count(int(dense.sum()))} dense and "
             f"{count(len(low))} of low rank (median {decimal(float(np.median(low)), 0)}, largest {top})"
         )
-        return finish(figure, name=f"blocks-{name}", description=f"Block structure of {words}.")
+        return finish(figure, name=f"blocks-{name}", description=f"Block structure of {words}.", data=data)
 
 
 def _paint(n: int, table: np.ndarray, colors: np.ndarray) -> np.ndarray:

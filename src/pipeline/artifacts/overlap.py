@@ -1,0 +1,45 @@
+"""Which jobs of a study ran beside others, told by their manifests."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+#: Shorter overlaps than this part of a job's time disturb no figure that anyone compares.
+LEAST_PART = 0.05
+
+
+@dataclass(frozen=True)
+class Span:
+    """When a job ran, in seconds since 1970, and on which machine."""
+
+    host: str
+    start: float
+    end: float
+
+    @classmethod
+    def of(cls, made: Mapping[str, Any]) -> "Span | None":
+        """Read the provenance of an artefact, whose date is the job's end; None where it does not tell."""
+        host, date, cost = made.get("host"), made.get("date"), made.get("cost") or {}
+        seconds = cost.get("seconds")
+        if not host or not date or not isinstance(seconds, int | float):
+            return None
+        end = datetime.fromisoformat(str(date)).timestamp()
+        return cls(str(host), end - float(seconds), end)
+
+    def beside(self, other: "Span") -> float:
+        """Seconds that both ran on the same machine."""
+        if self.host != other.host:
+            return 0.0
+        return max(min(self.end, other.end) - max(self.start, other.start), 0.0)
+
+
+def ran_alone(span: Span | None, all_spans: Iterable[Span]) -> bool | None:
+    """Whether no other job ran on the same machine for a noticeable part of a job's time; None where not known.
+
+    Jobs that leave no artefact, and other users' work, are not seen.
+    """
+    if span is None:
+        return None
+    others = (other for other in all_spans if other != span)
+    return sum(span.beside(other) for other in others) <= LEAST_PART * (span.end - span.start)

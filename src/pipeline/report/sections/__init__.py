@@ -1,0 +1,31 @@
+"""The sections of the page, one file each, in reading order.
+
+A section is a function of the study's metrics and arrays; it returns None where the study has nothing for it. To add
+one, write a file with such a function beside these, and name it below: the page, its menu, and the numbers of figures
+and tables follow.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from pipeline.report.content import Section
+from pipeline.report.sections.history import history_section
+from pipeline.report.sections.matrices import matrices_section
+from pipeline.report.sections.precision import precision_section
+from pipeline.report.sections.provenance import provenance_section
+from pipeline.report.sections.rules import rules_section
+from pipeline.report.sections.training import training_section
+
+Metrics = Mapping[str, Any]
+Arrays = Mapping[str, np.ndarray]
+
+SECTIONS: tuple[Callable[[Metrics, Arrays], Section | None], ...] = (
+    training_section,
+    precision_section,
+    matrices_section,
+    rules_section,
+    history_section,
+    provenance_section,
+)

@@ -1,0 +1,17 @@
+"""The section on what the results were made from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pipeline.report.content import Facts, Section
+from pipeline.report.facts import provenance_facts
+
+
+def provenance_section(metrics: Mapping[str, Any], _: Mapping[str, np.ndarray]) -> Section | None:
+    """Tell where, when and from what the study was made."""
+    facts = provenance_facts(metrics.get("provenance") or {})
+    if not facts:
+        return None
+    return Section("provenance", "Provenance", "What these results were made from.", (Facts(facts),))

@@ -1,0 +1,140 @@
+"""The section on training: claims, curves, scores, and what the preconditioner had to do."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pipeline.report import tables
+from pipeline.report.claims import MARGIN, judge_claims
+from pipeline.report.content import Block, Illustration, Key, Prose, Section, Table, Verdicts
+from pipeline.report.drawing import stroke
+from pipeline.report.figures.training import MOST_DRAWN, final_scores, learning_curves
+from pipeline.report.formatting import count, is_number, listing, percent, plural, with_percent
+from pipeline.report.runs import (
+    accuracy_on_test,
+    accuracy_on_validation,
+    accuracy_text,
+    claimed,
+    comparable,
+    label_of,
+    loss_on_test,
+    n_classes_of,
+    noise_rise,
+    preconditioner_share,
+    repeated,
+    run_at_chance,
+    seeds_of,
+    target_loss,
+)
+
+
+def training_section(metrics: Mapping[str, Any], _: Mapping[str, np.ndarray]) -> Section | None:
+    """Show the claims with their verdicts, curves and scores, then the tables."""
+    training, roles = metrics.get("training") or {}, metrics.get("claims_of")
+    if not training:
+        return None
+    n_classes = n_classes_of(metrics)
+    blocks = [_claims(training, roles), *_figures(training, roles), *_tables(training, roles, n_classes)]
+    lead = f"{plural(len(training), 'run')}; {_best(training, n_classes)}."
+    return Section("steps", "Fewer steps", lead, tuple(block for block in blocks if block is not None))
+
+
+def _claims(training: Mapping[str, Any], roles: Mapping[str, Any] | None) -> Verdicts | None:
+    claims = judge_claims(training, roles)
+    if not claims:
+        return None
+    note = (
+        "Verdicts: a difference counts if its 90 % interval (Welch's t over the seeds) lies wholly on one side. "
+        f"A claim of several differences holds if all do. “At the level of” allows {MARGIN:g} percentage points. "
+        "One seed leaves a claim undecided."
+    )
+    return Verdicts(tuple((c.statement, c.verdict, c.evidence) for c in claims), note)
+
+
+def _figures(training: Mapping[str, Any], roles: Mapping[str, Any] | None) -> list[Block]:
+    shown = claimed(training, roles, MOST_DRAWN)
+    which_shown = "The runs that the claims compare," if len(shown) < len(training) else "All runs"
+    legend = tuple(
+        Key(stroke(place).variable, stroke(place).marker, label_of(name, run))
+        for place, (name, run) in enumerate(shown.items())
+    )
+    blocks: list[Block] = []
+    panels = learning_curves(shown)
+    if panels:
+        caption = (
+            f"{which_shown} by epoch and by optimizer step{_bands(shown)}. "
+            "Losses are true ones, without smoothing."
+        )
+        blocks.append(Illustration(tuple(panels), caption, legend))
+    scores = final_scores(training)
+    if scores:
+        caption = (
+            "Every dot is a seed, every bar a run's mean." if repeated(training) else "A dot for every run."
+        )
+        blocks.append(Illustration(tuple(scores), caption))
+    return blocks
+
+
+def _tables(
+    training: Mapping[str, Any], roles: Mapping[str, Any] | None, n_classes: int
+) -> list[Table | Prose | None]:
+    large = training.get(str((roles or {}).get("large_batch")))
+    crossed = (
+        (accuracy_on_test, "Test accuracy by method and batch (%)", 2),
+        (loss_on_test, "Test loss by method and batch", 3),
+        (noise_rise, "Rise of the training loss under weight noise, by method and batch", 3),
+    )
+    return [
+        tables.final_accuracy(training, n_classes),
+        tables.minima(training, target_loss(large) if large else None),
+        *(tables.methods_by_batch(training, of, caption, usual) for of, caption, usual in crossed),
+        tables.factors(claimed(training, roles, MOST_DRAWN)),
+        _preconditioner(training),
+    ]
+
+
+def _bands(training: Mapping[str, Any]) -> str:
+    if not repeated(training):
+        return ""
+    return ": lines are means over seeds, bands go from the lowest to the highest seed"
+
+
+def _best(training: Mapping[str, Any], n_classes: int) -> str:
+    """Which run is best, on the test samples if they were looked at."""
+    if not any(accuracy_on_test(run).n for run in training.values()):
+        found = {name: accuracy_on_validation(run).mean or 0.0 for name, run in comparable(training).items()}
+        name = max(found, key=lambda key: found[key])
+        which = "the best on the validation set is " if len(training) > 1 else ""
+        where = "" if which else " on the validation set"
+        return (
+            f"{which}{label_of(name, training[name])} with {with_percent(found[name], 2)}{where}; the test set was "
+            "not looked at"
+        )
+    best = max(comparable(training).items(), key=lambda item: accuracy_on_test(item[1]).mean or 0.0)
+    with_accuracy = f"{label_of(*best)} with {accuracy_text(best[1])}"
+    if len(training) == 1:
+        chance = run_at_chance(best[1], n_classes)
+        return f"{with_accuracy} on the test set{', no better than chance' if chance else ''}"
+    which = "the best on the test set is"
+    if run_at_chance(best[1], n_classes):
+        which = f"none gets above chance ({percent(1 / n_classes, 0)}), not even"
+    return f"{which} {with_accuracy}"
+
+
+def _preconditioner(training: Mapping[str, Any]) -> Prose | None:
+    """Counters of K-FAC, summed over seeds; what is not a number is left to metrics.json."""
+    words = []
+    for name, run in training.items():
+        totals: dict[str, float] = {}
+        for seed in seeds_of(run):
+            for key, value in (seed.get("kfac") or {}).items():
+                if is_number(value) and str(key).startswith("n_"):
+                    totals[key] = totals.get(key, 0) + value
+        if totals:
+            counters = listing(f"{count(n)} {str(key)[2:].replace('_', ' ')}" for key, n in totals.items())
+            share = preconditioner_share(run).mean
+            spent = f", {percent(share, 0)} of the time in steps" if share is not None else ""
+            words.append(f"{label_of(name, run)}: {counters}{spent}")
+    over = ", over all seeds" if repeated(training) else ""
+    return Prose(f"Preconditioner{over}. {'; '.join(words)}.", quiet=True) if words else None

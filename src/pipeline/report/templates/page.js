@@ -1,0 +1,194 @@
+// Everything here adds to a page that is whole without it: values under the pointer, tables that can be sorted, compared
+// and copied, and figures and tables to download.
+"use strict";
+(() => {
+  const make = (tag, attributes, ...children) => {
+    const element = document.createElement(tag);
+    for (const [key, value] of Object.entries(attributes || {})) element.setAttribute(key, value);
+    element.append(...children);
+    return element;
+  };
+  const button = (text, label, action) => {
+    const element = make("button", { type: "button", "aria-label": label }, text);
+    element.addEventListener("click", () => action(element));
+    return element;
+  };
+  const announce = make("p", { class: "skip", role: "status" });
+  document.body.append(announce);
+  const flash = (element, word) => {
+    const before = element.textContent;
+    element.textContent = word;
+    announce.textContent = word;
+    setTimeout(() => { element.textContent = before; }, 1500);
+  };
+  const save = (name, type, text) => {
+    const link = make("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  };
+  const study = document.body.dataset.study || "study";
+  const quoted = (value, separator) => {
+    const text = value === null ? "" : String(value);
+    return text.includes('"') || text.includes(separator) || text.includes("\n") ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  const lines = (rows, separator) => rows.map((row) => row.map((value) => quoted(value, separator)).join(separator)).join("\n") + "\n";
+
+  // A figure on its own: colors that the page's theme would give become those of white paper.
+  const alone = (svg) => {
+    const copy = svg.cloneNode(true);
+    copy.querySelectorAll(".pointer").forEach((mark) => mark.remove());
+    copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+    copy.setAttribute("xmlns:xlink", "http://www.w3.org/1999/xlink");
+    copy.setAttribute("font-family", "sans-serif");
+    return copy.outerHTML.replace(/var\(--[\w-]+, ?([^)]*)\)/g, "$1");
+  };
+
+  const tip = make("div", { class: "tip", hidden: "" });
+  document.body.append(tip);
+
+  const words = (data, row) => data.columns
+    .map((column, place) => [column, data.rows[row][place]])
+    .filter(([, value]) => value !== null)
+    .map(([column, value]) => `${column} ${typeof value === "number" ? String(value).replace("-", "−") : value}`);
+
+  const explorable = (panel, data) => {
+    const svg = panel.querySelector("svg"), holder = svg.parentElement;
+    const mark = document.createElementNS("http://www.w3.org/2000/svg", "circle");
+    mark.setAttribute("class", "pointer");
+    mark.setAttribute("r", "5");
+    svg.append(mark);
+    let current = -1;
+    const hide = () => { tip.hidden = true; mark.removeAttribute("cx"); };
+    const show = (row) => {
+      current = row;
+      const [x, y] = data.places[row];
+      mark.setAttribute("cx", x);
+      mark.setAttribute("cy", y);
+      tip.replaceChildren(...words(data, row).map((line) => make("div", {}, line)));
+      tip.hidden = false;
+      const box = mark.getBoundingClientRect();
+      const left = Math.min(Math.max(8, box.right + 8), innerWidth - tip.offsetWidth - 8);
+      const above = box.top - tip.offsetHeight - 8;
+      tip.style.left = `${left + scrollX}px`;
+      tip.style.top = `${(above > 0 ? above : box.bottom + 8) + scrollY}px`;
+    };
+    const nearest = (event) => {
+      const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+      let best = -1, least = 18 ** 2;
+      data.places.forEach(([x, y], row) => {
+        const distance = (x - at.x) ** 2 + (y - at.y) ** 2;
+        if (distance < least) [best, least] = [row, distance];
+      });
+      return best;
+    };
+    holder.addEventListener("pointermove", (event) => {
+      const row = nearest(event);
+      if (row < 0) hide();
+      else if (row !== current || tip.hidden) show(row);
+    });
+    holder.addEventListener("pointerleave", hide);
+    holder.tabIndex = 0;
+    holder.setAttribute("aria-roledescription", "figure; arrow keys read out its values");
+    holder.addEventListener("blur", hide);
+    holder.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      if (event.key === "Escape") hide();
+      if (!step) return;
+      event.preventDefault();
+      show((current + step + data.places.length) % data.places.length);
+      announce.textContent = words(data, current).join(", ");
+    });
+  };
+
+  for (const panel of document.querySelectorAll(".panel[data-name]")) {
+    const name = `${study}-${panel.dataset.name}`;
+    const tools = make("div", { class: "tools" });
+    tools.append(button("SVG", `Download the figure ${name} as SVG`, () => save(`${name}.svg`, "image/svg+xml", alone(panel.querySelector("svg")))));
+    const kept = panel.querySelector('script[type="application/json"]');
+    if (kept) {
+      const data = JSON.parse(kept.textContent);
+      tools.append(button("CSV", `Download the data of figure ${name} as CSV`, () => save(`${name}.csv`, "text/csv", lines([data.columns, ...data.rows], ","))));
+      if (data.places.length) explorable(panel, data);
+    }
+    panel.append(tools);
+  }
+
+  // The rows of a table, each with those that explain it.
+  const rowsOf = (body) => {
+    const rows = [];
+    for (const row of body.rows) {
+      if (row.classList.contains("details") && rows.length) rows.at(-1).push(row);
+      else rows.push([row]);
+    }
+    return rows;
+  };
+  const plain = (cell) => (cell.querySelector(".value") ? [...cell.querySelectorAll(".value")].map((one) => one.textContent).join(" ")
+    : [...cell.childNodes].filter((node) => !node.classList?.contains("delta")).map((node) => node.textContent.trim()).filter(Boolean).join(" "));
+  const valueOf = (cell) => (cell?.dataset.value === undefined ? NaN : Number(cell.dataset.value));
+  const content = (table, exact) => [
+    [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim()),
+    ...rowsOf(table.tBodies[0]).map(([row]) => [...row.cells].map((cell) => (exact && cell.dataset.value !== undefined && !cell.querySelector("div")
+      ? cell.dataset.value : plain(cell)))),
+  ];
+
+  const sortable = (table) => {
+    [...table.tHead.rows[0].cells].forEach((head, place) => {
+      const sort = button(head.textContent, `Sort by ${head.textContent}`, () => {
+        const down = head.getAttribute("aria-sort") === "ascending";
+        const order = (a, b) => {
+          const [one, two] = [a, b].map(([row]) => row.cells[place]);
+          const [x, y] = [valueOf(one), valueOf(two)];
+          if (Number.isNaN(x) !== Number.isNaN(y)) return Number.isNaN(x) ? 1 : -1;  // what is unknown stays last
+          const found = Number.isNaN(x) ? plain(one).localeCompare(plain(two), undefined, { numeric: true }) : x - y;
+          return down ? -found : found;
+        };
+        for (const cell of table.tHead.rows[0].cells) cell.removeAttribute("aria-sort");
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        table.tBodies[0].append(...rowsOf(table.tBodies[0]).sort(order).flat());
+      });
+      sort.removeAttribute("aria-label");
+      head.replaceChildren(sort);
+    });
+  };
+
+  const difference = (head, value, base) => {
+    if (head.dataset.compared === "ratio") return base ? `${(value / base).toPrecision(3)}×` : "";
+    const text = (value - base).toPrecision(2);
+    return `${value >= base ? "+" : "−"}${text.replace("-", "")}`;
+  };
+  const comparable = (table, tools) => {
+    const heads = [...table.tHead.rows[0].cells];
+    if (!heads.some((head) => head.dataset.compared) || table.tBodies[0].rows.length < 2) return;
+    const select = make("select", {}, make("option", { value: "" }, "no baseline"));
+    rowsOf(table.tBodies[0]).forEach(([row], place) => {
+      row.dataset.place = place;
+      select.append(make("option", { value: place }, `against ${plain(row.cells[0])}`));
+    });
+    select.addEventListener("change", () => {
+      table.querySelectorAll(".delta").forEach((mark) => mark.remove());
+      if (select.value === "") return;
+      const base = table.querySelector(`tr[data-place="${select.value}"]`);
+      for (const [row] of rowsOf(table.tBodies[0])) {
+        heads.forEach((head, place) => {
+          const [value, against] = [row, base].map((one) => valueOf(one.cells[place]));
+          if (!head.dataset.compared || row === base || Number.isNaN(value) || Number.isNaN(against)) return;
+          row.cells[place].append(make("span", { class: "delta" }, difference(head, value, against)));
+        });
+      }
+    });
+    tools.append(make("label", {}, "Compare ", select));
+  };
+
+  document.querySelectorAll(".table").forEach((holder, place) => {
+    const table = holder.querySelector("table");
+    const tools = make("div", { class: "tools" });
+    comparable(table, tools);
+    tools.append(
+      button("Copy", "Copy the table, for a spreadsheet", (element) => navigator.clipboard.writeText(lines(content(table, true), "\t"))
+        .then(() => flash(element, "Copied"), () => flash(element, "Refused"))),
+      button("CSV", "Download the table as CSV", () => save(`${study}-table-${place + 1}.csv`, "text/csv", lines(content(table, true), ","))),
+    );
+    if (!table.classList.contains("claims")) sortable(table);
+    holder.append(tools);
+  });
+})();
