@@ -1,5 +1,7 @@
 """Native layers between activations: functions, products, gathers, normalizations, softmax; padding and epilogues."""
 
+import itertools
+
 import pytest
 import torch
 from torch.nn import functional
@@ -35,17 +37,16 @@ def run(layer, x, half, other=None):
 def close(found, wanted, half, relative=SINGLE):
     """Within so much of what binary32 makes of it, and half a unit of binary16 where it is stored as such."""
     bound = relative * (1 + wanted.abs()) + (UNIT_HALF * wanted.abs() + TINY_HALF if half else 0.0)
-    assert bool(((found.double() - wanted).abs() <= 1.01 * bound).all())
+    assert bool(((found.double() - wanted).abs() <= 1.01 * bound).all()), tuple(wanted.shape)
 
 
 def test_every_function_has_a_definition():
     assert set(FUNCTIONS) == set(DEFINITIONS)
 
 
-@DTYPES
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_function_is_what_it_is_in_float64(function, given, stored, instruction_set, generator):
-    for n in SIZES:
+def test_a_function_is_what_it_is_in_float64(function, instruction_set, generator):
+    for given, stored, n in itertools.product((True, False), (True, False), SIZES):
         x = numbers((2, n), given, generator)
         x = x.abs() + 0.5 if function in POSITIVE else x.clamp(-8, 8)
         layer = _native.map(instruction_set, n, given, stored, function=named(function))
@@ -82,34 +83,34 @@ def test_an_epilogue_ends_with_a_function(function, given, stored, instruction_s
 
 
 @DTYPES
-@pytest.mark.parametrize("n", SIZES)
-def test_products_and_scalings(n, given, stored, instruction_set, generator):
-    x, other = (numbers((2, 5 * n), half, generator) for half in (given, not given))
-    residual = str(other.dtype).removeprefix("torch.")
-    layer = _native.map(instruction_set, 5 * n, given, stored, residual)
-    close(run(layer, x, stored, other), x.double() * other.double(), stored)
-    factors = other[:, :n].contiguous()
-    layer = _native.scale(instruction_set, n, 5, given, stored, residual)
-    wanted = x.double().view(2, 5, n) * factors.double().view(2, 1, n)
-    close(run(layer, x, stored, factors), wanted.flatten(1), stored)
+def test_products_and_scalings(given, stored, instruction_set, generator):
+    for n in SIZES:
+        x, other = (numbers((2, 5 * n), half, generator) for half in (given, not given))
+        residual = str(other.dtype).removeprefix("torch.")
+        layer = _native.map(instruction_set, 5 * n, given, stored, residual)
+        close(run(layer, x, stored, other), x.double() * other.double(), stored)
+        factors = other[:, :n].contiguous()
+        layer = _native.scale(instruction_set, n, 5, given, stored, residual)
+        wanted = x.double().view(2, 5, n) * factors.double().view(2, 1, n)
+        close(run(layer, x, stored, factors), wanted.flatten(1), stored)
 
 
 @DTYPES
-@pytest.mark.parametrize("n", SIZES)
-def test_numbers_are_found_where_the_index_says(n, given, stored, instruction_set, generator):
-    x, other = (numbers((3, size), half, generator) for size, half in ((n, given), (n + 2, stored)))
-    both = torch.cat([x.double(), other.double(), torch.zeros(3, 1).double()], 1)
-    indices = [
-        torch.randint(-1, 2 * n + 2, (4 * n + 1,), generator=generator),
-        torch.arange(2 * n + 2).flip(0),
-        torch.arange(2 * n + 2).view(2, n + 1).T.flatten(),
-        torch.full((n,), -1),
-        torch.arange(n, 2 * n + 2),
-    ]
-    for index in indices:
-        residual = str(other.dtype).removeprefix("torch.")
-        layer = _native.gather(instruction_set, index.int(), n, n + 2, given, stored, residual)
-        close(run(layer, x, stored, other), both[:, index], stored, 0.0)
+def test_numbers_are_found_where_the_index_says(given, stored, instruction_set, generator):
+    for n in SIZES:
+        x, other = (numbers((3, size), half, generator) for size, half in ((n, given), (n + 2, stored)))
+        both = torch.cat([x.double(), other.double(), torch.zeros(3, 1).double()], 1)
+        indices = [
+            torch.randint(-1, 2 * n + 2, (4 * n + 1,), generator=generator),
+            torch.arange(2 * n + 2).flip(0),
+            torch.arange(2 * n + 2).view(2, n + 1).T.flatten(),
+            torch.full((n,), -1),
+            torch.arange(n, 2 * n + 2),
+        ]
+        for index in indices:
+            residual = str(other.dtype).removeprefix("torch.")
+            layer = _native.gather(instruction_set, index.int(), n, n + 2, given, stored, residual)
+            close(run(layer, x, stored, other), both[:, index], stored, 0.0)
 
 
 def test_places_outside_are_refused(instruction_set):
@@ -119,24 +120,25 @@ def test_places_outside_are_refused(instruction_set):
 
 
 @DTYPES
-@pytest.mark.parametrize("width", [*SIZES, 1100])
-def test_rows_are_normalized(width, given, stored, instruction_set, generator):
-    x = numbers((2, 3 * width), given, generator)
-    weight, bias = torch.randn(2, width, generator=generator)
-    layer = _native.normalization(instruction_set, weight, bias, 3, 1e-2, given, stored)
-    rows = x.double().view(2, 3, width)
-    wanted = functional.layer_norm(rows, (width,), weight.double(), bias.double(), 1e-2)
-    # Differences from the mean are rounded relative to the row's numbers, of which none exceeds 5 deviations by much.
-    close(run(layer, x, stored), wanted.flatten(1), stored, 10 * SINGLE)
+def test_rows_are_normalized(given, stored, instruction_set, generator):
+    for width in [*SIZES, 1100]:
+        x = numbers((2, 3 * width), given, generator)
+        weight, bias = torch.randn(2, width, generator=generator)
+        layer = _native.normalization(instruction_set, weight, bias, 3, 1e-2, given, stored)
+        rows = x.double().view(2, 3, width)
+        wanted = functional.layer_norm(rows, (width,), weight.double(), bias.double(), 1e-2)
+        # Differences from the mean are rounded relative to the row's numbers,
+        # of which none exceeds 5 deviations by much.
+        close(run(layer, x, stored), wanted.flatten(1), stored, 10 * SINGLE)
 
 
 @DTYPES
-@pytest.mark.parametrize("width", SIZES)
-def test_rows_become_probabilities(width, given, stored, instruction_set, generator):
-    x = numbers((2, 3 * width), given, generator)
-    layer = _native.softmax(instruction_set, width, 3, given, stored)
-    wanted = x.double().view(2, 3, width).softmax(-1)
-    close(run(layer, x, stored), wanted.flatten(1), stored)
+def test_rows_become_probabilities(given, stored, instruction_set, generator):
+    for width in SIZES:
+        x = numbers((2, 3 * width), given, generator)
+        layer = _native.softmax(instruction_set, width, 3, given, stored)
+        wanted = x.double().view(2, 3, width).softmax(-1)
+        close(run(layer, x, stored), wanted.flatten(1), stored)
 
 
 def test_a_softmax_of_large_numbers_does_not_overflow(instruction_set):
