@@ -20,7 +20,7 @@ space := $() $()
 export PIP_CONSTRAINT := file://$(subst $(space),%20,$(CURDIR))/constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env run archive test test-native test-slurm test-wheel lint docs bench clean
+.PHONY: env run archive test test-fast coverage durations test-native test-slurm test-wheel lint docs bench clean
 
 # Dates alone would let a build pass that is not of these sources: a copied environment, a file with its old date.
 env: $(STAMP)
@@ -46,9 +46,24 @@ run: env
 archive: $(STAMP)
 	$(named); python -m pipeline archive --study "$$study"
 
+# As many processes as cores. Each computes with one thread: the cases are small, and spinning threads on a busy machine make
+# them many times slower. A process that is done takes tests from the other's end.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -n "$$CORES" --dist worksteal
+
 test: $(STAMP)
-	@# One thread: the cases are small, and spinning threads on a busy machine make them many times slower.
-	OMP_NUM_THREADS=1 python -m pytest
+	$(PYTEST) --durations=20 --durations-min=2
+
+# Without the tests that start Snakemake or MPI, and those that tests/durations.tsv knows as long ones.
+test-fast: $(STAMP)
+	$(PYTEST) --fast
+
+# Which lines and branches of the package the suite reaches; the whole table is in build/coverage.
+coverage: $(STAMP)
+	$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html
+
+# Record which tests are long, for `make test-fast`.
+durations: $(STAMP)
+	$(PYTEST) --record-durations
 
 # A real Slurm on this machine, from Debian's packages, for as long as its tests take; without them, a skip that says so.
 test-slurm: $(STAMP)

@@ -37,9 +37,9 @@ def offences(tree):
                     yield f"{keyword.arg}={ast.unparse(keyword.value)}"
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_module_loads_a_pickle_or_runs_text(path):
-    assert list(offences(ast.parse(path.read_text()))) == []
+def test_no_module_loads_a_pickle_or_runs_text():
+    found = {str(path.relative_to(ROOT)): list(offences(ast.parse(path.read_text()))) for path in sources()}
+    assert {path: what for path, what in found.items() if what} == {}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@ import shlex
 import sys
 from functools import cache
 from pathlib import Path
+from pkgutil import iter_modules
 
+from pipeline import stages
 from pipeline.config.yaml_files import read_study_file
 from pipeline.errors import PipelineError
 from pipeline.operations.inputs import digest_of_named_files
@@ -30,9 +32,9 @@ try:
     for file in workflow.configfiles:
         read_study_file(Path(file))  # refuses keys written twice, of which Snakemake took the last
     results_folder(Path("results"))
-    STUDY = outline(
-        config, Path(workflow.basedir) / "config" / "default.yaml", cache=Path(".snakemake", "outlines")
-    )
+    # As a source of the workflow: a module's lie in another folder than the one that it serves, or on another machine.
+    default = Path(workflow.source_path("../../config/default.yaml"))
+    STUDY = outline(config, default, cache=Path(".snakemake", "outlines"))
     own_files(STUDY.files)
 except PipelineError as error:
     print(f"error: {error}", file=sys.stderr)
@@ -57,8 +59,7 @@ def files_behind(section):
 
 def stage_digests():
     """The digest of every stage's code by the stage's name."""
-    stages = (path.stem for path in Path(workflow.basedir, "src", "pipeline", "stages").glob("[!_]*.py"))
-    return {stage: digest(f"pipeline.stages.{stage}") for stage in stages}
+    return {stage.name: digest(f"pipeline.stages.{stage.name}") for stage in iter_modules(stages.__path__)}
 
 
 def one_of(names):

@@ -1,0 +1,73 @@
+"""What tests cost, and a quick part of the suite that leaves the costly ones out."""
+
+import resource
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+DURATIONS = Path(__file__).parent / "durations.tsv"
+#: `make test-fast` leaves out tests that took more processor seconds than this when durations were recorded.
+LONG = 0.5
+#: It leaves these out too: they start Snakemake, or processes of MPI.
+STARTS_PROCESSES = ("workflow", "mpi")
+
+USED = pytest.StashKey[float]()
+#: What each test has cost, whichever process ran it.
+TAKEN: dict[str, float] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("durations")
+    group.addoption("--fast", action="store_true", help=f"run only tests of less than {LONG} s")
+    group.addoption("--record-durations", action="store_true", help=f"write {DURATIONS.name}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("fast"):
+        return
+    rows = (line.split("\t") for line in DURATIONS.read_text().splitlines()[1:])
+    long = {name for seconds, name in rows if float(seconds) > LONG}
+    kept, left_out = [], []
+    for item in items:
+        costly = item.nodeid in long or any(item.get_closest_marker(kind) for kind in STARTS_PROCESSES)
+        (left_out if costly else kept).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left_out)
+
+
+def processor_seconds() -> float:
+    """Time that this process and its ended children have computed: other work on the machine adds nothing to it."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(part.ru_utime + part.ru_stime for part in used)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    item.stash[USED] = processor_seconds()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Write what a phase (setup, call, teardown) cost on its report, which pytest-xdist sends to the main process."""
+    report = yield
+    now = processor_seconds()
+    report.processor_seconds = now - item.stash[USED]
+    item.stash[USED] = now
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    TAKEN[report.nodeid] = TAKEN.get(report.nodeid, 0.0) + getattr(report, "processor_seconds", 0.0)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    in_a_worker = hasattr(session.config, "workerinput")
+    if session.config.getoption("record_durations") and not in_a_worker:
+        rows = sorted(((used, name) for name, used in TAKEN.items() if used >= LONG), reverse=True)
+        lines = [f"{used:.1f}\t{name}\n" for used, name in rows]
+        DURATIONS.write_text("".join(["processor seconds\ttest\n", *lines]))
