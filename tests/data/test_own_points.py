@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from pipeline.data import columns as module
 from pipeline.data import load_points
-from pipeline.data.columns import read_columns
+from pipeline.data.tables import delimited, read_columns
 from pipeline.errors import ConfigError
 
 ROWS = "name,lon,lat,mm\nA,7.5,46.0,12.5\nB,8.25,47.5,3e-1\nC,-170,-10,0\n"
@@ -25,7 +24,7 @@ def test_columns_of_a_csv_file_are_read_by_name(stations):
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 4])
 def test_rows_are_counted_through_the_parts_that_a_file_is_read_in(stations, monkeypatch, at_once):
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(delimited, "BLOCK_BYTES", 24 * at_once)
     np.testing.assert_array_equal(read_columns(stations, ["lat"])["lat"], [46.0, 47.5, -10.0])
     stations.write_text(ROWS + "D,1,2,none\n")
     with pytest.raises(ConfigError, match="row 4, column mm: wanted a finite number, found 'none'"):
@@ -41,11 +40,11 @@ def test_rows_are_counted_through_the_parts_that_a_file_is_read_in(stations, mon
         ("lon,late,mm\n1,2,3\n", "has no column 'lat'; did you mean 'late'"),
         ("lon,lat,mm\n1,2\n", "row 1: wanted 3 values, found 2"),
         ("lon,lat,mm\n1,2,3\n1,2,3,4\n", "row 2: wanted 3 values, found 4"),
-        ("lon,lat,mm\n1,2,nan\n", "row 1, column mm: wanted a finite number, found 'nan'"),
-        ("lon,lat,mm\n1,2,\n", "row 1, column mm: wanted a finite number, found ''"),
+        ("lon,lat,mm\n1,2,nan\n", "row 1, column mm: wanted a finite number, found no value"),
+        ("lon,lat,mm\n1,2,\n", "row 1, column mm: wanted a finite number, found no value"),
         ("lon,lat,mm\n1,2,1e999\n", "row 1, column mm: wanted a finite number, found 'inf'"),
         ("lon,lat,lat,mm\n1,2,2,3\n", "column 'lat' is there twice"),
-        ("lon;lat;mm\n1;2;3\n", "has no column 'lon'"),
+        ("lon;lat;mm\n1;2;3\n", "separated by ';'; save it with commas"),
         ("lon,lat,mm\n1,\u00e9,3\n", "row 1, column lat: wanted a finite number"),
     ],
 )
@@ -81,7 +80,7 @@ def test_columns_of_arrays_are_called_by_number_or_by_their_array(tmp_path):
         ({"a": np.zeros((2, 2, 2))}, "wanted real numbers"),
         ({"a": np.array([1.0, np.nan])}, "row 2, column a"),
         ({"a": np.zeros(0)}, "holds no rows"),
-        ({"a": np.array([{}], dtype=object)}, "wanted an array of real numbers"),
+        ({"a": np.array([{}], dtype=object)}, "wanted real numbers"),
     ],
 )
 def test_malformed_arrays_are_one_line(tmp_path, arrays, words):

@@ -168,7 +168,7 @@ MATERN = {"name": "matern", "length_scale": 1.0}
          "path must be a module and a name in it"),
         ({"points": FILE, "kernel": {"name": "custom", "path": "math:pi"}, "task": "solve"}, "no function, but float"),
         ({"points": FILE | {"crs": "utm"}, "kernel": MATERN, "task": "kriging"},
-         "points.crs: must be 'plane' or 'lonlat', found 'utm'"),
+         "points.crs: must be plane, lonlat or a code such as EPSG:25832, found 'utm'"),
         ({"points": FILE | {"coordinates": []}, "kernel": MATERN, "task": "kriging"}, "points.coordinates: must have"),
     ],
 )  # fmt: skip

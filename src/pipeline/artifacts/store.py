@@ -9,7 +9,7 @@ rest JSON.
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,17 @@ class Draft:
         """Write `name.npy` and note its shape, dtype and unit in the manifest."""
         np.save(self.path(f"{name}.npy"), array)
         self.arrays[name] = {"shape": list(array.shape), "dtype": str(array.dtype), "unit": unit}
+
+    def save_array_in_parts(
+        self, name: str, parts: Iterable[NDArray[Any]], *, shape: tuple[int, ...], unit: str = "1"
+    ) -> None:
+        """Write `name.npy`, float64 of that shape, from parts of its rows that need not be in memory together."""
+        with self.path(f"{name}.npy").open("wb") as file:
+            header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in parts:
+                file.write(np.ascontiguousarray(part, dtype="<f8").data)
+        self.arrays[name] = {"shape": list(shape), "dtype": "float64", "unit": unit}
 
     def save_tensors(self, name: str, tensors: Mapping[str, Any]) -> None:
         """Write `name.safetensors`."""

@@ -13,7 +13,7 @@ from pipeline.config.section import IMPORT_PATTERN, NAME_PATTERN
 from pipeline.options import SMALLEST
 
 # How pydantic calls the members of a plain union in the location of an error.
-TYPE_STEP = re.compile(r"^(constrained-)?(int|float|str)$|^tuple\[")
+TYPE_STEP = re.compile(r"^(constrained-)?(int|float|str)$|^(tuple|function-\w+)\[")
 
 
 def mistakes(error: ValidationError, config: Mapping[str, Any]) -> str:

@@ -1,8 +1,10 @@
 """Points of matrices, by name."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.config.section import Name, Section
 from pipeline.options import Count, Seed
@@ -47,28 +49,43 @@ def _as_text(name: object) -> object:
 
 
 Column = Annotated[str, BeforeValidator(_as_text)]
+Unit = Annotated[str, Field(max_length=30)]
+
+
+def _coordinate_system(crs: str) -> str:
+    if crs not in ("plane", "lonlat") and not re.fullmatch(r"EPSG:[0-9]{4,6}", crs):
+        raise PydanticCustomError(
+            "name", "must be plane, lonlat or a code such as EPSG:25832, found '{crs}'", {"crs": crs}
+        )
+    return crs
 
 
 class FilePoints(Section):
-    """Points of your own, from a CSV, .npy or .npz file."""
+    """Points of your own, from a file."""
 
     name: Literal["file"] = "file"
     path: str = Field(
         min_length=1,
-        description="The file: CSV with names in its first line, .npy of shape (n, columns), or .npz.",
+        description="The file: CSV with names in its first line, .npy of shape (n, columns), .npz, Parquet, NetCDF "
+        "(.nc), or GeoJSON (.geojson).",
     )
     coordinates: tuple[Column, ...] | None = Field(
         None,
         min_length=1,
-        description="Columns of the coordinates; null takes every column but the value's. Columns of a .npy file are "
-        "called 0, 1, and so on.",
+        description="Columns of the coordinates; null takes every column but the values'. Columns of a .npy file are "
+        "called 0, 1, and so on; the coordinates of GeoJSON lon and lat.",
     )
-    crs: Literal["plane", "lonlat"] = Field(
+    crs: Annotated[str, AfterValidator(_coordinate_system)] = Field(
         "plane",
-        description="What coordinates are: plane (Cartesian), or lonlat (longitude and latitude in degrees).",
+        description="The system of coordinates: plane (Cartesian), lonlat (longitude and latitude in degrees), or a "
+        "code such as EPSG:25832.",
     )
-    value: Column | None = Field(None, description="Column of the values that are known at the points.")
-    unit: str = Field("", max_length=30, description="Unit of the values.")
+    value: Column | Annotated[tuple[Column, ...], Field(min_length=1)] | None = Field(
+        None, description="Column of the values that are known at the points, or several columns."
+    )
+    unit: Unit | tuple[Unit, ...] = Field(
+        "", description="Unit of the values, or one for each; empty takes what the file tells."
+    )
     n: Count | None = Field(None, description="How many places to use, drawn by seed; null takes them all.")
     held_out: float | None = Field(
         None,
@@ -79,10 +96,34 @@ class FilePoints(Section):
     )
     seed: Seed = Field(0, description="Seed of the draw and of the held-out part.")
 
+    @model_validator(mode="after")
+    def _a_unit_for_each_value(self) -> "FilePoints":
+        if len(self.units) not in (0, len(self.values)):
+            raise PydanticCustomError(
+                "fit",
+                "unit: {units} units for {values} values; give one for each, or none",
+                {"units": len(self.units), "values": len(self.values)},
+            )
+        return self
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The columns of values."""
+        return () if self.value is None else _several(self.value)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The unit of each column of values, where the study gives them."""
+        return _several(self.unit) if self.unit else ()
+
     @property
     def part_held_out(self) -> float:
         """The part of the points that is held out."""
         return (0.0 if self.value is None else 0.1) if self.held_out is None else self.held_out
+
+
+def _several(given: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else given
 
 
 class SphereMesh(Section):

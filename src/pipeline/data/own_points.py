@@ -1,14 +1,180 @@
 """Points of one's own, from a file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.data.columns import read_columns
 from pipeline.data.globe import unit_vectors
 from pipeline.data.points import PointSet, random_subset
+from pipeline.data.tables import Table, open_table
 from pipeline.errors import ConfigError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a file as points.
+
+    Attributes:
+        points: Shape (rows, d): unit vectors for places on the globe.
+        values: Shape (rows, values).
+        degrees: Longitude and latitude, shape (rows, 2), for places on the globe.
+    """
+
+    points: Array
+    values: Array
+    degrees: Array | None
+
+
+@dataclass(frozen=True)
+class OwnPoints:
+    """Points in a file, with values at each; nothing of them is read before `parts`.
+
+    Attributes:
+        table: The file.
+        coordinates: Names of the coordinates' columns.
+        crs: "plane", "lonlat", or a code such as "EPSG:25832".
+        values: Names of the columns of values.
+        units: Units by name of value.
+    """
+
+    table: Table
+    coordinates: tuple[str, ...]
+    crs: str
+    values: tuple[str, ...]
+    units: dict[str, str]
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        coordinates: Sequence[str] | None = None,
+        crs: str = "plane",
+        values: Sequence[str] = (),
+        units: Sequence[str] = (),
+    ) -> "OwnPoints":
+        """Open a file; see `load_own_points` for what its options mean.
+
+        Raises:
+            ConfigError: If the file cannot be read, or its columns do not fit.
+        """
+        table = open_table(path)
+        table.chosen([*(coordinates or ()), *values])
+        axes = tuple(coordinates or (name for name in table.columns if name not in values))
+        if not axes:
+            raise ConfigError(
+                f"{path}: has no column of coordinates beside {', '.join(map(repr, values))}; name some in "
+                "points.coordinates"
+            )
+        if crs != "plane" and len(axes) != 2:
+            raise ConfigError(
+                f"{path}: longitude and latitude are two columns, found {len(axes)} ({', '.join(axes)}); name them in "
+                "points.coordinates"
+            )
+        if crs == "plane" and table.geographic:
+            raise ConfigError(f"{path}: GeoJSON holds longitudes and latitudes; set points.crs to lonlat")
+        told = dict(zip(values, units, strict=False))
+        return cls(
+            table=table,
+            coordinates=axes,
+            crs=crs,
+            values=tuple(values),
+            units={name: told.get(name) or table.units.get(name, "") for name in values},
+        )
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.table.path
+
+    @cached_property
+    def system(self) -> "System":
+        """What the coordinates are."""
+        return System.of(self.crs)
+
+    @property
+    def coordinate_unit(self) -> str:
+        """Unit of the points' coordinates."""
+        return self.system.unit or self.table.units.get(self.coordinates[0], "")
+
+    def parts(self) -> Iterator[Part]:
+        """Read the rows, a part at a time.
+
+        Raises:
+            ConfigError: With row and column of the first value that is no finite number, or is out of range.
+        """
+        first, d = 1, len(self.coordinates)
+        for rows in self.table.parts([*self.coordinates, *self.values]):
+            yield self.placed(rows[:, :d], rows[:, d:], first)
+            first += len(rows)
+
+    def placed(self, rows: Array, values: Array, first: int = 1) -> Part:
+        """Turn coordinates as the file has them into points; `first` is the number of the first row."""
+        if self.system.to_degrees is None:
+            return Part(rows, values, None)
+        degrees = self.system.to_degrees(rows)
+        for axis, most in enumerate((360.0, 90.0)):
+            bad = np.flatnonzero(~(np.abs(degrees[:, axis]) <= most))
+            if len(bad):
+                raise ConfigError(
+                    f"{self.path}: row {first + bad[0]}, column {self.coordinates[axis]}: wanted degrees from "
+                    f"{-most:g} to {most:g}, found {rows[bad[0], axis]:g}; points.coordinates names the longitude first"
+                )
+        points = unit_vectors(degrees[:, 1], degrees[:, 0])
+        degrees[:, 0] = (degrees[:, 0] + 180.0) % 360.0 - 180.0
+        return Part(points, values, degrees)
+
+
+@dataclass(frozen=True)
+class System:
+    """A coordinate reference system.
+
+    Attributes:
+        unit: Unit of the points' coordinates; empty if nothing tells it.
+        to_degrees: Turns rows of coordinates into longitudes and latitudes; None where they stay as they are.
+    """
+
+    unit: str
+    to_degrees: Callable[[Array], Array] | None
+
+    @classmethod
+    def of(cls, crs: str) -> "System":
+        """Look up "plane", "lonlat", or a code such as "EPSG:25832".
+
+        Raises:
+            ConfigError: If there is no such code.
+        """
+        if crs == "plane":
+            return cls("", None)
+        if crs == "lonlat":
+            return cls("Earth radii", lambda rows: rows.copy())
+        import pyproj
+
+        try:
+            system = pyproj.CRS.from_user_input(crs)
+        except pyproj.exceptions.CRSError:
+            raise ConfigError(
+                f"crs: pyproj knows no {crs!r}; wanted plane, lonlat, or a code such as EPSG:25832"
+            ) from None
+        if not system.is_geographic:
+            return cls(_symbol(system.axis_info[0].unit_name), None)
+        change = pyproj.Transformer.from_crs(system, "EPSG:4326", always_xy=True)
+
+        def to_degrees(rows: Array) -> Array:
+            return np.stack(change.transform(rows[:, 0], rows[:, 1]), axis=1)
+
+        return cls("Earth radii", to_degrees)
+
+
+def _symbol(unit: str) -> str:
+    return {"metre": "m", "kilometre": "km"}.get(unit, unit)
 
 
 def load_own_points(
@@ -16,56 +182,46 @@ def load_own_points(
     path: Path,
     coordinates: Sequence[str] | None = None,
     crs: str = "plane",
-    value: str | None = None,
-    unit: str = "",
+    value: str | Sequence[str] | None = None,
+    unit: str | Sequence[str] = "",
     n_points: int | None = None,
     seed: int = 0,
 ) -> PointSet:
-    """Load points and one value at each from columns of a file; see `read_columns` for its kinds.
+    """Load points and values at each from columns of a file; see `open_table` for its kinds.
 
     Args:
         path: The file.
-        coordinates: Names of the coordinates' columns; every column but the value's by default.
+        coordinates: Names of the coordinates' columns; every column but the values' by default.
         crs: "plane" for Cartesian coordinates; "lonlat" for longitude and latitude in degrees, which become unit
-            vectors.
-        value: Name of the column of values; without one there are none.
-        unit: Unit of the values.
+            vectors; a code such as "EPSG:25832" for one or the other, as the system of that code is.
+        value: Name of the column of values, or several; without one there are none.
+        unit: Unit of the values, or of each; by default what the file tells.
         n_points: How many to keep, drawn by `seed`; all of them by default.
         seed: Seed of the draw.
 
     Raises:
         ConfigError: If the file cannot be read, or a coordinate is out of range.
     """
-    names = None if coordinates is None else [*coordinates, *([] if value is None else [value])]
-    columns = read_columns(path, names)
-    if value is not None and value not in columns:
-        raise ConfigError(f"{path}: has no column {value!r}; columns: {', '.join(columns)}")
-    axes = list(coordinates or [name for name in columns if name != value])
-    if not axes:
-        raise ConfigError(
-            f"{path}: has no column of coordinates beside {value!r}; name some in points.coordinates"
-        )
-    values = {} if value is None else {value: columns[value]}
-    units = {} if value is None else {value: unit}
-    if crs == "lonlat":
-        if len(axes) != 2:
-            raise ConfigError(
-                f"{path}: longitude and latitude are two columns, found {len(axes)} ({', '.join(axes)}); name them in "
-                "points.coordinates"
-            )
-        longitude, latitude = (columns[name] for name in axes)
-        for name, degrees, most in ((axes[0], longitude, 360.0), (axes[1], latitude, 90.0)):
-            bad = np.flatnonzero(np.abs(degrees) > most)
-            if len(bad):
-                raise ConfigError(
-                    f"{path}: row {bad[0] + 1}, column {name}: wanted degrees from {-most:g} to {most:g}, found "
-                    f"{degrees[bad[0]]:g}; points.coordinates names the longitude first"
-                )
-        points = unit_vectors(latitude, longitude)
-        values |= {"longitude": (longitude + 180.0) % 360.0 - 180.0, "latitude": latitude}
-        units |= {"points": "Earth radii", "longitude": "degrees", "latitude": "degrees"}
-    else:
-        points = np.stack([columns[name] for name in axes], axis=1)
-        units |= {"points": ""}
-    own = PointSet(points, values=values, names=[], description=f"the points of {path}", units=units)
-    return random_subset(own, n_points=n_points, seed=seed)
+    names = () if value is None else _several(value)
+    own = OwnPoints.open(path, coordinates=coordinates, crs=crs, values=names, units=_several(unit))
+    parts = list(own.parts())
+    columns = np.concatenate([part.values for part in parts])
+    values = {name: columns[:, i].copy() for i, name in enumerate(names)}
+    units: dict[str, str] = {**own.units, "points": own.coordinate_unit}
+    degrees = [part.degrees for part in parts if part.degrees is not None]
+    if degrees:
+        longitude, latitude = np.concatenate(degrees).T.copy()
+        values |= {"longitude": longitude, "latitude": latitude}
+        units |= {"longitude": "degrees", "latitude": "degrees"}
+    found = PointSet(
+        np.concatenate([part.points for part in parts]),
+        values=values,
+        names=[],
+        description=f"the points of {path}",
+        units=units,
+    )
+    return random_subset(found, n_points=n_points, seed=seed)
+
+
+def _several(given: str | Sequence[str]) -> tuple[Any, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)

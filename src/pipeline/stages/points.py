@@ -1,7 +1,6 @@
 """Stage `points`: where the rows of a matrix are, and what is known there."""
 
 from argparse import Namespace
-from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from pipeline.data import hold_out, load_points
 from pipeline.data.meshes import cube_mesh, sphere_mesh
 from pipeline.errors import ConfigError
 from pipeline.runtime.provenance import cost, provenance
+from pipeline.stages.parts.own_points import n_held_out_of, own_places
 from pipeline.stages.parts.spec import errors_about, read_spec
 
 
@@ -33,7 +33,9 @@ def run(options: Namespace) -> None:
         errors_about(subject),
         create(options.output, kind="points", spec=spec, provenance=origin) as draft,
     ):
-        if isinstance(points, AirportPoints | CityPoints | GeoidPoints | FilePoints):
+        if isinstance(points, FilePoints):
+            facts = own_places(draft, points)
+        elif isinstance(points, AirportPoints | CityPoints | GeoidPoints):
             facts = _places(draft, points)
         elif isinstance(points, SphereMesh | CubeMesh):
             facts = _mesh(draft, points)
@@ -44,53 +46,32 @@ def run(options: Namespace) -> None:
     print(f"points {points.name}: {facts.n} in {facts.dimension} dimensions")
 
 
-def _places(draft: Draft, spec: AirportPoints | CityPoints | GeoidPoints | FilePoints) -> PointsFacts:
-    """Points with a quantity: elevation, height of the geoid, logarithm of a population, a file's values."""
-    if isinstance(spec, FilePoints):
-        places = load_points(
-            "file",
-            path=Path(spec.path),
-            coordinates=spec.coordinates,
-            crs=spec.crs,
-            value=spec.value,
-            unit=spec.unit,
-            n_points=spec.n,
-            seed=spec.seed,
-        )
-        part, quantity, unit = spec.part_held_out, spec.value, spec.unit
-        values = None if spec.value is None else places.values[spec.value]
+def _places(draft: Draft, spec: AirportPoints | CityPoints | GeoidPoints) -> PointsFacts:
+    """Points with a quantity: elevation, height of the geoid, logarithm of a population."""
+    places = load_points(spec.name, n_points=spec.n, seed=spec.seed)
+    quantity, unit = "elevation", "m"
+    if isinstance(spec, AirportPoints):
+        values = places.values["elevation"]
+    elif isinstance(spec, GeoidPoints):
+        values, quantity = places.values["height"], "geoid height"
     else:
-        places = load_points(spec.name, n_points=spec.n, seed=spec.seed)
-        part, quantity, unit = spec.held_out, "elevation", "m"
-        if isinstance(spec, AirportPoints):
-            values = places.values["elevation"]
-        elif isinstance(spec, GeoidPoints):
-            values, quantity = places.values["height"], "geoid height"
-        else:
-            # An unrecorded population is 0; one inhabitant keeps it finite.
-            values = np.log10(np.maximum(places.values["population"], 1.0))
-            unit, quantity = "log10 of people", "log10 population"
+        # An unrecorded population is 0; one inhabitant keeps it finite.
+        values = np.log10(np.maximum(places.values["population"], 1.0))
+        unit, quantity = "log10 of people", "log10 population"
     n = len(places.points)
-    n_held_out = round(part * n)
-    if part and not 0 < n_held_out < n - 1:
-        raise ConfigError(f"held_out: {part} of {n} places leaves nobody on one side; choose another part")
-    kept, held_out = hold_out(n, n_held_out=n_held_out, seed=spec.seed)
+    kept, held_out = hold_out(n, n_held_out=n_held_out_of(n, spec.held_out), seed=spec.seed)
     draft.save_array("points", places.points[kept], unit=places.units["points"])
-    if values is not None:
-        draft.save_array("values", values[kept], unit=unit)
-    if n_held_out:
-        draft.save_array("held_out_points", places.points[held_out], unit=places.units["points"])
-        if values is not None:
-            draft.save_array("held_out_values", values[held_out], unit=unit)
-        for name in ("longitude", "latitude"):
-            if name in places.values:
-                draft.save_array(f"held_out_{name}", places.values[name][held_out], unit="degrees")
+    draft.save_array("values", values[kept], unit=unit)
+    draft.save_array("held_out_points", places.points[held_out], unit=places.units["points"])
+    draft.save_array("held_out_values", values[held_out], unit=unit)
+    for name in ("longitude", "latitude"):
+        draft.save_array(f"held_out_{name}", places.values[name][held_out], unit="degrees")
     return PointsFacts(
         name=spec.name,
         n=len(kept),
         dimension=places.points.shape[1],
-        unit=unit if values is not None else None,
-        quantity=quantity if values is not None else None,
+        unit=unit,
+        quantity=quantity,
         description=places.description,
     )
 

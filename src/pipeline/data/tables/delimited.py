@@ -1,0 +1,99 @@
+"""CSV files: names in the first line, then a line for each row."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.tables.table import Rows, Table, unreadable, wrong_value
+from pipeline.errors import ConfigError
+
+BLOCK_BYTES = 1 << 22
+OTHER_SEPARATORS = (";", "\t", "|")
+
+
+def open_csv(path: Path) -> Table:
+    """Open a CSV file in UTF-8 with commas between values.
+
+    pyarrow reads it, some megabytes at a time. What it refuses is read once more, row by row, for the place of the
+    mistake.
+    """
+    header = _header(path)
+    twice = next((name for name in header if header.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{path}: column {twice!r} is there twice; rename one of them")
+    return Table(path, tuple(header), lambda names: _read(path, header, names))
+
+
+def _header(path: Path) -> list[str]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        try:
+            header = [name.strip() for name in next(csv.reader(file), [])]
+        except (UnicodeDecodeError, csv.Error):
+            raise ConfigError(f"{path}: not a text file; save it as CSV in UTF-8") from None
+    if "\0" in "".join(header):
+        raise ConfigError(f"{path}: not a text file; save it as CSV in UTF-8")
+    separator = next((mark for mark in OTHER_SEPARATORS if len(header) == 1 and mark in header[0]), None)
+    if separator is not None:
+        raise ConfigError(
+            f"{path}: its first line is separated by {separator!r}; save it with commas between values and points in "
+            "numbers"
+        )
+    return header
+
+
+def _read(path: Path, header: Sequence[str], names: Sequence[str]) -> Iterator[Rows]:
+    import pyarrow
+    from pyarrow import csv as arrow
+
+    try:
+        reader = arrow.open_csv(
+            path,
+            read_options=arrow.ReadOptions(
+                use_threads=False, block_size=BLOCK_BYTES, skip_rows=1, column_names=list(header)
+            ),
+            parse_options=arrow.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
+            convert_options=arrow.ConvertOptions(
+                include_columns=list(names),
+                column_types=dict.fromkeys(names, pyarrow.float64()),
+                null_values=[""],
+            ),
+        )
+        for batch in reader:
+            yield np.stack([column.to_numpy(zero_copy_only=False) for column in batch.columns], axis=1)
+    except pyarrow.ArrowInvalid as error:
+        if "Empty CSV file" in str(error):
+            return
+        _find_the_mistake(path, header, names)
+        raise unreadable(path, error, "save it as CSV in UTF-8") from None
+
+
+def _find_the_mistake(path: Path, header: Sequence[str], names: Sequence[str]) -> None:
+    """Raise the error about the first row that is not as it should be, if there is one."""
+    places = [(name, header.index(name)) for name in names]
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.reader(file)
+        for number in count():
+            try:
+                row = next(rows, None)
+            except UnicodeDecodeError:
+                raise ConfigError(f"{path}: not a text file; save it as CSV in UTF-8") from None
+            except csv.Error as error:
+                raise ConfigError(f"{path}: row {number}: {error}; mend the row or leave it out") from None
+            if row is None:
+                return
+            if number == 0:
+                continue
+            if len(row) != len(header):
+                raise ConfigError(
+                    f"{path}: row {number}: wanted {len(header)} values, found {len(row)}; mend the row or leave it out"
+                )
+            for name, place in places:
+                try:
+                    finite = np.isfinite(float(row[place])) and "_" not in row[place]
+                except ValueError:
+                    finite = False
+                if not finite:
+                    raise wrong_value(path, number, name, row[place])

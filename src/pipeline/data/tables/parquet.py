@@ -1,0 +1,53 @@
+"""Parquet files."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.tables.table import ROWS_AT_ONCE, Rows, Table, unreadable
+from pipeline.errors import ConfigError
+
+
+def open_parquet(path: Path) -> Table:
+    """Open a Parquet file: its columns of numbers; a field's metadata `unit` or `units` is its unit."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(path, memory_map=True)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise unreadable(path, error, "write it again as Parquet") from None
+    schema = file.schema_arrow
+    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{path}: column {twice!r} is there twice; rename one of them")
+    numeric = [
+        entry
+        for entry in schema
+        if pyarrow.types.is_integer(entry.type) or pyarrow.types.is_floating(entry.type)
+    ]
+    units = {
+        entry.name: value.decode(errors="replace")
+        for entry in numeric
+        for key in (b"units", b"unit")
+        if (value := (entry.metadata or {}).get(key))
+    }
+    if not numeric:
+        kinds = ", ".join(f"{entry.name} {entry.type}" for entry in schema) or "no columns"
+        raise ConfigError(f"{path}: has no column of numbers, found {kinds}; write the points as numbers")
+
+    def read(names: Sequence[str]) -> Iterator[Rows]:
+        try:
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(names), use_threads=False):
+                yield np.stack(
+                    [
+                        batch.column(name).cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False)
+                        for name in names
+                    ],
+                    axis=1,
+                )
+        except (pyarrow.ArrowException, OSError) as error:
+            raise unreadable(path, error, "write it again as Parquet") from None
+
+    return Table(path, tuple(entry.name for entry in numeric), read, units)

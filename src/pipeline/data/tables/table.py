@@ -1,0 +1,98 @@
+"""A file of numbers in columns, read a part of its rows at a time: what every format opens as."""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError
+
+Rows = NDArray[np.float64]
+
+#: Rows that are in memory at once: some megabytes of a table of ten columns.
+ROWS_AT_ONCE = 65536
+
+
+@dataclass(frozen=True)
+class Table:
+    """An open file.
+
+    Attributes:
+        path: The file.
+        columns: Names of all columns.
+        read: Returns parts of the rows, each of shape (rows, names), for names that are among the columns. A value that
+            is missing is NaN.
+        units: Units by column, where the file tells them.
+        axes: Returns the names and sizes of the dimensions that rows of such columns run through, the last one fastest;
+            of a list of places there are none to tell.
+        geographic: Whether the format says that its coordinates are longitude and latitude.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    read: Callable[[Sequence[str]], Iterator[Rows]]
+    units: Mapping[str, str] = field(default_factory=dict)
+    axes: Callable[[Sequence[str]], Mapping[str, int]] = field(default=lambda names: {})
+    geographic: bool = False
+
+    def chosen(self, names: Sequence[str] | None) -> list[str]:
+        """The names, which have to be there; all columns by default.
+
+        Raises:
+            ConfigError: With the first name that is no column, and the nearest that is.
+        """
+        for name in names or ():
+            if name not in self.columns:
+                near = difflib.get_close_matches(name, self.columns, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                there = ", ".join(self.columns) or "none that holds numbers"
+                raise ConfigError(f"{self.path}: has no column {name!r}; {hint}columns: {there}")
+        return list(self.columns if names is None else names)
+
+    def parts(self, names: Sequence[str] | None = None) -> Iterator[Rows]:
+        """Read the rows, a part at a time, and check that every value is a finite number.
+
+        Raises:
+            ConfigError: With the row and the column of the first value that is none, or if there are no rows.
+        """
+        chosen = self.chosen(names)
+        first = 1
+        for part in self.read(chosen) if chosen else ():
+            bad = np.argwhere(~np.isfinite(part))
+            if len(bad):
+                row, column = bad[0]
+                value = part[row, column]
+                found = "no value" if np.isnan(value) else str(value)
+                number = first + int(row)
+                raise wrong_value(self.path, number, chosen[column], found, self._place(number, chosen))
+            first += len(part)
+            if len(part):
+                yield part
+        if first == 1:
+            raise ConfigError(f"{self.path}: holds no rows; it needs at least one")
+
+    def _place(self, row: int, names: Sequence[str]) -> str:
+        """Where a row is along the dimensions of a grid, such as " (lat 3, lon 17)"; nothing for a list of places."""
+        axes = self.axes(names)
+        if len(axes) < 2:
+            return ""
+        where = np.unravel_index(row - 1, tuple(axes.values()))
+        return f" ({', '.join(f'{name} {int(i) + 1}' for name, i in zip(axes, where, strict=True))})"
+
+
+def wrong_value(path: Path, row: int, column: str, found: str, place: str = "") -> ConfigError:
+    """The error about one value; rows are counted from 1, without the header."""
+    shown = found if found == "no value" else repr(found[:40])
+    return ConfigError(
+        f"{path}: row {row}{place}, column {column}: wanted a finite number, found {shown}; "
+        "mend the row or leave it out"
+    )
+
+
+def unreadable(path: Path, error: Exception, advice: str) -> ConfigError:
+    """The error about a file that its library refuses, in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return ConfigError(f"{path}: cannot be read ({text[:200]}); {advice}")

@@ -1,0 +1,135 @@
+"""Points of a file, written as an artefact a part of the rows at a time.
+
+What was read and checked once goes to files without a name, which are gone when the process is; then the rows that are
+held out are divided from the others. In memory are one part of the rows, and a number for each row.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.artifacts.results.points import PointsFacts
+from pipeline.artifacts.store import Draft
+from pipeline.config.points import FilePoints
+from pipeline.data import hold_out
+from pipeline.data.own_points import OwnPoints, Part
+from pipeline.errors import ConfigError
+
+ROWS_AT_ONCE = 65536
+
+
+def n_held_out_of(n: int, part: float) -> int:
+    """How many of n points are held out.
+
+    Raises:
+        ConfigError: If none is left on one of the sides.
+    """
+    n_held_out = round(part * n)
+    if part and not 0 < n_held_out < n - 1:
+        raise ConfigError(f"held_out: {part} of {n} places leaves nobody on one side; choose another part")
+    return n_held_out
+
+
+def own_places(draft: Draft, spec: FilePoints) -> PointsFacts:
+    """Write the points of a file, with their values, divided into known and held-out ones."""
+    own = OwnPoints.open(
+        Path(spec.path), coordinates=spec.coordinates, crs=spec.crs, values=spec.values, units=spec.units
+    )
+    units = [own.units[name] for name in own.values]
+    with ExitStack() as stack:
+        n, scratch = _to_scratch(own, stack, draft.folder)
+        known, held_out = _divided(n, spec)
+        d = scratch["points"].width
+        for prefix, rows in (("", known), ("held_out_", held_out)):
+            if prefix and not len(rows):
+                continue
+            for name, file in scratch.items():
+                if name == "points":
+                    draft.save_array_in_parts(
+                        f"{prefix}points", file.rows(rows), shape=(len(rows), d), unit=own.coordinate_unit
+                    )
+                elif name == "values":
+                    shape = (len(rows),) if file.width == 1 else (len(rows), file.width)
+                    draft.save_array_in_parts(
+                        f"{prefix}values", file.rows(rows), shape=shape, unit=_common(units)
+                    )
+                elif prefix:
+                    for column, what in enumerate(("longitude", "latitude")):
+                        parts = (part[:, column] for part in file.rows(rows))
+                        draft.save_array_in_parts(
+                            f"held_out_{what}", parts, shape=(len(rows),), unit="degrees"
+                        )
+    return PointsFacts(
+        name=spec.name,
+        n=len(known),
+        dimension=d,
+        unit=units[0] if units else None,
+        quantity=own.values[0] if own.values else None,
+        quantities=own.values,
+        units=tuple(units),
+        coordinates=own.coordinates,
+        crs=own.crs,
+        description=f"the points of {own.path}",
+    )
+
+
+def _common(units: list[str]) -> str:
+    return units[0] if len(set(units)) == 1 else ", ".join(units)
+
+
+@dataclass(frozen=True)
+class _Scratch:
+    """Rows of numbers in a file without a name."""
+
+    file: IO[bytes]
+    width: int
+
+    def rows(self, chosen: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
+        """The chosen rows, in increasing order, from one part of the file after the other."""
+        self.file.seek(0)
+        first = 0
+        while len(part := np.fromfile(self.file, np.float64, ROWS_AT_ONCE * self.width)):
+            rows = part.reshape(-1, self.width)
+            inside = slice(*np.searchsorted(chosen, (first, first + len(rows))))
+            yield rows[chosen[inside] - first]
+            first += len(rows)
+
+
+def _to_scratch(own: OwnPoints, stack: ExitStack, folder: Path) -> tuple[int, dict[str, _Scratch]]:
+    """Write what the rows hold, a file for each kind; returns how many rows there are."""
+    n, scratch = 0, dict[str, _Scratch]()
+    for part in own.parts():
+        for name, rows in _kinds(part).items():
+            if name not in scratch:
+                file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the stack closes it
+                scratch[name] = _Scratch(stack.enter_context(file), rows.shape[1])
+            scratch[name].file.write(np.ascontiguousarray(rows).data)
+        n += len(part.points)
+    return n, scratch
+
+
+def _kinds(part: Part) -> dict[str, NDArray[np.float64]]:
+    found = {"points": part.points}
+    if part.values.shape[1]:
+        found["values"] = part.values
+    if part.degrees is not None:
+        found["degrees"] = part.degrees
+    return found
+
+
+def _divided(n: int, spec: FilePoints) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows that are known and those that are held out, of as many as the study wants."""
+    if spec.n is None:
+        return hold_out(n, n_held_out=n_held_out_of(n, spec.part_held_out), seed=spec.seed)
+    if spec.n > n:
+        raise ConfigError(f"n: wanted {spec.n} of the points of {spec.path}, which are {n}; choose 1 to {n}")
+    drawn = np.sort(np.random.default_rng(spec.seed).permutation(n)[: spec.n])
+    n_held_out = n_held_out_of(spec.n, spec.part_held_out)
+    kept, held_out = hold_out(spec.n, n_held_out=n_held_out, seed=spec.seed)
+    return drawn[kept], drawn[held_out]

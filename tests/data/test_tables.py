@@ -1,0 +1,397 @@
+"""Tables in every format: the same numbers, units and grids, rows in parts, and bounded memory."""
+
+import io
+import json
+import tracemalloc
+
+import netCDF4
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from pipeline.data import load_points
+from pipeline.data.tables import FORMATS, delimited, open_table, read_columns, table
+from pipeline.errors import ConfigError
+
+UNITS = {"lon": "degrees", "lat": "degrees", "mm": "mm"}
+
+
+def write(path, columns):
+    """Write columns in the format of the path's ending."""
+    n = len(next(iter(columns.values())))
+    if path.suffix == ".csv":
+        rows = zip(*(map(repr, map(float, column)) for column in columns.values()), strict=True)
+        path.write_text("\n".join(map(",".join, [columns, *rows])) + "\n")
+    elif path.suffix == ".npy":
+        np.save(path, np.stack(list(columns.values()), axis=1))
+    elif path.suffix == ".npz":
+        np.savez(path, **columns)
+    elif path.suffix == ".parquet":
+        fields = [pa.field(name, pa.float64(), metadata={"units": UNITS[name]}) for name in columns]
+        parquet.write_table(pa.table(list(columns.values()), schema=pa.schema(fields)), path)
+    elif path.suffix == ".nc":
+        with netCDF4.Dataset(path, "w") as file:
+            file.createDimension("station", n)
+            for name, column in columns.items():
+                file.createVariable(name, "f8", ("station",))[:] = column
+                file[name].units = UNITS[name]
+    else:
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        path.write_text(
+            json.dumps({"type": "FeatureCollection", "features": [feature(*row) for row in rows]})
+        )
+
+
+def feature(lon, lat, mm):
+    return {
+        "type": "Feature",
+        "geometry": {"type": "Point", "coordinates": [lon, lat]},
+        "properties": {"name": "here", "mm": mm},
+    }
+
+
+@pytest.fixture
+def columns():
+    rng = np.random.default_rng(0)
+    return {"lon": rng.uniform(-170, 170, 97), "lat": rng.uniform(-80, 80, 97), "mm": rng.standard_normal(97)}
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 97, 1000])
+@pytest.mark.parametrize("ending", FORMATS)
+def test_every_format_gives_the_numbers_that_were_written(tmp_path, monkeypatch, columns, ending, at_once):
+    path = tmp_path / f"stations{ending}"
+    write(path, columns)
+    for module in ("numpy_files", "parquet", "netcdf", "geojson"):
+        monkeypatch.setattr(f"pipeline.data.tables.{module}.ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(delimited, "BLOCK_BYTES", 64 * (at_once + 1))
+    names = ["2", "0"] if ending == ".npy" else ["mm", "lon"]
+    found = read_columns(path, names)
+    assert list(found) == names
+    np.testing.assert_array_equal(found[names[0]], columns["mm"])
+    np.testing.assert_array_equal(found[names[1]], columns["lon"])
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".nc"])
+def test_units_are_those_of_the_file_unless_others_are_given(tmp_path, columns, ending):
+    path = tmp_path / f"stations{ending}"
+    write(path, columns)
+    options = {"path": path, "coordinates": ["lon", "lat"], "crs": "lonlat", "value": "mm"}
+    assert load_points("file", **options).units["mm"] == "mm"
+    assert load_points("file", **options, unit="inch").units["mm"] == "inch"
+
+
+def test_several_values_are_read_with_a_unit_each(tmp_path, columns):
+    write(tmp_path / "a.csv", columns)
+    own = load_points("file", path=tmp_path / "a.csv", value=["mm", "lat"], unit=["mm", "degrees"])
+    np.testing.assert_array_equal(own.points[:, 0], columns["lon"])
+    np.testing.assert_array_equal(own.values["lat"], columns["lat"])
+    assert (own.units["mm"], own.units["lat"]) == ("mm", "degrees")
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 12, 1000])
+def test_every_cell_of_a_netcdf_grid_is_a_row(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr("pipeline.data.tables.netcdf.ROWS_AT_ONCE", at_once)
+    lat, lon = np.array([10.0, 20.0, 30.0]), np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    field = np.arange(15.0).reshape(3, 5)
+    with netCDF4.Dataset(tmp_path / "grid.nc", "w") as file:
+        file.createDimension("y", 3)
+        file.createDimension("x", 5)
+        file.createVariable("lat", "f4", ("y",))[:] = lat
+        file.createVariable("lon", "f4", ("x",))[:] = lon
+        file.createVariable("turned", "i2", ("x", "y"))[:] = field.T
+        file.createVariable("name", str, ("y",))[:] = np.array(["a", "b", "c"], dtype=object)
+    found = read_columns(tmp_path / "grid.nc", ["lon", "lat", "turned"])
+    x, y = np.meshgrid(lon, lat, indexing="xy")
+    order = np.lexsort((found["lon"], found["lat"]))
+    for name, values in (("lon", x), ("lat", y), ("turned", field)):
+        np.testing.assert_array_equal(found[name][order], values.ravel())
+    places = read_columns(tmp_path / "grid.nc", ["lon", "lat"])
+    np.testing.assert_array_equal(places["lon"], x.ravel())
+    np.testing.assert_array_equal(places["lat"], y.ravel())
+
+
+def test_a_missing_cell_of_a_grid_is_named_with_its_place(tmp_path):
+    with netCDF4.Dataset(tmp_path / "grid.nc", "w") as file:
+        file.createDimension("lat", 3)
+        file.createDimension("lon", 5)
+        values = np.ma.masked_array(np.zeros((3, 5)), mask=np.zeros((3, 5), bool))
+        values[1, 3] = np.ma.masked
+        file.createVariable("v", "f8", ("lat", "lon"), fill_value=-999.0)[:] = values
+    with pytest.raises(
+        ConfigError, match=r"row 9 \(lat 2, lon 4\), column v: wanted a finite number, found no"
+    ):
+        read_columns(tmp_path / "grid.nc", ["v"])
+
+
+def test_coordinates_of_a_projection_stay_and_those_of_a_datum_become_places(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("x,y,v\n500000,5538630.7,1\n600000,5538630.7,2\n")
+    plane = load_points("file", path=path, value="v", crs="EPSG:25832")
+    np.testing.assert_array_equal(plane.points, [[500000, 5538630.7], [600000, 5538630.7]])
+    assert plane.units["points"] == "m"
+    path.write_text("x,y,v\n9,50,1\n10,50,2\n")
+    globe = load_points("file", path=path, value="v", crs="EPSG:4258")
+    np.testing.assert_allclose(globe.values["longitude"], [9, 10], atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(globe.points, axis=1), 1.0, rtol=1e-15)
+    with pytest.raises(ConfigError, match="pyproj knows no 'EPSG:1'"):
+        list(load_points("file", path=path, value="v", crs="EPSG:1").points)
+
+
+@pytest.mark.parametrize("ending", sorted(set(FORMATS) - {".npy"}))
+def test_reading_takes_memory_for_a_part_of_the_rows_only(tmp_path, monkeypatch, ending):
+    """Rows that are added to a file add less than a quarter of their bytes to what is in memory."""
+    for module in ("numpy_files", "parquet", "netcdf", "geojson"):
+        monkeypatch.setattr(f"pipeline.data.tables.{module}.ROWS_AT_ONCE", 256)
+    monkeypatch.setattr(delimited, "BLOCK_BYTES", 1 << 12)
+    sizes, peaks = (2048, 8192), []
+    for n in sizes:
+        rng = np.random.default_rng(n)
+        path = tmp_path / f"{n}{ending}"
+        write(path, {name: rng.uniform(-80, 80, n) for name in UNITS})
+        assert rows_of(path) == n  # imports, and whatever is kept once
+        tracemalloc.start()
+        rows_of(path)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < (sizes[1] - sizes[0]) * len(UNITS) * 8 / 4
+
+
+def rows_of(path):
+    return sum(len(part) for part in open_table(path).parts(list(UNITS)))
+
+
+def geojson_with(**changes):
+    good = feature(1.0, 2.0, 3.0)
+    return json.dumps({"type": "FeatureCollection", "features": [good, good | changes]}).encode()
+
+
+CSV = "name,lon,lat,mm\nA,1,2,3\nB,4,5,6\n"
+
+
+def npy(array, *, cut=0, head=b""):
+    def make(path):
+        file = io.BytesIO()
+        np.save(file, array, allow_pickle=True)
+        content = head + file.getvalue()
+        path.write_bytes(content[: len(content) - cut])
+
+    return make
+
+
+def npz(cut=0, **arrays):
+    def make(path):
+        file = io.BytesIO()
+        np.savez(file, **arrays)
+        content = file.getvalue()
+        path.write_bytes(content[: len(content) - cut])
+
+    return make
+
+
+def table_of(cut=0, **columns):
+    def make(path):
+        parquet.write_table(pa.table(columns), path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size - cut])
+
+    return make
+
+
+def netcdf(cut=0, damage=False, **variables):
+    def make(path):
+        with netCDF4.Dataset(path, "w") as file:
+            for name, (dimensions, values, *fill) in variables.items():
+                values = np.asarray(values) if not isinstance(values, np.ma.MaskedArray) else values
+                for dimension, size in zip(dimensions, values.shape, strict=True):
+                    if dimension not in file.dimensions:
+                        file.createDimension(dimension, size)
+                kind = str if values.dtype.kind == "U" else values.dtype
+                file.createVariable(
+                    name, kind, tuple(dimensions), **dict(zip(("fill_value",), fill, strict=False))
+                )[...] = values.astype(object) if kind is str else values
+        content = bytearray(path.read_bytes())
+        if damage:
+            content[8:400] = b"\xff" * 392
+        path.write_bytes(content[: len(content) - cut])
+
+    return make
+
+
+X, N = np.array([1.0, 2.0]), np.array([1.0, np.nan])
+PLACES = {"lon": ("s", X), "lat": ("s", X)}
+NAMES = ["lon", "lat", "mm"]
+MALFORMED = {
+    ".csv": [
+        (b"", "no column 'lon'; columns: none"),
+        (b"\n", "no column 'lon'"),
+        (b"lon,lat,mm\n", "holds no rows"),
+        (b"lon,lat\n1,2\n", "no column 'mm'"),
+        (b"lon,late,mm\n1,2,3\n", "no column 'lat'; did you mean 'late'"),
+        (b"lon,lat,mm\n1,2\n", "row 1: wanted 3 values, found 2"),
+        (b"lon,lat,mm\n1,2,3\n1,2,3,4\n", "row 2: wanted 3 values, found 4"),
+        (b"lon,lat,mm\n1,2,3\n\n1,2,3\n", "row 2, column lon: .* found no value"),
+        (b"lon,lat,mm\n1,2,nan\n", "row 1, column mm: .* found no value"),
+        (b"lon,lat,mm\n1,2,3\n1,2,\n", "row 2, column mm: .* found no value"),
+        (b"lon,lat,mm\n1,2,1e999\n", "row 1, column mm: .* found 'inf'"),
+        (b"lon,lat,mm\n1,2,3\n1,NA,3\n", "row 2, column lat: .* found 'NA'"),
+        (b"lon,lat,mm\n1,2,1_000\n", "row 1, column mm: .* found '1_000'"),
+        (b"lon,lat,mm\n1,2,0x10\n", "row 1, column mm: .* found '0x10'"),
+        (b"lon,lat,mm\n1,2,3 mm\n", "row 1, column mm: .* found '3 mm'"),
+        (b'lon,lat,mm\n1,2,"3,5"\n', "row 1, column mm: .* found '3,5'"),
+        (b"lon,lat,lat,mm\n1,2,2,3\n", "column 'lat' is there twice"),
+        (b"lon;lat;mm\n1;2;3\n", "separated by ';'"),
+        (b"lon\tlat\tmm\n1\t2\t3\n", r"separated by '\\t'"),
+        (b"lon,lat,mm\n1,\xe9,3\n", "not a text file; save it as CSV in UTF-8"),
+        (b"\xff\xfel\0o\0n\0,\0", "not a text file"),
+        (b"PK\x03\x04\x00\x00\x00", "not a text file"),
+        (b'lon,lat,mm\n1,2,3\n1,2,"3\n', "cannot be read .*Row #3"),
+    ],
+    ".npy": [
+        (b"", "not an array that numpy.save wrote"),
+        (b"lon,lat,mm\n1,2,3\n", "not an array that numpy.save wrote"),
+        (b"\x93NUMPY", "not an array"),
+        (b"\x93NUMPY\x09\x00v\x00{", "not an array"),
+        (b"\x93NUMPY\x01\x00\x06\x00{bad}\n", "not an array"),
+        (npy(np.zeros((9, 3)), cut=1), "not an array"),
+        (npy(np.zeros((9, 3)), cut=200), "not an array"),
+        (npy(np.zeros((9, 3)), head=b"x"), "not an array"),
+        (npy(np.zeros((0, 3))), "holds no rows"),
+        (npy(np.zeros((3, 0))), "no column '0'; columns: none"),
+        (npy(np.float64(3)), r"holds float64 of shape \(\)"),
+        (npy(np.zeros((3, 3, 3))), r"of shape \(3, 3, 3\); wanted real numbers"),
+        (npy(np.zeros((3, 3), complex)), "holds complex128"),
+        (npy(np.zeros((3, 3), bool)), "holds bool"),
+        (npy(np.array(["a", "b"])), "holds <U1"),
+        (npy(np.array([{}, {}], dtype=object)), "not an array"),
+        (npy(np.zeros(3, [("lon", float)])), "wanted real numbers"),
+        (npy(np.zeros((3, 2))), "no column '2'"),
+        (npy(np.array([[1, 2, 3], [1, np.nan, 3]])), "row 2, column 1: .* found no value"),
+        (npy(np.array([[1, 2, -np.inf]])), "row 1, column 2: .* found '-inf'"),
+        (npz(lon=X), "holds several arrays; call it .npz"),
+    ],
+    ".npz": [
+        (b"", "not a file that numpy.savez wrote"),
+        (b"lon,lat,mm\n", "not a file that numpy.savez wrote"),
+        (b"PK\x03\x04", "not a file"),
+        (npy(np.zeros((3, 3))), "not a file that numpy.savez wrote"),
+        (npz(cut=10, lon=X, lat=X, mm=X), "not a file"),
+        (npz(cut=300, lon=X, lat=X, mm=X), "not a file"),
+        (npz(), "no column 'lon'; columns: none"),
+        (npz(lon=X, lat=X), "no column 'mm'"),
+        (npz(lon=X, lat=X, mmm=X), "did you mean 'mmm'"),
+        (npz(lon=X, lat=X, mm=np.zeros(3)), r"differ in length \(lon 2, lat 2, mm 3\)"),
+        (npz(lon=X, lat=X, mm=N), "row 2, column mm: .* found no value"),
+        (npz(lon=X, lat=X, mm=X * np.inf), "row 1, column mm: .* found 'inf'"),
+        (npz(lon=X[:0], lat=X[:0], mm=X[:0]), "holds no rows"),
+        (npz(lon=X, lat=X, mm=np.array(["a", "b"])), "mm holds <U1"),
+        (npz(lon=X, lat=X, mm=np.array([{}, 1], object)), "mm holds object"),
+        (npz(lon=X, lat=X, mm=X * 1j), "mm holds complex128"),
+        (npz(lon=X, lat=X, mm=X > 0), "mm holds bool"),
+        (npz(lon=X, lat=X, mm=np.float64(2)), r"mm holds float64 of shape \(\)"),
+        (npz(lon=X, lat=X, mm=np.zeros((2, 2, 2))), r"of shape \(2, 2, 2\)"),
+        (npz(lon=X, lat=X, mm=np.zeros((2, 2))), "no column 'mm'; did you mean 'mm.0'|no column 'mm'"),
+        (npz(points=np.zeros((2, 3))), "columns: points.0, points.1, points.2"),
+    ],
+    ".parquet": [
+        (b"", "cannot be read"),
+        (b"lon,lat,mm\n1,2,3\n", "cannot be read"),
+        (b"PAR1", "cannot be read"),
+        (b"PAR1" + b"\0" * 64 + b"PAR1", "cannot be read"),
+        (b"PAR1" + b"\xff" * 64 + b"PAR1", "cannot be read"),
+        (table_of(cut=1, lon=X, lat=X, mm=X), "cannot be read"),
+        (table_of(cut=100, lon=X, lat=X, mm=X), "cannot be read"),
+        (npy(np.zeros((3, 3))), "cannot be read"),
+        (table_of(), "has no column of numbers, found no columns"),
+        (table_of(lon=["1"], lat=["2"], mm=["3"]), "no column of numbers, found lon string"),
+        (table_of(lon=X, lat=X), "no column 'mm'"),
+        (table_of(lon=X, latitude=X, mm=X), "no column 'lat'"),
+        (table_of(lon=X, lat=X, mm=["1", "2"]), "no column 'mm'"),
+        (table_of(lon=X, lat=X, mm=[True, False]), "no column 'mm'"),
+        (table_of(lon=X, lat=X, mm=[[1.0], [2.0]]), "no column 'mm'"),
+        (table_of(lon=X, lat=X, mm=pa.array([1, None])), "row 2, column mm: .* found no value"),
+        (table_of(lon=X, lat=X, mm=pa.array([None, None], pa.float32())), "row 1, column mm: .* no value"),
+        (table_of(lon=X, lat=N, mm=X), "row 2, column lat: .* found no value"),
+        (table_of(lon=X, lat=X, mm=-X * np.inf), "row 1, column mm: .* found '-inf'"),
+        (table_of(lon=X[:0], lat=X[:0], mm=X[:0]), "holds no rows"),
+        (
+            lambda path: parquet.write_table(pa.Table.from_arrays([pa.array(X)] * 2, names=["lon", "lon"]), path),
+            "column 'lon' is there twice",
+        ),
+    ],
+    ".nc": [
+        (b"", "cannot be read"),
+        (b"lon,lat,mm\n", "cannot be read"),
+        (b"CDF\x01", "cannot be read"),
+        (b"CDF\x09" + b"\0" * 60, "cannot be read"),
+        (b"\x89HDF\r\n\x1a\n", "cannot be read"),
+        (netcdf(damage=True, **PLACES), "cannot be read"),
+        (netcdf(cut=1000, **PLACES), "cannot be read"),
+        (npy(np.zeros((3, 3))), "cannot be read"),
+        (netcdf(), "has no variable of numbers along a dimension"),
+        (netcdf(mm=("", np.float64(3))), "has no variable of numbers along a dimension"),
+        (netcdf(lon=("s", np.array(["a", "b"]))), "has no variable of numbers along a dimension"),
+        (netcdf(**PLACES), "no column 'mm'"),
+        (netcdf(lon=("s", X), latitude=("s", X), mm=("s", X)), "no column 'lat'; did you mean 'latitude'|no column"),
+        (netcdf(**PLACES, mm=("s", np.array(["a", "b"]))), "no column 'mm'"),
+        (netcdf(**PLACES, mm=("s", N)), "row 2, column mm: .* found no value"),
+        (netcdf(**PLACES, mm=("s", X * np.inf)), "row 1, column mm: .* found 'inf'"),
+        (netcdf(**PLACES, mm=("s", np.ma.masked_values([1.0, 2.0], 2.0), -9.0)), "row 2, column mm: .* no value"),
+        (netcdf(**PLACES, mm=("t", np.zeros(3))), "no column 'mm'"),
+        (netcdf(lon=("x", X), lat=("y", X), mm=("xy", np.array([[1, 2], [3, np.nan]]))), r"row 4 \(x 2, y 2\)"),
+        (netcdf(lon=("s", X[:0]), lat=("s", X[:0]), mm=("s", X[:0])), "holds no rows"),
+        (netcdf(lon=("x", X), lat=("z", np.zeros(4)), mm=("xy", np.zeros((2, 2)))), "no column 'lat'"),
+    ],
+    ".geojson": [
+        (b"", "cannot be read"),
+        (b"lon,lat,mm\n1,2,3\n", "cannot be read"),
+        (b"{", "cannot be read"),
+        (b"[]", "holds no features"),
+        (b"{}", "holds no features"),
+        (b'{"type": "FeatureCollection", "features": []}', "holds no features"),
+        (json.dumps(feature(1, 2, 3)).encode(), "holds no features; wanted a FeatureCollection"),
+        (geojson_with()[:-10], "cannot be read"),
+        (geojson_with()[:-2] + b"],}", "cannot be read"),
+        (geojson_with(type="Thing"), "row 2: wanted a Feature, found 'Thing'"),
+        (b'{"features": [1]}', "row 1: wanted a Feature, found '1'"),
+        (geojson_with(geometry=None), "row 2, geometry: wanted a Point, found None"),
+        (geojson_with(geometry={"type": "Polygon", "coordinates": []}), "row 2, geometry: .* found Polygon"),
+        (geojson_with(geometry={"type": "Point"}), "row 2, geometry: wanted 2 or 3 numbers"),
+        (geojson_with(geometry={"type": "Point", "coordinates": [1]}), r"row 2, geometry: .* found \[1\]"),
+        (geojson_with(geometry={"type": "Point", "coordinates": ["1", "2"]}), "row 2, geometry: wanted 2 or 3"),
+        (geojson_with(geometry={"type": "Point", "coordinates": [1, 2, 3]}), "row 2, geometry: wanted 2 coordinates"),
+        (geojson_with(properties=None), "row 2, column mm: .* found no value"),
+        (geojson_with(properties={"mm": None}), "row 2, column mm: .* found no value"),
+        (geojson_with(properties={"mm": "3 mm"}), "row 2, column mm: .* found '3 mm'"),
+        (geojson_with(properties={"mm": True}), "row 2, column mm: .* found 'True'"),
+        (geojson_with().replace(b'"mm": 3.0', b'"mm": NaN'), "cannot be read"),
+        (geojson_with().replace(b'"mm"', b'"mmm"'), "no column 'mm'; did you mean 'mmm'"),
+        (geojson_with().replace(b'"mm"', b'"lat"'), "property 'lat' has the name of a coordinate"),
+    ],
+}  # fmt: skip
+
+
+def test_every_format_has_twenty_malformed_files():
+    assert set(MALFORMED) == set(FORMATS)
+    assert all(len(cases) >= 20 for cases in MALFORMED.values())
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "words"),
+    [(ending, *case) for ending, cases in MALFORMED.items() for case in cases],
+    ids=[f"{ending[1:]}-{i}" for ending, cases in MALFORMED.items() for i in range(len(cases))],
+)
+def test_a_malformed_file_is_one_line_about_its_mistake(tmp_path, ending, content, words):
+    path = tmp_path / f"stations{ending}"
+    if callable(content):
+        content(path)
+    else:
+        path.write_bytes(content)
+    names = ["0", "1", "2"] if ending == ".npy" else NAMES
+    with pytest.raises(ConfigError, match=words) as error:
+        read_columns(path, names)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_rows_at_once_fit_in_memory():
+    assert table.ROWS_AT_ONCE * 10 * 8 < 2**24
