@@ -181,6 +181,7 @@ def candidates(network: Mapping[str, Any]) -> Table | None:
         note="Measured inside the network. The second word is how weights lie in memory; all add up in FP32, and all "
         "have the weights as stored. Adds error: from exact inputs, by rounded weights, products and results. Moves "
         "away from FP32 are made in the order of squared error added per second saved, as far as the budget allows.",
+        fold=True,
     )
 
 
@@ -266,6 +267,7 @@ def layer_times(network: Mapping[str, Any]) -> Table | None:
         note="Medians; the first prediction is that of the FP16 time, the second that of the speedup. Modes: in the "
         "network behind the other layers, warm behind itself, cold behind a sweep of the caches. Rates are those of "
         f"FP16. Routine: of both precisions, or FP32 → FP16.{_disturbed(timings)}",
+        fold=True,
     )
 
 

@@ -232,7 +232,10 @@ def scaling(found: Mapping[str, Any], growth: Mapping[str, Power]) -> Table | No
 
 
 def _exponent(power: Power | None) -> Cell:
-    return power.text if power is not None else f.DASH
+    if power is None:
+        return f.DASH
+    exponent, interval = power.text.removesuffix(")").split(" (")
+    return exponent, interval
 
 
 def rule_costs(rules: Rows) -> Table | None:

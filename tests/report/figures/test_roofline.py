@@ -26,7 +26,16 @@ def test_one_panel_per_batch_size_with_every_layer_numbered(metrics):
     assert [re.search(r"at batch (\d+)", panel.description).group(1) for panel in panels] == ["1", "64"]
     for panel in panels:
         assert {f">{number}</text>" in panel.svg for number in range(1, 7)} == {True}
-        assert all(level in panel.svg for level in ("L1 460", "L2 200", "L3 110", "DRAM 38", "peak 233"))
+        assert all(level in panel.svg for level in ("L1 460", "L2 200", "L3 110", "DRAM 38.0", "peak 233"))
+        assert all(f">{level}</text>" in panel.svg for level in ("L1", "L2", "L3", "DRAM"))
+
+
+def test_memory_levels_that_nearly_coincide_share_a_label(metrics):
+    network = metrics["precision"]["kfac_smooth"]
+    network["roofs"]["bandwidth"] |= {"L3": 18.6, "DRAM": 17.5}
+    for panel in rooflines("net", network["timings"], network["roofs"]):
+        assert ">L3, DRAM</text>" in panel.svg
+        assert ">DRAM</text>" not in panel.svg
 
 
 def test_products_of_pairs_have_a_roof_of_their_own_where_a_layer_runs_them(metrics):

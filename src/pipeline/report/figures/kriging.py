@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish
-from pipeline.report.figures.axes import short_number
+from pipeline.report.figures.axes import logarithmic, short_number
 from pipeline.report.formatting import count, is_number
 from pipeline.report.quantity import Quantity
 
@@ -135,7 +135,7 @@ def coverage_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None
     level, found = (arrays.get(f"{name}/coverage_{key}") for key in ("level", "found"))
     if level is None or found is None or level.shape != found.shape or not level.size:
         return None
-    with canvas(3.9, 3.9) as figure:
+    with canvas(4.7, 3.9) as figure:
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
         axes.plot(level, found, "o-", color=PALETTE["series-3"], markersize=3.5, linewidth=1)
@@ -160,7 +160,7 @@ def variogram_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | Non
     )
     if distance is None or values is None or residuals is None or not distance.size:
         return None
-    with canvas(3.9, 3.9) as figure:
+    with canvas(4.7, 3.9) as figure:
         axes = figure.add_subplot()
         axes.plot(
             distance, values, "s-", color=PALETTE["series-1"], markersize=3, linewidth=1, label="values"
@@ -174,7 +174,7 @@ def variogram_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | Non
             for far, semivariance in zip(distance, series, strict=True):
                 data.add(axes, far, semivariance, float(far), of, float(semivariance))
         axes.axhline(1.0, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
-        axes.set_xscale("log")
+        logarithmic(axes, "x")
         axes.set_ylim(bottom=0)
         axes.set_title("Variogram")
         axes.set_xlabel("distance (radii of the globe)")

@@ -8,10 +8,12 @@ from matplotlib.axes import Axes
 
 from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish
 from pipeline.report.figures.axes import logarithmic
-from pipeline.report.formatting import is_number
+from pipeline.report.formatting import is_number, significant
 
 #: The order of memory levels, nearest first.
 LEVELS = ("L1", "L2", "L3", "DRAM")
+#: Height of a line of small text, in points.
+LINE = 10.0
 
 
 def rooflines(
@@ -136,35 +138,60 @@ def _draw_roofs(
         axes.plot([ridge, right], [peak, peak], **gray)
         axes.annotate(f"{name} {peak:.0f} GFLOP/s", (ridge, peak), (3, 3), textcoords="offset points", **text)
     top = max(peaks.values(), default=None)
-    height, width = axes.bbox.height, axes.bbox.width
-    slope = np.log10(right / left) / np.log10(extent[3] / bottom) * height / width
+    edges: list[tuple[float, str]] = []
     for level in sorted(bandwidth, key=lambda name: LEVELS.index(name) if name in LEVELS else len(LEVELS)):
         speed = bandwidth[level]
         end = top / speed if top is not None else right
-        x = np.array([left, min(end, right)])
-        if x[1] <= left:
+        x = np.array([max(left, bottom / speed), min(end, right)])
+        if x[1] <= x[0]:
             continue
         axes.plot(x, speed * x, **gray)
-        start = max(left, bottom / speed) * 1.12
-        axes.annotate(
-            f"{level} {speed:.0f} GB/s", (start, speed * start), (2, 3), textcoords="offset points",
-            rotation=np.degrees(np.arctan(slope)), rotation_mode="anchor", **text,
-        )  # fmt: skip
+        edges.append((float(speed * x[0]), level))
+    _name_edges(axes, left, edges, text)
+    axes.set_title(
+        "  ".join(f"{level} {significant(speed, 3)}" for level, speed in bandwidth.items()) + " GB/s"
+        if bandwidth
+        else "",
+        loc="right",
+        fontsize=7.5,
+        fontweight="normal",
+        color=PALETTE["muted"],
+    )
     said = " and ".join(f"{peak:.0f} GFLOP/s ({name})" for name, peak in peaks.items())
     return f"; the ceiling is {said}" if said else ""
 
 
-def _number_points(axes: Axes, points: list[tuple[int, float, float, float, float]]) -> None:
-    """Write each layer's number beside its FP16 point, at the first of eight places that is still free."""
-    offsets = ((5, 4), (5, -4), (-5, 4), (-5, -4), (0, 8), (0, -8), (9, 0), (-9, 0))
+def _name_edges(axes: Axes, left: float, edges: list[tuple[float, str]], text: Mapping[str, Any]) -> None:
+    """Name the memory levels where their lines come in from the left; lines that nearly coincide share a place."""
     scale = axes.figure.dpi / 72
-    taken = [axes.transData.transform((x, y)) / scale for _, _, _, x, y in points]
+    groups: list[tuple[float, list[str]]] = []
+    for height, level in sorted(edges):
+        place = float(axes.transData.transform((left, height))[1]) / scale
+        if groups and place - groups[-1][0] < LINE:
+            groups[-1][1].insert(0, level)
+        else:
+            groups.append((place, [level]))
+    inverse = axes.transData.inverted()
+    for place, levels in groups:
+        height = float(inverse.transform((0.0, place * scale))[1])
+        axes.annotate(
+            ", ".join(levels), (left, height), (3, 6), textcoords="offset points", va="center", **text
+        )
+
+
+def _number_points(axes: Axes, points: list[tuple[int, float, float, float, float]]) -> None:
+    """Write each layer's number beside its FP16 point, at the first of some places that is still free."""
+    near = ((5, 4), (5, -4), (-5, 4), (-5, -4), (0, 8), (0, -8), (9, 0), (-9, 0))
+    offsets = (*near, *((2 * dx, 2 * dy) for dx, dy in near), *((3 * dx, 3 * dy) for dx, dy in near))
+    scale = axes.figure.dpi / 72
+    ends = [end for _, x0, y0, x1, y1 in points for end in ((x0, y0), (x1, y1))]
+    taken = [axes.transData.transform(end) / scale for end in ends]
     for number, _, _, x, y in points:
         here = axes.transData.transform((x, y)) / scale
         clearance = [
             min(np.hypot(*(here + np.array(offset) - other)) for other in taken) for offset in offsets
         ]
-        best = next((k for k, room in enumerate(clearance) if room > 6.3), int(np.argmax(clearance)))
+        best = next((k for k, room in enumerate(clearance) if room > 7.5), int(np.argmax(clearance)))
         taken.append(here + np.array(offsets[best]))
         dx, dy = offsets[best]
         axes.annotate(

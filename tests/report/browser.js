@@ -1,0 +1,76 @@
+// Put into a page that holds the report's text: look at it at three widths, use it, and write down what is found.
+"use strict";
+const text = JSON.parse(document.getElementById("report").textContent);
+const found = {};
+const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+
+const collisions = (view) => {
+  const hits = [];
+  for (const panel of view.querySelectorAll(".panel")) {
+    const boxes = [...panel.querySelectorAll("svg text")].map((label) => [label.textContent, label.getBoundingClientRect()]);
+    boxes.forEach(([one, a], place) => boxes.slice(place + 1).forEach(([two, b]) => {
+      const width = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      const height = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      // A line of text is higher than its letters.
+      if (width > 1 && height > 0.35 * Math.min(a.height, b.height)) hits.push(`${panel.dataset.name}: ${one} | ${two}`);
+    }));
+  }
+  return hits;
+};
+
+const look = async (width) => {
+  const frame = document.createElement("iframe");
+  frame.style.cssText = `border:0;width:${width}px;height:900px`;
+  const loaded = new Promise((done) => { frame.onload = done; });
+  frame.srcdoc = text;
+  document.body.append(frame);
+  await loaded;
+  const view = frame.contentDocument, window_ = frame.contentWindow;
+  view.querySelectorAll("details").forEach((details) => { details.open = true; });
+  const cut = [...view.querySelectorAll(".table")].filter((holder) => holder.scrollWidth > holder.clientWidth + 1);
+  const result = {
+    overflow: view.documentElement.scrollWidth - width,
+    cut: cut.map((holder) => holder.getAttribute("aria-label")),
+    collisions: collisions(view),
+  };
+  if (width > 1000) Object.assign(result, use(view, window_));
+  frame.remove();
+  return result;
+};
+
+const use = (view, window_) => {
+  const result = {};
+  const first = [...view.querySelectorAll(".answer, .first")].at(-1).getBoundingClientRect();
+  result.firstScreen = first.bottom;
+  const table = [...view.querySelectorAll("table")].find((one) => one.querySelector("[data-compared]"));
+  const heads = [...table.tHead.rows[0].cells];
+  const column = (place) => [...table.tBodies[0].rows].map((row) => row.cells[place].dataset.value).map(Number);
+  const steps = heads.findIndex((head) => head.textContent === "Steps");
+  heads[steps].querySelector("button").click();
+  result.ascending = column(steps);
+  heads[steps].querySelector("button").click();
+  result.descending = column(steps);
+  result.sorted = heads[steps].getAttribute("aria-sort");
+  const select = table.closest(".table").querySelector("select");
+  select.value = "0";
+  select.dispatchEvent(new window_.Event("change"));
+  result.compared = [...table.querySelectorAll(".delta")].map((mark) => mark.textContent);
+  const panel = view.querySelector(".panel[data-name=progress]");
+  const holder = panel.querySelector("svg").parentElement;
+  holder.dispatchEvent(new window_.KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
+  result.said = view.querySelector("[role=status]").textContent;
+  result.tip = view.querySelector(".tip").textContent;
+  const mark = panel.querySelector(".pointer").getBoundingClientRect(), box = holder.getBoundingClientRect();
+  result.inside = mark.left >= box.left - 6 && mark.right <= box.right + 6;
+  result.tools = [...panel.querySelectorAll(".tools button")].map((one) => one.textContent);
+  return result;
+};
+
+(async () => {
+  for (const width of [1280, 820, 390]) found[width] = await look(width);
+  await wait(0);
+  const out = document.createElement("pre");
+  out.id = "found";
+  out.textContent = JSON.stringify(found);
+  document.body.replaceChildren(out);
+})();
