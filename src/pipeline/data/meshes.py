@@ -54,6 +54,28 @@ def cube_mesh(n: int, grading: float = 1.0) -> Mesh:
     return _merge_equal(np.concatenate(vertices), np.concatenate(triangles))
 
 
+def torus_mesh(n: int, m: int, *, radius: float = 1.0, tube: float = 0.4) -> Mesh:
+    """Return a torus about the z axis: n times around the axis, m times around the tube, 2 n m triangles.
+
+    Args:
+        n, m: Rectangles each way, at least 3.
+        radius: Distance of the tube's center from the axis.
+        tube: Radius of the tube, below `radius`.
+    """
+    if n < 3 or m < 3 or not 0 < tube < radius:
+        raise ValueError(f"a torus wants n, m >= 3 and 0 < tube < radius, not {n}, {m}, {tube} and {radius}")
+    around, about = np.meshgrid(np.arange(n) * 2 * np.pi / n, np.arange(m) * 2 * np.pi / m, indexing="ij")
+    distance = radius + tube * np.cos(about)
+    vertices = np.stack(
+        [distance * np.cos(around), distance * np.sin(around), tube * np.sin(about)], axis=-1
+    ).reshape(-1, 3)
+    i, j = (part.ravel() for part in np.meshgrid(np.arange(n), np.arange(m), indexing="ij"))
+    corner, right = i * m + j, (i + 1) % n * m + j
+    up, across = i * m + (j + 1) % m, (i + 1) % n * m + (j + 1) % m
+    triangles = [np.stack([corner, right, across], axis=1), np.stack([corner, across, up], axis=1)]
+    return vertices, np.concatenate(triangles)
+
+
 def _icosahedron() -> Mesh:
     golden = (1 + 5**0.5) / 2
     signs = np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)])

@@ -1,8 +1,21 @@
-"""Boundary elements: the single layer 1/(4 pi r) on triangle meshes by a Galerkin method with piecewise constants."""
+"""Boundary elements on triangle meshes: Galerkin methods for Laplace, Yukawa and Helmholtz, compressed as H2 matrices.
+
+- `TriangleMesh(vertices, triangles)`; `diagnose(mesh)` tells what is wrong with one, `merge_vertices` mends separate
+  triangles as STL files have them.
+- `LayerOperators(mesh, kernel)`: `single_layer`, `double_layer`, `adjoint_double_layer`, `hypersingular`, on piecewise
+  constants ("P0") and linear functions ("P1").
+- `solve_dirichlet`, `solve_neumann`: problems inside and outside of closed surfaces.
+- `solve_scattering(mesh, PlaneWave(k, direction), k, condition="soft")`: waves at bodies and screens; the result gives
+  `total(points)` and `far_field(directions)`.
+- `SingleLayer`, `solve_capacitance`: the single layer of Laplace's equation on constants, whose near field can be kept.
+"""
 
 from pipeline.hmatrix.boundary_elements.diagnosis import Diagnosis, Finding, diagnose, merge_vertices
 from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
 from pipeline.hmatrix.boundary_elements.near_field import NearField
+from pipeline.hmatrix.boundary_elements.operators import BoundaryOperator, LayerOperators
+from pipeline.hmatrix.boundary_elements.problems import BoundarySolution, solve_dirichlet, solve_neumann
+from pipeline.hmatrix.boundary_elements.scattering import PlaneWave, PointSource, Scattering, solve_scattering
 from pipeline.hmatrix.boundary_elements.single_layer import (
     SingleLayer,
     SingleLayerOperator,
@@ -12,9 +25,15 @@ from pipeline.hmatrix.boundary_elements.single_layer import (
 )
 
 __all__ = [
+    "BoundaryOperator",
+    "BoundarySolution",
     "Diagnosis",
     "Finding",
+    "LayerOperators",
     "NearField",
+    "PlaneWave",
+    "PointSource",
+    "Scattering",
     "SingleLayer",
     "SingleLayerOperator",
     "TriangleMesh",
@@ -23,4 +42,7 @@ __all__ = [
     "extrapolate",
     "merge_vertices",
     "solve_capacitance",
+    "solve_dirichlet",
+    "solve_neumann",
+    "solve_scattering",
 ]

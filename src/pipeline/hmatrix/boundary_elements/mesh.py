@@ -79,6 +79,26 @@ class TriangleMesh:
         return areas
 
     @cached_property
+    def normals(self) -> Tensor:
+        """Unit normal of each triangle, shape (t, 3), about which its corners run counterclockwise."""
+        a, b, c = self.corners.unbind(dim=1)
+        normals: Tensor = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1)
+        return normals
+
+    @cached_property
+    def open_edges(self) -> Tensor:
+        """Edges of one triangle only, as pairs of vertices, shape (e, 2)."""
+        ways = self.triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).sort(dim=1).values
+        edges, count = torch.unique(ways, dim=0, return_counts=True)
+        open_edges: Tensor = edges[count == 1]
+        return open_edges
+
+    @property
+    def is_closed(self) -> bool:
+        """No edge is open."""
+        return len(self) > 0 and len(self.open_edges) == 0
+
+    @cached_property
     def centroids(self) -> Tensor:
         """Center of mass of each triangle, shape (t, 3)."""
         return self.corners.mean(dim=1)

@@ -1,0 +1,135 @@
+"""Integrals of a fundamental solution, and of its normal derivatives, over pairs of near triangles."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
+from torch import Tensor
+
+from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
+from pipeline.hmatrix.boundary_elements.near_field import near_pairs
+from pipeline.hmatrix.boundary_elements.normal_derivative import radial
+from pipeline.hmatrix.boundary_elements.pair_rules import (
+    PairRule,
+    Pairs,
+    conical_rule,
+    product_rule,
+    touching_rule,
+)
+from pipeline.hmatrix.boundary_elements.quadrature import gauss_rule
+
+_EVALUATIONS = 2_000_000  # of the kernel at a time: some tens of megabytes
+_IDENTICAL = 3  # corners that a triangle has in common with itself
+_BEYOND = 1.2  # diameters between the centers: one Gauss point less in each direction does
+
+
+@dataclass(frozen=True, eq=False)
+class PanelIntegrals:
+    """What near pairs of triangles add to the quadrature points' matrices, on functions linear on each triangle.
+
+    Function 3 t + a is 1 at corner a of triangle t and falls linearly to 0 on its opposite edge.
+
+    Attributes:
+        single: Of the fundamental solution, shape (3 t, 3 t), symmetric.
+        double: Of its derivative along the normal at the second triangle.
+    """
+
+    single: csr_array
+    double: csr_array
+
+    @classmethod
+    def of(
+        cls, mesh: TriangleMesh, wavenumber: complex, *, n_points: int, near: float, order: int
+    ) -> "PanelIntegrals":
+        """Integrate over all pairs within `near` times the larger diameter, and over each triangle with itself.
+
+        Args:
+            mesh: The surface.
+            wavenumber: k of exp(i k r)/(4 pi r).
+            n_points: Quadrature points of a triangle, whose sums the result is a correction to.
+            near: Reach of the near field.
+            order: Gauss points in each direction of the four-dimensional rules.
+        """
+        n = len(mesh)
+        own = torch.arange(n).expand(2, n)
+        pairs = Pairs.of(mesh, torch.cat([own, near_pairs(mesh, near)], dim=1))
+        points, weights = gauss_rule(n_points)
+        coarse = product_rule(points.numpy(), weights.numpy())
+        blocks: list[tuple[NDArray[np.int64], NDArray[np.int64], list[NDArray[np.number]]]] = []
+        for chosen, fine in _with_rules(mesh, pairs, order):
+            step = max(1, _EVALUATIONS // len(fine[2]))
+            for first in range(0, len(chosen), step):
+                part = chosen[first : first + step]
+                values = [
+                    (exact - sampled).numpy()
+                    for exact, sampled in zip(
+                        _integrals(mesh, wavenumber, part, fine),
+                        _integrals(mesh, wavenumber, part, coarse),
+                        strict=True,
+                    )
+                ]
+                rows, columns = (
+                    (3 * part.triangles[side][:, None] + part.corners[side]).numpy() for side in (0, 1)
+                )
+                if int(part.n_common[0]) == _IDENTICAL:
+                    values = [values[0] / 2, values[1] / 2, values[2] / 2]  # both ways round are added below
+                blocks.append((rows, columns, values))
+        return cls(*(_assembled(blocks, 3 * n, which) for which in ("single", "double")))
+
+
+def _with_rules(mesh: TriangleMesh, pairs: Pairs, order: int) -> list[tuple[Pairs, PairRule]]:
+    """Return all pairs by the rules that they need."""
+    i, j = pairs.triangles
+    between = (mesh.centroids[i] - mesh.centroids[j]).norm(dim=1)
+    beyond = between > _BEYOND * torch.maximum(mesh.diameters[i], mesh.diameters[j])
+    apart = pairs.n_common == 0
+    result = [(pairs[pairs.n_common == n], touching_rule(n, order)) for n in (1, 2, 3)]
+    result.append((pairs[apart & ~beyond], product_rule(*conical_rule(order))))
+    result.append((pairs[apart & beyond], product_rule(*conical_rule(max(order - 1, 2)))))
+    return result
+
+
+def _assembled(
+    blocks: list[tuple[NDArray[np.int64], NDArray[np.int64], list[NDArray[np.number]]]], n: int, which: str
+) -> csr_array:
+    """Return blocks (p, 3, 3) and what the pairs turned round give as a sparse matrix."""
+    rows, columns, entries = [], [], []
+    for left, right, (single, forth, back) in blocks:
+        straight, turned = (single, single) if which == "single" else (forth, back)
+        i, j = np.broadcast_arrays(left[:, :, None], right[:, None, :])
+        rows += [i.ravel(), j.ravel()]
+        columns += [j.ravel(), i.ravel()]
+        entries += [straight.ravel(), turned.ravel()]
+    if not rows:
+        return csr_array((n, n))
+    return coo_array(
+        (np.concatenate(entries), (np.concatenate(rows), np.concatenate(columns))), shape=(n, n)
+    ).tocsr()
+
+
+def _integrals(
+    mesh: TriangleMesh, wavenumber: complex, pairs: Pairs, rule: PairRule
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return integrals of G, of its derivative along the second and along the first normal; each of shape (p, 3, 3).
+
+    The first index is that of the corner of the first triangle in all three.
+    """
+    left, right, weights = (torch.from_numpy(part) for part in rule)
+    corners = [
+        torch.take_along_dim(mesh.corners[pairs.triangles[side]], pairs.corners[side][:, :, None], dim=1)
+        for side in (0, 1)
+    ]
+    # Relative to the first triangle, so that no digits go to the distance from the origin.
+    corners = [part - corners[0][:, :1] for part in corners]
+    difference = left @ corners[0] - right @ corners[1]
+    G, F = radial(difference.square().sum(dim=2), wavenumber)
+    i, j = pairs.triangles
+    along = [(difference * mesh.normals[side][:, None]).sum(dim=2) for side in (i, j)]
+    shapes = (weights[:, None, None] * left[:, :, None] * right[:, None, :]).reshape(-1, 9).to(G.dtype)
+    areas = (mesh.areas[i] * mesh.areas[j])[:, None]
+    single, second, first = (
+        ((values @ shapes) * areas).reshape(-1, 3, 3) for values in (G, F * along[1], -F * along[0])
+    )
+    return single, second, first

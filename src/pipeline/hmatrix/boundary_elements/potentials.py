@@ -1,0 +1,125 @@
+"""Potentials of layers on a surface, at points off it."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from pipeline.errors import ConfigError
+from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
+from pipeline.hmatrix.boundary_elements.normal_derivative import radial
+from pipeline.hmatrix.boundary_elements.pair_rules import conical_rule
+from pipeline.hmatrix.boundary_elements.quadrature import gauss_rule
+
+_EVALUATIONS = 2_000_000  # of the kernel at a time
+_CLOSE = 3.0  # diameters: triangles whose centers are nearer to a point have a rule of many points
+_CLOSEST = 0.25  # of a diameter: nearer to the surface no rule here is accurate
+_ORDER = 10  # of that rule: at a quarter of a diameter it leaves some 1e-4 of a triangle's potential
+
+
+def potential(
+    mesh: TriangleMesh,
+    wavenumber: complex,
+    points: NDArray[np.float64],
+    *,
+    single: NDArray[Any] | None = None,
+    double: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Return the potential of a single layer plus that of a double layer at points, shape (m,).
+
+    Costs O(m t).
+
+    Args:
+        mesh: The surface.
+        wavenumber: k of exp(i k r)/(4 pi r).
+        points: Shape (m, 3).
+        single: Density by its values at the corners of each triangle, shape (3 t,).
+        double: The same of the double layer.
+
+    Raises:
+        ConfigError: If a point is nearer to the surface than a quarter of a triangle.
+    """
+    places = torch.from_numpy(np.ascontiguousarray(points, np.float64))
+    if places.ndim != 2 or places.shape[1] != 3:
+        raise ValueError(f"points have the shape (m, 3), not {tuple(places.shape)}")
+    _require_distance(mesh, points)
+    dense = [None if d is None else torch.from_numpy(np.asarray(d).reshape(-1, 3)) for d in (single, double)]
+    kinds = [d.dtype for d in dense if d is not None]
+    is_complex = wavenumber.real != 0 or any(kind.is_complex for kind in kinds)
+    total = torch.zeros(len(places), dtype=torch.complex128 if is_complex else torch.float64)
+    rule = gauss_rule(7)
+    far = _Sources(mesh, wavenumber, rule, dense)
+    step = max(1, _EVALUATIONS // max(len(mesh) * len(rule[1]), 1))
+    for first in range(0, len(places), step):
+        x = places[first : first + step]
+        values = far(x[:, None], torch.arange(len(mesh)))
+        total[first : first + step] = values.sum(dim=1)
+    target, triangle = _close_pairs(mesh, points)
+    fine = _Sources(mesh, wavenumber, tuple(map(torch.from_numpy, conical_rule(_ORDER))), dense)
+    step = _EVALUATIONS // _ORDER**2
+    for first in range(0, len(target), step):
+        i, j = target[first : first + step], triangle[first : first + step]
+        better = fine(places[i], j) - far(places[i], j)
+        total.index_add_(0, i, better.to(total.dtype))
+    return np.asarray(total.numpy())
+
+
+class _Sources:
+    """Layers on triangles as sources at the points of a rule."""
+
+    def __init__(self, mesh: TriangleMesh, wavenumber: complex, rule: Any, dense: list[Any]) -> None:
+        self._mesh, self._wavenumber, self._dense = mesh, wavenumber, dense
+        self._coordinates, self._weights = rule
+
+    def __call__(self, x: torch.Tensor, triangles: torch.Tensor) -> torch.Tensor:
+        """Return potentials of triangles (n,) at points (n, 3), or (m, 1, 3) for all of (m, n)."""
+        mesh = self._mesh
+        y = self._coordinates @ mesh.corners[triangles].double()
+        away = x[..., None, :] - y
+        G, F = radial(away.square().sum(dim=-1), self._wavenumber)
+        single, double = self._dense
+        weights = self._weights * mesh.areas[triangles].double()[:, None]
+        total = torch.zeros((), dtype=G.dtype)
+        if single is not None:
+            total = total + (G * (weights * (single[triangles] @ self._coordinates.T.to(single.dtype)))).sum(
+                dim=-1
+            )
+        if double is not None:
+            along = (away * mesh.normals[triangles].double()[:, None]).sum(dim=-1)
+            density = weights * (double[triangles] @ self._coordinates.T.to(double.dtype))
+            total = total + (F * along * density).sum(dim=-1)
+        return total
+
+
+def inside(mesh: TriangleMesh, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell which points a closed surface is around: the double layer of Laplace's equation is -1 there, by Gauss."""
+    return potential(mesh, 0j, points, double=np.ones(3 * len(mesh))) < -0.5
+
+
+def _require_distance(mesh: TriangleMesh, points: NDArray[np.float64]) -> None:
+    """Raise unless points keep a quarter of a triangle's size from the surface."""
+    coordinates, _ = conical_rule(4)
+    samples = (coordinates @ mesh.corners.double().numpy()).reshape(-1, 3)
+    samples = np.concatenate([samples, mesh.vertices.double().numpy()])
+    size = np.concatenate(
+        [np.repeat(mesh.diameters.double().numpy(), len(coordinates)), np.zeros(len(mesh.vertices))]
+    )
+    distance, nearest = cKDTree(samples).query(points)
+    close = np.flatnonzero(distance < _CLOSEST * size[nearest])
+    if len(close):
+        worst = int(close[0])
+        raise ConfigError(
+            f"{len(close)} of {len(points)} points are nearer to the surface than a quarter of a triangle, the first "
+            f"is point {worst} at {np.asarray(points[worst]).tolist()}: move them away, or refine the mesh"
+        )
+
+
+def _close_pairs(mesh: TriangleMesh, points: NDArray[np.float64]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return points and triangles that are within some diameters of each other."""
+    centers, reach = mesh.centroids.double().numpy(), _CLOSE * mesh.diameters.double().numpy()
+    found = cKDTree(points).query_ball_point(centers, reach)
+    triangles = np.repeat(np.arange(len(mesh)), [len(f) for f in found])
+    targets = np.fromiter((i for f in found for i in f), np.int64, len(triangles))
+    return torch.from_numpy(targets), torch.from_numpy(triangles)

@@ -1,0 +1,218 @@
+"""Waves scattered by bodies and screens: sound-soft (the field vanishes) or sound-hard (its normal derivative does)."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.errors import ConfigError
+from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
+from pipeline.hmatrix.boundary_elements.operators import LayerOperators
+from pipeline.hmatrix.boundary_elements.problems import BoundarySolution, notes_on_wave, solve_system
+from pipeline.hmatrix.boundary_elements.quadrature import gauss_rule
+from pipeline.hmatrix.kernels import Helmholtz
+
+Condition = Literal["soft", "hard"]
+
+
+class Incident(Protocol):
+    """A wave that comes in: a solution of Helmholtz's equation around the surface."""
+
+    def values(self, points: NDArray[np.float64]) -> NDArray[Any]:
+        """Return its values at points (n, 3)."""
+
+    def gradients(self, points: NDArray[np.float64]) -> NDArray[Any]:
+        """Return its gradients, shape (n, 3)."""
+
+
+@dataclass(frozen=True)
+class PlaneWave:
+    """exp(i k d x).
+
+    Attributes:
+        wavenumber: k.
+        direction: d, where it goes; of any length but 0.
+    """
+
+    wavenumber: float
+    direction: tuple[float, float, float] = (0.0, 0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        length = math.hypot(*self.direction)
+        if not (math.isfinite(length) and length > 0):
+            raise ConfigError(f"direction: three numbers that are not all 0 are wanted, not {self.direction}")
+        x, y, z = (float(part) / length for part in self.direction)
+        object.__setattr__(self, "direction", (x, y, z))
+
+    def values(self, points: NDArray[np.float64]) -> NDArray[Any]:
+        """Return its values at points (n, 3)."""
+        return np.asarray(np.exp(1j * self.wavenumber * (points @ np.array(self.direction))))
+
+    def gradients(self, points: NDArray[np.float64]) -> NDArray[Any]:
+        """Return its gradients, shape (n, 3)."""
+        return np.asarray(1j * self.wavenumber * self.values(points)[:, None] * np.array(self.direction))
+
+
+@dataclass(frozen=True)
+class PointSource:
+    """exp(i k r)/(4 pi r) about a place.
+
+    Attributes:
+        wavenumber: k.
+        place: Where it is.
+    """
+
+    wavenumber: float
+    place: tuple[float, float, float]
+
+    def values(self, points: NDArray[np.float64]) -> NDArray[Any]:
+        """Return its values at points (n, 3)."""
+        r = np.linalg.norm(points - np.array(self.place), axis=1)
+        return np.asarray(np.exp(1j * self.wavenumber * r) / (4 * np.pi * r))
+
+    def gradients(self, points: NDArray[np.float64]) -> NDArray[Any]:
+        """Return its gradients, shape (n, 3)."""
+        away = points - np.array(self.place)
+        r = np.linalg.norm(away, axis=1)
+        slope = self.values(points) * (1j * self.wavenumber - 1 / r) / r
+        return np.asarray(slope[:, None] * away)
+
+
+@dataclass(frozen=True, eq=False)
+class Scattering:
+    """A scattered wave.
+
+    Attributes:
+        scattered: The scattered field as a function of points.
+        incident: The wave that came in.
+        condition: "soft" or "hard".
+        operators: Those of the surface, to solve for other waves with.
+    """
+
+    scattered: BoundarySolution
+    incident: Incident
+    condition: Condition
+    operators: LayerOperators = field(repr=False)
+
+    @property
+    def density(self) -> NDArray[Any]:
+        """The normal derivative of the total field on each triangle (soft), or its values at the vertices (hard).
+
+        On a screen these are the jumps from side to side.
+        """
+        return self.scattered.unknown
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the caller should know."""
+        return self.scattered.notes
+
+    def total(self, points: ArrayLike) -> NDArray[Any]:
+        """Return incident plus scattered field at points (m, 3); NaN inside of the body."""
+        places = np.asarray(points, np.float64)
+        return np.asarray(self.scattered(places) + self.incident.values(places))
+
+    def far_field(self, directions: ArrayLike) -> NDArray[Any]:
+        """Return f with a scattered field of exp(i k r)/r f(direction) far away; directions (m, 3) of any length."""
+        solution, mesh = self.scattered, self.scattered.mesh
+        towards = np.asarray(directions, np.float64)
+        towards = towards / np.linalg.norm(towards, axis=1, keepdims=True)
+        coordinates, weights = (part.numpy() for part in gauss_rule(7))
+        points = (coordinates @ mesh.corners.double().numpy()).reshape(-1, 3)
+        shares = (mesh.areas.double().numpy()[:, None] * weights).reshape(-1) / (4 * math.pi)
+        k = solution.wavenumber
+        waves = np.exp(-1j * k * (towards @ points.T)) * shares
+        total = np.zeros(len(towards), complex)
+        if solution.single is not None:
+            total += waves @ (solution.single.reshape(-1, 3) @ coordinates.T).reshape(-1)
+        if solution.double is not None:
+            density = (solution.double.reshape(-1, 3) @ coordinates.T).reshape(-1)
+            normals = np.repeat(mesh.normals.double().numpy(), len(weights), axis=0)
+            total += (waves * (-1j * k * (towards @ normals.T))) @ density
+        return total
+
+
+def solve_scattering(
+    mesh: TriangleMesh,
+    incident: Incident,
+    wavenumber: float,
+    *,
+    condition: Condition = "soft",
+    screen: bool | None = None,
+    tolerance: float = 1e-5,
+    operators: LayerOperators | None = None,
+) -> Scattering:
+    """Solve for the wave that a surface scatters.
+
+    A closed body, at every wavenumber [1]: (1/2 + K' - i k V) t = t_i - i k u_i for the normal derivative t of the
+    total field where it is soft, (1/2 - K + i/k W) u = u_i + i/k t_i for its values u where it is hard. An open
+    screen: V t = u_i, or W u = t_i, for the jumps.
+
+    Args:
+        mesh: The surface; of a closed body normals point out.
+        incident: What comes in, such as a `PlaneWave`.
+        wavenumber: k, in the inverse unit of the mesh.
+        condition: "soft" where the field vanishes on the surface, "hard" where its normal derivative does.
+        screen: Whether the surface is an open screen; left out, its open edges tell.
+        tolerance: Of the compression, and relative residual of the solve. Triangles limit the accuracy: errors fall as
+            the square of their size, on screens as their size.
+        operators: Of the mesh and wavenumber, from a solve before.
+
+    Raises:
+        ConfigError: If the mesh is not usable, or too coarse for the wave.
+        ConvergenceError: If the iteration does not converge.
+
+    References:
+        [1] Burton, Miller, "The application of integral equation methods to the numerical solution of some exterior
+            boundary-value problems", Proc. R. Soc. A 1971.
+    """
+    if condition not in ("soft", "hard"):
+        raise ValueError(f'condition is "soft" or "hard", not {condition!r}')
+    is_screen = not mesh.is_closed if screen is None else screen
+    kernel = Helmholtz(wavenumber)
+    layers = operators or LayerOperators(mesh, kernel, tolerance=tolerance, screen=is_screen)
+    if (layers.mesh is not mesh) or layers.kernel != kernel or layers.screen != is_screen:
+        raise ValueError("operators: they are those of another mesh, wavenumber or kind of surface")
+    warnings = tuple(str(finding) for finding in layers.diagnosis.warnings)
+    notes = (*warnings, *notes_on_wave(mesh, layers.wavenumber))
+    k = layers.wavenumber
+    normals = np.repeat(
+        mesh.normals.double().numpy(), 7, axis=0
+    )  # loads are taken at seven points a triangle
+
+    def derivatives(points: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray((incident.gradients(points) * normals).sum(axis=1))
+
+    if condition == "soft":
+        system = layers.single_layer()
+        right = layers.loads(incident.values, "P0")
+        if not is_screen:
+            system = layers.adjoint_double_layer() + 0.5 * layers.mass() + (-1j * k) * system
+            right = layers.loads(derivatives, "P0") - 1j * k * right
+        t, info = solve_system(system, right, tolerance)
+        single = -layers.on_panels(t, "P0")
+        solution = BoundarySolution(
+            mesh, k, None if is_screen else "exterior", single, None, t, "P0", info, notes
+        )
+        return Scattering(solution, incident, condition, layers)
+    system = layers.hypersingular("P1_0" if is_screen else "P1")
+    right = layers.loads(derivatives, "P1_0" if is_screen else "P1")
+    if not is_screen:
+        system = (1j / k) * system - layers.double_layer("P1", "P1") + 0.5 * layers.mass("P1", "P1")
+        right = layers.loads(incident.values, "P1") + 1j / k * right
+    u, info = solve_system(system, right, tolerance)
+    double = layers.on_panels(u, "P1_0" if is_screen else "P1")
+    solution = BoundarySolution(
+        mesh,
+        k,
+        None if is_screen else "exterior",
+        None,
+        double,
+        u,
+        "P1_0" if is_screen else "P1",
+        info,
+        notes,
+    )
+    return Scattering(solution, incident, condition, layers)
