@@ -8,6 +8,7 @@ import netCDF4
 import numpy as np
 import pyarrow as pa
 import pytest
+import rasterio
 from pyarrow import parquet
 
 from pipeline.data import load_points
@@ -58,7 +59,7 @@ def columns():
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 97, 1000])
-@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize("ending", sorted(set(FORMATS) - {".tif"}))
 def test_every_format_gives_the_numbers_that_were_written(tmp_path, monkeypatch, columns, ending, at_once):
     path = tmp_path / f"stations{ending}"
     write(path, columns)
@@ -111,6 +112,20 @@ def test_every_cell_of_a_netcdf_grid_is_a_row(tmp_path, monkeypatch, at_once):
     np.testing.assert_array_equal(places["lat"], y.ravel())
 
 
+def test_every_cell_of_a_raster_is_a_row(tmp_path):
+    raster(fill=7.0, crs="EPSG:4326")(tmp_path / "a.tif")
+    found = read_columns(tmp_path / "a.tif")
+    np.testing.assert_array_equal(found["x"], np.tile([5.5, 6.5, 7.5, 8.5], 3))
+    np.testing.assert_array_equal(found["y"], np.repeat([47.5, 46.5, 45.5], 4))
+    assert np.flatnonzero(found["1"] == 7.0).tolist() == [5]
+    options = {"path": tmp_path / "a.tif", "coordinates": ["x", "y"], "value": "1"}
+    assert len(load_points("file", **options, crs="lonlat").points) == 12
+    with pytest.raises(
+        ConfigError, match=r"its coordinates are lonlat, not plane; set points\.crs to lonlat"
+    ):
+        load_points("file", **options)
+
+
 def test_a_missing_cell_of_a_grid_is_named_with_its_place(tmp_path):
     with netCDF4.Dataset(tmp_path / "grid.nc", "w") as file:
         file.createDimension("lat", 3)
@@ -138,7 +153,7 @@ def test_coordinates_of_a_projection_stay_and_those_of_a_datum_become_places(tmp
         list(load_points("file", path=path, value="v", crs="EPSG:1").points)
 
 
-@pytest.mark.parametrize("ending", sorted(set(FORMATS) - {".npy"}))
+@pytest.mark.parametrize("ending", sorted(set(FORMATS) - {".npy", ".tif"}))
 def test_reading_takes_memory_for_a_part_of_the_rows_only(tmp_path, monkeypatch, ending):
     """Rows that are added to a file add less than a quarter of their bytes to what is in memory."""
     for module in ("numpy_files", "parquet", "netcdf", "geojson"):
@@ -213,6 +228,21 @@ def netcdf(cut=0, damage=False, **variables):
         if damage:
             content[8:400] = b"\xff" * 392
         path.write_bytes(content[: len(content) - cut])
+
+    return make
+
+
+def raster(cut=0, fill=1.0, turned=False, bands=1, **options):
+    def make(path):
+        cells = np.zeros((3, 4))
+        cells[1, 1] = fill
+        grid = rasterio.Affine(1, 0.2 * turned, 5, 0, -1, 48)
+        options.setdefault("dtype", "float64")
+        with rasterio.open(
+            path, "w", driver="GTiff", width=4, height=3, count=max(bands, 1), transform=grid, **options
+        ) as file:
+            file.write(cells.astype(options["dtype"]), 1)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size - cut])
 
     return make
 
@@ -341,6 +371,28 @@ MALFORMED = {
         (netcdf(lon=("s", X[:0]), lat=("s", X[:0]), mm=("s", X[:0])), "holds no rows"),
         (netcdf(lon=("x", X), lat=("z", np.zeros(4)), mm=("xy", np.zeros((2, 2)))), "no column 'lat'"),
     ],
+    ".tif": [
+        (b"", "cannot be read"),
+        (b"lon,lat,mm\n1,2,3\n", "cannot be read"),
+        (b"II*\0", "cannot be read"),
+        (b"MM\0*" + b"\xff" * 60, "cannot be read"),
+        (b"II*\0\x08\0\0\0" + b"\0" * 60, "cannot be read"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 60, "cannot be read"),
+        (npy(np.zeros((3, 3))), "cannot be read"),
+        (raster(cut=16), "cannot be read"),
+        (raster(cut=50), "cannot be read"),
+        (raster(cut=100), "tells no coordinates of its cells"),
+        (raster(cut=300), "cannot be read"),
+        (raster(turned=True), "its grid is turned"),
+        (raster(fill=np.nan), r"row 6 \(y 2, x 2\), column 1: .* found no value"),
+        (raster(fill=np.inf), r"row 6 \(y 2, x 2\), column 1: .* found 'inf'"),
+        (raster(fill=-np.inf), r"row 6 \(y 2, x 2\), column 1: .* found '-inf'"),
+        (raster(fill=-9.0, nodata=-9.0), r"row 6 \(y 2, x 2\), column 1: .* found no value"),
+        (raster(fill=1e38, nodata=1e38, dtype="float32"), "row 6 .* found no value"),
+        (raster(fill=7, nodata=7, dtype="int16"), "row 6 .* found no value"),
+        (raster(fill=255, nodata=255, dtype="uint8"), "row 6 .* found no value"),
+        (raster(dtype="complex64"), "holds complex64; wanted real numbers"),
+    ],
     ".geojson": [
         (b"", "cannot be read"),
         (b"lon,lat,mm\n1,2,3\n", "cannot be read"),
@@ -386,7 +438,7 @@ def test_a_malformed_file_is_one_line_about_its_mistake(tmp_path, ending, conten
         content(path)
     else:
         path.write_bytes(content)
-    names = ["0", "1", "2"] if ending == ".npy" else NAMES
+    names = {".npy": ["0", "1", "2"], ".tif": ["x", "y", "1"]}.get(ending, NAMES)
     with pytest.raises(ConfigError, match=words) as error:
         read_columns(path, names)
     assert "\n" not in str(error.value)

@@ -1,14 +1,16 @@
 """Hierarchical matrices: points, kernel, and how each is compressed, factorized and solved with."""
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.choice import Choice
-from pipeline.config.points import AnyPoints, FilePoints
+from pipeline.config.points import AnyPoints, Column, FilePoints
 from pipeline.config.section import Section
-from pipeline.hmatrix.kernels import KERNELS, Imported, Kernel, Matern, Stationary
+from pipeline.hmatrix.kernels import KERNELS, Imported, Kernel, Stationary
 from pipeline.options import Count, NotNegative, Positive, Seed, Tolerance
 
 Task = Literal["kriging", "capacitance", "classification", "solve"]
@@ -57,6 +59,45 @@ class Factor(Section):
     )
 
 
+class Grid(Section):
+    """A grid over the box of the points."""
+
+    spacing: Positive = Field(description="Distance of its rows and columns, in the unit of the coordinates.")
+
+
+class Predict(Section):
+    """Where values are predicted, with their standard deviations, and how these are written."""
+
+    path: str | None = Field(
+        None,
+        min_length=1,
+        description="File of the places: CSV, .npy, .npz, Parquet, NetCDF, GeoJSON or GeoTIFF, with the coordinates of "
+        "the points. Predictions are written in the format of its ending where that is .csv, .nc or .tif.",
+    )
+    coordinates: tuple[Column, ...] | None = Field(
+        None,
+        min_length=1,
+        description="Columns of the coordinates in that file; null takes the points' own names.",
+    )
+    grid: Grid | None = Field(None, description="A grid over the box of the points, in place of a file.")
+    format: Literal["csv", "nc", "tif"] | None = Field(
+        None,
+        description="Format of the predictions: csv, nc (NetCDF) or tif (GeoTIFF); null follows path, or is nc.",
+    )
+
+    @model_validator(mode="after")
+    def _a_file_or_a_grid(self) -> "Predict":
+        if (self.path is None) == (self.grid is None):
+            raise PydanticCustomError("task", "predict wants a path or a grid, and not both")
+        return self
+
+    @property
+    def file_name(self) -> str:
+        """What the predictions are written to, beside the solution."""
+        ending = Path(self.path or "places.nc").suffix.lower().removeprefix(".")
+        return f"predictions.{self.format or (ending if ending in ('csv', 'nc', 'tif') else 'csv')}"
+
+
 class Solve(Section):
     """How systems of equations are solved."""
 
@@ -82,7 +123,7 @@ class CompressSpec(Section):
         None,
         description="Choose length scale, variance and nugget by maximum likelihood on a part of the "
         "training points; "
-        "null takes those above.",
+        "null takes those above. A kernel's length_scale: fit asks for it too.",
     )
     compress: Compress = Field(default=Compress(), description="How the matrix is represented.")
 
@@ -90,7 +131,7 @@ class CompressSpec(Section):
 class SolveSpec(Section):
     """What the stage `solve` reads of a matrix."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"right_hand_side"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"right_hand_side", "predict"})
 
     task: Task = Field(
         description="What the solution is for: kriging (predict held-out values), capacitance (of a conductor), "
@@ -102,6 +143,11 @@ class SolveSpec(Section):
         description="What task solve solves for: a .npy file of shape (n,) or (n, m). Null takes the values at the "
         "points, or ones where there are none.",
     )
+    predict: Predict | None = Field(
+        None,
+        description="Where task kriging predicts values and their standard deviations; null predicts the held-out ones "
+        "and a map.",
+    )
     factor: Factor = Field(default=Factor(), description="How the matrix is factorized.")
     solve: Solve = Field(default=Solve(), description="How systems are solved.")
 
@@ -110,6 +156,16 @@ class Matrix(CompressSpec, SolveSpec):
     """One hierarchical matrix and the question that it answers."""
 
     points: AnyPoints = Field(description="The points, by name.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fit_a_length_scale(cls, data: Any) -> Any:
+        """Take `length_scale: fit` for a fit that starts from what the points suggest."""
+        kernel = data.get("kernel") if isinstance(data, Mapping) else None
+        if not isinstance(kernel, Mapping) or kernel.get("length_scale") != "fit":
+            return data
+        fit = {} if data.get("fit") is None else data["fit"]
+        return {**data, "kernel": {**kernel, "length_scale": 1.0}, "fit": fit}
 
     @model_validator(mode="after")
     def _task_fits_points(self) -> "Matrix":
@@ -123,6 +179,14 @@ class Matrix(CompressSpec, SolveSpec):
         if self.task == "kriging" and isinstance(self.points, FilePoints) and not self.points.part_held_out:
             raise PydanticCustomError(
                 "task", "task 'kriging' needs points.value, and points.held_out above 0 to judge predictions"
+            )
+        if self.predict is not None and self.task != "kriging":
+            raise PydanticCustomError("task", "predict belongs to task 'kriging', and only to it")
+        if self.fit is not None and isinstance(self.points, FilePoints) and len(self.points.values) > 1:
+            raise PydanticCustomError(
+                "task",
+                "fit needs one points.value, found {n}; make a matrix of each",
+                {"n": len(self.points.values)},
             )
         if self.task != "solve" and self.right_hand_side is not None:
             raise PydanticCustomError("task", "right_hand_side belongs to task 'solve', and only to it")
@@ -147,13 +211,15 @@ class Matrix(CompressSpec, SolveSpec):
             )
         if self.task == "classification" and not isinstance(self.kernel, Stationary):
             raise PydanticCustomError("task", "task 'classification' needs a kernel with a length_scale")
-        if self.fit is not None and (self.task != "kriging" or not isinstance(self.kernel, Matern)):
-            raise PydanticCustomError("task", "fit needs task 'kriging' and kernel 'matern'")
+        if self.fit is not None and (self.task != "kriging" or not isinstance(self.kernel, Stationary)):
+            raise PydanticCustomError("task", "fit needs task 'kriging' and a kernel with a length_scale")
         return self
 
     def files(self) -> dict[str, str]:
         """The files of one's own that the matrix is made from, by the key that names each."""
         found = {"points.path": self.points.path} if isinstance(self.points, FilePoints) else {}
+        if self.predict is not None and self.predict.path is not None:
+            found["predict.path"] = self.predict.path
         return found | ({} if self.right_hand_side is None else {"right_hand_side": self.right_hand_side})
 
 

@@ -78,8 +78,9 @@ class OwnPoints:
                 f"{path}: longitude and latitude are two columns, found {len(axes)} ({', '.join(axes)}); name them in "
                 "points.coordinates"
             )
-        if crs == "plane" and table.geographic:
-            raise ConfigError(f"{path}: GeoJSON holds longitudes and latitudes; set points.crs to lonlat")
+        if table.crs not in ("", "EPSG:4326" if crs == "lonlat" else crs):
+            wanted = "lonlat" if table.crs == "EPSG:4326" else table.crs
+            raise ConfigError(f"{path}: its coordinates are {wanted}, not {crs}; set points.crs to {wanted}")
         told = dict(zip(values, units, strict=False))
         return cls(
             table=table,

@@ -113,7 +113,7 @@ def run(options: Namespace) -> None:
 def _covariance(spec: CompressSpec, points: Artifact) -> Covariance:
     """The kernel and the nugget: as the study gives them, fitted by likelihood, or scaled by the median distance."""
     kernel = spec.kernel
-    if spec.fit is not None and isinstance(kernel, kernels.Matern):
+    if spec.fit is not None and isinstance(kernel, kernels.Stationary):
         process = kriging.fitted(
             points, kernel, spec.compress.tolerance, SMALLEST_NUGGET, spec.fit.seed, spec.fit.subsample
         )

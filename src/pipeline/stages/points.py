@@ -72,6 +72,8 @@ def _places(draft: Draft, spec: AirportPoints | CityPoints | GeoidPoints) -> Poi
         dimension=places.points.shape[1],
         unit=unit,
         quantity=quantity,
+        coordinates=("longitude", "latitude"),
+        crs="lonlat",
         description=places.description,
     )
 

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,7 @@ class Problem:
 class Solved:
     """A solution with all that its answer is computed from."""
 
+    spec: SolveSpec
     points: Artifact
     compressed: Artifact
     solution: Tensor
@@ -76,11 +78,12 @@ class Solved:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a solution says: numbers for the report, a line for the log, and arrays with units for figures."""
+    """What a solution says: numbers for the report, a line for the log, arrays with units, and what writes files."""
 
     result: Result
     line: str
     arrays: dict[str, tuple[NDArray[Any], str]] = field(default_factory=dict)
+    files: dict[str, Callable[[Path], None]] = field(default_factory=dict)
 
 
 def run(options: Namespace) -> None:
@@ -110,7 +113,7 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
     alone = distributed_product(problem.operator, solution, Serial())
     logdet = factorization.logdet() if factorization.kind == "cholesky" else None
     given = "values at the points" if points.has("values") else "ones"
-    solved = Solved(points, compressed, solution, logdet, spec.right_hand_side or given)
+    solved = Solved(spec, points, compressed, solution, logdet, spec.right_hand_side or given)
     answer = ANSWERS[spec.task](solved)
     with create(
         options.output,
@@ -122,6 +125,8 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
         draft.save_table("residuals", [{"iteration": i, "residual": r} for i, r in enumerate(info.residuals)])
         for array, (values, unit) in answer.arrays.items():
             draft.save_array(array, values, unit=unit)
+        for name_of_file, write in answer.files.items():
+            write(draft.path(name_of_file))
         draft.facts = SolutionFacts(
             result=answer.result,
             solve=SolveCost(
@@ -237,12 +242,16 @@ def exact_residual(solved: Solved, right_hand_side: Tensor) -> float | None:
 def _kriging(solved: Solved) -> Answer:
     """Predict the held-out values and a map with their uncertainty, and judge by the mean predictor."""
     facts = solved.compressed.facts_as(OperatorFacts)
-    result, arrays = kriging.answer(solved.points, solved.kernel, facts.nugget, facts.compress.tolerance)
+    found = kriging.answer(
+        solved.points, solved.kernel, facts.nugget, facts.compress.tolerance, solved.spec.predict
+    )
+    result = found.result
     return Answer(
         result=result,
         line=f"{result.quantity} of {result.n_held_out} held-out places to {result.rmse:.4g} {result.unit} RMSE, "
         f"mean predictor {result.rmse_mean_predictor:.4g}; {result.coverage_95:.1%} lie in 95 % intervals",
-        arrays=arrays,
+        arrays=found.arrays,
+        files={result.predictions: found.field.write} if result.predictions and found.field else {},
     )
 
 

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from pipeline.artifacts.results.facts import Facts, Number
 
@@ -44,6 +44,9 @@ class KrigingResult(BaseModel):
         coverage_95: Share of held-out values within their 95 % intervals.
         rmse_left_out: RMSE of the training values, each predicted from all others.
         std_relative_error: Relative standard error of the standard deviations of the map.
+        predictions: File of the predictions that the study asked for, beside the solution.
+        n_predicted: How many places it has.
+        others: The same of the other values, where there are several.
     """
 
     rmse: Number
@@ -58,6 +61,9 @@ class KrigingResult(BaseModel):
     coverage_95: Number = None
     rmse_left_out: Number = None
     std_relative_error: Number = None
+    predictions: str | None = None
+    n_predicted: int | None = None
+    others: list["KrigingResult"] = Field(default_factory=list)
 
 
 class CapacitanceResult(BaseModel):

@@ -1,4 +1,4 @@
-"""Tables of numbers from files: CSV, NumPy's arrays, Parquet, NetCDF and GeoJSON.
+"""Tables of numbers from files: CSV, NumPy's arrays, Parquet, NetCDF, GeoJSON and GeoTIFF.
 
 A new format is one file with one function, and one line in `FORMATS`.
 """
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.tables.delimited import open_csv
 from pipeline.data.tables.geojson import open_geojson
+from pipeline.data.tables.geotiff import open_geotiff
 from pipeline.data.tables.netcdf import open_netcdf
 from pipeline.data.tables.numpy_files import open_npy, open_npz
 from pipeline.data.tables.parquet import open_parquet
@@ -26,6 +27,7 @@ FORMATS: dict[str, Callable[[Path], Table]] = {
     ".parquet": open_parquet,
     ".nc": open_netcdf,
     ".geojson": open_geojson,
+    ".tif": open_geotiff,
 }
 
 

@@ -32,7 +32,7 @@ def open_geojson(path: Path) -> Table:
         (*geometry, *numeric),
         lambda names: _read(path, names, len(position)),
         units={"lon": "degrees", "lat": "degrees", "height": "m"},
-        geographic=True,
+        crs="EPSG:4326",
     )
 
 

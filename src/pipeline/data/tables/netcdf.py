@@ -45,7 +45,8 @@ def open_netcdf(path: Path) -> Table:
             raise unreadable(path, error, "write it again as NetCDF") from None
 
     widest = max(shapes.values(), key=len)
-    columns = tuple(name for name, shape in shapes.items() if shape.keys() <= widest.keys())
+    axes_alone = all([name] == list(shape) for name, shape in shapes.items())
+    columns = tuple(name for name, shape in shapes.items() if axes_alone or shape.keys() <= widest.keys())
     return Table(
         path,
         columns,
@@ -61,7 +62,7 @@ def _axes(path: Path, shapes: dict[str, dict[str, int]]) -> dict[str, int]:
     for name, shape in shapes.items():
         foreign = [dimension for dimension in shape if dimension not in shapes[widest]]
         if foreign and len(shape) == 1 and len(shapes[widest]) == 1:
-            # Coordinates alone span a grid.
+            # Coordinate variables alone span a grid.
             return {key: n for other in reversed(list(shapes)) for key, n in shapes[other].items()}
         if foreign:
             raise ConfigError(

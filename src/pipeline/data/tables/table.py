@@ -28,7 +28,7 @@ class Table:
         units: Units by column, where the file tells them.
         axes: Returns the names and sizes of the dimensions that rows of such columns run through, the last one fastest;
             of a list of places there are none to tell.
-        geographic: Whether the format says that its coordinates are longitude and latitude.
+        crs: The code of the coordinates' system, such as "EPSG:4326", where the file tells it.
     """
 
     path: Path
@@ -36,7 +36,7 @@ class Table:
     read: Callable[[Sequence[str]], Iterator[Rows]]
     units: Mapping[str, str] = field(default_factory=dict)
     axes: Callable[[Sequence[str]], Mapping[str, int]] = field(default=lambda names: {})
-    geographic: bool = False
+    crs: str = ""
 
     def chosen(self, names: Sequence[str] | None) -> list[str]:
         """The names, which have to be there; all columns by default.

@@ -108,6 +108,16 @@ def result_text(name: str, matrix: Mapping[str, Any], n_classes: int = 0) -> str
                 if is_number(result.get("coverage_95"))
                 else ""
             )
+            + (
+                f" {result['predictions']}, beside its solution, holds mean and standard deviation at "
+                f"{count(result.get('n_predicted'))} places."
+                if result.get("predictions")
+                else ""
+            )
+            + "".join(
+                f" {result_text(name, {**matrix, 'result': other}, n_classes)}"
+                for other in result.get("others") or []
+            )
         )
     if is_number(result.get("capacitance")):
         reference, error = result.get("reference"), result.get("relative_error")

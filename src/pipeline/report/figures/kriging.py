@@ -33,8 +33,10 @@ def _map(
     *,
     dots: bool,
 ) -> Drawing | None:
+    on_globe = f"{name}/grid_longitude" in arrays
+    names = ("longitude", "latitude") if on_globe else ("x", "y")
     longitude, latitude, grid = (
-        arrays.get(f"{name}/{array}") for array in ("grid_longitude", "grid_latitude", key)
+        arrays.get(f"{name}/{array}") for array in (*(f"grid_{axis}" for axis in names), key)
     )
     if longitude is None or latitude is None or grid is None or grid.shape != (len(latitude), len(longitude)):
         return None
@@ -50,14 +52,14 @@ def _map(
         latitude.min() - step_y,
         latitude.max() + step_y,
     )
-    data = Data(("longitude", "latitude", f"true {quantity.label}", f"predicted {quantity.label}"))
+    data = Data((*names, f"true {quantity.label}", f"predicted {quantity.label}"))
     with canvas(6.9, 3.9) as figure:
         axes = figure.add_subplot()
         picture = axes.imshow(
             grid[np.ix_(order, np.argsort(longitude))], extent=extent, cmap=colors, vmin=low, vmax=high,
-            interpolation="none", aspect="equal" if extent[1] - extent[0] <= 360.1 else "auto",
+            interpolation="none", aspect="equal" if not on_globe or extent[1] - extent[0] <= 360.1 else "auto",
         )  # fmt: skip
-        x, y, truth = (arrays.get(f"{name}/{key}") for key in ("longitude", "latitude", "values"))
+        x, y, truth = (arrays.get(f"{name}/{key}") for key in (*names, "values"))
         dots = dots and x is not None
         if dots and x is not None and y is not None and truth is not None and len(x) == len(y) == len(truth):
             axes.scatter(
@@ -70,12 +72,13 @@ def _map(
         axes.set_xlim(extent[0], extent[1])
         axes.set_ylim(extent[2], extent[3])
         axes.grid(False)
-        axes.set_xlabel("longitude")
-        axes.set_ylabel("latitude")
+        axes.set_xlabel(names[0])
+        axes.set_ylabel(names[1])
         title = f"{what} {quantity.name}"
         axes.set_title(f"{title}; dots: the truth, held out" if dots else title)
+        degree = "°" if on_globe else ""
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(lambda value, _: f"{value:g}°".replace("-", "−"))
+            axis.set_major_formatter(lambda value, _: f"{value:g}{degree}".replace("-", "−"))
         bar = figure.colorbar(picture, ax=axes, fraction=0.025, pad=0.02, aspect=28, shrink=0.7)
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
@@ -177,7 +180,7 @@ def variogram_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | Non
         logarithmic(axes, "x")
         axes.set_ylim(bottom=0)
         axes.set_title("Variogram")
-        axes.set_xlabel("distance (radii of the globe)")
+        axes.set_xlabel("distance (radii of the globe)" if f"{name}/longitude" in arrays else "distance")
         axes.set_ylabel("semivariance, standardized")
         axes.legend()
         words = (

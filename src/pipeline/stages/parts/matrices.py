@@ -24,11 +24,17 @@ def single_layer_of(points: Artifact, compressed: Artifact | None = None) -> Sin
     return SingleLayer(mesh, near_field=near_field)
 
 
-def standardized(points: Artifact) -> tuple[Tensor, float, float]:
+def standardized(points: Artifact, column: int = 0) -> tuple[Tensor, float, float]:
     """The training values with mean 0 and variance 1, and the mean and deviation taken off."""
-    values = tensor(points, "values").double()
+    values = column_of(points, "values", column)
     mean, deviation = float(values.mean()), float(values.std())
     return (values - mean) / (deviation or 1.0), mean, deviation or 1.0
+
+
+def column_of(points: Artifact, name: str, column: int) -> Tensor:
+    """One of several values, or the only one, shape (n,)."""
+    found = tensor(points, name).double()
+    return found.reshape(len(found), -1)[:, column].contiguous()
 
 
 def in_words(kernel: Kernel) -> str:
