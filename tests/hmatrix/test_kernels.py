@@ -24,6 +24,7 @@ CASES = {
     "laplace_single_layer": LaplaceSingleLayer(),
     "helmholtz": Helmholtz(wavenumber=3.0),
     "yukawa": Yukawa(decay=2.0),
+    "thin_plate": kernels.ThinPlate(variance=2.0),
     "custom": Custom(absolute_difference, symmetric=True),
     "imported": kernels.Imported("torch:cdist", symmetric=True),
 }

@@ -10,12 +10,14 @@ from pydantic_core import PydanticCustomError
 from pipeline.config.choice import Choice
 from pipeline.config.points import AnyPoints, Column, FilePoints
 from pipeline.config.section import Section
-from pipeline.hmatrix.kernels import KERNELS, Imported, Kernel, Stationary
+from pipeline.hmatrix.kernels import KERNELS, Imported, Kernel, Stationary, ThinPlate
 from pipeline.options import Count, NotNegative, Positive, Seed, Tolerance
 
 Task = Literal["kriging", "capacitance", "classification", "solve"]
 # A kernel of one's own is a function in Python, and in a study the path of one.
-STUDIED: dict[str, type[Kernel]] = {name: kind for name, kind in KERNELS.items() if kind is not Imported}
+STUDIED: dict[str, type[Kernel]] = {
+    name: kind for name, kind in KERNELS.items() if kind not in (Imported, ThinPlate)
+}
 STUDIED["custom"] = Imported
 # The points that a task can be asked about.
 POINTS_OF: dict[str, tuple[str, ...]] = {

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.entries import length_scales
+from pipeline.hmatrix.gaussian_process.anchored import is_stationary
 from pipeline.hmatrix.kernels import Kernel
 
 Array = NDArray[np.float64]
@@ -81,8 +82,9 @@ def neighborhoods(
     wanted = points if targets is None else targets
     scales = length_scales(kernel)
     metric = np.ones(points.shape[1]) if scales is None else 1 / np.array(scales)
-    origin = points[0]  # relative to one point, so that points far from the origin keep their distances
-    points, wanted = points - origin, wanted - origin
+    if is_stationary(kernel):
+        # Relative to one point, so that points far from the origin keep their distances.
+        points, wanted = points - points[0], wanted - points[0]
     size = 1 if leave_out else _group_size(len(wanted) / max(len(points), 1))
     groups = _groups(wanted * metric, size)
     m = min(n_neighbors, len(points) - leave_out)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
+from pipeline.hmatrix.gaussian_process.anchored import Anchored
 from pipeline.hmatrix.kernels import Kernel, Product, Scaled, Sum
 
 NUGGET = "nugget"
@@ -84,6 +85,9 @@ def _walk(
         yield from inner
         if not any(p.field == "variance" for p in inner) and _is_positive(kernel.factor):
             yield Parameter(f"{prefix}factor", (*path, "factor"), scales_all)
+        return
+    if isinstance(kernel, Anchored):
+        yield from _walk(kernel.kernel, (*path, "kernel"), prefix, scales_all=scales_all)
         return
     for field in fields(kernel):
         value = getattr(kernel, field.name)

@@ -12,13 +12,19 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
+from pipeline.hmatrix.gaussian_process.anchored import Anchored, conditional_degree, is_covariance
 from pipeline.hmatrix.gaussian_process.conditional import Conditional, as_tensor_like
 from pipeline.hmatrix.gaussian_process.likelihood import Evaluation, Likelihood
 from pipeline.hmatrix.gaussian_process.maximize import Optimum, by_lbfgs, by_scoring
 from pipeline.hmatrix.gaussian_process.parameters import NUGGET, free_parameters, logarithms, with_logarithms
 from pipeline.hmatrix.gaussian_process.scores import scores
 from pipeline.hmatrix.gaussian_process.start import bounds_of, residual_variance, starts
-from pipeline.hmatrix.gaussian_process.trend import Regressors, Trend, require_independent
+from pipeline.hmatrix.gaussian_process.trend import (
+    Regressors,
+    Trend,
+    require_independent,
+    require_polynomials,
+)
 from pipeline.hmatrix.inputs import as_array, as_points, require_kernel, require_tolerance
 from pipeline.hmatrix.kernels import Kernel
 
@@ -41,7 +47,8 @@ class GaussianProcess:
     likelihood by scoring steps; each costs some factorizations in near-linear time. Equal data give equal results.
 
     Args:
-        kernel: The covariance; its parameters are where the fit starts. Sums, products and multiples will do.
+        kernel: The covariance; its parameters are where the fit starts. Sums, products and multiples will do. So will
+            conditionally positive definite kernels (`kernels.ThinPlate`), with a linear trend and method="reml".
         nugget: Variance of the noise, or "fit".
         trend: Mean: "constant", "linear", "quadratic", the degree of a polynomial, a function of the points that
             returns regressors of shape (n, p), or None for a mean of zero.
@@ -201,7 +208,13 @@ class GaussianProcess:
             )
         if self.method not in ("ml", "reml"):
             raise ConfigError(f"method: no {self.method!r}; give 'ml' or 'reml'")
-        if not (self.kernel.symmetric and self.kernel.positive_definite) or self.kernel.singular:
+        degree = conditional_degree(self.kernel)
+        if degree >= 0 and self.method != "reml":
+            raise ConfigError(
+                f"method: {type(self.kernel).__name__} is positive definite beside a trend alone, whose coefficients "
+                "the likelihood must not count; give method='reml'"
+            )
+        if not is_covariance(self.kernel):
             raise ConfigError(
                 f"kernel: {type(self.kernel).__name__} is no covariance; give a symmetric positive definite one, such "
                 "as Matern, or Custom(function, symmetric=True, positive_definite=True)"
@@ -214,12 +227,16 @@ class GaussianProcess:
 
     def _likelihood(self, points: Array, values: Array, basis: Array, noise: Array) -> Likelihood:
         varies = self.nugget == "fit" and NUGGET not in self.fixed
+        degree = conditional_degree(self.kernel)
+        if degree >= 0:
+            require_polynomials(self.trend, degree)
+        kernel = Anchored.at(self.kernel, points) if degree >= 0 else self.kernel
         free = (
             () if self.optimizer is None
-            else free_parameters(self.kernel, fixed=self.fixed, smoothness=self.smoothness)
+            else free_parameters(kernel, fixed=self.fixed, smoothness=self.smoothness)
         )  # fmt: skip
         likelihood = Likelihood(
-            points, values, basis, noise, self.kernel, free,
+            points, values, basis, noise, kernel, free,
             nugget=1.0 if varies else float(self.nugget), nugget_varies=varies, tolerance=self.tolerance,
             restricted=self.method == "reml", seed=self.random_state,
         )  # fmt: skip
@@ -250,7 +267,11 @@ class GaussianProcess:
 
     def _adopt(self, evaluation: Evaluation, regressors: Regressors) -> None:
         model = self._model
-        self.kernel_, self.nugget_ = evaluation.kernel, evaluation.nugget
+        fitted = evaluation.kernel
+        self.kernel_, self.nugget_ = (
+            fitted.kernel if isinstance(fitted, Anchored) else fitted,
+            evaluation.nugget,
+        )
         self.log_likelihood_, self.log_likelihood_error_ = evaluation.value, evaluation.error
         self.beta_ = evaluation.beta
         self.n_features_in_ = model.points.shape[1]

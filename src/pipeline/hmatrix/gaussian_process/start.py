@@ -18,6 +18,7 @@ from scipy.optimize import minimize
 from scipy.spatial import cKDTree
 
 from pipeline.errors import ConfigError
+from pipeline.hmatrix.gaussian_process.anchored import Anchored, is_stationary
 from pipeline.hmatrix.gaussian_process.likelihood import Likelihood
 from pipeline.hmatrix.gaussian_process.parameters import NUGGET
 
@@ -62,6 +63,7 @@ def bounds_of(likelihood: Likelihood, given: Mapping[str, tuple[float, float]]) 
     near = float(np.median(nearest[nearest > 0])) if (nearest > 0).any() else 1.0
     extents = np.ptp(points, axis=0)
     extent = float(np.linalg.norm(extents)) or 1.0
+    unit = _unit(likelihood)
     lower, upper = np.empty(len(likelihood.names)), np.empty(len(likelihood.names))
     for i, name in enumerate(likelihood.names):
         parameter = likelihood.parameters[i] if i < len(likelihood.parameters) else None
@@ -69,7 +71,7 @@ def bounds_of(likelihood: Likelihood, given: Mapping[str, tuple[float, float]]) 
         if kind == "length_scale":
             pair = (_NEAREST * near, _FARTHEST * extent)
         elif kind in ("variance", "factor"):
-            pair = (variance / _SPREAD, variance * _SPREAD)
+            pair = (variance / unit / _SPREAD, variance / unit * _SPREAD)
         elif kind == NUGGET:
             pair = (_SMALLEST_NUGGET * variance / float(likelihood.noise.mean()), 10 * variance)
         else:
@@ -94,6 +96,16 @@ def residual_variance(likelihood: Likelihood) -> float:
             "covariance to fit"
         )
     return variance
+
+
+def _unit(likelihood: Likelihood) -> float:
+    """Return the variance of the field where the kernel's own variance is 1: another number for anchored kernels."""
+    kernel = likelihood.kernel
+    variance = getattr(kernel.kernel, "variance", None) if isinstance(kernel, Anchored) else None
+    if variance is None:
+        return 1.0
+    sample = likelihood.points[:: max(1, len(likelihood.points) // 1000)]
+    return float(kernel.diagonal(sample).mean()) / float(variance)
 
 
 def ordinary_residual(likelihood: Likelihood) -> Array:
@@ -128,7 +140,8 @@ class Groups:
         centers = likelihood.points[generator.choice(n, count, replace=False)]
         members = cKDTree(likelihood.points).query(centers, k=size)[1].reshape(count, size)
         # Relative to one point, so that points far from the origin keep their distances.
-        points = likelihood.points - likelihood.points[0]
+        origin = likelihood.points[0] if is_stationary(likelihood.kernel) else 0.0
+        points = likelihood.points - origin
         arrays = (points[members], ordinary_residual(likelihood)[members], likelihood.noise[members])
         return cls(likelihood, *map(torch.from_numpy, arrays))
 
@@ -165,7 +178,7 @@ def starts(
         if kind == "length_scale":
             typical[i] = math.log(radius)
         elif kind == "variance":
-            typical[i] = variance - math.log(max(n_variances, 1))
+            typical[i] = variance - math.log(max(n_variances, 1) * _unit(likelihood))
         elif kind == NUGGET:
             typical[i] = variance + math.log(0.1)
     given = [likelihood.start, typical, *generator.uniform(lower, upper, (n_random, len(lower)))]

@@ -85,6 +85,19 @@ class Regressors:
         return columns
 
 
+def require_polynomials(trend: Trend, degree: int) -> None:
+    """Raise ConfigError unless a trend has the polynomials up to a degree; a function of one's own is taken to."""
+    if callable(trend):
+        return
+    given = _DEGREES.get(trend, -1) if isinstance(trend, str) else trend
+    if given is None or given < degree:
+        names = [name for name, of in _DEGREES.items() if of >= degree]
+        raise ConfigError(
+            f"trend: the kernel is positive definite beside polynomials of degree {degree} alone; give one of "
+            f"{', '.join(names)}, not {trend!r}"
+        )
+
+
 def require_independent(columns: Array) -> None:
     """Raise ConfigError unless there are fewer regressors than values, and none is a combination of the others."""
     n, p = columns.shape

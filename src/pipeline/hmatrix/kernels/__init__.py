@@ -12,6 +12,7 @@ from pipeline.hmatrix.kernels.covariance import Matern, RationalQuadratic, Squar
 from pipeline.hmatrix.kernels.custom import Custom, Imported
 from pipeline.hmatrix.kernels.distances import distances, squared_distances
 from pipeline.hmatrix.kernels.potentials import Helmholtz, LaplaceSingleLayer, Yukawa
+from pipeline.hmatrix.kernels.spline import ThinPlate
 
 __all__ = [
     "KERNELS",
@@ -28,6 +29,7 @@ __all__ = [
     "Stationary",
     "Sum",
     "Swapped",
+    "ThinPlate",
     "Yukawa",
     "build",
     "distances",
@@ -44,6 +46,7 @@ KERNELS: dict[str, type[Kernel]] = {
         LaplaceSingleLayer,
         Helmholtz,
         Yukawa,
+        ThinPlate,
         Custom,
         Imported,
     )

@@ -30,6 +30,8 @@ class Kernel:
         positive_definite: Its integral operator is positive definite, so that the matrix is too, given the
             diagonal that belongs to it; a Cholesky factorization is tried first.
         is_complex: Blocks are complex.
+        conditional_degree: Where the kernel is positive definite only on coefficients that are orthogonal to
+            polynomials, their degree; else -1.
         singular: k(x, y) grows without bound as y approaches x; k(x, x) is then given as 0.
     """
 
@@ -38,6 +40,7 @@ class Kernel:
     positive_definite: ClassVar[bool] = False
     is_complex: ClassVar[bool] = False
     singular: ClassVar[bool] = False
+    conditional_degree: ClassVar[int] = -1
 
     # NumPy's numbers leave their products with a kernel to it.
     __array_ufunc__: ClassVar[None] = None
