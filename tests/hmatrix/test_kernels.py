@@ -93,7 +93,8 @@ def test_singular_kernels_and_only_they_vanish_where_points_coincide(name, point
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in CASES if name not in ("custom", "imported") and not CASES[name].singular]
+    "name",
+    [name for name in CASES if name not in ("custom", "imported", "thin_plate") and not CASES[name].singular],
 )
 def test_covariances_are_positive_definite(name, points):
     assert CASES[name].positive_definite
