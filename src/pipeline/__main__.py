@@ -92,13 +92,14 @@ def _parser() -> argparse.ArgumentParser:
     stage(
         "embeddings", "Make the points of a matrix from a network's features.", "spec", "network", "dataset"
     )
-    stage("compress", "Compress a matrix to H2 form.", "spec", "points")
+    compress = stage("compress", "Compress a matrix to H2 form.", "spec", "points")
     solve = stage(
         "solve", "Factorize and solve, and answer the matrix's question.", "spec", "points", "operator"
     )
-    solve.add_argument(
-        "--processes", type=int, metavar="N", help="refuse to run with another number of processes"
-    )
+    for together in (compress, solve):
+        together.add_argument(
+            "--processes", type=int, metavar="N", help="refuse to run with another number of processes"
+        )
     stage("scaling", "Measure time and storage against the number of points.", "spec")
     report = stage("report", "Write the study's page and metrics.", "spec")
     report.add_argument(

@@ -29,9 +29,10 @@ def test_both_residuals_are_named_for_their_matrix(matrix):
     assert "Residual, exact rows" not in texts(matrix)
 
 
-def test_the_distributed_difference_is_that_of_a_product(matrix):
-    text = "3.3 × 10⁻¹³ relative difference between 2 processes and one"
-    assert texts(matrix)["Distributed product"] == text
+def test_the_processes_that_share_a_matrix_are_counted(matrix):
+    assert texts(matrix)["Divided among"] == "2 processes"
+    matrix["solve"]["processes"] = 1
+    assert texts(matrix)["Divided among"] == "one process"
 
 
 def test_determinant_and_likelihood_need_a_tight_factorization(matrix):

@@ -164,7 +164,6 @@ def test_numbers_come_from_the_metrics(metrics, no_svg):
         ("matrices", "airports", "solve", "logdet"),
         ("matrices", "airports", "solve", "exact_residual"),
         ("matrices", "airports", "solve", "relative_residual"),
-        ("matrices", "airports", "solve", "difference_to_one_process"),
         ("matrices", "airports", "nugget"),
         ("matrices", "airports", "compress", "n_rows"),
         ("matrices", "airports", "solve", "iterations"),

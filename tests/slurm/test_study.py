@@ -58,7 +58,7 @@ STAGES = {
     "train/kfac_smoothed/seed0": ("gpu", "g[1-2]"),
     "convert/kfac_smoothed": ("cpu", None),
     "time_layers/kfac_smoothed": ("cpu", None),
-    "compress/airports": ("cpu", None),
+    "compress/airports": ("mpi", "m[1-2]"),
     "solve/airports": ("mpi", "m[1-2]"),
     "report": ("cpu", None),
 }
@@ -93,8 +93,8 @@ def test_small_jobs_share_the_queues_places(place, mini, slurm):
     mini["matrices"] = {f"m{i}": matrix for i in range(8)}
     (place.folder / "mini.yaml").write_text(yaml.safe_dump(mini))
     before = slurm.all_jobs()
-    place.start(*(place.manifest(f"compress/m{i}") for i in range(8))).end()
-    # Sixteen jobs, in groups of four matrices.
+    place.start(*(place.manifest(f"points/m{i}") for i in range(8))).end()
+    # Eight jobs, in groups of four matrices.
     assert slurm.all_jobs() - before == 2
 
 
@@ -108,5 +108,5 @@ def test_a_matrix_that_never_succeeds_spares_others_that_do_not_share_its_place(
     targets = [place.manifest(f"compress/{name}") for name in mini["matrices"]]
     said = place.start(*targets).end(code=1)
     assert "ask for a larger tolerance" in said
-    place.start(*targets, "--group-components", "matrices=1").end(code=1)
+    place.start(*targets).end(code=1)
     assert [(place.folder / target).exists() for target in targets] == [True, True, False]

@@ -14,6 +14,7 @@ from pipeline.operations.outline import outline
 from pipeline.operations.paths import own_files, results_folder
 from pipeline.operations.unsupported import refuse_unsupported
 from pipeline.runtime.code_digest import code_digest as digest
+from pipeline.runtime.foretelling import Node, foretold_job
 from pipeline.runtime.snakemake_patches import check_versions, leave_outputs_marked, name_code_changes
 
 # Jobs find `python` and `mpiexec` beside the interpreter that runs Snakemake, activated environment or not.
@@ -55,6 +56,27 @@ def files_behind(section):
     return lambda wildcards: digest_of_named_files(
         STUDY.specs[section.format(**wildcards)], cache=Path(".snakemake", "digests")
     )
+
+
+def of_a_matrix(stage, what):
+    """What a matrix's job gets by the size of the matrix, which is known when its points are there.
+
+    A cluster's profile says in `default-resources` what a node has: `node_mem_mb`, and `node_processes` of one matrix.
+    """
+
+    def found(wildcards, input, attempt):
+        given = workflow.resource_settings.default_resources or {}
+        node = Node(
+            n_bytes=1e6 * int(given["node_mem_mb"].value) if "node_mem_mb" in given else float("inf"),
+            processes=int(given["node_processes"].value) if "node_processes" in given else 2,
+        )
+        facts = json.loads(Path(input.points).read_text(encoding="utf-8"))["facts"]
+        spec = STUDY.specs[f"{stage}/{wildcards.matrix}"]
+        tolerance = STUDY.specs[f"compress/{wildcards.matrix}"]["compress"]["tolerance"]
+        job = foretold_job(stage, facts, spec, tolerance, node)
+        return {"nodes": job.nodes, "processes": job.processes, "mem_mb": attempt * (job.n_bytes // 10**6 + 500)}[what]
+
+    return found
 
 
 def stage_digests():

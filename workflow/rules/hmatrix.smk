@@ -8,15 +8,21 @@ rule compress:
         "results/{study}/logs/compress/{matrix}.txt",
     benchmark:
         "results/{study}/benchmarks/compress/{matrix}.tsv"
+    threads: 2
     resources:
-        mem_mb=4000,
+        mpi="mpiexec",
+        nodes=of_a_matrix("compress", "nodes"),
+        tasks=of_a_matrix("compress", "processes"),
+        mem_mb=of_a_matrix("compress", "mem_mb"),
+        threads_per_process=1,
     params:
         code=code_digest("pipeline.stages.compress"),
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
-        python -m pipeline compress --code {params.code} --spec {input.spec:q} --points {input.points:q} \
-            --output {output.manifest:q}
+        export OMP_NUM_THREADS={resources.threads_per_process} OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+        {resources.mpi} -n {resources.tasks} python -m mpi4py -m pipeline compress --code {params.code} \
+            --processes {resources.tasks} --spec {input.spec:q} --points {input.points:q} --output {output.manifest:q}
         """
 
 
@@ -34,16 +40,17 @@ rule solve:
     threads: 2
     resources:
         mpi="mpiexec",
-        tasks=2,
-        mem_mb=6000,
+        nodes=of_a_matrix("solve", "nodes"),
+        tasks=of_a_matrix("solve", "processes"),
+        mem_mb=of_a_matrix("solve", "mem_mb"),
+        threads_per_process=1,
     params:
         code=code_digest("pipeline.stages.solve"),
         files=files_behind("solve/{matrix}"),
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
-        # The cores are for the processes: threads on top of them would fight over each.
-        export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+        export OMP_NUM_THREADS={resources.threads_per_process} OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
         {resources.mpi} -n {resources.tasks} python -m mpi4py -m pipeline solve --code {params.code} \
             --processes {resources.tasks} --spec {input.spec:q} --points {input.points:q} --operator {input.operator:q} --output {output.manifest:q}
         """

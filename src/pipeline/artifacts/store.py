@@ -49,15 +49,22 @@ class Draft:
         self.arrays[name] = {"shape": list(array.shape), "dtype": str(array.dtype), "unit": unit}
 
     def save_array_in_parts(
-        self, name: str, parts: Iterable[NDArray[Any]], *, shape: tuple[int, ...], unit: str = "1"
+        self,
+        name: str,
+        parts: Iterable[NDArray[Any]],
+        *,
+        shape: tuple[int, ...],
+        unit: str = "1",
+        dtype: str = "float64",
     ) -> None:
-        """Write `name.npy`, float64 of that shape, from parts of its rows that need not be in memory together."""
+        """Write `name.npy`, of that shape and type, from parts of its rows that need not be in memory together."""
+        kind = np.dtype(dtype).newbyteorder("<")
         with self.path(f"{name}.npy").open("wb") as file:
-            header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+            header = {"descr": kind.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for part in parts:
-                file.write(np.ascontiguousarray(part, dtype="<f8").data)
-        self.arrays[name] = {"shape": list(shape), "dtype": "float64", "unit": unit}
+                file.write(np.ascontiguousarray(part, dtype=kind).data)
+        self.arrays[name] = {"shape": list(shape), "dtype": dtype, "unit": unit}
 
     def save_tensors(self, name: str, tensors: Mapping[str, Any]) -> None:
         """Write `name.safetensors`."""

@@ -38,7 +38,6 @@ def matrix_facts(matrix: Mapping[str, Any]) -> tuple[Fact, ...]:
     than_dense = f"{times(ratio)} less than dense, {n_bytes(compress.get('dense_bytes'))}"
     less = f" ({than_dense}{_exactly(matrix)})" if ratio else ""
     rank = None if nothing_approximated(matrix) else largest_rank(matrix)
-    difference = solve.get("difference_to_one_process")
     items: Sequence[tuple[str, object, str]] = (
         ("Kernel", matrix.get("kernel"), f"{_kernel(str(matrix.get('kernel')))}{_nugget(matrix)}"),
         ("Points", matrix.get("n"), _points(matrix)),
@@ -52,8 +51,7 @@ def matrix_facts(matrix: Mapping[str, Any]) -> tuple[Fact, ...]:
          f"{count(solve.get('iterations'))} iterations{_beside(matrix)}"),
         ("Residual, compressed matrix", solve.get("relative_residual"), scientific(solve.get("relative_residual"))),
         ("Residual, exact rows", solve.get("exact_residual"), scientific(solve.get("exact_residual"))),
-        ("Distributed product", difference,
-         f"{scientific(difference)} relative difference between {_processes(solve.get('processes'))} and one"),
+        ("Divided among", solve.get("processes"), _processes(solve.get("processes"))),
         *_likelihood(matrix),
     )  # fmt: skip
     alarmed = {"Relative error"} if compress.get("missed") else set()

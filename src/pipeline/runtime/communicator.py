@@ -6,8 +6,10 @@ process; `run_in_threads` gives any number of processes inside one, for tests. T
 """
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Mapping
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -92,11 +94,13 @@ class Counting:
         inner: Does the work.
         n_bytes: Bytes of this process's tensors, by operation.
         n_calls: Calls, by operation.
+        waiting: Seconds inside calls, by operation: until others have come and tensors have arrived.
     """
 
     inner: Communicator
     n_bytes: Counter[str] = field(default_factory=Counter)
     n_calls: Counter[str] = field(default_factory=Counter)
+    waiting: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @property
     def rank(self) -> int:
@@ -110,30 +114,44 @@ class Counting:
         self.n_bytes[operation] += tensor.numel() * tensor.element_size()
         self.n_calls[operation] += 1
 
+    @contextmanager
+    def _timed(self, operation: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.waiting[operation] += time.perf_counter() - begun
+
     def all_reduce(self, tensor: Tensor) -> None:
         self._count("all_reduce", tensor)
-        self.inner.all_reduce(tensor)
+        with self._timed("all_reduce"):
+            self.inner.all_reduce(tensor)
 
     def reduce(self, tensor: Tensor, destination: int) -> None:
         self._count("reduce", tensor)
-        self.inner.reduce(tensor, destination)
+        with self._timed("reduce"):
+            self.inner.reduce(tensor, destination)
 
     def broadcast(self, tensor: Tensor, source: int) -> None:
         self._count("broadcast", tensor)
-        self.inner.broadcast(tensor, source)
+        with self._timed("broadcast"):
+            self.inner.broadcast(tensor, source)
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         self._count("all_gather", tensor)
-        return self.inner.all_gather(tensor)
+        with self._timed("all_gather"):
+            return self.inner.all_gather(tensor)
 
     def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
         for destination, tensor in sent.items():
             if destination != self.rank:
                 self._count("exchange", tensor)
-        return self.inner.exchange(sent)
+        with self._timed("exchange"):
+            return self.inner.exchange(sent)
 
     def barrier(self) -> None:
-        self.inner.barrier()
+        with self._timed("barrier"):
+            self.inner.barrier()
 
 
 @dataclass

@@ -1,29 +1,32 @@
-"""Stage `compress`: a kernel matrix as an H2 matrix, with its error measured against exact rows."""
+"""Stage `compress`: a kernel matrix as an H2 matrix, divided among processes, its error measured on exact rows."""
 
+import json
 import time
 from argparse import Namespace
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline.artifacts.results.operator import Compression, Fit, OperatorFacts
 from pipeline.artifacts.results.points import PointsFacts
-from pipeline.artifacts.store import Artifact, create
+from pipeline.artifacts.store import Artifact
 from pipeline.config.matrices import CompressSpec
-from pipeline.hmatrix import H2Matrix, kernels
-from pipeline.hmatrix.boundary_elements import SingleLayer
+from pipeline.hmatrix import DistributedH2Matrix, kernels
+from pipeline.hmatrix.boundary_elements import NearField
+from pipeline.hmatrix.distributed import OwnTriangles
 from pipeline.hmatrix.gaussian_process import median_distance
 from pipeline.hmatrix.inputs import Progress
+from pipeline.runtime.communicator import Communicator
+from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.provenance import provenance
+from pipeline.runtime.together import together
 from pipeline.stages.parts import kriging
-from pipeline.stages.parts.matrices import in_words, single_layer_of
+from pipeline.stages.parts.divided import created, own_rows
+from pipeline.stages.parts.matrices import in_words, own_triangles, save_near_field
 from pipeline.stages.parts.progress import boxes
 from pipeline.stages.parts.spec import errors_about, read_spec
 from pipeline.stages.parts.tensors import tensor
+from pipeline.stages.parts.work import foretold_of, work_of_compression
 
 SMALLEST_NUGGET = 1e-3  # of the values' variance, in a fit: it bounds the condition number
 
@@ -40,73 +43,128 @@ class Covariance:
 
 
 def run(options: Namespace) -> None:
-    """Choose the kernel's parameters on the training points alone, compress, and measure the error."""
-    spec = read_spec(options.spec, CompressSpec)
-    points = Artifact.open(options.points, "points")
+    """Choose the kernel's parameters on the training points alone, compress on all processes, and measure the error."""
     name = options.output.parent.name
-    tolerance = spec.compress.tolerance
-    start = time.perf_counter()
     with errors_about(f"matrices.{name}"):
-        covariance = _covariance(spec, points)
-        near_field = None
-        if spec.task == "capacitance":
-            layer = single_layer_of(points)
-            near_field = layer.computed_near_field
-            with boxes(f"compress {name}") as progress:
-                matrices = _single_layer(layer, covariance.kernel, tolerance, progress)
-        else:
-            rows = tensor(points, "points")
-            kernel, nugget = covariance.kernel, covariance.nugget
-            with boxes(f"compress {name}") as progress:
-                operator = H2Matrix.from_kernel(
-                    rows, kernel, diagonal=nugget, tolerance=tolerance, progress=progress
-                )
-            matrices = {"operator": operator}
+        _compress(options, name, MpiCommunicator.of(options.processes))
+
+
+def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> None:
+    first = communicator.rank == 0
+    with together(communicator):
+        spec = read_spec(options.spec, CompressSpec)
+        points = Artifact.open(options.points, "points", contents=first)
+    start = time.perf_counter()
+    covariance = _everybodys_covariance(spec, points, communicator)
+    with boxes(f"compress {name}", shown=first) as progress:
+        matrices, near_field = _matrices(spec, points, covariance, communicator, progress if first else None)
     seconds = time.perf_counter() - start
     operator = matrices["operator"]
     relative_error = operator.error_estimate()
+    levels, (blocks, left_out) = operator.level_table(), operator.shown_blocks()
+    foretold = foretold_of(points, spec.compress.tolerance, 1.0, communicator.size)
+    work = work_of_compression(matrices.values(), seconds, foretold.compress_bytes, communicator)
     # The dense matrix that one would otherwise store has a row per unknown; boundary elements compress more, the
     # kernel between their quadrature points.
-    dense_bytes = 8 * points.facts_as(PointsFacts).n ** 2
-    with create(
+    n = points.facts_as(PointsFacts).n
+    notes = [*covariance.notes, *operator.notes]
+    if left_out:
+        notes.append(f"{left_out} blocks of fine levels are not drawn")
+    facts = OperatorFacts(
+        kernel=in_words(covariance.kernel),
+        kernel_parameters=covariance.kernel.to_dict(),
+        nugget=covariance.nugget,
+        nugget_at_bound=covariance.nugget_at_bound,
+        fit=covariance.fit,
+        compress=Compression(
+            n_rows=operator.shape[0],
+            seconds=seconds,
+            n_bytes=work.n_bytes,
+            dense_bytes=8 * n**2,
+            symmetric=operator.form.mirrored,
+            precision=str(operator.form.near.inner.values.dtype),
+            tolerance=spec.compress.tolerance,
+            relative_error=relative_error,
+            missed=relative_error > 2 * spec.compress.tolerance,
+            max_rank=max((row["largest_rank"] for row in levels), default=0),
+            levels=levels,
+            notes=notes,
+        ),
+    )
+    with created(
         options.output,
+        communicator,
         kind="operator",
         spec=spec.model_dump(mode="json"),
         provenance=provenance(options.code),
     ) as draft:
         for folder, matrix in matrices.items():
-            matrix.save(draft.path(folder))
+            if draft is not None:
+                draft.path(folder)
+            matrix.save(options.output.parent / folder)
         if near_field is not None:
-            draft.save_array("near_indices", near_field.indices.numpy())
-            draft.save_array("near_values", near_field.values.numpy())
-            draft.save_array("near_safe_diagonal", near_field.safe_diagonal.numpy())
-        table = operator.structure()
-        draft.save_array("blocks", _blocks(table))
-        draft.facts = OperatorFacts(
-            kernel=in_words(covariance.kernel),
-            kernel_parameters=covariance.kernel.to_dict(),
-            nugget=covariance.nugget,
-            nugget_at_bound=covariance.nugget_at_bound,
-            fit=covariance.fit,
-            compress=Compression(
-                n_rows=operator.shape[0],
-                seconds=seconds,
-                n_bytes=operator.n_bytes,
-                dense_bytes=dense_bytes,
-                symmetric=operator.is_symmetric,
-                precision=str(operator.near.values.dtype),
-                tolerance=tolerance,
-                relative_error=relative_error,
-                missed=relative_error > 2 * tolerance,
-                max_rank=max((row["largest_rank"] for row in table["levels"]), default=0),
-                levels=table["levels"],
-                notes=[*covariance.notes, *table["notes"]],
-            ),
+            save_near_field(draft, *near_field, n, communicator)
+        if draft is not None:
+            draft.save_array("blocks", blocks)
+            work.save(draft)
+            draft.facts = facts
+    if first:
+        told = facts.compress
+        plural = "es" if communicator.size > 1 else ""
+        print(
+            f"compress {name}: {told.n_rows} rows in {seconds:.1f} s on {communicator.size} process{plural}, "
+            f"{told.n_bytes / 1e6:.1f} MB, {told.dense_bytes / max(told.n_bytes, 1):.1f} times less than dense, "
+            f"relative error {relative_error:.1e} (wanted {told.tolerance:.0e})"
         )
-    print(
-        f"compress {name}: {operator.shape[0]} rows in {seconds:.1f} s, {operator.n_bytes / 1e6:.1f} MB, "
-        f"{dense_bytes / max(operator.n_bytes, 1):.1f} times less than dense, "
-        f"relative error {relative_error:.1e} (wanted {tolerance:.0e})"
+
+
+def _matrices(
+    spec: CompressSpec,
+    points: Artifact,
+    covariance: Covariance,
+    communicator: Communicator,
+    progress: Progress | None,
+) -> tuple[dict[str, DistributedH2Matrix], tuple[NearField, OwnTriangles] | None]:
+    """Compress what is solved with, and for boundary elements what preconditions; with the near field of these."""
+    kernel, tolerance = covariance.kernel, spec.compress.tolerance
+    if spec.task != "capacitance":
+        with together(communicator):
+            rows = own_rows(points, "points", communicator)
+        matrix = DistributedH2Matrix.from_kernel(
+            rows, kernel, communicator, diagonal=covariance.nugget, tolerance=tolerance, progress=progress
+        )
+        return {"operator": matrix}, None
+    with together(communicator):
+        own = own_triangles(points, communicator)
+        near_field = own.near_field()
+    far = DistributedH2Matrix.from_kernel(
+        own.points, kernel, communicator, tolerance=tolerance, progress=progress
+    )
+    centers = DistributedH2Matrix.from_kernel(
+        own.centroids,
+        kernel,
+        communicator,
+        diagonal=near_field.safe_diagonal,
+        tolerance=max(tolerance, 1e-4),
+    )
+    return {"operator": far, "preconditioner": centers}, (near_field, own)
+
+
+def _everybodys_covariance(spec: CompressSpec, points: Artifact, communicator: MpiCommunicator) -> Covariance:
+    """Let process 0 find the kernel and the nugget, and tell the others; collective."""
+    found = None
+    with together(communicator):
+        if communicator.rank == 0:
+            found = _covariance(spec, points)
+    told = {} if found is None else asdict(found) | {"kernel": found.kernel.to_dict()}
+    if found is not None and found.fit is not None:
+        told["fit"] = found.fit.model_dump(mode="json")
+    told = json.loads(communicator.broadcast_text(json.dumps(told), source=0))
+    if found is not None:
+        return found
+    fit = None if told["fit"] is None else Fit.model_validate(told["fit"])
+    return Covariance(
+        kernels.from_dict(told["kernel"]), told["nugget"], told["nugget_at_bound"], tuple(told["notes"]), fit
     )
 
 
@@ -131,23 +189,3 @@ def _covariance(spec: CompressSpec, points: Artifact) -> Covariance:
         generator = torch.Generator().manual_seed(0)
         kernel = kernel.stretched(median_distance(tensor(points, "points"), generator))
     return Covariance(kernel, spec.nugget * kernel.variance)
-
-
-def _single_layer(
-    layer: SingleLayer, kernel: kernels.Kernel, tolerance: float, progress: Progress
-) -> dict[str, H2Matrix]:
-    """The kernel matrix of the quadrature points, and that of the centroids, which preconditions."""
-    far = H2Matrix.from_kernel(layer.points, kernel, tolerance=tolerance, progress=progress)
-    centers = H2Matrix.from_kernel(
-        layer.mesh.centroids, kernel, diagonal=layer.safe_diagonal, tolerance=max(tolerance, 1e-4)
-    )
-    return {"operator": far, "preconditioner": centers}
-
-
-def _blocks(table: Mapping[str, Any]) -> NDArray[np.int32]:
-    """The blocks of a structure: first row, past last row, first column, past last column, rank or -1 if dense."""
-    rows = [
-        (*block["rows"], *block["columns"], -1 if block["rank"] is None else block["rank"])
-        for block in table["blocks"]
-    ]
-    return np.array(rows, dtype=np.int32).reshape(-1, 5)

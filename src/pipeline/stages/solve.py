@@ -4,7 +4,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,59 +21,86 @@ from pipeline.artifacts.results.solution import (
     SolveCost,
     SystemResult,
 )
-from pipeline.artifacts.store import Artifact, create
+from pipeline.artifacts.store import Artifact
 from pipeline.config.matrices import Solve, SolveSpec
 from pipeline.errors import ConfigError
-from pipeline.hmatrix import Factorization, H2Matrix, kernels
+from pipeline.hmatrix import DistributedH2Matrix, kernels
 from pipeline.hmatrix.boundary_elements import capacitance
-from pipeline.hmatrix.distributed import Divisible, distributed_product, distributed_solve
-from pipeline.hmatrix.gaussian_process import one_hot, predict, predict_labels
-from pipeline.hmatrix.krylov import SolveInfo
+from pipeline.hmatrix.distributed import DistributedFactorization
+from pipeline.hmatrix.gaussian_process import one_hot, predict
+from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
 from pipeline.runtime.clock import Stopwatch
-from pipeline.runtime.communicator import Serial
+from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.provenance import provenance
+from pipeline.runtime.together import together
 from pipeline.stages.parts import kriging
-from pipeline.stages.parts.matrices import single_layer_of, standardized
+from pipeline.stages.parts.divided import created, edges_of, mean_and_deviation, own_rows, save_rows
+from pipeline.stages.parts.matrices import single_layer_of
 from pipeline.stages.parts.progress import boxes
 from pipeline.stages.parts.spec import errors_about, read_spec
 from pipeline.stages.parts.tensors import tensor
+from pipeline.stages.parts.work import foretold_of, work_of_factorization
 
 EXACT_ROWS = 512
 
 
+class Product(Protocol):
+    """A matrix of which each process has rows."""
+
+    def __matmul__(self, own_x: Tensor, /) -> Tensor:
+        """Return own rows of A x, shape (own,) or (own, m)."""
+
+
 @dataclass(frozen=True)
 class Problem:
-    """A system of equations.
+    """A system of equations of which this process has rows.
 
     Attributes:
-        definite: Whether the matrix is positive definite, so that conjugate gradients solve it.
         operator: What is solved with, to the study's tolerance.
         preconditioner: The H2 matrix that is factorized.
-        right_hand_side: Shape (n,) or (n, m).
+        right_hand_side: Own rows, shape (own,) or (own, m).
     """
 
-    operator: Divisible
-    preconditioner: H2Matrix
+    operator: Product
+    preconditioner: DistributedH2Matrix
     right_hand_side: Tensor
-    definite: bool = True
 
 
 @dataclass(frozen=True)
 class Solved:
-    """A solution with all that its answer is computed from."""
+    """A solution with all that its answer is computed from.
+
+    Attributes:
+        spec: What is to be answered.
+        points, compressed: The artefacts.
+        solution: Own rows.
+        of: The right-hand side of task solve, in words.
+        communicator: The processes.
+    """
 
     spec: SolveSpec
     points: Artifact
     compressed: Artifact
     solution: Tensor
-    logdet: float | None
-    of: str  # the right-hand side of task solve, in words
+    of: str
+    communicator: Communicator
 
     @property
     def kernel(self) -> kernels.Kernel:
         """The kernel of the matrix."""
         return kernels.from_dict(self.compressed.facts_as(OperatorFacts).kernel_parameters)
+
+    def summed(self, own: Tensor) -> Tensor:
+        """Return the sum of the processes' tensors, on all of them; collective."""
+        total = own.clone().contiguous()
+        self.communicator.all_reduce(total)
+        return total
+
+    def predicted(self, places: Tensor) -> Tensor:
+        """Return k(places, points) solution, shape (q,) or (q, m), from the rows of all processes; collective."""
+        rows = torch.from_numpy(own_rows(self.points, "points", self.communicator))
+        return self.summed(predict(self.kernel, rows, self.solution, places))
 
 
 @dataclass(frozen=True)
@@ -94,58 +121,71 @@ def run(options: Namespace) -> None:
 
 
 def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None:
-    spec = read_spec(options.spec, SolveSpec)
     first = communicator.rank == 0
-    points = Artifact.open(options.points, "points", contents=first)
-    compressed = Artifact.open(options.operator, "operator", contents=first)
+    with together(communicator):
+        spec = read_spec(options.spec, SolveSpec)
+        points = Artifact.open(options.points, "points", contents=first)
+        compressed = Artifact.open(options.operator, "operator", contents=first)
     watch = Stopwatch()
     with watch.part("assemble"):
-        problem = problem_of(spec, points, compressed)
+        problem = problem_of(spec, points, compressed, communicator)
     with watch.part("factorize"), boxes(f"factorize {name}", shown=first) as progress:
         factorization = problem.preconditioner.factorize(
-            spec.factor.tolerance, kind=spec.factor.kind, parts=spec.factor.parts, progress=progress
+            spec.factor.tolerance,
+            kind=spec.factor.kind,
+            parts=spec.factor.parts,
+            progress=progress if first else None,
         )
     with watch.part("solve"):
         solution, info = _solution(problem, factorization, spec.solve, communicator)
-    shared = distributed_product(problem.operator, solution, communicator)
-    if not first:
-        return
-    alone = distributed_product(problem.operator, solution, Serial())
     logdet = factorization.logdet() if factorization.kind == "cholesky" else None
     given = "values at the points" if points.has("values") else "ones"
-    solved = Solved(spec, points, compressed, solution, logdet, spec.right_hand_side or given)
+    solved = Solved(spec, points, compressed, solution, spec.right_hand_side or given, communicator)
     answer = ANSWERS[spec.task](solved)
-    with create(
+    residual = exact_residual(solved, problem.right_hand_side)
+    seconds = sum(watch.seconds.values())
+    tolerance = compressed.facts_as(OperatorFacts).compress.tolerance
+    foretold = foretold_of(points, tolerance, spec.factor.tolerance, communicator.size)
+    work = work_of_factorization(factorization, seconds, foretold.solve_bytes, communicator)
+    if answer is None:  # process 0 alone has one
+        answer = Answer(SystemResult(right_hand_side="", n_columns=0, solution_norm=None), "")
+    with created(
         options.output,
+        communicator,
         kind="solution",
         spec=spec.model_dump(mode="json"),
         provenance=provenance(options.code),
     ) as draft:
-        draft.save_array("solution", solution.numpy())
-        draft.save_table("residuals", [{"iteration": i, "residual": r} for i, r in enumerate(info.residuals)])
-        for array, (values, unit) in answer.arrays.items():
-            draft.save_array(array, values, unit=unit)
-        for name_of_file, write in answer.files.items():
-            write(draft.path(name_of_file))
-        draft.facts = SolutionFacts(
-            result=answer.result,
-            solve=SolveCost(
-                assemble_seconds=watch.seconds["assemble"],
-                factorize_seconds=watch.seconds["factorize"],
-                factor_bytes=factorization.n_bytes,
-                factor_tolerance=factorization.used_tolerance,
-                factor_kind=factorization.kind,
-                solve_seconds=watch.seconds["solve"],
-                iterations=info.iterations,
-                relative_residual=info.residuals[-1],
-                exact_residual=exact_residual(solved, problem.right_hand_side),
-                logdet=logdet,
-                processes=communicator.size,
-                difference_to_one_process=float((shared - alone).norm() / alone.norm()),
-                notes=list(factorization.notes),
-                tolerance=spec.solve.tolerance,
-            ),
-        )
+        save_rows(draft, "solution", solution.numpy(), communicator)
+        if draft is not None:
+            draft.save_table(
+                "residuals", [{"iteration": i, "residual": r} for i, r in enumerate(info.residuals)]
+            )
+            work.save(draft)
+            for array, (values, unit) in answer.arrays.items():
+                draft.save_array(array, values, unit=unit)
+            for name_of_file, write in answer.files.items():
+                write(draft.path(name_of_file))
+            draft.facts = SolutionFacts(
+                result=answer.result,
+                solve=SolveCost(
+                    assemble_seconds=watch.seconds["assemble"],
+                    factorize_seconds=watch.seconds["factorize"],
+                    factor_bytes=work.n_bytes,
+                    factor_tolerance=factorization.used_tolerance,
+                    factor_kind=factorization.kind,
+                    solve_seconds=watch.seconds["solve"],
+                    iterations=info.iterations,
+                    relative_residual=info.residuals[-1],
+                    exact_residual=residual,
+                    logdet=logdet,
+                    processes=communicator.size,
+                    notes=[*factorization.notes, *info.notes],
+                    tolerance=spec.solve.tolerance,
+                ),
+            )
+    if not first:
+        return
     for note in factorization.notes:
         print(f"solve {name}: {note}")
     plural = "es" if communicator.size > 1 else ""
@@ -157,58 +197,64 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
 
 
 def _solution(
-    problem: Problem, factorization: Factorization, options: Solve, communicator: MpiCommunicator
+    problem: Problem, factorization: DistributedFactorization, options: Solve, communicator: Communicator
 ) -> tuple[Tensor, SolveInfo]:
-    """Solve by conjugate gradients on all processes, or alike on every process where they do not apply."""
-    operator = problem.operator
-    if isinstance(operator, H2Matrix) and not problem.definite:
-        # GMRES, which is not distributed.
-        return operator.solve(
-            problem.right_hand_side,
-            options.tolerance,
-            factorization=factorization,
-            max_iterations=options.max_iterations,
-        )
-    return distributed_solve(
-        operator,
-        factorization,
+    """Solve by conjugate gradients, or by GMRES where the matrix is not positive definite; collective."""
+    method = conjugate_gradient if factorization.kind == "cholesky" else gmres
+    return method(
+        problem.operator.__matmul__,
         problem.right_hand_side,
-        communicator,
+        preconditioner=factorization.solve,
         tolerance=options.tolerance,
         max_iterations=options.max_iterations,
+        communicator=communicator,
     )
 
 
-def problem_of(spec: SolveSpec, points: Artifact, compressed: Artifact) -> Problem:
-    """Set up the equations of a task."""
-    task, operator = spec.task, H2Matrix.load(compressed.folder / "operator")
-    if task == "solve":
-        kernel = kernels.from_dict(compressed.facts_as(OperatorFacts).kernel_parameters)
-        return Problem(operator, operator, _right_hand_side(spec, points), kernel.positive_definite)
-    if task == "capacitance":
-        layer = single_layer_of(points, compressed)
-        centers = H2Matrix.load(compressed.folder / "preconditioner")
-        return Problem(layer.operator(operator), centers, torch.ones_like(layer.mesh.areas))
-    if task == "kriging":
-        return Problem(operator, operator, standardized(points)[0])
-    labels = tensor(points, "labels")
-    return Problem(operator, operator, one_hot(labels, int(labels.max()) + 1))
+def problem_of(
+    spec: SolveSpec, points: Artifact, compressed: Artifact, communicator: Communicator
+) -> Problem:
+    """Set up this process's rows of the equations of a task; collective."""
+    n = points.facts_as(PointsFacts).n
+    own = int(np.diff(edges_of(n, communicator))[communicator.rank])
+
+    def loaded(folder: str, rows: int) -> DistributedH2Matrix:
+        return DistributedH2Matrix.load(compressed.folder / folder, communicator, n_own_rows=rows)
+
+    if spec.task == "capacitance":
+        per_triangle = compressed.facts_as(OperatorFacts).compress.n_rows // n
+        layer = single_layer_of(compressed, loaded("operator", per_triangle * own), communicator)
+        ones = torch.ones(own, dtype=torch.float64)
+        return Problem(layer, loaded("preconditioner", own), ones)
+    operator = loaded("operator", own)
+    if spec.task == "solve":
+        with together(communicator):
+            b = _right_hand_side(spec, points, communicator)
+    elif spec.task == "kriging":
+        values = torch.from_numpy(own_rows(points, "values", communicator)).double()
+        mean, deviation = mean_and_deviation(values, communicator)
+        b = (values - mean) / (deviation or 1.0)
+    else:
+        n_classes = int(points.array("labels").max()) + 1
+        b = one_hot(torch.from_numpy(own_rows(points, "labels", communicator)), n_classes)
+    return Problem(operator, operator, b)
 
 
-def _right_hand_side(spec: SolveSpec, points: Artifact) -> Tensor:
-    """What task solve solves for: a file, the values at the points, or ones.
+def _right_hand_side(spec: SolveSpec, points: Artifact, communicator: Communicator) -> Tensor:
+    """Return own rows of what task solve solves for: a file, the values at the points, or ones.
 
     Raises:
         ConfigError: If the file is not an array of finite numbers with a row for every point.
     """
     n = points.facts_as(PointsFacts).n
+    first, last = edges_of(n, communicator)[communicator.rank :][:2].tolist()
     if spec.right_hand_side is None:
-        return (
-            tensor(points, "values").double() if points.has("values") else torch.ones(n, dtype=torch.float64)
-        )
+        if points.has("values"):
+            return torch.from_numpy(own_rows(points, "values", communicator)).double()
+        return torch.ones(last - first, dtype=torch.float64)
     where = f"right_hand_side: {spec.right_hand_side}"
     try:
-        values = np.load(spec.right_hand_side)
+        values = np.load(spec.right_hand_side, mmap_mode="r")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{where}: not a readable array ({error}); write it with numpy.save") from None
     if values.ndim not in (1, 2) or len(values) != n or values.dtype.kind not in "fiu":
@@ -216,31 +262,38 @@ def _right_hand_side(spec: SolveSpec, points: Artifact) -> Tensor:
             f"{where}: holds {values.dtype} of shape {values.shape}; wanted real numbers of shape ({n},) or ({n}, m), "
             "a row for every point that is not held out"
         )
-    bad = np.argwhere(~np.isfinite(values))
+    own = np.array(values[first:last], np.float64)
+    bad = np.argwhere(~np.isfinite(own))
     if len(bad):
-        raise ConfigError(f"{where}: row {bad[0][0] + 1} holds NaN or infinity; mend it")
-    return torch.from_numpy(values.astype(np.float64))
+        raise ConfigError(f"{where}: row {first + bad[0][0] + 1} holds NaN or infinity; mend it")
+    return torch.from_numpy(own)
 
 
 def exact_residual(solved: Solved, right_hand_side: Tensor) -> float | None:
     """|b - A x| / |b| over random rows of the exact matrix; None for boundary elements, whose rows are integrals."""
     if not solved.points.has("points"):
         return None
-    rows = tensor(solved.points, "points")
-    chosen = torch.from_numpy(
-        np.random.default_rng(0).choice(len(rows), min(EXACT_ROWS, len(rows)), replace=False)
-    )
-    product = predict(solved.kernel, rows, solved.solution, rows[chosen])
-    off = (
-        right_hand_side[chosen]
-        - product
-        - solved.compressed.facts_as(OperatorFacts).nugget * solved.solution[chosen]
-    )
-    return float(off.norm() / right_hand_side[chosen].norm())
+    points, communicator = solved.points.array("points"), solved.communicator
+    n, rank = len(points), communicator.rank
+    first, last = edges_of(n, communicator)[rank:][:2]
+    chosen = np.sort(np.random.default_rng(0).choice(n, min(EXACT_ROWS, n), replace=False))
+    product = solved.predicted(torch.from_numpy(np.array(points[chosen])))
+    here = np.flatnonzero((chosen >= first) & (chosen < last))
+    own = torch.from_numpy(chosen[here] - first)
+    b = right_hand_side[own]
+    off = b - product[torch.from_numpy(here)]
+    off = off - solved.compressed.facts_as(OperatorFacts).nugget * solved.solution[own]
+    squares = solved.summed(torch.stack([off.square().sum(), b.square().sum()]))
+    return float((squares[0] / squares[1]).sqrt())
 
 
-def _kriging(solved: Solved) -> Answer:
-    """Predict the held-out values and a map with their uncertainty, and judge by the mean predictor."""
+def _kriging(solved: Solved) -> Answer | None:
+    """Predict the held-out values and a map with their uncertainty, and judge by the mean predictor.
+
+    Process 0 does so by a Gaussian process of its own, which has the whole matrix.
+    """
+    if solved.communicator.rank:
+        return None
     facts = solved.compressed.facts_as(OperatorFacts)
     found = kriging.answer(
         solved.points, solved.kernel, facts.nugget, facts.compress.tolerance, solved.spec.predict
@@ -257,7 +310,7 @@ def _kriging(solved: Solved) -> Answer:
 
 def _system(solved: Solved) -> Answer:
     """Say how large the solution of a system is; its exact residual stands beside it."""
-    norm = float(solved.solution.norm())
+    norm = float(solved.summed(solved.solution.square().sum().reshape(1)).sqrt())
     n_columns = 1 if solved.solution.ndim == 1 else solved.solution.shape[1]
     return Answer(
         result=SystemResult(right_hand_side=solved.of, n_columns=n_columns, solution_norm=norm),
@@ -267,9 +320,8 @@ def _system(solved: Solved) -> Answer:
 
 def _classification(solved: Solved) -> Answer:
     """Predict the test labels, and judge by the network's own soft-max head."""
-    rows, tests = (tensor(solved.points, name) for name in ("points", "held_out_points"))
-    labels = tensor(solved.points, "held_out_labels")
-    predicted = predict_labels(solved.kernel, rows, solved.solution, tests)
+    tests, labels = (tensor(solved.points, name) for name in ("held_out_points", "held_out_labels"))
+    predicted = solved.predicted(tests).argmax(dim=1)
     accuracy = float((predicted == labels).double().mean())
     by_head = solved.points.facts_as(PointsFacts).softmax_accuracy
     return Answer(
@@ -281,7 +333,8 @@ def _classification(solved: Solved) -> Answer:
 
 def _capacitance(solved: Solved) -> Answer:
     """Sum the charges of the conductor at unit potential, and compare with the known value."""
-    value, reference = capacitance(solved.solution), solved.points.facts_as(PointsFacts).reference
+    value = capacitance(solved.summed(solved.solution.sum().reshape(1)))
+    reference = solved.points.facts_as(PointsFacts).reference
     assert reference is not None  # every mesh of ours has one
     error = abs(value - reference) / reference
     return Answer(
@@ -290,7 +343,7 @@ def _capacitance(solved: Solved) -> Answer:
     )
 
 
-ANSWERS: dict[str, Callable[[Solved], Answer]] = {
+ANSWERS: dict[str, Callable[[Solved], Answer | None]] = {
     "kriging": _kriging,
     "classification": _classification,
     "capacitance": _capacitance,

@@ -15,7 +15,6 @@ class SolveCost(BaseModel):
         exact_residual: That of sampled rows of the exact matrix; none for boundary elements, whose rows are integrals.
         tolerance: Relative residual that was asked for.
         logdet: Logarithm of the determinant, from a Cholesky factorization.
-        difference_to_one_process: Difference of one distributed product from that of one process, relative to it.
     """
 
     assemble_seconds: float
@@ -29,7 +28,6 @@ class SolveCost(BaseModel):
     exact_residual: Number
     logdet: Number
     processes: int
-    difference_to_one_process: Number
     notes: list[str]
     tolerance: Number = None
 

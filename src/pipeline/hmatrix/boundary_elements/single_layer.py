@@ -21,7 +21,6 @@ from torch import Tensor
 from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
 from pipeline.hmatrix.boundary_elements.near_field import NearField, rule_points
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient
-from pipeline.hmatrix.matrix import H2Matrix
 from pipeline.hmatrix.vectors import Vectors, arrays_as_tensors
 
 
@@ -110,12 +109,10 @@ class SingleLayerOperator:
     Attributes:
         layer: All but K.
         far: K.
-        corrected: C is part of it; left out of all but one of several shares.
     """
 
     layer: SingleLayer
     far: Product
-    corrected: bool = True
 
     def __repr__(self) -> str:
         return f"SingleLayerOperator({self.layer!r}, far {self.far!r})"
@@ -141,15 +138,8 @@ class SingleLayerOperator:
         q = self.layer.n_points
         spread = self.far @ (columns / q).repeat_interleave(q, dim=0)
         y = spread.reshape(len(x), q, -1).mean(dim=1)
-        if self.corrected:
-            y = y + self.layer.corrections @ columns
+        y = y + self.layer.corrections @ columns
         return y.reshape(x.shape)
-
-    def part(self, number: int, count: int) -> "SingleLayerOperator":
-        """Return share `number` of `count`, for an H2 matrix as `far`; the shares' products sum up to A's."""
-        if not isinstance(self.far, H2Matrix):
-            raise TypeError(f"only an H2 matrix has shares, not {type(self.far).__name__}")
-        return SingleLayerOperator(self.layer, self.far.part(number, count), corrected=number == 0)
 
 
 def solve_capacitance(

@@ -1,6 +1,7 @@
-"""H2 matrices of several processes: divided among them, or shared by them in products."""
+"""H2 matrices that are divided among processes."""
 
+from pipeline.hmatrix.distributed.factor import DistributedFactorization
 from pipeline.hmatrix.distributed.matrix import DistributedH2Matrix
-from pipeline.hmatrix.distributed.shared import Divisible, Solver, distributed_product, distributed_solve
+from pipeline.hmatrix.distributed.single_layer import DistributedSingleLayer, OwnTriangles
 
-__all__ = ["DistributedH2Matrix", "Divisible", "Solver", "distributed_product", "distributed_solve"]
+__all__ = ["DistributedFactorization", "DistributedH2Matrix", "DistributedSingleLayer", "OwnTriangles"]

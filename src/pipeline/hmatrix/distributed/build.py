@@ -33,6 +33,7 @@ from pipeline.hmatrix.distributed.tree import Division, Route, build_tree
 from pipeline.hmatrix.entries import length_scales
 from pipeline.hmatrix.exact_rows import NEAREST, OUTSTANDING, error_of_rows, norm_of_rows
 from pipeline.hmatrix.geometry import crowded, depth_of, fills_space, sampling_step
+from pipeline.hmatrix.inputs import Progress
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.rounding import is_narrow, stored_type
 from pipeline.hmatrix.skeleton import Basis, Sampling, require_compressible, unknowns
@@ -61,6 +62,7 @@ def compress(
     leaf_size: int | None,
     admissibility: Admissibility | None,
     dtype: np.dtype[Any],
+    progress: Progress | None = None,
 ) -> OwnForm:
     """Do what `DistributedH2Matrix.from_kernel` says, with arguments that have been checked; collective."""
     division, route = _divided(points, kernel, communicator, leaf_size)
@@ -69,7 +71,7 @@ def compress(
     kept = KeptPoints(
         division.first, division.tree.points, np.zeros(0, np.int32), np.zeros((0, points.shape[1]))
     )
-    work = _Build(kernel, division, lists, kept, communicator)
+    work = _Build(kernel, division, lists, kept, communicator, progress)
     norm = work.typical_norm()
     _require_finite(norm)
     stored = stored_type(tolerance, norm, work.computed, dtype)
@@ -162,6 +164,7 @@ class _Build:
         lists: Near and far boxes.
         points: Points kept so far.
         communicator: The processes.
+        progress: Is told of the boxes that this process has compressed.
     """
 
     kernel: Kernel
@@ -169,6 +172,7 @@ class _Build:
     lists: Interactions
     points: KeptPoints
     communicator: Communicator
+    progress: Progress | None = None
 
     @property
     def tree(self) -> ClusterTree:
@@ -334,6 +338,7 @@ class _Build:
             np.concatenate([above.order, below.order]).astype(np.int32),
             np.concatenate([above.values, below.values]).astype(stored, copy=False),
             order_start,
+            np.concatenate([above.seconds, below.seconds]),
         )
         return OwnBasis(basis, rank)
 
@@ -349,12 +354,12 @@ class _Build:
         far = self.lists.far
         build = getattr(_native, f"build_basis_{self.computed.name}")
         with one_blas_thread():
-            rank, skeletons, order, values, _, largest, carried = build(
+            rank, skeletons, order, values, seconds, largest, carried = build(
                 matrix, own.native, self.tree.native, far.start, far.boxes, transposed, sampling.budget,
-                sampling.rows, sampling.largest_box, None, n_threads(), energy,
+                sampling.rows, sampling.largest_box, self.progress, n_threads(), energy,
             )  # fmt: skip
         require_compressible(largest <= sampling.largest_box)
-        return _Side(rank, skeletons, order, values, carried)
+        return _Side(rank, skeletons, order, values, carried, seconds)
 
     def _top(
         self,
@@ -445,15 +450,16 @@ class _Side:
     order: Ints
     values: Array
     energy: NDArray[np.float64]
+    seconds: NDArray[np.float64]
 
     @property
     def arrays(self) -> tuple[Array, ...]:
-        return self.rank, self.skeletons, self.order, self.values, self.energy
+        return self.rank, self.skeletons, self.order, self.values, self.energy, self.seconds
 
 
 def _nothing(n_boxes: int, computed: np.dtype[Any]) -> _Side:
     empty = np.zeros(0, np.int32)
-    return _Side(np.zeros(n_boxes, np.int32), empty, empty, np.zeros(0, computed), np.zeros(0))
+    return _Side(np.zeros(n_boxes, np.int32), empty, empty, np.zeros(0, computed), np.zeros(0), np.zeros(0))
 
 
 def exact_rows(kernel: Kernel, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> Array:

@@ -16,12 +16,13 @@ from pipeline.errors import ConvergenceError
 from pipeline.hmatrix.admissibility import interactions
 from pipeline.hmatrix.distributed.build import exact_products
 from pipeline.hmatrix.distributed.form import OwnForm
+from pipeline.hmatrix.distributed.statistics import of_factorization
 from pipeline.hmatrix.distributed.swap import Array, Ids, gather, summed
 from pipeline.hmatrix.distributed.vectors import act, shifted
 from pipeline.hmatrix.entries import kernel_matrix
 from pipeline.hmatrix.factor import choose_kind
 from pipeline.hmatrix.factorization import KINDS
-from pipeline.hmatrix.inputs import require_tolerance
+from pipeline.hmatrix.inputs import Progress, require_tolerance
 from pipeline.hmatrix.parts import Problem, Substitution, Team, eliminate
 from pipeline.hmatrix.rounding import is_narrow, step_types, wide_type
 from pipeline.hmatrix.skeleton import Sampling
@@ -32,8 +33,9 @@ from pipeline.runtime.together import require_alike, together
 
 logger = logging.getLogger("pipeline.hmatrix")
 
-_DENSE_END = 1200  # as in factor.py, and so are the next two
+_DENSE_END = 1200  # as in factor.py, and so are the next three
 _SHARE = 0.18
+_STEP = 1e-2
 _RESIDUALS = 1e-3, 0.5  # the largest that is let pass is the square root of the tolerance, between these two
 _SINGLE_RESIDUAL = 0.1  # let pass where solutions are rounded to single precision
 _TIGHTEST = 1e-13
@@ -53,6 +55,7 @@ class DistributedFactorization:
         used_tolerance: Used, after any tightening.
         computed: Type in which it was eliminated.
         residual: |b - A x| / |b| of a random right-hand side on exact rows; None where nothing was measured.
+        notes: What the caller should know, such as tightenings.
     """
 
     form: OwnForm
@@ -64,6 +67,7 @@ class DistributedFactorization:
     used_tolerance: float
     computed: np.dtype[Any]
     residual: float | None = None
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         n = self.form.division.n_points
@@ -129,6 +133,15 @@ class DistributedFactorization:
             raise ValueError("log det of a matrix whose determinant is not positive; use slogdet")
         return size
 
+    def statistics(self) -> list[dict[str, Any]]:
+        """Return a row per process and level, leaves first, as JSON can hold it.
+
+        Returns:
+            `process`, `level`; `boxes`, `unknowns`, `skeletons` and `bytes` of the process's factors; `flops` and
+            `seconds` of the factorization; `messages`, `sent_bytes` and `waiting_seconds`, solves included.
+        """
+        return of_factorization(self.steps, self.communicator.inner)
+
     def _act(self, rows: Array, action: Any, what: str) -> Array:
         first = self.form.division.first
         edges = self.form.division.edges
@@ -154,6 +167,7 @@ def factorize(
     kind: str = "auto",
     parts: int | None = None,
     checked: bool = True,
+    progress: Progress | None = None,
 ) -> DistributedFactorization:
     """Factorize a divided matrix; collective. Arguments as `factor.factorize` takes them, the same on all processes.
 
@@ -189,11 +203,14 @@ def factorize(
             matrix, tree, lists.near, lists.far, diagonal, KINDS[kind], working, stored,
             Sampling.for_tolerance(_SHARE * used, A.norm, tree.n_boxes), lists.first_far_level(tree), _DENSE_END,
         )  # fmt: skip
-        eliminated, failure = eliminate(problem, team)
+        eliminated, failure = eliminate(problem, team, progress)
         if eliminated is not None:
             steps = Substitution(eliminated, tree, team, problem.kind, stored)
             ranges = np.stack(gather(communicator, np.array([steps.own_range]))).reshape(-1, 2)
-            result = DistributedFactorization(A, communicator, steps, ranges, kind, tolerance, used, working)
+            notes = () if used == tolerance else (_tightened(tolerance, used),)
+            result = DistributedFactorization(
+                A, communicator, steps, ranges, kind, tolerance, used, working, notes=notes
+            )
             if not checked:
                 return result
             residual = _residual(result)
@@ -212,8 +229,9 @@ def factorize(
                 continue
             if not math.isfinite(pivot) or used <= tightest or kind != "cholesky":
                 raise ConvergenceError(_failed(_number(A, communicator, place), level, pivot, kind, size))
-        logger.info("%s failed at tolerance %.0e: factorizing at %.0e", kind, used, max(used / 10, tightest))
-        used = max(used / 10, tightest)
+        following = max(used * (0.1 if used > 0.05 * tolerance or not checked else _STEP), tightest)
+        logger.info("%s failed at tolerance %.0e: factorizing at %.0e", kind, used, following)
+        used = following
 
 
 def _number(A: OwnForm, communicator: Counting, place: int) -> int:
@@ -232,6 +250,13 @@ def _failed(point: int, level: int, pivot: float, kind: str, size: float) -> str
     return (
         f"{where} of a matrix of norm {size:.1e}, which is {what} to working accuracy; add a nugget of "
         f"{1e-9 * size:.0e} or more to the diagonal (duplicate points need one)"
+    )
+
+
+def _tightened(asked: float, used: float) -> str:
+    return (
+        f"the factorization at tolerance {asked:.0e} failed, so it was repeated at {used:.0e}, where it succeeded: it "
+        "is more accurate than asked for, and nothing needs to be done"
     )
 
 

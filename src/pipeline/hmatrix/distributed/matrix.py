@@ -17,12 +17,15 @@ from pipeline.hmatrix.distributed.factor import DistributedFactorization, factor
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.product import product
 from pipeline.hmatrix.distributed.solve import solve
+from pipeline.hmatrix.distributed.statistics import of_matrix
 from pipeline.hmatrix.distributed.storage import load, save
+from pipeline.hmatrix.distributed.structure import level_table, shown_blocks
 from pipeline.hmatrix.distributed.swap import gather
 from pipeline.hmatrix.distributed.vectors import act
 from pipeline.hmatrix.entries import program
 from pipeline.hmatrix.inputs import (
     CPU,
+    Progress,
     as_diagonal,
     as_points,
     dtype_of,
@@ -66,6 +69,7 @@ class DistributedH2Matrix:
         tolerance: float = 1e-6,
         leaf_size: int | None = None,
         admissibility: Admissibility | str | None = None,
+        progress: Progress | None = None,
     ) -> "DistributedH2Matrix":
         """Compress the matrix k(points[i], points[j]) + diagonal over the points of all processes.
 
@@ -76,6 +80,7 @@ class DistributedH2Matrix:
             communicator: The processes.
             diagonal: A number, the same on all processes, or shape (n,) for the own rows.
             tolerance, leaf_size, admissibility: As `H2Matrix.from_kernel` takes them, the same on all processes.
+            progress: Called with the boxes that this process has compressed and the number of all.
 
         Raises:
             ConfigError, ConvergenceError, TypeError, ValueError: On all processes, if one of them has a reason.
@@ -115,6 +120,7 @@ class DistributedH2Matrix:
         form = compress(
             points, kernel, counting,
             diagonal=term, tolerance=tolerance, leaf_size=leaf_size, admissibility=rule, dtype=dtype,
+            progress=progress,
         )  # fmt: skip
         return cls(form, counting)
 
@@ -161,13 +167,20 @@ class DistributedH2Matrix:
         )
 
     def factorize(
-        self, tolerance: float | None = None, kind: str = "auto", *, parts: int | None = None
+        self,
+        tolerance: float | None = None,
+        kind: str = "auto",
+        *,
+        parts: int | None = None,
+        progress: Progress | None = None,
     ) -> DistributedFactorization:
         """Factorize by parts, some on each process; arguments as `H2Matrix.factorize` takes them, alike on all.
 
         Blocks and factors are divided; points and lists of all are on each process meanwhile.
         """
-        return factorize(self.form, self.communicator, tolerance=tolerance, kind=kind, parts=parts)
+        return factorize(
+            self.form, self.communicator, tolerance=tolerance, kind=kind, parts=parts, progress=progress
+        )
 
     def solve(
         self,
@@ -221,21 +234,23 @@ class DistributedH2Matrix:
         return sampled_error(self.form, self.communicator, seed=seed, n_vectors=n_vectors)
 
     def statistics(self) -> dict[str, Any]:
-        """Return what each process holds and has sent, as JSON can hold it.
+        """Return what each process holds, has done and sent, as JSON can hold it.
 
         Returns:
             Lists with an entry for each process: `rows`, `n_bytes` of the matrix, `points_of_others` that its blocks
-            and samples have touched; since the build began, `sent_bytes` and `calls` of the communicator.
+            and samples have touched; since the build began, `sent_bytes` and `calls` of the communicator and the
+            `waiting_seconds` inside them. `levels` is a list of rows, one for each process and level: `boxes`,
+            `bytes`, `product_flops` of one product with a vector, `seconds` of building bases.
         """
-        own = {
-            "rows": self.form.n_own,
-            "n_bytes": self.n_bytes,
-            "points_of_others": self.form.n_fetched,
-            "sent_bytes": int(sum(self.communicator.n_bytes.values())),
-            "calls": int(sum(self.communicator.n_calls.values())),
-        }
-        table = np.stack(gather(self.communicator.inner, np.array([list(own.values())]).reshape(1, -1)))
-        return {name: table[:, 0, i].tolist() for i, name in enumerate(own)}
+        return of_matrix(self.form, self.communicator)
+
+    def level_table(self) -> list[dict[str, Any]]:
+        """Return a row per level over all processes, from the top; see `structure.level_rows`."""
+        return level_table(self.form, self.communicator)
+
+    def shown_blocks(self) -> tuple[NDArray[np.int32], int]:
+        """Return blocks for a plot on process 0 and how many were left out; see `structure.shown_blocks`."""
+        return shown_blocks(self.form, self.communicator)
 
     def as_linear_operator(self) -> LinearOperator:
         """Return the same for SciPy, over own rows. SciPy's own sums of dot products do not span processes."""

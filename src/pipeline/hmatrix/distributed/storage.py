@@ -42,6 +42,8 @@ def save(A: OwnForm, path: Path, communicator: Communicator) -> None:
         if communicator.rank == 0:
             path.mkdir(parents=True, exist_ok=True)
             (path / DESCRIPTION).unlink(missing_ok=True)
+            for shard in path.glob("shard-*.safetensors"):  # perhaps of more processes than there are now
+                shard.unlink()
     mine = division.is_own.copy()
     mine[: division.n_top] = communicator.rank == 0
     boxes = np.flatnonzero(mine).astype(np.int32)

@@ -101,12 +101,14 @@ class Eliminated:
         stages: In order.
         determinant: Phase, and logarithm of the size; of all parts.
         table: A row per level, leaves first: boxes, unknowns, skeletons, seconds, bytes; of this process's parts.
+        levels: Number of the level of each of these rows; the last row is that of the dense end.
         peak_bytes: Most bytes of blocks and steps that each part of this process held.
     """
 
     stages: list[Stage]
     determinant: tuple[complex, float]
     table: list[dict[str, Any]]
+    levels: list[int]
     peak_bytes: dict[int, int]
 
     @property
@@ -202,7 +204,7 @@ class _Run:
             result = work(number, watching)
             return result, self.parts[number].flops - before
 
-        with self.team.together(f"on level {plan.level}"):
+        with self.team.together(plan.level):
             results = self.team.each(parts, counted, watch=self.watch)
         tally = self.team.tally.flops[what, plan.level, phase]
         for number, (_, flops) in results.items():
@@ -332,15 +334,17 @@ class _Run:
         found = self.team.gather(rows, 3)
         phase = complex(np.prod([complex(*row[:2]) for row in found]))
         peaks = {number: int(part.peak_bytes) for number, part in self.parts.items()}
-        return Eliminated(self.stages, (phase, float(sum(found[:, 2]))), self._table(), peaks)
+        return Eliminated(self.stages, (phase, float(sum(found[:, 2]))), *self._table(), peaks)
 
-    def _table(self) -> list[dict[str, Any]]:
+    def _table(self) -> tuple[list[dict[str, Any]], list[int]]:
         table: list[dict[str, Any]] = []
+        levels: list[int] = []
         last = None
         for stage in self.stages:
             key = stage.plan.level, stage.dense
             if key != last and stage.phase != NO_PHASE:
                 table.append({"boxes": 0, "unknowns": 0, "skeletons": 0, "seconds": 0.0, "bytes": 0})
+                levels.append(stage.plan.level)
                 last = key
             for pieces in stage.steps.values():
                 for piece in pieces:
@@ -349,7 +353,7 @@ class _Run:
                     table[-1]["bytes"] += piece.n_bytes
         for row, seconds in zip(table, self.seconds, strict=True):
             row["seconds"] = seconds
-        return table
+        return table, levels
 
 
 def _selected(

@@ -5,6 +5,7 @@ were handed to it. Lists of what is sent to whom are made once. On the way up, w
 owner after the phase; on the way down, the owner sends values before it.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -71,7 +72,7 @@ class Substitution:
 
     Attributes:
         determinant: Phase, and logarithm of the size; of all parts.
-        table: A row per level, leaves first, as `Eliminated` tells it.
+        table, levels: A row per level, leaves first, and the number of each, as `Eliminated` tells them.
         peak_bytes: Most bytes of blocks and steps that each part of this process held.
         tally: What was done and sent so far, the factorization included.
     """
@@ -88,11 +89,8 @@ class Substitution:
         bounds[plan.cuts == plan.n_boxes] = tree.n_points
         self._bounds = {part: (int(bounds[part]), int(bounds[part + 1])) for part in team.own}
         self._stages = self._localize(eliminated.stages, tree)
-        self.determinant, self.table, self.peak_bytes = (
-            eliminated.determinant,
-            eliminated.table,
-            eliminated.peak_bytes,
-        )
+        self.determinant, self.peak_bytes = eliminated.determinant, eliminated.peak_bytes
+        self.table, self.levels = eliminated.table, eliminated.levels
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the threads behind: a copy has a team of its own.
@@ -159,6 +157,31 @@ class Substitution:
                 self._add(stage, vectors)
                 self._sink(stage, vectors)
             return self._gather(vectors, m)
+
+    def level_rows(self) -> list[dict[str, Any]]:
+        """Return a row per level, leaves first, of what this process's parts hold, have done and sent so far.
+
+        Messages and waiting are those of solves as well; operations are the factorization's alone.
+        """
+        flops: defaultdict[int, float] = defaultdict(float)
+        for (_, level, _), by_part in self.tally.flops.items():
+            flops[level] += sum(by_part.values())
+        rows: list[dict[str, Any]] = []
+        for row, level in zip(self.table, self.levels, strict=True):
+            # The dense end stands at a level of its own, unless boxes of the top were eliminated before it.
+            again = level in self.levels[: len(rows)]
+            rows.append(
+                {
+                    "level": level,
+                    **{name: row[name] for name in ("boxes", "unknowns", "skeletons", "seconds")},
+                    "bytes": row["bytes"],
+                    "flops": 0 if again else int(flops[level]),
+                    "messages": 0 if again else self.tally.sent_messages[level],
+                    "sent_bytes": 0 if again else self.tally.sent_bytes[level],
+                    "waiting_seconds": 0.0 if again else self.tally.waiting[level],
+                }
+            )
+        return rows
 
     def __repr__(self) -> str:
         return f"Substitution({self.n_parts} parts, {len(self._stages)} stages, {self.n_bytes / 1e6:.1f} MB)"

@@ -37,7 +37,8 @@ class Tally:
         n_bytes: Bytes sent from each part to others: by (what, level, part).
         n_messages: The same of messages.
         flops: Operations by (what, level, phase), then part.
-        waiting: Seconds that this process has waited in exchanges.
+        waiting: Seconds that this process has waited for others, by level.
+        sent_bytes, sent_messages: What this process has sent to others, by level.
     """
 
     n_bytes: Counter[tuple[str, int, int]] = field(default_factory=Counter)
@@ -45,7 +46,9 @@ class Tally:
     flops: defaultdict[tuple[str, int, int], defaultdict[int, float]] = field(
         default_factory=lambda: defaultdict(partial(defaultdict, float))
     )
-    waiting: float = 0.0
+    waiting: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
+    sent_bytes: Counter[int] = field(default_factory=Counter)
+    sent_messages: Counter[int] = field(default_factory=Counter)
 
 
 @dataclass(eq=False)
@@ -151,9 +154,11 @@ class Team:
                 leaving[int(self.place[destination])].append((source, destination, message))
             arrived = leaving.pop(self.communicator.rank, [])
             letters = {rank: torch.from_numpy(_pack(messages)) for rank, messages in leaving.items()}
+            self.tally.sent_messages[level] += len(letters)
+            self.tally.sent_bytes[level] += sum(letter.numel() for letter in letters.values())
             for letter in self.communicator.exchange(letters).values():
                 arrived += _unpack(letter.numpy())
-            self.tally.waiting += time.perf_counter() - begun
+            self.tally.waiting[level] += time.perf_counter() - begun
         received: Received = defaultdict(list)
         for source, destination, message in sorted(arrived, key=lambda item: item[:2]):
             received[destination].append((source, message))
@@ -173,7 +178,7 @@ class Team:
         return rows
 
     @contextmanager
-    def together(self, where: str) -> Iterator[None]:
+    def together(self, level: int) -> Iterator[None]:
         """Let all processes end here if one fails inside: the others raise an error that names it; collective."""
         failure: BaseException | None = None
         try:
@@ -183,10 +188,13 @@ class Team:
         if self.communicator.size > 1:
             text = "" if failure is None else f"{type(failure).__name__}: {failure}"
             told = torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy())
-            for rank, other in enumerate(self.communicator.all_gather(told)):
+            begun = time.perf_counter()
+            everybodys = self.communicator.all_gather(told)
+            self.tally.waiting[level] += time.perf_counter() - begun
+            for rank, other in enumerate(everybodys):
                 if failure is None and len(other):
                     reason = other.numpy().tobytes().decode()
-                    failure = ConvergenceError(f"process {rank} failed {where}: {reason}")
+                    failure = ConvergenceError(f"process {rank} failed on level {level}: {reason}")
         if failure is not None:
             raise failure
 

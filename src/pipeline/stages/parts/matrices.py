@@ -1,27 +1,66 @@
 """Points and kernels of a study's matrices."""
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.artifacts.store import Artifact
-from pipeline.hmatrix.boundary_elements import NearField, SingleLayer, TriangleMesh
+from pipeline.artifacts.store import Artifact, Draft
+from pipeline.hmatrix import DistributedH2Matrix
+from pipeline.hmatrix.boundary_elements import NearField
+from pipeline.hmatrix.distributed import DistributedSingleLayer, OwnTriangles
 from pipeline.hmatrix.kernels import Kernel
+from pipeline.runtime.communicator import Communicator
+from pipeline.stages.parts.divided import edges_of, own_rows, save_rows
 from pipeline.stages.parts.tensors import tensor
 
 
-def single_layer_of(points: Artifact, compressed: Artifact | None = None) -> SingleLayer:
-    """The boundary elements of a mesh that was written by the stage `points`.
+def own_triangles(points: Artifact, communicator: Communicator) -> OwnTriangles:
+    """Return this process's triangles of a mesh that was written by the stage `points`, and those near them."""
+    triangles = points.array("triangles")
+    first, last = edges_of(len(triangles), communicator)[communicator.rank :][:2].tolist()
+    return OwnTriangles.of(points.array("vertices"), triangles, first, last)
 
-    The near field, costly beside all else, is read where the stage `compress` has written it.
+
+def save_near_field(
+    draft: Draft | None, near_field: NearField, own: OwnTriangles, n: int, communicator: Communicator
+) -> None:
+    """Write the near field of all processes, in the numbering of the whole mesh of n triangles; collective.
+
+    Its integrals are costly: the stage `solve` reads them.
     """
-    near_field = None
-    if compressed is not None:
-        near_field = NearField(
-            indices=tensor(compressed, "near_indices"),
-            values=tensor(compressed, "near_values"),
-            safe_diagonal=tensor(compressed, "near_safe_diagonal"),
-        )
-    mesh = TriangleMesh(tensor(points, "vertices"), tensor(points, "triangles"))
-    return SingleLayer(mesh, near_field=near_field)
+    first, last = edges_of(n, communicator)[communicator.rank :][:2]
+    numbers = np.concatenate([np.arange(first, last), own.others])
+    rows, columns = numbers[near_field.indices.numpy()]
+    for name, values in (
+        ("near_rows", rows),
+        ("near_columns", columns),
+        ("near_values", near_field.values.numpy()),
+        ("near_safe_diagonal", near_field.safe_diagonal.numpy()),
+    ):
+        save_rows(draft, name, values, communicator)
+
+
+def single_layer_of(
+    compressed: Artifact, far: DistributedH2Matrix, communicator: Communicator
+) -> DistributedSingleLayer:
+    """Put the operator of boundary elements together from what the stage `compress` has written; collective."""
+    safe = own_rows(compressed, "near_safe_diagonal", communicator)
+    edges = edges_of(compressed.array("near_safe_diagonal").shape[0], communicator)
+    first, last = edges[communicator.rank :][:2]
+    low, high = np.searchsorted(compressed.array("near_rows"), (first, last))
+    rows, columns = (
+        np.array(compressed.array(name)[low:high], np.int64) for name in ("near_rows", "near_columns")
+    )
+    is_own = (columns >= first) & (columns < last)
+    others: NDArray[np.int64] = np.unique(columns[~is_own])
+    local = np.where(is_own, columns - first, last - first + np.searchsorted(others, columns))
+    near_field = NearField(
+        indices=torch.from_numpy(np.stack([rows - first, local])),
+        values=torch.from_numpy(np.array(compressed.array("near_values")[low:high])),
+        safe_diagonal=torch.from_numpy(safe),
+    )
+    return DistributedSingleLayer.of(far, near_field, others, edges, communicator)
 
 
 def standardized(points: Artifact, column: int = 0) -> tuple[Tensor, float, float]:

@@ -1,0 +1,132 @@
+"""Memory of an H2 matrix's processes, foretold from its size before its jobs are submitted.
+
+Bytes of a point follow from the tolerance and from the dimension of what the points lie on, since every level holds a
+fixed share of the bytes of the one below. The tables were measured on uniform points of a cube with the
+exponential kernel (`python benchmarks/distributed.py --only "bytes*"`); between their
+tolerances logarithms are interpolated, and a margin covers kernels that compress worse than the measured one.
+Nothing here is heavy: the workflow asks it for every matrix.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# Bytes a point of a compressed matrix, and at the peak of its factorization, by dimension and tolerance.
+_TOLERANCES = (1e-2, 1e-4, 1e-6, 1e-8)
+_MATRIX = {1: (540, 540, 540, 1100), 2: (1600, 1900, 2600, 8500), 3: (3900, 9700, 19000, 55000)}
+_FACTOR = {1: (600, 730, 730, 1200), 2: (2200, 2400, 4400, 11500), 3: (5400, 30000, 86000, 160000)}
+_MARGIN = 1.5
+_PROGRAM = 500e6  # bytes of Python with torch before it has any points
+_BUILD = 2.0  # most bytes of a build beside those of its matrix: samples, fetched points, blocks before they are joined
+# Points on a surface have three coordinates and the ranks of a plane.
+_SURFACES = ("airports", "cities", "geoid", "sphere", "cube")
+_MESHES = ("sphere", "cube")
+_POINTS_OF_TRIANGLE = 3
+
+
+_FULL = 0.9  # share of a node's memory that may be foretold of its processes
+_ROWS = 2**18  # most rows of a process where there are nodes enough: with more, a job is long
+_MOST_PROCESSES = 4096
+
+
+@dataclass(frozen=True)
+class Node:
+    """What the nodes have that matrices go to.
+
+    Attributes:
+        n_bytes: Memory.
+        processes: Most processes of one matrix.
+    """
+
+    n_bytes: float
+    processes: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a job gets; `n_bytes` is that of each node."""
+
+    nodes: int
+    processes: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """Bytes of one process at its peak.
+
+    Attributes:
+        compress_bytes: In the stage `compress`.
+        solve_bytes: In the stage `solve`.
+    """
+
+    compress_bytes: int
+    solve_bytes: int
+
+
+def foretell(
+    name: str, n: int, dimension: int, tolerance: float, factor_tolerance: float, processes: int
+) -> Foretold:
+    """Return the bytes of one of some processes that share a matrix.
+
+    Args:
+        name: Name of the point set, which tells surfaces from volumes.
+        n: Unknowns: points, or triangles of a mesh.
+        dimension: Coordinates of a point. Beyond three the matrix is counted as dense: ranks are not foretold there.
+        tolerance, factor_tolerance: Those of the matrix and of its factorization.
+        processes: How many share it.
+    """
+    rows = n * (_POINTS_OF_TRIANGLE if name in _MESHES else 1)
+    extent = 2 if name in _SURFACES else dimension
+    if extent > 3:
+        matrix = factor = 8.0 * n**2
+    else:
+        matrix = rows * _interpolated(_MATRIX[max(extent, 1)], tolerance)
+        factor = n * _interpolated(_FACTOR[max(extent, 1)], factor_tolerance)
+    share = _MARGIN / processes
+    return Foretold(
+        compress_bytes=int(_PROGRAM + _BUILD * matrix * share),
+        solve_bytes=int(_PROGRAM + (matrix + factor) * share),
+    )
+
+
+def foretold_job(
+    stage: str, facts: Mapping[str, Any], spec: Mapping[str, Any], tolerance: float, node: Node
+) -> Job:
+    """Return what a job of a matrix gets: as few processes as have room, two at least.
+
+    Args:
+        stage: "compress" or "solve".
+        facts: Facts of the points' artefact: `name`, `n`, `dimension`.
+        spec: The spec of the stage.
+        tolerance: That of the compressed matrix.
+        node: What a node has.
+    """
+    factor = float(spec.get("factor", {}).get("tolerance", 1.0))
+    size = str(facts["name"]), int(facts["n"]), int(facts["dimension"])
+    # Kriging's intervals are found by a Gaussian process that process 0 has whole.
+    alone = 0
+    if stage == "solve" and spec["task"] == "kriging":
+        alone = foretell(*size, tolerance, tolerance, 1).solve_bytes
+    processes = 2
+    while True:
+        found = foretell(*size, tolerance, factor, processes)
+        each = found.compress_bytes if stage == "compress" else found.solve_bytes
+        together = min(processes, node.processes)
+        n_bytes = together * each + alone
+        crowded = n_bytes > _FULL * node.n_bytes and each > 2 * _PROGRAM
+        if processes >= _MOST_PROCESSES or not (crowded or size[1] > _ROWS * processes):
+            return Job(-(-processes // node.processes), processes, n_bytes)
+        processes *= 2
+
+
+def _interpolated(values: tuple[float, ...], tolerance: float) -> float:
+    """Return the value at a tolerance, the logarithm interpolated; beyond the table that of its end."""
+    at = -math.log10(min(max(tolerance, _TOLERANCES[-1]), _TOLERANCES[0]))
+    known = [-math.log10(known) for known in _TOLERANCES]
+    right = min(max(bisect_left(known, at), 1), len(known) - 1)
+    weight = (at - known[right - 1]) / (known[right] - known[right - 1])
+    low, high = math.log(values[right - 1]), math.log(values[right])
+    return math.exp(low + weight * (high - low))

@@ -1,0 +1,86 @@
+"""Artefacts of several processes: arrays that are divided by rows, and one manifest in the end."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.artifacts.store import Artifact, Draft, create
+from pipeline.runtime.communicator import Communicator
+
+
+def edges_of(n: int, communicator: Communicator) -> NDArray[np.int64]:
+    """Return where the rows of each process begin, shape (processes + 1,): about equally many for each."""
+    return np.arange(communicator.size + 1, dtype=np.int64) * n // communicator.size
+
+
+def own_rows(artifact: Artifact, name: str, communicator: Communicator) -> NDArray[np.generic]:
+    """Read this process's rows of an array, and no others, into memory."""
+    array = artifact.array(name)
+    first, last = edges_of(len(array), communicator)[communicator.rank :][:2]
+    return np.array(array[first:last])
+
+
+def save_rows(
+    draft: Draft | None, name: str, own: NDArray[np.generic], communicator: Communicator, unit: str = "1"
+) -> None:
+    """Write an array of which each process has rows; process 0 writes them piece by piece as they arrive; collective.
+
+    Args:
+        draft: What process 0 writes; None on the others.
+        name: Name of the array.
+        own: Rows of this process; types and trailing shapes are the same on all.
+        communicator: The processes.
+        unit: Unit of the values.
+    """
+    counts = communicator.all_gather(torch.tensor([len(own)]))
+    pieces = _in_turn(own, communicator)
+    if draft is None:
+        for _ in pieces:
+            pass
+        return
+    shape = (sum(int(count) for count in counts), *own.shape[1:])
+    draft.save_array_in_parts(name, pieces, shape=shape, unit=unit, dtype=own.dtype.name)
+
+
+def _in_turn(own: NDArray[np.generic], communicator: Communicator) -> Iterator[NDArray[np.generic]]:
+    """Yield the pieces of all processes in order on process 0, and nothing of use on others; collective."""
+    for rank in range(communicator.size):
+        sent = {0: torch.from_numpy(np.ascontiguousarray(own))} if communicator.rank == rank else {}
+        received = communicator.exchange(sent)
+        yield received[rank].numpy() if communicator.rank == 0 else own[:0]
+
+
+def mean_and_deviation(own: Tensor, communicator: Communicator) -> tuple[float, float]:
+    """Return mean and standard deviation (of n - 1) of values that are divided; collective."""
+    sums = torch.tensor([float(own.sum()), float(len(own))], dtype=torch.float64)
+    communicator.all_reduce(sums)
+    n = max(float(sums[1]), 1.0)
+    mean = float(sums[0]) / n
+    square = (own - mean).square().sum().reshape(1)
+    communicator.all_reduce(square)
+    return mean, float((square / max(n - 1, 1.0)).sqrt())
+
+
+@contextmanager
+def created(
+    manifest: Path,
+    communicator: Communicator,
+    *,
+    kind: str,
+    spec: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> Iterator[Draft | None]:
+    """Write an artefact together: process 0 has its draft, and its manifest appears when all have come to the end."""
+    if communicator.rank:
+        yield None
+        communicator.barrier()
+        return
+    with create(manifest, kind=kind, spec=spec, provenance=provenance) as draft:
+        yield draft
+        communicator.barrier()

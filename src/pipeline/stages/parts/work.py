@@ -1,0 +1,99 @@
+"""What each process of a stage held, did and sent, for the tables of its artefact."""
+
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.artifacts.results.points import PointsFacts
+from pipeline.artifacts.results.work import LevelWork, ProcessWork
+from pipeline.artifacts.store import Artifact, Draft
+from pipeline.hmatrix import DistributedH2Matrix
+from pipeline.hmatrix.distributed import DistributedFactorization
+from pipeline.runtime.communicator import Communicator
+from pipeline.runtime.foretelling import Foretold, foretell
+from pipeline.runtime.provenance import cost
+from pipeline.runtime.together import gather_text
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of all processes, alike on all of them."""
+
+    processes: list[ProcessWork]
+    levels: list[LevelWork]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that all processes hold."""
+        return sum(process.n_bytes for process in self.processes)
+
+    def save(self, draft: Draft) -> None:
+        """Write the tables `processes` and `process_levels`."""
+        draft.save_table("processes", [row.model_dump() for row in self.processes])
+        draft.save_table("process_levels", [row.model_dump() for row in self.levels])
+
+
+def foretold_of(points: Artifact, tolerance: float, factor_tolerance: float, processes: int) -> Foretold:
+    """Return the bytes that were foretold of a process of a matrix over these points."""
+    facts = points.facts_as(PointsFacts)
+    return foretell(facts.name, facts.n, facts.dimension, tolerance, factor_tolerance, processes)
+
+
+def work_of_compression(
+    matrices: Iterable[DistributedH2Matrix], seconds: float, foretold_bytes: int, communicator: Communicator
+) -> Work:
+    """Return what building some matrices took; levels are those of the first; collective."""
+    tables = [matrix.statistics() for matrix in matrices]
+    sums = {
+        name: np.sum([table[name] for table in tables], axis=0)
+        for name in ("n_bytes", "waiting_seconds", "calls", "sent_bytes")
+    }
+    levels = [
+        LevelWork(**row, n_bytes=row["bytes"], flops=row["product_flops"])  # what else it has is left aside
+        for row in tables[0]["levels"]
+    ]
+    sums["messages"] = sums.pop("calls")
+    return Work(_processes(sums, seconds, foretold_bytes, communicator), levels)
+
+
+def work_of_factorization(
+    factorization: DistributedFactorization, seconds: float, foretold_bytes: int, communicator: Communicator
+) -> Work:
+    """Return what a factorization and the solves with it took; collective."""
+    levels = [LevelWork(**row, n_bytes=row["bytes"]) for row in factorization.statistics()]
+    sums = {
+        name: np.array(
+            [
+                sum(getattr(row, name) for row in levels if row.process == process)
+                for process in range(communicator.size)
+            ]
+        )
+        for name in ("n_bytes", "waiting_seconds", "messages", "sent_bytes")
+    }
+    return Work(_processes(sums, seconds, foretold_bytes, communicator), levels)
+
+
+def _processes(
+    sums: Mapping[str, Any], seconds: float, foretold_bytes: int, communicator: Communicator
+) -> list[ProcessWork]:
+    hosts = gather_text(communicator, socket.gethostname())
+    own = torch.tensor([[seconds, cost()["peak_memory_bytes"]]], dtype=torch.float64)
+    measured = torch.cat(communicator.all_gather(own)).tolist()
+    return [
+        ProcessWork(
+            process=process,
+            host=host,
+            n_bytes=int(sums["n_bytes"][process]),
+            peak_memory_bytes=int(measured[process][1]),
+            foretold_bytes=foretold_bytes,
+            seconds=measured[process][0],
+            waiting_seconds=float(sums["waiting_seconds"][process]),
+            messages=int(sums["messages"][process]),
+            sent_bytes=int(sums["sent_bytes"][process]),
+        )
+        for process, host in enumerate(hosts)
+    ]
