@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.artifacts.store import Artifact
+from pipeline.hmatrix import H2Matrix
 
 
 def matrix(bench, name, **inputs):
@@ -105,6 +106,41 @@ def test_a_sphere_has_the_capacitance_of_its_radius(bench, study):
     assert matrix(bench, "airports") == [0, 0, 0]
     # An inscribed mesh of edge h misses the sphere by O(h^2); 320 triangles have h = 0.3.
     assert facts(bench, "airports")["result"]["relative_error"] < 0.3**2 / 2
+
+
+@pytest.mark.mpi
+def test_a_matrix_compressed_by_three_processes_is_read_by_one_and_its_damaged_shards_are_named(
+    bench, capsys
+):
+    inputs = {
+        "spec": bench.folder / "spec/compress/airports.json",
+        "points": bench.manifest("points/airports"),
+    }
+    assert bench.run("points", output="points/airports", spec=bench.folder / "spec/points/airports.json") == 0
+    done = bench.mpiexec(3, *bench.arguments("compress", output="compress/airports", processes=3, **inputs))
+    assert done.returncode == 0, done.stdout + done.stderr
+    operator = Artifact.open(bench.manifest("compress/airports"), "operator")
+    shards = [f"operator/shard-{number:05d}.safetensors" for number in range(3)]
+    assert [name for name in operator.manifest["files"] if "shard" in name and "json" not in name] == shards
+    assert [row["process"] for row in operator.table("processes")] == ["0", "1", "2"]
+    x = np.array(Artifact.open(bench.manifest("points/airports"), "points").array("points"))
+    distance = np.linalg.norm(x[:, None] - x[None], axis=2)
+    dense = np.exp(-distance / 0.1) + 0.01 * np.eye(len(x))
+    assert np.linalg.norm(
+        H2Matrix.load(operator.folder / "operator") @ x - dense @ x
+    ) < 1e-3 * np.linalg.norm(dense @ x)
+    solve = {
+        "spec": bench.folder / "spec/solve/airports.json",
+        "operator": bench.manifest("compress/airports"),
+    }
+    points = {"points": inputs["points"]}
+    assert bench.run("solve", output="solve/airports", **solve, **points) == 0
+    damaged = operator.folder / shards[1]
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    assert bench.run("solve", output="solve/airports", **solve, **points) == 2
+    assert str(damaged) in capsys.readouterr().err
 
 
 @pytest.mark.mpi

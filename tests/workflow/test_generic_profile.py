@@ -35,8 +35,8 @@ echo "    job_state = R"
     },
 }
 WORDS = {
-    "pbs": ["-N", "compress", "select=1:ncpus=1:mpiprocs=1:mem=4000mb", "walltime=1:0:00"],
-    "sge": ["-N", "compress", "smp", "h_rt=3600,h_vmem=4000M"],
+    "pbs": ["-N", "compress", "select=2:ncpus=1:mpiprocs=1:mem=1002mb", "walltime=1:0:00"],
+    "sge": ["-N", "compress", "mpi", "h_rt=3600,h_vmem=1002M"],
 }
 
 

@@ -1,0 +1,40 @@
+import pytest
+
+from pipeline.runtime.foretelling import Node, foretell, foretold_job
+
+SOLVE = {"task": "solve", "factor": {"tolerance": 1e-2}}
+FACTS = {"name": "file", "n": 10**6, "dimension": 2}
+
+
+def test_bytes_grow_with_points_digits_and_dimension_and_are_shared():
+    def solved(n=10**6, dimension=2, tolerance=1e-6, processes=1):
+        return foretell("file", n, dimension, tolerance, 1e-2, processes).solve_bytes
+
+    program = solved(n=0)
+    assert solved(n=2 * 10**6) - program == pytest.approx(2 * (solved() - program), rel=1e-6)
+    assert solved(processes=8) - program == pytest.approx((solved() - program) / 8, rel=1e-6)
+    assert solved(dimension=1) < solved() < solved(dimension=3)
+    assert solved(tolerance=1e-3) < solved(tolerance=1e-5) < solved(tolerance=1e-7)
+    assert solved(tolerance=1e-12) == solved(tolerance=1e-8)  # the end of what was measured
+
+
+def test_points_on_a_sphere_are_those_of_a_surface_and_many_dimensions_those_of_a_dense_matrix():
+    surface, plane = (foretell(name, 10**5, d, 1e-4, 1e-2, 1) for name, d in (("airports", 3), ("file", 2)))
+    assert surface == plane
+    assert foretell("file", 10**4, 64, 1e-4, 1e-2, 1).solve_bytes > 8 * 10**8
+
+
+@pytest.mark.parametrize("n", [1, 10**5, 10**7])
+def test_a_job_s_processes_have_room_on_their_nodes(n):
+    node = Node(n_bytes=4e9, processes=4)
+    job = foretold_job("solve", FACTS | {"n": n}, SOLVE, 1e-6, node)
+    assert job.processes >= 2
+    assert job.n_bytes <= node.n_bytes
+    assert job.nodes == -(-job.processes // 4)
+
+
+def test_a_job_of_kriging_has_room_for_the_process_that_has_the_whole_matrix():
+    node = Node(n_bytes=1e12, processes=2)
+    kriging = foretold_job("solve", FACTS, SOLVE | {"task": "kriging"}, 1e-6, node)
+    whole = foretell("file", FACTS["n"], 2, 1e-6, 1e-6, 1).solve_bytes
+    assert kriging.n_bytes - foretold_job("solve", FACTS, SOLVE, 1e-6, node).n_bytes == whole
