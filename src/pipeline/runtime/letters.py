@@ -22,9 +22,9 @@ _TYPES = (
 def pack(tensor: Tensor) -> Tensor:
     """Return a tensor as bytes on its device: type, number of dimensions, shape, contents."""
     head = torch.tensor([_TYPES.index(tensor.dtype), tensor.ndim, *tensor.shape], device=tensor.device)
-    return torch.cat(
-        [head.view(torch.uint8), tensor.detach().resolve_conj().contiguous().view(-1).view(torch.uint8)]
-    )
+    # One number counts as contiguous whatever its stride, with which bytes cannot be told apart.
+    flat = tensor.detach().resolve_conj().contiguous().as_strided((tensor.numel(),), (1,))
+    return torch.cat([head.view(torch.uint8), flat.view(torch.uint8)])
 
 
 def unpack(letter: Tensor) -> Tensor:
