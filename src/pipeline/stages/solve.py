@@ -231,7 +231,8 @@ def problem_of(
         with together(communicator):
             b = _right_hand_side(spec, points, communicator)
     elif spec.task == "kriging":
-        values = torch.from_numpy(own_rows(points, "values", communicator)).double()
+        known = torch.from_numpy(own_rows(points, "values", communicator)).double()
+        values = known if known.ndim == 1 else known[:, 0].contiguous()  # the first of several
         mean, deviation = mean_and_deviation(values, communicator)
         b = (values - mean) / (deviation or 1.0)
     else:
