@@ -167,7 +167,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
          "matrices.airports.kernel.length_scale", "must be a number, found 'far'"),
         ({"matrices": {"airports": {"kernel": {"nu": 51}}}}, "airports.kernel.nu", "must be less than or equal to 50"),
         (of_the_run({"optimizer": {"placement": "all"}}), f"{RUN}.optimizer.placement", "'memory' or 'hybrid', found"),
-        ({"study": "empty"}, "training.runs", "the study holds nothing; give it runs, matrices or a scaling series"),
+        ({"study": "empty"}, "training.runs", "the study holds nothing; give it runs, matrices, a scaling series or"),
         ({"device": "gpu"}, "device", "must be 'auto', 'cpu' or 'cuda', found 'gpu'"),
     ],
 )  # fmt: skip

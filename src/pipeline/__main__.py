@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     convert = stage(
         "convert",
         "Convert a trained network to half precision.",
-        optional=("weights", "dataset", "onnx", "inputs", "labels"),
+        optional=("spec", "weights", "dataset", "onnx", "inputs", "labels"),
     )
     convert.add_argument(
         "--budget-points", type=float, default=0.1, metavar="POINTS", help="accuracy that it may cost"

@@ -10,6 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.__main__ import main
 from pipeline.artifacts.store import Artifact
+from pipeline.config.loading import validate
+from pipeline.errors import ConfigError
 
 
 @pytest.fixture
@@ -151,3 +153,74 @@ def test_timing_without_samples_says_which_options_give_them(own, capsys):
     network = str(own / "half/manifest.json")
     assert main(["time_layers", "--network", network, "--output", str(own / "times/manifest.json")]) == 2
     assert "needs --dataset" in capsys.readouterr().err
+
+
+def test_networks_alone_are_a_study_from_the_file_to_the_page(own, bench, monkeypatch):
+    monkeypatch.chdir(own)
+    section = {"path": "own.onnx", "inputs": "x.npy", "labels": None, "budget": {"relative_error": 1.0e-2}}
+    precision = {"networks": {"detector": section}, "batch_sizes": [1], "min_samples": 5, "modes": ["warm"]}
+    bench.write_specs({"study": "networks", "precision": precision | {"device": "cpu"}})
+    spec = bench.folder / "spec"
+    assert bench.run("convert", output="convert/detector", spec=spec / "networks/detector.json") == 0
+    network = bench.manifest("convert/detector")
+    assert (
+        bench.run("time_layers", output="time_layers/detector", spec=spec / "precision.json", network=network)
+        == 0
+    )
+    options = {"spec": spec / "report.json", "benchmarks": bench.folder / "benchmarks"}
+    assert bench.run("report", **options) == 0
+    tests = Artifact.open(bench.manifest("time_layers/detector"), "timings").json("tests")
+    assert all(error["relative_error"] <= 1e-2 for error in tests["1"]["errors"])
+    page = (bench.folder / "report/index.html").read_text()
+    assert 'id="bits"' in page
+    assert 'id="steps"' not in page
+    assert "conv" in page
+    metrics = json.loads((bench.folder / "report/metrics.json").read_text())
+    assert list(metrics["precision"]) == ["detector"]
+    assert metrics["training"] == {}
+
+
+def test_a_network_that_is_no_onnx_file_is_one_line_about_its_key(own, bench, monkeypatch, capsys):
+    monkeypatch.chdir(own)
+    (own / "bad.onnx").write_bytes(b"PK")
+    networks = {"detector": {"path": "bad.onnx", "inputs": "x.npy"}}
+    bench.write_specs({"study": "networks", "precision": {"networks": networks}})
+    spec = bench.folder / "spec/networks/detector.json"
+    assert bench.run("convert", output="convert/detector", spec=spec) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: precision.networks.detector: bad.onnx")
+
+
+@pytest.mark.parametrize(
+    ("network", "runs", "words"),
+    [
+        ({"path": "a.onnx"}, {}, "precision.networks.mine.inputs: missing"),
+        (
+            {"path": "a.onnx", "inputs": "x.npy", "budget": {"relative_error": 0}},
+            {},
+            "relative_error: must be greater",
+        ),
+        (
+            {"path": "a.onnx", "inputs": "x.npy", "budgets": {}},
+            {},
+            "unknown key 'budgets'; did you mean 'budget'",
+        ),
+        (
+            {"path": "a.onnx", "inputs": "x.npy"},
+            {"mine": {"optimizer": {"name": "sgd", "lr": 0.1}, "batch_size": 8, "epochs": 1}},
+            "precision.networks.mine: is a training run's name too",
+        ),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused_before_anything_runs(network, runs, words):
+    study = {"study": "own", "precision": {"networks": {"mine": network}}, "training": {"runs": runs}}
+    with pytest.raises(ConfigError, match=words):
+        validate(study)
+
+
+def test_files_of_a_network_are_inputs_by_their_keys():
+    network = {"path": "a.onnx", "inputs": "x.npy", "labels": "y.npy"}
+    study = validate({"study": "own", "precision": {"networks": {"mine": network}}})
+    assert study.files() == {
+        f"precision.networks.mine.{key}": network[key] for key in ("path", "inputs", "labels")
+    }

@@ -74,7 +74,11 @@ def of_a_matrix(stage, what):
         spec = STUDY.specs[f"{stage}/{wildcards.matrix}"]
         tolerance = STUDY.specs[f"compress/{wildcards.matrix}"]["compress"]["tolerance"]
         job = foretold_job(stage, facts, spec, tolerance, node)
-        return {"nodes": job.nodes, "processes": job.processes, "mem_mb": attempt * (job.n_bytes // 10**6 + 500)}[what]
+        return {
+            "nodes": job.nodes,
+            "processes": job.processes,
+            "mem_mb": attempt * (job.n_bytes // 10**6 + 500),
+        }[what]
 
     return found
 
@@ -103,5 +107,6 @@ wildcard_constraints:
     study=STUDY.study,
     run=one_of(STUDY.runs),
     matrix=one_of(STUDY.matrices),
+    network=one_of(STUDY.networks),
     seed=r"\d+",
     section=r"[A-Za-z0-9_/-]+",

@@ -51,7 +51,8 @@ def load_study(config: Mapping[str, Any], default: Path) -> Study:
                 section = section.get(key) or {}
             section.pop(path[-1], None)
         (base.get("training") or {}).pop("claims", None)
-        (base.get("precision") or {}).pop("runs", None)
+        for key in ("runs", "networks"):
+            (base.get("precision") or {}).pop(key, None)
         base.pop("scaling", None)
         base.pop("description", None)
     try:

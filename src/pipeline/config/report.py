@@ -19,7 +19,7 @@ class ReportSpec(Section):
 
     Attributes:
         runs: Labels of the training runs by name.
-        converted: Runs whose network is converted and timed.
+        converted: Runs whose network is converted and timed, and networks of files.
         matrices: Names of the matrices.
         scaling: Whether growth with the number of points was measured.
     """

@@ -21,7 +21,10 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
     """
     parts: dict[str, Section] = {}
     if study.training.runs:
-        parts |= {"dataset": study.dataset, "precision": _part(Timing, study.precision)}
+        parts["dataset"] = study.dataset
+    if study.training.runs or study.precision.networks:
+        parts["precision"] = _part(Timing, study.precision)
+    parts |= {f"networks/{name}": network for name, network in study.precision.networks.items()}
     for name, run in study.training.runs.items():
         parts[f"training/{name}"] = TrainingSpec(
             run=_part(RunSpec, run), model=study.model, device=study.device, test=study.training.test
@@ -38,7 +41,7 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
         seeds=study.seeds,
         runs={name: run.label or name for name, run in study.training.runs.items()},
         claims=study.training.claims,
-        converted=study.precision.runs,
+        converted=(*study.precision.runs, *study.precision.networks),
         matrices=tuple(study.matrices),
         scaling=study.scaling is not None,
     )

@@ -55,17 +55,19 @@ class Study(Section):
         images = (
             {} if self.dataset.path is None or not self.training.runs else {"dataset.path": self.dataset.path}
         )
+        parts = {f"matrices.{name}": matrix.files() for name, matrix in self.matrices.items()}
+        parts |= {f"precision.networks.{name}": own.files() for name, own in self.precision.networks.items()}
         return images | {
-            f"matrices.{name}.{key}": file
-            for name, matrix in self.matrices.items()
-            for key, file in matrix.files().items()
+            f"{part}.{key}": file for part, files in parts.items() for key, file in files.items()
         }
 
     @model_validator(mode="after")
     def _holds_something(self) -> "Study":
-        if not self.training.runs and not self.matrices and self.scaling is None:
+        if not (self.training.runs or self.matrices or self.scaling or self.precision.networks):
             raise PydanticCustomError(
-                "fit", "training.runs: the study holds nothing; give it runs, matrices or a scaling series"
+                "fit",
+                "training.runs: the study holds nothing; give it runs, matrices, a scaling series or "
+                "precision.networks",
             )
         return self
 
@@ -77,6 +79,13 @@ class Study(Section):
                     "fit",
                     "{path}: entries must differ, found {found}",
                     {"path": path, "found": str(list(values))},
+                )
+        for name in self.precision.networks:
+            if name in self.training.runs:
+                raise PydanticCustomError(
+                    "fit",
+                    "precision.networks.{name}: is a training run's name too; choose another",
+                    {"name": name},
                 )
         for name, recipe in self.training.runs.items():
             there, samples = "dataset.train_samples", self.dataset.train_samples

@@ -30,7 +30,7 @@ def run(options: Namespace) -> None:
         )
     parts = (
         counted(len(study.training.runs) * len(study.seeds), "training"),
-        counted(len(study.precision.runs), "conversion"),
+        counted(len(study.precision.runs) + len(study.precision.networks), "conversion"),
         counted(len(study.matrices), "matrix", "matrices"),
         counted(len(specs(study)), "spec"),
     )

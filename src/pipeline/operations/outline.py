@@ -31,6 +31,8 @@ class Outline:
     #: The matrices whose points are a network's features, each with the run that trained the network.
     embedded: dict[str, str]
     budget_points: float
+    #: Trained networks from the user's own files.
+    networks: list[str]
     #: The spec of each rule by its path below `spec/`.
     specs: dict[str, dict[str, Any]]
     #: Every artefact but the report, by its path below the study's folder.

@@ -33,6 +33,7 @@ def outline_of(config: Mapping[str, Any], default: Path) -> Outline:
             if isinstance(matrix.points, Embeddings)
         },
         budget_points=study.precision.budget_points,
+        networks=list(study.precision.networks),
         specs=parts,
         artefacts=artefacts_of(parts["report"]),
         files=study.files(),

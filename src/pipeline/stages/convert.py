@@ -1,7 +1,8 @@
 """Stage `convert`: a trained network at half precision, and what that cost.
 
 A network comes from the stage `train`, or from a file of somebody's own:
-`python -m pipeline convert --onnx FILE --inputs IMAGES.npy --labels LABELS.npy --output FOLDER/manifest.json`.
+`python -m pipeline convert --onnx FILE --inputs IMAGES.npy --labels LABELS.npy --output FOLDER/manifest.json`, or the
+same from a study's `precision.networks`, with `--spec`.
 """
 
 from argparse import Namespace
@@ -14,13 +15,15 @@ from torch import Tensor, nn
 from pipeline.artifacts.results.half_network import FileBytes, HalfNetworkFacts
 from pipeline.artifacts.results.network import NetworkFacts
 from pipeline.artifacts.store import Artifact, create
+from pipeline.config.precision import OwnNetwork
 from pipeline.config.training import TrainingSpec
 from pipeline.errors import ConfigError
 from pipeline.precision import Budget, HalfNetwork, compare_predictions, onnx_module
 from pipeline.precision.predictions import check_labels
 from pipeline.runtime.provenance import provenance
 from pipeline.stages.parts.images import read_images, read_samples
-from pipeline.stages.parts.networks import model_of
+from pipeline.stages.parts.networks import budget_of, model_of
+from pipeline.stages.parts.spec import errors_about, read_spec
 
 CALIBRATION_SAMPLES = 4096  # a tenth of a point is four of them
 ERROR_SAMPLES = 256  # through float64, for the errors of each layer's output
@@ -40,9 +43,20 @@ class _Source:
 
 def run(options: Namespace) -> None:
     """Fold, round once, choose routines, and compare with the network as it was trained on the whole test split."""
+    own = read_spec(options.spec, OwnNetwork) if options.spec else None
+    if own is not None:
+        options.onnx, options.inputs = Path(own.path), Path(own.inputs)
+        options.labels = Path(own.labels) if own.labels else None
+        with errors_about(f"precision.networks.{options.output.parent.name}"):
+            _convert(options, own)
+    else:
+        _convert(options, None)
+
+
+def _convert(options: Namespace, own: OwnNetwork | None) -> None:
     source = _of_file(options) if options.onnx else _of_study(options)
     samples, labels = source.calibration
-    budget = Budget(points=options.budget_points)
+    budget = budget_of(own) if own is not None else Budget(points=options.budget_points)
     network = HalfNetwork.convert(source.module, samples, labels, budget=budget)
     for classes in (labels, source.test[1]):
         if classes is not None:
@@ -56,7 +70,9 @@ def run(options: Namespace) -> None:
     after = network(images)
     n_saturated = network.n_saturated - n_before
     errors = {error.layer: error for error in network.layer_errors(images[:ERROR_SAMPLES])}
-    with create(options.output, kind="half_network", spec={}, provenance=provenance(options.code)) as draft:
+    with create(
+        options.output, kind="half_network", spec=own or {}, provenance=provenance(options.code)
+    ) as draft:
         draft.save_tensors("weights", network.tensors())
         draft.save_tensors("complete", network.parameters)  # what errors are measured against
         draft.save_json("plan", network.plan())
@@ -94,7 +110,7 @@ def run(options: Namespace) -> None:
                 f"{found.n_changed} of {found.n_samples} predictions changed"
             )
         draft.facts = HalfNetworkFacts(
-            run=source.run,
+            run=source.run if own is None else options.output.parent.name,
             seed=source.seed,
             n_saturated=n_saturated,
             budget_points=budget.points,

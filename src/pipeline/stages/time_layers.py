@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.artifacts.results.half_network import HalfNetworkFacts, PlanTest, TimingsFacts
 from pipeline.artifacts.store import Artifact, create
-from pipeline.config.precision import Timing
+from pipeline.config.precision import OwnNetwork, Timing
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.precision import (
     Budget,
@@ -31,6 +31,7 @@ from pipeline.precision import (
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.provenance import provenance
 from pipeline.stages.parts.images import read_images, read_samples
+from pipeline.stages.parts.networks import budget_of
 from pipeline.stages.parts.spec import read_spec
 
 VERIFICATION_SAMPLES = 4096
@@ -61,6 +62,10 @@ def run(options: Namespace) -> None:
     """Measure the machine's roofs, choose routines, then time every layer at both precisions beside each other."""
     spec = read_spec(options.spec, Timing) if options.spec is not None else Timing()
     converted = Artifact.open(options.network, "half_network")
+    budget = Budget(points=spec.budget_points)
+    if converted.spec and options.inputs is None:  # a study's own network, which names its samples
+        own = converted.spec_as(OwnNetwork)
+        options.inputs, options.labels, budget = own.inputs, own.labels and Path(own.labels), budget_of(own)
     network = _network(converted)
     samples = _samples(options, converted)
     device = choose_device(spec.device)
@@ -68,7 +73,6 @@ def run(options: Namespace) -> None:
     choosing = Sampling(n_samples=n, seconds_at_most=n * SECONDS_PER_SAMPLE)
     # So many are promised of the times alone; all routines of a large network would take minutes for them.
     timing = replace(choosing, n_at_least=n)
-    budget = Budget(points=spec.budget_points)
     rows: list[dict[str, Any]] = []
     selections: list[Selection] = []
     with threadpool_limits(1):
