@@ -2,5 +2,5 @@
 include: "workflow/Snakefile"
 
 
-# Snakemake does not take over from an included file what is made by default.
+# Snakemake forgets the default target of a file that another one includes.
 workflow.default_target = "all"
