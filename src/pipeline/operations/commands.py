@@ -5,6 +5,7 @@ from pathlib import Path
 
 # A command and its module in this package.
 COMMANDS = {
+    "new": "new",
     "check": "check",
     "history": "history",
     "rerun": "rerun",
@@ -21,6 +22,17 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
     def command(name: str, help: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=help, description=help)
+
+    new = command("new", "Write a commented study for a file of your own, after a look at it.")
+    new.add_argument("name", metavar="NAME", help="name of the study; config/NAME.yaml is written")
+    new.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="points (.csv, .npy, .npz, .parquet, .nc, .geojson, .tif), a network (.onnx), or a folder of images",
+    )
 
     check = command("check", "Check a study before anything runs.")
     check.add_argument("study", metavar="STUDY", help="name of a file in config, or a YAML file")

@@ -15,10 +15,10 @@ from pipeline.data.tables.geotiff import open_geotiff
 from pipeline.data.tables.netcdf import open_netcdf
 from pipeline.data.tables.numpy_files import open_npy, open_npz
 from pipeline.data.tables.parquet import open_parquet
-from pipeline.data.tables.table import Table
+from pipeline.data.tables.table import Table, WrongValueError
 from pipeline.errors import ConfigError
 
-__all__ = ["FORMATS", "Table", "open_table", "read_columns"]
+__all__ = ["FORMATS", "Table", "WrongValueError", "open_table", "read_columns"]
 
 FORMATS: dict[str, Callable[[Path], Table]] = {
     ".csv": open_csv,

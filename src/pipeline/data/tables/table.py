@@ -83,12 +83,21 @@ class Table:
         return f" ({', '.join(f'{name} {int(i) + 1}' for name, i in zip(axes, where, strict=True))})"
 
 
-def wrong_value(path: Path, row: int, column: str, found: str, place: str = "") -> ConfigError:
+class WrongValueError(ConfigError):
+    """A value that is no finite number; `row` counts from 1."""
+
+    def __init__(self, text: str, row: int = 0) -> None:
+        super().__init__(text)
+        self.row = row
+
+
+def wrong_value(path: Path, row: int, column: str, found: str, place: str = "") -> WrongValueError:
     """The error about one value; rows are counted from 1, without the header."""
     shown = found if found == "no value" else repr(found[:40])
-    return ConfigError(
+    return WrongValueError(
         f"{path}: row {row}{place}, column {column}: wanted a finite number, found {shown}; "
-        "mend the row or leave it out"
+        "mend the row or leave it out",
+        row,
     )
 
 

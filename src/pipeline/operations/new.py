@@ -1,0 +1,52 @@
+"""Command `new`: a commented study for a file of one's own, after a look at the file."""
+
+import re
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.config.loading import load_study
+from pipeline.config.section import NAME_PATTERN
+from pipeline.config.study import RESERVED
+from pipeline.config.yaml_files import read_yaml
+from pipeline.data.tables import FORMATS
+from pipeline.errors import ConfigError
+from pipeline.operations.new_images import study_of_images
+from pipeline.operations.new_network import study_of_network
+from pipeline.operations.new_points import study_of_points
+from pipeline.operations.studies import CONFIG, in_checkout
+
+#: What writes the text of a study for a file, by its ending.
+WRITERS: dict[str, Callable[[str, Path], str]] = {
+    **dict.fromkeys(FORMATS, study_of_points),
+    ".onnx": study_of_network,
+}
+
+
+def run(options: Namespace) -> None:
+    """Look at the file, and write `config/NAME.yaml`, a study that runs as it stands."""
+    in_checkout()
+    name, source = options.name, options.source
+    if not re.fullmatch(NAME_PATTERN, name) or name in (*RESERVED, "default"):
+        raise ConfigError(
+            f"{name}: no name for a study; wanted letters, digits, - and _, and none of {', '.join(RESERVED)}, default"
+        )
+    target = CONFIG / f"{name}.yaml"
+    if target.exists():
+        raise ConfigError(f"{target}: is there already; choose another name, or remove it")
+    if not source.exists():
+        raise ConfigError(f"{source}: there is no such file or folder; paths start at {Path.cwd()}")
+    writer = study_of_images if source.is_dir() else WRITERS.get(source.suffix.lower())
+    if writer is None:
+        raise ConfigError(
+            f"{source}: wanted a folder of images or a file that ends in {', '.join(WRITERS)}; write it as one of these"
+        )
+    text = writer(name, source)
+    target.write_text(text, encoding="utf-8")
+    try:
+        load_study(read_yaml(target), CONFIG / "default.yaml")
+    except ConfigError as error:
+        target.unlink()
+        raise ConfigError(f"{source}: {error}") from None
+    print("\n".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")))
+    print(f"wrote {target}; look at it, then: make run STUDY={name}")

@@ -1,0 +1,181 @@
+"""The study of points in a file: kriging of a column of values, or a system of equations without one."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.tables import Table, WrongValueError, open_table
+from pipeline.errors import ConfigError
+from pipeline.runtime.foretelling import foretell
+
+#: Names of coordinates, the first coordinate before the second and the third.
+LONGITUDES = ("lon", "longitude", "long", "lng")
+LATITUDES = ("lat", "latitude")
+CARTESIAN = (("x", "easting", "east"), ("y", "northing", "north"), ("z", "height", "depth"))
+#: Rows among which duplicates are looked for.
+MOST_COMPARED = 10**6
+TOLERANCE = 1e-6
+FACTOR_TOLERANCE = 1e-2
+GRID_LINES = 100  # along the longer side
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a file holds.
+
+    Attributes:
+        n: Rows.
+        ranges: Least and greatest value by column.
+        duplicates: Rows at the place of another one, among the first million.
+    """
+
+    n: int
+    ranges: dict[str, tuple[float, float]]
+    duplicates: int
+
+
+def study_of_points(name: str, path: Path) -> str:
+    """Look at every row of a file, and write a study of it.
+
+    Raises:
+        ConfigError: If the file cannot be read, a row is not as it should be, or nothing in it can be a coordinate.
+    """
+    table = open_table(path)
+    numeric, left_out = _numeric(table)
+    coordinates, on_globe = _coordinates(table, numeric)
+    values = [column for column in numeric if column not in coordinates]
+    look = _look(table, [*coordinates, *values[:1]], coordinates)
+    if on_globe:
+        _require_degrees(path, coordinates, look)
+    lines = [f"# {path}: {look.n:,} rows."]
+    for column, (low, high) in look.ranges.items():
+        unit = f" {table.units[column]}" if column in table.units else ""
+        role = "a coordinate" if column in coordinates else "the value"
+        lines.append(f"# Column {column}, {role}: {low:g} to {high:g}{unit}.")
+    others = values[1:]
+    if others:
+        lines.append(f"# Other columns of numbers: {', '.join(others)}.")
+    if left_out:
+        lines.append(f"# Columns that hold something else: {', '.join(left_out)}.")
+    if look.duplicates:
+        lines.append(
+            f"# {look.duplicates:,} rows are at the place of another one; the nugget takes care of them."
+        )
+    dimension = 2 if on_globe else len(coordinates)
+    bytes_needed = foretell(
+        "airports" if on_globe else "file", look.n, dimension, TOLERANCE, FACTOR_TOLERANCE, 1
+    )
+    needed = max(bytes_needed.compress_bytes, bytes_needed.solve_bytes)
+    lines.append(
+        f"# Memory foretold: {needed / 1e9:.1f} GB in one process (a dense matrix: {8 * look.n**2 / 1e9:,.1f} GB)."
+    )
+    points = f"{{name: file, path: {json.dumps(str(path))}, coordinates: {_names(coordinates)}"
+    points += ", crs: lonlat" if on_globe else ""
+    section = [f"study: {name}", "matrices:", f"  {_key(values[0] if values else name)}:"]
+    if values:
+        spacing = _spacing(look, coordinates)
+        section += [
+            "    # Known values; a tenth of the rows is held out to judge predictions. unit: mm names the unit.",
+            f"    points: {points}, value: {json.dumps(values[0])}}}",
+            "    # nu is the smoothness: 0.5 is rough, 2.5 smooth. Length scale, variance and noise are fitted.",
+            "    kernel: {name: matern, nu: 1.5, length_scale: fit}",
+            "    task: kriging",
+        ]
+        if len(coordinates) <= 3:
+            section += [
+                "    # A grid of predictions, in the unit of the coordinates; format: csv or tif writes other files.",
+                f"    predict: {{grid: {{spacing: {spacing:g}}}}}",
+            ]
+    else:
+        typical = _extent(look, coordinates) / 10
+        section += [
+            f"    points: {points}}}",
+            f"    kernel: {{name: matern, nu: 1.5, length_scale: {typical:.3g}}}",
+            "    nugget: 1.0e-2",
+            "    # Solves for ones; right_hand_side: b.npy names another right-hand side.",
+            "    task: solve",
+        ]
+    section.append(f"    compress: {{tolerance: {TOLERANCE:.1e}}}")
+    return "\n".join([*lines, "", *section, ""])
+
+
+def _names(columns: list[str]) -> str:
+    return f"[{', '.join(map(json.dumps, columns))}]"
+
+
+def _key(column: str) -> str:
+    """A column's name as that of a matrix."""
+    safe = "".join(mark if mark.isascii() and (mark.isalnum() or mark in "_-") else "_" for mark in column)
+    safe = safe.lstrip("_-")[:40]
+    # YAML takes what looks like a number, or yes and no, for something else than text.
+    return safe if safe and safe[0].isalpha() and len(safe) > 3 else f"values_{safe}".rstrip("_")
+
+
+def _numeric(table: Table) -> tuple[list[str], list[str]]:
+    """The columns that begin with a number, and the others."""
+    numeric, others = [], []
+    for column in table.columns:
+        try:
+            next(table.parts([column]))
+            numeric.append(column)
+        except WrongValueError as error:
+            if error.row > 1:  # a column of numbers with a mistake
+                raise
+            others.append(column)
+    if not numeric:
+        raise ConfigError(
+            f"{table.path}: has no column of numbers alone; columns: {', '.join(table.columns)}"
+        )
+    return numeric, others
+
+
+def _coordinates(table: Table, numeric: list[str]) -> tuple[list[str], bool]:
+    """The columns of coordinates, by their names or else the first ones, and whether they are on the globe."""
+    by_name = {name.lower(): name for name in reversed(numeric)}
+    longitude = next((by_name[name] for name in LONGITUDES if name in by_name), None)
+    latitude = next((by_name[name] for name in LATITUDES if name in by_name), None)
+    if longitude is not None and latitude is not None:
+        return [longitude, latitude], True
+    found = [next((by_name[name] for name in names if name in by_name), None) for names in CARTESIAN]
+    named = [name for name in found if name is not None]
+    if len(named) > 1:
+        return named, table.crs == "EPSG:4326"
+    return numeric[: max(1, min(3, len(numeric) - 1))], False
+
+
+def _look(table: Table, columns: list[str], coordinates: list[str]) -> Look:
+    n, low, high = 0, np.full(len(columns), np.inf), np.full(len(columns), -np.inf)
+    compared: list[NDArray[np.float64]] = []
+    for part in table.parts(columns):
+        low, high = np.minimum(low, part.min(axis=0)), np.maximum(high, part.max(axis=0))
+        if n < MOST_COMPARED:
+            compared.append(part[:, : len(coordinates)])
+        n += len(part)
+    places = np.concatenate(compared)
+    ranges = {name: (float(a), float(b)) for name, a, b in zip(columns, low, high, strict=True)}
+    return Look(n, ranges, len(places) - len(np.unique(places, axis=0)))
+
+
+def _require_degrees(path: Path, coordinates: list[str], look: Look) -> None:
+    for name, most in zip(coordinates, (360.0, 90.0), strict=True):
+        low, high = look.ranges[name]
+        if low < -most or high > most:
+            raise ConfigError(
+                f"{path}: column {name}: wanted degrees from {-most:g} to {most:g}, found {low:g} to {high:g}; "
+                "rename it if it is no angle"
+            )
+
+
+def _extent(look: Look, coordinates: list[str]) -> float:
+    return max(look.ranges[name][1] - look.ranges[name][0] for name in coordinates) or 1.0
+
+
+def _spacing(look: Look, coordinates: list[str]) -> float:
+    """A round number that makes some hundred lines of the longer side."""
+    wanted = _extent(look, coordinates) / GRID_LINES
+    unit = 10.0 ** math.floor(math.log10(wanted))
+    return unit * next(step for step in (1, 2, 5, 10) if step * unit >= wanted * (1 - 1e-12))

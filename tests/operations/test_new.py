@@ -1,0 +1,120 @@
+"""Studies that `new` writes after a look at a file."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from pipeline.__main__ import main
+from pipeline.operations.studies import read_study
+
+
+def new(name, source):
+    return main(["new", name, "--from", str(source)])
+
+
+def test_stations_become_a_study_of_kriging_with_what_was_seen(checkout, capsys):
+    rng = np.random.default_rng(0)
+    places = np.round(rng.uniform((5, 45), (10, 48), (50, 2)), 3)
+    places[7] = places[3]
+    rows = "\n".join(f"S{i},{lat},{lon},{i}.5,{i}" for i, (lon, lat) in enumerate(places.tolist()))
+    (checkout / "stations.csv").write_text(f"name,lat,lon,mm,year\n{rows}\n")
+    assert new("rain", "stations.csv") == 0
+    matrix = read_study("rain").study.matrices["values_mm"]
+    assert matrix.points.coordinates == ("lon", "lat")
+    assert (matrix.points.crs, matrix.points.value, matrix.task) == ("lonlat", "mm", "kriging")
+    assert matrix.fit is not None
+    assert matrix.predict.grid.spacing == pytest.approx(0.05)
+    told = capsys.readouterr().out
+    for words in (
+        "stations.csv: 50 rows", "Column mm, the value: 0.5 to 49.5", "Other columns of numbers: year",
+        "Columns that hold something else: name", "1 rows are at the place of another one", "Memory foretold: ",
+        "make run STUDY=rain",
+    ):  # fmt: skip
+        assert words in told
+
+
+def test_points_without_values_become_a_system(checkout):
+    np.savez("cloud.npz", x=np.arange(20.0), y=np.arange(20.0) ** 2)
+    assert new("cloud", "cloud.npz") == 0
+    (matrix,) = read_study("cloud").study.matrices.values()
+    assert (matrix.points.coordinates, matrix.task) == (("x", "y"), "solve") or matrix.points.value == "y"
+
+
+def network(path, shape=("n", 2, 8, 8)):
+    weights = numpy_helper.from_array(np.ones((4, 2, 3, 3), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("n", 4, 6, 6))],
+        [weights],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def test_a_network_becomes_a_study_with_samples_of_its_shape(checkout, capsys):
+    network("detector.onnx")
+    assert new("detector", "detector.onnx") == 0
+    own = read_study("detector").study.precision.networks["detector"]
+    assert np.load(own.inputs).shape == (32, 2, 8, 8)
+    told = capsys.readouterr().out
+    assert "1 nodes (1 Conv), 72 parameters" in told
+    assert "holds noise of that shape" in told
+
+
+def test_a_folder_of_images_becomes_a_study_of_training(checkout):
+    for part, count in (("train", 12), ("test", 3)):
+        for kind in ("cat", "dog"):
+            (checkout / "pets" / part / kind).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (40, 36), (i, 0, 0)).save(checkout / "pets" / part / kind / f"{i}.png")
+    assert new("pets", "pets") == 0
+    study = read_study("pets").study
+    assert (study.dataset.image_size, study.dataset.channels) == (32, 3)
+    assert (study.dataset.train_samples, study.dataset.validation_samples) == (22, 2)
+    assert study.training.runs["sgd"].batch_size == 22
+
+
+def test_every_written_study_explains_itself_in_comments(checkout):
+    np.savez("cloud.npz", x=np.arange(20.0), y=np.arange(20.0) ** 2, v=np.sin(np.arange(20.0)))
+    assert new("cloud", "cloud.npz") == 0
+    text = (checkout / "config/cloud.yaml").read_text()
+    assert sum(line.lstrip().startswith("#") for line in text.splitlines()) >= 6
+    assert yaml.safe_load(text)["study"] == "cloud"
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "words"),
+    [
+        ("a b", "a.csv", "a b: no name for a study"),
+        ("history", "a.csv", "history: no name for a study"),
+        ("tiny", "a.csv", "config/tiny.yaml: is there already"),
+        ("own", "gone.csv", "gone.csv: there is no such file or folder"),
+        ("own", "a.txt", "a.txt: wanted a folder of images or a file that ends in .csv"),
+        ("own", "a.csv", "a.csv: row 2, column v: wanted a finite number, found 'none'"),
+        ("own", "words.csv", "words.csv: has no column of numbers alone; columns: a, b"),
+        ("own", "swapped.csv", "swapped.csv: column lat: wanted degrees from -90 to 90, found 45 to 170"),
+        ("own", "bad.onnx", "bad.onnx: no ONNX network"),
+        ("own", "open.onnx", "open.onnx: its input x has the shape"),
+        ("own", "empty", "empty: wanted train/CLASS/* of two classes or more"),
+    ],
+)
+def test_what_cannot_become_a_study_is_one_line_and_leaves_nothing(checkout, capsys, name, source, words):
+    (checkout / "a.txt").write_text("1 2 3\n")
+    (checkout / "a.csv").write_text("x,y,v\n" + "1,2,3\n" + "3,4,none\n" + "1,2,3\n" * 5)
+    (checkout / "words.csv").write_text("a,b\nx,y\n")
+    (checkout / "swapped.csv").write_text("lon,lat,v\n45,170,1\n46,45,2\n")
+    (checkout / "bad.onnx").write_bytes(b"PK")
+    network("open.onnx", ("n", 2, "h", "w"))
+    (checkout / "empty").mkdir()
+    before = sorted((checkout / "config").iterdir())
+    assert new(name, source) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"error: {words}"), line
+    assert sorted((checkout / "config").iterdir()) == before
+    assert json.dumps(line)
