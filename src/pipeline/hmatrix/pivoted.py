@@ -1,0 +1,250 @@
+"""Smooth kernels in many dimensions: exact solves with a randomly pivoted Cholesky preconditioner.
+
+Where points have many coordinates, boxes near each other are most of all boxes and hierarchical compression gains
+little. A smooth kernel's matrix has few large eigenvalues there instead. A partial Cholesky factorization whose pivots
+are drawn with probabilities proportional to what is left of the diagonal finds them from few columns [1, algorithm 1],
+block by block; conjugate gradients on the exact entries do the rest [2].
+
+References:
+    [1] Chen, Epperly, Tropp, Webber, "Randomly pivoted Cholesky", CPAM 2025 (arXiv 2207.06503).
+    [2] Díaz, Epperly, Frangella, Tropp, Webber, "Robust, randomized preconditioning for kernel ridge regression",
+        arXiv 2304.12465, section 2.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+import torch
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError
+from pipeline.hmatrix.inputs import as_diagonal, as_points, require_kernel, require_tolerance
+from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient
+from pipeline.hmatrix.vectors import Vectors, arrays_as_tensors
+
+Array = NDArray[np.float64]
+
+_BLOCK = 64  # pivots drawn at a time
+_ENTRIES = 4_000_000  # of the matrix at a time
+_KEPT = 125_000_000  # entries that are evaluated once
+_ROUNDING = 1e-12  # of the largest pivot of a block: what is below is a combination of the others
+
+
+@dataclass(frozen=True, eq=False)
+class PivotedCholesky:
+    """F with F F' near K, from columns of K at pivots.
+
+    Attributes:
+        factor: F, shape (n, rank).
+        pivots: Points whose columns were taken, in their order, shape (rank,).
+        trace: What is left of the trace of K, which bounds the norm of K - F F'.
+    """
+
+    factor: Array
+    pivots: NDArray[np.int64]
+    trace: float
+
+    @classmethod
+    def of(
+        cls, points: Any, kernel: Kernel, *, rank: int, generator: np.random.Generator, trace: float = 0.0
+    ) -> "PivotedCholesky":
+        """Factorize in part; costs O(n rank²) and n rank entries of K.
+
+        Args:
+            points: Shape (n, d).
+            kernel: A covariance.
+            rank: Columns at most.
+            generator: Draws the pivots.
+            trace: What is left of the trace where it may end earlier.
+        """
+        _require_covariance(kernel)
+        places = as_points(points, "points").astype(np.float64)
+        n = len(places)
+        rank = min(rank, n)
+        factor, pivots = np.zeros((rank, n)), np.zeros(0, np.int64)
+        left = kernel.diagonal(places) if n else np.zeros(0)
+        first = float(left.sum())
+        while len(pivots) < rank and left.sum() > max(trace, _ROUNDING * first):
+            count = min(_BLOCK, rank - len(pivots), int((left > 0).sum()))
+            chosen = generator.choice(n, count, replace=False, p=left / left.sum())
+            known = factor[: len(pivots)]
+            columns = kernel(places, places[chosen]).T - known[:, chosen].T @ known
+            # Pivots near each other share a column: a pivoted factorization of their block drops them.
+            root, order, found = _pivoted(columns[:, chosen])
+            kept = chosen[order[:found]]
+            rows = scipy.linalg.solve_triangular(root[:found, :found], columns[order[:found]], lower=True)
+            factor[len(pivots) : len(pivots) + found] = rows
+            pivots = np.concatenate([pivots, kept])
+            left = np.maximum(left - (rows**2).sum(axis=0), 0.0)
+            left[chosen] = 0.0
+        return cls(np.ascontiguousarray(factor[: len(pivots)].T), pivots, float(left.sum()))
+
+    @property
+    def rank(self) -> int:
+        return len(self.pivots)
+
+    def preconditioner(self, diagonal: Array) -> "Woodbury":
+        """Return F F' + diagonal, ready to solve with."""
+        return Woodbury(self.factor, diagonal)
+
+
+@dataclass(frozen=True, eq=False)
+class Woodbury:
+    """F F' + D, solved by the formula of Sherman, Morrison and Woodbury.
+
+    Attributes:
+        factor: F, shape (n, rank).
+        diagonal: D, shape (n,), positive.
+    """
+
+    factor: Array
+    diagonal: Array
+
+    @cached_property
+    def _inner(self) -> Any:
+        scaled = self.factor / self.diagonal[:, None]
+        return scipy.linalg.cho_factor(np.eye(self.factor.shape[1]) + self.factor.T @ scaled)
+
+    def solve(self, b: Array) -> Array:
+        """Return (F F' + D)^-1 b for b of shape (n, m)."""
+        first = b / self.diagonal[:, None]
+        inner = scipy.linalg.cho_solve(self._inner, self.factor.T @ first)
+        return np.asarray(first - (self.factor @ inner) / self.diagonal[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedMatrix:
+    """k(points, sources) + diagonal, whose entries are evaluated part by part; they are kept up to a gigabyte.
+
+    Attributes:
+        points, sources: Shapes (n, d) and (m, d).
+        kernel: The kernel.
+        diagonal: Shape (n,), or None.
+    """
+
+    points: Array
+    sources: Array
+    kernel: Kernel
+    diagonal: Array | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.points), len(self.sources)
+
+    def __matmul__(self, x: Any) -> Any:
+        """Return the product with x of shape (m,) or (m, k); costs O(n m)."""
+        return arrays_as_tensors(self._product)(x)
+
+    def _parts(self) -> Iterator[torch.Tensor]:
+        step = max(1, _ENTRIES // max(len(self.sources), 1))
+        sources = torch.from_numpy(self.sources)
+        for first in range(0, len(self.points), step):
+            yield self.kernel(torch.from_numpy(self.points[first : first + step]), sources)
+
+    @cached_property
+    def _kept(self) -> list[torch.Tensor]:
+        return list(self._parts())
+
+    def _product(self, x: torch.Tensor) -> torch.Tensor:
+        columns = x.reshape(len(x), -1)
+        parts = self._kept if math.prod(self.shape) <= _KEPT else self._parts()
+        y = torch.cat([columns.new_zeros(0, columns.shape[1]), *(part @ columns for part in parts)])
+        if self.diagonal is not None:
+            y = y + torch.from_numpy(self.diagonal)[:, None] * columns
+        return y.reshape(len(self.points), *x.shape[1:])
+
+
+def solve(
+    points: Any,
+    kernel: Kernel,
+    b: Vectors,
+    *,
+    diagonal: Any,
+    tolerance: float = 1e-6,
+    rank: int | None = None,
+    max_iterations: int = 200,
+    seed: int = 0,
+) -> tuple[Vectors, SolveInfo]:
+    """Solve (K + diagonal) x = b for a smooth covariance of points in any number of dimensions.
+
+    The partial factorization goes on until what is left of K is below the least entry of the diagonal, which bounds
+    the condition number by 2, or until its rank is `rank`. Each
+    iteration takes a product with K, whose entries are evaluated anew where they are too many to be kept.
+
+    Args:
+        points: Shape (n, d).
+        kernel: A covariance.
+        b: Shape (n,) or (n, m).
+        diagonal: Positive number, or shape (n,): the nugget.
+        tolerance: Relative residual |b - A x| / |b|, 2-norm, of each column, with the exact matrix.
+        rank: Columns of the partial factorization at most; 10 sqrt(n) if left out.
+        max_iterations: Products with K at most.
+        seed: Seed of the pivots.
+
+    Returns:
+        x of the shape of b, and how it went; `info.notes` tell the rank.
+
+    Raises:
+        ConfigError: If the diagonal is not positive, or arguments are not usable.
+        ConvergenceError: If the tolerance is not reached: the kernel is not smooth enough for the rank.
+    """
+    require_tolerance(tolerance)
+    places = as_points(points, "points").astype(np.float64)
+    n = len(places)
+    term = as_diagonal(diagonal, n)
+    if term is None or term.dtype.kind == "c" or not (term > 0).all():
+        raise ConfigError(f"diagonal: positive numbers are wanted, one or {n}")
+    term = term.astype(np.float64)
+    most = rank if rank is not None else math.ceil(10 * math.sqrt(n))
+    found = PivotedCholesky.of(
+        places,
+        kernel,
+        rank=most,
+        generator=np.random.default_rng(seed),
+        trace=float(term.min(initial=math.inf)),
+    )
+    A, M = StreamedMatrix(places, places, kernel, term), found.preconditioner(term)
+
+    infos: list[SolveInfo] = []
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = A @ x
+        return y
+
+    def iterate(right: torch.Tensor) -> torch.Tensor:
+        solution, info = conjugate_gradient(
+            product,
+            right.double(),
+            preconditioner=lambda r: torch.from_numpy(M.solve(r.numpy())),
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        )
+        infos.append(info)
+        return solution
+
+    x: Any = arrays_as_tensors(iterate)(b)
+    info = infos[0]
+    note = f"preconditioned by {found.rank} columns, which leave {found.trace:.1e} of the trace"
+    return x, replace(info, notes=(note,), exact_residual=info.relative_residual)
+
+
+def _pivoted(block: Array) -> tuple[Array, NDArray[np.int64], int]:
+    """Return L, an order and a rank with block[order][:, order] near L L' in its first `rank` rows and columns."""
+    root, order, found, _ = scipy.linalg.lapack.dpstrf(
+        block, lower=1, tol=_ROUNDING * max(float(block.diagonal().max(initial=0.0)), 0.0)
+    )
+    return np.tril(root), order.astype(np.int64) - 1, int(found)
+
+
+def _require_covariance(kernel: Kernel) -> None:
+    require_kernel(kernel)
+    if not (kernel.symmetric and kernel.positive_definite) or kernel.singular:
+        raise ConfigError(
+            f"kernel: a covariance is wanted, such as SquaredExponential, not {type(kernel).__name__}"
+        )
