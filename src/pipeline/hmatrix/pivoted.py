@@ -228,7 +228,8 @@ def solve(
         infos.append(info)
         return solution
 
-    x: Any = arrays_as_tensors(iterate)(b)
+    given: Any = b
+    x: Any = arrays_as_tensors(iterate)(given)
     info = infos[0]
     note = f"preconditioned by {found.rank} columns, which leave {found.trace:.1e} of the trace"
     return x, replace(info, notes=(note,), exact_residual=info.relative_residual)
