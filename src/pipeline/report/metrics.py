@@ -15,6 +15,7 @@ from pipeline.artifacts.results.network import Flatness, Messages, Score
 from pipeline.artifacts.results.operator import Compression, Fit
 from pipeline.artifacts.results.scaling import ScalingFacts, ScalingRow
 from pipeline.artifacts.results.solution import Result, SolveCost
+from pipeline.artifacts.results.work import LevelWork, ProcessWork
 
 
 class Part(BaseModel):
@@ -138,6 +139,13 @@ class Structure(Part):
     levels: list[dict[str, Any]] = []
 
 
+class Distribution(Part):
+    """What each process of a stage held, did and sent, in all and level by level."""
+
+    processes: list[ProcessWork]
+    levels: list[LevelWork]
+
+
 class Matrix(Part):
     """One hierarchical matrix and its answer; `alone` as for a seed's result, of compression and solve."""
 
@@ -153,6 +161,7 @@ class Matrix(Part):
     solve: SolveCost
     result: Result
     structure: Structure | None = None
+    distribution: dict[str, Distribution] = {}
     alone: bool | None = None
 
 

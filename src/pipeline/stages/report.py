@@ -21,6 +21,7 @@ from pipeline.artifacts.results.operator import OperatorFacts
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.results.scaling import ScalingFacts, ScalingRow
 from pipeline.artifacts.results.solution import SolutionFacts
+from pipeline.artifacts.results.work import LevelWork, ProcessWork
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.report import ReportSpec
 from pipeline.errors import ArtifactError
@@ -29,6 +30,7 @@ from pipeline.report.changes import Comparison, compare
 from pipeline.report.metrics import (
     Converted,
     Dataset,
+    Distribution,
     History,
     Matrix,
     Metrics,
@@ -322,6 +324,13 @@ def _matrix(points: Artifact, operator: Artifact, solution: Artifact, spans: lis
             blocks=operator.array("blocks").tolist(),
             levels=compressed.compress.levels,
         ),
+        distribution={
+            stage: Distribution(
+                processes=artifact.rows_as("processes", ProcessWork),
+                levels=artifact.rows_as("process_levels", LevelWork),
+            )
+            for stage, artifact in (("compress", operator), ("solve", solution))
+        },
         alone=ran_alone(_span(operator), spans) is not False and ran_alone(_span(solution), spans),
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 from pipeline.report import tables
 from pipeline.report.answers.numbers import fit_text, result_text
 from pipeline.report.content import Block, Facts, Heading, Illustration, Prose, Section, Table
+from pipeline.report.distribution import distribution
 from pipeline.report.facts import matrix_facts
 from pipeline.report.figures.growth import exponents, growth
 from pipeline.report.figures.kriging import (
@@ -58,6 +59,7 @@ def _matrix(
         Facts(matrix_facts(matrix)),
         Prose(f"Noted on the way: {'; '.join(str(note) for note in notes)}.", quiet=True) if notes else None,
         tables.levels(matrix),
+        *distribution(matrix),
     ]
 
 

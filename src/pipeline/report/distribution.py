@@ -1,0 +1,139 @@
+"""A matrix among processes: what each held, did and waited for, level by level, and a model of more processes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.report import formatting as f
+from pipeline.report.content import Block, Column, Heading, Prose, Table
+
+STAGES = {"compress": "Compression", "solve": "Factorization and solve"}
+LATENCY, BANDWIDTH = 5e-6, 5e9  # of the model: seconds a message, bytes a second
+_BOXES = 4  # with fewer boxes a process on a level, the boxes of several go to one of them
+_PROCESSES = (1, 4, 16, 64, 256, 1024, 4096)
+_MODELLED = ("level", "boxes", "flops", "seconds", "waiting_seconds", "messages", "sent_bytes")
+Rows = Sequence[Mapping[str, Any]]
+
+
+def distribution(matrix: Mapping[str, Any]) -> list[Block]:
+    """Show the processes of a matrix and their levels, stage by stage, and the model; nothing where none is known."""
+    found: Mapping[str, Any] = matrix.get("distribution") or {}
+    blocks: list[Block] = []
+    for stage, title in STAGES.items():
+        work = found.get(stage) or {}
+        if work.get("processes"):
+            blocks.append(_processes(title, work["processes"]))
+        if work.get("levels"):
+            blocks.append(_levels(title, work["levels"]))
+    if not blocks:
+        return []
+    solved = found.get("solve") or {}
+    return [
+        Heading("Among processes"),
+        *blocks,
+        *_model(solved.get("processes") or (), solved.get("levels") or ()),
+    ]
+
+
+def _processes(title: str, rows: Rows) -> Table:
+    titles = ("Holds", "Peak memory", "Foretold", "Time", "Waiting", "Messages", "Sent")
+    return Table(
+        f"{title}: processes",
+        (Column("Process"), Column("Node"), *(Column(name, True) for name in titles)),
+        tuple(
+            (
+                f.count(row.get("process")), str(row.get("host") or ""), f.n_bytes(row.get("n_bytes")),
+                f.n_bytes(row.get("peak_memory_bytes")), f.n_bytes(row.get("foretold_bytes")),
+                f.seconds(row.get("seconds")), f.seconds(row.get("waiting_seconds")), f.count(row.get("messages")),
+                f.n_bytes(row.get("sent_bytes")),
+            )
+            for row in rows
+        ),
+        note="Peak memory is that of the whole program. It was foretold from the points, the tolerance and the "
+        "dimension before the job was submitted.",
+    )  # fmt: skip
+
+
+def _levels(title: str, rows: Rows) -> Table:
+    titles = ("Boxes", "Holds", "Operations", "Time", "Waiting", "Messages", "Sent")
+    return Table(
+        f"{title}: processes, level by level",
+        (Column("Level"), Column("Process"), *(Column(name, True) for name in titles)),
+        tuple(
+            (
+                f.count(row.get("level")), f.count(row.get("process")), f.count(row.get("boxes")),
+                f.n_bytes(row.get("n_bytes")), f.scientific(row.get("flops")), f.seconds(row.get("seconds")),
+                f.seconds(row.get("waiting_seconds")), f.count(row.get("messages")), f.n_bytes(row.get("sent_bytes")),
+            )
+            for row in sorted(rows, key=lambda row: (-int(row.get("level") or 0), int(row.get("process") or 0)))
+        ),
+        fold=True,
+    )  # fmt: skip
+
+
+def _model(processes: Rows, levels: Rows) -> list[Block]:
+    """Show the time of more processes with as many points each, by operations, latency and bandwidth."""
+    levels = [row for row in levels if all(f.is_number(row.get(name)) for name in _MODELLED)]
+    own = {int(row["level"]): [other for other in levels if other["level"] == row["level"]] for row in levels}
+    boxes = {level: sum(int(row["boxes"]) for row in rows) for level, rows in own.items()}
+    flops = {level: sum(float(row["flops"]) for row in rows) for level, rows in own.items()}
+    busy = sum(float(row["seconds"]) - float(row["waiting_seconds"]) for row in levels)
+    heights = [level for level in sorted(own, reverse=True) if boxes[level]]
+    if not heights or not processes or busy <= 0 or sum(flops.values()) <= 0:
+        return []
+    measured = len(processes)
+    rate = sum(flops.values()) / busy
+    cost = [flops[level] / boxes[level] for level in heights]
+    most_sent = [max(float(row["sent_bytes"]) for row in own[level]) for level in heights]
+    messages = [max(float(row["messages"]) for row in own[level]) for level in heights]
+    leaves = boxes[heights[0]] / measured
+    arity = 4.0 if len(heights) < 2 else max(boxes[heights[0]] / max(boxes[heights[1]], 1), 2.0)
+
+    def seconds(n_processes: int) -> tuple[float, float]:
+        """Return seconds of operations and of messages."""
+        count, height, work, talk = leaves * n_processes, 0, 0.0, 0.0
+        while count >= 1:
+            known = min(height, len(cost) - 1)
+            active = max(min(n_processes, count / _BOXES), 1.0)
+            work += count / active * cost[known] / rate
+            if n_processes > 1:
+                # Boxes on seams grow as the square root of a process's boxes do.
+                share = math.sqrt(count / active / max(leaves / arity**known, 1.0))
+                talk += max(messages[known], 1.0) * LATENCY + most_sent[known] * share / BANDWIDTH
+            count, height = count / arity, height + 1
+        return work, talk
+
+    alone = sum(seconds(1))
+    took = max(
+        sum(float(row["seconds"]) for row in levels if row.get("process") == process.get("process"))
+        for process in processes
+    )
+    rows = []
+    for n_processes in sorted({*_PROCESSES, measured}):
+        work, talk = seconds(n_processes)
+        rows.append(
+            (
+                f.count(n_processes),
+                f.seconds(work + talk),
+                f.seconds(took if n_processes == measured else None),
+                f.percent(alone / (work + talk), 0),
+                f.percent(talk / (work + talk), 1),
+            )
+        )
+    text = (
+        f"A model, not a measurement: the factorization with as many points a process as here, from the operations of "
+        f"a box on each level, the {f.scientific(rate)} a second that the processes here reached, "
+        f"{LATENCY * 1e6:g} µs a message and {BANDWIDTH / 1e9:g} GB/s. It leaves out the turns that boxes on seams "
+        "wait for."
+    )
+    columns = tuple(
+        Column(title, number)
+        for title, number in (
+            ("Processes", False),
+            ("Time", True),
+            ("Measured", True),
+            ("Efficiency", True),
+            ("Messages", True),
+        )
+    )
+    return [Prose(text, quiet=True), Table("Weak scaling, modelled", columns, tuple(rows))]
