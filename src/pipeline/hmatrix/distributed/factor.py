@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse.linalg import LinearOperator
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix.admissibility import interactions
@@ -132,6 +133,13 @@ class DistributedFactorization:
         if self.form.dtype.kind == "c" or sign.real < 0:
             raise ValueError("log det of a matrix whose determinant is not positive; use slogdet")
         return size
+
+    def as_linear_operator(self) -> LinearOperator:
+        """Return A^-1 for SciPy and for programs of one's own, over own rows: all processes must apply it together."""
+        n = self.form.route.n_rows
+        return LinearOperator(
+            (n, n), matvec=lambda b: self.solve(b.reshape(-1)), matmat=self.solve, dtype=self.form.dtype
+        )
 
     def statistics(self) -> list[dict[str, Any]]:
         """Return a row per process and level, leaves first, as JSON can hold it.
