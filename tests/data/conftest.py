@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.data import fashion_mnist
+from pipeline.data import fashion_mnist, geoid
 
 
 def _write_idx(path: Path, values: np.ndarray, *, compress: bool = True) -> bytes:
@@ -37,3 +37,15 @@ def tiny_fashion(tmp_path, monkeypatch):
     monkeypatch.setattr(fashion_mnist, "CONTENT_SHA256", sums)
     monkeypatch.setattr(fashion_mnist, "INSTALLED", tmp_path / "nothing is installed here")
     return folder
+
+
+@pytest.fixture
+def small_geoid(tmp_path, monkeypatch):
+    """Another grid in place of Debian's: heights 1, 2, ... of 19 x 36 places."""
+    header = np.array([(-90.0, -180.0, (10.0, 10.0), (19, 36))], geoid.HEADER)
+    content = header.tobytes() + np.arange(1, 19 * 36 + 1).astype(">f4").tobytes()
+    path = tmp_path / "installed.gtx"
+    path.write_bytes(content)
+    monkeypatch.setattr(geoid, "INSTALLED", path)
+    monkeypatch.setattr(geoid, "SHA256", hashlib.sha256(content).hexdigest())
+    return path

@@ -1,4 +1,3 @@
-import hashlib
 import shutil
 
 import numpy as np
@@ -22,16 +21,7 @@ ON_THE_SPHERE = ["airports", "cities", "geoid", "sphere"]
 SEEDED = [name for name in OPTIONS if name != "sphere"]
 
 
-@pytest.fixture(autouse=True)
-def small_geoid(tmp_path, monkeypatch):
-    """Another grid in place of Debian's: heights 1, 2, ... of 19 x 36 places."""
-    header = np.array([(-90.0, -180.0, (10.0, 10.0), (19, 36))], geoid.HEADER)
-    content = header.tobytes() + np.arange(1, 19 * 36 + 1).astype(">f4").tobytes()
-    path = tmp_path / "installed.gtx"
-    path.write_bytes(content)
-    monkeypatch.setattr(geoid, "INSTALLED", path)
-    monkeypatch.setattr(geoid, "SHA256", hashlib.sha256(content).hexdigest())
-    return path
+pytestmark = pytest.mark.usefixtures("small_geoid")
 
 
 def test_every_point_set_has_a_case():

@@ -48,21 +48,24 @@ class Choice:
         registry: Frozen dataclasses by the names that studies know them by.
         required: Fields that a study has to give, whatever their default is.
         without: Fields that a study cannot give.
+        sections: Sections that a study may write instead of an entry; they stay sections.
     """
 
     registry: Mapping[str, type]
     required: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    sections: tuple[type[Section], ...] = ()
 
-    def sections(self) -> dict[str, type[Section]]:
+    def all_sections(self) -> dict[str, type[Section]]:
         """The sections that a study may write, by name."""
-        return {
+        entries = {
             name: section_of(options, name, required=self.required, without=self.without)
             for name, options in self.registry.items()
         }
+        return entries | {section.model_fields["name"].default: section for section in self.sections}
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        sections = list(self.sections().values())
+        sections = list(self.all_sections().values())
         union: Any = Union[tuple(sections)]  # noqa: UP007
         tagged = Annotated[union, Field(discriminator="name")] if len(sections) > 1 else union
         checked = handler.generate_schema(tagged)
@@ -74,10 +77,14 @@ class Choice:
         if isinstance(value, tuple(self.registry.values())):
             return value
         section = check(value)
+        if isinstance(section, self.sections):
+            return section
         keys = type(section).model_fields.keys() - {"name"}
         return self.registry[section.name](**{key: getattr(section, key) for key in keys})
 
-    def _write(self, options: Any) -> dict[str, Any]:
+    def _write(self, options: Any) -> Any:
+        if isinstance(options, self.sections):
+            return options
         name = next(name for name, kind in self.registry.items() if kind is type(options))
         fields = (field.name for field in dataclasses.fields(options) if field.name not in self.without)
         return {"name": name} | {key: getattr(options, key) for key in fields}

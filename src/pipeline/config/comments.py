@@ -104,7 +104,7 @@ def _choices(hint: Any) -> dict[str, type[Section]]:
     """The sections that a key chooses between by name."""
     for part in _parts(hint):
         if isinstance(part, Choice):
-            return part.sections()
+            return part.all_sections()
     found = [part for part in _parts(hint) if isinstance(part, type) and issubclass(part, Section)]
     return {kind.model_fields["name"].default: kind for kind in found} if len(found) > 1 else {}
 

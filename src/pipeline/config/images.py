@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.section import IMPORT_PATTERN, Section
+from pipeline.data import IMAGES
 from pipeline.options import Count, Seed
 
 #: Images that data sets of a fixed size have to train and to validate on; a folder's are counted when it is read.
@@ -17,7 +18,7 @@ class ImageData(Section):
 
     LATER: ClassVar[frozenset[str]] = frozenset({"path"})
 
-    name: Literal["fashion_mnist", "digits", "folder", "arrays"] = Field(
+    name: Literal[tuple(IMAGES)] = Field(  # type: ignore[valid-type]
         "fashion_mnist",
         description="The data set: fashion_mnist (60,000 + 10,000 images of 28x28), digits (1,797 of 8x8), folder "
         "(images of your own, which need directory, image_size and channels), or arrays (the same in one file, which "

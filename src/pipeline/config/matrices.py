@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from pipeline.config.choice import Choice
 from pipeline.config.points import AnyPoints, Column, FilePoints
 from pipeline.config.section import Section
+from pipeline.data import PLACES
 from pipeline.hmatrix.kernels import KERNELS, Imported, Kernel, Stationary, ThinPlate
 from pipeline.options import Count, NotNegative, Positive, Seed, Tolerance
 
@@ -21,10 +22,10 @@ STUDIED: dict[str, type[Kernel]] = {
 STUDIED["custom"] = Imported
 # The points that a task can be asked about.
 POINTS_OF: dict[str, tuple[str, ...]] = {
-    "kriging": ("airports", "cities", "geoid", "file"),
+    "kriging": (*PLACES, "file"),
     "capacitance": ("sphere", "cube"),
     "classification": ("embeddings",),
-    "solve": ("airports", "cities", "geoid", "file", "embeddings"),
+    "solve": (*PLACES, "file", "embeddings"),
 }
 AnyKernel = Annotated[Kernel, Choice(STUDIED, required=("length_scale",))]
 

@@ -6,41 +6,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from pipeline.config.choice import Choice
 from pipeline.config.section import Name, Section
+from pipeline.data import PLACES, Places
 from pipeline.options import Count, Seed
-
-
-class AirportPoints(Section):
-    """28,298 airports on the unit sphere with their elevations."""
-
-    name: Literal["airports"] = "airports"
-    n: Count | None = Field(None, description="How many places to use, drawn by seed; null takes them all.")
-    held_out: float = Field(
-        0.1, gt=0, lt=1, description="Part of the places that is held out to judge predictions."
-    )
-    seed: Seed = Field(0, description="Seed of the draw and of the held-out part.")
-
-
-class CityPoints(Section):
-    """Up to 234,908 cities on the unit sphere with their populations."""
-
-    name: Literal["cities"] = "cities"
-    n: Count | None = Field(None, description="How many places to use, drawn by seed; null takes them all.")
-    held_out: float = Field(
-        0.1, gt=0, lt=1, description="Part of the places that is held out to judge predictions."
-    )
-    seed: Seed = Field(0, description="Seed of the draw and of the held-out part.")
-
-
-class GeoidPoints(Section):
-    """1,038,240 places of a grid of the globe with the height of the geoid there."""
-
-    name: Literal["geoid"] = "geoid"
-    n: Count | None = Field(None, description="How many places to use, drawn by seed; null takes them all.")
-    held_out: float = Field(
-        0.1, gt=0, lt=1, description="Part of the places that is held out to judge predictions."
-    )
-    seed: Seed = Field(0, description="Seed of the draw and of the held-out part.")
 
 
 def _as_text(name: object) -> object:
@@ -153,9 +122,10 @@ class Embeddings(Section):
     samples: Count = Field(8192, description="Training images to use, at most.")
 
 
+#: Point sets of the library by their options, and sections of points that a stage makes.
 AnyPoints = Annotated[
-    AirportPoints | CityPoints | GeoidPoints | FilePoints | SphereMesh | CubeMesh | Embeddings,
-    Field(discriminator="name"),
+    Places | FilePoints | SphereMesh | CubeMesh | Embeddings,
+    Choice(PLACES, sections=(FilePoints, SphereMesh, CubeMesh, Embeddings)),
 ]
 
 

@@ -1,6 +1,7 @@
 """Real inputs: images to learn from, and points to build matrices on.
 
-A new data set is one file with one function, and one line in `IMAGES` or `POINTS`.
+A new data set is a function in a file of its own and a row in `IMAGES`; a new point set is a class in a file of its own
+and a row in `PLACES`.
 """
 
 import difflib
@@ -18,6 +19,7 @@ from pipeline.data.folder import load_folder
 from pipeline.data.geoid import load_geoid
 from pipeline.data.images import ImageSet
 from pipeline.data.own_points import load_own_points
+from pipeline.data.places import Airports, Cities, Geoid, Places
 from pipeline.data.points import PointSet
 from pipeline.data.sphere import fibonacci_sphere
 from pipeline.data.splits import Split, hold_out, split, stratified_order
@@ -26,8 +28,10 @@ from pipeline.errors import ConfigError
 
 __all__ = [
     "IMAGES",
+    "PLACES",
     "POINTS",
     "ImageSet",
+    "Places",
     "PointSet",
     "Split",
     "hold_out",
@@ -43,6 +47,9 @@ IMAGES: dict[str, Callable[..., ImageSet]] = {
     "folder": load_folder,
     "arrays": load_arrays,
 }
+
+#: Points with a quantity to predict, by the name that studies have for them.
+PLACES: dict[str, type[Places]] = {kind.name: kind for kind in (Airports, Cities, Geoid)}
 
 POINTS: dict[str, Callable[..., PointSet]] = {
     "airports": load_airports,

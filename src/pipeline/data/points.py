@@ -35,6 +35,10 @@ class PointSet:
             names=[self.names[i] for i in indices] if self.names else [],
         )
 
+    def with_value(self, name: str, value: NDArray[np.float64], *, unit: str) -> "PointSet":
+        """Add a quantity, or replace the one of that name."""
+        return replace(self, values=self.values | {name: value}, units=self.units | {name: unit})
+
 
 def random_subset(point_set: PointSet, *, n_points: int | None, seed: int) -> PointSet:
     """Keep `n_points` of the points, drawn without replacement, in their original order.

@@ -2,20 +2,10 @@
 
 from argparse import Namespace
 
-import numpy as np
-
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Draft, create
-from pipeline.config.points import (
-    AirportPoints,
-    CityPoints,
-    CubeMesh,
-    FilePoints,
-    GeoidPoints,
-    PointsSpec,
-    SphereMesh,
-)
-from pipeline.data import hold_out, load_points
+from pipeline.config.points import CubeMesh, FilePoints, PointsSpec, SphereMesh
+from pipeline.data import Places, hold_out
 from pipeline.data.meshes import cube_mesh, sphere_mesh
 from pipeline.errors import ConfigError
 from pipeline.runtime.provenance import cost, provenance
@@ -35,7 +25,7 @@ def run(options: Namespace) -> None:
     ):
         if isinstance(points, FilePoints):
             facts = own_places(draft, points)
-        elif isinstance(points, AirportPoints | CityPoints | GeoidPoints):
+        elif isinstance(points, Places):
             facts = _places(draft, points)
         elif isinstance(points, SphereMesh | CubeMesh):
             facts = _mesh(draft, points)
@@ -46,34 +36,30 @@ def run(options: Namespace) -> None:
     print(f"points {points.name}: {facts.n} in {facts.dimension} dimensions")
 
 
-def _places(draft: Draft, spec: AirportPoints | CityPoints | GeoidPoints) -> PointsFacts:
-    """Points with a quantity: elevation, height of the geoid, logarithm of a population."""
-    places = load_points(spec.name, n_points=spec.n, seed=spec.seed)
-    quantity, unit = "elevation", "m"
-    if isinstance(spec, AirportPoints):
-        values = places.values["elevation"]
-    elif isinstance(spec, GeoidPoints):
-        values, quantity = places.values["height"], "geoid height"
-    else:
-        # An unrecorded population is 0; one inhabitant keeps it finite.
-        values = np.log10(np.maximum(places.values["population"], 1.0))
-        unit, quantity = "log10 of people", "log10 population"
+def _places(draft: Draft, spec: Places) -> PointsFacts:
+    """Write places with their quantity, divided into known and held-out ones."""
+    places = spec.load()
+    values, unit = places.values[spec.QUANTITY], places.units[spec.QUANTITY]
     n = len(places.points)
-    kept, held_out = hold_out(n, n_held_out=n_held_out_of(n, spec.held_out), seed=spec.seed)
-    draft.save_array("points", places.points[kept], unit=places.units["points"])
-    draft.save_array("values", values[kept], unit=unit)
-    draft.save_array("held_out_points", places.points[held_out], unit=places.units["points"])
-    draft.save_array("held_out_values", values[held_out], unit=unit)
+    known, held_out = hold_out(n, n_held_out=n_held_out_of(n, spec.held_out), seed=spec.seed)
+    for prefix, rows in (("", known), ("held_out_", held_out)):
+        draft.save_array(f"{prefix}points", places.points[rows], unit=places.units["points"])
+        draft.save_array(f"{prefix}values", values[rows], unit=unit)
     for name in ("longitude", "latitude"):
-        draft.save_array(f"held_out_{name}", places.values[name][held_out], unit="degrees")
+        if name in places.values:
+            draft.save_array(f"held_out_{name}", places.values[name][held_out], unit="degrees")
     return PointsFacts(
         name=spec.name,
-        n=len(kept),
+        n=len(known),
         dimension=places.points.shape[1],
         unit=unit,
+<<<<<<< HEAD
         quantity=quantity,
         coordinates=("longitude", "latitude"),
         crs="lonlat",
+=======
+        quantity=spec.QUANTITY,
+>>>>>>> d305922 (A point set that studies know by name is one class with its options, and one row; image sets are named by their registry)
         description=places.description,
     )
 
