@@ -7,6 +7,7 @@ import pytest
 from pipeline.precision import Roofs, attained, measure_attained, measure_roofs
 from pipeline.precision.attained import _references, _wake_seconds, fit
 from pipeline.precision.roofline import Work, bound
+from pipeline.precision.routines import instruction_sets
 from pipeline.precision.sampling import Samples
 
 ROOFS = Roofs(
@@ -57,6 +58,7 @@ def test_one_reference_layer_gives_the_cost_of_a_number():
     assert found.seconds_per_number == pytest.approx(3e-10)
 
 
+@pytest.mark.parametrize("instruction_set", sorted({instruction_sets()[0], "portable"}))
 def test_every_class_of_routines_is_measured(instruction_set):
     roofs = measure_attained(measure_roofs(instruction_set, seconds=0.02))
     assert roofs.call_seconds > 0

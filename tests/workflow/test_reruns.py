@@ -90,7 +90,6 @@ SOLVED = {"solve/airports", "solve/ball", "solve/features"}
         ("training/kfac.py", TRAINED | HALVED | FEATURES),
         ("precision/timing.py", HALVED | FEATURES),
         ("stages/solve.py", SOLVED),
-        ("report/tables.py", set()),
         ("report/templates/page.html", set()),
         ("precision/native/avx2.cpp", HALVED | FEATURES),
     ],
