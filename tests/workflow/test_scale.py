@@ -40,10 +40,10 @@ def test_the_plan_of_five_thousand_jobs_fits_into_a_laptop_and_results_stay_shal
     seconds = time.monotonic() - before
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line.split() for line in (done.stdout + done.stderr).splitlines()]
-    total = int(next(words for words in lines if words[:1] == ["total"])[1])
+    total = sum(len(words) == 2 and words[0] in ("rule", "localrule") for words in lines)
     assert total >= N_JOBS
     outputs = {word.rstrip(",") for words in lines if words[:1] == ["output:"] for word in words[1:]}
-    assert len(outputs) >= N_JOBS
+    assert len(outputs) >= N_JOBS - 1  # the whole study has no output of its own
     # results/STUDY/STAGE/NAME/seedN/manifest.json, whatever the size of the study.
     assert max(path.count("/") for path in outputs) <= 5
     with capsys.disabled():

@@ -45,21 +45,17 @@ def _places(draft: Draft, spec: Places) -> PointsFacts:
     for prefix, rows in (("", known), ("held_out_", held_out)):
         draft.save_array(f"{prefix}points", places.points[rows], unit=places.units["points"])
         draft.save_array(f"{prefix}values", values[rows], unit=unit)
-    for name in ("longitude", "latitude"):
-        if name in places.values:
-            draft.save_array(f"held_out_{name}", places.values[name][held_out], unit="degrees")
+    on_the_globe = tuple(name for name in ("longitude", "latitude") if name in places.values)
+    for name in on_the_globe:
+        draft.save_array(f"held_out_{name}", places.values[name][held_out], unit="degrees")
     return PointsFacts(
         name=spec.name,
         n=len(known),
         dimension=places.points.shape[1],
         unit=unit,
-<<<<<<< HEAD
-        quantity=quantity,
-        coordinates=("longitude", "latitude"),
-        crs="lonlat",
-=======
         quantity=spec.QUANTITY,
->>>>>>> d305922 (A point set that studies know by name is one class with its options, and one row; image sets are named by their registry)
+        coordinates=on_the_globe,
+        crs="lonlat" if on_the_globe else "plane",
         description=places.description,
     )
 
