@@ -203,6 +203,10 @@ def test_points_on_the_surface_coarse_meshes_and_open_bodies_are_refused():
         solve_dirichlet(mesh, np.ones(42), side="left")
     with pytest.raises(ValueError, match='condition is "soft" or "hard"'):
         solve_scattering(mesh, PlaneWave(1.0), 1.0, condition="firm")
+    with pytest.raises(ConfigError, match=r"the incident wave has 1\.0, not 2\.0"):
+        solve_scattering(mesh, PlaneWave(1.0), 2.0)
+    with pytest.raises(ConfigError, match="NaN or infinite"):
+        solve_dirichlet(mesh, np.full(42, np.nan))
     with pytest.raises(ConfigError, match="direction: three numbers that are not all 0"):
         PlaneWave(1.0, (0.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="another mesh"):

@@ -81,11 +81,22 @@ def test_triangles_without_area_and_vertices_without_triangle_are_told(sphere):
 def test_slivers_and_unlike_neighbors_are_warned_of_but_usable(sphere):
     vertices, triangles = sphere
     flat = vertices * [1, 1, 1e-3]
-    assert set(counts_of((flat, triangles))) == {"slivers"}
+    assert set(counts_of((flat, triangles))) == {"slivers", "close"}
     diagnose((flat, triangles)).require_usable()
     tip = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0.05, -0.05, 0], [0, 0, 300.0]])
     fan = np.array([[0, 1, 2], [0, 1, 4]])
     assert diagnose((tip, fan)).counts["unlike"] == 1
+
+
+def test_sheets_that_nearly_touch_are_warned_of(sphere):
+    vertices, triangles = sphere
+    for gap, close in ((0.5, 0), (0.02, 2 * len(triangles))):
+        hollow = (
+            np.concatenate([vertices, (1 - gap) * vertices]),
+            np.concatenate([triangles, triangles[:, ::-1] + len(vertices)]),
+        )
+        assert counts_of(hollow) == ({"close": close} if close else {})
+        diagnose(hollow).require_usable()
 
 
 def test_triangles_of_their_own_corners_are_merged(sphere):
@@ -111,6 +122,8 @@ def test_corners_that_do_not_exist_and_nan_are_told_alone(sphere):
 def test_an_empty_mesh_is_no_closed_surface():
     found = diagnose((np.zeros((0, 3)), np.zeros((0, 3), int)))
     assert (found.n_parts, found.is_closed) == (0, False)
+    with pytest.raises(ConfigError, match="it has no triangle"):
+        found.require_usable(closed=False)
 
 
 def test_wrong_shapes_are_refused():

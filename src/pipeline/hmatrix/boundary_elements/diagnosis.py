@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
@@ -14,6 +15,8 @@ from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
 _FLAT = 1e-12  # of the longest edge squared: an area below is none
 _SLIVER = 20.0  # longest edge beside the height on it; 1.15 in an equilateral triangle
 _UNLIKE = 10.0  # ratio of the diameters of neighbors
+_CLOSE = 0.3  # of a diameter; in a mesh of equilateral triangles those without a common corner are .87 apart
+_AT_A_TIME = 20_000  # sampled points
 _ADVICE = {
     "outside": "give the numbers of vertices that exist",
     "not_finite": "remove them",
@@ -27,6 +30,7 @@ _ADVICE = {
     "unmerged": "merge them (merge_vertices)",
     "slivers": "mesh anew: integrals over them are less accurate, and systems are worse conditioned",
     "unlike": "grade the mesh: integrals between them are less accurate",
+    "close": "refine the mesh until triangles are of the size of the gap: integrals across it are less accurate",
 }
 _WHAT = {
     "outside": "triangles with corners that do not exist",
@@ -41,8 +45,9 @@ _WHAT = {
     "unmerged": "vertices at the place of another one",
     "slivers": f"slivers (longer than {_SLIVER:g} times their height)",
     "unlike": f"neighbors whose diameters differ by more than {_UNLIKE:g} times",
+    "close": f"triangles nearer than {_CLOSE:g} of their diameter to one that they share no corner with",
 }
-_WARNINGS = ("slivers", "unlike")
+_WARNINGS = ("slivers", "unlike", "close")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +117,8 @@ class Diagnosis:
         Args:
             closed: Whether the surface has to be closed.
         """
+        if self.n_triangles == 0:
+            raise ConfigError("the mesh cannot be used: it has no triangle")
         errors = [finding for finding in self.errors if closed or finding.kind != "open_edges"]
         if errors:
             raise ConfigError("the mesh cannot be used: " + "; ".join(map(str, errors)))
@@ -139,6 +146,7 @@ def diagnose(mesh: TriangleMesh | tuple[ArrayLike, ArrayLike]) -> Diagnosis:
         of_triangles, sound = _triangles(vertices, triangles)
         of_edges, n_parts = _edges(vertices, triangles, sound)
         found |= of_triangles | of_edges | _vertices(vertices, triangles)
+        found["close"] = _close(vertices, triangles, sound)
         is_closed = len(found["open_edges"]) == 0 and len(triangles) > 0
     findings = [
         Finding(
@@ -227,6 +235,30 @@ def _edges(
         "unlike": np.flatnonzero(sound)[left[ratio > _UNLIKE]],
         "inside_out": np.flatnonzero(sound)[first[turned]],
     }, int(n_parts)
+
+
+def _close(
+    vertices: NDArray[np.float64], triangles: NDArray[np.int64], sound: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Return triangles that nearly touch another one, judged at four points of each."""
+    if not sound.any():
+        return np.zeros(0, np.int64)
+    corners = vertices[triangles[sound]]
+    inner = np.vstack([np.full((1, 3), 1 / 3), (1 + 3 * np.eye(3)) / 6])
+    samples = (inner @ corners).reshape(-1, 3)
+    reach = _CLOSE * np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1)
+    owner = np.repeat(np.flatnonzero(sound), len(inner))
+    tree = cKDTree(samples)
+    found = [np.zeros(0, np.int64)]
+    for first in range(0, len(samples), _AT_A_TIME):
+        part = slice(first, first + _AT_A_TIME)
+        near = tree.query_ball_point(samples[part], np.repeat(reach, len(inner))[part])
+        left = np.repeat(owner[part], [len(others) for others in near])
+        right = owner[np.fromiter((i for others in near for i in others), np.int64, len(left))]
+        left, right = np.unique(np.stack([left, right]), axis=1)
+        apart = ~(triangles[left][:, :, None] == triangles[right][:, None, :]).any(axis=(1, 2))
+        found.append(left[apart])
+    return np.unique(np.concatenate(found))
 
 
 def _is_inside(number: int, part: NDArray[Any], corners: NDArray[np.float64]) -> bool:

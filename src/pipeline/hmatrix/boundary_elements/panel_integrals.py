@@ -22,6 +22,7 @@ from pipeline.hmatrix.boundary_elements.quadrature import gauss_rule
 
 _EVALUATIONS = 2_000_000  # of the kernel at a time: some tens of megabytes
 _IDENTICAL = 3  # corners that a triangle has in common with itself
+_CLOSE = 0.5  # diameters between the centers of triangles without a common corner: sheets that nearly touch
 _BEYOND = 1.2  # diameters between the centers: one Gauss point less in each direction does
 
 
@@ -86,7 +87,9 @@ def _with_rules(mesh: TriangleMesh, pairs: Pairs, order: int) -> list[tuple[Pair
     beyond = between > _BEYOND * torch.maximum(mesh.diameters[i], mesh.diameters[j])
     apart = pairs.n_common == 0
     result = [(pairs[pairs.n_common == n], touching_rule(n, order)) for n in (1, 2, 3)]
-    result.append((pairs[apart & ~beyond], product_rule(*conical_rule(order))))
+    close = between < _CLOSE * torch.maximum(mesh.diameters[i], mesh.diameters[j])
+    result.append((pairs[apart & close], product_rule(*conical_rule(2 * order + 2))))
+    result.append((pairs[apart & ~close & ~beyond], product_rule(*conical_rule(order))))
     result.append((pairs[apart & beyond], product_rule(*conical_rule(max(order - 1, 2)))))
     return result
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
 from pipeline.hmatrix.boundary_elements.normal_derivative import FundamentalSolution
 from pipeline.hmatrix.boundary_elements.operators import BoundaryOperator, LayerOperators
@@ -212,14 +212,23 @@ def solve_system(
             y = y + typical * weight[:, None] * (weight @ x)
         return y
 
-    x, info = gmres(
-        product,
-        torch.from_numpy(np.ascontiguousarray(right, kind))[:, None],
-        preconditioner=lambda r: r / scale,
-        tolerance=tolerance,
-        max_iterations=_ITERATIONS,
-        restart=_RESTART,
-    )
+    if not np.isfinite(right).all():
+        raise ConfigError("the values given on the surface are NaN or infinite")
+    try:
+        x, info = gmres(
+            product,
+            torch.from_numpy(np.ascontiguousarray(right, kind))[:, None],
+            preconditioner=lambda r: r / scale,
+            tolerance=tolerance,
+            max_iterations=_ITERATIONS,
+            restart=_RESTART,
+        )
+    except ConvergenceError as error:
+        what = str(error).split("; ask for")[0].split(" (wanted")[0]
+        raise ConvergenceError(
+            f"{what} (wanted {tolerance:.0e}): the mesh or its resonance makes the system near singular; look at "
+            "diagnose(mesh)"
+        ) from error
     return x[:, 0].numpy(), info
 
 

@@ -170,6 +170,9 @@ def solve_scattering(
     """
     if condition not in ("soft", "hard"):
         raise ValueError(f'condition is "soft" or "hard", not {condition!r}')
+    given = getattr(incident, "wavenumber", wavenumber)
+    if given != wavenumber:
+        raise ConfigError(f"wavenumber: the incident wave has {given}, not {wavenumber}; give both the same")
     is_screen = not mesh.is_closed if screen is None else screen
     kernel = Helmholtz(wavenumber)
     layers = operators or LayerOperators(mesh, kernel, tolerance=tolerance, screen=is_screen)
