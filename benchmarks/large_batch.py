@@ -5,14 +5,13 @@ is not finished, on two cores with one thread a training. Differences are means 
 percentage points of test accuracy, with half the width of their 90 % interval (Welch) as a row of its own.
 """
 
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from _frame import Benchmark, Goal, Quantity, Run
 
+from pipeline.report import metrics as report
 from pipeline.report.claims import judge_claims
 from pipeline.report.runs import accuracy_on_test, loss_on_test, n_steps
 from pipeline.report.spread import difference
@@ -28,14 +27,12 @@ REFERENCE = "sgd_64"
 bench = Benchmark("large_batch", __doc__)
 
 
-def training() -> dict[str, Any]:
+def training() -> dict[str, report.Run]:
     """The runs of the study, by name."""
-    metrics = study()
-    runs: dict[str, Any] = metrics["training"]
-    return runs
+    return study().training
 
 
-def study() -> dict[str, Any]:
+def study() -> report.Metrics:
     """All metrics of the study, which is run if it is not finished."""
     if not METRICS.is_file():
         command = [
@@ -48,8 +45,7 @@ def study() -> dict[str, Any]:
             "config/large_batch.yaml",
         ]
         subprocess.run(command, cwd=ROOT, check=True)
-    found: dict[str, Any] = json.loads(METRICS.read_text())
-    return found
+    return report.Metrics.model_validate_json(METRICS.read_text())
 
 
 def compare(
@@ -101,9 +97,9 @@ def all_images(run: Run) -> None:
 @bench.case("claims")
 def claims(run: Run) -> None:
     """1 for a claim that holds, 0 for one that does not, 0.5 for one that the seeds leave open."""
-    metrics = study()
+    found = study()
     value = {"holds": 1.0, "undecided": 0.5, "does not hold": 0.0}
-    for number, claim in enumerate(judge_claims(metrics["training"], metrics["claims_of"]), start=1):
+    for number, claim in enumerate(judge_claims(found.training, found.claims_of), start=1):
         print(f"claim {number}, {claim.verdict}: {claim.statement} {claim.evidence}")
         run.record(
             Quantity("verdict", "", smaller_is_better=False), ours=value[claim.verdict], part=str(number)

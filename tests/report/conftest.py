@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from pipeline.report import render
+from pipeline.report import Metrics, render
 
 # name: (label, optimizer, batch, smoothing, final train loss, test accuracies, test losses, steps)
 RUNS = {
@@ -44,7 +44,7 @@ def arrays() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="session")
 def full() -> str:
     """The page of the whole study, rendered once for all tests that only read it."""
-    return render(_copy(), _arrays())
+    return render(Metrics.model_validate(_copy()), _arrays())
 
 
 @pytest.fixture
@@ -102,6 +102,9 @@ def _run(name: str) -> dict:
                     "epoch": epoch, "steps": steps * epoch // 20, "seconds": 1.7 * epoch, "train_loss": low,
                     "train_accuracy": 1 - 0.3 * low, "validation_loss": loss + 0.9 * left - 0.02 * seed,
                     "validation_accuracy": accuracy - 0.35 * left, "gap": loss - low,
+                    "n_retries": 0, "n_stale": 0, "n_skipped": 0, "step_size": 0.3, "damping": 0.03, "factor_age": 1,
+                    "inverse_age": 1, "gradient_seconds": 1.0, "preconditioner_seconds": 0.2,
+                    "evaluation_seconds": 0.1,
                 }
             )  # fmt: skip
         history[-1]["train_loss"] = train_loss
@@ -111,10 +114,11 @@ def _run(name: str) -> dict:
             "train": {"loss": train_loss, "accuracy": 1 - 0.35 * train_loss},
             "seconds": 34.1 + seed,
             "steps": steps,
-            "kfac": {"n_damping_retries": 0, "n_kept_inverses": 0} if optimizer == "kfac" else None,
+            "kfac": {"n_retries": 0, "n_stale": 0} if optimizer == "kfac" else None,
         }
     return {
-        "label": label, "optimizer": optimizer, "batch_size": batch, "epochs": 20, "smoothing": smoothing,
+        "label": label, "optimizer": optimizer, "batch_size": batch, "train_samples": 8192,
+        "epochs": 20, "smoothing": smoothing,
         "processes": 2, "seeds": seeds,
     }  # fmt: skip
 
@@ -130,7 +134,8 @@ def _timings() -> list[dict]:
             n_bytes = 2 * parameters + batch * 6000
             rows.append(
                 {
-                    "layer": name, "kind": kind, "batch": batch,
+                    "layer": name, "batch": batch, "mode": "network", "predicted_seconds_fp16": half,
+                    "executed_flops": flops * batch, "traffic_fp16": {bound: n_bytes}, "n_disturbed": 0,
                     "routine_fp32": f"{ROUTINES[kind]} 16 outputs wide, fp32 weights, avx512",
                     "routine_fp16": f"{ROUTINES[kind]} 16 outputs wide, fp16 weights, avx512",
                     "seconds_fp32": half * speedup, "interval": [speedup * 0.96, speedup * 1.05],
@@ -187,15 +192,17 @@ def _matrix(n: int, points: str, task: str, kernel: str, result: dict, ratio: fl
         "compress": {
             "seconds": 3.21, "n_bytes": round(dense / ratio), "dense_bytes": dense, "tolerance": 1e-6,
             "relative_error": 7.8e-7, "missed": False, "n_rows": n, "max_rank": 88, "levels": levels, "notes": [],
+            "symmetric": True, "precision": "float64",
         },
         "solve": {
+            "assemble_seconds": 0.1, "factor_kind": "cholesky",
             "factorize_seconds": 4.31, "factor_bytes": round(1.2 * dense / ratio), "factor_tolerance": 1e-6,
             "solve_seconds": 0.42, "iterations": 9, "relative_residual": 6.1e-9,
             "exact_residual": 4.4e-7, "logdet": -123456.78, "notes": [],
             "processes": 2,
         },
         "result": result,
-        "structure": {"n": n, "blocks": _blocks(depth, n), "levels": levels},
+        "structure": {"n": n, "blocks": _blocks(depth, n)},
     }  # fmt: skip
 
 
@@ -253,6 +260,7 @@ METRICS = {
             "layers": [
                 {
                     "name": name, "kind": kind, "routine": ROUTINES[kind],
+                    "weight_dtype": "float16", "output_error": 3e-4, "output_sqnr_db": 70.0,
                     "n_parameters": parameters, "flops": flops, "sqnr_db": 68.2 + place, "n_overflow": 0,
                     "relative_error": 3.7e-4 / (1 + place / 9), "n_subnormal": 12 * place, "n_flushed": place // 4,
                 }

@@ -1,7 +1,9 @@
 import pytest
 from scipy import stats
 
+from pipeline.artifacts.results.network import EpochRow
 from pipeline.report.claims import judge_claims
+from pipeline.report.metrics import Roles, Run
 
 ROLES = {"reference": "small", "large_batch": "large", "second_order": "kfac", "smoothed": "smooth"}
 STATEMENTS = ("large", "fast", "worse", "restored", "flatter", "sooner")
@@ -9,18 +11,24 @@ STATEMENTS = ("large", "fast", "worse", "restored", "flatter", "sooner")
 
 def run(accuracies, losses=(0.5, 0.51), train_loss=0.1, steps=100, history=(), sharpness=(10.0, 0.2)):
     return {
+        "label": "a run",
+        "optimizer": "kfac",
         "batch_size": 64,
+        "train_samples": 100,
+        "epochs": 2,
         "seeds": {
             str(seed): {
                 "test": {"accuracy": accuracy, "loss": loss},
-                "train": {"loss": train_loss},
+                "train": {"loss": train_loss, "accuracy": None},
                 "sharpness": {
                     "largest_eigenvalue": sharpness[0] * (1 + 0.01 * seed),
                     "perturbation": sharpness[1] * (1 + 0.01 * seed),
+                    "n_samples": 100,
                 },
                 "steps": steps,
                 "history": [
-                    {"steps": at, "seconds": 0.1 * at * (1 + 0.01 * seed), "train_loss": value}
+                    dict.fromkeys(EpochRow.model_fields, 0)
+                    | {"steps": at, "seconds": 0.1 * at * (1 + 0.01 * seed), "train_loss": value}
                     for at, value in history
                 ],
             }
@@ -44,8 +52,13 @@ def plain(text: str) -> str:
     return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
+def judged(runs, roles=ROLES):
+    found = {name: Run.model_validate(run) for name, run in runs.items()}
+    return judge_claims(found, Roles.model_validate(roles) if roles else None)
+
+
 def verdicts(runs, roles=ROLES):
-    return dict(zip(STATEMENTS, (claim.verdict for claim in judge_claims(runs, roles)), strict=True))
+    return dict(zip(STATEMENTS, (claim.verdict for claim in judged(runs, roles)), strict=True))
 
 
 def test_all_claims_hold_where_differences_exceed_the_spread():
@@ -63,11 +76,11 @@ def test_a_large_batch_that_gains_refutes_the_first_claim():
 
 def test_seeds_that_do_not_overlap_are_told_but_decide_nothing():
     astray = study(large=run((0.70, 0.85), history=[(100, 0.4)]))
-    first = judge_claims(astray, ROLES)[0]
+    first = judged(astray, ROLES)[0]
     assert first.verdict == "undecided"
     assert "its best seed, 85.00" in first.evidence
     overlapping = study(large=run((0.70, 0.861), history=[(100, 0.4)]))
-    assert "best seed" not in judge_claims(overlapping, ROLES)[0].evidence
+    assert "best seed" not in judged(overlapping, ROLES)[0].evidence
 
 
 def test_a_noisy_run_leaves_the_others_verdicts_alone():
@@ -92,10 +105,12 @@ def test_second_order_must_reach_the_loss_of_large_batch_sgd_in_fewer_steps(hist
 
 def test_seeds_that_disagree_on_speed_leave_it_undecided():
     kfac = run((0.855, 0.859), (0.80, 0.81), 0.01, 100, [(40, 0.3)])
-    kfac["seeds"]["1"]["history"] = [{"steps": 100, "train_loss": 0.6}]
+    kfac["seeds"]["1"]["history"] = [
+        dict.fromkeys(EpochRow.model_fields, 0) | {"steps": 100, "train_loss": 0.6}
+    ]
     runs = study(kfac=kfac)
     assert verdicts(runs)["fast"] == "undecided"
-    assert "1 of 2 seeds reach" in judge_claims(runs, ROLES)[1].evidence
+    assert "1 of 2 seeds reach" in judged(runs, ROLES)[1].evidence
 
 
 def test_worse_generalization_needs_loss_and_gap_and_accuracy():
@@ -146,21 +161,21 @@ def test_one_seed_decides_nothing():
 
 
 def test_claims_need_their_runs():
-    assert judge_claims(study(), None) == ()
-    assert judge_claims(study(), {"reference": "small", "large_batch": None}) == ()
-    assert judge_claims(study(), {"reference": "small", "smoothed": "gone"}) == ()
-    assert len(judge_claims(study(), {"reference": "small", "smoothed": "smooth"})) == 1
+    assert judged(study(), None) == ()
+    assert judged(study(), {"reference": "small", "large_batch": None}) == ()
+    assert judged(study(), {"reference": "small", "smoothed": "gone"}) == ()
+    assert len(judged(study(), {"reference": "small", "smoothed": "smooth"})) == 1
 
 
 def test_runs_without_scores_leave_out_the_claim():
-    empty = {
-        "seeds": {"0": {"sharpness": {}, "test": {"accuracy": None, "loss": float("nan")}, "history": []}}
-    }
-    assert judge_claims({"small": empty, "large": empty, "kfac": empty, "smooth": empty}, ROLES) == ()
+    flat = {"largest_eigenvalue": None, "perturbation": None, "n_samples": 0}
+    seed = {"sharpness": flat, "test": {"accuracy": None, "loss": float("nan")}, "history": []}
+    empty = run((0.5,), (0.5,)) | {"seeds": {"0": seed}}
+    assert judged({"small": empty, "large": empty, "kfac": empty, "smooth": empty}, ROLES) == ()
 
 
 def test_evidence_is_made_of_the_numbers():
-    first, second, third, fourth, fifth, sixth = judge_claims(study(), ROLES)
+    first, second, third, fourth, fifth, sixth = judged(study(), ROLES)
     assert "2.00 points below batch 64 (90 % interval " in first.evidence
     assert "84.20" in first.evidence
     assert "within 40: 2.5×" in second.evidence
@@ -183,7 +198,7 @@ def test_few_steps_that_take_longer_are_not_sooner():
     never = run((0.845, 0.847), (0.80, 0.81), 0.01, 100, [(40, 0.5)])
     assert verdicts(study(kfac=never))["sooner"] == "does not hold"
     slow["seeds"]["0"]["alone"] = False
-    evidence = judge_claims(study(kfac=slow), ROLES)[-1].evidence
+    evidence = judged(study(kfac=slow), ROLES)[-1].evidence
     assert "later" in evidence
     assert evidence.endswith(
         "other jobs of the study ran on the same machine meanwhile, so that either may be too long."
@@ -194,15 +209,13 @@ def test_an_interval_is_that_of_its_sentence():
     # Welch with two seeds a run and equal deviations s: t(0.95, 2) times s, here 0.2 sqrt(2) points.
     runs = study(large=run((0.838, 0.842), history=[(100, 0.4)]), small=run((0.860, 0.864), steps=2000))
     half = stats.t.ppf(0.95, 2) * 0.2 * 2**0.5
-    assert f"(90 % interval {2.2 - half:.2f} to {2.2 + half:.2f})" in judge_claims(runs, ROLES)[0].evidence
+    assert f"(90 % interval {2.2 - half:.2f} to {2.2 + half:.2f})" in judged(runs, ROLES)[0].evidence
     gains = study(large=run((0.880, 0.884), history=[(100, 0.4)]))
-    assert "2.00 points above batch 64" in judge_claims(gains, ROLES)[0].evidence
+    assert "2.00 points above batch 64" in judged(gains, ROLES)[0].evidence
 
 
 def test_one_seed_has_no_interval():
     runs = study()
     for name in runs:
         del runs[name]["seeds"]["1"]
-    assert not any(
-        "interval" in claim.evidence or "±" in claim.evidence for claim in judge_claims(runs, ROLES)
-    )
+    assert not any("interval" in claim.evidence or "±" in claim.evidence for claim in judged(runs, ROLES))

@@ -1,10 +1,10 @@
-import copy
 import itertools
 
 import pytest
 
 from pipeline.report.content import Heading, Prose, Table
 from pipeline.report.distribution import distribution
+from pipeline.report.metrics import Distribution
 
 GIGA = 10**9
 
@@ -23,31 +23,31 @@ def process(number):
     }  # fmt: skip
 
 
-MATRIX = {
-    "distribution": {
-        "solve": {
+FOUND = {
+    "solve": Distribution.model_validate(
+        {
             "processes": [process(0), process(1)],
             "levels": [
                 level(p, at, boxes, boxes * GIGA // 64) for at, boxes in ((4, 128), (3, 32)) for p in (0, 1)
             ],
         }
-    }
+    )
 }
 
 
-def tables(matrix):
-    return {block.caption: block for block in distribution(matrix) if isinstance(block, Table)}
+def tables(found):
+    return {block.caption: block for block in distribution(found) if isinstance(block, Table)}
 
 
 def test_a_matrix_of_unknown_processes_has_nothing_to_show():
     assert distribution({}) == []
-    assert distribution({"distribution": {"solve": {}}}) == []
+    assert distribution({"solve": Distribution(processes=[], levels=[])}) == []
 
 
 def test_processes_and_levels_are_rows_and_what_was_foretold_stands_beside_what_was_used():
-    blocks = distribution(MATRIX)
+    blocks = distribution(FOUND)
     assert blocks[0] == Heading("Among processes")
-    found = tables(MATRIX)
+    found = tables(FOUND)
     rows = found["Factorization and solve: processes"].rows
     assert [row[:2] for row in rows] == [("0", "n0"), ("1", "n1")]
     assert rows[0][3:5] == ("300\N{NO-BREAK SPACE}MB", "500\N{NO-BREAK SPACE}MB")
@@ -56,9 +56,9 @@ def test_processes_and_levels_are_rows_and_what_was_foretold_stands_beside_what_
 
 
 def test_the_model_is_called_one_goes_to_4096_processes_and_starts_from_what_was_measured():
-    text = next(block.text for block in distribution(MATRIX) if isinstance(block, Prose))
+    text = next(block.text for block in distribution(FOUND) if isinstance(block, Prose))
     assert text.startswith("A model, not a measurement")
-    rows = tables(MATRIX)["Weak scaling, modelled"].rows
+    rows = tables(FOUND)["Weak scaling, modelled"].rows
     assert [int(row[0].replace(",", "")) for row in rows] == [1, 2, 4, 16, 64, 256, 1024, 4096]
     # Two processes did 160 boxes each, at 64 a second; the levels above them cost what the uppermost known one did.
     assert rows[1][1].value == pytest.approx(160 / 64, rel=0.2)
@@ -67,11 +67,3 @@ def test_the_model_is_called_one_goes_to_4096_processes_and_starts_from_what_was
     assert all(0 < later <= earlier for earlier, later in itertools.pairwise(efficiencies))
     # Each process took its operations' time and half a second of waiting on each of two levels.
     assert [row[2].value for row in rows if row[2].value is not None] == [pytest.approx(160 / 64 + 1)]
-
-
-@pytest.mark.parametrize("key", sorted(level(0, 0, 1, 1)))
-def test_a_level_with_a_number_missing_is_left_out_of_the_model(key):
-    matrix = copy.deepcopy(MATRIX)
-    for row in matrix["distribution"]["solve"]["levels"]:
-        del row[key]
-    assert "Factorization and solve: processes, level by level" in tables(matrix)

@@ -1,8 +1,10 @@
 import pytest
 
+from pipeline.artifacts.results.network import EpochRow
 from pipeline.report import layer_tables, tables
 from pipeline.report.formatting import DASH
 from pipeline.report.layer_tables import layer_bars, layer_times, rounding
+from pipeline.report.metrics import Converted, Matrix, Run
 from pipeline.report.prediction_tables import changed_predictions, confusions, plans
 from pipeline.report.runs import accuracy_on_test, spread_text
 from pipeline.report.spread import Spread
@@ -13,24 +15,32 @@ def network(metrics) -> dict:
     return metrics["precision"]["kfac_smooth"]
 
 
+def of(network: dict) -> Converted:
+    return Converted.model_validate(network)
+
+
+def runs_of(training: dict) -> dict[str, Run]:
+    return {name: Run.model_validate(run) for name, run in training.items()}
+
+
 def plain(text: str) -> str:
     return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_bars_have_the_errors_of_the_plans_that_they_time_beside_them(network):
-    added, output, noise = layer_bars(network).rows[1][2:]
+    added, output, noise = layer_bars(of(network)).rows[1][2:]
     assert added == (layer_tables.f.relative(2.9e-4),) * 2
     assert output == tuple(layer_tables.f.relative(2.9e-4 * 1.2 * factor) for factor in (1, 2))
     assert noise == ("69.7", "63.7")
     del network["plans"]["1"]
-    assert layer_bars(network).rows[1][4] == (DASH, "63.7")
+    assert layer_bars(of(network)).rows[1][4] == (DASH, "63.7")
     for error in network["plans"]["64"]["errors"]:
-        del error["sqnr_db"]
-    assert layer_bars(network).rows[1][3:] == ((DASH, output[1]), (DASH, DASH))
+        error["sqnr_db"] = None
+    assert layer_bars(of(network)).rows[1][3:] == ((DASH, output[1]), (DASH, DASH))
 
 
 def test_the_conversion_table_names_its_errors_as_those_of_the_weights(network):
-    table = rounding(network)
+    table = rounding(of(network))
     assert "Weights' error" in [column.title for column in table.columns]
     assert "of the weights" in table.note
 
@@ -38,46 +48,64 @@ def test_the_conversion_table_names_its_errors_as_those_of_the_weights(network):
 def test_the_whisker_is_the_interval_of_the_speedup(network):
     network["timings"][0]["interval"] = [1.0, 1.5]
     network["timings"][1]["interval"] = None
-    first, second = layer_bars(network).rows[0][1]
+    first, second = layer_bars(of(network)).rows[0][1]
     assert first.interval[1] / first.interval[0] == pytest.approx(1.5)
     assert first.interval[0] == pytest.approx(first.reference)
     assert second.interval is None
 
 
 def test_a_reason_does_not_repeat_the_speedup_of_its_bar(network):
-    reasons = dict(layer_bars(network).details[0])
+    reasons = dict(layer_bars(of(network)).details[0])
     assert reasons["Batch 64"] == "No clear difference: compute-bound at 190 GFLOP/s."
     assert "0.97" not in reasons["Batch 64"]
     network["timings"][0]["reason"] = "FP16 wins, 1.25x by direct convolution with FP16 weights: L2-bound."
-    assert dict(layer_bars(network).details[0])["Batch 1"] == (
+    assert dict(layer_bars(of(network)).details[0])["Batch 1"] == (
         "FP16 wins by direct convolution with FP16 weights: L2-bound."
     )
     network["timings"][0]["reason"] = "no clear difference, 0.99x with pooling: L1-bound."
-    assert dict(layer_bars(network).details[0])["Batch 1"] == "No clear difference with pooling: L1-bound."
+    assert (
+        dict(layer_bars(of(network)).details[0])["Batch 1"] == "No clear difference with pooling: L1-bound."
+    )
     network["timings"][0]["reason"] = network["timings"][1]["reason"] = "The same, 2.0x faster or not."
-    assert layer_bars(network).details[0] == (("", "The same, 2.0x faster or not."),)
-    del network["timings"][0]["reason"], network["timings"][1]["reason"]
-    assert layer_bars(network).details[0] == ()
+    assert layer_bars(of(network)).details[0] == (("", "The same, 2.0x faster or not."),)
+    network["timings"][0]["reason"] = network["timings"][1]["reason"] = ""
+    assert layer_bars(of(network)).details[0] == ()
 
 
 def test_routines_that_are_twins_share_a_name(network):
-    assert layer_times(network).rows[0][-1] == "direct conv 16-wide, avx512"
+    assert layer_times(of(network)).rows[0][-1] == "direct conv 16-wide, avx512"
     network["timings"][0]["routine_fp16"] = "matrix-vector 32 outputs wide, fp16 weights, avx512"
-    assert layer_times(network).rows[0][-1] == "direct conv 16-wide, avx512 → matrix-vector 32-wide, avx512"
+    assert (
+        layer_times(of(network)).rows[0][-1] == "direct conv 16-wide, avx512 → matrix-vector 32-wide, avx512"
+    )
 
 
-def test_levels_that_keep_nothing_are_left_out():
+def test_levels_that_keep_nothing_are_left_out(metrics):
+    matrix = metrics["matrices"]["airports"]
     kept = {"level": 2, "boxes": 16, "unknowns": 50, "skeletons": 20, "bytes": 900}
     empty = kept | {"level": 0, "skeletons": 0, "bytes": 0}
-    assert [row[0] for row in tables.levels({"compress": {"levels": [empty, kept]}}).rows] == ["2"]
-    assert tables.levels({"compress": {"levels": [empty]}}) is None
-    assert len(tables.levels({"compress": {"levels": [{"level": 1}]}}).rows) == 1
+    matrix["compress"]["levels"] = [empty, kept]
+    assert [row[0] for row in tables.levels(Matrix.model_validate(matrix)).rows] == ["2"]
+    matrix["compress"]["levels"] = [empty]
+    assert tables.levels(Matrix.model_validate(matrix)) is None
+
+
+def made(**parts) -> Run:
+    usual = {
+        "label": "",
+        "optimizer": "sgd",
+        "batch_size": 64,
+        "train_samples": 100,
+        "epochs": 2,
+        "seeds": {},
+    }
+    return Run.model_validate(usual | parts)
 
 
 def crossed():
     def run(optimizer, batch, accuracy, images=100):
-        seeds = {str(i): {"test": {"accuracy": accuracy + 0.001 * i}} for i in range(2)}
-        return {"optimizer": optimizer, "batch_size": batch, "train_samples": images, "seeds": seeds}
+        seeds = {str(i): {"test": {"accuracy": accuracy + 0.001 * i, "loss": None}} for i in range(2)}
+        return made(optimizer=optimizer, batch_size=batch, train_samples=images, seeds=seeds)
 
     return {
         "a": run("sgd", 64, 0.86),
@@ -105,12 +133,16 @@ def test_a_study_that_crosses_nothing_has_no_such_table():
 
 
 def test_speed_is_counted_to_the_target_and_a_dash_where_it_was_missed():
+    blank = dict.fromkeys(EpochRow.model_fields, 0)
     history = [
-        {"steps": 10, "seconds": 1.0, "train_loss": 0.5},
-        {"steps": 20, "seconds": 2.0, "train_loss": 0.2},
+        blank | {"steps": 10, "seconds": 1.0, "train_loss": 0.5},
+        blank | {"steps": 20, "seconds": 2.0, "train_loss": 0.2},
     ]
-    found = {"sharpness": {"largest_eigenvalue": 12.345, "perturbation": 0.5}, "history": history}
-    runs = {"fast": {"seeds": {"0": found}}, "none": {"seeds": {"0": {}}}}
+    flat = {"largest_eigenvalue": 12.345, "perturbation": 0.5, "n_samples": 100}
+    runs = {
+        "fast": made(seeds={"0": {"sharpness": flat, "history": history}}),
+        "none": made(seeds={"0": {}}),
+    }
     fast, none = tables.minima(runs, 0.3).rows
     assert plain(fast[1]) == "2.00 s"
     assert fast[2] == "20"
@@ -124,10 +156,10 @@ def test_speed_is_counted_to_the_target_and_a_dash_where_it_was_missed():
 
 def test_times_beside_other_jobs_are_marked(metrics):
     training = metrics["training"]
-    assert "†" not in tables.final_accuracy(training).note
+    assert "†" not in tables.final_accuracy(runs_of(training)).note
     training["kfac"]["seeds"]["1"]["alone"] = False
     training["sgd_small"]["seeds"]["1"]["alone"] = True
-    table = tables.final_accuracy(training)
+    table = tables.final_accuracy(runs_of(training))
     assert [row[8].endswith("†") for row in table.rows] == [False, False, True, False]
     assert "† : other jobs" not in table.note
     assert "†: other jobs of the study ran on the same machine" in table.note
@@ -144,7 +176,7 @@ def test_a_deviation_is_never_printed_as_zero():
 
 
 def test_cells_keep_the_numbers_behind_their_texts(metrics):
-    row = tables.final_accuracy(metrics["training"]).rows[0]
+    row = tables.final_accuracy(runs_of(metrics["training"])).rows[0]
     assert [cell.value for cell in row[2:]] == pytest.approx(
         [64, 2560, 99.3, 86.575, 0.534, 0.514, 34.6, 2], rel=1e-3
     )
@@ -155,58 +187,58 @@ def test_factors_are_told_layer_by_layer_of_the_first_seed():
         layers = {
             "conv": {"pi": 0.5, "trace_A": trace, "condition_A": 30.0, "trace_G": 1.0, "condition_G": 4.0}
         }
-        return {"kfac": {"layers": layers | {"norm": {"trace_F": 1.0}}}}
+        return {"kfac": {"layers": layers | {"norm": {}}}}
 
-    table = tables.factors(
-        {"a": {"seeds": {"0": seed(12.345), "1": seed(99.0)}}, "sgd": {"seeds": {"0": {}}}}
-    )
+    sgd = made(seeds={"0": {}})
+    table = tables.factors({"a": made(seeds={"0": seed(12.345), "1": seed(99.0)}), "sgd": sgd})
     assert table.rows[0] == ("a", "conv", "0.500", "12.3", "30.0", "1.00", "4.00")
     assert [row[1] for row in table.rows] == ["conv", "norm"]
     assert set(table.rows[1][2:]) == {DASH}
-    assert tables.factors({"sgd": {"seeds": {"0": {}}}}) is None
+    assert tables.factors({"sgd": sgd}) is None
 
 
 def test_every_table_of_a_network_has_a_row_for_what_it_is_about(network, metrics):
     classes = metrics["study"]["dataset"]["classes"]
-    growth = layer_tables.error_growth(network)
+    growth = layer_tables.error_growth(of(network))
     assert [row[:2] for row in growth.rows] == [
         (layer["name"], batch) for batch in ("1", "64") for layer in network["layers"]
     ]
     assert growth.rows[0][2:5] == (layer_tables.f.relative(2.9e-4),) * 2 + (layer_tables.f.times(1.1),)
-    chosen = layer_tables.candidates(network)
+    chosen = layer_tables.candidates(of(network))
     assert [(row[2], row[-1]) for row in chosen.rows] == [("direct fp32", ""), ("winograd4 fp16", "chosen")]
-    for batch, changed in zip(("1", "64"), changed_predictions(network, classes).rows, strict=True):
+    for batch, changed in zip(("1", "64"), changed_predictions(of(network), classes).rows, strict=True):
         assert changed[:5] == (batch, "1,234", "top", "top", "shirt")
-    (alike,) = confusions(network, classes)
+    (alike,) = confusions(of(network), classes)
     assert "batch 1 and 64" in alike.caption
     assert alike.rows == (("top", "top", "860", "859", "−1"), ("top", "shirt", "15", "16", "+1"))
     assert alike.folded
-    (device,) = layer_tables.device_times(network).rows
+    (device,) = layer_tables.device_times(of(network)).rows
     assert device[-2:] == ("yes", "s16816gemm")
-    assert "GPU of a node" in layer_tables.device_times(network).caption
+    assert "GPU of a node" in layer_tables.device_times(of(network)).caption
 
 
-def test_a_network_without_these_figures_has_none_of_the_tables():
-    for table in (layer_tables.error_growth, layer_tables.candidates, layer_tables.device_times):
-        assert table({}) is None
-    assert changed_predictions({}, ()) is None
-    assert confusions({}, ()) == []
+def test_a_network_without_these_figures_has_none_of_the_tables(network):
+    bare = of(network | {"plans": {}, "candidates": [], "device_timings": [], "timings": []})
+    for table in (layer_tables.error_growth, layer_tables.candidates, layer_tables.device_times, layer_times):
+        assert table(bare) is None
+    assert changed_predictions(bare, ()) is None
+    assert confusions(bare, ()) == []
+    assert plans(bare, {}) is None
 
 
 def test_every_plan_has_its_speed_and_its_accuracy_with_an_interval(network):
     network["plans"]["1"]["accuracy"]["interval_fp16"] = [0.8604, 0.8737]
-    first, second = plans(network, {1: 1.25, 64: 2.0}).rows
+    first, second = plans(of(network), {1: 1.25, 64: 2.0}).rows
     assert first[:2] == ("1", layer_tables.f.times(1.25))
     assert first[3].replace("\N{NO-BREAK SPACE}", " ") == "86.72 % (86.04 to 87.37)"
     assert first[4] == "-0.010 (-0.040 to +0.020)"
     assert (first[5], second[5]) == ("3 of 10,000", "4 of 10,000")
     assert (first[6], second[7]) == (layer_tables.f.relative(0.0043), "1")
-    assert plans({}, {}) is None
 
 
 def test_plans_that_answer_differently_have_a_confusion_each(network):
     network["plans"]["64"]["predictions"]["confusion_after"][1][1] += 3
-    first, second = confusions(network, ())
+    first, second = confusions(of(network), ())
     assert [table.caption.rpartition(" ")[2] for table in (first, second)] == ["1", "64"]
     assert second.rows[0] == ("1", "1", "860", "863", "+3")
     assert second.rows[1:] == first.rows
@@ -215,12 +247,16 @@ def test_plans_that_answer_differently_have_a_confusion_each(network):
 def test_a_confusion_that_stays_has_no_table(network):
     for plan in network["plans"].values():
         plan["predictions"]["confusion_after"] = plan["predictions"]["confusion_before"]
-    assert confusions(network, ()) == []
+    assert confusions(of(network), ()) == []
 
 
-def test_samples_that_count_although_they_were_disturbed_are_told():
-    network = {"timings": [{"layer": "conv", "n_disturbed": n} for n in (0, 2, 5)]}
-    assert plain(layer_times(network).note).endswith("hardly any others: 7 samples of 2 rows.")
-    one = {"timings": [{"layer": "conv", "n_disturbed": 1}]}
-    assert plain(layer_times(one).note).endswith("hardly any others: 1 sample of 1 row.")
-    assert "disturbed" not in layer_times({"timings": [{"layer": "conv", "n_disturbed": 0}]}).note
+def test_samples_that_count_although_they_were_disturbed_are_told(network):
+    def note(*disturbed):
+        row = network["timings"][0]
+        return plain(
+            layer_times(of(network | {"timings": [row | {"n_disturbed": n} for n in disturbed]})).note
+        )
+
+    assert note(0, 2, 5).endswith("hardly any others: 7 samples of 2 rows.")
+    assert note(1).endswith("hardly any others: 1 sample of 1 row.")
+    assert "disturbed" not in note(0)

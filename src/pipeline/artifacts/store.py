@@ -256,6 +256,17 @@ class Artifact:
         rows = self.table(name) if (self.folder / f"{name}.csv").exists() else self.json(name)
         return [_checked(kind, row, f"{self.folder / name}: row {i}") for i, row in enumerate(rows, 1)]
 
+    def values_as(self, name: str, kind: type[F]) -> dict[str, F]:
+        """The values of a JSON object, each as a class of its own, by key."""
+        return {
+            key: _checked(kind, value, f"{self.folder / name}.json: {key}")
+            for key, value in self.json(name).items()
+        }
+
+    def json_as(self, name: str, kind: type[F]) -> F:
+        """A JSON file as a class of its own; raises as `facts_as` does."""
+        return _checked(kind, self.json(name), f"{self.folder / name}.json")
+
     @property
     def spec(self) -> Mapping[str, Any]:
         """The spec that the artefact was made from."""

@@ -8,10 +8,12 @@ less time, too. Each gets one of three verdicts from the spread over seeds (see
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.report.formatting import count, decimal, seconds, significant, times, with_percent
+from pipeline.report.metrics import Roles, Run
 from pipeline.report.runs import (
+    Training,
     accuracy_on_test,
     alone,
     curvature,
@@ -19,8 +21,9 @@ from pipeline.report.runs import (
     loss_on_test,
     n_steps,
     noise_rise,
+    reached,
+    runs_of,
     seeds_of,
-    steps_to,
     target_loss,
     time_until,
 )
@@ -51,17 +54,17 @@ class Claim:
     evidence: str
 
 
-def judge_claims(training: Mapping[str, Any], roles: Mapping[str, Any] | None) -> tuple[Claim, ...]:
+def judge_claims(training: Training, roles: Roles | None) -> tuple[Claim, ...]:
     """Judge every claim whose runs the study has.
 
     Args:
-        training: Runs by name, as in :class:`pipeline.report.metrics.Metrics`.
-        roles: Run names under ``reference``, ``large_batch``, ``second_order`` and ``smoothed``.
+        training: Runs by name.
+        roles: Which run plays which part.
 
     Returns:
         The claims in the order of the argument; empty without roles.
     """
-    runs = {role: training[name] for role, name in (roles or {}).items() if name in training}
+    runs = runs_of(training, roles)
     judges: tuple[tuple[Callable[..., Claim | None], tuple[str, ...]], ...] = (
         (_large_batch_loses, ("reference", "large_batch")),
         (_second_order_is_fast, ("large_batch", "second_order")),
@@ -74,43 +77,43 @@ def judge_claims(training: Mapping[str, Any], roles: Mapping[str, Any] | None) -
     return tuple(claim for claim in judged if claim is not None)
 
 
-def _large_batch_loses(runs: Mapping[str, Any]) -> Claim | None:
+def _large_batch_loses(runs: Mapping[str, Run]) -> Claim | None:
     loss = _compare(runs["reference"], runs["large_batch"], accuracy_on_test)
     if loss is None:
         return None
     return Claim(
         "A large batch costs plain SGD test accuracy.",
         _verdict([loss.exceeds(0.0)]),
-        f"Batch {count(runs['large_batch'].get('batch_size'))} is {_points(loss)} "
-        f"{'below' if loss.mean >= 0 else 'above'} batch {count(runs['reference'].get('batch_size'))}"
+        f"Batch {count(runs['large_batch'].batch_size)} is {_points(loss)} "
+        f"{'below' if loss.mean >= 0 else 'above'} batch {count(runs['reference'].batch_size)}"
         f"{_interval(loss, 2)}: {_percent(runs['large_batch'])} against {_percent(runs['reference'])}"
         f"{_apart(runs['large_batch'], runs['reference'])}.",
     )
 
 
-def _second_order_is_fast(runs: Mapping[str, Any]) -> Claim | None:
+def _second_order_is_fast(runs: Mapping[str, Run]) -> Claim | None:
     """Count steps to the training loss that large-batch SGD ends with: optimization, not generalization."""
     target, allowed = target_loss(runs["large_batch"]), n_steps(runs["large_batch"]).mean
     if target is None or allowed is None:
         return None
-    reached = [steps_to(seed, target) for seed in seeds_of(runs["second_order"])]
-    if not reached:
+    ends = [reached(seed, target) for seed in seeds_of(runs["second_order"])]
+    if not ends:
         return None
-    faster = [steps is not None and steps < allowed for steps in reached]
+    faster = [end is not None and end.steps < allowed for end in ends]
     statement = "A second-order method converges in few steps."
     goal = f"the training loss with which large-batch SGD ends after {count(allowed)} steps"
     goal = f"{goal} ({significant(target, 3)})"
-    steps = Spread.of(reached)
+    steps = Spread.of(end.steps for end in ends if end)
     if steps.mean is None:
         return Claim(statement, _verdict_of_seeds(faster), f"No seed reaches {goal}.")
-    who = "Every seed reaches" if steps.n == len(reached) else f"{steps.n} of {len(reached)} seeds reach"
+    who = "Every seed reaches" if steps.n == len(ends) else f"{steps.n} of {len(ends)} seeds reach"
     evidence = (
         f"{who} {goal} within {count(max(steps.values))}: {times(allowed / steps.mean)} fewer on average."
     )
     return Claim(statement, _verdict_of_seeds(faster), evidence)
 
 
-def _second_order_generalizes_worse(runs: Mapping[str, Any]) -> Claim | None:
+def _second_order_generalizes_worse(runs: Mapping[str, Run]) -> Claim | None:
     alone, reference = runs["second_order"], runs["reference"]
     quantities = {"test loss": loss_on_test, "gap between test and training loss": loss_gap}
     found = {name: _compare(alone, reference, of) for name, of in quantities.items()}
@@ -134,7 +137,7 @@ def _second_order_generalizes_worse(runs: Mapping[str, Any]) -> Claim | None:
     )
 
 
-def _smoothing_restores(runs: Mapping[str, Any]) -> Claim | None:
+def _smoothing_restores(runs: Mapping[str, Run]) -> Claim | None:
     gain = _compare(runs["smoothed"], runs["reference"], accuracy_on_test)
     if gain is None:
         return None
@@ -157,7 +160,7 @@ def _smoothing_restores(runs: Mapping[str, Any]) -> Claim | None:
     )
 
 
-def _smoothing_flattens(runs: Mapping[str, Any]) -> Claim | None:
+def _smoothing_flattens(runs: Mapping[str, Run]) -> Claim | None:
     """Two measures must agree: curvature shrinks with the training loss, the rise under noise with its slope too."""
     alone, smoothed = runs["second_order"], runs["smoothed"]
     quantities = {
@@ -181,7 +184,7 @@ def _smoothing_flattens(runs: Mapping[str, Any]) -> Claim | None:
     )
 
 
-def _second_order_is_sooner(runs: Mapping[str, Any]) -> Claim | None:
+def _second_order_is_sooner(runs: Mapping[str, Run]) -> Claim | None:
     """Compare seconds to the same training loss: what fewer steps are worth if each of them takes longer."""
     target = target_loss(runs["large_batch"])
     if target is None:
@@ -203,9 +206,9 @@ def _second_order_is_sooner(runs: Mapping[str, Any]) -> Claim | None:
 
 
 def _compare(
-    first: Mapping[str, Any],
-    second: Mapping[str, Any],
-    quantity: Callable[[Mapping[str, Any]], Spread],
+    first: Run,
+    second: Run,
+    quantity: Callable[[Run], Spread],
 ) -> Difference | None:
     return difference(quantity(first), quantity(second))
 
@@ -236,7 +239,7 @@ def _interval(by: Difference, decimals: int) -> str:
     return f" (90 % interval {decimal(low, decimals)} to {decimal(high, decimals)})"
 
 
-def _apart(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> str:
+def _apart(lower: Run, upper: Run) -> str:
     """Say so where the seeds of two runs do not overlap, which one seed that goes astray hides in an interval."""
     below, above = accuracy_on_test(lower).values, accuracy_on_test(upper).values
     if min(len(below), len(above)) < 2 or max(below) >= min(above):
@@ -253,5 +256,5 @@ def _spread_of(by: Difference, unit: str = "") -> str:
     return f" (90 % interval {significant(low, 3)} to {significant(high, 3)}{unit})"
 
 
-def _percent(run: Mapping[str, Any]) -> str:
+def _percent(run: Run) -> str:
     return with_percent(accuracy_on_test(run).mean, 2)

@@ -2,50 +2,43 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from pipeline.artifacts.results.work import LevelWork, ProcessWork
 from pipeline.report import formatting as f
 from pipeline.report.content import Block, Column, Heading, Prose, Table
+from pipeline.report.metrics import Distribution
 
 STAGES = {"compress": "Compression", "solve": "Factorization and solve"}
 LATENCY, BANDWIDTH = 5e-6, 5e9  # of the model: seconds a message, bytes a second
 _BOXES = 4  # with fewer boxes a process on a level, the boxes of several go to one of them
 _PROCESSES = (1, 4, 16, 64, 256, 1024, 4096)
-_MODELLED = ("level", "boxes", "flops", "seconds", "waiting_seconds", "messages", "sent_bytes")
-Rows = Sequence[Mapping[str, Any]]
 
 
-def distribution(matrix: Mapping[str, Any]) -> list[Block]:
+def distribution(found: Mapping[str, Distribution]) -> list[Block]:
     """Show the processes of a matrix and their levels, stage by stage, and the model; nothing where none is known."""
-    found: Mapping[str, Any] = matrix.get("distribution") or {}
     blocks: list[Block] = []
     for stage, title in STAGES.items():
-        work = found.get(stage) or {}
-        if work.get("processes"):
-            blocks.append(_processes(title, work["processes"]))
-        if work.get("levels"):
-            blocks.append(_levels(title, work["levels"]))
+        if stage in found and found[stage].processes:
+            blocks.append(_processes(title, found[stage].processes))
+        if stage in found and found[stage].levels:
+            blocks.append(_levels(title, found[stage].levels))
     if not blocks:
         return []
-    solved = found.get("solve") or {}
-    return [
-        Heading("Among processes"),
-        *blocks,
-        *_model(solved.get("processes") or (), solved.get("levels") or ()),
-    ]
+    model = _model(found["solve"].processes, found["solve"].levels) if "solve" in found else []
+    return [Heading("Among processes"), *blocks, *model]
 
 
-def _processes(title: str, rows: Rows) -> Table:
+def _processes(title: str, rows: Sequence[ProcessWork]) -> Table:
     titles = ("Holds", "Peak memory", "Foretold", "Time", "Waiting", "Messages", "Sent")
     return Table(
         f"{title}: processes",
         (Column("Process"), Column("Node"), *(Column(name, True) for name in titles)),
         tuple(
             (
-                f.count(row.get("process")), str(row.get("host") or ""), f.n_bytes(row.get("n_bytes")),
-                f.n_bytes(row.get("peak_memory_bytes")), f.n_bytes(row.get("foretold_bytes")),
-                f.seconds(row.get("seconds")), f.seconds(row.get("waiting_seconds")), f.count(row.get("messages")),
-                f.n_bytes(row.get("sent_bytes")),
+                f.count(row.process), row.host, f.n_bytes(row.n_bytes),
+                f.n_bytes(row.peak_memory_bytes), f.n_bytes(row.foretold_bytes),
+                f.seconds(row.seconds), f.seconds(row.waiting_seconds), f.count(row.messages),
+                f.n_bytes(row.sent_bytes),
             )
             for row in rows
         ),
@@ -54,38 +47,37 @@ def _processes(title: str, rows: Rows) -> Table:
     )  # fmt: skip
 
 
-def _levels(title: str, rows: Rows) -> Table:
+def _levels(title: str, rows: Sequence[LevelWork]) -> Table:
     titles = ("Boxes", "Holds", "Operations", "Time", "Waiting", "Messages", "Sent")
     return Table(
         f"{title}: processes, level by level",
         (Column("Level"), Column("Process"), *(Column(name, True) for name in titles)),
         tuple(
             (
-                f.count(row.get("level")), f.count(row.get("process")), f.count(row.get("boxes")),
-                f.n_bytes(row.get("n_bytes")), f.scientific(row.get("flops")), f.seconds(row.get("seconds")),
-                f.seconds(row.get("waiting_seconds")), f.count(row.get("messages")), f.n_bytes(row.get("sent_bytes")),
+                f.count(row.level), f.count(row.process), f.count(row.boxes),
+                f.n_bytes(row.n_bytes), f.scientific(row.flops), f.seconds(row.seconds),
+                f.seconds(row.waiting_seconds), f.count(row.messages), f.n_bytes(row.sent_bytes),
             )
-            for row in sorted(rows, key=lambda row: (-int(row.get("level") or 0), int(row.get("process") or 0)))
+            for row in sorted(rows, key=lambda row: (-row.level, row.process))
         ),
         fold=True,
     )  # fmt: skip
 
 
-def _model(processes: Rows, levels: Rows) -> list[Block]:
+def _model(processes: Sequence[ProcessWork], levels: Sequence[LevelWork]) -> list[Block]:
     """Show the time of more processes with as many points each, by operations, latency and bandwidth."""
-    levels = [row for row in levels if all(f.is_number(row.get(name)) for name in _MODELLED)]
-    own = {int(row["level"]): [other for other in levels if other["level"] == row["level"]] for row in levels}
-    boxes = {level: sum(int(row["boxes"]) for row in rows) for level, rows in own.items()}
-    flops = {level: sum(float(row["flops"]) for row in rows) for level, rows in own.items()}
-    busy = sum(float(row["seconds"]) - float(row["waiting_seconds"]) for row in levels)
+    own = {row.level: [other for other in levels if other.level == row.level] for row in levels}
+    boxes = {level: sum(row.boxes for row in rows) for level, rows in own.items()}
+    flops = {level: sum(row.flops for row in rows) for level, rows in own.items()}
+    busy = sum(row.seconds - row.waiting_seconds for row in levels)
     heights = [level for level in sorted(own, reverse=True) if boxes[level]]
     if not heights or not processes or busy <= 0 or sum(flops.values()) <= 0:
         return []
     measured = len(processes)
     rate = sum(flops.values()) / busy
     cost = [flops[level] / boxes[level] for level in heights]
-    most_sent = [max(float(row["sent_bytes"]) for row in own[level]) for level in heights]
-    messages = [max(float(row["messages"]) for row in own[level]) for level in heights]
+    most_sent = [max(row.sent_bytes for row in own[level]) for level in heights]
+    messages = [max(row.messages for row in own[level]) for level in heights]
     leaves = boxes[heights[0]] / measured
     arity = 4.0 if len(heights) < 2 else max(boxes[heights[0]] / max(boxes[heights[1]], 1), 2.0)
 
@@ -104,10 +96,7 @@ def _model(processes: Rows, levels: Rows) -> list[Block]:
         return work, talk
 
     alone = sum(seconds(1))
-    took = max(
-        sum(float(row["seconds"]) for row in levels if row.get("process") == process.get("process"))
-        for process in processes
-    )
+    took = max(sum(row.seconds for row in levels if row.process == process.process) for process in processes)
     rows = []
     for n_processes in sorted({*_PROCESSES, measured}):
         work, talk = seconds(n_processes)

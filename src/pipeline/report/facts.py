@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts.results.operator import Compression
+from pipeline.artifacts.results.solution import KrigingResult
 from pipeline.report.answers.numbers import compression, nothing_approximated
 from pipeline.report.content import Fact
 from pipeline.report.formatting import (
@@ -22,6 +24,7 @@ from pipeline.report.formatting import (
     significant,
     times,
 )
+from pipeline.report.metrics import Matrix
 from pipeline.report.solutions import doubt
 
 #: Above this tolerance of the factorization, its determinant is that of a preconditioner and says nothing.
@@ -31,56 +34,53 @@ _NAMES = {"cpu": "CPU", "dirty": "Uncommitted changes", "uncommitted": "Not comm
 _WIDE, _LINE = 60, 200
 
 
-def matrix_facts(matrix: Mapping[str, Any]) -> tuple[Fact, ...]:
-    """Everything measured on one matrix, as named values; what is missing is left out."""
-    compress, solve = (matrix.get(key) or {} for key in ("compress", "solve"))
-    ratio = compression(matrix)
-    than_dense = f"{times(ratio)} less than dense, {n_bytes(compress.get('dense_bytes'))}"
-    less = f" ({than_dense}{_exactly(matrix)})" if ratio else ""
+def matrix_facts(matrix: Matrix) -> tuple[Fact, ...]:
+    """Everything measured on one matrix, as named values; what is not known is left out."""
+    compress, solve, beside = matrix.compress, matrix.solve, _beside(matrix)
     rank = None if nothing_approximated(matrix) else largest_rank(matrix)
     items: Sequence[tuple[str, object, str]] = (
-        ("Kernel", matrix.get("kernel"), f"{_kernel(str(matrix.get('kernel')))}{_nugget(matrix)}"),
-        ("Points", matrix.get("n"), _points(matrix)),
-        ("Storage", compress.get("n_bytes"), f"{n_bytes(compress.get('n_bytes'))}{less}"),
-        ("Relative error", compress.get("relative_error"), _error(compress)),
+        ("Kernel", matrix.kernel, f"{_kernel(matrix.kernel)}{_nugget(matrix)}"),
+        ("Points", matrix.n, _points(matrix)),
+        ("Storage", compress.n_bytes, f"{n_bytes(compress.n_bytes)} ({times(compression(matrix))} less than dense, "
+         f"{n_bytes(compress.dense_bytes)}{_exactly(matrix)})"),
+        ("Relative error", compress.relative_error, _error(compress)),
         ("Largest rank", rank, count(rank)),
-        ("Compression", compress.get("seconds"), f"{seconds(compress.get('seconds'))}{_beside(matrix)}"),
-        ("Factorization", solve.get("factorize_seconds"), f"{seconds(solve.get('factorize_seconds'))}, "
-         f"{n_bytes(solve.get('factor_bytes'))} at tolerance {setting(solve.get('factor_tolerance'))}"),
-        ("Solve", solve.get("solve_seconds"), f"{seconds(solve.get('solve_seconds'))}, "
-         f"{count(solve.get('iterations'))} iterations{_beside(matrix)}"),
-        ("Residual, compressed matrix", solve.get("relative_residual"), scientific(solve.get("relative_residual"))),
-        ("Residual, exact rows", solve.get("exact_residual"), scientific(solve.get("exact_residual"))),
-        ("Divided among", solve.get("processes"), _processes(solve.get("processes"))),
+        ("Compression", compress.seconds, f"{seconds(compress.seconds)}{beside}"),
+        ("Factorization", solve.factorize_seconds, f"{seconds(solve.factorize_seconds)}, {n_bytes(solve.factor_bytes)} "
+         f"at tolerance {setting(solve.factor_tolerance)}"),
+        ("Solve", solve.solve_seconds, f"{seconds(solve.solve_seconds)}, {count(solve.iterations)} iterations{beside}"),
+        ("Residual, compressed matrix", solve.relative_residual, scientific(solve.relative_residual)),
+        ("Residual, exact rows", solve.exact_residual, scientific(solve.exact_residual)),
+        ("Divided among", solve.processes, _processes(solve.processes)),
         *_likelihood(matrix),
     )  # fmt: skip
-    alarmed = {"Relative error"} if compress.get("missed") else set()
+    alarmed = {"Relative error"} if compress.missed else set()
     alarmed |= {"Residual, exact rows"} if doubt("", matrix) else set()
     return tuple(
-        Fact(name, text.strip(), "alarm" if name in alarmed else "")
+        Fact(name, text, "alarm" if name in alarmed else "")
         for name, value, text in items
         if value is not None
     )
 
 
-def _beside(matrix: Mapping[str, Any]) -> str:
-    return ", beside other jobs" if matrix.get("alone") is False else ""
+def _beside(matrix: Matrix) -> str:
+    return ", beside other jobs" if matrix.alone is False else ""
 
 
-def largest_rank(matrix: Mapping[str, Any]) -> int | None:
+def largest_rank(matrix: Matrix) -> int:
     """The largest rank of a block, from the blocks themselves if the matrix comes with them."""
-    ranks = np.asarray((matrix.get("structure") or {}).get("blocks", ()), dtype=np.int64).reshape(-1, 5)[:, 4]
+    blocks = matrix.structure.blocks if matrix.structure is not None else []
+    ranks = np.asarray(blocks, dtype=np.int64).reshape(-1, 5)[:, 4]
     largest = int(ranks.max(initial=-1))
-    return largest if largest >= 0 else (matrix.get("compress") or {}).get("max_rank")
+    return largest if largest >= 0 else matrix.compress.max_rank
 
 
-def _exactly(matrix: Mapping[str, Any]) -> str:
+def _exactly(matrix: Matrix) -> str:
     """Where the gain comes from if not from low ranks: mirrored blocks kept once, numbers in single precision."""
     if not nothing_approximated(matrix):
         return ""
-    compress = matrix.get("compress") or {}
-    gains = ["symmetry"] if compress.get("symmetric") else []
-    gains += ["single precision"] if compress.get("precision") == "float32" else []
+    gains = ["symmetry"] if matrix.compress.symmetric else []
+    gains += ["single precision"] if matrix.compress.precision == "float32" else []
     return f"{f', by {listing(gains)}' if gains else ''}; nothing is approximated, all blocks are dense"
 
 
@@ -90,45 +90,41 @@ def _kernel(text: str) -> str:
     return text.removesuffix("()")
 
 
-def _nugget(matrix: Mapping[str, Any]) -> str:
-    nugget = matrix.get("nugget")
-    if not is_number(nugget) or nugget == 0:
+def _nugget(matrix: Matrix) -> str:
+    if matrix.nugget == 0:
         return ""
-    bound = " (the fit stopped at its smallest nugget)" if matrix.get("nugget_at_bound") else ""
-    return f", nugget {significant(nugget, 3)}{bound}"
+    bound = " (the fit stopped at its smallest nugget)" if matrix.nugget_at_bound else ""
+    return f", nugget {significant(matrix.nugget, 3)}{bound}"
 
 
-def _points(matrix: Mapping[str, Any]) -> str:
+def _points(matrix: Matrix) -> str:
     """How many of what; panels carry several quadrature points each."""
-    n, rows = matrix.get("n"), (matrix.get("compress") or {}).get("n_rows")
-    panels = is_number(rows) and rows != n
-    many = f"{count(n)} panels, {count(rows)} quadrature points" if panels else count(n)
-    parts = [
-        many,
-        str(matrix.get("points") or ""),
-        f"{matrix['dimension']}-D" if matrix.get("dimension") else "",
-    ]
-    return " · ".join(part for part in parts if part)
+    rows = matrix.compress.n_rows
+    panels = rows != matrix.n
+    many = f"{count(matrix.n)} panels, {count(rows)} quadrature points" if panels else count(matrix.n)
+    return " · ".join((many, matrix.points, f"{matrix.dimension}-D"))
 
 
-def _error(compress: Mapping[str, Any]) -> str:
-    error, asked = scientific(compress.get("relative_error")), setting(compress.get("tolerance"))
-    return f"missed: {error}, asked {asked}" if compress.get("missed") else f"{error} (asked: {asked})"
+def _error(compress: Compression) -> str:
+    error, asked = scientific(compress.relative_error), setting(compress.tolerance)
+    return f"missed: {error}, asked {asked}" if compress.missed else f"{error} (asked: {asked})"
 
 
-def _processes(processes: object) -> str:
-    return f"{count(processes)} processes" if is_number(processes) and processes != 1 else "one process"
+def _processes(processes: int) -> str:
+    return f"{count(processes)} processes" if processes != 1 else "one process"
 
 
-def _likelihood(matrix: Mapping[str, Any]) -> list[tuple[str, object, str]]:
+def _likelihood(matrix: Matrix) -> list[tuple[str, object, str]]:
     """Determinant and likelihood, with the tolerance that they hang on; none from a loose factorization."""
-    solve, result = (matrix.get(key) or {} for key in ("solve", "result"))
-    tolerance = solve.get("factor_tolerance")
-    if is_number(tolerance) and tolerance > LOOSEST_LOGDET:
+    tolerance = matrix.solve.factor_tolerance
+    if tolerance > LOOSEST_LOGDET:
         return []
-    at = f", at tolerance {setting(tolerance)}" if is_number(tolerance) else ""
-    found = {"log det": solve.get("logdet"), "log likelihood": result.get("log_likelihood")}
-    return [(f"{name}{at}", value, decimal(value, 1)) for name, value in found.items()]
+    likelihood = matrix.result.log_likelihood if isinstance(matrix.result, KrigingResult) else None
+    found = {"log det": matrix.solve.logdet, "log likelihood": likelihood}
+    return [
+        (f"{name}, at tolerance {setting(tolerance)}", value, decimal(value, 1))
+        for name, value in found.items()
+    ]
 
 
 def provenance_facts(found: Mapping[str, Any]) -> tuple[Fact, ...]:

@@ -1,7 +1,6 @@
 """What a reader sees first, beside the answers: what changed since the last run, and two pictures."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from pipeline.report.drawing import stroke
 from pipeline.report.figures.kriging import kriging_map
 from pipeline.report.figures.training import MOST_DRAWN, progress
 from pipeline.report.formatting import listing, plural, significant
+from pipeline.report.metrics import Metrics
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import alone, claimed, label_of, repeated
 
@@ -17,25 +17,24 @@ from pipeline.report.runs import alone, claimed, label_of, repeated
 MOST_NAMED = 3
 
 
-def change(metrics: Mapping[str, Any]) -> Notice:
+def change(metrics: Metrics) -> Notice:
     """What moved since past runs of the same study, in a line."""
-    history = metrics.get("history") or {}
-    n_figures, moved = history.get("n_figures") or 0, history.get("changes") or []
-    if not n_figures:
+    history = metrics.history
+    if history is None or not history.n_figures:
         return Notice(
             "First run", "There is no past run of these specs on this kind of machine to compare with."
         )
+    moved = history.changes
     against = (
-        f"{plural(n_figures, 'figure')} compared with up to {plural(history.get('n_runs') or 0, 'past run')}"
+        f"{plural(history.n_figures, 'figure')} compared with up to {plural(history.n_runs, 'past run')}"
     )
     if not moved:
         return Notice("Nothing changed", f"{against}: none moved beyond their noise.", "#past")
     named = listing(
-        f"{row['artefact']} {row['figure']} from {significant(row['typical'], 3)} to {significant(row['value'], 3)} "
-        f"({row['verdict']})"
+        f"{row.artefact} {row.figure} from {significant(row.typical, 3)} to {significant(row.value, 3)} ({row.verdict})"
         for row in moved[:MOST_NAMED]
     )
-    worse = sum(row["verdict"] == "worse" for row in moved)
+    worse = sum(row.verdict == "worse" for row in moved)
     more = f", and {len(moved) - MOST_NAMED} more" if len(moved) > MOST_NAMED else ""
     return Notice(
         f"{plural(len(moved), 'figure')} changed, {worse} for the worse",
@@ -44,14 +43,13 @@ def change(metrics: Mapping[str, Any]) -> Notice:
     )
 
 
-def pictures(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[Illustration, ...]:
+def pictures(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> tuple[Illustration, ...]:
     """Accuracy against time and steps, and the first map."""
     return tuple(picture for picture in (_accuracy(metrics), _map(metrics, arrays)) if picture is not None)
 
 
-def _accuracy(metrics: Mapping[str, Any]) -> Illustration | None:
-    training = metrics.get("training") or {}
-    shown = claimed(training, metrics.get("claims_of"), MOST_DRAWN)
+def _accuracy(metrics: Metrics) -> Illustration | None:
+    shown = claimed(metrics.training, metrics.claims_of, MOST_DRAWN)
     drawing = progress(shown)
     if drawing is None:
         return None
@@ -70,9 +68,9 @@ def _accuracy(metrics: Mapping[str, Any]) -> Illustration | None:
     return Illustration((drawing,), f"Accuracy on the validation set.{seeds}{beside}", legend, shape="first")
 
 
-def _map(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Illustration | None:
-    for name, matrix in (metrics.get("matrices") or {}).items():
-        quantity = Quantity.of(matrix.get("result") or {})
+def _map(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> Illustration | None:
+    for name, matrix in metrics.matrices.items():
+        quantity = Quantity.of(matrix.result)
         drawing = kriging_map(name, arrays, quantity, prefix="first-map")
         if drawing is not None:
             return Illustration(

@@ -1,36 +1,34 @@
 """Tables of converted networks, layer by layer."""
 
+import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from pipeline.artifacts.results.half_network import LayerErrorRow, TimingRow
 from pipeline.report import formatting as f
 from pipeline.report.content import Bar, Column, Table
+from pipeline.report.metrics import Converted
 
 
-def layer_bars(network: Mapping[str, Any]) -> Table | None:
+def layer_bars(network: Converted) -> Table | None:
     """One row per layer: speedup bars by batch size, the error of the same plans beside them, and why."""
-    timings: dict[str, list[Mapping[str, Any]]] = {}
-    for row in network.get("timings") or []:
-        timings.setdefault(str(row.get("layer", f.DASH)), []).append(row)
+    timings: dict[str, list[TimingRow]] = {}
+    for row in network.timings:
+        timings.setdefault(row.layer, []).append(row)
     if not timings:
         return None
     errors = layer_errors(network)
-    batches = sorted(
-        {row["batch"] for rows in timings.values() for row in rows if f.is_number(row.get("batch"))}
-    )
+    batches = sorted({row.batch for row in network.timings})
     top = max((v for rows in timings.values() for row in rows for v in _extremes(row)), default=1.0)
     rows, details = [], []
     for number, (name, of_layer) in enumerate(timings.items(), 1):
-        ordered = sorted(
-            of_layer, key=lambda row: batches.index(row["batch"]) if row.get("batch") in batches else 0
-        )
+        ordered = sorted(of_layer, key=lambda row: row.batch)
         bars = tuple(_speed_bar(row, max(top, 1.0), batches) for row in ordered)
-        found = [errors.get((str(row.get("batch")), name)) or {} for row in ordered]
+        found = [errors.get((str(row.batch), name)) for row in ordered]
         columns = (
-            tuple(f.relative(error.get("added_error")) for error in found),
-            tuple(f.relative(error.get("relative_error")) for error in found),
-            tuple(f.decimal(error.get("sqnr_db"), 1) for error in found),
+            tuple(f.relative(error.added_error if error else None) for error in found),
+            tuple(f.relative(error.relative_error if error else None) for error in found),
+            tuple(f.decimal(error.sqnr_db if error else None, 1) for error in found),
         )
         rows.append((f"{number}  {name}", bars, *columns))
         details.append(_reasons(ordered))
@@ -50,50 +48,35 @@ def layer_bars(network: Mapping[str, Any]) -> Table | None:
     )  # fmt: skip
 
 
-def layer_errors(network: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+def layer_errors(network: Converted) -> dict[tuple[str, str], LayerErrorRow]:
     """The errors of the plans that were timed, by batch size and layer."""
-    return {
-        (batch, str(error.get("layer"))): error
-        for batch, plan in (network.get("plans") or {}).items()
-        for error in (plan or {}).get("errors") or []
-    }
+    return {(batch, error.layer): error for batch, plan in network.plans.items() for error in plan.errors}
 
 
-def _extremes(row: Mapping[str, Any]) -> list[float]:
-    values = [row.get("speedup"), row.get("predicted_speedup"), (_speed_interval(row) or (0.0, None))[1]]
+def _extremes(row: TimingRow) -> list[float]:
+    values = (row.speedup, row.predicted_speedup, row.interval[1] if row.interval else None)
     return [value for value in values if f.is_number(value)]
 
 
-def _speed_interval(row: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Lowest and highest speedup that the repeated timings allow."""
-    found = tuple(row.get("interval") or ())
-    return (found[0], found[1]) if len(found) == 2 and all(f.is_number(value) for value in found) else None
-
-
-def _speed_bar(row: Mapping[str, Any], top: float, batches: list[int]) -> Bar:
-    speedup, predicted, interval = row.get("speedup"), row.get("predicted_speedup"), _speed_interval(row)
-    place = batches.index(row["batch"]) if row.get("batch") in batches else 0
+def _speed_bar(row: TimingRow, top: float, batches: list[int]) -> Bar:
+    low, high = row.interval or (math.nan, math.nan)
     return Bar(
-        length=speedup / top if f.is_number(speedup) else 0.0,
-        text=f.times(speedup),
-        series="series-3" if place % 2 == 0 else "series-4",
-        label=f"batch {f.count(row.get('batch'))}",
-        mark=predicted / top if f.is_number(predicted) else None,
+        length=row.speedup / top if f.is_number(row.speedup) else 0.0,
+        text=f.times(row.speedup),
+        series="series-3" if batches.index(row.batch) % 2 == 0 else "series-4",
+        label=f"batch {f.count(row.batch)}",
+        mark=row.predicted_speedup / top if f.is_number(row.predicted_speedup) else None,
         reference=1.0 / top,
-        interval=(interval[0] / top, interval[1] / top) if interval else None,
+        interval=(low / top, high / top) if f.is_number(low) and f.is_number(high) else None,
     )
 
 
-def _reasons(rows: list[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
+def _reasons(rows: list[TimingRow]) -> tuple[tuple[str, str], ...]:
     """(batch, sentence) of all batch sizes; said once if they are the same.
 
     The sentence opens with the outcome and the speedup; the bar beside it has the speedup already.
     """
-    said = [
-        (f"Batch {f.count(row.get('batch'))}", _sentence(str(row["reason"])))
-        for row in rows
-        if row.get("reason")
-    ]
+    said = [(f"Batch {f.count(row.batch)}", _sentence(row.reason)) for row in rows if row.reason]
     return (("", said[0][1]),) if len(said) > 1 and len({text for _, text in said}) == 1 else tuple(said)
 
 
@@ -102,10 +85,9 @@ def _sentence(reason: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def rounding(network: Mapping[str, Any]) -> Table | None:
+def rounding(network: Converted) -> Table | None:
     """What one rounding to FP16 did to every layer."""
-    layers = network.get("layers") or []
-    if not layers:
+    if not network.layers:
         return None
     columns = (
         Column("Layer"), Column("Kind"), Column("Parameters", True), Column("Work", True),
@@ -114,12 +96,11 @@ def rounding(network: Mapping[str, Any]) -> Table | None:
     )  # fmt: skip
     rows = tuple(
         (
-            str(layer.get("name", f.DASH)), str(layer.get("kind") or f.DASH),
-            f.count(layer.get("n_parameters")), f.flops(layer.get("flops")),
-            f.relative(layer.get("relative_error")), f.decimal(layer.get("sqnr_db"), 1),
-            f.count(layer.get("n_overflow")), f.count(layer.get("n_subnormal")), f.count(layer.get("n_flushed")),
+            layer.name, layer.kind, f.count(layer.n_parameters), f.flops(layer.flops),
+            f.relative(layer.relative_error), f.decimal(layer.sqnr_db, 1), f.count(layer.n_overflow),
+            f.count(layer.n_subnormal), f.count(layer.n_flushed),
         )
-        for layer in layers
+        for layer in network.layers
     )  # fmt: skip
     return Table(
         "Conversion to FP16, layer by layer",
@@ -130,7 +111,7 @@ def rounding(network: Mapping[str, Any]) -> Table | None:
     )
 
 
-def error_growth(network: Mapping[str, Any]) -> Table | None:
+def error_growth(network: Converted) -> Table | None:
     """How errors grow from layer to layer, and what became of the activations."""
     columns = (
         Column("Layer"), Column("Batch", True), Column("Adds", True), Column("Error behind it", True),
@@ -139,9 +120,9 @@ def error_growth(network: Mapping[str, Any]) -> Table | None:
     )  # fmt: skip
     rows = tuple(
         (
-            name, batch, f.relative(found.get("added_error")), f.relative(found.get("relative_error")),
-            f.times(found.get("growth")), f.significant(found.get("largest")), f.count(found.get("n_saturated")),
-            f.count(found.get("n_subnormal")), f.count(found.get("n_flushed")), f.count(found.get("n_results")),
+            name, batch, f.relative(found.added_error), f.relative(found.relative_error), f.times(found.growth),
+            f.significant(found.largest), f.count(found.n_saturated), f.count(found.n_subnormal),
+            f.count(found.n_flushed), f.count(found.n_results),
         )
         for (batch, name), found in layer_errors(network).items()
     )  # fmt: skip
@@ -158,15 +139,15 @@ def error_growth(network: Mapping[str, Any]) -> Table | None:
     )
 
 
-def candidates(network: Mapping[str, Any]) -> Table | None:
+def candidates(network: Converted) -> Table | None:
     """The routines that each layer was chosen from."""
     rows = tuple(
         (
-            str(row.get("layer", f.DASH)), f.count(row.get("batch")), str(row.get("routine") or f.DASH),
-            f.seconds(row.get("seconds")), f.relative(row.get("error")), "chosen" if row.get("chosen") else "",
+            row.layer, f.count(row.batch), row.routine, f.seconds(row.seconds), f.relative(row.error),
+            "chosen" if row.chosen else "",
         )
-        for row in network.get("candidates") or []
-        if " " in str(row.get("routine"))
+        for row in network.candidates
+        if " " in row.routine
     )  # fmt: skip
     if not rows:
         return None
@@ -185,27 +166,26 @@ def candidates(network: Mapping[str, Any]) -> Table | None:
     )
 
 
-def device_times(network: Mapping[str, Any]) -> Table | None:
+def device_times(network: Converted) -> Table | None:
     """The same layers on a GPU, by torch's own routines."""
-    timings = network.get("device_timings") or []
+    timings = network.device_timings
     if not timings:
         return None
     columns = (
         Column("Layer"), Column("Batch", True), Column("Precision"), Column("Format"), Column("Time", True),
         Column("Speedup", True), Column("Error", True), Column("Tensor cores"), Column("Kernel"),
     )  # fmt: skip
-    cores = {True: "yes", False: "no"}
+    cores: dict[bool | None, str] = {True: "yes", False: "no"}
     rows = tuple(
         (
-            str(row.get("layer", f.DASH)), f.count(row.get("batch")), str(row.get("precision")),
-            str(row.get("memory_format")), f.seconds(row.get("seconds")), f.times(row.get("speedup")),
-            f.relative(row.get("relative_error")), cores.get(row.get("tensor_cores"), f.DASH),
-            f.shorten((row.get("kernels") or [f.DASH])[0], 60),
+            row.layer, f.count(row.batch), row.precision, row.memory_format, f.seconds(row.seconds),
+            f.times(row.speedup), f.relative(row.relative_error), cores.get(row.tensor_cores, f.DASH),
+            f.shorten((row.kernels or [f.DASH])[0], 60),
         )
         for row in timings
     )  # fmt: skip
     return Table(
-        f"The same layers on {timings[0].get('device', 'the GPU')}",
+        f"The same layers on {timings[0].device}",
         columns,
         rows,
         note="Torch's own routines, by CUDA events. Speedup: over FP32 in the faster format. Tensor cores: by the "
@@ -213,9 +193,9 @@ def device_times(network: Mapping[str, Any]) -> Table | None:
     )
 
 
-def layer_work(network: Mapping[str, Any]) -> Table | None:
+def layer_work(network: Converted) -> Table | None:
     """What every layer has to do and to move, and where its bytes come from."""
-    timings = network.get("timings") or []
+    timings = network.timings
     if not timings:
         return None
     columns = (
@@ -224,9 +204,8 @@ def layer_work(network: Mapping[str, Any]) -> Table | None:
     )  # fmt: skip
     rows = tuple(
         (
-            str(row.get("layer", f.DASH)), f.count(row.get("batch")), f.flops(row.get("flops")),
-            f.flops(row.get("executed_flops")), f.significant(row.get("intensity")), f.n_bytes(row.get("bytes_fp32")),
-            f.n_bytes(row.get("bytes_fp16")), _traffic(row),
+            row.layer, f.count(row.batch), f.flops(row.flops), f.flops(row.executed_flops),
+            f.significant(row.intensity), f.n_bytes(row.bytes_fp32), f.n_bytes(row.bytes_fp16), _traffic(row),
         )
         for row in timings
     )  # fmt: skip
@@ -240,9 +219,9 @@ def layer_work(network: Mapping[str, Any]) -> Table | None:
     )
 
 
-def layer_times(network: Mapping[str, Any]) -> Table | None:
+def layer_times(network: Converted) -> Table | None:
     """Times and attained rates behind the bars, and those of the other modes."""
-    timings = [*(network.get("timings") or []), *(network.get("other_timings") or [])]
+    timings = [*network.timings, *network.other_timings]
     if not timings:
         return None
     columns = (
@@ -252,11 +231,9 @@ def layer_times(network: Mapping[str, Any]) -> Table | None:
     )  # fmt: skip
     rows = tuple(
         (
-            str(row.get("layer", f.DASH)), f.count(row.get("batch")), str(row.get("mode") or f.DASH),
-            f.seconds(row.get("seconds_fp32")), f.seconds(row.get("seconds_fp16")),
-            f.seconds(row.get("predicted_seconds_fp16")), f.times(row.get("speedup")),
-            f.times(row.get("predicted_speedup")), f.significant(row.get("gflops"), 3),
-            f.significant(row.get("gbytes"), 3), str(row.get("bound") or f.DASH), _routines(row),
+            row.layer, f.count(row.batch), row.mode, f.seconds(row.seconds_fp32), f.seconds(row.seconds_fp16),
+            f.seconds(row.predicted_seconds_fp16), f.times(row.speedup), f.times(row.predicted_speedup),
+            f.significant(row.gflops, 3), f.significant(row.gbytes, 3), row.bound or f.DASH, _routines(row),
         )
         for row in timings
     )  # fmt: skip
@@ -271,9 +248,9 @@ def layer_times(network: Mapping[str, Any]) -> Table | None:
     )
 
 
-def _disturbed(timings: Sequence[Mapping[str, Any]]) -> str:
+def _disturbed(timings: Sequence[TimingRow]) -> str:
     """What to say of samples that count though other work disturbed them."""
-    kept = [row.get("n_disturbed") or 0 for row in timings]
+    kept = [row.n_disturbed for row in timings]
     if not any(kept):
         return ""
     return (
@@ -282,15 +259,15 @@ def _disturbed(timings: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _traffic(row: Mapping[str, Any]) -> str:
+def _traffic(row: TimingRow) -> str:
     """Bytes by the level of the caches that they come from."""
-    levels = row.get("traffic_fp16") or {}
-    return ", ".join(f"{level} {f.n_bytes(moved, 2)}" for level, moved in levels.items() if moved) or f.DASH
+    moved = row.traffic_fp16.items()
+    return ", ".join(f"{level} {f.n_bytes(size, 2)}" for level, size in moved if size) or f.DASH
 
 
-def _routines(row: Mapping[str, Any]) -> str:
+def _routines(row: TimingRow) -> str:
     """The routines of both precisions, once if they are twins that differ in the weights' type."""
-    names = dict.fromkeys(_short(str(row[key])) for key in ("routine_fp32", "routine_fp16") if row.get(key))
+    names = dict.fromkeys(_short(name) for name in (row.routine_fp32, row.routine_fp16) if name)
     return " → ".join(names) or f.DASH
 
 

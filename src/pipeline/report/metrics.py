@@ -10,8 +10,17 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.artifacts.results.facts import Number
-from pipeline.artifacts.results.half_network import FileBytes, PlanTest
-from pipeline.artifacts.results.network import Flatness, Messages, Score
+from pipeline.artifacts.results.half_network import (
+    CandidateRow,
+    DeviceRow,
+    FileBytes,
+    LayerRow,
+    PlanTest,
+    RoofRow,
+    TimingRow,
+    Verified,
+)
+from pipeline.artifacts.results.network import EpochRow, FactorFigures, Flatness, Messages, Score
 from pipeline.artifacts.results.operator import Compression, Fit
 from pipeline.artifacts.results.scaling import ScalingFacts, ScalingRow
 from pipeline.artifacts.results.solution import Result, SolveCost
@@ -52,27 +61,37 @@ class Study(Part):
     model: Model | None = None
 
 
+class Preconditioner(Part):
+    """What K-FAC had to do during a run, and its factors at the end by layer."""
+
+    n_retries: int = 0
+    n_stale: int = 0
+    n_skipped: int = 0
+    step_size: Number = None
+    damping: Number = None
+    factor_age: Number = None
+    inverse_age: Number = None
+    layers: dict[str, FactorFigures] = {}
+
+
 class SeedResult(Part):
     """One run with one seed.
 
     Attributes:
-        history: A row per epoch; `steps` counts optimizer steps since the start.
         test: Missing while hyper-parameters are still being chosen.
-        kfac: Counters of the preconditioner by name (``n_...``), its last ``step_size``, ``damping``, ``factor_age``
-            and ``inverse_age`` (in steps), and figures of its ``layers``.
         phases: Seconds by part of a run.
         messages: What process 0 sent, by collective operation.
         alone: Whether no other job of the study ran on its machine meanwhile; none where that is not known.
     """
 
-    history: list[dict[str, int | float | None]]
+    history: list[EpochRow] = []
     test: Score | None = None
     validation: Score | None = None
     train: Score | None = None
     sharpness: Flatness | None = None
     seconds: Number = None
     steps: int | None = None
-    kfac: dict[str, Any] | None = None
+    kfac: Preconditioner | None = None
     phases: dict[str, Number] = {}
     messages: dict[str, Messages] = {}
     alone: bool | None = None
@@ -103,32 +122,30 @@ class Roles(Part):
 class Plan(PlanTest):
     """A plan that was timed; `verification` is what it loses on the samples that it was chosen with."""
 
-    verification: dict[str, Any] | None = None
+    verification: Verified | None = None
 
 
 class Converted(Part):
     """One converted network.
 
     Attributes:
-        layers: A row per layer, as the converter wrote it.
         plans: What was timed, by batch size.
         mode: What ran before a layer that is timed in `timings`; `other_timings` are those of the other modes.
         candidates: What routines were chosen from.
         device_timings: The GPU's table, if there is one.
-        roofs: Ceilings of one core: GFLOP/s, and GB/s by memory level.
     """
 
     seed: int | None
     budget_points: float
     file_bytes: FileBytes
-    layers: list[dict[str, Any]]
+    layers: list[LayerRow]
     plans: dict[str, Plan]
     mode: str
-    timings: list[dict[str, Any]]
-    other_timings: list[dict[str, Any]] = []
-    candidates: list[dict[str, Any]] = []
-    device_timings: list[dict[str, Any]] = []
-    roofs: dict[str, Any] = {}
+    timings: list[TimingRow]
+    other_timings: list[TimingRow] = []
+    candidates: list[CandidateRow] = []
+    device_timings: list[DeviceRow] = []
+    roofs: RoofRow = RoofRow()
 
 
 class Structure(Part):
@@ -136,7 +153,6 @@ class Structure(Part):
 
     n: int
     blocks: list[list[int]]
-    levels: list[dict[str, Any]] = []
 
 
 class Distribution(Part):

@@ -11,15 +11,16 @@ from markupsafe import Markup, escape  # what jinja2 escapes with, and brings al
 
 from pipeline.report.answers import answers
 from pipeline.report.first_screen import change, pictures
-from pipeline.report.formatting import count, instant, plural
+from pipeline.report.formatting import count, instant
+from pipeline.report.metrics import Dataset, Metrics, Study
 from pipeline.report.sections import SECTIONS
 
 
-def render(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+def render(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> str:
     """Write a study's report as one HTML page that needs nothing else.
 
     Args:
-        metrics: As :class:`pipeline.report.metrics.Metrics` documents them; any part may be missing.
+        metrics: What the study found.
         arrays: ``MATRIX/longitude``, ``/latitude``, ``/values`` and ``/predicted`` of held-out points and
             ``MATRIX/grid_longitude`` (g,), ``/grid_latitude`` (h,), ``/grid`` (h, g) of the predicted map;
             ``/std`` and ``/grid_std`` beside ``/predicted`` and ``/grid``; ``/coverage_level`` and
@@ -30,37 +31,21 @@ def render(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
         The text of the page, well below 3 MB. It loads nothing from anywhere, and its script only adds to what is
         there without it.
     """
-    metrics = _known(metrics)
-    study = metrics.get("study") or {}
     sections = [section for make in SECTIONS if (section := make(metrics, arrays)) is not None]
     return (
         _environment()
         .get_template("page.html")
         .render(
-            study=str(study.get("name") or ""),
-            title=f"The {study['name']} study" if study.get("name") else "A study",
-            description=str(study.get("description") or ""),
-            setting=_setting(study, metrics.get("provenance") or {}),
+            study=metrics.study.name,
+            title=f"The {metrics.study.name} study",
+            description=metrics.study.description,
+            setting=_setting(metrics.study, metrics.provenance),
             change=change(metrics),
             answers=answers(metrics),
             pictures=pictures(metrics, arrays),
             sections=sections,
         )
     )
-
-
-def _known(value: Any) -> Any:
-    """Leave out what is ``None``, at every depth: below, missing and unknown are the same.
-
-    Blocks of a matrix, of which there may be 10^5, have only numbers and stay as they are.
-    """
-    if isinstance(value, Mapping):
-        return {
-            key: item if key == "blocks" else _known(item) for key, item in value.items() if item is not None
-        }
-    if isinstance(value, list | tuple):
-        return [_known(item) for item in value if item is not None]
-    return value
 
 
 @cache
@@ -88,34 +73,27 @@ def _share(fraction: float) -> str:
     return f"{100 * min(max(fraction, 0.0), 1.0):.2f}%"
 
 
-def _setting(study: Mapping[str, Any], provenance: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What was studied, as named values below the title; what is unknown is left out."""
-    data, model = study.get("dataset") or {}, study.get("model") or {}
-    parts = {"training": "train_samples", "validation": "validation_samples", "test": "test_samples"}
-    samples = ", ".join(
-        f"{count(data[key])} {part}" for part, key in parts.items() if data.get(key) is not None
-    )
-    classes = (
-        plural(len(data["classes"]), "class").replace("classs", "classes") if data.get("classes") else ""
-    )
-    n_parameters = model.get("n_parameters")
+def _setting(study: Study, provenance: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What was studied, as named values; what a study does not have is left out."""
     items = {
-        "Data": " · ".join(part for part in (str(data.get("name") or ""), samples, classes) if part),
-        "Network": " · ".join(
-            part
-            for part in (
-                str(model.get("name") or ""), f"{count(n_parameters)} parameters" if n_parameters else "",
-            )
-            if part
-        ),
-        "Seeds": _seeds(study.get("seeds") or []),
+        "Data": _data(study.dataset) if study.dataset else "",
+        "Network": f"{study.model.name} · {count(study.model.n_parameters)} parameters"
+        if study.model
+        else "",
+        "Seeds": _seeds(study.seeds),
         "Run": " · ".join(
             instant(provenance[key]) if key == "date" else str(provenance[key])
             for key in ("date", "host", "cpu")
             if provenance.get(key)
         ),
-    }  # fmt: skip
+    }
     return tuple((key, value) for key, value in items.items() if value)
+
+
+def _data(data: Dataset) -> str:
+    parts = {"training": data.train_samples, "validation": data.validation_samples, "test": data.test_samples}
+    samples = ", ".join(f"{count(n)} {part}" for part, n in parts.items())
+    return f"{data.name} · {samples} · {len(data.classes)} classes"
 
 
 def _seeds(seeds: Sequence[object]) -> str:

@@ -1,75 +1,83 @@
 """Tables of what plans in half precision gain, and what they change in a network's answers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from pipeline.artifacts.results.half_network import Accuracy, Answers, Interval
 from pipeline.report import formatting as f
 from pipeline.report.content import Column, Table
+from pipeline.report.metrics import Converted
 
 
-def plans(network: Mapping[str, Any], speedups: Mapping[int, float]) -> Table | None:
+def plans(network: Converted, speedups: Mapping[int, float]) -> Table | None:
     """One row per plan that was timed: its speed, and what it does to the answers."""
-    found = network.get("plans") or {}
-    if not found:
+    if not network.plans:
         return None
     columns = (
         Column("Plan for batch"), Column("Speedup", True), Column("Accuracy FP32", True),
         Column("Accuracy FP16", True), Column("Points gained", True), Column("Answers changed", True),
         Column("Output error", True), Column("Too large for FP16", True),
     )  # fmt: skip
-    rows = []
-    for batch, plan in found.items():
-        accuracy, checked = plan.get("accuracy") or {}, plan.get("verification") or {}
-        rows.append(
-            (
-                batch, f.times(speedups.get(int(batch)) if batch.isdigit() else None),
-                _between(accuracy.get("fp32"), accuracy.get("interval_fp32")),
-                _between(accuracy.get("fp16"), accuracy.get("interval_fp16")), _gained(accuracy),
-                f"{f.count(accuracy.get('n_changed'))} of {f.count(accuracy.get('n_samples'))}",
-                f.relative(checked.get("output_error")), f.count(plan.get("n_saturated")),
-            )
-        )  # fmt: skip
-    budget = network.get("budget_points")
-    allowed = f", which may lose {budget:g} points" if f.is_number(budget) else ""
+    rows = tuple(
+        (
+            batch,
+            f.times(speedups.get(int(batch)) if batch.isdigit() else None),
+            *_accuracies(plan.accuracy),
+            f.relative(plan.verification.output_error if plan.verification else None),
+            f.count(plan.n_saturated),
+        )
+        for batch, plan in network.plans.items()
+    )
     return Table(
         "The plans that were timed",
         columns,
-        tuple(rows),
+        rows,
         note="Speedup: FP32 time over FP16 time of all layers together. Accuracy: of test samples, in parentheses the "
         "95 % intervals; too large: their activations, stored as ±65,504. Output error: relative, of validation "
-        f"samples{allowed}.",
+        f"samples, which may lose {network.budget_points:g} points.",
     )
 
 
-def _between(share: object, interval: Sequence[float] | None) -> str:
+def _accuracies(accuracy: Accuracy | None) -> tuple[str, str, str, str]:
+    """Both accuracies, what was gained, and how many answers changed."""
+    if accuracy is None:
+        return f.DASH, f.DASH, f.DASH, f.DASH
+    return (
+        _between(accuracy.fp32, accuracy.interval_fp32),
+        _between(accuracy.fp16, accuracy.interval_fp16),
+        _gained(accuracy),
+        f"{f.count(accuracy.n_changed)} of {f.count(accuracy.n_samples)}",
+    )
+
+
+def _between(share: float, interval: Interval | None) -> str:
     """A share with its interval: 86.7 % (86.0 to 87.4)."""
-    if not interval or not f.is_number(share):
+    if not interval:
         return f.percent(share, 2)
     low, high = (f.decimal(100 * end, 2) for end in interval)
     return f"{f.percent(share, 2)} ({low} to {high})"
 
 
-def _gained(accuracy: Mapping[str, Any]) -> str:
-    lost, interval = accuracy.get("points_lost"), accuracy.get("interval_lost")
-    if not f.is_number(lost):
+def _gained(accuracy: Accuracy) -> str:
+    if not f.is_number(accuracy.points_lost):
         return f.DASH
+    interval = accuracy.interval_lost
     ends = f" ({0.0 - interval[1]:+.3f} to {0.0 - interval[0]:+.3f})" if interval else ""
-    return f"{0.0 - lost:+.3f}{ends}"
+    return f"{0.0 - accuracy.points_lost:+.3f}{ends}"
 
 
-def changed_predictions(network: Mapping[str, Any], classes: Sequence[str]) -> Table | None:
+def changed_predictions(network: Converted, classes: Sequence[str]) -> Table | None:
     """Examples of test samples that FP16 classifies otherwise, the most surprising first."""
 
-    def name(number: object) -> str:
-        return str(classes[number]) if isinstance(number, int) and number < len(classes) else str(number)
+    def name(number: int) -> str:
+        return classes[number] if number < len(classes) else str(number)
 
     rows = tuple(
         (
-            batch, f.count(entry.get("sample")), name(entry.get("label")), name(entry.get("before")),
-            name(entry.get("after")), f.significant(entry.get("margin")),
+            batch, f.count(entry.sample), name(entry.label), name(entry.before), name(entry.after),
+            f.significant(entry.margin),
         )
         for batch, found in _predictions(network).items()
-        for entry in found.get("changed") or []
+        for entry in found.changed
     )  # fmt: skip
     if not rows:
         return None
@@ -85,24 +93,22 @@ def changed_predictions(network: Mapping[str, Any], classes: Sequence[str]) -> T
     )
 
 
-def confusions(network: Mapping[str, Any], classes: Sequence[str]) -> list[Table]:
+def confusions(network: Converted, classes: Sequence[str]) -> list[Table]:
     """The cells of the confusion matrix that FP16 changes; one table for plans that answer alike."""
     alike: dict[tuple[str, str], list[str]] = {}
     predictions = _predictions(network)
     for batch, found in predictions.items():
-        counts = tuple(str(found.get(f"confusion_{side}")) for side in ("before", "after"))
-        alike.setdefault((counts[0], counts[1]), []).append(batch)
+        counts = (str(found.confusion_before), str(found.confusion_after))
+        alike.setdefault(counts, []).append(batch)
     tables = [_confusion(predictions[batches[0]], batches, classes) for batches in alike.values()]
     return [table for table in tables if table is not None]
 
 
-def _confusion(found: Mapping[str, Any], batches: Sequence[str], classes: Sequence[str]) -> Table | None:
-    before, after = found.get("confusion_before") or (), found.get("confusion_after") or ()
+def _confusion(found: Answers, batches: Sequence[str], classes: Sequence[str]) -> Table | None:
+    before, after = found.confusion_before, found.confusion_after
     if not before or len(before) != len(after):
         return None
-    names = (
-        [str(name) for name in classes] if len(classes) == len(before) else list(map(str, range(len(before))))
-    )
+    names = list(classes) if len(classes) == len(before) else list(map(str, range(len(before))))
     cells = [
         (true, taken, n, m)
         for true, one, two in zip(names, before, after, strict=True)
@@ -124,7 +130,6 @@ def _confusion(found: Mapping[str, Any], batches: Sequence[str], classes: Sequen
     )
 
 
-def _predictions(network: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _predictions(network: Converted) -> dict[str, Answers]:
     """What the plans that were timed answer, by batch size."""
-    plans = network.get("plans") or {}
-    return {batch: plan["predictions"] for batch, plan in plans.items() if (plan or {}).get("predictions")}
+    return {batch: plan.predictions for batch, plan in network.plans.items() if plan.predictions}

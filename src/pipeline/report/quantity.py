@@ -1,10 +1,9 @@
 """A predicted quantity with its unit, in the words of sentences and axes."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from pipeline.artifacts.results.solution import KrigingResult, Result
 from pipeline.report.formatting import significant, times
 
 
@@ -17,9 +16,10 @@ class Quantity:
     logarithmic: bool
 
     @classmethod
-    def of(cls, result: Mapping[str, Any]) -> "Quantity":
-        """Read ``quantity`` and ``unit`` of a result; "log10" in front of either makes it logarithmic."""
-        name, unit = str(result.get("quantity") or "values"), str(result.get("unit") or "")
+    def of(cls, result: Result) -> "Quantity":
+        """Read quantity and unit of a prediction; "log10" in front of either makes it logarithmic."""
+        name, unit = (result.quantity, result.unit) if isinstance(result, KrigingResult) else ("", "")
+        name = name or "values"
         parts = [re.fullmatch(r"log_?10\s*(?:of\s+)?(.*)", text.strip()) for text in (name, unit)]
         logarithmic = any(part is not None for part in parts)
         name, unit = (part[1] if part else text for part, text in zip(parts, (name, unit), strict=True))

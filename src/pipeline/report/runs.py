@@ -1,8 +1,8 @@
 """The quantities of one training run, over its seeds."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
+from pipeline.artifacts.results.network import EpochRow, Score
 from pipeline.report.formatting import (
     DASH,
     NO_BREAK_SPACE,
@@ -13,133 +13,134 @@ from pipeline.report.formatting import (
     is_number,
     listing,
 )
+from pipeline.report.metrics import Metrics, Roles, Run, SeedResult
 from pipeline.report.spread import Spread
 
-
-def classes_of(metrics: Mapping[str, Any]) -> list[str]:
-    """Names of the classes of the study's data; none where they are not known."""
-    return list(((metrics.get("study") or {}).get("dataset") or {}).get("classes") or ())
+Training = Mapping[str, Run]
 
 
-def n_classes_of(metrics: Mapping[str, Any]) -> int:
-    """Number of classes of the study's data; 0 where it is not known."""
+def classes_of(metrics: Metrics) -> list[str]:
+    """Names of the classes of the study's data; none where there are no images."""
+    dataset = metrics.study.dataset
+    return dataset.classes if dataset is not None else []
+
+
+def n_classes_of(metrics: Metrics) -> int:
+    """Number of classes of the study's data; 0 where there are no images."""
     return len(classes_of(metrics))
 
 
-def seeds_of(run: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+def runs_of(training: Training, roles: Roles | None) -> dict[str, Run]:
+    """The runs that the study's claims compare, by role."""
+    pairs = roles or ()
+    return {role: training[name] for role, name in pairs if name in training}
+
+
+def seeds_of(run: Run) -> Iterable[SeedResult]:
     """The results of a run, one per seed."""
-    return (run.get("seeds") or {}).values()
+    return run.seeds.values()
 
 
-def histories_of(run: Mapping[str, Any]) -> list[list[Mapping[str, Any]]]:
+def histories_of(run: Run) -> list[list[EpochRow]]:
     """The non-empty histories of a run, one per seed."""
-    return [list(seed["history"]) for seed in seeds_of(run) if seed.get("history")]
+    return [seed.history for seed in seeds_of(run) if seed.history]
 
 
-def repeated(training: Mapping[str, Any]) -> bool:
+def repeated(training: Training) -> bool:
     """Whether any run has several seeds, so that there are means and spreads to speak of."""
-    return any(len(run.get("seeds") or {}) > 1 for run in training.values())
+    return any(len(run.seeds) > 1 for run in training.values())
 
 
-def accuracy_on_test(run: Mapping[str, Any]) -> Spread:
+def accuracy_on_test(run: Run) -> Spread:
     """Accuracy on the test samples, in percent."""
-    return _percent((seed.get("test") or {}).get("accuracy") for seed in seeds_of(run))
+    return _percent(seed.test for seed in seeds_of(run))
 
 
-def accuracy_on_validation(run: Mapping[str, Any]) -> Spread:
+def accuracy_on_validation(run: Run) -> Spread:
     """Accuracy on the validation samples after training, in percent."""
-    return _percent((seed.get("validation") or {}).get("accuracy") for seed in seeds_of(run))
+    return _percent(seed.validation for seed in seeds_of(run))
 
 
-def accuracy_on_train(run: Mapping[str, Any]) -> Spread:
+def accuracy_on_train(run: Run) -> Spread:
     """Accuracy on the training samples after training, in percent."""
-    return _percent((seed.get("train") or {}).get("accuracy") for seed in seeds_of(run))
+    return _percent(seed.train for seed in seeds_of(run))
 
 
-def loss_on_test(run: Mapping[str, Any]) -> Spread:
+def loss_on_test(run: Run) -> Spread:
     """Cross entropy on the test samples."""
-    return Spread.of((seed.get("test") or {}).get("loss") for seed in seeds_of(run))
+    return Spread.of(seed.test.loss for seed in seeds_of(run) if seed.test)
 
 
-def loss_gap(run: Mapping[str, Any]) -> Spread:
+def loss_gap(run: Run) -> Spread:
     """Test loss minus training loss, seed by seed: the generalization gap."""
-    pairs = (
-        ((seed.get("test") or {}).get("loss"), (seed.get("train") or {}).get("loss"))
-        for seed in seeds_of(run)
-    )
+    pairs = ((seed.test.loss, seed.train.loss) for seed in seeds_of(run) if seed.test and seed.train)
     return Spread.of(test - train for test, train in pairs if is_number(test) and is_number(train))
 
 
-def curvature(run: Mapping[str, Any]) -> Spread:
+def curvature(run: Run) -> Spread:
     """Largest eigenvalue of the Hessian of the training loss at the end."""
-    return Spread.of((seed.get("sharpness") or {}).get("largest_eigenvalue") for seed in seeds_of(run))
+    return Spread.of(seed.sharpness.largest_eigenvalue for seed in seeds_of(run) if seed.sharpness)
 
 
-def noise_rise(run: Mapping[str, Any]) -> Spread:
+def noise_rise(run: Run) -> Spread:
     """Rise of the training loss under relative weight noise at the end."""
-    return Spread.of((seed.get("sharpness") or {}).get("perturbation") for seed in seeds_of(run))
+    return Spread.of(seed.sharpness.perturbation for seed in seeds_of(run) if seed.sharpness)
 
 
-def preconditioner_share(run: Mapping[str, Any]) -> Spread:
+def preconditioner_share(run: Run) -> Spread:
     """The part of a run's seconds that its preconditioner took."""
-    pairs = (
-        ((seed.get("phases") or {}).get("preconditioner"), seed.get("seconds")) for seed in seeds_of(run)
-    )
+    pairs = ((seed.phases.get("preconditioner"), seed.seconds) for seed in seeds_of(run))
     return Spread.of(part / whole for part, whole in pairs if is_number(part) and is_number(whole) and whole)
 
 
-def target_loss(run: Mapping[str, Any]) -> float | None:
+def target_loss(run: Run) -> float | None:
     """The training loss with which a run ends, on average: a target for others."""
-    return Spread.of(history[-1].get("train_loss") for history in histories_of(run)).mean
+    return Spread.of(history[-1].train_loss for history in histories_of(run)).mean
 
 
-def steps_to(seed: Mapping[str, Any], target: float, key: str = "steps") -> float | None:
-    """Steps (or another count) at the end of the first epoch with a training loss at or below a target."""
-    for epoch in seed.get("history") or []:
-        loss = epoch.get("train_loss")
-        if is_number(loss) and loss <= target:
-            found: float | None = epoch.get(key)
-            return found
-    return None
+def reached(seed: SeedResult, target: float) -> EpochRow | None:
+    """The first epoch that ends with a training loss at or below a target."""
+    return next((row for row in seed.history if is_number(row.train_loss) and row.train_loss <= target), None)
 
 
-def time_until(run: Mapping[str, Any], target: float) -> Spread:
+def time_until(run: Run, target: float) -> Spread:
     """Seconds until each seed that gets there has reached a training loss."""
-    return Spread.of(steps_to(seed, target, "seconds") for seed in seeds_of(run))
+    return Spread.of(row.seconds for seed in seeds_of(run) if (row := reached(seed, target)))
 
 
-def steps_until(run: Mapping[str, Any], target: float) -> Spread:
+def steps_until(run: Run, target: float) -> Spread:
     """Optimizer steps until each seed that gets there has reached a training loss."""
-    return Spread.of(steps_to(seed, target) for seed in seeds_of(run))
+    return Spread.of(row.steps for seed in seeds_of(run) if (row := reached(seed, target)))
 
 
-def alone(run: Mapping[str, Any]) -> bool:
+def alone(run: Run) -> bool:
     """Whether no other job of the study ran beside any seed of a run; where that is not known, none is said to."""
-    return all(seed.get("alone") is not False for seed in seeds_of(run))
+    return all(seed.alone is not False for seed in seeds_of(run))
 
 
-def claimed(training: Mapping[str, Any], roles: Mapping[str, Any] | None, most: int) -> Mapping[str, Any]:
+def claimed(training: Training, roles: Roles | None, most: int) -> Training:
     """All runs, or of more than ``most`` those that the claims compare: more curves than that nobody tells apart."""
     if len(training) <= most or not roles:
         return training
-    return {name: run for name, run in training.items() if name in roles.values()}
+    compared = [name for _, name in roles]
+    return {name: run for name, run in training.items() if name in compared}
 
 
-def comparable(training: Mapping[str, Any]) -> dict[str, Any]:
+def comparable(training: Training) -> dict[str, Run]:
     """The runs on that number of training images which most runs have; the first of several that most have."""
-    sizes = [run.get("train_samples") for run in training.values()]
+    sizes = [run.train_samples for run in training.values()]
     common = max(dict.fromkeys(sizes), key=sizes.count, default=None)
-    return {name: run for name, run in training.items() if run.get("train_samples") == common}
+    return {name: run for name, run in training.items() if run.train_samples == common}
 
 
-def n_steps(run: Mapping[str, Any]) -> Spread:
+def n_steps(run: Run) -> Spread:
     """Optimizer steps."""
-    return Spread.of(seed.get("steps") for seed in seeds_of(run))
+    return Spread.of(seed.steps for seed in seeds_of(run))
 
 
-def wall_seconds(run: Mapping[str, Any]) -> Spread:
+def wall_seconds(run: Run) -> Spread:
     """Seconds of training."""
-    return Spread.of(seed.get("seconds") for seed in seeds_of(run))
+    return Spread.of(seed.seconds for seed in seeds_of(run))
 
 
 def at_chance(accuracy: object, n_classes: int) -> bool:
@@ -147,25 +148,25 @@ def at_chance(accuracy: object, n_classes: int) -> bool:
     return n_classes > 1 and is_number(accuracy) and accuracy < 1.5 / n_classes
 
 
-def run_at_chance(run: Mapping[str, Any], n_classes: int) -> bool:
+def run_at_chance(run: Run, n_classes: int) -> bool:
     """Whether a run's mean test accuracy is that of guessing."""
     mean = accuracy_on_test(run).mean
     return mean is not None and at_chance(mean / 100.0, n_classes)
 
 
-def _percent(fractions: Iterable[object]) -> Spread:
-    return Spread.of(100.0 * value if is_number(value) else None for value in fractions)
+def _percent(scores: Iterable[Score | None]) -> Spread:
+    return Spread.of(100.0 * score.accuracy for score in scores if score and is_number(score.accuracy))
 
 
-def label_of(name: str, run: Mapping[str, Any]) -> str:
+def label_of(name: str, run: Run | None) -> str:
     """What the page calls a run."""
-    return str(run.get("label") or name)
+    return run.label if run is not None and run.label else name
 
 
-def method_of(run: Mapping[str, Any]) -> str:
+def method_of(run: Run) -> str:
     """Optimizer and smoothings in words: K-FAC with mixup and weight noise."""
-    optimizer = str(run.get("optimizer") or DASH).upper().replace("KFAC", "K-FAC")
-    names = (str(name).split(" (")[0].replace("_", " ") for name in run.get("smoothing") or [])
+    optimizer = run.optimizer.upper().replace("KFAC", "K-FAC")
+    names = (name.split(" (")[0].replace("_", " ") for name in run.smoothing)
     smoothing = listing("SAM" if name == "sam" else name for name in names)
     return f"{optimizer} with {smoothing}" if smoothing else optimizer
 
@@ -182,7 +183,7 @@ def spread_text(spread: Spread, decimals: int) -> Number:
     return Number(text, spread.mean)
 
 
-def accuracy_text(run: Mapping[str, Any], places: int | None = None) -> str:
+def accuracy_text(run: Run, places: int | None = None) -> str:
     """A run's test accuracy with its spread: 86.44 ± 0.37 %."""
     spread = accuracy_on_test(run)
     places = common_decimals([spread], 2) if places is None else places

@@ -1,12 +1,15 @@
-"""Tables of the page but those of network layers, one function each, from metrics to :class:`Table`."""
+"""Tables of the page but those of network layers, one function each, from results to :class:`Table`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
+from pipeline.artifacts.results.network import FactorFigures
+from pipeline.artifacts.results.scaling import ScalingRow
 from pipeline.report import formatting as f
 from pipeline.report.content import Bar, Cell, Column, Table
 from pipeline.report.drawing import stroke
+from pipeline.report.metrics import Matrix, Moved, RuleCost, Run
 from pipeline.report.runs import (
+    Training,
     accuracy_on_test,
     accuracy_on_train,
     accuracy_on_validation,
@@ -30,13 +33,11 @@ from pipeline.report.runs import (
 )
 from pipeline.report.spread import Power, Spread
 
-Rows = Iterable[Mapping[str, Any]]
-
 #: Marks a time that was not taken alone.
 BESIDE = "†"
 
 
-def final_accuracy(training: Mapping[str, Any], n_classes: int = 0) -> Table:
+def final_accuracy(training: Training, n_classes: int = 0) -> Table:
     """One row per run: method, cost and final scores as mean ± standard deviation over seeds."""
     columns = (
         Column("Run"), Column("Method"), Column("Batch", True), Column("Steps", True, "ratio"),
@@ -53,7 +54,7 @@ def final_accuracy(training: Mapping[str, Any], n_classes: int = 0) -> Table:
         (
             f"{label_of(name, run)} (at chance)" if chance[place] else label_of(name, run),
             method_of(run),
-            f.count(run.get("batch_size")),
+            f.count(run.batch_size),
             f.count(n_steps(run).mean),
             *(spread_text(column[place], decimals) for column, decimals in zip(scores, places, strict=True)),
             _time(run, wall_seconds(run).mean),
@@ -71,12 +72,12 @@ def final_accuracy(training: Mapping[str, Any], n_classes: int = 0) -> Table:
     )
 
 
-def _time(run: Mapping[str, Any], spent: float | None) -> f.Number:
+def _time(run: Run, spent: float | None) -> f.Number:
     """A time, marked where other jobs ran beside its own."""
     return f.Number(f"{f.seconds(spent)}{'' if alone(run) or spent is None else BESIDE}", spent)
 
 
-def _beside(training: Mapping[str, Any]) -> str:
+def _beside(training: Training) -> str:
     if all(alone(run) for run in training.values()):
         return ""
     return (
@@ -85,8 +86,8 @@ def _beside(training: Mapping[str, Any]) -> str:
 
 
 def methods_by_batch(
-    training: Mapping[str, Any],
-    quantity: Callable[[Mapping[str, Any]], Spread],
+    training: Training,
+    quantity: Callable[[Run], Spread],
     caption: str,
     usual: int,
 ) -> Table | None:
@@ -96,8 +97,7 @@ def methods_by_batch(
     """
     found: dict[tuple[str, int], Spread] = {}
     for run in comparable(training).values():
-        if f.is_number(run.get("batch_size")):
-            found.setdefault((method_of(run), run["batch_size"]), quantity(run))
+        found.setdefault((method_of(run), run.batch_size), quantity(run))
     methods = list(dict.fromkeys(method for method, _ in found))
     batches = sorted({batch for _, batch in found})
     crossed = [method for method in methods if sum((method, batch) in found for batch in batches) > 1]
@@ -112,11 +112,11 @@ def methods_by_batch(
     return Table(caption, columns, rows, note=_spread_of_seeds(training).rstrip())
 
 
-def _spread_of_seeds(training: Mapping[str, Any]) -> str:
+def _spread_of_seeds(training: Training) -> str:
     return "Mean ± standard deviation over seeds. " if repeated(training) else ""
 
 
-def minima(training: Mapping[str, Any], target: float | None) -> Table | None:
+def minima(training: Training, target: float | None) -> Table | None:
     """One row per run: how fast it reached a training loss, and what its minimum is like."""
     runs = list(training.items())
     if not any(noise_rise(run).n for _, run in runs):
@@ -149,19 +149,19 @@ def minima(training: Mapping[str, Any], target: float | None) -> Table | None:
     return Table(caption, columns, rows, note=note)
 
 
-def _to_target(run: Mapping[str, Any], target: float) -> tuple[str, str]:
+def _to_target(run: Run, target: float) -> tuple[str, str]:
     """Time and steps until a training loss was reached."""
     return _time(run, time_until(run, target).mean), f.count(steps_until(run, target).mean)
 
 
-def factors(training: Mapping[str, Any]) -> Table | None:
+def factors(training: Training) -> Table | None:
     """Layer by layer, what K-FAC knew of the curvature after the last step of each run's first seed."""
-    keys = ("pi", "trace_A", "condition_A", "trace_G", "condition_G")
     rows = [
-        (label_of(name, run), layer, *(f.significant(figures.get(key), 3) for key in keys))
+        (label_of(name, run), layer, *(f.significant(value, 3) for value in _factors(figures)))
         for name, run in training.items()
         for seed in list(seeds_of(run))[:1]
-        for layer, figures in ((seed.get("kfac") or {}).get("layers") or {}).items()
+        if seed.kfac
+        for layer, figures in seed.kfac.layers.items()
     ]
     if not rows:
         return None
@@ -176,57 +176,54 @@ def factors(training: Mapping[str, Any]) -> Table | None:
     )
 
 
+def _factors(figures: FactorFigures) -> tuple[float | None, ...]:
+    return figures.pi, figures.trace_A, figures.condition_A, figures.trace_G, figures.condition_G
+
+
 def _chance(n_classes: int) -> str:
     return f" At chance: below {f.percent(1.5 / n_classes, 0)}, where guessing gives {f.percent(1 / n_classes, 0)}."
 
 
-def levels(matrix: Mapping[str, Any]) -> Table | None:
+def levels(matrix: Matrix) -> Table | None:
     """Compression, tree level by tree level; levels at which nothing is kept (the upper ones) are left out."""
-    found = [row for row in (matrix.get("compress") or {}).get("levels") or [] if _keeps(row)]
+    found = [row for row in matrix.compress.levels if row.skeletons or row.bytes]
     if not found:
         return None
     titles = ("Boxes", "Unknowns", "Skeletons", "Kept", "Time", "Storage")
     columns = (Column("Level"), *(Column(title, True) for title in titles))
     rows = tuple(
         (
-            f.count(row.get("level")), f.count(row.get("boxes")), f.count(row.get("unknowns")),
-            f.count(row.get("skeletons")), f.percent(_ratio(row.get("skeletons"), row.get("unknowns")), 0),
-            f.seconds(row.get("seconds")), f.n_bytes(row.get("bytes")),
+            f.count(row.level), f.count(row.boxes), f.count(row.unknowns), f.count(row.skeletons),
+            f.percent(row.skeletons / row.unknowns if row.unknowns else None, 0), f.seconds(row.seconds),
+            f.n_bytes(row.bytes),
         )
         for row in found
     )  # fmt: skip
     return Table("Compression, level by level", columns, rows)
 
 
-def _keeps(row: Mapping[str, Any]) -> bool:
-    return row.get("skeletons") != 0 or row.get("bytes") != 0
-
-
-def _ratio(part: object, whole: object) -> float | None:
-    return part / whole if f.is_number(part) and f.is_number(whole) and whole else None
-
-
-def scaling(found: Mapping[str, Any], growth: Mapping[str, Power]) -> Table | None:
+def scaling(rows: Sequence[ScalingRow], growth: Mapping[str, Power]) -> Table:
     """Time and storage by N, with fitted exponents and their 95 % intervals in the last row."""
-    rows = found.get("rows") or []
-    if not rows:
-        return None
-    keys = {
-        "compress_seconds": ("Compress", f.seconds), "factorize_seconds": ("Factorize", f.seconds),
-        "product_seconds": ("Product", f.seconds), "solve_seconds": ("Solve", f.seconds),
-        "operator_bytes": ("Operator", f.n_bytes), "factor_bytes": ("Factorization", f.n_bytes),
-    }  # fmt: skip
     body: list[tuple[Cell, ...]] = [
         (
-            f.count(row.get("n")),
-            *(write(row.get(key)) for key, (_, write) in keys.items()),
-            f.scientific(row.get("relative_error")),
+            f.count(row.n), f.seconds(row.compress_seconds), f.seconds(row.factorize_seconds),
+            f.seconds(row.product_seconds), f.seconds(row.solve_seconds), f.n_bytes(row.operator_bytes),
+            f.n_bytes(row.factor_bytes), f.scientific(row.relative_error),
         )
         for row in rows
-    ]
+    ]  # fmt: skip
+    keys = (
+        "compress_seconds",
+        "factorize_seconds",
+        "product_seconds",
+        "solve_seconds",
+        "operator_bytes",
+        "factor_bytes",
+    )
     if growth:
         body.append(("exponent of N", *(_exponent(growth.get(key)) for key in keys), ""))
-    columns = (Column("N"), *(Column(title, True) for title, _ in keys.values()), Column("Error", True))
+    titles = ("Compress", "Factorize", "Product", "Solve", "Operator", "Factorization", "Error")
+    columns = (Column("N"), *(Column(title, True) for title in titles))
     note = "Exponents: with their 95 % intervals from the scatter around the fitted line." if growth else ""
     return Table("Cost against N", columns, tuple(body), note=note)
 
@@ -238,12 +235,12 @@ def _exponent(power: Power | None) -> Cell:
     return exponent, interval
 
 
-def rule_costs(rules: Rows) -> Table | None:
+def rule_costs(rules: Sequence[RuleCost]) -> Table | None:
     """Where the time went: jobs and seconds by rule, longest first."""
-    jobs: dict[str, list[Mapping[str, Any]]] = {}
+    jobs: dict[str, list[RuleCost]] = {}
     for row in rules:
-        jobs.setdefault(str(row.get("rule") or f.DASH), []).append(row)
-    spent = {rule: sum(Spread.of(row.get("seconds") for row in found).values) for rule, found in jobs.items()}
+        jobs.setdefault(row.rule, []).append(row)
+    spent = {rule: sum(Spread.of(row.seconds for row in found).values) for rule, found in jobs.items()}
     if not spent:
         return None
     longest, total = max(spent.values()) or 1.0, sum(spent.values()) or 1.0
@@ -253,7 +250,7 @@ def rule_costs(rules: Rows) -> Table | None:
             Bar(length=0.8 * spent[rule] / longest, text=f.seconds(spent[rule])),
             f.percent(spent[rule] / total, 0),
             f.count(len(jobs[rule])),
-            _megabytes(max(Spread.of(row.get("max_rss_mb") for row in jobs[rule]).values, default=None)),
+            _megabytes(max(Spread.of(row.max_rss_mb for row in jobs[rule]).values, default=None)),
         )
         for rule in sorted(spent, key=lambda rule: -spent[rule])
     )
@@ -269,16 +266,16 @@ def rule_costs(rules: Rows) -> Table | None:
 SHOWN_CHANGES = 25
 
 
-def changes(rows: Sequence[Mapping[str, Any]]) -> Table:
+def changes(rows: Sequence[Moved]) -> Table:
     """Figures beyond the noise of past runs, the largest change first."""
     body = tuple(
         (
-            f"{row.get('artefact')} {row.get('figure')}",
-            str(row.get("verdict")),
-            f.significant(row.get("value"), 4),
-            f.significant(row.get("typical"), 4),
-            f"{f.significant(row.get('low'), 4)} to {f.significant(row.get('high'), 4)}",
-            f.count(row.get("n")),
+            f"{row.artefact} {row.figure}",
+            row.verdict,
+            f.significant(row.value, 4),
+            f.significant(row.typical, 4),
+            f"{f.significant(row.low, 4)} to {f.significant(row.high, 4)}",
+            f.count(row.n),
         )
         for row in rows[:SHOWN_CHANGES]
     )
@@ -295,7 +292,7 @@ def changes(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def commits(lines: Sequence[str]) -> Table:
     """Commits, each its short name and subject, newest first."""
-    rows = tuple((name, subject) for name, _, subject in (str(line).partition(" ") for line in lines))
+    rows = tuple((name, subject) for name, _, subject in (line.partition(" ") for line in lines))
     return Table("Commits between", (Column("Commit"), Column("Subject")), rows)
 
 

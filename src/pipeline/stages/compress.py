@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from pipeline.artifacts.results.operator import Compression, Fit, OperatorFacts
+from pipeline.artifacts.results.operator import Compression, Fit, Level, OperatorFacts
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Artifact
 from pipeline.config.matrices import CompressSpec
@@ -87,7 +87,7 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
             relative_error=relative_error,
             missed=relative_error > 2 * spec.compress.tolerance,
             max_rank=max((row["largest_rank"] for row in levels), default=0),
-            levels=levels,
+            levels=[Level(**row) for row in levels],
             notes=notes,
         ),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.artifacts.results.half_network import FileBytes, HalfNetworkFacts
+from pipeline.artifacts.results.half_network import Accuracy, FileBytes, HalfNetworkFacts
 from pipeline.artifacts.results.network import NetworkFacts
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.precision import OwnNetwork
@@ -104,7 +104,7 @@ def _convert(options: Namespace, own: OwnNetwork | None) -> None:
         if test_labels is not None:
             found = compare_predictions(before, after, test_labels)
             draft.save_json("predictions", found.to_dict())
-            accuracy = found.summary()
+            accuracy = Accuracy.model_validate(found.summary())
             print(
                 f"{source.run}: accuracy {found.accuracy_before:.4f} -> {found.accuracy_after:.4f}, "
                 f"{found.n_changed} of {found.n_samples} predictions changed"

@@ -14,9 +14,18 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.artifacts.entry import Entry, entry_of
 from pipeline.artifacts.history import read_snapshot
 from pipeline.artifacts.overlap import Span, ran_alone
-from pipeline.artifacts.results.half_network import HalfNetworkFacts, TimingsFacts
+from pipeline.artifacts.results.half_network import (
+    CandidateRow,
+    DeviceRow,
+    HalfNetworkFacts,
+    LayerRow,
+    PlanTest,
+    RoofRow,
+    TimingRow,
+    TimingsFacts,
+)
 from pipeline.artifacts.results.images import ImagesFacts
-from pipeline.artifacts.results.network import NetworkFacts
+from pipeline.artifacts.results.network import EpochRow, FactorFigures, NetworkFacts
 from pipeline.artifacts.results.operator import OperatorFacts
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.results.scaling import ScalingFacts, ScalingRow
@@ -37,6 +46,7 @@ from pipeline.report.metrics import (
     Model,
     Moved,
     Plan,
+    Preconditioner,
     Roles,
     RuleCost,
     Run,
@@ -90,7 +100,7 @@ def run(options: Namespace) -> list[Path]:
     rules = _rules(options.benchmarks, manifests)
     metrics, arrays = collect(spec, found, rules, made_from, history)
     with create(options.output, kind="report", spec=spec, provenance=origin) as draft:
-        draft.save_text("index.html", render(metrics.model_dump(), arrays))
+        draft.save_text("index.html", render(metrics, arrays))
         # Without a picture's worth of blocks, which hold no number that anyone compares.
         blocks = {"matrices": {"__all__": {"structure"}}}
         draft.save_json("metrics", metrics.model_dump(mode="json", exclude=blocks))
@@ -229,6 +239,18 @@ class _Trained(BaseModel):
     model: _Named
 
 
+class _Timed(BaseModel):
+    """What the page tells of the spec of timed layers."""
+
+    modes: list[str]
+
+
+class _Task(BaseModel):
+    """What the page tells of the spec of a matrix."""
+
+    task: str
+
+
 def _trained(network: Artifact) -> _Trained:
     return network.spec_as(_Trained)
 
@@ -254,13 +276,26 @@ def _run(name: str, label: str, networks: Networks, train_samples: int, spans: l
 
 
 def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[Span]) -> SeedResult:
-    history = [_numbers(row) for row in network.table("history")]
-    last = history[-1] if history else {}
-    kfac: dict[str, Any] | None = None
-    if recipe.optimizer.name == "kfac":
-        figures = ("n_retries", "n_stale", "n_skipped", "step_size", "damping", "factor_age", "inverse_age")
-        kfac = {figure: last[figure] for figure in figures} | {"layers": network.json("layers")}
-    phases = ("gradient", "preconditioner", "evaluation") if history else ()
+    history = network.rows_as("history", EpochRow)
+    last = history[-1] if history else None
+    kfac, phases = None, {}
+    if last is not None:
+        phases = {
+            "gradient": last.gradient_seconds,
+            "preconditioner": last.preconditioner_seconds,
+            "evaluation": last.evaluation_seconds,
+        }
+        if recipe.optimizer.name == "kfac":
+            kfac = Preconditioner(
+                n_retries=last.n_retries,
+                n_stale=last.n_stale,
+                n_skipped=last.n_skipped,
+                step_size=last.step_size,
+                damping=last.damping,
+                factor_age=last.factor_age,
+                inverse_age=last.inverse_age,
+                layers=network.values_as("layers", FactorFigures),
+            )
     return SeedResult(
         history=history,
         test=facts.scores.get("test"),
@@ -270,7 +305,7 @@ def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[S
         seconds=facts.seconds,
         steps=facts.steps,
         kfac=kfac,
-        phases={phase: last[f"{phase}_seconds"] for phase in phases},
+        phases=phases,
         messages=facts.messages,
         alone=ran_alone(_span(network), spans),
     )
@@ -282,24 +317,24 @@ def _precision(found: Mapping[str, list[tuple[str, Artifact]]]) -> dict[str, Con
     for name, converted in found.get("half_network", []):
         timed, facts = timings[name], converted.facts_as(HalfNetworkFacts)
         verification = timed.facts_as(TimingsFacts).verification
-        rows = timed.json("timings")
-        shown = timed.spec["modes"][0]
+        rows = timed.rows_as("timings", TimingRow)
+        shown = timed.spec_as(_Timed).modes[0]
         on_device = "device_timings.json" in timed.manifest["files"]
         networks[name] = Converted(
             seed=facts.seed,
             budget_points=facts.budget_points,
             file_bytes=facts.file_bytes,
-            layers=converted.json("layers"),
+            layers=converted.rows_as("layers", LayerRow),
             plans={
-                batch: Plan(**tested, verification=verification[batch])
-                for batch, tested in timed.json("tests").items()
+                batch: Plan(**dict(tested), verification=verification[batch])
+                for batch, tested in timed.values_as("tests", PlanTest).items()
             },
             mode=shown,
-            timings=[row for row in rows if row["mode"] == shown],
-            other_timings=[row for row in rows if row["mode"] != shown],
-            candidates=timed.json("candidates"),
-            device_timings=timed.json("device_timings") if on_device else [],
-            roofs=timed.json("roofs"),
+            timings=[row for row in rows if row.mode == shown],
+            other_timings=[row for row in rows if row.mode != shown],
+            candidates=timed.rows_as("candidates", CandidateRow),
+            device_timings=timed.rows_as("device_timings", DeviceRow) if on_device else [],
+            roofs=timed.json_as("roofs", RoofRow),
         )
     return networks
 
@@ -315,14 +350,13 @@ def _matrix(points: Artifact, operator: Artifact, solution: Artifact, spans: lis
         n=where.n,
         dimension=where.dimension,
         points=where.name,
-        task=operator.spec["task"],
+        task=operator.spec_as(_Task).task,
         compress=compressed.compress,
         solve=solved.solve,
         result=solved.result,
         structure=Structure(
             n=compressed.compress.n_rows,
             blocks=operator.array("blocks").tolist(),
-            levels=compressed.compress.levels,
         ),
         distribution={
             stage: Distribution(
@@ -356,11 +390,3 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
-
-
-def _numbers(row: Mapping[str, str]) -> dict[str, float | int | None]:
-    """A row of a history with its numbers as such."""
-    return {
-        key: int(text) if key in ("epoch", "steps") or key.startswith("n_") else _number(text)
-        for key, text in row.items()
-    }

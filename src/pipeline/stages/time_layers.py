@@ -14,7 +14,15 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from pipeline.artifacts.results.half_network import HalfNetworkFacts, PlanTest, TimingsFacts
+from pipeline.artifacts.results.half_network import (
+    Accuracy,
+    Answers,
+    HalfNetworkFacts,
+    LayerErrorRow,
+    PlanTest,
+    TimingsFacts,
+    Verified,
+)
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.precision import OwnNetwork, Timing
 from pipeline.errors import ArtifactError, ConfigError
@@ -96,9 +104,9 @@ def run(options: Namespace) -> None:
     tested = {selection.batch: _tested(selection.network, before, samples) for selection in selections}
     for row in rows:
         if row["mode"] == spec.modes[0]:
-            error = next(e for e in tested[row["batch"]].errors if e["layer"] == row["layer"])
+            error = next(e for e in tested[row["batch"]].errors if e.layer == row["layer"])
             print(
-                f"batch {row['batch']:3d}  {row['layer']:12s} {row['reason']} Error {error['relative_error']:.2g}."
+                f"batch {row['batch']:3d}  {row['layer']:12s} {row['reason']} Error {error.relative_error:.2g}."
             )
     n_disturbed = sum(row["n_disturbed"] for row in rows)
     if n_disturbed:
@@ -116,7 +124,7 @@ def run(options: Namespace) -> None:
             draft.save_json("device_timings", [asdict(row) for row in timed])
         draft.facts = TimingsFacts(
             run=converted.facts_as(HalfNetworkFacts).run,
-            verification={str(s.batch): s.verification.to_dict() for s in selections},
+            verification={str(s.batch): Verified(**s.verification.to_dict()) for s in selections},
             accuracy={str(batch): found.accuracy for batch, found in tested.items() if found.accuracy},
         )
 
@@ -142,10 +150,13 @@ def _tested(network: HalfNetwork, before: Tensor, samples: _Samples) -> PlanTest
     if samples.test_labels is not None:
         found = compare_predictions(before, after, samples.test_labels)
     return PlanTest(
-        errors=[asdict(error) for error in network.layer_errors(samples.test_inputs[:ERROR_SAMPLES])],
+        errors=[
+            LayerErrorRow.model_validate(asdict(error))
+            for error in network.layer_errors(samples.test_inputs[:ERROR_SAMPLES])
+        ],
         n_saturated=n_saturated,
-        accuracy=found and found.summary(),
-        predictions=found and found.to_dict(),
+        accuracy=found and Accuracy.model_validate(found.summary()),
+        predictions=found and Answers.model_validate(found.to_dict()),
     )
 
 

@@ -1,6 +1,7 @@
+from pipeline.artifacts.results.operator import Level
 from pipeline.report.figures.ranks import ranks_by_level
 
-LEVELS = [{"level": 1, "boxes": 4}, {"level": 2, "boxes": 16}]
+LEVELS = [Level(level=level, boxes=4**level, unknowns=1, skeletons=1, bytes=1) for level in (1, 2)]
 
 
 def test_ranks_are_told_level_by_level():

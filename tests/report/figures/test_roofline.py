@@ -2,11 +2,19 @@ import re
 
 import pytest
 
+from pipeline.artifacts.results.half_network import TimingRow
+from pipeline.report.drawing import Drawing
 from pipeline.report.figures.roofline import _move, rooflines
+from pipeline.report.metrics import Converted
 
 
-def test_a_layer_keeps_its_work_while_bytes_and_time_change():
-    row = {
+def drawn(network: dict) -> list[Drawing]:
+    found = Converted.model_validate(network)
+    return rooflines("net", found.timings, found.roofs)
+
+
+def test_a_layer_keeps_its_work_while_bytes_and_time_change(metrics):
+    row = metrics["precision"]["kfac_smooth"]["timings"][0] | {
         "gflops": 40.0,
         "intensity": 2.0,
         "seconds_fp32": 3e-6,
@@ -14,7 +22,7 @@ def test_a_layer_keeps_its_work_while_bytes_and_time_change():
         "bytes_fp32": 8e3,
         "bytes_fp16": 4e3,
     }
-    before_x, before_y, x, y = _move(row)
+    before_x, before_y, x, y = _move(TimingRow.model_validate(row))
     assert (x, y) == (2.0, 40.0)
     assert before_x == pytest.approx(1.0)
     assert before_y == pytest.approx(40.0 / 3)
@@ -22,7 +30,7 @@ def test_a_layer_keeps_its_work_while_bytes_and_time_change():
 
 def test_one_panel_per_batch_size_with_every_layer_numbered(metrics):
     network = metrics["precision"]["kfac_smooth"]
-    panels = rooflines("net", network["timings"], network["roofs"])
+    panels = drawn(network)
     assert [re.search(r"at batch (\d+)", panel.description).group(1) for panel in panels] == ["1", "64"]
     for panel in panels:
         assert {f">{number}</text>" in panel.svg for number in range(1, 7)} == {True}
@@ -33,25 +41,26 @@ def test_one_panel_per_batch_size_with_every_layer_numbered(metrics):
 def test_memory_levels_that_nearly_coincide_share_a_label(metrics):
     network = metrics["precision"]["kfac_smooth"]
     network["roofs"]["bandwidth"] |= {"L3": 18.6, "DRAM": 17.5}
-    for panel in rooflines("net", network["timings"], network["roofs"]):
+    for panel in drawn(network):
         assert ">L3, DRAM</text>" in panel.svg
         assert ">DRAM</text>" not in panel.svg
 
 
 def test_products_of_pairs_have_a_roof_of_their_own_where_a_layer_runs_them(metrics):
     network = metrics["precision"]["kfac_smooth"]
-    assert "BF16" not in rooflines("net", network["timings"], network["roofs"])[0].svg
+    assert "BF16" not in drawn(network)[0].svg
     network["timings"][0]["routine_fp16"] = "direct convolution 32 outputs wide, bf16 weights, avx512_bf16"
-    for panel in rooflines("net", network["timings"], network["roofs"]):
+    for panel in drawn(network):
         assert "BF16 pairs 466 GFLOP/s" in panel.svg
         assert "233 GFLOP/s (peak) and 466 GFLOP/s (BF16 pairs)" in panel.description
 
 
 def test_it_draws_without_roofs_and_leaves_out_what_was_not_measured(metrics):
-    rows = metrics["precision"]["kfac_smooth"]["timings"]
+    network = metrics["precision"]["kfac_smooth"]
+    rows = network["timings"]
     rows[0]["gflops"] = None
     rows[2]["seconds_fp16"] = 0.0
-    panels = rooflines("net", rows, None)
+    panels = drawn(network | {"roofs": {}})
     assert "4 layers" in panels[0].description
-    assert rooflines("net", rows[:1], None) == []
-    assert rooflines("net", [], {"gflops": 233.0}) == []
+    assert drawn(network | {"roofs": {}, "timings": rows[:1]}) == []
+    assert drawn(network | {"timings": []}) == []

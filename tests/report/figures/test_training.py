@@ -1,6 +1,8 @@
 import pytest
 
+from pipeline.artifacts.results.network import EpochRow
 from pipeline.report.figures import training
+from pipeline.report.metrics import Run
 
 
 @pytest.fixture
@@ -19,9 +21,12 @@ def limits(monkeypatch):
 def test_the_climb_of_the_first_epochs_is_left_out_only_where_more_follows(limits, n_epochs, whole):
     accuracies = [0.4, *[0.9 + 0.001 * epoch for epoch in range(n_epochs - 1)]]
     history = [
-        {"epoch": epoch, "validation_accuracy": accuracy} for epoch, accuracy in enumerate(accuracies, 1)
+        dict.fromkeys(EpochRow.model_fields, 0) | {"epoch": epoch, "validation_accuracy": accuracy}
+        for epoch, accuracy in enumerate(accuracies, 1)
     ]
-    training.learning_curves({"run": {"seeds": {"0": {"history": history}}}})
+    usual = {"label": "", "optimizer": "sgd", "batch_size": 64, "train_samples": 100, "epochs": n_epochs}
+    run = Run.model_validate(usual | {"seeds": {"0": {"history": history}}})
+    training.learning_curves({"run": run})
     bottom, top = limits[0]
     assert bool(bottom <= 0.4) is whole
     assert bottom < 0.9 < max(accuracies) < top

@@ -1,10 +1,12 @@
-"""Facts of a network at half precision."""
+"""Facts of a network at half precision, and the rows of its tables."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import BaseModel
 
-from pipeline.artifacts.results.facts import Facts
+from pipeline.artifacts.results.facts import Facts, Number
+
+Interval = tuple[float, float]
 
 
 class FileBytes(BaseModel):
@@ -12,6 +14,19 @@ class FileBytes(BaseModel):
 
     fp32: int
     fp16: int
+
+
+class Accuracy(BaseModel):
+    """Accuracy at both precisions with 95 % intervals, and the percentage points that half precision loses."""
+
+    fp32: float
+    fp16: float
+    interval_fp32: Interval | None = None
+    interval_fp16: Interval | None = None
+    points_lost: Number = None
+    interval_lost: Interval | None = None
+    n_samples: int
+    n_changed: int
 
 
 class HalfNetworkFacts(Facts):
@@ -22,7 +37,7 @@ class HalfNetworkFacts(Facts):
         seed: That of the training; none for a file.
         n_saturated: Activations of the test samples that were too large for FP16.
         budget_points: Accuracy that the conversion was allowed to cost, in percentage points.
-        accuracy: What it cost on the test samples, as `Predictions.summary` tells; none without labels.
+        accuracy: What it cost on the test samples; none without labels.
     """
 
     KIND: ClassVar[str] = "half_network"
@@ -32,7 +47,16 @@ class HalfNetworkFacts(Facts):
     n_saturated: int
     budget_points: float
     file_bytes: FileBytes
-    accuracy: dict[str, Any] | None = None
+    accuracy: Accuracy | None = None
+
+
+class Verified(BaseModel):
+    """What a plan loses on the samples that it was chosen with; see `pipeline.precision.selection.Verification`."""
+
+    n_samples: int
+    output_error: Number
+    points: Number = None
+    n_changed: int
 
 
 class TimingsFacts(Facts):
@@ -46,14 +70,129 @@ class TimingsFacts(Facts):
     KIND: ClassVar[str] = "timings"
 
     run: str
-    verification: dict[str, dict[str, Any]]
-    accuracy: dict[str, dict[str, Any]]
+    verification: dict[str, Verified]
+    accuracy: dict[str, Accuracy]
+
+
+class LayerErrorRow(BaseModel):
+    """How far a network is from float64 behind a layer; see `pipeline.precision.error.LayerError`."""
+
+    layer: str
+    relative_error: Number
+    sqnr_db: Number
+    added_error: Number
+    growth: Number
+    largest: Number
+    n_saturated: int
+    n_subnormal: int
+    n_flushed: int
+    n_results: int
+
+
+class ChangedRow(BaseModel):
+    """A sample that is classified otherwise; see `pipeline.precision.predictions.Changed`."""
+
+    sample: int
+    label: int
+    before: int
+    after: int
+    margin: Number
+
+
+class Answers(BaseModel):
+    """Examples of changed answers, and counts of samples by class and answer at both precisions."""
+
+    changed: list[ChangedRow] = []
+    confusion_before: list[list[int]] = []
+    confusion_after: list[list[int]] = []
 
 
 class PlanTest(BaseModel):
     """What a plan makes of the test samples: the errors of its layers, and its answers where classes are known."""
 
-    errors: list[dict[str, Any]]
+    errors: list[LayerErrorRow]
     n_saturated: int
-    accuracy: dict[str, Any] | None
-    predictions: dict[str, Any] | None
+    accuracy: Accuracy | None
+    predictions: Answers | None
+
+
+class LayerRow(BaseModel):
+    """A converted layer; see `pipeline.precision.plan.RoundingReport` for what rounding did to its weights.
+
+    A layer without weights, or with weights that are kept at float32, has no figures of rounding.
+    """
+
+    name: str
+    kind: str
+    routine: str
+    weight_dtype: str
+    n_parameters: int
+    flops: int
+    output_error: Number
+    output_sqnr_db: Number
+    sqnr_db: Number = None
+    relative_error: Number = None
+    n_overflow: int | None = None
+    n_subnormal: int | None = None
+    n_flushed: int | None = None
+
+
+class TimingRow(BaseModel):
+    """A timed layer; see `pipeline.precision.layer_timing.LayerTiming`, of which the page shows these."""
+
+    layer: str
+    batch: int
+    mode: str
+    routine_fp32: str
+    routine_fp16: str
+    seconds_fp32: float
+    seconds_fp16: float
+    speedup: Number
+    interval: Interval | None
+    predicted_speedup: Number
+    predicted_seconds_fp16: Number
+    flops: float
+    executed_flops: float
+    bytes_fp32: float
+    bytes_fp16: float
+    traffic_fp16: dict[str, float]
+    intensity: Number
+    gflops: Number
+    gbytes: Number
+    bound: str
+    reason: str
+    n_disturbed: int
+
+
+class CandidateRow(BaseModel):
+    """A routine that a layer could run by, with the error that it adds."""
+
+    layer: str
+    batch: int
+    routine: str
+    seconds: Number
+    error: Number
+    chosen: bool
+
+
+class DeviceRow(BaseModel):
+    """A layer on a GPU; see `pipeline.precision.devices.DeviceTiming`."""
+
+    layer: str
+    batch: int
+    device: str
+    precision: str
+    memory_format: str
+    seconds: float
+    speedup: Number
+    relative_error: Number
+    kernels: list[str]
+    tensor_cores: bool | None
+
+
+class RoofRow(BaseModel):
+    """Ceilings of one core: GFLOP/s, and GB/s by memory level."""
+
+    instruction_set: str = ""
+    gflops: Number = None
+    bandwidth: dict[str, float] = {}

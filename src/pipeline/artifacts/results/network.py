@@ -1,10 +1,13 @@
-"""Facts of a trained network."""
+"""Facts of a trained network, the rows of its history, and what K-FAC knew of its layers."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
 from pipeline.artifacts.results.facts import Facts, Number
+
+#: A cell of a table: an empty one is no number.
+Cell = Annotated[Number, BeforeValidator(lambda text: None if text == "" else text)]
 
 
 class Score(BaseModel):
@@ -53,3 +56,42 @@ class NetworkFacts(Facts):
     scores: dict[str, Score]
     sharpness: Flatness
     peak_memory_bytes: int
+
+
+class EpochRow(BaseModel):
+    """The state of a training run after an epoch; see `pipeline.training.loop.EpochRecord`.
+
+    Attributes:
+        steps: Optimizer steps since the start.
+        seconds: Time of training since the start, and parts of it below.
+        n_retries: Of K-FAC, as are the counters, step size, damping and ages (in steps) that follow.
+    """
+
+    epoch: int
+    steps: int
+    seconds: Cell
+    train_loss: Cell
+    train_accuracy: Cell
+    validation_loss: Cell
+    validation_accuracy: Cell
+    gap: Cell
+    n_retries: int
+    n_stale: int
+    n_skipped: int
+    step_size: Cell
+    damping: Cell
+    factor_age: Cell
+    inverse_age: Cell
+    gradient_seconds: Cell
+    preconditioner_seconds: Cell
+    evaluation_seconds: Cell
+
+
+class FactorFigures(BaseModel):
+    """Kronecker factors of a layer: traces, conditions with damping, and how damping is split between the two."""
+
+    pi: Number = None
+    trace_A: Number = None
+    condition_A: Number = None
+    trace_G: Number = None
+    condition_G: Number = None

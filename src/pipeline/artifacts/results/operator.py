@@ -7,6 +7,17 @@ from pydantic import BaseModel
 from pipeline.artifacts.results.facts import Facts, Number
 
 
+class Level(BaseModel):
+    """One level of the tree: its boxes, their unknowns and skeletons, and what they took."""
+
+    level: int
+    boxes: int
+    unknowns: int
+    skeletons: int
+    seconds: Number = None
+    bytes: int
+
+
 class Compression(BaseModel):
     """What compression took and gave.
 
@@ -30,7 +41,7 @@ class Compression(BaseModel):
     relative_error: Number
     missed: bool
     max_rank: int
-    levels: list[dict[str, Any]]
+    levels: list[Level]
     notes: list[str]
 
 

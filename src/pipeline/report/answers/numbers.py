@@ -2,8 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
+from pipeline.artifacts.results.operator import Compression
+from pipeline.artifacts.results.solution import (
+    CapacitanceResult,
+    ClassificationResult,
+    KrigingResult,
+    SystemResult,
+)
 from pipeline.report.content import Answer
 from pipeline.report.figures.growth import exponents
 from pipeline.report.formatting import (
@@ -17,6 +23,7 @@ from pipeline.report.formatting import (
     significant,
     times,
 )
+from pipeline.report.metrics import Matrix, Scaling
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import at_chance
 from pipeline.report.solutions import doubt
@@ -25,141 +32,131 @@ TITLE = "Fewer numbers"
 
 
 def answer_numbers(
-    matrices: Mapping[str, Any], scaling: Mapping[str, Any] | None, n_classes: int = 0
+    matrices: Mapping[str, Matrix], scaling: Scaling | None, n_classes: int = 0
 ) -> Answer | None:
     """Lead with the matrix that is compressed most (by approximation if any is), then say what it was for."""
     findings = tuple(found for name, matrix in matrices.items() if (found := doubt(name, matrix)) is not None)
-    ratios = {name: compression(matrix) for name, matrix in matrices.items()}
-    known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
-    if known:
-        name = max(known, key=lambda key: (not nothing_approximated(matrices[key]), known[key]))
-        matrix, compress = matrices[name], matrices[name]["compress"]
+    if matrices:
+        name = max(
+            matrices, key=lambda key: (not nothing_approximated(matrices[key]), compression(matrices[key]))
+        )
+        matrix, compress = matrices[name], matrices[name].compress
         text = (
-            f"The {name} matrix, {_shape(matrix)}, takes {n_bytes(compress['n_bytes'])}, the dense one "
-            f"{n_bytes(compress['dense_bytes'])}{_within(compress)}{_solved(matrix)}. "
+            f"The {name} matrix, {_shape(matrix)}, takes {n_bytes(compress.n_bytes)}, the dense one "
+            f"{n_bytes(compress.dense_bytes)}{_within(compress)}{_solved(matrix)}. "
             f"{result_text(name, matrix, n_classes)}"
         )
         exact = ", with nothing approximated" if nothing_approximated(matrix) else ""
-        return Answer(TITLE, times(known[name]), f"less memory for {name}{exact}", text.rstrip(), findings)
-    results = [text for name, matrix in matrices.items() if (text := result_text(name, matrix, n_classes))]
-    if results:
-        return Answer(TITLE, count(len(matrices)), "hierarchical matrices", results[0], findings)
-    storage = exponents((scaling or {}).get("rows") or []).get("operator_bytes")
+        return Answer(TITLE, times(compression(matrix)), f"less memory for {name}{exact}", text, findings)
+    storage = exponents(scaling.rows if scaling else []).get("operator_bytes")
     if storage is None:
         return None
     text = f"Storage grows as N to the power {storage.text}, the dense matrix as N^2."
     return Answer(TITLE, f"N^{decimal(storage.exponent, 2)}", "growth of storage", text)
 
 
-def _shape(matrix: Mapping[str, Any]) -> str:
-    n, rows = matrix.get("n"), (matrix.get("compress") or {}).get("n_rows")
-    if is_number(rows) and rows != n:
-        return f"{count(n)} panels with {count(rows)} quadrature points"
-    return f"{count(n)} × {count(n)}"
+def _shape(matrix: Matrix) -> str:
+    if matrix.compress.n_rows != matrix.n:
+        return f"{count(matrix.n)} panels with {count(matrix.compress.n_rows)} quadrature points"
+    return f"{count(matrix.n)} × {count(matrix.n)}"
 
 
-def _within(compress: Mapping[str, Any]) -> str:
+def _within(compress: Compression) -> str:
     """The clause on the error, which does not hide that it is not the one asked for."""
-    error = compress.get("relative_error")
-    if not is_number(error):
+    if not is_number(compress.relative_error):
         return ""
-    missed = f", asked: {scientific(compress.get('tolerance'), 1)}" if compress.get("missed") else ""
-    return f" (relative error {scientific(error)}{missed})"
+    missed = f", asked: {scientific(compress.tolerance, 1)}" if compress.missed else ""
+    return f" (relative error {scientific(compress.relative_error)}{missed})"
 
 
-def _solved(matrix: Mapping[str, Any]) -> str:
-    """The clause on the direct solve, if there was one."""
-    solve = matrix.get("solve") or {}
-    known = [spent for key in ("factorize_seconds", "solve_seconds") if is_number(spent := solve.get(key))]
-    beside = " (beside other jobs)" if matrix.get("alone") is False else ""
-    return f" and is factorized and solved in {seconds(math.fsum(known))}{beside}" if known else ""
+def _solved(matrix: Matrix) -> str:
+    """The clause on the direct solve."""
+    spent = matrix.solve.factorize_seconds + matrix.solve.solve_seconds
+    beside = " (beside other jobs)" if matrix.alone is False else ""
+    return f" and is factorized and solved in {seconds(spent)}{beside}"
 
 
-def compression(matrix: Mapping[str, Any]) -> float | None:
+def compression(matrix: Matrix) -> float:
     """Dense over compressed bytes."""
-    compress = matrix.get("compress") or {}
-    dense, ours = compress.get("dense_bytes"), compress.get("n_bytes")
-    return dense / ours if is_number(dense) and is_number(ours) and ours > 0 else None
+    return matrix.compress.dense_bytes / max(matrix.compress.n_bytes, 1)
 
 
-def nothing_approximated(matrix: Mapping[str, Any]) -> bool:
+def nothing_approximated(matrix: Matrix) -> bool:
     """Whether all blocks are dense, so that a matrix is small for other reasons than its ranks."""
-    blocks = (matrix.get("structure") or {}).get("blocks")
-    if blocks:
-        return all(rank < 0 for *_, rank in blocks)
-    return (matrix.get("compress") or {}).get("max_rank") == 0
+    if matrix.structure is not None and matrix.structure.blocks:
+        return all(rank < 0 for *_, rank in matrix.structure.blocks)
+    return matrix.compress.max_rank == 0
 
 
-def result_text(name: str, matrix: Mapping[str, Any], n_classes: int = 0) -> str:
-    """What a matrix was for, in one sentence of numbers; empty if there is no result."""
-    result = matrix.get("result") or {}
-    if is_number(result.get("rmse")):
-        held_out, points = result.get("n_held_out"), matrix.get("points") or "points"
-        points = "points" if points == "file" else points
-        quantity = Quantity.of(result)
-        where = f" of {count(held_out)} held-out {points}" if is_number(held_out) else ""
-        mean = result.get("rmse_mean_predictor")
-        against = f"; the mean predictor {quantity.error(mean)}" if is_number(mean) else ""
-        return (
-            f"Kriging predicts the {quantity.name}{where} to {quantity.error(result['rmse'])} RMSE"
-            f"{quantity.factor(result['rmse'])}{against}."
-            + (
-                f" Its 95 % intervals hold {percent(result['coverage_95'], 1)} of them."
-                if is_number(result.get("coverage_95"))
-                else ""
+def result_text(name: str, matrix: Matrix, n_classes: int = 0) -> str:
+    """What a matrix was for, in one sentence of numbers."""
+    match matrix.result:
+        case KrigingResult() as result:
+            return _kriging_text(result, matrix.points)
+        case CapacitanceResult() as result:
+            return _capacitance_text(result, matrix.points)
+        case ClassificationResult() as result:
+            return _classification_text(result, name, n_classes)
+        case SystemResult() as result:
+            many = (
+                f"{count(result.n_columns)} right-hand sides" if result.n_columns > 1 else "right-hand side"
             )
-            + (
-                f" {result['predictions']}, beside its solution, holds mean and standard deviation at "
-                f"{count(result.get('n_predicted'))} places."
-                if result.get("predictions")
-                else ""
-            )
-            + "".join(
-                f" {result_text(name, {**matrix, 'result': other}, n_classes)}"
-                for other in result.get("others") or []
-            )
-        )
-    if is_number(result.get("capacitance")):
-        reference, error = result.get("reference"), result.get("relative_error")
-        # One digit more than the error leaves certain.
-        digits = min(9, max(3, 1 - math.floor(math.log10(error)))) if is_number(error) and error > 0 else 6
-        against = f" against the known {significant(reference, digits)}" if is_number(reference) else ""
-        off = (
-            f", off by {percent(error, 2) if error >= 1e-4 else scientific(error)}"
-            if is_number(error)
-            else ""
-        )
-        what = f"The capacitance of the {matrix.get('points') or name} comes out as"
-        return (
-            f"{what} {significant(result['capacitance'], digits)} {result.get('unit') or ''}".rstrip()
-            + f"{against}{off}."
-        )
-    if is_number(result.get("accuracy")):
-        softmax = result.get("softmax_accuracy")
-        beside = (
-            f", beside {percent(softmax, 2)} of the network's own soft-max head" if is_number(softmax) else ""
-        )
-        chance = ", no better than chance" if at_chance(result["accuracy"], n_classes) else ""
-        correct = f"classifies {percent(result['accuracy'], 2)} correctly{chance}{beside}"
-        return f"Kernel ridge regression on {name} {correct}."
-    if is_number(result.get("solution_norm")):
-        n_columns = result.get("n_columns") or 1
-        many = f"{count(n_columns)} right-hand sides" if n_columns > 1 else "right-hand side"
-        norm = f"the solution's norm is {significant(result['solution_norm'], 6)}"
-        return f"The {name} system is solved for the {many} {result.get('right_hand_side', '')}: {norm}."
-    return ""
+            norm = f"the solution's norm is {significant(result.solution_norm, 6)}"
+            return f"The {name} system is solved for the {many} {result.right_hand_side}: {norm}."
 
 
-def fit_text(matrix: Mapping[str, Any]) -> str:
+def _kriging_text(result: KrigingResult, points: str) -> str:
+    quantity = Quantity.of(result)
+    rmse = result.rmse if is_number(result.rmse) else math.inf
+    inside = (
+        f" Its 95 % intervals hold {percent(result.coverage_95, 1)} of them."
+        if is_number(result.coverage_95)
+        else ""
+    )
+    written = (
+        f" {result.predictions}, beside its solution, holds mean and standard deviation at "
+        f"{count(result.n_predicted)} places."
+        if result.predictions
+        else ""
+    )
+    others = "".join(f" {_kriging_text(other, points)}" for other in result.others)
+    return (
+        f"Kriging predicts the {quantity.name} of {count(result.n_held_out)} held-out "
+        f"{'points' if points == 'file' else points} to {quantity.error(result.rmse)} RMSE{quantity.factor(rmse)}; "
+        f"the mean predictor {quantity.error(result.rmse_mean_predictor)}.{inside}{written}{others}"
+    )
+
+
+def _capacitance_text(result: CapacitanceResult, points: str) -> str:
+    error = result.relative_error
+    # One digit more than the error leaves certain.
+    digits = min(9, max(3, 1 - math.floor(math.log10(error)))) if is_number(error) and error > 0 else 6
+    off = f", off by {percent(error, 2) if error >= 1e-4 else scientific(error)}" if is_number(error) else ""
+    return (
+        f"The capacitance of the {points} comes out as {significant(result.capacitance, digits)} {result.unit} "
+        f"against the known {significant(result.reference, digits)}{off}."
+    )
+
+
+def _classification_text(result: ClassificationResult, name: str, n_classes: int) -> str:
+    beside = (
+        f", beside {percent(result.softmax_accuracy, 2)} of the network's own soft-max head"
+        if is_number(result.softmax_accuracy)
+        else ""
+    )
+    chance = ", no better than chance" if at_chance(result.accuracy, n_classes) else ""
+    return f"Kernel ridge regression on {name} classifies {percent(result.accuracy, 2)} correctly{chance}{beside}."
+
+
+def fit_text(matrix: Matrix) -> str:
     """The fitted parameters with their intervals, in one sentence; empty where nothing was fitted."""
-    fit = matrix.get("fit") or {}
+    if matrix.fit is None or not matrix.fit.intervals:
+        return ""
     parts = [
         f"{name.replace('_', ' ')} {significant(value, 3)} ({significant(low, 3)} to {significant(high, 3)})"
-        for name, (low, value, high) in (fit.get("intervals") or {}).items()
+        for name, (low, value, high) in matrix.fit.intervals.items()
     ]
-    if not parts:
-        return ""
     return (
-        f"Fitted by maximum likelihood to {count(fit.get('n'))} standardized values, with intervals of two standard "
+        f"Fitted by maximum likelihood to {count(matrix.fit.n)} standardized values, with intervals of two standard "
         f"errors: {', '.join(parts)}."
     )

@@ -1,13 +1,11 @@
 """Fewer steps: who reaches an equal loss sooner, by the clock and in steps, and what becomes of the accuracy."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from pipeline.report.claims import MARGIN, SMOOTHING_RESTORES, SOONER, Claim, judge_claims
 from pipeline.report.content import Answer, Finding
 from pipeline.report.formatting import (
     count,
-    is_number,
     percent,
     plural,
     seconds,
@@ -15,7 +13,9 @@ from pipeline.report.formatting import (
     times,
     with_percent,
 )
+from pipeline.report.metrics import Roles, Run
 from pipeline.report.runs import (
+    Training,
     accuracy_on_test,
     accuracy_text,
     alone,
@@ -24,6 +24,7 @@ from pipeline.report.runs import (
     method_of,
     n_steps,
     run_at_chance,
+    runs_of,
     steps_until,
     target_loss,
     time_until,
@@ -33,11 +34,9 @@ from pipeline.report.runs import (
 TITLE = "Fewer steps"
 
 
-def answer_steps(
-    training: Mapping[str, Any], roles: Mapping[str, Any] | None, n_classes: int = 0
-) -> Answer | None:
+def answer_steps(training: Training, roles: Roles | None, n_classes: int = 0) -> Answer | None:
     """Compare the second-order run with the small batch at an equal training loss."""
-    runs = {role: training[name] for role, name in (roles or {}).items() if name in training}
+    runs = runs_of(training, roles)
     reference, ours = runs.get("reference"), runs.get("second_order") or runs.get("smoothed")
     if reference is None or ours is None:
         return _best_run(training, n_classes)
@@ -47,9 +46,7 @@ def answer_steps(
     return at_equal_loss or _at_the_end(ours, reference, findings)
 
 
-def _at_equal_loss(
-    ours: Mapping[str, Any], reference: Mapping[str, Any], target: float, findings: tuple[Finding, ...]
-) -> Answer | None:
+def _at_equal_loss(ours: Run, reference: Run, target: float, findings: tuple[Finding, ...]) -> Answer | None:
     """Lead with time, then steps, until a loss; None where not both runs reach it."""
     mine, theirs = (time_until(run, target).mean for run in (ours, reference))
     if not mine or not theirs:
@@ -66,9 +63,7 @@ def _at_equal_loss(
     )
 
 
-def _at_the_end(
-    ours: Mapping[str, Any], reference: Mapping[str, Any], findings: tuple[Finding, ...]
-) -> Answer:
+def _at_the_end(ours: Run, reference: Run, findings: tuple[Finding, ...]) -> Answer:
     """Tell where both runs end, for studies in which no loss is reached by both."""
     places = common_decimals([accuracy_on_test(ours), accuracy_on_test(reference)], 2)
     words = [
@@ -79,9 +74,9 @@ def _at_the_end(
 
 
 def _findings(
-    training: Mapping[str, Any],
-    roles: Mapping[str, Any] | None,
-    runs: Mapping[str, Any],
+    training: Training,
+    roles: Roles | None,
+    runs: Mapping[str, Run],
     n_classes: int,
 ) -> tuple[Finding, ...]:
     """The verdicts on the time and on what smoothing restores, if they were judged."""
@@ -97,7 +92,7 @@ def _findings(
     return tuple(found)
 
 
-def _restored(claim: Claim, smoothed: Mapping[str, Any], reference: Mapping[str, Any]) -> Finding:
+def _restored(claim: Claim, smoothed: Run, reference: Run) -> Finding:
     places = common_decimals([accuracy_on_test(smoothed), accuracy_on_test(reference)], 2)
     at, against = (accuracy_text(run, places) for run in (smoothed, reference))
     return Finding(
@@ -107,12 +102,11 @@ def _restored(claim: Claim, smoothed: Mapping[str, Any], reference: Mapping[str,
     )
 
 
-def _subject(run: Mapping[str, Any]) -> str:
-    batch = f" with batch {count(run['batch_size'])}" if is_number(run.get("batch_size")) else ""
-    return f"{method_of(run)}{batch}"
+def _subject(run: Run) -> str:
+    return f"{method_of(run)} with batch {count(run.batch_size)}"
 
 
-def _spent(run: Mapping[str, Any]) -> str:
+def _spent(run: Run) -> str:
     """Steps and seconds of training, as far as they are known."""
     steps, wall = n_steps(run).mean, wall_seconds(run).mean
     parts = [f"{count(steps)} steps"] if steps is not None else []
@@ -120,7 +114,7 @@ def _spent(run: Mapping[str, Any]) -> str:
     return f" in {' and '.join(parts)}" if parts else ""
 
 
-def _best_run(training: Mapping[str, Any], n_classes: int) -> Answer | None:
+def _best_run(training: Training, n_classes: int) -> Answer | None:
     known = {name: accuracy_on_test(run).mean for name, run in training.items()}
     ranked = {name: mean for name, mean in known.items() if mean is not None}
     if not ranked:

@@ -1,42 +1,47 @@
 """Storage and time against the number of points."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from pipeline.artifacts.results.scaling import ScalingRow
 from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish, stroke
 from pipeline.report.figures.axes import logarithmic, short_number
 from pipeline.report.formatting import decimal, is_number, n_bytes, seconds, superscript
 from pipeline.report.spread import Power, power_law
 
-#: Keys of a scaling row with what the page calls them.
-TIMES = {
-    "compress_seconds": "compress",
-    "factorize_seconds": "factorize",
-    "product_seconds": "product",
-    "solve_seconds": "solve",
+Series = dict[str, tuple[str, Callable[[ScalingRow], float]]]
+
+#: What the page calls a series, and its value in a row.
+TIMES: Series = {
+    "compress_seconds": ("compress", lambda row: row.compress_seconds),
+    "factorize_seconds": ("factorize", lambda row: row.factorize_seconds),
+    "product_seconds": ("product", lambda row: row.product_seconds),
+    "solve_seconds": ("solve", lambda row: row.solve_seconds),
 }
-SIZES = {"operator_bytes": "H² operator", "factor_bytes": "factorization"}
+SIZES: Series = {
+    "operator_bytes": ("H² operator", lambda row: row.operator_bytes),
+    "factor_bytes": ("factorization", lambda row: row.factor_bytes),
+}
 
 #: What sizes must span, and the largest of them reach, for a power to tell more than where the series starts.
 LEAST_SPAN, LEAST_SIZE = 16.0, 10_000
 
 
-def growth(rows: Sequence[Mapping[str, Any]]) -> list[Drawing]:
+def growth(rows: Sequence[ScalingRow]) -> list[Drawing]:
     """Storage and time against N, both logarithmic, with dense storage and, where sizes tell a power, its line."""
-    if len({row.get("n") for row in rows if is_number(row.get("n"))}) < 2:
+    if len({row.n for row in rows}) < 2:
         return []
     storage = _growth(rows, SIZES, "Storage", "bytes", dense=True)
     time = _growth(rows, TIMES, "Time", "seconds", dense=False)
     return [drawing for drawing in (storage, time) if drawing is not None]
 
 
-def exponents(rows: Sequence[Mapping[str, Any]]) -> dict[str, Power]:
+def exponents(rows: Sequence[ScalingRow]) -> dict[str, Power]:
     """Fitted powers of N by key, where the sizes tell any."""
-    sizes = [row.get("n") for row in rows]
-    fits = {key: _fit(sizes, [row.get(key) for row in rows]) for key in (*SIZES, *TIMES)}
+    sizes = [row.n for row in rows]
+    fits = {key: _fit(sizes, [of(row) for row in rows]) for key, (_, of) in (SIZES | TIMES).items()}
     return {key: fit for key, fit in fits.items() if fit is not None}
 
 
@@ -52,20 +57,18 @@ def _fit(sizes: Sequence[object], values: Sequence[object]) -> Power | None:
 
 
 def _growth(
-    rows: Sequence[Mapping[str, Any]], series: Mapping[str, str], title: str, unit: str, *, dense: bool
+    rows: Sequence[ScalingRow], series: Series, title: str, unit: str, *, dense: bool
 ) -> Drawing | None:
-    sizes = [row.get("n") for row in rows]
-    known = np.array(sorted({float(n) for n in sizes if is_number(n)}))
+    sizes = [row.n for row in rows]
+    known = np.array(sorted({float(n) for n in sizes}))
     labels: list[tuple[float, str, str]] = []
     words = []
     data = Data(("what", "n", unit))
     with canvas(4.7, 3.4) as figure:
         axes = figure.add_subplot()
-        for place, (key, word) in enumerate(series.items()):
-            values = [row.get(key) for row in rows]
-            pairs = [
-                (n, v) for n, v in zip(sizes, values, strict=True) if is_number(n) and is_number(v) and v > 0
-            ]
+        for place, (word, of) in enumerate(series.values()):
+            values = [of(row) for row in rows]
+            pairs = [(n, v) for n, v in zip(sizes, values, strict=True) if is_number(v) and v > 0]
             if not pairs:
                 continue
             look = stroke(place + 1)

@@ -1,17 +1,17 @@
 """The ranks of a hierarchical matrix's far blocks, tree level by tree level."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.artifacts.results.operator import Level
 from pipeline.report.drawing import Data, Drawing, canvas, finish, stroke
-from pipeline.report.formatting import count, decimal, is_number, listing
+from pipeline.report.formatting import count, decimal, listing
 
 
 def ranks_by_level(
-    name: str, n: int, blocks: Sequence[Sequence[int]], levels: Sequence[Mapping[str, Any]]
+    name: str, n: int, blocks: Sequence[Sequence[int]], levels: Sequence[Level]
 ) -> Drawing | None:
     """Draw, for each level, the median rank of its far blocks and the span from the smallest to the largest.
 
@@ -21,15 +21,11 @@ def ranks_by_level(
         name: Makes the ids unique.
         n: Number of rows and columns.
         blocks: Rows of (first row, past last row, first column, past last column, rank or -1).
-        levels: With `level` and `boxes`; a block's level is the one whose boxes have its number of rows.
+        levels: Of the tree; a block's level is the one whose boxes have its number of rows.
     """
     table = np.asarray(blocks, dtype=np.int64).reshape(-1, 5)
     table = table[table[:, 4] >= 0]
-    known = [
-        (int(row["level"]), int(row["boxes"]))
-        for row in levels
-        if is_number(row.get("level")) and is_number(row.get("boxes"))
-    ]
+    known = [(row.level, row.boxes) for row in levels]
     if not len(table) or not known:
         return None
     numbers, sizes = np.array([level for level, _ in known]), np.array([n / boxes for _, boxes in known])

@@ -1,14 +1,18 @@
 """The roofline of one core, with every layer on it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from pipeline.artifacts.results.half_network import RoofRow, TimingRow
 from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish
 from pipeline.report.figures.axes import logarithmic
 from pipeline.report.formatting import is_number, significant
+
+#: A layer's number, then intensity and GFLOP/s at FP32 and at FP16.
+Point = tuple[int, float, float, float, float]
 
 #: The order of memory levels, nearest first.
 LEVELS = ("L1", "L2", "L3", "DRAM")
@@ -16,61 +20,52 @@ LEVELS = ("L1", "L2", "L3", "DRAM")
 LINE = 10.0
 
 
-def rooflines(
-    run: str, timings: Iterable[Mapping[str, Any]], roofs: Mapping[str, Any] | None
-) -> list[Drawing]:
+def rooflines(run: str, rows: Sequence[TimingRow], roofs: RoofRow) -> list[Drawing]:
     """One roofline per batch size: layers as an arrow from FP32 (hollow) to FP16 (filled), with their number.
 
     Where layers multiply BF16 pairs, each worth two FP32 operations, there is a roof for those as well.
 
     Args:
         run: Makes the ids unique.
-        timings: Rows of layer timings; rows without intensity or speed are left out.
-        roofs: ``gflops`` and ``bandwidth`` by level.
+        rows: Layer timings; those without intensity or speed are left out.
+        roofs: Ceilings of the core.
     """
-    rows = list(timings)
-    numbers = {layer: place for place, layer in enumerate(dict.fromkeys(row.get("layer") for row in rows), 1)}
-    batches = sorted({row["batch"] for row in rows if is_number(row.get("batch"))})
-    points = {
-        batch: [
-            (numbers[row.get("layer")], *_move(row))
-            for row in rows
-            if row.get("batch") == batch and _drawable(row)
-        ]
-        for batch in batches
-    }
+    numbers = {layer: place for place, layer in enumerate(dict.fromkeys(row.layer for row in rows), 1)}
+    points: dict[int, list[Point]] = {batch: [] for batch in sorted({row.batch for row in rows})}
+    for row in rows:
+        move = _move(row)
+        if move is not None:
+            points[row.batch].append((numbers[row.layer], *move))
     everything = np.array([point[1:] for group in points.values() for point in group])
     if not len(everything):
         return []
-    peaks = _peaks(rows, roofs or {})
+    peaks = _peaks(rows, roofs)
     extent = _extent(everything, peaks)
-    names = {place: str(layer) for layer, place in numbers.items()}
+    names = {place: layer for layer, place in numbers.items()}
     return [
-        _roofline(run, batch, group, roofs or {}, peaks, extent, names)
-        for batch, group in points.items()
-        if group
+        _roofline(run, batch, group, roofs, peaks, extent, names) for batch, group in points.items() if group
     ]
 
 
-def _peaks(rows: Iterable[Mapping[str, Any]], roofs: Mapping[str, Any]) -> dict[str, float]:
+def _peaks(rows: Sequence[TimingRow], roofs: RoofRow) -> dict[str, float]:
     """What arithmetic can reach, 1e9 FLOP/s by what to call it."""
-    peak = roofs.get("gflops")
-    if not is_number(peak):
+    if not is_number(roofs.gflops):
         return {}
-    pairs = any("bf16 weights" in str(row.get("routine_fp16")) for row in rows)
-    return {"peak": peak} | ({"BF16 pairs": 2 * peak} if pairs else {})
+    pairs = any("bf16 weights" in row.routine_fp16 for row in rows)
+    return {"peak": roofs.gflops} | ({"BF16 pairs": 2 * roofs.gflops} if pairs else {})
 
 
-def _drawable(row: Mapping[str, Any]) -> bool:
-    needed = ("gflops", "intensity", "seconds_fp32", "seconds_fp16", "bytes_fp32", "bytes_fp16")
-    return all(is_number(row.get(key)) and row[key] > 0 for key in needed)
-
-
-def _move(row: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    """(intensity, GFLOP/s) at FP32, then at FP16: same operations, other bytes and time."""
-    intensity, gflops = row["intensity"], row["gflops"]
-    before = intensity * row["bytes_fp16"] / row["bytes_fp32"]
-    return before, gflops * row["seconds_fp16"] / row["seconds_fp32"], intensity, gflops
+def _move(row: TimingRow) -> tuple[float, float, float, float] | None:
+    """(intensity, GFLOP/s) at FP32, then at FP16: same operations, other bytes and time; None where not known."""
+    if not is_number(row.intensity) or not is_number(row.gflops):
+        return None
+    if (
+        min(row.intensity, row.gflops, row.seconds_fp32, row.seconds_fp16, row.bytes_fp32, row.bytes_fp16)
+        <= 0
+    ):
+        return None
+    before = row.intensity * row.bytes_fp16 / row.bytes_fp32
+    return before, row.gflops * row.seconds_fp16 / row.seconds_fp32, row.intensity, row.gflops
 
 
 def _extent(points: np.ndarray, peaks: Mapping[str, float]) -> tuple[float, float, float, float]:
@@ -82,8 +77,8 @@ def _extent(points: np.ndarray, peaks: Mapping[str, float]) -> tuple[float, floa
 def _roofline(
     run: str,
     batch: int,
-    points: list[tuple[int, float, float, float, float]],
-    roofs: Mapping[str, Any],
+    points: list[Point],
+    roofs: RoofRow,
     peaks: Mapping[str, float],
     extent: tuple[float, float, float, float],
     names: Mapping[int, str],
@@ -125,12 +120,12 @@ def _roofline(
 
 def _draw_roofs(
     axes: Axes,
-    roofs: Mapping[str, Any],
+    roofs: RoofRow,
     peaks: Mapping[str, float],
     extent: tuple[float, float, float, float],
 ) -> str:
     left, right, bottom, _ = extent
-    bandwidth = {k: v for k, v in (roofs.get("bandwidth") or {}).items() if is_number(v) and v > 0}
+    bandwidth = {level: speed for level, speed in roofs.bandwidth.items() if speed > 0}
     gray: dict[str, Any] = {"color": PALETTE["muted"], "linewidth": 1.0}
     text: dict[str, Any] = {"color": PALETTE["muted"], "fontsize": 7.5}
     for name, peak in peaks.items():
@@ -179,7 +174,7 @@ def _name_edges(axes: Axes, left: float, edges: list[tuple[float, str]], text: M
         )
 
 
-def _number_points(axes: Axes, points: list[tuple[int, float, float, float, float]]) -> None:
+def _number_points(axes: Axes, points: list[Point]) -> None:
     """Write each layer's number beside its FP16 point, at the first of some places that is still free."""
     near = ((5, 4), (5, -4), (-5, 4), (-5, -4), (0, 8), (0, -8), (9, 0), (-9, 0))
     offsets = (*near, *((2 * dx, 2 * dy) for dx, dy in near), *((3 * dx, 3 * dy) for dx, dy in near))

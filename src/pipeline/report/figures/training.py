@@ -1,20 +1,23 @@
 """Curves of training, and where each seed ended."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.artifacts.results.facts import Number
+from pipeline.artifacts.results.network import EpochRow
 from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish, stroke
 from pipeline.report.figures.axes import logarithmic, percent
 from pipeline.report.formatting import decimal, is_number, shorten, with_percent
 from pipeline.report.formatting import percent as as_percent
-from pipeline.report.runs import accuracy_on_test, histories_of, label_of, loss_on_test
+from pipeline.report.metrics import Run
+from pipeline.report.runs import Training, accuracy_on_test, histories_of, label_of, loss_on_test
 from pipeline.report.spread import Spread
 
-Training = Mapping[str, Mapping[str, Any]]
+Quantity = Callable[[EpochRow], Number]
 
 #: More runs than this make curves that nobody can tell apart: then those of the claims stand for all.
 MOST_DRAWN = 8
@@ -22,59 +25,84 @@ MOST_DRAWN = 8
 EPOCHS_TO_ZOOM = 10
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A quantity by epoch: its name, its value in a row of a history, and whether it is an accuracy."""
+
+    name: str
+    of: Quantity
+    accuracy: bool = False
+
+
+@dataclass(frozen=True)
+class Against:
+    """What a curve is drawn against: its name in ids, the label of its axis, and its value in a row of a history."""
+
+    name: str
+    label: str
+    of: Quantity
+
+
+ACCURACY = Curve("validation accuracy", lambda row: row.validation_accuracy, accuracy=True)
+TRAIN_LOSS = Curve("train loss", lambda row: row.train_loss)
+VALIDATION_LOSS = Curve("validation loss", lambda row: row.validation_loss)
+EPOCH = Against("epoch", "epoch", lambda row: row.epoch)
+STEPS = Against("steps", "optimizer steps", lambda row: row.steps)
+SECONDS = Against("seconds", "seconds of training", lambda row: row.seconds)
+
+
 def learning_curves(training: Training) -> list[Drawing]:
     """Validation accuracy against epochs and steps; training and validation loss against epochs."""
     panels = (
-        ("validation_accuracy", "epoch", "Validation accuracy, by epoch", "epoch"),
-        ("validation_accuracy", "steps", "Validation accuracy, by step", "optimizer steps"),
-        ("train_loss", "epoch", "Training loss, by epoch", "epoch"),
-        ("validation_loss", "epoch", "Validation loss, by epoch", "epoch"),
+        (ACCURACY, EPOCH, "Validation accuracy, by epoch"),
+        (ACCURACY, STEPS, "Validation accuracy, by step"),
+        (TRAIN_LOSS, EPOCH, "Training loss, by epoch"),
+        (VALIDATION_LOSS, EPOCH, "Validation loss, by epoch"),
     )
-    return [
-        _curves(training, key, against, title, label)
-        for key, against, title, label in panels
-        if any(is_number(row.get(key)) for run in training.values() for h in histories_of(run) for row in h)
-    ]
+    return [_curves(training, *panel) for panel in panels if _known(training, panel[0])]
+
+
+def _known(training: Training, curve: Curve) -> bool:
+    return any(is_number(curve.of(row)) for run in training.values() for h in histories_of(run) for row in h)
 
 
 def progress(training: Training) -> Drawing | None:
     """Validation accuracy against the clock and against steps, in one drawing: the study in one look."""
-    key = "validation_accuracy"
-    if not any(is_number(row.get(key)) for run in training.values() for h in histories_of(run) for row in h):
+    if not _known(training, ACCURACY):
         return None
     with canvas(6.2, 3.1) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         data = _data()
-        ends = _draw(left, training, key, "seconds", data)
-        _draw(right, training, key, "steps", data)
+        ends = _draw(left, training, ACCURACY, SECONDS, data)
+        _draw(right, training, ACCURACY, STEPS, data)
         left.set_title("Validation accuracy, by time")
-        left.set_xlabel("seconds of training")
+        left.set_xlabel(SECONDS.label)
         right.set_title("By optimizer step")
-        right.set_xlabel("optimizer steps")
+        right.set_xlabel(STEPS.label)
         percent(left, "y")
-        _zoom(left, training, key)
+        _zoom(left, training, ACCURACY)
         words = f"Validation accuracy against time and steps: {'; '.join(ends)}."
         return finish(figure, name="progress", description=words, data=data)
 
 
-def _curves(training: Training, key: str, against: str, title: str, label: str) -> Drawing:
+def _curves(training: Training, curve: Curve, against: Against, title: str) -> Drawing:
     with canvas(4.7, 3.1) as figure:
         # Fixed margins: the panels of one figure line up.
         figure.set_layout_engine("none")
         axes = figure.add_axes((0.125, 0.155, 0.86, 0.745))
         data = _data()
-        ends = _draw(axes, training, key, against, data)
+        ends = _draw(axes, training, curve, against, data)
         axes.set_title(title)
-        axes.set_xlabel(label)
-        if "accuracy" in key:
+        axes.set_xlabel(against.label)
+        if curve.accuracy:
             percent(axes, "y")
-            _zoom(axes, training, key)
+            _zoom(axes, training, curve)
         elif axes.dataLim.ymin > 0:
             # A first epoch that nearly diverges would flatten all others on a linear axis.
             logarithmic(axes, "y")
         return finish(
             figure,
-            name=f"curve-{key}-{against}".replace("_", "-"),
+            name=f"curve-{curve.name.replace(' ', '-')}-{against.name}",
             description=f"{title}: {'; '.join(ends)}.",
             data=data,
         )
@@ -84,12 +112,12 @@ def _data() -> Data:
     return Data(("run", "seed", "epoch", "steps", "seconds", "quantity", "value"))
 
 
-def _draw(axes: Axes, training: Training, key: str, against: str, data: Data) -> list[str]:
+def _draw(axes: Axes, training: Training, curve: Curve, against: Against, data: Data) -> list[str]:
     """Draw means and bands of all runs, keep every seed's points, and tell where the runs end."""
     reach: list[float] = []
     ends: list[str] = []
     for index, (name, run) in enumerate(training.items()):
-        x, low, mean, high = _band(histories_of(run), against, key)
+        x, low, mean, high = _band(histories_of(run), against.of, curve.of)
         if not len(x):
             continue
         look = stroke(index)
@@ -97,30 +125,31 @@ def _draw(axes: Axes, training: Training, key: str, against: str, data: Data) ->
         axes.plot(x, mean, color=look.color, linestyle=look.dash)
         axes.plot(x[-1:], mean[-1:], color=look.color, marker=look.marker, markersize=4.5, clip_on=False)
         reach.append(float(x[-1]))
-        end = as_percent(mean[-1]) if "accuracy" in key else decimal(mean[-1], 3)
+        end = as_percent(mean[-1]) if curve.accuracy else decimal(mean[-1], 3)
         ends.append(f"{label_of(name, run)} ends at {end}")
-        _keep(data, axes, name, run, key, against)
+        _keep(data, axes, name, run, curve, against)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
-    if against != "epoch" and reach and max(reach) > 4 * min(reach) > 0:
+    if against is not EPOCH and reach and max(reach) > 4 * min(reach) > 0:
         logarithmic(axes, "x")
     return ends
 
 
-def _keep(data: Data, axes: Axes, name: str, run: Mapping[str, Any], key: str, against: str) -> None:
+def _keep(data: Data, axes: Axes, name: str, run: Run, curve: Curve, against: Against) -> None:
     """Keep the points of every seed of a run."""
-    for seed, found in (run.get("seeds") or {}).items():
-        for row in (found or {}).get("history") or []:
-            x, y = row.get(against), row.get(key)
+    for seed, found in run.seeds.items():
+        for row in found.history:
+            x, y = against.of(row), curve.of(row)
             if is_number(x) and is_number(y):
-                where = (row.get(column) for column in ("epoch", "steps", "seconds"))
-                data.add(axes, x, y, label_of(name, run), seed, *where, key.replace("_", " "), y)
+                data.add(
+                    axes, x, y, label_of(name, run), seed, row.epoch, row.steps, row.seconds, curve.name, y
+                )
 
 
-def _zoom(axes: Axes, training: Training, key: str) -> None:
+def _zoom(axes: Axes, training: Training, curve: Curve) -> None:
     """Leave the first epochs' climb outside, where it would squeeze the differences that matter."""
     histories = [h for run in training.values() for h in histories_of(run)]
-    known = np.array([row[key] for h in histories for row in h if is_number(row.get(key))])
-    ends = np.array([h[-1][key] for h in histories if is_number(h[-1].get(key))])
+    known = np.array([value for h in histories for row in h if is_number(value := curve.of(row))])
+    ends = np.array([value for h in histories if is_number(value := curve.of(h[-1]))])
     if not len(ends) or max(map(len, histories)) < EPOCHS_TO_ZOOM:
         return
     bottom = max(float(known.min()), float(ends.min()) - 0.6 * (1.0 - float(ends.min())) - 0.05)
@@ -129,16 +158,16 @@ def _zoom(axes: Axes, training: Training, key: str) -> None:
 
 
 def _band(
-    histories: list[list[Mapping[str, Any]]], against: str, key: str
+    histories: list[list[EpochRow]], against: Quantity, of: Quantity
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """x, lowest, mean and highest of the seeds, over the epochs that every seed has."""
     length = min((len(history) for history in histories), default=0)
     rows = []
     for place in range(length):
-        spread = Spread.of(history[place].get(key) for history in histories)
-        x = histories[0][place].get(against)
-        if spread.mean is not None and is_number(x):
-            rows.append((x, min(spread.values), spread.mean, max(spread.values)))
+        spread = Spread.of(of(history[place]) for history in histories)
+        at = against(histories[0][place])
+        if spread.mean is not None and is_number(at):
+            rows.append((at, min(spread.values), spread.mean, max(spread.values)))
     x, low, mean, high = np.array(rows, dtype=float).reshape(-1, 4).T
     return x, low, mean, high
 
@@ -150,9 +179,7 @@ def final_scores(training: Training) -> list[Drawing]:
     return [drawing for drawing in (with_accuracy, with_loss) if drawing is not None]
 
 
-def _dots(
-    training: Training, quantity: Callable[[Mapping[str, Any]], Spread], title: str, unit: str
-) -> Drawing | None:
+def _dots(training: Training, quantity: Callable[[Run], Spread], title: str, unit: str) -> Drawing | None:
     spreads = {name: quantity(run) for name, run in training.items()}
     if not any(spread.n for spread in spreads.values()):
         return None
@@ -169,7 +196,7 @@ def _dots(
                 spread.values, [index] * spread.n, linestyle="none", marker=look.marker, markersize=5.5,
                 color=look.color, alpha=0.75, markeredgecolor=PALETTE["paper"], markeredgewidth=0.6,
             )  # fmt: skip
-            for seed, value in zip(training[name].get("seeds") or {}, spread.values, strict=False):
+            for seed, value in zip(training[name].seeds, spread.values, strict=False):
                 data.add(axes, value, index, label_of(name, training[name]), seed, value)
             mean = with_percent(spread.mean, 2) if unit == "accuracy" else decimal(spread.mean, 3)
             words.append(f"{label_of(name, training[name])} {mean}")

@@ -6,11 +6,11 @@ and tables follow.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
 from pipeline.report.content import Section
+from pipeline.report.metrics import Metrics
 from pipeline.report.sections.history import history_section
 from pipeline.report.sections.matrices import matrices_section
 from pipeline.report.sections.precision import precision_section
@@ -18,7 +18,6 @@ from pipeline.report.sections.provenance import provenance_section
 from pipeline.report.sections.rules import rules_section
 from pipeline.report.sections.training import training_section
 
-Metrics = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
 
 SECTIONS: tuple[Callable[[Metrics, Arrays], Section | None], ...] = (

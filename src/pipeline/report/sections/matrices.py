@@ -1,13 +1,12 @@
 """The section on hierarchical matrices."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
 from pipeline.report import tables
 from pipeline.report.answers.numbers import fit_text, result_text
-from pipeline.report.content import Block, Facts, Heading, Illustration, Prose, Section, Table
+from pipeline.report.content import Block, Facts, Heading, Illustration, Prose, Section
 from pipeline.report.distribution import distribution
 from pipeline.report.facts import matrix_facts
 from pipeline.report.figures.growth import exponents, growth
@@ -20,23 +19,23 @@ from pipeline.report.figures.kriging import (
 )
 from pipeline.report.figures.ranks import ranks_by_level
 from pipeline.report.figures.structure import block_structure
-from pipeline.report.formatting import is_number, setting
+from pipeline.report.formatting import setting
+from pipeline.report.metrics import Matrix, Metrics, Scaling
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import n_classes_of
 from pipeline.report.solutions import doubt
 
 
-def matrices_section(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Section | None:
+def matrices_section(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> Section | None:
     """Show what each matrix was for, its structure and its costs; then growth with N."""
-    matrices, scaling = metrics.get("matrices") or {}, metrics.get("scaling")
-    rows = (scaling or {}).get("rows") or []
-    if not matrices and not rows:
+    matrices, scaling = metrics.matrices, metrics.scaling
+    if not matrices and scaling is None:
         return None
     blocks: list[Block | None] = []
     for name, matrix in matrices.items():
         blocks += _matrix(name, matrix, arrays, n_classes_of(metrics))
-    if scaling and rows:
-        blocks += _growth(scaling, rows)
+    if scaling is not None:
+        blocks += _growth(scaling)
     lead = (
         "Dense matrices kept as hierarchical low-rank ones (H²): what is far away is described through a few "
         "skeleton points, so that storage grows with N and not with N²."
@@ -45,29 +44,29 @@ def matrices_section(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray
 
 
 def _matrix(
-    name: str, matrix: Mapping[str, Any], arrays: Mapping[str, np.ndarray], n_classes: int
+    name: str, matrix: Matrix, arrays: Mapping[str, np.ndarray], n_classes: int
 ) -> list[Block | None]:
-    text = result_text(name, matrix, n_classes)
-    notes = [note for key in ("compress", "solve") for note in (matrix.get(key) or {}).get("notes") or []]
+    notes = [*matrix.compress.notes, *matrix.solve.notes]
     return [
         Heading(name),
-        Prose(text) if text else None,
+        Prose(result_text(name, matrix, n_classes)),
         doubt(name, matrix),
         Prose(fit_text(matrix)) if fit_text(matrix) else None,
         *_kriging(name, matrix, arrays),
         _structure(name, matrix),
         Facts(matrix_facts(matrix)),
-        Prose(f"Noted on the way: {'; '.join(str(note) for note in notes)}.", quiet=True) if notes else None,
+        Prose(f"Noted on the way: {'; '.join(notes)}.", quiet=True) if notes else None,
         tables.levels(matrix),
-        *distribution(matrix),
+        *distribution(matrix.distribution),
     ]
 
 
-def _structure(name: str, matrix: Mapping[str, Any]) -> Illustration | None:
+def _structure(name: str, matrix: Matrix) -> Illustration | None:
     """The blocks and, beside them, their ranks by level, with what they mean."""
-    structure = matrix.get("structure") or {}
-    n, blocks = int(structure.get("n") or matrix.get("n") or 0), structure.get("blocks", ())
-    found = (block_structure(name, n, blocks), ranks_by_level(name, n, blocks, structure.get("levels", ())))
+    if matrix.structure is None:
+        return None
+    n, blocks = matrix.structure.n, matrix.structure.blocks
+    found = (block_structure(name, n, blocks), ranks_by_level(name, n, blocks, matrix.compress.levels))
     panels = tuple(panel for panel in found if panel is not None)
     if not panels:
         return None
@@ -84,8 +83,8 @@ def _structure(name: str, matrix: Mapping[str, Any]) -> Illustration | None:
     return Illustration(panels, caption, shape="pair" if len(panels) > 1 else "single")
 
 
-def _kriging(name: str, matrix: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> list[Block]:
-    quantity = Quantity.of(matrix.get("result") or {})
+def _kriging(name: str, matrix: Matrix, arrays: Mapping[str, np.ndarray]) -> list[Block]:
+    quantity = Quantity.of(matrix.result)
     blocks: list[Block] = []
     found = (kriging_map(name, arrays, quantity), held_out_scatter(name, arrays, quantity))
     panels = tuple(panel for panel in found if panel is not None)
@@ -106,16 +105,14 @@ def _kriging(name: str, matrix: Mapping[str, Any], arrays: Mapping[str, np.ndarr
     return blocks
 
 
-def _growth(scaling: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Block | None]:
-    panels = growth(rows)
-    fitted = exponents(rows)
-    what = " · ".join(str(scaling[key]) for key in ("kernel", "points") if scaling.get(key))
-    tolerance = scaling.get("tolerance")
-    text = f"{what}{f', tolerance {setting(tolerance)}' if is_number(tolerance) else ''}."
-    table: Table | None = tables.scaling(scaling, fitted)
+def _growth(scaling: Scaling) -> list[Block | None]:
+    panels = growth(scaling.rows)
+    fitted = exponents(scaling.rows)
+    text = f"{scaling.kernel} · {scaling.points}, tolerance {setting(scaling.tolerance)}."
+    table = tables.scaling(scaling.rows, fitted)
     caption = (
         f"Storage and time against N{', with fitted powers' if fitted else ''}; dashed, what the dense matrix "
         f"would take.{'' if fitted else ' The sizes are too few or too small to tell powers of N.'}"
     )
     picture = Illustration(tuple(panels), caption) if panels else None
-    return [Heading("Growth with N"), Prose(text) if what else None, picture, table]
+    return [Heading("Growth with N"), Prose(text), picture, table]

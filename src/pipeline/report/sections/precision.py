@@ -1,7 +1,7 @@
 """The section on networks in half precision."""
 
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -18,19 +18,20 @@ from pipeline.report.layer_tables import (
     layer_work,
     rounding,
 )
+from pipeline.report.metrics import Converted, Metrics
 from pipeline.report.prediction_tables import changed_predictions, confusions, plans
 from pipeline.report.runs import classes_of, label_of
 
 
-def precision_section(metrics: Mapping[str, Any], _: Mapping[str, np.ndarray]) -> Section | None:
+def precision_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> Section | None:
     """Show each converted network: its roofline, bars with reasons, and what becomes of its answers."""
-    networks, training = metrics.get("precision") or {}, metrics.get("training") or {}
+    networks, training = metrics.precision, metrics.training
     if not networks:
         return None
     blocks: list[Block | None] = []
     for name, network in networks.items():
         if len(networks) > 1:
-            blocks.append(Heading(label_of(name, training.get(name) or {})))
+            blocks.append(Heading(label_of(name, training.get(name))))
         blocks += _network(name, network, classes_of(metrics))
     lead = (
         "Trained networks, rounded once to FP16 and run by routines that read FP16 and add up in FP32. What is timed "
@@ -40,12 +41,11 @@ def precision_section(metrics: Mapping[str, Any], _: Mapping[str, np.ndarray]) -
     return Section("bits", "Fewer bits", lead, tuple(block for block in blocks if block is not None))
 
 
-def _network(name: str, network: Mapping[str, Any], classes: list[str]) -> list[Block | None]:
-    text = _network_text(network)
-    blocks: list[Block | None] = [Prose(text) if text else None]
-    panels = rooflines(name, network.get("timings") or [], network.get("roofs"))
+def _network(name: str, network: Converted, classes: list[str]) -> list[Block | None]:
+    blocks: list[Block | None] = [Prose(_network_text(network))]
+    panels = rooflines(name, network.timings, network.roofs)
     if panels:
-        isa = (network.get("roofs") or {}).get("instruction_set")
+        isa = network.roofs.instruction_set
         caption = (
             f"Roofline of one core{f' ({isa})' if isa else ''}: each layer moves from FP32 (hollow) to FP16 (filled); "
             "right means fewer bytes for the same work, up means faster. Layers have the numbers of the table of speed "
@@ -67,16 +67,11 @@ def _network(name: str, network: Mapping[str, Any], classes: list[str]) -> list[
     ]
 
 
-def _network_text(network: Mapping[str, Any]) -> str:
-    sentences = []
-    sizes = network.get("file_bytes") or {}
-    if sizes:
-        sentences.append(f"File {n_bytes(sizes.get('fp32'))} at FP32, {n_bytes(sizes.get('fp16'))} at FP16.")
-    bounds: dict[str, int] = {}
-    for row in network.get("timings") or []:
-        bounds[bound_text(row.get("bound"))] = bounds.get(bound_text(row.get("bound")), 0) + 1
+def _network_text(network: Converted) -> str:
+    sizes = network.file_bytes
+    sentences = [f"File {n_bytes(sizes.fp32)} at FP32, {n_bytes(sizes.fp16)} at FP16."]
+    bounds = Counter(bound_text(row.bound) for row in network.timings)
     if bounds:
-        ordered = sorted(bounds.items(), key=lambda item: -item[1])
-        total = plural(sum(bounds.values()), "timing")
-        sentences.append(f"What bounds the {total}: {listing(f'{bound} ({n})' for bound, n in ordered)}.")
+        ordered = listing(f"{bound} ({n})" for bound, n in bounds.most_common())
+        sentences.append(f"What bounds the {plural(bounds.total(), 'timing')}: {ordered}.")
     return " ".join(sentences)

@@ -1,7 +1,6 @@
 """The section on training: claims, curves, scores, and what the preconditioner had to do."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -10,8 +9,10 @@ from pipeline.report.claims import MARGIN, judge_claims
 from pipeline.report.content import Block, Illustration, Key, Prose, Section, Table, Verdicts
 from pipeline.report.drawing import stroke
 from pipeline.report.figures.training import MOST_DRAWN, final_scores, learning_curves
-from pipeline.report.formatting import count, is_number, listing, percent, plural, with_percent
+from pipeline.report.formatting import count, percent, plural, with_percent
+from pipeline.report.metrics import Metrics, Roles
 from pipeline.report.runs import (
+    Training,
     accuracy_on_test,
     accuracy_on_validation,
     accuracy_text,
@@ -24,14 +25,15 @@ from pipeline.report.runs import (
     preconditioner_share,
     repeated,
     run_at_chance,
+    runs_of,
     seeds_of,
     target_loss,
 )
 
 
-def training_section(metrics: Mapping[str, Any], _: Mapping[str, np.ndarray]) -> Section | None:
+def training_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> Section | None:
     """Show the claims with their verdicts, curves and scores, then the tables."""
-    training, roles = metrics.get("training") or {}, metrics.get("claims_of")
+    training, roles = metrics.training, metrics.claims_of
     if not training:
         return None
     n_classes = n_classes_of(metrics)
@@ -40,7 +42,7 @@ def training_section(metrics: Mapping[str, Any], _: Mapping[str, np.ndarray]) ->
     return Section("steps", "Fewer steps", lead, tuple(block for block in blocks if block is not None))
 
 
-def _claims(training: Mapping[str, Any], roles: Mapping[str, Any] | None) -> Verdicts | None:
+def _claims(training: Training, roles: Roles | None) -> Verdicts | None:
     claims = judge_claims(training, roles)
     if not claims:
         return None
@@ -52,7 +54,7 @@ def _claims(training: Mapping[str, Any], roles: Mapping[str, Any] | None) -> Ver
     return Verdicts(tuple((c.statement, c.verdict, c.evidence) for c in claims), note)
 
 
-def _figures(training: Mapping[str, Any], roles: Mapping[str, Any] | None) -> list[Block]:
+def _figures(training: Training, roles: Roles | None) -> list[Block]:
     shown = claimed(training, roles, MOST_DRAWN)
     which_shown = "The runs that the claims compare," if len(shown) < len(training) else "All runs"
     legend = tuple(
@@ -76,10 +78,8 @@ def _figures(training: Mapping[str, Any], roles: Mapping[str, Any] | None) -> li
     return blocks
 
 
-def _tables(
-    training: Mapping[str, Any], roles: Mapping[str, Any] | None, n_classes: int
-) -> list[Table | Prose | None]:
-    large = training.get(str((roles or {}).get("large_batch")))
+def _tables(training: Training, roles: Roles | None, n_classes: int) -> list[Table | Prose | None]:
+    large = runs_of(training, roles).get("large_batch")
     crossed = (
         (accuracy_on_test, "Test accuracy by method and batch (%)", 2),
         (loss_on_test, "Test loss by method and batch", 3),
@@ -94,13 +94,13 @@ def _tables(
     ]
 
 
-def _bands(training: Mapping[str, Any]) -> str:
+def _bands(training: Training) -> str:
     if not repeated(training):
         return ""
     return ": lines are means over seeds, bands go from the lowest to the highest seed"
 
 
-def _best(training: Mapping[str, Any], n_classes: int) -> str:
+def _best(training: Training, n_classes: int) -> str:
     """Which run is best, on the test samples if they were looked at."""
     if not any(accuracy_on_test(run).n for run in training.values()):
         found = {name: accuracy_on_validation(run).mean or 0.0 for name, run in comparable(training).items()}
@@ -122,17 +122,16 @@ def _best(training: Mapping[str, Any], n_classes: int) -> str:
     return f"{which} {with_accuracy}"
 
 
-def _preconditioner(training: Mapping[str, Any]) -> Prose | None:
-    """Counters of K-FAC, summed over seeds; what is not a number is left to metrics.json."""
+def _preconditioner(training: Training) -> Prose | None:
+    """Counters of K-FAC, summed over seeds."""
     words = []
     for name, run in training.items():
-        totals: dict[str, float] = {}
-        for seed in seeds_of(run):
-            for key, value in (seed.get("kfac") or {}).items():
-                if is_number(value) and str(key).startswith("n_"):
-                    totals[key] = totals.get(key, 0) + value
-        if totals:
-            counters = listing(f"{count(n)} {str(key)[2:].replace('_', ' ')}" for key, n in totals.items())
+        found = [seed.kfac for seed in seeds_of(run) if seed.kfac]
+        if found:
+            counters = (
+                f"{count(sum(one.n_retries for one in found))} retries, {count(sum(one.n_stale for one in found))} "
+                f"stale inverses and {count(sum(one.n_skipped for one in found))} skipped steps"
+            )
             share = preconditioner_share(run).mean
             spent = f", {percent(share, 0)} of the time in steps" if share is not None else ""
             words.append(f"{label_of(name, run)}: {counters}{spent}")
