@@ -112,7 +112,7 @@ def test_a_matrix_that_is_not_definite_fails_alike_on_all_processes():
 
     def work(A, _):
         with pytest.raises(
-            ConvergenceError, match=r"cholesky met the pivot .* at point \d+ on level \d"
+            ConvergenceError, match=r"process \d: cholesky met the pivot .* at point \d+ on level \d"
         ) as failure:
             A.factorize(kind="cholesky")
         return str(failure.value)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import kernels
 from pipeline.hmatrix.admissibility import Strong, Weak, interactions
 from pipeline.hmatrix.entries import kernel_matrix
@@ -253,14 +254,13 @@ def test_an_exception_of_one_process_ends_all_with_its_name():
 
         tree = problem.tree
         matrix = kernel_matrix(kernels.Custom(fails, symmetric=True), tree, tree)
-        expected = MemoryError if communicator.rank == 1 else Exception
-        with pytest.raises(expected, match="no memory left") as caught:
+        with pytest.raises(ConvergenceError, match="no memory left") as caught:
             eliminate(replace(problem, matrix=matrix), Team(3, communicator=communicator))
         return str(caught.value)
 
     texts = run_in_threads(3, work)
     assert texts[0].startswith("process 1 failed on level")
-    assert texts[2] == texts[0]
+    assert len(set(texts)) == 1
 
 
 def test_an_exception_out_of_progress_stops_all_threads():

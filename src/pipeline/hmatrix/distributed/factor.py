@@ -236,7 +236,8 @@ def factorize(
                 double = True
                 continue
             if not math.isfinite(pivot) or used <= tightest or kind != "cholesky":
-                raise ConvergenceError(_failed(_number(A, communicator, place), level, pivot, kind, size))
+                number = _number(A, communicator, place)
+                raise ConvergenceError(_failed(number, team.failed or 0, level, pivot, kind, size))
         following = max(used * (0.1 if used > 0.05 * tolerance or not checked else _STEP), tightest)
         logger.info("%s failed at tolerance %.0e: factorizing at %.0e", kind, used, following)
         used = following
@@ -250,8 +251,8 @@ def _number(A: OwnForm, communicator: Counting, place: int) -> int:
     return int(summed(communicator, np.array([number]))[0])
 
 
-def _failed(point: int, level: int, pivot: float, kind: str, size: float) -> str:
-    where = f"{kind} met the pivot {pivot:.2e} at point {point} on level {level}"
+def _failed(point: int, process: int, level: int, pivot: float, kind: str, size: float) -> str:
+    where = f"process {process}: {kind} met the pivot {pivot:.2e} at point {point} on level {level}"
     if not math.isfinite(pivot):
         return f"{where}: the kernel's entries there are NaN or infinite; look at what it gives between such points"
     what = "not positive definite" if kind == "cholesky" else "singular"

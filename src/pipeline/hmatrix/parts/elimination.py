@@ -218,8 +218,9 @@ class _Run:
             for number, failure in failures.items()
         }
         table = self.team.gather(rows, 3)
-        for failed, place, pivot in table:
+        for part, (failed, place, pivot) in enumerate(table):
             if failed:
+                self.team.failed = int(self.team.place[part])
                 raise _Broken((level, int(place), float(pivot)))
 
     def _phase(self, plan: LevelPartition, phase: int, moved: Moved) -> None:

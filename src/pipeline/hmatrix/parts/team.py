@@ -61,6 +61,7 @@ class Team:
         communicator: Of the processes; parts are dealt to them in contiguous runs.
         shares: Shape (parts,), how much each part should own; equal if left out.
         tally: Counts of what has been done.
+        failed: The process whose pivot has failed.
     """
 
     n_parts: int
@@ -68,6 +69,7 @@ class Team:
     communicator: Communicator = field(default_factory=Serial)
     shares: NDArray[np.float64] | None = None
     tally: Tally = field(default_factory=Tally)
+    failed: int | None = None
     _pool: ThreadPoolExecutor | None = field(default=None, repr=False)
 
     @cached_property
@@ -179,7 +181,10 @@ class Team:
 
     @contextmanager
     def together(self, level: int) -> Iterator[None]:
-        """Let all processes end here if one fails inside: the others raise an error that names it; collective."""
+        """Let all processes end here if one fails inside, with an error that names it and the level; collective.
+
+        What interrupts a process, such as Ctrl-C, is raised there as it is.
+        """
         failure: BaseException | None = None
         try:
             yield
@@ -191,10 +196,12 @@ class Team:
             begun = time.perf_counter()
             everybodys = self.communicator.all_gather(told)
             self.tally.waiting[level] += time.perf_counter() - begun
-            for rank, other in enumerate(everybodys):
-                if failure is None and len(other):
-                    reason = other.numpy().tobytes().decode()
-                    failure = ConvergenceError(f"process {rank} failed on level {level}: {reason}")
+            told_by = {
+                rank: other.numpy().tobytes().decode() for rank, other in enumerate(everybodys) if len(other)
+            }
+            if told_by and (failure is None or isinstance(failure, Exception)):
+                rank, reason = next(iter(told_by.items()))
+                raise ConvergenceError(f"process {rank} failed on level {level}: {reason}") from failure
         if failure is not None:
             raise failure
 

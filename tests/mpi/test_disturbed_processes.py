@@ -1,0 +1,52 @@
+"""Real processes that fail, dawdle or are killed at random calls: the others end with them, within seconds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SUPPORT = Path(__file__).parents[1] / "support"
+SCRIPT = """
+import sys
+import numpy as np
+import disturbed
+from pipeline.hmatrix import DistributedH2Matrix, kernels
+from pipeline.runtime.mpi import MpiCommunicator
+
+what, who, share = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+mpi = MpiCommunicator()
+points = np.random.default_rng(mpi.rank).random((200, 2))
+
+def solved(comm):
+    kernel = kernels.Matern(nu=0.5, length_scale=0.3)
+    A = DistributedH2Matrix.from_kernel(points, kernel, comm, diagonal=0.1, leaf_size=16)
+    return A.factorize(parts=3).solve(points[:, 0])
+
+counted = disturbed.Disturbed(mpi, at=-1, disturb=disturbed.fail)
+expected = solved(counted)
+at = max(int(share * counted.calls), 1) if mpi.rank == who else -1
+found = solved(disturbed.Disturbed(mpi, at=at, disturb=getattr(disturbed, what)))
+assert np.array_equal(found, expected)
+"""
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(("what", "seed"), [("fail", 0), ("die", 1), ("die", 2), ("dawdle", 3)])
+def test_processes_end_together_whatever_happens_to_one(what, seed, tmp_path):
+    rng = np.random.default_rng(seed)
+    script = tmp_path / "disturbed_run.py"
+    script.write_text(SCRIPT)
+    arguments = [what, str(rng.integers(3)), str(rng.random())]
+    done = subprocess.run(
+        ["mpiexec", "-n", "3", sys.executable, "-m", "mpi4py", str(script), *arguments],
+        env=os.environ | {"PYTHONPATH": str(SUPPORT)}, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert (done.returncode == 0) == (what == "dawdle"), said
+    if what == "fail":
+        assert "Disturbance: disturbed" in said
+    if what == "die":
+        assert "KILLED BY SIGNAL: 9" in said or "EXIT CODE: 9" in said or "Killed (signal 9)" in said
