@@ -10,6 +10,7 @@ The square is exp(-r / 0.1) on uniform points with nugget 1e-2 at tolerance 1e-6
 
 import json
 import math
+import resource
 import subprocess
 import sys
 import time
@@ -24,12 +25,13 @@ from _frame import Benchmark, Goal, Quantity, Run
 from numpy.typing import NDArray
 
 from pipeline.data import load_points
-from pipeline.hmatrix import H2Matrix, kernels
+from pipeline.hmatrix import DistributedH2Matrix, H2Matrix, kernels
 from pipeline.hmatrix.factor import entries_of, factorize_by, problem_of
 from pipeline.hmatrix.factorization import Factorization
 from pipeline.hmatrix.partition import partition_level
 from pipeline.hmatrix.parts import Tally, Team
 from pipeline.hmatrix.skeleton import Sampling
+from pipeline.runtime.foretelling import foretell
 from pipeline.runtime.mpi import MpiCommunicator
 
 NUGGET, SHARE = 1e-2, 0.18
@@ -40,6 +42,9 @@ SENT = Quantity("most sent by a part", "MB")
 TIME = Quantity("time", "s")
 RESIDUAL = Quantity("residual / one part's", "")
 LOGDET = Quantity("logdet off one part's", "")
+MEMORY = Quantity("peak memory", "GB")
+RELATIVE = Quantity("residual", "")
+A_POINT = Quantity("bytes a point", "B")
 IDEAL = Quantity("share of ideal speed", "", smaller_is_better=False)
 EFFICIENCY = Quantity("efficiency (model)", "", smaller_is_better=False)
 LATENCY, BANDWIDTH = 5e-6, 5e9  # of the model: seconds a message, bytes a second and process
@@ -210,57 +215,85 @@ def threads(run: Run) -> None:
 
 @bench.case("square 131072, two processes")
 def processes(run: Run) -> None:
-    """Factorize and solve by two MPI processes, a part each, beside one process."""
+    """Build, factorize and solve by two MPI processes, a part each, beside one process."""
     n = 8192 if run.quick else 131072
-    seconds = {}
-    for n_processes in (1, 2):
-        command = [
-            "mpiexec",
-            "-n",
-            str(n_processes),
-            sys.executable,
-            "-m",
-            "mpi4py",
-            __file__,
-            "--process",
-            str(n),
-        ]
-        told = subprocess.run(command, check=True, capture_output=True, text=True)
-        seconds[n_processes] = float(json.loads(told.stdout.splitlines()[-1])["seconds"])
+    one, two = (launched(n_processes, n, repeats=3) for n_processes in (1, 2))
     run.record(
-        TIME, ours=seconds[2], peer=seconds[1], peer_name="one process", goal=Goal.ratio(1.6),
+        TIME, ours=two["seconds"], peer=one["seconds"], peer_name="one process", goal=Goal.ratio(1.6),
+        part="build + factorize + solve",
+    )  # fmt: skip
+    run.record(
+        TIME, ours=two["after_build"], peer=one["after_build"], peer_name="one process",
         part="factorize + solve",
     )  # fmt: skip
 
 
-def process(n: int) -> None:
-    """Do the work of one MPI process: every process compresses the matrix, untimed, and factorizes its part."""
+@bench.case("square 4000000, four processes")
+def large(run: Run) -> None:
+    """Build, factorize and solve what one process would need 12 GB for: it ends, and in how much memory a process."""
+    found = launched(4, 16384 if run.quick else 4_000_000, repeats=1)
+    run.record(TIME, ours=found["seconds"], part="build + factorize + solve", goal=Goal.ours(240))
+    run.record(MEMORY, ours=found["peak_bytes"] / 1e9, part="most of a process", goal=Goal.ours(3))
+    run.record(RELATIVE, ours=found["residual"], part="on exact rows")
+
+
+def launched(n_processes: int, n: int, *, repeats: int) -> dict[str, float]:
+    """Run `process` by MPI, and return what its first process tells."""
+    command = ["mpiexec", "-n", str(n_processes), sys.executable, "-m", "mpi4py", __file__, "--process"]
+    told = subprocess.run([*command, str(n), str(repeats)], check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(told.stdout.splitlines()[-1])
+    return found
+
+
+def process(n: int, repeats: int) -> None:
+    """Do the work of one MPI process: draw own points, build, factorize and solve, the least of some times."""
     torch.set_num_threads(1)
     communicator = MpiCommunicator()
-    A = matrix("uniform_square", n, 1e-6)
-    b = np.random.default_rng(5).standard_normal(n)[A.rows.permutation]
-    sampling = Sampling.for_tolerance(SHARE * 1e-6, A.norm, A.rows.n_boxes)
-    problem = problem_of(
-        A.form,
-        entries_of(A.form),
-        "cholesky",
-        np.full(n, NUGGET),
-        np.dtype(float),
-        np.dtype(np.float32),
-        sampling,
-    )
-
-    def work() -> None:
+    rank, size = communicator.rank, communicator.size
+    own = n * (rank + 1) // size - n * rank // size
+    rng = np.random.default_rng((5, rank))
+    points, b = rng.random((own, 2)), rng.standard_normal(own)
+    kernel = kernels.Matern(nu=0.5, length_scale=0.1)
+    best = {"seconds": math.inf}
+    for _ in range(repeats):
         communicator.barrier()
-        steps, failure = factorize_by(Team(communicator.size, communicator=communicator), problem)
-        assert steps is not None, failure
-        first, last = steps.own_range
-        steps.solve(b[first:last], 1)
+        begun = time.perf_counter()
+        A = DistributedH2Matrix.from_kernel(points, kernel, communicator, diagonal=NUGGET, tolerance=1e-6)
         communicator.barrier()
+        built = time.perf_counter()
+        F = A.factorize(1e-6, parts=size)
+        F.solve(b)
+        communicator.barrier()
+        ended = time.perf_counter()
+        if ended - begun < best["seconds"]:
+            best = {"seconds": ended - begun, "after_build": ended - built, "residual": F.residual or 0.0}
+        del A, F
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peaks = communicator.all_gather(torch.tensor([peak]))
+    if rank == 0:
+        print(json.dumps(best | {"peak_bytes": max(int(peak) for peak in peaks)}))
 
-    seconds = least(work, 3)
-    if communicator.rank == 0:
-        print(json.dumps({"seconds": seconds}))
+
+@bench.case("bytes a point, beside what is foretold")
+def foretold(run: Run) -> None:
+    """Bytes of a compressed matrix and at the peak of its factorization: the tables of `runtime/foretelling.py`."""
+    n = 2048 if run.quick else 32768
+    for dimension in (1, 2, 3):
+        points = np.random.default_rng(0).random((n, dimension))
+        for tolerance in (1e-2, 1e-4, 1e-6) if dimension == 3 else (1e-2, 1e-4, 1e-6, 1e-8):
+            kernel = kernels.Matern(nu=0.5, length_scale=0.1)
+            A = H2Matrix.from_kernel(points, kernel, diagonal=NUGGET, tolerance=tolerance)
+            F = A.factorize(tolerance, parts=1)
+            empty = foretell("file", 0, dimension, tolerance, tolerance, 1)
+            told = foretell("file", n, dimension, tolerance, tolerance, 1)
+            run.record(
+                A_POINT,
+                ours=(A.n_bytes + sum(F.steps.peak_bytes.values())) / n,
+                peer=(told.solve_bytes - empty.solve_bytes) / n,
+                peer_name="foretold, with its margin",
+                part=f"{dimension}-D, {tolerance:.0e}",
+                goal=Goal.ratio(1),
+            )
 
 
 @bench.case("weak scaling, a model through these counts")
@@ -354,6 +387,6 @@ class Scaling:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--process"]:
-        process(int(sys.argv[2]))
+        process(*map(int, sys.argv[2:4]))
     else:
         sys.exit(bench.main())
