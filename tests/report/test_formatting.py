@@ -76,3 +76,10 @@ def test_what_is_not_a_number_is_a_dash(write, value):
 )
 def test_decimals_follow_the_uncertainty(uncertainty, decimals):
     assert f.decimals_for(uncertainty, 7) == decimals
+
+
+def test_values_that_differ_are_written_with_as_many_digits_as_tell_them_apart():
+    assert f.told_apart(1.0, 2.0) == 3
+    assert f.told_apart(2921000.0, 2922000.0) == 4
+    assert f.told_apart(5.0, 5.0) == 3
+    assert f.told_apart(1.0, 1.0 + 1e-15) == 9

@@ -251,6 +251,10 @@ class Artifact:
         """The spec that the artefact was made from, as a class of its own; raises as `facts_as` does."""
         return _checked(kind, self.spec, f"{self.folder / 'manifest.json'}: spec")
 
+    def keeps(self, file: str) -> bool:
+        """Whether a file of that name was written; one that a later version writes is not in an older artefact."""
+        return file in self.manifest["files"]
+
     def rows_as(self, name: str, kind: type[F]) -> list[F]:
         """The rows of a table or of a JSON list, each as a class of its own."""
         rows = self.table(name) if (self.folder / f"{name}.csv").exists() else self.json(name)

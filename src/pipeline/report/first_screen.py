@@ -8,8 +8,8 @@ from pipeline.report.content import Illustration, Key, Notice
 from pipeline.report.drawing import stroke
 from pipeline.report.figures.kriging import kriging_map
 from pipeline.report.figures.training import MOST_DRAWN, progress
-from pipeline.report.formatting import listing, plural, significant
-from pipeline.report.metrics import Metrics
+from pipeline.report.formatting import listing, plural, significant, told_apart
+from pipeline.report.metrics import Metrics, Moved
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import alone, claimed, label_of, repeated
 
@@ -30,10 +30,7 @@ def change(metrics: Metrics) -> Notice:
     )
     if not moved:
         return Notice("Nothing changed", f"{against}: none moved beyond their noise.", "#past")
-    named = listing(
-        f"{row.artefact} {row.figure} from {significant(row.typical, 3)} to {significant(row.value, 3)} ({row.verdict})"
-        for row in moved[:MOST_NAMED]
-    )
+    named = listing(_from_to(row) for row in moved[:MOST_NAMED])
     worse = sum(row.verdict == "worse" for row in moved)
     more = f", and {len(moved) - MOST_NAMED} more" if len(moved) > MOST_NAMED else ""
     return Notice(
@@ -41,6 +38,12 @@ def change(metrics: Metrics) -> Notice:
         f"{against}. Most: {named}{more}.",
         "#past",
     )
+
+
+def _from_to(row: Moved) -> str:
+    digits = told_apart(row.typical, row.value)
+    now = f"from {significant(row.typical, digits)} to {significant(row.value, digits)}"
+    return f"{row.artefact} {row.figure} {now} ({row.verdict})"
 
 
 def pictures(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> tuple[Illustration, ...]:

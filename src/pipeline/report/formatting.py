@@ -76,6 +76,14 @@ def significant(value: object, digits: int = 2) -> str:
     return decimal(round(value, digits - 1 - magnitude), digits - 1 - magnitude)
 
 
+def told_apart(*values: float, digits: int = 3) -> int:
+    """Significant digits with which values that differ print differently: from ``digits`` to nine."""
+    known = set(values)
+    while digits < 9 and len({significant(value, digits) for value in known}) < len(known):
+        digits += 1
+    return digits
+
+
 @_remembering
 def scientific(value: object, digits: int = 2) -> str:
     """A number as a power of ten: 3.2 × 10⁻⁷."""

@@ -268,17 +268,7 @@ SHOWN_CHANGES = 25
 
 def changes(rows: Sequence[Moved]) -> Table:
     """Figures beyond the noise of past runs, the largest change first."""
-    body = tuple(
-        (
-            f"{row.artefact} {row.figure}",
-            row.verdict,
-            f.significant(row.value, 4),
-            f.significant(row.typical, 4),
-            f"{f.significant(row.low, 4)} to {f.significant(row.high, 4)}",
-            f.count(row.n),
-        )
-        for row in rows[:SHOWN_CHANGES]
-    )
+    body = tuple(_moved(row) for row in rows[:SHOWN_CHANGES])
     columns = (
         Column("Figure"), Column("Verdict"), Column("Now", True), Column("Median before", True),
         Column("Expected", True), Column("Past runs", True),
@@ -288,6 +278,18 @@ def changes(rows: Sequence[Moved]) -> Table:
         f". {f.count(left)} more in metrics.json." if left else "."
     )
     return Table("Changed beyond the noise of past runs", columns, body, note=note)
+
+
+def _moved(row: Moved) -> tuple[Cell, ...]:
+    digits = f.told_apart(row.value, row.typical, digits=4)
+    return (
+        f"{row.artefact} {row.figure}",
+        row.verdict,
+        f.significant(row.value, digits),
+        f.significant(row.typical, digits),
+        f"{f.significant(row.low, digits)} to {f.significant(row.high, digits)}",
+        f.count(row.n),
+    )
 
 
 def commits(lines: Sequence[str]) -> Table:

@@ -319,7 +319,7 @@ def _precision(found: Mapping[str, list[tuple[str, Artifact]]]) -> dict[str, Con
         verification = timed.facts_as(TimingsFacts).verification
         rows = timed.rows_as("timings", TimingRow)
         shown = timed.spec_as(_Timed).modes[0]
-        on_device = "device_timings.json" in timed.manifest["files"]
+        on_device = timed.keeps("device_timings.json")
         networks[name] = Converted(
             seed=facts.seed,
             budget_points=facts.budget_points,
@@ -364,6 +364,7 @@ def _matrix(points: Artifact, operator: Artifact, solution: Artifact, spans: lis
                 levels=artifact.rows_as("process_levels", LevelWork),
             )
             for stage, artifact in (("compress", operator), ("solve", solution))
+            if artifact.keeps("process_levels.json") or artifact.keeps("process_levels.csv")
         },
         alone=ran_alone(_span(operator), spans) is not False and ran_alone(_span(solution), spans),
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish
 from pipeline.report.figures.axes import logarithmic, short_number
@@ -123,6 +124,7 @@ def held_out_scatter(name: str, arrays: Mapping[str, np.ndarray], quantity: Quan
         axes.set_xlabel(f"true {quantity.label}")
         axes.set_ylabel(f"predicted {quantity.label}")
         for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             axis.set_major_formatter(short_number)
         correlation = (
             float(np.corrcoef(truth, predicted)[0, 1]) if len(truth) > 2 and np.ptp(truth) > 0 else None

@@ -16,8 +16,8 @@ Point = tuple[int, float, float, float, float]
 
 #: The order of memory levels, nearest first.
 LEVELS = ("L1", "L2", "L3", "DRAM")
-#: Height of a line of small text, in points.
-LINE = 10.0
+#: Height of a line of small text and width of a level's name, in points.
+LINE, ROOM = 10.0, 24.0
 
 
 def rooflines(run: str, rows: Sequence[TimingRow], roofs: RoofRow) -> list[Drawing]:
@@ -133,7 +133,7 @@ def _draw_roofs(
         axes.plot([ridge, right], [peak, peak], **gray)
         axes.annotate(f"{name} {peak:.0f} GFLOP/s", (ridge, peak), (3, 3), textcoords="offset points", **text)
     top = max(peaks.values(), default=None)
-    edges: list[tuple[float, str]] = []
+    entries: list[tuple[float, float, str]] = []
     for level in sorted(bandwidth, key=lambda name: LEVELS.index(name) if name in LEVELS else len(LEVELS)):
         speed = bandwidth[level]
         end = top / speed if top is not None else right
@@ -141,36 +141,32 @@ def _draw_roofs(
         if x[1] <= x[0]:
             continue
         axes.plot(x, speed * x, **gray)
-        edges.append((float(speed * x[0]), level))
-    _name_edges(axes, left, edges, text)
-    axes.set_title(
-        "  ".join(f"{level} {significant(speed, 3)}" for level, speed in bandwidth.items()) + " GB/s"
-        if bandwidth
-        else "",
-        loc="right",
-        fontsize=7.5,
-        fontweight="normal",
-        color=PALETTE["muted"],
-    )
+        entries.append((float(x[0]), float(speed * x[0]), level))
+    _name_entries(axes, entries, text)
+    if bandwidth:
+        told = ", ".join(f"{level} {significant(speed, 3)}" for level, speed in bandwidth.items())
+        small: dict[str, Any] = {"fontsize": 7.5, "fontweight": "normal", "color": PALETTE["muted"]}
+        axes.set_title(f"{told} GB/s", loc="right", **small)
     said = " and ".join(f"{peak:.0f} GFLOP/s ({name})" for name, peak in peaks.items())
     return f"; the ceiling is {said}" if said else ""
 
 
-def _name_edges(axes: Axes, left: float, edges: list[tuple[float, str]], text: Mapping[str, Any]) -> None:
-    """Name the memory levels where their lines come in from the left; lines that nearly coincide share a place."""
+def _name_entries(axes: Axes, entries: list[tuple[float, float, str]], text: dict[str, Any]) -> None:
+    """Name the memory levels where their lines come in; lines that nearly coincide share a name."""
     scale = axes.figure.dpi / 72
-    groups: list[tuple[float, list[str]]] = []
-    for height, level in sorted(edges):
-        place = float(axes.transData.transform((left, height))[1]) / scale
-        if groups and place - groups[-1][0] < LINE:
-            groups[-1][1].insert(0, level)
+    groups: list[tuple[float, float, list[str]]] = []
+    for x, y, level in entries:
+        across, up = axes.transData.transform((x, y)) / scale
+        near = groups and abs(across - groups[-1][0]) < ROOM and abs(up - groups[-1][1]) < LINE
+        if near:
+            groups[-1][2].append(level)
         else:
-            groups.append((place, [level]))
+            groups.append((across, up, [level]))
     inverse = axes.transData.inverted()
-    for place, levels in groups:
-        height = float(inverse.transform((0.0, place * scale))[1])
+    for across, up, levels in groups:
+        x, y = inverse.transform((across * scale, up * scale))
         axes.annotate(
-            ", ".join(levels), (left, height), (3, 6), textcoords="offset points", va="center", **text
+            ", ".join(levels), (float(x), float(y)), (11, 6), textcoords="offset points", va="center", **text
         )
 
 

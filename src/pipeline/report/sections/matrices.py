@@ -71,9 +71,9 @@ def _structure(name: str, matrix: Matrix) -> Illustration | None:
     if not panels:
         return None
     caption = (
-        f"{panels[0].description} Rows and columns are in tree order, so that what is near in space is near in the "
-        "matrix. Orange blocks couple near points and are kept whole; blue ones couple far boxes and are kept as "
-        "products of as many columns as their rank says."
+        f"{panels[0].description} Rows and columns are in tree order, so that what is near in space is near in "
+        "the matrix. Orange blocks couple near points and are kept whole; the others couple far boxes and are kept "
+        "as products of as many columns as their rank says."
     )
     if len(panels) > 1:
         caption += (
