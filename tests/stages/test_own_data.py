@@ -9,9 +9,13 @@ import pytest
 
 from pipeline.artifacts.store import Artifact
 from pipeline.config.loading import validate
+from pipeline.config.matrices import STUDIED
+from pipeline.config.study import schema
+from pipeline.data import POINTS
 from pipeline.data.globe import unit_vectors
 from pipeline.data.tables import read_columns
 from pipeline.errors import ConfigError
+from pipeline.hmatrix import kernels
 from pipeline.operations.paths import own_files
 
 STAGES = (("points", "points"), ("compress", "operator"), ("solve", ""))
@@ -321,3 +325,76 @@ def test_places_that_do_not_fit_are_one_line(bench, matrix, capsys, predict, wor
     assert codes == [0, 0, 2]
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert re.search(words, line), line
+
+
+def dense(points, kernel, nugget=0.0):
+    block = kernels.from_dict(kernel)(points, points)
+    return np.asarray(block) + nugget * np.eye(len(points))
+
+
+MATRICES = {"compress": {"tolerance": 1e-8}, "nugget": 0.1}
+SQUARE = {"name": "uniform_square", "n": 211}
+
+
+def test_a_product_with_vectors_is_that_of_the_dense_matrix(bench, matrix):
+    vectors = np.random.default_rng(6).standard_normal((211, 3))
+    np.save(bench.folder / "x.npy", vectors)
+    kernel = {"name": "matern", "nu": 0.5, "length_scale": 0.3}
+    section = MATRICES | {"points": SQUARE, "kernel": kernel, "task": "product", "vectors": "x.npy"}
+    assert matrix(section) == [0, 0, 0, 0]
+    points = np.array(Artifact.open(bench.manifest("points/mine"), "points").array("points"))
+    wanted = dense(points, kernel, 0.1) @ vectors
+    found = np.array(solution(bench).array("product"))
+    assert np.linalg.norm(found - wanted) < 1e-7 * np.linalg.norm(wanted)
+    assert "The mine matrix is multiplied by x.npy in" in page(bench)
+
+
+def test_a_log_determinant_is_that_of_the_dense_matrix(bench, matrix):
+    kernel = {"name": "matern", "nu": 0.5, "length_scale": 0.3}
+    points = {"name": "fibonacci_sphere", "n": 173}
+    assert matrix(MATRICES | {"points": points, "kernel": kernel, "task": "logdet"}) == [0, 0, 0, 0]
+    places = np.array(Artifact.open(bench.manifest("points/mine"), "points").array("points"))
+    wanted = np.linalg.slogdet(dense(places, kernel, 0.1))[1]
+    assert solution(bench).facts["result"]["log_determinant"] == pytest.approx(wanted, rel=1e-6)
+    assert "The log-determinant of mine, 173 rows, is" in page(bench)
+
+
+def test_samples_have_the_covariance_of_the_dense_matrix(bench, matrix):
+    kernel = {"name": "matern", "nu": 1.5, "length_scale": 0.4}
+    section = MATRICES | {"points": {"name": "uniform_cube", "n": 67}, "kernel": kernel, "task": "sample"}
+    assert matrix(section | {"samples": 20_000, "seed": 3}) == [0, 0, 0, 0]
+    places = np.array(Artifact.open(bench.manifest("points/mine"), "points").array("points"))
+    samples = np.array(solution(bench).array("samples"))
+    wanted = dense(places, kernel, 0.1)
+    # An entry of the mean of 20,000 products has a variance of (a_ii a_jj + a_ij^2) / 20,000; 5 deviations for 2,278.
+    deviation = np.sqrt((np.outer(np.diag(wanted), np.diag(wanted)) + wanted**2) / 20_000)
+    assert np.all(np.abs(samples @ samples.T / 20_000 - wanted) < 5 * deviation)
+    assert "20,000 samples of covariance mine are drawn (seed 3)" in page(bench)
+
+
+def test_a_complex_kernel_solves_and_multiplies(bench, matrix):
+    kernel = {"name": "helmholtz", "wavenumber": 3.0}
+    points = {"name": "uniform_cube", "n": 149}
+    section = {"points": points, "kernel": kernel, "nugget": 50.0, "compress": {"tolerance": 1e-7}}
+    for task in ("solve", "product"):
+        assert matrix(section | {"task": task}) == [0, 0, 0, 0]
+        places = np.array(Artifact.open(bench.manifest("points/mine"), "points").array("points"))
+        whole = dense(places, kernel, 50.0)
+        wanted = np.linalg.solve(whole, np.ones(149)) if task == "solve" else whole @ np.ones(149)
+        found = np.array(solution(bench).array("solution" if task == "solve" else "product"))
+        assert np.linalg.norm(found - wanted) < 1e-5 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("task", ["logdet", "sample"])
+def test_a_kernel_that_is_no_covariance_has_no_such_answer(task):
+    section = {"points": SQUARE, "kernel": {"name": "yukawa"}, "task": task}
+    with pytest.raises(ConfigError, match=f"task '{task}' needs a covariance"):
+        validate({"study": "own", "matrices": {"mine": section}})
+
+
+def test_every_kernel_and_every_point_set_is_open_to_a_study():
+    # A function has a path in a study; a spline is no covariance by itself.
+    assert set(kernels.KERNELS.values()) - {kernels.Custom, kernels.ThinPlate} == set(STUDIED.values())
+    points = schema()["$defs"]["Matrix"]["properties"]["points"]["discriminator"]["mapping"].keys()
+    renamed = {"sphere": "fibonacci_sphere", "cube": "uniform_cube"}
+    assert {renamed.get(name, name) for name in POINTS} <= points

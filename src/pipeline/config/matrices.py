@@ -14,18 +14,19 @@ from pipeline.data import PLACES
 from pipeline.hmatrix.kernels import KERNELS, Imported, Kernel, Stationary, ThinPlate
 from pipeline.options import Count, NotNegative, Positive, Seed, Tolerance
 
-Task = Literal["kriging", "capacitance", "classification", "solve"]
+Task = Literal["kriging", "capacitance", "classification", "solve", "product", "logdet", "sample"]
 # A kernel of one's own is a function in Python, and in a study the path of one.
 STUDIED: dict[str, type[Kernel]] = {
     name: kind for name, kind in KERNELS.items() if kind not in (Imported, ThinPlate)
 }
 STUDIED["custom"] = Imported
+ANY_POINTS = (*PLACES, "file", "embeddings", "uniform_square", "uniform_cube", "fibonacci_sphere")
 # The points that a task can be asked about.
 POINTS_OF: dict[str, tuple[str, ...]] = {
     "kriging": (*PLACES, "file"),
     "capacitance": ("sphere", "cube"),
     "classification": ("embeddings",),
-    "solve": (*PLACES, "file", "embeddings"),
+    **dict.fromkeys(("solve", "product", "logdet", "sample"), ANY_POINTS),
 }
 AnyKernel = Annotated[Kernel, Choice(STUDIED, required=("length_scale",))]
 
@@ -119,8 +120,9 @@ class CompressSpec(Section):
         "same place need one.",
     )
     task: Task = Field(
-        description="What the solution is for: kriging (predict held-out values), capacitance (of a conductor), "
-        "classification (by kernel ridge regression), or solve (a system of equations)."
+        description="What the matrix is for: kriging (predict held-out values), capacitance (of a conductor), "
+        "classification (by kernel ridge regression), solve (a system of equations), product (with vectors), logdet "
+        "(the logarithm of its determinant), or sample (draws of that covariance)."
     )
     fit: Fit | None = Field(
         None,
@@ -134,11 +136,12 @@ class CompressSpec(Section):
 class SolveSpec(Section):
     """What the stage `solve` reads of a matrix."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"right_hand_side", "predict"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"right_hand_side", "predict", "vectors", "samples", "seed"})
 
     task: Task = Field(
-        description="What the solution is for: kriging (predict held-out values), capacitance (of a conductor), "
-        "classification (by kernel ridge regression), or solve (a system of equations)."
+        description="What the matrix is for: kriging (predict held-out values), capacitance (of a conductor), "
+        "classification (by kernel ridge regression), solve (a system of equations), product (with vectors), logdet "
+        "(the logarithm of its determinant), or sample (draws of that covariance)."
     )
     right_hand_side: str | None = Field(
         None,
@@ -146,6 +149,14 @@ class SolveSpec(Section):
         description="What task solve solves for: a .npy file of shape (n,) or (n, m). Null takes the values at the "
         "points, or ones where there are none.",
     )
+    vectors: str | None = Field(
+        None,
+        min_length=1,
+        description="What task product multiplies: a .npy file of shape (n,) or (n, m). Null takes the values at the "
+        "points, or ones where there are none.",
+    )
+    samples: Count | None = Field(None, description="How many samples task sample draws; null draws one.")
+    seed: Seed | None = Field(None, description="Seed of the samples; null is 0.")
     predict: Predict | None = Field(
         None,
         description="Where task kriging predicts values and their standard deviations; null predicts the held-out ones "
@@ -191,8 +202,16 @@ class Matrix(CompressSpec, SolveSpec):
                 "fit needs one points.value, found {n}; make a matrix of each",
                 {"n": len(self.points.values)},
             )
-        if self.task != "solve" and self.right_hand_side is not None:
-            raise PydanticCustomError("task", "right_hand_side belongs to task 'solve', and only to it")
+        for key, task in (
+            ("right_hand_side", "solve"),
+            ("vectors", "product"),
+            ("samples", "sample"),
+            ("seed", "sample"),
+        ):
+            if self.task != task and getattr(self, key) is not None:
+                raise PydanticCustomError(
+                    "task", "{key} belongs to task '{task}', and only to it", {"key": key, "task": task}
+                )
         return self
 
     @model_validator(mode="after")
@@ -203,7 +222,7 @@ class Matrix(CompressSpec, SolveSpec):
                 "task 'capacitance' goes with kernel 'laplace_single_layer', found '{kernel}'",
                 {"kernel": self.kernel.name},
             )
-        if self.task in ("kriging", "classification") and (
+        if self.task in ("kriging", "classification", "logdet", "sample") and (
             self.kernel.singular or self.kernel.is_complex or not self.kernel.positive_definite
         ):
             raise PydanticCustomError(
@@ -223,7 +242,8 @@ class Matrix(CompressSpec, SolveSpec):
         found = {"points.path": self.points.path} if isinstance(self.points, FilePoints) else {}
         if self.predict is not None and self.predict.path is not None:
             found["predict.path"] = self.predict.path
-        return found | ({} if self.right_hand_side is None else {"right_hand_side": self.right_hand_side})
+        named = {"right_hand_side": self.right_hand_side, "vectors": self.vectors}
+        return found | {key: path for key, path in named.items() if path is not None}
 
 
 class Scaling(Section):

@@ -95,6 +95,29 @@ def _several(given: str | tuple[str, ...]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else given
 
 
+class UniformSquare(Section):
+    """Random points in the unit square."""
+
+    name: Literal["uniform_square"] = "uniform_square"
+    n: Count = Field(8192, description="How many points.")
+    seed: Seed = Field(0, description="Seed of the draw.")
+
+
+class UniformCube(Section):
+    """Random points in the unit cube."""
+
+    name: Literal["uniform_cube"] = "uniform_cube"
+    n: Count = Field(8192, description="How many points.")
+    seed: Seed = Field(0, description="Seed of the draw.")
+
+
+class FibonacciSphere(Section):
+    """Evenly spread points on the unit sphere."""
+
+    name: Literal["fibonacci_sphere"] = "fibonacci_sphere"
+    n: Count = Field(8192, description="How many points.")
+
+
 class SphereMesh(Section):
     """Triangles on the unit sphere."""
 
@@ -124,8 +147,19 @@ class Embeddings(Section):
 
 #: Point sets of the library by their options, and sections of points that a stage makes.
 AnyPoints = Annotated[
-    Places | FilePoints | SphereMesh | CubeMesh | Embeddings,
-    Choice(PLACES, sections=(FilePoints, SphereMesh, CubeMesh, Embeddings)),
+    Places | FilePoints | UniformSquare | UniformCube | FibonacciSphere | SphereMesh | CubeMesh | Embeddings,
+    Choice(
+        PLACES,
+        sections=(
+            FilePoints,
+            UniformSquare,
+            UniformCube,
+            FibonacciSphere,
+            SphereMesh,
+            CubeMesh,
+            Embeddings,
+        ),
+    ),
 ]
 
 

@@ -8,7 +8,7 @@ from pipeline.artifacts.file_digests import digest_of_files
 from pipeline.errors import ConfigError
 
 #: Keys of a study whose texts may name a file or a folder.
-KEYS = frozenset({"directory", "path", "right_hand_side", "inputs", "labels"})
+KEYS = frozenset({"directory", "path", "right_hand_side", "vectors", "inputs", "labels"})
 
 
 def digest_of_named_files(section: Mapping[str, Any], cache: Path) -> str:

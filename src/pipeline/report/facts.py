@@ -36,7 +36,7 @@ _WIDE, _LINE = 60, 200
 
 def matrix_facts(matrix: Matrix) -> tuple[Fact, ...]:
     """Everything measured on one matrix, as named values; what is not known is left out."""
-    compress, solve, beside = matrix.compress, matrix.solve, _beside(matrix)
+    compress = matrix.compress
     rank = None if nothing_approximated(matrix) else largest_rank(matrix)
     items: Sequence[tuple[str, object, str]] = (
         ("Kernel", matrix.kernel, f"{_kernel(matrix.kernel)}{_nugget(matrix)}"),
@@ -45,13 +45,8 @@ def matrix_facts(matrix: Matrix) -> tuple[Fact, ...]:
          f"{n_bytes(compress.dense_bytes)}{_exactly(matrix)})"),
         ("Relative error", compress.relative_error, _error(compress)),
         ("Largest rank", rank, count(rank)),
-        ("Compression", compress.seconds, f"{seconds(compress.seconds)}{beside}"),
-        ("Factorization", solve.factorize_seconds, f"{seconds(solve.factorize_seconds)}, {n_bytes(solve.factor_bytes)} "
-         f"at tolerance {setting(solve.factor_tolerance)}"),
-        ("Solve", solve.solve_seconds, f"{seconds(solve.solve_seconds)}, {count(solve.iterations)} iterations{beside}"),
-        ("Residual, compressed matrix", solve.relative_residual, scientific(solve.relative_residual)),
-        ("Residual, exact rows", solve.exact_residual, scientific(solve.exact_residual)),
-        ("Divided among", solve.processes, _processes(solve.processes)),
+        ("Compression", compress.seconds, f"{seconds(compress.seconds)}{_beside(matrix)}"),
+        *_solution(matrix),
         *_likelihood(matrix),
     )  # fmt: skip
     alarmed = {"Relative error"} if compress.missed else set()
@@ -61,6 +56,22 @@ def matrix_facts(matrix: Matrix) -> tuple[Fact, ...]:
         for name, value, text in items
         if value is not None
     )
+
+
+def _solution(matrix: Matrix) -> list[tuple[str, object, str]]:
+    """What factorization and solve took and gave; nothing of a product."""
+    solve = matrix.solve
+    if solve is None:
+        return []
+    return [
+        ("Factorization", solve.factorize_seconds, f"{seconds(solve.factorize_seconds)}, {n_bytes(solve.factor_bytes)} "
+         f"at tolerance {setting(solve.factor_tolerance)}"),
+        ("Solve", solve.solve_seconds,
+         f"{seconds(solve.solve_seconds)}, {count(solve.iterations)} iterations{_beside(matrix)}"),
+        ("Residual, compressed matrix", solve.relative_residual, scientific(solve.relative_residual)),
+        ("Residual, exact rows", solve.exact_residual, scientific(solve.exact_residual)),
+        ("Divided among", solve.processes, _processes(solve.processes)),
+    ]  # fmt: skip
 
 
 def _beside(matrix: Matrix) -> str:
@@ -116,6 +127,8 @@ def _processes(processes: int) -> str:
 
 def _likelihood(matrix: Matrix) -> list[tuple[str, object, str]]:
     """Determinant and likelihood, with the tolerance that they hang on; none from a loose factorization."""
+    if matrix.solve is None:
+        return []
     tolerance = matrix.solve.factor_tolerance
     if tolerance > LOOSEST_LOGDET:
         return []

@@ -174,7 +174,7 @@ class Matrix(Part):
     points: str
     task: str
     compress: Compression
-    solve: SolveCost
+    solve: SolveCost | None = None
     result: Result
     structure: Structure | None = None
     distribution: dict[str, Distribution] = {}

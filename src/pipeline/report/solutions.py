@@ -13,6 +13,8 @@ def doubt(name: str, matrix: Matrix) -> Finding | None:
 
     The residual of the compressed matrix says how well that was solved, not how well it stands for the exact one.
     """
+    if matrix.solve is None:
+        return None
     residual = matrix.solve.exact_residual
     asked = max(matrix.compress.tolerance, matrix.solve.tolerance or 0.0)
     if not is_number(residual) or residual <= FAR * asked:

@@ -4,8 +4,16 @@ from argparse import Namespace
 
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Draft, create
-from pipeline.config.points import CubeMesh, FilePoints, PointsSpec, SphereMesh
-from pipeline.data import Places, hold_out
+from pipeline.config.points import (
+    CubeMesh,
+    FibonacciSphere,
+    FilePoints,
+    PointsSpec,
+    SphereMesh,
+    UniformCube,
+    UniformSquare,
+)
+from pipeline.data import Places, hold_out, load_points
 from pipeline.data.meshes import cube_mesh, sphere_mesh
 from pipeline.errors import ConfigError
 from pipeline.runtime.provenance import cost, provenance
@@ -27,6 +35,8 @@ def run(options: Namespace) -> None:
             facts = own_places(draft, points)
         elif isinstance(points, Places):
             facts = _places(draft, points)
+        elif isinstance(points, UniformSquare | UniformCube | FibonacciSphere):
+            facts = _generated(draft, points)
         elif isinstance(points, SphereMesh | CubeMesh):
             facts = _mesh(draft, points)
         else:
@@ -57,6 +67,19 @@ def _places(draft: Draft, spec: Places) -> PointsFacts:
         coordinates=on_the_globe,
         crs="lonlat" if on_the_globe else "plane",
         description=places.description,
+    )
+
+
+def _generated(draft: Draft, spec: UniformSquare | UniformCube | FibonacciSphere) -> PointsFacts:
+    """Points without values."""
+    if isinstance(spec, FibonacciSphere):
+        places = load_points("sphere", n_points=spec.n)
+    else:
+        name = "cube" if isinstance(spec, UniformCube) else "uniform_square"
+        places = load_points(name, n_points=spec.n, seed=spec.seed)
+    draft.save_array("points", places.points, unit=places.units["points"])
+    return PointsFacts(
+        name=spec.name, n=spec.n, dimension=places.points.shape[1], description=places.description
     )
 
 

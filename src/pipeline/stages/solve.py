@@ -16,7 +16,10 @@ from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.results.solution import (
     CapacitanceResult,
     ClassificationResult,
+    LogdetResult,
+    ProductResult,
     Result,
+    SampleResult,
     SolutionFacts,
     SolveCost,
     SystemResult,
@@ -75,8 +78,9 @@ class Solved:
         spec: What is to be answered.
         points, compressed: The artefacts.
         solution: Own rows.
-        of: The right-hand side of task solve, in words.
+        of: The right-hand side of task solve, or the vectors of task product, in words.
         communicator: The processes.
+        factorization: What the system was solved with; a product needs none.
     """
 
     spec: SolveSpec
@@ -85,6 +89,7 @@ class Solved:
     solution: Tensor
     of: str
     communicator: Communicator
+    factorization: DistributedFactorization | None = None
 
     @property
     def kernel(self) -> kernels.Kernel:
@@ -94,7 +99,7 @@ class Solved:
     def summed(self, own: Tensor) -> Tensor:
         """Return the sum of the processes' tensors, on all of them; collective."""
         total = own.clone().contiguous()
-        self.communicator.all_reduce(total)
+        self.communicator.all_reduce(torch.view_as_real(total) if total.is_complex() else total)
         return total
 
     def predicted(self, places: Tensor) -> Tensor:
@@ -105,12 +110,16 @@ class Solved:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a solution says: numbers for the report, a line for the log, arrays with units, and what writes files."""
+    """What a solution says: numbers for the report, a line for the log, arrays with units, and what writes files.
+
+    `rows` are arrays of which each process has its own rows.
+    """
 
     result: Result
     line: str
     arrays: dict[str, tuple[NDArray[Any], str]] = field(default_factory=dict)
     files: dict[str, Callable[[Path], None]] = field(default_factory=dict)
+    rows: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def run(options: Namespace) -> None:
@@ -129,9 +138,19 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
     watch = Stopwatch()
     with watch.part("assemble"):
         problem = problem_of(spec, points, compressed, communicator)
+    if spec.task == "product":
+        _multiply(
+            options,
+            problem,
+            Solved(spec, points, compressed, problem.right_hand_side, spec.vectors or "", communicator),
+        )
+        return
+    factor_tolerance = spec.factor.tolerance
+    if spec.task in ("logdet", "sample"):  # the factorization is the answer, and no preconditioner
+        factor_tolerance = min(factor_tolerance, compressed.facts_as(OperatorFacts).compress.tolerance)
     with watch.part("factorize"), boxes(f"factorize {name}", shown=first) as progress:
         factorization = problem.preconditioner.factorize(
-            spec.factor.tolerance,
+            factor_tolerance,
             kind=spec.factor.kind,
             parts=spec.factor.parts,
             progress=progress if first else None,
@@ -140,12 +159,14 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
         solution, info = _solution(problem, factorization, spec.solve, communicator)
     logdet = factorization.logdet() if factorization.kind == "cholesky" else None
     given = "values at the points" if points.has("values") else "ones"
-    solved = Solved(spec, points, compressed, solution, spec.right_hand_side or given, communicator)
+    solved = Solved(
+        spec, points, compressed, solution, spec.right_hand_side or given, communicator, factorization
+    )
     answer = ANSWERS[spec.task](solved)
     residual = exact_residual(solved, problem.right_hand_side)
     seconds = sum(watch.seconds.values())
     tolerance = compressed.facts_as(OperatorFacts).compress.tolerance
-    foretold = foretold_of(points, tolerance, spec.factor.tolerance, communicator.size)
+    foretold = foretold_of(points, tolerance, factor_tolerance, communicator.size)
     work = work_of_factorization(factorization, seconds, foretold.solve_bytes, communicator)
     if answer is None:  # process 0 alone has one
         answer = Answer(SystemResult(right_hand_side="", n_columns=0, solution_norm=None), "")
@@ -157,6 +178,8 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
         provenance=provenance(options.code),
     ) as draft:
         save_rows(draft, "solution", solution.numpy(), communicator)
+        for array, own in answer.rows.items():
+            save_rows(draft, array, own, communicator)
         if draft is not None:
             draft.save_table(
                 "residuals", [{"iteration": i, "residual": r} for i, r in enumerate(info.residuals)]
@@ -196,6 +219,39 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
     print(f"solve {name}: {answer.line}")
 
 
+def _multiply(options: Namespace, problem: Problem, given: Solved) -> None:
+    """Multiply the vectors of a file, and compare with rows of the exact matrix."""
+    watch = Stopwatch()
+    with watch.part("product"):
+        product = problem.operator @ problem.right_hand_side
+    residual = exact_residual(given, product)
+    norm = float(given.summed(product.abs().square().sum().reshape(1)).sqrt())
+    n_columns = 1 if product.ndim == 1 else product.shape[1]
+    seconds = watch.seconds["product"]
+    with created(
+        options.output,
+        given.communicator,
+        kind="solution",
+        spec=given.spec.model_dump(mode="json"),
+        provenance=provenance(options.code),
+    ) as draft:
+        save_rows(draft, "product", product.numpy(), given.communicator)
+        if draft is not None:
+            result = ProductResult(
+                vectors=given.of,
+                n_columns=n_columns,
+                product_norm=norm,
+                relative_error=residual,
+                seconds=seconds,
+            )
+            draft.facts = SolutionFacts(result=result)
+    if given.communicator.rank == 0:
+        name = options.output.parent.name
+        print(
+            f"solve {name}: product with {given.of} in {seconds:.2g} s, off by {residual:.1e} in exact rows"
+        )
+
+
 def _solution(
     problem: Problem, factorization: DistributedFactorization, options: Solve, communicator: Communicator
 ) -> tuple[Tensor, SolveInfo]:
@@ -227,9 +283,11 @@ def problem_of(
         ones = torch.ones(own, dtype=torch.float64)
         return Problem(layer, loaded("preconditioner", own), ones)
     operator = loaded("operator", own)
-    if spec.task == "solve":
+    if spec.task in ("solve", "product", "logdet", "sample"):
         with together(communicator):
             b = _right_hand_side(spec, points, communicator)
+        if kernels.from_dict(compressed.facts_as(OperatorFacts).kernel_parameters).is_complex:
+            b = b.to(torch.complex128)
     elif spec.task == "kriging":
         known = torch.from_numpy(own_rows(points, "values", communicator)).double()
         values = known if known.ndim == 1 else known[:, 0].contiguous()  # the first of several
@@ -242,20 +300,23 @@ def problem_of(
 
 
 def _right_hand_side(spec: SolveSpec, points: Artifact, communicator: Communicator) -> Tensor:
-    """Return own rows of what task solve solves for: a file, the values at the points, or ones.
+    """Return own rows of what is solved for or multiplied: a file, the values at the points, or ones.
 
     Raises:
         ConfigError: If the file is not an array of finite numbers with a row for every point.
     """
     n = points.facts_as(PointsFacts).n
     first, last = edges_of(n, communicator)[communicator.rank :][:2].tolist()
-    if spec.right_hand_side is None:
+    key, path = (
+        ("vectors", spec.vectors) if spec.task == "product" else ("right_hand_side", spec.right_hand_side)
+    )
+    if path is None:
         if points.has("values"):
             return torch.from_numpy(own_rows(points, "values", communicator)).double()
         return torch.ones(last - first, dtype=torch.float64)
-    where = f"right_hand_side: {spec.right_hand_side}"
+    where = f"{key}: {path}"
     try:
-        values = np.load(spec.right_hand_side, mmap_mode="r")
+        values = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{where}: not a readable array ({error}); write it with numpy.save") from None
     if values.ndim not in (1, 2) or len(values) != n or values.dtype.kind not in "fiu":
@@ -284,7 +345,7 @@ def exact_residual(solved: Solved, right_hand_side: Tensor) -> float | None:
     b = right_hand_side[own]
     off = b - product[torch.from_numpy(here)]
     off = off - solved.compressed.facts_as(OperatorFacts).nugget * solved.solution[own]
-    squares = solved.summed(torch.stack([off.square().sum(), b.square().sum()]))
+    squares = solved.summed(torch.stack([off.abs().square().sum(), b.abs().square().sum()]))
     return float((squares[0] / squares[1]).sqrt())
 
 
@@ -311,11 +372,37 @@ def _kriging(solved: Solved) -> Answer | None:
 
 def _system(solved: Solved) -> Answer:
     """Say how large the solution of a system is; its exact residual stands beside it."""
-    norm = float(solved.summed(solved.solution.square().sum().reshape(1)).sqrt())
+    norm = float(solved.summed(solved.solution.abs().square().sum().reshape(1)).sqrt())
     n_columns = 1 if solved.solution.ndim == 1 else solved.solution.shape[1]
     return Answer(
         result=SystemResult(right_hand_side=solved.of, n_columns=n_columns, solution_norm=norm),
         line=f"solved for {solved.of}; the solution's norm is {norm:.6g}",
+    )
+
+
+def _logdet(solved: Solved) -> Answer:
+    """Say the logarithm of the determinant; the residual of a solve stands beside it."""
+    assert solved.factorization is not None
+    n, logdet = solved.points.facts_as(PointsFacts).n, solved.factorization.logdet()
+    return Answer(
+        result=LogdetResult(log_determinant=logdet, n=n), line=f"log-determinant {logdet:.10g} of {n} rows"
+    )
+
+
+def _sample(solved: Solved) -> Answer:
+    """Draw from the normal distribution whose covariance is the matrix, and compare variances."""
+    assert solved.factorization is not None
+    n_samples, seed = solved.spec.samples or 1, solved.spec.seed or 0
+    drawn = np.asarray(solved.factorization.sample(np.random.default_rng(seed), n_samples))
+    rows = own_rows(solved.points, "points", solved.communicator)
+    nugget = solved.compressed.facts_as(OperatorFacts).nugget
+    variance = np.asarray(solved.kernel.diagonal(rows)).sum() + nugget * len(rows)
+    sums = solved.summed(torch.tensor([np.square(drawn).sum(), variance, len(rows)], dtype=torch.float64))
+    found, expected = float(sums[0] / sums[2]) / n_samples, float(sums[1] / sums[2])
+    return Answer(
+        result=SampleResult(n_samples=n_samples, seed=seed, mean_square=found, variance=expected),
+        line=f"{n_samples} samples drawn, mean square {found:.4g} where the variance is {expected:.4g}",
+        rows={"samples": drawn},
     )
 
 
@@ -349,4 +436,6 @@ ANSWERS: dict[str, Callable[[Solved], Answer | None]] = {
     "classification": _classification,
     "capacitance": _capacitance,
     "solve": _system,
+    "logdet": _logdet,
+    "sample": _sample,
 }

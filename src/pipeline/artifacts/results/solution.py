@@ -95,13 +95,59 @@ class SystemResult(BaseModel):
     solution_norm: Number
 
 
-Result = KrigingResult | CapacitanceResult | ClassificationResult | SystemResult
+class ProductResult(BaseModel):
+    """A product with vectors.
+
+    Attributes:
+        vectors: What was multiplied, in words.
+        n_columns: How many vectors.
+        product_norm: 2-norm of all products together.
+        relative_error: That of sampled rows, against the exact matrix.
+    """
+
+    vectors: str
+    n_columns: int
+    product_norm: Number
+    relative_error: Number
+    seconds: float
+
+
+class LogdetResult(BaseModel):
+    """The logarithm of a determinant of n rows."""
+
+    log_determinant: Number
+    n: int
+
+
+class SampleResult(BaseModel):
+    """Draws from the normal distribution whose covariance is the matrix.
+
+    Attributes:
+        mean_square: Mean of the squares of all drawn numbers.
+        variance: What it is expected to be: the mean of the matrix's diagonal.
+    """
+
+    n_samples: int
+    seed: int
+    mean_square: Number
+    variance: Number
+
+
+Result = (
+    KrigingResult
+    | CapacitanceResult
+    | ClassificationResult
+    | SystemResult
+    | ProductResult
+    | LogdetResult
+    | SampleResult
+)
 
 
 class SolutionFacts(Facts):
-    """A solution and its answer."""
+    """A solution and its answer; a product solves nothing."""
 
     KIND: ClassVar[str] = "solution"
 
     result: Result
-    solve: SolveCost
+    solve: SolveCost | None = None

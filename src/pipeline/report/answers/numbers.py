@@ -8,6 +8,9 @@ from pipeline.artifacts.results.solution import (
     CapacitanceResult,
     ClassificationResult,
     KrigingResult,
+    LogdetResult,
+    ProductResult,
+    SampleResult,
     SystemResult,
 )
 from pipeline.report.content import Answer
@@ -70,7 +73,9 @@ def _within(compress: Compression) -> str:
 
 
 def _solved(matrix: Matrix) -> str:
-    """The clause on the direct solve."""
+    """The clause on the direct solve, if there was one."""
+    if matrix.solve is None:
+        return ""
     spent = matrix.solve.factorize_seconds + matrix.solve.solve_seconds
     beside = " (beside other jobs)" if matrix.alone is False else ""
     return f" and is factorized and solved in {seconds(spent)}{beside}"
@@ -103,6 +108,19 @@ def result_text(name: str, matrix: Matrix, n_classes: int = 0) -> str:
             )
             norm = f"the solution's norm is {significant(result.solution_norm, 6)}"
             return f"The {name} system is solved for the {many} {result.right_hand_side}: {norm}."
+        case ProductResult() as result:
+            return (
+                f"The {name} matrix is multiplied by {result.vectors} in {seconds(result.seconds)}; sampled rows of "
+                f"the product are off by {scientific(result.relative_error)}."
+            )
+        case LogdetResult() as result:
+            value = significant(result.log_determinant, 9)
+            return f"The log-determinant of {name}, {count(result.n)} rows, is {value}."
+        case SampleResult() as result:
+            return (
+                f"{count(result.n_samples)} samples of covariance {name} are drawn (seed {result.seed}); their mean "
+                f"square is {significant(result.mean_square, 4)}, and the variance {significant(result.variance, 4)}."
+            )
 
 
 def _kriging_text(result: KrigingResult, points: str) -> str:

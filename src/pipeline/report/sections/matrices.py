@@ -46,7 +46,7 @@ def matrices_section(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> Sect
 def _matrix(
     name: str, matrix: Matrix, arrays: Mapping[str, np.ndarray], n_classes: int
 ) -> list[Block | None]:
-    notes = [*matrix.compress.notes, *matrix.solve.notes]
+    notes = [*matrix.compress.notes, *(matrix.solve.notes if matrix.solve is not None else [])]
     return [
         Heading(name),
         Prose(result_text(name, matrix, n_classes)),
