@@ -2,7 +2,6 @@
 "use strict";
 const text = JSON.parse(document.getElementById("report").textContent);
 const found = {};
-const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 
 const collisions = (view) => {
   const hits = [];
@@ -33,7 +32,7 @@ const look = async (width) => {
     cut: cut.map((holder) => holder.getAttribute("aria-label")),
     collisions: collisions(view),
   };
-  if (width > 1000) Object.assign(result, use(view, window_));
+  if (width > 1000) Object.assign(result, use(view, window_), await download(view, window_));
   frame.remove();
   return result;
 };
@@ -66,9 +65,26 @@ const use = (view, window_) => {
   return result;
 };
 
+// What the buttons of a figure and of a table would save, and what is copied.
+const download = async (view, window_) => {
+  const saved = [];
+  window_.URL.createObjectURL = (blob) => { saved.push(blob); return "#"; };
+  window_.HTMLAnchorElement.prototype.click = () => {};  // nothing is to land on this machine's disk
+  for (const one of view.querySelectorAll(".panel[data-name=progress] .tools button")) one.click();
+  [...view.querySelector(".table table:not(.claims)").closest(".table").querySelectorAll(".tools button")].at(-1).click();
+  const [svg, csv, table] = await Promise.all(saved.map((blob) => blob.text()));
+  const parsed = new window_.DOMParser().parseFromString(svg, "image/svg+xml");
+  return {
+    svg: [parsed.documentElement.tagName, svg.includes("var(--"), svg.includes("pointer"), parsed.querySelectorAll("text").length],
+    csv: csv.split("\n").slice(0, 2),
+    table: table.split("\n").slice(0, 2),
+  };
+};
+
 (async () => {
-  for (const width of [1280, 820, 390]) found[width] = await look(width);
-  await wait(0);
+  for (const width of [1280, 820, 390]) {
+    try { found[width] = await look(width); } catch (error) { found[width] = { error: String(error) }; }
+  }
   const out = document.createElement("pre");
   out.id = "found";
   out.textContent = JSON.stringify(found);

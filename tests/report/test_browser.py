@@ -47,7 +47,9 @@ def found(full, tmp_path_factory) -> dict[str, dict]:
     )
     answer = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, flags=re.DOTALL)
     assert answer, done.stderr[-2000:]
-    return json.loads(unescape(answer[1]))
+    looked_at = json.loads(unescape(answer[1]))
+    assert not any("error" in width for width in looked_at.values()), looked_at
+    return looked_at
 
 
 @pytest.mark.parametrize("width", ["1280", "820", "390"])
@@ -80,3 +82,18 @@ def test_arrow_keys_read_out_the_values_of_a_figure(found):
     assert desktop["tip"].startswith("run SGD, batch 64seed 0")
     assert desktop["inside"]
     assert desktop["tools"] == ["SVG", "CSV"]
+
+
+def test_figures_and_tables_are_saved_whole(found, metrics):
+    desktop = found["1280"]
+    name, has_variables, has_pointer, n_texts = desktop["svg"]
+    assert (name, has_variables, has_pointer) == ("svg", False, False)
+    assert n_texts > 10
+    accuracy = metrics["training"]["sgd_small"]["seeds"]["0"]["history"][0]["validation_accuracy"]
+    assert desktop["csv"] == [
+        "run,seed,epoch,steps,seconds,quantity,value",
+        f'"SGD, batch 64",0,1,128,1.7,validation accuracy,{accuracy:.6g}',
+    ]
+    head, first = desktop["table"]
+    assert head.startswith("Run,Method,Batch,Steps")
+    assert first.startswith('"SGD, batch 64",SGD,64,2560,')
