@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.choice import Choice
-from pipeline.config.points import AnyPoints, Column, FilePoints
+from pipeline.config.points import AnyPoints, Column, FilePoints, OwnMesh
 from pipeline.config.section import Section
 from pipeline.data import PLACES
 from pipeline.hmatrix.kernels import KERNELS, Imported, Kernel, Stationary, ThinPlate
@@ -24,7 +24,7 @@ ANY_POINTS = (*PLACES, "file", "embeddings", "uniform_square", "uniform_cube", "
 # The points that a task can be asked about.
 POINTS_OF: dict[str, tuple[str, ...]] = {
     "kriging": (*PLACES, "file"),
-    "capacitance": ("sphere", "cube"),
+    "capacitance": ("sphere", "cube", "mesh"),
     "classification": ("embeddings",),
     **dict.fromkeys(("solve", "product", "logdet", "sample"), ANY_POINTS),
 }
@@ -239,7 +239,7 @@ class Matrix(CompressSpec, SolveSpec):
 
     def files(self) -> dict[str, str]:
         """The files of one's own that the matrix is made from, by the key that names each."""
-        found = {"points.path": self.points.path} if isinstance(self.points, FilePoints) else {}
+        found = {"points.path": self.points.path} if isinstance(self.points, FilePoints | OwnMesh) else {}
         if self.predict is not None and self.predict.path is not None:
             found["predict.path"] = self.predict.path
         named = {"right_hand_side": self.right_hand_side, "vectors": self.vectors}

@@ -137,6 +137,15 @@ class CubeMesh(Section):
     )
 
 
+class OwnMesh(Section):
+    """Triangles of a surface of your own, from a file."""
+
+    name: Literal["mesh"] = "mesh"
+    path: str = Field(
+        min_length=1, description="The file: STL, OBJ, PLY, VTK or Gmsh (.msh). Equal vertices are made one."
+    )
+
+
 class Embeddings(Section):
     """Features of the half-precision network."""
 
@@ -147,7 +156,15 @@ class Embeddings(Section):
 
 #: Point sets of the library by their options, and sections of points that a stage makes.
 AnyPoints = Annotated[
-    Places | FilePoints | UniformSquare | UniformCube | FibonacciSphere | SphereMesh | CubeMesh | Embeddings,
+    Places
+    | FilePoints
+    | UniformSquare
+    | UniformCube
+    | FibonacciSphere
+    | SphereMesh
+    | CubeMesh
+    | OwnMesh
+    | Embeddings,
     Choice(
         PLACES,
         sections=(
@@ -157,6 +174,7 @@ AnyPoints = Annotated[
             FibonacciSphere,
             SphereMesh,
             CubeMesh,
+            OwnMesh,
             Embeddings,
         ),
     ),

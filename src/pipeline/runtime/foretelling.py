@@ -21,8 +21,8 @@ _MARGIN = 1.5
 _PROGRAM = 500e6  # bytes of Python with torch before it has any points
 _BUILD = 2.0  # most bytes of a build beside those of its matrix: samples, fetched points, blocks before they are joined
 # Points on a surface have three coordinates and the ranks of a plane.
-_SURFACES = ("airports", "cities", "geoid", "sphere", "cube")
-_MESHES = ("sphere", "cube")
+_SURFACES = ("airports", "cities", "geoid", "sphere", "cube", "mesh")
+_MESHES = ("sphere", "cube", "mesh")
 _POINTS_OF_TRIANGLE = 3
 
 

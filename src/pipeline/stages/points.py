@@ -1,6 +1,9 @@
 """Stage `points`: where the rows of a matrix are, and what is known there."""
 
 from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
 
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Draft, create
@@ -8,6 +11,7 @@ from pipeline.config.points import (
     CubeMesh,
     FibonacciSphere,
     FilePoints,
+    OwnMesh,
     PointsSpec,
     SphereMesh,
     UniformCube,
@@ -15,7 +19,9 @@ from pipeline.config.points import (
 )
 from pipeline.data import Places, hold_out, load_points
 from pipeline.data.meshes import cube_mesh, sphere_mesh
+from pipeline.data.own_mesh import load_own_mesh
 from pipeline.errors import ConfigError
+from pipeline.hmatrix.boundary_elements import diagnose, merge_vertices
 from pipeline.runtime.provenance import cost, provenance
 from pipeline.stages.parts.own_points import n_held_out_of, own_places
 from pipeline.stages.parts.spec import errors_about, read_spec
@@ -37,6 +43,8 @@ def run(options: Namespace) -> None:
             facts = _places(draft, points)
         elif isinstance(points, UniformSquare | UniformCube | FibonacciSphere):
             facts = _generated(draft, points)
+        elif isinstance(points, OwnMesh):
+            facts = _own_mesh(draft, points)
         elif isinstance(points, SphereMesh | CubeMesh):
             facts = _mesh(draft, points)
         else:
@@ -81,6 +89,22 @@ def _generated(draft: Draft, spec: UniformSquare | UniformCube | FibonacciSphere
     return PointsFacts(
         name=spec.name, n=spec.n, dimension=places.points.shape[1], description=places.description
     )
+
+
+def _own_mesh(draft: Draft, spec: OwnMesh) -> PointsFacts:
+    """A mesh of a file, diagnosed before anything is computed on it."""
+    path = Path(spec.path)
+    try:
+        mesh = merge_vertices(*load_own_mesh(path))
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    diagnosis = diagnose(mesh)
+    with errors_about(str(path)):
+        diagnosis.require_usable(closed=False)
+    print(f"{path}: {diagnosis}")
+    draft.save_array("vertices", np.asarray(mesh.vertices))
+    draft.save_array("triangles", np.asarray(mesh.triangles))
+    return PointsFacts(name=spec.name, n=len(mesh), dimension=3, description=f"the mesh of {path}")
 
 
 def _mesh(draft: Draft, spec: SphereMesh | CubeMesh) -> PointsFacts:

@@ -65,10 +65,10 @@ class KrigingResult(BaseModel):
 
 
 class CapacitanceResult(BaseModel):
-    """The capacitance of a conductor beside its known value."""
+    """The capacitance of a conductor beside its known value, where there is one."""
 
     capacitance: Number
-    reference: float
+    reference: Number
     relative_error: Number
     unit: str
 

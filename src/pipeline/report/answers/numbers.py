@@ -150,10 +150,11 @@ def _capacitance_text(result: CapacitanceResult, points: str) -> str:
     # One digit more than the error leaves certain.
     digits = min(9, max(3, 1 - math.floor(math.log10(error)))) if is_number(error) and error > 0 else 6
     off = f", off by {percent(error, 2) if error >= 1e-4 else scientific(error)}" if is_number(error) else ""
-    return (
-        f"The capacitance of the {points} comes out as {significant(result.capacitance, digits)} {result.unit} "
-        f"against the known {significant(result.reference, digits)}{off}."
+    known = (
+        "" if result.reference is None else f" against the known {significant(result.reference, digits)}{off}"
     )
+    value = significant(result.capacitance, digits)
+    return f"The capacitance of the {points} comes out as {value} {result.unit}{known}."
 
 
 def _classification_text(result: ClassificationResult, name: str, n_classes: int) -> str:

@@ -1,0 +1,68 @@
+"""Triangle meshes of one's own: STL, OBJ, PLY, VTK and Gmsh files, read by meshio."""
+
+import importlib
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.meshes import Mesh
+from pipeline.errors import ConfigError
+
+#: The module of meshio that reads a file, by its ending. `meshio.read` would end the program on a malformed one.
+READERS = {".stl": "stl", ".obj": "obj", ".ply": "ply", ".vtk": "vtk", ".msh": "gmsh"}
+#: Cells that have no area.
+IGNORED = ("vertex", "line", "line3")
+
+
+def load_own_mesh(path: Path) -> Mesh:
+    """Read the triangles of a file; its ending tells what it is.
+
+    Returns:
+        Vertices of shape (v, 3) and triangles of shape (t, 3), as the file has them: nothing is merged or mended.
+
+    Raises:
+        ConfigError: If the file cannot be read, holds other faces than triangles, or a coordinate is not finite.
+    """
+    kind = path.suffix.lower()
+    if kind not in READERS:
+        raise ConfigError(
+            f"{path}: wanted a mesh that ends in {', '.join(READERS)}; write it as one of these"
+        )
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such file")
+    try:
+        with warnings.catch_warnings():
+            # It takes the text of an STL file for the number of triangles of a binary one first, which overflows.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            mesh = importlib.import_module(f"meshio.{READERS[kind]}").read(str(path))
+        vertices = np.asarray(mesh.points, np.float64)
+        cells = [(block.type, np.asarray(block.data)) for block in mesh.cells]
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # meshio's readers raise whatever malformed text leads them to
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{path}: cannot be read as a mesh ({text[:200]}); write it again") from None
+    other = sorted({name for name, _ in cells} - {"triangle", *IGNORED})
+    if other:
+        raise ConfigError(f"{path}: holds cells of kind {', '.join(other)}; wanted triangles, so split them")
+    triangles = [data for name, data in cells if name == "triangle" and len(data)]
+    if not triangles:
+        raise ConfigError(f"{path}: holds no triangles; it needs at least one")
+    if vertices.ndim != 2 or vertices.shape[1] != 3:
+        raise ConfigError(
+            f"{path}: holds vertices of shape {vertices.shape}; wanted three coordinates of each"
+        )
+    bad = np.argwhere(~np.isfinite(vertices))
+    if len(bad):
+        raise ConfigError(
+            f"{path}: vertex {bad[0][0] + 1}: wanted finite coordinates, found {vertices[bad[0][0]]}"
+        )
+    joined = np.concatenate(triangles).astype(np.int64)
+    outside = np.argwhere((joined < 0) | (joined >= len(vertices)))
+    if len(outside):
+        row, corner = outside[0]
+        raise ConfigError(
+            f"{path}: triangle {row + 1}: names vertex {joined[row, corner] + 1} of {len(vertices)}; mend the triangle"
+        )
+    return vertices, joined
