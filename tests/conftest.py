@@ -8,7 +8,7 @@ import pytest
 
 DURATIONS = Path(__file__).parent / "durations.tsv"
 #: `make test-fast` leaves out tests that took more processor seconds than this when durations were recorded.
-LONG = 0.5
+LONG = 0.1
 #: It leaves these out too: they start Snakemake, or processes of MPI.
 STARTS_PROCESSES = ("workflow", "mpi")
 
@@ -71,5 +71,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     in_a_worker = hasattr(session.config, "workerinput")
     if session.config.getoption("record_durations") and not in_a_worker:
         rows = sorted(((used, name) for name, used in TAKEN.items() if used >= LONG), reverse=True)
-        lines = [f"{used:.1f}\t{name}\n" for used, name in rows]
+        lines = [f"{used:.2f}\t{name}\n" for used, name in rows]
         DURATIONS.write_text("".join(["processor seconds\ttest\n", *lines]))
