@@ -11,8 +11,7 @@ from mpi4py import MPI
 from pipeline.hmatrix import DistributedH2Matrix, kernels
 from pipeline.runtime.mpi import MpiCommunicator
 
-world = MPI.COMM_WORLD
-n = 1000
+n, world = 1000, MPI.COMM_WORLD
 points = np.random.default_rng(0).random((n, 2))
 own = slice(n * world.rank // world.size, n * (world.rank + 1) // world.size)
 
@@ -31,8 +30,7 @@ def inner(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def conjugate_gradients(b: np.ndarray, precondition, tolerance: float = 1e-6) -> tuple[np.ndarray, int]:
-    x, r = np.zeros_like(b), b.copy()
-    z = precondition(r)
+    x, r, z = np.zeros_like(b), b.copy(), precondition(b)
     p, rho, size = z, inner(r, z), inner(b, b)
     for iteration in range(1, 1000):
         image = product(p)
@@ -56,8 +54,7 @@ _, plain = conjugate_gradients(b, lambda r: r)
 x, preconditioned = conjugate_gradients(b, approximate_inverse.matvec)
 residual = np.sqrt(inner(product(x) - b, product(x) - b) / inner(b, b))
 if world.rank == 0:
-    print(
-        f"{world.size} processes: {plain} iterations alone, {preconditioned} preconditioned, residual {residual:.1e}"
-    )
+    counts = f"{plain} iterations alone, {preconditioned} preconditioned"
+    print(f"{world.size} processes: {counts}, residual {residual:.1e}")
 assert residual <= 1e-5
 assert preconditioned < plain / 3

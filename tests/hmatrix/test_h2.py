@@ -43,6 +43,7 @@ KERNELS = {
     "matern": kernels.Matern(nu=0.5, length_scale=0.3),
     "squared_exponential": kernels.SquaredExponential(length_scale=0.3),
     "rational_quadratic": kernels.RationalQuadratic(length_scale=0.3, alpha=0.7),
+    "thin_plate": kernels.ThinPlate(),
     "laplace_single_layer": kernels.LaplaceSingleLayer(),
     "helmholtz": kernels.Helmholtz(wavenumber=5.0),
     "yukawa": kernels.Yukawa(decay=2.0),

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SINGLE = sorted(
-    path.name for path in EXAMPLES.glob("*.py") if path.name != "ddp.py" and not path.name.startswith("ex")
-)
+SINGLE = sorted(path.name for path in EXAMPLES.glob("*.py") if not path.name.startswith(("ddp", "ex", "mpi")))
 
 
 def run(*command):
