@@ -56,3 +56,13 @@ def test_unlike_arguments_are_named_on_all_processes():
             require_alike(comm, {"kernel": "matern", "tolerance": comm.rank})
 
     run_in_threads(3, work)
+
+
+def test_an_error_of_the_system_keeps_its_number_on_all_processes():
+    def work(comm):
+        with pytest.raises(OSError, match="No space left") as failure, together(comm):
+            fail_on(1, comm, OSError(28, "No space left on device"))
+        return failure.value.errno, failure.value.strerror
+
+    told = (28, "process 1: No space left on device")
+    assert run_in_threads(3, work) == [told, (28, "No space left on device"), told]

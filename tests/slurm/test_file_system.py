@@ -81,7 +81,7 @@ def test_results_that_other_nodes_see_late_are_waited_for(place, ends_like_the_u
     monkeypatch.setenv("WAITED", str(waited))
     place.customize(LATE)
     # Every job for itself, so that it is handed over.
-    alone = {"groups": {"points": "one", "compress": "two"}, "group-components": {"one": 1, "two": 1}}
+    alone = {"groups": {"points": "one"}, "group-components": {"one": 1}}
     place.write_profile(rules={"points": {"slurm_partition": "'mpi'"}}, retries=0, **alone)
     place.start(place.manifest("solve/airports")).end()
     # The main process had to wait for what a node wrote, and nodes for what others wrote.

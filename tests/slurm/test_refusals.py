@@ -11,14 +11,14 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(2400)]
 
 
 def test_a_group_of_jobs_on_a_refused_account_ends_with_one_line(place):
-    shutil.rmtree(place.results / "compress")
+    shutil.rmtree(place.results / "points")
     place.write_profile(rules={}, retries=0)
     path = place.folder / "profiles" / "own" / "config.yaml"
     profile = yaml.safe_load(path.read_text())
     profile["default-resources"]["slurm_account"] = "'nobody'"
     path.write_text(yaml.safe_dump(profile))
-    said = place.start(place.manifest("compress/airports")).end(code=1)
-    errors = [line for line in said.splitlines() if "error: Slurm refused matrices" in line]
+    said = place.start(place.manifest("points/airports")).end(code=1)
+    errors = [line for line in said.splitlines() if "error: Slurm refused points" in line]
     assert len(errors) == 1, said
     assert "nobody" in errors[0]
     assert "set slurm_account in the profile" in errors[0]

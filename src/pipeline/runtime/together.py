@@ -15,11 +15,20 @@ _KINDS: dict[str, type[Exception]] = {
     for kind in (ArtifactError, ConfigError, ConvergenceError, TypeError, ValueError, MemoryError)
 }
 
+_SYSTEM = "errno "  # before the number of an error of the system, such as a full disk
+
 
 def gather_text(communicator: Communicator, text: str) -> list[str]:
     """Return the text of every process, in order; collective."""
     letters = torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy())
     return [letter.numpy().tobytes().decode() for letter in communicator.all_gather(letters)]
+
+
+def _told(failure: Exception) -> str:
+    """Return a failure for the others: what kind it is, and its text."""
+    if isinstance(failure, OSError) and failure.errno:
+        return f"{_SYSTEM}{failure.errno}\n{failure.strerror}"
+    return f"{type(failure).__name__}\n{failure}"
 
 
 @contextmanager
@@ -35,13 +44,15 @@ def together(communicator: Communicator) -> Iterator[None]:
         yield
     except Exception as caught:
         failure = caught
-    told = gather_text(communicator, "" if failure is None else f"{type(failure).__name__}\n{failure}")
+    told = gather_text(communicator, "" if failure is None else _told(failure))
     for rank, text in enumerate(told):
         if not text:
             continue
         if rank == communicator.rank and failure is not None:
             raise failure
         name, _, reason = text.partition("\n")
+        if name.startswith(_SYSTEM):
+            raise OSError(int(name.removeprefix(_SYSTEM)), f"process {rank}: {reason}")
         kind = _KINDS.get(name, RuntimeError)
         raise kind(f"process {rank}: {reason if kind is not RuntimeError else f'{name}: {reason}'}")
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.artifacts.disk import errors_of_the_disk
 from pipeline.artifacts.store import Artifact, Draft, create
 from pipeline.runtime.communicator import Communicator
 
@@ -78,7 +79,8 @@ def created(
 ) -> Iterator[Draft | None]:
     """Write an artefact together: process 0 has its draft, and its manifest appears when all have come to the end."""
     if communicator.rank:
-        yield None
+        with errors_of_the_disk(manifest.parent):
+            yield None
         communicator.barrier()
         return
     with create(manifest, kind=kind, spec=spec, provenance=provenance) as draft:
