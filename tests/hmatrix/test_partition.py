@@ -38,7 +38,13 @@ def test_ranges_tile_a_level_and_few_boxes_belong_to_few_parts(n_parts, n_boxes)
 
 def test_shares_decide_the_sizes():
     assert np.diff(cut(64, np.array([3.0, 1.0]))).tolist() == [48, 16]
-    assert np.diff(cut(64, np.array([7.0, 1.0]))).tolist() == [56, 8]
+    assert np.diff(cut(256, np.array([7.0, 1.0]))).tolist() == [224, 32]
+
+
+def test_a_slow_part_owns_no_boxes_where_it_would_own_few_and_parts_of_like_speed_do():
+    assert np.diff(cut(64, np.array([7.0, 1.0]))).tolist() == [64, 0]
+    assert np.diff(cut(64, np.array([4.0, 1.0, 4.0]))).tolist() == [32, 0, 32]
+    assert np.diff(cut(16, np.array([3.0, 2.0]))).tolist() == [10, 6]
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 3])

@@ -22,6 +22,7 @@ from scipy.sparse import csr_array
 from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.cluster import ClusterTree, Ints
 
+FEW = 12  # boxes of a slow part; with fewer, the others wait longer at its seams than its work is worth
 LEAST = 4  # boxes of a part; with fewer, boxes of several parts go to one of them
 NOBODY, SIZES, UPDATES = 0, 1, 2  # what others have to be told of a box, as native/eliminate.hpp numbers it
 _PALETTES = (
@@ -165,9 +166,12 @@ def cut(n_boxes: int, shares: NDArray[np.float64]) -> Ints:
     """Cut a level's boxes into ranges in proportion to shares, shape (parts + 1,).
 
     Where parts would own fewer than `LEAST` boxes on average, every second part hands its boxes to the one before it,
-    and so on: levels near the top belong to few parts.
+    and so on: levels near the top belong to few parts. Parts of less than half the greatest share own none where they
+    would own fewer than `FEW`.
     """
     n_parts, stride = len(shares), 1
+    slow = (shares < shares.max() / 2) & (shares / shares.sum() * n_boxes < FEW)
+    shares = np.where(slow, 0.0, shares)
     while stride < n_parts and n_boxes < LEAST * -(-n_parts // stride):
         stride *= 2
     ends = np.concatenate([[0.0], np.cumsum(shares)]) / shares.sum() * n_boxes
