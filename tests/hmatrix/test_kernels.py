@@ -6,28 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from kernel_cases import KERNEL_CASES, absolute_difference
 from scipy.special import gamma, hankel1, kv
 
 from pipeline.errors import ConfigError
 from pipeline.hmatrix import H2Matrix, kernels
 from pipeline.hmatrix.kernels import KERNELS, Custom, Helmholtz, LaplaceSingleLayer, Matern, Yukawa
-
-
-def absolute_difference(targets, sources):
-    return (targets[..., :, None, 0] - sources[..., None, :, 0]).abs()
-
-
-CASES = {
-    "matern": Matern(nu=1.5, length_scale=0.3, variance=2.0),
-    "squared_exponential": kernels.SquaredExponential(length_scale=0.4),
-    "rational_quadratic": kernels.RationalQuadratic(length_scale=0.4, alpha=1.7),
-    "laplace_single_layer": LaplaceSingleLayer(),
-    "helmholtz": Helmholtz(wavenumber=3.0),
-    "yukawa": Yukawa(decay=2.0),
-    "thin_plate": kernels.ThinPlate(variance=2.0),
-    "custom": Custom(absolute_difference, symmetric=True),
-    "imported": kernels.Imported("torch:cdist", symmetric=True),
-}
 
 
 @pytest.fixture
@@ -41,64 +25,68 @@ def matern_by_definition(r, nu):
 
 
 def test_every_kernel_has_a_case():
-    assert set(CASES) == set(KERNELS)
+    assert set(KERNEL_CASES) == set(KERNELS)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", KERNEL_CASES)
 def test_blocks_of_equal_sets_are_symmetric(name, points):
-    block = CASES[name](points, points)
+    block = KERNEL_CASES[name](points, points)
     assert torch.equal(block, block.mT)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", KERNEL_CASES)
 def test_a_batch_of_blocks_is_the_blocks_one_by_one(name, points):
     targets, sources = points[:20].reshape(4, 5, 3), points[3:].reshape(4, 5, 3)
-    together = CASES[name](targets, sources)
+    together = KERNEL_CASES[name](targets, sources)
     for i in range(4):
-        torch.testing.assert_close(together[i], CASES[name](targets[i], sources[i]))
-    shared = CASES[name](targets, sources[:1])
-    torch.testing.assert_close(shared[2], CASES[name](targets[2], sources[0]))
+        torch.testing.assert_close(together[i], KERNEL_CASES[name](targets[i], sources[i]))
+    shared = KERNEL_CASES[name](targets, sources[:1])
+    torch.testing.assert_close(shared[2], KERNEL_CASES[name](targets[2], sources[0]))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", KERNEL_CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_precision_follows_the_points(name, dtype, points):
-    block = CASES[name](points.to(dtype), points.to(dtype))
-    assert block.dtype == (dtype.to_complex() if CASES[name].is_complex else dtype)
+    block = KERNEL_CASES[name](points.to(dtype), points.to(dtype))
+    assert block.dtype == (dtype.to_complex() if KERNEL_CASES[name].is_complex else dtype)
     torch.testing.assert_close(
         block.to(torch.complex128),
-        CASES[name](points, points).to(torch.complex128),
+        KERNEL_CASES[name](points, points).to(torch.complex128),
         rtol=1e-4 if dtype == torch.float32 else 0,
         atol=1e-5,
     )
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", KERNEL_CASES)
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (1, 1), (0, 0)])
 def test_empty_and_single_blocks_have_their_shape(name, shape, points):
-    assert CASES[name](points[: shape[0]], points[: shape[1]]).shape == shape
+    assert KERNEL_CASES[name](points[: shape[0]], points[: shape[1]]).shape == shape
 
 
-@pytest.mark.parametrize("name", sorted(set(CASES) - {"custom", "imported"}))
+@pytest.mark.parametrize("name", sorted(set(KERNEL_CASES) - {"custom", "imported"}))
 def test_stored_kernels_come_back_equal(name):
-    assert kernels.from_dict(json.loads(json.dumps(CASES[name].to_dict()))) == CASES[name]
+    assert kernels.from_dict(json.loads(json.dumps(KERNEL_CASES[name].to_dict()))) == KERNEL_CASES[name]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", KERNEL_CASES)
 def test_singular_kernels_and_only_they_vanish_where_points_coincide(name, points):
-    diagonal = CASES[name].diagonal(points)
-    torch.testing.assert_close(diagonal, CASES[name](points, points).diagonal())
-    if CASES[name].singular:
+    diagonal = KERNEL_CASES[name].diagonal(points)
+    torch.testing.assert_close(diagonal, KERNEL_CASES[name](points, points).diagonal())
+    if KERNEL_CASES[name].singular:
         assert torch.all(diagonal == 0)
 
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in CASES if name not in ("custom", "imported", "thin_plate") and not CASES[name].singular],
+    [
+        name
+        for name in KERNEL_CASES
+        if name not in ("custom", "imported", "thin_plate") and not KERNEL_CASES[name].singular
+    ],
 )
 def test_covariances_are_positive_definite(name, points):
-    assert CASES[name].positive_definite
-    assert torch.linalg.eigvalsh(CASES[name](points, points))[0] > 0
+    assert KERNEL_CASES[name].positive_definite
+    assert torch.linalg.eigvalsh(KERNEL_CASES[name](points, points))[0] > 0
 
 
 @pytest.mark.parametrize("nu", [0.5, 1.5, 2.5, 0.3, 1.0, 3.7])
@@ -277,13 +265,13 @@ def test_kernels_are_divided_summed_and_take_numpys_numbers(points):
     assert kernels.Swapped(Yukawa()).singular
 
 
-@pytest.mark.parametrize("name", sorted(set(CASES) - {"custom", "imported"}))
+@pytest.mark.parametrize("name", sorted(set(KERNEL_CASES) - {"custom", "imported"}))
 def test_arrays_give_arrays_and_are_not_mixed_with_tensors(name, points):
-    block = CASES[name](points.numpy(), points.numpy())
+    block = KERNEL_CASES[name](points.numpy(), points.numpy())
     assert isinstance(block, np.ndarray)
-    np.testing.assert_array_equal(block, CASES[name](points, points))
+    np.testing.assert_array_equal(block, KERNEL_CASES[name](points, points))
     with pytest.raises(TypeError, match="two tensors or as two arrays"):
-        CASES[name](points, points.numpy())
+        KERNEL_CASES[name](points, points.numpy())
 
 
 def test_combinations_know_what_they_are():
@@ -325,7 +313,7 @@ def test_bad_parameters_are_refused_with_a_sentence(name, parameters, message):
 
 def test_a_custom_kernel_cannot_be_stored():
     with pytest.raises(ConfigError, match="cannot be stored"):
-        CASES["custom"].to_dict()
+        KERNEL_CASES["custom"].to_dict()
 
 
 def test_kernels_refuse_points_that_do_not_fit(points):
