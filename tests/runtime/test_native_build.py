@@ -107,3 +107,18 @@ def test_a_copy_elsewhere_has_the_same_digest(checkout, tmp_path):
     shutil.copy(checkout.parent / "CMakeLists.txt", there)
     folders = [root / "pipeline" / "one" / "native" for root in (checkout, there / "src")]
     assert digest_of_sources(folders[0]) == digest_of_sources(folders[1])
+
+
+def test_a_module_whose_file_was_moved_since_the_installation_is_refused(found, monkeypatch, tmp_path):
+    there, gone = tmp_path / "there.py", tmp_path / "gone.py"
+    there.touch()
+    finder = SimpleNamespace(
+        find_spec=lambda *_: None, known_source_files={"pipeline.there": str(there), "other.gone": str(gone)}
+    )
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, finder])
+    check_built(found)
+    finder.known_source_files["pipeline.gone"] = str(gone)
+    with pytest.raises(
+        ConfigError, match=r"^pipeline\.gone: was installed from .*gone\.py, which is gone; run: make env$"
+    ):
+        check_built(found)

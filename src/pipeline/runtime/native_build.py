@@ -1,4 +1,4 @@
-"""Whether the built native modules were made from the sources that lie on the disk."""
+"""Whether what is installed was made from the sources that lie on the disk: native modules, and names of the others."""
 
 import sys
 from pathlib import Path
@@ -15,10 +15,12 @@ def check_built(root: Path = ROOT) -> None:
     An installed wheel has no build of its own: there is nothing to compare.
 
     Raises:
-        ConfigError: If one was built from other sources, or not at all.
+        ConfigError: If one was built from other sources, or not at all, or if the installation still looks for a module
+            in a file that is gone.
     """
     if not (root.parent / "CMakeLists.txt").is_file():
         return
+    _require_files()
     for folder in sorted(root.glob("pipeline/*/native")):
         library = library_of(folder)
         _compare(folder, digest_in(library) if library else None)
@@ -45,6 +47,14 @@ def library_of(folder: Path) -> Path | None:
         if found is not None and found.origin is not None:
             return Path(found.origin)
     return None
+
+
+def _require_files() -> None:
+    """Raise ConfigError if an editable installation lists a module whose file was moved or deleted."""
+    for finder in sys.meta_path:
+        for module, file in getattr(finder, "known_source_files", {}).items():
+            if module.split(".")[0] == "pipeline" and not Path(file).is_file():
+                raise ConfigError(f"{module}: was installed from {file}, which is gone; run: make env")
 
 
 def _name(folder: Path) -> str:
