@@ -130,3 +130,33 @@ def test_a_folder_that_may_not_be_written_to_is_named(checkout, monkeypatch, cap
     Path("results").mkdir()
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert "results: may not be written to" in refused(capsys, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("x,y,depth\n0,1,2\n1,2,3\n", "wells.csv: has no column 'mm'"),
+        ("x,y,mm\n0,1,2\n1,2,n/a\n", "row 2, column mm"),
+        ("x,y,mm\n0,1,2\n1,2\n", "row 2"),
+        ("", "wells.csv"),
+    ],
+)
+def test_files_of_points_are_read_before_anything_runs(checkout, rows, words, capsys):
+    study = {
+        "study": "mine",
+        "matrices": {
+            "water": {
+                "points": {"name": "file", "path": "wells.csv", "coordinates": ["x", "y"], "value": "mm"},
+                "kernel": {"name": "matern", "nu": 1.5, "length_scale": 0.5},
+                "nugget": 0.1,
+                "task": "kriging",
+            }
+        },
+    }
+    Path("mine.yaml").write_text(yaml.safe_dump(study))
+    Path("wells.csv").write_text(rows)
+    line = refused(capsys)
+    assert line.startswith("error: matrices.water.points: ")
+    assert words in line
+    Path("wells.csv").write_text("x,y,mm\n0,1,2\n1,2,3\n")
+    assert main(["check", "mine.yaml"]) == 0
