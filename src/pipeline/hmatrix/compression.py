@@ -144,7 +144,7 @@ def _compress(
         )  # fmt: skip
         if len(far_pairs[0]) == 0:
             break
-        reached = sampled_error(result, seed=attempt + 1, n_vectors=8, copies=copies)
+        reached = sampled_error(result, seed=attempt + 1, copies=copies)
         logger.info("checked on exact rows: relative error %.1e (wanted %.0e)", reached, tolerance)
         _require_finite(reached)
         if reached <= tolerance:

@@ -16,6 +16,7 @@ _CHECKED_ROWS, _CHECKED_ENTRIES = 128, 8e6  # the more of the two: up to 2800 po
 _ENTRIES_AT_A_TIME = 2e6
 _TYPICAL, _TYPICAL_TARGET = 0.75, 0.95  # quantiles of the sizes of rows
 NEAREST, OUTSTANDING = 8, 8.0  # of a row's entries, and times that one: beyond, points nearly coincide
+_FEW_VECTORS, _MANY_VECTORS = 8, 64  # that an error is measured with, the more where every row is checked
 _WORST = 4.0  # times the tolerance, for the worst tenth of the rows
 
 
@@ -67,13 +68,19 @@ def norm_of_rows(squares: NDArray[np.float64], n_rows: int, *, square: bool) -> 
 
 
 def sampled_error(
-    A: H2Form, *, seed: int, n_rows: int | None = None, n_vectors: int, copies: DeviceCopies | None = None
+    A: H2Form,
+    *,
+    seed: int,
+    n_rows: int | None = None,
+    n_vectors: int | None = None,
+    copies: DeviceCopies | None = None,
 ) -> float:
     """Return the relative error of A X for normal X on sampled rows: as a whole and row by row, whichever is larger.
 
     As a whole it is that of the Frobenius norm. Row by row, each row's error is relative to the row or to a typical
     row, whichever is larger (see `typical_norm`); what counts is their root mean square, or a quarter of that of the
-    worst tenth of the rows.
+    worst tenth of the rows. An error of rank one is measured up to a standard deviation of 1 / sqrt(2 n_vectors): small
+    matrices, where a single direction may be all that is lost, take more vectors.
     """
     if A.kernel is None:
         raise ValueError("error_estimate needs exact entries, and this matrix was not built from a kernel")
@@ -81,6 +88,8 @@ def sampled_error(
         return 0.0
     generator = np.random.default_rng(seed)
     chosen = sampled_rows(A, generator, n_rows)
+    if n_vectors is None:
+        n_vectors = _MANY_VECTORS if len(chosen) == A.shape[0] else _FEW_VECTORS
     X = generator.standard_normal((A.shape[1], n_vectors))
     exact = exact_product(A, chosen, X)
     found = to_host(product(A, to_device(X, A.device), copies=copies))[A.rows.permutation[chosen]]

@@ -312,13 +312,15 @@ class H2Matrix:
             copies=self.copies,
         )
 
-    def error_estimate(self, *, seed: int = 0, n_rows: int | None = None, n_vectors: int = 8) -> float:
+    def error_estimate(
+        self, *, seed: int = 0, n_rows: int | None = None, n_vectors: int | None = None
+    ) -> float:
         """Return the relative 2-norm error of products with random vectors, on sampled exact rows.
 
         Args:
             seed: Of rows and vectors.
             n_rows: Spread over all regions; by default at least 128, and all of up to 2,800.
-            n_vectors: Random vectors.
+            n_vectors: Random vectors; None takes 8, or 64 where every row is checked.
 
         Raises:
             ValueError: If the matrix has no kernel to give exact rows.

@@ -22,7 +22,8 @@ from pipeline.precision import Budget, HalfNetwork, compare_predictions, onnx_mo
 from pipeline.precision.predictions import check_labels
 from pipeline.runtime.provenance import provenance
 from pipeline.stages.parts.images import read_images, read_samples
-from pipeline.stages.parts.networks import budget_of, model_of
+from pipeline.stages.parts.networks import model_of
+from pipeline.stages.parts.own_networks import budget_of
 from pipeline.stages.parts.spec import errors_about, read_spec
 
 CALIBRATION_SAMPLES = 4096  # a tenth of a point is four of them

@@ -39,7 +39,7 @@ from pipeline.precision import (
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.provenance import provenance
 from pipeline.stages.parts.images import read_images, read_samples
-from pipeline.stages.parts.networks import budget_of
+from pipeline.stages.parts.own_networks import budget_of
 from pipeline.stages.parts.spec import read_spec
 
 VERIFICATION_SAMPLES = 4096

@@ -110,7 +110,7 @@ void FarSampler::sample(int box, double rows, int round, FarSample& out) {
     }
     const uint32_t family = scramble(static_cast<uint32_t>(round % kFamilies));
     const bool take_whole = whole <= kMostWhole * rows;
-    int owed = 0;  // what powers of two have taken from the boxes before, so that all together get what is wanted
+    int owed = 0;  // what powers of two have taken from the boxes before, so that all together get about what is wanted
     for (const Entry& e : entries_) {
         const int first = other_.start.data()[e.box], size = other_.size(e.box);
         const int even = std::max(2, static_cast<int>(rows * e.share / total + 0.5));
@@ -119,7 +119,7 @@ void FarSampler::sample(int box, double rows, int round, FarSample& out) {
             out.weights.insert(out.weights.end(), size, 1.0);
             continue;
         }
-        const int parts = near_power(std::max(2, even + owed), size);
+        const int parts = near_power(std::max(2, even + std::clamp(owed, -even / 3, even / 3)), size);
         owed += even - parts;
         if (parts < size) out.complete = false;
         add_parts(first, first + size, parts, family, out);

@@ -5,9 +5,7 @@ import torch
 from pipeline.artifacts.results.images import ImagesFacts
 from pipeline.artifacts.store import Artifact
 from pipeline.config.images import Model
-from pipeline.config.precision import OwnNetwork
 from pipeline.models import Classifier, build_model
-from pipeline.precision import Budget
 
 
 def model_of(model: Model, dataset: Artifact, seed: int) -> Classifier:
@@ -19,12 +17,4 @@ def model_of(model: Model, dataset: Artifact, seed: int) -> Classifier:
         n_classes=len(dataset.facts_as(ImagesFacts).classes),
         generator=torch.Generator().manual_seed(seed),
         **model.model_dump(exclude={"name"}),
-    )
-
-
-def budget_of(own: OwnNetwork) -> Budget:
-    """What half precision may cost a network of one's own; a layer may add a quarter of the whole."""
-    given = own.budget
-    return Budget(
-        points=given.points, layer_error=given.relative_error / 4, output_error=given.relative_error
     )
