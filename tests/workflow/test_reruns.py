@@ -269,8 +269,7 @@ def test_an_artefact_is_explained_with_what_would_make_it_again(finished, study)
         words = pipeline(finished, "explain", manifest, "--study", "study.yaml")
     assert "Now: it would be made again: Input files updated by another job" in words
     assert "its code has digest" in words
-    # The points of a mesh are diagnosed by the H2 library, whose code therefore stands behind all points.
-    assert "Before it: points (Code has changed since last execution" in words
+    assert "Before it: compress (Code has changed since last execution" in words
 
 
 def test_a_packed_study_is_verified_and_complete_where_it_is_unpacked(finished, tmp_path):

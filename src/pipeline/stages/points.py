@@ -21,7 +21,7 @@ from pipeline.data import Places, hold_out, load_points
 from pipeline.data.meshes import cube_mesh, sphere_mesh
 from pipeline.data.own_mesh import load_own_mesh
 from pipeline.errors import ConfigError
-from pipeline.hmatrix.boundary_elements import diagnose, merge_vertices
+from pipeline.meshes import diagnose, merge_vertices
 from pipeline.runtime.provenance import cost, provenance
 from pipeline.stages.parts.own_points import n_held_out_of, own_places
 from pipeline.stages.parts.spec import errors_about, read_spec

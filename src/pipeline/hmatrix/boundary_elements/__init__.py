@@ -10,8 +10,6 @@
 - `SingleLayer`, `solve_capacitance`: the single layer of Laplace's equation on constants, whose near field can be kept.
 """
 
-from pipeline.hmatrix.boundary_elements.diagnosis import Diagnosis, Finding, diagnose, merge_vertices
-from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
 from pipeline.hmatrix.boundary_elements.near_field import NearField
 from pipeline.hmatrix.boundary_elements.operators import BoundaryOperator, LayerOperators
 from pipeline.hmatrix.boundary_elements.problems import BoundarySolution, solve_dirichlet, solve_neumann
@@ -23,6 +21,8 @@ from pipeline.hmatrix.boundary_elements.single_layer import (
     extrapolate,
     solve_capacitance,
 )
+from pipeline.meshes.diagnosis import Diagnosis, Finding, diagnose, merge_vertices
+from pipeline.meshes.triangles import TriangleMesh
 
 __all__ = [
     "BoundaryOperator",

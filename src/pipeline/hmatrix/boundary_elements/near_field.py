@@ -8,9 +8,9 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
 from pipeline.hmatrix.boundary_elements.quadrature import gauss_rule, pair_means, self_mean
 from pipeline.hmatrix.kernels import LaplaceSingleLayer
+from pipeline.meshes.triangles import TriangleMesh
 
 _PAIRS_AT_A_TIME = 50_000  # bounds the memory of the near integrals to some tens of megabytes
 

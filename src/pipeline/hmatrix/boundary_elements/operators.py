@@ -25,8 +25,6 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from pipeline.hmatrix.boundary_elements.diagnosis import Diagnosis, diagnose
-from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
 from pipeline.hmatrix.boundary_elements.near_field import rule_points
 from pipeline.hmatrix.boundary_elements.normal_derivative import (
     FundamentalSolution,
@@ -44,6 +42,8 @@ from pipeline.hmatrix.boundary_elements.spaces import (
 )
 from pipeline.hmatrix.kernels import Helmholtz, LaplaceSingleLayer, Yukawa
 from pipeline.hmatrix.matrix import H2Matrix
+from pipeline.meshes.diagnosis import Diagnosis, diagnose
+from pipeline.meshes.triangles import TriangleMesh
 
 _NORMALS = 1e-3  # of the least diameter: normals so short do not part points that are near each other
 

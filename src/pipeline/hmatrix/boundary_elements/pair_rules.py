@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
+from pipeline.meshes.triangles import TriangleMesh
 
 Array = NDArray[np.float64]
 PairRule = tuple[Array, Array, Array]  # (q, 3), (q, 3), (q,)

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 
-from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
 from pipeline.hmatrix.boundary_elements.near_field import near_pairs
 from pipeline.hmatrix.boundary_elements.normal_derivative import radial
 from pipeline.hmatrix.boundary_elements.pair_rules import (
@@ -19,6 +18,7 @@ from pipeline.hmatrix.boundary_elements.pair_rules import (
     touching_rule,
 )
 from pipeline.hmatrix.boundary_elements.quadrature import gauss_rule
+from pipeline.meshes.triangles import TriangleMesh
 
 _EVALUATIONS = 2_000_000  # of the kernel at a time: some tens of megabytes
 _IDENTICAL = 3  # corners that a triangle has in common with itself

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from pipeline.errors import ConfigError
-from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
 from pipeline.hmatrix.boundary_elements.normal_derivative import radial
 from pipeline.hmatrix.boundary_elements.pair_rules import conical_rule
 from pipeline.hmatrix.boundary_elements.quadrature import gauss_rule
+from pipeline.meshes.triangles import TriangleMesh
 
 _EVALUATIONS = 2_000_000  # of the kernel at a time
 _CLOSE = 3.0  # diameters: triangles whose centers are nearer to a point have a rule of many points

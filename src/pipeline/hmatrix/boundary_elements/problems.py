@@ -11,13 +11,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import ConfigError, ConvergenceError
-from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
 from pipeline.hmatrix.boundary_elements.normal_derivative import FundamentalSolution
 from pipeline.hmatrix.boundary_elements.operators import BoundaryOperator, LayerOperators
 from pipeline.hmatrix.boundary_elements.potentials import inside, potential
 from pipeline.hmatrix.boundary_elements.spaces import Space
 from pipeline.hmatrix.kernels import LaplaceSingleLayer
 from pipeline.hmatrix.krylov import SolveInfo, gmres
+from pipeline.meshes.triangles import TriangleMesh
 
 logger = logging.getLogger("pipeline.hmatrix")
 

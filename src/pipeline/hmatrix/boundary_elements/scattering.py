@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import ConfigError
-from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
 from pipeline.hmatrix.boundary_elements.operators import LayerOperators
 from pipeline.hmatrix.boundary_elements.problems import BoundarySolution, notes_on_wave, solve_system
 from pipeline.hmatrix.boundary_elements.quadrature import gauss_rule
 from pipeline.hmatrix.kernels import Helmholtz
+from pipeline.meshes.triangles import TriangleMesh
 
 Condition = Literal["soft", "hard"]
 

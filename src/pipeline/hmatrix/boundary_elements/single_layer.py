@@ -18,10 +18,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
 from pipeline.hmatrix.boundary_elements.near_field import NearField, rule_points
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient
 from pipeline.hmatrix.vectors import Vectors, arrays_as_tensors
+from pipeline.meshes.triangles import TriangleMesh
 
 
 class Product(Protocol):

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy.sparse import csr_array, diags_array
 
-from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
+from pipeline.meshes.triangles import TriangleMesh
 
 Space = Literal["P0", "P1", "P1_0"]
 

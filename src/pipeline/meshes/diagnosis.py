@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from pipeline.errors import ConfigError
-from pipeline.hmatrix.boundary_elements.mesh import TriangleMesh
+from pipeline.meshes.triangles import TriangleMesh
 
 _FLAT = 1e-12  # of the longest edge squared: an area below is none
 _SLIVER = 20.0  # longest edge beside the height on it; 1.15 in an equilateral triangle
