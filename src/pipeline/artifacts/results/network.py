@@ -64,7 +64,7 @@ class EpochRow(BaseModel):
     Attributes:
         steps: Optimizer steps since the start.
         seconds: Time of training since the start, and parts of it below.
-        n_retries: Of K-FAC, as are the counters, step size, damping and ages (in steps) that follow.
+        n_retries: How often K-FAC tried again; the fields that follow are its too, ages in steps.
     """
 
     epoch: int

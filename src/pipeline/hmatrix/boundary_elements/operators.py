@@ -86,7 +86,7 @@ class BoundaryOperator:
 
     Attributes:
         shape: Functions that test, functions that are tried.
-        dtype: Of products with real vectors.
+        dtype: The type of products with real vectors.
         terms: Whose sum it is, together with
         sparse: this, or None.
     """
@@ -200,7 +200,7 @@ class LayerOperators:
     Attributes:
         mesh: The surface; closed, unless `screen`.
         kernel: The fundamental solution, in space.
-        tolerance: Of the compression.
+        tolerance: The relative error allowed to compression.
         order: Gauss points in each direction of the rules for near triangles: 4 leaves 1e-5 of their integrals.
         n_points: Quadrature points of each triangle for far ones, 1, 3 or 7.
         near: Triangles are near within `near` times the larger of their diameters.

@@ -33,8 +33,8 @@ class PanelIntegrals:
     Function 3 t + a is 1 at corner a of triangle t and falls linearly to 0 on its opposite edge.
 
     Attributes:
-        single: Of the fundamental solution, shape (3 t, 3 t), symmetric.
-        double: Of its derivative along the normal at the second triangle.
+        single: Integrals of the fundamental solution, shape (3 t, 3 t), symmetric.
+        double: Integrals of its derivative along the normal at the second triangle.
     """
 
     single: csr_array
