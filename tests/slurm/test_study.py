@@ -45,8 +45,8 @@ def test_the_tiny_study_on_all_partitions_is_that_of_one_machine(slurm, tiny, tm
     assert "processes: 2" in log
     assert "device auto: no usable GPU on" in log
     assert manifest_of(place, "solve/airports")["facts"]["solve"]["processes"] == 2
-    # 23 jobs; points and compression share one of Slurm's, and what else is small.
-    assert slurm.all_jobs() - before < 20
+    # 22 jobs, of which the points of three matrices share one of Slurm's. A matrix asks for nodes of its own.
+    assert slurm.all_jobs() - before <= 20
     (report,) = (place.folder / "results" / "slurm").glob("efficiency_report_*.csv")
     with report.open() as file:
         assert any("train" in row["RuleName"] for row in csv.DictReader(file))
@@ -94,7 +94,7 @@ def test_small_jobs_share_the_queues_places(place, mini, slurm):
     (place.folder / "mini.yaml").write_text(yaml.safe_dump(mini))
     before = slurm.all_jobs()
     place.start(*(place.manifest(f"points/m{i}") for i in range(8))).end()
-    # Eight jobs, in groups of four matrices.
+    # Eight jobs, in groups of four.
     assert slurm.all_jobs() - before == 2
 
 
