@@ -15,7 +15,8 @@ The ratio is better than 1 whenever ours is better than the peer's: peer / ours 
 ours / peer. Results go to `results/NAME.json` after each row: `{machine, versions, commit, cases: [{case,
 quantity, ours, peer, peer_name, ratio, goal, met}]}`. A run made shorter by `--only` or `--quick` writes
 `results/NAME.partial.json` and leaves the full one alone. The exit status tells of crashes, not of goals: a
-missed goal is a figure like others.
+missed goal is a figure like others. With `--record`, the chosen cases' rows replace those in the full
+file; each row that stays and was measured at another commit says at which.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from _machine import commit, machine, versions
 from threadpoolctl import threadpool_limits
@@ -265,6 +266,9 @@ class Benchmark:
             "--only", metavar="CASE", action="append", help="run this case only (may be repeated; * matches)"
         )
         self.parser.add_argument("--quick", action="store_true", help="small sizes: to see that it works")
+        self.parser.add_argument(
+            "--record", action="store_true", help="with --only: put the rows among those of the full result"
+        )
 
     def case(self, name: str) -> Callable[[Callable[[Run], None]], Callable[[Run], None]]:
         """Register a function as a case under a name of its own."""
@@ -280,10 +284,13 @@ class Benchmark:
     def main(self, arguments: list[str] | None = None) -> int:
         """Run the chosen cases; a case that crashes prints its traceback, the rest still runs, and 1 is returned."""
         options = self.parser.parse_args(arguments)
+        if options.record and options.quick:
+            self.parser.error("--record is for full sizes; leave out --quick")
         chosen = self._choose(options.only)
-        shorter = options.quick or options.only
+        shorter = options.quick or (options.only and not options.record)
         path = self.results / f"{self.name}{'.partial' if shorter else ''}.json"
         host, revision = machine(), commit(RESULTS.parent)
+        kept = self._kept(path, chosen, revision) if options.record else []
         head = {"machine": host, "versions": versions(self.packages), "commit": revision}
         print(f"{host['processor']}, {host['cores']} cores, commit {revision}")
         if options.quick:
@@ -293,11 +300,13 @@ class Benchmark:
         width = max(len("case"), *(len(name) for name in chosen)) + 12
         _print_cells({"case": "case"} | {key: key.replace("_", " ") for key, _ in COLUMNS}, width)
         rows: list[Row] = []
+        order = {name: place for place, name in enumerate(self.cases)}
 
         def publish(row: Row) -> None:
             rows.append(row)
             _print_row(row, width)
-            write_json(path, head | {"cases": [asdict(row) for row in rows]})
+            cases = sorted(kept + [asdict(row) for row in rows], key=lambda case: order[self._name_of(case)])
+            write_json(path, head | {"cases": cases})
 
         crashed = []
         for name in chosen:
@@ -311,6 +320,20 @@ class Benchmark:
         if crashed:
             print(f"crashed: {', '.join(crashed)}", file=sys.stderr)
         return 1 if crashed else 0
+
+    def _name_of(self, row: dict[str, Any]) -> str:
+        """Return the name of the case that a row of a result belongs to, or "" where there is no such case any more."""
+        names = [name for name in self.cases if row["case"] == name or row["case"].startswith(f"{name}/")]
+        return max(names, key=len, default="")
+
+    def _kept(self, path: Path, chosen: list[str], revision: str) -> list[dict[str, Any]]:
+        """Return the rows of a result that a run of the chosen cases leaves as they are."""
+        if not path.exists():
+            return []
+        result = json.loads(path.read_text())
+        others = [row for row in result["cases"] if self._name_of(row) not in ("", *chosen)]
+        measured_at = {} if result["commit"] == revision else {"commit": result["commit"]}
+        return [measured_at | row for row in others]
 
     def _choose(self, patterns: list[str] | None) -> list[str]:
         if patterns is None:

@@ -4,14 +4,18 @@ The model: Matern 3/2 of length .1 and variance 1 on uniform points of the unit 
 The exact likelihood is dense at 8,192 points, and beyond that ours at tolerance 1e-9. Peers come from PyPI
 (`pip install '.[bench]'`); without one, its columns say that it is missing. gpboost's is Vecchia's approximation of so
 many neighbors, higp's the product of its H2 matrix at tolerance 1e-6, gpytorch's its default for large n (conjugate
-gradients and Lanczos quadrature). Whole fits and maps take the threads that OMP_NUM_THREADS gives.
+gradients and Lanczos quadrature). Peers that take minutes are called once. Whole fits and maps take the threads that
+OMP_NUM_THREADS gives.
 """
 
 import math
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +31,8 @@ from pipeline.hmatrix import GaussianProcess, H2Matrix, kernels
 
 KERNEL = kernels.Matern(nu=1.5, length_scale=0.1)
 NUGGET = 1e-2
+MATERN_32 = 2  # higp's number of it
+MOST_STEPS = 2000  # of the peer's iteration
 EARTH = 6371.0  # its radius in km: points on the globe are unit vectors
 NATS = Quantity("error of the likelihood", "nats")
 SECONDS = Quantity("one likelihood", "s")
@@ -35,6 +41,7 @@ GRADIENT = Quantity("gradient / value", "")
 PRODUCT = Quantity("product", "s")
 SOLVE = Quantity("solve to 1e-6", "s")
 DEVIATION = Quantity("error of std", "")
+MEMORY = Quantity("peak memory", "GB")
 SOLVE_EXACTLY = Quantity("solve to 1e-8", "s")
 RESIDUAL = Quantity("residual on exact rows", "")
 PREDICTION = Quantity("mean and std", "s")
@@ -87,34 +94,72 @@ def vecchia(points: NDArray[np.float64], values: NDArray[np.float64], m: int) ->
     return value
 
 
-def likelihood(run: Run, n: int, goals: bool) -> None:
-    """Race one likelihood, and tell how many nats each is off."""
+def race(
+    run: Run,
+    n: int,
+    peers: Mapping[str, Callable[[], float] | None],
+    *,
+    repeats: int,
+    nats: Goal | None = None,
+    ratios: Sequence[float] = (),
+) -> None:
+    """Time one likelihood beside each peer's, and tell how many nats each is off.
+
+    Args:
+        run: The case.
+        n: Values.
+        peers: Log-likelihoods by name; None for one that is missing.
+        repeats: Calls of each, after one that is not counted if there are several.
+        nats: Goal of our own error.
+        ratios: Goals of the ratio of seconds, in the peers' order.
+    """
     points, values = drawn(n)
     truth = exact(points, values)
-    off = abs(ours(points, values).log_likelihood_ - truth)
-    for m in (60, 20):
-        peer, name = vecchia(points, values, m), f"gpboost, Vecchia m = {m}"
-        first = goals and m == 60
+    for number, (name, peer) in enumerate(peers.items()):
+        found: dict[str, float] = {}
+
+        def own(found: dict[str, float] = found) -> None:
+            found["ours"] = ours(points, values).log_likelihood_
+
+        def theirs(found: dict[str, float] = found, peer: Callable[[], float] | None = peer) -> None:
+            found["peer"] = peer() if peer else math.nan
+
+        seconds, peer_seconds = interleave(own, peer and theirs, repeats=repeats, warmup=int(repeats > 1))
+        off = abs(found["peer"] - truth) if peer else None
         run.record(
-            NATS, ours=off, peer=peer and abs(peer() - truth), peer_name=name,
-            goal=Goal.ours(0.3) if first else None, part=f"m = {m}",
+            NATS, ours=abs(found["ours"] - truth), peer=off, peer_name=name, part=name,
+            goal=nats if number == 0 else None,
         )  # fmt: skip
-        run.race(
-            SECONDS, ours=lambda: ours(points, values), peer=peer, peer_name=name, repeats=3,
-            goal=Goal.ratio(3.0 if m == 60 else 1.0) if goals else None, part=f"m = {m}",
+        run.record(
+            SECONDS, ours=seconds, peer=peer_seconds, peer_name=name, part=name,
+            goal=Goal.ratio(ratios[number]) if ratios else None,
         )  # fmt: skip
+
+
+def beside_vecchia(run: Run, n: int, **options: Any) -> None:
+    """Race gpboost with 60 and with 20 neighbors."""
+    points, values = drawn(n)
+    race(run, n, {f"gpboost, Vecchia m = {m}": vecchia(points, values, m) for m in (60, 20)}, **options)
 
 
 @bench.case("likelihood 8192")
 def small(run: Run) -> None:
-    """Where dense algebra still tells the truth, and the libraries of dense algebra can be raced."""
+    """Where dense algebra still tells the truth."""
+    beside_vecchia(run, 1024 if run.quick else 8192, repeats=3, nats=Goal.ours(0.1))
+
+
+@bench.case("likelihood 8192, dense")
+def beside_scikit_learn(run: Run) -> None:
+    """Dense algebra itself, which takes a minute."""
     n = 1024 if run.quick else 8192
-    likelihood(run, n, goals=False)
-    points, values = drawn(n)
-    truth, off = exact(points, values), abs(ours(points, values).log_likelihood_ - exact(points, values))
-    for name, peer in (("scikit-learn, dense", dense(points, values)), ("gpytorch", lanczos(points, values))):
-        run.record(NATS, ours=off, peer=peer and abs(peer() - truth), peer_name=name, part=name)
-        run.race(SECONDS, ours=lambda: ours(points, values), peer=peer, peer_name=name, repeats=1, part=name)
+    race(run, n, {"scikit-learn, dense": dense(*drawn(n))}, repeats=1)
+
+
+@bench.case("likelihood 8192, Lanczos")
+def beside_gpytorch(run: Run) -> None:
+    """Conjugate gradients and Lanczos quadrature on dense products, which take minutes."""
+    n = 1024 if run.quick else 8192
+    race(run, n, {"gpytorch": lanczos(*drawn(n))}, repeats=1)
 
 
 def dense(points: NDArray[np.float64], values: NDArray[np.float64]) -> Callable[[], float]:
@@ -161,13 +206,14 @@ def lanczos(points: NDArray[np.float64], values: NDArray[np.float64]) -> Callabl
 @bench.case("likelihood 65536")
 def large(run: Run) -> None:
     """The goal's size."""
-    likelihood(run, 2048 if run.quick else 65536, goals=True)
+    n = 2048 if run.quick else 65536
+    beside_vecchia(run, n, repeats=3, nats=Goal.ours(0.3), ratios=(3.0, 1.0))
 
 
 @bench.case("likelihood 262144")
 def larger(run: Run) -> None:
     """How it grows."""
-    likelihood(run, 4096 if run.quick else 262144, goals=False)
+    beside_vecchia(run, 4096 if run.quick else 262144, repeats=1)
 
 
 @bench.case("gradient 65536")
@@ -197,42 +243,79 @@ def airports(run: Run) -> None:
 def million(run: Run) -> None:
     """A fit of 1,000,000 values drawn from the model."""
     points, values = drawn(4096 if run.quick else 1_000_000)
-    start = time.perf_counter()
-    GaussianProcess(KERNEL, trend=None).fit(points, values)
-    run.record(FIT, ours=time.perf_counter() - start, goal=Goal.ours(600.0))
+    with peak_memory() as peak:
+        start = time.perf_counter()
+        GaussianProcess(KERNEL, trend=None).fit(points, values)
+        seconds = time.perf_counter() - start
+    run.record(FIT, ours=seconds, goal=Goal.ours(600.0))
+    run.record(MEMORY, ours=peak[0])
 
 
-@bench.case("product and solve 65536")
-def beside_higp(run: Run) -> None:
-    """The peer's H2 matrix, with conjugate gradients without a preconditioner on its product."""
+@contextmanager
+def peak_memory() -> Iterator[list[float]]:
+    """Give a list that holds the most memory the process has had in the block, in GB, when the block is done."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    peak: list[float] = []
+    yield peak
+    status = Path("/proc/self/status").read_text()
+    peak.append(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1e6)  # type: ignore[index]
+
+
+@bench.case("product 65536")
+def product(run: Run) -> None:
+    """The peer's H2 matrix at the same tolerance."""
     points, values = drawn(2048 if run.quick else 65536)
     A = H2Matrix.from_kernel(points, KERNEL, diagonal=NUGGET, tolerance=1e-6)
-    higp = optional_import("higp_cext")
-    if higp is None:
-        for quantity, action in ((PRODUCT, lambda: A @ values), (SOLVE, lambda: A.solve(values, 1e-6))):
-            run.race(quantity, ours=action, peer_name="higp", goal=Goal.ratio(20), repeats=3)
-        return
-    peer = higp.krnlmat.setup(np.ascontiguousarray(points.T), 2, 0.1, 1.0, NUGGET, nthreads=1, h2_tol=1e-6)
+    peer = higp_matrix(points)
     run.race(
-        PRODUCT, ours=lambda: A @ values, peer=lambda: peer.matmul(values), peer_name="higp", goal=Goal.ratio(20),
-        repeats=3,
+        PRODUCT, ours=lambda: A @ values, peer=peer and (lambda: peer.matmul(values)), peer_name="higp",
+        goal=Goal.ratio(20), repeats=3,
     )  # fmt: skip
-    steps = 10  # of its iteration, timed; how many it needs follows from ours without a preconditioner
-    _, info = scipy_iterations(A, values)
+
+
+@bench.case("solve 65536")
+def solve(run: Run) -> None:
+    """The peer's conjugate gradients: SciPy's, on its product, with its AFN preconditioner."""
+    points, values = drawn(2048 if run.quick else 65536)
+    A = H2Matrix.from_kernel(points, KERNEL, diagonal=NUGGET, tolerance=1e-6)
+    peer, M = higp_matrix(points), higp_preconditioner(points)
     with threadpool_limits(1):
         start = time.perf_counter()
         A.solve(values, 1e-6)
-        middle = time.perf_counter()
-        for _ in range(steps):
-            peer.matmul(values)
-        end = time.perf_counter()
-    run.record(
-        SOLVE, ours=middle - start, peer=(end - middle) / steps * info, goal=Goal.ratio(20),
-        peer_name=f"higp, {info} products of plain CG",
-    )  # fmt: skip
+        seconds = time.perf_counter() - start
+        if peer is None or M is None:
+            run.record(SOLVE, ours=seconds, peer_name="higp", goal=Goal.ratio(20))
+            return
+        start = time.perf_counter()
+        x, count = conjugate_gradients(peer.matmul, M.matmul, values)
+        peer_seconds = time.perf_counter() - start
+    residual = float(np.linalg.norm(A @ x - values) / np.linalg.norm(values))
+    # The peer's matrix is another one within the tolerance.
+    name = f"higp, {count} steps to {residual:.0e}"
+    run.record(SOLVE, ours=seconds, peer=peer_seconds, goal=Goal.ratio(20), peer_name=name)
 
 
-def scipy_iterations(A: H2Matrix, b: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+def higp_matrix(points: NDArray[np.float64]) -> Any | None:
+    """Return higp's H2 matrix of the model."""
+    higp = optional_import("higp_cext")
+    if higp is None:
+        return None
+    columns = np.ascontiguousarray(points.T)
+    return higp.krnlmat.setup(columns, MATERN_32, 0.1, 1.0, NUGGET, nthreads=1, h2_tol=1e-6, seed=0)
+
+
+def higp_preconditioner(points: NDArray[np.float64]) -> Any | None:
+    """Return higp's preconditioner as it comes."""
+    higp = optional_import("higp_cext")
+    if higp is None:
+        return None
+    columns = np.ascontiguousarray(points.T)
+    return higp.precond.setup_afn(columns, MATERN_32, 0.1, 1.0, NUGGET, nthreads=1, seed=0)
+
+
+def conjugate_gradients(
+    product: Callable[[Any], Any], preconditioner: Callable[[Any], Any], b: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], int]:
     """Return the solution to 1e-6 by SciPy's conjugate gradients, and how many products it took."""
     count = 0
 
@@ -240,7 +323,13 @@ def scipy_iterations(A: H2Matrix, b: NDArray[np.float64]) -> tuple[NDArray[np.fl
         nonlocal count
         count += 1
 
-    x, _ = scipy.sparse.linalg.cg(A.as_linear_operator(), b, rtol=1e-6, maxiter=5000, callback=counted)
+    def operator(action: Callable[[Any], Any]) -> scipy.sparse.linalg.LinearOperator:
+        return scipy.sparse.linalg.LinearOperator(
+            (len(b), len(b)), matvec=lambda x: action(np.ascontiguousarray(x.ravel())), dtype=b.dtype
+        )
+
+    A, M = operator(product), operator(preconditioner)
+    x, _ = scipy.sparse.linalg.cg(A, b, M=M, rtol=1e-6, maxiter=MOST_STEPS, callback=counted)
     return x, count
 
 

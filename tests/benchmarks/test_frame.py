@@ -126,6 +126,24 @@ def test_a_chosen_case_runs_alone_and_leaves_the_full_result(bench):
     assert [case["case"] for case in written(bench, ".partial")["cases"]] == ["quick or not/whole"]
 
 
+def test_a_recorded_case_replaces_its_own_rows_and_tells_when_the_others_were_measured(
+    frame, bench, monkeypatch
+):
+    monkeypatch.setattr(frame, "commit", lambda _: "first")
+    bench.main([])
+    monkeypatch.setattr(frame, "commit", lambda _: "second")
+    for case in ("quick*", "alone*"):
+        bench.main(["--only", case, "--record"])
+    content = written(bench)
+    assert content["commit"] == "second"
+    found = [(case["case"], case.get("commit")) for case in content["cases"]]
+    assert found == [
+        ("both", "first"), ("both", "first"), ("alone, the peer is missing", None), ("quick or not/whole", None),
+    ]  # fmt: skip
+    with pytest.raises(SystemExit):
+        bench.main(["--record", "--quick"])
+
+
 def test_a_quick_run_tells_its_cases_and_leaves_the_full_result(bench):
     bench.main(["--quick"])
     assert not (bench.results / "example.json").exists()
