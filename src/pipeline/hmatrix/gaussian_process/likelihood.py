@@ -174,16 +174,17 @@ class Likelihood:
                     raise
                 used = max(used / 10, _TIGHTEST)
                 continue
+            if found.error > _NATS and last:
+                logger.warning(
+                    "the log-likelihood errs by about %.2g nats even at tolerance %.0e: raise the nugget's lower bound",
+                    found.error, found.tolerance,
+                )  # fmt: skip
             if found.error <= _NATS or last:
-                break
+                return found
             # The error is in proportion to the tolerance.
             used = max(used * min(0.1, 0.5 * _NATS / found.error), _TIGHTEST)
-        if found.error > _NATS:
-            logger.warning(
-                "the log-likelihood errs by about %.2g nats even at tolerance %.0e: raise the nugget's lower bound",
-                found.error, found.tolerance,
-            )  # fmt: skip
-        return found
+            del found  # its matrix and factorization, before the next ones are made
+        raise AssertionError("the last attempt returns or raises")
 
     def _evaluate(self, theta: Array, kernel: Kernel, nugget: float, tolerance: float) -> Evaluation:
         A = H2Matrix.from_kernel(self.points, kernel, diagonal=nugget * self.noise, tolerance=tolerance)

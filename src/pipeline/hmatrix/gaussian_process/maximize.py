@@ -9,6 +9,7 @@ References:
 
 import logging
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,10 +73,11 @@ def by_scoring(
         lower, upper: Bounds of the logarithms; equal ones hold a parameter fixed.
         max_iterations: Evaluations with derivatives at most.
     """
-    at = likelihood.at(np.clip(start, lower, upper))
+    at: Evaluation | None = likelihood.at(np.clip(start, lower, upper))
     damping, notes = 1e-3, []
     iterations = 0
     while True:
+        assert at is not None
         derivatives = likelihood.derivatives(at)
         iterations += 1
         logger.info(
@@ -90,24 +92,24 @@ def by_scoring(
                 f"the fit ended after {iterations} steps where another promised {gain:.2g} nats; raise max_iterations"
             )
             break
-        found = None
+        theta, value, tolerance = at.theta, at.value, at.tolerance
         for _ in range(_DAMPINGS):
-            step, gain = _step(at.theta, derivatives, lower, upper, damping)
-            try:
-                trial = likelihood.at(at.theta + step, tolerance=at.tolerance)
-            except ConvergenceError:
-                trial = None
-            if trial is not None and trial.value > at.value + 1e-4 * gain:
-                found = trial
+            at = None  # two matrices with their factorizations would be what a fit needs most memory for
+            step, gain = _step(theta, derivatives, lower, upper, damping)
+            with suppress(ConvergenceError):
+                at = likelihood.at(theta + step, tolerance=tolerance)
+            if at is not None and at.value > value + 1e-4 * gain:
                 break
             damping = max(10 * damping, 1e-2)
-        if found is None:
+        else:
             if gain > 0.1:
                 notes.append(
                     f"the fit ended where no step raised the likelihood, though one promised {gain:.2g} nats"
                 )
+            at = None
+            at = likelihood.at(theta, tolerance=tolerance)
             break
-        at, damping = found, max(damping / 10, 1e-6)
+        damping = max(damping / 10, 1e-6)
     return Optimum(
         at, derivatives, iterations, (*notes, *_remarks(likelihood, at, derivatives, lower, upper))
     )

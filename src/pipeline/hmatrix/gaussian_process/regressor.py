@@ -260,10 +260,11 @@ class GaussianProcess:
             start = [likelihood.start]
         else:
             start = starts(likelihood, lower, upper, generator, self.restarts)
-        found = [
-            search(likelihood, theta, lower, upper, max_iterations=self.max_iterations) for theta in start
-        ]
-        return max(found, key=lambda optimum: optimum.evaluation.value)
+        best = search(likelihood, start[0], lower, upper, max_iterations=self.max_iterations)
+        for theta in start[1:]:
+            found = search(likelihood, theta, lower, upper, max_iterations=self.max_iterations)
+            best = max(best, found, key=lambda optimum: optimum.evaluation.value)
+        return best
 
     def _adopt(self, evaluation: Evaluation, regressors: Regressors) -> None:
         model = self._model
