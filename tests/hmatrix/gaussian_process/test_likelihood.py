@@ -8,7 +8,7 @@ import pytest
 from pipeline.hmatrix import kernels
 from pipeline.hmatrix.gaussian_process.likelihood import Likelihood
 from pipeline.hmatrix.gaussian_process.parameters import free_parameters, logarithms, with_logarithms
-from pipeline.hmatrix.gaussian_process.probes import colors_of, diagonal_of_inverse_trace
+from pipeline.hmatrix.gaussian_process.probes import colors_of, colors_of_rows, diagonal_of_inverse_trace
 
 N = 1501
 ANISOTROPIC = kernels.Matern(nu=1.5, length_scale=(0.2, 0.1), variance=2.0)
@@ -135,7 +135,8 @@ def test_the_trace_of_an_inverse_errs_by_what_it_states(data):
     likelihood = model(data, kernel, 0.05, basis=False)
     at = likelihood.at(likelihood.start)
     exact = float((np.diag(np.linalg.inv(kernel(points, points) + 0.05 * np.diag(noise))) * noise).sum())
-    found = [diagonal_of_inverse_trace(at.F, points, noise, seed) for seed in range(6)]
+    colors = colors_of_rows(points, at.A, len(points))
+    found = [diagonal_of_inverse_trace(at.F, colors, noise, seed) for seed in range(6)]
     errors = np.array([trace - exact for trace, _ in found])
     stated = math.sqrt(np.mean([error**2 for _, error in found]))
     assert np.abs(errors).max() < 4 * stated + 1e-6 * exact

@@ -18,7 +18,7 @@ References:
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.linalg
@@ -92,6 +92,15 @@ class Anchored(Kernel):
                 "they lie on a line or plane, or are too few"
             )
         return cls(kernel, tuple(map(tuple, points[order[:count]].tolist())), degree)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what tells it from others, as JSON can hold it."""
+        return {
+            "name": self.name,
+            "kernel": self.kernel.to_dict(),
+            "nodes": self.nodes,
+            "degree": self.degree,
+        }
 
     def block(self, targets: Tensor, sources: Tensor) -> Tensor:
         nodes = torch.tensor(self.nodes, dtype=targets.dtype, device=targets.device)

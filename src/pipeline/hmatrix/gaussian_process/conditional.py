@@ -2,28 +2,30 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import ConvergenceError
+from pipeline.hmatrix.gaussian_process.divided import kept, total
 from pipeline.hmatrix.gaussian_process.likelihood import Evaluation
 from pipeline.hmatrix.gaussian_process.local import neighborhoods
 from pipeline.hmatrix.gaussian_process.trend import Regressors
+from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.matrix import H2Matrix
 
 Array = NDArray[np.float64]
 
 _DIRECT = 4_000_000  # entries of a cross-covariance that is not worth compressing
-_AT_A_TIME = 2**18  # new points
-_CHECKED = 64  # rows of a cross-covariance that are also multiplied exactly
-_ENOUGH = 1e-5  # of the standard deviation of the values: error of a predicted mean
-_FEW = 256  # new points whose variances cost one solve each
-_FIELDS = 32  # drawn, for the variances of many
-_SOLVES = 64  # right-hand sides at a time
+AT_A_TIME = 2**18  # new points
+CHECKED = 64  # rows of a cross-covariance that are also multiplied exactly
+ENOUGH = 1e-5  # of the standard deviation of the values: error of a predicted mean
+FEW = 256  # new points whose variances cost one solve each
+FIELDS = 32  # drawn, for the variances of many
+SOLVES = 64  # right-hand sides at a time
 _REFINEMENTS = 3
+JITTER = 1e-6  # of the variance, for random fields without noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +48,7 @@ class Conditional:
     fitted: Evaluation
     seed: int = 0
 
-    @cached_property
+    @kept
     def weights(self) -> Array:
         """A^-1 (y - H beta), refined with products of A, shape (n,)."""
         residual = self.values - self._basis @ self.fitted.beta
@@ -55,7 +57,7 @@ class Conditional:
             found = found + self.fitted.project((residual - self.fitted.A @ found)[:, None])[:, 0]
         return np.asarray(found)
 
-    @cached_property
+    @kept
     def _basis(self) -> Array:
         return self.regressors(self.points)
 
@@ -77,16 +79,16 @@ class Conditional:
         kernel = self.fitted.kernel
         if len(new_points) * len(self.points) <= _DIRECT:
             return kernel(new_points, self.points) @ x
-        if len(new_points) > _AT_A_TIME:
+        if len(new_points) > AT_A_TIME:
             # In the order of the plane's bisection, so that a part is a region and not a sample of all.
             order = np.argsort(new_points[:, int(np.argmax(np.ptp(new_points, axis=0)))], kind="stable")
             result = np.empty((len(new_points), x.shape[1]))
-            for part in np.array_split(order, math.ceil(len(order) / _AT_A_TIME)):
+            for part in np.array_split(order, math.ceil(len(order) / AT_A_TIME)):
                 result[part] = self._cross(new_points[part], x, tolerance, check=check)
             return result
-        rows = np.linspace(0, len(new_points) - 1, _CHECKED).astype(int)
+        rows = np.linspace(0, len(new_points) - 1, CHECKED).astype(int)
         exact = kernel(new_points[rows], self.points) @ x if check else None
-        wanted = _ENOUGH * float(np.std(self.values))
+        wanted = ENOUGH * float(np.std(self.values))
         while True:
             matrix = H2Matrix.from_kernel(new_points, kernel, sources=self.points, tolerance=tolerance)
             result = np.asarray(matrix @ x)
@@ -95,12 +97,7 @@ class Conditional:
             error = float(np.sqrt(np.mean((result[rows] - exact) ** 2)))
             if error <= wanted:
                 return result
-            if tolerance <= 1e-11:
-                raise ConvergenceError(
-                    f"predicted means err by {error:.1e} on exact rows (wanted {wanted:.0e}): the values' weights "
-                    "are too large for the compressed product; raise the nugget"
-                )
-            tolerance = max(tolerance * min(0.1, 0.3 * wanted / error), 1e-11)
+            tolerance = tighter(tolerance, error, wanted)
 
     def variance(self, new_points: Array, *, exact: bool | None = None) -> tuple[Array, float]:
         """Return the variances of the field, noise not included, shape (q,), and the error of standard deviations.
@@ -112,7 +109,7 @@ class Conditional:
             Variances, and the root mean square of the relative standard error of the standard deviations: 0 if exact.
         """
         if exact is None:
-            exact = len(new_points) <= _FEW
+            exact = self._number(new_points) <= FEW
         if exact:
             variances, error = self._exact_variance(new_points), 0.0
         else:
@@ -123,21 +120,25 @@ class Conditional:
             variances = variances + (missed * np.linalg.solve(self.fitted.gram, missed.T).T).sum(axis=1)
         return variances, error
 
+    def _number(self, new_points: Array) -> int:
+        """Return how many new points there are in all."""
+        return len(new_points)
+
     def _exact_variance(self, new_points: Array) -> Array:
         kernel = self.fitted.kernel
         parts = []
-        for first in range(0, len(new_points), _SOLVES):
-            part = new_points[first : first + _SOLVES]
+        for first in range(0, len(new_points), SOLVES):
+            part = new_points[first : first + SOLVES]
             cross = kernel(self.points, part)
             solved = self.fitted.F.solve(cross)
             solved = solved + self.fitted.F.solve(cross - self.fitted.A @ solved)
             parts.append(kernel.diagonal(part) - (cross * solved).sum(axis=0))
         return np.maximum(np.concatenate(parts), 0.0) if parts else np.zeros(0)
 
-    @cached_property
+    @kept
     def _fields(self) -> tuple[Array, Array]:
         """Values of random fields drawn from the model, noise included, and A^-1 times them: both of shape (n, S)."""
-        drawn = self.fitted.F.sample(np.random.default_rng(self.seed), _FIELDS).numpy()
+        drawn = np.asarray(self.fitted.F.sample(np.random.default_rng(self.seed), FIELDS))
         return drawn, np.asarray(self.fitted.F.solve(drawn))
 
     def _corrected_variance(self, new_points: Array) -> tuple[Array, float]:
@@ -148,10 +149,7 @@ class Conditional:
             difference = full[part.targets] - part.predict(drawn)
             corrections[part.targets] = np.mean(difference**2, axis=-1)
             variances[part.targets] = part.variances.numpy()
-        # A correction is an average of squares: where it is larger than all there is, chance has made it so.
-        corrections = np.minimum(corrections, 0.5 * variances)
-        variances = np.maximum(variances, 0.0) - np.maximum(corrections, 0.0)
-        relative = math.sqrt(2 / _FIELDS) * corrections / np.maximum(2 * variances, 1e-300)
+        variances, relative = corrected(variances, corrections)
         return variances, float(np.sqrt(np.mean(relative**2)))
 
     def leave_one_out(self) -> tuple[Array, Array]:
@@ -164,21 +162,18 @@ class Conditional:
         References:
             [1] Rasmussen, Williams, "Gaussian Processes for Machine Learning", MIT Press 2006.
         """
-        diagonal = np.empty(len(self.points))
-        if len(self.points) <= _FEW:
-            diagonal = np.diag(np.asarray(self.fitted.F.solve(np.eye(len(self.points))))).copy()
-        else:
-            drawn, solved = self._fields
-            for part in neighborhoods(self.fitted.kernel, self.points, self.noise):
-                own = part.targets[:, 0]
-                local = 1 / (part.variances.numpy()[:, 0] + self.noise[own])
-                rows = local[:, None] * (drawn[own] - part.predict(drawn)[:, 0])
-                diagonal[own] = local + np.mean((solved[own] - rows) ** 2, axis=1)
+        diagonal = self._inverse_diagonal()
         if len(self.fitted.gram):
             W = self.fitted.solved_basis
             diagonal = diagonal - (W * np.linalg.solve(self.fitted.gram, W.T).T).sum(axis=1)
         variance = 1 / diagonal
         return self.values - self.weights * variance, np.sqrt(variance)
+
+    def _inverse_diagonal(self) -> Array:
+        """Return an estimate of the diagonal of A^-1, shape (n,)."""
+        if len(self.points) <= FEW:
+            return np.diag(np.asarray(self.fitted.F.solve(np.eye(len(self.points))))).copy()
+        return inverse_diagonal(self.fitted.kernel, self.points, self.noise, *self._fields)
 
     def sample(self, new_points: Array, n_samples: int, generator: np.random.Generator) -> Array:
         """Return random fields given the values, at new points, shape (q, n_samples), noise not included.
@@ -193,19 +188,70 @@ class Conditional:
             [1] Wilson, Borovitskiy, Terenin, Mostowsky, Deisenroth, "Pathwise conditioning of Gaussian processes", JMLR
                 2021, equation 11.
         """
-        kernel, n = self.fitted.kernel, len(self.points)
-        joint = np.concatenate([self.points, new_points])
-        jitter = 1e-6 * float(kernel.diagonal(joint).max())
-        matrix = H2Matrix.from_kernel(joint, kernel, diagonal=jitter, tolerance=1e-7)
-        fields = matrix.factorize(1e-7, kind="cholesky").sample(generator, n_samples).numpy()
-        noisy = fields[:n] + np.sqrt(self.noise)[:, None] * generator.standard_normal((n, n_samples))
+        n, group = len(self.points), self.fitted.communicator
+        fields, normal = self._joint_fields(new_points, n_samples, generator)
+        noisy = fields[:n] + np.sqrt(self.noise)[:, None] * normal
         # Conditioning on the drawn values by P takes the trend's uncertainty along.
         missed = self.fitted.project(noisy)
         result = fields[n:] - self._cross(new_points, missed, 1e-7)
         if len(self.fitted.gram):
-            beta = np.linalg.solve(self.fitted.gram, self.fitted.solved_basis.T @ noisy)
+            beta = np.linalg.solve(self.fitted.gram, total(group, self.fitted.solved_basis.T @ noisy))
             result -= self.regressors(new_points) @ beta
         return np.asarray(result + self.mean(new_points)[:, None])
+
+    def _joint_fields(
+        self, new_points: Array, n_samples: int, generator: np.random.Generator
+    ) -> tuple[Array, Array]:
+        """Return fields at values and new points, shape (n + q, n_samples), and normal numbers for the noise."""
+        kernel = self.fitted.kernel
+        joint = np.concatenate([self.points, new_points])
+        jitter = JITTER * float(kernel.diagonal(joint).max())
+        matrix = H2Matrix.from_kernel(joint, kernel, diagonal=jitter, tolerance=1e-7)
+        fields = matrix.factorize(1e-7, kind="cholesky").sample(generator, n_samples).numpy()
+        return fields, generator.standard_normal((len(self.points), n_samples))
+
+
+def tighter(tolerance: float, error: float, wanted: float) -> float:
+    """Return the tolerance at which products may err by `wanted`, where at another they erred by more.
+
+    Raises:
+        ConvergenceError: If there is none.
+    """
+    if tolerance <= 1e-11:
+        raise ConvergenceError(
+            f"predicted means err by {error:.1e} on exact rows (wanted {wanted:.0e}): the values' weights are too "
+            "large for the compressed product; raise the nugget"
+        )
+    return max(tolerance * min(0.1, 0.3 * wanted / error), 1e-11)
+
+
+def corrected(variances: Array, corrections: Array) -> tuple[Array, Array]:
+    """Return variances less their corrections, and the relative standard errors of the standard deviations."""
+    # A correction is an average of squares: where it is larger than all there is, chance has made it so.
+    corrections = np.minimum(corrections, 0.5 * variances)
+    variances = np.maximum(variances, 0.0) - np.maximum(corrections, 0.0)
+    return variances, math.sqrt(2 / FIELDS) * corrections / np.maximum(2 * variances, 1e-300)
+
+
+def inverse_diagonal(
+    kernel: Kernel, points: Array, noise: Array, drawn: Array, solved: Array, n_rows: int | None = None
+) -> Array:
+    """Return the diagonal of A^-1 at the first rows from near values, corrected by fields; see `leave_one_out`.
+
+    Args:
+        kernel: Covariance of the field.
+        points: Places of the values, shape (n, d).
+        noise: Variances of their noise, shape (n,).
+        drawn, solved: Fields v and A^-1 v, shape (n, S).
+        n_rows: How many rows; all if left out.
+    """
+    diagonal = np.empty(len(points) if n_rows is None else n_rows)
+    for part in neighborhoods(kernel, points, noise, n_left_out=n_rows):
+        own = part.targets[:, 0]
+        local = 1 / (part.variances.numpy()[:, 0] + noise[own])
+        rows = local[:, None] * (drawn[own] - part.predict(drawn)[:, 0])
+        diagonal[own] = local + np.mean((solved[own] - rows) ** 2, axis=1)
+    return diagonal
 
 
 def as_tensor_like(values: Array, given: object) -> "Array | torch.Tensor":

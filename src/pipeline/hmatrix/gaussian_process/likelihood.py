@@ -24,29 +24,43 @@ References:
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConvergenceError
-from pipeline.hmatrix.factor import factorize
+from pipeline.hmatrix.distributed.factor import DistributedFactorization
 from pipeline.hmatrix.factorization import Factorization
+from pipeline.hmatrix.gaussian_process.divided import (
+    Covariance,
+    agreed,
+    compressed,
+    from_first,
+    kept,
+    logdet_with,
+    rows_on_first,
+    total,
+)
 from pipeline.hmatrix.gaussian_process.parameters import (
     NUGGET,
     Parameter,
     logarithms,
     with_logarithms,
 )
-from pipeline.hmatrix.gaussian_process.probes import diagonal_of_inverse_trace
+from pipeline.hmatrix.gaussian_process.probes import colors_of_rows, diagonal_of_inverse_trace
 from pipeline.hmatrix.kernels import Kernel
-from pipeline.hmatrix.matrix import H2Matrix
+from pipeline.runtime.communicator import Communicator
 
 logger = logging.getLogger("pipeline.hmatrix")
 
 Array = NDArray[np.float64]
 
-_NATS = 0.05  # by which the two estimates of the quadratic form may differ
+# Estimated error that is let pass. Between the two it grows as the likelihood's own spread does, sqrt(n / 2): it is a
+# thousandth and a half of that.
+_NATS, _MOST_NATS, _NATS_AT, _OF_VALUES = 0.05, 0.3, 0.1, 8192
+_PROBES = 4
 _TIGHTEST = 1e-10
 _TIGHTENINGS = 5
 _ENTRY_STEP = 1e-3  # of a logarithm: entries are differenced to a relative error of its square over 6
@@ -63,7 +77,8 @@ class Evaluation:
         theta: Logarithms of the parameters.
         kernel, nugget: What they stand for.
         value: Log-likelihood, in nats.
-        error: Its estimated error, in nats: half of |r' A^-1 r| by the factorization, less the same by A's products.
+        error: Its estimated error, in nats: what the factorization's log-determinant and quadratic form lack of A's,
+            to first order. Where the values are as the model says, the two all but cancel.
         tolerance: Tolerance of compression and factorization that this took.
         A: Covariance of the values.
         F: Its factorization.
@@ -71,6 +86,7 @@ class Evaluation:
         beta: Coefficients of the regressors, shape (p,).
         solved_basis: A^-1 H, shape (n, p).
         gram: H' A^-1 H, shape (p, p).
+        communicator: The processes, each of which has n of the rows; None where one has all.
     """
 
     theta: Array
@@ -79,19 +95,21 @@ class Evaluation:
     value: float
     error: float
     tolerance: float
-    A: H2Matrix
-    F: Factorization
+    A: Covariance
+    F: Factorization | DistributedFactorization
     weights: Array
     beta: Array
     solved_basis: Array
     gram: Array
+    communicator: Communicator | None = None
 
     def project(self, b: Array) -> Array:
         """Return P b for b of shape (n, m)."""
-        solved = self.F.solve(b)
+        solved = np.asarray(self.F.solve(b))
         if not len(self.gram):
             return solved
-        return solved - self.solved_basis @ np.linalg.solve(self.gram, self.solved_basis.T @ b)
+        inner = total(self.communicator, self.solved_basis.T @ b)
+        return np.asarray(solved - self.solved_basis @ np.linalg.solve(self.gram, inner))
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +140,12 @@ class Likelihood:
         parameters: Those that vary.
         nugget: Variance of the noise, or where it starts.
         nugget_varies: The nugget is a parameter too, the last one.
-        tolerance: Of compression and factorization; tightened where the likelihood would err by more than .05 nats.
+        tolerance: Of compression and factorization; tightened where the likelihood would err by more than .05 to
+            .3 nats, by the number of values.
         restricted: Take the restricted likelihood (REML).
         seed: Seed of the random signs: the same for every call, so that equal arguments give equal results.
+        communicator: The processes, each of which has n of the rows; None where one has all. Every method is
+            collective then.
     """
 
     points: Array
@@ -138,11 +159,17 @@ class Likelihood:
     tolerance: float = 1e-6
     restricted: bool = False
     seed: int = 0
+    communicator: Communicator | None = None
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         names = tuple(parameter.name for parameter in self.parameters)
         object.__setattr__(self, "names", (*names, NUGGET) if self.nugget_varies else names)
+
+    @kept
+    def n_values(self) -> int:
+        """Values of all processes."""
+        return int(total(self.communicator, np.array([len(self.values)]))[0])
 
     @property
     def start(self) -> Array:
@@ -163,8 +190,10 @@ class Likelihood:
         Raises:
             ConvergenceError: If no tolerance makes the covariance positive definite, or its solves accurate.
         """
-        kernel, nugget = self.parameters_at(np.asarray(theta, dtype=np.float64))
+        theta = agreed(self.communicator, np.asarray(theta, dtype=np.float64))
+        kernel, nugget = self.parameters_at(theta)
         used = self.tolerance if tolerance is None else tolerance
+        allowed = min(max(_NATS, _NATS_AT * math.sqrt(self.n_values / _OF_VALUES)), _MOST_NATS)
         for attempt in range(_TIGHTENINGS + 1):
             last = attempt == _TIGHTENINGS or used <= _TIGHTEST
             try:
@@ -174,37 +203,59 @@ class Likelihood:
                     raise
                 used = max(used / 10, _TIGHTEST)
                 continue
-            if found.error > _NATS and last:
+            if found.error > allowed and last:
                 logger.warning(
                     "the log-likelihood errs by about %.2g nats even at tolerance %.0e: raise the nugget's lower bound",
                     found.error, found.tolerance,
                 )  # fmt: skip
-            if found.error <= _NATS or last:
+            if found.error <= allowed or last:
                 return found
             # The error is in proportion to the tolerance.
-            used = max(used * min(0.1, 0.5 * _NATS / found.error), _TIGHTEST)
+            used = max(used * min(0.1, 0.5 * allowed / found.error), _TIGHTEST)
             del found  # its matrix and factorization, before the next ones are made
         raise AssertionError("the last attempt returns or raises")
 
     def _evaluate(self, theta: Array, kernel: Kernel, nugget: float, tolerance: float) -> Evaluation:
-        A = H2Matrix.from_kernel(self.points, kernel, diagonal=nugget * self.noise, tolerance=tolerance)
+        group = self.communicator
+        A = compressed(self.points, kernel, group, diagonal=nugget * self.noise, tolerance=tolerance)
         F = A.factorize(tolerance, kind="cholesky")
-        n, p = self.basis.shape
-        solved = F.solve(np.column_stack([self.values, self.basis]))
-        solved_basis = solved[:, 1:]
-        gram = self.basis.T @ solved_basis
-        gram = (gram + gram.T) / 2
-        beta = np.linalg.solve(gram, self.basis.T @ solved[:, 0]) if p else np.zeros(0)
-        weights = solved[:, 0] - solved_basis @ beta
+        p = self.basis.shape[1]
+        probes = self._probes()
+        solved = np.asarray(F.solve(np.column_stack([self.values, self.basis, probes])))
+        solved_basis, solved_probes = solved[:, 1 : 1 + p], solved[:, 1 + p :]
+        inner = total(group, self.basis.T @ solved[:, : 1 + p])
+        gram = (inner[:, 1:] + inner[:, 1:].T) / 2
+        beta = np.asarray(np.linalg.solve(gram, inner[:, 0])) if p else np.zeros(0)
+        weights = np.asarray(solved[:, 0] - solved_basis @ beta)
         residual = self.values - self.basis @ beta
-        quadratic = float(residual @ weights)
-        error = 0.5 * abs(quadratic - float(weights @ (A @ weights)))
-        value = -0.5 * (F.logdet() + quadratic + (n - p * self.restricted) * math.log(2 * math.pi))
+        images = np.asarray(A @ np.column_stack([weights, solved_probes]))
+        quadratic, represented, trace = total(
+            group,
+            np.array(
+                [
+                    residual @ weights,
+                    weights @ images[:, 0],
+                    (probes * (images[:, 1:] - probes)).sum() / probes.shape[1],
+                ]
+            ),
+        )
+        # With E = A - F: log det A is trace(F^-1 E) more to first order, and the quadratic form w' E w less.
+        error = 0.5 * abs(trace - (represented - quadratic))
+        value = -0.5 * (
+            F.logdet() + quadratic + (self.n_values - p * self.restricted) * math.log(2 * math.pi)
+        )
         if self.restricted and p:
             value -= 0.5 * float(np.linalg.slogdet(gram)[1])
+        value, error = agreed(group, np.array([value, error])).tolist()
         return Evaluation(
-            theta, kernel, nugget, value, error, tolerance, A, F, weights, beta, solved_basis, gram
+            theta, kernel, nugget, value, error, tolerance, A, F, weights, beta, solved_basis, gram, group
         )
+
+    def _probes(self) -> Array:
+        """Return random signs, shape (n, 4), that tell what a factorization's log-determinant has lost."""
+        rank = () if self.communicator is None else (self.communicator.rank,)
+        generator = np.random.default_rng((self.seed, *rank))
+        return generator.choice([-1.0, 1.0], (len(self.values), _PROBES))
 
     def derivatives(self, at: Evaluation) -> Derivatives:
         """Return gradient and average information at a point.
@@ -212,9 +263,12 @@ class Likelihood:
         Costs two factorizations and one compression for every parameter but the nugget and one that scales the whole
         kernel, and a block of solves.
         """
+        group = self.communicator
         images = np.empty((len(self.values), len(self.names)))
         traces, errors = np.zeros(len(self.names)), np.zeros(len(self.names))
-        noise_trace, noise_error = diagonal_of_inverse_trace(at.F, self.points, self.noise, self.seed)
+        noise_trace, noise_error = diagonal_of_inverse_trace(
+            at.F, colors_of_rows(self.points, at.A, self.n_values), self.noise, self.seed, group
+        )
         noise_trace, noise_error = at.nugget * noise_trace, at.nugget * noise_error
         projected = self.restricted and at.solved_basis.shape[1] > 0
         right = np.column_stack([at.weights, at.solved_basis]) if projected else at.weights[:, None]
@@ -225,16 +279,17 @@ class Likelihood:
             elif self.parameters[i].scales_all:
                 # K = A - nugget N
                 applied = at.A @ right - at.nugget * self.noise[:, None] * right
-                traces[i], errors[i] = len(self.values) - noise_trace, noise_error
+                traces[i], errors[i] = self.n_values - noise_trace, noise_error
             else:
                 applied = self._kernel_derivative(at, i) @ right
                 traces[i] = self._determinant_derivative(at, i)
             images[:, i] = applied[:, 0]
             if projected:
-                traces[i] -= float(np.trace(np.linalg.solve(at.gram, at.solved_basis.T @ applied[:, 1:])))
+                inner = total(group, at.solved_basis.T @ applied[:, 1:])
+                traces[i] -= float(np.trace(np.linalg.solve(at.gram, inner)))
             logger.info("derivative by %s: trace %.6g", name, traces[i])
-        gradient = 0.5 * (images.T @ at.weights - traces)
-        information = 0.5 * images.T @ at.project(images)
+        gradient = 0.5 * (total(group, images.T @ at.weights) - traces)
+        information = 0.5 * total(group, images.T @ at.project(images))
         return Derivatives(gradient, 0.5 * errors, (information + information.T) / 2)
 
     def _moved(self, at: Evaluation, i: int, step: float) -> Kernel:
@@ -242,18 +297,27 @@ class Likelihood:
         theta[i] += step
         return self.parameters_at(theta)[0]
 
-    def _kernel_derivative(self, at: Evaluation, i: int) -> H2Matrix:
+    def _kernel_derivative(self, at: Evaluation, i: int) -> Covariance:
         """Return dK/dtheta_i as an H2 matrix of differenced entries."""
         step = _ENTRY_STEP
         difference = (self._moved(at, i, step) - self._moved(at, i, -step)) / (2 * step)
-        return H2Matrix.from_kernel(self.points, difference, tolerance=at.tolerance)
+        return compressed(self.points, difference, self.communicator, tolerance=at.tolerance)
 
     def _determinant_derivative(self, at: Evaluation, i: int) -> float:
         """Return d log det A / dtheta_i by a symmetric difference."""
-        ends = []
-        for step in (_DETERMINANT_STEP, -_DETERMINANT_STEP):
-            # A factorization compresses entries anew: of the matrix it takes the tree, the lists and the norm.
-            form = replace(at.A.form, kernel=self._moved(at, i, step))
-            # Both ends alike: a check might tighten one of them alone.
-            ends.append(factorize(form, tolerance=at.tolerance, kind="cholesky", checked=False).logdet())
+        ends = [
+            logdet_with(at.A, self._moved(at, i, step), at.tolerance)
+            for step in (_DETERMINANT_STEP, -_DETERMINANT_STEP)
+        ]
         return (ends[0] - ends[1]) / (2 * _DETERMINANT_STEP)
+
+
+def on_first(likelihood: Likelihood, work: Callable[[Likelihood], Array]) -> Array:
+    """Return what follows from the data of all processes, which process 0 has meanwhile; collective."""
+    group = likelihood.communicator
+    if group is None:
+        return work(likelihood)
+    parts = (likelihood.points, likelihood.values, likelihood.basis, likelihood.noise)
+    points, values, basis, noise = (rows_on_first(group, part) for part in parts)
+    whole = replace(likelihood, points=points, values=values, basis=basis, noise=noise, communicator=None)
+    return from_first(group, lambda: work(whole))

@@ -66,6 +66,7 @@ def neighborhoods(
     targets: Array | None = None,
     *,
     n_neighbors: int = 40,
+    n_left_out: int | None = None,
 ) -> Iterator[Neighborhoods]:
     """Predict targets from their nearest values, batch by batch.
 
@@ -77,9 +78,10 @@ def neighborhoods(
         noise: Variances of their noise, shape (n,).
         targets: Shape (q, d); left out, every value is predicted from the others.
         n_neighbors: How many values predict a target.
+        n_left_out: How many values are predicted from the others, the first ones; all if left out.
     """
     leave_out = targets is None
-    wanted = points if targets is None else targets
+    wanted = points[:n_left_out] if targets is None else targets
     scales = length_scales(kernel)
     metric = np.ones(points.shape[1]) if scales is None else 1 / np.array(scales)
     if is_stationary(kernel):

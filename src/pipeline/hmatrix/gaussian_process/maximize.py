@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from pipeline.errors import ConvergenceError
+from pipeline.hmatrix.gaussian_process.divided import agreed
 from pipeline.hmatrix.gaussian_process.likelihood import Derivatives, Evaluation, Likelihood
 
 logger = logging.getLogger("pipeline.hmatrix")
@@ -28,6 +29,7 @@ _LONGEST = 1.5  # step in any logarithm
 _AT_BOUND = 1e-3  # of a logarithm
 _FLAT = 3.0  # standard error of a logarithm: the likelihood does not tell a factor of 20 from none
 _DAMPINGS = 8
+_EVALUATE, _DONE, _GIVEN_UP = 0.0, 1.0, 2.0  # what process 0 tells the others of its search
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +86,7 @@ def by_scoring(
             "log-likelihood %.3f at %s, gradient %s",
             at.value, dict(zip(likelihood.names, np.exp(at.theta).tolist(), strict=True)), derivatives.gradient,
         )  # fmt: skip
-        step, gain = _step(at.theta, derivatives, lower, upper, 0.0)
+        step, gain = _agreed_step(likelihood, at.theta, derivatives, lower, upper, 0.0)
         if gain < _GAIN:
             break
         if iterations >= max_iterations:
@@ -95,10 +97,12 @@ def by_scoring(
         theta, value, tolerance = at.theta, at.value, at.tolerance
         for _ in range(_DAMPINGS):
             at = None  # two matrices with their factorizations would be what a fit needs most memory for
-            step, gain = _step(theta, derivatives, lower, upper, damping)
+            step, gain = _agreed_step(likelihood, theta, derivatives, lower, upper, damping)
             with suppress(ConvergenceError):
                 at = likelihood.at(theta + step, tolerance=tolerance)
-            if at is not None and at.value > value + 1e-4 * gain:
+            # What a step promises below the likelihood's error cannot be judged by its value.
+            unjudged = at.error if at is not None and gain < at.error else 0.0
+            if at is not None and at.value > value + 1e-4 * gain - unjudged:
                 break
             damping = max(10 * damping, 1e-2)
         else:
@@ -121,8 +125,9 @@ def by_lbfgs(
     """Maximize a likelihood by SciPy's L-BFGS-B: more evaluations than scoring, and no use of the information."""
     best: list[tuple[Evaluation, Derivatives]] = []
     calls = 0
+    group = likelihood.communicator
 
-    def negative(theta: Array) -> tuple[float, Array]:
+    def evaluate(theta: Array) -> tuple[float, Array]:
         nonlocal calls
         calls += 1
         at = likelihood.at(theta)
@@ -131,14 +136,36 @@ def by_lbfgs(
             best[:] = [(at, derivatives)]
         return -at.value, -derivatives.gradient
 
-    found = minimize(
-        negative, np.clip(start, lower, upper), jac=True, method="L-BFGS-B",
-        bounds=list(zip(lower, upper, strict=True)),
-        options={"maxiter": max_iterations, "ftol": 1e-8, "gtol": 0.5},
-    )  # fmt: skip
+    def negative(theta: Array) -> tuple[float, Array]:
+        agreed(group, np.array([_EVALUATE, *theta]))
+        return evaluate(theta)
+
+    success, message = True, ""
+    if group is None or group.rank == 0:
+        found = minimize(
+            negative, np.clip(start, lower, upper), jac=True, method="L-BFGS-B",
+            bounds=list(zip(lower, upper, strict=True)),
+            options={"maxiter": max_iterations, "ftol": 1e-8, "gtol": 0.5},
+        )  # fmt: skip
+        success, message = bool(found.success), str(found.message)
+        agreed(group, np.array([_DONE if success else _GIVEN_UP, *found.x]))
+    else:
+        # Process 0 searches, and tells the others where all evaluate together.
+        while (told := agreed(group, np.zeros(1 + len(start))))[0] == _EVALUATE:
+            evaluate(told[1:])
+        success, message = told[0] == _DONE, "process 0 knows why"
     at, derivatives = best[0]
-    notes = () if found.success else (f"L-BFGS-B ended early: {found.message}",)
+    notes = () if success else (f"L-BFGS-B ended early: {message}",)
     return Optimum(at, derivatives, calls, (*notes, *_remarks(likelihood, at, derivatives, lower, upper)))
+
+
+def _agreed_step(
+    likelihood: Likelihood, theta: Array, derivatives: Derivatives, lower: Array, upper: Array, damping: float
+) -> tuple[Array, float]:
+    """Return what `_step` returns on process 0."""
+    step, gain = _step(theta, derivatives, lower, upper, damping)
+    told = agreed(likelihood.communicator, np.append(step, gain))
+    return told[:-1], float(told[-1])
 
 
 def _step(

@@ -16,7 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.hmatrix import _native
+from pipeline.hmatrix.distributed.factor import DistributedFactorization
 from pipeline.hmatrix.factorization import Factorization
+from pipeline.hmatrix.gaussian_process.divided import Covariance, total
+from pipeline.hmatrix.matrix import H2Matrix
+from pipeline.runtime.communicator import Communicator
 
 _COLORS = 32
 _DRAWS = 2  # independent sets of signs, whose difference tells the error
@@ -32,8 +36,32 @@ def colors_of(points: NDArray[np.float64], n_colors: int) -> NDArray[np.int64]:
     return colors
 
 
+def colors_of_rows(points: NDArray[np.float64], A: Covariance, n_points: int) -> NDArray[np.int64]:
+    """Return the color of each row of A; 64 rows or fewer have one each.
+
+    Where rows are divided, each process colors the region of points whose rows it owns, and colors go to the rows'
+    own processes: near points of one color meet at the seams alone.
+    """
+    if isinstance(A, H2Matrix):
+        return colors_of(points, _number_of_colors(n_points))
+    form, communicator = A.form, A.communicator
+    if n_points <= _COLORS * _DRAWS:
+        colors = np.arange(form.division.first, form.division.last)
+    else:
+        colors = colors_of(form.division.tree.points, _COLORS)
+    return np.asarray(form.route.back(communicator, colors))
+
+
+def _number_of_colors(n_points: int) -> int:
+    return _COLORS if n_points > _COLORS * _DRAWS else max(n_points, 1)
+
+
 def diagonal_of_inverse_trace(
-    F: Factorization, points: NDArray[np.float64], weights: NDArray[np.float64], seed: int
+    F: Factorization | DistributedFactorization,
+    colors: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    seed: int,
+    communicator: Communicator | None = None,
 ) -> tuple[float, float]:
     """Return sum_i weights_i (A^-1)_ii and its standard error.
 
@@ -41,20 +69,20 @@ def diagonal_of_inverse_trace(
 
     Args:
         F: Factorization of A.
-        points: Shape (n, d).
+        colors: Color of each row, shape (n,).
         weights: Shape (n,).
         seed: Seed of the signs.
+        communicator: The processes among which the rows are divided.
     """
-    n_colors = _COLORS if len(points) > _COLORS * _DRAWS else max(len(points), 1)
-    colors = colors_of(points, n_colors)
-    generator = np.random.default_rng(seed)
-    draws = []
-    for _ in range(_DRAWS):
-        signs = generator.choice([-1.0, 1.0], len(points))
-        total = 0.0
+    n_points = int(total(communicator, np.array([len(colors)]))[0])
+    n_colors = _number_of_colors(n_points)
+    generator = np.random.default_rng(seed if communicator is None else (seed, communicator.rank))
+    draws = np.zeros(_DRAWS)
+    for draw in range(_DRAWS):
+        signs = generator.choice([-1.0, 1.0], len(colors))
         for first in range(0, n_colors, _AT_A_TIME):
             chosen = np.arange(first, min(first + _AT_A_TIME, n_colors))
             vectors = np.where(colors[:, None] == chosen, signs[:, None], 0.0)
-            total += float(((weights[:, None] * vectors) * F.solve(vectors)).sum())
-        draws.append(total)
+            draws[draw] += float(((weights[:, None] * vectors) * F.solve(vectors)).sum())
+    draws = total(communicator, draws)
     return float(np.mean(draws)), float(abs(draws[0] - draws[1]) / 2)

@@ -5,6 +5,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.gaussian_process.anchored import Anchored, conditional_degree, is_covariance
 from pipeline.hmatrix.gaussian_process.conditional import Conditional, as_tensor_like
-from pipeline.hmatrix.gaussian_process.likelihood import Evaluation, Likelihood
+from pipeline.hmatrix.gaussian_process.divided import all_or_none, all_rows, from_first, rows_on_first, total
+from pipeline.hmatrix.gaussian_process.divided_conditional import DividedConditional
+from pipeline.hmatrix.gaussian_process.likelihood import Evaluation, Likelihood, on_first
 from pipeline.hmatrix.gaussian_process.maximize import Optimum, by_lbfgs, by_scoring
 from pipeline.hmatrix.gaussian_process.parameters import NUGGET, free_parameters, logarithms, with_logarithms
 from pipeline.hmatrix.gaussian_process.scores import scores
@@ -27,6 +30,7 @@ from pipeline.hmatrix.gaussian_process.trend import (
 )
 from pipeline.hmatrix.inputs import as_array, as_points, require_kernel, require_tolerance
 from pipeline.hmatrix.kernels import Kernel
+from pipeline.runtime.communicator import Communicator
 
 Array = NDArray[np.float64]
 
@@ -52,8 +56,9 @@ class GaussianProcess:
         nugget: Variance of the noise, or "fit".
         trend: Mean: "constant", "linear", "quadratic", the degree of a polynomial, a function of the points that
             returns regressors of shape (n, p), or None for a mean of zero.
-        tolerance: Of compression and factorization. A likelihood that would err by more than .05 nats takes a tighter
-        one. optimizer: "scoring", "lbfgs", or None to leave the parameters as they are; `nugget` is then a number.
+        tolerance: Relative error of compression and factorization. A likelihood that would err by more takes a tighter
+            one: .05 nats up to 2,000 values, .1 of 8,192, and .3 from 74,000 on.
+        optimizer: "scoring", "lbfgs", or None to leave the parameters as they are; `nugget` is then a number.
         method: "ml" or "reml", the restricted likelihood, which does not count the trend's coefficients as known.
         bounds: Lower and upper bound by parameter, such as {"length_scale": (0.01, 10.0)}; see `start.bounds_of`.
         fixed: Names of parameters that keep their values.
@@ -61,6 +66,9 @@ class GaussianProcess:
         restarts: Random starts beside the given parameters.
         max_iterations: Steps of the optimizer at most.
         random_state: Seed of all that is random.
+        communicator: The processes among which values are divided: each passes its own rows to `fit` and its own new
+            points to `predict` and gets what belongs to these; every method is collective. Matrices, factorizations and
+            predictions are divided. A fit starts on process 0, which has points and values of all meanwhile.
 
     Attributes:
         kernel_, nugget_: As fitted.
@@ -89,6 +97,7 @@ class GaussianProcess:
         restarts: int = 0,
         max_iterations: int = 30,
         random_state: int = 0,
+        communicator: Communicator | None = None,
     ) -> None:
         self.kernel = kernel
         self.nugget = nugget
@@ -102,6 +111,12 @@ class GaussianProcess:
         self.restarts = restarts
         self.max_iterations = max_iterations
         self.random_state = random_state
+        self.communicator = communicator
+
+    @property
+    def _group(self) -> Communicator | None:
+        """The processes, or None where there is but one."""
+        return None if self.communicator is None or self.communicator.size == 1 else self.communicator
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the constructor's arguments, with `deep` also the kernel's parameters, as `kernel__length_scale`."""
@@ -142,7 +157,9 @@ class GaussianProcess:
         return hasattr(self, "_conditional")
 
     def __sklearn_clone__(self) -> "GaussianProcess":
-        return type(self)(**{name: copy.deepcopy(v) for name, v in self.get_params(deep=False).items()})
+        given = self.get_params(deep=False)
+        shared = {"communicator": given.pop("communicator")}  # a group of processes is no value
+        return type(self)(**copy.deepcopy(given), **shared)
 
     def __repr__(self) -> str:
         fitted = (
@@ -165,12 +182,14 @@ class GaussianProcess:
         """
         likelihood = self.likelihood(X, y, noise=noise)
         points = likelihood.points
-        regressors = Regressors.of(self.trend, points)
+        regressors = Regressors.of(self.trend, points, self._group)
         self.notes_: tuple[str, ...] = ()
         self.standard_errors_: dict[str, float] = {}
         self.n_iter_ = 0
         if likelihood.names and self.optimizer is not None:
-            self._bounds = bounds_of(likelihood, self.bounds or {})
+            given = self.bounds or {}
+            lower, upper = on_first(likelihood, lambda whole: np.stack(bounds_of(whole, given)))
+            self._bounds = lower, upper
             found = self._maximize(likelihood, *self._bounds)
             evaluation = found.evaluation
             errors = found.standard_errors(*self._bounds)
@@ -181,7 +200,7 @@ class GaussianProcess:
         else:
             evaluation = likelihood.at(likelihood.start)
         self._model = likelihood
-        self.n_values_ = len(points)
+        self.n_values_ = likelihood.n_values
         self.intervals_ = {
             name: tuple(np.exp(theta + np.array([-2.0, 0.0, 2.0]) * self.standard_errors_[name]).tolist())
             for name, theta in zip(likelihood.names, evaluation.theta, strict=True)
@@ -192,11 +211,15 @@ class GaussianProcess:
 
     def likelihood(self, X: Any, y: Any, *, noise: Any = None) -> Likelihood:
         """Return the likelihood that `fit` would maximize, as a function of the logarithms of the parameters."""
-        points, values = _points(X), _values(y, len(X))
-        variances = _noise(noise, len(points))
-        self._require_arguments()
-        basis = Regressors.of(self.trend, points)(points)
-        require_independent(basis)
+        group = self._group
+        with all_or_none(group):
+            points, values = _points(X), _values(y, len(X))
+            variances = _noise(noise, len(points))
+            self._require_arguments()
+        regressors = Regressors.of(self.trend, points, group)
+        with all_or_none(group):
+            basis = regressors(points)
+        require_independent(basis, group)
         return self._likelihood(points, values, basis, variances)
 
     def _require_arguments(self) -> None:
@@ -230,7 +253,7 @@ class GaussianProcess:
         degree = conditional_degree(self.kernel)
         if degree >= 0:
             require_polynomials(self.trend, degree)
-        kernel = Anchored.at(self.kernel, points) if degree >= 0 else self.kernel
+        kernel = self._anchored(points) if degree >= 0 else self.kernel
         free = (
             () if self.optimizer is None
             else free_parameters(kernel, fixed=self.fixed, smoothness=self.smoothness)
@@ -238,28 +261,43 @@ class GaussianProcess:
         likelihood = Likelihood(
             points, values, basis, noise, kernel, free,
             nugget=1.0 if varies else float(self.nugget), nugget_varies=varies, tolerance=self.tolerance,
-            restricted=self.method == "reml", seed=self.random_state,
+            restricted=self.method == "reml", seed=self.random_state, communicator=self._group,
         )  # fmt: skip
         if not varies:
             return likelihood
-        guess = 0.1 * residual_variance(likelihood)
-        return Likelihood(**_fields_of(likelihood) | {"nugget": guess})
+        variance = float(on_first(likelihood, lambda whole: np.array([residual_variance(whole)]))[0])
+        return replace(likelihood, nugget=0.1 * variance)
+
+    def _anchored(self, points: Array) -> Anchored:
+        group = self._group
+        if group is None:
+            return Anchored.at(self.kernel, points)
+        everybodys = rows_on_first(group, points)
+        nodes = from_first(group, lambda: np.array(Anchored.at(self.kernel, everybodys).nodes))
+        return Anchored(self.kernel, tuple(map(tuple, nodes.tolist())), conditional_degree(self.kernel))
 
     def _maximize(self, likelihood: Likelihood, lower: Array, upper: Array) -> Optimum:
         search = _OPTIMIZERS[str(self.optimizer)]
         generator = np.random.default_rng(self.random_state)
-        if len(likelihood.points) > _WHOLE:
+        if likelihood.n_values > _WHOLE:
             # A few steps on a part of the values, spread as all are, save steps on all.
-            chosen = generator.permutation(len(likelihood.points))[: len(likelihood.points) // _PART]
-            part = Likelihood(
-                **_fields_of(likelihood)
-                | {key: getattr(likelihood, key)[chosen] for key in ("points", "values", "basis", "noise")}
+            group = self._group
+            draw = generator if group is None else np.random.default_rng((self.random_state, group.rank))
+            chosen = draw.permutation(len(likelihood.points))[: len(likelihood.points) // _PART]
+            part = replace(
+                likelihood,
+                **{key: getattr(likelihood, key)[chosen] for key in ("points", "values", "basis", "noise")},
             )
             start = [self._maximize(part, lower, upper).evaluation.theta]
-        elif len(likelihood.points) < _FEWEST:
+        elif likelihood.n_values < _FEWEST:
             start = [likelihood.start]
         else:
-            start = starts(likelihood, lower, upper, generator, self.restarts)
+            start = list(
+                on_first(
+                    likelihood,
+                    lambda whole: np.array(starts(whole, lower, upper, generator, self.restarts)),
+                )
+            )
         best = search(likelihood, start[0], lower, upper, max_iterations=self.max_iterations)
         for theta in start[1:]:
             found = search(likelihood, theta, lower, upper, max_iterations=self.max_iterations)
@@ -276,7 +314,8 @@ class GaussianProcess:
         self.log_likelihood_, self.log_likelihood_error_ = evaluation.value, evaluation.error
         self.beta_ = evaluation.beta
         self.n_features_in_ = model.points.shape[1]
-        self._conditional = Conditional(
+        kind = Conditional if self._group is None else DividedConditional
+        self._conditional = kind(
             model.points, model.values, self.nugget_ * model.noise, regressors, evaluation, self.random_state
         )
 
@@ -306,13 +345,23 @@ class GaussianProcess:
 
     def score(self, X: Any, y: Any) -> float:
         """Return R², 1 - sum (y - mean)² / sum (y - average of y)², as scikit-learn's regressors do."""
-        mean, values = as_array(self.predict(X)), _values(y, len(X))
-        return float(1 - ((values - mean) ** 2).sum() / ((values - values.mean()) ** 2).sum())
+        group = self._group
+        with all_or_none(group):
+            values = _values(y, len(X))
+        mean = as_array(self.predict(X))
+        n, first = total(group, np.array([len(values), values.sum()]))
+        left, spread = total(
+            group, np.array([((values - mean) ** 2).sum(), ((values - first / n) ** 2).sum()])
+        )
+        return float(1 - left / spread)
 
     def scores(self, X: Any, y: Any) -> dict[str, float]:
         """Return RMSE, MAE, CRPS, log score and coverages of predictions of observations; see `scores.scores`."""
-        mean, std = self.predict(X, return_std=True, include_noise=True)
-        return scores(_values(y, len(X)), mean, std)
+        group = self._group
+        with all_or_none(group):
+            values = _values(y, len(X))
+        mean, std = (as_array(part) for part in self.predict(X, return_std=True, include_noise=True))
+        return scores(*(all_rows(group, part) for part in (values, mean, std)))
 
     def leave_one_out(self) -> tuple[Array, Array]:
         """Return mean and standard deviation of each value's prediction from all others, noise included."""
@@ -367,19 +416,18 @@ class GaussianProcess:
         return found
 
     def _new_points(self, X: Any) -> Array:
-        self._require_fitted()
-        points = _points(X)
-        if points.shape[1] != self.n_features_in_:
-            raise ValueError(f"X has {points.shape[1]} coordinates, and the fit had {self.n_features_in_}")
+        with all_or_none(self._group):
+            self._require_fitted()
+            points = _points(X)
+            if points.shape[1] != self.n_features_in_:
+                raise ValueError(
+                    f"X has {points.shape[1]} coordinates, and the fit had {self.n_features_in_}"
+                )
         return points
 
     def _require_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():
             raise ValueError("this GaussianProcess is not fitted; call fit(X, y) first")
-
-
-def _fields_of(likelihood: Likelihood) -> dict[str, Any]:
-    return {key: value for key, value in vars(likelihood).items() if key != "names"}
 
 
 def _points(X: Any) -> Array:

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
+from pipeline.hmatrix.gaussian_process.divided import all_rows, total
+from pipeline.runtime.communicator import Communicator
 
 Array = NDArray[np.float64]
 Trend = str | int | Callable[[Array], Array] | None
@@ -37,14 +39,15 @@ class Regressors:
     scale: Array
 
     @classmethod
-    def of(cls, trend: Trend, points: Array) -> "Regressors":
+    def of(cls, trend: Trend, points: Array, communicator: Communicator | None = None) -> "Regressors":
         """Return the regressors that a trend stands for: its name, the degree of polynomials, a function, or None.
+
+        Points may be divided among the processes of a communicator.
 
         Raises:
             ConfigError: If there is no such trend.
         """
-        scale = np.ptp(points, axis=0) / 2 if len(points) else np.ones(points.shape[1])
-        center, scale = (points.mean(axis=0) if len(points) else scale), np.where(scale > 0, scale, 1.0)
+        center, scale = _center_and_scale(points, communicator)
         if callable(trend):
             return cls(trend, -1, center, scale)
         if trend is None or trend == "none":
@@ -85,6 +88,20 @@ class Regressors:
         return columns
 
 
+def _center_and_scale(points: Array, communicator: Communicator | None) -> tuple[Array, Array]:
+    """Return the mean of the points of all processes and half their extent, 1 where that is 0."""
+    ends = (
+        np.stack([points.min(axis=0), -points.max(axis=0)]) if len(points) else np.zeros((0, points.shape[1]))
+    )
+    n = total(communicator, np.array([len(points)]))[0]
+    center = total(communicator, points.sum(axis=0)) / max(n, 1)
+    ends = all_rows(communicator, ends)
+    if not len(ends):
+        return np.ones(points.shape[1]), np.ones(points.shape[1])
+    scale = (-ends[1::2].min(axis=0) - ends[::2].min(axis=0)) / 2
+    return center, np.where(scale > 0, scale, 1.0)
+
+
 def require_polynomials(trend: Trend, degree: int) -> None:
     """Raise ConfigError unless a trend has the polynomials up to a degree; a function of one's own is taken to."""
     if callable(trend):
@@ -98,9 +115,13 @@ def require_polynomials(trend: Trend, degree: int) -> None:
         )
 
 
-def require_independent(columns: Array) -> None:
+def require_independent(columns: Array, communicator: Communicator | None = None) -> None:
     """Raise ConfigError unless there are fewer regressors than values, and none is a combination of the others."""
-    n, p = columns.shape
+    p = columns.shape[1]
+    n = int(total(communicator, np.array([len(columns)]))[0])
+    if communicator is not None:
+        # R of each process's rows = Q R has the lengths and the rank of its columns.
+        columns = all_rows(communicator, np.asarray(np.linalg.qr(columns, mode="r")) if p else columns[:0])
     if p >= n:
         raise ConfigError(f"trend: {p} regressors leave nothing of {n} values; use fewer")
     size = np.linalg.norm(columns, axis=0)

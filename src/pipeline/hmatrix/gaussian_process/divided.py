@@ -1,0 +1,123 @@
+"""Values that are divided among processes: sums over all of them, one decision for all, data of all on process 0.
+
+Without a communicator every function does what one process does alone.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.hmatrix.distributed.factor import factorize as factorize_divided
+from pipeline.hmatrix.distributed.matrix import DistributedH2Matrix
+from pipeline.hmatrix.distributed.swap import exchange, gather, summed
+from pipeline.hmatrix.factor import factorize
+from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.matrix import H2Matrix
+from pipeline.runtime.communicator import Communicator
+from pipeline.runtime.together import together
+
+Array = NDArray[np.float64]
+Covariance = H2Matrix | DistributedH2Matrix
+T = TypeVar("T")
+
+
+def compressed(
+    points: Array,
+    kernel: Kernel,
+    communicator: Communicator | None,
+    *,
+    diagonal: Array | float | None = None,
+    tolerance: float,
+) -> Covariance:
+    """Compress the covariance of own points with those of all processes."""
+    if communicator is None:
+        return H2Matrix.from_kernel(points, kernel, diagonal=diagonal, tolerance=tolerance)
+    return DistributedH2Matrix.from_kernel(
+        points, kernel, communicator, diagonal=diagonal, tolerance=tolerance
+    )
+
+
+def logdet_with(A: Covariance, kernel: Kernel, tolerance: float) -> float:
+    """Return the log-determinant of A with another kernel, of which the tree, the lists and the norm are taken.
+
+    Factorizations compress entries anew. None is checked: a check might tighten one of two that are to be compared.
+    """
+    if isinstance(A, H2Matrix):
+        form = replace(A.form, kernel=kernel)
+        return float(factorize(form, tolerance=tolerance, kind="cholesky", checked=False).logdet())
+    own = replace(A.form, kernel=kernel)
+    return factorize_divided(
+        own, A.communicator, tolerance=tolerance, kind="cholesky", checked=False
+    ).logdet()
+
+
+def total(communicator: Communicator | None, own: Array) -> Array:
+    """Return the sum over the processes, bit-equal on all."""
+    return own if communicator is None else np.asarray(summed(communicator, own))
+
+
+def agreed(communicator: Communicator | None, own: Array) -> Array:
+    """Return what process 0 has: unlike processors may round differently, and must not decide differently."""
+    if communicator is None:
+        return own
+    told = torch.from_numpy(np.array(own, dtype=np.float64, order="C"))
+    communicator.broadcast(told, 0)
+    return np.asarray(told.numpy())
+
+
+def all_rows(communicator: Communicator | None, own: Array) -> Array:
+    """Return the rows of all processes, in their order."""
+    return own if communicator is None else np.concatenate(gather(communicator, own))
+
+
+def rows_on_first(communicator: Communicator, own: Array) -> Array:
+    """Return the rows of all processes on process 0, in their order, and none on the others."""
+    return np.concatenate([own[:0], *exchange(communicator, {0: own}).values()])
+
+
+def from_first(communicator: Communicator | None, work: Callable[[], Array]) -> Array:
+    """Let process 0 compute an array, and return it on all; what fails there fails on all.
+
+    Raises:
+        Exception: That of the work.
+    """
+    if communicator is None:
+        return work()
+    found = np.zeros(0)
+    with together(communicator):
+        if communicator.rank == 0:
+            found = work()
+    shape = np.concatenate(gather(communicator, np.array(found.shape if communicator.rank == 0 else ())))
+    numbers = np.concatenate(gather(communicator, found.ravel()))
+    return np.asarray(numbers.reshape(shape.astype(int)))
+
+
+class kept(Generic[T]):
+    """A property that is computed once. Unlike cached_property it holds no lock, behind which collective work waits."""
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self.compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> T:
+        # Found once the value stands in the instance's own dictionary, which is looked into first.
+        value = instance.__dict__[self.name] = self.compute(instance)
+        return value
+
+
+@contextmanager
+def all_or_none(communicator: Communicator | None) -> Iterator[None]:
+    """Run a block that is not collective, and raise on all processes if it fails on one."""
+    if communicator is None:
+        yield
+        return
+    with together(communicator):
+        yield

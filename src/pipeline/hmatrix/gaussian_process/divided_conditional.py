@@ -1,0 +1,160 @@
+"""What a fitted model says where its values and the new points are divided among processes.
+
+Every process gets predictions at its own new points. Products with cross-covariances are those of one divided matrix
+over values and new points together, whose vectors are zero at the new points; so each process holds its share of both.
+Near values are looked for in the region whose boxes a process owns, and in the boxes near these.
+"""
+
+import math
+
+import numpy as np
+
+from pipeline.hmatrix.distributed.matrix import DistributedH2Matrix
+from pipeline.hmatrix.gaussian_process.conditional import (
+    AT_A_TIME,
+    CHECKED,
+    ENOUGH,
+    FEW,
+    JITTER,
+    SOLVES,
+    Array,
+    Conditional,
+    corrected,
+    inverse_diagonal,
+    tighter,
+)
+from pipeline.hmatrix.gaussian_process.divided import all_rows, total
+from pipeline.hmatrix.gaussian_process.local import neighborhoods
+from pipeline.runtime.communicator import Communicator
+
+
+class DividedConditional(Conditional):
+    """The distribution of a Gaussian process given values, of which this process has some. Methods are collective."""
+
+    @property
+    def _group(self) -> Communicator:
+        assert self.fitted.communicator is not None
+        return self.fitted.communicator
+
+    def _number(self, new_points: Array) -> int:
+        return int(total(self._group, np.array([len(new_points)]))[0])
+
+    def _joint(self, new_points: Array, tolerance: float) -> DistributedH2Matrix:
+        """Return the covariance of own values and own new points with those of all processes."""
+        points = np.concatenate([self.points, new_points])
+        return DistributedH2Matrix.from_kernel(points, self.fitted.kernel, self._group, tolerance=tolerance)
+
+    def _applied(self, matrix: DistributedH2Matrix, x: Array) -> Array:
+        """Return what a joint matrix makes of x at the values, at own new points."""
+        n = len(self.points)
+        padded = np.concatenate([x, np.zeros((matrix.n_own_rows - n, x.shape[1]))])
+        return np.asarray(matrix @ padded)[n:]
+
+    def _cross(self, new_points: Array, x: Array, tolerance: float, *, check: bool = False) -> Array:
+        group = self._group
+        most = max(int(size[0]) for size in all_rows(group, np.array([[len(new_points)]])))
+        if most > AT_A_TIME:
+            order = np.argsort(new_points[:, int(np.argmax(np.ptp(new_points, axis=0)))], kind="stable")
+            result = np.empty((len(new_points), x.shape[1]))
+            for part in np.array_split(order, math.ceil(most / AT_A_TIME)):
+                result[part] = self._cross(new_points[part], x, tolerance, check=check)
+            return result
+        if not check:
+            return self._applied(self._joint(new_points, tolerance), x)
+        rows = np.linspace(0, len(new_points) - 1, min(len(new_points), math.ceil(CHECKED / group.size)))
+        rows = rows.astype(int)
+        exact = self._exactly(new_points[rows], x)
+        n, first = total(group, np.array([len(self.values), self.values.sum()]))
+        spread = total(group, np.array([((self.values - first / n) ** 2).sum()]))[0]
+        wanted = ENOUGH * math.sqrt(spread / n)
+        while True:
+            result = self._applied(self._joint(new_points, tolerance), x)
+            squares, count = total(group, np.array([((result[rows] - exact) ** 2).sum(), exact.size]))
+            error = math.sqrt(squares / max(count, 1))
+            if error <= wanted:
+                return result
+            tolerance = tighter(tolerance, error, wanted)
+
+    def _exactly(self, new_points: Array, x: Array) -> Array:
+        """Return k(new_points, points of all processes) x."""
+        everybodys = all_rows(self._group, new_points)
+        first = self._first(len(new_points))
+        products = total(self._group, self.fitted.kernel(everybodys, self.points) @ x)
+        return products[first : first + len(new_points)]
+
+    def _first(self, n_rows: int) -> int:
+        """Return how many rows the processes before this one have."""
+        counts = all_rows(self._group, np.array([n_rows]))
+        return int(counts[: self._group.rank].sum())
+
+    def _exact_variance(self, new_points: Array) -> Array:
+        kernel = self.fitted.kernel
+        everybodys = all_rows(self._group, new_points)
+        variances = np.zeros(len(everybodys))
+        for first in range(0, len(everybodys), SOLVES):
+            part = slice(first, first + SOLVES)
+            cross = kernel(self.points, everybodys[part])
+            solved = np.asarray(self.fitted.F.solve(cross))
+            solved = solved + np.asarray(self.fitted.F.solve(cross - self.fitted.A @ solved))
+            explained = total(self._group, (cross * solved).sum(axis=0))
+            variances[part] = kernel.diagonal(everybodys[part]) - explained
+        first = self._first(len(new_points))
+        return np.maximum(variances[first : first + len(new_points)], 0.0)
+
+    def _corrected_variance(self, new_points: Array) -> tuple[Array, float]:
+        drawn, solved = self._fields
+        n, d = self.points.shape
+        kernel, group = self.fitted.kernel, self._group
+        matrix = self._joint(new_points, 1e-5)
+        full = self._applied(matrix, solved)
+        is_new = np.arange(matrix.n_own_rows)[:, None] >= n
+        noise = np.append(self.noise, np.zeros(len(new_points)))[:, None]
+        places = np.concatenate([self.points, new_points])
+        rows = np.column_stack([places, is_new, noise, np.concatenate([drawn, full])])
+        own = matrix.form.route.there(matrix.communicator, rows)
+        near = np.concatenate([own, matrix.form.near_halo.fetch(matrix.communicator, own)])
+        values, targets = near[near[:, d] == 0], np.flatnonzero(own[:, d])
+        found = np.zeros((len(own), 2))
+        if len(targets) and len(values):
+            wanted = own[targets]
+            for part in neighborhoods(kernel, values[:, :d], values[:, d + 1], wanted[:, :d]):
+                difference = wanted[part.targets, d + 2 :] - part.predict(values[:, d + 2 :])
+                found[targets[part.targets], 0] = part.variances.numpy()
+                found[targets[part.targets], 1] = np.mean(difference**2, axis=-1)
+        elif len(targets):  # far from all values, whose fields tell all that is known
+            found[targets, 0] = kernel.diagonal(own[targets, :d])
+            found[targets, 1] = np.mean(own[targets, d + 2 :] ** 2, axis=1)
+        variances, corrections = matrix.form.route.back(matrix.communicator, found)[n:].T
+        variances, relative = corrected(variances, corrections)
+        squares, count = total(group, np.array([(relative**2).sum(), len(relative)]))
+        return variances, math.sqrt(squares / max(count, 1))
+
+    def _inverse_diagonal(self) -> Array:
+        group, n = self._group, len(self.points)
+        n_values = int(total(group, np.array([n]))[0])
+        if n_values <= FEW:
+            columns = np.zeros((n, n_values))
+            places = np.arange(n), self._first(n) + np.arange(n)
+            columns[places] = 1
+            return np.asarray(self.fitted.F.solve(columns))[places]
+        matrix, d = self.fitted.A, self.points.shape[1]
+        assert isinstance(matrix, DistributedH2Matrix)
+        rows = np.column_stack([self.points, self.noise, *self._fields])
+        own = matrix.form.route.there(matrix.communicator, rows)
+        near = np.concatenate([own, matrix.form.near_halo.fetch(matrix.communicator, own)])
+        drawn, solved = np.split(near[:, d + 1 :], 2, axis=1)
+        found = inverse_diagonal(self.fitted.kernel, near[:, :d], near[:, d], drawn, solved, len(own))
+        return np.asarray(matrix.form.route.back(matrix.communicator, found))
+
+    def _joint_fields(
+        self, new_points: Array, n_samples: int, generator: np.random.Generator
+    ) -> tuple[Array, Array]:
+        kernel, group = self.fitted.kernel, self._group
+        points = np.concatenate([self.points, new_points])
+        variance = np.max(all_rows(group, kernel.diagonal(points)), initial=0.0)
+        matrix = DistributedH2Matrix.from_kernel(
+            points, kernel, group, diagonal=JITTER * float(variance), tolerance=1e-7
+        )
+        fields = matrix.factorize(1e-7, kind="cholesky").sample(generator, n_samples)
+        own = np.random.default_rng((int(generator.integers(2**62)), group.rank))
+        return fields, own.standard_normal((len(self.points), n_samples))
