@@ -3,7 +3,7 @@
 import json
 import time
 from argparse import Namespace
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -11,6 +11,7 @@ from pipeline.artifacts.results.operator import Compression, Fit, Level, Operato
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Artifact
 from pipeline.config.matrices import CompressSpec
+from pipeline.config.matrices import Fit as FitSpec
 from pipeline.hmatrix import DistributedH2Matrix, kernels
 from pipeline.hmatrix.boundary_elements import NearField
 from pipeline.hmatrix.distributed import OwnTriangles
@@ -151,38 +152,43 @@ def _matrices(
 
 
 def _everybodys_covariance(spec: CompressSpec, points: Artifact, communicator: MpiCommunicator) -> Covariance:
-    """Let process 0 find the kernel and the nugget, and tell the others; collective."""
+    """Return the kernel and the nugget as the study wants them, the same on all processes; collective."""
+    kernel = spec.kernel
+    if spec.fit is not None and isinstance(kernel, kernels.Stationary):
+        return _fitted(spec, kernel, spec.fit, points, communicator)
     found = None
     with together(communicator):
         if communicator.rank == 0:
             found = _covariance(spec, points)
-    told = {} if found is None else asdict(found) | {"kernel": found.kernel.to_dict()}
-    if found is not None and found.fit is not None:
-        told["fit"] = found.fit.model_dump(mode="json")
+    told = {} if found is None else {"kernel": found.kernel.to_dict(), "nugget": found.nugget}
     told = json.loads(communicator.broadcast_text(json.dumps(told), source=0))
-    if found is not None:
-        return found
-    fit = None if told["fit"] is None else Fit.model_validate(told["fit"])
-    return Covariance(
-        kernels.from_dict(told["kernel"]), told["nugget"], told["nugget_at_bound"], tuple(told["notes"]), fit
+    return found or Covariance(kernels.from_dict(told["kernel"]), told["nugget"])
+
+
+def _fitted(
+    spec: CompressSpec,
+    kernel: kernels.Stationary,
+    asked: FitSpec,
+    points: Artifact,
+    communicator: Communicator,
+) -> Covariance:
+    """Return the kernel and the nugget of greatest likelihood, the same on all processes; collective."""
+    process = kriging.fitted(
+        points, kernel, spec.compress.tolerance, SMALLEST_NUGGET, asked.seed, asked.subsample, communicator
     )
+    fit = Fit(
+        log_likelihood=process.log_likelihood_,
+        n=process.n_values_,
+        steps=process.n_iter_,
+        intervals=process.intervals_,
+    )
+    at_bound = process.nugget_ <= 1.001 * SMALLEST_NUGGET
+    return Covariance(process.kernel_, process.nugget_, at_bound, process.notes_, fit)
 
 
 def _covariance(spec: CompressSpec, points: Artifact) -> Covariance:
-    """The kernel and the nugget: as the study gives them, fitted by likelihood, or scaled by the median distance."""
+    """The kernel and the nugget: as the study gives them, or scaled by the median distance."""
     kernel = spec.kernel
-    if spec.fit is not None and isinstance(kernel, kernels.Stationary):
-        process = kriging.fitted(
-            points, kernel, spec.compress.tolerance, SMALLEST_NUGGET, spec.fit.seed, spec.fit.subsample
-        )
-        at_bound = process.nugget_ <= 1.001 * SMALLEST_NUGGET
-        fit = Fit(
-            log_likelihood=process.log_likelihood_,
-            n=process.n_values_,
-            steps=process.n_iter_,
-            intervals=process.intervals_,
-        )
-        return Covariance(process.kernel_, process.nugget_, at_bound, process.notes_, fit)
     if not isinstance(kernel, kernels.Stationary):
         return Covariance(kernel, spec.nugget)
     if spec.task == "classification":

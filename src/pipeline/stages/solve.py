@@ -350,16 +350,14 @@ def exact_residual(solved: Solved, right_hand_side: Tensor) -> float | None:
 
 
 def _kriging(solved: Solved) -> Answer | None:
-    """Predict the held-out values and a map with their uncertainty, and judge by the mean predictor.
-
-    Process 0 does so by a Gaussian process of its own, which has the whole matrix.
-    """
-    if solved.communicator.rank:
-        return None
+    """Predict the held-out values and a map with their uncertainty, and judge by the mean predictor."""
     facts = solved.compressed.facts_as(OperatorFacts)
     found = kriging.answer(
-        solved.points, solved.kernel, facts.nugget, facts.compress.tolerance, solved.spec.predict
-    )
+        solved.points, solved.kernel, facts.nugget, facts.compress.tolerance, solved.spec.predict,
+        solved.communicator,
+    )  # fmt: skip
+    if found is None:
+        return None
     result = found.result
     return Answer(
         result=result,

@@ -20,11 +20,23 @@ def edges_of(n: int, communicator: Communicator) -> NDArray[np.int64]:
     return np.arange(communicator.size + 1, dtype=np.int64) * n // communicator.size
 
 
-def own_rows(artifact: Artifact, name: str, communicator: Communicator) -> NDArray[np.generic]:
+def own_rows(artifact: Artifact, name: str, communicator: Communicator) -> NDArray[Any]:
     """Read this process's rows of an array, and no others, into memory."""
     array = artifact.array(name)
     first, last = edges_of(len(array), communicator)[communicator.rank :][:2]
     return np.array(array[first:last])
+
+
+def own_share(rows: NDArray[Any], communicator: Communicator) -> NDArray[Any]:
+    """Return this process's rows of an array that all processes have."""
+    first, last = edges_of(len(rows), communicator)[communicator.rank :][:2]
+    return rows[first:last]
+
+
+def collected(own: NDArray[Any], communicator: Communicator) -> NDArray[Any]:
+    """Return the rows of all processes on process 0, in their order, and none on the others; collective."""
+    received = communicator.exchange({0: torch.from_numpy(np.ascontiguousarray(own))})
+    return np.concatenate([own[:0], *(part.numpy() for part in received.values())])
 
 
 def save_rows(

@@ -17,9 +17,10 @@ from pipeline.data.globe import unit_vectors
 from pipeline.hmatrix import FitWarning, GaussianProcess
 from pipeline.hmatrix.gaussian_process import coverage, root_mean_square_error, variogram
 from pipeline.hmatrix.kernels import Kernel
-from pipeline.stages.parts.matrices import column_of, standardized
+from pipeline.runtime.communicator import Communicator
+from pipeline.runtime.together import together
+from pipeline.stages.parts.divided import collected, edges_of, mean_and_deviation, own_rows, own_share
 from pipeline.stages.parts.predictions import Places, corners_of, map_of, places_of
-from pipeline.stages.parts.tensors import tensor
 
 MAP_DEGREES = 2.0
 MOST_MAP_CELLS = 720  # along a side of a map that the page shows
@@ -29,20 +30,31 @@ Arrays = dict[str, tuple[NDArray[Any], str]]
 
 
 def fitted(
-    points: Artifact, kernel: Kernel, tolerance: float, smallest_nugget: float, seed: int, most: int | None
+    points: Artifact,
+    kernel: Kernel,
+    tolerance: float,
+    smallest_nugget: float,
+    seed: int,
+    most: int | None,
+    communicator: Communicator,
 ) -> GaussianProcess:
     """Return a Gaussian process fitted to the training values, standardized, or to `most` of them drawn by `seed`.
 
-    Its notes say where a parameter ended at a bound, or where the values say nothing of it.
+    All processes fit together, and get the same parameters. Its notes say where a parameter ended at a bound, or where
+    the values say nothing of it.
     """
-    places, values = tensor(points, "points").double(), standardized(points)[0]
-    if most is not None and most < len(places):
-        chosen = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:most]
-        places, values = places[chosen], values[chosen]
+    places, values = own_rows(points, "points", communicator), _standardized(points, 0, communicator)[0]
+    n = len(points.array("points"))
+    if most is not None and most < n:
+        chosen = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:most].numpy()
+        first, last = edges_of(n, communicator)[communicator.rank :][:2]
+        own = chosen[(chosen >= first) & (chosen < last)] - first
+        places, values = places[own], values[own]
     # Standardized values have a variance of 1: the bound is the least ratio of noise to signal, or nearly so.
     process = GaussianProcess(
-        kernel, tolerance=tolerance, bounds={"nugget": (smallest_nugget, 10.0)}, random_state=seed
-    )
+        kernel, tolerance=tolerance, bounds={"nugget": (smallest_nugget, 10.0)}, random_state=seed,
+        communicator=communicator,
+    )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)  # its text is kept in `notes_`
         return process.fit(places, values)
@@ -67,27 +79,41 @@ class Predictions:
 
 
 def answer(
-    points: Artifact, kernel: Kernel, nugget: float, tolerance: float, predict: Predict | None = None
-) -> Predictions:
-    """Predict the held-out values, a map and what a study asks for, all with standard deviations, and judge them."""
+    points: Artifact,
+    kernel: Kernel,
+    nugget: float,
+    tolerance: float,
+    predict: Predict | None,
+    communicator: Communicator,
+) -> Predictions | None:
+    """Predict the held-out values, a map and what a study asks for, all with standard deviations, and judge them.
+
+    Values, matrices and predictions are divided among the processes. Predictions come together on process 0, which
+    alone returns them; so do points and values, for their variogram.
+    """
     facts = points.facts_as(PointsFacts)
-    corners = corners_of(facts, tensor(points, "points").double().numpy())
-    asked = None if predict is None else places_of(predict, facts, corners)
+    with together(communicator):
+        places = own_rows(points, "points", communicator).astype(np.float64)
+    corners = _corners(facts, places, communicator)
+    with together(communicator):
+        asked = None if predict is None else places_of(predict, facts, corners)
     names, units = facts.quantities or (facts.quantity or "values",), facts.units or (facts.unit or "",)
     results, arrays, quantities = [], Arrays(), dict[str, NDArray[np.float64]]()
     for column, (name, unit) in enumerate(zip(names, units, strict=True)):
-        values, mean, deviation = standardized(points, column)
-        places = tensor(points, "points").double()
-        process = GaussianProcess(kernel, nugget=nugget, tolerance=tolerance, optimizer=None).fit(
-            places, values
-        )
-        result, found = _judged(points, process, column, name, unit)
+        values, mean, deviation = _standardized(points, column, communicator)
+        process = GaussianProcess(
+            kernel, nugget=nugget, tolerance=tolerance, optimizer=None, communicator=communicator
+        ).fit(places, values)
+        judged = _judged(points, process, column, name, unit, communicator)
         if asked is not None:
-            field, std = process.predict(asked.points, return_std=True)
+            field, std = _predicted(process, asked.points, communicator)
             quantities |= {name: field * deviation + mean, f"{name}_std": std * deviation}
-        if column == 0:
-            arrays = found | _map(points, process, facts, corners, asked)
-        results.append(result)
+        drawn = _map(points, process, facts, corners, asked, communicator) if column == 0 else {}
+        if judged is not None:
+            results.append(judged[0])
+            arrays |= judged[1] | drawn if column == 0 else {}
+    if communicator.rank:
+        return None
     first = results[0].model_copy(update={"others": results[1:]})
     if asked is None or predict is None:
         return Predictions(first, arrays, None)
@@ -97,20 +123,60 @@ def answer(
     return Predictions(first, arrays, written)
 
 
+def _corners(facts: PointsFacts, own: NDArray[np.float64], communicator: Communicator) -> NDArray[np.float64]:
+    """Return what `corners_of` says of the points of all processes; collective."""
+    found = corners_of(facts, own) if len(own) else np.zeros((0, len(facts.coordinates) or own.shape[1]))
+    ends = torch.cat(communicator.all_gather(torch.from_numpy(found))).numpy()
+    return np.stack([ends[::2].min(axis=0), ends[1::2].max(axis=0)])
+
+
+def _standardized(
+    points: Artifact, column: int, communicator: Communicator
+) -> tuple[NDArray[np.float64], float, float]:
+    """Return own training values, with the mean 0 and the variance 1 of all, and the mean and deviation taken off."""
+    values = _own_column(points, "values", column, communicator)
+    mean, deviation = mean_and_deviation(torch.from_numpy(values), communicator)
+    return (values - mean) / (deviation or 1.0), mean, deviation or 1.0
+
+
+def _own_column(points: Artifact, name: str, column: int, communicator: Communicator) -> NDArray[np.float64]:
+    """Return own rows of one of several values, or of the only one, shape (own,)."""
+    found = own_rows(points, name, communicator).astype(np.float64)
+    return np.ascontiguousarray(found if found.ndim == 1 else found[:, column])
+
+
+def _predicted(
+    process: GaussianProcess, places: NDArray[np.float64], communicator: Communicator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation at places that all processes have; on process 0 alone, collective."""
+    mean, std = process.predict(own_share(places, communicator), return_std=True)
+    return collected(mean, communicator), collected(std, communicator)
+
+
 def _judged(
-    points: Artifact, process: GaussianProcess, column: int, quantity: str, unit: str
-) -> tuple[KrigingResult, Arrays]:
-    """Predict the held-out values, and compare."""
-    values, mean, deviation = standardized(points, column)
-    observed = column_of(points, "held_out_values", column).numpy()
-    held_out = tensor(points, "held_out_points").double().numpy()
+    points: Artifact,
+    process: GaussianProcess,
+    column: int,
+    quantity: str,
+    unit: str,
+    communicator: Communicator,
+) -> tuple[KrigingResult, Arrays] | None:
+    """Predict the held-out values, and compare; on process 0 alone, collective."""
+    values, mean, deviation = _standardized(points, column, communicator)
+    observed = _own_column(points, "held_out_values", column, communicator)
+    held_out = own_rows(points, "held_out_points", communicator).astype(np.float64)
     scores = process.scores(held_out, (observed - mean) / deviation)
     predicted, std = process.predict(held_out, return_std=True, include_noise=True)
-    predicted, std = predicted * deviation + mean, std * deviation
     left_out, left_out_std = process.leave_one_out()
-    residuals = (values.numpy() - left_out) / left_out_std
-    places = tensor(points, "points").double()
-    found = variogram(places, np.stack([values.numpy(), residuals], axis=1))
+    places = own_rows(points, "points", communicator).astype(np.float64)
+    own = np.column_stack([places, values, left_out, (values - left_out) / left_out_std])
+    told = np.column_stack([observed, predicted * deviation + mean, std * deviation])
+    everybodys, told = collected(own, communicator), collected(told, communicator)
+    if communicator.rank:
+        return None
+    observed, predicted, std = np.ascontiguousarray(told.T)
+    values, left_out = np.ascontiguousarray(everybodys[:, -3:-1].T)
+    found = variogram(everybodys[:, :-3], everybodys[:, [-3, -1]])
     inside = coverage(observed, predicted, std, LEVELS)
     places_unit = points.manifest["arrays"]["points"].get("unit") or ""
     result = KrigingResult(
@@ -120,7 +186,7 @@ def _judged(
         crps=scores["crps"] * deviation,
         log_score=scores["log_score"] + float(np.log(deviation)),
         coverage_95=scores["coverage_95"],
-        rmse_left_out=root_mean_square_error(left_out, values.numpy()) * deviation,
+        rmse_left_out=root_mean_square_error(left_out, values) * deviation,
         std_relative_error=process.std_error_,
         unit=unit,
         quantity=quantity,
@@ -145,8 +211,12 @@ def _map(
     facts: PointsFacts,
     corners: NDArray[np.float64],
     asked: Places | None,
+    communicator: Communicator,
 ) -> Arrays:
-    """The field on the grid of a map, and where the held-out values are; nothing but in two dimensions."""
+    """The field on the grid of a map, and where the held-out values are; nothing but in two dimensions.
+
+    On process 0 alone, collective.
+    """
     on_globe = points.has("held_out_longitude")
     if not on_globe and facts.dimension != 2:
         return {}
@@ -157,8 +227,10 @@ def _map(
     else:
         places = asked if asked is not None and asked.is_map else map_of(facts, corners)
         lines, where = places.lines(MOST_MAP_CELLS)
-    _, mean, deviation = standardized(points)
-    field, std = process.predict(where, return_std=True)
+    _, mean, deviation = _standardized(points, 0, communicator)
+    field, std = _predicted(process, where, communicator)
+    if communicator.rank:
+        return {}
     shape, unit = (len(lines[1]), len(lines[0])), facts.unit or ""
     names = ("longitude", "latitude") if on_globe else ("x", "y")
     units = "degrees" if on_globe else points.manifest["arrays"]["points"].get("unit") or ""

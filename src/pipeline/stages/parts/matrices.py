@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline.artifacts.store import Artifact, Draft
 from pipeline.hmatrix import DistributedH2Matrix
@@ -12,7 +11,6 @@ from pipeline.hmatrix.distributed import DistributedSingleLayer, OwnTriangles
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.runtime.communicator import Communicator
 from pipeline.stages.parts.divided import edges_of, own_rows, save_rows
-from pipeline.stages.parts.tensors import tensor
 
 
 def own_triangles(points: Artifact, communicator: Communicator) -> OwnTriangles:
@@ -61,19 +59,6 @@ def single_layer_of(
         safe_diagonal=torch.from_numpy(safe),
     )
     return DistributedSingleLayer.of(far, near_field, others, edges, communicator)
-
-
-def standardized(points: Artifact, column: int = 0) -> tuple[Tensor, float, float]:
-    """The training values with mean 0 and variance 1, and the mean and deviation taken off."""
-    values = column_of(points, "values", column)
-    mean, deviation = float(values.mean()), float(values.std())
-    return (values - mean) / (deviation or 1.0), mean, deviation or 1.0
-
-
-def column_of(points: Artifact, name: str, column: int) -> Tensor:
-    """One of several values, or the only one, shape (n,)."""
-    found = tensor(points, name).double()
-    return found.reshape(len(found), -1)[:, column].contiguous()
 
 
 def in_words(kernel: Kernel) -> str:
