@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix import DistributedH2Matrix, H2Matrix, kernels
+from pipeline.hmatrix.distributed.problem import divided_problem
 from pipeline.runtime.communicator import run_in_threads
 
 COVARIANCE = kernels.Matern(nu=0.5, length_scale=0.3)
@@ -13,6 +16,7 @@ CASES = {
     "ldlt": (2, COVARIANCE, 0.1, "ldlt"),
     "lu": (2, SKEWED, 0.5, "lu"),
     "complex": (3, kernels.Helmholtz(wavenumber=3.0), 30.0, "ldlt"),
+    "complex diagonal": (2, COVARIANCE, 0.1 + 1.0j, "ldlt"),
 }
 
 
@@ -72,6 +76,35 @@ def test_factors_depend_on_the_number_of_parts_alone():
     assert len(set(sizes)) == 1
     serial = H2Matrix.from_kernel(points, COVARIANCE, diagonal=0.1, tolerance=1e-9, leaf_size=16)
     np.testing.assert_allclose(sizes[0], serial.factorize().logdet(), rtol=1e-7)
+
+
+def test_any_number_of_processes_does_the_same_to_the_last_bit(monkeypatch):
+    """Samples begin small, so that boxes of several processes meet points that have not been fetched."""
+    monkeypatch.setattr("pipeline.hmatrix.parts.elimination._AHEAD", 1)
+    rng = np.random.default_rng(0)
+    points, b = rng.random((3000, 2)), rng.standard_normal(3000)
+    calls = []
+
+    def counted(A, *arguments):
+        problem = divided_problem(A, *arguments)
+
+        def fetch(wanted):
+            calls.append(A.division.cuts.size - 1)
+            return problem.fetch(wanted)
+
+        return replace(problem, fetch=fetch)
+
+    monkeypatch.setattr("pipeline.hmatrix.distributed.factor.divided_problem", counted)
+
+    def work(A, own):
+        F = A.factorize(parts=6)
+        return F.logdet(), F.solve(b[own])
+
+    one, *others = (with_matrix(points, COVARIANCE, 0.1, n, work) for n in (1, 2, 3))
+    for found in others:
+        assert found[0][0] == one[0][0]
+        np.testing.assert_array_equal(np.concatenate([x for _, x in found]), one[0][1])
+    assert calls.count(3) > 3 * calls.count(1)  # where all points are a process's own, none is missed
 
 
 def test_the_default_way_to_solve_reaches_its_tolerance():

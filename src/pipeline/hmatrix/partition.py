@@ -184,6 +184,20 @@ def cut(n_boxes: int, shares: NDArray[np.float64]) -> Ints:
     return cuts
 
 
+def range_edges(tree: ClusterTree, first: int, cuts: Ints) -> NDArray[np.int64]:
+    """Return the place in tree order at which each range of a level's boxes starts, shape (len(cuts),).
+
+    Args:
+        tree: The boxes.
+        first: The level's first box.
+        cuts: Where the ranges start, from the level's first box; the number of the level's boxes at their end.
+    """
+    n_points = int(tree.stop.max(initial=0))
+    return np.append(tree.start, n_points)[np.where(cuts == cuts[-1], len(tree.start), first + cuts)].astype(
+        np.int64
+    )
+
+
 def _box_parts(pairs: Ints, owner: Ints, n_parts: int) -> Ints:
     """Return for pairs of boxes the distinct (first box, part of the second), sorted."""
     keys = np.unique(pairs[:, 0].astype(np.int64) * n_parts + owner[pairs[:, 1]])

@@ -115,6 +115,14 @@ def _require_finite(value: float) -> None:
         )
 
 
+def _rounded(value: float) -> float:
+    """Round to 24 bits: sums over another number of processes differ in their last bits, and what follows shall not."""
+    if not math.isfinite(value):
+        return value
+    mantissa, exponent = math.frexp(value)
+    return math.ldexp(round(mantissa * 2**24), exponent - 24)
+
+
 def _divided(
     points: NDArray[Any], kernel: Kernel, communicator: Communicator, leaf_size: int | None
 ) -> tuple[Division, Route]:
@@ -204,7 +212,8 @@ class _Build:
                 OUTSTANDING * np.partition(nearest, len(nearest) - NEAREST, axis=0)[len(nearest) - NEAREST]
             )
             entries = np.minimum(entries, limit[:, None])
-        return norm_of_rows(summed(self.communicator, (entries**2).sum(axis=1)), n, square=True)
+        norm = norm_of_rows(summed(self.communicator, (entries**2).sum(axis=1)), n, square=True)
+        return _rounded(norm)
 
     def near_blocks(self, stored: np.dtype[Any]) -> tuple[Pairs, Ids]:
         """Return the blocks of own leaves, and the places of others' points in them; collective."""

@@ -1,7 +1,7 @@
 """Factorization of a divided matrix by parts, some of them on each process.
 
-Blocks, records and factors are divided among the processes. While they are made, and no longer, points and lists of all
-are on each process: about fifty bytes a point.
+Points, far lists, blocks, records and factors are divided among the processes. What each has of the whole are boxes and
+near lists, from which all find the same plan: about two bytes a point.
 """
 
 import logging
@@ -14,17 +14,17 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 
 from pipeline.errors import ConvergenceError
-from pipeline.hmatrix.admissibility import interactions
 from pipeline.hmatrix.distributed.build import exact_products
 from pipeline.hmatrix.distributed.form import OwnForm
+from pipeline.hmatrix.distributed.problem import divided_problem
 from pipeline.hmatrix.distributed.statistics import of_factorization
 from pipeline.hmatrix.distributed.swap import Array, Ids, gather, summed
 from pipeline.hmatrix.distributed.vectors import act, shifted
-from pipeline.hmatrix.entries import kernel_matrix
+from pipeline.hmatrix.entries import program
 from pipeline.hmatrix.factor import choose_kind
 from pipeline.hmatrix.factorization import KINDS
 from pipeline.hmatrix.inputs import Progress, require_tolerance
-from pipeline.hmatrix.parts import Problem, Substitution, Team, eliminate
+from pipeline.hmatrix.parts import Substitution, Team, eliminate
 from pipeline.hmatrix.rounding import is_narrow, step_types, wide_type
 from pipeline.hmatrix.skeleton import Sampling
 from pipeline.hmatrix.threads import n_threads
@@ -191,25 +191,23 @@ def factorize(
         )
     require_alike(communicator.inner, {"tolerance": float(tolerance), "kind": kind, "parts": parts})
     computed = wide_type(A.computed)
-    division = A.division
     own_term = np.zeros(A.n_own, computed) if A.diagonal_term is None else A.diagonal_term.astype(computed)
-    diagonal = np.concatenate(gather(communicator, own_term))
-    size = float(np.hypot(A.norm, np.linalg.norm(diagonal)))
-    points = np.concatenate(gather(communicator, division.tree.points))
-    tree = replace(division.tree, points=points, permutation=np.arange(len(points)))
-    lists = interactions(tree, tree, A.admissibility)
-    matrix = kernel_matrix(A.kernel, tree, tree, is_complex=computed.kind == "c")
-    threads = 1 if matrix.calls_python else n_threads()
+    squares = float(summed(communicator, np.array([(np.abs(own_term) ** 2).sum()]))[0])
+    size = float(np.hypot(A.norm, math.sqrt(squares)))
+    widened = computed.kind == "c" and not A.kernel.is_complex
+    calls_python = widened or not program(A.kernel, A.points.own.shape[1])
+    threads = 1 if calls_python else n_threads()
     n_parts = parts or int(summed(communicator, np.array([threads]))[0])
+    tree = A.division.tree
     used, double = tolerance, False
     tightest = _TIGHTEST if checked else 1e-2 * min(tolerance, A.tolerance)
     while True:
         working, stored = step_types(used, size, computed)
         working = computed if double else working
         team = Team(n_parts, threads, communicator)
-        problem = Problem(
-            matrix, tree, lists.near, lists.far, diagonal, KINDS[kind], working, stored,
-            Sampling.for_tolerance(_SHARE * used, A.norm, tree.n_boxes), lists.first_far_level(tree), _DENSE_END,
+        problem = divided_problem(
+            A, own_term, team, KINDS[kind], working, stored,
+            Sampling.for_tolerance(_SHARE * used, A.norm, tree.n_boxes), _DENSE_END,
         )  # fmt: skip
         eliminated, failure = eliminate(problem, team, progress)
         if eliminated is not None:

@@ -176,7 +176,7 @@ class DistributedH2Matrix:
     ) -> DistributedFactorization:
         """Factorize by parts, some on each process; arguments as `H2Matrix.factorize` takes them, alike on all.
 
-        Blocks and factors are divided; points and lists of all are on each process meanwhile.
+        Everything is divided but the numbers and bounds of boxes, and near lists, from which all find the same plan.
         """
         return factorize(
             self.form, self.communicator, tolerance=tolerance, kind=kind, parts=parts, progress=progress

@@ -75,8 +75,13 @@ class KeptPoints:
 Points = KeptPoints | NDArray[np.float64]
 
 
-def kernel_matrix(kernel: Kernel, targets: Points, sources: Points) -> "_native.KernelMatrix":
-    """Return entries between points for native routines, which number them by place, or plain points by row."""
+def kernel_matrix(
+    kernel: Kernel, targets: Points, sources: Points, *, is_complex: bool = False
+) -> "_native.KernelMatrix":
+    """Return entries between points for native routines, which number them by place, or plain points by row.
+
+    With `is_complex`, a real kernel's entries are wanted as complex numbers, as `entries.kernel_matrix` says.
+    """
 
     def at(points: Points, rows: Ints) -> torch.Tensor:
         return torch.from_numpy(points.at(rows) if isinstance(points, KeptPoints) else points[rows])
@@ -84,11 +89,13 @@ def kernel_matrix(kernel: Kernel, targets: Points, sources: Points) -> "_native.
     def fill(rows: Ints, columns: Ints, out: Array) -> None:
         out[...] = kernel(at(targets, rows), at(sources, columns)).numpy().T
 
-    rows, columns = (
-        points.coordinates if isinstance(points, KeptPoints) else np.ascontiguousarray(points.T)
-        for points in (targets, sources)
-    )
-    matrix = _native.KernelMatrix(rows, columns, program(kernel, len(rows)), fill)
+    def by_coordinate(points: Points) -> Floats:
+        return points.coordinates if isinstance(points, KeptPoints) else np.ascontiguousarray(points.T)
+
+    rows = by_coordinate(targets)
+    columns = rows if sources is targets else by_coordinate(sources)
+    steps = [] if is_complex and not kernel.is_complex else program(kernel, len(rows))
+    matrix = _native.KernelMatrix(rows, columns, steps, fill)
     for points, as_targets in ((targets, True), (sources, False)):
         if isinstance(points, KeptPoints):
             matrix.keep(points.first, points.last, points.places, as_targets, not as_targets)

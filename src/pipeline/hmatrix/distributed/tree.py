@@ -175,6 +175,9 @@ def build_tree(
 
     width = frame.arity ** (len(sizes) - 1 - cut)
     first, last = (width * int(cuts[communicator.rank + i]) for i in range(2))
+    leaves = slice(int(frame.level_start[-2]) + first, int(frame.level_start[-2]) + last)
+    leaf = np.repeat(np.arange(last - first), (frame.stop - frame.start)[leaves])
+    order = order[np.lexsort((own_numbers[order], leaf))]
     bounds = leaf_bounds(measured[order], frame, first, last)
     lower, upper = (np.concatenate(gather(communicator, side)) for side in bounds)
     tree = frame.tree(np.ascontiguousarray(own[order]), own_numbers[order], lower, upper)

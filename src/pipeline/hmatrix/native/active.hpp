@@ -26,13 +26,21 @@ class ActiveMatrix {
   public:
     // A = k(points, points) + diag(diagonal); `general`: not symmetric.
     ActiveMatrix(const KernelMatrix& matrix, const Tree& tree, In<Wide<C>> diagonal, bool general)
-        : tree_(tree),
-          diagonal_(diagonal),
-          general_(general),
-          forward_(matrix.evaluator<C>(false)),
-          backward_(general ? matrix.evaluator<C>(true) : nullptr),
-          active_(tree.boxes()),
-          partners_(tree.boxes()) {}
+        : tree_(tree), general_(general), active_(tree.boxes()), partners_(tree.boxes()) {
+        set_entries(matrix, diagonal);
+    }
+
+    // Takes entries between other points from now on; `diagonal` is in the order in which the matrix keeps its points.
+    void set_entries(const KernelMatrix& matrix, In<Wide<C>> diagonal) {
+        forward_ = matrix.evaluator<C>(false);
+        if (general_) backward_ = matrix.evaluator<C>(true);
+        places_ = matrix.target_places;
+        diagonal_ = diagonal;
+    }
+    // Whether entries of all these points can be evaluated.
+    bool keeps(const std::vector<int>& points) const {
+        return std::all_of(points.begin(), points.end(), [this](int p) { return places_.keeps(p); });
+    }
 
     void own(int first, int last) { first_ = first, last_ = last; }
     bool owns(int b) const { return b >= first_ && b < last_; }
@@ -83,7 +91,7 @@ class ActiveMatrix {
                 std::copy_n(scratch_.data() + static_cast<int64_t>(c) * m, m, out + static_cast<int64_t>(c) * ld);
         }
         if (i == j)
-            for (int r = 0; r < m; ++r) out[static_cast<int64_t>(r) * ld + r] += static_cast<C>(diagonal_.data()[active_[i][r]]);
+            for (int r = 0; r < m; ++r) out[static_cast<int64_t>(r) * ld + r] += static_cast<C>(diagonal_.data()[places_(active_[i][r])]);
     }
 
     Block<C>& ensure(int p, int q) {
@@ -235,6 +243,7 @@ class ActiveMatrix {
 
     const Tree& tree_;
     In<Wide<C>> diagonal_;
+    Numbering places_;
     bool general_;
     std::unique_ptr<Evaluator<C>> forward_, backward_;
     std::vector<std::vector<int>> active_, partners_;

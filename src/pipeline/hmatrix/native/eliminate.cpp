@@ -88,19 +88,20 @@ int64_t Part<C, S>::unknowns(int first, int last) const {
 template <class C, class S>
 nb::tuple Part<C, S>::eliminate(In<int> boxes, In<int> told, Watch& watch, bool watching) {
     nb::object failure = nb::none();
-    records_ = {};
+    size_t i = 0;
     {
         std::optional<Failure> failed;
         {
             Work work(*this);
             try {
-                for (size_t i = 0; i < boxes.shape(0); ++i) {
+                for (; i < boxes.shape(0); ++i) {
                     watch.heed(watching);
                     eliminate_box(boxes.data()[i], static_cast<Told>(told.data()[i]));
                     records_.int_start.push_back(static_cast<int64_t>(records_.ints.size()));
                     records_.value_start.push_back(static_cast<int64_t>(records_.values.size()));
                     note(static_cast<int64_t>(records_.values.size() * sizeof(S)));
                 }
+            } catch (const Missing&) {  // nothing of this box has been touched yet
             } catch (const Failure& found) {
                 failed = found;
             } catch (...) {
@@ -110,10 +111,16 @@ nb::tuple Part<C, S>::eliminate(In<int> boxes, In<int> told, Watch& watch, bool 
         }
         if (failed) failure = nb::make_tuple(failed->point, failed->pivot);
     }
+    return nb::make_tuple(i, failure);
+}
+
+template <class C, class S>
+nb::tuple Part<C, S>::take() {
     nb::tuple records =
         nb::make_tuple(give(std::move(records_.int_start)), give(std::move(records_.ints)),
                        give(std::move(records_.value_start)), give(std::move(records_.values)));
-    return nb::make_tuple(hand_out(), records, failure);
+    records_ = {};
+    return nb::make_tuple(hand_out(), records);
 }
 
 template <class C, class S>
@@ -133,6 +140,7 @@ template <class C, class S>
 Interpolation<C> Part<C, S>::compress(int b) {
     const int n = size(b), ways = general() ? 2 : 1;
     const auto evaluate = [&](const std::vector<int>& points, int way, C* out) {
+        if (!matrix_.keeps(points)) throw Missing{};
         matrix_.kernel_rows(points, b, out, way == 1);
     };
     // Far blocks that earlier steps have touched are no longer the kernel's.

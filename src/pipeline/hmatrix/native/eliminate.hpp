@@ -82,16 +82,21 @@ class Part {
     Part(const KernelMatrix& matrix, const Tree& tree, In<int64_t> near_start, In<int> near_boxes,
          In<int64_t> far_start, In<int> far_boxes, In<Wide<C>> diagonal, const PartOptions& options);
 
+    // Takes entries of other points from now on, as `ActiveMatrix::set_entries` says.
+    void set_entries(const KernelMatrix& matrix, In<Wide<C>> diagonal) { matrix_.set_entries(matrix, diagonal); }
     void own(int first, int last) { matrix_.own(first, last); }
     // Unknowns of boxes, flat: box i's are points[start[i]] ... points[start[i + 1] - 1].
     void set_points(In<int> boxes, In<int64_t> start, In<int> points);
     nb::tuple points(In<int> boxes) const;
     int64_t unknowns(int first, int last) const;
 
-    // Eliminates own boxes in this order; `told` says whom each concerns. Returns (steps, records, failure): a list of
-    // tuples (counts, index, values, pivots, determinant, table), the vectors of `Records` (int_start, ints,
-    // value_start, values), and None or (point, pivot) where a pivot is not positive (Cholesky) or vanishes.
+    // Eliminates own boxes in this order; `told` says whom each concerns. Returns (done, failure): how many boxes were
+    // eliminated before one whose sample has points that are not kept here, and None or (point, pivot) where a pivot is
+    // not positive (Cholesky) or vanishes.
     nb::tuple eliminate(In<int> boxes, In<int> told, Watch& watch, bool watching);
+    // Returns what was done since the last call (steps, records): a list of tuples (counts, index, values, pivots,
+    // determinant, table), and the vectors of `Records` (int_start, ints, value_start, values).
+    nb::tuple take();
     // Does to the blocks of this part what other parts' eliminations ask for.
     void apply(In<int> ints, In<S> values);
 
@@ -115,6 +120,7 @@ class Part {
         int point;
         double pivot;
     };
+    struct Missing {};  // a point that is not kept here
     struct Work;
 
     int size(int b) const { return matrix_.size(b); }

@@ -47,6 +47,9 @@ struct Numbering {
         if (found == others + n_others || *found != place) throw std::out_of_range("a point that is not kept here");
         return last - first + (found - others);
     }
+    bool keeps(int place) const {
+        return !others || (place >= first && place < last) || std::binary_search(others, others + n_others, place);
+    }
 };
 
 // Kernel, points and how to evaluate them, as Python holds it. Points are (d, n), in tree order.

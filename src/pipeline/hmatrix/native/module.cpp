@@ -82,11 +82,13 @@ void bind_part(nb::module_& module, const char* name) {
             },
             "matrix"_a, "tree"_a, "near_start"_a, "near_boxes"_a, "far_start"_a, "far_boxes"_a, "diagonal"_a,
             "kind"_a, "budget"_a, "rows"_a, nb::keep_alive<1, 2>())
+        .def("set_entries", &P::set_entries, "matrix"_a, "diagonal"_a)
         .def("own", &P::own, "first"_a, "last"_a)
         .def("set_points", &P::set_points, "boxes"_a, "start"_a, "points"_a)
         .def("points", &P::points, "boxes"_a)
         .def("unknowns", &P::unknowns, "first"_a, "last"_a)
         .def("eliminate", &P::eliminate, "boxes"_a, "told"_a, "watch"_a, "watching"_a)
+        .def("take", &P::take)
         .def("apply", &P::apply, "ints"_a, "values"_a)
         .def("blocks", &P::blocks, "first"_a, "last"_a, "not_first"_a, "not_last"_a)
         .def("add_blocks", &P::add_blocks, "ints"_a, "values"_a)

@@ -1,6 +1,7 @@
 """Factorization by parts: in one thread, in several, or in several processes, by the same code."""
 
-from pipeline.hmatrix.parts.elimination import Eliminated, Problem, eliminate
+from pipeline.hmatrix.parts.elimination import eliminate
+from pipeline.hmatrix.parts.stages import Eliminated, Problem
 from pipeline.hmatrix.parts.substitution import Substitution
 from pipeline.hmatrix.parts.team import Tally, Team
 

@@ -1,119 +1,32 @@
 """Strong recursive skeletonization by parts: the static plan of `partition.py`, carried out.
 
 Level by level from the leaves, phase by phase: every part eliminates its boxes of the phase (native/eliminate.cpp), and
-sends one record per box to the parts whose blocks or ghosts it concerns, which apply it. At the level's end boxes go to
-the owners of their parents, children's unknowns to those whose ghosts the parents are, and blocks are merged. What is
-left in the end is gathered by part 0 and factorized densely. One part over everything is the serial algorithm.
+sends one record per box to the parts whose blocks or ghosts it concerns. These apply it when their next phase begins,
+without waiting for each other in between. At the level's end boxes go to the owners of their parents, children's
+unknowns to those whose ghosts the parents are, and blocks are merged. What is left in the end is gathered by part 0 and
+factorized densely. One part over everything is the serial algorithm.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import _native
-from pipeline.hmatrix.admissibility import Lists
-from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.inputs import Progress
 from pipeline.hmatrix.partition import LevelPartition, partition_level
+from pipeline.hmatrix.parts.stages import NO_PHASE, Eliminated, Ids, Moved, Problem, Stage, Steps
 from pipeline.hmatrix.parts.team import Message, Team
-from pipeline.hmatrix.skeleton import Sampling
 from pipeline.hmatrix.threads import one_blas_thread
 
 Failure = tuple[int, int, float]  # level, place in tree order, pivot
-Ids = NDArray[np.int32]
-Moved = dict[tuple[int, int], Ids]
-NO_PHASE = -1
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """What is factorized.
-
-    Attributes:
-        matrix: Entries, without the diagonal.
-        tree: Of the points.
-        near, far: Boxes near to and far from each box.
-        diagonal: Added to the diagonal, in tree order, float64 or complex128.
-        kind: Number of the kind in native/eliminate.hpp.
-        working, stored: Types of arithmetic and of steps.
-        sampling: How far fields are compressed.
-        first_far_level: The uppermost level with far pairs; above it everything is dense.
-        dense_end: Unknowns that are left to one dense factorization.
-    """
-
-    matrix: "_native.KernelMatrix"
-    tree: ClusterTree
-    near: Lists
-    far: Lists
-    diagonal: NDArray[Any]
-    kind: int
-    working: np.dtype[Any]
-    stored: np.dtype[Any]
-    sampling: Sampling
-    first_far_level: int
-    dense_end: int
-
-
-@dataclass(frozen=True, eq=False)
-class Steps:
-    """Eliminations of one part in one phase, or a piece of these, in the layout of native/eliminate.hpp."""
-
-    counts: NDArray[np.int32]
-    index: NDArray[np.int32]
-    values: NDArray[Any]
-    pivots: NDArray[np.int32]
-    determinant: NDArray[np.float64]  # real and imaginary part of its phase, logarithm of its size
-    table: NDArray[np.int32]  # boxes, unknowns, skeletons
-
-    @property
-    def n_bytes(self) -> int:
-        return self.counts.nbytes + self.index.nbytes + self.values.nbytes + self.pivots.nbytes
-
-
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """One phase of a level.
-
-    Attributes:
-        plan: The level.
-        phase: Number of the phase; `NO_PHASE` where unknowns are moved only.
-        steps: Of the parts of this process.
-        moved: Unknowns, in tree order, that go from one part to another before this phase: at the first of a level.
-        dense: The stage is the dense end.
-    """
-
-    plan: LevelPartition
-    phase: int
-    steps: dict[int, list[Steps]]
-    moved: Moved
-    dense: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Eliminated:
-    """A factorization by parts, as this process holds it.
-
-    Attributes:
-        stages: In order.
-        determinant: Phase, and logarithm of the size; of all parts.
-        table: A row per level, leaves first: boxes, unknowns, skeletons, seconds, bytes; of this process's parts.
-        levels: Number of the level of each of these rows; the last row is that of the dense end.
-        peak_bytes: Most bytes of blocks and steps that each part of this process held.
-    """
-
-    stages: list[Stage]
-    determinant: tuple[complex, float]
-    table: list[dict[str, Any]]
-    levels: list[int]
-    peak_bytes: dict[int, int]
-
-    @property
-    def n_bytes(self) -> int:
-        return sum(row["bytes"] for row in self.table)
+_AHEAD = 2  # samples of a box, each twice as large, whose points are fetched in advance: few boxes need more
+_FETCHES = 12  # samples at which the factorization gives up
+_CHECK = 0.4  # rows of a check, of those of the sample: as in native/adaptive.hpp
+_NO_POINTS = np.zeros(0, np.int64)
 
 
 def eliminate(
@@ -149,6 +62,9 @@ class _Run:
         self.parts = {number: part(*arguments, *options) for number in team.own}
         self.stages: list[Stage] = []
         self.seconds: list[float] = []
+        self.unread: dict[
+            int, list[tuple[int, Message]]
+        ] = {}  # records that have arrived and are not applied yet
 
     def run(self) -> tuple[Eliminated | None, Failure | None]:
         try:
@@ -173,8 +89,10 @@ class _Run:
         moved: Moved = {}
         while level >= self.problem.first_far_level and self._left(plan) > self.problem.dense_end:
             begun = time.perf_counter()
+            fetched = self._fetch_samples(plan, _AHEAD)
             for phase in range(plan.n_phases):
-                self._phase(plan, phase, moved if phase == 0 else {})
+                fetched = self._phase(plan, phase, moved if phase == 0 else {}, fetched)
+            self._counted("apply", plan, plan.n_phases, list(self.unread), self._read)
             moved = {}
             if level == 0:
                 break
@@ -211,50 +129,93 @@ class _Run:
             tally[number] += flops
         return {number: result for number, (result, _) in results.items()}
 
-    def _agree(self, level: int, failures: dict[int, tuple[int, float] | None]) -> None:
-        """Raise on all processes if the pivot of any part has failed."""
+    def _read(self, number: int, _: bool) -> None:
+        """Apply the records that have arrived for a part."""
+        for _sender, (ints, values) in self.unread.pop(number, []):
+            self.parts[number].apply(ints, values)
+
+    def _fetch(self, boxes: dict[int, NDArray[Any]], samples: NDArray[np.int64]) -> None:
+        """Fetch the points of the unknowns of boxes that parts know, and those of samples; collective."""
+        if self.problem.fetch is None:
+            return
+        known = [self.parts[number].points(chosen.astype(np.int32))[1] for number, chosen in boxes.items()]
+        matrix, diagonal = self.problem.fetch(np.concatenate([samples, *known]).astype(np.int64))
+        for part in self.parts.values():
+            part.set_entries(matrix, diagonal)
+        self.matrix = matrix  # the parts look into it
+
+    def _fetch_samples(self, plan: LevelPartition, n_samples: int) -> int:
+        """Fetch the points of so many samples of each box, the following twice as large; collective. Return how many.
+
+        Samples and checks are numbered as native/adaptive.hpp does.
+        """
+        if self.problem.fetch is not None:
+            far, tree, rows = self.problem.far, self.tree.native, self.problem.sampling.rows
+            own = [np.arange(*plan.range_of(number), dtype=np.int32) for number in self.parts]
+            boxes = np.concatenate([np.zeros(0, np.int32), *own])
+            wanted = [
+                np.unique(_native.sample_far(tree, tree, far.start, far.boxes, boxes, size, number)[1])
+                for step in range(n_samples)
+                for number, size in ((step, rows * 2**step), (step + 1, _CHECK * rows * 2**step))
+            ]
+            known = {number: plan.first + plan.known_to(number) for number in self.parts}
+            self._fetch(known, np.concatenate(wanted))
+        return n_samples
+
+    def _agree(self, level: int, done: dict[int, tuple[int, tuple[int, float] | None]]) -> bool:
+        """Tell whether boxes of any part are left; raise on all processes if the pivot of any part has failed."""
         rows = {
-            number: np.array([0.0, 0.0, 0.0] if failure is None else [1.0, *failure])
-            for number, failure in failures.items()
+            number: np.array([left, *((0.0, 0.0, 0.0) if failure is None else (1.0, *failure))])
+            for number, (left, failure) in done.items()
         }
-        table = self.team.gather(rows, 3)
-        for part, (failed, place, pivot) in enumerate(table):
+        table = self.team.gather(rows, 4)
+        for part, (_, failed, place, pivot) in enumerate(table):
             if failed:
                 self.team.failed = int(self.team.place[part])
                 raise _Broken((level, int(place), float(pivot)))
+        return bool(table[:, 0].any())
 
-    def _phase(self, plan: LevelPartition, phase: int, moved: Moved) -> None:
+    def _phase(self, plan: LevelPartition, phase: int, moved: Moved, fetched: int) -> int:
+        """Apply the records of the phase before and eliminate boxes; return how many samples of each are fetched."""
         in_phase = {number: plan.boxes_of(number, phase) for number in self.parts}
-        done = self._counted(
-            "eliminate", plan, phase, list(self.parts),
-            lambda number, watching: self.parts[number].eliminate(
-                plan.first + in_phase[number], plan.told[in_phase[number]], self.watch, watching
-            ),
-        )  # fmt: skip
-        self._agree(plan.level, {number: failure for number, (_, _, failure) in done.items()})
-        steps = {number: [Steps(*piece) for piece in pieces] for number, (pieces, _, _) in done.items()}
+        left = in_phase
+
+        def eliminate(number: int, watching: bool) -> Any:
+            self._read(number, watching)
+            boxes = left[number]
+            return self.parts[number].eliminate(plan.first + boxes, plan.told[boxes], self.watch, watching)
+
+        while True:
+            done = self._counted("eliminate", plan, phase, list(self.parts), eliminate)
+            left = {number: left[number][n_done:] for number, (n_done, _) in done.items()}
+            if not self._agree(plan.level, {number: (len(left[number]), done[number][1]) for number in done}):
+                break
+            if fetched >= _FETCHES:
+                raise ConvergenceError(
+                    "samples of the far field grow without end; ask for a larger tolerance"
+                )
+            fetched = self._fetch_samples(plan, fetched + 1)
+        taken = {number: part.take() for number, part in self.parts.items()}
+        steps = {number: [Steps(*piece) for piece in pieces] for number, (pieces, _) in taken.items()}
         self.stages.append(Stage(plan, phase, steps, moved))
-        if plan.n_active == 1:
-            return
-        sent: dict[tuple[int, int], Message] = {}
-        for number, (_, records, _) in done.items():
-            for listener, (chosen, with_update) in plan.listeners(in_phase[number]).items():
-                sent[number, listener] = _selected(records, chosen, with_update)
-        del done
-        received = self.team.exchange("records", plan.level, sent)
-
-        def apply(number: int, _: bool) -> None:
-            for _sender, (ints, values) in received[number]:
-                self.parts[number].apply(ints, values)
-
-        self._counted("apply", plan, phase, [number for number in self.parts if received.get(number)], apply)
+        if plan.n_active > 1:
+            sent: dict[tuple[int, int], Message] = {}
+            for number, (_, records) in taken.items():
+                for listener, (chosen, with_update) in plan.listeners(in_phase[number]).items():
+                    sent[number, listener] = _selected(records, chosen, with_update)
+            del taken
+            self.unread = self.team.exchange("records", plan.level, sent)
+        return fetched
 
     def _climb(self, plan: LevelPartition, above: LevelPartition) -> Moved:
         """Hand boxes to the owners of their parents, tell of ghosts' unknowns, and merge."""
         moved = self._hand_over(plan, np.repeat(above.owner, self.tree.arity), above)
+        known = {number: above.known_to(number) for number in self.parts}
+        children = plan.first + np.arange(plan.n_boxes).reshape(above.n_boxes, -1)
+        self._fetch({number: children[boxes].reshape(-1) for number, boxes in known.items()}, _NO_POINTS)
 
         def merge(number: int, _: bool) -> None:
-            parents = (above.first + above.known_to(number)).astype(np.int32)
+            parents = (above.first + known[number]).astype(np.int32)
             self.parts[number].merge(plan.level, parents, *above.range_of(number))
 
         self._counted("merge", plan, 0, list(self.parts), merge)
@@ -316,11 +277,14 @@ class _Run:
         if self.team.n_parts > 1:  # what was moved when the level was reached, before what is gathered now
             self.stages.append(Stage(plan, NO_PHASE, {}, moved))
         first = plan.first
+        self._fetch(
+            {number: first + np.arange(plan.n_boxes) for number in self.parts if number == 0}, _NO_POINTS
+        )
         done = self._counted(
             "finish", plan, 0, [number for number in self.parts if number == 0],
             lambda number, _: self.parts[number].finish(first, first + plan.n_boxes),
         )  # fmt: skip
-        self._agree(plan.level, {number: failure for number, (_, failure) in done.items()})
+        self._agree(plan.level, {number: (0, failure) for number, (_, failure) in done.items()})
         steps = {number: [Steps(*piece) for piece in pieces] for number, (pieces, _) in done.items()}
         self.stages.append(Stage(plan, 0, steps, gathered, dense=True))
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.cluster import ClusterTree
-from pipeline.hmatrix.parts.elimination import Eliminated, Ids, Moved, Stage, Steps
+from pipeline.hmatrix.partition import range_edges
+from pipeline.hmatrix.parts.stages import Eliminated, Ids, Moved, Stage, Steps
 from pipeline.hmatrix.parts.team import Team
 from pipeline.hmatrix.threads import one_blas_thread
 
@@ -85,8 +86,7 @@ class Substitution:
         self._stored = stored
         self._computed = np.dtype(np.complex128 if stored.kind == "c" else np.float64)
         plan = eliminated.stages[0].plan
-        bounds = np.append(tree.start, tree.n_points)[plan.first + plan.cuts]
-        bounds[plan.cuts == plan.n_boxes] = tree.n_points
+        bounds = range_edges(tree, plan.first, plan.cuts)
         self._bounds = {part: (int(bounds[part]), int(bounds[part + 1])) for part in team.own}
         self._stages = self._localize(eliminated.stages, tree)
         self.determinant, self.peak_bytes = eliminated.determinant, eliminated.peak_bytes
@@ -298,8 +298,7 @@ class Substitution:
         if stage.dense or stage.plan.n_active == 1:
             return {}
         plan = stage.plan
-        firsts = np.append(tree.start, tree.n_points)[plan.first + plan.cuts[:-1]]
-        firsts[plan.cuts[:-1] == plan.n_boxes] = tree.n_points
+        firsts = range_edges(tree, plan.first, plan.cuts)[:-1]
         result: Moved = {}
         for part, pieces in stage.steps.items():
             touched = [np.zeros(0, np.int32)]

@@ -77,6 +77,11 @@ class Team:
         """The process of each part."""
         return np.arange(self.n_parts) * self.communicator.size // self.n_parts
 
+    @property
+    def speeds(self) -> NDArray[np.float64]:
+        """How much each part should own beside the others."""
+        return np.ones(self.n_parts) if self.shares is None else self.shares
+
     @cached_property
     def own(self) -> list[int]:
         """The parts of this process."""

@@ -1,0 +1,128 @@
+"""What a process has to know to eliminate its parts of a divided matrix.
+
+A part wants the coordinates of its own points, of the unknowns of its ghosts and of samples of the far field. They are
+fetched level by level from their owners (parts/elimination.py says which), and those of the level before are let go.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.hmatrix import _native
+from pipeline.hmatrix.admissibility import Lists, interactions
+from pipeline.hmatrix.distributed.form import OwnForm
+from pipeline.hmatrix.distributed.points import KeptPoints, kernel_matrix
+from pipeline.hmatrix.distributed.swap import Array, Halo, Ids, chained, gather
+from pipeline.hmatrix.distributed.vectors import shifted
+from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.partition import cut, range_edges
+from pipeline.hmatrix.parts import Problem, Team
+from pipeline.hmatrix.skeleton import Sampling
+from pipeline.runtime.communicator import Communicator
+
+
+def divided_problem(
+    A: OwnForm,
+    own_term: Array,
+    team: Team,
+    kind: int,
+    working: np.dtype[Any],
+    stored: np.dtype[Any],
+    sampling: Sampling,
+    dense_end: int,
+) -> Problem:
+    """Return what this process's parts have to know of A; collective.
+
+    Args:
+        A: The matrix.
+        own_term: What is added to the diagonal of own rows, in tree order.
+        team: The parts.
+        kind, working, stored, sampling, dense_end: As `Problem` takes them.
+    """
+    division, communicator = A.division, team.communicator
+    tree = division.tree
+    edges = _edges(A, team)
+    ranges = np.stack([edges[:-1], edges[1:]], axis=1)
+    points, term = (
+        shifted(rows, division.first, ranges, communicator) for rows in (division.tree.points, own_term)
+    )
+    kept = _Kept(A.kernel, int(edges[communicator.rank]), points, term, edges, communicator)
+    matrix, diagonal = kept.fetch(np.zeros(0, np.int64))
+    far = interactions(tree, tree, A.admissibility, _with_ancestors(A, team)).far
+    highest = gather(communicator, np.array([A.interactions.first_far_level(tree)]))
+    return Problem(
+        matrix, tree, near_lists(A, communicator), far, diagonal, kind, working, stored, sampling,
+        min(int(level[0]) for level in highest), dense_end, kept.fetch,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """Points of a process's parts, and how to get others.
+
+    Attributes:
+        kernel: The kernel.
+        first: Place of the first of these points.
+        points, diagonal: Coordinates, and what is added to the diagonal.
+        edges: Shape (processes + 1,); process p has places edges[p] to edges[p + 1] - 1.
+        communicator: The processes.
+    """
+
+    kernel: Kernel
+    first: int
+    points: NDArray[np.float64]
+    diagonal: Array
+    edges: Ids
+    communicator: Communicator
+
+    def fetch(self, wanted: Ids) -> tuple["_native.KernelMatrix", Array]:
+        """Return entries and diagonal of the own points and of those at `wanted`; collective."""
+        wanted = np.unique(wanted)
+        wanted = wanted[(wanted < self.first) | (wanted >= self.first + len(self.points))]
+        halo = Halo.of(self.communicator, wanted, self.edges)
+        others, term = (halo.fetch(self.communicator, rows) for rows in (self.points, self.diagonal))
+        kept = KeptPoints(self.first, self.points, wanted.astype(np.int32), others)
+        matrix = kernel_matrix(self.kernel, kept, kept, is_complex=self.diagonal.dtype.kind == "c")
+        return matrix, np.concatenate([self.diagonal, term])
+
+
+def near_lists(A: OwnForm, communicator: Communicator) -> Lists:
+    """Return the near boxes of all boxes, of which each process knows its own; collective."""
+    division, near = A.division, A.interactions.near
+    own = np.flatnonzero(division.is_own)
+    members = near.boxes[chained(near.start[own], near.start[own + 1])]
+    counts = near.counts.copy()  # above the cut everybody knows them
+    for rank, found in enumerate(gather(communicator, near.counts[own])):
+        counts[division.owner == rank] = found
+    start = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    boxes = np.empty(int(start[-1]), np.int32)
+    boxes[: start[division.n_top]] = near.boxes[: start[division.n_top]]
+    for rank, found in enumerate(gather(communicator, members)):
+        theirs = np.flatnonzero(division.owner == rank)
+        boxes[chained(start[theirs], start[theirs + 1])] = found
+    return Lists(start, boxes)
+
+
+def _edges(A: OwnForm, team: Team) -> Ids:
+    """Return the place at which the points of each process's parts start, shape (processes + 1,)."""
+    tree = A.division.tree
+    first, last = int(tree.level_start[-2]), int(tree.level_start[-1])
+    bounds = range_edges(tree, first, cut(last - first, team.speeds))
+    return bounds[np.searchsorted(team.place, np.arange(team.communicator.size + 1))]
+
+
+def _with_ancestors(A: OwnForm, team: Team) -> NDArray[np.bool_]:
+    """Return which boxes this process's parts own on any level, and all above these."""
+    tree = A.division.tree
+    wanted = np.zeros(tree.n_boxes, bool)
+    for level in range(tree.n_levels):
+        boxes = tree.level(level)
+        cuts = boxes.start + cut(len(boxes), team.speeds)
+        for part in team.own:
+            wanted[cuts[part] : cuts[part + 1]] = True
+    for level in range(tree.n_levels - 1, 0, -1):
+        boxes = tree.level(level)
+        wanted[tree.parent[np.flatnonzero(wanted[boxes.start : boxes.stop]) + boxes.start]] = True
+    return wanted

@@ -1,0 +1,108 @@
+"""What is factorized by parts, and what comes of it: steps by stages."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.hmatrix import _native
+from pipeline.hmatrix.admissibility import Lists
+from pipeline.hmatrix.cluster import ClusterTree
+from pipeline.hmatrix.partition import LevelPartition
+from pipeline.hmatrix.skeleton import Sampling
+
+Ids = NDArray[np.int32]
+Moved = dict[tuple[int, int], Ids]
+NO_PHASE = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is factorized.
+
+    Attributes:
+        matrix: Entries, without the diagonal.
+        tree: All boxes; its points are those of this process's parts at least.
+        near, far: Boxes near to and far from each box.
+        diagonal: Added to the diagonal, in the order in which `matrix` keeps its points, float64 or complex128.
+        kind: Number of the kind in native/eliminate.hpp.
+        working, stored: Types of arithmetic and of steps.
+        sampling: How far fields are compressed.
+        first_far_level: The uppermost level with far pairs; above it everything is dense.
+        dense_end: Unknowns that are left to one dense factorization.
+        fetch: Where `matrix` keeps the points of this process's parts alone, collective: returns entries and diagonal
+            of these and of others at the places asked for, until it is called again.
+    """
+
+    matrix: "_native.KernelMatrix"
+    tree: ClusterTree
+    near: Lists
+    far: Lists
+    diagonal: NDArray[Any]
+    kind: int
+    working: np.dtype[Any]
+    stored: np.dtype[Any]
+    sampling: Sampling
+    first_far_level: int
+    dense_end: int
+    fetch: Callable[[NDArray[np.int64]], tuple["_native.KernelMatrix", NDArray[Any]]] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """Eliminations of one part in one phase, or a piece of these, in the layout of native/eliminate.hpp."""
+
+    counts: NDArray[np.int32]
+    index: NDArray[np.int32]
+    values: NDArray[Any]
+    pivots: NDArray[np.int32]
+    determinant: NDArray[np.float64]  # real and imaginary part of its phase, logarithm of its size
+    table: NDArray[np.int32]  # boxes, unknowns, skeletons
+
+    @property
+    def n_bytes(self) -> int:
+        return self.counts.nbytes + self.index.nbytes + self.values.nbytes + self.pivots.nbytes
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One phase of a level.
+
+    Attributes:
+        plan: The level.
+        phase: Number of the phase; `NO_PHASE` where unknowns are moved only.
+        steps: Of the parts of this process.
+        moved: Unknowns, in tree order, that go from one part to another before this phase: at the first of a level.
+        dense: The stage is the dense end.
+    """
+
+    plan: LevelPartition
+    phase: int
+    steps: dict[int, list[Steps]]
+    moved: Moved
+    dense: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Eliminated:
+    """A factorization by parts, as this process holds it.
+
+    Attributes:
+        stages: In order.
+        determinant: Phase, and logarithm of the size; of all parts.
+        table: A row per level, leaves first: boxes, unknowns, skeletons, seconds, bytes; of this process's parts.
+        levels: Number of the level of each of these rows; the last row is that of the dense end.
+        peak_bytes: Most bytes of blocks and steps that each part of this process held.
+    """
+
+    stages: list[Stage]
+    determinant: tuple[complex, float]
+    table: list[dict[str, Any]]
+    levels: list[int]
+    peak_bytes: dict[int, int]
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(row["bytes"] for row in self.table)
