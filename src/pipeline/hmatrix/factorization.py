@@ -33,10 +33,10 @@ class Factorization:
         kind: "cholesky", "ldlt" or "lu".
         tolerance: Asked for.
         used_tolerance: Used, after any tightening.
-        dtype: Of solutions.
+        dtype: Type of the solutions.
         computed: Type in which it was eliminated: single precision for loose ones.
         notes: What the caller should know, such as tightenings.
-        device: Where it is, and acts.
+        device: The device that holds it and solves.
         trust: What it was found to be worth; None where nothing was measured.
     """
 

@@ -59,7 +59,7 @@ def from_operator(
     and O(n) times the square of that number besides. Where it comes near n all unit vectors are used. Ranks adapt.
 
     Args:
-        tree: Of the rows, and of the columns unless they are given: such as `rows` of another matrix, or points of
+        tree: Tree of the rows, and of the columns unless they are given: such as `rows` of another matrix, or points of
             shape (n, d).
         product: X -> C X for arrays X of shape (n, m), in the caller's order of the points.
         entries: (i, j) -> the block C[i, j] for index arrays, in the caller's order. Where near blocks can
@@ -68,7 +68,7 @@ def from_operator(
         columns: Tree of the columns, as deep as `tree`; points if `tree` is points.
         tolerance: Relative Frobenius error of products with random vectors, checked on fresh ones.
         admissibility: Strong(), Weak(), "strong" or "weak"; Strong() if left out.
-        seed: Of the random vectors.
+        seed: Seed of the random vectors.
 
     Returns:
         A matrix without kernel, whose factorization takes the entries that it represents.

@@ -98,7 +98,7 @@ def conjugate_gradient(
         tolerance: Relative to |b|, 2-norm, of each column.
         max_iterations: Over all starts.
         start: First guess, zero if left out.
-        communicator: Of the processes among which the rows are divided.
+        communicator: The processes among which the rows are divided.
 
     Returns:
         x of the shape of b, and how it went.

@@ -291,7 +291,7 @@ class H2Matrix:
             b: Shape (n,) or (n, m). The solution is as precise as the matrix, or as b where that is more.
             tolerance: Relative residual |b - A x| / |b|, 2-norm, of each column; if left out 1e-8, or 1e-5 where the
                 solution is of single precision.
-            factorization: To precondition with. Otherwise a loose one is made, in single precision, and a tighter one
+            factorization: The preconditioner. Otherwise a loose one is made, in single precision, and a tighter one
                 if 50 iterations with it do not suffice; `info.notes` tell. A kernel matrix that proves not positive
                 definite as compressed, or whose solution fails on exact rows, is compressed anew, tighter.
             max_iterations: Largest number of iterations of conjugate gradients, or of GMRES where A is not definite.
@@ -318,7 +318,7 @@ class H2Matrix:
         """Return the relative 2-norm error of products with random vectors, on sampled exact rows.
 
         Args:
-            seed: Of rows and vectors.
+            seed: Seed of rows and vectors.
             n_rows: Spread over all regions; by default at least 128, and all of up to 2,800.
             n_vectors: Random vectors; None takes 8, or 64 where every row is checked.
 

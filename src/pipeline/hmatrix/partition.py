@@ -134,7 +134,7 @@ def partition_level(
     Costs O(near pairs within two steps), and O(boxes on seams) in Python.
 
     Args:
-        tree: Of the points.
+        tree: Tree of the points.
         near: Near boxes of each box.
         level: Number of the level.
         n_parts: How many parts there are in all; high levels may leave some without boxes.

@@ -43,7 +43,7 @@ class Node:
         interpolation: T of shape (k, n - k): redundant unknowns through skeletons.
         residual: Shape (n - k, near unknowns): rows of the near blocks of redundant unknowns, less T^T times those of
             the skeletons.
-        columns: Where each near box's unknowns are in `residual`.
+        columns: The columns of `residual` that hold each near box's unknowns.
     """
 
     order: NDArray[np.int64]
@@ -66,15 +66,15 @@ class Side:
     """One side of the matrix: Y = C X by boxes of the rows, or Z = C^T X by boxes of the columns.
 
     Attributes:
-        tree: Of the boxes whose bases this side gives.
+        tree: Tree of the boxes whose bases this side gives.
         near: Near boxes, on the other side, of each.
         samples: Y by boxes of the level at work.
         tests: X by boxes of the other side.
-        nodes: Of all boxes done.
+        nodes: The nodes of all boxes done.
         weights: How much of a white-noise vector each unknown of a box carries.
         unit_vectors: The tests are all unit vectors rather than random.
         entries: Block of the unknowns of a box and those of near boxes, if entries of the matrix are known.
-        largest_rank: Of the boxes done: how many samples the next will want.
+        largest_rank: Largest rank of the boxes done, which tells how many samples the next will want.
         taken: How many of the vectors are used on the level at work.
         gram: Blocks X_a X_b^H of the tests of the level at work, as far as needed yet.
     """
@@ -136,7 +136,7 @@ def skeletonize(side: Side, box: int, budget: float) -> Node:
     """Choose the skeletons of a box and find the residual of its redundant rows.
 
     Args:
-        side: With samples and tests of the box's level.
+        side: The side, with samples and tests of the box's level.
         box: Its number.
         budget: Squared Frobenius norm that may be lost.
 

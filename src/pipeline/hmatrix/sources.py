@@ -96,7 +96,7 @@ def source_of(
         kernel: The kernel.
         rows, columns: Trees of its points.
         computed: Type of the entries, of double precision.
-        device: Where batches are computed; None for box by box on the CPU.
+        device: The device that computes batches; None for box by box on the CPU.
         correction: Sparse matrix that is added, in tree order. Only the CPU's routines know it.
     """
     if device is None or correction is not None:

@@ -63,7 +63,7 @@ def measure(A: H2Form, solve: Callable[[NDArray[Any]], NDArray[Any]], *, seed: i
     Args:
         A: The matrix.
         solve: b -> x with A x ~ b, for b of shape (n, m).
-        seed: Of the right-hand side and the rows.
+        seed: Seed of the right-hand side and the rows.
     """
     n = A.shape[0]
     if n == 0:

@@ -93,7 +93,7 @@ def vit(
         patch: Pixels of a patch's side.
         width: Length of the vectors.
         depth: Blocks.
-        heads: Of the attention; they must divide the width.
+        heads: Number of heads of the attention; it must divide the width.
 
     References:
         [1] Dosovitskiy et al., "An image is worth 16x16 words: transformers for image recognition at scale",

@@ -30,7 +30,7 @@ class Row:
         seconds_fp32: Median at float32; None if there was no such layer.
         seconds_half: Median in half precision; None if there was no such layer.
         n_bytes: Moved in half precision, at least; None where the engine doesn't say.
-        flops: Of the layer's definition; None where the engine doesn't say.
+        flops: FLOPs of the layer's definition; None where the engine doesn't say.
         bound: What limits it; empty where the engine doesn't say.
         error: What the layer's result is off by, relative to float64; None where the engine doesn't say.
         reason: One sentence.

@@ -19,7 +19,7 @@ def digest_of_named_files(section: Mapping[str, Any], cache: Path) -> str:
 
     Args:
         section: The section as its rule's spec has it.
-        cache: Where what is known of the files is kept.
+        cache: The folder that keeps what is known of the files.
 
     Returns:
         A line for each name; nothing for a section that names none.

@@ -79,7 +79,7 @@ def free_shared_memory(since: float, folder: Path = SHARED_MEMORY) -> list[Path]
 
     Args:
         since: When the first process in question may have started, in seconds of the system's clock.
-        folder: Where shared memory has its files.
+        folder: The folder of shared memory's files.
     """
     unused = _unused(since, folder)
     if unused:

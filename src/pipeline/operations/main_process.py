@@ -43,7 +43,8 @@ def begin(planned_beside: Holder | None, executor: Any, code: Mapping[str, str])
     native module is not built from its sources, or this machine belongs to no cluster. Nothing is left then.
 
     Args:
-        planned_beside: Whose turn it was when this process planned: what that one has made since is not in the plan.
+        planned_beside: The process whose turn it was when this one planned. The plan knows nothing of what that one
+            has made since.
         executor: Snakemake's. That for Slurm has a name for its jobs, others have none.
         code: The digest of each stage's code, where jobs wait in a queue.
     """

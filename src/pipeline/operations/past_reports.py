@@ -24,7 +24,7 @@ def keep_report(folder: Path, n: int | None = None) -> Path | None:
     """Copy the report of a study's folder to its past ones, and leave the newest `n` of these.
 
     Args:
-        folder: Of the study.
+        folder: The folder of the study.
         n: How many to keep; `kept()` if it isn't given.
 
     Returns:

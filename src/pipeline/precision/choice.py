@@ -19,7 +19,7 @@ class Choice:
     """The fastest routines that a budget allows.
 
     Attributes:
-        routines: By layer; none where the plan's own are kept.
+        routines: Routines by layer; none where the plan's own are kept.
         n_moves: How many of `n_possible` moves away from float32 the budget allows.
         verification: What the whole network loses with these.
     """
@@ -77,7 +77,7 @@ def measure(
 
     Args:
         layers: The plan.
-        errors: Of each candidate, by layer and routine.
+        errors: The error of each candidate, by layer and routine.
         variant: The network on other routines, by layer.
         x: The batch to be fast at.
         sampling: How to sample.

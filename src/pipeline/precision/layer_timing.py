@@ -37,12 +37,12 @@ class LayerTiming:
         interval: Bootstrap 95 % interval of the speedup.
         speedup_torch: seconds_torch / seconds_fp16.
         predicted_speedup: predicted_seconds_fp32 / predicted_seconds_fp16.
-        predicted_seconds_fp32: By the roofs and what each class of routines attains; see `roofline`.
+        predicted_seconds_fp32: Time foretold from the roofs and what each class of routines attains; see `roofline`.
         predicted_seconds_fp16: The same.
         bound_seconds_fp32: The least that the roofs allow.
         bound_seconds_fp16: The same.
         flops: Algorithmic, of the whole batch: what the layer's definition takes.
-        executed_flops: Of the half-precision routine.
+        executed_flops: FLOPs that the half-precision routine executes.
         bytes_fp32: Weights as packed, inputs, addends and outputs of the whole batch, each once.
         bytes_fp16: The same.
         traffic_fp32: Bytes by the cache level that they come from, workspace included.
@@ -54,7 +54,7 @@ class LayerTiming:
         gbytes_fp32: Attained in float32.
         bound: The roof that limits half precision.
         bound_fp32: The roof that limits float32.
-        level: Where the half-precision numbers lie.
+        level: The level of memory that holds the half-precision numbers.
         reason: One sentence.
         n_samples: Samples of half precision that count.
         n_dropped: Disturbed samples that were dropped, of both precisions.
@@ -127,11 +127,11 @@ def layer_timing(
     Args:
         half: The network in half precision.
         single: Its float32 twin.
-        place: Of the layer in both.
+        place: Number of the layer in both.
         batch: Samples per run.
         mode: What ran before.
         roofs: The limits.
-        samples: By side: "fp32", "fp16", "torch".
+        samples: Times of each side: "fp32", "fp16", "torch".
         routine_torch: What torch was asked for.
     """
     layer = half.layers[place]

@@ -43,7 +43,7 @@ class Selection:
     """What came out of choosing routines by measurement.
 
     Attributes:
-        network: With the chosen routines.
+        network: The network with the chosen routines.
         batch: The batch size that they were chosen for.
         candidates: Seconds and error of what there was to choose from, by layer; the first is the general float32 one.
         n_moves: How many of `n_possible` moves away from float32 the budget allows. It is 0 also where the budget does

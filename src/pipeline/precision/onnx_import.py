@@ -32,7 +32,7 @@ def onnx_module(path: Path, shape: Sequence[int] | None = None) -> nn.Module:
 
     Args:
         path: The file; weights kept beside it are read as well.
-        shape: Of a sample, for files that leave it open; some sizes are tried otherwise.
+        shape: Shape of a sample, for files that leave it open; some sizes are tried otherwise.
 
     Raises:
         ConfigError: If the file cannot be read, `onnx` is not installed, an operator or one of its attributes is not

@@ -136,7 +136,7 @@ class Layer:
         input_shape: Per sample, (channels, rows, columns) or (inputs,). A linear layer behind a flattening keeps the
             image's shape here: its weights are re-ordered when they are packed.
         output_shape: Per sample.
-        geometry: Of convolution and pooling; None for the others.
+        geometry: Windows of a convolution or pooling; None for the others.
         addend: Name of the layer whose result, of the output's size, is added before the ReLU; None for none. A
             "multiply" layer multiplies with it, "scale" multiplies each channel with one number of it, "matmul" takes
             it as its second factor, "gather" chooses from both.
@@ -146,7 +146,7 @@ class Layer:
         epsilon: What "layer_norm" adds to a variance.
         factor: What "matmul" multiplies its results with.
         addend_size: How many numbers the addend has per sample, where a layer does not need them all.
-        operands: Where the matrices of "matmul" lie; None for the others.
+        operands: Places of the matrices of "matmul"; None for the others.
         input_dtype: How the activations that are read are stored when the network runs in half precision.
         addend_dtype: The same for those added.
         output_dtype: The same for those written: float32 where binary16 would not hold them well enough.

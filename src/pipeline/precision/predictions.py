@@ -21,7 +21,7 @@ class Changed:
         label: Its class.
         before: Predicted at float32.
         after: Predicted in half precision.
-        margin: By how much the logits of the two classes differed at float32, relative to the largest logit: small
+        margin: Difference between the logits of the two classes at float32, relative to the largest logit: small
             where the network had no clear opinion.
     """
 
@@ -38,15 +38,15 @@ class Predictions:
 
     Attributes:
         n_samples: How many.
-        accuracy_before: At float32.
-        accuracy_after: In half precision.
+        accuracy_before: Accuracy at float32.
+        accuracy_after: Accuracy in half precision.
         interval_before: Wilson's 95 % interval of that [1].
         interval_after: The same.
         points_lost: 100 (accuracy_before - accuracy_after).
         interval_lost: 95 % interval of it, from the samples that only one of the two classifies rightly [2].
         n_changed: Predictions that differ.
-        n_worsened: Of them, those that were right before.
-        n_mended: Of them, those that are right now.
+        n_worsened: How many of them were right before.
+        n_mended: How many of them are right now.
         changed: Examples, the widest margins first: the most surprising ones.
         confusion_before: Counts by label and prediction.
         confusion_after: The same.
@@ -94,7 +94,7 @@ def compare_predictions(
 
     Args:
         before: Logits at float32, shape (n, classes), n >= 1.
-        after: In half precision.
+        after: Scores in half precision.
         labels: Classes, shape (n,).
         n_examples: Changed predictions that are listed.
 

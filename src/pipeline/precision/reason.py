@@ -54,10 +54,10 @@ def reason(
     Args:
         single: The float32 side.
         half: The half-precision side.
-        interval: Of the speedup; one that comes within 2 % of 1 is called no difference.
+        interval: Interval of the speedup; one that comes within 2 % of 1 is called no difference.
         roofs: The limits that both sides were bounded with.
         cold: Whether every run found the caches empty.
-        flops: Of the layer's definition, where routines may execute fewer.
+        flops: FLOPs of the layer's definition, where routines may execute fewer.
 
     Returns:
         One sentence: the verdict, the limit with its numbers, and what float32 has instead.

@@ -45,7 +45,7 @@ class Node:
     Attributes:
         operator: Its name without torch's marks for writing in place: "relu" for `aten::relu_` as well.
         function: What computes it.
-        arguments: In the order of its schema, with a `Value` for each tensor that depends on the input.
+        arguments: Its arguments in the order of its schema, with a `Value` for each tensor that depends on the input.
         outputs: Its results; None for one that is no tensor.
         name: Path of the module that ran it, or of the one that holds its weights.
     """

@@ -45,8 +45,8 @@ def bind(
     Args:
         layer: The layer.
         parameters: `NAME.weight` complete (not scaled) and `NAME.bias`, or `NAME.index`; any dtype.
-        dtype: Of the inputs to come.
-        memory_format: In which a convolution's weights are to lie; as they do if None.
+        dtype: Type of the inputs to come.
+        memory_format: The order in which a convolution's weights are to lie; None leaves them.
     """
     if layer.kind in ("multiply", "scale", "gather", "matmul"):
         return _of_two(layer, parameters)

@@ -57,7 +57,7 @@ class Roofs:
     """The limits of one core.
 
     Attributes:
-        instruction_set: Whose routines were measured.
+        instruction_set: The instruction set whose routines were measured.
         gflops: Binary32 multiply-adds, 2 FLOPs each, in GFLOP/s.
         conversions: Binary16 numbers loaded and widened, in 1e9/s.
         bandwidth: Reading, in GB/s, by level "L1", "L2", "L3" (if there is one), "DRAM".
@@ -65,7 +65,7 @@ class Roofs:
         attained: What each class of routines attains; see `Work.routine`.
         call_seconds: What a run takes that has next to nothing to do.
         wake_seconds: What it takes more behind another layer, whose weights have filled the near caches.
-        far_wake_seconds: And behind those that have filled all caches.
+        far_wake_seconds: The same after routines that have filled all caches.
     """
 
     instruction_set: str
@@ -195,7 +195,7 @@ class Bound:
     Attributes:
         seconds: The bound.
         term: What it is.
-        level: Where most of the memory time is spent.
+        level: The level of memory where most of the memory time is spent.
         memory: The memory term alone.
         predicted: Seconds that the run should take.
         traffic: Bytes by level.

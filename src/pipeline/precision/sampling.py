@@ -171,7 +171,7 @@ def interval(
     Args:
         statistic: Takes one array of shape (n_resamples, n) per sample, returns shape (n_resamples,).
         samples: Shape (n,) each; n may differ.
-        generator: Of the resamples.
+        generator: Random numbers of the resamples.
         n_resamples: How many.
 
     References:

@@ -104,7 +104,7 @@ def added_errors(
         stored: Weights as they are stored.
         complete: Weights before rounding.
         x: Samples, shape (n, channels, rows, columns).
-        instruction_set: Whose routines.
+        instruction_set: The instruction set of the routines.
     """
     values = {INPUT: x.double()}
     errors: dict[str, dict[str, float]] = {}

@@ -21,8 +21,8 @@ class TorchNetwork:
         layers: The plan.
         parameters: `NAME.weight` complete (not scaled) and `NAME.bias`.
         x: What it will run on.
-        memory_format: Of images and of the weights of convolutions.
-        dtype: Of all numbers.
+        memory_format: Order of images and of the weights of convolutions.
+        dtype: Type of all numbers.
     """
 
     def __init__(

@@ -111,10 +111,10 @@ class Tracer:
         """The name of a result whose places are what `index` says of this view, gathered if it isn't there yet.
 
         Args:
-            view: With a factor of 1.
+            view: The view, with a factor of 1.
             index: The places that the view's numbers are wanted at, of its shape.
-            shape: Of the layer that gathers.
-            name: Of the operator that wants it.
+            shape: Shape of the layer that gathers.
+            name: Name of the operator that wants it.
         """
         assert view.factor == 1.0
         if is_natural(view, index):

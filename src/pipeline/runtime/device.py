@@ -15,7 +15,7 @@ def choose_device(wanted: str, local_rank: int = 0, *, label: str = "") -> torch
     Args:
         wanted: "cpu", "cuda" or "auto", which takes a GPU where there is one.
         local_rank: This process's number on its node; processes of a node share its GPUs in turn.
-        label: Whose device it is, told where there is no GPU to take.
+        label: Name of the job, which a refusal for want of a GPU tells.
 
     Raises:
         ConfigError: If "cuda" is wanted and there is no GPU.

@@ -58,8 +58,8 @@ class Foretold:
     """Bytes of one process at its peak.
 
     Attributes:
-        compress_bytes: In the stage `compress`.
-        solve_bytes: In the stage `solve`.
+        compress_bytes: Bytes in the stage `compress`.
+        solve_bytes: Bytes in the stage `solve`.
     """
 
     compress_bytes: int

@@ -124,7 +124,7 @@ class NodeMemory:
         pieces: Bytes, as many for each process.
 
     Raises:
-        OSError: On all processes, if one of them cannot have it.
+        OSError: If one process cannot have it; all of them raise it.
     """
 
     def __init__(self, mpi: MpiCommunicator, n_bytes: int) -> None:

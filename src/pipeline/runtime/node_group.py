@@ -162,7 +162,7 @@ def process_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Commun
     """Join the processes of this launch: by memory where all compute on the CPUs of one node, else by torch.
 
     Args:
-        device: Of this process.
+        device: The device of this process.
         mpi: The processes.
 
     Yields:

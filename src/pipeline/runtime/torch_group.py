@@ -142,7 +142,7 @@ def torch_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Communic
     """Open torch's process group among the processes of this launch, and close it.
 
     Args:
-        device: Of this process.
+        device: The device of this process.
         mpi: The processes.
 
     Yields:

@@ -52,7 +52,7 @@ class _Samples:
     """What plans are chosen with, and what they are tested with.
 
     Attributes:
-        inputs: Of the choice, as the converter took them.
+        inputs: Samples that the choice was made with, as the converter took them.
         labels: Their classes, if known.
         exact: What the network gave for them before it was rounded.
         test_inputs: Others; the same if there are none.

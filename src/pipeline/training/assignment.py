@@ -14,7 +14,7 @@ def assign(costs: Sequence[float], n_processes: int) -> list[int]:
     answer.
 
     Args:
-        costs: Of each piece; n^3 for the inversion of a matrix of n rows.
+        costs: The cost of each piece; n^3 for the inversion of a matrix of n rows.
 
     Returns:
         The owner of each piece, in the order of `costs`.
@@ -61,8 +61,8 @@ def place(
     layers are dealt one by one, and their inverses go to all.
 
     Args:
-        shapes: Of all matrices.
-        n_weights: Of each layer, its bias included.
+        shapes: The shapes of all matrices.
+        n_weights: Number of weights of each layer, its bias included.
     """
     if placement == "replicate":
         return Placement(None, {})

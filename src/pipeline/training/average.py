@@ -11,7 +11,7 @@ class Average:
     """The mean of all floating-point weights and buffers of a network over the steps that were added.
 
     Args:
-        model: Whose weights are averaged.
+        model: The network whose weights are averaged.
     """
 
     def __init__(self, model: nn.Module) -> None:

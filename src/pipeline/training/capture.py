@@ -48,9 +48,10 @@ class _Pass:
         scores: The network's outputs with their gradients: each call of the network adds one.
         n_rows: How many samples a call of the network had; None where only parts of it were called.
         moments: Sums of output gradients' moments.
-        rows: By layer, how many rows of its calls were looked at, how many there were, and those of the first call.
-        sums: By layer, sums over the uses of each sample: of inputs, of output gradients, and how many uses.
-        terms: Where they are known beforehand.
+        rows: For each layer, how many rows of its calls were looked at, how many there were, and those
+            of the first call.
+        sums: For each layer, sums over the uses of each sample: of inputs, of output gradients, and how many uses.
+        terms: The terms of the loss, where they are known beforehand.
     """
 
     scale: float
@@ -198,7 +199,7 @@ class Capture:
         Costs a backward pass through activations only: no gradient of a weight is computed.
 
         Args:
-            scores: Of the pass under way, shape (n, n_classes).
+            scores: The scores of the pass under way, shape (n, n_classes).
             uniform: Random numbers in [0, 1), shape (n,).
         """
         uses, self._uses = self._uses, []

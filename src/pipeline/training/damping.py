@@ -29,8 +29,9 @@ def adapted(damping: float, change: float, predicted: float) -> float:
     trusted. Below 1/4 the damping grows, above 3/4 it shrinks, by (19/20)^`Trial.INTERVAL`.
 
     Args:
-        change: Of the loss, negative where it fell.
-        predicted: By the model; a step that the model takes to be uphill leaves the damping alone.
+        change: Change of the loss, negative where it fell.
+        predicted: The change that the model predicts; a step that the model takes to be uphill leaves the damping
+            alone.
     """
     if not predicted < 0:
         return damping
@@ -49,7 +50,7 @@ class Trial:
 
     Attributes:
         weights: Before the step.
-        gradients: Of the loss at these, before they are rewritten.
+        gradients: Gradients of the loss at these weights, before they are rewritten.
     """
 
     INTERVAL: ClassVar[int] = 5  # steps from one trial to the next

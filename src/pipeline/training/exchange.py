@@ -21,10 +21,10 @@ class Exchange:
     factor is off by at most 2^-9 n_processes times the sum of its parts' magnitudes.
 
     Attributes:
-        shapes: Of each matrix.
+        shapes: The shape of each matrix.
         owners: Which process inverts it; None if all do.
         communicator: The processes.
-        dtype: Of the numbers in messages.
+        dtype: Type of the numbers in messages.
     """
 
     shapes: Mapping[Key, tuple[int, ...]]

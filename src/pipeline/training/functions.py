@@ -119,7 +119,7 @@ def _unrolled(
         linear: Applies a weight.
         x: Shape (n_steps, n, n_inputs), or (n, n_steps, n_inputs) if `batch_first`.
         first: States before the first step, each of shape (n_layers * n_directions, n, n_states).
-        weights: By layer and direction: at inputs, at states, and the biases of both.
+        weights: The weights of each layer and direction: at inputs, at states, and the biases of both.
 
     Returns:
         The outputs in the order of `x`, and the last states.

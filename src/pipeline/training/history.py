@@ -9,7 +9,7 @@ class EpochRecord:
     """A network after an epoch.
 
     Attributes:
-        epoch: From 1.
+        epoch: Number of the epoch, from 1.
         steps: Optimizer steps since the start of training.
         seconds: Time in steps since the start of training, without evaluations and checkpoints; a resumed
             run goes on counting. The one figure that is not reproducible.
@@ -70,10 +70,10 @@ class Progress:
     Attributes:
         step: Optimizer steps done.
         seconds: Time they took.
-        gradient_seconds: Of this, in forward and backward passes.
-        preconditioner_seconds: Of this, in K-FAC.
-        factor_seconds: Of these, in factors.
-        inverse_seconds: Of these, in inverses.
+        gradient_seconds: The part of `seconds` in forward and backward passes.
+        preconditioner_seconds: The part of `seconds` in K-FAC.
+        factor_seconds: The part of `preconditioner_seconds` in factors.
+        inverse_seconds: The part of `preconditioner_seconds` in inverses.
         evaluation_seconds: Time in evaluations, beside `seconds`.
         objective_sum: Loss summed over the samples of the running epoch so far.
         n_samples: How many these are.

@@ -81,10 +81,10 @@ class KFAC:
         loss: "learned"; "mean"; or "sum", where losses are summed and gradients are divided before `step`.
         scaler: The `torch.amp.GradScaler` in use. It is asked for its scale where that is not learned, and steps with
             gradients that are not finite are passed over, as it does itself, and not an error.
-        seed: Of the classes that `sample_fisher` draws.
+        seed: Seed of the classes that `sample_fisher` draws.
 
     Attributes:
-        damping: As it is now, where it is scheduled or adaptive.
+        damping: The present damping, where it is scheduled or adaptive.
         preconditioned: Names of the layers whose gradients are rewritten.
         not_preconditioned: Names of the trained parameters that keep their gradients.
         reasons: Why, for those of them that could be thought known.
@@ -175,7 +175,7 @@ class KFAC:
 
         Args:
             scores: What the network gave, shape (n, n_classes).
-            position: Of the random numbers, beside the step: the number of the micro-batch.
+            position: Number of the micro-batch; with the step it decides the random numbers.
         """
         if self.settings.fisher == "monte_carlo" and not self._capture.paused:
             rng = generator(self._seed, Purpose.FISHER, self._step, *position)
@@ -198,7 +198,7 @@ class KFAC:
 
         Raises:
             ConvergenceError: If a gradient or a natural gradient is not finite; step and layer are named.
-            ValueError: In the first step, if the processes do not hold equal gradients.
+            ValueError: If, in the first step, the processes do not hold equal gradients.
         """
         if self._scaler is not None and not self._all_finite():
             self.discard()

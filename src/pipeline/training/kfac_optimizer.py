@@ -27,13 +27,13 @@ class KFACOptimizer(torch.optim.Optimizer):
     Args:
         model: The network, or `DistributedDataParallel` or `torch.compile` around it.
         optimizer: The class of the optimizer that steps, or what builds one from groups of parameters and options.
-        settings: Of K-FAC; by default those of `KFACSettings`, with all factors on every process.
+        settings: Settings of K-FAC; by default those of `KFACSettings`, with all factors on every process.
         params: Parameters or groups of them, if not all that are trained.
         communicator: See `KFAC`, as for the next three.
-        loss: Where the scale of gradients is learned from.
+        loss: The loss, from which the scale of gradients is learned.
         scaler: The gradient scaler, where its scale has to be asked.
-        seed: Of drawn classes.
-        options: Of the other optimizer.
+        seed: Seed of the drawn classes.
+        options: Options of the other optimizer.
 
     Attributes:
         kfac: The preconditioner.

@@ -100,7 +100,7 @@ def normalization_moment(inputs: Tensor, gradients: Tensor, *, bias: bool) -> Te
 
     Args:
         inputs: Normalized inputs before scale and shift, shape (n, n_positions, n_units).
-        gradients: At the outputs, of the same shape.
+        gradients: Gradients at the outputs, of the same shape.
 
     Returns:
         Shape (n_units, 2, 2) of (scale, shift); (n_units, 1, 1) without `bias`.

@@ -32,7 +32,7 @@ class Candidate:
     """A weight that could be a layer.
 
     Attributes:
-        name: Of the module or, where it holds several weights, with the weight's own.
+        name: Name of the module; where it holds several weights, followed by the weight's.
         module: What is called, or what calls functions.
         weight: The weight.
         bias: What goes with it, or None.
@@ -53,7 +53,7 @@ class Layers:
     """What of a network is preconditioned.
 
     Attributes:
-        structures: By the name of the layer, the first where modules share a weight.
+        structures: Structures by the name of the layer; modules that share a weight have that of the first.
         calls: Modules whose calls are uses of a layer: its name and the structure of such a use.
         functions: The same for weights that functions apply, by the identity of the weight.
         by_function: Whether some weights are applied by functions only.

@@ -52,7 +52,7 @@ class JSONLines:
             log(step, kfac.statistics())
 
     Args:
-        path: Of the file; lines that it has stay.
+        path: The file; lines that it has stay.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -55,7 +55,7 @@ def train(
         training: Visited in a new random order every epoch.
         validation: Held-out samples, only measured on.
         seed: Non-negative; decides orders and smoothing, not the initial weights.
-        state: Where to go on; the model's own weights are replaced.
+        state: The checkpoint to go on from; it replaces the model's own weights.
         on_checkpoint: Called on all processes with the state after every `checkpoint_steps` steps.
         checkpoint_steps: Zero for no checkpoints.
         on_start: Called on all processes before the first step if K-FAC is to precondition, with the names of the
@@ -71,7 +71,7 @@ def train(
         ConfigError: If the batches do not suit samples and processes, or the state is that of another run.
         ConvergenceError: If a loss or a gradient is not finite; step and layer are named. Also if processes
             no longer hold the same weights at the end of an epoch.
-        Interrupted: On all processes, when `interrupted` said so and steps were left to do.
+        Interrupted: If `interrupted` said so and steps were left to do; all processes raise it.
     """
     communicator = communicator or Serial()
     steps = plan(recipe, n_samples=len(training), n_processes=communicator.size)

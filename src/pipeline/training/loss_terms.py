@@ -36,7 +36,7 @@ def learn_terms(scores: Tensor, gradient: Tensor) -> Terms | None:
 
     Args:
         scores: What went into the loss: classes in the second or in the last dimension, or one number a term.
-        gradient: Of the loss, of the same shape.
+        gradient: Gradient of the loss, of the same shape.
 
     Returns:
         None where the gradient is not that of a softmax or binary cross-entropy, or not finite.

@@ -19,7 +19,7 @@ class MappedImages:
         pixels: Shape (n, h, w) or (n, c, h, w), uint8, best mapped from a file.
         mean: Subtracted from every pixel.
         std: Divides the difference.
-        device: Where normalized images go.
+        device: The device that normalized images go to.
     """
 
     pixels: NDArray[np.uint8]

@@ -40,7 +40,7 @@ class Objective:
         n_classes: How many scores the network gives.
         smoothing: Applied in order.
         micro_batch: The most samples of one pass.
-        seed: Of the random numbers of smoothings.
+        seed: Seed of the random numbers of smoothings.
         communicator: The processes that train together.
         kfac: Told of passes that only explore, of scales and of scores.
         precision: One of `PRECISIONS`: of activations and their gradients; weights stay as they are.
@@ -83,7 +83,7 @@ class Objective:
         """Compute the gradient of a step into the parameters' `grad`, and return its loss.
 
         Args:
-            step: From 0; decides samples and random numbers.
+            step: Number of the step, from 0; it decides samples and random numbers.
             done: The part of training that is done, in [0, 1).
 
         Raises:

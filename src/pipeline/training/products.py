@@ -48,7 +48,7 @@ def times_own_transpose(a: Tensor, *, out: Tensor | None = None) -> Tensor:
 
     Args:
         a: Shape (..., n, k).
-        out: Where to write it, shape (..., n, n); such as a part of a larger matrix.
+        out: The tensor to write to, shape (..., n, n), such as a part of a larger matrix.
     """
     n, n_columns = a.shape[-2:]
     n_strips = -(-n // 96) if a.is_cpu and n_columns >= _WORTH_HALVING else 1

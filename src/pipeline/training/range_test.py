@@ -18,7 +18,7 @@ class RangeTest:
     """What a range test found.
 
     Attributes:
-        rates: Of the steps that were taken.
+        rates: The learning rates of the steps that were taken.
         losses: A moving average of the losses before these steps.
         steepest: The rate at which it fell fastest per decade: a good peak rate. None if it never fell.
         largest: The rate at which it was lowest; larger ones do harm.

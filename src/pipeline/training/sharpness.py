@@ -21,8 +21,8 @@ class Sharpness:
     """Two measures on the true loss (no smoothing) in evaluation mode.
 
     Attributes:
-        largest_eigenvalue: Of the Hessian of the mean loss, over all trained weights; in nats. It depends on how the
-            weights are scaled and falls with the training loss.
+        largest_eigenvalue: That of the Hessian of the mean loss, over all trained weights; in nats. It depends on how
+            the weights are scaled and falls with the training loss.
         perturbation: Mean rise of the loss, in nats, when each weight matrix gets Gaussian noise of `STD` times its
             root mean square: the same for networks that differ in scale only.
         n_samples: How many samples both were measured on.
@@ -85,8 +85,8 @@ def largest_eigenvalue(
     Args:
         product: Multiplies the matrix by a vector of shape (n,).
         like: A tensor of the dtype and device of the vectors.
-        seed: Of the first vector.
-        max_products: Where iteration ends at the latest, with the bound from below that it has.
+        seed: Seed of the first vector.
+        max_products: The most products; iteration then ends with the lower bound that it has.
 
     References:
         [1] Saad, "Numerical methods for large eigenvalue problems", 2011, chapter 6.

@@ -41,8 +41,8 @@ class SmoothedOptimizer:
         model: The network.
         optimizer: What steps; a `KFACOptimizer` too.
         smoothing: Any but those that mix samples, which `MixupCollate` does, and gradient noise.
-        n_steps: Of the whole training, which annealing and averages refer to.
-        seed: Of the noise.
+        n_steps: Steps of the whole training, which annealing and averages refer to.
+        seed: Seed of the noise.
 
     Attributes:
         inner: The optimizer.
@@ -158,8 +158,8 @@ class MixupCollate:
 
     Args:
         smoothing: How to mix; `RunningMixup` is refused, for a worker does not see former batches.
-        n_classes: Of the labels.
-        seed: Of the mixtures; every batch of every epoch draws anew.
+        n_classes: Number of classes of the labels.
+        seed: Seed of the mixtures; every batch of every epoch draws anew.
         collate: What makes tensors of a list of samples.
 
     Raises:

@@ -64,7 +64,7 @@ def nested_basis(
 
     Args:
         kernel: Entries.
-        field: Of the boxes: those of the sources, or with `transposed` of the targets.
+        field: Far fields of the boxes: those of the sources, or with `transposed` of the targets.
         transposed: Rows rather than columns are compressed.
         stored: What T is kept in.
         progress: Told of the boxes done.

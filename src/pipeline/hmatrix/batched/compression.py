@@ -82,11 +82,11 @@ def compress(
     Far blocks that updates have touched are no longer the kernel's, and are taken as they are.
 
     Args:
-        matrix: Of the level.
+        matrix: The matrix of the level.
         boxes: Shape (b,), within the level.
         near: Shape (b, p), near boxes of each, -1 for padding.
-        field: Of the tree.
-        first_box: Of the level, in the tree.
+        field: Far fields of the tree's boxes.
+        first_box: Number of the level's first box in the tree.
     """
     own = matrix.unknowns(boxes[:, None])
     points = matrix.points[own.index]
@@ -128,8 +128,8 @@ def adaptive_bases(
     elements.
 
     Args:
-        field: Of the boxes.
-        boxes: Shape (b,), in the tree.
+        field: Far fields of the boxes.
+        boxes: Their numbers in the tree, shape (b,).
         n: Shape (b,), unknowns of each.
         unknowns: Shape (b, largest n), their numbers in the level, padded with `n_unknowns`.
         ways: Blocks of far rows and the boxes' unknowns, of each matrix that shares the basis.

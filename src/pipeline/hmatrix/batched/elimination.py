@@ -47,9 +47,9 @@ class Problem:
         tree, lists: Of its points.
         kind: "cholesky", "ldlt" or "lu".
         computed, stored: Types.
-        sampling: Of far fields.
+        sampling: How far fields are sampled.
         dense_end: Unknowns that are left to one dense factorization.
-        device: Where.
+        device: The device that computes.
         progress: Told of the boxes done.
         correction: Sparse entries of near blocks, in tree order, beyond the kernel's.
     """

@@ -121,7 +121,7 @@ class BatchedProduct:
         Args:
             x: Vectors.
             diagonal: Shape (n,) in tree order, of the type that computes: added to A's.
-            dtype: Of the matrix with this diagonal.
+            dtype: Type of the matrix with this diagonal.
         """
         return apply_on_device(
             x,

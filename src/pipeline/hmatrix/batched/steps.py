@@ -27,7 +27,7 @@ class Elimination:
         outer: Shape (b, k + r), places of N, of which the first k are S.
         T: Shape (b, k, d), the interpolation of the far field.
         factor: Shape (b, d, d), L or the LU factors of X_DD.
-        pivots: Of the LU factors, shape (b, d), or None.
+        pivots: Pivots of the LU factors, shape (b, d), or None.
         left: Shape (b, k + r, d).
         right: Shape (b, d, k + r), or None if the matrix is symmetric.
     """
@@ -93,7 +93,7 @@ class BatchedSteps:
     """The eliminations of one level on a device; the last "level" is the dense end.
 
     Attributes:
-        eliminations: In their order, colors one after the other.
+        eliminations: The eliminations in their order, one color after the other.
         determinant: Real and imaginary part of its phase, logarithm of its size.
         table: Boxes, unknowns, skeletons.
     """

@@ -87,7 +87,7 @@ class BoundaryOperator:
     Attributes:
         shape: Functions that test, functions that are tried.
         dtype: The type of products with real vectors.
-        terms: Whose sum it is, together with
+        terms: The operators whose sum it is, together with
         sparse: this, or None.
     """
 

@@ -38,7 +38,7 @@ class BoundarySolution:
     Attributes:
         mesh: The surface.
         wavenumber: k of exp(i k r)/(4 pi r).
-        side: Where the solution lives; None for a screen, which has two sides.
+        side: The side that the solution lives on; None for a screen, which has two sides.
         single, double: Densities by their values at the corners of each triangle, shape (3 t,), or None.
         unknown: What was solved for: values of the triangles, or of the vertices.
         space: Its space.
@@ -87,10 +87,10 @@ def solve_dirichlet(
     Args:
         mesh: Closed, normals out of the body.
         values: Function of points (n, 3), or values at the vertices.
-        side: Where the field is wanted; outside it radiates, or decays.
+        side: The side on which the field is wanted; outside it radiates, or decays.
         kernel: Fundamental solution of the equation; Laplace's by default.
-        tolerance: Of the compression, and relative residual of the solve.
-        operators: Of the mesh and kernel, if they have been made already.
+        tolerance: Tolerance of the compression, and relative residual of the solve.
+        operators: Operators of this mesh and kernel, if they have been made already.
 
     Returns:
         The solution. The error of the field falls as h².
@@ -144,10 +144,10 @@ def solve_neumann(
         mesh: Closed, normals out of the body.
         derivatives: Function of points and normals (n, 3), or values of the triangles; along the normal out of the
             body on either side.
-        side: Where the field is wanted; outside it radiates, or decays.
+        side: The side on which the field is wanted; outside it radiates, or decays.
         kernel: Fundamental solution of the equation; Laplace's by default.
-        tolerance: Of the compression, and relative residual of the solve.
-        operators: Of the mesh and kernel, if they have been made already.
+        tolerance: Tolerance of the compression, and relative residual of the solve.
+        operators: Operators of this mesh and kernel, if they have been made already.
 
     Raises:
         ConfigError: If the mesh is not usable or too coarse for the wave, or if as much does not flow out as in where

@@ -61,7 +61,7 @@ class PointSource:
 
     Attributes:
         wavenumber: k.
-        place: Where it is.
+        place: Its place.
     """
 
     wavenumber: float
@@ -156,9 +156,9 @@ def solve_scattering(
         wavenumber: k, in the inverse unit of the mesh.
         condition: "soft" where the field vanishes on the surface, "hard" where its normal derivative does.
         screen: Whether the surface is an open screen; left out, its open edges tell.
-        tolerance: Of the compression, and relative residual of the solve. Triangles limit the accuracy: errors fall as
-            the square of their size, on screens as their size.
-        operators: Of the mesh and wavenumber, from a solve before.
+        tolerance: Tolerance of the compression, and relative residual of the solve. Triangles limit the accuracy:
+            errors fall as the square of their size, on screens as their size.
+        operators: Operators of this mesh and wavenumber, from a solve before.
 
     Raises:
         ConfigError: If the mesh is not usable, or too coarse for the wave.

@@ -195,7 +195,7 @@ class DistributedH2Matrix:
         Args:
             own_b: Shape (own rows,) or (own rows, m).
             tolerance: Relative residual of each column, 2-norm; if left out 1e-8, or 1e-5 in single precision.
-            factorization: To precondition with; otherwise a loose one is made.
+            factorization: The preconditioner; otherwise a loose one is made.
             max_iterations: Largest number of iterations of conjugate gradients, or of GMRES where A is not definite.
 
         Raises:

@@ -21,7 +21,7 @@ def act(
     """Return own rows of the result of an action on vectors in tree order; collective.
 
     Args:
-        form: Whose rows they are.
+        form: The matrix whose rows they are.
         own_x: Shape (own rows,) or (own rows, m), in the caller's order.
         action: Takes and returns the rows that this process owns in tree order.
         communicator: The processes.

@@ -58,7 +58,7 @@ class Team:
     Attributes:
         n_parts: How many parts there are, over all processes.
         n_threads: Most threads of this process that work at once; as many as torch has if left out.
-        communicator: Of the processes; parts are dealt to them in contiguous runs.
+        communicator: The processes; parts are dealt to them in contiguous runs.
         shares: Shape (parts,), how much each part should own; equal if left out.
         tally: Counts of what has been done.
         failed: The process whose pivot has failed.

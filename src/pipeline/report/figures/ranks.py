@@ -21,7 +21,7 @@ def ranks_by_level(
         name: Makes the ids unique.
         n: Number of rows and columns.
         blocks: Rows of (first row, past last row, first column, past last column, rank or -1).
-        levels: Of the tree; a block's level is the one whose boxes have its number of rows.
+        levels: Levels of the tree; a block's level is the one whose boxes have its number of rows.
     """
     table = np.asarray(blocks, dtype=np.int64).reshape(-1, 5)
     table = table[table[:, 4] >= 0]
