@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import ConvergenceError
+from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix import H2Matrix, kernels
 
 
@@ -112,3 +112,19 @@ def test_a_rectangular_solve_is_refused_by_its_own_name():
     points = np.random.default_rng(0).random((100, 2))
     with pytest.raises(ValueError, match="solve wants a square matrix"):
         H2Matrix.from_kernel(points, kernels.Matern(), sources=points[:40]).solve(np.ones(100))
+
+
+def test_a_solve_can_be_asked_for_the_residual_of_the_exact_matrix():
+    """Eigenvalues below tolerance times norm: a solution for the compressed matrix says little of the exact one."""
+    points = np.random.default_rng(0).random((1500, 2))
+    kernel = kernels.Matern(length_scale=0.3, nu=1.5)
+    matrix = kernel(points, points) + 1e-4 * np.eye(1500)
+    A = H2Matrix.from_kernel(points, kernel, diagonal=1e-4, tolerance=1e-4)
+    b = np.random.default_rng(3).standard_normal(1500)
+    x, info = A.solve(b, 1e-6, exact=True)
+    # Sampled rows tell the residual of all to a factor of two or so.
+    assert info.exact_residual <= 1e-6
+    assert relative(matrix @ x, b) <= 3e-6
+    assert any("compressed anew" in note for note in info.notes)
+    with pytest.raises(ConfigError, match="exact: this matrix was not built from a kernel"):
+        (A @ A).solve(b, exact=True)

@@ -36,7 +36,7 @@ def relative(found, wanted):
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(30))
 def test_every_verb_keeps_its_promise_or_fails(seed):
     points, kernel, diagonal, tolerance, generator = random_problem(seed)
     exact = points.astype(np.float64)

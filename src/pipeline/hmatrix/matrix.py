@@ -284,6 +284,7 @@ class H2Matrix:
         *,
         factorization: Factorization | None = None,
         max_iterations: int = 300,
+        exact: bool = False,
     ) -> tuple[Vectors, SolveInfo]:
         """Solve A x = b by Krylov iteration on A, preconditioned by a loose factorization: the default way.
 
@@ -295,6 +296,8 @@ class H2Matrix:
                 if 50 iterations with it do not suffice; `info.notes` tell. A kernel matrix that proves not positive
                 definite as compressed, or whose solution fails on exact rows, is compressed anew, tighter.
             max_iterations: Largest number of iterations of conjugate gradients, or of GMRES where A is not definite.
+            exact: The tolerance is that of the residual on sampled exact rows of a kernel matrix, which is compressed
+                anew until it is met: at 100,000 points and a condition of 1e8 that takes minutes.
 
         Returns:
             x and how the solve went: `info.relative_residual` is that with the compressed matrix, `info.exact_residual`
@@ -309,6 +312,7 @@ class H2Matrix:
             tolerance=tolerance,
             factorization=factorization,
             max_iterations=max_iterations,
+            exact=exact,
             copies=self.copies,
         )
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from pipeline.errors import ConvergenceError
+from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix.algebra import recompress
 from pipeline.hmatrix.batched.padding import to_host
 from pipeline.hmatrix.exact_rows import exact_product, sampled_rows
@@ -34,7 +34,7 @@ _TIGHTENINGS = (1.0, 1e-2, 1e-4)  # of the preconditioner, where it makes too li
 _DOUBLE, _SINGLE = 1e-8, 1e-5  # residuals that rounding leaves within reach
 _Iteration = Callable[[Factorization, int], tuple[torch.Tensor, SolveInfo]]
 
-_RECOMPRESSIONS = 2
+_RECOMPRESSIONS, _MOST_RECOMPRESSIONS = 2, 5  # the more where the exact residual is to be reached
 _TIGHTER = 1e-2  # share of the tolerance, for another compression
 _TIGHTEST = 1e-12
 _MEANINGLESS = 0.05  # a residual on exact rows from which an answer is none
@@ -50,10 +50,15 @@ def solve(
     tolerance: float | None,
     factorization: Factorization | None,
     max_iterations: int,
+    exact: bool = False,
     copies: DeviceCopies | None = None,
 ) -> tuple[Vectors, SolveInfo]:
     """Do what `H2Matrix.solve` says."""
     A.require_square("solve")
+    if exact and A.kernel is None:
+        raise ConfigError(
+            "exact: this matrix was not built from a kernel, and has no other rows; leave it out"
+        )
     if tolerance is not None:
         require_tolerance(tolerance)
     require_count(max_iterations, "max_iterations")
@@ -84,7 +89,9 @@ def solve(
     # Iterations stay where the matrix lives; vectors on a GPU stay there in any case.
     tensor = given if A.device.type == "cpu" else given.to(A.device)
 
-    for tightening in range(_RECOMPRESSIONS + 1):
+    enough = reached if exact else max(_MEANINGLESS, _DIFFER * reached)
+    most = _MOST_RECOMPRESSIONS if exact else _RECOMPRESSIONS
+    for tightening in range(most + 1):
         iterate = _iteration(A, tensor, reached, copies)
         failed: ConvergenceError
         info: SolveInfo
@@ -95,17 +102,19 @@ def solve(
                 x, found = _tightening(A, iterate, max_iterations)
             info = _checked(A, tensor, x, found)
         except NotPositiveDefiniteError as error:
-            failed = error
+            failed, step = error, _TIGHTER
         else:
-            if (info.exact_residual or 0.0) <= max(_MEANINGLESS, _DIFFER * reached):
+            if (info.exact_residual or 0.0) <= enough:
                 break
+            # What compression has lost is in proportion to its tolerance.
+            step = _TIGHTER if not exact else min(0.1, 0.3 * reached / (info.exact_residual or 1.0))
             failed = ConvergenceError(
                 f"the solution for the matrix compressed at tolerance {A.tolerance:.0e} leaves a residual of "
                 f"{info.exact_residual:.1e} on exact rows; compress it at a smaller tolerance, or add a nugget to the "
                 "diagonal"
             )
-        tighter = max(_TIGHTER * A.tolerance, _TIGHTEST)
-        last = tightening == _RECOMPRESSIONS or factorization is not None
+        tighter = max(step * A.tolerance, _TIGHTEST)
+        last = tightening == most or factorization is not None
         if last or A.kernel is None or is_narrow(A.dtype) or tighter >= A.tolerance:
             raise failed
         note = f"compressed anew at tolerance {tighter:.0e}: {failed}"
@@ -153,7 +162,7 @@ def _checked(A: H2Form, b: torch.Tensor, x: torch.Tensor, info: SolveInfo) -> So
     if exact > _DIFFER * max(info.relative_residual, np.finfo(np.float64).eps):
         note = (
             f"the residual is {info.relative_residual:.1e} with the compressed matrix and {exact:.1e} on exact rows; "
-            f"where that is too much, compress at a smaller tolerance than {A.tolerance:.0e}"
+            f"where that is too much, compress at a smaller tolerance than {A.tolerance:.0e}, or solve with exact=True"
         )
         logger.warning(note)
         notes = (*notes, note)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from pipeline.hmatrix import kernels
 from pipeline.hmatrix.gaussian_process.likelihood import Likelihood
@@ -150,12 +151,15 @@ def test_colors_are_equally_frequent_and_far_apart(n):
     counts = np.bincount(colors, minlength=16)
     assert counts.max() - counts.min() <= 1
     if n == 1000:
-        gaps = [
-            np.sort(np.linalg.norm(own[:, None] - own, axis=2) + 9 * np.eye(len(own)), axis=1)[:, 0].mean()
-            for own in (points[colors == color] for color in range(16))
-        ]
-        # A random color of 62 points would have a mean gap of .5 / sqrt(62).
-        assert np.mean(gaps) > 1.25 * 0.5 / math.sqrt(62)
+        generator = np.random.default_rng(0)
+        random = [mean_gap(points, generator.permutation(colors)) for _ in range(99)]
+        assert mean_gap(points, colors) > max(random)
+
+
+def mean_gap(points, colors):
+    """Return the mean distance of a point to the next one of its color."""
+    own = [points[colors == color] for color in np.unique(colors)]
+    return np.mean([cKDTree(part).query(part, k=2)[0][:, 1].mean() for part in own])
 
 
 def test_parameters_are_named_replaced_and_fixed():

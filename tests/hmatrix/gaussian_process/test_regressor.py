@@ -1,6 +1,8 @@
 """`GaussianProcess` against scikit-learn's regressor, dense algebra, and what is known of the data."""
 
 import math
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -325,3 +327,17 @@ def test_data_that_do_not_fit_are_refused(data, fitted):
         fitted.predict(np.zeros((2, 3)))
     with pytest.raises(ValueError, match="not fitted"):
         GaussianProcess(KERNEL).predict(X)
+
+
+def test_neither_scikit_learn_nor_pandas_is_needed():
+    """They come with the extra `gaussian-process`, for who uses them beside it."""
+    program = (
+        "import sys; sys.modules.update(sklearn=None, pandas=None)\n"
+        "import numpy as np; from pipeline.hmatrix import GaussianProcess, kernels\n"
+        "X = np.random.default_rng(0).random((60, 2)); process = GaussianProcess(kernels.Matern(0.3), nugget=0.1)\n"
+        "mean, std = process.fit(X, X[:, 0]).predict(X[:5], return_std=True); print(mean.shape, std.shape)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "(5,) (5,)", done.stderr
