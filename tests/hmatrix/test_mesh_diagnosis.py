@@ -1,11 +1,15 @@
 """Meshes are diagnosed before they are computed on: each defect with its count, its place and advice."""
 
+from pathlib import Path
+
+import matplotlib
 import numpy as np
 import pytest
 
 from pipeline.data.meshes import cube_mesh, sphere_mesh
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.boundary_elements import TriangleMesh, diagnose, merge_vertices
+from pipeline.meshes import merged
 
 
 @pytest.fixture
@@ -129,3 +133,40 @@ def test_an_empty_mesh_is_no_closed_surface():
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match=r"triangles of a mesh have the shape \(n, 3\), not \(4, 2\)"):
         diagnose((np.zeros((4, 3)), np.zeros((4, 2), int)))
+
+
+def test_a_soup_with_flat_triangles_is_diagnosed_before_it_is_refused(sphere):
+    """As files of real models are: each triangle with corners of its own, some of them without area."""
+    vertices, triangles = sphere
+    soup = vertices[triangles].reshape(-1, 3)
+    soup[3 * 7 + 1] = soup[3 * 7]
+    corners = np.arange(len(soup)).reshape(-1, 3)
+    with pytest.raises(ValueError, match="triangle 7 has no area"):
+        merge_vertices(soup, corners)
+    found = diagnose(merged(soup, corners))
+    assert (found.counts["degenerate"], found.errors[0].indices.tolist()) == (1, [7])
+    assert found.counts["unmerged"] == 0
+
+
+def test_real_terrain_is_a_screen_whose_slivers_and_unlike_triangles_are_told():
+    """Elevations of a fault (matplotlib's sample data), meshed where they are, with dense rows beside coarse ones."""
+    with np.load(Path(matplotlib.get_data_path()) / "sample_data/jacksboro_fault_dem.npz") as data:
+        elevation = data["elevation"].astype(float)
+    rows = np.concatenate([np.arange(41), np.arange(140, len(elevation), 100)])
+    columns = np.arange(0, elevation.shape[1], 10)
+    y, x = np.meshgrid(rows * 90.0, columns * 75.0, indexing="ij")
+    vertices = np.stack([x, y, elevation[np.ix_(rows, columns)]], axis=-1).reshape(-1, 3)
+    number = np.arange(len(vertices)).reshape(x.shape)
+    a, b, c, d = number[:-1, :-1], number[:-1, 1:], number[1:, :-1], number[1:, 1:]
+    triangles = np.stack([a, b, d, a, d, c], axis=-1).reshape(-1, 3)
+    found = diagnose(merged(vertices, triangles))
+    # Its rim is all that keeps it from being a conductor.
+    assert {finding.kind for finding in found.errors} == {"open_edges"}
+    assert found.counts["open_edges"] == 2 * (len(rows) + len(columns) - 2)
+    found.require_usable(closed=False)
+    a, b, c = vertices[triangles].transpose(1, 0, 2)
+    longest = np.max([np.linalg.norm(edge, axis=1) for edge in (b - a, c - b, a - c)], axis=0)
+    height = np.linalg.norm(np.cross(b - a, c - a), axis=1) / longest
+    assert found.counts["slivers"] == (longest > 20 * height).sum()
+    # Between the last dense row and the first coarse one, a pair for each column.
+    assert found.counts["unlike"] == len(columns) - 1

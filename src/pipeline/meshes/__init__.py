@@ -3,7 +3,7 @@
 This package needs none of the cores, so that code of the H2 library does not stand behind points that a mesh gives.
 """
 
-from pipeline.meshes.diagnosis import Diagnosis, diagnose, merge_vertices
+from pipeline.meshes.diagnosis import Diagnosis, diagnose, merge_vertices, merged
 from pipeline.meshes.triangles import TriangleMesh
 
-__all__ = ["Diagnosis", "TriangleMesh", "diagnose", "merge_vertices"]
+__all__ = ["Diagnosis", "TriangleMesh", "diagnose", "merge_vertices", "merged"]

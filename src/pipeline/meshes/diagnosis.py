@@ -173,13 +173,23 @@ def merge_vertices(vertices: ArrayLike, triangles: ArrayLike, *, within: float =
         vertices: Shape (v, 3).
         triangles: Shape (t, 3).
         within: Vertices in the same cell of a grid of this size are one; 0 merges equal ones only.
+
+    Raises:
+        ValueError: If they make no mesh; `diagnose(merged(vertices, triangles))` tells all that is wrong.
     """
+    return TriangleMesh(*merged(vertices, triangles, within=within))  # type: ignore[arg-type]
+
+
+def merged(
+    vertices: ArrayLike, triangles: ArrayLike, *, within: float = 0.0
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return vertices and triangles as `merge_vertices` does, be they a mesh or too bad for one."""
     places, corners = np.asarray(vertices, np.float64), np.asarray(triangles, np.int64)
     cells = places + 0.0 if within == 0 else np.round(places / within)  # -0.0 and 0.0 are one place
     _, first, inverse = np.unique(cells, axis=0, return_index=True, return_inverse=True)
     corners = inverse.reshape(-1)[corners]
     used, numbers = np.unique(corners, return_inverse=True)
-    return TriangleMesh(places[first[used]], numbers.reshape(corners.shape))  # type: ignore[arg-type]
+    return places[first[used]], numbers.reshape(corners.shape)
 
 
 def _triangles(
