@@ -25,13 +25,12 @@ from pipeline.hmatrix.admissibility import (
 )
 from pipeline.hmatrix.blocks import Blocks, Places, evaluate_blocks
 from pipeline.hmatrix.cluster import ClusterTree, Ints
+from pipeline.hmatrix.distributed.exact_rows import sampled_error, typical_norm
 from pipeline.hmatrix.distributed.form import OwnBasis, OwnForm, Pairs
 from pipeline.hmatrix.distributed.points import KeptPoints, kernel_matrix
-from pipeline.hmatrix.distributed.product import product
 from pipeline.hmatrix.distributed.swap import Array, Halo, Ids, chained, exchange, gather, summed
 from pipeline.hmatrix.distributed.tree import Division, Route, build_tree
 from pipeline.hmatrix.entries import length_scales
-from pipeline.hmatrix.exact_rows import NEAREST, OUTSTANDING, error_of_rows, norm_of_rows
 from pipeline.hmatrix.geometry import crowded, depth_of, fills_space, sampling_step
 from pipeline.hmatrix.inputs import Progress
 from pipeline.hmatrix.kernels import Kernel
@@ -45,8 +44,6 @@ logger = logging.getLogger("pipeline.hmatrix")
 
 _ATTEMPTS = 5
 _SHARE = 0.35  # of the tolerance, as in compression.py
-_NORM_ROWS = 64
-_CHECKED_ROWS = 128
 _CHECK = 0.4  # rows of a check, of those of the sample: as in native/adaptive.hpp
 _AHEAD = 2  # enlargements of the samples that are fetched in advance: most boxes need no more
 _FETCHES = 9  # enlargements at which the build gives up
@@ -72,7 +69,7 @@ def compress(
         division.first, division.tree.points, np.zeros(0, np.int32), np.zeros((0, points.shape[1]))
     )
     work = _Build(kernel, division, lists, kept, communicator, progress)
-    norm = work.typical_norm()
+    norm = typical_norm(kernel, kept, division.n_points, communicator)
     _require_finite(norm)
     stored = stored_type(tolerance, norm, work.computed, dtype)
     near, near_places = work.near_blocks(stored)
@@ -93,6 +90,7 @@ def compress(
         reached = sampled_error(form, communicator, seed=attempt + 1, n_vectors=8)
         logger.info("checked on exact rows: relative error %.1e (wanted %.0e)", reached, tolerance)
         _require_finite(reached)
+        _native.release_memory()
         if reached <= tolerance:
             return form
         shrink = max(0.3 * tolerance / reached, 1e-3)
@@ -113,14 +111,6 @@ def _require_finite(value: float) -> None:
             "the kernel's entries are NaN or infinite, or so large that their squares are; look at what it gives "
             "between points that are equal or far apart"
         )
-
-
-def _rounded(value: float) -> float:
-    """Round to 24 bits: sums over another number of processes differ in their last bits, and what follows shall not."""
-    if not math.isfinite(value):
-        return value
-    mantissa, exponent = math.frexp(value)
-    return math.ldexp(round(mantissa * 2**24), exponent - 24)
 
 
 def _divided(
@@ -193,27 +183,6 @@ class _Build:
     @property
     def computed(self) -> np.dtype[Any]:
         return np.dtype(np.complex128 if self.kernel.is_complex else np.float64)
-
-    def typical_norm(self) -> float:
-        """Estimate the norm that tolerances refer to, as `exact_rows.typical_norm` does; collective."""
-        n = self.division.n_points
-        if n == 0:
-            return 0.0
-        chosen = np.unique(np.linspace(0, n - 1, min(n, _NORM_ROWS)).astype(np.int32))
-        own = chosen[(chosen >= self.points.first) & (chosen < self.points.last)]
-        rows = np.concatenate(gather(self.communicator, self.points.at(own)))
-        with together(self.communicator):
-            entries = np.abs(exact_rows(self.kernel, rows, self.points.own))
-        if self.kernel.singular and n > NEAREST:
-            place = max(entries.shape[1] - NEAREST, 0)
-            largest = np.partition(entries, place, axis=1)[:, place:] if place else entries
-            nearest = np.concatenate(gather(self.communicator, np.ascontiguousarray(largest.T)))
-            limit = (
-                OUTSTANDING * np.partition(nearest, len(nearest) - NEAREST, axis=0)[len(nearest) - NEAREST]
-            )
-            entries = np.minimum(entries, limit[:, None])
-        norm = norm_of_rows(summed(self.communicator, (entries**2).sum(axis=1)), n, square=True)
-        return _rounded(norm)
 
     def near_blocks(self, stored: np.dtype[Any]) -> tuple[Pairs, Ids]:
         """Return the blocks of own leaves, and the places of others' points in them; collective."""
@@ -469,49 +438,3 @@ class _Side:
 def _nothing(n_boxes: int, computed: np.dtype[Any]) -> _Side:
     empty = np.zeros(0, np.int32)
     return _Side(np.zeros(n_boxes, np.int32), empty, empty, np.zeros(0, computed), np.zeros(0), np.zeros(0))
-
-
-def exact_rows(kernel: Kernel, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> Array:
-    """Return entries between plain points, shape (rows, columns)."""
-    kind = np.dtype(np.complex128 if kernel.is_complex else np.float64)
-    matrix = kernel_matrix(kernel, rows, columns)
-    zero, m, n = np.zeros(1, np.int32), len(rows), len(columns)
-    flat = getattr(_native, f"evaluate_blocks_{kind.name}")(
-        matrix, np.array([0, m]), np.arange(m, dtype=np.int32), np.array([0, n]), np.arange(n, dtype=np.int32), zero,
-        zero, 1,
-    )  # fmt: skip
-    return np.asarray(flat).reshape(n, m).T
-
-
-def sampled_error(A: OwnForm, communicator: Communicator, *, seed: int, n_vectors: int) -> float:
-    """Return the relative error of A X for normal X, as `exact_rows.sampled_error` does; collective."""
-    X = np.random.default_rng((seed, communicator.rank)).standard_normal((A.n_own, n_vectors))
-    own, exact = exact_products(A, X, communicator, seed=seed)
-    found = product(A, X, communicator)[own]
-    rows = np.stack([np.linalg.norm(values, axis=1) for values in (exact, found - exact)], axis=1)
-    sizes, errors = np.concatenate(gather(communicator, rows)).T
-    return error_of_rows(sizes, errors, square=True) if len(sizes) else 0.0
-
-
-def exact_products(A: OwnForm, X: Array, communicator: Communicator, *, seed: int) -> tuple[Ids, Array]:
-    """Return sampled own rows, and these of the product of A's exact entries with X; collective.
-
-    Args:
-        A: The matrix.
-        X: Own rows in tree order, shape (n, m).
-        communicator: The processes.
-        seed: Seed of the sample, one row from each of equal parts of the tree order.
-    """
-    points, n = A.points, A.division.n_points
-    n_rows = min(n, _CHECKED_ROWS)
-    edges = np.arange(n_rows + 1, dtype=np.int64) * n // max(n_rows, 1)
-    chosen = np.random.default_rng(seed).integers(edges[:-1], edges[1:])
-    own = chosen[(chosen >= points.first) & (chosen < points.last)] - points.first
-    rows = np.concatenate(gather(communicator, points.own[own]))
-    with together(communicator):
-        part = exact_rows(A.kernel, rows, points.own) @ X
-    before = int(np.searchsorted(chosen, points.first))
-    exact = summed(communicator, part)[before : before + len(own)]
-    if A.diagonal_term is not None:
-        exact = exact + A.diagonal_term[own, None] * X[own]
-    return own, exact

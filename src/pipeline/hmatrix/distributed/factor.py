@@ -14,7 +14,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 
 from pipeline.errors import ConvergenceError
-from pipeline.hmatrix.distributed.build import exact_products
+from pipeline.hmatrix.distributed.exact_rows import exact_products
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.problem import divided_problem
 from pipeline.hmatrix.distributed.statistics import of_factorization

@@ -12,7 +12,8 @@ from torch import Tensor
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.admissibility import Admissibility, as_admissibility
 from pipeline.hmatrix.batched.padding import to_device
-from pipeline.hmatrix.distributed.build import compress, sampled_error
+from pipeline.hmatrix.distributed.build import compress
+from pipeline.hmatrix.distributed.exact_rows import sampled_error
 from pipeline.hmatrix.distributed.factor import DistributedFactorization, factorize
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.product import product

@@ -2,6 +2,10 @@
 #include <nanobind/stl/complex.h>
 #include <nanobind/stl/vector.h>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "build.hpp"
 #include "cluster.hpp"
 #include "eliminate.hpp"
@@ -122,6 +126,11 @@ NB_MODULE(_native, module) {
     load_routines();
     module.def("bisect", &bisect, "points"_a, "depth"_a);
     module.def("symmetric_means", &symmetric_means, "targets"_a, "sources"_a, "coordinates"_a, "weights"_a);
+    module.def("release_memory", [] {
+#ifdef __GLIBC__
+        malloc_trim(0);  // freed memory between what is kept stays with the process otherwise
+#endif
+    });
     module.def("instruction_sets", [] {
         nb::list names;
         for (const Loops* set : available_loops()) names.append(set->name);
