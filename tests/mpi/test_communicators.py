@@ -28,6 +28,13 @@ def check(comm, *dtypes):
     parts = comm.all_gather(torch.full((comm.rank, 2), float(comm.rank), dtype=torch.float64))
     assert [len(part) for part in parts] == list(range(comm.size))
     assert all((part == i).all() for i, part in enumerate(parts))
+    if comm.size > 1:
+        try:
+            comm.all_gather(torch.zeros(2, dtype=torch.float64 if comm.rank else torch.int64))
+        except TypeError as error:
+            assert "process 1 passes a tensor of torch.float64" in str(error)
+        else:
+            raise AssertionError("other types")
     for n in (0, 3, 700_000):
         received = comm.exchange({
             to: torch.full((n, 2), comm.rank * 10 + to, dtype=torch.float64)

@@ -26,6 +26,35 @@ except ValueError as error:
     Path(sys.argv[2], f"refused.{comm.rank}").write_text(str(error))
 """
 
+A_FIT = """
+import numpy as np
+from pipeline.hmatrix import GaussianProcess, kernels
+from pipeline.runtime.mpi import MpiCommunicator
+
+comm = MpiCommunicator()
+rng = np.random.default_rng(0)
+X = rng.random((700, 2))
+y = np.sin(5 * X[:, 0]) + X[:, 1] + 0.1 * rng.standard_normal(700)
+own = slice(0, 0) if comm.rank == 1 else slice(0, 400) if comm.rank == 0 else slice(400, 700)
+kernel = kernels.Matern(nu=1.5, length_scale=0.3)
+divided = GaussianProcess(kernel, nugget="fit", trend="constant", communicator=comm).fit(X[own], y[own])
+alone = GaussianProcess(kernel, nugget="fit", trend="constant").fit(X, y)
+assert abs(divided.log_likelihood_ - alone.log_likelihood_) < 0.1, (divided.log_likelihood_, alone.log_likelihood_)
+found, expected = divided.predict(X[own][:50]), alone.predict(X[own][:50])
+assert np.linalg.norm(found - expected) <= 1e-2 * np.linalg.norm(expected)
+"""
+
+
+@pytest.mark.mpi
+def test_real_processes_fit_as_one_does(tmp_path):
+    script = tmp_path / "fit.py"
+    script.write_text(A_FIT)
+    done = subprocess.run(
+        ["mpiexec", "-n", "3", sys.executable, "-m", "mpi4py", str(script)],
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
 
 @pytest.mark.mpi
 def test_real_processes_divide_a_matrix_and_fail_together(tmp_path):

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.runtime.communicator import require_ranks
-from pipeline.runtime.letters import pack, unpack
+from pipeline.runtime.letters import head, lengths_of, pack, unpack
 
 # Bytes that one process may receive of a sum; of more, what adding up on the way saves outweighs the waking.
 MOST_GATHERED = 2_000_000
@@ -69,17 +69,17 @@ class Collectives:
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         # gloo fails on uneven parts, so all travel padded to the longest.
-        length = torch.tensor([len(tensor)], device=tensor.device)
-        lengths = [torch.empty_like(length) for _ in range(self.size)]
+        own = torch.tensor([head(tensor)], device=tensor.device)
+        heads = [torch.empty_like(own) for _ in range(self.size)]
         with self._together():
-            dist.all_gather(lengths, length, group=self.group)
-        longest = int(max(int(part) for part in lengths))
-        padded = tensor.new_zeros((longest, *tensor.shape[1:]))
+            dist.all_gather(heads, own, group=self.group)
+        lengths = lengths_of(map(int, heads))
+        padded = tensor.new_zeros((max(lengths), *tensor.shape[1:]))
         padded[: len(tensor)] = tensor
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         with self._together():
             dist.all_gather(parts, padded, group=self.group)
-        return [part[: int(n)] for part, n in zip(parts, lengths, strict=True)]
+        return [part[:n] for part, n in zip(parts, lengths, strict=True)]
 
     def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
         require_ranks(sent, self.size)

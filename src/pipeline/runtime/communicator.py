@@ -16,6 +16,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from pipeline.runtime.letters import head, lengths_of
+
 T = TypeVar("T")
 
 
@@ -40,7 +42,7 @@ class Communicator(Protocol):
         """Replace a contiguous tensor by that of process `source`."""
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        """Return every process's tensor, in order; the first dimensions may differ."""
+        """Return every process's tensor, in order; the first dimensions may differ, and other types are a TypeError."""
 
     def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """Send a tensor to each of some processes, and return those that others have sent to this one.
@@ -185,6 +187,7 @@ class Threads:
         self.meeting.barrier.wait()
         gathered = [place.clone() for place in self.meeting.places if place is not None]
         self.meeting.barrier.wait()
+        lengths_of(map(head, gathered))
         return gathered
 
     def all_reduce(self, tensor: Tensor) -> None:

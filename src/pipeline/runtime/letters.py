@@ -1,4 +1,6 @@
-"""Tensors of any type and shape as bytes, for what passes bytes only."""
+"""Tensors of any type and shape as bytes, for what passes bytes only; and heads of tensors that are to be joined."""
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -33,3 +35,24 @@ def unpack(letter: Tensor) -> Tensor:
     end = 16 + 8 * n_dimensions
     shape = letter[16:end].clone().view(torch.int64).tolist()
     return letter[end:].clone().view(_TYPES[kind]).reshape(shape)
+
+
+def head(tensor: Tensor) -> int:
+    """Return one number that tells the type of a tensor and its length."""
+    return len(tensor) * len(_TYPES) + _TYPES.index(tensor.dtype)
+
+
+def lengths_of(heads: Iterable[int]) -> list[int]:
+    """Return the lengths of the processes' tensors, which are to be gathered, from their heads.
+
+    Raises:
+        TypeError: If the types differ: the bytes of one would be read as numbers of the other.
+    """
+    lengths, kinds = zip(*(divmod(int(one), len(_TYPES)) for one in heads), strict=True)
+    for rank, kind in enumerate(kinds):
+        if kind != kinds[0]:
+            raise TypeError(
+                f"all_gather: process {rank} passes a tensor of {_TYPES[kind]}, process 0 one of {_TYPES[kinds[0]]}; "
+                "pass the same type on all"
+            )
+    return list(lengths)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.runtime.communicator import require_ranks
-from pipeline.runtime.letters import pack, unpack
+from pipeline.runtime.letters import head, lengths_of, pack, unpack
 
 _PIECE = 2**30  # bytes of one message: MPI counts them in 32 bits
 _MEMORY = "/dev/shm"  # a file system that lies in memory; elsewhere pages of a temporary file serve
@@ -79,7 +79,7 @@ class MpiCommunicator:
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         part = np.ascontiguousarray(tensor.numpy())
-        lengths = self.comm.allgather(len(part))
+        lengths = lengths_of(self.comm.allgather(head(tensor)))
         row = part.size // len(part) if len(part) else int(np.prod(part.shape[1:]))
         whole = np.empty((sum(lengths), *part.shape[1:]), part.dtype)
         self.comm.Allgatherv(part, (whole, [length * row for length in lengths]))

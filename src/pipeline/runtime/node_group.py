@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.errors import ProcessLostError
 from pipeline.runtime.communicator import Communicator, Serial, require_ranks
-from pipeline.runtime.letters import pack, unpack
+from pipeline.runtime.letters import head, lengths_of, pack, unpack
 from pipeline.runtime.members import Member, gone_of, lost, members_of
 from pipeline.runtime.mpi import MpiCommunicator, NodeMemory
 from pipeline.runtime.torch_group import TIMEOUT, torch_group
@@ -66,10 +66,10 @@ class NodeGroup:
                 part.copy_(places[source])
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        lengths = torch.zeros(self.size, dtype=torch.int64)
-        lengths[self.rank] = len(tensor)
-        self.all_reduce(lengths)
-        parts = [tensor.new_empty((n, *tensor.shape[1:])) for n in lengths.tolist()]
+        heads = torch.zeros(self.size, dtype=torch.int64)
+        heads[self.rank] = head(tensor)
+        self.all_reduce(heads)
+        parts = [tensor.new_empty((n, *tensor.shape[1:])) for n in lengths_of(heads.tolist())]
         parts[self.rank].copy_(tensor)
         for source, part in enumerate(parts):
             self.broadcast(part, source)

@@ -88,13 +88,11 @@ def from_first(communicator: Communicator | None, work: Callable[[], Array]) -> 
     """
     if communicator is None:
         return work()
-    found = np.zeros(0)
+    letters: dict[int, Array] = {}
     with together(communicator):
         if communicator.rank == 0:
-            found = work()
-    shape = np.concatenate(gather(communicator, np.array(found.shape if communicator.rank == 0 else ())))
-    numbers = np.concatenate(gather(communicator, found.ravel()))
-    return np.asarray(numbers.reshape(shape.astype(int)))
+            letters = dict.fromkeys(range(communicator.size), work())
+    return exchange(communicator, letters)[0]
 
 
 class kept(Generic[T]):
