@@ -33,8 +33,22 @@ def test_a_job_s_processes_have_room_on_their_nodes(n):
     assert job.nodes == -(-job.processes // 4)
 
 
-def test_a_job_of_kriging_has_room_for_the_process_that_has_the_whole_matrix():
+def test_points_of_the_globe_are_a_surface_whatever_their_name():
+    node = Node(n_bytes=1e12, processes=2)
+    volume, globe, named = (
+        foretold_job("solve", FACTS | {"dimension": 3} | facts, SOLVE, 1e-6, node).n_bytes
+        for facts in ({"crs": "plane"}, {"crs": "lonlat"}, {"name": "airports"})
+    )
+    assert globe == named < volume
+
+
+def test_a_job_of_kriging_has_room_for_its_second_factorization_on_every_process():
     node = Node(n_bytes=1e12, processes=2)
     kriging = foretold_job("solve", FACTS, SOLVE | {"task": "kriging"}, 1e-6, node)
-    whole = foretell("file", FACTS["n"], 2, 1e-6, 1e-6, 1).solve_bytes
-    assert kriging.n_bytes - foretold_job("solve", FACTS, SOLVE, 1e-6, node).n_bytes == whole
+    plain, second = (
+        foretell("file", FACTS["n"], 2, 1e-6, factor, kriging.processes).solve_bytes
+        for factor in (SOLVE["factor"]["tolerance"], 1e-6)
+    )
+    program = foretell("file", 0, 2, 1e-6, 1e-6, 2).solve_bytes
+    # Each of three is rounded down to a byte, on two processes of the node.
+    assert kriging.n_bytes == pytest.approx(2 * (plain + second - program), abs=6)

@@ -65,9 +65,8 @@ def study_of_points(name: str, path: Path) -> str:
         lines.append(
             f"# {look.duplicates:,} rows are at the place of another one; the nugget takes care of them."
         )
-    dimension = 2 if on_globe else len(coordinates)
     bytes_needed = foretell(
-        "airports" if on_globe else "file", look.n, dimension, TOLERANCE, FACTOR_TOLERANCE, 1
+        "file", look.n, len(coordinates), TOLERANCE, FACTOR_TOLERANCE, 1, on_globe=on_globe
     )
     needed = max(bytes_needed.compress_bytes, bytes_needed.solve_bytes)
     lines.append(

@@ -67,7 +67,15 @@ class Foretold:
 
 
 def foretell(
-    name: str, n: int, dimension: int, tolerance: float, factor_tolerance: float, processes: int
+    name: str,
+    n: int,
+    dimension: int,
+    tolerance: float,
+    factor_tolerance: float,
+    processes: int,
+    *,
+    on_globe: bool = False,
+    kriging: bool = False,
 ) -> Foretold:
     """Return the bytes of one of some processes that share a matrix.
 
@@ -77,18 +85,23 @@ def foretell(
         dimension: Coordinates of a point. Beyond three the matrix is counted as dense: ranks are not foretold there.
         tolerance, factor_tolerance: Those of the matrix and of its factorization.
         processes: How many share it.
+        on_globe: The points are longitudes and latitudes, which lie on a surface whatever their name.
+        kriging: The task is kriging, which holds a second matrix with its factorization, both at `tolerance`.
     """
     rows = n * (_POINTS_OF_TRIANGLE if name in _MESHES else 1)
-    extent = 2 if name in _SURFACES else dimension
+    extent = 2 if on_globe or name in _SURFACES else dimension
     if extent > 3:
-        matrix = factor = 8.0 * n**2
+        matrix = factor = second = 8.0 * n**2
     else:
         matrix = rows * _interpolated(_MATRIX[max(extent, 1)], tolerance)
-        factor = n * _interpolated(_FACTOR[max(extent, 1)], factor_tolerance)
+        factor, second = (
+            n * _interpolated(_FACTOR[max(extent, 1)], reached) for reached in (factor_tolerance, tolerance)
+        )
+    solved = matrix + factor + (matrix + second if kriging else 0.0)
     share = _MARGIN / processes
     return Foretold(
         compress_bytes=int(_PROGRAM + _BUILD * matrix * share),
-        solve_bytes=int(_PROGRAM + (matrix + factor) * share),
+        solve_bytes=int(_PROGRAM + solved * share),
     )
 
 
@@ -99,23 +112,20 @@ def foretold_job(
 
     Args:
         stage: "compress" or "solve".
-        facts: Facts of the points' artefact: `name`, `n`, `dimension`.
+        facts: Facts of the points' artefact: `name`, `n`, `dimension`, `crs`.
         spec: The spec of the stage.
         tolerance: That of the compressed matrix.
         node: What a node has.
     """
     factor = float(spec.get("factor", {}).get("tolerance", 1.0))
     size = str(facts["name"]), int(facts["n"]), int(facts["dimension"])
-    # Kriging's intervals are found by a Gaussian process that process 0 has whole.
-    alone = 0
-    if stage == "solve" and spec["task"] == "kriging":
-        alone = foretell(*size, tolerance, tolerance, 1).solve_bytes
+    on_globe, kriging = facts.get("crs") == "lonlat", spec.get("task") == "kriging"
     processes = 2
     while True:
-        found = foretell(*size, tolerance, factor, processes)
+        found = foretell(*size, tolerance, factor, processes, on_globe=on_globe, kriging=kriging)
         each = found.compress_bytes if stage == "compress" else found.solve_bytes
         together = min(processes, node.processes)
-        n_bytes = together * each + alone
+        n_bytes = together * each
         crowded = n_bytes > _FULL * node.n_bytes and each > 2 * _PROGRAM
         if processes >= _MOST_PROCESSES or not (crowded or size[1] > _ROWS * processes):
             return Job(-(-processes // node.processes), processes, n_bytes)

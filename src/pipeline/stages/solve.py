@@ -166,7 +166,9 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
     residual = exact_residual(solved, problem.right_hand_side)
     seconds = sum(watch.seconds.values())
     tolerance = compressed.facts_as(OperatorFacts).compress.tolerance
-    foretold = foretold_of(points, tolerance, factor_tolerance, communicator.size)
+    foretold = foretold_of(
+        points, tolerance, factor_tolerance, communicator.size, kriging=spec.task == "kriging"
+    )
     work = work_of_factorization(factorization, seconds, foretold.solve_bytes, communicator)
     if answer is None:  # process 0 alone has one
         answer = Answer(SystemResult(right_hand_side="", n_columns=0, solution_norm=None), "")

@@ -37,10 +37,15 @@ class Work:
         draft.save_table("process_levels", [row.model_dump() for row in self.levels])
 
 
-def foretold_of(points: Artifact, tolerance: float, factor_tolerance: float, processes: int) -> Foretold:
+def foretold_of(
+    points: Artifact, tolerance: float, factor_tolerance: float, processes: int, *, kriging: bool = False
+) -> Foretold:
     """Return the bytes that were foretold of a process of a matrix over these points."""
     facts = points.facts_as(PointsFacts)
-    return foretell(facts.name, facts.n, facts.dimension, tolerance, factor_tolerance, processes)
+    return foretell(
+        facts.name, facts.n, facts.dimension, tolerance, factor_tolerance, processes,
+        on_globe=facts.crs == "lonlat", kriging=kriging,
+    )  # fmt: skip
 
 
 def work_of_compression(
