@@ -60,6 +60,13 @@ def test_an_altered_or_lost_file_is_refused_by_name(manifest, name, monkeypatch)
         Artifact.open(manifest, "thing")
 
 
+@pytest.mark.parametrize("read", ["array", "tensors", "table", "json"])
+def test_a_file_that_no_version_of_this_artefact_wrote_is_refused_by_name(manifest, read):
+    write(manifest)
+    with pytest.raises(ArtifactError, match=r"y\.\w+: not listed in the manifest.*delete the manifest"):
+        getattr(Artifact.open(manifest, "thing"), read)("y")
+
+
 def test_a_file_that_appears_after_its_manifest_is_waited_for(manifest, monkeypatch):
     write(manifest)
     file = manifest.parent / "x.npy"

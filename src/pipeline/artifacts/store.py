@@ -257,7 +257,7 @@ class Artifact:
 
     def rows_as(self, name: str, kind: type[F]) -> list[F]:
         """The rows of a table or of a JSON list, each as a class of its own."""
-        rows = self.table(name) if (self.folder / f"{name}.csv").exists() else self.json(name)
+        rows = self.table(name) if self.keeps(f"{name}.csv") else self.json(name)
         return [_checked(kind, row, f"{self.folder / name}: row {i}") for i, row in enumerate(rows, 1)]
 
     def values_as(self, name: str, kind: type[F]) -> dict[str, F]:
@@ -283,20 +283,33 @@ class Artifact:
 
     def array(self, name: str) -> NDArray[Any]:
         """An array, mapped into memory read-only."""
-        array: NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r")
+        array: NDArray[Any] = np.load(self._file(f"{name}.npy"), mmap_mode="r")
         return array
 
     def tensors(self, name: str) -> dict[str, Any]:
         """A file of tensors."""
         from safetensors.torch import load_file
 
-        return load_file(self.folder / f"{name}.safetensors")
+        return load_file(self._file(f"{name}.safetensors"))
 
     def table(self, name: str) -> list[dict[str, str]]:
         """A table's rows, as text."""
-        with (self.folder / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+        with self._file(f"{name}.csv").open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
     def json(self, name: str) -> Any:
         """A JSON file's content."""
-        return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+        return json.loads(self._file(f"{name}.json").read_text(encoding="utf-8"))
+
+    def _file(self, name: str) -> Path:
+        """Return the path of a file that the manifest lists.
+
+        Raises:
+            ArtifactError: If it doesn't: another version of the program made the artefact.
+        """
+        if not self.keeps(name):
+            raise ArtifactError(
+                f"{self.folder / name}: not listed in the manifest, which another version of this program wrote; "
+                "delete the manifest and run snakemake again"
+            )
+        return self.folder / name
