@@ -273,10 +273,13 @@ def product(run: Run) -> None:
     )  # fmt: skip
 
 
-@bench.case("solve 65536")
+@bench.case("solve 16384")
 def solve(run: Run) -> None:
-    """The peer's conjugate gradients: SciPy's, on its product, with its AFN preconditioner."""
-    points, values = drawn(2048 if run.quick else 65536)
+    """The peer's conjugate gradients: SciPy's, on its product, with its AFN preconditioner.
+
+    Its steps grow as the square root of n, so that 65,536 points would take it an hour; ours are timed there too.
+    """
+    points, values = drawn(1024 if run.quick else 16384)
     A = H2Matrix.from_kernel(points, KERNEL, diagonal=NUGGET, tolerance=1e-6)
     peer, M = higp_matrix(points), higp_preconditioner(points)
     with threadpool_limits(1):
@@ -289,10 +292,18 @@ def solve(run: Run) -> None:
         start = time.perf_counter()
         x, count = conjugate_gradients(peer.matmul, M.matmul, values)
         peer_seconds = time.perf_counter() - start
-    residual = float(np.linalg.norm(A @ x - values) / np.linalg.norm(values))
     # The peer's matrix is another one within the tolerance.
+    residual = float(np.linalg.norm(A @ x - values) / np.linalg.norm(values))
     name = f"higp, {count} steps to {residual:.0e}"
     run.record(SOLVE, ours=seconds, peer=peer_seconds, goal=Goal.ratio(20), peer_name=name)
+
+
+@bench.case("solve 65536")
+def solve_large(run: Run) -> None:
+    """Beyond the peer's reach."""
+    points, values = drawn(2048 if run.quick else 65536)
+    A = H2Matrix.from_kernel(points, KERNEL, diagonal=NUGGET, tolerance=1e-6)
+    run.race(SOLVE, ours=lambda: A.solve(values, 1e-6), repeats=3)
 
 
 def higp_matrix(points: NDArray[np.float64]) -> Any | None:
@@ -375,10 +386,10 @@ def geoid(run: Run) -> None:
     n = 60 if run.quick else 1440
     latitude = np.repeat(-90 + 90 / n * (np.arange(2 * n) + 0.5), 4 * n)
     longitude = np.tile(-180 + 90 / n * (np.arange(4 * n) + 0.5), 2 * n)
-    # A twentieth of a meter of noise: that of the grid's rounding and of the model's own error.
+    # Half a meter of noise: what EGM96's authors state of its heights' error.
     kernel = kernels.Matern(nu=1.5, length_scale=0.1, variance=900.0)
     start = time.perf_counter()
-    process = GaussianProcess(kernel, nugget=0.05**2, optimizer=None)
+    process = GaussianProcess(kernel, nugget=0.5**2, optimizer=None)
     process.fit(places.points, places.values["height"])
     process.predict(unit_vectors(latitude, longitude), return_std=True)
     part = f"{len(places.points)} to {len(latitude)} places"
