@@ -168,3 +168,25 @@ def test_three_processes_solve_as_one_does(bench):
         np.testing.assert_allclose(three.array(name), one.array(name), atol=1e-3 * one.array(name).std())
     np.testing.assert_allclose(three.array("std"), one.array("std"), rtol=0.03)
     assert three.facts["result"]["crps"] == pytest.approx(one.facts["result"]["crps"], rel=1e-2)
+
+
+@pytest.mark.mpi
+def test_three_processes_fit_as_one_does(bench, study):
+    study["matrices"]["airports"]["fit"] = {"subsample": 200, "seed": 0}
+    bench.write_specs(study)
+    assert matrix(bench, "airports")[:2] == [0, 0]
+    alone = Artifact.open(bench.manifest("compress/airports"), "operator").facts
+    done = bench.mpiexec(
+        3,
+        *bench.arguments(
+            "compress", output="compress/shared", spec=bench.folder / "spec/compress/airports.json",
+            points=bench.manifest("points/airports"),
+        ),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    shared = Artifact.open(bench.manifest("compress/shared"), "operator").facts
+    assert shared["fit"]["n"] == alone["fit"]["n"] == 200
+    assert shared["fit"]["log_likelihood"] == pytest.approx(alone["fit"]["log_likelihood"], abs=0.1)
+    for name, (low, value, high) in alone["fit"]["intervals"].items():
+        # Within a tenth of the interval, which both tell alike.
+        assert abs(np.log(shared["fit"]["intervals"][name][1] / value)) < 0.1 * np.log(high / low)
