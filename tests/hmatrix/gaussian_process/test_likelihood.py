@@ -181,3 +181,27 @@ def test_parameters_are_named_replaced_and_fixed():
     assert [p.name for p in free_parameters(kernels.Matern(), smoothness=True)][-1] == "nu"
     with pytest.raises(Exception, match="no 'width'"):
         free_parameters(ANISOTROPIC, fixed=["width"])
+
+
+def test_a_factorization_that_had_to_be_tighter_serves_a_tighter_matrix_as_well(monkeypatch):
+    """Small nuggets make factorizations tighten by themselves; what the matrix lost is then all that is wrong."""
+    points = np.random.default_rng(0).random((1200, 2))
+    kernel = kernels.Matern(nu=1.5, length_scale=0.5)
+    values = np.sin(7 * points[:, 0]) + points[:, 1]
+    likelihood = Likelihood(
+        points, values, np.zeros((1200, 0)), np.ones(1200), kernel, (), 1e-6, False, tolerance=1e-4
+    )
+    used = []
+    evaluate = Likelihood._evaluate
+
+    def told(*arguments):
+        found = evaluate(*arguments)
+        used.append((found.tolerance, found.F))
+        return found
+
+    monkeypatch.setattr(Likelihood, "_evaluate", told)
+    found = likelihood.at(likelihood.start)
+    assert found.value == pytest.approx(dense_value(likelihood, likelihood.start), abs=0.1)
+    (_, first), (tolerance, second), *_ = used
+    assert first.used_tolerance <= tolerance
+    assert second is first

@@ -194,10 +194,11 @@ class Likelihood:
         kernel, nugget = self.parameters_at(theta)
         used = self.tolerance if tolerance is None else tolerance
         allowed = min(max(_NATS, _NATS_AT * math.sqrt(self.n_values / _OF_VALUES)), _MOST_NATS)
+        F: Factorization | DistributedFactorization | None = None
         for attempt in range(_TIGHTENINGS + 1):
             last = attempt == _TIGHTENINGS or used <= _TIGHTEST
             try:
-                found = self._evaluate(np.array(theta, dtype=np.float64), kernel, nugget, used)
+                found = self._evaluate(np.array(theta, dtype=np.float64), kernel, nugget, used, F)
             except ConvergenceError:
                 if last:
                     raise
@@ -212,13 +213,22 @@ class Likelihood:
                 return found
             # The error is in proportion to the tolerance.
             used = max(used * min(0.1, 0.5 * allowed / found.error), _TIGHTEST)
+            # One that had to be tighter than asked serves again: what the matrix has lost is all that is wrong.
+            F = found.F if found.F.used_tolerance <= used else None
             del found  # its matrix and factorization, before the next ones are made
         raise AssertionError("the last attempt returns or raises")
 
-    def _evaluate(self, theta: Array, kernel: Kernel, nugget: float, tolerance: float) -> Evaluation:
+    def _evaluate(
+        self,
+        theta: Array,
+        kernel: Kernel,
+        nugget: float,
+        tolerance: float,
+        F: Factorization | DistributedFactorization | None = None,
+    ) -> Evaluation:
         group = self.communicator
         A = compressed(self.points, kernel, group, diagonal=nugget * self.noise, tolerance=tolerance)
-        F = A.factorize(tolerance, kind="cholesky")
+        F = F or A.factorize(tolerance, kind="cholesky")
         p = self.basis.shape[1]
         probes = self._probes()
         solved = np.asarray(F.solve(np.column_stack([self.values, self.basis, probes])))
