@@ -59,10 +59,18 @@ def test_the_sides_take_turns_in_alternating_order_each_warmed_first():
 
 def test_whole_networks_take_turns_too():
     machine = Machine()
-    runs = {name: lambda name=name: [machine.side(name, 1.0)(1), 2.0] for name in "ab"}
+    runs = {name: lambda name=name: [machine.side(name, 0.01)(1), 2.0] for name in "ab"}
     found = machine.sampling(n_samples=2, seconds_at_most=100.0, n_warm=3).in_network(runs)
     assert [name for name, _ in machine.calls] == [*"aaaaa", *"bbbbb"]
-    assert found["b"].seconds.tolist() == [[1.0, 2.0]] * 2
+    assert found["b"].seconds.tolist() == [[0.01, 2.0]] * 2
+
+
+def test_a_network_that_takes_long_is_warm_after_one_run():
+    machine = Machine()
+    machine.sampling(n_samples=2, seconds_at_most=100.0, n_warm=3).in_network(
+        {name: lambda name=name: [machine.side(name, 1.0)(1)] for name in "ab"}
+    )
+    assert [name for name, _ in machine.calls] == [*"aaa", *"bbb"]
 
 
 def test_time_that_something_else_had_shows_in_the_share_of_the_cpu():

@@ -9,6 +9,7 @@ from pipeline.errors import ConfigError
 from pipeline.operations.studies import CONFIG
 
 SAMPLES = 32
+LARGE = 3 * 64 * 64  # numbers of a sample: sixty times of 64 larger ones take minutes
 
 
 def study_of_network(name: str, path: Path) -> str:
@@ -57,6 +58,11 @@ def study_of_network(name: str, path: Path) -> str:
             "",
             f"study: {name}",
             "precision:",
+            "  # Layers are timed on one sample, and on so many at once.",
+            f"  batch_sizes: [1, {64 if np.prod(sizes[1:]) <= LARGE else 8}]",
+            "  # What ran before a timed layer: the network's other layers. Add warm (the layer itself) and cold (a",
+            "  # sweep of the caches) to see what memory costs; sweeps of large caches take minutes.",
+            "  modes: [network]",
             "  networks:",
             f"    {name if name[0].isalpha() and len(name) > 3 else f'network_{name}'}:",
             f"      path: {json.dumps(str(path))}",
