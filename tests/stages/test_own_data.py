@@ -15,7 +15,7 @@ from pipeline.data import POINTS
 from pipeline.data.globe import unit_vectors
 from pipeline.data.tables import read_columns
 from pipeline.errors import ConfigError
-from pipeline.hmatrix import kernels
+from pipeline.hmatrix import GaussianProcess, kernels
 from pipeline.operations.paths import own_files
 
 STAGES = (("points", "points"), ("compress", "operator"), ("solve", ""))
@@ -248,6 +248,28 @@ def test_a_grid_is_predicted_and_written_in_every_format(bench, matrix, ending):
     assert np.all(np.abs(mean[inside] - truth) < 5 * std[inside] + 1e-3 * truth.std())
     assert f"predictions.{ending}, beside its solution, holds mean and standard deviation at" in page(bench)
     assert "Map of the predicted mm" in page(bench)
+
+
+def test_a_grid_that_is_the_map_is_predicted_once(bench, matrix, monkeypatch):
+    stations(bench.folder, n=131)
+    sizes, predict = [], GaussianProcess.predict
+
+    def counted(process, places, **options):
+        sizes.append(len(places))
+        return predict(process, places, **options)
+
+    monkeypatch.setattr(GaussianProcess, "predict", counted)
+    kernel = {"name": "matern", "length_scale": 0.05}
+    asked = {"grid": {"spacing": 0.5}, "format": "nc"}
+    assert matrix(RAIN | {"kernel": kernel, "nugget": 0.1, "predict": asked}) == [0, 0, 0, 0]
+    found = read_columns(bench.folder / "solve/mine/predictions.nc", ["mm", "mm_std"])
+    assert sizes == [
+        13,
+        13,
+        len(found["mm"]),
+    ]  # the held-out values for their scores and deviations, then the grid
+    np.testing.assert_array_equal(np.array(solution(bench).array("grid")).ravel(), found["mm"])
+    np.testing.assert_array_equal(np.array(solution(bench).array("grid_std")).ravel(), found["mm_std"])
 
 
 def test_places_of_a_netcdf_grid_are_predicted_in_their_shape_with_units(bench, matrix):

@@ -108,7 +108,8 @@ def answer(
         if asked is not None:
             field, std = _predicted(process, asked.points, communicator)
             quantities |= {name: field * deviation + mean, f"{name}_std": std * deviation}
-        drawn = _map(points, process, facts, corners, asked, communicator) if column == 0 else {}
+        known = (asked, quantities[name], quantities[f"{name}_std"]) if asked and asked.is_map else None
+        drawn = _map(points, process, facts, corners, known, communicator) if column == 0 else {}
         if judged is not None:
             results.append(judged[0])
             arrays |= judged[1] | drawn if column == 0 else {}
@@ -210,25 +211,31 @@ def _map(
     process: GaussianProcess,
     facts: PointsFacts,
     corners: NDArray[np.float64],
-    asked: Places | None,
+    known: tuple[Places, NDArray[np.float64], NDArray[np.float64]] | None,
     communicator: Communicator,
 ) -> Arrays:
     """The field on the grid of a map, and where the held-out values are; nothing but in two dimensions.
 
+    `known` is a grid that a study asks for, with mean and standard deviation there, which are not predicted again.
     On process 0 alone, collective.
     """
     on_globe = points.has("held_out_longitude")
     if not on_globe and facts.dimension != 2:
         return {}
-    if facts.name != "file":
-        lines = [np.arange(-end, end, MAP_DEGREES) + MAP_DEGREES / 2 for end in (180.0, 90.0)]
-        turned = [part.ravel() for part in np.meshgrid(lines[1], lines[0], indexing="ij")]
-        where = unit_vectors(*turned)
+    if facts.name == "file" and known is not None:
+        lines, shown = known[0].lines(MOST_MAP_CELLS)
+        field, std = (part[shown] for part in known[1:]) if communicator.rank == 0 else known[1:]
     else:
-        places = asked if asked is not None and asked.is_map else map_of(facts, corners)
-        lines, where = places.lines(MOST_MAP_CELLS)
-    _, mean, deviation = _standardized(points, 0, communicator)
-    field, std = _predicted(process, where, communicator)
+        if facts.name == "file":
+            places = map_of(facts, corners)
+            lines, shown = places.lines(MOST_MAP_CELLS)
+            where = places.points[shown]
+        else:
+            lines = [np.arange(-end, end, MAP_DEGREES) + MAP_DEGREES / 2 for end in (180.0, 90.0)]
+            where = unit_vectors(*(part.ravel() for part in np.meshgrid(lines[1], lines[0], indexing="ij")))
+        _, mean, deviation = _standardized(points, 0, communicator)
+        field, std = _predicted(process, where, communicator)
+        field, std = field * deviation + mean, std * deviation
     if communicator.rank:
         return {}
     shape, unit = (len(lines[1]), len(lines[0])), facts.unit or ""
@@ -240,8 +247,8 @@ def _map(
         else list(np.array(points.array("held_out_points")).T)
     )
     arrays: Arrays = {
-        "grid": ((field * deviation + mean).reshape(shape), unit),
-        "grid_std": ((std * deviation).reshape(shape), unit),
+        "grid": (field.reshape(shape), unit),
+        "grid_std": (std.reshape(shape), unit),
     }
     for name, line, own in zip(names, lines, held_out, strict=True):
         arrays |= {name: (np.ascontiguousarray(own), units), f"grid_{name}": (line, units)}

@@ -41,8 +41,8 @@ class Places:
         axes = {self.field.axis_of(name) for name in names}
         return len(names) == 2 and len(self.field.axes) == 2 and len(axes - {None}) == 2
 
-    def lines(self, most: int) -> tuple[list[Array], Array]:
-        """The lines of a map along both coordinates, and its points row by row, the first coordinate fastest.
+    def lines(self, most: int) -> tuple[list[Array], NDArray[np.int64]]:
+        """The lines of a map along both coordinates, and its points' indices row by row, the first coordinate fastest.
 
         Args:
             most: How many lines either way; of more, every second, third and so on is taken.
@@ -57,7 +57,7 @@ class Places:
         rows, columns = (slice(None, None, -(-n // most)) for n in index.shape)
         index = index[rows, columns]
         x, y = self.field.coordinates.values()
-        return [x[index[0]], y[index[:, 0]]], self.points[index.ravel()]
+        return [x[index[0]], y[index[:, 0]]], index.ravel()
 
 
 def places_of(predict: Predict, facts: PointsFacts, corners: Array) -> Places:
