@@ -109,7 +109,7 @@ def _network(path: Path, onnx: Any, model: Any) -> OnnxNetwork:
         )
     if graph.sparse_initializer:
         raise ConfigError(f"{path}: has sparse initializers; wanted dense ones, so export it without them")
-    constants = {entry.name: _tensor(onnx, entry) for entry in graph.initializer}
+    constants = {entry.name: _constant(path, onnx, entry) for entry in graph.initializer}
     inputs = [entry.name for entry in graph.input if entry.name not in constants]
     if len(inputs) != 1 or len(graph.output) != 1:
         raise ConfigError(
@@ -143,6 +143,16 @@ def _given(path: Path, label: str, attributes: Mapping[str, Any]) -> Tensor:
     except Refused as refused:
         raise ConfigError(f"{path}: layer {label!r} (Constant) {refused}") from None
     return found
+
+
+def _constant(path: Path, onnx: Any, entry: Any) -> Tensor:
+    try:
+        return _tensor(onnx, entry)
+    except (ValueError, TypeError, KeyError) as failure:
+        raise ConfigError(
+            f"{path}: constant {entry.name!r} of shape {tuple(entry.dims)} cannot be read ({_line(failure)}); export "
+            "the network again"
+        ) from None
 
 
 def _tensor(onnx: Any, entry: Any) -> Tensor:
@@ -186,7 +196,7 @@ def _verify(path: Path, onnx: Any, model: Any, network: OnnxNetwork, shape: Sequ
     """Run the file by an evaluator that knows nothing of this module."""
     evaluator, name = _evaluator(path, onnx, model)
     given = next(entry for entry in model.graph.input if entry.name == network.given)
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(given.type.tensor_type.elem_type)
+    dtype = _type_of(path, onnx, given)
     generator = np.random.default_rng(0)
     failure: Exception | None = None
     for size in _shapes(given, shape):
@@ -218,6 +228,24 @@ def _verify(path: Path, onnx: Any, model: Any, network: OnnxNetwork, shape: Sequ
                 f"{result.shape} here, and {np.linalg.norm(exact):.6g} and {exact.shape} by {name}, which differ by "
                 f"{difference:.2g} of the latter's norm; what is read here is not the file's network, please report it"
             )
+
+
+def _type_of(path: Path, onnx: Any, given: Any) -> np.dtype[Any]:
+    """The type of the input's numbers; raises ConfigError if it is none, or if the input's dimensions are not told."""
+    kind = given.type.tensor_type.elem_type
+    known = {number: name for name, number in onnx.TensorProto.DataType.items()}
+    if kind not in known or known[kind] in ("UNDEFINED", "STRING"):
+        raise ConfigError(
+            f"{path}: its input {given.name!r} is of type {known.get(kind, kind)}; wanted numbers such as FLOAT, so "
+            "export the network with such an input"
+        )
+    if not given.type.tensor_type.shape.dim:
+        raise ConfigError(
+            f"{path}: does not tell how many dimensions its input {given.name!r} has; export the network with the "
+            "input's shape"
+        )
+    found: np.dtype[Any] = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    return found
 
 
 def _results(path: Path, network: OnnxNetwork, arrays: Sequence[Any]) -> list[Any] | Exception:

@@ -1,0 +1,117 @@
+"""Twenty malformed ONNX files: one line each, with the file and what is wrong in it."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from pipeline.errors import ConfigError
+from pipeline.precision import onnx_module
+
+FLOAT = TensorProto.FLOAT
+
+
+def tensor(name, shape=(3, 4)):
+    return numpy_helper.from_array(np.full(shape, 0.5, np.float32), name)
+
+
+def value(name, shape=(2, 4), kind=FLOAT):
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+GEMM = helper.make_node("Gemm", ["x", "w"], ["y"], transB=1, name="dense")
+
+
+X, Y, W = value("x"), value("y", (2, 3)), tensor("w")
+
+
+def model(nodes=(GEMM,), inputs=(X,), outputs=(Y,), constants=(W,), opset=17):
+    graph = helper.make_graph(list(nodes), "g", list(inputs), list(outputs), list(constants))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+GOOD = model().SerializeToString()
+
+
+def elsewhere():
+    """A network whose weights are in a file that is not there."""
+    found = model()
+    weights = found.graph.initializer[0]
+    weights.ClearField("raw_data")
+    weights.data_location = TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="gone.bin")
+    return found
+
+
+def short_of_weights():
+    found = model()
+    found.graph.initializer[0].raw_data = found.graph.initializer[0].raw_data[:-4]
+    return found
+
+
+def sparse():
+    found = model()
+    found.graph.sparse_initializer.add()
+    return found
+
+
+def node(kind, inputs=("x",), **attributes):
+    return helper.make_node(kind, list(inputs), ["y"], name="act", **attributes)
+
+
+def alone(made, shape=(2, 4)):
+    return model([made], outputs=[value("y", shape)], constants=[])
+
+
+MALFORMED = {
+    "empty": (b"", "uses operator set 0"),
+    "text": (b"no network at all", "not a readable ONNX file"),
+    "cut": (GOOD[:-20], "not a readable ONNX file"),
+    "an archive": (b"PK\x03\x04" + bytes(60), "not a readable ONNX file"),
+    "an array": (b"\x93NUMPY\x01\x00v\x00{'descr': '<f8'}", "not a readable ONNX file"),
+    "ones": (b"\xff" * 100, "not a readable ONNX file"),
+    "weights elsewhere": (elsewhere(), "not a readable ONNX file"),
+    "weights cut short": (short_of_weights(), r"constant 'w' of shape \(3, 4\) cannot be read"),
+    "sparse weights": (sparse(), "has sparse initializers"),
+    "old operators": (model(opset=8), "uses operator set 8; wanted 9 or newer"),
+    "two inputs": (model(inputs=[value("x"), value("z")]), "has 2 inputs and 1 outputs"),
+    "no input": (model(inputs=[]), "has 0 inputs and 1 outputs"),
+    "two outputs": (model(outputs=[value("y"), value("x")]), "has 1 inputs and 2 outputs"),
+    "no output": (model(outputs=[]), "has 1 inputs and 0 outputs"),
+    "an output of no layer": (model(outputs=[value("z")]), "no layer gives its output 'z'"),
+    "an input of no layer": (model(constants=[]), "'dense' reads 'w', which no layer before it gives"),
+    "an unknown operator": (alone(node("Hardmax")), "'act' is a Hardmax, which cannot be converted"),
+    "an operator that decides": (alone(node("If")), "'act' is a If, which decides or repeats at run time"),
+    "another domain": (alone(node("Relu", domain="com.me")), "of the domain 'com.me'"),
+    "an unknown attribute": (
+        alone(node("Relu", slope=1.0)),
+        "has an attribute 'slope' that is not understood",
+    ),
+    "weights of a wrong shape": (model(constants=[tensor("w", (3, 5))]), "cannot run it"),
+    "words for numbers": (
+        model(inputs=[value("x", kind=TensorProto.STRING)]),
+        "input 'x' is of type STRING; wanted numbers",
+    ),
+    "an unknown type": (model(inputs=[value("x", kind=99)]), "input 'x' is of type 99; wanted"),
+    "no shape": (
+        model(inputs=[helper.make_tensor_value_info("x", FLOAT, None)]),
+        "how many dimensions its input 'x' has",
+    ),
+    "no type": (model(inputs=[onnx.ValueInfoProto(name="x")]), "input 'x' is of type UNDEFINED"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_file_is_one_line(tmp_path, name):
+    content, words = MALFORMED[name]
+    path = tmp_path / "network.onnx"
+    path.write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
+    with pytest.raises(ConfigError, match=words) as error:
+        onnx_module(path)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_the_network_that_the_cases_spoil_is_a_good_one(tmp_path):
+    (tmp_path / "network.onnx").write_bytes(GOOD)
+    assert onnx_module(tmp_path / "network.onnx").result == "y"
