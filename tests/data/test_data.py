@@ -6,7 +6,7 @@ from pipeline.errors import ConfigError
 
 
 def test_images_load_by_name(tiny_fashion, tmp_path):
-    assert set(IMAGES) == {"fashion_mnist", "digits", "folder", "arrays"}
+    assert set(IMAGES) == {"fashion_mnist", "digits", "folder", "idx", "arrays"}
     assert load_images("digits", directory=None, cache=tmp_path).train_images.shape == (
         N_IMAGES["digits"],
         8,
@@ -17,7 +17,7 @@ def test_images_load_by_name(tiny_fashion, tmp_path):
 
 
 def test_a_data_set_of_a_fixed_size_is_known_to_the_check_of_a_study():
-    assert set(N_IMAGES) | {"folder", "arrays"} == set(IMAGES)
+    assert set(N_IMAGES) | {"folder", "idx", "arrays"} == set(IMAGES)
 
 
 def test_an_unknown_data_set_names_the_nearest_known_one(tmp_path):

@@ -21,8 +21,8 @@ class ImageData(Section):
     name: Literal[tuple(IMAGES)] = Field(  # type: ignore[valid-type]
         "fashion_mnist",
         description="The data set: fashion_mnist (60,000 + 10,000 images of 28x28), digits (1,797 of 8x8), folder "
-        "(images of your own, which need directory, image_size and channels), or arrays (the same in one file, which "
-        "needs path).",
+        "(images of your own, which need directory, image_size and channels), idx (your own gray images in four IDX "
+        "files, which need directory), or arrays (your own in one .npz or HDF5 file, which needs path).",
     )
     directory: str | None = Field(
         None,
@@ -33,8 +33,8 @@ class ImageData(Section):
     path: str | None = Field(
         None,
         min_length=1,
-        description="File of the data set arrays: .npz with train_images, train_labels, test_images and test_labels; "
-        "images are uint8 of shape (n, height, width) or (n, 3, height, width).",
+        description="File of the data set arrays: .npz, .h5 or .hdf5 with train_images, train_labels, test_images and "
+        "test_labels; images are uint8 of shape (n, height, width) or (n, 3, height, width).",
     )
     image_size: Count | None = Field(None, description="Pixels that the images of a folder are scaled to.")
     channels: Literal[1, 3] | None = Field(
@@ -56,8 +56,9 @@ class ImageData(Section):
     def _options_of_a_folder(self) -> "ImageData":
         for key in ("directory", "image_size", "channels"):
             value = getattr(self, key)
-            if self.name == "folder" and value is None:
-                raise PydanticCustomError("fit", "{key}: missing; a folder of images needs it", {"key": key})
+            if value is None and (self.name == "folder" or (self.name == "idx" and key == "directory")):
+                who = "a folder of images" if self.name == "folder" else f"data set {self.name}"
+                raise PydanticCustomError("fit", "{key}: missing; {who} needs it", {"key": key, "who": who})
             if self.name != "folder" and value is not None and key != "directory":
                 raise PydanticCustomError(
                     "fit",

@@ -17,6 +17,7 @@ from pipeline.data.digits import load_digits
 from pipeline.data.fashion_mnist import load_fashion_mnist
 from pipeline.data.folder import load_folder
 from pipeline.data.geoid import load_geoid
+from pipeline.data.idx_images import load_idx_images
 from pipeline.data.images import ImageSet
 from pipeline.data.own_points import load_own_points
 from pipeline.data.places import Airports, Cities, Geoid, Places
@@ -45,6 +46,7 @@ IMAGES: dict[str, Callable[..., ImageSet]] = {
     "fashion_mnist": load_fashion_mnist,
     "digits": load_digits,
     "folder": load_folder,
+    "idx": load_idx_images,
     "arrays": load_arrays,
 }
 

@@ -1,5 +1,8 @@
-"""Images of one's own as arrays in one `.npz` file."""
+"""Images of one's own as arrays in one file, `.npz` or HDF5."""
 
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,15 @@ from pipeline.data.images import ImageSet
 from pipeline.errors import ConfigError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+CLASSES = "classes"
+NAMES = (*ARRAYS, CLASSES)
+MOST_CLASSES = 1_000_000
 
 
 def load_arrays(*, directory: Path | None, cache: Path, path: Path) -> ImageSet:
-    """Read images and labels that `numpy.savez` wrote under the names of `ARRAYS`.
+    """Read images and labels that a file holds under the names of `ARRAYS`.
 
+    The file is one that `numpy.savez` wrote, `.npz`, or an HDF5 file, `.h5` or `.hdf5`, with the arrays at its top.
     Images are uint8 of shape (n, height, width) if gray, else (n, 3, height, width) or (n, height, width, 3). Labels
     are whole numbers from 0. An array `classes` may name the classes; otherwise they are called by their numbers.
 
@@ -26,45 +33,95 @@ def load_arrays(*, directory: Path | None, cache: Path, path: Path) -> ImageSet:
     Raises:
         ConfigError: If the file cannot be read, or an array is missing or of another shape or type.
     """
-    found = _loaded(path)
-    images = {part: _images(path, f"{part}_images", found[f"{part}_images"]) for part in ("train", "test")}
-    if images["train"].shape[1:] != images["test"].shape[1:]:
+    read = READERS.get(path.suffix.lower())
+    if read is None:
         raise ConfigError(
-            f"{path}: train_images of shape {images['train'].shape} and test_images of shape {images['test'].shape} "
-            "differ in size or channels; make them alike"
+            f"{path}: wanted a file that ends in {', '.join(READERS)}; write the images as one of these"
         )
-    labels = {
-        part: _labels(path, f"{part}_labels", found[f"{part}_labels"], len(images[part])) for part in images
-    }
-    n_classes = 1 + max(int(own.max()) for own in labels.values())
-    classes = (
-        [str(name) for name in found["classes"]] if "classes" in found else [str(i) for i in range(n_classes)]
-    )
-    if len(classes) < max(n_classes, 2):
-        raise ConfigError(
-            f"{path}: labels go up to {n_classes - 1}, but there are {len(classes)} classes; name each, and at least 2"
-        )
-    return ImageSet(images["train"], labels["train"], images["test"], labels["test"], classes, str(path))
-
-
-def _loaded(path: Path) -> dict[str, NDArray[Any]]:
-    """Every array of a file by name; those that are needed have to be there."""
     try:
-        file = np.load(path)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        with file:
-            found = {name: np.asarray(file[name]) for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"{path}: not a readable .npz file ({' '.join(str(error).split())})") from None
+        found = read(path)
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise ConfigError(
+            f"{path}: not a readable {path.suffix} file ({' '.join(str(error).split())}); write it again"
+        ) from None
     missing = [name for name in ARRAYS if name not in found]
     if missing:
         there = ", ".join(found) or "none"
         raise ConfigError(f"{path}: has no array {missing[0]!r}, found {there}; it needs {', '.join(ARRAYS)}")
-    return found
+    arrays = {name: array for name, array in found.items() if array is not None}
+    return checked_images({name: f"{path}: {name}" for name in NAMES}, arrays, str(path))
 
 
-def _images(path: Path, name: str, found: NDArray[Any]) -> NDArray[np.uint8]:
+def checked_images(places: Mapping[str, str], found: Mapping[str, NDArray[Any]], source: str) -> ImageSet:
+    """Make a set of arrays of one's own after a look at their shapes, types and labels.
+
+    Args:
+        places: What errors call each array, by its name in `ARRAYS` or `CLASSES`.
+        found: The arrays, by the same names; `CLASSES` may be missing.
+        source: The origin of the images, in words.
+
+    Raises:
+        ConfigError: If an array does not fit.
+    """
+    images = {part: _images(places[f"{part}_images"], found[f"{part}_images"]) for part in ("train", "test")}
+    if images["train"].shape[1:] != images["test"].shape[1:]:
+        raise ConfigError(
+            f"{places['test_images']} of shape {images['test'].shape} and training images of shape "
+            f"{images['train'].shape} differ in size or channels; make them alike"
+        )
+    labels = {
+        part: _labels(places[f"{part}_labels"], found[f"{part}_labels"], len(images[part])) for part in images
+    }
+    n_classes = 1 + max(int(own.max()) for own in labels.values())
+    classes = (
+        [str(i) for i in range(n_classes)]
+        if CLASSES not in found
+        else _names(places[CLASSES], found[CLASSES])
+    )
+    if len(classes) < max(n_classes, 2):
+        where = places[CLASSES if CLASSES in found else "train_labels"]
+        raise ConfigError(
+            f"{where}: labels go up to {n_classes - 1}, but there are {len(classes)} classes; name each, and at least 2"
+        )
+    return ImageSet(images["train"], labels["train"], images["test"], labels["test"], classes, source)
+
+
+def _from_npz(path: Path) -> dict[str, NDArray[Any] | None]:
+    # Opened here, because numpy leaves a file open that turns out to be no archive.
+    with path.open("rb") as stream:
+        file = np.load(stream)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        with file:
+            return {name: np.asarray(file[name]) if name in NAMES else None for name in file.files}
+
+
+def _from_hdf5(path: Path) -> dict[str, NDArray[Any] | None]:
+    # The library of NetCDF reads HDF5, which is what its own files are.
+    import netCDF4
+
+    with netCDF4.Dataset(path) as file:
+        file.set_auto_maskandscale(False)
+        return {name: np.asarray(file[name][...]) if name in NAMES else None for name in file.variables}
+
+
+#: What reads a file's arrays, by its ending; those of names that are not in `NAMES` are left unread, and are None.
+READERS: dict[str, Callable[[Path], dict[str, NDArray[Any] | None]]] = {
+    ".npz": _from_npz,
+    ".h5": _from_hdf5,
+    ".hdf5": _from_hdf5,
+}
+
+
+def _images(where: str, found: NDArray[Any]) -> NDArray[np.uint8]:
     """Check images, and put their colors first."""
     if found.ndim == 4 and found.shape[1] not in (1, 3) and found.shape[3] in (1, 3):
         found = np.moveaxis(found, 3, 1)
@@ -76,20 +133,42 @@ def _images(path: Path, name: str, found: NDArray[Any]) -> NDArray[np.uint8]:
         or not found.size
     ):
         raise ConfigError(
-            f"{path}: {name} holds {found.dtype} of shape {found.shape}; wanted uint8, 0 to 255, of shape (n, height, "
+            f"{where} holds {found.dtype} of shape {found.shape}; wanted uint8, 0 to 255, of shape (n, height, "
             "width) or (n, 3, height, width)"
         )
     return np.ascontiguousarray(found)
 
 
-def _labels(path: Path, name: str, found: NDArray[Any], n: int) -> NDArray[np.int64]:
+def _labels(where: str, found: NDArray[Any], n: int) -> NDArray[np.int64]:
     if found.shape != (n,) or found.dtype.kind not in "iu":
         raise ConfigError(
-            f"{path}: {name} holds {found.dtype} of shape {found.shape}; wanted whole numbers of shape ({n},), one for "
+            f"{where} holds {found.dtype} of shape {found.shape}; wanted whole numbers of shape ({n},), one for "
             "each image"
         )
     if found.min() < 0:
         raise ConfigError(
-            f"{path}: {name}, row {int(found.argmin()) + 1}: wanted a class from 0, found {found.min()}"
+            f"{where}, row {int(found.argmin()) + 1}: wanted a class from 0, found {found.min()}"
+        )
+    if found.max() >= MOST_CLASSES:
+        raise ConfigError(
+            f"{where}, row {int(found.argmax()) + 1}: wanted a class below {MOST_CLASSES:,}, found {found.max()}; "
+            "number the classes from 0"
         )
     return found.astype(np.int64)
+
+
+def _names(where: str, found: NDArray[Any]) -> list[str]:
+    try:
+        if found.ndim != 1 or found.dtype.kind not in "SUO":
+            raise ValueError
+        names = [name.decode() if isinstance(name, bytes) else str(name) for name in found.tolist()]
+    except ValueError:
+        raise ConfigError(
+            f"{where} holds {found.dtype} of shape {found.shape}; wanted a name in UTF-8 for each class"
+        ) from None
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"{where}: the name {twice[0]!r} is there twice; call each class by a name of its own"
+        )
+    return names

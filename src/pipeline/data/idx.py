@@ -44,7 +44,7 @@ def read_idx(path: Path, *, n_dimensions: int, sha256: str | None = None) -> NDA
         if found != sha256:
             raise ConfigError(
                 f"{path}: the content has the sha256 {found[:12]}..., wanted {sha256[:12]}...; "
-                "the file is altered or another data set's: remove or replace it"
+                "the file is altered or another data set's: replace it, or set dataset.name to idx for your own images"
             )
     return values
 
