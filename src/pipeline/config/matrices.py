@@ -1,5 +1,6 @@
 """Hierarchical matrices: points, kernel, and how each is compressed, factorized and solved with."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -11,10 +12,12 @@ from pipeline.config.choice import Choice
 from pipeline.config.points import AnyPoints, Column, FilePoints, OwnMesh
 from pipeline.config.section import Section
 from pipeline.data import PLACES
-from pipeline.hmatrix.kernels import KERNELS, Imported, Kernel, Stationary, ThinPlate
+from pipeline.hmatrix.kernels import KERNELS, Helmholtz, Imported, Kernel, Stationary, ThinPlate
 from pipeline.options import Count, NotNegative, Positive, Seed, Tolerance
 
-Task = Literal["kriging", "capacitance", "classification", "solve", "product", "logdet", "sample"]
+Task = Literal[
+    "kriging", "capacitance", "scattering", "classification", "solve", "product", "logdet", "sample"
+]
 # A kernel of one's own is a function in Python, and in a study the path of one.
 STUDIED: dict[str, type[Kernel]] = {
     name: kind for name, kind in KERNELS.items() if kind not in (Imported, ThinPlate)
@@ -25,6 +28,7 @@ ANY_POINTS = (*PLACES, "file", "embeddings", "uniform_square", "uniform_cube", "
 POINTS_OF: dict[str, tuple[str, ...]] = {
     "kriging": (*PLACES, "file"),
     "capacitance": ("sphere", "cube", "mesh"),
+    "scattering": ("sphere", "cube", "mesh"),
     "classification": ("embeddings",),
     **dict.fromkeys(("solve", "product", "logdet", "sample"), ANY_POINTS),
 }
@@ -102,6 +106,24 @@ class Predict(Section):
         return f"predictions.{self.format or (ending if ending in ('csv', 'nc', 'tif') else 'csv')}"
 
 
+class Wave(Section):
+    """The plane wave that comes in, and what the surface does to it."""
+
+    direction: tuple[float, float, float] = Field(
+        (0.0, 0.0, 1.0), description="Where the wave goes: three coordinates, of any length but 0."
+    )
+    condition: Literal["soft", "hard"] = Field(
+        "soft",
+        description="soft: the pressure vanishes on the surface; hard: its derivative along the normal does.",
+    )
+
+    @model_validator(mode="after")
+    def _goes_somewhere(self) -> "Wave":
+        if not 0 < math.hypot(*self.direction) < math.inf:
+            raise PydanticCustomError("task", "direction wants three finite numbers that are not all 0")
+        return self
+
+
 class Solve(Section):
     """How systems of equations are solved."""
 
@@ -121,8 +143,8 @@ class CompressSpec(Section):
     )
     task: Task = Field(
         description="What the matrix is for: kriging (predict held-out values), capacitance (of a conductor), "
-        "classification (by kernel ridge regression), solve (a system of equations), product (with vectors), logdet "
-        "(the logarithm of its determinant), or sample (draws of that covariance)."
+        "scattering (of a plane wave), classification (by kernel ridge regression), solve (a system of equations), "
+        "product (with vectors), logdet (the logarithm of its determinant), or sample (draws of that covariance)."
     )
     fit: Fit | None = Field(
         None,
@@ -136,12 +158,14 @@ class CompressSpec(Section):
 class SolveSpec(Section):
     """What the stage `solve` reads of a matrix."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"right_hand_side", "predict", "vectors", "samples", "seed"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"right_hand_side", "predict", "vectors", "samples", "seed", "wave"}
+    )
 
     task: Task = Field(
         description="What the matrix is for: kriging (predict held-out values), capacitance (of a conductor), "
-        "classification (by kernel ridge regression), solve (a system of equations), product (with vectors), logdet "
-        "(the logarithm of its determinant), or sample (draws of that covariance)."
+        "scattering (of a plane wave), classification (by kernel ridge regression), solve (a system of equations), "
+        "product (with vectors), logdet (the logarithm of its determinant), or sample (draws of that covariance)."
     )
     right_hand_side: str | None = Field(
         None,
@@ -161,6 +185,11 @@ class SolveSpec(Section):
         None,
         description="Where task kriging predicts values and their standard deviations; null predicts the held-out ones "
         "and a map.",
+    )
+    wave: Wave | None = Field(
+        None,
+        description="What task scattering sends at the surface; null sends a plane wave along the third coordinate "
+        "at a soft one.",
     )
     factor: Factor = Field(default=Factor(), description="How the matrix is factorized.")
     solve: Solve = Field(default=Solve(), description="How systems are solved.")
@@ -207,6 +236,7 @@ class Matrix(CompressSpec, SolveSpec):
             ("vectors", "product"),
             ("samples", "sample"),
             ("seed", "sample"),
+            ("wave", "scattering"),
         ):
             if self.task != task and getattr(self, key) is not None:
                 raise PydanticCustomError(
@@ -220,6 +250,16 @@ class Matrix(CompressSpec, SolveSpec):
             raise PydanticCustomError(
                 "task",
                 "task 'capacitance' goes with kernel 'laplace_single_layer', found '{kernel}'",
+                {"kernel": self.kernel.name},
+            )
+        if self.task == "scattering" and not (
+            isinstance(self.kernel, Helmholtz)
+            and complex(self.kernel.wavenumber).imag == 0
+            and complex(self.kernel.wavenumber).real > 0
+        ):
+            raise PydanticCustomError(
+                "task",
+                "task 'scattering' goes with kernel 'helmholtz' and a wavenumber above 0, found '{kernel}'",
                 {"kernel": self.kernel.name},
             )
         if self.task in ("kriging", "classification", "logdet", "sample") and (

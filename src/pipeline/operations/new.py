@@ -9,9 +9,11 @@ from pipeline.config.loading import load_study
 from pipeline.config.section import NAME_PATTERN
 from pipeline.config.study import RESERVED
 from pipeline.config.yaml_files import read_yaml
+from pipeline.data.own_mesh import READERS
 from pipeline.data.tables import FORMATS
 from pipeline.errors import ConfigError
 from pipeline.operations.new_images import study_of_images
+from pipeline.operations.new_mesh import study_of_mesh
 from pipeline.operations.new_network import study_of_network
 from pipeline.operations.new_points import study_of_points
 from pipeline.operations.studies import CONFIG, in_checkout
@@ -19,6 +21,7 @@ from pipeline.operations.studies import CONFIG, in_checkout
 #: What writes the text of a study for a file, by its ending.
 WRITERS: dict[str, Callable[[str, Path], str]] = {
     **dict.fromkeys(FORMATS, study_of_points),
+    **dict.fromkeys(READERS, study_of_mesh),
     ".onnx": study_of_network,
 }
 

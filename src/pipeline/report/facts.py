@@ -63,8 +63,10 @@ def _solution(matrix: Matrix) -> list[tuple[str, object, str]]:
     solve = matrix.solve
     if solve is None:
         return []
+    # What is not known is left out: iterations with the diagonal alone factorize nothing.
+    factorized = None if solve.factor_kind == "none" else solve.factorize_seconds
     return [
-        ("Factorization", solve.factorize_seconds, f"{seconds(solve.factorize_seconds)}, {n_bytes(solve.factor_bytes)} "
+        ("Factorization", factorized, f"{seconds(solve.factorize_seconds)}, {n_bytes(solve.factor_bytes)} "
          f"at tolerance {setting(solve.factor_tolerance)}"),
         ("Solve", solve.solve_seconds,
          f"{seconds(solve.solve_seconds)}, {count(solve.iterations)} iterations{_beside(matrix)}"),

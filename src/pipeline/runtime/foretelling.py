@@ -24,6 +24,7 @@ _BUILD = 2.0  # most bytes of a build beside those of its matrix: samples, fetch
 _SURFACES = ("airports", "cities", "geoid", "sphere", "cube", "mesh")
 _MESHES = ("sphere", "cube", "mesh")
 _POINTS_OF_TRIANGLE = 3
+_LAYERS = 8  # the double layer's bases and near blocks are larger, as it is not symmetric, and all is complex
 
 
 _FULL = 0.9  # share of a node's memory that may be foretold of its processes
@@ -119,11 +120,15 @@ def foretold_job(
     """
     factor = float(spec.get("factor", {}).get("tolerance", 1.0))
     size = str(facts["name"]), int(facts["n"]), int(facts["dimension"])
+    # Complex numbers take twice the bytes of real ones.
+    waves = 2 if spec.get("task") == "scattering" else 1
+    if waves > 1 and stage == "solve":  # single and double layer, in one process
+        return Job(1, 1, _LAYERS * foretell(*size, tolerance, factor, 1).compress_bytes)
     on_globe, kriging = facts.get("crs") == "lonlat", spec.get("task") == "kriging"
     processes = 2
     while True:
         found = foretell(*size, tolerance, factor, processes, on_globe=on_globe, kriging=kriging)
-        each = found.compress_bytes if stage == "compress" else found.solve_bytes
+        each = waves * found.compress_bytes if stage == "compress" else found.solve_bytes
         together = min(processes, node.processes)
         n_bytes = together * each
         crowded = n_bytes > _FULL * node.n_bytes and each > 2 * _PROGRAM

@@ -13,7 +13,7 @@ from pipeline.artifacts.store import Artifact
 from pipeline.config.matrices import CompressSpec
 from pipeline.config.matrices import Fit as FitSpec
 from pipeline.hmatrix import DistributedH2Matrix, kernels
-from pipeline.hmatrix.boundary_elements import NearField
+from pipeline.hmatrix.boundary_elements import NearField, notes_on_wave
 from pipeline.hmatrix.distributed import OwnTriangles
 from pipeline.hmatrix.gaussian_process import median_distance
 from pipeline.hmatrix.inputs import Progress
@@ -25,6 +25,7 @@ from pipeline.stages.parts import kriging
 from pipeline.stages.parts.divided import created, own_rows
 from pipeline.stages.parts.matrices import in_words, own_triangles, save_near_field
 from pipeline.stages.parts.progress import boxes
+from pipeline.stages.parts.scattering import mesh_of
 from pipeline.stages.parts.spec import errors_about, read_spec
 from pipeline.stages.parts.tensors import tensor
 from pipeline.stages.parts.work import foretold_of, work_of_compression
@@ -81,7 +82,7 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
             n_rows=operator.shape[0],
             seconds=seconds,
             n_bytes=work.n_bytes,
-            dense_bytes=8 * n**2,
+            dense_bytes=(16 if covariance.kernel.is_complex else 8) * n**2,
             symmetric=operator.form.mirrored,
             precision=str(operator.form.near.inner.values.dtype),
             tolerance=spec.compress.tolerance,
@@ -128,13 +129,22 @@ def _matrices(
 ) -> tuple[dict[str, DistributedH2Matrix], tuple[NearField, OwnTriangles] | None]:
     """Compress what is solved with, and for boundary elements what preconditions; with the near field of these."""
     kernel, tolerance = covariance.kernel, spec.compress.tolerance
-    if spec.task != "capacitance":
+    if spec.task not in ("capacitance", "scattering"):
         with together(communicator):
             rows = own_rows(points, "points", communicator)
         matrix = DistributedH2Matrix.from_kernel(
             rows, kernel, communicator, diagonal=covariance.nugget, tolerance=tolerance, progress=progress
         )
         return {"operator": matrix}, None
+    if isinstance(kernel, kernels.Helmholtz):
+        with together(communicator):
+            notes_on_wave(mesh_of(points), complex(kernel.wavenumber))  # refuses a mesh that is too coarse
+            nodes = own_triangles(points, communicator).points
+        return {
+            "operator": DistributedH2Matrix.from_kernel(
+                nodes, kernel, communicator, tolerance=tolerance, progress=progress
+            )
+        }, None
     with together(communicator):
         own = own_triangles(points, communicator)
         near_field = own.near_field()

@@ -61,7 +61,7 @@ from pipeline.stages.parts.spec import read_spec
 
 Networks = Iterable[tuple[Artifact, NetworkFacts]]
 
-# What the page draws of a solution on the globe: held-out places, and the map.
+# What the page draws of a solution: held-out places and the map, or the far field of a wave.
 MAP_ARRAYS = (
     "longitude",
     "latitude",
@@ -81,6 +81,8 @@ MAP_ARRAYS = (
     "variogram_distance",
     "variogram_values",
     "variogram_residuals",
+    "angle",
+    "far_field",
 )
 
 

@@ -25,7 +25,7 @@ from pipeline.artifacts.results.solution import (
     SystemResult,
 )
 from pipeline.artifacts.store import Artifact
-from pipeline.config.matrices import Solve, SolveSpec
+from pipeline.config.matrices import Solve, SolveSpec, Wave
 from pipeline.errors import ConfigError
 from pipeline.hmatrix import DistributedH2Matrix, kernels
 from pipeline.hmatrix.boundary_elements import capacitance
@@ -37,7 +37,7 @@ from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.provenance import provenance
 from pipeline.runtime.together import together
-from pipeline.stages.parts import kriging
+from pipeline.stages.parts import kriging, scattering
 from pipeline.stages.parts.divided import created, edges_of, mean_and_deviation, own_rows, save_rows
 from pipeline.stages.parts.matrices import single_layer_of
 from pipeline.stages.parts.progress import boxes
@@ -135,6 +135,9 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
         spec = read_spec(options.spec, SolveSpec)
         points = Artifact.open(options.points, "points", contents=first)
         compressed = Artifact.open(options.operator, "operator", contents=first)
+    if spec.task == "scattering":
+        _scatter(options, spec, points, compressed, communicator)
+        return
     watch = Stopwatch()
     with watch.part("assemble"):
         problem = problem_of(spec, points, compressed, communicator)
@@ -251,6 +254,43 @@ def _multiply(options: Namespace, problem: Problem, given: Solved) -> None:
         name = options.output.parent.name
         print(
             f"solve {name}: product with {given.of} in {seconds:.2g} s, off by {residual:.1e} in exact rows"
+        )
+
+
+def _scatter(
+    options: Namespace, spec: SolveSpec, points: Artifact, compressed: Artifact, communicator: Communicator
+) -> None:
+    """Scatter a wave in process 0; layers with normal derivatives are not divided among processes."""
+    facts, found = compressed.facts_as(OperatorFacts), None
+    with together(communicator):
+        if communicator.rank == 0:
+            kernel = kernels.from_dict(facts.kernel_parameters)
+            assert isinstance(kernel, kernels.Helmholtz)
+            found = scattering.answer(
+                scattering.mesh_of(points),
+                complex(kernel.wavenumber).real,
+                spec.wave or Wave(),
+                facts.compress.tolerance,
+                spec.solve,
+            )
+    with created(
+        options.output,
+        communicator,
+        kind="solution",
+        spec=spec.model_dump(mode="json"),
+        provenance=provenance(options.code),
+    ) as draft:
+        if draft is not None and found is not None:
+            draft.save_array("solution", found.density)
+            draft.save_array("angle", found.angles, unit="degrees")
+            draft.save_array("far_field", found.far_field)
+            draft.facts = SolutionFacts(result=found.result, solve=found.cost)
+    if found is not None:
+        name, result = options.output.parent.name, found.result
+        print(
+            f"solve {name}: {found.cost.iterations} iterations, residual {found.cost.relative_residual:.1e} of the "
+            f"compressed matrix; scattering cross-section {result.cross_section:.6g}, power kept to "
+            f"{result.power_imbalance:.1e}"
         )
 
 

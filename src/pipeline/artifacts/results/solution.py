@@ -73,6 +73,29 @@ class CapacitanceResult(BaseModel):
     unit: str
 
 
+class ScatteringResult(BaseModel):
+    """The wave that a surface scatters, in the unit of its mesh.
+
+    Attributes:
+        wavenumber: 2 pi over the wavelength.
+        condition: "soft" or "hard".
+        triangles_per_wavelength: The wavelength over the longest edge.
+        forward: |f| straight on, where the scattered wave is f exp(i k r)/r far away.
+        backward: |f| back to where the wave came from.
+        cross_section: Scattered power over that of the wave through a unit of area.
+        power_imbalance: Relative difference of this and the power that the incident wave loses, which the forward
+            wave tells (optical theorem); it is an error, of the mesh above all.
+    """
+
+    wavenumber: float
+    condition: str
+    triangles_per_wavelength: float
+    forward: Number
+    backward: Number
+    cross_section: Number
+    power_imbalance: Number
+
+
 class ClassificationResult(BaseModel):
     """Shares of right answers on the test images."""
 
@@ -136,6 +159,7 @@ class SampleResult(BaseModel):
 Result = (
     KrigingResult
     | CapacitanceResult
+    | ScatteringResult
     | ClassificationResult
     | SystemResult
     | ProductResult

@@ -12,7 +12,12 @@
 
 from pipeline.hmatrix.boundary_elements.near_field import NearField
 from pipeline.hmatrix.boundary_elements.operators import BoundaryOperator, LayerOperators
-from pipeline.hmatrix.boundary_elements.problems import BoundarySolution, solve_dirichlet, solve_neumann
+from pipeline.hmatrix.boundary_elements.problems import (
+    BoundarySolution,
+    notes_on_wave,
+    solve_dirichlet,
+    solve_neumann,
+)
 from pipeline.hmatrix.boundary_elements.scattering import PlaneWave, PointSource, Scattering, solve_scattering
 from pipeline.hmatrix.boundary_elements.single_layer import (
     SingleLayer,
@@ -41,6 +46,7 @@ __all__ = [
     "diagnose",
     "extrapolate",
     "merge_vertices",
+    "notes_on_wave",
     "solve_capacitance",
     "solve_dirichlet",
     "solve_neumann",

@@ -24,7 +24,7 @@ logger = logging.getLogger("pipeline.hmatrix")
 Side = Literal["interior", "exterior"]
 Values = Callable[[NDArray[Any]], NDArray[Any]]
 _RESTART = 100
-_ITERATIONS = 1000
+ITERATIONS = 1000  # at most, unless others are asked for
 _COARSE, _COARSEST = 6.0, 3.0  # triangles for each wavelength: fewer are warned of, or refused
 _BALANCED = (
     1e-2  # flux through a closed surface, of that in and out, that is taken for an error of discretization
@@ -191,7 +191,12 @@ def solve_neumann(
 
 
 def solve_system(
-    system: BoundaryOperator, right: NDArray[Any], tolerance: float, *, shift: NDArray[Any] | None = None
+    system: BoundaryOperator,
+    right: NDArray[Any],
+    tolerance: float,
+    *,
+    shift: NDArray[Any] | None = None,
+    max_iterations: int = ITERATIONS,
 ) -> tuple[NDArray[Any], SolveInfo]:
     """Solve by GMRES, preconditioned by the near diagonal.
 
@@ -200,6 +205,7 @@ def solve_system(
         right: Right-hand side, shape (n,).
         tolerance: Relative residual, 2-norm.
         shift: Vector m whose m m^T / |m|² is added to the matrix, where constants are in its null space.
+        max_iterations: Largest number of iterations.
     """
     kind = np.result_type(system.dtype, right.dtype)
     scale = torch.from_numpy(system.scaling())[:, None]
@@ -220,7 +226,7 @@ def solve_system(
             torch.from_numpy(np.ascontiguousarray(right, kind))[:, None],
             preconditioner=lambda r: r / scale,
             tolerance=tolerance,
-            max_iterations=_ITERATIONS,
+            max_iterations=max_iterations,
             restart=_RESTART,
         )
     except ConvergenceError as error:

@@ -9,7 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.boundary_elements.operators import LayerOperators
-from pipeline.hmatrix.boundary_elements.problems import BoundarySolution, notes_on_wave, solve_system
+from pipeline.hmatrix.boundary_elements.problems import (
+    ITERATIONS,
+    BoundarySolution,
+    notes_on_wave,
+    solve_system,
+)
 from pipeline.hmatrix.boundary_elements.quadrature import gauss_rule
 from pipeline.hmatrix.kernels import Helmholtz
 from pipeline.meshes.triangles import TriangleMesh
@@ -143,6 +148,7 @@ def solve_scattering(
     screen: bool | None = None,
     tolerance: float = 1e-5,
     operators: LayerOperators | None = None,
+    max_iterations: int = ITERATIONS,
 ) -> Scattering:
     """Solve for the wave that a surface scatters.
 
@@ -194,7 +200,7 @@ def solve_scattering(
         if not is_screen:
             system = layers.adjoint_double_layer() + 0.5 * layers.mass() + (-1j * k) * system
             right = layers.loads(derivatives, "P0") - 1j * k * right
-        t, info = solve_system(system, right, tolerance)
+        t, info = solve_system(system, right, tolerance, max_iterations=max_iterations)
         single = -layers.on_panels(t, "P0")
         solution = BoundarySolution(
             mesh, k, None if is_screen else "exterior", single, None, t, "P0", info, notes
@@ -205,7 +211,7 @@ def solve_scattering(
     if not is_screen:
         system = (1j / k) * system - layers.double_layer("P1", "P1") + 0.5 * layers.mass("P1", "P1")
         right = layers.loads(incident.values, "P1") + 1j / k * right
-    u, info = solve_system(system, right, tolerance)
+    u, info = solve_system(system, right, tolerance, max_iterations=max_iterations)
     double = layers.on_panels(u, "P1_0" if is_screen else "P1")
     solution = BoundarySolution(
         mesh,

@@ -11,6 +11,7 @@ from pipeline.artifacts.results.solution import (
     LogdetResult,
     ProductResult,
     SampleResult,
+    ScatteringResult,
     SystemResult,
 )
 from pipeline.report.content import Answer
@@ -78,7 +79,8 @@ def _solved(matrix: Matrix) -> str:
         return ""
     spent = matrix.solve.factorize_seconds + matrix.solve.solve_seconds
     beside = " (beside other jobs)" if matrix.alone is False else ""
-    return f" and is factorized and solved in {seconds(spent)}{beside}"
+    done = "solved" if matrix.solve.factor_kind == "none" else "factorized and solved"
+    return f" and is {done} in {seconds(spent)}{beside}"
 
 
 def compression(matrix: Matrix) -> float:
@@ -100,6 +102,8 @@ def result_text(name: str, matrix: Matrix, n_classes: int = 0) -> str:
             return _kriging_text(result, matrix.points)
         case CapacitanceResult() as result:
             return _capacitance_text(result, matrix.points)
+        case ScatteringResult() as result:
+            return _scattering_text(result, name)
         case ClassificationResult() as result:
             return _classification_text(result, name, n_classes)
         case SystemResult() as result:
@@ -155,6 +159,16 @@ def _capacitance_text(result: CapacitanceResult, points: str) -> str:
     )
     value = significant(result.capacitance, digits)
     return f"The capacitance of the {points} comes out as {value} {result.unit}{known}."
+
+
+def _scattering_text(result: ScatteringResult, name: str) -> str:
+    return (
+        f"A plane wave of wavenumber {significant(result.wavenumber, 4)} is scattered by {name}, a sound-"
+        f"{result.condition} surface with {significant(result.triangles_per_wavelength, 2)} triangles per wavelength. "
+        f"The scattering cross-section is {significant(result.cross_section, 4)} squared units of the mesh, |f| is "
+        f"{significant(result.forward, 4)} forward and {significant(result.backward, 4)} backward. The scattered "
+        f"power differs by {percent(result.power_imbalance, 2)} from what the wave loses."
+    )
 
 
 def _classification_text(result: ClassificationResult, name: str, n_classes: int) -> str:

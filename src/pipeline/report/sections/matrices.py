@@ -18,6 +18,7 @@ from pipeline.report.figures.kriging import (
     variogram_plot,
 )
 from pipeline.report.figures.ranks import ranks_by_level
+from pipeline.report.figures.scattering import far_field
 from pipeline.report.figures.structure import block_structure
 from pipeline.report.formatting import setting
 from pipeline.report.metrics import Matrix, Metrics, Scaling
@@ -53,6 +54,7 @@ def _matrix(
         doubt(name, matrix),
         Prose(fit_text(matrix)) if fit_text(matrix) else None,
         *_kriging(name, matrix, arrays),
+        _scattering(name, arrays),
         _structure(name, matrix),
         Facts(matrix_facts(matrix)),
         Prose(f"Noted on the way: {'; '.join(notes)}.", quiet=True) if notes else None,
@@ -103,6 +105,11 @@ def _kriging(name: str, matrix: Matrix, arrays: Mapping[str, np.ndarray]) -> lis
     if checks:
         blocks.append(Illustration(checks, " ".join(panel.description for panel in checks)))
     return blocks
+
+
+def _scattering(name: str, arrays: Mapping[str, np.ndarray]) -> Illustration | None:
+    panel = far_field(name, arrays)
+    return None if panel is None else Illustration((panel,), panel.description, shape="single")
 
 
 def _growth(scaling: Scaling) -> list[Block | None]:
