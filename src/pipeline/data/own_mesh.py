@@ -41,8 +41,7 @@ def load_own_mesh(path: Path) -> Mesh:
     except ModuleNotFoundError:
         raise
     except Exception as error:  # meshio's readers raise whatever malformed text leads them to
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{path}: cannot be read as a mesh ({text[:200]}); write it again") from None
+        raise ConfigError(f"{path}: cannot be read as a mesh ({_reason(error)}); write it again") from None
     other = sorted({name for name, _ in cells} - {"triangle", *IGNORED})
     if other:
         raise ConfigError(f"{path}: holds cells of kind {', '.join(other)}; wanted triangles, so split them")
@@ -66,3 +65,13 @@ def load_own_mesh(path: Path) -> Mesh:
             f"{path}: triangle {row + 1}: names vertex {joined[row, corner] + 1} of {len(vertices)}; mend the triangle"
         )
     return vertices, joined
+
+
+def _reason(error: Exception) -> str:
+    """Say what a reader of meshio stumbled over, where its own text says nothing."""
+    text = " ".join(str(error).split())[:200]
+    if isinstance(error, KeyError):
+        return f"it holds {text}, which its format does not know"
+    if not text or text == "list index out of range":
+        return "it is cut short, or not of the format that its ending tells"
+    return text

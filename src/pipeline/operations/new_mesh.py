@@ -42,8 +42,8 @@ def study_of_mesh(name: str, path: Path) -> str:
         *(f"# {finding}" for finding in findings if diagnosis.is_closed or " open edges " not in finding),
         f"# Its box is {' x '.join(f'{extent:.4g}' for extent in extents)}; its triangles are {shortest:.3g} to "
         f"{longest:.3g} long.",
-        f"# At wavenumber {wavenumber:g} the wavelength is {wavelength:.3g}: {wavelength / longest:.1f} triangles long at "
-        f"least, and {float(extents.max()) / wavelength:.2g} times in the box.",
+        f"# At wavenumber {wavenumber:g} the wavelength is {wavelength:.3g}: {wavelength / longest:.1f} triangles long "
+        f"at least, and {float(extents.max()) / wavelength:.2g} times in the box.",
         f"# Memory foretold: {_bytes(len(mesh), 'scattering') / 1e9:.1f} GB for scattering, "
         f"{_bytes(len(mesh), 'capacitance') / 1e9:.1f} GB for the capacitance.",
         "",
