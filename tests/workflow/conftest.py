@@ -64,30 +64,31 @@ class Workplace:
     def write_study(self, study) -> None:
         (self.folder / "study.yaml").write_text(yaml.safe_dump(study))
 
-    def start(self, *arguments, **options) -> subprocess.Popen:
-        """Start snakemake on the small study."""
-        environment = (
-            os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"} | self.variables
-        )
+    def environment(self) -> dict[str, str]:
+        """Variables with which Python finds the copy's modules."""
+        return os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"} | self.variables
+
+    def start(self, *arguments, study="study.yaml", **options) -> subprocess.Popen:
+        """Start snakemake on a study."""
         # --configfile takes all words that follow it, targets as well: it stands first.
         command = [
             sys.executable,
             "-m",
             "snakemake",
             "--configfile",
-            "study.yaml",
+            study,
             "--cores",
             "2",
             *arguments,
         ]
         return subprocess.Popen(
-            command, cwd=self.folder, env=environment, text=True,
+            command, cwd=self.folder, env=self.environment(), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,
         )  # fmt: skip
 
-    def snakemake(self, *arguments, code=0) -> str:
+    def snakemake(self, *arguments, code=0, study="study.yaml") -> str:
         """Run snakemake to its end and return what it printed."""
-        process = self.start(*arguments)
+        process = self.start(*arguments, study=study)
         output, _ = process.communicate(timeout=280)
         assert process.returncode == code, output
         return output
