@@ -230,7 +230,7 @@ def processes(run: Run) -> None:
 
 @bench.case("square 4000000, four processes")
 def large(run: Run) -> None:
-    """Build, factorize and solve at 1e-3: it ends, and in how much memory a process. Leaves of 32 points take least."""
+    """Build, factorize and solve at 1e-3, in how much memory a process. Leaves of 32 points take least."""
     n = 16384 if run.quick else 4_000_000
     found = launched(4, n, repeats=1, tolerance=1e-3, leaf_size=32)
     run.record(TIME, ours=found["seconds"], part="build + factorize + solve", goal=Goal.ours(240))

@@ -386,7 +386,7 @@ def geoid(run: Run) -> None:
     n = 60 if run.quick else 1440
     latitude = np.repeat(-90 + 90 / n * (np.arange(2 * n) + 0.5), 4 * n)
     longitude = np.tile(-180 + 90 / n * (np.arange(4 * n) + 0.5), 2 * n)
-    # Half a meter of noise: what EGM96's authors state of its heights' error.
+    # Half a meter of noise.
     kernel = kernels.Matern(nu=1.5, length_scale=0.1, variance=900.0)
     start = time.perf_counter()
     process = GaussianProcess(kernel, nugget=0.5**2, optimizer=None)

@@ -17,12 +17,12 @@ if "solve" in sys.orig_argv and "SLURMD_NODENAME" in os.environ and "snakemake" 
     import time
     from pipeline.hmatrix.parts import elimination
 
-    def held(run, plan, phase, moved, original=elimination._Run._phase):
+    def held(run, plan, phase, *rest, original=elimination._Run._phase):
         if phase == 1 and pathlib.Path("hold").exists():
             pathlib.Path(f"held.{os.getpid()}").touch()
             while pathlib.Path("hold").exists():
                 time.sleep(0.1)
-        return original(run, plan, phase, moved)
+        return original(run, plan, phase, *rest)
 
     elimination._Run._phase = held
 """
