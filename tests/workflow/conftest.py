@@ -89,7 +89,7 @@ class Workplace:
     def snakemake(self, *arguments, code=0, study="study.yaml") -> str:
         """Run snakemake to its end and return what it printed."""
         process = self.start(*arguments, study=study)
-        output, _ = process.communicate(timeout=280)
+        output, _ = process.communicate(timeout=800)
         assert process.returncode == code, output
         return output
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.data.tables import read_columns
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 
 
 def test_a_csv_file_of_stations_becomes_a_page_with_a_map_and_a_file_of_predictions(workplace):
