@@ -2,6 +2,7 @@
 
 import json
 
+import meshio
 import numpy as np
 import onnx
 import pytest
@@ -10,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from pipeline.__main__ import main
+from pipeline.data.meshes import sphere_mesh
 from pipeline.operations.studies import read_study
 
 
@@ -80,6 +82,36 @@ def test_a_folder_of_images_becomes_a_study_of_training(checkout):
     assert study.training.runs["sgd"].batch_size == 22
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-4, 37.0])
+def test_a_mesh_becomes_a_study_of_a_wave_that_its_triangles_resolve(checkout, capsys, scale):
+    vertices, triangles = sphere_mesh(2)
+    meshio.Mesh(scale * vertices, [("triangle", triangles)]).write("ball.obj")
+    assert new("ball", "ball.obj") == 0
+    (matrix,) = read_study("ball").study.matrices.values()
+    assert (matrix.points.path, matrix.task) == ("ball.obj", "scattering")
+    corners = scale * vertices[triangles]
+    longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max()
+    # Ten triangles for each wavelength; the wavenumber has two digits, rounded down by less than a tenth.
+    per_wavelength = 2 * np.pi / (complex(matrix.kernel.wavenumber).real * longest)
+    assert per_wavelength * (1 + 1e-6) >= 10
+    assert per_wavelength < 10 * 1.1 * (1 + 1e-6)
+    told = capsys.readouterr().out
+    for words in (
+        "ball.obj: 320 triangles, 162 vertices, 1 connected part, closed, which makes it a body",
+        "Its box is ", "the wavelength is ", "Memory foretold: ", "make run STUDY=ball",
+    ):  # fmt: skip
+        assert words in told
+
+
+def test_the_capacitance_that_a_study_of_a_mesh_holds_as_a_comment_is_a_study_too(checkout):
+    vertices, triangles = sphere_mesh(0)
+    meshio.Mesh(vertices, [("triangle", triangles)]).write("ball.ply", binary=False)
+    assert new("ball", "ball.ply") == 0
+    path = checkout / "config/ball.yaml"
+    path.write_text(path.read_text().replace("  #charge:", "  charge:").replace("  #  ", "    "))
+    assert read_study("ball").study.matrices["charge"].task == "capacitance"
+
+
 def test_every_written_study_explains_itself_in_comments(checkout):
     np.savez("cloud.npz", x=np.arange(20.0), y=np.arange(20.0) ** 2, v=np.sin(np.arange(20.0)))
     assert new("cloud", "cloud.npz") == 0
@@ -101,6 +133,8 @@ def test_every_written_study_explains_itself_in_comments(checkout):
         ("own", "swapped.csv", "swapped.csv: column lat: wanted degrees from -90 to 90, found 45 to 170"),
         ("own", "bad.onnx", "bad.onnx: no ONNX network"),
         ("own", "open.onnx", "open.onnx: its input x has the shape"),
+        ("own", "flat.obj", "flat.obj: the mesh cannot be used: 1 triangles without area"),
+        ("own", "junk.stl", "junk.stl: holds no triangles"),
         ("own", "empty", "empty: wanted train/CLASS/* of two classes or more"),
     ],
 )
@@ -109,6 +143,8 @@ def test_what_cannot_become_a_study_is_one_line_and_leaves_nothing(checkout, cap
     (checkout / "a.csv").write_text("x,y,v\n" + "1,2,3\n" + "3,4,none\n" + "1,2,3\n" * 5)
     (checkout / "words.csv").write_text("a,b\nx,y\n")
     (checkout / "swapped.csv").write_text("lon,lat,v\n45,170,1\n46,45,2\n")
+    (checkout / "flat.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 2\n")
+    (checkout / "junk.stl").write_bytes(b"\xff" * 90)
     (checkout / "bad.onnx").write_bytes(b"PK")
     network("open.onnx", ("n", 2, "h", "w"))
     (checkout / "empty").mkdir()

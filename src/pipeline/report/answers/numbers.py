@@ -24,6 +24,7 @@ from pipeline.report.formatting import (
     percent,
     scientific,
     seconds,
+    setting,
     significant,
     times,
 )
@@ -163,7 +164,7 @@ def _capacitance_text(result: CapacitanceResult, points: str) -> str:
 
 def _scattering_text(result: ScatteringResult, name: str) -> str:
     return (
-        f"A plane wave of wavenumber {significant(result.wavenumber, 4)} is scattered by {name}, a sound-"
+        f"A plane wave of wavenumber {setting(result.wavenumber)} is scattered by {name}, a sound-"
         f"{result.condition} surface with {significant(result.triangles_per_wavelength, 2)} triangles per wavelength. "
         f"The scattering cross-section is {significant(result.cross_section, 4)} squared units of the mesh, |f| is "
         f"{significant(result.forward, 4)} forward and {significant(result.backward, 4)} backward. The scattered "
