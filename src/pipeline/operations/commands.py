@@ -31,8 +31,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         type=Path,
         required=True,
         metavar="FILE",
-        help="points (.csv, .npy, .npz, .parquet, .nc, .geojson, .tif), a mesh (.stl, .obj, .ply, .vtk, .msh), a network "
-        "(.onnx), or a folder of images",
+        help="points (.csv, .npy, .npz, .parquet, .nc, .geojson, .tif), a mesh (.stl, .obj, .ply, .vtk, .msh), "
+        "a network (.onnx), or a folder of images",
     )
 
     check = command("check", "Check a study before anything runs.")
