@@ -68,6 +68,8 @@ def _solution(matrix: Matrix) -> list[tuple[str, object, str]]:
     return [
         ("Factorization", factorized, f"{seconds(solve.factorize_seconds)}, {n_bytes(solve.factor_bytes)} "
          f"at tolerance {setting(solve.factor_tolerance)}"),
+        ("Assembly of the layers", solve.assemble_seconds if factorized is None else None,
+         seconds(solve.assemble_seconds)),
         ("Solve", solve.solve_seconds,
          f"{seconds(solve.solve_seconds)}, {count(solve.iterations)} iterations{_beside(matrix)}"),
         ("Residual, compressed matrix", solve.relative_residual, scientific(solve.relative_residual)),

@@ -80,7 +80,9 @@ def _solved(matrix: Matrix) -> str:
         return ""
     spent = matrix.solve.factorize_seconds + matrix.solve.solve_seconds
     beside = " (beside other jobs)" if matrix.alone is False else ""
-    done = "solved" if matrix.solve.factor_kind == "none" else "factorized and solved"
+    done = "factorized and solved"
+    if matrix.solve.factor_kind == "none":  # the layers of a wave take longer than their iterations
+        done, spent = "assembled and solved", spent + matrix.solve.assemble_seconds
     return f" and is {done} in {seconds(spent)}{beside}"
 
 

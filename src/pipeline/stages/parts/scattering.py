@@ -23,6 +23,7 @@ from pipeline.hmatrix.kernels import Helmholtz
 
 #: Degrees between the directions of the far field that are kept.
 STEP = 1
+BOTH_LAYERS = "the solve holds the double layer too, which is not in the storage that is told here"
 _AT_A_TIME = 4_000_000  # waves between directions and quadrature points that are evaluated together
 _POINTS = 7  # quadrature points of a triangle in the far field
 _DEGREES = 10  # of spherical harmonics beyond those that a body of this size has, for digits
@@ -114,7 +115,7 @@ def answer(mesh: TriangleMesh, wavenumber: float, wave: Wave, tolerance: float, 
             exact_residual=None,
             logdet=None,
             processes=1,
-            notes=[*found.notes, *info.notes],
+            notes=[*found.notes, *info.notes, *([] if screen else [BOTH_LAYERS])],
             tolerance=options.tolerance,
         ),
         density=found.density,
