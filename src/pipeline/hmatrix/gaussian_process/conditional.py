@@ -36,7 +36,7 @@ class Conditional:
         points: Shape (n, d).
         values: Shape (n,).
         noise: Variances of their noise, shape (n,).
-        regressors: Of the mean.
+        regressors: Regressors of the mean.
         fitted: Likelihood at the parameters in use, with weights and factorization.
         seed: Seed of the fields drawn for variances.
     """

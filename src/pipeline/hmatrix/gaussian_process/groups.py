@@ -27,7 +27,7 @@ class MaternFit:
     Attributes:
         kernel: With length scale and variance as found.
         nugget: Variance of the independent part of each observation, to be added to the diagonal.
-        log_likelihood: Of the groups on which it was found.
+        log_likelihood: That of the groups on which it was found.
     """
 
     kernel: Matern

@@ -140,7 +140,7 @@ class Likelihood:
         parameters: Those that vary.
         nugget: Variance of the noise, or where it starts.
         nugget_varies: The nugget is a parameter too, the last one.
-        tolerance: Of compression and factorization; tightened where the likelihood would err by more than .05 to
+        tolerance: That of compression and factorization; tightened where the likelihood would err by more than .05 to
             .3 nats, by the number of values.
         restricted: Take the restricted likelihood (REML).
         seed: Seed of the random signs: the same for every call, so that equal arguments give equal results.

@@ -74,7 +74,7 @@ class GaussianProcess:
         kernel_, nugget_: As fitted.
         log_likelihood_: In nats; `log_likelihood_error_` estimates its error.
         beta_: Coefficients of the trend, in the regressors' order.
-        standard_errors_: Of the logarithm of each parameter, by name: 0.1 is about 10 %. NaN at a bound.
+        standard_errors_: Those of the logarithm of each parameter, by name: 0.1 is about 10 %. NaN at a bound.
         notes_: What a reader of the fit should know, also given as warnings.
         intervals_: Lower end, fitted value and upper end of each parameter, by name: two standard errors either way.
         n_iter_: Steps taken.

@@ -73,7 +73,7 @@ class Stage:
     Attributes:
         plan: The level.
         phase: Number of the phase; `NO_PHASE` where unknowns are moved only.
-        steps: Of the parts of this process.
+        steps: Steps of the parts of this process.
         moved: Unknowns, in tree order, that go from one part to another before this phase: at the first of a level.
         dense: The stage is the dense end.
     """
@@ -90,7 +90,7 @@ class Eliminated:
     """A factorization by parts, as this process holds it.
 
     Attributes:
-        stages: In order.
+        stages: The stages in order.
         determinant: Phase, and logarithm of the size; of all parts.
         table: A row per level, leaves first: boxes, unknowns, skeletons, seconds, bytes; of this process's parts.
         levels: Number of the level of each of these rows; the last row is that of the dense end.
