@@ -1,7 +1,5 @@
-import subprocess
-import sys
-
 import pytest
+from launch import launched
 
 SCRIPT = """
 import sys
@@ -66,12 +64,7 @@ if MpiCommunicator().rank == 0:
 @pytest.mark.mpi
 @pytest.mark.parametrize("n_processes", [1, 3])
 def test_all_groups_of_real_processes_do_the_same_collectives(n_processes, tmp_path):
-    script = tmp_path / "collectives.py"
-    script.write_text(SCRIPT)
-    done = subprocess.run(
-        ["mpiexec", "-n", str(n_processes), sys.executable, "-m", "mpi4py", str(script), str(n_processes)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    done = launched(n_processes, SCRIPT, tmp_path, n_processes)
     assert done.returncode == 0, done.stderr
     assert "agreed" in done.stdout
 
@@ -106,26 +99,17 @@ with node_group.process_group(torch.device("cpu"), comm) as group:
 
 @pytest.mark.mpi
 def test_shared_memory_leaves_nothing_behind_and_is_done_without_where_there_is_none(tmp_path):
-    script = tmp_path / "memory.py"
-    script.write_text(WITHOUT_MEMORY)
-    done = subprocess.run(
-        ["mpiexec", "-n", "2", sys.executable, "-m", "mpi4py", str(script)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    done = launched(2, WITHOUT_MEMORY, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("No space left on device") == 1
 
 
 @pytest.mark.mpi
 def test_one_failing_process_ends_the_others(tmp_path):
-    script = tmp_path / "fail.py"
-    script.write_text(
+    script = (
         "from mpi4py import MPI\n"
         "if MPI.COMM_WORLD.rank == 1:\n    raise SystemExit(2)\n"
         "MPI.COMM_WORLD.Barrier()\n"
     )
-    done = subprocess.run(
-        ["mpiexec", "-n", "2", sys.executable, "-m", "mpi4py", str(script)],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = launched(2, script, tmp_path, timeout=60)
     assert done.returncode != 0

@@ -1,14 +1,9 @@
 """Real processes that fail, dawdle or are killed at random calls: the others end with them, within seconds."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from launch import launched
 
-SUPPORT = Path(__file__).parents[1] / "support"
 SCRIPT = """
 import sys
 import numpy as np
@@ -37,13 +32,7 @@ assert np.array_equal(found, expected)
 @pytest.mark.parametrize(("what", "seed"), [("fail", 0), ("die", 1), ("die", 2), ("dawdle", 3)])
 def test_processes_end_together_whatever_happens_to_one(what, seed, tmp_path):
     rng = np.random.default_rng(seed)
-    script = tmp_path / "disturbed_run.py"
-    script.write_text(SCRIPT)
-    arguments = [what, str(rng.integers(3)), str(rng.random())]
-    done = subprocess.run(
-        ["mpiexec", "-n", "3", sys.executable, "-m", "mpi4py", str(script), *arguments],
-        env=os.environ | {"PYTHONPATH": str(SUPPORT)}, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    done = launched(3, SCRIPT, tmp_path, what, rng.integers(3), rng.random(), timeout=240)
     said = done.stdout + done.stderr
     assert (done.returncode == 0) == (what == "dawdle"), said
     if what == "fail":

@@ -1,7 +1,5 @@
-import subprocess
-import sys
-
 import pytest
+from launch import launched
 
 SCRIPT = """
 import sys
@@ -47,23 +45,13 @@ assert np.linalg.norm(found - expected) <= 1e-2 * np.linalg.norm(expected)
 
 @pytest.mark.mpi
 def test_real_processes_fit_as_one_does(tmp_path):
-    script = tmp_path / "fit.py"
-    script.write_text(A_FIT)
-    done = subprocess.run(
-        ["mpiexec", "-n", "3", sys.executable, "-m", "mpi4py", str(script)],
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+    done = launched(3, A_FIT, tmp_path)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.mpi
 def test_real_processes_divide_a_matrix_and_fail_together(tmp_path):
-    script = tmp_path / "divided.py"
-    script.write_text(SCRIPT)
-    done = subprocess.run(
-        ["mpiexec", "-n", "3", sys.executable, "-m", "mpi4py", str(script), "1e-6", str(tmp_path)],
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+    done = launched(3, SCRIPT, tmp_path, 1e-6, tmp_path)
     assert done.returncode == 0, done.stderr
     refusals = [(tmp_path / f"refused.{rank}").read_text() for rank in range(3)]
     assert all("the product wants shape (500,) or (500, m), not (7,)" in refusal for refusal in refusals)

@@ -1,8 +1,6 @@
-import subprocess
-import sys
-
 import pytest
 import torch
+from launch import launched
 
 SCRIPT = """
 import sys
@@ -35,16 +33,8 @@ with opened(torch.device("cpu"), MpiCommunicator()) as group:
 
 
 def trained_weights(n_processes, folder, messages="memory"):
-    script, result = folder / "training.py", folder / f"weights{n_processes}.pt"
-    script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "mpi4py", str(script), str(n_processes), str(result), messages]
-    done = subprocess.run(
-        ["mpiexec", "-n", str(n_processes), *command],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    result = folder / f"weights{n_processes}.pt"
+    done = launched(n_processes, SCRIPT, folder, n_processes, result, messages)
     assert done.returncode == 0, done.stderr
     return torch.load(result)
 

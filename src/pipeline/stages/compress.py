@@ -19,7 +19,6 @@ from pipeline.hmatrix.gaussian_process import median_distance
 from pipeline.hmatrix.inputs import Progress
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.mpi import MpiCommunicator
-from pipeline.runtime.provenance import provenance
 from pipeline.runtime.together import together
 from pipeline.stages.parts import kriging
 from pipeline.stages.parts.divided import created, own_rows
@@ -93,13 +92,7 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
             notes=notes,
         ),
     )
-    with created(
-        options.output,
-        communicator,
-        kind="operator",
-        spec=spec.model_dump(mode="json"),
-        provenance=provenance(options.code),
-    ) as draft:
+    with created(options, spec, communicator, kind="operator") as draft:
         for folder, matrix in matrices.items():
             if draft is not None:
                 draft.path(folder)

@@ -1,8 +1,8 @@
 """Artefacts of several processes: arrays that are divided by rows, and one manifest in the end."""
 
-from collections.abc import Iterator, Mapping
+from argparse import Namespace
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from pipeline.artifacts.disk import errors_of_the_disk
 from pipeline.artifacts.store import Artifact, Draft, create
+from pipeline.config.section import Section
 from pipeline.runtime.communicator import Communicator
+from pipeline.runtime.provenance import provenance
 
 
 def edges_of(n: int, communicator: Communicator) -> NDArray[np.int64]:
@@ -82,19 +84,23 @@ def mean_and_deviation(own: Tensor, communicator: Communicator) -> tuple[float, 
 
 @contextmanager
 def created(
-    manifest: Path,
-    communicator: Communicator,
-    *,
-    kind: str,
-    spec: Mapping[str, Any],
-    provenance: Mapping[str, Any],
+    options: Namespace, spec: Section, communicator: Communicator, *, kind: str
 ) -> Iterator[Draft | None]:
-    """Write an artefact together: process 0 has its draft, and its manifest appears when all have come to the end."""
+    """Write an artefact together: process 0 has its draft, and its manifest appears when all have come to the end.
+
+    Args:
+        options: Of the stage: `output` is the manifest's path, `code` the digest of the code that makes it.
+        spec: What was asked for.
+        communicator: The processes.
+        kind: Kind of the artefact.
+    """
+    manifest = options.output
     if communicator.rank:
         with errors_of_the_disk(manifest.parent):
             yield None
         communicator.barrier()
         return
-    with create(manifest, kind=kind, spec=spec, provenance=provenance) as draft:
+    asked, made = spec.model_dump(mode="json"), provenance(options.code)
+    with create(manifest, kind=kind, spec=asked, provenance=made) as draft:
         yield draft
         communicator.barrier()

@@ -1,0 +1,106 @@
+"""Systems of equations of which each process has rows: the matrix, what preconditions it, and the right-hand side."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.artifacts.results.operator import OperatorFacts
+from pipeline.artifacts.results.points import PointsFacts
+from pipeline.artifacts.store import Artifact
+from pipeline.config.matrices import SolveSpec
+from pipeline.errors import ConfigError
+from pipeline.hmatrix import DistributedH2Matrix, kernels
+from pipeline.hmatrix.gaussian_process import one_hot
+from pipeline.runtime.communicator import Communicator
+from pipeline.runtime.together import together
+from pipeline.stages.parts.divided import edges_of, mean_and_deviation, own_rows
+from pipeline.stages.parts.matrices import single_layer_of
+
+
+class Product(Protocol):
+    """A matrix of which each process has rows."""
+
+    def __matmul__(self, own_x: Tensor, /) -> Tensor:
+        """Return own rows of A x, shape (own,) or (own, m)."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A system of equations of which this process has rows.
+
+    Attributes:
+        operator: What is solved with, to the study's tolerance.
+        preconditioner: The H2 matrix that is factorized.
+        right_hand_side: Own rows, shape (own,) or (own, m).
+    """
+
+    operator: Product
+    preconditioner: DistributedH2Matrix
+    right_hand_side: Tensor
+
+
+def problem_of(
+    spec: SolveSpec, points: Artifact, compressed: Artifact, communicator: Communicator
+) -> Problem:
+    """Set up this process's rows of the equations of a task; collective."""
+    n = points.facts_as(PointsFacts).n
+    own = int(np.diff(edges_of(n, communicator))[communicator.rank])
+
+    def loaded(folder: str, rows: int) -> DistributedH2Matrix:
+        return DistributedH2Matrix.load(compressed.folder / folder, communicator, n_own_rows=rows)
+
+    if spec.task == "capacitance":
+        per_triangle = compressed.facts_as(OperatorFacts).compress.n_rows // n
+        layer = single_layer_of(compressed, loaded("operator", per_triangle * own), communicator)
+        ones = torch.ones(own, dtype=torch.float64)
+        return Problem(layer, loaded("preconditioner", own), ones)
+    operator = loaded("operator", own)
+    if spec.task in ("solve", "product", "logdet", "sample"):
+        with together(communicator):
+            b = _right_hand_side(spec, points, communicator)
+        if kernels.from_dict(compressed.facts_as(OperatorFacts).kernel_parameters).is_complex:
+            b = b.to(torch.complex128)
+    elif spec.task == "kriging":
+        known = torch.from_numpy(own_rows(points, "values", communicator)).double()
+        values = known if known.ndim == 1 else known[:, 0].contiguous()  # the first of several
+        mean, deviation = mean_and_deviation(values, communicator)
+        b = (values - mean) / (deviation or 1.0)
+    else:
+        n_classes = int(points.array("labels").max()) + 1
+        b = one_hot(torch.from_numpy(own_rows(points, "labels", communicator)), n_classes)
+    return Problem(operator, operator, b)
+
+
+def _right_hand_side(spec: SolveSpec, points: Artifact, communicator: Communicator) -> Tensor:
+    """Return own rows of what is solved for or multiplied: a file, the values at the points, or ones.
+
+    Raises:
+        ConfigError: If the file is not an array of finite numbers with a row for every point.
+    """
+    n = points.facts_as(PointsFacts).n
+    first, last = edges_of(n, communicator)[communicator.rank :][:2].tolist()
+    key, path = (
+        ("vectors", spec.vectors) if spec.task == "product" else ("right_hand_side", spec.right_hand_side)
+    )
+    if path is None:
+        if points.has("values"):
+            return torch.from_numpy(own_rows(points, "values", communicator)).double()
+        return torch.ones(last - first, dtype=torch.float64)
+    where = f"{key}: {path}"
+    try:
+        values = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{where}: not a readable array ({error}); write it with numpy.save") from None
+    if values.ndim not in (1, 2) or len(values) != n or values.dtype.kind not in "fiu":
+        raise ConfigError(
+            f"{where}: holds {values.dtype} of shape {values.shape}; wanted real numbers of shape ({n},) or ({n}, m), "
+            "a row for every point that is not held out"
+        )
+    own = np.array(values[first:last], np.float64)
+    bad = np.argwhere(~np.isfinite(own))
+    if len(bad):
+        raise ConfigError(f"{where}: row {first + bad[0][0] + 1} holds NaN or infinity; mend it")
+    return torch.from_numpy(own)
