@@ -106,6 +106,9 @@ class Geometry:
         return (*self.padding, *(self.padding_after or self.padding))
 
 
+ONE_PIXEL = Geometry((1, 1), (1, 1), (0, 0))
+
+
 @dataclass(frozen=True)
 class Operands:
     """Products of `n` pairs of matrices, (rows, inner) times (inner, columns), whose numbers lie anywhere.

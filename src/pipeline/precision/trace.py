@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
-from pipeline.precision.operators import take
+from pipeline.precision.operators.table import take
 from pipeline.precision.plan import Layer
 from pipeline.precision.record import double_copy, record, without_fused_attention
 from pipeline.precision.reference import reference

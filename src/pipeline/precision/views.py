@@ -70,6 +70,14 @@ def natural(shape: tuple[int, ...]) -> Tensor:
     return torch.arange(n).view(1, rows, columns, channels).permute(0, 3, 1, 2)
 
 
+def resting(index: Tensor) -> tuple[tuple[int, ...], Tensor]:
+    """How a new result of an index's shape lies: images channels last, others in rows."""
+    if index.ndim == 4 and index.shape[0] == 1:
+        shape = tuple(index.shape[1:])
+        return shape, natural(shape)
+    return (index.numel(),), torch.arange(index.numel()).view(index.shape)
+
+
 def rows_of(index: Tensor) -> tuple[int, int]:
     """How many rows a tensor's last dimension makes, and how long they are."""
     width = index.shape[-1]

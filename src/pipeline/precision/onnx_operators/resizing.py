@@ -1,0 +1,56 @@
+"""Images of another size."""
+
+import math
+
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.precision.onnx_operators.table import Refused, operator
+
+
+@operator("Resize", "Upsample")
+def _resize(
+    x: Tensor,
+    roi: Tensor | None = None,
+    scales: Tensor | None = None,
+    sizes: Tensor | None = None,
+    *,
+    coordinate_transformation_mode: str = "half_pixel",
+    mode: str = "nearest",
+    nearest_mode: str = "round_prefer_floor",
+    antialias: int = 0,
+    cubic_coeff_a: float = -0.75,
+    exclude_outside: int = 0,
+    extrapolation_value: float = 0.0,
+    opset: int = 13,
+) -> Tensor:
+    if opset < 10 or opset == 10:  # Upsample, whose second input is what Resize has third
+        roi, scales, coordinate_transformation_mode, nearest_mode = None, roi, "asymmetric", "floor"
+    factors: list[float] | None = (
+        [float(n) for n in scales] if scales is not None and scales.numel() else None
+    )
+    size = [int(n) for n in sizes] if sizes is not None and sizes.numel() else None
+    if (
+        x.ndim != 4
+        or antialias
+        or (factors and factors[:2] != [1.0, 1.0])
+        or (size and size[:2] != list(x.shape[:2]))
+    ):
+        raise Refused("resizes other than images, or with antialias; wanted rows and columns only")
+    target = size[2:] if size else [math.floor(n * f) for n, f in zip(x.shape[2:], factors[2:], strict=True)]  # type: ignore[index]
+    ratio = [t / n for t, n in zip(target, x.shape[2:], strict=True)]
+    whole = all(r == int(r) for r in ratio)
+    if mode == "nearest":
+        # Where every pixel is repeated as often, the ways to say which is the nearest agree, but for one.
+        same = whole and coordinate_transformation_mode in ("half_pixel", "pytorch_half_pixel")
+        if same or (coordinate_transformation_mode == "asymmetric" and nearest_mode == "floor"):
+            return functional.interpolate(x, size=target, mode="nearest")
+        raise Refused(
+            f"takes nearest pixels by {coordinate_transformation_mode}, {nearest_mode}; wanted asymmetric, floor"
+        )
+    aligned = coordinate_transformation_mode == "align_corners"
+    if mode != "linear" or not (
+        aligned or coordinate_transformation_mode in ("half_pixel", "pytorch_half_pixel")
+    ):
+        raise Refused(f"has mode {mode!r} by {coordinate_transformation_mode}; wanted nearest or linear")
+    return functional.interpolate(x, size=target, mode="bilinear", align_corners=aligned)

@@ -1,0 +1,1 @@
+"""What each of torch's operators is among layers, one file for each kind of operator."""
