@@ -2,8 +2,9 @@
 backward."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import ceil
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.training.functions import Watching
+from pipeline.training.hooks import Hook, uncompiled
 from pipeline.training.kronecker import rotated_second_moment
 from pipeline.training.layers import Layers
 from pipeline.training.loss_terms import Terms, learn_terms
@@ -20,10 +22,6 @@ Key = tuple[str, str]  # a layer's name, and that of one of its matrices
 Loss = Literal["learned", "mean", "sum"]
 
 CORRECTION = "S"  # second moments of gradients in the eigenbasis, not a symmetric matrix
-
-
-# `torch.compiler.disable`, which would load the compiler now and not where one is used first.
-_uncompiled = torch._disable_dynamo  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -139,12 +137,14 @@ class Capture:
         self._modes: list[Watching] = []
         self._uses: list[tuple[_Use, Tensor]] = []
         self._handles = [
-            module.register_forward_hook(_Watch(self, module, name, structure), with_kwargs=True)
+            module.register_forward_hook(
+                Hook(module, partial(self.watch, name=name, structure=structure)), with_kwargs=True
+            )
             for module, name, structure in layers.calls
         ]
-        self._handles.append(model.register_forward_pre_hook(_Enter(self, model), with_kwargs=True))
+        self._handles.append(model.register_forward_pre_hook(Hook(model, self.enter), with_kwargs=True))
         self._handles.append(
-            model.register_forward_hook(_Leave(self, model), with_kwargs=True, always_call=True)
+            model.register_forward_hook(Hook(model, self.leave), with_kwargs=True, always_call=True)
         )
 
     def take(self, *, scale: float = 1.0) -> dict[Key, Moments]:
@@ -192,7 +192,7 @@ class Capture:
         finally:
             self.paused = before
 
-    @_uncompiled
+    @uncompiled
     def sample(self, scores: Tensor, uniform: Tensor) -> None:
         """Take output gradients of the log-likelihood of classes drawn from the prediction itself.
 
@@ -234,7 +234,7 @@ class Capture:
             mode.__enter__()  # type: ignore[no-untyped-call]
             self._modes.append(mode)
 
-    def leave(self, model: nn.Module, output: object) -> None:
+    def leave(self, model: nn.Module, inputs: Sequence[Any], output: object) -> None:
         """A call of the network ends, well or not."""
         self._depth -= 1
         if self._depth > 0:
@@ -271,8 +271,11 @@ class Capture:
         else:
             output.register_hook(lambda gradient: self._from_backward(use, gradient))  # type: ignore[no-untyped-call]
 
-    def watch(self, module: nn.Module, name: str, structure: Structure, x: object, output: object) -> None:
+    def watch(
+        self, module: nn.Module, inputs: Sequence[Any], output: object, *, name: str, structure: Structure
+    ) -> None:
         """A module that is a layer has been called."""
+        x = inputs[0] if inputs else None
         if not (isinstance(x, Tensor) and isinstance(output, Tensor)) or output is self._told:
             return
         # A normalization may be in evaluation mode inside of a network that trains.
@@ -298,7 +301,7 @@ class Capture:
             self._pass, self._pass_id = _Pass(self.loss_scale), number
         return self._pass
 
-    @_uncompiled
+    @uncompiled
     def _add_scores(self, scores: Tensor, gradient: Tensor, n_rows: int) -> None:
         if not self.paused:
             current = self._current()
@@ -306,7 +309,7 @@ class Capture:
             if self._loss == "learned":
                 current.scores.append((scores, gradient))
 
-    @_uncompiled
+    @uncompiled
     def _from_backward(self, use: _Use, gradient: Tensor) -> None:
         if not self.paused:
             self._current()
@@ -439,54 +442,3 @@ def _first_tensor(output: object) -> Tensor | None:
     )
     tensors = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
     return next((tensor for tensor in tensors if tensor.dim() > 1), tensors[0] if tensors else None)
-
-
-class _Hook:
-    """A hook of one module. A copy of it, in a copy of the module, does nothing."""
-
-    def __init__(self, capture: Capture, module: nn.Module) -> None:
-        self.capture = capture
-        self.module = module
-
-    def __deepcopy__(self, memo: object) -> Callable[..., None]:
-        return nullcontext().__exit__
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return getattr, (nullcontext(), "__exit__")
-
-
-class _Watch(_Hook):
-    """Tells of the calls of a layer."""
-
-    def __init__(self, capture: Capture, module: nn.Module, name: str, structure: Structure) -> None:
-        super().__init__(capture, module)
-        self.name = name
-        self.structure = structure
-
-    @_uncompiled
-    def __call__(
-        self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: object
-    ) -> None:
-        if module is self.module:
-            x = inputs[0] if inputs else next(iter(named.values()), None)
-            self.capture.watch(module, self.name, self.structure, x, output)
-
-
-class _Enter(_Hook):
-    """Tells that a call of the network begins."""
-
-    @_uncompiled
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        if module is self.module:
-            self.capture.enter(module, [*inputs, *named.values()])
-
-
-class _Leave(_Hook):
-    """Tells that a call of the network ends."""
-
-    @_uncompiled
-    def __call__(
-        self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: object
-    ) -> None:
-        if module is self.module:
-            self.capture.leave(module, output)

@@ -1,0 +1,37 @@
+"""Hooks of a module that are not copied with it, and that the compiler leaves alone."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+# `torch.compiler.disable`, which would load the compiler now and not where one is used first.
+uncompiled = torch._disable_dynamo  # type: ignore[attr-defined]
+
+
+class Hook:
+    """A hook of one module. A copy of it, in a copy of the module, does nothing.
+
+    Args:
+        module: The one module whose calls are told of.
+        tell: Called with the module, all its inputs, and its output where that is known.
+    """
+
+    def __init__(self, module: nn.Module, tell: Callable[..., None]) -> None:
+        self.module = module
+        self.tell = tell
+
+    def __deepcopy__(self, memo: object) -> Callable[..., None]:
+        return nullcontext().__exit__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (nullcontext(), "__exit__")
+
+    @uncompiled
+    def __call__(
+        self, module: nn.Module, inputs: Sequence[Any], named: dict[str, Any], *output: object
+    ) -> None:
+        if module is self.module:
+            self.tell(module, [*inputs, *named.values()], *output)

@@ -1,0 +1,94 @@
+"""How one layer's Fisher matrix is approximated: its matrices, their statistics, and the natural gradient.
+
+A structure names the symmetric matrices that approximate a layer's Fisher matrix, each with its shape: (n, n), or
+(count, n, n) for a stack. Statistics are sums; those of inputs are divided by the number of uses, those of output
+gradients by the number of samples. A use is a position of a sample in a call: a pixel, a token, a step of a
+recurrence. So A is a mean over uses and G a sum over those of a sample, which is K-FAC-expand [1, section 3.2].
+
+References:
+    [1] Eschenhagen, Immer, Turner, Schneider, Hennig, "Kronecker-factored approximate curvature for modern neural
+        network architectures", NeurIPS 2023.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.training.sampling import cut, n_pieces
+
+Shape = tuple[int, ...]
+Means = Mapping[str, float]  # mean eigenvalue of each matrix
+
+
+class Structure(Protocol):
+    """How one layer's Fisher matrix is approximated."""
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Each matrix's name and shape."""
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The trained parameters whose gradients it rewrites."""
+
+    @property
+    def n_dimensions(self) -> int:
+        """How many dimensions a batch of inputs has at least; an input of one less is a sample by itself."""
+
+    @property
+    def keeps_inputs(self) -> bool:
+        """Whether `gradient_moments` looks at the inputs."""
+
+    def inputs(self, x: Tensor, n: int) -> Tensor:
+        """Bring the inputs of a forward pass into the form that the moments of its first `n` samples need."""
+
+    def n_uses(self, inputs: Tensor) -> int:
+        """How many uses these inputs hold, samples times positions."""
+
+    def input_moments(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Sums over all uses that need the inputs only."""
+
+    def gradient_moments(self, inputs: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+        """Sums over samples that need output gradients, shape (n, ...), of single samples."""
+
+    def gradient(self) -> Tensor | None:
+        """The gradients of all parameters as one tensor; None where none was computed."""
+
+    def set_gradient(self, natural: Tensor) -> None:
+        """Put a tensor like that of `gradient` into the parameters' gradients."""
+
+    def dampings(self, means: Means, damping: float) -> dict[str, float]:
+        """What to add to the diagonal of each matrix."""
+
+    def normalization(self, means: Means) -> float:
+        """What the product of the matrices is multiplied by to be the Fisher matrix."""
+
+    def natural(self, gradient: Tensor, inverses: Mapping[str, Tensor]) -> Tensor:
+        """Multiply a gradient by these matrices."""
+
+
+def working_type(parameter: Tensor) -> torch.dtype:
+    """The type in which the curvature of a parameter is computed: at least float32."""
+    return parameter.dtype if parameter.dtype.itemsize >= 4 else torch.float32
+
+
+def trained(*parameters: Tensor | None) -> list[Tensor]:
+    return [p for p in parameters if p is not None and p.requires_grad]
+
+
+def gradient_of(parameter: Tensor) -> Tensor:
+    """The gradient of a parameter in the type of its curvature; zeros where there is none."""
+    dtype = working_type(parameter)
+    return torch.zeros_like(parameter, dtype=dtype) if parameter.grad is None else parameter.grad.to(dtype)
+
+
+def pieces(name: str, n: int, block_size: int, count: int = 1, parts: int = 1) -> dict[str, Shape]:
+    """Shapes of one factor or, where it is in several parts or larger than `block_size`, of its diagonal blocks."""
+    stack = (count,) if count > 1 else ()
+    n_blocks = n_pieces(n // parts, block_size) if block_size else 1
+    if parts * n_blocks == 1:
+        return {name: (*stack, n, n)}
+    sizes = [part.stop - part.start for part in cut(n // parts, n_blocks)] * parts
+    return {f"{name}{i}": (*stack, size, size) for i, size in enumerate(sizes)}
