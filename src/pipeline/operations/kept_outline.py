@@ -1,0 +1,54 @@
+"""The outline of a study, kept under a name of what it was made from.
+
+Snakemake reads its rules anew in every job. Validating a study imports all three cores, and torch with them, which
+takes seconds; an outline is plain data, and a job that finds one imports none of that.
+"""
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.disk import write_atomically
+from pipeline.operations.outline import Outline
+
+SOURCES = Path(__file__).resolve().parents[1]
+#: Every change of a study or of the code makes another outline; this many stay.
+KEPT = 20
+
+
+def outline(config: Mapping[str, Any], default: Path, cache: Path) -> Outline:
+    """Validate a study, or read what was kept of the same one.
+
+    Args:
+        config: What Snakemake read: a study file and `--config` values, or nothing.
+        default: Path of `default.yaml`.
+        cache: A folder where outlines are kept; without a place to write they are not.
+
+    Raises:
+        ConfigError: With the full path of the first value that is wrong.
+    """
+    kept = cache / f"{_key(config, default)}.json"
+    with suppress(OSError, ValueError, TypeError):  # there is none, or not a whole one
+        return Outline(**json.loads(kept.read_text(encoding="utf-8")))
+    # Not at the top of this file: jobs read what is kept, and would import every core to do so.
+    made: Outline = importlib.import_module("pipeline.operations.outlining").outline_of(config, default)
+    with suppress(OSError):
+        write_atomically(kept, json.dumps(asdict(made)))
+        for old in sorted(cache.glob("*.json"), key=lambda file: file.stat().st_mtime)[:-KEPT]:
+            old.unlink()
+    return made
+
+
+def _key(config: Mapping[str, Any], default: Path) -> str:
+    """A name for all that decides an outline: the configuration, the default study and this package's files."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=repr).encode())
+    digest.update(default.read_bytes() if default.is_file() else b"")
+    for file in sorted(SOURCES.rglob("*.py")):
+        status = file.stat()
+        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
