@@ -88,11 +88,17 @@ def test_an_interrupted_run_of_a_network_is_dropped():
     assert (found.seconds == 1.0).all()
 
 
-def test_cold_samples_are_single_runs_each_after_chilling():
+def test_cold_sides_of_a_group_run_once_each_behind_one_chill_and_keep_their_own_times():
     machine = Machine()
-    sampling = machine.sampling(n_samples=2, seconds_per_sample=3.0, seconds_at_most=100.0)
-    sampling({"a": machine.side("a", 1.0)}, chill=lambda: machine.calls.append(("chill", 0)))
-    assert machine.calls == [("chill", 0), ("a", 1)] * 2
+    sampling = machine.sampling(n_samples=3, seconds_per_sample=5.0, seconds_at_most=100.0)
+    groups = [{"a": machine.side("a", 1.0), "c": machine.side("c", 3.0)}, {"b": machine.side("b", 2.0)}]
+    found = sampling.cold(groups, chill=lambda: machine.calls.append(("chill", 0)))
+    assert machine.calls == [("chill", 0), ("a", 1), ("c", 1)] * 3 + [("chill", 0), ("b", 1)] * 3
+    assert {name: found[name].seconds.tolist() for name in found} == {
+        "a": [1.0] * 3,
+        "c": [3.0] * 3,
+        "b": [2.0] * 3,
+    }
 
 
 def test_interrupted_samples_are_dropped_and_replaced():

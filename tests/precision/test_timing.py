@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import re
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.precision import HalfNetwork, Roofs, Sampling
+from pipeline.precision.timing import unconnected
 
 ROOFS = Roofs(
     instruction_set="portable",
@@ -15,6 +17,16 @@ ROOFS = Roofs(
     cache_bytes={"L1": 32_000, "L2": 1_000_000},
 )
 QUICK = Sampling(n_samples=4, seconds_per_sample=1e-6, seconds_at_most=0.05)
+
+
+class Residual(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (torch.nn.Conv2d(5, 5, 3, padding=1) for _ in range(3))
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.third(x + self.second(x))
 
 
 @pytest.fixture
@@ -124,6 +136,27 @@ def test_in_the_network_there_is_a_row_per_layer_too(case):
         (name, batch, "network") for batch in (1, 3) for name in names
     ]
     assert all(min(row.seconds_fp32, row.seconds_fp16, row.seconds_torch) > 0 for row in rows)
+
+
+def test_layers_that_are_timed_behind_one_chill_share_no_numbers():
+    module = Residual().eval()
+    layers = HalfNetwork.convert(
+        module, torch.randn(9, 5, 7, 7, generator=torch.Generator().manual_seed(0))
+    ).layers
+    assert any(layer.addend is not None for layer in layers)
+    groups = unconnected(layers)
+    assert sorted(itertools.chain(*groups)) == list(range(len(layers)))
+    for group in groups:
+        touched = [
+            {layers[place].name, layers[place].source, layers[place].addend} - {None} for place in group
+        ]
+        assert len(set.union(*touched)) == sum(map(len, touched))
+
+
+def test_a_chain_of_layers_makes_two_groups():
+    layers = torch.nn.Sequential(*(torch.nn.Linear(5, 5) for _ in range(7)))
+    x = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
+    assert unconnected(HalfNetwork.convert(layers, x).layers) == [[0, 2, 4, 6], [1, 3, 5]]
 
 
 def test_cold_rows_are_bound_by_memory_and_say_so(mlp):

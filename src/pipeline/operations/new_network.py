@@ -61,7 +61,7 @@ def study_of_network(name: str, path: Path) -> str:
             "  # Layers are timed on one sample, and on so many at once.",
             f"  batch_sizes: [1, {64 if np.prod(sizes[1:]) <= LARGE else 8}]",
             "  # What ran before a timed layer: the network's other layers. Add warm (the layer itself) and cold (a",
-            "  # sweep of the caches) to see what memory costs; sweeps of large caches take minutes.",
+            "  # sweep of the caches) to see what memory costs.",
             "  modes: [network]",
             "  networks:",
             f"    {name if name[0].isalpha() and len(name) > 3 else f'network_{name}'}:",

@@ -6,7 +6,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -75,16 +75,8 @@ class Sampling:
     cpu: Callable[[], float] = time.thread_time
     switches: Callable[[], int] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
-    def __call__(
-        self, sides: Mapping[str, Side], *, chill: Callable[[], None] | None = None
-    ) -> dict[str, Samples]:
-        """Sample every side: warm, behind runs of its own; or cold, one run after each call of `chill`."""
-        if chill is not None:
-            return self._in_turn(
-                {name: functools.partial(side, 1) for name, side in sides.items()},
-                before=dict.fromkeys(sides, chill),
-                n_per_turn=1,
-            )
+    def __call__(self, sides: Mapping[str, Side]) -> dict[str, Samples]:
+        """Sample every side warm, behind runs of its own."""
         repeats = {name: self._repeats(side) for name, side in sides.items()}
 
         def run(name: str) -> float:
@@ -114,6 +106,29 @@ class Sampling:
             before={name: functools.partial(warm, name) for name in runs},
             n_per_turn=self.samples_per_turn,
         )
+
+    def cold(self, groups: Sequence[Mapping[str, Side]], *, chill: Callable[[], None]) -> dict[str, Samples]:
+        """Sample the sides of each group once after each call of `chill`, one behind the other.
+
+        Emptying a last cache of hundreds of megabytes takes longer than most layers, so that many sides share a call.
+        Those of a group must not read or write the same numbers: each would warm the next one.
+
+        Args:
+            groups: Sides by name; names differ between groups too.
+            chill: Reads more than the caches hold.
+        """
+        found: dict[str, Samples] = {}
+        for group in groups:
+            sides = list(group.values())
+
+            def run(sides: Sequence[Side] = sides) -> list[float]:
+                return [side(1) for side in sides]
+
+            taken = self._in_turn({"": run}, before={"": chill}, n_per_turn=1)[""]
+            found |= {
+                name: replace(taken, seconds=taken.seconds[:, place]) for place, name in enumerate(group)
+            }
+        return found
 
     def _in_turn(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.precision.attained import measure_attained
 from pipeline.precision.layer_timing import LayerTiming, layer_timing
-from pipeline.precision.plan import INPUT
+from pipeline.precision.plan import INPUT, Layer
 from pipeline.precision.roofline import Mode, Roofs, measure_roofs
 from pipeline.precision.routines import Execution
 from pipeline.precision.sampling import Samples, Sampling, one_core
@@ -32,8 +32,9 @@ def time_layers(
     """Time every layer at every batch size, the sides in turn within one process and on one core.
 
     Each layer is given what it is given inside the network. Warm, it runs again and again on the same numbers. Cold,
-    twice the last cache is read before each run, so that weights and activations come from memory. In the network,
-    whole networks run in turn, and every layer's part of them is timed.
+    twice the last cache is read before layers that share no numbers run once each, so that weights and activations come
+    from memory; but torch may put a layer's result where an earlier one of the same run had its own, which makes it
+    faster, if anything. In the network, whole networks run in turn, and every layer's part of them is timed.
 
     Args:
         half: The network in half precision.
@@ -97,21 +98,63 @@ def _layer_samples(
     roofs: Roofs,
     sampling: Sampling,
 ) -> Iterator[_Taken]:
-    """Sample every layer by itself."""
-    chill = _chill(roofs) if mode == "cold" else None
+    """Sample every layer by itself: warm one after the other; cold those together that share no numbers."""
+    peers = _sides(half, single, parameters, x)
+    if mode != "cold":
+        for sides, routine_torch in peers:
+            yield _Taken(sampling(sides), routine_torch)
+        return
+    held = list(peers)
+    groups = [
+        {f"{place} {name}": side for place in group for name, side in held[place][0].items()}
+        for group in unconnected(half.layers)
+    ]
+    taken = sampling.cold(groups, chill=_chill(roofs))
+    for place, (sides, routine_torch) in enumerate(held):
+        yield _Taken({name: taken[f"{place} {name}"] for name in sides}, routine_torch)
+
+
+def unconnected(layers: Sequence[Layer]) -> list[list[int]]:
+    """Divide a network's layers into few groups, given by their places, none of which reads or writes what another
+    layer of its group does.
+
+    Each layer joins the first group that it may, in the order of the plan: a chain makes two groups.
+    """
+    groups: list[tuple[list[int], set[str]]] = []
+    for place, layer in enumerate(layers):
+        touched = {layer.name, layer.source} | ({layer.addend} if layer.addend is not None else set())
+        for places, taken in groups:
+            if not touched & taken:
+                places.append(place)
+                taken |= touched
+                break
+        else:
+            groups.append(([place], touched))
+    return [places for places, _ in groups]
+
+
+def _sides(
+    half: Execution, single: Execution, parameters: Mapping[str, Tensor], x: Tensor
+) -> Iterator[tuple[dict[str, Callable[[int], float]], str]]:
+    """What runs each layer at float32, in half precision and in torch, and torch's routine."""
     values = {INPUT: x} | dict(
         zip((layer.name for layer in single.layers), single.activations(x), strict=True)
     )
-    steps = zip(half.layers, half.native, half.steps(x), single.native, single.steps(x), strict=True)
+    # Copies: a side that reads another one's input would find it in the caches.
+    steps = zip(
+        half.layers, half.native, half.steps(x.clone()), single.native, single.steps(x.clone()), strict=True
+    )
     for layer, native, buffers, native_single, buffers_single in steps:
         addend = None if layer.addend is None else values[layer.addend]
         peer, routine_torch = fastest_layer(layer, parameters, values[layer.source], addend)
-        sides: dict[str, Callable[[int], float]] = {
-            "fp32": _native_side(native_single, buffers_single),
-            "fp16": _native_side(native, buffers),
-            "torch": peer,
-        }
-        yield _Taken(sampling(sides, chill=chill), routine_torch)
+        yield (
+            {
+                "fp32": _native_side(native_single, buffers_single),
+                "fp16": _native_side(native, buffers),
+                "torch": peer,
+            },
+            routine_torch,
+        )
 
 
 def _network_samples(
