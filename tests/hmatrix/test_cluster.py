@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from pipeline.hmatrix import _native
 from pipeline.hmatrix.cluster import build_tree, n_halvings, whole_levels
 
 
@@ -69,3 +70,10 @@ def test_more_leaves_than_points_leave_boxes_empty():
     assert sizes.sum() == 3
     assert len(sizes) == 8
     assert tree.diameters[np.array(tree.level(3))].max() == 0
+
+
+def test_halves_that_go_to_several_threads_are_ordered_as_one_thread_orders_them():
+    points = np.random.default_rng(0).integers(0, 90, (40_001, 2)).astype(float)  # many coordinates are equal
+    alone = _native.bisect(points, 9)
+    for n_threads in (2, 3, 8):
+        np.testing.assert_array_equal(_native.bisect(points, 9, n_threads), alone)

@@ -92,7 +92,7 @@ def test_any_number_of_processes_does_the_same_to_the_last_bit(monkeypatch):
             calls.append(A.division.cuts.size - 1)
             return problem.fetch(wanted)
 
-        return replace(problem, fetch=fetch)
+        return replace(problem, fetch=problem.fetch and fetch)
 
     monkeypatch.setattr("pipeline.hmatrix.distributed.factor.divided_problem", counted)
 
@@ -104,7 +104,8 @@ def test_any_number_of_processes_does_the_same_to_the_last_bit(monkeypatch):
     for found in others:
         assert found[0][0] == one[0][0]
         np.testing.assert_array_equal(np.concatenate([x for _, x in found]), one[0][1])
-    assert calls.count(3) > 3 * calls.count(1)  # where all points are a process's own, none is missed
+    assert calls.count(1) == 0  # all points are the process's own
+    assert calls.count(3) > calls.count(2) > 0
 
 
 def test_the_default_way_to_solve_reaches_its_tolerance():

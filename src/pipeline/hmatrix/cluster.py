@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.hmatrix import _native
+from pipeline.hmatrix.threads import n_threads
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -131,7 +132,7 @@ def build_tree(
         metric: Shape (d,), factors by which coordinates are multiplied for the tree and its bounding boxes alone.
     """
     measured = points if metric is None else points * metric
-    permutation = _native.bisect(np.ascontiguousarray(measured), halvings)
+    permutation = _native.bisect(np.ascontiguousarray(measured), halvings, n_threads())
     frame = Frame.of(len(points), halvings, halvings_per_level)
     return frame.tree(
         np.ascontiguousarray(points[permutation]),

@@ -109,7 +109,7 @@ def _compress(
     rows, columns, lists = geometry.rows, geometry.columns, geometry.interactions
     computed = np.dtype(np.complex128 if kernel.is_complex else np.float64)
     source = source_of(kernel, rows, columns, computed, device)
-    norm = typical_norm(source, rows, singular=kernel.singular, square=rows is columns)
+    norm = typical_norm(source, rows, columns.n_points, singular=kernel.singular, square=rows is columns)
     _require_finite(norm)
     stored = stored_type(tolerance, norm, computed, dtype)
     mirrored = kernel.symmetric and rows is columns

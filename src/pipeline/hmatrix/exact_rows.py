@@ -20,7 +20,7 @@ _FEW_VECTORS, _MANY_VECTORS = 8, 64  # that an error is measured with, the more 
 _WORST = 4.0  # times the tolerance, for the worst tenth of the rows
 
 
-def typical_norm(source: Source, rows: ClusterTree, *, singular: bool, square: bool) -> float:
+def typical_norm(source: Source, rows: ClusterTree, n_columns: int, *, singular: bool, square: bool) -> float:
     """Estimate the norm that tolerances refer to: the Frobenius norm of a matrix all of whose rows are typical.
 
     It is sqrt(n) times the size that three quarters of the rows stay below (19 of 20 in a rectangular matrix, where
@@ -31,18 +31,25 @@ def typical_norm(source: Source, rows: ClusterTree, *, singular: bool, square: b
     Args:
         source: Entries of the matrix.
         rows: Tree of its rows.
+        n_columns: How many columns it has.
         singular: Entries grow without bound as points approach each other.
         square: Rows and columns are of one point set.
     """
     n = rows.n_points
     chosen = np.unique(np.linspace(0, n - 1, min(n, 64)).astype(np.int32)) if n else np.zeros(0, np.int32)
-    entries = np.abs(source.exact_rows(chosen))
-    if entries.size == 0:
-        return 0.0
-    if singular and entries.shape[1] > NEAREST:
-        limit = OUTSTANDING * nth_largest(entries, NEAREST)
-        np.minimum(entries, limit[:, None], out=entries)
-    return norm_of_rows(np.einsum("ij,ij->i", entries, entries), n, square=square)
+    squares = []
+    for part in _in_pieces(chosen, n_columns):
+        entries = np.abs(source.exact_rows(part))
+        if singular and n_columns > NEAREST:
+            limit = OUTSTANDING * nth_largest(entries, NEAREST)
+            np.minimum(entries, limit[:, None], out=entries)
+        squares.append(np.einsum("ij,ij->i", entries, entries))
+    return norm_of_rows(np.concatenate(squares), n, square=square) if n * n_columns else 0.0
+
+
+def _in_pieces(chosen: NDArray[np.int32], n_columns: int) -> list[NDArray[np.int32]]:
+    """Divide rows into so few at a time that their entries stay in little memory, which is used again and again."""
+    return np.array_split(chosen, max(math.ceil(len(chosen) * n_columns / _ENTRIES_AT_A_TIME), 1))
 
 
 def nth_largest(values: NDArray[np.float64], nth: int) -> NDArray[np.float64]:
@@ -126,9 +133,8 @@ def exact_product(A: H2Form, chosen: NDArray[np.int32], X: NDArray[Any]) -> NDAr
     in_tree_order = X[A.columns.permutation]
     device = None if A.device.type == "cpu" else A.device
     source = source_of(A.kernel, A.rows, A.columns, kind, device, A.correction)
-    n_parts = max(math.ceil(len(chosen) * A.shape[1] / _ENTRIES_AT_A_TIME), 1)
     exact = np.concatenate(
-        [source.exact_rows(part) @ in_tree_order for part in np.array_split(chosen, n_parts)]
+        [source.exact_rows(part) @ in_tree_order for part in _in_pieces(chosen, A.shape[1])]
     )
     if A.diagonal_term is not None:
         exact = exact + A.diagonal_term[chosen, None] * in_tree_order[chosen]

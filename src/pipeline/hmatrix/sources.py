@@ -18,6 +18,9 @@ from pipeline.hmatrix.entries import kernel_matrix
 from pipeline.hmatrix.inputs import Progress, torch_dtype
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.skeleton import Basis, Sampling, nested_basis
+from pipeline.hmatrix.threads import n_threads
+
+_PIECES = 128  # of a row, whatever the number of threads: native/build.cpp deals them out by sixteen
 
 
 class Source(Protocol):
@@ -74,10 +77,13 @@ class NativeSource:
 
     def exact_rows(self, chosen: NDArray[np.int32]) -> NDArray[Any]:
         evaluate = getattr(_native, f"evaluate_blocks_{self.computed.name}")
-        zero, n = np.zeros(1, np.int32), self.columns.n_points
+        n = self.columns.n_points
+        n_pieces = 1 if self.matrix.calls_python else _PIECES  # threads share them
+        pieces = np.arange(n_pieces + 1, dtype=np.int64) * n // n_pieces
+        first, second = np.zeros(n_pieces, np.int32), np.arange(n_pieces, dtype=np.int32)
         whole = np.arange(n, dtype=np.int32)
         flat = evaluate(
-            self.matrix, np.array([0, len(chosen)]), chosen, np.array([0, n]), whole, zero, zero, 1
+            self.matrix, np.array([0, len(chosen)]), chosen, pieces, whole, first, second, n_threads()
         )
         return np.asarray(flat).reshape(n, len(chosen)).T
 

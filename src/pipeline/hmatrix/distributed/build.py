@@ -34,6 +34,7 @@ from pipeline.hmatrix.entries import length_scales
 from pipeline.hmatrix.geometry import crowded, depth_of, fills_space, sampling_step
 from pipeline.hmatrix.inputs import Progress
 from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.places import distinct
 from pipeline.hmatrix.rounding import is_narrow, stored_type
 from pipeline.hmatrix.skeleton import Basis, Sampling, require_compressible, unknowns
 from pipeline.hmatrix.threads import n_threads, one_blas_thread
@@ -190,7 +191,7 @@ class _Build:
         first, second = pairs_of(self.lists.near, mirrored=False)
         leaves = (first >= tree.level_start[-2]) & division.is_own[first]
         first, second = first[leaves], second[leaves]
-        others = np.unique(second[~division.is_own[second]])
+        others = distinct(second[~division.is_own[second]])
         near_places = chained(tree.start[others], tree.stop[others])
         self.points = self.points.fetched(near_places, division.edges, self.communicator)
         known = division.is_own & (tree.first_child < 0)
@@ -249,6 +250,8 @@ class _Build:
             rows: Rows of the sample.
             step: How often samples have been enlarged, which numbers sample and check as native/adaptive.hpp does.
         """
+        if self.communicator.size == 1:  # all points are here
+            return
         boxes = self.division.is_own & (self.tree.stop > self.tree.start)
         if self.communicator.rank == 0:
             boxes[: self.division.n_top] = True
@@ -379,7 +382,7 @@ class _Build:
         first, second = pairs_of(self.lists.far, mirrored=False)
         held = division.is_own[first] | division.is_above[first]
         first, second = first[held], second[held]
-        others = np.unique(second[(division.owner[second] >= 0) & ~division.is_own[second]])
+        others = distinct(second[(division.owner[second] >= 0) & ~division.is_own[second]])
         others = others[np.lexsort((others, division.owner[others]))]
         ranks = range(communicator.size)
         wanted = {rank: others[division.owner[others] == rank] for rank in ranks}

@@ -11,6 +11,7 @@ from pipeline.hmatrix.cluster import Floats, Ints
 from pipeline.hmatrix.distributed.swap import Array, Halo, Ids
 from pipeline.hmatrix.entries import program
 from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.places import distinct
 from pipeline.runtime.communicator import Communicator
 
 
@@ -49,8 +50,7 @@ class KeptPoints:
             edges: Shape (processes + 1,); process p owns places edges[p] to edges[p + 1] - 1.
             communicator: The processes.
         """
-        wanted = np.unique(wanted)
-        wanted = wanted[(wanted < self.first) | (wanted >= self.last)]
+        wanted = distinct(wanted[(wanted < self.first) | (wanted >= self.last)])
         wanted = np.setdiff1d(wanted, self.places, assume_unique=True)
         return self.with_others(wanted, Halo.of(communicator, wanted, edges).fetch(communicator, self.own))
 

@@ -19,6 +19,7 @@ from pipeline.hmatrix.distributed.vectors import shifted
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.partition import cut, range_edges
 from pipeline.hmatrix.parts import Problem, Team
+from pipeline.hmatrix.places import distinct
 from pipeline.hmatrix.skeleton import Sampling
 from pipeline.runtime.communicator import Communicator
 
@@ -54,7 +55,7 @@ def divided_problem(
     highest = gather(communicator, np.array([A.interactions.first_far_level(tree)]))
     return Problem(
         matrix, tree, near_lists(A, communicator), far, diagonal, kind, working, stored, sampling,
-        min(int(level[0]) for level in highest), dense_end, kept.fetch,
+        min(int(level[0]) for level in highest), dense_end, kept.fetch if communicator.size > 1 else None,
     )  # fmt: skip
 
 
@@ -79,8 +80,7 @@ class _Kept:
 
     def fetch(self, wanted: Ids) -> tuple["_native.KernelMatrix", Array]:
         """Return entries and diagonal of the own points and of those at `wanted`; collective."""
-        wanted = np.unique(wanted)
-        wanted = wanted[(wanted < self.first) | (wanted >= self.first + len(self.points))]
+        wanted = distinct(wanted[(wanted < self.first) | (wanted >= self.first + len(self.points))])
         halo = Halo.of(self.communicator, wanted, self.edges)
         others, term = (halo.fetch(self.communicator, rows) for rows in (self.points, self.diagonal))
         kept = KeptPoints(self.first, self.points, wanted.astype(np.int32), others)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.cluster import ClusterTree, Floats, Frame, Ints, halve, leaf_bounds
 from pipeline.hmatrix.distributed.swap import Array, Ids, exchange, gather, summed
+from pipeline.hmatrix.threads import n_threads
 from pipeline.runtime.communicator import Communicator
 
 _BOXES = (
@@ -171,7 +172,7 @@ def build_tree(
     order = np.argsort(own_box, kind="stable")
     measured = own if metric is None else own * metric
     for rows in np.split(order, np.flatnonzero(np.diff(own_box[order])) + 1):
-        rows[:] = rows[_native.bisect(np.ascontiguousarray(measured[rows]), halvings - depth)]
+        rows[:] = rows[_native.bisect(np.ascontiguousarray(measured[rows]), halvings - depth, n_threads())]
 
     width = frame.arity ** (len(sizes) - 1 - cut)
     first, last = (width * int(cuts[communicator.rank + i]) for i in range(2))

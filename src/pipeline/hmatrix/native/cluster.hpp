@@ -6,7 +6,7 @@
 namespace hmatrix {
 
 // Orders points (n, d) so that `depth` rounds of halving (first half the larger by at most one) at the median of the
-// widest coordinate give contiguous ranges. Costs O(n d depth).
-Out<int> bisect(In2<double> points, int depth);
+// widest coordinate give contiguous ranges, the same for any number of threads. Costs O(n d depth).
+Out<int> bisect(In2<double> points, int depth, int threads);
 
 }  // namespace hmatrix

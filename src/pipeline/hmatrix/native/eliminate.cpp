@@ -108,6 +108,7 @@ nb::tuple Part<C, S>::eliminate(In<int> boxes, In<int> told, Watch& watch, bool 
                 watch.stop();
                 throw;
             }
+            tidy();
         }
         if (failed) failure = nb::make_tuple(failed->point, failed->pivot);
     }
@@ -123,11 +124,17 @@ nb::tuple Part<C, S>::take() {
     return nb::make_tuple(hand_out(), records);
 }
 
+// Gives back what steps have reserved beyond what they hold: a copy, which is made where no other thread waits for it.
+template <class C, class S>
+void Part<C, S>::tidy() {
+    for (Steps<S>& s : steps_)
+        if (s.values.capacity() > s.values.size() + s.values.size() / 8) s.values.shrink_to_fit();
+}
+
 template <class C, class S>
 nb::list Part<C, S>::hand_out() {
     nb::list result;
     for (Steps<S>& s : steps_) {
-        if (s.values.capacity() > s.values.size() + s.values.size() / 8) s.values.shrink_to_fit();
         result.append(nb::make_tuple(give(std::move(s.counts)), give(std::move(s.index)), give(std::move(s.values)),
                                      give(std::move(s.pivots)), give(std::move(s.determinant)),
                                      give(std::move(s.table))));
@@ -507,6 +514,7 @@ nb::tuple Part<C, S>::finish(int first, int last) {
         try {
             factorize_block(n, X, pivots, points.data());
             record_header(points, {}, 0, nullptr, X, pivots);
+            tidy();
         } catch (const Failure& found) {
             failed = found;
         }

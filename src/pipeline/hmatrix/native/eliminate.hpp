@@ -138,6 +138,7 @@ class Part {
     void update(const C* left, const C* right, int rows, int d);
     int64_t factor_size(int64_t d) const;
     void make_room(int64_t numbers);
+    void tidy();
     nb::list hand_out();
     void note(int64_t more = 0) { peak_ = std::max(peak_, bytes() + more); }
 

@@ -124,7 +124,7 @@ NB_MODULE(_native, module) {
     module.attr("SOURCES") = parsimony_sources();
     nb::set_leak_warnings(false);  // a traceback kept until exit holds objects, which is no leak
     load_routines();
-    module.def("bisect", &bisect, "points"_a, "depth"_a);
+    module.def("bisect", &bisect, "points"_a, "depth"_a, "threads"_a = 1);
     module.def("symmetric_means", &symmetric_means, "targets"_a, "sources"_a, "coordinates"_a, "weights"_a);
     module.def("release_memory", [] {
 #ifdef __GLIBC__

@@ -20,6 +20,7 @@ from pipeline.hmatrix.inputs import Progress
 from pipeline.hmatrix.partition import LevelPartition, partition_level
 from pipeline.hmatrix.parts.stages import NO_PHASE, Eliminated, Ids, Moved, Problem, Stage, Steps
 from pipeline.hmatrix.parts.team import Message, Team
+from pipeline.hmatrix.places import distinct
 from pipeline.hmatrix.threads import one_blas_thread
 
 Failure = tuple[int, int, float]  # level, place in tree order, pivot
@@ -154,7 +155,7 @@ class _Run:
             own = [np.arange(*plan.range_of(number), dtype=np.int32) for number in self.parts]
             boxes = np.concatenate([np.zeros(0, np.int32), *own])
             wanted = [
-                np.unique(_native.sample_far(tree, tree, far.start, far.boxes, boxes, size, number)[1])
+                distinct(_native.sample_far(tree, tree, far.start, far.boxes, boxes, size, number)[1])
                 for step in range(n_samples)
                 for number, size in ((step, rows * 2**step), (step + 1, _CHECK * rows * 2**step))
             ]

@@ -32,8 +32,8 @@ class Problem:
         sampling: How far fields are compressed.
         first_far_level: The uppermost level with far pairs; above it everything is dense.
         dense_end: Unknowns that are left to one dense factorization.
-        fetch: Where `matrix` keeps the points of this process's parts alone, collective: returns entries and diagonal
-            of these and of others at the places asked for, until it is called again.
+        fetch: Where `matrix` keeps the points of this process's parts and other processes have more, collective:
+            returns entries and diagonal of these and of others at the places asked for, until it is called again.
     """
 
     matrix: "_native.KernelMatrix"

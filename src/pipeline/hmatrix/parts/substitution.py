@@ -18,6 +18,7 @@ from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.partition import range_edges
 from pipeline.hmatrix.parts.stages import Eliminated, Ids, Moved, Stage, Steps
 from pipeline.hmatrix.parts.team import Team
+from pipeline.hmatrix.places import distinct
 from pipeline.hmatrix.threads import one_blas_thread
 
 FORWARD, BACKWARD, FORWARD_TRANSPOSED, BACKWARD_TRANSPOSED, MULTIPLY_ROOT = range(
@@ -264,7 +265,7 @@ class Substitution:
                 for (number, _), places in table.items()
                 if number == part
             ]
-            extra = np.unique(np.concatenate([np.zeros(0, np.int32), *others]))
+            extra = distinct(np.concatenate([np.zeros(0, np.int32), *others]))
             extra = extra[(extra < low) | (extra >= high)]
             numbering[part] = _Numbering(low, high, extra)
         self._sizes = {part: found.size for part, found in numbering.items()}
@@ -298,17 +299,18 @@ class Substitution:
         if stage.dense or stage.plan.n_active == 1:
             return {}
         plan = stage.plan
-        firsts = range_edges(tree, plan.first, plan.cuts)[:-1]
+        edges = range_edges(tree, plan.first, plan.cuts)
         result: Moved = {}
         for part, pieces in stage.steps.items():
             touched = [np.zeros(0, np.int32)]
             for piece in pieces:
                 counts = piece.counts.reshape(-1, 3)
                 kinds = np.tile([False, True], len(counts))
-                touched.append(piece.index[np.repeat(kinds, counts[:, [0, 2]].reshape(-1))])
-            ids = np.unique(np.concatenate(touched))
-            owner = np.searchsorted(firsts, ids, side="right") - 1
-            for other in np.unique(owner[owner != part]).tolist():
+                others = (piece.index < edges[part]) | (piece.index >= edges[part + 1])
+                touched.append(piece.index[others & np.repeat(kinds, counts[:, [0, 2]].reshape(-1))])
+            ids = distinct(np.concatenate(touched))
+            owner = np.searchsorted(edges[:-1], ids, side="right") - 1
+            for other in np.unique(owner).tolist():
                 result[part, other] = ids[owner == other]
         return result
 
