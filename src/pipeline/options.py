@@ -1,8 +1,9 @@
-"""How a core states its options: once, as the fields of a frozen dataclass.
+"""How a core states its options: once, as the fields of a frozen dataclass or the keyword arguments of a function.
 
-Each field has a type with its bounds (`annotated-types`), perhaps a default, and a sentence under "Attributes" of the
-docstring. `require_bounds` refuses other values where an object is built in Python. `pipeline.config` reads the same
-fields to validate study files and to write `config/schema.json` and the comments of `config/default.yaml`.
+Each option has a type with its bounds (`annotated-types`), perhaps a default, and a sentence under "Attributes" or
+"Args" of the docstring. `require_bounds` refuses other values where an object is built in Python. `pipeline.config`
+reads the same options to validate study files and to write `config/schema.json` and the comments of
+`config/default.yaml`.
 """
 
 import functools
@@ -11,7 +12,7 @@ import math
 import numbers
 import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
@@ -26,6 +27,44 @@ Tolerance = Annotated[float, Interval(ge=1e-16, lt=1)]
 Count = Annotated[int, Interval(ge=1, le=10**9)]
 # NumPy's and torch's generators both take these.
 Seed = Annotated[int, Interval(ge=0, lt=2**63)]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option as a core states it.
+
+    Attributes:
+        hint: Its type, with the bounds of its values.
+        default: What it is when nobody gives it; `MISSING` where it has to be given.
+        description: The docstring's sentence on it; none where it has none.
+    """
+
+    name: str
+    hint: Any
+    default: Any
+    description: str | None
+
+
+def options_of(holder: Any) -> list[Option]:
+    """Return the fields of a dataclass, or the keyword arguments of a function, as options."""
+    if isinstance(holder, type) and is_dataclass(holder):
+        texts, hints = descriptions(holder), type_hints(holder)
+        defaults = {
+            field.name: field.default if field.default_factory is MISSING else field.default_factory()
+            for field in fields(holder)
+        }
+    else:
+        texts, hints = (
+            _section("Args", inspect.getdoc(holder) or ""),
+            get_type_hints(holder, include_extras=True),
+        )
+        found = inspect.signature(holder).parameters
+        defaults = {
+            name: MISSING if one.default is one.empty else one.default
+            for name, one in found.items()
+            if one.kind is one.KEYWORD_ONLY
+        }
+    return [Option(name, hints[name], default, texts.get(name)) for name, default in defaults.items()]
 
 
 def require_bounds(options: Any) -> None:
@@ -44,12 +83,12 @@ def descriptions(options: type) -> dict[str, str]:
     """Return what the docstrings of a class and of its bases say under "Attributes", by field."""
     found: dict[str, str] = {}
     for cls in reversed(options.__mro__):
-        found |= _attributes(inspect.cleandoc(cls.__doc__ or ""))
+        found |= _section("Attributes", inspect.cleandoc(cls.__doc__ or ""))
     return {field.name: found[field.name] for field in fields(options) if field.name in found}
 
 
-def summary(options: type) -> str:
-    """Return the first line of a class's docstring."""
+def summary(options: Any) -> str:
+    """Return the first line of the docstring of a class or a function."""
     return (options.__doc__ or "").strip().splitlines()[0]
 
 
@@ -62,9 +101,9 @@ def type_hints(options: type) -> dict[str, Any]:
 _type_hints: Callable[[type], dict[str, Any]] = functools.cache(type_hints)
 
 
-def _attributes(docstring: str) -> dict[str, str]:
-    """Read the section "Attributes" of a docstring; a line that is indented further goes on with the one before."""
-    section = re.search(r"^Attributes:\n((?:    .*\n?|\n)*)", docstring, re.MULTILINE)
+def _section(title: str, docstring: str) -> dict[str, str]:
+    """Read a section of a docstring; a line that is indented further goes on with the one before."""
+    section = re.search(rf"^{title}:\n((?:    .*\n?|\n)*)", docstring, re.MULTILINE)
     entries = re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", section[1] if section else "", re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
 

@@ -294,7 +294,7 @@ def test_a_recipe_that_makes_no_sense_is_refused(options, message):
 
 @pytest.mark.parametrize("name", ["batch_size", "micro_batch", "n_measured"])
 def test_sizes_must_be_positive(name):
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match=rf"Recipe: {name} must lie in \[1, 1e\+09\], not 0"):
         replace(RECIPES["sgd"], **{name: 0})
 
 

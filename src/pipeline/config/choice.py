@@ -1,40 +1,64 @@
-"""Sections whose keys are the fields of a core's own frozen dataclass, chosen by `name`."""
+"""Sections whose keys are options that a core states itself, chosen by `name`."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import Field, GetCoreSchemaHandler, create_model
 from pydantic_core import CoreSchema, core_schema
 
 from pipeline.config.section import Section
-from pipeline.options import Positive, descriptions, summary, type_hints
+from pipeline.options import Positive, options_of, summary
+
+S = TypeVar("S", bound=Section)
 
 
 def section_of(
-    options: type, name: str, *, required: Collection[str] = (), without: Collection[str] = ()
-) -> type[Section]:
-    """Return the section of a study whose keys are `name` and the fields of a frozen dataclass.
+    base: type[S],
+    options: Any,
+    name: str | None = None,
+    *,
+    required: Collection[str] = (),
+    without: Collection[str] = (),
+    hints: Mapping[Any, Any] | None = None,
+) -> type[S]:
+    """Return the section of a study whose keys are `name` and the options of a core.
 
     Args:
-        options: The dataclass; types with bounds, defaults and descriptions are its own.
-        name: What the section is called by.
-        required: Fields that a study has to give, whatever their default is.
-        without: Fields that a study cannot give.
+        base: What the section derives from.
+        options: A frozen dataclass or a function; types with bounds, defaults and descriptions are its own.
+        name: What the section is chosen by; without one it is no choice and has no such key.
+        required: Options that a study has to give, whatever their default is.
+        without: Options that a study cannot give.
+        hints: Types of YAML by the types that they stand for in the core, also as entries of tuples.
     """
-    hints, texts = type_hints(options), descriptions(options)
+    # A complex number has no notation in YAML: studies take its real values.
+    known = {complex: Positive} | dict(hints or {})
     keys: dict[str, Any] = {}
-    for field in dataclasses.fields(options):
-        if field.name not in without:
-            needed = field.name in required or field.default is dataclasses.MISSING
-            default = ... if needed else field.default
-            # A complex number has no notation in YAML: studies take its real values.
-            hint = Positive if hints[field.name] is complex else hints[field.name]
-            keys[field.name] = (hint, Field(default, description=texts.get(field.name)))
-    tag = Literal[name]  # type: ignore[valid-type]
-    return create_model(
-        options.__name__, __base__=Section, __doc__=summary(options), name=(tag, name), **keys
-    )
+    if name is not None:
+        keys["name"] = (Literal[name], name)
+    for option in options_of(options):
+        if option.name not in without:
+            needed = option.name in required or option.default is dataclasses.MISSING
+            keys[option.name] = (
+                _in_yaml(option.hint, known),
+                _field(... if needed else option.default, option.description),
+            )
+    return create_model(options.__name__, __base__=base, __doc__=summary(options), **keys)
+
+
+def _field(default: Any, description: str | None) -> Any:
+    """A key; the schema writes no default that is an object of the core."""
+    if dataclasses.is_dataclass(default):
+        return Field(default_factory=lambda: default, description=description)
+    return Field(default, description=description)
+
+
+def _in_yaml(hint: Any, known: Mapping[Any, Any]) -> Any:
+    """Replace a type, or that of a tuple's entries, by the one that stands for it in a study."""
+    if get_origin(hint) is tuple and get_args(hint)[-1] is ...:
+        return tuple[_in_yaml(get_args(hint)[0], known), ...]  # type: ignore[misc]  # computed
+    return known.get(hint, hint)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +83,7 @@ class Choice:
     def all_sections(self) -> dict[str, type[Section]]:
         """The sections that a study may write, by name."""
         entries = {
-            name: section_of(options, name, required=self.required, without=self.without)
+            name: section_of(Section, options, name, required=self.required, without=self.without)
             for name, options in self.registry.items()
         }
         return entries | {section.model_fields["name"].default: section for section in self.sections}

@@ -1,11 +1,11 @@
 """Which images are learnt, and by what network."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.config.section import IMPORT_PATTERN, Section
+from pipeline.config.section import Section
 from pipeline.data import IMAGES
 from pipeline.options import Count, Seed
 
@@ -97,62 +97,3 @@ class ImageData(Section):
                 },
             )
         return self
-
-
-class CnnModel(Section):
-    """Three strided convolutions and two fully connected layers."""
-
-    name: Literal["cnn"] = "cnn"
-    batch_norm: bool = Field(
-        False, description="Batch normalization behind each convolution; conversion folds it away."
-    )
-
-
-class MlpModel(Section):
-    """Fully connected layers."""
-
-    name: Literal["mlp"] = "mlp"
-    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(
-        (128, 64), description="Widths of the hidden layers."
-    )
-
-
-class ResnetModel(Section):
-    """ResNet-18 for small images."""
-
-    name: Literal["resnet"] = "resnet"
-    width: Count = Field(64, description="Channels of the first stage; each later one doubles them.")
-    blocks: tuple[Count, ...] = Field(
-        (2, 2, 2, 2), min_length=1, description="Residual blocks of each stage."
-    )
-
-
-class VitModel(Section):
-    """A small vision transformer."""
-
-    name: Literal["vit"] = "vit"
-    patch: Count = Field(4, description="Pixels of a patch's side.")
-    width: Count = Field(64, description="Length of the vectors; a multiple of the heads.")
-    depth: Count = Field(4, description="Blocks.")
-    heads: Count = Field(4, description="Heads of the attention.")
-
-    @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> "VitModel":
-        if self.width % self.heads:
-            raise PydanticCustomError(
-                "fit",
-                "width: {width} is not a multiple of {heads} heads",
-                {"width": self.width, "heads": self.heads},
-            )
-        return self
-
-
-class ImportedModel(Section):
-    """A network of another library or of one's own."""
-
-    name: Literal["imported"] = "imported"
-    path: str = Field(pattern=IMPORT_PATTERN, description="What is called, as package.module:name.")
-    options: dict[str, Any] = Field({}, description="Keyword arguments beside num_classes.")
-
-
-Model = Annotated[CnnModel | MlpModel | ResnetModel | VitModel | ImportedModel, Field(discriminator="name")]

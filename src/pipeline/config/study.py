@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.config.images import CnnModel, ImageData, Model
+from pipeline.config.images import ImageData
 from pipeline.config.matrices import Matrix, Scaling
+from pipeline.config.models import MODEL_SECTIONS, Model
 from pipeline.config.points import Embeddings
 from pipeline.config.precision import Precision
 from pipeline.config.section import Name, Section
@@ -39,7 +40,7 @@ class Study(Section):
         "auto", description="Where networks are trained: auto (a GPU where there is one), cpu, cuda."
     )
     dataset: ImageData = Field(default=ImageData(), description="The images that the networks learn.")
-    model: Model = Field(default=CnnModel(), description="The network, by name.")
+    model: Model = Field(default=MODEL_SECTIONS["cnn"](name="cnn"), description="The network, by name.")
     training: Training = Field(default=Training(), description="All training runs of the study.")
     precision: Precision = Field(default=Precision(), description="Half-precision inference.")
     matrices: dict[Name, Matrix] = Field({}, description="Hierarchical matrices by name.")
@@ -87,15 +88,15 @@ class Study(Section):
                     "precision.networks.{name}: is a training run's name too; choose another",
                     {"name": name},
                 )
-        for name, recipe in self.training.runs.items():
+        for name, run in self.training.runs.items():
             there, samples = "dataset.train_samples", self.dataset.train_samples
-            wanted = {"batch_size": recipe.batch_size}
-            if recipe.train_samples is not None:
+            wanted = {"batch_size": run.recipe().batch_size}
+            if run.train_samples is not None:
                 own = f"training.runs.{name}.train_samples"
-                if recipe.train_samples > samples:
-                    wanted = {"train_samples": recipe.train_samples}
+                if run.train_samples > samples:
+                    wanted = {"train_samples": run.train_samples}
                 else:
-                    there, samples = own, recipe.train_samples
+                    there, samples = own, run.train_samples
             for key, size in wanted.items():
                 if size > samples:
                     raise PydanticCustomError(
@@ -122,13 +123,13 @@ class Study(Section):
         for name, matrix in self.matrices.items():
             if isinstance(matrix.points, Embeddings):
                 named[f"matrices.{name}.points.run"] = matrix.points.run
-        for path, run in named.items():
-            if run not in self.training.runs:
+        for path, wanted_run in named.items():
+            if wanted_run not in self.training.runs:
                 known = ", ".join(self.training.runs)
                 raise PydanticCustomError(
                     "run",
                     "{path}: no training run '{run}'; known: {known}",
-                    {"path": path, "run": run, "known": known},
+                    {"path": path, "run": wanted_run, "known": known},
                 )
         return self
 

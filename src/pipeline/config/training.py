@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config.choice import Choice
-from pipeline.config.images import Model
+from pipeline.config.choice import Choice, section_of
+from pipeline.config.models import Model
 from pipeline.config.report import Roles
 from pipeline.config.section import Name, Section
-from pipeline.options import Count, NotNegative
+from pipeline.options import Count
 from pipeline.training import (
     AUGMENTATIONS,
     METHODS,
@@ -22,39 +22,28 @@ from pipeline.training import (
 )
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.optimizers import Optimizer
-from pipeline.training.schedule import Cosine
+
+# Keys of a run that are a recipe's; the optimizer's own options stand below its name.
+_METHOD_OPTIONS = {field.name for method in METHODS.values() for field in fields(method)}
+_RecipeKeys = section_of(
+    Section,
+    Recipe,
+    without={*_METHOD_OPTIONS, "kfac", "n_measured"},
+    hints={
+        Smoothing: Annotated[Smoothing, Choice(SMOOTHINGS)],
+        Augmentation: Annotated[Augmentation, Choice(AUGMENTATIONS, without=("full_steps",))],
+        Schedule: Annotated[Schedule, Choice(SCHEDULES)],
+    },
+)
 
 
-class RunSpec(Section):
+class RunSpec(_RecipeKeys):  # type: ignore[misc, valid-type]  # computed: its keys are read through `recipe`
     """One way of training."""
 
     optimizer: Annotated[Optimizer, Choice(METHODS)] = Field(description="The method, by name.")
-    smoothing: tuple[Annotated[Smoothing, Choice(SMOOTHINGS)], ...] = Field(
-        (), description="Smoothings of the objective, applied together."
-    )
-    augmentation: tuple[Annotated[Augmentation, Choice(AUGMENTATIONS, without=("full_steps",))], ...] = Field(
-        (), description="Random changes of the training images, applied in order."
-    )
+    epochs: Annotated[int, Field(ge=1, le=10**6)] = Field(description="Passes over the training images.")
     train_samples: Count | None = Field(
         None, description="Take the first so many of the training images; null takes them all."
-    )
-    batch_size: Count = Field(description="Samples of one step, over all processes.")
-    epochs: Annotated[int, Field(ge=1, le=10**6)] = Field(description="Passes over the training images.")
-    warmup_epochs: NotNegative = Field(
-        1.0, description="Epochs over which the learning rate rises to its peak."
-    )
-    schedule: Annotated[Schedule, Choice(SCHEDULES)] = Field(
-        default_factory=Cosine, description="Decay of the learning rate after the warm-up."
-    )
-    coupled_momentum: bool = Field(False, description="Let momentum fall with the learning rate.")
-    rescaled_weights: bool = Field(
-        False, description="Keep the norm of weights that batch normalization follows."
-    )
-    micro_batch: Count = Field(
-        256, description="Samples of one forward and backward pass; a batch is cut into such pieces."
-    )
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Type of activations and their gradients, where autocasting lowers it."
     )
 
     def recipe(self) -> Recipe:
@@ -65,16 +54,7 @@ class RunSpec(Section):
             optimizer=self.optimizer.name,
             **optimizer,
             kfac=KFACSettings(**settings) if isinstance(self.optimizer, KFACSettings) else None,
-            smoothing=self.smoothing,
-            augmentation=self.augmentation,
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            warmup_epochs=self.warmup_epochs,
-            schedule=self.schedule,
-            coupled_momentum=self.coupled_momentum,
-            rescaled_weights=self.rescaled_weights,
-            micro_batch=self.micro_batch,
-            precision=self.precision,
+            **{key: getattr(self, key) for key in _RecipeKeys.model_fields if key != "optimizer"},
         )
 
 

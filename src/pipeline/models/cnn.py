@@ -1,12 +1,12 @@
 """A small convolutional network for small images."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from pipeline.models.classifier import Classifier, initialized
+from pipeline.options import Count
 
 # Below this width three strides of two would leave a single pixel, so the first convolution keeps the
 # resolution.
@@ -18,16 +18,15 @@ def cnn(
     input_shape: tuple[int, int, int],
     n_classes: int,
     generator: torch.Generator,
-    channels: Sequence[int] = (16, 32, 64),
-    hidden: int = 96,
+    channels: tuple[Count, ...] = (16, 32, 64),
+    hidden: Count = 96,
     batch_norm: bool = False,
 ) -> Classifier:
-    """Build strided convolutions, one hidden layer and a head: 122,922 parameters for 1x28x28 and ten
-    classes.
+    """Build three strided convolutions and two fully connected layers.
 
-    Each convolution halves the image (5x5 first, then 3x3); images under 16 pixels keep their size in the
-    first, which is 3x3 then. Strides instead of pooling keep every operation a convolution, a matrix
-    product or a rectifier.
+    It has 122,922 parameters for 1x28x28 and ten classes. Each convolution halves the image (5x5 first, then 3x3);
+    images under 16 pixels keep their size in the first, which is 3x3 then. Strides instead of pooling keep every
+    operation a convolution, a matrix product or a rectifier.
 
     Args:
         input_shape: Channels, height, width.
@@ -35,7 +34,8 @@ def cnn(
         generator: Source of the initial weights, which live on its device.
         channels: Output channels of each convolution.
         hidden: Width of the hidden layer, which is `n_features`.
-        batch_norm: Normalize after each convolution, which then has no bias.
+        batch_norm: Batch normalization behind each convolution, which then has no bias; conversion to half precision
+            folds it away.
     """
 
     def build() -> Classifier:

@@ -2,9 +2,10 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import nn
 
 from pipeline.models.classifier import Classifier, initialized
@@ -15,15 +16,15 @@ def mlp(
     input_shape: tuple[int, int, int],
     n_classes: int,
     generator: torch.Generator,
-    hidden: Sequence[int] = (128, 64),
+    hidden: tuple[Annotated[int, Interval(ge=1, le=65536)], ...] = (128, 64),
 ) -> Classifier:
-    """Build fully connected layers with rectifiers and a head.
+    """Build fully connected layers with rectifiers.
 
     Args:
         input_shape: Channels, height, width; images are flattened.
         n_classes: How many scores the head gives.
         generator: Source of the initial weights, which live on its device.
-        hidden: Width of each hidden layer; the last is `n_features`. None at all gives soft-max regression.
+        hidden: Widths of the hidden layers; an empty list gives soft-max regression.
     """
 
     def build() -> Classifier:

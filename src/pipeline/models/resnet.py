@@ -1,12 +1,14 @@
 """A residual network for small images."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import MinLen
 from torch import Tensor, nn
 
 from pipeline.models.classifier import Classifier, initialized
+from pipeline.options import Count
 
 
 class ResidualBlock(nn.Module):
@@ -43,21 +45,21 @@ def resnet(
     input_shape: tuple[int, int, int],
     n_classes: int,
     generator: torch.Generator,
-    width: int = 64,
-    blocks: Sequence[int] = (2, 2, 2, 2),
+    width: Count = 64,
+    blocks: Annotated[tuple[Count, ...], MinLen(1)] = (2, 2, 2, 2),
 ) -> Classifier:
-    """Build ResNet-18 as it is used on images of 28 or 32 pixels: 11.2 million parameters at width 64.
+    """Build a residual network for small images, ResNet-18 unless its blocks are changed.
 
-    The stem is one 3x3 convolution without stride or pooling, for images so small have no pixels to lose [1,
-    section 4.2]; then each stage but the first halves the image and doubles the channels. A mean over all
-    positions gives the features.
+    It has 11.2 million parameters at width 64. The stem is one 3x3 convolution without stride or pooling, for images so
+    small have no pixels to lose [1, section 4.2]; then each stage but the first halves the image and doubles the
+    channels. A mean over all positions gives the features.
 
     Args:
         input_shape: Channels, height, width.
         n_classes: How many scores the head gives.
         generator: Source of the initial weights, which live on its device.
-        width: Channels of the first stage.
-        blocks: Residual blocks of each stage.
+        width: Channels of the first stage; each later one doubles them.
+        blocks: Number of residual blocks in each stage.
 
     References:
         [1] He, Zhang, Ren, Sun, "Deep residual learning for image recognition", CVPR 2016.

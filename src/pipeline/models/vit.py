@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.models.classifier import Classifier, initialized
+from pipeline.options import Count
 
 
 class PatchEmbedding(nn.Module):
@@ -79,21 +80,23 @@ def vit(
     input_shape: tuple[int, int, int],
     n_classes: int,
     generator: torch.Generator,
-    patch: int = 4,
-    width: int = 64,
-    depth: int = 4,
-    heads: int = 4,
+    patch: Count = 4,
+    width: Count = 64,
+    depth: Count = 4,
+    heads: Count = 4,
 ) -> Classifier:
-    """Build a vision transformer [1] with the mean over patches as features: 205 thousand parameters for 28 pixels.
+    """Build a small vision transformer [1] with the mean over patches as features.
+
+    It has 205 thousand parameters for images of 28 pixels.
 
     Args:
         input_shape: Channels, height, width; both sides must hold a patch.
         n_classes: How many scores the head gives.
         generator: Source of the initial weights, which live on its device.
         patch: Pixels of a patch's side.
-        width: Length of the vectors.
-        depth: Blocks.
-        heads: Number of heads of the attention; it must divide the width.
+        width: Length of the vectors; a multiple of the heads.
+        depth: Number of blocks.
+        heads: Number of heads of the attention.
 
     References:
         [1] Dosovitskiy et al., "An image is worth 16x16 words: transformers for image recognition at scale",

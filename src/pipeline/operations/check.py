@@ -6,6 +6,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from pipeline.config.models import ImportedModel
 from pipeline.config.points import FilePoints
 from pipeline.config.specs import specs
 from pipeline.config.study import Study
@@ -77,11 +78,12 @@ def importable_model(study: Study) -> None:
     Raises:
         ConfigError: If it can't be imported or called, with the reason.
     """
-    if study.model.name != "imported":
+    model = study.model
+    if not isinstance(model, ImportedModel):
         return
-    where = f"model.path: {study.model.path!r}"
+    where = f"model.path: {model.path!r}"
     try:
-        build = pkgutil.resolve_name(study.model.path)
+        build = pkgutil.resolve_name(model.path)
     except Exception as error:  # whatever a module does when it is imported
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
@@ -90,7 +92,7 @@ def importable_model(study: Study) -> None:
     if not callable(build):
         raise ConfigError(f"{where} is no function or class that could be called, but {type(build).__name__}")
     try:
-        inspect.signature(build).bind(num_classes=2, **study.model.options)
+        inspect.signature(build).bind(num_classes=2, **model.options)
     except TypeError as error:
         raise ConfigError(
             f"{where} can't be called with num_classes and these model.options ({error}); change the options"

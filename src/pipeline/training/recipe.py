@@ -1,8 +1,12 @@
 """What a training run is asked to do."""
 
 from dataclasses import dataclass, field, fields
+from typing import Annotated, Literal, get_args
+
+from annotated_types import Interval
 
 from pipeline.errors import ConfigError
+from pipeline.options import Count, NotNegative, require_bounds
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.optimizers import METHODS, OPTIMIZERS, Optimizer
 from pipeline.training.sampling import n_pieces
@@ -10,46 +14,43 @@ from pipeline.training.schedule import Cosine, Schedule
 from pipeline.training.settings import KFACSettings
 from pipeline.training.smoothing import Smoothing
 
-PRECISIONS = ("float32", "bfloat16", "float16")
+Precision = Literal["float32", "bfloat16", "float16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the outcome of a run but the network, the samples and the seed.
+    """One way of training: all that decides the outcome of a run but the network, the samples and the seed.
+
+    A batch is cut into as few micro-batches of equal size as `micro_batch` allows, and they are dealt to the
+    processes. The result depends on this size a little, since noise and mixup are drawn for each, but not on the
+    number of processes. With fewer micro-batches than processes, some processes idle.
 
     Attributes:
         optimizer: A key of `OPTIMIZERS`, or "kfac": "sgd" after preconditioning.
-        lr: The rate after the warm-up.
-        momentum: Decay of the mean of gradients.
-        weight_decay: Pull on weight matrices towards zero, not on biases and normalizations.
-        second_moment: Decay of the mean of squared gradients, for optimizers that have one.
-        trust: Of "lars", see `LARS`.
-        batch_size: The most samples of a step, over all processes; an epoch is cut into as few equal
-            batches as this allows.
-        epochs: Passes over the training samples.
-        warmup_epochs: How long the rate rises linearly from zero.
-        micro_batch: The most samples of one forward and backward pass; a batch is cut into as few equal
-            ones as this allows and they are dealt to the processes. The result depends on it a little
-            (noise and mixup are drawn per micro-batch), but not on the number of processes. Where there are
-            fewer micro-batches than processes, some processes idle.
-        smoothing: Applied in order.
-        augmentation: Applied in order, before any smoothing.
-        kfac: Needed by the optimizer "kfac".
-        schedule: The decay of the rate after the warm-up.
-        coupled_momentum: Whether momentum falls with the rate.
-        rescaled_weights: Whether weights that batch normalization follows keep their length.
-        n_measured: How many training samples, the first ones, the training loss and accuracy are measured on.
-        precision: "float32", or "bfloat16" or "float16" for what autocasting lowers; weights stay as they are.
+        lr: Option of the optimizer, as `momentum`, `weight_decay`, `second_moment` and `trust` are; see its class.
+        batch_size: Samples of one step, at most, over all processes.
+        epochs: Passes over the training images.
+        warmup_epochs: Epochs over which the learning rate rises to its peak.
+        micro_batch: Samples of one forward and backward pass, at most; a batch is cut into such pieces.
+        smoothing: Smoothings of the objective, applied in order.
+        augmentation: Random changes of the training images, applied in order, before any smoothing.
+        kfac: Settings of K-FAC, for the optimizer "kfac" and only for it.
+        schedule: Decay of the learning rate after the warm-up.
+        coupled_momentum: Let momentum fall with the learning rate.
+        rescaled_weights: Keep the norm of weights that batch normalization follows.
+        n_measured: Number of training samples, the first ones, on which training loss and accuracy are measured.
+        precision: Type of activations and their gradients, where autocasting lowers it; weights stay at float32.
     """
 
     optimizer: str
     lr: float
-    batch_size: int
-    epochs: int
+    batch_size: Count
+    epochs: Annotated[int, Interval(ge=0, le=10**6)]
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    warmup_epochs: float = 1.0
-    micro_batch: int = 256
+    warmup_epochs: NotNegative = 1.0
+    micro_batch: Count = 256
     smoothing: tuple[Smoothing, ...] = ()
     augmentation: tuple[Augmentation, ...] = ()
     kfac: KFACSettings | None = None
@@ -58,20 +59,15 @@ class Recipe:
     rescaled_weights: bool = False
     second_moment: float = 0.999
     trust: float = 2e-2
-    n_measured: int = 4096
-    precision: str = "float32"
+    n_measured: Count = 4096
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.optimizer not in METHODS:
             raise ConfigError(f"there is no optimizer {self.optimizer!r}; choose one of {', '.join(METHODS)}")
         if (self.optimizer == "kfac") != (self.kfac is not None):
             raise ConfigError("settings of K-FAC belong to the optimizer 'kfac', and only to it")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(
-                f"there is no precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}"
-            )
-        if min(self.batch_size, self.micro_batch, self.n_measured) < 1 or self.epochs < 0:
-            raise ValueError("batch_size, micro_batch and n_measured must be positive, epochs not negative")
+        require_bounds(self)
 
     @property
     def first_order(self) -> Optimizer:

@@ -4,7 +4,7 @@ import torch
 
 from pipeline.artifacts.results.images import ImagesFacts
 from pipeline.artifacts.store import Artifact
-from pipeline.config.images import Model
+from pipeline.config.models import Model
 from pipeline.models import Classifier, build_model
 
 

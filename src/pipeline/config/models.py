@@ -1,0 +1,51 @@
+"""The network of a study: a builder of `pipeline.models` and its keyword arguments."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from pipeline.config.choice import Choice, section_of
+from pipeline.config.section import IMPORT_PATTERN, Section
+from pipeline.models import MODELS
+
+
+class ModelSection(Section):
+    """A network by name; its other keys are the options of its builder."""
+
+    name: str
+
+
+class ImportedModel(ModelSection):
+    """A network of another library or of one's own."""
+
+    name: Literal["imported"] = "imported"
+    path: str = Field(pattern=IMPORT_PATTERN, description="What is called, as package.module:name.")
+    options: dict[str, Any] = Field({}, description="Keyword arguments beside num_classes.")
+
+
+# What the workflow gives to every builder, and sizes that keep a study's networks comparable.
+_NOT_IN_STUDIES = {"cnn": ("channels", "hidden")}
+_GIVEN = ("input_shape", "n_classes", "generator")
+
+MODEL_SECTIONS: dict[str, type[ModelSection]] = {
+    name: section_of(ModelSection, build, name, without=(*_GIVEN, *_NOT_IN_STUDIES.get(name, ())))
+    for name, build in MODELS.items()
+    if name != "imported"
+} | {"imported": ImportedModel}
+
+
+def _heads_divide_the_width(model: ModelSection) -> ModelSection:
+    options = model.model_dump()
+    if options.get("width", 0) % options.get("heads", 1):
+        raise PydanticCustomError(
+            "fit",
+            "width: {width} is not a multiple of {heads} heads",
+            {"width": options["width"], "heads": options["heads"]},
+        )
+    return model
+
+
+Model = Annotated[
+    ModelSection, Choice({}, sections=tuple(MODEL_SECTIONS.values())), AfterValidator(_heads_divide_the_width)
+]
