@@ -110,9 +110,9 @@ bench-%: benchmarks/%.py $(STAMP)
 	python $<
 
 # The peers that they race; they run without them too, and say in their tables that they are missing.
-bench-precision bench-gaussian_process: .venv/.bench
+bench-precision bench-pretrained bench-gaussian_process: .venv/.bench
 .venv/.bench: $(STAMP)
-	$(BIN)/pip install --quiet --editable '.[dev,workflow,cluster,bench]'
+	$(BIN)/pip install --quiet --editable '.[dev,workflow,cluster,bench,vision]'
 	@touch $@
 
 clean:

@@ -326,3 +326,12 @@ def test_a_file_that_is_no_network_is_refused(tmp_path):
             onnx_module(path)
     with pytest.raises(ConfigError, match="not a readable ONNX file"):
         onnx_module(tmp_path / "missing.onnx")
+
+
+def test_lengths_that_a_file_leaves_open_by_minus_one(tmp_path):
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    path, model = saved(tmp_path / "network.onnx", [node], [constant("w", 4, 3, 3, 3)], (-1, 3, -1, -1))
+    x = GENERATOR.standard_normal((2, 3, 9, 8)).astype(np.float32)
+    (wanted,) = onnx.reference.ReferenceEvaluator(model).run(None, {"x": x})
+    found = onnx_module(path)(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)

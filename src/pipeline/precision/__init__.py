@@ -5,6 +5,7 @@ from pipeline.precision.devices import DeviceTiming, time_on_device
 from pipeline.precision.error import LayerError
 from pipeline.precision.layer_timing import LayerTiming
 from pipeline.precision.network import HalfNetwork, Selection
+from pipeline.precision.onnx_export import export_onnx
 from pipeline.precision.onnx_import import onnx_module
 from pipeline.precision.plan import Layer, RoundingReport
 from pipeline.precision.predictions import Predictions, compare_predictions
@@ -28,6 +29,7 @@ __all__ = [
     "Selection",
     "Verification",
     "compare_predictions",
+    "export_onnx",
     "instruction_sets",
     "measure_attained",
     "measure_roofs",

@@ -276,7 +276,8 @@ def _evaluator(path: Path, onnx: Any, model: Any) -> tuple[Any, str]:
 
 def _shapes(given: Any, shape: Sequence[int] | None) -> list[tuple[int, ...]]:
     """Shapes to run the input with: the file's own, and where it leaves them open a batch of 2 and some sizes."""
-    dims = [dim.dim_value for dim in given.type.tensor_type.shape.dim]
+    # Some exporters write -1 for a length that they leave open.
+    dims = [max(dim.dim_value, 0) for dim in given.type.tensor_type.shape.dim]
     if shape is not None and len(dims) == len(shape) + 1:
         return [(dims[0] or 2, *(dim or own for dim, own in zip(dims[1:], shape, strict=True)))]
     if all(dims[1:]):
