@@ -176,7 +176,7 @@ class _Graph:
             affine = [self.constant(parameters[f"{layer.name}.{part}"]) for part in ("weight", "bias")]
             image = len(layer.input_shape) == 3
             x = self.node("Transpose", [x], perm=[0, 2, 3, 1]) if image else x
-            attributes = {"axis": -1, "epsilon": layer.epsilon}
+            attributes: dict[str, Any] = {"axis": -1, "epsilon": layer.epsilon}
             x = self.node("LayerNormalization", [x, *affine], label=layer.name, **attributes)
             return self.node("Transpose", [x], perm=[0, 3, 1, 2]) if image else x
         if layer.has_weights:
@@ -236,11 +236,11 @@ class _Graph:
                 strict=True,
             )
         )
-        attributes: dict[str, Any] = {"kernel_shape": list(geometry.kernel), "strides": list(geometry.stride)}
-        attributes |= {"pads": [top, left, bottom, right], "label": layer.name}
+        windowed: dict[str, Any] = {"kernel_shape": list(geometry.kernel), "strides": list(geometry.stride)}
+        windowed |= {"pads": [top, left, bottom, right], "label": layer.name}
         if layer.kind == "max_pool2d":
-            return self.node("MaxPool", [x], **attributes)
-        result = self.node("AveragePool", [x], count_include_pad=int(geometry.divisor != 0), **attributes)
+            return self.node("MaxPool", [x], **windowed)
+        result = self.node("AveragePool", [x], count_include_pad=int(geometry.divisor != 0), **windowed)
         area = math.prod(geometry.kernel)
         if geometry.divisor in (0, area):
             return result
