@@ -4,14 +4,17 @@ from dataclasses import fields
 import pytest
 
 from pipeline.artifacts.results.half_network import (
+    Answers,
+    CandidateRow,
     ChangedRow,
+    ConvertedLayer,
     DeviceRow,
     LayerErrorRow,
     RoofRow,
     TimingRow,
     Verified,
 )
-from pipeline.artifacts.results.network import EpochRow, FactorFigures
+from pipeline.artifacts.results.network import EpochRow, FactorFigures, Flatness
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.results.scaling import ScalingRow
 from pipeline.artifacts.store import Artifact, create
@@ -19,10 +22,12 @@ from pipeline.errors import ArtifactError
 from pipeline.precision.devices import DeviceTiming
 from pipeline.precision.error import LayerError
 from pipeline.precision.layer_timing import LayerTiming
-from pipeline.precision.predictions import Changed
+from pipeline.precision.plan import RoundingReport
+from pipeline.precision.predictions import Changed, Predictions
 from pipeline.precision.roofline import Roofs
-from pipeline.precision.selection import Verification
+from pipeline.precision.selection import Candidate, Verification
 from pipeline.training.history import EpochRecord
+from pipeline.training.sharpness import Sharpness
 
 FACTS = PointsFacts(name="mine", n=3, dimension=2, description="three points")
 
@@ -81,12 +86,19 @@ def test_a_history_is_read_from_its_table_with_cells_that_are_no_numbers(tmp_pat
     ("result", "core"),
     [
         (EpochRow, EpochRecord), (LayerErrorRow, LayerError), (ChangedRow, Changed), (TimingRow, LayerTiming),
-        (DeviceRow, DeviceTiming), (Verified, Verification), (RoofRow, Roofs),
+        (DeviceRow, DeviceTiming), (Verified, Verification), (RoofRow, Roofs), (Flatness, Sharpness),
+        (Answers, Predictions),
     ],
 )  # fmt: skip
 def test_a_result_has_no_field_that_its_core_does_not_write(result, core):
     """A field that is renamed in a core fails here, and not in a report of next week."""
     assert set(result.model_fields) <= {field.name for field in fields(core)}
+
+
+def test_a_converted_layer_has_every_figure_of_rounding_and_a_candidate_all_that_is_known_of_it():
+    rounding, candidate = ({field.name for field in fields(kind)} for kind in (RoundingReport, Candidate))
+    assert rounding <= set(ConvertedLayer.model_fields)
+    assert candidate == set(CandidateRow.model_fields) - {"layer", "batch", "chosen"}
 
 
 def test_a_row_of_an_older_version_is_named_by_its_number(points):

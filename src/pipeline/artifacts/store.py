@@ -9,9 +9,9 @@ rest JSON.
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,15 +74,19 @@ class Draft:
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
         share(path)
 
-    def save_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write `name.csv`, one row per mapping."""
+    def save_table(self, name: str, rows: Iterable[Any], *, without: Collection[str] = ()) -> None:
+        """Write `name.csv` from mappings, models or dataclasses of equal fields, but for some of them."""
+        table = [{key: cell for key, cell in _mapping(row).items() if key not in without} for row in rows]
         with self.path(f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
+            writer = csv.DictWriter(file, fieldnames=list(table[0]) if table else [])
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(table)
 
     def save_json(self, name: str, data: Any) -> None:
-        """Write `name.json`; numbers that JSON doesn't have, such as an infinite ratio, become null."""
+        """Write `name.json` from plain values, models and dataclasses.
+
+        Numbers that JSON doesn't have, such as an infinite ratio, become null.
+        """
         self.path(f"{name}.json").write_text(
             json.dumps(_finite(data), indent=1, allow_nan=False) + "\n", encoding="utf-8"
         )
@@ -97,10 +101,17 @@ def _plain(value: BaseModel | Mapping[str, Any]) -> Mapping[str, Any]:
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """The fields of a model or a dataclass; a mapping as it is."""
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    return value if isinstance(value, Mapping) else asdict(value)
+
+
 def _finite(value: Any) -> Any:
-    """Replace what JSON has no number for by null."""
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
+    """Write models and dataclasses as mappings, and what JSON has no number for as null."""
+    if isinstance(value, Mapping | BaseModel) or is_dataclass(value):
+        return {key: _finite(entry) for key, entry in _mapping(value).items()}
     if isinstance(value, list | tuple):
         return [_finite(entry) for entry in value]
     if isinstance(value, float):

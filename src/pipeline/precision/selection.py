@@ -8,7 +8,7 @@ whole network stays within its budget is found by bisection, on samples that wer
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -74,9 +74,6 @@ class Verification:
         """What was found and what was wanted, for an error text."""
         lost = "" if self.points is None else f", and {self.points:.3g} points lost of {budget.points:g}"
         return f"an output error of {self.output_error:.2g}, wanted at most {budget.output_error:g}{lost}"
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def verify(found: Tensor, exact: Tensor, labels: Tensor | None) -> Verification:

@@ -12,13 +12,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.artifacts.results.half_network import Accuracy, FileBytes, HalfNetworkFacts
+from pipeline.artifacts.results.half_network import (
+    Accuracy,
+    ConvertedLayer,
+    FileBytes,
+    HalfNetworkFacts,
+    LayerErrorRow,
+)
 from pipeline.artifacts.results.network import NetworkFacts
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.precision import OwnNetwork
 from pipeline.config.training import TrainingSpec
 from pipeline.errors import ConfigError
 from pipeline.precision import Budget, HalfNetwork, compare_predictions, onnx_module
+from pipeline.precision.error import LayerError
+from pipeline.precision.plan import Layer
 from pipeline.precision.predictions import check_labels
 from pipeline.runtime.provenance import provenance
 from pipeline.stages.parts.images import read_images, read_samples
@@ -77,22 +85,7 @@ def _convert(options: Namespace, own: OwnNetwork | None) -> None:
         draft.save_tensors("weights", network.tensors())
         draft.save_tensors("complete", network.parameters)  # what errors are measured against
         draft.save_json("plan", network.plan())
-        layers = [
-            {
-                "name": layer.name,
-                "kind": layer.kind,
-                "routine": layer.routine,
-                "weight_dtype": layer.weight_dtype,
-                "n_parameters": layer.n_parameters,
-                "flops": layer.flops,
-                "output_error": errors[layer.name].relative_error,
-                "output_sqnr_db": errors[layer.name].sqnr_db,
-                "activations": asdict(errors[layer.name]),
-                **(asdict(layer.rounding) if layer.rounding is not None else {}),
-            }
-            for layer in network.layers
-        ]
-        draft.save_json("layers", layers)
+        draft.save_json("layers", [_row(layer, errors[layer.name]) for layer in network.layers])
         draft.save_array("calibration_logits", calibration_logits.numpy())
         draft.save_array("predictions_fp32", before.argmax(dim=1).numpy(), unit="class")
         draft.save_array("predictions_fp16", after.argmax(dim=1).numpy(), unit="class")
@@ -104,7 +97,7 @@ def _convert(options: Namespace, own: OwnNetwork | None) -> None:
         accuracy = None
         if test_labels is not None:
             found = compare_predictions(before, after, test_labels)
-            draft.save_json("predictions", found.to_dict())
+            draft.save_json("predictions", found)
             accuracy = Accuracy.model_validate(found.summary())
             print(
                 f"{source.run}: accuracy {found.accuracy_before:.4f} -> {found.accuracy_after:.4f}, "
@@ -124,6 +117,21 @@ def _convert(options: Namespace, own: OwnNetwork | None) -> None:
     if kept and all(layer.output_dtype == "float32" for layer in network.layers[:-1]):
         print("kept at float32 as well: all activations")
     print(f"{sizes.fp32 / 1e3:.1f} kB -> {sizes.fp16 / 1e3:.1f} kB: {options.output}")
+
+
+def _row(layer: Layer, error: LayerError) -> ConvertedLayer:
+    return ConvertedLayer(
+        name=layer.name,
+        kind=layer.kind,
+        routine=layer.routine,
+        weight_dtype=layer.weight_dtype,
+        n_parameters=layer.n_parameters,
+        flops=layer.flops,
+        output_error=error.relative_error,
+        output_sqnr_db=error.sqnr_db,
+        activations=LayerErrorRow.model_validate(error, from_attributes=True),
+        **(asdict(layer.rounding) if layer.rounding is not None else {}),
+    )
 
 
 def _of_study(options: Namespace) -> _Source:

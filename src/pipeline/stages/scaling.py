@@ -33,7 +33,7 @@ def run(options: Namespace) -> None:
                 flush=True,
             )
     with create(options.output, kind="scaling", spec=spec, provenance=provenance(options.code)) as draft:
-        draft.save_json("rows", [row.model_dump() for row in rows])
+        draft.save_json("rows", rows)
         draft.facts = ScalingFacts(
             kernel=in_words(kernel), points="uniform in the unit square", tolerance=spec.tolerance
         )

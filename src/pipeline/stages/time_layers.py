@@ -6,9 +6,8 @@ the plans that were chosen here.
 """
 
 from argparse import Namespace
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -17,6 +16,7 @@ from torch import Tensor
 from pipeline.artifacts.results.half_network import (
     Accuracy,
     Answers,
+    CandidateRow,
     HalfNetworkFacts,
     LayerErrorRow,
     PlanTest,
@@ -29,6 +29,7 @@ from pipeline.errors import ArtifactError, ConfigError
 from pipeline.precision import (
     Budget,
     HalfNetwork,
+    LayerTiming,
     Sampling,
     Selection,
     compare_predictions,
@@ -81,7 +82,7 @@ def run(options: Namespace) -> None:
     choosing = Sampling(n_samples=n, seconds_at_most=n * SECONDS_PER_SAMPLE)
     # So many are promised of the times alone; all routines of a large network would take minutes for them.
     timing = replace(choosing, n_at_least=n)
-    rows: list[dict[str, Any]] = []
+    rows: list[LayerTiming] = []
     selections: list[Selection] = []
     with threadpool_limits(1):
         roofs = measure_attained(measure_roofs())
@@ -96,35 +97,40 @@ def run(options: Namespace) -> None:
             )
             selections.append(selection)
             for mode in spec.modes:
-                timings = selection.network.time_layers(
+                rows += selection.network.time_layers(
                     samples.inputs, batch_sizes=(batch,), mode=mode, roofs=roofs, sampling=timing
                 )
-                rows += [asdict(row) for row in timings]
     before = network.float_twin()(samples.test_inputs)
     tested = {selection.batch: _tested(selection.network, before, samples) for selection in selections}
     for row in rows:
-        if row["mode"] == spec.modes[0]:
-            error = next(e for e in tested[row["batch"]].errors if e.layer == row["layer"])
-            print(
-                f"batch {row['batch']:3d}  {row['layer']:12s} {row['reason']} Error {error.relative_error:.2g}."
-            )
-    n_disturbed = sum(row["n_disturbed"] for row in rows)
+        if row.mode == spec.modes[0]:
+            error = next(e for e in tested[row.batch].errors if e.layer == row.layer)
+            print(f"batch {row.batch:3d}  {row.layer:12s} {row.reason} Error {error.relative_error:.2g}.")
+    n_disturbed = sum(row.n_disturbed for row in rows)
     if n_disturbed:
         print(f"{n_disturbed} samples that other work disturbed count, as there were too few others")
     with create(options.output, kind="timings", spec=spec, provenance=provenance(options.code)) as draft:
         draft.save_json("timings", rows)
-        draft.save_json("roofs", roofs.to_dict())
+        draft.save_json("roofs", roofs)
         draft.save_json("plans", {str(s.batch): s.network.plan() for s in selections})
-        draft.save_json("tests", {str(batch): found.model_dump() for batch, found in tested.items()})
-        draft.save_json("candidates", [row for selection in selections for row in selection.rows()])
+        draft.save_json("tests", {str(batch): found for batch, found in tested.items()})
+        draft.save_json(
+            "candidates",
+            [CandidateRow.model_validate(row) for selection in selections for row in selection.rows()],
+        )
         if device.type == "cuda":
-            timed = time_on_device(
-                network.layers, network.parameters, samples.inputs, device, batch_sizes=spec.batch_sizes
+            draft.save_json(
+                "device_timings",
+                time_on_device(
+                    network.layers, network.parameters, samples.inputs, device, batch_sizes=spec.batch_sizes
+                ),
             )
-            draft.save_json("device_timings", [asdict(row) for row in timed])
         draft.facts = TimingsFacts(
             run=converted.facts_as(HalfNetworkFacts).run,
-            verification={str(s.batch): Verified(**s.verification.to_dict()) for s in selections},
+            verification={
+                str(s.batch): Verified.model_validate(s.verification, from_attributes=True)
+                for s in selections
+            },
             accuracy={str(batch): found.accuracy for batch, found in tested.items() if found.accuracy},
         )
 
@@ -151,12 +157,12 @@ def _tested(network: HalfNetwork, before: Tensor, samples: _Samples) -> PlanTest
         found = compare_predictions(before, after, samples.test_labels)
     return PlanTest(
         errors=[
-            LayerErrorRow.model_validate(asdict(error))
+            LayerErrorRow.model_validate(error, from_attributes=True)
             for error in network.layer_errors(samples.test_inputs[:ERROR_SAMPLES])
         ],
         n_saturated=n_saturated,
         accuracy=found and Accuracy.model_validate(found.summary()),
-        predictions=found and Answers.model_validate(found.to_dict()),
+        predictions=found and Answers.model_validate(found, from_attributes=True),
     )
 
 

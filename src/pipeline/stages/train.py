@@ -258,10 +258,8 @@ def _write(
     device = next(model.parameters()).device
     with create(options.output, kind="network", spec=spec, provenance=provenance(options.code)) as draft:
         draft.save_tensors("weights", {name: tensor.cpu() for name, tensor in model.state_dict().items()})
-        rows = [asdict(record) for record in history]
-        layers = [row.pop("layers") for row in rows]
-        draft.save_table("history", rows)
-        draft.save_json("layers", layers[-1] if layers else {})
+        draft.save_table("history", history, without=("layers",))
+        draft.save_json("layers", history[-1].layers if history else {})
         draft.facts = NetworkFacts(
             run=options.run,
             seed=options.seed,
@@ -276,6 +274,6 @@ def _write(
             seconds=history[-1].seconds if history else 0.0,
             steps=history[-1].steps if history else 0,
             scores=scores,
-            sharpness=Flatness(**asdict(flatness)),
+            sharpness=Flatness.model_validate(flatness, from_attributes=True),
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )

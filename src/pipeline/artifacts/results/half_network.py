@@ -137,6 +137,17 @@ class LayerRow(BaseModel):
     n_flushed: int | None = None
 
 
+class ConvertedLayer(LayerRow):
+    """A converted layer with all that is known of it, of which the page shows a part."""
+
+    activations: LayerErrorRow
+    worst_channel_error: Number = None
+    n_weights: int | None = None
+    n_scaled: int | None = None
+    scale_exponent_min: int | None = None
+    scale_exponent_max: int | None = None
+
+
 class TimingRow(BaseModel):
     """A timed layer; see `pipeline.precision.layer_timing.LayerTiming`, of which the page shows these."""
 

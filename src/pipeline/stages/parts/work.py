@@ -33,8 +33,8 @@ class Work:
 
     def save(self, draft: Draft) -> None:
         """Write the tables `processes` and `process_levels`."""
-        draft.save_table("processes", [row.model_dump() for row in self.processes])
-        draft.save_table("process_levels", [row.model_dump() for row in self.levels])
+        draft.save_table("processes", self.processes)
+        draft.save_table("process_levels", self.levels)
 
 
 def foretold_of(
