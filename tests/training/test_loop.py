@@ -10,10 +10,12 @@ from torch.nn import functional
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.runtime.communicator import run_in_threads
 from pipeline.training import METHODS, EpochRecord, KFACSettings, Recipe, Samples, State, evaluate, train
+from pipeline.training.schedule import Constant
 from pipeline.training.smoothing import SAM, LabelSmoothing, Mixup, WeightAverage, WeightNoise
 
 SMOOTHED = (Mixup(0.4), LabelSmoothing(0.1), WeightNoise(0.2, annealed=True), WeightAverage(0.4))
 SETTINGS = KFACSettings(factor_interval=2, inverse_interval=3, sample_fraction=0.5)
+PROJECTED = replace(SETTINGS, difference_weight=2.0, placement="replicate")
 # 53 samples in batches of at most 20 are three of 17 or 18, cut into four or five micro-batches of at most
 # 5: nothing divides anything.
 RECIPES = {
@@ -24,6 +26,10 @@ RECIPES = {
     "adamw": Recipe("adamw", lr=0.01, batch_size=20, epochs=7, micro_batch=5, coupled_momentum=True),
     "muon": Recipe("muon", lr=0.05, batch_size=20, epochs=7, micro_batch=5, rescaled_weights=True),
     "soap": Recipe("soap", lr=0.03, batch_size=20, epochs=7, micro_batch=5),
+    "schedule_free": Recipe(
+        "schedule_free", lr=0.3, batch_size=20, epochs=7, micro_batch=5, schedule=Constant()
+    ),
+    "fop": Recipe("fop", lr=0.05, batch_size=20, epochs=7, micro_batch=5, kfac=PROJECTED),
     "kfac": Recipe("kfac", lr=0.05, batch_size=20, epochs=7, micro_batch=5, kfac=SETTINGS),
     "kfac_smoothed": Recipe(
         "kfac", lr=0.05, batch_size=20, epochs=7, micro_batch=5, kfac=SETTINGS, smoothing=SMOOTHED

@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.training import OPTIMIZERS
-from pipeline.training.optimizers import set_rate
+from pipeline.errors import ConfigError
+from pipeline.training import OPTIMIZERS, Recipe
+from pipeline.training.optimizers import at_mean, set_rate, settle
+from pipeline.training.schedule import Constant
 
 
 def linear(weight, gradient):
@@ -53,6 +55,39 @@ def test_muon_turns_hidden_weights_by_an_orthogonal_matrix_and_leaves_the_head_t
     torch.testing.assert_close(
         head.weight.data - torch.tensor(WEIGHT), torch.tensor([[0.0, -0.1], [-0.1, 0.0]])
     )
+
+
+def test_schedule_free_steps_end_at_the_mean_of_the_last_iterates_and_are_taken_in_between():
+    # Defazio et al., equations 4 to 6, with a constant rate: z moves, x is its mean, gradients are taken at y.
+    momentum, lr = 0.8, 0.1
+    layer = linear(WEIGHT, GRADIENT)
+    optimizer = OPTIMIZERS["schedule_free"](lr=lr, momentum=momentum, weight_decay=0.0).build(layer)
+    x = z = torch.tensor(WEIGHT)
+    for t in range(1, 5):
+        gradient = layer.weight.detach() * t  # of a quadratic that changes
+        layer.weight.grad = gradient.clone()
+        optimizer.step()
+        z = z - lr * gradient
+        x = x + (z - x) / t
+        torch.testing.assert_close(layer.weight.data, (1 - momentum) * z + momentum * x)
+        before = layer.weight.detach().clone()
+        with at_mean(optimizer):
+            torch.testing.assert_close(layer.weight.data, x)
+        assert torch.equal(layer.weight, before)
+    settle(optimizer)
+    torch.testing.assert_close(layer.weight.data, x)
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({}, "found schedule 'cosine'"),
+        ({"schedule": Constant(), "coupled_momentum": True}, "coupled_momentum True"),
+    ],
+)
+def test_schedule_free_refuses_a_schedule(options, found):
+    with pytest.raises(ConfigError, match=rf"{found}.*set schedule to {{name: constant}}"):
+        Recipe("schedule_free", lr=1.0, batch_size=8, epochs=1, **options)
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))

@@ -287,7 +287,7 @@ def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[S
             "preconditioner": last.preconditioner_seconds,
             "evaluation": last.evaluation_seconds,
         }
-        if recipe.optimizer.name == "kfac":
+        if recipe.optimizer.name in ("kfac", "fop"):
             kfac = Preconditioner(
                 n_retries=last.n_retries,
                 n_stale=last.n_stale,

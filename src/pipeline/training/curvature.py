@@ -148,6 +148,14 @@ class Curvature:
         self._share_gradients(found, gradients)
         return found
 
+    def fisher(self, name: str, gradient: Tensor) -> Tensor:
+        """Multiply a layer's gradient by its Fisher matrix without damping, up to a constant factor.
+
+        The factors of the layer must all be on this process.
+        """
+        layer = self._layers[name]
+        return layer.natural(gradient, {m: self.factors[name, m] for m in layer.shapes})
+
     def figures(self, damping: float) -> dict[str, dict[str, dict[str, float]]]:
         """By layer and factor, its blocks together: "damping" of the diagonal, "trace", and "condition" with damping.
 

@@ -14,8 +14,9 @@ of layers in `layers`, the messages in `exchange`, and `assignment` deals the in
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from time import perf_counter
 from typing import Any, TypedDict
 
@@ -27,6 +28,7 @@ from pipeline.runtime.communicator import Communicator
 from pipeline.training.capture import Capture, Loss
 from pipeline.training.curvature import Curvature
 from pipeline.training.damping import Trial, adapted, scheduled
+from pipeline.training.fisher_projection import orthogonal_part, projected
 from pipeline.training.kronecker import is_finite
 from pipeline.training.layers import find_layers
 from pipeline.training.loss_terms import Terms
@@ -89,6 +91,7 @@ class KFAC:
         not_preconditioned: Names of the trained parameters that keep their gradients.
         reasons: Why, for those of them that could be thought known.
         step_size: lr^2 u'g of the last step after clipping, about twice its KL divergence.
+        squares: Squared norms in the metric of the inverse Fisher matrix of the last step's gradient and `difference`.
         seconds: Time spent so far in "factors" (their exchange and average), "inverses" and "gradients".
 
     Raises:
@@ -118,8 +121,14 @@ class KFAC:
                 f"damping_rule 'adaptive' needs all factors on every process; set placement to 'replicate', not "
                 f"{settings.placement!r}"
             )
+        if settings.difference_weight and communicator.size > 1 and settings.placement != "replicate":
+            raise ValueError(
+                f"difference_weight {settings.difference_weight} needs all factors on every process; set placement to "
+                f"'replicate', not {settings.placement!r}"
+            )
         self.damping = settings.damping
         self.step_size = 0.0
+        self.squares = (0.0, 0.0)
         self.seconds = {"factors": 0.0, "inverses": 0.0, "gradients": 0.0}
         self._seed = seed
         self._step = 0
@@ -188,18 +197,32 @@ class KFAC:
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
     @torch.no_grad()
-    def step(self, lr: float | Mapping[str, float], *, done: float = 0.0, scale: float = 1.0) -> None:
+    def step(
+        self,
+        lr: float | Mapping[str, float],
+        *,
+        done: float = 0.0,
+        scale: float = 1.0,
+        difference: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Rewrite the gradients of all preconditioned layers.
 
         Args:
             lr: The rate of the optimizer step that follows, which `kl_clip` refers to; or that of each layer by name.
             done: The part of training that is done, in [0, 1), which scheduled damping follows.
             scale: What losses were multiplied by since the last step and gradients were divided by again.
+            difference: Gradient of the first half of the batch minus that of the second, by parameter's name. It is
+                needed if `difference_weight` is not 0; `squares` tells of it too.
 
         Raises:
             ConvergenceError: If a gradient or a natural gradient is not finite; step and layer are named.
-            ValueError: If, in the first step, the processes do not hold equal gradients.
+            ValueError: If, in the first step, the processes do not hold equal gradients, or if `difference` is needed
+                and missing.
         """
+        if self.settings.difference_weight and difference is None:
+            raise ValueError(
+                "difference_weight needs step(lr, difference=...), the gradients of two halves of the batch"
+            )
         if self._scaler is not None and not self._all_finite():
             self.discard()
             self._curvature.n_skipped += 1
@@ -223,7 +246,7 @@ class KFAC:
             if self.settings.damping_rule == "adaptive" and self._step % Trial.INTERVAL == 0:
                 self._trial = Trial.begin(self._weights)
             with self._timed("gradients"):
-                self._precondition(lr)
+                self._precondition(lr, difference)
         self._step += 1
 
     @property
@@ -357,7 +380,7 @@ class KFAC:
         self._last_factors = self._step
         self._warn_of_silent_layers()
 
-    def _precondition(self, lr: float | Mapping[str, float]) -> None:
+    def _precondition(self, lr: float | Mapping[str, float], difference: Mapping[str, Tensor] | None) -> None:
         found = {
             name: self._layers[name].gradient() for name in self._layers if name in self._curvature.ready
         }
@@ -366,6 +389,8 @@ class KFAC:
         if not gradients:
             return
         natural = self._curvature.natural(gradients, self.damping)
+        if difference is not None:
+            natural = self._with_difference(gradients, natural, difference)
         products = [torch.dot(natural[name].flatten(), g.flatten()) for name, g in gradients.items()]
         by_layer = torch.stack(products).tolist()
         for name, product in zip(gradients, by_layer, strict=True):
@@ -382,6 +407,39 @@ class KFAC:
         self.step_size *= scale**2
         for name in gradients:
             self._layers[name].set_gradient(natural[name].mul_(scale) if scale != 1 else natural[name])
+
+    def _with_difference(
+        self, gradients: Mapping[str, Tensor], natural: dict[str, Tensor], difference: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Add what the halves disagree on, layer by layer, and note how large gradient and difference are."""
+        apart = self._of_layers(gradients, difference)
+        square = sum(float(torch.sum(natural[name] * g)) for name, g in gradients.items())
+        weight = self.settings.difference_weight
+        if not weight:
+            turned = self._curvature.natural(apart, self.damping)
+            self.squares = (square, sum(float(torch.sum(turned[name] * d)) for name, d in apart.items()))
+            return natural
+        parts = {
+            name: orthogonal_part(apart[name], g, partial(self._curvature.fisher, name))
+            for name, g in gradients.items()
+        }
+        turned = self._curvature.natural(parts, self.damping)
+        return {
+            name: projected(g, parts[name], natural[name], turned[name], weight)
+            for name, g in gradients.items()
+        }
+
+    def _of_layers(self, names: Iterable[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors by parameter as the layers of these names see gradients."""
+        kept = {name: p.grad for name, p in self._weights.items()}
+        try:
+            for name, p in self._weights.items():
+                p.grad = tensors[name].to(p.dtype)
+            found = {name: self._layers[name].gradient() for name in names}
+        finally:
+            for name, p in self._weights.items():
+                p.grad = kept[name]
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def _warn_of_silent_layers(self) -> None:
         silent = [name for name in self._layers if name not in self._curvature.seen | self._warned]

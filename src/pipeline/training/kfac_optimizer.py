@@ -62,6 +62,11 @@ class KFACOptimizer(torch.optim.Optimizer):
             raise ValueError(
                 "LBFGS evaluates the loss several times a step, each at other weights; use SGD or AdamW"
             )
+        if settings is not None and settings.difference_weight:
+            raise ValueError(
+                "difference_weight needs the gradients of two halves of a batch, which this optimizer does not see; "
+                "use KFAC and its step(lr, difference=...)"
+            )
         settings = settings or replace(KFACSettings(), placement="replicate")
         chosen = [p for p in model.parameters() if p.requires_grad] if params is None else list(params)
         self.inner = optimizer(chosen, **options)

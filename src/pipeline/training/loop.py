@@ -18,7 +18,7 @@ from pipeline.training.evaluation import evaluate
 from pipeline.training.history import EpochRecord, History, Progress
 from pipeline.training.kfac import KFAC
 from pipeline.training.objective import Objective
-from pipeline.training.optimizers import set_rate
+from pipeline.training.optimizers import at_mean, set_rate, settle
 from pipeline.training.recipe import Recipe, plan
 from pipeline.training.rescaling import rescale, scale_free_weights
 from pipeline.training.sampling import Batches, Samples
@@ -92,6 +92,7 @@ def train(
         communicator=communicator,
         kfac=kfac,
         precision=recipe.precision,
+        in_halves=kfac is not None and kfac.settings.difference_weight > 0,
     )
     identity = f"{recipe}, seed {seed}, {len(training)} training and {len(validation)} validation samples"
     progress = Progress()
@@ -118,7 +119,8 @@ def train(
         )
         if kfac is not None:
             begin, before = perf_counter(), dict(kfac.seconds)
-            kfac.step(lr, done=done)
+            halves = objective.halves
+            kfac.step(lr, done=done, difference=halves.difference if halves is not None else None)
             progress.preconditioner_seconds += perf_counter() - begin
             progress.factor_seconds += kfac.seconds["factors"] - before["factors"]
             progress.inverse_seconds += kfac.seconds["inverses"] - before["inverses"]
@@ -138,7 +140,7 @@ def train(
         if progress.step % steps.steps_per_epoch == 0:
             require_agreement(model, step=progress.step, communicator=communicator)
             begin = perf_counter()
-            with average.shown():
+            with at_mean(optimizer), average.shown():
                 record = _measure(model, progress, training[: recipe.n_measured], validation, communicator)
             progress.evaluation_seconds += perf_counter() - begin
             record = replace(record, evaluation_seconds=progress.evaluation_seconds)
@@ -158,6 +160,7 @@ def train(
             raise Interrupted(f"stopped on request after step {progress.step} of {steps.n_steps}")
     if kfac is not None:
         kfac.remove()
+    settle(optimizer)
     average.settle()
     model.eval()
     return progress.history

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from pipeline.runtime.communicator import Communicator
 from pipeline.training.diagnosis import blame_layer
+from pipeline.training.halves import Halves
 from pipeline.training.kfac import KFAC
 from pipeline.training.randomness import Purpose, generator
 from pipeline.training.sampling import Samples, cut, n_pieces
@@ -44,6 +45,11 @@ class Objective:
         communicator: The processes that train together.
         kfac: Told of passes that only explore, of scales and of scores.
         precision: One of `PRECISIONS`: of activations and their gradients; weights stay as they are.
+        in_halves: Whether `halves` is wanted. A batch is then cut into two micro-batches at least.
+
+    Attributes:
+        halves: What the gradients of the halves of the last batch differ by, if wanted. The first half of the
+            micro-batches is the first half of the batch.
     """
 
     def __init__(
@@ -59,7 +65,10 @@ class Objective:
         communicator: Communicator,
         kfac: KFAC | None = None,
         precision: str = "float32",
+        in_halves: bool = False,
     ) -> None:
+        self.halves: Halves | None = None
+        self._in_halves = in_halves
         self._model = model
         self._training = training
         self._batches = batches
@@ -95,7 +104,8 @@ class Objective:
         n = len(self._batches(step))
         scales = LOSS_SCALES if self._dtype == torch.float16 else (1.0,)
         for scale in scales:
-            sums = self._sums(step, done, starts, scale) / n
+            both = self._sums(step, done, starts, scale)
+            sums = both.sum(dim=0) / n
             if bool(sums.isfinite().all()):
                 break
             if scale != scales[-1] and self._kfac is not None:
@@ -114,6 +124,8 @@ class Objective:
         sizes = [tensor.numel() for tensor in (*gradients, *self._statistics)]
         loss, *means = torch.split(sums, [1, *sizes])
         _copy(means[: len(gradients)], gradients)
+        if self._in_halves:
+            self.halves = self._apart(step, both)
         for buffer, move in zip(self._statistics, means[len(gradients) :], strict=True):
             buffer.add_(move.view_as(buffer))
         _copy([count + 1 for count in counts], self._counters)
@@ -138,8 +150,12 @@ class Objective:
         return float(total) / len(self._batches(step))
 
     def _sums(self, step: int, done: float, starts: Sequence[Tensor], scale: float) -> Tensor:
-        """Add up loss, gradients and moves of running statistics over all micro-batches of all processes."""
-        sums = torch.zeros(self._n_sums, dtype=torch.float64, device=self._device)
+        """Add up loss, gradients and moves of running statistics over all micro-batches of all processes.
+
+        One row for each half of the batch, or one of all of it.
+        """
+        n_halves = 2 if self._in_halves else 1
+        sums = torch.zeros(n_halves, self._n_sums, dtype=torch.float64, device=self._device)
         for number, indices in self._my_micro_batches(step):
             loss = self._pass(indices, step=step, number=number, done=done, scale=scale)
             moves = [buffer - start for buffer, start in zip(self._statistics, starts, strict=True)]
@@ -148,10 +164,24 @@ class Objective:
             if scale != 1:
                 n_gradients = 1 + len(self._weights)
                 found[1:n_gradients] = [gradient / scale for gradient in found[1:n_gradients]]
-            sums += torch.cat(found)
+            sums[number * n_halves // self._n_micro_batches(step)] += torch.cat(found)
             _copy(starts, self._statistics)
         self._communicator.all_reduce(sums)
         return sums
+
+    def _apart(self, step: int, sums: Tensor) -> Halves:
+        """What the halves differ by, of their sums."""
+        n_pieces = self._n_micro_batches(step)
+        sizes = [0, 0]
+        for number, piece in enumerate(cut(len(self._batches(step)), n_pieces)):
+            sizes[number * 2 // n_pieces] += piece.stop - piece.start
+        first, second = (row / max(size, 1) for row, size in zip(sums, sizes, strict=True))
+        lengths = [p.numel() for p in self._weights.values()]
+        parts = torch.split((first - second)[1 : 1 + sum(lengths)], lengths)
+        difference = {
+            name: part.view_as(p) for part, (name, p) in zip(parts, self._weights.items(), strict=True)
+        }
+        return Halves((sizes[0], sizes[1]), difference)
 
     def _gradients(self) -> list[Tensor]:
         """All gradients; zero where a weight was not used."""
@@ -165,7 +195,8 @@ class Objective:
         return [(number, self._indices(step, number)) for number in mine]
 
     def _n_micro_batches(self, step: int) -> int:
-        return n_pieces(len(self._batches(step)), self._micro_batch)
+        n = len(self._batches(step))
+        return max(n_pieces(n, self._micro_batch), min(n, 2) if self._in_halves else 1)
 
     def _indices(self, step: int, number: int) -> Tensor:
         indices = self._batches(step)

@@ -5,16 +5,28 @@ and what is one-dimensional (biases and normalizations), which is not decayed. A
 `OPTIMIZERS`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
+from annotated_types import Interval
 from torch import nn
 
 from pipeline.options import Decay, NotNegative, Positive, require_bounds
-from pipeline.training.settings import KFACSettings
+from pipeline.training.settings import KFACSettings, Placement
 
 Groups = list[dict[str, Any]]
+
+
+@runtime_checkable
+class HasMean(Protocol):
+    """An optimizer whose weights in training are not those that it ends with."""
+
+    def train(self) -> None: ...
+
+    def eval(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,16 +190,79 @@ class SOAP(AdamW):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScheduleFree(Optimizer):
+    """Gradient descent that needs no decay of its rate, for it ends with a mean of its iterates [1].
+
+    Gradients are taken between the last iterate and the mean; the mean is what is measured and kept. It wants the
+    schedule "constant". Running statistics of batch normalization are those of the points where gradients were taken.
+
+    Attributes:
+        momentum: Where gradients are taken: 0 is at the last iterate, 1 at the mean.
+
+    References:
+        [1] Defazio et al., "The road less scheduled", NeurIPS 2024, arXiv:2405.15682.
+    """
+
+    name: ClassVar[str] = "schedule_free"
+
+    momentum: Annotated[float, Interval(gt=0, lt=1)] = 0.9
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        from pytorch_optimizer import ScheduleFreeSGD
+
+        return ScheduleFreeSGD(self.groups(model), self.lr, momentum=self.momentum)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SecondOrder(KFACSettings, SGD):
     """K-FAC preconditioning in front of gradient descent with momentum."""
 
     name: ClassVar[str] = "kfac"
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {kind.name: kind for kind in (SGD, LARS, LAMB, AdamW, Muon, SOAP)}
+@dataclass(frozen=True, kw_only=True)
+class FOP(SecondOrder):
+    """K-FAC whose gradient keeps what the two halves of a batch disagree on (Fisher-orthogonal projection)."""
 
-#: All that a run may be trained by: the optimizers, and K-FAC.
-METHODS: dict[str, type[Optimizer]] = {**OPTIMIZERS, SecondOrder.name: SecondOrder}
+    name: ClassVar[str] = "fop"
+
+    placement: Placement = "replicate"
+    difference_weight: NotNegative = 1.0
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    kind.name: kind for kind in (SGD, LARS, LAMB, AdamW, Muon, SOAP, ScheduleFree)
+}
+
+#: The methods that precondition by K-FAC, in front of gradient descent with momentum.
+SECOND_ORDER: dict[str, type[SecondOrder]] = {kind.name: kind for kind in (SecondOrder, FOP)}
+
+#: All that a run may be trained by.
+METHODS: dict[str, type[Optimizer]] = {**OPTIMIZERS, **SECOND_ORDER}
+
+
+@contextmanager
+def at_mean(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Give the network the weights that an optimizer would end with, for a while; afterwards it has its old bits."""
+    if not isinstance(optimizer, HasMean):
+        yield
+        return
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = [p.detach().clone() for p in weights]
+    optimizer.eval()
+    try:
+        yield
+    finally:
+        optimizer.train()
+        with torch.no_grad():
+            for p, old in zip(weights, kept, strict=True):
+                p.copy_(old)
+
+
+def settle(optimizer: torch.optim.Optimizer) -> None:
+    """Give the network the weights that an optimizer ends with."""
+    if isinstance(optimizer, HasMean):
+        optimizer.eval()
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float, momentum: float) -> None:

@@ -8,9 +8,9 @@ from annotated_types import Interval
 from pipeline.errors import ConfigError
 from pipeline.options import Count, NotNegative, require_bounds
 from pipeline.training.augmentation import Augmentation
-from pipeline.training.optimizers import METHODS, OPTIMIZERS, Optimizer
+from pipeline.training.optimizers import METHODS, OPTIMIZERS, SECOND_ORDER, Optimizer, ScheduleFree
 from pipeline.training.sampling import n_pieces
-from pipeline.training.schedule import Cosine, Schedule
+from pipeline.training.schedule import Constant, Cosine, Schedule
 from pipeline.training.settings import KFACSettings
 from pipeline.training.smoothing import Smoothing
 
@@ -27,7 +27,7 @@ class Recipe:
     number of processes. With fewer micro-batches than processes, some processes idle.
 
     Attributes:
-        optimizer: A key of `OPTIMIZERS`, or "kfac": "sgd" after preconditioning.
+        optimizer: A key of `OPTIMIZERS`; or "kfac" or "fop": "sgd" after preconditioning.
         lr: Option of the optimizer, as `momentum`, `weight_decay`, `second_moment` and `trust` are; see its class.
         batch_size: Samples of one step, at most, over all processes.
         epochs: Passes over the training images.
@@ -35,7 +35,7 @@ class Recipe:
         micro_batch: Samples of one forward and backward pass, at most; a batch is cut into such pieces.
         smoothing: Smoothings of the objective, applied in order.
         augmentation: Random changes of the training images, applied in order, before any smoothing.
-        kfac: Settings of K-FAC, for the optimizer "kfac" and only for it.
+        kfac: Settings of K-FAC, for the optimizers "kfac" and "fop" and only for them.
         schedule: Decay of the learning rate after the warm-up.
         coupled_momentum: Let momentum fall with the learning rate.
         rescaled_weights: Keep the norm of weights that batch normalization follows.
@@ -65,8 +65,16 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.optimizer not in METHODS:
             raise ConfigError(f"there is no optimizer {self.optimizer!r}; choose one of {', '.join(METHODS)}")
-        if (self.optimizer == "kfac") != (self.kfac is not None):
-            raise ConfigError("settings of K-FAC belong to the optimizer 'kfac', and only to it")
+        if (self.optimizer in SECOND_ORDER) != (self.kfac is not None):
+            raise ConfigError("settings of K-FAC belong to the optimizers 'kfac' and 'fop', and only to them")
+        if self.optimizer == ScheduleFree.name and not (
+            isinstance(self.schedule, Constant) and not self.coupled_momentum
+        ):
+            raise ConfigError(
+                f"optimizer 'schedule_free' keeps its rate and momentum, found schedule {self.schedule.name!r} and "
+                f"coupled_momentum {self.coupled_momentum}; set schedule to {{name: constant}} and leave "
+                "coupled_momentum out"
+            )
         require_bounds(self)
 
     @property

@@ -39,6 +39,8 @@ class KFACSettings:
         placement: What several processes exchange. "replicate": factors to all; "memory": factors to one and natural
             gradients back; "hybrid": for each layer inverses or gradients, whichever is less.
         communication: Type of the numbers in messages between processes.
+        difference_weight: Weight of what the two halves of a batch disagree on, orthogonal to their mean in the
+            Fisher metric, in the gradient; 0: none.
     """
 
     damping: Positive = 3e-2
@@ -56,6 +58,7 @@ class KFACSettings:
     block_size: Annotated[int, Ge(0)] = 512
     placement: Placement = "hybrid"
     communication: Communication = "float64"
+    difference_weight: NotNegative = 0.0
 
     def __post_init__(self) -> None:
         require_bounds(self)

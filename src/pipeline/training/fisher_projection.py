@@ -1,0 +1,45 @@
+"""Fisher-orthogonal projection: what the two halves of a batch disagree on, besides the size of their mean [1].
+
+Large batches average their variance away. FOP takes the difference of the halves' gradients, and of it the part p
+that is orthogonal to the mean gradient g in the Fisher metric, p'Fg = 0. It adds a multiple of p to g and preconditions
+the sum. The multiple is c g'F^-1 p / p'F^-1 p for each layer, which does not depend on the half that is called the
+first. With c = 1 / eta - 1 it minimizes the quadratic model of the loss over steps eta F^-1 (g + a p). The paper adapts
+the step too; here c is `KFACSettings.difference_weight`, which a study tunes like other options.
+
+References:
+    [1] Lu, Armour, "Fisher-orthogonal projection methods for natural gradient descent with large batches", 2025,
+        arXiv:2508.13898.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def orthogonal_part(difference: Tensor, gradient: Tensor, fisher: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the part of `difference` that is orthogonal to `gradient` in the metric that `fisher` multiplies by.
+
+    A gradient without length in that metric takes nothing away.
+    """
+    image = fisher(gradient)
+    length = torch.sum(gradient * image)
+    if not bool(length > 0):
+        return difference
+    return difference - (torch.sum(difference * image) / length) * gradient
+
+
+def projected(gradient: Tensor, part: Tensor, natural: Tensor, natural_part: Tensor, weight: float) -> Tensor:
+    """Return the natural gradient with its Fisher-orthogonal addition.
+
+    Args:
+        gradient: The mean gradient g.
+        part: The orthogonal part p of the halves' difference.
+        natural: F^-1 g.
+        natural_part: F^-1 p.
+        weight: c; 0 returns `natural`.
+    """
+    length = torch.sum(part * natural_part)
+    if not bool(length > 0):
+        return natural
+    return natural + weight * (torch.sum(gradient * natural_part) / length) * natural_part
