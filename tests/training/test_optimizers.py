@@ -86,7 +86,9 @@ def test_schedule_free_steps_end_at_the_mean_of_the_last_iterates_and_are_taken_
     ],
 )
 def test_schedule_free_refuses_a_schedule(options, found):
-    with pytest.raises(ConfigError, match=rf"{found}.*set schedule to {{name: constant}}"):
+    with pytest.raises(
+        ConfigError, match=rf"schedule_free keeps .*{found}.*set schedule to {{name: constant}}"
+    ):
         Recipe("schedule_free", lr=1.0, batch_size=8, epochs=1, **options)
 
 

@@ -3,12 +3,14 @@
 from dataclasses import fields
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.config.choice import Choice, section_of
 from pipeline.config.models import Model
 from pipeline.config.report import Roles
 from pipeline.config.section import Name, Section
+from pipeline.errors import ConfigError
 from pipeline.options import Count
 from pipeline.training import (
     AUGMENTATIONS,
@@ -45,6 +47,14 @@ class RunSpec(_RecipeKeys):  # type: ignore[misc, valid-type]  # computed: its k
     train_samples: Count | None = Field(
         None, description="Take the first so many of the training images; null takes them all."
     )
+
+    @model_validator(mode="after")
+    def _makes_a_recipe(self) -> "RunSpec":
+        try:
+            self.recipe()
+        except ConfigError as error:
+            raise PydanticCustomError("fit", "optimizer: {why}", {"why": str(error)}) from None
+        return self
 
     def recipe(self) -> Recipe:
         """The recipe that training follows."""

@@ -71,7 +71,7 @@ class Recipe:
             isinstance(self.schedule, Constant) and not self.coupled_momentum
         ):
             raise ConfigError(
-                f"optimizer 'schedule_free' keeps its rate and momentum, found schedule {self.schedule.name!r} and "
+                f"schedule_free keeps its rate and momentum, found schedule {self.schedule.name!r} and "
                 f"coupled_momentum {self.coupled_momentum}; set schedule to {{name: constant}} and leave "
                 "coupled_momentum out"
             )
