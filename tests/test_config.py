@@ -168,8 +168,8 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
         ({"matrices": {"airports": {"kernel": {"nu": 51}}}}, "airports.kernel.nu", "must be less than or equal to 50"),
         (of_the_run({"optimizer": {"placement": "all"}}), f"{RUN}.optimizer.placement", "'memory' or 'hybrid', found"),
         ({"study": "empty"}, "training.runs", "the study holds nothing; give it runs, matrices, a scaling series or"),
-        ({"training": {"runs": {"new": {"optimizer": {"name": "schedule_free", "lr": 1}, "batch_size": 8, "epochs": 1}}}},
-         "training.runs.new.optimizer: schedule_free", "found schedule 'cosine' and coupled_momentum False; set schedule"),
+        ({"training": {"runs": {"a": {"optimizer": {"name": "schedule_free", "lr": 1}, "batch_size": 8, "epochs": 1}}}},
+         "training.runs.a.optimizer: schedule_free", "found schedule 'cosine' and coupled_momentum False; set"),
         ({"device": "gpu"}, "device", "must be 'auto', 'cpu' or 'cuda', found 'gpu'"),
     ],
 )  # fmt: skip
