@@ -2,6 +2,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -100,6 +101,16 @@ def test_held_out_and_kept_points_are_all_points_once(n_held_out):
     kept, held_out = hold_out(97, n_held_out=n_held_out, seed=2)
     assert len(held_out) == n_held_out
     np.testing.assert_array_equal(np.sort(np.concatenate([kept, held_out])), np.arange(97))
+
+
+def test_dividing_points_holds_one_number_and_one_mark_for_each():
+    n = 100_003
+    hold_out(n, n_held_out=7, seed=0)
+    tracemalloc.start()
+    hold_out(n, n_held_out=10_000, seed=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.2 * n * 8 + n
 
 
 @pytest.mark.parametrize("n_held_out", [-1, 97, 98])

@@ -172,6 +172,17 @@ def test_reading_takes_memory_for_a_part_of_the_rows_only(tmp_path, monkeypatch,
     assert peaks[1] - peaks[0] < (sizes[1] - sizes[0]) * len(UNITS) * 8 / 4
 
 
+def test_arrow_holds_one_group_of_rows_of_a_parquet_file(tmp_path):
+    path, group = tmp_path / "groups.parquet", 1009
+    values = np.random.default_rng(0).standard_normal(20 * group)
+    parquet.write_table(pa.table({"v": values}), path, row_group_size=group)
+    before, held = pa.total_allocated_bytes(), []
+    for _ in open_table(path).parts(["v"]):
+        held.append(pa.total_allocated_bytes() - before)
+    assert len(held) == 20
+    assert max(held) < 1.5 * held[0]
+
+
 def rows_of(path):
     return sum(len(part) for part in open_table(path).parts(list(UNITS)))
 

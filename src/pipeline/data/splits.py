@@ -93,5 +93,8 @@ def hold_out(n_points: int, *, n_held_out: int, seed: int) -> tuple[NDArray[np.i
     """
     if not 0 <= n_held_out < n_points:
         raise ConfigError(f"wanted to hold out {n_held_out} of {n_points} points; choose 0 to {n_points - 1}")
-    order = np.random.default_rng(seed).permutation(n_points)
-    return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
+    held_out = np.sort(np.random.default_rng(seed).permutation(n_points)[:n_held_out])
+    # The permutation is gone by now: of a file of many rows, its memory counts.
+    is_kept = np.ones(n_points, np.bool_)
+    is_kept[held_out] = False
+    return np.flatnonzero(is_kept), held_out

@@ -25,9 +25,11 @@ def open_npy(path: Path) -> Table:
     columns = _columns(path, "the array", "", array.dtype, array.shape)
 
     def read(names: Sequence[str]) -> Iterator[Rows]:
-        whole: NDArray[Any] = array.reshape(len(array), len(columns))
-        for first in range(0, len(whole), ROWS_AT_ONCE):
-            yield whole[first : first + ROWS_AT_ONCE, [columns[name] for name in names]].astype(np.float64)
+        chosen = [columns[name] for name in names]
+        for first in range(0, len(array), ROWS_AT_ONCE):
+            # Mapped anew: what was read stays this process's memory as long as a mapping lasts.
+            mapped: NDArray[Any] = np.load(path, mmap_mode="r").reshape(len(array), len(columns))
+            yield mapped[first : first + ROWS_AT_ONCE, chosen].astype(np.float64)
 
     return Table(path, tuple(columns), read)
 

@@ -1,5 +1,6 @@
 """Parquet files."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def open_parquet(path: Path) -> Table:
     from pyarrow import parquet
 
     try:
-        file = parquet.ParquetFile(path, memory_map=True)
+        file = parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise unreadable(path, error, "write it again as Parquet") from None
     schema = file.schema_arrow
@@ -38,8 +39,13 @@ def open_parquet(path: Path) -> Table:
         raise ConfigError(f"{path}: has no column of numbers, found {kinds}; write the points as numbers")
 
     def read(names: Sequence[str]) -> Iterator[Rows]:
+        # Arrow keeps what an iteration has read until it ends: each group of rows has one of its own.
+        groups = (
+            file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=list(names), use_threads=False)
+            for group in range(file.num_row_groups)
+        )
         try:
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(names), use_threads=False):
+            for batch in itertools.chain.from_iterable(groups):
                 yield np.stack(
                     [
                         batch.column(name).cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False)
