@@ -20,7 +20,7 @@ space := $() $()
 export PIP_CONSTRAINT := file://$(subst $(space),%20,$(CURDIR))/constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env run archive test test-fast coverage durations test-native test-slurm test-wheel lint docs bench clean
+.PHONY: env run archive schema test test-fast coverage durations test-native test-slurm test-wheel lint docs bench clean
 
 # Dates alone would let a build pass that is not of these sources: a copied environment, a file with its old date.
 env: $(STAMP)
@@ -60,6 +60,11 @@ test-fast: $(STAMP)
 # Which lines and branches of the package the suite reaches; the whole table is in build/coverage.
 coverage: $(STAMP)
 	$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html
+
+# Write the schema of studies and the comments of the default one anew, from the descriptions in the code.
+schema: $(STAMP)
+	python -m pipeline schema >build/schema.json && mv build/schema.json config/schema.json
+	python -m pipeline schema --comment config/default.yaml >build/default.yaml && mv build/default.yaml config/default.yaml
 
 # Record which tests are long, for `make test-fast`.
 durations: $(STAMP)

@@ -224,9 +224,7 @@ def test_the_committed_schema_is_the_current_one():
 
 
 def test_the_comments_of_the_default_study_are_the_descriptions_of_its_keys():
-    assert commented(DEFAULT.read_text()) == DEFAULT.read_text(), (
-        "run: python -m pipeline schema --comment config/default.yaml"
-    )
+    assert commented(DEFAULT.read_text()) == DEFAULT.read_text(), "run: make schema"
 
 
 def test_comments_change_no_value_and_explain_keys_on_one_line_once():

@@ -41,7 +41,7 @@ def run(options: Namespace) -> None:
         if isinstance(points, FilePoints):
             facts = own_places(draft, points)
         elif isinstance(points, Places):
-            facts = _places(draft, points)
+            facts = write_places(draft, points)
         elif isinstance(points, UniformSquare | UniformCube | FibonacciSphere):
             facts = _generated(draft, points)
         elif isinstance(points, OwnMesh):
@@ -55,7 +55,7 @@ def run(options: Namespace) -> None:
     print(f"points {points.name}: {facts.n} in {facts.dimension} dimensions")
 
 
-def _places(draft: Draft, spec: Places) -> PointsFacts:
+def write_places(draft: Draft, spec: Places) -> PointsFacts:
     """Write places with their quantity, divided into known and held-out ones."""
     places = spec.load()
     values, unit = places.values[spec.QUANTITY], places.units[spec.QUANTITY]
@@ -67,13 +67,14 @@ def _places(draft: Draft, spec: Places) -> PointsFacts:
     on_the_globe = tuple(name for name in ("longitude", "latitude") if name in places.values)
     for name in on_the_globe:
         draft.save_array(f"held_out_{name}", places.values[name][held_out], unit="degrees")
+    dimension = places.points.shape[1]
     return PointsFacts(
         name=spec.name,
         n=len(known),
-        dimension=places.points.shape[1],
+        dimension=dimension,
         unit=unit,
         quantity=spec.QUANTITY,
-        coordinates=on_the_globe,
+        coordinates=on_the_globe or tuple("xyz"[:dimension] if dimension <= 3 else ()),
         crs="lonlat" if on_the_globe else "plane",
         description=places.description,
     )

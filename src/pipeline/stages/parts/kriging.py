@@ -220,13 +220,15 @@ def _map(
     On process 0 alone, collective.
     """
     on_globe = points.has("held_out_longitude")
+    # A data set on the globe covers it; a file may hold a part of it.
+    in_a_box = facts.name == "file" or not on_globe
     if not on_globe and facts.dimension != 2:
         return {}
-    if facts.name == "file" and known is not None:
+    if in_a_box and known is not None:
         lines, shown = known[0].lines(MOST_MAP_CELLS)
         field, std = (part[shown] for part in known[1:]) if communicator.rank == 0 else known[1:]
     else:
-        if facts.name == "file":
+        if in_a_box:
             places = map_of(facts, corners)
             lines, shown = places.lines(MOST_MAP_CELLS)
             where = places.points[shown]
