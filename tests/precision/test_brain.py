@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from pipeline.precision import _native
-from pipeline.precision.error import routine_bound
+from pipeline.precision.error import UNIT_BRAIN, routine_bound
 
 SETS = [name for name in _native.instruction_sets() if "product_bf16" in _native.linear_routines(name)]
 
@@ -65,7 +65,79 @@ def test_a_convolution_of_rounded_operands_is_within_its_bound(
     assert (y.double() - exact).abs().le(routine_bound(magnitude, w[0].numel(), half_output=False)).all()
 
 
-def test_an_odd_number_of_channels_is_not_offered_in_pairs(brain_set):
-    offered = _native.convolution_routines(brain_set, (3, 3), (1, 1), (1, 1), 1, 3, 8)
-    assert "direct_bf16" not in offered
-    assert "direct_bf16" in _native.convolution_routines(brain_set, (3, 3), (1, 1), (1, 1), 1, 4, 8)
+def test_groups_of_odd_numbers_of_channels_are_not_offered_in_pairs(brain_set):
+    for channels, groups, offered in ((3, 1, True), (4, 1, True), (8, 4, True), (6, 2, False), (8, 8, False)):
+        names = _native.convolution_routines(brain_set, (3, 3), (1, 1), (1, 1), groups, channels, 8 * groups)
+        assert ("direct_bf16" in names) == offered
+
+
+def test_routines_of_split_numbers_come_with_those_of_pairs():
+    for name in _native.instruction_sets():
+        if "product_split" in _native.linear_routines(name):
+            assert name in SETS
+
+
+# Every precision of multiplying in pairs: what the operands are rounded to, how many products each stands for, and what
+# leaving out low times low loses of a product, as well as rounding the low parts of binary32 numbers.
+PRECISIONS = {"bf16": (torch.bfloat16, 1, 0.0), "split": (torch.float16, 3, 3 * UNIT_BRAIN**2)}
+
+
+def available(precision):
+    return [name for name in SETS if f"product_{precision}" in _native.linear_routines(name)]
+
+
+PAIRED = [(name, precision) for precision in PRECISIONS for name in available(precision)]
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (7, 2, 5), (16, 33, 31), (17, 64, 97), (130, 40, 65), (3, 4200, 16)], ids=str
+)
+@pytest.mark.parametrize(("name", "precision"), PAIRED)
+def test_products_of_awkward_sizes_in_pairs(name, precision, shape, half, generator):
+    rows, n_inputs, n_outputs = shape
+    dtype, products, left_out = PRECISIONS[precision]
+    weight = torch.randn(n_outputs, n_inputs, generator=generator).half()
+    x = torch.randn(rows, n_inputs, generator=generator).to(torch.float16 if half else torch.float32)
+    y = torch.full((rows, n_outputs), torch.nan)
+    layer = _native.linear(
+        name, weight, torch.ones(n_outputs), torch.zeros(n_outputs), False, half, False,
+        routine=f"product_{precision}",
+    )  # fmt: skip
+    layer.run(x, y)
+    w = weight.to(dtype).double()
+    a = x.to(dtype).double() if precision == "bf16" else x.double()
+    magnitude = a.abs() @ w.abs().T
+    bound = routine_bound(magnitude, products * n_inputs + 2, half_output=False) + left_out * magnitude
+    assert (y.double() - a @ w.T).abs().le(bound).all()
+
+
+@pytest.mark.parametrize(
+    ("n_channels", "n_outputs", "groups"),
+    [(3, 5, 1), (1, 16, 1), (16, 33, 1), (24, 24, 2), (32, 32, 4), (64, 64, 8), (64, 64, 32), (34, 68, 17)],
+)
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding"),
+    [((7, 7), (3, 3), (1, 1), (1, 1)), ((19, 35), (3, 3), (2, 2), (1, 0)), ((5, 40), (1, 3), (1, 2), (0, 1)),
+     ((20, 6), (5, 2), (1, 1), (2, 1)), ((1, 1), (3, 3), (1, 1), (1, 1))],
+)  # fmt: skip
+@pytest.mark.parametrize(("name", "precision"), PAIRED)
+def test_convolutions_of_awkward_sizes_and_groups_in_pairs(
+    name, precision, size, kernel, stride, padding, n_channels, n_outputs, groups, generator
+):
+    dtype, products, left_out = PRECISIONS[precision]
+    weight = torch.randn(n_outputs, n_channels // groups, *kernel, generator=generator).half()
+    x = torch.randn(3, n_channels, *size, generator=generator).half()
+    layer = _native.convolution(
+        name, weight.permute(0, 2, 3, 1).reshape(n_outputs, -1).contiguous(), torch.ones(n_outputs),
+        torch.zeros(n_outputs), False, True, False, image=(n_channels, *size), kernel=kernel, stride=stride,
+        padding=padding, dilation=(1, 1), groups=groups, routine=f"direct_{precision}",
+    )  # fmt: skip
+    a, w = x.to(dtype).double(), weight.to(dtype).double()
+    exact = functional.conv2d(a, w, None, stride, padding, 1, groups).permute(0, 2, 3, 1)
+    magnitude = functional.conv2d(a.abs(), w.abs(), None, stride, padding, 1, groups).permute(0, 2, 3, 1)
+    y = torch.full(exact.shape, torch.nan)
+    layer.run(x.permute(0, 2, 3, 1).contiguous(), y)
+    n_inputs = products * w[0].numel() * groups  # those of joined groups are zeros, which add nothing
+    bound = routine_bound(magnitude, n_inputs, half_output=False) + left_out * magnitude
+    assert (y.double() - exact).abs().le(bound).all()

@@ -9,6 +9,7 @@ ROOFS = Roofs(
     conversions=50.0,
     bandwidth={"L1": 400.0, "L2": 200.0, "L3": 100.0, "DRAM": 25.0},
     cache_bytes={"L1": 32_000, "L2": 1_000_000, "L3": 16_000_000},
+    pair_gflops=200.0,
 )
 
 
@@ -136,3 +137,15 @@ def test_the_sentence_has_the_verdict_the_limit_and_the_numbers(name):
     assert ("predict a gain" in sentence) == ("and yet a loss" in name)
     assert sentence.endswith(".")
     assert "  " not in sentence
+
+
+def test_split_numbers_are_called_so_and_counted_with_all_their_products():
+    routine = "direct convolution 32 outputs wide, split weights, amx_bf16"
+    sentence = reason(
+        side(4e9, 4e5, 0),
+        ran(Work(12e9, 4e5, 1e5, 1e5, routine="direct split"), routine, 6.1e-2),
+        (0.6, 0.7),
+        ROOFS,
+    )
+    assert "with split FP16 weights" in sentence
+    assert "12 billion FLOPs at 200 GFLOP/s" in sentence

@@ -30,9 +30,11 @@ class Side:
 
     @property
     def weights(self) -> str:
-        """How the weights lie in memory, "FP16", "BF16" or "FP32"; nothing for a layer that has none."""
-        found = re.search(r"(fp16|bf16|fp32) weights", self.routine)
-        return found[1].upper() if found else ""
+        """How the weights lie in memory, "FP16", "split FP16", "BF16" or "FP32"; nothing for a layer that has none."""
+        found = re.search(r"(fp16|bf16|split|fp32) weights", self.routine)
+        if found is None:
+            return ""
+        return "split FP16" if found[1] == "split" else found[1].upper()
 
     @property
     def precision(self) -> str:

@@ -66,6 +66,7 @@ class Roofs:
         call_seconds: What a run takes that has next to nothing to do.
         wake_seconds: What it takes more behind another layer, whose weights have filled the near caches.
         far_wake_seconds: The same after routines that have filled all caches.
+        pair_gflops: Multiply-adds of bfloat16 pairs, in GFLOP/s; 0 where the processor has none.
     """
 
     instruction_set: str
@@ -77,6 +78,7 @@ class Roofs:
     call_seconds: float = 0.0
     wake_seconds: float = 0.0
     far_wake_seconds: float = 0.0
+    pair_gflops: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -88,8 +90,8 @@ class Roofs:
 
     def peak(self, routine: str) -> float:
         """FLOP/s of the multiply-adds that a class of routines is made of."""
-        # ASSUME: a dot product of bfloat16 pairs starts as often as a binary32 multiply-add, which it is worth two of.
-        return self.gflops * 1e9 * (2 if " bf16" in routine else 1)
+        in_pairs = " bf16" in routine or " split" in routine
+        return (self.pair_gflops if in_pairs and self.pair_gflops else self.gflops) * 1e9
 
     def level(self, n_bytes: float) -> Level:
         """The nearest level that holds so many bytes."""
@@ -283,10 +285,11 @@ def measure_roofs(instruction_set: str | None = None, *, seconds: float = 1.5) -
     caches = cache_sizes()
     levels: list[Level] = [*caches, "DRAM"]
     memory = min(max(4 * max(caches.values()), 128 << 20), 1 << 30)
-    share = seconds / (len(levels) + 2)
+    share = seconds / (len(levels) + 3)
     with one_core():
         rates = _native.read_rates(name, [*(size // 2 for size in caches.values()), memory], share)
         gflops = _native.fma_rate(name, share) / 1e9
+        pair_gflops = _native.pair_rate(name, share) / 1e9
         conversions = _native.conversion_rate(name, share) / 1e9
     bandwidth = {level: rate / 1e9 for level, rate in zip(levels, rates, strict=True)}
-    return Roofs(name, gflops, conversions, bandwidth, caches)
+    return Roofs(name, gflops, conversions, bandwidth, caches, pair_gflops=pair_gflops)

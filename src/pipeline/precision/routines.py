@@ -6,7 +6,7 @@ compares like with like.
 
 A routine's name is that of its algorithm and that of how its weights lie in memory: "winograd4 fp16". Results are added
 up in binary32 by all of them; "bf16" ones also round the activations, before they multiply: "winograd2 bf16" once they
-are transformed, like the weights.
+are transformed, like the weights. "split" ones take each binary16 as the sum of two bfloat16, which is exact.
 """
 
 import itertools
@@ -24,7 +24,8 @@ from pipeline.precision import _native
 from pipeline.precision.convert import LARGEST_HALF, widen
 from pipeline.precision.plan import INPUT, Dtype, Layer, Precision, windows
 
-IN_BF16 = ("direct", "product", "winograd2")  # where the instruction set multiplies BF16
+# What some instruction sets have besides, by precision.
+IN_PAIRS = {"bf16": ("direct", "product", "winograd2"), "split": ("direct", "product")}
 ROUTINES = {
     "add": "sum",
     "activation": "function",
@@ -53,14 +54,19 @@ def candidates(layer: Layer, instruction_set: str) -> tuple[str, ...]:
     names = []
     for algorithm in _algorithms(layer, instruction_set):
         base, _, suffix = algorithm.partition("_")
-        names += [f"{base} bf16"] if suffix == "bf16" else [f"{base} fp16", f"{base} fp32"]
+        names += [f"{base} {suffix}"] if suffix else [f"{base} fp16", f"{base} fp32"]
     return tuple(name for name in names if layer.weight_dtype == "float16" or name.endswith("fp32"))
 
 
 def all_routines(layer: Layer) -> tuple[str, ...]:
     """The routines that some instruction set has for a layer whose weights are float16, on this machine or not."""
     general = candidates(replace(layer, weight_dtype="float16"), "portable")
-    return general + tuple(f"{algorithm} bf16" for algorithm in IN_BF16 if f"{algorithm} fp16" in general)
+    return general + tuple(
+        f"{algorithm} {precision}"
+        for precision, algorithms in IN_PAIRS.items()
+        for algorithm in algorithms
+        if f"{algorithm} fp16" in general
+    )
 
 
 def twin(routine: str) -> str:
@@ -300,7 +306,7 @@ def build(layer: Layer, parameters: Mapping[str, Tensor], instruction_set: str) 
     stored |= {
         "residual": residual,
         "function": function,
-        "routine": f"{algorithm}_bf16" if precision == "bf16" else algorithm,
+        "routine": f"{algorithm}_{precision}" if precision in IN_PAIRS else algorithm,
     }
     if layer.kind == "linear":
         return _native.linear(*arguments, **stored)

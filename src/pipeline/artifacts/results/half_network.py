@@ -206,4 +206,5 @@ class RoofRow(BaseModel):
 
     instruction_set: str = ""
     gflops: Number = None
+    pair_gflops: Number = None
     bandwidth: dict[str, float] = {}

@@ -11,33 +11,7 @@ using namespace parsimony;
 #include "multiply.inl"
 #include "convolve.inl"
 #include "winograd.inl"
-
-// Activations and weights in pairs of bfloat16; two products and their sum per lane and step. Subnormal numbers, below
-// 2^-126, count as zero in this instruction.
-struct Dot {
-    using Stored = BrainPair;
-    using Activation = BrainPair;
-    using Loaded = __m512i;
-    static constexpr std::int64_t depth = 2;
-    static Loaded load(const Stored* p) { return _mm512_loadu_si512(p); }
-    static Loaded all(Activation a) { return _mm512_set1_epi32(static_cast<int>(a)); }
-    static Isa::Vector multiply_add(Loaded a, Loaded w, Isa::Vector sum) {
-        return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(w));
-    }
-    // Round `n` numbers to nearest even; the last pair is filled with zero.
-    static void stage(Source x, std::int64_t at, Activation* to, std::int64_t n) {
-        for (std::int64_t i = 0; i < n; i += 32, to += 16) {
-            const auto low = load_source(x, at + i, n - i);
-            const auto high = n - i > 16 ? load_source(x, at + i + 16, n - i - 16) : Isa::zero();
-            const auto pairs = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
-            const std::int64_t left = (n - i + 1) / 2;
-            _mm512_mask_storeu_epi32(to, left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1), pairs);
-        }
-    }
-    static void store(Activation* to, Isa::Vector v) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
-    }
-};
+#include "dot.inl"
 
 std::int64_t multiply_pairs(const Panels<BrainPair>& panels, const Epilogue& epilogue, const Product& product, Source x,
                             Target y, Part part, Scratch scratch) {
@@ -55,12 +29,28 @@ std::int64_t winograd_pairs(const Panels<BrainPair>& panels, const Epilogue& epi
     return winograd_as<Dot, 2>(panels, epilogue, shape, x, y, part, scratch);
 }
 
+double peak_dots(std::int64_t iterations) {
+    constexpr int chains = 12;
+    Isa::Vector sum[chains];
+    for (int j = 0; j < chains; ++j) sum[j] = Isa::zero();
+    const Dot::Loaded a = Dot::all(0x3f803f80);
+    for (std::int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 12
+        for (int j = 0; j < chains; ++j) {
+            sum[j] = Dot::multiply_add(a, a, sum[j]);
+            asm volatile("" : "+v"(sum[j]));
+        }
+    }
+    return 4.0 * chains * Isa::lanes * static_cast<double>(iterations);
+}
+
 }  // namespace
 
 const parsimony::Routines& parsimony::avx512_bf16_routines() {
     static const Routines table = [] {
         Routines all = avx512_routines();
         all.name = "avx512_bf16";
+        all.peak_pairs = &peak_dots;
         all.brain = {&multiply_pairs, &convolve_pairs, &winograd_pairs, nullptr};
         return all;
     }();

@@ -7,14 +7,20 @@
 template <class Arithmetic>
 void frame(const Convolution& shape, Source x, std::int64_t image, typename Arithmetic::Activation* to) {
     constexpr std::int64_t depth = Arithmetic::depth;
-    const std::int64_t row = shape.width * shape.channels;
+    const std::int64_t row = shape.width * shape.channels, taken = shape.width * shape.image_channels;
     const std::int64_t margin = shape.pad_width * shape.channels / depth;
     const std::int64_t padded = shape.padded_width() * shape.channels / depth;
     clear(to, shape.pad_height * padded);
     to += shape.pad_height * padded;
     for (std::int64_t i = 0; i < shape.height; ++i, to += padded) {
         clear(to, margin);
-        Arithmetic::stage(x, (image * shape.height + i) * row, to + margin, row);
+        const std::int64_t from = (image * shape.height + i) * taken;
+        if (taken == row)
+            Arithmetic::stage(x, from, to + margin, row);
+        else  // each pixel's last pair is filled up
+            for (std::int64_t j = 0; j < shape.width; ++j)
+                Arithmetic::stage(x, from + j * shape.image_channels, to + margin + j * shape.channels / depth,
+                                  shape.image_channels);
         clear(to + margin + row / depth, padded - margin - row / depth);
     }
     clear(to, shape.pad_bottom * padded);

@@ -20,7 +20,7 @@ public:
         shape_.pad_height = w.pad_height, shape_.pad_width = w.pad_width;
         shape_.pad_bottom = w.pad_bottom, shape_.pad_right = w.pad_right;
         shape_.dilation_height = w.dilation_height, shape_.dilation_width = w.dilation_width;
-        shape_.group_channels = 1;
+        shape_.group_channels = 1, shape_.image_channels = w.channels;
         const auto* source = static_cast<const Weight*>(affine.weights);
         for (std::int64_t c = 0; c < w.channels; ++c)
             for (std::int64_t tap = 0; tap < affine.inputs; ++tap)

@@ -1,7 +1,7 @@
 // Which instruction sets this processor has, asked at run time.
 #include <cstring>
 
-#ifdef PARSIMONY_AVX512_FP16
+#if defined(PARSIMONY_AVX512_FP16) || defined(PARSIMONY_AMX)
 #include <cpuid.h>
 #endif
 
@@ -9,11 +9,11 @@
 
 namespace parsimony {
 
-#ifdef PARSIMONY_AVX512_FP16
-// Leaf 7, EDX bit 23; __builtin_cpu_supports knows its name in few compilers.
-static bool has_avx512_fp16() {
+#if defined(PARSIMONY_AVX512_FP16) || defined(PARSIMONY_AMX)
+// A bit of leaf 7's EDX: 22 and 24 AMX with BF16, 23 AVX512-FP16, which __builtin_cpu_supports knows in few compilers.
+static bool has_feature(int bit) {
     unsigned a = 0, b = 0, c = 0, d = 0;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 23 & 1);
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> bit & 1);
 }
 #endif
 
@@ -27,11 +27,15 @@ int available(const Routines* tables[], int capacity) {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl");
+#ifdef PARSIMONY_AMX
+    if (avx512 && __builtin_cpu_supports("avx512bf16") && has_feature(22) && has_feature(24) && permits_tiles())
+        offer(amx_bf16_routines());
+#endif
 #ifdef PARSIMONY_AVX512_BF16
     if (avx512 && __builtin_cpu_supports("avx512bf16")) offer(avx512_bf16_routines());
 #endif
 #ifdef PARSIMONY_AVX512_FP16
-    if (avx512 && has_avx512_fp16()) offer(avx512_fp16_routines());
+    if (avx512 && has_feature(23)) offer(avx512_fp16_routines());
 #endif
     if (avx512) offer(avx512_routines());
     if (avx2) offer(avx2_routines());

@@ -115,6 +115,8 @@ LayerPointer make_softmax(const Routines&, std::int64_t width, std::int64_t rows
 LayerPointer make_product(const Routines&, Matrices, Matrices, float factor, std::int64_t inputs, std::int64_t others,
                           Stored);
 // The same map for each of `rows_per_sample` rows of the input: a 1 x 1 convolution.
-LayerPointer make_rows(const Routines&, const Affine&, Stored, bool brain, std::int64_t rows_per_sample);
+LayerPointer make_rows(const Routines&, const Affine&, Stored, const std::string& precision, std::int64_t rows_per_sample);
+// What follows the algorithm in a routine's name: "bf16", "split", or nothing for weights as they come.
+std::string precision_of(const std::string& routine);
 
 }  // namespace parsimony

@@ -48,7 +48,7 @@ public:
                stored.half_input * batch * input_size + converted_results(batch);
     }
     std::int64_t flops(std::int64_t batch) const override {
-        return 2 * batch * rows_per_sample_ * product_.inputs * packed_.panels.outputs;
+        return 2 * batch * rows_per_sample_ * product_.inputs * packed_.panels.outputs * (copies_of<Weight> == 2 ? 3 : 1);
     }
     std::string routine(std::int64_t batch) const override {
         return (is_vector(batch) ? "matrix-vector " : "matrix-matrix ") +
@@ -62,9 +62,10 @@ private:
         const std::int64_t rows = std::min(batch * rows_per_sample_, product_.rows_per_block);
         const std::int64_t width = packed_.panels.vectors * table_.lanes;
         const bool blocks = product_.inputs_per_block < packed_.panels.inputs;
-        return {rows * Winograd::odd_lines(product_.inputs_per_block),
+        const std::int64_t high = depth_of<Weight> == 2 ? rows + spare : rows;
+        return {copies_of<Weight> * high * Winograd::odd_lines(product_.inputs_per_block),
                 widened_size<Weight>(table_, width * product_.inputs_per_block),
-                blocks ? rows * packed_.n_panels * width : 0};
+                blocks ? high * packed_.n_panels * width : 0};
     }
 
     const Routines& table_;
@@ -75,14 +76,22 @@ private:
 
 }  // namespace
 
-std::vector<std::string> linear_routines(const Routines& table) {
-    if (table.brain.multiply != nullptr) return {"product", "product_bf16"};
-    return {"product"};
+std::string precision_of(const std::string& routine) {
+    const std::size_t end = routine.find('_');
+    return end == std::string::npos ? "" : routine.substr(end + 1);
 }
 
-LayerPointer make_rows(const Routines& table, const Affine& affine, Stored stored, bool brain,
+std::vector<std::string> linear_routines(const Routines& table) {
+    std::vector<std::string> names{"product"};
+    if (table.brain.multiply != nullptr) names.emplace_back("product_bf16");
+    if (table.split.multiply != nullptr) names.emplace_back("product_split");
+    return names;
+}
+
+LayerPointer make_rows(const Routines& table, const Affine& affine, Stored stored, const std::string& precision,
                        std::int64_t rows_per_sample) {
-    if (brain) return std::make_shared<Linear<BrainPair>>(table, affine, stored, rows_per_sample);
+    if (precision == "split") return std::make_shared<Linear<SplitPair>>(table, affine, stored, rows_per_sample);
+    if (precision == "bf16") return std::make_shared<Linear<BrainPair>>(table, affine, stored, rows_per_sample);
     if (affine.half) return std::make_shared<Linear<Half>>(table, affine, stored, rows_per_sample);
     return std::make_shared<Linear<float>>(table, affine, stored, rows_per_sample);
 }
@@ -92,7 +101,7 @@ LayerPointer make_linear(const Routines& table, const Affine& affine, Stored sto
     if (std::find(offered.begin(), offered.end(), routine) == offered.end())
         throw std::invalid_argument("the instruction set '" + std::string(table.name) + "' has no routine '" + routine +
                                     "' for a linear layer");
-    return make_rows(table, affine, stored, routine == "product_bf16", 1);
+    return make_rows(table, affine, stored, precision_of(routine), 1);
 }
 
 }  // namespace parsimony

@@ -400,6 +400,9 @@ NB_MODULE(_native, module) {
         "fma_rate", [](const std::string& isa, double seconds) { return measure_fma(chosen(isa), seconds); },
         nb::call_guard<nb::gil_scoped_release>(), "instruction_set"_a, "seconds"_a);
     module.def(
+        "pair_rate", [](const std::string& isa, double seconds) { return measure_pairs(chosen(isa), seconds); },
+        nb::call_guard<nb::gil_scoped_release>(), "instruction_set"_a, "seconds"_a);
+    module.def(
         "conversion_rate",
         [](const std::string& isa, double seconds) { return measure_conversion(chosen(isa), seconds); },
         nb::call_guard<nb::gil_scoped_release>(), "instruction_set"_a, "seconds"_a);

@@ -17,16 +17,28 @@ const WeightRoutines<Weight>& routines_of(const Routines& table) {
         return table.half;
     else if constexpr (std::is_same_v<Weight, float>)
         return table.single;
-    else
+    else if constexpr (std::is_same_v<Weight, BrainPair>)
         return table.brain;
+    else
+        return table.split;
 }
 
 // Numbers per packed weight.
 template <class Weight>
-constexpr std::int64_t depth_of = std::is_same_v<Weight, BrainPair> ? 2 : 1;
+constexpr std::int64_t depth_of = std::is_same_v<Weight, BrainPair> || std::is_same_v<Weight, SplitPair> ? 2 : 1;
+
+// How many copies of the activations a product needs: split ones have high and low parts.
+template <class Weight>
+constexpr std::int64_t copies_of = std::is_same_v<Weight, SplitPair> ? 2 : 1;
+
+// Rows and pairs of a tile of AMX, which may read, though not use, so many more than there are.
+constexpr std::int64_t spare = 16;
 
 template <class Weight>
-constexpr const char* storage_name = std::is_same_v<Weight, Half> ? "fp16" : depth_of<Weight> == 2 ? "bf16" : "fp32";
+constexpr const char* storage_name = std::is_same_v<Weight, Half>    ? "fp16"
+                                     : copies_of<Weight> == 2        ? "split"
+                                     : depth_of<Weight> == 2         ? "bf16"
+                                                                     : "fp32";
 
 inline int max_rows(const Routines& table, int vectors) {
     return table.max_rows[vectors == 1 ? 0 : vectors == 2 ? 1 : 2];
@@ -63,6 +75,13 @@ inline std::uint32_t brain(float x) {
     std::memcpy(&bits, &x, sizeof bits);
     if (x != x) return bits >> 16 | 0x40;
     return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+inline float from_brain(std::uint32_t bits) {
+    const std::uint32_t wide = bits << 16;
+    float x;
+    std::memcpy(&x, &wide, sizeof x);
+    return x;
 }
 
 inline float weight_at(const Affine& affine, std::int64_t i) {
@@ -103,22 +122,29 @@ public:
         const std::int64_t width = vectors * table.lanes, inputs = ceil_divide(affine.inputs, depth);
         const std::int64_t per_group = affine.outputs / groups, panels_per_group = ceil_divide(per_group, width);
         n_panels = groups * panels_per_group;
-        weights_ = Buffer<Weight>(n_panels * width * inputs);
+        n_weights_ = n_panels * width * inputs;
+        weights_ = Buffer<Weight>(n_weights_ + (depth == 2 ? spare * width : 0));
         panels = {weights_.data(), groups, per_group, inputs, vectors};
         for (std::int64_t o = 0; o < affine.outputs; ++o) {
             const std::int64_t inside = o % per_group, panel = o / per_group * panels_per_group + inside / width;
             Weight* column = weights_.data() + panel * width * inputs + inside % width;
             for (std::int64_t k = 0; k < affine.inputs; ++k) {
                 const std::int64_t from = o * affine.inputs + k;
-                if constexpr (depth == 2)
+                if constexpr (copies_of<Weight> == 2) {
+                    auto* line = reinterpret_cast<BrainPair*>(weights_.data() + (panel * inputs + k / 2) * width);
+                    const float weight = weight_at(affine, from);
+                    const std::uint32_t high = brain(weight), low = brain(weight - from_brain(high));
+                    line[inside % width] |= high << k % 2 * 16;
+                    line[width + inside % width] |= low << k % 2 * 16;
+                } else if constexpr (depth == 2)
                     column[k / 2 * width] |= brain(weight_at(affine, from)) << k % 2 * 16;
                 else
                     column[k * width] = static_cast<const Weight*>(affine.weights)[from];
             }
         }
     }
-    std::int64_t n_bytes() const { return static_cast<std::int64_t>(weights_.size() * sizeof(Weight)); }
-    std::int64_t n_weights() const { return static_cast<std::int64_t>(weights_.size()); }
+    std::int64_t n_bytes() const { return n_weights_ * static_cast<std::int64_t>(sizeof(Weight)); }
+    std::int64_t n_weights() const { return n_weights_; }
 
     Panels<Weight> panels;
     std::int64_t n_panels;
@@ -126,6 +152,7 @@ public:
 
 private:
     Buffer<Weight> weights_;
+    std::int64_t n_weights_ = 0;
 };
 
 // How large a widened piece of a panel is, in numbers; 0: always widened in registers.

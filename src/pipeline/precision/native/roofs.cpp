@@ -27,6 +27,11 @@ double measure_fma(const Routines& table, double seconds) {
     return best_rate(seconds, [&](int) { return table.peak_fma(100000); });
 }
 
+double measure_pairs(const Routines& table, double seconds) {
+    if (table.peak_pairs == nullptr) return 0.0;
+    return best_rate(seconds, [&](int) { return table.peak_pairs(100000); });
+}
+
 double measure_conversion(const Routines& table, double seconds) {
     constexpr std::int64_t n = 4096;  // 8 KiB: the first level's reads are not what is measured
     const Buffer<Half> numbers(n);

@@ -10,7 +10,8 @@
 //   activations    [image][row][column][channel], binary16 or binary32.
 //   arithmetic     binary32 throughout; binary16 is how numbers are stored. y = scale * (W x) + bias + residual, then
 //                  ReLU. `scale` holds powers of two, so the product is exact and each output is rounded once on the
-//                  way out. The bfloat16 routines multiply pairs of bfloat16 and add in binary32.
+//                  way out. The bfloat16 routines multiply pairs of bfloat16 and add in binary32; split ones
+//                  do so with both halves of each binary16, which is exact but for 2^-16 of each product.
 //   saturation     a result that binary16 cannot hold is stored as +-65504 and counted; NaN stays NaN.
 //   threads        a call does one `Part` of the work with a scratch of its own. How an output is summed does not depend
 //                  on the part it is in, so results are equal bit for bit whatever the number of threads.
@@ -23,6 +24,11 @@ namespace parsimony {
 
 using Half = std::uint16_t;       // the bits of an IEEE 754 binary16
 using BrainPair = std::uint32_t;  // the bits of two bfloat16, the first one low
+
+// Two binary16, each as the sum of two bfloat16. In a panel, a line of the pairs that are high is followed by the low ones.
+struct SplitPair {
+    BrainPair high, low;
+};
 
 struct Source {
     const void* data;
@@ -86,6 +92,7 @@ struct Convolution {
     std::int64_t pad_bottom, pad_right;    // below and to the right
     std::int64_t dilation_height, dilation_width;
     std::int64_t group_channels;  // channels / groups
+    std::int64_t image_channels;  // of the images that are read: one less than `channels` where a pair needs filling
     // Where the taps start in a padded image; taps that are neighbors in memory form one run.
     const std::ptrdiff_t* runs;
     std::int64_t n_runs;
@@ -160,6 +167,7 @@ struct Routines {
     WeightRoutines<Half> half;
     WeightRoutines<float> single;
     WeightRoutines<BrainPair> brain;  // null where the processor has no such product; never depthwise, Winograd at m = 2 only
+    WeightRoutines<SplitPair> split;  // null where a product of bfloat16 is not that much faster; products and direct only
     std::int64_t (*pool)(const Pooling&, Source x, Target y, Part);
     std::int64_t (*add)(Source x, Source residual, Target y, bool relu, Activation, Part);
     // Elements [begin, end): a function of each, and before that the product with another, where there is one.
@@ -176,6 +184,7 @@ struct Routines {
     void (*float_to_half)(const float*, Half*, std::int64_t);  // nearest even; beyond the range: infinity
     // What the processor can do at most; each returns how much it did, for the caller to divide by time.
     double (*peak_fma)(std::int64_t iterations);                    // floating-point operations
+    double (*peak_pairs)(std::int64_t iterations);                  // the same of bfloat16; null where there are none
     double (*peak_convert)(const Half*, std::int64_t n);            // binary16 numbers
     double (*peak_read)(const float*, std::int64_t n, int kernel);  // bytes; n is a multiple of 256
 };
@@ -190,6 +199,10 @@ const Routines& avx512_routines();
 #endif
 #ifdef PARSIMONY_AVX512_BF16
 const Routines& avx512_bf16_routines();
+#endif
+#ifdef PARSIMONY_AMX
+bool permits_tiles();  // whether the operating system lets this process use AMX
+const Routines& amx_bf16_routines();
 #endif
 #ifdef PARSIMONY_AVX512_FP16
 const Routines& avx512_fp16_routines();

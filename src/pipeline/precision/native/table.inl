@@ -29,6 +29,7 @@ Routines make_table(const char* name) {
         {&multiply<Half>, &convolve<Half>, &winograd<Half>, &depthwise<Half>},
         {&multiply<float>, &convolve<float>, &winograd<float>, &depthwise<float>},
         {nullptr, nullptr, nullptr, nullptr},
+        {nullptr, nullptr, nullptr, nullptr},
         &pool,
         &add,
         &map,
@@ -39,6 +40,7 @@ Routines make_table(const char* name) {
         &convert<Half, float>,
         &convert<float, Half>,
         &peak_fma,
+        nullptr,
         &peak_convert,
         &peak_read,
     };

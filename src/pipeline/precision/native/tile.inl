@@ -209,15 +209,69 @@ inline std::int64_t finish(Isa::Vector sum, const Corner& corner, std::ptrdiff_t
     if (e.residual.data != nullptr) v = v + load_source(e.residual, at, n);
     if (e.relu)
         v = I::max(I::zero(), v);
+    else if (e.activation.function == Function::clip)  // not worth a call
+        v = I::min(I::all(e.activation.b), I::max(I::all(e.activation.a), v));
     else if (e.activation.function != Function::none)
         v = activated(v, e.activation);
     return store_results(v, corner.y, at, n);
 }
 
+// What cuts results off on either side, where that is all that happens to them after the sum.
+struct Cut {
+    bool only;
+    float low, high;
+};
+
+inline Cut cut_of(const Epilogue& e) {
+    constexpr float infinity = __builtin_inff();
+    if (e.relu) return {true, 0.0f, infinity};
+    if (e.activation.function == Function::clip) return {true, e.activation.a, e.activation.b};
+    return {e.activation.function == Function::none, -infinity, infinity};
+}
+
+// Whole vectors of rows stored as binary16, `vectors` side by side, whose scale and bias stay in registers.
+template <int vectors>
+std::int64_t finish_columns(const float* sums, std::ptrdiff_t stride, std::int64_t rows, const Corner& corner,
+                            std::ptrdiff_t first, const Cut& cut) {
+    using I = Isa;
+    const Epilogue& e = corner.epilogue;
+    I::Vector scale[vectors], bias[vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) {
+        scale[v] = I::load(e.scale + first + v * I::lanes);
+        bias[v] = I::load(e.bias + first + v * I::lanes);
+    }
+    const auto low = I::all(cut.low), high = I::all(cut.high);
+    Half* to = static_cast<Half*>(corner.y.data) + corner.at + first;
+    std::int64_t saturated = 0;
+    for (std::int64_t m = 0; m < rows; ++m, to += corner.stride)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) {
+            auto y = I::fma(I::load(sums + m * stride + first + v * I::lanes), scale[v], bias[v]);
+            if (e.residual.data != nullptr)
+                y = y + load_source(e.residual, corner.at + m * corner.stride + first + v * I::lanes, I::lanes);
+            y = I::min(high, I::max(low, y));
+            if (__builtin_expect(I::any_at_least(y, half_overflow), 0))
+                saturated += store_results(y, corner.y, corner.at + m * corner.stride + first + v * I::lanes, I::lanes);
+            else
+                I::store(to + v * I::lanes, y);
+        }
+    return saturated;
+}
+
 inline std::int64_t finish_rows(const float* sums, std::ptrdiff_t stride, std::int64_t rows, const Corner& corner) {
     std::int64_t saturated = 0;
+    const Cut cut = cut_of(corner.epilogue);
+    std::ptrdiff_t done = 0;
+    if (cut.only && corner.y.half) {
+        for (; done + 2 * Isa::lanes <= corner.n; done += 2 * Isa::lanes)
+            saturated += finish_columns<2>(sums, stride, rows, corner, done, cut);
+        for (; done + Isa::lanes <= corner.n; done += Isa::lanes)
+            saturated += finish_columns<1>(sums, stride, rows, corner, done, cut);
+    }
+    if (done >= corner.n) return saturated;
     for (std::int64_t m = 0; m < rows; ++m)
-        for (std::int64_t first = 0; first < corner.n; first += Isa::lanes)
+        for (std::int64_t first = done; first < corner.n; first += Isa::lanes)
             saturated += finish(Isa::load(sums + m * stride + first), corner, corner.at + m * corner.stride + first,
                                 first);
     return saturated;

@@ -23,7 +23,7 @@ LINE, ROOM = 10.0, 24.0
 def rooflines(run: str, rows: Sequence[TimingRow], roofs: RoofRow) -> list[Drawing]:
     """One roofline per batch size: layers as an arrow from FP32 (hollow) to FP16 (filled), with their number.
 
-    Where layers multiply BF16 pairs, each worth two FP32 operations, there is a roof for those as well.
+    Where layers multiply BF16 pairs, there is a roof for those as well.
 
     Args:
         run: Makes the ids unique.
@@ -51,8 +51,10 @@ def _peaks(rows: Sequence[TimingRow], roofs: RoofRow) -> dict[str, float]:
     """What arithmetic can reach, 1e9 FLOP/s by what to call it."""
     if not is_number(roofs.gflops):
         return {}
-    pairs = any("bf16 weights" in row.routine_fp16 for row in rows)
-    return {"peak": roofs.gflops} | ({"BF16 pairs": 2 * roofs.gflops} if pairs else {})
+    pairs = any(f"{name} weights" in row.routine_fp16 for row in rows for name in ("bf16", "split"))
+    measured = is_number(roofs.pair_gflops) and roofs.pair_gflops > 0
+    rate = roofs.pair_gflops if measured else 2 * roofs.gflops
+    return {"peak": roofs.gflops} | ({"BF16 pairs": rate} if pairs else {})
 
 
 def _move(row: TimingRow) -> tuple[float, float, float, float] | None:
