@@ -52,8 +52,7 @@ def _peaks(rows: Sequence[TimingRow], roofs: RoofRow) -> dict[str, float]:
     if not is_number(roofs.gflops):
         return {}
     pairs = any(f"{name} weights" in row.routine_fp16 for row in rows for name in ("bf16", "split"))
-    measured = is_number(roofs.pair_gflops) and roofs.pair_gflops > 0
-    rate = roofs.pair_gflops if measured else 2 * roofs.gflops
+    rate = roofs.pair_gflops if is_number(roofs.pair_gflops) and roofs.pair_gflops else 2 * roofs.gflops
     return {"peak": roofs.gflops} | ({"BF16 pairs": rate} if pairs else {})
 
 
