@@ -107,3 +107,36 @@ def test_groups_that_divide_neither_channels_nor_outputs_are_refused():
             "portable", torch.ones(4, 9), torch.ones(4), torch.zeros(4), False, False, False,
             image=(4, 3, 3), kernel=(3, 3), stride=(1, 1), padding=(1, 1), dilation=(1, 1), groups=3,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_depthwise_windows_of_every_width_and_padding(instruction_set, kernel, stride, half, generator):
+    """Blocks of outputs that share inputs, their rests, and windows that reach beyond the image on some sides."""
+    for channels, rows, columns, padding in [
+        (16, 5, 16, (2, 2, 2, 2)), (17, 7, 9, (1, 0, 2, 1)), (48, 9, 31, (0, 3, 1, 4)), (33, 6, 7, (2, 2, 1, 1)),
+        (96, 8, 14, (1, 1, 1, 1)), (3, 11, 12, (2, 1, 0, 1)),
+    ]:  # fmt: skip
+        above, left, below, right = padding
+        weight = torch.randn(channels, 1, kernel, kernel, generator=generator).half()
+        bias = torch.randn(channels, generator=generator)
+        x = torch.randn(2, channels, rows, columns, generator=generator).to(
+            torch.float16 if half else torch.float32
+        )
+        padded = functional.pad(x.double(), (left, right, above, below))
+        if min(padded.shape[2:]) < kernel:
+            continue
+        layer = _native.convolution(
+            instruction_set, weight.permute(0, 2, 3, 1).reshape(channels, -1).contiguous(), torch.ones(channels), bias,
+            False, half, half, image=(channels, rows, columns), kernel=(kernel, kernel), stride=(stride, stride),
+            padding=padding, dilation=(1, 1), groups=channels, routine="depthwise", function=("clip", -1.0, 2.0),
+        )  # fmt: skip
+        exact = functional.conv2d(padded, weight.double(), bias.double(), stride, groups=channels)
+        magnitude = functional.conv2d(
+            padded.abs(), weight.double().abs(), bias.double().abs(), stride, groups=channels
+        )
+        y = torch.full(exact.permute(0, 2, 3, 1).shape, torch.nan, dtype=x.dtype)
+        layer.run(x.permute(0, 2, 3, 1).contiguous(), y)
+        error = (y.permute(0, 3, 1, 2).double() - exact.clamp(-1, 2)).abs()
+        assert error.le(routine_bound(magnitude, kernel**2, half_output=half)).all(), (channels, columns)

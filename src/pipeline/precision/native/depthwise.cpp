@@ -38,12 +38,16 @@ public:
     std::size_t workspace(std::int64_t) const override { return 0; }
     std::int64_t conversions(std::int64_t batch) const override {
         const bool half_weights = std::is_same_v<Weight, Half>;
-        // Sliding, a row of outputs reads each of its rows of inputs and each weight once; otherwise each tap does.
-        const bool slides = shape_.kernel_height == 3 && shape_.kernel_width == 3 && shape_.stride_width == 1 &&
-                            shape_.dilation_width == 1;
-        const std::int64_t rows = batch * shape_.out_height * shape_.channels, taps = flops(batch) / 2;
-        const std::int64_t inputs = slides ? rows * 3 * (shape_.out_width + 2) : taps;
-        return stored.half_input * inputs + half_weights * (slides ? rows * 9 : taps) +
+        // In blocks, outputs share their inputs and weights; otherwise each tap reads both.
+        std::int64_t inputs = flops(batch) / 2, weights = inputs;
+        if (slides(shape_)) {
+            const std::int64_t rows = batch * shape_.out_height * shape_.channels, kernel = shape_.kernel_width;
+            const std::int64_t blocks = shape_.out_width / depthwise_block, others = shape_.out_width % depthwise_block;
+            const std::int64_t columns = (depthwise_block - 1) * shape_.stride_width + kernel;
+            inputs = rows * kernel * (blocks * columns + others * kernel);
+            weights = rows * kernel * kernel * (blocks + others);
+        }
+        return stored.half_input * inputs + half_weights * weights +
                converted_results(batch);
     }
     std::int64_t flops(std::int64_t batch) const override {

@@ -21,44 +21,94 @@ Isa::Vector depthwise_sum(const Weight* w, const Convolution& shape, const From*
     return sum;
 }
 
-// A 3 x 3 window slides along a row of outputs with stride 1, over rows [first, last) of the window that lie in the
-// image. Every input is loaded, and widened, once a row; beyond the ends of the row there are zeros.
-template <int first, int last, class Weight, class From>
-std::int64_t slide(const Weight* w, const Convolution& shape, const From* rows, std::int64_t channel,
-                   const Corner& corner) {
+// Windows that move along a row: outputs next to each other share inputs, each of which is loaded, and widened, once for
+// all of a block. Seven outputs divide the widths that networks have, and with two vectors of channels fill a cache line
+// and the registers.
+constexpr int block_columns = depthwise_block;
+constexpr int block_vectors = Isa::lanes >= 16 ? 2 : 1;
+
+// `columns` outputs of `vectors` vectors of channels, for rows [first, last) of the window; the others lie outside the
+// image. `x` is at the window's first row and the block's first column, which is number `column`; where the block reaches
+// beyond the image (`checked`), there are zeros.
+template <int kernel, int stride, int columns, int vectors, bool checked, class Weight, class From>
+void sum_block(const Weight* w, const Convolution& shape, const From* x, std::int64_t column, int first, int last,
+               float* sums) {
     using I = Isa;
     const std::int64_t channels = shape.channels, line = shape.dilation_height * shape.width * channels;
-    I::Vector weight[3][3], window[3][3];
-    const auto load = [&](int j, std::int64_t column) {
-        const bool inside = column >= 0 && column < shape.width;
-#pragma GCC unroll 3
-        for (int i = first; i < last; ++i)
-            window[i][j] = inside ? I::load(rows + i * line + column * channels + channel) : I::zero();
-    };
-#pragma GCC unroll 3
-    for (int i = first; i < last; ++i)
-#pragma GCC unroll 3
-        for (int j = 0; j < 3; ++j) weight[i][j] = I::load(w + (i * 3 + j) * channels + channel);
-    load(0, -shape.pad_width);
-    load(1, 1 - shape.pad_width);
-    std::int64_t saturated = 0;
-#pragma GCC unroll 3
-    for (std::int64_t column = 0; column < shape.out_width; ++column) {
-        load(2, column - shape.pad_width + 2);
-        I::Vector sum[3];
-#pragma GCC unroll 3
-        for (int i = first; i < last; ++i) {
-            sum[i] = I::fma(window[i][2], weight[i][2],
-                            I::fma(window[i][1], weight[i][1], window[i][0] * weight[i][0]));
-            window[i][0] = window[i][1];
-            window[i][1] = window[i][2];
-        }
-        auto total = sum[first];
+    I::Vector sum[columns][vectors];
+#pragma GCC unroll 8
+    for (int b = 0; b < columns; ++b)
 #pragma GCC unroll 2
-        for (int i = first + 1; i < last; ++i) total = total + sum[i];
-        saturated += finish(total, corner, corner.at + column * channels + channel, channel);
+        for (int v = 0; v < vectors; ++v) sum[b][v] = I::zero();
+    for (int i = first; i < last; ++i) {
+        I::Vector weight[kernel][vectors];
+#pragma GCC unroll 5
+        for (int j = 0; j < kernel; ++j)
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; ++v)
+                weight[j][v] = I::load(w + (i * kernel + j) * channels + v * I::lanes);
+        const From* p = x + i * line;
+#pragma GCC unroll 24
+        for (int q = 0; q < (columns - 1) * stride + kernel; ++q) {
+            if (checked && (column + q < 0 || column + q >= shape.width)) continue;
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; ++v) {
+                const auto number = I::load(p + q * channels + v * I::lanes);
+#pragma GCC unroll 8
+                for (int b = 0; b < columns; ++b)
+                    if (q >= b * stride && q < b * stride + kernel)
+                        sum[b][v] = I::fma(number, weight[q - b * stride][v], sum[b][v]);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int b = 0; b < columns; ++b)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) I::store(sums + (b * vectors + v) * I::lanes, sum[b][v]);
+}
+
+// A row of outputs for some vectors of channels, from number `channel` on.
+template <int kernel, int stride, int vectors, class Weight, class From>
+std::int64_t slide(const Weight* w, const Convolution& shape, const From* rows, int first, int last,
+                   std::int64_t channel, const Corner& corner, const Cut& cut) {
+    constexpr int width = vectors * Isa::lanes;
+    float sums[block_columns * width];
+    std::int64_t saturated = 0;
+    for (std::int64_t column = 0; column < shape.out_width;) {
+        const bool whole = column + block_columns <= shape.out_width;
+        const std::int64_t n = whole ? block_columns : 1, start = column * stride - shape.pad_width;
+        const From* x = rows + start * shape.channels + channel;
+        const bool inside = start >= 0 && start + (n - 1) * stride + kernel <= shape.width;
+        const Weight* own = w + channel;
+        if (whole)
+            inside ? sum_block<kernel, stride, block_columns, vectors, false>(own, shape, x, start, first, last, sums)
+                   : sum_block<kernel, stride, block_columns, vectors, true>(own, shape, x, start, first, last, sums);
+        else
+            sum_block<kernel, stride, 1, vectors, true>(own, shape, x, start, first, last, sums);
+        Corner moved = corner;
+        moved.at += column * shape.channels;
+        if (cut.only && corner.y.half)
+            saturated += finish_columns<vectors>(sums, width, n, moved, channel, cut);
+        else
+            for (std::int64_t b = 0; b < n; ++b)
+                for (int v = 0; v < vectors; ++v)
+                    saturated += finish(Isa::load(sums + b * width + v * Isa::lanes), moved,
+                                        moved.at + b * shape.channels + channel + v * Isa::lanes,
+                                        channel + v * Isa::lanes);
+        column += n;
     }
     return saturated;
+}
+
+template <class Weight, class From>
+using Slide = std::int64_t (*)(const Weight*, const Convolution&, const From*, int, int, std::int64_t, const Corner&,
+                               const Cut&);
+
+template <int vectors, class Weight, class From>
+Slide<Weight, From> slide_of(const Convolution& shape) {
+    if (shape.kernel_height == 3)
+        return shape.stride_width == 1 ? &slide<3, 1, vectors, Weight, From> : &slide<3, 2, vectors, Weight, From>;
+    return shape.stride_width == 1 ? &slide<5, 1, vectors, Weight, From> : &slide<5, 2, vectors, Weight, From>;
 }
 
 // One row of outputs.
@@ -66,23 +116,25 @@ template <class Weight, class From>
 std::int64_t depthwise_row(const Weight* w, const Convolution& shape, const From* image, std::int64_t row,
                            const Corner& corner) {
     const std::int64_t channels = shape.channels, top = row * shape.stride_height - shape.pad_height;
-    const std::int64_t middle = top + shape.dilation_height, below = middle + shape.dilation_height;
-    // Which rows of a 3 x 3 window lie in the image: all, all but the first, or all but the last.
-    const bool upper = top >= 0, lower = below < shape.height;
-    const bool slides = shape.kernel_height == 3 && shape.kernel_width == 3 && shape.stride_width == 1 &&
-                        shape.dilation_width == 1 && middle >= 0 && middle < shape.height && (upper || lower);
-    const From* rows = image + top * shape.width * channels;
-    std::int64_t saturated = 0;
-    for (std::int64_t c = 0; c < channels; c += Isa::lanes) {
-        if (slides && c + Isa::lanes <= channels)
-            saturated += !upper  ? slide<1, 3>(w, shape, rows, c, corner)
-                         : lower ? slide<0, 3>(w, shape, rows, c, corner)
-                                 : slide<0, 2>(w, shape, rows, c, corner);
-        else
-            for (std::int64_t column = 0; column < shape.out_width; ++column)
-                saturated += finish(depthwise_sum(w, shape, image, row, column, c), corner,
-                                    corner.at + column * channels + c, c);
+    std::int64_t saturated = 0, c = 0;
+    if (slides(shape)) {
+        // Which rows of the window lie in the image.
+        const auto kernel = static_cast<int>(shape.kernel_height);
+        int first = 0, last = kernel;
+        while (first < kernel && top + first * shape.dilation_height < 0) ++first;
+        while (last > first && top + (last - 1) * shape.dilation_height >= shape.height) --last;
+        const From* rows = image + top * shape.width * channels;
+        const Cut cut = cut_of(corner.epilogue);
+        constexpr int wide = block_vectors * Isa::lanes;
+        for (; c + wide <= channels; c += wide)
+            saturated += slide_of<block_vectors, Weight, From>(shape)(w, shape, rows, first, last, c, corner, cut);
+        for (; c + Isa::lanes <= channels; c += Isa::lanes)
+            saturated += slide_of<1, Weight, From>(shape)(w, shape, rows, first, last, c, corner, cut);
     }
+    for (; c < channels; c += Isa::lanes)
+        for (std::int64_t column = 0; column < shape.out_width; ++column)
+            saturated += finish(depthwise_sum(w, shape, image, row, column, c), corner,
+                                corner.at + column * channels + c, c);
     return saturated;
 }
 

@@ -124,6 +124,13 @@ struct Winograd {
     std::int64_t sum_step(std::int64_t panel_width) const { return odd_lines(tiles_per_block * panel_width); }
 };
 
+// Depthwise windows that blocks of outputs share inputs of.
+constexpr int depthwise_block = 7;
+static inline bool slides(const Convolution& shape) {
+    return shape.kernel_height == shape.kernel_width && (shape.kernel_width == 3 || shape.kernel_width == 5) &&
+           (shape.stride_width == 1 || shape.stride_width == 2) && shape.dilation_width == 1;
+}
+
 struct Pooling {
     std::int64_t channels, height, width;
     std::int64_t out_height, out_width;

@@ -247,7 +247,7 @@ std::int64_t finish_columns(const float* sums, std::ptrdiff_t stride, std::int64
     for (std::int64_t m = 0; m < rows; ++m, to += corner.stride)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) {
-            auto y = I::fma(I::load(sums + m * stride + first + v * I::lanes), scale[v], bias[v]);
+            auto y = I::fma(I::load(sums + m * stride + v * I::lanes), scale[v], bias[v]);
             if (e.residual.data != nullptr)
                 y = y + load_source(e.residual, corner.at + m * corner.stride + first + v * I::lanes, I::lanes);
             y = I::min(high, I::max(low, y));
@@ -265,9 +265,9 @@ inline std::int64_t finish_rows(const float* sums, std::ptrdiff_t stride, std::i
     std::ptrdiff_t done = 0;
     if (cut.only && corner.y.half) {
         for (; done + 2 * Isa::lanes <= corner.n; done += 2 * Isa::lanes)
-            saturated += finish_columns<2>(sums, stride, rows, corner, done, cut);
+            saturated += finish_columns<2>(sums + done, stride, rows, corner, done, cut);
         for (; done + Isa::lanes <= corner.n; done += Isa::lanes)
-            saturated += finish_columns<1>(sums, stride, rows, corner, done, cut);
+            saturated += finish_columns<1>(sums + done, stride, rows, corner, done, cut);
     }
     if (done >= corner.n) return saturated;
     for (std::int64_t m = 0; m < rows; ++m)
