@@ -17,7 +17,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from pipeline.operations.live.state import Progress
+    from pipeline.operations.live.state import JobProgress
     from pipeline.operations.live.view import View
 
 # Where the output of local jobs goes beside their logs; see shell.prefix in workflow/rules/common.smk.
@@ -53,7 +53,7 @@ _cache_where_it_can_be_written()
 class LogHandler(LogHandlerBase):
     """Tells how far the study is; prints errors and warnings in between."""
 
-    progress: "Progress | None" = None
+    progress: "JobProgress | None" = None
     live: "Live | None" = None
     view: "View | None" = None
     interrupted = False
@@ -64,9 +64,9 @@ class LogHandler(LogHandlerBase):
         plain = asked.dryrun or asked.verbose or asked.printshellcmds or asked.debug_dag
         if "--mode" in sys.argv or plain or "all" in _words(asked.quiet):
             return
-        from pipeline.operations.live.state import Progress
+        from pipeline.operations.live.state import JobProgress
 
-        self.progress = Progress(begin=time.monotonic())
+        self.progress = JobProgress(begin=time.monotonic())
         if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
             return
         from rich.console import Console
@@ -92,7 +92,7 @@ class LogHandler(LogHandlerBase):
         except Exception:
             self.handleError(record)
 
-    def _take(self, record: LogRecord, progress: "Progress") -> None:
+    def _take(self, record: LogRecord, progress: "JobProgress") -> None:
         event, told, said = getattr(record, "event", None), record.__dict__, str(record.msg)
         now = time.monotonic()
         if event == LogEvent.RESOURCES_INFO:
@@ -121,7 +121,7 @@ class LogHandler(LogHandlerBase):
         elif event is None and (said.startswith(RETRY) or not (progress.planned or said.startswith(PREFACE))):
             self._say(said)
 
-    def _begin(self, progress: "Progress") -> None:
+    def _begin(self, progress: "JobProgress") -> None:
         """Tell what is planned; keep the output of local jobs off the screen, since it goes to their logs."""
         if not progress.remote:
             os.environ[SCREEN] = os.devnull
@@ -132,7 +132,7 @@ class LogHandler(LogHandlerBase):
         elif not self.live.is_started:
             self.live.start()
 
-    def _describe(self, told: dict[str, Any], progress: "Progress") -> None:
+    def _describe(self, told: dict[str, Any], progress: "JobProgress") -> None:
         known = progress.study
         progress.describe(
             told["jobid"],
@@ -150,7 +150,7 @@ class LogHandler(LogHandlerBase):
 
             self.view.past = past_seconds(Path("results") / "history" / f"{progress.study}.json")
 
-    def _finish(self, number: int, progress: "Progress", now: float) -> None:
+    def _finish(self, number: int, progress: "JobProgress", now: float) -> None:
         progress.finish(number, now)
         if self.view is None:
             from pipeline.operations.live.lines import finished

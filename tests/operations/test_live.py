@@ -17,7 +17,7 @@ from snakemake_interface_logger_plugins.tests import MockOutputSettings
 
 from pipeline.operations.live import state
 from pipeline.operations.live.remaining import past_seconds, seconds_left
-from pipeline.operations.live.state import Phase, Progress
+from pipeline.operations.live.state import JobProgress, Phase
 from pipeline.operations.live.tail import last_lines, newest
 from pipeline.operations.live.view import draw
 from snakemake_logger_plugin_parsimony import SCREEN, LogHandler
@@ -28,7 +28,7 @@ def progress(tmp_path):
     """Five jobs: one done, one running with a log, one failed, two to come."""
     log = tmp_path / "log.txt"
     log.write_text("kfac, seed 0: 96/160 steps, 8.9 steps/s, 7 s left  loss 0.842\n")
-    progress = Progress(begin=0.0)
+    progress = JobProgress(begin=0.0)
     progress.plan({"dataset": 1, "train": 3, "solve": 1, "all": 1, "total": 6})
     progress.start([1, 2, 3], 0.0)
     progress.describe(1, "dataset", {"study": "s"}, [], local=False)
@@ -67,7 +67,7 @@ def test_a_job_on_a_cluster_waits_until_its_log_shows_life(tmp_path):
     log = tmp_path / "log.txt"
     log.write_text("of a former run")
     os.utime(log, (2e9, 2e9))  # a node whose clock is ahead
-    progress = Progress(begin=0.0, remote=True)
+    progress = JobProgress(begin=0.0, remote=True)
     progress.plan({"train": 1, "spec": 1})
     progress.start([1, 2], 0.0)
     progress.describe(1, "train", {}, [str(log)], local=False)
@@ -86,7 +86,7 @@ def test_logs_of_a_clusters_jobs_are_looked_at_every_few_seconds_and_local_ones_
 ):
     log = tmp_path / "log.txt"
     log.write_text("")
-    progress = Progress(begin=0.0, remote=remote)
+    progress = JobProgress(begin=0.0, remote=remote)
     numbers = range(100)
     progress.start(numbers, 0.0)
     for number in numbers:
@@ -112,7 +112,7 @@ def test_rows_beyond_the_terminal_are_counted(progress):
 
 
 def test_time_left_follows_finished_jobs_and_how_many_run_at_a_time():
-    progress = Progress(begin=0.0)
+    progress = JobProgress(begin=0.0)
     progress.plan({"train": 10})
     assert seconds_left(progress, {}, 0.0) is None
     assert seconds_left(progress, {"train": 6.0}, 0.0) == 60.0

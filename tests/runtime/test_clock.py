@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.runtime import clock
-from pipeline.runtime.clock import Progress
+from pipeline.runtime.clock import ProgressLine
 
 
 @pytest.fixture
@@ -11,7 +11,7 @@ def told(monkeypatch, capsys):
     def run(updates, total=100, every=5.0):
         now = iter([0.0, *(seconds for _, seconds in updates)])
         monkeypatch.setattr(clock.time, "monotonic", lambda: next(now))
-        progress = Progress("base, seed 0", total, every=every)
+        progress = ProgressLine("base, seed 0", total, every=every)
         for done, _ in updates:
             progress.update(done, "loss 1.000")
         return capsys.readouterr().err.splitlines()

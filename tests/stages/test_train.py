@@ -17,7 +17,7 @@ from pipeline.artifacts import patience
 from pipeline.artifacts.store import Artifact
 from pipeline.errors import ArtifactError
 from pipeline.runtime.communicator import run_in_threads
-from pipeline.stages.train import _agreed_checkpoint
+from pipeline.stages.parts.shared_checkpoint import agreed_checkpoint
 from pipeline.training import evaluate
 
 
@@ -140,7 +140,7 @@ def test_processes_that_see_different_checkpoints_look_again_together(monkeypatc
 
     def agreed(looks):
         return run_in_threads(
-            2, lambda comm: _agreed_checkpoint(Late(looks[comm.rank]), torch.device("cpu"), comm)
+            2, lambda comm: agreed_checkpoint(Late(looks[comm.rank]), torch.device("cpu"), comm)
         )
 
     monkeypatch.setattr(patience.Patience, "pause", lambda _self: None)

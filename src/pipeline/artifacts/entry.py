@@ -11,7 +11,7 @@ from pipeline.artifacts.figures import figures_of
 
 
 @dataclass(frozen=True)
-class Entry:
+class HistoryEntry:
     """One artefact as one run made it.
 
     Attributes:
@@ -43,7 +43,7 @@ def entry_of(
     folder: Path,
     known: Container[tuple[str, str]] = (),
     lineages: dict[Path, str] | None = None,
-) -> Entry | None:
+) -> HistoryEntry | None:
     """Read an artefact's entry; none where it is known, missing or broken.
 
     Args:
@@ -62,7 +62,7 @@ def entry_of(
         manifest = json.loads(content)
         made = manifest["provenance"]
         benchmark = folder / "benchmarks" / f"{artefact}.tsv"
-        return Entry(
+        return HistoryEntry(
             study=folder.name,
             artefact=artefact,
             kind=manifest["kind"],

@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from pipeline.artifacts.disk import write_atomically
-from pipeline.artifacts.entry import Entry, entry_of
+from pipeline.artifacts.entry import HistoryEntry, entry_of
 from pipeline.errors import ArtifactError
 
 FOLDER = "history"  # below the results
@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS figures (
 ) WITHOUT ROWID;
 """
 
-COLUMNS = tuple(field.name for field in fields(Entry) if field.name != "figures")
+COLUMNS = tuple(field.name for field in fields(HistoryEntry) if field.name != "figures")
 
 
 def database_of(results: Path) -> Path:
@@ -96,7 +96,7 @@ def write_snapshot(results: Path, study: str) -> None:
     write_atomically(snapshot_of(results, study), json.dumps(entries, separators=(",", ":")))
 
 
-def _insert(database: sqlite3.Connection, entry: Entry) -> bool:
+def _insert(database: sqlite3.Connection, entry: HistoryEntry) -> bool:
     values = vars(entry)
     marks = ", ".join("?" * len(COLUMNS))
     done = database.execute(
@@ -110,7 +110,7 @@ def _insert(database: sqlite3.Connection, entry: Entry) -> bool:
     return True
 
 
-def read(results: Path, study: str | None = None, last: int = 1000) -> list[Entry]:
+def read(results: Path, study: str | None = None, last: int = 1000) -> list[HistoryEntry]:
     """The last entries of every artefact, oldest first; none where there is no database."""
     if not database_of(results).exists():
         return []
@@ -126,13 +126,16 @@ def read(results: Path, study: str | None = None, last: int = 1000) -> list[Entr
         chosen = "SELECT run, name, value FROM figures JOIN chosen ON figures.run = chosen.id"
         for run, name, value in database.execute(chosen):
             figures[run][name] = value
-    return [Entry(**{column: row[column] for column in COLUMNS}, figures=figures[row["id"]]) for row in rows]
+    return [
+        HistoryEntry(**{column: row[column] for column in COLUMNS}, figures=figures[row["id"]])
+        for row in rows
+    ]
 
 
-def read_snapshot(path: Path) -> list[Entry]:
+def read_snapshot(path: Path) -> list[HistoryEntry]:
     """The entries that the main process wrote down for its jobs; none where there are none."""
     try:
-        return [Entry(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        return [HistoryEntry(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError) as error:

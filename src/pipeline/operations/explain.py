@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.disk import sha256_of
-from pipeline.artifacts.entry import Entry, entry_of
+from pipeline.artifacts.entry import HistoryEntry, entry_of
 from pipeline.artifacts.history import read, read_snapshot, snapshot_of
 from pipeline.config.specs import artefacts_of
 from pipeline.errors import ArtifactError, ConfigError
@@ -136,7 +136,7 @@ def reason_then(artefact: Path, folder: Path) -> str:
     return difference(before[-1], now)
 
 
-def difference(before: Entry, now: Entry) -> str:
+def difference(before: HistoryEntry, now: HistoryEntry) -> str:
     """In words, what of two runs of an artefact differs."""
     since = f"since the run of {before.date.replace('T', ' ')[:16]} UTC"
     parts = []

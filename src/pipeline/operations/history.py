@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts.entry import Entry
+from pipeline.artifacts.entry import HistoryEntry
 from pipeline.artifacts.history import manifests_of, merge, read, read_snapshot, snapshot_of
 from pipeline.errors import ConfigError
 from pipeline.operations.main_process import main_elsewhere
@@ -43,7 +43,7 @@ class Series:
 
     artefact: str
     figure: str
-    entries: Sequence[Entry]
+    entries: Sequence[HistoryEntry]
 
     @property
     def values(self) -> list[float]:
@@ -121,7 +121,7 @@ def _studies() -> list[str]:
     return [path.name for path in sorted(RESULTS.glob("*")) if SAFE.match(path.name)]
 
 
-def series_of(entries: Sequence[Entry], artefact: str | None, figures: Sequence[str]) -> list[Series]:
+def series_of(entries: Sequence[HistoryEntry], artefact: str | None, figures: Sequence[str]) -> list[Series]:
     """Those series that end with each artefact's newest run, of the figures whose names match a pattern."""
     newest = {(entry.study, entry.artefact): entry for entry in entries}
     found = []

@@ -38,7 +38,7 @@ def run(options: Namespace) -> None:
     folder = Path.cwd()
     if re.search(r"[\n\r\0]", str(folder)):
         raise ConfigError(f"{str(folder)!r}: no scheduler takes a line break in a path; move the checkout")
-    entry = entry_of(study, folder, options)
+    entry = scheduled_run(study, folder, options)
     place: Tables | Units = Units(entry) if options.scheduler == "timer" else Tables(options.scheduler, entry)
     if options.only_print:
         print(place.text(entry))
@@ -55,13 +55,13 @@ def run(options: Namespace) -> None:
         print(place.shown() or f"{place} has no rerun of {study.name} from here")
 
 
-class Entry(dict[str, str]):
+class ScheduledRun(dict[str, str]):
     """What the blanks of a template are filled with; `name` is unique to study and checkout."""
 
     name = ""
 
 
-def entry_of(study: StudyFile, folder: Path, options: Namespace) -> Entry:
+def scheduled_run(study: StudyFile, folder: Path, options: Namespace) -> ScheduledRun:
     """Fill in what is to run, where and when, quoted as the scheduler wants it.
 
     Raises:
@@ -95,7 +95,7 @@ def entry_of(study: StudyFile, folder: Path, options: Namespace) -> Entry:
     else:
         # cron turns % into a line break wherever it stands, in quotes as well.
         command, where = (text.replace("%", r"\%") for text in (shlex.join(words), shlex.quote(str(folder))))
-    entry = Entry(STUDY=study.name, FOLDER=where, COMMAND=command, TIME=time)
+    entry = ScheduledRun(STUDY=study.name, FOLDER=where, COMMAND=command, TIME=time)
     entry.name = f"parsimony-{study.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
     return entry
 
@@ -113,14 +113,14 @@ def fill(template: str, entry: Mapping[str, str]) -> str:
 class Tables:
     """The user's crontab or scrontab, which are read and replaced whole."""
 
-    def __init__(self, program: str, entry: Entry) -> None:
+    def __init__(self, program: str, entry: ScheduledRun) -> None:
         self.program, self.entry = program, entry
         self.begin, self.end = f"# begin {entry.name}", f"# end {entry.name}"
 
     def __str__(self) -> str:
         return f"the {self.program}"
 
-    def text(self, entry: Entry) -> str:
+    def text(self, entry: ScheduledRun) -> str:
         """The entry between the lines that mark it."""
         return f"{self.begin}\n{fill(self.program, entry)}{self.end}"
 
@@ -177,7 +177,7 @@ class Tables:
 class Units:
     """Two files for systemd of the user."""
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: ScheduledRun) -> None:
         home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
         self.folder = Path(home) / "systemd" / "user"
         self.entry = entry
@@ -186,7 +186,7 @@ class Units:
     def __str__(self) -> str:
         return str(self.folder)
 
-    def text(self, entry: Entry) -> str:
+    def text(self, entry: ScheduledRun) -> str:
         """Both files, one after the other."""
         return "\n".join(
             f"# {file}\n{fill(f'parsimony.{kind}', entry)}" for kind, file in self.files.items()

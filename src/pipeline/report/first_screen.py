@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from pipeline.report.changes import Change
 from pipeline.report.content import Illustration, Key, Notice
 from pipeline.report.drawing import stroke
 from pipeline.report.figures.kriging import kriging_map
 from pipeline.report.figures.training import MOST_DRAWN, progress
 from pipeline.report.formatting import listing, plural, significant, told_apart
-from pipeline.report.metrics import Metrics, Moved
+from pipeline.report.metrics import Metrics
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import alone, claimed, label_of, repeated
 
@@ -40,7 +41,7 @@ def change(metrics: Metrics) -> Notice:
     )
 
 
-def _from_to(row: Moved) -> str:
+def _from_to(row: Change) -> str:
     digits = told_apart(row.typical, row.value)
     now = f"from {significant(row.typical, digits)} to {significant(row.value, digits)}"
     return f"{row.artefact} {row.figure} {now} ({row.verdict})"

@@ -25,6 +25,7 @@ from pipeline.artifacts.results.operator import Compression, Fit
 from pipeline.artifacts.results.scaling import ScalingFacts, ScalingRow
 from pipeline.artifacts.results.solution import Result, SolveCost
 from pipeline.artifacts.results.work import LevelWork, ProcessWork
+from pipeline.report.changes import Change
 
 
 class Part(BaseModel):
@@ -119,7 +120,7 @@ class Roles(Part):
     smoothed: str | None = None
 
 
-class Plan(PlanTest):
+class TimedPlan(PlanTest):
     """A plan that was timed; `verification` is what it loses on the samples that it was chosen with."""
 
     verification: Verified | None = None
@@ -139,7 +140,7 @@ class Converted(Part):
     budget_points: float
     file_bytes: FileBytes
     layers: list[LayerRow]
-    plans: dict[str, Plan]
+    plans: dict[str, TimedPlan]
     mode: str
     timings: list[TimingRow]
     other_timings: list[TimingRow] = []
@@ -196,26 +197,13 @@ class RuleCost(Part):
     max_rss_mb: Number
 
 
-class Moved(Part):
-    """A figure beyond the noise of past runs; see `pipeline.report.changes.Change`."""
-
-    artefact: str
-    figure: str
-    value: float
-    typical: float
-    low: float
-    high: float
-    n: int
-    verdict: str
-
-
 class History(Part):
     """The study against its past: how much was compared, what moved, and the commits since."""
 
     n_figures: int
     n_artefacts: int
     n_runs: int
-    changes: list[Moved]
+    changes: list[Change]
     commits: list[str]
 
 

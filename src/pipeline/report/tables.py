@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pipeline.artifacts.results.network import FactorFigures
 from pipeline.artifacts.results.scaling import ScalingRow
 from pipeline.report import formatting as f
+from pipeline.report.changes import Change
 from pipeline.report.content import Bar, Cell, Column, Table
 from pipeline.report.drawing import stroke
-from pipeline.report.metrics import Matrix, Moved, RuleCost, Run
+from pipeline.report.metrics import Matrix, RuleCost, Run
 from pipeline.report.runs import (
     Training,
     accuracy_on_test,
@@ -266,7 +267,7 @@ def rule_costs(rules: Sequence[RuleCost]) -> Table | None:
 SHOWN_CHANGES = 25
 
 
-def changes(rows: Sequence[Moved]) -> Table:
+def changes(rows: Sequence[Change]) -> Table:
     """Figures beyond the noise of past runs, the largest change first."""
     body = tuple(_moved(row) for row in rows[:SHOWN_CHANGES])
     columns = (
@@ -280,7 +281,7 @@ def changes(rows: Sequence[Moved]) -> Table:
     return Table("Changed beyond the noise of past runs", columns, body, note=note)
 
 
-def _moved(row: Moved) -> tuple[Cell, ...]:
+def _moved(row: Change) -> tuple[Cell, ...]:
     digits = f.told_apart(row.value, row.typical, digits=4)
     return (
         f"{row.artefact} {row.figure}",

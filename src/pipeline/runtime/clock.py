@@ -26,7 +26,7 @@ class Stopwatch:
 
 
 @dataclass
-class Progress:
+class ProgressLine:
     """Lines with rate and time left, at most one every few seconds, so that a log stays readable.
 
     Attributes:

@@ -3,20 +3,18 @@
 import math
 import resource
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 
 from pipeline.artifacts.checkpoints import CheckpointFolder
-from pipeline.artifacts.patience import Patience
 from pipeline.artifacts.results.network import Flatness, Messages, NetworkFacts, Score
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.training import TrainingSpec
-from pipeline.errors import ArtifactError, Interrupted
+from pipeline.errors import Interrupted
 from pipeline.models import Classifier
-from pipeline.runtime.clock import Progress
+from pipeline.runtime.clock import ProgressLine
 from pipeline.runtime.communicator import Communicator, Counting
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.members import members_of
@@ -27,6 +25,7 @@ from pipeline.runtime.provenance import provenance
 from pipeline.runtime.termination import termination
 from pipeline.stages.parts.images import samples_of
 from pipeline.stages.parts.networks import model_of
+from pipeline.stages.parts.shared_checkpoint import agreed_checkpoint, locked
 from pipeline.stages.parts.spec import errors_about, read_spec
 from pipeline.training import (
     EpochRecord,
@@ -52,7 +51,7 @@ class Reporter:
     """What is told and kept of a running training; only the first process speaks and writes."""
 
     label: str
-    progress: Progress
+    progress: ProgressLine
     checkpoint: CheckpointFolder
     speaks: bool
 
@@ -118,10 +117,10 @@ def _train(
     }
     checkpoint = CheckpointFolder.of(options.checkpoints, identity)
     label = f"{options.run}, seed {options.seed}"
-    with _lock(checkpoint, label, device, communicator, interrupted):
-        found = _agreed_checkpoint(checkpoint, device, communicator)
+    with locked(checkpoint, label, device, communicator, interrupted):
+        found = agreed_checkpoint(checkpoint, device, communicator)
         done_before = found.step if found else 0
-        reporter = Reporter(label, Progress(label, n_steps), checkpoint, communicator.rank == 0)
+        reporter = Reporter(label, ProgressLine(label, n_steps), checkpoint, communicator.rank == 0)
         if reporter.speaks:
             where = f"goes on at step {done_before}" if found else "starts"
             print(
@@ -185,65 +184,6 @@ def _stop_if(interrupted: Callable[[], bool], device: torch.device, communicator
     communicator.all_reduce(asked)
     if asked:
         raise Interrupted("stopped on request after the last step, before all was measured")
-
-
-@contextmanager
-def _lock(
-    checkpoint: CheckpointFolder,
-    label: str,
-    device: torch.device,
-    communicator: Communicator,
-    interrupted: Callable[[], bool],
-) -> Iterator[None]:
-    """Keep out other jobs that train the same network, of this study or another.
-
-    All processes ask together once a second, so that none waits in a collective until its group gives up.
-    """
-    lock = None
-    told = False
-    while True:
-        if communicator.rank == 0:
-            lock = checkpoint.try_lock(1.0)
-        state = torch.tensor(
-            [float(communicator.rank == 0 and lock is None), float(interrupted())], device=device
-        )
-        communicator.all_reduce(state)
-        taken, stops = state.tolist()
-        if not taken:
-            break
-        if stops:
-            raise Interrupted(f"{label}: stopped on request while another job trains the same network")
-        if communicator.rank == 0 and not told:
-            print(
-                f"{label}: waits, for another job trains the same network ({checkpoint.folder})", flush=True
-            )
-            told = True
-    try:
-        yield
-    finally:
-        if lock is not None:
-            checkpoint.unlock(lock)
-
-
-def _agreed_checkpoint(
-    checkpoint: CheckpointFolder, device: torch.device, communicator: Communicator
-) -> State | None:
-    """Load the checkpoint on every process; a file system that shows them different ones is an error, not a hang."""
-    patience = Patience()
-    while True:
-        found = checkpoint.load()
-        # By the clocks of all: they look again together, or none does.
-        told = torch.tensor([[found[1]["step"] if found else -1, patience.ended]], device=device)
-        steps, ended = torch.cat(communicator.all_gather(told)).T.tolist()
-        if len(set(steps)) == 1:
-            return State(*found) if found else None
-        if any(ended):
-            raise ArtifactError(
-                f"{checkpoint.folder}: processes see different checkpoints (steps {sorted(set(steps))}), "
-                f"{patience.seconds:.0f} s later too; wait until the shared file system shows the same everywhere, or "
-                "run snakemake clean_checkpoints"
-            )
-        patience.pause()
 
 
 def _write(

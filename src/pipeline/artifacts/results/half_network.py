@@ -1,7 +1,5 @@
 """Facts of a network at half precision, and the rows of its tables."""
 
-from typing import ClassVar
-
 from pydantic import BaseModel
 
 from pipeline.artifacts.results.facts import Facts, Number
@@ -40,8 +38,6 @@ class HalfNetworkFacts(Facts):
         accuracy: What it cost on the test samples; none without labels.
     """
 
-    KIND: ClassVar[str] = "half_network"
-
     run: str
     seed: int | None
     n_saturated: int
@@ -66,8 +62,6 @@ class TimingsFacts(Facts):
         verification: What the plans lose on the samples that they were chosen with, by batch size.
         accuracy: What they lose on test samples with known classes, by batch size.
     """
-
-    KIND: ClassVar[str] = "timings"
 
     run: str
     verification: dict[str, Verified]

@@ -1,7 +1,5 @@
 """Facts of a data set."""
 
-from typing import ClassVar
-
 from pipeline.artifacts.results.facts import Facts
 
 
@@ -12,8 +10,6 @@ class ImagesFacts(Facts):
         pixel_mean: Mean of the training pixels, 0 to 255.
         pixel_std: Standard deviation of the training pixels.
     """
-
-    KIND: ClassVar[str] = "dataset"
 
     name: str
     classes: list[str]

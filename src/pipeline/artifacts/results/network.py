@@ -1,6 +1,6 @@
 """Facts of a trained network, the rows of its history, and what K-FAC knew of its layers."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator
 
@@ -41,8 +41,6 @@ class NetworkFacts(Facts):
         seconds: Time of training.
         scores: Loss and accuracy by part of the data set; without "test" while hyper-parameters are chosen.
     """
-
-    KIND: ClassVar[str] = "network"
 
     run: str
     seed: int

@@ -1,6 +1,6 @@
 """Facts of a compressed matrix."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -71,8 +71,6 @@ class OperatorFacts(Facts):
         nugget_at_bound: Whether a fit stopped at its smallest nugget.
         fit: How the kernel and the nugget were found, where the study does not give them.
     """
-
-    KIND: ClassVar[str] = "operator"
 
     kernel: str
     kernel_parameters: dict[str, Any]

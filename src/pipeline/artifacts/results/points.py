@@ -1,7 +1,5 @@
 """Facts of the points of a matrix."""
 
-from typing import ClassVar
-
 from pipeline.artifacts.results.facts import Facts
 
 
@@ -22,8 +20,6 @@ class PointsFacts(Facts):
         reference: Known capacitance of a mesh, in units of 4 pi eps0.
         softmax_accuracy: Test accuracy of the head of the network that the points are features of.
     """
-
-    KIND: ClassVar[str] = "points"
 
     name: str
     n: int

@@ -1,7 +1,5 @@
 """Facts of growth with the number of points."""
 
-from typing import ClassVar
-
 from pydantic import BaseModel
 
 from pipeline.artifacts.results.facts import Facts, Number
@@ -9,8 +7,6 @@ from pipeline.artifacts.results.facts import Facts, Number
 
 class ScalingFacts(Facts):
     """What was measured; the rows are a file of their own."""
-
-    KIND: ClassVar[str] = "scaling"
 
     kernel: str
     points: str

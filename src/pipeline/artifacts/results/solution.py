@@ -1,7 +1,5 @@
 """Facts of a solved system, and of what it was solved for."""
 
-from typing import ClassVar
-
 from pydantic import BaseModel, Field
 
 from pipeline.artifacts.results.facts import Facts, Number
@@ -170,8 +168,6 @@ Result = (
 
 class SolutionFacts(Facts):
     """A solution and its answer; a product solves nothing."""
-
-    KIND: ClassVar[str] = "solution"
 
     result: Result
     solve: SolveCost | None = None

@@ -2,7 +2,7 @@
 
 import time
 
-from pipeline.operations.live.state import Job, Phase, Progress
+from pipeline.operations.live.state import Job, JobProgress, Phase
 from pipeline.operations.live.tail import newest
 from pipeline.operations.text import counted, duration
 from pipeline.report.formatting import shorten
@@ -11,7 +11,7 @@ from pipeline.report.formatting import shorten
 LONGEST = 110
 
 
-def planned(progress: Progress) -> str:
+def planned(progress: JobProgress) -> str:
     """How many jobs of each rule there are to do."""
     if not progress.total:
         return ""
@@ -19,7 +19,7 @@ def planned(progress: Progress) -> str:
     return f"{counted(progress.total, 'job')} to do: {parts}"
 
 
-def started(progress: Progress, number: int) -> str:
+def started(progress: JobProgress, number: int) -> str:
     """That a job runs, or was handed to the cluster; nothing of one that is small."""
     job = progress.jobs.get(number)
     if job is None or job.small:
@@ -27,7 +27,7 @@ def started(progress: Progress, number: int) -> str:
     return f"{_now()}  {_name(job)}: {'submitted' if job.phase is Phase.WAITING else 'started'}"
 
 
-def finished(progress: Progress, number: int, now: float) -> str:
+def finished(progress: JobProgress, number: int, now: float) -> str:
     """That a job is done, how long that took, how many are, and what it said last."""
     job = progress.jobs.get(number)
     if job is None or job.small:
@@ -39,7 +39,7 @@ def finished(progress: Progress, number: int, now: float) -> str:
     )
 
 
-def closing(progress: Progress, now: float, *, interrupted: bool, drawn: bool) -> str:
+def closing(progress: JobProgress, now: float, *, interrupted: bool, drawn: bool) -> str:
     """How a run ended, and what to do next.
 
     Args:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
-from pipeline.operations.live.state import Phase, Progress
+from pipeline.operations.live.state import JobProgress, Phase
 
 
-def seconds_left(progress: Progress, past: Mapping[str, float], now: float) -> float | None:
+def seconds_left(progress: JobProgress, past: Mapping[str, float], now: float) -> float | None:
     """Estimate the seconds until all jobs are done; None while nothing tells how long jobs take.
 
     A job takes as long as the finished ones of its rule did, in this run or else in past ones; a rule that nobody has

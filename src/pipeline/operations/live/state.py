@@ -54,7 +54,7 @@ class Job:
 
 
 @dataclass
-class Progress:
+class JobProgress:
     """All jobs of a run.
 
     Attributes:

@@ -11,14 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.operations.live.remaining import seconds_left
-from pipeline.operations.live.state import Phase, Progress
+from pipeline.operations.live.state import JobProgress, Phase
 from pipeline.operations.text import duration
 
 
 class View:
     """Progress for a terminal, drawn anew with every refresh."""
 
-    def __init__(self, progress: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, progress: JobProgress, clock: Callable[[], float] = time.monotonic) -> None:
         self.progress, self.clock = progress, clock
         self.past: Mapping[str, float] = {}
 
@@ -30,7 +30,7 @@ class View:
 
 
 def draw(
-    progress: Progress, past: Mapping[str, float], now: float, n_rows: int
+    progress: JobProgress, past: Mapping[str, float], now: float, n_rows: int
 ) -> list[Text | Table | Padding]:
     """The parts of the view, at most `n_rows` of them rows of jobs."""
     done, running = progress.count(Phase.DONE), progress.in_phase(Phase.RUNNING)

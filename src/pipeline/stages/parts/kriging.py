@@ -20,7 +20,7 @@ from pipeline.hmatrix.kernels import Kernel
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.together import together
 from pipeline.stages.parts.divided import collected, edges_of, mean_and_deviation, own_rows, own_share
-from pipeline.stages.parts.predictions import Places, corners_of, map_of, places_of
+from pipeline.stages.parts.predictions import AskedPlaces, corners_of, map_of, places_of
 
 MAP_DEGREES = 2.0
 MOST_MAP_CELLS = 720  # along a side of a map that the page shows
@@ -61,7 +61,7 @@ def fitted(
 
 
 @dataclass(frozen=True)
-class Predictions:
+class KrigingAnswer:
     """What kriging says.
 
     Attributes:
@@ -85,10 +85,10 @@ def answer(
     tolerance: float,
     predict: Predict | None,
     communicator: Communicator,
-) -> Predictions | None:
+) -> KrigingAnswer | None:
     """Predict the held-out values, a map and what a study asks for, all with standard deviations, and judge them.
 
-    Values, matrices and predictions are divided among the processes. Predictions come together on process 0, which
+    Values, matrices and predictions are divided among the processes. KrigingAnswer come together on process 0, which
     alone returns them; so do points and values, for their variogram.
     """
     facts = points.facts_as(PointsFacts)
@@ -117,11 +117,11 @@ def answer(
         return None
     first = results[0].model_copy(update={"others": results[1:]})
     if asked is None or predict is None:
-        return Predictions(first, arrays, None)
+        return KrigingAnswer(first, arrays, None)
     told = {name: unit for value, unit in zip(names, units, strict=True) for name in (value, f"{value}_std")}
     written = replace(asked.field, quantities=quantities, units={**asked.field.units, **told})
     first = first.model_copy(update={"predictions": predict.file_name, "n_predicted": len(asked.points)})
-    return Predictions(first, arrays, written)
+    return KrigingAnswer(first, arrays, written)
 
 
 def _corners(facts: PointsFacts, own: NDArray[np.float64], communicator: Communicator) -> NDArray[np.float64]:
@@ -211,7 +211,7 @@ def _map(
     process: GaussianProcess,
     facts: PointsFacts,
     corners: NDArray[np.float64],
-    known: tuple[Places, NDArray[np.float64], NDArray[np.float64]] | None,
+    known: tuple[AskedPlaces, NDArray[np.float64], NDArray[np.float64]] | None,
     communicator: Communicator,
 ) -> Arrays:
     """The field on the grid of a map, and where the held-out values are; nothing but in two dimensions.

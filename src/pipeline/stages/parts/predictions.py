@@ -21,8 +21,8 @@ MOST_PLACES = 10**7
 
 
 @dataclass(frozen=True)
-class Places:
-    """Places to predict at.
+class AskedPlaces:
+    """AskedPlaces to predict at.
 
     Attributes:
         points: Shape (q, d), as the points of the matrix are.
@@ -60,7 +60,7 @@ class Places:
         return [x[index[0]], y[index[:, 0]]], index.ravel()
 
 
-def places_of(predict: Predict, facts: PointsFacts, corners: Array) -> Places:
+def places_of(predict: Predict, facts: PointsFacts, corners: Array) -> AskedPlaces:
     """The places that a study names.
 
     Args:
@@ -84,10 +84,10 @@ def places_of(predict: Predict, facts: PointsFacts, corners: Array) -> Places:
     rows = np.concatenate(list(own.table.parts(names)))
     axes = dict(own.table.axes(names)) or {"place": len(rows)}
     part = own.placed(rows, rows[:, :0])
-    return Places(part.points, _field(names, rows, axes, facts.crs, own.table.units), part.degrees)
+    return AskedPlaces(part.points, _field(names, rows, axes, facts.crs, own.table.units), part.degrees)
 
 
-def grid_of(facts: PointsFacts, corners: Array, spacing: float) -> Places:
+def grid_of(facts: PointsFacts, corners: Array, spacing: float) -> AskedPlaces:
     """A grid over the box of the points, at multiples of its spacing.
 
     Raises:
@@ -108,12 +108,12 @@ def grid_of(facts: PointsFacts, corners: Array, spacing: float) -> Places:
     rows = np.stack([part.ravel() for part in reversed(mesh)], axis=1)
     axes = {name: len(line) for name, line in zip(reversed(names), reversed(lines), strict=True)}
     points = unit_vectors(rows[:, 1], rows[:, 0]) if on_globe else rows
-    return Places(
+    return AskedPlaces(
         points, _field(names, rows, axes, "lonlat" if on_globe else facts.crs, {}), rows if on_globe else None
     )
 
 
-def map_of(facts: PointsFacts, corners: Array) -> Places:
+def map_of(facts: PointsFacts, corners: Array) -> AskedPlaces:
     """The grid of a map that no study asks for: some thousand cells over the box of the points."""
     longer = float(np.ptp(corners, axis=0).max())
     return grid_of(facts, corners, max(longer, 1e-6) / MAP_CELLS)

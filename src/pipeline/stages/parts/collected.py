@@ -1,0 +1,285 @@
+"""The numbers and arrays of a study's page, collected from its artefacts."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.artifacts.overlap import Span, ran_alone
+from pipeline.artifacts.results.half_network import (
+    CandidateRow,
+    DeviceRow,
+    HalfNetworkFacts,
+    LayerRow,
+    PlanTest,
+    RoofRow,
+    TimingRow,
+    TimingsFacts,
+)
+from pipeline.artifacts.results.images import ImagesFacts
+from pipeline.artifacts.results.network import EpochRow, FactorFigures, NetworkFacts
+from pipeline.artifacts.results.operator import OperatorFacts
+from pipeline.artifacts.results.points import PointsFacts
+from pipeline.artifacts.results.scaling import ScalingFacts, ScalingRow
+from pipeline.artifacts.results.solution import SolutionFacts
+from pipeline.artifacts.results.work import LevelWork, ProcessWork
+from pipeline.artifacts.store import Artifact
+from pipeline.config.report import ReportSpec
+from pipeline.report.metrics import (
+    Converted,
+    Dataset,
+    Distribution,
+    History,
+    Matrix,
+    Metrics,
+    Model,
+    Preconditioner,
+    Roles,
+    RuleCost,
+    Run,
+    Scaling,
+    SeedResult,
+    Structure,
+    Study,
+    TimedPlan,
+)
+
+Networks = Iterable[tuple[Artifact, NetworkFacts]]
+
+# What the page draws of a solution: held-out places and the map, or the far field of a wave.
+MAP_ARRAYS = (
+    "longitude",
+    "latitude",
+    "values",
+    "predicted",
+    "std",
+    "grid_longitude",
+    "grid_latitude",
+    "grid",
+    "grid_std",
+    "x",
+    "y",
+    "grid_x",
+    "grid_y",
+    "coverage_level",
+    "coverage_found",
+    "variogram_distance",
+    "variogram_values",
+    "variogram_residuals",
+    "angle",
+    "far_field",
+)
+
+
+def collect(
+    spec: ReportSpec,
+    found: Mapping[str, list[tuple[str, Artifact]]],
+    rules: list[RuleCost],
+    origin: Mapping[str, Any],
+    history: History | None = None,
+) -> tuple[Metrics, dict[str, NDArray[Any]]]:
+    """Gather the numbers and arrays that the page shows."""
+    networks = [(artifact, artifact.facts_as(NetworkFacts)) for _, artifact in found.get("network", [])]
+    dataset = next((artifact.facts_as(ImagesFacts) for _, artifact in found.get("dataset", [])), None)
+    operators, solutions = dict(found.get("operator", [])), dict(found.get("solution", []))
+    points = dict(found.get("points", []))
+    spans = [span for kind in found.values() for _, artifact in kind if (span := _span(artifact)) is not None]
+    metrics = Metrics(
+        study=Study(
+            name=spec.study,
+            description=spec.description,
+            seeds=list(spec.seeds) if networks else [],
+            dataset=dataset and Dataset(**dataset.model_dump(include=set(Dataset.model_fields))),
+            model=_model(*networks[0]) if networks else None,
+        ),
+        training={
+            name: _run(name, label, networks, dataset.train_samples, spans)
+            for name, label in spec.runs.items()
+            if dataset is not None
+        },
+        claims_of=spec.claims and Roles(**spec.claims.model_dump()),
+        precision=_precision(found),
+        matrices={name: _matrix(points[name], operators[name], solutions[name], spans) for name in points},
+        scaling=next((_scaling(scaling) for _, scaling in found.get("scaling", [])), None),
+        rules=rules,
+        provenance=dict(origin),
+        history=history,
+    )
+    arrays = {
+        f"{name}/{array}": solution.array(array)
+        for name, solution in solutions.items()
+        for array in MAP_ARRAYS
+        if solution.has(array)
+    }
+    return metrics, arrays
+
+
+def _model(network: Artifact, facts: NetworkFacts) -> Model:
+    return Model(name=_trained(network).model.name, n_parameters=facts.n_parameters)
+
+
+def _scaling(scaling: Artifact) -> Scaling:
+    facts = scaling.facts_as(ScalingFacts)
+    return Scaling(**facts.model_dump(), rows=scaling.rows_as("rows", ScalingRow))
+
+
+class _Named(BaseModel):
+    """A section of a spec with its options."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    def in_words(self) -> str:
+        """`{name: mixup, alpha: 0.4}` as "mixup (alpha 0.4)"."""
+        values = ", ".join(f"{key} {value}" for key, value in (self.model_extra or {}).items())
+        return f"{self.name.replace('_', ' ')} ({values})"
+
+
+class _Recipe(BaseModel):
+    """What the page tells of a training run's spec."""
+
+    optimizer: _Named
+    batch_size: int
+    train_samples: int | None
+    epochs: int
+    smoothing: list[_Named]
+
+
+class _Trained(BaseModel):
+    """What the page tells of the spec of a trained network: the page needs no code that trains."""
+
+    run: _Recipe
+    model: _Named
+
+
+class _Timed(BaseModel):
+    """What the page tells of the spec of timed layers."""
+
+    modes: list[str]
+
+
+class _Task(BaseModel):
+    """What the page tells of the spec of a matrix."""
+
+    task: str
+
+
+def _trained(network: Artifact) -> _Trained:
+    return network.spec_as(_Trained)
+
+
+def _span(artifact: Artifact) -> Span | None:
+    return Span.of(artifact.manifest["provenance"])
+
+
+def _run(name: str, label: str, networks: Networks, train_samples: int, spans: list[Span]) -> Run:
+    """One training run over its seeds."""
+    mine = [(network, facts) for network, facts in networks if facts.run == name]
+    recipe = _trained(mine[0][0]).run
+    return Run(
+        label=label,
+        optimizer=recipe.optimizer.name,
+        batch_size=recipe.batch_size,
+        train_samples=recipe.train_samples or train_samples,
+        epochs=recipe.epochs,
+        smoothing=[smoothing.in_words() for smoothing in recipe.smoothing],
+        processes=mine[0][1].processes,
+        seeds={str(facts.seed): _seed(recipe, network, facts, spans) for network, facts in mine},
+    )
+
+
+def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[Span]) -> SeedResult:
+    history = network.rows_as("history", EpochRow)
+    last = history[-1] if history else None
+    kfac, phases = None, {}
+    if last is not None:
+        phases = {
+            "gradient": last.gradient_seconds,
+            "preconditioner": last.preconditioner_seconds,
+            "evaluation": last.evaluation_seconds,
+        }
+        if recipe.optimizer.name in ("kfac", "fop"):
+            kfac = Preconditioner(
+                n_retries=last.n_retries,
+                n_stale=last.n_stale,
+                n_skipped=last.n_skipped,
+                step_size=last.step_size,
+                damping=last.damping,
+                factor_age=last.factor_age,
+                inverse_age=last.inverse_age,
+                layers=network.values_as("layers", FactorFigures),
+            )
+    return SeedResult(
+        history=history,
+        test=facts.scores.get("test"),
+        validation=facts.scores.get("validation"),
+        train=facts.scores.get("train"),
+        sharpness=facts.sharpness,
+        seconds=facts.seconds,
+        steps=facts.steps,
+        kfac=kfac,
+        phases=phases,
+        messages=facts.messages,
+        alone=ran_alone(_span(network), spans),
+    )
+
+
+def _precision(found: Mapping[str, list[tuple[str, Artifact]]]) -> dict[str, Converted]:
+    timings = dict(found.get("timings", []))
+    networks = {}
+    for name, converted in found.get("half_network", []):
+        timed, facts = timings[name], converted.facts_as(HalfNetworkFacts)
+        verification = timed.facts_as(TimingsFacts).verification
+        rows = timed.rows_as("timings", TimingRow)
+        shown = timed.spec_as(_Timed).modes[0]
+        on_device = timed.keeps("device_timings.json")
+        networks[name] = Converted(
+            seed=facts.seed,
+            budget_points=facts.budget_points,
+            file_bytes=facts.file_bytes,
+            layers=converted.rows_as("layers", LayerRow),
+            plans={
+                batch: TimedPlan(**dict(tested), verification=verification[batch])
+                for batch, tested in timed.values_as("tests", PlanTest).items()
+            },
+            mode=shown,
+            timings=[row for row in rows if row.mode == shown],
+            other_timings=[row for row in rows if row.mode != shown],
+            candidates=timed.rows_as("candidates", CandidateRow),
+            device_timings=timed.rows_as("device_timings", DeviceRow) if on_device else [],
+            roofs=timed.json_as("roofs", RoofRow),
+        )
+    return networks
+
+
+def _matrix(points: Artifact, operator: Artifact, solution: Artifact, spans: list[Span]) -> Matrix:
+    where, compressed = points.facts_as(PointsFacts), operator.facts_as(OperatorFacts)
+    solved = solution.facts_as(SolutionFacts)
+    return Matrix(
+        kernel=compressed.kernel,
+        nugget=compressed.nugget,
+        nugget_at_bound=compressed.nugget_at_bound,
+        fit=compressed.fit,
+        n=where.n,
+        dimension=where.dimension,
+        points=where.name,
+        task=operator.spec_as(_Task).task,
+        compress=compressed.compress,
+        solve=solved.solve,
+        result=solved.result,
+        structure=Structure(
+            n=compressed.compress.n_rows,
+            blocks=operator.array("blocks").tolist(),
+        ),
+        distribution={
+            stage: Distribution(
+                processes=artifact.rows_as("processes", ProcessWork),
+                levels=artifact.rows_as("process_levels", LevelWork),
+            )
+            for stage, artifact in (("compress", operator), ("solve", solution))
+            if artifact.keeps("process_levels.json") or artifact.keeps("process_levels.csv")
+        },
+        alone=ran_alone(_span(operator), spans) is not False and ran_alone(_span(solution), spans),
+    )
