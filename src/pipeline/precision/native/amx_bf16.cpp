@@ -30,26 +30,34 @@ struct Low : Dot {
     static void stage(Source x, std::int64_t at, Activation* to, std::int64_t n) {
         stage_pairs(x, at, to, n, [](Isa::Vector v) { return rest(v); });
     }
+    static void stage_pixels(Source x, std::int64_t at, Activation* to, std::int64_t n, std::int64_t channels) {
+        fill_pixels(x, at, to, n, channels, [](Isa::Vector v) { return rest(v); });
+    }
 };
 
-// High and low parts at once.
-inline void stage_both(Source x, std::int64_t at, BrainPair* to, BrainPair* low, std::int64_t n) {
-    std::int64_t i = 0;
-    if (x.half)
-        for (const Half* p = static_cast<const Half*>(x.data) + at; i + 32 <= n; i += 32) {
-            const auto first = Isa::load(p + i), second = Isa::load(p + i + 16);
+// Rows of `n` numbers as pairs, to whole steps of sixteen pairs: zeros follow, for the weights behind the last ones are
+// multiplied as well. Low parts go `low` further on.
+template <bool split, class From>
+void stage_rows(const From* x, std::int64_t rows, std::int64_t n, std::int64_t distance, BrainPair* to, std::int64_t step,
+                std::int64_t low) {
+    for (std::int64_t m = 0; m < rows; ++m, x += distance, to += step)
+        for (std::int64_t i = 0; i < n; i += 32) {
+            const std::int64_t left = n - i;
+            const auto first = left >= 16 ? Isa::load(x + i) : Isa::load(x + i, left);
+            const auto second = left >= 32   ? Isa::load(x + i + 16)
+                                : left > 16 ? Isa::load(x + i + 16, left - 16)
+                                            : Isa::zero();
             const auto high = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
-            const auto rest_of = [](Isa::Vector v, __m256i bits) {
-                return _mm512_sub_ps(v, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)));
-            };
-            const auto below = _mm512_cvtne2ps_pbh(rest_of(second, _mm512_extracti64x4_epi64(high, 1)),
-                                                   rest_of(first, _mm512_castsi512_si256(high)));
             _mm512_storeu_si512(to + i / 2, high);
-            _mm512_storeu_si512(low + i / 2, reinterpret_cast<__m512i>(below));
+            if constexpr (split) {
+                const auto rest_of = [](Isa::Vector v, __m256i bits) {
+                    return _mm512_sub_ps(v, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)));
+                };
+                const auto below = _mm512_cvtne2ps_pbh(rest_of(second, _mm512_extracti64x4_epi64(high, 1)),
+                                                       rest_of(first, _mm512_castsi512_si256(high)));
+                _mm512_storeu_si512(to + low + i / 2, reinterpret_cast<__m512i>(below));
+            }
         }
-    if (i == n) return;
-    Dot::stage(x, at + i, to + i / 2, n - i);
-    Low::stage(x, at + i, low + i / 2, n - i);
 }
 
 template <class Weight>
@@ -194,18 +202,11 @@ std::int64_t multiply_tiles(const Panels<Weight>& panels, const Epilogue& epilog
         for (std::int64_t k = 0; k < panels.inputs; k += product.inputs_per_block) {
             const std::int64_t inputs = smaller(panels.inputs - k, product.inputs_per_block);
             const std::int64_t numbers = smaller(product.inputs - 2 * k, 2 * inputs);
-            const std::int64_t padded = (inputs + largest - 1) / largest * largest;
-            for (std::int64_t m = 0; m < rows; ++m) {
-                BrainPair* to = block + m * step;
-                const std::int64_t from = (row + m) * product.inputs + 2 * k;
-                if constexpr (split)
-                    stage_both(x, from, to, to + low, numbers);
-                else
-                    Dot::stage(x, from, to, numbers);
-                // Zeros, for the weights that follow the panel's last ones are multiplied as well.
-                clear(to + inputs, padded - inputs);
-                if constexpr (split) clear(to + low + inputs, padded - inputs);
-            }
+            const std::int64_t from = row * product.inputs + 2 * k;
+            if (x.half)
+                stage_rows<split>(static_cast<const Half*>(x.data) + from, rows, numbers, product.inputs, block, step, low);
+            else
+                stage_rows<split>(static_cast<const float*>(x.data) + from, rows, numbers, product.inputs, block, step, low);
             const Runs runs{&start, 1, inputs};
             const bool only = inputs == panels.inputs, last = k + inputs == panels.inputs;
             for (std::int64_t panel = part.panel_begin; panel < part.panel_end; ++panel) {
@@ -213,7 +214,14 @@ std::int64_t multiply_tiles(const Panels<Weight>& panels, const Epilogue& epilog
                 const Corner corner = corner_of(panels, epilogue, y, panel, panels.outputs);
                 alignas(64) float two_tiles[2 * largest * 4 * Isa::lanes];
                 float* sums = scratch.sums + (panel - part.panel_begin) * width;
+                // While a panel is in use, its successor's share is fetched, a part of it by every block of rows.
+                const char* ahead = reinterpret_cast<const char*>(panels.data + ((panel + 1) * panels.inputs + k) * width);
+                const std::ptrdiff_t n_ahead = panel + 1 < part.panel_end ? inputs * right.row : 0;
+                const std::ptrdiff_t share_of = n_ahead * 2 * height / rows + 64;
+                std::ptrdiff_t fetched = 0;
                 for (std::int64_t m = 0; m < rows; m += 2 * height) {
+                    for (const std::ptrdiff_t end = smaller(fetched + share_of, n_ahead); fetched < end; fetched += 64)
+                        _mm_prefetch(ahead + fetched, _MM_HINT_T1);
                     const std::ptrdiff_t line = step * static_cast<std::ptrdiff_t>(sizeof(BrainPair));
                     const Side left{reinterpret_cast<const char*>(block + m * step), line, height * line,
                                     low * static_cast<std::ptrdiff_t>(sizeof(BrainPair))};

@@ -18,9 +18,7 @@ void frame(const Convolution& shape, Source x, std::int64_t image, typename Arit
         if (taken == row)
             Arithmetic::stage(x, from, to + margin, row);
         else  // each pixel's last pair is filled up
-            for (std::int64_t j = 0; j < shape.width; ++j)
-                Arithmetic::stage(x, from + j * shape.image_channels, to + margin + j * shape.channels / depth,
-                                  shape.image_channels);
+            if constexpr (depth == 2) Arithmetic::stage_pixels(x, from, to + margin, shape.width, shape.image_channels);
         clear(to + margin + row / depth, padded - margin - row / depth);
     }
     clear(to, shape.pad_bottom * padded);

@@ -29,10 +29,10 @@ constexpr int block_vectors = Isa::lanes >= 16 ? 2 : 1;
 
 // `columns` outputs of `vectors` vectors of channels, for rows [first, last) of the window; the others lie outside the
 // image. `x` is at the window's first row and the block's first column, which is number `column`; where the block reaches
-// beyond the image (`checked`), there are zeros.
-template <int kernel, int stride, int columns, int vectors, bool checked, class Weight, class From>
-void sum_block(const Weight* w, const Convolution& shape, const From* x, std::int64_t column, int first, int last,
-               float* sums) {
+// beyond the image (`checked`), there are zeros. `finished` takes each sum: its output, its vector, and itself.
+template <int kernel, int stride, int columns, int vectors, bool checked, class Weight, class From, class Finished>
+inline __attribute__((always_inline)) void sum_block(const Weight* w, const Convolution& shape, const From* x, std::int64_t column, int first, int last,
+               const Finished& finished) {
     using I = Isa;
     const std::int64_t channels = shape.channels, line = shape.dilation_height * shape.width * channels;
     I::Vector sum[columns][vectors];
@@ -64,37 +64,44 @@ void sum_block(const Weight* w, const Convolution& shape, const From* x, std::in
 #pragma GCC unroll 8
     for (int b = 0; b < columns; ++b)
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; ++v) I::store(sums + (b * vectors + v) * I::lanes, sum[b][v]);
+        for (int v = 0; v < vectors; ++v) finished(b, v, sum[b][v]);
 }
 
 // A row of outputs for some vectors of channels, from number `channel` on.
 template <int kernel, int stride, int vectors, class Weight, class From>
 std::int64_t slide(const Weight* w, const Convolution& shape, const From* rows, int first, int last,
                    std::int64_t channel, const Corner& corner, const Cut& cut) {
-    constexpr int width = vectors * Isa::lanes;
-    float sums[block_columns * width];
+    using I = Isa;
+    const Epilogue& e = corner.epilogue;
+    const bool quick = cut.only && corner.y.half && e.residual.data == nullptr, fits = cut.fits_half();
+    const auto low = I::all(cut.low), high = I::all(cut.high);
+    const Weight* own = w + channel;
     std::int64_t saturated = 0;
     for (std::int64_t column = 0; column < shape.out_width;) {
         const bool whole = column + block_columns <= shape.out_width;
         const std::int64_t n = whole ? block_columns : 1, start = column * stride - shape.pad_width;
         const From* x = rows + start * shape.channels + channel;
         const bool inside = start >= 0 && start + (n - 1) * stride + kernel <= shape.width;
-        const Weight* own = w + channel;
-        if (whole)
-            inside ? sum_block<kernel, stride, block_columns, vectors, false>(own, shape, x, start, first, last, sums)
-                   : sum_block<kernel, stride, block_columns, vectors, true>(own, shape, x, start, first, last, sums);
+        const std::ptrdiff_t at = corner.at + column * shape.channels + channel;
+        const auto finished = [&](int b, int v, I::Vector sum) {
+            const std::ptrdiff_t place = at + b * shape.channels + v * I::lanes;
+            const std::int64_t first = channel + v * I::lanes;
+            if (!quick) {
+                saturated += finish(sum, corner, place, first);
+                return;
+            }
+            const auto y = I::min(high, I::max(low, I::fma(sum, I::load(e.scale + first), I::load(e.bias + first))));
+            if (fits)
+                I::store(static_cast<Half*>(corner.y.data) + place, y);
+            else
+                saturated += store_results(y, corner.y, place, I::lanes);
+        };
+        if (!whole)
+            sum_block<kernel, stride, 1, vectors, true>(own, shape, x, start, first, last, finished);
+        else if (inside)
+            sum_block<kernel, stride, block_columns, vectors, false>(own, shape, x, start, first, last, finished);
         else
-            sum_block<kernel, stride, 1, vectors, true>(own, shape, x, start, first, last, sums);
-        Corner moved = corner;
-        moved.at += column * shape.channels;
-        if (cut.only && corner.y.half)
-            saturated += finish_columns<vectors>(sums, width, n, moved, channel, cut);
-        else
-            for (std::int64_t b = 0; b < n; ++b)
-                for (int v = 0; v < vectors; ++v)
-                    saturated += finish(Isa::load(sums + b * width + v * Isa::lanes), moved,
-                                        moved.at + b * shape.channels + channel + v * Isa::lanes,
-                                        channel + v * Isa::lanes);
+            sum_block<kernel, stride, block_columns, vectors, true>(own, shape, x, start, first, last, finished);
         column += n;
     }
     return saturated;

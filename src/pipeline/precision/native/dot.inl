@@ -14,11 +14,28 @@ struct Dot {
     static void stage(Source x, std::int64_t at, Activation* to, std::int64_t n) {
         stage_pairs(x, at, to, n, [](Isa::Vector v) { return v; });
     }
+    static void stage_pixels(Source x, std::int64_t at, Activation* to, std::int64_t n, std::int64_t channels) {
+        fill_pixels(x, at, to, n, channels, [](Isa::Vector v) { return v; });
+    }
     static void store(Activation* to, Isa::Vector v) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
     }
 
 protected:
+    // Pixels of an odd number of channels, each filled up with a zero.
+    template <class Change>
+    static void fill_pixels(Source x, std::int64_t at, Activation* to, std::int64_t n, std::int64_t channels,
+                            const Change& change) {
+        std::int64_t i = 0;
+        if (channels == 3)  // of colors four lie in a vector
+            for (; i + 8 <= n; i += 8, to += 16) {
+                const auto four = [&](std::int64_t pixel) {
+                    return change(_mm512_maskz_expand_ps(0x7777, load_source(x, at + pixel * 3, 12)));
+                };
+                _mm512_storeu_si512(to, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(four(i + 4), four(i))));
+            }
+        for (; i < n; ++i, to += (channels + 1) / 2) stage_pairs(x, at + i * channels, to, channels, change);
+    }
     template <class Change>
     static void stage_pairs(Source x, std::int64_t at, Activation* to, std::int64_t n, const Change& change) {
         std::int64_t i = 0;

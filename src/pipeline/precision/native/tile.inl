@@ -220,6 +220,8 @@ inline std::int64_t finish(Isa::Vector sum, const Corner& corner, std::ptrdiff_t
 struct Cut {
     bool only;
     float low, high;
+
+    bool fits_half() const { return low > -half_overflow && high < half_overflow; }
 };
 
 inline Cut cut_of(const Epilogue& e) {
@@ -243,6 +245,7 @@ std::int64_t finish_columns(const float* sums, std::ptrdiff_t stride, std::int64
     }
     const auto low = I::all(cut.low), high = I::all(cut.high);
     Half* to = static_cast<Half*>(corner.y.data) + corner.at + first;
+    const bool fits = cut.fits_half();
     std::int64_t saturated = 0;
     for (std::int64_t m = 0; m < rows; ++m, to += corner.stride)
 #pragma GCC unroll 4
@@ -251,7 +254,7 @@ std::int64_t finish_columns(const float* sums, std::ptrdiff_t stride, std::int64
             if (e.residual.data != nullptr)
                 y = y + load_source(e.residual, corner.at + m * corner.stride + first + v * I::lanes, I::lanes);
             y = I::min(high, I::max(low, y));
-            if (__builtin_expect(I::any_at_least(y, half_overflow), 0))
+            if (__builtin_expect(!fits && I::any_at_least(y, half_overflow), 0))
                 saturated += store_results(y, corner.y, corner.at + m * corner.stride + first + v * I::lanes, I::lanes);
             else
                 I::store(to + v * I::lanes, y);
