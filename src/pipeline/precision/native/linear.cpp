@@ -20,9 +20,11 @@ public:
         stored = storage;
         product_.inputs = affine.inputs;
         // A quarter of a MiB of activations stays in a level 2 cache; 96 rows share one reading of the weights.
-        constexpr std::int64_t longest = 1024, block = 65536;
+        // In pairs a block is worked off so fast that it should stay in the level 1 cache, with rows of whole tiles.
+        constexpr std::int64_t longest = 1024, block = depth_of<Weight> == 2 ? 8192 : 65536;
+        constexpr std::int64_t least = depth_of<Weight> == 2 ? 112 : 96;
         product_.inputs_per_block = std::min(packed_.panels.inputs, longest);
-        product_.rows_per_block = std::max<std::int64_t>(96, block / product_.inputs_per_block);
+        product_.rows_per_block = std::max<std::int64_t>(least, block / product_.inputs_per_block / 16 * 16);
     }
     std::int64_t run(const Call& call, const Team& team, unsigned char* workspace) const override {
         Product product = product_;
