@@ -171,10 +171,8 @@ TRAINING = "results/small/train/curved/seed0/manifest.json"
 LOG = "results/small/logs/train/curved/seed0.txt"
 
 
-def train_for_some_steps(place, study):
+def train_for_some_steps(place):
     """Start a training in a session of its own, as a terminal does, and return Snakemake's process after five steps."""
-    study["training"]["runs"]["curved"]["epochs"] = 30
-    place.write_study(study)
     process = place.start(
         TRAINING, "--set-resources", "train:checkpoint_steps=1", start_new_session=True,
         # Tests may have been started with interrupts ignored.
@@ -182,46 +180,50 @@ def train_for_some_steps(place, study):
     )  # fmt: skip
     deadline = time.monotonic() + 120
     heads = "results/checkpoints/*/checkpoint.json"
-    while not any(step_of(head) >= 5 for head in place.folder.glob(heads)):
+    before = max(map(step_of, place.folder.glob(heads)), default=0)
+    while not any(step_of(head) >= before + 5 for head in place.folder.glob(heads)):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return process
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_is_one_closing_line_and_the_training_leaves_a_checkpoint(
-    make_workplace, tmp_path, study, signum
-):
-    place = make_workplace(tmp_path)
-    process = train_for_some_steps(place, study)
+def interrupt(place, signum):
+    """Ask a training to end as a terminal or a batch system does, and return what Snakemake told since its start."""
+    process = train_for_some_steps(place)
     if signum == signal.SIGINT:  # a terminal sends it to all
         os.killpg(process.pid, signum)
     else:
         process.send_signal(signum)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
-    _, _, rest = output.partition("train curved 0: started\n")
-    assert rest == (
-        "small: 3 of 4 jobs done when it was interrupted. Run the same command again to go on; trainings go on from "
-        "their last checkpoint.\n"
-    )
     assert re.search(
         r"^interrupted: .* stopped on request after step \d+ of", place.folder.joinpath(LOG).read_text(), re.M
     )
-    place.snakemake(TRAINING)
-    assert "goes on at step" in place.folder.joinpath(LOG).read_text()
+    return output.partition("train curved 0: started\n")[2]
 
 
-def test_a_killed_training_goes_on_and_ends_bit_equal(make_workplace, tmp_path, study):
-    place = make_workplace(tmp_path)
-    process = train_for_some_steps(place, study)
+def kill(place):
+    """Kill Snakemake and all that it started, and unlock the folder."""
+    process = train_for_some_steps(place)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
     kill_processes_of(place.folder)
     assert not (place.folder / TRAINING).exists()
     place.snakemake("--unlock")
+
+
+def test_an_interrupt_is_one_closing_line_and_an_interrupted_and_killed_training_ends_bit_equal(
+    make_workplace, tmp_path, study
+):
+    place = make_workplace(tmp_path)
+    study["training"]["runs"]["curved"]["epochs"] = 30
+    place.write_study(study)
+    go_on = "Run the same command again to go on; trainings go on from their last checkpoint.\n"
+    assert interrupt(place, signal.SIGINT) == f"small: 3 of 4 jobs done when it was interrupted. {go_on}"
+    assert interrupt(place, signal.SIGTERM) == f"small: 0 of 1 job done when it was interrupted. {go_on}"
+    kill(place)
     place.snakemake(TRAINING)
     assert "goes on at step" in place.folder.joinpath(LOG).read_text()
     assert not list(place.folder.glob("results/checkpoints/*/checkpoint.json"))
