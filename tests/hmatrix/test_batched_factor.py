@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import H2Matrix, Strong, Weak, kernels
-from pipeline.hmatrix.batched import compression, elimination, padding
+from pipeline.hmatrix.batched import bucket, compression, padding
 from pipeline.hmatrix.batched.coloring import colors, within_two_steps
 from pipeline.hmatrix.batched.kernel import DeviceKernel
 from pipeline.hmatrix.factor import factorize
@@ -167,8 +167,8 @@ def test_a_pivot_that_the_device_alone_refuses_is_the_least_of_its_block(monkeyp
     monkeypatch.setattr(
         torch.linalg, "cholesky_ex", lambda _: (real.L[None], torch.ones(1, dtype=torch.int32))
     )
-    with pytest.raises(elimination._BrokenDown) as failure:
-        elimination._cholesky(X[None], torch.tensor([[10, 11, 12, 13]]))
+    with pytest.raises(bucket.BrokenDown) as failure:
+        bucket._cholesky(X[None], torch.tensor([[10, 11, 12, 13]]))
     assert failure.value.place == 11
     # The square of a rounded root: machines differ in its last bits.
     assert failure.value.pivot == pytest.approx(float(real.L[1, 1]) ** 2, rel=4 * np.finfo(float).eps)
@@ -179,8 +179,8 @@ def test_the_pivot_that_fails_is_named_with_its_point(dtype):
     X = torch.eye(5, dtype=dtype).repeat(3, 1, 1)
     X[1, 3, 3] = -2.0
     X[1, 4, 0] = X[1, 0, 4] = 3.0
-    with pytest.raises(elimination._BrokenDown) as failure:
-        elimination._cholesky(X, torch.arange(15).reshape(3, 5))
+    with pytest.raises(bucket.BrokenDown) as failure:
+        bucket._cholesky(X, torch.arange(15).reshape(3, 5))
     assert (failure.value.place, failure.value.pivot) == (8, -2.0)
 
 

@@ -8,11 +8,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.hmatrix import exact_rows
-from pipeline.hmatrix.batched import build, compression, elimination, interpolation, kernel, padding
+from pipeline.hmatrix.batched import bucket, build, compression, interpolation, kernel, padding
 
 BATCHES = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-_MODULES = (exact_rows, build, compression, elimination, interpolation, kernel)
+_MODULES = (exact_rows, bucket, build, compression, interpolation, kernel)
 
 
 class OnOneDevice(TorchDispatchMode):

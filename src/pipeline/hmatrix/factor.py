@@ -225,7 +225,7 @@ def problem_of(
     lists = A.interactions
     return PartedProblem(
         matrix, A.rows, lists.near, lists.far, diagonal, KINDS[kind], working, stored, sampling,
-        lists.first_far_level(A.rows), _DENSE_END,
+        lists.first_far_level(A.rows), _DENSE_END, kernel=A.kernel,
     )  # fmt: skip
 
 

@@ -51,24 +51,26 @@ class LevelMatrix:
     def __init__(
         self,
         entries: Entries,
-        diagonal: Tensor,
+        diagonal: Callable[[Tensor], Tensor],
         points: Tensor,
         start: Integers,
         stored: csr_array,
         *,
         symmetric: bool,
+        dtype: torch.dtype,
     ) -> None:
         """Fill a matrix with a kernel's entries.
 
         Args:
             entries: The kernel.
-            diagonal: Shape (n_points,), added to the diagonal.
+            diagonal: What is added to the diagonal at places of the tree order.
             points, start: As the attributes.
             stored: Pairs of boxes, shape (boxes, boxes), symmetric, which have a block.
             symmetric: Whether the matrix is.
+            dtype: Type of the numbers.
         """
         self.entries, self.diagonal, self.points, self.start = entries, diagonal, points, start
-        self.symmetric, self.device = symmetric, points.device
+        self.symmetric, self.dtype, self.device = symmetric, dtype, points.device
         self.size = np.diff(start)
         self.n_boxes, self.n_unknowns = len(self.size), int(start[-1])
         self.alive = torch.arange(self.n_unknowns + 1, device=self.device)
@@ -82,7 +84,7 @@ class LevelMatrix:
         self.first, self.second = np.divmod(self._keys, max(self.n_boxes, 1))
         self.touched = np.zeros(len(self._keys) + 1, dtype=bool)
         n_values = self._number_places()
-        self.values = diagonal.new_zeros(n_values + 2)
+        self.values = torch.zeros(n_values + 2, dtype=dtype, device=self.device)
         self._fill()
 
     def _number_places(self) -> int:
@@ -185,7 +187,7 @@ class LevelMatrix:
             torch.repeat_interleave(of_box, counts, output_size=self.n_unknowns)
             for of_box in (base, row + column)
         ]
-        self.values[spread[0] + spread[1] * self._local[:-1]] += self.diagonal[self.points[:-1]]
+        self.values[spread[0] + spread[1] * self._local[:-1]] += self.diagonal(self.points[:-1])
 
     def add(self, rows: Integers, columns: Integers, values: NDArray[Any]) -> None:
         """Add numbers to entries, none of them twice, of pairs of boxes that have a block."""
@@ -197,15 +199,33 @@ class LevelMatrix:
         self.values[base + row * i + column * j] += to_device(values, self.device).to(self.values.dtype)
         self.touch(pairs)
 
-    def take_over(self, below: "LevelMatrix", parent: Integers) -> None:
+    def put(self, first: int, second: int, row: int, column: int, block: NDArray[Any]) -> None:
+        """Write a piece of the block of two boxes, whose first entry is that of the unknowns `row` and `column`."""
+        pair, mirrored = self.pairs(np.array([[first], [second]]), np.array([[second], [first]]))
+        if pair[0] == len(self._keys):
+            return
+        base, down, across = (int(x) for x in self._writing[:, int(pair[0])])
+        i = row - int(self.start[first]) + torch.arange(block.shape[0], device=self.device)
+        j = column - int(self.start[second]) + torch.arange(block.shape[1], device=self.device)
+        places = base + down * i[:, None] + across * j
+        self.values[places] = to_device(block, self.device).to(self.values.dtype)
+        self.touch(pair)
+        self.touch(mirrored)
+
+    def take_over(self, below: "LevelMatrix", parent: Integers, offset: Integers | None = None) -> None:
         """Take what updates have changed between what is left of the boxes below, from left to right.
 
         Args:
             below: The matrix of the boxes below; box b's parent is parent[b].
             parent: Shape (boxes below,).
+            offset: Shape (boxes below,), number of each box's first unknown here; box by box if left out.
         """
-        offset = np.cumsum(below.size) - below.size  # of a box's unknowns among this level's
+        if offset is None:
+            offset = np.cumsum(below.size) - below.size
         changed = np.flatnonzero(below.touched[:-1])
+        changed = changed[
+            self.pairs(parent[below.first[changed]], parent[below.second[changed]]) < len(self._keys)
+        ]
         for group in below._groups(changed):
             pairs, rows, columns = below._blocks(group)
             blocks = below.read(pairs, rows, columns)

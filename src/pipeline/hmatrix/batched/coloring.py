@@ -4,7 +4,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.batched.padding import Integers
+from pipeline.hmatrix.cluster import ClusterTree
+
+
+def near_of_level(tree: ClusterTree, near: Lists, level: int) -> csr_array:
+    """Return the near boxes of a level, numbered from its first."""
+    first, last = (int(tree.level_start[level + i]) for i in (0, 1))
+    start = near.start[first : last + 1]
+    columns = near.boxes[start[0] : start[-1]].astype(np.int64) - first
+    shape = (last - first, last - first)
+    return csr_array((np.ones(len(columns), np.int64), columns, start - start[0]), shape=shape)
 
 
 def within_two_steps(near: csr_array) -> csr_array:

@@ -170,7 +170,7 @@ def adaptive_bases(
         index = to_device(chosen, device)
         parts.append((pending[chosen], Bases(bases.P[index], bases.turn[index], bases.rank[chosen])))
         if not good.all():
-            trials.append((pending[~good], 2 * wanted, number + 2))
+            trials.append((pending[~good], 2 * wanted, number + 1))
     return _box_bases(_joined(parts), unknowns, n_unknowns, present, n, scale)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -79,3 +79,103 @@ class DeviceKernel:
             blocks = self(places[0][own], places[1][others]).mT
             values[torch.where(there, at, len(values) - 1)] = blocks.to(values.dtype)
         return Blocks(first, second, start, to_host(values[:-1]))
+
+
+class Kept(Protocol):
+    """Points that a process keeps: its own range of the tree order, and others.
+
+    Attributes:
+        first: Place of the first own point.
+        own: Coordinates of the own points, shape (n, d).
+        places: Places of the others, sorted.
+        others: Their coordinates.
+    """
+
+    @property
+    def first(self) -> int: ...
+    @property
+    def own(self) -> NDArray[np.float64]: ...
+    @property
+    def places(self) -> Ints: ...
+    @property
+    def others(self) -> NDArray[np.float64]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class WholeTree:
+    """All points of a tree, kept by one process."""
+
+    tree: ClusterTree
+
+    @property
+    def first(self) -> int:
+        return 0
+
+    @property
+    def own(self) -> NDArray[np.float64]:
+        return self.tree.points
+
+    @property
+    def places(self) -> Ints:
+        return np.zeros(0, np.int32)
+
+    @property
+    def others(self) -> NDArray[np.float64]:
+        return self.tree.points[:0]
+
+
+class MissingPoint(Exception):
+    """A point that is not kept here."""
+
+
+class KeptEntries:
+    """A kernel between those points that are kept here, and what is added to their diagonal, by places of the tree."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        kept: Kept,
+        diagonal: NDArray[Any],
+        n_points: int,
+        computed: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """Copy the points to the device.
+
+        Args:
+            kernel: The kernel.
+            kept: The points.
+            diagonal: What is added to the diagonal, of own points and then of others.
+            n_points: Points of the tree; places from here on are padding, whose entries are any.
+            computed: Type of the entries.
+            device: The device.
+        """
+        self.kernel, self.computed, self._first, self._n_points = kernel, computed, kept.first, n_points
+        self._n_own = len(kept.own)
+        self._others = to_device(kept.places.astype(np.int64), device)
+        self._points = to_device(np.concatenate([kept.own, kept.others]), device)
+        self._diagonal = to_device(diagonal, device).to(computed)
+
+    def __call__(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return the blocks of places (b, m) and (b, n).
+
+        Raises:
+            MissingPoint: If one of them is not kept here.
+        """
+        return self.kernel(self._points[self._at(rows)], self._points[self._at(columns)]).to(self.computed)
+
+    def diagonal(self, places: Tensor) -> Tensor:
+        """Return what is added to the diagonal at places."""
+        return self._diagonal[self._at(places)]
+
+    def _at(self, places: Tensor) -> Tensor:
+        own = (places >= self._first) & (places < self._first + self._n_own)
+        padding = places >= self._n_points
+        if len(self._others) == 0:
+            if not bool((own | padding).all()):
+                raise MissingPoint
+            return torch.where(own, places - self._first, 0)
+        found = torch.searchsorted(self._others, places.contiguous()).clamp(max=len(self._others) - 1)
+        if not bool((own | padding | (self._others[found] == places)).all()):
+            raise MissingPoint
+        return torch.where(own, places - self._first, torch.where(padding, 0, self._n_own + found))

@@ -50,12 +50,12 @@ def divided_problem(
         shifted(rows, division.first, ranges, communicator) for rows in (division.tree.points, own_term)
     )
     kept = _Kept(A.kernel, int(edges[communicator.rank]), points, term, edges, communicator)
-    matrix, diagonal = kept.fetch(np.zeros(0, np.int64))
+    matrix, diagonal, _ = kept.fetch(np.zeros(0, np.int64))
     far = interactions(tree, tree, A.admissibility, _with_ancestors(A, team)).far
     highest = gather(communicator, np.array([A.interactions.first_far_level(tree)]))
     return Problem(
         matrix, tree, near_lists(A, communicator), far, diagonal, kind, working, stored, sampling,
-        min(int(level[0]) for level in highest), dense_end, kept.fetch if communicator.size > 1 else None,
+        min(int(level[0]) for level in highest), dense_end, kept.fetch if communicator.size > 1 else None, A.kernel,
     )  # fmt: skip
 
 
@@ -78,14 +78,14 @@ class _Kept:
     edges: Ids
     communicator: Communicator
 
-    def fetch(self, wanted: Ids) -> tuple["_native.KernelMatrix", Array]:
-        """Return entries and diagonal of the own points and of those at `wanted`; collective."""
+    def fetch(self, wanted: Ids) -> tuple["_native.KernelMatrix", Array, KeptPoints]:
+        """Return entries and diagonal of the own points and of those at `wanted`, and all these points; collective."""
         wanted = distinct(wanted[(wanted < self.first) | (wanted >= self.first + len(self.points))])
         halo = Halo.of(self.communicator, wanted, self.edges)
         others, term = (halo.fetch(self.communicator, rows) for rows in (self.points, self.diagonal))
         kept = KeptPoints(self.first, self.points, wanted.astype(np.int32), others)
         matrix = kernel_matrix(self.kernel, kept, kept, is_complex=self.diagonal.dtype.kind == "c")
-        return matrix, np.concatenate([self.diagonal, term])
+        return matrix, np.concatenate([self.diagonal, term]), kept
 
 
 def near_lists(A: OwnForm, communicator: Communicator) -> Lists:

@@ -12,10 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import _native
+from pipeline.hmatrix.batched.kernel import WholeTree
+from pipeline.hmatrix.batched.part import BatchedPart
 from pipeline.hmatrix.inputs import Progress
 from pipeline.hmatrix.partition import LevelPartition, partition_level
 from pipeline.hmatrix.parts.stages import NO_PHASE, Eliminated, Ids, Moved, Problem, Stage, Steps
@@ -56,16 +59,35 @@ class _Run:
     def __init__(self, problem: Problem, team: Team, progress: Progress | None) -> None:
         self.problem, self.team, self.tree, self.progress = problem, team, problem.tree, progress
         self.watch = _native.Watch(progress, self.tree.n_boxes)
-        part = getattr(_native, f"Part_{problem.working.name}_{problem.stored.name}")
-        near, far, sampling = problem.near, problem.far, problem.sampling
-        arguments = problem.matrix, self.tree.native, near.start, near.boxes, far.start, far.boxes
-        options = problem.diagonal, problem.kind, sampling.budget, sampling.rows
-        self.parts = {number: part(*arguments, *options) for number in team.own}
+        self.parts = {number: self._part(team.devices.get(number)) for number in team.own}
         self.stages: list[Stage] = []
         self.seconds: list[float] = []
         self.unread: dict[
             int, list[tuple[int, Message]]
         ] = {}  # records that have arrived and are not applied yet
+
+    def _part(self, device: torch.device | None) -> Any:
+        """Return a part that works natively, or in batches on a device."""
+        problem, near, far, sampling = (
+            self.problem,
+            self.problem.near,
+            self.problem.far,
+            self.problem.sampling,
+        )
+        if device is None:
+            native = getattr(_native, f"Part_{problem.working.name}_{problem.stored.name}")
+            return native(
+                problem.matrix, self.tree.native, near.start, near.boxes, far.start, far.boxes,
+                problem.diagonal, problem.kind, sampling.budget, sampling.rows,
+            )  # fmt: skip
+        if problem.kernel is None:
+            raise ValueError("only a kernel's entries can be eliminated in batches")
+        part = BatchedPart(
+            problem.kernel, self.tree, near, far, problem.kind, problem.working, problem.stored, sampling, device
+        )  # fmt: skip
+        if problem.fetch is None:
+            part.keep(WholeTree(self.tree), problem.diagonal)
+        return part
 
     def run(self) -> tuple[Eliminated | None, Failure | None]:
         try:
@@ -140,9 +162,12 @@ class _Run:
         if self.problem.fetch is None:
             return
         known = [self.parts[number].points(chosen.astype(np.int32))[1] for number, chosen in boxes.items()]
-        matrix, diagonal = self.problem.fetch(np.concatenate([samples, *known]).astype(np.int64))
+        matrix, diagonal, kept = self.problem.fetch(np.concatenate([samples, *known]).astype(np.int64))
         for part in self.parts.values():
-            part.set_entries(matrix, diagonal)
+            if isinstance(part, BatchedPart):
+                part.keep(kept, diagonal)
+            else:
+                part.set_entries(matrix, diagonal)
         self.matrix = matrix  # the parts look into it
 
     def _fetch_samples(self, plan: LevelPartition, n_samples: int) -> int:
@@ -179,6 +204,9 @@ class _Run:
     def _phase(self, plan: LevelPartition, phase: int, moved: Moved, fetched: int) -> int:
         """Apply the records of the phase before and eliminate boxes; return how many samples of each are fetched."""
         in_phase = {number: plan.boxes_of(number, phase) for number in self.parts}
+        for number, part in self.parts.items():
+            if isinstance(part, BatchedPart):
+                in_phase[number] = part.arranged(in_phase[number])
         left = in_phase
 
         def eliminate(number: int, watching: bool) -> Any:

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.admissibility import Lists
+from pipeline.hmatrix.batched.kernel import Kept
 from pipeline.hmatrix.cluster import ClusterTree
+from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.partition import LevelPartition
 from pipeline.hmatrix.skeleton import Sampling
 
@@ -33,7 +35,9 @@ class Problem:
         first_far_level: The uppermost level with far pairs; above it everything is dense.
         dense_end: Unknowns that are left to one dense factorization.
         fetch: Where `matrix` keeps the points of this process's parts and other processes have more, collective:
-            returns entries and diagonal of these and of others at the places asked for, until it is called again.
+            returns entries and diagonal of these and of others at the places asked for, until it is called again, and
+            the points themselves.
+        kernel: Gives the entries; wanted where parts work in batches.
     """
 
     matrix: "_native.KernelMatrix"
@@ -47,7 +51,8 @@ class Problem:
     sampling: Sampling
     first_far_level: int
     dense_end: int
-    fetch: Callable[[NDArray[np.int64]], tuple["_native.KernelMatrix", NDArray[Any]]] | None = None
+    fetch: Callable[[NDArray[np.int64]], tuple["_native.KernelMatrix", NDArray[Any], Kept]] | None = None
+    kernel: Kernel | None = None
 
 
 @dataclass(frozen=True, eq=False)

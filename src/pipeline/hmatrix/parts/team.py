@@ -60,6 +60,8 @@ class Team:
         n_threads: Most threads of this process that work at once; as many as torch has if left out.
         communicator: The processes; parts are dealt to them in contiguous runs.
         shares: Shape (parts,), how much each part should own; equal if left out.
+        devices: Where parts of this process eliminate in batches, by part; the others eliminate natively.
+        counts: Shape (processes,), how many parts each process has; about equally many if left out.
         tally: Counts of what has been done.
         failed: The process whose pivot has failed.
     """
@@ -68,6 +70,8 @@ class Team:
     n_threads: int | None = None
     communicator: Communicator = field(default_factory=Serial)
     shares: NDArray[np.float64] | None = None
+    devices: Mapping[int, torch.device] = field(default_factory=dict)
+    counts: NDArray[np.int64] | None = None
     tally: Tally = field(default_factory=Tally)
     failed: int | None = None
     _pool: ThreadPoolExecutor | None = field(default=None, repr=False)
@@ -75,6 +79,8 @@ class Team:
     @cached_property
     def place(self) -> NDArray[np.int64]:
         """The process of each part."""
+        if self.counts is not None:
+            return np.repeat(np.arange(len(self.counts)), self.counts)
         return np.arange(self.n_parts) * self.communicator.size // self.n_parts
 
     @property
