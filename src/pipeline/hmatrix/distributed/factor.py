@@ -6,6 +6,7 @@ near lists, from which all find the same plan: about two bytes a point.
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +14,11 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
 
-from pipeline.errors import ConvergenceError
+from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix.distributed.exact_rows import exact_products
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.problem import divided_problem
+from pipeline.hmatrix.distributed.speeds import MEASURED, Speed, measured_speeds, shares_of
 from pipeline.hmatrix.distributed.statistics import of_factorization
 from pipeline.hmatrix.distributed.swap import Array, Ids, gather, summed
 from pipeline.hmatrix.distributed.vectors import act, shifted
@@ -57,6 +59,7 @@ class DistributedFactorization:
         computed: Type in which it was eliminated.
         residual: |b - A x| / |b| of a random right-hand side on exact rows; None where nothing was measured.
         notes: What the caller should know, such as tightenings.
+        speeds: What each process was found to take, where boxes are divided by measured speed.
     """
 
     form: OwnForm
@@ -69,6 +72,7 @@ class DistributedFactorization:
     computed: np.dtype[Any]
     residual: float | None = None
     notes: tuple[str, ...] = ()
+    speeds: tuple[Speed, ...] = ()
 
     def __repr__(self) -> str:
         n = self.form.division.n_points
@@ -174,10 +178,15 @@ def factorize(
     tolerance: float | None = None,
     kind: str = "auto",
     parts: int | None = None,
+    device: torch.device | None = None,
+    speeds: str | Sequence[float] | None = None,
     checked: bool = True,
     progress: Progress | None = None,
 ) -> DistributedFactorization:
     """Factorize a divided matrix; collective. Arguments as `factor.factorize` takes them, the same on all processes.
+
+    Only `device` may differ: where this process eliminates its boxes in batches, as one part if `parts` is left out.
+    With `speeds` boxes are divided in proportion to a number for each process, or to what is "measured" first.
 
     Raises:
         ConvergenceError: On all processes, if a pivot fails or solves leave a large residual at the tightest tolerance.
@@ -189,25 +198,43 @@ def factorize(
         kind = choose_kind(
             kind, is_symmetric=A.mirrored, is_definite=definite, is_complex=A.computed.kind == "c"
         )
-    require_alike(communicator.inner, {"tolerance": float(tolerance), "kind": kind, "parts": parts})
+        if isinstance(speeds, str) and speeds != MEASURED:
+            raise ConfigError(f'speeds wants "{MEASURED}", a number for each process or None, not {speeds!r}')
+    told = speeds if speeds is None or isinstance(speeds, str) else [float(speed) for speed in speeds]
+    alike = {"tolerance": float(tolerance), "kind": kind, "parts": parts, "speeds": told}
+    require_alike(communicator.inner, alike)
     computed = wide_type(A.computed)
     own_term = np.zeros(A.n_own, computed) if A.diagonal_term is None else A.diagonal_term.astype(computed)
     squares = float(summed(communicator, np.array([(np.abs(own_term) ** 2).sum()]))[0])
     size = float(np.hypot(A.norm, math.sqrt(squares)))
     widened = computed.kind == "c" and not A.kernel.is_complex
     calls_python = widened or not program(A.kernel, A.points.own.shape[1])
-    threads = 1 if calls_python else n_threads()
-    n_parts = parts or int(summed(communicator, np.array([threads]))[0])
+    threads = 1 if calls_python or device is not None else n_threads()
+    counts = np.concatenate(gather(communicator, np.array([threads])))
+    if parts is not None:
+        counts = np.bincount(np.arange(parts) * len(counts) // parts, minlength=len(counts))
+    n_parts, before = int(counts.sum()), int(counts[: communicator.rank].sum())
+    own_parts = range(before, before + int(counts[communicator.rank]))
+    devices = {} if device is None else dict.fromkeys(own_parts, device)
+    measured: list[Speed] = []
+    shares = None if told is None or isinstance(told, str) else shares_of(told, counts)
     tree = A.division.tree
     used, double = tolerance, False
     tightest = _TIGHTEST if checked else 1e-2 * min(tolerance, A.tolerance)
     while True:
         working, stored = step_types(used, size, computed)
         working = computed if double else working
-        team = Team(n_parts, threads, communicator)
+        sampling = Sampling.for_tolerance(_SHARE * used, A.norm, tree.n_boxes)
+        if told == MEASURED and not measured:
+            at_once = min(threads, max(len(own_parts), 1))
+            measured = measured_speeds(
+                A, own_term, communicator,
+                kind=KINDS[kind], types=(working, stored), sampling=sampling, device=device, threads=at_once,
+            )  # fmt: skip
+            shares = shares_of([speed.boxes_per_second for speed in measured], counts)
+        team = Team(n_parts, threads, communicator, shares, devices=devices, counts=counts)
         problem = divided_problem(
-            A, own_term, team, KINDS[kind], working, stored,
-            Sampling.for_tolerance(_SHARE * used, A.norm, tree.n_boxes), _DENSE_END,
+            A, own_term, team, KINDS[kind], working, stored, sampling, _DENSE_END,
         )  # fmt: skip
         eliminated, failure = eliminate(problem, team, progress)
         if eliminated is not None:
@@ -215,7 +242,16 @@ def factorize(
             ranges = np.stack(gather(communicator, np.array([steps.own_range]))).reshape(-1, 2)
             notes = () if used == tolerance else (_tightened(tolerance, used),)
             result = DistributedFactorization(
-                A, communicator, steps, ranges, kind, tolerance, used, working, notes=notes
+                A,
+                communicator,
+                steps,
+                ranges,
+                kind,
+                tolerance,
+                used,
+                working,
+                notes=notes,
+                speeds=tuple(measured),
             )
             if not checked:
                 return result

@@ -1,10 +1,12 @@
 """`DistributedH2Matrix`: the face of an H2 matrix that is divided among processes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
@@ -173,15 +175,25 @@ class DistributedH2Matrix:
         kind: str = "auto",
         *,
         parts: int | None = None,
+        device: torch.device | None = None,
+        speeds: str | Sequence[float] | None = None,
         progress: Progress | None = None,
     ) -> DistributedFactorization:
-        """Factorize by parts, some on each process; arguments as `H2Matrix.factorize` takes them, alike on all.
+        """Factorize by parts, some on each process.
 
         Everything is divided but the numbers and bounds of boxes, and near lists, from which all find the same plan.
+
+        Args:
+            tolerance, kind, parts, progress: As `H2Matrix.factorize` takes them, the same on all processes.
+            device: Where this process eliminates its boxes in batches, beside others that work natively: its GPU.
+            speeds: How many boxes each process should own beside the others: a number for each, the same list on all
+                processes, or "measured" to time a few boxes of each level everywhere before. `speeds` of the result
+                has what was found; passed as numbers (`boxes_per_second`) it gives the same division again.
         """
         return factorize(
-            self.form, self.communicator, tolerance=tolerance, kind=kind, parts=parts, progress=progress
-        )
+            self.form, self.communicator,
+            tolerance=tolerance, kind=kind, parts=parts, device=device, speeds=speeds, progress=progress,
+        )  # fmt: skip
 
     def solve(
         self,

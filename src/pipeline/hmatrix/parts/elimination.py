@@ -34,15 +34,19 @@ _NO_POINTS = np.zeros(0, np.int64)
 
 
 def eliminate(
-    problem: Problem, team: Team, progress: Progress | None = None
+    problem: Problem,
+    team: Team,
+    progress: Progress | None = None,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Eliminated | None, Failure | None]:
-    """Factorize by parts; collective.
+    """Factorize by parts; collective. Levels are timed by `clock`, in seconds.
 
     Returns:
         The factorization and None, or None and the failure of the first part that met one: the same on all processes.
     """
     with one_blas_thread(), team.at_work(alone=problem.matrix.calls_python):
-        return _Run(problem, team, progress).run()
+        return _Run(problem, team, progress, clock).run()
 
 
 class _Broken(Exception):
@@ -56,8 +60,11 @@ class _Broken(Exception):
 class _Run:
     """One factorization while it is being made."""
 
-    def __init__(self, problem: Problem, team: Team, progress: Progress | None) -> None:
+    def __init__(
+        self, problem: Problem, team: Team, progress: Progress | None, clock: Callable[[], float]
+    ) -> None:
         self.problem, self.team, self.tree, self.progress = problem, team, problem.tree, progress
+        self.clock = clock
         self.watch = _native.Watch(progress, self.tree.n_boxes)
         self.parts = {number: self._part(team.devices.get(number)) for number in team.own}
         self.stages: list[Stage] = []
@@ -111,7 +118,7 @@ class _Run:
             part.set_points(boxes, start, _ranges(self.tree.start[boxes], self.tree.stop[boxes]))
         moved: Moved = {}
         while level >= self.problem.first_far_level and self._left(plan) > self.problem.dense_end:
-            begun = time.perf_counter()
+            begun = self.clock()
             fetched = self._fetch_samples(plan, _AHEAD)
             for phase in range(plan.n_phases):
                 fetched = self._phase(plan, phase, moved if phase == 0 else {}, fetched)
@@ -121,11 +128,11 @@ class _Run:
                 break
             above = self._plan(level - 1)
             moved = self._climb(plan, above)
-            self.seconds.append(time.perf_counter() - begun)
+            self.seconds.append(self.clock() - begun)
             plan, level = above, level - 1
-        begun = time.perf_counter()
+        begun = self.clock()
         self._finish(plan, moved)
-        self.seconds.append(time.perf_counter() - begun)
+        self.seconds.append(self.clock() - begun)
 
     def _left(self, plan: LevelPartition) -> float:
         """Return how many unknowns there are, over all parts."""

@@ -1,0 +1,168 @@
+"""How fast unlike processes are: seconds for a box of each level, measured on the same few boxes everywhere.
+
+Processes may have one thread or several, cores alone or a device that works in batches. Before a factorization each one
+eliminates a small matrix over some hundred of the points, with the kernel, the tolerance and the kind that are asked
+for, in all its threads at once. From what a box takes there and from how many boxes each level of the whole tree has
+follows how many boxes a process could eliminate in a second, and the boxes are divided in proportion.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError
+from pipeline.hmatrix.admissibility import interactions
+from pipeline.hmatrix.distributed.form import OwnForm
+from pipeline.hmatrix.distributed.points import kernel_matrix
+from pipeline.hmatrix.distributed.swap import Array, gather
+from pipeline.hmatrix.geometry import trees_of
+from pipeline.hmatrix.parts import Problem, Team, eliminate
+from pipeline.hmatrix.skeleton import Sampling
+from pipeline.runtime.communicator import Communicator
+
+MEASURED = "measured"
+_LEAVES = 64  # of the small matrix: its leaves and the level above are those of which most boxes are
+_DENSE_END = 64
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a process was found to take.
+
+    Attributes:
+        process: Number of the process.
+        device: Name of its device, such as "cuda:0"; "native" where it has none.
+        threads: How many threads eliminated boxes at once.
+        seconds_per_box: By levels from the leaves up; levels above the last take what it takes.
+        boxes_per_second: Of the whole tree, by all threads together.
+    """
+
+    process: int
+    device: str
+    threads: int
+    seconds_per_box: tuple[float, ...]
+    boxes_per_second: float
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row per level, as JSON and tables can hold it."""
+        return [
+            {
+                "process": self.process, "device": self.device, "threads": self.threads,
+                "level_above_leaves": height, "seconds_per_box": seconds,
+                "boxes_per_second": self.boxes_per_second,
+            }
+            for height, seconds in enumerate(self.seconds_per_box)
+        ]  # fmt: skip
+
+
+def boxes_per_second(
+    seconds_per_box: Sequence[float], boxes: Sequence[int] | NDArray[Any], threads: int
+) -> float:
+    """Return how many boxes of a whole tree are eliminated in a second.
+
+    Args:
+        seconds_per_box: By levels from the leaves up.
+        boxes: How many boxes each level of the tree has, from the leaves up; more levels than were measured.
+        threads: How many eliminate boxes at once, each as fast.
+    """
+    last = len(seconds_per_box) - 1
+    seconds = sum(float(count) * seconds_per_box[min(height, last)] for height, count in enumerate(boxes))
+    return threads * float(np.sum(boxes)) / seconds
+
+
+def measured_speeds(
+    A: OwnForm,
+    own_term: Array,
+    communicator: Communicator,
+    *,
+    kind: int,
+    types: tuple[np.dtype[Any], np.dtype[Any]],
+    sampling: Sampling,
+    device: torch.device | None,
+    threads: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Speed]:
+    """Measure all processes on the same boxes; collective.
+
+    Args:
+        A: The matrix.
+        own_term: What is added to the diagonal of own rows, in tree order.
+        communicator: The processes.
+        kind, types, sampling: As `parts.Problem` takes them; types are those of arithmetic and of steps.
+        device: Where this process works in batches; None for native work.
+        threads: How many threads of this process eliminate at once.
+        clock: Seconds.
+    """
+    problem = _small_problem(A, own_term, communicator, kind, types, sampling)
+    devices = {} if device is None else {0: device}
+
+    def run() -> list[tuple[int, float]]:
+        rows: list[tuple[int, float]] = []
+        eliminated, _ = eliminate(problem, Team(1, 1, devices=devices), clock=clock)
+        for row in [] if eliminated is None else eliminated.table:
+            rows.append((row["boxes"], row["seconds"]))
+        return rows[:-1]  # the last is the dense end
+
+    run()  # a device compiles and allocates at first
+    with ThreadPoolExecutor(threads) as pool:
+        found = [future.result() for future in [pool.submit(run) for _ in range(threads)]]
+    n_levels = min(len(rows) for rows in found)
+    own = np.array([max(rows[i][1] / max(rows[i][0], 1) for rows in found) for i in range(n_levels)])
+    names = gather(communicator, np.frombuffer(str(device or "native").encode(), np.uint8).copy())
+    everybodys = gather(communicator, np.concatenate([[float(threads)], own]))
+    boxes = np.diff(A.division.tree.level_start)[::-1]
+    n_common = min(len(row) for row in everybodys) - 1
+    if n_common == 0:  # too few points, or a pivot that failed, which the factorization will meet and tell
+        everybodys, n_common = [np.array([row[0], 1.0]) for row in everybodys], 1
+    result = []
+    for process, (name, row) in enumerate(zip(names, everybodys, strict=True)):
+        seconds = tuple(float(value) for value in np.maximum(row[1 : 1 + n_common], 1e-9))
+        count = int(row[0])
+        speed = boxes_per_second(seconds, boxes, count)
+        result.append(Speed(process, name.tobytes().decode(), count, seconds, speed))
+    return result
+
+
+def _small_problem(
+    A: OwnForm,
+    own_term: Array,
+    communicator: Communicator,
+    kind: int,
+    types: tuple[np.dtype[Any], np.dtype[Any]],
+    sampling: Sampling,
+) -> Problem:
+    """Return the matrix over some points of the process that owns most: the same on all processes; collective."""
+    tree = A.division.tree
+    leaf = max(int((tree.stop - tree.start)[tree.level(tree.n_levels - 1).start :].max(initial=1)), 1)
+    counts = [int(count[0]) for count in gather(communicator, np.array([A.n_own]))]
+    n = _LEAVES * leaf if communicator.rank == int(np.argmax(counts)) else 0
+    points = np.concatenate(gather(communicator, tree.points[:n]))
+    term = np.concatenate(gather(communicator, own_term[:n]))
+    small, _ = trees_of(points, None, leaf)
+    lists = interactions(small, small, A.admissibility)
+    working, stored = types
+    matrix = kernel_matrix(A.kernel, small.points, small.points, is_complex=term.dtype.kind == "c")
+    return Problem(
+        matrix, small, lists.near, lists.far, term[small.permutation], kind, working, stored, sampling,
+        lists.first_far_level(small), _DENSE_END, kernel=A.kernel,
+    )  # fmt: skip
+
+
+def shares_of(speeds: Sequence[float], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return how much each part should own, shape (parts,): a process's speed is that of all its parts together.
+
+    Raises:
+        ConfigError: If there is not a positive speed for each process.
+    """
+    given = np.array([float(speed) for speed in speeds])
+    if given.shape != counts.shape or not (np.isfinite(given) & (given > 0)).all():
+        raise ConfigError(
+            f"speeds wants a positive number for each of {len(counts)} processes, not {list(speeds)!r}"
+        )
+    return np.repeat(given / np.maximum(counts, 1), counts)
