@@ -111,9 +111,14 @@ inline void multiply_add() {
     if constexpr (rows > 1 && columns > 1) _tile_dpbf16ps(3, 5, 7);
 }
 
+// How far ahead weights are fetched while they are read for the first time: a line of a panel is too short for the
+// hardware to see where they go on.
+constexpr std::ptrdiff_t distance = 8192;
+
 // `rows` x `columns` tiles of sums over runs of pairs, `pairs` of them in a step, the tiles' rows `height` each.
 template <bool split, int rows, int columns>
-void sum_tiles(Side left, Side right, const Runs& runs, std::int64_t pairs, std::int64_t height, const Sums& to) {
+void sum_tiles(Side left, Side right, const Runs& runs, std::int64_t pairs, std::int64_t height, bool first,
+               const Sums& to) {
     const std::ptrdiff_t line = to.stride * static_cast<std::ptrdiff_t>(sizeof(float));
     float* below = to.data + height * to.stride;
     // The compiler does not know that tiles are loaded from memory.
@@ -133,6 +138,9 @@ void sum_tiles(Side left, Side right, const Runs& runs, std::int64_t pairs, std:
     for (std::int64_t r = 0; r < runs.count; ++r) {
         const char* x = left.data + runs.starts[r] * static_cast<std::ptrdiff_t>(sizeof(BrainPair));
         for (std::int64_t k = 0; k < runs.length; k += pairs) {
+            if (first)
+                for (const char* p = w + distance; p < w + distance + pairs * right.row; p += 64)
+                    _mm_prefetch(p, _MM_HINT_T0);
             load_right<columns>(w, right);
             if constexpr (split) {
                 load_left<rows>(x + left.low, left);
@@ -158,15 +166,15 @@ void sum_tiles(Side left, Side right, const Runs& runs, std::int64_t pairs, std:
 // The same for one or two tiles of rows and a whole panel.
 template <bool split>
 void sum_panel(const Side& left, Side right, const Runs& runs, std::int64_t pairs, std::int64_t height, int rows,
-               int vectors, Sums to) {
+               int vectors, bool first, Sums to) {
     for (int v = 0; v < vectors; v += 2) {
         const bool two = v + 1 < vectors;
         if (rows > 1)
-            two ? sum_tiles<split, 2, 2>(left, right, runs, pairs, height, to)
-                : sum_tiles<split, 2, 1>(left, right, runs, pairs, height, to);
+            two ? sum_tiles<split, 2, 2>(left, right, runs, pairs, height, first && v == 0, to)
+                : sum_tiles<split, 2, 1>(left, right, runs, pairs, height, first && v == 0, to);
         else
-            two ? sum_tiles<split, 1, 2>(left, right, runs, pairs, height, to)
-                : sum_tiles<split, 1, 1>(left, right, runs, pairs, height, to);
+            two ? sum_tiles<split, 1, 2>(left, right, runs, pairs, height, first && v == 0, to)
+                : sum_tiles<split, 1, 1>(left, right, runs, pairs, height, first && v == 0, to);
         right.data += 2 * right.tile;
         to.data += 2 * Isa::lanes;
     }
@@ -183,6 +191,17 @@ Side panel_side(const Weight* w, int vectors) {
 inline std::int64_t height_of(std::int64_t n) {
     const std::int64_t tiles = (n + largest - 1) / largest;
     return (n + tiles - 1) / tiles;
+}
+
+// Fetch where the next panel's results of some rows will go, and what will be added to them.
+inline void fetch_results(const Epilogue& e, Target y, std::ptrdiff_t at, std::ptrdiff_t stride, std::int64_t rows) {
+    const auto size = [](bool half) { return static_cast<std::ptrdiff_t>(half ? sizeof(Half) : sizeof(float)); };
+    for (std::int64_t m = 0; m < rows; ++m) {
+        const std::ptrdiff_t place = at + m * stride;
+        __builtin_prefetch(static_cast<const char*>(y.data) + place * size(y.half), 1, 3);
+        if (e.residual.data != nullptr)
+            _mm_prefetch(static_cast<const char*>(e.residual.data) + place * size(e.residual.half), _MM_HINT_T0);
+    }
 }
 
 template <class Weight>
@@ -214,19 +233,13 @@ std::int64_t multiply_tiles(const Panels<Weight>& panels, const Epilogue& epilog
                 const Corner corner = corner_of(panels, epilogue, y, panel, panels.outputs);
                 alignas(64) float two_tiles[2 * largest * 4 * Isa::lanes];
                 float* sums = scratch.sums + (panel - part.panel_begin) * width;
-                // While a panel is in use, its successor's share is fetched, a part of it by every block of rows.
-                const char* ahead = reinterpret_cast<const char*>(panels.data + ((panel + 1) * panels.inputs + k) * width);
-                const std::ptrdiff_t n_ahead = panel + 1 < part.panel_end ? inputs * right.row : 0;
-                const std::ptrdiff_t share_of = n_ahead * 2 * height / rows + 64;
-                std::ptrdiff_t fetched = 0;
                 for (std::int64_t m = 0; m < rows; m += 2 * height) {
-                    for (const std::ptrdiff_t end = smaller(fetched + share_of, n_ahead); fetched < end; fetched += 64)
-                        _mm_prefetch(ahead + fetched, _MM_HINT_T1);
+                    if (panel + 1 < part.panel_end && last) fetch_results(epilogue, y, (row + m) * panels.outputs + (panel + 1) * width, panels.outputs, smaller(rows - m, 2 * height));
                     const std::ptrdiff_t line = step * static_cast<std::ptrdiff_t>(sizeof(BrainPair));
                     const Side left{reinterpret_cast<const char*>(block + m * step), line, height * line,
                                     low * static_cast<std::ptrdiff_t>(sizeof(BrainPair))};
                     const Sums to{only ? two_tiles : sums + m * stride, only ? width : stride, k > 0};
-                    sum_panel<split>(left, right, runs, largest, height, m + height < rows ? 2 : 1, panels.vectors, to);
+                    sum_panel<split>(left, right, runs, largest, height, m + height < rows ? 2 : 1, panels.vectors, m == 0, to);
                     if (!last) continue;
                     Corner moved = corner;
                     moved.at += (row + m) * panels.outputs;
@@ -292,7 +305,8 @@ std::int64_t convolve_tiles(const Panels<Weight>& panels, const Epilogue& epilog
                     const Side left{reinterpret_cast<const char*>(windows + m * step), bytes, lines.height * bytes,
                                     low * static_cast<std::ptrdiff_t>(sizeof(BrainPair))};
                     const int rows = m + lines.height < lines.count ? 2 : 1;
-                    sum_panel<split>(left, right, runs, pairs, lines.height, rows, panels.vectors, {sums, width, false});
+                    sum_panel<split>(left, right, runs, pairs, lines.height, rows, panels.vectors, line == 0 && m == 0,
+                                     {sums, width, false});
                     const std::int64_t end = smaller(lines.count, m + 2 * lines.height);
                     for (std::int64_t place = m; place < end;) {
                         const std::int64_t column = place % lines.columns;

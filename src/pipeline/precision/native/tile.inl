@@ -246,12 +246,17 @@ std::int64_t finish_columns(const float* sums, std::ptrdiff_t stride, std::int64
     const auto low = I::all(cut.low), high = I::all(cut.high);
     Half* to = static_cast<Half*>(corner.y.data) + corner.at + first;
     const bool fits = cut.fits_half();
+    const Half* residual = e.residual.half && e.residual.data != nullptr
+                               ? static_cast<const Half*>(e.residual.data) + corner.at + first
+                               : nullptr;
     std::int64_t saturated = 0;
     for (std::int64_t m = 0; m < rows; ++m, to += corner.stride)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) {
             auto y = I::fma(I::load(sums + m * stride + v * I::lanes), scale[v], bias[v]);
-            if (e.residual.data != nullptr)
+            if (residual != nullptr)
+                y = y + I::load(residual + m * corner.stride + v * I::lanes);
+            else if (e.residual.data != nullptr)
                 y = y + load_source(e.residual, corner.at + m * corner.stride + first + v * I::lanes, I::lanes);
             y = I::min(high, I::max(low, y));
             if (__builtin_expect(!fits && I::any_at_least(y, half_overflow), 0))
