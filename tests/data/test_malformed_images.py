@@ -144,7 +144,7 @@ def test_a_file_of_another_ending_is_one_line(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["gone.npz", "gone.h5"])
 def test_a_file_that_is_not_there_is_one_line(tmp_path, name):
-    refused(tmp_path / name, "No such file")
+    refused(tmp_path / name, "there is no such file")
 
 
 NAMES = {

@@ -1,8 +1,13 @@
 """Tables in every format: the same numbers, units and grids, rows in parts, and bounded memory."""
 
+import gzip
 import io
 import json
+import os
+import re
 import tracemalloc
+import warnings
+import zipfile
 
 import netCDF4
 import numpy as np
@@ -205,6 +210,32 @@ def npy(array, *, cut=0, head=b""):
     return make
 
 
+def header(shape, kind="<f8", content=b""):
+    """The start of a .npy file whose header tells any shape."""
+    told = repr({"descr": kind, "fortran_order": False, "shape": shape}).encode()
+    told += b" " * (-(len(told) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(told).to_bytes(2, "little") + told + content
+
+
+def archive(*members):
+    def make(path):
+        with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as file:
+            warnings.simplefilter("ignore", UserWarning)  # of a name that is there twice
+            for name, content in members:
+                file.writestr(f"{name}.npy", content)
+
+    return make
+
+
+def encrypted(path):
+    """Mark the entry of an archive as encrypted, in both of its places."""
+    archive(("lon", header((1,), content=bytes(8))))(path)
+    content = bytearray(path.read_bytes())
+    for mark, flags in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        content[content.index(mark) + flags] |= 1
+    path.write_bytes(content)
+
+
 def npz(cut=0, **arrays):
     def make(path):
         file = io.BytesIO()
@@ -286,6 +317,14 @@ MALFORMED = {
         (b"\xff\xfel\0o\0n\0,\0", "not a text file"),
         (b"PK\x03\x04\x00\x00\x00", "not a text file"),
         (b'lon,lat,mm\n1,2,3\n1,2,"3\n', "cannot be read .*Row #3"),
+        (b"lon,lat,mm", "holds no rows"),
+        (gzip.compress(b"lon,lat,mm\n1,2,3\n", mtime=0), "not a text file"),
+        ("lon,lat,mm\n1,2,\u0663\n".encode(), "row 1, column mm: .* found '\u0663'"),
+        ("lon,lat,mm\n1,2,\u22123\n".encode(), "row 1, column mm: .* found '\u22123'"),
+        (b"lon,lat,mm\n1,2,3\0\n", r"row 1, column mm: .* found '3\\x00'"),
+        (b"lon,lat,mm\n1,5,2,5,3,5\n", "row 1: wanted 3 values, found 6"),
+        (b"lon,lat,mm\n1,2,3\nlon,lat,mm\n", "row 2, column lon: .* found 'lon'"),
+        (b"# stations\nlon,lat,mm\n1,2,3\n", "no column 'lon'; columns: # stations"),
     ],
     ".npy": [
         (b"", "not an array that numpy.save wrote"),
@@ -309,6 +348,13 @@ MALFORMED = {
         (npy(np.array([[1, 2, 3], [1, np.nan, 3]])), "row 2, column 1: .* found no value"),
         (npy(np.array([[1, 2, -np.inf]])), "row 1, column 2: .* found '-inf'"),
         (npz(lon=X), "holds several arrays; call it .npz"),
+        (header((2**62, 3)), "not an array"),
+        (header((2**70, 3)), "not an array"),
+        (header((-1, 3)), "not an array .*negative dimensions"),
+        (header((1.5, 3)), "not an array .*shape is not valid"),
+        (header((1, 3), kind="<q9"), "not an array .*not a valid dtype"),
+        (header((1, 10**5), kind="|u1", content=bytes(10**5)), "has 100,000 columns; wanted 10,000 at most"),
+        (gzip.compress(bytes(99), mtime=0), "not an array .*it begins with"),
     ],
     ".npz": [
         (b"", "not a file that numpy.savez wrote"),
@@ -330,8 +376,13 @@ MALFORMED = {
         (npz(lon=X, lat=X, mm=X > 0), "mm holds bool"),
         (npz(lon=X, lat=X, mm=np.float64(2)), r"mm holds float64 of shape \(\)"),
         (npz(lon=X, lat=X, mm=np.zeros((2, 2, 2))), r"of shape \(2, 2, 2\)"),
-        (npz(lon=X, lat=X, mm=np.zeros((2, 2))), "no column 'mm'; did you mean 'mm.0'|no column 'mm'"),
+        (npz(lon=X, lat=X, mm=np.zeros((2, 2))), r"no column 'mm'; .* columns: lon, lat, mm\.0, mm\.1"),
         (npz(points=np.zeros((2, 3))), "columns: points.0, points.1, points.2"),
+        (archive(("lon", header((-2,)))), r"lon holds float64 of shape \(-2,\)"),
+        (archive(("lon", header((2**62,))), ("lat", header((2**62,))), ("mm", header((2**62,)))), "it ends too early"),
+        (archive(("lon", b"")), "not a file .*reading magic string"),
+        (archive(("lon", header((2,), content=X.tobytes())), ("lon", b"")), "array 'lon' is there twice"),
+        (encrypted, "not a file .*is encrypted"),
     ],
     ".parquet": [
         (b"", "cannot be read"),
@@ -372,7 +423,7 @@ MALFORMED = {
         (netcdf(mm=("", np.float64(3))), "has no variable of numbers along a dimension"),
         (netcdf(lon=("s", np.array(["a", "b"]))), "has no variable of numbers along a dimension"),
         (netcdf(**PLACES), "no column 'mm'"),
-        (netcdf(lon=("s", X), latitude=("s", X), mm=("s", X)), "no column 'lat'; did you mean 'latitude'|no column"),
+        (netcdf(lon=("s", X), latitude=("s", X), mm=("s", X)), "no column 'lat'; columns: lon, latitude, mm"),
         (netcdf(**PLACES, mm=("s", np.array(["a", "b"]))), "no column 'mm'"),
         (netcdf(**PLACES, mm=("s", N)), "row 2, column mm: .* found no value"),
         (netcdf(**PLACES, mm=("s", X * np.inf)), "row 1, column mm: .* found 'inf'"),
@@ -454,6 +505,42 @@ def test_a_malformed_file_is_one_line_about_its_mistake(tmp_path, ending, conten
         read_columns(path, names)
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(f"{path}: ")
+    # What to do, or what there is to choose from, stands behind a semicolon.
+    assert "; " in str(error.value)
+
+
+def no_file(path):
+    return "there is no such file; paths start at "
+
+
+def folder(path):
+    path.mkdir()
+    return "is a folder; name a file in it"
+
+
+def dead_link(path):
+    path.symlink_to("gone")
+    return "is a link to gone, which is not there; mend the link"
+
+
+def pipe(path):
+    os.mkfifo(path)
+    return "is a pipe or a device; write its content to a file"
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize("make", [no_file, folder, dead_link, pipe], ids=lambda make: make.__name__)
+def test_what_is_no_file_is_one_line_that_says_so(tmp_path, ending, make):
+    path = tmp_path / f"stations{ending}"
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: {make(path)}"):
+        open_table(path)
+
+
+def test_a_file_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text("x\n1\n")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
+    with pytest.raises(ConfigError, match=r"a\.csv: may not be read; mend its permissions"):
+        open_table(tmp_path / "a.csv")
 
 
 def test_rows_at_once_fit_in_memory():

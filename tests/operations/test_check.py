@@ -3,6 +3,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import malformed
 import pytest
 import yaml
 
@@ -160,3 +161,25 @@ def test_files_of_points_are_read_before_anything_runs(checkout, rows, words, ca
     assert words in line
     Path("wells.csv").write_text("x,y,mm\n0,1,2\n1,2,3\n")
     assert main(["check", "mine.yaml"]) == 0
+
+
+@pytest.mark.parametrize("kind", malformed.STUDIES)
+def test_a_malformed_file_of_every_format_is_one_line(checkout, capsys, kind):
+    study, words = malformed.write(checkout, kind)
+    Path("mine.yaml").write_text(yaml.safe_dump(study))
+    before = {path for path in checkout.rglob("*") if path.is_file()}
+    assert refused(capsys).startswith(words)
+    after = {path for path in checkout.rglob("*") if path.is_file()}
+    assert {path for path in after - before if ".snakemake" not in path.parts} == set()
+
+
+def test_files_that_were_found_right_are_not_read_again(checkout, capsys, monkeypatch):
+    study, _ = malformed.write(checkout, ".csv")
+    Path("mine.yaml").write_text(yaml.safe_dump(study))
+    Path("own.csv").write_text("lon,lat,mm\n1,2,3\n4,5,6\n")
+    assert main(["check", "mine.yaml"]) == 0
+    monkeypatch.setattr("pipeline.operations.own_inputs.require_readable", None)
+    assert main(["check", "mine.yaml"]) == 0
+    monkeypatch.undo()
+    Path("own.csv").write_text("lon,lat,mm\n1,2,3\n4,5,six\n")
+    assert "row 2, column mm" in refused(capsys)

@@ -199,7 +199,7 @@ def test_a_missing_file_is_named_with_its_key(tmp_path, monkeypatch):
     section = {"points": FILE, "kernel": MATERN, "task": "kriging"}
     study = validate({"study": "own", "matrices": {"mine": section}})
     with pytest.raises(
-        ConfigError, match=r"matrices.mine.points.path: there is no file gone.csv; paths start at /"
+        ConfigError, match=r"matrices.mine.points.path: gone.csv: there is no such file; paths start at /"
     ):
         own_files(study.files())
     (tmp_path / "gone.csv").write_text("x,v\n")

@@ -12,6 +12,7 @@ onstart:
         PLANNED_BESIDE,
         executor=workflow.scheduler._executor,
         code=stage_digests() if workflow.non_local_exec else {},
+        specs=STUDY.specs,
     )
     look_back(STUDY.study, ALL_MANIFESTS, for_jobs=True)
 

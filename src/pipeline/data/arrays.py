@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifacts.own_file import require_file
 from pipeline.data.images import ImageSet
 from pipeline.errors import ConfigError
 
@@ -38,6 +39,7 @@ def load_arrays(*, directory: Path | None, cache: Path, path: Path) -> ImageSet:
         raise ConfigError(
             f"{path}: wanted a file that ends in {', '.join(READERS)}; write the images as one of these"
         )
+    require_file(path)
     try:
         found = read(path)
     except (

@@ -1,18 +1,26 @@
 """Triangle meshes of one's own: STL, OBJ, PLY, VTK and Gmsh files, read by meshio."""
 
 import importlib
+import io
 import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from pipeline.artifacts.own_file import require_file
+from pipeline.data.mesh_text import CHECKS
 from pipeline.data.meshes import Mesh
 from pipeline.errors import ConfigError
+from pipeline.meshes import Diagnosis, TriangleMesh, diagnose, merged
 
 #: The module of meshio that reads a file, by its ending. `meshio.read` would end the program on a malformed one.
 READERS = {".stl": "stl", ".obj": "obj", ".ply": "ply", ".vtk": "vtk", ".msh": "gmsh"}
 #: Cells that have no area.
 IGNORED = ("vertex", "line", "line3")
+#: Squares of areas have to be finite.
+LARGEST = 1e70
 
 
 def load_own_mesh(path: Path) -> Mesh:
@@ -29,16 +37,17 @@ def load_own_mesh(path: Path) -> Mesh:
         raise ConfigError(
             f"{path}: wanted a mesh that ends in {', '.join(READERS)}; write it as one of these"
         )
-    if not path.is_file():
-        raise ConfigError(f"{path}: there is no such file")
+    require_file(path)
+    told = io.StringIO()  # meshio prints what it is in doubt about
     try:
-        with warnings.catch_warnings():
+        CHECKS[kind](path)
+        with warnings.catch_warnings(), redirect_stdout(told), redirect_stderr(told):
             # It takes the text of an STL file for the number of triangles of a binary one first, which overflows.
             warnings.simplefilter("ignore", RuntimeWarning)
             mesh = importlib.import_module(f"meshio.{READERS[kind]}").read(str(path))
         vertices = np.asarray(mesh.points, np.float64)
         cells = [(block.type, np.asarray(block.data)) for block in mesh.cells]
-    except ModuleNotFoundError:
+    except (ModuleNotFoundError, ConfigError):
         raise
     except Exception as error:  # meshio's readers raise whatever malformed text leads them to
         raise ConfigError(f"{path}: cannot be read as a mesh ({_reason(error)}); write it again") from None
@@ -52,10 +61,15 @@ def load_own_mesh(path: Path) -> Mesh:
         raise ConfigError(
             f"{path}: holds vertices of shape {vertices.shape}; wanted three coordinates of each"
         )
-    bad = np.argwhere(~np.isfinite(vertices))
+    bad = np.argwhere(~(np.abs(vertices) <= LARGEST))
     if len(bad):
+        wanted = (
+            "finite coordinates"
+            if not np.isfinite(vertices[tuple(bad[0])])
+            else f"coordinates up to {LARGEST:g}"
+        )
         raise ConfigError(
-            f"{path}: vertex {bad[0][0] + 1}: wanted finite coordinates, found {vertices[bad[0][0]]}"
+            f"{path}: vertex {bad[0][0] + 1}: wanted {wanted}, found {vertices[bad[0][0]]}; mend the vertex"
         )
     joined = np.concatenate(triangles).astype(np.int64)
     outside = np.argwhere((joined < 0) | (joined >= len(vertices)))
@@ -67,9 +81,26 @@ def load_own_mesh(path: Path) -> Mesh:
     return vertices, joined
 
 
+def load_usable_mesh(path: Path) -> tuple[TriangleMesh, Diagnosis]:
+    """Read a mesh, make equal vertices one, and diagnose it.
+
+    Raises:
+        ConfigError: As `load_own_mesh` does, or if boundary elements would mean nothing on it.
+    """
+    vertices, triangles = merged(*load_own_mesh(path))
+    diagnosis = diagnose((vertices, triangles))
+    try:
+        diagnosis.require_usable(closed=False)
+        return TriangleMesh(torch.from_numpy(vertices), torch.from_numpy(triangles)), diagnosis
+    except (ConfigError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
 def _reason(error: Exception) -> str:
     """Say what a reader of meshio stumbled over, where its own text says nothing."""
     text = " ".join(str(error).split())[:200]
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not text in UTF-8, and not of the format that its ending tells"
     if isinstance(error, KeyError):
         return f"it holds {text}, which its format does not know"
     if not text or text == "list index out of range":

@@ -4,19 +4,15 @@ import inspect
 import pkgutil
 import sys
 from argparse import Namespace
-from pathlib import Path
 
 from pipeline.config.models import ImportedModel
-from pipeline.config.points import FilePoints
 from pipeline.config.specs import specs
 from pipeline.config.study import Study
-from pipeline.data.own_points import OwnPoints
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError
+from pipeline.operations.inputs import KNOWN, require_readable_once
 from pipeline.operations.paths import own_files, results_folder
 from pipeline.operations.studies import RESULTS, namesakes, read_study
 from pipeline.operations.text import counted
-
-ROWS_READ_UP_TO = 64_000_000  # bytes of a file
 
 
 def run(options: Namespace) -> None:
@@ -29,47 +25,20 @@ def run(options: Namespace) -> None:
     study = found.study
     importable_model(study)
     own_files(study.files())
-    readable_points(study)
+    parts = specs(study)
+    require_readable_once(parts, cache=KNOWN)
     for other in namesakes(found):
         print(
             f"warning: {found.path} and {other} both name study {study.study}, and share {found.folder}",
             file=sys.stderr,
         )
-    parts = (
+    counts = (
         counted(len(study.training.runs) * len(study.seeds), "training"),
         counted(len(study.precision.runs) + len(study.precision.networks), "conversion"),
         counted(len(study.matrices), "matrix", "matrices"),
-        counted(len(specs(study)), "spec"),
+        counted(len(parts), "spec"),
     )
-    print(f"{found.path}: study {found.name}, {', '.join(parts)}: all right")
-
-
-def readable_points(study: Study) -> None:
-    """Make sure that files of points have the columns that are named, and rows of numbers.
-
-    The rows of files beyond 64 MB are left to the stage that reads them: `make run` checks a study each time.
-
-    Raises:
-        ConfigError: With the matrix, and with the row and column of the first mistake.
-    """
-    for name, matrix in study.matrices.items():
-        points = matrix.points
-        if not isinstance(points, FilePoints):
-            continue
-        path = Path(points.path)
-        try:
-            own = OwnPoints.open(
-                path,
-                coordinates=points.coordinates,
-                crs=points.crs,
-                values=points.values,
-                units=points.units,
-            )
-            if path.stat().st_size <= ROWS_READ_UP_TO:
-                for _ in own.parts():
-                    pass
-        except PipelineError as error:
-            raise ConfigError(f"matrices.{name}.points: {error}") from None
+    print(f"{found.path}: study {found.name}, {', '.join(counts)}: all right")
 
 
 def importable_model(study: Study) -> None:

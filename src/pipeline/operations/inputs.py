@@ -1,14 +1,24 @@
 """Files outside of the results that a study names: rules depend on their contents."""
 
+import hashlib
+import importlib
+import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.disk import write_atomically
 from pipeline.artifacts.file_digests import digest_of_files
 from pipeline.errors import ConfigError
 
+#: Where what is known of them is kept.
+KNOWN = Path(".snakemake", "digests")
 #: Keys of a study whose texts may name a file or a folder.
 KEYS = frozenset({"directory", "path", "right_hand_side", "vectors", "inputs", "labels"})
+
+#: The first parts of paths of specs that name files which are looked at before anything runs.
+LOOKED_AT = frozenset({"dataset", "points", "networks"})
 
 
 def digest_of_named_files(section: Mapping[str, Any], cache: Path) -> str:
@@ -36,6 +46,35 @@ def digest_of_named_files(section: Mapping[str, Any], cache: Path) -> str:
                 f"{key}: {error.filename or name}: {error.strerror}; mend its permissions"
             ) from None
     return "\n".join(lines)
+
+
+def require_readable_once(specs: Mapping[str, Mapping[str, Any]], cache: Path) -> None:
+    """Read a study's own files as its stages will, unless these contents were found right before.
+
+    Args:
+        specs: The specs of the study by their paths.
+        cache: The folder that keeps what is known of the files.
+
+    Raises:
+        ConfigError: With the section of the study, the file, and the place of the first mistake in it.
+    """
+    named = {
+        path: [dict(spec), digest]
+        for path, spec in specs.items()
+        if path.partition("/")[0] in LOOKED_AT and (digest := digest_of_named_files(spec, cache))
+    }
+    if not named:
+        return
+    key = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
+    kept = cache / f"{key}.right"
+    if kept.exists():
+        return
+    # Not at the top of this file: Snakemake's processes would import every core to learn a digest.
+    importlib.import_module("pipeline.operations.own_inputs").require_readable(
+        {path: specs[path] for path in named}
+    )
+    with suppress(OSError):
+        write_atomically(kept, "")
 
 
 def _names_in(value: Any) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ import psutil
 from pipeline.artifacts.history import merge, write_snapshot
 from pipeline.artifacts.lock import Held, Holder, LockedError, hold, holder
 from pipeline.errors import PipelineError
+from pipeline.operations.inputs import KNOWN, require_readable_once
 from pipeline.operations.leftovers import end_what_is_left_of, free_shared_memory
 from pipeline.operations.past_reports import keep_report
 from pipeline.runtime.native_build import check_built
@@ -36,17 +37,24 @@ def at_work() -> Holder | None:
         return None
 
 
-def begin(planned_beside: Holder | None, executor: Any, code: Mapping[str, str]) -> None:
+def begin(
+    planned_beside: Holder | None,
+    executor: Any,
+    code: Mapping[str, str],
+    specs: Mapping[str, Mapping[str, Any]],
+) -> None:
     """Lock the folder that Snakemake works in, end what a killed main process left running, tell jobs their software.
 
     Exits with code 2, after one line, when jobs could not be right or could not be started: the folder is locked, a
-    native module is not built from its sources, or this machine belongs to no cluster. Nothing is left then.
+    native module is not built from its sources, a file of the user's own is malformed, or this machine belongs to no
+    cluster. Nothing is left then.
 
     Args:
         planned_beside: The process whose turn it was when this one planned. The plan knows nothing of what that one
             has made since.
         executor: Snakemake's. That for Slurm has a name for its jobs, others have none.
         code: The digest of each stage's code, where jobs wait in a queue.
+        specs: The specs of the study by their paths, which name the user's own files.
     """
     jobs = getattr(executor, "run_uuid", "")
     try:
@@ -54,6 +62,7 @@ def begin(planned_beside: Holder | None, executor: Any, code: Mapping[str, str])
         check_built()
         if jobs:
             require_cluster()
+        require_readable_once(specs, cache=KNOWN)
         held = _turn.enter_context(hold(Path.cwd()))
         if planned_beside is not None:
             raise LockedError(f"{planned_beside} was at work here when this run was planned; start it again")

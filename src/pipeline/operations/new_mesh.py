@@ -5,11 +5,8 @@ import math
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from pipeline.data.own_mesh import load_own_mesh
-from pipeline.errors import ConfigError
-from pipeline.meshes import TriangleMesh, diagnose, merged
+from pipeline.data.own_mesh import load_usable_mesh
 from pipeline.runtime.foretelling import Node, foretold_job
 
 #: Triangles for each wavelength at the longest edge, where errors are about a percent.
@@ -23,14 +20,8 @@ def study_of_mesh(name: str, path: Path) -> str:
     Raises:
         ConfigError: If the file cannot be read, or the mesh cannot be computed on.
     """
-    vertices, triangles = merged(*load_own_mesh(path))
-    diagnosis = diagnose((vertices, triangles))
-    try:
-        diagnosis.require_usable(closed=False)
-        mesh = TriangleMesh(torch.from_numpy(vertices), torch.from_numpy(triangles))
-    except (ConfigError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from None
-    extents = np.ptp(vertices, axis=0)
+    mesh, diagnosis = load_usable_mesh(path)
+    extents = np.ptp(mesh.vertices.numpy(), axis=0)
     longest, shortest = (float(f(mesh.diameters.numpy())) for f in (np.max, np.min))
     # Two digits, downwards, so that at least as many triangles as are told resolve the wave.
     wavenumber = _downwards(2 * math.pi / (PER_WAVELENGTH * longest))

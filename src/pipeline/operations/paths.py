@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline.artifacts.own_file import require_file
 from pipeline.errors import ArtifactError, ConfigError
 
 
@@ -14,11 +15,13 @@ def own_files(files: Mapping[str, str]) -> None:
         files: Each file by the key of the study that names it.
 
     Raises:
-        ConfigError: With the key that names the first one that is missing.
+        ConfigError: With the key that names the first one that is missing, is no file, or may not be read.
     """
     for key, file in files.items():
-        if not Path(file).is_file():
-            raise ConfigError(f"{key}: there is no file {file}; paths start at {Path.cwd()}")
+        try:
+            require_file(Path(file))
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {error}") from None
 
 
 def results_folder(path: Path) -> None:

@@ -23,13 +23,14 @@ from pipeline.artifacts.results.network import NetworkFacts
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.precision import OwnNetwork
 from pipeline.config.training import TrainingSpec
+from pipeline.data.samples import read_samples
 from pipeline.errors import ConfigError
 from pipeline.precision import Budget, HalfNetwork, compare_predictions, onnx_module
 from pipeline.precision.error import LayerError
 from pipeline.precision.plan import Layer
 from pipeline.precision.predictions import check_labels
 from pipeline.runtime.provenance import provenance
-from pipeline.stages.parts.images import read_images, read_samples
+from pipeline.stages.parts.images import read_images
 from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.own_networks import budget_of
 from pipeline.stages.parts.spec import errors_about, read_spec

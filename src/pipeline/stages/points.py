@@ -4,7 +4,6 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Draft, create
@@ -20,9 +19,8 @@ from pipeline.config.points import (
 )
 from pipeline.data import Places, hold_out, load_points
 from pipeline.data.meshes import cube_mesh, sphere_mesh
-from pipeline.data.own_mesh import load_own_mesh
+from pipeline.data.own_mesh import load_usable_mesh
 from pipeline.errors import ConfigError
-from pipeline.meshes import TriangleMesh, diagnose, merged
 from pipeline.runtime.provenance import cost, provenance
 from pipeline.stages.parts.own_points import n_held_out_of, own_places
 from pipeline.stages.parts.spec import errors_about, read_spec
@@ -96,14 +94,7 @@ def _generated(draft: Draft, spec: UniformSquare | UniformCube | FibonacciSphere
 def _own_mesh(draft: Draft, spec: OwnMesh) -> PointsFacts:
     """A mesh of a file, diagnosed before anything is computed on it."""
     path = Path(spec.path)
-    vertices, triangles = merged(*load_own_mesh(path))
-    diagnosis = diagnose((vertices, triangles))
-    with errors_about(str(path)):
-        diagnosis.require_usable(closed=False)
-    try:
-        mesh = TriangleMesh(torch.from_numpy(vertices), torch.from_numpy(triangles))
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    mesh, diagnosis = load_usable_mesh(path)
     print(f"{path}: {diagnosis}")
     draft.save_array("vertices", np.asarray(mesh.vertices))
     draft.save_array("triangles", np.asarray(mesh.triangles))

@@ -25,6 +25,7 @@ from pipeline.artifacts.results.half_network import (
 )
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.precision import OwnNetwork, Timing
+from pipeline.data.samples import read_samples
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.precision import (
     Budget,
@@ -39,7 +40,7 @@ from pipeline.precision import (
 )
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.provenance import provenance
-from pipeline.stages.parts.images import read_images, read_samples
+from pipeline.stages.parts.images import read_images
 from pipeline.stages.parts.own_networks import budget_of
 from pipeline.stages.parts.spec import read_spec
 

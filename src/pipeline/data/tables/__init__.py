@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifacts.own_file import require_file
 from pipeline.data.tables.delimited import open_csv
 from pipeline.data.tables.geojson import open_geojson
 from pipeline.data.tables.geotiff import open_geotiff
@@ -42,12 +43,11 @@ def open_table(path: Path) -> Table:
         raise ConfigError(
             f"{path}: wanted a file that ends in {', '.join(FORMATS)}; write the points as one of these"
         )
+    require_file(path)
     try:
         return FORMATS[kind](path)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); write it again") from None
 
 
 def read_columns(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArray[np.float64]]:

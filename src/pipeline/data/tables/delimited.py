@@ -64,7 +64,9 @@ def _read(path: Path, header: Sequence[str], names: Sequence[str]) -> Iterator[R
         for batch in reader:
             yield np.stack([column.to_numpy(zero_copy_only=False) for column in batch.columns], axis=1)
     except pyarrow.ArrowInvalid as error:
-        if "Empty CSV file" in str(error):
+        if "Empty CSV file" in str(error) or "Could not skip initial" in str(
+            error
+        ):  # a first line, and no other
             return
         _find_the_mistake(path, header, names)
         raise unreadable(path, error, "save it as CSV in UTF-8") from None
@@ -92,7 +94,7 @@ def _find_the_mistake(path: Path, header: Sequence[str], names: Sequence[str]) -
                 )
             for name, place in places:
                 try:
-                    finite = np.isfinite(float(row[place])) and "_" not in row[place]
+                    finite = np.isfinite(float(row[place])) and "_" not in row[place] and row[place].isascii()
                 except ValueError:
                     finite = False
                 if not finite:

@@ -15,8 +15,6 @@ def open_geotiff(path: Path) -> Table:
     import rasterio
     from rasterio.windows import Window
 
-    if not path.is_file():
-        raise FileNotFoundError(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", rasterio.errors.NotGeoreferencedWarning)

@@ -21,8 +21,6 @@ def open_netcdf(path: Path) -> Table:
     """
     import netCDF4
 
-    if not path.is_file():
-        raise FileNotFoundError(path)
     try:
         with netCDF4.Dataset(path) as file:
             shapes = {

@@ -1,6 +1,8 @@
 """Arrays that NumPy wrote: `.npy` files are mapped into memory, arrays of `.npz` files are read as streams."""
 
+import lzma
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,16 +14,28 @@ from numpy.typing import NDArray
 from pipeline.data.tables.table import ROWS_AT_ONCE, Rows, Table
 from pipeline.errors import ConfigError
 
+#: What readers of archives raise: RuntimeError where one is encrypted, NotImplementedError where its compression is
+#: unknown.
+UNREADABLE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, OSError)
+
+
+#: Columns of an array; one that has more was written the other way round.
+MOST_COLUMNS = 10_000
+
 
 def open_npy(path: Path) -> Table:
     """Open an array of shape (n,) or (n, columns); its columns are called 0, 1, and so on."""
-    try:
-        array: Any = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
-        raise _not_an_array(path, error) from None
-    if not isinstance(array, np.ndarray):
-        array.close()
+    with path.open("rb") as file:
+        magic = file.read(len(np.lib.format.MAGIC_PREFIX))
+    if magic.startswith(b"PK\x03\x04"):
         raise ConfigError(f"{path}: holds several arrays; call it .npz")
+    if magic != np.lib.format.MAGIC_PREFIX:
+        raise _not_an_array(path, ValueError(f"it begins with {magic!r}" if magic else "it is empty"))
+    try:
+        with np.errstate(all="raise"):  # the product of sizes that no file has
+            array: Any = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError, ArithmeticError) as error:
+        raise _not_an_array(path, error) from None
     columns = _columns(path, "the array", "", array.dtype, array.shape)
 
     def read(names: Sequence[str]) -> Iterator[Rows]:
@@ -39,8 +53,13 @@ def open_npz(path: Path) -> Table:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if name.endswith(".npy")]
+            twice = next((name for name in members if members.count(name) > 1), None)
+            if twice is not None:
+                raise ConfigError(
+                    f"{path}: array {twice.removesuffix('.npy')!r} is there twice; write it again"
+                )
             found = {name.removesuffix(".npy"): _header(archive, name) for name in members}
-    except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except UNREADABLE as error:
         raise _not_an_array(path, error) from None
     places: dict[str, tuple[str, int]] = {}
     for name, (shape, _, dtype) in found.items():
@@ -58,7 +77,7 @@ def open_npz(path: Path) -> Table:
                 for arrays in zip(*streams.values(), strict=True):
                     parts = dict(zip(streams, arrays, strict=True))
                     yield np.stack([parts[places[name][0]][:, places[name][1]] for name in names], axis=1)
-            except (ValueError, EOFError, zipfile.BadZipFile, OSError) as error:
+            except UNREADABLE as error:
                 raise _not_an_array(path, error) from None
 
     return Table(path, tuple(places), read)
@@ -89,12 +108,17 @@ def _columns(
     path: Path, what: str, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]
 ) -> dict[str, int]:
     """The columns of an array by name, with their places in it."""
-    if len(shape) not in (1, 2) or dtype.kind not in "fiu":
+    if len(shape) not in (1, 2) or min(shape) < 0 or dtype.kind not in "fiu":
         raise ConfigError(
             f"{path}: {what} holds {dtype} of shape {shape}; wanted real numbers of shape (n,) or (n, columns)"
         )
     if len(shape) == 1:
         return {name or "0": 0}
+    if shape[1] > MOST_COLUMNS:
+        raise ConfigError(
+            f"{path}: {what} has {shape[1]:,} columns; wanted {MOST_COLUMNS:,} at most, so turn it if its rows are the "
+            "points"
+        )
     prefix = f"{name}." if name else ""
     return {f"{prefix}{i}": i for i in range(shape[1])}
 

@@ -103,5 +103,10 @@ def wrong_value(path: Path, row: int, column: str, found: str, place: str = "") 
 
 def unreadable(path: Path, error: Exception, advice: str) -> ConfigError:
     """The error about a file that its library refuses, in one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    first = error.args[0] if error.args else ""
+    told = first.decode(errors="replace") if isinstance(first, bytes) else str(error)
+    text = (
+        " ".join("".join(mark if mark.isprintable() else " " for mark in told).split())
+        or type(error).__name__
+    )
     return ConfigError(f"{path}: cannot be read ({text[:200]}); {advice}")
