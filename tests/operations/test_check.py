@@ -178,8 +178,8 @@ def test_files_that_were_found_right_are_not_read_again(checkout, capsys, monkey
     Path("mine.yaml").write_text(yaml.safe_dump(study))
     Path("own.csv").write_text("lon,lat,mm\n1,2,3\n4,5,6\n")
     assert main(["check", "mine.yaml"]) == 0
-    monkeypatch.setattr("pipeline.operations.own_inputs.require_readable", None)
-    assert main(["check", "mine.yaml"]) == 0
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.operations.own_inputs.require_readable", None)
+        assert main(["check", "mine.yaml"]) == 0
     Path("own.csv").write_text("lon,lat,mm\n1,2,3\n4,5,six\n")
     assert "row 2, column mm" in refused(capsys)
