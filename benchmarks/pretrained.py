@@ -3,7 +3,8 @@
 The networks come out of wheels on PyPI. Their answers are judged by how often the best class is that of float64, on
 1,000 crops of photographs that packages carry, and by the relative error of their outputs; the classifier of turned
 text has labels, since its lines are rendered here. Routines are chosen by measured time with an error of at most .6 of
-OpenVINO's bfloat16; networks of classes have a second plan, "close", with an error of at most 5e-3. Needs `pip install '.[bench,vision]'`.
+OpenVINO's bfloat16; networks of classes have a second plan, "close", with one of at most 8e-3. Needs
+`pip install '.[bench,vision]'`.
 """
 
 import hashlib
@@ -137,7 +138,7 @@ def answers(engine: Engine, x: Tensor) -> Tensor:
 
 def classes(run: Run, trained: Trained) -> None:
     """Compare, and report how often the best class is that of float64."""
-    for plan, output_error in (("fast", None), ("close", 5e-3)):
+    for plan, output_error in (("fast", None), ("close", 8e-3)):
         _, reference, found, theirs = compare(run, trained, output_error=output_error, plan=plan)
         run.record(
             AGREEMENT,
