@@ -144,9 +144,12 @@ def test_a_matrix_compressed_by_three_processes_is_read_by_one_and_its_damaged_s
 
 
 @pytest.mark.mpi
-def test_three_processes_solve_as_one_does(bench):
+def test_three_processes_of_measured_speed_solve_as_one_does(bench):
     assert matrix(bench, "airports") == [0, 0, 0]
     alone = np.array(Artifact.open(bench.manifest("solve/airports"), "solution").array("solution"))
+    spec = bench.folder / "spec/solve/airports.json"
+    asked = json.loads(spec.read_text())
+    spec.write_text(json.dumps(asked | {"factor": asked["factor"] | {"balance": "measured"}}))
     inputs = {
         "spec": bench.folder / "spec/solve/airports.json",
         "points": bench.manifest("points/airports"),
@@ -156,6 +159,7 @@ def test_three_processes_solve_as_one_does(bench):
     assert done.returncode == 0, done.stdout + done.stderr
     found = Artifact.open(bench.manifest("solve/shared"), "solution")
     assert found.facts["solve"]["processes"] == 3
+    assert {row["process"] for row in found.table("speeds")} == {"0", "1", "2"}
     shared = np.array(found.array("solution"))
     tolerance = json.loads(inputs["spec"].read_text())["solve"]["tolerance"]
     # Residuals within the tolerance; the nugget bounds the inverse.

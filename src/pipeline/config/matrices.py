@@ -65,6 +65,11 @@ class Factor(Section):
         description="Ranges of boxes that threads divide among them. The result depends on their number, not on that "
         "of threads.",
     )
+    balance: Literal["equal", "measured"] = Field(
+        "equal",
+        description="How boxes are divided among processes: equally, or by speeds that are measured first, where nodes "
+        "are unlike; GPUs work in batches then, and the result depends on what was measured.",
+    )
 
 
 class Grid(Section):

@@ -2,16 +2,18 @@
 
 from argparse import Namespace
 
+import torch
 from torch import Tensor
 
 from pipeline.artifacts.results.operator import OperatorFacts
 from pipeline.artifacts.results.solution import SolutionFacts, SolveCost, SystemResult
 from pipeline.artifacts.store import Artifact
-from pipeline.config.matrices import Solve, SolveSpec
+from pipeline.config.matrices import Factor, Solve, SolveSpec
 from pipeline.hmatrix.distributed import DistributedFactorization
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
 from pipeline.runtime.clock import Stopwatch
 from pipeline.runtime.communicator import Communicator
+from pipeline.runtime.device import choose_device
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.together import together
 from pipeline.stages.parts.answers import ANSWERS, Answer
@@ -59,6 +61,8 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
             factor_tolerance,
             kind=spec.factor.kind,
             parts=spec.factor.parts,
+            device=_device(spec.factor, communicator),
+            speeds="measured" if spec.factor.balance == "measured" else None,
             progress=progress if first else None,
         )
     with watch.part("solve"):
@@ -87,6 +91,8 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
                 "residuals", [{"iteration": i, "residual": r} for i, r in enumerate(info.residuals)]
             )
             work.save(draft)
+            if factorization.speeds:
+                draft.save_table("speeds", [row for speed in factorization.speeds for row in speed.rows()])
             for array, (values, unit) in answer.arrays.items():
                 draft.save_array(array, values, unit=unit)
             for name_of_file, write in answer.files.items():
@@ -119,6 +125,14 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
         f"{communicator.size} process{plural}, residual {info.residuals[-1]:.1e} of the compressed matrix"
     )
     print(f"solve {name}: {answer.line}")
+
+
+def _device(options: Factor, communicator: MpiCommunicator) -> torch.device | None:
+    """Return the GPU on which this process eliminates in batches; None for native work on cores."""
+    if options.balance == "equal":
+        return None
+    device = choose_device("auto", communicator.local_rank)
+    return None if device.type == "cpu" else device
 
 
 def _solution(
