@@ -2,7 +2,14 @@
 
 
 class PipelineError(Exception):
-    """Base of all errors whose text tells the user what to change."""
+    """Base of all errors whose text tells the user what to change; it is one line, whatever names it holds."""
+
+    def __str__(self) -> str:
+        """Return the text, with escapes for line breaks and other marks that a terminal would obey."""
+        text = super().__str__()
+        return "".join(
+            mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text
+        )
 
 
 class ConfigError(PipelineError):

@@ -183,3 +183,10 @@ def test_files_that_were_found_right_are_not_read_again(checkout, capsys, monkey
         assert main(["check", "mine.yaml"]) == 0
     Path("own.csv").write_text("lon,lat,mm\n1,2,3\n4,5,six\n")
     assert "row 2, column mm" in refused(capsys)
+
+
+def test_a_file_whose_name_breaks_the_line_is_still_told_in_one(checkout, capsys):
+    study, _ = malformed.write(checkout, ".csv")
+    study["matrices"]["own"]["points"]["path"] = "-a 'b\"\n\x1b[31m\u00e9.csv"
+    Path("mine.yaml").write_text(yaml.safe_dump(study))
+    assert "points.path: -a 'b\"\\n\\x1b[31m\u00e9.csv: there is no such file" in refused(capsys)

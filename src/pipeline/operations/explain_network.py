@@ -17,6 +17,13 @@ table { border-collapse: collapse; width: 100%; margin: 1rem 0 3rem }
 th, td { border-bottom: 1px solid #ddd; padding: .3rem .6rem; text-align: left; vertical-align: top }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 tr.moving td { background: #fff4e0 }
+.wide { overflow-x: auto; margin: 1rem 0 3rem }
+.wide table { margin: 0 }
+@media (max-width: 46rem) {
+  body { margin: 1rem auto }
+  td, th { min-width: 4rem }
+  td:last-child { min-width: 16rem }
+}
 """
 
 
@@ -65,7 +72,8 @@ def page(title: str, shape: Sequence[int], engines: Mapping[str, Sequence[Row]])
     ]
     title = escape(title)
     head = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
     )
     about = (
         f"One sample of shape {tuple(shape)}, one core, medians. Layers that only move numbers are shaded. Half "
@@ -76,7 +84,7 @@ def page(title: str, shape: Sequence[int], engines: Mapping[str, Sequence[Row]])
 
 def _table(rows: Sequence[Row]) -> str:
     head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
-    return f"<table><tr>{head}</tr>{''.join(map(_line, rows))}</table>"
+    return f'<div class="wide" tabindex="0"><table><tr>{head}</tr>{"".join(map(_line, rows))}</table></div>'
 
 
 def _line(row: Row) -> str:
