@@ -180,3 +180,12 @@ def test_labels_that_do_not_fit_the_calibration_are_refused(mlp):
     module, x = mlp
     with pytest.raises(ConfigError, match=r"9 inputs and labels of shape \(8,\)"):
         HalfNetwork.convert(module, x, torch.zeros(8, dtype=torch.long))
+
+
+def test_the_proposed_budget_of_a_layer_lets_a_layer_stay_in_half_precision(mlp):
+    module, x = mlp
+    with pytest.warns(UserWarning, match="stays at float32 altogether") as caught:
+        HalfNetwork.convert(module, x, budget=Budget(layer_error=1e-7, output_error=1.0))
+    (proposed,) = re.findall(r"Budget\(layer_error=([0-9.e-]+)\)", str(caught[0].message))
+    network = HalfNetwork.convert(module, x, budget=Budget(layer_error=float(proposed), output_error=1.0))
+    assert any(layer.has_weights and layer.weight_dtype == "float16" for layer in network.layers)
