@@ -32,13 +32,13 @@ class CheckpointFolder:
 
     @classmethod
     def of(cls, root: Path, identity: Mapping[str, Any]) -> "CheckpointFolder":
-        """The folder of a job that is identified by a JSON-able mapping."""
+        """Return the folder of a job that is identified by a mapping of JSON values."""
         text = json.dumps(identity, sort_keys=True)
         return cls(root / hashlib.sha256(text.encode()).hexdigest()[:24])
 
     @classmethod
     def all(cls, root: Path) -> "list[CheckpointFolder]":
-        """Every checkpoint below a folder, and what is only a lock so far."""
+        """Return every checkpoint below a folder, including those that have only a lock so far."""
         names = {path.stem for path in root.glob("*") if path.suffix in ("", ".lock")}
         return [cls(root / name) for name in sorted(names) if re.fullmatch(r"[0-9a-f]{24}", name)]
 
@@ -73,7 +73,7 @@ class CheckpointFolder:
         return lock
 
     def unlock(self, lock: "FileLock") -> None:
-        """Release the lock; its file goes, while it is still held, where no checkpoint is left to guard."""
+        """Release the lock; if there is no checkpoint, delete its file before."""
         if not self.folder.exists():
             self._lock_file.unlink(missing_ok=True)
         lock.release()
@@ -106,7 +106,7 @@ class CheckpointFolder:
             write_atomically(self.folder / "checkpoint.json", json.dumps(content))
 
     def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """The tensors and scalars of the last checkpoint, or nothing where there is none or it is damaged.
+        """Return the tensors and scalars of the last checkpoint, or None if there is none or it is damaged.
 
         A job that goes on on another node may see the head before the tensors: it looks again, up to a minute.
         """

@@ -1,4 +1,4 @@
-"""Lists of checksums as `sha256sum -c` reads them, and what they say of a folder or of a tar archive.
+"""Lists of checksums as `sha256sum -c` reads them, and checks of folders and tar archives against them.
 
 Nothing is unpacked to be checked. A name that leads out of the archive's one folder, a link that does, a name behind a
 link, a device: each is refused before anything is written.
@@ -43,7 +43,7 @@ class Verdict:
 
 
 def is_safe(name: str) -> bool:
-    """Whether a name in an archive or in a list stays below its folder."""
+    """Return whether a name in an archive or in a list stays below its folder."""
     path = PurePosixPath(name)
     return bool(name) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
@@ -164,7 +164,7 @@ def opened(path: Path) -> Iterator[tarfile.TarFile]:
 
 
 def examined(members: Iterable[tarfile.TarInfo]) -> Iterator[tuple[tarfile.TarInfo, str]]:
-    """The members of an archive in order, each with why it may not be unpacked; with nothing if it may."""
+    """Yield the members of an archive in order, each with the reason not to unpack it, or an empty text."""
     top: str | None = None
     links: set[PurePosixPath] = set()
     for member in members:
@@ -177,7 +177,7 @@ def examined(members: Iterable[tarfile.TarInfo]) -> Iterator[tuple[tarfile.TarIn
 
 
 def _refusal(member: tarfile.TarInfo, top: str, links: Set[PurePosixPath]) -> str:
-    """Why a member may not be unpacked into the folder `top`, after links were."""
+    """Return why a member may not be unpacked into the folder `top` beside these links."""
     path = PurePosixPath(member.name)
     if not is_safe(member.name):
         return f"{member.name!r}: leads out of the archive's folder"
@@ -217,7 +217,7 @@ def unpack(path: Path, folder: Path) -> Path:
 
 
 def _inside(name: str) -> str:
-    """A member's name below the one folder that an archive has at its top."""
+    """Return a member's name below the archive's one top folder."""
     return str(PurePosixPath(*PurePosixPath(name).parts[1:]))
 
 
@@ -241,7 +241,7 @@ def _leaves(path: Path, folder: Path) -> bool:
 
 
 def _listed_by(manifest: bytes) -> dict[str, dict[str, Any]] | None:
-    """The files that an artefact's manifest lists; None if it is not one."""
+    """Return the files that a manifest lists; None if it is no manifest of an artefact."""
     try:
         content = json.loads(manifest)
         files = content["files"]

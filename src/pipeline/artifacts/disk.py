@@ -1,4 +1,4 @@
-"""Files on a disk: checksums, whole writes or none, permissions of a group, and a disk's errors in words."""
+"""Files on a disk: checksums, atomic writes, permissions of a group, and errors of the disk in words."""
 
 import errno
 import hashlib
@@ -47,7 +47,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def errors_of_the_disk(folder: Path) -> Iterator[None]:
-    """Turn a full disk, or one that may not be written to, into a line that says what to do."""
+    """Re-raise errors of a full or read-only disk as one line that says what to do."""
     try:
         yield
     except Exception as error:
@@ -62,19 +62,19 @@ def errors_of_the_disk(folder: Path) -> Iterator[None]:
 
 
 def share(path: Path) -> None:
-    """Give a file the user's usual permissions: safetensors makes files for their owner alone, and a group shares."""
+    """Give a file the user's usual permissions: safetensors lets only the owner read, but groups share results."""
     path.chmod(0o666 & ~_umask())
 
 
 def _umask() -> int:
-    """The process's mask of permissions, which can only be read by setting it."""
+    """Return the process's mask of permissions, which can only be read by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
 
 
 def _is_full(error: Exception) -> bool:
-    """Whether a write failed for want of space; NumPy and safetensors say so only in their text."""
+    """Return whether a write failed because the disk is full; NumPy and safetensors say so only in their text."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return "No space left on device" in str(error) or (

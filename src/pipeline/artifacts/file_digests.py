@@ -1,4 +1,4 @@
-"""Files outside of the results as inputs of a study: a digest of their contents, with what is known of them kept.
+"""Digests of files outside the results that are inputs of a study; what was read is cached.
 
 Only files whose size or time has changed are read again: a hundred thousand unchanged images cost one look at each. A
 file that was written within two seconds of its reading is read again, since a change in the same tick of the file

@@ -59,7 +59,7 @@ def manifests_of(folder: Path) -> list[Path]:
 
 
 def merge(results: Path, study: str, manifests: Iterable[Path]) -> int:
-    """Add those of a study's artefacts that the database doesn't know.
+    """Add the artefacts of a study that the database does not hold yet.
 
     Args:
         results: The folder of all results, with the study's own below it.
@@ -86,7 +86,7 @@ def merge(results: Path, study: str, manifests: Iterable[Path]) -> int:
 
 
 def write_snapshot(results: Path, study: str) -> None:
-    """Write down the last runs of every artefact of a study for its jobs."""
+    """Write the last runs of every artefact of a study to a file for its jobs."""
     with _opened(database_of(results)) as database:
         (n_artefacts,) = database.execute(
             "SELECT count(DISTINCT artefact) FROM runs WHERE study = ?", (study,)
@@ -111,7 +111,7 @@ def _insert(database: sqlite3.Connection, entry: HistoryEntry) -> bool:
 
 
 def read(results: Path, study: str | None = None, last: int = 1000) -> list[HistoryEntry]:
-    """The last entries of every artefact, oldest first; none where there is no database."""
+    """Return the last entries of every artefact, oldest first; none if there is no database."""
     if not database_of(results).exists():
         return []
     with _opened(database_of(results)) as database:
@@ -133,7 +133,7 @@ def read(results: Path, study: str | None = None, last: int = 1000) -> list[Hist
 
 
 def read_snapshot(path: Path) -> list[HistoryEntry]:
-    """The entries that the main process wrote down for its jobs; none where there are none."""
+    """Return the entries that the main process wrote for its jobs."""
     try:
         return [HistoryEntry(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
     except FileNotFoundError:
@@ -146,7 +146,7 @@ def read_snapshot(path: Path) -> list[HistoryEntry]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """The database, made if it isn't there; writers on this node wait for each other."""
+    """Open the database, and create it if it is missing; writers on this node wait for each other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with contextlib.closing(

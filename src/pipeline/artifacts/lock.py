@@ -78,7 +78,7 @@ class Held:
     settled: bool
 
     def tell(self) -> None:
-        """Write who holds the lock; of a disk that is full, what was written before stays."""
+        """Write who holds the lock; on a full disk the former text stays."""
         owed = "" if self.settled or self.former is None else self.former.jobs
         names = ",".join(filter(None, [owed, self.jobs]))
         text = json.dumps(asdict(Holder.of_this_process(names))).encode()
@@ -86,7 +86,7 @@ class Held:
         os.truncate(self.descriptor, len(text))
 
     def name_jobs(self, jobs: str) -> None:
-        """Tell whose jobs the queue may hold from now on; with an empty name, that it holds none."""
+        """Note the name of jobs that the queue may hold from now on; an empty name means none."""
         self.jobs = jobs
         self.tell()
 
@@ -149,7 +149,7 @@ def killed_holder(checkout: Path, name: str = "main") -> Holder | None:
 
 
 def _look(path: Path) -> tuple[Holder | None, bool]:
-    """Who a lock file tells of, and whether somebody holds it."""
+    """Return the holder that a lock file names, and whether somebody holds the lock."""
     with _explained(path):
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)

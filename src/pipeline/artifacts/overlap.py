@@ -1,4 +1,4 @@
-"""Which jobs of a study ran beside others, told by their manifests."""
+"""Which jobs of a study ran at the same time as others, from their manifests."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Span:
 
 
 def ran_alone(span: Span | None, all_spans: Iterable[Span]) -> bool | None:
-    """Whether no other job ran on the same machine for a noticeable part of a job's time; None where not known.
+    """Return whether a job had its machine to itself for nearly all of its time; None if that is not known.
 
     Jobs that leave no artefact, and other users' work, are not seen.
     """

@@ -65,7 +65,7 @@ def _is_tag(section: type[Section], key: str) -> bool:
 
 
 def _explained(section: type[Section], key: str, hint: Any, told: set[tuple[str, str]]) -> Iterator[str]:
-    """What a key is for and what may be chosen, if it was not said before."""
+    """Yield what a key is for and what may be chosen, unless that was said before."""
     text = section.model_fields[key].description or ""
     if (key, text) in told:
         return
@@ -81,7 +81,7 @@ def _explained(section: type[Section], key: str, hint: Any, told: set[tuple[str,
 
 
 def _keys_of(entry: yaml.MappingNode, hint: Any, told: set[tuple[str, str]]) -> Iterator[str]:
-    """What the keys of a mapping on one line are for, those that were not explained before."""
+    """Yield what the keys of a mapping on one line are for, unless that was said before."""
     kinds = [hint, _entries(hint)]
     section = next((found for kind in kinds if (found := _section(kind, entry)) is not None), None)
     if section is None:
@@ -94,7 +94,7 @@ def _keys_of(entry: yaml.MappingNode, hint: Any, told: set[tuple[str, str]]) -> 
 
 
 def _wrapped(text: str, indent: str) -> list[str]:
-    """A line as comments of the width of a file; what it is wrapped to stands further in."""
+    """Write a line as comments of at most a file's width; wrapped lines are indented further."""
     inner = indent + "# " + " " * (len(text) - len(text.lstrip()))
     further = inner + ("  " if text.startswith(" ") else "")
     return textwrap.wrap(text.strip(), WIDTH, initial_indent=inner, subsequent_indent=further)

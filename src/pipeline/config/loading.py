@@ -62,7 +62,7 @@ def load_study(config: Mapping[str, Any], default: Path) -> Study:
 
 
 def _nearly_named(config: Mapping[str, Any], base: Mapping[str, Any]) -> str:
-    """Which new entry of a collection has nearly the name of one that is there, for a change that fails."""
+    """Find a new entry whose name nearly equals an existing one's, to explain a change that fails."""
     for path in NAMED_COLLECTIONS:
         changed, there = _at(config, path), _at(base, path)
         for name in changed.keys() - there.keys():
@@ -72,7 +72,7 @@ def _nearly_named(config: Mapping[str, Any], base: Mapping[str, Any]) -> str:
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> Mapping[Any, Any]:
-    """The mapping at a path; an empty one if there is none."""
+    """Return the mapping at a path; an empty one if there is none."""
     for key in path:
         tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree if isinstance(tree, Mapping) else {}

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 
 def _without_many_repeats(name: str) -> str:
-    """Refuse what Snakemake takes for a rule that runs into itself: a part that stands in a name too often."""
+    """Refuse names that repeat a part too often: Snakemake takes them for rules that depend on themselves."""
     if re.search(r"(.+?)\1{19}", name):
         raise PydanticCustomError("name", "'{name}' repeats a part 20 times; choose another", {"name": name})
     return name
@@ -74,7 +74,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_truth_value_for_a_number(cls, data: Any) -> Any:
-        """Refuse what Python would count as 0 or 1; YAML reads yes, no, on and off as truth values too."""
+        """Refuse truth values where a number is wanted: Python counts them as 0 or 1, and YAML reads yes as one."""
         for key, value in data.items() if isinstance(data, Mapping) else ():
             entries = value if isinstance(value, list | tuple) else [value]
             wanted = cls.model_fields[key].annotation if key in cls.model_fields else None

@@ -10,7 +10,7 @@ from pipeline.errors import ConfigError
 
 
 def read_study_file(path: Path) -> dict[str, Any]:
-    """Read a study's YAML file, which has to name the study: else its results would lie among the default's."""
+    """Read a study's YAML file, which has to name the study: without a name its results mix with the default's."""
     data = read_yaml(path)
     refuse_manifest(data)
     if "study" not in data:
@@ -55,7 +55,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _written_twice(root: yaml.Node | None) -> tuple[str, int, int] | None:
-    """The path of the first key that its mapping has twice, and the two lines."""
+    """Return the path of the first key that is written twice, and both line numbers."""
     to_visit: list[tuple[str, yaml.Node | None]] = [("", root)]
     seen: set[int] = set()  # an alias may lead back
     while to_visit:

@@ -44,7 +44,7 @@ UNTRACKED = ("config", "profiles", "src", "workflow")
 
 
 def run(options: Namespace) -> None:
-    """Pack a study whose artefacts are all there and as they were written, while nothing makes new ones."""
+    """Pack a study whose artefacts are complete and unaltered, while no other process makes new ones."""
     study = read_study(options.study)
     if main := holder(Path.cwd()):
         raise ArtifactError(f"{Path.cwd()}: in use by {main}; pack the study when it has ended")
@@ -83,7 +83,7 @@ def run(options: Namespace) -> None:
 
 
 def _what_to_do(problems: Sequence[str], study: StudyFile) -> str:
-    """The first problem with its remedy; to Snakemake, which looks at dates, an altered result is up to date."""
+    """Return the first problem with its remedy; Snakemake compares dates and takes an altered result for current."""
     name = Path(problems[0].partition(":")[0])
     damaged = next((folder / MANIFEST for folder in name.parents if (folder / MANIFEST).is_file()), None)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -152,7 +152,7 @@ def _pack(path: Path, top: str, files: Mapping[str, Path], crate: str) -> None:
 
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """A member without its owner; its date stays, by which Snakemake sees that results are newer than specs."""
+    """Remove a member's owner; its date stays, so that Snakemake sees results newer than specs."""
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     return member
@@ -204,7 +204,7 @@ def describe(
 
 
 def _action(path: Path) -> dict[str, Any]:
-    """Who made an artefact, from what, when."""
+    """Describe who made an artefact, from what, and when."""
     manifest = json.loads(path.read_text(encoding="utf-8"))
     made, folder = manifest["provenance"], path.parent.as_posix()
     return {

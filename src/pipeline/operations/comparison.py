@@ -18,7 +18,7 @@ MEASURED = frozenset({"time_layers"})
 
 
 def compared(path: Path, sums: Mapping[str, str], results: Path) -> list[str]:
-    """Say which files of artefacts are the same in a folder of results that somebody made again.
+    """Compare an artefact's files with those of results that somebody made again.
 
     Manifests, logs and reports are left out: they hold dates, and would never be. A number is a wall time when its name
     ends in "seconds", which is how this program names all of them.
@@ -77,7 +77,7 @@ def _of_artefacts(sums: Mapping[str, str]) -> dict[str, str]:
 
 
 def _same_but_times(name: str, one: bytes, other: bytes) -> bool:
-    """Whether two contents of a file differ in nothing but wall times."""
+    """Return whether two versions of a file differ only in wall times."""
     without = WITHOUT_TIMES.get(PurePosixPath(name).suffix)
     try:
         return without is not None and without(one) == without(other)

@@ -1,4 +1,4 @@
-"""What an engine really ran for a network in the format of ONNX: its own profile, as rows of one form."""
+"""What engines really ran for an ONNX network: their own profiles, brought into rows of one form."""
 
 import importlib
 import json
@@ -141,7 +141,7 @@ ENGINES: Mapping[str, Callable[[Path, NDArray[np.float32]], list[Row]]] = {
 
 
 def _compared(single: Mapping[str, tuple[str, float]], half: Mapping[str, tuple[str, float]]) -> list[Row]:
-    """Rows of both sides by the engine's names, in the order of the half-precision run."""
+    """Join the rows of both precisions by the engine's names, in the order of the half-precision run."""
     total = sum(seconds for _, seconds in half.values()) or 1.0
     rows = []
     for name in [*half, *(name for name in single if name not in half)]:

@@ -26,7 +26,7 @@ STAGES = {"points": ("points", "embeddings")}
 
 
 def run(options: Namespace) -> None:
-    """Print a paragraph on the file's making and one on its next."""
+    """Print how the file was made and what would remake it."""
     in_checkout()
     manifest_path = manifest_of(options.path)
     try:
@@ -49,7 +49,7 @@ def run(options: Namespace) -> None:
 
 
 def manifest_of(path: Path) -> Path:
-    """The manifest of the artefact that a path is, or is in.
+    """Return the manifest of the artefact that a path names or lies in.
 
     Raises:
         ArtifactError: If there is none.
@@ -68,7 +68,7 @@ def _file_of(study: str) -> str:
 
 
 def stage_of(artefact: Path, made: Mapping[str, Any]) -> str:
-    """The stage that made an artefact, from its command, or else from its folder's name."""
+    """Return the stage that made an artefact, from its command or from its folder's name."""
     words = str(made.get("command", "")).split()
     folder = artefact.relative_to(RESULTS).parts[1]
     known = STAGES.get(folder, (folder,))
@@ -76,7 +76,7 @@ def stage_of(artefact: Path, made: Mapping[str, Any]) -> str:
 
 
 def damaged(artefact: Path, files: Mapping[str, Any]) -> list[str]:
-    """Those of the files that a manifest lists which are altered or lost."""
+    """Return the files of a manifest that were altered or lost."""
     return [
         name
         for name, listed in files.items()
@@ -117,7 +117,7 @@ ENERGY = {"package_joules": "the node's processors", "gpu_joules": "its GPUs"}
 
 
 def reason_then(artefact: Path, folder: Path) -> str:
-    """Why it was made: what differs from the run before, as far as the history knows."""
+    """Tell why an artefact was made: what differs from the run before, as far as the history knows."""
     now = entry_of(artefact / "manifest.json", folder)
     if now is None:
         return "its manifest doesn't tell"
@@ -137,7 +137,7 @@ def reason_then(artefact: Path, folder: Path) -> str:
 
 
 def difference(before: HistoryEntry, now: HistoryEntry) -> str:
-    """In words, what of two runs of an artefact differs."""
+    """Tell what differs between two runs of an artefact."""
     since = f"since the run of {before.date.replace('T', ' ')[:16]} UTC"
     parts = []
     if before.code != now.code:
@@ -150,7 +150,7 @@ def difference(before: HistoryEntry, now: HistoryEntry) -> str:
 
 
 def _inputs(stage: str, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What an artefact was made from: name and folder; of a report, which has all, their number by stage."""
+    """Return names and folders of an artefact's inputs; for a report, which has all, their number by stage."""
     inputs = manifest["provenance"].get("inputs") or {}
     found = [(name, str(Path(path).parent)) for name, path in inputs.items()]
     if stage == "report" and "runs" in manifest["spec"]:
@@ -232,5 +232,5 @@ def jobs_planned(said: str) -> list[tuple[str, str, str]]:
 
 
 def _short(reason: str) -> str:
-    """A reason of Snakemake's without the old and new values of parameters, which may be pages."""
+    """Shorten Snakemake's reason: leave out old and new values of parameters, which may be pages long."""
     return re.sub(r"(changed since last execution)[:;].*", r"\1", reason)

@@ -53,7 +53,7 @@ def _installed(name: str) -> bool:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """What both runs took, and how much of the half-precision one only moves numbers."""
+    """Tell what both runs took, and how much of the half-precision run only moves numbers."""
     single = sum(row.seconds_fp32 or 0.0 for row in rows)
     half = sum(row.seconds_half or 0.0 for row in rows)
     moving = sum(row.seconds_half or 0.0 for row in rows if row.kernel.startswith(MOVING))

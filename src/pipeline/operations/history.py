@@ -52,7 +52,7 @@ class Series:
 
     @property
     def verdict(self) -> str:
-        """What the newest value is beside the others: within their noise, or beyond; nothing if they are too few."""
+        """Tell whether the newest value lies within the noise of the others; return nothing if they are too few."""
         past = [{self.figure: value} for value in self.values[:-1]]
         found = compare(self.artefact, {self.figure: self.values[-1]}, past)
         if not found.n_figures:
@@ -61,7 +61,7 @@ class Series:
 
 
 def run(options: Namespace) -> None:
-    """Bring the history up to date, print the figures that were asked for, and plot them where that was."""
+    """Bring the history up to date, print the figures that were asked for, and plot them if asked to."""
     studies = [options.study] if options.study else _studies()
     for study in studies:
         if not SAFE.match(study):
@@ -100,7 +100,7 @@ def run(options: Namespace) -> None:
 
 
 def in_its_unit(figure: str, value: float) -> str:
-    """A figure's value as a reader wants it, in the unit that its name ends with."""
+    """Write a figure's value in the unit that its name ends with."""
     name = re.split(r"[._]", figure)
     if "seconds" in name:
         return formatting.seconds(value)
@@ -122,7 +122,7 @@ def _studies() -> list[str]:
 
 
 def series_of(entries: Sequence[HistoryEntry], artefact: str | None, figures: Sequence[str]) -> list[Series]:
-    """Those series that end with each artefact's newest run, of the figures whose names match a pattern."""
+    """Return the series of figures whose names match a pattern, up to each artefact's newest run."""
     newest = {(entry.study, entry.artefact): entry for entry in entries}
     found = []
     for (study, name), last in newest.items():

@@ -1,4 +1,4 @@
-"""Files outside of the results that a study names: rules depend on their contents."""
+"""Files outside the results that a study names; rules depend on their contents."""
 
 import hashlib
 import importlib
@@ -78,7 +78,7 @@ def require_readable_once(specs: Mapping[str, Mapping[str, Any]], cache: Path) -
 
 
 def _names_in(value: Any) -> Iterator[tuple[str, str]]:
-    """The texts under the keys that may name files, wherever they are."""
+    """Yield the texts under all keys that may name files, at any depth."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             if key in KEYS and isinstance(entry, str) and entry:

@@ -1,4 +1,4 @@
-"""The outline of a study, kept under a name of what it was made from.
+"""The outline of a study, cached under a digest of all that it was made from.
 
 Snakemake reads its rules anew in every job. Validating a study imports all three cores, and torch with them, which
 takes seconds; an outline is plain data, and a job that finds one imports none of that.
@@ -22,7 +22,7 @@ KEPT = 20
 
 
 def outline(config: Mapping[str, Any], default: Path, cache: Path) -> Outline:
-    """Validate a study, or read what was kept of the same one.
+    """Validate a study, or read the cached outline of the same one.
 
     Args:
         config: What Snakemake read: a study file and `--config` values, or nothing.

@@ -17,7 +17,7 @@ SEGMENTS = ("mpich_shm_*", "vader_segment.*", "sm_segment.*")
 
 
 def still_running(checkout: Path) -> str:
-    """What of a former start still runs here, in words; nothing where nothing does."""
+    """Tell in words what a former start left running here; return an empty text if nothing runs."""
     main = holder(checkout)
     if main is not None:
         return f"the checkout is in use by {main}"
@@ -45,7 +45,7 @@ def end_what_is_left_of(former: Holder, checkout: Path) -> list[str]:
 
 
 def local_jobs(checkout: Path) -> dict[int, str]:
-    """What runs on this machine as a job of the checkout does: `python -m pipeline STAGE --output ...`.
+    """Find this machine's processes that look like jobs of the checkout: `python -m pipeline STAGE --output ...`.
 
     Returns:
         What each job makes, by its topmost process: a launcher, where there is one, ends what it has started.
@@ -65,7 +65,7 @@ def local_jobs(checkout: Path) -> dict[int, str]:
 
 
 def in_words(jobs: Mapping[int, str]) -> str:
-    """Jobs of this machine, and what a person can do about them."""
+    """List jobs of this machine and what a person can do about them."""
     listed = ", ".join(f"{made} (process {pid})" for pid, made in sorted(jobs.items()))
     them = "it ends, or end it" if len(jobs) == 1 else "they end, or end them"
     return f"{listed}; wait until {them}: kill {' '.join(map(str, sorted(jobs)))}"
@@ -103,7 +103,7 @@ def _unused(since: float, folder: Path) -> set[Path]:
 
 
 def _mapped(folder: Path) -> Iterator[Path]:
-    """The files of a folder that processes of this user have mapped."""
+    """Yield the files of a folder that processes of this user have mapped."""
     for maps in Path("/proc").glob("[0-9]*/maps"):
         try:
             lines = maps.read_text(errors="replace").splitlines()

@@ -30,7 +30,7 @@ _turn = ExitStack()
 
 
 def at_work() -> Holder | None:
-    """Whose turn it is while this process plans; what keeps that from being known keeps `begin` from its turn too."""
+    """Return who holds the folder while this process plans; if that can't be read, `begin` will say why."""
     try:
         return holder(Path.cwd())
     except LockedError:
@@ -88,7 +88,7 @@ def begin(
 
 
 def _heed_signals() -> None:
-    """Have SIGTERM do what Ctrl-C does, and a second one of either do nothing."""
+    """Make SIGTERM act as Ctrl-C does, and ignore a second signal of either kind."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt_once)
         _turn.callback(_undo, signal.SIGINT, signal.default_int_handler)
@@ -97,13 +97,13 @@ def _heed_signals() -> None:
 
 
 def _undo(signum: signal.Signals, handler: Any) -> None:
-    """Give a signal its former handler back, unless it came: what follows the jobs' end must not be broken off."""
+    """Restore a signal's former handler, unless the signal came: the work after the jobs' end must finish."""
     if signal.getsignal(signum) in (_interrupt_once, _interrupt_all):
         signal.signal(signum, handler)
 
 
 def _interrupt_once(_signum: int, _frame: FrameType | None) -> None:
-    """Have Snakemake end its jobs; a second Ctrl-C is for them alone, and must not break off what follows their end."""
+    """Let Snakemake end its jobs; a second Ctrl-C is for the jobs alone, since the work after their end must finish."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
@@ -119,9 +119,9 @@ def _interrupt_all(signum: int, frame: FrameType | None) -> None:
 
 
 def _end_early(held: Held) -> None:
-    """Give the folder back where Snakemake came to its end by an error of its own.
+    """Release the folder when Snakemake ends by an error of its own.
 
-    What is told of jobs in a queue stays then: the next main process asks for them and ends them.
+    The names of jobs in a queue stay noted, so that the next main process finds these jobs and ends them.
     """
     held.settled = held.settled and not held.jobs
     _turn.close()
@@ -136,7 +136,7 @@ def end() -> None:
 def look_back(
     study: str, manifests: Iterable[str], *, for_jobs: bool = False, results: Path = Path("results")
 ) -> None:
-    """Take what there is into the history, and keep the report: before jobs may replace it, and after they did.
+    """Add existing artefacts to the history and keep a copy of the report, before jobs replace it and afterwards.
 
     A history that can't be written is a warning: results are worth more than the record of them.
 
@@ -156,7 +156,7 @@ def look_back(
 
 
 def main_elsewhere() -> Holder | None:
-    """The main process that works in this checkout, if it does so on another host: the history is its own then.
+    """Return the main process of this checkout if it runs on another host; the history then belongs to it.
 
     A database that one host writes to must not be opened on another: their views of it, over a shared file system, are
     not the same.

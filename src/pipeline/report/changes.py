@@ -1,4 +1,4 @@
-"""What changed against past runs by more than those differ among themselves.
+"""Which figures changed by more than past runs differ among themselves.
 
 Runs are comparable if they had the same specs behind them and the same machine below. A figure is judged by the
 prediction interval of Student's t for one more value after n: the mean of the past ones plus or minus

@@ -19,7 +19,7 @@ MOST_NAMED = 3
 
 
 def change(metrics: Metrics) -> Notice:
-    """What moved since past runs of the same study, in a line."""
+    """Tell in one line what changed since past runs of the same study."""
     history = metrics.history
     if history is None or not history.n_figures:
         return Notice(

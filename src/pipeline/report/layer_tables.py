@@ -86,7 +86,7 @@ def _sentence(reason: str) -> str:
 
 
 def rounding(network: Converted) -> Table | None:
-    """What one rounding to FP16 did to every layer."""
+    """Effect of one rounding to FP16 on every layer."""
     if not network.layers:
         return None
     columns = (
@@ -194,7 +194,7 @@ def device_times(network: Converted) -> Table | None:
 
 
 def layer_work(network: Converted) -> Table | None:
-    """What every layer has to do and to move, and where its bytes come from."""
+    """Operations and bytes of every layer, and the memory levels that the bytes come from."""
     timings = network.timings
     if not timings:
         return None
@@ -249,7 +249,7 @@ def layer_times(network: Converted) -> Table | None:
 
 
 def _disturbed(timings: Sequence[TimingRow]) -> str:
-    """What to say of samples that count though other work disturbed them."""
+    """Return the note on samples that count although other work disturbed them."""
     kept = [row.n_disturbed for row in timings]
     if not any(kept):
         return ""

@@ -47,7 +47,7 @@ def histories_of(run: Run) -> list[list[EpochRow]]:
 
 
 def repeated(training: Training) -> bool:
-    """Whether any run has several seeds, so that there are means and spreads to speak of."""
+    """Return whether any run has several seeds, so that means and spreads exist."""
     return any(len(run.seeds) > 1 for run in training.values())
 
 
@@ -114,12 +114,12 @@ def steps_until(run: Run, target: float) -> Spread:
 
 
 def alone(run: Run) -> bool:
-    """Whether no other job of the study ran beside any seed of a run; where that is not known, none is said to."""
+    """Return whether no seed of a run is known to have shared its machine with another job of the study."""
     return all(seed.alone is not False for seed in seeds_of(run))
 
 
 def claimed(training: Training, roles: Roles | None, most: int) -> Training:
-    """All runs, or of more than ``most`` those that the claims compare: more curves than that nobody tells apart."""
+    """Return all runs, or only those that the claims compare if there are more than ``most``."""
     if len(training) <= most or not roles:
         return training
     compared = [name for _, name in roles]
@@ -127,7 +127,7 @@ def claimed(training: Training, roles: Roles | None, most: int) -> Training:
 
 
 def comparable(training: Training) -> dict[str, Run]:
-    """The runs on that number of training images which most runs have; the first of several that most have."""
+    """Return the runs that share the most frequent number of training images."""
     sizes = [run.train_samples for run in training.values()]
     common = max(dict.fromkeys(sizes), key=sizes.count, default=None)
     return {name: run for name, run in training.items() if run.train_samples == common}

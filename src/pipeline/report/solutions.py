@@ -1,4 +1,4 @@
-"""Is a solution as exact as was asked, on rows of the exact matrix?"""
+"""Whether a solution meets its tolerance on rows of the exact matrix."""
 
 from pipeline.report.content import Finding
 from pipeline.report.formatting import is_number, scientific, setting, significant
@@ -9,9 +9,9 @@ FAR = 10.0
 
 
 def doubt(name: str, matrix: Matrix) -> Finding | None:
-    """A verdict where the residual on exact rows is far above the tolerances of compression and solve.
+    """Return a verdict if the residual on exact rows is far above the tolerances of compression and solve.
 
-    The residual of the compressed matrix says how well that was solved, not how well it stands for the exact one.
+    The residual of the compressed matrix tells how well that system was solved, not how near it is to the exact one.
     """
     if matrix.solve is None:
         return None

@@ -1,4 +1,4 @@
-"""What a few seeds say: mean and spread, and whether a difference is larger than chance makes it."""
+"""Mean and spread over a few seeds, and whether a difference is larger than chance explains."""
 
 import math
 from collections.abc import Iterable, Sequence

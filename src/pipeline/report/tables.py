@@ -74,7 +74,7 @@ def final_accuracy(training: Training, n_classes: int = 0) -> Table:
 
 
 def _time(run: Run, spent: float | None) -> f.Number:
-    """A time, marked where other jobs ran beside its own."""
+    """Write a time, with a mark if other jobs ran on the machine meanwhile."""
     return f.Number(f"{f.seconds(spent)}{'' if alone(run) or spent is None else BESIDE}", spent)
 
 
@@ -156,7 +156,7 @@ def _to_target(run: Run, target: float) -> tuple[str, str]:
 
 
 def factors(training: Training) -> Table | None:
-    """Layer by layer, what K-FAC knew of the curvature after the last step of each run's first seed."""
+    """K-FAC's curvature of each layer after the last step of each run's first seed."""
     rows = [
         (label_of(name, run), layer, *(f.significant(value, 3) for value in _factors(figures)))
         for name, run in training.items()

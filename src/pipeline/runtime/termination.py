@@ -11,7 +11,7 @@ EXIT_INTERRUPTED = 75
 
 @contextmanager
 def termination() -> Iterator[Callable[[], bool]]:
-    """Note SIGTERM and SIGINT instead of dying of them; afterwards they do what they did before.
+    """Note SIGTERM and SIGINT instead of ending the process; restore their handlers afterwards.
 
     Yields:
         Tells whether one of them has come.

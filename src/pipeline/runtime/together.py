@@ -1,4 +1,4 @@
-"""Failures that all processes share: what fails on one ends on all of them, with one line, and nobody waits."""
+"""Failures that all processes share: if one process fails, all of them end with one line, and none waits."""
 
 import json
 from collections.abc import Iterator, Mapping

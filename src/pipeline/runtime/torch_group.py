@@ -40,7 +40,7 @@ class TorchGroup(Collectives):
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """Say in one line which process is gone when a collective breaks off for that."""
+        """Re-raise the failure of a collective as one line that names the process that is gone."""
         try:
             yield
         except RuntimeError as error:
@@ -55,7 +55,7 @@ TIMEOUT = timedelta(minutes=10)
 
 
 def local_address(other_nodes: Sequence[str]) -> str:
-    """The address of this node that other nodes of the job reach it at.
+    """Return the address at which other nodes of the job reach this node.
 
     Args:
         other_nodes: Their names; without any, the address is one that no other machine reaches.
@@ -116,7 +116,7 @@ def open_store(address: str, mpi: MpiCommunicator) -> dist.PrefixStore:  # type:
 
 
 def backend_for(device: torch.device, mpi: MpiCommunicator) -> str:
-    """What carries the messages: nccl if every process has a GPU of its own, else gloo.
+    """Return the backend: nccl if every process has a GPU of its own, else gloo.
 
     Processes that each see one GPU, bound to them by the launcher, all call it 0: GPUs are told apart by their
     identifiers, and all processes decide by the same list.

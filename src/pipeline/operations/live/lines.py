@@ -12,7 +12,7 @@ LONGEST = 110
 
 
 def planned(progress: JobProgress) -> str:
-    """How many jobs of each rule there are to do."""
+    """Tell how many jobs of each rule there are to do."""
     if not progress.total:
         return ""
     parts = ", ".join(f"{n} {rule}" for rule, n in sorted(progress.planned.items()))
@@ -20,7 +20,7 @@ def planned(progress: JobProgress) -> str:
 
 
 def started(progress: JobProgress, number: int) -> str:
-    """That a job runs, or was handed to the cluster; nothing of one that is small."""
+    """Tell that a job runs or was submitted to the cluster; return an empty text for a small one."""
     job = progress.jobs.get(number)
     if job is None or job.small:
         return ""
@@ -28,7 +28,7 @@ def started(progress: JobProgress, number: int) -> str:
 
 
 def finished(progress: JobProgress, number: int, now: float) -> str:
-    """That a job is done, how long that took, how many are, and what it said last."""
+    """Tell that a job is done, how long it took, how many are done, and what it printed last."""
     job = progress.jobs.get(number)
     if job is None or job.small:
         return ""
@@ -40,7 +40,7 @@ def finished(progress: JobProgress, number: int, now: float) -> str:
 
 
 def closing(progress: JobProgress, now: float, *, interrupted: bool, drawn: bool) -> str:
-    """How a run ended, and what to do next.
+    """Tell how a run ended and what to do next.
 
     Args:
         progress: All jobs.

@@ -30,7 +30,7 @@ def seconds_left(progress: JobProgress, past: Mapping[str, float], now: float) -
 
 
 def past_seconds(snapshot: Path) -> dict[str, float]:
-    """What a job of each rule took in past runs, from the snapshot of the history; nothing where there is none."""
+    """Read from the history's snapshot how long a job of each rule took; return nothing if there is none."""
     seconds: dict[str, list[float]] = {}
     try:
         for entry in json.loads(snapshot.read_text(encoding="utf-8")):

@@ -49,7 +49,7 @@ class Job:
 
     @property
     def small(self) -> bool:
-        """Whether it is over before it could be told, and one of very many."""
+        """Whether the job is one of very many that end too soon to be shown."""
         return self.rule == "freeze_spec"
 
 
@@ -91,7 +91,7 @@ class JobProgress:
         self.planned = Counter({rule: n for rule, n in counts.items() if rule not in ("total", "all")})
 
     def start(self, ids: Sequence[int], now: float) -> None:
-        """Jobs were handed to the executor, maybe for another time."""
+        """Note that jobs were given to the executor, perhaps once more."""
         for number in ids:
             job = self.jobs.setdefault(number, Job())
             job.phase, job.since = Phase.WAITING if self.remote else Phase.RUNNING, now
@@ -114,14 +114,14 @@ class JobProgress:
             job.phase = Phase.RUNNING
 
     def finish(self, number: int, now: float) -> None:
-        """A job is done."""
+        """Note that a job is done."""
         job = self.jobs.get(number)
         if job is not None and job.phase is not Phase.DONE:
             job.phase = Phase.DONE
             self.spent.setdefault(job.rule, []).append(now - job.since)
 
     def fail(self, number: int) -> None:
-        """A job failed; it may be started again."""
+        """Note that a job failed; it may be started again."""
         if number in self.jobs:
             self.jobs[number].phase = Phase.FAILED
 
@@ -135,7 +135,7 @@ class JobProgress:
                 job.phase, job.since = Phase.RUNNING, now
 
     def last_said(self, job: Job, now: float) -> str:
-        """What a running job said last; one on a cluster is asked every few seconds."""
+        """Return the last line of a running job's log; on a cluster it is read every few seconds."""
         if not self.remote or now - job.heard >= SECONDS_BETWEEN_LOOKS:
             job.said, job.heard = newest(job.log, job.name), now
         return job.said

@@ -7,7 +7,7 @@ BYTES = 8192
 
 
 def last_lines(path: Path | None, n: int) -> list[str]:
-    """The last lines that are not empty, without control characters; none if the log can't be read."""
+    """Return the last lines that are not empty, without control characters; none if the log can't be read."""
     if path is None:
         return []
     try:
@@ -24,7 +24,7 @@ def last_lines(path: Path | None, n: int) -> list[str]:
 
 
 def newest(path: Path | None, name: str = "") -> str:
-    """What a running job said last, without the label before a colon if that is about the job's own name."""
+    """Return the last line of a job's log, without a label before a colon that repeats the job's name."""
     line = "".join(last_lines(path, 1))
     label, _, rest = line.partition(": ")
     own = any(word in name.split() for word in label.replace(",", " ").split())

@@ -32,7 +32,7 @@ class View:
 def draw(
     progress: JobProgress, past: Mapping[str, float], now: float, n_rows: int
 ) -> list[Text | Table | Padding]:
-    """The parts of the view, at most `n_rows` of them rows of jobs."""
+    """Return the parts of the view, with at most `n_rows` rows of jobs."""
     done, running = progress.count(Phase.DONE), progress.in_phase(Phase.RUNNING)
     waiting = Counter(job.rule for job in progress.in_phase(Phase.WAITING))
     failed = progress.count(Phase.FAILED)

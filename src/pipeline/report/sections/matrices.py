@@ -64,7 +64,7 @@ def _matrix(
 
 
 def _structure(name: str, matrix: Matrix) -> Illustration | None:
-    """The blocks and, beside them, their ranks by level, with what they mean."""
+    """Show the blocks and their ranks by level, and explain both."""
     if matrix.structure is None:
         return None
     n, blocks = matrix.structure.n, matrix.structure.blocks

@@ -101,7 +101,7 @@ def _bands(training: Training) -> str:
 
 
 def _best(training: Training, n_classes: int) -> str:
-    """Which run is best, on the test samples if they were looked at."""
+    """Tell which run is best, on the test samples if there are scores on them."""
     if not any(accuracy_on_test(run).n for run in training.values()):
         found = {name: accuracy_on_validation(run).mean or 0.0 for name, run in comparable(training).items()}
         name = max(found, key=lambda key: found[key])
