@@ -131,10 +131,10 @@ def interactions(
         far.append(pairs[:, is_far])
     near_pairs, far_pairs = np.concatenate(near, axis=1), np.concatenate(far, axis=1)
     return Interactions(
-        near=_lists(near_pairs[0], near_pairs[1], rows.n_boxes),
-        far=_lists(far_pairs[0], far_pairs[1], rows.n_boxes),
-        near_columns=_lists(near_pairs[1], near_pairs[0], columns.n_boxes),
-        far_columns=_lists(far_pairs[1], far_pairs[0], columns.n_boxes),
+        near=lists_of(near_pairs[0], near_pairs[1], rows.n_boxes),
+        far=lists_of(far_pairs[0], far_pairs[1], rows.n_boxes),
+        near_columns=lists_of(near_pairs[1], near_pairs[0], columns.n_boxes),
+        far_columns=lists_of(far_pairs[1], far_pairs[0], columns.n_boxes),
     )
 
 
@@ -147,7 +147,8 @@ def pairs_of(lists: Lists, *, mirrored: bool) -> tuple[Ints, Ints]:
     return first[kept], lists.boxes[kept]
 
 
-def _lists(owners: Ints, members: Ints, n_boxes: int) -> Lists:
+def lists_of(owners: Ints, members: Ints, n_boxes: int) -> Lists:
+    """Return the members of each of n boxes, from pairs of an owner and a member."""
     order = np.lexsort((members, owners))
     start = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=n_boxes))]).astype(np.int64)
     return Lists(start=start, boxes=np.ascontiguousarray(members[order], dtype=np.int32))

@@ -8,9 +8,12 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import ConvergenceError
+from pipeline.hmatrix.admissibility import Strong
+from pipeline.hmatrix.gaussian_process.cross import Sources, exactly
 from pipeline.hmatrix.gaussian_process.divided import kept, total
 from pipeline.hmatrix.gaussian_process.likelihood import Evaluation
 from pipeline.hmatrix.gaussian_process.local import neighborhoods
+from pipeline.hmatrix.gaussian_process.prepared import prepared, solved
 from pipeline.hmatrix.gaussian_process.trend import Regressors
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.matrix import H2Matrix
@@ -24,7 +27,8 @@ ENOUGH = 1e-5  # of the standard deviation of the values: error of a predicted m
 FEW = 256  # new points whose variances cost one solve each
 FIELDS = 32  # drawn, for the variances of many
 SOLVES = 64  # right-hand sides at a time
-_REFINEMENTS = 3
+_RESIDUAL = 1e-7  # of solves for variances, which err by its square
+_CROSS = 2e-7  # tolerance of the first product with a cross-covariance
 JITTER = 1e-6  # of the variance, for random fields without noise
 
 
@@ -49,103 +53,109 @@ class Conditional:
     seed: int = 0
 
     @kept
-    def weights(self) -> Array:
-        """A^-1 (y - H beta), refined with products of A, shape (n,)."""
-        residual = self.values - self._basis @ self.fitted.beta
-        found = self.fitted.weights
-        for _ in range(_REFINEMENTS):
-            found = found + self.fitted.project((residual - self.fitted.A @ found)[:, None])[:, 0]
-        return np.asarray(found)
+    def _prepared(self) -> tuple[Evaluation, float]:
+        """The model with weights and trend solved for as accurately as the values' noise asks; and what they leave."""
+        return prepared(self.fitted, self.points, self.values, self._basis, self.noise)
+
+    @property
+    def model(self) -> Evaluation:
+        """The model that predictions are made with."""
+        return self._prepared[0]
+
+    @property
+    def residual(self) -> float:
+        """Root mean square of what the weights leave of the values on sampled exact rows, in the values' unit."""
+        return self._prepared[1]
 
     @kept
     def _basis(self) -> Array:
         return self.regressors(self.points)
 
-    def mean(self, new_points: Array) -> Array:
-        """Return the predicted means, shape (q,): a rectangular H2 product, checked on exact rows.
+    def predict(
+        self, new_points: Array, *, exact: bool | None = None, variances: bool = True
+    ) -> tuple[Array, Array, float]:
+        """Return means, variances of the field without noise, both of shape (q,), and the error of their roots.
+
+        The means are a rectangular H2 product, checked on exact rows. Up to 256 variances, or with `exact`, cost a
+        solve each; more are predicted from near values, and corrected by what 32 random fields show the others to add
+        (`local.py`). The error is the root mean square of the relative standard error of the standard deviations: 0 if
+        exact.
 
         Raises:
             ConvergenceError: If the product is not accurate to 1e-5 of the values' standard deviation or so.
         """
-        return (
-            self._trend(new_points) + self._cross(new_points, self.weights[:, None], 1e-7, check=True)[:, 0]
-        )
+        weights, basis = self.model.weights[:, None], self.model.solved_basis
+        exact = self._number(new_points) <= FEW if exact is None else exact
+        fields = self._fields[1] if variances and not exact else weights[:, :0]
+        # One product for all that new points are told of.
+        images = self._cross(new_points, np.column_stack([weights, basis, fields]), check=True)
+        p = basis.shape[1]
+        regressors = self.regressors(new_points)
+        mean = regressors @ self.model.beta + images[:, 0]
+        if not variances:
+            return mean, np.zeros(0), 0.0
+        if exact:
+            found, error = self._exact_variance(new_points), 0.0
+        else:
+            found, error = self._corrected_variance(new_points, images[:, 1 + p :])
+        if p:
+            # The coefficients of the trend are uncertain too.
+            missed = regressors - images[:, 1 : 1 + p]
+            found = found + (missed * np.linalg.solve(self.model.gram, missed.T).T).sum(axis=1)
+        return mean, found, error
 
-    def _trend(self, new_points: Array) -> Array:
-        return self.regressors(new_points) @ self.fitted.beta
-
-    def _cross(self, new_points: Array, x: Array, tolerance: float, *, check: bool = False) -> Array:
-        """Return k(new_points, points) x for x of shape (n, m)."""
-        kernel = self.fitted.kernel
-        if len(new_points) * len(self.points) <= _DIRECT:
-            return kernel(new_points, self.points) @ x
-        if len(new_points) > AT_A_TIME:
-            # In the order of the plane's bisection, so that a part is a region and not a sample of all.
-            order = np.argsort(new_points[:, int(np.argmax(np.ptp(new_points, axis=0)))], kind="stable")
-            result = np.empty((len(new_points), x.shape[1]))
-            for part in np.array_split(order, math.ceil(len(order) / AT_A_TIME)):
-                result[part] = self._cross(new_points[part], x, tolerance, check=check)
-            return result
+    def _cross(self, new_points: Array, x: Array, *, check: bool = False) -> Array:
+        """Return k(new_points, points) x for x of shape (n, m), its first column checked on exact rows."""
+        kernel, A = self.model.kernel, self.model.A
+        assert isinstance(A, H2Matrix)
+        if len(new_points) * len(self.points) <= _DIRECT or not isinstance(A.admissibility, Strong):
+            return exactly(kernel, new_points, self.points, x)
         rows = np.linspace(0, len(new_points) - 1, CHECKED).astype(int)
-        exact = kernel(new_points[rows], self.points) @ x if check else None
+        exact = exactly(kernel, new_points[rows], self.points, x[:, :1]) if check else None
         wanted = ENOUGH * float(np.std(self.values))
+        tolerance = _CROSS
         while True:
-            matrix = H2Matrix.from_kernel(new_points, kernel, sources=self.points, tolerance=tolerance)
-            result = np.asarray(matrix @ x)
+            sources = self._sources if tolerance == _CROSS else Sources.of(A.form, tolerance)
+            result = sources.product(new_points, x, at_a_time=AT_A_TIME)
             if exact is None:
                 return result
-            error = float(np.sqrt(np.mean((result[rows] - exact) ** 2)))
+            error = float(np.sqrt(np.mean((result[rows, :1] - exact) ** 2)))
             if error <= wanted:
                 return result
             tolerance = tighter(tolerance, error, wanted)
 
-    def variance(self, new_points: Array, *, exact: bool | None = None) -> tuple[Array, float]:
-        """Return the variances of the field, noise not included, shape (q,), and the error of standard deviations.
-
-        Up to 256 points, or with `exact`, each costs a solve; more are predicted from near values, and corrected by
-        what 32 random fields show the others to add (`local.py`).
-
-        Returns:
-            Variances, and the root mean square of the relative standard error of the standard deviations: 0 if exact.
-        """
-        if exact is None:
-            exact = self._number(new_points) <= FEW
-        if exact:
-            variances, error = self._exact_variance(new_points), 0.0
-        else:
-            variances, error = self._corrected_variance(new_points)
-        if len(self.fitted.gram):
-            # The coefficients of the trend are uncertain too.
-            missed = self.regressors(new_points) - self._cross(new_points, self.fitted.solved_basis, 1e-6)
-            variances = variances + (missed * np.linalg.solve(self.fitted.gram, missed.T).T).sum(axis=1)
-        return variances, error
+    @kept
+    def _sources(self) -> Sources:
+        assert isinstance(self.model.A, H2Matrix)
+        return Sources.of(self.model.A.form, _CROSS)
 
     def _number(self, new_points: Array) -> int:
         """Return how many new points there are in all."""
         return len(new_points)
 
     def _exact_variance(self, new_points: Array) -> Array:
-        kernel = self.fitted.kernel
+        kernel = self.model.kernel
         parts = []
         for first in range(0, len(new_points), SOLVES):
             part = new_points[first : first + SOLVES]
             cross = kernel(self.points, part)
-            solved = self.fitted.F.solve(cross)
-            solved = solved + self.fitted.F.solve(cross - self.fitted.A @ solved)
-            parts.append(kernel.diagonal(part) - (cross * solved).sum(axis=0))
+            x, left = solved(self.model, cross, _RESIDUAL)
+            # c' A^-1 c = x' (c + r) + r' A^-1 r for any x with a residual r = c - A x: the last term is left out.
+            parts.append(kernel.diagonal(part) - (x * (cross + left)).sum(axis=0))
         return np.maximum(np.concatenate(parts), 0.0) if parts else np.zeros(0)
 
     @kept
     def _fields(self) -> tuple[Array, Array]:
         """Values of random fields drawn from the model, noise included, and A^-1 times them: both of shape (n, S)."""
-        drawn = np.asarray(self.fitted.F.sample(np.random.default_rng(self.seed), FIELDS))
-        return drawn, np.asarray(self.fitted.F.solve(drawn))
+        F = self.model.F
+        drawn = np.asarray(F.sample(np.random.default_rng(self.seed), FIELDS))
+        return drawn, np.asarray(F.solve(drawn))
 
-    def _corrected_variance(self, new_points: Array) -> tuple[Array, float]:
-        drawn, solved = self._fields
-        full = self._cross(new_points, solved, 1e-5)
+    def _corrected_variance(self, new_points: Array, full: Array) -> tuple[Array, float]:
+        """Return variances from near values, corrected by products with the fields, shape (q, S)."""
+        drawn, _ = self._fields
         variances, corrections = np.empty(len(new_points)), np.empty(len(new_points))
-        for part in neighborhoods(self.fitted.kernel, self.points, self.noise, new_points):
+        for part in neighborhoods(self.model.kernel, self.points, self.noise, new_points):
             difference = full[part.targets] - part.predict(drawn)
             corrections[part.targets] = np.mean(difference**2, axis=-1)
             variances[part.targets] = part.variances.numpy()
@@ -163,17 +173,17 @@ class Conditional:
             [1] Rasmussen, Williams, "Gaussian Processes for Machine Learning", MIT Press 2006.
         """
         diagonal = self._inverse_diagonal()
-        if len(self.fitted.gram):
-            W = self.fitted.solved_basis
-            diagonal = diagonal - (W * np.linalg.solve(self.fitted.gram, W.T).T).sum(axis=1)
+        if len(self.model.gram):
+            W = self.model.solved_basis
+            diagonal = diagonal - (W * np.linalg.solve(self.model.gram, W.T).T).sum(axis=1)
         variance = 1 / diagonal
-        return self.values - self.weights * variance, np.sqrt(variance)
+        return self.values - self.model.weights * variance, np.sqrt(variance)
 
     def _inverse_diagonal(self) -> Array:
         """Return an estimate of the diagonal of A^-1, shape (n,)."""
         if len(self.points) <= FEW:
-            return np.diag(np.asarray(self.fitted.F.solve(np.eye(len(self.points))))).copy()
-        return inverse_diagonal(self.fitted.kernel, self.points, self.noise, *self._fields)
+            return np.diag(np.asarray(self.model.F.solve(np.eye(len(self.points))))).copy()
+        return inverse_diagonal(self.model.kernel, self.points, self.noise, *self._fields)
 
     def sample(self, new_points: Array, n_samples: int, generator: np.random.Generator) -> Array:
         """Return random fields given the values, at new points, shape (q, n_samples), noise not included.
@@ -188,22 +198,28 @@ class Conditional:
             [1] Wilson, Borovitskiy, Terenin, Mostowsky, Deisenroth, "Pathwise conditioning of Gaussian processes", JMLR
                 2021, equation 11.
         """
-        n, group = len(self.points), self.fitted.communicator
+        n, group = len(self.points), self.model.communicator
         fields, normal = self._joint_fields(new_points, n_samples, generator)
         noisy = fields[:n] + np.sqrt(self.noise)[:, None] * normal
         # Conditioning on the drawn values by P takes the trend's uncertainty along.
-        missed = self.fitted.project(noisy)
-        result = fields[n:] - self._cross(new_points, missed, 1e-7)
-        if len(self.fitted.gram):
-            beta = np.linalg.solve(self.fitted.gram, total(group, self.fitted.solved_basis.T @ noisy))
-            result -= self.regressors(new_points) @ beta
-        return np.asarray(result + self.mean(new_points)[:, None])
+        missed = self._solve(noisy)
+        basis, gram = self.model.solved_basis, self.model.gram
+        beta: Array = np.zeros((0, n_samples))
+        if len(gram):
+            beta = np.asarray(np.linalg.solve(gram, total(group, basis.T @ noisy)))
+            missed = missed - basis @ beta
+        result = fields[n:] - self._cross(new_points, missed) - self.regressors(new_points) @ beta
+        return np.asarray(result + self.predict(new_points, variances=False)[0][:, None])
+
+    def _solve(self, b: Array) -> Array:
+        """Return A^-1 b for b of shape (n, m)."""
+        return solved(self.model, b, _RESIDUAL)[0]
 
     def _joint_fields(
         self, new_points: Array, n_samples: int, generator: np.random.Generator
     ) -> tuple[Array, Array]:
         """Return fields at values and new points, shape (n + q, n_samples), and normal numbers for the noise."""
-        kernel = self.fitted.kernel
+        kernel = self.model.kernel
         joint = np.concatenate([self.points, new_points])
         jitter = JITTER * float(kernel.diagonal(joint).max())
         matrix = H2Matrix.from_kernel(joint, kernel, diagonal=jitter, tolerance=1e-7)

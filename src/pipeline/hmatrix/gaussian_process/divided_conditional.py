@@ -6,6 +6,7 @@ Near values are looked for in the region whose boxes a process owns, and in the 
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,13 +24,26 @@ from pipeline.hmatrix.gaussian_process.conditional import (
     inverse_diagonal,
     tighter,
 )
-from pipeline.hmatrix.gaussian_process.divided import all_rows, total
+from pipeline.hmatrix.gaussian_process.divided import all_rows, kept, total
+from pipeline.hmatrix.gaussian_process.likelihood import Evaluation
 from pipeline.hmatrix.gaussian_process.local import neighborhoods
 from pipeline.runtime.communicator import Communicator
+
+_REFINEMENTS = 3
 
 
 class DividedConditional(Conditional):
     """The distribution of a Gaussian process given values, of which this process has some. Methods are collective."""
+
+    @kept
+    def _prepared(self) -> tuple[Evaluation, float]:
+        """The model, its weights refined with products of A; nothing is measured."""
+        model = self.fitted
+        residual = self.values - self._basis @ model.beta
+        weights = model.weights
+        for _ in range(_REFINEMENTS):
+            weights = weights + model.project((residual - np.asarray(model.A @ weights))[:, None])[:, 0]
+        return replace(model, weights=weights), math.nan
 
     @property
     def _group(self) -> Communicator:
@@ -50,26 +64,26 @@ class DividedConditional(Conditional):
         padded = np.concatenate([x, np.zeros((matrix.n_own_rows - n, x.shape[1]))])
         return np.asarray(matrix @ padded)[n:]
 
-    def _cross(self, new_points: Array, x: Array, tolerance: float, *, check: bool = False) -> Array:
+    def _cross(self, new_points: Array, x: Array, *, check: bool = False, tolerance: float = 1e-7) -> Array:
         group = self._group
         most = max(int(size[0]) for size in all_rows(group, np.array([[len(new_points)]])))
         if most > AT_A_TIME:
             order = np.argsort(new_points[:, int(np.argmax(np.ptp(new_points, axis=0)))], kind="stable")
             result = np.empty((len(new_points), x.shape[1]))
             for part in np.array_split(order, math.ceil(most / AT_A_TIME)):
-                result[part] = self._cross(new_points[part], x, tolerance, check=check)
+                result[part] = self._cross(new_points[part], x, check=check, tolerance=tolerance)
             return result
         if not check:
             return self._applied(self._joint(new_points, tolerance), x)
         rows = np.linspace(0, len(new_points) - 1, min(len(new_points), math.ceil(CHECKED / group.size)))
         rows = rows.astype(int)
-        exact = self._exactly(new_points[rows], x)
+        exact = self._exactly(new_points[rows], x[:, :1])
         n, first = total(group, np.array([len(self.values), self.values.sum()]))
         spread = total(group, np.array([((self.values - first / n) ** 2).sum()]))[0]
         wanted = ENOUGH * math.sqrt(spread / n)
         while True:
             result = self._applied(self._joint(new_points, tolerance), x)
-            squares, count = total(group, np.array([((result[rows] - exact) ** 2).sum(), exact.size]))
+            squares, count = total(group, np.array([((result[rows, :1] - exact) ** 2).sum(), exact.size]))
             error = math.sqrt(squares / max(count, 1))
             if error <= wanted:
                 return result
@@ -101,12 +115,11 @@ class DividedConditional(Conditional):
         first = self._first(len(new_points))
         return np.maximum(variances[first : first + len(new_points)], 0.0)
 
-    def _corrected_variance(self, new_points: Array) -> tuple[Array, float]:
-        drawn, solved = self._fields
+    def _corrected_variance(self, new_points: Array, full: Array) -> tuple[Array, float]:
+        drawn, _ = self._fields
         n, d = self.points.shape
         kernel, group = self.fitted.kernel, self._group
         matrix = self._joint(new_points, 1e-5)
-        full = self._applied(matrix, solved)
         is_new = np.arange(matrix.n_own_rows)[:, None] >= n
         noise = np.append(self.noise, np.zeros(len(new_points)))[:, None]
         places = np.concatenate([self.points, new_points])
@@ -145,6 +158,9 @@ class DividedConditional(Conditional):
         drawn, solved = np.split(near[:, d + 1 :], 2, axis=1)
         found = inverse_diagonal(self.fitted.kernel, near[:, :d], near[:, d], drawn, solved, len(own))
         return np.asarray(matrix.form.route.back(matrix.communicator, found))
+
+    def _solve(self, b: Array) -> Array:
+        return np.asarray(self.fitted.F.solve(b))
 
     def _joint_fields(
         self, new_points: Array, n_samples: int, generator: np.random.Generator

@@ -51,6 +51,7 @@ from pipeline.hmatrix.gaussian_process.parameters import (
 )
 from pipeline.hmatrix.gaussian_process.probes import colors_of_rows, diagonal_of_inverse_trace
 from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.matrix import H2Matrix
 from pipeline.runtime.communicator import Communicator
 
 logger = logging.getLogger("pipeline.hmatrix")
@@ -182,10 +183,37 @@ class Likelihood:
         kernel = with_logarithms(self.kernel, self.parameters, theta[: len(self.parameters)])
         return kernel, float(np.exp(theta[-1])) if self.nugget_varies else self.nugget
 
-    def at(self, theta: Array, *, tolerance: float | None = None) -> Evaluation:
+    @property
+    def allowed_error(self) -> float:
+        """Estimated error of the likelihood that is let pass, in nats."""
+        return min(max(_NATS, _NATS_AT * math.sqrt(self.n_values / _OF_VALUES)), _MOST_NATS)
+
+    def for_predictions(self, theta: Array) -> Evaluation:
+        """Evaluate as accurately as predictions need, which iterate on A: its factorization has to be definite alone.
+
+        Where the nugget is small beside tolerance times norm, this takes a fraction of the time and memory of `at`; the
+        value may be off then, as `error` says. For one process.
+
+        Raises:
+            ConvergenceError: If no tolerance makes the covariance positive definite.
+        """
+        kernel, nugget = self.parameters_at(theta)
+        used = self.tolerance
+        while True:
+            try:
+                return self._evaluate(theta, kernel, nugget, used, checked=False)
+            except ConvergenceError:
+                if used <= _TIGHTEST:
+                    raise
+            used = max(used / 10, _TIGHTEST)
+
+    def at(
+        self, theta: Array, *, tolerance: float | None = None, found: Evaluation | None = None
+    ) -> Evaluation:
         """Evaluate the likelihood, at a tighter tolerance where it would not be accurate.
 
-        Costs one compression, one factorization, and a solve with p + 1 right-hand sides.
+        Costs one compression, one factorization, and a solve with p + 1 right-hand sides. An evaluation at theta that
+        was `found` before serves as the first attempt.
 
         Raises:
             ConvergenceError: If no tolerance makes the covariance positive definite, or its solves accurate.
@@ -193,12 +221,15 @@ class Likelihood:
         theta = agreed(self.communicator, np.asarray(theta, dtype=np.float64))
         kernel, nugget = self.parameters_at(theta)
         used = self.tolerance if tolerance is None else tolerance
-        allowed = min(max(_NATS, _NATS_AT * math.sqrt(self.n_values / _OF_VALUES)), _MOST_NATS)
+        if found is not None:
+            used = found.tolerance
+        allowed = self.allowed_error
         F: Factorization | DistributedFactorization | None = None
         for attempt in range(_TIGHTENINGS + 1):
             last = attempt == _TIGHTENINGS or used <= _TIGHTEST
             try:
-                found = self._evaluate(np.array(theta, dtype=np.float64), kernel, nugget, used, F)
+                if found is None:
+                    found = self._evaluate(theta, kernel, nugget, used, F)
             except ConvergenceError:
                 if last:
                     raise
@@ -215,7 +246,7 @@ class Likelihood:
             used = max(used * min(0.1, 0.5 * allowed / found.error), _TIGHTEST)
             # One that had to be tighter than asked serves again: what the matrix has lost is all that is wrong.
             F = found.F if found.F.used_tolerance <= used else None
-            del found  # its matrix and factorization, before the next ones are made
+            found = None  # nor its matrix and factorization, when the next ones are made
         raise AssertionError("the last attempt returns or raises")
 
     def _evaluate(
@@ -225,10 +256,16 @@ class Likelihood:
         nugget: float,
         tolerance: float,
         F: Factorization | DistributedFactorization | None = None,
+        *,
+        checked: bool = True,
     ) -> Evaluation:
         group = self.communicator
         A = compressed(self.points, kernel, group, diagonal=nugget * self.noise, tolerance=tolerance)
-        F = F or A.factorize(tolerance, kind="cholesky")
+        if F is None:
+            if isinstance(A, H2Matrix):
+                F = A.factorize(tolerance, "cholesky", checked=checked)
+            else:
+                F = A.factorize(tolerance, "cholesky")
         p = self.basis.shape[1]
         probes = self._probes()
         solved = np.asarray(F.solve(np.column_stack([self.values, self.basis, probes])))

@@ -44,6 +44,10 @@ class FitWarning(UserWarning):
     """A fit ended at a bound, or where the values say nothing, or early."""
 
 
+class NotFittedError(ValueError, AttributeError):
+    """A model was asked before its `fit`; an AttributeError too, as scikit-learn's is, so that `hasattr` says False."""
+
+
 class GaussianProcess:
     """Regression with a Gaussian process on all values, in the manner of scikit-learn.
 
@@ -58,7 +62,9 @@ class GaussianProcess:
             returns regressors of shape (n, p), or None for a mean of zero.
         tolerance: Relative error of compression and factorization. A likelihood that would err by more takes a tighter
             one: .05 nats up to 2,000 values, .1 of 8,192, and .3 from 74,000 on.
-        optimizer: "scoring", "lbfgs", or None to leave the parameters as they are; `nugget` is then a number.
+        optimizer: "scoring", "lbfgs", or None to leave the parameters as they are; `nugget` is then a number. Without
+            an optimizer a fit takes no more accuracy than predictions need (`prepared.py`), and `log_likelihood_` and
+            `leave_one_out` what they need beyond when asked.
         method: "ml" or "reml", the restricted likelihood, which does not count the trend's coefficients as known.
         bounds: Lower and upper bound by parameter, such as {"length_scale": (0.01, 10.0)}; see `start.bounds_of`.
         fixed: Names of parameters that keep their values.
@@ -79,6 +85,9 @@ class GaussianProcess:
         intervals_: Lower end, fitted value and upper end of each parameter, by name: two standard errors either way.
         n_iter_: Steps taken.
         n_values_: How many values there were.
+        residual_: Root mean square of what the weights of the last prediction leave of the values on sampled exact
+            rows, in the values' unit. Beside the noise's deviation it tells what means err by beside theirs. NaN with
+            a communicator.
         std_error_: Relative standard error of the last standard deviations that `predict` gave; 0 where exact.
     """
 
@@ -198,7 +207,9 @@ class GaussianProcess:
             for note in found.notes:
                 warnings.warn(note, FitWarning, stacklevel=2)
         else:
-            evaluation = likelihood.at(likelihood.start)
+            # Predictions need no determinant: `log_likelihood_` looks after its accuracy when it is asked for.
+            alone = self._group is None
+            evaluation = (likelihood.for_predictions if alone else likelihood.at)(likelihood.start)
         self._model = likelihood
         self.n_values_ = likelihood.n_values
         self.intervals_ = {
@@ -311,7 +322,8 @@ class GaussianProcess:
             fitted.kernel if isinstance(fitted, Anchored) else fitted,
             evaluation.nugget,
         )
-        self.log_likelihood_, self.log_likelihood_error_ = evaluation.value, evaluation.error
+        self._judged = (evaluation.value, evaluation.error)
+        self._judged_again = self.optimizer is not None and bool(model.names)
         self.beta_ = evaluation.beta
         self.n_features_in_ = model.points.shape[1]
         kind = Conditional if self._group is None else DividedConditional
@@ -331,10 +343,11 @@ class GaussianProcess:
             exact: One solve for each standard deviation; the default does so up to 256 points (`Conditional.variance`).
         """
         points = self._new_points(X)
-        mean = self._conditional.mean(points)
+        mean, variance, error = self._conditional.predict(points, exact=exact, variances=return_std)
+        self.residual_ = self._conditional.residual
         if not return_std:
             return as_tensor_like(mean, X)
-        variance, self.std_error_ = self._conditional.variance(points, exact=exact)
+        self.std_error_ = error
         std = np.sqrt(variance + self.nugget_ * include_noise)
         return as_tensor_like(mean, X), as_tensor_like(std, X)
 
@@ -366,7 +379,31 @@ class GaussianProcess:
     def leave_one_out(self) -> tuple[Array, Array]:
         """Return mean and standard deviation of each value's prediction from all others, noise included."""
         self._require_fitted()
-        return self._conditional.leave_one_out()
+        return replace(self._conditional, fitted=self._accurate()).leave_one_out()
+
+    def _accurate(self) -> Evaluation:
+        """Return the likelihood at the parameters in use, tighter where predictions were content with less."""
+        found: Evaluation = self._conditional.fitted
+        if self._group is not None or found.error <= self._model.allowed_error:
+            return found
+        return self._model.at(found.theta, found=found)
+
+    @property
+    def log_likelihood_(self) -> float:
+        """The log-likelihood at the parameters in use, in nats: evaluated anew where it is not accurate yet."""
+        return self._value_and_error()[0]
+
+    @property
+    def log_likelihood_error_(self) -> float:
+        """The estimated error of `log_likelihood_`, in nats."""
+        return self._value_and_error()[1]
+
+    def _value_and_error(self) -> tuple[float, float]:
+        self._require_fitted()
+        if self._judged[1] > self._model.allowed_error and self._group is None and not self._judged_again:
+            found = self._accurate()
+            self._judged, self._judged_again = (found.value, found.error), True
+        return self._judged
 
     def log_likelihood(self, theta: Any = None, *, gradient: bool = False) -> Any:
         """Return the log-likelihood at logarithms of the parameters, and with `gradient` its gradient by them.
@@ -376,9 +413,7 @@ class GaussianProcess:
             gradient: Return value and gradient.
         """
         self._require_fitted()
-        at = (
-            self._conditional.fitted if theta is None else self._model.at(np.asarray(theta, dtype=np.float64))
-        )
+        at = self._accurate() if theta is None else self._model.at(np.asarray(theta, dtype=np.float64))
         return (at.value, self._model.derivatives(at).gradient) if gradient else at.value
 
     @property
@@ -427,7 +462,7 @@ class GaussianProcess:
 
     def _require_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():
-            raise ValueError("this GaussianProcess is not fitted; call fit(X, y) first")
+            raise NotFittedError("this GaussianProcess is not fitted; call fit(X, y) first")
 
 
 def _points(X: Any) -> Array:

@@ -1,0 +1,148 @@
+"""Weights and coefficients of a trend by conjugate gradients, as accurate as the values' noise asks.
+
+A prediction is a smoothing of the values. Weights w that leave r = y - H beta - A w predict what exact weights do from
+the values y - r: where r is as irregular as noise, the predicted mean errs by r / noise of its own standard deviation,
+whatever the condition of A. So r on sampled exact rows, beside the noise, tells when the weights are accurate enough;
+and the factorization only preconditions.
+"""
+
+import logging
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.errors import ConvergenceError
+from pipeline.hmatrix.gaussian_process.cross import exactly
+from pipeline.hmatrix.gaussian_process.divided import compressed
+from pipeline.hmatrix.gaussian_process.likelihood import Evaluation
+from pipeline.hmatrix.krylov import conjugate_gradient
+from pipeline.hmatrix.matrix import H2Matrix
+
+logger = logging.getLogger("pipeline.hmatrix")
+
+Array = NDArray[np.float64]
+
+_OF_NOISE = 0.01  # of the noise's standard deviation: what may be left of the values
+_OF_VALUES = 1e-5  # of the values' standard deviation, where there is hardly any noise
+_ITERATED = 0.1  # share of what may be left that the iteration may leave, the rest being compression's
+_LEAST, _MOST = 1e-10, 1e-6  # relative residuals of the iteration
+_ROWS = 32  # evaluated exactly
+_ATTEMPTS = 4
+_TIGHTEST = 1e-12
+_ITERATIONS = 100
+
+
+def solved(model: Evaluation, b: Array, tolerance: float, start: Array | None = None) -> tuple[Array, Array]:
+    """Return x near A^-1 b and b - A x, both of shape (n, m), by conjugate gradients on the compressed matrix.
+
+    Args:
+        model: A and a factorization.
+        b: Shape (n, m).
+        tolerance: Relative residual of each column, 2-norm.
+        start: First guess, shape (n, m); that of the factorization if left out.
+
+    Raises:
+        ConvergenceError: If the tolerance is not reached, or A is not positive definite as compressed.
+    """
+    first = np.asarray(model.F.solve(b)) if start is None else start
+    x, _ = conjugate_gradient(
+        lambda v: torch.from_numpy(np.asarray(model.A @ v.numpy())),
+        torch.from_numpy(b),
+        preconditioner=lambda r: torch.from_numpy(np.asarray(model.F.solve(r.numpy()))),
+        tolerance=tolerance,
+        max_iterations=_ITERATIONS,
+        start=torch.from_numpy(first),
+    )
+    found = x.numpy()
+    return found, b - np.asarray(model.A @ found)
+
+
+def prepared(
+    model: Evaluation, points: Array, values: Array, basis: Array, noise: Array
+) -> tuple[Evaluation, float]:
+    """Return a model with weights and coefficients that are accurate enough to predict with, and what they leave.
+
+    The covariance is compressed anew, tighter, where exact rows tell that it loses more than a hundredth of the noise.
+
+    Args:
+        model: A, a factorization, and the weights that it gives.
+        points: Shape (n, d).
+        values: Shape (n,).
+        basis: Regressors of the mean, shape (n, p).
+        noise: Variances, shape (n,).
+
+    Returns:
+        The model, and the root mean square of y - H beta - A w on sampled exact rows, in the values' unit.
+
+    Raises:
+        ConvergenceError: If the iteration does not converge at the tightest tolerance.
+    """
+    sizes = math.sqrt(float(noise.mean())), float(np.std(values)), float(np.abs(values).max(initial=0.0))
+    wanted = max(_OF_NOISE * sizes[0], _OF_VALUES * sizes[1], 1e-12 * sizes[2])
+    for attempt in range(_ATTEMPTS):
+        last = attempt == _ATTEMPTS - 1 or model.tolerance <= _TIGHTEST
+        try:
+            found = _refined(model, values, basis, wanted)
+        except ConvergenceError as error:
+            if last:
+                raise
+            tolerance = max(0.1 * model.tolerance, _TIGHTEST)
+            logger.info("%s: compressed and factorized anew at tolerance %.0e", error, tolerance)
+            model = _tighter(model, points, noise, tolerance, factorize=True)
+            continue
+        left = _left(found, points, values - basis @ found.beta, noise)
+        if left <= wanted:
+            return found, left
+        if last:
+            logger.warning(
+                "the weights of predictions leave %.1e of the values on exact rows (%.1e was wanted): raise the nugget",
+                left, wanted,
+            )  # fmt: skip
+            return found, left
+        # What compression loses is in proportion to its tolerance.
+        tolerance = max(model.tolerance * min(0.1, 0.3 * wanted / left), _TIGHTEST)
+        logger.info(
+            "the weights leave %.1e on exact rows: compressed anew at tolerance %.0e", left, tolerance
+        )
+        model = _tighter(found, points, noise, tolerance, factorize=False)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _refined(model: Evaluation, values: Array, basis: Array, wanted: float) -> Evaluation:
+    """Return the model with weights and coefficients by iteration on A."""
+    residual = values - basis @ model.beta
+    size = float(np.sqrt(np.mean(residual**2)))
+    tolerance = min(max(_ITERATED * wanted / (size or 1.0), _LEAST), _MOST)
+    start = np.column_stack([model.weights, model.solved_basis])
+    x, _ = solved(model, np.column_stack([residual, basis]), tolerance, start)
+    solved_basis = x[:, 1:]
+    gram = basis.T @ solved_basis
+    gram = (gram + gram.T) / 2
+    missed = np.linalg.solve(gram, basis.T @ x[:, 0]) if len(gram) else model.beta
+    return replace(
+        model,
+        weights=np.asarray(x[:, 0] - solved_basis @ missed),
+        beta=model.beta + missed,
+        solved_basis=solved_basis,
+        gram=gram,
+    )
+
+
+def _left(model: Evaluation, points: Array, residual: Array, noise: Array) -> float:
+    """Return the root mean square of residual - A w on exact rows, for the residual y - H beta."""
+    rows = np.unique(np.linspace(0, len(points) - 1, _ROWS).astype(int))
+    products = exactly(model.kernel, points[rows], points, model.weights[:, None])[:, 0]
+    left = residual[rows] - products - noise[rows] * model.weights[rows]
+    return float(np.sqrt(np.mean(left**2)))
+
+
+def _tighter(
+    model: Evaluation, points: Array, noise: Array, tolerance: float, *, factorize: bool
+) -> Evaluation:
+    A = compressed(points, model.kernel, None, diagonal=noise, tolerance=tolerance)
+    assert isinstance(A, H2Matrix)
+    F = A.factorize(tolerance, "cholesky", checked=False) if factorize else model.F
+    return replace(model, A=A, F=F, tolerance=tolerance)
