@@ -84,6 +84,9 @@ import torch
 def bump(x, y):
     r = torch.cdist(x, y)
     return torch.exp(-r) * (1 + x[..., :, None, 0])
+
+def covariance(x, y):
+    return torch.exp(-torch.cdist(x, y))
 """
 
 
@@ -108,6 +111,47 @@ def test_an_own_kernel_and_right_hand_side_give_the_solution_of_the_dense_system
     found = np.array(solution(bench).array("solution"))
     assert np.linalg.norm(found - expected) < 1e-5 * np.linalg.norm(expected)
     assert "The mine system is solved for the 2 right-hand sides right.npy" in page(bench)
+
+
+@pytest.mark.parametrize("task", ["product", "logdet", "sample", "solve"])
+def test_an_own_covariance_answers_every_task_as_its_dense_matrix_does(bench, matrix, task):
+    rng = np.random.default_rng(4)
+    n = 257
+    points, vectors = rng.random((n, 2)), rng.standard_normal((n, 3))
+    np.save(bench.folder / "points.npy", points)
+    np.save(bench.folder / "vectors.npy", vectors)
+    (bench.folder / "own_kernels_of_a_test.py").write_text(KERNEL)
+    section = {
+        "points": {"name": "file", "path": "points.npy"},
+        "kernel": {
+            "name": "custom", "path": "own_kernels_of_a_test:covariance", "positive_definite": True
+        },
+        "nugget": 0.1,
+        "task": task,
+        "compress": {"tolerance": 1e-8},
+    }  # fmt: skip
+    more = {
+        "product": {"vectors": "vectors.npy"},
+        "solve": {"right_hand_side": "vectors.npy"},
+        "sample": {"samples": 400},
+    }
+    assert matrix(section | more.get(task, {})) == [0, 0, 0, 0]
+    dense = np.exp(-np.linalg.norm(points[:, None] - points[None], axis=2)) + 0.1 * np.eye(n)
+    found = solution(bench)
+    if task == "product":
+        np.testing.assert_allclose(found.array("product"), dense @ vectors, atol=1e-5)
+    elif task == "solve":
+        np.testing.assert_allclose(found.array("solution"), np.linalg.solve(dense, vectors), atol=1e-4)
+    elif task == "logdet":
+        assert found.facts["result"]["log_determinant"] == pytest.approx(
+            np.linalg.slogdet(dense)[1], abs=1e-3
+        )
+    else:
+        # The sum of all values of a sample has variance s = 1'A1; its mean square over 400 samples, a deviation of
+        # s sqrt(2/400).
+        sums = np.square(np.array(found.array("samples")).sum(axis=0))
+        assert sums.shape == (400,)
+        assert sums.mean() == pytest.approx(dense.sum(), rel=5 * np.sqrt(2 / 400))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ class Custom(Kernel):
     """Any function of two point tensors (..., m, d), (..., n, d) that returns the block (..., m, n).
 
     What it is, it must say itself. The cautious defaults are right for every function, and lead to an LU
-    factorization, the dearest. A singular kernel has to give 0 between equal points.
+    factorization, the dearest. A real kernel that is positive definite is symmetric, too. A singular kernel has to give
+    0 between equal points.
     """
 
     name: ClassVar[str] = "custom"
@@ -30,6 +31,7 @@ class Custom(Kernel):
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise TypeError(f"function wants a function of two point tensors, not {self.function!r}")
+        _say_symmetric(self)
 
     def block(self, targets: Tensor, sources: Tensor) -> Tensor:
         return self.function(targets, sources)
@@ -49,7 +51,8 @@ class Imported(Kernel):
         path: The function, as package.module:name. It is called with two point tensors (..., m, d) and (..., n, d) and
             returns the block (..., m, n).
         symmetric: Whether k(x, y) = k(y, x).
-        positive_definite: Whether matrices of the kernel are positive definite, given their diagonal.
+        positive_definite: Whether matrices of the kernel are positive definite, given their diagonal; real ones
+            are then symmetric too.
         is_complex: Whether blocks are complex.
         singular: Whether k(x, y) grows without bound as y approaches x; the function then gives 0 between equal points.
     """
@@ -76,6 +79,13 @@ class Imported(Kernel):
             ) from None
         if not callable(function):
             raise ValueError(f"path {self.path!r} is no function, but {type(function).__name__}")
+        _say_symmetric(self)
 
     def block(self, targets: Tensor, sources: Tensor) -> Tensor:
         return pkgutil.resolve_name(self.path)(targets, sources)  # type: ignore[no-any-return]
+
+
+def _say_symmetric(kernel: Custom | Imported) -> None:
+    """Let a real kernel that is said to be positive definite be symmetric; samples need its Cholesky factor."""
+    if kernel.positive_definite and not kernel.is_complex:
+        object.__setattr__(kernel, "symmetric", True)
