@@ -24,6 +24,7 @@ from pipeline.runtime.termination import EXIT_INTERRUPTED
 INPUTS = {
     "spec": "frozen section of the study",
     "dataset": "manifest of the data set",
+    "tuning": "manifest of the trials that chose the run's options",
     "weights": "manifest of a trained network",
     "network": "manifest of a converted network",
     "points": "manifest of the matrix's points",
@@ -62,17 +63,19 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     stage("dataset", "Read images and fix their splits.", "spec")
-    train = stage("train", "Train one network.", "spec", "dataset")
-    train.add_argument("--run", required=True, help="name of the run, for messages")
+    tune = stage("tune", "Choose the options of a training run by trials.", "spec", "dataset")
+    train = stage("train", "Train one network.", "spec", "dataset", optional=("tuning",))
     train.add_argument("--seed", type=int, required=True, help="of weights, order and smoothing")
-    train.add_argument(
-        "--checkpoints", type=Path, required=True, metavar="FOLDER", help="where checkpoints lie"
-    )
+    for command in (tune, train):
+        command.add_argument("--run", required=True, help="name of the run, for messages")
+        command.add_argument(
+            "--checkpoints", type=Path, required=True, metavar="FOLDER", help="where checkpoints lie"
+        )
+        command.add_argument(
+            "--processes", type=int, metavar="N", help="refuse to run with another number of processes"
+        )
     train.add_argument(
         "--checkpoint-steps", type=int, default=20, metavar="N", help="steps between checkpoints"
-    )
-    train.add_argument(
-        "--processes", type=int, metavar="N", help="refuse to run with another number of processes"
     )
     convert = stage(
         "convert",

@@ -1,7 +1,35 @@
+rule tune:
+    input:
+        spec="results/{study}/spec/tuning/{run}.json",
+        dataset="results/{study}/dataset/manifest.json",
+    output:
+        manifest="results/{study}/tune/{run}/manifest.json",
+    log:
+        "results/{study}/logs/tune/{run}.txt",
+    benchmark:
+        "results/{study}/benchmarks/tune/{run}.tsv"
+    resources:
+        mpi="mpiexec",
+        tasks=1,
+        mem_mb=3000,
+    params:
+        code=code_digest("pipeline.stages.tune"),
+        checkpoints="results/checkpoints",
+    shell:
+        r"""
+        exec > >(tee {log:q}) 2>&1
+        {resources.mpi} -n {resources.tasks} python -m mpi4py -m pipeline tune --code {params.code} \
+            --processes {resources.tasks} --spec {input.spec:q} --dataset {input.dataset:q} \
+            --run {wildcards.run:q} --checkpoints {params.checkpoints:q} --output {output.manifest:q}
+        """
+
+
 rule train:
     input:
         spec="results/{study}/spec/training/{run}.json",
         dataset="results/{study}/dataset/manifest.json",
+        # Of a run whose options trials choose; none of others.
+        tuning=lambda wildcards: [manifest(f"tune/{wildcards.run}")] if wildcards.run in STUDY.tuned else [],
     output:
         manifest="results/{study}/train/{run}/seed{seed}/manifest.json",
     log:
@@ -17,11 +45,12 @@ rule train:
     params:
         code=code_digest("pipeline.stages.train"),
         checkpoints="results/checkpoints",
+        tuning=lambda wildcards, input: f"--tuning {shlex.quote(input.tuning)}" if input.tuning else "",
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1
         {resources.mpi} -n {resources.tasks} python -m mpi4py -m pipeline train --code {params.code} \
-            --processes {resources.tasks} --spec {input.spec:q} --dataset {input.dataset:q} \
+            --processes {resources.tasks} --spec {input.spec:q} --dataset {input.dataset:q} {params.tuning} \
             --run {wildcards.run:q} --seed {wildcards.seed} --checkpoints {params.checkpoints:q} \
             --checkpoint-steps {resources.checkpoint_steps} --output {output.manifest:q}
         """

@@ -19,6 +19,7 @@ class ReportSpec(Section):
 
     Attributes:
         runs: Labels of the training runs by name.
+        tuned: Runs whose options trials chose.
         converted: Runs whose network is converted and timed, and networks of files.
         matrices: Names of the matrices.
         scaling: Whether growth with the number of points was measured.
@@ -29,6 +30,7 @@ class ReportSpec(Section):
     seeds: tuple[int, ...]
     runs: dict[str, str]
     claims: Roles | None
+    tuned: tuple[str, ...]
     converted: tuple[str, ...]
     matrices: tuple[str, ...]
     scaling: bool
@@ -39,4 +41,5 @@ class ReportSpec(Section):
         halved = [f"{stage}/{run}" for stage in ("convert", "time_layers") for run in self.converted]
         solved = [f"{stage}/{name}" for stage in ("points", "compress", "solve") for name in self.matrices]
         images = ["dataset"] if self.runs else []
-        return [*images, *trained, *halved, *solved, *(["scaling"] if self.scaling else [])]
+        tuned = [f"tune/{run}" for run in self.tuned]
+        return [*images, *tuned, *trained, *halved, *solved, *(["scaling"] if self.scaling else [])]

@@ -9,7 +9,7 @@ from pipeline.config.precision import Timing
 from pipeline.config.report import ReportSpec
 from pipeline.config.section import Section
 from pipeline.config.study import Study
-from pipeline.config.training import RunSpec, TrainingSpec
+from pipeline.config.training import RunSpec, TrainingSpec, TuningSpec
 
 S = TypeVar("S", bound=Section)
 
@@ -29,6 +29,16 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
         parts[f"training/{name}"] = TrainingSpec(
             run=_part(RunSpec, run), model=study.model, device=study.device, test=study.training.test
         )
+    for name in study.training.tuned:
+        run = study.training.runs[name]
+        parts[f"tuning/{name}"] = TuningSpec(
+            run=_part(RunSpec, run),
+            search=run.search,
+            trials=study.training.trials,
+            seed=study.training.tuning_seed,
+            model=study.model,
+            device=study.device,
+        )
     for name, matrix in study.matrices.items():
         parts[f"points/{name}"] = PointsSpec(points=matrix.points)
         parts[f"compress/{name}"] = _part(CompressSpec, matrix)
@@ -41,6 +51,7 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
         seeds=study.seeds,
         runs={name: run.label or name for name, run in study.training.runs.items()},
         claims=study.training.claims,
+        tuned=tuple(study.training.tuned),
         converted=(*study.precision.runs, *study.precision.networks),
         matrices=tuple(study.matrices),
         scaling=study.scaling is not None,

@@ -1,7 +1,8 @@
 """Training runs: optimizer, smoothing, batch, and the claims that compare them."""
 
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -11,7 +12,7 @@ from pipeline.config.models import Model
 from pipeline.config.report import Roles
 from pipeline.config.section import Name, Section
 from pipeline.errors import ConfigError
-from pipeline.options import Count
+from pipeline.options import Count, Positive, Seed
 from pipeline.training import (
     AUGMENTATIONS,
     METHODS,
@@ -24,6 +25,7 @@ from pipeline.training import (
 )
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.optimizers import Optimizer
+from pipeline.training.search import with_values
 
 # Keys of a run that are a recipe's; the optimizer's own options stand below its name.
 _METHOD_OPTIONS = {field.name for method in METHODS.values() for field in fields(method)}
@@ -56,6 +58,12 @@ class RunSpec(_RecipeKeys):  # type: ignore[misc, valid-type]  # computed: its k
             raise PydanticCustomError("fit", "optimizer: {why}", {"why": str(error)}) from None
         return self
 
+    def with_values(self, values: Mapping[str, float]) -> Self:
+        """The same run with these options of its optimizer and its smoothings."""
+        optimizer, smoothing = with_values(self.optimizer, self.smoothing, values)
+        found: Self = self.model_copy(update={"optimizer": optimizer, "smoothing": smoothing})
+        return found
+
     def recipe(self) -> Recipe:
         """The recipe that training follows."""
         optimizer = {field.name: getattr(self.optimizer, field.name) for field in fields(self.optimizer)}
@@ -72,6 +80,43 @@ class Run(RunSpec):
     """One way of training, repeated for every seed."""
 
     label: str = Field("", max_length=80, description="What the report calls it; the run's name if empty.")
+    search: dict[str, tuple[Positive, Positive]] = Field(
+        {},
+        description="Range of each option to tune, such as lr: [0.01, 1.0] or mixup.alpha: [0.1, 1.0]; drawn evenly in "
+        "its logarithm, momentum in that of what it is short of one.",
+    )
+
+    @model_validator(mode="after")
+    def _ranges_are_of_options(self) -> "Run":
+        for name, (low, high) in self.search.items():
+            found = {"name": name, "low": low, "high": high}
+            if low >= high:
+                raise PydanticCustomError("fit", "search.{name}: must rise, found {low} to {high}", found)
+            try:
+                for end in (low, high):
+                    self.with_values({name: end})
+            except ValueError as error:
+                raise PydanticCustomError(
+                    "fit", "search.{name}: {why}", found | {"why": str(error)}
+                ) from None
+        return self
+
+
+class TuningSpec(Section):
+    """The spec of the stage `tune`.
+
+    Attributes:
+        search: Range of each option.
+        trials: Number of trials.
+        seed: Seed of the drawn options, and of every trial's weights, order and smoothing.
+    """
+
+    run: RunSpec
+    search: dict[str, tuple[float, float]]
+    trials: int
+    seed: int
+    model: Model
+    device: Literal["auto", "cpu", "cuda"]
 
 
 class TrainingSpec(Section):
@@ -94,3 +139,28 @@ class Training(Section):
         "validation images.",
     )
     claims: Roles | None = Field(None, description="Which runs the claims of large-batch training compare.")
+    trials: Annotated[int, Field(ge=0, le=10**4)] = Field(
+        0,
+        description="Trials of every run that has a search; the best on the validation images is trained with all "
+        "seeds. 0: runs are trained as they stand.",
+    )
+    tuning_seed: Seed = Field(1000, description="Seed of the trials: of drawn options, weights and order.")
+
+    @property
+    def tuned(self) -> list[str]:
+        """Names of the runs whose options trials choose."""
+        return [name for name, run in self.runs.items() if run.search] if self.trials else []
+
+    @model_validator(mode="after")
+    def _searches_are_alike(self) -> "Training":
+        sizes = {name: len(self.runs[name].search) for name in self.tuned}
+        first = next(iter(sizes), "")
+        for name, size in sizes.items():
+            if size != sizes[first]:
+                raise PydanticCustomError(
+                    "fit",
+                    "runs.{name}.search: has {size} options and that of {first} has {n}; give all runs the same "
+                    "number, so that none is tuned more than another",
+                    {"name": name, "size": size, "first": first, "n": sizes[first]},
+                )
+        return self

@@ -11,6 +11,8 @@ class Outline:
     study: str
     seeds: list[int]
     runs: list[str]
+    #: The runs whose options trials choose.
+    tuned: list[str]
     matrices: list[str]
     #: The matrices whose points are a network's features, each with the run that trained the network.
     embedded: dict[str, str]

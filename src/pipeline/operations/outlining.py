@@ -26,6 +26,7 @@ def outline_of(config: Mapping[str, Any], default: Path) -> Outline:
         study=study.study,
         seeds=list(study.seeds),
         runs=list(study.training.runs),
+        tuned=study.training.tuned,
         matrices=list(study.matrices),
         embedded={
             name: matrix.points.run

@@ -24,6 +24,7 @@ from pipeline.artifacts.results.network import EpochRow, FactorFigures, Flatness
 from pipeline.artifacts.results.operator import Compression, Fit
 from pipeline.artifacts.results.scaling import ScalingFacts, ScalingRow
 from pipeline.artifacts.results.solution import Result, SolveCost
+from pipeline.artifacts.results.tuning import TuningFacts
 from pipeline.artifacts.results.work import LevelWork, ProcessWork
 from pipeline.report.changes import Change
 
@@ -108,6 +109,7 @@ class Run(Part):
     epochs: int
     smoothing: list[str] = []
     processes: int = 1
+    tuning: TuningFacts | None = None
     seeds: dict[str, SeedResult]
 
 

@@ -1,7 +1,7 @@
 """Mean and spread over a few seeds, and whether a difference is larger than chance explains."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +89,32 @@ def difference(first: Spread, second: Spread) -> Difference | None:
         freedom = total**2 / spread if spread > 0 else 1.0
         half_width = float(stats.t.ppf(CONFIDENCE, freedom)) * math.sqrt(total)
     return Difference(first.mean - second.mean, half_width)
+
+
+def paired_difference(
+    first: Mapping[str, float | None], second: Mapping[str, float | None]
+) -> Difference | None:
+    """Compare two runs seed by seed: Student's interval of the differences of those seeds that both have.
+
+    Args:
+        first: Values by seed of the run whose mean is taken positive.
+        second: Values by seed of the other run.
+
+    Returns:
+        The difference, without a width for one seed; None where no seed is common.
+    """
+    apart = [
+        one - other
+        for seed, one in first.items()
+        if one is not None and (other := second.get(seed)) is not None
+    ]
+    spread = Spread.of(apart)
+    if spread.mean is None:
+        return None
+    half_width = None
+    if spread.sd is not None:
+        half_width = float(stats.t.ppf(CONFIDENCE, spread.n - 1)) * spread.sd / math.sqrt(spread.n)
+    return Difference(spread.mean, half_width)
 
 
 @dataclass(frozen=True)

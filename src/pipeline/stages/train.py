@@ -10,6 +10,7 @@ import torch
 
 from pipeline.artifacts.checkpoints import CheckpointFolder
 from pipeline.artifacts.results.network import Flatness, Messages, NetworkFacts, Score
+from pipeline.artifacts.results.tuning import TuningFacts
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.training import TrainingSpec
 from pipeline.errors import Interrupted
@@ -100,6 +101,9 @@ def _train(
     options: Namespace, device: torch.device, communicator: Counting, interrupted: Callable[[], bool]
 ) -> None:
     spec = read_spec(options.spec, TrainingSpec)
+    if options.tuning is not None:
+        chosen = Artifact.open(options.tuning, "tuning").facts_as(TuningFacts).values
+        spec = spec.model_copy(update={"run": spec.run.with_values(chosen)})
     dataset = Artifact.open(options.dataset, "dataset", contents=communicator.rank == 0)
     training = samples_of(dataset, "train", device, spec.run.train_samples)
     validation = samples_of(dataset, "validation", device)

@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     FISHER = 3
     EXPLORATION = 4
     SHARPNESS = 5
+    SEARCH = 6
 
 
 def generator(seed: int, purpose: Purpose, *position: int) -> np.random.Generator:

@@ -29,6 +29,8 @@ from pipeline.report.runs import (
     seeds_of,
     target_loss,
 )
+from pipeline.report.standings import best_by_batch, standings
+from pipeline.report.trials import trials
 
 
 def training_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> Section | None:
@@ -86,6 +88,9 @@ def _tables(training: Training, roles: Roles | None, n_classes: int) -> list[Tab
         (noise_rise, "Rise of the training loss under weight noise, by method and batch", 3),
     )
     return [
+        standings(training, roles),
+        best_by_batch(training),
+        trials(training),
         tables.final_accuracy(training, n_classes),
         tables.minima(training, target_loss(large) if large else None),
         *(tables.methods_by_batch(training, of, caption, usual) for of, caption, usual in crossed),

@@ -23,6 +23,7 @@ from pipeline.artifacts.results.operator import OperatorFacts
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.results.scaling import ScalingFacts, ScalingRow
 from pipeline.artifacts.results.solution import SolutionFacts
+from pipeline.artifacts.results.tuning import TuningFacts
 from pipeline.artifacts.results.work import LevelWork, ProcessWork
 from pipeline.artifacts.store import Artifact
 from pipeline.config.report import ReportSpec
@@ -84,6 +85,7 @@ def collect(
     dataset = next((artifact.facts_as(ImagesFacts) for _, artifact in found.get("dataset", [])), None)
     operators, solutions = dict(found.get("operator", [])), dict(found.get("solution", []))
     points = dict(found.get("points", []))
+    tunings = {name: artifact.facts_as(TuningFacts) for name, artifact in found.get("tuning", [])}
     spans = [span for kind in found.values() for _, artifact in kind if (span := _span(artifact)) is not None]
     metrics = Metrics(
         study=Study(
@@ -94,7 +96,7 @@ def collect(
             model=_model(*networks[0]) if networks else None,
         ),
         training={
-            name: _run(name, label, networks, dataset.train_samples, spans)
+            name: _run(name, label, networks, dataset.train_samples, tunings.get(name), spans)
             for name, label in spec.runs.items()
             if dataset is not None
         },
@@ -174,7 +176,14 @@ def _span(artifact: Artifact) -> Span | None:
     return Span.of(artifact.manifest["provenance"])
 
 
-def _run(name: str, label: str, networks: Networks, train_samples: int, spans: list[Span]) -> Run:
+def _run(
+    name: str,
+    label: str,
+    networks: Networks,
+    train_samples: int,
+    tuning: TuningFacts | None,
+    spans: list[Span],
+) -> Run:
     """One training run over its seeds."""
     mine = [(network, facts) for network, facts in networks if facts.run == name]
     recipe = _trained(mine[0][0]).run
@@ -186,6 +195,7 @@ def _run(name: str, label: str, networks: Networks, train_samples: int, spans: l
         epochs=recipe.epochs,
         smoothing=[smoothing.in_words() for smoothing in recipe.smoothing],
         processes=mine[0][1].processes,
+        tuning=tuning,
         seeds={str(facts.seed): _seed(recipe, network, facts, spans) for network, facts in mine},
     )
 

@@ -1,0 +1,120 @@
+"""Each large-batch run beside the small batch: under the setting of the claims, and against the best baseline.
+
+A claim may hold beside the reference that it names and fail beside a baseline with better options. So both are shown,
+for each run. Differences are of test accuracy, seed by seed, with Student's interval of paired values.
+"""
+
+from collections.abc import Mapping
+
+from pipeline.report.content import Column, Table
+from pipeline.report.formatting import count, decimal
+from pipeline.report.metrics import Roles, Run
+from pipeline.report.runs import Training, accuracy_on_validation, comparable, label_of, seeds_of
+from pipeline.report.spread import Difference, paired_difference
+
+#: "At its level" means: at most this many percentage points below.
+MARGIN = 0.3
+SECOND_ORDER = ("kfac", "fop")
+
+
+def best_baseline(training: Training, reference: str) -> str:
+    """Name the first-order run that validation prefers among those whose batch is no larger than the reference's."""
+    found = {
+        name: accuracy_on_validation(run).mean or 0.0
+        for name, run in comparable(training).items()
+        if run.optimizer not in SECOND_ORDER and run.batch_size <= training[reference].batch_size
+    }
+    return max(found, key=lambda name: found[name], default=reference)
+
+
+def standings(training: Training, roles: Roles | None) -> Table | None:
+    """Every run of a larger batch beside the reference, and beside the best small-batch baseline."""
+    if roles is None or roles.reference is None or roles.reference not in training:
+        return None
+    reference, baseline = roles.reference, best_baseline(training, roles.reference)
+    large = {
+        name: run
+        for name, run in comparable(training).items()
+        if run.batch_size > training[reference].batch_size
+    }
+    peers = [training[reference], training[baseline]]
+    rows = tuple(
+        (label_of(name, run), count(run.batch_size), *(cell for peer in peers for cell in beside(run, peer)))
+        for name, run in large.items()
+    )
+    if not any(row[2] for row in rows):
+        return None
+    names = [label_of(name, training[name]) for name in (reference, baseline)]
+    return Table(
+        "Verdicts on large batches",
+        (
+            Column("Run"),
+            Column("Batch", True),
+            Column(f"Points beside {names[0]}", True),
+            Column("Under its setting"),
+            Column(f"Points beside {names[1]}", True),
+            Column("Against the best baseline"),
+        ),
+        rows,
+        note=f"Differences of test accuracy, with 90 % intervals of the differences seed by seed. The setting is the "
+        f"one of the claims: {names[0]}. The best baseline that could be tuned is the first-order run with small "
+        f"batches that validation prefers: {names[1]}. At its level: at most {MARGIN:g} points below, by the "
+        "whole interval.",
+    )
+
+
+def best_by_batch(training: Training) -> Table | None:
+    """The run that validation prefers at every batch size, beside the next one."""
+    by_batch: dict[int, list[tuple[str, Run]]] = {}
+    for name, run in comparable(training).items():
+        by_batch.setdefault(run.batch_size, []).append((name, run))
+    rows = []
+    for batch, runs in sorted(by_batch.items()):
+        if len(runs) < 2:
+            continue
+        first, second = sorted(runs, key=lambda item: -(accuracy_on_validation(item[1]).mean or 0.0))[:2]
+        points, verdict = beside(first[1], second[1])
+        if points:
+            rows.append((count(batch), label_of(*first), label_of(*second), points, verdict))
+    if not rows:
+        return None
+    return Table(
+        "The best method at each batch",
+        (
+            Column("Batch"),
+            Column("Best"),
+            Column("Next"),
+            Column("Points between them", True),
+            Column("Verdict"),
+        ),
+        tuple(rows),
+        note="Best and next are chosen on validation images; the points are of test accuracy, with 90 % intervals.",
+    )
+
+
+def beside(run: Run, other: Run) -> tuple[str, str]:
+    """Points between two runs with their interval, and the verdict; empty where no seed has both."""
+    by = paired_difference(_by_seed(run), _by_seed(other))
+    if by is None:
+        return "", ""
+    if by.half_width is None:
+        return decimal(by.mean, 2), "undecided"
+    low, high = (decimal(by.mean + sign * by.half_width, 2) for sign in (-1, 1))
+    return f"{decimal(by.mean, 2)} ({low} to {high})", verdict(by)
+
+
+def verdict(by: Difference) -> str:
+    """Say in words where a difference lies: "above", "at its level", "below" or "undecided"."""
+    if by.exceeds(0.0):
+        return "above"
+    if by.exceeds(-MARGIN):
+        return "at its level"
+    return "below" if by.exceeds(-MARGIN) is False or by.exceeds(0.0) is False else "undecided"
+
+
+def _by_seed(run: Run) -> Mapping[str, float | None]:
+    return {
+        name: 100.0 * seed.test.accuracy
+        for name, seed in zip(run.seeds, seeds_of(run), strict=True)
+        if seed.test is not None and seed.test.accuracy is not None
+    }

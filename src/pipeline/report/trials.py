@@ -1,0 +1,50 @@
+"""The table of trials: how the options of each run were chosen."""
+
+from statistics import median
+
+from pipeline.report.content import Column, Table
+from pipeline.report.formatting import count, listing, seconds, significant, with_percent
+from pipeline.report.runs import Training, label_of
+
+
+def trials(training: Training) -> Table | None:
+    """One row per run whose options trials chose."""
+    rows = []
+    details = []
+    for name, run in training.items():
+        tuning = run.tuning
+        if tuning is None:
+            continue
+        scores = [
+            t.validation.accuracy for t in tuning.trials if t.validation is not None and t.validation.accuracy
+        ]
+        values = listing(f"{option} {significant(value, 3)}" for option, value in tuning.values.items())
+        rows.append(
+            (
+                label_of(name, run),
+                count(len(tuning.trials)),
+                count(len(tuning.trials) - len(scores)),
+                with_percent(100 * max(scores, default=0.0), 2),
+                with_percent(100 * median(scores or [0.0]), 2),
+                seconds(sum(trial.seconds for trial in tuning.trials)),
+            )
+        )
+        details.append((("Chosen", values),))
+    if not rows:
+        return None
+    return Table(
+        "Trials that chose the options",
+        (
+            Column("Run"),
+            Column("Trials", True),
+            Column("Diverged", True),
+            Column("Best on validation", True),
+            Column("Median", True),
+            Column("Time", True),
+        ),
+        tuple(rows),
+        note="All runs had the same number of trials and of searched options, drawn at the same points of their "
+        "ranges. Each trial is a whole training with a seed of its own; the best accuracy on validation images was "
+        "chosen.",
+        details=tuple(details),
+    )

@@ -1,0 +1,90 @@
+"""Trials of a method: options drawn from ranges, the same way for every method.
+
+The points are those of a Sobol sequence, shifted by a random vector modulo one, so that few trials cover the ranges
+evenly [1]. An option is drawn evenly in its logarithm; one that is a decay, such as momentum, in the logarithm of what
+it is short of one. Methods that are searched with the same seed and the same number of options get the same points.
+
+References:
+    [1] Bousquet, Gelly, Kurach, Teytaud, Vincent, "Critical hyper-parameters: no random, no cry", 2017,
+        arXiv:1706.03200.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from scipy.stats import qmc
+
+from pipeline.options import Decay, type_hints
+from pipeline.training.optimizers import Optimizer
+from pipeline.training.randomness import Purpose, generator
+from pipeline.training.smoothing import Smoothing
+
+#: By option: "lr" is the optimizer's, "mixup.alpha" that of a smoothing.
+Ranges = Mapping[str, tuple[float, float]]
+Values = Mapping[str, float]
+
+
+def drawn(ranges: Ranges, n_trials: int, *, seed: int, optimizer: Optimizer) -> list[dict[str, float]]:
+    """Draw the options of every trial.
+
+    Args:
+        ranges: Positive bounds by option.
+        n_trials: How many.
+        seed: Seed of the shift of the sequence.
+        optimizer: The optimizer that the options belong to.
+    """
+    n_options = len(ranges)
+    points = qmc.Sobol(n_options, scramble=False).random_base2(math.ceil(math.log2(max(n_trials, 1))))
+    shifted = (points + generator(seed, Purpose.SEARCH).random(n_options)) % 1.0
+    decays = {name for name, hint in type_hints(type(optimizer)).items() if hint == Decay} | {"momentum"}
+    return [
+        {
+            name: _between(*ranges[name], float(u), short_of_one=name in decays)
+            for name, u in zip(ranges, point, strict=True)
+        }
+        for point in shifted[:n_trials]
+    ]
+
+
+def with_values(
+    optimizer: Optimizer, smoothing: Sequence[Smoothing], values: Values
+) -> tuple[Optimizer, tuple[Smoothing, ...]]:
+    """Return an optimizer and smoothings with these options in place of their own.
+
+    Raises:
+        ValueError: If there is no such option, or a value is out of its bounds.
+    """
+    known = known_options(optimizer, smoothing)
+    for name in values:
+        if name not in known:
+            raise ValueError(f"there is no option {name!r}; known are {', '.join(known)}")
+    own: dict[str, Any] = {name: value for name, value in values.items() if "." not in name}
+    return replace(optimizer, **own), tuple(_with_own(s, values) for s in smoothing)
+
+
+def _with_own(smoothing: Smoothing, values: Values) -> Smoothing:
+    prefix = f"{smoothing.name}."
+    own: dict[str, Any] = {
+        name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)
+    }
+    return replace(smoothing, **own)
+
+
+def known_options(optimizer: Optimizer, smoothing: Sequence[Smoothing]) -> list[str]:
+    """Name the options that can be searched: those that are real numbers."""
+    found = [field.name for field in fields(optimizer) if _is_real(getattr(optimizer, field.name))]
+    for s in smoothing:
+        found += [f"{s.name}.{field.name}" for field in fields(s) if _is_real(getattr(s, field.name))]
+    return found
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, float)
+
+
+def _between(low: float, high: float, u: float, *, short_of_one: bool) -> float:
+    if short_of_one:
+        return 1 - _between(1 - low, 1 - high, u, short_of_one=False)
+    return float(low * (high / low) ** u)

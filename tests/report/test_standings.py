@@ -1,0 +1,122 @@
+import pytest
+from scipy import stats
+
+from pipeline.report.metrics import Roles, Run
+from pipeline.report.spread import Difference, paired_difference
+from pipeline.report.standings import best_baseline, best_by_batch, standings, verdict
+from pipeline.report.trials import trials
+
+ROLES = Roles(reference="sgd_64", large_batch="sgd_1024", second_order="kfac_1024", smoothed="kfac_1024")
+
+
+def run(optimizer, batch, tests, validation, tuning=None):
+    return Run.model_validate(
+        {
+            "label": f"{optimizer}, batch {batch}",
+            "optimizer": optimizer,
+            "batch_size": batch,
+            "train_samples": 100,
+            "epochs": 2,
+            "tuning": tuning,
+            "seeds": {
+                str(seed): {
+                    "test": {"accuracy": accuracy, "loss": 0.5},
+                    "validation": {"accuracy": validation, "loss": 0.5},
+                }
+                for seed, accuracy in enumerate(tests)
+            },
+        }
+    )
+
+
+TRAINING = {
+    "sgd_64": run("sgd", 64, (0.86, 0.87, 0.88), 0.87),
+    "adamw_64": run("adamw", 64, (0.88, 0.89, 0.90), 0.89),
+    "kfac_64": run("kfac", 64, (0.90, 0.91, 0.92), 0.91),
+    "sgd_1024": run("sgd", 1024, (0.80, 0.81, 0.82), 0.81),
+    "kfac_1024": run("kfac", 1024, (0.87, 0.8801, 0.89), 0.88),
+}
+
+
+def plain(cells):
+    return [str(cell).replace("\N{NO-BREAK SPACE}", " ").replace("−", "-") for cell in cells]
+
+
+def test_a_paired_difference_is_that_of_scipy_on_common_seeds():
+    first, second = {"0": 3.0, "1": 5.0, "2": 4.5, "9": 1.0}, {"2": 4.0, "1": 3.0, "0": 2.5, "7": 8.0}
+    found = paired_difference(first, second)
+    interval = stats.ttest_rel([3.0, 5.0, 4.5], [2.5, 3.0, 4.0]).confidence_interval(0.9)
+    assert found.mean == pytest.approx((interval.low + interval.high) / 2)
+    assert found.half_width == pytest.approx((interval.high - interval.low) / 2)
+
+
+def test_one_common_seed_has_no_interval_and_none_no_difference():
+    assert paired_difference({"0": 2.0, "1": 1.0}, {"0": 1.0}) == Difference(1.0, None)
+    assert paired_difference({"0": 2.0}, {"1": 1.0}) is None
+    assert paired_difference({"0": None}, {"0": 1.0}) is None
+
+
+def test_the_best_baseline_is_of_first_order_of_a_small_batch_and_chosen_on_validation():
+    assert best_baseline(TRAINING, "sgd_64") == "adamw_64"
+
+
+def test_a_run_may_be_above_under_its_setting_and_below_the_best_baseline():
+    table = standings(TRAINING, ROLES)
+    assert [column.title for column in table.columns][2::2] == [
+        "Points beside sgd, batch 64",
+        "Points beside adamw, batch 64",
+    ]
+    found = {row[0]: plain(row) for row in table.rows}
+    assert list(found) == ["sgd, batch 1024", "kfac, batch 1024"]
+    assert found["kfac, batch 1024"][3::2] == ["above", "below"]
+    assert found["sgd, batch 1024"][3::2] == ["below", "below"]
+    assert found["sgd, batch 1024"][2] == "-6.00 (-6.00 to -6.00)"
+
+
+def test_without_roles_or_scores_there_is_no_verdict():
+    assert standings(TRAINING, None) is None
+    assert standings({"sgd_64": TRAINING["sgd_64"]}, ROLES) is None
+
+
+def test_the_best_at_each_batch_stands_beside_the_next():
+    rows = [plain(row) for row in best_by_batch(TRAINING).rows]
+    assert [row[:3] for row in rows] == [
+        ["64", "kfac, batch 64", "adamw, batch 64"],
+        ["1,024", "kfac, batch 1024", "sgd, batch 1024"],
+    ]
+    assert [row[4] for row in rows] == ["above", "above"]
+
+
+@pytest.mark.parametrize(
+    ("mean", "half_width", "expected"),
+    [
+        (0.5, 0.4, "above"),
+        (0.1, 0.3, "at its level"),
+        (-0.1, 0.05, "at its level"),
+        (-0.2, 0.15, "undecided"),
+        (-0.4, 0.3, "below"),
+        (-2.0, 0.5, "below"),
+        (0.0, 2.0, "undecided"),
+        (5.0, None, "undecided"),
+    ],
+)
+def test_a_verdict_is_of_the_whole_interval(mean, half_width, expected):
+    assert verdict(Difference(mean, half_width)) == expected
+
+
+def test_trials_are_shown_with_what_was_chosen_and_what_diverged():
+    tuning = {
+        "run": "sgd_64",
+        "seed": 1000,
+        "chosen": 0,
+        "values": {"lr": 0.123456},
+        "trials": [
+            {"values": {"lr": 0.123456}, "validation": {"loss": 0.4, "accuracy": 0.875}, "seconds": 2.0},
+            {"values": {"lr": 0.2}, "validation": {"loss": 0.5, "accuracy": 0.825}, "seconds": 3.0},
+            {"values": {"lr": 9.0}, "validation": None, "seconds": 1.0, "failure": "a loss is not finite"},
+        ],
+    }
+    table = trials({"sgd_64": run("sgd", 64, (0.9,), 0.9, tuning), "sgd_1024": TRAINING["sgd_1024"]})
+    assert [plain(row) for row in table.rows] == [["sgd, batch 64", "3", "1", "87.50 %", "85.00 %", "6.0 s"]]
+    assert table.details == ((("Chosen", "lr 0.123"),),)
+    assert trials(TRAINING) is None

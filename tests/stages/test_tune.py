@@ -1,0 +1,127 @@
+import pytest
+
+from pipeline.artifacts.results.network import Score
+from pipeline.artifacts.results.tuning import Trial, TuningFacts
+from pipeline.artifacts.store import Artifact
+from pipeline.config.loading import validate
+from pipeline.config.training import RunSpec, TrainingSpec
+from pipeline.errors import ConfigError, Interrupted
+from pipeline.stages import tune
+from pipeline.stages.tune import best
+from pipeline.training import train
+
+SEARCH = {"lr": [0.01, 0.1], "weight_decay": [1e-4, 1e-2], "momentum": [0.8, 0.95]}
+
+
+@pytest.fixture
+def tuned_study(study):
+    study["training"]["trials"] = 3
+    study["training"]["runs"]["only"]["search"] = SEARCH
+    return study
+
+
+@pytest.fixture
+def tuned(bench, tuned_study):
+    bench.write_specs(tuned_study)
+    bench.dataset()
+    return bench
+
+
+def options(bench):
+    found = bench.train_options()
+    del found["seed"]
+    return found | {"spec": bench.folder / "spec/tuning/only.json"}
+
+
+def test_the_best_of_all_trials_is_trained_with_its_options(tuned):
+    assert tuned.run("tune", **options(tuned)) == 0
+    facts = Artifact.open(tuned.manifest("tune"), "tuning").facts_as(TuningFacts)
+    accuracies = [trial.validation.accuracy for trial in facts.trials]
+    assert len(accuracies) == 3
+    assert accuracies[facts.chosen] == max(accuracies)
+    assert facts.values == facts.trials[facts.chosen].values
+    assert tuned.run("train", tuning=tuned.manifest("tune"), **tuned.train_options()) == 0
+    spec = Artifact.open(tuned.manifest("train"), "network").spec_as(TrainingSpec)
+    assert {name: getattr(spec.run.optimizer, name) for name in SEARCH} == facts.values
+    assert not list((tuned.folder / "checkpoints").iterdir())
+
+
+def test_finished_trials_survive_an_interruption_and_the_outcome_is_the_same(tuned, monkeypatch):
+    assert tuned.run("tune", **options(tuned)) == 0
+    undisturbed = Artifact.open(tuned.manifest("tune"), "tuning").facts_as(TuningFacts)
+    tuned.manifest("tune").unlink()
+    calls = []
+
+    def stops_once(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise Interrupted("stopped on request")
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(tune, "train", stops_once)
+    assert tuned.run("tune", **options(tuned)) == 75
+    assert tuned.run("tune", **options(tuned)) == 0
+    assert len(calls) == 4  # one trial, the one that was stopped, and the two that were left
+    resumed = Artifact.open(tuned.manifest("tune"), "tuning").facts_as(TuningFacts)
+    for one, other in zip(resumed.trials, undisturbed.trials, strict=True):
+        assert one.values == other.values
+        assert one.validation == other.validation
+
+
+def test_where_every_trial_diverges_one_line_says_so(tuned_study, bench, capsys):
+    tuned_study["training"]["runs"]["only"] |= {"warmup_epochs": 0, "search": SEARCH | {"lr": [1e29, 1e30]}}
+    bench.write_specs(tuned_study)
+    bench.dataset()
+    assert bench.run("tune", **options(bench)) == 2
+    error = capsys.readouterr().err
+    assert "training.runs.only.search: all 3 trials diverged (the last: " in error
+    assert error.endswith("lower the bounds of lr\n")
+
+
+def test_the_best_trial_has_the_highest_accuracy_and_at_equal_ones_the_lowest_loss():
+    def trial(score):
+        return Trial(values={}, validation=score, seconds=1.0)
+
+    scores = [
+        Score(loss=0.1, accuracy=0.8),
+        None,
+        Score(loss=0.5, accuracy=0.9),
+        Score(loss=0.4, accuracy=0.9),
+    ]
+    assert best([trial(score) for score in scores]) == 3
+    assert best([trial(None)]) is None
+    assert best([]) is None
+
+
+@pytest.mark.parametrize(
+    ("search", "words"),
+    [
+        ({"lr": [0.1, 0.01]}, "search.lr: must rise, found 0.1 to 0.01"),
+        ({"trust": [0.1, 0.2]}, "search.trust: there is no option 'trust'; known are lr, momentum"),
+        ({"momentum": [0.5, 1.5]}, "search.momentum: SGD: momentum must lie in"),
+    ],
+)
+def test_a_wrong_search_is_refused_with_its_path(study, search, words):
+    study["training"]["runs"]["only"]["search"] = search
+    with pytest.raises(ConfigError, match=f"training.runs.only.{words}"):
+        validate(study)
+
+
+def test_runs_that_are_searched_have_as_many_options_each(tuned_study):
+    runs = tuned_study["training"]["runs"]
+    runs["other"] = runs["only"] | {"search": {"lr": [0.01, 0.1]}}
+    with pytest.raises(
+        ConfigError, match=r"runs\.other\.search: has 1 options and that of only has 3; give all"
+    ):
+        validate(tuned_study)
+    tuned_study["training"]["trials"] = 0
+    assert validate(tuned_study).training.tuned == []
+
+
+def test_values_of_a_run_are_those_of_its_recipe():
+    run = RunSpec.model_validate(
+        {"optimizer": {"name": "kfac", "lr": 0.1}, "smoothing": [{"name": "mixup", "alpha": 0.4}],
+         "batch_size": 8, "epochs": 1}
+    ).with_values({"damping": 0.5, "mixup.alpha": 0.2})  # fmt: skip
+    assert run.recipe().kfac.damping == 0.5
+    assert run.recipe().smoothing[0].alpha == 0.2
