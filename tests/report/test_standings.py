@@ -117,6 +117,6 @@ def test_trials_are_shown_with_what_was_chosen_and_what_diverged():
         ],
     }
     table = trials({"sgd_64": run("sgd", 64, (0.9,), 0.9, tuning), "sgd_1024": TRAINING["sgd_1024"]})
-    assert [plain(row) for row in table.rows] == [["sgd, batch 64", "3", "1", "87.50 %", "85.00 %", "6.0 s"]]
+    assert [plain(row) for row in table.rows] == [["sgd, batch 64", "3", "1", "87.50 %", "85.00 %", "6.00 s"]]
     assert table.details == ((("Chosen", "lr 0.123"),),)
     assert trials(TRAINING) is None

@@ -59,7 +59,7 @@ def standings(training: Training, roles: Roles | None) -> Table | None:
         note=f"Differences of test accuracy, with 90 % intervals of the differences seed by seed. The setting is the "
         f"one of the claims: {names[0]}. The best baseline that could be tuned is the first-order run with small "
         f"batches that validation prefers: {names[1]}. At its level: at most {MARGIN:g} points below, by the "
-        "whole interval.",
+        f"whole interval. Below: the whole interval is below zero, and its middle more than {MARGIN:g} points.",
     )
 
 
@@ -104,12 +104,16 @@ def beside(run: Run, other: Run) -> tuple[str, str]:
 
 
 def verdict(by: Difference) -> str:
-    """Say in words where a difference lies: "above", "at its level", "below" or "undecided"."""
+    """Say in words where a difference lies: "above", "at its level", "below" or "undecided".
+
+    A run is above or at the level by its whole interval, and below if the whole interval is below zero and its middle
+    lower than the level.
+    """
     if by.exceeds(0.0):
         return "above"
     if by.exceeds(-MARGIN):
         return "at its level"
-    return "below" if by.exceeds(-MARGIN) is False or by.exceeds(0.0) is False else "undecided"
+    return "below" if by.exceeds(0.0) is False and by.mean < -MARGIN else "undecided"
 
 
 def _by_seed(run: Run) -> Mapping[str, float | None]:

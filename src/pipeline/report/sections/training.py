@@ -89,7 +89,7 @@ def _tables(training: Training, roles: Roles | None, n_classes: int) -> list[Tab
     )
     return [
         standings(training, roles),
-        best_by_batch(training),
+        best_by_batch(training) if roles is not None else None,
         trials(training),
         tables.final_accuracy(training, n_classes),
         tables.minima(training, target_loss(large) if large else None),
