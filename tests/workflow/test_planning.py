@@ -31,6 +31,34 @@ def test_a_study_is_planned_from_any_folder(tmp_path):
     assert f"results/{study}/report/index.html" in done.stdout + done.stderr
 
 
+def test_trials_come_before_the_trainings_of_a_run_with_a_search(tmp_path):
+    study = tmp_path / "searched study.yaml"
+    search = {"lr": [0.01, 0.3]}
+    run = {"optimizer": {"name": "sgd", "lr": 0.1}, "batch_size": 64, "epochs": 1}
+    runs = {"tuned": run | {"search": search}, "fixed": run}
+    dataset = {"name": "digits", "train_samples": 1000, "validation_samples": 300}
+    study.write_text(
+        yaml.safe_dump({"study": "searched", "dataset": dataset, "training": {"trials": 2, "runs": runs}})
+    )
+    done = snakemake(
+        "-s",
+        str(ROOT / "Snakefile"),
+        "-d",
+        str(tmp_path),
+        "-n",
+        "-p",
+        "--cores",
+        "2",
+        "--configfile",
+        str(study),
+    )
+    assert done.returncode == 0, done.stderr
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE))
+    assert jobs["tune"] == "1"
+    assert "--tuning results/searched/tune/tuned/manifest.json" in done.stdout + done.stderr
+    assert "tune/fixed" not in done.stdout + done.stderr
+
+
 def test_the_cluster_profile_resolves_from_the_checkout_and_sets_what_jobs_need(workplace):
     pytest.importorskip("snakemake_executor_plugin_slurm")
     output = workplace.snakemake("--profile", "cluster", "--dry-run", "--quiet", "progress")

@@ -45,7 +45,7 @@ rule train:
     params:
         code=code_digest("pipeline.stages.train"),
         checkpoints="results/checkpoints",
-        tuning=lambda wildcards, input: f"--tuning {shlex.quote(input.tuning)}" if input.tuning else "",
+        tuning=lambda wildcards, input: shlex.join(["--tuning", *input.tuning]) if input.tuning else "",
     shell:
         r"""
         exec > >(tee {log:q}) 2>&1

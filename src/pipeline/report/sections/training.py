@@ -88,10 +88,10 @@ def _tables(training: Training, roles: Roles | None, n_classes: int) -> list[Tab
         (noise_rise, "Rise of the training loss under weight noise, by method and batch", 3),
     )
     return [
+        tables.final_accuracy(training, n_classes),
         standings(training, roles),
         best_by_batch(training) if roles is not None else None,
         trials(training),
-        tables.final_accuracy(training, n_classes),
         tables.minima(training, target_loss(large) if large else None),
         *(tables.methods_by_batch(training, of, caption, usual) for of, caption, usual in crossed),
         tables.factors(claimed(training, roles, MOST_DRAWN)),
