@@ -16,6 +16,8 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem
 table { border-collapse: collapse; width: 100%; margin: 1rem 0 3rem }
 th, td { border-bottom: 1px solid #ddd; padding: .3rem .6rem; text-align: left; vertical-align: top }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+td:last-child { min-width: 22em }
+h1 { overflow-wrap: anywhere }
 tr.moving td { background: #fff4e0 }
 .wide { overflow-x: auto; margin: 1rem 0 3rem }
 .wide table { margin: 0 }
