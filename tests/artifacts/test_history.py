@@ -4,6 +4,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -114,6 +115,16 @@ def test_manifests_of_all_depths_are_found(results):
         write(results, artefact)
     found = [path.parent.relative_to(results / "s").as_posix() for path in manifests_of(results / "s")]
     assert found == ["dataset", "solve/one", "train/run/seed0"]
+
+
+def test_a_full_disk_is_told_as_one_and_no_history_is_to_be_moved_away(results, monkeypatch):
+    merge(results, "s", [])
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=4096))
+    monkeypatch.setattr(
+        "pipeline.artifacts.history.SCHEMA", "CREATE TABLE runs (id)"
+    )  # fails as a write does
+    with pytest.raises(ArtifactError, match=r"cannot be used \(.*\); the disk is full, so free some space"):
+        merge(results, "s", [])
 
 
 def test_a_file_that_is_no_database_is_one_line(results):

@@ -1,9 +1,9 @@
 """What goes wrong around a study is one line with a way out, and leaves nothing that stands in the way later."""
 
 import os
-import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -19,9 +19,20 @@ def error_of(output):
     return error
 
 
-@pytest.mark.skipif(shutil.which("sbatch") is not None, reason="Slurm is installed here")
-def test_a_cluster_profile_without_slurm_is_refused_and_the_next_local_run_is_not(workplace):
+def test_a_cluster_profile_without_slurm_is_refused_and_the_next_local_run_is_not(
+    workplace, tmp_path_factory
+):
     pytest.importorskip("snakemake_executor_plugin_slurm")
+    # All that the PATH has but Slurm's clients, which may be installed here.
+    programs = tmp_path_factory.mktemp("programs")
+    for folder in reversed(os.get_exec_path()):
+        for program in Path(folder).glob("*"):
+            if not program.name.startswith(
+                ("sbatch", "sacct", "squeue", "scancel", "srun", "sinfo", "scontrol")
+            ):
+                (programs / program.name).unlink(missing_ok=True)
+                (programs / program.name).symlink_to(program)
+    workplace.variables["PATH"] = str(programs)
     error = error_of(workplace.snakemake(POINTS, "--profile", "cluster", code=2))
     assert (
         "there is no sbatch here; load Slurm's clients, or run the study on this machine: leave --profile out"

@@ -7,6 +7,7 @@ What a job needs of the past, it reads from a snapshot in JSON that the main pro
 
 import contextlib
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ FOLDER = "history"  # below the results
 PAST_REPORTS = "past_reports"  # below a study's folder: copies, not results
 DATABASE = "history.sqlite"
 BUSY_SECONDS = 30
+LEAST_FREE = 1_000_000  # bytes: SQLite needs some beside the database
 # Runs of each artefact in a snapshot: enough to know their noise, and no more than a job reads in a second or two.
 KEPT_IN_SNAPSHOT = 20
 MOST_IN_SNAPSHOT = 20_000
@@ -157,6 +159,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
             database.executescript(SCHEMA)
             yield database
     except sqlite3.Error as error:
-        raise ArtifactError(
-            f"{path}: the history cannot be used ({error}); move it away and a new one is begun"
-        ) from error
+        advice = "move it away and a new one is begun"
+        if isinstance(error, sqlite3.OperationalError) and shutil.disk_usage(path.parent).free < LEAST_FREE:
+            advice = "the disk is full, so free some space"
+        raise ArtifactError(f"{path}: the history cannot be used ({error}); {advice}") from error
