@@ -89,7 +89,8 @@ def test_a_file_of_triangles_comes_to_a_page_with_its_far_field(bench, monkeypat
     page = (bench.folder / "report/index.html").read_text()
     for words in (
         "A plane wave of wavenumber 1.5 is", "13 triangles per wavelength", "The scattering cross-section is",
-        "far-field-ball", "Far field f of the scattered wave",
+        "far-field-ball", "Far field f of the scattered wave", "surface-ball",
+        "Size of the normal derivative of the pressure on the surface",
         "and is assembled and solved in", "Assembly of the layers", "the solve holds the double layer too",
     ):  # fmt: skip
         assert words in page

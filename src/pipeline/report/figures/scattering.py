@@ -1,12 +1,17 @@
-"""The far field of a scattered wave."""
+"""A scattered wave: its field on the surface that scatters it, and far away."""
 
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.collections import PolyCollection
+from numpy.typing import NDArray
 
 from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish
+from pipeline.report.figures.axes import short_number
 from pipeline.report.formatting import significant
 
+_COLORS = "viridis"
+_MOST_ROWS = 5000  # triangles of a mesh whose values are given to be saved as CSV
 _FLOOR = 60.0  # decibels below the greatest value: deeper notches are not told from errors
 
 
@@ -44,3 +49,88 @@ def far_field(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None:
             f"the incident wave; |f| is greatest at {significant(at)} degrees, {significant(top)} units of the mesh."
         )
         return finish(figure, name=f"far-field-{name}", description=words, data=data)
+
+
+def surface_field(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None:
+    """Draw the field on the surface, seen along the incident wave and against it.
+
+    A soft surface has a normal derivative on each triangle, a hard one a pressure at each vertex, whose mean colors a
+    triangle. What lies behind is painted first; of a closed surface the triangles that face away are left out.
+    """
+    names = ("vertices", "triangles", "solution", "direction")
+    vertices, triangles, field, direction = (arrays.get(f"{name}/{key}") for key in names)
+    if vertices is None or triangles is None or field is None or direction is None:
+        return None
+    if field.shape == (len(triangles),):
+        sizes, what = np.abs(field), "normal derivative of the pressure"
+    elif field.shape == (len(vertices),):
+        sizes, what = np.abs(field)[triangles].mean(axis=1), "pressure"
+    else:
+        return None
+    if not len(sizes) or not np.isfinite(sizes).all():
+        return None
+    across, up = _axes_across(direction)
+    top = float(sizes.max())
+    with canvas(6.9, 3.4) as figure:
+        panels = figure.subplots(1, 2)
+        for axes, side, title in zip(
+            panels, (1.0, -1.0), ("Seen along the wave", "Seen against it"), strict=True
+        ):
+            order = seen(vertices, triangles, side * direction)
+            flat = vertices @ np.stack([side * across, up], axis=1)
+            picture = PolyCollection(
+                flat[triangles[order]], array=sizes[order], cmap=_COLORS, edgecolors="face", linewidths=0.2,
+                rasterized=True,
+            )  # fmt: skip
+            picture.set_clim(0.0, top or 1.0)
+            axes.add_collection(picture)
+            axes.autoscale_view()
+            axes.set_aspect("equal")
+            axes.set_axis_off()
+            axes.set_title(title)
+        bar = figure.colorbar(picture, ax=panels, fraction=0.025, pad=0.02, aspect=28, shrink=0.8)
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(length=0)
+        bar.ax.yaxis.set_major_formatter(short_number)
+        data = Data(("x", "y", "z", f"size of the {what}"))
+        if len(triangles) <= _MOST_ROWS:
+            centers = vertices[triangles].mean(axis=1)
+            data.rows.extend(
+                (*map(float, center), float(size)) for center, size in zip(centers, sizes, strict=True)
+            )
+        words = (
+            f"Size of the {what} on the surface, for an incident wave of size 1; it is greatest at "
+            f"{significant(top)}. The side that the wave meets first is on the left."
+        )
+        return finish(figure, name=f"surface-{name}", description=words, data=data)
+
+
+def _axes_across(direction: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return two unit vectors that are perpendicular to a unit vector and to each other, the second upright."""
+    upright = np.eye(3)[2 if abs(direction[2]) < 0.9 else 1]
+    across = np.cross(direction, upright)
+    across /= np.linalg.norm(across)
+    return across, np.cross(across, direction)
+
+
+def seen(
+    vertices: np.ndarray,
+    triangles: np.ndarray,
+    forward: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """Order the triangles that are seen by one who looks forward, the farthest first.
+
+    Args:
+        vertices: Shape (v, 3).
+        triangles: Shape (t, 3). Normals of a closed surface point out; of a screen both sides are seen.
+        forward: Unit vector.
+
+    Returns:
+        Numbers of triangles.
+    """
+    corners = vertices[triangles]
+    edges = np.sort(triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    closed = bool((np.unique(edges, axis=0, return_counts=True)[1] == 2).all())
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    facing = np.flatnonzero((normals @ forward < 0) | (not closed))
+    return np.asarray(facing[np.argsort(-(corners.mean(axis=1) @ forward)[facing], kind="stable")])

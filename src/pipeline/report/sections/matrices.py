@@ -18,7 +18,7 @@ from pipeline.report.figures.kriging import (
     variogram_plot,
 )
 from pipeline.report.figures.ranks import ranks_by_level
-from pipeline.report.figures.scattering import far_field
+from pipeline.report.figures.scattering import far_field, surface_field
 from pipeline.report.figures.structure import block_structure
 from pipeline.report.formatting import setting
 from pipeline.report.metrics import Matrix, Metrics, Scaling
@@ -54,7 +54,7 @@ def _matrix(
         doubt(name, matrix),
         Prose(fit_text(matrix)) if fit_text(matrix) else None,
         *_kriging(name, matrix, arrays),
-        _scattering(name, arrays),
+        *_scattering(name, arrays),
         _structure(name, matrix),
         Facts(matrix_facts(matrix)),
         Prose(f"Noted on the way: {'; '.join(notes)}.", quiet=True) if notes else None,
@@ -107,9 +107,11 @@ def _kriging(name: str, matrix: Matrix, arrays: Mapping[str, np.ndarray]) -> lis
     return blocks
 
 
-def _scattering(name: str, arrays: Mapping[str, np.ndarray]) -> Illustration | None:
-    panel = far_field(name, arrays)
-    return None if panel is None else Illustration((panel,), panel.description, shape="single")
+def _scattering(name: str, arrays: Mapping[str, np.ndarray]) -> list[Block]:
+    panels = (surface_field(name, arrays), far_field(name, arrays))
+    return [
+        Illustration((panel,), panel.description, shape="single") for panel in panels if panel is not None
+    ]
 
 
 def _growth(scaling: Scaling) -> list[Block | None]:

@@ -70,6 +70,7 @@ MAP_ARRAYS = (
     "variogram_residuals",
     "angle",
     "far_field",
+    "direction",
 )
 
 
@@ -114,6 +115,10 @@ def collect(
         for array in MAP_ARRAYS
         if solution.has(array)
     }
+    for name, solution in solutions.items():
+        if solution.has("direction"):  # a wave: the page shows the surface that scatters it
+            arrays |= {f"{name}/{array}": points[name].array(array) for array in ("vertices", "triangles")}
+            arrays[f"{name}/solution"] = solution.array("solution")
     return metrics, arrays
 
 

@@ -37,6 +37,7 @@ def scatter(
             draft.save_array("solution", found.density)
             draft.save_array("angle", found.angles, unit="degrees")
             draft.save_array("far_field", found.far_field)
+            draft.save_array("direction", found.direction)
             draft.facts = SolutionFacts(result=found.result, solve=found.cost)
     if found is not None:
         name, result = options.output.parent.name, found.result

@@ -39,6 +39,7 @@ class Scattered:
         density: The unknowns: one for each triangle at a soft surface, for each vertex at a hard one.
         angles: Angles from the direction of the incident wave in degrees, shape (a,).
         far_field: f at these angles in two planes through that direction, shape (2, a).
+        direction: Unit vector along which the incident wave goes, shape (3,).
     """
 
     result: ScatteringResult
@@ -46,6 +47,7 @@ class Scattered:
     density: NDArray[Any]
     angles: NDArray[np.float64]
     far_field: NDArray[Any]
+    direction: NDArray[np.float64]
 
 
 def mesh_of(points: Artifact) -> TriangleMesh:
@@ -121,6 +123,7 @@ def answer(mesh: TriangleMesh, wavenumber: float, wave: Wave, tolerance: float, 
         density=found.density,
         angles=angles,
         far_field=far_field,
+        direction=np.array(incident.direction),
     )
 
 
