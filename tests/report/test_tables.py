@@ -172,7 +172,7 @@ def test_a_deviation_is_never_printed_as_zero():
     assert text((86.44, 86.48), 1) == "86.46 ± 0.03"
     assert text((86.4, 86.6), 1) == "86.5 ± 0.1"
     assert text((0.5, 0.50004), 2) == "0.50002 ± 0.00003"
-    assert text((0.5, 0.5), 2) == "0.50 ± 0.00"  # it is zero
+    assert text((0.5, 0.5), 2) == "0.50 ± 0"
 
 
 def test_cells_keep_the_numbers_behind_their_texts(metrics):

@@ -174,12 +174,13 @@ def method_of(run: Run) -> str:
 def spread_text(spread: Spread, decimals: int) -> Number:
     """Mean ± standard deviation; only the mean for one seed.
 
-    A deviation that would print as zero gets as many decimals as its first digit needs.
+    A deviation that would print as zero gets as many decimals as its first digit needs, and is 0 where it is none.
     """
     if spread.sd is None:
         return decimal(spread.mean, decimals)
     decimals = first_digit(spread.sd, decimals)
-    text = f"{decimal(spread.mean, decimals)}{NO_BREAK_SPACE}±{NO_BREAK_SPACE}{decimal(spread.sd, decimals)}"
+    deviation = decimal(spread.sd, decimals) if spread.sd > 0 else "0"
+    text = f"{decimal(spread.mean, decimals)}{NO_BREAK_SPACE}±{NO_BREAK_SPACE}{deviation}"
     return Number(text, spread.mean)
 
 

@@ -128,7 +128,9 @@ def _draw_roofs(
     left, right, bottom, _ = extent
     bandwidth = {level: speed for level, speed in roofs.bandwidth.items() if speed > 0}
     gray: dict[str, Any] = {"color": PALETTE["muted"], "linewidth": 1.0}
-    text: dict[str, Any] = {"color": PALETTE["muted"], "fontsize": 7.5}
+    # A ground of its own, since lines of other roofs run through a name.
+    ground = {"facecolor": PALETTE["paper"], "edgecolor": "none", "pad": 0.6}
+    text: dict[str, Any] = {"color": PALETTE["muted"], "fontsize": 7.5, "bbox": ground}
     for name, peak in peaks.items():
         ridge = max(peak / max(bandwidth.values()) if bandwidth else left, left)
         axes.plot([ridge, right], [peak, peak], **gray)
