@@ -287,7 +287,7 @@ def test_a_checkpoint_of_another_network_is_refused(small_network, training, val
     [
         (
             {"optimizer": "adam"},
-            "no optimizer 'adam'; choose one of sgd, lars, lamb, adamw, muon, soap, kfac",
+            "no optimizer 'adam'; choose one of sgd, lars, lamb, adamw, muon, soap, schedule_free, kfac, fop",
         ),
         ({"optimizer": "kfac"}, "settings of K-FAC belong"),
         ({"optimizer": "sgd", "kfac": KFACSettings()}, "settings of K-FAC belong"),
