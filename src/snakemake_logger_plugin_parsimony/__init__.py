@@ -64,6 +64,7 @@ class LogHandler(LogHandlerBase):
         plain = asked.dryrun or asked.verbose or asked.printshellcmds or asked.debug_dag
         if "--mode" in sys.argv or plain or "all" in _words(asked.quiet):
             return
+        # Not at the top of this file: a job's own Snakemake loads it too, and shows no progress.
         from pipeline.operations.live.state import JobProgress
 
         self.progress = JobProgress(begin=time.monotonic())

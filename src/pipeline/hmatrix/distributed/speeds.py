@@ -39,8 +39,8 @@ class Speed:
         process: Number of the process.
         device: Name of its device, such as "cuda:0"; "native" where it has none.
         threads: How many threads eliminated boxes at once.
-        seconds_per_box: By levels from the leaves up; levels above the last take what it takes.
-        boxes_per_second: Of the whole tree, by all threads together.
+        seconds_per_box: The seconds of a box on each level, leaves first; levels above the last take what it takes.
+        boxes_per_second: The rate of all threads together, over the boxes of the whole tree.
     """
 
     process: int
@@ -67,7 +67,7 @@ def boxes_per_second(
     """Return how many boxes of a whole tree are eliminated in a second.
 
     Args:
-        seconds_per_box: By levels from the leaves up.
+        seconds_per_box: The seconds of a box on each level, leaves first.
         boxes: How many boxes each level of the tree has, from the leaves up; more levels than were measured.
         threads: How many eliminate boxes at once, each as fast.
     """

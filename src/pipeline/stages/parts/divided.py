@@ -89,7 +89,7 @@ def created(
     """Write an artefact together: process 0 has its draft, and its manifest appears when all have come to the end.
 
     Args:
-        options: Of the stage: `output` is the manifest's path, `code` the digest of the code that makes it.
+        options: The options of the stage: `output` is the manifest's path, `code` the digest of the code that makes it.
         spec: What was asked for.
         communicator: The processes.
         kind: Kind of the artefact.
