@@ -77,6 +77,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--checkpoint-steps", type=int, default=20, metavar="N", help="steps between checkpoints"
     )
+    predict = stage("predict", "Predict from noise at what batch each method starts to lose.", "spec")
+    predict.add_argument(
+        "networks",
+        type=Path,
+        nargs="+",
+        metavar="MANIFEST",
+        help="the networks of the runs that measured noise",
+    )
     convert = stage(
         "convert",
         "Convert a trained network to half precision.",

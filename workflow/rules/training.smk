@@ -56,6 +56,32 @@ rule train:
         """
 
 
+rule predict:
+    input:
+        spec="results/{study}/spec/predict.json",
+        networks=lambda wildcards: [
+            manifest(f"train/{run}/seed{seed}")
+            for run in STUDY.specs["predict"]["sweeps"].values()
+            for seed in STUDY.seeds
+        ],
+    output:
+        manifest="results/{study}/predict/manifest.json",
+    log:
+        "results/{study}/logs/predict.txt",
+    benchmark:
+        "results/{study}/benchmarks/predict.tsv"
+    resources:
+        mem_mb=1000,
+    params:
+        code=code_digest("pipeline.stages.predict"),
+    shell:
+        r"""
+        exec > >(tee {log:q}) 2>&1
+        python -m pipeline predict --code {params.code} --spec {input.spec:q} --output {output.manifest:q} \
+            {input.networks:q}
+        """
+
+
 rule clean_checkpoints:
     log:
         f"results/{STUDY.study}/logs/clean_checkpoints.txt",

@@ -10,7 +10,7 @@ from pipeline.data import IMAGES
 from pipeline.options import Count, Seed
 
 #: Images that data sets of a fixed size have to train and to validate on; a folder's are counted when it is read.
-N_IMAGES = {"fashion_mnist": 60_000, "digits": 1_437}
+N_IMAGES = {"fashion_mnist": 60_000, "digits": 1_437, "letters": 24_800}
 
 
 class ImageData(Section):
@@ -20,7 +20,8 @@ class ImageData(Section):
 
     name: Literal[tuple(IMAGES)] = Field(  # type: ignore[valid-type]
         "fashion_mnist",
-        description="The data set: fashion_mnist (60,000 + 10,000 images of 28x28), digits (1,797 of 8x8), folder "
+        description="The data set: fashion_mnist (60,000 + 10,000 images of 28x28), digits (1,797 of 8x8), letters "
+        "(31,000 digits and letters of 28x28 in many typefaces, 62 classes), folder "
         "(images of your own, which need directory, image_size and channels), idx (your own gray images in four IDX "
         "files, which need directory), or arrays (your own in one .npz or HDF5 file, which needs path).",
     )

@@ -14,12 +14,23 @@ class Roles(Section):
     smoothed: Name = Field(description="Large-batch K-FAC with a smoothed objective.")
 
 
+class PredictSpec(Section):
+    """The spec of the stage `predict`.
+
+    Attributes:
+        sweeps: By method, the run whose noise is measured.
+    """
+
+    sweeps: dict[str, str]
+
+
 class ReportSpec(Section):
     """The spec of the stage `report`.
 
     Attributes:
         runs: Labels of the training runs by name.
         tuned: Runs whose options trials chose.
+        sweeps: By method, its runs from the smallest batch to the largest.
         converted: Runs whose network is converted and timed, and networks of files.
         matrices: Names of the matrices.
         scaling: Whether growth with the number of points was measured.
@@ -31,6 +42,7 @@ class ReportSpec(Section):
     runs: dict[str, str]
     claims: Roles | None
     tuned: tuple[str, ...]
+    sweeps: dict[str, tuple[str, ...]]
     converted: tuple[str, ...]
     matrices: tuple[str, ...]
     scaling: bool
@@ -42,4 +54,13 @@ class ReportSpec(Section):
         solved = [f"{stage}/{name}" for stage in ("points", "compress", "solve") for name in self.matrices]
         images = ["dataset"] if self.runs else []
         tuned = [f"tune/{run}" for run in self.tuned]
-        return [*images, *tuned, *trained, *halved, *solved, *(["scaling"] if self.scaling else [])]
+        predicted = ["predict"] if self.sweeps else []
+        return [
+            *images,
+            *tuned,
+            *trained,
+            *predicted,
+            *halved,
+            *solved,
+            *(["scaling"] if self.scaling else []),
+        ]

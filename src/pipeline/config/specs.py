@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from pipeline.config.matrices import CompressSpec, SolveSpec
 from pipeline.config.points import PointsSpec
 from pipeline.config.precision import Timing
-from pipeline.config.report import ReportSpec
+from pipeline.config.report import PredictSpec, ReportSpec
 from pipeline.config.section import Section
 from pipeline.config.study import Study
 from pipeline.config.training import RunSpec, TrainingSpec, TuningSpec
@@ -39,6 +39,8 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
             model=study.model,
             device=study.device,
         )
+    if study.training.sweeps:
+        parts["predict"] = PredictSpec(sweeps={name: runs[0] for name, runs in study.training.sweeps.items()})
     for name, matrix in study.matrices.items():
         parts[f"points/{name}"] = PointsSpec(points=matrix.points)
         parts[f"compress/{name}"] = _part(CompressSpec, matrix)
@@ -52,6 +54,7 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
         runs={name: run.label or name for name, run in study.training.runs.items()},
         claims=study.training.claims,
         tuned=tuple(study.training.tuned),
+        sweeps=study.training.sweeps,
         converted=(*study.precision.runs, *study.precision.networks),
         matrices=tuple(study.matrices),
         scaling=study.scaling is not None,

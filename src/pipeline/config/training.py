@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -139,6 +140,11 @@ class Training(Section):
         "validation images.",
     )
     claims: Roles | None = Field(None, description="Which runs the claims of large-batch training compare.")
+    sweeps: dict[str, Annotated[tuple[Name, ...], Field(min_length=2)]] = Field(
+        {},
+        description="By method, its runs from the smallest batch to the largest. The first, which measures its "
+        "noise_scale, predicts the batch from which the method loses accuracy; the others judge the prediction.",
+    )
     trials: Annotated[int, Field(ge=0, le=10**4)] = Field(
         0,
         description="Trials of every run that has a search; the best on the validation images is trained with all "
@@ -150,6 +156,31 @@ class Training(Section):
     def tuned(self) -> list[str]:
         """Names of the runs whose options trials choose."""
         return [name for name, run in self.runs.items() if run.search] if self.trials else []
+
+    @model_validator(mode="after")
+    def _sweeps_can_be_judged(self) -> "Training":
+        for method, names in self.sweeps.items():
+            place = {"path": f"sweeps.{method}"}
+            for name in names:
+                if name not in self.runs:
+                    known = ", ".join(self.runs)
+                    raise PydanticCustomError(
+                        "run",
+                        "{path}: no training run '{run}'; known: {known}",
+                        place | {"run": name, "known": known},
+                    )
+            sizes = [self.runs[name].recipe().batch_size for name in names]
+            if any(small >= large for small, large in pairwise(sizes)):
+                raise PydanticCustomError(
+                    "fit", "{path}: batch sizes must rise, found {sizes}", place | {"sizes": str(sizes)}
+                )
+            if not self.runs[names[0]].recipe().noise_scale:
+                raise PydanticCustomError(
+                    "fit",
+                    "{path}: {run} measures no noise to predict from; set training.runs.{run}.noise_scale to true",
+                    place | {"run": names[0]},
+                )
+        return self
 
     @model_validator(mode="after")
     def _searches_are_alike(self) -> "Training":

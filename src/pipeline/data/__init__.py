@@ -19,6 +19,7 @@ from pipeline.data.folder import load_folder
 from pipeline.data.geoid import load_geoid
 from pipeline.data.idx_images import load_idx_images
 from pipeline.data.images import ImageSet
+from pipeline.data.letters import load_letters
 from pipeline.data.own_points import load_own_points
 from pipeline.data.places import Airports, Cities, Geoid, Places
 from pipeline.data.points import PointSet
@@ -45,6 +46,7 @@ __all__ = [
 IMAGES: dict[str, Callable[..., ImageSet]] = {
     "fashion_mnist": load_fashion_mnist,
     "digits": load_digits,
+    "letters": load_letters,
     "folder": load_folder,
     "idx": load_idx_images,
     "arrays": load_arrays,

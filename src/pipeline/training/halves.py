@@ -50,7 +50,12 @@ class Halves:
         return self.noise_of_squares(square, apart)
 
     def noise_of_squares(self, square: float, apart: float) -> Noise:
-        """Estimate the noise from the squared norms, in any metric, of the mean gradient and of the difference."""
+        """Estimate the noise from the squared norms, in any metric, of the mean gradient and of the difference.
+
+        A batch of one sample has one half and tells nothing.
+        """
         first, second = self.sizes
+        if not first or not second:
+            return Noise()
         variance = apart / (1 / first + 1 / second)
         return Noise(variance, square - variance / (first + second))

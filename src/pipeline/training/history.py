@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.training.halves import Noise
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -32,6 +34,10 @@ class EpochRecord:
         factor_seconds: The part of `preconditioner_seconds` in factors, their messages and average.
         inverse_seconds: The part of it in inverses; the rest is the natural gradients'.
         evaluation_seconds: Time in evaluations, which `seconds` leaves out.
+        noise_variance: Trace of the covariance of single samples' gradients, a mean over the steps of the epoch; 0
+            unless it was measured. With K-FAC it is in the metric of the inverse Fisher matrix and of its layers.
+        noise_square: The squared norm of the true gradient in the same metric, estimated without bias: it may be
+            negative.
         layers: After the last epoch, by layer: "pi", the balance by which damping is split, and "trace" and
             "condition" (with damping) of the factors "A" and "G".
     """
@@ -57,6 +63,8 @@ class EpochRecord:
     factor_seconds: float = 0.0
     inverse_seconds: float = 0.0
     evaluation_seconds: float = 0.0
+    noise_variance: float = 0.0
+    noise_square: float = 0.0
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -77,6 +85,8 @@ class Progress:
         evaluation_seconds: Time in evaluations, beside `seconds`.
         objective_sum: Loss summed over the samples of the running epoch so far.
         n_samples: How many these are.
+        noise_variance: Sum over the steps of the running epoch.
+        noise_square: The same of the squared norm of the true gradient.
         history: The epochs that are done.
     """
 
@@ -89,6 +99,8 @@ class Progress:
     evaluation_seconds: float = 0.0
     objective_sum: float = 0.0
     n_samples: int = 0
+    noise_variance: float = 0.0
+    noise_square: float = 0.0
     history: History = field(default_factory=list)
 
     def add(self, loss: float, n_samples: int, seconds: float) -> None:
@@ -98,10 +110,16 @@ class Progress:
         self.objective_sum += loss * n_samples
         self.n_samples += n_samples
 
+    def add_noise(self, noise: Noise) -> None:
+        """Count the noise that a step's batch tells of."""
+        self.noise_variance += noise.variance
+        self.noise_square += noise.square
+
     def end_epoch(self, record: EpochRecord) -> None:
         """Keep the record and start the next epoch's sums."""
         self.history.append(record)
         self.objective_sum, self.n_samples = 0.0, 0
+        self.noise_variance = self.noise_square = 0.0
 
     def to_scalars(self) -> dict[str, Any]:
         """Return what JSON can hold."""

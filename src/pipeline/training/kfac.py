@@ -414,10 +414,10 @@ class KFAC:
         """Add what the halves disagree on, layer by layer, and note how large gradient and difference are."""
         apart = self._of_layers(gradients, difference)
         square = sum(float(torch.sum(natural[name] * g)) for name, g in gradients.items())
+        turned = self._curvature.natural(apart, self.damping)
+        self.squares = (square, sum(float(torch.sum(turned[name] * d)) for name, d in apart.items()))
         weight = self.settings.difference_weight
         if not weight:
-            turned = self._curvature.natural(apart, self.damping)
-            self.squares = (square, sum(float(torch.sum(turned[name] * d)) for name, d in apart.items()))
             return natural
         parts = {
             name: orthogonal_part(apart[name], g, partial(self._curvature.fisher, name))

@@ -15,6 +15,7 @@ from pipeline.training.average import Average
 from pipeline.training.checkpoint import State, capture_state, restore_state
 from pipeline.training.diagnosis import blame_layer, require_agreement
 from pipeline.training.evaluation import evaluate
+from pipeline.training.halves import Halves, Noise
 from pipeline.training.history import EpochRecord, History, Progress
 from pipeline.training.kfac import KFAC
 from pipeline.training.objective import Objective
@@ -92,7 +93,7 @@ def train(
         communicator=communicator,
         kfac=kfac,
         precision=recipe.precision,
-        in_halves=kfac is not None and kfac.settings.difference_weight > 0,
+        in_halves=recipe.noise_scale or (kfac is not None and kfac.settings.difference_weight > 0),
     )
     identity = f"{recipe}, seed {seed}, {len(training)} training and {len(validation)} validation samples"
     progress = Progress()
@@ -124,6 +125,8 @@ def train(
             progress.preconditioner_seconds += perf_counter() - begin
             progress.factor_seconds += kfac.seconds["factors"] - before["factors"]
             progress.inverse_seconds += kfac.seconds["inverses"] - before["inverses"]
+        if recipe.noise_scale and objective.halves is not None:
+            progress.add_noise(_noise(objective.halves, model, kfac))
         momentum = recipe.momentum
         if recipe.coupled_momentum:
             momentum = coupled_momentum(lr, momentum=momentum, peak=recipe.lr)
@@ -166,6 +169,13 @@ def train(
     return progress.history
 
 
+def _noise(halves: Halves, model: nn.Module, kfac: KFAC | None) -> Noise:
+    """What a batch tells of noise, in the metric in which the optimizer's step is the gradient."""
+    if kfac is not None:
+        return halves.noise_of_squares(*kfac.squares)
+    return halves.noise({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+
+
 def _any(interrupted: Callable[[], bool] | None, device: torch.device, communicator: Communicator) -> bool:
     """Whether any process was interrupted; all must ask at the same step."""
     if interrupted is None:
@@ -192,6 +202,7 @@ def _measure(
     if not (math.isfinite(on_training.loss) and math.isfinite(on_validation.loss)):
         examples = (training if not math.isfinite(on_training.loss) else validation)[:1024]
         blame_layer(model, lambda: model(examples.images), step=progress.step - 1, communicator=communicator)
+    n_steps = progress.step - (progress.history[-1].steps if progress.history else 0)
     return EpochRecord(
         epoch=len(progress.history) + 1,
         steps=progress.step,
@@ -206,6 +217,8 @@ def _measure(
         preconditioner_seconds=progress.preconditioner_seconds,
         factor_seconds=progress.factor_seconds,
         inverse_seconds=progress.inverse_seconds,
+        noise_variance=progress.noise_variance / n_steps,
+        noise_square=progress.noise_square / n_steps,
     )
 
 

@@ -12,7 +12,7 @@ from pipeline.training.optimizers import METHODS, OPTIMIZERS, SECOND_ORDER, Opti
 from pipeline.training.sampling import n_pieces
 from pipeline.training.schedule import Constant, Cosine, Schedule
 from pipeline.training.settings import KFACSettings
-from pipeline.training.smoothing import Smoothing
+from pipeline.training.smoothing import Smoothing, WeightNoise
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -41,6 +41,7 @@ class Recipe:
         rescaled_weights: Keep the norm of weights that batch normalization follows.
         n_measured: Number of training samples, the first ones, on which training loss and accuracy are measured.
         precision: Type of activations and their gradients, where autocasting lowers it; weights stay at float32.
+        noise_scale: Measure the gradient noise scale by the two halves of every batch.
     """
 
     optimizer: str
@@ -61,6 +62,7 @@ class Recipe:
     trust: float = 2e-2
     n_measured: Count = 4096
     precision: Precision = "float32"
+    noise_scale: bool = False
 
     def __post_init__(self) -> None:
         if self.optimizer not in METHODS:
@@ -75,7 +77,22 @@ class Recipe:
                 f"coupled_momentum {self.coupled_momentum}; set schedule to {{name: constant}} and leave "
                 "coupled_momentum out"
             )
+        if self.noise_scale and self.batch_size < 2:
+            raise ConfigError(
+                "noise_scale compares the halves of a batch, found batch_size 1; set it to 2 or more"
+            )
         require_bounds(self)
+        pieces = n_pieces(self.batch_size, self.micro_batch)
+        if (
+            self.noise_scale
+            and pieces % 4
+            and any(isinstance(s, WeightNoise) and s.antithetic for s in self.smoothing)
+        ):
+            raise ConfigError(
+                "noise_scale compares the halves of a batch, which antithetic weight noise makes differ: its pairs of "
+                f"micro-batches lie in one half where their number is a multiple of 4, found {pieces}; set micro_batch "
+                f"to {-(-self.batch_size // 4)}, or antithetic to false"
+            )
 
     @property
     def first_order(self) -> Optimizer:

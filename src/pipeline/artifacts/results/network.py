@@ -62,7 +62,9 @@ class EpochRow(BaseModel):
     Attributes:
         steps: Optimizer steps since the start.
         seconds: Time of training since the start, and parts of it below.
-        n_retries: How often K-FAC tried again; the fields that follow are its too, ages in steps.
+        n_retries: How often K-FAC tried again; the fields that follow, up to the ages in steps, are its too.
+        noise_variance: The gradient noise of a sample, where it was measured.
+        noise_square: Squared norm of the true gradient, in the same metric.
     """
 
     epoch: int
@@ -83,6 +85,8 @@ class EpochRow(BaseModel):
     gradient_seconds: Cell
     preconditioner_seconds: Cell
     evaluation_seconds: Cell
+    noise_variance: Cell = None
+    noise_square: Cell = None
 
 
 class FactorFigures(BaseModel):
