@@ -6,7 +6,7 @@ from pipeline.errors import ConfigError
 
 
 def test_images_load_by_name(tiny_fashion, tmp_path):
-    assert set(IMAGES) == {"fashion_mnist", "digits", "folder", "idx", "arrays"}
+    assert set(IMAGES) == {"fashion_mnist", "digits", "letters", "folder", "idx", "arrays"}
     assert load_images("digits", directory=None, cache=tmp_path).train_images.shape == (
         N_IMAGES["digits"],
         8,

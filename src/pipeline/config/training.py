@@ -165,7 +165,7 @@ class Training(Section):
                 if name not in self.runs:
                     known = ", ".join(self.runs)
                     raise PydanticCustomError(
-                        "run",
+                        "fit",
                         "{path}: no training run '{run}'; known: {known}",
                         place | {"run": name, "known": known},
                     )

@@ -7,10 +7,8 @@ and I, differ by their size alone or not at all in some faces, so that no networ
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase, digits
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.data.images import ImageSet
 from pipeline.errors import ConfigError
@@ -76,6 +74,8 @@ def load_letters(*, directory: Path | None, cache: Path) -> ImageSet:
 
 def _faces_of(directory: Path | None) -> list[Path]:
     if directory is None:
+        import matplotlib
+
         folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
         return [folder / f"{name}.ttf" for name in FACES]
     files = sorted(path for path in directory.glob("*") if path.suffix.lower() in (".ttf", ".otf"))
@@ -89,6 +89,8 @@ def _faces_of(directory: Path | None) -> list[Path]:
 
 def _glyph(file: Path, letter: str) -> NDArray[np.uint8]:
     """Draw a letter large, its middle in the middle of the line of capitals: case can be told by size."""
+    from PIL import Image, ImageDraw, ImageFont
+
     try:
         font = ImageFont.truetype(file, round(_EM * _GLYPH), layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:
@@ -106,6 +108,8 @@ def _distorted(
     glyph: NDArray[np.uint8], turn: float, slant: float, scale: float, right: float, down: float
 ) -> NDArray[np.uint8]:
     """Turn, slant, scale and shift a glyph by so many standard deviations."""
+    from PIL import Image
+
     angle, factor = _TURN * turn, _GLYPH / _FINE * np.exp(-_SCALE * scale)
     cos, sin = np.cos(angle), np.sin(angle)
     # From places of the result to places of the glyph, both from the middle.
