@@ -3,7 +3,6 @@ import math
 import pytest
 
 from pipeline.__main__ import main
-
 from pipeline.artifacts.results.critical_batch import CriticalBatchFacts
 from pipeline.artifacts.results.network import EpochRow
 from pipeline.artifacts.store import Artifact
