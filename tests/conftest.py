@@ -1,10 +1,18 @@
 """What tests cost, and a quick part of the suite that leaves the costly ones out."""
 
+import os
 import resource
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+import warm_starts
+
+# Programs that tests start keep the bytecode of what they import, as they do at a user's, whatever a container's
+# variables say: otherwise each would compile the whole package.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 DURATIONS = Path(__file__).parent / "durations.tsv"
 #: `make test-fast` leaves out tests that took more processor seconds than this when durations were recorded.
@@ -41,7 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def processor_seconds() -> float:
     """Time that this process and its ended children have computed: other work on the machine adds nothing to it."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(part.ru_utime + part.ru_stime for part in used)
+    return sum(part.ru_utime + part.ru_stime for part in used) + warm_starts.used
 
 
 @pytest.hookimpl(wrapper=True)
@@ -68,6 +76,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    warm_starts.end()
     in_a_worker = hasattr(session.config, "workerinput")
     if session.config.getoption("record_durations") and not in_a_worker:
         rows = sorted(((used, name) for name, used in TAKEN.items() if used >= LONG), reverse=True)

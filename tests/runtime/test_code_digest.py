@@ -1,3 +1,6 @@
+import os
+from ast import parse as ast_parse
+
 import pytest
 
 from pipeline.runtime import code_digest as module
@@ -58,6 +61,35 @@ def test_a_change_of_meaning_counts_for_the_stages_that_need_it(tree, file, text
     after = digests(tree)
     assert after[0] != before[0]
     assert after[1] == before[1]
+
+
+def test_an_unchanged_file_is_not_parsed_again_and_gives_the_same_digest(tree, monkeypatch):
+    monkeypatch.setattr(module.sys, "dont_write_bytecode", False)
+    first = digests(tree)
+    parsed = []
+    monkeypatch.setattr(module.ast, "parse", lambda source: parsed.append(source) or ast_parse(source))
+    assert digests(tree) == first
+    assert parsed == []
+    # The same length and date: it is the content that decides.
+    file = tree / "pipeline/science/core.py"
+    before = file.stat()
+    file.write_text(file.read_text().replace("return 1", "return 2"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert digests(tree)[0] != first[0]
+    assert parsed == [file.read_bytes()]
+
+
+def test_kept_files_that_are_damaged_or_may_not_be_written_change_nothing(tree, monkeypatch):
+    monkeypatch.setattr(module.sys, "dont_write_bytecode", True)
+    first = digests(tree)
+    assert not list(tree.rglob("*.meaning.json"))
+    monkeypatch.setattr(module.sys, "dont_write_bytecode", False)
+    assert digests(tree) == first
+    kept = sorted(tree.rglob("*.meaning.json"))
+    assert len(kept) == 6
+    for file, text in zip(kept, ["", "[]", "{}", "null", '{"key": 1}', "\0"], strict=True):
+        file.write_text(text)
+    assert digests(tree) == first
 
 
 def test_an_unknown_module_is_refused(tree):

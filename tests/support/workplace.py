@@ -11,7 +11,7 @@ def copy_checkout(folder: Path) -> None:
     """Copy what runs a study; Python finds the copy's modules with its `src` in PYTHONPATH."""
     for name in ("src", "workflow", "config", "profiles"):
         # With compiled modules, which keep their dates; what another process is about to write has a further suffix.
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*", "*.json.*"))
     for name in ("Snakefile", "CMakeLists.txt"):
         shutil.copy(ROOT / name, folder)
     (folder / "cluster").symlink_to("profiles/cluster")

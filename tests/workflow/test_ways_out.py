@@ -43,6 +43,11 @@ def test_a_cluster_profile_without_slurm_is_refused_and_the_next_local_run_is_no
     workplace.snakemake(POINTS)
 
 
+def files_of(folder):
+    """What lies in a checkout, without what Python and Snakemake keep there for themselves."""
+    return {path for path in folder.rglob("*") if not {".snakemake", "__pycache__"} & {*path.parts}}
+
+
 @pytest.mark.parametrize(
     ("option", "instead"),
     [
@@ -51,11 +56,11 @@ def test_a_cluster_profile_without_slurm_is_refused_and_the_next_local_run_is_no
     ],
 )
 def test_options_that_make_no_sense_here_say_what_serves_instead(workplace, option, instead):
-    before = sorted(workplace.folder.rglob("*"))
+    before = files_of(workplace.folder)
     error = error_of(workplace.snakemake(option, code=2))
     assert error.startswith(f"error: {option} writes")
     assert instead in error
-    assert {path for path in workplace.folder.rglob("*") if ".snakemake" not in path.parts} <= {*before}
+    assert files_of(workplace.folder) == before
 
 
 def processes_in(folder):

@@ -3,11 +3,19 @@
 Snakemake does not look into an installed package: results would go stale in silence. The digest covers the abstract
 syntax of a module and of all modules of this package that it imports, transitively and found without importing
 anything, and the native sources and templates beside them. Comments, docstrings and layout do not count.
+
+To parse the whole package takes seconds, and every job and every plan would do so. What was found in a file is kept
+beside its bytecode, under a digest of the file's content: only a file with another content is parsed again.
 """
 
 import ast
 import functools
 import hashlib
+import json
+import os
+import sys
+from contextlib import suppress
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from pipeline.runtime.native_sources import digest_of_sources
@@ -18,23 +26,54 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _file_of(module: str, root: Path) -> Path | None:
-    path = root.joinpath(*module.split("."))
-    candidates = (path.with_suffix(".py"), path / "__init__.py")
-    return next((file for file in candidates if file.is_file()), None)
+    # Thousands of names are asked for, which a path object of each would make slow.
+    path = os.path.join(root, *module.split("."))
+    candidates = (f"{path}.py", os.path.join(path, "__init__.py"))
+    return next((Path(file) for file in candidates if os.path.isfile(file)), None)
 
 
 @functools.cache
 def _read(module: str, root: Path) -> tuple[frozenset[str], bytes]:
-    """The modules of the package that a module imports, and its syntax tree without its docstrings."""
+    """The modules of the package that a module imports, and a digest of its syntax tree without its docstrings."""
     file = _file_of(module, root)
     assert file is not None
-    tree = ast.parse(file.read_text(encoding="utf-8"))
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    return _imports(tree, package, root), _meaning(tree)
+    names, meaning = _found_in(file, package)
+    return frozenset(name for name in names if _file_of(name, root)), meaning.encode()
 
 
-def _imports(tree: ast.Module, package: str, root: Path) -> frozenset[str]:
-    """Modules of the package that a module imports, anywhere in its text."""
+def _found_in(file: Path, package: str) -> tuple[list[str], str]:
+    """Read or parse what a file of a package may import and what it means.
+
+    What was parsed is kept where Python keeps the file's bytecode, and if it may keep bytecode there at all.
+    """
+    source = file.read_bytes()
+    # This module's own source is part of the key: another way to digest makes all anew.
+    key = hashlib.sha256(b"\0".join([_own_source(), package.encode(), source])).hexdigest()
+    kept = Path(cache_from_source(str(file))).with_suffix(".meaning.json")
+    with suppress(OSError, ValueError, TypeError, KeyError):  # there is none, or not a whole one
+        found = json.loads(kept.read_bytes())
+        if found["key"] == key:
+            return found["names"], found["meaning"]
+    tree = ast.parse(source)
+    names, meaning = sorted(_imports(tree, package)), hashlib.sha256(_meaning(tree)).hexdigest()
+    if not sys.dont_write_bytecode:
+        # Not flushed to the disk: a file that a crash left in parts is no JSON, and is made again.
+        temporary = kept.with_name(f"{kept.name}.{os.getpid()}")
+        with suppress(OSError):
+            kept.parent.mkdir(exist_ok=True)
+            temporary.write_text(json.dumps({"key": key, "names": names, "meaning": meaning}))
+            temporary.replace(kept)
+    return names, meaning
+
+
+@functools.cache
+def _own_source() -> bytes:
+    return Path(__file__).read_bytes()
+
+
+def _imports(tree: ast.Module, package: str) -> set[str]:
+    """Names below the package that a module may import, anywhere in its text: its modules, and what they define."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -45,7 +84,7 @@ def _imports(tree: ast.Module, package: str, root: Path) -> frozenset[str]:
                 above = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*above, *([base] if base else [])])
             found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    return frozenset(name for name in found if name.split(".")[0] == PACKAGE and _file_of(name, root))
+    return {name for name in found if name.split(".")[0] == PACKAGE}
 
 
 def _meaning(tree: ast.Module) -> bytes:
