@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.artifacts.results.critical_batch import Prediction
 from pipeline.artifacts.results.facts import Number
 from pipeline.artifacts.results.half_network import (
     CandidateRow,
@@ -215,6 +216,8 @@ class Metrics(Part):
     study: Study
     training: dict[str, Run] = {}
     claims_of: Roles | None = None
+    sweeps: dict[str, list[str]] = {}
+    predictions: dict[str, Prediction] = {}
     precision: dict[str, Converted] = {}
     matrices: dict[str, Matrix] = {}
     scaling: Scaling | None = None

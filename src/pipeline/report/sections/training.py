@@ -7,6 +7,7 @@ import numpy as np
 from pipeline.report import tables
 from pipeline.report.claims import MARGIN, judge_claims
 from pipeline.report.content import Block, Illustration, Key, Prose, Section, Table, Verdicts
+from pipeline.report.critical_batches import critical_batches
 from pipeline.report.drawing import stroke
 from pipeline.report.figures.training import MOST_DRAWN, final_scores, learning_curves
 from pipeline.report.formatting import count, percent, plural, with_percent
@@ -39,7 +40,12 @@ def training_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> Section |
     if not training:
         return None
     n_classes = n_classes_of(metrics)
-    blocks = [_claims(training, roles), *_figures(training, roles), *_tables(training, roles, n_classes)]
+    swept = critical_batches(training, metrics.sweeps, metrics.predictions)
+    blocks = [
+        _claims(training, roles),
+        *_figures(training, roles),
+        *_tables(training, roles, swept, n_classes),
+    ]
     lead = f"{plural(len(training), 'run')}; {_best(training, n_classes)}."
     return Section("steps", "Fewer steps", lead, tuple(block for block in blocks if block is not None))
 
@@ -80,7 +86,9 @@ def _figures(training: Training, roles: Roles | None) -> list[Block]:
     return blocks
 
 
-def _tables(training: Training, roles: Roles | None, n_classes: int) -> list[Table | Prose | None]:
+def _tables(
+    training: Training, roles: Roles | None, swept: Table | None, n_classes: int
+) -> list[Table | Prose | None]:
     large = runs_of(training, roles).get("large_batch")
     crossed = (
         (accuracy_on_test, "Test accuracy by method and batch (%)", 2),
@@ -91,6 +99,7 @@ def _tables(training: Training, roles: Roles | None, n_classes: int) -> list[Tab
         tables.final_accuracy(training, n_classes),
         standings(training, roles),
         best_by_batch(training) if roles is not None else None,
+        swept,
         trials(training),
         tables.minima(training, target_loss(large) if large else None),
         *(tables.methods_by_batch(training, of, caption, usual) for of, caption, usual in crossed),

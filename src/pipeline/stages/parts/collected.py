@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.artifacts.overlap import Span, ran_alone
+from pipeline.artifacts.results.critical_batch import CriticalBatchFacts
 from pipeline.artifacts.results.half_network import (
     CandidateRow,
     DeviceRow,
@@ -102,6 +103,10 @@ def collect(
             if dataset is not None
         },
         claims_of=spec.claims and Roles(**spec.claims.model_dump()),
+        sweeps={method: list(runs) for method, runs in spec.sweeps.items()},
+        predictions=next(
+            (dict(a.facts_as(CriticalBatchFacts).methods) for _, a in found.get("critical_batch", [])), {}
+        ),
         precision=_precision(found),
         matrices={name: _matrix(points[name], operators[name], solutions[name], spans) for name in points},
         scaling=next((_scaling(scaling) for _, scaling in found.get("scaling", [])), None),

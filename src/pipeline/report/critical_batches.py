@@ -1,0 +1,130 @@
+"""The batch from which each method loses: predicted from its noise, and found by its sweep.
+
+The prediction is of runs with small batches alone; what judges it are the runs with larger ones.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from pipeline.artifacts.results.critical_batch import Prediction
+from pipeline.report.content import Column, Table
+from pipeline.report.formatting import DASH, count, decimal, significant
+from pipeline.report.metrics import Run
+from pipeline.report.runs import Training, accuracy_on_test, label_of
+from pipeline.report.standings import MARGIN
+
+#: A prediction is right if it is wrong by no more than this factor.
+FACTOR = 3.0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Where a sweep begins to lose: at `batch`, between `lowest` and `highest`; if it never does, all are its largest.
+
+    Attributes:
+        found: Whether any batch of the sweep loses.
+    """
+
+    batch: float
+    lowest: int
+    highest: int
+    found: bool
+
+
+def where_it_loses(runs: Sequence[Run]) -> Loss | None:
+    """Find the batch at which test accuracy is `MARGIN` points below the smallest batch's, by its mean over seeds.
+
+    Between the last batch that is not and the first that is, accuracy is taken to fall evenly in the logarithm of the
+    batch.
+
+    Args:
+        runs: From the smallest batch to the largest.
+
+    Returns:
+        None where a run has no accuracy.
+    """
+    accuracies = [accuracy_on_test(run).mean for run in runs]
+    falls = [
+        accuracies[0] - accuracy
+        for accuracy in accuracies
+        if accuracies[0] is not None and accuracy is not None
+    ]
+    if len(falls) < len(runs):
+        return None
+    for (small, before), (large, after) in pairwise(zip(runs, falls, strict=True)):
+        if after > MARGIN:
+            share = (MARGIN - before) / (after - before)
+            batch = small.batch_size * (large.batch_size / small.batch_size) ** share
+            return Loss(batch, small.batch_size, large.batch_size, found=True)
+    largest = runs[-1].batch_size
+    return Loss(largest, largest, largest, found=False)
+
+
+def verdict(predicted: float | None, loss: Loss) -> str:
+    """Judge a prediction, of which none means that noise foretells no loss at any batch."""
+    batch = math.inf if predicted is None else predicted
+    if not loss.found:
+        return "holds" if batch >= loss.batch / FACTOR else "does not hold"
+    return "holds" if loss.batch / FACTOR <= batch <= FACTOR * loss.batch else "does not hold"
+
+
+def critical_batches(
+    training: Training, sweeps: Mapping[str, Sequence[str]], predictions: Mapping[str, Prediction]
+) -> Table | None:
+    """One row per method that was swept."""
+    rows = []
+    for method, names in sweeps.items():
+        prediction = predictions.get(method)
+        if prediction is None or any(name not in training for name in names):
+            continue
+        loss = where_it_loses([training[name] for name in names])
+        if loss is None:
+            continue
+        predicted = prediction.critical_batch
+        ratio = None if predicted is None or not loss.found else predicted / loss.batch
+        rows.append(
+            (
+                method,
+                label_of(names[0], training[names[0]]),
+                DASH if predicted is None else count(round(predicted)),
+                _of_seeds(prediction),
+                _in_words(loss),
+                DASH if ratio is None else decimal(ratio, 2),
+                verdict(predicted, loss),
+            )
+        )
+    if not rows:
+        return None
+    return Table(
+        "The batch from which a method loses, predicted and found",
+        (
+            Column("Method"),
+            Column("Noise measured with"),
+            Column("Predicted batch", True),
+            Column("Seeds", True),
+            Column("Loses from batch", True),
+            Column("Predicted / found", True),
+            Column(f"Within {FACTOR:g} times"),
+        ),
+        tuple(rows),
+        note="Predicted is the critical batch of the gradient noise scale (McCandlish et al. 2018, appendix D), "
+        "measured while the small batch was trained, before any larger one; with K-FAC in the metric of the inverse "
+        f"Fisher matrix. Found is where the mean test accuracy falls {MARGIN:g} points below that small batch's, "
+        "interpolated between two batches of the sweep, which are named. Where no batch of the sweep loses, a "
+        f"prediction holds if it is no less than the largest, divided by {FACTOR:g}.",
+    )
+
+
+def _of_seeds(prediction: Prediction) -> str:
+    batches = [seed.critical_batch for seed in prediction.seeds if seed.critical_batch is not None]
+    if not batches:
+        return DASH
+    return f"{significant(min(batches), 3)} to {significant(max(batches), 3)}"
+
+
+def _in_words(loss: Loss) -> str:
+    if not loss.found:
+        return f"none up to {count(loss.highest)}"
+    return f"{count(round(loss.batch))} ({count(loss.lowest)} to {count(loss.highest)})"
