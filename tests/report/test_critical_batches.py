@@ -14,7 +14,8 @@ def run(batch, *accuracies):
             "train_samples": 100,
             "epochs": 2,
             "seeds": {
-                str(seed): {"test": {"accuracy": accuracy, "loss": 0.5}} for seed, accuracy in enumerate(accuracies)
+                str(seed): {"test": {"accuracy": accuracy, "loss": 0.5}}
+                for seed, accuracy in enumerate(accuracies)
             },
         }
     )
@@ -26,7 +27,8 @@ def prediction(batch, *seeds):
             "run": "small",
             "batch_size": 64,
             "seeds": [
-                {"seed": seed, "noise_scales": [], "critical_batch": found} for seed, found in enumerate(seeds)
+                {"seed": seed, "noise_scales": [], "critical_batch": found}
+                for seed, found in enumerate(seeds)
             ],
             "critical_batch": batch,
         }
@@ -74,12 +76,18 @@ def test_a_sweep_that_never_loses_says_so_and_one_without_accuracy_nothing():
         (333.0, False, "does not hold"),
     ],
 )
-def test_a_prediction_holds_within_a_factor_of_three_and_of_no_loss_from_above_alone(predicted, found, answer):
+def test_a_prediction_holds_within_a_factor_of_three_and_of_no_loss_from_above_alone(
+    predicted, found, answer
+):
     assert verdict(predicted, Loss(1000.0, 1000, 1000, found=found)) == answer
 
 
 def test_every_sweep_with_a_prediction_has_a_row():
-    training = {"small": run(64, 0.90, 0.91), "middle": run(256, 0.898, 0.91), "large": run(4096, 0.891, 0.901)}
+    training = {
+        "small": run(64, 0.90, 0.91),
+        "middle": run(256, 0.898, 0.91),
+        "large": run(4096, 0.891, 0.901),
+    }
     sweeps = {
         "SGD": ["small", "middle", "large"],
         "short": ["small", "middle"],

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from pipeline.artifacts.results.critical_batch import Prediction
 from pipeline.report.content import Column, Table
-from pipeline.report.formatting import DASH, count, decimal, significant
+from pipeline.report.formatting import DASH, count, decimal
 from pipeline.report.metrics import Run
 from pipeline.report.runs import Training, accuracy_on_test, label_of
 from pipeline.report.standings import MARGIN
@@ -121,7 +121,7 @@ def _of_seeds(prediction: Prediction) -> str:
     batches = [seed.critical_batch for seed in prediction.seeds if seed.critical_batch is not None]
     if not batches:
         return DASH
-    return f"{significant(min(batches), 3)} to {significant(max(batches), 3)}"
+    return f"{count(round(min(batches)))} to {count(round(max(batches)))}"
 
 
 def _in_words(loss: Loss) -> str:
