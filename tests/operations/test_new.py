@@ -82,6 +82,22 @@ def test_a_folder_of_images_becomes_a_study_of_training(checkout):
     assert study.training.runs["sgd"].batch_size == 22
 
 
+def test_arrays_of_images_become_a_study_of_training(checkout, capsys):
+    arrays = {
+        f"{part}_{what}": values
+        for part, n in (("train", 21), ("test", 4))
+        for what, values in (("images", np.zeros((n, 9, 7), np.uint8)), ("labels", np.arange(n) % 3))
+    }
+    np.savez("pets.npz", **arrays)
+    assert new("pets", "pets.npz") == 0
+    study = read_study("pets").study
+    assert (study.dataset.name, study.dataset.path) == ("arrays", "pets.npz")
+    assert (study.dataset.train_samples, study.dataset.validation_samples) == (19, 2)
+    told = capsys.readouterr().out
+    assert "pets.npz: 21 images of 3 classes, 7 to 7 of each, to train on, and 4 to test on." in told
+    assert "7 x 9 pixels, gray" in told
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-4, 37.0])
 def test_a_mesh_becomes_a_study_of_a_wave_that_its_triangles_resolve(checkout, capsys, scale):
     vertices, triangles = sphere_mesh(2)
@@ -131,6 +147,8 @@ def test_every_written_study_explains_itself_in_comments(checkout):
         ("own", "a.csv", "a.csv: row 2, column v: wanted a finite number, found 'none'"),
         ("own", "words.csv", "words.csv: has no column of numbers alone; columns: a, b"),
         ("own", "swapped.csv", "swapped.csv: column lat: wanted degrees from -90 to 90, found 45 to 170"),
+        ("own", "half.npz", "half.npz: has no array 'train_labels', found train_images"),
+        ("own", "bad.h5", "bad.h5: not a readable .h5 file"),
         ("own", "bad.onnx", "bad.onnx: no ONNX network"),
         ("own", "open.onnx", "open.onnx: its input x has the shape"),
         ("own", "flat.obj", "flat.obj: the mesh cannot be used: 1 triangles without area"),
@@ -145,6 +163,8 @@ def test_what_cannot_become_a_study_is_one_line_and_leaves_nothing(checkout, cap
     (checkout / "swapped.csv").write_text("lon,lat,v\n45,170,1\n46,45,2\n")
     (checkout / "flat.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 2\n")
     (checkout / "junk.stl").write_bytes(b"\xff" * 90)
+    np.savez("half.npz", train_images=np.zeros((2, 3, 3), np.uint8))
+    (checkout / "bad.h5").write_bytes(b"PK")
     (checkout / "bad.onnx").write_bytes(b"PK")
     network("open.onnx", ("n", 2, "h", "w"))
     (checkout / "empty").mkdir()

@@ -9,10 +9,11 @@ from pipeline.config.loading import load_study
 from pipeline.config.section import NAME_PATTERN
 from pipeline.config.study import RESERVED
 from pipeline.config.yaml_files import read_yaml
+from pipeline.data.arrays import READERS as ARRAY_READERS
 from pipeline.data.own_mesh import READERS
 from pipeline.data.tables import FORMATS
 from pipeline.errors import ConfigError
-from pipeline.operations.new_images import study_of_images
+from pipeline.operations.new_images import holds_images, study_of_arrays, study_of_images
 from pipeline.operations.new_mesh import study_of_mesh
 from pipeline.operations.new_network import study_of_network
 from pipeline.operations.new_points import study_of_points
@@ -21,6 +22,8 @@ from pipeline.operations.studies import CONFIG, in_checkout
 #: What writes the text of a study for a file, by its ending.
 WRITERS: dict[str, Callable[[str, Path], str]] = {
     **dict.fromkeys(FORMATS, study_of_points),
+    # Of .npz files those that hold no images are points.
+    **dict.fromkeys((ending for ending in ARRAY_READERS if ending not in FORMATS), study_of_arrays),
     **dict.fromkeys(READERS, study_of_mesh),
     ".onnx": study_of_network,
 }
@@ -39,7 +42,7 @@ def run(options: Namespace) -> None:
         raise ConfigError(f"{target}: is there already; choose another name, or remove it")
     if not source.exists():
         raise ConfigError(f"{source}: there is no such file or folder; paths start at {Path.cwd()}")
-    writer = study_of_images if source.is_dir() else WRITERS.get(source.suffix.lower())
+    writer = _writer(source)
     if writer is None:
         raise ConfigError(
             f"{source}: wanted a folder of images or a file that ends in {', '.join(WRITERS)}; write it as one of these"
@@ -53,3 +56,12 @@ def run(options: Namespace) -> None:
         raise ConfigError(f"{source}: {error}") from None
     print("\n".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")))
     print(f"wrote {target}; look at it, then: make run STUDY={name}")
+
+
+def _writer(source: Path) -> Callable[[str, Path], str] | None:
+    if source.is_dir():
+        return study_of_images
+    ending = source.suffix.lower()
+    if ending == ".npz" and holds_images(source):
+        return study_of_arrays
+    return WRITERS.get(ending)

@@ -1,8 +1,12 @@
-"""The study of a folder of images, one folder per class."""
+"""The study of images: a folder with one folder per class, or arrays in a file."""
 
 import json
+import zipfile
 from pathlib import Path
 
+import numpy as np
+
+from pipeline.data.arrays import ARRAYS, load_arrays
 from pipeline.errors import ConfigError
 
 SIZES = (8, 16, 28, 32, 64)
@@ -35,22 +39,61 @@ def study_of_images(name: str, path: Path) -> str:
             f"{first}: not a readable image ({' '.join(str(error).split())}); remove it"
         ) from None
     wanted = max((entry for entry in SIZES if entry <= side), default=SIZES[0])
+    told = [
+        f"{path}: {_counted(counts['train'])}, to train on, and {n_test:,} to test on.",
+        f"The first, {first.relative_to(path)}: {size}.",
+        f"In memory: {(n_train + n_test) * channels * wanted**2 / 1e6:,.1f} MB at {wanted} pixels.",
+    ]
+    dataset = {"name": "folder", "directory": str(path), "image_size": wanted, "channels": channels}
+    return _study(name, told, dataset, n_train)
+
+
+def holds_images(path: Path) -> bool:
+    """Whether an .npz file holds one of the arrays of an image set, rather than columns of points."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return any(f"{name}.npy" in file.namelist() for name in ARRAYS)
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def study_of_arrays(name: str, path: Path) -> str:
+    """Read arrays of images, and write a study that learns them.
+
+    Raises:
+        ConfigError: If an array is missing or does not fit the others.
+    """
+    images = load_arrays(directory=None, cache=Path(), path=path)
+    numbers, counts = np.unique(images.train_labels, return_counts=True)
+    by_class = {images.classes[number]: count for number, count in zip(numbers, counts.tolist(), strict=True)}
+    shape = images.train_images.shape[1:]
+    told = [
+        f"{path}: {_counted(by_class)}, to train on, and {len(images.test_labels):,} to test on.",
+        f"Each: {shape[-1]} x {shape[-2]} pixels, {'color' if len(shape) == 3 else 'gray'}.",
+        f"In memory: {(images.train_images.nbytes + images.test_images.nbytes) / 1e6:,.1f} MB.",
+    ]
+    return _study(name, told, {"name": "arrays", "path": str(path)}, len(images.train_labels))
+
+
+def _counted(by_class: dict[str, int]) -> str:
+    least, most = min(by_class.values()), max(by_class.values())
+    return f"{sum(by_class.values()):,} images of {len(by_class)} classes, {least:,} to {most:,} of each"
+
+
+def _study(name: str, told: list[str], dataset: dict[str, str | int], n_train: int) -> str:
+    """The text of a study that trains on nine images of ten and validates on the tenth."""
     validation = max(1, n_train // 10)
     train = n_train - validation
-    least, most = min(counts["train"].values()), max(counts["train"].values())
     return "\n".join(
         [
-            f"# {path}: {n_train:,} images of {len(counts['train'])} classes, {least:,} to {most:,} of each, to train "
-            f"on, and {n_test:,} to test on.",
-            f"# The first, {first.relative_to(path)}: {size}.",
-            f"# In memory: {(n_train + n_test) * channels * wanted**2 / 1e6:,.1f} MB at {wanted} pixels.",
+            *(f"# {line}" for line in told),
             "",
             f"study: {name}",
             "dataset:",
-            "  name: folder",
-            f"  directory: {json.dumps(str(path))}",
-            f"  image_size: {wanted}",
-            f"  channels: {channels}",
+            *(
+                f"  {key}: {json.dumps(value) if key in ('path', 'directory') else value}"
+                for key, value in dataset.items()
+            ),
             f"  train_samples: {train}",
             f"  validation_samples: {validation}",
             "seeds: [0]",

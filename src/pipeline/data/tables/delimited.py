@@ -70,6 +70,9 @@ def _read(path: Path, header: Sequence[str], names: Sequence[str]) -> Iterator[R
             return
         _find_the_mistake(path, header, names)
         raise unreadable(path, error, "save it as CSV in UTF-8") from None
+    finally:
+        # The allocator of pyarrow would keep what the batches took, beside all that the rows are used for.
+        pyarrow.default_memory_pool().release_unused()
 
 
 def _find_the_mistake(path: Path, header: Sequence[str], names: Sequence[str]) -> None:
