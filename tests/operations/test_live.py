@@ -18,7 +18,7 @@ from snakemake_interface_logger_plugins.tests import MockOutputSettings
 from pipeline.operations.live import state
 from pipeline.operations.live.remaining import past_seconds, seconds_left
 from pipeline.operations.live.state import JobProgress, Phase
-from pipeline.operations.live.tail import last_lines, newest
+from pipeline.operations.live.tail import last_lines, newest, refusal
 from pipeline.operations.live.view import draw
 from snakemake_logger_plugin_parsimony import SCREEN, LogHandler
 
@@ -166,7 +166,17 @@ def test_a_label_that_repeats_the_jobs_name_is_left_out(tmp_path, line, shown):
 
 
 def test_a_log_that_is_not_there_says_nothing(tmp_path):
-    assert newest(tmp_path / "gone") == newest(None) == ""
+    assert newest(tmp_path / "gone") == newest(None) == refusal(tmp_path / "gone") == ""
+
+
+def test_of_a_job_that_refused_to_go_on_its_one_line_is_shown(tmp_path, asked, capsys):
+    log = tmp_path / "log"
+    log.write_text("3 of 9 blocks\nerror: a.csv: row 2: wanted a number\n= BAD TERMINATION\n")
+    failed = event(LogEvent.JOB_ERROR, jobid=1, rule_name="points", log=[str(log)])
+    lines = lines_of(LogHandler(asked, None), [*EVENTS[:3], failed], capsys)
+    place = lines.index(f"Error in rule points, job 1 (log {log})")
+    assert lines[place + 1] == "    error: a.csv: row 2: wanted a number"
+    assert not any("BAD TERMINATION" in line or "blocks" in line for line in lines[place:])
 
 
 def event(kind, level=logging.INFO, msg=None, **told):

@@ -1,3 +1,6 @@
+import signal
+from types import SimpleNamespace
+
 import pytest
 
 from pipeline.artifacts.lock import hold, killed_holder, lock_file
@@ -28,3 +31,58 @@ def test_a_run_whose_submissions_were_all_refused_has_no_jobs(held, tmp_path):
     held.name_jobs("")
     main_process._end_early(held)
     assert not lock_file(tmp_path, "main").exists()
+
+
+REFUSED = (
+    "compress airports: 700 points\nerror: a.csv: row 2: wanted a number\nCLEANING UP REMAINING PROCESSES\n"
+)
+FAULT = "Traceback (most recent call last):\n  File ...\nZeroDivisionError: division by zero\n"
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A function that makes a failed job of a name and of what its log says."""
+
+    def make(name, text):
+        (tmp_path / name).write_text(text)
+        return SimpleNamespace(log=[str(tmp_path / name)])
+
+    return make
+
+
+def test_jobs_that_all_said_what_a_person_can_change_end_a_run_with_code_2(job):
+    one, other = job("one", REFUSED), job("other", "error: the disk is full\n")
+    with pytest.raises(SystemExit) as ended:
+        main_process.end_in_failure([one, SimpleNamespace(jobs=[one, other])])
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("text", [FAULT, f"{FAULT}error: after it\n", "killed\n", ""])
+def test_a_failure_that_nobody_foresaw_leaves_snakemakes_own_code(job, text):
+    main_process.end_in_failure([job("refused", REFUSED), job("failed", text)])
+    main_process.end_in_failure([])
+
+
+def test_a_job_that_slurm_refused_has_no_log_and_ends_a_run_with_code_2(monkeypatch):
+    one = SimpleNamespace(log=["gone.txt"])
+    monkeypatch.setattr(main_process, "_refused", [one])
+    with pytest.raises(SystemExit) as ended:
+        main_process.end_in_failure([one])
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_end_a_run_with_the_code_of_an_interrupt(monkeypatch, number):
+    former = {wanted: signal.getsignal(wanted) for wanted in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(main_process, "_interruptions", [])
+    monkeypatch.setattr(main_process.psutil.Process, "children", lambda *_, **__: [])
+    main_process._heed_signals()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        with pytest.raises(SystemExit) as ended:
+            main_process.end_in_failure([])
+    finally:
+        for wanted, handler in former.items():
+            signal.signal(wanted, handler)
+    assert ended.value.code == 130

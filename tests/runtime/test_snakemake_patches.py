@@ -83,7 +83,8 @@ def executor(monkeypatch, records):
     module = SimpleNamespace(query_job_status=None, SubmittedJobInfo=lambda job: SimpleNamespace(job=job))
     monkeypatch.setitem(sys.modules, snakemake_patches.MODULE, module)
     monkeypatch.setattr(snakemake_patches, "SECONDS_UNTIL_ROOM", 0.0)
-    mend_slurm(made, records.append)
+    made.refused = []
+    mend_slurm(made, made.refused, records.append)
     return made
 
 
@@ -106,7 +107,9 @@ def test_a_group_job_whose_submission_raises_is_told_as_failed(executor, records
 
 
 def test_a_refused_account_is_one_line_with_where_to_set_another(executor):
-    executor.run_job(job(REFUSED))
+    one = job(REFUSED)
+    executor.run_job(one)
+    assert executor.refused == [one]
     assert executor.logger.said == [
         "error: Slurm refused matrices: Batch job submission failed: Invalid account or account/partition combination "
         "specified; set slurm_account in the profile to one that `sacctmgr show associations user=$USER` lists"

@@ -121,7 +121,7 @@ def test_a_full_disk_is_an_error_until_there_is_room(small_disk, place, ends_lik
     with filler.open("wb") as file:
         file.truncate()
         os.posix_fallocate(file.fileno(), 0, free - 200_000)
-    said = place.start(place.manifest("solve/airports")).end(code=1)
+    said = place.start(place.manifest("solve/airports")).end(code=2)
     assert "the disk is full, so the result is incomplete" in said
     assert not (place.results / "compress" / "airports" / "manifest.json").exists()
     filler.unlink()

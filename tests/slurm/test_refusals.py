@@ -17,7 +17,7 @@ def test_a_group_of_jobs_on_a_refused_account_ends_with_one_line(place):
     profile = yaml.safe_load(path.read_text())
     profile["default-resources"]["slurm_account"] = "'nobody'"
     path.write_text(yaml.safe_dump(profile))
-    said = place.start(place.manifest("points/airports")).end(code=1)
+    said = place.start(place.manifest("points/airports")).end(code=2)
     errors = [line for line in said.splitlines() if "error: Slurm refused points" in line]
     assert len(errors) == 1, said
     assert "nobody" in errors[0]

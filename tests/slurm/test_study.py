@@ -106,7 +106,7 @@ def test_a_matrix_that_never_succeeds_spares_others_that_do_not_share_its_place(
     (place.folder / "mini.yaml").write_text(yaml.safe_dump(mini))
     place.write_profile(rules={}, retries=0)
     targets = [place.manifest(f"compress/{name}") for name in mini["matrices"]]
-    said = place.start(*targets).end(code=1)
+    said = place.start(*targets).end(code=2)
     assert "ask for a larger tolerance" in said
-    place.start(*targets).end(code=1)
+    place.start(*targets).end(code=2)
     assert [(place.folder / target).exists() for target in targets] == [True, True, False]

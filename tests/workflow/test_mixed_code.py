@@ -39,7 +39,7 @@ def test_a_native_module_of_other_sources_is_refused_in_one_line_before_anything
 def test_a_job_refuses_to_run_code_that_changed_after_it_was_planned(workplace):
     with (workplace.folder / "src" / "sitecustomize.py").open("a") as file:
         file.write(EDITOR)
-    output = workplace.snakemake(COMPRESSED, code=1)
+    output = workplace.snakemake(COMPRESSED, code=2)
     assert "error: software: the code of compress has changed since this job was planned; run again" in output
     assert (workplace.folder / POINTS).exists()
     assert not (workplace.folder / COMPRESSED).exists()

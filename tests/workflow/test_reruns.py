@@ -140,7 +140,7 @@ def test_an_altered_file_is_refused_by_its_readers(finished):
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     try:
-        output = finished.snakemake("-R", "report", code=1)
+        output = finished.snakemake("-R", "report", code=2)
     finally:
         file.write_bytes(content)
     assert "solution.npy: altered since it was written" in output
@@ -196,7 +196,7 @@ def interrupt(place, signum):
     else:
         process.send_signal(signum)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 1, output
+    assert process.returncode == 130, output
     assert re.search(
         r"^interrupted: .* stopped on request after step \d+ of", place.folder.joinpath(LOG).read_text(), re.M
     )

@@ -30,7 +30,7 @@ def test_hostile_texts_are_frozen_to_the_letter_and_run_nothing(workplace, study
     assert spec["report"]["description"] == HOSTILE
     assert spec["report"]["runs"]["plain"] == HOSTILE[:80]
     assert spec["dataset"]["directory"] == HOSTILE
-    output = workplace.snakemake("--until", "dataset", code=1)
+    output = workplace.snakemake("--until", "dataset", code=2)
     assert "neither" in output or "no such" in output or "digits" in output
     assert not list(workplace.folder.rglob("owned"))
 

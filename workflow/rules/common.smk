@@ -9,7 +9,7 @@ from pipeline import stages
 from pipeline.config.yaml_files import read_study_file
 from pipeline.errors import PipelineError
 from pipeline.operations.inputs import digest_of_named_files
-from pipeline.operations.main_process import at_work, begin, end, look_back
+from pipeline.operations.main_process import at_work, begin, end, end_in_failure, look_back
 from pipeline.operations.kept_outline import outline
 from pipeline.operations.paths import own_files, results_folder
 from pipeline.operations.unsupported import refuse_unsupported

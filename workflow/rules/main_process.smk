@@ -24,4 +24,4 @@ onsuccess:
 
 onerror:
     look_back(STUDY.study, ALL_MANIFESTS)
-    end()
+    end_in_failure(workflow.scheduler.failed)

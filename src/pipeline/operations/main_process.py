@@ -20,6 +20,7 @@ from pipeline.artifacts.lock import Held, Holder, LockedError, hold, holder
 from pipeline.errors import PipelineError
 from pipeline.operations.inputs import KNOWN, require_readable_once
 from pipeline.operations.leftovers import end_what_is_left_of, free_shared_memory
+from pipeline.operations.live.tail import refusal
 from pipeline.operations.past_reports import keep_report
 from pipeline.runtime.native_build import check_built
 from pipeline.runtime.slurm import require_cluster
@@ -27,6 +28,12 @@ from pipeline.runtime.snakemake_patches import check_versions, mend_slurm
 from pipeline.runtime.software import record_software
 
 _turn = ExitStack()
+#: Jobs that Slurm refused.
+_refused: list[Any] = []
+#: Signals that interrupted this process.
+_interruptions: list[int] = []
+#: Exit code of a process that a Ctrl-C ended: 128 and the number of SIGINT, as shells have it.
+INTERRUPTED = 130
 
 
 def at_work() -> Holder | None:
@@ -84,7 +91,8 @@ def begin(
     atexit.register(_end_early, held)
     record_software(code)
     if jobs:
-        mend_slurm(executor, lambda any_left: held.name_jobs(jobs if any_left else ""))
+        _refused[:] = []
+        mend_slurm(executor, _refused, lambda any_left: held.name_jobs(jobs if any_left else ""))
 
 
 def _heed_signals() -> None:
@@ -102,10 +110,11 @@ def _undo(signum: signal.Signals, handler: Any) -> None:
         signal.signal(signum, handler)
 
 
-def _interrupt_once(_signum: int, _frame: FrameType | None) -> None:
+def _interrupt_once(signum: int, _frame: FrameType | None) -> None:
     """Let Snakemake end its jobs; a second Ctrl-C is for the jobs alone, since the work after their end must finish."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _interruptions.append(signum)
     raise KeyboardInterrupt
 
 
@@ -131,6 +140,23 @@ def end() -> None:
     """Give the folder back."""
     _turn.close()
     atexit.unregister(_end_early)
+
+
+def end_in_failure(failed: Iterable[Any]) -> None:
+    """Give the folder back, and exit with a code that tells what became of the jobs.
+
+    The code is 2 where every failed job said in one line what a person can change, 130 after a Ctrl-C or a SIGTERM.
+    Snakemake's own, 1, stays for the rest.
+
+    Args:
+        failed: Snakemake's jobs, or groups of them.
+    """
+    end()
+    if _interruptions:
+        sys.exit(INTERRUPTED)
+    jobs = [job for group in failed for job in getattr(group, "jobs", [group])]
+    if jobs and all(job in _refused or any(refusal(Path(log)) for log in job.log) for job in jobs):
+        sys.exit(2)
 
 
 def look_back(

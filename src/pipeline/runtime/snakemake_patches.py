@@ -100,16 +100,17 @@ def _is_digest(text: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{16}", str(text).strip(QUOTES)) is not None
 
 
-def mend_slurm(executor: Any, record: Callable[[bool], None]) -> None:
+def mend_slurm(executor: Any, refused: list[Any], record: Callable[[bool], None]) -> None:
     """Change how Snakemake's executor for Slurm asks for states and submits jobs.
 
     Args:
         executor: The main process's.
+        refused: Takes the jobs that Slurm refuses.
         record: Called with True before the first job is submitted, and with False if it was refused and none is left.
     """
     module: Any = sys.modules[MODULE]
     module.query_job_status = _answered(module.query_job_status, executor.run_uuid)
-    _Submissions(executor, record).take_over()
+    _Submissions(executor, refused, record).take_over()
 
 
 Answer = tuple[dict[str, str] | None, float | None]
@@ -148,8 +149,8 @@ class _Submissions:
     hears of the job again, and the main process waits for it for ever.
     """
 
-    def __init__(self, executor: Any, record: Callable[[bool], None]) -> None:
-        self.executor, self.record = executor, record
+    def __init__(self, executor: Any, refused: list[Any], record: Callable[[bool], None]) -> None:
+        self.executor, self.refused, self.record = executor, refused, record
         self.submit: Callable[[Any], None] = executor.run_job
         self.refuse: Callable[[Any, str], None] = executor._report_job_error_threadsafe
         self.ended = threading.Event()
@@ -201,6 +202,7 @@ class _Submissions:
             advice = next(words for sign, words in ADVICE if sign.lower() in said.lower())
             text = f"error: Slurm refused {job.name}: {said}; {advice}"
             self.executor.logger.error(text)
+            self.refused.extend(getattr(job, "jobs", [job]))
             self.refuse(sys.modules[MODULE].SubmittedJobInfo(job), text)
 
     def _attempt(self, job: Any) -> str:

@@ -23,6 +23,14 @@ def last_lines(path: Path | None, n: int) -> list[str]:
     return [line for line in shown if line][-n:]
 
 
+def refusal(path: Path) -> str:
+    """Return the line with which a job refused to go on; nothing where its log tells of a fault of the program."""
+    lines = last_lines(path, 50)
+    told = [line for line in lines if line.startswith("error: ")]
+    faulty = any(line.startswith("Traceback (most recent call last)") for line in lines)
+    return told[-1] if told and not faulty else ""
+
+
 def newest(path: Path | None, name: str = "") -> str:
     """Return the last line of a job's log, without a label before a colon that repeats the job's name."""
     line = "".join(last_lines(path, 1))
