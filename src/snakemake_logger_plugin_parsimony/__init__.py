@@ -164,11 +164,8 @@ class LogHandler(LogHandlerBase):
 
         logs = [str(log) for log in told["log"] or []]
         n_lines = 5 if self.live is not None else 50
-        lines = [
-            line
-            for log in logs[:1]
-            for line in ([told] if (told := refusal(Path(log))) else last_lines(Path(log), n_lines))
-        ]
+        refused = [line for log in logs[:1] if (line := refusal(Path(log)))]
+        lines = refused or [line for log in logs[:1] for line in last_lines(Path(log), n_lines)]
         where = f" (log {', '.join(logs)})" if logs else ""
         return "\n".join(
             [f"Error in rule {told['rule_name']}, job {told['jobid']}{where}", *(f"    {x}" for x in lines)]
