@@ -1,10 +1,13 @@
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
+import malformed
 import pytest
 
 from pipeline.artifacts.lock import hold, killed_holder, lock_file
 from pipeline.operations import main_process
+from pipeline.operations.kept_outline import outline
 
 
 @pytest.fixture
@@ -86,3 +89,18 @@ def test_both_signals_end_a_run_with_the_code_of_an_interrupt(monkeypatch, numbe
         for wanted, handler in former.items():
             signal.signal(wanted, handler)
     assert ended.value.code == 130
+
+
+@pytest.mark.parametrize("kind", malformed.STUDIES)
+def test_a_malformed_file_of_every_format_ends_a_run_before_its_jobs_and_leaves_nothing(
+    checkout, capsys, kind
+):
+    study, words = malformed.write(checkout, kind)
+    specs = outline(study, Path("config/default.yaml"), cache=Path(".snakemake/outlines")).specs
+    with pytest.raises(SystemExit) as ended:
+        main_process.begin(None, executor=None, code={}, specs=specs)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(words)
+    assert not Path("results").exists()
+    assert not list(Path(".snakemake").glob("*.lock"))

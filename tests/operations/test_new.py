@@ -153,6 +153,7 @@ def test_every_written_study_explains_itself_in_comments(checkout):
         ("own", "open.onnx", "open.onnx: its input x has the shape"),
         ("own", "flat.obj", "flat.obj: the mesh cannot be used: 1 triangles without area"),
         ("own", "junk.stl", "junk.stl: wanted text that begins with 'solid', or a binary STL file"),
+        ("own", "damaged", "damaged/train/a/1.png: not a readable image"),
         ("own", "empty", "empty: wanted train/CLASS/* of two classes or more"),
     ],
 )
@@ -168,6 +169,9 @@ def test_what_cannot_become_a_study_is_one_line_and_leaves_nothing(checkout, cap
     (checkout / "bad.onnx").write_bytes(b"PK")
     network("open.onnx", ("n", 2, "h", "w"))
     (checkout / "empty").mkdir()
+    for place in ("train/a", "train/b", "test/a"):
+        (checkout / "damaged" / place).mkdir(parents=True)
+        (checkout / "damaged" / place / "1.png").write_bytes(b"\x89PNG")
     before = sorted((checkout / "config").iterdir())
     assert new(name, source) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()

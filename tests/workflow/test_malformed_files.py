@@ -1,7 +1,7 @@
-"""A malformed file of every format ends `snakemake` before jobs begin: one line, code 2, nothing left behind."""
+"""A malformed file ends `snakemake` in one line and with code 2, whether it is found before jobs begin or by a job.
 
-import subprocess
-import sys
+`tests/operations/test_main_process.py` has every format.
+"""
 
 import malformed
 import pytest
@@ -14,26 +14,27 @@ def place(make_workplace, tmp_path_factory):
     return make_workplace(tmp_path_factory.mktemp("malformed"))
 
 
-@pytest.mark.parametrize("kind", malformed.STUDIES)
-def test_a_malformed_file_is_refused_by_snakemake_in_one_line_and_leaves_nothing(place, kind):
-    study, words = malformed.write(place.folder, kind)
+def test_a_malformed_file_is_refused_before_jobs_begin_and_leaves_nothing(place):
+    study, words = malformed.write(place.folder, ".csv")
     place.write_study(study)
     output = place.snakemake(code=2)
     (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
     assert line.startswith(words)
     assert "Traceback" not in output
-    assert not (place.folder / "results").exists()
+    assert not place.results.exists()
     assert not list((place.folder / ".snakemake").glob("*.lock"))
 
 
-@pytest.mark.parametrize("source", ["own.onnx", "own"])
-def test_new_refuses_a_malformed_network_and_malformed_images_in_one_line(place, source):
-    malformed.write(place.folder, ".onnx" if source.endswith("onnx") else "folder")
-    before = sorted((place.folder / "config").iterdir())
-    command = [sys.executable, "-m", "pipeline", "new", "mine", "--from", source]
-    made = subprocess.run(command, cwd=place.folder, env=place.environment(), text=True, capture_output=True)
-    assert made.returncode == 2
-    (line,) = made.stderr.splitlines()
-    assert line.startswith(f"error: {source}")
-    assert made.stdout == ""
-    assert sorted((place.folder / "config").iterdir()) == before
+def test_a_file_that_is_too_large_to_be_read_beforehand_is_refused_by_the_job_that_reads_it(place):
+    source = place.folder / "src/pipeline/operations/own_inputs.py"
+    text = source.read_text()
+    source.write_text(text.replace("READ_UP_TO = 64_000_000", "READ_UP_TO = 0"))
+    assert source.read_text() != text
+    study, words = malformed.write(place.folder, ".csv")
+    place.write_study(study)
+    output = place.snakemake(code=2)
+    (line,) = [line for line in output.splitlines() if line.strip().startswith("error: ")]
+    assert words.partition("points: ")[2] in line
+    assert "Traceback" not in output
+    assert not list(place.results.glob("points/*/manifest.json"))
+    assert not list((place.folder / ".snakemake").glob("*.lock"))
