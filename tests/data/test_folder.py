@@ -44,6 +44,16 @@ def test_gray_images_have_no_channels(folder):
     assert images.train_images[2, 3, 3] == 50
 
 
+def test_of_16_bits_a_pixel_the_upper_8_are_kept(folder):
+    pixels = np.full((5, 5), 65535, np.uint16)
+    pixels[:, 2] = 300
+    Image.fromarray(pixels).save(folder / "train/cat/a.png")
+    for channels in (1, 3):
+        read = load(folder, channels=channels).train_images[0]
+        assert (read[..., 2] == 300 >> 8).all()
+        assert (read[..., [0, 1, 3, 4]] == 255).all()
+
+
 def test_the_largest_centered_square_is_kept(folder):
     pixels = np.zeros((4, 8), np.uint8)
     pixels[:, 2:6] = 9

@@ -1,22 +1,26 @@
 """A directory of images, one folder per class: `train/CLASS/*` and `test/CLASS/*` (or `val/CLASS/*`)."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifacts.own_file import require_file
 from pipeline.data.images import ImageSet
 from pipeline.errors import ConfigError
 
+#: Pillow's names for gray images of 16 bits a pixel.
+DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 PARTS = {"train": ("train",), "test": ("test", "val")}
 
 
 def load_folder(*, directory: Path | None, cache: Path, image_size: int, channels: int) -> ImageSet:
     """Read, scale and crop all images; classes and files are taken in the order of their names.
 
-    Of each image the largest centered square is scaled to `image_size`. Files and folders whose names start with a
-    dot are left out, everything else below a class must be an image that Pillow can read. All pixels are held in
-    memory: 3 kB an image at 32 pixels in color.
+    Of each image the largest centered square is scaled to `image_size`; of 16 bits a pixel the upper 8 are kept.
+    Files and folders whose names start with a dot are left out, everything else below a class must be an image that
+    Pillow can read. All pixels are held in memory: 3 kB an image at 32 pixels in color.
 
     Args:
         directory: The folder of the parts.
@@ -31,9 +35,11 @@ def load_folder(*, directory: Path | None, cache: Path, image_size: int, channel
         raise ConfigError("dataset.directory: missing; name the folder that holds train/ and test/ (or val/)")
     folders = {part: _part(directory, names) for part, names in PARTS.items()}
     classes = _names(folders["train"])
-    if not classes:
+    if len(classes) < 2:
+        found = f"only {classes[0]}" if classes else "none"
         raise ConfigError(
-            f"dataset.directory: {folders['train']} holds no folder of a class; add one for each"
+            f"dataset.directory: {folders['train']}: wanted a folder for each of two classes or more, found {found}; "
+            "sort the images so"
         )
     unknown = sorted(set(_names(folders["test"])) - set(classes))
     if unknown:
@@ -46,6 +52,10 @@ def load_folder(*, directory: Path | None, cache: Path, image_size: int, channel
     for label, name in enumerate(classes):
         if not np.any(train_labels == label):
             raise ConfigError(f"dataset.directory: {folders['train'] / name} holds no image; add some")
+    if not len(test_labels):
+        raise ConfigError(
+            f"dataset.directory: {folders['test']} holds no image in a class's folder; add some"
+        )
     return ImageSet(
         train_images=train_images,
         train_labels=train_labels,
@@ -82,8 +92,11 @@ def _read_part(
     ]
     shape = (image_size, image_size) if channels == 1 else (channels, image_size, image_size)
     images = np.empty((len(files), *shape), np.uint8)
-    for i, (_, path) in enumerate(files):
-        images[i] = _read(path, image_size, channels)
+    with warnings.catch_warnings():
+        # Pillow warns of a damaged file, and then raises or has read it.
+        warnings.filterwarnings("ignore", module="PIL")
+        for i, (_, path) in enumerate(files):
+            images[i] = _read(path, image_size, channels)
     return images, np.array([label for label, _ in files], np.int64)
 
 
@@ -91,14 +104,23 @@ def _read(path: Path, image_size: int, channels: int) -> NDArray[np.uint8]:
     """One image, shape (image_size, image_size) or (channels, image_size, image_size)."""
     from PIL import Image, ImageOps
 
+    require_file(path)
     try:
         with Image.open(path) as image:
-            plain = image.convert("L" if channels == 1 else "RGB")
+            kind = image.mode
+            # Pillow would make white of all that is above 255.
+            eight = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if kind in DEEP else image
+            plain = eight.convert("L" if channels == 1 else "RGB")
     # Damaged files make Pillow's decoders raise all kinds of errors.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ConfigError(
             f"dataset.directory: {path} is not a readable image ({' '.join(str(error).split())}); "
             "remove or replace it"
         ) from None
+    if kind in ("I", "F"):
+        raise ConfigError(
+            f"dataset.directory: {path} holds numbers of 32 bits, of which none is known to be white; save it with "
+            "8 or 16 bits a pixel"
+        )
     pixels = np.asarray(ImageOps.fit(plain, (image_size, image_size), Image.Resampling.BILINEAR))
     return pixels if channels == 1 else pixels.transpose(2, 0, 1)
