@@ -22,8 +22,8 @@ REPORT = "report"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, make_workplace):
     """A workplace whose study is done; tests change a copy of nothing, so each restores what it changes."""
-    place = make_workplace(tmp_path_factory.mktemp("finished"))
-    # Where least can be taken for granted: no UTF-8, and no home folder to write to.
+    place = make_workplace(tmp_path_factory.mktemp("a finished study"))
+    # Where least can be taken for granted: blanks in paths, no UTF-8, and no home folder to write to.
     place.variables = {"LC_ALL": "C", "PYTHONUTF8": "0", "HOME": "/proc/nowhere"}
     place.snakemake()
     place.variables = {}
