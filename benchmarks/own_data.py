@@ -7,6 +7,7 @@ count. The cases of wrong files and runs are those of the tests.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -22,9 +23,12 @@ import yaml
 from _frame import Benchmark, Goal, Quantity, Run
 from _own_files import write_images, write_mobilenet, write_rows, write_stations
 
+from pipeline.runtime.foretelling import Node, foretold_job
+
 ROOT = Path(__file__).parents[1]
 SECONDS = Quantity("wall time", "s")
 MEMORY = Quantity("memory beside 1,000 rows'", "MB")
+FORETOLD = Quantity("memory", "MB")
 COMMANDS = Quantity("commands", "")
 REFUSED = Quantity("one clear line", "cases", smaller_is_better=False)
 NOT_REFUSED = Quantity("something else", "cases")
@@ -166,6 +170,43 @@ def largest_part(manifest: Path, processes: int) -> float:
         stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
     return int(done.stdout) / 1e3
+
+
+#: What stage `solve` does of task scattering, and its peak of memory.
+SCATTER = """
+import resource, sys
+from pathlib import Path
+import torch
+from pipeline.config.matrices import Solve, Wave
+from pipeline.data.meshes import sphere_mesh
+from pipeline.hmatrix.boundary_elements import TriangleMesh
+from pipeline.stages.parts.scattering import answer
+vertices, triangles = sphere_mesh(int(sys.argv[1]))
+mesh = TriangleMesh(torch.from_numpy(vertices), torch.from_numpy(triangles))
+wavenumber = 2 * torch.pi / (10 * float(mesh.diameters.max()))
+answer(mesh, wavenumber, Wave(condition=sys.argv[2]), 1e-5, Solve(tolerance=1e-5))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@bench.case("memory of scattering")
+def scattering(run: Run) -> None:
+    """Both layers of a wave at spheres of ten triangles per wavelength, soft and hard, beside what is foretold."""
+    for refinements in (2, 3) if run.quick else (3, 4, 5):
+        n = 20 * 4**refinements
+        facts = {"name": "sphere", "n": n, "dimension": 3}
+        node = Node(n_bytes=math.inf, processes=2)
+        foretold = foretold_job("solve", facts, {"task": "scattering"}, 1e-5, node).n_bytes
+        for condition in ("soft", "hard"):
+            done = subprocess.run(
+                [sys.executable, "-c", SCATTER, str(refinements), condition],
+                stdout=subprocess.PIPE, text=True, check=True,
+            )  # fmt: skip
+            peak = int(done.stdout)
+            run.record(
+                FORETOLD, ours=peak / 1e3, peer=foretold / 1e6, peer_name="foretold, with its margin",
+                goal=Goal.ratio(1.0), part=f"{n} triangles, {condition}",
+            )  # fmt: skip
 
 
 @bench.case("100,000 image files")
