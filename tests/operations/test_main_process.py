@@ -77,6 +77,8 @@ def test_a_job_that_slurm_refused_has_no_log_and_ends_a_run_with_code_2(monkeypa
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_both_signals_end_a_run_with_the_code_of_an_interrupt(monkeypatch, number):
     former = {wanted: signal.getsignal(wanted) for wanted in (signal.SIGINT, signal.SIGTERM)}
+    # Tests may have been started with interrupts ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(main_process, "_interruptions", [])
     monkeypatch.setattr(main_process.psutil.Process, "children", lambda *_, **__: [])
     main_process._heed_signals()
