@@ -23,12 +23,14 @@ import yaml
 from _frame import Benchmark, Goal, Quantity, Run
 from _own_files import write_images, write_mobilenet, write_rows, write_stations
 
+from pipeline.operations.new_points import SOLVE_TOLERANCE
 from pipeline.runtime.foretelling import Node, foretold_job
 
 ROOT = Path(__file__).parents[1]
 SECONDS = Quantity("wall time", "s")
 MEMORY = Quantity("memory beside 1,000 rows'", "MB")
 FORETOLD = Quantity("memory", "MB")
+RESIDUAL = Quantity("residual on exact rows", "")
 COMMANDS = Quantity("commands", "")
 REFUSED = Quantity("one clear line", "cases", smaller_is_better=False)
 NOT_REFUSED = Quantity("something else", "cases")
@@ -92,6 +94,9 @@ def stations(run: Run) -> None:
         page = (results / "report/index.html").read_text(encoding="utf-8")
         if "Map of the predicted mm" not in page or "standard deviation" not in page:
             raise RuntimeError("the page has no map with standard deviations")
+        (manifest,) = results.glob("solve/*/manifest.json")
+        residual = json.loads(manifest.read_text())["facts"]["solve"]["exact_residual"]
+        run.record(RESIDUAL, ours=residual, part="to its page", goal=Goal.ours(SOLVE_TOLERANCE))
 
 
 @bench.case("ONNX file, MobileNetV2's shape at 224")
