@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def _counted(by_class: dict[str, int]) -> str:
     return f"{sum(by_class.values()):,} images of {len(by_class)} classes, {least:,} to {most:,} of each"
 
 
-def _study(name: str, told: list[str], dataset: dict[str, str | int], n_train: int) -> str:
+def _study(name: str, told: list[str], dataset: Mapping[str, object], n_train: int) -> str:
     """The text of a study that trains on nine images of ten and validates on the tenth."""
     validation = max(1, n_train // 10)
     train = n_train - validation
