@@ -23,12 +23,14 @@ Array = NDArray[np.float64]
 _DIRECT = 4_000_000  # entries of a cross-covariance that is not worth compressing
 AT_A_TIME = 2**18  # new points
 CHECKED = 64  # rows of a cross-covariance that are also multiplied exactly
+LEAST_CHECKED = 8  # beside its share of them, in each part of the new points
 ENOUGH = 1e-5  # of the standard deviation of the values: error of a predicted mean
 FEW = 256  # new points whose variances cost one solve each
 FIELDS = 32  # drawn, for the variances of many
 SOLVES = 64  # right-hand sides at a time
 _RESIDUAL = 1e-7  # of solves for variances, which err by its square
-_CROSS = 2e-7  # tolerance of the first product with a cross-covariance
+_OF_WANTED = 0.5  # share of what a mean may err by, expected of the first product with a cross-covariance
+TIGHTEST, _LOOSEST = 1e-11, 1e-5  # tolerances of such products
 JITTER = 1e-6  # of the variance, for random fields without noise
 
 
@@ -110,24 +112,40 @@ class Conditional:
         assert isinstance(A, H2Matrix)
         if len(new_points) * len(self.points) <= _DIRECT or not isinstance(A.admissibility, Strong):
             return exactly(kernel, new_points, self.points, x)
-        rows = np.linspace(0, len(new_points) - 1, CHECKED).astype(int)
-        exact = exactly(kernel, new_points[rows], self.points, x[:, :1]) if check else None
-        wanted = ENOUGH * float(np.std(self.values))
-        tolerance = _CROSS
-        while True:
-            sources = self._sources if tolerance == _CROSS else Sources.of(A.form, tolerance)
-            result = sources.product(new_points, x, at_a_time=AT_A_TIME)
-            if exact is None:
-                return result
-            error = float(np.sqrt(np.mean((result[rows, :1] - exact) ** 2)))
-            if error <= wanted:
-                return result
-            tolerance = tighter(tolerance, error, wanted)
+        wanted = ENOUGH * float(np.std(self.values)) if check else math.inf
+        sources = self._sources
+        new = sources.places_of(new_points)
+        result = np.empty((len(new_points), x.shape[1]))
+        parts = list(new.parts(AT_A_TIME))
+        n_checked = -(-CHECKED // max(len(parts), 1)) + LEAST_CHECKED
+        for chosen in parts:
+            rows = np.unique(np.linspace(0, len(chosen) - 1, n_checked).astype(int))
+            exact = exactly(kernel, new_points[chosen[rows]], self.points, x[:, :1]) if check else None
+            while True:
+                result[chosen] = sources.product(new, chosen, x)
+                if exact is None:
+                    break
+                error = float(np.sqrt(np.mean((result[chosen[rows], :1] - exact) ** 2)))
+                if error <= wanted:
+                    break
+                # Parts that follow start at the tolerance that this one has needed.
+                sources = Sources.of(A.form, tighter(sources.tolerance, error, wanted))
+        for chosen in new.parts_outside(AT_A_TIME):
+            result[chosen] = sources.apart(new_points[chosen], x)
+        return result
 
     @kept
     def _sources(self) -> Sources:
-        assert isinstance(self.model.A, H2Matrix)
-        return Sources.of(self.model.A.form, _CROSS)
+        """The values as sources, compressed as their weights need.
+
+        Weights are as irregular as noise, so that a product with them errs by the tolerance times the norm of a row.
+        """
+        A = self.model.A
+        assert isinstance(A, H2Matrix)
+        size = float(np.sqrt(np.mean(self.model.weights**2))) * A.norm / math.sqrt(len(self.points))
+        wanted = ENOUGH * float(np.std(self.values))
+        tolerance = _OF_WANTED * wanted / size if size else _LOOSEST
+        return Sources.of(A.form, min(max(tolerance, TIGHTEST), _LOOSEST))
 
     def _number(self, new_points: Array) -> int:
         """Return how many new points there are in all."""
@@ -233,12 +251,12 @@ def tighter(tolerance: float, error: float, wanted: float) -> float:
     Raises:
         ConvergenceError: If there is none.
     """
-    if tolerance <= 1e-11:
+    if tolerance <= TIGHTEST:
         raise ConvergenceError(
             f"predicted means err by {error:.1e} on exact rows (wanted {wanted:.0e}): the values' weights are too "
             "large for the compressed product; raise the nugget"
         )
-    return max(tolerance * min(0.1, 0.3 * wanted / error), 1e-11)
+    return max(tolerance * min(0.1, 0.3 * wanted / error), TIGHTEST)
 
 
 def corrected(variances: Array, corrections: Array) -> tuple[Array, Array]:

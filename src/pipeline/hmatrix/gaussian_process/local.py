@@ -35,6 +35,7 @@ Array = NDArray[np.float64]
 _ENTRIES = 2**22  # of small covariances at a time
 _JITTER = 1e-10  # of the variance: coincident values without noise stay solvable
 _LARGEST_GROUP = 32
+_SHARED = 2.0  # values to whose share of the domain the targets of a group belong
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +103,8 @@ def neighborhoods(
 
 
 def _group_size(density: float) -> int:
-    """Return how many targets share neighbors: those of half a value's share of the domain or so."""
-    return int(2 ** max(0, min(math.floor(math.log2(max(0.5 * density, 1))), math.log2(_LARGEST_GROUP))))
+    """Return how many targets share neighbors: those of two values' share of the domain or so, where many share one."""
+    return int(2 ** max(0, min(math.floor(math.log2(max(_SHARED * density, 1))), math.log2(_LARGEST_GROUP))))
 
 
 def _groups(points: Array, size: int) -> NDArray[np.int64]:
