@@ -2,38 +2,10 @@
 
 import numpy as np
 import pytest
+from random_problems import N, random_problem, relative
 
 from pipeline.errors import ConfigError, ConvergenceError
-from pipeline.hmatrix import H2Matrix, kernels
-
-N = 800
-
-
-def random_problem(seed):
-    """Return points, kernel, diagonal and tolerance, from harmless to hopeless."""
-    generator = np.random.default_rng(seed)
-    dimension = int(generator.integers(1, 4))
-    unit = 10.0 ** generator.uniform(-6, 6)
-    points = unit * (generator.random((N, dimension)) + generator.choice([0.0, 1e3]))
-    if generator.random() < 0.3:
-        points[:20] = points[20:40] + 1e-6 * unit
-    length, variance = unit * 10.0 ** generator.uniform(-1.5, 0.5), 10.0 ** generator.uniform(-3, 3)
-    kernel = [
-        kernels.Matern(length, variance, float(generator.choice([0.5, 1.5, 2.5]))),
-        kernels.SquaredExponential(length, variance),
-        kernels.RationalQuadratic(length, variance, alpha=1.5),
-        kernels.Matern(length, variance) + kernels.SquaredExponential(2 * length, variance),
-        kernels.Matern(length, variance) * kernels.Matern(3 * length, nu=1.5),
-    ][int(generator.integers(5))]
-    diagonal = variance * 10.0 ** generator.uniform(-9, 1, N if generator.random() < 0.3 else None)
-    tolerance = 10.0 ** generator.uniform(-9, -2)
-    if generator.random() < 0.25:
-        points, tolerance = points.astype(np.float32), max(tolerance, 1e-5)
-    return points, kernel, diagonal, tolerance, generator
-
-
-def relative(found, wanted):
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+from pipeline.hmatrix import H2Matrix
 
 
 @pytest.mark.parametrize("seed", range(30))

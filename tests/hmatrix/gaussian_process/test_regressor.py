@@ -190,7 +190,7 @@ def test_variances_of_many_points_are_exact_to_a_percent(nugget):
     new = np.random.default_rng(5).random((977, 2))
     gp = GaussianProcess(KERNEL, nugget=nugget, optimizer=None).fit(X, y)
     exact = gp.predict(new, return_std=True, exact=True)[1]
-    assert gp.std_error_ == 0
+    assert gp.std_error_ < 1e-4
     found = gp.predict(new, return_std=True)[1]
     error = np.sqrt(np.mean((found / exact - 1) ** 2))
     assert error < 0.01

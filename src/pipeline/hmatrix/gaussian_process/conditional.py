@@ -1,5 +1,6 @@
 """What a fitted model says: means, variances and random fields at new points, and its values left out one by one."""
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -13,10 +14,12 @@ from pipeline.hmatrix.gaussian_process.cross import Sources, exactly
 from pipeline.hmatrix.gaussian_process.divided import kept, total
 from pipeline.hmatrix.gaussian_process.likelihood import Evaluation
 from pipeline.hmatrix.gaussian_process.local import neighborhoods
-from pipeline.hmatrix.gaussian_process.prepared import prepared, solved
+from pipeline.hmatrix.gaussian_process.prepared import left_on_exact_rows, prepared, solved
 from pipeline.hmatrix.gaussian_process.trend import Regressors
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.matrix import H2Matrix
+
+logger = logging.getLogger("pipeline.hmatrix")
 
 Array = NDArray[np.float64]
 
@@ -31,6 +34,10 @@ SOLVES = 64  # right-hand sides at a time
 _RESIDUAL = 1e-7  # of solves for variances, which err by its square
 _OF_WANTED = 0.5  # share of what a mean may err by, expected of the first product with a cross-covariance
 TIGHTEST, _LOOSEST = 1e-11, 1e-5  # tolerances of such products
+UNSURE = 0.1  # relative standard error of a standard deviation from which a solve is better, or a warning
+_SOLVED = 16  # new points that get one, to see what the others err by
+_SOLVED_FOR = 1024  # new points that get one
+_LEAST_LEFT = 0.02  # of the variance given near values: less cannot be told from none
 JITTER = 1e-6  # of the variance, for random fields without noise
 
 
@@ -80,7 +87,7 @@ class Conditional:
 
         The means are a rectangular H2 product, checked on exact rows. Up to 256 variances, or with `exact`, cost a
         solve each; more are predicted from near values, and corrected by what 32 random fields show the others to add
-        (`local.py`). The error is the root mean square of the relative standard error of the standard deviations: 0 if
+        (`local.py`). Where that is nearly all of the variance, up to 1,024 of them get a solve each. The error is the root mean square of the relative standard error of the standard deviations: 0 if
         exact.
 
         Raises:
@@ -97,7 +104,7 @@ class Conditional:
         if not variances:
             return mean, np.zeros(0), 0.0
         if exact:
-            found, error = self._exact_variance(new_points), 0.0
+            found, error = self._exact_variance(new_points)
         else:
             found, error = self._corrected_variance(new_points, images[:, 1 + p :])
         if p:
@@ -151,16 +158,26 @@ class Conditional:
         """Return how many new points there are in all."""
         return len(new_points)
 
-    def _exact_variance(self, new_points: Array) -> Array:
+    def _exact_variance(self, new_points: Array) -> tuple[Array, float]:
+        """Return variances by a solve each, and the relative error that compression leaves to their roots.
+
+        What it leaves of a solve's right-hand side on exact rows, r, is irregular: x' r then deviates by the root mean
+        square of r times the norm of x.
+        """
         kernel = self.model.kernel
-        parts = []
+        parts, error = [], 0.0
         for first in range(0, len(new_points), SOLVES):
             part = new_points[first : first + SOLVES]
             cross = kernel(self.points, part)
             x, left = solved(self.model, cross, _RESIDUAL)
             # c' A^-1 c = x' (c + r) + r' A^-1 r for any x with a residual r = c - A x: the last term is left out.
-            parts.append(kernel.diagonal(part) - (x * (cross + left)).sum(axis=0))
-        return np.maximum(np.concatenate(parts), 0.0) if parts else np.zeros(0)
+            found = np.maximum(kernel.diagonal(part) - (x * (cross + left)).sum(axis=0), 0.0)
+            if first == 0:
+                off = left_on_exact_rows(self.model, self.points, self.noise, cross, x) ** 2
+                lost = np.sqrt(off.mean(axis=0) * (x**2).sum(axis=0)) / np.maximum(2 * found, 1e-300)
+                error = float(np.sqrt(np.mean(lost**2)))
+            parts.append(found)
+        return (np.concatenate(parts) if parts else np.zeros(0)), error
 
     @kept
     def _fields(self) -> tuple[Array, Array]:
@@ -178,7 +195,18 @@ class Conditional:
             corrections[part.targets] = np.mean(difference**2, axis=-1)
             variances[part.targets] = part.variances.numpy()
         variances, relative = corrected(variances, corrections)
-        return variances, float(np.sqrt(np.mean(relative**2)))
+        # Fields have the covariance of the factorization, which need not be close to the matrix's: some solves tell.
+        checked = np.unique(np.linspace(0, len(new_points) - 1, _SOLVED).astype(int))
+        exact, lost = self._exact_variance(new_points[checked])
+        off = np.sqrt(variances[checked] / np.maximum(exact, 1e-300)) - 1
+        measured = max(float(np.sqrt(np.mean(off**2))), lost)
+        unsure = np.flatnonzero(relative > UNSURE) if measured <= UNSURE else np.arange(len(relative))
+        relative = np.maximum(relative, measured)
+        chosen = unsure[np.argsort(-relative[unsure], kind="stable")[:_SOLVED_FOR]]
+        if len(chosen):
+            logger.info("%d standard deviations cost a solve each: near values tell too little", len(chosen))
+            variances[chosen], relative[chosen] = self._exact_variance(new_points[chosen])
+        return variances, warned(float(np.sqrt(np.mean(relative**2))))
 
     def leave_one_out(self) -> tuple[Array, Array]:
         """Return mean and standard deviation of each value's prediction from the others, noise included, both (n,).
@@ -260,11 +288,27 @@ def tighter(tolerance: float, error: float, wanted: float) -> float:
 
 
 def corrected(variances: Array, corrections: Array) -> tuple[Array, Array]:
-    """Return variances less their corrections, and the relative standard errors of the standard deviations."""
+    """Return variances less their corrections, and the relative standard errors of the standard deviations.
+
+    The errors are those of variances smaller by two standard errors of the correction, since chance hides them where it
+    makes a correction too small.
+    """
     # A correction is an average of squares: where it is larger than all there is, chance has made it so.
-    corrections = np.minimum(corrections, 0.5 * variances)
-    variances = np.maximum(variances, 0.0) - np.maximum(corrections, 0.0)
-    return variances, math.sqrt(2 / FIELDS) * corrections / np.maximum(2 * variances, 1e-300)
+    variances = np.maximum(variances, 0.0)
+    error, least = math.sqrt(2 / FIELDS) * corrections, _LEAST_LEFT * variances
+    left = np.maximum(variances - corrections, least)
+    return left, error / np.maximum(2 * np.maximum(left - 2 * error, least), 1e-300)
+
+
+def warned(error: float) -> float:
+    """Return the relative standard error of standard deviations; warn where it is large."""
+    if error > UNSURE:
+        logger.warning(
+            "standard deviations err by about %.0f %%: the noise is so large that each depends on more values than lie "
+            "near; predict with exact=True takes a solve for each",
+            100 * error,
+        )  # fmt: skip
+    return error
 
 
 def inverse_diagonal(

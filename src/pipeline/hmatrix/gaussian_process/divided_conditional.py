@@ -23,6 +23,7 @@ from pipeline.hmatrix.gaussian_process.conditional import (
     corrected,
     inverse_diagonal,
     tighter,
+    warned,
 )
 from pipeline.hmatrix.gaussian_process.divided import all_rows, kept, total
 from pipeline.hmatrix.gaussian_process.likelihood import Evaluation
@@ -101,7 +102,7 @@ class DividedConditional(Conditional):
         counts = all_rows(self._group, np.array([n_rows]))
         return int(counts[: self._group.rank].sum())
 
-    def _exact_variance(self, new_points: Array) -> Array:
+    def _exact_variance(self, new_points: Array) -> tuple[Array, float]:
         kernel = self.fitted.kernel
         everybodys = all_rows(self._group, new_points)
         variances = np.zeros(len(everybodys))
@@ -113,7 +114,7 @@ class DividedConditional(Conditional):
             explained = total(self._group, (cross * solved).sum(axis=0))
             variances[part] = kernel.diagonal(everybodys[part]) - explained
         first = self._first(len(new_points))
-        return np.maximum(variances[first : first + len(new_points)], 0.0)
+        return np.maximum(variances[first : first + len(new_points)], 0.0), 0.0
 
     def _corrected_variance(self, new_points: Array, full: Array) -> tuple[Array, float]:
         drawn, _ = self._fields
@@ -140,7 +141,7 @@ class DividedConditional(Conditional):
         variances, corrections = matrix.form.route.back(matrix.communicator, found)[n:].T
         variances, relative = corrected(variances, corrections)
         squares, count = total(group, np.array([(relative**2).sum(), len(relative)]))
-        return variances, math.sqrt(squares / max(count, 1))
+        return variances, warned(math.sqrt(squares / max(count, 1)))
 
     def _inverse_diagonal(self) -> Array:
         group, n = self._group, len(self.points)

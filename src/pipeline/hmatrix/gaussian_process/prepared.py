@@ -80,7 +80,9 @@ def prepared(
     Raises:
         ConvergenceError: If the iteration does not converge at the tightest tolerance.
     """
-    sizes = math.sqrt(float(noise.mean())), float(np.std(values)), float(np.abs(values).max(initial=0.0))
+    # Unlike variances: values with little noise are those that means follow.
+    least = 1 / math.sqrt(float(np.mean(1 / noise))) if noise.size and noise.min() > 0 else 0.0
+    sizes = least, float(np.std(values)), float(np.abs(values).max(initial=0.0))
     wanted = max(_OF_NOISE * sizes[0], _OF_VALUES * sizes[1], 1e-12 * sizes[2])
     for attempt in range(_ATTEMPTS):
         last = attempt == _ATTEMPTS - 1 or model.tolerance <= _TIGHTEST
@@ -93,7 +95,9 @@ def prepared(
             logger.info("%s: compressed and factorized anew at tolerance %.0e", error, tolerance)
             model = _tighter(model, points, noise, tolerance, factorize=True)
             continue
-        left = _left(found, points, values - basis @ found.beta, noise)
+        residual = (values - basis @ found.beta)[:, None]
+        off = left_on_exact_rows(found, points, noise, residual, found.weights[:, None])
+        left = float(np.sqrt(np.mean(off**2)))
         if left <= wanted:
             return found, left
         if last:
@@ -131,12 +135,11 @@ def _refined(model: Evaluation, values: Array, basis: Array, wanted: float) -> E
     )
 
 
-def _left(model: Evaluation, points: Array, residual: Array, noise: Array) -> float:
-    """Return the root mean square of residual - A w on exact rows, for the residual y - H beta."""
+def left_on_exact_rows(model: Evaluation, points: Array, noise: Array, b: Array, x: Array) -> Array:
+    """Return b - A x on sampled exact rows, shape (rows, m), for b and x of shape (n, m)."""
     rows = np.unique(np.linspace(0, len(points) - 1, _ROWS).astype(int))
-    products = exactly(model.kernel, points[rows], points, model.weights[:, None])[:, 0]
-    left = residual[rows] - products - noise[rows] * model.weights[rows]
-    return float(np.sqrt(np.mean(left**2)))
+    products = exactly(model.kernel, points[rows], points, x)
+    return np.asarray(b[rows] - products - noise[rows, None] * x[rows])
 
 
 def _tighter(

@@ -86,9 +86,11 @@ class GaussianProcess:
         n_iter_: Steps taken.
         n_values_: How many values there were.
         residual_: Root mean square of what the weights of the last prediction leave of the values on sampled exact
-            rows, in the values' unit. Beside the noise's deviation it tells what means err by beside theirs. NaN with
-            a communicator.
-        std_error_: Relative standard error of the last standard deviations that `predict` gave; 0 where exact.
+            rows, in the values' unit: predicted means are those of values moved by so much. A hundredth of the noise's
+            deviation moves means by about a hundredth of their standard deviation. A fit without optimizer iterates
+            until no more than that is left, or 1e-5 of the values' deviation. NaN with a communicator.
+        std_error_: Relative standard error of the last standard deviations that `predict` gave: by chance in random
+            fields, and as measured on exact rows at some of the points; with a communicator by chance alone.
     """
 
     def __init__(
