@@ -102,3 +102,15 @@ def test_predictions_without_an_optimizer_are_those_of_dense_algebra(monkeypatch
     truth = -0.5 * (size + y @ np.linalg.solve(K + nugget * np.eye(len(K)), y) + len(y) * np.log(2 * np.pi))
     assert sign == 1
     assert gp.log_likelihood_ == pytest.approx(truth, abs=0.1)
+
+
+def test_new_points_around_coincident_values_have_a_place_among_them():
+    """A grid of the globe has all longitudes of the pole at one place."""
+    generator = np.random.default_rng(4)
+    points = np.concatenate([np.full((400, 2), 0.5), generator.random((N, 2))])
+    new, x = 0.5 + 0.005 * generator.standard_normal((300, 2)), generator.standard_normal((len(points), 1))
+    kernel = kernels.Matern(nu=1.5, length_scale=0.3)
+    sources = cross.Sources.of(H2Matrix.from_kernel(points, kernel, diagonal=0.1).form, 1e-6)
+    assert len(sources.places_of(new).outside) == 0
+    expected = kernel(new, points) @ x
+    assert np.linalg.norm(product(sources, new, x, at_a_time=Q) - expected) <= 2e-6 * np.linalg.norm(expected)

@@ -87,8 +87,9 @@ class Conditional:
 
         The means are a rectangular H2 product, checked on exact rows. Up to 256 variances, or with `exact`, cost a
         solve each; more are predicted from near values, and corrected by what 32 random fields show the others to add
-        (`local.py`). Where that is nearly all of the variance, up to 1,024 of them get a solve each. The error is the root mean square of the relative standard error of the standard deviations: 0 if
-        exact.
+        (`local.py`). Solves at 16 of the points tell whether fields and matrix are alike. Where near values say too
+        little, up to 1,024 points get a solve each; a warning is logged if standard deviations still err by 10 %. The
+        error is the root mean square of their relative standard errors.
 
         Raises:
             ConvergenceError: If the product is not accurate to 1e-5 of the values' standard deviation or so.

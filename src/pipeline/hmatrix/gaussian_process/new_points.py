@@ -18,7 +18,9 @@ Array = NDArray[np.float64]
 
 _LARGEST_LEAF = 1024  # new points that one leaf takes at a time
 _NEARER = 0.4  # of the smaller diameter: values' boxes are far beyond half of it
-_OUTSIDE = 0.25  # of a leaf's diameter: new points that are farther from it are strangers to it
+_OUTSIDE = (
+    0.25  # of a leaf's diameter, or of a typical one: new points that are farther from it are strangers to it
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,9 @@ class NewPoints:
         leaves = _leaves_of(tree, measured, metric)
         boxes = tree.level_start[-2] + leaves
         beyond = np.maximum(np.maximum(tree.lower[boxes] - measured, measured - tree.upper[boxes]), 0.0)
-        strange = np.sqrt((beyond**2).sum(axis=1)) > _OUTSIDE * tree.diameters[boxes]
+        # Leaves of coincident values, as at the poles of a grid, have no size of their own.
+        typical = float(np.median(tree.diameters[tree.level_start[-2] :]))
+        strange = np.sqrt((beyond**2).sum(axis=1)) > _OUTSIDE * np.maximum(tree.diameters[boxes], typical)
         outside = np.flatnonzero(strange)
         outside = outside[np.argsort(leaves[outside], kind="stable")]
         return cls(points, tree, interactions, metric, leaves, np.flatnonzero(~strange), outside)
