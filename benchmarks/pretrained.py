@@ -18,9 +18,8 @@ import torch
 from _frame import Benchmark, Goal, Quantity, Run
 from _pretrained import (
     CACHE,
-    centered,
-    crops,
-    efficientnet_lite0,
+    SIZE,
+    all_photographs,
     lines_of_text,
     mobilenet_v2,
     normalized,
@@ -33,6 +32,8 @@ from peers.engines import Engine, Problem
 from precision import ERROR, TIME, medians, sampling, whole
 from torch import Tensor, nn
 
+from pipeline.data.photographs import crops
+from pipeline.models.packaged import PACKAGED
 from pipeline.precision import Budget, HalfNetwork
 from pipeline.precision.error import relative_error
 from pipeline.precision.sampling import one_core
@@ -156,7 +157,13 @@ def same(found: Tensor, wanted: Tensor) -> float:
 
 def photographed(run: Run, module: nn.Module, prepared: Callable[[Tensor], Tensor]) -> Trained:
     n = 50 if run.quick else 1000
-    return Trained(module, prepared(crops(64, seed=1)), prepared(crops(n, seed=2)))
+    return Trained(
+        module,
+        *(
+            prepared(crops(all_photographs(), count, size=SIZE, seed=seed))
+            for count, seed in ((64, 1), (n, 2))
+        ),
+    )
 
 
 @bench.case("MobileNetV2, 224")
@@ -166,7 +173,8 @@ def mobilenet(run: Run) -> None:
 
 @bench.case("EfficientNet-Lite0, 224")
 def efficientnet(run: Run) -> None:
-    classes(run, photographed(run, efficientnet_lite0(), centered))
+    packaged = PACKAGED["efficientnet_lite0"]
+    classes(run, photographed(run, packaged.load(), packaged.prepare))
 
 
 @bench.case("rotation classifier, 48 x 192")

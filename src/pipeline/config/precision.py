@@ -1,12 +1,19 @@
 """Half-precision inference: which networks, at what cost, timed how."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.config.section import Name, Section
+from pipeline.models.packaged import PACKAGED
 
 Mode = Literal["warm", "cold", "network"]
+BatchSize = Annotated[int, Field(ge=1, le=65536)]
+
+#: What stands before the name of a network that an installed package carries.
+PACKAGE = "package:"
+PHOTOGRAPHS = "package:photographs"
 
 
 class Timing(Section):
@@ -23,7 +30,7 @@ class Timing(Section):
         description="Where layers are timed besides the CPU: auto (a GPU where there is one), cpu "
         "(nowhere), cuda.",
     )
-    batch_sizes: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(
+    batch_sizes: tuple[BatchSize, ...] = Field(
         (1, 64), min_length=1, description="Batch sizes at which layers are timed."
     )
     modes: tuple[Mode, ...] = Field(
@@ -53,13 +60,19 @@ class NetworkBudget(Section):
 
 
 class OwnNetwork(Section):
-    """A trained network of your own: the spec of the stage `convert` for it."""
+    """A trained network of your own, or of a package: the spec of the stage `convert` for it."""
 
-    path: str = Field(min_length=1, description="The network, an ONNX file.")
+    LATER: ClassVar[frozenset[str]] = frozenset({"batch_sizes", "modes"})
+
+    path: str = Field(
+        min_length=1,
+        description="The network: an ONNX file, or package:NAME for a trained one that an installed package carries: "
+        f"{', '.join(PACKAGED)}.",
+    )
     inputs: str = Field(
         min_length=1,
         description="Samples like those to come, a .npy file of shape (n, ...): the first half calibrates, the other "
-        "tests.",
+        f"tests. With a package's network also {PHOTOGRAPHS}, crops of photographs that packages carry.",
     )
     labels: str | None = Field(
         None, min_length=1, description="Their classes, a .npy file of shape (n,); null where there are none."
@@ -68,11 +81,42 @@ class OwnNetwork(Section):
         default=NetworkBudget(),
         description="What half precision may cost; beyond it layers go back to float32.",
     )
+    batch_sizes: tuple[BatchSize, ...] | None = Field(
+        None,
+        min_length=1,
+        description="Batch sizes at which its layers are timed; null takes precision.batch_sizes.",
+    )
+    modes: tuple[Mode, ...] | None = Field(
+        None, min_length=1, description="What runs before a timed layer; null takes precision.modes."
+    )
+
+    @property
+    def package(self) -> str | None:
+        """The name of the network that a package carries; None for a file."""
+        return self.path.removeprefix(PACKAGE) if self.path.startswith(PACKAGE) else None
 
     def files(self) -> dict[str, str]:
         """The files that it is made from, by the key that names each."""
-        found = {"path": self.path, "inputs": self.inputs}
-        return found if self.labels is None else found | {"labels": self.labels}
+        found = {"path": self.path, "inputs": self.inputs, "labels": self.labels}
+        return {key: name for key, name in found.items() if name and not name.startswith(PACKAGE)}
+
+    @model_validator(mode="after")
+    def _packages_have_them(self) -> "OwnNetwork":
+        if self.package is not None and self.package not in PACKAGED:
+            raise PydanticCustomError(
+                "fit",
+                "path: no package has a network '{name}'; known: {known}",
+                {"name": self.package, "known": ", ".join(PACKAGED)},
+            )
+        if self.inputs.startswith(PACKAGE) and (self.package is None or self.inputs != PHOTOGRAPHS):
+            raise PydanticCustomError(
+                "fit",
+                "inputs: must be a .npy file, or {photographs} for a package's network, found '{found}'",
+                {"photographs": PHOTOGRAPHS, "found": self.inputs},
+            )
+        if self.inputs == PHOTOGRAPHS and self.labels is not None:
+            raise PydanticCustomError("fit", "labels: photographs have none; leave labels null")
+        return self
 
 
 class Precision(Timing):

@@ -7,12 +7,13 @@ from typing import Any
 
 from pipeline.config.images import ImageData
 from pipeline.config.points import FilePoints, OwnMesh, PointsSpec
-from pipeline.config.precision import OwnNetwork
+from pipeline.config.precision import PHOTOGRAPHS, OwnNetwork
 from pipeline.data import load_images, split
 from pipeline.data.own_mesh import load_usable_mesh
 from pipeline.data.own_points import OwnPoints
 from pipeline.data.samples import read_samples
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.models.packaged import PACKAGED
 from pipeline.precision import onnx_module
 
 #: Bytes of files that are read here; larger ones are left to the stage that reads them.
@@ -75,9 +76,11 @@ def _images(spec: Mapping[str, Any]) -> None:
 
 def _network(spec: Mapping[str, Any]) -> None:
     own = OwnNetwork.model_validate(spec)
-    if _is_small(own.path):
+    if own.package is not None:
+        PACKAGED[own.package].path()
+    elif _is_small(own.path):
         onnx_module(Path(own.path))
-    if _is_small(own.inputs):
+    if own.inputs != PHOTOGRAPHS and _is_small(own.inputs):
         read_samples(Path(own.inputs), Path(own.labels) if own.labels else None)
 
 

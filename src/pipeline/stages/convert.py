@@ -1,6 +1,6 @@
 """Stage `convert`: a trained network at half precision, and what that cost.
 
-A network comes from the stage `train`, or from a file of somebody's own:
+A network comes from the stage `train`, from a package that carries a trained one, or from a file of somebody's own:
 `python -m pipeline convert --onnx FILE --inputs IMAGES.npy --labels LABELS.npy --output FOLDER/manifest.json`, or the
 same from a study's `precision.networks`, with `--spec`.
 """
@@ -23,16 +23,15 @@ from pipeline.artifacts.results.network import NetworkFacts
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.precision import OwnNetwork
 from pipeline.config.training import TrainingSpec
-from pipeline.data.samples import read_samples
 from pipeline.errors import ConfigError
-from pipeline.precision import Budget, HalfNetwork, compare_predictions, onnx_module
+from pipeline.precision import Budget, HalfNetwork, compare_predictions
 from pipeline.precision.error import LayerError
 from pipeline.precision.plan import Layer
 from pipeline.precision.predictions import check_labels
 from pipeline.runtime.provenance import provenance
 from pipeline.stages.parts.images import read_images
 from pipeline.stages.parts.networks import model_of
-from pipeline.stages.parts.own_networks import budget_of
+from pipeline.stages.parts.own_networks import budget_of, network_of, samples_of
 from pipeline.stages.parts.spec import errors_about, read_spec
 
 CALIBRATION_SAMPLES = 4096  # a tenth of a point is four of them
@@ -41,7 +40,17 @@ ERROR_SAMPLES = 256  # through float64, for the errors of each layer's output
 
 @dataclass(frozen=True)
 class _Source:
-    """What is converted: the network, images to calibrate and to test it with, and what the result says of it."""
+    """What is converted: the network, images to calibrate and to test it with, and what the result says of it.
+
+    Attributes:
+        module: The network.
+        calibration: Images and, if known, their classes.
+        test: Others.
+        n_bytes: Size of the file that the network is from.
+        run: Its name.
+        seed: Seed of its training, if that is known.
+        labelled_by: The file or artefact that the classes are from.
+    """
 
     module: nn.Module
     calibration: tuple[Tensor, Tensor | None]
@@ -49,28 +58,28 @@ class _Source:
     n_bytes: int
     run: str
     seed: int | None
+    labelled_by: str
 
 
 def run(options: Namespace) -> None:
     """Fold, round once, choose routines, and compare with the network as it was trained on the whole test split."""
-    own = read_spec(options.spec, OwnNetwork) if options.spec else None
-    if own is not None:
-        options.onnx, options.inputs = Path(own.path), Path(own.inputs)
-        options.labels = Path(own.labels) if own.labels else None
+    if options.spec:
+        own = read_spec(options.spec, OwnNetwork)
         with errors_about(f"precision.networks.{options.output.parent.name}"):
-            _convert(options, own)
+            _convert(options, _of_network(own), own)
+    elif options.onnx:
+        _convert(options, _of_network(_named(options)), None)
     else:
-        _convert(options, None)
+        _convert(options, _of_study(options), None)
 
 
-def _convert(options: Namespace, own: OwnNetwork | None) -> None:
-    source = _of_file(options) if options.onnx else _of_study(options)
+def _convert(options: Namespace, source: _Source, own: OwnNetwork | None) -> None:
     samples, labels = source.calibration
     budget = budget_of(own) if own is not None else Budget(points=options.budget_points)
     network = HalfNetwork.convert(source.module, samples, labels, budget=budget)
     for classes in (labels, source.test[1]):
         if classes is not None:
-            check_labels(classes, network.layers[-1].output_shape[0], str(options.labels or options.dataset))
+            check_labels(classes, network.layers[-1].output_shape[0], source.labelled_by)
     images, test_labels = source.test
     with torch.no_grad():
         before = _in_parts(source.module, images)
@@ -153,15 +162,22 @@ def _of_study(options: Namespace) -> _Source:
         n_bytes=(trained.folder / "weights.safetensors").stat().st_size,
         run=facts.run,
         seed=facts.seed,
+        labelled_by=str(options.dataset),
     )
 
 
-def _of_file(options: Namespace) -> _Source:
-    """A network of somebody's own; the first half of the samples calibrates it, the other tests it."""
+def _named(options: Namespace) -> OwnNetwork:
+    """The files that the command line names."""
     if options.inputs is None:
         raise ConfigError("convert --onnx needs --inputs, an .npy file of samples like those to come")
-    module = onnx_module(options.onnx)
-    samples, labels = read_samples(options.inputs, options.labels)
+    labels = None if options.labels is None else str(options.labels)
+    return OwnNetwork(path=str(options.onnx), inputs=str(options.inputs), labels=labels)
+
+
+def _of_network(own: OwnNetwork) -> _Source:
+    """A network that is trained already; the first half of the samples calibrates it, the other tests it."""
+    module, n_bytes = network_of(own)
+    samples, labels = samples_of(own)
     half = (len(samples) + 1) // 2
     parts = [
         (samples[part], None if labels is None else labels[part]) for part in (slice(half), slice(half, None))
@@ -172,9 +188,10 @@ def _of_file(options: Namespace) -> _Source:
         module=module.eval(),
         calibration=parts[0],
         test=parts[1],
-        n_bytes=Path(options.onnx).stat().st_size,
-        run=Path(options.onnx).stem,
+        n_bytes=n_bytes,
+        run=own.package or Path(own.path).stem,
         seed=None,
+        labelled_by=str(own.labels),
     )
 
 

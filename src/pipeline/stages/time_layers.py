@@ -41,7 +41,7 @@ from pipeline.precision import (
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.provenance import provenance
 from pipeline.stages.parts.images import read_images
-from pipeline.stages.parts.own_networks import budget_of
+from pipeline.stages.parts.own_networks import budget_of, samples_of, timing_of
 from pipeline.stages.parts.spec import read_spec
 
 VERIFICATION_SAMPLES = 4096
@@ -73,11 +73,13 @@ def run(options: Namespace) -> None:
     spec = read_spec(options.spec, Timing) if options.spec is not None else Timing()
     converted = Artifact.open(options.network, "half_network")
     budget = Budget(points=spec.budget_points)
-    if converted.spec and options.inputs is None:  # a study's own network, which names its samples
-        own = converted.spec_as(OwnNetwork)
-        options.inputs, options.labels, budget = own.inputs, own.labels and Path(own.labels), budget_of(own)
+    own = (
+        converted.spec_as(OwnNetwork) if converted.spec else None
+    )  # a study's own network, which names its samples
+    if own is not None and options.inputs is None:
+        budget, spec = budget_of(own), timing_of(own, spec)
     network = _network(converted)
-    samples = _samples(options, converted)
+    samples = _samples(options, converted, own)
     device = choose_device(spec.device)
     n = spec.min_samples
     choosing = Sampling(n_samples=n, seconds_at_most=n * SECONDS_PER_SAMPLE)
@@ -167,7 +169,7 @@ def _tested(network: HalfNetwork, before: Tensor, samples: _Samples) -> PlanTest
     )
 
 
-def _samples(options: Namespace, converted: Artifact) -> _Samples:
+def _samples(options: Namespace, converted: Artifact, own: OwnNetwork | None) -> _Samples:
     """The samples that the converter had, in the same order, and those that are left for a test."""
     exact = torch.from_numpy(converted.array("calibration_logits").copy())
     n = len(exact)
@@ -177,12 +179,18 @@ def _samples(options: Namespace, converted: Artifact) -> _Samples:
         dataset = Artifact.open(options.dataset, "dataset")
         inputs, labels = read_images(dataset, "validation", min(n, VERIFICATION_SAMPLES))
         test = read_images(dataset, "test")
-    elif options.inputs is not None:
-        inputs, labels = read_samples(Path(options.inputs), options.labels)
+    elif options.inputs is not None or own is not None:
+        if options.inputs is not None:
+            given = str(options.inputs)
+            inputs, labels = read_samples(Path(options.inputs), options.labels)
+        else:
+            assert own is not None
+            given = own.inputs
+            inputs, labels = samples_of(own)
         wanted = tuple(converted.json("plan")["layers"][0]["input_shape"])
         if inputs.shape[1:] != wanted:
             raise ConfigError(
-                f"{options.inputs}: holds samples of shape {tuple(inputs.shape[1:])}; wanted {wanted}, which the "
+                f"{given}: holds samples of shape {tuple(inputs.shape[1:])}; wanted {wanted}, which the "
                 f"network in {options.network} takes"
             )
         left = slice(n if len(inputs) > n else 0, None)

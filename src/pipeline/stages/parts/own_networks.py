@@ -1,7 +1,17 @@
-"""Networks of one's own, which are converted without a training."""
+"""Networks of one's own or of a package, which are converted without a training."""
 
-from pipeline.config.precision import OwnNetwork
-from pipeline.precision import Budget
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from pipeline.config.precision import PHOTOGRAPHS, OwnNetwork, Timing
+from pipeline.data.photographs import crops, photographs
+from pipeline.data.samples import read_samples
+from pipeline.models.packaged import PACKAGED
+from pipeline.precision import Budget, onnx_module
+
+CROPS = 64  # of photographs; the first half calibrates, the other tests
+CROPS_SEED = 0
 
 
 def budget_of(own: OwnNetwork) -> Budget:
@@ -10,3 +20,25 @@ def budget_of(own: OwnNetwork) -> Budget:
     return Budget(
         points=given.points, layer_error=given.relative_error / 4, output_error=given.relative_error
     )
+
+
+def network_of(own: OwnNetwork) -> tuple[nn.Module, int]:
+    """The network as a module, and the bytes of its file."""
+    if own.package is None:
+        return onnx_module(Path(own.path)), Path(own.path).stat().st_size
+    packaged = PACKAGED[own.package]
+    return packaged.load(), packaged.path().stat().st_size
+
+
+def samples_of(own: OwnNetwork) -> tuple[Tensor, Tensor | None]:
+    """Its samples, and their classes if they are known."""
+    if own.inputs != PHOTOGRAPHS or own.package is None:
+        return read_samples(Path(own.inputs), Path(own.labels) if own.labels else None)
+    packaged = PACKAGED[own.package]
+    return packaged.prepare(crops(photographs(), CROPS, size=packaged.size, seed=CROPS_SEED)), None
+
+
+def timing_of(own: OwnNetwork, timing: Timing) -> Timing:
+    """How it is timed: as the study says, but for what the network's own section says."""
+    given = {"batch_sizes": own.batch_sizes, "modes": own.modes}
+    return timing.model_copy(update={key: value for key, value in given.items() if value is not None})
