@@ -215,13 +215,28 @@ class Execution:
         x = self._checked(x)
         result = _empty(len(x), last)
         for start in range(0, len(x), BATCH):
-            part = _channels_last(x[start : start + BATCH])
+            part = self._from_torch(x[start : start + BATCH])
             with self._lock:
                 self.n_saturated += chain.run(part, result[start : start + BATCH])
         return result
 
+    def _from_torch(self, x: Tensor) -> Tensor:
+        """Float32 images with channels last, flat; a copy only where they lie otherwise."""
+        if x.ndim != 4 or x.permute(0, 2, 3, 1).is_contiguous():
+            return _channels_last(x)
+        n, channels, rows, columns = x.shape
+        given, result = x.contiguous(), torch.empty(n, channels * rows * columns)
+        _native.transpose(self.instruction_set, given, result, channels, rows * columns)
+        return result
+
     def _to_torch(self, result: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return _channels_first(result, shape).float().contiguous()
+        result = result.float()
+        if len(shape) == 1:
+            return result
+        channels, rows, columns = shape
+        found = torch.empty(len(result), *shape)
+        _native.transpose(self.instruction_set, result, found, rows * columns, channels)
+        return found
 
     def check(self, x: Tensor) -> None:
         """Refuse inputs that the first layer cannot take.

@@ -43,6 +43,24 @@ struct Isa {
         const Vector magnitude = _mm256_andnot_ps(all(-0.0f), v);
         return _mm256_movemask_ps(_mm256_cmp_ps(magnitude, all(limit), _CMP_GE_OQ)) != 0;
     }
+    // A square of 8 x 8: pairs of rows interleave, then pairs of those, then halves change places.
+    static void transpose(const float* x, std::int64_t x_step, float* y, std::int64_t y_step) {
+        Vector a[8], b[8];
+        for (int i = 0; i < 8; ++i) a[i] = load(x + i * x_step);
+        for (int i = 0; i < 8; i += 2) {
+            b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+            b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+        }
+        for (int i = 0; i < 8; i += 4)
+            for (int j = 0; j < 2; ++j) {
+                a[i + 2 * j] = _mm256_shuffle_ps(b[i + j], b[i + 2 + j], 0x44);
+                a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + 2 + j], 0xee);
+            }
+        for (int j = 0; j < 4; ++j) {
+            store(y + j * y_step, _mm256_permute2f128_ps(a[j], a[4 + j], 0x20));
+            store(y + (4 + j) * y_step, _mm256_permute2f128_ps(a[j], a[4 + j], 0x31));
+        }
+    }
 };
 
 }  // namespace

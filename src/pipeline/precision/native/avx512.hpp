@@ -39,6 +39,38 @@ struct Isa {
     static bool any_at_least(Vector v, float limit) {
         return _mm512_cmp_ps_mask(_mm512_abs_ps(v), all(limit), _CMP_GE_OQ) != 0;
     }
+    // A square of 16 x 16: pairs of rows interleave, then pairs of those, which makes squares of 4 x 4, and these then
+    // change places.
+    static void transpose(const float* x, std::int64_t x_step, float* y, std::int64_t y_step) {
+        Vector a[16], b[16];
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) a[i] = load(x + i * x_step);
+#pragma GCC unroll 8
+        for (int i = 0; i < 16; i += 2) {
+            b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+            b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+            for (int j = 0; j < 2; ++j) {
+                const __m512d first = _mm512_castps_pd(b[i + j]), second = _mm512_castps_pd(b[i + 2 + j]);
+                a[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(first, second));
+                a[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(first, second));
+            }
+        // A quarter of a[4 g + j] holds rows 4 g to 4 g + 3 of the column that is j and four times the quarter's number.
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+            const Vector even_top = _mm512_shuffle_f32x4(a[j], a[4 + j], 0x88);
+            const Vector even_bottom = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0x88);
+            const Vector odd_top = _mm512_shuffle_f32x4(a[j], a[4 + j], 0xdd);
+            const Vector odd_bottom = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0xdd);
+            store(y + j * y_step, _mm512_shuffle_f32x4(even_top, even_bottom, 0x88));
+            store(y + (4 + j) * y_step, _mm512_shuffle_f32x4(odd_top, odd_bottom, 0x88));
+            store(y + (8 + j) * y_step, _mm512_shuffle_f32x4(even_top, even_bottom, 0xdd));
+            store(y + (12 + j) * y_step, _mm512_shuffle_f32x4(odd_top, odd_bottom, 0xdd));
+        }
+    }
 
 private:
 #ifdef __AVX512FP16__

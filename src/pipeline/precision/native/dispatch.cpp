@@ -1,4 +1,5 @@
 // Which instruction sets this processor has, asked at run time.
+#include <cstdlib>
 #include <cstring>
 
 #if defined(PARSIMONY_AVX512_FP16) || defined(PARSIMONY_AMX)
@@ -17,10 +18,22 @@ static bool has_feature(int bit) {
 }
 #endif
 
+// Whether PARSIMONY_WITHOUT names an instruction set: names with commas between them, to run as an older processor would.
+static bool left_out(const char* name) {
+    const char* at = std::getenv("PARSIMONY_WITHOUT");
+    const std::size_t n = std::strlen(name);
+    for (; at != nullptr && *at != 0; at += *at == ',') {
+        const std::size_t length = std::strcspn(at, ",");
+        if (length == n && std::strncmp(at, name, n) == 0) return true;
+        at += length;
+    }
+    return false;
+}
+
 int available(const Routines* tables[], int capacity) {
     int n = 0;
     const auto offer = [&](const Routines& table) {
-        if (n < capacity) tables[n++] = &table;
+        if (n < capacity && !left_out(table.name)) tables[n++] = &table;
     };
 #ifdef PARSIMONY_X86
     __builtin_cpu_init();
@@ -43,7 +56,7 @@ int available(const Routines* tables[], int capacity) {
 #ifdef PARSIMONY_NEON
     offer(neon_routines());
 #endif
-    offer(portable_routines());
+    if (n < capacity) tables[n++] = &portable_routines();  // which is never left out
     return n;
 }
 

@@ -116,6 +116,9 @@ LayerPointer make_product(const Routines&, Matrices, Matrices, float factor, std
                           Stored);
 // The same map for each of `rows_per_sample` rows of the input: a 1 x 1 convolution.
 LayerPointer make_rows(const Routines&, const Affine&, Stored, const std::string& precision, std::int64_t rows_per_sample);
+// Each of a batch of matrices, (rows, columns), transposed.
+void transpose(const Routines&, const float* x, float* y, std::int64_t batch, std::int64_t rows, std::int64_t columns,
+               const Team&);
 // What follows the algorithm in a routine's name: "bf16", "split", or nothing for weights as they come.
 std::string precision_of(const std::string& routine);
 

@@ -320,6 +320,16 @@ void convert(const std::string& isa, const Input& from, const Output& to) {
         table.float_to_half(static_cast<const float*>(from.data()), static_cast<Half*>(to.data()), n);
 }
 
+void transpose_batch(const std::string& isa, const Input& x, const Output& y, std::int64_t rows, std::int64_t columns) {
+    const Routines& table = chosen(isa);
+    const auto n = static_cast<std::int64_t>(x.size());
+    if (rows < 1 || columns < 1 || x.size() != y.size() || n % (rows * columns) != 0 || is_half(x) || is_half(Input(y)))
+        throw std::invalid_argument("a transposition is of whole float32 matrices, to as many numbers");
+    const nb::gil_scoped_release release;
+    transpose(table, static_cast<const float*>(x.data()), static_cast<float*>(y.data()), n / (rows * columns), rows,
+              columns, Team());
+}
+
 std::vector<std::string> instruction_sets() {
     const Routines* tables[max_routines];
     const int n = available(tables, max_routines);
@@ -395,6 +405,8 @@ NB_MODULE(_native, module) {
     module.def("set_threads", &set_threads, "n"_a);
     module.def("threads", &threads);
     module.def("convert", &convert, "instruction_set"_a, "source"_a.noconvert(), "target"_a.noconvert());
+    module.def("transpose", &transpose_batch, "instruction_set"_a, "source"_a.noconvert(), "target"_a.noconvert(),
+               "rows"_a, "columns"_a);
     module.def("instruction_sets", &instruction_sets);
     module.def(
         "fma_rate", [](const std::string& isa, double seconds) { return measure_fma(chosen(isa), seconds); },

@@ -74,6 +74,9 @@ struct Isa {
         const Ints large = floats(ints(v) & every(0x7fffffff)) >= all(limit);
         return (large[0] | large[1] | large[2] | large[3]) != 0;
     }
+    static void transpose(const float* x, std::int64_t x_step, float* y, std::int64_t y_step) {
+        parsimony::transpose_square<Isa>(x, x_step, y, y_step);
+    }
 
 private:
     static Vector widen(Ints h) {

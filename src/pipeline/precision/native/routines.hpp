@@ -185,6 +185,8 @@ struct Routines {
     std::int64_t (*normalize)(Source x, Target y, const float* weight, const float* bias, std::int64_t n, float epsilon,
                               Part);
     std::int64_t (*softmax)(Source x, Target y, std::int64_t n, Part, float* row);
+    // Units of a transposition of matrices of `rows` x `columns`; see transpose.inl.
+    void (*transpose)(const float* x, float* y, std::int64_t rows, std::int64_t columns, Part);
     // Narrow or copy [begin, end) from binary32, saturating.
     std::int64_t (*store)(const float* x, Target y, Part);
     void (*half_to_float)(const Half*, float*, std::int64_t);

@@ -18,6 +18,7 @@ using namespace parsimony;
 #include "elementwise.inl"
 #include "normalize.inl"
 #include "peaks.inl"
+#include "transpose.inl"
 
 Routines make_table(const char* name) {
     return Routines{
@@ -36,6 +37,7 @@ Routines make_table(const char* name) {
         &scale,
         &normalize,
         &softmax,
+        &transpose,
         &store_all,
         &convert<Half, float>,
         &convert<float, Half>,

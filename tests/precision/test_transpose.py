@@ -1,0 +1,64 @@
+"""Images between torch's order and ours, and instruction sets that are left out."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.precision import HalfNetwork, _native, instruction_sets
+
+SIZES = [1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 65]
+
+
+@pytest.mark.parametrize("rows", SIZES)
+def test_matrices_are_transposed(instruction_set, rows, generator):
+    for columns in SIZES:
+        x = torch.randn(2, rows, columns, generator=generator)
+        y = torch.full((2, columns, rows), 9.0)
+        _native.transpose(instruction_set, x, y, rows, columns)
+        assert torch.equal(y, x.transpose(1, 2))
+
+
+def test_an_empty_batch_is_transposed(instruction_set):
+    _native.transpose(instruction_set, torch.empty(0, 6), torch.empty(0, 6), 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        (torch.zeros(6), torch.zeros(7)),
+        (torch.zeros(7), torch.zeros(7)),
+        (torch.zeros(6).half(), torch.zeros(6).half()),
+    ],
+)
+def test_what_is_no_matrix_is_not_transposed(source, target):
+    with pytest.raises(ValueError, match="whole float32 matrices"):
+        _native.transpose("portable", source, target, 2, 3)
+
+
+@pytest.mark.parametrize("n", [1, 65])
+def test_a_network_gives_the_same_for_images_of_either_order(instruction_set, n, generator):
+    module = nn.Sequential(nn.Conv2d(5, 17, 3, padding=1), nn.ReLU(), nn.Conv2d(17, 18, 1)).eval()
+    x = torch.randn(n, 5, 7, 6, generator=generator)
+    network = HalfNetwork.convert(module, x[:8], instruction_set=instruction_set)
+    found = network(x)
+    assert found.is_contiguous()
+    assert torch.equal(found, network(x.contiguous(memory_format=torch.channels_last)))
+    with torch.no_grad():
+        wanted = module(x)
+    # Three roundings to 11 bits in each of two layers, whose errors are random.
+    assert ((found - wanted).norm() / wanted.norm()).item() < 6 * 2.0**-11
+
+
+@pytest.mark.parametrize("kept", instruction_sets())
+def test_instruction_sets_can_be_left_out(kept):
+    """What a processor without them would offer: the portable one stays, whatever is named."""
+    script = "from pipeline.precision import _native; print(*_native.instruction_sets())"
+    without = [name for name in instruction_sets() if name != kept]
+    environment = os.environ | {"PARSIMONY_WITHOUT": ",".join(without)}
+    command = [sys.executable, "-c", script]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    assert found == list(dict.fromkeys([kept, "portable"]))
