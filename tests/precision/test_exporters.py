@@ -1,16 +1,13 @@
 """Files of both of torch's exporters, of every operator set that they write, and weights in files of their own."""
 
-import numpy as np
 import onnx
 import onnx.reference
 import pytest
 import torch
-from onnx import version_converter
 from torch import nn
 from torch.nn import functional
 
-from pipeline.errors import ConfigError
-from pipeline.precision import HalfNetwork, onnx_module
+from pipeline.precision import onnx_module
 
 NEWEST = onnx.defs.onnx_opset_version()
 
@@ -20,7 +17,9 @@ class Mixed(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.Hardswish())
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.Hardswish()
+        )
         self.depthwise = nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1, groups=8), nn.ReLU6())
         self.norm, self.gate = nn.LayerNorm(8), nn.Linear(8, 8)
         self.wide = nn.ConvTranspose2d(8, 4, 2, 2)

@@ -60,5 +60,7 @@ def test_instruction_sets_can_be_left_out(kept):
     without = [name for name in instruction_sets() if name != kept]
     environment = os.environ | {"PARSIMONY_WITHOUT": ",".join(without)}
     command = [sys.executable, "-c", script]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    found = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert found == list(dict.fromkeys([kept, "portable"]))

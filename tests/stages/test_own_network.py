@@ -1,17 +1,22 @@
 """A network of somebody's own: from an ONNX file and arrays to timings, without a study."""
 
+import hashlib
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from pipeline.__main__ import main
 from pipeline.artifacts.store import Artifact
 from pipeline.config.loading import validate
 from pipeline.errors import ConfigError
+from pipeline.models import packaged
 
 
 @pytest.fixture
@@ -206,6 +211,21 @@ def test_a_network_that_is_no_onnx_file_is_one_line_about_its_key(own, bench, mo
             "unknown key 'budgets'; did you mean 'budget'",
         ),
         (
+            {"path": "package:resnet", "inputs": "x.npy"},
+            {},
+            "mine.path: no package has a network 'resnet'; known: efficientnet_lite0",
+        ),
+        (
+            {"path": "a.onnx", "inputs": "package:photographs"},
+            {},
+            "mine.inputs: must be a .npy file, or package:photographs for a package's network",
+        ),
+        (
+            {"path": "package:efficientnet_lite0", "inputs": "package:photographs", "labels": "y.npy"},
+            {},
+            "mine.labels: photographs have none; leave labels null",
+        ),
+        (
             {"path": "a.onnx", "inputs": "x.npy"},
             {"mine": {"optimizer": {"name": "sgd", "lr": 0.1}, "batch_size": 8, "epochs": 1}},
             "precision.networks.mine: is a training run's name too",
@@ -224,3 +244,43 @@ def test_files_of_a_network_are_inputs_by_their_keys():
     assert study.files() == {
         f"precision.networks.mine.{key}": network[key] for key in ("path", "inputs", "labels")
     }
+
+
+def test_a_network_of_a_package_goes_from_its_weights_to_timings_of_its_own_section(
+    bench, monkeypatch, tmp_path
+):
+    """A small one stands for the package's, whose conversion takes half a minute."""
+    torch.manual_seed(0)
+
+    def build():
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+        )
+
+    weights = tmp_path / "weights.pth"
+    torch.save(build().state_dict(), weights)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    entry = SimpleNamespace(name=weights.name, locate=lambda: weights)
+    monkeypatch.setattr(packaged, "files", lambda name: [entry] if name == "small" else None)
+    small = packaged.Packaged("small==1.0", weights.name, digest, build, packaged.centered, size=16)
+    monkeypatch.setitem(packaged.PACKAGED, "small", small)
+    section = {
+        "path": "package:small",
+        "inputs": "package:photographs",
+        "batch_sizes": [2],
+        "modes": ["warm"],
+    }
+    bench.write_specs(
+        {"study": "own", "precision": {"networks": {"mine": section}, "min_samples": 5, "device": "cpu"}}
+    )
+    spec = bench.folder / "spec"
+    assert "batch_sizes" in json.loads((spec / "networks/mine.json").read_text())
+    assert bench.run("convert", output="convert/mine", spec=spec / "networks/mine.json") == 0
+    network = bench.manifest("convert/mine")
+    assert Artifact.open(network, "half_network").facts["file_bytes"]["fp32"] == weights.stat().st_size
+    assert (
+        bench.run("time_layers", output="time_layers/mine", spec=spec / "precision.json", network=network)
+        == 0
+    )
+    timed = Artifact.open(bench.manifest("time_layers/mine"), "timings")
+    assert {(row["batch"], row["mode"]) for row in timed.json("timings")} == {(2, "warm")}

@@ -129,5 +129,5 @@ class Precision(Timing):
     )
     networks: dict[Name, OwnNetwork] = Field(
         {},
-        description="Trained networks of your own or of packages, which are converted and timed too; no training is needed.",
+        description="Trained networks of your own or of packages, converted and timed without a training.",
     )

@@ -126,6 +126,7 @@ class Execution:
         self._places = {INPUT: 0} | {layer.name: place for place, layer in enumerate(layers, 1)}
         self.whole = self._network(len(layers))
         self._body: Any = None
+        self._memory: dict[tuple[str, Dtype], Tensor] = {}
 
     def _network(self, n_layers: int) -> Any:
         """The first layers as one native network."""
@@ -137,7 +138,8 @@ class Execution:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute the output, float32 of shape (n, ...), for inputs of shape (n, channels, rows, columns)."""
-        return self._to_torch(self._run(self.whole, x, self.layers[-1]), self.layers[-1].output_shape)
+        last = self.layers[-1]
+        return self._run(self.whole, x, last.output_shape, last.output_dtype)
 
     def features(self, x: Tensor) -> Tensor:
         """Compute what the last layer, a linear one, is given: float32 of shape (n, features)."""
@@ -151,8 +153,7 @@ class Execution:
         place = self._places[last.source]
         if self._body is None:
             self._body = self._network(place)
-        result = self._run(self._body, x, self.layers[place - 1])
-        return self._to_torch(result, last.input_shape).flatten(1)
+        return self._run(self._body, x, last.input_shape, self.layers[place - 1].output_dtype).flatten(1)
 
     def activations(self, x: Tensor) -> list[Tensor]:
         """Compute every layer's result, in the plan's order and shapes, as it is stored (float16 or float32)."""
@@ -211,32 +212,45 @@ class Execution:
                 seconds = [before + now for before, now in zip(seconds, taken, strict=True)]
         return seconds
 
-    def _run(self, chain: Any, x: Tensor, last: Layer) -> Tensor:
+    def _run(self, chain: Any, x: Tensor, shape: tuple[int, ...], dtype: Dtype) -> Tensor:
+        """Run on inputs in torch's order; the results are of this shape, in float32, whatever they are stored as."""
         x = self._checked(x)
-        result = _empty(len(x), last)
+        found = torch.empty(len(x), *shape)
+        direct = len(shape) == 1 and dtype == "float32"
         for start in range(0, len(x), BATCH):
-            part = self._from_torch(x[start : start + BATCH])
+            part, to = x[start : start + BATCH], found[start : start + BATCH]
             with self._lock:
-                self.n_saturated += chain.run(part, result[start : start + BATCH])
-        return result
+                given = self._from_torch(part)
+                result = to if direct else self._kept("result", len(part), math.prod(shape), dtype)
+                self.n_saturated += chain.run(given, result)
+                if not direct:
+                    self._to_torch(result, to)
+        return found
 
     def _from_torch(self, x: Tensor) -> Tensor:
         """Float32 images with channels last, flat; a copy only where they lie otherwise."""
         if x.ndim != 4 or x.permute(0, 2, 3, 1).is_contiguous():
             return _channels_last(x)
         n, channels, rows, columns = x.shape
-        given, result = x.contiguous(), torch.empty(n, channels * rows * columns)
-        _native.transpose(self.instruction_set, given, result, channels, rows * columns)
-        return result
+        given = self._kept("given", n, channels * rows * columns, "float32")
+        _native.transpose(self.instruction_set, x.contiguous(), given, channels, rows * columns)
+        return given
 
-    def _to_torch(self, result: Tensor, shape: tuple[int, ...]) -> Tensor:
-        result = result.float()
-        if len(shape) == 1:
-            return result
-        channels, rows, columns = shape
-        found = torch.empty(len(result), *shape)
-        _native.transpose(self.instruction_set, result, found, rows * columns, channels)
-        return found
+    def _to_torch(self, result: Tensor, to: Tensor) -> None:
+        if to.ndim == 2 or result.dtype != torch.float32:
+            to.copy_(_channels_first(result, tuple(to.shape[1:])))
+            return
+        _, channels, rows, columns = to.shape
+        _native.transpose(self.instruction_set, result, to, rows * columns, channels)
+
+    def _kept(self, name: str, n: int, size: int, dtype: Dtype) -> Tensor:
+        """Memory for images in our order, kept from one run to the next: new pages cost more than what fills them."""
+        key = (name, dtype)
+        if key not in self._memory or self._memory[key].numel() < n * size:
+            self._memory[key] = torch.empty(
+                n * size, dtype=torch.float16 if dtype == "float16" else torch.float32
+            )
+        return self._memory[key][: n * size].view(n, size)
 
     def check(self, x: Tensor) -> None:
         """Refuse inputs that the first layer cannot take.
