@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from pipeline.errors import ConfigError
 from pipeline.precision.choice import choose, measure
@@ -104,7 +105,7 @@ class HalfNetwork:
     @classmethod
     def convert(
         cls,
-        module: nn.Module,
+        module: nn.Module | ExportedProgram,
         calibration: Tensor,
         labels: Tensor | None = None,
         *,
@@ -123,7 +124,8 @@ class HalfNetwork:
         and routines do so too. One that ends at float32 altogether is warned of, with the budget to change it.
 
         Args:
-            module: Operators as `operators.SUPPORTED` lists them, with one input and one output.
+            module: Operators as `operators.SUPPORTED` lists them, with one input and one output; a program of
+                `torch.export.export` if it takes a batch of one.
             calibration: Inputs like those to come, shape (n, channels, rows, columns), n >= 1; ranges are those of the
                 first 256.
             labels: Their classes, shape (n,), for the accuracy; without them only errors count.
@@ -156,6 +158,8 @@ class HalfNetwork:
                 "one label per input"
             )
         budget, calibration = budget or Budget(), calibration.detach().cpu().float()
+        at_once = not isinstance(module, ExportedProgram)  # which takes as many as it was captured with
+        module = module.module() if isinstance(module, ExportedProgram) else module
         layers, parameters = trace(module, calibration)
         half: dict[str, Tensor] = {}
         single: dict[str, Tensor] = {}
@@ -180,7 +184,7 @@ class HalfNetwork:
         few = calibration[
             : max(2, min(ERROR_SAMPLES, int(ERROR_FLOPS // max(sum(layer.flops for layer in layers), 1))))
         ]
-        check_trace(module, layers, parameters, few)
+        check_trace(module, layers, parameters, few, at_once=at_once)
         twin = Execution(rounded, single, "fp32", instruction_set)
         wide: set[str] = set()
         for part in torch.split(calibration[:CALIBRATION_SAMPLES], PART):

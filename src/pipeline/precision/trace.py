@@ -49,9 +49,14 @@ def trace(module: nn.Module, sample: Tensor) -> tuple[tuple[Layer, ...], Paramet
 
 
 def check_trace(
-    module: nn.Module, layers: Sequence[Layer], parameters: Mapping[str, Affine | Index], samples: Tensor
+    module: nn.Module,
+    layers: Sequence[Layer],
+    parameters: Mapping[str, Affine | Index],
+    samples: Tensor,
+    *,
+    at_once: bool = True,
 ) -> None:
-    """Compare the traced layers with the module itself, both in float64.
+    """Compare the traced layers with the module itself, both in float64, on all samples at once or one by one.
 
     Raises:
         ConfigError: If the module does not run on the samples, or the layers give something else.
@@ -60,7 +65,10 @@ def check_trace(
     found = reference(layers, tensors_of(parameters), x)[-1].flatten(1)
     try:
         with torch.no_grad(), without_fused_attention():
-            wanted = _copied(module)(x.clone()).flatten(1)
+            copied = _copied(module)
+            wanted = torch.cat([copied(part.clone()) for part in x.split(len(x) if at_once else 1)]).flatten(
+                1
+            )
     except (RuntimeError, ValueError) as failure:
         raise ConfigError(
             f"the network does not run on {len(x)} inputs at once: {str(failure).splitlines()[0]}"

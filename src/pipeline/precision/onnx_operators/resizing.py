@@ -1,11 +1,15 @@
 """Images of another size."""
 
 import math
+from collections.abc import Sequence
+from typing import TypeVar
 
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.precision.onnx_operators.table import Refused, operator
+
+T = TypeVar("T", int, float)
 
 
 @operator("Resize", "Upsample")
@@ -19,9 +23,11 @@ def _resize(
     mode: str = "nearest",
     nearest_mode: str = "round_prefer_floor",
     antialias: int = 0,
+    axes: Sequence[int] | None = None,
     cubic_coeff_a: float = -0.75,
     exclude_outside: int = 0,
     extrapolation_value: float = 0.0,
+    keep_aspect_ratio_policy: str = "stretch",
     opset: int = 13,
 ) -> Tensor:
     if opset < 10 or opset == 10:  # Upsample, whose second input is what Resize has third
@@ -30,13 +36,19 @@ def _resize(
         [float(n) for n in scales] if scales is not None and scales.numel() else None
     )
     size = [int(n) for n in sizes] if sizes is not None and sizes.numel() else None
+    if axes is not None:
+        factors = None if factors is None else _of_all_axes(factors, [1.0] * x.ndim, axes)
+        size = None if size is None else _of_all_axes(size, list(x.shape), axes)
     if (
         x.ndim != 4
         or antialias
+        or (size and keep_aspect_ratio_policy != "stretch")
         or (factors and factors[:2] != [1.0, 1.0])
         or (size and size[:2] != list(x.shape[:2]))
     ):
-        raise Refused("resizes other than images, or with antialias; wanted rows and columns only")
+        raise Refused(
+            "resizes other than images, or with antialias or a kept aspect ratio; wanted rows and columns only"
+        )
     target = size[2:] if size else [math.floor(n * f) for n, f in zip(x.shape[2:], factors[2:], strict=True)]  # type: ignore[index]
     ratio = [t / n for t, n in zip(target, x.shape[2:], strict=True)]
     whole = all(r == int(r) for r in ratio)
@@ -54,3 +66,11 @@ def _resize(
     ):
         raise Refused(f"has mode {mode!r} by {coordinate_transformation_mode}; wanted nearest or linear")
     return functional.interpolate(x, size=target, mode="bilinear", align_corners=aligned)
+
+
+def _of_all_axes(given: Sequence[T], others: list[T], axes: Sequence[int]) -> list[T]:
+    """What is given for some axes, in order, and what holds for the others."""
+    found = list(others)
+    for axis, value in zip(axes, given, strict=True):
+        found[axis] = value
+    return found
