@@ -158,7 +158,7 @@ class HalfNetwork:
                 "one label per input"
             )
         budget, calibration = budget or Budget(), calibration.detach().cpu().float()
-        at_once = not isinstance(module, ExportedProgram)  # which takes as many as it was captured with
+        one_by_one = isinstance(module, ExportedProgram)  # which takes as many as it was captured with
         module = module.module() if isinstance(module, ExportedProgram) else module
         layers, parameters = trace(module, calibration)
         half: dict[str, Tensor] = {}
@@ -184,7 +184,7 @@ class HalfNetwork:
         few = calibration[
             : max(2, min(ERROR_SAMPLES, int(ERROR_FLOPS // max(sum(layer.flops for layer in layers), 1))))
         ]
-        check_trace(module, layers, parameters, few, at_once=at_once)
+        check_trace(module, layers, parameters, few, one_by_one=one_by_one)
         twin = Execution(rounded, single, "fp32", instruction_set)
         wide: set[str] = set()
         for part in torch.split(calibration[:CALIBRATION_SAMPLES], PART):

@@ -92,7 +92,7 @@ class OnnxNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the network."""
         if self.alone and len(x) > 1:
-            return torch.cat([self(part) for part in x.split(1)])
+            return torch.cat([self(part) for part in torch.split(x, 1)])
         values: dict[str, Any] = {name: getattr(self, key) for name, key in self.constants.items()}
         values[self.given] = x
         for node, (inputs, outputs) in zip(self.nodes, self.wiring, strict=True):

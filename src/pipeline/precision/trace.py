@@ -54,7 +54,7 @@ def check_trace(
     parameters: Mapping[str, Affine | Index],
     samples: Tensor,
     *,
-    at_once: bool = True,
+    one_by_one: bool = False,
 ) -> None:
     """Compare the traced layers with the module itself, both in float64, on all samples at once or one by one.
 
@@ -66,9 +66,9 @@ def check_trace(
     try:
         with torch.no_grad(), without_fused_attention():
             copied = _copied(module)
-            wanted = torch.cat([copied(part.clone()) for part in x.split(len(x) if at_once else 1)]).flatten(
-                1
-            )
+            wanted = torch.cat(
+                [copied(part.clone()) for part in torch.split(x, 1 if one_by_one else len(x))]
+            ).flatten(1)
     except (RuntimeError, ValueError) as failure:
         raise ConfigError(
             f"the network does not run on {len(x)} inputs at once: {str(failure).splitlines()[0]}"
