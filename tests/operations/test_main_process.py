@@ -74,22 +74,36 @@ def test_a_job_that_slurm_refused_has_no_log_and_ends_a_run_with_code_2(monkeypa
     assert ended.value.code == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_both_signals_end_a_run_with_the_code_of_an_interrupt(monkeypatch, number):
+@pytest.fixture
+def signals():
+    """Signals mean what they do in a terminal, whatever the tests were started with, and as before afterwards."""
     former = {wanted: signal.getsignal(wanted) for wanted in (signal.SIGINT, signal.SIGTERM)}
-    # Tests may have been started with interrupts ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for wanted, handler in former.items():
+        signal.signal(wanted, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_end_a_run_that_still_plans_with_the_same_word_and_code(signals, capsys, number):
+    main_process.heed_signals_while_planning()
+    with pytest.raises(SystemExit) as ended:
+        signal.raise_signal(number)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_end_a_run_with_the_code_of_an_interrupt(signals, monkeypatch, number):
     monkeypatch.setattr(main_process, "_interruptions", [])
     monkeypatch.setattr(main_process.psutil.Process, "children", lambda *_, **__: [])
+    main_process.heed_signals_while_planning()
     main_process._heed_signals()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(number)
-        with pytest.raises(SystemExit) as ended:
-            main_process.end_in_failure([])
-    finally:
-        for wanted, handler in former.items():
-            signal.signal(wanted, handler)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(number)
+    with pytest.raises(SystemExit) as ended:
+        main_process.end_in_failure([])
     assert ended.value.code == 130
 
 

@@ -9,13 +9,23 @@ from pipeline import stages
 from pipeline.config.yaml_files import read_study_file
 from pipeline.errors import PipelineError
 from pipeline.operations.inputs import digest_of_named_files
-from pipeline.operations.main_process import at_work, begin, end, end_in_failure, look_back
+from pipeline.operations.main_process import (
+    at_work,
+    begin,
+    end,
+    end_in_failure,
+    heed_signals_while_planning,
+    look_back,
+)
 from pipeline.operations.kept_outline import outline
 from pipeline.operations.paths import own_files, results_folder
 from pipeline.operations.unsupported import refuse_unsupported
 from pipeline.runtime.code_digest import code_digest as digest
 from pipeline.runtime.foretelling import Node, foretold_job
 from pipeline.runtime.snakemake_patches import check_versions, leave_outputs_marked, name_code_changes
+
+if workflow.is_main_process:
+    heed_signals_while_planning()
 
 # Jobs find `python` and `mpiexec` beside the interpreter that runs Snakemake, activated environment or not.
 # What jobs say beside their logs goes elsewhere than to a terminal that is drawn on. A Ctrl-C reaches tee as well: it stays,

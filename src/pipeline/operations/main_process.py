@@ -36,6 +36,18 @@ _interruptions: list[int] = []
 INTERRUPTED = 130
 
 
+def heed_signals_while_planning() -> None:
+    """Have Ctrl-C and SIGTERM end this process with one word until `begin`, not with a traceback."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) is usual:
+            signal.signal(number, _leave)
+
+
+def _leave(_signum: int, _frame: FrameType | None) -> None:
+    print("interrupted", file=sys.stderr)
+    sys.exit(INTERRUPTED)
+
+
 def at_work() -> Holder | None:
     """Return who holds the folder while this process plans; if that can't be read, `begin` will say why."""
     try:
@@ -97,7 +109,7 @@ def begin(
 
 def _heed_signals() -> None:
     """Make SIGTERM act as Ctrl-C does, and ignore a second signal of either kind."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _leave):
         signal.signal(signal.SIGINT, _interrupt_once)
         _turn.callback(_undo, signal.SIGINT, signal.default_int_handler)
     former = signal.signal(signal.SIGTERM, _interrupt_all)
