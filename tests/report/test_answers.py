@@ -1,7 +1,9 @@
+import re
+
 import pytest
 
 from pipeline.report.answers import answer_bits, answer_numbers, answer_steps, answers
-from pipeline.report.answers.numbers import fit_text
+from pipeline.report.answers.numbers import fit_text, result_text
 from pipeline.report.content import Answer
 from pipeline.report.metrics import Matrix, Metrics
 from pipeline.report.tables import final_accuracy
@@ -37,23 +39,23 @@ def plain(text: str) -> str:
 def test_the_headline_is_the_time_until_an_equal_loss(steps, metrics):
     # Both end below 0.28, the loss of large-batch SGD: K-FAC after epoch 6, SGD after epoch 10, of 1.7 s each.
     answer = steps()
-    assert answer.headline == "1.67×"
-    assert answer.unit == "the speed of SGD with batch 64 until an equal training loss"
+    assert answer.headline == "0.60×"
+    assert answer.unit == "the time and 0.037× the steps of SGD with batch 64 to an equal training loss"
     assert plain(answer.text) == (
-        "K-FAC with batch 1,024 reaches a training loss of 0.280 in 10.2 s and 48 steps, SGD with batch 64 in 17.0 s "
-        "and 1,280."
+        "K-FAC with batch 1,024 needs 10.2 s and 48 steps to reach a training loss of 0.280, and SGD with batch 64 "
+        "needs 17.0 s and 1,280 steps."
     )
     for seed in metrics["training"]["kfac"]["seeds"].values():
         for row in seed["history"]:
             row["seconds"] *= 4
-    assert (steps().headline, steps().unit.partition(" of ")[0]) == ("2.4×", "the time")
+    assert steps().headline == "2.4×"
     assert steps().findings[0].verdict == "does not hold"
 
 
 def test_times_beside_other_jobs_are_said_to_be_such(steps, metrics):
-    assert "beside" not in steps().text
+    assert "other jobs" not in steps().text
     metrics["training"]["kfac"]["seeds"]["0"]["alone"] = False
-    assert steps().text.endswith("(times were taken beside other jobs).")
+    assert steps().text.endswith("(other jobs ran meanwhile: times may be too long).")
 
 
 def test_where_a_loss_is_not_reached_by_both_the_ends_are_told(steps, metrics):
@@ -99,25 +101,48 @@ def test_the_table_marks_runs_at_chance_and_no_others(metrics):
 
 def test_half_precision_leads_with_speed_and_error_and_not_with_file_sizes(metrics):
     answer = answer_bits(study(metrics).precision, study(metrics).training, 10)
-    assert answer.unit == "the speed of FP32 at batch 1"
+    assert plain(answer.unit) == "the speed of FP32 at batch 1, with outputs off by 0.43 %"
     text = plain(answer.text)
     assert "MB" not in text
-    assert "its outputs move by 0.86 %; its test accuracy goes from 86.73 % to 86.71 %" in text
+    assert "its outputs differ by at most 0.86 %; its test accuracy goes from 86.73 % to 86.71 %" in text
     metrics["precision"]["kfac_smooth"]["timings"] = []
     untimed = answer_bits(study(metrics).precision, {}, 10)
     assert untimed.unit == "test accuracy at FP16"
     assert "was not timed" in untimed.text
 
 
-def test_kriging_says_what_it_predicts(metrics):
+def said(metrics: dict, name: str) -> str:
+    """What a matrix was for, as its own part of the page says it."""
+    return plain(result_text(name, study(metrics).matrices[name]))
+
+
+def test_every_answer_is_one_sentence(metrics):
+    """However much is known of a result: the rest stands further down."""
+    metrics["matrices"]["airports"]["result"]["coverage_95"] = 0.9471
+    for part in (
+        {},
+        {"matrices": {}},
+        *({"matrices": {name: it}} for name, it in metrics["matrices"].items()),
+    ):
+        for answer in answers(study(metrics | part)):
+            assert answer.text.endswith(".")
+            assert not re.search(r"[.?!] ", answer.text), answer.text
+
+
+def test_the_first_screen_gives_one_error_of_what_kriging_predicts(metrics):
     text = plain(numbers(metrics["matrices"]).text)
+    assert text.endswith("; kriging with it predicts the elevation of 700 held-out points to 212 m RMSE.")
+
+
+def test_kriging_says_what_it_predicts(metrics):
+    text = said(metrics, "airports")
     assert (
         "Kriging predicts the elevation of 700 held-out airports to 212 m RMSE; the mean predictor 432 m."
         in text
     )
     result = metrics["matrices"]["airports"]["result"]
     result.update(quantity="log10 population", unit="log10 of people", rmse=0.412, rmse_mean_predictor=0.62)
-    text = plain(numbers(metrics["matrices"]).text)
+    text = said(metrics, "airports")
     assert (
         "predicts the log₁₀ population of 700 held-out airports to 0.412 RMSE (a factor of 2.6); "
         "the mean predictor 0.620." in text
@@ -127,7 +152,7 @@ def test_kriging_says_what_it_predicts(metrics):
 def test_kriging_says_how_often_its_intervals_hold_and_what_was_fitted(metrics):
     matrix = metrics["matrices"]["airports"]
     matrix["result"]["coverage_95"] = 0.9471
-    assert "Its 95 % intervals hold 94.7 % of them." in plain(numbers(metrics["matrices"]).text)
+    assert "Its 95 % intervals hold 94.7 % of them." in said(metrics, "airports")
     assert fit_text(Matrix.model_validate(matrix)) == ""
     matrix["fit"] = {
         "log_likelihood": -1.0, "steps": 9, "n": 25468, "intervals": {"length_scale": (0.0691, 0.0788, 0.0899)}

@@ -46,19 +46,19 @@ def test_a_matrix_of_unknown_processes_has_nothing_to_show():
 
 def test_processes_and_levels_are_rows_and_what_was_foretold_stands_beside_what_was_used():
     blocks = distribution(FOUND)
-    assert blocks[0] == Heading("Among processes")
+    assert blocks[0] == Heading("Work of each process")
     found = tables(FOUND)
-    rows = found["Factorization and solve: processes"].rows
+    rows = found["Factorization and solve, process by process"].rows
     assert [row[:2] for row in rows] == [("0", "n0"), ("1", "n1")]
     assert rows[0][3:5] == ("300\N{NO-BREAK SPACE}MB", "500\N{NO-BREAK SPACE}MB")
-    levels = found["Factorization and solve: processes, level by level"].rows
+    levels = found["Factorization and solve, by level and process"].rows
     assert [row[:2] for row in levels] == [("4", "0"), ("4", "1"), ("3", "0"), ("3", "1")]
 
 
 def test_the_model_is_called_one_goes_to_4096_processes_and_starts_from_what_was_measured():
     text = next(block.text for block in distribution(FOUND) if isinstance(block, Prose))
-    assert text.startswith("A model, not a measurement")
-    rows = tables(FOUND)["Weak scaling, modelled"].rows
+    assert "This is a model and no measurement." in text
+    rows = tables(FOUND)["Time of more processes, by the model"].rows
     assert [int(row[0].replace(",", "")) for row in rows] == [1, 2, 4, 16, 64, 256, 1024, 4096]
     # Two processes did 160 boxes each, at 64 a second; the levels above them cost what the uppermost known one did.
     assert rows[1][1].value == pytest.approx(160 / 64, rel=0.2)

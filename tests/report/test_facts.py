@@ -59,14 +59,14 @@ def test_panels_and_quadrature_points_are_told_apart(matrix):
 
 def test_a_kernel_without_parameters_is_its_name(matrix):
     matrix["kernel"] = "LaplaceSingleLayer()"
-    assert texts(matrix | {"nugget": 0.0})["Kernel"] == "LaplaceSingleLayer"
+    assert texts(matrix | {"nugget": 0.0})["Kernel"] == "Laplace single layer"
 
 
 def test_the_nugget_stands_beside_the_kernel_when_there_is_one(matrix):
-    matrix["kernel"] = "Matern(length_scale=0.09193951824327745, variance=1.5e-07, nu=0.5)"
-    assert texts(matrix)["Kernel"] == "Matern(length_scale=0.09194, variance=1.5e-07, nu=0.5)"
+    matrix["kernel"] = "Matern(length_scale 0.09193951824327745, variance 1.5e-07, nu 0.5)"
+    assert texts(matrix)["Kernel"] == "Matern, length scale 0.09194, variance 1.5e-07, nu 0.5"
     matrix["nugget"] = 0.0123
-    assert texts(matrix)["Kernel"].endswith("nu=0.5), nugget 0.0123")
+    assert texts(matrix)["Kernel"].endswith("nu 0.5, nugget 0.0123")
     matrix["nugget_at_bound"] = True
     assert texts(matrix)["Kernel"].endswith("nugget 0.0123 (the fit stopped at its smallest nugget)")
 

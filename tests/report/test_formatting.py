@@ -42,6 +42,8 @@ from pipeline.report import formatting as f
         (f.times, 15.96, "16×"),
         (f.times, 2.04, "2.0×"),
         (f.times, 0.97, "0.97×"),
+        (f.times, 0.0376, "0.038×"),
+        (f.times, 0.0, "0.00×"),
         (f.superscript, "−1.02", "⁻¹·⁰²"),
         (f.instant, "2026-11-23T01:01:36+00:00", "23 Nov 2026, 01:01 UTC"),
         (f.instant, "2026-11-23T01:01:36", "23 Nov 2026, 01:01"),

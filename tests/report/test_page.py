@@ -11,7 +11,9 @@ from pydantic import ValidationError
 
 from pipeline.report import Metrics
 from pipeline.report import render as render_metrics
+from pipeline.report.content import Facts, Heading, Illustration, Table, Verdicts
 from pipeline.report.formatting import is_number
+from pipeline.report.sections import SECTIONS
 
 
 def render(parts: dict, arrays: dict[str, np.ndarray]) -> str:
@@ -222,8 +224,8 @@ def test_a_change_of_nothing_has_no_sign_of_a_loss(metrics):
         for plan in network["plans"].values():
             plan["accuracy"] |= {"points_lost": 0.0, "interval_lost": [-0.0, 0.0]}
     page = render({"precision": metrics["precision"]}, {})
-    assert "+0.000 (+0.000 to +0.000)" in page
-    assert "-0.000" not in page
+    assert "<span>0 (0 to 0)</span>" in page
+    assert not re.search(r"[−+-]0\.000\b", page)
 
 
 def test_empty_parts_have_no_section(metrics):
@@ -356,6 +358,31 @@ def test_a_map_needs_a_grid_and_points_need_their_values(metrics, arrays, no_svg
     assert render({"matrices": matrices}, arrays).count('class="panel"') == 6
     arrays["airports/grid"] = np.full_like(arrays["airports/grid"], np.nan)
     assert render({"matrices": matrices}, arrays).count('class="panel"') == 4
+
+
+def test_figures_come_before_tables_in_every_part(metrics, arrays, no_svg):
+    study = Metrics.model_validate({"study": {"name": "default"}} | metrics)
+    n_figures = 0
+    for section in filter(None, (make(study, arrays) for make in SECTIONS)):
+        tables_began = False
+        for block in section.blocks:
+            if isinstance(block, Heading):  # of another matrix or network, or of another look at it
+                tables_began = False
+            elif isinstance(block, Illustration):
+                assert not tables_began, (section.title, block.caption)
+                n_figures += 1
+            tables_began |= isinstance(block, Table | Verdicts | Facts)
+    assert n_figures > 6
+
+
+def test_times_that_were_not_taken_alone_are_marked_wherever_they_are_compared(metrics, no_svg):
+    mark = "Other jobs of the study ran on the same machine meanwhile"
+    for part in ("matrices", "precision", "scaling"):
+        alone = {part: copy.deepcopy(metrics[part])}
+        assert mark not in Page(render(alone, {})).words
+        for item in [alone[part]] if part == "scaling" else alone[part].values():
+            item["alone"] = False
+        assert mark in Page(render(alone, {})).words
 
 
 def test_plus_minus_is_defined_once_and_used_for_nothing_else(full):

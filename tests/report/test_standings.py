@@ -63,14 +63,23 @@ def test_the_best_baseline_is_of_first_order_of_a_small_batch_and_chosen_on_vali
 def test_a_run_may_be_above_under_its_setting_and_below_the_best_baseline():
     table = standings(TRAINING, ROLES)
     assert [column.title for column in table.columns][2::2] == [
-        "Points beside sgd, batch 64",
-        "Points beside adamw, batch 64",
+        "Points above sgd, batch 64",
+        "Points above adamw, batch 64",
     ]
     found = {row[0]: plain(row) for row in table.rows}
     assert list(found) == ["sgd, batch 1024", "kfac, batch 1024"]
     assert found["kfac, batch 1024"][3::2] == ["above", "below"]
     assert found["sgd, batch 1024"][3::2] == ["below", "below"]
     assert found["sgd, batch 1024"][2] == "-6.00 (-6.00 to -6.00)"
+
+
+def test_a_reference_that_is_the_best_baseline_is_compared_with_once():
+    roles = ROLES.model_copy(update={"reference": "adamw_64"})
+    table = standings(TRAINING, roles)
+    assert [column.title for column in table.columns] == [
+        "Run", "Batch", "Points above adamw, batch 64", "Verdict against adamw, batch 64"
+    ]  # fmt: skip
+    assert all(len(row) == 4 for row in table.rows)
 
 
 def test_without_roles_or_scores_there_is_no_verdict():

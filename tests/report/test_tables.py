@@ -231,7 +231,7 @@ def test_every_plan_has_its_speed_and_its_accuracy_with_an_interval(network):
     first, second = plans(of(network), {1: 1.25, 64: 2.0}).rows
     assert first[:2] == ("1", layer_tables.f.times(1.25))
     assert first[3].replace("\N{NO-BREAK SPACE}", " ") == "86.72 % (86.04 to 87.37)"
-    assert first[4] == "-0.010 (-0.040 to +0.020)"
+    assert first[4] == "−0.010 (−0.040 to +0.020)"
     assert (first[5], second[5]) == ("3 of 10,000", "4 of 10,000")
     assert (first[6], second[7]) == (layer_tables.f.relative(0.0043), "1")
 

@@ -14,24 +14,29 @@ _BOXES = 4  # with fewer boxes a process on a level, the boxes of several go to 
 _PROCESSES = (1, 4, 16, 64, 256, 1024, 4096)
 
 
-def distribution(found: Mapping[str, Distribution]) -> list[Block]:
-    """Show the processes of a matrix and their levels, stage by stage, and the model; nothing where none is known."""
+def distribution(found: Mapping[str, Distribution], beside: str = "") -> list[Block]:
+    """Show the processes of a matrix and their levels, stage by stage, and the model; nothing where none is known.
+
+    Args:
+        found: What the processes of a stage did, by the stage's name.
+        beside: The sentence that marks times which were not taken alone.
+    """
     blocks: list[Block] = []
     for stage, title in STAGES.items():
         if stage in found and found[stage].processes:
-            blocks.append(_processes(title, found[stage].processes))
+            blocks.append(_processes(title, found[stage].processes, beside))
         if stage in found and found[stage].levels:
             blocks.append(_levels(title, found[stage].levels))
     if not blocks:
         return []
-    model = _model(found["solve"].processes, found["solve"].levels) if "solve" in found else []
-    return [Heading("Among processes"), *blocks, *model]
+    model = _model(found["solve"].processes, found["solve"].levels, beside) if "solve" in found else []
+    return [Heading("Work of each process"), *blocks, *model]
 
 
-def _processes(title: str, rows: Sequence[ProcessWork]) -> Table:
+def _processes(title: str, rows: Sequence[ProcessWork], beside: str) -> Table:
     titles = ("Holds", "Peak memory", "Foretold", "Time", "Waiting", "Messages", "Sent")
     return Table(
-        f"{title}: processes",
+        f"{title}, process by process",
         (Column("Process"), Column("Node"), *(Column(name, True) for name in titles)),
         tuple(
             (
@@ -42,15 +47,16 @@ def _processes(title: str, rows: Sequence[ProcessWork]) -> Table:
             )
             for row in rows
         ),
-        note="Peak memory is that of the whole program. It was foretold from the points, the tolerance and the "
-        "dimension before the job was submitted.",
+        note="Holds: what the process keeps of the matrix. Peak memory: that of the whole program. Foretold: what the "
+        "job was given before it began, from the points, the tolerance and the dimension. Waiting: the part of the "
+        f"time in which it waited for others.{f' {beside}' if beside else ''}",
     )  # fmt: skip
 
 
 def _levels(title: str, rows: Sequence[LevelWork]) -> Table:
     titles = ("Boxes", "Holds", "Operations", "Time", "Waiting", "Messages", "Sent")
     return Table(
-        f"{title}: processes, level by level",
+        f"{title}, by level and process",
         (Column("Level"), Column("Process"), *(Column(name, True) for name in titles)),
         tuple(
             (
@@ -64,7 +70,7 @@ def _levels(title: str, rows: Sequence[LevelWork]) -> Table:
     )  # fmt: skip
 
 
-def _model(processes: Sequence[ProcessWork], levels: Sequence[LevelWork]) -> list[Block]:
+def _model(processes: Sequence[ProcessWork], levels: Sequence[LevelWork], beside: str) -> list[Block]:
     """Show the time of more processes with as many points each, by operations, latency and bandwidth."""
     own = {row.level: [other for other in levels if other.level == row.level] for row in levels}
     boxes = {level: sum(row.boxes for row in rows) for level, rows in own.items()}
@@ -110,10 +116,10 @@ def _model(processes: Sequence[ProcessWork], levels: Sequence[LevelWork]) -> lis
             )
         )
     text = (
-        f"A model, not a measurement: the factorization with as many points a process as here, from the operations of "
-        f"a box on each level, the {f.scientific(rate)} a second that the processes here reached, "
-        f"{LATENCY * 1e6:g} µs a message and {BANDWIDTH / 1e9:g} GB/s. It leaves out the turns that boxes on seams "
-        "wait for."
+        "How long would the factorization take with more processes, each with as many points as here? This is a model "
+        f"and no measurement. It takes the operations that a box needs on each level, {f.scientific(rate)} operations "
+        f"a second as measured here, {LATENCY * 1e6:g} µs for a message and {BANDWIDTH / 1e9:g} GB/s. It does not "
+        "count the time in which boxes between two processes wait for their turn."
     )
     columns = tuple(
         Column(title, number)
@@ -122,7 +128,10 @@ def _model(processes: Sequence[ProcessWork], levels: Sequence[LevelWork]) -> lis
             ("Time", True),
             ("Measured", True),
             ("Efficiency", True),
-            ("Messages", True),
+            ("Part of messages", True),
         )
     )
-    return [Prose(text, quiet=True), Table("Weak scaling, modelled", columns, tuple(rows))]
+    return [
+        Prose(text, quiet=True),
+        Table("Time of more processes, by the model", columns, tuple(rows), note=beside),
+    ]

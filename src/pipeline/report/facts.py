@@ -39,7 +39,7 @@ def matrix_facts(matrix: Matrix) -> tuple[Fact, ...]:
     compress = matrix.compress
     rank = None if nothing_approximated(matrix) else largest_rank(matrix)
     items: Sequence[tuple[str, object, str]] = (
-        ("Kernel", matrix.kernel, f"{_kernel(matrix.kernel)}{_nugget(matrix)}"),
+        ("Kernel", matrix.kernel, f"{kernel_text(matrix.kernel)}{_nugget(matrix)}"),
         ("Points", matrix.n, _points(matrix)),
         ("Storage", compress.n_bytes, f"{n_bytes(compress.n_bytes)} ({times(compression(matrix))} less than dense, "
          f"{n_bytes(compress.dense_bytes)}{_exactly(matrix)})"),
@@ -99,10 +99,18 @@ def _exactly(matrix: Matrix) -> str:
     return f"{f', by {listing(gains)}' if gains else ''}; nothing is approximated, all blocks are dense"
 
 
-def _kernel(text: str) -> str:
-    """A kernel's name and parameters, with no more digits than a reader wants."""
+def kernel_text(text: str) -> str:
+    """A kernel in words: "SquaredExponential(length_scale 0.5)" as "Squared exponential, length scale 0.5".
+
+    Numbers have no more digits than a reader wants. A kernel made of kernels keeps its parentheses.
+    """
     text = re.sub(r"\d+\.\d{4,}(e-?\d+)?", lambda number: significant(float(number.group()), 4), text)
-    return text.removesuffix("()")
+    text = text.removesuffix("()").replace("_", " ")
+    if text.count("(") == 1:
+        text = text.removesuffix(")").replace("(", ", ")
+    name, comma, parameters = text.partition(", ")
+    words = re.sub(r"(?<=[a-z])([A-Z])(?=[a-z])", lambda letter: f" {letter.group().lower()}", name)
+    return f"{words}{comma}{parameters}"
 
 
 def _nugget(matrix: Matrix) -> str:

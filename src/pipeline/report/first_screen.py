@@ -27,7 +27,7 @@ def change(metrics: Metrics) -> Notice:
         )
     moved = history.changes
     against = (
-        f"{plural(history.n_figures, 'figure')} compared with up to {plural(history.n_runs, 'past run')}"
+        f"{plural(history.n_figures, 'figure')} were compared with up to {plural(history.n_runs, 'past run')}"
     )
     if not moved:
         return Notice("Nothing changed", f"{against}: none moved beyond their noise.", "#past")
@@ -36,7 +36,7 @@ def change(metrics: Metrics) -> Notice:
     more = f", and {len(moved) - MOST_NAMED} more" if len(moved) > MOST_NAMED else ""
     return Notice(
         f"{plural(len(moved), 'figure')} changed, {worse} for the worse",
-        f"{against}. Most: {named}{more}.",
+        f"{against}. The largest changes: {named}{more}.",
         "#past",
     )
 
@@ -67,7 +67,7 @@ def _accuracy(metrics: Metrics) -> Illustration | None:
     beside = (
         ""
         if all(alone(run) for run in shown.values())
-        else " Other jobs ran beside some: times may be too long."
+        else " Other jobs ran beside some runs, so times may be too long."
     )
     return Illustration((drawing,), f"Accuracy on the validation set.{seeds}{beside}", legend, shape="first")
 

@@ -193,11 +193,13 @@ def relative(error: object) -> str:
 
 @_remembering
 def times(ratio: object) -> str:
-    """A ratio as a factor: 16×, 2.1×, 0.97×."""
+    """A ratio as a factor: 16×, 2.1×, 0.97×, 0.038×."""
     if not is_number(ratio):
         return DASH
     if ratio >= 10:
         return f"{count(ratio)}×"
+    if 0 < ratio < 0.0995:
+        return f"{significant(ratio)}×"
     return f"{decimal(ratio, 2 if ratio < 1.995 else 1)}×"
 
 

@@ -8,6 +8,7 @@ from pipeline.artifacts.results.half_network import LayerErrorRow, TimingRow
 from pipeline.report import formatting as f
 from pipeline.report.content import Bar, Column, Table
 from pipeline.report.metrics import Converted
+from pipeline.report.runs import said_beside
 
 
 def layer_bars(network: Converted) -> Table | None:
@@ -17,7 +18,7 @@ def layer_bars(network: Converted) -> Table | None:
         timings.setdefault(row.layer, []).append(row)
     if not timings:
         return None
-    errors = layer_errors(network)
+    errors, beside = layer_errors(network), said_beside(network.alone)
     batches = sorted({row.batch for row in network.timings})
     top = max((v for rows in timings.values() for row in rows for v in _extremes(row)), default=1.0)
     rows, details = [], []
@@ -39,11 +40,11 @@ def layer_bars(network: Converted) -> Table | None:
             Column("Output error", True), Column("Output SQNR (dB)", True),
         ),
         tuple(rows),
-        note="A line per batch size, all of it of the plan that was chosen for that by measurement. Bars: measured, "
-        "with the bootstrap interval of the ratio as a whisker; tick: predicted by the roofline; vertical line: no "
-        "change. Errors are relative, in the Euclidean norm, against float64 with the weights as they were trained. "
-        "Adds: by the layer itself, from exact inputs. Output: with all that the layers before it add; SQNR: the same "
-        "in decibels.",
+        note="There is a line for each batch size, with the plan that was chosen for it by measurement. Bar: the "
+        "speedup measured, with its bootstrap interval as a whisker. Tick: the speedup that the roofline predicts. "
+        "Vertical line: no change. Errors are relative, in the Euclidean norm, against float64 with the weights as "
+        "they were trained. Adds error: the layer's own error, from exact inputs. Output error: with the errors of "
+        f"the layers before it. SQNR: the output error in decibels.{f' {beside}' if beside else ''}",
         details=tuple(details),
     )  # fmt: skip
 
@@ -106,8 +107,9 @@ def rounding(network: Converted) -> Table | None:
         "Conversion to FP16, layer by layer",
         columns,
         rows,
-        note="Weights' error: what rounding changed of the weights, relative, in the Euclidean norm; SQNR: the same "
-        "in decibels. Overflow, subnormal, to zero: how many weights left the normal range of FP16. Work: per sample.",
+        note="Work: operations for one sample. Weights' error: the relative change of the weights by rounding, in the "
+        "Euclidean norm. SQNR: the same in decibels. Overflow, subnormal, to zero: how many weights were too large, "
+        "were stored with fewer digits, and were stored as zero.",
     )
 
 
@@ -116,7 +118,7 @@ def error_growth(network: Converted) -> Table | None:
     columns = (
         Column("Layer"), Column("Batch", True), Column("Adds", True), Column("Error behind it", True),
         Column("Growth", True), Column("Largest", True), Column("Saturated", True), Column("Subnormal", True),
-        Column("To zero", True), Column("Of", True),
+        Column("To zero", True), Column("Results", True),
     )  # fmt: skip
     rows = tuple(
         (
@@ -132,10 +134,10 @@ def error_growth(network: Converted) -> Table | None:
         "How the error grows through the network",
         columns,
         rows,
-        note="Of the plans that were timed. Adds: the relative error of a layer whose inputs are exact, against "
-        "float64. Growth: the error behind the layer over that of what it reads. Largest: magnitude; FP16 ends at "
-        "65,504. Then how many of the layer's results were stored as that, as subnormal numbers, and as zero though "
-        "they are not.",
+        note="The plans are those that were timed. Adds: the relative error of a layer whose inputs are exact, against "
+        "float64. Growth: the error after the layer, divided by the error before it. Largest: the largest magnitude "
+        "of a result. Saturated: results too large for FP16, stored as 65,504. Subnormal: results stored with fewer "
+        "digits. To zero: results that are not zero but are stored as zero. Results: how many the layer has.",
     )
 
 

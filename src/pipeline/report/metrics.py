@@ -137,6 +137,7 @@ class Converted(Part):
         mode: What ran before a layer that is timed in `timings`; `other_timings` are those of the other modes.
         candidates: What routines were chosen from.
         device_timings: The GPU's table, if there is one.
+        alone: As for a seed's result, of the job that timed the layers.
     """
 
     seed: int | None
@@ -150,6 +151,7 @@ class Converted(Part):
     candidates: list[CandidateRow] = []
     device_timings: list[DeviceRow] = []
     roofs: RoofRow = RoofRow()
+    alone: bool | None = None
 
 
 class Structure(Part):
@@ -186,9 +188,10 @@ class Matrix(Part):
 
 
 class Scaling(ScalingFacts):
-    """Growth with the number of points."""
+    """Growth with the number of points; `alone` as for a seed's result."""
 
     rows: list[ScalingRow]
+    alone: bool | None = None
 
 
 class RuleCost(Part):

@@ -6,6 +6,7 @@ from pipeline.artifacts.results.half_network import Accuracy, Answers, Interval
 from pipeline.report import formatting as f
 from pipeline.report.content import Column, Table
 from pipeline.report.metrics import Converted
+from pipeline.report.runs import said_beside
 
 
 def plans(network: Converted, speedups: Mapping[int, float]) -> Table | None:
@@ -17,6 +18,7 @@ def plans(network: Converted, speedups: Mapping[int, float]) -> Table | None:
         Column("Accuracy FP16", True), Column("Points gained", True), Column("Answers changed", True),
         Column("Output error", True), Column("Too large for FP16", True),
     )  # fmt: skip
+    beside = said_beside(network.alone)
     rows = tuple(
         (
             batch,
@@ -31,9 +33,10 @@ def plans(network: Converted, speedups: Mapping[int, float]) -> Table | None:
         "The plans that were timed",
         columns,
         rows,
-        note="Speedup: FP32 time over FP16 time of all layers together. Accuracy: of test samples, in parentheses the "
-        "95 % intervals; too large: their activations, stored as ±65,504. Output error: relative, of validation "
-        f"samples, which may lose {network.budget_points:g} points.",
+        note="Speedup: FP32 time over FP16 time, all layers together. Accuracy: on test samples, with 95 % intervals "
+        "in parentheses. Output error: the relative one, on validation samples. The plans were chosen so that "
+        f"these lose at most {network.budget_points:g} points. Too large for FP16: activations of test samples "
+        f"that were stored as ±65,504.{f' {beside}' if beside else ''}",
     )
 
 
@@ -61,8 +64,15 @@ def _gained(accuracy: Accuracy) -> str:
     if not f.is_number(accuracy.points_lost):
         return f.DASH
     interval = accuracy.interval_lost
-    ends = f" ({0.0 - interval[1]:+.3f} to {0.0 - interval[0]:+.3f})" if interval else ""
-    return f"{0.0 - accuracy.points_lost:+.3f}{ends}"
+    ends = f" ({_signed(0.0 - interval[1])} to {_signed(0.0 - interval[0])})" if interval else ""
+    return f"{_signed(0.0 - accuracy.points_lost)}{ends}"
+
+
+def _signed(value: float) -> str:
+    """A change with its sign and three decimals, more where those are all zero; nothing changed is 0."""
+    if value == 0:
+        return "0"
+    return f"{'+' if value > 0 else ''}{f.decimal(value, f.first_digit(value, 3))}"
 
 
 def changed_predictions(network: Converted, classes: Sequence[str]) -> Table | None:

@@ -118,6 +118,13 @@ def alone(run: Run) -> bool:
     return all(seed.alone is not False for seed in seeds_of(run))
 
 
+def said_beside(alone: bool | None) -> str:
+    """The sentence that marks times which were not taken alone; empty where they were, or where it is not known."""
+    if alone is not False:
+        return ""
+    return "Other jobs of the study ran on the same machine meanwhile, so times may be too long."
+
+
 def claimed(training: Training, roles: Roles | None, most: int) -> Training:
     """Return all runs, or only those that the claims compare if there are more than ``most``."""
     if len(training) <= most or not roles:

@@ -26,6 +26,7 @@ from pipeline.report.runs import (
     noise_rise,
     repeated,
     run_at_chance,
+    said_beside,
     seeds_of,
     spread_text,
     steps_until,
@@ -200,11 +201,17 @@ def levels(matrix: Matrix) -> Table | None:
         )
         for row in found
     )  # fmt: skip
-    return Table("Compression, level by level", columns, rows)
+    return Table("Compression, level by level", columns, rows, note=said_beside(matrix.alone))
 
 
-def scaling(rows: Sequence[ScalingRow], growth: Mapping[str, Power]) -> Table:
-    """Time and storage by N, with fitted exponents and their 95 % intervals in the last row."""
+def scaling(rows: Sequence[ScalingRow], growth: Mapping[str, Power], beside: str = "") -> Table:
+    """Time and storage by N, with fitted exponents and their 95 % intervals in the last row.
+
+    Args:
+        rows: One for each N.
+        growth: Fitted powers, by the names of the rows' fields.
+        beside: The sentence that marks times which were not taken alone.
+    """
     body: list[tuple[Cell, ...]] = [
         (
             f.count(row.n), f.seconds(row.compress_seconds), f.seconds(row.factorize_seconds),
@@ -225,7 +232,8 @@ def scaling(rows: Sequence[ScalingRow], growth: Mapping[str, Power]) -> Table:
         body.append(("exponent of N", *(_exponent(growth.get(key)) for key in keys), ""))
     titles = ("Compress", "Factorize", "Product", "Solve", "Operator", "Factorization", "Error")
     columns = (Column("N"), *(Column(title, True) for title in titles))
-    note = "Exponents: with their 95 % intervals from the scatter around the fitted line." if growth else ""
+    intervals = "The intervals of the exponents are 95 % ones, from the scatter around the fitted line."
+    note = " ".join(text for text in (intervals if growth else "", beside) if text)
     return Table("Cost against N", columns, tuple(body), note=note)
 
 

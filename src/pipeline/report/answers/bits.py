@@ -25,13 +25,17 @@ def answer_bits(precision: Mapping[str, Converted], training: Training, n_classe
     )
     if speeds:
         batch, speed = max(speeds.items(), key=lambda item: item[1])
-        return Answer(TITLE, times(speed), f"the speed of FP32 at batch {count(batch)}", text)
+        plan = network.plans.get(str(batch))
+        error = plan.verification.output_error if plan and plan.verification else None
+        off = f", with outputs off by {relative(error)}" if is_number(error) else ""
+        return Answer(TITLE, times(speed), f"the speed of FP32 at batch {count(batch)}{off}", text)
     return Answer(TITLE, percent(accuracies[0].fp16, 2), "test accuracy at FP16", text)
 
 
 def _speed_text(name: str, speeds: Mapping[int, float], training: Training) -> str:
     told = listing(
-        f"{times(speed)} as fast as FP32 at batch {count(batch)}" for batch, speed in speeds.items()
+        f"{times(speed)} as fast {'' if place else 'as FP32 '}at batch {count(batch)}"
+        for place, (batch, speed) in enumerate(speeds.items())
     )
     return f"In half precision, the network {_trained_by(name, training)}{f'runs {told}' if told else 'was not timed'}"
 
@@ -40,7 +44,7 @@ def _error_text(network: Converted) -> str:
     """The clause on the error of its outputs, the largest of the plans that were timed."""
     checked = (plan.verification for plan in network.plans.values())
     known = [found.output_error for found in checked if found and is_number(found.output_error)]
-    return f"; its outputs move by {relative(max(known))}" if known else ""
+    return f"; its outputs differ by at most {relative(max(known))}" if known else ""
 
 
 def _accuracy_text(accuracies: Sequence[Accuracy], n_classes: int) -> str:
@@ -51,8 +55,8 @@ def _accuracy_text(accuracies: Sequence[Accuracy], n_classes: int) -> str:
     moved = "stays at" if worst.fp16 == worst.fp32 else f"goes from {percent(worst.fp32, 2)} to"
     chance = ", no better than chance" if at_chance(worst.fp16, n_classes) else ""
     return (
-        f"; its test accuracy {moved} {percent(worst.fp16, 2)} ({count(worst.n_changed)} of {count(worst.n_samples)} "
-        f"answers change){chance}"
+        f"; its test accuracy {moved} {percent(worst.fp16, 2)}, and {count(worst.n_changed)} of "
+        f"{count(worst.n_samples)} answers change{chance}"
     )
 
 

@@ -47,9 +47,9 @@ def answer_numbers(
         )
         matrix, compress = matrices[name], matrices[name].compress
         text = (
-            f"The {name} matrix, {_shape(matrix)}, takes {n_bytes(compress.n_bytes)}, the dense one "
-            f"{n_bytes(compress.dense_bytes)}{_within(compress)}{_solved(matrix)}. "
-            f"{result_text(name, matrix, n_classes)}"
+            f"The {name} matrix, {_shape(matrix)}, takes {n_bytes(compress.n_bytes)} instead of "
+            f"{n_bytes(compress.dense_bytes)}{_within(compress)}{_solved(matrix)}; "
+            f"{_brief(name, matrix, n_classes)}."
         )
         exact = ", with nothing approximated" if nothing_approximated(matrix) else ""
         return Answer(TITLE, times(compression(matrix)), f"less memory for {name}{exact}", text, findings)
@@ -96,6 +96,25 @@ def nothing_approximated(matrix: Matrix) -> bool:
     if matrix.structure is not None and matrix.structure.blocks:
         return all(rank < 0 for *_, rank in matrix.structure.blocks)
     return matrix.compress.max_rank == 0
+
+
+def _brief(name: str, matrix: Matrix, n_classes: int) -> str:
+    """What a matrix was for, as a clause: one error of what was predicted, and not all that is known of it."""
+    match matrix.result:
+        case KrigingResult() as result:
+            quantity = Quantity.of(result)
+            return (
+                f"kriging with it predicts the {quantity.name} of {count(result.n_held_out)} held-out points to "
+                f"{quantity.error(result.rmse)} RMSE"
+            )
+        case ScatteringResult() as result:
+            return (
+                f"a wave is scattered by it, and the scattered power differs by {percent(result.power_imbalance, 2)} "
+                "from what the wave loses"
+            )
+        case _:
+            text = result_text(name, matrix, n_classes)
+            return f"{text[0].lower()}{text[1:].removesuffix('.')}"
 
 
 def result_text(name: str, matrix: Matrix, n_classes: int = 0) -> str:

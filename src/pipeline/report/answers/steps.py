@@ -52,13 +52,15 @@ def _at_equal_loss(ours: Run, reference: Run, target: float, findings: tuple[Fin
     if not mine or not theirs:
         return None
     steps, reference_steps = (steps_until(run, target).mean for run in (ours, reference))
-    beside = "" if alone(ours) and alone(reference) else " (times were taken beside other jobs)"
+    beside = "" if alone(ours) and alone(reference) else " (other jobs ran meanwhile: times may be too long)"
+    fewer = f" and {times(steps / reference_steps)} the steps" if steps and reference_steps else ""
     return Answer(
         TITLE,
-        times(max(mine, theirs) / min(mine, theirs)),
-        f"{'the speed' if mine < theirs else 'the time'} of {_subject(reference)} until an equal training loss",
-        f"{_subject(ours)} reaches a training loss of {significant(target, 3)} in {seconds(mine)} and "
-        f"{count(steps)} steps, {_subject(reference)} in {seconds(theirs)} and {count(reference_steps)}{beside}.",
+        times(mine / theirs),
+        f"the time{fewer} of {_subject(reference)} to an equal training loss",
+        f"{_subject(ours)} needs {seconds(mine)} and {count(steps)} steps to reach a training loss of "
+        f"{significant(target, 3)}, and {_subject(reference)} needs {seconds(theirs)} and "
+        f"{count(reference_steps)} steps{beside}.",
         findings,
     )
 
@@ -86,7 +88,7 @@ def _findings(
     judged = {claim.statement: claim for claim in judge_claims(training, roles)}
     found = []
     if SOONER in judged:
-        found.append(Finding(judged[SOONER].verdict, "Its fewer steps save time as well."))
+        found.append(Finding(judged[SOONER].verdict, "The second-order method gets there sooner."))
     if SMOOTHING_RESTORES in judged:
         found.append(_restored(judged[SMOOTHING_RESTORES], runs["smoothed"], runs["reference"]))
     return tuple(found)

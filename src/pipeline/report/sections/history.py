@@ -17,7 +17,7 @@ def history_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> Section | 
         return None
     changes = history.changes
     compared = (
-        f"{plural(history.n_figures, 'figure')} of {plural(history.n_artefacts, 'artefact')} compared with up to "
+        f"{plural(history.n_figures, 'figure')} of {plural(history.n_artefacts, 'artefact')} were compared with up to "
         f"{plural(history.n_runs, 'past run')} of the same specs on the same kind of machine"
     )
     if not changes:

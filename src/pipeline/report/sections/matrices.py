@@ -8,7 +8,7 @@ from pipeline.report import tables
 from pipeline.report.answers.numbers import fit_text, result_text
 from pipeline.report.content import Block, Facts, Heading, Illustration, Prose, Section
 from pipeline.report.distribution import distribution
-from pipeline.report.facts import matrix_facts
+from pipeline.report.facts import kernel_text, matrix_facts
 from pipeline.report.figures.growth import exponents, growth
 from pipeline.report.figures.kriging import (
     coverage_plot,
@@ -23,7 +23,7 @@ from pipeline.report.figures.structure import block_structure
 from pipeline.report.formatting import setting
 from pipeline.report.metrics import Matrix, Metrics, Scaling
 from pipeline.report.quantity import Quantity
-from pipeline.report.runs import n_classes_of
+from pipeline.report.runs import n_classes_of, said_beside
 from pipeline.report.solutions import doubt
 
 
@@ -59,7 +59,7 @@ def _matrix(
         Facts(matrix_facts(matrix)),
         Prose(f"Noted on the way: {'; '.join(notes)}.", quiet=True) if notes else None,
         tables.levels(matrix),
-        *distribution(matrix.distribution),
+        *distribution(matrix.distribution, said_beside(matrix.alone)),
     ]
 
 
@@ -117,11 +117,13 @@ def _scattering(name: str, arrays: Mapping[str, np.ndarray]) -> list[Block]:
 def _growth(scaling: Scaling) -> list[Block | None]:
     panels = growth(scaling.rows)
     fitted = exponents(scaling.rows)
-    text = f"{scaling.kernel} · {scaling.points}, tolerance {setting(scaling.tolerance)}."
-    table = tables.scaling(scaling.rows, fitted)
+    text = f"Kernel: {kernel_text(scaling.kernel)}. Points: {scaling.points}. Tolerance: {setting(scaling.tolerance)}."
+    beside = said_beside(scaling.alone)
+    table = tables.scaling(scaling.rows, fitted, beside)
     caption = (
         f"Storage and time against N{', with fitted powers' if fitted else ''}; dashed, what the dense matrix "
         f"would take.{'' if fitted else ' The sizes are too few or too small to tell powers of N.'}"
+        f"{f' {beside}' if beside else ''}"
     )
     picture = Illustration(tuple(panels), caption) if panels else None
     return [Heading("Growth with N"), Prose(text), picture, table]

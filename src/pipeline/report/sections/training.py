@@ -35,15 +35,15 @@ from pipeline.report.trials import trials
 
 
 def training_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> Section | None:
-    """Show the claims with their verdicts, curves and scores, then the tables."""
+    """Show curves and scores, then the claims with their verdicts, then the tables."""
     training, roles = metrics.training, metrics.claims_of
     if not training:
         return None
     n_classes = n_classes_of(metrics)
     swept = critical_batches(training, metrics.sweeps, metrics.predictions)
     blocks = [
-        _claims(training, roles),
         *_figures(training, roles),
+        _claims(training, roles),
         *_tables(training, roles, swept, n_classes),
     ]
     lead = f"{plural(len(training), 'run')}; {_best(training, n_classes)}."

@@ -122,8 +122,11 @@
     }
     return rows;
   };
-  const plain = (cell) => (cell.querySelector(".value") ? [...cell.querySelectorAll(".value")].map((one) => one.textContent).join(" ")
-    : [...cell.childNodes].filter((node) => !node.classList?.contains("delta")).map((node) => node.textContent.trim()).filter(Boolean).join(" "));
+  const plain = (cell) => {
+    const values = [...cell.querySelectorAll(".value, td > div > div")];
+    const parts = values.length ? values : [...cell.childNodes].filter((node) => !node.classList?.contains("delta"));
+    return parts.map((one) => one.textContent.trim()).filter(Boolean).join(" ");
+  };
   const valueOf = (cell) => (cell?.dataset.value === undefined ? NaN : Number(cell.dataset.value));
   const content = (table, exact) => [
     [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim()),

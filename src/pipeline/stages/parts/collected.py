@@ -107,9 +107,9 @@ def collect(
         predictions=next(
             (dict(a.facts_as(CriticalBatchFacts).methods) for _, a in found.get("critical_batch", [])), {}
         ),
-        precision=_precision(found),
+        precision=_precision(found, spans),
         matrices={name: _matrix(points[name], operators[name], solutions[name], spans) for name in points},
-        scaling=next((_scaling(scaling) for _, scaling in found.get("scaling", [])), None),
+        scaling=next((_scaling(scaling, spans) for _, scaling in found.get("scaling", [])), None),
         rules=rules,
         provenance=dict(origin),
         history=history,
@@ -131,9 +131,10 @@ def _model(network: Artifact, facts: NetworkFacts) -> Model:
     return Model(name=_trained(network).model.name, n_parameters=facts.n_parameters)
 
 
-def _scaling(scaling: Artifact) -> Scaling:
+def _scaling(scaling: Artifact, spans: list[Span]) -> Scaling:
     facts = scaling.facts_as(ScalingFacts)
-    return Scaling(**facts.model_dump(), rows=scaling.rows_as("rows", ScalingRow))
+    alone = ran_alone(_span(scaling), spans)
+    return Scaling(**facts.model_dump(), rows=scaling.rows_as("rows", ScalingRow), alone=alone)
 
 
 class _Named(BaseModel):
@@ -246,7 +247,7 @@ def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[S
     )
 
 
-def _precision(found: Mapping[str, list[tuple[str, Artifact]]]) -> dict[str, Converted]:
+def _precision(found: Mapping[str, list[tuple[str, Artifact]]], spans: list[Span]) -> dict[str, Converted]:
     timings = dict(found.get("timings", []))
     networks = {}
     for name, converted in found.get("half_network", []):
@@ -270,6 +271,7 @@ def _precision(found: Mapping[str, list[tuple[str, Artifact]]]) -> dict[str, Con
             candidates=timed.rows_as("candidates", CandidateRow),
             device_timings=timed.rows_as("device_timings", DeviceRow) if on_device else [],
             roofs=timed.json_as("roofs", RoofRow),
+            alone=ran_alone(_span(timed), spans),
         )
     return networks
 
