@@ -422,7 +422,7 @@ HISTORY = {
 
 def test_what_moved_beyond_the_noise_of_past_runs_is_told_with_the_commits_between(metrics, arrays, no_svg):
     page = render(metrics | {"history": HISTORY}, arrays).replace("\N{NO-BREAK SPACE}", " ")
-    assert "40 figures of 5 artefacts compared with up to 7 past runs" in page
+    assert "40 figures of 5 artefacts were compared with up to 7 past runs" in page
     assert "1 moved beyond their noise, 1 of them for the worse" in page
     assert "solve/&lt;m&gt; cost.seconds" in page
     assert "0.8000 to 1.200" in page

@@ -11,7 +11,7 @@ import math
 import re
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 #: CSS variable -> its value on white paper (style.css repeats them and adds the dark ones).
 PALETTE = {
@@ -81,16 +82,44 @@ _STYLE: dict[Any, Any] = {
 Value = str | float | None
 
 
+#: Cells of a grid on the page; of a finer one every second, third and so on stands for the others.
+MOST_CELLS = 10_000
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Values on a grid: ``values`` has shape (len(y), len(x)), and ``axes`` is where they are drawn."""
+
+    axes: Axes
+    x: NDArray[np.floating[Any]]
+    y: NDArray[np.floating[Any]]
+    values: NDArray[np.floating[Any]]
+
+    def on_page(self, place: Callable[[Axes, float, float], tuple[float, float]]) -> dict[str, Any]:
+        """The values with the places of their columns and rows in the units of the SVG."""
+        step = math.ceil(math.sqrt(self.values.size / MOST_CELLS))
+        x, y, values = self.x[::step], self.y[::step], self.values[::step, ::step]
+        return {
+            "x": [_rounded(float(one)) for one in x],
+            "y": [_rounded(float(one)) for one in y],
+            "values": [[_rounded(float(value), 4) for value in row] for row in values],
+            "across": [place(self.axes, float(one), float(y[0]))[0] for one in x],
+            "down": [place(self.axes, float(x[0]), float(one))[1] for one in y],
+        }
+
+
 @dataclass
 class Data:
     """What a drawing shows, row by row, to be pointed at, read out, and saved as CSV.
 
-    ``places`` has the position of every row in its axes; a drawing of too many things to be pointed at has none.
+    ``places`` has the position of every row in its axes; a drawing of too many things to be pointed at has none. The
+    cells of a ``grid`` are rows as well: their first two columns are x and y, and the last one is the value.
     """
 
     columns: tuple[str, ...]
     rows: list[tuple[Value, ...]] = field(default_factory=list)
     places: list[tuple[Axes, float, float]] = field(default_factory=list)
+    grid: Grid | None = None
 
     def add(self, axes: Axes, x: float, y: float, *values: Value) -> None:
         """Take a row that is drawn at (x, y) in data coordinates."""
@@ -100,19 +129,24 @@ class Data:
     def on_page(self, figure: Figure) -> dict[str, Any]:
         """The rows with their places in the units of the SVG, whose y axis points down."""
         scale, height = 72.0 / figure.dpi, 72.0 * figure.get_figheight()
-        places = [axes.transData.transform((x, y)) * scale for axes, x, y in self.places]
-        return {
+
+        def place(axes: Axes, x: float, y: float) -> tuple[float, float]:
+            across, up = axes.transData.transform((x, y)) * scale
+            return round(float(across), 1), round(height - float(up), 1)
+
+        found = {
             "columns": self.columns,
             "rows": self.rows,
-            "places": [(round(float(x), 1), round(height - float(y), 1)) for x, y in places],
+            "places": [place(*where) for where in self.places],
         }
+        return found if self.grid is None else found | {"grid": self.grid.on_page(place)}
 
 
-def _rounded(value: Value) -> Value:
+def _rounded(value: Value, digits: int = 6) -> Value:
     """Six digits of a number, which is more than a reader sees; no number stays none."""
     if not isinstance(value, float | np.floating):
         return value
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -176,7 +210,8 @@ def finish(figure: Figure, *, name: str, description: str, data: Data | None = N
     opening, rest = text.split(">", 1)
     opening = re.sub(r'\s(xmlns(:\w+)?|width|height|version)="[^"]*"', "", opening)
     svg = Markup(f'{opening} aria-hidden="true" focusable="false">{rest}')
-    return Drawing(svg, description, name, data.on_page(figure) if data is not None and data.rows else None)
+    shown = data is not None and (data.rows or data.grid is not None)
+    return Drawing(svg, description, name, data.on_page(figure) if data is not None and shown else None)
 
 
 def identifier(name: str) -> str:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish
+from pipeline.report.drawing import PALETTE, Data, Drawing, Grid, canvas, finish
 from pipeline.report.figures.axes import logarithmic, short_number
-from pipeline.report.formatting import count, is_number
+from pipeline.report.formatting import count, decimal, is_number, percent
 from pipeline.report.quantity import Quantity
 
 
@@ -15,12 +15,16 @@ def kriging_map(
     name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity, prefix: str = "map"
 ) -> Drawing | None:
     """Draw the predicted field on its grid, with the held-out points on it."""
-    return _map(name, arrays, quantity, "grid", "Predicted", prefix, "YlGnBu", dots=True)
+    title = f"Predicted {quantity.name}"
+    return _map(name, arrays, quantity, "grid", title, quantity.label, prefix, "YlGnBu", dots=True)
 
 
 def deviation_map(name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity) -> Drawing | None:
     """Draw the standard deviation of the predicted field on its grid."""
-    return _map(name, arrays, quantity, "grid_std", "Standard deviation of the", "std", "YlOrBr", dots=False)
+    title = f"Standard deviation of the {quantity.name}"
+    unit = "" if quantity.logarithmic or not quantity.unit else f" ({quantity.unit})"
+    label = f"standard deviation{unit}"
+    return _map(name, arrays, quantity, "grid_std", title, label, "std", "YlOrBr", dots=False)
 
 
 def _map(
@@ -28,7 +32,8 @@ def _map(
     arrays: Mapping[str, np.ndarray],
     quantity: Quantity,
     key: str,
-    what: str,
+    title: str,
+    label: str,
     prefix: str,
     colors: str,
     *,
@@ -53,8 +58,8 @@ def _map(
         latitude.min() - step_y,
         latitude.max() + step_y,
     )
-    data = Data((*names, f"true {quantity.label}", f"predicted {quantity.label}"))
-    with canvas(6.9, 3.9) as figure:
+    data = Data((*names, f"true {quantity.label}", f"predicted {label}") if dots else (*names, label))
+    with canvas(5.2, 2.95) as figure:
         axes = figure.add_subplot()
         picture = axes.imshow(
             grid[np.ix_(order, np.argsort(longitude))], extent=extent, cmap=colors, vmin=low, vmax=high,
@@ -70,12 +75,12 @@ def _map(
             predicted = arrays.get(f"{name}/predicted", truth)
             for east, north, true, guess in zip(x, y, truth, predicted, strict=True):
                 data.add(axes, east, north, float(east), float(north), float(true), float(guess))
+        data.grid = Grid(axes, longitude, latitude, grid)
         axes.set_xlim(extent[0], extent[1])
         axes.set_ylim(extent[2], extent[3])
         axes.grid(False)
         axes.set_xlabel(names[0])
         axes.set_ylabel(names[1])
-        title = f"{what} {quantity.name}"
         axes.set_title(f"{title}; dots: the truth, held out" if dots else title)
         degree = "°" if on_globe else ""
         for axis in (axes.xaxis, axes.yaxis):
@@ -84,9 +89,9 @@ def _map(
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
         bar.ax.yaxis.set_major_formatter(short_number)
-        bar.set_label(quantity.label)
+        bar.set_label(label)
         span = f"{quantity.error(float(finite.min()))} to {quantity.error(float(finite.max()))}"
-        words = f"Map of the {what[0].lower()}{what[1:]} {quantity.name}, from {span}."
+        words = f"Map of the {title[0].lower()}{title[1:]}, from {span}."
         return finish(figure, name=f"{prefix}-{name}", description=words, data=data)
 
 
@@ -154,7 +159,10 @@ def coverage_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None
         for promised, held in zip(level, found, strict=True):
             data.add(axes, promised, held, float(promised), float(held))
         last = int(np.argmin(np.abs(level - 0.95)))
-        words = f"Intervals that promise {level[last]:.0%} hold {found[last]:.1%} of the held-out values."
+        words = (
+            f"Intervals that promise to hold {percent(level[last], 0)} of the held-out values hold "
+            f"{percent(found[last], 1)} of them."
+        )
         return finish(figure, name=f"coverage-{name}", description=words, data=data)
 
 
@@ -172,10 +180,10 @@ def variogram_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | Non
         )
         axes.plot(
             distance, residuals, "o-", color=PALETTE["series-3"], markersize=3, linewidth=1,
-            label="residuals, left out",
+            label="errors of prediction",
         )  # fmt: skip
         data = Data(("distance", "of", "semivariance"))
-        for of, series in (("values", values), ("residuals", residuals)):
+        for of, series in (("values", values), ("errors of prediction", residuals)):
             for far, semivariance in zip(distance, series, strict=True):
                 data.add(axes, far, semivariance, float(far), of, float(semivariance))
         axes.axhline(1.0, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
@@ -186,7 +194,9 @@ def variogram_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | Non
         axes.set_ylabel("semivariance, standardized")
         axes.legend()
         words = (
-            "Semivariances by distance: those of standardized residuals are 1 at all distances where the model is right"
-            f", and lie between {residuals.min():.2f} and {residuals.max():.2f}."
+            "Variogram: the semivariance of pairs of points by their distance. Each point is also predicted from all "
+            "others. Where the model is right, the semivariance of these errors, divided by their standard deviations, "
+            f"is near 1 at every distance. Here it lies between {decimal(float(residuals.min()), 2)} and "
+            f"{decimal(float(residuals.max()), 2)}."
         )
         return finish(figure, name=f"variogram-{name}", description=words, data=data)

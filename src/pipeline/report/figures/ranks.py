@@ -42,7 +42,7 @@ def ranks_by_level(
         axes.set_xticks(found)
         axes.margins(x=0.12)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_xlabel("level (leaves to the right)")
+        axes.set_xlabel("level of the tree (leaves on the right)")
         axes.set_title("Rank of far blocks")
         data = Data(("level", "blocks", "smallest rank", "median rank", "largest rank"))
         for level, (low, middle, high) in zip(found, spans, strict=True):

@@ -26,7 +26,7 @@ def far_field(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None:
         return None
     decibels = 20 * np.log10(np.maximum(sizes, top * 10 ** (-_FLOOR / 20)))
     data = Data(("angle in degrees", "|f| in the first plane", "|f| in the second plane"))
-    with canvas(6.9, 3.2) as figure:
+    with canvas(5.2, 2.6) as figure:
         axes = figure.add_subplot()
         for plane, color, style, label in (
             (0, "series-1", "-", "first plane"),
@@ -71,7 +71,7 @@ def surface_field(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None
         return None
     across, up = _axes_across(direction)
     top = float(sizes.max())
-    with canvas(6.9, 3.4) as figure:
+    with canvas(5.2, 2.7) as figure:
         panels = figure.subplots(1, 2)
         for axes, side, title in zip(
             panels, (1.0, -1.0), ("Seen along the wave", "Seen against it"), strict=True

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from pipeline.report.drawing import Data, Drawing, canvas, finish
+from pipeline.report.drawing import Data, Drawing, Value, canvas, finish
 from pipeline.report.formatting import count, decimal
 
 DENSE = "#cc5500"
@@ -52,15 +52,29 @@ def block_structure(name: str, n: int, blocks: Sequence[Sequence[int]]) -> Drawi
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
         bar.set_label("rank (orange: dense)" if dense.any() else "rank")
-        data = Data(("first row", "past last row", "first column", "past last column", "rank (-1: dense)"))
-        if len(table) <= _MOST_ROWS:
-            data.rows += [tuple(int(value) for value in row) for row in table]
         low = ranks[~dense]
         words = (
             f"{count(n)} rows in {count(len(table))} blocks: {count(int(dense.sum()))} dense and "
             f"{count(len(low))} of low rank (median {decimal(float(np.median(low)), 0)}, largest {top})"
         )
-        return finish(figure, name=f"blocks-{name}", description=f"Block structure of {words}.", data=data)
+        return finish(
+            figure, name=f"blocks-{name}", description=f"Block structure of {words}.", data=_data(n, table)
+        )
+
+
+def _data(n: int, table: np.ndarray) -> Data:
+    """The blocks one by one; of very many, how many there are of each size and rank."""
+    if len(table) <= _MOST_ROWS:
+        columns = ("first row", "past last row", "first column", "past last column", "rank (-1: dense)")
+        return Data(columns, [tuple(int(value) for value in row) for row in table])
+    # Boxes of one level differ in size by rounding: a level's typical size stands for them.
+    rows = table[:, 1] - table[:, 0]
+    typical = np.round(n / 2.0 ** np.round(np.log2(n / rows))).astype(int)
+    kinds, counts = np.unique(np.stack([typical, table[:, 4]], axis=1), axis=0, return_counts=True)
+    found: list[tuple[Value, ...]] = [
+        (int(size), int(rank), int(number)) for (size, rank), number in zip(kinds, counts, strict=True)
+    ]
+    return Data(("rows, about", "rank (-1: dense)", "blocks"), found)
 
 
 def _paint(n: int, table: np.ndarray, colors: np.ndarray) -> np.ndarray:

@@ -51,6 +51,18 @@
     .filter(([, value]) => value !== null)
     .map(([column, value]) => `${column} ${typeof value === "number" ? String(value).replace("-", "−") : value}`);
 
+  // The cells of a grid become rows with places; what stood there before is marked on top of them.
+  const whole = (data) => {
+    data.marks = data.places.length;
+    if (!data.grid) return data;
+    const { x, y, values, across, down } = data.grid, blank = Array(data.columns.length - 3).fill(null);
+    y.forEach((up, i) => x.forEach((right, j) => {
+      data.rows.push([right, up, ...blank, values[i][j]]);
+      data.places.push([across[j], down[i]]);
+    }));
+    return data;
+  };
+
   const explorable = (panel, data) => {
     const svg = panel.querySelector("svg"), holder = svg.parentElement;
     const mark = document.createElementNS("http://www.w3.org/2000/svg", "circle");
@@ -74,12 +86,16 @@
     };
     const nearest = (event) => {
       const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
-      let best = -1, least = 18 ** 2;
-      data.places.forEach(([x, y], row) => {
-        const distance = (x - at.x) ** 2 + (y - at.y) ** 2;
-        if (distance < least) [best, least] = [row, distance];
-      });
-      return best;
+      const among = (first, last, reach) => {
+        let best = -1, least = reach ** 2;
+        for (let row = first; row < last; row++) {
+          const distance = (data.places[row][0] - at.x) ** 2 + (data.places[row][1] - at.y) ** 2;
+          if (distance < least) [best, least] = [row, distance];
+        }
+        return best;
+      };
+      const mark = among(0, data.marks, data.grid ? 4 : 18);
+      return mark < 0 ? among(data.marks, data.places.length, 18) : mark;
     };
     holder.addEventListener("pointermove", (event) => {
       const row = nearest(event);
@@ -106,7 +122,7 @@
     tools.append(button("SVG", `Download the figure ${name} as SVG`, () => save(`${name}.svg`, "image/svg+xml", alone(panel.querySelector("svg")))));
     const kept = panel.querySelector('script[type="application/json"]');
     if (kept) {
-      const data = JSON.parse(kept.textContent);
+      const data = whole(JSON.parse(kept.textContent));
       tools.append(button("CSV", `Download the data of figure ${name} as CSV`, () => save(`${name}.csv`, "text/csv", lines([data.columns, ...data.rows], ","))));
       if (data.places.length) explorable(panel, data);
     }
