@@ -17,6 +17,15 @@ const collisions = (view) => {
   return hits;
 };
 
+// Height of a letter of a figure as it is shown, in pixels.
+const size = (label) => parseFloat(view(label).getComputedStyle(label).fontSize) * label.getScreenCTM().a;
+const view = (element) => element.ownerDocument.defaultView;
+
+// Cells whose words are torn apart: one line of text that is spread over the width of its cell.
+const torn = (page) => [...page.querySelectorAll(".stacked td[data-title]:not(.bars)")]
+  .filter((cell) => [...cell.childNodes].filter((node) => node.textContent.trim()).length > 1)
+  .map((cell) => cell.textContent);
+
 const look = async (width) => {
   const frame = document.createElement("iframe");
   frame.style.cssText = `border:0;width:${width}px;height:900px`;
@@ -31,6 +40,8 @@ const look = async (width) => {
     overflow: view.documentElement.scrollWidth - width,
     cut: cut.map((holder) => holder.getAttribute("aria-label")),
     collisions: collisions(view),
+    torn: torn(view),
+    smallest: Math.min(...[...view.querySelectorAll(".panel svg text")].map(size)),
   };
   if (width > 1000) Object.assign(result, use(view, window_), await download(view, window_));
   frame.remove();

@@ -57,6 +57,11 @@ def test_nothing_is_cut_and_no_labels_collide(found, width):
     assert found[width]["overflow"] <= 0
     assert found[width]["cut"] == []
     assert found[width]["collisions"] == []
+    assert found[width]["torn"] == []
+
+
+def test_letters_of_figures_can_be_read_on_a_phone(found):
+    assert found["390"]["smallest"] >= 6.5
 
 
 def test_answers_and_pictures_fit_the_first_screen_of_a_desktop(found):

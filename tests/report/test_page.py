@@ -256,7 +256,7 @@ def test_one_seed_renders_without_a_spread(metrics, no_svg):
         "over seeds",
         "over all seeds",
         "a run's mean",
-        "First seed",
+        "the first seed",
     ):
         assert of_several not in page
 

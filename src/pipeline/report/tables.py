@@ -68,8 +68,8 @@ def final_accuracy(training: Training, n_classes: int = 0) -> Table:
         "Final scores of every run",
         columns,
         rows,
-        note=f"{_spread_of_seeds(training)}Gap: test loss minus training loss at the end. Time: of training"
-        f"{', the mean' if repeated(training) else ''}.{_beside(training)}{_chance(n_classes) if any(chance) else ''}",
+        note=f"{_spread_of_seeds(training)}Gap: test loss minus training loss at the end. Time: "
+        f"{'the mean time' if repeated(training) else 'the time'} of training.{_beside(training)}{_chance(n_classes) if any(chance) else ''}",
         series=tuple(stroke(index).variable for index in range(len(rows))),
     )
 
@@ -83,7 +83,7 @@ def _beside(training: Training) -> str:
     if all(alone(run) for run in training.values()):
         return ""
     return (
-        f" {BESIDE}: other jobs of the study ran on the same machine meanwhile, so that it may be too long."
+        f" {BESIDE}: other jobs of the study ran on the same machine meanwhile, so this time may be too long."
     )
 
 
@@ -173,8 +173,9 @@ def factors(training: Training) -> Table | None:
         "Kronecker factors at the end of training",
         columns,
         tuple(rows),
-        note="A: second moment of a layer's inputs; G: of the gradients at its outputs; conditions with damping; pi: "
-        f"how damping is split between the two.{' First seed.' if repeated(training) else ''}",
+        note="A is the second moment of a layer's inputs, and G that of the gradients at its outputs. Conditions are "
+        "those with damping, and pi says how damping is split between the two."
+        f"{' All figures are those of the first seed.' if repeated(training) else ''}",
     )
 
 

@@ -158,7 +158,7 @@ def _kriging_text(result: KrigingResult, points: str) -> str:
         else ""
     )
     written = (
-        f" {result.predictions}, beside its solution, holds mean and standard deviation at "
+        f" The file {result.predictions} beside its solution holds mean and standard deviation at "
         f"{count(result.n_predicted)} places."
         if result.predictions
         else ""
@@ -167,7 +167,7 @@ def _kriging_text(result: KrigingResult, points: str) -> str:
     return (
         f"Kriging predicts the {quantity.name} of {count(result.n_held_out)} held-out "
         f"{'points' if points == 'file' else points} to {quantity.error(result.rmse)} RMSE{quantity.factor(rmse)}; "
-        f"the mean predictor {quantity.error(result.rmse_mean_predictor)}.{inside}{written}{others}"
+        f"their mean would give {quantity.error(result.rmse_mean_predictor)}.{inside}{written}{others}"
     )
 
 

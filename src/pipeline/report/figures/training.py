@@ -70,7 +70,7 @@ def progress(training: Training) -> Drawing | None:
     """Validation accuracy against the clock and against steps, in one drawing: the study in one look."""
     if not _known(training, ACCURACY):
         return None
-    with canvas(5.0, 2.6) as figure:
+    with canvas(5.0, 2.4) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         data = _data()
         ends = _draw(left, training, ACCURACY, SECONDS, data)

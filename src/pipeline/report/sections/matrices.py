@@ -38,8 +38,8 @@ def matrices_section(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> Sect
     if scaling is not None:
         blocks += _growth(scaling)
     lead = (
-        "Dense matrices kept as hierarchical low-rank ones (H²): what is far away is described through a few "
-        "skeleton points, so that storage grows with N and not with N²."
+        "Dense matrices are kept as hierarchical ones of low rank (H²): a few skeleton points describe what is far "
+        "away, so that storage grows with N and not with N²."
     )
     return Section("numbers", "Fewer numbers", lead, tuple(block for block in blocks if block is not None))
 
@@ -79,8 +79,8 @@ def _structure(name: str, matrix: Matrix) -> Illustration | None:
     )
     if len(panels) > 1:
         caption += (
-            " Right: the median rank of the far blocks of each level, with bars over all of them. Storage grows like "
-            "N where ranks do not grow with the boxes, that is, to the left."
+            " The picture on the right shows the median rank of the far blocks of each level, with bars from the "
+            "smallest to the largest. Boxes grow to the left. Where ranks do not grow with them, storage grows like N."
         )
     return Illustration(panels, caption, shape="pair" if len(panels) > 1 else "single")
 

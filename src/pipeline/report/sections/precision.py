@@ -34,9 +34,9 @@ def precision_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> Section 
             blocks.append(Heading(label_of(name, training.get(name))))
         blocks += _network(name, network, classes_of(metrics))
     lead = (
-        "Trained networks, rounded once to FP16 and run by routines that read FP16 and add up in FP32. What is timed "
-        "are plans by measurement: where that is faster within the budget, a layer multiplies in BF16 or runs on "
-        "its weights widened to FP32, and its sentence says so."
+        "The weights of trained networks are rounded once to FP16, and routines read FP16 and add up in FP32. For each "
+        "batch size, measurements choose a plan: where it is faster and the error stays within the budget, a layer "
+        "multiplies in BF16 or keeps its weights in FP32. The sentences below each layer say so."
     )
     return Section("bits", "Fewer bits", lead, tuple(block for block in blocks if block is not None))
 
@@ -47,9 +47,9 @@ def _network(name: str, network: Converted, classes: list[str]) -> list[Block | 
     if panels:
         isa = network.roofs.instruction_set
         caption = (
-            f"Roofline of one core{f' ({isa})' if isa else ''}: each layer moves from FP32 (hollow) to FP16 (filled); "
-            "right means fewer bytes for the same work, up means faster. Layers have the numbers of the table of speed "
-            "and error below."
+            f"Roofline of one core{f' ({isa})' if isa else ''}. Each layer moves from FP32 (hollow) to FP16 (filled): "
+            "to the right with fewer bytes for the same work, and up if it is faster. The numbers are those of the "
+            "layers in the table of speed and error below."
         )
         blocks.append(Illustration(tuple(panels), caption))
     return [
@@ -68,10 +68,11 @@ def _network(name: str, network: Converted, classes: list[str]) -> list[Block | 
 
 
 def _network_text(network: Converted) -> str:
-    sizes = network.file_bytes
-    sentences = [f"File {n_bytes(sizes.fp32)} at FP32, {n_bytes(sizes.fp16)} at FP16."]
+    sentences = []
     bounds = Counter(bound_text(row.bound) for row in network.timings)
     if bounds:
         ordered = listing(f"{bound} ({n})" for bound, n in bounds.most_common())
-        sentences.append(f"What bounds the {plural(bounds.total(), 'timing')}: {ordered}.")
+        sentences.append(f"{plural(bounds.total(), 'timing')} are limited by {ordered}.")
+    sizes = network.file_bytes
+    sentences.append(f"The file takes {n_bytes(sizes.fp32)} at FP32 and {n_bytes(sizes.fp16)} at FP16.")
     return " ".join(sentences)
