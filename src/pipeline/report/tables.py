@@ -69,7 +69,8 @@ def final_accuracy(training: Training, n_classes: int = 0) -> Table:
         columns,
         rows,
         note=f"{_spread_of_seeds(training)}Gap: test loss minus training loss at the end. Time: "
-        f"{'the mean time' if repeated(training) else 'the time'} of training.{_beside(training)}{_chance(n_classes) if any(chance) else ''}",
+        f"{'the mean time' if repeated(training) else 'the time'} of training.{_beside(training)}"
+        f"{_chance(n_classes) if any(chance) else ''}",
         series=tuple(stroke(index).variable for index in range(len(rows))),
     )
 
