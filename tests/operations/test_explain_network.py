@@ -1,6 +1,7 @@
 """The page that explains a network on several engines."""
 
 import importlib.util
+import re
 from argparse import Namespace
 from html.parser import HTMLParser
 
@@ -13,7 +14,7 @@ from pipeline.__main__ import main
 from pipeline.errors import ConfigError
 from pipeline.operations import engine_profiles
 from pipeline.operations.engine_profiles import Row
-from pipeline.operations.explain_network import page, run, summary
+from pipeline.operations.explain_network import HEADINGS, page, run, summary
 
 
 @pytest.fixture
@@ -89,13 +90,18 @@ def test_casts_and_what_runs_on_one_side_are_told():
     )
     assert rows["relu"].reason.startswith("Ran at float32 only")
     assert "5.00 ms at FP32 and 4.00 ms in half precision, 1.25x" in summary(list(rows.values()))
-    assert "take 25% of the latter" in summary(list(rows.values()))
+    assert "take 25% of the time in half precision" in summary(list(rows.values()))
 
 
 def test_names_are_text_and_no_markup():
     text = page("<m>", (3, 4), {"ours": [Row("<script>", "a&b", "", None, 1e-3, reason="So.")]})
     assert "<script>" not in text
     assert Cells(text).rows[1][:2] == ["<script>", "a&b"]
+
+
+def test_every_cell_has_its_heading_for_a_phone():
+    text = page("m", (3, 4), {"ours": [Row("conv", "direct", "", None, 1e-3, reason="So.")]})
+    assert tuple(re.findall(r'<td data-title="([^"]*)"', text)) == HEADINGS
 
 
 def test_inputs_that_are_no_samples_are_refused(files):

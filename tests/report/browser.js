@@ -18,8 +18,10 @@ const collisions = (view) => {
 };
 
 // Height of a letter of a figure as it is shown, in pixels.
-const size = (label) => parseFloat(view(label).getComputedStyle(label).fontSize) * label.getScreenCTM().a;
-const view = (element) => element.ownerDocument.defaultView;
+const size = (label) => {
+  const { a, b } = label.getScreenCTM();  // of a rotated label, a alone is zero
+  return parseFloat(label.ownerDocument.defaultView.getComputedStyle(label).fontSize) * Math.hypot(a, b);
+};
 
 // Cells whose words are torn apart: one line of text that is spread over the width of its cell.
 const torn = (page) => [...page.querySelectorAll(".stacked td[data-title]:not(.bars)")]
@@ -48,10 +50,39 @@ const look = async (width) => {
   return result;
 };
 
+// The page as one sees it whose browser runs no scripts: a frame without the right to.
+const withoutScript = async () => {
+  const frame = document.createElement("iframe");
+  frame.sandbox = "allow-same-origin";
+  frame.style.cssText = "border:0;width:1280px;height:900px";
+  const loaded = new Promise((done) => { frame.onload = done; });
+  frame.srcdoc = text;
+  document.body.append(frame);
+  await loaded;
+  const view = frame.contentDocument;
+  const shown = [...view.querySelectorAll("table, figure svg")].filter((one) => !one.closest("details"));
+  const result = {
+    buttons: view.querySelectorAll("button, select").length,
+    hidden: shown.filter((one) => !one.getBoundingClientRect().height).length,
+    shown: shown.length,
+    folded: view.querySelectorAll("details > summary").length,
+  };
+  frame.remove();
+  return result;
+};
+
 const use = (view, window_) => {
   const result = {};
   const first = [...view.querySelectorAll(".answer, .first")].at(-1).getBoundingClientRect();
   result.firstScreen = first.bottom;
+  const folds = [...view.querySelectorAll("details")];
+  const open = () => folds.filter((details) => details.open).length;
+  for (const details of folds) details.open = false;
+  window_.dispatchEvent(new window_.Event("beforeprint"));
+  result.printed = [folds.length, open()];
+  window_.dispatchEvent(new window_.Event("afterprint"));
+  result.printed.push(open());
+  result.copiers = [...view.querySelectorAll(".table, .facts")].filter((one) => !one.querySelector(".tools button")).length;
   const table = [...view.querySelectorAll("table")].find((one) => one.querySelector("[data-compared]"));
   const heads = [...table.tHead.rows[0].cells];
   const column = (place) => [...table.tBodies[0].rows].map((row) => row.cells[place].dataset.value).map(Number);
@@ -96,6 +127,7 @@ const download = async (view, window_) => {
   for (const width of [1280, 820, 390]) {
     try { found[width] = await look(width); } catch (error) { found[width] = { error: String(error) }; }
   }
+  found.plain = await withoutScript();
   const out = document.createElement("pre");
   out.id = "found";
   out.textContent = JSON.stringify(found);

@@ -79,6 +79,23 @@ def test_tables_are_sorted_by_value_and_compared_with_a_baseline(found):
     assert {"0.0625×", "1.00×", "−2.0"} <= set(desktop["compared"]), desktop["compared"]
 
 
+def test_tables_of_paper_are_unfolded_and_fold_again(found):
+    folds, while_printing, afterwards = found["1280"]["printed"]
+    assert folds == while_printing > 0
+    assert afterwards == 0
+
+
+def test_every_table_and_list_of_values_can_be_copied(found):
+    assert found["1280"]["copiers"] == 0
+
+
+def test_a_browser_without_scripts_shows_all_tables_and_figures(found):
+    plain = found["plain"]
+    assert plain["buttons"] == 0
+    assert plain["hidden"] == 0 < plain["shown"]
+    assert plain["folded"] > 0
+
+
 def test_arrow_keys_read_out_the_values_of_a_figure(found):
     desktop = found["1280"]
     assert desktop["said"].startswith(

@@ -19,13 +19,21 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: 
 td:last-child { min-width: 22em }
 h1 { overflow-wrap: anywhere }
 tr.moving td { background: #fff4e0 }
-.wide { overflow-x: auto; margin: 1rem 0 3rem }
-.wide table { margin: 0 }
-@media (max-width: 46rem) {
+.wide { overflow-x: auto }
+@media screen and (max-width: 62rem) {
   body { margin: 1rem auto }
-  td, th { min-width: 4rem }
-  td:last-child { min-width: 16rem }
+  table, tbody { display: block }
+  thead { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden }
+  tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 16rem), 1fr)); gap: 0 1.6rem;
+       padding: .6rem 0; border-bottom: 1px solid #ddd }
+  td, td.number { display: flex; justify-content: space-between; gap: 0 1rem; padding: .1rem 0; border: 0;
+                  white-space: normal; overflow-wrap: anywhere }
+  td::before { content: attr(data-title); color: #666 }
+  td:first-child, td:nth-child(2), td:last-child { grid-column: 1 / -1; display: block; min-width: 0 }
+  td:first-child { font-weight: 600 }
+  td:first-child::before, td:last-child::before { content: "" }
 }
+@media print { .wide { overflow: visible } tr { break-inside: avoid } }
 """
 
 
@@ -61,8 +69,8 @@ def summary(rows: Sequence[Row]) -> str:
     moving = sum(row.seconds_half or 0.0 for row in rows if row.kernel.startswith(MOVING))
     gain = single / half if half else 1.0
     return (
-        f"{len(rows)} layers, {single * 1e3:.2f} ms at FP32 and {half * 1e3:.2f} ms in half precision, {gain:.2f}x; "
-        f"casts, reorders and copies take {moving / half if half else 0:.0%} of the latter"
+        f"{len(rows)} layers take {single * 1e3:.2f} ms at FP32 and {half * 1e3:.2f} ms in half precision, "
+        f"{gain:.2f}x; casts, reorders and copies take {moving / half if half else 0:.0%} of the time in half precision"
     )
 
 
@@ -78,15 +86,17 @@ def page(title: str, shape: Sequence[int], engines: Mapping[str, Sequence[Row]])
         f'<meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
     )
     about = (
-        f"One sample of shape {tuple(shape)}, one core, medians. Layers that only move numbers are shaded. Half "
-        "precision is FP16 with FP32 arithmetic or BF16 products in ours, FP16 in onnxruntime, and BF16 in OpenVINO."
+        f"Times are medians for one sample of shape {tuple(shape)} on one core. Layers that only move numbers are "
+        "shaded. Half precision is FP16 with FP32 arithmetic or BF16 products in our engine, FP16 in onnxruntime, and "
+        "BF16 in OpenVINO."
     )
     return f"{head}<h1>Why {title} takes what it takes</h1><p>{about}</p>{''.join(parts)}</html>"
 
 
 def _table(rows: Sequence[Row]) -> str:
-    head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
-    return f'<div class="wide" tabindex="0"><table><tr>{head}</tr>{"".join(map(_line, rows))}</table></div>'
+    head = "".join(f'<th scope="col">{heading}</th>' for heading in HEADINGS)
+    body = "".join(map(_line, rows))
+    return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _line(row: Row) -> str:
@@ -98,10 +108,13 @@ def _line(row: Row) -> str:
         _number(row.n_bytes, 1e-3),
         _number(row.flops, 1e-6),
     )
-    cells = [f"<td>{escape(row.layer)}</td><td>{escape(row.kernel)}</td>"]
-    cells += [f'<td class="number">{number}</td>' for number in numbers]
     error = "" if row.error is None else f"{row.error:.1e}"
-    cells.append(f"<td>{escape(row.bound)}</td><td>{error}</td><td>{escape(row.reason)}</td>")
+    texts = (row.layer, row.kernel, *numbers, row.bound, error, row.reason)
+    classes = (*2 * ("",), *len(numbers) * (' class="number"',), *3 * ("",))
+    cells = [  # on a phone, each has its heading beside it
+        f'<td data-title="{heading}"{kind}>{escape(text)}</td>'
+        for heading, kind, text in zip(HEADINGS, classes, texts, strict=True)
+    ]
     kind = ' class="moving"' if row.kernel.startswith(MOVING) else ""
     return f"<tr{kind}>{''.join(cells)}</tr>"
 

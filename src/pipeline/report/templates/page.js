@@ -26,6 +26,24 @@
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   };
+  // A page from a file has a clipboard only where the browser lets it: otherwise the older way is tried.
+  const copied = async (text) => {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch {
+      const area = make("textarea", { class: "skip" });
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      const done = document.execCommand("copy");
+      area.remove();
+      return done;
+    }
+  };
+  const copier = (label, rows) => button("Copy", label, async (element) => {
+    flash(element, (await copied(lines(rows(), "\t"))) ? "Copied" : "Refused");
+  });
   const study = document.body.dataset.study || "study";
   const quoted = (value, separator) => {
     const text = value === null ? "" : String(value);
@@ -198,13 +216,25 @@
     tools.append(make("label", {}, "Compare ", select));
   };
 
+  document.querySelectorAll(".facts").forEach((holder) => {
+    const rows = [...holder.querySelectorAll("dl > div")].map((row) => [...row.children].map((cell) => cell.textContent));
+    holder.append(make("div", { class: "tools" }, copier("Copy these values, for a spreadsheet", () => rows)));
+  });
+
+  // Paper cannot be unfolded.
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    folded = [...document.querySelectorAll("details:not([open])")];
+    for (const details of folded) details.open = true;
+  });
+  addEventListener("afterprint", () => { for (const details of folded) details.open = false; });
+
   document.querySelectorAll(".table").forEach((holder, place) => {
     const table = holder.querySelector("table");
     const tools = make("div", { class: "tools" });
     comparable(table, tools);
     tools.append(
-      button("Copy", "Copy the table, for a spreadsheet", (element) => navigator.clipboard.writeText(lines(content(table, true), "\t"))
-        .then(() => flash(element, "Copied"), () => flash(element, "Refused"))),
+      copier("Copy the table, for a spreadsheet", () => content(table, true)),
       button("CSV", "Download the table as CSV", () => save(`${study}-table-${place + 1}.csv`, "text/csv", lines(content(table, true), ","))),
     );
     if (!table.classList.contains("claims")) sortable(table);
