@@ -28,7 +28,7 @@ tr.moving td { background: #fff4e0 }
        padding: .6rem 0; border-bottom: 1px solid #ddd }
   td, td.number { display: flex; justify-content: space-between; gap: 0 1rem; padding: .1rem 0; border: 0;
                   white-space: normal; overflow-wrap: anywhere }
-  td::before { content: attr(data-title); color: #666 }
+  td::before { content: attr(data-title); margin-right: .4em; color: #666 }
   td:first-child, td:nth-child(2), td:last-child { grid-column: 1 / -1; display: block; min-width: 0 }
   td:first-child { font-weight: 600 }
   td:first-child::before, td:last-child::before { content: "" }
