@@ -141,3 +141,26 @@ def test_rows_have_to_add_up(tmp_path):
             DistributedH2Matrix.load(tmp_path, comm, n_own_rows=10)
 
     run_in_threads(2, work)
+
+
+@pytest.mark.parametrize("name", ["square", "wave", "two bases"])
+def test_a_matrix_whose_blocks_lie_on_the_disk_multiplies_and_solves_as_before(name, tmp_path):
+    dimension, kernel, options = CASES[name]
+    rng = np.random.default_rng(0)
+    points, x = rng.random((N, dimension)), rng.standard_normal(N)
+
+    def work(comm):
+        own = np.array_split(np.arange(N), 3)[comm.rank]
+        A = DistributedH2Matrix.from_kernel(points[own], kernel, comm, leaf_size=16, **options)
+        moved = A.on_disk(tmp_path)
+        np.testing.assert_array_equal(moved @ x[own], A @ x[own])
+        if name == "square":
+            np.testing.assert_array_equal(
+                moved.factorize(parts=3).solve(x[own]), A.factorize(parts=3).solve(x[own])
+            )
+        return moved
+
+    for moved in run_in_threads(3, work):
+        values = moved.form.near.inner.values
+        assert isinstance(values, np.memmap)
+    assert len(list(tmp_path.glob("near-inner-*.npy"))) == 3

@@ -21,7 +21,7 @@ from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.product import product
 from pipeline.hmatrix.distributed.solve import solve
 from pipeline.hmatrix.distributed.statistics import of_matrix
-from pipeline.hmatrix.distributed.storage import load, save
+from pipeline.hmatrix.distributed.storage import load, on_disk, save
 from pipeline.hmatrix.distributed.structure import level_table, shown_blocks
 from pipeline.hmatrix.distributed.swap import gather
 from pipeline.hmatrix.distributed.vectors import act
@@ -233,6 +233,14 @@ class DistributedH2Matrix:
     def save(self, path: Path | str) -> None:
         """Write the matrix into a folder, a shard for each process; see `storage.save`."""
         save(self.form, Path(path), self.communicator)
+
+    def on_disk(self, path: Path | str) -> "DistributedH2Matrix":
+        """Return the same matrix with its blocks in files of a folder, which products read from there.
+
+        Where memory is scarce, a factorization has the room that they took once `self` is let go. The folder has to
+        stay as long as the matrix is used.
+        """
+        return DistributedH2Matrix(on_disk(self.form, Path(path), self.communicator), self.communicator)
 
     @classmethod
     def load(

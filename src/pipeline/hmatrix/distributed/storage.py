@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.hmatrix import kernels
 from pipeline.hmatrix.admissibility import interactions
+from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.distributed.form import OwnBasis, OwnForm, Pairs
 from pipeline.hmatrix.distributed.points import KeptPoints
@@ -82,6 +83,29 @@ def save(A: OwnForm, path: Path, communicator: Communicator) -> None:
                 dtype=A.dtype.name,
                 notes=list(A.notes),
             ).write(path)
+
+
+def on_disk(A: OwnForm, path: Path, communicator: Communicator) -> OwnForm:
+    """Move the blocks into files of a folder, from where products read them; collective.
+
+    They are the greater part of a matrix and a factorization wants none of them. The folder holds a file for each
+    process and kind of block, and has to stay as long as the matrix.
+    """
+
+    def moved(blocks: Blocks, name: str) -> Blocks:
+        if not blocks.values.size:
+            return blocks
+        file = path / f"{name}-{communicator.rank:05d}.npy"
+        np.save(file, blocks.values)
+        return replace(blocks, values=np.load(file, mmap_mode="r"))
+
+    with together(communicator):
+        path.mkdir(parents=True, exist_ok=True)
+        near, far = (
+            Pairs(moved(pairs.inner, f"{name}-inner"), moved(pairs.outer, f"{name}-outer"))
+            for name, pairs in (("near", A.near), ("far", A.far))
+        )
+    return replace(A, near=near, far=far)
 
 
 def _without_top(basis: Basis, n_top: int) -> Basis:
