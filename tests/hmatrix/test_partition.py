@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.hmatrix.admissibility import Strong, Weak, interactions
 from pipeline.hmatrix.geometry import trees_of
-from pipeline.hmatrix.partition import LEAST, SIZES, UPDATES, cut, partition_level
+from pipeline.hmatrix.partition import SIZES, UPDATES, partition_level
 
 
 def near_lists(dimension, n=1000, rule=None, leaf_size=8):
@@ -20,31 +20,6 @@ def pairs_of(tree, near, level):
         for b in range(first, last)
         for f in near.boxes[near.start[b] : near.start[b + 1]]
     }
-
-
-@pytest.mark.parametrize("n_parts", [1, 2, 3, 5, 8, 16])
-@pytest.mark.parametrize("n_boxes", [0, 1, 3, 4, 17, 64])
-def test_ranges_tile_a_level_and_few_boxes_belong_to_few_parts(n_parts, n_boxes):
-    cuts = cut(n_boxes, np.ones(n_parts))
-    assert cuts[0] == 0
-    assert cuts[-1] == n_boxes
-    sizes = np.diff(cuts)
-    assert (sizes >= 0).all()
-    owning = np.flatnonzero(sizes)
-    assert len(owning) <= max(1, n_boxes // (LEAST // 2))
-    if n_boxes >= LEAST * n_parts:
-        assert sizes.max() - sizes.min() <= 1
-
-
-def test_shares_decide_the_sizes():
-    assert np.diff(cut(64, np.array([3.0, 1.0]))).tolist() == [48, 16]
-    assert np.diff(cut(256, np.array([7.0, 1.0]))).tolist() == [224, 32]
-
-
-def test_a_slow_part_owns_no_boxes_where_it_would_own_few_and_parts_of_like_speed_do():
-    assert np.diff(cut(64, np.array([7.0, 1.0]))).tolist() == [64, 0]
-    assert np.diff(cut(64, np.array([4.0, 1.0, 4.0]))).tolist() == [32, 0, 32]
-    assert np.diff(cut(16, np.array([3.0, 2.0]))).tolist() == [10, 6]
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 3])

@@ -169,7 +169,10 @@ def test_ranges_in_proportion_to_speed_solve_the_same_system():
     eliminated, substitution = factorized(problem, 3, shares=shares)
     b = np.random.default_rng(8).standard_normal(N)
     assert off(matrix, substitution.solve(b, 1), b) <= 1e-7
-    assert np.diff(eliminated.stages[0].plan.cuts).tolist() == (shares / 11 * 256).round().tolist()
+    sizes = np.diff(eliminated.stages[0].plan.cuts)
+    assert sizes.sum() == 256
+    # Seams are work as well; all boxes within two steps of others' would at most be all of the smallest share.
+    assert np.abs(sizes - shares / 11 * 256).max() < 256 / 11
 
 
 def test_parts_share_memory_and_work():

@@ -12,7 +12,7 @@ so that every process finds the same. Of a level:
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,20 +21,13 @@ from scipy.sparse import csr_array
 
 from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.cluster import ClusterTree, Ints
+from pipeline.hmatrix.ranges import Boxes, Work, cut
 
-FEW = 12  # boxes of a slow part; with fewer, the others wait longer at its seams than its work is worth
-LEAST = 4  # boxes of a part; with fewer, boxes of several parts go to one of them
 NOBODY, SIZES, UPDATES = 0, 1, 2  # what others have to be told of a box, as native/eliminate.hpp numbers it
-_PALETTES = (
-    2,
-    3,
-    4,
-    5,
-    6,
-    8,
-    10,
-    12,
-)  # turns to begin with: those that make the shortest sum of turns are kept
+_PALETTES = 1, 2, 3, 4, 6, 8, 12  # turns of boxes on seams to begin with
+_ROUNDS = 2  # of filling turns with interior boxes, whose work depends on the order
+_ENOUGH = 1.01  # times the mean of the parts' work: plans that take as little need not be compared
+_WAITING = 0.5  # boxes that the end of a phase costs, since work is foretold about that well
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,14 +133,10 @@ def partition_level(
         n_parts: How many parts there are in all; high levels may leave some without boxes.
         shares: Shape (parts,), how much each part should own; equal if left out.
     """
-    first, last = int(tree.level_start[level]), int(tree.level_start[level + 1])
+    first = int(tree.level_start[level])
     speeds = np.ones(n_parts) if shares is None else shares
-    cuts = cut(last - first, speeds)
-    start = near.start[first : last + 1]
-    columns = near.boxes[start[0] : start[-1]].astype(np.int64) - first
-    one_step = csr_array(
-        (np.ones(len(columns), np.int32), columns, start - start[0]), shape=(last - first,) * 2
-    )
+    boxes = Boxes.of(tree, near, level)
+    one_step, cuts = boxes.near, cut(boxes, speeds)
     owner = np.repeat(np.arange(n_parts, dtype=np.int32), np.diff(cuts))
     rows, columns = one_step.tocoo().coords
     crossing = owner[rows] != owner[columns]
@@ -158,44 +147,7 @@ def partition_level(
     two_steps = csr_array(one_step[around] @ one_step).tocoo()
     pairs = np.stack([around[two_steps.coords[0]], two_steps.coords[1]], axis=1).astype(np.int32)
     ghosts = _box_parts(pairs[owner[pairs[:, 0]] != owner[pairs[:, 1]]], owner, n_parts)
-    phase = _fill(_turns(seam_pairs, owner), owner, speeds)
-    return LevelPartition(level, first, cuts, phase, updated, ghosts)
-
-
-def cut(n_boxes: int, shares: NDArray[np.float64]) -> Ints:
-    """Cut a level's boxes into ranges in proportion to shares, shape (parts + 1,).
-
-    Where parts would own fewer than `LEAST` boxes on average, every second part hands its boxes to the one before it,
-    and so on: levels near the top belong to few parts. Parts of less than half the greatest share own none where they
-    would own fewer than `FEW`.
-    """
-    n_parts, stride = len(shares), 1
-    slow = (shares < shares.max() / 2) & (shares / shares.sum() * n_boxes < FEW)
-    shares = np.where(slow, 0.0, shares)
-    while stride < n_parts and n_boxes < LEAST * -(-n_parts // stride):
-        stride *= 2
-    ends = np.concatenate([[0.0], np.cumsum(shares)]) / shares.sum() * n_boxes
-    heads = np.append(np.arange(0, n_parts, stride), n_parts)
-    edges = np.round(ends[heads]).astype(np.int32)
-    cuts = np.empty(n_parts + 1, np.int32)
-    cuts[heads] = edges
-    for head, following, edge in zip(heads[:-1], heads[1:], edges[1:], strict=True):
-        cuts[head + 1 : following] = edge
-    return cuts
-
-
-def range_edges(tree: ClusterTree, first: int, cuts: Ints) -> NDArray[np.int64]:
-    """Return the place in tree order at which each range of a level's boxes starts, shape (len(cuts),).
-
-    Args:
-        tree: The boxes.
-        first: The level's first box.
-        cuts: Where the ranges start, from the level's first box; the number of the level's boxes at their end.
-    """
-    n_points = int(tree.stop.max(initial=0))
-    return np.append(tree.start, n_points)[np.where(cuts == cuts[-1], len(tree.start), first + cuts)].astype(
-        np.int64
-    )
+    return LevelPartition(level, first, cuts, _phases(seam_pairs, boxes, owner, speeds), updated, ghosts)
 
 
 def _box_parts(pairs: Ints, owner: Ints, n_parts: int) -> Ints:
@@ -204,8 +156,8 @@ def _box_parts(pairs: Ints, owner: Ints, n_parts: int) -> Ints:
     return np.stack([keys // n_parts, keys % n_parts], axis=1).astype(np.int32)
 
 
-def _turns(seam_pairs: Ints, owner: Ints) -> Ints:
-    """Return a phase for every box: 0 for interior ones, else from 1 on, different for the two of each pair."""
+def _phases(seam_pairs: Ints, boxes: Boxes, owner: Ints, speeds: NDArray[np.float64]) -> Ints:
+    """Return a phase for every box, different for the two of each pair: the plan that takes least of those tried."""
     phase = np.zeros(len(owner), np.int32)
     members = np.unique(seam_pairs[:, 0])
     if len(members) == 0:
@@ -214,20 +166,35 @@ def _turns(seam_pairs: Ints, owner: Ints) -> Ints:
     for i, j in seam_pairs.tolist():
         others.setdefault(i, []).append(j)
     counts = Counter(owner[members].tolist())
-    best: tuple[int, dict[int, int]] | None = None
+    n_parts, best, least = len(speeds), phase, np.inf
     for palette in _PALETTES:
-        length, found = _runs(members.tolist(), others, owner, counts, palette)
-        if best is None or length < best[0]:
-            best = length, found
-    assert best is not None
-    phase[members] = [1 + best[1][box] for box in members.tolist()]
-    return phase
+        found = _runs(members.tolist(), others, owner, counts, palette)
+        phase[members] = [1 + found[box] for box in members.tolist()]
+        plan = phase
+        work = Work.of(boxes, owner, n_parts, boxes.left(_turns(plan)))
+        for _ in range(_ROUNDS):
+            plan = _fill(phase, owner, work, speeds)
+            work = Work.of(boxes, owner, n_parts, boxes.left(_turns(plan)))
+            longest = float((_loads(plan, owner, work, n_parts) / speeds).max(axis=1).sum())
+            longest += _WAITING * float(work.own.mean()) * plan.max() / speeds.max()
+            if longest < least:
+                best, least = plan, longest
+        if least <= _ENOUGH * work.of_parts(owner, n_parts).sum() / speeds.sum():
+            break
+    return best
+
+
+def _turns(phase: Ints) -> Ints:
+    """Number boxes in the order in which they are eliminated: phase by phase, along the tree's order."""
+    turn = np.empty_like(phase)
+    turn[np.argsort(phase, kind="stable")] = np.arange(len(phase))
+    return turn
 
 
 def _runs(
     members: list[int], others: dict[int, list[int]], owner: Ints, counts: Counter[int], palette: int
-) -> tuple[int, dict[int, int]]:
-    """Give each part turns in long runs along the tree's order; return the sum of turns' lengths, and the turns."""
+) -> dict[int, int]:
+    """Give boxes on seams turns, in long runs along the tree's order of each part."""
     found: dict[int, int] = {}
     load: Counter[tuple[int, int]] = Counter()
     last: dict[int, int] = {}
@@ -243,20 +210,34 @@ def _runs(
             turn = min(free, key=lambda turn: (load[part, turn], turn))
         found[box] = last[part] = turn
         load[part, turn] += 1
-    return sum(max(load[part, turn] for part in counts) for turn in range(n_turns)), found
+    return found
 
 
-def _fill(phase: Ints, owner: Ints, speeds: NDArray[np.float64]) -> Ints:
-    """Move interior boxes, of phase 0, into turns in which their part would wait for others."""
-    phase = phase.copy()
-    n_phases = int(phase.max(initial=0)) + 1
-    on_seam = phase > 0
-    load = np.zeros((n_phases, len(speeds)))
-    np.add.at(load, (phase[on_seam], owner[on_seam]), 1)
-    longest = (load / speeds).max(axis=1, keepdims=True)
-    idle = np.floor(longest * speeds - load + 1e-9).astype(np.int64)  # boxes, at the part's own speed
+def _loads(phase: Ints, owner: Ints, work: Work, n_parts: int) -> NDArray[np.float64]:
+    """Return the work of each superstep and part: what others eliminated in a phase is applied in the next."""
+    loads = np.zeros((int(phase.max(initial=0)) + 2, n_parts))
+    np.add.at(loads, (phase, owner), work.own)
+    np.add.at(loads, (phase[work.boxes] + 1, work.parts), work.applied)
+    return loads
+
+
+def _fill(seams: Ints, owner: Ints, work: Work, speeds: NDArray[np.float64]) -> Ints:
+    """Move interior boxes, the last of each part, into turns in which their part would wait for others.
+
+    Args:
+        seams: Phases of boxes on seams, from 1 on, and 0 for interior ones.
+        owner, work, speeds: Who eliminates each box, and for how long.
+    """
+    interior = seams == 0
+    loads = _loads(seams, owner, replace(work, own=np.where(interior, 0.0, work.own)), len(speeds))
+    idle = ((loads / speeds).max(axis=1, keepdims=True) * speeds - loads)[1:-1]
+    filled = seams.copy()
     for part in np.unique(owner).tolist():
-        interior = np.flatnonzero((owner == part) & ~on_seam)
-        turns = np.repeat(np.arange(1, n_phases), idle[1:, part])[: len(interior)]
-        phase[interior[len(interior) - len(turns) :]] = turns
-    return phase
+        boxes = np.flatnonzero((owner == part) & interior)
+        own = work.own[boxes]
+        after = own.sum() - np.cumsum(own) + own / 2
+        ends = np.cumsum(idle[:, part])
+        room = min(float(ends[-1]), float(own.sum()))
+        moved = after < room
+        filled[boxes[moved]] = 1 + np.searchsorted(ends, room - after[moved])
+    return filled

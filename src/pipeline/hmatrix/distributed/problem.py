@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.admissibility import Lists, interactions
+from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.points import KeptPoints, kernel_matrix
 from pipeline.hmatrix.distributed.swap import Array, Halo, Ids, chained, gather
 from pipeline.hmatrix.distributed.vectors import shifted
 from pipeline.hmatrix.kernels import Kernel
-from pipeline.hmatrix.partition import cut, range_edges
 from pipeline.hmatrix.parts import Problem, Team
 from pipeline.hmatrix.places import distinct
+from pipeline.hmatrix.ranges import Boxes, cut, range_edges
 from pipeline.hmatrix.skeleton import Sampling
 from pipeline.runtime.communicator import Communicator
 
@@ -44,17 +45,20 @@ def divided_problem(
     """
     division, communicator = A.division, team.communicator
     tree = division.tree
-    edges = _edges(A, team)
+    near = near_lists(A, communicator)
+    cuts = [cut(Boxes.of(tree, near, level), team.speeds) for level in range(tree.n_levels)]
+    bounds = range_edges(tree, int(tree.level_start[-2]), cuts[-1])
+    edges = bounds[np.searchsorted(team.place, np.arange(communicator.size + 1))]  # of the processes
     ranges = np.stack([edges[:-1], edges[1:]], axis=1)
     points, term = (
         shifted(rows, division.first, ranges, communicator) for rows in (division.tree.points, own_term)
     )
     kept = _Kept(A.kernel, int(edges[communicator.rank]), points, term, edges, communicator)
     matrix, diagonal, _ = kept.fetch(np.zeros(0, np.int64))
-    far = interactions(tree, tree, A.admissibility, _with_ancestors(A, team)).far
+    far = interactions(tree, tree, A.admissibility, _with_ancestors(tree, cuts, team)).far
     highest = gather(communicator, np.array([A.interactions.first_far_level(tree)]))
     return Problem(
-        matrix, tree, near_lists(A, communicator), far, diagonal, kind, working, stored, sampling,
+        matrix, tree, near, far, diagonal, kind, working, stored, sampling,
         min(int(level[0]) for level in highest), dense_end, kept.fetch if communicator.size > 1 else None, A.kernel,
     )  # fmt: skip
 
@@ -105,23 +109,12 @@ def near_lists(A: OwnForm, communicator: Communicator) -> Lists:
     return Lists(start, boxes)
 
 
-def _edges(A: OwnForm, team: Team) -> Ids:
-    """Return the place at which the points of each process's parts start, shape (processes + 1,)."""
-    tree = A.division.tree
-    first, last = int(tree.level_start[-2]), int(tree.level_start[-1])
-    bounds = range_edges(tree, first, cut(last - first, team.speeds))
-    return bounds[np.searchsorted(team.place, np.arange(team.communicator.size + 1))]
-
-
-def _with_ancestors(A: OwnForm, team: Team) -> NDArray[np.bool_]:
-    """Return which boxes this process's parts own on any level, and all above these."""
-    tree = A.division.tree
+def _with_ancestors(tree: ClusterTree, cuts: list[Ints], team: Team) -> NDArray[np.bool_]:
+    """Return which boxes this process's parts own on any level, given each level's ranges, and all above these."""
     wanted = np.zeros(tree.n_boxes, bool)
-    for level in range(tree.n_levels):
-        boxes = tree.level(level)
-        cuts = boxes.start + cut(len(boxes), team.speeds)
+    for level, ranges in enumerate(cuts):
         for part in team.own:
-            wanted[cuts[part] : cuts[part + 1]] = True
+            wanted[tree.level(level).start :][ranges[part] : ranges[part + 1]] = True
     for level in range(tree.n_levels - 1, 0, -1):
         boxes = tree.level(level)
         wanted[tree.parent[np.flatnonzero(wanted[boxes.start : boxes.stop]) + boxes.start]] = True

@@ -3,8 +3,8 @@
 Level by level from the leaves, phase by phase: every part eliminates its boxes of the phase (native/eliminate.cpp), and
 sends one record per box to the parts whose blocks or ghosts it concerns. These apply it when their next phase begins,
 without waiting for each other in between. At the level's end boxes go to the owners of their parents, children's
-unknowns to those whose ghosts the parents are, and blocks are merged. What is left in the end is gathered by part 0 and
-factorized densely. One part over everything is the serial algorithm.
+unknowns to those whose ghosts the parents are, and blocks are merged. What is left in the end is gathered by the
+fastest part and factorized densely. One part over everything is the serial algorithm.
 """
 
 import time
@@ -309,17 +309,19 @@ class _Run:
         return moved
 
     def _finish(self, plan: LevelPartition, moved: Moved) -> None:
-        """Gather what is left on part 0, and factorize it densely."""
-        heir = np.zeros(plan.n_boxes, np.int32)
+        """Gather what is left on the fastest part, and factorize it densely."""
+        fastest = int(np.argmax(self.team.speeds))
+        heir = np.full(plan.n_boxes, fastest, np.int32)
         gathered = self._hand_over(plan, heir, None)
         if self.team.n_parts > 1:  # what was moved when the level was reached, before what is gathered now
             self.stages.append(Stage(plan, NO_PHASE, {}, moved))
         first = plan.first
         self._fetch(
-            {number: first + np.arange(plan.n_boxes) for number in self.parts if number == 0}, _NO_POINTS
+            {number: first + np.arange(plan.n_boxes) for number in self.parts if number == fastest},
+            _NO_POINTS,
         )
         done = self._counted(
-            "finish", plan, 0, [number for number in self.parts if number == 0],
+            "finish", plan, 0, [number for number in self.parts if number == fastest],
             lambda number, _: self.parts[number].finish(first, first + plan.n_boxes),
         )  # fmt: skip
         self._agree(plan.level, {number: (0, failure) for number, (_, failure) in done.items()})

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.cluster import ClusterTree
-from pipeline.hmatrix.partition import range_edges
 from pipeline.hmatrix.parts.stages import Eliminated, Ids, Moved, Stage, Steps
 from pipeline.hmatrix.parts.team import Team
 from pipeline.hmatrix.places import distinct
+from pipeline.hmatrix.ranges import range_edges
 from pipeline.hmatrix.threads import one_blas_thread
 
 FORWARD, BACKWARD, FORWARD_TRANSPOSED, BACKWARD_TRANSPOSED, MULTIPLY_ROOT = range(
