@@ -18,7 +18,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -171,6 +173,31 @@ def unlike(run: Run) -> None:
         run.record(IDEAL, ours=share, part=f"speeds {fast:.0f}:1", goal=Goal.ours(0.95))
 
 
+@bench.case("unlike processes, timed")
+def unlike_timed(run: Run) -> None:
+    """Two MPI processes, one of them slowed down or working in batches, beside the ideal of both speeds together."""
+    n = 8192 if run.quick else 65536
+    native, batched = (unlike_processes(n, role)["seconds"] for role in ("native", "batched"))
+    cases = {
+        "three times as slow": ("native:3", 3 * native),
+        "in batches, by torch on the CPU": ("batched", batched),
+    }
+    for part, (role, alone) in cases.items():
+        run.record(
+            TIME,
+            ours=unlike_processes(n, "native", role)["seconds"],
+            peer=1 / (1 / native + 1 / alone),
+            peer_name="ideal by the seconds of each alone",
+            part=f"the second {part}",
+            goal=Goal.ratio(1 / 1.15),
+        )
+
+
+def unlike_processes(n: int, *roles: str) -> dict[str, Any]:
+    """Factorize by a process of each role; see `_unlike.py`."""
+    return told_by_first(len(roles), "_unlike.py", [str(n), *roles])
+
+
 def direct(A: H2Matrix, b: NDArray[np.float64], n_parts: int | None) -> Factorization:
     """Factorize and solve."""
     F = A.factorize(1e-6, parts=n_parts)
@@ -251,18 +278,24 @@ def launched(
     tolerance: float = 1e-6,
     leaf_size: int = 64,
     folder: str = "",
-) -> dict[str, float]:
-    """Run `process` by MPI, and return what its first process tells.
+) -> dict[str, Any]:
+    """Run `process` by MPI, and return what its first process tells."""
+    arguments = [str(n), str(repeats), str(tolerance), str(leaf_size), folder]
+    return told_by_first(n_processes, Path(__file__).name, ["--process", *arguments])
+
+
+def told_by_first(n_processes: int, script: str, arguments: list[str]) -> dict[str, Any]:
+    """Run a script of this folder by MPI, and return what its first process tells.
 
     Raises:
         RuntimeError: If a process fails or is killed, with what the launcher says.
     """
-    command = ["mpiexec", "-n", str(n_processes), sys.executable, "-m", "mpi4py", __file__, "--process"]
-    arguments = [str(n), str(repeats), str(tolerance), str(leaf_size), folder]
-    told = subprocess.run([*command, *arguments], check=False, capture_output=True, text=True)
+    command = ["mpiexec", "-n", str(n_processes), sys.executable, "-m", "mpi4py"]
+    path = str(Path(__file__).with_name(script))
+    told = subprocess.run([*command, path, *arguments], check=False, capture_output=True, text=True)
     if told.returncode:
-        raise RuntimeError(f"{n} points on {n_processes} processes: {told.stdout}{told.stderr}".strip())
-    found: dict[str, float] = json.loads(told.stdout.splitlines()[-1])
+        raise RuntimeError(f"{script} {' '.join(arguments)}: {told.stdout}{told.stderr}".strip())
+    found: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
     return found
 
 

@@ -21,7 +21,7 @@ _KEPT = 0.4  # of its unknowns a box keeps as skeletons
 _HALF = (1 + _KEPT) / 2  # is left on average of a box that goes before or after another
 _ALONE = 8.0  # what compressing a leaf is worth, beside half the square of its near boxes' unknowns, counted in boxes
 _ALONE_ABOVE = 1.0  # the same of a larger box
-_UPDATE = 0.6  # of the rest is updating blocks; what remains is the owner's
+_UPDATE = 0.7  # of the rest is updating blocks; what remains is the owner's
 _ROUNDS = 4  # of moving cuts; the best is kept
 
 
