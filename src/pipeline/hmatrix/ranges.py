@@ -125,7 +125,7 @@ def cut(level: Boxes, speeds: NDArray[np.float64]) -> Ints:
     shares, least, best = wanted, np.inf, np.zeros(n_parts + 1, np.int32)
     for _ in range(_ROUNDS if np.count_nonzero(working) > 1 and n_boxes else 1):
         cuts = _in_shares(weights, shares)
-        owner = np.repeat(np.arange(n_parts), np.diff(cuts))
+        owner = np.repeat(np.arange(n_parts, dtype=np.int32), np.diff(cuts))
         work = Work.of(level, owner, n_parts, level.left_with_seams_last(owner)).of_parts(owner, n_parts)
         longest = float((work[working > 0] / working[working > 0]).max())
         if longest < least:
