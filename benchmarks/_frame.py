@@ -15,18 +15,21 @@ The ratio is better than 1 whenever ours is better than the peer's: peer / ours 
 ours / peer. Results go to `results/NAME.json` after each row: `{machine, versions, commit, cases: [{case,
 quantity, ours, peer, peer_name, ratio, goal, met}]}`. A run made shorter by `--only` or `--quick` writes
 `results/NAME.partial.json` and leaves the full one alone. The exit status tells of crashes, not of goals: a
-missed goal is a figure like others. With `--record`, the chosen cases' rows replace those in the full
-file; each row that stays and was measured at another commit says at which.
+missed goal is a figure like others. With `--seconds N` each case runs in a process of its own, which is ended
+after N seconds: a slow peer costs its own rows and no others. With `--record`, the chosen cases' rows replace those in
+the full file; each row that stays and was measured at another commit says at which.
 """
 
 import argparse
 import fnmatch
+import glob
 import importlib
 import json
 import math
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -269,6 +272,10 @@ class Benchmark:
         self.parser.add_argument(
             "--record", action="store_true", help="with --only: put the rows among those of the full result"
         )
+        self.parser.add_argument(
+            "--seconds", type=float, help="run each case in a process of its own, for so long at most"
+        )
+        self.parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # of such a process
 
     def case(self, name: str) -> Callable[[Callable[[Run], None]], Callable[[Run], None]]:
         """Register a function as a case under a name of its own."""
@@ -289,6 +296,8 @@ class Benchmark:
         chosen = self._choose(options.only)
         shorter = options.quick or (options.only and not options.record)
         path = self.results / f"{self.name}{'.partial' if shorter else ''}.json"
+        if options.rows is not None:
+            return self._rows_to(options, chosen)
         host, revision = machine(), commit(RESULTS.parent)
         kept = self._kept(path, chosen, revision) if options.record else []
         head = {"machine": host, "versions": versions(self.packages), "commit": revision}
@@ -311,7 +320,10 @@ class Benchmark:
         crashed = []
         for name in chosen:
             try:
-                self.cases[name](Run(name, options, publish))
+                if options.seconds is None:
+                    self.cases[name](Run(name, options, publish))
+                elif not self._apart(name, options, publish):
+                    crashed.append(name)
             except Exception:
                 crashed.append(name)
                 traceback.print_exc()
@@ -320,6 +332,35 @@ class Benchmark:
         if crashed:
             print(f"crashed: {', '.join(crashed)}", file=sys.stderr)
         return 1 if crashed else 0
+
+    def _rows_to(self, options: argparse.Namespace, chosen: list[str]) -> int:
+        """Run cases for another process, which reads their rows from a file."""
+        with options.rows.open("w") as file:
+            for name in chosen:
+                self.cases[name](
+                    Run(name, options, lambda row: print(json.dumps(asdict(row)), file=file, flush=True))
+                )
+        return 0
+
+    def _apart(self, name: str, options: argparse.Namespace, publish: Callable[[Row], None]) -> bool:
+        """Run a case in a process of its own; tell whether it ended well and in time."""
+        with tempfile.TemporaryDirectory() as folder:
+            rows = Path(folder) / "rows"
+            command = [sys.executable, sys.argv[0], "--only", glob.escape(name), "--rows", str(rows)]
+            failure = ""
+            try:
+                code = subprocess.run(
+                    [*command, *["--quick"] * options.quick], timeout=options.seconds
+                ).returncode
+                failure = f"ended with code {code}" if code else ""
+            except subprocess.TimeoutExpired:
+                failure = f"was ended after {options.seconds:g} seconds"
+            # What was measured before counts.
+            for line in rows.read_text().splitlines() if rows.exists() else []:
+                publish(Row(**json.loads(line)))
+        if failure:
+            print(f"{name}: {failure}", file=sys.stderr)
+        return not failure
 
     def _name_of(self, row: dict[str, Any]) -> str:
         """Return the name of the case that a row of a result belongs to, or "" where there is no such case any more."""

@@ -4,7 +4,8 @@ The model: Matern 3/2 of length .1 and variance 1 on uniform points of the unit 
 The exact likelihood is dense at 8,192 points, and beyond that ours at tolerance 1e-9. Peers come from PyPI
 (`pip install '.[bench]'`); without one, its columns say that it is missing. gpboost's is Vecchia's approximation of so
 many neighbors, higp's the product of its H2 matrix at tolerance 1e-6, gpytorch's its default for large n (conjugate
-gradients and Lanczos quadrature). Peers that take minutes are called once. Whole fits and maps take the threads that
+gradients and Lanczos quadrature). Peers that take minutes are called once, and each case has a process of its own for
+half an hour at most. Whole fits and maps take the threads that
 OMP_NUM_THREADS gives.
 """
 
@@ -49,6 +50,7 @@ PREDICTION = Quantity("mean and std", "s")
 bench = Benchmark(
     "gaussian_process", __doc__, packages=("torch", "gpboost", "higp", "gpytorch", "scikit-learn")
 )
+bench.parser.set_defaults(seconds=1800.0)
 
 
 @cache

@@ -3,6 +3,8 @@ import json
 import math
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,3 +260,33 @@ def test_the_commit_says_whether_files_differ(described, tmp_path):
     assert len(clean) == 40
     (tmp_path / "file").write_text("b")
     assert described.commit(tmp_path) == f"{clean}-dirty"
+
+
+def test_a_case_that_takes_too_long_costs_no_other_rows(tmp_path):
+    script = tmp_path / "slow.py"
+    script.write_text(
+        """
+import sys, time
+from pathlib import Path
+from _frame import Benchmark, Goal, Quantity
+TIME = Quantity("time", "s")
+bench = Benchmark("slow", None, results=Path(sys.argv[0]).parent / "results")
+@bench.case("peer [slow]")
+def slow(run):
+    run.record(TIME, ours=1.0, part="before")
+    time.sleep(3600)
+@bench.case("next")
+def following(run):
+    run.record(TIME, ours=2.0, goal=Goal.ours(3.0))
+sys.exit(bench.main())
+"""
+    )
+    folder = Path(__file__).parents[2] / "benchmarks"
+    ended = subprocess.run(
+        [sys.executable, str(script), "--seconds", "20"],
+        env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "peer [slow]: was ended after 20 seconds" in ended.stderr
+    rows = json.loads((tmp_path / "results" / "slow.json").read_text())["cases"]
+    assert [(row["case"], row["ours"]) for row in rows] == [("peer [slow]/before", 1.0), ("next", 2.0)]

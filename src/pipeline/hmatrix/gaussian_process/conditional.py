@@ -137,7 +137,12 @@ class Conditional:
                 if error <= wanted:
                     break
                 # Parts that follow start at the tolerance that this one has needed.
-                sources = Sources.of(A.form, tighter(sources.tolerance, error, wanted))
+                tolerance = tighter(sources.tolerance, error, wanted)
+                logger.info(
+                    "means err by %.1e at tolerance %.0e (wanted %.1e): the values are compressed anew at %.0e",
+                    error, sources.tolerance, wanted, tolerance,
+                )  # fmt: skip
+                sources = Sources.of(A.form, tolerance)
         for chosen in new.parts_outside(AT_A_TIME):
             result[chosen] = sources.apart(new_points[chosen], x)
         return result
