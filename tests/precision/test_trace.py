@@ -317,6 +317,18 @@ class Windows(nn.Module):
         return (weights @ v).reshape(n, -1, c).mean(1)
 
 
+class NormAct(nn.BatchNorm2d):
+    """A normalization that holds its activation and calls the function by itself, as timm's do."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.SiLU(inplace=True)
+
+    def forward(self, x):
+        statistics = (self.running_mean, self.running_var, self.weight, self.bias)
+        return self.act(self.drop(functional.batch_norm(x, *statistics, False, 0.0, self.eps)))
+
+
 def pruned():
     module = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
     prune.l1_unstructured(module[0], "weight", 0.5)
@@ -337,6 +349,7 @@ def spectral():
         (Channels, (3, 7, 5)),
         (Attention, (3, 9, 7)),
         (Windows, (4, 4, 6)),
+        (lambda: nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), NormAct(6), nn.Conv2d(6, 2, 1)), (3, 6, 5)),
         (pruned, (2, 5, 5)),
         (spectral, (2, 5, 5)),
         (Constant, (4,)),
