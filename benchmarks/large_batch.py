@@ -1,7 +1,7 @@
 """What the study of large batches found: accuracy and steps of smoothed K-FAC beside small-batch SGD.
 
-Reads the metrics of `config/large_batch.yaml` from `results/large_batch/report`, and runs the study there first if it
-is not finished, on two cores with one thread a training. Differences are means over seeds, in
+Reads the metrics of `config/large_batch_grid.yaml` from `results/large_batch_grid/report`, and runs the study
+there first if it is not finished, on two cores with one thread a training. Differences are means over seeds, in
 percentage points of test accuracy, with half the width of their 90 % interval (Welch) as a row of its own.
 """
 
@@ -17,7 +17,7 @@ from pipeline.report.runs import accuracy_on_test, loss_on_test, n_steps
 from pipeline.report.spread import difference
 
 ROOT = Path(__file__).parents[1]
-METRICS = ROOT / "results" / "large_batch" / "report" / "metrics.json"
+METRICS = ROOT / "results" / "large_batch_grid" / "report" / "metrics.json"
 ABOVE = Quantity("test accuracy above peer", "points", smaller_is_better=False)
 HALF_WIDTH = Quantity("half width of the interval", "points")
 LOSS = Quantity("test loss", "nats")
@@ -42,7 +42,7 @@ def study() -> report.Metrics:
             "--cores",
             "2",
             "--configfile",
-            "config/large_batch.yaml",
+            "config/large_batch_grid.yaml",
         ]
         subprocess.run(command, cwd=ROOT, check=True)
     return report.Metrics.model_validate_json(METRICS.read_text())

@@ -23,6 +23,7 @@ def refused(capsys, study="mine.yaml"):
         "default",
         "fashion",
         "large_batch",
+        "large_batch_grid",
         "large_batch_tuning",
         "large_batch_tuning_2",
         "config/tiny.yaml",
