@@ -3,6 +3,7 @@
 import os
 import resource
 import sys
+from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 
@@ -32,15 +33,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # Long ones that share a finished study come first: what a process takes from another's end are short ones then.
-    items.sort(key=lambda item: item.get_closest_marker("workflow") is None)
+    rows = [line.split("\t") for line in DURATIONS.read_text().splitlines()[1:]]
+    seconds = {name: float(used) for used, name in rows}
+    # Each process takes a whole file when it is done with one: the long ones come first, so that all end together.
+    of_files: Counter[Path] = Counter()
+    for item in items:
+        of_files[item.path] += seconds.get(item.nodeid, 0.0)
+    items.sort(key=lambda item: -of_files[item.path])
     if not config.getoption("fast"):
         return
-    rows = (line.split("\t") for line in DURATIONS.read_text().splitlines()[1:])
-    long = {name for seconds, name in rows if float(seconds) > LONG}
     kept, left_out = [], []
     for item in items:
-        costly = item.nodeid in long or any(item.get_closest_marker(kind) for kind in STARTS_PROCESSES)
+        long = seconds.get(item.nodeid, 0.0) > LONG
+        costly = long or any(item.get_closest_marker(kind) for kind in STARTS_PROCESSES)
         (left_out if costly else kept).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)

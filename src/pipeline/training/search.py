@@ -9,12 +9,12 @@ References:
         arXiv:1706.03200.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from scipy.stats import qmc
+import torch
+from torch.quasirandom import SobolEngine
 
 from pipeline.options import Decay, type_hints
 from pipeline.training.optimizers import Optimizer
@@ -36,7 +36,8 @@ def drawn(ranges: Ranges, n_trials: int, *, seed: int, optimizer: Optimizer) -> 
         optimizer: The optimizer that the options belong to.
     """
     n_options = len(ranges)
-    points = qmc.Sobol(n_options, scramble=False).random_base2(math.ceil(math.log2(max(n_trials, 1))))
+    # SciPy has the same sequence; to import its statistics for it would slow every plan of a study down.
+    points = SobolEngine(n_options).draw(n_trials, dtype=torch.float64).numpy()
     shifted = (points + generator(seed, Purpose.SEARCH).random(n_options)) % 1.0
     decays = {name for name, hint in type_hints(type(optimizer)).items() if hint == Decay} | {"momentum"}
     return [
@@ -44,7 +45,7 @@ def drawn(ranges: Ranges, n_trials: int, *, seed: int, optimizer: Optimizer) -> 
             name: _between(*ranges[name], float(u), short_of_one=name in decays)
             for name, u in zip(ranges, point, strict=True)
         }
-        for point in shifted[:n_trials]
+        for point in shifted
     ]
 
 
