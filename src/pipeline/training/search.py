@@ -37,7 +37,8 @@ def drawn(ranges: Ranges, n_trials: int, *, seed: int, optimizer: Optimizer) -> 
     """
     n_options = len(ranges)
     # SciPy has the same sequence; to import its statistics for it would slow every plan of a study down.
-    points = SobolEngine(n_options).draw(n_trials, dtype=torch.float64).numpy()
+    engine = SobolEngine(n_options)  # type: ignore[no-untyped-call]
+    points = engine.draw(n_trials, dtype=torch.float64).numpy()
     shifted = (points + generator(seed, Purpose.SEARCH).random(n_options)) % 1.0
     decays = {name for name, hint in type_hints(type(optimizer)).items() if hint == Decay} | {"momentum"}
     return [
