@@ -1,6 +1,9 @@
 # Every target makes the environment first if it is missing or stale. It needs Python >= 3.11 and a C++ compiler.
 PYTHON ?= python3
 STUDY ?= default
+ifeq ($(origin study),command line)
+$(error STUDY is written in capitals: make run STUDY=name)
+endif
 # Recipes read these from the environment: a value is one word for the shell, whatever it holds.
 override PYTHON := $(value PYTHON)
 override STUDY := $(value STUDY)
@@ -36,9 +39,11 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	$(INSTALL)
 	@touch $@
 
-run: env
+# The file is looked for before minutes of installation.
+run:
 	@$(named); test -f "config/$$study.yaml" || { cd config \
 		&& echo "there is no config/$$study.yaml; studies: $$(ls *.yaml | sed 's/\.yaml$$//' | tr '\n' ' ' | sed 's/ $$//')" >&2; exit 2; }
+	@$(MAKE) --no-print-directory env
 	@$(named); python -m pipeline check "$$study"
 	$(named); snakemake --cores "$$CORES" --configfile "config/$$study.yaml"
 	@$(named); python -m pipeline check "$$study" --report

@@ -41,6 +41,22 @@ def test_a_compiler_behind_a_wrapper_is_found(checkout):
     assert checked.returncode == 0
 
 
+def test_a_study_by_a_small_letter_is_refused_and_not_another_one_run(checkout):
+    done = make(checkout, "run", "study=tiny")
+    assert done.returncode == 2
+    assert "make run STUDY=name" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_a_study_that_is_not_there_is_told_before_anything_is_installed(checkout):
+    (checkout / "config").mkdir()
+    (checkout / "config" / "one.yaml").touch()
+    done = make(checkout, "run", "STUDY=two")
+    assert done.returncode == 2
+    assert "there is no config/two.yaml; studies: one" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
 def test_no_python_is_one_line(checkout):
     done = make(checkout, "env", "PYTHON=no-such-python")
     assert done.returncode == 2

@@ -89,8 +89,11 @@ class ImageData(Section):
             raise PydanticCustomError(
                 "fit",
                 "train_samples: {train} and {validation} validation_samples are more than the {there} images that "
-                "{name} has for both; lower one of them",
+                "{name} has for both (config/default.yaml gives what a study leaves out); write for example "
+                "train_samples: {fewer}, validation_samples: {rest}",
                 {
+                    "fewer": there - there // 4,
+                    "rest": there // 4,
                     "train": self.train_samples,
                     "validation": self.validation_samples,
                     "there": there,

@@ -16,6 +16,14 @@ from pipeline.options import SMALLEST
 TYPE_STEP = re.compile(r"^(constrained-)?(int|float|str)$|^(tuple|function-\w+)\[")
 
 
+# What other libraries call what has a name here.
+OTHER_NAMES = {
+    "gaussian": "squared_exponential",
+    "rbf": "squared_exponential",
+    "exponential": "matern",
+}
+
+
 def mistakes(error: ValidationError, config: Mapping[str, Any]) -> str:
     """Describe the first few mistakes that pydantic found.
 
@@ -65,7 +73,8 @@ def _describe(problem: Any, config: Mapping[str, Any]) -> str:
     if problem["type"] == "union_tag_invalid":
         known = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
         near = difflib.get_close_matches(context["tag"], known, n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'? " if near else ""
+        meant = [name for name in (OTHER_NAMES.get(context["tag"]), *near) if name in known]
+        hint = f"did you mean '{meant[0]}'? " if meant else ""
         return f"{prefix}unknown name '{context['tag']}'; {hint}known: {', '.join(known)}"
     if problem["type"] == "value_error":
         return f"{prefix}{context['error']}"

@@ -43,6 +43,23 @@ def _is_number(annotation: Any) -> bool:
     )
 
 
+# Words of other libraries for keys of ours.
+SYNONYMS = {
+    "learning_rate": "lr",
+    "rate": "lr",
+    "step_size": "lr",
+    "wd": "weight_decay",
+    "batch": "batch_size",
+}
+
+
+def _nearest(word: str, known: list[str]) -> str | None:
+    """Return the known word that was probably meant, or None."""
+    if SYNONYMS.get(word) in known:
+        return SYNONYMS[word]
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), None)
+
+
 class Section(BaseModel):
     """Base of all sections: immutable, no unknown keys, and no truth values for numbers."""
 
@@ -62,10 +79,8 @@ class Section(BaseModel):
         if isinstance(data, Mapping):
             for key in data:
                 if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.4)
-                    hint = (
-                        f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(cls.model_fields)}"
-                    )
+                    near = _nearest(str(key), list(cls.model_fields))
+                    hint = f"did you mean '{near}'?" if near else f"known keys: {', '.join(cls.model_fields)}"
                     raise PydanticCustomError(
                         "unknown_key", "unknown key '{key}'; {hint}", {"key": str(key), "hint": hint}
                     )

@@ -42,6 +42,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         what = ", ".join(part for part in (error.context, error.problem) if part)
+        what += "; indent by blanks, not by tabs" if "'\\t'" in what else ""
         raise ConfigError(f"{path}: not a readable YAML file ({where}{what})") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from None

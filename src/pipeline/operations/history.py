@@ -78,7 +78,9 @@ def run(options: Namespace) -> None:
     found = series_of(entries, options.artefact, options.figure)
     if not found:
         what = f" of study {options.study}" if options.study else ""
-        raise ConfigError(f"history: no figures{what} that match; run a study first, or ask for less")
+        raise ConfigError(
+            f"history: no figures{what} that match; run a study first, or leave out some conditions"
+        )
     rows = [
         (
             f"{one.entries[-1].study}/{one.artefact}",

@@ -1,6 +1,6 @@
 """Kernels k(x, y) of points, and the registry that builds them by name.
 
-To add one: a frozen dataclass with `name` and `__call__` in the file of its family, and a line in `KERNELS`.
+To add one: a frozen dataclass with `name` and `block`, and a line in `KERNELS` (see docs/how-to/kernel.md).
 """
 
 from difflib import get_close_matches
