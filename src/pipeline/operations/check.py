@@ -56,7 +56,8 @@ def importable_model(study: Study) -> None:
     except Exception as error:  # whatever a module does when it is imported
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
-            f"{where} can't be imported ({reason}); install its package, put its file beside the Snakefile, or mend the name"
+            f"{where} can't be imported ({reason}); install its package, put its file beside the Snakefile, or "
+            "mend the name"
         ) from None
     if not callable(build):
         raise ConfigError(f"{where} is no function or class that could be called, but {type(build).__name__}")

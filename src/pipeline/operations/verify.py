@@ -32,7 +32,8 @@ def run(options: Namespace) -> int:
         return 2
     if not verdict.n_files:
         raise ArtifactError(
-            f"{path}: no artefact and no list of checksums below it; name a folder that a study wrote, such as results/tiny"
+            f"{path}: no artefact and no list of checksums below it; name a folder that a study wrote, such as "
+            "results/tiny"
         )
     print(
         f"verified {path}: {verdict.n_files} files, {size(verdict.n_bytes)}, {verdict.n_artefacts} artefacts, "
