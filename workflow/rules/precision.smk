@@ -56,7 +56,7 @@ rule convert_own:
     benchmark:
         "results/{study}/benchmarks/convert/{network}.tsv"
     resources:
-        mem_mb=2000,
+        mem_mb=3000,
     params:
         code=code_digest("pipeline.stages.convert"),
         files=files_behind("networks/{network}"),
@@ -79,7 +79,7 @@ rule time_own_layers:
         "results/{study}/benchmarks/time_layers/{network}.tsv"
     threads: ALL_CORES
     resources:
-        mem_mb=2000,
+        mem_mb=3000,
     params:
         code=code_digest("pipeline.stages.time_layers"),
     shell:
