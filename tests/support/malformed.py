@@ -1,5 +1,6 @@
 """A study of one malformed file for every format that a study can name."""
 
+import copy
 from pathlib import Path
 
 from pipeline.data.own_mesh import READERS
@@ -84,4 +85,4 @@ def write(folder: Path, kind: str) -> tuple[dict, str]:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    return {"study": "small", **study}, f"error: {words}"
+    return {"study": "small", **copy.deepcopy(study)}, f"error: {words}"
