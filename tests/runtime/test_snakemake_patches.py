@@ -136,6 +136,20 @@ def test_what_waits_for_a_full_queue_ends_with_the_run(executor):
     assert len(executor.errors) == 1
 
 
+def test_a_disk_without_room_for_slurms_figures_is_a_warning_and_no_traceback(monkeypatch):
+    def shutdown(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FakeExecutor, "shutdown", shutdown)
+    module = SimpleNamespace(query_job_status=None)
+    monkeypatch.setitem(sys.modules, snakemake_patches.MODULE, module)
+    made = FakeExecutor()
+    mend_slurm(made, [], [].append)
+    made.shutdown()
+    (said,) = made.logger.said
+    assert said == "Slurm's figures of this run were not written: [Errno 28] No space left on device"
+
+
 def test_a_run_is_recorded_while_it_may_have_jobs_and_not_for_those_that_were_refused(executor, records):
     executor.run_job(job(REFUSED))
     assert records == [True, False]

@@ -169,11 +169,16 @@ class _Submissions:
         executor.shutdown = self._ending(executor.shutdown)
 
     def _ending(self, method: Callable[[], None]) -> Callable[[], None]:
-        """End waiting submissions before the executor waits for them."""
+        """End waiting submissions before the executor waits for them; a report that can't be written is a warning."""
 
         def end() -> None:
             self.ended.set()
-            method()
+            try:
+                method()
+            except (
+                OSError
+            ) as error:  # its last work is a table of efficiencies, which a full disk has no room for
+                self.executor.logger.warning(f"Slurm's figures of this run were not written: {error}")
 
         return end
 
