@@ -24,7 +24,7 @@ from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.ranges import Boxes, Work, cut
 
 NOBODY, SIZES, UPDATES = 0, 1, 2  # what others have to be told of a box, as native/eliminate.hpp numbers it
-_PALETTES = 1, 2, 3, 4, 6, 8, 12  # turns of boxes on seams to begin with
+_PALETTES = 2, 3, 4, 5, 6, 8, 10, 12  # turns of boxes on seams to begin with
 _ROUNDS = 2  # of filling turns with interior boxes, whose work depends on the order
 _ENOUGH = 1.01  # times the mean of the parts' work: plans that take as little need not be compared
 _WAITING = 0.5  # boxes that the end of a phase costs, since work is foretold about that well
