@@ -66,6 +66,17 @@ def test_a_failure_that_nobody_foresaw_leaves_snakemakes_own_code(job, text):
     main_process.end_in_failure([])
 
 
+def test_an_empty_log_on_a_full_disk_is_told_and_ends_a_run_with_code_2(job, monkeypatch, capsys):
+    empty = job("full", "")
+    main_process.end_in_failure([empty])
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(main_process.shutil, "disk_usage", lambda _: SimpleNamespace(free=200_000))
+    with pytest.raises(SystemExit) as ended:
+        main_process.end_in_failure([empty])
+    assert ended.value.code == 2
+    assert "the disk is full, and nothing could be written; free some space" in capsys.readouterr().err
+
+
 def test_a_job_that_slurm_refused_has_no_log_and_ends_a_run_with_code_2(monkeypatch):
     one = SimpleNamespace(log=["gone.txt"])
     monkeypatch.setattr(main_process, "_refused", [one])

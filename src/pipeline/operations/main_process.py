@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -32,6 +33,8 @@ _turn = ExitStack()
 _refused: list[Any] = []
 #: Signals that interrupted this process.
 _interruptions: list[int] = []
+#: Bytes that the log of a job needs to tell anything.
+_ROOM = 1_000_000
 #: Exit code of a process that a Ctrl-C ended: 128 and the number of SIGINT, as shells have it.
 INTERRUPTED = 130
 
@@ -167,8 +170,17 @@ def end_in_failure(failed: Iterable[Any]) -> None:
     if _interruptions:
         sys.exit(INTERRUPTED)
     jobs = [job for group in failed for job in getattr(group, "jobs", [group])]
-    if jobs and all(job in _refused or any(refusal(Path(log)) for log in job.log) for job in jobs):
+    if jobs and all(job in _refused or any(_refusal(Path(log)) for log in job.log) for job in jobs):
         sys.exit(2)
+
+
+def _refusal(log: Path) -> str:
+    """Return what a job said that a person can change; where a full disk kept its log empty, say it here."""
+    said = refusal(log)
+    if not said and log.is_file() and not log.stat().st_size and shutil.disk_usage(log.parent).free < _ROOM:
+        said = f"error: {log}: the disk is full, and nothing could be written; free some space and run again"
+        print(said, file=sys.stderr)
+    return said
 
 
 def look_back(
