@@ -120,7 +120,13 @@ def test_an_exact_solve_has_its_residual_on_all_rows_or_fails(seed):
     assert info.exact_residual <= tolerance
 
 
-@pytest.mark.parametrize("seed", [*SEEDS, 12, 16, 21, 33, 35])
+# With seed 23, whose noise spans many decades, standard deviations are off by .156 and said to be by .014.
+UNTOLD = pytest.param(
+    23, marks=pytest.mark.xfail(reason="the error of deviations is told ten times too small")
+)
+
+
+@pytest.mark.parametrize("seed", [*SEEDS, 12, 16, 21, UNTOLD, 33, 35])
 def test_a_gaussian_process_says_what_dense_algebra_does_or_fails(monkeypatch, seed):
     monkeypatch.setattr(conditional, "_DIRECT", 0)
     points, kernel, diagonal, tolerance, generator = random_problem(seed)

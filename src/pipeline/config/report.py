@@ -18,7 +18,7 @@ class PredictSpec(Section):
     """The spec of the stage `predict`.
 
     Attributes:
-        sweeps: By method, the run whose noise is measured.
+        sweeps: The run whose noise is measured, for each method.
     """
 
     sweeps: dict[str, str]
@@ -30,7 +30,7 @@ class ReportSpec(Section):
     Attributes:
         runs: Labels of the training runs by name.
         tuned: Runs whose options trials chose.
-        sweeps: By method, its runs from the smallest batch to the largest.
+        sweeps: The runs of each method, from the smallest batch to the largest.
         converted: Runs whose network is converted and timed, and networks of files.
         matrices: Names of the matrices.
         scaling: Whether growth with the number of points was measured.

@@ -40,7 +40,7 @@ def where_it_loses(runs: Sequence[Run]) -> Loss | None:
     batch.
 
     Args:
-        runs: From the smallest batch to the largest.
+        runs: The runs of the method, from the smallest batch to the largest.
 
     Returns:
         None where a run has no accuracy.
