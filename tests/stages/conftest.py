@@ -97,6 +97,20 @@ def bench(tmp_path, study):
 
 
 @pytest.fixture(scope="session")
+def make_bench():
+    """A function that makes a bench in a folder, for fixtures of a whole file; another may change its study."""
+
+    def make(folder, change=lambda study: None):
+        study = json.loads(json.dumps(STUDY))
+        change(study)
+        bench = Bench(folder)
+        bench.write_specs(study)
+        return bench
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A bench with a data set, a trained and a converted network; not to be changed."""
     bench = Bench(tmp_path_factory.mktemp("trained"))
