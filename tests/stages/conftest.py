@@ -1,10 +1,10 @@
 import json
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from warm_starts import folder_of_programs
 
 from pipeline.__main__ import main
 from pipeline.config.loading import validate
@@ -75,9 +75,12 @@ class Bench:
             "checkpoints": self.folder / "checkpoints",
         }
 
+    def command(self, *arguments) -> list[str]:
+        return [f"{folder_of_programs()}/python", "-m", "pipeline", *arguments]
+
     def mpi_command(self, n_processes, *arguments) -> list[str]:
-        python = [sys.executable, "-m", "mpi4py", "-m", "pipeline", *arguments]
-        return ["mpiexec", "-n", str(n_processes), *python]
+        python, *words = self.command(*arguments)
+        return ["mpiexec", "-n", str(n_processes), python, "-m", "mpi4py", *words]
 
     def mpiexec(self, n_processes, *arguments) -> subprocess.CompletedProcess:
         command = self.mpi_command(n_processes, *arguments)
