@@ -37,7 +37,7 @@ from pipeline.precision import (
     measure_attained,
     measure_roofs,
 )
-from pipeline.precision.sampling import Side, one_core
+from pipeline.precision.sampling import TimedRun, one_core
 
 TIME = Quantity("time", "µs")
 ERROR = Quantity("relative error", "")
@@ -88,7 +88,7 @@ def sampling(run: Run, cold: bool = False) -> Sampling:
     return Sampling(n_samples=60, seconds_per_sample=300e-6, seconds_at_most=20.0 if cold else 12.0)
 
 
-def sides_of(calls: Mapping[str, Callable[[], object]]) -> dict[str, Side]:
+def sides_of(calls: Mapping[str, Callable[[], object]]) -> dict[str, TimedRun]:
     """Calls as the sampler wants them: how long so many runs take."""
 
     def side(call: Callable[[], object], repeats: int) -> float:
@@ -280,7 +280,7 @@ def inner_layer(run: Run, module: nn.Module, x: Tensor) -> None:
     """Time a layer of low intensity between others, against its float32 twin: elements are what it moves."""
     network = Case(Storing(he(module), residual=isinstance(module, nn.Identity)), x).network
     place = 1
-    sides: dict[str, Side] = {}
+    sides: dict[str, TimedRun] = {}
     for name, execution in (("fp16", network.execution), ("fp32", network.float_twin())):
         given, result, addend = execution.steps(x)[place]
         native = execution.native[place]

@@ -6,7 +6,7 @@ from pipeline.hmatrix import kernels
 from pipeline.hmatrix.admissibility import Strong, interactions
 from pipeline.hmatrix.cluster import build_tree
 from pipeline.hmatrix.entries import entry_matrix, kernel_matrix, program
-from pipeline.hmatrix.skeleton import Sampling, nested_basis, unknowns
+from pipeline.hmatrix.skeleton import FarSampling, nested_basis, unknowns
 
 FLOAT = np.dtype(np.float64)
 
@@ -16,7 +16,7 @@ def basis_of(tolerance, kernel=None, **options):
     tree = build_tree(points, halvings=6, halvings_per_level=2)
     lists = interactions(tree, tree, Strong())
     matrix = kernel_matrix(kernel or kernels.Matern(nu=0.5, length_scale=0.3), tree, tree)
-    sampling = Sampling(tolerance**2, 1000.0, **options)
+    sampling = FarSampling(tolerance**2, 1000.0, **options)
     basis = nested_basis(
         matrix, tree, tree, lists.far_columns, sampling, transposed=False, computed=FLOAT, stored=FLOAT
     )
@@ -96,7 +96,7 @@ def test_native_programs_choose_what_called_kernels_choose(kernel):
             tree,
             tree,
             lists.far,
-            Sampling(1e-8, 300.0),
+            FarSampling(1e-8, 300.0),
             transposed=transposed,
             computed=FLOAT,
             stored=FLOAT,

@@ -1,7 +1,7 @@
 """Have the process of `warm_starts.py` run a Python program, and behave as that program does.
 
-A program that is started as `python` through `warm_starts.folder_of_programs()` is this file. It imports little, since it
-starts as often as programs do.
+A program that is started as `python` through `warm_starts.folder_of_programs()` is this file. It imports little,
+since it starts as often as programs do.
 """
 
 import json

@@ -21,7 +21,9 @@ def run(*command):
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_an_example_runs(name):
-    done = run_python([str(EXAMPLES / name)], folder=EXAMPLES, environment={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = run_python(
+        [str(EXAMPLES / name)], folder=EXAMPLES, environment={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stdout
     assert done.stdout
 

@@ -15,7 +15,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def planned(folder, *arguments):
     """Plan a study in a folder that is not the checkout; return how snakemake ended and what it printed."""
-    words = ["-m", "snakemake", "-s", str(ROOT / "Snakefile"), "-d", str(folder), "-n", "--cores", "2", *arguments]
+    words = [
+        "-m",
+        "snakemake",
+        "-s",
+        str(ROOT / "Snakefile"),
+        "-d",
+        str(folder),
+        "-n",
+        "--cores",
+        "2",
+        *arguments,
+    ]
     return run_python(words, folder=ROOT, environment=os.environ)
 
 

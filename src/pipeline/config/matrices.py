@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.choice import Choice
-from pipeline.config.points import AnyPoints, Column, FilePoints, OwnMesh
+from pipeline.config.points import AnyPoints, ColumnName, FilePoints, OwnMesh
 from pipeline.config.section import Section
 from pipeline.data import PLACES
 from pipeline.hmatrix.kernels import KERNELS, Helmholtz, Imported, Kernel, Stationary, ThinPlate
@@ -87,7 +87,7 @@ class Predict(Section):
         description="File of the places: CSV, .npy, .npz, Parquet, NetCDF, GeoJSON or GeoTIFF, with the coordinates of "
         "the points. Predictions are written in the format of its ending where that is .csv, .nc or .tif.",
     )
-    coordinates: tuple[Column, ...] | None = Field(
+    coordinates: tuple[ColumnName, ...] | None = Field(
         None,
         min_length=1,
         description="Columns of the coordinates in that file; null takes the points' own names.",

@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Part:
+class PointsPart:
     """Some rows of a file as points.
 
     Attributes:
@@ -105,7 +105,7 @@ class OwnPoints:
         """Unit of the points' coordinates."""
         return self.system.unit or self.table.units.get(self.coordinates[0], "")
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[PointsPart]:
         """Read the rows, a part at a time.
 
         Raises:
@@ -116,10 +116,10 @@ class OwnPoints:
             yield self.placed(rows[:, :d], rows[:, d:], first)
             first += len(rows)
 
-    def placed(self, rows: Array, values: Array, first: int = 1) -> Part:
+    def placed(self, rows: Array, values: Array, first: int = 1) -> PointsPart:
         """Turn coordinates as the file has them into points; `first` is the number of the first row."""
         if self.system.to_degrees is None:
-            return Part(rows, values, None)
+            return PointsPart(rows, values, None)
         degrees = self.system.to_degrees(rows)
         for axis, most in enumerate((360.0, 90.0)):
             bad = np.flatnonzero(~(np.abs(degrees[:, axis]) <= most))
@@ -130,7 +130,7 @@ class OwnPoints:
                 )
         points = unit_vectors(degrees[:, 1], degrees[:, 0])
         degrees[:, 0] = (degrees[:, 0] + 180.0) % 360.0 - 180.0
-        return Part(points, values, degrees)
+        return PointsPart(points, values, degrees)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from pipeline.hmatrix.inputs import (
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.product import DeviceCopies
 from pipeline.hmatrix.rounding import is_narrow, stored_type
-from pipeline.hmatrix.skeleton import Sampling
+from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.hmatrix.sources import source_of
 from pipeline.hmatrix.structure import log_levels
 from pipeline.hmatrix.threads import one_blas_thread
@@ -125,7 +125,7 @@ def _compress(
     _require_finite(total)
     far_pairs = pairs_of(lists.far, mirrored=mirrored)
 
-    sampling = Sampling.for_tolerance(_SHARE * tolerance, norm, rows.n_boxes)
+    sampling = FarSampling.for_tolerance(_SHARE * tolerance, norm, rows.n_boxes)
     reached = np.inf
     for attempt in range(_ATTEMPTS):
         column_basis = source.basis(

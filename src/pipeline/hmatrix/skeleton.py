@@ -33,7 +33,7 @@ from pipeline.hmatrix.threads import n_threads
 
 
 @dataclass(frozen=True)
-class Sampling:
+class FarSampling:
     """How a box's far field is compressed.
 
     Attributes:
@@ -47,7 +47,9 @@ class Sampling:
     largest_box: int = 4000
 
     @classmethod
-    def for_tolerance(cls, tolerance: float, norm: float, n_boxes: int, *, rows: float = 400.0) -> "Sampling":
+    def for_tolerance(
+        cls, tolerance: float, norm: float, n_boxes: int, *, rows: float = 400.0
+    ) -> "FarSampling":
         """Share an error of `tolerance` times `norm`, both Frobenius, among boxes and the two sides of a block."""
         return cls((tolerance * norm) ** 2 / (2 * max(n_boxes, 1)), rows)
 
@@ -109,7 +111,7 @@ def nested_basis(
     own: ClusterTree,
     other: ClusterTree,
     far: Lists,
-    sampling: Sampling,
+    sampling: FarSampling,
     *,
     transposed: bool,
     computed: np.dtype[Any],

@@ -12,12 +12,12 @@ from pipeline.hmatrix import _native
 from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.batched.build import DeviceSource
 from pipeline.hmatrix.batched.kernel import DeviceKernel
-from pipeline.hmatrix.blocks import Blocks, Places, evaluate_blocks
+from pipeline.hmatrix.blocks import Blocks, PairPlaces, evaluate_blocks
 from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.entries import kernel_matrix
 from pipeline.hmatrix.inputs import Progress, torch_dtype
 from pipeline.hmatrix.kernels import Kernel
-from pipeline.hmatrix.skeleton import Basis, Sampling, nested_basis
+from pipeline.hmatrix.skeleton import Basis, FarSampling, nested_basis
 from pipeline.hmatrix.threads import n_threads
 
 _PIECES = 128  # of a row, whatever the number of threads: native/build.cpp deals them out by sixteen
@@ -27,14 +27,14 @@ class Source(Protocol):
     """Entries and bases of a kernel matrix; points are numbered by their places in tree order."""
 
     def blocks(
-        self, rows: Places, columns: Places, pairs: tuple[Ints, Ints], stored: np.dtype[Any]
+        self, rows: PairPlaces, columns: PairPlaces, pairs: tuple[Ints, Ints], stored: np.dtype[Any]
     ) -> Blocks:
         """Return the blocks of pairs of lists of places."""
 
     def basis(
         self,
         far: Lists,
-        sampling: Sampling,
+        sampling: FarSampling,
         *,
         transposed: bool,
         stored: np.dtype[Any],
@@ -56,14 +56,14 @@ class NativeSource:
     computed: np.dtype[Any]
 
     def blocks(
-        self, rows: Places, columns: Places, pairs: tuple[Ints, Ints], stored: np.dtype[Any]
+        self, rows: PairPlaces, columns: PairPlaces, pairs: tuple[Ints, Ints], stored: np.dtype[Any]
     ) -> Blocks:
         return evaluate_blocks(self.matrix, rows, columns, pairs, stored)
 
     def basis(
         self,
         far: Lists,
-        sampling: Sampling,
+        sampling: FarSampling,
         *,
         transposed: bool,
         stored: np.dtype[Any],

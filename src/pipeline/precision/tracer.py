@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pipeline.errors import ConfigError
-from pipeline.precision.plan import INPUT, Geometry, Layer
+from pipeline.precision.plan import INPUT, Layer, WindowGeometry
 from pipeline.precision.record import Node, Recording, Value
 from pipeline.precision.views import View, is_natural, natural
 
@@ -222,7 +222,7 @@ class Tracer:
     def _depthwise(
         self, view: View, shape: tuple[int, ...], factors: Tensor, shifts: Tensor, name: str
     ) -> View:
-        geometry = Geometry((1, 1), (1, 1), (0, 0), groups=len(factors))
+        geometry = WindowGeometry((1, 1), (1, 1), (0, 0), groups=len(factors))
         layer = Layer(name, "conv2d", view.source, shape, shape, geometry)
         return self.append(layer, Affine(factors.double().view(-1, 1, 1, 1), shifts.double()))
 

@@ -113,7 +113,7 @@ def mend_slurm(executor: Any, refused: list[Any], record: Callable[[bool], None]
     _Submissions(executor, refused, record).take_over()
 
 
-Answer = tuple[dict[str, str] | None, float | None]
+SlurmStates = tuple[dict[str, str] | None, float | None]
 
 
 def _answered(ask: Callable[..., Any], run: str) -> Callable[..., Any]:
@@ -126,7 +126,7 @@ def _answered(ask: Callable[..., Any], run: str) -> Callable[..., Any]:
     squeue = f"squeue --format={shlex.quote('%i|%T')} --states=all --noheader --name {run}"
     told = False
 
-    async def query_job_status(command: str, log: Any) -> Answer:
+    async def query_job_status(command: str, log: Any) -> SlurmStates:
         nonlocal told
         states, seconds = await ask(command, log)
         if states is None and not told:

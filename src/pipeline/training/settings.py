@@ -9,7 +9,7 @@ from pipeline.options import Count, Decay, NotNegative, Positive, Share, require
 
 DampingRule = Literal["fixed", "scheduled", "adaptive"]
 Fisher = Literal["empirical", "monte_carlo"]
-Placement = Literal["replicate", "memory", "hybrid"]
+PlacementName = Literal["replicate", "memory", "hybrid"]
 Communication = Literal["float64", "float32", "bfloat16"]
 WeightSharing = Literal["expand", "reduce"]
 
@@ -56,7 +56,7 @@ class KFACSettings:
     ekfac: bool = False
     weight_sharing: WeightSharing = "expand"
     block_size: Annotated[int, Ge(0)] = 512
-    placement: Placement = "hybrid"
+    placement: PlacementName = "hybrid"
     communication: Communication = "float64"
     difference_weight: NotNegative = 0.0
 

@@ -17,7 +17,7 @@ ROWS_AT_ONCE = 65536
 
 
 @dataclass(frozen=True)
-class Table:
+class OpenTable:
     """An open file.
 
     Attributes:

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from pipeline.hmatrix.batched.padding import Integers, buckets, chained, ranges, to_device
 
-Entries = Callable[[Tensor, Tensor], Tensor]  # places (b, m) and (b, n) of the tree order -> blocks (b, m, n)
+TensorEntries = Callable[
+    [Tensor, Tensor], Tensor
+]  # places (b, m) and (b, n) of the tree order -> blocks (b, m, n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,7 @@ class LevelMatrix:
 
     def __init__(
         self,
-        entries: Entries,
+        entries: TensorEntries,
         diagonal: Callable[[Tensor], Tensor],
         points: Tensor,
         start: Integers,

@@ -17,10 +17,10 @@ from pipeline.hmatrix.batched.compression import BoxBases, FarField, adaptive_ba
 from pipeline.hmatrix.batched.kernel import DeviceKernel
 from pipeline.hmatrix.batched.padding import Integers, buckets, ranges, to_device, to_host
 from pipeline.hmatrix.batched.precision import full_precision
-from pipeline.hmatrix.blocks import Blocks, Places
+from pipeline.hmatrix.blocks import Blocks, PairPlaces
 from pipeline.hmatrix.cluster import Ints
 from pipeline.hmatrix.inputs import Progress
-from pipeline.hmatrix.skeleton import Basis, Sampling, require_compressible, unknowns
+from pipeline.hmatrix.skeleton import Basis, FarSampling, require_compressible, unknowns
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class DeviceSource:
     kernel: DeviceKernel
 
     def blocks(
-        self, rows: Places, columns: Places, pairs: tuple[Ints, Ints], stored: np.dtype[Any]
+        self, rows: PairPlaces, columns: PairPlaces, pairs: tuple[Ints, Ints], stored: np.dtype[Any]
     ) -> Blocks:
         return self.kernel.blocks(rows, columns, pairs, stored)
 
@@ -40,7 +40,7 @@ class DeviceSource:
     def basis(
         self,
         far: Lists,
-        sampling: Sampling,
+        sampling: FarSampling,
         *,
         transposed: bool,
         stored: np.dtype[Any],

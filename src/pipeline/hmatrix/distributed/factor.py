@@ -28,7 +28,7 @@ from pipeline.hmatrix.factorization import KINDS
 from pipeline.hmatrix.inputs import Progress, require_tolerance
 from pipeline.hmatrix.parts import Substitution, Team, eliminate
 from pipeline.hmatrix.rounding import is_narrow, step_types, wide_type
-from pipeline.hmatrix.skeleton import Sampling
+from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.hmatrix.threads import n_threads
 from pipeline.hmatrix.vectors import Vectors, apply
 from pipeline.runtime.communicator import Counting
@@ -224,7 +224,7 @@ def factorize(
     while True:
         working, stored = step_types(used, size, computed)
         working = computed if double else working
-        sampling = Sampling.for_tolerance(_SHARE * used, A.norm, tree.n_boxes)
+        sampling = FarSampling.for_tolerance(_SHARE * used, A.norm, tree.n_boxes)
         if told == MEASURED and not measured:
             at_once = min(threads, max(len(own_parts), 1))
             measured = measured_speeds(

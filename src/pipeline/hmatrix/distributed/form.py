@@ -44,7 +44,7 @@ class OwnBasis:
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class OwnBlocks:
     """Blocks of the rows that a process owns.
 
     Attributes:
@@ -90,8 +90,8 @@ class OwnForm:
     n_fetched: int
     row_basis: OwnBasis
     column_basis: OwnBasis
-    near: Pairs
-    far: Pairs
+    near: OwnBlocks
+    far: OwnBlocks
     near_places: Ids
     near_halo: Halo
     far_boxes: Ids

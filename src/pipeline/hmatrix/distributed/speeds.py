@@ -23,7 +23,7 @@ from pipeline.hmatrix.distributed.points import kernel_matrix
 from pipeline.hmatrix.distributed.swap import Array, gather
 from pipeline.hmatrix.geometry import trees_of
 from pipeline.hmatrix.parts import Problem, Team, eliminate
-from pipeline.hmatrix.skeleton import Sampling
+from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.runtime.communicator import Communicator
 
 MEASURED = "measured"
@@ -83,7 +83,7 @@ def measured_speeds(
     *,
     kind: int,
     types: tuple[np.dtype[Any], np.dtype[Any]],
-    sampling: Sampling,
+    sampling: FarSampling,
     device: torch.device | None,
     threads: int,
     clock: Callable[[], float] = time.perf_counter,
@@ -135,7 +135,7 @@ def _small_problem(
     communicator: Communicator,
     kind: int,
     types: tuple[np.dtype[Any], np.dtype[Any]],
-    sampling: Sampling,
+    sampling: FarSampling,
 ) -> Problem:
     """Return the matrix over some points of the process that owns most: the same on all processes; collective."""
     tree = A.division.tree

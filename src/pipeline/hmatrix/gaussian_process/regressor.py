@@ -17,7 +17,7 @@ from pipeline.hmatrix.gaussian_process.anchored import Anchored, conditional_deg
 from pipeline.hmatrix.gaussian_process.conditional import Conditional, as_tensor_like
 from pipeline.hmatrix.gaussian_process.divided import all_or_none, all_rows, from_first, rows_on_first, total
 from pipeline.hmatrix.gaussian_process.divided_conditional import DividedConditional
-from pipeline.hmatrix.gaussian_process.likelihood import Evaluation, Likelihood, on_first
+from pipeline.hmatrix.gaussian_process.likelihood import Likelihood, LikelihoodEvaluation, on_first
 from pipeline.hmatrix.gaussian_process.maximize import Optimum, by_lbfgs, by_scoring
 from pipeline.hmatrix.gaussian_process.parameters import NUGGET, free_parameters, logarithms, with_logarithms
 from pipeline.hmatrix.gaussian_process.scores import scores
@@ -317,7 +317,7 @@ class GaussianProcess:
             best = max(best, found, key=lambda optimum: optimum.evaluation.value)
         return best
 
-    def _adopt(self, evaluation: Evaluation, regressors: Regressors) -> None:
+    def _adopt(self, evaluation: LikelihoodEvaluation, regressors: Regressors) -> None:
         model = self._model
         fitted = evaluation.kernel
         self.kernel_, self.nugget_ = (
@@ -383,9 +383,9 @@ class GaussianProcess:
         self._require_fitted()
         return replace(self._conditional, fitted=self._accurate()).leave_one_out()
 
-    def _accurate(self) -> Evaluation:
+    def _accurate(self) -> LikelihoodEvaluation:
         """Return the likelihood at the parameters in use, tighter where predictions were content with less."""
-        found: Evaluation = self._conditional.fitted
+        found: LikelihoodEvaluation = self._conditional.fitted
         if self._group is not None or found.error <= self._model.allowed_error:
             return found
         return self._model.at(found.theta, found=found)
