@@ -15,8 +15,9 @@ def types_of(path):
         if isinstance(node, ast.ClassDef):
             yield "class", node.name
         elif isinstance(node, ast.Assign) and isinstance(target := node.targets[0], ast.Name):
-            if target.id[0].isupper() and not target.id.isupper():
-                yield "alias", target.id
+            word = target.id
+            if word[0].isupper() and not word.isupper():
+                yield "alias", word
 
 
 def test_no_two_classes_have_one_name_and_no_alias_has_that_of_a_class():

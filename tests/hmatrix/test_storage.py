@@ -1,9 +1,9 @@
-import subprocess
-import sys
+import os
 
 import numpy as np
 import pytest
 import torch
+from warm_starts import run_python
 
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.hmatrix import H2Matrix, Weak, kernels
@@ -49,9 +49,9 @@ def test_another_process_reads_it(points, tmp_path):
         "import sys, numpy as np; from pipeline.hmatrix import H2Matrix; "
         "print(repr(float((H2Matrix.load(sys.argv[1]) @ np.ones(700)).sum())))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
-    )
+    (tmp_path / "program.py").write_text(program)
+    done = run_python(["program.py", str(tmp_path)], folder=tmp_path, environment=os.environ)
+    assert done.returncode == 0, done.stdout
     assert float(done.stdout) == float((A @ np.ones(700)).sum())
 
 

@@ -1,6 +1,7 @@
 import json
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from warm_starts import folder_of_programs
 from pipeline.__main__ import main
 from pipeline.config.loading import validate
 from pipeline.config.specs import specs
+from pipeline.precision import attained, measure_roofs
 
 STUDY = {
     "study": "stages",
@@ -85,6 +87,15 @@ class Bench:
     def mpiexec(self, n_processes, *arguments) -> subprocess.CompletedProcess:
         command = self.mpi_command(n_processes, *arguments)
         return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_roofs():
+    """Measure the machine for a moment: what stages make of its roofs is tested here, and not what they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.stages.time_layers.measure_roofs", partial(measure_roofs, seconds=0.02))
+        patch.setattr(attained, "SAMPLING", replace(attained.SAMPLING, n_samples=1, n_at_least=1))
+        yield
 
 
 @pytest.fixture
