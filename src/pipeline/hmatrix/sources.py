@@ -9,15 +9,14 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from pipeline.hmatrix import _native
-from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.batched.build import DeviceSource
 from pipeline.hmatrix.batched.kernel import DeviceKernel
 from pipeline.hmatrix.blocks import Blocks, PairPlaces, evaluate_blocks
 from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.entries import kernel_matrix
-from pipeline.hmatrix.inputs import Progress, torch_dtype
+from pipeline.hmatrix.inputs import torch_dtype
 from pipeline.hmatrix.kernels import Kernel
-from pipeline.hmatrix.skeleton import Basis, FarSampling, nested_basis
+from pipeline.hmatrix.skeleton import Basis, WantedBasis, nested_basis
 from pipeline.hmatrix.threads import n_threads
 
 _PIECES = 128  # of a row, whatever the number of threads: native/build.cpp deals them out by sixteen
@@ -31,16 +30,8 @@ class Source(Protocol):
     ) -> Blocks:
         """Return the blocks of pairs of lists of places."""
 
-    def basis(
-        self,
-        far: Lists,
-        sampling: FarSampling,
-        *,
-        transposed: bool,
-        stored: np.dtype[Any],
-        progress: Progress | None,
-    ) -> Basis:
-        """Return nested bases of the columns, or with `transposed` of the rows."""
+    def basis(self, wanted: WantedBasis) -> Basis:
+        """Return nested bases of the columns or of the rows."""
 
     def exact_rows(self, chosen: NDArray[np.int32]) -> NDArray[Any]:
         """Return rows, shape (len(chosen), columns)."""
@@ -60,20 +51,9 @@ class NativeSource:
     ) -> Blocks:
         return evaluate_blocks(self.matrix, rows, columns, pairs, stored)
 
-    def basis(
-        self,
-        far: Lists,
-        sampling: FarSampling,
-        *,
-        transposed: bool,
-        stored: np.dtype[Any],
-        progress: Progress | None,
-    ) -> Basis:
-        own, other = (self.rows, self.columns) if transposed else (self.columns, self.rows)
-        return nested_basis(
-            self.matrix, own, other, far, sampling,
-            transposed=transposed, computed=self.computed, stored=stored, progress=progress,
-        )  # fmt: skip
+    def basis(self, wanted: WantedBasis) -> Basis:
+        trees = (self.rows, self.columns) if wanted.transposed else (self.columns, self.rows)
+        return nested_basis(self.matrix, *trees, wanted, self.computed)
 
     def exact_rows(self, chosen: NDArray[np.int32]) -> NDArray[Any]:
         evaluate = getattr(_native, f"evaluate_blocks_{self.computed.name}")
