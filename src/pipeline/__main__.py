@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     stage("dataset", "Read images and fix their splits.", "spec")
     tune = stage("tune", "Choose the options of a training run by trials.", "spec", "dataset")
     train = stage("train", "Train one network.", "spec", "dataset", optional=("tuning",))
-    train.add_argument("--seed", type=int, required=True, help="of weights, order and smoothing")
+    train.add_argument("--seed", type=int, required=True, help="seed of weights, order and smoothing")
     for command in (tune, train):
         command.add_argument("--run", required=True, help="name of the run, for messages")
         command.add_argument(

@@ -105,7 +105,7 @@ def hold(checkout: Path, name: str = "main") -> Iterator[HeldLock]:
         name: Locks of different names don't exclude each other.
 
     Raises:
-        LockedError: With who holds it, or why it can't be taken.
+        LockedError: If the lock can't be taken; the message names who holds it, or the reason.
     """
     path = lock_file(checkout, name)
     with _explained(path):

@@ -75,7 +75,9 @@ class Factor(Section):
 class Grid(Section):
     """A grid over the box of the points."""
 
-    spacing: Positive = Field(description="Distance of its rows and columns, in the unit of the coordinates.")
+    spacing: Positive = Field(
+        description="Distance between its rows and between its columns, in the unit of the coordinates."
+    )
 
 
 class Predict(Section):
@@ -115,7 +117,7 @@ class Wave(Section):
     """The plane wave that comes in, and what the surface does to it."""
 
     direction: tuple[float, float, float] = Field(
-        (0.0, 0.0, 1.0), description="Where the wave goes: three coordinates, of any length but 0."
+        (0.0, 0.0, 1.0), description="Direction of the wave: three coordinates, of any length but 0."
     )
     condition: Literal["soft", "hard"] = Field(
         "soft",
@@ -175,14 +177,14 @@ class SolveSpec(Section):
     right_hand_side: str | None = Field(
         None,
         min_length=1,
-        description="What task solve solves for: a .npy file of shape (n,) or (n, m). Null takes the values at the "
+        description="Right-hand sides of task solve: a .npy file of shape (n,) or (n, m). Null takes the values at the "
         "points, or ones where there are none.",
     )
     vectors: str | None = Field(
         None,
         min_length=1,
-        description="What task product multiplies: a .npy file of shape (n,) or (n, m). Null takes the values at the "
-        "points, or ones where there are none.",
+        description="Vectors that task product multiplies: a .npy file of shape (n,) or (n, m). Null takes the values "
+        "at the points, or ones where there are none.",
     )
     samples: Count | None = Field(None, description="How many samples task sample draws; null draws one.")
     seed: Seed | None = Field(None, description="Seed of the samples; null is 0.")
@@ -193,8 +195,8 @@ class SolveSpec(Section):
     )
     wave: Wave | None = Field(
         None,
-        description="What task scattering sends at the surface; null sends a plane wave along the third coordinate "
-        "at a soft one.",
+        description="Wave that task scattering sends at the surface; null sends a plane wave along the third "
+        "coordinate at a soft one.",
     )
     factor: Factor = Field(default=Factor(), description="How the matrix is factorized.")
     solve: Solve = Field(default=Solve(), description="How systems are solved.")

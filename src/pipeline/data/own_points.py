@@ -109,7 +109,7 @@ class OwnPoints:
         """Read the rows, a part at a time.
 
         Raises:
-            ConfigError: With row and column of the first value that is no finite number, or is out of range.
+            ConfigError: If a value is not a finite number, or out of range; the message names its row and column.
         """
         first, d = 1, len(self.coordinates)
         for rows in self.table.parts([*self.coordinates, *self.values]):

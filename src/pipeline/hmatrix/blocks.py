@@ -38,7 +38,7 @@ class Blocks:
 
     @cached_property
     def native(self) -> Any:
-        """The same for native routines."""
+        """The view of it that native routines take."""
         view = getattr(_native, f"Blocks_{self.values.dtype.name}")
         return view(self.first, self.second, self.start, self.values)
 

@@ -1,4 +1,4 @@
-"""From points and a kernel to an H2 matrix whose error is checked."""
+"""How an H2 matrix, whose error is checked, is made from points and a kernel."""
 
 import logging
 import math

@@ -52,6 +52,12 @@ class SolveInfo:
     notes: tuple[str, ...] = ()
     exact_residual: float | None = None
 
+    def __str__(self) -> str:
+        exact = "" if self.exact_residual is None else f", {self.exact_residual:.1e} on exact rows"
+        counted = "1 iteration" if self.iterations == 1 else f"{self.iterations} iterations"
+        notes = "".join(f"; {note}" for note in self.notes)
+        return f"{self.method}: {counted}, relative residual {self.relative_residual:.1e}{exact}{notes}"
+
     @property
     def relative_residual(self) -> float:
         """The true relative residual of the solution, the largest of the columns."""

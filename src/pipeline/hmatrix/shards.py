@@ -38,11 +38,11 @@ class Description:
 
     Attributes:
         n_points: Points of the matrix.
-        halvings, halvings_per_level: As `cluster.build_tree` takes them.
+        halvings, halvings_per_level: See `cluster.build_tree`.
         edges: First place of each shard in tree order, and the number of points.
         checksums: CRC-32 of each shard's file.
-        kernel, admissibility: As they describe themselves.
-        mirrored, tolerance, norm, dtype, notes: As in `H2Form`.
+        kernel, admissibility: Their own descriptions.
+        mirrored, tolerance, norm, dtype, notes: See `H2Form`.
     """
 
     n_points: int

@@ -118,7 +118,7 @@ class Basis:
 
     @cached_property
     def native(self) -> Any:
-        """The same for native routines."""
+        """The view of it that native routines take."""
         view = getattr(_native, f"Basis_{self.values.dtype.name}")
         return view(
             self.rank, self.skeleton_start, self.order_start, self.order, self.value_start, self.values

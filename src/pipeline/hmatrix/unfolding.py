@@ -1,4 +1,4 @@
-"""From what `sketching.py` knows of every box to the blocks and bases of an H2 matrix, from the top down."""
+"""How the blocks and bases of an H2 matrix are made of what `sketching.py` knows of every box, from the top down."""
 
 from typing import Any
 

@@ -140,7 +140,7 @@ class _Graph:
         return self.node("Flatten", [name], axis=1)
 
     def seen_as(self, value: NamedShape, shape: tuple[int, ...]) -> str:
-        """The same numbers as images of another shape."""
+        """Name a tensor of the same numbers as images of another shape."""
         if value[1] == shape:
             return value[0]
         flat = self.rows_of(value)

@@ -172,7 +172,7 @@ def _distance(half: TimedPrecision, cold: bool) -> str:
 
 
 def _rate(side: TimedPrecision) -> str:
-    """Of all bytes together: a part of them may come from a nearer level."""
+    """The rate of all bytes together; some of them may come from a nearer level."""
     return f"{side.work.n_bytes / side.bound.memory / 1e9:.0f} GB/s"
 
 

@@ -200,7 +200,7 @@ class Tracer:
         return self._depthwise(view, shape, factors[0], shifts[0], name).moved(view.index)
 
     def _by_number(self, view: View, scale: Tensor, shift: Tensor, name: str) -> View:
-        """The same with constants of each number's own; zeros that padding added get theirs too."""
+        """Return it with constants of each number's own; zeros that padding added get theirs too."""
         if view.is_whole:
             order = view.order
             assert order is not None

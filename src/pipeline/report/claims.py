@@ -249,7 +249,7 @@ def _apart(lower: RunMetrics, upper: RunMetrics) -> str:
 
 
 def _spread_of(by: Difference, unit: str = "") -> str:
-    """The same interval in significant digits, for quantities of any size."""
+    """Write that interval in significant digits, for quantities of any size."""
     if by.half_width is None:
         return ""
     low, high = abs(by.mean) - by.half_width, abs(by.mean) + by.half_width

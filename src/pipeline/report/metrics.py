@@ -137,7 +137,7 @@ class Converted(MetricsPart):
         mode: What ran before a layer that is timed in `timings`; `other_timings` are those of the other modes.
         candidates: What routines were chosen from.
         device_timings: The GPU's table, if there is one.
-        alone: As for a seed's result, of the job that timed the layers.
+        alone: Whether the job that timed the layers ran alone; see a seed's result.
     """
 
     seed: int | None

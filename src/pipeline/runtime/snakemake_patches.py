@@ -38,7 +38,7 @@ def check_versions(*, with_slurm: bool) -> None:
     """Make sure that what is changed here is what it was when the changes were written.
 
     Raises:
-        ConfigError: With the version that was found, the one that is needed, and the command that installs it.
+        ConfigError: If a version is another; the message names it, the one that is needed, and what installs that.
     """
     for package, wanted in (SNAKEMAKE, *([SLURM] if with_slurm else [])):
         found = version(package)

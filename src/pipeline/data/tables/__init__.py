@@ -58,7 +58,7 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> dict[str, ND
         names: The columns to read; all by default.
 
     Raises:
-        ConfigError: As `open_table` and `OpenTable.parts` do.
+        ConfigError: If `open_table` or `OpenTable.parts` refuses the file.
     """
     table = open_table(path)
     chosen = table.chosen(names)

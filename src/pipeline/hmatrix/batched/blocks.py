@@ -66,7 +66,7 @@ class LevelMatrix:
         Args:
             entries: The kernel.
             diagonal: What is added to the diagonal at places of the tree order.
-            points, start: As the attributes.
+            points, start: See the attributes.
             stored: Pairs of boxes, shape (boxes, boxes), symmetric, which have a block.
             symmetric: Whether the matrix is.
             dtype: Type of the numbers.

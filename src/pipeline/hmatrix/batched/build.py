@@ -116,9 +116,9 @@ class _Level:
     """What a level leaves to the next, and to the basis; each array has one more element, for padding.
 
     Attributes:
-        points, energy: Of all boxes' skeletons: places, and the standard deviation of a skeleton's coefficient for
+        points, energy: Places of all boxes' skeletons, and the standard deviation of a skeleton's coefficient for
             white noise.
-        order, T: As those of `Basis`.
+        order, T: See `Basis`.
     """
 
     points: Tensor

@@ -42,8 +42,8 @@ class BatchedProblem:
     """What is eliminated, and how.
 
     Attributes:
-        kernel, diagonal: Of the matrix; the diagonal in tree order.
-        tree, lists: Of its points.
+        kernel, diagonal: The matrix, whose diagonal is in tree order.
+        tree, lists: Boxes of its points, and which are near and far.
         kind: "cholesky", "ldlt" or "lu".
         computed, stored: Types.
         sampling: How far fields are sampled.

@@ -84,7 +84,7 @@ class Records:
         """Write the records of boxes of a bucket.
 
         Args:
-            boxes: As the tree numbers them.
+            boxes: Their numbers in the tree.
             shapes: Their sizes.
             places: Shape (b, k), places of the skeletons among the unknowns before.
             update: Shapes (b, k + r, d) and (b, d, k + r), of a Cholesky factorization the first alone.

@@ -1,4 +1,4 @@
-"""From points that are divided to an H2 matrix that is: `compression.py` by parts.
+"""How a divided H2 matrix is made from divided points; `compression.py` is the same without parts.
 
 Every process samples, compresses and evaluates for its own boxes, with points fetched from others; process 0 does so
 for the few boxes above the cut. Boxes and lists are those of one process; points inside a leaf may be in another order,

@@ -135,7 +135,9 @@ class DistributedFactorization:
         """Return log det A of a matrix whose determinant is positive."""
         sign, size = self.slogdet()
         if self.form.dtype.kind == "c" or sign.real < 0:
-            raise ValueError("log det of a matrix whose determinant is not positive; use slogdet")
+            raise ValueError(
+                "the determinant is not positive, so its logarithm is no real number; use slogdet"
+            )
         return size
 
     def as_linear_operator(self) -> LinearOperator:
@@ -189,7 +191,8 @@ def factorize(
     With `speeds` boxes are divided in proportion to a number for each process, or to what is "measured" first.
 
     Raises:
-        ConvergenceError: On all processes, if a pivot fails or solves leave a large residual at the tightest tolerance.
+        ConvergenceError: If a pivot fails or solves leave a large residual at the tightest tolerance; all processes
+            raise it.
     """
     tolerance = A.tolerance if tolerance is None else tolerance
     with together(communicator.inner):

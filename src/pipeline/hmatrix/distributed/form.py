@@ -37,7 +37,7 @@ class OwnBasis:
 
     @cached_property
     def native(self) -> Any:
-        """The same for native routines."""
+        """The view of it that native routines take."""
         basis = self.basis
         view = getattr(_native, f"Basis_{basis.values.dtype.name}")
         return view(self.rank, self.start, basis.order_start, basis.order, basis.value_start, basis.values)
@@ -79,7 +79,7 @@ class OwnForm:
         mirrored: The matrix is symmetric.
         diagonal_term: What is added to the diagonal of own rows, in tree order, or None.
         kernel: The kernel whose entries these are.
-        tolerance, norm, dtype, notes: As in `H2Form`, of the whole matrix.
+        tolerance, norm, dtype, notes: See `H2Form`; they are those of the whole matrix.
     """
 
     division: Division

@@ -41,7 +41,7 @@ def divided_problem(
         A: The matrix.
         own_term: What is added to the diagonal of own rows, in tree order.
         team: The parts.
-        kind, working, stored, sampling, dense_end: As `Problem` takes them.
+        kind, working, stored, sampling, dense_end: See `Problem`.
     """
     division, communicator = A.division, team.communicator
     tree = division.tree

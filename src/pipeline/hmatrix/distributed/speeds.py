@@ -94,7 +94,7 @@ def measured_speeds(
         A: The matrix.
         own_term: What is added to the diagonal of own rows, in tree order.
         communicator: The processes.
-        kind, types, sampling: As `parts.Problem` takes them; types are those of arithmetic and of steps.
+        kind, types, sampling: See `parts.Problem`; types are those of arithmetic and of steps.
         device: Where this process works in batches; None for native work.
         threads: How many threads of this process eliminate at once.
         clock: Seconds.

@@ -135,8 +135,8 @@ def load(path: Path, communicator: Communicator, n_own_rows: int | None) -> OwnF
             many on all if left out.
 
     Raises:
-        ArtifactError: On all processes, if a file is missing or damaged.
-        ValueError: On all processes, if they ask for more or fewer rows than the matrix has.
+        ArtifactError: If a file is missing or damaged; all processes raise it.
+        ValueError: If they ask for more or fewer rows than the matrix has; all processes raise it.
     """
     with together(communicator):
         told = Description.read(path)

@@ -118,7 +118,7 @@ class Derivatives:
     """How the likelihood depends on its parameters at one point.
 
     Attributes:
-        gradient: By the logarithms of the parameters, shape (parameters,).
+        gradient: Derivatives by the logarithms of the parameters, shape (parameters,).
         error: Standard error of what is random in it, shape (parameters,).
         information: The average information, shape (parameters, parameters).
     """

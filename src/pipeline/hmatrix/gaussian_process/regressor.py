@@ -77,8 +77,8 @@ class GaussianProcess:
             predictions are divided. A fit starts on process 0, which has points and values of all meanwhile.
 
     Attributes:
-        kernel_, nugget_: As fitted.
-        log_likelihood_: In nats; `log_likelihood_error_` estimates its error.
+        kernel_, nugget_: The fitted kernel and nugget.
+        log_likelihood_: The logarithm of the likelihood in nats; `log_likelihood_error_` estimates its error.
         beta_: Coefficients of the trend, in the regressors' order.
         standard_errors_: Those of the logarithm of each parameter, by name: 0.1 is about 10 %. NaN at a bound.
         notes_: What a reader of the fit should know, also given as warnings.

@@ -40,7 +40,7 @@ class StepsView:
 
     @cached_property
     def native(self) -> Any:
-        """The same for native routines."""
+        """The view of it that native routines take."""
         view = getattr(_native, f"Level_{self.stored.name}")
         return view(self.counts, self.index, self.values, self.pivots)
 
