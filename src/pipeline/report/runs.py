@@ -170,9 +170,15 @@ def label_of(name: str, run: RunMetrics | None) -> str:
     return run.label if run is not None and run.label else name
 
 
+#: Methods that are not written in capitals.
+METHOD_NAMES = {
+    "kfac": "K-FAC", "adamw": "AdamW", "muon": "Muon", "schedule_free": "Schedule-free SGD",
+}  # fmt: skip
+
+
 def method_of(run: RunMetrics) -> str:
     """Optimizer and smoothings in words: K-FAC with mixup and weight noise."""
-    optimizer = run.optimizer.upper().replace("KFAC", "K-FAC")
+    optimizer = METHOD_NAMES.get(run.optimizer, run.optimizer.upper())
     names = (name.split(" (")[0].replace("_", " ") for name in run.smoothing)
     smoothing = listing("SAM" if name == "sam" else name for name in names)
     return f"{optimizer} with {smoothing}" if smoothing else optimizer
