@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.globe import unit_vectors
 from pipeline.data.points import PointSet, random_subset
-from pipeline.data.tables import Table, open_table
+from pipeline.data.tables import OpenTable, open_table
 from pipeline.errors import ConfigError
 
 Array = NDArray[np.float64]
@@ -44,7 +44,7 @@ class OwnPoints:
         units: Units by name of value.
     """
 
-    table: Table
+    table: OpenTable
     coordinates: tuple[str, ...]
     crs: str
     values: tuple[str, ...]

@@ -75,9 +75,9 @@ def final_accuracy(training: Runs, n_classes: int = 0) -> Table:
     )
 
 
-def _time(run: RunMetrics, spent: float | None) -> f.Number:
+def _time(run: RunMetrics, spent: float | None) -> f.NumberText:
     """Write a time, with a mark if other jobs ran on the machine meanwhile."""
-    return f.Number(f"{f.seconds(spent)}{'' if alone(run) or spent is None else BESIDE}", spent)
+    return f.NumberText(f"{f.seconds(spent)}{'' if alone(run) or spent is None else BESIDE}", spent)
 
 
 def _beside(training: Runs) -> str:
