@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -108,7 +108,7 @@ def end() -> None:
 
 def serve(address: str) -> dict:
     """Fork for each request that comes in; return, in the fork, what it asks for. End with the standard input."""
-    spent = 0.0
+    spent, (told, tell) = 0.0, os.pipe()
     with socket.create_server(address, family=socket.AF_UNIX, backlog=64) as listener:
         print("ready", flush=True)
         while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
@@ -116,28 +116,30 @@ def serve(address: str) -> dict:
             kind, descriptors, *_ = socket.recv_fds(connection, 1, 250)
             if kind == b"+" and os.fork() == 0:
                 listener.close()
-                return keep(connection, descriptors)
+                os.close(told)
+                return keep(connection, descriptors, tell)
             for descriptor in descriptors:
                 os.close(descriptor)
-            spent += sum(ended())
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
             if kind == b"?":
+                os.write(tell, b"\n")
+                spent += sum(map(float, os.read(told, 1 << 16).split()))
                 connection.sendall(f"{spent}\n".encode())
             connection.close()
     sys.exit()
 
 
-def ended() -> Iterator[float]:
-    """Yield the processor seconds of every child that has ended, with all that it waited for."""
-    with suppress(ChildProcessError):
-        while (found := os.wait4(-1, os.WNOHANG))[0]:
-            yield found[2].ru_utime + found[2].ru_stime
+def keep(connection: socket.socket, descriptors: list[int], tell: int) -> dict:
+    """Fork a program and tell how it ends; return, in the fork, what it is to be. It ends when nobody waits for it.
 
-
-def keep(connection: socket.socket, descriptors: list[int]) -> dict:
-    """Fork a program and tell how it ends; return, in the fork, what it is to be. It ends when nobody waits for it."""
+    The processor seconds of the program, and of all that it waited for, are written to the file `tell`.
+    """
     request = json.loads(connection.makefile().readline())
     if (child := os.fork()) == 0:
         connection.close()
+        os.close(tell)
         moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, FIRST_NUMBER) for descriptor in descriptors]
         for descriptor in descriptors:
             os.close(descriptor)
@@ -151,10 +153,12 @@ def keep(connection: socket.socket, descriptors: list[int]) -> dict:
 
     def end_with_the_asker() -> None:
         connection.recv(1)
-        os.kill(child, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
     threading.Thread(target=end_with_the_asker, daemon=True).start()
-    _, status = os.waitpid(child, 0)
+    _, status, spent = os.wait4(child, 0)
+    os.write(tell, f"{spent.ru_utime + spent.ru_stime}\n".encode())
     with suppress(OSError):
         connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
     os._exit(0)
