@@ -11,184 +11,37 @@ import functools
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from _frame import Benchmark, Goal, Quantity, Run
 from _networks import Storing, chain, he, inputs, resnet18
+from _racing import ERROR, TIME, Case, against, medians, sampling, sides_of, threads, whole
 from peers import engines
-from peers.engines import Engine, Problem
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.data import load_images
-from pipeline.models import cnn
+from pipeline.models import cnn, vit
 from pipeline.models.imported import import_library
 from pipeline.precision import (
     Budget,
     HalfNetwork,
-    Roofs,
     Sampling,
     compare_predictions,
     measure_attained,
     measure_roofs,
 )
-from pipeline.precision.sampling import TimedRun, one_core
+from pipeline.precision.sampling import Side, one_core
 
-TIME = Quantity("time", "µs")
-ERROR = Quantity("relative error", "")
 PEAK = Quantity("part of FMA peak", "", smaller_is_better=False)
 SHARE = Quantity("layers within 25 %", "", smaller_is_better=False)
 SIZE = Quantity("file, relative to FP32", "")
 POINTS = Quantity("accuracy lost", "points")
 
 bench = Benchmark("precision", __doc__, packages=("onnxruntime", "openvino", "ncnn", "onnx"))
-
-
-@dataclass(frozen=True)
-class Case:
-    """A module, a batch of inputs, and the same as a half-precision network with measured routines.
-
-    Attributes:
-        module: What the engines run.
-        x: The batch.
-        budget: What half precision may cost.
-    """
-
-    module: nn.Module
-    x: Tensor
-    budget: Budget = field(default_factory=Budget)
-
-    @functools.cached_property
-    def network(self) -> HalfNetwork:
-        torch.manual_seed(0)
-        network = HalfNetwork.convert(self.module, self.x)
-        sampling = Sampling(n_samples=15, seconds_at_most=5.0)
-        return network.choose_routines(
-            self.x, batch=len(self.x), sampling=sampling, budget=self.budget
-        ).network
-
-    @functools.cached_property
-    def problem(self) -> Problem:
-        return Problem(self.network.layers, self.network.parameters, self.x)
-
-    @property
-    def routines(self) -> str:
-        """The routines of the layers, each once."""
-        return ", ".join(dict.fromkeys(layer.routine for layer in self.network.layers))
-
-
-def sampling(run: Run, cold: bool = False) -> Sampling:
-    if run.quick:
-        return Sampling(n_samples=5, seconds_at_most=1.0)
-    return Sampling(n_samples=60, seconds_per_sample=300e-6, seconds_at_most=20.0 if cold else 12.0)
-
-
-def sides_of(calls: Mapping[str, Callable[[], object]]) -> dict[str, TimedRun]:
-    """Calls as the sampler wants them: how long so many runs take."""
-
-    def side(call: Callable[[], object], repeats: int) -> float:
-        start = time.perf_counter()
-        for _ in range(repeats):
-            call()
-        return time.perf_counter() - start
-
-    return {name: functools.partial(side, call) for name, call in calls.items()}
-
-
-def medians(run: Run, calls: Mapping[str, Callable[[], object]], *, cold: bool = False) -> dict[str, float]:
-    """Median microseconds of every call, all in turn."""
-    sides = sides_of(calls)
-    with one_core():
-        if cold:
-            swept = torch.ones(measured_roofs().cache_bytes.get("L3", 32 << 20) * 2 // 4 + 1)
-            # Ours in torch's order reads the same weights as ours, which would be warm behind it.
-            shared = {name: sides.pop(name) for name in list(sides) if name.endswith("torch's order")}
-            taken = sampling(run, cold).cold([sides, shared], chill=swept.sum)
-        else:
-            taken = sampling(run)(sides)
-    return {name: float(np.median(samples.seconds)) * 1e6 for name, samples in taken.items()}
-
-
-@functools.cache
-def measured_roofs() -> Roofs:
-    return measure_roofs()
-
-
-def whole(network: HalfNetwork, x: Tensor, *, single: bool = False) -> Callable[[], object]:
-    """A run of the packed network on buffers of its own, as the other engines have them.
-
-    Its images lie channels last in these buffers, as ours do everywhere. An engine that takes them channels first and
-    prefers another order converts them in its run; beside such a one, see the row "from and to torch".
-    """
-    execution = network.float_twin() if single else network.execution
-    return execution.prepared(x)
-
-
-def against(
-    run: Run,
-    case: Case,
-    *,
-    best: float | None = None,
-    torch_ratio: float | None = None,
-    own: float | None = None,
-    onnxruntime: float | None = None,
-    openvino: float | None = None,
-    bfloat16: bool = False,
-    cold: bool = False,
-) -> dict[str, float]:
-    """Race the network against its float32 twin and every engine; report the rows that have a goal.
-
-    Args:
-        run: Where to report.
-        case: What to run.
-        best: Goal over the fastest engine at float32.
-        torch_ratio: Goal over torch at float32.
-        own: Goal over our own float32 twin.
-        onnxruntime: Goal over onnxruntime at float32.
-        openvino: Goal over OpenVINO at float32.
-        bfloat16: Whether the engines' bfloat16 is raced too, without a goal.
-        cold: Whether the caches are swept before each run.
-    """
-    problem, network = case.problem, case.network
-    with one_core():  # as in the race: each engine chooses its memory format by timing it
-        peers: list[Engine] = engines.float32_engines(problem)
-        wide = [engines.torch_bfloat16(problem), engines.openvino_bfloat16(problem)] if bfloat16 else []
-    for peer in peers:
-        assert peer.precision in ("", "fp32", "f32", "float32"), f"{peer.name} ran {peer.precision}"
-    calls = {"ours fp16": whole(network, case.x), "ours fp32": whole(network, case.x, single=True)}
-    calls["ours fp16, torch's order"] = functools.partial(network, case.x)
-    calls |= {engine.name: engine.run for engine in [*peers, *filter(None, wide)]}
-    error = problem.error(network(case.x))
-    assert error < 2e-2, f"off by {error:.1e} of float64"
-    times = medians(run, calls, cold=cold)
-    ours = times.pop("ours fp16")
-    own_fp32 = times.pop("ours fp32")
-    reordered = times.pop("ours fp16, torch's order")
-    singles = {engine.name: times[engine.name] for engine in peers}
-    fastest = min(singles, key=lambda name: singles[name])
-
-    def row(name: str, peer: float | None, goal: float | None, part: str) -> None:
-        run.record(TIME, ours=ours, peer=peer, peer_name=name, goal=goal and Goal.ratio(goal), part=part)
-
-    row(f"{fastest}", singles[fastest], best, f"best FP32 [{case.routines}]")
-    row("own fp32 twin", own_fp32, own, "own")
-    run.record(TIME, ours=reordered, peer=singles[fastest], peer_name=fastest, part="from and to torch")
-    for name, goal in (
-        ("torch fp32", torch_ratio),
-        ("onnxruntime fp32", onnxruntime),
-        ("openvino fp32", openvino),
-    ):
-        if goal is not None:
-            row(name, singles.get(name), goal, name.split()[0])
-    for engine in filter(None, wide):
-        row(f"{engine.name} ({engine.precision})", times[engine.name], None, "bf16")
-        run.record(ERROR, ours=error, peer=problem.error(engine.result()), peer_name=engine.name, part="bf16")
-    return {"ours": ours, "own": own_fp32, "error": error} | times
 
 
 def convolution(
@@ -280,7 +133,7 @@ def inner_layer(run: Run, module: nn.Module, x: Tensor) -> None:
     """Time a layer of low intensity between others, against its float32 twin: elements are what it moves."""
     network = Case(Storing(he(module), residual=isinstance(module, nn.Identity)), x).network
     place = 1
-    sides: dict[str, TimedRun] = {}
+    sides: dict[str, Side] = {}
     for name, execution in (("fp16", network.execution), ("fp32", network.float_twin())):
         given, result, addend = execution.steps(x)[place]
         native = execution.native[place]
@@ -326,19 +179,26 @@ def convolution_chain(run: Run) -> None:
     )
 
 
+def resnet50(run: Run) -> Case:
+    """With random weights, which tell of time: errors are larger than those of a trained network."""
+    size = 64 if run.quick else 224
+    module = import_library("torchvision.models").resnet50(weights=None)
+    return Case(he(module), inputs(1, 3, size, size), Budget(output_error=0.1, layer_error=1e-2))
+
+
+def small_resnet18() -> Case:
+    # Below the 4e-3 that other engines are off by at bfloat16, beside which it is timed.
+    return Case(he(resnet18()), inputs(1, 3, 32, 32), Budget(output_error=3e-3))
+
+
 @bench.case("ResNet-18 @32")
 def residual_network(run: Run) -> None:
-    # Below the 4e-3 that other engines are off by at bfloat16, beside which it is timed.
-    case = Case(he(resnet18()), inputs(1, 3, 32, 32), Budget(output_error=3e-3))
-    against(run, case, torch_ratio=3.0, openvino=1.8, bfloat16=True)
+    against(run, small_resnet18(), torch_ratio=3.0, openvino=1.8, bfloat16=True)
 
 
 @bench.case("ResNet-50 @224")
 def deep_residual_network(run: Run) -> None:
-    """With random weights, which tell of time: errors are larger than those of a trained network."""
-    size = 64 if run.quick else 224
-    module = import_library("torchvision.models").resnet50(weights=None)
-    case = Case(he(module), inputs(1, 3, size, size), Budget(output_error=0.1, layer_error=1e-2))
+    case = resnet50(run)
     problem, network = case.problem, case.network
     with one_core():
         single = [engines.onnxruntime(problem), engines.openvino(problem)]
@@ -353,6 +213,89 @@ def deep_residual_network(run: Run) -> None:
     if wide is not None:
         error = problem.error(network(case.x))
         run.record(ERROR, ours=error, peer=problem.error(wide.result()), peer_name=wide.name, part="bf16")
+
+
+def transformer(batch: int) -> Case:
+    generator = torch.Generator().manual_seed(0)
+    module = vit(input_shape=(1, 28, 28), n_classes=10, generator=generator)
+    return Case(module.eval(), inputs(batch, 1, 28, 28))
+
+
+@bench.case("vit @28")
+def vision_transformer(run: Run) -> None:
+    """The pipeline's own, with its first weights."""
+    against(run, transformer(1), best=1.2, bfloat16=True)
+
+
+@bench.case("vit @28, batch 64")
+def vision_transformer_batch(run: Run) -> None:
+    against(run, transformer(4 if run.quick else 64), best=1.2, bfloat16=True)
+
+
+@bench.case("two cores")
+def two_cores(run: Run) -> None:
+    """The same networks on one and on two cores, and the engines with as many threads."""
+    for name, case in (("ResNet-18 @32", small_resnet18()), ("ResNet-50 @224", resnet50(run))):
+        network = case.network
+        one = medians(run, {"ours": whole(network, case.x)})["ours"]
+        problem = replace(case.problem, n_threads=2)
+        rivals = [engines.onnxruntime(problem), engines.openvino_bfloat16(problem)]
+        calls = {"ours": whole(network, case.x)} | {
+            peer.name: peer.run for peer in rivals if peer is not None
+        }
+        times = medians(run, calls, n_threads=2)
+        run.record(TIME, ours=times["ours"], peer=one, peer_name="ours on one core", goal=Goal.ratio(1.7),
+                   part=f"{name}, beside one core")  # fmt: skip
+        for peer in filter(None, rivals):
+            goal = (
+                {"onnxruntime fp32": 2.0, "openvino bf16": 1.0}[peer.name]
+                if name == "ResNet-50 @224"
+                else None
+            )
+            run.record(TIME, ours=times["ours"], peer=times[peer.name], peer_name=peer.name,
+                       goal=goal and Goal.ratio(goal), part=f"{name}, {peer.name}")  # fmt: skip
+
+
+@bench.case("latency")
+def latency(run: Run) -> None:
+    """How long single runs take, one after the other, disturbed ones included: medians and what few exceed."""
+    case = small_resnet18()
+    rivals = [engines.onnxruntime(case.problem), engines.openvino_bfloat16(case.problem)]
+    calls = {"ours": whole(case.network, case.x)} | {peer.name: peer.run for peer in filter(None, rivals)}
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    with threads(1):
+        for _ in range(20 if run.quick else 2000):
+            for name, side in sides_of(calls).items():
+                taken[name].append(side(1) * 1e6)
+    for percentile in (50, 90, 99, 99.9):
+        figures = {name: float(np.percentile(of_side, percentile)) for name, of_side in taken.items()}
+        for name in figures:
+            if name != "ours":
+                run.record(TIME, ours=figures["ours"], peer=figures[name], peer_name=name,
+                           part=f"ResNet-18 @32, {percentile} % within, {name}")  # fmt: skip
+
+
+@bench.case("batch sizes")
+def batch_sizes(run: Run) -> None:
+    """Time of one sample in batches of 1 to 64, beside float32, and what limits half precision there."""
+    layers = {"conv3x3 128 @16": convolution(128, 128, 16), "FC 1024": product(1024, 1)}
+    roofs = measure_attained(measure_roofs())
+    sizes = (1, 8) if run.quick else (1, 2, 4, 8, 16, 32, 64)
+    for name, case in layers.items():
+        rows = case.network.time_layers(
+            case.x, batch_sizes=sizes, roofs=roofs, sampling=Sampling(n_samples=15, seconds_at_most=2.0)
+        )
+        before = ""
+        for row in rows:
+            changed = f", no longer {before}" if before not in ("", row.bound) else ""
+            run.record(
+                TIME,
+                ours=row.seconds_fp16 / row.batch * 1e6,
+                peer=row.seconds_fp32 / row.batch * 1e6,
+                peer_name="own fp32 twin",
+                part=f"{name}, batch {row.batch}, limited by {row.bound}{changed}",
+            )
+            before = row.bound
 
 
 @bench.case("direct convolution, part of peak")

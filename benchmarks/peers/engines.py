@@ -1,7 +1,7 @@
 """The engines that people run networks with on a CPU: onnxruntime, OpenVINO, ncnn and torch, given the same layers.
 
-Every engine gets the folded, fused float32 network, one thread, and buffers of its own that it reuses. `check` compares
-what it computes with float64, `precision` is what it says it ran, as far as it says anything.
+Every engine gets the folded, fused float32 network, the problem's threads, and buffers of its own that it reuses.
+`check` compares what it computes with float64, `precision` is what it says it ran, as far as it says anything.
 """
 
 import functools
@@ -49,11 +49,12 @@ class Engine:
 
 @dataclass(frozen=True)
 class Problem:
-    """A planned network, its float32 parameters, and the batch to run."""
+    """A planned network, its float32 parameters, the batch to run, and how many threads an engine may use for it."""
 
     layers: tuple[Layer, ...]
     parameters: Mapping[str, Tensor]
     x: Tensor
+    n_threads: int = 1
 
     @functools.cached_property
     def exact(self) -> Tensor:
@@ -89,7 +90,7 @@ def onnxruntime(problem: Problem) -> Engine | None:
     except ImportError:
         return None
     options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = problem.n_threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     session = ort.InferenceSession(problem.onnx, options, providers=["CPUExecutionProvider"])
@@ -122,7 +123,7 @@ def openvino(problem: Problem, precision: str = "f32", name: str = "openvino fp3
         return None
     properties = {
         "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": 1,
+        "INFERENCE_NUM_THREADS": problem.n_threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,
@@ -193,7 +194,7 @@ def ncnn(problem: Problem) -> Engine | None:
     net = engine.Net()
     for option in ("fp16_storage", "fp16_packed", "fp16_arithmetic", "bf16_storage"):
         setattr(net.opt, f"use_{option}", False)
-    net.opt.num_threads = 1
+    net.opt.num_threads = problem.n_threads
     net.opt.lightmode = True
     with tempfile.TemporaryDirectory() as folder:
         parameters, weights = Path(folder, "net.param"), Path(folder, "net.bin")

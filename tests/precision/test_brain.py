@@ -43,6 +43,7 @@ def test_a_product_of_rounded_operands_is_within_its_bound(brain_set, dtype, n_i
         ((7, 7), (3, 3), (1, 1), (1, 1), (1, 1)),
         ((3, 28), (3, 3), (2, 1), (1, 1), (1, 1)),
         ((6, 5), (1, 1), (1, 1), (0, 0), (1, 1)),
+        ((9, 8), (1, 1), (2, 3), (0, 0), (1, 1)),
         ((9, 8), (2, 3), (1, 2), (0, 2), (2, 2)),
     ],
 )
@@ -119,7 +120,7 @@ def test_products_of_awkward_sizes_in_pairs(name, precision, shape, half, genera
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "padding"),
     [((7, 7), (3, 3), (1, 1), (1, 1)), ((19, 35), (3, 3), (2, 2), (1, 0)), ((5, 40), (1, 3), (1, 2), (0, 1)),
-     ((20, 6), (5, 2), (1, 1), (2, 1)), ((1, 1), (3, 3), (1, 1), (1, 1))],
+     ((20, 6), (5, 2), (1, 1), (2, 1)), ((1, 1), (3, 3), (1, 1), (1, 1)), ((7, 29), (1, 1), (2, 2), (0, 0))],
 )  # fmt: skip
 @pytest.mark.parametrize(("name", "precision"), PAIRED)
 def test_convolutions_of_awkward_sizes_and_groups_in_pairs(
@@ -141,3 +142,48 @@ def test_convolutions_of_awkward_sizes_and_groups_in_pairs(
     n_inputs = products * w[0].numel() * groups  # those of joined groups are zeros, which add nothing
     bound = routine_bound(magnitude, n_inputs, half_output=False) + left_out * magnitude
     assert (y.double() - exact).abs().le(bound).all()
+
+
+@pytest.mark.parametrize(
+    "activation", [("", 0.0, 0.0), ("clip", -0.25, 0.5), ("silu", 0.0, 0.0)], ids=["none", "clip", "silu"]
+)
+@pytest.mark.parametrize("half_output", [True, False])
+@pytest.mark.parametrize("residual", ["none", "float16", "float32"])
+@pytest.mark.parametrize(("name", "precision"), PAIRED)
+def test_what_follows_products_in_pairs_is_what_follows_those_of_binary32(
+    name, precision, residual, half_output, activation, generator
+):
+    """The sums are integers, exact in every precision; 3 x 21 pixels take tiles that reach beyond the ends of rows."""
+    n_channels, n_outputs, size = 6, 37, (3, 21)
+    weight = torch.randint(-2, 3, (n_outputs, 9 * n_channels), generator=generator).half()
+    scale = 2.0 ** torch.randint(-9, -6, (n_outputs,), generator=generator).float()
+    bias = torch.randn(n_outputs, generator=generator)
+    x = torch.randint(-3, 4, (2, *size, n_channels), generator=generator).half()
+    added = torch.randn(2, *size, n_outputs, generator=generator)
+    added = added.half() if residual == "float16" else added
+    found = {}
+    for routine in ("direct", f"direct_{precision}"):
+        layer = _native.convolution(
+            name, weight, scale, bias, False, True, half_output, image=(n_channels, *size), kernel=(3, 3),
+            stride=(1, 1), padding=(1, 1), dilation=(1, 1), residual=residual, routine=routine, function=activation,
+        )  # fmt: skip
+        found[routine] = torch.empty(
+            2, *size, n_outputs, dtype=torch.float16 if half_output else torch.float32
+        )
+        layer.run(x, found[routine], None if residual == "none" else added)
+    assert torch.equal(found["direct"], found[f"direct_{precision}"])
+
+
+@pytest.mark.parametrize(("name", "precision"), PAIRED)
+def test_what_is_too_large_is_counted_once_wherever_its_tile_lies(name, precision, generator):
+    n_channels, n_outputs, size = 16, 40, (7, 7)
+    x = (torch.rand(3, *size, n_channels, generator=generator) + 0.5).half()
+    weight = torch.ones(n_outputs, n_channels).half()
+    weight[::3] = 2.0**14
+    for stride in (1, 2):
+        layer = _native.convolution(
+            name, weight, torch.ones(n_outputs), torch.zeros(n_outputs), True, True, True, image=(n_channels, *size),
+            kernel=(1, 1), stride=(stride, stride), padding=(0, 0), dilation=(1, 1), routine=f"direct_{precision}",
+        )  # fmt: skip
+        y = torch.empty(3, *(4, 4) if stride == 2 else size, n_outputs, dtype=torch.float16)
+        assert layer.run(x, y) == y.eq(65504).sum() == y[..., ::3].numel()

@@ -1,6 +1,7 @@
 import copy
 import json
 import pickle
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import ArtifactError, ConfigError
-from pipeline.precision import HalfNetwork
+from pipeline.precision import Budget, HalfNetwork, Sampling, routines
 from pipeline.precision.error import routine_bound
 from pipeline.precision.network import PART
 from pipeline.precision.reference import reference
@@ -444,3 +445,28 @@ def test_what_is_divided_by_is_not_rounded_to_zero(generator):
     network = HalfNetwork.convert(module, x)
     with torch.no_grad():
         assert relative(network(x), module.double()(x.double())) < half_error(2 * len(network.layers))
+
+
+def test_conversion_and_choice_pack_no_layer_twice(monkeypatch, generator):
+    """The search for layers to keep at float32 tries many networks, and so does that for the fastest routines."""
+    packed = Counter()
+
+    def counted(layer, parameters, instruction_set, build=routines.build):
+        packed[layer] += 1
+        return build(layer, parameters, instruction_set)
+
+    module = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(9)))
+    x = torch.randn(2, 8, 5, 6, generator=generator)
+    network = HalfNetwork.convert(module, x)
+    error = relative(network(x), network.float_twin()(x))
+    monkeypatch.setattr(routines, "build", counted)
+    network = HalfNetwork.convert(module, x, budget=Budget(output_error=0.98 * error))
+    assert {layer.weight_dtype for layer in network.layers} == {
+        "float16",
+        "float32",
+    }  # so it was searched for
+    assert set(packed.values()) == {1}
+    packed.clear()
+    sampling = Sampling(n_samples=3, seconds_at_most=0.05)
+    network.choose_routines(x, sampling=sampling, budget=Budget(output_error=error))
+    assert set(packed.values()) == {1}

@@ -38,7 +38,7 @@ class Blocks:
 
     @cached_property
     def native(self) -> Any:
-        """The view of it that native routines take."""
+        """The same for native routines."""
         view = getattr(_native, f"Blocks_{self.values.dtype.name}")
         return view(self.first, self.second, self.start, self.values)
 
@@ -57,10 +57,8 @@ class Blocks:
         )
 
 
-PairPlaces = tuple[
-    NDArray[np.int64], Ints
-]  # lists of places in tree order, one for each box: (start, places)
-Evaluate = Callable[[PairPlaces, PairPlaces, tuple[Ints, Ints], np.dtype[Any]], Blocks]
+Places = tuple[NDArray[np.int64], Ints]  # lists of places in tree order, one for each box: (start, places)
+Evaluate = Callable[[Places, Places, tuple[Ints, Ints], np.dtype[Any]], Blocks]
 
 
 def near_blocks(
@@ -87,7 +85,7 @@ def coupling_blocks(
     )
 
 
-def _points(tree: ClusterTree) -> PairPlaces:
+def _points(tree: ClusterTree) -> Places:
     """Return the points of the leaves as lists of all boxes, empty for those above."""
     counts = np.where(tree.first_child < 0, tree.stop - tree.start, 0)
     start = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
@@ -96,8 +94,8 @@ def _points(tree: ClusterTree) -> PairPlaces:
 
 def evaluate_blocks(
     matrix: "_native.KernelMatrix",
-    rows: PairPlaces,
-    columns: PairPlaces,
+    rows: Places,
+    columns: Places,
     pairs: tuple[Ints, Ints],
     stored: np.dtype[Any],
 ) -> Blocks:

@@ -18,7 +18,7 @@ def outline_of(config: Mapping[str, Any], default: Path) -> Outline:
         default: Path of `default.yaml`.
 
     Raises:
-        ConfigError: If a value is wrong; the message begins with the full path of the first one.
+        ConfigError: With the full path of the first value that is wrong.
     """
     study = load_study(config, default)
     parts = specs(study)

@@ -55,6 +55,14 @@ class Network:
     def run(self, x: Any, y: Any) -> int:
         """Compute y from x; return how many results, of all steps, were saturated."""
 
+    def run_channels_first(
+        self, instruction_set: str, x: Any, channels: int, y: Any, result_channels: int
+    ) -> int:
+        """Run on float32 images in torch's order, with results in torch's order, in a batch of any size.
+
+        The channels tell how many the images have; 0 leaves numbers as they lie.
+        """
+
     def seconds_per_step(self, x: Any, y: Any) -> list[float]:
         """Run once; return the wall time of each step."""
 

@@ -23,8 +23,8 @@ from pipeline.precision.selection import (
     Budget,
     Candidate,
     Verification,
-    added_errors,
     fewest,
+    trials,
     typical_routines,
     verify,
     warn_of_float32,
@@ -90,11 +90,12 @@ class HalfNetwork:
         half: Mapping[str, Tensor],
         single: Mapping[str, Tensor] | None,
         instruction_set: str | None,
+        packed: dict[Layer, Any] | None = None,
     ) -> None:
         self.layers = layers
         self._half = dict(half)
         self._single = dict(single) if single is not None else single_parameters(layers, half)
-        self._execution = Execution(layers, self._half, "fp16", instruction_set)
+        self._execution = Execution(layers, self._half, "fp16", instruction_set, packed)
         self._twin: Execution | None = None
         self._warned = False
 
@@ -191,16 +192,21 @@ class HalfNetwork:
             seen = zip(rounded, twin.activations(part), strict=True)
             wide |= {layer.name for layer, result in seen if not storable_in_half(result)}
         planned = store_activations(rounded, wide | _never_zero(rounded))
-        errors = added_errors(planned, half, single, few, twin.instruction_set)
+        tried_alone = trials(planned, half, single, few, twin.instruction_set)
         exact = twin(calibration)
-        least = {layer.name: min(errors[layer.name].values()) for layer in planned if layer.has_weights}
+        least = {
+            layer.name: min(trial.error for trial in tried_alone[layer.name].values())
+            for layer in planned
+            if layer.has_weights
+        }
         at_once = {name for name, error in least.items() if error > budget.layer_error}
         order = sorted(least.keys() - at_once, key=lambda name: -least[name])
         opened, closed = (
-            typical_routines(layers, half, single, errors, budget, twin.instruction_set)
+            typical_routines(layers, tried_alone, budget, twin.instruction_set)
             for layers in (planned, close(planned, set(least)))
         )
         tried: dict[int, tuple[HalfNetwork, Verification]] = {}
+        packed: dict[Layer, Any] = {}
 
         def accepted(n: int) -> bool:
             """Whether it is within the budget with the `n` layers that add most error at float32."""
@@ -210,7 +216,7 @@ class HalfNetwork:
                     shut if shut.name in names else one for one, shut in zip(opened, closed, strict=True)
                 )
                 tensors = half | {f"{of}.weight": single[f"{of}.weight"] for of in names}
-                network = cls(layers, tensors, single, instruction_set)
+                network = cls(layers, tensors, single, instruction_set, packed)
                 tried[n] = network, verify(network(calibration), exact, labels)
             return tried[n][1].within(budget)
 
@@ -291,7 +297,7 @@ class HalfNetwork:
         return self._single
 
     def float_twin(self) -> Execution:
-        """Return the plan at float32: folded, unrounded weights (if they are known), routines from the same source."""
+        """The same plan at float32: folded, unrounded weights (if they are known) on routines from the same source."""
         if self._twin is None:
             self._twin = Execution(self.layers, self._single, "fp32", self.instruction_set)
         return self._twin
@@ -383,11 +389,17 @@ class HalfNetwork:
             2, min(ERROR_SAMPLES, int(ERROR_FLOPS // max(sum(layer.flops for layer in self.layers), 1)))
         )
         few, repeated = samples[:n_few], samples[torch.arange(batch) % len(samples)]
-        errors = added_errors(self.layers, self._half, self._single, few, self.instruction_set)
+        tried = trials(self.layers, self._half, self._single, few, self.instruction_set)
+        errors = {
+            name: {routine: trial.error for routine, trial in of_layer.items()}
+            for name, of_layer in tried.items()
+        }
         wanted = self.float_twin()(samples) if exact is None else exact
 
+        packed: dict[Layer, Any] = {}
+
         def variant(routines: Mapping[str, str]) -> Execution:
-            return self.with_routines(routines).execution
+            return self._on_routines(routines, packed).execution
 
         def verified(routines: Mapping[str, str]) -> Verification:
             return verify(variant(routines)(samples), wanted, labels)
@@ -395,7 +407,7 @@ class HalfNetwork:
         measured = measure(self.layers, errors, variant, repeated, sampling or Sampling())
         choice = choose(measured, budget or Budget(), verified)
         return Selection(
-            network=self.with_routines(choice.routines),
+            network=self._on_routines(choice.routines, packed),
             batch=batch,
             candidates=measured,
             n_moves=choice.n_moves,
@@ -404,7 +416,7 @@ class HalfNetwork:
         )
 
     def with_routines(self, routines: Mapping[str, str]) -> "HalfNetwork":
-        """Return the network on other routines, which are given by layer; layers left out keep theirs.
+        """The same network on other routines, by layer; layers left out keep theirs.
 
         A routine that only this instruction set lacks, or that the layer's stored weights exclude, is replaced by the
         first of `candidates`, as in plans from other machines.
@@ -412,6 +424,9 @@ class HalfNetwork:
         Raises:
             ValueError: If there is no such layer, or no instruction set has such a routine for it.
         """
+        return self._on_routines(routines, None)
+
+    def _on_routines(self, routines: Mapping[str, str], packed: dict[Layer, Any] | None) -> "HalfNetwork":
         known = {layer.name: all_routines(layer) for layer in self.layers}
         for name, routine in routines.items():
             if name not in known:
@@ -423,7 +438,7 @@ class HalfNetwork:
         layers = tuple(
             replace(layer, routine=routines.get(layer.name, layer.routine)) for layer in self.layers
         )
-        return HalfNetwork(layers, self._half, self._single, self.instruction_set)
+        return HalfNetwork(layers, self._half, self._single, self.instruction_set, packed)
 
     def time_layers(
         self, inputs: Tensor, batch_sizes: Sequence[int] = (1, 64), roofs: Roofs | None = None, **options: Any

@@ -22,7 +22,7 @@ from torch import Tensor
 from pipeline.errors import ConfigError
 from pipeline.precision import _native
 from pipeline.precision.convert import LARGEST_HALF, widen
-from pipeline.precision.plan import INPUT, Dtype, Layer, LayerPrecision, windows
+from pipeline.precision.plan import INPUT, Dtype, Layer, Precision, windows
 
 # What some instruction sets have besides, by precision.
 IN_PAIRS = {"bf16": ("direct", "product", "winograd2"), "split": ("direct", "product")}
@@ -102,6 +102,7 @@ class Execution:
             scale, for "fp16"; float32, complete, for "fp32".
         precision: "fp16" or "fp32".
         instruction_set: One of `instruction_sets()`; None for the best.
+        packed: Layers that were packed from the same parameters before, by plan; those that are packed here join them.
 
     Attributes:
         native: The packed layers; see `native/module.cpp`.
@@ -112,21 +113,25 @@ class Execution:
         self,
         layers: Sequence[Layer],
         parameters: Mapping[str, Tensor],
-        precision: LayerPrecision,
+        precision: Precision,
         instruction_set: str | None = None,
+        packed: dict[Layer, Any] | None = None,
     ) -> None:
         if precision == "fp32":
             layers = [replace(layer.in_single(), routine=twin(layer.routine)) for layer in layers]
         self.precision = precision
         self.instruction_set = instruction_set or instruction_sets()[0]
         self.layers = tuple(_runnable(layer, self.instruction_set) for layer in layers)
-        self.native = tuple(build(layer, parameters, self.instruction_set) for layer in self.layers)
+        packed = {} if packed is None else packed
+        for layer in self.layers:
+            if layer not in packed:
+                packed[layer] = build(layer, parameters, self.instruction_set)
+        self.native = tuple(packed[layer] for layer in self.layers)
         self.n_saturated = 0
         self._lock = threading.Lock()  # runs share the native network's buffers, and the count
         self._places = {INPUT: 0} | {layer.name: place for place, layer in enumerate(layers, 1)}
         self.whole = self._network(len(layers))
         self._body: Any = None
-        self._memory: dict[tuple[str, Dtype], Tensor] = {}
 
     def _network(self, n_layers: int) -> Any:
         """The first layers as one native network."""
@@ -215,42 +220,28 @@ class Execution:
     def _run(self, chain: Any, x: Tensor, shape: tuple[int, ...], dtype: Dtype) -> Tensor:
         """Run on inputs in torch's order; the results are of this shape, in float32, whatever they are stored as."""
         x = self._checked(x)
+        if dtype != "float32":
+            return self._run_in_parts(chain, x, shape, dtype)
+        channels = x.shape[1] if x.ndim == 4 else 0
+        if channels > 1 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+            x, channels = x.permute(0, 2, 3, 1), 0
         found = torch.empty(len(x), *shape)
-        direct = len(shape) == 1 and dtype == "float32"
-        for start in range(0, len(x), BATCH):
-            part, to = x[start : start + BATCH], found[start : start + BATCH]
-            with self._lock:
-                given = self._from_torch(part)
-                result = to if direct else self._kept("result", len(part), math.prod(shape), dtype)
-                self.n_saturated += chain.run(given, result)
-                if not direct:
-                    self._to_torch(result, to)
+        result_channels = shape[0] if len(shape) == 3 else 0
+        with self._lock:
+            self.n_saturated += chain.run_channels_first(
+                self.instruction_set, x.contiguous(), channels, found, result_channels
+            )
         return found
 
-    def _from_torch(self, x: Tensor) -> Tensor:
-        """Float32 images with channels last, flat; a copy only where they lie otherwise."""
-        if x.ndim != 4 or x.permute(0, 2, 3, 1).is_contiguous():
-            return _channels_last(x)
-        n, channels, rows, columns = x.shape
-        given = self._kept("given", n, channels * rows * columns, "float32")
-        _native.transpose(self.instruction_set, x.contiguous(), given, channels, rows * columns)
-        return given
-
-    def _to_torch(self, result: Tensor, to: Tensor) -> None:
-        if to.ndim == 2 or result.dtype != torch.float32:
-            to.copy_(_channels_first(result, tuple(to.shape[1:])))
-            return
-        _, channels, rows, columns = to.shape
-        _native.transpose(self.instruction_set, result, to, rows * columns, channels)
-
-    def _kept(self, name: str, n: int, size: int, dtype: Dtype) -> Tensor:
-        """Memory for images in our order, kept from one run to the next: new pages cost more than what fills them."""
-        key = (name, dtype)
-        if key not in self._memory or self._memory[key].numel() < n * size:
-            self._memory[key] = torch.empty(
-                n * size, dtype=torch.float16 if dtype == "float16" else torch.float32
-            )
-        return self._memory[key][: n * size].view(n, size)
+    def _run_in_parts(self, chain: Any, x: Tensor, shape: tuple[int, ...], dtype: Dtype) -> Tensor:
+        """The same for results that are stored as binary16."""
+        x, parts = _channels_last(x), [torch.empty(0, *shape)]
+        for part in torch.split(x, BATCH) if len(x) else ():
+            result = torch.empty(len(part), math.prod(shape), dtype=getattr(torch, dtype))
+            with self._lock:
+                self.n_saturated += chain.run(part, result)
+            parts.append(_channels_first(result, shape).float())
+        return torch.cat(parts)
 
     def check(self, x: Tensor) -> None:
         """Refuse inputs that the first layer cannot take.

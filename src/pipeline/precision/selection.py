@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.precision.error import relative_error
 from pipeline.precision.plan import INPUT, Layer
 from pipeline.precision.reference import apply
-from pipeline.precision.roofline import TYPICAL_ROOFS, bound, work_of
+from pipeline.precision.roofline import TYPICAL_ROOFS, Work, bound, work_of
 from pipeline.precision.routines import build, candidates, run_layer, twin
 
 LEAST_GAIN = 0.03
@@ -85,16 +85,25 @@ def verify(found: Tensor, exact: Tensor, labels: Tensor | None) -> Verification:
     return Verification(len(found), relative_error(found, exact), lost, int((before != after).sum()))
 
 
-def added_errors(
+@dataclass(frozen=True)
+class Trial:
+    """What one routine of a layer adds in error, for inputs that are exact, and what it does for one sample."""
+
+    error: float
+    work: Work
+
+
+def trials(
     layers: Sequence[Layer],
     stored: Mapping[str, Tensor],
     complete: Mapping[str, Tensor],
     x: Tensor,
     instruction_set: str,
-) -> dict[str, dict[str, float]]:
-    """The relative error that each candidate of each layer adds, by layer and routine, for inputs that are exact.
+) -> dict[str, dict[str, Trial]]:
+    """Try each candidate of each layer, by layer and routine.
 
-    What rounding the weights does is part of it, as far as `complete` knows them otherwise than as they are stored.
+    What rounding the weights does is part of the error, as far as `complete` knows them otherwise than as they are
+    stored.
 
     Args:
         layers: The plan.
@@ -104,23 +113,22 @@ def added_errors(
         instruction_set: The instruction set of the routines.
     """
     values = {INPUT: x.double()}
-    errors: dict[str, dict[str, float]] = {}
+    tried: dict[str, dict[str, Trial]] = {}
     for layer in layers:
         addend = None if layer.addend is None else values[layer.addend]
         wanted = values[layer.name] = apply(layer, complete, values[layer.source], addend)
-        of_layer = errors[layer.name] = {}
+        of_layer = tried[layer.name] = {}
         for routine in candidates(layer, instruction_set):
-            native = build(replace(layer, routine=routine), stored, instruction_set)
+            planned = replace(layer, routine=routine)
+            native = build(planned, stored, instruction_set)
             found = run_layer(layer, native, values[layer.source], addend)
-            of_layer[routine] = relative_error(found, wanted)
-    return errors
+            of_layer[routine] = Trial(relative_error(found, wanted), work_of(planned, native, 1))
+    return tried
 
 
 def typical_routines(
     layers: Sequence[Layer],
-    stored: Mapping[str, Tensor],
-    complete: Mapping[str, Tensor],
-    errors: Mapping[str, Mapping[str, float]],
+    tried: Mapping[str, Mapping[str, Trial]],
     budget: Budget,
     instruction_set: str,
 ) -> tuple[Layer, ...]:
@@ -131,22 +139,19 @@ def typical_routines(
     """
     chosen = []
     for layer in layers:
-        weights = stored if layer.weight_dtype == "float16" else complete
+        of_layer = tried[layer.name]
         options = [
             routine
             for routine in candidates(
                 layer, "portable"
             )  # what every machine has, so that all choose the same
-            if errors[layer.name].get(routine, 0.0) <= budget.layer_error
+            if of_layer[routine].error <= budget.layer_error
         ] or [twin(candidates(layer, instruction_set)[0])]
 
-        def seconds(routine: str, layer: Layer = layer, weights: Mapping[str, Tensor] = weights) -> float:
-            planned = replace(layer, routine=routine)
-            work = work_of(planned, build(planned, weights, instruction_set), 1)
-            return bound(work, TYPICAL_ROOFS, mode="network").predicted
+        def seconds(routine: str, of_layer: Mapping[str, Trial] = of_layer) -> float:
+            return bound(of_layer[routine].work, TYPICAL_ROOFS, mode="network").predicted
 
-        routine = options[0] if len(options) == 1 else min(options, key=seconds)
-        chosen.append(replace(layer, routine=routine))
+        chosen.append(replace(layer, routine=min(options, key=seconds) if len(options) > 1 else options[0]))
     return tuple(chosen)
 
 

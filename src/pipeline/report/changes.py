@@ -22,7 +22,7 @@ CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True)
-class ChangeRule:
+class Rule:
     """How figures of a kind are judged.
 
     Attributes:
@@ -40,14 +40,14 @@ class ChangeRule:
 
 RULES = (
     # Measured anew each time: three runs at least tell how much they scatter.
-    ChangeRule(("*speedup",), 1, 0.10, 3),
-    ChangeRule(("*seconds*", "*rss_mb", "*memory*", "*joules*"), -1, 0.10, 3),
+    Rule(("*speedup",), 1, 0.10, 3),
+    Rule(("*seconds*", "*rss_mb", "*memory*", "*joules*"), -1, 0.10, 3),
     # What rounding leaves over moves when the order of a sum does.
-    ChangeRule(("*residual", "*error"), -1, 1.0, 1),
+    Rule(("*residual", "*error"), -1, 1.0, 1),
     # Computed: the same again unless something changed.
-    ChangeRule(("*accuracy*", "fp16", "fp32"), 1, 1e-6, 1),
-    ChangeRule(("*bytes", "*loss", "*rmse", "iterations"), -1, 1e-6, 1),
-    ChangeRule(("*",), 0, 1e-6, 1),
+    Rule(("*accuracy*", "fp16", "fp32"), 1, 1e-6, 1),
+    Rule(("*bytes", "*loss", "*rmse", "iterations"), -1, 1e-6, 1),
+    Rule(("*",), 0, 1e-6, 1),
 )
 
 
@@ -88,7 +88,7 @@ class Comparison:
     changes: tuple[Change, ...]
 
 
-def rule_of(figure: str) -> ChangeRule:
+def rule_of(figure: str) -> Rule:
     """How a figure of that name is judged."""
     last = figure.rpartition(".")[2]
     return next(rule for rule in RULES if any(fnmatch.fnmatchcase(last, name) for name in rule.names))

@@ -9,7 +9,7 @@ from pipeline.report.drawing import Drawing
 
 
 @dataclass(frozen=True)
-class JudgedClaim:
+class Finding:
     """A claim with what the study makes of it: "holds", "does not hold", "undecided" or "at chance"."""
 
     verdict: str
@@ -17,14 +17,14 @@ class JudgedClaim:
 
 
 @dataclass(frozen=True)
-class CoreAnswer:
+class Answer:
     """One core's answer: a title, a headline number with what it counts, one sentence, and verdicts."""
 
     title: str
     headline: str
     unit: str
     text: str
-    findings: tuple[JudgedClaim, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Column:
     compared: str = ""
 
 
-TableCell = str | tuple[str, ...] | Bar | tuple[Bar, ...]  # several: one a line
+Cell = str | tuple[str, ...] | Bar | tuple[Bar, ...]  # several: one a line
 
 
 #: Rows; longer tables hold what few readers look up.
@@ -97,7 +97,7 @@ class Table:
 
     caption: str
     columns: tuple[Column, ...]
-    rows: tuple[tuple[TableCell, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     series: tuple[str, ...] = ()
     details: tuple[tuple[tuple[str, str], ...], ...] = ()
@@ -110,7 +110,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class LegendKey:
+class Key:
     """An entry of a legend: CSS variable, marker as matplotlib names it, and text."""
 
     variable: str
@@ -124,7 +124,7 @@ class Illustration:
 
     panels: tuple[Drawing, ...]
     caption: str
-    legend: tuple[LegendKey, ...] = ()
+    legend: tuple[Key, ...] = ()
     shape: str = "pair"
 
 
@@ -138,7 +138,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class NamedValues:
+class Facts:
     """Named values."""
 
     rows: tuple[Fact, ...]
@@ -152,11 +152,11 @@ class Verdicts:
     note: str = ""
 
 
-Block = Prose | JudgedClaim | Heading | Table | Illustration | NamedValues | Verdicts
+Block = Prose | Finding | Heading | Table | Illustration | Facts | Verdicts
 
 
 @dataclass(frozen=True)
-class PageSection:
+class Section:
     """A section with its blocks in reading order."""
 
     anchor: str

@@ -22,7 +22,7 @@ from pipeline.artifacts.results.half_network import (
     Verified,
 )
 from pipeline.artifacts.results.network import EpochRow, FactorFigures, Flatness, Messages, Score
-from pipeline.artifacts.results.operator import Compression, FittedCovariance
+from pipeline.artifacts.results.operator import Compression, Fit
 from pipeline.artifacts.results.scaling import ScalingFacts, ScalingRow
 from pipeline.artifacts.results.solution import Result, SolveCost
 from pipeline.artifacts.results.tuning import TuningFacts
@@ -30,13 +30,13 @@ from pipeline.artifacts.results.work import LevelWork, ProcessWork
 from pipeline.report.changes import Change
 
 
-class MetricsPart(BaseModel):
+class Part(BaseModel):
     """A part of the metrics."""
 
     model_config = ConfigDict(frozen=True)
 
 
-class Dataset(MetricsPart):
+class Dataset(Part):
     """The images of a study."""
 
     name: str
@@ -47,24 +47,24 @@ class Dataset(MetricsPart):
     source: str
 
 
-class ModelMetrics(MetricsPart):
+class Model(Part):
     """The network of a study."""
 
     name: str
     n_parameters: int
 
 
-class StudyMetrics(MetricsPart):
+class Study(Part):
     """What was studied; without training there are neither images nor a network."""
 
     name: str
     description: str = ""
     seeds: list[int] = []
     dataset: Dataset | None = None
-    model: ModelMetrics | None = None
+    model: Model | None = None
 
 
-class Preconditioner(MetricsPart):
+class Preconditioner(Part):
     """What K-FAC had to do during a run, and its factors at the end by layer."""
 
     n_retries: int = 0
@@ -77,7 +77,7 @@ class Preconditioner(MetricsPart):
     layers: dict[str, FactorFigures] = {}
 
 
-class SeedResult(MetricsPart):
+class SeedResult(Part):
     """One run with one seed.
 
     Attributes:
@@ -100,7 +100,7 @@ class SeedResult(MetricsPart):
     alone: bool | None = None
 
 
-class RunMetrics(MetricsPart):
+class Run(Part):
     """One way of training, over its seeds."""
 
     label: str
@@ -114,7 +114,7 @@ class RunMetrics(MetricsPart):
     seeds: dict[str, SeedResult]
 
 
-class RoleMetrics(MetricsPart):
+class Roles(Part):
     """Which run plays which part in the claims about large batches."""
 
     reference: str | None = None
@@ -129,7 +129,7 @@ class TimedPlan(PlanTest):
     verification: Verified | None = None
 
 
-class Converted(MetricsPart):
+class Converted(Part):
     """One converted network.
 
     Attributes:
@@ -137,7 +137,7 @@ class Converted(MetricsPart):
         mode: What ran before a layer that is timed in `timings`; `other_timings` are those of the other modes.
         candidates: What routines were chosen from.
         device_timings: The GPU's table, if there is one.
-        alone: Whether the job that timed the layers ran alone; see a seed's result.
+        alone: As for a seed's result, of the job that timed the layers.
     """
 
     seed: int | None
@@ -154,27 +154,27 @@ class Converted(MetricsPart):
     alone: bool | None = None
 
 
-class StructureMetrics(MetricsPart):
+class Structure(Part):
     """Blocks in tree order: (first row, past last row, first column, past last column, rank or -1 if dense)."""
 
     n: int
     blocks: list[list[int]]
 
 
-class Distribution(MetricsPart):
+class Distribution(Part):
     """What each process of a stage held, did and sent, in all and level by level."""
 
     processes: list[ProcessWork]
     levels: list[LevelWork]
 
 
-class MatrixMetrics(MetricsPart):
+class Matrix(Part):
     """One hierarchical matrix and its answer; `alone` as for a seed's result, of compression and solve."""
 
     kernel: str
     nugget: float
     nugget_at_bound: bool = False
-    fit: FittedCovariance | None = None
+    fit: Fit | None = None
     n: int
     dimension: int
     points: str
@@ -182,19 +182,19 @@ class MatrixMetrics(MetricsPart):
     compress: Compression
     solve: SolveCost | None = None
     result: Result
-    structure: StructureMetrics | None = None
+    structure: Structure | None = None
     distribution: dict[str, Distribution] = {}
     alone: bool | None = None
 
 
-class ScalingMetrics(ScalingFacts):
+class Scaling(ScalingFacts):
     """Growth with the number of points; `alone` as for a seed's result."""
 
     rows: list[ScalingRow]
     alone: bool | None = None
 
 
-class RuleCost(MetricsPart):
+class RuleCost(Part):
     """One job, as Snakemake's benchmark file tells it."""
 
     rule: str
@@ -203,7 +203,7 @@ class RuleCost(MetricsPart):
     max_rss_mb: Number
 
 
-class HistoryMetrics(MetricsPart):
+class History(Part):
     """The study against its past: how much was compared, what moved, and the commits since."""
 
     n_figures: int
@@ -213,17 +213,17 @@ class HistoryMetrics(MetricsPart):
     commits: list[str]
 
 
-class Metrics(MetricsPart):
+class Metrics(Part):
     """Everything that a study found."""
 
-    study: StudyMetrics
-    training: dict[str, RunMetrics] = {}
-    claims_of: RoleMetrics | None = None
+    study: Study
+    training: dict[str, Run] = {}
+    claims_of: Roles | None = None
     sweeps: dict[str, list[str]] = {}
     predictions: dict[str, Prediction] = {}
     precision: dict[str, Converted] = {}
-    matrices: dict[str, MatrixMetrics] = {}
-    scaling: ScalingMetrics | None = None
+    matrices: dict[str, Matrix] = {}
+    scaling: Scaling | None = None
     rules: list[RuleCost] = []
     provenance: dict[str, Any] = {}
-    history: HistoryMetrics | None = None
+    history: History | None = None

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.artifacts.results.operator import Compression, FittedCovariance, Level, OperatorFacts
+from pipeline.artifacts.results.operator import Compression, Fit, Level, OperatorFacts
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Artifact
-from pipeline.config.matrices import CompressSpec, Fit
+from pipeline.config.matrices import CompressSpec
+from pipeline.config.matrices import Fit as FitSpec
 from pipeline.hmatrix import DistributedH2Matrix, kernels
 from pipeline.hmatrix.boundary_elements import NearField, notes_on_wave
 from pipeline.hmatrix.distributed import OwnTriangles
@@ -32,14 +33,14 @@ SMALLEST_NUGGET = 1e-3  # of the values' variance, in a fit: it bounds the condi
 
 
 @dataclass(frozen=True)
-class KernelWithNugget:
+class Covariance:
     """A kernel with the nugget that goes with it."""
 
     kernel: kernels.Kernel
     nugget: float = 0.0
     nugget_at_bound: bool = False
     notes: tuple[str, ...] = ()
-    fit: FittedCovariance | None = None
+    fit: Fit | None = None
 
 
 def run(options: Namespace) -> None:
@@ -115,7 +116,7 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
 def _matrices(
     spec: CompressSpec,
     points: Artifact,
-    covariance: KernelWithNugget,
+    covariance: Covariance,
     communicator: Communicator,
     progress: Progress | None,
 ) -> tuple[dict[str, DistributedH2Matrix], tuple[NearField, OwnTriangles] | None]:
@@ -153,9 +154,7 @@ def _matrices(
     return {"operator": far, "preconditioner": centers}, (near_field, own)
 
 
-def _everybodys_covariance(
-    spec: CompressSpec, points: Artifact, communicator: MpiCommunicator
-) -> KernelWithNugget:
+def _everybodys_covariance(spec: CompressSpec, points: Artifact, communicator: MpiCommunicator) -> Covariance:
     """Return the kernel and the nugget as the study wants them, the same on all processes; collective."""
     kernel = spec.kernel
     if spec.fit is not None and isinstance(kernel, kernels.Stationary):
@@ -166,36 +165,36 @@ def _everybodys_covariance(
             found = _covariance(spec, points)
     told = {} if found is None else {"kernel": found.kernel.to_dict(), "nugget": found.nugget}
     told = json.loads(communicator.broadcast_text(json.dumps(told), source=0))
-    return found or KernelWithNugget(kernels.from_dict(told["kernel"]), told["nugget"])
+    return found or Covariance(kernels.from_dict(told["kernel"]), told["nugget"])
 
 
 def _fitted(
     spec: CompressSpec,
     kernel: kernels.Stationary,
-    asked: Fit,
+    asked: FitSpec,
     points: Artifact,
     communicator: Communicator,
-) -> KernelWithNugget:
+) -> Covariance:
     """Return the kernel and the nugget of greatest likelihood, the same on all processes; collective."""
     process = kriging.fitted(
         points, kernel, spec.compress.tolerance, SMALLEST_NUGGET, asked.seed, asked.subsample, communicator
     )
-    fit = FittedCovariance(
+    fit = Fit(
         log_likelihood=process.log_likelihood_,
         n=process.n_values_,
         steps=process.n_iter_,
         intervals=process.intervals_,
     )
     at_bound = process.nugget_ <= 1.001 * SMALLEST_NUGGET
-    return KernelWithNugget(process.kernel_, process.nugget_, at_bound, process.notes_, fit)
+    return Covariance(process.kernel_, process.nugget_, at_bound, process.notes_, fit)
 
 
-def _covariance(spec: CompressSpec, points: Artifact) -> KernelWithNugget:
+def _covariance(spec: CompressSpec, points: Artifact) -> Covariance:
     """The kernel and the nugget: as the study gives them, or scaled by the median distance."""
     kernel = spec.kernel
     if not isinstance(kernel, kernels.Stationary):
-        return KernelWithNugget(kernel, spec.nugget)
+        return Covariance(kernel, spec.nugget)
     if spec.task == "classification":
         generator = torch.Generator().manual_seed(0)
         kernel = kernel.stretched(median_distance(tensor(points, "points"), generator))
-    return KernelWithNugget(kernel, spec.nugget * kernel.variance)
+    return Covariance(kernel, spec.nugget * kernel.variance)

@@ -72,7 +72,7 @@ History = list[EpochRecord]
 
 
 @dataclass
-class RunState:
+class Progress:
     """How far a run is.
 
     Attributes:
@@ -126,7 +126,7 @@ class RunState:
         return asdict(self)
 
     @classmethod
-    def from_scalars(cls, scalars: dict[str, Any]) -> "RunState":
+    def from_scalars(cls, scalars: dict[str, Any]) -> "Progress":
         """Invert `to_scalars`; other entries are left aside."""
         own = {name: scalars[name] for name in cls.__dataclass_fields__}
         own["history"] = [EpochRecord(**record) for record in own["history"]]

@@ -45,7 +45,7 @@ class Compression(BaseModel):
     notes: list[str]
 
 
-class FittedCovariance(BaseModel):
+class Fit(BaseModel):
     """A covariance fitted by maximum likelihood.
 
     Attributes:
@@ -76,5 +76,5 @@ class OperatorFacts(Facts):
     kernel_parameters: dict[str, Any]
     nugget: float
     nugget_at_bound: bool
-    fit: FittedCovariance | None = None
+    fit: Fit | None = None
     compress: Compression

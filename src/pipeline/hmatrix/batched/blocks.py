@@ -18,9 +18,7 @@ from torch import Tensor
 
 from pipeline.hmatrix.batched.padding import Integers, buckets, chained, ranges, to_device
 
-TensorEntries = Callable[
-    [Tensor, Tensor], Tensor
-]  # places (b, m) and (b, n) of the tree order -> blocks (b, m, n)
+Entries = Callable[[Tensor, Tensor], Tensor]  # places (b, m) and (b, n) of the tree order -> blocks (b, m, n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +50,7 @@ class LevelMatrix:
 
     def __init__(
         self,
-        entries: TensorEntries,
+        entries: Entries,
         diagonal: Callable[[Tensor], Tensor],
         points: Tensor,
         start: Integers,
@@ -66,7 +64,7 @@ class LevelMatrix:
         Args:
             entries: The kernel.
             diagonal: What is added to the diagonal at places of the tree order.
-            points, start: See the attributes.
+            points, start: As the attributes.
             stored: Pairs of boxes, shape (boxes, boxes), symmetric, which have a block.
             symmetric: Whether the matrix is.
             dtype: Type of the numbers.

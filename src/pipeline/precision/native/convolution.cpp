@@ -6,6 +6,12 @@
 namespace parsimony {
 namespace {
 
+// Whether the windows are single pixels, some of which no window reads.
+bool skips(const Window& w) {
+    return w.kernel_height == 1 && w.kernel_width == 1 && (w.stride_height > 1 || w.stride_width > 1) &&
+           w.pad_height == 0 && w.pad_width == 0 && w.pad_bottom == 0 && w.pad_right == 0;
+}
+
 template <class Weight>
 class Convolutional final : public Layer {
 public:
@@ -16,7 +22,9 @@ public:
         output_size = affine.outputs * w.out_height * w.out_width;
         weight_bytes = packed_.n_bytes();
         stored = storage;
-        shape_.channels = w.channels, shape_.image_channels = image_channels, shape_.height = w.height, shape_.width = w.width;
+        shape_.channels = w.channels, shape_.image_channels = image_channels;
+        shape_.height = shape_.image_height = w.height, shape_.width = shape_.image_width = w.width;
+        shape_.every_row = shape_.every_column = 1;
         shape_.out_height = w.out_height, shape_.out_width = w.out_width;
         shape_.kernel_height = w.kernel_height, shape_.kernel_width = w.kernel_width;
         shape_.stride_height = w.stride_height, shape_.stride_width = w.stride_width;
@@ -24,6 +32,11 @@ public:
         shape_.pad_bottom = w.pad_bottom, shape_.pad_right = w.pad_right;
         shape_.dilation_height = w.dilation_height, shape_.dilation_width = w.dilation_width;
         shape_.group_channels = w.channels / w.groups;
+        if (skips(w) && w.channels == image_channels) {
+            shape_.every_row = w.stride_height, shape_.every_column = w.stride_width;
+            shape_.height = w.out_height, shape_.width = w.out_width;
+            shape_.stride_height = shape_.stride_width = 1;
+        }
         constexpr std::int64_t depth = depth_of<Weight>;
         const std::int64_t row = shape_.padded_width() * w.channels / depth;
         // Without dilation or groups the taps of a kernel row are neighbors: one run.
@@ -56,7 +69,7 @@ public:
         const bool once = scratch(batch).panel > 0 && tiles >= table_.widen_from_tiles;
         const std::int64_t weights = std::is_same_v<Weight, Half> ? packed_.n_weights() : 0;
         return weights * ceil_divide(batch, shape_.images_per_block) * (once ? 1 : tiles) +
-               stored.half_input * batch * input_size + converted_results(batch);
+               stored.half_input * batch * shape_.image_channels * shape_.height * shape_.width + converted_results(batch);
     }
     std::int64_t flops(std::int64_t batch) const override {
         return 2 * batch * output_size * packed_.panels.inputs * depth_of<Weight> * (copies_of<Weight> == 2 ? 3 : 1);

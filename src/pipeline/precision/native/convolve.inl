@@ -7,15 +7,19 @@
 template <class Arithmetic>
 void frame(const Convolution& shape, Source x, std::int64_t image, typename Arithmetic::Activation* to) {
     constexpr std::int64_t depth = Arithmetic::depth;
-    const std::int64_t row = shape.width * shape.channels, taken = shape.width * shape.image_channels;
+    const std::int64_t row = shape.width * shape.channels;
     const std::int64_t margin = shape.pad_width * shape.channels / depth;
     const std::int64_t padded = shape.padded_width() * shape.channels / depth;
     clear(to, shape.pad_height * padded);
     to += shape.pad_height * padded;
     for (std::int64_t i = 0; i < shape.height; ++i, to += padded) {
         clear(to, margin);
-        const std::int64_t from = (image * shape.height + i) * taken;
-        if (taken == row)
+        const std::int64_t from = (image * shape.image_height + i * shape.every_row) * shape.image_width * shape.image_channels;
+        if (shape.every_column > 1)
+            for (std::int64_t j = 0; j < shape.width; ++j)
+                Arithmetic::stage(x, from + j * shape.every_column * shape.channels, to + margin + j * shape.channels / depth,
+                                  shape.channels);
+        else if (shape.image_channels == shape.channels)
             Arithmetic::stage(x, from, to + margin, row);
         else  // each pixel's last pair is filled up
             if constexpr (depth == 2) Arithmetic::stage_pixels(x, from, to + margin, shape.width, shape.image_channels);
@@ -27,10 +31,10 @@ void frame(const Convolution& shape, Source x, std::int64_t image, typename Arit
 // One panel of outputs over a block of `n` framed images, the first of which is number `first`.
 template <class Arithmetic>
 std::int64_t convolve_panel(const typename Arithmetic::Activation* frames, std::int64_t n, const Convolution& shape,
-                            const typename Arithmetic::Stored* w, int vectors, std::int64_t first, Corner corner) {
+                            const typename Arithmetic::Stored* w, int vectors, std::int64_t first, const Corner& corner) {
     constexpr std::int64_t depth = Arithmetic::depth;
     const std::int64_t row_step = shape.stride_height * shape.padded_width() * shape.channels / depth;
-    const std::ptrdiff_t step = shape.stride_width * shape.channels / depth, origin = corner.at;
+    const std::ptrdiff_t step = shape.stride_width * shape.channels / depth;
     const Runs runs{shape.runs, shape.n_runs, shape.run_length};
     const Ahead ahead = stream(w, vectors);
     float sums[largest_tile];
@@ -42,8 +46,7 @@ std::int64_t convolve_panel(const typename Arithmetic::Activation* frames, std::
             for_tiles(shape.out_width, vectors, [&](std::int64_t m, std::int64_t height) {
                 tile_for<Arithmetic>(height, vectors)(windows + m * step, step, runs, w, ahead,
                                                       {sums, vectors * Isa::lanes, false});
-                corner.at = (line + m) * corner.stride + origin;
-                saturated += finish_rows(sums, vectors * Isa::lanes, height, corner);
+                saturated += finish_rows(sums, vectors * Isa::lanes, height, corner, (line + m) * corner.stride + corner.at);
             });
         }
     return saturated;
@@ -56,7 +59,7 @@ std::int64_t convolve_as(const Panels<typename Arithmetic::Stored>& panels, cons
     constexpr std::int64_t depth = Arithmetic::depth;
     const std::int64_t width = panels.vectors * Isa::lanes, size = shape.padded_size() / depth;
     const std::int64_t per_group = (panels.outputs + width - 1) / width;
-    const bool in_place = depth == 1 && !x.half && shape.padded_size() == shape.height * shape.width * shape.channels;
+    const bool in_place = depth == 1 && !x.half && shape.padded_size() == shape.image_height * shape.image_width * shape.channels;
     std::int64_t saturated = 0;
     for (std::int64_t first = part.begin; first < part.end; first += shape.images_per_block) {
         const std::int64_t n = smaller(part.end - first, shape.images_per_block);

@@ -300,6 +300,20 @@ std::int64_t run_network(Network& network, const Input& x, const Output& y) {
     return network.run(x.data(), y.data(), batch);
 }
 
+std::int64_t run_channels_first(Network& network, const std::string& isa, const Input& x, std::int64_t channels,
+                                const Output& y, std::int64_t result_channels) {
+    const Routines& table = chosen(isa);
+    const Layer &first = *network.steps().front().layer, &last = *network.steps().back().layer;
+    const std::int64_t batch = batch_of(x, y, first, last);
+    const auto divides = [](std::int64_t n, std::int64_t size) { return n == 0 || (n > 0 && size % n == 0); };
+    if (first.stored.half_input || last.stored.half_output || !divides(channels, first.input_size) ||
+        !divides(result_channels, last.output_size))
+        throw std::invalid_argument("images whose channels come first are float32, of as many pixels in every channel");
+    const nb::gil_scoped_release release;
+    return network.run_channels_first(table, static_cast<const float*>(x.data()), channels,
+                                      static_cast<float*>(y.data()), result_channels, batch);
+}
+
 std::vector<double> seconds_per_step(Network& network, const Input& x, const Output& y) {
     const std::int64_t batch = batch_of_network(network, x, y);
     std::vector<double> seconds(network.steps().size());
@@ -375,6 +389,8 @@ NB_MODULE(_native, module) {
     nb::class_<Network>(module, "Network")
         .def(nb::new_(&network), "steps"_a, "max_batch"_a)
         .def("run", &run_network, "x"_a.noconvert(), "y"_a.noconvert())
+        .def("run_channels_first", &run_channels_first, "instruction_set"_a, "x"_a.noconvert(), "channels"_a,
+             "y"_a.noconvert(), "result_channels"_a)
         .def("seconds_per_step", &seconds_per_step, "x"_a.noconvert(), "y"_a.noconvert())
         .def_prop_ro("buffer_bytes", &Network::buffer_bytes)
         .def_prop_ro("max_batch", &Network::max_batch);

@@ -55,7 +55,8 @@ std::int64_t multiply_by_vector(const Panels<Weight>& panels, const Epilogue& ep
         panels.vectors == 1   ? multiply_vector<Weight, 1>(vector, panels.inputs, w, sums)
         : panels.vectors == 2 ? multiply_vector<Weight, 2>(vector, panels.inputs, w, sums)
                               : multiply_vector<Weight, 4>(vector, panels.inputs, w, sums);
-        saturated += finish_rows(sums, width, 1, corner_of(panels, epilogue, y, panel, panels.outputs));
+        const Corner corner = corner_of(panels, epilogue, y, panel, panels.outputs);
+        saturated += finish_rows(sums, width, 1, corner, corner.at);
     }
     return saturated;
 }
@@ -100,9 +101,7 @@ std::int64_t multiply_rows(const Panels<typename Arithmetic::Stored>& panels, co
                         tile_for<decltype(kind)>(height, panels.vectors)(block + m * step, step, runs, weights, ahead, to);
                         ahead.at += rate * inputs;
                         if (!last) return;
-                        Corner moved = corner;
-                        moved.at += (row + m) * panels.outputs;
-                        saturated += finish_rows(to.data, to.stride, height, moved);
+                        saturated += finish_rows(to.data, to.stride, height, corner, corner.at + (row + m) * panels.outputs);
                     });
                 });
             }

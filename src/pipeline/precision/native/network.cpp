@@ -87,6 +87,32 @@ std::int64_t Network::run(const void* x, void* y, std::int64_t batch, double* se
     return saturated;
 }
 
+std::int64_t Network::run_channels_first(const Routines& table, const float* x, std::int64_t channels, float* y,
+                                         std::int64_t result_channels, std::int64_t batch) {
+    const std::int64_t inputs = steps_.front().layer->input_size, outputs = steps_.back().layer->output_size;
+    const Team team;
+    // Matrices of one row or one column are the same either way.
+    const auto changes = [](std::int64_t n, std::int64_t size) { return n > 1 && n < size; };
+    std::int64_t saturated = 0;
+    for (std::int64_t first = 0; first < batch; first += max_batch_) {
+        const std::int64_t n = std::min(batch - first, max_batch_);
+        const float* from = x + first * inputs;
+        float* to = y + first * outputs;
+        const float* given = from;
+        float* result = to;
+        if (changes(channels, inputs)) {
+            auto* reordered = reinterpret_cast<float*>(given_.at_least(n * inputs * sizeof(float)));
+            transpose(table, from, reordered, n, channels, inputs / channels, team);
+            given = reordered;
+        }
+        if (changes(result_channels, outputs))
+            result = reinterpret_cast<float*>(result_.at_least(n * outputs * sizeof(float)));
+        saturated += run(given, result, n);
+        if (result != to) transpose(table, result, to, n, outputs / result_channels, result_channels, team);
+    }
+    return saturated;
+}
+
 std::size_t Network::buffer_bytes() const {
     std::size_t total = workspace_bytes_;
     for (const auto& buffer : buffers_) total += buffer.size();

@@ -34,6 +34,10 @@ public:
     Network(std::vector<Step> steps, std::int64_t max_batch);
     // Returns how many results were saturated. With `seconds`, notes each step's wall time there.
     std::int64_t run(const void* x, void* y, std::int64_t batch, double* seconds = nullptr);
+    // Run on images whose channels come first, in binary32 and a batch of any size, with results in that order. No channels:
+    // what is no image, or lies as layers have it.
+    std::int64_t run_channels_first(const Routines& table, const float* x, std::int64_t channels, float* y,
+                                    std::int64_t result_channels, std::int64_t batch);
     const std::vector<Step>& steps() const { return steps_; }
     std::int64_t max_batch() const { return max_batch_; }
     std::size_t buffer_bytes() const;
@@ -44,7 +48,7 @@ private:
     std::vector<int> buffer_of_;  // by step; of the last one, the caller's
     std::vector<Buffer<unsigned char>> buffers_;
     std::size_t workspace_bytes_ = 0;  // per thread
-    Workspace workspace_;
+    Workspace workspace_, given_, result_;
 };
 
 }  // namespace parsimony

@@ -84,7 +84,7 @@ struct Product {
 };
 
 struct Convolution {
-    std::int64_t channels, height, width;
+    std::int64_t channels, height, width;  // of the padded images less their padding
     std::int64_t out_height, out_width;
     std::int64_t kernel_height, kernel_width;
     std::int64_t stride_height, stride_width;
@@ -93,6 +93,8 @@ struct Convolution {
     std::int64_t dilation_height, dilation_width;
     std::int64_t group_channels;  // channels / groups
     std::int64_t image_channels;  // of the images that are read: one less than `channels` where a pair needs filling
+    std::int64_t image_height, image_width;  // of the same, which are larger where
+    std::int64_t every_row, every_column;    // only every so manieth row and column is read, or else 1
     // Where the taps start in a padded image; taps that are neighbors in memory form one run.
     const std::ptrdiff_t* runs;
     std::int64_t n_runs;

@@ -231,10 +231,10 @@ inline Cut cut_of(const Epilogue& e) {
     return {e.activation.function == Function::none, -infinity, infinity};
 }
 
-// Whole vectors of rows stored as binary16, `vectors` side by side, whose scale and bias stay in registers.
-template <int vectors>
+// Whole vectors of rows, `vectors` side by side, whose scale and bias stay in registers.
+template <int vectors, class To>
 std::int64_t finish_columns(const float* sums, std::ptrdiff_t stride, std::int64_t rows, const Corner& corner,
-                            std::ptrdiff_t first, const Cut& cut) {
+                            std::ptrdiff_t at, std::ptrdiff_t first, const Cut& cut) {
     using I = Isa;
     const Epilogue& e = corner.epilogue;
     I::Vector scale[vectors], bias[vectors];
@@ -244,10 +244,10 @@ std::int64_t finish_columns(const float* sums, std::ptrdiff_t stride, std::int64
         bias[v] = I::load(e.bias + first + v * I::lanes);
     }
     const auto low = I::all(cut.low), high = I::all(cut.high);
-    Half* to = static_cast<Half*>(corner.y.data) + corner.at + first;
-    const bool fits = cut.fits_half();
+    To* to = static_cast<To*>(corner.y.data) + at + first;
+    const bool fits = sizeof(To) > sizeof(Half) || cut.fits_half();
     const Half* residual = e.residual.half && e.residual.data != nullptr
-                               ? static_cast<const Half*>(e.residual.data) + corner.at + first
+                               ? static_cast<const Half*>(e.residual.data) + at + first
                                : nullptr;
     std::int64_t saturated = 0;
     for (std::int64_t m = 0; m < rows; ++m, to += corner.stride)
@@ -257,31 +257,41 @@ std::int64_t finish_columns(const float* sums, std::ptrdiff_t stride, std::int64
             if (residual != nullptr)
                 y = y + I::load(residual + m * corner.stride + v * I::lanes);
             else if (e.residual.data != nullptr)
-                y = y + load_source(e.residual, corner.at + m * corner.stride + first + v * I::lanes, I::lanes);
+                y = y + load_source(e.residual, at + m * corner.stride + first + v * I::lanes, I::lanes);
             y = I::min(high, I::max(low, y));
             if (__builtin_expect(!fits && I::any_at_least(y, half_overflow), 0))
-                saturated += store_results(y, corner.y, corner.at + m * corner.stride + first + v * I::lanes, I::lanes);
+                saturated += store_results(y, corner.y, at + m * corner.stride + first + v * I::lanes, I::lanes);
             else
                 I::store(to + v * I::lanes, y);
         }
     return saturated;
 }
 
-inline std::int64_t finish_rows(const float* sums, std::ptrdiff_t stride, std::int64_t rows, const Corner& corner) {
+// As many whole vectors as there are; returns how many results were saturated, and moves `done` behind them.
+template <class To>
+std::int64_t finish_vectors(const float* sums, std::ptrdiff_t stride, std::int64_t rows, const Corner& corner,
+                            std::ptrdiff_t at, const Cut& cut, std::ptrdiff_t& done) {
+    std::int64_t saturated = 0;
+    for (; done + 2 * Isa::lanes <= corner.n; done += 2 * Isa::lanes)
+        saturated += finish_columns<2, To>(sums + done, stride, rows, corner, at, done, cut);
+    for (; done + Isa::lanes <= corner.n; done += Isa::lanes)
+        saturated += finish_columns<1, To>(sums + done, stride, rows, corner, at, done, cut);
+    return saturated;
+}
+
+// The results of `rows` rows of sums, from number `at` on.
+inline std::int64_t finish_rows(const float* sums, std::ptrdiff_t stride, std::int64_t rows, const Corner& corner,
+                                std::ptrdiff_t at) {
     std::int64_t saturated = 0;
     const Cut cut = cut_of(corner.epilogue);
     std::ptrdiff_t done = 0;
-    if (cut.only && corner.y.half) {
-        for (; done + 2 * Isa::lanes <= corner.n; done += 2 * Isa::lanes)
-            saturated += finish_columns<2>(sums + done, stride, rows, corner, done, cut);
-        for (; done + Isa::lanes <= corner.n; done += Isa::lanes)
-            saturated += finish_columns<1>(sums + done, stride, rows, corner, done, cut);
-    }
+    if (cut.only)
+        saturated += corner.y.half ? finish_vectors<Half>(sums, stride, rows, corner, at, cut, done)
+                                   : finish_vectors<float>(sums, stride, rows, corner, at, cut, done);
     if (done >= corner.n) return saturated;
     for (std::int64_t m = 0; m < rows; ++m)
         for (std::int64_t first = done; first < corner.n; first += Isa::lanes)
-            saturated += finish(Isa::load(sums + m * stride + first), corner, corner.at + m * corner.stride + first,
-                                first);
+            saturated += finish(Isa::load(sums + m * stride + first), corner, at + m * corner.stride + first, first);
     return saturated;
 }
 

@@ -30,18 +30,27 @@ void transform(const Points& points, const double (&g)[3][3], double* to) {
             *to++ = half[i][0] * points.g[j][0] + half[i][1] * points.g[j][1] + half[i][2] * points.g[j][2];
 }
 
-// Round to binary16, nearest even, a number that is known to be in its range.
+double power_of_two(int exponent) {  // of a normal number
+    const std::uint64_t bits = static_cast<std::uint64_t>(1023 + exponent) << 52;
+    double x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+// Round to binary16, nearest even, a number that is known to be in its range. Next to 3 * 2^51 units there are whole
+// units only, so that adding as many rounds.
 Half rounded_to_half(double x) {
-    int exponent;
-    std::frexp(x, &exponent);
-    const double unit = std::ldexp(1.0, std::max(exponent - 11, -24));
-    const double magnitude = std::nearbyint(std::fabs(x) / unit) * unit;
-    if (magnitude == 0.0) return std::signbit(x) ? 0x8000 : 0;
-    std::frexp(magnitude, &exponent);
-    const Half sign = std::signbit(x) ? 0x8000 : 0;
-    if (exponent < -13) return static_cast<Half>(sign | static_cast<int>(std::ldexp(magnitude, 24)));
-    const int mantissa = static_cast<int>(std::ldexp(magnitude, 11 - exponent));  // in [1024, 2048)
-    return static_cast<Half>(sign | ((exponent + 14) << 10) | (mantissa & 0x3ff));
+    std::uint64_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    const int exponent = static_cast<int>(bits >> 52 & 0x7ff) - 1023;  // of the leading bit
+    const double many = 3.0 * power_of_two(51 + std::max(exponent - 10, -24));
+    const double magnitude = std::fabs(x) + many - many;
+    const Half sign = static_cast<Half>(bits >> 48 & 0x8000);
+    if (magnitude < 0x1p-14) return static_cast<Half>(sign | static_cast<int>(magnitude * 0x1p24));
+    const auto exact = static_cast<float>(magnitude);
+    std::uint32_t wide;
+    std::memcpy(&wide, &exact, sizeof wide);
+    return static_cast<Half>(sign | ((wide >> 13) - (112 << 10)));
 }
 
 template <class Weight>
@@ -137,9 +146,10 @@ private:
                 exponent -= 14;
             }
             coefficients_.scale()[o] = std::ldexp(coefficients_.scale()[o], exponent);
+            const double factor = std::ldexp(1.0, -exponent);
             for (std::int64_t c = 0; c < channels; ++c)
                 for (std::int64_t point = 0; point < points; ++point) {
-                    const double u = std::ldexp(transformed[c * points + point], -exponent);
+                    const double u = transformed[c * points + point] * factor;
                     const std::int64_t row = (o / width * points + point) * inputs + c / depth_of<Weight>;
                     Weight& to = weights_.data()[row * width + o % width];
                     if constexpr (std::is_same_v<Weight, Half>)
