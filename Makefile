@@ -14,7 +14,7 @@ named = study=$${STUDY\#config/}; study=$${study%.yaml}
 BIN := .venv/bin
 STAMP := .venv/.installed
 NATIVE_TESTS := $(addprefix tests/precision/test_,brain.py conversions.py graphs.py grouped.py routines.py sizes.py winograd.py)
-INSTALL := $(BIN)/pip install --quiet --editable '.[dev,workflow,cluster]'
+INSTALL := $(BIN)/pip install --editable '.[dev,workflow,cluster]'
 NATIVE := CMakeLists.txt $(wildcard src/pipeline/*/native/*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -27,16 +27,18 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # Dates alone would let a build pass that is not of these sources: a copied environment, a file with its old date.
 env: $(STAMP)
-	@python -m pipeline.runtime.native_build 2>/dev/null || $(INSTALL)
+	@python -m pipeline.runtime.native_build 2>/dev/null || { echo "compiling the native routines anew" && $(INSTALL) --quiet; }
 
 $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "parsimony needs Python >= 3.11, and '$$PYTHON' is older or missing; try: make PYTHON=python3.12" >&2; exit 2; }
 	@compiler="$${CXX:-c++}"; command -v "$${compiler%% *}" >/dev/null \
 		|| { echo "parsimony needs a C++ compiler and found none ($$compiler); install one (Debian: apt-get install g++) or set CXX" >&2; exit 2; }
-	@echo "installing about 1.8 GB into .venv and compiling, which takes some minutes"
-	test -x $(BIN)/python || "$$PYTHON" -m venv .venv
-	$(INSTALL)
+	@begun=$$(date +%s); \
+	if test -x $(BIN)/python; then said=--quiet; echo "bringing .venv up to date and compiling the native routines"; \
+	else said=; echo "installing 1.8 GB of packages into .venv and compiling the native routines: one to five minutes in all"; \
+		echo "pip tells what it fetches, and is silent while it compiles"; "$$PYTHON" -m venv .venv; fi \
+	&& $(INSTALL) $$said && echo "installed in $$(($$(date +%s) - begun)) s"
 	@touch $@
 
 # The file is looked for before minutes of installation.

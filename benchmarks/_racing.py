@@ -14,7 +14,7 @@ from peers.engines import Engine, Problem
 from torch import Tensor, nn
 
 from pipeline.precision import Budget, HalfNetwork, Roofs, Sampling, _native, measure_roofs
-from pipeline.precision.sampling import Side, one_core
+from pipeline.precision.sampling import TimedRun, one_core
 
 TIME = Quantity("time", "µs")
 ERROR = Quantity("relative error", "")
@@ -59,7 +59,7 @@ def sampling(run: Run, cold: bool = False) -> Sampling:
     return Sampling(n_samples=60, seconds_per_sample=300e-6, seconds_at_most=20.0 if cold else 12.0)
 
 
-def sides_of(calls: Mapping[str, Callable[[], object]]) -> dict[str, Side]:
+def sides_of(calls: Mapping[str, Callable[[], object]]) -> dict[str, TimedRun]:
     """Calls as the sampler wants them: how long so many runs take."""
 
     def side(call: Callable[[], object], repeats: int) -> float:

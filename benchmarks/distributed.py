@@ -33,7 +33,7 @@ from pipeline.hmatrix.factor import entries_of, factorize_by, problem_of
 from pipeline.hmatrix.factorization import Factorization
 from pipeline.hmatrix.partition import partition_level
 from pipeline.hmatrix.parts import Tally, Team
-from pipeline.hmatrix.skeleton import Sampling
+from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.runtime.foretelling import foretell
 from pipeline.runtime.mpi import MpiCommunicator
 
@@ -154,7 +154,7 @@ def unlike(run: Run) -> None:
     name, n, tolerance = "uniform_square", 8192 if run.quick else 262144, 1e-6
     one = counted(name, n, tolerance, 1)
     A = matrix(name, n, tolerance)
-    sampling = Sampling.for_tolerance(SHARE * tolerance, A.norm, A.rows.n_boxes)
+    sampling = FarSampling.for_tolerance(SHARE * tolerance, A.norm, A.rows.n_boxes)
     problem = problem_of(
         A.form,
         entries_of(A.form),

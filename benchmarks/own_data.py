@@ -24,7 +24,7 @@ from _frame import Benchmark, Goal, Quantity, Run
 from _own_files import write_images, write_mobilenet, write_rows, write_stations
 
 from pipeline.operations.new_points import SOLVE_TOLERANCE
-from pipeline.runtime.foretelling import Node, foretold_job
+from pipeline.runtime.foretelling import NodeLimits, foretold_job
 
 ROOT = Path(__file__).parents[1]
 SECONDS = Quantity("wall time", "s")
@@ -200,7 +200,7 @@ def scattering(run: Run) -> None:
     for refinements in (2, 3) if run.quick else (3, 4, 5):
         n = 20 * 4**refinements
         facts = {"name": "sphere", "n": n, "dimension": 3}
-        node = Node(n_bytes=math.inf, processes=2)
+        node = NodeLimits(n_bytes=math.inf, processes=2)
         foretold = foretold_job("solve", facts, {"task": "scattering"}, 1e-5, node).n_bytes
         for condition in ("soft", "hard"):
             done = subprocess.run(

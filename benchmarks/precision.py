@@ -34,7 +34,7 @@ from pipeline.precision import (
     measure_attained,
     measure_roofs,
 )
-from pipeline.precision.sampling import Side, one_core
+from pipeline.precision.sampling import TimedRun, one_core
 
 PEAK = Quantity("part of FMA peak", "", smaller_is_better=False)
 SHARE = Quantity("layers within 25 %", "", smaller_is_better=False)
@@ -133,7 +133,7 @@ def inner_layer(run: Run, module: nn.Module, x: Tensor) -> None:
     """Time a layer of low intensity between others, against its float32 twin: elements are what it moves."""
     network = Case(Storing(he(module), residual=isinstance(module, nn.Identity)), x).network
     place = 1
-    sides: dict[str, Side] = {}
+    sides: dict[str, TimedRun] = {}
     for name, execution in (("fp16", network.execution), ("fp32", network.float_twin())):
         given, result, addend = execution.steps(x)[place]
         native = execution.native[place]

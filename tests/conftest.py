@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def processor_seconds() -> float:
     """Time that this process and its ended children have computed: other work on the machine adds nothing to it."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(part.ru_utime + part.ru_stime for part in used) + warm_starts.used
+    return sum(part.ru_utime + part.ru_stime for part in used) + warm_starts.used()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipeline.artifacts.dates import date_after
 from pipeline.artifacts.patience import Patience
+from pipeline.artifacts.store import make_folder_of
 from pipeline.errors import ArtifactError, Interrupted, PipelineError, ProcessLostError
 from pipeline.operations.commands import COMMANDS, add_commands
 from pipeline.runtime.slurm import queue_again
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     stage("dataset", "Read images and fix their splits.", "spec")
     tune = stage("tune", "Choose the options of a training run by trials.", "spec", "dataset")
     train = stage("train", "Train one network.", "spec", "dataset", optional=("tuning",))
-    train.add_argument("--seed", type=int, required=True, help="of weights, order and smoothing")
+    train.add_argument("--seed", type=int, required=True, help="seed of weights, order and smoothing")
     for command in (tune, train):
         command.add_argument("--run", required=True, help="name of the run, for messages")
         command.add_argument(
@@ -136,13 +137,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_output(options: argparse.Namespace) -> None:
-    """Refuse an output that was meant as a folder: a stage's files would lie beside it."""
+    """Refuse an output that a stage could not write, before it computes for hours.
+
+    One that was meant as a folder is refused too: a stage's files would lie beside it.
+    """
     output = options.output
     if output.name != "manifest.json":
         raise ArtifactError(
             f"--output {output}: expected a path that ends in manifest.json, such as {output / 'manifest.json'}; "
             "the other files are written beside it"
         )
+    make_folder_of(output)
 
 
 def _is_first_process() -> bool:

@@ -71,7 +71,7 @@ def require_bounds(options: Any) -> None:
     """Check every field of a frozen dataclass against the bounds of its type.
 
     Raises:
-        ValueError: With the name of the first field that is out of bounds, what it must be, and what it is.
+        ValueError: If a field is out of bounds; the message names it, what it must be, and what it is.
     """
     for name, hint in _type_hints(type(options)).items():
         value = getattr(options, name)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
     from pipeline.operations.live.state import JobProgress
-    from pipeline.operations.live.view import View
+    from pipeline.operations.live.view import LiveView
 
 # Where the output of local jobs goes beside their logs; see shell.prefix in workflow/rules/common.smk.
 SCREEN = "PARSIMONY_SCREEN"
@@ -55,7 +55,7 @@ class LogHandler(LogHandlerBase):
 
     progress: "JobProgress | None" = None
     live: "Live | None" = None
-    view: "View | None" = None
+    view: "LiveView | None" = None
     interrupted = False
 
     def __post_init__(self) -> None:
@@ -73,9 +73,9 @@ class LogHandler(LogHandlerBase):
         from rich.console import Console
         from rich.live import Live
 
-        from pipeline.operations.live.view import View
+        from pipeline.operations.live.view import LiveView
 
-        self.view = View(self.progress)
+        self.view = LiveView(self.progress)
         self.live = Live(
             self.view,
             console=Console(stderr=True),

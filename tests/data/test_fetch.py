@@ -109,5 +109,7 @@ def test_an_address_that_cannot_be_reached_is_named(tmp_path, monkeypatch):
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    with pytest.raises(ConfigError, match=r"https://example.org/file did not come .*no route to host"):
+    with pytest.raises(
+        ConfigError, match=r"https://example.org/file could not be fetched .*no route to host"
+    ):
         download("https://example.org/file", tmp_path / "file")

@@ -1,5 +1,7 @@
 """The point sets that studies know by name: places with a quantity to predict."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,12 @@ PLACES_CASES = {
 }
 
 
+@cache
+def loaded(name):
+    """The places of a case, which takes seconds for cities."""
+    return PLACES_CASES[name].load()
+
+
 def test_every_point_set_of_studies_has_a_case():
     assert {name: type(case) for name, case in PLACES_CASES.items()} == PLACES
 
@@ -20,7 +28,7 @@ def test_every_point_set_of_studies_has_a_case():
 @pytest.mark.parametrize("name", PLACES_CASES)
 def test_places_are_as_many_as_wanted_with_a_finite_quantity_in_its_unit(name, small_geoid):
     case = PLACES_CASES[name]
-    places = case.load()
+    places = loaded(name)
     quantity = places.values[case.QUANTITY]
     assert len(places.points) == len(quantity) == 501
     assert np.isfinite(places.points).all()
@@ -32,7 +40,7 @@ def test_places_are_as_many_as_wanted_with_a_finite_quantity_in_its_unit(name, s
 @pytest.mark.parametrize("name", PLACES_CASES)
 def test_a_seed_fixes_the_places(name, small_geoid):
     again = type(PLACES_CASES[name])(n=501, seed=3).load()
-    np.testing.assert_array_equal(again.points, PLACES_CASES[name].load().points)
+    np.testing.assert_array_equal(again.points, loaded(name).points)
 
 
 def test_a_population_that_is_not_recorded_counts_as_one_inhabitant():

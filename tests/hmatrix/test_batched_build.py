@@ -12,7 +12,7 @@ from pipeline.hmatrix.batched.build import DeviceSource
 from pipeline.hmatrix.batched.interpolation import interpolate
 from pipeline.hmatrix.batched.kernel import DeviceKernel
 from pipeline.hmatrix.compression import compress_kernel
-from pipeline.hmatrix.skeleton import Sampling
+from pipeline.hmatrix.skeleton import FarSampling
 
 COVARIANCE = kernels.Matern(nu=0.5, length_scale=0.3)
 SKEWED = kernels.Custom(lambda x, y: COVARIANCE(x, y) * (1 + 0.1 * x[..., :, None, 0]))
@@ -52,13 +52,13 @@ def test_errors_and_ranks_are_those_of_native_compression(kernel, options):
 def test_rows_of_a_bucket_stay_bounded_when_larger_samples_are_taken(case, monkeypatch):
     """Ten rows are too few for most boxes, which are sampled again and again."""
     points, (kernel, options) = np.random.default_rng(1).random((1500, 2)), CASES[case]
-    sizes, real, shared = [], compression.interpolate, Sampling.for_tolerance
+    sizes, real, shared = [], compression.interpolate, FarSampling.for_tolerance
     for module in (compression, padding):
         monkeypatch.setattr(module, "LARGEST", 2**16)
     monkeypatch.setattr(
         compression, "interpolate", lambda M, budget: sizes.append(M.shape) or real(M, budget)
     )
-    monkeypatch.setattr(Sampling, "for_tolerance", lambda *given: shared(*given, rows=10.0))
+    monkeypatch.setattr(FarSampling, "for_tolerance", lambda *given: shared(*given, rows=10.0))
     A = compressed(points, kernel, device=BATCHES, **options)
     assert len({height for _, height, _ in sizes}) > 5
     assert max(b for b, _, _ in sizes) > 8
@@ -108,7 +108,7 @@ def test_boxes_that_stay_large_are_refused():
     source = DeviceSource(DeviceKernel(COVARIANCE, A.rows, A.columns, torch.float64, BATCHES))
     with pytest.raises(ConvergenceError, match="does not compress"):
         source.basis(
-            A.interactions.far, Sampling(1e-30, 100, largest_box=40),
+            A.interactions.far, FarSampling(1e-30, 100, largest_box=40),
             transposed=False, stored=np.dtype("float64"), progress=None,
         )  # fmt: skip
 

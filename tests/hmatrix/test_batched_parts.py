@@ -21,10 +21,12 @@ def factorized(problem, n_parts, batched, **options):
 
 
 @pytest.mark.parametrize(
-    ("n_parts", "batched"), [(1, [0]), (3, [0]), (3, [1]), (3, [0, 1, 2]), (8, [0, 3, 5])]
-)
-@pytest.mark.parametrize(
-    ("name", "kind"), [("square", "cholesky"), ("clusters", "ldlt"), ("duplicates", "lu")]
+    ("name", "kind", "n_parts", "batched"),
+    [
+        ("square", "cholesky", *parts)
+        for parts in ((1, [0]), (3, [0]), (3, [1]), (3, [0, 1, 2]), (8, [0, 3, 5]))
+    ]
+    + [(*matrix, 8, [0, 3, 5]) for matrix in (("clusters", "ldlt"), ("duplicates", "lu"))],
 )
 def test_batched_parts_among_native_ones_solve_the_dense_system(name, kind, n_parts, batched):
     points = points_of(name)

@@ -28,8 +28,9 @@ def boxes_of(start, stop, permutation):
     return [sorted(permutation[a:b].tolist()) for a, b in zip(start, stop, strict=True)]
 
 
-@pytest.mark.parametrize("how", ["anyhow", "all on one"])
-@pytest.mark.parametrize("n_processes", [1, 2, 5, 9])
+@pytest.mark.parametrize(
+    ("n_processes", "how"), [(1, "anyhow"), (2, "anyhow"), (9, "anyhow"), (5, "all on one")]
+)
 @pytest.mark.parametrize("name", POINTS)
 def test_the_boxes_are_those_of_one_process_however_the_rows_are_split(name, n_processes, how):
     rng = np.random.default_rng(0)

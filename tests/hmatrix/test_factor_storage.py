@@ -2,12 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
+import os
 
 import numpy as np
 import pytest
 import torch
+from warm_starts import run_python
 
 from pipeline.errors import ArtifactError
 from pipeline.hmatrix import Factorization, H2Matrix, factor_storage, kernels
@@ -63,7 +63,9 @@ def test_another_process_reads_it(A, tmp_path):
         "import sys, numpy as np; from pipeline.hmatrix import Factorization;"
         "d = sys.argv[1]; np.save(d + '/x.npy', Factorization.load(d + '/F').solve(np.load(d + '/b.npy')))"
     )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+    (tmp_path / "program.py").write_text(program)
+    done = run_python(["program.py", str(tmp_path)], folder=tmp_path, environment=os.environ)
+    assert done.returncode == 0, done.stdout
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), F.solve(np.load(tmp_path / "b.npy")))
 
 

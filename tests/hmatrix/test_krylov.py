@@ -1,12 +1,13 @@
 """Krylov methods against dense solutions and their own theory."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from pipeline.errors import ConvergenceError
-from pipeline.hmatrix.krylov import conjugate_gradient, gmres
+from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
 from pipeline.runtime.communicator import run_in_threads
 
 SOLVERS = {"cg": conjugate_gradient, "gmres": gmres}
@@ -164,3 +165,11 @@ def test_values_that_are_not_finite_are_refused(solve):
         solve(lambda v: v, torch.tensor([1.0, math.nan]))
     with pytest.raises(ConvergenceError):
         solve(lambda v: v * math.nan, torch.ones(3))
+
+
+def test_how_a_solve_went_is_told_in_one_line():
+    info = SolveInfo("CG", 2, (1.0, 1e-3, 3.04e-9), True, ("a note",), 8.21e-8)
+    assert str(info) == "CG: 2 iterations, relative residual 3.0e-09, 8.2e-08 on exact rows; a note"
+    assert str(replace(info, iterations=1, notes=(), exact_residual=None)) == (
+        "CG: 1 iteration, relative residual 3.0e-09"
+    )

@@ -12,7 +12,12 @@ from pipeline.data.meshes import cube_mesh, sphere_mesh, torus_mesh
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.boundary_elements import LayerOperators, TriangleMesh
 from pipeline.hmatrix.boundary_elements.normal_derivative import NormalDerivative, radial
-from pipeline.hmatrix.boundary_elements.pair_rules import Pairs, conical_rule, product_rule, touching_rule
+from pipeline.hmatrix.boundary_elements.pair_rules import (
+    TrianglePairs,
+    conical_rule,
+    product_rule,
+    touching_rule,
+)
 from pipeline.hmatrix.boundary_elements.panel_integrals import _integrals
 from pipeline.hmatrix.boundary_elements.quadrature import self_mean
 from pipeline.hmatrix.kernels import Helmholtz, LaplaceSingleLayer, Matern, Yukawa
@@ -73,7 +78,9 @@ def test_pair_rules_integrate_polynomials_exactly(n_common):
 def test_rules_for_pairs_in_touch_converge_exponentially():
     mesh = TriangleMesh(*sphere_mesh(1))
     n = len(mesh)
-    pairs = Pairs.of(mesh, torch.stack([torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)]))
+    pairs = TrianglePairs.of(
+        mesh, torch.stack([torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)])
+    )
     for n_common in (1, 2, 3):
         chosen = pairs[pairs.n_common == n_common][:20]
         i, j = chosen.triangles
@@ -93,7 +100,9 @@ def test_rules_for_pairs_in_touch_converge_exponentially():
 def test_the_corners_that_pairs_have_in_common_come_first():
     mesh = TriangleMesh(*cube_mesh(2))
     n = len(mesh)
-    pairs = Pairs.of(mesh, torch.stack([torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)]))
+    pairs = TrianglePairs.of(
+        mesh, torch.stack([torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)])
+    )
     left, right = (
         torch.take_along_dim(mesh.triangles[t], c, dim=1) for t, c in zip(*pairs_parts(pairs), strict=True)
     )

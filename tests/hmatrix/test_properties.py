@@ -8,7 +8,7 @@ from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix import H2Matrix
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(20))
 def test_every_verb_keeps_its_promise_or_fails(seed):
     points, kernel, diagonal, tolerance, generator = random_problem(seed)
     exact = points.astype(np.float64)

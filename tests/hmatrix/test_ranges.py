@@ -6,7 +6,7 @@ from scipy.sparse import csr_array, eye_array
 
 from pipeline.hmatrix.admissibility import Strong, interactions
 from pipeline.hmatrix.geometry import trees_of
-from pipeline.hmatrix.ranges import LEAST, Boxes, Work, at_work, cut
+from pipeline.hmatrix.ranges import LEAST, Boxes, PartsWork, at_work, cut
 
 
 def boxes_alone(n_boxes):
@@ -22,7 +22,7 @@ def leaves(dimension, n=4000):
 def work_of(level, cuts):
     n_parts = len(cuts) - 1
     owner = np.repeat(np.arange(n_parts), np.diff(cuts))
-    return Work.of(level, owner, n_parts, level.left_with_seams_last(owner)), owner
+    return PartsWork.of(level, owner, n_parts, level.left_with_seams_last(owner)), owner
 
 
 @pytest.mark.parametrize("n_parts", [1, 2, 3, 5, 8, 16])
@@ -86,7 +86,7 @@ def test_work_of_one_part_is_that_of_all_its_boxes_and_a_seam_adds_to_it():
     ]
     assert touching.tolist() == crossing
     half = np.full(level.near.nnz, 0.5)
-    one, two = (Work.of(level, who, 2, half) for who in (np.zeros(n, int), owner))
+    one, two = (PartsWork.of(level, who, 2, half) for who in (np.zeros(n, int), owner))
     assert two.of_parts(owner, 2).sum() > one.own.sum()
     inner = np.setdiff1d(np.arange(n), touching)
     assert np.allclose(two.own[inner], one.own[inner])
@@ -97,7 +97,7 @@ def test_near_boxes_that_went_before_leave_less_work():
     level = leaves(2)
     n = len(level)
     owner = np.zeros(n, int)
-    forward = Work.of(level, owner, 1, level.left(np.arange(n)))
-    backward = Work.of(level, owner, 1, level.left(np.arange(n)[::-1]))
+    forward = PartsWork.of(level, owner, 1, level.left(np.arange(n)))
+    backward = PartsWork.of(level, owner, 1, level.left(np.arange(n)[::-1]))
     assert forward.own[0] > backward.own[0]
     assert forward.own[-1] < backward.own[-1]

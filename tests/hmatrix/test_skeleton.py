@@ -6,7 +6,7 @@ from pipeline.hmatrix import kernels
 from pipeline.hmatrix.admissibility import Strong, interactions
 from pipeline.hmatrix.cluster import build_tree
 from pipeline.hmatrix.entries import entry_matrix, kernel_matrix, program
-from pipeline.hmatrix.skeleton import Sampling, nested_basis, unknowns
+from pipeline.hmatrix.skeleton import FarSampling, WantedBasis, nested_basis, unknowns
 
 FLOAT = np.dtype(np.float64)
 
@@ -16,10 +16,9 @@ def basis_of(tolerance, kernel=None, **options):
     tree = build_tree(points, halvings=6, halvings_per_level=2)
     lists = interactions(tree, tree, Strong())
     matrix = kernel_matrix(kernel or kernels.Matern(nu=0.5, length_scale=0.3), tree, tree)
-    sampling = Sampling(tolerance**2, 1000.0, **options)
-    basis = nested_basis(
-        matrix, tree, tree, lists.far_columns, sampling, transposed=False, computed=FLOAT, stored=FLOAT
-    )
+    sampling = FarSampling(tolerance**2, 1000.0, **options)
+    wanted = WantedBasis(lists.far_columns, sampling, transposed=False, stored=FLOAT)
+    basis = nested_basis(matrix, tree, tree, wanted, FLOAT)
     return tree, lists, basis
 
 
@@ -95,11 +94,8 @@ def test_native_programs_choose_what_called_kernels_choose(kernel):
             matrix,
             tree,
             tree,
-            lists.far,
-            Sampling(1e-8, 300.0),
-            transposed=transposed,
-            computed=FLOAT,
-            stored=FLOAT,
+            WantedBasis(lists.far, FarSampling(1e-8, 300.0), transposed=transposed, stored=FLOAT),
+            FLOAT,
         )
         for matrix in (kernel_matrix(kernel, tree, tree), entry_matrix(entries, tree, tree))
         for transposed in (False, True)

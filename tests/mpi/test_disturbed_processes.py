@@ -29,7 +29,7 @@ assert np.array_equal(found, expected)
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize(("what", "seed"), [("fail", 0), ("die", 1), ("die", 2), ("dawdle", 3)])
+@pytest.mark.parametrize(("what", "seed"), [("fail", 0), ("die", 1), ("dawdle", 3)])
 def test_processes_end_together_whatever_happens_to_one(what, seed, tmp_path):
     rng = np.random.default_rng(seed)
     done = launched(3, SCRIPT, tmp_path, what, rng.integers(3), rng.random(), timeout=240)

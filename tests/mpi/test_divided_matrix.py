@@ -45,7 +45,7 @@ assert np.linalg.norm(found - expected) <= 1e-2 * np.linalg.norm(expected)
 
 @pytest.mark.mpi
 def test_real_processes_fit_as_one_does(tmp_path):
-    done = launched(3, A_FIT, tmp_path)
+    done = launched(3, A_FIT, tmp_path, warm=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -8,7 +8,7 @@ from pipeline.precision import Roofs, attained, measure_attained, measure_roofs
 from pipeline.precision.attained import _references, _wake_seconds, fit
 from pipeline.precision.roofline import Work, bound
 from pipeline.precision.routines import instruction_sets
-from pipeline.precision.sampling import Samples
+from pipeline.precision.sampling import TimeSamples
 
 ROOFS = Roofs(
     instruction_set="portable",
@@ -77,7 +77,7 @@ def test_waking_up_is_what_a_layer_takes_more_behind_a_large_one(monkeypatch, al
     class Fixed:
         def in_network(self, runs):
             assert all(len(run()) == 2 for run in runs.values())
-            return dict.fromkeys(runs, Samples(seconds, 0, 0, 1.0))
+            return dict.fromkeys(runs, TimeSamples(seconds, 0, 0, 1.0))
 
     monkeypatch.setattr(attained, "SAMPLING", Fixed())
     monkeypatch.setattr(attained, "_timed", lambda *_: [(LITTLE, alone)])

@@ -1,20 +1,34 @@
 import json
 from dataclasses import replace
 
-from pipeline.precision.plan import INPUT, Geometry, Layer, RoundingReport, close, store_activations, windows
+from pipeline.precision.plan import (
+    INPUT,
+    Layer,
+    RoundingReport,
+    WindowGeometry,
+    close,
+    store_activations,
+    windows,
+)
 
 REPORT = RoundingReport(float("inf"), 0.0, 0.0, 54, 0, 0, 0, 1, 3, 3)
 CONVOLUTION = Layer(
-    "body.0", "conv2d", INPUT, (2, 5, 6), (3, 3, 4), Geometry((3, 3), (1, 1), (0, 0)), relu=True,
+    "body.0", "conv2d", INPUT, (2, 5, 6), (3, 3, 4), WindowGeometry((3, 3), (1, 1), (0, 0)), relu=True,
     output_dtype="float16", routine="winograd4 fp16", scale_exponents=(0, 3, 0), rounding=REPORT,
 )  # fmt: skip
 POOLING = Layer(
-    "pool", "max_pool2d", "body.0", (3, 5, 5), (3, 3, 3), Geometry((3, 3), (2, 2), (1, 1)),
+    "pool", "max_pool2d", "body.0", (3, 5, 5), (3, 3, 3), WindowGeometry((3, 3), (2, 2), (1, 1)),
     input_dtype="float16", output_dtype="float16",
 )  # fmt: skip
 LINEAR = Layer("head", "linear", "pool", (3, 2, 2), (7,), input_dtype="float16")
 GROUPED = Layer(
-    "side", "conv2d", "pool", (6, 3, 3), (4, 3, 3), Geometry((3, 3), (1, 1), (1, 1), groups=2), addend="pool"
+    "side",
+    "conv2d",
+    "pool",
+    (6, 3, 3),
+    (4, 3, 3),
+    WindowGeometry((3, 3), (1, 1), (1, 1), groups=2),
+    addend="pool",
 )
 SUM = Layer("sum", "add", "pool", (3, 3, 3), (3, 3, 3), addend="body.0", relu=True, addend_dtype="float16")
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.precision.reason import Side, reason
+from pipeline.precision.reason import TimedPrecision, reason
 from pipeline.precision.roofline import Roofs, Work, bound
 
 ROOFS = Roofs(
@@ -16,7 +16,7 @@ ROOFS = Roofs(
 def side(flops, n_bytes, conversions, slower=1.2):
     work = Work(flops, n_bytes / 2, n_bytes / 2, conversions)
     limit = bound(work, ROOFS)
-    return Side(work, limit, slower * limit.seconds)
+    return TimedPrecision(work, limit, slower * limit.seconds)
 
 
 CASES = {
@@ -62,17 +62,19 @@ CASES = {
 
 def test_weights_are_called_weights_and_fewer_operations_are_told():
     work = Work(8e6, 330e6, 5e6, 16e6, routine="winograd4 fp16")
-    half = Side(work, bound(work, ROOFS), 2e-3, "Winograd F(4x4, 3x3) 32 outputs wide, fp16 weights, avx2")
+    half = TimedPrecision(
+        work, bound(work, ROOFS), 2e-3, "Winograd F(4x4, 3x3) 32 outputs wide, fp16 weights, avx2"
+    )
     sentence = reason(side(32e6, 671e6, 0), half, (1.9, 2.1), ROOFS, flops=32e6)
     assert "335 MB of FP16 weights at 25 GB/s take 13.4 ms" in sentence
     work = Work(1e9, 1e5, 1e5, 0, routine="winograd4 fp16")
-    half = Side(work, bound(work, ROOFS), 1.1e-2)
+    half = TimedPrecision(work, bound(work, ROOFS), 1.1e-2)
     sentence = reason(side(4e9, 4e5, 0), half, (3.5, 3.7), ROOFS, flops=4e9)
     assert "1 billion of the definition's 4 billion FLOPs" in sentence
 
 
 def ran(work, routine, seconds):
-    return Side(work, bound(work, ROOFS), seconds, routine)
+    return TimedPrecision(work, bound(work, ROOFS), seconds, routine)
 
 
 @pytest.mark.parametrize("rounded", [False, True])

@@ -4,8 +4,8 @@ import pytest
 
 from pipeline.report.answers import answer_bits, answer_numbers, answer_steps, answers
 from pipeline.report.answers.numbers import fit_text, result_text
-from pipeline.report.content import Answer
-from pipeline.report.metrics import Matrix, Metrics
+from pipeline.report.content import CoreAnswer
+from pipeline.report.metrics import MatrixMetrics, Metrics
 from pipeline.report.tables import final_accuracy
 
 
@@ -13,7 +13,7 @@ def study(parts: dict) -> Metrics:
     return Metrics.model_validate({"study": {"name": "default"}} | parts)
 
 
-def numbers(matrices: dict, scaling: dict | None = None) -> Answer | None:
+def numbers(matrices: dict, scaling: dict | None = None) -> CoreAnswer | None:
     found = study({"matrices": matrices, "scaling": scaling})
     return answer_numbers(found.matrices, found.scaling)
 
@@ -153,11 +153,11 @@ def test_kriging_says_how_often_its_intervals_hold_and_what_was_fitted(metrics):
     matrix = metrics["matrices"]["airports"]
     matrix["result"]["coverage_95"] = 0.9471
     assert "Its 95 % intervals hold 94.7 % of them." in said(metrics, "airports")
-    assert fit_text(Matrix.model_validate(matrix)) == ""
+    assert fit_text(MatrixMetrics.model_validate(matrix)) == ""
     matrix["fit"] = {
         "log_likelihood": -1.0, "steps": 9, "n": 25468, "intervals": {"length_scale": (0.0691, 0.0788, 0.0899)}
     }  # fmt: skip
-    assert fit_text(Matrix.model_validate(matrix)) == (
+    assert fit_text(MatrixMetrics.model_validate(matrix)) == (
         "Fitted by maximum likelihood to 25,468 standardized values, with intervals of two standard errors: "
         "length scale 0.0788 (0.0691 to 0.0899)."
     )

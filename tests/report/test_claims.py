@@ -3,7 +3,7 @@ from scipy import stats
 
 from pipeline.artifacts.results.network import EpochRow
 from pipeline.report.claims import judge_claims
-from pipeline.report.metrics import Roles, Run
+from pipeline.report.metrics import RoleMetrics, RunMetrics
 
 ROLES = {"reference": "small", "large_batch": "large", "second_order": "kfac", "smoothed": "smooth"}
 STATEMENTS = ("large", "fast", "worse", "restored", "flatter", "sooner")
@@ -53,8 +53,8 @@ def plain(text: str) -> str:
 
 
 def judged(runs, roles=ROLES):
-    found = {name: Run.model_validate(run) for name, run in runs.items()}
-    return judge_claims(found, Roles.model_validate(roles) if roles else None)
+    found = {name: RunMetrics.model_validate(run) for name, run in runs.items()}
+    return judge_claims(found, RoleMetrics.model_validate(roles) if roles else None)
 
 
 def verdicts(runs, roles=ROLES):

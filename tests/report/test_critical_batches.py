@@ -1,12 +1,12 @@
 import pytest
 
 from pipeline.artifacts.results.critical_batch import Prediction
-from pipeline.report.critical_batches import Loss, critical_batches, verdict, where_it_loses
-from pipeline.report.metrics import Run
+from pipeline.report.critical_batches import LossRange, critical_batches, verdict, where_it_loses
+from pipeline.report.metrics import RunMetrics
 
 
 def run(batch, *accuracies):
-    return Run.model_validate(
+    return RunMetrics.model_validate(
         {
             "label": f"SGD, batch {batch}",
             "optimizer": "sgd",
@@ -57,7 +57,7 @@ def test_a_batch_that_gains_before_one_that_loses_is_passed():
 
 
 def test_a_sweep_that_never_loses_says_so_and_one_without_accuracy_nothing():
-    assert where_it_loses([run(64, 0.9), run(1024, 0.899)]) == Loss(1024, 1024, 1024, found=False)
+    assert where_it_loses([run(64, 0.9), run(1024, 0.899)]) == LossRange(1024, 1024, 1024, found=False)
     assert where_it_loses([run(64, 0.9), run(1024, None)]) is None
     assert where_it_loses([run(64, None), run(1024, 0.9)]) is None
 
@@ -79,7 +79,7 @@ def test_a_sweep_that_never_loses_says_so_and_one_without_accuracy_nothing():
 def test_a_prediction_holds_within_a_factor_of_three_and_of_no_loss_from_above_alone(
     predicted, found, answer
 ):
-    assert verdict(predicted, Loss(1000.0, 1000, 1000, found=found)) == answer
+    assert verdict(predicted, LossRange(1000.0, 1000, 1000, found=found)) == answer
 
 
 def test_every_sweep_with_a_prediction_has_a_row():

@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.report.facts import largest_rank, matrix_facts, provenance_facts
 from pipeline.report.figures.structure import block_structure
-from pipeline.report.metrics import Matrix
+from pipeline.report.metrics import MatrixMetrics
 
 
 @pytest.fixture
@@ -11,7 +11,7 @@ def matrix(metrics) -> dict:
 
 
 def facts(matrix):
-    return matrix_facts(Matrix.model_validate(matrix))
+    return matrix_facts(MatrixMetrics.model_validate(matrix))
 
 
 def texts(matrix) -> dict[str, str]:
@@ -74,10 +74,10 @@ def test_the_nugget_stands_beside_the_kernel_when_there_is_one(matrix):
 def test_the_largest_rank_is_that_of_the_drawing(matrix):
     structure = matrix["structure"]
     drawing = block_structure("airports", structure["n"], structure["blocks"])
-    assert f"largest {largest_rank(Matrix.model_validate(matrix))})" in drawing.description
-    assert texts(matrix)["Largest rank"] == str(largest_rank(Matrix.model_validate(matrix)))
+    assert f"largest {largest_rank(MatrixMetrics.model_validate(matrix))})" in drawing.description
+    assert texts(matrix)["Largest rank"] == str(largest_rank(MatrixMetrics.model_validate(matrix)))
     structure["blocks"] = []
-    assert largest_rank(Matrix.model_validate(matrix)) == 88
+    assert largest_rank(MatrixMetrics.model_validate(matrix)) == 88
 
 
 def test_a_dense_matrix_says_where_its_gain_comes_from(matrix):
@@ -93,7 +93,7 @@ def test_a_dense_matrix_says_where_its_gain_comes_from(matrix):
 def test_the_largest_rank_is_known_without_blocks(matrix):
     structure = matrix["structure"]
     structure["blocks"] = [[0, 1, 0, 1, -1]]
-    assert largest_rank(Matrix.model_validate(matrix)) == 88
+    assert largest_rank(MatrixMetrics.model_validate(matrix)) == 88
 
 
 def test_provenance_reads_as_a_person_would_write_it():

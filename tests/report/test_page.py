@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from pipeline.report import Metrics
 from pipeline.report import render as render_metrics
-from pipeline.report.content import Facts, Heading, Illustration, Table, Verdicts
+from pipeline.report.content import Heading, Illustration, NamedValues, Table, Verdicts
 from pipeline.report.formatting import is_number
 from pipeline.report.sections import SECTIONS
 
@@ -371,7 +371,7 @@ def test_figures_come_before_tables_in_every_part(metrics, arrays, no_svg):
             elif isinstance(block, Illustration):
                 assert not tables_began, (section.title, block.caption)
                 n_figures += 1
-            tables_began |= isinstance(block, Table | Verdicts | Facts)
+            tables_began |= isinstance(block, Table | Verdicts | NamedValues)
     assert n_figures > 6
 
 

@@ -1,16 +1,18 @@
 import pytest
 from scipy import stats
 
-from pipeline.report.metrics import Roles, Run
+from pipeline.report.metrics import RoleMetrics, RunMetrics
 from pipeline.report.spread import Difference, paired_difference
 from pipeline.report.standings import best_baseline, best_by_batch, standings, verdict
 from pipeline.report.trials import trials
 
-ROLES = Roles(reference="sgd_64", large_batch="sgd_1024", second_order="kfac_1024", smoothed="kfac_1024")
+ROLES = RoleMetrics(
+    reference="sgd_64", large_batch="sgd_1024", second_order="kfac_1024", smoothed="kfac_1024"
+)
 
 
 def run(optimizer, batch, tests, validation, tuning=None):
-    return Run.model_validate(
+    return RunMetrics.model_validate(
         {
             "label": f"{optimizer}, batch {batch}",
             "optimizer": optimizer,
@@ -77,7 +79,7 @@ def test_a_reference_that_is_the_best_baseline_is_compared_with_once():
     roles = ROLES.model_copy(update={"reference": "adamw_64"})
     table = standings(TRAINING, roles)
     assert [column.title for column in table.columns] == [
-        "Run", "Batch", "Points above adamw, batch 64", "Verdict against adamw, batch 64"
+        "RunMetrics", "Batch", "Points above adamw, batch 64", "Verdict against adamw, batch 64"
     ]  # fmt: skip
     assert all(len(row) == 4 for row in table.rows)
 

@@ -4,7 +4,7 @@ from pipeline.artifacts.results.network import EpochRow
 from pipeline.report import layer_tables, tables
 from pipeline.report.formatting import DASH
 from pipeline.report.layer_tables import layer_bars, layer_times, rounding
-from pipeline.report.metrics import Converted, Matrix, Run
+from pipeline.report.metrics import Converted, MatrixMetrics, RunMetrics
 from pipeline.report.prediction_tables import changed_predictions, confusions, plans
 from pipeline.report.runs import accuracy_on_test, spread_text
 from pipeline.report.spread import Spread
@@ -19,8 +19,8 @@ def of(network: dict) -> Converted:
     return Converted.model_validate(network)
 
 
-def runs_of(training: dict) -> dict[str, Run]:
-    return {name: Run.model_validate(run) for name, run in training.items()}
+def runs_of(training: dict) -> dict[str, RunMetrics]:
+    return {name: RunMetrics.model_validate(run) for name, run in training.items()}
 
 
 def plain(text: str) -> str:
@@ -85,12 +85,12 @@ def test_levels_that_keep_nothing_are_left_out(metrics):
     kept = {"level": 2, "boxes": 16, "unknowns": 50, "skeletons": 20, "bytes": 900}
     empty = kept | {"level": 0, "skeletons": 0, "bytes": 0}
     matrix["compress"]["levels"] = [empty, kept]
-    assert [row[0] for row in tables.levels(Matrix.model_validate(matrix)).rows] == ["2"]
+    assert [row[0] for row in tables.levels(MatrixMetrics.model_validate(matrix)).rows] == ["2"]
     matrix["compress"]["levels"] = [empty]
-    assert tables.levels(Matrix.model_validate(matrix)) is None
+    assert tables.levels(MatrixMetrics.model_validate(matrix)) is None
 
 
-def made(**parts) -> Run:
+def made(**parts) -> RunMetrics:
     usual = {
         "label": "",
         "optimizer": "sgd",
@@ -99,7 +99,7 @@ def made(**parts) -> Run:
         "epochs": 2,
         "seeds": {},
     }
-    return Run.model_validate(usual | parts)
+    return RunMetrics.model_validate(usual | parts)
 
 
 def crossed():
@@ -150,7 +150,7 @@ def test_speed_is_counted_to_the_target_and_a_dash_where_it_was_missed():
     assert set(none[1:]) == {DASH}
     assert tables.minima({"none": runs["none"]}, 0.3) is None
     titles = [column.title for column in tables.minima(runs, None).columns]
-    assert titles == ["Run", "Validation acc. (%)", "Largest curvature", "Rise under noise"]
+    assert titles == ["RunMetrics", "Validation acc. (%)", "Largest curvature", "Rise under noise"]
     assert [len(row) for row in tables.minima(runs, None).rows] == [4, 4]
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.runtime.foretelling import Node, foretell, foretold_job
+from pipeline.runtime.foretelling import NodeLimits, foretell, foretold_job
 
 SOLVE = {"task": "solve", "factor": {"tolerance": 1e-2}}
 FACTS = {"name": "file", "n": 10**6, "dimension": 2}
@@ -26,7 +26,7 @@ def test_points_on_a_sphere_are_those_of_a_surface_and_many_dimensions_those_of_
 
 @pytest.mark.parametrize("n", [1, 10**5, 10**7])
 def test_a_job_s_processes_have_room_on_their_nodes(n):
-    node = Node(n_bytes=4e9, processes=4)
+    node = NodeLimits(n_bytes=4e9, processes=4)
     job = foretold_job("solve", FACTS | {"n": n}, SOLVE, 1e-6, node)
     assert job.processes >= 2
     assert job.n_bytes <= node.n_bytes
@@ -34,7 +34,7 @@ def test_a_job_s_processes_have_room_on_their_nodes(n):
 
 
 def test_points_of_the_globe_are_a_surface_whatever_their_name():
-    node = Node(n_bytes=1e12, processes=2)
+    node = NodeLimits(n_bytes=1e12, processes=2)
     volume, globe, named = (
         foretold_job("solve", FACTS | {"dimension": 3} | facts, SOLVE, 1e-6, node).n_bytes
         for facts in ({"crs": "plane"}, {"crs": "lonlat"}, {"name": "airports"})
@@ -43,7 +43,7 @@ def test_points_of_the_globe_are_a_surface_whatever_their_name():
 
 
 def test_a_job_of_kriging_has_room_for_its_second_factorization_on_every_process():
-    node = Node(n_bytes=1e12, processes=2)
+    node = NodeLimits(n_bytes=1e12, processes=2)
     kriging = foretold_job("solve", FACTS, SOLVE | {"task": "kriging"}, 1e-6, node)
     plain, second = (
         foretell("file", FACTS["n"], 2, 1e-6, factor, kriging.processes).solve_bytes

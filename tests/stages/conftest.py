@@ -1,14 +1,16 @@
 import json
 import subprocess
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+from warm_starts import folder_of_programs
 
 from pipeline.__main__ import main
 from pipeline.config.loading import validate
 from pipeline.config.specs import specs
+from pipeline.precision import attained, measure_roofs
 
 STUDY = {
     "study": "stages",
@@ -75,13 +77,25 @@ class Bench:
             "checkpoints": self.folder / "checkpoints",
         }
 
+    def command(self, *arguments) -> list[str]:
+        return [f"{folder_of_programs()}/python", "-m", "pipeline", *arguments]
+
     def mpi_command(self, n_processes, *arguments) -> list[str]:
-        python = [sys.executable, "-m", "mpi4py", "-m", "pipeline", *arguments]
-        return ["mpiexec", "-n", str(n_processes), *python]
+        python, *words = self.command(*arguments)
+        return ["mpiexec", "-n", str(n_processes), python, "-m", "mpi4py", *words]
 
     def mpiexec(self, n_processes, *arguments) -> subprocess.CompletedProcess:
         command = self.mpi_command(n_processes, *arguments)
         return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_roofs():
+    """Measure the machine for a moment: what stages make of its roofs is tested here, and not what they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.stages.time_layers.measure_roofs", partial(measure_roofs, seconds=0.02))
+        patch.setattr(attained, "SAMPLING", replace(attained.SAMPLING, n_samples=1, n_at_least=1))
+        yield
 
 
 @pytest.fixture
@@ -94,6 +108,20 @@ def bench(tmp_path, study):
     bench = Bench(tmp_path)
     bench.write_specs(study)
     return bench
+
+
+@pytest.fixture(scope="session")
+def make_bench():
+    """A function that makes a bench in a folder, for fixtures of a whole file; another may change its study."""
+
+    def make(folder, change=lambda study: None):
+        study = json.loads(json.dumps(STUDY))
+        change(study)
+        bench = Bench(folder)
+        bench.write_specs(study)
+        return bench
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from launch import launched
 
 from pipeline.artifacts.store import Artifact
 from pipeline.hmatrix import H2Matrix
@@ -108,66 +109,90 @@ def test_a_sphere_has_the_capacitance_of_its_radius(bench, study):
     assert facts(bench, "airports")["result"]["relative_error"] < 0.3**2 / 2
 
 
+# Stages that the processes of one launch run one after another, by their arguments: most of a launch is imports.
+STAGES = """
+import json
+import sys
+
+from pipeline.__main__ import main
+
+for arguments in json.loads(sys.argv[1]):
+    assert main(arguments) == 0, arguments
+"""
+
+
+@pytest.fixture(scope="module")
+def by_three(tmp_path_factory, make_bench):
+    """A bench where one process, and three of one launch, compressed and solved a matrix and fitted a kernel.
+
+    Artefacts of the three are called `shared`; `fitted` is the airports' matrix with a kernel to fit.
+    """
+
+    def with_a_fit(study):
+        fit = {"fit": {"subsample": 200, "seed": 0}}
+        study["matrices"]["fitted"] = study["matrices"]["airports"] | fit
+
+    bench = make_bench(tmp_path_factory.mktemp("by_three"), with_a_fit)
+    assert matrix(bench, "airports") == [0, 0, 0]
+    assert matrix(bench, "fitted")[:2] == [0, 0]
+    solve = bench.folder / "spec/solve/airports.json"
+    asked = json.loads(solve.read_text())
+    measured = bench.folder / "spec/solve/measured.json"
+    measured.write_text(json.dumps(asked | {"factor": asked["factor"] | {"balance": "measured"}}))
+    points, operator = bench.manifest("points/airports"), bench.manifest("compress/airports")
+    stages = [
+        bench.arguments("compress", output="compress/shared", processes=3, points=points,
+                        spec=bench.folder / "spec/compress/airports.json"),
+        bench.arguments("solve", output="solve/shared", spec=measured, points=points, operator=operator),
+        bench.arguments("compress", output="compress/shared_fit", points=bench.manifest("points/fitted"),
+                        spec=bench.folder / "spec/compress/fitted.json"),
+    ]  # fmt: skip
+    done = launched(3, STAGES, bench.folder, json.dumps(stages))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return bench
+
+
 @pytest.mark.mpi
 def test_a_matrix_compressed_by_three_processes_is_read_by_one_and_its_damaged_shards_are_named(
-    bench, capsys
+    by_three, capsys
 ):
-    inputs = {
-        "spec": bench.folder / "spec/compress/airports.json",
-        "points": bench.manifest("points/airports"),
-    }
-    assert bench.run("points", output="points/airports", spec=bench.folder / "spec/points/airports.json") == 0
-    done = bench.mpiexec(3, *bench.arguments("compress", output="compress/airports", processes=3, **inputs))
-    assert done.returncode == 0, done.stdout + done.stderr
-    operator = Artifact.open(bench.manifest("compress/airports"), "operator")
+    operator = Artifact.open(by_three.manifest("compress/shared"), "operator")
     shards = [f"operator/shard-{number:05d}.safetensors" for number in range(3)]
     assert [name for name in operator.manifest["files"] if "shard" in name and "json" not in name] == shards
     assert [row["process"] for row in operator.table("processes")] == ["0", "1", "2"]
-    x = np.array(Artifact.open(bench.manifest("points/airports"), "points").array("points"))
+    points = by_three.manifest("points/airports")
+    x = np.array(Artifact.open(points, "points").array("points"))
     distance = np.linalg.norm(x[:, None] - x[None], axis=2)
     dense = np.exp(-distance / 0.1) + 0.01 * np.eye(len(x))
     assert np.linalg.norm(
         H2Matrix.load(operator.folder / "operator") @ x - dense @ x
     ) < 1e-3 * np.linalg.norm(dense @ x)
     solve = {
-        "spec": bench.folder / "spec/solve/airports.json",
-        "operator": bench.manifest("compress/airports"),
+        "spec": by_three.folder / "spec/solve/airports.json",
+        "operator": by_three.manifest("compress/shared"),
+        "points": points,
     }
-    points = {"points": inputs["points"]}
-    assert bench.run("solve", output="solve/airports", **solve, **points) == 0
+    assert by_three.run("solve", output="solve/read", **solve) == 0
     damaged = operator.folder / shards[1]
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
-    assert bench.run("solve", output="solve/airports", **solve, **points) == 2
+    assert by_three.run("solve", output="solve/read", **solve) == 2
     assert str(damaged) in capsys.readouterr().err
 
 
 @pytest.mark.mpi
-def test_three_processes_of_measured_speed_solve_as_one_does(bench):
-    assert matrix(bench, "airports") == [0, 0, 0]
-    alone = np.array(Artifact.open(bench.manifest("solve/airports"), "solution").array("solution"))
-    spec = bench.folder / "spec/solve/airports.json"
-    asked = json.loads(spec.read_text())
-    spec.write_text(json.dumps(asked | {"factor": asked["factor"] | {"balance": "measured"}}))
-    inputs = {
-        "spec": bench.folder / "spec/solve/airports.json",
-        "points": bench.manifest("points/airports"),
-        "operator": bench.manifest("compress/airports"),
-    }
-    done = bench.mpiexec(3, *bench.arguments("solve", output="solve/shared", **inputs))
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = Artifact.open(bench.manifest("solve/shared"), "solution")
-    assert found.facts["solve"]["processes"] == 3
-    assert {row["process"] for row in found.table("speeds")} == {"0", "1", "2"}
-    shared = np.array(found.array("solution"))
-    tolerance = json.loads(inputs["spec"].read_text())["solve"]["tolerance"]
-    # Residuals within the tolerance; the nugget bounds the inverse.
-    assert np.linalg.norm(shared - alone) <= 2 * tolerance / 0.01 * np.linalg.norm(alone)
-    # Standard deviations hang on the fields that each process draws: they are told to about so much.
+def test_three_processes_of_measured_speed_solve_as_one_does(by_three):
     one, three = (
-        Artifact.open(bench.manifest(f"solve/{name}"), "solution") for name in ("airports", "shared")
+        Artifact.open(by_three.manifest(f"solve/{name}"), "solution") for name in ("airports", "shared")
     )
+    assert three.facts["solve"]["processes"] == 3
+    assert {row["process"] for row in three.table("speeds")} == {"0", "1", "2"}
+    alone, shared = np.array(one.array("solution")), np.array(three.array("solution"))
+    spec = json.loads((by_three.folder / "spec/solve/airports.json").read_text())
+    # Residuals within the tolerance; the nugget bounds the inverse.
+    assert np.linalg.norm(shared - alone) <= 2 * spec["solve"]["tolerance"] / 0.01 * np.linalg.norm(alone)
+    # Standard deviations hang on the fields that each process draws: they are told to about so much.
     for name in ("predicted", "grid"):
         np.testing.assert_allclose(three.array(name), one.array(name), atol=1e-3 * one.array(name).std())
     np.testing.assert_allclose(three.array("std"), one.array("std"), rtol=0.03)
@@ -175,20 +200,9 @@ def test_three_processes_of_measured_speed_solve_as_one_does(bench):
 
 
 @pytest.mark.mpi
-def test_three_processes_fit_as_one_does(bench, study):
-    study["matrices"]["airports"]["fit"] = {"subsample": 200, "seed": 0}
-    bench.write_specs(study)
-    assert matrix(bench, "airports")[:2] == [0, 0]
-    alone = Artifact.open(bench.manifest("compress/airports"), "operator").facts
-    done = bench.mpiexec(
-        3,
-        *bench.arguments(
-            "compress", output="compress/shared", spec=bench.folder / "spec/compress/airports.json",
-            points=bench.manifest("points/airports"),
-        ),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    shared = Artifact.open(bench.manifest("compress/shared"), "operator").facts
+def test_three_processes_fit_as_one_does(by_three):
+    alone = Artifact.open(by_three.manifest("compress/fitted"), "operator").facts
+    shared = Artifact.open(by_three.manifest("compress/shared_fit"), "operator").facts
     assert shared["fit"]["n"] == alone["fit"]["n"] == 200
     assert shared["fit"]["log_likelihood"] == pytest.approx(alone["fit"]["log_likelihood"], abs=0.1)
     for name, (low, value, high) in alone["fit"]["intervals"].items():

@@ -28,10 +28,16 @@ def test_conversion_halves_the_file_and_reports_every_layer(trained):
     assert abs(accuracy["fp32"] - accuracy["fp16"]) * accuracy["n_samples"] <= accuracy["n_changed"] + 0.5
 
 
-def test_every_layer_is_timed_at_every_batch_size_with_a_reason(trained):
+@pytest.fixture(scope="module")
+def timed(trained):
+    """The layers' times, of two batch sizes."""
     inputs = {"network": trained.manifest("convert"), "dataset": trained.manifest("dataset")}
     assert trained.run("time_layers", spec=trained.folder / "spec/precision.json", **inputs) == 0
-    timings = Artifact.open(trained.manifest("time_layers"), "timings").json("timings")
+    return Artifact.open(trained.manifest("time_layers"), "timings")
+
+
+def test_every_layer_is_timed_at_every_batch_size_with_a_reason(trained, timed):
+    timings = timed.json("timings")
     layers = [
         layer["name"] for layer in Artifact.open(trained.manifest("convert"), "half_network").json("layers")
     ]
@@ -86,10 +92,7 @@ def test_a_network_without_its_complete_weights_is_refused_in_one_line(trained, 
     assert not trained.manifest("refused").exists()
 
 
-def test_errors_and_answers_are_those_of_the_plans_that_were_timed(trained):
-    inputs = {"network": trained.manifest("convert"), "dataset": trained.manifest("dataset")}
-    assert trained.run("time_layers", spec=trained.folder / "spec/precision.json", **inputs) == 0
-    timed = Artifact.open(trained.manifest("time_layers"), "timings")
+def test_errors_and_answers_are_those_of_the_plans_that_were_timed(trained, timed):
     converted = Artifact.open(trained.manifest("convert"), "half_network")
     weights, complete = converted.tensors("weights"), converted.tensors("complete")
     images, labels = read_images(Artifact.open(trained.manifest("dataset"), "dataset"), "test")

@@ -2,7 +2,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,7 +152,7 @@ def test_processes_that_see_different_checkpoints_look_again_together(monkeypatc
 
 def test_two_jobs_of_the_same_training_take_turns(bench):
     bench.dataset()
-    command = [sys.executable, "-m", "pipeline", *bench.arguments("train", **bench.train_options())]
+    command = bench.command(*bench.arguments("train", **bench.train_options()))
     jobs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [job.communicate(timeout=100)[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0]
@@ -238,7 +237,7 @@ def test_what_k_fac_passes_through_is_told_at_the_start(name, bench, study, caps
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("victim", [0, 1, 2])
+@pytest.mark.parametrize("victim", [0, 2])  # the one that writes, and another
 def test_a_process_that_dies_ends_the_job_within_seconds_and_nothing_is_published(victim, bench, study):
     study["training"]["runs"]["only"]["epochs"] = 4000
     bench.write_specs(study)

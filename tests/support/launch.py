@@ -5,17 +5,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+from warm_starts import folder_of_programs
+
 SUPPORT = Path(__file__).parent
 
 
 def launched(
-    n_processes: int, script: str, folder: Path, *arguments: object, timeout: float = 200
+    n_processes: int, script: str, folder: Path, *arguments: object, timeout: float = 200, warm: bool = True
 ) -> subprocess.CompletedProcess:
-    """Run a script's text by so many processes, which find the modules of this folder too; return how they ended."""
+    """Run a script's text by so many processes, which find the modules of this folder too; return how they ended.
+
+    Processes that start warm take the same hashes of texts; others, as a user's do, go through sets in an order each.
+    """
     path = folder / "script.py"
     path.write_text(script)
+    python = f"{folder_of_programs()}/python" if warm else sys.executable
     return subprocess.run(
-        ["mpiexec", "-n", str(n_processes), sys.executable, "-m", "mpi4py", str(path), *map(str, arguments)],
+        ["mpiexec", "-n", str(n_processes), python, "-m", "mpi4py", str(path), *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": str(SUPPORT)},
         capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from pipeline.hmatrix.admissibility import Strong, interactions
 from pipeline.hmatrix.entries import kernel_matrix
 from pipeline.hmatrix.geometry import trees_of
 from pipeline.hmatrix.parts import Problem
-from pipeline.hmatrix.skeleton import Sampling
+from pipeline.hmatrix.skeleton import FarSampling
 
 N = 1500
 KINDS = {"cholesky": 0, "ldlt": 1, "lu": 2}
@@ -39,7 +39,7 @@ def problem_of(
     norm = float(np.linalg.norm(dense(points, kernel, 0.0)))
     return Problem(
         matrix, tree, lists.near, lists.far, np.full(len(points), diagonal, wide), KINDS[kind], np.dtype(working),
-        np.dtype(stored or working), Sampling.for_tolerance(tolerance, norm, tree.n_boxes),
+        np.dtype(stored or working), FarSampling.for_tolerance(tolerance, norm, tree.n_boxes),
         lists.first_far_level(tree), 60,
     )  # fmt: skip
 

@@ -1,106 +1,193 @@
 """Start Python programs from a process that has imported what is slow to import, and none of the project's modules.
 
-Each start is a fork of that process: a program with its own folder, variables, arguments and output, to which no
+Each start is a fork of that process: a program with its own folder, variables, arguments and open files, to which no
 earlier start is visible. It takes what the program itself takes, without the seconds in which torch and Snakemake are
-imported.
+imported. Variables that Python obeys while it starts (PYTHONUTF8, LC_ALL) come too late for it.
 """
 
+import fcntl
 import importlib
 import json
 import os
 import runpy
+import select
+import shlex
+import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+
+import warm_client
 
 #: Modules of other projects that Snakemake and the pipeline import.
 SLOW = [
     "snakemake.cli",
     "torch",
     "torch.export",
+    "torch.distributed",
     "scipy.optimize",
     "scipy.spatial",
+    "scipy.special",
     "scipy.stats",
     "pydantic",
+    "safetensors.torch",
+    "jinja2",
+    "mpi4py",
 ]
-#: Processor seconds of all programs that were started here and have ended.
-used = 0.0
+#: Open files are passed under numbers from here on, so that none meets one that it is to take the place of.
+FIRST_NUMBER = 500
 
 
-def run_module(
+def run_python(
     arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m` with these arguments in a folder; return its exit code and, as `stdout`, all that it printed."""
-    global used
-    server = _server()
-    with tempfile.NamedTemporaryFile(prefix="warm") as printed:
-        request = {
-            "arguments": [*arguments], "folder": str(folder), "environment": {**environment}, "printed": printed.name,
-        }  # fmt: skip
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        answer = json.loads(server.stdout.readline())
-        used += answer["used"]
-        return subprocess.CompletedProcess(arguments, answer["code"], printed.read().decode())
+    """Run `python` with these arguments in a folder; return its exit code and, as `stdout`, all that it printed.
+
+    What the program itself starts as `python` starts in the same way.
+    """
+    path = f"{folder_of_programs()}:{environment['PATH']}"
+    with tempfile.TemporaryFile(prefix="warm") as printed, open(os.devnull) as nothing:
+        files = {0: nothing.fileno(), 1: printed.fileno(), 2: printed.fileno()}
+        code = warm_client.run(_address(), arguments, str(folder), {**environment, "PATH": path}, files)
+        printed.seek(0)
+        return subprocess.CompletedProcess(arguments, code, printed.read().decode())
 
 
 @cache
-def _server() -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+def folder_of_programs() -> str:
+    """Return a folder that holds a `python` whose modules and scripts start warm, to stand first in a PATH."""
+    folder = Path(_address()).parent / "bin"
+    folder.mkdir()
+    words = [sys.executable, "-I", "-S", warm_client.__file__, sys.executable, _address()]
+    (folder / "python").write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+    (folder / "python").chmod(0o755)
+    return str(folder)
+
+
+def used() -> float:
+    """Return the processor seconds of all programs that were started here and have ended."""
+    if not _server.cache_info().currsize:
+        return 0.0
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(_address())
+        server.sendall(b"?")
+        return float(server.makefile().readline())
+
+
+def _address() -> str:
+    return _server()[1]
+
+
+@cache
+def _server() -> tuple[subprocess.Popen[str], str]:
+    """Start the process that the others are forks of; return it, and the socket on which it listens."""
+    folder = tempfile.mkdtemp(prefix="warm")
+    address = f"{folder}/socket"
+    process = subprocess.Popen(
+        [sys.executable, __file__, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"},
     )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    return process, address
 
 
 def end() -> None:
     """End the process that the others are forks of, if there is one."""
     if _server.cache_info().currsize:
-        _server().communicate()
-        _server.cache_clear()
+        process, address = _server()
+        process.communicate()
+        shutil.rmtree(Path(address).parent)
 
 
-def serve() -> dict[str, object]:
-    """Fork for each request that comes in, and answer when that process has ended; return, in the fork, its request."""
-    for line in sys.stdin:
-        if (child := os.fork()) == 0:
-            return json.loads(line)
-        _, status, spent = os.wait4(child, 0)
-        answer = {"code": os.waitstatus_to_exitcode(status), "used": spent.ru_utime + spent.ru_stime}
-        print(json.dumps(answer), flush=True)
+def serve(address: str) -> dict:
+    """Fork for each request that comes in; return, in the fork, what it asks for. End with the standard input."""
+    spent, (told, tell) = 0.0, os.pipe()
+    with socket.create_server(address, family=socket.AF_UNIX, backlog=64) as listener:
+        print("ready", flush=True)
+        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+            connection, _ = listener.accept()
+            kind, descriptors, *_ = socket.recv_fds(connection, 1, 250)
+            if kind == b"+" and os.fork() == 0:
+                listener.close()
+                os.close(told)
+                return keep(connection, descriptors, tell)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            if kind == b"?":
+                os.write(tell, b"\n")
+                spent += sum(map(float, os.read(told, 1 << 16).split()))
+                connection.sendall(f"{spent}\n".encode())
+            connection.close()
     sys.exit()
 
 
-def become(arguments: list[str], folder: str, environment: dict[str, str], printed: str) -> None:
-    """Be what `python -m` with these arguments would be."""
+def keep(connection: socket.socket, descriptors: list[int], tell: int) -> dict:
+    """Fork a program and tell how it ends; return, in the fork, what it is to be. It ends when nobody waits for it.
+
+    The processor seconds of the program, and of all that it waited for, are written to the file `tell`.
+    """
+    request = json.loads(connection.makefile().readline())
+    if (child := os.fork()) == 0:
+        connection.close()
+        os.close(tell)
+        moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, FIRST_NUMBER) for descriptor in descriptors]
+        for descriptor in descriptors:
+            os.close(descriptor)
+        for descriptor, number in zip(moved, request.pop("numbers"), strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        return request
+    for descriptor in descriptors:
+        os.close(descriptor)
+    connection.sendall(f"{child}\n".encode())
+
+    def end_with_the_asker() -> None:
+        connection.recv(1)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+    threading.Thread(target=end_with_the_asker, daemon=True).start()
+    _, status, spent = os.wait4(child, 0)
+    os.write(tell, f"{spent.ru_utime + spent.ru_stime}\n".encode())
+    with suppress(OSError):
+        connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    os._exit(0)
+
+
+def become(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+    """Be what `python` with these arguments would be, which begin with `-m` or the path of a script."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    for name, path, number, flags in (
-        ("stdin", os.devnull, 0, os.O_RDONLY),
-        ("stdout", printed, 1, os.O_WRONLY | os.O_APPEND),
-        ("stderr", printed, 2, os.O_WRONLY | os.O_APPEND),
-    ):
-        file = os.open(path, flags)
-        os.dup2(file, number)
-        os.close(file)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = os.fdopen(number, "w" if number else "r", encoding="utf-8", buffering=1, closefd=False)
         setattr(sys, name, stream)
-    sys.argv = ["-m", *arguments[1:]]
-    sys.orig_argv = [sys.executable, "-m", *arguments]
+    sys.orig_argv = [sys.executable, *arguments]
+    is_module = arguments[0] == "-m"
+    sys.argv = arguments[is_module:]
     paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[0:1] = [folder, *paths]
+    sys.path[0:1] = [folder if is_module else str(Path(sys.argv[0]).parent.resolve()), *paths]
     for path in paths:
         if (custom := Path(path) / "sitecustomize.py").is_file():
             runpy.run_path(str(custom))
-    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    if is_module:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":
     for module in SLOW:
         with suppress(ImportError):
             importlib.import_module(module)
-    become(**serve())
+    become(**serve(sys.argv[1]))

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from warm_starts import run_python
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SINGLE = sorted(path.name for path in EXAMPLES.glob("*.py") if not path.name.startswith(("ddp", "ex", "mpi")))
@@ -20,7 +21,11 @@ def run(*command):
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_an_example_runs(name):
-    assert run(sys.executable, str(EXAMPLES / name))
+    done = run_python(
+        [str(EXAMPLES / name)], folder=EXAMPLES, environment={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stdout
 
 
 def test_two_processes_of_torchrun_end_with_the_same_bits():

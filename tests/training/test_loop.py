@@ -59,7 +59,7 @@ def test_every_optimizer_has_a_case():
 
 # Two and three processes share four or five micro-batches; of seven processes, some idle. The plain optimizers take
 # their step from a gradient that is the same everywhere: what could differ with the processes is in the others.
-DIVIDED = {"sgd", "sgd_smoothed", "kfac", "kfac_smoothed", "fop"}
+DIVIDED = {"kfac_smoothed", "fop"}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_number_of_processes_does_not_matter(
 
 
 @pytest.mark.parametrize(
-    ("name", "n_processes"), [(name, 2) for name in sorted(RECIPES)] + [(name, 1) for name in sorted(DIVIDED)]
+    ("name", "n_processes"), [(name, 2) for name in sorted(RECIPES)] + [("kfac_smoothed", 1)]
 )
 def test_a_run_resumed_at_any_step_ends_bit_equal(
     name, n_processes, small_network, weights, training, validation
@@ -95,7 +95,11 @@ def test_a_run_resumed_at_any_step_ends_bit_equal(
         options = {"seed": 3, "communicator": communicator, "checkpoint_steps": 1}
         history = train(model, RECIPES[name], training, validation, on_checkpoint=states.append, **options)
         assert [state.step for state in states] == list(range(1, 22))
-        for step in (1, 2, 3, 8, 20, 21):
+        for step in (
+            2,
+            8,
+            21,
+        ):  # between updates of inverses, in the second epoch, and with nothing left to do
             resumed = small_network(batch_norm=True, seed=9)
             state = through_json(states[step - 1])
             again = train(resumed, RECIPES[name], training, validation, state=state, **options)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from warm_starts import run_module
+from warm_starts import run_python
 from workplace import copy_checkout
 
 SMALL = {
@@ -90,8 +90,8 @@ class Workplace:
     def snakemake(self, *arguments, code=0, study="study.yaml") -> str:
         """Run snakemake to its end and return what it printed."""
         if not self.variables:
-            command = ["snakemake", "--configfile", study, "--cores", "2", *arguments]
-            done = run_module(command, folder=self.folder, environment=self.environment())
+            command = ["-m", "snakemake", "--configfile", study, "--cores", "2", *arguments]
+            done = run_python(command, folder=self.folder, environment=self.environment())
             assert done.returncode == code, done.stdout
             return done.stdout
         # Variables that Python obeys when it starts.
@@ -99,6 +99,12 @@ class Workplace:
         output, _ = process.communicate(timeout=800)
         assert process.returncode == code, output
         return output
+
+    def pipeline(self, *arguments, code=0) -> str:
+        """Run a command of the pipeline and return what it printed."""
+        done = run_python(["-m", "pipeline", *arguments], folder=self.folder, environment=self.environment())
+        assert done.returncode == code, done.stdout
+        return done.stdout
 
     def planned(self, *arguments) -> set[str]:
         """The outputs that a run would make now, as rule names with their wildcards, without doing it."""

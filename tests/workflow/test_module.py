@@ -2,11 +2,10 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm_starts import run_python
 
 pytestmark = pytest.mark.workflow
 
@@ -33,10 +32,8 @@ def snakemake(tmp_path):
     shutil.copytree(ROOT / "config", tmp_path / "config")
 
     def snakemake(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "snakemake", "--cores", "2", "--quiet", "progress", *arguments],
-            cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        command = ["-m", "snakemake", "--cores", "2", "--quiet", "progress", *arguments]
+        return run_python(command, folder=tmp_path, environment=os.environ | {"OMP_NUM_THREADS": "1"})
 
     return snakemake
 
@@ -44,11 +41,11 @@ def snakemake(tmp_path):
 def test_a_deployed_folder_computes_an_artefact_of_its_own_study(snakemake, tmp_path):
     wanted = "results/config/points/sphere/manifest.json"
     done = snakemake("--", wanted)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout
     assert (tmp_path / wanted).is_file()
 
 
 def test_a_deployed_folder_plans_the_whole_study_by_itself(snakemake):
     done = snakemake("--dry-run")
-    assert done.returncode == 0, done.stderr
-    assert "results/config/report/index.html" in done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout
+    assert "results/config/report/index.html" in done.stdout

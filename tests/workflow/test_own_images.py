@@ -2,8 +2,6 @@
 
 import html
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -29,14 +27,8 @@ def test_a_folder_of_images_becomes_a_trained_network_and_its_page_in_two_comman
             folder.mkdir(parents=True)
             for i in range(n):
                 Image.fromarray(drawn(rng, label)).save(folder / f"{i}.png")
-    made = subprocess.run(
-        [sys.executable, "-m", "pipeline", "new", "photos", "--from", "my images"],
-        cwd=workplace.folder, env=workplace.environment(), text=True, capture_output=True,
-    )  # fmt: skip
-    assert made.returncode == 0, made.stderr
-    assert (
-        "my images: 66 images of 2 classes, 33 to 33 of each, to train on, and 14 to test on." in made.stdout
-    )
+    told = workplace.pipeline("new", "photos", "--from", "my images")
+    assert "my images: 66 images of 2 classes, 33 to 33 of each, to train on, and 14 to test on." in told
     workplace.snakemake(study="config/photos.yaml")
     assert "100.00 % test accuracy" in told_on_the_page(workplace.folder / "results/photos")
 

@@ -1,9 +1,5 @@
 """A mesh of one's own, from its file through `new` and snakemake to the page."""
 
-import os
-import subprocess
-import sys
-
 import meshio
 import pytest
 import yaml
@@ -16,22 +12,8 @@ pytestmark = pytest.mark.workflow
 def test_a_mesh_comes_to_its_page_in_two_commands(workplace):
     vertices, triangles = sphere_mesh(2)
     meshio.Mesh(vertices, [("triangle", triangles)]).write(workplace.folder / "ball.stl")
-    command = [sys.executable, "-m", "pipeline", "new", "ball", "--from", "ball.stl"]
-    environment = os.environ | {"PYTHONPATH": str(workplace.folder / "src"), "OMP_NUM_THREADS": "1"}
-    found = subprocess.run(
-        command,
-        cwd=workplace.folder,
-        env=environment,
-        text=True,
-        capture_output=True,
-        timeout=280,
-        check=False,
-    )
-    assert found.returncode == 0, found.stderr
-    assert (
-        "ball.stl: 320 triangles, 162 vertices, 1 connected part, closed, which makes it a body"
-        in found.stdout
-    )
+    told = workplace.pipeline("new", "ball", "--from", "ball.stl")
+    assert "ball.stl: 320 triangles, 162 vertices, 1 connected part, closed, which makes it a body" in told
     study = workplace.folder / "config/ball.yaml"
     workplace.write_study(yaml.safe_load(study.read_text()))
     workplace.snakemake()

@@ -2,8 +2,6 @@
 
 import html
 import re
-import subprocess
-import sys
 
 import numpy as np
 import onnx
@@ -43,11 +41,7 @@ def write_network(path):
 
 def test_an_onnx_file_becomes_the_page_of_its_layers(workplace):
     write_network(workplace.folder / "detector.onnx")
-    made = subprocess.run(
-        [sys.executable, "-m", "pipeline", "new", "detector", "--from", "detector.onnx"],
-        cwd=workplace.folder, env=workplace.environment(), text=True, capture_output=True,
-    )  # fmt: skip
-    assert made.returncode == 0, made.stderr
+    workplace.pipeline("new", "detector", "--from", "detector.onnx")
     workplace.snakemake(study="config/detector.yaml")
     results = workplace.folder / "results/detector"
     timed = Artifact.open(results / "time_layers/detector/manifest.json", "timings")

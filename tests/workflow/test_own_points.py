@@ -1,8 +1,5 @@
 """A file of stations, by the commands that the documents name, to the page with its map."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -17,11 +14,7 @@ def test_a_csv_file_of_stations_becomes_a_page_with_a_map_and_a_file_of_predicti
     rain = 100 + 30 * np.sin(longitude) * np.cos(latitude)
     rows = "\n".join(f"{a},{b},{c}" for a, b, c in zip(longitude, latitude, rain, strict=True))
     (workplace.folder / "stations.csv").write_text(f"lon,lat,mm\n{rows}\n")
-    made = subprocess.run(
-        [sys.executable, "-m", "pipeline", "new", "rain", "--from", "stations.csv"],
-        cwd=workplace.folder, env=workplace.environment(), text=True, capture_output=True,
-    )  # fmt: skip
-    assert made.returncode == 0, made.stderr
+    workplace.pipeline("new", "rain", "--from", "stations.csv")
     workplace.snakemake(study="config/rain.yaml")
     results = workplace.folder / "results/rain"
     (matrix,) = (results / "solve").iterdir()

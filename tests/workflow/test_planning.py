@@ -1,34 +1,41 @@
 """What snakemake plans, without running it."""
 
+import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from warm_starts import run_python
 
 pytestmark = pytest.mark.workflow
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def snakemake(*arguments, folder=ROOT):
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", *arguments],
-        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+def planned(folder, *arguments):
+    """Plan a study in a folder that is not the checkout; return how snakemake ended and what it printed."""
+    words = [
+        "-m",
+        "snakemake",
+        "-s",
+        str(ROOT / "Snakefile"),
+        "-d",
+        str(folder),
+        "-n",
+        "--cores",
+        "2",
+        *arguments,
+    ]
+    return run_python(words, folder=ROOT, environment=os.environ)
 
 
 def test_a_study_is_planned_from_any_folder(tmp_path):
     # The default, which has every stage; test_config.py reads all committed studies.
-    study = "default"
-    done = snakemake(
-        "-s", str(ROOT / "Snakefile"), "-d", str(tmp_path), "-n", "--cores", "2",
-        "--configfile", str(ROOT / "config" / f"{study}.yaml"), "--quiet", "progress",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert f"results/{study}/report/index.html" in done.stdout + done.stderr
+    study = ROOT / "config" / "default.yaml"
+    done = planned(tmp_path, "--configfile", str(study), "--quiet", "progress")
+    assert done.returncode == 0, done.stdout
+    assert "results/default/report/index.html" in done.stdout
 
 
 def test_trials_come_before_the_trainings_of_a_run_with_a_search(tmp_path):
@@ -40,23 +47,12 @@ def test_trials_come_before_the_trainings_of_a_run_with_a_search(tmp_path):
     study.write_text(
         yaml.safe_dump({"study": "searched", "dataset": dataset, "training": {"trials": 2, "runs": runs}})
     )
-    done = snakemake(
-        "-s",
-        str(ROOT / "Snakefile"),
-        "-d",
-        str(tmp_path),
-        "-n",
-        "-p",
-        "--cores",
-        "2",
-        "--configfile",
-        str(study),
-    )
-    assert done.returncode == 0, done.stderr
-    jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE))
+    done = planned(tmp_path, "-p", "--configfile", str(study))
+    assert done.returncode == 0, done.stdout
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, flags=re.MULTILINE))
     assert jobs["tune"] == "1"
-    assert "--tuning results/searched/tune/tuned/manifest.json" in done.stdout + done.stderr
-    assert "tune/fixed" not in done.stdout + done.stderr
+    assert "--tuning results/searched/tune/tuned/manifest.json" in done.stdout
+    assert "tune/fixed" not in done.stdout
 
 
 def test_the_cluster_profile_resolves_from_the_checkout_and_sets_what_jobs_need(workplace):
@@ -131,11 +127,9 @@ def test_a_rule_is_literal_and_complete(name):
 
 def test_a_wrong_study_is_one_line_and_exit_code_2(tmp_path):
     change, words = "matrices={airports: {compress: {tolerance: 2}}}", "matrices.airports.compress.tolerance"
-    done = snakemake(
-        "-s", str(ROOT / "Snakefile"), "-d", str(tmp_path), "-n", "--cores", "1", "--config", change
-    )
+    done = planned(tmp_path, "--config", change)
     assert done.returncode == 2
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    errors = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert words in errors[0]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stdout

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from contextlib import contextmanager
@@ -234,18 +232,8 @@ def test_an_interrupt_is_one_closing_line_and_an_interrupted_and_killed_training
     assert all(bool((interrupted[name] == undisturbed[name]).all()) for name in undisturbed)
 
 
-def pipeline(place, *arguments, code=0):
-    """Run a command of the pipeline in a workplace and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline", *arguments], cwd=place.folder, capture_output=True, text=True, timeout=280,
-        env=os.environ | {"PYTHONPATH": str(place.folder / "src"), "OMP_NUM_THREADS": "1"}, check=False,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
-
-
 def test_the_main_process_remembers_every_artefact_and_keeps_the_report(finished):
-    table = pipeline(finished, "history", "--study", "small", "--figure", "cost.seconds")
+    table = finished.pipeline("history", "--study", "small", "--figure", "cost.seconds")
     artefacts = {line.split()[0].removeprefix("small/") for line in table.splitlines()[1:]}
     assert artefacts == TRAINED | HALVED | SOLVED | {
         "dataset", "scaling", "report", *(f"{stage}/{name}" for stage in ("points", "compress")
@@ -256,28 +244,28 @@ def test_the_main_process_remembers_every_artefact_and_keeps_the_report(finished
 
 
 def test_a_rerun_of_what_is_done_is_unchanged(finished):
-    line = pipeline(finished, "rerun", "--study", "study.yaml", "--cores", "2")
+    line = finished.pipeline("rerun", "--study", "study.yaml", "--cores", "2")
     assert line.startswith("rerun small: unchanged, nothing to be done")
 
 
 def test_an_artefact_is_explained_with_what_would_make_it_again(finished, study):
     manifest = "results/small/solve/airports/manifest.json"
-    words = pipeline(finished, "explain", manifest, "--study", "study.yaml")
+    words = finished.pipeline("explain", manifest, "--study", "study.yaml")
     assert "solution, made by rule solve" in words
     assert "From: points results/small/points/airports, operator results/small/compress/airports" in words
     assert "Now: up to date" in words
     path = finished.folder / "src/pipeline/hmatrix/factor.py"
     with edited(path, path.read_text(), path.read_text() + "\n\nUNUSED = 1\n"):
-        words = pipeline(finished, "explain", manifest, "--study", "study.yaml")
+        words = finished.pipeline("explain", manifest, "--study", "study.yaml")
     assert "Now: it would be made again: Input files updated by another job" in words
     assert "its code has digest" in words
     assert "Before it: compress (Code has changed since last execution" in words
 
 
 def test_a_packed_study_is_verified_and_complete_where_it_is_unpacked(finished, tmp_path):
-    pipeline(finished, "archive", "--study", "study.yaml", "--output", str(tmp_path / "small.tar.gz"))
-    assert "all as they were written" in pipeline(
-        finished, "verify", str(tmp_path / "small.tar.gz"), "--into", str(tmp_path / "there")
+    finished.pipeline("archive", "--study", "study.yaml", "--output", str(tmp_path / "small.tar.gz"))
+    assert "all as they were written" in finished.pipeline(
+        "verify", str(tmp_path / "small.tar.gz"), "--into", str(tmp_path / "there")
     )
     (top,) = (tmp_path / "there").iterdir()
     place = type(finished)(top)

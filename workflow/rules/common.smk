@@ -21,7 +21,7 @@ from pipeline.operations.kept_outline import outline
 from pipeline.operations.paths import own_files, results_folder
 from pipeline.operations.unsupported import refuse_unsupported
 from pipeline.runtime.code_digest import code_digest as digest
-from pipeline.runtime.foretelling import Node, foretold_job
+from pipeline.runtime.foretelling import NodeLimits, foretold_job
 from pipeline.runtime.snakemake_patches import check_versions, leave_outputs_marked, name_code_changes
 
 if workflow.is_main_process:
@@ -76,7 +76,7 @@ def of_a_matrix(stage, what):
 
     def found(wildcards, input, attempt):
         given = workflow.resource_settings.default_resources or {}
-        node = Node(
+        node = NodeLimits(
             n_bytes=1e6 * int(given["node_mem_mb"].value) if "node_mem_mb" in given else float("inf"),
             processes=int(given["node_processes"].value) if "node_processes" in given else 2,
         )

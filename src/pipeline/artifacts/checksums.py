@@ -28,7 +28,7 @@ UNREADABLE = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZM
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerifiedFiles:
     """What was checked, and a line for everything that is not as it was written.
 
     Attributes:
@@ -77,7 +77,7 @@ def read_list(text: str, where: str) -> dict[str, str]:
     return sums
 
 
-def verify_folder(folder: Path) -> Verdict:
+def verify_folder(folder: Path) -> VerifiedFiles:
     """Check every artefact below a folder, and all files if it has a list of checksums of its own."""
     found: dict[str, tuple[str, int]] = {}
     listed: dict[str, str] = {}
@@ -100,7 +100,7 @@ def verify_folder(folder: Path) -> Verdict:
     return _with_artefacts(found, manifests, _against_list(found, listed))
 
 
-def verify_archive(path: Path) -> Verdict:
+def verify_archive(path: Path) -> VerifiedFiles:
     """Check an archive against the list of checksums in it, without unpacking it."""
     found: dict[str, tuple[str, int]] = {}
     problems: list[str] = []
@@ -264,7 +264,7 @@ def _against_list(found: Mapping[str, tuple[str, int]], listed: Mapping[str, str
 
 def _with_artefacts(
     found: Mapping[str, tuple[str, int]], manifests: Mapping[str, bytes], problems: list[str]
-) -> Verdict:
+) -> VerifiedFiles:
     """Check every artefact's files against its manifest as well."""
     reported = {problem.partition(":")[0] for problem in problems}
     n_artefacts = 0
@@ -286,4 +286,4 @@ def _with_artefacts(
                 problems.append(f"{name}: altered (its checksum differs from the manifest's)")
     n_bytes = sum(size for _, size in found.values())
     sums = {name: checksum for name, (checksum, _) in found.items()}
-    return Verdict(len(found), n_bytes, n_artefacts, tuple(problems), sums)
+    return VerifiedFiles(len(found), n_bytes, n_artefacts, tuple(problems), sums)

@@ -62,7 +62,7 @@ def lock_file(checkout: Path, name: str) -> Path:
 
 
 @dataclass
-class Held:
+class HeldLock:
     """A lock that this process holds.
 
     Attributes:
@@ -97,7 +97,7 @@ class Held:
 
 
 @contextmanager
-def hold(checkout: Path, name: str = "main") -> Iterator[Held]:
+def hold(checkout: Path, name: str = "main") -> Iterator[HeldLock]:
     """Hold a lock of a checkout while the block runs.
 
     Args:
@@ -105,13 +105,13 @@ def hold(checkout: Path, name: str = "main") -> Iterator[Held]:
         name: Locks of different names don't exclude each other.
 
     Raises:
-        LockedError: With who holds it, or why it can't be taken.
+        LockedError: If the lock can't be taken; the message names who holds it, or the reason.
     """
     path = lock_file(checkout, name)
     with _explained(path):
         descriptor = _take(path)
     former = _read(descriptor)
-    held = Held(descriptor, "", former, settled=former is None)
+    held = HeldLock(descriptor, "", former, settled=former is None)
     try:
         with _explained(path):
             held.tell()

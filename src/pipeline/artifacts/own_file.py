@@ -13,7 +13,7 @@ def require_file(path: Path) -> None:
     and a file without permission alike.
 
     Raises:
-        ConfigError: With what is there instead, and what to do.
+        ConfigError: If there is no such file; the message says what is there instead, and what to do.
     """
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name a file in it")

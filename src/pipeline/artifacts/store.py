@@ -135,15 +135,8 @@ def create(
         ArtifactError: When the disk is full or not writable, or the folder cannot be made; the manifest is then absent.
     """
     folder = manifest.parent
-    if manifest.is_dir():
-        raise ArtifactError(f"{manifest}: is a folder; the output of a stage is the manifest.json in it")
+    make_folder_of(manifest)
     with errors_of_the_disk(folder):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
-            raise ArtifactError(
-                f"{folder}: no folder can be made there ({error.strerror}); name another"
-            ) from error
         manifest.unlink(missing_ok=True)
         draft = Draft(folder)
         yield draft
@@ -161,6 +154,24 @@ def create(
             "provenance": provenance,
         }
         write_atomically(manifest, json.dumps(content, indent=1) + "\n")
+
+
+def make_folder_of(manifest: Path) -> None:
+    """Make the folder of an artefact that will be written.
+
+    Raises:
+        ArtifactError: If there can be none, or a folder stands where the manifest will.
+    """
+    folder = manifest.parent
+    if manifest.is_dir():
+        raise ArtifactError(f"{manifest}: is a folder; the output of a stage is the manifest.json in it")
+    with errors_of_the_disk(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+            raise ArtifactError(
+                f"{folder}: no folder can be made there ({error.strerror}); name another"
+            ) from error
 
 
 def _size_of(path: Path) -> int | None:

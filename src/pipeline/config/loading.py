@@ -40,7 +40,7 @@ def load_study(config: Mapping[str, Any], default: Path) -> Study:
         default: Path of `default.yaml`.
 
     Raises:
-        ConfigError: With the full path of the first value that is wrong.
+        ConfigError: If a value is wrong; the message begins with the full path of the first one.
     """
     base = read_yaml(default)
     hint = "" if "study" in config else _nearly_named(config, base)

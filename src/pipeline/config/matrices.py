@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.choice import Choice
-from pipeline.config.points import AnyPoints, Column, FilePoints, OwnMesh
+from pipeline.config.points import AnyPoints, ColumnName, FilePoints, OwnMesh
 from pipeline.config.section import Section
 from pipeline.data import PLACES
 from pipeline.hmatrix.kernels import KERNELS, Helmholtz, Imported, Kernel, Stationary, ThinPlate
@@ -75,7 +75,9 @@ class Factor(Section):
 class Grid(Section):
     """A grid over the box of the points."""
 
-    spacing: Positive = Field(description="Distance of its rows and columns, in the unit of the coordinates.")
+    spacing: Positive = Field(
+        description="Distance between its rows and between its columns, in the unit of the coordinates."
+    )
 
 
 class Predict(Section):
@@ -87,7 +89,7 @@ class Predict(Section):
         description="File of the places: CSV, .npy, .npz, Parquet, NetCDF, GeoJSON or GeoTIFF, with the coordinates of "
         "the points. Predictions are written in the format of its ending where that is .csv, .nc or .tif.",
     )
-    coordinates: tuple[Column, ...] | None = Field(
+    coordinates: tuple[ColumnName, ...] | None = Field(
         None,
         min_length=1,
         description="Columns of the coordinates in that file; null takes the points' own names.",
@@ -115,7 +117,7 @@ class Wave(Section):
     """The plane wave that comes in, and what the surface does to it."""
 
     direction: tuple[float, float, float] = Field(
-        (0.0, 0.0, 1.0), description="Where the wave goes: three coordinates, of any length but 0."
+        (0.0, 0.0, 1.0), description="Direction of the wave: three coordinates, of any length but 0."
     )
     condition: Literal["soft", "hard"] = Field(
         "soft",
@@ -175,14 +177,14 @@ class SolveSpec(Section):
     right_hand_side: str | None = Field(
         None,
         min_length=1,
-        description="What task solve solves for: a .npy file of shape (n,) or (n, m). Null takes the values at the "
+        description="Right-hand sides of task solve: a .npy file of shape (n,) or (n, m). Null takes the values at the "
         "points, or ones where there are none.",
     )
     vectors: str | None = Field(
         None,
         min_length=1,
-        description="What task product multiplies: a .npy file of shape (n,) or (n, m). Null takes the values at the "
-        "points, or ones where there are none.",
+        description="Vectors that task product multiplies: a .npy file of shape (n,) or (n, m). Null takes the values "
+        "at the points, or ones where there are none.",
     )
     samples: Count | None = Field(None, description="How many samples task sample draws; null draws one.")
     seed: Seed | None = Field(None, description="Seed of the samples; null is 0.")
@@ -193,8 +195,8 @@ class SolveSpec(Section):
     )
     wave: Wave | None = Field(
         None,
-        description="What task scattering sends at the surface; null sends a plane wave along the third coordinate "
-        "at a soft one.",
+        description="Wave that task scattering sends at the surface; null sends a plane wave along the third "
+        "coordinate at a soft one.",
     )
     factor: Factor = Field(default=Factor(), description="How the matrix is factorized.")
     solve: Solve = Field(default=Solve(), description="How systems are solved.")

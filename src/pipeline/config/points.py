@@ -17,7 +17,7 @@ def _as_text(name: object) -> object:
     return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
 
 
-Column = Annotated[str, BeforeValidator(_as_text)]
+ColumnName = Annotated[str, BeforeValidator(_as_text)]
 Unit = Annotated[str, Field(max_length=30)]
 
 
@@ -38,7 +38,7 @@ class FilePoints(Section):
         description="The file: CSV with names in its first line, .npy of shape (n, columns), .npz, Parquet, NetCDF "
         "(.nc), or GeoJSON (.geojson).",
     )
-    coordinates: tuple[Column, ...] | None = Field(
+    coordinates: tuple[ColumnName, ...] | None = Field(
         None,
         min_length=1,
         description="Columns of the coordinates; null takes every column but the values'. Columns of a .npy file are "
@@ -49,7 +49,7 @@ class FilePoints(Section):
         description="The system of coordinates: plane (Cartesian), lonlat (longitude and latitude in degrees), or a "
         "code such as EPSG:25832.",
     )
-    value: Column | Annotated[tuple[Column, ...], Field(min_length=1)] | None = Field(
+    value: ColumnName | Annotated[tuple[ColumnName, ...], Field(min_length=1)] | None = Field(
         None, description="Column of the values that are known at the points, or several columns."
     )
     unit: Unit | tuple[Unit, ...] = Field(

@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 from pipeline.config.section import Name, Section
 from pipeline.models.packaged import PACKAGED
 
+# As precision.roofline.Mode, which is not imported here: planning a study needs no torch.
 Mode = Literal["warm", "cold", "network"]
 BatchSize = Annotated[int, Field(ge=1, le=65536)]
 

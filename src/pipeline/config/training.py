@@ -48,7 +48,7 @@ class RunSpec(_RecipeKeys):  # type: ignore[misc, valid-type]  # computed: its k
     optimizer: Annotated[Optimizer, Choice(METHODS)] = Field(description="The method, by name.")
     epochs: Annotated[int, Field(ge=1, le=10**6)] = Field(description="Passes over the training images.")
     train_samples: Count | None = Field(
-        None, description="Take the first so many of the training images; null takes them all."
+        None, description="Number of training images, counted from the first; null takes them all."
     )
 
     @model_validator(mode="after")
@@ -60,7 +60,7 @@ class RunSpec(_RecipeKeys):  # type: ignore[misc, valid-type]  # computed: its k
         return self
 
     def with_values(self, values: Mapping[str, float]) -> Self:
-        """The same run with these options of its optimizer and its smoothings."""
+        """Return this run with other options of its optimizer and its smoothings."""
         optimizer, smoothing = with_values(self.optimizer, self.smoothing, values)
         found: Self = self.model_copy(update={"optimizer": optimizer, "smoothing": smoothing})
         return found
@@ -83,8 +83,8 @@ class Run(RunSpec):
     label: str = Field("", max_length=80, description="What the report calls it; the run's name if empty.")
     search: dict[str, tuple[Positive, Positive]] = Field(
         {},
-        description="Range of each option to tune, such as lr: [0.01, 1.0] or mixup.alpha: [0.1, 1.0]; drawn evenly in "
-        "its logarithm, momentum in that of what it is short of one.",
+        description="Range of each option to tune, such as lr: [0.01, 1.0] or mixup.alpha: [0.1, 1.0]. The logarithms "
+        "of options are drawn evenly; for momentum those of 1 - momentum.",
     )
 
     @model_validator(mode="after")
@@ -135,22 +135,21 @@ class Training(Section):
     runs: dict[Name, Run] = Field({}, description="Training runs by name; a study may have none.")
     test: bool = Field(
         True,
-        description="Judge finished networks on the test images; false while hyper-parameters are "
-        "chosen on the "
-        "validation images.",
+        description="Whether finished networks are judged on the test images; false while hyper-parameters are "
+        "chosen on the validation images.",
     )
-    claims: Roles | None = Field(None, description="Which runs the claims of large-batch training compare.")
+    claims: Roles | None = Field(None, description="Runs that the claims of large-batch training compare.")
     sweeps: dict[str, Annotated[tuple[Name, ...], Field(min_length=2)]] = Field(
         {},
-        description="By method, its runs from the smallest batch to the largest. The first, which measures its "
-        "noise_scale, predicts the batch from which the method loses accuracy; the others judge the prediction.",
+        description="Runs of each method, from the smallest batch to the largest. The first run measures noise_scale, "
+        "which predicts the batch from which the method loses accuracy; the other runs judge the prediction.",
     )
     trials: Annotated[int, Field(ge=0, le=10**4)] = Field(
         0,
         description="Trials of every run that has a search; the best on the validation images is trained with all "
         "seeds. 0: runs are trained as they stand.",
     )
-    tuning_seed: Seed = Field(1000, description="Seed of the trials: of drawn options, weights and order.")
+    tuning_seed: Seed = Field(1000, description="Seed of the trials' drawn options, weights and order.")
 
     @property
     def tuned(self) -> list[str]:

@@ -56,7 +56,7 @@ def download(url: str, path: Path) -> None:
         with urllib.request.urlopen(url, timeout=HTTPS_SECONDS) as response, path.open("wb") as file:
             shutil.copyfileobj(response, file)
     except (OSError, http.client.HTTPException) as failure:
-        raise ConfigError(f"{url} did not come ({failure})") from failure
+        raise ConfigError(f"{url} could not be fetched ({failure})") from failure
 
 
 def _run(command: list[str], folder: Path) -> None:

@@ -119,7 +119,7 @@ def _read(path: Path, image_size: int, channels: int) -> NDArray[np.uint8]:
         ) from None
     if kind in ("I", "F"):
         raise ConfigError(
-            f"dataset.directory: {path} holds numbers of 32 bits, of which none is known to be white; save it with "
+            f"dataset.directory: {path} holds 32-bit numbers, for which no white level is known; save it with "
             "8 or 16 bits a pixel"
         )
     pixels = np.asarray(ImageOps.fit(plain, (image_size, image_size), Image.Resampling.BILINEAR))

@@ -20,7 +20,7 @@ def check_stl(path: Path) -> None:
     """Check the size of a binary file, or every line of a text.
 
     Raises:
-        ConfigError: With the first line that is wrong, or with the size that was wanted.
+        ConfigError: If a line or the size is wrong; the message names the first line, or the size that was wanted.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -66,7 +66,7 @@ def check_obj(path: Path) -> None:
     """Check the lines of vertices and faces.
 
     Raises:
-        ConfigError: With the first line that is wrong.
+        ConfigError: If a line is wrong; the message names the first one.
     """
     n = 0
     for number, words in _lines(path):
@@ -128,7 +128,7 @@ def check_msh(path: Path) -> None:
     """Check that sections end, and that elements of a text have as many numbers of vertices as they need, from 1.
 
     Raises:
-        ConfigError: With the first section or line that is wrong.
+        ConfigError: If a section or a line is wrong; the message names the first one.
     """
     with path.open("rb") as file:
         head = file.read(200).split()

@@ -16,7 +16,7 @@ def sphere_mesh(refinements: int) -> Mesh:
     Vertices lie on the sphere, so that area and capacitance approach the sphere's from below as the edges' square.
     """
     if refinements < 0:
-        raise ValueError(f"refinements cannot be negative, as {refinements} is")
+        raise ValueError(f"refinements must be at least 0, not {refinements}")
     vertices, triangles = _icosahedron()
     for _ in range(refinements):
         vertices, triangles = _split_in_four(vertices, triangles)

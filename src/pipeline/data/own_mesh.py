@@ -85,7 +85,7 @@ def load_usable_mesh(path: Path) -> tuple[TriangleMesh, Diagnosis]:
     """Read a mesh, make equal vertices one, and diagnose it.
 
     Raises:
-        ConfigError: As `load_own_mesh` does, or if boundary elements would mean nothing on it.
+        ConfigError: If `load_own_mesh` refuses the file, or if boundary elements would mean nothing on it.
     """
     vertices, triangles = merged(*load_own_mesh(path))
     diagnosis = diagnose((vertices, triangles))

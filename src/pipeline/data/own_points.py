@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from pipeline.data.globe import unit_vectors
 from pipeline.data.points import PointSet, random_subset
-from pipeline.data.tables import Table, open_table
+from pipeline.data.tables import OpenTable, open_table
 from pipeline.errors import ConfigError
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Part:
+class PointsPart:
     """Some rows of a file as points.
 
     Attributes:
@@ -44,7 +44,7 @@ class OwnPoints:
         units: Units by name of value.
     """
 
-    table: Table
+    table: OpenTable
     coordinates: tuple[str, ...]
     crs: str
     values: tuple[str, ...]
@@ -105,21 +105,21 @@ class OwnPoints:
         """Unit of the points' coordinates."""
         return self.system.unit or self.table.units.get(self.coordinates[0], "")
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[PointsPart]:
         """Read the rows, a part at a time.
 
         Raises:
-            ConfigError: With row and column of the first value that is no finite number, or is out of range.
+            ConfigError: If a value is not a finite number, or out of range; the message names its row and column.
         """
         first, d = 1, len(self.coordinates)
         for rows in self.table.parts([*self.coordinates, *self.values]):
             yield self.placed(rows[:, :d], rows[:, d:], first)
             first += len(rows)
 
-    def placed(self, rows: Array, values: Array, first: int = 1) -> Part:
+    def placed(self, rows: Array, values: Array, first: int = 1) -> PointsPart:
         """Turn coordinates as the file has them into points; `first` is the number of the first row."""
         if self.system.to_degrees is None:
-            return Part(rows, values, None)
+            return PointsPart(rows, values, None)
         degrees = self.system.to_degrees(rows)
         for axis, most in enumerate((360.0, 90.0)):
             bad = np.flatnonzero(~(np.abs(degrees[:, axis]) <= most))
@@ -130,7 +130,7 @@ class OwnPoints:
                 )
         points = unit_vectors(degrees[:, 1], degrees[:, 0])
         degrees[:, 0] = (degrees[:, 0] + 180.0) % 360.0 - 180.0
-        return Part(points, values, degrees)
+        return PointsPart(points, values, degrees)
 
 
 @dataclass(frozen=True)

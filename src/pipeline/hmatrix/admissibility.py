@@ -77,7 +77,7 @@ class Interactions:
     """Near and far pairs of a pair of trees with equally many levels.
 
     Attributes:
-        near, far: For every row box on its level, the column boxes; both over all levels. A far pair's parents are
+        near, far: The column boxes of every row box on its level, over all levels. A far pair's parents are
             near; the near pairs of the leaves and all far pairs tile the matrix.
         near_columns, far_columns: The same for every column box.
     """

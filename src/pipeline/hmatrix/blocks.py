@@ -38,7 +38,7 @@ class Blocks:
 
     @cached_property
     def native(self) -> Any:
-        """The same for native routines."""
+        """The view of it that native routines take."""
         view = getattr(_native, f"Blocks_{self.values.dtype.name}")
         return view(self.first, self.second, self.start, self.values)
 
@@ -57,8 +57,10 @@ class Blocks:
         )
 
 
-Places = tuple[NDArray[np.int64], Ints]  # lists of places in tree order, one for each box: (start, places)
-Evaluate = Callable[[Places, Places, tuple[Ints, Ints], np.dtype[Any]], Blocks]
+PairPlaces = tuple[
+    NDArray[np.int64], Ints
+]  # lists of places in tree order, one for each box: (start, places)
+Evaluate = Callable[[PairPlaces, PairPlaces, tuple[Ints, Ints], np.dtype[Any]], Blocks]
 
 
 def near_blocks(
@@ -85,7 +87,7 @@ def coupling_blocks(
     )
 
 
-def _points(tree: ClusterTree) -> Places:
+def _points(tree: ClusterTree) -> PairPlaces:
     """Return the points of the leaves as lists of all boxes, empty for those above."""
     counts = np.where(tree.first_child < 0, tree.stop - tree.start, 0)
     start = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
@@ -94,8 +96,8 @@ def _points(tree: ClusterTree) -> Places:
 
 def evaluate_blocks(
     matrix: "_native.KernelMatrix",
-    rows: Places,
-    columns: Places,
+    rows: PairPlaces,
+    columns: PairPlaces,
     pairs: tuple[Ints, Ints],
     stored: np.dtype[Any],
 ) -> Blocks:

@@ -94,7 +94,7 @@ class ClusterTree:
 
     @cached_property
     def native(self) -> "_native.Tree":
-        """The same for native routines."""
+        """The view of it that native routines take."""
         return _native.Tree(
             self.level_start,
             self.start,
@@ -128,7 +128,7 @@ def build_tree(
     Args:
         points: Shape (n, d), finite.
         halvings: How often the points are halved; more than log2(n) leaves boxes empty.
-        halvings_per_level: Between one level and the next: 2 for surfaces and the plane, 3 for volumes.
+        halvings_per_level: Halvings between one level and the next: 2 for surfaces and the plane, 3 for volumes.
         metric: Shape (d,), factors by which coordinates are multiplied for the tree and its bounding boxes alone.
     """
     measured = points if metric is None else points * metric

@@ -1,4 +1,4 @@
-"""From points and a kernel to an H2 matrix whose error is checked."""
+"""How an H2 matrix, whose error is checked, is made from points and a kernel."""
 
 import logging
 import math
@@ -32,7 +32,7 @@ from pipeline.hmatrix.inputs import (
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.product import DeviceCopies
 from pipeline.hmatrix.rounding import is_narrow, stored_type
-from pipeline.hmatrix.skeleton import Sampling
+from pipeline.hmatrix.skeleton import FarSampling, WantedBasis
 from pipeline.hmatrix.sources import source_of
 from pipeline.hmatrix.structure import log_levels
 from pipeline.hmatrix.threads import one_blas_thread
@@ -125,16 +125,15 @@ def _compress(
     _require_finite(total)
     far_pairs = pairs_of(lists.far, mirrored=mirrored)
 
-    sampling = Sampling.for_tolerance(_SHARE * tolerance, norm, rows.n_boxes)
+    sampling = FarSampling.for_tolerance(_SHARE * tolerance, norm, rows.n_boxes)
     reached = np.inf
     for attempt in range(_ATTEMPTS):
-        column_basis = source.basis(
+        of_columns = WantedBasis(
             lists.far_columns, sampling, transposed=False, stored=stored, progress=progress
         )
+        column_basis = source.basis(of_columns)
         row_basis = (
-            column_basis
-            if mirrored
-            else source.basis(lists.far, sampling, transposed=True, stored=stored, progress=progress)
+            column_basis if mirrored else source.basis(replace(of_columns, far=lists.far, transposed=True))
         )
         copies.release()  # those of an earlier attempt
         result = H2Form(

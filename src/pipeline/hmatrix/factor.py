@@ -23,19 +23,18 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix import _native
-from pipeline.hmatrix.batched.elimination import Failure, Problem, eliminate
+from pipeline.hmatrix.batched.elimination import BatchedProblem, Failure, eliminate
 from pipeline.hmatrix.batched.steps import BatchedSteps
 from pipeline.hmatrix.diagonal import diagonal as diagonal_of
 from pipeline.hmatrix.entries import kernel_matrix
 from pipeline.hmatrix.factorization import KINDS, Factorization
 from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.inputs import CPU, Progress, require_count, require_tolerance, torch_dtype
-from pipeline.hmatrix.parts import Problem as PartedProblem
-from pipeline.hmatrix.parts import Substitution, Team
+from pipeline.hmatrix.parts import Problem, Substitution, Team
 from pipeline.hmatrix.parts import eliminate as eliminate_by_parts
 from pipeline.hmatrix.represented import represented_matrix
 from pipeline.hmatrix.rounding import PIVOT, STEPS_FROM, is_narrow, step_types, wide_type
-from pipeline.hmatrix.skeleton import Sampling
+from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.hmatrix.threads import n_threads
 from pipeline.hmatrix.trust import TIGHTEST, measure
 
@@ -58,7 +57,7 @@ _NUGGET = 1e-9  # of the norm: with it on the diagonal, smooth positive definite
 
 
 Attempt = Callable[
-    [np.dtype[Any], np.dtype[Any], Sampling],
+    [np.dtype[Any], np.dtype[Any], FarSampling],
     tuple[Substitution | tuple[BatchedSteps, ...] | None, Failure | None],
 ]
 
@@ -135,7 +134,7 @@ def factorize(
         working, stored = step_types(used, _size(A), computed)
         working = computed if double else working
         steps, failure = attempt(
-            working, stored, Sampling.for_tolerance(_SHARE * used, A.norm, A.rows.n_boxes)
+            working, stored, FarSampling.for_tolerance(_SHARE * used, A.norm, A.rows.n_boxes)
         )
         if steps is not None:
             result = Factorization(
@@ -203,7 +202,7 @@ def _by_parts(
     """Return what eliminates by parts on the CPU, in as many threads as torch has."""
 
     def attempt(
-        working: np.dtype[Any], stored: np.dtype[Any], sampling: Sampling
+        working: np.dtype[Any], stored: np.dtype[Any], sampling: FarSampling
     ) -> tuple[Substitution | None, Failure | None]:
         return factorize_by(
             Team(n_parts), problem_of(A, matrix, kind, diagonal, working, stored, sampling), progress
@@ -219,18 +218,18 @@ def problem_of(
     diagonal: NDArray[Any],
     working: np.dtype[Any],
     stored: np.dtype[Any],
-    sampling: Sampling,
-) -> PartedProblem:
+    sampling: FarSampling,
+) -> Problem:
     """Return what parts have to know of A; arguments as `parts.Problem` describes them."""
     lists = A.interactions
-    return PartedProblem(
+    return Problem(
         matrix, A.rows, lists.near, lists.far, diagonal, KINDS[kind], working, stored, sampling,
         lists.first_far_level(A.rows), _DENSE_END, kernel=A.kernel,
     )  # fmt: skip
 
 
 def factorize_by(
-    team: Team, problem: PartedProblem, progress: Progress | None = None
+    team: Team, problem: Problem, progress: Progress | None = None
 ) -> tuple[Substitution | None, Failure | None]:
     """Factorize by the parts of a team; collective. Returns the factorization and None, or None and the failure."""
     eliminated, failure = eliminate_by_parts(problem, team, progress)
@@ -248,11 +247,11 @@ def _in_batches(
     kernel = A.kernel
 
     def attempt(
-        working: np.dtype[Any], stored: np.dtype[Any], sampling: Sampling
+        working: np.dtype[Any], stored: np.dtype[Any], sampling: FarSampling
     ) -> tuple[tuple[BatchedSteps, ...] | None, Failure | None]:
         types = torch_dtype(working), torch_dtype(stored)
         steps, failure = eliminate(
-            Problem(
+            BatchedProblem(
                 kernel,
                 diagonal,
                 A.rows,

@@ -145,7 +145,9 @@ class Factorization:
         """Return log det A of a matrix whose determinant is positive."""
         sign, size = self.slogdet()
         if self.dtype.kind == "c" or sign.real < 0:
-            raise ValueError("log det of a matrix whose determinant is not positive; use slogdet")
+            raise ValueError(
+                "the determinant is not positive, so its logarithm is no real number; use slogdet"
+            )
         return size
 
     def level_table(self) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from pipeline.hmatrix.inputs import as_array, as_points, require_tolerance
 from pipeline.hmatrix.product import product as product_of
 from pipeline.hmatrix.rounding import narrow_type, sketched_type, wide_type
 from pipeline.hmatrix.sketching import (
-    Boxes,
+    BoxArrays,
     Side,
     TooFewVectors,
     leaves,
@@ -34,7 +34,7 @@ from pipeline.hmatrix.unfolding import as_basis, as_blocks, unfolded
 logger = logging.getLogger("pipeline.hmatrix")
 
 Array = NDArray[Any]
-Product = Callable[[Array], Array]
+MatrixProduct = Callable[[Array], Array]
 EntryFunction = Callable[[Array, Array], Array]
 
 _ATTEMPTS = 4
@@ -44,10 +44,10 @@ _MOST = 0.7  # of n: with so many vectors, all unit vectors are hardly dearer an
 
 def from_operator(
     tree: ClusterTree | Array,
-    product: Product,
+    product: MatrixProduct,
     entries: EntryFunction | None = None,
     *,
-    product_transposed: Product | None = None,
+    product_transposed: MatrixProduct | None = None,
     columns: ClusterTree | Array | None = None,
     tolerance: float = 1e-6,
     admissibility: Admissibility | str | None = None,
@@ -131,7 +131,7 @@ def _trees(rows: ClusterTree | Array, columns: ClusterTree | Array | None) -> tu
     return trees_of(as_points(rows, "tree"), None if columns is None else as_points(columns, "columns"))
 
 
-def _checked(product: Product, n: int, what: str) -> Product:
+def _checked(product: MatrixProduct, n: int, what: str) -> MatrixProduct:
     """Return the product, which fails where it does not give finite numbers of shape (n, m)."""
 
     def checked(X: Array) -> Array:
@@ -151,7 +151,7 @@ def _checked(product: Product, n: int, what: str) -> Product:
 class _Probe:
     """Test vectors X and samples C X of one side, in tree order, as many as were needed so far."""
 
-    def __init__(self, out_tree: ClusterTree, in_tree: ClusterTree, product: Product) -> None:
+    def __init__(self, out_tree: ClusterTree, in_tree: ClusterTree, product: MatrixProduct) -> None:
         self.out_tree, self.in_tree, self.product = out_tree, in_tree, product
         self.complete = False
         self.n_vectors = 0
@@ -289,8 +289,8 @@ class _Ascent:
             self.places[i] = merged(side.tree, level - 1, kept) if merge else kept
 
     def _lifted(
-        self, side: Side, opposite: Side, samples: Boxes, tests: Boxes, level: int, *, merge: bool
-    ) -> tuple[Boxes, Boxes]:
+        self, side: Side, opposite: Side, samples: BoxArrays, tests: BoxArrays, level: int, *, merge: bool
+    ) -> tuple[BoxArrays, BoxArrays]:
         with one_blas_thread():
             samples, tests = reduce(side, opposite, samples, tests)
         if merge:

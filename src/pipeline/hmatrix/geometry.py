@@ -76,7 +76,7 @@ def divide(
         sources: Shape (m, d); left out for the targets.
         leaf_size: Most points of a leaf; what has been found fastest if left out.
         admissibility: A rule; left out, the points decide.
-        metric: As `build_tree` takes it.
+        metric: See `build_tree`.
 
     Returns:
         The geometry, and notes for the caller where the points decided against strong admissibility.

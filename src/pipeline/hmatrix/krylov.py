@@ -23,7 +23,7 @@ from pipeline.runtime.communicator import Communicator
 
 logger = logging.getLogger(__name__)
 
-Operator = Callable[[Tensor], Tensor]
+Action = Callable[[Tensor], Tensor]
 
 
 class NotPositiveDefiniteError(ConvergenceError):
@@ -52,6 +52,12 @@ class SolveInfo:
     notes: tuple[str, ...] = ()
     exact_residual: float | None = None
 
+    def __str__(self) -> str:
+        exact = "" if self.exact_residual is None else f", {self.exact_residual:.1e} on exact rows"
+        counted = "1 iteration" if self.iterations == 1 else f"{self.iterations} iterations"
+        notes = "".join(f"; {note}" for note in self.notes)
+        return f"{self.method}: {counted}, relative residual {self.relative_residual:.1e}{exact}{notes}"
+
     @property
     def relative_residual(self) -> float:
         """The true relative residual of the solution, the largest of the columns."""
@@ -77,10 +83,10 @@ class _Rows:
 
 
 def conjugate_gradient(
-    product: Operator,
+    product: Action,
     b: Tensor,
     *,
-    preconditioner: Operator | None = None,
+    preconditioner: Action | None = None,
     tolerance: float = 1e-8,
     max_iterations: int = 500,
     start: Tensor | None = None,
@@ -149,10 +155,10 @@ def _descend(
 
 
 def gmres(
-    product: Operator,
+    product: Action,
     b: Tensor,
     *,
-    preconditioner: Operator | None = None,
+    preconditioner: Action | None = None,
     tolerance: float = 1e-8,
     max_iterations: int = 500,
     restart: int = 50,
@@ -243,9 +249,9 @@ def _combine(images: list[Tensor], triangle: list[Tensor], right: list[Tensor]) 
 class _System:
     """What a solver was asked: see `conjugate_gradient`."""
 
-    product: Operator
+    product: Action
     b: Tensor
-    preconditioner: Operator | None
+    preconditioner: Action | None
     tolerance: float
     max_iterations: int
     start: Tensor | None
@@ -270,7 +276,7 @@ def _restarted(method: str, descend: _Descent, system: _System, most: int) -> tu
     return x.reshape(system.b.shape), SolveInfo(method, len(history) - 1, tuple(history), converged=True)
 
 
-def _begin(product: Operator, b: Tensor, start: Tensor | None, rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
+def _begin(product: Action, b: Tensor, start: Tensor | None, rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
     """Return the first x, its residual, and |b| with 1 in place of 0, all by columns."""
     columns = _as_columns(b)
     norms = rows.norm(columns)

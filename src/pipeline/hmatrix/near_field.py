@@ -11,7 +11,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class NearField:
+class NearFarSamples:
     """A box's samples Y = C_near X_near + C_far X_far, divided in two.
 
     Attributes:
@@ -30,7 +30,9 @@ class NearField:
         return np.asarray(self.block[dropped] - interpolation.T @ self.block[kept])
 
 
-def by_least_squares(samples: Array, tests: list[Array], gram: Array, *, unit_vectors: bool) -> NearField:
+def by_least_squares(
+    samples: Array, tests: list[Array], gram: Array, *, unit_vectors: bool
+) -> NearFarSamples:
     """Divide where nothing but samples is known: B = Y X_near^+ leaves Y - B X_near = C_far X_far P.
 
     P projects onto the null space of X_near, which is how [1] takes the near field off the samples. With a quarter more
@@ -49,19 +51,19 @@ def by_least_squares(samples: Array, tests: list[Array], gram: Array, *, unit_ve
     """
     most = int(samples.shape[1] - len(gram))
     if not tests:
-        return NearField(samples[:, :0], samples, most)
+        return NearFarSamples(samples[:, :0], samples, most)
     # B G = Y X^H, solved as conj(G) B^T = (Y X^H)^T, in LAPACK's column order without copies
     factor = scipy.linalg.cholesky(gram.T, lower=False, overwrite_a=True, check_finite=False)
     inner = np.concatenate([samples @ adjoint(part) for part in tests], axis=1)
     block = scipy.linalg.cho_solve((factor, False), inner.T, overwrite_b=True, check_finite=False).T
     far = _less(samples, block, tests)
     # Of unit vectors, what is orthogonal to the near ones is an orthonormal basis of the far unknowns.
-    return NearField(block, far * np.sqrt(most) if unit_vectors else far, most)
+    return NearFarSamples(block, far * np.sqrt(most) if unit_vectors else far, most)
 
 
-def by_entries(samples: Array, tests: list[Array], block: Array) -> NearField:
+def by_entries(samples: Array, tests: list[Array], block: Array) -> NearFarSamples:
     """Divide where the near block itself is known."""
-    return NearField(block, _less(samples, block, tests), int(samples.shape[1]))
+    return NearFarSamples(block, _less(samples, block, tests), int(samples.shape[1]))
 
 
 def _less(samples: Array, block: Array, tests: list[Array]) -> Array:

@@ -21,7 +21,7 @@ from scipy.sparse import csr_array
 
 from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.cluster import ClusterTree, Ints
-from pipeline.hmatrix.ranges import Boxes, Work, cut
+from pipeline.hmatrix.ranges import Boxes, PartsWork, cut
 
 NOBODY, SIZES, UPDATES = 0, 1, 2  # what others have to be told of a box, as native/eliminate.hpp numbers it
 _PALETTES = 2, 3, 4, 5, 6, 8, 10, 12  # turns of boxes on seams to begin with
@@ -171,10 +171,10 @@ def _phases(seam_pairs: Ints, boxes: Boxes, owner: Ints, speeds: NDArray[np.floa
         found = _runs(members.tolist(), others, owner, counts, palette)
         phase[members] = [1 + found[box] for box in members.tolist()]
         plan = phase
-        work = Work.of(boxes, owner, n_parts, boxes.left(_turns(plan)))
+        work = PartsWork.of(boxes, owner, n_parts, boxes.left(_turns(plan)))
         for _ in range(_ROUNDS):
             plan = _fill(phase, owner, work, speeds)
-            work = Work.of(boxes, owner, n_parts, boxes.left(_turns(plan)))
+            work = PartsWork.of(boxes, owner, n_parts, boxes.left(_turns(plan)))
             longest = float((_loads(plan, owner, work, n_parts) / speeds).max(axis=1).sum())
             longest += _WAITING * float(work.own.mean()) * plan.max() / speeds.max()
             if longest < least:
@@ -213,7 +213,7 @@ def _runs(
     return found
 
 
-def _loads(phase: Ints, owner: Ints, work: Work, n_parts: int) -> NDArray[np.float64]:
+def _loads(phase: Ints, owner: Ints, work: PartsWork, n_parts: int) -> NDArray[np.float64]:
     """Return the work of each superstep and part: what others eliminated in a phase is applied in the next."""
     loads = np.zeros((int(phase.max(initial=0)) + 2, n_parts))
     np.add.at(loads, (phase, owner), work.own)
@@ -221,7 +221,7 @@ def _loads(phase: Ints, owner: Ints, work: Work, n_parts: int) -> NDArray[np.flo
     return loads
 
 
-def _fill(seams: Ints, owner: Ints, work: Work, speeds: NDArray[np.float64]) -> Ints:
+def _fill(seams: Ints, owner: Ints, work: PartsWork, speeds: NDArray[np.float64]) -> Ints:
     """Move interior boxes, the last of each part, into turns in which their part would wait for others.
 
     Args:

@@ -68,7 +68,7 @@ class Boxes:
 
 
 @dataclass(frozen=True, eq=False)
-class Work:
+class PartsWork:
     """What parts do on a level.
 
     Attributes:
@@ -82,7 +82,7 @@ class Work:
     applied: NDArray[np.float64]
 
     @classmethod
-    def of(cls, level: Boxes, owner: Ints, n_parts: int, left: NDArray[np.float64]) -> "Work":
+    def of(cls, level: Boxes, owner: Ints, n_parts: int, left: NDArray[np.float64]) -> "PartsWork":
         """Foretell the work.
 
         Args:
@@ -121,12 +121,12 @@ def cut(level: Boxes, speeds: NDArray[np.float64]) -> Ints:
     n_boxes, n_parts = len(level), len(speeds)
     working = at_work(n_boxes, speeds)
     wanted = working / working.sum()
-    weights = Work.of(level, np.zeros(n_boxes, np.int32), 1, np.full(level.near.nnz, _HALF)).own
+    weights = PartsWork.of(level, np.zeros(n_boxes, np.int32), 1, np.full(level.near.nnz, _HALF)).own
     shares, least, best = wanted, np.inf, np.zeros(n_parts + 1, np.int32)
     for _ in range(_ROUNDS if np.count_nonzero(working) > 1 and n_boxes else 1):
         cuts = _in_shares(weights, shares)
         owner = np.repeat(np.arange(n_parts, dtype=np.int32), np.diff(cuts))
-        work = Work.of(level, owner, n_parts, level.left_with_seams_last(owner)).of_parts(owner, n_parts)
+        work = PartsWork.of(level, owner, n_parts, level.left_with_seams_last(owner)).of_parts(owner, n_parts)
         longest = float((work[working > 0] / working[working > 0]).max())
         if longest < least:
             least, best = longest, cuts

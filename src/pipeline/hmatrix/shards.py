@@ -29,7 +29,7 @@ DESCRIPTION = "h2shards.json"
 _VERSION = 1
 _COMPLEX = "!"  # behind the name of complex numbers, kept as pairs of reals
 Array = NDArray[Any]
-Pairs = dict[tuple[int, int], Array]  # a block, flat and column-major, for each pair of boxes
+FlatBlocks = dict[tuple[int, int], Array]  # a block, flat and column-major, for each pair of boxes
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Description:
 
     Attributes:
         n_points: Points of the matrix.
-        halvings, halvings_per_level: As `cluster.build_tree` takes them.
+        halvings, halvings_per_level: See `cluster.build_tree`.
         edges: First place of each shard in tree order, and the number of points.
         checksums: CRC-32 of each shard's file.
-        kernel, admissibility: As they describe themselves.
-        mirrored, tolerance, norm, dtype, notes: As in `H2Form`.
+        kernel, admissibility: Their own descriptions.
+        mirrored, tolerance, norm, dtype, notes: See `H2Form`.
     """
 
     n_points: int
@@ -176,7 +176,7 @@ def pairs_of_rows(
                 yield (c, b), block.reshape(-1, height).T.ravel() if height else block
 
 
-def joined(pairs: Pairs, stored: np.dtype[Any]) -> Blocks:
+def joined(pairs: FlatBlocks, stored: np.dtype[Any]) -> Blocks:
     """Return blocks in the flat layout, sorted by pair."""
     order = sorted(pairs)
     start = np.concatenate([[0], np.cumsum([pairs[pair].size for pair in order], dtype=np.int64)]).astype(
@@ -241,8 +241,8 @@ def load_whole(path: Path) -> H2Form:
     everything = np.ones(n_boxes, bool)
     sides = ("columns",) if told.mirrored else ("columns", "rows")
     bases = {side: BasisParts(np.zeros(n_boxes, np.int32), {}) for side in sides}
-    near: Pairs = {}
-    far: Pairs = {}
+    near: FlatBlocks = {}
+    far: FlatBlocks = {}
     parts: dict[str, list[Array]] = {
         name: [] for name in ("points", "numbers", "lower", "upper", "diagonal_term")
     }

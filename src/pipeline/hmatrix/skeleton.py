@@ -33,7 +33,7 @@ from pipeline.hmatrix.threads import n_threads
 
 
 @dataclass(frozen=True)
-class Sampling:
+class FarSampling:
     """How a box's far field is compressed.
 
     Attributes:
@@ -47,9 +47,30 @@ class Sampling:
     largest_box: int = 4000
 
     @classmethod
-    def for_tolerance(cls, tolerance: float, norm: float, n_boxes: int, *, rows: float = 400.0) -> "Sampling":
+    def for_tolerance(
+        cls, tolerance: float, norm: float, n_boxes: int, *, rows: float = 400.0
+    ) -> "FarSampling":
         """Share an error of `tolerance` times `norm`, both Frobenius, among boxes and the two sides of a block."""
         return cls((tolerance * norm) ** 2 / (2 * max(n_boxes, 1)), rows)
+
+
+@dataclass(frozen=True, eq=False)
+class WantedBasis:
+    """What the bases of a matrix's columns, or of its rows, are wanted for, and how.
+
+    Attributes:
+        far: Far boxes, of the other side, of each box.
+        sampling: Accuracy and effort.
+        transposed: Rows rather than columns are compressed.
+        stored: What T is kept in.
+        progress: Told of the boxes done.
+    """
+
+    far: Lists
+    sampling: FarSampling
+    transposed: bool
+    stored: np.dtype[Any]
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +118,7 @@ class Basis:
 
     @cached_property
     def native(self) -> Any:
-        """The same for native routines."""
+        """The view of it that native routines take."""
         view = getattr(_native, f"Basis_{self.values.dtype.name}")
         return view(
             self.rank, self.skeleton_start, self.order_start, self.order, self.value_start, self.values
@@ -108,38 +129,30 @@ def nested_basis(
     matrix: "_native.KernelMatrix",
     own: ClusterTree,
     other: ClusterTree,
-    far: Lists,
-    sampling: Sampling,
-    *,
-    transposed: bool,
+    wanted: WantedBasis,
     computed: np.dtype[Any],
-    stored: np.dtype[Any],
-    progress: Progress | None = None,
 ) -> Basis:
     """Choose skeletons of every box, from the leaves up.
 
     Args:
         matrix: Entries.
-        own: Tree of the boxes: of the sources, or with `transposed` of the targets.
+        own: Tree of the boxes: of the sources, or of the targets where the rows are wanted.
         other: Tree of the other side.
-        far: Far boxes, of `other`, of each box.
-        sampling: Accuracy and effort.
-        transposed: Rows rather than columns are compressed.
+        wanted: Which bases, and how.
         computed: float64 or complex128.
-        stored: What T is kept in.
-        progress: Told of the boxes done.
 
     Raises:
         ConvergenceError: If boxes grow beyond `sampling.largest_box` unknowns: the far field has no low rank.
     """
     build = getattr(_native, f"build_basis_{computed.name}")
+    far, sampling = wanted.far, wanted.sampling
     rank, skeletons, order, values, seconds, largest, _ = build(
-        matrix, own.native, other.native, far.start, far.boxes, transposed, sampling.budget, sampling.rows,
-        sampling.largest_box, progress, n_threads(), np.zeros(0),
+        matrix, own.native, other.native, far.start, far.boxes, wanted.transposed, sampling.budget, sampling.rows,
+        sampling.largest_box, wanted.progress, n_threads(), np.zeros(0),
     )  # fmt: skip
     require_compressible(largest <= sampling.largest_box)
     order_start = _starts(unknowns(own, rank))
-    return Basis(rank, skeletons, order, values.astype(stored, copy=False), order_start, seconds)
+    return Basis(rank, skeletons, order, values.astype(wanted.stored, copy=False), order_start, seconds)
 
 
 def require_compressible(compresses: bool) -> None:

@@ -24,7 +24,7 @@ from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.near_field import Array, adjoint, by_entries, by_least_squares
 
-Boxes = dict[int, Array]  # one array per box of a level
+BoxArrays = dict[int, Array]  # one array per box of a level
 
 _SURPLUS = 1.25  # vectors per near unknown: least squares then doubles the error of the bases
 _LEAST_SURPLUS = 1.1  # for the few boxes with more neighbors than others: it is then three times the error
@@ -34,7 +34,7 @@ _OVERSAMPLING = 12  # and beyond
 
 
 @dataclass(frozen=True, eq=False)
-class Node:
+class BoxSketch:
     """What one side knows of a box.
 
     Attributes:
@@ -81,10 +81,10 @@ class Side:
 
     tree: ClusterTree
     near: Lists
-    samples: Boxes
-    tests: Boxes
-    nodes: dict[int, Node]
-    weights: Boxes
+    samples: BoxArrays
+    tests: BoxArrays
+    nodes: dict[int, BoxSketch]
+    weights: BoxArrays
     unit_vectors: bool = False
     entries: Callable[[int, list[int]], Array] | None = None
     largest_rank: int = 0
@@ -132,7 +132,7 @@ class TooFewVectors(Exception):
         self.needed = needed
 
 
-def skeletonize(side: Side, box: int, budget: float) -> Node:
+def skeletonize(side: Side, box: int, budget: float) -> BoxSketch:
     """Choose the skeletons of a box and find the residual of its redundant rows.
 
     Args:
@@ -167,7 +167,7 @@ def skeletonize(side: Side, box: int, budget: float) -> Node:
     )
     kept, dropped = order[:rank], order[rank:]
     interpolation *= side.weights[box][kept, None] / side.weights[box][dropped]
-    return Node(order, rank, interpolation, near.residual(kept, dropped, interpolation), columns)
+    return BoxSketch(order, rank, interpolation, near.residual(kept, dropped, interpolation), columns)
 
 
 def _pivoted(rows: Array) -> tuple[Array, NDArray[np.int64]]:
@@ -187,7 +187,7 @@ def _rank(triangle: Array, n_samples: int, budget: float) -> int:
     return int(np.argmax(lost / free <= budget))
 
 
-def reduce(side: Side, opposite: Side, samples: Boxes, tests: Boxes) -> tuple[Boxes, Boxes]:
+def reduce(side: Side, opposite: Side, samples: BoxArrays, tests: BoxArrays) -> tuple[BoxArrays, BoxArrays]:
     """Return samples and tests between the skeletons of a level, from those of its unknowns.
 
     Where side is that of the rows: X^_s = X_s[kept] + T_s X_s[dropped], and
@@ -209,7 +209,7 @@ def reduce(side: Side, opposite: Side, samples: Boxes, tests: Boxes) -> tuple[Bo
     return smaller, carried
 
 
-def merged(tree: ClusterTree, level: int, parts: Boxes) -> Boxes:
+def merged(tree: ClusterTree, level: int, parts: BoxArrays) -> BoxArrays:
     """Return the arrays of the boxes of a level, those of their children one below the other."""
     return {
         box: np.concatenate(
@@ -219,12 +219,12 @@ def merged(tree: ClusterTree, level: int, parts: Boxes) -> Boxes:
     }
 
 
-def leaves(tree: ClusterTree, vectors: Array) -> Boxes:
+def leaves(tree: ClusterTree, vectors: Array) -> BoxArrays:
     """Return the rows of vectors in tree order by leaves."""
     return {box: vectors[tree.start[box] : tree.stop[box]] for box in tree.level(tree.n_levels - 1)}
 
 
-def merged_weights(side: Side, level: int) -> Boxes:
+def merged_weights(side: Side, level: int) -> BoxArrays:
     """Return the weights of the unknowns of a level from those of the one below."""
     carried = {}
     for box, weights in side.weights.items():

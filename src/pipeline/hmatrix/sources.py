@@ -9,15 +9,14 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from pipeline.hmatrix import _native
-from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.batched.build import DeviceSource
 from pipeline.hmatrix.batched.kernel import DeviceKernel
-from pipeline.hmatrix.blocks import Blocks, Places, evaluate_blocks
+from pipeline.hmatrix.blocks import Blocks, PairPlaces, evaluate_blocks
 from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.entries import kernel_matrix
-from pipeline.hmatrix.inputs import Progress, torch_dtype
+from pipeline.hmatrix.inputs import torch_dtype
 from pipeline.hmatrix.kernels import Kernel
-from pipeline.hmatrix.skeleton import Basis, Sampling, nested_basis
+from pipeline.hmatrix.skeleton import Basis, WantedBasis, nested_basis
 from pipeline.hmatrix.threads import n_threads
 
 _PIECES = 128  # of a row, whatever the number of threads: native/build.cpp deals them out by sixteen
@@ -27,20 +26,12 @@ class Source(Protocol):
     """Entries and bases of a kernel matrix; points are numbered by their places in tree order."""
 
     def blocks(
-        self, rows: Places, columns: Places, pairs: tuple[Ints, Ints], stored: np.dtype[Any]
+        self, rows: PairPlaces, columns: PairPlaces, pairs: tuple[Ints, Ints], stored: np.dtype[Any]
     ) -> Blocks:
         """Return the blocks of pairs of lists of places."""
 
-    def basis(
-        self,
-        far: Lists,
-        sampling: Sampling,
-        *,
-        transposed: bool,
-        stored: np.dtype[Any],
-        progress: Progress | None,
-    ) -> Basis:
-        """Return nested bases of the columns, or with `transposed` of the rows."""
+    def basis(self, wanted: WantedBasis) -> Basis:
+        """Return nested bases of the columns or of the rows."""
 
     def exact_rows(self, chosen: NDArray[np.int32]) -> NDArray[Any]:
         """Return rows, shape (len(chosen), columns)."""
@@ -56,24 +47,13 @@ class NativeSource:
     computed: np.dtype[Any]
 
     def blocks(
-        self, rows: Places, columns: Places, pairs: tuple[Ints, Ints], stored: np.dtype[Any]
+        self, rows: PairPlaces, columns: PairPlaces, pairs: tuple[Ints, Ints], stored: np.dtype[Any]
     ) -> Blocks:
         return evaluate_blocks(self.matrix, rows, columns, pairs, stored)
 
-    def basis(
-        self,
-        far: Lists,
-        sampling: Sampling,
-        *,
-        transposed: bool,
-        stored: np.dtype[Any],
-        progress: Progress | None,
-    ) -> Basis:
-        own, other = (self.rows, self.columns) if transposed else (self.columns, self.rows)
-        return nested_basis(
-            self.matrix, own, other, far, sampling,
-            transposed=transposed, computed=self.computed, stored=stored, progress=progress,
-        )  # fmt: skip
+    def basis(self, wanted: WantedBasis) -> Basis:
+        trees = (self.rows, self.columns) if wanted.transposed else (self.columns, self.rows)
+        return nested_basis(self.matrix, *trees, wanted, self.computed)
 
     def exact_rows(self, chosen: NDArray[np.int32]) -> NDArray[Any]:
         evaluate = getattr(_native, f"evaluate_blocks_{self.computed.name}")

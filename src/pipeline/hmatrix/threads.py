@@ -17,7 +17,7 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
-class Held:
+class SharedSetting:
     """A setting of the process: changed by the first who asks, until the last has done."""
 
     def __init__(self, change: Callable[[], Callable[[], object]]) -> None:
@@ -37,7 +37,7 @@ class Held:
                 self._change_back()
 
 
-_one_thread = Held(lambda: _controller().limit(limits=1).restore_original_limits)
+_one_thread = SharedSetting(lambda: _controller().limit(limits=1).restore_original_limits)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""From what `sketching.py` knows of every box to the blocks and bases of an H2 matrix, from the top down."""
+"""How the blocks and bases of an H2 matrix are made of what `sketching.py` knows of every box, from the top down."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from pipeline.hmatrix.near_field import Array
 from pipeline.hmatrix.skeleton import Basis
 from pipeline.hmatrix.sketching import Side
 
-Pairs = dict[tuple[int, int], Array]  # one block per pair of boxes
+BlocksByPair = dict[tuple[int, int], Array]  # one block per pair of boxes
 
 
 def unfold(rows: Side, columns: Side, t: int, s: int, between: Array) -> Array:
@@ -27,14 +27,14 @@ def unfold(rows: Side, columns: Side, t: int, s: int, between: Array) -> Array:
 
 def unfolded(
     rows: Side, columns: Side, lists: Interactions, top: int, between: Array, *, mirrored: bool
-) -> tuple[Pairs, Pairs]:
+) -> tuple[BlocksByPair, BlocksByPair]:
     """Return all near leaf blocks and all couplings, from the matrix of the skeletons of level `top`."""
     far_pairs = set(zip(*(part.tolist() for part in pairs_of(lists.far, mirrored=mirrored)), strict=True))
     near_pairs = set(zip(*(part.tolist() for part in pairs_of(lists.near, mirrored=mirrored)), strict=True))
-    near: Pairs = {}
-    far: Pairs = {}
+    near: BlocksByPair = {}
+    far: BlocksByPair = {}
 
-    def split(parents_t: range, parents_s: range, block: Array) -> Pairs:
+    def split(parents_t: range, parents_s: range, block: Array) -> BlocksByPair:
         """Divide a block of skeletons by boxes: couplings are done, near pairs go on."""
         row_edges = np.cumsum([0, *(rows.nodes[t].rank for t in parents_t)])
         column_edges = np.cumsum([0, *(columns.nodes[s].rank for s in parents_s)])
@@ -60,7 +60,7 @@ def unfolded(
     return near, far
 
 
-def as_blocks(blocks: Pairs, stored: np.dtype[Any]) -> Blocks:
+def as_blocks(blocks: BlocksByPair, stored: np.dtype[Any]) -> Blocks:
     """Return blocks in the flat layout, sorted by pair."""
     pairs = sorted(blocks)
     start = np.cumsum([0, *(blocks[pair].size for pair in pairs)]).astype(np.int64)

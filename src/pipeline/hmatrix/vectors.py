@@ -16,7 +16,7 @@ Vectors = TypeVar("Vectors", NDArray[Any], Tensor)
 Permutation = NDArray[np.int64]
 
 Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+Returned = TypeVar("Returned")
 
 _AT_A_TIME = 64  # vectors: enough for products of matrices to run at full speed, few enough for a cache
 
@@ -48,21 +48,21 @@ def to_tensor(x: NDArray[Any]) -> Tensor:
     )
 
 
-def arrays_as_tensors(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+def arrays_as_tensors(function: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
     """Let a function of tensors take NumPy arrays: it then returns arrays where it returned tensors.
 
     A call with arrays and tensors returns tensors.
     """
 
     @wraps(function)
-    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Returned:
         given: list[Any] = [*args, *kwargs.values()]
         as_arrays = any(isinstance(value, np.ndarray) for value in given)
         as_arrays &= not any(isinstance(value, Tensor) for value in given)
         inner: Any = function
         positional = [_as_tensor(value) for value in args]
         found = inner(*positional, **{name: _as_tensor(value) for name, value in kwargs.items()})
-        result: Result = _as_array(found) if as_arrays else found
+        result: Returned = _as_array(found) if as_arrays else found
         return result
 
     return wrapped

@@ -20,8 +20,8 @@ class TriangleMesh:
         triangles: Shape (t, 3), int64.
 
     Raises:
-        ValueError: On wrong shapes, a corner that does not exist, a triangle without area, or one so small beside its
-            distance from the origin that the vertices' precision does not tell its points apart.
+        ValueError: If shapes are wrong, or there is a corner that does not exist, a triangle without area, or one so
+            small beside its distance from the origin that the vertices' precision does not tell its points apart.
     """
 
     vertices: Tensor

@@ -41,9 +41,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
     history = command("history", "Show the figures of past runs.")
     history.add_argument("--study", help="this study alone")
-    history.add_argument("--artefact", metavar="PATTERN", help="such as 'solve/*'")
+    history.add_argument("--artefact", metavar="PATTERN", help="names of artefacts, such as 'solve/*'")
     history.add_argument(
-        "--figure", metavar="PATTERN", action="append", default=[], help="such as '*accuracy*'; repeatable"
+        "--figure",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="name of a figure, such as '*accuracy*'; repeatable",
     )
     history.add_argument(
         "--last", type=_count, default=100, metavar="N", help="runs of each artefact, at most"
@@ -84,14 +88,17 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     network.add_argument(
         "--engine",
         choices=("ours", "onnxruntime", "openvino"),
-        help="this one alone; all installed if not given",
+        help="the engine to compare with; all that are installed if not given",
     )
     network.add_argument("--output", type=Path, required=True, metavar="PAGE.html", help="the page to write")
 
     archive = command("archive", "Pack a study with its code, so that others can check and rerun it.")
     archive.add_argument("--study", required=True, help="name of a file in config, or a YAML file")
     archive.add_argument(
-        "--output", type=Path, metavar="FILE", help="a .tar.gz; archives/STUDY-COMMIT.tar.gz"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the .tar.gz to write; archives/STUDY-COMMIT.tar.gz if not given",
     )
 
     verify = command("verify", "Check an archive, or a folder of results, checksum by checksum.")
@@ -110,7 +117,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _study_and_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--study", default="default", help="name of a file in config, or a YAML file")
     parser.add_argument("--profile", default="local", help="local, a folder in profiles, or a folder's path")
-    parser.add_argument("--cores", type=_count, metavar="N", help="of this machine; all if not given")
+    parser.add_argument("--cores", type=_count, metavar="N", help="cores of this machine; all if not given")
 
 
 def _count(text: str) -> int:

@@ -38,7 +38,7 @@ MOST_EXACT = 1e12
 
 
 @dataclass(frozen=True)
-class Series:
+class FigureSeries:
     """One figure of one artefact over runs of equal specs on equal machines, oldest first."""
 
     artefact: str
@@ -123,7 +123,9 @@ def _studies() -> list[str]:
     return [path.name for path in sorted(RESULTS.glob("*")) if SAFE.match(path.name)]
 
 
-def series_of(entries: Sequence[HistoryEntry], artefact: str | None, figures: Sequence[str]) -> list[Series]:
+def series_of(
+    entries: Sequence[HistoryEntry], artefact: str | None, figures: Sequence[str]
+) -> list[FigureSeries]:
     """Return the series of figures whose names match a pattern, up to each artefact's newest run."""
     newest = {(entry.study, entry.artefact): entry for entry in entries}
     found = []
@@ -139,11 +141,11 @@ def series_of(entries: Sequence[HistoryEntry], artefact: str | None, figures: Se
         for figure in last.figures:
             if any(fnmatch.fnmatchcase(figure, pattern) for pattern in figures or HEADLINES):
                 having = [entry for entry in alike if figure in entry.figures]
-                found.append(Series(name, figure, having))
+                found.append(FigureSeries(name, figure, having))
     return sorted(found, key=lambda one: (one.entries[-1].study, one.artefact, one.figure))
 
 
-def plot(found: Sequence[Series], path: Path) -> None:
+def plot(found: Sequence[FigureSeries], path: Path) -> None:
     """Draw every series over the dates of its runs, each in a panel of its own.
 
     Raises:

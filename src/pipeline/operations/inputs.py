@@ -56,7 +56,7 @@ def require_readable_once(specs: Mapping[str, Mapping[str, Any]], cache: Path) -
         cache: The folder that keeps what is known of the files.
 
     Raises:
-        ConfigError: With the section of the study, the file, and the place of the first mistake in it.
+        ConfigError: If a file is wrong; the message names the section of the study, the file, and the first mistake.
     """
     named = {
         path: [dict(spec), digest]

@@ -30,7 +30,7 @@ def outline(config: Mapping[str, Any], default: Path, cache: Path) -> Outline:
         cache: A folder where outlines are kept; without a place to write they are not.
 
     Raises:
-        ConfigError: With the full path of the first value that is wrong.
+        ConfigError: If a value is wrong; the message begins with the full path of the first one.
     """
     kept = cache / f"{_key(config, default)}.json"
     with suppress(OSError, ValueError, TypeError):  # there is none, or not a whole one

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from pipeline.artifacts.history import merge, write_snapshot
-from pipeline.artifacts.lock import Held, Holder, LockedError, hold, holder
+from pipeline.artifacts.lock import HeldLock, Holder, LockedError, hold, holder
 from pipeline.errors import PipelineError
 from pipeline.operations.inputs import KNOWN, require_readable_once
 from pipeline.operations.leftovers import end_what_is_left_of, free_shared_memory
@@ -142,7 +142,7 @@ def _interrupt_all(signum: int, frame: FrameType | None) -> None:
     _interrupt_once(signum, frame)
 
 
-def _end_early(held: Held) -> None:
+def _end_early(held: HeldLock) -> None:
     """Release the folder when Snakemake ends by an error of its own.
 
     The names of jobs in a queue stay noted, so that the next main process finds these jobs and ends them.

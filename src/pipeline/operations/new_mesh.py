@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.own_mesh import load_usable_mesh
-from pipeline.runtime.foretelling import Node, foretold_job
+from pipeline.runtime.foretelling import NodeLimits, foretold_job
 
 #: Triangles for each wavelength at the longest edge, where errors are about a percent.
 PER_WAVELENGTH = 10.0
@@ -69,5 +69,5 @@ def _bytes(n: int, task: str) -> int:
     """Return the bytes that the larger of a matrix's two jobs gets."""
     facts = {"name": "mesh", "n": n, "dimension": 3}
     spec = {"task": task, "factor": {"tolerance": 1e-2}}
-    node = Node(n_bytes=math.inf, processes=2)
+    node = NodeLimits(n_bytes=math.inf, processes=2)
     return max(foretold_job(stage, facts, spec, TOLERANCE, node).n_bytes for stage in ("compress", "solve"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.tables import Table, WrongValueError, open_table
+from pipeline.data.tables import OpenTable, WrongValueError, open_table
 from pipeline.errors import ConfigError
 from pipeline.runtime.foretelling import foretell
 
@@ -122,7 +122,7 @@ def _key(column: str) -> str:
     return safe if safe and safe[0].isalpha() and len(safe) > 3 else f"values_{safe}".rstrip("_")
 
 
-def _numeric(table: Table) -> tuple[list[str], list[str]]:
+def _numeric(table: OpenTable) -> tuple[list[str], list[str]]:
     """The columns that begin with a number, and the others."""
     numeric, others = [], []
     for column in table.columns:
@@ -140,7 +140,7 @@ def _numeric(table: Table) -> tuple[list[str], list[str]]:
     return numeric, others
 
 
-def _coordinates(table: Table, numeric: list[str]) -> tuple[list[str], bool]:
+def _coordinates(table: OpenTable, numeric: list[str]) -> tuple[list[str], bool]:
     """The columns of coordinates, by their names or else the first ones, and whether they are on the globe."""
     by_name = {name.lower(): name for name in reversed(numeric)}
     longitude = next((by_name[name] for name in LONGITUDES if name in by_name), None)
@@ -154,7 +154,7 @@ def _coordinates(table: Table, numeric: list[str]) -> tuple[list[str], bool]:
     return numeric[: max(1, min(3, len(numeric) - 1))], False
 
 
-def _look(table: Table, columns: list[str], coordinates: list[str]) -> Look:
+def _look(table: OpenTable, columns: list[str], coordinates: list[str]) -> Look:
     n, low, high = 0, np.full(len(columns), np.inf), np.full(len(columns), -np.inf)
     compared: list[NDArray[np.float64]] = []
     for part in table.parts(columns):

@@ -18,7 +18,7 @@ def outline_of(config: Mapping[str, Any], default: Path) -> Outline:
         default: Path of `default.yaml`.
 
     Raises:
-        ConfigError: With the full path of the first value that is wrong.
+        ConfigError: If a value is wrong; the message begins with the full path of the first one.
     """
     study = load_study(config, default)
     parts = specs(study)

@@ -27,7 +27,7 @@ def require_readable(specs: Mapping[str, Mapping[str, Any]]) -> None:
         specs: Specs of the study by their paths, those of the stages in `LOOKS` alone.
 
     Raises:
-        ConfigError: With the section of the study, the file, and the place of the first mistake in it.
+        ConfigError: If a file is wrong; the message names the section of the study, the file, and the first mistake.
     """
     for path, spec in specs.items():
         stage, _, name = path.partition("/")

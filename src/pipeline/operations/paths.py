@@ -15,7 +15,7 @@ def own_files(files: Mapping[str, str]) -> None:
         files: Each file by the key of the study that names it.
 
     Raises:
-        ConfigError: With the key that names the first one that is missing, is no file, or may not be read.
+        ConfigError: If one is missing, is no file, or may not be read; the message names its key.
     """
     for key, file in files.items():
         try:

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from pipeline.precision import _native
-from pipeline.precision.plan import Dtype, Geometry, Kind, Layer
+from pipeline.precision.plan import Dtype, Kind, Layer, WindowGeometry
 from pipeline.precision.roofline import Attained, Roofs, Work, bound, work_of
 from pipeline.precision.routines import build, candidates
-from pipeline.precision.sampling import Sampling, Side, one_core
+from pipeline.precision.sampling import Sampling, TimedRun, one_core
 
 SAMPLING = Sampling(n_samples=15, seconds_per_sample=100e-6, seconds_at_most=0.5)
 
@@ -106,7 +106,7 @@ def _references() -> dict[str, tuple[Layer, ...]]:
 
 
 def _convolution(channels: int, size: int, groups: int = 1, outputs: int | None = None) -> Layer:
-    geometry = Geometry((3, 3), (1, 1), (1, 1), groups=groups)
+    geometry = WindowGeometry((3, 3), (1, 1), (1, 1), groups=groups)
     image = (size, size)
     return Layer("reference", "conv2d", "given", (channels, *image), (outputs or channels, *image), geometry)
 
@@ -118,7 +118,9 @@ def _linear(inputs: int, outputs: int) -> Layer:
 def _pooling(kind: Kind, channels: int, size: int) -> Layer:
     half = max(size // 2, 1)
     geometry = (
-        None if kind == "adaptive_avg_pool2d" else Geometry((size // half,) * 2, (size // half,) * 2, (0, 0))
+        None
+        if kind == "adaptive_avg_pool2d"
+        else WindowGeometry((size // half,) * 2, (size // half,) * 2, (0, 0))
     )
     return Layer("reference", kind, "given", (channels, size, size), (channels, half, half), geometry)
 
@@ -141,7 +143,7 @@ def _timed(
     return [(one, float(np.median(of.seconds))) for one, of in zip(work, samples.values(), strict=True)]
 
 
-def _repeated(side: Callable[..., float]) -> Side:
+def _repeated(side: Callable[..., float]) -> TimedRun:
     return lambda repeats: side(repeats=repeats)
 
 

@@ -15,7 +15,7 @@ from pipeline.precision.selection import Budget, Candidate, Verification, furthe
 
 
 @dataclass(frozen=True)
-class Choice:
+class RoutineChoice:
     """The fastest routines that a budget allows.
 
     Attributes:
@@ -34,7 +34,7 @@ def choose(
     measured: Mapping[str, Sequence[Candidate]],
     budget: Budget,
     verified: Callable[[Mapping[str, str]], Verification],
-) -> Choice:
+) -> RoutineChoice:
     """Take the fastest routines that the budget allows.
 
     Args:
@@ -63,7 +63,7 @@ def choose(
             f"no choice of routines is within the budget: {verification.exceeds(budget)}; raise the budget, or "
             "convert the network again with a lower one, so that more of it stays at float32"
         )
-    return Choice(routines, n_moves, len(order), verification)
+    return RoutineChoice(routines, n_moves, len(order), verification)
 
 
 def measure(

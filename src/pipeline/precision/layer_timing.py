@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.precision.reason import Side, reason
-from pipeline.precision.roofline import Mode, Roofs, Term, bound, work_of
+from pipeline.precision.reason import TimedPrecision, reason
+from pipeline.precision.roofline import Mode, RooflineTerm, Roofs, bound, work_of
 from pipeline.precision.routines import Execution
-from pipeline.precision.sampling import Samples, interval
+from pipeline.precision.sampling import TimeSamples, interval
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class LayerTiming:
     gbytes: float
     gflops_fp32: float
     gbytes_fp32: float
-    bound: Term
-    bound_fp32: Term
+    bound: RooflineTerm
+    bound_fp32: RooflineTerm
     level: str
     reason: str
     n_samples: int
@@ -119,7 +119,7 @@ def layer_timing(
     batch: int,
     mode: Mode,
     roofs: Roofs,
-    samples: Mapping[str, Samples],
+    samples: Mapping[str, TimeSamples],
     routine_torch: str,
 ) -> LayerTiming:
     """Join the samples of the three sides and what the roofs say about them into one row.
@@ -141,7 +141,7 @@ def layer_timing(
         native = execution.native[place]
         work = work_of(execution.layers[place], native, batch)
         limit = bound(work, roofs, mode=mode, resident=execution.resident_bytes(batch))
-        sides[name] = Side(work, limit, float(np.median(seconds[name])), native.routine(batch))
+        sides[name] = TimedPrecision(work, limit, float(np.median(seconds[name])), native.routine(batch))
     one, two = sides["fp32"], sides["fp16"]
     torch_median = float(np.median(seconds["torch"]))
     generator = np.random.default_rng(0)

@@ -297,7 +297,7 @@ class HalfNetwork:
         return self._single
 
     def float_twin(self) -> Execution:
-        """The same plan at float32: folded, unrounded weights (if they are known) on routines from the same source."""
+        """Return the plan at float32: folded, unrounded weights (if they are known), routines from the same source."""
         if self._twin is None:
             self._twin = Execution(self.layers, self._single, "fp32", self.instruction_set)
         return self._twin
@@ -416,7 +416,7 @@ class HalfNetwork:
         )
 
     def with_routines(self, routines: Mapping[str, str]) -> "HalfNetwork":
-        """The same network on other routines, by layer; layers left out keep theirs.
+        """Return the network on other routines, which are given by layer; layers left out keep theirs.
 
         A routine that only this instruction set lacks, or that the layer's stored weights exclude, is replaced by the
         first of `candidates`, as in plans from other machines.

@@ -97,7 +97,7 @@ def _onnx() -> Any:
         raise ConfigError("writing ONNX needs the package onnx; pip install '.[onnx]'") from None
 
 
-Value = tuple[str, tuple[int, ...]]  # its name, and its shape without the batch
+NamedShape = tuple[str, tuple[int, ...]]  # its name, and its shape without the batch
 
 
 class _Graph:
@@ -130,7 +130,7 @@ class _Graph:
         self.constants.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 
-    def rows_of(self, value: Value) -> str:
+    def rows_of(self, value: NamedShape) -> str:
         """The numbers as native layers keep them: (n, numbers), channels last."""
         name, shape = value
         if len(shape) == 1:
@@ -139,8 +139,8 @@ class _Graph:
             name = self.node("Transpose", [name], perm=[0, 2, 3, 1])
         return self.node("Flatten", [name], axis=1)
 
-    def seen_as(self, value: Value, shape: tuple[int, ...]) -> str:
-        """The same numbers as images of another shape."""
+    def seen_as(self, value: NamedShape, shape: tuple[int, ...]) -> str:
+        """Name a tensor of the same numbers as images of another shape."""
         if value[1] == shape:
             return value[0]
         flat = self.rows_of(value)
@@ -152,7 +152,7 @@ class _Graph:
         image = self.node("Reshape", [flat, self.constant([0, rows, columns, channels])])
         return self.node("Transpose", [image], perm=[0, 3, 1, 2])
 
-    def layer(self, layer: Layer, parameters: Mapping[str, Tensor], values: Mapping[str, Value]) -> str:
+    def layer(self, layer: Layer, parameters: Mapping[str, Tensor], values: Mapping[str, NamedShape]) -> str:
         """Add a layer; return the name of its result."""
         given = values[layer.source]
         addend = None if layer.addend is None else values[layer.addend]
@@ -247,7 +247,7 @@ class _Graph:
         return self.node("Mul", [result, self.constant(area / geometry.divisor)])
 
     def of_two(
-        self, layer: Layer, parameters: Mapping[str, Tensor], given: Value, addend: Value | None
+        self, layer: Layer, parameters: Mapping[str, Tensor], given: NamedShape, addend: NamedShape | None
     ) -> str:
         """Layers that do something other with their addend than adding it."""
         shape = layer.output_shape

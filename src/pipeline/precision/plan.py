@@ -27,7 +27,7 @@ Kind = Literal[
     "softmax",
     "matmul",
 ]
-Precision = Literal["fp16", "fp32"]
+LayerPrecision = Literal["fp16", "fp32"]
 
 FORMAT = 3
 # What can follow a layer's sum; see `reference.FUNCTIONS` for their definitions.
@@ -84,7 +84,7 @@ class RoundingReport:
 
 
 @dataclass(frozen=True)
-class Geometry:
+class WindowGeometry:
     """Where the windows of a convolution or a pooling lie, as torch has it; (rows, columns) each.
 
     Attributes:
@@ -106,7 +106,7 @@ class Geometry:
         return (*self.padding, *(self.padding_after or self.padding))
 
 
-ONE_PIXEL = Geometry((1, 1), (1, 1), (0, 0))
+ONE_PIXEL = WindowGeometry((1, 1), (1, 1), (0, 0))
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Layer:
     source: str
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
-    geometry: Geometry | None = None
+    geometry: WindowGeometry | None = None
     addend: str | None = None
     relu: bool = False
     function: str = ""
@@ -281,7 +281,7 @@ class Layer:
         n_columns = sum(end - start for start, end in columns)
         return self.input_shape[0] * n_rows * n_columns
 
-    def n_bytes(self, batch: int, precision: Precision) -> int:
+    def n_bytes(self, batch: int, precision: LayerPrecision) -> int:
         """Bytes that a batch has to move at least: parameters, inputs, addends and outputs, each once."""
         if precision == "fp32":
             return self.in_single().n_bytes(batch, "fp16")
@@ -313,7 +313,7 @@ class Layer:
         """Undo `to_dict`; lists become tuples again."""
         geometry, rounding, operands = document["geometry"], document["rounding"], document["operands"]
         if geometry is not None:
-            geometry = Geometry(**_with_tuples(geometry))
+            geometry = WindowGeometry(**_with_tuples(geometry))
         if operands is not None:
             operands = Operands(**_with_tuples(operands))
         if rounding is not None:

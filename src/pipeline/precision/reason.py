@@ -14,7 +14,7 @@ FAR_FROM_BOUND = 2.0  # a run this many times slower than its bound is limited b
 
 
 @dataclass(frozen=True)
-class Side:
+class TimedPrecision:
     """One precision of a layer: what it does, what the roofs allow, what it took, and the routine that ran."""
 
     work: Work
@@ -43,8 +43,8 @@ class Side:
 
 
 def reason(
-    single: Side,
-    half: Side,
+    single: TimedPrecision,
+    half: TimedPrecision,
     interval: tuple[float, float],
     roofs: Roofs,
     *,
@@ -83,7 +83,7 @@ def reason(
     return f"{verdict}, {speedup:.2f}x{ran}: {limit}{beyond}{kept}{_distance(half, cold)}."
 
 
-def _ran(half: Side, *, decided: bool) -> str:
+def _ran(half: TimedPrecision, *, decided: bool) -> str:
     """What computed the layer: one wins *by* a routine, and there is no difference *with* one."""
     if not half.algorithm:
         return ""
@@ -91,7 +91,7 @@ def _ran(half: Side, *, decided: bool) -> str:
     return f" {by} {half.algorithm}{f' {of} {half.weights} weights' if half.weights else ''}"
 
 
-def _limit(single: Side, half: Side, roofs: Roofs, wins: bool, flops: float) -> str:
+def _limit(single: TimedPrecision, half: TimedPrecision, roofs: Roofs, wins: bool, flops: float) -> str:
     moved, moved_single = _moved(half), _bytes(single.work.n_bytes)
     converted = _count(half.work.conversions)
     fewer = f" of the definition's {_count(flops)}" if half.work.flops < 0.95 * flops else ""
@@ -135,7 +135,7 @@ def _limit(single: Side, half: Side, roofs: Roofs, wins: bool, flops: float) -> 
     )
 
 
-def _beyond(single: Side, half: Side) -> str:
+def _beyond(single: TimedPrecision, half: TimedPrecision) -> str:
     """Why a layer loses although the roofs predict a gain: by what they have no place for."""
     if single.bound.seconds < (1 + MARGIN) * half.bound.seconds:
         return ""
@@ -151,7 +151,7 @@ def _than(seconds: float) -> str:
     return f" and {_seconds(seconds)} in FP32" if seconds > 0 else " and nothing in FP32"
 
 
-def _moved(side: Side) -> str:
+def _moved(side: TimedPrecision) -> str:
     """Bytes, called weights where they are hardly anything else."""
     weights = side.work.weight_bytes > 0.9 * side.work.n_bytes
     return (
@@ -159,7 +159,7 @@ def _moved(side: Side) -> str:
     )
 
 
-def _distance(half: Side, cold: bool) -> str:
+def _distance(half: TimedPrecision, cold: bool) -> str:
     factor = half.seconds / half.bound.seconds
     if factor < FAR_FROM_BOUND:
         return f" (measured {_seconds(half.seconds)}, predicted {_seconds(half.bound.predicted)})"
@@ -171,8 +171,8 @@ def _distance(half: Side, cold: bool) -> str:
     return f"; the {_seconds(half.seconds)} measured are {factor:.1f} times that bound, so {what} more than any roof"
 
 
-def _rate(side: Side) -> str:
-    """Of all bytes together: a part of them may come from a nearer level."""
+def _rate(side: TimedPrecision) -> str:
+    """The rate of all bytes together; some of them may come from a nearer level."""
     return f"{side.work.n_bytes / side.bound.memory / 1e9:.0f} GB/s"
 
 

@@ -73,7 +73,7 @@ def rows_of(x: Tensor) -> Tensor:
 
 
 def seen_as(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The same numbers, channels last, as images of another shape, in torch's order."""
+    """Return the numbers, channels last, as images of another shape, in torch's order."""
     flat = rows_of(x)
     if len(shape) == 1:
         return flat

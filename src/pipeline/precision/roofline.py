@@ -28,13 +28,13 @@ from pipeline.precision import _native
 from pipeline.precision.plan import N_BYTES, Layer
 from pipeline.precision.sampling import one_core
 
-Term = Literal["compute", "L1", "L2", "L3", "DRAM", "conversion"]
-Level = Literal["L1", "L2", "L3", "DRAM"]
+RooflineTerm = Literal["compute", "L1", "L2", "L3", "DRAM", "conversion"]
+MemoryLevel = Literal["L1", "L2", "L3", "DRAM"]
 Mode = Literal["warm", "cold", "network"]
 
 NARROW = 4  # channels of a first layer, whose loops over the taps are too short to run at the others' rate
 SYSFS = Path("/sys/devices/system/cpu/cpu0/cache")
-TYPICAL: dict[Level, int] = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}
+TYPICAL: dict[MemoryLevel, int] = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class Roofs:
     instruction_set: str
     gflops: float
     conversions: float
-    bandwidth: Mapping[Level, float]
-    cache_bytes: Mapping[Level, int]
+    bandwidth: Mapping[MemoryLevel, float]
+    cache_bytes: Mapping[MemoryLevel, int]
     attained: Mapping[str, Attained] = field(default_factory=dict)
     call_seconds: float = 0.0
     wake_seconds: float = 0.0
@@ -93,17 +93,17 @@ class Roofs:
         in_pairs = " bf16" in routine or " split" in routine
         return (self.pair_gflops if in_pairs and self.pair_gflops else self.gflops) * 1e9
 
-    def level(self, n_bytes: float) -> Level:
+    def level(self, n_bytes: float) -> MemoryLevel:
         """The nearest level that holds so many bytes."""
         for level, capacity in self.cache_bytes.items():
             if n_bytes <= capacity:
                 return level
         return "DRAM"
 
-    def shares(self, n_bytes: float) -> dict[Level, float]:
+    def shares(self, n_bytes: float) -> dict[MemoryLevel, float]:
         """Where so many bytes come from that are read in a circle: shares of them by level."""
         nearest = self.level(n_bytes)
-        last: Level = max(self.cache_bytes, key=lambda name: self.cache_bytes[name], default="DRAM")
+        last: MemoryLevel = max(self.cache_bytes, key=lambda name: self.cache_bytes[name], default="DRAM")
         if nearest != "DRAM" or last == "DRAM":
             return {nearest: 1.0}
         kept = kept_share(n_bytes / self.cache_bytes[last])
@@ -204,11 +204,11 @@ class Bound:
     """
 
     seconds: float
-    term: Term
-    level: Level
+    term: RooflineTerm
+    level: MemoryLevel
     memory: float = 0.0
     predicted: float = 0.0
-    traffic: Mapping[Level, float] = field(default_factory=dict)
+    traffic: Mapping[MemoryLevel, float] = field(default_factory=dict)
 
 
 def bound(work: Work, roofs: Roofs, *, mode: Mode = "warm", resident: float = 0.0) -> Bound:
@@ -220,9 +220,9 @@ def bound(work: Work, roofs: Roofs, *, mode: Mode = "warm", resident: float = 0.
         mode: "warm", "cold" or "network"; see the module.
         resident: Bytes of the whole network, for "network".
     """
-    traffic: dict[Level, float] = {}
+    traffic: dict[MemoryLevel, float] = {}
     everything = work.n_bytes + work.workspace_bytes
-    cold: dict[Level, float] = {"DRAM": 1.0}
+    cold: dict[MemoryLevel, float] = {"DRAM": 1.0}
     if mode == "warm":
         weights = activations = roofs.shares(everything)
     elif mode == "cold":
@@ -241,7 +241,7 @@ def bound(work: Work, roofs: Roofs, *, mode: Mode = "warm", resident: float = 0.
                 traffic[level] = traffic.get(level, 0.0) + n_bytes * share
     seconds = {level: n_bytes / (roofs.bandwidth[level] * 1e9) for level, n_bytes in traffic.items()}
     level = max(seconds, key=lambda name: seconds[name], default="L1")
-    terms: dict[Term, float] = {
+    terms: dict[RooflineTerm, float] = {
         "compute": work.flops / roofs.peak(work.routine),
         level: sum(seconds.values()),
         "conversion": work.conversions / (roofs.conversions * 1e9),
@@ -258,9 +258,9 @@ def bound(work: Work, roofs: Roofs, *, mode: Mode = "warm", resident: float = 0.
     return Bound(terms[term], term, level, memory, predicted, traffic)
 
 
-def cache_sizes(root: Path = SYSFS) -> dict[Level, int]:
+def cache_sizes(root: Path = SYSFS) -> dict[MemoryLevel, int]:
     """Read the first core's data caches from sysfs; where it says nothing, typical sizes."""
-    sizes: dict[Level, int] = {}
+    sizes: dict[MemoryLevel, int] = {}
     for index in sorted(root.glob("index*")):
         try:
             kind, level, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
@@ -283,7 +283,7 @@ def measure_roofs(instruction_set: str | None = None, *, seconds: float = 1.5) -
     """
     name = instruction_set or _native.instruction_sets()[0]
     caches = cache_sizes()
-    levels: list[Level] = [*caches, "DRAM"]
+    levels: list[MemoryLevel] = [*caches, "DRAM"]
     memory = min(max(4 * max(caches.values()), 128 << 20), 1 << 30)
     share = seconds / (len(levels) + 3)
     with one_core():

@@ -22,7 +22,7 @@ from torch import Tensor
 from pipeline.errors import ConfigError
 from pipeline.precision import _native
 from pipeline.precision.convert import LARGEST_HALF, widen
-from pipeline.precision.plan import INPUT, Dtype, Layer, Precision, windows
+from pipeline.precision.plan import INPUT, Dtype, Layer, LayerPrecision, windows
 
 # What some instruction sets have besides, by precision.
 IN_PAIRS = {"bf16": ("direct", "product", "winograd2"), "split": ("direct", "product")}
@@ -113,7 +113,7 @@ class Execution:
         self,
         layers: Sequence[Layer],
         parameters: Mapping[str, Tensor],
-        precision: Precision,
+        precision: LayerPrecision,
         instruction_set: str | None = None,
         packed: dict[Layer, Any] | None = None,
     ) -> None:

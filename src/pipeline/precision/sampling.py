@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 _LONG = 0.1  # seconds, in which a core reads gigabytes
 
-Side = Callable[[int], float]  # run so many times, return the seconds
+TimedRun = Callable[[int], float]  # run so many times, return the seconds
 
 
 @dataclass(frozen=True)
-class Samples:
+class TimeSamples:
     """What was taken of one side.
 
     Attributes:
@@ -75,7 +75,7 @@ class Sampling:
     cpu: Callable[[], float] = time.thread_time
     switches: Callable[[], int] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
-    def __call__(self, sides: Mapping[str, Side]) -> dict[str, Samples]:
+    def __call__(self, sides: Mapping[str, TimedRun]) -> dict[str, TimeSamples]:
         """Sample every side warm, behind runs of its own."""
         repeats = {name: self._repeats(side) for name, side in sides.items()}
 
@@ -88,7 +88,7 @@ class Sampling:
             n_per_turn=self.samples_per_turn,
         )
 
-    def in_network(self, runs: Mapping[str, Callable[[], Sequence[float]]]) -> dict[str, Samples]:
+    def in_network(self, runs: Mapping[str, Callable[[], Sequence[float]]]) -> dict[str, TimeSamples]:
         """Sample whole networks, whose runs give the seconds of all their layers.
 
         A run that takes a tenth of a second leaves nothing of the run before in any cache: one of them warms up.
@@ -107,7 +107,9 @@ class Sampling:
             n_per_turn=self.samples_per_turn,
         )
 
-    def cold(self, groups: Sequence[Mapping[str, Side]], *, chill: Callable[[], None]) -> dict[str, Samples]:
+    def cold(
+        self, groups: Sequence[Mapping[str, TimedRun]], *, chill: Callable[[], None]
+    ) -> dict[str, TimeSamples]:
         """Sample the sides of each group once after each call of `chill`, one behind the other.
 
         Emptying a last cache of hundreds of megabytes takes longer than most layers, so that many sides share a call.
@@ -117,11 +119,11 @@ class Sampling:
             groups: Sides by name; names differ between groups too.
             chill: Reads more than the caches hold.
         """
-        found: dict[str, Samples] = {}
+        found: dict[str, TimeSamples] = {}
         for group in groups:
             sides = list(group.values())
 
-            def run(sides: Sequence[Side] = sides) -> list[float]:
+            def run(sides: Sequence[TimedRun] = sides) -> list[float]:
                 return [side(1) for side in sides]
 
             taken = self._in_turn({"": run}, before={"": chill}, n_per_turn=1)[""]
@@ -136,7 +138,7 @@ class Sampling:
         *,
         before: Mapping[str, Callable[[], object]],
         n_per_turn: int,
-    ) -> dict[str, Samples]:
+    ) -> dict[str, TimeSamples]:
         """Let the sides take turns, each beginning with a call of `before`, until all have enough samples."""
         taken: dict[str, list[_Sample]] = {name: [] for name in runs}
         n_per_turn = min(n_per_turn, self.n_samples)
@@ -164,18 +166,18 @@ class Sampling:
         cpu, wall = self.cpu() - cpu, self.clock() - wall
         return _Sample(seconds, cpu / wall if wall > 0 else 1.0, self.switches() != switches)
 
-    def _repeats(self, side: Side) -> int:
+    def _repeats(self, side: TimedRun) -> int:
         side(1)
         once = side(1)
         return max(1, round(self.seconds_per_sample / once)) if once > 0 else 1
 
 
-def _kept(samples: Sequence[_Sample], n_disturbed: int) -> Samples:
+def _kept(samples: Sequence[_Sample], n_disturbed: int) -> TimeSamples:
     """All undisturbed samples, and the first `n_disturbed` of the others."""
     disturbed = [number for number, sample in enumerate(samples) if sample.disturbed]
     dropped = set(disturbed[n_disturbed:])
     kept = [sample for number, sample in enumerate(samples) if number not in dropped]
-    return Samples(
+    return TimeSamples(
         seconds=np.array([sample.seconds for sample in kept]),
         n_dropped=len(dropped),
         n_disturbed=len(disturbed) - len(dropped),

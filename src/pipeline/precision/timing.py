@@ -13,7 +13,7 @@ from pipeline.precision.layer_timing import LayerTiming, layer_timing
 from pipeline.precision.plan import INPUT, Layer
 from pipeline.precision.roofline import Mode, Roofs, measure_roofs
 from pipeline.precision.routines import Execution
-from pipeline.precision.sampling import Samples, Sampling, one_core
+from pipeline.precision.sampling import Sampling, TimeSamples, one_core
 from pipeline.precision.torch_network import fastest_layer, fastest_network
 
 
@@ -85,7 +85,7 @@ def time_layers(
 class _Taken:
     """Samples of one layer by side ("fp32", "fp16", "torch"), and torch's routine."""
 
-    samples: Mapping[str, Samples]
+    samples: Mapping[str, TimeSamples]
     routine_torch: str
 
 

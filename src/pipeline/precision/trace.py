@@ -1,4 +1,4 @@
-"""From a torch module to layers with float64 parameters, batch normalization folded in, functions and sums fused.
+"""How a torch module becomes layers: float64 parameters, batch normalization folded in, functions and sums fused.
 
 The module runs once and its operators are recorded (see `record`); each of them becomes a layer, a change of one, or a
 choice among the numbers of one (see `views`). A normalization y = g (z - m) / sqrt(v + eps) + b, with running mean m

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pipeline.errors import ConfigError
-from pipeline.precision.plan import INPUT, Geometry, Layer
+from pipeline.precision.plan import INPUT, Layer, WindowGeometry
 from pipeline.precision.record import Node, Recording, Value
 from pipeline.precision.views import View, is_natural, natural
 
@@ -200,7 +200,7 @@ class Tracer:
         return self._depthwise(view, shape, factors[0], shifts[0], name).moved(view.index)
 
     def _by_number(self, view: View, scale: Tensor, shift: Tensor, name: str) -> View:
-        """The same with constants of each number's own; zeros that padding added get theirs too."""
+        """Return it with constants of each number's own; zeros that padding added get theirs too."""
         if view.is_whole:
             order = view.order
             assert order is not None
@@ -222,7 +222,7 @@ class Tracer:
     def _depthwise(
         self, view: View, shape: tuple[int, ...], factors: Tensor, shifts: Tensor, name: str
     ) -> View:
-        geometry = Geometry((1, 1), (1, 1), (0, 0), groups=len(factors))
+        geometry = WindowGeometry((1, 1), (1, 1), (0, 0), groups=len(factors))
         layer = Layer(name, "conv2d", view.source, shape, shape, geometry)
         return self.append(layer, Affine(factors.double().view(-1, 1, 1, 1), shifts.double()))
 

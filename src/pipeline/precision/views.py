@@ -37,7 +37,7 @@ class View:
         return tuple(self.index.shape)
 
     def moved(self, index: Tensor) -> "View":
-        """The same numbers elsewhere."""
+        """A view of the same numbers at other places."""
         return replace(self, index=index)
 
     @functools.cached_property
@@ -47,7 +47,7 @@ class View:
 
     @functools.cached_property
     def order(self) -> Tensor | None:
-        """For each place in the result, where in the tensor its number is; None if it isn't there just once."""
+        """Return the place in the tensor of each number of the result; None if one isn't there just once."""
         flat = self.index.flatten()
         if flat.numel() != self.n_source or (flat.numel() and int(flat.min()) < 0):
             return None

@@ -22,7 +22,7 @@ CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True)
-class Rule:
+class ChangeRule:
     """How figures of a kind are judged.
 
     Attributes:
@@ -40,14 +40,14 @@ class Rule:
 
 RULES = (
     # Measured anew each time: three runs at least tell how much they scatter.
-    Rule(("*speedup",), 1, 0.10, 3),
-    Rule(("*seconds*", "*rss_mb", "*memory*", "*joules*"), -1, 0.10, 3),
+    ChangeRule(("*speedup",), 1, 0.10, 3),
+    ChangeRule(("*seconds*", "*rss_mb", "*memory*", "*joules*"), -1, 0.10, 3),
     # What rounding leaves over moves when the order of a sum does.
-    Rule(("*residual", "*error"), -1, 1.0, 1),
+    ChangeRule(("*residual", "*error"), -1, 1.0, 1),
     # Computed: the same again unless something changed.
-    Rule(("*accuracy*", "fp16", "fp32"), 1, 1e-6, 1),
-    Rule(("*bytes", "*loss", "*rmse", "iterations"), -1, 1e-6, 1),
-    Rule(("*",), 0, 1e-6, 1),
+    ChangeRule(("*accuracy*", "fp16", "fp32"), 1, 1e-6, 1),
+    ChangeRule(("*bytes", "*loss", "*rmse", "iterations"), -1, 1e-6, 1),
+    ChangeRule(("*",), 0, 1e-6, 1),
 )
 
 
@@ -88,7 +88,7 @@ class Comparison:
     changes: tuple[Change, ...]
 
 
-def rule_of(figure: str) -> Rule:
+def rule_of(figure: str) -> ChangeRule:
     """How a figure of that name is judged."""
     last = figure.rpartition(".")[2]
     return next(rule for rule in RULES if any(fnmatch.fnmatchcase(last, name) for name in rule.names))

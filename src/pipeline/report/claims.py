@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.report.formatting import count, decimal, seconds, significant, times, with_percent
-from pipeline.report.metrics import Roles, Run
+from pipeline.report.metrics import RoleMetrics, RunMetrics
 from pipeline.report.runs import (
-    Training,
+    Runs,
     accuracy_on_test,
     alone,
     curvature,
@@ -29,7 +29,7 @@ from pipeline.report.runs import (
 )
 from pipeline.report.spread import Difference, Spread, difference
 
-Verdict = Literal["holds", "does not hold", "undecided"]
+Standing = Literal["holds", "does not hold", "undecided"]
 
 #: "At the level of" means: at most this many percentage points of test accuracy below.
 MARGIN = 0.3
@@ -50,11 +50,11 @@ class Claim:
     """A statement, whether the study bears it out, and the numbers that say so."""
 
     statement: str
-    verdict: Verdict
+    verdict: Standing
     evidence: str
 
 
-def judge_claims(training: Training, roles: Roles | None) -> tuple[Claim, ...]:
+def judge_claims(training: Runs, roles: RoleMetrics | None) -> tuple[Claim, ...]:
     """Judge every claim whose runs the study has.
 
     Args:
@@ -77,7 +77,7 @@ def judge_claims(training: Training, roles: Roles | None) -> tuple[Claim, ...]:
     return tuple(claim for claim in judged if claim is not None)
 
 
-def _large_batch_loses(runs: Mapping[str, Run]) -> Claim | None:
+def _large_batch_loses(runs: Mapping[str, RunMetrics]) -> Claim | None:
     loss = _compare(runs["reference"], runs["large_batch"], accuracy_on_test)
     if loss is None:
         return None
@@ -91,7 +91,7 @@ def _large_batch_loses(runs: Mapping[str, Run]) -> Claim | None:
     )
 
 
-def _second_order_is_fast(runs: Mapping[str, Run]) -> Claim | None:
+def _second_order_is_fast(runs: Mapping[str, RunMetrics]) -> Claim | None:
     """Count steps to the training loss that large-batch SGD ends with: optimization, not generalization."""
     target, allowed = target_loss(runs["large_batch"]), n_steps(runs["large_batch"]).mean
     if target is None or allowed is None:
@@ -113,7 +113,7 @@ def _second_order_is_fast(runs: Mapping[str, Run]) -> Claim | None:
     return Claim(statement, _verdict_of_seeds(faster), evidence)
 
 
-def _second_order_generalizes_worse(runs: Mapping[str, Run]) -> Claim | None:
+def _second_order_generalizes_worse(runs: Mapping[str, RunMetrics]) -> Claim | None:
     alone, reference = runs["second_order"], runs["reference"]
     quantities = {"test loss": loss_on_test, "gap between test and training loss": loss_gap}
     found = {name: _compare(alone, reference, of) for name, of in quantities.items()}
@@ -137,7 +137,7 @@ def _second_order_generalizes_worse(runs: Mapping[str, Run]) -> Claim | None:
     )
 
 
-def _smoothing_restores(runs: Mapping[str, Run]) -> Claim | None:
+def _smoothing_restores(runs: Mapping[str, RunMetrics]) -> Claim | None:
     gain = _compare(runs["smoothed"], runs["reference"], accuracy_on_test)
     if gain is None:
         return None
@@ -160,7 +160,7 @@ def _smoothing_restores(runs: Mapping[str, Run]) -> Claim | None:
     )
 
 
-def _smoothing_flattens(runs: Mapping[str, Run]) -> Claim | None:
+def _smoothing_flattens(runs: Mapping[str, RunMetrics]) -> Claim | None:
     """Two measures must agree: curvature shrinks with the training loss, the rise under noise with its slope too."""
     alone, smoothed = runs["second_order"], runs["smoothed"]
     quantities = {
@@ -184,7 +184,7 @@ def _smoothing_flattens(runs: Mapping[str, Run]) -> Claim | None:
     )
 
 
-def _second_order_is_sooner(runs: Mapping[str, Run]) -> Claim | None:
+def _second_order_is_sooner(runs: Mapping[str, RunMetrics]) -> Claim | None:
     """Compare seconds to the same training loss: what fewer steps are worth if each of them takes longer."""
     target = target_loss(runs["large_batch"])
     if target is None:
@@ -206,20 +206,20 @@ def _second_order_is_sooner(runs: Mapping[str, Run]) -> Claim | None:
 
 
 def _compare(
-    first: Run,
-    second: Run,
-    quantity: Callable[[Run], Spread],
+    first: RunMetrics,
+    second: RunMetrics,
+    quantity: Callable[[RunMetrics], Spread],
 ) -> Difference | None:
     return difference(quantity(first), quantity(second))
 
 
-def _verdict(answers: list[bool | None]) -> Verdict:
+def _verdict(answers: list[bool | None]) -> Standing:
     if all(answers):
         return "holds"
     return "does not hold" if any(answer is False for answer in answers) else "undecided"
 
 
-def _verdict_of_seeds(answers: list[bool]) -> Verdict:
+def _verdict_of_seeds(answers: list[bool]) -> Standing:
     """One seed decides nothing; several decide if they agree."""
     if len(answers) < 2 or len(set(answers)) > 1:
         return "undecided"
@@ -239,7 +239,7 @@ def _interval(by: Difference, decimals: int) -> str:
     return f" (90 % interval {decimal(low, decimals)} to {decimal(high, decimals)})"
 
 
-def _apart(lower: Run, upper: Run) -> str:
+def _apart(lower: RunMetrics, upper: RunMetrics) -> str:
     """Say so where the seeds of two runs do not overlap, which one seed that goes astray hides in an interval."""
     below, above = accuracy_on_test(lower).values, accuracy_on_test(upper).values
     if min(len(below), len(above)) < 2 or max(below) >= min(above):
@@ -249,12 +249,12 @@ def _apart(lower: Run, upper: Run) -> str:
 
 
 def _spread_of(by: Difference, unit: str = "") -> str:
-    """The same interval in significant digits, for quantities of any size."""
+    """Write that interval in significant digits, for quantities of any size."""
     if by.half_width is None:
         return ""
     low, high = abs(by.mean) - by.half_width, abs(by.mean) + by.half_width
     return f" (90 % interval {significant(low, 3)} to {significant(high, 3)}{unit})"
 
 
-def _percent(run: Run) -> str:
+def _percent(run: RunMetrics) -> str:
     return with_percent(accuracy_on_test(run).mean, 2)

@@ -9,7 +9,7 @@ from pipeline.report.drawing import Drawing
 
 
 @dataclass(frozen=True)
-class Finding:
+class JudgedClaim:
     """A claim with what the study makes of it: "holds", "does not hold", "undecided" or "at chance"."""
 
     verdict: str
@@ -17,14 +17,14 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Answer:
+class CoreAnswer:
     """One core's answer: a title, a headline number with what it counts, one sentence, and verdicts."""
 
     title: str
     headline: str
     unit: str
     text: str
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[JudgedClaim, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Column:
     compared: str = ""
 
 
-Cell = str | tuple[str, ...] | Bar | tuple[Bar, ...]  # several: one a line
+TableCell = str | tuple[str, ...] | Bar | tuple[Bar, ...]  # several: one a line
 
 
 #: Rows; longer tables hold what few readers look up.
@@ -97,7 +97,7 @@ class Table:
 
     caption: str
     columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[TableCell, ...], ...]
     note: str = ""
     series: tuple[str, ...] = ()
     details: tuple[tuple[tuple[str, str], ...], ...] = ()
@@ -110,7 +110,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Key:
+class LegendKey:
     """An entry of a legend: CSS variable, marker as matplotlib names it, and text."""
 
     variable: str
@@ -124,7 +124,7 @@ class Illustration:
 
     panels: tuple[Drawing, ...]
     caption: str
-    legend: tuple[Key, ...] = ()
+    legend: tuple[LegendKey, ...] = ()
     shape: str = "pair"
 
 
@@ -138,7 +138,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Facts:
+class NamedValues:
     """Named values."""
 
     rows: tuple[Fact, ...]
@@ -152,11 +152,11 @@ class Verdicts:
     note: str = ""
 
 
-Block = Prose | Finding | Heading | Table | Illustration | Facts | Verdicts
+Block = Prose | JudgedClaim | Heading | Table | Illustration | NamedValues | Verdicts
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A section with its blocks in reading order."""
 
     anchor: str

@@ -11,8 +11,8 @@ from itertools import pairwise
 from pipeline.artifacts.results.critical_batch import Prediction
 from pipeline.report.content import Column, Table
 from pipeline.report.formatting import DASH, count, decimal
-from pipeline.report.metrics import Run
-from pipeline.report.runs import Training, accuracy_on_test, label_of
+from pipeline.report.metrics import RunMetrics
+from pipeline.report.runs import Runs, accuracy_on_test, label_of
 from pipeline.report.standings import MARGIN
 
 #: A prediction is right if it is wrong by no more than this factor.
@@ -20,7 +20,7 @@ FACTOR = 3.0
 
 
 @dataclass(frozen=True)
-class Loss:
+class LossRange:
     """Where a sweep begins to lose: at `batch`, between `lowest` and `highest`; if it never does, all are its largest.
 
     Attributes:
@@ -33,7 +33,7 @@ class Loss:
     found: bool
 
 
-def where_it_loses(runs: Sequence[Run]) -> Loss | None:
+def where_it_loses(runs: Sequence[RunMetrics]) -> LossRange | None:
     """Find the batch at which test accuracy is `MARGIN` points below the smallest batch's, by its mean over seeds.
 
     Between the last batch that is not and the first that is, accuracy is taken to fall evenly in the logarithm of the
@@ -57,12 +57,12 @@ def where_it_loses(runs: Sequence[Run]) -> Loss | None:
         if after > MARGIN:
             share = (MARGIN - before) / (after - before)
             batch = small.batch_size * (large.batch_size / small.batch_size) ** share
-            return Loss(batch, small.batch_size, large.batch_size, found=True)
+            return LossRange(batch, small.batch_size, large.batch_size, found=True)
     largest = runs[-1].batch_size
-    return Loss(largest, largest, largest, found=False)
+    return LossRange(largest, largest, largest, found=False)
 
 
-def verdict(predicted: float | None, loss: Loss) -> str:
+def verdict(predicted: float | None, loss: LossRange) -> str:
     """Judge a prediction, of which none means that noise foretells no loss at any batch."""
     batch = math.inf if predicted is None else predicted
     if not loss.found:
@@ -71,7 +71,7 @@ def verdict(predicted: float | None, loss: Loss) -> str:
 
 
 def critical_batches(
-    training: Training, sweeps: Mapping[str, Sequence[str]], predictions: Mapping[str, Prediction]
+    training: Runs, sweeps: Mapping[str, Sequence[str]], predictions: Mapping[str, Prediction]
 ) -> Table | None:
     """One row per method that was swept."""
     rows = []
@@ -124,7 +124,7 @@ def _of_seeds(prediction: Prediction) -> str:
     return f"{count(round(min(batches)))} to {count(round(max(batches)))}"
 
 
-def _in_words(loss: Loss) -> str:
+def _in_words(loss: LossRange) -> str:
     if not loss.found:
         return f"none up to {count(loss.highest)}"
     return f"{count(round(loss.batch))} ({count(loss.lowest)} to {count(loss.highest)})"

@@ -79,7 +79,7 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-Value = str | float | None
+AttributeValue = str | float | None
 
 
 #: Cells of a grid on the page; of a finer one every second, third and so on stands for the others.
@@ -87,7 +87,7 @@ MOST_CELLS = 10_000
 
 
 @dataclass(frozen=True)
-class Grid:
+class GridValues:
     """Values on a grid: ``values`` has shape (len(y), len(x)), and ``axes`` is where they are drawn."""
 
     axes: Axes
@@ -117,11 +117,11 @@ class Data:
     """
 
     columns: tuple[str, ...]
-    rows: list[tuple[Value, ...]] = field(default_factory=list)
+    rows: list[tuple[AttributeValue, ...]] = field(default_factory=list)
     places: list[tuple[Axes, float, float]] = field(default_factory=list)
-    grid: Grid | None = None
+    grid: GridValues | None = None
 
-    def add(self, axes: Axes, x: float, y: float, *values: Value) -> None:
+    def add(self, axes: Axes, x: float, y: float, *values: AttributeValue) -> None:
         """Take a row that is drawn at (x, y) in data coordinates."""
         self.rows.append(tuple(_rounded(value) for value in values))
         self.places.append((axes, float(x), float(y)))
@@ -142,7 +142,7 @@ class Data:
         return found if self.grid is None else found | {"grid": self.grid.on_page(place)}
 
 
-def _rounded(value: Value, digits: int = 6) -> Value:
+def _rounded(value: AttributeValue, digits: int = 6) -> AttributeValue:
     """Six digits of a number, which is more than a reader sees; no number stays none."""
     if not isinstance(value, float | np.floating):
         return value

@@ -24,7 +24,7 @@ from pipeline.report.formatting import (
     significant,
     times,
 )
-from pipeline.report.metrics import Matrix
+from pipeline.report.metrics import MatrixMetrics
 from pipeline.report.solutions import doubt
 
 #: Above this tolerance of the factorization, its determinant is that of a preconditioner and says nothing.
@@ -34,7 +34,7 @@ _NAMES = {"cpu": "CPU", "dirty": "Uncommitted changes", "uncommitted": "Not comm
 _WIDE, _LINE = 60, 200
 
 
-def matrix_facts(matrix: Matrix) -> tuple[Fact, ...]:
+def matrix_facts(matrix: MatrixMetrics) -> tuple[Fact, ...]:
     """Everything measured on one matrix, as named values; what is not known is left out."""
     compress = matrix.compress
     rank = None if nothing_approximated(matrix) else largest_rank(matrix)
@@ -58,7 +58,7 @@ def matrix_facts(matrix: Matrix) -> tuple[Fact, ...]:
     )
 
 
-def _solution(matrix: Matrix) -> list[tuple[str, object, str]]:
+def _solution(matrix: MatrixMetrics) -> list[tuple[str, object, str]]:
     """What factorization and solve took and gave; nothing of a product."""
     solve = matrix.solve
     if solve is None:
@@ -78,11 +78,11 @@ def _solution(matrix: Matrix) -> list[tuple[str, object, str]]:
     ]  # fmt: skip
 
 
-def _beside(matrix: Matrix) -> str:
+def _beside(matrix: MatrixMetrics) -> str:
     return ", beside other jobs" if matrix.alone is False else ""
 
 
-def largest_rank(matrix: Matrix) -> int:
+def largest_rank(matrix: MatrixMetrics) -> int:
     """The largest rank of a block, from the blocks themselves if the matrix comes with them."""
     blocks = matrix.structure.blocks if matrix.structure is not None else []
     ranks = np.asarray(blocks, dtype=np.int64).reshape(-1, 5)[:, 4]
@@ -90,7 +90,7 @@ def largest_rank(matrix: Matrix) -> int:
     return largest if largest >= 0 else matrix.compress.max_rank
 
 
-def _exactly(matrix: Matrix) -> str:
+def _exactly(matrix: MatrixMetrics) -> str:
     """Where the gain comes from if not from low ranks: mirrored blocks kept once, numbers in single precision."""
     if not nothing_approximated(matrix):
         return ""
@@ -113,14 +113,14 @@ def kernel_text(text: str) -> str:
     return f"{words}{comma}{parameters}"
 
 
-def _nugget(matrix: Matrix) -> str:
+def _nugget(matrix: MatrixMetrics) -> str:
     if matrix.nugget == 0:
         return ""
     bound = " (the fit stopped at its smallest nugget)" if matrix.nugget_at_bound else ""
     return f", nugget {significant(matrix.nugget, 3)}{bound}"
 
 
-def _points(matrix: Matrix) -> str:
+def _points(matrix: MatrixMetrics) -> str:
     """How many of what; panels carry several quadrature points each."""
     rows = matrix.compress.n_rows
     panels = rows != matrix.n
@@ -137,7 +137,7 @@ def _processes(processes: int) -> str:
     return f"{count(processes)} processes" if processes != 1 else "one process"
 
 
-def _likelihood(matrix: Matrix) -> list[tuple[str, object, str]]:
+def _likelihood(matrix: MatrixMetrics) -> list[tuple[str, object, str]]:
     """Determinant and likelihood, with the tolerance that they hang on; none from a loose factorization."""
     if matrix.solve is None:
         return []

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from pipeline.report.changes import Change
-from pipeline.report.content import Illustration, Key, Notice
+from pipeline.report.content import Illustration, LegendKey, Notice
 from pipeline.report.drawing import stroke
 from pipeline.report.figures.kriging import kriging_map
 from pipeline.report.figures.training import MOST_DRAWN, progress
@@ -58,7 +58,7 @@ def _accuracy(metrics: Metrics) -> Illustration | None:
     if drawing is None:
         return None
     legend = tuple(
-        Key(stroke(place).variable, stroke(place).marker, label_of(name, run))
+        LegendKey(stroke(place).variable, stroke(place).marker, label_of(name, run))
         for place, (name, run) in enumerate(shown.items())
     )
     seeds = (

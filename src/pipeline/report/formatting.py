@@ -18,22 +18,24 @@ NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 P = ParamSpec("P")
 
 
-class Number(str):
+class NumberText(str):
     """A number as text that remembers its value, by which tables are sorted, compared and copied."""
 
     value: float | None
 
-    def __new__(cls, text: str, value: object) -> "Number":
+    def __new__(cls, text: str, value: object) -> "NumberText":
         number = super().__new__(cls, text)
         number.value = float(value) if is_number(value) else None
         return number
 
 
-def _remembering(write: Callable[Concatenate[object, P], str]) -> Callable[Concatenate[object, P], Number]:
-    """Let a function that writes a number return a `Number`."""
+def _remembering(
+    write: Callable[Concatenate[object, P], str],
+) -> Callable[Concatenate[object, P], NumberText]:
+    """Let a function that writes a number return a `NumberText`."""
 
-    def written(value: object, /, *args: P.args, **kwargs: P.kwargs) -> Number:
-        return Number(write(value, *args, **kwargs), value)
+    def written(value: object, /, *args: P.args, **kwargs: P.kwargs) -> NumberText:
+        return NumberText(write(value, *args, **kwargs), value)
 
     functools.update_wrapper(written, write)
     return written

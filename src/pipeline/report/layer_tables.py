@@ -169,7 +169,7 @@ def candidates(network: Converted) -> Table | None:
 
 
 def device_times(network: Converted) -> Table | None:
-    """The same layers on a GPU, by torch's own routines."""
+    """A table of the same layers on a GPU, by torch's own routines."""
     timings = network.device_timings
     if not timings:
         return None

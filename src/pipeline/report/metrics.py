@@ -22,7 +22,7 @@ from pipeline.artifacts.results.half_network import (
     Verified,
 )
 from pipeline.artifacts.results.network import EpochRow, FactorFigures, Flatness, Messages, Score
-from pipeline.artifacts.results.operator import Compression, Fit
+from pipeline.artifacts.results.operator import Compression, FittedCovariance
 from pipeline.artifacts.results.scaling import ScalingFacts, ScalingRow
 from pipeline.artifacts.results.solution import Result, SolveCost
 from pipeline.artifacts.results.tuning import TuningFacts
@@ -30,13 +30,13 @@ from pipeline.artifacts.results.work import LevelWork, ProcessWork
 from pipeline.report.changes import Change
 
 
-class Part(BaseModel):
+class MetricsPart(BaseModel):
     """A part of the metrics."""
 
     model_config = ConfigDict(frozen=True)
 
 
-class Dataset(Part):
+class Dataset(MetricsPart):
     """The images of a study."""
 
     name: str
@@ -47,24 +47,24 @@ class Dataset(Part):
     source: str
 
 
-class Model(Part):
+class ModelMetrics(MetricsPart):
     """The network of a study."""
 
     name: str
     n_parameters: int
 
 
-class Study(Part):
+class StudyMetrics(MetricsPart):
     """What was studied; without training there are neither images nor a network."""
 
     name: str
     description: str = ""
     seeds: list[int] = []
     dataset: Dataset | None = None
-    model: Model | None = None
+    model: ModelMetrics | None = None
 
 
-class Preconditioner(Part):
+class Preconditioner(MetricsPart):
     """What K-FAC had to do during a run, and its factors at the end by layer."""
 
     n_retries: int = 0
@@ -77,7 +77,7 @@ class Preconditioner(Part):
     layers: dict[str, FactorFigures] = {}
 
 
-class SeedResult(Part):
+class SeedResult(MetricsPart):
     """One run with one seed.
 
     Attributes:
@@ -100,7 +100,7 @@ class SeedResult(Part):
     alone: bool | None = None
 
 
-class Run(Part):
+class RunMetrics(MetricsPart):
     """One way of training, over its seeds."""
 
     label: str
@@ -114,7 +114,7 @@ class Run(Part):
     seeds: dict[str, SeedResult]
 
 
-class Roles(Part):
+class RoleMetrics(MetricsPart):
     """Which run plays which part in the claims about large batches."""
 
     reference: str | None = None
@@ -129,7 +129,7 @@ class TimedPlan(PlanTest):
     verification: Verified | None = None
 
 
-class Converted(Part):
+class Converted(MetricsPart):
     """One converted network.
 
     Attributes:
@@ -137,7 +137,7 @@ class Converted(Part):
         mode: What ran before a layer that is timed in `timings`; `other_timings` are those of the other modes.
         candidates: What routines were chosen from.
         device_timings: The GPU's table, if there is one.
-        alone: As for a seed's result, of the job that timed the layers.
+        alone: Whether the job that timed the layers ran alone; see a seed's result.
     """
 
     seed: int | None
@@ -154,27 +154,27 @@ class Converted(Part):
     alone: bool | None = None
 
 
-class Structure(Part):
+class StructureMetrics(MetricsPart):
     """Blocks in tree order: (first row, past last row, first column, past last column, rank or -1 if dense)."""
 
     n: int
     blocks: list[list[int]]
 
 
-class Distribution(Part):
+class Distribution(MetricsPart):
     """What each process of a stage held, did and sent, in all and level by level."""
 
     processes: list[ProcessWork]
     levels: list[LevelWork]
 
 
-class Matrix(Part):
+class MatrixMetrics(MetricsPart):
     """One hierarchical matrix and its answer; `alone` as for a seed's result, of compression and solve."""
 
     kernel: str
     nugget: float
     nugget_at_bound: bool = False
-    fit: Fit | None = None
+    fit: FittedCovariance | None = None
     n: int
     dimension: int
     points: str
@@ -182,19 +182,19 @@ class Matrix(Part):
     compress: Compression
     solve: SolveCost | None = None
     result: Result
-    structure: Structure | None = None
+    structure: StructureMetrics | None = None
     distribution: dict[str, Distribution] = {}
     alone: bool | None = None
 
 
-class Scaling(ScalingFacts):
+class ScalingMetrics(ScalingFacts):
     """Growth with the number of points; `alone` as for a seed's result."""
 
     rows: list[ScalingRow]
     alone: bool | None = None
 
 
-class RuleCost(Part):
+class RuleCost(MetricsPart):
     """One job, as Snakemake's benchmark file tells it."""
 
     rule: str
@@ -203,7 +203,7 @@ class RuleCost(Part):
     max_rss_mb: Number
 
 
-class History(Part):
+class HistoryMetrics(MetricsPart):
     """The study against its past: how much was compared, what moved, and the commits since."""
 
     n_figures: int
@@ -213,17 +213,17 @@ class History(Part):
     commits: list[str]
 
 
-class Metrics(Part):
+class Metrics(MetricsPart):
     """Everything that a study found."""
 
-    study: Study
-    training: dict[str, Run] = {}
-    claims_of: Roles | None = None
+    study: StudyMetrics
+    training: dict[str, RunMetrics] = {}
+    claims_of: RoleMetrics | None = None
     sweeps: dict[str, list[str]] = {}
     predictions: dict[str, Prediction] = {}
     precision: dict[str, Converted] = {}
-    matrices: dict[str, Matrix] = {}
-    scaling: Scaling | None = None
+    matrices: dict[str, MatrixMetrics] = {}
+    scaling: ScalingMetrics | None = None
     rules: list[RuleCost] = []
     provenance: dict[str, Any] = {}
-    history: History | None = None
+    history: HistoryMetrics | None = None

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape  # what jinja2 escapes with, and brings al
 from pipeline.report.answers import answers
 from pipeline.report.first_screen import change, pictures
 from pipeline.report.formatting import count, instant
-from pipeline.report.metrics import Dataset, Metrics, Study
+from pipeline.report.metrics import Dataset, Metrics, StudyMetrics
 from pipeline.report.sections import SECTIONS
 
 
@@ -73,7 +73,7 @@ def _share(fraction: float) -> str:
     return f"{100 * min(max(fraction, 0.0), 1.0):.2f}%"
 
 
-def _setting(study: Study, provenance: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _setting(study: StudyMetrics, provenance: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """What was studied, as named values; what a study does not have is left out."""
     items = {
         "Data": _data(study.dataset) if study.dataset else "",

@@ -128,7 +128,7 @@ def _confusion(found: Answers, batches: Sequence[str], classes: Sequence[str]) -
     if not cells:
         return None
     rows = tuple(
-        (true, taken, f.count(n), f.count(m), f.Number(f"{m - n:+d}".replace("-", "−"), m - n))
+        (true, taken, f.count(n), f.count(m), f.NumberText(f"{m - n:+d}".replace("-", "−"), m - n))
         for true, taken, n, m in sorted(cells, key=lambda cell: -abs(cell[3] - cell[2]))
     )
     return Table(

@@ -31,7 +31,7 @@ class Quantity:
 
     @property
     def label(self) -> str:
-        """For an axis: elevation (m), log₁₀ population."""
+        """The label of an axis: elevation (m), log₁₀ population."""
         return self.name if self.logarithmic or not self.unit else f"{self.name} ({self.unit})"
 
     def error(self, value: object) -> str:

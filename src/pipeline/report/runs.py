@@ -6,17 +6,17 @@ from pipeline.artifacts.results.network import EpochRow, Score
 from pipeline.report.formatting import (
     DASH,
     NO_BREAK_SPACE,
-    Number,
+    NumberText,
     decimal,
     decimals_for,
     first_digit,
     is_number,
     listing,
 )
-from pipeline.report.metrics import Metrics, Roles, Run, SeedResult
+from pipeline.report.metrics import Metrics, RoleMetrics, RunMetrics, SeedResult
 from pipeline.report.spread import Spread
 
-Training = Mapping[str, Run]
+Runs = Mapping[str, RunMetrics]
 
 
 def classes_of(metrics: Metrics) -> list[str]:
@@ -30,70 +30,70 @@ def n_classes_of(metrics: Metrics) -> int:
     return len(classes_of(metrics))
 
 
-def runs_of(training: Training, roles: Roles | None) -> dict[str, Run]:
+def runs_of(training: Runs, roles: RoleMetrics | None) -> dict[str, RunMetrics]:
     """The runs that the study's claims compare, by role."""
     pairs = roles or ()
     return {role: training[name] for role, name in pairs if name in training}
 
 
-def seeds_of(run: Run) -> Iterable[SeedResult]:
+def seeds_of(run: RunMetrics) -> Iterable[SeedResult]:
     """The results of a run, one per seed."""
     return run.seeds.values()
 
 
-def histories_of(run: Run) -> list[list[EpochRow]]:
+def histories_of(run: RunMetrics) -> list[list[EpochRow]]:
     """The non-empty histories of a run, one per seed."""
     return [seed.history for seed in seeds_of(run) if seed.history]
 
 
-def repeated(training: Training) -> bool:
+def repeated(training: Runs) -> bool:
     """Return whether any run has several seeds, so that means and spreads exist."""
     return any(len(run.seeds) > 1 for run in training.values())
 
 
-def accuracy_on_test(run: Run) -> Spread:
+def accuracy_on_test(run: RunMetrics) -> Spread:
     """Accuracy on the test samples, in percent."""
     return _percent(seed.test for seed in seeds_of(run))
 
 
-def accuracy_on_validation(run: Run) -> Spread:
+def accuracy_on_validation(run: RunMetrics) -> Spread:
     """Accuracy on the validation samples after training, in percent."""
     return _percent(seed.validation for seed in seeds_of(run))
 
 
-def accuracy_on_train(run: Run) -> Spread:
+def accuracy_on_train(run: RunMetrics) -> Spread:
     """Accuracy on the training samples after training, in percent."""
     return _percent(seed.train for seed in seeds_of(run))
 
 
-def loss_on_test(run: Run) -> Spread:
+def loss_on_test(run: RunMetrics) -> Spread:
     """Cross entropy on the test samples."""
     return Spread.of(seed.test.loss for seed in seeds_of(run) if seed.test)
 
 
-def loss_gap(run: Run) -> Spread:
+def loss_gap(run: RunMetrics) -> Spread:
     """Test loss minus training loss, seed by seed: the generalization gap."""
     pairs = ((seed.test.loss, seed.train.loss) for seed in seeds_of(run) if seed.test and seed.train)
     return Spread.of(test - train for test, train in pairs if is_number(test) and is_number(train))
 
 
-def curvature(run: Run) -> Spread:
+def curvature(run: RunMetrics) -> Spread:
     """Largest eigenvalue of the Hessian of the training loss at the end."""
     return Spread.of(seed.sharpness.largest_eigenvalue for seed in seeds_of(run) if seed.sharpness)
 
 
-def noise_rise(run: Run) -> Spread:
+def noise_rise(run: RunMetrics) -> Spread:
     """Rise of the training loss under relative weight noise at the end."""
     return Spread.of(seed.sharpness.perturbation for seed in seeds_of(run) if seed.sharpness)
 
 
-def preconditioner_share(run: Run) -> Spread:
+def preconditioner_share(run: RunMetrics) -> Spread:
     """The part of a run's seconds that its preconditioner took."""
     pairs = ((seed.phases.get("preconditioner"), seed.seconds) for seed in seeds_of(run))
     return Spread.of(part / whole for part, whole in pairs if is_number(part) and is_number(whole) and whole)
 
 
-def target_loss(run: Run) -> float | None:
+def target_loss(run: RunMetrics) -> float | None:
     """The training loss with which a run ends, on average: a target for others."""
     return Spread.of(history[-1].train_loss for history in histories_of(run)).mean
 
@@ -103,17 +103,17 @@ def reached(seed: SeedResult, target: float) -> EpochRow | None:
     return next((row for row in seed.history if is_number(row.train_loss) and row.train_loss <= target), None)
 
 
-def time_until(run: Run, target: float) -> Spread:
+def time_until(run: RunMetrics, target: float) -> Spread:
     """Seconds until each seed that gets there has reached a training loss."""
     return Spread.of(row.seconds for seed in seeds_of(run) if (row := reached(seed, target)))
 
 
-def steps_until(run: Run, target: float) -> Spread:
+def steps_until(run: RunMetrics, target: float) -> Spread:
     """Optimizer steps until each seed that gets there has reached a training loss."""
     return Spread.of(row.steps for seed in seeds_of(run) if (row := reached(seed, target)))
 
 
-def alone(run: Run) -> bool:
+def alone(run: RunMetrics) -> bool:
     """Return whether no seed of a run is known to have shared its machine with another job of the study."""
     return all(seed.alone is not False for seed in seeds_of(run))
 
@@ -125,7 +125,7 @@ def said_beside(alone: bool | None) -> str:
     return "Other jobs of the study ran on the same machine meanwhile, so times may be too long."
 
 
-def claimed(training: Training, roles: Roles | None, most: int) -> Training:
+def claimed(training: Runs, roles: RoleMetrics | None, most: int) -> Runs:
     """Return all runs, or only those that the claims compare if there are more than ``most``."""
     if len(training) <= most or not roles:
         return training
@@ -133,19 +133,19 @@ def claimed(training: Training, roles: Roles | None, most: int) -> Training:
     return {name: run for name, run in training.items() if name in compared}
 
 
-def comparable(training: Training) -> dict[str, Run]:
+def comparable(training: Runs) -> dict[str, RunMetrics]:
     """Return the runs that share the most frequent number of training images."""
     sizes = [run.train_samples for run in training.values()]
     common = max(dict.fromkeys(sizes), key=sizes.count, default=None)
     return {name: run for name, run in training.items() if run.train_samples == common}
 
 
-def n_steps(run: Run) -> Spread:
+def n_steps(run: RunMetrics) -> Spread:
     """Optimizer steps."""
     return Spread.of(seed.steps for seed in seeds_of(run))
 
 
-def wall_seconds(run: Run) -> Spread:
+def wall_seconds(run: RunMetrics) -> Spread:
     """Seconds of training."""
     return Spread.of(seed.seconds for seed in seeds_of(run))
 
@@ -155,7 +155,7 @@ def at_chance(accuracy: object, n_classes: int) -> bool:
     return n_classes > 1 and is_number(accuracy) and accuracy < 1.5 / n_classes
 
 
-def run_at_chance(run: Run, n_classes: int) -> bool:
+def run_at_chance(run: RunMetrics, n_classes: int) -> bool:
     """Whether a run's mean test accuracy is that of guessing."""
     mean = accuracy_on_test(run).mean
     return mean is not None and at_chance(mean / 100.0, n_classes)
@@ -165,20 +165,26 @@ def _percent(scores: Iterable[Score | None]) -> Spread:
     return Spread.of(100.0 * score.accuracy for score in scores if score and is_number(score.accuracy))
 
 
-def label_of(name: str, run: Run | None) -> str:
+def label_of(name: str, run: RunMetrics | None) -> str:
     """What the page calls a run."""
     return run.label if run is not None and run.label else name
 
 
-def method_of(run: Run) -> str:
+#: Methods that are not written in capitals.
+METHOD_NAMES = {
+    "kfac": "K-FAC", "adamw": "AdamW", "muon": "Muon", "schedule_free": "Schedule-free SGD",
+}  # fmt: skip
+
+
+def method_of(run: RunMetrics) -> str:
     """Optimizer and smoothings in words: K-FAC with mixup and weight noise."""
-    optimizer = run.optimizer.upper().replace("KFAC", "K-FAC")
+    optimizer = METHOD_NAMES.get(run.optimizer, run.optimizer.upper())
     names = (name.split(" (")[0].replace("_", " ") for name in run.smoothing)
     smoothing = listing("SAM" if name == "sam" else name for name in names)
     return f"{optimizer} with {smoothing}" if smoothing else optimizer
 
 
-def spread_text(spread: Spread, decimals: int) -> Number:
+def spread_text(spread: Spread, decimals: int) -> NumberText:
     """Mean ± standard deviation; only the mean for one seed.
 
     A deviation that would print as zero gets as many decimals as its first digit needs, and is 0 where it is none.
@@ -188,10 +194,10 @@ def spread_text(spread: Spread, decimals: int) -> Number:
     decimals = first_digit(spread.sd, decimals)
     deviation = decimal(spread.sd, decimals) if spread.sd > 0 else "0"
     text = f"{decimal(spread.mean, decimals)}{NO_BREAK_SPACE}±{NO_BREAK_SPACE}{deviation}"
-    return Number(text, spread.mean)
+    return NumberText(text, spread.mean)
 
 
-def accuracy_text(run: Run, places: int | None = None) -> str:
+def accuracy_text(run: RunMetrics, places: int | None = None) -> str:
     """A run's test accuracy with its spread: 86.44 ± 0.37 %."""
     spread = accuracy_on_test(run)
     places = common_decimals([spread], 2) if places is None else places

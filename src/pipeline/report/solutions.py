@@ -1,14 +1,14 @@
 """Whether a solution meets its tolerance on rows of the exact matrix."""
 
-from pipeline.report.content import Finding
+from pipeline.report.content import JudgedClaim
 from pipeline.report.formatting import is_number, scientific, setting, significant
-from pipeline.report.metrics import Matrix
+from pipeline.report.metrics import MatrixMetrics
 
 #: A residual this many times above the tolerance is no longer its rounding up.
 FAR = 10.0
 
 
-def doubt(name: str, matrix: Matrix) -> Finding | None:
+def doubt(name: str, matrix: MatrixMetrics) -> JudgedClaim | None:
     """Return a verdict if the residual on exact rows is far above the tolerances of compression and solve.
 
     The residual of the compressed matrix tells how well that system was solved, not how near it is to the exact one.
@@ -19,7 +19,7 @@ def doubt(name: str, matrix: Matrix) -> Finding | None:
     asked = max(matrix.compress.tolerance, matrix.solve.tolerance or 0.0)
     if not is_number(residual) or residual <= FAR * asked:
         return None
-    return Finding(
+    return JudgedClaim(
         "does not hold",
         f"The {name} system is solved as exactly as was asked: on rows of the exact matrix, the residual is "
         f"{scientific(residual)}, {significant(residual / asked)} times the tolerance of {setting(asked)}.",

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from pipeline.report.content import Column, Table
 from pipeline.report.formatting import count, decimal
-from pipeline.report.metrics import Roles, Run
-from pipeline.report.runs import Training, accuracy_on_validation, comparable, label_of, seeds_of
+from pipeline.report.metrics import RoleMetrics, RunMetrics
+from pipeline.report.runs import Runs, accuracy_on_validation, comparable, label_of, seeds_of
 from pipeline.report.spread import Difference, paired_difference
 
 #: "At its level" means: at most this many percentage points below.
@@ -17,7 +17,7 @@ MARGIN = 0.3
 SECOND_ORDER = ("kfac", "fop")
 
 
-def best_baseline(training: Training, reference: str) -> str:
+def best_baseline(training: Runs, reference: str) -> str:
     """Name the first-order run that validation prefers among those whose batch is no larger than the reference's."""
     found = {
         name: accuracy_on_validation(run).mean or 0.0
@@ -27,7 +27,7 @@ def best_baseline(training: Training, reference: str) -> str:
     return max(found, key=lambda name: found[name], default=reference)
 
 
-def standings(training: Training, roles: Roles | None) -> Table | None:
+def standings(training: Runs, roles: RoleMetrics | None) -> Table | None:
     """Every run of a larger batch beside the reference, and beside the best small-batch baseline."""
     if roles is None or roles.reference is None or roles.reference not in training:
         return None
@@ -56,7 +56,7 @@ def standings(training: Training, roles: Roles | None) -> Table | None:
     return Table(
         "Verdicts on large batches",
         (
-            Column("Run"),
+            Column("RunMetrics"),
             Column("Batch", True),
             *(
                 column
@@ -71,9 +71,9 @@ def standings(training: Training, roles: Roles | None) -> Table | None:
     )
 
 
-def best_by_batch(training: Training) -> Table | None:
+def best_by_batch(training: Runs) -> Table | None:
     """The run that validation prefers at every batch size, beside the next one."""
-    by_batch: dict[int, list[tuple[str, Run]]] = {}
+    by_batch: dict[int, list[tuple[str, RunMetrics]]] = {}
     for name, run in comparable(training).items():
         by_batch.setdefault(run.batch_size, []).append((name, run))
     rows = []
@@ -100,7 +100,7 @@ def best_by_batch(training: Training) -> Table | None:
     )
 
 
-def beside(run: Run, other: Run) -> tuple[str, str]:
+def beside(run: RunMetrics, other: RunMetrics) -> tuple[str, str]:
     """Points between two runs with their interval, and the verdict; empty where no seed has both."""
     by = paired_difference(_by_seed(run), _by_seed(other))
     if by is None:
@@ -124,7 +124,7 @@ def verdict(by: Difference) -> str:
     return "below" if by.exceeds(0.0) is False and by.mean < -MARGIN else "undecided"
 
 
-def _by_seed(run: Run) -> Mapping[str, float | None]:
+def _by_seed(run: RunMetrics) -> Mapping[str, float | None]:
     return {
         name: 100.0 * seed.test.accuracy
         for name, seed in zip(run.seeds, seeds_of(run), strict=True)

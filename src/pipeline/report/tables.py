@@ -6,11 +6,11 @@ from pipeline.artifacts.results.network import FactorFigures
 from pipeline.artifacts.results.scaling import ScalingRow
 from pipeline.report import formatting as f
 from pipeline.report.changes import Change
-from pipeline.report.content import Bar, Cell, Column, Table
+from pipeline.report.content import Bar, Column, Table, TableCell
 from pipeline.report.drawing import stroke
-from pipeline.report.metrics import Matrix, RuleCost, Run
+from pipeline.report.metrics import MatrixMetrics, RuleCost, RunMetrics
 from pipeline.report.runs import (
-    Training,
+    Runs,
     accuracy_on_test,
     accuracy_on_train,
     accuracy_on_validation,
@@ -39,10 +39,10 @@ from pipeline.report.spread import Power, Spread
 BESIDE = "†"
 
 
-def final_accuracy(training: Training, n_classes: int = 0) -> Table:
+def final_accuracy(training: Runs, n_classes: int = 0) -> Table:
     """One row per run: method, cost and final scores as mean ± standard deviation over seeds."""
     columns = (
-        Column("Run"), Column("Method"), Column("Batch", True), Column("Steps", True, "ratio"),
+        Column("RunMetrics"), Column("Method"), Column("Batch", True), Column("Steps", True, "ratio"),
         *(Column(title, True, "difference") for title in ("Train acc. (%)", "Test acc. (%)", "Test loss", "Gap")),
         Column("Time", True, "ratio"), Column("Seeds", True),
     )  # fmt: skip
@@ -75,12 +75,12 @@ def final_accuracy(training: Training, n_classes: int = 0) -> Table:
     )
 
 
-def _time(run: Run, spent: float | None) -> f.Number:
+def _time(run: RunMetrics, spent: float | None) -> f.NumberText:
     """Write a time, with a mark if other jobs ran on the machine meanwhile."""
-    return f.Number(f"{f.seconds(spent)}{'' if alone(run) or spent is None else BESIDE}", spent)
+    return f.NumberText(f"{f.seconds(spent)}{'' if alone(run) or spent is None else BESIDE}", spent)
 
 
-def _beside(training: Training) -> str:
+def _beside(training: Runs) -> str:
     if all(alone(run) for run in training.values()):
         return ""
     return (
@@ -89,8 +89,8 @@ def _beside(training: Training) -> str:
 
 
 def methods_by_batch(
-    training: Training,
-    quantity: Callable[[Run], Spread],
+    training: Runs,
+    quantity: Callable[[RunMetrics], Spread],
     caption: str,
     usual: int,
 ) -> Table | None:
@@ -115,11 +115,11 @@ def methods_by_batch(
     return Table(caption, columns, rows, note=_spread_of_seeds(training).rstrip())
 
 
-def _spread_of_seeds(training: Training) -> str:
+def _spread_of_seeds(training: Runs) -> str:
     return "Mean ± standard deviation over seeds. " if repeated(training) else ""
 
 
-def minima(training: Training, target: float | None) -> Table | None:
+def minima(training: Runs, target: float | None) -> Table | None:
     """One row per run: how fast it reached a training loss, and what its minimum is like."""
     runs = list(training.items())
     if not any(noise_rise(run).n for _, run in runs):
@@ -148,16 +148,16 @@ def minima(training: Training, target: float | None) -> Table | None:
             f"seed reached it.{_beside(training)}"
         )
     caption = "Speed, and the minimum found" if speed else "The minimum found"
-    columns = (Column("Run"), *(Column(title, True, compared.get(title, "ratio")) for title in titles))
+    columns = (Column("RunMetrics"), *(Column(title, True, compared.get(title, "ratio")) for title in titles))
     return Table(caption, columns, rows, note=note)
 
 
-def _to_target(run: Run, target: float) -> tuple[str, str]:
+def _to_target(run: RunMetrics, target: float) -> tuple[str, str]:
     """Time and steps until a training loss was reached."""
     return _time(run, time_until(run, target).mean), f.count(steps_until(run, target).mean)
 
 
-def factors(training: Training) -> Table | None:
+def factors(training: Runs) -> Table | None:
     """K-FAC's curvature of each layer after the last step of each run's first seed."""
     rows = [
         (label_of(name, run), layer, *(f.significant(value, 3) for value in _factors(figures)))
@@ -169,7 +169,7 @@ def factors(training: Training) -> Table | None:
     if not rows:
         return None
     titles = ("Pi", "Trace of A", "Condition of A", "Trace of G", "Condition of G")
-    columns = (Column("Run"), Column("Layer"), *(Column(title, True) for title in titles))
+    columns = (Column("RunMetrics"), Column("Layer"), *(Column(title, True) for title in titles))
     return Table(
         "Kronecker factors at the end of training",
         columns,
@@ -188,7 +188,7 @@ def _chance(n_classes: int) -> str:
     return f" At chance: below {f.percent(1.5 / n_classes, 0)}, where guessing gives {f.percent(1 / n_classes, 0)}."
 
 
-def levels(matrix: Matrix) -> Table | None:
+def levels(matrix: MatrixMetrics) -> Table | None:
     """Compression, tree level by tree level; levels at which nothing is kept (the upper ones) are left out."""
     found = [row for row in matrix.compress.levels if row.skeletons or row.bytes]
     if not found:
@@ -214,7 +214,7 @@ def scaling(rows: Sequence[ScalingRow], growth: Mapping[str, Power], beside: str
         growth: Fitted powers, by the names of the rows' fields.
         beside: The sentence that marks times which were not taken alone.
     """
-    body: list[tuple[Cell, ...]] = [
+    body: list[tuple[TableCell, ...]] = [
         (
             f.count(row.n), f.seconds(row.compress_seconds), f.seconds(row.factorize_seconds),
             f.seconds(row.product_seconds), f.seconds(row.solve_seconds), f.n_bytes(row.operator_bytes),
@@ -239,7 +239,7 @@ def scaling(rows: Sequence[ScalingRow], growth: Mapping[str, Power], beside: str
     return Table("Cost against N", columns, tuple(body), note=note)
 
 
-def _exponent(power: Power | None) -> Cell:
+def _exponent(power: Power | None) -> TableCell:
     if power is None:
         return f.DASH
     exponent, interval = power.text.removesuffix(")").split(" (")
@@ -291,7 +291,7 @@ def changes(rows: Sequence[Change]) -> Table:
     return Table("Changed beyond the noise of past runs", columns, body, note=note)
 
 
-def _moved(row: Change) -> tuple[Cell, ...]:
+def _moved(row: Change) -> tuple[TableCell, ...]:
     digits = f.told_apart(row.value, row.typical, digits=4)
     return (
         f"{row.artefact} {row.figure}",

@@ -4,10 +4,10 @@ from statistics import median
 
 from pipeline.report.content import Column, Table
 from pipeline.report.formatting import count, listing, seconds, significant, with_percent
-from pipeline.report.runs import Training, label_of
+from pipeline.report.runs import Runs, label_of
 
 
-def trials(training: Training) -> Table | None:
+def trials(training: Runs) -> Table | None:
     """One row per run whose options trials chose."""
     rows = []
     details = []

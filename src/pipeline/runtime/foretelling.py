@@ -35,7 +35,7 @@ _MOST_PROCESSES = 4096
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeLimits:
     """What the nodes have that matrices go to.
 
     Attributes:
@@ -48,7 +48,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Job:
+class JobResources:
     """What a job gets; `n_bytes` is that of each node."""
 
     nodes: int
@@ -109,8 +109,8 @@ def foretell(
 
 
 def foretold_job(
-    stage: str, facts: Mapping[str, Any], spec: Mapping[str, Any], tolerance: float, node: Node
-) -> Job:
+    stage: str, facts: Mapping[str, Any], spec: Mapping[str, Any], tolerance: float, node: NodeLimits
+) -> JobResources:
     """Return what a job of a matrix gets: as few processes as have room, two at least.
 
     Args:
@@ -125,7 +125,7 @@ def foretold_job(
     # Complex numbers take twice the bytes of real ones.
     waves = 2 if spec.get("task") == "scattering" else 1
     if waves > 1 and stage == "solve":  # single and double layer, in one process
-        return Job(1, 1, _times(foretell(*size, tolerance, factor, 1).compress_bytes, _LAYERS))
+        return JobResources(1, 1, _times(foretell(*size, tolerance, factor, 1).compress_bytes, _LAYERS))
     on_globe, kriging = facts.get("crs") == "lonlat", spec.get("task") == "kriging"
     processes = 2
     while True:
@@ -135,7 +135,7 @@ def foretold_job(
         n_bytes = together * each
         crowded = n_bytes > _FULL * node.n_bytes and each > 2 * _PROGRAM
         if processes >= _MOST_PROCESSES or not (crowded or size[1] > _ROWS * processes):
-            return Job(-(-processes // node.processes), processes, n_bytes)
+            return JobResources(-(-processes // node.processes), processes, n_bytes)
         processes *= 2
 
 

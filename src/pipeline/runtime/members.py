@@ -45,7 +45,7 @@ def gone_of(members: Sequence[Member]) -> list[Member]:
 
 
 def soon_gone(members: Sequence[Member]) -> list[Member]:
-    """The same, a moment later if need be: a connection may break before its process is seen to end."""
+    """Look again a moment later if need be: a connection may break before its process is seen to end."""
     for _ in range(20):
         gone = gone_of(members)
         if gone:

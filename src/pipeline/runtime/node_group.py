@@ -169,7 +169,7 @@ def process_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Commun
         What they pass tensors by; bit-equal sums on all.
 
     Raises:
-        ConfigError: As `torch_group` does.
+        ConfigError: If `torch_group` refuses.
     """
     if mpi.size == 1:
         yield Serial()

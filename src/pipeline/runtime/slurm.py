@@ -50,7 +50,7 @@ def jobs_named(names: str) -> list[str]:
     """The ids of this user's jobs of these names in Slurm's queue.
 
     Args:
-        names: Between commas; a main process that had no jobs in Slurm's queue leaves none.
+        names: Names with commas between them; a main process that had no jobs in Slurm's queue leaves none.
 
     Raises:
         PipelineError: If Slurm doesn't answer, or isn't to be found here: nobody knows then.

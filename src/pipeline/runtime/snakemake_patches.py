@@ -38,7 +38,7 @@ def check_versions(*, with_slurm: bool) -> None:
     """Make sure that what is changed here is what it was when the changes were written.
 
     Raises:
-        ConfigError: With the version that was found, the one that is needed, and the command that installs it.
+        ConfigError: If a version is another; the message names it, the one that is needed, and what installs that.
     """
     for package, wanted in (SNAKEMAKE, *([SLURM] if with_slurm else [])):
         found = version(package)
@@ -113,7 +113,7 @@ def mend_slurm(executor: Any, refused: list[Any], record: Callable[[bool], None]
     _Submissions(executor, refused, record).take_over()
 
 
-Answer = tuple[dict[str, str] | None, float | None]
+SlurmStates = tuple[dict[str, str] | None, float | None]
 
 
 def _answered(ask: Callable[..., Any], run: str) -> Callable[..., Any]:
@@ -126,7 +126,7 @@ def _answered(ask: Callable[..., Any], run: str) -> Callable[..., Any]:
     squeue = f"squeue --format={shlex.quote('%i|%T')} --states=all --noheader --name {run}"
     told = False
 
-    async def query_job_status(command: str, log: Any) -> Answer:
+    async def query_job_status(command: str, log: Any) -> SlurmStates:
         nonlocal told
         states, seconds = await ask(command, log)
         if states is None and not told:

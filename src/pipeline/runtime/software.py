@@ -57,7 +57,7 @@ def check_software() -> None:
     """Compare this process's software with what the main process recorded.
 
     Raises:
-        ConfigError: With what differs.
+        ConfigError: If something differs, which the message names.
     """
     recorded = _recorded()
     if recorded is None:

@@ -36,7 +36,7 @@ def together(communicator: Communicator) -> Iterator[None]:
     """Run a block that is not collective, and raise on all processes if it fails on one; collective.
 
     Raises:
-        Exception: Of the failure's type where it is one that users act on, else RuntimeError; it names the first
+        Exception: One of the failure's type where it is one that users act on, else RuntimeError; it names the first
             process that failed. That process raises its own.
     """
     failure: Exception | None = None

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.artifacts.results.operator import Compression, Fit, Level, OperatorFacts
+from pipeline.artifacts.results.operator import Compression, FittedCovariance, Level, OperatorFacts
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Artifact
-from pipeline.config.matrices import CompressSpec
-from pipeline.config.matrices import Fit as FitSpec
+from pipeline.config.matrices import CompressSpec, Fit
 from pipeline.hmatrix import DistributedH2Matrix, kernels
 from pipeline.hmatrix.boundary_elements import NearField, notes_on_wave
 from pipeline.hmatrix.distributed import OwnTriangles
@@ -33,14 +32,14 @@ SMALLEST_NUGGET = 1e-3  # of the values' variance, in a fit: it bounds the condi
 
 
 @dataclass(frozen=True)
-class Covariance:
+class KernelWithNugget:
     """A kernel with the nugget that goes with it."""
 
     kernel: kernels.Kernel
     nugget: float = 0.0
     nugget_at_bound: bool = False
     notes: tuple[str, ...] = ()
-    fit: Fit | None = None
+    fit: FittedCovariance | None = None
 
 
 def run(options: Namespace) -> None:
@@ -116,7 +115,7 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
 def _matrices(
     spec: CompressSpec,
     points: Artifact,
-    covariance: Covariance,
+    covariance: KernelWithNugget,
     communicator: Communicator,
     progress: Progress | None,
 ) -> tuple[dict[str, DistributedH2Matrix], tuple[NearField, OwnTriangles] | None]:
@@ -154,7 +153,9 @@ def _matrices(
     return {"operator": far, "preconditioner": centers}, (near_field, own)
 
 
-def _everybodys_covariance(spec: CompressSpec, points: Artifact, communicator: MpiCommunicator) -> Covariance:
+def _everybodys_covariance(
+    spec: CompressSpec, points: Artifact, communicator: MpiCommunicator
+) -> KernelWithNugget:
     """Return the kernel and the nugget as the study wants them, the same on all processes; collective."""
     kernel = spec.kernel
     if spec.fit is not None and isinstance(kernel, kernels.Stationary):
@@ -165,36 +166,36 @@ def _everybodys_covariance(spec: CompressSpec, points: Artifact, communicator: M
             found = _covariance(spec, points)
     told = {} if found is None else {"kernel": found.kernel.to_dict(), "nugget": found.nugget}
     told = json.loads(communicator.broadcast_text(json.dumps(told), source=0))
-    return found or Covariance(kernels.from_dict(told["kernel"]), told["nugget"])
+    return found or KernelWithNugget(kernels.from_dict(told["kernel"]), told["nugget"])
 
 
 def _fitted(
     spec: CompressSpec,
     kernel: kernels.Stationary,
-    asked: FitSpec,
+    asked: Fit,
     points: Artifact,
     communicator: Communicator,
-) -> Covariance:
+) -> KernelWithNugget:
     """Return the kernel and the nugget of greatest likelihood, the same on all processes; collective."""
     process = kriging.fitted(
         points, kernel, spec.compress.tolerance, SMALLEST_NUGGET, asked.seed, asked.subsample, communicator
     )
-    fit = Fit(
+    fit = FittedCovariance(
         log_likelihood=process.log_likelihood_,
         n=process.n_values_,
         steps=process.n_iter_,
         intervals=process.intervals_,
     )
     at_bound = process.nugget_ <= 1.001 * SMALLEST_NUGGET
-    return Covariance(process.kernel_, process.nugget_, at_bound, process.notes_, fit)
+    return KernelWithNugget(process.kernel_, process.nugget_, at_bound, process.notes_, fit)
 
 
-def _covariance(spec: CompressSpec, points: Artifact) -> Covariance:
+def _covariance(spec: CompressSpec, points: Artifact) -> KernelWithNugget:
     """The kernel and the nugget: as the study gives them, or scaled by the median distance."""
     kernel = spec.kernel
     if not isinstance(kernel, kernels.Stationary):
-        return Covariance(kernel, spec.nugget)
+        return KernelWithNugget(kernel, spec.nugget)
     if spec.task == "classification":
         generator = torch.Generator().manual_seed(0)
         kernel = kernel.stretched(median_distance(tensor(points, "points"), generator))
-    return Covariance(kernel, spec.nugget * kernel.variance)
+    return KernelWithNugget(kernel, spec.nugget * kernel.variance)

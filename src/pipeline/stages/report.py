@@ -14,7 +14,7 @@ from pipeline.errors import ArtifactError
 from pipeline.report import render
 from pipeline.report.changes import Comparison, compare
 from pipeline.report.metrics import (
-    History,
+    HistoryMetrics,
     RuleCost,
 )
 from pipeline.runtime.git import commits_between, uncommitted
@@ -47,7 +47,7 @@ def run(options: Namespace) -> list[Path]:
     return list(manifests)
 
 
-def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> History | None:
+def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> HistoryMetrics | None:
     """Every artefact against those of its name that came before it, had the same specs and the same machine."""
     past: dict[tuple[str, str, str], list[HistoryEntry]] = {}
     for entry in read_snapshot(snapshot) if snapshot is not None else []:
@@ -73,7 +73,7 @@ def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> 
             for commit in commits_between(before[-1].commit_id, now.commit_id):
                 since[commit] = None
     changes = sorted((change for c in comparisons for change in c.changes), key=lambda change: -change.size)
-    return History(
+    return HistoryMetrics(
         n_figures=sum(c.n_figures for c in comparisons),
         n_artefacts=len(comparisons),
         n_runs=max((c.n_runs for c in comparisons), default=0),

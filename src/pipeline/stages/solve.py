@@ -23,7 +23,7 @@ from pipeline.stages.parts.progress import boxes
 from pipeline.stages.parts.scattered import scatter
 from pipeline.stages.parts.solved import Solved, exact_residual
 from pipeline.stages.parts.spec import errors_about, read_spec
-from pipeline.stages.parts.systems import Problem, problem_of
+from pipeline.stages.parts.systems import DividedSystem, problem_of
 from pipeline.stages.parts.work import foretold_of, work_of_factorization
 
 
@@ -136,7 +136,10 @@ def _device(options: Factor, communicator: MpiCommunicator) -> torch.device | No
 
 
 def _solution(
-    problem: Problem, factorization: DistributedFactorization, options: Solve, communicator: Communicator
+    problem: DividedSystem,
+    factorization: DistributedFactorization,
+    options: Solve,
+    communicator: Communicator,
 ) -> tuple[Tensor, SolveInfo]:
     """Solve by conjugate gradients, or by GMRES where the matrix is not positive definite; collective."""
     method = conjugate_gradient if factorization.kind == "cholesky" else gmres

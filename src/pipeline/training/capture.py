@@ -46,7 +46,7 @@ class _Pass:
         scores: The network's outputs with their gradients: each call of the network adds one.
         n_rows: How many samples a call of the network had; None where only parts of it were called.
         moments: Sums of output gradients' moments.
-        rows: For each layer, how many rows of its calls were looked at, how many there were, and those
+        rows: How many rows of each layer's calls were looked at, how many there were, and those
             of the first call.
         sums: For each layer, sums over the uses of each sample: of inputs, of output gradients, and how many uses.
         terms: The terms of the loss, where they are known beforehand.

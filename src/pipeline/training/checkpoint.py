@@ -20,7 +20,7 @@ class State:
         tensors: Weights and buffers ("model/..."), the optimizer's ("optimizer/...") and K-FAC's
             ("kfac/..."), and the mean of weights ("average/..."); copies, contiguous, no two share memory.
         scalars: What JSON can hold: the "identity" of the run, its "step", "seconds", "history" and what else
-            `Progress` holds, and the optimizer's and K-FAC's numbers.
+            `RunState` holds, and the optimizer's and K-FAC's numbers.
     """
 
     tensors: dict[str, Tensor]

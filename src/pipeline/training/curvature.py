@@ -157,7 +157,7 @@ class Curvature:
         return layer.natural(gradient, {m: self.factors[name, m] for m in layer.shapes})
 
     def figures(self, damping: float) -> dict[str, dict[str, dict[str, float]]]:
-        """By layer and factor, its blocks together: "damping" of the diagonal, "trace", and "condition" with damping.
+        """Return figures by layer and factor: "damping" of the diagonal, "trace", and "condition" with damping.
 
         Costs the eigenvalues of all factors.
         """

@@ -26,7 +26,7 @@ def adapted(damping: float, change: float, predicted: float) -> float:
     """Follow Levenberg's and Marquardt's rule [1, section 6.5].
 
     The ratio of the change of the loss to that of the quadratic model is near one where the model can be
-    trusted. Below 1/4 the damping grows, above 3/4 it shrinks, by (19/20)^`Trial.INTERVAL`.
+    trusted. Below 1/4 the damping grows, above 3/4 it shrinks, by (19/20)^`TrialStep.INTERVAL`.
 
     Args:
         change: Change of the loss, negative where it fell.
@@ -35,7 +35,7 @@ def adapted(damping: float, change: float, predicted: float) -> float:
     """
     if not predicted < 0:
         return damping
-    shrinkage = (19 / 20) ** Trial.INTERVAL
+    shrinkage = (19 / 20) ** TrialStep.INTERVAL
     ratio = change / predicted
     if ratio > 3 / 4:
         damping *= shrinkage
@@ -45,7 +45,7 @@ def adapted(damping: float, change: float, predicted: float) -> float:
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialStep:
     """A step that the quadratic model is judged by.
 
     Attributes:
@@ -59,7 +59,7 @@ class Trial:
     gradients: Mapping[str, Tensor]
 
     @classmethod
-    def begin(cls, weights: Mapping[str, torch.nn.Parameter]) -> "Trial":
+    def begin(cls, weights: Mapping[str, torch.nn.Parameter]) -> "TrialStep":
         """Copy weights and gradients."""
         moved = {name: p for name, p in weights.items() if p.grad is not None}
         return cls(

@@ -72,7 +72,7 @@ History = list[EpochRecord]
 
 
 @dataclass
-class Progress:
+class RunState:
     """How far a run is.
 
     Attributes:
@@ -126,7 +126,7 @@ class Progress:
         return asdict(self)
 
     @classmethod
-    def from_scalars(cls, scalars: dict[str, Any]) -> "Progress":
+    def from_scalars(cls, scalars: dict[str, Any]) -> "RunState":
         """Invert `to_scalars`; other entries are left aside."""
         own = {name: scalars[name] for name in cls.__dataclass_fields__}
         own["history"] = [EpochRecord(**record) for record in own["history"]]

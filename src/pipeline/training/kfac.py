@@ -27,7 +27,7 @@ from pipeline.errors import ConvergenceError
 from pipeline.runtime.communicator import Communicator
 from pipeline.training.capture import Capture, Loss
 from pipeline.training.curvature import Curvature
-from pipeline.training.damping import Trial, adapted, scheduled
+from pipeline.training.damping import TrialStep, adapted, scheduled
 from pipeline.training.fisher_projection import orthogonal_part, projected
 from pipeline.training.kronecker import is_finite
 from pipeline.training.layers import find_layers
@@ -136,7 +136,7 @@ class KFAC:
         self._stretch = 1
         self._last_factors = self._last_inverses = 0
         self._warned: set[str] = set()
-        self._trial: Trial | None = None
+        self._trial: TrialStep | None = None
         self._scaler = scaler
         self._checked = communicator.size == 1
         found = find_layers(model, block_size=settings.block_size)
@@ -243,8 +243,8 @@ class KFAC:
                     self._curvature.invert(self.damping)
                 self._last_inverses = self._step
                 self._next_inverses = self._step + self._stretch * self.settings.inverse_interval
-            if self.settings.damping_rule == "adaptive" and self._step % Trial.INTERVAL == 0:
-                self._trial = Trial.begin(self._weights)
+            if self.settings.damping_rule == "adaptive" and self._step % TrialStep.INTERVAL == 0:
+                self._trial = TrialStep.begin(self._weights)
             with self._timed("gradients"):
                 self._precondition(lr, difference)
         self._step += 1

@@ -28,7 +28,7 @@ Build = Callable[[bool], Structure]  # whether the bias takes part
 
 
 @dataclass(frozen=True)
-class Candidate:
+class PossibleLayer:
     """A weight that could be a layer.
 
     Attributes:
@@ -73,7 +73,7 @@ def find_layers(model: nn.Module, *, block_size: int) -> Layers:
     A weight is left aside that is frozen, not known, or shared by layers of kinds that do not add up.
     """
     found = Layers()
-    by_weight: dict[int, list[Candidate]] = {}
+    by_weight: dict[int, list[PossibleLayer]] = {}
     for name, module in model.named_modules():
         for candidate in candidates(name, module, block_size):
             by_weight.setdefault(id(candidate.weight), []).append(candidate)
@@ -84,7 +84,7 @@ def find_layers(model: nn.Module, *, block_size: int) -> Layers:
     return found
 
 
-def _add(group: list[Candidate], found: Layers) -> None:
+def _add(group: list[PossibleLayer], found: Layers) -> None:
     """Make one layer of the modules that share a weight."""
     first = group[0]
     # Biases of their own cannot be columns of a common matrix; they are left aside.
@@ -109,7 +109,7 @@ def _add(group: list[Candidate], found: Layers) -> None:
                 found.functions[id(candidate.weight)] = (first.name, structure)
 
 
-def candidates(name: str, module: nn.Module, block_size: int) -> Iterator[Candidate]:
+def candidates(name: str, module: nn.Module, block_size: int) -> Iterator[PossibleLayer]:
     """Yield the weights of a module itself, not of its children, that are of a known kind and trained."""
     if parametrize.is_parametrized(module):
         return  # its weight is computed, and no parameter
@@ -126,7 +126,7 @@ def candidates(name: str, module: nn.Module, block_size: int) -> Iterator[Candid
         return
     if isinstance(module, UNIT_WISE):
         if any(p is not None and p.requires_grad for p in (weight, bias)) and _computes_as(module, kind):
-            yield Candidate(name, module, weight, bias, lambda _: UnitWise(module))
+            yield PossibleLayer(name, module, weight, bias, lambda _: UnitWise(module))
         return
     if not weight.requires_grad or nn.parameter.is_lazy(weight):
         return
@@ -137,7 +137,7 @@ def candidates(name: str, module: nn.Module, block_size: int) -> Iterator[Candid
         return
     build = STRUCTURES[kind](module, block_size)
     if build is not None:
-        yield Candidate(name, module, weight, bias, partial(_with_bias, build, bias), by_function=not own)
+        yield PossibleLayer(name, module, weight, bias, partial(_with_bias, build, bias), by_function=not own)
 
 
 def _with_bias(
@@ -159,7 +159,7 @@ def _linear(weight: Tensor, block_size: int, parts: int = 1) -> Callable[[Tensor
     return lambda bias: KroneckerProduct(weight, bias, block_size, parts=parts)
 
 
-def _attention(name: str, module: nn.MultiheadAttention, block_size: int) -> Iterator[Candidate]:
+def _attention(name: str, module: nn.MultiheadAttention, block_size: int) -> Iterator[PossibleLayer]:
     """The projections into queries, keys and values; that of the output is a linear layer of its own."""
     dot = f"{name}." if name else ""
     weight, bias = module._parameters["in_proj_weight"], module._parameters["in_proj_bias"]
@@ -167,17 +167,17 @@ def _attention(name: str, module: nn.MultiheadAttention, block_size: int) -> Ite
     if weight is not None:
         if weight.requires_grad:
             build = partial(_with_bias, _linear(weight, block_size, parts=3), bias)
-            yield Candidate(f"{dot}in_proj", module, weight, bias, build, by_function=True)
+            yield PossibleLayer(f"{dot}in_proj", module, weight, bias, build, by_function=True)
         return
     for projection in ("q_proj", "k_proj", "v_proj"):
         weight = getattr(module, f"{projection}_weight")
         if weight.requires_grad:
             # Their biases are parts of one parameter, which is left aside.
             build = partial(_with_bias, _linear(weight, block_size), None)
-            yield Candidate(f"{dot}{projection}", module, weight, None, build, by_function=True)
+            yield PossibleLayer(f"{dot}{projection}", module, weight, None, build, by_function=True)
 
 
-def _recurrence(name: str, module: nn.RNNBase, block_size: int) -> Iterator[Candidate]:
+def _recurrence(name: str, module: nn.RNNBase, block_size: int) -> Iterator[PossibleLayer]:
     """The weights at the inputs and at the states, each with a block of G for every gate."""
     dot = f"{name}." if name else ""
     if getattr(module, "proj_size", 0):
@@ -189,7 +189,9 @@ def _recurrence(name: str, module: nn.RNNBase, block_size: int) -> Iterator[Cand
         bias = module._parameters.get(key.replace("weight", "bias"))
         bias = bias if bias is not None and bias.requires_grad else None
         build = partial(_with_bias, _linear(weight, block_size, parts), bias)
-        yield Candidate(f"{dot}{key.removeprefix('weight_')}", module, weight, bias, build, by_function=True)
+        yield PossibleLayer(
+            f"{dot}{key.removeprefix('weight_')}", module, weight, bias, build, by_function=True
+        )
 
 
 def structure_of(layer: nn.Module, *, block_size: int) -> Structure | None:

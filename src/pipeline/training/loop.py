@@ -16,7 +16,7 @@ from pipeline.training.checkpoint import State, capture_state, restore_state
 from pipeline.training.diagnosis import blame_layer, require_agreement
 from pipeline.training.evaluation import evaluate
 from pipeline.training.halves import Halves, Noise
-from pipeline.training.history import EpochRecord, History, Progress
+from pipeline.training.history import EpochRecord, History, RunState
 from pipeline.training.kfac import KFAC
 from pipeline.training.objective import Objective
 from pipeline.training.optimizers import at_mean, set_rate, settle
@@ -96,7 +96,7 @@ def train(
         in_halves=recipe.noise_scale or (kfac is not None and kfac.settings.difference_weight > 0),
     )
     identity = f"{recipe}, seed {seed}, {len(training)} training and {len(validation)} validation samples"
-    progress = Progress()
+    progress = RunState()
     average = Average(model)
     if state is not None:
         if state.scalars["identity"] != identity:
@@ -105,7 +105,7 @@ def train(
                 "delete it to start afresh"
             )
         restore_state(state, model, optimizer, kfac, average)
-        progress = Progress.from_scalars(state.scalars)
+        progress = RunState.from_scalars(state.scalars)
     if kfac is not None and on_start is not None:
         on_start(kfac.not_preconditioned)
 
@@ -195,7 +195,7 @@ def _n_classes(model: nn.Module, training: Samples) -> int:
 
 
 def _measure(
-    model: nn.Module, progress: Progress, training: Samples, validation: Samples, communicator: Communicator
+    model: nn.Module, progress: RunState, training: Samples, validation: Samples, communicator: Communicator
 ) -> EpochRecord:
     on_training = evaluate(model, training, communicator=communicator)
     on_validation = evaluate(model, validation, communicator=communicator)

@@ -15,9 +15,9 @@ from annotated_types import Interval
 from torch import nn
 
 from pipeline.options import Decay, NotNegative, Positive, require_bounds
-from pipeline.training.settings import KFACSettings, Placement
+from pipeline.training.settings import KFACSettings, PlacementName
 
-Groups = list[dict[str, Any]]
+ParameterGroups = list[dict[str, Any]]
 
 
 @runtime_checkable
@@ -52,10 +52,10 @@ class Optimizer:
         """Return the torch optimizer of a network's trained parameters."""
         raise NotImplementedError
 
-    def groups(self, model: nn.Module) -> Groups:
+    def groups(self, model: nn.Module) -> ParameterGroups:
         """Divide the trained parameters into those that decay and those that do not."""
         trained = [p for p in model.parameters() if p.requires_grad]
-        groups: Groups = [
+        groups: ParameterGroups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
@@ -156,7 +156,7 @@ class Muon(Optimizer):
         for p in model.parameters():
             if p.requires_grad:
                 (hidden if id(p) in inner else others).append(p)
-        groups: Groups = [
+        groups: ParameterGroups = [
             {"params": hidden, "use_muon": True, "weight_decay": self.weight_decay, "use_adjusted_lr": True},
             {"params": others, "use_muon": False, "weight_decay": 0.0, "betas": (self.momentum, 0.95)},
         ]
@@ -226,7 +226,7 @@ class FOP(SecondOrder):
 
     name: ClassVar[str] = "fop"
 
-    placement: Placement = "replicate"
+    placement: PlacementName = "replicate"
     difference_weight: NotNegative = 1.0
 
 

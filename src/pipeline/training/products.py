@@ -6,10 +6,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-Product = Callable[..., Tensor]
+TensorProduct = Callable[..., Tensor]
 
 
-def _if_works(product: Product | None) -> Product | None:
+def _if_works(product: TensorProduct | None) -> TensorProduct | None:
     """Return a product unless a trial by the arguments that it is called with fails: a private one may change."""
     one = torch.ones(1, 1)
     try:

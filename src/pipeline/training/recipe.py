@@ -14,8 +14,8 @@ from pipeline.training.schedule import Constant, Cosine, Schedule
 from pipeline.training.settings import KFACSettings
 from pipeline.training.smoothing import Smoothing, WeightNoise
 
-Precision = Literal["float32", "bfloat16", "float16"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
+TrainingPrecision = Literal["float32", "bfloat16", "float16"]
+PRECISIONS: tuple[str, ...] = get_args(TrainingPrecision)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Recipe:
     second_moment: float = 0.999
     trust: float = 2e-2
     n_measured: Count = 4096
-    precision: Precision = "float32"
+    precision: TrainingPrecision = "float32"
     noise_scale: bool = False
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ from pipeline.training.smoothing import Smoothing
 
 #: By option: "lr" is the optimizer's, "mixup.alpha" that of a smoothing.
 Ranges = Mapping[str, tuple[float, float]]
-Values = Mapping[str, float]
+SearchedValues = Mapping[str, float]
 
 
 def drawn(ranges: Ranges, n_trials: int, *, seed: int, optimizer: Optimizer) -> list[dict[str, float]]:
@@ -51,7 +51,7 @@ def drawn(ranges: Ranges, n_trials: int, *, seed: int, optimizer: Optimizer) -> 
 
 
 def with_values(
-    optimizer: Optimizer, smoothing: Sequence[Smoothing], values: Values
+    optimizer: Optimizer, smoothing: Sequence[Smoothing], values: SearchedValues
 ) -> tuple[Optimizer, tuple[Smoothing, ...]]:
     """Return an optimizer and smoothings with these options in place of their own.
 
@@ -66,7 +66,7 @@ def with_values(
     return replace(optimizer, **own), tuple(_with_own(s, values) for s in smoothing)
 
 
-def _with_own(smoothing: Smoothing, values: Values) -> Smoothing:
+def _with_own(smoothing: Smoothing, values: SearchedValues) -> Smoothing:
     prefix = f"{smoothing.name}."
     own: dict[str, Any] = {
         name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)

@@ -9,7 +9,7 @@ from pipeline.options import Count, Decay, NotNegative, Positive, Share, require
 
 DampingRule = Literal["fixed", "scheduled", "adaptive"]
 Fisher = Literal["empirical", "monte_carlo"]
-Placement = Literal["replicate", "memory", "hybrid"]
+PlacementName = Literal["replicate", "memory", "hybrid"]
 Communication = Literal["float64", "float32", "bfloat16"]
 WeightSharing = Literal["expand", "reduce"]
 
@@ -30,7 +30,7 @@ class KFACSettings:
         adaptive_change: Intervals double while factors move by less than this share, else halve; 0: fixed.
         kl_clip: Bound on lr^2 u'g of a step, about twice its KL divergence; larger steps are scaled down. 0: none.
         sample_fraction: Part of each batch that the factors are computed from.
-        fisher: Whose gradients the factors are made of. "empirical": those of the labels; "monte_carlo": those of one
+        fisher: The gradients that factors are made of. "empirical": those of the labels; "monte_carlo": those of one
             class per sample drawn from the network's own prediction.
         ekfac: Whether to correct the eigenvalues of the Kronecker product in its eigenbasis.
         weight_sharing: How the uses of a weight within a sample, at several positions or in several calls, are treated.
@@ -56,7 +56,7 @@ class KFACSettings:
     ekfac: bool = False
     weight_sharing: WeightSharing = "expand"
     block_size: Annotated[int, Ge(0)] = 512
-    placement: Placement = "hybrid"
+    placement: PlacementName = "hybrid"
     communication: Communication = "float64"
     difference_weight: NotNegative = 0.0
 

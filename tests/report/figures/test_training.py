@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.artifacts.results.network import EpochRow
 from pipeline.report.figures import training
-from pipeline.report.metrics import Run
+from pipeline.report.metrics import RunMetrics
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_the_climb_of_the_first_epochs_is_left_out_only_where_more_follows(limit
         for epoch, accuracy in enumerate(accuracies, 1)
     ]
     usual = {"label": "", "optimizer": "sgd", "batch_size": 64, "train_samples": 100, "epochs": n_epochs}
-    run = Run.model_validate(usual | {"seeds": {"0": {"history": history}}})
+    run = RunMetrics.model_validate(usual | {"seeds": {"0": {"history": history}}})
     training.learning_curves({"run": run})
     bottom, top = limits[0]
     assert bool(bottom <= 0.4) is whole

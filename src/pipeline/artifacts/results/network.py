@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator
 from pipeline.artifacts.results.facts import Facts, Number
 
 #: A cell of a table: an empty one is no number.
-Cell = Annotated[Number, BeforeValidator(lambda text: None if text == "" else text)]
+OptionalNumber = Annotated[Number, BeforeValidator(lambda text: None if text == "" else text)]
 
 
 class Score(BaseModel):
@@ -69,24 +69,24 @@ class EpochRow(BaseModel):
 
     epoch: int
     steps: int
-    seconds: Cell
-    train_loss: Cell
-    train_accuracy: Cell
-    validation_loss: Cell
-    validation_accuracy: Cell
-    gap: Cell
+    seconds: OptionalNumber
+    train_loss: OptionalNumber
+    train_accuracy: OptionalNumber
+    validation_loss: OptionalNumber
+    validation_accuracy: OptionalNumber
+    gap: OptionalNumber
     n_retries: int
     n_stale: int
     n_skipped: int
-    step_size: Cell
-    damping: Cell
-    factor_age: Cell
-    inverse_age: Cell
-    gradient_seconds: Cell
-    preconditioner_seconds: Cell
-    evaluation_seconds: Cell
-    noise_variance: Cell = None
-    noise_square: Cell = None
+    step_size: OptionalNumber
+    damping: OptionalNumber
+    factor_age: OptionalNumber
+    inverse_age: OptionalNumber
+    gradient_seconds: OptionalNumber
+    preconditioner_seconds: OptionalNumber
+    evaluation_seconds: OptionalNumber
+    noise_variance: OptionalNumber = None
+    noise_square: OptionalNumber = None
 
 
 class FactorFigures(BaseModel):

@@ -45,7 +45,7 @@ class Compression(BaseModel):
     notes: list[str]
 
 
-class Fit(BaseModel):
+class FittedCovariance(BaseModel):
     """A covariance fitted by maximum likelihood.
 
     Attributes:
@@ -76,5 +76,5 @@ class OperatorFacts(Facts):
     kernel_parameters: dict[str, Any]
     nugget: float
     nugget_at_bound: bool
-    fit: Fit | None = None
+    fit: FittedCovariance | None = None
     compress: Compression

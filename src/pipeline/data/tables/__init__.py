@@ -16,12 +16,12 @@ from pipeline.data.tables.geotiff import open_geotiff
 from pipeline.data.tables.netcdf import open_netcdf
 from pipeline.data.tables.numpy_files import open_npy, open_npz
 from pipeline.data.tables.parquet import open_parquet
-from pipeline.data.tables.table import Table, WrongValueError
+from pipeline.data.tables.table import OpenTable, WrongValueError
 from pipeline.errors import ConfigError
 
-__all__ = ["FORMATS", "Table", "WrongValueError", "open_table", "read_columns"]
+__all__ = ["FORMATS", "OpenTable", "WrongValueError", "open_table", "read_columns"]
 
-FORMATS: dict[str, Callable[[Path], Table]] = {
+FORMATS: dict[str, Callable[[Path], OpenTable]] = {
     ".csv": open_csv,
     ".npy": open_npy,
     ".npz": open_npz,
@@ -32,7 +32,7 @@ FORMATS: dict[str, Callable[[Path], Table]] = {
 }
 
 
-def open_table(path: Path) -> Table:
+def open_table(path: Path) -> OpenTable:
     """Open a file of columns; its ending tells what it is.
 
     Raises:
@@ -58,7 +58,7 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> dict[str, ND
         names: The columns to read; all by default.
 
     Raises:
-        ConfigError: As `open_table` and `Table.parts` do.
+        ConfigError: If `open_table` or `OpenTable.parts` refuses the file.
     """
     table = open_table(path)
     chosen = table.chosen(names)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.tables.table import Rows, Table, unreadable, wrong_value
+from pipeline.data.tables.table import OpenTable, Rows, unreadable, wrong_value
 from pipeline.errors import ConfigError
 
 BLOCK_BYTES = 1 << 22
 OTHER_SEPARATORS = (";", "\t", "|")
 
 
-def open_csv(path: Path) -> Table:
+def open_csv(path: Path) -> OpenTable:
     """Open a CSV file in UTF-8 with commas between values.
 
     pyarrow reads it, some megabytes at a time. What it refuses is read once more, row by row, for the place of the
@@ -24,7 +24,7 @@ def open_csv(path: Path) -> Table:
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"{path}: column {twice!r} is there twice; rename one of them")
-    return Table(path, tuple(header), lambda names: _read(path, header, names))
+    return OpenTable(path, tuple(header), lambda names: _read(path, header, names))
 
 
 def _header(path: Path) -> list[str]:

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.tables.table import ROWS_AT_ONCE, Rows, Table, unreadable, wrong_value
+from pipeline.data.tables.table import ROWS_AT_ONCE, OpenTable, Rows, unreadable, wrong_value
 from pipeline.errors import ConfigError
 
 COORDINATES = ("lon", "lat", "height")
 
 
-def open_geojson(path: Path) -> Table:
+def open_geojson(path: Path) -> OpenTable:
     """Open a FeatureCollection of Points: columns `lon`, `lat` (and `height`), and the properties of numbers.
 
     The first feature tells which columns there are.
@@ -27,7 +27,7 @@ def open_geojson(path: Path) -> Table:
     for name in geometry:
         if name in numeric:
             raise ConfigError(f"{path}: property {name!r} has the name of a coordinate; rename it")
-    return Table(
+    return OpenTable(
         path,
         (*geometry, *numeric),
         lambda names: _read(path, names, len(position)),

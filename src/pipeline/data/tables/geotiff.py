@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.tables.table import ROWS_AT_ONCE, Rows, Table, unreadable
+from pipeline.data.tables.table import ROWS_AT_ONCE, OpenTable, Rows, unreadable
 from pipeline.errors import ConfigError
 
 
-def open_geotiff(path: Path) -> Table:
+def open_geotiff(path: Path) -> OpenTable:
     """Open a raster: columns `x` and `y`, the centers of its cells, and its bands, called 1, 2, and so on."""
     import rasterio
     from rasterio.windows import Window
@@ -50,7 +50,7 @@ def open_geotiff(path: Path) -> Table:
             raise unreadable(path, error, "write it again as GeoTIFF") from None
 
     code = None if system is None else system.to_epsg()
-    return Table(
+    return OpenTable(
         path,
         ("x", "y", *map(str, range(1, n_bands + 1))),
         read,

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.tables.table import ROWS_AT_ONCE, Rows, Table, unreadable
+from pipeline.data.tables.table import ROWS_AT_ONCE, OpenTable, Rows, unreadable
 from pipeline.errors import ConfigError
 
 
-def open_netcdf(path: Path) -> Table:
+def open_netcdf(path: Path) -> OpenTable:
     """Open a NetCDF file: every variable of numbers is a column.
 
     The variable of the most dimensions tells what rows run through; the others' dimensions are among these, and their
@@ -45,7 +45,7 @@ def open_netcdf(path: Path) -> Table:
     widest = max(shapes.values(), key=len)
     axes_alone = all([name] == list(shape) for name, shape in shapes.items())
     columns = tuple(name for name, shape in shapes.items() if axes_alone or shape.keys() <= widest.keys())
-    return Table(
+    return OpenTable(
         path,
         columns,
         read,

@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.tables.table import ROWS_AT_ONCE, Rows, Table
+from pipeline.data.tables.table import ROWS_AT_ONCE, OpenTable, Rows
 from pipeline.errors import ConfigError
 
 #: What readers of archives raise: RuntimeError where one is encrypted, NotImplementedError where its compression is
@@ -23,7 +23,7 @@ UNREADABLE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAErr
 MOST_COLUMNS = 10_000
 
 
-def open_npy(path: Path) -> Table:
+def open_npy(path: Path) -> OpenTable:
     """Open an array of shape (n,) or (n, columns); its columns are called 0, 1, and so on."""
     with path.open("rb") as file:
         magic = file.read(len(np.lib.format.MAGIC_PREFIX))
@@ -45,10 +45,10 @@ def open_npy(path: Path) -> Table:
             mapped: NDArray[Any] = np.load(path, mmap_mode="r").reshape(len(array), len(columns))
             yield mapped[first : first + ROWS_AT_ONCE, chosen].astype(np.float64)
 
-    return Table(path, tuple(columns), read)
+    return OpenTable(path, tuple(columns), read)
 
 
-def open_npz(path: Path) -> Table:
+def open_npz(path: Path) -> OpenTable:
     """Open a file of arrays: each is a column under its own name, or several, such as `x.0` and `x.1`."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -80,7 +80,7 @@ def open_npz(path: Path) -> Table:
             except UNREADABLE as error:
                 raise _not_an_array(path, error) from None
 
-    return Table(path, tuple(places), read)
+    return OpenTable(path, tuple(places), read)
 
 
 Header = tuple[tuple[int, ...], bool, np.dtype[Any]]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.tables.table import ROWS_AT_ONCE, Rows, Table, unreadable
+from pipeline.data.tables.table import ROWS_AT_ONCE, OpenTable, Rows, unreadable
 from pipeline.errors import ConfigError
 
 
-def open_parquet(path: Path) -> Table:
+def open_parquet(path: Path) -> OpenTable:
     """Open a Parquet file: its columns of numbers; a field's metadata `unit` or `units` is its unit."""
     import pyarrow
     from pyarrow import parquet
@@ -56,4 +56,4 @@ def open_parquet(path: Path) -> Table:
         except (pyarrow.ArrowException, OSError) as error:
             raise unreadable(path, error, "write it again as Parquet") from None
 
-    return Table(path, tuple(entry.name for entry in numeric), read, units)
+    return OpenTable(path, tuple(entry.name for entry in numeric), read, units)

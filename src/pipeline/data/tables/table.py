@@ -17,7 +17,7 @@ ROWS_AT_ONCE = 65536
 
 
 @dataclass(frozen=True)
-class Table:
+class OpenTable:
     """An open file.
 
     Attributes:
@@ -42,7 +42,7 @@ class Table:
         """The names, which have to be there; all columns by default.
 
         Raises:
-            ConfigError: With the first name that is no column, and the nearest that is.
+            ConfigError: If a name is not that of a column; the message names the nearest one.
         """
         for name in names or ():
             if name not in self.columns:
@@ -56,7 +56,7 @@ class Table:
         """Read the rows, a part at a time, and check that every value is a finite number.
 
         Raises:
-            ConfigError: With the row and the column of the first value that is none, or if there are no rows.
+            ConfigError: If a value is not a number, which the message names by row and column, or if there are no rows.
         """
         chosen = self.chosen(names)
         first = 1

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from pipeline.hmatrix.batched.padding import Integers, buckets, chained, ranges, to_device
 
-Entries = Callable[[Tensor, Tensor], Tensor]  # places (b, m) and (b, n) of the tree order -> blocks (b, m, n)
+TensorEntries = Callable[
+    [Tensor, Tensor], Tensor
+]  # places (b, m) and (b, n) of the tree order -> blocks (b, m, n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,7 @@ class LevelMatrix:
 
     def __init__(
         self,
-        entries: Entries,
+        entries: TensorEntries,
         diagonal: Callable[[Tensor], Tensor],
         points: Tensor,
         start: Integers,
@@ -64,7 +66,7 @@ class LevelMatrix:
         Args:
             entries: The kernel.
             diagonal: What is added to the diagonal at places of the tree order.
-            points, start: As the attributes.
+            points, start: See the attributes.
             stored: Pairs of boxes, shape (boxes, boxes), symmetric, which have a block.
             symmetric: Whether the matrix is.
             dtype: Type of the numbers.

@@ -12,15 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.batched.compression import BoxBases, FarField, adaptive_bases
 from pipeline.hmatrix.batched.kernel import DeviceKernel
 from pipeline.hmatrix.batched.padding import Integers, buckets, ranges, to_device, to_host
 from pipeline.hmatrix.batched.precision import full_precision
-from pipeline.hmatrix.blocks import Blocks, Places
+from pipeline.hmatrix.blocks import Blocks, PairPlaces
 from pipeline.hmatrix.cluster import Ints
-from pipeline.hmatrix.inputs import Progress
-from pipeline.hmatrix.skeleton import Basis, Sampling, require_compressible, unknowns
+from pipeline.hmatrix.skeleton import Basis, WantedBasis, require_compressible, unknowns
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,44 +28,27 @@ class DeviceSource:
     kernel: DeviceKernel
 
     def blocks(
-        self, rows: Places, columns: Places, pairs: tuple[Ints, Ints], stored: np.dtype[Any]
+        self, rows: PairPlaces, columns: PairPlaces, pairs: tuple[Ints, Ints], stored: np.dtype[Any]
     ) -> Blocks:
         return self.kernel.blocks(rows, columns, pairs, stored)
 
     def exact_rows(self, chosen: NDArray[np.int32]) -> NDArray[Any]:
         return self.kernel.exact_rows(chosen)
 
-    def basis(
-        self,
-        far: Lists,
-        sampling: Sampling,
-        *,
-        transposed: bool,
-        stored: np.dtype[Any],
-        progress: Progress | None,
-    ) -> Basis:
+    def basis(self, wanted: WantedBasis) -> Basis:
         rows, columns = self.kernel.rows, self.kernel.columns
-        field = FarField(*((rows, columns) if transposed else (columns, rows)), far, sampling)
-        return nested_basis(self.kernel, field, transposed=transposed, stored=stored, progress=progress)
+        trees = (rows, columns) if wanted.transposed else (columns, rows)
+        return nested_basis(self.kernel, FarField(*trees, wanted.far, wanted.sampling), wanted)
 
 
 @full_precision()
-def nested_basis(
-    kernel: DeviceKernel,
-    field: FarField,
-    *,
-    transposed: bool,
-    stored: np.dtype[Any],
-    progress: Progress | None = None,
-) -> Basis:
+def nested_basis(kernel: DeviceKernel, field: FarField, wanted: WantedBasis) -> Basis:
     """Choose skeletons of every box, from the leaves up: what `skeleton.nested_basis` does box by box.
 
     Args:
         kernel: Entries.
-        field: Far fields of the boxes: those of the sources, or with `transposed` of the targets.
-        transposed: Rows rather than columns are compressed.
-        stored: What T is kept in.
-        progress: Told of the boxes done.
+        field: Far fields of the boxes: those of the sources, or of the targets where the rows are wanted.
+        wanted: Which bases, and how.
     """
     tree, most = field.own, field.sampling.largest_box
     rank, seconds = np.zeros(tree.n_boxes, np.int32), np.zeros(tree.n_levels)
@@ -84,7 +65,7 @@ def nested_basis(
         for group in buckets(n, np.maximum(n, int(field.sampling.rows))):
             at = ranges(start[group], n[group], len(points) - 1)
             own = to_device(at, kernel.device)
-            bases = _bases(kernel, field, boxes[group], n[group], own, points, energy, transposed)
+            bases = _bases(kernel, field, boxes[group], n[group], own, points, energy, wanted.transposed)
             rank[boxes[group]] = bases.rank
             full = (n[group] >= most // 8) & (50 * (n[group] - bases.rank) < n[group])
             require_compressible(not full.any())
@@ -92,15 +73,20 @@ def nested_basis(
         levels.append(_Level.joined(found, rank[boxes].astype(np.int64), n, start, points, energy))
         points, energy = levels[-1].points, levels[-1].energy
         seconds[level] = time.perf_counter() - begun
-        if progress is not None:
-            progress(tree.n_boxes - int(tree.level_start[level]), tree.n_boxes)
+        if wanted.progress is not None:
+            wanted.progress(tree.n_boxes - int(tree.level_start[level]), tree.n_boxes)
     order_start = np.concatenate([[0], np.cumsum(unknowns(tree, rank), dtype=np.int64)])
     skeletons, order, values = (
         np.concatenate([to_host(array[:-1]) for array in arrays])
         for arrays in zip(*((level.points, level.order, level.T) for level in levels[::-1]), strict=True)
     )
     return Basis(
-        rank, skeletons.astype(np.int32), order.astype(np.int32), values.astype(stored), order_start, seconds
+        rank,
+        skeletons.astype(np.int32),
+        order.astype(np.int32),
+        values.astype(wanted.stored),
+        order_start,
+        seconds,
     )
 
 
@@ -130,9 +116,9 @@ class _Level:
     """What a level leaves to the next, and to the basis; each array has one more element, for padding.
 
     Attributes:
-        points, energy: Of all boxes' skeletons: places, and the standard deviation of a skeleton's coefficient for
+        points, energy: Places of all boxes' skeletons, and the standard deviation of a skeleton's coefficient for
             white noise.
-        order, T: As those of `Basis`.
+        order, T: See `Basis`.
     """
 
     points: Tensor

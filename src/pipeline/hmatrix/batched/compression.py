@@ -14,14 +14,14 @@ from pipeline.hmatrix.batched.blocks import LevelMatrix, Unknowns
 from pipeline.hmatrix.batched.interpolation import Bases, interpolate
 from pipeline.hmatrix.batched.padding import LARGEST, Integers, ranges, to_device, to_host
 from pipeline.hmatrix.cluster import ClusterTree
-from pipeline.hmatrix.skeleton import Sampling
+from pipeline.hmatrix.skeleton import FarSampling
 
 _CHECK = 0.4  # of the rows, for a check
 _ALLOWED = 3.0  # times the budget on fresh rows: those of the sample are fitted
 _OVERSAMPLED = 5  # rows for each skeleton
 _ROUNDING = 2e3  # times epsilon squared and the squared norm: no basis does better
 
-Rows = Callable[
+RowEntries = Callable[
     [Tensor, Tensor], Tensor
 ]  # some boxes of a bucket, places (b, m) far from them -> blocks (b, m, n)
 
@@ -33,7 +33,7 @@ class FarField:
     own: ClusterTree
     other: ClusterTree
     far: Lists
-    sampling: Sampling
+    sampling: FarSampling
 
     def sample(
         self, boxes: Integers, rows: float, number: int, device: torch.device
@@ -116,7 +116,7 @@ def adaptive_bases(
     n: Integers,
     unknowns: Tensor,
     n_unknowns: int,
-    ways: Sequence[Rows],
+    ways: Sequence[RowEntries],
     exact: Tensor,
     n_exact: Integers,
     scale: Tensor | None = None,

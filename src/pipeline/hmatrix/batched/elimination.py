@@ -32,18 +32,18 @@ from pipeline.hmatrix.batched.steps import BatchedSteps
 from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.inputs import Progress
 from pipeline.hmatrix.kernels import Kernel
-from pipeline.hmatrix.skeleton import Sampling
+from pipeline.hmatrix.skeleton import FarSampling
 
 Failure = tuple[int, int, float]  # level, place in tree order, pivot
 
 
 @dataclass(frozen=True)
-class Problem:
+class BatchedProblem:
     """What is eliminated, and how.
 
     Attributes:
-        kernel, diagonal: Of the matrix; the diagonal in tree order.
-        tree, lists: Of its points.
+        kernel, diagonal: The matrix, whose diagonal is in tree order.
+        tree, lists: Boxes of its points, and which are near and far.
         kind: "cholesky", "ldlt" or "lu".
         computed, stored: Types.
         sampling: How far fields are sampled.
@@ -60,7 +60,7 @@ class Problem:
     kind: str
     computed: torch.dtype
     stored: torch.dtype
-    sampling: Sampling
+    sampling: FarSampling
     dense_end: int
     device: torch.device
     progress: Progress | None = None
@@ -68,7 +68,7 @@ class Problem:
 
 
 @full_precision()
-def eliminate(problem: Problem) -> tuple[tuple[BatchedSteps, ...], Failure | None]:
+def eliminate(problem: BatchedProblem) -> tuple[tuple[BatchedSteps, ...], Failure | None]:
     """Factorize k(points, points) + diagonal.
 
     Returns:
@@ -101,7 +101,7 @@ def _steps(recorded: Recorded, begun: float) -> BatchedSteps:
     )
 
 
-def _leaves(problem: Problem) -> LevelMatrix:
+def _leaves(problem: BatchedProblem) -> LevelMatrix:
     tree, level = problem.tree, problem.tree.n_levels - 1
     start = np.append(tree.start[tree.level_start[level] :], tree.n_points).astype(np.int64)
     diagonal = to_device(problem.diagonal, problem.device).to(problem.computed)
@@ -119,7 +119,7 @@ def _leaves(problem: Problem) -> LevelMatrix:
     return matrix
 
 
-def _merged(problem: Problem, below: LevelMatrix, level: int | None) -> LevelMatrix:
+def _merged(problem: BatchedProblem, below: LevelMatrix, level: int | None) -> LevelMatrix:
     """Return the matrix of the parents of a level's boxes; without a level, or above the first, all in one box."""
     n_parents = below.n_boxes // problem.tree.arity if level else 1
     parent = np.arange(below.n_boxes) // (below.n_boxes // n_parents)
@@ -146,7 +146,7 @@ def _merged(problem: Problem, below: LevelMatrix, level: int | None) -> LevelMat
     return matrix
 
 
-def _eliminate_level(problem: Problem, matrix: LevelMatrix, level: int) -> Recorded:
+def _eliminate_level(problem: BatchedProblem, matrix: LevelMatrix, level: int) -> Recorded:
     """Eliminate what is redundant in the boxes of a level, color by color."""
     near = near_of_level(problem.tree, problem.lists.near, level)
     first_box = int(problem.tree.level_start[level])
@@ -182,7 +182,7 @@ def _eliminate_level(problem: Problem, matrix: LevelMatrix, level: int) -> Recor
     return recorded
 
 
-def _dense_end(problem: Problem, matrix: LevelMatrix) -> Recorded:
+def _dense_end(problem: BatchedProblem, matrix: LevelMatrix) -> Recorded:
     """Eliminate all that is left as one box."""
     recorded = Recorded([], [], np.array([1, matrix.n_unknowns, 0], np.int32))
     if matrix.n_unknowns:

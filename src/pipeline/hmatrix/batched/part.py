@@ -23,12 +23,11 @@ from pipeline.hmatrix.batched.padding import Integers, buckets, ranges, to_devic
 from pipeline.hmatrix.batched.precision import full_precision
 from pipeline.hmatrix.batched.records import RecordArrays, Records, Shapes, StepArrays, native_steps
 from pipeline.hmatrix.batched.steps import Elimination
-from pipeline.hmatrix.cluster import ClusterTree
+from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.inputs import torch_dtype
 from pipeline.hmatrix.kernels import Kernel
-from pipeline.hmatrix.skeleton import Sampling
+from pipeline.hmatrix.skeleton import FarSampling
 
-Ids = NDArray[np.int32]
 _KINDS = ("cholesky", "ldlt", "lu")  # as native/eliminate.hpp numbers them
 _UPDATES = 2  # what others are told of a box, as native/eliminate.hpp numbers it
 _NOTHING = np.zeros(0, np.int32)
@@ -51,7 +50,7 @@ class BatchedPart:
         kind: int,
         working: np.dtype[Any],
         stored: np.dtype[Any],
-        sampling: Sampling,
+        sampling: FarSampling,
         device: torch.device,
     ) -> None:
         self._kernel, self._tree, self._near_lists, self._device = kernel, tree, near, device
@@ -59,7 +58,7 @@ class BatchedPart:
         self._kind, self._working, self._stored = _KINDS[kind], working, stored
         self._n_points = int(tree.stop.max(initial=0))
         self._owned = 0, 0
-        self._told: dict[int, Ids] = {}  # unknowns of boxes that are not in the matrix
+        self._told: dict[int, Ints] = {}  # unknowns of boxes that are not in the matrix
         self._given: dict[
             tuple[int, int], tuple[NDArray[Any], NDArray[Any] | None]
         ] = {}  # blocks of such boxes
@@ -89,12 +88,12 @@ class BatchedPart:
         """Own the boxes first to last - 1, as the tree numbers them."""
         self._owned = first, last
 
-    def set_points(self, boxes: Ids, start: NDArray[np.int64], points: Ids) -> None:
+    def set_points(self, boxes: Ints, start: NDArray[np.int64], points: Ints) -> None:
         """Learn the unknowns of boxes, flat: box i's are points[start[i]] to points[start[i + 1] - 1]."""
         for box, low, high in zip(boxes.tolist(), start[:-1].tolist(), start[1:].tolist(), strict=True):
             self._told[box] = points[low:high].astype(np.int32)
 
-    def points(self, boxes: Ids) -> tuple[NDArray[np.int64], Ids]:
+    def points(self, boxes: Ints) -> tuple[NDArray[np.int64], Ints]:
         """Return the unknowns of boxes, as `set_points` takes them."""
         found = self._lists(boxes)
         start = np.concatenate([[0], np.cumsum([len(part) for part in found], dtype=np.int64)]).astype(
@@ -106,14 +105,14 @@ class BatchedPart:
         """Return how many unknowns boxes first to last - 1 have."""
         return sum(len(part) for part in self._lists(np.arange(first, last)))
 
-    def _lists(self, boxes: NDArray[Any]) -> list[Ids]:
+    def _lists(self, boxes: NDArray[Any]) -> list[Ints]:
         """Return the unknowns of each box."""
         matrix = self._matrix
         if matrix is None:
             return [self._told.get(box, _NOTHING) for box in boxes.tolist()]
         places = to_host(matrix.points[matrix.alive]).astype(np.int32)
 
-        def kept(box: int) -> Ids:
+        def kept(box: int) -> Ints:
             b = box - self._first
             return places[matrix.start[b] : matrix.start[b] + matrix.size[b]]
 
@@ -152,7 +151,7 @@ class BatchedPart:
         held = 0 if self._matrix is None else self._matrix.values.numel() * self._matrix.values.element_size()
         self.peak_bytes = max(self.peak_bytes, held + more + self._step_bytes)
 
-    def arranged(self, boxes: Ids) -> Ids:
+    def arranged(self, boxes: Ints) -> Ints:
         """Return boxes, numbered from the level's first, in the order in which `eliminate` wants them."""
         present = np.zeros(self._n_boxes, bool)
         present[boxes] = True
@@ -163,7 +162,7 @@ class BatchedPart:
 
     @full_precision()
     def eliminate(
-        self, boxes: Ids, told: Ids, watch: "_native.Watch", watching: bool
+        self, boxes: Ints, told: Ints, watch: "_native.Watch", watching: bool
     ) -> tuple[int, tuple[int, float] | None]:
         """Eliminate own boxes, as `arranged` orders them; arguments and results as those of the native `Part`."""
         local = boxes.astype(np.int64) - self._first
@@ -179,7 +178,7 @@ class BatchedPart:
             done += len(run)
         return done, None
 
-    def _eliminate_color(self, boxes: Integers, told: Ids) -> None:
+    def _eliminate_color(self, boxes: Integers, told: Ints) -> None:
         matrix = self._current()
         filled = matrix.size[boxes] > 0
         boxes, told = boxes[filled], told[filled]
@@ -202,7 +201,7 @@ class BatchedPart:
             self._recorded.table += np.array(table, np.int32)
 
     def _eliminate_bucket(
-        self, boxes: Integers, near: Integers, told: Ids, basis: BoxBases, shapes: Shapes
+        self, boxes: Integers, near: Integers, told: Ints, basis: BoxBases, shapes: Shapes
     ) -> None:
         matrix, recorded = self._current(), self._recorded
         before = matrix.unknowns(boxes[:, None]).index
@@ -246,7 +245,7 @@ class BatchedPart:
         return [native_steps(found, recorded.determinant, recorded.table, self._stored)]
 
     @full_precision()
-    def apply(self, ints: Ids, values: NDArray[Any]) -> None:
+    def apply(self, ints: Ints, values: NDArray[Any]) -> None:
         """Do to the blocks of this part what other parts' records ask for."""
         matrix, at, value = self._current(), 0, 0
         while at < len(ints):
@@ -274,7 +273,7 @@ class BatchedPart:
             matrix.subtract(to_device(pairs, self._device), N, N, (sides[0] @ sides[-1].mT)[None])
             matrix.touch(pairs)
 
-    def blocks(self, first: int, last: int, not_first: int, not_last: int) -> tuple[Ids, NDArray[Any]]:
+    def blocks(self, first: int, last: int, not_first: int, not_last: int) -> tuple[Ints, NDArray[Any]]:
         """Return touched blocks of boxes first to last - 1, as the native `Part` does."""
         matrix, ints, values = self._current(), [_NOTHING], [np.zeros(0, self._working)]
         p, q = matrix.first + self._first, matrix.second + self._first
@@ -298,7 +297,7 @@ class BatchedPart:
         table = to_device(matrix.table(one, other), self._device)
         return to_host(matrix.read(table, matrix.unknowns(one), matrix.unknowns(other))[0])
 
-    def add_blocks(self, ints: Ids, values: NDArray[Any]) -> None:
+    def add_blocks(self, ints: Ints, values: NDArray[Any]) -> None:
         """Take over blocks, as the native `Part` gives them, for the level that follows."""
         matrix, at = self._current(), 0
         for p, q, m, n in ints.reshape(-1, 4).tolist():
@@ -311,7 +310,7 @@ class BatchedPart:
                 self._given[p, q] = sides[0], sides[1] if len(sides) == 2 else None
 
     @full_precision()
-    def merge(self, level: int, parents: Ids, first: int, last: int) -> None:
+    def merge(self, level: int, parents: Ints, first: int, last: int) -> None:
         """Join children into `parents`, of which this part owns first to last - 1."""
         below, arity = self._current(), self._tree.arity
         children = self._tree.first_child[parents.astype(np.int64)].astype(np.int64)[:, None] + np.arange(

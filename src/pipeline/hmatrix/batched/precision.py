@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-from pipeline.hmatrix.threads import Held
+from pipeline.hmatrix.threads import SharedSetting
 
 _PRODUCTS = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # it is there
 
@@ -21,7 +21,7 @@ def _compute_exactly() -> Callable[[], None]:
     return lambda: set_to(before)
 
 
-_exact = Held(_compute_exactly)
+_exact = SharedSetting(_compute_exactly)
 
 
 @contextmanager

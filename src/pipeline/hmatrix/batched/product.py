@@ -23,7 +23,7 @@ from pipeline.hmatrix.inputs import torch_dtype
 from pipeline.hmatrix.skeleton import Basis
 from pipeline.hmatrix.vectors import apply_on_device
 
-Side = tuple[NDArray[Any], NDArray[Any]]  # of every box, first place and number of places
+BoxRows = tuple[NDArray[Any], NDArray[Any]]  # of every box, first place and number of places
 Entry = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]  # a matrix, rows that it takes, rows that it gives
 
 _ROUNDED = 16  # sizes of a bucket are multiples of it
@@ -159,7 +159,7 @@ class BatchedProduct:
 
 def _pairs(
     blocks: Blocks,
-    sides: list[Side],
+    sides: list[BoxRows],
     shape: tuple[int, int],
     mirrored: bool,
     computed: torch.dtype,

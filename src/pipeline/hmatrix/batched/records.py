@@ -8,10 +8,10 @@ from torch import Tensor
 
 from pipeline.hmatrix.batched.padding import Integers, to_host
 from pipeline.hmatrix.batched.steps import Elimination
+from pipeline.hmatrix.cluster import Ints
 
-Ids = NDArray[np.int32]
-StepArrays = tuple[Ids, Ids, NDArray[Any], Ids, NDArray[np.float64], Ids]
-RecordArrays = tuple[NDArray[np.int64], Ids, NDArray[np.int64], NDArray[Any]]
+StepArrays = tuple[Ints, Ints, NDArray[Any], Ints, NDArray[np.float64], Ints]
+RecordArrays = tuple[NDArray[np.int64], Ints, NDArray[np.int64], NDArray[Any]]
 
 
 def rows_of(rank: int, width: int, padded_rank: int) -> NDArray[np.int64]:
@@ -32,7 +32,7 @@ class Shapes:
 def native_steps(
     found: list[tuple[Elimination, Shapes]],
     determinant: NDArray[np.float64],
-    table: Ids,
+    table: Ints,
     stored: np.dtype[Any],
 ) -> StepArrays:
     """Return the steps of buckets, one box after the other, without padding."""
@@ -70,7 +70,7 @@ class Records:
 
     def __init__(self, stored: np.dtype[Any]) -> None:
         self._stored = stored
-        self._found: dict[int, tuple[Ids, NDArray[Any]]] = {}
+        self._found: dict[int, tuple[Ints, NDArray[Any]]] = {}
         self._boxes: list[int] = []
 
     def list(self, boxes: NDArray[Any]) -> None:
@@ -84,7 +84,7 @@ class Records:
         """Write the records of boxes of a bucket.
 
         Args:
-            boxes: As the tree numbers them.
+            boxes: Their numbers in the tree.
             shapes: Their sizes.
             places: Shape (b, k), places of the skeletons among the unknowns before.
             update: Shapes (b, k + r, d) and (b, d, k + r), of a Cholesky factorization the first alone.

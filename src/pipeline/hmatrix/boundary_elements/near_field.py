@@ -46,7 +46,7 @@ class NearField:
 
         Args:
             mesh: The triangles.
-            n_points, near: As the attributes.
+            n_points, near: See the attributes.
             n_rows: Rows that are wanted, the first of the mesh; pairs of two later triangles are then left out, and of
                 their rows only what meets the wanted ones is right.
         """

@@ -78,7 +78,7 @@ def _barycentric(x: Array, y: Array) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class TrianglePairs:
     """Pairs of triangles, whose corners are numbered so that common ones come first.
 
     Attributes:
@@ -92,7 +92,7 @@ class Pairs:
     n_common: Tensor
 
     @classmethod
-    def of(cls, mesh: TriangleMesh, triangles: Tensor) -> "Pairs":
+    def of(cls, mesh: TriangleMesh, triangles: Tensor) -> "TrianglePairs":
         """Order the corners of pairs of triangles, shape (2, p)."""
         left, right = (mesh.triangles[side] for side in triangles)
         same = left[:, :, None] == right[:, None, :]
@@ -103,8 +103,8 @@ class Pairs:
         order_right = torch.argsort(place, dim=1, stable=True)
         return cls(triangles, torch.stack([order_left, order_right]), same.sum(dim=(1, 2)))
 
-    def __getitem__(self, chosen: Tensor | slice) -> "Pairs":
-        return Pairs(self.triangles[:, chosen], self.corners[:, chosen], self.n_common[chosen])
+    def __getitem__(self, chosen: Tensor | slice) -> "TrianglePairs":
+        return TrianglePairs(self.triangles[:, chosen], self.corners[:, chosen], self.n_common[chosen])
 
     def __len__(self) -> int:
         return self.triangles.shape[1]

@@ -12,7 +12,7 @@ from pipeline.hmatrix.boundary_elements.near_field import near_pairs
 from pipeline.hmatrix.boundary_elements.normal_derivative import radial
 from pipeline.hmatrix.boundary_elements.pair_rules import (
     PairRule,
-    Pairs,
+    TrianglePairs,
     conical_rule,
     product_rule,
     touching_rule,
@@ -55,7 +55,7 @@ class PanelIntegrals:
         """
         n = len(mesh)
         own = torch.arange(n).expand(2, n)
-        pairs = Pairs.of(mesh, torch.cat([own, near_pairs(mesh, near)], dim=1))
+        pairs = TrianglePairs.of(mesh, torch.cat([own, near_pairs(mesh, near)], dim=1))
         points, weights = gauss_rule(n_points)
         coarse = product_rule(points.numpy(), weights.numpy())
         blocks: list[tuple[NDArray[np.int64], NDArray[np.int64], list[NDArray[np.number]]]] = []
@@ -80,7 +80,7 @@ class PanelIntegrals:
         return cls(*(_assembled(blocks, 3 * n, which) for which in ("single", "double")))
 
 
-def _with_rules(mesh: TriangleMesh, pairs: Pairs, order: int) -> list[tuple[Pairs, PairRule]]:
+def _with_rules(mesh: TriangleMesh, pairs: TrianglePairs, order: int) -> list[tuple[TrianglePairs, PairRule]]:
     """Return all pairs by the rules that they need."""
     i, j = pairs.triangles
     between = (mesh.centroids[i] - mesh.centroids[j]).norm(dim=1)
@@ -113,7 +113,7 @@ def _assembled(
 
 
 def _integrals(
-    mesh: TriangleMesh, wavenumber: complex, pairs: Pairs, rule: PairRule
+    mesh: TriangleMesh, wavenumber: complex, pairs: TrianglePairs, rule: PairRule
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return integrals of G, of its derivative along the second and along the first normal; each of shape (p, 3, 3).
 

@@ -21,8 +21,8 @@ from pipeline.meshes.triangles import TriangleMesh
 
 logger = logging.getLogger("pipeline.hmatrix")
 
-Side = Literal["interior", "exterior"]
-Values = Callable[[NDArray[Any]], NDArray[Any]]
+Region = Literal["interior", "exterior"]
+BoundaryValues = Callable[[NDArray[Any]], NDArray[Any]]
 _RESTART = 100
 ITERATIONS = 1000  # at most, unless others are asked for
 _COARSE, _COARSEST = 6.0, 3.0  # triangles for each wavelength: fewer are warned of, or refused
@@ -48,7 +48,7 @@ class BoundarySolution:
 
     mesh: TriangleMesh
     wavenumber: complex
-    side: Side | None
+    side: Region | None
     single: NDArray[Any] | None
     double: NDArray[Any] | None
     unknown: NDArray[Any]
@@ -71,9 +71,9 @@ class BoundarySolution:
 
 def solve_dirichlet(
     mesh: TriangleMesh,
-    values: ArrayLike | Values,
+    values: ArrayLike | BoundaryValues,
     *,
-    side: Side = "interior",
+    side: Region = "interior",
     kernel: FundamentalSolution | None = None,
     tolerance: float = 1e-6,
     operators: LayerOperators | None = None,
@@ -129,7 +129,7 @@ def solve_neumann(
     mesh: TriangleMesh,
     derivatives: ArrayLike | Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]],
     *,
-    side: Side = "interior",
+    side: Region = "interior",
     kernel: FundamentalSolution | None = None,
     tolerance: float = 1e-6,
     operators: LayerOperators | None = None,

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from pipeline.hmatrix import _native
 
-Rule = tuple[Tensor, Tensor]  # barycentric coordinates (q, 3) and weights (q,) that sum to 1
+QuadratureRule = tuple[Tensor, Tensor]  # barycentric coordinates (q, 3) and weights (q,) that sum to 1
 
 
-def gauss_rule(n_points: int) -> Rule:
+def gauss_rule(n_points: int) -> QuadratureRule:
     """Return the symmetric rule of 1, 3 or 7 points on a triangle: exact for degree 1, 2 or 5 [1].
 
     References:
@@ -31,7 +31,7 @@ def gauss_rule(n_points: int) -> Rule:
     raise ValueError(f"rules of 1, 3 and 7 points are known, not of {n_points}")
 
 
-def split_rule(rule: Rule) -> Rule:
+def split_rule(rule: QuadratureRule) -> QuadratureRule:
     """Return a rule applied to each of the four triangles between corners and edge midpoints."""
     points, weights = rule
     corner = (torch.eye(3, dtype=torch.float64)[:, None] + torch.eye(3, dtype=torch.float64)) / 2
@@ -118,7 +118,7 @@ def pair_means(targets: Tensor, sources: Tensor) -> Tensor:
     return means
 
 
-def _symmetric_mean(targets: Tensor, sources: Tensor, rule: Rule) -> Tensor:
+def _symmetric_mean(targets: Tensor, sources: Tensor, rule: QuadratureRule) -> Tensor:
     """Return the mean with the inner integral exact and the outer by the rule, natively: see `native/potential.hpp`."""
     corners = (
         part.detach().cpu().double().reshape(-1, 9).contiguous().numpy() for part in (targets, sources)

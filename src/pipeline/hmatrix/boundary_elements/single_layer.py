@@ -24,7 +24,7 @@ from pipeline.hmatrix.vectors import Vectors, arrays_as_tensors
 from pipeline.meshes.triangles import TriangleMesh
 
 
-class Product(Protocol):
+class ImplicitMatrix(Protocol):
     """A matrix known by its products."""
 
     def __matmul__(self, x: Tensor, /) -> Tensor:
@@ -93,7 +93,7 @@ class SingleLayer:
         """The diagonal that preconditions, shape (t,); see `NearField`."""
         return self.computed_near_field.safe_diagonal
 
-    def operator(self, far: Product) -> "SingleLayerOperator":
+    def operator(self, far: ImplicitMatrix) -> "SingleLayerOperator":
         """Return A, given K as a compressed or dense matrix of the kernel on `points` with diagonal 0."""
         return SingleLayerOperator(self, far)
 
@@ -112,7 +112,7 @@ class SingleLayerOperator:
     """
 
     layer: SingleLayer
-    far: Product
+    far: ImplicitMatrix
 
     def __repr__(self) -> str:
         return f"SingleLayerOperator({self.layer!r}, far {self.far!r})"

@@ -1,4 +1,4 @@
-"""From points that are divided to an H2 matrix that is: `compression.py` by parts.
+"""How a divided H2 matrix is made from divided points; `compression.py` is the same without parts.
 
 Every process samples, compresses and evaluates for its own boxes, with points fetched from others; process 0 does so
 for the few boxes above the cut. Boxes and lists are those of one process; points inside a leaf may be in another order,
@@ -23,10 +23,10 @@ from pipeline.hmatrix.admissibility import (
     interactions,
     pairs_of,
 )
-from pipeline.hmatrix.blocks import Blocks, Places, evaluate_blocks
+from pipeline.hmatrix.blocks import Blocks, PairPlaces, evaluate_blocks
 from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.distributed.exact_rows import sampled_error, typical_norm
-from pipeline.hmatrix.distributed.form import OwnBasis, OwnForm, Pairs
+from pipeline.hmatrix.distributed.form import OwnBasis, OwnBlocks, OwnForm
 from pipeline.hmatrix.distributed.points import KeptPoints, kernel_matrix
 from pipeline.hmatrix.distributed.swap import Array, Halo, Ids, chained, exchange, gather, summed
 from pipeline.hmatrix.distributed.tree import Division, Route, build_tree
@@ -36,7 +36,7 @@ from pipeline.hmatrix.inputs import Progress
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.places import distinct
 from pipeline.hmatrix.rounding import is_narrow, stored_type
-from pipeline.hmatrix.skeleton import Basis, Sampling, require_compressible, unknowns
+from pipeline.hmatrix.skeleton import Basis, FarSampling, require_compressible, unknowns
 from pipeline.hmatrix.threads import n_threads, one_blas_thread
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.together import together
@@ -80,7 +80,7 @@ def compress(
     _require_finite(work.total(near))
     near_halo = Halo.of(communicator, near_places, division.edges)
 
-    sampling = Sampling.for_tolerance(_SHARE * tolerance, norm, division.tree.n_boxes)
+    sampling = FarSampling.for_tolerance(_SHARE * tolerance, norm, division.tree.n_boxes)
     for attempt in range(_ATTEMPTS):
         column_basis, row_basis = work.bases(sampling, stored)
         far_boxes, far_halo, far, row_basis, column_basis = work.couplings(row_basis, column_basis, stored)
@@ -185,7 +185,7 @@ class _Build:
     def computed(self) -> np.dtype[Any]:
         return np.dtype(np.complex128 if self.kernel.is_complex else np.float64)
 
-    def near_blocks(self, stored: np.dtype[Any]) -> tuple[Pairs, Ids]:
+    def near_blocks(self, stored: np.dtype[Any]) -> tuple[OwnBlocks, Ids]:
         """Return the blocks of own leaves, and the places of others' points in them; collective."""
         tree, division = self.tree, self.division
         first, second = pairs_of(self.lists.near, mirrored=False)
@@ -198,7 +198,7 @@ class _Build:
         known[others] = True
         counts = np.where(known, tree.stop - tree.start, 0)
         boxes = np.flatnonzero(known)
-        lists: Places = (
+        lists: PairPlaces = (
             np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
             chained(tree.start[boxes], tree.stop[boxes]).astype(np.int32),
         )
@@ -206,15 +206,15 @@ class _Build:
             blocks = self._blocks(lists, lists, first, second, stored)
         return blocks, near_places
 
-    def total(self, pairs: Pairs) -> float:
+    def total(self, pairs: OwnBlocks) -> float:
         """Return the size of the sum of all blocks' entries, which is not finite if one is not; collective."""
         with np.errstate(over="ignore", invalid="ignore"):
             own = abs(pairs.inner.values.sum()) + abs(pairs.outer.values.sum())
         return float(summed(self.communicator, np.array([own], np.float64))[0])
 
     def _blocks(
-        self, rows: Places, columns: Places, first: Ints, second: Ints, stored: np.dtype[Any]
-    ) -> Pairs:
+        self, rows: PairPlaces, columns: PairPlaces, first: Ints, second: Ints, stored: np.dtype[Any]
+    ) -> OwnBlocks:
         matrix = kernel_matrix(self.kernel, self.points, self.points)
         own = self.division.is_own
         inner = own[first] & own[second]
@@ -223,9 +223,9 @@ class _Build:
             evaluate_blocks(matrix, rows, columns, (first[chosen], second[chosen]), stored)
             for chosen in (halves, ~inner)
         ]
-        return Pairs(*found)
+        return OwnBlocks(*found)
 
-    def bases(self, sampling: Sampling, stored: np.dtype[Any]) -> tuple[OwnBasis, OwnBasis]:
+    def bases(self, sampling: FarSampling, stored: np.dtype[Any]) -> tuple[OwnBasis, OwnBasis]:
         """Return the bases of columns and of rows of own boxes and of those above the cut; collective."""
         for step in range(_FETCHES):
             self._fetch_samples(sampling.rows * 2**step, step)
@@ -265,7 +265,7 @@ class _Build:
             np.concatenate(wanted).astype(np.int64), self.division.edges, self.communicator
         )
 
-    def _basis(self, sampling: Sampling, stored: np.dtype[Any], *, transposed: bool) -> OwnBasis | None:
+    def _basis(self, sampling: FarSampling, stored: np.dtype[Any], *, transposed: bool) -> OwnBasis | None:
         """Return one side's bases, or None where a point is missing; collective, and None is this process's alone."""
         division, tree, communicator = self.division, self.tree, self.communicator
         leaves = np.arange(tree.n_boxes) >= tree.level_start[-2]
@@ -327,7 +327,7 @@ class _Build:
         self,
         matrix: "_native.KernelMatrix",
         own: ClusterTree,
-        sampling: Sampling,
+        sampling: FarSampling,
         energy: NDArray[np.float64],
         *,
         transposed: bool,
@@ -348,7 +348,7 @@ class _Build:
         places: Ints,
         energy: NDArray[np.float64],
         corners: NDArray[np.float64],
-        sampling: Sampling,
+        sampling: FarSampling,
         *,
         transposed: bool,
     ) -> "_Side":
@@ -376,7 +376,7 @@ class _Build:
 
     def couplings(
         self, row_basis: OwnBasis, column_basis: OwnBasis, stored: np.dtype[Any]
-    ) -> tuple[Ids, Halo, Pairs, OwnBasis, OwnBasis]:
+    ) -> tuple[Ids, Halo, OwnBlocks, OwnBasis, OwnBasis]:
         """Return others' boxes in far blocks, their owners, the blocks, and bases that know ranks; collective."""
         division, communicator = self.division, self.communicator
         first, second = pairs_of(self.lists.far, mirrored=False)

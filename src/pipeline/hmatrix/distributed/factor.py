@@ -28,7 +28,7 @@ from pipeline.hmatrix.factorization import KINDS
 from pipeline.hmatrix.inputs import Progress, require_tolerance
 from pipeline.hmatrix.parts import Substitution, Team, eliminate
 from pipeline.hmatrix.rounding import is_narrow, step_types, wide_type
-from pipeline.hmatrix.skeleton import Sampling
+from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.hmatrix.threads import n_threads
 from pipeline.hmatrix.vectors import Vectors, apply
 from pipeline.runtime.communicator import Counting
@@ -135,7 +135,9 @@ class DistributedFactorization:
         """Return log det A of a matrix whose determinant is positive."""
         sign, size = self.slogdet()
         if self.form.dtype.kind == "c" or sign.real < 0:
-            raise ValueError("log det of a matrix whose determinant is not positive; use slogdet")
+            raise ValueError(
+                "the determinant is not positive, so its logarithm is no real number; use slogdet"
+            )
         return size
 
     def as_linear_operator(self) -> LinearOperator:
@@ -189,7 +191,8 @@ def factorize(
     With `speeds` boxes are divided in proportion to a number for each process, or to what is "measured" first.
 
     Raises:
-        ConvergenceError: On all processes, if a pivot fails or solves leave a large residual at the tightest tolerance.
+        ConvergenceError: If a pivot fails or solves leave a large residual at the tightest tolerance; all processes
+            raise it.
     """
     tolerance = A.tolerance if tolerance is None else tolerance
     with together(communicator.inner):
@@ -224,7 +227,7 @@ def factorize(
     while True:
         working, stored = step_types(used, size, computed)
         working = computed if double else working
-        sampling = Sampling.for_tolerance(_SHARE * used, A.norm, tree.n_boxes)
+        sampling = FarSampling.for_tolerance(_SHARE * used, A.norm, tree.n_boxes)
         if told == MEASURED and not measured:
             at_once = min(threads, max(len(own_parts), 1))
             measured = measured_speeds(

@@ -37,14 +37,14 @@ class OwnBasis:
 
     @cached_property
     def native(self) -> Any:
-        """The same for native routines."""
+        """The view of it that native routines take."""
         basis = self.basis
         view = getattr(_native, f"Basis_{basis.values.dtype.name}")
         return view(self.rank, self.start, basis.order_start, basis.order, basis.value_start, basis.values)
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class OwnBlocks:
     """Blocks of the rows that a process owns.
 
     Attributes:
@@ -79,7 +79,7 @@ class OwnForm:
         mirrored: The matrix is symmetric.
         diagonal_term: What is added to the diagonal of own rows, in tree order, or None.
         kernel: The kernel whose entries these are.
-        tolerance, norm, dtype, notes: As in `H2Form`, of the whole matrix.
+        tolerance, norm, dtype, notes: See `H2Form`; they are those of the whole matrix.
     """
 
     division: Division
@@ -90,8 +90,8 @@ class OwnForm:
     n_fetched: int
     row_basis: OwnBasis
     column_basis: OwnBasis
-    near: Pairs
-    far: Pairs
+    near: OwnBlocks
+    far: OwnBlocks
     near_places: Ids
     near_halo: Halo
     far_boxes: Ids

@@ -82,11 +82,11 @@ class DistributedH2Matrix:
             kernel: The same on all processes.
             communicator: The processes.
             diagonal: A number, the same on all processes, or shape (n,) for the own rows.
-            tolerance, leaf_size, admissibility: As `H2Matrix.from_kernel` takes them, the same on all processes.
+            tolerance, leaf_size, admissibility: See `H2Matrix.from_kernel`; they are the same on all processes.
             progress: Called with the boxes that this process has compressed and the number of all.
 
         Raises:
-            ConfigError, ConvergenceError, TypeError, ValueError: On all processes, if one of them has a reason.
+            ConfigError, ConvergenceError, TypeError, ValueError: If one process has a reason; all of them raise it.
         """
         counting = Counting(communicator)
         with together(communicator):
@@ -184,7 +184,7 @@ class DistributedH2Matrix:
         Everything is divided but the numbers and bounds of boxes, and near lists, from which all find the same plan.
 
         Args:
-            tolerance, kind, parts, progress: As `H2Matrix.factorize` takes them, the same on all processes.
+            tolerance, kind, parts, progress: See `H2Matrix.factorize`; they are the same on all processes.
             device: Where this process eliminates its boxes in batches, beside others that work natively: its GPU.
             speeds: How many boxes each process should own beside the others: a number for each, the same list on all
                 processes, or "measured" to time a few boxes of each level everywhere before. `speeds` of the result
@@ -212,7 +212,7 @@ class DistributedH2Matrix:
             max_iterations: Largest number of iterations of conjugate gradients, or of GMRES where A is not definite.
 
         Raises:
-            ConvergenceError: On all processes, if the tolerance is not reached.
+            ConvergenceError: If the tolerance is not reached; all processes raise it.
         """
         with together(self.communicator.inner):
             if tolerance is not None:

@@ -72,24 +72,24 @@ class KeptPoints:
         return np.ascontiguousarray(np.concatenate([self.own, self.others]).T)
 
 
-Points = KeptPoints | NDArray[np.float64]
+AllOrKeptPoints = KeptPoints | NDArray[np.float64]
 
 
 def kernel_matrix(
-    kernel: Kernel, targets: Points, sources: Points, *, is_complex: bool = False
+    kernel: Kernel, targets: AllOrKeptPoints, sources: AllOrKeptPoints, *, is_complex: bool = False
 ) -> "_native.KernelMatrix":
     """Return entries between points for native routines, which number them by place, or plain points by row.
 
     With `is_complex`, a real kernel's entries are wanted as complex numbers, as `entries.kernel_matrix` says.
     """
 
-    def at(points: Points, rows: Ints) -> torch.Tensor:
+    def at(points: AllOrKeptPoints, rows: Ints) -> torch.Tensor:
         return torch.from_numpy(points.at(rows) if isinstance(points, KeptPoints) else points[rows])
 
     def fill(rows: Ints, columns: Ints, out: Array) -> None:
         out[...] = kernel(at(targets, rows), at(sources, columns)).numpy().T
 
-    def by_coordinate(points: Points) -> Floats:
+    def by_coordinate(points: AllOrKeptPoints) -> Floats:
         return points.coordinates if isinstance(points, KeptPoints) else np.ascontiguousarray(points.T)
 
     rows = by_coordinate(targets)

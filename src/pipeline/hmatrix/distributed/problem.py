@@ -21,7 +21,7 @@ from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.parts import Problem, Team
 from pipeline.hmatrix.places import distinct
 from pipeline.hmatrix.ranges import Boxes, cut, range_edges
-from pipeline.hmatrix.skeleton import Sampling
+from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.runtime.communicator import Communicator
 
 
@@ -32,7 +32,7 @@ def divided_problem(
     kind: int,
     working: np.dtype[Any],
     stored: np.dtype[Any],
-    sampling: Sampling,
+    sampling: FarSampling,
     dense_end: int,
 ) -> Problem:
     """Return what this process's parts have to know of A; collective.
@@ -41,7 +41,7 @@ def divided_problem(
         A: The matrix.
         own_term: What is added to the diagonal of own rows, in tree order.
         team: The parts.
-        kind, working, stored, sampling, dense_end: As `Problem` takes them.
+        kind, working, stored, sampling, dense_end: See `Problem`.
     """
     division, communicator = A.division, team.communicator
     tree = division.tree

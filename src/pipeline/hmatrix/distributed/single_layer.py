@@ -60,7 +60,7 @@ class OwnTriangles:
             vertices: Shape (v, 3).
             triangles: Shape (t, 3).
             first, last: The own range.
-            n_points, near: As `SingleLayer` takes them.
+            n_points, near: See `SingleLayer`.
         """
         own = TriangleMesh(torch.from_numpy(_corners(vertices, triangles[first:last])), _each(last - first))
         others = np.concatenate(

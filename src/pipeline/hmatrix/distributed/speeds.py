@@ -23,7 +23,7 @@ from pipeline.hmatrix.distributed.points import kernel_matrix
 from pipeline.hmatrix.distributed.swap import Array, gather
 from pipeline.hmatrix.geometry import trees_of
 from pipeline.hmatrix.parts import Problem, Team, eliminate
-from pipeline.hmatrix.skeleton import Sampling
+from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.runtime.communicator import Communicator
 
 MEASURED = "measured"
@@ -83,7 +83,7 @@ def measured_speeds(
     *,
     kind: int,
     types: tuple[np.dtype[Any], np.dtype[Any]],
-    sampling: Sampling,
+    sampling: FarSampling,
     device: torch.device | None,
     threads: int,
     clock: Callable[[], float] = time.perf_counter,
@@ -94,7 +94,7 @@ def measured_speeds(
         A: The matrix.
         own_term: What is added to the diagonal of own rows, in tree order.
         communicator: The processes.
-        kind, types, sampling: As `parts.Problem` takes them; types are those of arithmetic and of steps.
+        kind, types, sampling: See `parts.Problem`; types are those of arithmetic and of steps.
         device: Where this process works in batches; None for native work.
         threads: How many threads of this process eliminate at once.
         clock: Seconds.
@@ -135,7 +135,7 @@ def _small_problem(
     communicator: Communicator,
     kind: int,
     types: tuple[np.dtype[Any], np.dtype[Any]],
-    sampling: Sampling,
+    sampling: FarSampling,
 ) -> Problem:
     """Return the matrix over some points of the process that owns most: the same on all processes; collective."""
     tree = A.division.tree

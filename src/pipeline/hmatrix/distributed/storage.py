@@ -10,7 +10,7 @@ from pipeline.hmatrix import kernels
 from pipeline.hmatrix.admissibility import interactions
 from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.cluster import ClusterTree, Ints
-from pipeline.hmatrix.distributed.form import OwnBasis, OwnForm, Pairs
+from pipeline.hmatrix.distributed.form import OwnBasis, OwnBlocks, OwnForm
 from pipeline.hmatrix.distributed.points import KeptPoints
 from pipeline.hmatrix.distributed.swap import Array, Halo, Ids, chained, exchange, gather
 from pipeline.hmatrix.distributed.tree import Division, Route, cut_of
@@ -18,6 +18,7 @@ from pipeline.hmatrix.shards import (
     DESCRIPTION,
     BasisParts,
     Description,
+    FlatBlocks,
     basis_arrays,
     block_arrays,
     joined,
@@ -25,7 +26,6 @@ from pipeline.hmatrix.shards import (
     read_shard,
     write_shard,
 )
-from pipeline.hmatrix.shards import Pairs as Found
 from pipeline.hmatrix.skeleton import Basis
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.together import together
@@ -102,7 +102,7 @@ def on_disk(A: OwnForm, path: Path, communicator: Communicator) -> OwnForm:
     with together(communicator):
         path.mkdir(parents=True, exist_ok=True)
         near, far = (
-            Pairs(moved(pairs.inner, f"{name}-inner"), moved(pairs.outer, f"{name}-outer"))
+            OwnBlocks(moved(pairs.inner, f"{name}-inner"), moved(pairs.outer, f"{name}-outer"))
             for name, pairs in (("near", A.near), ("far", A.far))
         )
     return replace(A, near=near, far=far)
@@ -135,8 +135,8 @@ def load(path: Path, communicator: Communicator, n_own_rows: int | None) -> OwnF
             many on all if left out.
 
     Raises:
-        ArtifactError: On all processes, if a file is missing or damaged.
-        ValueError: On all processes, if they ask for more or fewer rows than the matrix has.
+        ArtifactError: If a file is missing or damaged; all processes raise it.
+        ValueError: If they ask for more or fewer rows than the matrix has; all processes raise it.
     """
     with together(communicator):
         told = Description.read(path)
@@ -155,8 +155,8 @@ def load(path: Path, communicator: Communicator, n_own_rows: int | None) -> OwnF
     kept[: division.n_top] = True
     sides = ("columns",) if told.mirrored else ("columns", "rows")
     bases = {side: BasisParts(np.zeros(n_boxes, np.int32), {}) for side in sides}
-    near: Found = {}
-    far: Found = {}
+    near: FlatBlocks = {}
+    far: FlatBlocks = {}
     own: dict[str, list[Array]] = {name: [] for name in ("points", "numbers", "diagonal_term")}
     corners: list[tuple[Array, Array]] = []
     stored = np.dtype(np.float64)
@@ -182,13 +182,13 @@ def load(path: Path, communicator: Communicator, n_own_rows: int | None) -> OwnF
     division = replace(division, tree=tree)
     route = _route(division, communicator, n_own_rows)
 
-    def split(found: Found) -> Pairs:
+    def split(found: FlatBlocks) -> OwnBlocks:
         is_own = division.is_own
         inner = {(b, c): block for (b, c), block in found.items() if is_own[b] and is_own[c]}
         outer = {pair: block for pair, block in found.items() if pair not in inner}
         if told.mirrored:
             inner = {(b, c): block for (b, c), block in inner.items() if b <= c}
-        return Pairs(joined(inner, stored), joined(outer, stored))
+        return OwnBlocks(joined(inner, stored), joined(outer, stored))
 
     near_pairs, far_pairs = split(near), split(far)
     strangers = np.unique(near_pairs.outer.second)

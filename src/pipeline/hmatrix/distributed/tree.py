@@ -146,7 +146,7 @@ def build_tree(
     Args:
         points: Shape (n, d), finite: this process's rows, perhaps none.
         communicator: The processes.
-        halvings, halvings_per_level, metric: As `cluster.build_tree` takes them, equal on all processes.
+        halvings, halvings_per_level, metric: See `cluster.build_tree`; they are equal on all processes.
     """
     counts = np.concatenate(gather(communicator, np.array([len(points)])))
     n_points = int(counts.sum())

@@ -28,7 +28,7 @@ def act(
         what: Names the operation where vectors do not fit.
 
     Raises:
-        ConfigError, TypeError, ValueError: On all processes, where the vectors of one do not fit.
+        ConfigError, TypeError, ValueError: If the vectors of one process do not fit; all processes raise it.
     """
     values = checked(form, own_x, communicator.inner, what)
     result = form.route.back(communicator, action(form.route.there(communicator, values)))

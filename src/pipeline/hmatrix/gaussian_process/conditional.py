@@ -12,7 +12,7 @@ from pipeline.errors import ConvergenceError
 from pipeline.hmatrix.admissibility import Strong
 from pipeline.hmatrix.gaussian_process.cross import Sources, exactly
 from pipeline.hmatrix.gaussian_process.divided import kept, total
-from pipeline.hmatrix.gaussian_process.likelihood import Evaluation
+from pipeline.hmatrix.gaussian_process.likelihood import LikelihoodEvaluation
 from pipeline.hmatrix.gaussian_process.local import neighborhoods
 from pipeline.hmatrix.gaussian_process.prepared import left_on_exact_rows, prepared, solved
 from pipeline.hmatrix.gaussian_process.trend import Regressors
@@ -58,16 +58,16 @@ class Conditional:
     values: Array
     noise: Array
     regressors: Regressors
-    fitted: Evaluation
+    fitted: LikelihoodEvaluation
     seed: int = 0
 
     @kept
-    def _prepared(self) -> tuple[Evaluation, float]:
+    def _prepared(self) -> tuple[LikelihoodEvaluation, float]:
         """The model with weights and trend solved for as accurately as the values' noise asks; and what they leave."""
         return prepared(self.fitted, self.points, self.values, self._basis, self.noise)
 
     @property
-    def model(self) -> Evaluation:
+    def model(self) -> LikelihoodEvaluation:
         """The model that predictions are made with."""
         return self._prepared[0]
 

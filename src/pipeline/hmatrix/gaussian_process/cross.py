@@ -20,7 +20,7 @@ from pipeline.hmatrix.gaussian_process.new_points import NewPoints
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.matrix import H2Matrix
 from pipeline.hmatrix.product import product
-from pipeline.hmatrix.skeleton import Basis, Sampling
+from pipeline.hmatrix.skeleton import Basis, FarSampling, WantedBasis
 from pipeline.hmatrix.sources import source_of
 from pipeline.hmatrix.threads import one_blas_thread
 
@@ -69,15 +69,10 @@ class Sources:
         tree = A.rows
         source = source_of(A.kernel, tree, tree, _FLOAT64, None)
         norm = typical_norm(source, tree, tree.n_points, singular=False, square=False)
-        sampling = Sampling.for_tolerance(_SHARE * tolerance, norm, tree.n_boxes)
+        sampling = FarSampling.for_tolerance(_SHARE * tolerance, norm, tree.n_boxes)
         with one_blas_thread():
-            basis = source.basis(
-                A.interactions.far_columns,
-                sampling,
-                transposed=False,
-                stored=_stored(tolerance),
-                progress=None,
-            )
+            far = A.interactions.far_columns
+            basis = source.basis(WantedBasis(far, sampling, transposed=False, stored=_stored(tolerance)))
         return cls(A.kernel, tree, basis, A.interactions, norm, tolerance)
 
     def places_of(self, new_points: Array) -> NewPoints:
@@ -99,10 +94,10 @@ class Sources:
         source = source_of(self.kernel, rows, self.tree, _FLOAT64, None)
         stored = _stored(self.tolerance)
         norm = typical_norm(source, rows, self.tree.n_points, singular=False, square=False)
-        sampling = Sampling.for_tolerance(_SHARE * self.tolerance, norm, int(np.count_nonzero(sizes[0])))
+        sampling = FarSampling.for_tolerance(_SHARE * self.tolerance, norm, int(np.count_nonzero(sizes[0])))
         lists = geometry.interactions.far
         with one_blas_thread():
-            basis = source.basis(lists, sampling, transposed=True, stored=stored, progress=None)
+            basis = source.basis(WantedBasis(lists, sampling, transposed=True, stored=stored))
             far = coupling_blocks(source.blocks, basis, self.basis, pairs_of(lists, mirrored=False), stored)
             blocks = near_blocks(source.blocks, rows, self.tree, near, stored)
         form = H2Form(

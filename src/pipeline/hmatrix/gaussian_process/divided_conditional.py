@@ -26,7 +26,7 @@ from pipeline.hmatrix.gaussian_process.conditional import (
     warned,
 )
 from pipeline.hmatrix.gaussian_process.divided import all_rows, kept, total
-from pipeline.hmatrix.gaussian_process.likelihood import Evaluation
+from pipeline.hmatrix.gaussian_process.likelihood import LikelihoodEvaluation
 from pipeline.hmatrix.gaussian_process.local import neighborhoods
 from pipeline.runtime.communicator import Communicator
 
@@ -37,7 +37,7 @@ class DividedConditional(Conditional):
     """The distribution of a Gaussian process given values, of which this process has some. Methods are collective."""
 
     @kept
-    def _prepared(self) -> tuple[Evaluation, float]:
+    def _prepared(self) -> tuple[LikelihoodEvaluation, float]:
         """The model, its weights refined with products of A; nothing is measured."""
         model = self.fitted
         residual = self.values - self._basis @ model.beta

@@ -25,7 +25,7 @@ class MaternFit:
     """Hyper-parameters of greatest likelihood.
 
     Attributes:
-        kernel: With length scale and variance as found.
+        kernel: The kernel with the length scale and the variance that were found.
         nugget: Variance of the independent part of each observation, to be added to the diagonal.
         log_likelihood: That of the groups on which it was found.
     """

@@ -71,7 +71,7 @@ _DETERMINANT_STEP = (
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class LikelihoodEvaluation:
     """The likelihood at one point, with what predictions are made of.
 
     Attributes:
@@ -118,7 +118,7 @@ class Derivatives:
     """How the likelihood depends on its parameters at one point.
 
     Attributes:
-        gradient: By the logarithms of the parameters, shape (parameters,).
+        gradient: Derivatives by the logarithms of the parameters, shape (parameters,).
         error: Standard error of what is random in it, shape (parameters,).
         information: The average information, shape (parameters, parameters).
     """
@@ -188,7 +188,7 @@ class Likelihood:
         """Estimated error of the likelihood that is let pass, in nats."""
         return min(max(_NATS, _NATS_AT * math.sqrt(self.n_values / _OF_VALUES)), _MOST_NATS)
 
-    def for_predictions(self, theta: Array) -> Evaluation:
+    def for_predictions(self, theta: Array) -> LikelihoodEvaluation:
         """Evaluate as accurately as predictions need, which iterate on A: its factorization has to be definite alone.
 
         Where the nugget is small beside tolerance times norm, this takes a fraction of the time and memory of `at`; the
@@ -208,8 +208,8 @@ class Likelihood:
             used = max(used / 10, _TIGHTEST)
 
     def at(
-        self, theta: Array, *, tolerance: float | None = None, found: Evaluation | None = None
-    ) -> Evaluation:
+        self, theta: Array, *, tolerance: float | None = None, found: LikelihoodEvaluation | None = None
+    ) -> LikelihoodEvaluation:
         """Evaluate the likelihood, at a tighter tolerance where it would not be accurate.
 
         Costs one compression, one factorization, and a solve with p + 1 right-hand sides. An evaluation at theta that
@@ -258,7 +258,7 @@ class Likelihood:
         F: Factorization | DistributedFactorization | None = None,
         *,
         checked: bool = True,
-    ) -> Evaluation:
+    ) -> LikelihoodEvaluation:
         group = self.communicator
         A = compressed(self.points, kernel, group, diagonal=nugget * self.noise, tolerance=tolerance)
         if F is None:
@@ -294,7 +294,7 @@ class Likelihood:
         if self.restricted and p:
             value -= 0.5 * float(np.linalg.slogdet(gram)[1])
         value, error = agreed(group, np.array([value, error])).tolist()
-        return Evaluation(
+        return LikelihoodEvaluation(
             theta, kernel, nugget, value, error, tolerance, A, F, weights, beta, solved_basis, gram, group
         )
 
@@ -304,7 +304,7 @@ class Likelihood:
         generator = np.random.default_rng((self.seed, *rank))
         return generator.choice([-1.0, 1.0], (len(self.values), _PROBES))
 
-    def derivatives(self, at: Evaluation) -> Derivatives:
+    def derivatives(self, at: LikelihoodEvaluation) -> Derivatives:
         """Return gradient and average information at a point.
 
         Costs two factorizations and one compression for every parameter but the nugget and one that scales the whole
@@ -339,18 +339,18 @@ class Likelihood:
         information = 0.5 * total(group, images.T @ at.project(images))
         return Derivatives(gradient, 0.5 * errors, (information + information.T) / 2)
 
-    def _moved(self, at: Evaluation, i: int, step: float) -> Kernel:
+    def _moved(self, at: LikelihoodEvaluation, i: int, step: float) -> Kernel:
         theta = at.theta.copy()
         theta[i] += step
         return self.parameters_at(theta)[0]
 
-    def _kernel_derivative(self, at: Evaluation, i: int) -> Covariance:
+    def _kernel_derivative(self, at: LikelihoodEvaluation, i: int) -> Covariance:
         """Return dK/dtheta_i as an H2 matrix of differenced entries."""
         step = _ENTRY_STEP
         difference = (self._moved(at, i, step) - self._moved(at, i, -step)) / (2 * step)
         return compressed(self.points, difference, self.communicator, tolerance=at.tolerance)
 
-    def _determinant_derivative(self, at: Evaluation, i: int) -> float:
+    def _determinant_derivative(self, at: LikelihoodEvaluation, i: int) -> float:
         """Return d log det A / dtheta_i by a symmetric difference."""
         ends = [
             logdet_with(at.A, self._moved(at, i, step), at.tolerance)

@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix.gaussian_process.divided import agreed
-from pipeline.hmatrix.gaussian_process.likelihood import Derivatives, Evaluation, Likelihood
+from pipeline.hmatrix.gaussian_process.likelihood import Derivatives, Likelihood, LikelihoodEvaluation
 
 logger = logging.getLogger("pipeline.hmatrix")
 
@@ -43,7 +43,7 @@ class Optimum:
         notes: What the caller should know: parameters at bounds or without effect, a search that ended early.
     """
 
-    evaluation: Evaluation
+    evaluation: LikelihoodEvaluation
     derivatives: Derivatives
     iterations: int
     notes: tuple[str, ...]
@@ -75,7 +75,7 @@ def by_scoring(
         lower, upper: Bounds of the logarithms; equal ones hold a parameter fixed.
         max_iterations: Evaluations with derivatives at most.
     """
-    at: Evaluation | None = likelihood.at(np.clip(start, lower, upper))
+    at: LikelihoodEvaluation | None = likelihood.at(np.clip(start, lower, upper))
     damping, notes = 1e-3, []
     iterations = 0
     while True:
@@ -123,7 +123,7 @@ def by_lbfgs(
     likelihood: Likelihood, start: Array, lower: Array, upper: Array, *, max_iterations: int = 60
 ) -> Optimum:
     """Maximize a likelihood by SciPy's L-BFGS-B: more evaluations than scoring, and no use of the information."""
-    best: list[tuple[Evaluation, Derivatives]] = []
+    best: list[tuple[LikelihoodEvaluation, Derivatives]] = []
     calls = 0
     group = likelihood.communicator
 
@@ -188,7 +188,7 @@ def _step(
 
 
 def _remarks(
-    likelihood: Likelihood, at: Evaluation, derivatives: Derivatives, lower: Array, upper: Array
+    likelihood: Likelihood, at: LikelihoodEvaluation, derivatives: Derivatives, lower: Array, upper: Array
 ) -> tuple[str, ...]:
     """Return a sentence for each parameter that ended at a bound or that the values do not determine."""
     notes = []

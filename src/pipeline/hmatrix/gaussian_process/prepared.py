@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix.gaussian_process.cross import exactly
 from pipeline.hmatrix.gaussian_process.divided import compressed
-from pipeline.hmatrix.gaussian_process.likelihood import Evaluation
+from pipeline.hmatrix.gaussian_process.likelihood import LikelihoodEvaluation
 from pipeline.hmatrix.krylov import conjugate_gradient
 from pipeline.hmatrix.matrix import H2Matrix
 
@@ -35,7 +35,9 @@ _TIGHTEST = 1e-12
 _ITERATIONS = 100
 
 
-def solved(model: Evaluation, b: Array, tolerance: float, start: Array | None = None) -> tuple[Array, Array]:
+def solved(
+    model: LikelihoodEvaluation, b: Array, tolerance: float, start: Array | None = None
+) -> tuple[Array, Array]:
     """Return x near A^-1 b and b - A x, both of shape (n, m), by conjugate gradients on the compressed matrix.
 
     Args:
@@ -61,8 +63,8 @@ def solved(model: Evaluation, b: Array, tolerance: float, start: Array | None = 
 
 
 def prepared(
-    model: Evaluation, points: Array, values: Array, basis: Array, noise: Array
-) -> tuple[Evaluation, float]:
+    model: LikelihoodEvaluation, points: Array, values: Array, basis: Array, noise: Array
+) -> tuple[LikelihoodEvaluation, float]:
     """Return a model with weights and coefficients that are accurate enough to predict with, and what they leave.
 
     The covariance is compressed anew, tighter, where exact rows tell that it loses more than a hundredth of the noise.
@@ -115,7 +117,7 @@ def prepared(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _refined(model: Evaluation, values: Array, basis: Array, wanted: float) -> Evaluation:
+def _refined(model: LikelihoodEvaluation, values: Array, basis: Array, wanted: float) -> LikelihoodEvaluation:
     """Return the model with weights and coefficients by iteration on A."""
     residual = values - basis @ model.beta
     size = float(np.sqrt(np.mean(residual**2)))
@@ -135,7 +137,7 @@ def _refined(model: Evaluation, values: Array, basis: Array, wanted: float) -> E
     )
 
 
-def left_on_exact_rows(model: Evaluation, points: Array, noise: Array, b: Array, x: Array) -> Array:
+def left_on_exact_rows(model: LikelihoodEvaluation, points: Array, noise: Array, b: Array, x: Array) -> Array:
     """Return b - A x on sampled exact rows, shape (rows, m), for b and x of shape (n, m)."""
     rows = np.unique(np.linspace(0, len(points) - 1, _ROWS).astype(int))
     products = exactly(model.kernel, points[rows], points, x)
@@ -143,8 +145,8 @@ def left_on_exact_rows(model: Evaluation, points: Array, noise: Array, b: Array,
 
 
 def _tighter(
-    model: Evaluation, points: Array, noise: Array, tolerance: float, *, factorize: bool
-) -> Evaluation:
+    model: LikelihoodEvaluation, points: Array, noise: Array, tolerance: float, *, factorize: bool
+) -> LikelihoodEvaluation:
     A = compressed(points, model.kernel, None, diagonal=noise, tolerance=tolerance)
     assert isinstance(A, H2Matrix)
     F = A.factorize(tolerance, "cholesky", checked=False) if factorize else model.F

@@ -17,7 +17,7 @@ from pipeline.hmatrix.gaussian_process.anchored import Anchored, conditional_deg
 from pipeline.hmatrix.gaussian_process.conditional import Conditional, as_tensor_like
 from pipeline.hmatrix.gaussian_process.divided import all_or_none, all_rows, from_first, rows_on_first, total
 from pipeline.hmatrix.gaussian_process.divided_conditional import DividedConditional
-from pipeline.hmatrix.gaussian_process.likelihood import Evaluation, Likelihood, on_first
+from pipeline.hmatrix.gaussian_process.likelihood import Likelihood, LikelihoodEvaluation, on_first
 from pipeline.hmatrix.gaussian_process.maximize import Optimum, by_lbfgs, by_scoring
 from pipeline.hmatrix.gaussian_process.parameters import NUGGET, free_parameters, logarithms, with_logarithms
 from pipeline.hmatrix.gaussian_process.scores import scores
@@ -77,8 +77,8 @@ class GaussianProcess:
             predictions are divided. A fit starts on process 0, which has points and values of all meanwhile.
 
     Attributes:
-        kernel_, nugget_: As fitted.
-        log_likelihood_: In nats; `log_likelihood_error_` estimates its error.
+        kernel_, nugget_: The fitted kernel and nugget.
+        log_likelihood_: The logarithm of the likelihood in nats; `log_likelihood_error_` estimates its error.
         beta_: Coefficients of the trend, in the regressors' order.
         standard_errors_: Those of the logarithm of each parameter, by name: 0.1 is about 10 %. NaN at a bound.
         notes_: What a reader of the fit should know, also given as warnings.
@@ -317,7 +317,7 @@ class GaussianProcess:
             best = max(best, found, key=lambda optimum: optimum.evaluation.value)
         return best
 
-    def _adopt(self, evaluation: Evaluation, regressors: Regressors) -> None:
+    def _adopt(self, evaluation: LikelihoodEvaluation, regressors: Regressors) -> None:
         model = self._model
         fitted = evaluation.kernel
         self.kernel_, self.nugget_ = (
@@ -383,9 +383,9 @@ class GaussianProcess:
         self._require_fitted()
         return replace(self._conditional, fitted=self._accurate()).leave_one_out()
 
-    def _accurate(self) -> Evaluation:
+    def _accurate(self) -> LikelihoodEvaluation:
         """Return the likelihood at the parameters in use, tighter where predictions were content with less."""
-        found: Evaluation = self._conditional.fitted
+        found: LikelihoodEvaluation = self._conditional.fitted
         if self._group is not None or found.error <= self._model.allowed_error:
             return found
         return self._model.at(found.theta, found=found)

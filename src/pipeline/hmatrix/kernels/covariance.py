@@ -24,8 +24,8 @@ class Stationary(Kernel):
     """A covariance variance · f(r) of the scaled distance r, with f(0) = 1.
 
     Attributes:
-        length_scale: In the unit of the points, one for all coordinates or one for each; for embeddings in units of
-            the median distance between them.
+        length_scale: Length in the unit of the points, one for all coordinates or one for each; for embeddings in
+            units of the median distance between them.
         variance: k(x, x).
     """
 

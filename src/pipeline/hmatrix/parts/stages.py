@@ -13,7 +13,7 @@ from pipeline.hmatrix.batched.kernel import Kept
 from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.partition import LevelPartition
-from pipeline.hmatrix.skeleton import Sampling
+from pipeline.hmatrix.skeleton import FarSampling
 
 Ids = NDArray[np.int32]
 Moved = dict[tuple[int, int], Ids]
@@ -48,7 +48,7 @@ class Problem:
     kind: int
     working: np.dtype[Any]
     stored: np.dtype[Any]
-    sampling: Sampling
+    sampling: FarSampling
     first_far_level: int
     dense_end: int
     fetch: Callable[[NDArray[np.int64]], tuple["_native.KernelMatrix", NDArray[Any], Kept]] | None = None

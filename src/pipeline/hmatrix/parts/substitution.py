@@ -24,8 +24,8 @@ from pipeline.hmatrix.threads import one_blas_thread
 FORWARD, BACKWARD, FORWARD_TRANSPOSED, BACKWARD_TRANSPOSED, MULTIPLY_ROOT = range(
     5
 )  # as native/solve.hpp numbers them
-Pairs = dict[tuple[int, int], Ids]  # places in a part's vectors, by (this part, other part)
-Vectors = dict[int, NDArray[Any]]  # of each part, shape (unknowns, m)
+PartPairs = dict[tuple[int, int], Ids]  # places in a part's vectors, by (this part, other part)
+PartVectors = dict[int, NDArray[Any]]  # of each part, shape (unknowns, m)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class StepsView:
 
     @cached_property
     def native(self) -> Any:
-        """The same for native routines."""
+        """The view of it that native routines take."""
         view = getattr(_native, f"Level_{self.stored.name}")
         return view(self.counts, self.index, self.values, self.pivots)
 
@@ -63,10 +63,10 @@ class LocalStage:
 
     level: int
     steps: dict[int, list[StepsView]]
-    halo: Pairs
-    asked: Pairs
-    left: Pairs
-    came: Pairs
+    halo: PartPairs
+    asked: PartPairs
+    left: PartPairs
+    came: PartPairs
 
 
 class Substitution:
@@ -187,7 +187,7 @@ class Substitution:
     def __repr__(self) -> str:
         return f"Substitution({self.n_parts} parts, {len(self._stages)} stages, {self.n_bytes / 1e6:.1f} MB)"
 
-    def _scatter(self, x: NDArray[Any], m: int) -> Vectors:
+    def _scatter(self, x: NDArray[Any], m: int) -> PartVectors:
         first, _ = self.own_range
         rows = np.asarray(x, self._computed).reshape(-1, m)
         vectors = {}
@@ -196,11 +196,11 @@ class Substitution:
             vectors[part][: high - low] = rows[low - first : high - first]
         return vectors
 
-    def _gather(self, vectors: Vectors, m: int) -> NDArray[Any]:
+    def _gather(self, vectors: PartVectors, m: int) -> NDArray[Any]:
         parts = [vectors[part][: high - low] for part, (low, high) in self._bounds.items()]
         return np.concatenate([*parts, np.zeros((0, m), self._computed)]).reshape(-1)
 
-    def _sweep(self, stage: LocalStage, way: int, vectors: Vectors) -> None:
+    def _sweep(self, stage: LocalStage, way: int, vectors: PartVectors) -> None:
         def run(part: int, _: bool) -> None:
             x = vectors[part]
             views = [view.native for view in stage.steps[part]]
@@ -211,9 +211,9 @@ class Substitution:
     def _send(
         self,
         stage: LocalStage,
-        vectors: Vectors,
-        source: Pairs,
-        destination: Pairs,
+        vectors: PartVectors,
+        source: PartPairs,
+        destination: PartPairs,
         *,
         add: bool,
         clear: bool,
@@ -231,23 +231,23 @@ class Substitution:
                 else:
                     vectors[part][places] = rows
 
-    def _rise(self, stage: LocalStage, vectors: Vectors) -> None:
+    def _rise(self, stage: LocalStage, vectors: PartVectors) -> None:
         """Hand unknowns to their new owners, who may have added to them already."""
         self._send(stage, vectors, stage.left, stage.came, add=True, clear=True)
 
-    def _sink(self, stage: LocalStage, vectors: Vectors) -> None:
+    def _sink(self, stage: LocalStage, vectors: PartVectors) -> None:
         """Give handed-over unknowns back."""
         self._send(stage, vectors, stage.came, stage.left, add=False, clear=True)
 
-    def _add(self, stage: LocalStage, vectors: Vectors) -> None:
+    def _add(self, stage: LocalStage, vectors: PartVectors) -> None:
         """Send what was added to the halo to its owners."""
         self._send(stage, vectors, stage.halo, stage.asked, add=True, clear=True)
 
-    def _ask(self, stage: LocalStage, vectors: Vectors) -> None:
+    def _ask(self, stage: LocalStage, vectors: PartVectors) -> None:
         """Fetch the halo's values from its owners."""
         self._send(stage, vectors, stage.asked, stage.halo, add=False, clear=False)
 
-    def _clear(self, stage: LocalStage, vectors: Vectors) -> None:
+    def _clear(self, stage: LocalStage, vectors: PartVectors) -> None:
         for (part, _), places in stage.halo.items():
             vectors[part][places] = 0
 
@@ -270,7 +270,7 @@ class Substitution:
             numbering[part] = _Numbering(low, high, extra)
         self._sizes = {part: found.size for part, found in numbering.items()}
 
-        def local(table: Moved) -> Pairs:
+        def local(table: Moved) -> PartPairs:
             return {pair: numbering[pair[0]](places) for pair, places in table.items()}
 
         def views(part: int, pieces: list[Steps]) -> list[StepsView]:

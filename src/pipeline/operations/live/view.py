@@ -15,7 +15,7 @@ from pipeline.operations.live.state import JobProgress, Phase
 from pipeline.operations.text import duration
 
 
-class View:
+class LiveView:
     """Progress for a terminal, drawn anew with every refresh."""
 
     def __init__(self, progress: JobProgress, clock: Callable[[], float] = time.monotonic) -> None:

@@ -49,7 +49,7 @@ def _max(*tensors: Tensor) -> Tensor:
 
 
 def _extreme(tensors: Sequence[Tensor], both: Callable[[Tensor, Tensor], Tensor], bound: str) -> Tensor:
-    """Of a tensor and a number it is a clamping, which can be fused."""
+    """The extreme of a tensor and a number is a clamping, which can be fused."""
     result = tensors[0]
     for other in tensors[1:]:
         first, second = (result, other) if other.numel() == 1 else (other, result)

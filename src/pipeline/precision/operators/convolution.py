@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.precision.operators.arguments import constant_of, view_of
-from pipeline.precision.plan import Geometry, Layer
+from pipeline.precision.plan import Layer, WindowGeometry
 from pipeline.precision.record import Node
 from pipeline.precision.tracer import Affine, Tracer
 from pipeline.precision.views import ZERO, View
@@ -40,7 +40,7 @@ def convolution(tracer: Tracer, node: Node) -> View:
     view, padding, after = _cropped_padding(view, padding)
     source, image = tracer.image(view, node)
     kernel: tuple[int, int] = tuple(weight.shape[2:])  # type: ignore[assignment]
-    geometry = Geometry(kernel, stride, padding, dilation, groups, padding_after=after)
+    geometry = WindowGeometry(kernel, stride, padding, dilation, groups, padding_after=after)
     top, left, bottom, right = geometry.paddings
     size = tuple(
         (n + pads - d * (k - 1) - 1) // s + 1

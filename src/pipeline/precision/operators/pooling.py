@@ -9,7 +9,7 @@ import torch
 from pipeline.precision.operators.activations import activate
 from pipeline.precision.operators.arguments import settled_view_of, shape_of, view_of
 from pipeline.precision.operators.products import linear
-from pipeline.precision.plan import Geometry, Kind, Layer
+from pipeline.precision.plan import Kind, Layer, WindowGeometry
 from pipeline.precision.record import Node
 from pipeline.precision.tracer import Tracer
 from pipeline.precision.views import View
@@ -23,7 +23,9 @@ def max_pool(tracer: Tracer, node: Node) -> View:
     if len(node.outputs) > 1 and node.outputs[1] in tracer.wanted:
         raise tracer.refusal(node, "is a pooling whose indices are used; wanted its maxima only")
     stride, padding = _pair(node.arguments["stride"], kernel), _pair(node.arguments["padding"])
-    return _pooled(tracer, node, view, "max_pool2d", Geometry(kernel, stride, padding), shape_of(node)[-2:])
+    return _pooled(
+        tracer, node, view, "max_pool2d", WindowGeometry(kernel, stride, padding), shape_of(node)[-2:]
+    )
 
 
 def avg_pool(tracer: Tracer, node: Node) -> View:
@@ -42,11 +44,13 @@ def avg_pool(tracer: Tracer, node: Node) -> View:
                 node,
                 "is a pooling that counts its padding and whose last windows leave it; wanted ceil_mode=False",
             )
-    return _pooled(tracer, node, view, "avg_pool2d", Geometry(kernel, stride, padding, divisor=divisor), size)
+    return _pooled(
+        tracer, node, view, "avg_pool2d", WindowGeometry(kernel, stride, padding, divisor=divisor), size
+    )
 
 
 def _pooled(
-    tracer: Tracer, node: Node, view: View, kind: Kind, geometry: Geometry, size: tuple[int, ...]
+    tracer: Tracer, node: Node, view: View, kind: Kind, geometry: WindowGeometry, size: tuple[int, ...]
 ) -> View:
     source, image = tracer.image(view, node)
     layer = Layer(node.name, kind, source, image, (image[0], size[0], size[1]), geometry)
@@ -68,7 +72,7 @@ def adaptive_maximum(tracer: Tracer, node: Node) -> View:
     view, size = settled_view_of(tracer, node, "self"), shape_of(node)[-2:]
     if size != (1, 1):
         raise tracer.refusal(node, f"is an adaptive maximum over {size}; wanted one over the whole image")
-    return _pooled(tracer, node, view, "max_pool2d", Geometry(view.shape[-2:], (1, 1), (0, 0)), size)  # type: ignore[arg-type]
+    return _pooled(tracer, node, view, "max_pool2d", WindowGeometry(view.shape[-2:], (1, 1), (0, 0)), size)  # type: ignore[arg-type]
 
 
 def mean(tracer: Tracer, node: Node) -> View:
@@ -101,7 +105,7 @@ def _reduced(tracer: Tracer, node: Node, view: View, kind: Kind) -> View:
     else:
         turned = view.index.permute(*over, *left).reshape(-1, math.prod(view.shape[dim] for dim in left))
         source, image = tracer.rows(view.moved(turned), node.name)
-    geometry = Geometry(image[1:], (1, 1), (0, 0)) if kind == "max_pool2d" else None
+    geometry = WindowGeometry(image[1:], (1, 1), (0, 0)) if kind == "max_pool2d" else None
     result = tracer.append(Layer(node.name, kind, source, image, (image[0], 1, 1), geometry))
     return result.moved(torch.arange(result.n_source).view(shape))
 

@@ -3,14 +3,14 @@
 from pipeline.report.answers.bits import answer_bits
 from pipeline.report.answers.numbers import answer_numbers
 from pipeline.report.answers.steps import answer_steps
-from pipeline.report.content import Answer
+from pipeline.report.content import CoreAnswer
 from pipeline.report.metrics import Metrics
 from pipeline.report.runs import n_classes_of
 
 __all__ = ["answer_bits", "answer_numbers", "answer_steps", "answers"]
 
 
-def answers(metrics: Metrics) -> tuple[Answer, ...]:
+def answers(metrics: Metrics) -> tuple[CoreAnswer, ...]:
     """Answer for every core that the study has."""
     n_classes = n_classes_of(metrics)
     found = (

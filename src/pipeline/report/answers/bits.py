@@ -3,15 +3,15 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.artifacts.results.half_network import Accuracy
-from pipeline.report.content import Answer
+from pipeline.report.content import CoreAnswer
 from pipeline.report.formatting import DASH, count, is_number, listing, percent, relative, times
 from pipeline.report.metrics import Converted
-from pipeline.report.runs import Training, at_chance, method_of
+from pipeline.report.runs import Runs, at_chance, method_of
 
 TITLE = "Fewer bits"
 
 
-def answer_bits(precision: Mapping[str, Converted], training: Training, n_classes: int = 0) -> Answer | None:
+def answer_bits(precision: Mapping[str, Converted], training: Runs, n_classes: int = 0) -> CoreAnswer | None:
     """Lead with the speed of the last network that was converted, and with what it costs in accuracy and error."""
     if not precision:
         return None
@@ -28,11 +28,11 @@ def answer_bits(precision: Mapping[str, Converted], training: Training, n_classe
         plan = network.plans.get(str(batch))
         error = plan.verification.output_error if plan and plan.verification else None
         off = f", with outputs off by {relative(error)}" if is_number(error) else ""
-        return Answer(TITLE, times(speed), f"the speed of FP32 at batch {count(batch)}{off}", text)
-    return Answer(TITLE, percent(accuracies[0].fp16, 2), "test accuracy at FP16", text)
+        return CoreAnswer(TITLE, times(speed), f"the speed of FP32 at batch {count(batch)}{off}", text)
+    return CoreAnswer(TITLE, percent(accuracies[0].fp16, 2), "test accuracy at FP16", text)
 
 
-def _speed_text(name: str, speeds: Mapping[int, float], training: Training) -> str:
+def _speed_text(name: str, speeds: Mapping[int, float], training: Runs) -> str:
     told = listing(
         f"{times(speed)} as fast {'' if place else 'as FP32 '}at batch {count(batch)}"
         for place, (batch, speed) in enumerate(speeds.items())
@@ -60,7 +60,7 @@ def _accuracy_text(accuracies: Sequence[Accuracy], n_classes: int) -> str:
     )
 
 
-def _trained_by(name: str, training: Training) -> str:
+def _trained_by(name: str, training: Runs) -> str:
     """The clause that tells one converted network from another, if the study says how it was trained."""
     return f"trained by {method_of(training[name])} " if name in training else ""
 

@@ -14,7 +14,7 @@ from pipeline.artifacts.results.solution import (
     ScatteringResult,
     SystemResult,
 )
-from pipeline.report.content import Answer
+from pipeline.report.content import CoreAnswer
 from pipeline.report.figures.growth import exponents
 from pipeline.report.formatting import (
     count,
@@ -28,7 +28,7 @@ from pipeline.report.formatting import (
     significant,
     times,
 )
-from pipeline.report.metrics import Matrix, Scaling
+from pipeline.report.metrics import MatrixMetrics, ScalingMetrics
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import at_chance
 from pipeline.report.solutions import doubt
@@ -37,8 +37,8 @@ TITLE = "Fewer numbers"
 
 
 def answer_numbers(
-    matrices: Mapping[str, Matrix], scaling: Scaling | None, n_classes: int = 0
-) -> Answer | None:
+    matrices: Mapping[str, MatrixMetrics], scaling: ScalingMetrics | None, n_classes: int = 0
+) -> CoreAnswer | None:
     """Lead with the matrix that is compressed most (by approximation if any is), then say what it was for."""
     findings = tuple(found for name, matrix in matrices.items() if (found := doubt(name, matrix)) is not None)
     if matrices:
@@ -52,15 +52,15 @@ def answer_numbers(
             f"{_brief(name, matrix, n_classes)}."
         )
         exact = ", with nothing approximated" if nothing_approximated(matrix) else ""
-        return Answer(TITLE, times(compression(matrix)), f"less memory for {name}{exact}", text, findings)
+        return CoreAnswer(TITLE, times(compression(matrix)), f"less memory for {name}{exact}", text, findings)
     storage = exponents(scaling.rows if scaling else []).get("operator_bytes")
     if storage is None:
         return None
     text = f"Storage grows as N to the power {storage.text}, the dense matrix as N^2."
-    return Answer(TITLE, f"N^{decimal(storage.exponent, 2)}", "growth of storage", text)
+    return CoreAnswer(TITLE, f"N^{decimal(storage.exponent, 2)}", "growth of storage", text)
 
 
-def _shape(matrix: Matrix) -> str:
+def _shape(matrix: MatrixMetrics) -> str:
     if matrix.compress.n_rows != matrix.n:
         return f"{count(matrix.n)} panels with {count(matrix.compress.n_rows)} quadrature points"
     return f"{count(matrix.n)} × {count(matrix.n)}"
@@ -74,7 +74,7 @@ def _within(compress: Compression) -> str:
     return f" (relative error {scientific(compress.relative_error)}{missed})"
 
 
-def _solved(matrix: Matrix) -> str:
+def _solved(matrix: MatrixMetrics) -> str:
     """The clause on the direct solve, if there was one."""
     if matrix.solve is None:
         return ""
@@ -86,19 +86,19 @@ def _solved(matrix: Matrix) -> str:
     return f" and is {done} in {seconds(spent)}{beside}"
 
 
-def compression(matrix: Matrix) -> float:
+def compression(matrix: MatrixMetrics) -> float:
     """Dense over compressed bytes."""
     return matrix.compress.dense_bytes / max(matrix.compress.n_bytes, 1)
 
 
-def nothing_approximated(matrix: Matrix) -> bool:
+def nothing_approximated(matrix: MatrixMetrics) -> bool:
     """Whether all blocks are dense, so that a matrix is small for other reasons than its ranks."""
     if matrix.structure is not None and matrix.structure.blocks:
         return all(rank < 0 for *_, rank in matrix.structure.blocks)
     return matrix.compress.max_rank == 0
 
 
-def _brief(name: str, matrix: Matrix, n_classes: int) -> str:
+def _brief(name: str, matrix: MatrixMetrics, n_classes: int) -> str:
     """What a matrix was for, as a clause: one error of what was predicted, and not all that is known of it."""
     match matrix.result:
         case KrigingResult() as result:
@@ -117,7 +117,7 @@ def _brief(name: str, matrix: Matrix, n_classes: int) -> str:
             return f"{text[0].lower()}{text[1:].removesuffix('.')}"
 
 
-def result_text(name: str, matrix: Matrix, n_classes: int = 0) -> str:
+def result_text(name: str, matrix: MatrixMetrics, n_classes: int = 0) -> str:
     """What a matrix was for, in one sentence of numbers."""
     match matrix.result:
         case KrigingResult() as result:
@@ -203,7 +203,7 @@ def _classification_text(result: ClassificationResult, name: str, n_classes: int
     return f"Kernel ridge regression on {name} classifies {percent(result.accuracy, 2)} correctly{chance}{beside}."
 
 
-def fit_text(matrix: Matrix) -> str:
+def fit_text(matrix: MatrixMetrics) -> str:
     """The fitted parameters with their intervals, in one sentence; empty where nothing was fitted."""
     if matrix.fit is None or not matrix.fit.intervals:
         return ""

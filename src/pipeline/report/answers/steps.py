@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from pipeline.report.claims import MARGIN, SMOOTHING_RESTORES, SOONER, Claim, judge_claims
-from pipeline.report.content import Answer, Finding
+from pipeline.report.content import CoreAnswer, JudgedClaim
 from pipeline.report.formatting import (
     count,
     percent,
@@ -13,9 +13,9 @@ from pipeline.report.formatting import (
     times,
     with_percent,
 )
-from pipeline.report.metrics import Roles, Run
+from pipeline.report.metrics import RoleMetrics, RunMetrics
 from pipeline.report.runs import (
-    Training,
+    Runs,
     accuracy_on_test,
     accuracy_text,
     alone,
@@ -34,7 +34,7 @@ from pipeline.report.runs import (
 TITLE = "Fewer steps"
 
 
-def answer_steps(training: Training, roles: Roles | None, n_classes: int = 0) -> Answer | None:
+def answer_steps(training: Runs, roles: RoleMetrics | None, n_classes: int = 0) -> CoreAnswer | None:
     """Compare the second-order run with the small batch at an equal training loss."""
     runs = runs_of(training, roles)
     reference, ours = runs.get("reference"), runs.get("second_order") or runs.get("smoothed")
@@ -46,7 +46,9 @@ def answer_steps(training: Training, roles: Roles | None, n_classes: int = 0) ->
     return at_equal_loss or _at_the_end(ours, reference, findings)
 
 
-def _at_equal_loss(ours: Run, reference: Run, target: float, findings: tuple[Finding, ...]) -> Answer | None:
+def _at_equal_loss(
+    ours: RunMetrics, reference: RunMetrics, target: float, findings: tuple[JudgedClaim, ...]
+) -> CoreAnswer | None:
     """Lead with time, then steps, until a loss; None where not both runs reach it."""
     mine, theirs = (time_until(run, target).mean for run in (ours, reference))
     if not mine or not theirs:
@@ -54,7 +56,7 @@ def _at_equal_loss(ours: Run, reference: Run, target: float, findings: tuple[Fin
     steps, reference_steps = (steps_until(run, target).mean for run in (ours, reference))
     beside = "" if alone(ours) and alone(reference) else " (other jobs ran meanwhile: times may be too long)"
     fewer = f" and {times(steps / reference_steps)} the steps" if steps and reference_steps else ""
-    return Answer(
+    return CoreAnswer(
         TITLE,
         times(mine / theirs),
         f"the time{fewer} of {_subject(reference)} to an equal training loss",
@@ -65,50 +67,50 @@ def _at_equal_loss(ours: Run, reference: Run, target: float, findings: tuple[Fin
     )
 
 
-def _at_the_end(ours: Run, reference: Run, findings: tuple[Finding, ...]) -> Answer:
+def _at_the_end(ours: RunMetrics, reference: RunMetrics, findings: tuple[JudgedClaim, ...]) -> CoreAnswer:
     """Tell where both runs end, for studies in which no loss is reached by both."""
     places = common_decimals([accuracy_on_test(ours), accuracy_on_test(reference)], 2)
     words = [
         f"{_subject(run)} ends at {accuracy_text(run, places)}{_spent(run)}" for run in (ours, reference)
     ]
     accuracy = with_percent(accuracy_on_test(ours).mean, places)
-    return Answer(TITLE, accuracy, "test accuracy", f"{'; '.join(words)}.", findings)
+    return CoreAnswer(TITLE, accuracy, "test accuracy", f"{'; '.join(words)}.", findings)
 
 
 def _findings(
-    training: Training,
-    roles: Roles | None,
-    runs: Mapping[str, Run],
+    training: Runs,
+    roles: RoleMetrics | None,
+    runs: Mapping[str, RunMetrics],
     n_classes: int,
-) -> tuple[Finding, ...]:
+) -> tuple[JudgedClaim, ...]:
     """The verdicts on the time and on what smoothing restores, if they were judged."""
     if any(run_at_chance(run, n_classes) for role, run in runs.items() if role != "large_batch"):
         claim = f"An accuracy near {percent(1 / n_classes, 0)} is that of guessing: nothing was learned."
-        return (Finding("at chance", claim),)
+        return (JudgedClaim("at chance", claim),)
     judged = {claim.statement: claim for claim in judge_claims(training, roles)}
     found = []
     if SOONER in judged:
-        found.append(Finding(judged[SOONER].verdict, "The second-order method gets there sooner."))
+        found.append(JudgedClaim(judged[SOONER].verdict, "The second-order method gets there sooner."))
     if SMOOTHING_RESTORES in judged:
         found.append(_restored(judged[SMOOTHING_RESTORES], runs["smoothed"], runs["reference"]))
     return tuple(found)
 
 
-def _restored(claim: Claim, smoothed: Run, reference: Run) -> Finding:
+def _restored(claim: Claim, smoothed: RunMetrics, reference: RunMetrics) -> JudgedClaim:
     places = common_decimals([accuracy_on_test(smoothed), accuracy_on_test(reference)], 2)
     at, against = (accuracy_text(run, places) for run in (smoothed, reference))
-    return Finding(
+    return JudgedClaim(
         claim.verdict,
         f"Smoothed, the large batch is as accurate as the small one, or at most {MARGIN:g} points below: "
         f"{at} against {against}.",
     )
 
 
-def _subject(run: Run) -> str:
+def _subject(run: RunMetrics) -> str:
     return f"{method_of(run)} with batch {count(run.batch_size)}"
 
 
-def _spent(run: Run) -> str:
+def _spent(run: RunMetrics) -> str:
     """Steps and seconds of training, as far as they are known."""
     steps, wall = n_steps(run).mean, wall_seconds(run).mean
     parts = [f"{count(steps)} steps"] if steps is not None else []
@@ -116,7 +118,7 @@ def _spent(run: Run) -> str:
     return f" in {' and '.join(parts)}" if parts else ""
 
 
-def _best_run(training: Training, n_classes: int) -> Answer | None:
+def _best_run(training: Runs, n_classes: int) -> CoreAnswer | None:
     known = {name: accuracy_on_test(run).mean for name, run in training.items()}
     ranked = {name: mean for name, mean in known.items() if mean is not None}
     if not ranked:
@@ -130,12 +132,12 @@ def _best_run(training: Training, n_classes: int) -> Answer | None:
             f"{who} above chance, which is {percent(1 / n_classes, 0)} "
             f"with {count(n_classes)} classes: {label_of(name, run)} ends at {accuracy_text(run)}{_spent(run)}."
         )
-        return Answer(TITLE, accuracy, "test accuracy, no better than chance", text)
+        return CoreAnswer(TITLE, accuracy, "test accuracy, no better than chance", text)
     if len(training) == 1:
         text = f"{label_of(name, run)} ends at {accuracy_text(run)}{_spent(run)}."
-        return Answer(TITLE, accuracy, "test accuracy", text)
+        return CoreAnswer(TITLE, accuracy, "test accuracy", text)
     text = (
         f"{label_of(name, run)} reaches the best test accuracy of {plural(len(training), 'run')}: "
         f"{accuracy_text(run)}{_spent(run)}."
     )
-    return Answer(TITLE, accuracy, "best test accuracy", text)
+    return CoreAnswer(TITLE, accuracy, "best test accuracy", text)

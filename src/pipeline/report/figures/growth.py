@@ -11,16 +11,16 @@ from pipeline.report.figures.axes import logarithmic, short_number
 from pipeline.report.formatting import decimal, is_number, n_bytes, seconds, superscript
 from pipeline.report.spread import Power, power_law
 
-Series = dict[str, tuple[str, Callable[[ScalingRow], float]]]
+GrowthCurves = dict[str, tuple[str, Callable[[ScalingRow], float]]]
 
 #: What the page calls a series, and its value in a row.
-TIMES: Series = {
+TIMES: GrowthCurves = {
     "compress_seconds": ("compress", lambda row: row.compress_seconds),
     "factorize_seconds": ("factorize", lambda row: row.factorize_seconds),
     "product_seconds": ("product", lambda row: row.product_seconds),
     "solve_seconds": ("solve", lambda row: row.solve_seconds),
 }
-SIZES: Series = {
+SIZES: GrowthCurves = {
     "operator_bytes": ("H² operator", lambda row: row.operator_bytes),
     "factor_bytes": ("factorization", lambda row: row.factor_bytes),
 }
@@ -57,7 +57,7 @@ def _fit(sizes: Sequence[object], values: Sequence[object]) -> Power | None:
 
 
 def _growth(
-    rows: Sequence[ScalingRow], series: Series, title: str, unit: str, *, dense: bool
+    rows: Sequence[ScalingRow], series: GrowthCurves, title: str, unit: str, *, dense: bool
 ) -> Drawing | None:
     sizes = [row.n for row in rows]
     known = np.array(sorted({float(n) for n in sizes}))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.report.drawing import PALETTE, Data, Drawing, Grid, canvas, finish
+from pipeline.report.drawing import PALETTE, Data, Drawing, GridValues, canvas, finish
 from pipeline.report.figures.axes import logarithmic, short_number
 from pipeline.report.formatting import count, decimal, is_number, percent
 from pipeline.report.quantity import Quantity
@@ -75,7 +75,7 @@ def _map(
             predicted = arrays.get(f"{name}/predicted", truth)
             for east, north, true, guess in zip(x, y, truth, predicted, strict=True):
                 data.add(axes, east, north, float(east), float(north), float(true), float(guess))
-        data.grid = Grid(axes, longitude, latitude, grid)
+        data.grid = GridValues(axes, longitude, latitude, grid)
         axes.set_xlim(extent[0], extent[1])
         axes.set_ylim(extent[2], extent[3])
         axes.grid(False)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from pipeline.report.drawing import Data, Drawing, Value, canvas, finish
+from pipeline.report.drawing import AttributeValue, Data, Drawing, canvas, finish
 from pipeline.report.formatting import count, decimal
 
 DENSE = "#cc5500"
@@ -71,7 +71,7 @@ def _data(n: int, table: np.ndarray) -> Data:
     rows = table[:, 1] - table[:, 0]
     typical = np.round(n / 2.0 ** np.round(np.log2(n / rows))).astype(int)
     kinds, counts = np.unique(np.stack([typical, table[:, 4]], axis=1), axis=0, return_counts=True)
-    found: list[tuple[Value, ...]] = [
+    found: list[tuple[AttributeValue, ...]] = [
         (int(size), int(rank), int(number)) for (size, rank), number in zip(kinds, counts, strict=True)
     ]
     return Data(("rows, about", "rank (-1: dense)", "blocks"), found)

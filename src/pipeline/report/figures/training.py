@@ -13,11 +13,11 @@ from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish, stro
 from pipeline.report.figures.axes import logarithmic, percent
 from pipeline.report.formatting import decimal, is_number, shorten, with_percent
 from pipeline.report.formatting import percent as as_percent
-from pipeline.report.metrics import Run
-from pipeline.report.runs import Training, accuracy_on_test, histories_of, label_of, loss_on_test
+from pipeline.report.metrics import RunMetrics
+from pipeline.report.runs import Runs, accuracy_on_test, histories_of, label_of, loss_on_test
 from pipeline.report.spread import Spread
 
-Quantity = Callable[[EpochRow], Number]
+EpochFigure = Callable[[EpochRow], Number]
 
 #: More runs than this make curves that nobody can tell apart: then those of the claims stand for all.
 MOST_DRAWN = 8
@@ -30,7 +30,7 @@ class Curve:
     """A quantity by epoch: its name, its value in a row of a history, and whether it is an accuracy."""
 
     name: str
-    of: Quantity
+    of: EpochFigure
     accuracy: bool = False
 
 
@@ -40,7 +40,7 @@ class Against:
 
     name: str
     label: str
-    of: Quantity
+    of: EpochFigure
 
 
 ACCURACY = Curve("validation accuracy", lambda row: row.validation_accuracy, accuracy=True)
@@ -51,7 +51,7 @@ STEPS = Against("steps", "optimizer steps", lambda row: row.steps)
 SECONDS = Against("seconds", "seconds of training", lambda row: row.seconds)
 
 
-def learning_curves(training: Training) -> list[Drawing]:
+def learning_curves(training: Runs) -> list[Drawing]:
     """Validation accuracy against epochs and steps; training and validation loss against epochs."""
     panels = (
         (ACCURACY, EPOCH, "Validation accuracy, by epoch"),
@@ -62,11 +62,11 @@ def learning_curves(training: Training) -> list[Drawing]:
     return [_curves(training, *panel) for panel in panels if _known(training, panel[0])]
 
 
-def _known(training: Training, curve: Curve) -> bool:
+def _known(training: Runs, curve: Curve) -> bool:
     return any(is_number(curve.of(row)) for run in training.values() for h in histories_of(run) for row in h)
 
 
-def progress(training: Training) -> Drawing | None:
+def progress(training: Runs) -> Drawing | None:
     """Validation accuracy against the clock and against steps, in one drawing: the study in one look."""
     if not _known(training, ACCURACY):
         return None
@@ -85,7 +85,7 @@ def progress(training: Training) -> Drawing | None:
         return finish(figure, name="progress", description=words, data=data)
 
 
-def _curves(training: Training, curve: Curve, against: Against, title: str) -> Drawing:
+def _curves(training: Runs, curve: Curve, against: Against, title: str) -> Drawing:
     with canvas(4.7, 3.1) as figure:
         # Fixed margins: the panels of one figure line up.
         figure.set_layout_engine("none")
@@ -112,7 +112,7 @@ def _data() -> Data:
     return Data(("run", "seed", "epoch", "steps", "seconds", "quantity", "value"))
 
 
-def _draw(axes: Axes, training: Training, curve: Curve, against: Against, data: Data) -> list[str]:
+def _draw(axes: Axes, training: Runs, curve: Curve, against: Against, data: Data) -> list[str]:
     """Draw means and bands of all runs, keep every seed's points, and tell where the runs end."""
     reach: list[float] = []
     ends: list[str] = []
@@ -134,7 +134,7 @@ def _draw(axes: Axes, training: Training, curve: Curve, against: Against, data: 
     return ends
 
 
-def _keep(data: Data, axes: Axes, name: str, run: Run, curve: Curve, against: Against) -> None:
+def _keep(data: Data, axes: Axes, name: str, run: RunMetrics, curve: Curve, against: Against) -> None:
     """Keep the points of every seed of a run."""
     for seed, found in run.seeds.items():
         for row in found.history:
@@ -145,7 +145,7 @@ def _keep(data: Data, axes: Axes, name: str, run: Run, curve: Curve, against: Ag
                 )
 
 
-def _zoom(axes: Axes, training: Training, curve: Curve) -> None:
+def _zoom(axes: Axes, training: Runs, curve: Curve) -> None:
     """Leave the first epochs' climb outside, where it would squeeze the differences that matter."""
     histories = [h for run in training.values() for h in histories_of(run)]
     known = np.array([value for h in histories for row in h if is_number(value := curve.of(row))])
@@ -158,7 +158,7 @@ def _zoom(axes: Axes, training: Training, curve: Curve) -> None:
 
 
 def _band(
-    histories: list[list[EpochRow]], against: Quantity, of: Quantity
+    histories: list[list[EpochRow]], against: EpochFigure, of: EpochFigure
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """x, lowest, mean and highest of the seeds, over the epochs that every seed has."""
     length = min((len(history) for history in histories), default=0)
@@ -172,14 +172,14 @@ def _band(
     return x, low, mean, high
 
 
-def final_scores(training: Training) -> list[Drawing]:
+def final_scores(training: Runs) -> list[Drawing]:
     """Every seed's test accuracy and test loss as a dot, the mean as a bar."""
     with_accuracy = _dots(training, accuracy_on_test, "Test accuracy, seed by seed", "accuracy")
     with_loss = _dots(training, loss_on_test, "Test loss, seed by seed", "loss")
     return [drawing for drawing in (with_accuracy, with_loss) if drawing is not None]
 
 
-def _dots(training: Training, quantity: Callable[[Run], Spread], title: str, unit: str) -> Drawing | None:
+def _dots(training: Runs, quantity: Callable[[RunMetrics], Spread], title: str, unit: str) -> Drawing | None:
     spreads = {name: quantity(run) for name, run in training.items()}
     if not any(spread.n for spread in spreads.values()):
         return None

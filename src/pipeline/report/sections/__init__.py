@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from pipeline.report.content import Section
+from pipeline.report.content import PageSection
 from pipeline.report.metrics import Metrics
 from pipeline.report.sections.history import history_section
 from pipeline.report.sections.matrices import matrices_section
@@ -20,7 +20,7 @@ from pipeline.report.sections.training import training_section
 
 Arrays = Mapping[str, np.ndarray]
 
-SECTIONS: tuple[Callable[[Metrics, Arrays], Section | None], ...] = (
+SECTIONS: tuple[Callable[[Metrics, Arrays], PageSection | None], ...] = (
     training_section,
     precision_section,
     matrices_section,

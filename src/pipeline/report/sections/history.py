@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from pipeline.report import tables
-from pipeline.report.content import Block, Section
+from pipeline.report.content import Block, PageSection
 from pipeline.report.formatting import count, plural
 from pipeline.report.metrics import Metrics
 
 
-def history_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> Section | None:
+def history_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> PageSection | None:
     """What moved beyond the noise of past runs, and the commits since; nothing where there is no past."""
     history = metrics.history
     if history is None or not history.n_figures:
@@ -21,7 +21,7 @@ def history_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> Section | 
         f"{plural(history.n_runs, 'past run')} of the same specs on the same kind of machine"
     )
     if not changes:
-        return Section("past", "Against past runs", f"{compared}: none moved beyond their noise.")
+        return PageSection("past", "Against past runs", f"{compared}: none moved beyond their noise.")
     worse = sum(change.verdict == "worse" for change in changes)
     lead = (
         f"{compared}: {count(len(changes))} moved beyond their noise, {count(worse)} of them for the worse."
@@ -29,4 +29,4 @@ def history_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> Section | 
     blocks: list[Block] = [tables.changes(changes)]
     if history.commits:
         blocks.append(tables.commits(history.commits))
-    return Section("past", "Against past runs", lead, tuple(blocks))
+    return PageSection("past", "Against past runs", lead, tuple(blocks))

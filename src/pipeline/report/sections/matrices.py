@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.report import tables
 from pipeline.report.answers.numbers import fit_text, result_text
-from pipeline.report.content import Block, Facts, Heading, Illustration, Prose, Section
+from pipeline.report.content import Block, Heading, Illustration, NamedValues, PageSection, Prose
 from pipeline.report.distribution import distribution
 from pipeline.report.facts import kernel_text, matrix_facts
 from pipeline.report.figures.growth import exponents, growth
@@ -21,13 +21,13 @@ from pipeline.report.figures.ranks import ranks_by_level
 from pipeline.report.figures.scattering import far_field, surface_field
 from pipeline.report.figures.structure import block_structure
 from pipeline.report.formatting import setting
-from pipeline.report.metrics import Matrix, Metrics, Scaling
+from pipeline.report.metrics import MatrixMetrics, Metrics, ScalingMetrics
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import n_classes_of, said_beside
 from pipeline.report.solutions import doubt
 
 
-def matrices_section(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> Section | None:
+def matrices_section(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> PageSection | None:
     """Show what each matrix was for, its structure and its costs; then growth with N."""
     matrices, scaling = metrics.matrices, metrics.scaling
     if not matrices and scaling is None:
@@ -41,11 +41,13 @@ def matrices_section(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> Sect
         "Dense matrices are kept as hierarchical ones of low rank (H²): a few skeleton points describe what is far "
         "away, so that storage grows with N and not with N²."
     )
-    return Section("numbers", "Fewer numbers", lead, tuple(block for block in blocks if block is not None))
+    return PageSection(
+        "numbers", "Fewer numbers", lead, tuple(block for block in blocks if block is not None)
+    )
 
 
 def _matrix(
-    name: str, matrix: Matrix, arrays: Mapping[str, np.ndarray], n_classes: int
+    name: str, matrix: MatrixMetrics, arrays: Mapping[str, np.ndarray], n_classes: int
 ) -> list[Block | None]:
     notes = [*matrix.compress.notes, *(matrix.solve.notes if matrix.solve is not None else [])]
     return [
@@ -56,14 +58,14 @@ def _matrix(
         *_kriging(name, matrix, arrays),
         *_scattering(name, arrays),
         _structure(name, matrix),
-        Facts(matrix_facts(matrix)),
+        NamedValues(matrix_facts(matrix)),
         Prose(f"Noted on the way: {'; '.join(notes)}.", quiet=True) if notes else None,
         tables.levels(matrix),
         *distribution(matrix.distribution, said_beside(matrix.alone)),
     ]
 
 
-def _structure(name: str, matrix: Matrix) -> Illustration | None:
+def _structure(name: str, matrix: MatrixMetrics) -> Illustration | None:
     """Show the blocks and their ranks by level, and explain both."""
     if matrix.structure is None:
         return None
@@ -85,7 +87,7 @@ def _structure(name: str, matrix: Matrix) -> Illustration | None:
     return Illustration(panels, caption, shape="pair" if len(panels) > 1 else "single")
 
 
-def _kriging(name: str, matrix: Matrix, arrays: Mapping[str, np.ndarray]) -> list[Block]:
+def _kriging(name: str, matrix: MatrixMetrics, arrays: Mapping[str, np.ndarray]) -> list[Block]:
     quantity = Quantity.of(matrix.result)
     blocks: list[Block] = []
     found = (kriging_map(name, arrays, quantity), held_out_scatter(name, arrays, quantity))
@@ -114,7 +116,7 @@ def _scattering(name: str, arrays: Mapping[str, np.ndarray]) -> list[Block]:
     ]
 
 
-def _growth(scaling: Scaling) -> list[Block | None]:
+def _growth(scaling: ScalingMetrics) -> list[Block | None]:
     panels = growth(scaling.rows)
     fitted = exponents(scaling.rows)
     text = f"Kernel: {kernel_text(scaling.kernel)}. Points: {scaling.points}. Tolerance: {setting(scaling.tolerance)}."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from pipeline.report.answers.bits import bound_text, whole_network_speedups
-from pipeline.report.content import Block, Heading, Illustration, Prose, Section
+from pipeline.report.content import Block, Heading, Illustration, PageSection, Prose
 from pipeline.report.figures.roofline import rooflines
 from pipeline.report.formatting import listing, n_bytes, plural
 from pipeline.report.layer_tables import (
@@ -23,7 +23,7 @@ from pipeline.report.prediction_tables import changed_predictions, confusions, p
 from pipeline.report.runs import classes_of, label_of
 
 
-def precision_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> Section | None:
+def precision_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> PageSection | None:
     """Show each converted network: its roofline, bars with reasons, and what becomes of its answers."""
     networks, training = metrics.precision, metrics.training
     if not networks:
@@ -38,7 +38,7 @@ def precision_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> Section 
         "batch size, measurements choose a plan: where it is faster and the error stays within the budget, a layer "
         "multiplies in BF16 or keeps its weights in FP32. The sentences below each layer say so."
     )
-    return Section("bits", "Fewer bits", lead, tuple(block for block in blocks if block is not None))
+    return PageSection("bits", "Fewer bits", lead, tuple(block for block in blocks if block is not None))
 
 
 def _network(name: str, network: Converted, classes: list[str]) -> list[Block | None]:

@@ -6,14 +6,14 @@ import numpy as np
 
 from pipeline.report import tables
 from pipeline.report.claims import MARGIN, judge_claims
-from pipeline.report.content import Block, Illustration, Key, Prose, Section, Table, Verdicts
+from pipeline.report.content import Block, Illustration, LegendKey, PageSection, Prose, Table, Verdicts
 from pipeline.report.critical_batches import critical_batches
 from pipeline.report.drawing import stroke
 from pipeline.report.figures.training import MOST_DRAWN, final_scores, learning_curves
 from pipeline.report.formatting import count, percent, plural, with_percent
-from pipeline.report.metrics import Metrics, Roles
+from pipeline.report.metrics import Metrics, RoleMetrics
 from pipeline.report.runs import (
-    Training,
+    Runs,
     accuracy_on_test,
     accuracy_on_validation,
     accuracy_text,
@@ -34,7 +34,7 @@ from pipeline.report.standings import best_by_batch, standings
 from pipeline.report.trials import trials
 
 
-def training_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> Section | None:
+def training_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> PageSection | None:
     """Show curves and scores, then the claims with their verdicts, then the tables."""
     training, roles = metrics.training, metrics.claims_of
     if not training:
@@ -47,10 +47,10 @@ def training_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> Section |
         *_tables(training, roles, swept, n_classes),
     ]
     lead = f"{plural(len(training), 'run')}; {_best(training, n_classes)}."
-    return Section("steps", "Fewer steps", lead, tuple(block for block in blocks if block is not None))
+    return PageSection("steps", "Fewer steps", lead, tuple(block for block in blocks if block is not None))
 
 
-def _claims(training: Training, roles: Roles | None) -> Verdicts | None:
+def _claims(training: Runs, roles: RoleMetrics | None) -> Verdicts | None:
     claims = judge_claims(training, roles)
     if not claims:
         return None
@@ -62,11 +62,11 @@ def _claims(training: Training, roles: Roles | None) -> Verdicts | None:
     return Verdicts(tuple((c.statement, c.verdict, c.evidence) for c in claims), note)
 
 
-def _figures(training: Training, roles: Roles | None) -> list[Block]:
+def _figures(training: Runs, roles: RoleMetrics | None) -> list[Block]:
     shown = claimed(training, roles, MOST_DRAWN)
     which_shown = "The runs that the claims compare," if len(shown) < len(training) else "All runs"
     legend = tuple(
-        Key(stroke(place).variable, stroke(place).marker, label_of(name, run))
+        LegendKey(stroke(place).variable, stroke(place).marker, label_of(name, run))
         for place, (name, run) in enumerate(shown.items())
     )
     blocks: list[Block] = []
@@ -87,7 +87,7 @@ def _figures(training: Training, roles: Roles | None) -> list[Block]:
 
 
 def _tables(
-    training: Training, roles: Roles | None, swept: Table | None, n_classes: int
+    training: Runs, roles: RoleMetrics | None, swept: Table | None, n_classes: int
 ) -> list[Table | Prose | None]:
     large = runs_of(training, roles).get("large_batch")
     crossed = (
@@ -108,13 +108,13 @@ def _tables(
     ]
 
 
-def _bands(training: Training) -> str:
+def _bands(training: Runs) -> str:
     if not repeated(training):
         return ""
     return ": lines are means over seeds, bands go from the lowest to the highest seed"
 
 
-def _best(training: Training, n_classes: int) -> str:
+def _best(training: Runs, n_classes: int) -> str:
     """Tell which run is best, on the test samples if there are scores on them."""
     if not any(accuracy_on_test(run).n for run in training.values()):
         found = {name: accuracy_on_validation(run).mean or 0.0 for name, run in comparable(training).items()}
@@ -136,7 +136,7 @@ def _best(training: Training, n_classes: int) -> str:
     return f"{which} {with_accuracy}"
 
 
-def _preconditioner(training: Training) -> Prose | None:
+def _preconditioner(training: Runs) -> Prose | None:
     """Counters of K-FAC, summed over seeds."""
     words = []
     for name, run in training.items():

@@ -32,18 +32,18 @@ from pipeline.report.metrics import (
     Converted,
     Dataset,
     Distribution,
-    History,
-    Matrix,
+    HistoryMetrics,
+    MatrixMetrics,
     Metrics,
-    Model,
+    ModelMetrics,
     Preconditioner,
-    Roles,
+    RoleMetrics,
     RuleCost,
-    Run,
-    Scaling,
+    RunMetrics,
+    ScalingMetrics,
     SeedResult,
-    Structure,
-    Study,
+    StructureMetrics,
+    StudyMetrics,
     TimedPlan,
 )
 
@@ -80,7 +80,7 @@ def collect(
     found: Mapping[str, list[tuple[str, Artifact]]],
     rules: list[RuleCost],
     origin: Mapping[str, Any],
-    history: History | None = None,
+    history: HistoryMetrics | None = None,
 ) -> tuple[Metrics, dict[str, NDArray[Any]]]:
     """Gather the numbers and arrays that the page shows."""
     networks = [(artifact, artifact.facts_as(NetworkFacts)) for _, artifact in found.get("network", [])]
@@ -90,7 +90,7 @@ def collect(
     tunings = {name: artifact.facts_as(TuningFacts) for name, artifact in found.get("tuning", [])}
     spans = [span for kind in found.values() for _, artifact in kind if (span := _span(artifact)) is not None]
     metrics = Metrics(
-        study=Study(
+        study=StudyMetrics(
             name=spec.study,
             description=spec.description,
             seeds=list(spec.seeds) if networks else [],
@@ -102,7 +102,7 @@ def collect(
             for name, label in spec.runs.items()
             if dataset is not None
         },
-        claims_of=spec.claims and Roles(**spec.claims.model_dump()),
+        claims_of=spec.claims and RoleMetrics(**spec.claims.model_dump()),
         sweeps={method: list(runs) for method, runs in spec.sweeps.items()},
         predictions=next(
             (dict(a.facts_as(CriticalBatchFacts).methods) for _, a in found.get("critical_batch", [])), {}
@@ -127,14 +127,14 @@ def collect(
     return metrics, arrays
 
 
-def _model(network: Artifact, facts: NetworkFacts) -> Model:
-    return Model(name=_trained(network).model.name, n_parameters=facts.n_parameters)
+def _model(network: Artifact, facts: NetworkFacts) -> ModelMetrics:
+    return ModelMetrics(name=_trained(network).model.name, n_parameters=facts.n_parameters)
 
 
-def _scaling(scaling: Artifact, spans: list[Span]) -> Scaling:
+def _scaling(scaling: Artifact, spans: list[Span]) -> ScalingMetrics:
     facts = scaling.facts_as(ScalingFacts)
     alone = ran_alone(_span(scaling), spans)
-    return Scaling(**facts.model_dump(), rows=scaling.rows_as("rows", ScalingRow), alone=alone)
+    return ScalingMetrics(**facts.model_dump(), rows=scaling.rows_as("rows", ScalingRow), alone=alone)
 
 
 class _Named(BaseModel):
@@ -194,11 +194,11 @@ def _run(
     train_samples: int,
     tuning: TuningFacts | None,
     spans: list[Span],
-) -> Run:
+) -> RunMetrics:
     """One training run over its seeds."""
     mine = [(network, facts) for network, facts in networks if facts.run == name]
     recipe = _trained(mine[0][0]).run
-    return Run(
+    return RunMetrics(
         label=label,
         optimizer=recipe.optimizer.name,
         batch_size=recipe.batch_size,
@@ -276,10 +276,10 @@ def _precision(found: Mapping[str, list[tuple[str, Artifact]]], spans: list[Span
     return networks
 
 
-def _matrix(points: Artifact, operator: Artifact, solution: Artifact, spans: list[Span]) -> Matrix:
+def _matrix(points: Artifact, operator: Artifact, solution: Artifact, spans: list[Span]) -> MatrixMetrics:
     where, compressed = points.facts_as(PointsFacts), operator.facts_as(OperatorFacts)
     solved = solution.facts_as(SolutionFacts)
-    return Matrix(
+    return MatrixMetrics(
         kernel=compressed.kernel,
         nugget=compressed.nugget,
         nugget_at_bound=compressed.nugget_at_bound,
@@ -291,7 +291,7 @@ def _matrix(points: Artifact, operator: Artifact, solution: Artifact, spans: lis
         compress=compressed.compress,
         solve=solved.solve,
         result=solved.result,
-        structure=Structure(
+        structure=StructureMetrics(
             n=compressed.compress.n_rows,
             blocks=operator.array("blocks").tolist(),
         ),

@@ -18,7 +18,7 @@ from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Draft
 from pipeline.config.points import FilePoints
 from pipeline.data import hold_out
-from pipeline.data.own_points import OwnPoints, Part
+from pipeline.data.own_points import OwnPoints, PointsPart
 from pipeline.errors import ConfigError
 
 ROWS_AT_ONCE = 65536
@@ -114,7 +114,7 @@ def _to_scratch(own: OwnPoints, stack: ExitStack, folder: Path) -> tuple[int, di
     return n, scratch
 
 
-def _kinds(part: Part) -> dict[str, NDArray[np.float64]]:
+def _kinds(part: PointsPart) -> dict[str, NDArray[np.float64]]:
     found = {"points": part.points}
     if part.values.shape[1]:
         found["values"] = part.values

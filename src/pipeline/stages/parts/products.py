@@ -6,10 +6,10 @@ from pipeline.artifacts.results.solution import ProductResult, SolutionFacts
 from pipeline.runtime.clock import Stopwatch
 from pipeline.stages.parts.divided import created, save_rows
 from pipeline.stages.parts.solved import Solved, exact_residual
-from pipeline.stages.parts.systems import Problem
+from pipeline.stages.parts.systems import DividedSystem
 
 
-def multiply(options: Namespace, problem: Problem, given: Solved) -> None:
+def multiply(options: Namespace, problem: DividedSystem, given: Solved) -> None:
     """Multiply the vectors of a file, save the product, and compare it with rows of the exact matrix; collective."""
     watch = Stopwatch()
     with watch.part("product"):

@@ -20,7 +20,7 @@ from pipeline.stages.parts.divided import edges_of, mean_and_deviation, own_rows
 from pipeline.stages.parts.matrices import single_layer_of
 
 
-class Product(Protocol):
+class DividedProduct(Protocol):
     """A matrix of which each process has rows."""
 
     def __matmul__(self, own_x: Tensor, /) -> Tensor:
@@ -28,7 +28,7 @@ class Product(Protocol):
 
 
 @dataclass(frozen=True)
-class Problem:
+class DividedSystem:
     """A system of equations of which this process has rows.
 
     Attributes:
@@ -37,14 +37,14 @@ class Problem:
         right_hand_side: Own rows, shape (own,) or (own, m).
     """
 
-    operator: Product
+    operator: DividedProduct
     preconditioner: DistributedH2Matrix
     right_hand_side: Tensor
 
 
 def problem_of(
     spec: SolveSpec, points: Artifact, compressed: Artifact, communicator: Communicator
-) -> Problem:
+) -> DividedSystem:
     """Set up this process's rows of the equations of a task; collective."""
     n = points.facts_as(PointsFacts).n
     own = int(np.diff(edges_of(n, communicator))[communicator.rank])
@@ -56,7 +56,7 @@ def problem_of(
         per_triangle = compressed.facts_as(OperatorFacts).compress.n_rows // n
         layer = single_layer_of(compressed, loaded("operator", per_triangle * own), communicator)
         ones = torch.ones(own, dtype=torch.float64)
-        return Problem(layer, loaded("preconditioner", own), ones)
+        return DividedSystem(layer, loaded("preconditioner", own), ones)
     operator = loaded("operator", own)
     if spec.task in ("solve", "product", "logdet", "sample"):
         with together(communicator):
@@ -71,7 +71,7 @@ def problem_of(
     else:
         n_classes = int(points.array("labels").max()) + 1
         b = one_hot(torch.from_numpy(own_rows(points, "labels", communicator)), n_classes)
-    return Problem(operator, operator, b)
+    return DividedSystem(operator, operator, b)
 
 
 def _right_hand_side(spec: SolveSpec, points: Artifact, communicator: Communicator) -> Tensor:

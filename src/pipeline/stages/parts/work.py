@@ -20,7 +20,7 @@ from pipeline.runtime.together import gather_text
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkOfProcesses:
     """The work of all processes, alike on all of them."""
 
     processes: list[ProcessWork]
@@ -50,7 +50,7 @@ def foretold_of(
 
 def work_of_compression(
     matrices: Iterable[DistributedH2Matrix], seconds: float, foretold_bytes: int, communicator: Communicator
-) -> Work:
+) -> WorkOfProcesses:
     """Return what building some matrices took; levels are those of the first; collective."""
     tables = [matrix.statistics() for matrix in matrices]
     sums = {
@@ -62,12 +62,12 @@ def work_of_compression(
         for row in tables[0]["levels"]
     ]
     sums["messages"] = sums.pop("calls")
-    return Work(_processes(sums, seconds, foretold_bytes, communicator), levels)
+    return WorkOfProcesses(_processes(sums, seconds, foretold_bytes, communicator), levels)
 
 
 def work_of_factorization(
     factorization: DistributedFactorization, seconds: float, foretold_bytes: int, communicator: Communicator
-) -> Work:
+) -> WorkOfProcesses:
     """Return what a factorization and the solves with it took; collective."""
     levels = [LevelWork(**row, n_bytes=row["bytes"]) for row in factorization.statistics()]
     sums = {
@@ -79,7 +79,7 @@ def work_of_factorization(
         )
         for name in ("n_bytes", "waiting_seconds", "messages", "sent_bytes")
     }
-    return Work(_processes(sums, seconds, foretold_bytes, communicator), levels)
+    return WorkOfProcesses(_processes(sums, seconds, foretold_bytes, communicator), levels)
 
 
 def _processes(

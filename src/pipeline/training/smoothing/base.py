@@ -23,8 +23,8 @@ class Smoothing:
     position, so results do not depend on who computes them.
 
     Attributes:
-        full_steps: With fewer steps in the run the strength falls in proportion, since few steps leave no time
-            to overcome the bias of smoothing; 0: it never does.
+        full_steps: Steps of a run at full strength; with fewer, the strength falls in proportion, since few steps leave
+            no time to overcome the bias of smoothing; 0: it never falls.
     """
 
     name: ClassVar[str]  # in studies
