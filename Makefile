@@ -47,7 +47,7 @@ run:
 		&& echo "there is no config/$$study.yaml; studies: $$(ls *.yaml | sed 's/\.yaml$$//' | tr '\n' ' ' | sed 's/ $$//')" >&2; exit 2; }
 	@$(MAKE) --no-print-directory env
 	@$(named); python -m pipeline check "$$study"
-	$(named); snakemake --cores "$$CORES" --configfile "config/$$study.yaml"
+	$(named); snakemake --keep-going --cores "$$CORES" --configfile "config/$$study.yaml"
 	@$(named); python -m pipeline check "$$study" --report
 
 archive: $(STAMP)

@@ -4,6 +4,7 @@ Heavy imports stand inside the stages, so that `--help` and a refused argument a
 """
 
 import argparse
+import difflib
 import importlib
 import io
 import json
@@ -12,6 +13,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from pipeline.artifacts.dates import date_after
 from pipeline.artifacts.patience import Patience
@@ -36,8 +38,23 @@ INPUTS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that answers a word it does not know with the word that was probably meant."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices = [str(choice) for choice in action.choices or ()]
+        if choices and value not in choices:
+            near = difflib.get_close_matches(str(value), choices, n=1)
+            meant = f"did you mean {near[0]!r}? " if near else ""
+            self.exit(
+                2,
+                f"error: there is no {str(action.metavar or action.dest).lower()} {value!r}; {meant}"
+                f"`{self.prog} --help` lists what there is\n",
+            )
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="python -m pipeline", description=__doc__.splitlines()[0] if __doc__ else None
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -119,6 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument(
         "--history", type=Path, metavar="FILE", help="snapshot of past runs that figures are compared with"
+    )
+    report.add_argument(
+        "--missing",
+        type=Path,
+        metavar="FILE",
+        help="JSON object of the artefacts that failed jobs did not make, each with its reason",
     )
     report.add_argument(
         "artefacts",

@@ -28,6 +28,23 @@ const torn = (page) => [...page.querySelectorAll(".stacked td[data-title]:not(.b
   .filter((cell) => [...cell.childNodes].filter((node) => node.textContent.trim()).length > 1)
   .map((cell) => cell.textContent);
 
+// Panels that tell nothing of what lies in their middle, or tell it outside the window.
+const silent = (view, window_) => {
+  const tip = view.querySelector(".tip");
+  return [...view.querySelectorAll(".panel")].filter((panel) => {
+    const holder = panel.querySelector("svg").parentElement;
+    holder.scrollIntoView({ block: "center" });
+    const box = panel.querySelector("svg").getBoundingClientRect();
+    const at = { clientX: (box.left + box.right) / 2, clientY: (box.top + box.bottom) / 2, bubbles: true };
+    tip.hidden = true;
+    holder.dispatchEvent(new window_.PointerEvent("pointermove", at));
+    const shown = tip.getBoundingClientRect();
+    const whole = !tip.hidden && shown.left >= 0 && shown.right <= window_.innerWidth && /\d/.test(tip.textContent);
+    holder.dispatchEvent(new window_.PointerEvent("pointerleave"));
+    return !whole || !tip.hidden;
+  }).map((panel) => panel.dataset.name);
+};
+
 const look = async (width) => {
   const frame = document.createElement("iframe");
   frame.style.cssText = `border:0;width:${width}px;height:900px`;
@@ -46,6 +63,7 @@ const look = async (width) => {
     smallest: Math.min(...[...view.querySelectorAll(".panel svg text")].map(size)),
   };
   if (width > 1000) Object.assign(result, use(view, window_), await download(view, window_));
+  result.silent = silent(view, window_);
   frame.remove();
   return result;
 };

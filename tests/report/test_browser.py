@@ -60,6 +60,11 @@ def test_nothing_is_cut_and_no_labels_collide(found, width):
     assert found[width]["torn"] == []
 
 
+@pytest.mark.parametrize("width", ["1280", "820", "390"])
+def test_every_figure_answers_to_a_pointer_at_its_middle(found, width):
+    assert found[width]["silent"] == []
+
+
 def test_letters_of_figures_can_be_read_on_a_phone(found):
     assert found["390"]["smallest"] >= 6.5
 

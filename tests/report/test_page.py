@@ -1,71 +1,13 @@
 import copy
-import json
-import math
 import re
-from html.parser import HTMLParser
-from importlib.resources import files
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
+from pages import Page, render, sections
 
 from pipeline.report import Metrics
-from pipeline.report import render as render_metrics
 from pipeline.report.content import Heading, Illustration, NamedValues, Table, Verdicts
-from pipeline.report.formatting import is_number
 from pipeline.report.sections import SECTIONS
-
-
-def render(parts: dict, arrays: dict[str, np.ndarray]) -> str:
-    """The page of a study of these parts."""
-    return render_metrics(Metrics.model_validate({"study": {"name": "default"}} | parts), arrays)
-
-
-VOID = {"meta", "link", "br", "img", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Check nesting while parsing; keep text, ids, attributes and headings."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open, self.ids, self.links, self.labels, self.text = [], [], [], [], []
-        self.tags: dict[str, int] = {}
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags[tag] = self.tags.get(tag, 0) + 1
-        for key, value in attributes:
-            if key == "id":
-                self.ids.append(value)
-            elif key in ("href", "xlink:href", "src"):
-                self.links.append(value)
-            elif key == "aria-label":
-                self.labels.append(value)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.text.append(data)
-
-    @property
-    def words(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.text))
-
-
-def sections(page: str) -> list[str]:
-    return re.findall(r'<section id="(\w+)"', page)
 
 
 def test_the_full_page_is_well_formed_with_unique_ids(full):
@@ -118,83 +60,6 @@ def test_the_same_metrics_give_the_same_page(full, metrics, arrays):
 def test_figures_follow_the_theme_of_the_page(full):
     assert "var(--series-3, #0a6cb4)" in full
     assert "prefers-color-scheme: dark" in full
-
-
-def numbers_in(value, path=()):
-    """Paths of all numbers that reach the page one by one."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from numbers_in(item, (*path, key))
-    elif isinstance(value, list):
-        for place, item in enumerate(value):
-            yield from numbers_in(item, (*path, place))
-    elif is_number(value):
-        yield path
-
-
-def test_numbers_of_figures_come_from_the_metrics(metrics):
-    training, precision = ({part: metrics[part]} for part in ("training", "precision"))
-    before = render(training, {}), render(precision, {})
-    training["training"]["sgd_large"]["seeds"]["0"]["history"][7]["validation_accuracy"] = 0.5
-    precision["precision"]["kfac_smooth"]["roofs"]["bandwidth"]["L3"] = 150.0
-    assert render(training, {}) != before[0]
-    assert render(precision, {}) != before[1]
-
-
-def test_numbers_come_from_the_metrics(metrics, no_svg):
-    """Change one number at a time: the words of the page must change with each of these."""
-    light = copy.deepcopy(metrics)
-    plan = metrics["precision"]["kfac_smooth"]["plans"]["64"]["accuracy"]
-    paths = [
-        ("study", "dataset", "train_samples"),
-        ("study", "model", "n_parameters"),
-        ("training", "sgd_small", "seeds", "0", "test", "accuracy"),
-        ("training", "kfac", "seeds", "1", "test", "loss"),
-        ("training", "kfac", "seeds", "1", "train", "loss"),
-        ("training", "kfac_smooth", "seeds", "1", "steps"),
-        ("training", "kfac", "seeds", "0", "kfac", "n_retries"),
-        *numbers_in(
-            {key: plan[key] for key in ("fp16", "points_lost", "n_samples", "n_changed", "interval_lost")},
-            ("precision", "kfac_smooth", "plans", "64", "accuracy"),
-        ),
-        ("precision", "kfac_smooth", "plans", "1", "accuracy", "fp32"),
-        *numbers_in(
-            metrics["precision"]["kfac_smooth"]["file_bytes"], ("precision", "kfac_smooth", "file_bytes")
-        ),
-        ("precision", "kfac_smooth", "layers", 4, "relative_error"),
-        ("precision", "kfac_smooth", "timings", 8, "speedup"),
-        ("precision", "kfac_smooth", "timings", 8, "seconds_fp16"),
-        ("precision", "kfac_smooth", "plans", "64", "errors", 2, "relative_error"),
-        ("precision", "kfac_smooth", "plans", "1", "errors", 2, "added_error"),
-        ("precision", "kfac_smooth", "plans", "1", "errors", 2, "sqnr_db"),
-        ("precision", "kfac_smooth", "plans", "1", "n_saturated"),
-        ("precision", "kfac_smooth", "plans", "1", "verification", "output_error"),
-        ("precision", "kfac_smooth", "timings", 8, "interval", 1),
-        ("matrices", "airports", "compress", "n_bytes"),
-        ("matrices", "airports", "compress", "levels", 1, "skeletons"),
-        ("matrices", "airports", "solve", "logdet"),
-        ("matrices", "airports", "solve", "exact_residual"),
-        ("matrices", "airports", "solve", "relative_residual"),
-        ("matrices", "airports", "nugget"),
-        ("matrices", "airports", "compress", "n_rows"),
-        ("matrices", "airports", "solve", "iterations"),
-        *numbers_in(metrics["matrices"]["airports"]["result"], ("matrices", "airports", "result")),
-        *numbers_in(metrics["matrices"]["capacitance"]["result"], ("matrices", "capacitance", "result")),
-        ("matrices", "embeddings", "result", "softmax_accuracy"),
-        ("scaling", "rows", 2, "factorize_seconds"),
-        ("rules", 3, "seconds"),
-    ]
-    for matrix in light["matrices"].values():
-        matrix["structure"]["blocks"] = []
-    base = {part: render({part: light[part]}, {}) for part in light}
-    for path in paths:
-        part = copy.deepcopy({path[0]: light[path[0]]})
-        holder = part
-        for key in path[:-1]:
-            holder = holder[key]
-        whole = isinstance(holder[path[-1]], int)
-        holder[path[-1]] = (math.ceil(1.37 * holder[path[-1]]) if whole else 1.37 * holder[path[-1]]) or 5
-        assert render(part, {}) != base[path[0]], path
 
 
 @pytest.mark.parametrize(
@@ -286,39 +151,6 @@ def test_a_matrix_without_its_blocks_still_shows_its_storage(metrics):
     assert page.tags.get("figure", 0) == 0
 
 
-def test_numbers_that_are_not_known_print_as_a_dash(metrics, no_svg):
-    network = metrics["precision"]["kfac_smooth"]
-    for layer in network["layers"]:
-        layer["sqnr_db"], layer["relative_error"] = None, float("nan")
-    for row in network["timings"]:
-        row["predicted_speedup"] = float("inf")
-    page = Page(render({"precision": metrics["precision"]}, {})).words
-    assert "–" in page
-    for word in ("nan", "inf", "None"):
-        assert not re.search(rf"\b{word}\b", page)
-
-
-def test_a_key_less_or_of_another_name_is_refused_before_anything_is_drawn(metrics):
-    """What a stage no longer writes is missed by name, and not left out in silence."""
-    for path in (
-        ("training", "kfac", "seeds", "0", "history", 3, "validation_accuracy"),
-        ("training", "kfac", "optimizer"),
-        ("precision", "kfac_smooth", "timings", 2, "seconds_fp16"),
-        ("precision", "kfac_smooth", "plans", "64", "errors", 1, "added_error"),
-        ("matrices", "airports", "compress", "tolerance"),
-        ("matrices", "airports", "compress", "levels", 0, "skeletons"),
-        ("matrices", "airports", "solve", "exact_residual"),
-        ("scaling", "rows", 2, "factorize_seconds"),
-    ):
-        part = copy.deepcopy({path[0]: metrics[path[0]]})
-        holder = part
-        for key in path[:-1]:
-            holder = holder[key]
-        holder["renamed"] = holder.pop(path[-1])
-        with pytest.raises(ValidationError, match=rf"{path[-1]}\n  Field required"):
-            render(part, {})
-
-
 HOSTILE = "<script>alert('1')</script> & \"$x^2$\" %s {{ 7 * 7 }} {% raw %} 漢字 #1c2026 N^2"
 
 
@@ -392,11 +224,6 @@ def test_plus_minus_is_defined_once_and_used_for_nothing_else(full):
     assert "±" not in claims
 
 
-def test_the_verdict_stands_below_the_headline(full):
-    answer = re.search(r'<section class="answer".*?</section>', full, flags=re.DOTALL).group()
-    assert re.search(r'<span class="verdict (holds|undecided|does-not-hold)">', answer)
-
-
 def test_reasons_have_the_full_width_of_their_table(full):
     table = re.search(r"<table[^>]*>(?:(?!</table>).)*Output SQNR.*?</table>", full, flags=re.DOTALL).group()
     assert table.count('<tr role="row" class="details"><td role="cell" colspan="5">') == 6
@@ -406,82 +233,6 @@ def test_a_long_command_takes_one_line(metrics):
     metrics["provenance"]["command"] = "python -m pipeline report " + 40 * "results/a/manifest.json "
     text = render({"provenance": metrics["provenance"]}, {})
     assert re.search(r'<div class="line"><dt>Command</dt><dd tabindex="0">python', text)
-
-
-HISTORY = {
-    "n_figures": 40,
-    "n_artefacts": 5,
-    "n_runs": 7,
-    "changes": [
-        {"artefact": "solve/<m>", "figure": "cost.seconds", "value": 3.0, "typical": 1.0, "low": 0.8, "high": 1.2,
-         "n": 7, "verdict": "worse"},
-    ],
-    "commits": ["abc1234 Make it <slower>; on purpose"],
-}  # fmt: skip
-
-
-def test_what_moved_beyond_the_noise_of_past_runs_is_told_with_the_commits_between(metrics, arrays, no_svg):
-    page = render(metrics | {"history": HISTORY}, arrays).replace("\N{NO-BREAK SPACE}", " ")
-    assert "40 figures of 5 artefacts were compared with up to 7 past runs" in page
-    assert "1 moved beyond their noise, 1 of them for the worse" in page
-    assert "solve/&lt;m&gt; cost.seconds" in page
-    assert "0.8000 to 1.200" in page
-    assert "Make it &lt;slower&gt;; on purpose" in page
-
-
-def test_a_study_like_its_past_says_so_and_one_without_past_says_nothing(metrics, arrays, no_svg):
-    assert "none moved beyond their noise" in render(metrics | {"history": HISTORY | {"changes": []}}, arrays)
-    for history in (None, HISTORY | {"n_figures": 0, "changes": [], "commits": []}):
-        assert "Against past runs" not in render(metrics | {"history": history}, arrays)
-
-
-def test_what_changed_stands_on_top(metrics, no_svg):
-    def top(history):
-        page = render({"history": history}, {})
-        return Page(re.search(r'<p class="change">.*?</p>', page, flags=re.DOTALL).group()).words
-
-    assert "There is no past run" in top(None)
-    assert "Nothing changed" in top(HISTORY | {"changes": []})
-    found = top(HISTORY).replace("\N{NO-BREAK SPACE}", " ")
-    assert "1 figure changed , 1 for the worse" in found.replace("changed,", "changed ,")
-    assert "solve/<m> cost.seconds from 1.00 to 3.00 (worse)" in found
-    many = HISTORY | {"changes": HISTORY["changes"] * 5}
-    assert "and 2 more" in top(many)
-
-
-def test_data_of_figures_lie_where_they_are_drawn(full):
-    found = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', full)]
-    assert len(found) > 12
-    for data in found:
-        assert all(len(row) == len(data["columns"]) for row in data["rows"])
-        assert len(data["places"]) in (0, len(data["rows"]))
-    (curve,) = (
-        d for d in found if d["columns"][-2:] == ["quantity", "value"] and len(d["rows"]) == 2 * 4 * 2 * 20
-    )
-    seeds = {(row[0], row[1]) for row in curve["rows"]}
-    assert len(seeds) == 8
-
-
-def test_text_stands_out_from_its_background():
-    """WCAG 2.2, 1.4.3: 4.5 to 1 for text, on white and on black paper alike."""
-    sheet = (files("pipeline.report") / "templates" / "style.css").read_text()
-    for theme in sheet.split("@media screen and (prefers-color-scheme: dark)"):
-        colors = dict(re.findall(r"--([\w-]+): (#\w{6})", theme.split("* {")[0]))
-        for name in ("ink", "muted", "good", "bad", "open", "series-3"):
-            for background in ("paper", "wash"):
-                assert contrast(colors[name], colors[background]) >= 4.5, (name, background)
-
-
-def contrast(one: str, two: str) -> float:
-    """The ratio of relative luminances, as WCAG 2.2 defines them."""
-
-    def luminance(color):
-        parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-        return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-    low, high = sorted((luminance(one), luminance(two)))
-    return (high + 0.05) / (low + 0.05)
 
 
 def test_a_study_that_tunes_names_its_best_on_the_validation_set(metrics, no_svg):

@@ -60,6 +60,9 @@ class FakeExecutor:
     def _report_job_error_threadsafe(self, job_info, msg):
         self.errors.append((job_info.job.name, msg))
 
+    def format_job_exec(self, job):
+        return f"python -m snakemake --cores all --attempt 1 --executor slurm-jobstep --jobs 1 {job.name}"
+
     def cancel(self):
         self.ended.append("cancel")
 
@@ -69,6 +72,14 @@ class FakeExecutor:
 
 def job(*outcomes):
     return SimpleNamespace(name="matrices", outcomes=list(outcomes))
+
+
+def test_jobs_of_a_group_run_beside_each_other_on_all_its_cores_and_others_as_before(executor):
+    alone = SimpleNamespace(name="alone", is_group=lambda: False)
+    assert "--cores all --attempt 1 --executor slurm-jobstep --jobs 1" in executor.format_job_exec(alone)
+    for resources, cores in (({"cpus_per_task": 4}, 4), ({}, 3)):
+        group = SimpleNamespace(name="group", is_group=lambda: True, resources=resources, threads=3)
+        assert executor.format_job_exec(group).endswith(f"--cores {cores} --attempt 1 --executor local group")
 
 
 @pytest.fixture

@@ -34,7 +34,29 @@ def test_a_broken_spec_is_one_line(bench, capsys):
     assert "not a readable spec" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["gone"], ["train", "--seed", "x"]])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["nwe", "mine"],
+            "error: there is no command 'nwe'; did you mean 'new'? `python -m pipeline --help` lists",
+        ),
+        (["zzz"], "error: there is no command 'zzz'; `python -m pipeline --help` lists what there is"),
+        (
+            ["schedule", "instal"],
+            "error: there is no action 'instal'; did you mean 'install'? `python -m pipeline ",
+        ),
+    ],
+)
+def test_a_mistyped_word_is_one_line_with_the_word_that_was_meant(arguments, words, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(words)
+
+
+@pytest.mark.parametrize("arguments", [[], ["train", "--seed", "x"]])
 def test_wrong_arguments_are_refused_with_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(arguments)

@@ -16,9 +16,11 @@ from pipeline.operations.main_process import (
     end_in_failure,
     heed_signals_while_planning,
     look_back,
+    was_interrupted,
 )
 from pipeline.operations.kept_outline import outline
 from pipeline.operations.paths import own_files, results_folder
+from pipeline.operations.unfinished import clear_page, leave_page
 from pipeline.operations.unsupported import refuse_unsupported
 from pipeline.runtime.code_digest import code_digest as digest
 from pipeline.runtime.foretelling import NodeLimits, foretold_job

@@ -19,9 +19,13 @@ onstart:
 
 onsuccess:
     look_back(STUDY.study, ALL_MANIFESTS)
+    if Path(manifest("report")).is_file():
+        clear_page(STUDY.study)
     end()
 
 
 onerror:
     look_back(STUDY.study, ALL_MANIFESTS)
+    if not was_interrupted():
+        leave_page(STUDY.study, STUDY.specs["report"], workflow.dag, workflow.scheduler.failed)
     end_in_failure(workflow.scheduler.failed)

@@ -157,6 +157,11 @@ def end() -> None:
     atexit.unregister(_end_early)
 
 
+def was_interrupted() -> bool:
+    """Whether a Ctrl-C or a SIGTERM ended the jobs."""
+    return bool(_interruptions)
+
+
 def end_in_failure(failed: Iterable[Any]) -> None:
     """Give the folder back, and exit with a code that tells what became of the jobs.
 

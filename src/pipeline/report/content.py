@@ -29,11 +29,12 @@ class CoreAnswer:
 
 @dataclass(frozen=True)
 class Notice:
-    """A line on top of the page, with a link to where there is more."""
+    """A line on top of the page, with a link to where there is more; ``form`` as of a :class:`Fact`."""
 
     title: str
     text: str
     link: str = ""
+    form: str = ""
 
 
 @dataclass(frozen=True)

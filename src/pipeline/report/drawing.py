@@ -112,32 +112,48 @@ class GridValues:
 class Data:
     """What a drawing shows, row by row, to be pointed at, read out, and saved as CSV.
 
-    ``places`` has the position of every row in its axes; a drawing of too many things to be pointed at has none. The
-    cells of a ``grid`` are rows as well: their first two columns are x and y, and the last one is the value.
+    ``places`` has two corners of what each row is drawn as: opposite ones of a rectangle, twice the same of a mark.
+    Rows that are not drawn come last and have no place. The cells of a ``grid`` are rows as well: their first two
+    columns are x and y, and the last one is the value.
     """
 
     columns: tuple[str, ...]
     rows: list[tuple[AttributeValue, ...]] = field(default_factory=list)
-    places: list[tuple[Axes, float, float]] = field(default_factory=list)
+    places: list[tuple[Axes, tuple[float, float], tuple[float, float]]] = field(default_factory=list)
     grid: GridValues | None = None
 
     def add(self, axes: Axes, x: float, y: float, *values: AttributeValue) -> None:
         """Take a row that is drawn at (x, y) in data coordinates."""
+        self.add_rectangle(axes, (x, y), (x, y), *values)
+
+    def add_rectangle(
+        self, axes: Axes, corner: tuple[float, float], opposite: tuple[float, float], *values: AttributeValue
+    ) -> None:
+        """Take a row that is drawn as a rectangle between two corners (x, y) in data coordinates."""
         self.rows.append(tuple(_rounded(value) for value in values))
-        self.places.append((axes, float(x), float(y)))
+        self.places.append((axes, corner, opposite))
 
     def on_page(self, figure: Figure) -> dict[str, Any]:
-        """The rows with their places in the units of the SVG, whose y axis points down."""
+        """The rows with their places in the units of the SVG, whose y axis points down.
+
+        A place is (x, y) of a mark, or (x, y, half the width, half the height) of a rectangle.
+        """
         scale, height = 72.0 / figure.dpi, 72.0 * figure.get_figheight()
 
         def place(axes: Axes, x: float, y: float) -> tuple[float, float]:
             across, up = axes.transData.transform((x, y)) * scale
             return round(float(across), 1), round(height - float(up), 1)
 
+        def box(axes: Axes, corner: tuple[float, float], opposite: tuple[float, float]) -> tuple[float, ...]:
+            (x0, y0), (x1, y1) = place(axes, *corner), place(axes, *opposite)
+            half_width, half_height = abs(x1 - x0) / 2, abs(y1 - y0) / 2
+            extent = (round(half_width, 1), round(half_height, 1)) if half_width or half_height else ()
+            return round((x0 + x1) / 2, 1), round((y0 + y1) / 2, 1), *extent
+
         found = {
             "columns": self.columns,
             "rows": self.rows,
-            "places": [place(*where) for where in self.places],
+            "places": [box(*where) for where in self.places],
         }
         return found if self.grid is None else found | {"grid": self.grid.on_page(place)}
 

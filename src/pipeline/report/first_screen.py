@@ -1,4 +1,4 @@
-"""What a reader sees first, beside the answers: what changed since the last run, and two pictures."""
+"""What a reader sees first, beside the answers: what is missing or changed since the last run, and two pictures."""
 
 from collections.abc import Mapping
 
@@ -14,12 +14,17 @@ from pipeline.report.metrics import Metrics
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import alone, claimed, label_of, repeated
 
-#: Figures that moved are named one by one up to this many.
+#: Figures that moved and artefacts that are missing are named one by one up to this many.
 MOST_NAMED = 3
 
 
 def change(metrics: Metrics) -> Notice:
-    """Tell in one line what changed since past runs of the same study."""
+    """Tell in one line what is missing, or else what changed since past runs of the same study."""
+    if metrics.missing:
+        named = "; ".join(f"{one.artefact}: {one.reason}" for one in metrics.missing[:MOST_NAMED])
+        more = f"; and {len(metrics.missing) - MOST_NAMED} more" if len(metrics.missing) > MOST_NAMED else ""
+        title = f"This study is not finished: {plural(len(metrics.missing), 'result')} missing"
+        return Notice(title, f"{named}{more}.", "#missing", "alarm")
     history = metrics.history
     if history is None or not history.n_figures:
         return Notice(

@@ -133,7 +133,7 @@ class Converted(MetricsPart):
     """One converted network.
 
     Attributes:
-        plans: What was timed, by batch size.
+        plans: What was timed, by batch size; without them the network was converted and not timed.
         mode: What ran before a layer that is timed in `timings`; `other_timings` are those of the other modes.
         candidates: What routines were chosen from.
         device_timings: The GPU's table, if there is one.
@@ -144,9 +144,9 @@ class Converted(MetricsPart):
     budget_points: float
     file_bytes: FileBytes
     layers: list[LayerRow]
-    plans: dict[str, TimedPlan]
-    mode: str
-    timings: list[TimingRow]
+    plans: dict[str, TimedPlan] = {}
+    mode: str = ""
+    timings: list[TimingRow] = []
     other_timings: list[TimingRow] = []
     candidates: list[CandidateRow] = []
     device_timings: list[DeviceRow] = []
@@ -169,7 +169,11 @@ class Distribution(MetricsPart):
 
 
 class MatrixMetrics(MetricsPart):
-    """One hierarchical matrix and its answer; `alone` as for a seed's result, of compression and solve."""
+    """One hierarchical matrix, and its answer if it was solved.
+
+    Attributes:
+        alone: As for a seed's result, of compression and solve.
+    """
 
     kernel: str
     nugget: float
@@ -181,7 +185,7 @@ class MatrixMetrics(MetricsPart):
     task: str
     compress: Compression
     solve: SolveCost | None = None
-    result: Result
+    result: Result | None = None
     structure: StructureMetrics | None = None
     distribution: dict[str, Distribution] = {}
     alone: bool | None = None
@@ -213,10 +217,18 @@ class HistoryMetrics(MetricsPart):
     commits: list[str]
 
 
+class Missing(MetricsPart):
+    """An artefact that a study with failed jobs does not have, by its path below the study's folder, and why."""
+
+    artefact: str
+    reason: str
+
+
 class Metrics(MetricsPart):
     """Everything that a study found."""
 
     study: StudyMetrics
+    missing: list[Missing] = []
     training: dict[str, RunMetrics] = {}
     claims_of: RoleMetrics | None = None
     sweeps: dict[str, list[str]] = {}

@@ -16,7 +16,7 @@ class Quantity:
     logarithmic: bool
 
     @classmethod
-    def of(cls, result: Result) -> "Quantity":
+    def of(cls, result: Result | None) -> "Quantity":
         """Read quantity and unit of a prediction; "log10" in front of either makes it logarithmic."""
         name, unit = (result.quantity, result.unit) if isinstance(result, KrigingResult) else ("", "")
         name = name or "values"

@@ -18,6 +18,19 @@ from pipeline.report.spread import Spread
 
 Runs = Mapping[str, RunMetrics]
 
+#: Optimizers as papers write them; one that a user adds is written as in the study.
+OPTIMIZERS = {
+    "sgd": "SGD",
+    "schedule_free": "Schedule-free SGD",
+    "lars": "LARS",
+    "adamw": "AdamW",
+    "lamb": "LAMB",
+    "muon": "Muon",
+    "soap": "SOAP",
+    "kfac": "K-FAC",
+    "fop": "FOP",
+}
+
 
 def classes_of(metrics: Metrics) -> list[str]:
     """Names of the classes of the study's data; none where there are no images."""
@@ -170,15 +183,9 @@ def label_of(name: str, run: RunMetrics | None) -> str:
     return run.label if run is not None and run.label else name
 
 
-#: Methods that are not written in capitals.
-METHOD_NAMES = {
-    "kfac": "K-FAC", "adamw": "AdamW", "muon": "Muon", "schedule_free": "Schedule-free SGD",
-}  # fmt: skip
-
-
 def method_of(run: RunMetrics) -> str:
     """Optimizer and smoothings in words: K-FAC with mixup and weight noise."""
-    optimizer = METHOD_NAMES.get(run.optimizer, run.optimizer.upper())
+    optimizer = OPTIMIZERS.get(run.optimizer, run.optimizer.replace("_", " "))
     names = (name.split(" (")[0].replace("_", " ") for name in run.smoothing)
     smoothing = listing("SAM" if name == "sam" else name for name in names)
     return f"{optimizer} with {smoothing}" if smoothing else optimizer

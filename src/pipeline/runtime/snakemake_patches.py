@@ -110,6 +110,7 @@ def mend_slurm(executor: Any, refused: list[Any], record: Callable[[bool], None]
     """
     module: Any = sys.modules[MODULE]
     module.query_job_status = _answered(module.query_job_status, executor.run_uuid)
+    executor.format_job_exec = _together(executor.format_job_exec)
     _Submissions(executor, refused, record).take_over()
 
 
@@ -140,6 +141,28 @@ def _answered(ask: Callable[..., Any], run: str) -> Callable[..., Any]:
         return found, seconds or 0.0
 
     return query_job_status
+
+
+def _together(command_of: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Run the jobs of a group beside each other on the cores that the group was given.
+
+    The executor starts a Snakemake in the allocation that starts each job as a step of its own and waits for it, so
+    that a group of four takes four cores and four times as long (issue 469 of the executor). Snakemake's executor for
+    one machine runs them together, and starts no further Snakemake for each.
+    """
+
+    def format_job_exec(job: Any) -> str:
+        command = command_of(job)
+        if not job.is_group():
+            return command
+        cores = job.resources.get("cpus_per_task") or job.threads
+        text, n_executors = re.subn(r"--executor slurm-jobstep --jobs 1\b", "--executor local", command)
+        text, n_cores = re.subn(r"--cores \S+", f"--cores {cores}", text)
+        if (n_executors, n_cores) != (1, 1):
+            raise ConfigError(f"the command of a group of jobs is another than expected: {command}")
+        return text
+
+    return format_job_exec
 
 
 class _Submissions:

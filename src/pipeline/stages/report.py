@@ -15,6 +15,7 @@ from pipeline.report import render
 from pipeline.report.changes import Comparison, compare
 from pipeline.report.metrics import (
     HistoryMetrics,
+    Missing,
     RuleCost,
 )
 from pipeline.runtime.git import commits_between, uncommitted
@@ -31,13 +32,17 @@ def run(options: Namespace) -> list[Path]:
     """
     spec = read_spec(options.spec, ReportSpec)
     folder = options.output.parent.parent
-    manifests = options.artefacts or [folder / path / "manifest.json" for path in spec.artefacts()]
+    missing = _missing(options.missing)
+    lost = {one.artefact for one in missing}
+    manifests = options.artefacts or [
+        folder / path / "manifest.json" for path in spec.artefacts() if path not in lost
+    ]
     found = _by_kind(manifests)
     origin = provenance(options.code)
     made_from = origin | {"uncommitted": uncommitted()}
     history = _history(options.history, manifests, folder)
     rules = _rules(options.benchmarks, manifests)
-    metrics, arrays = collect(spec, found, rules, made_from, history)
+    metrics, arrays = collect(spec, found, rules, made_from, history, missing)
     with create(options.output, kind="report", spec=spec, provenance=origin) as draft:
         draft.save_text("index.html", render(metrics, arrays))
         # Without a picture's worth of blocks, which hold no number that anyone compares.
@@ -45,6 +50,14 @@ def run(options: Namespace) -> list[Path]:
         draft.save_json("metrics", metrics.model_dump(mode="json", exclude=blocks))
     print(f"report: {options.output.parent / 'index.html'}")
     return list(manifests)
+
+
+def _missing(file: Path | None) -> list[Missing]:
+    """What the main process noted as missing after jobs had failed."""
+    if file is None:
+        return []
+    noted = json.loads(file.read_text(encoding="utf-8"))
+    return [Missing(artefact=artefact, reason=reason) for artefact, reason in noted.items()]
 
 
 def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> HistoryMetrics | None:

@@ -44,6 +44,10 @@ def test_two_hundred_thousand_blocks_cost_little():
     drawing = block_structure("many", n, blocks)
     assert "202,500 blocks" in drawing.description
     assert len(drawing.svg) < 600_000
+    found = drawing.data["grid"]
+    at = np.add.outer(np.array(found["y"]) // 40, np.array(found["x"]) // 40)
+    apart = abs(np.subtract.outer(np.array(found["y"]) // 40, np.array(found["x"]) // 40))
+    np.testing.assert_array_equal(found["values"], np.where(apart < 2, -1, at % 17))
 
 
 def test_without_a_block_of_low_rank_there_is_nothing_to_draw():
@@ -51,3 +55,12 @@ def test_without_a_block_of_low_rank_there_is_nothing_to_draw():
     assert block_structure("empty", 10, [[3, 3, 0, 1, 2]]) is None
     assert block_structure("dense", 1, [[0, 1, 0, 1, -1]]) is None
     assert block_structure("one", 1, [[0, 1, 0, 1, 0]]) is not None
+
+
+def test_each_of_few_blocks_is_told_over_its_whole_area():
+    blocks = [[0, 6, 0, 6, -1], [6, 8, 0, 6, 2], [0, 6, 6, 8, 2], [6, 8, 6, 8, -1]]
+    drawing = block_structure("few", 8, blocks)
+    assert [list(row) for row in drawing.data["rows"]] == blocks
+    widths, heights = (np.array([place[side] for place in drawing.data["places"]]) for side in (2, 3))
+    np.testing.assert_allclose(widths / widths[0], [1, 1, 1 / 3, 1 / 3], atol=0.01)
+    np.testing.assert_allclose(heights / heights[0], [1, 1 / 3, 1, 1 / 3], atol=0.01)

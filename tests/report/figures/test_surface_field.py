@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.meshes import sphere_mesh
-from pipeline.report.figures.scattering import seen, surface_field
+from pipeline.report.figures.scattering import seen, surface_field, uncovered
 
 FORWARD = np.array([0.0, 0.6, 0.8])
 SQUARE = np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]), np.array([[0, 1, 2], [0, 2, 3]])
@@ -40,9 +40,14 @@ def test_values_of_triangles_and_of_vertices_are_told_apart_and_their_greatest_i
     drawing = surface_field("own", arrays(mesh, np.linspace(0, 3, n) * 1j))
     assert what in drawing.description
     assert len(drawing.data["rows"]) == 20
-    sizes = [row[3] for row in drawing.data["rows"]]
     expected = np.linspace(0, 3, n) if n == 20 else np.linspace(0, 3, n)[mesh[1]].mean(axis=1)
-    np.testing.assert_allclose(sizes, expected, atol=1e-5)
+    centers = mesh[0][mesh[1]].mean(axis=1)
+    for *center, side, size in drawing.data["rows"]:
+        triangle = np.linalg.norm(centers - center, axis=1).argmin()
+        np.testing.assert_allclose(size, expected[triangle], atol=1e-5)
+        faces = centers[triangle] @ FORWARD
+        if abs(faces) > 0.1:
+            assert side == ("seen along the wave" if faces < 0 else "seen against it")
     assert "<image" in drawing.svg
 
 
@@ -55,3 +60,18 @@ def test_a_wave_along_any_axis_has_a_picture(direction):
 def test_a_field_that_is_none_of_this_surface_has_no_picture(field):
     assert surface_field("own", arrays(sphere_mesh(0), field)) is None
     assert surface_field("own", {}) is None
+
+
+def test_a_pointer_is_told_of_what_lies_in_front():
+    """A small triangle stands before the middle of a large one: the large one's middle is not seen."""
+    large = np.array([[-3.0, -2], [3, -2], [0, 4]])
+    assert uncovered(np.stack([large, large / 4])).tolist() == [1]
+    assert uncovered(np.stack([large / 4, large])).tolist() == [1]
+    assert uncovered(np.stack([large, large + 10])).tolist() == [0, 1]
+
+
+def test_of_a_fine_mesh_every_so_many_triangles_are_told():
+    mesh = sphere_mesh(5)
+    drawing = surface_field("own", arrays(mesh, np.zeros(len(mesh[1]))))
+    assert 2 * 1200 < len(drawing.data["rows"]) <= 2 * 2500
+    assert len(drawing.data["places"]) == len(drawing.data["rows"])

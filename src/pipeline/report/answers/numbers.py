@@ -120,6 +120,8 @@ def _brief(name: str, matrix: MatrixMetrics, n_classes: int) -> str:
 def result_text(name: str, matrix: MatrixMetrics, n_classes: int = 0) -> str:
     """What a matrix was for, in one sentence of numbers."""
     match matrix.result:
+        case None:
+            return f"The {name} matrix is compressed, and its task was not done."
         case KrigingResult() as result:
             return _kriging_text(result, matrix.points)
         case CapacitanceResult() as result:

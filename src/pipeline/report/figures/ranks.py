@@ -46,7 +46,8 @@ def ranks_by_level(
         axes.set_title("Rank of far blocks")
         data = Data(("level", "blocks", "smallest rank", "median rank", "largest rank"))
         for level, (low, middle, high) in zip(found, spans, strict=True):
-            data.add(axes, level, middle, level, int((of_block == level).sum()), low, middle, high)
+            n_blocks = int((of_block == level).sum())
+            data.add_rectangle(axes, (level, low), (level, high), level, n_blocks, low, middle, high)
         words = listing(
             f"{decimal(float(span[1]), 0)} at level {level}{_span(int(span[0]), int(span[2]))}"
             for level, span in zip(found, spans, strict=True)

@@ -5,13 +5,17 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.collections import PolyCollection
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish
 from pipeline.report.figures.axes import short_number
 from pipeline.report.formatting import significant
 
 _COLORS = "viridis"
-_MOST_ROWS = 5000  # triangles of a mesh whose values are given to be saved as CSV
+_MOST_ROWS = (
+    2500  # triangles on each side whose values are told and saved; of more, every second, third and so on
+)
+_PIXELS = 800  # along the longer side of the picture in which triangles are found that others cover
 _FLOOR = 60.0  # decibels below the greatest value: deeper notches are not told from errors
 
 
@@ -25,7 +29,7 @@ def far_field(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None:
     if not np.isfinite(sizes).all() or top <= 0:
         return None
     decibels = 20 * np.log10(np.maximum(sizes, top * 10 ** (-_FLOOR / 20)))
-    data = Data(("angle in degrees", "|f| in the first plane", "|f| in the second plane"))
+    data = Data(("plane", "angle in degrees", "|f|"))
     with canvas(5.2, 2.6) as figure:
         axes = figure.add_subplot()
         for plane, color, style, label in (
@@ -35,8 +39,8 @@ def far_field(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None:
             axes.plot(
                 angles, decibels[plane], color=PALETTE[color], linestyle=style, linewidth=1.4, label=label
             )
-        for angle, first, second, height in zip(angles, *sizes, decibels[0], strict=True):
-            data.add(axes, angle, height, float(angle), float(first), float(second))
+            for angle, size, height in zip(angles, sizes[plane], decibels[plane], strict=True):
+                data.add(axes, angle, height, label, float(angle), float(size))
         axes.set_xlim(0, 360)
         axes.set_xticks(np.arange(0, 361, 60))
         axes.set_xlabel("angle from the incident wave (degrees)")
@@ -71,6 +75,9 @@ def surface_field(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None
         return None
     across, up = _axes_across(direction)
     top = float(sizes.max())
+    centers = vertices[triangles].mean(axis=1)
+    data = Data(("x", "y", "z", "side", f"size of the {what}"))
+    told = np.zeros(len(triangles), bool)
     with canvas(5.2, 2.7) as figure:
         panels = figure.subplots(1, 2)
         for axes, side, title in zip(
@@ -88,15 +95,19 @@ def surface_field(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None
             axes.set_aspect("equal")
             axes.set_axis_off()
             axes.set_title(title)
+            on_top = uncovered(flat[triangles[order]])
+            for triangle in order[on_top][:: max(1, -(-len(on_top) // _MOST_ROWS))]:
+                middle = centers[triangle]
+                x, y = flat[triangles[triangle]].mean(axis=0)
+                data.add(axes, x, y, *map(float, middle), title.lower(), float(sizes[triangle]))
+                told[triangle] = True
         bar = figure.colorbar(picture, ax=panels, fraction=0.025, pad=0.02, aspect=28, shrink=0.8)
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
         bar.ax.yaxis.set_major_formatter(short_number)
-        data = Data(("x", "y", "z", f"size of the {what}"))
         if len(triangles) <= _MOST_ROWS:
-            centers = vertices[triangles].mean(axis=1)
             data.rows.extend(
-                (*map(float, center), float(size)) for center, size in zip(centers, sizes, strict=True)
+                (*map(float, centers[one]), "not seen", float(sizes[one])) for one in np.flatnonzero(~told)
             )
         words = (
             f"Size of the {what} on the surface, for an incident wave of size 1; it is greatest at "
@@ -134,3 +145,23 @@ def seen(
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     facing = np.flatnonzero((normals @ forward < 0) | (not closed))
     return np.asarray(facing[np.argsort(-(corners.mean(axis=1) @ forward)[facing], kind="stable")])
+
+
+def uncovered(corners: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Find the triangles whose middle is seen when they are painted one after the other.
+
+    Args:
+        corners: Shape (t, 3, 2); later triangles cover earlier ones.
+
+    Returns:
+        Places among the t triangles, in their order.
+    """
+    low, high = corners.min(axis=(0, 1)), corners.max(axis=(0, 1))
+    scale = (_PIXELS - 1) / max(float((high - low).max()), np.finfo(np.float64).tiny)
+    pixels = (corners - low) * scale
+    picture = Image.new("I", (_PIXELS, _PIXELS), -1)
+    painter = ImageDraw.Draw(picture)
+    for place, triangle in enumerate(pixels):
+        painter.polygon([tuple(corner) for corner in triangle.tolist()], fill=place)
+    column, row = np.rint(pixels.mean(axis=1)).astype(int).T
+    return np.flatnonzero(np.asarray(picture)[row, column] == np.arange(len(corners)))

@@ -8,13 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from pipeline.report.drawing import AttributeValue, Data, Drawing, canvas, finish
+from pipeline.report.drawing import Data, Drawing, GridValues, canvas, finish
 from pipeline.report.formatting import count, decimal
 
 DENSE = "#cc5500"
 _PIXELS = 1000
 _MOST_LABELS = 160
 _MOST_ROWS = 3000
+_CELLS = 100  # along each side of the grid on which the ranks of very many blocks are told
 
 
 def block_structure(name: str, n: int, blocks: Sequence[Sequence[int]]) -> Drawing | None:
@@ -57,24 +58,34 @@ def block_structure(name: str, n: int, blocks: Sequence[Sequence[int]]) -> Drawi
             f"{count(n)} rows in {count(len(table))} blocks: {count(int(dense.sum()))} dense and "
             f"{count(len(low))} of low rank (median {decimal(float(np.median(low)), 0)}, largest {top})"
         )
-        return finish(
-            figure, name=f"blocks-{name}", description=f"Block structure of {words}.", data=_data(n, table)
-        )
+        description = f"Block structure of {words}."
+        return finish(figure, name=f"blocks-{name}", description=description, data=_data(axes, n, table))
 
 
-def _data(n: int, table: np.ndarray) -> Data:
-    """The blocks one by one; of very many, how many there are of each size and rank."""
+def _data(axes: Axes, n: int, table: np.ndarray) -> Data:
+    """The blocks one by one; of very many, the rank at each cell of a grid."""
     if len(table) <= _MOST_ROWS:
-        columns = ("first row", "past last row", "first column", "past last column", "rank (-1: dense)")
-        return Data(columns, [tuple(int(value) for value in row) for row in table])
-    # Boxes of one level differ in size by rounding: a level's typical size stands for them.
-    rows = table[:, 1] - table[:, 0]
-    typical = np.round(n / 2.0 ** np.round(np.log2(n / rows))).astype(int)
-    kinds, counts = np.unique(np.stack([typical, table[:, 4]], axis=1), axis=0, return_counts=True)
-    found: list[tuple[AttributeValue, ...]] = [
-        (int(size), int(rank), int(number)) for (size, rank), number in zip(kinds, counts, strict=True)
-    ]
-    return Data(("rows, about", "rank (-1: dense)", "blocks"), found)
+        data = Data(("first row", "past last row", "first column", "past last column", "rank (-1: dense)"))
+        for block in table.tolist():
+            r0, r1, c0, c1, _ = block
+            data.add_rectangle(axes, (c0, r0), (c1, r1), *block)
+        return data
+    data = Data(("column", "row", "rank (-1: dense)"))
+    places = (np.arange(_CELLS) + 0.5) * n // _CELLS
+    data.grid = GridValues(axes, places, places, _ranks_at(table, places))
+    return data
+
+
+def _ranks_at(table: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The rank of the block that holds each pair of a row and a column; no number where none does."""
+    found = np.full((len(places), len(places)), np.nan)
+    for row, ranks in zip(places, found, strict=True):
+        met = table[(table[:, 0] <= row) & (row < table[:, 1])]
+        met = met[np.argsort(met[:, 2])]
+        block = np.searchsorted(met[:, 2], places, side="right") - 1
+        held = (block >= 0) & (places < met[block, 3]) if len(met) else np.zeros(len(places), bool)
+        ranks[held] = met[block[held], 4]
+    return found
 
 
 def _paint(n: int, table: np.ndarray, colors: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from pipeline.report.content import PageSection
 from pipeline.report.metrics import Metrics
 from pipeline.report.sections.history import history_section
 from pipeline.report.sections.matrices import matrices_section
+from pipeline.report.sections.missing import missing_section
 from pipeline.report.sections.precision import precision_section
 from pipeline.report.sections.provenance import provenance_section
 from pipeline.report.sections.rules import rules_section
@@ -21,6 +22,7 @@ from pipeline.report.sections.training import training_section
 Arrays = Mapping[str, np.ndarray]
 
 SECTIONS: tuple[Callable[[Metrics, Arrays], PageSection | None], ...] = (
+    missing_section,
     training_section,
     precision_section,
     matrices_section,

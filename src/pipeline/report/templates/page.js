@@ -83,17 +83,18 @@
 
   const explorable = (panel, data) => {
     const svg = panel.querySelector("svg"), holder = svg.parentElement;
-    const mark = document.createElementNS("http://www.w3.org/2000/svg", "circle");
+    // A circle around a mark, or the outline of a rectangle.
+    const mark = document.createElementNS("http://www.w3.org/2000/svg", "rect");
     mark.setAttribute("class", "pointer");
-    mark.setAttribute("r", "5");
     svg.append(mark);
     let current = -1;
-    const hide = () => { tip.hidden = true; mark.removeAttribute("cx"); };
+    const hide = () => { tip.hidden = true; mark.removeAttribute("x"); };
     const show = (row) => {
       current = row;
-      const [x, y] = data.places[row];
-      mark.setAttribute("cx", x);
-      mark.setAttribute("cy", y);
+      const [x, y, across, down] = data.places[row];
+      const point = across === undefined, half = point ? [5, 5] : [Math.max(across, 1), Math.max(down, 1)];
+      const shape = { x: x - half[0], y: y - half[1], width: 2 * half[0], height: 2 * half[1], rx: point ? 5 : 0 };
+      for (const [key, value] of Object.entries(shape)) mark.setAttribute(key, value);
       tip.replaceChildren(...words(data, row).map((line) => make("div", {}, line)));
       tip.hidden = false;
       const box = mark.getBoundingClientRect();
@@ -102,18 +103,20 @@
       tip.style.left = `${left + scrollX}px`;
       tip.style.top = `${(above > 0 ? above : box.bottom + 8) + scrollY}px`;
     };
+    // Wherever the pointer is, something is nearest; only what is drawn on a grid has to be met.
     const nearest = (event) => {
       const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
       const among = (first, last, reach) => {
         let best = -1, least = reach ** 2;
         for (let row = first; row < last; row++) {
-          const distance = (data.places[row][0] - at.x) ** 2 + (data.places[row][1] - at.y) ** 2;
+          const [x, y, across = 0, down = 0] = data.places[row];
+          const distance = Math.max(Math.abs(x - at.x) - across, 0) ** 2 + Math.max(Math.abs(y - at.y) - down, 0) ** 2;
           if (distance < least) [best, least] = [row, distance];
         }
         return best;
       };
-      const mark = among(0, data.marks, data.grid ? 4 : 18);
-      return mark < 0 ? among(data.marks, data.places.length, 18) : mark;
+      const mark = among(0, data.marks, data.grid ? 4 : Infinity);
+      return mark < 0 ? among(data.marks, data.places.length, Infinity) : mark;
     };
     holder.addEventListener("pointermove", (event) => {
       const row = nearest(event);

@@ -35,6 +35,7 @@ from pipeline.report.metrics import (
     HistoryMetrics,
     MatrixMetrics,
     Metrics,
+    Missing,
     ModelMetrics,
     Preconditioner,
     RoleMetrics,
@@ -81,15 +82,18 @@ def collect(
     rules: list[RuleCost],
     origin: Mapping[str, Any],
     history: HistoryMetrics | None = None,
+    missing: Iterable[Missing] = (),
 ) -> tuple[Metrics, dict[str, NDArray[Any]]]:
-    """Gather the numbers and arrays that the page shows."""
+    """Gather the numbers and arrays that the page shows; what is missing is left out wherever it was named."""
     networks = [(artifact, artifact.facts_as(NetworkFacts)) for _, artifact in found.get("network", [])]
     dataset = next((artifact.facts_as(ImagesFacts) for _, artifact in found.get("dataset", [])), None)
     operators, solutions = dict(found.get("operator", [])), dict(found.get("solution", []))
     points = dict(found.get("points", []))
     tunings = {name: artifact.facts_as(TuningFacts) for name, artifact in found.get("tuning", [])}
     spans = [span for kind in found.values() for _, artifact in kind if (span := _span(artifact)) is not None]
+    trained = {facts.run for _, facts in networks}
     metrics = Metrics(
+        missing=list(missing),
         study=StudyMetrics(
             name=spec.study,
             description=spec.description,
@@ -100,15 +104,19 @@ def collect(
         training={
             name: _run(name, label, networks, dataset.train_samples, tunings.get(name), spans)
             for name, label in spec.runs.items()
-            if dataset is not None
+            if dataset is not None and name in trained
         },
-        claims_of=spec.claims and RoleMetrics(**spec.claims.model_dump()),
-        sweeps={method: list(runs) for method, runs in spec.sweeps.items()},
+        claims_of=spec.claims
+        and RoleMetrics(**{role: run for role, run in spec.claims.model_dump().items() if run in trained}),
+        sweeps={method: [run for run in runs if run in trained] for method, runs in spec.sweeps.items()},
         predictions=next(
             (dict(a.facts_as(CriticalBatchFacts).methods) for _, a in found.get("critical_batch", [])), {}
         ),
         precision=_precision(found, spans),
-        matrices={name: _matrix(points[name], operators[name], solutions[name], spans) for name in points},
+        matrices={
+            name: _matrix(points[name], operator, solutions.get(name), spans)
+            for name, operator in operators.items()
+        },
         scaling=next((_scaling(scaling, spans) for _, scaling in found.get("scaling", [])), None),
         rules=rules,
         provenance=dict(origin),
@@ -251,7 +259,16 @@ def _precision(found: Mapping[str, list[tuple[str, Artifact]]], spans: list[Span
     timings = dict(found.get("timings", []))
     networks = {}
     for name, converted in found.get("half_network", []):
-        timed, facts = timings[name], converted.facts_as(HalfNetworkFacts)
+        facts = converted.facts_as(HalfNetworkFacts)
+        if name not in timings:
+            networks[name] = Converted(
+                seed=facts.seed,
+                budget_points=facts.budget_points,
+                file_bytes=facts.file_bytes,
+                layers=converted.rows_as("layers", LayerRow),
+            )
+            continue
+        timed = timings[name]
         verification = timed.facts_as(TimingsFacts).verification
         rows = timed.rows_as("timings", TimingRow)
         shown = timed.spec_as(_Timed).modes[0]
@@ -276,9 +293,11 @@ def _precision(found: Mapping[str, list[tuple[str, Artifact]]], spans: list[Span
     return networks
 
 
-def _matrix(points: Artifact, operator: Artifact, solution: Artifact, spans: list[Span]) -> MatrixMetrics:
+def _matrix(
+    points: Artifact, operator: Artifact, solution: Artifact | None, spans: list[Span]
+) -> MatrixMetrics:
     where, compressed = points.facts_as(PointsFacts), operator.facts_as(OperatorFacts)
-    solved = solution.facts_as(SolutionFacts)
+    solved = solution.facts_as(SolutionFacts) if solution is not None else None
     return MatrixMetrics(
         kernel=compressed.kernel,
         nugget=compressed.nugget,
@@ -289,8 +308,8 @@ def _matrix(points: Artifact, operator: Artifact, solution: Artifact, spans: lis
         points=where.name,
         task=operator.spec_as(_Task).task,
         compress=compressed.compress,
-        solve=solved.solve,
-        result=solved.result,
+        solve=solved.solve if solved is not None else None,
+        result=solved.result if solved is not None else None,
         structure=StructureMetrics(
             n=compressed.compress.n_rows,
             blocks=operator.array("blocks").tolist(),
@@ -301,7 +320,9 @@ def _matrix(points: Artifact, operator: Artifact, solution: Artifact, spans: lis
                 levels=artifact.rows_as("process_levels", LevelWork),
             )
             for stage, artifact in (("compress", operator), ("solve", solution))
-            if artifact.keeps("process_levels.json") or artifact.keeps("process_levels.csv")
+            if artifact is not None
+            and (artifact.keeps("process_levels.json") or artifact.keeps("process_levels.csv"))
         },
-        alone=ran_alone(_span(operator), spans) is not False and ran_alone(_span(solution), spans),
+        alone=ran_alone(_span(operator), spans) is not False
+        and ran_alone(_span(solution or operator), spans),
     )

@@ -1,0 +1,105 @@
+"""The page of a study whose jobs did not all succeed: it shows what is there, and tells what is missing and why."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pipeline.operations.live.tail import last_lines, refusal
+
+#: The folder beside that of the report.
+FOLDER = "unfinished"
+
+
+def leave_page(
+    study: str, spec: Mapping[str, Any], dag: Any, failed: Iterable[Any], results: Path = Path("results")
+) -> None:
+    """Write the page of what is there after jobs have failed, and print where it is.
+
+    Only a run that would have made the report leaves one. A page that can't be written is a warning: the failure of
+    the jobs is what counts.
+
+    Args:
+        study: The study's name.
+        spec: The spec of its report.
+        dag: Snakemake's graph of jobs.
+        failed: Snakemake's jobs, or groups of them.
+        results: The folder of all results.
+    """
+    folder = results / study
+    missing = missing_artefacts(dag, failed, folder)
+    if missing.pop("report", None) is None:
+        return
+    try:
+        clear_page(study, results)
+        with TemporaryDirectory() as temporary:
+            texts = {"spec": spec, "missing": missing}
+            files = {name: Path(temporary, f"{name}.json") for name in texts}
+            for name, text in texts.items():
+                files[name].write_text(json.dumps(text), encoding="utf-8")
+            page = folder / FOLDER / "index.html"
+            history = results / "history" / f"{study}.json"
+            command = [
+                *(sys.executable, "-m", "pipeline", "report"),
+                *("--spec", files["spec"], "--missing", files["missing"]),
+                *("--benchmarks", folder / "benchmarks", "--output", page.with_name("manifest.json")),
+                *(("--history", history) if history.is_file() else ()),
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        print(f"warning: no page shows what is there: {error}", file=sys.stderr)
+        return
+    if done.returncode:
+        said = done.stderr.strip().rpartition("\n")[2]
+        print(f"warning: no page shows what is there: {said}", file=sys.stderr)
+    else:
+        print(f"The page of what is there, and of what is missing: {page}", file=sys.stderr)
+
+
+def clear_page(study: str, results: Path = Path("results")) -> None:
+    """Remove the page of an unfinished study."""
+    shutil.rmtree(results / study / FOLDER, ignore_errors=True)
+
+
+def missing_artefacts(dag: Any, failed: Iterable[Any], folder: Path) -> dict[str, str]:
+    """Return what was to be made and was not, by its path below the study's folder, each with the reason."""
+    culprits = {job: len(group) for group in map(_jobs_of, failed) for job in group}
+    return {
+        artefact: _reason(dag, job, culprits, folder)
+        for job in dag.needrun_jobs()
+        if not dag.finished(job)
+        for artefact in _artefacts_of(job, folder)
+    }
+
+
+def _jobs_of(group: Any) -> list[Any]:
+    """The jobs of a group, or the one job."""
+    return list(getattr(group, "jobs", [group]))
+
+
+def _artefacts_of(job: Any, folder: Path) -> list[str]:
+    outputs = [Path(output) for output in job.output]
+    return [
+        output.parent.relative_to(folder).as_posix()
+        for output in outputs
+        if output.name == "manifest.json" and output.is_relative_to(folder)
+    ]
+
+
+def _reason(dag: Any, job: Any, culprits: Mapping[Any, int], folder: Path) -> str:
+    if job not in culprits:
+        behind = [other for other in dag.bfs(dag.dependencies, job) if other in culprits]
+        names = sorted({name for other in behind for name in _artefacts_of(other, folder)})
+        return f"waits for {', '.join(names)}" if names else "was not started, because another job had failed"
+    logs = [Path(log) for log in job.log]
+    said = next((told for log in logs if (told := refusal(log))), "")
+    if said:
+        return said.removeprefix("error: ")
+    if culprits[job] > 1 and not any("Traceback" in line for log in logs for line in last_lines(log, 50)):
+        return "shared a place in the queue with a job that failed"
+    ends = next((lines[0] for log in logs if (lines := last_lines(log, 1))), "")
+    return f"the job failed{f' ({ends})' if ends else ''}; its log is {', '.join(map(str, logs))}"
