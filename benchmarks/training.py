@@ -6,9 +6,10 @@ steps, and times are means over whole intervals. Rows tell whether factors are `
 as by default and in the study of large batches, or `whole`, and whether they come from `all samples`, as kfac-pytorch's
 whole ones do; and whether the loop is a plain one of torch, the whole batch in one pass, or that of `train`, in
 micro-batches. Goals are set for the default alone, but for those beside kfac-pytorch, which hold for all. All sides
-keep freed memory for the next step, as the stage `train` does. Where torch finds a GPU, ResNet-18 trains there too, in
-a plain loop. What accuracy this buys is measured by `benchmarks/large_batch.py`, whose recorded goals are told at the
-end.
+keep freed memory for the next step, as the stage `train` does. A case compiles whole steps by `torch.compile`, another
+counts the parameters of torchvision's networks that are preconditioned. Where torch finds a GPU, ResNet-18 trains there
+too, in a plain loop. What accuracy this buys is measured by `benchmarks/large_batch.py`, whose recorded goals are told
+at the end.
 """
 
 import json
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import _training_steps
 import torch
+from _architectures import ARCHITECTURES, coverage
 from _frame import RESULTS, Benchmark, Goal, Quantity, Row, Run
 from _training_steps import LR, N_CLASSES, SEED, Step, loop_step, network, plain_step, samples
 from peers import kfac_pytorch
@@ -44,6 +46,8 @@ WALL_COST = Quantity("wall time of a step, times SGD's", "")
 WALL_STEP = Quantity("wall time of a step", "ms")
 BYTES = Quantity("messages of a step", "MB")
 SHARE = Quantity("share of the peer's bytes", "")
+COMPILING = Quantity("wall time of the first ten steps", "s")
+COVERED = Quantity("parameters preconditioned", "%", smaller_is_better=False)
 RATE = Quantity("images per second", "1/s", smaller_is_better=False)
 
 bench = Benchmark("training", __doc__, packages=("torch", "mpi4py"))
@@ -141,6 +145,39 @@ def every_fifth(run: Run) -> None:
 def every_tenth(run: Run) -> None:
     """What remains is mostly the natural gradient."""
     cost(run, 10, goal=1.12, over_peer=1.0)
+
+
+@bench.case("whole steps compiled, batch 1024")
+def compiled(run: Run) -> None:
+    """A plain loop's step as `torch.compile` leaves it beside the same one as it stands, at intervals (5,5)."""
+    kinds = {"SGD": None, "K-FAC": partial(ours, chosen=settings(5))}
+    for part, precondition_of in kinds.items():
+        batch = samples()[:BATCH]
+        models = [network() for _ in range(2)]
+        as_is, whole = (
+            plain_step(model, precondition_of and precondition_of(model), batch) for model in models
+        )
+        whole = torch.compile(whole)
+        firsts = []
+        for step in (whole, as_is):
+            start = time.perf_counter()
+            for _ in range(WHOLE):
+                step()
+            firsts.append(time.perf_counter() - start)
+        run.record(COMPILING, ours=firsts[0], peer=firsts[1], peer_name="not compiled", part=part)
+        seconds = cpu_seconds([whole, as_is], repeats=1 if run.quick else 5)
+        milliseconds = [1e3 * statistics.median(each) for each in seconds]
+        run.record(STEP, ours=milliseconds[0], peer=milliseconds[1], peer_name="not compiled", part=part)
+
+
+@bench.case("torchvision's networks")
+def torchvision(run: Run) -> None:
+    """The share of their parameters that is preconditioned, and what the rest is."""
+    for name in ARCHITECTURES:
+        found = coverage(name)
+        run.record(COVERED, ours=100 * found.share, goal=Goal.ours(95), part=name)
+        for kind, n in found.left.items():
+            print(f"    {name}: {n:,} of {found.n_parameters:,} keep their gradients: {kind}")
 
 
 def step_bytes(chosen: KFACSettings | None, n_processes: int) -> float:

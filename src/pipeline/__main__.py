@@ -95,6 +95,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--checkpoint-steps", type=int, default=20, metavar="N", help="steps between checkpoints"
     )
+    train.add_argument(
+        "--curves", type=Path, metavar="FILE", help="write the figures of every epoch as a line of JSON"
+    )
+    train.add_argument(
+        "--tensorboard",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="1: write them for TensorBoard beside it, too",
+    )
     predict = stage("predict", "Predict from noise at what batch each method starts to lose.", "spec")
     predict.add_argument(
         "networks",

@@ -24,6 +24,10 @@ class ConvergenceError(PipelineError):
     """A numerical method stopped short of what was asked of it."""
 
 
+class DivergenceError(ConvergenceError):
+    """Training has left the finite numbers; with smaller steps it may not."""
+
+
 class ProcessLostError(PipelineError):
     """Another process of the job is gone, so this one cannot go on."""
 

@@ -12,6 +12,7 @@ def benchmark_folder(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     yield
     for name in (
+        "_architectures",
         "_frame",
         "_machine",
         "_training_steps",

@@ -1,4 +1,5 @@
 import importlib
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -69,3 +70,24 @@ def test_bytes_of_a_step_are_those_of_the_gradients_and_the_packed_triangles(ben
     small = bench.step_bytes(chosen, 2) - loss_and_gradients - messages
     # Counts of samples, failures and scalar products: a few numbers a layer.
     assert 0 <= small < 8 * 100
+
+
+WITH_TORCHVISION = pytest.mark.skipif(
+    find_spec("torchvision") is None, reason="torchvision is not installed: pip install 'torchvision==0.28.*'"
+)
+
+
+@WITH_TORCHVISION
+def test_at_least_99_percent_of_the_parameters_of_torchvision_s_networks_are_preconditioned(bench):
+    found = {name: bench.coverage(name) for name in bench.ARCHITECTURES}
+    assert len(found) == 20
+    assert {name: covered for name, covered in found.items() if not covered.share > 0.99} == {}
+
+
+@WITH_TORCHVISION
+def test_the_table_names_what_is_left(bench, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "ARCHITECTURES", ("convnext_tiny",))
+    rows = []
+    bench.torchvision(bench.Run("networks", None, rows.append))
+    assert [(row.case, row.met) for row in rows] == [("networks/convnext_tiny", True)]
+    assert "keep their gradients: layer_scale of CNBlock" in capsys.readouterr().out

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pipeline.config.report import ReportSpec
+from pipeline.errors import DivergenceError
 
 RUN = {"optimizer": {"name": "sgd", "lr": 0.05}, "batch_size": 64, "epochs": 1}
 SMALL = {
@@ -64,6 +65,60 @@ def test_training_alone_makes_a_page_without_matrices(bench):
     page = page_of(bench)
     assert 'id="steps"' in page
     assert 'id="numbers"' not in page
+
+
+def test_a_seed_that_diverged_leaves_a_page_of_the_others_that_says_so(bench, monkeypatch):
+    def diverges(*_, **__):
+        raise DivergenceError("the gradient of head.weight is not finite at step 3")
+
+    study = {
+        "study": "training",
+        "seeds": [0, 1, 2],
+        "device": "cpu",
+        "dataset": {"name": "digits", "train_samples": 128, "validation_samples": 32},
+        "training": {"runs": {"only": RUN, "other": RUN}},
+    }
+    bench.write_specs(study)
+    bench.dataset()
+    for name, bad_seeds in (("only", {1}), ("other", {0, 1, 2})):
+        for seed in range(3):
+            with monkeypatch.context() as patch:
+                if seed in bad_seeds:
+                    patch.setattr("pipeline.stages.train.train", diverges)
+                options = bench.train_options(name) | {"seed": seed}
+                assert bench.run("train", output=f"train/{name}/seed{seed}", **options) == 0
+    page = page_of(bench)
+    assert "only (1 of 3 seeds diverged)" in page
+    assert "other (3 of 3 seeds diverged)" in page
+    metrics = json.loads((bench.folder / "report/metrics.json").read_text())
+    seeds = metrics["training"]["only"]["seeds"]
+    assert [bool(seed["diverged"]) for seed in seeds.values()] == [False, True, False]
+    assert [seed["test"] is None for seed in seeds.values()] == [False, True, False]
+
+
+def test_a_method_has_the_name_that_its_authors_write(bench):
+    study = {
+        "study": "training",
+        "seeds": [0],
+        "device": "cpu",
+        "dataset": {"name": "digits", "train_samples": 128, "validation_samples": 32},
+        "training": {
+            "runs": {
+                "only": RUN
+                | {
+                    "optimizer": {"name": "schedule_free", "lr": 0.05},
+                    "schedule": {"name": "constant"},
+                    "smoothing": [{"name": "mixup", "alpha": 0.2}],
+                }
+            }
+        },
+    }
+    bench.write_specs(study)
+    bench.dataset()
+    assert bench.run("train", output="train/only/seed0", **bench.train_options()) == 0
+    page = page_of(bench)
+    assert "Schedule-free SGD with mixup" in page
+    assert "SCHEDULE_FREE" not in page
 
 
 @pytest.mark.parametrize(

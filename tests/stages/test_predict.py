@@ -7,7 +7,7 @@ from pipeline.artifacts.results.critical_batch import CriticalBatchFacts
 from pipeline.artifacts.results.network import EpochRow
 from pipeline.artifacts.store import Artifact
 from pipeline.config.loading import validate
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DivergenceError
 
 
 @pytest.fixture
@@ -51,6 +51,20 @@ def test_the_batch_that_loses_is_predicted_from_the_small_batches_alone(swept):
         assert seed.critical_batch == pytest.approx(samples / sum(progress))
     mean = math.exp(sum(math.log(seed.critical_batch) for seed in found.seeds) / 2)
     assert found.critical_batch == pytest.approx(mean)
+
+
+def test_seeds_that_diverged_take_no_part_in_the_prediction(swept, monkeypatch):
+    def diverges(*_, **__):
+        raise DivergenceError("the gradient of head.weight is not finite at step 3")
+
+    monkeypatch.setattr("pipeline.stages.train.train", diverges)
+    options = swept.train_options() | {"seed": 2}
+    assert swept.run("train", output="train/only/seed2", **options) == 0
+    for networks, seeds in ((("only/seed0", "only/seed2"), [0]), (("only/seed2",), [])):
+        assert predict(swept, *networks) == 0
+        facts = Artifact.open(swept.manifest("predict"), "critical_batch").facts_as(CriticalBatchFacts)
+        assert [seed.seed for seed in facts.methods["SGD"].seeds] == seeds
+        assert (facts.methods["SGD"].critical_batch is None) == (not seeds)
 
 
 def test_a_network_that_measured_nothing_or_is_missing_is_named(bench, swept_study, capsys):

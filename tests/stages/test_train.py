@@ -2,6 +2,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,12 @@ from torch import nn
 
 from pipeline.__main__ import main
 from pipeline.artifacts import patience
+from pipeline.artifacts.results.network import NetworkFacts
 from pipeline.artifacts.store import Artifact
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, ConvergenceError, DivergenceError
 from pipeline.runtime.communicator import run_in_threads
 from pipeline.stages.parts.shared_checkpoint import agreed_checkpoint
-from pipeline.training import evaluate
+from pipeline.training import evaluate, train
 
 
 def test_a_network_comes_with_history_scores_and_origin(trained):
@@ -30,16 +32,35 @@ def test_a_network_comes_with_history_scores_and_origin(trained):
     assert not list((trained.folder / "checkpoints").iterdir())
 
 
-def test_divergence_names_run_step_and_layer(bench, study, capsys):
+def test_a_seed_that_diverges_is_a_result_that_names_step_and_layer_and_cannot_be_converted(
+    bench, study, capsys
+):
     study["training"]["runs"]["only"]["optimizer"]["lr"] = 1e30
     study["training"]["runs"]["only"]["warmup_epochs"] = 0
     bench.write_specs(study)
     bench.dataset()
+    assert bench.run("train", **bench.train_options()) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("only, seed 0: diverged, so that there is no network: ")
+    facts = Artifact.open(bench.manifest("train"), "network").facts_as(NetworkFacts)
+    assert told.endswith(facts.failure)
+    assert "is not finite at step " in facts.failure
+    assert "body." in facts.failure or "head" in facts.failure
+    assert facts.scores == {}
+    assert not list((bench.folder / "checkpoints").iterdir())
+    inputs = {"weights": bench.manifest("train"), "dataset": bench.manifest("dataset")}
+    assert bench.run("convert", **inputs) == 2
+    assert "training.runs.only: seed 0 diverged, so that there is no network" in capsys.readouterr().err
+
+
+def test_processes_that_hold_different_weights_are_a_failure_and_no_result(bench, monkeypatch, capsys):
+    def disagrees(*_, **__):
+        raise ConvergenceError("process 1 holds other weights than process 0")
+
+    monkeypatch.setattr("pipeline.stages.train.train", disagrees)
+    bench.dataset()
     assert bench.run("train", **bench.train_options()) == 2
-    error = capsys.readouterr().err
-    assert "training.runs.only, seed 0" in error
-    assert "step" in error
-    assert "body." in error or "head" in error
+    assert "process 1 holds other weights" in capsys.readouterr().err
     assert not bench.manifest("train").exists()
 
 
@@ -160,14 +181,67 @@ def test_two_jobs_of_the_same_training_take_turns(bench):
     assert all("test accuracy" in output for output in outputs)
 
 
-def test_divergence_keeps_the_last_good_checkpoint(bench, study):
-    study["training"]["runs"]["only"] |= {"epochs": 20, "warmup_epochs": 20}
-    study["training"]["runs"]["only"]["optimizer"]["lr"] = 1e6
-    bench.write_specs(study)
+def test_the_epochs_before_a_divergence_are_kept(bench, monkeypatch):
+    def diverges(*args, on_step, **options):
+        def once(step, n_steps, loss):
+            on_step(step, n_steps, loss)
+            if step == 3:
+                raise DivergenceError("the gradient or the loss is not finite at step 4")
+
+        return train(*args, on_step=once, **options)
+
+    monkeypatch.setattr("pipeline.stages.train.train", diverges)
     bench.dataset()
     arguments = [*bench.arguments("train", **bench.train_options()), "--checkpoint-steps", "1"]
-    assert main(arguments) == 2
-    assert len(list((bench.folder / "checkpoints").glob("*/checkpoint.json"))) == 1
+    assert main(arguments) == 0
+    network = Artifact.open(bench.manifest("train"), "network")
+    assert [row["steps"] for row in network.table("history")] == ["2"]
+    assert (network.facts["steps"], network.facts["scores"]) == (2, {})
+    assert not list((bench.folder / "checkpoints").iterdir())
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_epoch_is_a_line_of_json_and_one_that_was_resumed_stands_once(bench, trained, monkeypatch):
+    curves = bench.folder / "logs/seed0.jsonl"
+    bench.dataset()
+
+    def stops(*args, on_epoch, **options):
+        def once(record):
+            on_epoch(record)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        return train(*args, on_epoch=once, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.stages.train.train", stops)
+        assert bench.run("train", **bench.train_options(), curves=curves) == 75
+    assert [line["epoch"] for line in lines_of(curves)] == [1]
+    assert bench.run("train", **bench.train_options(), curves=curves) == 0
+    lines = lines_of(curves)
+    rows = Artifact.open(trained.manifest("train"), "network").table("history")
+    assert [line["step"] for line in lines] == [int(row["steps"]) for row in rows]
+    assert [line["validation_loss"] for line in lines] == [float(row["validation_loss"]) for row in rows]
+
+
+def test_tensorboard_reads_the_curves_of_a_training(bench):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    curves = bench.folder / "logs/seed0.jsonl"
+    bench.dataset()
+    assert bench.run("train", **bench.train_options(), curves=curves, tensorboard=1) == 0
+    events = accumulator.EventAccumulator(str(curves.with_suffix(""))).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("train_loss")]
+    assert found == [(line["step"], pytest.approx(line["train_loss"])) for line in lines_of(curves)]
+
+
+def test_curves_for_a_tensorboard_that_is_not_installed_are_refused_in_one_line(bench, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    bench.dataset()
+    options = {"curves": bench.folder / "logs/seed0.jsonl", "tensorboard": 1}
+    assert bench.run("train", **bench.train_options(), **options) == 2
+    assert "the package tensorboard is not installed; pip install tensorboard" in capsys.readouterr().err
 
 
 def test_while_tuning_the_test_images_are_not_looked_at(bench, study):

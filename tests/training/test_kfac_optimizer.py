@@ -5,6 +5,7 @@ import io
 
 import pytest
 import torch
+from small_programs import batch, network, weights
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
@@ -12,19 +13,6 @@ from pipeline.errors import ConvergenceError
 from pipeline.training import KFAC, KFACOptimizer, KFACSettings
 
 ALL = KFACSettings(factor_interval=2, inverse_interval=2, sample_fraction=1.0, damping=0.1)
-
-
-def network():
-    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
-    with torch.no_grad():
-        for i, p in enumerate(model.parameters()):
-            p.copy_(0.5 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
-    return model
-
-
-def batch(step):
-    rng = torch.Generator().manual_seed(step)
-    return torch.randn(10, 4, generator=rng), torch.randint(3, (10,), generator=rng)
 
 
 def loss_of(model, step):
@@ -37,7 +25,7 @@ def run(model, optimizer, steps):
         optimizer.zero_grad()
         loss_of(model, step).backward()
         optimizer.step()
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
+    return weights(model)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +42,7 @@ def test_it_does_what_both_do_one_after_the_other(kind, options):
         loss_of(model, step).backward()
         kfac.step(options["lr"])
         inner.step()
-    assert torch.equal(found, torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(found, weights(model))
 
 
 def test_a_closure_computes_loss_and_gradients():
@@ -70,7 +58,7 @@ def test_a_closure_computes_loss_and_gradients():
 
         assert optimizer.step(closure) > 0
     expected = run(other, KFACOptimizer(other, lr=0.1, settings=ALL), range(3))
-    assert torch.equal(torch.cat([p.detach().flatten() for p in model.parameters()]), expected)
+    assert torch.equal(weights(model), expected)
 
 
 def test_a_schedule_moves_the_rate_of_the_optimizer_that_steps():
@@ -166,7 +154,7 @@ def test_a_gradient_scaler_changes_nothing(unscaled_before, loss):
                 nn.utils.clip_grad_norm_(model.parameters(), 0.5)
             scaler.step(optimizer)
             scaler.update()
-        found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        found.append(weights(model))
     # A power of two scales exactly; what is learned of the scale is rounded.
     torch.testing.assert_close(found[1], found[0])
 

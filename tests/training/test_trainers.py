@@ -3,7 +3,7 @@
 import io
 
 import torch
-from torch import nn
+from small_programs import batch, network, weights
 from torch.nn.functional import cross_entropy
 
 from pipeline.training import KFACOptimizer, KFACSettings
@@ -11,25 +11,8 @@ from pipeline.training import KFACOptimizer, KFACSettings
 SETTINGS = KFACSettings(factor_interval=2, inverse_interval=3, damping=0.1, sample_fraction=1.0)
 
 
-def network():
-    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
-    with torch.no_grad():
-        for i, p in enumerate(model.parameters()):
-            p.copy_(0.5 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
-    return model
-
-
-def batch(step):
-    rng = torch.Generator().manual_seed(step)
-    return torch.randn(10, 4, generator=rng), torch.randint(3, (10,), generator=rng)
-
-
 def optimizer_of(model):
     return KFACOptimizer(model, torch.optim.AdamW, lr=0.01, weight_decay=0.1, settings=SETTINGS)
-
-
-def weights(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def plainly_trained(n_steps):

@@ -42,9 +42,12 @@ rule train:
         mem_mb=3000,
         # A matter of the machine, not of the study: changing it re-runs nothing.
         checkpoint_steps=20,
+        # So is who watches: 1 writes files for TensorBoard beside the log, for `tensorboard --logdir results/STUDY/logs`.
+        tensorboard=0,
     params:
         code=code_digest("pipeline.stages.train"),
         checkpoints="results/checkpoints",
+        curves="results/{study}/logs/train/{run}/seed{seed}.jsonl",
         tuning=lambda wildcards, input: shlex.join(["--tuning", *input.tuning]) if input.tuning else "",
     shell:
         r"""
@@ -52,7 +55,8 @@ rule train:
         {resources.mpi} -n {resources.tasks} python -m mpi4py -m pipeline train --code {params.code} \
             --processes {resources.tasks} --spec {input.spec:q} --dataset {input.dataset:q} {params.tuning} \
             --run {wildcards.run:q} --seed {wildcards.seed} --checkpoints {params.checkpoints:q} \
-            --checkpoint-steps {resources.checkpoint_steps} --output {output.manifest:q}
+            --checkpoint-steps {resources.checkpoint_steps} --tensorboard {resources.tensorboard} \
+            --curves {params.curves:q} --output {output.manifest:q}
         """
 
 

@@ -85,6 +85,7 @@ class SeedResult(MetricsPart):
         phases: Seconds by part of a run.
         messages: What process 0 sent, by collective operation.
         alone: Whether no other job of the study ran on its machine meanwhile; none where that is not known.
+        diverged: How training diverged; empty where it did not. All else is empty where it did.
     """
 
     history: list[EpochRow] = []
@@ -98,6 +99,7 @@ class SeedResult(MetricsPart):
     phases: dict[str, Number] = {}
     messages: dict[str, Messages] = {}
     alone: bool | None = None
+    diverged: str = ""
 
 
 class RunMetrics(MetricsPart):

@@ -178,6 +178,11 @@ def _percent(scores: Iterable[Score | None]) -> Spread:
     return Spread.of(100.0 * score.accuracy for score in scores if score and is_number(score.accuracy))
 
 
+def divergences_of(run: RunMetrics) -> list[str]:
+    """How those seeds of a run diverged that did."""
+    return [seed.diverged for seed in seeds_of(run) if seed.diverged]
+
+
 def label_of(name: str, run: RunMetrics | None) -> str:
     """What the page calls a run."""
     return run.label if run is not None and run.label else name

@@ -18,6 +18,7 @@ from pipeline.report.runs import (
     common_decimals,
     comparable,
     curvature,
+    divergences_of,
     label_of,
     loss_gap,
     loss_on_test,
@@ -54,7 +55,7 @@ def final_accuracy(training: Runs, n_classes: int = 0) -> Table:
     chance = [run_at_chance(run, n_classes) for _, run in runs]
     rows = tuple(
         (
-            f"{label_of(name, run)} (at chance)" if chance[place] else label_of(name, run),
+            _with_warnings(label_of(name, run), run, at_chance=chance[place]),
             method_of(run),
             f.count(run.batch_size),
             f.count(n_steps(run).mean),
@@ -73,6 +74,14 @@ def final_accuracy(training: Runs, n_classes: int = 0) -> Table:
         f"{_chance(n_classes) if any(chance) else ''}",
         series=tuple(stroke(index).variable for index in range(len(rows))),
     )
+
+
+def _with_warnings(label: str, run: RunMetrics, *, at_chance: bool) -> str:
+    """A run's label and what its means do not tell."""
+    n_diverged = len(divergences_of(run))
+    told = ["at chance"] * at_chance
+    told += [f"{n_diverged} of {len(run.seeds)} seeds diverged"] * (n_diverged > 0)
+    return f"{label} ({', '.join(told)})" if told else label
 
 
 def _time(run: RunMetrics, spent: float | None) -> f.NumberText:

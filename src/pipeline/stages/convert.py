@@ -23,7 +23,7 @@ from pipeline.artifacts.results.network import NetworkFacts
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.precision import OwnNetwork
 from pipeline.config.training import TrainingSpec
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.precision import Budget, HalfNetwork, compare_predictions
 from pipeline.precision.error import LayerError
 from pipeline.precision.plan import Layer
@@ -150,8 +150,13 @@ def _of_study(options: Namespace) -> _Source:
             "convert needs --weights and --dataset, manifests of a study, or --onnx and --inputs, files of your own"
         )
     trained = Artifact.open(options.weights, "network")
-    dataset = Artifact.open(options.dataset, "dataset")
     facts = trained.facts_as(NetworkFacts)
+    if facts.failure:
+        raise ConvergenceError(
+            f"training.runs.{facts.run}: seed {facts.seed} diverged, so that there is no network to convert: "
+            f"{facts.failure}"
+        )
+    dataset = Artifact.open(options.dataset, "dataset")
     model = model_of(TrainingSpec.model_validate(trained.spec).model, dataset, facts.seed)
     model.load_state_dict(trained.tensors("weights"))
     samples, labels = read_images(dataset, "validation")

@@ -57,10 +57,11 @@ def run(options: Namespace) -> None:
 
 def _predicted(name: str, networks: list[Artifact]) -> Prediction:
     batch_size = networks[0].spec_as(_Trained).run.batch_size
-    seeds = [_of_seed(network, batch_size) for network in networks]
+    trained = [network for network in networks if not network.facts_as(NetworkFacts).failure]
+    seeds = [_of_seed(network, batch_size) for network in trained]
     found = [seed.critical_batch for seed in seeds]
     logarithms = [math.log(batch) for batch in found if batch]
-    mean = math.exp(fmean(logarithms)) if len(logarithms) == len(found) else None
+    mean = math.exp(fmean(logarithms)) if logarithms and len(logarithms) == len(found) else None
     return Prediction(run=name, batch_size=batch_size, seeds=seeds, critical_batch=mean)
 
 

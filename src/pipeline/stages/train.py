@@ -3,8 +3,10 @@
 import math
 import resource
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -13,7 +15,7 @@ from pipeline.artifacts.results.network import Flatness, Messages, NetworkFacts,
 from pipeline.artifacts.results.tuning import TuningFacts
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.training import TrainingSpec
-from pipeline.errors import Interrupted
+from pipeline.errors import DivergenceError, Interrupted
 from pipeline.models import Classifier
 from pipeline.runtime.clock import ProgressLine
 from pipeline.runtime.communicator import Communicator, Counting
@@ -24,6 +26,7 @@ from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.node_group import process_group
 from pipeline.runtime.provenance import provenance
 from pipeline.runtime.termination import termination
+from pipeline.stages.parts.curves import Curves
 from pipeline.stages.parts.images import samples_of
 from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.shared_checkpoint import agreed_checkpoint, locked
@@ -47,14 +50,30 @@ TRAINED = "trained"
 SHARPNESS_SAMPLES = 1024
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reporter:
-    """What is told and kept of a running training; only the first process speaks and writes."""
+    """What is told and kept of a running training; only the first process speaks and writes.
+
+    Attributes:
+        history: Records of the epochs that are done.
+        curves: Where they are written for whoever watches.
+    """
 
     label: str
     progress: ProgressLine
     checkpoint: CheckpointFolder
     speaks: bool
+    history: History = field(default_factory=list)
+    curves: Curves | None = None
+
+    @contextmanager
+    def watched(self, path: Path | None, *, tensorboard: bool) -> Iterator[None]:
+        """Write the records of epochs to a file while they come."""
+        if path is None or not self.speaks:
+            yield
+            return
+        with Curves(path, self.history, tensorboard=tensorboard) as self.curves:
+            yield
 
     def on_start(self, not_preconditioned: Sequence[str]) -> None:
         """A line with the parameters that K-FAC passes through."""
@@ -68,6 +87,9 @@ class Reporter:
 
     def on_epoch(self, record: EpochRecord) -> None:
         """A line with the figures of an epoch."""
+        self.history.append(record)
+        if self.curves is not None:
+            self.curves.add(record)
         if self.speaks:
             print(
                 f"{self.label}: epoch {record.epoch:3d}  {record.seconds:7.1f} s  loss {record.train_loss:.4f}  "
@@ -124,7 +146,9 @@ def _train(
     with locked(checkpoint, label, device, communicator, interrupted):
         found = agreed_checkpoint(checkpoint, device, communicator)
         done_before = found.step if found else 0
-        reporter = Reporter(label, ProgressLine(label, n_steps), checkpoint, communicator.rank == 0)
+        reporter = Reporter(
+            label, ProgressLine(label, n_steps), checkpoint, communicator.rank == 0, _history_of(found)
+        )
         if reporter.speaks:
             where = f"goes on at step {done_before}" if found else "starts"
             print(
@@ -137,24 +161,24 @@ def _train(
         try:
             if found and TRAINED in found.scalars:
                 model.load_state_dict(found.tensors)
-                history = [EpochRecord(**record) for record in found.scalars[TRAINED]]
             else:
-                history = train(
-                    model,
-                    recipe,
-                    training,
-                    validation,
-                    seed=options.seed,
-                    communicator=communicator,
-                    state=found,
-                    on_checkpoint=reporter.on_checkpoint,
-                    checkpoint_steps=options.checkpoint_steps,
-                    on_start=reporter.on_start,
-                    on_epoch=reporter.on_epoch,
-                    on_step=reporter.on_step,
-                    interrupted=interrupted,
-                )
-                reporter.on_checkpoint(_trained(model, history, n_steps))
+                with reporter.watched(options.curves, tensorboard=options.tensorboard):
+                    train(
+                        model,
+                        recipe,
+                        training,
+                        validation,
+                        seed=options.seed,
+                        communicator=communicator,
+                        state=found,
+                        on_checkpoint=reporter.on_checkpoint,
+                        checkpoint_steps=options.checkpoint_steps,
+                        on_start=reporter.on_start,
+                        on_epoch=reporter.on_epoch,
+                        on_step=reporter.on_step,
+                        interrupted=interrupted,
+                    )
+                reporter.on_checkpoint(_trained(model, reporter.history, n_steps))
             final = {}
             for name, samples in judged.items():
                 _stop_if(interrupted, device, communicator)
@@ -164,16 +188,31 @@ def _train(
             raise Interrupted(
                 f"{label}: {stop}; checkpoint in {checkpoint.folder}, start the same job again to go on"
             ) from None
+        except DivergenceError as divergence:
+            # A seed that diverges is a result of a study, which goes on with the others.
+            if reporter.speaks:
+                _write(options, spec, model, reporter.history, communicator, failure=str(divergence))
+                checkpoint.remove()
+                print(f"{label}: diverged, so that there is no network: {divergence}")
+            return
         if reporter.speaks:
             flatness = measure_sharpness(model, training[:SHARPNESS_SAMPLES], seed=options.seed)
             scores = {name: Score(loss=score.loss, accuracy=score.accuracy) for name, score in final.items()}
-            _write(options, spec, model, history, scores, flatness, communicator)
+            _write(options, spec, model, reporter.history, communicator, scores=scores, flatness=flatness)
             checkpoint.remove()
             name, score = list(final.items())[-1]
             print(
                 f"{label}: {name} accuracy {score.accuracy:.4f}, loss {score.loss:.4f}, "
                 f"largest curvature {flatness.largest_eigenvalue:.3g}"
             )
+
+
+def _history_of(state: State | None) -> History:
+    """Records of the epochs before a checkpoint."""
+    if state is None:
+        return []
+    records = state.scalars[TRAINED] if TRAINED in state.scalars else state.scalars["history"]
+    return [EpochRecord(**record) for record in records]
 
 
 def _trained(model: Classifier, history: History, step: int) -> State:
@@ -195,13 +234,17 @@ def _write(
     spec: TrainingSpec,
     model: Classifier,
     history: History,
-    scores: dict[str, Score],
-    flatness: Sharpness,
     communicator: Counting,
+    *,
+    scores: dict[str, Score] | None = None,
+    flatness: Sharpness | None = None,
+    failure: str = "",
 ) -> None:
     device = next(model.parameters()).device
     with create(options.output, kind="network", spec=spec, provenance=provenance(options.code)) as draft:
-        draft.save_tensors("weights", {name: tensor.cpu() for name, tensor in model.state_dict().items()})
+        if not failure:
+            weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+            draft.save_tensors("weights", weights)
         draft.save_table("history", history, without=("layers",))
         draft.save_json("layers", history[-1].layers if history else {})
         draft.facts = NetworkFacts(
@@ -217,7 +260,8 @@ def _write(
             n_parameters=sum(math.prod(parameter.shape) for parameter in model.parameters()),
             seconds=history[-1].seconds if history else 0.0,
             steps=history[-1].steps if history else 0,
-            scores=scores,
-            sharpness=Flatness.model_validate(flatness, from_attributes=True),
+            scores=scores or {},
+            sharpness=Flatness.model_validate(flatness, from_attributes=True) if flatness else Flatness(),
+            failure=failure,
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )

@@ -12,7 +12,7 @@ from pipeline.artifacts.results.network import Score
 from pipeline.artifacts.results.tuning import Trial, TuningFacts
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.training import TuningSpec
-from pipeline.errors import ConvergenceError, Interrupted
+from pipeline.errors import ConvergenceError, DivergenceError, Interrupted
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.memory import keep_freed_memory
@@ -119,7 +119,7 @@ def _trial(
             communicator=communicator,
             interrupted=interrupted,
         )
-    except ConvergenceError as error:
+    except DivergenceError as error:
         return Trial(values=values, validation=None, seconds=perf_counter() - start, failure=str(error))
     except Interrupted as stop:
         raise Interrupted(f"{stop}; start the same job again to go on with this trial") from None

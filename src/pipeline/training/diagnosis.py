@@ -6,7 +6,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConvergenceError
+from pipeline.errors import ConvergenceError, DivergenceError
 from pipeline.runtime.communicator import Communicator
 
 ADVICE = "lower lr, lengthen the warm-up or raise the damping"
@@ -22,7 +22,7 @@ def blame_layer(
     processes raise the same sentence.
 
     Raises:
-        ConvergenceError: Always.
+        DivergenceError: Always.
     """
     layers = {name: module for name, module in model.named_modules() if not any(module.children())}
     places = [f"the output of layer {name}" for name in layers]
@@ -59,7 +59,7 @@ def blame_layer(
     first = (outputs + faults + places[-1:])[0]
     here = torch.tensor([places.index(first)], device=next(model.parameters()).device)
     everywhere = torch.cat(communicator.all_gather(here))
-    raise ConvergenceError(f"{places[int(everywhere.min())]} is not finite at step {step + 1}; {ADVICE}")
+    raise DivergenceError(f"{places[int(everywhere.min())]} is not finite at step {step + 1}; {ADVICE}")
 
 
 def require_agreement(model: nn.Module, *, step: int, communicator: Communicator) -> None:

@@ -11,10 +11,52 @@ References:
         arXiv:2508.13898.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from pipeline.training.curvature import Curvature
+
+
+def with_difference(
+    gradients: Mapping[str, Tensor],
+    natural: dict[str, Tensor],
+    apart: Mapping[str, Tensor],
+    curvature: Curvature,
+    *,
+    damping: float,
+    weight: float,
+) -> tuple[dict[str, Tensor], tuple[float, float]]:
+    """Add to natural gradients what the halves of the batch disagree on, layer by layer.
+
+    Args:
+        gradients: The mean gradient of each layer.
+        natural: The natural gradients that belong to them.
+        apart: What the halves' gradients differ by, for the same layers.
+        curvature: The factors and inverses of all layers, on this process.
+        damping: The damping of the inverses.
+        weight: How much is added; 0: nothing, and `natural` is returned.
+
+    Returns:
+        The natural gradients, and the squared norms of `gradients` and `apart` in the metric of the inverse Fisher
+        matrix.
+    """
+    square = sum(float(torch.sum(natural[name] * g)) for name, g in gradients.items())
+    turned = curvature.natural(apart, damping)
+    squares = square, sum(float(torch.sum(turned[name] * d)) for name, d in apart.items())
+    if not weight:
+        return natural, squares
+    parts = {
+        name: orthogonal_part(apart[name], g, partial(curvature.fisher, name))
+        for name, g in gradients.items()
+    }
+    turned = curvature.natural(parts, damping)
+    added = {
+        name: projected(g, parts[name], natural[name], turned[name], weight) for name, g in gradients.items()
+    }
+    return added, squares
 
 
 def orthogonal_part(difference: Tensor, gradient: Tensor, fisher: Callable[[Tensor], Tensor]) -> Tensor:

@@ -8,28 +8,29 @@
 
 Every `factor_interval` steps the Kronecker factors of each layer follow the statistics of the step by a
 moving average; every `inverse_interval` steps they are inverted. `capture` has the hooks, `curvature` the
-factors and their inverses, `damping` adapts the damping; the maths stands in `kronecker` and `structures`, the kinds
-of layers in `layers`, the messages in `exchange`, and `assignment` deals the inversions to processes.
+factors and their inverses, `intervals` tells when they are due, `damping` adapts the damping; the maths stands in
+`kronecker` and `structures`, the kinds of layers in `layers`, the messages in `exchange`, and `assignment` deals the
+inversions to processes.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from time import perf_counter
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConvergenceError
+from pipeline.errors import DivergenceError
 from pipeline.runtime.communicator import Communicator
 from pipeline.training.capture import Capture, Loss
 from pipeline.training.curvature import Curvature
 from pipeline.training.damping import TrialStep, adapted, scheduled
-from pipeline.training.fisher_projection import orthogonal_part, projected
-from pipeline.training.kronecker import is_finite
+from pipeline.training.fisher_projection import with_difference
+from pipeline.training.gradients import Gradients
+from pipeline.training.intervals import Intervals
 from pipeline.training.layers import find_layers
 from pipeline.training.loss_terms import Terms
 from pipeline.training.processes import detected, unwrapped
@@ -37,16 +38,6 @@ from pipeline.training.randomness import Purpose, generator
 from pipeline.training.settings import KFACSettings
 
 COUNTS = ("n_retries", "n_stale", "n_skipped", "n_averaged")  # of the curvature
-NUMBERS = (
-    "damping",
-    "_step",
-    "_next_factors",
-    "_next_inverses",
-    "_stretch",
-    "_last_factors",
-    "_last_inverses",
-)
-LONGEST = 16  # how many times their usual length adaptive intervals get at most
 
 
 class KFACState(TypedDict):
@@ -112,29 +103,23 @@ class KFAC:
         self.settings = settings = settings or KFACSettings()
         communicator = communicator or detected(model)
         model = unwrapped(model)
-        if (
-            settings.damping_rule == "adaptive"
-            and communicator.size > 1
-            and settings.placement != "replicate"
+        for option, is_set in (
+            ("damping_rule 'adaptive'", settings.damping_rule == "adaptive"),
+            (f"difference_weight {settings.difference_weight}", settings.difference_weight != 0),
         ):
-            raise ValueError(
-                f"damping_rule 'adaptive' needs all factors on every process; set placement to 'replicate', not "
-                f"{settings.placement!r}"
-            )
-        if settings.difference_weight and communicator.size > 1 and settings.placement != "replicate":
-            raise ValueError(
-                f"difference_weight {settings.difference_weight} needs all factors on every process; set placement to "
-                f"'replicate', not {settings.placement!r}"
-            )
+            if is_set and communicator.size > 1 and settings.placement != "replicate":
+                raise ValueError(
+                    f"{option} needs all factors on every process; set placement to 'replicate', not "
+                    f"{settings.placement!r}"
+                )
         self.damping = settings.damping
         self.step_size = 0.0
         self.squares = (0.0, 0.0)
         self.seconds = {"factors": 0.0, "inverses": 0.0, "gradients": 0.0}
         self._seed = seed
-        self._step = 0
-        self._next_factors = self._next_inverses = 0
-        self._stretch = 1
-        self._last_factors = self._last_inverses = 0
+        self._intervals = Intervals(
+            settings.factor_interval, settings.inverse_interval, settings.adaptive_change
+        )
         self._warned: set[str] = set()
         self._trial: TrialStep | None = None
         self._scaler = scaler
@@ -142,17 +127,15 @@ class KFAC:
         found = find_layers(model, block_size=settings.block_size)
         self._layers = found.structures
         self.reasons = found.reasons
-        self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        covered = {id(p) for layer in self._layers.values() for p in layer.parameters}
+        self._gradients = Gradients(model, self._layers)
         self.preconditioned = tuple(self._layers)
-        self.not_preconditioned = tuple(name for name, p in self._weights.items() if id(p) not in covered)
-        self._others = {name: self._weights[name] for name in self.not_preconditioned}
+        self.not_preconditioned = tuple(self._gradients.others)
         self._communicator = communicator
         self._curvature = Curvature(self._layers, settings, communicator)
         self._capture = Capture(
             model,
             found,
-            active=lambda: self._step >= self._next_factors,
+            active=lambda: self._intervals.factors_are_due,
             sample_fraction=settings.sample_fraction,
             loss=loss,
             sampled=settings.fisher == "monte_carlo",
@@ -187,7 +170,7 @@ class KFAC:
             position: Number of the micro-batch; with the step it decides the random numbers.
         """
         if self.settings.fisher == "monte_carlo" and not self._capture.paused:
-            rng = generator(self._seed, Purpose.FISHER, self._step, *position)
+            rng = generator(self._seed, Purpose.FISHER, self._intervals.step, *position)
             self._capture.sample(scores, torch.from_numpy(rng.random(len(scores))).to(scores.device))
 
     @property
@@ -215,7 +198,7 @@ class KFAC:
                 needed if `difference_weight` is not 0; `squares` tells of it too.
 
         Raises:
-            ConvergenceError: If a gradient or a natural gradient is not finite; step and layer are named.
+            DivergenceError: If a gradient or a natural gradient is not finite; step and layer are named.
             ValueError: If, in the first step, the processes do not hold equal gradients, or if `difference` is needed
                 and missing.
         """
@@ -223,31 +206,30 @@ class KFAC:
             raise ValueError(
                 "difference_weight needs step(lr, difference=...), the gradients of two halves of the batch"
             )
-        if self._scaler is not None and not self._all_finite():
+        if self._scaler is not None and not self._gradients.are_finite():
             self.discard()
             self._curvature.n_skipped += 1
             return
         if not self._checked:
-            self._require_equal_gradients()
+            self._checked = True
+            self._gradients.require_equal(self._communicator)
         if self._scaler is not None:
             scale = float(self._scaler.get_scale())
         if self._layers:
             if self.settings.damping_rule == "scheduled":
                 self.damping = scheduled(self.settings.damping, self.settings.final_damping, done)
-            if self._step >= self._next_factors:
+            if self._intervals.factors_are_due:
                 with self._timed("factors"):
                     self._update_factors(scale)
-                self._next_factors = self._step + self._stretch * self.settings.factor_interval
-            if self._step >= self._next_inverses:
+            if self._intervals.inverses_are_due:
                 with self._timed("inverses"):
                     self._curvature.invert(self.damping)
-                self._last_inverses = self._step
-                self._next_inverses = self._step + self._stretch * self.settings.inverse_interval
-            if self.settings.damping_rule == "adaptive" and self._step % TrialStep.INTERVAL == 0:
-                self._trial = TrialStep.begin(self._weights)
+                self._intervals.inverted()
+            if self.settings.damping_rule == "adaptive" and self._intervals.step % TrialStep.INTERVAL == 0:
+                self._trial = TrialStep.begin(self._gradients.weights)
             with self._timed("gradients"):
                 self._precondition(lr, difference)
-        self._step += 1
+        self._intervals.step += 1
 
     @property
     def learns_scale(self) -> bool:
@@ -275,7 +257,7 @@ class KFAC:
         """
         assert self._trial is not None
         predicted = self._trial.predicted_change(
-            self._weights, self._layers, self._curvature.factors, self.damping
+            self._gradients.weights, self._layers, self._curvature.factors, self.damping
         )
         self.damping = adapted(self.damping, after - before, predicted)
         self._trial = None
@@ -310,8 +292,8 @@ class KFAC:
         return {
             "tensors": self._curvature.tensors(),
             "scalars": {name: getattr(self._curvature, name) for name in COUNTS}
-            | {name.removeprefix("_"): getattr(self, name) for name in NUMBERS}
-            | {"layers": list(self._layers), "seen": sorted(self._curvature.seen)},
+            | self._intervals.state()
+            | {"damping": self.damping, "layers": list(self._layers), "seen": sorted(self._curvature.seen)},
         }
 
     def load_state_dict(self, state: KFACState) -> None:
@@ -338,8 +320,8 @@ class KFAC:
         self._curvature.load(state["tensors"])
         for name in COUNTS:
             setattr(self._curvature, name, state["scalars"][name])
-        for name in NUMBERS:
-            setattr(self, name, state["scalars"][name.removeprefix("_")])
+        self.damping = state["scalars"]["damping"]
+        self._intervals.load(state["scalars"])
 
     @property
     def n_retries(self) -> int:
@@ -359,12 +341,12 @@ class KFAC:
     @property
     def factor_age(self) -> int:
         """Steps since the factors were updated, the one of the update included."""
-        return self._step - self._last_factors
+        return self._intervals.factor_age
 
     @property
     def inverse_age(self) -> int:
         """Steps since the factors were inverted, the one of the inversion included."""
-        return self._step - self._last_inverses
+        return self._intervals.inverse_age
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
@@ -373,31 +355,29 @@ class KFAC:
         self.seconds[phase] += perf_counter() - start
 
     def _update_factors(self, scale: float) -> None:
-        change = self._curvature.average(self._capture.take(scale=scale))
-        if change is not None:
-            still = change < self.settings.adaptive_change
-            self._stretch = min(2 * self._stretch, LONGEST) if still else max(1, self._stretch // 2)
-        self._last_factors = self._step
+        self._intervals.factors_moved(self._curvature.average(self._capture.take(scale=scale)))
         self._warn_of_silent_layers()
 
     def _precondition(self, lr: float | Mapping[str, float], difference: Mapping[str, Tensor] | None) -> None:
-        found = {
-            name: self._layers[name].gradient() for name in self._layers if name in self._curvature.ready
-        }
-        gradients = {name: gradient for name, gradient in found.items() if gradient is not None}
-        self._require_finite(gradients)
+        ready = [name for name in self._layers if name in self._curvature.ready]
+        gradients = self._gradients.of_layers(ready)
+        step = self._intervals.step + 1
+        self._gradients.require_finite(without=gradients, step=step)
         if not gradients:
             return
         natural = self._curvature.natural(gradients, self.damping)
         if difference is not None:
-            natural = self._with_difference(gradients, natural, difference)
+            apart = self._gradients.as_layers(gradients, difference)
+            weight = self.settings.difference_weight
+            natural, self.squares = with_difference(
+                gradients, natural, apart, self._curvature, damping=self.damping, weight=weight
+            )
         products = [torch.dot(natural[name].flatten(), g.flatten()) for name, g in gradients.items()]
         by_layer = torch.stack(products).tolist()
         for name, product in zip(gradients, by_layer, strict=True):
             if not math.isfinite(product):
-                raise ConvergenceError(
-                    f"the natural gradient of layer {name} is not finite at step {self._step + 1}; "
-                    "raise damping or lower lr"
+                raise DivergenceError(
+                    f"the natural gradient of layer {name} is not finite at step {step}; raise damping or lower lr"
                 )
         rates = [lr[name] if isinstance(lr, Mapping) else lr for name in gradients]
         self.step_size = abs(sum(rate**2 * product for rate, product in zip(rates, by_layer, strict=True)))
@@ -405,41 +385,9 @@ class KFAC:
         if self.settings.kl_clip > 0:
             scale = min(1.0, math.sqrt(self.settings.kl_clip / (self.step_size + 1e-30)))
         self.step_size *= scale**2
-        for name in gradients:
-            self._layers[name].set_gradient(natural[name].mul_(scale) if scale != 1 else natural[name])
-
-    def _with_difference(
-        self, gradients: Mapping[str, Tensor], natural: dict[str, Tensor], difference: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Add what the halves disagree on, layer by layer, and note how large gradient and difference are."""
-        apart = self._of_layers(gradients, difference)
-        square = sum(float(torch.sum(natural[name] * g)) for name, g in gradients.items())
-        turned = self._curvature.natural(apart, self.damping)
-        self.squares = (square, sum(float(torch.sum(turned[name] * d)) for name, d in apart.items()))
-        weight = self.settings.difference_weight
-        if not weight:
-            return natural
-        parts = {
-            name: orthogonal_part(apart[name], g, partial(self._curvature.fisher, name))
-            for name, g in gradients.items()
-        }
-        turned = self._curvature.natural(parts, self.damping)
-        return {
-            name: projected(g, parts[name], natural[name], turned[name], weight)
-            for name, g in gradients.items()
-        }
-
-    def _of_layers(self, names: Iterable[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors by parameter as the layers of these names see gradients."""
-        kept = {name: p.grad for name, p in self._weights.items()}
-        try:
-            for name, p in self._weights.items():
-                p.grad = tensors[name].to(p.dtype)
-            found = {name: self._layers[name].gradient() for name in names}
-        finally:
-            for name, p in self._weights.items():
-                p.grad = kept[name]
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
+        self._gradients.set(
+            {name: natural[name].mul_(scale) if scale != 1 else natural[name] for name in gradients}
+        )
 
     def _warn_of_silent_layers(self) -> None:
         silent = [name for name in self._layers if name not in self._curvature.seen | self._warned]
@@ -453,37 +401,4 @@ class KFAC:
                 f"K-FAC saw no pass through layer {', '.join(silent)}; a layer that is used otherwise than by "
                 "calling it or torch.nn.functional.linear keeps its gradient as it is",
                 stacklevel=3,
-            )
-
-    def _require_finite(self, gradients: Mapping[str, Tensor]) -> None:
-        """Raise where a gradient that no product will show is not finite: of what is not preconditioned yet or ever."""
-        others = {name: p.grad for name, p in self._others.items()}
-        for name, layer in self._layers.items():
-            if name not in gradients:
-                others[name] = layer.gradient()
-        left = {name: gradient for name, gradient in others.items() if gradient is not None}
-        if not left or bool(torch.stack([gradient.sum() for gradient in left.values()]).sum().isfinite()):
-            return
-        for name, gradient in left.items():
-            if not is_finite(gradient):
-                raise ConvergenceError(
-                    f"the gradient of {name} is not finite at step {self._step + 1}; lower lr, or look for "
-                    "bad numbers in the batch"
-                )
-
-    def _all_finite(self) -> bool:
-        gradients = [p.grad.sum() for p in self._weights.values() if p.grad is not None]
-        return not gradients or bool(torch.stack(gradients).sum().isfinite())
-
-    def _require_equal_gradients(self) -> None:
-        """Compare checksums of the gradients of all processes."""
-        self._checked = True
-        sums = [p.grad.double().sum() for p in self._weights.values() if p.grad is not None]
-        if not sums:
-            return
-        everywhere = self._communicator.all_gather(torch.stack(sums))
-        if any(not torch.equal(theirs, everywhere[0]) for theirs in everywhere):
-            raise ValueError(
-                "processes hold different gradients at K-FAC's first step; train by DistributedDataParallel, which "
-                "averages them, or pass communicator=Serial() if each process trains a network of its own"
             )

@@ -20,9 +20,9 @@ class Score(BaseModel):
 class Flatness(BaseModel):
     """How flat the minimum is; see `pipeline.training.Sharpness`."""
 
-    largest_eigenvalue: Number
-    perturbation: Number
-    n_samples: int
+    largest_eigenvalue: Number = None
+    perturbation: Number = None
+    n_samples: int = 0
 
 
 class Messages(BaseModel):
@@ -39,7 +39,9 @@ class NetworkFacts(Facts):
         messages: What process 0 has sent since it started, by collective operation, evaluations included.
         threads: Threads of each process.
         seconds: Time of training.
-        scores: Loss and accuracy by part of the data set; without "test" while hyper-parameters are chosen.
+        scores: Loss and accuracy by part of the data set; without "test" while hyper-parameters are chosen. None
+            where training diverged.
+        failure: How training diverged; empty where it did not. Such a network has no weights.
     """
 
     run: str
@@ -54,6 +56,7 @@ class NetworkFacts(Facts):
     scores: dict[str, Score]
     sharpness: Flatness
     peak_memory_bytes: int
+    failure: str = ""
 
 
 class EpochRow(BaseModel):

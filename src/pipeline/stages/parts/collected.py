@@ -220,6 +220,9 @@ def _run(
 
 
 def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[Span]) -> SeedResult:
+    if facts.failure:
+        # What came before it is no result to compare others with.
+        return SeedResult(diverged=facts.failure, alone=ran_alone(_span(network), spans))
     history = network.rows_as("history", EpochRow)
     last = history[-1] if history else None
     kfac, phases = None, {}
