@@ -1,6 +1,7 @@
 import pytest
 
-from pipeline.runtime.foretelling import NodeLimits, foretell, foretold_job
+from pipeline.errors import ConfigError
+from pipeline.runtime.foretelling import NodeLimits, foretell, foretold_job, require_room
 
 SOLVE = {"task": "solve", "factor": {"tolerance": 1e-2}}
 FACTS = {"name": "file", "n": 10**6, "dimension": 2}
@@ -52,3 +53,14 @@ def test_a_job_of_kriging_has_room_for_its_second_factorization_on_every_process
     program = foretell("file", 0, 2, 1e-6, 1e-6, 2).solve_bytes
     # Each of three is rounded down to a byte, on two processes of the node.
     assert kriging.n_bytes == pytest.approx(2 * (plain + second - program), abs=6)
+
+
+def test_a_job_with_less_memory_than_was_foretold_is_refused_in_one_line():
+    foretold = foretell("file", 10**6, 2, 1e-6, 1e-2, 4).solve_bytes
+    require_room(foretold, 4, {})  # no Slurm, which would tell
+    require_room(foretold, 4, {"SLURM_MEM_PER_NODE": "5000"})
+    with pytest.raises(
+        ConfigError, match=r"GB are foretold of a node with 4 of .* gave the job 1 GB"
+    ) as found:
+        require_room(foretold, 4, {"SLURM_MEM_PER_NODE": "1000"})
+    assert "\n" not in str(found.value)

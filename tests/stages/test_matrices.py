@@ -58,6 +58,18 @@ def test_a_fit_takes_all_points_and_tells_its_intervals(bench, study):
     assert value == pytest.approx(fact["kernel_parameters"]["length_scale"])
 
 
+def test_a_job_with_less_memory_than_was_foretold_ends_with_one_line(bench, study, capsys, monkeypatch):
+    bench.write_specs(study)
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")
+    assert matrix(bench, "airports") == [0, 2]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1
+    assert (
+        "GB are foretold of a node with 1 of the processes, and Slurm gave the job 0.001 GB there" in said[0]
+    )
+    assert not bench.manifest("compress/airports").exists()
+
+
 def test_duplicate_points_without_a_nugget_are_one_line_that_says_what_to_do(bench, study, capsys):
     # All airports: five pairs share their coordinates exactly.
     study["matrices"]["airports"] |= {"points": {"name": "airports", "held_out": 1e-4}, "nugget": 0.0}

@@ -51,6 +51,17 @@ def sample_far(
     rows: float,
     round: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64], NDArray[np.uint8]]: ...
+def sampled_outside(
+    own: Tree,
+    other: Tree,
+    far_start: NDArray[np.int64],
+    far_boxes: NDArray[np.int32],
+    boxes: NDArray[np.int32],
+    rows: float,
+    round: int,
+    first: int,
+    last: int,
+) -> NDArray[np.int32]: ...
 def release_memory() -> None: ...
 def bisect(points: NDArray[np.float64], depth: int, threads: int = 1) -> NDArray[np.int32]: ...
 def symmetric_means(

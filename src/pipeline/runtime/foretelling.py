@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.errors import ConfigError
+
 # Bytes a point of a compressed matrix, and at the peak of its factorization, by dimension and tolerance.
 _TOLERANCES = (1e-2, 1e-4, 1e-6, 1e-8)
 _MATRIX = {1: (540, 540, 540, 1100), 2: (1600, 1900, 2600, 8500), 3: (3900, 9700, 19000, 55000)}
@@ -106,6 +108,30 @@ def foretell(
         compress_bytes=int(_PROGRAM + _BUILD * matrix * share),
         solve_bytes=int(_PROGRAM + solved * share),
     )
+
+
+def require_room(n_bytes: int, processes: int, environment: Mapping[str, str]) -> None:
+    """Raise unless a job has the memory on its node that was foretold of its processes there.
+
+    What the program takes before it has points, and the margin, are left out: less memory than that cannot suffice.
+
+    Args:
+        n_bytes: Foretold of each process.
+        processes: How many processes are on the node.
+        environment: Has the job's megabytes on the node where Slurm started it; otherwise nothing is raised.
+
+    Raises:
+        ConfigError: If the job has less.
+    """
+    megabytes = environment.get("SLURM_MEM_PER_NODE", "")
+    given = float(megabytes) * 2**20 if megabytes.isdigit() else math.inf
+    wanted = processes * (n_bytes - _PROGRAM) / _MARGIN
+    if wanted > given > 0:
+        raise ConfigError(
+            f"{wanted / 1e9:.2g} GB are foretold of a node with {processes} of the processes, and Slurm gave the job "
+            f"{given / 1e9:.2g} GB there: ask for more in the profile (mem_mb, or more nodes and tasks), or for a "
+            "looser tolerance"
+        )
 
 
 def foretold_job(

@@ -26,7 +26,7 @@ from pipeline.stages.parts.progress import boxes
 from pipeline.stages.parts.scattering import mesh_of
 from pipeline.stages.parts.spec import errors_about, read_spec
 from pipeline.stages.parts.tensors import tensor
-from pipeline.stages.parts.work import foretold_of, work_of_compression
+from pipeline.stages.parts.work import foretold_of, require_memory, work_of_compression
 
 SMALLEST_NUGGET = 1e-3  # of the values' variance, in a fit: it bounds the condition number
 
@@ -54,6 +54,8 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
     with together(communicator):
         spec = read_spec(options.spec, CompressSpec)
         points = Artifact.open(options.points, "points", contents=first)
+    foretold = foretold_of(points, spec.compress.tolerance, 1.0, communicator.size)
+    require_memory(foretold.compress_bytes, communicator)
     start = time.perf_counter()
     covariance = _everybodys_covariance(spec, points, communicator)
     with boxes(f"compress {name}", shown=first) as progress:
@@ -62,7 +64,6 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
     operator = matrices["operator"]
     relative_error = operator.error_estimate()
     levels, (blocks, left_out) = operator.level_table(), operator.shown_blocks()
-    foretold = foretold_of(points, spec.compress.tolerance, 1.0, communicator.size)
     work = work_of_compression(matrices.values(), seconds, foretold.compress_bytes, communicator)
     # The dense matrix that one would otherwise store has a row per unknown; boundary elements compress more, the
     # kernel between their quadrature points.

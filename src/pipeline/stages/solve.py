@@ -24,7 +24,7 @@ from pipeline.stages.parts.scattered import scatter
 from pipeline.stages.parts.solved import Solved, exact_residual
 from pipeline.stages.parts.spec import errors_about, read_spec
 from pipeline.stages.parts.systems import DividedSystem, problem_of
-from pipeline.stages.parts.work import foretold_of, work_of_factorization
+from pipeline.stages.parts.work import foretold_of, require_memory, work_of_factorization
 
 
 def run(options: Namespace) -> None:
@@ -56,6 +56,11 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
     factor_tolerance = spec.factor.tolerance
     if spec.task in ("logdet", "sample"):  # the factorization is the answer, and no preconditioner
         factor_tolerance = min(factor_tolerance, compressed.facts_as(OperatorFacts).compress.tolerance)
+    tolerance = compressed.facts_as(OperatorFacts).compress.tolerance
+    foretold = foretold_of(
+        points, tolerance, factor_tolerance, communicator.size, kriging=spec.task == "kriging"
+    )
+    require_memory(foretold.solve_bytes, communicator)
     with watch.part("factorize"), boxes(f"factorize {name}", shown=first) as progress:
         factorization = problem.preconditioner.factorize(
             factor_tolerance,
@@ -75,10 +80,6 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
     answer = ANSWERS[spec.task](solved)
     residual = exact_residual(solved, problem.right_hand_side)
     seconds = sum(watch.seconds.values())
-    tolerance = compressed.facts_as(OperatorFacts).compress.tolerance
-    foretold = foretold_of(
-        points, tolerance, factor_tolerance, communicator.size, kriging=spec.task == "kriging"
-    )
     work = work_of_factorization(factorization, seconds, foretold.solve_bytes, communicator)
     if answer is None:  # process 0 alone has one
         answer = Answer(SystemResult(right_hand_side="", n_columns=0, solution_norm=None), "")

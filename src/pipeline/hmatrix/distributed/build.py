@@ -257,8 +257,9 @@ class _Build:
             boxes[: self.division.n_top] = True
         chosen = np.flatnonzero(boxes).astype(np.int32)
         far, tree = self.lists.far, self.tree.native
+        first, last = self.points.first, self.points.last
         wanted = [
-            np.asarray(_native.sample_far(tree, tree, far.start, far.boxes, chosen, size, number)[1])
+            _native.sampled_outside(tree, tree, far.start, far.boxes, chosen, size, number, first, last)
             for number, size in ((step, rows), (step + 1, _CHECK * rows))
         ]
         self.points = self.points.fetched(

@@ -15,6 +15,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 
 from pipeline.errors import ConfigError, ConvergenceError
+from pipeline.hmatrix import _native
 from pipeline.hmatrix.distributed.exact_rows import exact_products
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.problem import divided_problem
@@ -240,8 +241,12 @@ def factorize(
             A, own_term, team, KINDS[kind], working, stored, sampling, _DENSE_END,
         )  # fmt: skip
         eliminated, failure = eliminate(problem, team, progress)
+        number_of_kind = problem.kind
+        del problem  # its points and lists
+        _native.release_memory()
         if eliminated is not None:
-            steps = Substitution(eliminated, tree, team, problem.kind, stored)
+            steps = Substitution(eliminated, tree, team, number_of_kind, stored)
+            del eliminated
             ranges = np.stack(gather(communicator, np.array([steps.own_range]))).reshape(-1, 2)
             notes = () if used == tolerance else (_tightened(tolerance, used),)
             result = DistributedFactorization(
@@ -266,6 +271,7 @@ def factorize(
                     f"{kind} at tolerance {used:.0e} leaves solves a relative residual of {residual:.1e} on exact "
                     f"rows: add a nugget of {1e-9 * size:.0e} or more to the diagonal"
                 )
+            del result, steps  # the next attempt wants the room
         else:
             assert failure is not None
             level, place, pivot = failure

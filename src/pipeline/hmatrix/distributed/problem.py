@@ -59,7 +59,8 @@ def divided_problem(
     highest = gather(communicator, np.array([A.interactions.first_far_level(tree)]))
     return Problem(
         matrix, tree, near, far, diagonal, kind, working, stored, sampling,
-        min(int(level[0]) for level in highest), dense_end, kept.fetch if communicator.size > 1 else None, A.kernel,
+        min(int(level[0]) for level in highest), dense_end, kept.fetch if communicator.size > 1 else None,
+        (kept.first, kept.first + len(kept.points)), A.kernel,
     )  # fmt: skip
 
 

@@ -173,10 +173,11 @@ class ActiveMatrix {
             children(parents[i], [&](int c) { joined.insert(joined.end(), active_[c].begin(), active_[c].end()); });
         }
         own(first, last);
-        for (auto& entry : blocks_) {
-            const int p = parent[entry.first >> 32], q = parent[static_cast<uint32_t>(entry.first)];
+        // In the order of the boxes, in which blocks came to lie side by side: what is freed makes room for larger ones.
+        for (uint64_t child_key : sorted_keys()) {
+            const int p = parent[child_key >> 32], q = parent[static_cast<uint32_t>(child_key)];
             if (!owns(p) && !owns(q)) {
-                release(entry.second);
+                release(blocks_.at(child_key));
                 continue;
             }
             if (merged.count(key(p, q))) continue;
@@ -209,8 +210,8 @@ class ActiveMatrix {
             std::vector<int>().swap(active_[b]);
             std::vector<int>().swap(partners_[b]);
         }
-        for (const auto& entry : blocks_) {
-            const int p = static_cast<int>(entry.first >> 32), q = static_cast<int>(static_cast<uint32_t>(entry.first));
+        for (uint64_t k : sorted_keys()) {
+            const int p = static_cast<int>(k >> 32), q = static_cast<int>(static_cast<uint32_t>(k));
             partners_[p].push_back(q);
             if (p != q) partners_[q].push_back(p);
         }
@@ -234,6 +235,13 @@ class ActiveMatrix {
   private:
     int box_start(int level) const { return tree_.level_start.data()[level]; }
     static uint64_t key(int p, int q) { return static_cast<uint64_t>(p) << 32 | static_cast<uint32_t>(q); }
+    std::vector<uint64_t> sorted_keys() const {
+        std::vector<uint64_t> keys;
+        keys.reserve(blocks_.size());
+        for (const auto& entry : blocks_) keys.push_back(entry.first);
+        std::sort(keys.begin(), keys.end());
+        return keys;
+    }
     static int64_t count(const Block<C>& block) { return static_cast<int64_t>(block.M.size() + block.R.size()); }
     void release(Block<C>& block) {
         numbers_ -= count(block);

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "memory.hpp"
+
 namespace hmatrix {
 
 namespace nb = nanobind;
@@ -23,6 +25,12 @@ template <class T>
 Out<T> give(std::vector<T>&& values) {
     auto* kept = new std::vector<T>(std::move(values));
     nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+    return Out<T>(kept->data(), {kept->size()}, owner);
+}
+template <class T>
+Out<T> give(Pages<T>&& values) {
+    auto* kept = new Pages<T>(std::move(values));
+    nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<Pages<T>*>(p); });
     return Out<T>(kept->data(), {kept->size()}, owner);
 }
 

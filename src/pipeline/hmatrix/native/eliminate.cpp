@@ -1,13 +1,10 @@
 #include "eliminate.hpp"
 
 #include <cmath>
-#include <limits>
 
 namespace hmatrix {
 
 namespace {
-
-constexpr int64_t kChunk = 1 << 18;  // numbers of a `Steps`: growing one vector would hold it twice for a moment
 
 template <class S, class C>
 void append(std::vector<S>& to, const C* from, int64_t count) {
@@ -45,7 +42,8 @@ Part<C, S>::Part(const KernelMatrix& matrix, const Tree& tree, In<int64_t> near_
       sampler_(tree_, tree_, far_),
       options_(options),
       calls_python_(matrix.steps.empty()),
-      matrix_(matrix, tree_, diagonal, options.kind == General) {}
+      matrix_(matrix, tree_, diagonal, options.kind == General),
+      steps_(options.kind) {}
 
 // Runs without Python's lock where nothing calls Python, and counts its operations.
 template <class C, class S>
@@ -90,7 +88,7 @@ nb::tuple Part<C, S>::eliminate(In<int> boxes, In<int> told, Watch& watch, bool 
     nb::object failure = nb::none();
     size_t i = 0;
     {
-        std::optional<Failure> failed;
+        std::optional<BadPivot> failed;
         {
             Work work(*this);
             try {
@@ -102,13 +100,13 @@ nb::tuple Part<C, S>::eliminate(In<int> boxes, In<int> told, Watch& watch, bool 
                     note(static_cast<int64_t>(records_.values.size() * sizeof(S)));
                 }
             } catch (const Missing&) {  // nothing of this box has been touched yet
-            } catch (const Failure& found) {
+            } catch (const BadPivot& found) {
                 failed = found;
             } catch (...) {
                 watch.stop();
                 throw;
             }
-            tidy();
+            steps_.tidy();
         }
         if (failed) failure = nb::make_tuple(failed->point, failed->pivot);
     }
@@ -121,26 +119,7 @@ nb::tuple Part<C, S>::take() {
         nb::make_tuple(give(std::move(records_.int_start)), give(std::move(records_.ints)),
                        give(std::move(records_.value_start)), give(std::move(records_.values)));
     records_ = {};
-    return nb::make_tuple(hand_out(), records);
-}
-
-// Gives back what steps have reserved beyond what they hold: a copy, which is made where no other thread waits for it.
-template <class C, class S>
-void Part<C, S>::tidy() {
-    for (Steps<S>& s : steps_)
-        if (s.values.capacity() > s.values.size() + s.values.size() / 8) s.values.shrink_to_fit();
-}
-
-template <class C, class S>
-nb::list Part<C, S>::hand_out() {
-    nb::list result;
-    for (Steps<S>& s : steps_) {
-        result.append(nb::make_tuple(give(std::move(s.counts)), give(std::move(s.index)), give(std::move(s.values)),
-                                     give(std::move(s.pivots)), give(std::move(s.determinant)),
-                                     give(std::move(s.table))));
-    }
-    steps_.clear();
-    return result;
+    return nb::make_tuple(steps_.hand_out(), records);
 }
 
 template <class C, class S>
@@ -186,22 +165,16 @@ void Part<C, S>::list_neighbors(int b, int k) {
     offsets_.push_back(rows);
 }
 
-// Numbers of the factor of a block of the diagonal.
+// Unknowns of the rows in W: skeletons order[0], ..., order[k - 1] of b, and those of its neighbors.
 template <class C, class S>
-int64_t Part<C, S>::factor_size(int64_t d) const {
-    return options_.kind == Cholesky ? d * (d + 1) / 2 : d * d;
-}
-
-// Opens a new `Steps` unless the last has room for so many numbers, which are to come.
-template <class C, class S>
-void Part<C, S>::make_room(int64_t numbers) {
-    step_bytes_ += numbers * static_cast<int64_t>(sizeof(S));
-    if (!steps_.empty()) {
-        const std::vector<S>& values = steps_.back().values;
-        if (static_cast<int64_t>(values.capacity() - values.size()) >= numbers) return;
+std::vector<int> Part<C, S>::neighbors(int b, const int* order, int k) const {
+    std::vector<int> found(k);
+    for (int i = 0; i < k; ++i) found[i] = matrix_.points(b)[order[i]];
+    for (size_t p = 1; p < parts_.size(); ++p) {
+        const std::vector<int>& points = matrix_.points(parts_[p]);
+        found.insert(found.end(), points.begin(), points.end());
     }
-    steps_.emplace_back();
-    steps_.back().values.reserve(std::max(numbers, kChunk));
+    return found;
 }
 
 template <class C, class S>
@@ -212,9 +185,7 @@ void Part<C, S>::eliminate_box(int b, Told told) {
     const int k = basis.rank, d = n - k;
     list_neighbors(b, k);
     const int rows = offsets_.back();
-    make_room(d * static_cast<int64_t>(k + rows * (general() ? 2 : 1)) + factor_size(d));
-    std::vector<int>& table = steps_.back().table;
-    table[0] += 1, table[1] += n, table[2] += k;
+    steps_.open(d, k, rows, 1);
     if (d == 0) return;
 
     const int* order = basis.order.data();
@@ -252,16 +223,12 @@ void Part<C, S>::eliminate_box(int b, Told told) {
 
     std::vector<int> redundant(d), pivots;
     for (int i = 0; i < d; ++i) redundant[i] = matrix_.points(b)[order[k + i]];
-    factorize_block(d, X, pivots, redundant.data());
-
-    std::vector<int> skeletons(k);
-    for (int i = 0; i < k; ++i) skeletons[i] = matrix_.points(b)[order[i]];
-
-    record_header(redundant, skeletons, rows, TT, X, pivots);
+    factorize_block(options_.kind, d, X, pivots, steps_.determinant(), redundant.data());
+    steps_.begin(redundant, neighbors(b, order, k), k, TT, X, pivots);
     const C *left = W_.data(), *right = W_.data();  // update: left right^T
     if (options_.kind == Cholesky) {
         trsm<C>('R', 'L', 'T', 'N', rows, d, X.data(), d, W_.data(), rows);
-        record(W_);
+        steps_.add(W_.data(), static_cast<int64_t>(W_.size()));
         if (told == Updates) tell(W_);
     } else {
         // V^T <- X^-1 A_DN, through its transpose: rows of V are columns of A_DN
@@ -285,9 +252,9 @@ void Part<C, S>::eliminate_box(int b, Told told) {
             for (int j = 0; j < rows; ++j)
                 for (int i = 0; i < d; ++i)
                     left_[static_cast<int64_t>(i) * rows + j] = solved_[static_cast<int64_t>(j) * d + i];
-            record(left_);
+            steps_.add(left_.data(), static_cast<int64_t>(left_.size()));
         }
-        record(right_);
+        steps_.add(right_.data(), static_cast<int64_t>(right_.size()));
         if (told == Updates) {
             tell(W_);
             tell(right_);
@@ -313,68 +280,6 @@ void Part<C, S>::stack(int b, const Interpolation<C>& basis, int rows, bool flip
         std::copy_n(N_.data() + static_cast<int64_t>(basis.order[j]) * below, below,
                     NS.data() + static_cast<int64_t>(j) * below);
     gemm<C>('N', 'T', below, d, k, C(-1), NS.data(), below, basis.T.data(), d, C(1), W.data() + k, rows);
-}
-
-template <class C, class S>
-void Part<C, S>::factorize_block(int d, std::vector<C>& X, std::vector<int>& pivots, const int* points) {
-    constexpr double epsilon = std::numeric_limits<Real<C>>::epsilon();
-    std::vector<double>& determinant = steps_.back().determinant;
-    if (options_.kind == Cholesky) {
-        std::vector<double> before(d);
-        for (int i = 0; i < d; ++i) before[i] = std::real(X[static_cast<int64_t>(i) * d + i]);
-        const int info = potrf<C>(d, X.data(), d);
-        if (info > 0) throw Failure{points[info - 1], std::real(X[static_cast<int64_t>(info - 1) * (d + 1)])};
-        for (int i = 0; i < d; ++i) {
-            const double root = std::real(X[static_cast<int64_t>(i) * (d + 1)]);
-            if (!(root * root > 8 * epsilon * before[i])) throw Failure{points[i], root * root};
-            determinant[2] += 2 * std::log(root);
-        }
-        return;
-    }
-    pivots.resize(d);
-    const int info = getrf<C>(d, X.data(), d, pivots.data());
-    double largest = 0;
-    for (int i = 0; i < d; ++i) largest = std::max<double>(largest, std::abs(X[static_cast<int64_t>(i) * (d + 1)]));
-    Complex phase(determinant[0], determinant[1]);
-    for (int i = 0; i < d; ++i) {
-        const auto u = static_cast<Wide<C>>(X[static_cast<int64_t>(i) * (d + 1)]);
-        const double s = std::abs(u);
-        if (info > 0 || !(s > epsilon * largest)) {
-            if (info > 0 && i != info - 1) continue;
-            throw Failure{points[i], s};
-        }
-        phase *= u / s;
-        if (pivots[i] != i + 1) phase = -phase;
-        determinant[2] += std::log(s);
-    }
-    determinant[0] = phase.real(), determinant[1] = phase.imag();
-}
-
-template <class C, class S>
-void Part<C, S>::record_header(const std::vector<int>& redundant, const std::vector<int>& skeletons, int rows,
-                               const C* TT, const std::vector<C>& X, const std::vector<int>& pivots) {
-    const int d = static_cast<int>(redundant.size()), k = static_cast<int>(skeletons.size());
-    Steps<S>& steps = steps_.back();
-    step_bytes_ += static_cast<int64_t>((3 + d + rows + pivots.size()) * sizeof(int));
-    steps.counts.insert(steps.counts.end(), {d, k, rows});
-    steps.index.insert(steps.index.end(), redundant.begin(), redundant.end());
-    steps.index.insert(steps.index.end(), skeletons.begin(), skeletons.end());
-    for (size_t p = 1; p < parts_.size(); ++p) {
-        const std::vector<int>& points = matrix_.points(parts_[p]);
-        steps.index.insert(steps.index.end(), points.begin(), points.end());
-    }
-    append(steps.values, TT, static_cast<int64_t>(d) * k);
-    if (options_.kind == Cholesky) {
-        for (int j = 0; j < d; ++j) append(steps.values, X.data() + static_cast<int64_t>(j) * (d + 1), d - j);
-    } else {
-        record(X);
-        steps.pivots.insert(steps.pivots.end(), pivots.begin(), pivots.end());
-    }
-}
-
-template <class C, class S>
-void Part<C, S>::record(const std::vector<C>& M) {
-    append(steps_.back().values, M.data(), static_cast<int64_t>(M.size()));
 }
 
 // Sends M in the stored type, and goes on with what was sent: so both copies of a block get the same.
@@ -489,15 +394,14 @@ void Part<C, S>::merge(int level, In<int> parents, int first, int last) {
 template <class C, class S>
 nb::tuple Part<C, S>::finish(int first, int last) {
     nb::object failure = nb::none();
-    std::optional<Failure> failed;
+    std::optional<BadPivot> failed;
     {
         Work work(*this);
         std::vector<int> points;
         for (int b = first; b < last; ++b)
             points.insert(points.end(), matrix_.points(b).begin(), matrix_.points(b).end());
         const int n = static_cast<int>(points.size());
-        make_room(factor_size(n));
-        steps_.back().table = {last - first, n, 0};
+        steps_.open(n, 0, 0, last - first);
         std::vector<C> X(static_cast<size_t>(n) * n);
         int64_t column = 0;
         for (int j = first; j < last; ++j) {
@@ -508,19 +412,17 @@ nb::tuple Part<C, S>::finish(int first, int last) {
             }
             column += size(j);
         }
-        note(static_cast<int64_t>(X.size() * sizeof(C)));
         std::vector<int> pivots;
-        parts_.assign(1, first);
         try {
-            factorize_block(n, X, pivots, points.data());
-            record_header(points, {}, 0, nullptr, X, pivots);
-            tidy();
-        } catch (const Failure& found) {
+            factorize_block(options_.kind, n, X, pivots, steps_.determinant(), points.data());
+            steps_.begin(points, {}, 0, static_cast<const C*>(nullptr), X, pivots);
+            note(static_cast<int64_t>(X.size() * sizeof(C)));
+        } catch (const BadPivot& found) {
             failed = found;
         }
     }
     if (failed) failure = nb::make_tuple(failed->point, failed->pivot);
-    return nb::make_tuple(hand_out(), failure);
+    return nb::make_tuple(steps_.hand_out(), failure);
 }
 
 template class Part<double, double>;

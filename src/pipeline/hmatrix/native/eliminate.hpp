@@ -7,12 +7,12 @@
 #include "active.hpp"
 #include "adaptive.hpp"
 #include "evaluator.hpp"
+#include "pivots.hpp"
 #include "precision.hpp"
+#include "steps.hpp"
 #include "tree.hpp"
 
 namespace hmatrix {
-
-enum Kind : int { Cholesky = 0, Symmetric = 1, General = 2 };
 
 // What the parts of one process share while they work: how many boxes are done, and whether to stop.
 class Watch {
@@ -34,21 +34,6 @@ class Watch {
 
 struct Stopped : std::runtime_error {
     Stopped() : std::runtime_error("stopped, because another thread has failed") {}
-};
-
-// Steps of one part in one phase, computed in C and stored as S.
-//
-// One step eliminates the redundant unknowns D of a box, given its skeletons S and neighbors N = S and active unknowns
-// of near boxes. Its `counts` are |D|, |S|, |N|; `index` holds D then N (S first); `values` holds, all column-major,
-//   T^T (|D|, |S|); the factor of the block of D: packed lower Cholesky, else its LU (|D|, |D|); W (|N|, |D|), and for
-//   General also V (|N|, |D|). Cholesky X = L L^T: W = A_ND L^-T. Else W = A_ND X^-1 and V^T = X^-1 A_DN, V = W if
-//   symmetric.
-template <class S>
-struct Steps {
-    std::vector<int> counts, index, pivots;
-    std::vector<S> values;
-    std::vector<double> determinant{1.0, 0.0, 0.0};  // real and imaginary part of its phase, log of its size
-    std::vector<int> table{0, 0, 0};                 // boxes, unknowns, skeletons
 };
 
 // What others have to know of the boxes that a part eliminated in a phase, one record after the other.
@@ -112,14 +97,10 @@ class Part {
 
     double flops() const { return flops_; }
     // Bytes of blocks and of all steps, now and at most.
-    int64_t bytes() const { return matrix_.bytes() + step_bytes_; }
+    int64_t bytes() const { return matrix_.bytes() + steps_.bytes(); }
     int64_t peak() const { return peak_; }
 
   private:
-    struct Failure {
-        int point;
-        double pivot;
-    };
     struct Missing {};  // a point that is not kept here
     struct Work;
 
@@ -129,17 +110,10 @@ class Part {
     void list_neighbors(int b, int k);
     void eliminate_box(int b, Told told);
     void stack(int b, const Interpolation<C>& basis, int rows, bool flip, std::vector<C>& W, std::vector<C>& NS);
-    void factorize_block(int d, std::vector<C>& X, std::vector<int>& pivots, const int* points);
-    void record_header(const std::vector<int>& redundant, const std::vector<int>& skeletons, int rows, const C* TT,
-                       const std::vector<C>& X, const std::vector<int>& pivots);
-    void record(const std::vector<C>& M);
+    std::vector<int> neighbors(int b, const int* order, int k) const;
     void tell(std::vector<C>& M);
     void keep_near(int b, int k, int rows);
     void update(const C* left, const C* right, int rows, int d);
-    int64_t factor_size(int64_t d) const;
-    void make_room(int64_t numbers);
-    void tidy();
-    nb::list hand_out();
     void note(int64_t more = 0) { peak_ = std::max(peak_, bytes() + more); }
 
     Tree tree_;
@@ -150,13 +124,13 @@ class Part {
     PartOptions options_;
     bool calls_python_;
     ActiveMatrix<C> matrix_;
-    std::vector<Steps<S>> steps_;
+    StepLog<S> steps_;
     Records<S> records_;
     std::vector<int> parts_, offsets_;
     std::vector<C> W_, V_, NS_, NR_, N_, left_, right_, solved_, far_rows_;
     AdaptiveScratch<C> scratch_;
     double flops_ = 0;
-    int64_t step_bytes_ = 0, peak_ = 0;
+    int64_t peak_ = 0;
 };
 
 }  // namespace hmatrix

@@ -172,6 +172,13 @@ NB_MODULE(_native, module) {
         [](const Tree& own, const Tree& other, In<int64_t> far_start, In<int> far_boxes, In<int> boxes, double rows,
            int round) { return sample_far(own, other, {far_start.data(), far_boxes.data()}, boxes, rows, round); },
         "own"_a, "other"_a, "far_start"_a, "far_boxes"_a, "boxes"_a, "rows"_a, "round"_a);
+    module.def(
+        "sampled_outside",
+        [](const Tree& own, const Tree& other, In<int64_t> far_start, In<int> far_boxes, In<int> boxes, double rows,
+           int round, int first, int last) {
+            return sampled_outside(own, other, {far_start.data(), far_boxes.data()}, boxes, rows, round, first, last);
+        },
+        "own"_a, "other"_a, "far_start"_a, "far_boxes"_a, "boxes"_a, "rows"_a, "round"_a, "first"_a, "last"_a);
     nb::class_<KernelMatrix>(module, "KernelMatrix")
         .def(nb::init<In2<double>, In2<double>, nb::list, nb::object>(), "targets"_a, "sources"_a, "steps"_a,
              "function"_a.none())

@@ -10,6 +10,7 @@ namespace {
 // may be far nearer than the others, and a sample would miss them.
 constexpr double kClose = 2;
 constexpr double kMostWhole = 4;  // times the rows wanted: more are close where no admissibility keeps boxes apart
+constexpr size_t kTidied = 1 << 16;  // points, of which most come again and again
 constexpr int kFamilies = 4;      // of points that stand for others: a check wants others than the sample
 
 double diameter(const Tree& tree, int b) {
@@ -114,7 +115,9 @@ void FarSampler::sample(int box, double rows, int round, FarSample& out) {
     for (const Entry& e : entries_) {
         const int first = other_.start.data()[e.box], size = other_.size(e.box);
         const int even = std::max(2, static_cast<int>(rows * e.share / total + 0.5));
+        const bool left_out = first >= first_ && first + size <= last_;
         if (size <= even || (e.close && take_whole)) {
+            if (left_out) continue;
             for (int i = first; i < first + size; ++i) out.points.push_back(i);
             out.weights.insert(out.weights.end(), size, 1.0);
             continue;
@@ -122,7 +125,7 @@ void FarSampler::sample(int box, double rows, int round, FarSample& out) {
         const int parts = near_power(std::max(2, even + std::clamp(owed, -even / 3, even / 3)), size);
         owed += even - parts;
         if (parts < size) out.complete = false;
-        add_parts(first, first + size, parts, family, out);
+        if (!left_out) add_parts(first, first + size, parts, family, out);
     }
 }
 
@@ -142,6 +145,29 @@ nb::tuple sample_far(const Tree& own, const Tree& other, const Lists& far, In<in
     }
     return nb::make_tuple(give(std::move(start)), give(std::move(points)), give(std::move(weights)),
                           give(std::move(complete)));
+}
+
+Out<int> sampled_outside(const Tree& own, const Tree& other, const Lists& far, In<int> boxes, double rows, int round,
+                         int first, int last) {
+    FarSampler sampler(own, other, far);
+    sampler.leave_out(first, last);
+    FarSample sample;
+    std::vector<int> found;
+    const auto tidy = [&found] {
+        std::sort(found.begin(), found.end());
+        found.erase(std::unique(found.begin(), found.end()), found.end());
+    };
+    size_t enough = kTidied;
+    for (size_t i = 0; i < boxes.shape(0); ++i) {
+        sampler.sample(boxes.data()[i], rows, round, sample);
+        for (int point : sample.points)
+            if (point < first || point >= last) found.push_back(point);
+        if (found.size() < enough) continue;
+        tidy();
+        enough = std::max(kTidied, 2 * found.size());
+    }
+    tidy();
+    return give(std::move(found));
 }
 
 }  // namespace hmatrix

@@ -41,6 +41,8 @@ class FarSampler {
     // About `rows` points, and at least two of every box entered; all of a box that is close for its size. Samples of
     // different rounds are independent.
     void sample(int box, double rows, int round, FarSample& out);
+    // Leaves points of the range out of samples where a whole box lies in it: for those who want to know the others.
+    void leave_out(int first, int last) { first_ = first, last_ = last; }
 
   private:
     struct Entry {
@@ -54,10 +56,15 @@ class FarSampler {
     const Tree &own_, &other_;
     const Lists& far_;
     double size_ = 0;  // the box's diameter
+    int first_ = 0, last_ = 0;
     std::vector<Entry> entries_;
 };
 
 // Samples several boxes: (start (boxes + 1,), points, weights, complete (boxes,)), one box after the other.
 nb::tuple sample_far(const Tree& own, const Tree& other, const Lists& far, In<int> boxes, double rows, int round);
+// The distinct points in samples of several boxes that are outside first ... last - 1, sorted. Takes memory for these
+// alone, where one sample after the other would take a multiple of what the boxes' matrix does.
+Out<int> sampled_outside(const Tree& own, const Tree& other, const Lists& far, In<int> boxes, double rows, int round,
+                         int first, int last);
 
 }  // namespace hmatrix

@@ -23,7 +23,6 @@ from pipeline.hmatrix.inputs import Progress
 from pipeline.hmatrix.partition import LevelPartition, partition_level
 from pipeline.hmatrix.parts.stages import NO_PHASE, Eliminated, Ids, Moved, Problem, Stage, Steps
 from pipeline.hmatrix.parts.team import Message, Team
-from pipeline.hmatrix.places import distinct
 from pipeline.hmatrix.threads import one_blas_thread
 
 Failure = tuple[int, int, float]  # level, place in tree order, pivot
@@ -125,6 +124,7 @@ class _Run:
             self._counted("apply", plan, plan.n_phases, list(self.unread), self._read)
             moved = {}
             if level == 0:
+                self.seconds.append(self.clock() - begun)
                 break
             above = self._plan(level - 1)
             moved = self._climb(plan, above)
@@ -187,7 +187,9 @@ class _Run:
             own = [np.arange(*plan.range_of(number), dtype=np.int32) for number in self.parts]
             boxes = np.concatenate([np.zeros(0, np.int32), *own])
             wanted = [
-                distinct(_native.sample_far(tree, tree, far.start, far.boxes, boxes, size, number)[1])
+                _native.sampled_outside(
+                    tree, tree, far.start, far.boxes, boxes, size, number, *self.problem.kept
+                )
                 for step in range(n_samples)
                 for number, size in ((step, rows * 2**step), (step + 1, _CHECK * rows * 2**step))
             ]

@@ -37,6 +37,7 @@ class Problem:
         fetch: Where `matrix` keeps the points of this process's parts and other processes have more, collective:
             returns entries and diagonal of these and of others at the places asked for, until it is called again, and
             the points themselves.
+        kept: First and last + 1 of the places that `matrix` keeps whatever is fetched.
         kernel: Gives the entries; wanted where parts work in batches.
     """
 
@@ -52,6 +53,7 @@ class Problem:
     first_far_level: int
     dense_end: int
     fetch: Callable[[NDArray[np.int64]], tuple["_native.KernelMatrix", NDArray[Any], Kept]] | None = None
+    kept: tuple[int, int] = (0, 0)
     kernel: Kernel | None = None
 
 

@@ -1,5 +1,6 @@
 """What each process of a stage held, did and sent, for the tables of its artefact."""
 
+import os
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from pipeline.artifacts.store import Artifact, Draft
 from pipeline.hmatrix import DistributedH2Matrix
 from pipeline.hmatrix.distributed import DistributedFactorization
 from pipeline.runtime.communicator import Communicator
-from pipeline.runtime.foretelling import Foretold, foretell
+from pipeline.runtime.foretelling import Foretold, foretell, require_room
+from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.provenance import cost
-from pipeline.runtime.together import gather_text
+from pipeline.runtime.together import gather_text, together
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,13 @@ def foretold_of(
         facts.name, facts.n, facts.dimension, tolerance, factor_tolerance, processes,
         on_globe=facts.crs == "lonlat", kriging=kriging,
     )  # fmt: skip
+
+
+def require_memory(foretold_bytes: int, communicator: MpiCommunicator) -> None:
+    """Raise on all processes if Slurm gave the job less memory than was foretold of a node's processes; collective."""
+    processes = communicator.local_size
+    with together(communicator):
+        require_room(foretold_bytes, processes, os.environ)
 
 
 def work_of_compression(

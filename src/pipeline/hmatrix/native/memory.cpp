@@ -1,0 +1,20 @@
+#include "memory.hpp"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace hmatrix {
+
+void* map_pages(size_t bytes) {
+    void* found = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return found == MAP_FAILED ? nullptr : found;
+}
+
+void unmap_pages(void* first, size_t bytes) { munmap(first, bytes); }
+
+size_t whole_pages(size_t bytes) {
+    static const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    return (bytes + page - 1) / page * page;
+}
+
+}  // namespace hmatrix
