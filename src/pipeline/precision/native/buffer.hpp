@@ -1,6 +1,7 @@
 // Memory for weights and activations: aligned to cache lines, and to huge pages where there is enough of it.
 #pragma once
 
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -12,7 +13,8 @@
 
 namespace parsimony {
 
-// Zeros. Streaming weights through 4 KiB pages costs a page walk each; huge pages take it away.
+// Zeros. Streaming weights through 4 KiB pages costs a page walk each; huge pages take it away. What is as large as they
+// are comes from the system, which gives zeros, and only once they are touched.
 template <class T>
 class Buffer {
 public:
@@ -21,13 +23,20 @@ public:
         constexpr std::size_t line = 64, huge = std::size_t{2} << 20;
         // The prefetch of a stream runs past its end; a spare page keeps that inside the allocation.
         const std::size_t wanted = count * sizeof(T) + 4096;
-        const std::size_t alignment = wanted >= huge ? huge : line;
-        const std::size_t size = (wanted + alignment - 1) / alignment * alignment;
-        void* memory = std::aligned_alloc(alignment, size);
-        if (memory == nullptr) throw std::bad_alloc();
 #ifdef __linux__
-        if (alignment == huge) madvise(memory, size, MADV_HUGEPAGE);
+        if (wanted >= huge) {
+            const std::size_t size = (wanted + huge - 1) / huge * huge, mapped = size + huge;
+            void* start = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            if (start == MAP_FAILED) throw std::bad_alloc();
+            void* aligned = reinterpret_cast<void*>((reinterpret_cast<std::uintptr_t>(start) + huge - 1) / huge * huge);
+            madvise(aligned, size, MADV_HUGEPAGE);
+            data_ = {static_cast<T*>(aligned), Free{start, mapped}};
+            return;
+        }
 #endif
+        const std::size_t size = (wanted + line - 1) / line * line;
+        void* memory = std::aligned_alloc(line, size);
+        if (memory == nullptr) throw std::bad_alloc();
         std::memset(memory, 0, size);
         data_.reset(static_cast<T*>(memory));
     }
@@ -36,7 +45,18 @@ public:
 
 private:
     struct Free {
-        void operator()(T* p) const { std::free(p); }
+        void* start = nullptr;  // of what the system gave
+        std::size_t mapped = 0;
+
+        void operator()(T* p) const {
+#ifdef __linux__
+            if (mapped > 0) {
+                munmap(start, mapped);
+                return;
+            }
+#endif
+            std::free(p);
+        }
     };
     std::unique_ptr<T, Free> data_;
     std::size_t count_ = 0;
