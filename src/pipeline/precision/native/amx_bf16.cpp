@@ -40,6 +40,7 @@ struct Low : Dot {
 template <bool split, class From>
 void stage_rows(const From* x, std::int64_t rows, std::int64_t n, std::int64_t distance, BrainPair* to, std::int64_t step,
                 std::int64_t low) {
+    constexpr std::ptrdiff_t ahead = 2048;
     for (std::int64_t m = 0; m < rows; ++m, x += distance, to += step)
         for (std::int64_t i = 0; i < n; i += 32) {
             const std::int64_t left = n - i;
@@ -49,6 +50,7 @@ void stage_rows(const From* x, std::int64_t rows, std::int64_t n, std::int64_t d
                                             : Isa::zero();
             const auto high = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
             _mm512_storeu_si512(to + i / 2, high);
+            _mm_prefetch(reinterpret_cast<const char*>(x + i) + ahead, _MM_HINT_T0);
             if constexpr (split) {
                 const auto rest_of = [](Isa::Vector v, __m256i bits) {
                     return _mm512_sub_ps(v, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)));
@@ -267,6 +269,8 @@ std::int64_t multiply_tiles(const Panels<Weight>& panels, const Epilogue& epilog
     const std::ptrdiff_t start = 0;
     auto* block = reinterpret_cast<BrainPair*>(scratch.activations);
     alignas(64) float two_tiles[2][2 * largest * 4 * Isa::lanes];
+    // Whether a level 2 cache keeps the weights for the next rows.
+    const bool far = stride * panels.inputs * static_cast<std::int64_t>(sizeof(Weight)) > (1 << 20);
     Waiting waiting[2];
     Corner corners[2];  // of this panel, and of the one before, which may wait
     int turn = 0, of_panel = 0;
@@ -298,7 +302,8 @@ std::int64_t multiply_tiles(const Panels<Weight>& panels, const Epilogue& epilog
                     results.corner = &corner, results.at = corner.at;
                     if (last) results.fetch();
                     sum_panel<split>(tiling, reinterpret_cast<const char*>(block + m * step), height * tiling.left_row,
-                                     m + height < rows ? 2 : 1, reinterpret_cast<const char*>(w), m == 0, to,
+                                     m + height < rows ? 2 : 1, reinterpret_cast<const char*>(w),
+                                     m == 0 && (row == part.begin || far), to,
                                      waiting[turn ^ 1]);
                     turn ^= 1;
                 }

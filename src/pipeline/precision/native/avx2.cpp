@@ -43,6 +43,9 @@ struct Isa {
         const Vector magnitude = _mm256_andnot_ps(all(-0.0f), v);
         return _mm256_movemask_ps(_mm256_cmp_ps(magnitude, all(limit), _CMP_GE_OQ)) != 0;
     }
+    static bool any_not_below(Vector v, float limit) {
+        return _mm256_movemask_ps(_mm256_cmp_ps(v, all(limit), _CMP_NLT_UQ)) != 0;
+    }
     // A square of 8 x 8: pairs of rows interleave, then pairs of those, then halves change places.
     static void transpose(const float* x, std::int64_t x_step, float* y, std::int64_t y_step) {
         Vector a[8], b[8];

@@ -39,6 +39,7 @@ struct Isa {
     static bool any_at_least(Vector v, float limit) {
         return _mm512_cmp_ps_mask(_mm512_abs_ps(v), all(limit), _CMP_GE_OQ) != 0;
     }
+    static bool any_not_below(Vector v, float limit) { return _mm512_cmp_ps_mask(v, all(limit), _CMP_NLT_UQ) != 0; }
     // A square of 16 x 16: pairs of rows interleave, then pairs of those, which makes squares of 4 x 4, and these then
     // change places.
     static void transpose(const float* x, std::int64_t x_step, float* y, std::int64_t y_step) {

@@ -22,7 +22,7 @@ public:
         // A quarter of a MiB of activations stays in a level 2 cache; 96 rows share one reading of the weights.
         // In pairs a block is worked off so fast that it should stay in the level 1 cache, with rows of whole tiles.
         constexpr std::int64_t longest = 1024, block = depth_of<Weight> == 2 ? 8192 : 65536;
-        constexpr std::int64_t least = depth_of<Weight> == 2 ? 112 : 96;
+        constexpr std::int64_t least = depth_of<Weight> == 2 ? 128 : 96;
         product_.inputs_per_block = std::min(packed_.panels.inputs, longest);
         product_.rows_per_block = std::max<std::int64_t>(least, block / product_.inputs_per_block / 16 * 16);
     }

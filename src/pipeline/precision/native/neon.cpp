@@ -35,6 +35,7 @@ struct Isa {
         return vminvq_u32(vandq_u32(vceqq_f32(a, a), vceqq_f32(b, b))) == 0;
     }
     static bool any_at_least(Vector v, float limit) { return vmaxvq_u32(vcgeq_f32(vabsq_f32(v), all(limit))) != 0; }
+    static bool any_not_below(Vector v, float limit) { return vminvq_u32(vcltq_f32(v, all(limit))) == 0; }
     static void transpose(const float* x, std::int64_t x_step, float* y, std::int64_t y_step) {
         parsimony::transpose_square<Isa>(x, x_step, y, y_step);
     }

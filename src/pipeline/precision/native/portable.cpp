@@ -74,6 +74,10 @@ struct Isa {
         const Ints large = floats(ints(v) & every(0x7fffffff)) >= all(limit);
         return (large[0] | large[1] | large[2] | large[3]) != 0;
     }
+    static bool any_not_below(Vector v, float limit) {
+        const Ints below = v < all(limit);
+        return (below[0] & below[1] & below[2] & below[3]) == 0;
+    }
     static void transpose(const float* x, std::int64_t x_step, float* y, std::int64_t y_step) {
         parsimony::transpose_square<Isa>(x, x_step, y, y_step);
     }

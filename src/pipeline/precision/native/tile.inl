@@ -232,7 +232,7 @@ inline Cut cut_of(const Epilogue& e) {
 }
 
 // Whole vectors of rows, `vectors` side by side, whose scale and bias stay in registers.
-template <int vectors, class To>
+template <int vectors, class To>  // one vector or two
 std::int64_t finish_columns(const float* sums, std::ptrdiff_t stride, std::int64_t rows, const Corner& corner,
                             std::ptrdiff_t at, std::ptrdiff_t first, const Cut& cut) {
     using I = Isa;
@@ -249,21 +249,30 @@ std::int64_t finish_columns(const float* sums, std::ptrdiff_t stride, std::int64
     const Half* residual = e.residual.half && e.residual.data != nullptr
                                ? static_cast<const Half*>(e.residual.data) + at + first
                                : nullptr;
+    // Of numbers that are not negative the larger ones tell of all, unless one is not a number: that is looked at closer.
+    const bool together = !fits && cut.low >= 0.0f;
     std::int64_t saturated = 0;
-    for (std::int64_t m = 0; m < rows; ++m, to += corner.stride)
-#pragma GCC unroll 4
+    for (std::int64_t m = 0; m < rows; ++m, to += corner.stride) {
+        I::Vector y[vectors];
+        bool large = false;
+#pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v) {
-            auto y = I::fma(I::load(sums + m * stride + v * I::lanes), scale[v], bias[v]);
+            y[v] = I::fma(I::load(sums + m * stride + v * I::lanes), scale[v], bias[v]);
             if (residual != nullptr)
-                y = y + I::load(residual + m * corner.stride + v * I::lanes);
+                y[v] = y[v] + I::load(residual + m * corner.stride + v * I::lanes);
             else if (e.residual.data != nullptr)
-                y = y + load_source(e.residual, at + m * corner.stride + first + v * I::lanes, I::lanes);
-            y = I::min(high, I::max(low, y));
-            if (__builtin_expect(!fits && I::any_at_least(y, half_overflow), 0))
-                saturated += store_results(y, corner.y, at + m * corner.stride + first + v * I::lanes, I::lanes);
-            else
-                I::store(to + v * I::lanes, y);
+                y[v] = y[v] + load_source(e.residual, at + m * corner.stride + first + v * I::lanes, I::lanes);
+            y[v] = I::min(high, I::max(low, y[v]));
+            if (!fits && !together) large = large || I::any_at_least(y[v], half_overflow);
         }
+        if (together) large = I::any_not_below(I::max(y[0], y[vectors - 1]), half_overflow);
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v)
+            if (__builtin_expect(large, 0))
+                saturated += store_results(y[v], corner.y, at + m * corner.stride + first + v * I::lanes, I::lanes);
+            else
+                I::store(to + v * I::lanes, y[v]);
+    }
     return saturated;
 }
 
