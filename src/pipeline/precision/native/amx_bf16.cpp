@@ -109,7 +109,7 @@ inline void multiply_add() {
 
 // How far ahead weights are fetched while they are read for the first time: a line of a panel is too short for the
 // hardware to see where they go on.
-constexpr std::ptrdiff_t distance = 8192;
+constexpr std::ptrdiff_t distance = 16384;
 
 // Sums of tiles that wait for what is done to them before they are stored: vectors are free for it while the next tiles
 // multiply. Of every `period` places the first `kept` are results, the others lie beyond the end of a row.

@@ -13,8 +13,8 @@
 
 namespace parsimony {
 
-// Zeros. Streaming weights through 4 KiB pages costs a page walk each; huge pages take it away. What is as large as they
-// are comes from the system, which gives zeros, and only once they are touched.
+// Zeros. Streaming weights through 4 KiB pages costs a page walk each; huge pages take it away. What is not
+// much smaller comes from the system, which gives zeros, and memory only for what is touched.
 template <class T>
 class Buffer {
 public:
@@ -24,7 +24,7 @@ public:
         // The prefetch of a stream runs past its end; a spare page keeps that inside the allocation.
         const std::size_t wanted = count * sizeof(T) + 4096;
 #ifdef __linux__
-        if (wanted >= huge) {
+        if (wanted >= huge / 8) {
             const std::size_t size = (wanted + huge - 1) / huge * huge, mapped = size + huge;
             void* start = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
             if (start == MAP_FAILED) throw std::bad_alloc();
