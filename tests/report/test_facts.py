@@ -34,6 +34,19 @@ def test_both_residuals_are_named_for_their_matrix(matrix):
     assert "Residual, exact rows" not in texts(matrix)
 
 
+def test_dense_algebra_stands_beside_compression_factorization_and_solve_together(matrix):
+    assert "Dense algebra instead" not in texts(matrix)
+    spent = (
+        matrix["compress"]["seconds"]
+        + matrix["solve"]["factorize_seconds"]
+        + matrix["solve"]["solve_seconds"]
+    )
+    matrix["solve"]["dense_seconds"] = 20 * spent
+    assert texts(matrix)["Dense algebra instead"].endswith("on one process and 6.41 GB: 20× as long")
+    matrix["solve"]["dense_seconds"] = spent / 4
+    assert texts(matrix)["Dense algebra instead"].endswith("6.41 GB: 4.0× faster")
+
+
 def test_the_processes_that_share_a_matrix_are_counted(matrix):
     assert texts(matrix)["Divided among"] == "2 processes"
     matrix["solve"]["processes"] = 1

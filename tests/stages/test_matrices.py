@@ -104,6 +104,7 @@ def test_features_of_the_half_network_are_classified_as_by_a_dense_kernel_matrix
     # Compression at 1e-3 may turn a prediction only where the best two scores are about as close as that.
     best = np.sort(scores, axis=1)
     assert np.all(best[differing, -1] - best[differing, -2] < 0.05)
+    assert solved.facts["solve"]["dense_seconds"] > 0
     accuracy = float((scores.argmax(axis=1) == points.array("held_out_labels")).mean())
     assert abs(solved.facts["result"]["accuracy"] - accuracy) <= differing.mean() + 1e-12
 

@@ -75,7 +75,19 @@ def _solution(matrix: MatrixMetrics) -> list[tuple[str, object, str]]:
         ("Residual, compressed matrix", solve.relative_residual, scientific(solve.relative_residual)),
         ("Residual, exact rows", solve.exact_residual, scientific(solve.exact_residual)),
         ("Divided among", solve.processes, _processes(solve.processes)),
+        ("Dense algebra instead", solve.dense_seconds, _dense(matrix)),
     ]  # fmt: skip
+
+
+def _dense(matrix: MatrixMetrics) -> str:
+    """What dense algebra would take, beside what compression, factorization and solve took together."""
+    solve = matrix.solve
+    if solve is None or not is_number(solve.dense_seconds):
+        return ""
+    spent = matrix.compress.seconds + solve.factorize_seconds + solve.solve_seconds
+    ratio = solve.dense_seconds / spent
+    beside = f"{times(ratio)} as long" if ratio >= 1 else f"{times(1 / ratio)} faster"
+    return f"about {seconds(solve.dense_seconds)} on one process and {n_bytes(matrix.compress.dense_bytes)}: {beside}"
 
 
 def _beside(matrix: MatrixMetrics) -> str:

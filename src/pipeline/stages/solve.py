@@ -17,6 +17,7 @@ from pipeline.runtime.device import choose_device
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.together import together
 from pipeline.stages.parts.answers import ANSWERS, Answer
+from pipeline.stages.parts.dense import dense_seconds
 from pipeline.stages.parts.divided import created, save_rows
 from pipeline.stages.parts.products import multiply
 from pipeline.stages.parts.progress import boxes
@@ -79,6 +80,7 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
     )
     answer = ANSWERS[spec.task](solved)
     residual = exact_residual(solved, problem.right_hand_side)
+    dense = dense_seconds(solved, solution[0].numel()) if first and len(solution) else None
     seconds = sum(watch.seconds.values())
     work = work_of_factorization(factorization, seconds, foretold.solve_bytes, communicator)
     if answer is None:  # process 0 alone has one
@@ -114,6 +116,7 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
                     processes=communicator.size,
                     notes=[*factorization.notes, *info.notes],
                     tolerance=spec.solve.tolerance,
+                    dense_seconds=dense,
                 ),
             )
     if not first:

@@ -13,6 +13,7 @@ class SolveCost(BaseModel):
         exact_residual: That of sampled rows of the exact matrix; none for boundary elements, whose rows are integrals.
         tolerance: Relative residual that was asked for.
         logdet: Logarithm of the determinant, from a Cholesky factorization.
+        dense_seconds: What one process would take to evaluate, factorize and solve the dense matrix, by a block of it.
     """
 
     assemble_seconds: float
@@ -28,6 +29,7 @@ class SolveCost(BaseModel):
     processes: int
     notes: list[str]
     tolerance: Number = None
+    dense_seconds: Number = None
 
 
 class KrigingResult(BaseModel):
