@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.linalg
-from random_problems import N, random_problem, relative
+from random_problems import STATED_ERRORS, N, random_problem, relative
 
 from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix import GaussianProcess, H2Matrix, kernels
@@ -120,13 +120,7 @@ def test_an_exact_solve_has_its_residual_on_all_rows_or_fails(seed):
     assert info.exact_residual <= tolerance
 
 
-# With seed 23, whose noise spans many decades, standard deviations are off by .156 and said to be by .014.
-UNTOLD = pytest.param(
-    23, marks=pytest.mark.xfail(reason="the error of deviations is told ten times too small")
-)
-
-
-@pytest.mark.parametrize("seed", [*SEEDS, 12, 16, 21, UNTOLD, 33, 35])
+@pytest.mark.parametrize("seed", [*SEEDS, 12, 16, 21, 23, 33, 35])
 def test_a_gaussian_process_says_what_dense_algebra_does_or_fails(monkeypatch, seed):
     monkeypatch.setattr(conditional, "_DIRECT", 0)
     points, kernel, diagonal, tolerance, generator = random_problem(seed)
@@ -160,12 +154,14 @@ def test_a_gaussian_process_says_what_dense_algebra_does_or_fails(monkeypatch, s
     )
     off = np.sqrt(np.mean((mean - expected) ** 2))
     std_off = np.sqrt(np.mean((std / deviation - 1) ** 2))
-    # Values moved by the residual move means by as large a share of their deviation as of the noise's.
-    noise_deviation = 1 / np.sqrt(np.mean(1 / (nugget * noise)))
-    moved = process.residual_ / noise_deviation * np.sqrt(np.mean(deviation**2))
-    assert off <= 2e-5 * values.std() + 6 * moved
-    assert std_off <= 4 * process.std_error_ + 1e-7
-    # An evaluation may err by .05 nats, or by what it says; dense algebra rounds the quadratic form too.
+    # What the weights leave of the values is irregular: it moves the mean by its deviation times the norm of the
+    # weights with which the values enter. A normal number exceeds 4 deviations with a probability below 1e-4.
+    entering = solved[:, 2:] + np.outer(solved[:, 1], missed / gram)
+    moved = process.residual_ * np.sqrt((entering**2).sum(axis=0).mean())
+    # Products with cross-covariances err by 1e-5 of the values' deviation on sampled rows.
+    assert off <= 2e-5 * values.std() + 4 * moved
+    assert std_off <= STATED_ERRORS * process.std_error_ + 1e-7
+    # An evaluation may err by .05 nats, or three times what it says; dense algebra rounds the quadratic form too.
     condition = N * kernel.diagonal(points).max() / (nugget * noise).min()
     rounded = np.finfo(float).eps * condition * abs(truth)
-    assert abs(process.log_likelihood_ - truth) <= max(0.05, 5 * process.log_likelihood_error_) + rounded
+    assert abs(process.log_likelihood_ - truth) <= max(0.05, 3 * process.log_likelihood_error_) + rounded

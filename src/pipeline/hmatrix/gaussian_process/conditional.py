@@ -13,10 +13,16 @@ from pipeline.hmatrix.admissibility import Strong
 from pipeline.hmatrix.gaussian_process.cross import Sources, exactly
 from pipeline.hmatrix.gaussian_process.divided import kept, total
 from pipeline.hmatrix.gaussian_process.likelihood import LikelihoodEvaluation
-from pipeline.hmatrix.gaussian_process.local import neighborhoods
-from pipeline.hmatrix.gaussian_process.prepared import left_on_exact_rows, prepared, solved
+from pipeline.hmatrix.gaussian_process.prepared import prepared, solved
 from pipeline.hmatrix.gaussian_process.trend import Regressors
-from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.gaussian_process.variances import (
+    RESIDUAL,
+    exact_variances,
+    fields_of,
+    inverse_diagonal,
+    variances_from_near,
+    warned,
+)
 from pipeline.hmatrix.matrix import H2Matrix
 
 logger = logging.getLogger("pipeline.hmatrix")
@@ -29,15 +35,8 @@ CHECKED = 64  # rows of a cross-covariance that are also multiplied exactly
 LEAST_CHECKED = 8  # beside its share of them, in each part of the new points
 ENOUGH = 1e-5  # of the standard deviation of the values: error of a predicted mean
 FEW = 256  # new points whose variances cost one solve each
-FIELDS = 32  # drawn, for the variances of many
-SOLVES = 64  # right-hand sides at a time
-_RESIDUAL = 1e-7  # of solves for variances, which err by its square
 _OF_WANTED = 0.5  # share of what a mean may err by, expected of the first product with a cross-covariance
 TIGHTEST, _LOOSEST = 1e-11, 1e-5  # tolerances of such products
-UNSURE = 0.1  # relative standard error of a standard deviation from which a solve is better, or a warning
-_SOLVED = 16  # new points that get one, to see what the others err by
-_SOLVED_FOR = 1024  # new points that get one
-_LEAST_LEFT = 0.02  # of the variance given near values: less cannot be told from none
 JITTER = 1e-6  # of the variance, for random fields without noise
 
 
@@ -87,9 +86,8 @@ class Conditional:
 
         The means are a rectangular H2 product, checked on exact rows. Up to 256 variances, or with `exact`, cost a
         solve each; more are predicted from near values, and corrected by what 32 random fields show the others to add
-        (`local.py`). Solves at 16 of the points tell whether fields and matrix are alike. Where near values say too
-        little, up to 1,024 points get a solve each; a warning is logged if standard deviations still err by 10 %. The
-        error is the root mean square of their relative standard errors.
+        (`variances.py`). The error is the root mean square of the standard deviations' relative standard errors; a
+        warning is logged if it is 10 % or more.
 
         Raises:
             ConvergenceError: If the product is not accurate to 1e-5 of the values' standard deviation or so.
@@ -105,14 +103,18 @@ class Conditional:
         if not variances:
             return mean, np.zeros(0), 0.0
         if exact:
-            found, error = self._exact_variance(new_points)
+            found, errors = self._exact_variance(new_points)
         else:
-            found, error = self._corrected_variance(new_points, images[:, 1 + p :])
+            found, errors = self._corrected_variance(new_points, images[:, 1 + p :])
         if p:
             # The coefficients of the trend are uncertain too.
             missed = regressors - images[:, 1 : 1 + p]
             found = found + (missed * np.linalg.solve(self.model.gram, missed.T).T).sum(axis=1)
-        return mean, found, error
+        return mean, found, warned(self._root_mean_square(errors))
+
+    def _root_mean_square(self, errors: Array) -> float:
+        """Return the root mean square of errors at all new points."""
+        return math.sqrt(float(np.mean(errors**2))) if len(errors) else 0.0
 
     def _cross(self, new_points: Array, x: Array, *, check: bool = False) -> Array:
         """Return k(new_points, points) x for x of shape (n, m), its first column checked on exact rows."""
@@ -164,55 +166,18 @@ class Conditional:
         """Return how many new points there are in all."""
         return len(new_points)
 
-    def _exact_variance(self, new_points: Array) -> tuple[Array, float]:
-        """Return variances by a solve each, and the relative error that compression leaves to their roots.
-
-        What it leaves of a solve's right-hand side on exact rows, r, is irregular: x' r then deviates by the root mean
-        square of r times the norm of x.
-        """
-        kernel = self.model.kernel
-        parts, error = [], 0.0
-        for first in range(0, len(new_points), SOLVES):
-            part = new_points[first : first + SOLVES]
-            cross = kernel(self.points, part)
-            x, left = solved(self.model, cross, _RESIDUAL)
-            # c' A^-1 c = x' (c + r) + r' A^-1 r for any x with a residual r = c - A x: the last term is left out.
-            found = np.maximum(kernel.diagonal(part) - (x * (cross + left)).sum(axis=0), 0.0)
-            if first == 0:
-                off = left_on_exact_rows(self.model, self.points, self.noise, cross, x) ** 2
-                lost = np.sqrt(off.mean(axis=0) * (x**2).sum(axis=0)) / np.maximum(2 * found, 1e-300)
-                error = float(np.sqrt(np.mean(lost**2)))
-            parts.append(found)
-        return (np.concatenate(parts) if parts else np.zeros(0)), error
+    def _exact_variance(self, new_points: Array) -> tuple[Array, Array]:
+        """Return what `exact_variances` does."""
+        return exact_variances(self.model, self.points, self.noise, new_points)
 
     @kept
     def _fields(self) -> tuple[Array, Array]:
         """Values of random fields drawn from the model, noise included, and A^-1 times them: both of shape (n, S)."""
-        F = self.model.F
-        drawn = np.asarray(F.sample(np.random.default_rng(self.seed), FIELDS))
-        return drawn, np.asarray(F.solve(drawn))
+        return fields_of(self.model, self.noise, self.seed)
 
-    def _corrected_variance(self, new_points: Array, full: Array) -> tuple[Array, float]:
+    def _corrected_variance(self, new_points: Array, full: Array) -> tuple[Array, Array]:
         """Return variances from near values, corrected by products with the fields, shape (q, S)."""
-        drawn, _ = self._fields
-        variances, corrections = np.empty(len(new_points)), np.empty(len(new_points))
-        for part in neighborhoods(self.model.kernel, self.points, self.noise, new_points):
-            difference = full[part.targets] - part.predict(drawn)
-            corrections[part.targets] = np.mean(difference**2, axis=-1)
-            variances[part.targets] = part.variances.numpy()
-        variances, relative = corrected(variances, corrections)
-        # Fields have the covariance of the factorization, which need not be close to the matrix's: some solves tell.
-        checked = np.unique(np.linspace(0, len(new_points) - 1, _SOLVED).astype(int))
-        exact, lost = self._exact_variance(new_points[checked])
-        off = np.sqrt(variances[checked] / np.maximum(exact, 1e-300)) - 1
-        measured = max(float(np.sqrt(np.mean(off**2))), lost)
-        unsure = np.flatnonzero(relative > UNSURE) if measured <= UNSURE else np.arange(len(relative))
-        relative = np.maximum(relative, measured)
-        chosen = unsure[np.argsort(-relative[unsure], kind="stable")[:_SOLVED_FOR]]
-        if len(chosen):
-            logger.info("%d standard deviations cost a solve each: near values tell too little", len(chosen))
-            variances[chosen], relative[chosen] = self._exact_variance(new_points[chosen])
-        return variances, warned(float(np.sqrt(np.mean(relative**2))))
+        return variances_from_near(self.model, self.points, self.noise, new_points, self._fields[0], full)
 
     def leave_one_out(self) -> tuple[Array, Array]:
         """Return mean and standard deviation of each value's prediction from the others, noise included, both (n,).
@@ -265,7 +230,7 @@ class Conditional:
 
     def _solve(self, b: Array) -> Array:
         """Return A^-1 b for b of shape (n, m)."""
-        return solved(self.model, b, _RESIDUAL)[0]
+        return solved(self.model, b, RESIDUAL)[0]
 
     def _joint_fields(
         self, new_points: Array, n_samples: int, generator: np.random.Generator
@@ -291,51 +256,6 @@ def tighter(tolerance: float, error: float, wanted: float) -> float:
             "large for the compressed product; raise the nugget"
         )
     return max(tolerance * min(0.1, 0.3 * wanted / error), TIGHTEST)
-
-
-def corrected(variances: Array, corrections: Array) -> tuple[Array, Array]:
-    """Return variances less their corrections, and the relative standard errors of the standard deviations.
-
-    The errors are those of variances smaller by two standard errors of the correction, since chance hides them where it
-    makes a correction too small.
-    """
-    # A correction is an average of squares: where it is larger than all there is, chance has made it so.
-    variances = np.maximum(variances, 0.0)
-    error, least = math.sqrt(2 / FIELDS) * corrections, _LEAST_LEFT * variances
-    left = np.maximum(variances - corrections, least)
-    return left, error / np.maximum(2 * np.maximum(left - 2 * error, least), 1e-300)
-
-
-def warned(error: float) -> float:
-    """Return the relative standard error of standard deviations; warn where it is large."""
-    if error > UNSURE:
-        logger.warning(
-            "standard deviations err by about %.0f %%: the noise is so large that each depends on more values than lie "
-            "near; predict with exact=True takes a solve for each",
-            100 * error,
-        )  # fmt: skip
-    return error
-
-
-def inverse_diagonal(
-    kernel: Kernel, points: Array, noise: Array, drawn: Array, solved: Array, n_rows: int | None = None
-) -> Array:
-    """Return the diagonal of A^-1 at the first rows from near values, corrected by fields; see `leave_one_out`.
-
-    Args:
-        kernel: Covariance of the field.
-        points: Places of the values, shape (n, d).
-        noise: Variances of their noise, shape (n,).
-        drawn, solved: Fields v and A^-1 v, shape (n, S).
-        n_rows: How many rows; all if left out.
-    """
-    diagonal = np.empty(len(points) if n_rows is None else n_rows)
-    for part in neighborhoods(kernel, points, noise, n_left_out=n_rows):
-        own = part.targets[:, 0]
-        local = 1 / (part.variances.numpy()[:, 0] + noise[own])
-        rows = local[:, None] * (drawn[own] - part.predict(drawn)[:, 0])
-        diagonal[own] = local + np.mean((solved[own] - rows) ** 2, axis=1)
-    return diagonal
 
 
 def as_tensor_like(values: Array, given: object) -> "Array | torch.Tensor":

@@ -17,17 +17,14 @@ from pipeline.hmatrix.gaussian_process.conditional import (
     ENOUGH,
     FEW,
     JITTER,
-    SOLVES,
     Array,
     Conditional,
-    corrected,
-    inverse_diagonal,
     tighter,
-    warned,
 )
 from pipeline.hmatrix.gaussian_process.divided import all_rows, kept, total
 from pipeline.hmatrix.gaussian_process.likelihood import LikelihoodEvaluation
 from pipeline.hmatrix.gaussian_process.local import neighborhoods
+from pipeline.hmatrix.gaussian_process.variances import SOLVES, corrected, inverse_diagonal
 from pipeline.runtime.communicator import Communicator
 
 _REFINEMENTS = 3
@@ -102,7 +99,11 @@ class DividedConditional(Conditional):
         counts = all_rows(self._group, np.array([n_rows]))
         return int(counts[: self._group.rank].sum())
 
-    def _exact_variance(self, new_points: Array) -> tuple[Array, float]:
+    def _root_mean_square(self, errors: Array) -> float:
+        squares, count = total(self._group, np.array([(errors**2).sum(), len(errors)]))
+        return math.sqrt(squares / max(count, 1))
+
+    def _exact_variance(self, new_points: Array) -> tuple[Array, Array]:
         kernel = self.fitted.kernel
         everybodys = all_rows(self._group, new_points)
         variances = np.zeros(len(everybodys))
@@ -114,12 +115,12 @@ class DividedConditional(Conditional):
             explained = total(self._group, (cross * solved).sum(axis=0))
             variances[part] = kernel.diagonal(everybodys[part]) - explained
         first = self._first(len(new_points))
-        return np.maximum(variances[first : first + len(new_points)], 0.0), 0.0
+        return np.maximum(variances[first : first + len(new_points)], 0.0), np.zeros(len(new_points))
 
-    def _corrected_variance(self, new_points: Array, full: Array) -> tuple[Array, float]:
+    def _corrected_variance(self, new_points: Array, full: Array) -> tuple[Array, Array]:
         drawn, _ = self._fields
         n, d = self.points.shape
-        kernel, group = self.fitted.kernel, self._group
+        kernel = self.fitted.kernel
         matrix = self._joint(new_points, 1e-5)
         is_new = np.arange(matrix.n_own_rows)[:, None] >= n
         noise = np.append(self.noise, np.zeros(len(new_points)))[:, None]
@@ -139,9 +140,7 @@ class DividedConditional(Conditional):
             found[targets, 0] = kernel.diagonal(own[targets, :d])
             found[targets, 1] = np.mean(own[targets, d + 2 :] ** 2, axis=1)
         variances, corrections = matrix.form.route.back(matrix.communicator, found)[n:].T
-        variances, relative = corrected(variances, corrections)
-        squares, count = total(group, np.array([(relative**2).sum(), len(relative)]))
-        return variances, warned(math.sqrt(squares / max(count, 1)))
+        return corrected(variances, corrections)
 
     def _inverse_diagonal(self) -> Array:
         group, n = self._group, len(self.points)

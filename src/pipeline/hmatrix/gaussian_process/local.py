@@ -29,9 +29,11 @@ from pipeline.hmatrix import _native
 from pipeline.hmatrix.entries import length_scales
 from pipeline.hmatrix.gaussian_process.anchored import is_stationary
 from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.threads import n_threads
 
 Array = NDArray[np.float64]
 
+NEIGHBORS = 40  # values that predict a target, unless they tell too little
 _ENTRIES = 2**22  # of small covariances at a time
 _JITTER = 1e-10  # of the variance: coincident values without noise stay solvable
 _LARGEST_GROUP = 32
@@ -66,40 +68,52 @@ def neighborhoods(
     noise: Array,
     targets: Array | None = None,
     *,
-    n_neighbors: int = 40,
+    groups: NDArray[np.int64] | None = None,
+    n_neighbors: int = NEIGHBORS,
     n_left_out: int | None = None,
 ) -> Iterator[Neighborhoods]:
     """Predict targets from their nearest values, batch by batch.
-
-    Where targets are dense among the values, neighboring ones form groups that share their neighbors.
 
     Args:
         kernel: Covariance of the field.
         points: Places of the values, shape (n, d).
         noise: Variances of their noise, shape (n,).
         targets: Shape (q, d); left out, every value is predicted from the others.
+        groups: Groups of targets that share their neighbors, shape (groups, t); those of `grouped` if left out.
         n_neighbors: How many values predict a target.
         n_left_out: How many values are predicted from the others, the first ones; all if left out.
     """
     leave_out = targets is None
     wanted = points[:n_left_out] if targets is None else targets
-    scales = length_scales(kernel)
-    metric = np.ones(points.shape[1]) if scales is None else 1 / np.array(scales)
+    if groups is None:
+        groups = np.arange(len(wanted))[:, None] if leave_out else grouped(kernel, points, wanted)
+    metric = _metric(kernel, points.shape[1])
     if is_stationary(kernel):
         # Relative to one point, so that points far from the origin keep their distances.
         points, wanted = points - points[0], wanted - points[0]
-    size = 1 if leave_out else _group_size(len(wanted) / max(len(points), 1))
-    groups = _groups(wanted * metric, size)
     m = min(n_neighbors, len(points) - leave_out)
     centers = (wanted * metric)[groups].mean(axis=1)
     tree = cKDTree(points * metric)
-    at_a_time = max(1, _ENTRIES // max(m * (m + size), 1))
+    at_a_time = max(1, _ENTRIES // max(m * (m + groups.shape[1]), 1))
     for first in range(0, len(groups), at_a_time):
         members = groups[first : first + at_a_time]
-        found = tree.query(centers[first : first + at_a_time], k=m + leave_out)[1].reshape(len(members), -1)
+        found = tree.query(centers[first : first + at_a_time], k=m + leave_out, workers=n_threads())[1]
+        found = found.reshape(len(members), -1)
         if leave_out:
             found = _without(found, members[:, 0])
         yield _condition(kernel, points, noise, wanted, members, found)
+
+
+def grouped(kernel: Kernel, points: Array, targets: Array) -> NDArray[np.int64]:
+    """Return groups of neighboring targets, shape (groups, t): where they are dense among the values, several share
+    their neighbors."""
+    size = _group_size(len(targets) / max(len(points), 1))
+    return _groups(targets * _metric(kernel, points.shape[1]), size)
+
+
+def _metric(kernel: Kernel, dimension: int) -> Array:
+    scales = length_scales(kernel)
+    return np.ones(dimension) if scales is None else 1 / np.array(scales)
 
 
 def _group_size(density: float) -> int:

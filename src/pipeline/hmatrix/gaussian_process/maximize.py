@@ -159,6 +159,9 @@ def by_lbfgs(
     return Optimum(at, derivatives, calls, (*notes, *_remarks(likelihood, at, derivatives, lower, upper)))
 
 
+OPTIMIZERS = {"scoring": by_scoring, "lbfgs": by_lbfgs}
+
+
 def _agreed_step(
     likelihood: Likelihood, theta: Array, derivatives: Derivatives, lower: Array, upper: Array, damping: float
 ) -> tuple[Array, float]:

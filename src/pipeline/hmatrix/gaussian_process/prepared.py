@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix.gaussian_process.cross import exactly
-from pipeline.hmatrix.gaussian_process.divided import compressed
+from pipeline.hmatrix.gaussian_process.divided import compressed, total
 from pipeline.hmatrix.gaussian_process.likelihood import LikelihoodEvaluation
 from pipeline.hmatrix.krylov import conjugate_gradient
 from pipeline.hmatrix.matrix import H2Matrix
+from pipeline.runtime.communicator import Communicator
 
 logger = logging.getLogger("pipeline.hmatrix")
 
@@ -57,9 +58,21 @@ def solved(
         tolerance=tolerance,
         max_iterations=_ITERATIONS,
         start=torch.from_numpy(first),
+        communicator=model.communicator,
     )
     found = x.numpy()
     return found, b - np.asarray(model.A @ found)
+
+
+def of_noise(noise: Array, group: Communicator | None = None) -> float:
+    """Return what may be left of values on each row: a hundredth of the noise's deviation.
+
+    Among unlike variances the deviation is that of the harmonic mean: values with little noise are those that
+    predictions follow. Without noise it is 0.
+    """
+    positive = noise[noise > 0]
+    n, n_positive, inverse = total(group, np.array([len(noise), len(positive), (1 / positive).sum()]))
+    return _OF_NOISE * math.sqrt(n / inverse) if n == n_positive and inverse > 0 else 0.0
 
 
 def prepared(
@@ -82,10 +95,8 @@ def prepared(
     Raises:
         ConvergenceError: If the iteration does not converge at the tightest tolerance.
     """
-    # Unlike variances: values with little noise are those that means follow.
-    least = 1 / math.sqrt(float(np.mean(1 / noise))) if noise.size and noise.min() > 0 else 0.0
-    sizes = least, float(np.std(values)), float(np.abs(values).max(initial=0.0))
-    wanted = max(_OF_NOISE * sizes[0], _OF_VALUES * sizes[1], 1e-12 * sizes[2])
+    spread, largest = float(np.std(values)), float(np.abs(values).max(initial=0.0))
+    wanted = max(of_noise(noise), _OF_VALUES * spread, 1e-12 * largest)
     for attempt in range(_ATTEMPTS):
         last = attempt == _ATTEMPTS - 1 or model.tolerance <= _TIGHTEST
         try:
@@ -137,9 +148,14 @@ def _refined(model: LikelihoodEvaluation, values: Array, basis: Array, wanted: f
     )
 
 
+def exact_rows(n: int) -> NDArray[np.int64]:
+    """Return the rows of n that are evaluated exactly, spread evenly."""
+    return np.unique(np.linspace(0, n - 1, _ROWS).astype(np.int64))
+
+
 def left_on_exact_rows(model: LikelihoodEvaluation, points: Array, noise: Array, b: Array, x: Array) -> Array:
-    """Return b - A x on sampled exact rows, shape (rows, m), for b and x of shape (n, m)."""
-    rows = np.unique(np.linspace(0, len(points) - 1, _ROWS).astype(int))
+    """Return b - A x on `exact_rows`, shape (rows, m), for b and x of shape (n, m)."""
+    rows = exact_rows(len(points))
     products = exactly(model.kernel, points[rows], points, x)
     return np.asarray(b[rows] - products - noise[rows, None] * x[rows])
 

@@ -1,0 +1,70 @@
+"""Where a search for the greatest likelihood starts, and how it goes on.
+
+A start is the maximum of the likelihood of independent groups of neighbors (`start.py`). From 100,000 values on, an
+eighth of them is searched first, and again an eighth of that: what it finds lies within some three standard errors of
+what all values say, so that one or two steps on all of them remain. The maximum is that of the likelihood of all
+values in any case: a part decides where the search starts, not where it ends.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.hmatrix.gaussian_process.likelihood import Likelihood, on_first
+from pipeline.hmatrix.gaussian_process.maximize import OPTIMIZERS, Optimum
+from pipeline.hmatrix.gaussian_process.start import starts
+
+Array = NDArray[np.float64]
+
+_WHOLE = 100_000  # values from which a search begins with a part of them
+_PART = 8  # of how many values that part has one
+_FEWEST = 20  # values for which groups of neighbors mean anything
+
+
+def greatest(
+    likelihood: Likelihood,
+    lower: Array,
+    upper: Array,
+    *,
+    optimizer: str,
+    restarts: int,
+    max_iterations: int,
+    seed: int,
+) -> Optimum:
+    """Find the greatest likelihood between bounds; collective.
+
+    Args:
+        likelihood: What is maximized.
+        lower, upper: Bounds of the logarithms of the parameters.
+        optimizer: A name in `OPTIMIZERS`.
+        restarts: Random starts beside those that groups of neighbors give.
+        max_iterations: Steps of the optimizer at most, from each start.
+        seed: Seed of the random starts and of the part that is searched first.
+    """
+    generator = np.random.default_rng(seed)
+    if likelihood.n_values > _WHOLE:
+        group = likelihood.communicator
+        draw = generator if group is None else np.random.default_rng((seed, group.rank))
+        chosen = draw.permutation(len(likelihood.points))[: len(likelihood.points) // _PART]
+        part = replace(
+            likelihood,
+            **{key: getattr(likelihood, key)[chosen] for key in ("points", "values", "basis", "noise")},
+        )
+        found = greatest(
+            part, lower, upper, optimizer=optimizer, restarts=restarts, max_iterations=max_iterations, seed=seed
+        )  # fmt: skip
+        first = [found.evaluation.theta]
+        del found  # its matrix and factorization
+    elif likelihood.n_values < _FEWEST:
+        first = [likelihood.start]
+    else:
+        first = list(
+            on_first(likelihood, lambda whole: np.array(starts(whole, lower, upper, generator, restarts)))
+        )
+    search = OPTIMIZERS[optimizer]
+    best = search(likelihood, first[0], lower, upper, max_iterations=max_iterations)
+    for theta in first[1:]:
+        other = search(likelihood, theta, lower, upper, max_iterations=max_iterations)
+        best = max(best, other, key=lambda optimum: optimum.evaluation.value)
+    return best

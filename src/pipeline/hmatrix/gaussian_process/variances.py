@@ -1,0 +1,202 @@
+"""Variances at new points: by a solve each, or from near values and what random fields show all values to add.
+
+Any weights w predict f by w'y with a mean square error that is the variance given all values plus the mean square of
+the difference between the two predictors. So with weights w of near values, x = A^-1 c of all, and fields v,
+
+    var(f | all) = E (f - w'y)^2 - E (x'v - w'v)^2.
+
+The first term is dense algebra with exact entries. The second is small where near values tell enough; whatever is
+inexact in it, in the covariance of the fields and in A^-1 v, enters in proportion to x - w alone. Fields have the
+covariance F of a factorization, and conjugate gradients solve with A: (x - w)' F (x - w) errs by the relative
+difference of F and A as preconditioner and matrix, not by what F loses beside the smallest noise.
+"""
+
+import logging
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.hmatrix.gaussian_process.divided import total
+from pipeline.hmatrix.gaussian_process.likelihood import LikelihoodEvaluation
+from pipeline.hmatrix.gaussian_process.local import NEIGHBORS, grouped, neighborhoods
+from pipeline.hmatrix.gaussian_process.prepared import exact_rows, left_on_exact_rows, of_noise, solved
+from pipeline.hmatrix.kernels import Kernel
+
+logger = logging.getLogger("pipeline.hmatrix")
+
+Array = NDArray[np.float64]
+
+FIELDS = 32  # drawn, for the variances of many
+SOLVES = 64  # right-hand sides at a time
+UNSURE = 0.1  # relative standard error of a standard deviation from which a solve is better, or a warning
+RESIDUAL = 1e-7  # of solves for variances, which err by its square
+_LEFT_OUT = 1e-3  # of a variance: what a residual may add to it, which is then taken off
+_TIGHTENINGS = 3
+_LEAST_RESIDUAL = 1e-13
+_LEAST_NOISE = 1e-14  # of the values' variance
+_LEAST_OF_FIELDS, _MOST_OF_FIELDS = 1e-9, 1e-2  # relative residuals
+_SURE = 0.02  # relative standard error that more near values do not have to lessen
+_GROWTH = 4
+_MORE = (_GROWTH, _GROWTH**2)  # times as many near values, where they tell too little
+_AS_LONG, _OPERATIONS = (
+    8,
+    2**34,
+)  # more near values may take so many times all groups' work, or so many operations
+_SOLVED = 16  # new points that get a solve, to see what the others err by
+_SOLVED_FOR = 1024  # new points that get one where near values tell too little
+_SOLVED_NUMBERS = 2**24  # in these solutions, beyond which fewer do
+_LEAST_LEFT = 0.02  # of the variance given near values: less cannot be told from none
+
+
+def exact_variances(
+    model: LikelihoodEvaluation, points: Array, noise: Array, new_points: Array
+) -> tuple[Array, Array]:
+    """Return variances by a solve each, and the relative errors that are left to their roots, both of shape (q,).
+
+    With x of the residual r = c - A x, c' A^-1 c = x' (c + r) + r' A^-1 r. The last term is taken off by F^-1, and the
+    iteration goes on until it is a thousandth of the variance: beside small noise a small residual may be much. What
+    compression leaves of c on exact rows, e, is irregular: x' e then deviates by the root mean square of e times |x|.
+    """
+    kernel = model.kernel
+    variances, errors = np.zeros(len(new_points)), np.zeros(len(new_points))
+    for first in range(0, len(new_points), SOLVES):
+        part = slice(first, first + SOLVES)
+        cross = kernel(points, new_points[part])
+        x, tolerance = np.asarray(model.F.solve(cross)), RESIDUAL
+        for attempt in range(_TIGHTENINGS + 1):
+            x, left = solved(model, cross, tolerance, x)
+            beyond = np.maximum((left * np.asarray(model.F.solve(left))).sum(axis=0), 0.0)
+            found = kernel.diagonal(new_points[part]) - (x * (cross + left)).sum(axis=0) - beyond
+            found = np.maximum(found, 0.0)
+            worst = float((beyond / np.maximum(found, 1e-300)).max(initial=0.0))
+            if worst <= _LEFT_OUT or tolerance <= _LEAST_RESIDUAL or attempt == _TIGHTENINGS:
+                break
+            tolerance = max(tolerance * min(0.1, 0.5 * math.sqrt(_LEFT_OUT / worst)), _LEAST_RESIDUAL)
+        off = left_on_exact_rows(model, points, noise, cross, x) - left[exact_rows(len(points))]
+        lost = np.sqrt((off**2).mean(axis=0) * (x**2).sum(axis=0)) + beyond
+        variances[part], errors[part] = found, lost / np.maximum(2 * found, 1e-300)
+    return variances, errors
+
+
+def variances_from_near(
+    model: LikelihoodEvaluation, points: Array, noise: Array, new_points: Array, drawn: Array, full: Array
+) -> tuple[Array, Array]:
+    """Return variances from near values less what fields show, and their roots' relative errors, both of shape (q,).
+
+    Values at one place count as one, their mean weighted by 1 / noise, which says all that they say of the field.
+    Groups of points of which 40 near values tell too little get 160, and 640 where these do: as many groups as take a
+    second or two, or some times as long as all do. Solves at 16 of the points tell whether fields and matrix are alike.
+    Points whose errors are still 10 % get a solve each: 1,024 at most, and fewer where n is large.
+
+    Args:
+        model: The model.
+        points: Places of the values, shape (n, d).
+        noise: Variances of their noise, shape (n,).
+        new_points: Shape (q, d).
+        drawn: Fields at the values, noise included, shape (n, S).
+        full: Their predictions from all values, shape (q, S).
+    """
+    near, corrections = np.empty(len(new_points)), np.empty(len(new_points))
+    places, noise_there, drawn_there = _merged(points, noise, drawn)
+    groups = all_groups = grouped(model.kernel, places, new_points)
+    for times in (1, *_MORE):
+        for part in neighborhoods(
+            model.kernel, places, noise_there, new_points, groups=groups, n_neighbors=times * NEIGHBORS
+        ):
+            difference = full[part.targets] - part.predict(drawn_there)
+            corrections[part.targets] = np.mean(difference**2, axis=-1)
+            near[part.targets] = part.variances.numpy()
+        variances, relative = corrected(near, corrections)
+        worst = relative[groups].max(axis=1)
+        size = (_GROWTH * times * NEIGHBORS) ** 3
+        most = max(_AS_LONG * len(all_groups) * NEIGHBORS**3, _OPERATIONS) // size
+        groups = groups[np.argsort(-worst, kind="stable")[: min(most, int((worst > _SURE).sum()))]]
+        if not len(groups) or times * NEIGHBORS >= len(places):
+            break
+        logger.info("%d groups of new points are predicted from more near values", len(groups))
+    checked = np.unique(np.linspace(0, len(new_points) - 1, _SOLVED).astype(int))
+    exact, lost = exact_variances(model, points, noise, new_points[checked])
+    off = np.sqrt(variances[checked] / np.maximum(exact, 1e-300)) - 1
+    measured = math.sqrt(float(np.mean(off**2)) + float(np.mean(lost**2)))
+    unsure = np.flatnonzero(relative > UNSURE) if measured <= UNSURE else np.arange(len(relative))
+    relative = np.maximum(relative, measured)
+    most = min(_SOLVED_FOR, max(_SOLVED_NUMBERS // len(points), _SOLVED))
+    chosen = unsure[np.argsort(-relative[unsure], kind="stable")[:most]]
+    if len(chosen):
+        logger.info("%d standard deviations cost a solve each: near values tell too little", len(chosen))
+        variances[chosen], relative[chosen] = exact_variances(model, points, noise, new_points[chosen])
+    return variances, relative
+
+
+def _merged(points: Array, noise: Array, drawn: Array) -> tuple[Array, Array, Array]:
+    """Return places that differ, the noise of a mean of the values at each, and that mean of each field."""
+    order = np.lexsort(points.T)
+    in_order = points[order]
+    first = np.flatnonzero(np.append(True, (in_order[1:] != in_order[:-1]).any(axis=1)))
+    if len(first) == len(points):
+        return points, noise, drawn
+    # A value without noise outweighs the others at its place.
+    weights = 1 / np.maximum(noise[order], _LEAST_NOISE * max(float(noise.max()), float(np.mean(drawn**2))))
+    sums = np.add.reduceat(weights, first)
+    means = np.add.reduceat(weights[:, None] * drawn[order], first) / sums[:, None]
+    return in_order[first], 1 / sums, means
+
+
+def fields_of(model: LikelihoodEvaluation, noise: Array, seed: int) -> tuple[Array, Array]:
+    """Return values of fields drawn from the model, noise included, and A^-1 times them, both of shape (n, S).
+
+    They are solved for as accurately as weights of predictions are, a hundredth of the noise.
+    """
+    group = model.communicator
+    drawn = np.asarray(model.F.sample(np.random.default_rng(seed), FIELDS))
+    squares, count = total(group, np.array([(drawn**2).sum(), drawn.size]))
+    relative = of_noise(noise, group) / (math.sqrt(squares / max(count, 1)) or 1.0)
+    return drawn, solved(model, drawn, min(max(relative, _LEAST_OF_FIELDS), _MOST_OF_FIELDS))[0]
+
+
+def corrected(variances: Array, corrections: Array) -> tuple[Array, Array]:
+    """Return variances less their corrections, and the relative standard errors of the standard deviations.
+
+    The errors are those of variances smaller by two standard errors of the correction, since chance hides them where it
+    makes a correction too small.
+    """
+    # A correction is an average of squares: where it is larger than all there is, chance has made it so.
+    variances = np.maximum(variances, 0.0)
+    error, least = math.sqrt(2 / FIELDS) * corrections, _LEAST_LEFT * variances
+    left = np.maximum(variances - corrections, least)
+    return left, error / np.maximum(2 * np.maximum(left - 2 * error, least), 1e-300)
+
+
+def warned(error: float) -> float:
+    """Return the relative standard error of standard deviations; warn where it is large."""
+    if error > UNSURE:
+        logger.warning(
+            "standard deviations err by about %.0f %%: the noise is so large that each depends on more values than lie "
+            "near; predict with exact=True takes a solve for each",
+            100 * error,
+        )  # fmt: skip
+    return error
+
+
+def inverse_diagonal(
+    kernel: Kernel, points: Array, noise: Array, drawn: Array, solved: Array, n_rows: int | None = None
+) -> Array:
+    """Return the diagonal of A^-1 at the first rows from near values, corrected by fields.
+
+    With row b_i of the near values' inverse, (A^-1)_ii = b_ii + E (A^-1 v - b_i v)^2 for fields v.
+
+    Args:
+        kernel: Covariance of the field.
+        points: Places of the values, shape (n, d).
+        noise: Variances of their noise, shape (n,).
+        drawn, solved: Fields v and A^-1 v, shape (n, S).
+        n_rows: How many rows; all if left out.
+    """
+    diagonal = np.empty(len(points) if n_rows is None else n_rows)
+    for part in neighborhoods(kernel, points, noise, n_left_out=n_rows):
+        own = part.targets[:, 0]
+        local = 1 / (part.variances.numpy()[:, 0] + noise[own])
+        rows = local[:, None] * (drawn[own] - part.predict(drawn)[:, 0])
+        diagonal[own] = local + np.mean((solved[own] - rows) ** 2, axis=1)
+    return diagonal
