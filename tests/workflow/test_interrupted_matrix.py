@@ -1,0 +1,76 @@
+"""An interrupt while a matrix is compressed on two processes: the same word and code as ever, and nothing is left."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.workflow
+
+MATRIX = {
+    "points": {"name": "uniform_square", "n": 200_000},
+    "kernel": {"name": "matern", "nu": 0.5, "length_scale": 0.1},
+    "nugget": 0.01,
+    "task": "product",
+    "compress": {"tolerance": 1e-5},
+}
+TARGET = "results/small/compress/large/manifest.json"
+
+
+def segments_of(process):
+    """The files in this machine's memory that an MPI process has mapped."""
+    try:
+        lines = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+    except OSError:
+        return set()
+    return {line.split(maxsplit=5)[5] for line in lines if re.search(r" /dev/shm/(mpich|vader|sm_seg)", line)}
+
+
+def compressing(folder):
+    """The processes that compress, each with the files in memory that it has mapped."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            if (
+                process.cmdline()[1:6] == ["-m", "mpi4py", "-m", "pipeline", "compress"]
+                and Path(process.cwd()) == folder
+            ):
+                found[process] = segments_of(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_of_processes_that_compute_together_leaves_nothing(workplace, study, signum):
+    workplace.write_study(study | {"matrices": {"large": MATRIX}})
+    on_two = ("--set-resources", "compress:tasks=2")
+    main = workplace.start(
+        TARGET, *on_two, start_new_session=True,
+        # Tests may have been started with interrupts ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while len(mapped := [names for names in compressing(workplace.folder).values() if names]) < 2:
+        assert main.poll() is None, main.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    segments = set.union(*mapped)
+    if signum == signal.SIGINT:  # a terminal sends it to all
+        os.killpg(main.pid, signum)
+    else:
+        main.send_signal(signum)
+    said, _ = main.communicate(timeout=120)
+    assert main.returncode == 130, said
+    assert "Run the same command again to go on" in said
+    assert "Traceback" not in said
+    assert not compressing(workplace.folder)
+    assert not [name for name in segments if Path(name).exists()]
+    assert "interrupted" in (workplace.results / "logs/compress/large.txt").read_text()
+    workplace.write_study(study | {"matrices": {"large": MATRIX | {"points": MATRIX["points"] | {"n": 900}}}})
+    workplace.snakemake(TARGET, *on_two)
