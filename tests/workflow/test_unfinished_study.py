@@ -7,24 +7,23 @@ import pytest
 pytestmark = pytest.mark.workflow
 
 
-def test_a_diverged_seed_leaves_a_page_that_says_so_and_shows_the_rest(workplace, study):
-    study["training"]["runs"]["plain"]["optimizer"]["lr"] = 1e30
-    for part in ("precision", "scaling"):
+def test_a_failed_matrix_leaves_a_page_that_says_so_and_shows_the_rest(workplace, study):
+    for part in ("training", "precision", "scaling"):
         del study[part]
-    study["matrices"] = {"ball": study["matrices"]["ball"]}
+    study["matrices"] = {name: study["matrices"][name] for name in ("airports", "ball")}
+    # What no rounding can reach is refused.
+    study["matrices"]["airports"]["compress"]["tolerance"] = 1e-16
     workplace.write_study(study)
     said = workplace.snakemake("--keep-going", "--quiet", "all", code=2)
     page = workplace.results / "unfinished" / "index.html"
     assert f"The page of what is there, and of what is missing: {page.relative_to(workplace.folder)}" in said
     metrics = json.loads(page.with_name("metrics.json").read_text())
-    (missing,) = metrics["missing"]
-    assert missing["artefact"] == "train/plain/seed0"
-    assert "training.runs.plain, seed 0: " in missing["reason"]
-    assert "lower lr" in missing["reason"]
-    assert list(metrics["training"]) == ["curved"]
+    reasons = {one["artefact"]: one["reason"] for one in metrics["missing"]}
+    assert "ask for a larger tolerance" in reasons.pop("compress/airports")
+    assert reasons == {"solve/airports": "waits for compress/airports"}
     assert list(metrics["matrices"]) == ["ball"]
-    assert "1 result missing" in page.read_text().replace("\N{NO-BREAK SPACE}", " ")
-    study["training"]["runs"]["plain"]["optimizer"]["lr"] = 0.05
+    assert "2 results missing" in page.read_text().replace("\N{NO-BREAK SPACE}", " ")
+    study["matrices"]["airports"]["compress"]["tolerance"] = 1e-4
     workplace.write_study(study)
     workplace.snakemake("--quiet", "all")
     assert not page.exists()
