@@ -29,6 +29,8 @@ from numpy.typing import NDArray
 
 from pipeline.data import load_points
 from pipeline.hmatrix import DistributedH2Matrix, H2Matrix, kernels
+from pipeline.hmatrix.distributed.exact_rows import exact_products
+from pipeline.hmatrix.distributed.swap import summed
 from pipeline.hmatrix.factor import entries_of, factorize_by, problem_of
 from pipeline.hmatrix.factorization import Factorization
 from pipeline.hmatrix.partition import partition_level
@@ -50,6 +52,7 @@ RELATIVE = Quantity("residual", "")
 A_POINT = Quantity("bytes a point", "B")
 IDEAL = Quantity("share of ideal speed", "", smaller_is_better=False)
 EFFICIENCY = Quantity("efficiency (model)", "", smaller_is_better=False)
+LOOSE = 1e-3  # relative residual of the largest case
 LATENCY, BANDWIDTH = 5e-6, 5e9  # of the model: seconds a message, bytes a second and process
 
 bench = Benchmark("distributed", __doc__, packages=("torch", "scipy", "mpi4py"))
@@ -258,13 +261,13 @@ def processes(run: Run) -> None:
 
 @bench.case("square 4000000, four processes")
 def large(run: Run) -> None:
-    """Build, factorize and solve at 1e-3, in how much memory a process. Leaves of 32 points take least.
+    """Build at 1e-5, factorize loosely and solve to 1e-3, in how much memory a process. Leaves of 32 points take least.
 
-    The blocks lie in files while the matrix is factorized.
+    The blocks lie in files while the matrix is factorized, and products read them from there.
     """
     n = 16384 if run.quick else 4_000_000
     with TemporaryDirectory() as folder:
-        found = launched(4, n, repeats=1, tolerance=1e-3, leaf_size=32, folder=folder)
+        found = launched(4, n, repeats=1, tolerance=1e-5, leaf_size=32, folder=folder)
     run.record(TIME, ours=found["seconds"], part="build + factorize + solve", goal=Goal.ours(240))
     run.record(MEMORY, ours=found["peak_bytes"] / 1e9, part="most of a process", goal=Goal.ours(3))
     run.record(RELATIVE, ours=found["residual"], part="on exact rows")
@@ -299,10 +302,19 @@ def told_by_first(n_processes: int, script: str, arguments: list[str]) -> dict[s
     return found
 
 
+def exact_residual(A: DistributedH2Matrix, x: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Return |b - A x| / |b| on sampled exact rows; collective."""
+    both = A.form.route.there(A.communicator, np.stack([x, b], axis=1))
+    own, exact = exact_products(A.form, np.ascontiguousarray(both[:, :1]), A.communicator, seed=0)
+    wanted = both[own, 1:]
+    squares = summed(A.communicator, np.array([((exact - wanted) ** 2).sum(), (wanted**2).sum()]))
+    return float(np.sqrt(squares[0] / squares[1]))
+
+
 def process(n: int, repeats: int, tolerance: float, leaf_size: int, folder: str) -> None:
     """Do the work of one MPI process: draw own points, build, factorize and solve, the least of some times.
 
-    With a folder, blocks move there before the factorization.
+    With a folder, blocks move there before the factorization, which is loose: conjugate gradients solve.
     """
     torch.set_num_threads(1)
     communicator = MpiCommunicator()
@@ -322,13 +334,13 @@ def process(n: int, repeats: int, tolerance: float, leaf_size: int, folder: str)
             A = A.on_disk(folder)
         communicator.barrier()
         built = time.perf_counter()
-        F = A.factorize(parts=size)
-        F.solve(b)
+        x = A.solve(b, tolerance=LOOSE)[0] if folder else A.factorize(parts=size).solve(b)
         communicator.barrier()
         ended = time.perf_counter()
         if ended - begun < best["seconds"]:
-            best = {"seconds": ended - begun, "after_build": ended - built, "residual": F.residual or 0.0}
-        del A, F
+            residual = exact_residual(A, x, b)
+            best = {"seconds": ended - begun, "after_build": ended - built, "residual": residual}
+        del A
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     peaks = communicator.all_gather(torch.tensor([peak]))
     if rank == 0:

@@ -152,9 +152,10 @@ class ActiveMatrix {
         Block<C>& block = blocks_[key(b, b)];
         numbers_ -= count(block);
         block.m = block.n = k;
-        block.M.resize(static_cast<size_t>(k) * k);
+        std::vector<C> kept(static_cast<size_t>(k) * k);  // a vector that is resized would keep its memory
         for (int j = 0; j < k; ++j)
-            std::copy_n(own + static_cast<int64_t>(j) * n, k, block.M.data() + static_cast<int64_t>(j) * k);
+            std::copy_n(own + static_cast<int64_t>(j) * n, k, kept.data() + static_cast<int64_t>(j) * k);
+        block.M = std::move(kept);
         numbers_ += count(block);
     }
 
