@@ -29,7 +29,7 @@ class Moments:
     """Sums over samples of one matrix.
 
     Attributes:
-        total: float64: sums over passes then hardly depend on their order.
+        total: float64 where there were several passes: their sum then hardly depends on their order.
         n: What to divide the sum by: the number of samples, or for inputs of uses.
     """
 
@@ -160,7 +160,9 @@ class Capture:
             moments.total.mul_((self._n_unscaled / scale) ** 2)
             other = found.get(key)
             found[key] = (
-                moments if other is None else Moments(other.total.add_(moments.total), other.n + moments.n)
+                moments
+                if other is None
+                else Moments(other.total.double().add_(moments.total), other.n + moments.n)
             )
         self.discard()
         return found
@@ -414,10 +416,10 @@ class Capture:
 
 def _add(sums: dict[Key, Moments], key: Key, moment: Tensor, n: float) -> None:
     former = sums.get(key)
-    if former is None:
-        sums[key] = Moments(moment.double(), n)
-    else:
-        sums[key] = Moments(former.total.add_(moment), former.n + n)
+    # A single pass is not rounded again; with the second one the sum becomes one of double precision.
+    sums[key] = (
+        Moments(moment, n) if former is None else Moments(former.total.double().add_(moment), former.n + n)
+    )
 
 
 def _together(scores: Sequence[tuple[Tensor, Tensor]]) -> Terms | None:

@@ -246,7 +246,7 @@ class Curvature:
         for key, count in zip(keys, counts, strict=True):
             S = self._corrections[key[0]]
             found = moments.pop(key, None)
-            total = found.total if found else torch.zeros_like(S, dtype=torch.float64)
+            total = found.total.double() if found else torch.zeros_like(S, dtype=torch.float64)
             self._communicator.all_reduce(total)
             if count and is_finite(total):
                 S.lerp_((total / count).to(S.dtype), 1 - self._settings.factor_decay)

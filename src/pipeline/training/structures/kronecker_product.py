@@ -102,7 +102,10 @@ class KroneckerProduct:
         return self._moments(inputs, self.inputs_shapes, bias=self.bias is not None)
 
     def gradient_moments(self, inputs: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-        return self.output_moments(self.gradients(gradient))
+        if self.convolution is None:
+            return self.output_moments(self.gradients(gradient))
+        # Moments do not depend on the order of columns; with positions last, they are copied in long rows.
+        return self.output_moments(self._stacked(gradient.transpose(0, 1).flatten(1)))
 
     def output_moments(self, columns: Tensor) -> dict[str, Tensor]:
         """Sums over columns of output gradients."""
