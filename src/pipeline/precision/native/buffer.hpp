@@ -21,8 +21,8 @@ public:
     Buffer() = default;
     explicit Buffer(std::size_t count) : count_(count) {
         constexpr std::size_t line = 64, huge = std::size_t{2} << 20;
-        // The prefetch of a stream runs past its end; a spare page keeps that inside the allocation.
-        const std::size_t wanted = count * sizeof(T) + 4096;
+        // The prefetch of a stream runs past its end; some spare pages keep that inside the allocation.
+        const std::size_t wanted = count * sizeof(T) + 16384;
 #ifdef __linux__
         if (wanted >= huge / 8) {
             const std::size_t size = (wanted + huge - 1) / huge * huge, mapped = size + huge;
