@@ -65,7 +65,7 @@ Network::Network(std::vector<Step> steps, std::int64_t max_batch) : steps_(std::
         free_from[chosen] = std::max(last_reader[i], i) + 1;
         buffer_of_[i] = chosen;
     }
-    for (const std::size_t bytes : sizes) buffers_.emplace_back(bytes);
+    for (const std::size_t bytes : sizes) buffers_.emplace_back(bytes + apart * sizes.size());
     workspace_.at_least(workspace_bytes_ * Team().size());
 }
 
@@ -75,12 +75,12 @@ std::int64_t Network::run(const void* x, void* y, std::int64_t batch, double* se
     for (const auto& step : steps_) needed = std::max(needed, step.layer->workspace(batch));
     unsigned char* workspace = workspace_.at_least(needed * team.size());
     const auto value = [&](std::int64_t number) -> const void* {
-        return number < 0 ? nullptr : number == 0 ? x : buffers_[buffer_of_[number - 1]].data();
+        return number < 0 ? nullptr : number == 0 ? x : buffer(buffer_of_[number - 1]);
     };
     std::int64_t saturated = 0;
     for (std::size_t i = 0; i < steps_.size(); ++i) {
         const double start = seconds != nullptr ? now() : 0.0;
-        void* to = i + 1 == steps_.size() ? y : buffers_[buffer_of_[i]].data();
+        void* to = i + 1 == steps_.size() ? y : buffer(buffer_of_[i]);
         saturated += steps_[i].layer->run({value(steps_[i].input), value(steps_[i].residual), to, batch}, team, workspace);
         if (seconds != nullptr) seconds[i] = now() - start;
     }

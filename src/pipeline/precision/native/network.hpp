@@ -43,6 +43,11 @@ public:
     std::size_t buffer_bytes() const;
 
 private:
+    // Buffers do not start at the same place of a page, or a layer's loads would wait for stores 4096 bytes behind them,
+    // whose addresses end alike.
+    static constexpr std::size_t apart = 3 * 64;
+    unsigned char* buffer(int number) const { return buffers_[number].data() + apart * number; }
+
     std::vector<Step> steps_;
     std::int64_t max_batch_;
     std::vector<int> buffer_of_;  // by step; of the last one, the caller's
