@@ -65,7 +65,7 @@ Network::Network(std::vector<Step> steps, std::int64_t max_batch) : steps_(std::
         free_from[chosen] = std::max(last_reader[i], i) + 1;
         buffer_of_[i] = chosen;
     }
-    for (const std::size_t bytes : sizes) buffers_.emplace_back(bytes + apart * sizes.size());
+    for (const std::size_t bytes : sizes) buffers_.emplace_back(bytes + apart * buffers_.size());
     workspace_.at_least(workspace_bytes_ * Team().size());
 }
 
@@ -115,7 +115,7 @@ std::int64_t Network::run_channels_first(const Routines& table, const float* x, 
 
 std::size_t Network::buffer_bytes() const {
     std::size_t total = workspace_bytes_;
-    for (const auto& buffer : buffers_) total += buffer.size();
+    for (std::size_t number = 0; number < buffers_.size(); ++number) total += buffers_[number].size() - apart * number;
     return total;
 }
 

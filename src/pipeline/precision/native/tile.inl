@@ -246,30 +246,32 @@ std::int64_t finish_columns(const float* sums, std::ptrdiff_t stride, std::int64
     const auto low = I::all(cut.low), high = I::all(cut.high);
     To* to = static_cast<To*>(corner.y.data) + at + first;
     const bool fits = sizeof(To) > sizeof(Half) || cut.fits_half();
-    const Half* residual = e.residual.half && e.residual.data != nullptr
-                               ? static_cast<const Half*>(e.residual.data) + at + first
-                               : nullptr;
+    const Source added = e.residual;
+    const std::ptrdiff_t line = corner.stride;
+    const Half* residual = added.half && added.data != nullptr ? static_cast<const Half*>(added.data) + at + first : nullptr;
     // Of numbers that are not negative the larger ones tell of all, unless one is not a number: that is looked at closer.
     const bool together = !fits && cut.low >= 0.0f;
+    std::ptrdiff_t place = at + first;
     std::int64_t saturated = 0;
-    for (std::int64_t m = 0; m < rows; ++m, to += corner.stride) {
+    for (std::int64_t m = 0; m < rows; ++m, sums += stride, to += line, place += line) {
         I::Vector y[vectors];
         bool large = false;
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v) {
-            y[v] = I::fma(I::load(sums + m * stride + v * I::lanes), scale[v], bias[v]);
+            y[v] = I::fma(I::load(sums + v * I::lanes), scale[v], bias[v]);
             if (residual != nullptr)
-                y[v] = y[v] + I::load(residual + m * corner.stride + v * I::lanes);
-            else if (e.residual.data != nullptr)
-                y[v] = y[v] + load_source(e.residual, at + m * corner.stride + first + v * I::lanes, I::lanes);
+                y[v] = y[v] + I::load(residual + v * I::lanes);
+            else if (added.data != nullptr)
+                y[v] = y[v] + load_source(added, place + v * I::lanes, I::lanes);
             y[v] = I::min(high, I::max(low, y[v]));
             if (!fits && !together) large = large || I::any_at_least(y[v], half_overflow);
         }
+        if (residual != nullptr) residual += line;
         if (together) large = I::any_not_below(I::max(y[0], y[vectors - 1]), half_overflow);
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v)
             if (__builtin_expect(large, 0))
-                saturated += store_results(y[v], corner.y, at + m * corner.stride + first + v * I::lanes, I::lanes);
+                saturated += store_results(y[v], corner.y, place + v * I::lanes, I::lanes);
             else
                 I::store(to + v * I::lanes, y[v]);
     }
