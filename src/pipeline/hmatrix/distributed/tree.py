@@ -229,10 +229,17 @@ def _sortable(values: Floats) -> Ids:
 def _smallest(keys: Ids, box: Ids, wanted: Ids, lowest: Ids, highest: Ids, communicator: Communicator) -> Ids:
     """Return for each box the least key that has at least `wanted` of the box's keys at or below it, by bisection."""
     lowest, highest = lowest.copy(), np.maximum(highest, lowest)
+    below = np.zeros(
+        len(wanted), np.int64
+    )  # own keys that are less than `lowest`; those beyond `highest` are dropped
     while (lowest < highest).any():
         middle = (lowest & highest) + ((lowest ^ highest) >> 1)
-        found = summed(communicator, np.bincount(box[keys <= middle[box]], minlength=len(wanted)))
-        enough = found >= wanted
+        low = keys <= middle[box]
+        counts = np.bincount(box[low], minlength=len(wanted))
+        enough = summed(communicator, below + counts) >= wanted
+        below[~enough] += counts[~enough]
+        left = low == enough[box]
+        keys, box = keys[left], box[left]
         highest = np.where(enough, middle, highest)
         lowest = np.where(enough, lowest, np.minimum(middle + 1, highest))
     return lowest

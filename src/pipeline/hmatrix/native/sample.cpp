@@ -89,6 +89,11 @@ void FarSampler::enter(int box, int c) {
     entries_.push_back({c, apart, 0, other_.leaf(c) && diameter(other_, c) > kClose * apart});
 }
 
+bool FarSampler::left_out(int c, int parts) {
+    if (other_.start.data()[c] >= first_ && other_.stop.data()[c] <= last_) return true;
+    return !collected_.insert(static_cast<uint64_t>(c) << 32 | static_cast<uint32_t>(parts)).second;
+}
+
 void FarSampler::sample(int box, double rows, int round, FarSample& out) {
     out.points.clear();
     out.weights.clear();
@@ -115,9 +120,8 @@ void FarSampler::sample(int box, double rows, int round, FarSample& out) {
     for (const Entry& e : entries_) {
         const int first = other_.start.data()[e.box], size = other_.size(e.box);
         const int even = std::max(2, static_cast<int>(rows * e.share / total + 0.5));
-        const bool left_out = first >= first_ && first + size <= last_;
         if (size <= even || (e.close && take_whole)) {
-            if (left_out) continue;
+            if (collecting_ && left_out(e.box, size)) continue;
             for (int i = first; i < first + size; ++i) out.points.push_back(i);
             out.weights.insert(out.weights.end(), size, 1.0);
             continue;
@@ -125,7 +129,7 @@ void FarSampler::sample(int box, double rows, int round, FarSample& out) {
         const int parts = near_power(std::max(2, even + std::clamp(owed, -even / 3, even / 3)), size);
         owed += even - parts;
         if (parts < size) out.complete = false;
-        if (!left_out) add_parts(first, first + size, parts, family, out);
+        if (!collecting_ || !left_out(e.box, parts)) add_parts(first, first + size, parts, family, out);
     }
 }
 
@@ -150,7 +154,7 @@ nb::tuple sample_far(const Tree& own, const Tree& other, const Lists& far, In<in
 Out<int> sampled_outside(const Tree& own, const Tree& other, const Lists& far, In<int> boxes, double rows, int round,
                          int first, int last) {
     FarSampler sampler(own, other, far);
-    sampler.leave_out(first, last);
+    sampler.collect_outside(first, last);
     FarSample sample;
     std::vector<int> found;
     const auto tidy = [&found] {

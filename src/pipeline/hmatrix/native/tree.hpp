@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <unordered_set>
 #include <vector>
 
 #include "arrays.hpp"
@@ -41,8 +42,9 @@ class FarSampler {
     // About `rows` points, and at least two of every box entered; all of a box that is close for its size. Samples of
     // different rounds are independent.
     void sample(int box, double rows, int round, FarSample& out);
-    // Leaves points of the range out of samples where a whole box lies in it: for those who want to know the others.
-    void leave_out(int first, int last) { first_ = first, last_ = last; }
+    // Leaves out of samples of one round what earlier ones had of the same box, and boxes in first ... last - 1: for
+    // those who want to know which other points are in any of them.
+    void collect_outside(int first, int last) { collecting_ = true, first_ = first, last_ = last; }
 
   private:
     struct Entry {
@@ -52,11 +54,14 @@ class FarSampler {
     };
     void enter(int box, int c);
     double distance(int box, int c) const;
+    bool left_out(int c, int parts);
 
     const Tree &own_, &other_;
     const Lists& far_;
     double size_ = 0;  // the box's diameter
+    bool collecting_ = false;
     int first_ = 0, last_ = 0;
+    std::unordered_set<uint64_t> collected_;  // boxes and the number of parts that were sampled
     std::vector<Entry> entries_;
 };
 
