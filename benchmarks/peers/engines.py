@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers.ncnn_format import write_ncnn
+from peers.ncnn_format import NCNN_KINDS, write_ncnn
 from torch import Tensor
 
 from pipeline.precision.error import relative_error
@@ -189,7 +189,7 @@ def ncnn(problem: Problem) -> Engine | None:
         import ncnn as engine
     except ImportError:
         return None
-    if len(problem.x) != 1:
+    if len(problem.x) != 1 or not {layer.kind for layer in problem.layers} <= NCNN_KINDS:
         return None
     net = engine.Net()
     for option in ("fp16_storage", "fp16_packed", "fp16_arithmetic", "bf16_storage"):

@@ -9,6 +9,15 @@ from torch import Tensor
 
 from pipeline.precision.plan import INPUT, Layer
 
+NCNN_KINDS = {
+    "conv2d",
+    "linear",
+    "max_pool2d",
+    "avg_pool2d",
+    "adaptive_avg_pool2d",
+    "add",
+}  # of layers that are written
+
 
 def write_ncnn(
     layers: Sequence[Layer], tensors: Mapping[str, Tensor], parameters: Path, weights: Path
