@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 
 def run(
@@ -31,9 +32,14 @@ def run(
         server.sendall(json.dumps(request).encode() + b"\n")
         with server.makefile("r") as answers:
             process = int(answers.readline())
+
+            def pass_on(number: int, _frame: object) -> None:
+                with suppress(ProcessLookupError):
+                    os.kill(process, number)
+
             if in_its_place:
                 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                    signal.signal(number, lambda number, _frame: os.kill(process, number))
+                    signal.signal(number, pass_on)
             return int(answers.readline())
 
 
@@ -44,7 +50,8 @@ def main(python: str, address: str, *arguments: str) -> None:
     here = {number: number for number in map(int, os.listdir("/dev/fd")) if is_open(number)}
     code = run(address, arguments, os.getcwd(), dict(os.environ), here, in_its_place=True)
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        if code != -signal.SIGKILL:  # which has no handler to be set
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     sys.exit(code)
 
