@@ -43,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         choices = [str(choice) for choice in action.choices or ()]
-        if choices and value not in choices:
+        if choices and str(value) not in choices:
             near = difflib.get_close_matches(str(value), choices, n=1)
             meant = f"did you mean {near[0]!r}? " if near else ""
             self.exit(
