@@ -46,6 +46,10 @@ def test_a_broken_spec_is_one_line(bench, capsys):
             ["schedule", "instal"],
             "error: there is no action 'instal'; did you mean 'install'? `python -m pipeline ",
         ),
+        (
+            ["train", "--tensorboard", "2"],
+            "error: there is no tensorboard 2; `python -m pipeline train --help`",
+        ),
     ],
 )
 def test_a_mistyped_word_is_one_line_with_the_word_that_was_meant(arguments, words, capsys):
@@ -54,6 +58,12 @@ def test_a_mistyped_word_is_one_line_with_the_word_that_was_meant(arguments, wor
     assert exit_.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(words)
+
+
+def test_a_number_among_the_choices_is_taken(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--tensorboard", "1"])
+    assert "arguments are required" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["train", "--seed", "x"]])
