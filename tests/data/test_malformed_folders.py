@@ -46,8 +46,8 @@ FILES = {
     "half a WebP": (encoded("WEBP")[:30], "not a readable image"),
     "PNG of no pixels": (of_size(0, 8), "not a readable image"),
     "PNG of too many pixels": (of_size(60_000, 60_000), "not a readable image"),
-    "numbers of 32 bits": (encoded("TIFF", PIXELS[..., 0].astype(np.int32)), "numbers of 32 bits"),
-    "fractions": (encoded("TIFF", PIXELS[..., 0].astype(np.float32)), "numbers of 32 bits"),
+    "numbers of 32 bits": (encoded("TIFF", PIXELS[..., 0].astype(np.int32)), "32-bit numbers"),
+    "fractions": (encoded("TIFF", PIXELS[..., 0].astype(np.float32)), "32-bit numbers"),
 }
 
 

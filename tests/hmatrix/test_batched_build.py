@@ -12,7 +12,7 @@ from pipeline.hmatrix.batched.build import DeviceSource
 from pipeline.hmatrix.batched.interpolation import interpolate
 from pipeline.hmatrix.batched.kernel import DeviceKernel
 from pipeline.hmatrix.compression import compress_kernel
-from pipeline.hmatrix.skeleton import FarSampling
+from pipeline.hmatrix.skeleton import FarSampling, WantedBasis
 
 COVARIANCE = kernels.Matern(nu=0.5, length_scale=0.3)
 SKEWED = kernels.Custom(lambda x, y: COVARIANCE(x, y) * (1 + 0.1 * x[..., :, None, 0]))
@@ -108,8 +108,10 @@ def test_boxes_that_stay_large_are_refused():
     source = DeviceSource(DeviceKernel(COVARIANCE, A.rows, A.columns, torch.float64, BATCHES))
     with pytest.raises(ConvergenceError, match="does not compress"):
         source.basis(
-            A.interactions.far, FarSampling(1e-30, 100, largest_box=40),
-            transposed=False, stored=np.dtype("float64"), progress=None,
+            WantedBasis(
+                A.interactions.far, FarSampling(1e-30, 100, largest_box=40),
+                transposed=False, stored=np.dtype("float64"),
+            )
         )  # fmt: skip
 
 

@@ -80,3 +80,21 @@ def _is_full(error: Exception) -> bool:
     return "No space left on device" in str(error) or (
         isinstance(error, OSError) and " written" in str(error)
     )
+
+
+def make_folder_of(manifest: Path) -> None:
+    """Make the folder of an artefact that will be written.
+
+    Raises:
+        ArtifactError: If there can be none, or a folder stands where the manifest will.
+    """
+    folder = manifest.parent
+    if manifest.is_dir():
+        raise ArtifactError(f"{manifest}: is a folder; the output of a stage is the manifest.json in it")
+    with errors_of_the_disk(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+            raise ArtifactError(
+                f"{folder}: no folder can be made there ({error.strerror}); name another"
+            ) from error

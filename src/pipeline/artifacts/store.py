@@ -19,7 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from pipeline.artifacts.disk import errors_of_the_disk, flush, sha256_of, share, write_atomically
+from pipeline.artifacts.disk import (
+    errors_of_the_disk,
+    flush,
+    make_folder_of,
+    sha256_of,
+    share,
+    write_atomically,
+)
 from pipeline.artifacts.patience import Patience
 from pipeline.errors import ArtifactError
 
@@ -154,24 +161,6 @@ def create(
             "provenance": provenance,
         }
         write_atomically(manifest, json.dumps(content, indent=1) + "\n")
-
-
-def make_folder_of(manifest: Path) -> None:
-    """Make the folder of an artefact that will be written.
-
-    Raises:
-        ArtifactError: If there can be none, or a folder stands where the manifest will.
-    """
-    folder = manifest.parent
-    if manifest.is_dir():
-        raise ArtifactError(f"{manifest}: is a folder; the output of a stage is the manifest.json in it")
-    with errors_of_the_disk(folder):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
-            raise ArtifactError(
-                f"{folder}: no folder can be made there ({error.strerror}); name another"
-            ) from error
 
 
 def _size_of(path: Path) -> int | None:

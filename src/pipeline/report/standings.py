@@ -56,7 +56,7 @@ def standings(training: Runs, roles: RoleMetrics | None) -> Table | None:
     return Table(
         "Verdicts on large batches",
         (
-            Column("RunMetrics"),
+            Column("Run"),
             Column("Batch", True),
             *(
                 column

@@ -43,7 +43,7 @@ BESIDE = "†"
 def final_accuracy(training: Runs, n_classes: int = 0) -> Table:
     """One row per run: method, cost and final scores as mean ± standard deviation over seeds."""
     columns = (
-        Column("RunMetrics"), Column("Method"), Column("Batch", True), Column("Steps", True, "ratio"),
+        Column("Run"), Column("Method"), Column("Batch", True), Column("Steps", True, "ratio"),
         *(Column(title, True, "difference") for title in ("Train acc. (%)", "Test acc. (%)", "Test loss", "Gap")),
         Column("Time", True, "ratio"), Column("Seeds", True),
     )  # fmt: skip
@@ -157,7 +157,7 @@ def minima(training: Runs, target: float | None) -> Table | None:
             f"seed reached it.{_beside(training)}"
         )
     caption = "Speed, and the minimum found" if speed else "The minimum found"
-    columns = (Column("RunMetrics"), *(Column(title, True, compared.get(title, "ratio")) for title in titles))
+    columns = (Column("Run"), *(Column(title, True, compared.get(title, "ratio")) for title in titles))
     return Table(caption, columns, rows, note=note)
 
 
@@ -178,7 +178,7 @@ def factors(training: Runs) -> Table | None:
     if not rows:
         return None
     titles = ("Pi", "Trace of A", "Condition of A", "Trace of G", "Condition of G")
-    columns = (Column("RunMetrics"), Column("Layer"), *(Column(title, True) for title in titles))
+    columns = (Column("Run"), Column("Layer"), *(Column(title, True) for title in titles))
     return Table(
         "Kronecker factors at the end of training",
         columns,
