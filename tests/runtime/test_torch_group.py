@@ -98,12 +98,12 @@ def test_a_node_that_cannot_be_found_is_one_line(monkeypatch):
 
     monkeypatch.delenv(INTERFACE, raising=False)
     # Undone at once: what notes the durations of tests connects to a socket, too.
-    with (
-        monkeypatch.context() as patched,
-        pytest.raises(ConfigError, match=f"no route .* to far .*name the cluster's interface in {INTERFACE}"),
-    ):
+    with monkeypatch.context() as patched:
         patched.setattr(socket.socket, "connect", no_route)
-        local_address(["far"])
+        with pytest.raises(
+            ConfigError, match=f"no route .* to far .*name the cluster's interface in {INTERFACE}"
+        ):
+            local_address(["far"])
     assert INTERFACE not in os.environ
 
 
