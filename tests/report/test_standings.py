@@ -79,7 +79,7 @@ def test_a_reference_that_is_the_best_baseline_is_compared_with_once():
     roles = ROLES.model_copy(update={"reference": "adamw_64"})
     table = standings(TRAINING, roles)
     assert [column.title for column in table.columns] == [
-        "RunMetrics", "Batch", "Points above adamw, batch 64", "Verdict against adamw, batch 64"
+        "Run", "Batch", "Points above adamw, batch 64", "Verdict against adamw, batch 64"
     ]  # fmt: skip
     assert all(len(row) == 4 for row in table.rows)
 
