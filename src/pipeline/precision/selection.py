@@ -86,7 +86,7 @@ def verify(found: Tensor, exact: Tensor, labels: Tensor | None) -> Verification:
 
 
 @dataclass(frozen=True)
-class Trial:
+class RoutineTrial:
     """What one routine of a layer adds in error, for inputs that are exact, and what it does for one sample."""
 
     error: float
@@ -99,7 +99,7 @@ def trials(
     complete: Mapping[str, Tensor],
     x: Tensor,
     instruction_set: str,
-) -> dict[str, dict[str, Trial]]:
+) -> dict[str, dict[str, RoutineTrial]]:
     """Try each candidate of each layer, by layer and routine.
 
     What rounding the weights does is part of the error, as far as `complete` knows them otherwise than as they are
@@ -113,7 +113,7 @@ def trials(
         instruction_set: The instruction set of the routines.
     """
     values = {INPUT: x.double()}
-    tried: dict[str, dict[str, Trial]] = {}
+    tried: dict[str, dict[str, RoutineTrial]] = {}
     for layer in layers:
         addend = None if layer.addend is None else values[layer.addend]
         wanted = values[layer.name] = apply(layer, complete, values[layer.source], addend)
@@ -122,13 +122,13 @@ def trials(
             planned = replace(layer, routine=routine)
             native = build(planned, stored, instruction_set)
             found = run_layer(layer, native, values[layer.source], addend)
-            of_layer[routine] = Trial(relative_error(found, wanted), work_of(planned, native, 1))
+            of_layer[routine] = RoutineTrial(relative_error(found, wanted), work_of(planned, native, 1))
     return tried
 
 
 def typical_routines(
     layers: Sequence[Layer],
-    tried: Mapping[str, Mapping[str, Trial]],
+    tried: Mapping[str, Mapping[str, RoutineTrial]],
     budget: Budget,
     instruction_set: str,
 ) -> tuple[Layer, ...]:
@@ -148,7 +148,7 @@ def typical_routines(
             if of_layer[routine].error <= budget.layer_error
         ] or [twin(candidates(layer, instruction_set)[0])]
 
-        def seconds(routine: str, of_layer: Mapping[str, Trial] = of_layer) -> float:
+        def seconds(routine: str, of_layer: Mapping[str, RoutineTrial] = of_layer) -> float:
             return bound(of_layer[routine].work, TYPICAL_ROOFS, mode="network").predicted
 
         chosen.append(replace(layer, routine=min(options, key=seconds) if len(options) > 1 else options[0]))
