@@ -77,7 +77,7 @@ class Curvature:
         """Let factors follow what this process and the others have seen since the last call.
 
         Returns:
-            By what share of themselves factors have moved, in the mean over all, where `adaptive_change` asks for it.
+            Share of themselves by which factors have moved, as a mean over all, where `adaptive_change` asks for it.
         """
         self._average_corrections(moments)
         means, seen = self._exchange.mean(moments, like=self._like)

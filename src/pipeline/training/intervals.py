@@ -55,7 +55,7 @@ class Intervals:
         """Note an update of the factors.
 
         Args:
-            change: By what share of themselves they have moved; None where that is not known.
+            change: Share of themselves by which they have moved; None where it is not known.
         """
         if change is not None:
             still = change < self.adaptive_change
