@@ -150,7 +150,7 @@ def test_speed_is_counted_to_the_target_and_a_dash_where_it_was_missed():
     assert set(none[1:]) == {DASH}
     assert tables.minima({"none": runs["none"]}, 0.3) is None
     titles = [column.title for column in tables.minima(runs, None).columns]
-    assert titles == ["RunMetrics", "Validation acc. (%)", "Largest curvature", "Rise under noise"]
+    assert titles == ["Run", "Validation acc. (%)", "Largest curvature", "Rise under noise"]
     assert [len(row) for row in tables.minima(runs, None).rows] == [4, 4]
 
 
