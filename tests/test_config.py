@@ -131,6 +131,9 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
          "training.runs.kfac_smoothed.smoothing.0", "did you mean 'mixup'?"),
         ({"kind": "network", "schema_version": 1}, "--configfile", "put targets before it"),
         ({"seeds": []}, "seeds", "at least 1"),
+        (of_the_run({"seeds": [3, 3]}), f"{RUN}.seeds", "must differ, found [3, 3]"),
+        (of_the_run({"seeds": []}), f"{RUN}.seeds", "at least 1"),
+        (of_the_run({"seeds": 5}), f"{RUN}.seeds", "must be a list, written [first, second], found 5"),
         ({"training": None}, "training", "found None"),
         ({"study": "../escape"}, "study", "letters, digits, - and _"),
         ({"training": {"runs": {"odd name": {}}}}, "training.runs.odd name: its name", "letters, digits, - and _"),
@@ -282,10 +285,10 @@ def test_every_top_level_key_stands_in_the_default_study():
     assert set(yaml.safe_load(DEFAULT.read_text())) == set(Study.model_fields)
 
 
-def test_labels_and_nothing_else_of_a_run_stay_out_of_its_spec():
+def test_label_and_seeds_of_a_run_stay_out_of_its_spec():
     study = load_study({}, DEFAULT)
-    relabelled = load_study({"training": {"runs": {"kfac_smoothed": {"label": "another"}}}}, DEFAULT)
-    before, after = specs(study), specs(relabelled)
+    change = {"label": "another", "seeds": [4]}
+    before, after = specs(study), specs(load_study(of_the_run(change), DEFAULT))
     assert {name for name in after if after[name] != before[name]} == {"report"}
 
 
@@ -297,3 +300,10 @@ def test_the_spec_of_the_report_names_every_artefact():
         "dataset", "train", "convert", "time_layers", "points", "compress", "solve", "scaling",
     }  # fmt: skip
     assert sum(path.startswith("train/") for path in named) == len(study.training.runs) * len(study.seeds)
+
+
+def test_a_run_with_seeds_of_its_own_is_trained_with_them_and_the_others_with_those_of_the_study():
+    study = load_study(of_the_run({"seeds": [9, 4]}), DEFAULT)
+    trained = [path for path in artefacts_of(specs(study)["report"]) if path.startswith("train/")]
+    expected = {run: (9, 4) if run == "kfac_smoothed" else (0, 1, 2) for run in study.training.runs}
+    assert trained == [f"train/{run}/seed{seed}" for run, seeds in expected.items() for seed in seeds]

@@ -8,7 +8,7 @@ from pipeline.config.report import ReportSpec
 from pipeline.operations.unfinished import clear_page, leave_page, missing_artefacts
 
 SPEC = ReportSpec(
-    study="tiny", description="", seeds=(0,), runs={}, claims=None, tuned=(), sweeps={}, converted=(),
+    study="tiny", description="", seeds={}, runs={}, claims=None, tuned=(), sweeps={}, converted=(),
     matrices=("a", "b"), scaling=False,
 ).model_dump()  # fmt: skip
 

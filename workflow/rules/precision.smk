@@ -1,6 +1,6 @@
 rule convert:
     input:
-        weights=f"results/{{study}}/train/{{run}}/seed{STUDY.seeds[0]}/manifest.json",
+        weights=lambda wildcards: manifest(f"train/{wildcards.run}/seed{STUDY.seeds[wildcards.run][0]}"),
         dataset="results/{study}/dataset/manifest.json",
     output:
         manifest="results/{study}/convert/{run}/manifest.json",

@@ -66,7 +66,7 @@ rule predict:
         networks=lambda wildcards: [
             manifest(f"train/{run}/seed{seed}")
             for run in STUDY.specs["predict"]["sweeps"].values()
-            for seed in STUDY.seeds
+            for seed in STUDY.seeds[run]
         ],
     output:
         manifest="results/{study}/predict/manifest.json",

@@ -28,6 +28,7 @@ class ReportSpec(Section):
     """The spec of the stage `report`.
 
     Attributes:
+        seeds: The seeds of each training run.
         runs: Labels of the training runs by name.
         tuned: Runs whose options trials chose.
         sweeps: The runs of each method, from the smallest batch to the largest.
@@ -38,7 +39,7 @@ class ReportSpec(Section):
 
     study: str
     description: str
-    seeds: tuple[int, ...]
+    seeds: dict[str, tuple[int, ...]]
     runs: dict[str, str]
     claims: Roles | None
     tuned: tuple[str, ...]
@@ -49,7 +50,7 @@ class ReportSpec(Section):
 
     def artefacts(self) -> list[str]:
         """Every artefact of the study but its report, by its path below the study's folder."""
-        trained = [f"train/{run}/seed{seed}" for run in self.runs for seed in self.seeds]
+        trained = [f"train/{run}/seed{seed}" for run, seeds in self.seeds.items() for seed in seeds]
         halved = [f"{stage}/{run}" for stage in ("convert", "time_layers") for run in self.converted]
         solved = [f"{stage}/{name}" for stage in ("points", "compress", "solve") for name in self.matrices]
         images = ["dataset"] if self.runs else []

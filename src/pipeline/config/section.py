@@ -16,6 +16,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from pipeline.options import Seed
+
 
 def _without_many_repeats(name: str) -> str:
     """Refuse names that repeat a part too often: Snakemake takes them for rules that depend on themselves."""
@@ -33,6 +35,16 @@ Name = Annotated[
     Field(pattern=NAME_PATTERN, max_length=60),
     AfterValidator(_without_many_repeats),
 ]
+
+
+def _all_different(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise PydanticCustomError("seeds", "entries must differ, found {found}", {"found": str(list(seeds))})
+    return seeds
+
+
+# What a training run is repeated with.
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_all_different)]
 
 
 def _is_number(annotation: Any) -> bool:

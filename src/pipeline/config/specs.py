@@ -50,7 +50,7 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
     parts["report"] = ReportSpec(
         study=study.study,
         description=study.description,
-        seeds=study.seeds,
+        seeds=study.seeds_by_run(),
         runs={name: run.label or name for name, run in study.training.runs.items()},
         claims=study.training.claims,
         tuned=tuple(study.training.tuned),

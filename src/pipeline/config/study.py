@@ -10,9 +10,8 @@ from pipeline.config.matrices import Matrix, Scaling
 from pipeline.config.models import MODEL_SECTIONS, Model
 from pipeline.config.points import Embeddings
 from pipeline.config.precision import Precision
-from pipeline.config.section import Name, Section
+from pipeline.config.section import Name, Section, Seeds
 from pipeline.config.training import Training
-from pipeline.options import Seed
 
 # Folders of all studies together, beside those of each.
 RESERVED = ("checkpoints", "history", "slurm", "pbs", "sge")
@@ -33,8 +32,8 @@ class Study(Section):
         "default", description="Names the folder of results."
     )
     description: str = Field("", max_length=500, description="One or two sentences for the report.")
-    seeds: tuple[Seed, ...] = Field(
-        (0, 1), min_length=1, description="Every training run is repeated with each of these seeds."
+    seeds: Seeds = Field(
+        (0, 1), description="Every training run without seeds of its own is repeated with each of these seeds."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where networks are trained: auto (a GPU where there is one), cpu, cuda."
@@ -50,6 +49,10 @@ class Study(Section):
         "Matern kernel with "
         "nu 0.5 and nugget 1e-2; null leaves it out.",
     )
+
+    def seeds_by_run(self) -> dict[str, tuple[int, ...]]:
+        """The seeds of each training run: its own, or those of the study."""
+        return {name: run.seeds or self.seeds for name, run in self.training.runs.items()}
 
     def files(self) -> dict[str, str]:
         """The files of one's own that the study reads, by the path of the key that names each."""
@@ -74,13 +77,13 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "Study":
-        for path, values in (("seeds", self.seeds), ("precision.runs", self.precision.runs)):
-            if len(set(values)) < len(values):
-                raise PydanticCustomError(
-                    "fit",
-                    "{path}: entries must differ, found {found}",
-                    {"path": path, "found": str(list(values))},
-                )
+        converted_runs = self.precision.runs
+        if len(set(converted_runs)) < len(converted_runs):
+            raise PydanticCustomError(
+                "fit",
+                "precision.runs: entries must differ, found {found}",
+                {"found": str(list(converted_runs))},
+            )
         for name in self.precision.networks:
             if name in self.training.runs:
                 raise PydanticCustomError(

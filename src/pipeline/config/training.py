@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from pipeline.config.choice import Choice, section_of
 from pipeline.config.models import Model
 from pipeline.config.report import Roles
-from pipeline.config.section import Name, Section
+from pipeline.config.section import Name, Section, Seeds
 from pipeline.errors import ConfigError
 from pipeline.options import Count, Positive, Seed
 from pipeline.training import (
@@ -81,6 +81,9 @@ class Run(RunSpec):
     """One way of training, repeated for every seed."""
 
     label: str = Field("", max_length=80, description="What the report calls it; the run's name if empty.")
+    seeds: Seeds | None = Field(
+        None, description="Seeds that this run is repeated with; null takes those of the study."
+    )
     search: dict[str, tuple[Positive, Positive]] = Field(
         {},
         description="Range of each option to tune, such as lr: [0.01, 1.0] or mixup.alpha: [0.1, 1.0]. The logarithms "

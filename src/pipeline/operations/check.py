@@ -33,7 +33,7 @@ def run(options: Namespace) -> None:
             file=sys.stderr,
         )
     counts = (
-        counted(len(study.training.runs) * len(study.seeds), "training"),
+        counted(sum(len(seeds) for seeds in study.seeds_by_run().values()), "training"),
         counted(len(study.precision.runs) + len(study.precision.networks), "conversion"),
         counted(len(study.matrices), "matrix", "matrices"),
         counted(len(parts), "spec"),

@@ -9,7 +9,8 @@ class Outline:
     """What the rules need of a study."""
 
     study: str
-    seeds: list[int]
+    #: The seeds of each training run.
+    seeds: dict[str, list[int]]
     runs: list[str]
     #: The runs whose options trials choose.
     tuned: list[str]

@@ -1,6 +1,7 @@
 """The numbers and arrays of a study's page, collected from its artefacts."""
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from numpy.typing import NDArray
@@ -97,7 +98,7 @@ def collect(
         study=StudyMetrics(
             name=spec.study,
             description=spec.description,
-            seeds=list(spec.seeds) if networks else [],
+            seeds=list(dict.fromkeys(chain.from_iterable(spec.seeds.values()))) if networks else [],
             dataset=dataset and Dataset(**dataset.model_dump(include=set(Dataset.model_fields))),
             model=_model(*networks[0]) if networks else None,
         ),
