@@ -33,7 +33,8 @@ class Study(Section):
     )
     description: str = Field("", max_length=500, description="One or two sentences for the report.")
     seeds: Seeds = Field(
-        (0, 1), description="Every training run without seeds of its own is repeated with each of these seeds."
+        (0, 1),
+        description="Every training run without seeds of its own is repeated with each of these seeds.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where networks are trained: auto (a GPU where there is one), cpu, cuda."
