@@ -153,6 +153,28 @@ def test_flatter_needs_both_measures():
     assert verdicts(study(smooth=sharper))["flatter"] == "does not hold"
 
 
+def test_a_claim_says_which_seeds_its_means_leave_out():
+    runs = study()
+    runs["large"]["label"] = "SGD at 1,024"
+    runs["large"]["seeds"]["7"] = {"diverged": "the loss is not finite at step 3"}
+    told = {statement: claim.evidence for statement, claim in zip(STATEMENTS, judged(runs), strict=True)}
+    words = " SGD at 1,024: 1 of 3 seeds diverged, which the means leave out."
+    assert {statement for statement, text in told.items() if text.endswith(words)} == {
+        "large",
+        "fast",
+        "sooner",
+    }
+    assert not any("diverged" in claim.evidence for claim in judged(study()))
+
+
+def test_a_second_order_seed_that_diverged_does_not_reach_the_loss():
+    runs = study()
+    runs["kfac"]["seeds"]["7"] = {"diverged": "the loss is not finite at step 3"}
+    fast = judged(runs)[1]
+    assert fast.verdict == "undecided"
+    assert fast.evidence.startswith("2 of 3 seeds reach")
+
+
 def test_one_seed_decides_nothing():
     runs = study()
     for name in runs:

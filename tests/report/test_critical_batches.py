@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.artifacts.results.critical_batch import Prediction
 from pipeline.report.critical_batches import LossRange, critical_batches, verdict, where_it_loses
-from pipeline.report.metrics import RunMetrics
+from pipeline.report.metrics import RunMetrics, SeedResult
 
 
 def run(batch, *accuracies):
@@ -60,6 +60,16 @@ def test_a_sweep_that_never_loses_says_so_and_one_without_accuracy_nothing():
     assert where_it_loses([run(64, 0.9), run(1024, 0.899)]) == LossRange(1024, 1024, 1024, found=False)
     assert where_it_loses([run(64, 0.9), run(1024, None)]) is None
     assert where_it_loses([run(64, None), run(1024, 0.9)]) is None
+
+
+def test_a_batch_at_which_every_seed_diverges_loses_and_is_told():
+    lost = run(1024, 0.0).model_copy(update={"seeds": {"0": SeedResult(diverged="not finite")}})
+    runs = {"small": run(64, 0.9), "large": lost}
+    loss = where_it_loses(list(runs.values()))
+    assert (loss.found, loss.lowest, loss.highest) == (True, 64, 1024)
+    assert loss.batch == pytest.approx(64 * 16 ** (0.3 / 90))
+    table = critical_batches(runs, {"SGD": ["small", "large"]}, {"SGD": prediction(65, 65)})
+    assert table.rows[0][0] == "SGD (SGD, batch 1024: 1 of 1 seeds diverged)"
 
 
 @pytest.mark.parametrize(

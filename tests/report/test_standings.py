@@ -1,7 +1,8 @@
 import pytest
 from scipy import stats
 
-from pipeline.report.metrics import RoleMetrics, RunMetrics
+from pipeline.report.metrics import RoleMetrics, RunMetrics, SeedResult
+from pipeline.report.runs import accuracy_text
 from pipeline.report.spread import Difference, paired_difference
 from pipeline.report.standings import best_baseline, best_by_batch, standings, verdict
 from pipeline.report.trials import trials
@@ -96,6 +97,17 @@ def test_the_best_at_each_batch_stands_beside_the_next():
         ["1,024", "kfac, batch 1024", "sgd, batch 1024"],
     ]
     assert [row[4] for row in rows] == ["above", "above"]
+
+
+def test_verdicts_name_the_seeds_that_they_leave_out():
+    diverged = TRAINING["kfac_1024"].model_copy(deep=True)
+    diverged.seeds["3"] = SeedResult(diverged="the loss is not finite at step 3")
+    training = TRAINING | {"kfac_1024": diverged}
+    label = "kfac, batch 1024 (1 of 4 seeds diverged)"
+    assert label in [row[0] for row in standings(training, ROLES).rows]
+    assert [row[1] for row in best_by_batch(training).rows] == ["kfac, batch 64", label]
+    assert accuracy_text(diverged).endswith("% (1 of 4 seeds diverged)")
+    assert "diverged" not in str(standings(TRAINING, ROLES)) + str(best_by_batch(TRAINING))
 
 
 @pytest.mark.parametrize(

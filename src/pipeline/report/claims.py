@@ -6,8 +6,8 @@ less time, too. Each gets one of three verdicts from the spread over seeds (see
 :func:`pipeline.report.spread.difference`), never from a mean alone.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipeline.report.formatting import count, decimal, seconds, significant, times, with_percent
@@ -17,6 +17,7 @@ from pipeline.report.runs import (
     accuracy_on_test,
     alone,
     curvature,
+    diverged_text,
     loss_gap,
     loss_on_test,
     n_steps,
@@ -73,8 +74,20 @@ def judge_claims(training: Runs, roles: RoleMetrics | None) -> tuple[Claim, ...]
         (_smoothing_flattens, ("second_order", "smoothed")),
         (_second_order_is_sooner, ("reference", "large_batch", "second_order")),
     )
-    judged = (judge(runs) for judge, needed in judges if all(role in runs for role in needed))
-    return tuple(claim for claim in judged if claim is not None)
+    judged = (
+        (judge(runs), [runs[role] for role in needed])
+        for judge, needed in judges
+        if all(role in runs for role in needed)
+    )
+    return tuple(_with_divergence(claim, compared) for claim, compared in judged if claim is not None)
+
+
+def _with_divergence(claim: Claim, compared: Sequence[RunMetrics]) -> Claim:
+    """Tell which seeds the means of a claim leave out."""
+    told = [f"{run.label}: {diverged}" for run in compared if (diverged := diverged_text(run))]
+    if not told:
+        return claim
+    return replace(claim, evidence=f"{claim.evidence} {'; '.join(told)}, which the means leave out.")
 
 
 def _large_batch_loses(runs: Mapping[str, RunMetrics]) -> Claim | None:

@@ -12,7 +12,7 @@ from pipeline.artifacts.results.critical_batch import Prediction
 from pipeline.report.content import Column, Table
 from pipeline.report.formatting import DASH, count, decimal
 from pipeline.report.metrics import RunMetrics
-from pipeline.report.runs import Runs, accuracy_on_test, label_of
+from pipeline.report.runs import Runs, accuracy_on_test, diverged_text, divergences_of, label_of
 from pipeline.report.standings import MARGIN
 
 #: A prediction is right if it is wrong by no more than this factor.
@@ -43,9 +43,9 @@ def where_it_loses(runs: Sequence[RunMetrics]) -> LossRange | None:
         runs: The runs of the method, from the smallest batch to the largest.
 
     Returns:
-        None where a run has no accuracy.
+        None where a run has no accuracy. A run of which every seed diverged has one, of zero.
     """
-    accuracies = [accuracy_on_test(run).mean for run in runs]
+    accuracies = [_accuracy(run) for run in runs]
     falls = [
         accuracies[0] - accuracy
         for accuracy in accuracies
@@ -60,6 +60,11 @@ def where_it_loses(runs: Sequence[RunMetrics]) -> LossRange | None:
             return LossRange(batch, small.batch_size, large.batch_size, found=True)
     largest = runs[-1].batch_size
     return LossRange(largest, largest, largest, found=False)
+
+
+def _accuracy(run: RunMetrics) -> float | None:
+    """The mean over the seeds that did not diverge; 0 where all did."""
+    return 0.0 if len(divergences_of(run)) == len(run.seeds) else accuracy_on_test(run).mean
 
 
 def verdict(predicted: float | None, loss: LossRange) -> str:
@@ -86,7 +91,7 @@ def critical_batches(
         ratio = None if predicted is None or not loss.found else predicted / loss.batch
         rows.append(
             (
-                method,
+                _with_divergence(method, [(name, training[name]) for name in names]),
                 label_of(names[0], training[names[0]]),
                 DASH if predicted is None else count(round(predicted)),
                 _of_seeds(prediction),
@@ -115,6 +120,12 @@ def critical_batches(
         "interpolated between two batches of the sweep, which are named. Where no batch of the sweep loses, a "
         f"prediction holds if it is no less than the largest, divided by {FACTOR:g}.",
     )
+
+
+def _with_divergence(method: str, runs: Sequence[tuple[str, RunMetrics]]) -> str:
+    """The method, and which seeds of its runs the means leave out."""
+    told = [f"{label_of(name, run)}: {diverged}" for name, run in runs if (diverged := diverged_text(run))]
+    return f"{method} ({'; '.join(told)})" if told else method
 
 
 def _of_seeds(prediction: Prediction) -> str:

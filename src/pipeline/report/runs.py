@@ -183,6 +183,18 @@ def divergences_of(run: RunMetrics) -> list[str]:
     return [seed.diverged for seed in seeds_of(run) if seed.diverged]
 
 
+def diverged_text(run: RunMetrics) -> str:
+    """How many seeds diverged, all of which the run's means leave out: 1 of 5 seeds diverged; empty for none."""
+    n = len(divergences_of(run))
+    return f"{n} of {len(run.seeds)} seeds diverged" if n else ""
+
+
+def label_with_divergence(name: str, run: RunMetrics) -> str:
+    """What the page calls a run whose means are compared, and how many seeds they leave out."""
+    label, diverged = label_of(name, run), diverged_text(run)
+    return f"{label} ({diverged})" if diverged else label
+
+
 def label_of(name: str, run: RunMetrics | None) -> str:
     """What the page calls a run."""
     return run.label if run is not None and run.label else name
@@ -210,10 +222,12 @@ def spread_text(spread: Spread, decimals: int) -> NumberText:
 
 
 def accuracy_text(run: RunMetrics, places: int | None = None) -> str:
-    """A run's test accuracy with its spread: 86.44 ± 0.37 %."""
+    """A run's test accuracy with its spread, and how many seeds that leaves out: 86.44 ± 0.37 %."""
     spread = accuracy_on_test(run)
     places = common_decimals([spread], 2) if places is None else places
-    return f"{spread_text(spread, places)}{NO_BREAK_SPACE}%" if spread.n else DASH
+    diverged = diverged_text(run)
+    text = f"{spread_text(spread, places)}{NO_BREAK_SPACE}%" if spread.n else DASH
+    return f"{text} ({diverged})" if diverged else text
 
 
 def common_decimals(spreads: Sequence[Spread], usual: int) -> int:

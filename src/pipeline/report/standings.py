@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pipeline.report.content import Column, Table
 from pipeline.report.formatting import count, decimal
 from pipeline.report.metrics import RoleMetrics, RunMetrics
-from pipeline.report.runs import Runs, accuracy_on_validation, comparable, label_of, seeds_of
+from pipeline.report.runs import Runs, accuracy_on_validation, comparable, label_with_divergence, seeds_of
 from pipeline.report.spread import Difference, paired_difference
 
 #: "At its level" means: at most this many percentage points below.
@@ -40,12 +40,16 @@ def standings(training: Runs, roles: RoleMetrics | None) -> Table | None:
     names = list(dict.fromkeys((reference, baseline)))
     peers = [training[name] for name in names]
     rows = tuple(
-        (label_of(name, run), count(run.batch_size), *(cell for peer in peers for cell in beside(run, peer)))
+        (
+            label_with_divergence(name, run),
+            count(run.batch_size),
+            *(cell for peer in peers for cell in beside(run, peer)),
+        )
         for name, run in large.items()
     )
     if not any(row[2] for row in rows):
         return None
-    labels = [label_of(name, training[name]) for name in names]
+    labels = [label_with_divergence(name, training[name]) for name in names]
     said = (
         f"The reference of the claims, {labels[0]}, is also the best baseline: of the first-order runs with small "
         "batches, it has the highest accuracy on validation images."
@@ -83,7 +87,9 @@ def best_by_batch(training: Runs) -> Table | None:
         first, second = sorted(runs, key=lambda item: -(accuracy_on_validation(item[1]).mean or 0.0))[:2]
         points, verdict = beside(first[1], second[1])
         if points:
-            rows.append((count(batch), label_of(*first), label_of(*second), points, verdict))
+            rows.append(
+                (count(batch), label_with_divergence(*first), label_with_divergence(*second), points, verdict)
+            )
     if not rows:
         return None
     return Table(

@@ -18,7 +18,7 @@ from pipeline.report.runs import (
     common_decimals,
     comparable,
     curvature,
-    divergences_of,
+    diverged_text,
     label_of,
     loss_gap,
     loss_on_test,
@@ -78,9 +78,8 @@ def final_accuracy(training: Runs, n_classes: int = 0) -> Table:
 
 def _with_warnings(label: str, run: RunMetrics, *, at_chance: bool) -> str:
     """A run's label and what its means do not tell."""
-    n_diverged = len(divergences_of(run))
-    told = ["at chance"] * at_chance
-    told += [f"{n_diverged} of {len(run.seeds)} seeds diverged"] * (n_diverged > 0)
+    diverged = diverged_text(run)
+    told = ["at chance"] * at_chance + [diverged] * bool(diverged)
     return f"{label} ({', '.join(told)})" if told else label
 
 
