@@ -109,6 +109,7 @@ def test_half_precision_leads_with_speed_and_error_and_not_with_file_sizes(metri
     untimed = answer_bits(study(metrics).precision, {}, 10)
     assert untimed.unit == "test accuracy at FP16"
     assert "was not timed" in untimed.text
+    assert "the network kfac_smooth" in untimed.text
 
 
 def said(metrics: dict, name: str) -> str:

@@ -236,6 +236,17 @@ def test_every_plan_has_its_speed_and_its_accuracy_with_an_interval(network):
     assert (first[6], second[7]) == (layer_tables.f.relative(0.0043), "1")
 
 
+def test_without_labels_a_plan_has_no_columns_of_accuracy(network):
+    for plan in network["plans"].values():
+        plan["accuracy"] = None
+    table = plans(of(network), {1: 1.25, 64: 2.0})
+    assert [column.title for column in table.columns] == [
+        "Plan for batch", "Speedup", "Output error", "Too large for FP16",
+    ]  # fmt: skip
+    assert table.rows[0][2] == layer_tables.f.relative(0.0043)
+    assert "points" not in table.note
+
+
 def test_plans_that_answer_differently_have_a_confusion_each(network):
     network["plans"]["64"]["predictions"]["confusion_after"][1][1] += 3
     first, second = confusions(of(network), ())

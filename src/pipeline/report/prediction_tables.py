@@ -13,17 +13,16 @@ def plans(network: Converted, speedups: Mapping[int, float]) -> Table | None:
     """One row per plan that was timed: its speed, and what it does to the answers."""
     if not network.plans:
         return None
-    columns = (
-        Column("Plan for batch"), Column("Speedup", True), Column("Accuracy FP32", True),
-        Column("Accuracy FP16", True), Column("Points gained", True), Column("Answers changed", True),
-        Column("Output error", True), Column("Too large for FP16", True),
-    )  # fmt: skip
+    judged = any(plan.accuracy for plan in network.plans.values())
+    accuracies = ("Accuracy FP32", "Accuracy FP16", "Points gained", "Answers changed") if judged else ()
+    titles = ("Speedup", *accuracies, "Output error", "Too large for FP16")
+    columns = (Column("Plan for batch"), *(Column(title, True) for title in titles))
     beside = said_beside(network.alone)
     rows = tuple(
         (
             batch,
             f.times(speedups.get(int(batch)) if batch.isdigit() else None),
-            *_accuracies(plan.accuracy),
+            *(_accuracies(plan.accuracy) if judged else ()),
             f.relative(plan.verification.output_error if plan.verification else None),
             f.count(plan.n_saturated),
         )
@@ -33,10 +32,18 @@ def plans(network: Converted, speedups: Mapping[int, float]) -> Table | None:
         "The plans that were timed",
         columns,
         rows,
-        note="Speedup: FP32 time over FP16 time, all layers together. Accuracy: on test samples, with 95 % intervals "
-        "in parentheses. Output error: the relative one, on validation samples. The plans were chosen so that "
-        f"these lose at most {network.budget_points:g} points. Too large for FP16: activations of test samples "
-        f"that were stored as ±65,504.{f' {beside}' if beside else ''}",
+        note=f"Speedup: FP32 time over FP16 time, all layers together. {_samples_told(network, judged)} Too large for "
+        f"FP16: activations that were stored as ±65,504.{f' {beside}' if beside else ''}",
+    )
+
+
+def _samples_told(network: Converted, judged: bool) -> str:
+    """On which samples accuracy and error were taken."""
+    if not judged:
+        return "Output error: the relative one, on the inputs of the study; there were no labels to judge answers by."
+    return (
+        "Accuracy: on test samples, with 95 % intervals in parentheses. Output error: the relative one, on validation "
+        f"samples. The plans were chosen so that these lose at most {network.budget_points:g} points."
     )
 
 

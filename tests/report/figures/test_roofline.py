@@ -64,3 +64,15 @@ def test_it_draws_without_roofs_and_leaves_out_what_was_not_measured(metrics):
     assert "4 layers" in panels[0].description
     assert drawn(network | {"roofs": {}, "timings": rows[:1]}) == []
     assert drawn(network | {"timings": []}) == []
+
+
+def test_a_crowd_of_layers_gets_only_the_numbers_that_have_room(metrics):
+    network = metrics["precision"]["kfac_smooth"]
+    row = network["timings"][0]
+    network["timings"] = [
+        row | {"layer": f"layer{place}", "gflops": 40.0 + 0.01 * place} for place in range(60)
+    ]
+    (panel,) = drawn(network)
+    numbers = re.findall(r">([1-9][0-9]?)</text>", panel.svg)
+    assert {"1", "2", "3"} <= set(numbers)
+    assert "60" not in numbers

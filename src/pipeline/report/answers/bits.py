@@ -37,7 +37,7 @@ def _speed_text(name: str, speeds: Mapping[int, float], training: Runs) -> str:
         f"{times(speed)} as fast {'' if place else 'as FP32 '}at batch {count(batch)}"
         for place, (batch, speed) in enumerate(speeds.items())
     )
-    return f"In half precision, the network {_trained_by(name, training)}{f'runs {told}' if told else 'was not timed'}"
+    return f"In half precision, {_named(name, training)} {f'runs {told}' if told else 'was not timed'}"
 
 
 def _error_text(network: Converted) -> str:
@@ -60,9 +60,11 @@ def _accuracy_text(accuracies: Sequence[Accuracy], n_classes: int) -> str:
     )
 
 
-def _trained_by(name: str, training: Runs) -> str:
-    """The clause that tells one converted network from another, if the study says how it was trained."""
-    return f"trained by {method_of(training[name])} " if name in training else ""
+def _named(name: str, training: Runs) -> str:
+    """The network as readers know it: by how the study trained it, or else by its name in the study."""
+    return (
+        f"the network trained by {method_of(training[name])}" if name in training else f"the network {name}"
+    )
 
 
 def whole_network_speedups(network: Converted) -> dict[int, float]:

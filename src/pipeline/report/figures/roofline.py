@@ -174,7 +174,7 @@ def _name_entries(axes: Axes, entries: list[tuple[float, float, str]], text: dic
 
 
 def _number_points(axes: Axes, points: list[Point]) -> None:
-    """Write each layer's number beside its FP16 point, at the first of some places that is still free."""
+    """Write each layer's number beside its FP16 point, at the first of some places that is still free, if one is."""
     near = ((5, 4), (5, -4), (-5, 4), (-5, -4), (0, 8), (0, -8), (9, 0), (-9, 0))
     offsets = (*near, *((2 * dx, 2 * dy) for dx, dy in near), *((3 * dx, 3 * dy) for dx, dy in near))
     scale = axes.figure.dpi / 72
@@ -185,7 +185,10 @@ def _number_points(axes: Axes, points: list[Point]) -> None:
         clearance = [
             min(np.hypot(*(here + np.array(offset) - other)) for other in taken) for offset in offsets
         ]
-        best = next((k for k, room in enumerate(clearance) if room > 7.5), int(np.argmax(clearance)))
+        wanted = 7.5 if number < 10 else 9.5  # points of the page, of digits 7.5 high
+        best = next((k for k, room in enumerate(clearance) if room > wanted), None)
+        if best is None:
+            continue
         taken.append(here + np.array(offsets[best]))
         dx, dy = offsets[best]
         axes.annotate(

@@ -49,9 +49,9 @@ def _network(name: str, network: Converted, classes: list[str]) -> list[Block | 
         caption = (
             f"Roofline of one core{f' ({isa})' if isa else ''}. Each layer moves from FP32 (hollow) to FP16 (filled): "
             "to the right with fewer bytes for the same work, and up if it is faster. The numbers are those of the "
-            "layers in the table of speed and error below."
+            "layers in the table of speed and error below; where points are crowded, some go without one."
         )
-        blocks.append(Illustration(tuple(panels), caption))
+        blocks.append(Illustration(tuple(panels), caption, shape="pair" if len(panels) > 1 else "single"))
     return [
         *blocks,
         plans(network, whole_network_speedups(network)),
