@@ -14,7 +14,7 @@ from pipeline.__main__ import main
 from pipeline.errors import ConfigError
 from pipeline.operations import engine_profiles
 from pipeline.operations.engine_profiles import Row
-from pipeline.operations.explain_network import HEADINGS, page, run, summary
+from pipeline.operations.explain_network import ENGINE_HEADINGS, HEADINGS, page, run, summary
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ class Cells(HTMLParser):
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
-        self.open = tag in ("td", "th")
+        self.open = tag in ("td", "th") or (tag == "a" and self.open)
 
     def handle_data(self, data):
         if self.open:
@@ -67,7 +67,9 @@ def test_the_page_has_a_row_and_a_sentence_for_every_layer(files, engine, capsys
     output = files / "pages" / "page.html"
     arguments = ["explain_network", files / "model.onnx", "--inputs", files / "x.npy", "--engine", engine]
     assert not main([*map(str, arguments), "--output", str(output)])
-    rows = Cells(output.read_text()).rows
+    engines, of_engine, *rows = Cells(output.read_text()).rows
+    assert tuple(engines) == ENGINE_HEADINGS
+    assert of_engine[:2] == [engine, str(len(rows) - 1)]
     assert rows[0][:2] == ["layer", "kernel that ran"]
     assert len(rows) > 2
     assert all(len(row) == 10 and row[1] and row[-1].endswith(".") for row in rows[1:])
@@ -96,12 +98,23 @@ def test_casts_and_what_runs_on_one_side_are_told():
 def test_names_are_text_and_no_markup():
     text = page("<m>", (3, 4), {"ours": [Row("<script>", "a&b", "", None, 1e-3, reason="So.")]})
     assert "<script>" not in text
-    assert Cells(text).rows[1][:2] == ["<script>", "a&b"]
+    assert Cells(text).rows[-1][:2] == ["<script>", "a&b"]
 
 
 def test_every_cell_has_its_heading_for_a_phone():
     text = page("m", (3, 4), {"ours": [Row("conv", "direct", "", None, 1e-3, reason="So.")]})
-    assert tuple(re.findall(r'<td data-title="([^"]*)"', text)) == HEADINGS
+    assert tuple(re.findall(r'<td data-title="([^"]*)"', text)) == (*ENGINE_HEADINGS, *HEADINGS)
+
+
+def test_engines_stand_beside_each_other_with_what_takes_longest():
+    ours = [
+        Row("conv", "direct", "", 4e-3, 1e-3, reason="So."),
+        Row("c", "Cast", "", 0.0, 3e-3, reason="So."),
+    ]
+    theirs = [Row("conv", "jit", "", 6e-3, 2e-3, reason="So.")]
+    rows = Cells(page("m", (3, 4), {"ours": ours, "openvino": theirs})).rows
+    assert rows[1] == ["ours", "2", "4.00", "4.00", "1.00x", "75%", "c 75%, conv 25%"]
+    assert rows[2] == ["openvino", "1", "6.00", "2.00", "3.00x", "0%", "conv 100%"]
 
 
 def test_inputs_that_are_no_samples_are_refused(files):

@@ -4,12 +4,23 @@ import importlib.util
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.errors import ConfigError
 from pipeline.operations.engine_profiles import ENGINES, MOVING, Row
 
+ENGINE_HEADINGS = (
+    "engine",
+    "layers",
+    "FP32 ms",
+    "half ms",
+    "gain",
+    "moves numbers",
+    "takes longest in half precision",
+)
+NUMBER = ' class="number"'
 HEADINGS = ("layer", "kernel that ran", "FP32 µs", "half µs", "gain", "kB", "MFLOP", "bound", "error", "why")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #222 }
@@ -17,6 +28,11 @@ table { border-collapse: collapse; width: 100%; margin: 1rem 0 3rem }
 th, td { border-bottom: 1px solid #ddd; padding: .3rem .6rem; text-align: left; vertical-align: top }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 td:last-child { min-width: 22em }
+.layers td:nth-child(2) { min-width: 11em }
+.layers td:nth-child(4) { min-width: 5em }
+.engines { max-width: 60rem }
+th.number { text-align: right }
+td.share { background: linear-gradient(to left, #cfe3f5 var(--share), transparent var(--share)) }
 h1 { overflow-wrap: anywhere }
 tr.moving td { background: #fff4e0 }
 .wide { overflow-x: auto }
@@ -26,10 +42,10 @@ tr.moving td { background: #fff4e0 }
   thead { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden }
   tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 16rem), 1fr)); gap: 0 1.6rem;
        padding: .6rem 0; border-bottom: 1px solid #ddd }
-  td, td.number { display: flex; justify-content: space-between; gap: 0 1rem; padding: .1rem 0; border: 0;
-                  white-space: normal; overflow-wrap: anywhere }
+  td, td.number, td.share { display: flex; justify-content: space-between; gap: 0 1rem; padding: .1rem 0; border: 0;
+                            background: none; white-space: normal; overflow-wrap: anywhere }
   td::before { content: attr(data-title); margin-right: .4em; color: #666 }
-  td:first-child, td:nth-child(2), td:last-child { grid-column: 1 / -1; display: block; min-width: 0 }
+  td:first-child, .layers td:nth-child(2), td:last-child { grid-column: 1 / -1; display: block; min-width: 0 }
   td:first-child { font-weight: 600 }
   td:first-child::before, td:last-child::before { content: "" }
 }
@@ -62,22 +78,46 @@ def _installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """Tell what both runs took, and how much of the half-precision run only moves numbers."""
-    single = sum(row.seconds_fp32 or 0.0 for row in rows)
+class Totals(NamedTuple):
+    """What all layers take together.
+
+    Attributes:
+        single: Seconds at FP32.
+        half: Seconds in half precision.
+        moving: Share of `half` in which numbers are only moved between types or layouts.
+    """
+
+    single: float
+    half: float
+    moving: float
+
+    @property
+    def gain(self) -> float:
+        """How many times faster half precision is."""
+        return self.single / self.half if self.half else 1.0
+
+
+def totals(rows: Sequence[Row]) -> Totals:
+    """Add up both runs."""
     half = sum(row.seconds_half or 0.0 for row in rows)
     moving = sum(row.seconds_half or 0.0 for row in rows if row.kernel.startswith(MOVING))
-    gain = single / half if half else 1.0
+    return Totals(sum(row.seconds_fp32 or 0.0 for row in rows), half, moving / half if half else 0.0)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Tell what both runs took, and how much of the half-precision run only moves numbers."""
+    all_layers = totals(rows)
     return (
-        f"{len(rows)} layers take {single * 1e3:.2f} ms at FP32 and {half * 1e3:.2f} ms in half precision, "
-        f"{gain:.2f}x; casts, reorders and copies take {moving / half if half else 0:.0%} of the time in half precision"
+        f"{len(rows)} layers take {all_layers.single * 1e3:.2f} ms at FP32 and {all_layers.half * 1e3:.2f} ms in half "
+        f"precision, {all_layers.gain:.2f}x; casts, reorders and copies take {all_layers.moving:.0%} of the time in "
+        "half precision"
     )
 
 
 def page(title: str, shape: Sequence[int], engines: Mapping[str, Sequence[Row]]) -> str:
     """The page, as HTML that needs nothing else."""
     parts = [
-        f"<h2>{escape(name)}</h2><p>{escape(summary(rows))}.</p>{_table(rows)}"
+        f'<h2 id="{escape(name)}">{escape(name)}</h2><p>{escape(summary(rows))}.</p>{_table(rows)}'
         for name, rows in engines.items()
     ]
     title = escape(title)
@@ -87,19 +127,57 @@ def page(title: str, shape: Sequence[int], engines: Mapping[str, Sequence[Row]])
     )
     about = (
         f"Times are medians for one sample of shape {tuple(shape)} on one core. Layers that only move numbers are "
-        "shaded. Half precision is FP16 with FP32 arithmetic or BF16 products in our engine, FP16 in onnxruntime, and "
-        "BF16 in OpenVINO."
+        "shaded, and a bar behind a time compares it with the longest of its engine. Half precision is FP16 with FP32 "
+        "arithmetic or BF16 products in our engine, FP16 in onnxruntime, and BF16 in OpenVINO."
     )
-    return f"{head}<h1>Why {title} takes what it takes</h1><p>{about}</p>{''.join(parts)}</html>"
+    return f"{head}<h1>Why {title} takes what it takes</h1><p>{about}</p>{_engines(engines)}{''.join(parts)}</html>"
+
+
+def _engines(engines: Mapping[str, Sequence[Row]]) -> str:
+    """The engines side by side, each with a link to its layers."""
+    lines = []
+    for name, rows in engines.items():
+        all_layers = totals(rows)
+        longest = sorted(rows, key=lambda row: row.seconds_half or 0.0, reverse=True)[:3]
+        told = ", ".join(
+            f"{row.layer} {(row.seconds_half or 0.0) / all_layers.half:.0%}"
+            for row in longest
+            if all_layers.half
+        )
+        texts = (
+            str(len(rows)),
+            f"{all_layers.single * 1e3:.2f}",
+            f"{all_layers.half * 1e3:.2f}",
+            f"{all_layers.gain:.2f}x",
+            f"{all_layers.moving:.0%}",
+        )
+        first, *numbers, last = ENGINE_HEADINGS
+        link = f'<td data-title="{first}"><a href="#{escape(name)}">{escape(name)}</a></td>'
+        cells = [
+            f'<td data-title="{heading}"{NUMBER}>{text}</td>'
+            for heading, text in zip(numbers, texts, strict=True)
+        ]
+        lines.append(f'<tr>{link}{"".join(cells)}<td data-title="{last}">{escape(told)}</td></tr>')
+    return _framed(ENGINE_HEADINGS, lines, "engines")
 
 
 def _table(rows: Sequence[Row]) -> str:
-    head = "".join(f'<th scope="col">{heading}</th>' for heading in HEADINGS)
-    body = "".join(map(_line, rows))
-    return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    longest = max((row.seconds_half or 0.0 for row in rows), default=0.0)
+    return _framed(HEADINGS, [_line(row, longest) for row in rows], "layers")
 
 
-def _line(row: Row) -> str:
+def _framed(headings: Sequence[str], lines: Sequence[str], kind: str) -> str:
+    texts = ("engine", "layer", "kernel that ran", "bound", headings[-1])
+    head = "".join(
+        f'<th scope="col"{"" if heading in texts else NUMBER}>{heading}</th>' for heading in headings
+    )
+    return (
+        f'<div class="wide" tabindex="0"><table class="{kind}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _line(row: Row, longest: float) -> str:
     gain = row.seconds_fp32 / row.seconds_half if row.seconds_fp32 and row.seconds_half else None
     numbers = (
         _number(row.seconds_fp32, 1e6),
@@ -110,7 +188,9 @@ def _line(row: Row) -> str:
     )
     error = "" if row.error is None else f"{row.error:.1e}"
     texts = (row.layer, row.kernel, *numbers, row.bound, error, row.reason)
-    classes = (*2 * ("",), *len(numbers) * (' class="number"',), *3 * ("",))
+    share = f"--share: {100 * (row.seconds_half or 0.0) / (longest or 1.0):.1f}%"
+    bar = f' class="number share" style="{share}"'
+    classes = ("", "", NUMBER, bar, *(len(numbers) - 2) * (NUMBER,), "", NUMBER, "")
     cells = [  # on a phone, each has its heading beside it
         f'<td data-title="{heading}"{kind}>{escape(text)}</td>'
         for heading, kind, text in zip(HEADINGS, classes, texts, strict=True)
