@@ -8,6 +8,7 @@ import yaml
 from workplace import ROOT, copy_checkout
 
 from cluster import Place, wait_until
+from pipeline.artifacts.overlap import Span
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(2400)]
 
@@ -96,6 +97,10 @@ def test_small_jobs_share_the_queues_places(place, mini, slurm):
     place.start(*(place.manifest(f"points/m{i}") for i in range(8))).end()
     # Eight jobs, in groups of four.
     assert slurm.all_jobs() - before == 2
+    spans = [Span.of(manifest_of(place, f"points/m{i}")["provenance"]) for i in range(8)]
+    beside = [[one.beside(other) > 0 for other in spans if other != one].count(True) for one in spans]
+    # Those of a group run beside each other, as many at a time as their group has cores.
+    assert min(beside) >= 3, spans
 
 
 def test_a_matrix_that_never_succeeds_spares_others_that_do_not_share_its_place(place, mini):
