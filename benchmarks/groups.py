@@ -98,7 +98,7 @@ def points(run: Run) -> None:
     names = [f"m{place}" for place in range(n_files)]
     with tempfile.TemporaryDirectory(prefix="parsimony-") as temporary, slurm() as environment:
         folder = Path(temporary)
-        write_study(folder, n_files, 20_000 if run.quick else 4_000_000)
+        write_study(folder, n_files, 20_000 if run.quick else 12_000_000)
         alone = []
         for name in names:
             alone.append(seconds_of(folder, environment, [name]))

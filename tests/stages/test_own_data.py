@@ -9,9 +9,6 @@ import pytest
 
 from pipeline.artifacts.store import Artifact
 from pipeline.config.loading import validate
-from pipeline.config.matrices import STUDIED
-from pipeline.config.study import schema
-from pipeline.data import POINTS
 from pipeline.data.globe import unit_vectors
 from pipeline.data.tables import read_columns
 from pipeline.errors import ConfigError
@@ -160,6 +157,7 @@ def test_an_own_covariance_answers_every_task_as_its_dense_matrix_does(bench, ma
         {"name": "yukawa", "decay": 2.0},
         {"name": "laplace_single_layer"},
         {"name": "matern", "length_scale": 0.5},
+        {"name": "thin_plate"},
     ],
     ids=lambda kernel: kernel["name"],
 )
@@ -177,6 +175,34 @@ def test_every_real_kernel_solves_for_the_values_of_a_file(bench, matrix, kernel
     assert matrix(section) == [0, 0, 0, 0]
     assert solution(bench).facts["solve"]["exact_residual"] < 1e-5
     assert solution(bench).facts["result"]["right_hand_side"] == "values at the points"
+
+
+@pytest.mark.parametrize(
+    ("dimension", "kernel", "words"),
+    [
+        (1, {"name": "yukawa"}, "Yukawa is given in the plane and in space, not in 1 dimensions"),
+        (
+            4,
+            {"name": "laplace_single_layer"},
+            "LaplaceSingleLayer is given in the plane and in space, not in 4 dimensions",
+        ),
+        (4, {"name": "thin_plate"}, "ThinPlate is given in one to three dimensions, not in 4"),
+        (
+            2,
+            {"name": "matern", "length_scale": [0.1, 0.1, 0.2]},
+            "3 length scales do not fit points of 2 coordinates",
+        ),
+    ],
+)
+def test_a_kernel_of_other_dimensions_than_the_file_is_one_line(
+    bench, matrix, capsys, dimension, kernel, words
+):
+    np.save(bench.folder / "points.npy", np.random.default_rng(5).random((9, dimension)))
+    points = {"name": "file", "path": "points.npy"}
+    assert matrix({"points": points, "kernel": kernel, "task": "product"}) == [0, 2]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: matrices.mine: kernel: {words}")
+    assert line.endswith("; take another kernel, or other points.coordinates")
 
 
 @pytest.mark.parametrize(
@@ -457,11 +483,3 @@ def test_a_kernel_that_is_no_covariance_has_no_such_answer(task):
     section = {"points": SQUARE, "kernel": {"name": "yukawa"}, "task": task}
     with pytest.raises(ConfigError, match=f"task '{task}' needs a covariance"):
         validate({"study": "own", "matrices": {"mine": section}})
-
-
-def test_every_kernel_and_every_point_set_is_open_to_a_study():
-    # A function has a path in a study; a spline is no covariance by itself.
-    assert set(kernels.KERNELS.values()) - {kernels.Custom, kernels.ThinPlate} == set(STUDIED.values())
-    points = schema()["$defs"]["Matrix"]["properties"]["points"]["discriminator"]["mapping"].keys()
-    renamed = {"sphere": "fibonacci_sphere", "cube": "uniform_cube"}
-    assert {renamed.get(name, name) for name in POINTS} <= points

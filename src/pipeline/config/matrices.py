@@ -12,7 +12,7 @@ from pipeline.config.choice import Choice
 from pipeline.config.points import AnyPoints, ColumnName, FilePoints, OwnMesh
 from pipeline.config.section import Section
 from pipeline.data import PLACES
-from pipeline.hmatrix.kernels import KERNELS, Helmholtz, Imported, Kernel, Stationary, ThinPlate
+from pipeline.hmatrix.kernels import KERNELS, Custom, Helmholtz, Imported, Kernel, Stationary
 from pipeline.options import Count, NotNegative, Positive, Seed, Tolerance
 
 Task = Literal[
@@ -20,9 +20,8 @@ Task = Literal[
 ]
 # A kernel of one's own is a function in Python, and in a study the path of one.
 STUDIED: dict[str, type[Kernel]] = {
-    name: kind for name, kind in KERNELS.items() if kind not in (Imported, ThinPlate)
-}
-STUDIED["custom"] = Imported
+    name: kind for name, kind in KERNELS.items() if kind not in (Custom, Imported)
+} | {"custom": Imported}
 ANY_POINTS = (*PLACES, "file", "embeddings", "uniform_square", "uniform_cube", "fibonacci_sphere")
 # The points that a task can be asked about.
 POINTS_OF: dict[str, tuple[str, ...]] = {

@@ -4,13 +4,17 @@ import json
 import time
 from argparse import Namespace
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.artifacts.results.operator import Compression, FittedCovariance, Level, OperatorFacts
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Artifact
 from pipeline.config.matrices import CompressSpec, Fit
+from pipeline.errors import ConfigError
 from pipeline.hmatrix import DistributedH2Matrix, kernels
 from pipeline.hmatrix.boundary_elements import NearField, notes_on_wave
 from pipeline.hmatrix.distributed import OwnTriangles
@@ -54,6 +58,8 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
     with together(communicator):
         spec = read_spec(options.spec, CompressSpec)
         points = Artifact.open(options.points, "points", contents=first)
+        if spec.task not in ("capacitance", "scattering"):
+            _require_that_points_fit(spec.kernel, points.array("points"))
     foretold = foretold_of(points, spec.compress.tolerance, 1.0, communicator.size)
     require_memory(foretold.compress_bytes, communicator)
     start = time.perf_counter()
@@ -152,6 +158,17 @@ def _matrices(
         tolerance=max(tolerance, 1e-4),
     )
     return {"operator": far, "preconditioner": centers}, (near_field, own)
+
+
+def _require_that_points_fit(kernel: kernels.Kernel, points: NDArray[Any]) -> None:
+    """Raise ConfigError where a kernel of ours does not take points of so many coordinates."""
+    if isinstance(kernel, kernels.Imported):
+        return
+    first = np.array(points[:1], np.float64)
+    try:
+        kernel(first, first)
+    except ValueError as error:
+        raise ConfigError(f"kernel: {error}; take another kernel, or other points.coordinates") from None
 
 
 def _everybodys_covariance(
