@@ -132,19 +132,19 @@ def cost(run: Run, interval: int, *, goal: float, over_peer: float) -> None:
 @bench.case("intervals (1,1), batch 1024")
 def every_step(run: Run) -> None:
     """Nothing is saved by waiting."""
-    cost(run, 1, goal=1.8, over_peer=2.0)
+    cost(run, 1, goal=1.55, over_peer=2.0)
 
 
 @bench.case("intervals (5,5), batch 1024")
 def every_fifth(run: Run) -> None:
     """The default."""
-    cost(run, 5, goal=1.25, over_peer=1.0)
+    cost(run, 5, goal=1.12, over_peer=1.0)
 
 
 @bench.case("intervals (10,10), batch 1024")
 def every_tenth(run: Run) -> None:
     """What remains is mostly the natural gradient."""
-    cost(run, 10, goal=1.12, over_peer=1.0)
+    cost(run, 10, goal=1.06, over_peer=1.0)
 
 
 @bench.case("whole steps compiled, batch 1024")
