@@ -5,7 +5,10 @@ earlier start is visible. It takes what the program itself takes, without the se
 imported. Variables that Python obeys while it starts (PYTHONUTF8, LC_ALL) come too late for it.
 """
 
+import atexit
+import ctypes
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -50,9 +53,9 @@ def run_python(
 ) -> subprocess.CompletedProcess[str]:
     """Run `python` with these arguments in a folder; return its exit code and, as `stdout`, all that it printed.
 
-    What the program itself starts as `python` starts in the same way.
+    What the program itself starts as `python`, or as `sys.executable`, starts in the same way.
     """
-    path = f"{folder_of_programs()}:{environment['PATH']}"
+    path = f"{folder_of_programs()}:{Path(sys.executable).parent}:{environment['PATH']}"
     with tempfile.TemporaryFile(prefix="warm") as printed, open(os.devnull) as nothing:
         files = {0: nothing.fileno(), 1: printed.fileno(), 2: printed.fileno()}
         code = warm_client.run(_address(), arguments, str(folder), {**environment, "PATH": path}, files)
@@ -164,7 +167,7 @@ def keep(connection: socket.socket, descriptors: list[int], tell: int) -> dict:
     os._exit(0)
 
 
-def become(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+def become(python: Path, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
     """Be what `python` with these arguments would be, which begin with `-m` or the path of a script."""
     os.chdir(folder)
     os.environ.clear()
@@ -172,6 +175,7 @@ def become(arguments: list[str], folder: str, environment: dict[str, str]) -> No
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = os.fdopen(number, "w" if number else "r", encoding="utf-8", buffering=1, closefd=False)
         setattr(sys, name, stream)
+    sys.executable = str(python)
     sys.orig_argv = [sys.executable, *arguments]
     is_module = arguments[0] == "-m"
     sys.argv = arguments[is_module:]
@@ -186,8 +190,27 @@ def become(arguments: list[str], folder: str, environment: dict[str, str]) -> No
         runpy.run_path(sys.argv[0], run_name="__main__")
 
 
+def end_at_once() -> None:
+    """Do all that a program does at its end but freeing its objects one by one, which would copy the memory of all."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    if "mpi4py.MPI" in sys.modules and not sys.modules["mpi4py.MPI"].Is_finalized():
+        sys.modules["mpi4py.MPI"].Finalize()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None).exit(0)  # MPICH takes its leave of mpiexec here
+
+
 if __name__ == "__main__":
     for module in SLOW:
         with suppress(ImportError):
             importlib.import_module(module)
-    become(**serve(sys.argv[1]))
+    gc.collect()
+    gc.freeze()  # what is not looked at again is not copied
+    request = serve(sys.argv[1])
+    try:
+        become(Path(sys.argv[1]).parent / "bin" / "python", **request)
+    except SystemExit as ending:
+        if ending.code:
+            raise
+    end_at_once()
