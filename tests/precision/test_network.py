@@ -10,8 +10,8 @@ from torch import nn
 
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.precision import Budget, HalfNetwork, Sampling, routines
+from pipeline.precision.calibration import PART
 from pipeline.precision.error import routine_bound
-from pipeline.precision.network import PART
 from pipeline.precision.reference import reference
 from pipeline.precision.routines import BATCH, Execution, all_routines, candidates
 from pipeline.precision.stored import digest_of

@@ -19,6 +19,7 @@ MATRIX = {
     "compress": {"tolerance": 1e-5},
 }
 TARGET = "results/small/compress/large/manifest.json"
+ON_TWO = ("--set-resources", "compress:tasks=2")
 
 
 def segments_of(process):
@@ -45,12 +46,10 @@ def compressing(folder):
     return found
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_of_processes_that_compute_together_leaves_nothing(workplace, study, signum):
-    workplace.write_study(study | {"matrices": {"large": MATRIX}})
-    on_two = ("--set-resources", "compress:tasks=2")
+def interrupt(workplace, signum):
+    """Interrupt two processes that compress, and see that they end with one word and leave nothing."""
     main = workplace.start(
-        TARGET, *on_two, start_new_session=True,
+        TARGET, *ON_TWO, start_new_session=True,
         # Tests may have been started with interrupts ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
@@ -72,5 +71,11 @@ def test_an_interrupt_of_processes_that_compute_together_leaves_nothing(workplac
     assert not compressing(workplace.folder)
     assert not [name for name in segments if Path(name).exists()]
     assert "interrupted" in (workplace.results / "logs/compress/large.txt").read_text()
+
+
+def test_an_interrupt_of_processes_that_compute_together_leaves_nothing(workplace, study):
+    workplace.write_study(study | {"matrices": {"large": MATRIX}})
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        interrupt(workplace, signum)
     workplace.write_study(study | {"matrices": {"large": MATRIX | {"points": MATRIX["points"] | {"n": 900}}}})
-    workplace.snakemake(TARGET, *on_two)
+    workplace.snakemake(TARGET, *ON_TWO)

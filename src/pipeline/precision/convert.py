@@ -1,13 +1,15 @@
 """Round float64 weights to binary16, once, and report what that did."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.precision.plan import RoundingReport
+from pipeline.precision.plan import Layer, RoundingReport
+from pipeline.precision.tracer import Affine, Index
 
 LARGEST_HALF = 65504.0
 HALF_OVERFLOW = 65520.0  # from here on, rounding to nearest gives infinity
@@ -69,6 +71,40 @@ def round_weights(weight: Tensor) -> tuple[Tensor, tuple[int, ...], RoundingRepo
         scale_exponent_max=max(scaled, default=0),
     )
     return torch.from_numpy(stored), exponents, report
+
+
+def round_parameters(
+    layers: Sequence[Layer], parameters: Mapping[str, Affine | Index]
+) -> tuple[list[Layer], dict[str, Tensor], dict[str, Tensor]]:
+    """Round the weights of all layers, and keep all other parameters as they are, in float32.
+
+    Returns:
+        The layers, with what rounding did to each; the tensors as stored; the tensors in float32.
+
+    Raises:
+        ConfigError: If a weight or bias is not finite, or beyond float32.
+    """
+    half: dict[str, Tensor] = {}
+    single: dict[str, Tensor] = {}
+    rounded = []
+    for layer in layers:
+        affine = parameters.get(layer.name)
+        if affine is not None:
+            own = {key: _kept(value) for key, value in affine.tensors(layer.name).items()}
+            half |= own
+            single |= own
+        if layer.has_weights:
+            assert isinstance(affine, Affine)
+            check_range(layer.name, affine.weight, affine.bias)
+            half[f"{layer.name}.weight"], exponents, report = round_weights(affine.weight)
+            layer = layer.with_rounding(exponents, report)
+        rounded.append(layer)
+    return rounded, half, single
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """Return parameters that are not rounded to binary16: float32, or places."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def widen(weight: Tensor, exponents: tuple[int, ...]) -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from pipeline.errors import ConfigError
+from pipeline.precision.calibration import check_calibration, few_of, wide_results
 from pipeline.precision.choice import choose, measure
-from pipeline.precision.convert import check_range, round_weights, storable_in_half
+from pipeline.precision.convert import round_parameters
 from pipeline.precision.error import LayerError, layer_errors
 from pipeline.precision.layer_timing import LayerTiming
 from pipeline.precision.plan import FORMAT, Layer, close, store_activations
@@ -31,12 +32,7 @@ from pipeline.precision.selection import (
 )
 from pipeline.precision.stored import check_complete, digest_of, read_layers
 from pipeline.precision.timing import time_layers
-from pipeline.precision.trace import Affine, check_trace, trace
-
-CALIBRATION_SAMPLES = 256  # more tell no more about the range of the activations
-PART = 16  # of these at a time, since all activations of a part are held at once
-ERROR_SAMPLES = 8  # through every candidate of every layer
-ERROR_FLOPS = 4e9  # of all these together, in float64; but two samples at least
+from pipeline.precision.trace import check_trace, trace
 
 
 @dataclass(frozen=True)
@@ -138,60 +134,16 @@ class HalfNetwork:
             ConfigError: If a module is not supported or its layers compute something else than itself, a parameter is
                 not finite, there is no calibration input, or not even float32 is within the budget.
         """
-        for what, given in (("calibration set", calibration), ("labels", labels)):
-            if not isinstance(given, Tensor) and given is not None:
-                raise TypeError(
-                    f"the {what} wants a torch tensor, not {type(given).__name__}; use torch.from_numpy"
-                )
-        if calibration.ndim < 2 or len(calibration) == 0:
-            raise ConfigError(
-                f"the calibration set has shape {tuple(calibration.shape)}; wanted at least one input to see the "
-                "range of the activations"
-            )
-        if not calibration.isfinite().all():
-            raise ConfigError(
-                "the calibration set holds NaN or infinity, which tell nothing about the range of the activations; "
-                "leave such inputs out"
-            )
-        if labels is not None and labels.shape != calibration.shape[:1]:
-            raise ConfigError(
-                f"the calibration set has {len(calibration)} inputs and labels of shape {tuple(labels.shape)}; wanted "
-                "one label per input"
-            )
+        check_calibration(calibration, labels)
         budget, calibration = budget or Budget(), calibration.detach().cpu().float()
         one_by_one = isinstance(module, ExportedProgram)  # which takes as many as it was captured with
         module = module.module() if isinstance(module, ExportedProgram) else module
         layers, parameters = trace(module, calibration)
-        half: dict[str, Tensor] = {}
-        single: dict[str, Tensor] = {}
-        rounded: list[Layer] = []
-        for layer in layers:
-            if layer.name in parameters:
-                affine = parameters[layer.name]
-                if not layer.has_weights:
-                    own = {key: _kept(value) for key, value in affine.tensors(layer.name).items()}
-                    half |= own
-                    single |= own
-                    rounded.append(layer)
-                    continue
-                assert isinstance(affine, Affine)
-                check_range(layer.name, affine.weight, affine.bias)
-                stored, exponents, report = round_weights(affine.weight)
-                single[f"{layer.name}.weight"] = affine.weight.float()
-                half[f"{layer.name}.weight"] = stored
-                half[f"{layer.name}.bias"] = single[f"{layer.name}.bias"] = affine.bias.float()
-                layer = layer.with_rounding(exponents, report)
-            rounded.append(layer)
-        few = calibration[
-            : max(2, min(ERROR_SAMPLES, int(ERROR_FLOPS // max(sum(layer.flops for layer in layers), 1))))
-        ]
+        rounded, half, single = round_parameters(layers, parameters)
+        few = few_of(calibration, layers)
         check_trace(module, layers, parameters, few, one_by_one=one_by_one)
         twin = Execution(rounded, single, "fp32", instruction_set)
-        wide: set[str] = set()
-        for part in torch.split(calibration[:CALIBRATION_SAMPLES], PART):
-            seen = zip(rounded, twin.activations(part), strict=True)
-            wide |= {layer.name for layer, result in seen if not storable_in_half(result)}
-        planned = store_activations(rounded, wide | _never_zero(rounded))
+        planned = store_activations(rounded, wide_results(rounded, twin, calibration))
         tried_alone = trials(planned, half, single, few, twin.instruction_set)
         exact = twin(calibration)
         least = {
@@ -385,10 +337,8 @@ class HalfNetwork:
             raise ValueError(
                 f"wanted at least one sample and a batch of at least 1, found {len(samples)} and {batch}"
             )
-        n_few = max(
-            2, min(ERROR_SAMPLES, int(ERROR_FLOPS // max(sum(layer.flops for layer in self.layers), 1)))
-        )
-        few, repeated = samples[:n_few], samples[torch.arange(batch) % len(samples)]
+        repeated = samples[torch.arange(batch) % len(samples)]
+        few = few_of(samples, self.layers)
         tried = trials(self.layers, self._half, self._single, few, self.instruction_set)
         errors = {
             name: {routine: trial.error for routine, trial in of_layer.items()}
@@ -460,19 +410,3 @@ def _unpickled(
 ) -> HalfNetwork:
     known = instruction_set if instruction_set in instruction_sets() else None
     return HalfNetwork(layers, half, single, known)
-
-
-def _never_zero(layers: Sequence[Layer]) -> set[str]:
-    """Results that are divided by or whose logarithm is taken, so that they must not be rounded to zero."""
-    names: set[str] = set()
-    for layer in reversed(layers):
-        if layer.function in ("reciprocal", "log"):
-            names.add(layer.source)
-        if layer.name in names and layer.kind in ("gather", "activation"):
-            names |= set(layer.sources)
-    return names
-
-
-def _kept(tensor: Tensor) -> Tensor:
-    """Parameters that are not rounded to binary16: float32, or places."""
-    return tensor.float() if tensor.is_floating_point() else tensor
