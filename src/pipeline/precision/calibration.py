@@ -1,0 +1,71 @@
+"""What a calibration set tells of a network: the range of its activations, and errors on a few of its inputs."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError
+from pipeline.precision.convert import storable_in_half
+from pipeline.precision.plan import Layer
+from pipeline.precision.routines import Execution
+
+CALIBRATION_SAMPLES = 256  # more tell no more about the range of the activations
+PART = 16  # of these at a time, since all activations of a part are held at once
+ERROR_SAMPLES = 8  # through every candidate of every layer
+ERROR_FLOPS = 4e9  # of all these together, in float64; but two samples at least
+
+
+def check_calibration(calibration: Tensor, labels: Tensor | None) -> None:
+    """Refuse inputs, or labels of them, that no network can be calibrated with.
+
+    Raises:
+        TypeError: If one is no torch tensor.
+        ConfigError: If there is no input, one is not finite, or the labels are not one for each.
+    """
+    for what, given in (("calibration set", calibration), ("labels", labels)):
+        if not isinstance(given, Tensor) and given is not None:
+            raise TypeError(
+                f"the {what} wants a torch tensor, not {type(given).__name__}; use torch.from_numpy"
+            )
+    if calibration.ndim < 2 or len(calibration) == 0:
+        raise ConfigError(
+            f"the calibration set has shape {tuple(calibration.shape)}; wanted at least one input to see the "
+            "range of the activations"
+        )
+    if not calibration.isfinite().all():
+        raise ConfigError(
+            "the calibration set holds NaN or infinity, which tell nothing about the range of the activations; "
+            "leave such inputs out"
+        )
+    if labels is not None and labels.shape != calibration.shape[:1]:
+        raise ConfigError(
+            f"the calibration set has {len(calibration)} inputs and labels of shape {tuple(labels.shape)}; wanted "
+            "one label per input"
+        )
+
+
+def few_of(samples: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """Return as many of the samples as can go through every candidate of every layer in a moment."""
+    flops = max(sum(layer.flops for layer in layers), 1)
+    return samples[: max(2, min(ERROR_SAMPLES, int(ERROR_FLOPS // flops)))]
+
+
+def wide_results(layers: Sequence[Layer], twin: Execution, calibration: Tensor) -> set[str]:
+    """Name the layers whose results binary16 does not hold: out of its range, or rounded to a zero that is divided by."""
+    wide = _never_zero(layers)
+    for part in torch.split(calibration[:CALIBRATION_SAMPLES], PART):
+        seen = zip(layers, twin.activations(part), strict=True)
+        wide |= {layer.name for layer, result in seen if not storable_in_half(result)}
+    return wide
+
+
+def _never_zero(layers: Sequence[Layer]) -> set[str]:
+    """Name the results that are divided by or whose logarithm is taken, so that they must not be rounded to zero."""
+    names: set[str] = set()
+    for layer in reversed(layers):
+        if layer.function in ("reciprocal", "log"):
+            names.add(layer.source)
+        if layer.name in names and layer.kind in ("gather", "activation"):
+            names |= set(layer.sources)
+    return names
