@@ -130,7 +130,7 @@ class Factorization:
         """
         if self.trust is not None and self.kind != "cholesky" and not self.trust.sign_is_sure:
             raise ConvergenceError(
-                f"the determinant's sign is not known: what {self.kind} has lost at tolerance "
+                f"the sign of the determinant is not known: the error of {self.kind} at tolerance "
                 f"{self.used_tolerance:.0e} may move eigenvalues across 0; factorize at tolerance "
                 f"{max(self.used_tolerance * 0.1 / self.trust.change, TIGHTEST):.0e}"
             )

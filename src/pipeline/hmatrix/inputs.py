@@ -35,7 +35,7 @@ def require_no_gradient(values: Tensor) -> None:
     """Raise TypeError if a gradient is wanted that would be lost."""
     if values.requires_grad and torch.is_grad_enabled():
         raise TypeError(
-            "a gradient is wanted (requires_grad) and not known here: only products and Factorization.solve have one, "
+            "the argument requires a gradient, and this operation has none: only products and Factorization.solve do, "
             "for their vectors; pass x.detach()"
         )
 
@@ -111,7 +111,7 @@ def require_block(kernel: Kernel, points: Tensor) -> None:
     if kernel.singular and bool((block.diagonal() != 0).any()):
         raise ValueError(
             f"the kernel says that it is singular, and gives {block.diagonal()[0].item():.3g} between equal points; "
-            "it has to give 0 there, as torch.where(r > 0, 1 / r, 0.0) does: what belongs there is said by diagonal="
+            "let it give 0 there, as torch.where(r > 0, 1 / r, 0.0) does, and pass the true value as diagonal="
         )
     if kernel.symmetric:
         scale, difference = (values.abs().nan_to_num().amax() for values in (block, block - block.mT))

@@ -57,7 +57,7 @@ def solve(
     A.require_square("solve")
     if exact and A.kernel is None:
         raise ConfigError(
-            "exact: this matrix was not built from a kernel, and has no other rows; leave it out"
+            "exact: this matrix was not built from a kernel, so its exact rows are not known; leave the option out"
         )
     if tolerance is not None:
         require_tolerance(tolerance)

@@ -88,7 +88,9 @@ class Description:
         try:
             found = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
             if found.pop("version") != _VERSION:
-                raise ArtifactError(f"{path} holds shards of another version than {_VERSION}; compress again")
+                raise ArtifactError(
+                    f"{path} holds shards of another version than {_VERSION}, which this program reads; compress again"
+                )
             return cls(**found)
         except FileNotFoundError as error:
             raise ArtifactError(f"{path} holds no divided H2 matrix: {DESCRIPTION} is missing") from error

@@ -34,7 +34,7 @@ def transpose(A: H2Form) -> H2Form:
 def scaled(A: H2Form, factor: complex) -> H2Form:
     """Return factor · A."""
     if not np.isfinite(factor):
-        raise ValueError(f"a matrix takes finite factors, not {factor}")
+        raise ValueError(f"a matrix can be multiplied by finite factors, not {factor}")
     factor = np.asarray(factor).item()
     if isinstance(factor, complex) and factor.imag == 0:
         factor = factor.real

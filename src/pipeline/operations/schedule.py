@@ -46,7 +46,7 @@ def run(options: Namespace) -> None:
         place.install()
         print(f"installed in {place}:\n{place.text(entry)}")
         if options.scheduler == "timer":
-            print("it stops when you log out, unless: loginctl enable-linger")
+            print("it stops when you log out; to let it go on, run: loginctl enable-linger")
     elif options.action == "remove":
         print(
             f"removed from {place}" if place.remove() else f"{place} has no rerun of {study.name} from here"

@@ -292,7 +292,7 @@ def test_a_likelihood_without_information_says_so():
 
 def test_constant_values_are_refused():
     X = np.random.default_rng(0).random((50, 2))
-    with pytest.raises(ConfigError, match="trend leaves nothing"):
+    with pytest.raises(ConfigError, match="trend explains the values"):
         GaussianProcess(KERNEL).fit(X, np.full(50, 3.0))
 
 

@@ -253,7 +253,7 @@ class BatchedPart:
             b, order = box - self._first, ints[at + 5 : at + 5 + k]
             at += 5 + k
             if matrix.size[b] != n:
-                raise RuntimeError("a record does not fit the box that it tells of")
+                raise RuntimeError("another part's record has another size than the box here")
             slots = to_device(matrix.start[b] + order.astype(np.int64), self._device)
             matrix.alive[int(matrix.start[b]) : int(matrix.start[b]) + k] = matrix.alive[slots]
             matrix.size[b] = k
@@ -263,7 +263,7 @@ class BatchedPart:
             parts = np.concatenate([[b], near[(near != b) & (matrix.size[near] > 0)]]).astype(np.int64)[None]
             N = matrix.unknowns(parts)
             if N.index.shape[1] != n_rows:
-                raise RuntimeError("a record does not fit the neighbors of its box")
+                raise RuntimeError("another part's record has another size than the neighbors of its box here")
             sides = []
             for _ in range(1 if self._kind == "cholesky" else 2):
                 flat = values[value : value + n_rows * (n - k)].reshape(n - k, n_rows)

@@ -237,7 +237,9 @@ class _Build:
                 sides = [side for side in found if side is not None]
                 return sides[0], sides[-1]
             logger.info("samples of the far field grow: fetching more of others' points")
-        raise ConvergenceError("samples of the far field grow without end; ask for a larger tolerance")
+        raise ConvergenceError(
+            "more and more samples of the far field are needed and do not suffice; ask for a larger tolerance"
+        )
 
     @property
     def _sides(self) -> tuple[bool, ...]:

@@ -60,7 +60,7 @@ class KeptPoints:
         strange = places[~is_own]
         row = np.searchsorted(self.places, strange)
         if not np.array_equal(np.append(self.places, -1)[row], strange):
-            raise IndexError("a point that is not kept here")
+            raise IndexError("this process does not keep one of the points")
         result = np.empty((len(places), self.own.shape[1]))
         result[is_own] = self.own[places[is_own] - self.first]
         result[~is_own] = self.others[row]

@@ -92,8 +92,8 @@ def residual_variance(likelihood: Likelihood) -> float:
     variance = float(np.mean(residual**2))
     if not variance > 1e-24 * max(float(np.mean(likelihood.values**2)), 1e-300):
         raise ConfigError(
-            "y: the trend leaves nothing of the values (they are constant, or regressors to rounding), so there is no "
-            "covariance to fit"
+            "y: the trend explains the values up to rounding (they may be constant, or equal a regressor), so there is "
+            "no covariance to fit"
         )
     return variance
 

@@ -158,7 +158,7 @@ class Scaled(Kernel):
         if isinstance(factor, np.number):
             object.__setattr__(self, "factor", factor.item())
         if not np.isfinite(factor):
-            raise ValueError(f"a kernel takes finite factors, not {factor}")
+            raise ValueError(f"a kernel can be multiplied by finite factors, not {factor}")
 
     @property
     def symmetric(self) -> bool:  # type: ignore[override]

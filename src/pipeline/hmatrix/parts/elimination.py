@@ -230,7 +230,7 @@ class _Run:
                 break
             if fetched >= _FETCHES:
                 raise ConvergenceError(
-                    "samples of the far field grow without end; ask for a larger tolerance"
+                    "more and more samples of the far field are needed and do not suffice; ask for a larger tolerance"
                 )
             fetched = self._fetch_samples(plan, fetched + 1)
         taken = {number: part.take() for number, part in self.parts.items()}
