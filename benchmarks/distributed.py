@@ -14,17 +14,16 @@ import resource
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from _counted import NUGGET, counted, critical, matrix
 from _frame import Benchmark, Goal, Quantity, Run
+from _weak_scaling import Scaling
 from numpy.typing import NDArray
 
 from pipeline.data import load_points
@@ -33,13 +32,12 @@ from pipeline.hmatrix.distributed.exact_rows import exact_products
 from pipeline.hmatrix.distributed.swap import summed
 from pipeline.hmatrix.factor import entries_of, factorize_by, problem_of
 from pipeline.hmatrix.factorization import Factorization
-from pipeline.hmatrix.partition import partition_level
-from pipeline.hmatrix.parts import Tally, Team
+from pipeline.hmatrix.parts import Team
 from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.runtime.foretelling import foretell
 from pipeline.runtime.mpi import MpiCommunicator
 
-NUGGET, SHARE = 1e-2, 0.18
+SHARE = 0.18
 BYTES = Quantity("peak bytes a part / one's", "")
 FLOPS = Quantity("flops in all / one's", "")
 PATH = Quantity("speed-up, critical path", "", smaller_is_better=False)
@@ -53,72 +51,8 @@ A_POINT = Quantity("bytes a point", "B")
 IDEAL = Quantity("share of ideal speed", "", smaller_is_better=False)
 EFFICIENCY = Quantity("efficiency (model)", "", smaller_is_better=False)
 LOOSE = 1e-3  # relative residual of the largest case
-LATENCY, BANDWIDTH = 5e-6, 5e9  # of the model: seconds a message, bytes a second and process
 
 bench = Benchmark("distributed", __doc__, packages=("torch", "scipy", "mpi4py"))
-
-
-@dataclass(frozen=True)
-class Counted:
-    """What a factorization by parts and one solve with it took."""
-
-    flops: float
-    critical: float
-    peak: int
-    sent: dict[str, float]
-    residual: float
-    logdet: float
-    tally: Tally
-
-
-@cache
-def matrix(name: str, n: int, tolerance: float) -> H2Matrix:
-    """The compressed matrix."""
-    points = load_points(name, n_points=n, seed=1).points
-    return H2Matrix.from_kernel(
-        points, kernels.Matern(nu=0.5, length_scale=0.1), diagonal=NUGGET, tolerance=tolerance
-    )
-
-
-def most_sent(n_bytes: Counter[tuple[str, int, int]], what: set[str]) -> float:
-    """Return the megabytes that the part which sends most has sent."""
-    sent: dict[int, float] = {}
-    for (kind, _, part), count in n_bytes.items():
-        if kind in what:
-            sent[part] = sent.get(part, 0.0) + count / 1e6
-    return max(sent.values(), default=0.0)
-
-
-def critical(tally: Tally, speeds: NDArray[np.float64] | None = None) -> float:
-    """Return the sum over supersteps of the slowest part's operations over its speed."""
-    return sum(
-        max((flops / (1 if speeds is None else speeds[part]) for part, flops in step.items()), default=0.0)
-        for step in tally.flops.values()
-    )
-
-
-@cache
-def counted(name: str, n: int, tolerance: float, n_parts: int) -> Counted:
-    """Factorize and solve by so many parts."""
-    A = matrix(name, n, tolerance)
-    b = np.random.default_rng(5).standard_normal(n)
-    F = A.factorize(tolerance, parts=n_parts)
-    steps, tally = F.steps, F.steps.tally
-    before = Counter(tally.n_bytes)  # the solve by which a factorization checks itself is in it
-    x = F.solve(b)
-    sent = {
-        "factorization": most_sent(before, {"records", "ghosts", "blocks"}),
-        "solve": most_sent(Counter(tally.n_bytes) - before, {"vectors"}),
-    }
-    return Counted(
-        sum(sum(step.values()) for step in tally.flops.values()),
-        critical(tally),
-        max(steps.peak_bytes.values()),
-        sent,
-        float(np.linalg.norm(A @ x - b) / np.linalg.norm(b)),
-        F.logdet(),
-        tally,
-    )
 
 
 @bench.case("square 262144, counted")
@@ -386,76 +320,6 @@ def model(run: Run) -> None:
             EFFICIENCY, ours=efficiency, part=f"{n_processes} processes",
             goal=Goal.ours(0.85) if n_processes == 4096 else None,
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Seconds of a factorization of the square by any number of processes, from counts of few.
-
-    Attributes:
-        leaf: Points of a leaf.
-        flops: Operations of a box, by levels above the leaves; boxes further up cost what the last does.
-        stretch: Critical path of a level, in boxes a part, by boxes a part.
-        n_bytes: Bytes that a part sends on a level beside the square root of its boxes, by levels above the leaves.
-        rate: Operations a second.
-    """
-
-    leaf: float
-    flops: list[float]
-    stretch: dict[int, float]
-    n_bytes: list[float]
-    rate: float
-
-    @classmethod
-    def of(cls, A: H2Matrix, one: Tally, eight: Tally, rate: float) -> "Scaling":
-        """Take the costs from a factorization by one part and one by eight, and critical paths from static plans."""
-        tree, near = A.rows, A.form.interactions.near
-        leaves = tree.n_levels - 1
-        flops, n_bytes = [], []
-        for level in range(leaves, 0, -1):
-            total = sum(
-                sum(step.values())
-                for (what, at, _), step in one.flops.items()
-                if at == level and what != "finish"
-            )
-            boxes = len(tree.level(level))
-            if total:
-                flops.append(total / boxes)
-            sent = [
-                sum(b for (_, at, p), b in eight.n_bytes.items() if at == level and p == part)
-                for part in range(8)
-            ]
-            if boxes >= 32 and max(sent):
-                n_bytes.append(max(sent) / math.sqrt(boxes / 8))
-        stretch = {}
-        boxes = len(tree.level(leaves))
-        for own in (4, 16, 64, 256):
-            n_parts = boxes // own
-            if 2 <= n_parts <= 256:
-                plan = partition_level(tree, near, leaves, n_parts)
-                longest = sum(
-                    max(len(plan.boxes_of(part, phase)) for part in range(n_parts))
-                    for phase in range(plan.n_phases)
-                )
-                stretch[own] = longest / own
-        return cls(len(tree.points) / boxes, flops, stretch, n_bytes, rate)
-
-    def seconds(self, n: int, n_processes: int) -> float:
-        """Return the model's seconds for n points."""
-        boxes, height, active, total = n / self.leaf, 0, n_processes, 0.0
-        while boxes >= 16:
-            while active > 1 and boxes / active < 4:
-                active = max(active // 4, 1)
-            own = boxes / active
-            stretch = 1.0
-            if active > 1:
-                known = sorted(self.stretch)
-                stretch = float(np.interp(math.log(own), np.log(known), [self.stretch[m] for m in known]))
-                most = self.n_bytes[min(height, len(self.n_bytes) - 1)] * math.sqrt(own)
-                total += 40 * LATENCY + 2 * most / BANDWIDTH
-            total += own * stretch * self.flops[min(height, len(self.flops) - 1)] / self.rate
-            boxes, height = boxes / 4, height + 1
-        return total
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python tests/support/mutants.py MODULE TESTS... [--every N] [--seconds S]
 
-A mutant swaps an operator, negates a condition, adds one to a number or turns a truth value. It lives in memory alone: the
-file stays as it is. Each is tried in a fork of this process, which has imported what is slow to import. A mutant that
-survives stands for a line that the tests run and do not check, or for a change that changes nothing.
+A mutant swaps an operator, negates a condition, adds one to a number or turns a truth value. It lives in memory alone:
+the file stays as it is. Each is tried in a fork of this process, which has imported what is slow to import. A mutant
+that survives stands for a line that the tests run and do not check, or for a change that changes nothing.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import scipy.linalg
-import torch
+import scipy.linalg  # noqa: F401  # for the forks
+import torch  # noqa: F401
 
 SWAPPED: dict[type, type] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
@@ -67,7 +67,11 @@ class Mutant(importlib.abc.MetaPathFinder, importlib.machinery.SourceFileLoader)
         self.number = number
 
     def find_spec(self, name, _path=None, _target=None):
-        return importlib.util.spec_from_file_location(name, self.path, loader=self) if name == self.name else None
+        return (
+            importlib.util.spec_from_file_location(name, self.path, loader=self)
+            if name == self.name
+            else None
+        )
 
     def get_code(self, _name):
         tree = ast.parse(Path(self.path).read_text())
@@ -110,5 +114,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    assert torch and scipy.linalg  # imported for the forks
     sys.exit(main())

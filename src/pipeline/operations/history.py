@@ -73,7 +73,10 @@ def run(options: Namespace) -> None:
                 merge(RESULTS, study, manifests_of(RESULTS / study))
         entries = read(RESULTS, options.study, options.last)
     else:
-        print(f"{main} keeps the history until it ends; this is the history from before it began.", file=sys.stderr)
+        print(
+            f"{main} keeps the history until it ends; this is the history from before it began.",
+            file=sys.stderr,
+        )
         entries = [entry for study in studies for entry in read_snapshot(snapshot_of(RESULTS, study))]
     found = series_of(entries, options.artefact, options.figure)
     if not found:

@@ -52,7 +52,7 @@ def few_of(samples: Tensor, layers: Sequence[Layer]) -> Tensor:
 
 
 def wide_results(layers: Sequence[Layer], twin: Execution, calibration: Tensor) -> set[str]:
-    """Name the layers whose results binary16 does not hold: out of its range, or rounded to a zero that is divided by."""
+    """Name the layers whose results binary16 does not hold: beyond its range, or rounded to a zero divisor."""
     wide = _never_zero(layers)
     for part in torch.split(calibration[:CALIBRATION_SAMPLES], PART):
         seen = zip(layers, twin.activations(part), strict=True)

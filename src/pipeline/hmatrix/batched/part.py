@@ -263,7 +263,9 @@ class BatchedPart:
             parts = np.concatenate([[b], near[(near != b) & (matrix.size[near] > 0)]]).astype(np.int64)[None]
             N = matrix.unknowns(parts)
             if N.index.shape[1] != n_rows:
-                raise RuntimeError("another part's record has another size than the neighbors of its box here")
+                raise RuntimeError(
+                    "another part's record has another size than the neighbors of its box here"
+                )
             sides = []
             for _ in range(1 if self._kind == "cholesky" else 2):
                 flat = values[value : value + n_rows * (n - k)].reshape(n - k, n_rows)

@@ -123,7 +123,9 @@ def require_independent(columns: Array, communicator: Communicator | None = None
         # R of each process's rows = Q R has the lengths and the rank of its columns.
         columns = all_rows(communicator, np.asarray(np.linalg.qr(columns, mode="r")) if p else columns[:0])
     if p >= n:
-        raise ConfigError(f"trend: {p} regressors explain {n} values exactly, so nothing is left to fit; use fewer")
+        raise ConfigError(
+            f"trend: {p} regressors explain {n} values exactly, so nothing is left to fit; use fewer"
+        )
     size = np.linalg.norm(columns, axis=0)
     if p and (size.min() == 0 or np.linalg.matrix_rank(columns / size, tol=1e-9 * np.sqrt(p)) < p):
         raise ConfigError(

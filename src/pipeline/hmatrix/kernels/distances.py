@@ -48,7 +48,9 @@ def _dimension(targets: Tensor, sources: Tensor, lengths: LengthScale) -> int:
     """Return how many coordinates the points have."""
     dimension = targets.shape[-1]
     if sources.shape[-1] != dimension:
-        raise ValueError(f"points of {dimension} coordinates have no distance to points of {sources.shape[-1]}")
+        raise ValueError(
+            f"points of {dimension} coordinates have no distance to points of {sources.shape[-1]}"
+        )
     if isinstance(lengths, tuple) and len(lengths) != dimension:
         raise ValueError(f"{len(lengths)} length scales do not fit points of {dimension} coordinates")
     return dimension
