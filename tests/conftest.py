@@ -14,8 +14,8 @@ import warm_starts
 # variables say: otherwise each would compile the whole package.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# A process of MPI that waits for another lets go of its core: tests start more processes than there are cores, and those
-# that wait would take time from those that compute.
+# A process of MPI that waits for another lets go of its core: tests start more processes than there are cores, and
+# those that wait would take time from those that compute.
 os.environ["MPIR_CVAR_CH4_PROGRESS_THROTTLE"] = "1"
 
 DURATIONS = Path(__file__).parent / "durations.tsv"
