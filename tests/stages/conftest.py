@@ -11,6 +11,7 @@ from pipeline.__main__ import main
 from pipeline.config.loading import validate
 from pipeline.config.specs import specs
 from pipeline.precision import attained, measure_roofs
+from pipeline.precision.roofline import TYPICAL
 
 STUDY = {
     "study": "stages",
@@ -94,6 +95,8 @@ def _quick_roofs():
     """Measure the machine for a moment: what stages make of its roofs is tested here, and not what they are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.stages.time_layers.measure_roofs", partial(measure_roofs, seconds=0.02))
+        # Memory is measured by some times what the last cache holds: of a server's that is a gigabyte.
+        patch.setattr("pipeline.precision.roofline.cache_sizes", lambda: dict(TYPICAL))
         patch.setattr(attained, "SAMPLING", replace(attained.SAMPLING, n_samples=1, n_at_least=1))
         yield
 
