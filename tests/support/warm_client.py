@@ -44,7 +44,9 @@ def run(
 
 
 def main(python: str, address: str, *arguments: str) -> None:
-    # Only modules and scripts start warm: no text of a program, no options of Python's own.
+    if arguments[:1] == ("-u",):  # what starts warm writes line by line
+        arguments = arguments[1:]
+    # Only modules and scripts start warm: no text of a program, no other options of Python's own.
     if not arguments or (arguments[0].startswith("-") and arguments[0] != "-m"):
         os.execv(python, [python, *arguments])
     here = {number: number for number in map(int, os.listdir("/dev/fd")) if is_open(number)}
