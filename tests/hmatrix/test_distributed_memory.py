@@ -29,7 +29,7 @@ def bytes_a_process(n_processes):
 
     tracemalloc.start()
     try:
-        parts = run_in_threads(n_processes, run)
+        parts = run_in_threads(n_processes, run, at_once=True)
         return tracemalloc.get_traced_memory()[1] / n_processes, float(np.mean(parts))
     finally:
         tracemalloc.stop()

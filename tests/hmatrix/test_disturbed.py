@@ -57,7 +57,9 @@ def test_a_delay_at_any_call_changes_no_bit(seed, n_calls):
     who = int(rng.integers(N_PROCESSES))
     at = int(rng.integers(1, n_calls[who] + 1))
     found = run_in_threads(
-        N_PROCESSES, lambda comm: solved(Disturbed(comm, at=at if comm.rank == who else -1, disturb=dawdle))
+        N_PROCESSES,
+        lambda comm: solved(Disturbed(comm, at=at if comm.rank == who else -1, disturb=dawdle)),
+        at_once=True,
     )
     for part, expected in zip(found, run_in_threads(N_PROCESSES, solved), strict=True):
         np.testing.assert_array_equal(part, expected)

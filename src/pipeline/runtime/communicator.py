@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -158,9 +158,14 @@ class Counting:
 
 @dataclass
 class _Meeting:
-    """What the threads of one group share: a table with a place for each and a barrier around it."""
+    """What the threads of one group share: a table with a place for each, a barrier around it, and whose turn it is.
+
+    Attributes:
+        turn: Held by the thread that runs, where only one does at a time.
+    """
 
     size: int
+    turn: threading.Lock | None
     places: list[Tensor | None] = field(init=False)
     letters: list[Mapping[int, Tensor]] = field(init=False)
     barrier: threading.Barrier = field(init=False)
@@ -169,6 +174,17 @@ class _Meeting:
         self.places = [None] * self.size
         self.letters = [{}] * self.size
         self.barrier = threading.Barrier(self.size)
+
+    def wait(self) -> None:
+        """Wait until all have come; it is the others' turn meanwhile."""
+        if self.turn is None:
+            self.barrier.wait()
+            return
+        self.turn.release()
+        try:
+            self.barrier.wait()
+        finally:
+            self.turn.acquire()
 
 
 @dataclass(frozen=True)
@@ -184,9 +200,9 @@ class Threads:
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         self.meeting.places[self.rank] = tensor.clone()
-        self.meeting.barrier.wait()
+        self.meeting.wait()
         gathered = [place.clone() for place in self.meeting.places if place is not None]
-        self.meeting.barrier.wait()
+        self.meeting.wait()
         lengths_of(map(head, gathered))
         return gathered
 
@@ -202,17 +218,17 @@ class Threads:
     def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
         require_ranks(sent, self.size)
         self.meeting.letters[self.rank] = sent
-        self.meeting.barrier.wait()
+        self.meeting.wait()
         received = {
             source: letters[self.rank].clone()
             for source, letters in enumerate(self.meeting.letters)
             if self.rank in letters
         }
-        self.meeting.barrier.wait()
+        self.meeting.wait()
         return received
 
     def barrier(self) -> None:
-        self.meeting.barrier.wait()
+        self.meeting.wait()
 
 
 def require_ranks(sent: Mapping[int, Tensor], size: int) -> None:
@@ -222,18 +238,26 @@ def require_ranks(sent: Mapping[int, Tensor], size: int) -> None:
         raise ValueError(f"exchange: there is no process {strangers[0]} among {size}")
 
 
-def run_in_threads(n_processes: int, work: Callable[[Communicator], T]) -> list[T]:
+def run_in_threads(n_processes: int, work: Callable[[Communicator], T], *, at_once: bool = False) -> list[T]:
     """Call `work` once per process, each in a thread of its own, and return the results in rank order.
 
-    A failure in one thread breaks the barrier of the others and is raised here.
+    A thread runs until it waits for the others, and then another one does: threads that run Python at the same time
+    spend more of it on taking turns than on work. A failure in one thread breaks the barrier of the others and is
+    raised here.
+
+    Args:
+        n_processes: How many.
+        work: What each does with its communicator. A thread may wait for another only through that.
+        at_once: Whether all run at the same time, in an order that nobody knows.
     """
-    meeting = _Meeting(n_processes)
+    meeting = _Meeting(n_processes, turn=None if at_once else threading.Lock())
     results: dict[int, T] = {}
     failures: list[BaseException] = []
 
     def run(rank: int) -> None:
         try:
-            results[rank] = work(Threads(rank, meeting))
+            with meeting.turn or nullcontext():
+                results[rank] = work(Threads(rank, meeting))
         except threading.BrokenBarrierError:
             pass
         except BaseException as failure:
