@@ -8,6 +8,7 @@ import pytest
 from warm_starts import folder_of_programs
 
 from pipeline.__main__ import main
+from pipeline.artifacts.store import Artifact
 from pipeline.config.loading import validate
 from pipeline.config.specs import specs
 from pipeline.precision import attained, measure_roofs
@@ -40,6 +41,8 @@ STUDY = {
         },
     },
 }
+
+OWN_STAGES = (("points", "points"), ("compress", "operator"), ("solve", ""))
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,13 @@ class Bench:
             "checkpoints": self.folder / "checkpoints",
         }
 
+    def solution(self) -> Artifact:
+        """What was solved for the matrix of one's own."""
+        return Artifact.open(self.manifest("solve/mine"), "solution")
+
+    def page(self) -> str:
+        return (self.folder / "report/index.html").read_text()
+
     def command(self, *arguments) -> list[str]:
         return [f"{folder_of_programs()}/python", "-m", "pipeline", *arguments]
 
@@ -111,6 +121,27 @@ def bench(tmp_path, study):
     bench = Bench(tmp_path)
     bench.write_specs(study)
     return bench
+
+
+@pytest.fixture
+def matrix(bench, monkeypatch):
+    """A function that runs a matrix of one's own from its section to the page; it returns the exit codes."""
+    monkeypatch.chdir(bench.folder)
+    monkeypatch.syspath_prepend(str(bench.folder))
+
+    def run(section):
+        bench.write_specs({"study": "own", "matrices": {"mine": section}})
+        inputs, codes = {}, []
+        for stage, made in OWN_STAGES:
+            spec = bench.folder / f"spec/{stage}/mine.json"
+            codes.append(bench.run(stage, output=f"{stage}/mine", spec=spec, **inputs))
+            if codes[-1]:
+                return codes
+            inputs[made] = bench.manifest(f"{stage}/mine")
+        options = {"spec": bench.folder / "spec/report.json", "benchmarks": bench.folder / "benchmarks"}
+        return [*codes, bench.run("report", **options)]
+
+    return run
 
 
 @pytest.fixture(scope="session")
