@@ -1,14 +1,29 @@
 """A folder that has all that a checkout has, so that a test may run snakemake there and change code and study."""
 
+import compileall
 import importlib.util
 import shutil
+from functools import cache
 from pathlib import Path
+from pkgutil import iter_modules
+
+from pipeline import stages
+from pipeline.runtime.code_digest import code_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@cache
+def _compile_checkout() -> None:
+    """Compile and digest the checkout's modules once, as a first run does: each copy would do so for itself."""
+    compileall.compile_dir(ROOT / "src", quiet=1)
+    for stage in iter_modules(stages.__path__):
+        code_digest(f"pipeline.stages.{stage.name}")
+
+
 def copy_checkout(folder: Path) -> None:
     """Copy what runs a study; Python finds the copy's modules with its `src` in PYTHONPATH."""
+    _compile_checkout()
     for name in ("src", "workflow", "config", "profiles"):
         # With compiled modules, which keep their dates; what another process is about to write has a further suffix.
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*", "*.json.*"))
