@@ -165,7 +165,7 @@ class _Meeting:
     """
 
     size: int
-    turn: threading.Lock | None
+    turn: "threading.Lock | None"
     places: list[Tensor | None] = field(init=False)
     letters: list[Mapping[int, Tensor]] = field(init=False)
     barrier: threading.Barrier = field(init=False)
