@@ -49,7 +49,7 @@ def _dimension(targets: Tensor, sources: Tensor, lengths: LengthScale) -> int:
     dimension = targets.shape[-1]
     if sources.shape[-1] != dimension:
         raise ValueError(
-            f"points of {dimension} coordinates have no distance to points of {sources.shape[-1]}"
+            f"points of {dimension} and {sources.shape[-1]} coordinates have no distance from each other"
         )
     if isinstance(lengths, tuple) and len(lengths) != dimension:
         raise ValueError(f"{len(lengths)} length scales do not fit points of {dimension} coordinates")
