@@ -47,6 +47,22 @@ def one_blas_thread() -> Iterator[None]:
         yield
 
 
+def _hold_torch() -> Callable[[], object]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    return lambda: torch.set_num_threads(before)
+
+
+_one_torch_thread = SharedSetting(_hold_torch)
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Hold torch to one thread for a while: many small operations are divided among Python's threads instead."""
+    with _one_torch_thread:
+        yield
+
+
 def n_threads() -> int:
     """Return among how many threads independent boxes are divided: torch's number, which OMP_NUM_THREADS sets."""
     return torch.get_num_threads()

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from random_problems import STATED_ERRORS
 
 from pipeline.hmatrix import GaussianProcess, kernels
-from pipeline.hmatrix.gaussian_process import variances
+from pipeline.hmatrix.gaussian_process import local, variances
 
 KERNEL = kernels.Matern(nu=1.5, length_scale=0.3)
 
@@ -74,6 +75,23 @@ def test_noise_of_many_decades_below_the_tolerance_leaves_deviations_right(exact
     std = process.predict(new, return_std=True, exact=exact)[1]
     assert relative_error(std, deviations(points, noise, new)) <= STATED_ERRORS * process.std_error_ + 1e-5
     assert process.std_error_ < 0.05
+
+
+def test_threads_change_no_bit_and_torchs_own_come_back(monkeypatch):
+    monkeypatch.setattr(local, "_ENTRIES", 2**18)  # batches of nine groups
+    generator = np.random.default_rng(5)
+    points, new = generator.random((501, 2)), generator.random((4001, 2))
+    before, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            parts = list(local.neighborhoods(KERNEL, points, np.full(501, 0.1), new, n_neighbors=160))
+            assert torch.get_num_threads() == count
+            found.append([np.concatenate([part.variances.numpy().ravel() for part in parts]), len(parts)])
+    finally:
+        torch.set_num_threads(before)
+    assert found[0][1] > 3
+    np.testing.assert_array_equal(found[0][0], found[1][0])
 
 
 def test_the_bound_on_stated_errors_follows_from_the_moments_of_a_mean_of_squares():

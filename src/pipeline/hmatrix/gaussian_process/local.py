@@ -16,7 +16,8 @@ References:
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,12 +30,13 @@ from pipeline.hmatrix import _native
 from pipeline.hmatrix.entries import length_scales
 from pipeline.hmatrix.gaussian_process.anchored import is_stationary
 from pipeline.hmatrix.kernels import Kernel
-from pipeline.hmatrix.threads import n_threads
+from pipeline.hmatrix.threads import n_threads, one_torch_thread
 
 Array = NDArray[np.float64]
 
 NEIGHBORS = 40  # values that predict a target, unless they tell too little
 _ENTRIES = 2**22  # of small covariances at a time
+_AHEAD = 4  # batches for each thread that are under way at once
 _JITTER = 1e-10  # of the variance: coincident values without noise stay solvable
 _LARGEST_GROUP = 32
 _SHARED = 2.0  # values to whose share of the domain the targets of a group belong
@@ -95,13 +97,26 @@ def neighborhoods(
     centers = (wanted * metric)[groups].mean(axis=1)
     tree = cKDTree(points * metric)
     at_a_time = max(1, _ENTRIES // max(m * (m + groups.shape[1]), 1))
-    for first in range(0, len(groups), at_a_time):
+
+    def conditioned(first: int) -> Neighborhoods:
         members = groups[first : first + at_a_time]
-        found = tree.query(centers[first : first + at_a_time], k=m + leave_out, workers=n_threads())[1]
-        found = found.reshape(len(members), -1)
+        found = tree.query(centers[first : first + at_a_time], k=m + leave_out)[1].reshape(len(members), -1)
         if leave_out:
             found = _without(found, members[:, 0])
-        yield _condition(kernel, points, noise, wanted, members, found)
+        return _condition(kernel, points, noise, wanted, members, found)
+
+    yield from _in_threads(conditioned, range(0, len(groups), at_a_time))
+
+
+def _in_threads(work: Callable[[int], Neighborhoods], items: range) -> Iterator[Neighborhoods]:
+    """Do independent work on as many threads as torch may have, each with one thread of torch, a few items ahead."""
+    count = n_threads()
+    if count == 1:
+        yield from map(work, items)
+        return
+    with one_torch_thread(), ThreadPoolExecutor(count) as pool:
+        for first in range(0, len(items), _AHEAD * count):
+            yield from pool.map(work, items[first : first + _AHEAD * count])
 
 
 def grouped(kernel: Kernel, points: Array, targets: Array) -> NDArray[np.int64]:
@@ -118,7 +133,7 @@ def _metric(kernel: Kernel, dimension: int) -> Array:
 
 def _group_size(density: float) -> int:
     """Return how many targets share neighbors: those of two values' share of the domain or so, where many share one."""
-    return int(2 ** max(0, min(math.floor(math.log2(max(_SHARED * density, 1))), math.log2(_LARGEST_GROUP))))
+    return int(2 ** max(0, min(round(math.log2(max(_SHARED * density, 1))), math.log2(_LARGEST_GROUP))))
 
 
 def _groups(points: Array, size: int) -> NDArray[np.int64]:

@@ -34,6 +34,7 @@ RESIDUAL = 1e-7  # of solves for variances, which err by its square
 _LEFT_OUT = 1e-3  # of a variance: what a residual may add to it, which is then taken off
 _TIGHTENINGS = 3
 _LEAST_RESIDUAL = 1e-13
+_ONE_PLACE = 1e-12  # of the extent of the points: coordinates that differ by rounding, as at the poles
 _LEAST_NOISE = 1e-14  # of the values' variance
 _LEAST_OF_FIELDS, _MOST_OF_FIELDS = 1e-9, 1e-2  # relative residuals
 _SURE = 0.02  # relative standard error that more near values do not have to lessen
@@ -86,7 +87,7 @@ def variances_from_near(
 
     Values at one place count as one, their mean weighted by 1 / noise, which says all that they say of the field.
     Groups of points of which 40 near values tell too little get 160, and 640 where these do: as many groups as take a
-    second or two, or some times as long as all do. Solves at 16 of the points tell whether fields and matrix are alike.
+    second or two, or about as long as all do. Solves at 16 of the points tell whether fields and matrix are alike.
     Points whose errors are still 10 % get a solve each: 1,024 at most, and fewer where n is large.
 
     Args:
@@ -131,8 +132,10 @@ def variances_from_near(
 
 def _merged(points: Array, noise: Array, drawn: Array) -> tuple[Array, Array, Array]:
     """Return places that differ, the noise of a mean of the values at each, and that mean of each field."""
-    order = np.lexsort(points.T)
-    in_order = points[order]
+    extent = float(np.ptp(points, axis=0).max(initial=0.0)) or 1.0
+    rounded = np.round((points - points[0]) / (_ONE_PLACE * extent))
+    order = np.lexsort(rounded.T)
+    in_order = rounded[order]
     first = np.flatnonzero(np.append(True, (in_order[1:] != in_order[:-1]).any(axis=1)))
     if len(first) == len(points):
         return points, noise, drawn
@@ -140,7 +143,7 @@ def _merged(points: Array, noise: Array, drawn: Array) -> tuple[Array, Array, Ar
     weights = 1 / np.maximum(noise[order], _LEAST_NOISE * max(float(noise.max()), float(np.mean(drawn**2))))
     sums = np.add.reduceat(weights, first)
     means = np.add.reduceat(weights[:, None] * drawn[order], first) / sums[:, None]
-    return in_order[first], 1 / sums, means
+    return points[order[first]], 1 / sums, means
 
 
 def fields_of(model: LikelihoodEvaluation, noise: Array, seed: int) -> tuple[Array, Array]:
