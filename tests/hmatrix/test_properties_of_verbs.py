@@ -120,7 +120,7 @@ def test_an_exact_solve_has_its_residual_on_all_rows_or_fails(seed):
     assert info.exact_residual <= tolerance
 
 
-@pytest.mark.parametrize("seed", [*SEEDS, 12, 16, 21, 23, 33, 35])
+@pytest.mark.parametrize("seed", [*SEEDS, 12, 16, 21, 23, 33, 35, 47])
 def test_a_gaussian_process_says_what_dense_algebra_does_or_fails(monkeypatch, seed):
     monkeypatch.setattr(conditional, "_DIRECT", 0)
     points, kernel, diagonal, tolerance, generator = random_problem(seed)
@@ -154,12 +154,12 @@ def test_a_gaussian_process_says_what_dense_algebra_does_or_fails(monkeypatch, s
     )
     off = np.sqrt(np.mean((mean - expected) ** 2))
     std_off = np.sqrt(np.mean((std / deviation - 1) ** 2))
-    # What the weights leave of the values is irregular: it moves the mean by its deviation times the norm of the
-    # weights with which the values enter. A normal number exceeds 4 deviations with a probability below 1e-4.
+    # What the weights leave of the values is of like size in all rows, and moves the mean by that times the sum of the
+    # absolute weights with which the values enter, at most.
     entering = solved[:, 2:] + np.outer(solved[:, 1], missed / gram)
-    moved = process.residual_ * np.sqrt((entering**2).sum(axis=0).mean())
+    moved = process.residual_ * np.sqrt(np.mean(np.abs(entering).sum(axis=0) ** 2))
     # Products with cross-covariances err by 1e-5 of the values' deviation on sampled rows.
-    assert off <= 2e-5 * values.std() + 4 * moved
+    assert off <= 2e-5 * values.std() + moved
     assert std_off <= STATED_ERRORS * process.std_error_ + 1e-7
     # An evaluation may err by .05 nats, or three times what it says; dense algebra rounds the quadratic form too.
     condition = N * kernel.diagonal(points).max() / (nugget * noise).min()

@@ -47,6 +47,11 @@ class Compress(Section):
     """How a matrix is represented."""
 
     tolerance: Tolerance = Field(1e-6, description="Relative 2-norm error of a product with a random vector.")
+    form: Literal["hierarchical", "low_rank"] = Field(
+        "hierarchical",
+        description="hierarchical (H2), or low_rank: columns at random pivots and the diagonal, for smooth covariances "
+        "of points with many coordinates.",
+    )
 
 
 class Factor(Section):
@@ -277,6 +282,20 @@ class Matrix(CompressSpec, SolveSpec):
                 "no value at distance 0 (a custom kernel says positive_definite: true)",
                 {"task": self.task, "kernel": self.kernel.name},
             )
+        if self.compress.form == "low_rank":
+            if self.task not in ("classification", "solve", "product"):
+                raise PydanticCustomError(
+                    "task",
+                    "compress.form 'low_rank' goes with task classification, solve or product, found '{task}'",
+                    {"task": self.task},
+                )
+            if self.kernel.singular or not self.kernel.positive_definite or self.nugget == 0:
+                raise PydanticCustomError(
+                    "task",
+                    "compress.form 'low_rank' needs a covariance, such as squared_exponential, and a nugget above 0; "
+                    "found kernel '{kernel}' and nugget {nugget}",
+                    {"kernel": self.kernel.name, "nugget": self.nugget},
+                )
         if self.task == "classification" and not isinstance(self.kernel, Stationary):
             raise PydanticCustomError("task", "task 'classification' needs a kernel with a length_scale")
         if self.fit is not None and (self.task != "kriging" or not isinstance(self.kernel, Stationary)):

@@ -13,7 +13,7 @@ References:
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,63 +27,95 @@ from pipeline.hmatrix.inputs import as_diagonal, as_points, require_kernel, requ
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient
 from pipeline.hmatrix.vectors import Vectors, arrays_as_tensors
+from pipeline.runtime.communicator import Communicator, Serial
 
 Array = NDArray[np.float64]
 
 _BLOCK = 64  # pivots drawn at a time
 _ENTRIES = 4_000_000  # of the matrix at a time
 _KEPT = 125_000_000  # entries that are evaluated once
+_ROWS = 64  # sampled, on which the error is measured
 _ROUNDING = 1e-12  # of the largest pivot of a block: what is below is a combination of the others
 
 
 @dataclass(frozen=True, eq=False)
 class PivotedCholesky:
-    """F with F F' near K, from columns of K at pivots.
+    """F with F F' near K, from columns of K at pivots. Rows may be divided among processes.
 
     Attributes:
-        factor: F, shape (n, rank).
-        pivots: Points whose columns were taken, in their order, shape (rank,).
+        factor: Own rows of F, shape (n, rank).
+        pivots: Numbers of the points whose columns were taken, process by process, shape (rank,).
         trace: What is left of the trace of K, which bounds the norm of K - F F'.
+        left: What is left of the diagonal in own rows, shape (n,).
+        relative_error: |K - F F'| / |K| in the Frobenius norm off the diagonal, on sampled exact rows.
     """
 
     factor: Array
     pivots: NDArray[np.int64]
     trace: float
+    left: Array
+    relative_error: float
 
     @classmethod
     def of(
-        cls, points: Any, kernel: Kernel, *, rank: int, generator: np.random.Generator, trace: float = 0.0
+        cls,
+        points: Any,
+        kernel: Kernel,
+        *,
+        rank: int,
+        generator: np.random.Generator,
+        trace: float = 0.0,
+        tolerance: float = 0.0,
+        communicator: Communicator | None = None,
     ) -> "PivotedCholesky":
         """Factorize in part; costs O(n rank²) and n rank entries of K.
 
         Args:
-            points: Shape (n, d).
+            points: Shape (n, d): this process's.
             kernel: A covariance.
             rank: Columns at most.
-            generator: Draws the pivots.
+            generator: Draws the pivots; in the same state on all processes.
             trace: What is left of the trace where it may end earlier.
+            tolerance: Relative error on sampled rows where it may end earlier.
+            communicator: The processes among which points are divided.
         """
-        _require_covariance(kernel)
+        require_covariance(kernel)
+        group = communicator or Serial()
         places = as_points(points, "points").astype(np.float64)
-        n = len(places)
+        counts = np.concatenate(_gathered(group, np.array([len(places)])))
+        n, before = int(counts.sum()), int(counts[: group.rank].sum())
         rank = min(rank, n)
-        factor, pivots = np.zeros((rank, n)), np.zeros(0, np.int64)
-        left = kernel.diagonal(places) if n else np.zeros(0)
-        first = float(left.sum())
-        while len(pivots) < rank and left.sum() > max(trace, _ROUNDING * first):
-            count = min(_BLOCK, rank - len(pivots), int((left > 0).sum()))
-            chosen = generator.choice(n, count, replace=False, p=left / left.sum())
+        factor, pivots = np.zeros((rank, len(places))), np.zeros(0, np.int64)
+        left = kernel.diagonal(places) if len(places) else np.zeros(0)
+        sample = _Sample.of(places, kernel, n, before, group)
+        first = math.inf
+        while True:
+            everybodys = np.concatenate(_gathered(group, left))
+            remaining = float(everybodys.sum())
+            first = min(first, remaining)
+            done = remaining <= max(trace, _ROUNDING * first) or sample.relative_error <= tolerance
+            if len(pivots) >= rank or done:
+                break
+            count = min(_BLOCK, rank - len(pivots), int((everybodys > 0).sum()))
+            chosen = np.sort(generator.choice(n, count, replace=False, p=everybodys / remaining))
+            chosen = _told(group, chosen)
+            own = chosen[(chosen >= before) & (chosen < before + len(places))] - before
             known = factor[: len(pivots)]
-            columns = kernel(places, places[chosen]).T - known[:, chosen].T @ known
+            there, known_there = (
+                np.concatenate(_gathered(group, rows)) for rows in (places[own], known[:, own].T)
+            )
+            columns = kernel(places, there).T - known_there @ known
             # Pivots near each other share a column: a pivoted factorization of their block drops them.
-            root, order, found = _pivoted(columns[:, chosen])
-            kept = chosen[order[:found]]
+            root, order, found = _pivoted(kernel(there, there) - known_there @ known_there.T, group)
             rows = scipy.linalg.solve_triangular(root[:found, :found], columns[order[:found]], lower=True)
             factor[len(pivots) : len(pivots) + found] = rows
-            pivots = np.concatenate([pivots, kept])
+            pivots = np.concatenate([pivots, chosen[order[:found]]])
             left = np.maximum(left - (rows**2).sum(axis=0), 0.0)
-            left[chosen] = 0.0
-        return cls(np.ascontiguousarray(factor[: len(pivots)].T), pivots, float(left.sum()))
+            left[own] = 0.0
+            sample.take_off(rows)
+        return cls(
+            np.ascontiguousarray(factor[: len(pivots)].T), pivots, remaining, left, sample.relative_error
+        )
 
     @property
     def rank(self) -> int:
@@ -99,23 +131,30 @@ class Woodbury:
     """F F' + D, solved by the formula of Sherman, Morrison and Woodbury.
 
     Attributes:
-        factor: F, shape (n, rank).
-        diagonal: D, shape (n,), positive.
+        factor: Own rows of F, shape (n, rank).
+        diagonal: Own rows of D, shape (n,), positive.
+        communicator: The processes among which rows are divided.
     """
 
     factor: Array
     diagonal: Array
+    communicator: Communicator = field(default_factory=Serial)
 
     @cached_property
     def _inner(self) -> Any:
-        scaled = self.factor / self.diagonal[:, None]
-        return scipy.linalg.cho_factor(np.eye(self.factor.shape[1]) + self.factor.T @ scaled)
+        products = _summed(self.communicator, self.factor.T @ (self.factor / self.diagonal[:, None]))
+        return scipy.linalg.cho_factor(np.eye(self.factor.shape[1]) + products)
 
     def solve(self, b: Array) -> Array:
-        """Return (F F' + D)^-1 b for b of shape (n, m)."""
+        """Return own rows of (F F' + D)^-1 b for own rows of b, shape (n, m)."""
         first = b / self.diagonal[:, None]
-        inner = scipy.linalg.cho_solve(self._inner, self.factor.T @ first)
+        inner = scipy.linalg.cho_solve(self._inner, _summed(self.communicator, self.factor.T @ first))
         return np.asarray(first - (self.factor @ inner) / self.diagonal[:, None])
+
+    def logdet(self) -> float:
+        """Return the logarithm of the determinant: that of 1 + F' D^-1 F, and that of D."""
+        own = _summed(self.communicator, np.array([np.log(self.diagonal).sum()]))
+        return float(own[0]) + 2 * float(np.log(np.diag(self._inner[0])).sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,15 +274,67 @@ def solve(
     return x, replace(info, notes=(note,), exact_residual=info.relative_residual)
 
 
-def _pivoted(block: Array) -> tuple[Array, NDArray[np.int64], int]:
+class _Sample:
+    """What is left of sampled exact rows of K off the diagonal, in this process's columns."""
+
+    def __init__(self, entries: Array, here: NDArray[np.int64], group: Communicator) -> None:
+        """Take entries of the rows in own columns, and which of the rows are own columns' (-1 where none is)."""
+        self._left, self._here, self._group = entries, here, group
+        self._size = self._norm()
+
+    @classmethod
+    def of(cls, places: Array, kernel: Kernel, n: int, before: int, group: Communicator) -> "_Sample":
+        chosen = np.unique(np.linspace(0, n - 1, min(n, _ROWS)).astype(np.int64)) - before
+        inside = (chosen >= 0) & (chosen < len(places))
+        rows = np.concatenate(_gathered(group, places[chosen[inside]]))
+        return cls(kernel(rows, places), np.where(inside, chosen, -1), group)
+
+    def _norm(self) -> float:
+        squares = self._left**2
+        rows = np.flatnonzero(self._here >= 0)
+        squares[rows, self._here[rows]] = 0.0
+        return math.sqrt(float(_summed(self._group, np.array([squares.sum()]))[0]))
+
+    @property
+    def relative_error(self) -> float:
+        return self._norm() / self._size if self._size else 0.0
+
+    def take_off(self, rows: Array) -> None:
+        """Take some columns of F off, given as rows of F' in own columns."""
+        own = np.flatnonzero(self._here >= 0)
+        there = np.zeros((len(self._here), len(rows)))
+        there[own] = rows[:, self._here[own]].T
+        self._left -= _summed(self._group, there) @ rows
+
+
+def _gathered(group: Communicator, own: NDArray[Any]) -> list[NDArray[Any]]:
+    return [part.numpy() for part in group.all_gather(torch.from_numpy(np.ascontiguousarray(own)))]
+
+
+def _summed(group: Communicator, own: Array) -> Array:
+    total = torch.from_numpy(np.array(own, order="C"))
+    group.all_reduce(total)
+    return np.asarray(total.numpy())
+
+
+def _told(group: Communicator, own: NDArray[Any]) -> NDArray[Any]:
+    """Return what process 0 has: unlike processors may round differently, and must not choose differently."""
+    told = torch.from_numpy(np.array(own, order="C"))
+    group.broadcast(told, 0)
+    return told.numpy()
+
+
+def _pivoted(block: Array, group: Communicator) -> tuple[Array, NDArray[np.int64], int]:
     """Return L, an order and a rank with block[order][:, order] near L L' in its first `rank` rows and columns."""
     root, order, found, _ = scipy.linalg.lapack.dpstrf(
         block, lower=1, tol=_ROUNDING * max(float(block.diagonal().max(initial=0.0)), 0.0)
     )
-    return np.tril(root), order.astype(np.int64) - 1, int(found)
+    told = _told(group, np.append(order.astype(np.int64) - 1, found))
+    return np.tril(_told(group, root)), told[:-1], int(told[-1])
 
 
-def _require_covariance(kernel: Kernel) -> None:
+def require_covariance(kernel: Kernel) -> None:
+    """Raise ConfigError unless a kernel is a real covariance that is finite between equal points."""
     require_kernel(kernel)
     if not (kernel.symmetric and kernel.positive_definite) or kernel.singular:
         raise ConfigError(

@@ -3,6 +3,7 @@
 import json
 import time
 from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipeline.config.matrices import CompressSpec, Fit
 from pipeline.errors import ConfigError
 from pipeline.hmatrix import DistributedH2Matrix, kernels
 from pipeline.hmatrix.boundary_elements import NearField, notes_on_wave
-from pipeline.hmatrix.distributed import OwnTriangles
+from pipeline.hmatrix.distributed import DistributedLowRank, OwnTriangles
 from pipeline.hmatrix.gaussian_process import median_distance
 from pipeline.hmatrix.inputs import Progress
 from pipeline.runtime.communicator import Communicator
@@ -30,7 +31,7 @@ from pipeline.stages.parts.progress import boxes
 from pipeline.stages.parts.scattering import mesh_of
 from pipeline.stages.parts.spec import errors_about, read_spec
 from pipeline.stages.parts.tensors import tensor
-from pipeline.stages.parts.work import foretold_of, require_memory, work_of_compression
+from pipeline.stages.parts.work import CompressedMatrix, foretold_of, require_memory, work_of_compression
 
 SMALLEST_NUGGET = 1e-3  # of the values' variance, in a fit: it bounds the condition number
 
@@ -88,14 +89,15 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
             seconds=seconds,
             n_bytes=work.n_bytes,
             dense_bytes=(16 if covariance.kernel.is_complex else 8) * n**2,
-            symmetric=operator.form.mirrored,
-            precision=str(operator.form.near.inner.values.dtype),
+            symmetric=not isinstance(operator, DistributedLowRank) and operator.form.mirrored,
+            precision=_precision(operator),
             tolerance=spec.compress.tolerance,
             relative_error=relative_error,
             missed=relative_error > 2 * spec.compress.tolerance,
             max_rank=max((row["largest_rank"] for row in levels), default=0),
             levels=[Level(**row) for row in levels],
             notes=notes,
+            form=spec.compress.form,
         ),
     )
     with created(options, spec, communicator, kind="operator") as draft:
@@ -125,12 +127,18 @@ def _matrices(
     covariance: KernelWithNugget,
     communicator: Communicator,
     progress: Progress | None,
-) -> tuple[dict[str, DistributedH2Matrix], tuple[NearField, OwnTriangles] | None]:
+) -> tuple[Mapping[str, CompressedMatrix], tuple[NearField, OwnTriangles] | None]:
     """Compress what is solved with, and for boundary elements what preconditions; with the near field of these."""
     kernel, tolerance = covariance.kernel, spec.compress.tolerance
     if spec.task not in ("capacitance", "scattering"):
         with together(communicator):
             rows = own_rows(points, "points", communicator)
+        if spec.compress.form == "low_rank":
+            return {
+                "operator": DistributedLowRank.from_kernel(
+                    rows, kernel, communicator, diagonal=covariance.nugget, tolerance=tolerance
+                )
+            }, None
         matrix = DistributedH2Matrix.from_kernel(
             rows, kernel, communicator, diagonal=covariance.nugget, tolerance=tolerance, progress=progress
         )
@@ -169,6 +177,10 @@ def _require_that_points_fit(kernel: kernels.Kernel, points: NDArray[Any]) -> No
         kernel(first, first)
     except ValueError as error:
         raise ConfigError(f"kernel: {error}; take another kernel, or other points.coordinates") from None
+
+
+def _precision(matrix: CompressedMatrix) -> str:
+    return str((matrix.factor if isinstance(matrix, DistributedLowRank) else matrix.form.near.inner.values).dtype)
 
 
 def _everybodys_covariance(

@@ -9,7 +9,7 @@ from pipeline.artifacts.results.operator import OperatorFacts
 from pipeline.artifacts.results.solution import SolutionFacts, SolveCost, SystemResult
 from pipeline.artifacts.store import Artifact
 from pipeline.config.matrices import Factor, Solve, SolveSpec
-from pipeline.hmatrix.distributed import DistributedFactorization
+from pipeline.hmatrix.distributed import DistributedFactorization, DistributedLowRank, LowRankFactorization
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
 from pipeline.runtime.clock import Stopwatch
 from pipeline.runtime.communicator import Communicator
@@ -63,14 +63,18 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
     )
     require_memory(foretold.solve_bytes, communicator)
     with watch.part("factorize"), boxes(f"factorize {name}", shown=first) as progress:
-        factorization = problem.preconditioner.factorize(
-            factor_tolerance,
-            kind=spec.factor.kind,
-            parts=spec.factor.parts,
-            device=_device(spec.factor, communicator),
-            speeds="measured" if spec.factor.balance == "measured" else None,
-            progress=progress if first else None,
-        )
+        factorization: DistributedFactorization | LowRankFactorization
+        if isinstance(problem.preconditioner, DistributedLowRank):
+            factorization = problem.preconditioner.factorize()
+        else:
+            factorization = problem.preconditioner.factorize(
+                factor_tolerance,
+                kind=spec.factor.kind,
+                parts=spec.factor.parts,
+                device=_device(spec.factor, communicator),
+                speeds="measured" if spec.factor.balance == "measured" else None,
+                progress=progress if first else None,
+            )
     with watch.part("solve"):
         solution, info = _solution(problem, factorization, spec.solve, communicator)
     logdet = factorization.logdet() if factorization.kind == "cholesky" else None
@@ -141,7 +145,7 @@ def _device(options: Factor, communicator: MpiCommunicator) -> torch.device | No
 
 def _solution(
     problem: DividedSystem,
-    factorization: DistributedFactorization,
+    factorization: DistributedFactorization | LowRankFactorization,
     options: Solve,
     communicator: Communicator,
 ) -> tuple[Tensor, SolveInfo]:

@@ -52,7 +52,7 @@ def test_between_rows_of_dense_values_more_near_values_serve_and_no_solves(solve
     process, std = predicted(points, noise, new)
     assert relative_error(std, deviations(points, noise, new)) <= STATED_ERRORS * process.std_error_ + 1e-6
     assert process.std_error_ < 0.05
-    assert sum(solves) == variances._SOLVED
+    assert sum(solves) == variances.SOLVED
 
 
 def test_coincident_values_count_as_one_of_less_noise():

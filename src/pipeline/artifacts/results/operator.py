@@ -22,6 +22,7 @@ class Compression(BaseModel):
     """What compression took and gave.
 
     Attributes:
+        form: hierarchical, or low_rank.
         n_rows: Rows of the compressed matrix: quadrature points for boundary elements, else the unknowns.
         n_bytes: Storage of the H2 matrix.
         dense_bytes: Storage of the dense alternative.
@@ -43,6 +44,7 @@ class Compression(BaseModel):
     max_rank: int
     levels: list[Level]
     notes: list[str]
+    form: str = "hierarchical"
 
 
 class FittedCovariance(BaseModel):

@@ -3,6 +3,7 @@
 Without a communicator every function does what one process does alone.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -78,6 +79,19 @@ def all_rows(communicator: Communicator | None, own: Array) -> Array:
 def rows_on_first(communicator: Communicator, own: Array) -> Array:
     """Return the rows of all processes on process 0, in their order, and none on the others."""
     return np.concatenate([own[:0], *exchange(communicator, {0: own}).values()])
+
+
+def rows_before(communicator: Communicator | None, n_own: int) -> int:
+    """Return how many rows the processes before this one have."""
+    if communicator is None:
+        return 0
+    return int(all_rows(communicator, np.array([n_own]))[: communicator.rank].sum())
+
+
+def root_mean_square(communicator: Communicator | None, own: Array) -> float:
+    """Return the root mean square of the entries of all processes, 0 where there are none."""
+    squares, count = total(communicator, np.array([(own**2).sum(), own.size]))
+    return math.sqrt(squares / count) if count else 0.0
 
 
 def from_first(communicator: Communicator | None, work: Callable[[], Array]) -> Array:

@@ -6,7 +6,6 @@ Near values are looked for in the region whose boxes a process owns, and in the 
 """
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -21,27 +20,15 @@ from pipeline.hmatrix.gaussian_process.conditional import (
     Conditional,
     tighter,
 )
-from pipeline.hmatrix.gaussian_process.divided import all_rows, kept, total
-from pipeline.hmatrix.gaussian_process.likelihood import LikelihoodEvaluation
+from pipeline.hmatrix.gaussian_process.divided import all_rows, root_mean_square, rows_before, total
 from pipeline.hmatrix.gaussian_process.local import neighborhoods
-from pipeline.hmatrix.gaussian_process.variances import SOLVES, corrected, inverse_diagonal
+from pipeline.hmatrix.gaussian_process.prepared import deviation
+from pipeline.hmatrix.gaussian_process.variances import SOLVED, corrected, exact_variances, inverse_diagonal
 from pipeline.runtime.communicator import Communicator
-
-_REFINEMENTS = 3
 
 
 class DividedConditional(Conditional):
     """The distribution of a Gaussian process given values, of which this process has some. Methods are collective."""
-
-    @kept
-    def _prepared(self) -> tuple[LikelihoodEvaluation, float]:
-        """The model, its weights refined with products of A; nothing is measured."""
-        model = self.fitted
-        residual = self.values - self._basis @ model.beta
-        weights = model.weights
-        for _ in range(_REFINEMENTS):
-            weights = weights + model.project((residual - np.asarray(model.A @ weights))[:, None])[:, 0]
-        return replace(model, weights=weights), math.nan
 
     @property
     def _group(self) -> Communicator:
@@ -76,13 +63,10 @@ class DividedConditional(Conditional):
         rows = np.linspace(0, len(new_points) - 1, min(len(new_points), math.ceil(CHECKED / group.size)))
         rows = rows.astype(int)
         exact = self._exactly(new_points[rows], x[:, :1])
-        n, first = total(group, np.array([len(self.values), self.values.sum()]))
-        spread = total(group, np.array([((self.values - first / n) ** 2).sum()]))[0]
-        wanted = ENOUGH * math.sqrt(spread / n)
+        wanted = ENOUGH * deviation(self.values, group)
         while True:
             result = self._applied(self._joint(new_points, tolerance), x)
-            squares, count = total(group, np.array([((result[rows, :1] - exact) ** 2).sum(), exact.size]))
-            error = math.sqrt(squares / max(count, 1))
+            error = root_mean_square(group, result[rows, :1] - exact)
             if error <= wanted:
                 return result
             tolerance = tighter(tolerance, error, wanted)
@@ -90,32 +74,19 @@ class DividedConditional(Conditional):
     def _exactly(self, new_points: Array, x: Array) -> Array:
         """Return k(new_points, points of all processes) x."""
         everybodys = all_rows(self._group, new_points)
-        first = self._first(len(new_points))
+        first = rows_before(self._group, len(new_points))
         products = total(self._group, self.fitted.kernel(everybodys, self.points) @ x)
         return products[first : first + len(new_points)]
 
-    def _first(self, n_rows: int) -> int:
-        """Return how many rows the processes before this one have."""
-        counts = all_rows(self._group, np.array([n_rows]))
-        return int(counts[: self._group.rank].sum())
-
     def _root_mean_square(self, errors: Array) -> float:
-        squares, count = total(self._group, np.array([(errors**2).sum(), len(errors)]))
-        return math.sqrt(squares / max(count, 1))
+        return root_mean_square(self._group, errors)
 
     def _exact_variance(self, new_points: Array) -> tuple[Array, Array]:
-        kernel = self.fitted.kernel
-        everybodys = all_rows(self._group, new_points)
-        variances = np.zeros(len(everybodys))
-        for first in range(0, len(everybodys), SOLVES):
-            part = slice(first, first + SOLVES)
-            cross = kernel(self.points, everybodys[part])
-            solved = np.asarray(self.fitted.F.solve(cross))
-            solved = solved + np.asarray(self.fitted.F.solve(cross - self.fitted.A @ solved))
-            explained = total(self._group, (cross * solved).sum(axis=0))
-            variances[part] = kernel.diagonal(everybodys[part]) - explained
-        first = self._first(len(new_points))
-        return np.maximum(variances[first : first + len(new_points)], 0.0), np.zeros(len(new_points))
+        group, n = self._group, len(new_points)
+        first = rows_before(group, n)
+        found = exact_variances(self.model, self.points, self.noise, all_rows(group, new_points))
+        variances, errors = (of_all[first : first + n] for of_all in found)
+        return variances, errors
 
     def _corrected_variance(self, new_points: Array, full: Array) -> tuple[Array, Array]:
         drawn, _ = self._fields
@@ -140,14 +111,25 @@ class DividedConditional(Conditional):
             found[targets, 0] = kernel.diagonal(own[targets, :d])
             found[targets, 1] = np.mean(own[targets, d + 2 :] ** 2, axis=1)
         variances, corrections = matrix.form.route.back(matrix.communicator, found)[n:].T
-        return corrected(variances, corrections)
+        variances, relative = corrected(variances, corrections)
+        return variances, np.maximum(relative, self._measured(new_points, variances))
+
+    def _measured(self, new_points: Array, variances: Array) -> float:
+        """Return what a solve each says that the roots of variances err by, at some of all new points."""
+        group, n = self._group, len(new_points)
+        first, n_all = rows_before(group, n), self._number(new_points)
+        checked = np.unique(np.linspace(0, n_all - 1, min(n_all, SOLVED)).astype(int)) - first
+        own = checked[(checked >= 0) & (checked < n)]
+        exact, lost = self._exact_variance(new_points[own])
+        off = np.sqrt(variances[own] / np.maximum(exact, 1e-300)) - 1
+        return math.hypot(root_mean_square(group, off), root_mean_square(group, lost))
 
     def _inverse_diagonal(self) -> Array:
         group, n = self._group, len(self.points)
         n_values = int(total(group, np.array([n]))[0])
         if n_values <= FEW:
             columns = np.zeros((n, n_values))
-            places = np.arange(n), self._first(n) + np.arange(n)
+            places = np.arange(n), rows_before(group, n) + np.arange(n)
             columns[places] = 1
             return np.asarray(self.fitted.F.solve(columns))[places]
         matrix, d = self.fitted.A, self.points.shape[1]
@@ -158,9 +140,6 @@ class DividedConditional(Conditional):
         drawn, solved = np.split(near[:, d + 1 :], 2, axis=1)
         found = inverse_diagonal(self.fitted.kernel, near[:, :d], near[:, d], drawn, solved, len(own))
         return np.asarray(matrix.form.route.back(matrix.communicator, found))
-
-    def _solve(self, b: Array) -> Array:
-        return np.asarray(self.fitted.F.solve(b))
 
     def _joint_fields(
         self, new_points: Array, n_samples: int, generator: np.random.Generator

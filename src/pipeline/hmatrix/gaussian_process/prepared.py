@@ -1,9 +1,9 @@
 """Weights and coefficients of a trend by conjugate gradients, as accurate as the values' noise asks.
 
 A prediction is a smoothing of the values. Weights w that leave r = y - H beta - A w predict what exact weights do from
-the values y - r: where r is as irregular as noise, the predicted mean errs by r / noise of its own standard deviation,
-whatever the condition of A. So r on sampled exact rows, beside the noise, tells when the weights are accurate enough;
-and the factorization only preconditions.
+the values y - r, whatever the condition of A: a mean moves by r times the sum of the absolute weights with which the
+values enter it, at most, and by much less where r is irregular. So r on sampled exact rows, beside the noise, tells when
+the weights are accurate enough; and the factorization only preconditions.
 """
 
 import logging
@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix.gaussian_process.cross import exactly
-from pipeline.hmatrix.gaussian_process.divided import compressed, total
+from pipeline.hmatrix.gaussian_process.divided import (
+    all_rows,
+    compressed,
+    root_mean_square,
+    rows_before,
+    total,
+)
 from pipeline.hmatrix.gaussian_process.likelihood import LikelihoodEvaluation
 from pipeline.hmatrix.krylov import conjugate_gradient
 from pipeline.hmatrix.matrix import H2Matrix
@@ -75,6 +81,12 @@ def of_noise(noise: Array, group: Communicator | None = None) -> float:
     return _OF_NOISE * math.sqrt(n / inverse) if n == n_positive and inverse > 0 else 0.0
 
 
+def deviation(values: Array, group: Communicator | None) -> float:
+    """Return the standard deviation of the values of all processes."""
+    n, first = total(group, np.array([len(values), values.sum()]))
+    return root_mean_square(group, values - first / max(n, 1.0))
+
+
 def prepared(
     model: LikelihoodEvaluation, points: Array, values: Array, basis: Array, noise: Array
 ) -> tuple[LikelihoodEvaluation, float]:
@@ -89,14 +101,18 @@ def prepared(
         basis: Regressors of the mean, shape (n, p).
         noise: Variances, shape (n,).
 
+    Where the model has a communicator, n are this process's values, and the call is collective.
+
     Returns:
         The model, and the root mean square of y - H beta - A w on sampled exact rows, in the values' unit.
 
     Raises:
         ConvergenceError: If the iteration does not converge at the tightest tolerance.
     """
-    spread, largest = float(np.std(values)), float(np.abs(values).max(initial=0.0))
-    wanted = max(of_noise(noise), _OF_VALUES * spread, 1e-12 * largest)
+    group = model.communicator
+    wanted = max(
+        of_noise(noise, group), _OF_VALUES * deviation(values, group), 1e-12 * root_mean_square(group, values)
+    )
     for attempt in range(_ATTEMPTS):
         last = attempt == _ATTEMPTS - 1 or model.tolerance <= _TIGHTEST
         try:
@@ -110,7 +126,7 @@ def prepared(
             continue
         residual = (values - basis @ found.beta)[:, None]
         off = left_on_exact_rows(found, points, noise, residual, found.weights[:, None])
-        left = float(np.sqrt(np.mean(off**2)))
+        left = root_mean_square(group, off)
         if left <= wanted:
             return found, left
         if last:
@@ -130,15 +146,16 @@ def prepared(
 
 def _refined(model: LikelihoodEvaluation, values: Array, basis: Array, wanted: float) -> LikelihoodEvaluation:
     """Return the model with weights and coefficients by iteration on A."""
+    group = model.communicator
     residual = values - basis @ model.beta
-    size = float(np.sqrt(np.mean(residual**2)))
+    size = root_mean_square(group, residual)
     tolerance = min(max(_ITERATED * wanted / (size or 1.0), _LEAST), _MOST)
     start = np.column_stack([model.weights, model.solved_basis])
     x, _ = solved(model, np.column_stack([residual, basis]), tolerance, start)
     solved_basis = x[:, 1:]
-    gram = basis.T @ solved_basis
-    gram = (gram + gram.T) / 2
-    missed = np.linalg.solve(gram, basis.T @ x[:, 0]) if len(gram) else model.beta
+    inner = total(group, basis.T @ x)
+    gram = (inner[:, 1:] + inner[:, 1:].T) / 2
+    missed = np.linalg.solve(gram, inner[:, 0]) if len(gram) else model.beta
     return replace(
         model,
         weights=np.asarray(x[:, 0] - solved_basis @ missed),
@@ -148,22 +165,27 @@ def _refined(model: LikelihoodEvaluation, values: Array, basis: Array, wanted: f
     )
 
 
-def exact_rows(n: int) -> NDArray[np.int64]:
-    """Return the rows of n that are evaluated exactly, spread evenly."""
-    return np.unique(np.linspace(0, n - 1, _ROWS).astype(np.int64))
+def exact_rows(n: int, group: Communicator | None = None) -> NDArray[np.int64]:
+    """Return the rows of n own ones that are evaluated exactly, spread evenly: this process's share of them."""
+    share = _ROWS if group is None else -(-_ROWS // group.size)
+    return np.unique(np.linspace(0, n - 1, min(n, share)).astype(np.int64))
 
 
 def left_on_exact_rows(model: LikelihoodEvaluation, points: Array, noise: Array, b: Array, x: Array) -> Array:
     """Return b - A x on `exact_rows`, shape (rows, m), for b and x of shape (n, m)."""
-    rows = exact_rows(len(points))
-    products = exactly(model.kernel, points[rows], points, x)
-    return np.asarray(b[rows] - products - noise[rows, None] * x[rows])
+    group = model.communicator
+    rows = exact_rows(len(points), group)
+    products = total(group, exactly(model.kernel, all_rows(group, points[rows]), points, x))
+    first = rows_before(group, len(rows))
+    return np.asarray(b[rows] - products[first : first + len(rows)] - noise[rows, None] * x[rows])
 
 
 def _tighter(
     model: LikelihoodEvaluation, points: Array, noise: Array, tolerance: float, *, factorize: bool
 ) -> LikelihoodEvaluation:
-    A = compressed(points, model.kernel, None, diagonal=noise, tolerance=tolerance)
-    assert isinstance(A, H2Matrix)
-    F = A.factorize(tolerance, "cholesky", checked=False) if factorize else model.F
+    A = compressed(points, model.kernel, model.communicator, diagonal=noise, tolerance=tolerance)
+    F = model.F
+    if factorize:
+        unchecked = {"checked": False} if isinstance(A, H2Matrix) else {}
+        F = A.factorize(tolerance, "cholesky", **unchecked)
     return replace(model, A=A, F=F, tolerance=tolerance)

@@ -78,16 +78,13 @@ class GaussianProcess:
         n_iter_: Steps taken.
         n_values_: How many values there were.
         residual_: Root mean square of what the weights of the last prediction leave of the values on sampled exact
-            rows, in the values' unit. Predicted means are those of values moved by so much. Where that is irregular, as
-            what compression leaves is, the mean at x errs by `residual_` times the norm of the weights with which the
-            values enter it: a hundredth of the noise's deviation moves means by less than a hundredth of their standard
-            deviation. A fit without optimizer iterates until no more than that is left, or 1e-5 of the values'
-            deviation. NaN with a communicator.
+            rows, in the values' unit. Predicted means are those of values moved by so much: the mean at x errs by
+            `residual_` times the sum of the absolute weights with which the values enter it, at most. Predictions
+            iterate until no more than a hundredth of the noise's deviation is left, or 1e-5 of the values' deviation.
         std_error_: Relative standard error of the last standard deviations that `predict` gave, a root mean square over
             the new points: by chance in 32 random fields, and as solves at 16 of the points and exact rows show. The
             relative errors' own root mean square is more than four times the chance's with a probability below 1 %,
-            however the points depend on each other: the eighth moment of a mean of 32 squares says so. With a
-            communicator it is by chance alone.
+            however the points depend on each other: the eighth moment of a mean of 32 squares says so.
     """
 
     def __init__(

@@ -44,7 +44,7 @@ _AS_LONG, _OPERATIONS = (
     8,
     2**34,
 )  # more near values may take so many times all groups' work, or so many operations
-_SOLVED = 16  # new points that get a solve, to see what the others err by
+SOLVED = 16  # new points that get a solve, to see what the others err by
 _SOLVED_FOR = 1024  # new points that get one where near values tell too little
 _SOLVED_NUMBERS = 2**24  # in these solutions, beyond which fewer do
 _LEAST_LEFT = 0.02  # of the variance given near values: less cannot be told from none
@@ -55,11 +55,14 @@ def exact_variances(
 ) -> tuple[Array, Array]:
     """Return variances by a solve each, and the relative errors that are left to their roots, both of shape (q,).
 
+    Where values are divided among processes, new points are those of all, and so are the results.
+
     With x of the residual r = c - A x, c' A^-1 c = x' (c + r) + r' A^-1 r. The last term is taken off by F^-1, and the
     iteration goes on until it is a thousandth of the variance: beside small noise a small residual may be much. What
-    compression leaves of c on exact rows, e, is irregular: x' e then deviates by the root mean square of e times |x|.
+    compression leaves of c on exact rows, e, is of like size in all rows, but its signs may follow those of x, as where
+    both are smooth: x' e is at most the root mean square of e times the sum of |x|.
     """
-    kernel = model.kernel
+    kernel, group = model.kernel, model.communicator
     variances, errors = np.zeros(len(new_points)), np.zeros(len(new_points))
     for first in range(0, len(new_points), SOLVES):
         part = slice(first, first + SOLVES)
@@ -67,15 +70,19 @@ def exact_variances(
         x, tolerance = np.asarray(model.F.solve(cross)), RESIDUAL
         for attempt in range(_TIGHTENINGS + 1):
             x, left = solved(model, cross, tolerance, x)
-            beyond = np.maximum((left * np.asarray(model.F.solve(left))).sum(axis=0), 0.0)
-            found = kernel.diagonal(new_points[part]) - (x * (cross + left)).sum(axis=0) - beyond
+            beyond = np.maximum(total(group, (left * np.asarray(model.F.solve(left))).sum(axis=0)), 0.0)
+            explained = total(group, (x * (cross + left)).sum(axis=0))
+            found = kernel.diagonal(new_points[part]) - explained - beyond
             found = np.maximum(found, 0.0)
             worst = float((beyond / np.maximum(found, 1e-300)).max(initial=0.0))
             if worst <= _LEFT_OUT or tolerance <= _LEAST_RESIDUAL or attempt == _TIGHTENINGS:
                 break
             tolerance = max(tolerance * min(0.1, 0.5 * math.sqrt(_LEFT_OUT / worst)), _LEAST_RESIDUAL)
-        off = left_on_exact_rows(model, points, noise, cross, x) - left[exact_rows(len(points))]
-        lost = np.sqrt((off**2).mean(axis=0) * (x**2).sum(axis=0)) + beyond
+        rows = exact_rows(len(points), group)
+        off = left_on_exact_rows(model, points, noise, cross, x) - left[rows]
+        count = float(total(group, np.array([len(rows)]))[0])
+        mean = total(group, (off**2).sum(axis=0)) / max(count, 1.0)
+        lost = np.sqrt(mean) * total(group, np.abs(x).sum(axis=0)) + beyond
         variances[part], errors[part] = found, lost / np.maximum(2 * found, 1e-300)
     return variances, errors
 
@@ -116,13 +123,13 @@ def variances_from_near(
         if not len(groups) or times * NEIGHBORS >= len(places):
             break
         logger.info("%d groups of new points are predicted from more near values", len(groups))
-    checked = np.unique(np.linspace(0, len(new_points) - 1, _SOLVED).astype(int))
+    checked = np.unique(np.linspace(0, len(new_points) - 1, SOLVED).astype(int))
     exact, lost = exact_variances(model, points, noise, new_points[checked])
     off = np.sqrt(variances[checked] / np.maximum(exact, 1e-300)) - 1
     measured = math.sqrt(float(np.mean(off**2)) + float(np.mean(lost**2)))
     unsure = np.flatnonzero(relative > UNSURE) if measured <= UNSURE else np.arange(len(relative))
     relative = np.maximum(relative, measured)
-    most = min(_SOLVED_FOR, max(_SOLVED_NUMBERS // len(points), _SOLVED))
+    most = min(_SOLVED_FOR, max(_SOLVED_NUMBERS // len(points), SOLVED))
     chosen = unsure[np.argsort(-relative[unsure], kind="stable")[:most]]
     if len(chosen):
         logger.info("%d standard deviations cost a solve each: near values tell too little", len(chosen))

@@ -20,6 +20,7 @@ from pipeline.artifacts.results.solution import (
     SystemResult,
 )
 from pipeline.hmatrix.boundary_elements import capacitance
+from pipeline.hmatrix.distributed import DistributedFactorization
 from pipeline.stages.parts import kriging
 from pipeline.stages.parts.divided import own_rows
 from pipeline.stages.parts.solved import Solved
@@ -80,7 +81,7 @@ def _logdet(solved: Solved) -> Answer:
 
 def _sample(solved: Solved) -> Answer:
     """Draw from the normal distribution whose covariance is the matrix, and compare variances."""
-    assert solved.factorization is not None
+    assert isinstance(solved.factorization, DistributedFactorization)
     n_samples, seed = solved.spec.samples or 1, solved.spec.seed or 0
     drawn = np.asarray(solved.factorization.sample(np.random.default_rng(seed), n_samples))
     rows = own_rows(solved.points, "points", solved.communicator)

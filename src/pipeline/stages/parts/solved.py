@@ -10,7 +10,7 @@ from pipeline.artifacts.results.operator import OperatorFacts
 from pipeline.artifacts.store import Artifact
 from pipeline.config.matrices import SolveSpec
 from pipeline.hmatrix import kernels
-from pipeline.hmatrix.distributed import DistributedFactorization
+from pipeline.hmatrix.distributed import DistributedFactorization, LowRankFactorization
 from pipeline.hmatrix.gaussian_process import predict
 from pipeline.runtime.communicator import Communicator
 from pipeline.stages.parts.divided import edges_of, own_rows
@@ -37,7 +37,7 @@ class Solved:
     solution: Tensor
     of: str
     communicator: Communicator
-    factorization: DistributedFactorization | None = None
+    factorization: DistributedFactorization | LowRankFactorization | None = None
 
     @property
     def kernel(self) -> kernels.Kernel:

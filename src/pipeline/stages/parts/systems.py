@@ -13,11 +13,13 @@ from pipeline.artifacts.store import Artifact
 from pipeline.config.matrices import SolveSpec
 from pipeline.errors import ConfigError
 from pipeline.hmatrix import DistributedH2Matrix, kernels
+from pipeline.hmatrix.distributed import DistributedLowRank
 from pipeline.hmatrix.gaussian_process import one_hot
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.together import together
 from pipeline.stages.parts.divided import edges_of, mean_and_deviation, own_rows
 from pipeline.stages.parts.matrices import single_layer_of
+from pipeline.stages.parts.work import CompressedMatrix
 
 
 class DividedProduct(Protocol):
@@ -33,12 +35,12 @@ class DividedSystem:
 
     Attributes:
         operator: What is solved with, to the study's tolerance.
-        preconditioner: The H2 matrix that is factorized.
+        preconditioner: The compressed matrix that is factorized.
         right_hand_side: Own rows, shape (own,) or (own, m).
     """
 
     operator: DividedProduct
-    preconditioner: DistributedH2Matrix
+    preconditioner: CompressedMatrix
     right_hand_side: Tensor
 
 
@@ -57,7 +59,11 @@ def problem_of(
         layer = single_layer_of(compressed, loaded("operator", per_triangle * own), communicator)
         ones = torch.ones(own, dtype=torch.float64)
         return DividedSystem(layer, loaded("preconditioner", own), ones)
-    operator = loaded("operator", own)
+    operator: CompressedMatrix
+    if compressed.facts_as(OperatorFacts).compress.form == "low_rank":
+        operator = DistributedLowRank.load(compressed.folder / "operator", communicator, n_own_rows=own)
+    else:
+        operator = loaded("operator", own)
     if spec.task in ("solve", "product", "logdet", "sample"):
         with together(communicator):
             b = _right_hand_side(spec, points, communicator)

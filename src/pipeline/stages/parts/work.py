@@ -13,12 +13,15 @@ from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.results.work import LevelWork, ProcessWork
 from pipeline.artifacts.store import Artifact, Draft
 from pipeline.hmatrix import DistributedH2Matrix
-from pipeline.hmatrix.distributed import DistributedFactorization
+from pipeline.hmatrix.distributed import DistributedFactorization, DistributedLowRank, LowRankFactorization
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.foretelling import Foretold, foretell, require_room
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.provenance import cost
 from pipeline.runtime.together import gather_text, together
+
+
+CompressedMatrix = DistributedH2Matrix | DistributedLowRank
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def require_memory(foretold_bytes: int, communicator: MpiCommunicator) -> None:
 
 
 def work_of_compression(
-    matrices: Iterable[DistributedH2Matrix], seconds: float, foretold_bytes: int, communicator: Communicator
+    matrices: Iterable[CompressedMatrix], seconds: float, foretold_bytes: int, communicator: Communicator
 ) -> WorkOfProcesses:
     """Return what building some matrices took; levels are those of the first; collective."""
     tables = [matrix.statistics() for matrix in matrices]
@@ -75,7 +78,10 @@ def work_of_compression(
 
 
 def work_of_factorization(
-    factorization: DistributedFactorization, seconds: float, foretold_bytes: int, communicator: Communicator
+    factorization: DistributedFactorization | LowRankFactorization,
+    seconds: float,
+    foretold_bytes: int,
+    communicator: Communicator,
 ) -> WorkOfProcesses:
     """Return what a factorization and the solves with it took; collective."""
     levels = [LevelWork(**row, n_bytes=row["bytes"]) for row in factorization.statistics()]

@@ -1,0 +1,289 @@
+"""`DistributedLowRank`: a smooth covariance of points in many dimensions as F F' + D, divided among processes by rows.
+
+In many dimensions most boxes are near each other, and a hierarchical form gains little over the dense one. A smooth
+kernel's matrix has few large eigenvalues there instead, and columns at pivots drawn at random find them
+(`pivoted.py`). What these leave of the diagonal is kept exactly, so that the matrix stays positive definite and errs off
+the diagonal alone. Storage is n times the rank; a solve by the formula of Sherman, Morrison and Woodbury is exact for
+the compressed matrix.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.errors import ArtifactError, ConfigError, ConvergenceError
+from pipeline.hmatrix.checked_files import CheckedFiles
+from pipeline.hmatrix.distributed.swap import Array, gather, summed
+from pipeline.hmatrix.inputs import as_array, as_points, require_nugget, require_tolerance
+from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.pivoted import PivotedCholesky, Woodbury, require_covariance
+from pipeline.hmatrix.vectors import Vectors
+from pipeline.runtime.communicator import Communicator, Counting
+from pipeline.runtime.together import require_alike, together
+
+_MOST = 0.25  # of the rows: a rank beyond which a dense matrix is as good
+_FILES = CheckedFiles(
+    "low_rank", what="matrix of low rank", version=1, again="compress the matrix again"
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DistributedLowRank:
+    """A matrix F F' + D of which each process holds its rows, in the caller's order. Every method is collective.
+
+    Attributes:
+        factor: Own rows of F, shape (n, rank).
+        diagonal: Own rows of D, shape (n,).
+        communicator: The processes, and a count of what passed between them.
+        tolerance: Relative error that was asked for.
+        relative_error: Relative error on sampled exact rows.
+        seconds: What it took to build.
+    """
+
+    factor: Array
+    diagonal: Array
+    communicator: Counting
+    tolerance: float
+    relative_error: float
+    seconds: float = 0.0
+
+    @classmethod
+    def from_kernel(
+        cls,
+        own_points: "NDArray[Any] | Tensor",
+        kernel: Kernel,
+        communicator: Communicator,
+        *,
+        diagonal: float,
+        tolerance: float = 1e-6,
+        seed: int = 0,
+    ) -> "DistributedLowRank":
+        """Compress the matrix k(points[i], points[j]) + diagonal over the points of all processes.
+
+        Costs O(n rank²) and n rank entries. The error is that of products with random vectors, on 64 exact rows.
+
+        Args:
+            own_points: Shape (n, d), this process's.
+            kernel: A covariance, the same on all processes.
+            communicator: The processes.
+            diagonal: Number above 0 that is added to the diagonal.
+            tolerance: Relative error of products, the diagonal left aside.
+            seed: Seed of the pivots.
+
+        Raises:
+            ConfigError: If the kernel is no covariance, or the diagonal not above 0.
+            ConvergenceError: If a quarter of all columns does not reach the tolerance.
+        """
+        counting, start = Counting(communicator), time.perf_counter()
+        with together(communicator):
+            require_covariance(kernel)
+            require_tolerance(tolerance)
+            if not diagonal > 0:
+                raise ConfigError(f"diagonal: a number above 0 is wanted, found {diagonal!r}")
+            require_nugget(np.full(1, diagonal))
+            points = as_points(own_points, "own_points").astype(np.float64)
+        require_alike(communicator, {"tolerance": float(tolerance), "diagonal": float(diagonal)})
+        n = sum(_counts(counting, len(points)))
+        found = PivotedCholesky.of(
+            points, kernel, rank=math.ceil(_MOST * n), generator=np.random.default_rng(seed), tolerance=tolerance,
+            communicator=counting,
+        )  # fmt: skip
+        if found.relative_error > tolerance:
+            raise ConvergenceError(
+                f"{found.rank} columns of {n} leave a relative error of {found.relative_error:.1e} where "
+                f"{tolerance:.0e} was asked for: the kernel is not smooth enough for a low rank; use the hierarchical "
+                "form, or a larger length scale"
+            )
+        return cls(
+            found.factor, found.left + diagonal, counting, tolerance, found.relative_error,
+            time.perf_counter() - start,
+        )  # fmt: skip
+
+    @property
+    def rank(self) -> int:
+        """Columns of F."""
+        return self.factor.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of all processes."""
+        n = sum(_counts(self.communicator, len(self.factor)))
+        return n, n
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the caller should know of how it was built."""
+        return (
+            f"{self.rank} columns at pivots drawn at random and the rest of the diagonal stand for the matrix",
+        )
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes on this process."""
+        return int(self.factor.nbytes + self.diagonal.nbytes)
+
+    def __matmul__(self, own_x: Vectors) -> Vectors:
+        """Return own rows of A x for own rows of x, shape (own rows,) or (own rows, m)."""
+        return self._acted(
+            own_x, lambda x: self.factor @ self._total(self.factor.T @ x) + self.diagonal[:, None] * x
+        )
+
+    def factorize(self) -> "LowRankFactorization":
+        """Return what solves with the matrix, exactly."""
+        return LowRankFactorization(self, Woodbury(self.factor, self.diagonal, self.communicator))
+
+    def error_estimate(self) -> float:
+        """Return the relative error of products with random vectors, the diagonal left aside, on exact rows."""
+        return self.relative_error
+
+    def level_table(self) -> list[dict[str, Any]]:
+        """Return the one level that there is, as `DistributedH2Matrix.level_table` does."""
+        n = self.shape[0]
+        n_bytes = int(self._total(np.array([float(self.n_bytes)]))[0])
+        return [
+            {
+                "level": 0, "boxes": 1, "unknowns": n, "skeletons": self.rank, "near_blocks": 0, "far_blocks": 1,
+                "bytes": n_bytes, "largest_rank": self.rank, "seconds": self.seconds,
+            }
+        ]  # fmt: skip
+
+    def shown_blocks(self) -> tuple[NDArray[np.int32], int]:
+        """Return no blocks, and that none is left out: the matrix has no structure to show."""
+        return np.zeros((0, 5), np.int32), 0
+
+    def statistics(self) -> dict[str, Any]:
+        """Return what `DistributedH2Matrix.statistics` does."""
+        own = np.array(
+            [
+                [
+                    len(self.factor),
+                    self.n_bytes,
+                    sum(self.communicator.n_bytes.values()),
+                    sum(self.communicator.n_calls.values()),
+                    sum(self.communicator.waiting.values()),
+                ]
+            ],
+            np.float64,
+        )
+        table = np.concatenate(gather(self.communicator.inner, own))
+        levels = [
+            {
+                "process": process, "level": 0, "boxes": 1, "bytes": int(n_bytes),
+                "product_flops": 4 * int(rows) * self.rank, "seconds": self.seconds,
+            }
+            for process, (rows, n_bytes, *_) in enumerate(table.tolist())
+        ]  # fmt: skip
+        names = ("rows", "n_bytes", "sent_bytes", "calls")
+        return {name: table[:, i].astype(int).tolist() for i, name in enumerate(names)} | {
+            "waiting_seconds": table[:, 4].tolist(),
+            "levels": levels,
+        }
+
+    def save(self, path: Path | str) -> None:
+        """Write own rows into a folder of the given one."""
+        sizes = _counts(self.communicator, len(self.factor))
+        with together(self.communicator.inner):
+            _FILES.write(
+                _part(path, self.communicator.rank),
+                {
+                    "sizes": sizes,
+                    "tolerance": self.tolerance,
+                    "relative_error": self.relative_error,
+                    "seconds": self.seconds,
+                },
+                {"factor": self.factor, "diagonal": self.diagonal},
+            )
+
+    @classmethod
+    def load(
+        cls, path: Path | str, communicator: Communicator, *, n_own_rows: int
+    ) -> "DistributedLowRank":
+        """Read rows that any number of processes saved: n_own_rows for each process in turn."""
+        counting = Counting(communicator)
+        first = sum(_counts(counting, n_own_rows)[: communicator.rank])
+        last = first + n_own_rows
+        with together(communicator):
+            about, arrays = _FILES.read(_part(path, 0))
+            edges = np.append(0, np.cumsum(about["sizes"]))
+            if last > edges[-1]:
+                raise ArtifactError(f"{path} holds a matrix of {edges[-1]} rows, and {last} were asked for")
+            factors, diagonals = [arrays["factor"][:0]], [arrays["diagonal"][:0]]
+            for part, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+                if low < last and first < high:
+                    _, arrays = _FILES.read(_part(path, part))
+                    rows = slice(max(first - low, 0), last - low)
+                    factors.append(arrays["factor"][rows])
+                    diagonals.append(arrays["diagonal"][rows])
+        return cls(
+            np.concatenate(factors), np.concatenate(diagonals), counting, about["tolerance"],
+            about["relative_error"], about["seconds"],
+        )  # fmt: skip
+
+    def _total(self, own: Array) -> Array:
+        return summed(self.communicator, own)
+
+    def _acted(self, own_x: Vectors, action: Any) -> Any:
+        values = as_array(own_x)
+        if values.ndim not in (1, 2) or len(values) != len(self.factor):
+            raise ValueError(
+                f"wanted shape ({len(self.factor)},) or ({len(self.factor)}, m), not {values.shape}"
+            )
+        result = action(values.reshape(len(values), -1)).reshape(values.shape)
+        return torch.from_numpy(result) if isinstance(own_x, Tensor) else result
+
+
+def _counts(communicator: Communicator, n_own: int) -> list[int]:
+    return [int(part[0]) for part in gather(communicator, np.array([n_own]))]
+
+
+def _part(path: Path | str, process: int) -> Path:
+    return Path(path) / f"rows-{process:05d}"
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankFactorization:
+    """What solves with a matrix of low rank and a diagonal. Every method is collective.
+
+    Attributes:
+        matrix: The matrix.
+        inverse: Its inverse.
+        kind, notes, speeds: As a `DistributedFactorization` has them.
+    """
+
+    matrix: DistributedLowRank
+    inverse: Woodbury
+    kind: str = "cholesky"
+    notes: tuple[str, ...] = ()
+    speeds: tuple[Any, ...] = ()
+
+    @property
+    def used_tolerance(self) -> float:
+        """The tolerance of the matrix: nothing more is lost."""
+        return self.matrix.tolerance
+
+    def solve(self, own_b: Vectors) -> Vectors:
+        """Return own rows of A^-1 b for own rows of b, shape (own rows,) or (own rows, m)."""
+        return self.matrix._acted(own_b, self.inverse.solve)
+
+    def logdet(self) -> float:
+        """Return log det A."""
+        return self.inverse.logdet()
+
+    def statistics(self) -> list[dict[str, Any]]:
+        """Return a row per process, as `DistributedFactorization.statistics` does."""
+        rank = self.matrix.rank
+        return [
+            {
+                "process": row["process"], "level": 0, "boxes": 1, "unknowns": 0, "skeletons": rank,
+                "bytes": 8 * rank**2, "flops": row["product_flops"] * rank // 2, "messages": 0, "sent_bytes": 0,
+                "seconds": 0.0, "waiting_seconds": 0.0,
+            }
+            for row in self.matrix.statistics()["levels"]
+        ]  # fmt: skip
