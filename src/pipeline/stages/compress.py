@@ -180,7 +180,9 @@ def _require_that_points_fit(kernel: kernels.Kernel, points: NDArray[Any]) -> No
 
 
 def _precision(matrix: CompressedMatrix) -> str:
-    return str((matrix.factor if isinstance(matrix, DistributedLowRank) else matrix.form.near.inner.values).dtype)
+    return str(
+        (matrix.factor if isinstance(matrix, DistributedLowRank) else matrix.form.near.inner.values).dtype
+    )
 
 
 def _everybodys_covariance(

@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from random_problems import STATED_ERRORS
 
 from pipeline.errors import ConfigError
 from pipeline.hmatrix import GaussianProcess, kernels
@@ -133,6 +134,34 @@ def test_value_gradient_and_information_are_those_of_one_process(data):
             found.gradient, alone.gradient, atol=0.05 + 5 * (found.error + alone.error).max()
         )
         np.testing.assert_allclose(found.information, alone.information, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_means_and_deviations_err_by_no_more_than_is_said(data, exact):
+    """Noise of ten decades, where a compression of 1e-4 alone would lose most."""
+    points, values, new = data
+    noise = 10.0 ** np.random.default_rng(3).uniform(-9, 1, N)
+    rows, places = shares(N, 2, "dealt"), shares(NEW, 2, "ranges")
+
+    def predicted(communicator):
+        own = rows[communicator.rank]
+        process = GaussianProcess(
+            KERNEL, nugget=1.0, trend=None, optimizer=None, tolerance=1e-4, communicator=communicator
+        ).fit(points[own], values[own], noise=noise[own])
+        mean, std = process.predict(new[places[communicator.rank]], return_std=True, exact=exact)
+        return mean, std, process.residual_, process.std_error_
+
+    parts = run_in_threads(2, predicted)
+    mean, std = (np.concatenate([part[i] for part in parts]) for i in range(2))
+    residual, error = parts[0][2:]
+    assert parts[1][2:] == (residual, error)
+    weights = np.linalg.solve(KERNEL(points, points) + np.diag(noise), KERNEL(points, new))
+    expected = np.sqrt(KERNEL.diagonal(new) - (KERNEL(points, new) * weights).sum(axis=0))
+    off = np.sqrt(np.mean((std / expected - 1) ** 2))
+    assert 0 < error < 0.05
+    assert off <= STATED_ERRORS * error + 1e-5
+    moved = residual * np.sqrt(np.mean(np.abs(weights).sum(axis=0) ** 2))
+    assert np.sqrt(np.mean((mean - weights.T @ values) ** 2)) <= moved + 2e-5 * np.std(values)
 
 
 def test_fields_given_the_values_have_their_mean_and_deviation(data):

@@ -2,11 +2,12 @@
 
 In many dimensions most boxes are near each other, and a hierarchical form gains little over the dense one. A smooth
 kernel's matrix has few large eigenvalues there instead, and columns at pivots drawn at random find them
-(`pivoted.py`). What these leave of the diagonal is kept exactly, so that the matrix stays positive definite and errs off
-the diagonal alone. Storage is n times the rank; a solve by the formula of Sherman, Morrison and Woodbury is exact for
-the compressed matrix.
+(`pivoted.py`). What these leave of the diagonal is kept, so that the matrix stays positive definite and errs off the
+diagonal alone. Storage is n times the rank; a solve by the formula of Sherman, Morrison and Woodbury is exact for the
+compressed matrix.
 """
 
+import itertools
 import math
 import time
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch import Tensor
 from pipeline.errors import ArtifactError, ConfigError, ConvergenceError
 from pipeline.hmatrix.checked_files import CheckedFiles
 from pipeline.hmatrix.distributed.swap import Array, gather, summed
-from pipeline.hmatrix.inputs import as_array, as_points, require_nugget, require_tolerance
+from pipeline.hmatrix.inputs import as_array, as_points, require_tolerance
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.pivoted import PivotedCholesky, Woodbury, require_covariance
 from pipeline.hmatrix.vectors import Vectors
@@ -29,9 +30,7 @@ from pipeline.runtime.communicator import Communicator, Counting
 from pipeline.runtime.together import require_alike, together
 
 _MOST = 0.25  # of the rows: a rank beyond which a dense matrix is as good
-_FILES = CheckedFiles(
-    "low_rank", what="matrix of low rank", version=1, again="compress the matrix again"
-)
+_FILES = CheckedFiles("low_rank", what="matrix of low rank", version=1, again="compress the matrix again")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,7 +86,6 @@ class DistributedLowRank:
             require_tolerance(tolerance)
             if not diagonal > 0:
                 raise ConfigError(f"diagonal: a number above 0 is wanted, found {diagonal!r}")
-            require_nugget(np.full(1, diagonal))
             points = as_points(own_points, "own_points").astype(np.float64)
         require_alike(communicator, {"tolerance": float(tolerance), "diagonal": float(diagonal)})
         n = sum(_counts(counting, len(points)))
@@ -202,9 +200,7 @@ class DistributedLowRank:
             )
 
     @classmethod
-    def load(
-        cls, path: Path | str, communicator: Communicator, *, n_own_rows: int
-    ) -> "DistributedLowRank":
+    def load(cls, path: Path | str, communicator: Communicator, *, n_own_rows: int) -> "DistributedLowRank":
         """Read rows that any number of processes saved: n_own_rows for each process in turn."""
         counting = Counting(communicator)
         first = sum(_counts(counting, n_own_rows)[: communicator.rank])
@@ -215,7 +211,7 @@ class DistributedLowRank:
             if last > edges[-1]:
                 raise ArtifactError(f"{path} holds a matrix of {edges[-1]} rows, and {last} were asked for")
             factors, diagonals = [arrays["factor"][:0]], [arrays["diagonal"][:0]]
-            for part, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+            for part, (low, high) in enumerate(itertools.pairwise(edges.tolist())):
                 if low < last and first < high:
                     _, arrays = _FILES.read(_part(path, part))
                     rows = slice(max(first - low, 0), last - low)

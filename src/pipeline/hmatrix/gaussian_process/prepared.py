@@ -2,8 +2,8 @@
 
 A prediction is a smoothing of the values. Weights w that leave r = y - H beta - A w predict what exact weights do from
 the values y - r, whatever the condition of A: a mean moves by r times the sum of the absolute weights with which the
-values enter it, at most, and by much less where r is irregular. So r on sampled exact rows, beside the noise, tells when
-the weights are accurate enough; and the factorization only preconditions.
+values enter it, at most, and by much less where r is irregular. So r on sampled exact rows, beside the noise, tells
+when the weights are accurate enough; and the factorization only preconditions.
 """
 
 import logging

@@ -20,7 +20,6 @@ from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.provenance import cost
 from pipeline.runtime.together import gather_text, together
 
-
 CompressedMatrix = DistributedH2Matrix | DistributedLowRank
 
 
