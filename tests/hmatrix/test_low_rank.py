@@ -10,12 +10,12 @@ from pipeline.hmatrix.distributed import DistributedLowRank
 from pipeline.runtime.communicator import Serial, run_in_threads
 
 N, DIMENSIONS, NUGGET = 601, 48, 0.5
-KERNEL = kernels.SquaredExponential(length_scale=80.0, variance=2.0)
+KERNEL = kernels.SquaredExponential(length_scale=40.0, variance=2.0)
 
 
 @pytest.fixture(scope="module")
 def points():
-    return np.random.default_rng(0).standard_normal((N, DIMENSIONS)) * 0.8 ** np.arange(DIMENSIONS) * 10
+    return np.random.default_rng(0).standard_normal((N, DIMENSIONS)) * 0.6 ** np.arange(DIMENSIONS) * 10
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_products_solves_and_determinant_are_those_of_the_dense_matrix(points, d
 
     def work(communicator, rows):
         A = DistributedLowRank.from_kernel(
-            points[rows], KERNEL, communicator, diagonal=NUGGET, tolerance=1e-7
+            points[rows], KERNEL, communicator, diagonal=NUGGET, tolerance=1e-6
         )
         F = A.factorize()
         found[communicator.rank] = (A.shape, A.rank, A.error_estimate(), F.logdet())
@@ -58,7 +58,7 @@ def test_products_solves_and_determinant_are_those_of_the_dense_matrix(points, d
     # Rows sampled evenly tell the error of all to a factor of two.
     off_diagonal = (dense - np.diag(np.diag(dense))) @ b
     assert np.linalg.norm(product - dense @ b) <= 2 * error * np.linalg.norm(off_diagonal)
-    assert error <= 1e-7
+    assert error <= 1e-6
     # Eigenvalues are at least the nugget, and the norm is at most the trace.
     change = 2 * error * np.trace(dense) / NUGGET
     expected = np.linalg.solve(dense, b)
@@ -87,7 +87,8 @@ def test_other_processes_read_what_some_have_saved(points, tmp_path, saved, read
         A = DistributedLowRank.load(tmp_path, communicator, n_own_rows=rows.stop - rows.start)
         return A @ b[rows]
 
-    np.testing.assert_allclose(divided(read, load), divided(saved, save), rtol=1e-10)
+    expected = divided(saved, save)
+    np.testing.assert_allclose(divided(read, load), expected, rtol=1e-10)
 
 
 def test_tables_tell_one_level_and_all_processes(points):

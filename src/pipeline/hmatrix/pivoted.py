@@ -134,27 +134,29 @@ class Woodbury:
         factor: Own rows of F, shape (n, rank).
         diagonal: Own rows of D, shape (n,), positive.
         communicator: The processes among which rows are divided.
+        root: L with L L' = 1 + F' D^-1 F.
     """
 
     factor: Array
     diagonal: Array
     communicator: Communicator = field(default_factory=Serial)
+    root: Array = field(init=False)
 
-    @cached_property
-    def _inner(self) -> Any:
+    def __post_init__(self) -> None:
         products = _summed(self.communicator, self.factor.T @ (self.factor / self.diagonal[:, None]))
-        return scipy.linalg.cho_factor(np.eye(self.factor.shape[1]) + products)
+        root = scipy.linalg.cholesky(np.eye(self.factor.shape[1]) + products, lower=True)
+        object.__setattr__(self, "root", root)
 
     def solve(self, b: Array) -> Array:
         """Return own rows of (F F' + D)^-1 b for own rows of b, shape (n, m)."""
         first = b / self.diagonal[:, None]
-        inner = scipy.linalg.cho_solve(self._inner, _summed(self.communicator, self.factor.T @ first))
+        inner = scipy.linalg.cho_solve((self.root, True), _summed(self.communicator, self.factor.T @ first))
         return np.asarray(first - (self.factor @ inner) / self.diagonal[:, None])
 
     def logdet(self) -> float:
         """Return the logarithm of the determinant: that of 1 + F' D^-1 F, and that of D."""
         own = _summed(self.communicator, np.array([np.log(self.diagonal).sum()]))
-        return float(own[0]) + 2 * float(np.log(np.diag(self._inner[0])).sum())
+        return float(own[0]) + 2 * float(np.log(np.diag(self.root)).sum())
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ compressed matrix.
 import itertools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ class DistributedLowRank:
     @property
     def rank(self) -> int:
         """Columns of F."""
-        return self.factor.shape[1]
+        return int(self.factor.shape[1])
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -129,7 +130,7 @@ class DistributedLowRank:
 
     def __matmul__(self, own_x: Vectors) -> Vectors:
         """Return own rows of A x for own rows of x, shape (own rows,) or (own rows, m)."""
-        return self._acted(
+        return self.acted(
             own_x, lambda x: self.factor @ self._total(self.factor.T @ x) + self.diagonal[:, None] * x
         )
 
@@ -225,7 +226,8 @@ class DistributedLowRank:
     def _total(self, own: Array) -> Array:
         return summed(self.communicator, own)
 
-    def _acted(self, own_x: Vectors, action: Any) -> Any:
+    def acted(self, own_x: Vectors, action: Callable[[Array], Array]) -> Vectors:
+        """Return own rows of what an action makes of vectors of shape (own rows,) or (own rows, m)."""
         values = as_array(own_x)
         if values.ndim not in (1, 2) or len(values) != len(self.factor):
             raise ValueError(
@@ -266,7 +268,7 @@ class LowRankFactorization:
 
     def solve(self, own_b: Vectors) -> Vectors:
         """Return own rows of A^-1 b for own rows of b, shape (own rows,) or (own rows, m)."""
-        return self.matrix._acted(own_b, self.inverse.solve)
+        return self.matrix.acted(own_b, self.inverse.solve)
 
     def logdet(self) -> float:
         """Return log det A."""

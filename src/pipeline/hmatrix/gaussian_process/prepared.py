@@ -186,6 +186,8 @@ def _tighter(
     A = compressed(points, model.kernel, model.communicator, diagonal=noise, tolerance=tolerance)
     F = model.F
     if factorize:
-        unchecked = {"checked": False} if isinstance(A, H2Matrix) else {}
-        F = A.factorize(tolerance, "cholesky", **unchecked)
+        if isinstance(A, H2Matrix):
+            F = A.factorize(tolerance, "cholesky", checked=False)
+        else:
+            F = A.factorize(tolerance, "cholesky")
     return replace(model, A=A, F=F, tolerance=tolerance)
