@@ -168,12 +168,11 @@ def _condition(
     near, places = torch.from_numpy(points[neighbors]), torch.from_numpy(targets[members])
     variance = kernel.diagonal(places)
     covariance = kernel(near, near)
-    diagonal = (
-        torch.from_numpy(noise[neighbors]) + _JITTER * float(variance.max()) if variance.numel() else None
-    )
-    if diagonal is not None:
-        covariance.diagonal(dim1=-2, dim2=-1).add_(diagonal)
+    jitter = _JITTER * float(variance.max()) if variance.numel() else 0.0
+    covariance.diagonal(dim1=-2, dim2=-1).add_(torch.from_numpy(noise[neighbors]) + jitter)
     factor = torch.linalg.cholesky(covariance)
     half = torch.linalg.solve_triangular(factor, kernel(near, places), upper=False)
     weights = torch.linalg.solve_triangular(factor.mT, half, upper=True)
-    return Neighborhoods(members, neighbors, weights, variance - half.square().sum(dim=-2))
+    # The mean square error of these weights, which the jitter has changed, under the covariance without it.
+    added = half.square().sum(dim=-2) + jitter * weights.square().sum(dim=-2)
+    return Neighborhoods(members, neighbors, weights, variance - added)

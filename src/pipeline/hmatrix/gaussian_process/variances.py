@@ -150,7 +150,8 @@ def _merged(points: Array, noise: Array, drawn: Array) -> tuple[Array, Array, Ar
     weights = 1 / np.maximum(noise[order], _LEAST_NOISE * max(float(noise.max()), float(np.mean(drawn**2))))
     sums = np.add.reduceat(weights, first)
     means = np.add.reduceat(weights[:, None] * drawn[order], first) / sums[:, None]
-    return points[order[first]], 1 / sums, means
+    merged = np.add.reduceat(weights**2 * noise[order], first) / sums**2
+    return points[order[first]], merged, means
 
 
 def fields_of(model: LikelihoodEvaluation, noise: Array, seed: int) -> tuple[Array, Array]:
