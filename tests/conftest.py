@@ -20,7 +20,7 @@ os.environ["MPIR_CVAR_CH4_PROGRESS_THROTTLE"] = "1"
 
 DURATIONS = Path(__file__).parent / "durations.tsv"
 #: `make test-fast` leaves out tests that took more processor seconds than this when durations were recorded.
-LONG = 0.1
+LONG = 0.05
 #: It leaves these out too: they start Snakemake, or processes of MPI.
 STARTS_PROCESSES = ("workflow", "mpi")
 
