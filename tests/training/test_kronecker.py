@@ -45,10 +45,16 @@ def test_patches_of_images_that_are_not_contiguous_are_the_same(rng):
 
 
 def test_a_convolution_is_its_weights_times_its_patches(rng):
-    x, weight = torch.randn(3, 2, 7, 6, generator=rng), torch.randn(4, 2, 3, 3, generator=rng)
+    x, weight = torch.randn(3, 2, 7, 6, generator=rng), torch.randn(5, 2, 3, 3, generator=rng)
     output = functional.conv2d(x, weight, stride=2, padding=1)
     product = weight.flatten(1) @ convolution_input_columns(x, (3, 3), (2, 2), (1, 1), (1, 1))
     torch.testing.assert_close(product, convolution_gradient_columns(output))
+
+
+def test_columns_of_a_linear_layer_go_from_position_to_position_with_samples_last(rng):
+    x = torch.randn(3, 2, 5, 4, generator=rng)
+    wanted = [x[sample, i, j] for i in range(2) for j in range(5) for sample in range(3)]
+    assert torch.equal(linear_columns(x), torch.stack(wanted, dim=1))
 
 
 @pytest.mark.parametrize("n", [0, 1, 7])
