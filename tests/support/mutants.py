@@ -32,8 +32,10 @@ SWAPPED: dict[type, type] = {
 def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
     """Go through the places that can be changed, each with what the change is called; texts and types are left out."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.Raise | ast.JoinedStr):
-            continue  # what an error says is no behavior
+        if isinstance(node, ast.Raise | ast.JoinedStr) or (
+            isinstance(node, ast.keyword) and node.arg == "strict"
+        ):
+            continue  # what an error says is no behavior, and a strict zip only refuses what never comes
         if isinstance(node, ast.BinOp | ast.BoolOp) and type(node.op) in SWAPPED:
             yield node, f"{type(node.op).__name__} to {SWAPPED[type(node.op)].__name__}"
         if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPPED:

@@ -11,7 +11,7 @@ from pipeline.hmatrix.gaussian_process.likelihood import Likelihood
 from pipeline.hmatrix.gaussian_process.parameters import free_parameters, logarithms, with_logarithms
 from pipeline.hmatrix.gaussian_process.probes import colors_of, colors_of_rows, diagonal_of_inverse_trace
 
-N = 1009
+N = 601
 ANISOTROPIC = kernels.Matern(nu=1.5, length_scale=(0.2, 0.1), variance=2.0)
 TWO = kernels.Matern(nu=0.5, length_scale=0.05, variance=0.5) + kernels.SquaredExponential(0.3, 1.5)
 CASES = {
