@@ -18,7 +18,8 @@ def folder(tmp_path):
     write(tmp_path / "train/dog/1.png", 50, mode="L")
     write(tmp_path / "train/dog/2.png", (0, 0, 7, 255), mode="RGBA")
     write(tmp_path / "val/dog/x.bmp", (1, 2, 3), size=(40, 90))
-    (tmp_path / "train/dog/.DS_Store").write_text("left out")
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tmp_path / "train/dog" / name).write_text("left out")
     return tmp_path
 
 

@@ -69,17 +69,48 @@ def test_a_network_becomes_a_study_with_samples_of_its_shape(checkout, capsys):
     assert "holds noise of that shape" in told
 
 
-def test_a_folder_of_images_becomes_a_study_of_training(checkout):
+@pytest.fixture
+def pets(checkout):
+    """A folder of images of two classes, with what file managers leave in folders."""
     for part, count in (("train", 12), ("test", 3)):
         for kind in ("cat", "dog"):
             (checkout / "pets" / part / kind).mkdir(parents=True)
             for i in range(count):
-                Image.new("RGB", (40, 36), (i, 0, 0)).save(checkout / "pets" / part / kind / f"{i}.png")
+                Image.new("RGB", (40, 36 + i), (i, 0, 0)).save(checkout / "pets" / part / kind / f"{i}.png")
+            for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+                (checkout / "pets" / part / kind / name).write_text("of a file manager")
+    return checkout / "pets"
+
+
+def test_a_folder_of_images_becomes_a_study_of_training(pets, capsys):
+    (pets / "README.md").write_text("beside the parts")
+    (pets / "train/README.md").write_text("beside the classes")
     assert new("pets", "pets") == 0
+    told = capsys.readouterr().out
+    assert "pets: 24 images of 2 classes, 12 to 12 of each, to train on, and 6 to test on." in told
+    assert "Classes: cat, dog." in told
+    assert "Each: 40 x 36 to 40 x 47 pixels, color." in told
     study = read_study("pets").study
     assert (study.dataset.image_size, study.dataset.channels) == (32, 3)
     assert (study.dataset.train_samples, study.dataset.validation_samples) == (22, 2)
     assert study.training.runs["sgd"].batch_size == 22
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("train/cat/README.md", "pets/train/cat/README.md: not a readable image (cannot identify image file"),
+        ("test/dog/notes.txt", "pets/test/dog/notes.txt: not a readable image"),
+        ("train/cat/more/x.png", "pets/train/cat/more: is a folder; name a file in it"),
+        ("train/x.PNG", "pets/train/x.PNG is in the folder of no class; move it into one, or remove it"),
+    ],
+)
+def test_a_stray_file_in_a_folder_of_images_is_one_line(pets, capsys, place, words):
+    (pets / place).parent.mkdir(exist_ok=True)
+    (pets / place).write_text("no image")
+    assert new("pets", "pets") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
 
 
 def test_arrays_of_images_become_a_study_of_training(checkout, capsys):
@@ -95,6 +126,7 @@ def test_arrays_of_images_become_a_study_of_training(checkout, capsys):
     assert (study.dataset.train_samples, study.dataset.validation_samples) == (19, 2)
     told = capsys.readouterr().out
     assert "pets.npz: 21 images of 3 classes, 7 to 7 of each, to train on, and 4 to test on." in told
+    assert "Classes: 0, 1, 2." in told
     assert "7 x 9 pixels, gray" in told
 
 

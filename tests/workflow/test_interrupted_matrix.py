@@ -1,4 +1,4 @@
-"""An interrupt while a matrix is compressed on two processes: the same word and code as ever, and nothing is left."""
+"""An interrupt while two processes compress or solve: the same word and code as ever, and nothing is left."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 
 MATRIX = {
     "points": {"name": "uniform_square", "n": 200_000},
@@ -18,26 +18,34 @@ MATRIX = {
     "task": "product",
     "compress": {"tolerance": 1e-5},
 }
-TARGET = "results/small/compress/large/manifest.json"
-ON_TWO = ("--set-resources", "compress:tasks=2")
+# So tight a factorization of so many points takes long enough to be interrupted.
+SYSTEM = MATRIX | {
+    "points": {"name": "uniform_square", "n": 20_000},
+    "task": "solve",
+    "compress": {"tolerance": 1e-4},
+    "factor": {"tolerance": 1e-8},
+}
+ON_TWO = ("--set-resources", "compress:tasks=2", "solve:tasks=2")
 
 
 def segments_of(process):
-    """The files in this machine's memory that an MPI process has mapped."""
+    """The files in memory that an MPI process has mapped; none before it has loaded the native module."""
     try:
         lines = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
     except OSError:
         return set()
+    if not any("/hmatrix/_native" in line for line in lines):
+        return set()
     return {line.split(maxsplit=5)[5] for line in lines if re.search(r" /dev/shm/(mpich|vader|sm_seg)", line)}
 
 
-def compressing(folder):
-    """The processes that compress, each with the files in memory that it has mapped."""
+def computing(stage, folder):
+    """The processes of a stage, each with the files in memory that it has mapped."""
     found = {}
     for process in psutil.process_iter():
         try:
             if (
-                process.cmdline()[1:6] == ["-m", "mpi4py", "-m", "pipeline", "compress"]
+                process.cmdline()[1:6] == ["-m", "mpi4py", "-m", "pipeline", stage]
                 and Path(process.cwd()) == folder
             ):
                 found[process] = segments_of(process)
@@ -46,19 +54,23 @@ def compressing(folder):
     return found
 
 
-def interrupt(workplace, signum):
-    """Interrupt two processes that compress, and see that they end with one word and leave nothing."""
+def target(stage):
+    return f"results/small/{stage}/large/manifest.json"
+
+
+def interrupt(workplace, stage, signum):
+    """Interrupt the two processes of a stage, and see that they end with one word and leave nothing."""
     main = workplace.start(
-        TARGET, *ON_TWO, start_new_session=True,
+        target(stage), *ON_TWO, start_new_session=True,
         # Tests may have been started with interrupts ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 200
-    while len(mapped := [names for names in compressing(workplace.folder).values() if names]) < 2:
+    while len(mapped := [names for names in computing(stage, workplace.folder).values() if names]) < 2:
         assert main.poll() is None, main.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    time.sleep(0.5)
+    time.sleep(1)
     segments = set.union(*mapped)
     if signum == signal.SIGINT:  # a terminal sends it to all
         os.killpg(main.pid, signum)
@@ -68,14 +80,15 @@ def interrupt(workplace, signum):
     assert main.returncode == 130, said
     assert "Run the same command again to go on" in said
     assert "Traceback" not in said
-    assert not compressing(workplace.folder)
+    assert not computing(stage, workplace.folder)
     assert not [name for name in segments if Path(name).exists()]
-    assert "interrupted" in (workplace.results / "logs/compress/large.txt").read_text()
+    assert "interrupted" in (workplace.results / "logs" / stage / "large.txt").read_text()
 
 
-def test_an_interrupt_of_processes_that_compute_together_leaves_nothing(workplace, study):
-    workplace.write_study(study | {"matrices": {"large": MATRIX}})
+@pytest.mark.parametrize(("stage", "matrix"), [("compress", MATRIX), ("solve", SYSTEM)])
+def test_an_interrupt_of_processes_that_compute_together_leaves_nothing(workplace, study, stage, matrix):
+    workplace.write_study(study | {"matrices": {"large": matrix}})
     for signum in (signal.SIGINT, signal.SIGTERM):
-        interrupt(workplace, signum)
-    workplace.write_study(study | {"matrices": {"large": MATRIX | {"points": MATRIX["points"] | {"n": 900}}}})
-    workplace.snakemake(TARGET, *ON_TWO)
+        interrupt(workplace, stage, signum)
+    workplace.write_study(study | {"matrices": {"large": matrix | {"points": matrix["points"] | {"n": 900}}}})
+    workplace.snakemake(target(stage), *ON_TWO)

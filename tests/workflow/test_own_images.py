@@ -30,7 +30,10 @@ def test_a_folder_of_images_becomes_a_trained_network_and_its_page_in_two_comman
     told = workplace.pipeline("new", "photos", "--from", "my images")
     assert "my images: 66 images of 2 classes, 33 to 33 of each, to train on, and 14 to test on." in told
     workplace.snakemake(study="config/photos.yaml")
-    assert "100.00 % test accuracy" in told_on_the_page(workplace.folder / "results/photos")
+    page = told_on_the_page(workplace.folder / "results/photos")
+    assert "100.00 % test accuracy" in page
+    assert "images below my images" in page
+    assert "2 classes (bars, rows)" in page
 
 
 def test_arrays_of_images_become_a_trained_network_and_its_page(workplace):

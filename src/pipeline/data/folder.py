@@ -13,14 +13,18 @@ from pipeline.errors import ConfigError
 #: Pillow's names for gray images of 16 bits a pixel.
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 PARTS = {"train": ("train",), "test": ("test", "val")}
+#: What file managers leave in folders, beside files whose names start with a dot.
+LEFT_OUT = ("thumbs.db", "desktop.ini")
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def load_folder(*, directory: Path | None, cache: Path, image_size: int, channels: int) -> ImageSet:
     """Read, scale and crop all images; classes and files are taken in the order of their names.
 
     Of each image the largest centered square is scaled to `image_size`; of 16 bits a pixel the upper 8 are kept.
-    Files and folders whose names start with a dot are left out, everything else below a class must be an image that
-    Pillow can read. All pixels are held in memory: 3 kB an image at 32 pixels in color.
+    Files and folders whose names start with a dot are left out, and so are `Thumbs.db` and `desktop.ini`; everything
+    else below a class must be an image that Pillow can read. All pixels are held in memory: 3 kB an image at 32 pixels
+    in color.
 
     Args:
         directory: The folder of the parts.
@@ -34,14 +38,14 @@ def load_folder(*, directory: Path | None, cache: Path, image_size: int, channel
     if directory is None:
         raise ConfigError("dataset.directory: missing; name the folder that holds train/ and test/ (or val/)")
     folders = {part: _part(directory, names) for part, names in PARTS.items()}
-    classes = _names(folders["train"])
+    classes = classes_in(folders["train"])
     if len(classes) < 2:
         found = f"only {classes[0]}" if classes else "none"
         raise ConfigError(
             f"dataset.directory: {folders['train']}: wanted a folder for each of two classes or more, found {found}; "
             "sort the images so"
         )
-    unknown = sorted(set(_names(folders["test"])) - set(classes))
+    unknown = sorted(set(classes_in(folders["test"])) - set(classes))
     if unknown:
         raise ConfigError(
             f"dataset.directory: {folders['test'] / unknown[0]} is a class that {folders['train']} lacks; "
@@ -76,20 +80,34 @@ def _part(directory: Path, names: tuple[str, ...]) -> Path:
     )
 
 
-def _names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def classes_in(folder: Path) -> list[str]:
+    """Return the names of the classes in the folder of a part, in their order.
+
+    Raises:
+        ConfigError: If an image lies beside the folders of the classes, since nothing tells its class.
+    """
+    entries = sorted(entry for entry in folder.iterdir() if _counts(entry))
+    stray = next((entry for entry in entries if entry.suffix.lower() in ENDINGS and not entry.is_dir()), None)
+    if stray is not None:
+        raise ConfigError(
+            f"dataset.directory: {stray} is in the folder of no class; move it into one, or remove it"
+        )
+    return [entry.name for entry in entries if entry.is_dir()]
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return the files of a class, in the order of their names."""
+    return sorted(filter(_counts, folder.iterdir())) if folder.is_dir() else []
+
+
+def _counts(path: Path) -> bool:
+    return not path.name.startswith(".") and path.name.lower() not in LEFT_OUT
 
 
 def _read_part(
     folder: Path, classes: list[str], image_size: int, channels: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    files = [
-        (label, path)
-        for label, name in enumerate(classes)
-        if (folder / name).is_dir()
-        for path in sorted((folder / name).iterdir())
-        if not path.name.startswith(".")
-    ]
+    files = [(label, path) for label, name in enumerate(classes) for path in files_in(folder / name)]
     shape = (image_size, image_size) if channels == 1 else (channels, image_size, image_size)
     images = np.empty((len(files), *shape), np.uint8)
     with warnings.catch_warnings():

@@ -2,47 +2,50 @@
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.artifacts.own_file import require_file
 from pipeline.data.arrays import ARRAYS, load_arrays
+from pipeline.data.folder import classes_in, files_in
 from pipeline.errors import ConfigError
 
 SIZES = (8, 16, 28, 32, 64)
 PARTS = ("train", "test")
+#: Pillow's modes of images without color.
+GRAY = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N", "F")
+MOST_NAMES = 12
 
 
 def study_of_images(name: str, path: Path) -> str:
-    """Count the images of each class, look at the first, and write a study that learns them.
+    """Look at the head of every image, count those of each class, and write a study that learns them.
 
     Raises:
-        ConfigError: If the folder does not hold train/CLASS/* and test/CLASS/*.
+        ConfigError: If the folder does not hold train/CLASS/* and test/CLASS/*, or a file is no image.
     """
-    from PIL import Image
-
     test = path / "test" if (path / "test").is_dir() else path / "val"
-    counts = {part: _counts(folder) for part, folder in (("train", path / "train"), ("test", test))}
-    n_train, n_test = (sum(counts[part].values()) for part in PARTS)
-    if len(counts["train"]) < 2 or not n_test:
+    files = {part: _files(folder) for part, folder in (("train", path / "train"), ("test", test))}
+    n_train, n_test = (sum(map(len, files[part].values())) for part in PARTS)
+    if len(files["train"]) < 2 or not n_train or not n_test:
         raise ConfigError(
-            f"{path}: wanted train/CLASS/* of two classes or more and test/CLASS/*, found {len(counts['train'])} "
+            f"{path}: wanted train/CLASS/* of two classes or more and test/CLASS/*, found {len(files['train'])} "
             f"classes with {n_train} images to train and {n_test} to test on; sort the images so"
         )
-    first = next(file for file in sorted((path / "train").rglob("*")) if _is_image_file(file))
-    try:
-        with Image.open(first) as image:
-            side, channels = min(image.size), 1 if image.mode in ("1", "L", "I", "I;16") else 3
-            size = f"{image.width} x {image.height} pixels, {image.mode}"
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ConfigError(
-            f"{first}: not a readable image ({' '.join(str(error).split())}); remove it"
-        ) from None
-    wanted = max((entry for entry in SIZES if entry <= side), default=SIZES[0])
+    heads = [_head(file) for part in PARTS for of_class in files[part].values() for file in of_class]
+    sides = sorted(min(width, height) for width, height, _ in heads)
+    channels = 3 if any(mode not in GRAY for *_, mode in heads) else 1
+    (width, height, _), (widest, highest, _) = min(heads), max(heads)
+    sizes = f"{width} x {height}" + (
+        f" to {widest} x {highest}" if (width, height) != (widest, highest) else ""
+    )
+    wanted = max((entry for entry in SIZES if entry <= sides[len(sides) // 2]), default=SIZES[0])
     told = [
-        f"{path}: {_counted(counts['train'])}, to train on, and {n_test:,} to test on.",
-        f"The first, {first.relative_to(path)}: {size}.",
+        f"{path}: {_counted({key: len(of_class) for key, of_class in files['train'].items()})}, to train on, and "
+        f"{n_test:,} to test on.",
+        f"Classes: {_shortened(files['train'])}.",
+        f"Each: {sizes} pixels, {'color' if channels == 3 else 'gray'}.",
         f"In memory: {(n_train + n_test) * channels * wanted**2 / 1e6:,.1f} MB at {wanted} pixels.",
     ]
     dataset = {"name": "folder", "directory": str(path), "image_size": wanted, "channels": channels}
@@ -70,6 +73,7 @@ def study_of_arrays(name: str, path: Path) -> str:
     shape = images.train_images.shape[1:]
     told = [
         f"{path}: {_counted(by_class)}, to train on, and {len(images.test_labels):,} to test on.",
+        f"Classes: {_shortened(images.classes)}.",
         f"Each: {shape[-1]} x {shape[-2]} pixels, {'color' if len(shape) == 3 else 'gray'}.",
         f"In memory: {(images.train_images.nbytes + images.test_images.nbytes) / 1e6:,.1f} MB.",
     ]
@@ -109,13 +113,27 @@ def _study(name: str, told: list[str], dataset: Mapping[str, object], n_train: i
     )
 
 
-def _is_image_file(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".")
+def _files(folder: Path) -> dict[str, list[Path]]:
+    """The files of each class."""
+    return {name: files_in(folder / name) for name in classes_in(folder)} if folder.is_dir() else {}
 
 
-def _counts(folder: Path) -> dict[str, int]:
-    """How many files each class has."""
-    if not folder.is_dir():
-        return {}
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    return {entry.name: sum(map(_is_image_file, entry.iterdir())) for entry in classes}
+def _head(file: Path) -> tuple[int, int, str]:
+    """Width, height and Pillow's mode of an image, of which no pixel is read."""
+    from PIL import Image
+
+    require_file(file)
+    try:
+        with Image.open(file) as image:
+            return image.width, image.height, image.mode
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ConfigError(
+            f"{file}: not a readable image ({' '.join(str(error).split())}); remove or replace it"
+        ) from None
+
+
+def _shortened(names: Iterable[str]) -> str:
+    """All names, or the first ones and how many more there are."""
+    shown = list(names)
+    rest = len(shown) - MOST_NAMES
+    return ", ".join(shown[:MOST_NAMES]) + (f" and {rest:,} more" if rest > 0 else "")

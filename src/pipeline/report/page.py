@@ -15,6 +15,11 @@ from pipeline.report.formatting import count, instant
 from pipeline.report.metrics import Dataset, Metrics, StudyMetrics
 from pipeline.report.sections import SECTIONS
 
+#: Data sets of files of one's own, of which the name alone tells little.
+OWN = ("folder", "arrays", "idx")
+#: Classes that are named beside their number.
+MOST_NAMED = 12
+
 
 def render(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> str:
     """Write a study's report as one HTML page that needs nothing else.
@@ -93,7 +98,9 @@ def _setting(study: StudyMetrics, provenance: Mapping[str, Any]) -> tuple[tuple[
 def _data(data: Dataset) -> str:
     parts = {"training": data.train_samples, "validation": data.validation_samples, "test": data.test_samples}
     samples = ", ".join(f"{count(n)} {part}" for part, n in parts.items())
-    return f"{data.name} · {samples} · {len(data.classes)} classes"
+    names = f" ({', '.join(data.classes)})" if len(data.classes) <= MOST_NAMED else ""
+    name = data.source if data.name in OWN else data.name
+    return f"{name} · {samples} · {len(data.classes)} classes{names}"
 
 
 def _seeds(seeds: Sequence[object]) -> str:
