@@ -83,9 +83,12 @@ def test_gradients_that_differ_between_processes_are_refused_at_the_first_step()
         run_in_threads(2, work)
 
 
-@pytest.mark.filterwarnings(
+torchs_own_warnings_ignored = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
-)  # torch's own
+)
+
+
+@torchs_own_warnings_ignored
 def test_compiled_networks_and_compiled_steps_train_as_they_do_uncompiled():
     torch._dynamo.reset()
     found = []
@@ -109,3 +112,30 @@ def test_compiled_networks_and_compiled_steps_train_as_they_do_uncompiled():
     for compiled in found[1:]:
         # Fused kernels round otherwise: a few units in each of four steps.
         torch.testing.assert_close(compiled, found[0], rtol=1e-4, atol=1e-5)
+
+
+def compiled_step(model, kfac):
+    """A step whose first part, until the backward pass, is the same code with and without K-FAC."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = batch(0)
+
+    def step():
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+        if kfac is not None:
+            kfac.step(0.1)
+        optimizer.step()
+
+    return torch.compile(step, backend="eager")
+
+
+@torchs_own_warnings_ignored
+@pytest.mark.parametrize("same", [True, False])
+def test_code_that_was_compiled_before_the_network_is_watched_tells_of_its_passes(same):
+    torch._dynamo.reset()
+    former = network()
+    compiled_step(former, None)()
+    model = former if same else network()
+    kfac = KFAC(model, ALL)
+    compiled_step(model, kfac)()
+    assert {"factor/A/0", "factor/G/2"} <= set(kfac.state_dict()["tensors"])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.training.functions import Watching
-from pipeline.training.hooks import Hook, uncompiled
+from pipeline.training.hooks import Hook, forget_compiled_code, uncompiled
 from pipeline.training.kronecker import rotated_second_moment
 from pipeline.training.layers import Layers
 from pipeline.training.loss_terms import Terms, learn_terms
@@ -146,6 +146,7 @@ class Capture:
         self._handles.append(
             model.register_forward_hook(Hook(model, self.leave), with_kwargs=True, always_call=True)
         )
+        forget_compiled_code()
 
     def take(self, *, scale: float = 1.0) -> dict[Key, Moments]:
         """Return what was collected since the last call; layers that were not used are missing.
@@ -184,6 +185,7 @@ class Capture:
         """Stop watching."""
         for handle in self._handles:
             handle.remove()
+        forget_compiled_code()
 
     @contextmanager
     def pause(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Hooks of a module that are not copied with it, and that the compiler leaves alone."""
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -9,6 +10,12 @@ from torch import nn
 
 # `torch.compiler.disable`, which would load the compiler now and not where one is used first.
 uncompiled = torch._disable_dynamo  # type: ignore[attr-defined]
+
+
+def forget_compiled_code() -> None:
+    """Let functions be compiled anew at their next call: compiled code does not ask for hooks that came later."""
+    if "torch._dynamo" in sys.modules:  # else nothing is compiled, and asking would load the compiler
+        torch.compiler.reset()
 
 
 class Hook:

@@ -68,6 +68,7 @@ class KFAC:
 
     Args:
         model: The network, or `DistributedDataParallel` or `torch.compile` around it; its hooks stay until `remove`.
+            What was compiled before is compiled anew at its next call, for it would pass by the hooks.
         settings: How to precondition.
         communicator: The processes that train together; by default those of a `DistributedDataParallel` or of
             torch's default process group, if one is open. `Serial()` keeps a process to itself.
@@ -399,6 +400,7 @@ class KFAC:
         if silent and self._communicator.rank == 0:
             warnings.warn(
                 f"K-FAC saw no pass through layer {', '.join(silent)}; a layer that is used otherwise than by "
-                "calling it or torch.nn.functional.linear keeps its gradient as it is",
+                "calling it or torch.nn.functional.linear keeps its gradient as it is, and so does one whose passes "
+                "are those of code that was compiled for a network without K-FAC (torch.compiler.reset() mends that)",
                 stacklevel=3,
             )
