@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from pipeline.hmatrix.admissibility import Strong, Weak, interactions, pairs_of
+from pipeline.errors import ConfigError
+from pipeline.hmatrix.admissibility import Strong, Weak, as_admissibility, interactions, pairs_of
 from pipeline.hmatrix.cluster import build_tree
 
 POINTS = {
@@ -73,3 +76,36 @@ def test_trees_of_different_depth_are_refused():
     shallow, deep = (build_tree(points, halvings=h, halvings_per_level=1) for h in (2, 3))
     with pytest.raises(ValueError, match="depth"):
         interactions(shallow, deep, Strong())
+
+
+def test_boxes_are_far_beyond_half_of_the_smaller_diameter_unless_told_otherwise():
+    boxes = SimpleNamespace(
+        lower=np.array([[0.0], [1.49], [1.51]]),
+        upper=np.array([[1.0], [2.99], [3.01]]),
+        diameters=np.array([1.0, 1.5, 1.5]),
+    )
+    first, second = np.array([0, 0]), np.array([1, 2])
+    np.testing.assert_array_equal(Strong().far(boxes, boxes, first, second), [False, True])
+    np.testing.assert_array_equal(Strong(separation=1.0).far(boxes, boxes, first, second), [False, False])
+
+
+def test_the_uppermost_level_with_far_pairs_is_that_of_their_first_boxes():
+    tree = trees("plane")
+    lists = interactions(tree, tree, Strong())
+    level = lists.first_far_level(tree)
+    first, _ = pairs_of(lists.far, mirrored=False)
+    assert tree.level_start[level] <= min(first) < tree.level_start[level + 1]
+    none_far = interactions(tree, tree, Strong(separation=1e9))
+    assert none_far.first_far_level(tree) == tree.n_levels
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"), [(None, None), ("weak", Weak()), ("strong", Strong()), (Weak(), Weak())]
+)
+def test_a_rule_is_given_by_name_or_as_it_is(given, rule):
+    assert as_admissibility(given) == rule
+
+
+def test_a_rule_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match=r'"weak" or None, not \'near\''):
+        as_admissibility("near")
