@@ -109,3 +109,20 @@ def test_a_rule_is_given_by_name_or_as_it_is(given, rule):
 def test_a_rule_that_is_none_is_refused():
     with pytest.raises(ConfigError, match=r'"weak" or None, not \'near\''):
         as_admissibility("near")
+
+
+def test_pairs_of_two_trees_tile_a_rectangular_matrix_and_leave_empty_boxes_out():
+    rows = trees("plane")
+    few = np.random.default_rng(1).random((41, 2))
+    columns = build_tree(few, halvings=6, halvings_per_level=2)
+    assert (columns.start == columns.stop).any()
+    lists = interactions(rows, columns, Strong())
+    covered = np.zeros((rows.n_points, columns.n_points), dtype=int)
+    leaves = rows.level_start[-2]
+    for kind in (lists.near, lists.far):
+        first, second = pairs_of(kind, mirrored=False)
+        assert (columns.stop > columns.start)[second].all()
+        for b, c in zip(first, second, strict=True):
+            if kind is lists.far or b >= leaves:
+                covered[rows.start[b] : rows.stop[b], columns.start[c] : columns.stop[c]] += 1
+    assert (covered == 1).all()
