@@ -111,18 +111,24 @@ def test_a_rule_that_is_none_is_refused():
         as_admissibility("near")
 
 
-def test_pairs_of_two_trees_tile_a_rectangular_matrix_and_leave_empty_boxes_out():
-    rows = trees("plane")
-    few = np.random.default_rng(1).random((41, 2))
-    columns = build_tree(few, halvings=6, halvings_per_level=2)
-    assert (columns.start == columns.stop).any()
+@pytest.mark.parametrize("turned", [False, True])
+def test_pairs_of_two_trees_tile_a_rectangular_matrix_and_leave_empty_boxes_out(turned):
+    few = build_tree(np.random.default_rng(1).random((41, 2)), halvings=6, halvings_per_level=2)
+    assert (few.start == few.stop).any()
+    rows, columns = (few, trees("plane")) if turned else (trees("plane"), few)
     lists = interactions(rows, columns, Strong())
     covered = np.zeros((rows.n_points, columns.n_points), dtype=int)
     leaves = rows.level_start[-2]
     for kind in (lists.near, lists.far):
         first, second = pairs_of(kind, mirrored=False)
+        assert (rows.stop > rows.start)[first].all()
         assert (columns.stop > columns.start)[second].all()
         for b, c in zip(first, second, strict=True):
             if kind is lists.far or b >= leaves:
                 covered[rows.start[b] : rows.stop[b], columns.start[c] : columns.stop[c]] += 1
     assert (covered == 1).all()
+    for by_rows, by_columns in ((lists.near, lists.near_columns), (lists.far, lists.far_columns)):
+        first, second = pairs_of(by_rows, mirrored=False)
+        turned_second, turned_first = pairs_of(by_columns, mirrored=False)
+        pairs = sorted(zip(first.tolist(), second.tolist(), strict=True))
+        assert sorted(zip(turned_first.tolist(), turned_second.tolist(), strict=True)) == pairs
