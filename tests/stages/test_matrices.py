@@ -109,6 +109,28 @@ def test_features_of_the_half_network_are_classified_as_by_a_dense_kernel_matrix
     assert abs(solved.facts["result"]["accuracy"] - accuracy) <= differing.mean() + 1e-12
 
 
+def test_a_matrix_of_low_rank_is_solved_as_the_dense_one(bench, study):
+    study["matrices"]["airports"] |= {
+        "kernel": {"name": "squared_exponential", "length_scale": 1.0},
+        "task": "solve",
+        "compress": {"tolerance": 1e-7, "form": "low_rank"},
+    }
+    bench.write_specs(study)
+    assert matrix(bench, "airports") == [0, 0, 0]
+    found = Artifact.open(bench.manifest("compress/airports"), "operator").facts["compress"]
+    points = Artifact.open(bench.manifest("points/airports"), "points")
+    x, values = np.array(points.array("points")), np.array(points.array("values"))
+    assert (found["form"], found["n_bytes"]) == ("low_rank", 8 * len(x) * (found["max_rank"] + 1))
+    assert found["max_rank"] <= len(x) / 4
+    dense = np.exp(-((x[:, None] - x[None]) ** 2).sum(axis=2) / 2) + 0.01 * np.eye(len(x))
+    solved = Artifact.open(bench.manifest("solve/airports"), "solution")
+    # The study asks for products within 1e-7 of a norm below n; the inverse magnifies that by up to 1 / nugget.
+    expected = np.linalg.solve(dense, values)
+    off = np.linalg.norm(np.array(solved.array("solution")) - expected) / np.linalg.norm(expected)
+    assert off < 2e-7 * len(x) / 0.01
+    assert solved.facts["solve"]["exact_residual"] < 2e-7 * len(x) / 0.01
+
+
 def test_a_sphere_has_the_capacitance_of_its_radius(bench, study):
     study["matrices"]["airports"] = {
         "points": {"name": "sphere", "refinements": 2},

@@ -77,6 +77,19 @@ def test_noise_of_many_decades_below_the_tolerance_leaves_deviations_right(exact
     assert process.std_error_ < 0.05
 
 
+def test_near_values_of_hardly_any_noise_tell_their_own_error():
+    """The jitter that keeps coincident values solvable is as large as the noise, and no part of the variance."""
+    generator = np.random.default_rng(6)
+    points = generator.random((40, 2))
+    noise = np.full(40, 1e-10)
+    new = points[:7] + 1e-6 * generator.standard_normal((7, 2))
+    found = np.concatenate([p.variances.numpy() for p in local.neighborhoods(KERNEL, points, noise, new)])
+    expected = deviations(points, noise, new) ** 2
+    # Weights that are not the best err by the square of what they are off.
+    np.testing.assert_allclose(found.ravel(), expected, rtol=0.3)
+    assert (found.ravel() >= (1 - 1e-3) * expected).all()
+
+
 def test_threads_change_no_bit_and_torchs_own_come_back(monkeypatch):
     monkeypatch.setattr(local, "_ENTRIES", 2**18)  # batches of nine groups
     generator = np.random.default_rng(5)

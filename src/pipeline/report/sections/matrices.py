@@ -39,7 +39,8 @@ def matrices_section(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> Page
         blocks += _growth(scaling)
     lead = (
         "Dense matrices are kept as hierarchical ones of low rank (H²): a few skeleton points describe what is far "
-        "away, so that storage grows with N and not with N²."
+        "away, so that storage grows with N and not with N². In many dimensions hardly anything is far away; a smooth "
+        "kernel's matrix is then kept as one product of low rank and a diagonal, where the study says so."
     )
     return PageSection(
         "numbers", "Fewer numbers", lead, tuple(block for block in blocks if block is not None)
