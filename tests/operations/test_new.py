@@ -40,6 +40,29 @@ def test_stations_become_a_study_of_kriging_with_what_was_seen(checkout, capsys)
         assert words in told
 
 
+@pytest.mark.parametrize(
+    "names", ["Longitude [deg],Latitude [deg],mm", "lon (degrees),lat (degrees),mm", "lon,lat,mm"]
+)
+@pytest.mark.parametrize(
+    "change", [str, lambda text: text.replace("\n", "\r\n"), lambda text: "\ufeff" + text]
+)
+def test_names_with_units_and_the_marks_of_other_systems_are_understood(checkout, names, change):
+    rows = "\n".join(f"{5 + i / 50},{45 + i % 7},{i}.5" for i in range(30))
+    (checkout / "stations.csv").write_bytes(change(f"{names}\n{rows}\n").encode())
+    assert new("rain", "stations.csv") == 0
+    (matrix,) = read_study("rain").study.matrices.values()
+    assert (list(matrix.points.coordinates), matrix.points.crs) == (names.split(",")[:2], "lonlat")
+    assert matrix.points.value == "mm"
+
+
+def test_the_number_of_a_row_is_neither_a_coordinate_nor_a_value(checkout):
+    rows = "\n".join(f"{i},{i / 7},{i % 5}" for i in range(20))
+    (checkout / "cloud.csv").write_text(f",a,b\n{rows}\n")
+    assert new("cloud", "cloud.csv") == 0
+    (matrix,) = read_study("cloud").study.matrices.values()
+    assert (matrix.points.coordinates, matrix.points.value) == (("a",), "b")
+
+
 def test_points_without_values_become_a_system(checkout):
     np.savez("cloud.npz", x=np.arange(20.0), y=np.arange(20.0) ** 2)
     assert new("cloud", "cloud.npz") == 0

@@ -82,7 +82,9 @@ def interrupt(workplace, stage, signum):
     assert "Traceback" not in said
     assert not computing(stage, workplace.folder)
     assert not [name for name in segments if Path(name).exists()]
-    assert "interrupted" in (workplace.results / "logs" / stage / "large.txt").read_text()
+    # The process that sees the interrupt first may end the other one before it has said a word.
+    log = (workplace.results / "logs" / stage / "large.txt").read_text()
+    assert "interrupted" in log or "MPI_Abort(MPI_COMM_WORLD, 130)" in log
 
 
 @pytest.mark.parametrize(("stage", "matrix"), [("compress", MATRIX), ("solve", SYSTEM)])

@@ -1,6 +1,7 @@
 """Quantities at places, written as CSV, NetCDF or GeoTIFF."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -48,19 +49,22 @@ class Field:
     def _to_netcdf(self, path: Path) -> None:
         import netCDF4
 
+        known = _names_in_netcdf([*self.axes, *self.coordinates, *self.quantities])
         with netCDF4.Dataset(path, "w") as file:
             for name, size in self.axes.items():
-                file.createDimension(name, size)
+                file.createDimension(known[name], size)
             file.Conventions = "CF-1.8"
             for name, values in {**self.coordinates, **self.quantities}.items():
                 axis = self.axis_of(name) if name in self.coordinates else None
-                dimensions = tuple(self.axes) if axis is None else (axis,)
-                variable = file.createVariable(name, "f8", dimensions)
+                dimensions = tuple(known[name] for name in (self.axes if axis is None else (axis,)))
+                variable = file.createVariable(known[name], "f8", dimensions)
+                if known[name] != name:
+                    variable.long_name = name
                 variable[...] = self._shaped(values) if axis is None else self._along(axis, values)
                 if self.units.get(name):
                     variable.units = self.units[name]
             if self.crs == "lonlat" and len(self.coordinates) == 2:
-                longitude, latitude = self.coordinates
+                longitude, latitude = (known[name] for name in self.coordinates)
                 file[longitude].setncatts({"standard_name": "longitude", "units": "degrees_east"})
                 file[latitude].setncatts({"standard_name": "latitude", "units": "degrees_north"})
             elif self.crs.startswith("EPSG"):
@@ -117,6 +121,17 @@ class Field:
             ):
                 return axis
         return None
+
+
+def _names_in_netcdf(names: Iterable[str]) -> dict[str, str]:
+    """Return a name that NetCDF takes for each name: columns such as `mm/day` have marks that it refuses."""
+    known: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        taken = re.sub(r"[^\w.+@-]", "_", name) if re.search(r"^\W|[/\x00-\x1f\x7f]|\s$|^$", name) else name
+        while taken in known.values():
+            taken += "_"
+        known[name] = taken if re.match(r"\w", taken) else f"_{taken}"
+    return known
 
 
 def _step(values: Array) -> float:

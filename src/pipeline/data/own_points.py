@@ -67,7 +67,8 @@ class OwnPoints:
         """
         table = open_table(path)
         table.chosen([*(coordinates or ()), *values])
-        axes = tuple(coordinates or (name for name in table.columns if name not in values))
+        # A column without a name is the number of a row, which some programs write first.
+        axes = tuple(coordinates or (name for name in table.columns if name and name not in values))
         if not axes:
             raise ConfigError(
                 f"{path}: has no column of coordinates beside {', '.join(map(repr, values))}; name some in "

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,26 +124,29 @@ def _key(column: str) -> str:
 
 
 def _numeric(table: OpenTable) -> tuple[list[str], list[str]]:
-    """The columns that begin with a number, and the others."""
-    numeric, others = [], []
-    for column in table.columns:
+    """The columns that begin with a number, and the others; one without a name is the number of a row, and neither."""
+    numeric, others, found = [], [], ""
+    for column in filter(None, table.columns):
         try:
             next(table.parts([column]))
             numeric.append(column)
         except WrongValueError as error:
             if error.row > 1:  # a column of numbers with a mistake
                 raise
+            found = found or str(error).removeprefix(f"{table.path}: ")
             others.append(column)
-    if not numeric:
+    if not others and not numeric:
         raise ConfigError(
-            f"{table.path}: has no column of numbers alone; columns: {', '.join(table.columns)}"
+            f"{table.path}: has no columns; wanted their names in the first line, then rows of numbers"
         )
+    if not numeric:
+        raise ConfigError(f"{table.path}: has no column of numbers alone: {found}")
     return numeric, others
 
 
 def _coordinates(table: OpenTable, numeric: list[str]) -> tuple[list[str], bool]:
     """The columns of coordinates, by their names or else the first ones, and whether they are on the globe."""
-    by_name = {name.lower(): name for name in reversed(numeric)}
+    by_name = {_without_unit(name): name for name in reversed(numeric)}
     longitude = next((by_name[name] for name in LONGITUDES if name in by_name), None)
     latitude = next((by_name[name] for name in LATITUDES if name in by_name), None)
     if longitude is not None and latitude is not None:
@@ -152,6 +156,11 @@ def _coordinates(table: OpenTable, numeric: list[str]) -> tuple[list[str], bool]
     if len(named) > 1:
         return named, table.crs == "EPSG:4326"
     return numeric[: max(1, min(3, len(numeric) - 1))], False
+
+
+def _without_unit(column: str) -> str:
+    """A column's name in small letters, without a unit such as [deg] or (m) behind it."""
+    return re.sub(r"[\s_]*(\[[^]]*\]|\([^)]*\))$", "", column.strip().lower())
 
 
 def _look(table: OpenTable, columns: list[str], coordinates: list[str]) -> Look:
