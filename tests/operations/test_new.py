@@ -200,7 +200,11 @@ def test_every_written_study_explains_itself_in_comments(checkout):
         ("own", "gone.csv", "gone.csv: there is no such file or folder"),
         ("own", "a.txt", "a.txt: wanted a folder of images or a file that ends in .csv"),
         ("own", "a.csv", "a.csv: row 2, column v: wanted a finite number, found 'none'"),
-        ("own", "words.csv", "words.csv: has no column of numbers alone; columns: a, b"),
+        (
+            "own",
+            "words.csv",
+            "words.csv: has no column of numbers alone: row 1, column a: wanted a finite number, found 'x'",
+        ),
         ("own", "swapped.csv", "swapped.csv: column lat: wanted degrees from -90 to 90, found 45 to 170"),
         ("own", "half.npz", "half.npz: has no array 'train_labels', found train_images"),
         ("own", "bad.h5", "bad.h5: not a readable .h5 file"),
