@@ -207,6 +207,14 @@ def test_the_headline_is_of_a_matrix_that_was_approximated_if_any_was(metrics):
     assert numbers(matrices).unit == "less memory for airports, with nothing approximated"
 
 
+def test_a_matrix_that_takes_more_than_a_dense_one_is_not_said_to_take_less(metrics):
+    matrices = {"capacitance": metrics["matrices"]["capacitance"]}
+    compress = matrices["capacitance"]["compress"]
+    compress["n_bytes"] = 3 * compress["dense_bytes"]
+    answer = numbers(matrices)
+    assert (plain(answer.headline), answer.unit) == ("3.0×", "the memory of a dense matrix for capacitance")
+
+
 def test_a_matrix_of_panels_is_not_given_the_shape_of_its_points(metrics):
     matrices = {"capacitance": metrics["matrices"]["capacitance"]}
     assert "matrix, 12,288 × 12,288, takes" in numbers(matrices).text

@@ -173,6 +173,8 @@ def test_a_deviation_is_never_printed_as_zero():
     assert text((86.4, 86.6), 1) == "86.5 ± 0.1"
     assert text((0.5, 0.50004), 2) == "0.50002 ± 0.00003"
     assert text((0.5, 0.5), 2) == "0.50 ± 0"
+    assert text((9.2e-7,), 3) == "9.2 × 10⁻⁷"
+    assert text((0.0,), 3) == "0.000"
 
 
 def test_cells_keep_the_numbers_behind_their_texts(metrics):

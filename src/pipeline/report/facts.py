@@ -41,7 +41,7 @@ def matrix_facts(matrix: MatrixMetrics) -> tuple[Fact, ...]:
     items: Sequence[tuple[str, object, str]] = (
         ("Kernel", matrix.kernel, f"{kernel_text(matrix.kernel)}{_nugget(matrix)}"),
         ("Points", matrix.n, _points(matrix)),
-        ("Storage", compress.n_bytes, f"{n_bytes(compress.n_bytes)} ({times(compression(matrix))} less than dense, "
+        ("Storage", compress.n_bytes, f"{n_bytes(compress.n_bytes)} ({_beside_dense(matrix)}, "
          f"{n_bytes(compress.dense_bytes)}{_exactly(matrix)})"),
         ("Relative error", compress.relative_error, _error(compress)),
         ("Largest rank", rank, count(rank)),
@@ -56,6 +56,11 @@ def matrix_facts(matrix: MatrixMetrics) -> tuple[Fact, ...]:
         for name, value, text in items
         if value is not None
     )
+
+
+def _beside_dense(matrix: MatrixMetrics) -> str:
+    ratio = compression(matrix)
+    return f"{times(ratio)} less than dense" if ratio >= 1 else f"{times(1 / ratio)} as much as dense"
 
 
 def _solution(matrix: MatrixMetrics) -> list[tuple[str, object, str]]:

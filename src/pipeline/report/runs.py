@@ -12,6 +12,7 @@ from pipeline.report.formatting import (
     first_digit,
     is_number,
     listing,
+    significant,
 )
 from pipeline.report.metrics import Metrics, RoleMetrics, RunMetrics, SeedResult
 from pipeline.report.spread import Spread
@@ -214,7 +215,12 @@ def spread_text(spread: Spread, decimals: int) -> NumberText:
     A deviation that would print as zero gets as many decimals as its first digit needs, and is 0 where it is none.
     """
     if spread.sd is None:
-        return decimal(spread.mean, decimals)
+        text = decimal(spread.mean, decimals)
+        return (
+            significant(spread.mean)
+            if spread.mean and float(text.replace("−", "-").replace(",", "")) == 0
+            else text
+        )
     decimals = first_digit(spread.sd, decimals)
     deviation = decimal(spread.sd, decimals) if spread.sd > 0 else "0"
     text = f"{decimal(spread.mean, decimals)}{NO_BREAK_SPACE}±{NO_BREAK_SPACE}{deviation}"

@@ -114,9 +114,13 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
     if first:
         told = facts.compress
         plural = "es" if communicator.size > 1 else ""
+        ratio = told.dense_bytes / max(told.n_bytes, 1)
+        beside = (
+            f"{ratio:.1f} times less than dense" if ratio >= 1 else f"{1 / ratio:.1f} times as much as dense"
+        )
         print(
             f"compress {name}: {told.n_rows} rows in {seconds:.1f} s on {communicator.size} process{plural}, "
-            f"{told.n_bytes / 1e6:.1f} MB, {told.dense_bytes / max(told.n_bytes, 1):.1f} times less than dense, "
+            f"{told.n_bytes / 1e6:.1f} MB, {beside}, "
             f"relative error {relative_error:.1e} (wanted {told.tolerance:.0e})"
         )
 

@@ -52,7 +52,8 @@ def answer_numbers(
             f"{_brief(name, matrix, n_classes)}."
         )
         exact = ", with nothing approximated" if nothing_approximated(matrix) else ""
-        return CoreAnswer(TITLE, times(compression(matrix)), f"less memory for {name}{exact}", text, findings)
+        ratio, unit = beside_dense(matrix)
+        return CoreAnswer(TITLE, ratio, f"{unit} for {name}{exact}", text, findings)
     storage = exponents(scaling.rows if scaling else []).get("operator_bytes")
     if storage is None:
         return None
@@ -89,6 +90,12 @@ def _solved(matrix: MatrixMetrics) -> str:
 def compression(matrix: MatrixMetrics) -> float:
     """Dense over compressed bytes."""
     return matrix.compress.dense_bytes / max(matrix.compress.n_bytes, 1)
+
+
+def beside_dense(matrix: MatrixMetrics) -> tuple[str, str]:
+    """How the memory compares with a dense matrix's, as a number and its words."""
+    ratio = compression(matrix)
+    return (times(ratio), "less memory") if ratio >= 1 else (times(1 / ratio), "the memory of a dense matrix")
 
 
 def nothing_approximated(matrix: MatrixMetrics) -> bool:

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.artifacts.results.facts import Number
 from pipeline.artifacts.results.network import EpochRow
 from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish, stroke
-from pipeline.report.figures.axes import logarithmic, percent
+from pipeline.report.figures.axes import logarithmic, percent, short_number
 from pipeline.report.formatting import decimal, is_number, shorten, with_percent
 from pipeline.report.formatting import percent as as_percent
 from pipeline.report.metrics import RunMetrics
@@ -154,7 +154,8 @@ def _zoom(axes: Axes, training: Runs, curve: Curve) -> None:
         return
     bottom = max(float(known.min()), float(ends.min()) - 0.6 * (1.0 - float(ends.min())) - 0.05)
     top = float(known.max())
-    axes.set_ylim(bottom - 0.02 * (top - bottom), top + 0.06 * (top - bottom) + 1e-3)
+    bottom = bottom if bottom < top else top - 0.05
+    axes.set_ylim(bottom - 0.02 * (top - bottom), top + 0.06 * (top - bottom))
 
 
 def _band(
@@ -205,6 +206,10 @@ def _dots(training: Runs, quantity: Callable[[RunMetrics], Spread], title: str, 
         axes.set_title(title)
         if unit == "accuracy":
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+            left, right = axes.get_xlim()
+            axes.set_xlim(left, min(right, 100 + 0.03 * (100 - left)))
+        else:
+            axes.xaxis.set_major_formatter(short_number)
         return finish(
             figure, name=f"final-{unit}", description=f"{title}, means: {', '.join(words)}.", data=data
         )

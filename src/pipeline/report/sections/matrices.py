@@ -20,7 +20,7 @@ from pipeline.report.figures.kriging import (
 from pipeline.report.figures.ranks import ranks_by_level
 from pipeline.report.figures.scattering import far_field, surface_field
 from pipeline.report.figures.structure import block_structure
-from pipeline.report.formatting import setting
+from pipeline.report.formatting import listing, setting
 from pipeline.report.metrics import MatrixMetrics, Metrics, ScalingMetrics
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import n_classes_of, said_beside
@@ -39,9 +39,15 @@ def matrices_section(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> Page
         blocks += _growth(scaling)
     lead = (
         "Dense matrices are kept as hierarchical ones of low rank (H²): a few skeleton points describe what is far "
-        "away, so that storage grows with N and not with N². In many dimensions hardly anything is far away; a smooth "
-        "kernel's matrix is then kept as one product of low rank and a diagonal, where the study says so."
+        "away, so that storage grows with N and not with N²."
     )
+    low_rank = [name for name, matrix in matrices.items() if matrix.compress.form == "low_rank"]
+    if low_rank:
+        kept = f"{listing(low_rank)} {'is' if len(low_rank) == 1 else 'are each'} kept"
+        lead += (
+            " Points in many dimensions have hardly anything that is far away: "
+            f"{kept} as one product of low rank and a diagonal."
+        )
     return PageSection(
         "numbers", "Fewer numbers", lead, tuple(block for block in blocks if block is not None)
     )
