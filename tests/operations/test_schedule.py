@@ -49,7 +49,7 @@ def test_an_entry_is_installed_replaced_shown_and_removed_and_other_lines_stay(t
     shown = capsys.readouterr().out
     line = next(line for line in shown.splitlines() if line.startswith("15 4 * * 1 "))
     assert f" cd {table.parent} && " in line
-    assert f" {sys.executable} -m pipeline rerun --study tiny --profile cluster" in line
+    assert f" {shlex.quote(sys.executable)} -m pipeline rerun --study tiny --profile cluster" in line
     assert table.read_text().count("rerun --study tiny") == 1
     assert schedule("remove", *options) == 0
     left = table.read_text()

@@ -215,12 +215,8 @@ def spread_text(spread: Spread, decimals: int) -> NumberText:
     A deviation that would print as zero gets as many decimals as its first digit needs, and is 0 where it is none.
     """
     if spread.sd is None:
-        text = decimal(spread.mean, decimals)
-        return (
-            significant(spread.mean)
-            if spread.mean and float(text.replace("−", "-").replace(",", "")) == 0
-            else text
-        )
+        lost = is_number(spread.mean) and 0 < abs(spread.mean) < 0.5 * 10**-decimals
+        return significant(spread.mean) if lost else decimal(spread.mean, decimals)
     decimals = first_digit(spread.sd, decimals)
     deviation = decimal(spread.sd, decimals) if spread.sd > 0 else "0"
     text = f"{decimal(spread.mean, decimals)}{NO_BREAK_SPACE}±{NO_BREAK_SPACE}{deviation}"
