@@ -270,6 +270,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         if _is_first_process():
             print("interrupted", file=sys.stderr)
+        else:
+            # The first to end ends the group: the first process has a word to say before.
+            time.sleep(5)
         return 130
     return 0
 

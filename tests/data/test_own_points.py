@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import load_points
+from pipeline.data.own_points import OwnPoints
 from pipeline.data.tables import delimited, read_columns
 from pipeline.errors import ConfigError
 
@@ -131,3 +132,19 @@ def test_coordinates_that_do_not_fit_are_one_line(stations, options, words):
     stations.write_text("mm\n1\n" if options["coordinates"] == [] else ROWS)
     with pytest.raises(ConfigError, match=words):
         load_points("file", path=stations, **options)
+
+
+@pytest.mark.parametrize(
+    ("first", "taken"), [("0 1 2", True), ("1 2 3", True), ("4.5 1 2", False), ("a b c", False)]
+)
+def test_a_column_without_a_name_counts_the_rows_or_is_refused(tmp_path, first, taken):
+    rows = [f"{one},{place}.5,{2 * place},7" for place, one in enumerate(first.split())]
+    path = tmp_path / "stations.csv"
+    path.write_text("\n".join([",x,y,v", *rows]) + "\n")
+    if taken:
+        assert OwnPoints.open(path, values=["v"]).coordinates == ("x", "y")
+    else:
+        with pytest.raises(
+            ConfigError, match="column 1 has no name and does not count the rows; name it in the first"
+        ):
+            OwnPoints.open(path, values=["v"])

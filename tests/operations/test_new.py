@@ -125,7 +125,10 @@ def test_a_folder_of_images_becomes_a_study_of_training(pets, capsys):
         ("train/cat/README.md", "pets/train/cat/README.md: not a readable image (cannot identify image file"),
         ("test/dog/notes.txt", "pets/test/dog/notes.txt: not a readable image"),
         ("train/cat/more/x.png", "pets/train/cat/more: is a folder; name a file in it"),
-        ("train/x.PNG", "pets/train/x.PNG is in the folder of no class; move it into one, or remove it"),
+        (
+            "train/x.PNG",
+            "pets/train/x.PNG lies beside the folders of the classes; move it into one, or remove it",
+        ),
     ],
 )
 def test_a_stray_file_in_a_folder_of_images_is_one_line(pets, capsys, place, words):

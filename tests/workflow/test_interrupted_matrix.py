@@ -82,9 +82,7 @@ def interrupt(workplace, stage, signum):
     assert "Traceback" not in said
     assert not computing(stage, workplace.folder)
     assert not [name for name in segments if Path(name).exists()]
-    # The process that sees the interrupt first may end the other one before it has said a word.
-    log = (workplace.results / "logs" / stage / "large.txt").read_text()
-    assert "interrupted" in log or "MPI_Abort(MPI_COMM_WORLD, 130)" in log
+    assert "interrupted" in (workplace.results / "logs" / stage / "large.txt").read_text()
 
 
 @pytest.mark.parametrize(("stage", "matrix"), [("compress", MATRIX), ("solve", SYSTEM)])

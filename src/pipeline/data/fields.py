@@ -125,12 +125,15 @@ class Field:
 
 def _names_in_netcdf(names: Iterable[str]) -> dict[str, str]:
     """Return a name that NetCDF takes for each name: columns such as `mm/day` have marks that it refuses."""
-    known: dict[str, str] = {}
-    for name in dict.fromkeys(names):
-        taken = re.sub(r"[^\w.+@-]", "_", name) if re.search(r"^\W|[/\x00-\x1f\x7f]|\s$|^$", name) else name
+    names = list(dict.fromkeys(names))
+    refused = re.compile(r"^\W|[/\x00-\x1f\x7f]|\s$|^$")
+    known = {name: name for name in names if not refused.search(name)}
+    for name in filter(refused.search, names):
+        taken = re.sub(r"[^\w.+@-]", "_", name)
+        taken = taken if re.match(r"\w", taken) else f"_{taken}"
         while taken in known.values():
             taken += "_"
-        known[name] = taken if re.match(r"\w", taken) else f"_{taken}"
+        known[name] = taken
     return known
 
 

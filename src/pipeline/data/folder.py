@@ -90,7 +90,7 @@ def classes_in(folder: Path) -> list[str]:
     stray = next((entry for entry in entries if entry.suffix.lower() in ENDINGS and not entry.is_dir()), None)
     if stray is not None:
         raise ConfigError(
-            f"dataset.directory: {stray} is in the folder of no class; move it into one, or remove it"
+            f"dataset.directory: {stray} lies beside the folders of the classes; move it into one, or remove it"
         )
     return [entry.name for entry in entries if entry.is_dir()]
 

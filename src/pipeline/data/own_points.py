@@ -67,7 +67,8 @@ class OwnPoints:
         """
         table = open_table(path)
         table.chosen([*(coordinates or ()), *values])
-        # A column without a name is the number of a row, which some programs write first.
+        if coordinates is None:
+            table.require_names()  # one without a name that counts the rows is left out
         axes = tuple(coordinates or (name for name in table.columns if name and name not in values))
         if not axes:
             raise ConfigError(

@@ -92,9 +92,9 @@ class Totals(NamedTuple):
     moving: float
 
     @property
-    def gain(self) -> float:
-        """How many times faster half precision is."""
-        return self.single / self.half if self.half else 1.0
+    def gain(self) -> str:
+        """How many times faster half precision is; a dash where nothing ran in it."""
+        return f"{self.single / self.half:.2f}x" if self.half else "–"
 
 
 def totals(rows: Sequence[Row]) -> Totals:
@@ -109,7 +109,7 @@ def summary(rows: Sequence[Row]) -> str:
     all_layers = totals(rows)
     return (
         f"{len(rows)} layers take {all_layers.single * 1e3:.2f} ms at FP32 and {all_layers.half * 1e3:.2f} ms in half "
-        f"precision, {all_layers.gain:.2f}x; casts, reorders and copies take {all_layers.moving:.0%} of the time in "
+        f"precision, {all_layers.gain}; casts, reorders and copies take {all_layers.moving:.0%} of the time in "
         "half precision"
     )
 
@@ -148,7 +148,7 @@ def _engines(engines: Mapping[str, Sequence[Row]]) -> str:
             str(len(rows)),
             f"{all_layers.single * 1e3:.2f}",
             f"{all_layers.half * 1e3:.2f}",
-            f"{all_layers.gain:.2f}x",
+            all_layers.gain,
             f"{all_layers.moving:.0%}",
         )
         first, *numbers, last = ENGINE_HEADINGS

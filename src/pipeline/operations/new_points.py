@@ -125,6 +125,7 @@ def _key(column: str) -> str:
 
 def _numeric(table: OpenTable) -> tuple[list[str], list[str]]:
     """The columns that begin with a number, and the others; one without a name is the number of a row, and neither."""
+    table.require_names()
     numeric, others, found = [], [], ""
     for column in filter(None, table.columns):
         try:

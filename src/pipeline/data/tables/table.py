@@ -52,6 +52,24 @@ class OpenTable:
                 raise ConfigError(f"{self.path}: has no column {name!r}; {hint}columns: {there}")
         return list(self.columns if names is None else names)
 
+    def require_names(self) -> None:
+        """Make sure that a column without a name counts the rows, from 0 or 1 on, as some programs write first.
+
+        Raises:
+            ConfigError: If it holds anything else, since it may be a coordinate whose name was forgotten.
+        """
+        if "" not in self.columns:
+            return
+        try:
+            (counted,) = next(self.parts([""])).T
+        except WrongValueError:
+            counted = np.array([np.nan])
+        if counted[0] not in (0.0, 1.0) or np.any(np.diff(counted) != 1.0):
+            raise ConfigError(
+                f"{self.path}: column {self.columns.index('') + 1} has no name and does not count the rows; name it in "
+                "the first line, or remove it"
+            )
+
     def parts(self, names: Sequence[str] | None = None) -> Iterator[Rows]:
         """Read the rows, a part at a time, and check that every value is a finite number.
 
