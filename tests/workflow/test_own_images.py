@@ -1,5 +1,6 @@
 """Images of one's own, from their files to the page of a training."""
 
+import gzip
 import html
 import re
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from table_files import netcdf
 
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 CLASSES = ("bars", "rows")
@@ -36,28 +38,56 @@ def test_a_folder_of_images_becomes_a_trained_network_and_its_page_in_two_comman
     assert "2 classes (bars, rows)" in page
 
 
-def test_arrays_of_images_become_a_trained_network_and_its_page(workplace):
+def write_npz(folder, arrays):
+    np.savez(folder / "images.npz", **arrays, classes=np.array(CLASSES))
+    return {"name": "arrays", "path": "images.npz"}
+
+
+def write_hdf5(folder, arrays):
+    axes = {"train": "nhw", "test": "mhw"}
+    variables = {name: (axes[name.split("_")[0]][: own.ndim], own) for name, own in arrays.items()}
+    # What the library of NetCDF writes is HDF5.
+    netcdf(classes=("c", np.array(CLASSES)), **variables)(folder / "images.h5")
+    return {"name": "arrays", "path": "images.h5"}
+
+
+def write_idx(folder, arrays):
+    """Four IDX files, those of training compressed and those of the test plain."""
+    (folder / "my letters").mkdir()
+    for name, values in arrays.items():
+        part, what = name.split("_")
+        file = f"{'train' if part == 'train' else 't10k'}-{what}-idx{values.ndim}-ubyte"
+        sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
+        content = bytes([0, 0, 8, values.ndim]) + sizes + values.astype(np.uint8).tobytes()
+        if part == "train":
+            file, content = f"{file}.gz", gzip.compress(content)
+        (folder / "my letters" / file).write_bytes(content)
+    return {"name": "idx", "directory": "my letters"}
+
+
+@pytest.mark.parametrize(
+    ("write", "classes"), [(write_npz, "bars, rows"), (write_hdf5, "bars, rows"), (write_idx, "0, 1")]
+)
+def test_images_in_files_of_every_format_become_a_trained_network_and_its_page(workplace, write, classes):
     rng = np.random.default_rng(1)
-    arrays = {"classes": np.array(CLASSES)}
+    arrays = {}
     for part, n in (("train", 66), ("test", 14)):
         labels = np.arange(n) % 2
-        arrays |= {
-            f"{part}_labels": labels,
-            f"{part}_images": np.stack([drawn(rng, label) for label in labels]),
-        }
-    np.savez(workplace.folder / "images.npz", **arrays)
+        arrays[f"{part}_labels"] = labels
+        arrays[f"{part}_images"] = np.stack([drawn(rng, label) for label in labels])
     run = {"optimizer": {"name": "sgd", "lr": 0.05}, "batch_size": 16, "epochs": 10}
     study = {
         "study": "images",
         "seeds": [0],
-        "dataset": {
-            "name": "arrays", "path": "images.npz", "train_samples": 55, "validation_samples": 11
-        },
+        "dataset": write(workplace.folder, arrays) | {"train_samples": 55, "validation_samples": 11},
         "training": {"runs": {"sgd": run}},
-    }  # fmt: skip
+    }
     (workplace.folder / "config/images.yaml").write_text(yaml.safe_dump(study))
     workplace.snakemake(study="config/images.yaml")
-    assert "100.00 % test accuracy" in told_on_the_page(workplace.folder / "results/images")
+    page = told_on_the_page(workplace.folder / "results/images")
+    assert "100.00 % test accuracy" in page
+    assert f"2 classes ({classes})" in page
+    assert study["dataset"].get("path", study["dataset"].get("directory")) in page
 
 
 def told_on_the_page(results):
