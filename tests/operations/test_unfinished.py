@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.config.report import ReportSpec
-from pipeline.operations.unfinished import clear_page, leave_page, missing_artefacts
+from pipeline.operations.unfinished import clear_page, leave_page, missing_artefacts, tell_how_to_get_the_page
 
 SPEC = ReportSpec(
     study="tiny", description="", seeds={}, runs={}, claims=None, tuned=(), sweeps={}, converted=(),
@@ -84,6 +84,16 @@ def test_a_run_that_would_have_made_no_report_leaves_no_page(graph, capsys):
     leave_page("tiny", SPEC, graph, graph.failed)
     assert not capsys.readouterr().err
     assert not Path("results/tiny/unfinished").exists()
+
+
+def test_a_run_of_chosen_targets_says_what_makes_the_page(graph, capsys):
+    tell_how_to_get_the_page("tiny", graph)
+    assert not capsys.readouterr().err
+    graph.jobs.pop()
+    tell_how_to_get_the_page("tiny", graph)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "not asked for the page; the same command without targets" in line
+    assert line.endswith("makes it: results/tiny/report/index.html")
 
 
 def test_a_page_that_cannot_be_made_is_a_warning(graph, capsys):

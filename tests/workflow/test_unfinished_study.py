@@ -17,6 +17,7 @@ def test_a_failed_matrix_leaves_a_page_that_says_so_and_shows_the_rest(workplace
     said = workplace.snakemake("--keep-going", "--quiet", "all", code=2)
     page = workplace.results / "unfinished" / "index.html"
     assert f"The page of what is there, and of what is missing: {page.relative_to(workplace.folder)}" in said
+    assert "not asked for the page" not in said
     metrics = json.loads(page.with_name("metrics.json").read_text())
     reasons = {one["artefact"]: one["reason"] for one in metrics["missing"]}
     assert "ask for a larger tolerance" in reasons.pop("compress/airports")

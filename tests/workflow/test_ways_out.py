@@ -40,7 +40,7 @@ def test_a_cluster_profile_without_slurm_is_refused_and_the_next_local_run_is_no
     )
     assert not workplace.results.exists()
     assert not list((workplace.folder / ".snakemake").glob("*.lock"))
-    workplace.snakemake(POINTS)
+    assert "the same command without targets, --until and --omit-from makes it" in workplace.snakemake(POINTS)
 
 
 def files_of(folder):

@@ -20,7 +20,7 @@ from pipeline.operations.main_process import (
 )
 from pipeline.operations.kept_outline import outline
 from pipeline.operations.paths import own_files, results_folder
-from pipeline.operations.unfinished import clear_page, leave_page
+from pipeline.operations.unfinished import clear_page, leave_page, tell_how_to_get_the_page
 from pipeline.operations.unsupported import refuse_unsupported
 from pipeline.runtime.code_digest import code_digest as digest
 from pipeline.runtime.foretelling import NodeLimits, foretold_job

@@ -21,6 +21,7 @@ onsuccess:
     look_back(STUDY.study, ALL_MANIFESTS)
     if Path(manifest("report")).is_file():
         clear_page(STUDY.study)
+    tell_how_to_get_the_page(STUDY.study, workflow.dag)
     end()
 
 
@@ -28,4 +29,5 @@ onerror:
     look_back(STUDY.study, ALL_MANIFESTS)
     if not was_interrupted():
         leave_page(STUDY.study, STUDY.specs["report"], workflow.dag, workflow.scheduler.failed)
+        tell_how_to_get_the_page(STUDY.study, workflow.dag)
     end_in_failure(workflow.scheduler.failed)

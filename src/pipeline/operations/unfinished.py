@@ -1,4 +1,7 @@
-"""The page of a study whose jobs did not all succeed: it shows what is there, and tells what is missing and why."""
+"""The page of a study whose jobs did not all succeed: it shows what is there, and tells what is missing and why.
+
+A run of chosen targets, which makes no page, says how to get it.
+"""
 
 import json
 import shutil
@@ -58,6 +61,23 @@ def leave_page(
         print(f"warning: no page shows what is there: {said}", file=sys.stderr)
     else:
         print(f"The page of what is there, and of what is missing: {page}", file=sys.stderr)
+
+
+def tell_how_to_get_the_page(study: str, dag: Any, results: Path = Path("results")) -> None:
+    """Print what makes the page after a run whose targets did not ask for it.
+
+    Args:
+        study: The study's name.
+        dag: Snakemake's graph of jobs, those that were up to date included.
+        results: The folder of all results.
+    """
+    folder = results / study
+    if not any("report" in _artefacts_of(job, folder) for job in dag.jobs):
+        print(
+            "This run was not asked for the page; the same command without targets, --until and --omit-from makes it: "
+            f"{folder / 'report' / 'index.html'}",
+            file=sys.stderr,
+        )
 
 
 def clear_page(study: str, results: Path = Path("results")) -> None:
