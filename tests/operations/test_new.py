@@ -200,6 +200,11 @@ def test_every_written_study_explains_itself_in_comments(checkout):
         ("a b", "a.csv", "a b: no name for a study"),
         ("history", "a.csv", "history: no name for a study"),
         ("tiny", "a.csv", "config/tiny.yaml: is there already"),
+        (
+            "own",
+            "a\udcff.csv",
+            r"a\udcff.csv: cannot be opened, because its name is not written in the encoding",
+        ),
         ("own", "gone.csv", "gone.csv: there is no such file or folder"),
         ("own", "a.txt", "a.txt: wanted a folder of images or a file that ends in .csv"),
         ("own", "a.csv", "a.csv: row 2, column v: wanted a finite number, found 'none'"),

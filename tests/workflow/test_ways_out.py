@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.operations.leftovers import SHARED_MEMORY
+
 pytestmark = pytest.mark.workflow
 
 POINTS = "results/small/points/ball/manifest.json"
@@ -75,7 +77,9 @@ def processes_in(folder):
     return found
 
 
-def test_all_jobs_that_outlive_a_killed_main_process_are_named_with_how_to_end_them(workplace, study):
+def test_all_jobs_that_outlive_a_killed_main_process_are_named_and_what_they_leave_in_memory_is_freed(
+    workplace, study
+):
     for run in study["training"]["runs"].values():
         run["epochs"] = 200
     workplace.write_study(study)
@@ -87,6 +91,9 @@ def test_all_jobs_that_outlive_a_killed_main_process_are_named_with_how_to_end_t
         assert main.poll() is None, main.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    # What MPI keeps in memory while its processes live, and what nobody frees when they are killed.
+    segment = SHARED_MEMORY / f"mpich_shm_{main.pid}_of_a_test"
+    segment.write_bytes(bytes(1))
     main.kill()
     main.wait()
     main.stdout.close()
@@ -102,3 +109,5 @@ def test_all_jobs_that_outlive_a_killed_main_process_are_named_with_how_to_end_t
     assert "results/small/train/curved/seed0 (process " in error
     assert "results/small/train/plain/seed0 (process " in error
     assert "; wait until they end, or end them: kill " in error
+    workplace.snakemake(POINTS)
+    assert not segment.exists()

@@ -1,9 +1,28 @@
 """A file of one's own, before it is opened: whether it is there, is a file, and may be read."""
 
 import os
+import sys
 from pathlib import Path
 
 from pipeline.errors import ConfigError
+
+
+def require_name(path: Path) -> None:
+    """Make sure that the name of a file can be handed to every library.
+
+    It cannot where its bytes are no UTF-8, and where Python takes names for ASCII: with PYTHONUTF8=0 in the locale C.
+
+    Raises:
+        ConfigError: If the name holds letters that have no bytes, or bytes that are no letters.
+    """
+    try:
+        os.fsencode(path)
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{path}: cannot be opened, because its name is not written in the encoding of file names, which is "
+            f"{sys.getfilesystemencoding()} here; rename the file, or set PYTHONUTF8=1"
+        ) from None
 
 
 def require_file(path: Path) -> None:
@@ -15,6 +34,7 @@ def require_file(path: Path) -> None:
     Raises:
         ConfigError: If there is no such file; the message says what is there instead, and what to do.
     """
+    require_name(path)
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name a file in it")
     if not os.path.lexists(path):

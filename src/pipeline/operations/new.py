@@ -5,6 +5,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.artifacts.own_file import require_name
 from pipeline.config.loading import load_study
 from pipeline.config.section import NAME_PATTERN
 from pipeline.config.study import RESERVED
@@ -40,6 +41,7 @@ def run(options: Namespace) -> None:
     target = CONFIG / f"{name}.yaml"
     if target.exists():
         raise ConfigError(f"{target}: is there already; choose another name, or remove it")
+    require_name(source)
     if not source.exists():
         raise ConfigError(f"{source}: there is no such file or folder; paths start at {Path.cwd()}")
     writer = _writer(source)
