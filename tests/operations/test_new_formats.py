@@ -6,6 +6,7 @@ import meshio
 import numpy as np
 import onnx
 import pytest
+from idx_files import idx_files
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from table_files import feature, netcdf, npy, npz, raster, table_of
@@ -23,6 +24,7 @@ PICTURES = {
     "train_images": ("nhw", RNG.integers(0, 256, (22, 9, 7), np.uint8)), "train_labels": ("n", LABELS),
     "test_images": ("mhw", RNG.integers(0, 256, (5, 9, 7), np.uint8)), "test_labels": ("m", LABELS[:5]),
 }  # fmt: skip
+ARRAYS = {name: values for name, (_, values) in PICTURES.items()}
 
 
 def csv(path):
@@ -74,10 +76,11 @@ FILES = {
     "own.vtk": mesh,
     "own.msh": mesh,
     "own.onnx": network,
-    "images.npz": npz(**{name: values for name, (_, values) in PICTURES.items()}),
+    "images.npz": npz(**ARRAYS),
     "own.h5": netcdf(**PICTURES),
     "own.hdf5": netcdf(**PICTURES),
     "my images": folder_of_images,
+    "my letters": lambda path: idx_files(path, ARRAYS),
 }
 
 
@@ -95,3 +98,15 @@ def test_the_study_that_is_written_for_a_file_names_it_and_is_right_as_it_stands
     assert said.out.endswith("all right\n")
     assert said.err == ""
     assert json.dumps(name) in (checkout / "config/mine.yaml").read_text()
+
+
+def test_idx_files_become_a_study_with_what_was_seen_and_a_missing_one_is_named(checkout, capsys):
+    idx_files(checkout / "letters", ARRAYS)
+    assert main(["new", "mine", "--from", "letters"]) == 0
+    told = capsys.readouterr().out
+    assert "letters: 22 images of 3 classes, 7 to 8 of each, to train on, and 5 to test on." in told
+    assert "Each: 7 x 9 pixels, gray." in told
+    (checkout / "letters/t10k-labels-idx1-ubyte").unlink()
+    assert main(["new", "other", "--from", "letters"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "wanted t10k-labels-idx1-ubyte (or t10k-labels-idx1-ubyte.gz) in letters, found neither" in line

@@ -1,12 +1,12 @@
 """Images of one's own, from their files to the page of a training."""
 
-import gzip
 import html
 import re
 
 import numpy as np
 import pytest
 import yaml
+from idx_files import idx_files
 from PIL import Image
 from table_files import netcdf
 
@@ -52,16 +52,7 @@ def write_hdf5(folder, arrays):
 
 
 def write_idx(folder, arrays):
-    """Four IDX files, those of training compressed and those of the test plain."""
-    (folder / "my letters").mkdir()
-    for name, values in arrays.items():
-        part, what = name.split("_")
-        file = f"{'train' if part == 'train' else 't10k'}-{what}-idx{values.ndim}-ubyte"
-        sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
-        content = bytes([0, 0, 8, values.ndim]) + sizes + values.astype(np.uint8).tobytes()
-        if part == "train":
-            file, content = f"{file}.gz", gzip.compress(content)
-        (folder / "my letters" / file).write_bytes(content)
+    idx_files(folder / "my letters", arrays)
     return {"name": "idx", "directory": "my letters"}
 
 

@@ -1,4 +1,4 @@
-"""The study of images: a folder with one folder per class, or arrays in a file."""
+"""The study of images: a folder with one folder per class, four IDX files, or arrays in a file."""
 
 import json
 import zipfile
@@ -10,6 +10,8 @@ import numpy as np
 from pipeline.artifacts.own_file import require_file
 from pipeline.data.arrays import ARRAYS, load_arrays
 from pipeline.data.folder import classes_in, files_in
+from pipeline.data.idx_images import FILES, load_idx_images
+from pipeline.data.images import ImageSet
 from pipeline.errors import ConfigError
 
 SIZES = (8, 16, 28, 32, 64)
@@ -68,6 +70,26 @@ def study_of_arrays(name: str, path: Path) -> str:
         ConfigError: If an array is missing or does not fit the others.
     """
     images = load_arrays(directory=None, cache=Path(), path=path)
+    return _study_of_set(name, path, images, {"name": "arrays", "path": str(path)})
+
+
+def holds_idx_files(path: Path) -> bool:
+    """Whether a folder holds one of the four IDX files, rather than a folder of images for each class."""
+    return any((path / f"{name}{ending}").exists() for name in FILES.values() for ending in ("", ".gz"))
+
+
+def study_of_idx_files(name: str, path: Path) -> str:
+    """Read the images and labels of four IDX files, and write a study that learns them.
+
+    Raises:
+        ConfigError: If a file is missing, is damaged or does not fit the others.
+    """
+    images = load_idx_images(directory=path, cache=Path())
+    return _study_of_set(name, path, images, {"name": "idx", "directory": str(path)})
+
+
+def _study_of_set(name: str, path: Path, images: ImageSet, dataset: Mapping[str, object]) -> str:
+    """The text of a study of images that were read, which tells what they are."""
     numbers, counts = np.unique(images.train_labels, return_counts=True)
     by_class = {images.classes[number]: count for number, count in zip(numbers, counts.tolist(), strict=True)}
     shape = images.train_images.shape[1:]
@@ -77,7 +99,7 @@ def study_of_arrays(name: str, path: Path) -> str:
         f"Each: {shape[-1]} x {shape[-2]} pixels, {'color' if len(shape) == 3 else 'gray'}.",
         f"In memory: {(images.train_images.nbytes + images.test_images.nbytes) / 1e6:,.1f} MB.",
     ]
-    return _study(name, told, {"name": "arrays", "path": str(path)}, len(images.train_labels))
+    return _study(name, told, dataset, len(images.train_labels))
 
 
 def _counted(by_class: dict[str, int]) -> str:
