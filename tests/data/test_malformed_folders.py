@@ -107,7 +107,7 @@ PLACES = {
     "a folder in a class": (
         lambda at: replace(at, "train/cat/1.png", lambda path: path.mkdir()), "is a folder", "train/cat/1.png"),
     "an image of no class": (
-        lambda at: shutil.copy(at / "test/cat/1.png", at / "train/1.png"), "in the folder of no class",
+        lambda at: shutil.copy(at / "test/cat/1.png", at / "train/1.png"), "lies beside the folders of the classes",
         "train/1.png"),
     "a dead link": (
         lambda at: replace(at, "train/cat/1.png", lambda path: path.symlink_to("gone")), "is a link to gone",
