@@ -63,6 +63,11 @@ def test_determinant_and_likelihood_need_a_tight_factorization(matrix):
     assert not any(name.startswith("log") for name in texts(matrix))
 
 
+def test_a_matrix_of_low_rank_tells_no_determinant(matrix):
+    matrix["compress"]["form"] = "low_rank"
+    assert not any(name.startswith("log") for name in texts(matrix))
+
+
 def test_panels_and_quadrature_points_are_told_apart(matrix):
     assert texts(matrix)["Points"] == "28,298 · airports · 3-D"
     matrix.update(n=6912, points="cube")

@@ -129,6 +129,7 @@ def test_a_matrix_of_low_rank_is_solved_as_the_dense_one(bench, study):
     off = np.linalg.norm(np.array(solved.array("solution")) - expected) / np.linalg.norm(expected)
     assert off < 2e-7 * len(x) / 0.01
     assert solved.facts["solve"]["exact_residual"] < 2e-7 * len(x) / 0.01
+    assert solved.facts["solve"]["logdet"] is None
 
 
 def test_a_sphere_has_the_capacitance_of_its_radius(bench, study):

@@ -155,8 +155,8 @@ def _processes(processes: int) -> str:
 
 
 def _likelihood(matrix: MatrixMetrics) -> list[tuple[str, object, str]]:
-    """Determinant and likelihood, with the tolerance that they hang on; none from a loose factorization."""
-    if matrix.solve is None:
+    """Determinant and likelihood, with the tolerance that they hang on; none of a loose factorization or a low rank."""
+    if matrix.solve is None or matrix.compress.form == "low_rank":
         return []
     tolerance = matrix.solve.factor_tolerance
     if tolerance > LOOSEST_LOGDET:

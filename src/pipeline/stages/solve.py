@@ -77,7 +77,10 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
             )
     with watch.part("solve"):
         solution, info = _solution(problem, factorization, spec.solve, communicator)
-    logdet = factorization.logdet() if factorization.kind == "cholesky" else None
+    # A matrix of low rank keeps the diagonal, and puts what it leaves out there: small eigenvalues, which the determinant
+    # weighs as much as large ones, are not those of the exact matrix, whatever the tolerance of products.
+    told = factorization.kind == "cholesky" and isinstance(factorization, DistributedFactorization)
+    logdet = factorization.logdet() if told else None
     given = "values at the points" if points.has("values") else "ones"
     solved = Solved(
         spec, points, compressed, solution, spec.right_hand_side or given, communicator, factorization

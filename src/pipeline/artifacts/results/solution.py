@@ -12,7 +12,7 @@ class SolveCost(BaseModel):
         relative_residual: That of the compressed matrix.
         exact_residual: That of sampled rows of the exact matrix; none for boundary elements, whose rows are integrals.
         tolerance: Relative residual that was asked for.
-        logdet: Logarithm of the determinant, from a Cholesky factorization.
+        logdet: Logarithm of the determinant, from a Cholesky factorization; none where the matrix is of low rank.
         dense_seconds: What one process would take to evaluate, factorize and solve the dense matrix, by a block of it.
     """
 
