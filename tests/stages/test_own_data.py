@@ -212,6 +212,8 @@ MATERN = {"name": "matern", "length_scale": 1.0}
          "'low_rank' goes with task classification, solve or product, found 'logdet'"),
         ({"points": FILE, "kernel": MATERN, "task": "solve", "compress": {"form": "low_rank"}},
          "a nugget above 0; found kernel 'matern' and nugget 0.0"),
+        ({"points": FILE, "kernel": MATERN, "task": "solve", "nugget": 0.1, "compress": {"form": "low_rank"},
+          "factor": {"tolerance": 1e-2}}, "factor belongs to compress.form 'hierarchical': .* leave factor out"),
         ({"points": FILE, "kernel": {"name": "custom", "path": "no_such_module:f"}, "task": "solve"},
          r"matrices.mine.kernel: path 'no_such_module:f' cannot be imported \(No module named 'no_such_module'\)"),
         ({"points": FILE, "kernel": {"name": "custom", "path": "math.pi"}, "task": "solve"},

@@ -296,6 +296,12 @@ class Matrix(CompressSpec, SolveSpec):
                     "found kernel '{kernel}' and nugget {nugget}",
                     {"kernel": self.kernel.name, "nugget": self.nugget},
                 )
+            if "factor" in self.model_fields_set:
+                raise PydanticCustomError(
+                    "task",
+                    "factor belongs to compress.form 'hierarchical': one formula factorizes a matrix of low rank, "
+                    "without settings; leave factor out",
+                )
         if self.task == "classification" and not isinstance(self.kernel, Stationary):
             raise PydanticCustomError("task", "task 'classification' needs a kernel with a length_scale")
         if self.fit is not None and (self.task != "kriging" or not isinstance(self.kernel, Stationary)):

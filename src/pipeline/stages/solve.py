@@ -77,8 +77,8 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
             )
     with watch.part("solve"):
         solution, info = _solution(problem, factorization, spec.solve, communicator)
-    # A matrix of low rank keeps the diagonal, and puts what it leaves out there: small eigenvalues, which the determinant
-    # weighs as much as large ones, are not those of the exact matrix, whatever the tolerance of products.
+    # A matrix of low rank puts on its diagonal what columns leave out: small eigenvalues, which the determinant weighs
+    # as much as large ones, are not those of the exact matrix, whatever the tolerance of products.
     told = factorization.kind == "cholesky" and isinstance(factorization, DistributedFactorization)
     logdet = factorization.logdet() if told else None
     given = "values at the points" if points.has("values") else "ones"
