@@ -1,6 +1,12 @@
+import tracemalloc
+
+import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.hmatrix import kernels
+from pipeline.hmatrix.distributed import DistributedLowRank
+from pipeline.runtime.communicator import Serial
 from pipeline.runtime.foretelling import NodeLimits, foretell, foretold_job, require_room
 
 SOLVE = {"task": "solve", "factor": {"tolerance": 1e-2}}
@@ -23,6 +29,39 @@ def test_points_on_a_sphere_are_those_of_a_surface_and_many_dimensions_those_of_
     surface, plane = (foretell(name, 10**5, d, 1e-4, 1e-2, 1) for name, d in (("airports", 3), ("file", 2)))
     assert surface == plane
     assert foretell("file", 10**4, 64, 1e-4, 1e-2, 1).solve_bytes > 8 * 10**8
+
+
+@pytest.mark.parametrize("dimension", [2, 64])
+def test_a_low_rank_has_room_for_the_most_columns_that_it_may_have(dimension):
+    n, node = 20_000, NodeLimits(n_bytes=1e12, processes=2)
+    program = foretell("file", 0, 2, 1e-6, 1e-6, 1).solve_bytes
+    found = foretell("file", n, dimension, 1e-5, 1e-2, 1, form="low_rank")
+    assert found.compress_bytes - program >= 2 * 8 * n * n // 4
+    dense = foretell("file", n, 64, 1e-5, 1e-2, 1)
+    assert found.compress_bytes < found.solve_bytes < dense.solve_bytes / 2
+    facts = FACTS | {"n": n, "dimension": dimension}
+    job = foretold_job("solve", facts, {"task": "solve"}, 1e-5, node, form="low_rank")
+    assert job.n_bytes == 2 * foretell("file", n, dimension, 1e-5, 1e-2, 2, form="low_rank").solve_bytes
+
+
+def test_a_low_rank_near_the_most_columns_takes_no_more_than_was_foretold():
+    n = 1601
+    points = np.random.default_rng(0).standard_normal((n, 7))
+    foretold = foretell("file", n, 7, 1e-2, 1e-2, 1, form="low_rank")
+    program = foretell("file", 0, 7, 1e-2, 1e-2, 1).solve_bytes
+    tracemalloc.start()
+    try:
+        kernel = kernels.SquaredExponential(length_scale=1.9)
+        A = DistributedLowRank.from_kernel(points, kernel, Serial(), diagonal=1.0, tolerance=1e-2)
+        built = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        A.factorize()
+        factorized = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert n / 5 < A.rank <= n / 4 + 1
+    assert built <= foretold.compress_bytes - program
+    assert factorized <= foretold.solve_bytes - program
 
 
 @pytest.mark.parametrize("n", [1, 10**5, 10**7])

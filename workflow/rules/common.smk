@@ -84,8 +84,8 @@ def of_a_matrix(stage, what):
         )
         facts = json.loads(Path(input.points).read_text(encoding="utf-8"))["facts"]
         spec = STUDY.specs[f"{stage}/{wildcards.matrix}"]
-        tolerance = STUDY.specs[f"compress/{wildcards.matrix}"]["compress"]["tolerance"]
-        job = foretold_job(stage, facts, spec, tolerance, node)
+        compress = STUDY.specs[f"compress/{wildcards.matrix}"]["compress"]
+        job = foretold_job(stage, facts, spec, compress["tolerance"], node, form=compress["form"])
         return {
             "nodes": job.nodes,
             "processes": job.processes,

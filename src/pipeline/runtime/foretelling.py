@@ -31,6 +31,15 @@ _POINTS_OF_TRIANGLE = 3
 _LAYERS = 14
 
 
+# Most columns of a matrix of low rank, for each row: with more, a dense matrix is as good.
+MOST_COLUMNS = 0.25
+_COPIES = (
+    2  # of these columns: those found and those kept in the build, those kept and those scaled in the solve
+)
+_SQUARES = (
+    3  # matrices of columns by columns of every process: the products, their sum with 1, and the factor of it
+)
+
 _FULL = 0.9  # share of a node's memory that may be foretold of its processes
 _ROWS = 2**18  # most rows of a process where there are nodes enough: with more, a job is long
 _MOST_PROCESSES = 4096
@@ -81,18 +90,27 @@ def foretell(
     *,
     on_globe: bool = False,
     kriging: bool = False,
+    form: str = "hierarchical",
 ) -> Foretold:
     """Return the bytes of one of some processes that share a matrix.
 
     Args:
         name: Name of the point set, which tells surfaces from volumes.
         n: Unknowns: points, or triangles of a mesh.
-        dimension: Coordinates of a point. Beyond three the matrix is counted as dense: ranks are not foretold there.
+        dimension: Coordinates of a point. Beyond three a hierarchical matrix is counted as dense.
         tolerance, factor_tolerance: Those of the matrix and of its factorization.
         processes: How many share it.
         on_globe: The points are longitudes and latitudes, which lie on a surface whatever their name.
         kriging: The task is kriging, which holds a second matrix with its factorization, both at `tolerance`.
+        form: "hierarchical", or "low_rank", whose columns are not foretold: the most that there may be are counted.
     """
+    if form == "low_rank":
+        columns = math.ceil(MOST_COLUMNS * n)
+        own, square = 8.0 * columns * n / processes, 8.0 * columns**2
+        return Foretold(
+            compress_bytes=int(_PROGRAM + _MARGIN * _COPIES * own),
+            solve_bytes=int(_PROGRAM + _MARGIN * (_COPIES * own + _SQUARES * square)),
+        )
     rows = n * (_POINTS_OF_TRIANGLE if name in _MESHES else 1)
     extent = 2 if on_globe or name in _SURFACES else dimension
     if extent > 3:
@@ -135,7 +153,13 @@ def require_room(n_bytes: int, processes: int, environment: Mapping[str, str]) -
 
 
 def foretold_job(
-    stage: str, facts: Mapping[str, Any], spec: Mapping[str, Any], tolerance: float, node: NodeLimits
+    stage: str,
+    facts: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    tolerance: float,
+    node: NodeLimits,
+    *,
+    form: str = "hierarchical",
 ) -> JobResources:
     """Return what a job of a matrix gets: as few processes as have room, two at least.
 
@@ -145,6 +169,7 @@ def foretold_job(
         spec: The spec of the stage.
         tolerance: That of the compressed matrix.
         node: What a node has.
+        form: That of the compressed matrix.
     """
     factor = float(spec.get("factor", {}).get("tolerance", 1.0))
     size = str(facts["name"]), int(facts["n"]), int(facts["dimension"])
@@ -155,7 +180,7 @@ def foretold_job(
     on_globe, kriging = facts.get("crs") == "lonlat", spec.get("task") == "kriging"
     processes = 2
     while True:
-        found = foretell(*size, tolerance, factor, processes, on_globe=on_globe, kriging=kriging)
+        found = foretell(*size, tolerance, factor, processes, on_globe=on_globe, kriging=kriging, form=form)
         each = _times(found.compress_bytes, waves) if stage == "compress" else found.solve_bytes
         together = min(processes, node.processes)
         n_bytes = together * each

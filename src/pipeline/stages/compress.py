@@ -61,7 +61,7 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
         points = Artifact.open(options.points, "points", contents=first)
         if spec.task not in ("capacitance", "scattering"):
             _require_that_points_fit(spec.kernel, points.array("points"))
-    foretold = foretold_of(points, spec.compress.tolerance, 1.0, communicator.size)
+    foretold = foretold_of(points, spec.compress.tolerance, 1.0, communicator.size, form=spec.compress.form)
     require_memory(foretold.compress_bytes, communicator)
     start = time.perf_counter()
     covariance = _everybodys_covariance(spec, points, communicator)

@@ -57,10 +57,11 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
     factor_tolerance = spec.factor.tolerance
     if spec.task in ("logdet", "sample"):  # the factorization is the answer, and no preconditioner
         factor_tolerance = min(factor_tolerance, compressed.facts_as(OperatorFacts).compress.tolerance)
-    tolerance = compressed.facts_as(OperatorFacts).compress.tolerance
+    compress = compressed.facts_as(OperatorFacts).compress
     foretold = foretold_of(
-        points, tolerance, factor_tolerance, communicator.size, kriging=spec.task == "kriging"
-    )
+        points, compress.tolerance, factor_tolerance, communicator.size,
+        kriging=spec.task == "kriging", form=compress.form,
+    )  # fmt: skip
     require_memory(foretold.solve_bytes, communicator)
     with watch.part("factorize"), boxes(f"factorize {name}", shown=first) as progress:
         factorization: DistributedFactorization | LowRankFactorization

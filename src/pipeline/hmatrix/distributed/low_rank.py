@@ -28,9 +28,9 @@ from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.pivoted import PivotedCholesky, Woodbury, require_covariance
 from pipeline.hmatrix.vectors import Vectors
 from pipeline.runtime.communicator import Communicator, Counting
+from pipeline.runtime.foretelling import MOST_COLUMNS
 from pipeline.runtime.together import require_alike, together
 
-_MOST = 0.25  # of the rows: a rank beyond which a dense matrix is as good
 _FILES = CheckedFiles("low_rank", what="matrix of low rank", version=1, again="compress the matrix again")
 
 
@@ -91,8 +91,8 @@ class DistributedLowRank:
         require_alike(communicator, {"tolerance": float(tolerance), "diagonal": float(diagonal)})
         n = sum(_counts(counting, len(points)))
         found = PivotedCholesky.of(
-            points, kernel, rank=math.ceil(_MOST * n), generator=np.random.default_rng(seed), tolerance=tolerance,
-            communicator=counting,
+            points, kernel, rank=math.ceil(MOST_COLUMNS * n), generator=np.random.default_rng(seed),
+            tolerance=tolerance, communicator=counting,
         )  # fmt: skip
         if found.relative_error > tolerance:
             raise ConvergenceError(

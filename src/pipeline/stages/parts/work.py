@@ -42,13 +42,19 @@ class WorkOfProcesses:
 
 
 def foretold_of(
-    points: Artifact, tolerance: float, factor_tolerance: float, processes: int, *, kriging: bool = False
+    points: Artifact,
+    tolerance: float,
+    factor_tolerance: float,
+    processes: int,
+    *,
+    kriging: bool = False,
+    form: str = "hierarchical",
 ) -> Foretold:
     """Return the bytes that were foretold of a process of a matrix over these points."""
     facts = points.facts_as(PointsFacts)
     return foretell(
         facts.name, facts.n, facts.dimension, tolerance, factor_tolerance, processes,
-        on_globe=facts.crs == "lonlat", kriging=kriging,
+        on_globe=facts.crs == "lonlat", kriging=kriging, form=form,
     )  # fmt: skip
 
 
