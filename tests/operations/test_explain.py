@@ -84,6 +84,15 @@ def test_a_report_counts_the_artefacts_that_it_is_made_from(checkout, write, edi
     assert f"- an input: {counted}" in words
 
 
+def test_an_older_report_whose_runs_had_their_seeds_in_common_is_read(checkout, write, edit, planned, capsys):
+    planned()
+    manifest = write("report", kind="report")
+    spec = specs(read_study("tiny").study)["report"]
+    n_runs = len(spec["runs"])
+    edit(manifest, spec=spec | {"seeds": [0, 1, 2]})
+    assert f"train ({3 * n_runs})" in told(capsys, manifest)
+
+
 def test_what_would_make_it_again_now(checkout, write, planned, capsys):
     manifest = write("solve/one")
     planned((str(manifest), "solve", "Params have changed since last execution"), ("x", "compress", "Code"))

@@ -1,6 +1,8 @@
 """What the report reads of a study: names and words, and no option of any core."""
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, model_validator
 
 from pipeline.config.section import Name, Section
 
@@ -47,6 +49,14 @@ class ReportSpec(Section):
     converted: tuple[str, ...]
     matrices: tuple[str, ...]
     scaling: bool
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_common_seeds(cls, spec: Any) -> Any:
+        """Read the spec of an older report, whose runs had one list of seeds in common."""
+        if isinstance(spec, dict) and isinstance(spec.get("seeds"), list | tuple):
+            return spec | {"seeds": dict.fromkeys(spec.get("runs", ()), spec["seeds"])}
+        return spec
 
     def artefacts(self) -> list[str]:
         """Every artefact of the study but its report, by its path below the study's folder."""
