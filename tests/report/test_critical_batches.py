@@ -62,14 +62,26 @@ def test_a_sweep_that_never_loses_says_so_and_one_without_accuracy_nothing():
     assert where_it_loses([run(64, None), run(1024, 0.9)]) is None
 
 
-def test_a_batch_at_which_every_seed_diverges_loses_and_is_told():
-    lost = run(1024, 0.0).model_copy(update={"seeds": {"0": SeedResult(diverged="not finite")}})
+def test_of_a_batch_at_which_every_seed_diverges_only_the_range_is_known():
+    lost = run(1024).model_copy(update={"seeds": {"0": SeedResult(diverged="not finite")}})
     runs = {"small": run(64, 0.9), "large": lost}
     loss = where_it_loses(list(runs.values()))
-    assert (loss.found, loss.lowest, loss.highest) == (True, 64, 1024)
-    assert loss.batch == pytest.approx(64 * 16 ** (0.3 / 90))
+    assert loss == LossRange(None, 64, 1024, found=True)
+    answers = {batch: verdict(batch, loss) for batch in (21.0, 22.0, 200.0, 800.0, 3072.0, 3073.0, None)}
+    assert [batch for batch, answer in answers.items() if answer == "undecided"] == [
+        22.0,
+        200.0,
+        800.0,
+        3072.0,
+    ]
+    assert set(answers.values()) == {"undecided", "does not hold"}
     table = critical_batches(runs, {"SGD": ["small", "large"]}, {"SGD": prediction(65, 65)})
+    assert plain(table.rows[0])[4:] == ["between 64 and 1,024", "–", "undecided"]
     assert table.rows[0][0] == "SGD (SGD, batch 1024: 1 of 1 seeds diverged)"
+
+
+def test_a_run_without_seeds_has_not_diverged():
+    assert where_it_loses([run(64, 0.9), run(1024)]) is None
 
 
 @pytest.mark.parametrize(

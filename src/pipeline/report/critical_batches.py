@@ -24,10 +24,11 @@ class LossRange:
     """Where a sweep begins to lose: at `batch`, between `lowest` and `highest`; if it never does, all are its largest.
 
     Attributes:
+        batch: None where only the range is known, because every seed diverged at `highest`.
         found: Whether any batch of the sweep loses.
     """
 
-    batch: float
+    batch: float | None
     lowest: int
     highest: int
     found: bool
@@ -37,41 +38,48 @@ def where_it_loses(runs: Sequence[RunMetrics]) -> LossRange | None:
     """Find the batch at which test accuracy is `MARGIN` points below the smallest batch's, by its mean over seeds.
 
     Between the last batch that is not and the first that is, accuracy is taken to fall evenly in the logarithm of the
-    batch.
+    batch. A batch at which every seed diverged loses, but has no accuracy to interpolate.
 
     Args:
         runs: The runs of the method, from the smallest batch to the largest.
 
     Returns:
-        None where a run has no accuracy. A run of which every seed diverged has one, of zero.
+        None where a run that was compared has neither an accuracy nor diverged with every seed.
     """
-    accuracies = [_accuracy(run) for run in runs]
-    falls = [
-        accuracies[0] - accuracy
-        for accuracy in accuracies
-        if accuracies[0] is not None and accuracy is not None
-    ]
-    if len(falls) < len(runs):
+    first = accuracy_on_test(runs[0]).mean
+    if first is None:
         return None
-    for (small, before), (large, after) in pairwise(zip(runs, falls, strict=True)):
+    before = 0.0
+    for small, large in pairwise(runs):
+        if _wholly_diverged(large):
+            return LossRange(None, small.batch_size, large.batch_size, found=True)
+        accuracy = accuracy_on_test(large).mean
+        if accuracy is None:
+            return None
+        after = first - accuracy
         if after > MARGIN:
             share = (MARGIN - before) / (after - before)
             batch = small.batch_size * (large.batch_size / small.batch_size) ** share
             return LossRange(batch, small.batch_size, large.batch_size, found=True)
+        before = after
     largest = runs[-1].batch_size
     return LossRange(largest, largest, largest, found=False)
 
 
-def _accuracy(run: RunMetrics) -> float | None:
-    """The mean over the seeds that did not diverge; 0 where all did."""
-    return 0.0 if len(divergences_of(run)) == len(run.seeds) else accuracy_on_test(run).mean
+def _wholly_diverged(run: RunMetrics) -> bool:
+    return bool(run.seeds) and len(divergences_of(run)) == len(run.seeds)
 
 
 def verdict(predicted: float | None, loss: LossRange) -> str:
-    """Judge a prediction, of which none means that noise foretells no loss at any batch."""
+    """Judge a prediction, of which none means that noise foretells no loss at any batch.
+
+    Where only a range is known, a prediction that is right for some batch of it is undecided.
+    """
     batch = math.inf if predicted is None else predicted
     if not loss.found:
-        return "holds" if batch >= loss.batch / FACTOR else "does not hold"
+        return "holds" if batch >= loss.highest / FACTOR else "does not hold"
+    if loss.batch is None:
+        return "undecided" if loss.lowest / FACTOR <= batch <= FACTOR * loss.highest else "does not hold"
     return "holds" if loss.batch / FACTOR <= batch <= FACTOR * loss.batch else "does not hold"
 
 
@@ -88,7 +96,7 @@ def critical_batches(
         if loss is None:
             continue
         predicted = prediction.critical_batch
-        ratio = None if predicted is None or not loss.found else predicted / loss.batch
+        ratio = None if predicted is None or not loss.found or not loss.batch else predicted / loss.batch
         rows.append(
             (
                 _with_divergence(method, [(name, training[name]) for name in names]),
@@ -117,7 +125,9 @@ def critical_batches(
         note="Predicted is the critical batch of the gradient noise scale (McCandlish et al. 2018, appendix D), "
         "measured while the small batch was trained, before any larger one; with K-FAC in the metric of the inverse "
         f"Fisher matrix. Found is where the mean test accuracy falls {MARGIN:g} points below that small batch's, "
-        "interpolated between two batches of the sweep, which are named. Where no batch of the sweep loses, a "
+        "interpolated between two batches of the sweep, which are named; where every seed of the larger one "
+        "diverged, only these two are known, and a prediction that is right for a batch between them is undecided. "
+        "Where no batch of the sweep loses, a "
         f"prediction holds if it is no less than the largest, divided by {FACTOR:g}.",
     )
 
@@ -138,4 +148,6 @@ def _of_seeds(prediction: Prediction) -> str:
 def _in_words(loss: LossRange) -> str:
     if not loss.found:
         return f"none up to {count(loss.highest)}"
+    if loss.batch is None:
+        return f"between {count(loss.lowest)} and {count(loss.highest)}"
     return f"{count(round(loss.batch))} ({count(loss.lowest)} to {count(loss.highest)})"
