@@ -3,8 +3,8 @@
 In many dimensions most boxes are near each other, and a hierarchical form gains little over the dense one. A smooth
 kernel's matrix has few large eigenvalues there instead, and columns at pivots drawn at random find them
 (`pivoted.py`). What these leave of the diagonal is kept, so that the matrix stays positive definite and errs off the
-diagonal alone. Storage is n times the rank; a solve by the formula of Sherman, Morrison and Woodbury is exact for the
-compressed matrix.
+diagonal alone. Storage is n times the rank. A solve by the formula of Sherman, Morrison and Woodbury needs no
+tolerance; its rounding grows with |K| / diagonal.
 """
 
 import itertools
@@ -97,8 +97,8 @@ class DistributedLowRank:
         if found.relative_error > tolerance:
             raise ConvergenceError(
                 f"{found.rank} columns of {n} leave a relative error of {found.relative_error:.1e} where "
-                f"{tolerance:.0e} was asked for: the kernel is not smooth enough for a low rank; use the hierarchical "
-                "form, or a larger length scale"
+                f"{tolerance:.0e} was asked for: the kernel is not smooth enough for a low rank; ask for a larger "
+                "tolerance, or take the hierarchical form (compress.form in a study, DistributedH2Matrix in Python)"
             )
         return cls(
             found.factor, found.left + diagonal, counting, tolerance, found.relative_error,
@@ -135,7 +135,11 @@ class DistributedLowRank:
         )
 
     def factorize(self) -> "LowRankFactorization":
-        """Return what solves with the matrix, exactly."""
+        """Return what solves with the matrix by a formula that needs no tolerance.
+
+        Costs O(n rank²). Rounding grows with |K| / diagonal: the residual |A x - b| / |b| is about the unit roundoff
+        times that.
+        """
         return LowRankFactorization(self, Woodbury(self.factor, self.diagonal, self.communicator))
 
     def error_estimate(self) -> float:
@@ -263,7 +267,7 @@ class LowRankFactorization:
 
     @property
     def used_tolerance(self) -> float:
-        """The tolerance of the matrix: nothing more is lost."""
+        """The tolerance of the matrix: nothing more is lost but by rounding."""
         return self.matrix.tolerance
 
     def solve(self, own_b: Vectors) -> Vectors:
