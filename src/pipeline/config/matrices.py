@@ -1,4 +1,4 @@
-"""Hierarchical matrices: points, kernel, and how each is compressed, factorized and solved with."""
+"""Compressed matrices: points, kernel, and how each is compressed, factorized and solved with."""
 
 import math
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ class Compress(Section):
     form: Literal["hierarchical", "low_rank"] = Field(
         "hierarchical",
         description="hierarchical (H2), or low_rank: columns at random pivots and the diagonal, for smooth covariances "
-        "of points with many coordinates.",
+        "of points with many coordinates; factor is left out then.",
     )
 
 
@@ -207,7 +207,7 @@ class SolveSpec(Section):
 
 
 class Matrix(CompressSpec, SolveSpec):
-    """One hierarchical matrix and the question that it answers."""
+    """One compressed matrix and the question that it answers."""
 
     points: AnyPoints = Field(description="The points, by name.")
 

@@ -43,7 +43,7 @@ class Study(Section):
     model: Model = Field(default=MODEL_SECTIONS["cnn"](name="cnn"), description="The network, by name.")
     training: Training = Field(default=Training(), description="All training runs of the study.")
     precision: Precision = Field(default=Precision(), description="Half-precision inference.")
-    matrices: dict[Name, Matrix] = Field({}, description="Hierarchical matrices by name.")
+    matrices: dict[Name, Matrix] = Field({}, description="Compressed matrices by name.")
     scaling: Scaling | None = Field(
         None,
         description="Time and storage against the number of points, uniform in the unit square, of a "
