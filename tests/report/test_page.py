@@ -252,3 +252,14 @@ def test_of_very_many_runs_curves_show_those_of_the_claims(metrics, no_svg):
     page = render(metrics, {})
     assert "The runs that the claims compare, by epoch" in page
     assert "Validation accuracy, by epoch: SGD, batch 64 ends at" in page
+
+
+def test_runs_of_different_numbers_of_seeds_are_told_as_such(metrics, arrays):
+    metrics["study"]["seeds"] = list(range(10))
+    shared = next(iter(metrics["training"].values()))["seeds"]["0"]
+    for n_seeds, run in zip((10, 5, 10, 5, 10), metrics["training"].values(), strict=False):
+        run["seeds"] = {str(seed): shared for seed in range(n_seeds)}
+    assert "5 to 10 a run, see its final scores" in render(metrics, arrays)
+    for first, run in enumerate(metrics["training"].values()):
+        run["seeds"] = {str(first + seed): shared for seed in range(2)}
+    assert "2 a run, of 0, 1, 2, 3" in render(metrics, arrays)

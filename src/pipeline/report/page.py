@@ -1,9 +1,8 @@
 """Put the report together: sections in order, then one template."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,7 +11,7 @@ from markupsafe import Markup, escape  # what jinja2 escapes with, and brings al
 from pipeline.report.answers import answers
 from pipeline.report.first_screen import change, pictures
 from pipeline.report.formatting import count, instant
-from pipeline.report.metrics import Dataset, Metrics, StudyMetrics
+from pipeline.report.metrics import Dataset, Metrics
 from pipeline.report.sections import SECTIONS
 
 #: Data sets of files of one's own, of which the name alone tells little.
@@ -44,7 +43,7 @@ def render(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> str:
             study=metrics.study.name,
             title=f"The {metrics.study.name} study",
             description=metrics.study.description,
-            setting=_setting(metrics.study, metrics.provenance),
+            setting=_setting(metrics),
             change=change(metrics),
             answers=answers(metrics),
             pictures=pictures(metrics, arrays),
@@ -78,14 +77,15 @@ def _share(fraction: float) -> str:
     return f"{100 * min(max(fraction, 0.0), 1.0):.2f}%"
 
 
-def _setting(study: StudyMetrics, provenance: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _setting(metrics: Metrics) -> tuple[tuple[str, str], ...]:
     """What was studied, as named values; what a study does not have is left out."""
+    study, provenance = metrics.study, metrics.provenance
     items = {
         "Data": _data(study.dataset) if study.dataset else "",
         "Network": f"{study.model.name} · {count(study.model.n_parameters)} parameters"
         if study.model
         else "",
-        "Seeds": _seeds(study.seeds),
+        "Seeds": _seeds(metrics),
         "Run": " · ".join(
             instant(provenance[key]) if key == "date" else str(provenance[key])
             for key in ("date", "host", "cpu")
@@ -103,6 +103,17 @@ def _data(data: Dataset) -> str:
     return f"{name} · {samples} · {len(data.classes)} classes{names}"
 
 
-def _seeds(seeds: Sequence[object]) -> str:
+def _seeds(metrics: Metrics) -> str:
+    """The seeds that all runs have; how many a run has where they differ."""
+    seeds, runs = metrics.study.seeds, metrics.training.values()
+    numbers = sorted({len(run.seeds) for run in runs})
+    if len(numbers) > 1:
+        return (
+            f"{numbers[0]} to {numbers[-1]} a run, see its final scores · ± is the standard deviation over the "
+            "seeds of a run, on the whole page"
+        )
     names = ", ".join(str(seed) for seed in seeds)
-    return f"{names} · ± is their standard deviation, on the whole page" if len(seeds) > 1 else names
+    if numbers and numbers[0] < len(seeds):
+        names = f"{numbers[0]} a run, of {names}"
+    several = len(seeds) > 1 if not numbers else numbers[0] > 1
+    return f"{names} · ± is their standard deviation, on the whole page" if several else names
