@@ -158,7 +158,7 @@ def test_a_claim_says_which_seeds_its_means_leave_out():
     runs["large"]["label"] = "SGD at 1,024"
     runs["large"]["seeds"]["7"] = {"diverged": "the loss is not finite at step 3"}
     told = {statement: claim.evidence for statement, claim in zip(STATEMENTS, judged(runs), strict=True)}
-    words = " SGD at 1,024: 1 of 3 seeds diverged, which the means leave out."
+    words = " SGD at 1,024: 1 of 3 seeds, seed 7, diverged; means are those of the other seeds."
     assert {statement for statement, text in told.items() if text.endswith(words)} == {
         "large",
         "fast",
@@ -173,6 +173,24 @@ def test_a_second_order_seed_that_diverged_does_not_reach_the_loss():
     fast = judged(runs)[1]
     assert fast.verdict == "undecided"
     assert fast.evidence.startswith("2 of 3 seeds reach")
+    assert fast.evidence.endswith("1 of 3 seeds, seed 7, diverged; means are those of the other seeds.")
+
+
+def test_no_claim_holds_for_a_run_by_the_seeds_that_survived_alone():
+    favoring = {
+        "small": {"large", "worse"},
+        "large": set(),
+        "kfac": {"fast", "sooner"},
+        "smooth": {"restored", "flatter"},
+    }
+    for name, statements in favoring.items():
+        runs = study()
+        runs[name]["seeds"]["7"] = {"diverged": "the loss is not finite at step 3"}
+        undecided = {statement for statement, found in verdicts(runs).items() if found == "undecided"}
+        assert undecided == statements
+    worse = study(smooth=run((0.830, 0.834), (0.60, 0.61)))
+    worse["smooth"]["seeds"]["7"] = {"diverged": "the loss is not finite at step 3"}
+    assert verdicts(worse)["restored"] == "does not hold"
 
 
 def test_one_seed_decides_nothing():

@@ -4,7 +4,7 @@ from scipy import stats
 from pipeline.report.metrics import RoleMetrics, RunMetrics, SeedResult
 from pipeline.report.runs import accuracy_text
 from pipeline.report.spread import Difference, paired_difference
-from pipeline.report.standings import best_baseline, best_by_batch, standings, verdict
+from pipeline.report.standings import beside, best_baseline, best_by_batch, standings, verdict
 from pipeline.report.trials import trials
 
 ROLES = RoleMetrics(
@@ -103,11 +103,11 @@ def test_verdicts_name_the_seeds_that_they_leave_out():
     diverged = TRAINING["kfac_1024"].model_copy(deep=True)
     diverged.seeds["3"] = SeedResult(diverged="the loss is not finite at step 3")
     training = TRAINING | {"kfac_1024": diverged}
-    label = "kfac, batch 1024 (1 of 4 seeds diverged)"
+    label = "kfac, batch 1024 (1 of 4 seeds, seed 3, diverged)"
     assert label in [row[0] for row in standings(training, ROLES).rows]
     assert [row[1] for row in best_by_batch(training).rows] == ["kfac, batch 64", label]
-    assert accuracy_text(diverged).endswith("% (1 of 4 seeds diverged)")
-    assert "diverged" not in str(standings(TRAINING, ROLES)) + str(best_by_batch(TRAINING))
+    assert accuracy_text(diverged).endswith("% (1 of 4 seeds, seed 3, diverged)")
+    assert "diverged)" not in str(standings(TRAINING, ROLES)) + str(best_by_batch(TRAINING))
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,16 @@ def test_verdicts_name_the_seeds_that_they_leave_out():
 )
 def test_a_verdict_is_of_the_whole_interval(mean, half_width, expected):
     assert verdict(Difference(mean, half_width)) == expected
+
+
+def test_a_run_of_which_a_seed_diverged_is_not_preferred_by_the_others():
+    lost = SeedResult(diverged="the loss is not finite at step 3")
+    good, bad = TRAINING["kfac_1024"], TRAINING["sgd_1024"]
+    assert (beside(good, bad)[1], beside(bad, good)[1]) == ("above", "below")
+    less = good.model_copy(update={"seeds": good.seeds | {"3": lost}})
+    assert (beside(less, bad)[1], beside(bad, less)[1]) == ("undecided", "undecided")
+    worse = bad.model_copy(update={"seeds": bad.seeds | {"3": lost}})
+    assert (beside(good, worse)[1], beside(worse, good)[1]) == ("above", "below")
 
 
 def test_trials_are_shown_with_what_was_chosen_and_what_diverged():

@@ -88,7 +88,7 @@ def test_a_seed_that_diverged_leaves_a_page_of_the_others_that_says_so(bench, mo
                 options = bench.train_options(name) | {"seed": seed}
                 assert bench.run("train", output=f"train/{name}/seed{seed}", **options) == 0
     page = page_of(bench)
-    assert "only (1 of 3 seeds diverged)" in page
+    assert "only (1 of 3 seeds, seed 1, diverged)" in page
     assert "other (3 of 3 seeds diverged)" in page
     metrics = json.loads((bench.folder / "report/metrics.json").read_text())
     seeds = metrics["training"]["only"]["seeds"]

@@ -25,6 +25,7 @@ from pipeline.report.runs import (
     reached,
     runs_of,
     seeds_of,
+    seeds_that_diverged,
     target_loss,
     time_until,
 )
@@ -66,28 +67,36 @@ def judge_claims(training: Runs, roles: RoleMetrics | None) -> tuple[Claim, ...]
         The claims in the order of the argument; empty without roles.
     """
     runs = runs_of(training, roles)
-    judges: tuple[tuple[Callable[..., Claim | None], tuple[str, ...]], ...] = (
-        (_large_batch_loses, ("reference", "large_batch")),
-        (_second_order_is_fast, ("large_batch", "second_order")),
-        (_second_order_generalizes_worse, ("reference", "second_order")),
-        (_smoothing_restores, ("reference", "smoothed")),
-        (_smoothing_flattens, ("second_order", "smoothed")),
-        (_second_order_is_sooner, ("reference", "large_batch", "second_order")),
+    # Each judge with the run that its claim favors, and the others that it compares.
+    judges: tuple[tuple[Callable[..., Claim | None], str, tuple[str, ...]], ...] = (
+        (_large_batch_loses, "reference", ("large_batch",)),
+        (_second_order_is_fast, "second_order", ("large_batch",)),
+        (_second_order_generalizes_worse, "reference", ("second_order",)),
+        (_smoothing_restores, "smoothed", ("reference",)),
+        (_smoothing_flattens, "smoothed", ("second_order",)),
+        (_second_order_is_sooner, "second_order", ("reference", "large_batch")),
     )
     judged = (
-        (judge(runs), [runs[role] for role in needed])
-        for judge, needed in judges
-        if all(role in runs for role in needed)
+        (judge(runs), runs[favored], [runs[role] for role in others])
+        for judge, favored, others in judges
+        if favored in runs and all(role in runs for role in others)
     )
-    return tuple(_with_divergence(claim, compared) for claim, compared in judged if claim is not None)
+    return tuple(
+        _with_divergence(claim, favored, others) for claim, favored, others in judged if claim is not None
+    )
 
 
-def _with_divergence(claim: Claim, compared: Sequence[RunMetrics]) -> Claim:
-    """Tell which seeds the means of a claim leave out."""
-    told = [f"{run.label}: {diverged}" for run in compared if (diverged := diverged_text(run))]
+def _with_divergence(claim: Claim, favored: RunMetrics, others: Sequence[RunMetrics]) -> Claim:
+    """Tell which seeds diverged; a claim does not hold for a run by the seeds that survived alone."""
+    told = [f"{run.label}: {diverged}" for run in (favored, *others) if (diverged := diverged_text(run))]
     if not told:
         return claim
-    return replace(claim, evidence=f"{claim.evidence} {'; '.join(told)}, which the means leave out.")
+    survived = claim.verdict == "holds" and seeds_that_diverged(favored)
+    return replace(
+        claim,
+        verdict="undecided" if survived else claim.verdict,
+        evidence=f"{claim.evidence} {'; '.join(told)}; means are those of the other seeds.",
+    )
 
 
 def _large_batch_loses(runs: Mapping[str, RunMetrics]) -> Claim | None:

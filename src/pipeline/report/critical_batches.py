@@ -12,7 +12,7 @@ from pipeline.artifacts.results.critical_batch import Prediction
 from pipeline.report.content import Column, Table
 from pipeline.report.formatting import DASH, count, decimal
 from pipeline.report.metrics import RunMetrics
-from pipeline.report.runs import Runs, accuracy_on_test, diverged_text, divergences_of, label_of
+from pipeline.report.runs import Runs, accuracy_on_test, diverged_text, label_of, seeds_that_diverged
 from pipeline.report.standings import MARGIN
 
 #: A prediction is right if it is wrong by no more than this factor.
@@ -67,7 +67,7 @@ def where_it_loses(runs: Sequence[RunMetrics]) -> LossRange | None:
 
 
 def _wholly_diverged(run: RunMetrics) -> bool:
-    return bool(run.seeds) and len(divergences_of(run)) == len(run.seeds)
+    return bool(run.seeds) and len(seeds_that_diverged(run)) == len(run.seeds)
 
 
 def verdict(predicted: float | None, loss: LossRange) -> str:

@@ -179,19 +179,22 @@ def _percent(scores: Iterable[Score | None]) -> Spread:
     return Spread.of(100.0 * score.accuracy for score in scores if score and is_number(score.accuracy))
 
 
-def divergences_of(run: RunMetrics) -> list[str]:
-    """How those seeds of a run diverged that did."""
-    return [seed.diverged for seed in seeds_of(run) if seed.diverged]
+def seeds_that_diverged(run: RunMetrics) -> list[str]:
+    """The names of those seeds of a run that diverged."""
+    return [name for name, seed in run.seeds.items() if seed.diverged]
 
 
 def diverged_text(run: RunMetrics) -> str:
-    """How many seeds diverged, all of which the run's means leave out: 1 of 5 seeds diverged; empty for none."""
-    n = len(divergences_of(run))
-    return f"{n} of {len(run.seeds)} seeds diverged" if n else ""
+    """Which seeds diverged, all of which the run's means leave out: 1 of 5 seeds, seed 3, diverged; empty for none."""
+    names, n_seeds = seeds_that_diverged(run), len(run.seeds)
+    if not names:
+        return ""
+    named = f", {'seed' if len(names) == 1 else 'seeds'} {listing(names)}," if len(names) < n_seeds else ""
+    return f"{len(names)} of {n_seeds} seeds{named} diverged"
 
 
 def label_with_divergence(name: str, run: RunMetrics) -> str:
-    """What the page calls a run whose means are compared, and how many seeds they leave out."""
+    """What the page calls a run whose means are compared, and which seeds they leave out."""
     label, diverged = label_of(name, run), diverged_text(run)
     return f"{label} ({diverged})" if diverged else label
 
@@ -224,7 +227,7 @@ def spread_text(spread: Spread, decimals: int) -> NumberText:
 
 
 def accuracy_text(run: RunMetrics, places: int | None = None) -> str:
-    """A run's test accuracy with its spread, and how many seeds that leaves out: 86.44 ± 0.37 %."""
+    """A run's test accuracy with its spread, and which seeds that leaves out: 86.44 ± 0.37 %."""
     spread = accuracy_on_test(run)
     places = common_decimals([spread], 2) if places is None else places
     diverged = diverged_text(run)

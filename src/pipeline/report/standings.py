@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from pipeline.report.content import Column, Table
 from pipeline.report.formatting import count, decimal
 from pipeline.report.metrics import RoleMetrics, RunMetrics
-from pipeline.report.runs import Runs, accuracy_on_validation, comparable, label_with_divergence, seeds_of
+from pipeline.report.runs import (
+    Runs,
+    accuracy_on_validation,
+    comparable,
+    label_with_divergence,
+    seeds_of,
+    seeds_that_diverged,
+)
 from pipeline.report.spread import Difference, paired_difference
 
 #: "At its level" means: at most this many percentage points below.
@@ -71,7 +78,7 @@ def standings(training: Runs, roles: RoleMetrics | None) -> Table | None:
         rows,
         note=f"Points are differences of test accuracy, with 90 % intervals of the differences seed by seed. {said} At "
         f"its level: the whole interval lies above −{MARGIN:g} points. Below: the whole interval lies below zero, "
-        f"and its middle below −{MARGIN:g} points.",
+        f"and its middle below −{MARGIN:g} points. In favor of a run of which a seed diverged, nothing is decided.",
     )
 
 
@@ -107,14 +114,19 @@ def best_by_batch(training: Runs) -> Table | None:
 
 
 def beside(run: RunMetrics, other: RunMetrics) -> tuple[str, str]:
-    """Points between two runs with their interval, and the verdict; empty where no seed has both."""
+    """Points between two runs with their interval, and the verdict; empty where no seed has both.
+
+    A verdict in favor of a run of which a seed diverged would rest on the seeds that survived: it is undecided.
+    """
     by = paired_difference(_by_seed(run), _by_seed(other))
     if by is None:
         return "", ""
     if by.half_width is None:
         return decimal(by.mean, 2), "undecided"
     low, high = (decimal(by.mean + sign * by.half_width, 2) for sign in (-1, 1))
-    return f"{decimal(by.mean, 2)} ({low} to {high})", verdict(by)
+    found = verdict(by)
+    favored = other if found == "below" else run
+    return f"{decimal(by.mean, 2)} ({low} to {high})", "undecided" if seeds_that_diverged(favored) else found
 
 
 def verdict(by: Difference) -> str:

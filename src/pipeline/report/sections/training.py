@@ -57,7 +57,7 @@ def _claims(training: Runs, roles: RoleMetrics | None) -> Verdicts | None:
     note = (
         "Verdicts: a difference counts if its 90 % interval (Welch's t over the seeds) lies wholly on one side. "
         f"A claim of several differences holds if all do. “At the level of” allows {MARGIN:g} percentage points. "
-        "One seed leaves a claim undecided."
+        "One seed leaves a claim undecided, and no claim holds for a run of which a seed diverged."
     )
     return Verdicts(tuple((c.statement, c.verdict, c.evidence) for c in claims), note)
 
