@@ -189,6 +189,18 @@ def test_an_inverse_that_cannot_keep_its_tolerance_is_refused_with_one_that_it_k
     assert np.linalg.norm(found - np.linalg.inv(a)) <= advised * np.linalg.norm(found)
 
 
+def test_an_inverse_that_single_precision_refuses_is_found_in_double():
+    points = np.random.default_rng(3).random((701, 2)).astype(np.float32)
+    kernel, nugget = kernels.SquaredExponential(length_scale=0.3), 1e-2
+    A = H2Matrix.from_kernel(points, kernel, diagonal=nugget, tolerance=1e-5)
+    with pytest.raises(ConvergenceError, match="near singular; give points in double precision, add to its"):
+        A.inverse()
+    points = points.astype(np.float64)
+    found = H2Matrix.from_kernel(points, kernel, diagonal=nugget, tolerance=1e-5).inverse().to_dense()
+    expected = np.linalg.inv(kernel(points, points) + nugget * np.eye(701))
+    assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
 def test_the_inverse_times_the_matrix_is_the_identity(A):
     # The error of the inverse is multiplied by the norm of A.
     bound = 10 * TOLERANCE * np.linalg.norm(A.inverse().to_dense()) * np.linalg.norm(A.to_dense(), 2)

@@ -45,6 +45,7 @@ _TIGHTER = 3e-4  # of the tolerance, for the first factorization of a matrix tha
 _ENOUGH = 0.5  # of the tolerance, in solves that cannot be had more accurately
 _DIFFERS = 10.0  # tolerances, by which A X b may differ from b without a note
 _LARGEST = 0.1  # tolerance that is worth advising
+_IN_DOUBLE = "give points in double precision, "
 _SURELY = 0.3  # of what the noise may be, aimed at where the first factorization missed it
 _NOISELESS = 0.1  # of the tolerance, for the factors of a product: their errors are noise of full rank to it
 
@@ -150,7 +151,7 @@ def inverse(A: H2Form, *, tolerance: float | None = None) -> H2Form:
     # Products in single precision tell nothing of what compression has lost, but exact rows do. As in compression, an
     # error of up to two tolerances is let pass.
     if not residual <= 2 * tolerance:
-        raise _inaccurate(residual, tolerance, 2.0)
+        raise _inaccurate(residual, tolerance, 2.0, _IN_DOUBLE)
     result = from_operator(
         A.rows,
         solves[0],
@@ -207,28 +208,31 @@ def _exact_solves(A: H2Form, tolerance: float) -> tuple[Map, Map]:
     return F.solve, F.solve_transposed
 
 
-def _inaccurate(residual: float, tolerance: float, share: float = _ENOUGH) -> ConvergenceError:
-    """Return the error that solves leave more than a share of the tolerance."""
+def _inaccurate(
+    residual: float, tolerance: float, share: float = _ENOUGH, advice: str = ""
+) -> ConvergenceError:
+    """Return the error that solves leave more than a share of the tolerance, with what else to do about it."""
     reached = residual / (share * _SURELY)
     larger = f", or ask for the tolerance {reached:.0e}" if reached < _LARGEST else ""
     return ConvergenceError(
         f"solves for the inverse stay at relative residual {residual:.1e} on exact rows (at most "
-        f"{share * tolerance:.0e} is wanted for the tolerance {tolerance:.0e}): the matrix is too near singular; add "
-        f"to its diagonal{larger}"
+        f"{share * tolerance:.0e} is wanted for the tolerance {tolerance:.0e}): the matrix is too near singular; "
+        f"{advice}add to its diagonal{larger}"
     )
 
 
 def _refined_solves(A: H2Form, tolerance: float) -> tuple[Map, Map]:
     """Return solves refined with A's products, which are all that is known of it, or all that its precision tells."""
     F = factorize_even_indefinite(A, min(tolerance, A.tolerance))
-    forth = _refined(F.solve, partial(product, A), A.shape[0], tolerance)
+    advice = _IN_DOUBLE if A.kernel is not None and is_narrow(A.dtype) else ""
+    forth = _refined(F.solve, partial(product, A), A.shape[0], tolerance, advice)
     if A.is_symmetric:
         return forth, forth
-    back = _refined(F.solve_transposed, partial(product, A, transposed=True), A.shape[0], tolerance)
+    back = _refined(F.solve_transposed, partial(product, A, transposed=True), A.shape[0], tolerance, advice)
     return forth, back
 
 
-def _refined(approximate: Map, apply: Map, n: int, tolerance: float) -> Map:
+def _refined(approximate: Map, apply: Map, n: int, tolerance: float, advice: str = "") -> Map:
     """Return solves with as many refinements as leave a few random right-hand sides the residual that is wanted."""
     X = np.random.default_rng(0).standard_normal((n, _PROBED))
     solution = approximate(X)
@@ -243,7 +247,7 @@ def _refined(approximate: Map, apply: Map, n: int, tolerance: float) -> Map:
         size = np.linalg.norm(residual) / np.linalg.norm(X)
         raise ConvergenceError(
             f"solves for the inverse stay at relative residual {size:.1e} (wanted {wanted:.0e}): "
-            "the matrix is too near singular; add to its diagonal, or ask for a larger tolerance"
+            f"the matrix is too near singular; {advice}add to its diagonal, or ask for a larger tolerance"
         )
 
     def solve(X: NDArray[Any]) -> NDArray[Any]:
