@@ -140,3 +140,24 @@ def test_code_that_was_compiled_before_the_network_is_watched_tells_of_its_passe
     kfac = KFAC(model, ALL)
     compiled_step(model, kfac)()
     assert {"factor/A/0", "factor/G/2"} <= set(kfac.state_dict()["tensors"])
+
+
+@torchs_own_warnings_ignored
+def test_attaching_and_removing_discard_the_compiled_code_of_other_networks_too():
+    torch._dynamo.reset()
+    compiled = []
+
+    def backend(graph, _inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    other, x = torch.compile(network(), backend=backend), batch()[0]
+    for _ in range(2):
+        other(x)
+    assert len(compiled) == 1
+    kfac = KFAC(network(), ALL)
+    other(x)
+    assert len(compiled) == 2
+    kfac.remove()
+    other(x)
+    assert len(compiled) == 3

@@ -68,7 +68,8 @@ class KFAC:
 
     Args:
         model: The network, or `DistributedDataParallel` or `torch.compile` around it; its hooks stay until `remove`.
-            What was compiled before is compiled anew at its next call, for it would pass by the hooks.
+            Compiled code would pass by new hooks, so attaching and `remove` discard all compiled code of the process,
+            which is compiled anew at its next call.
         settings: How to precondition.
         communicator: The processes that train together; by default those of a `DistributedDataParallel` or of
             torch's default process group, if one is open. `Serial()` keeps a process to itself.
@@ -145,7 +146,7 @@ class KFAC:
         )
 
     def remove(self) -> None:
-        """Take the hooks off the model."""
+        """Take the hooks off the model, and discard all compiled code of the process, which has them in it."""
         self._capture.remove()
 
     def paused(self) -> AbstractContextManager[None]:
@@ -400,7 +401,7 @@ class KFAC:
         if silent and self._communicator.rank == 0:
             warnings.warn(
                 f"K-FAC saw no pass through layer {', '.join(silent)}; a layer that is used otherwise than by "
-                "calling it or torch.nn.functional.linear keeps its gradient as it is, and so does one whose passes "
-                "are those of code that was compiled for a network without K-FAC (torch.compiler.reset() mends that)",
+                "calling it or torch.nn.functional.linear keeps its gradient as it is. "
+                "Code compiled before K-FAC was attached passes by it; call torch.compiler.reset()",
                 stacklevel=3,
             )
