@@ -1,5 +1,6 @@
 """The documents hold what they say: their Python runs, their studies are valid, their links lead somewhere."""
 
+import json
 import logging
 import re
 from pathlib import Path
@@ -50,3 +51,19 @@ def test_every_relative_link_of_a_page_leads_to_a_file(page):
     targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
     missing = [target for target in targets if not (page.parent / target.split("#")[0]).exists()]
     assert missing == []
+
+
+def test_the_goals_of_a_step_of_k_fac_are_those_of_the_recorded_run():
+    recorded = json.loads((ROOT / "benchmarks/results/training.json").read_text())["cases"]
+    steps = [
+        case
+        for case in recorded
+        if case["quantity"] == "CPU time of a step, times SGD's" and (case["goal"] or "").startswith("ours")
+    ]
+    goals = dict.fromkeys(float(case["goal"].removeprefix("ours <= ")) for case in steps)
+    row = re.search(r"^\| goal \| (.*) \|$", (ROOT / "docs/results.md").read_text(), re.MULTILINE)[1]
+    assert [float(cell) for cell in row.split(" | ")] == list(goals)
+    benchmark = (ROOT / "benchmarks/training.py").read_text()
+    assert [float(goal) for goal in re.findall(r"cost\(run, \d+, goal=([\d.]+)", benchmark)] == list(goals)
+    for case in steps:
+        assert case["met"] == (case["ours"] <= float(case["goal"].removeprefix("ours <= ")))
