@@ -12,6 +12,7 @@ from scipy.special import gamma, hankel1, kv
 from pipeline.errors import ConfigError
 from pipeline.hmatrix import H2Matrix, kernels
 from pipeline.hmatrix.kernels import KERNELS, Custom, Helmholtz, LaplaceSingleLayer, Matern, Yukawa
+from pipeline.hmatrix.kernels.custom import Imported
 
 
 @pytest.fixture
@@ -340,3 +341,10 @@ def test_parameters_may_be_numpys_and_are_stored_as_plain_numbers():
     kernel = Matern(length_scale=np.array([1, 2]), variance=np.float32(0.5))
     assert kernel.length_scale == (1, 2)
     assert kernels.from_dict(json.loads(json.dumps((np.float32(2.0) * kernel).to_dict()))) == 2.0 * kernel
+
+
+def test_a_module_of_kernels_that_ends_the_program_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "ending_kernels.py").write_text("raise SystemExit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be imported \(it ends the program\)"):
+        Imported("ending_kernels:bump")

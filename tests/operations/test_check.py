@@ -96,6 +96,7 @@ def test_outside_of_a_checkout_it_says_so(tmp_path, monkeypatch, capsys):
     [
         ("gone.models:net", {}, "can't be imported (No module named 'gone')"),
         ("broken:net", {}, "can't be imported (it broke)"),
+        ("ending:net", {}, "can't be imported (it ends the program)"),
         ("mine:gone", {}, "can't be imported (module 'mine' has no attribute 'gone')"),
         ("mine:number", {}, "is no function or class that could be called, but int"),
         ("mine:net", {"depth": 3}, "model.options (got an unexpected keyword argument 'depth')"),
@@ -103,9 +104,10 @@ def test_outside_of_a_checkout_it_says_so(tmp_path, monkeypatch, capsys):
 )
 def test_a_network_that_cannot_be_had_is_told(checkout, monkeypatch, capsys, path, options, words):
     monkeypatch.syspath_prepend(checkout)
-    for name in ("mine", "broken"):
+    for name in ("mine", "broken", "ending"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     Path("broken.py").write_text("raise RuntimeError('it broke')\n")
+    Path("ending.py").write_text("raise SystemExit(0)\n")
     Path("mine.py").write_text("number = 1\ndef net(num_classes, width=1): ...\n")
     study = yaml.safe_load(Path("config/tiny.yaml").read_text())
 

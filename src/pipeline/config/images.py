@@ -1,6 +1,6 @@
 """Which images are learnt, and by what network."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -37,7 +37,9 @@ class ImageData(Section):
         description="File of the data set arrays: .npz, .h5 or .hdf5 with train_images, train_labels, test_images and "
         "test_labels; images are uint8 of shape (n, height, width) or (n, 3, height, width).",
     )
-    image_size: Count | None = Field(None, description="Pixels that the images of a folder are scaled to.")
+    image_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None, description="Pixels that the images of a folder are scaled to."
+    )
     channels: Literal[1, 3] | None = Field(
         None, description="Channels of the images of a folder: 1 is gray, 3 is color."
     )

@@ -43,7 +43,7 @@ def imported(
     module_name, _, name = path.partition(":")
     try:
         build: Callable[..., Any] = getattr(import_library(module_name), name)
-    except (ImportError, AttributeError, ValueError, RuntimeError) as error:
+    except (ImportError, AttributeError, ValueError, RuntimeError, SystemExit) as error:
         raise ConfigError(f"{where}: wanted package.module:name, found {error}") from None
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     with torch.random.fork_rng(devices=[]), torch.device(generator.device):

@@ -53,8 +53,9 @@ def importable_model(study: Study) -> None:
     where = f"model.path: {model.path!r}"
     try:
         build = pkgutil.resolve_name(model.path)
-    except Exception as error:  # whatever a module does when it is imported
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
+        ends = isinstance(error, SystemExit)
+        reason = "it ends the program" if ends else " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
             f"{where} can't be imported ({reason}); install its package, put its file beside the Snakefile, or "
             "mend the name"

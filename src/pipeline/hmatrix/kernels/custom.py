@@ -72,8 +72,9 @@ class Imported(Kernel):
             )
         try:
             function = pkgutil.resolve_name(self.path)
-        except Exception as error:  # whatever a module does when it is imported
-            reason = " ".join(str(error).split()) or type(error).__name__
+        except (Exception, SystemExit) as error:  # whatever a module does when it is imported
+            ends = isinstance(error, SystemExit)
+            reason = "it ends the program" if ends else " ".join(str(error).split()) or type(error).__name__
             raise ValueError(
                 f"path {self.path!r} cannot be imported ({reason}); start where its package is, or install it"
             ) from None
