@@ -315,3 +315,71 @@ def test_a_kernel_that_is_no_covariance_has_no_such_answer(task):
     section = {"points": SQUARE, "kernel": {"name": "yukawa"}, "task": task}
     with pytest.raises(ConfigError, match=f"task '{task}' needs a covariance"):
         validate({"study": "own", "matrices": {"mine": section}})
+
+
+WRONG_KERNELS = """
+import numpy as np
+import torch
+
+def none(x, y): pass
+def listed(x, y): return torch.cdist(x, y).tolist()
+def numpys(x, y): return np.zeros((len(x), len(y)))
+def single(x, y): return torch.exp(-torch.cdist(x, y)).float()
+def whole(x, y): return torch.cdist(x, y).long()
+def complexes(x, y): return torch.exp(1j * torch.cdist(x, y))
+def flat(x, y): return torch.exp(-torch.cdist(x, y)).sum(-1)
+def two(x, y): return torch.exp(-(x[:, None, :] - y[None, :, :]).square().sum(-1))
+def divides(x, y): return 1 / torch.cdist(x, y)
+def fails(x, y): raise KeyError("bump")
+def skewed(x, y): return torch.exp(-torch.cdist(x, y)) * (1 + x[..., :, None, 0])
+def ranked(x, y): return torch.exp(-torch.cdist(x, y) / x.square().sum())
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "more", "words"),
+    [
+        ("none", {}, "returned None, called with points of shapes"),
+        ("listed", {}, "returned a list"),
+        ("numpys", {}, "returned a ndarray"),
+        ("single", {}, "returned a tensor of float32, less precise than the points"),
+        ("whole", {}, "returned a tensor of int64"),
+        ("complexes", {}, "returned complex numbers; say is_complex: true"),
+        ("flat", {}, "returned a tensor of shape (16,)"),
+        ("two", {}, "called with points of shapes (2, 16, 2) and (2, 16, 2)"),
+        ("divides", {}, "returned NaN or infinity"),
+        ("divides", {"singular": True}, "returned NaN or infinity"),
+        ("fails", {}, "raised KeyError ('bump') in line 14 of wrong_kernels_of_a_test.py"),
+        ("skewed", {"symmetric": True}, "though the study says symmetric: true"),
+        ("skewed", {"positive_definite": True}, "though the study says positive_definite: true"),
+        ("ranked", {}, "in a batch"),
+    ],
+)
+def test_a_function_that_is_no_kernel_is_refused_before_it_is_compressed(
+    bench, matrix, capsys, function, more, words
+):
+    np.save(bench.folder / "points.npy", np.random.default_rng(5).random((40, 2)))
+    (bench.folder / "wrong_kernels_of_a_test.py").write_text(WRONG_KERNELS)
+    path = f"wrong_kernels_of_a_test:{function}"
+    section = {
+        "points": {"name": "file", "path": "points.npy"},
+        "kernel": {"name": "custom", "path": path, **more},
+        "nugget": 1.0,
+        "task": "solve",
+    }
+    assert matrix(section) == [0, 2]
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"error: matrices.mine: kernel {path}: ")
+    assert words in line
+
+
+def test_a_function_that_fails_where_it_was_not_tried_is_one_line_too(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "late_kernels_of_a_test.py").write_text(
+        "def late(x, y): return None if len(x) > 16 else (x @ y.mT)\n"
+    )
+    kernel = kernels.Imported("late_kernels_of_a_test:late")
+    points = np.random.default_rng(6).random((40, 2))
+    kernels.require_usable(kernel, points)
+    with pytest.raises(ConfigError, match="late: returned None"):
+        kernel(points, points)

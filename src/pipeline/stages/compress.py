@@ -15,7 +15,6 @@ from pipeline.artifacts.results.operator import Compression, FittedCovariance, L
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Artifact
 from pipeline.config.matrices import CompressSpec, Fit
-from pipeline.errors import ConfigError
 from pipeline.hmatrix import DistributedH2Matrix, kernels
 from pipeline.hmatrix.boundary_elements import NearField, notes_on_wave
 from pipeline.hmatrix.distributed import DistributedLowRank, OwnTriangles
@@ -173,14 +172,8 @@ def _matrices(
 
 
 def _require_that_points_fit(kernel: kernels.Kernel, points: NDArray[Any]) -> None:
-    """Raise ConfigError where a kernel of ours does not take points of so many coordinates."""
-    if isinstance(kernel, kernels.Imported):
-        return
-    first = np.array(points[:1], np.float64)
-    try:
-        kernel(first, first)
-    except ValueError as error:
-        raise ConfigError(f"kernel: {error}; take another kernel, or other points.coordinates") from None
+    """Raise ConfigError where a kernel does not take points of so many coordinates, or is no kernel."""
+    kernels.require_usable(kernel, np.array(points[: kernels.TRIED], np.float64))
 
 
 def _precision(matrix: CompressedMatrix) -> str:

@@ -6,16 +6,21 @@ To add one: a frozen dataclass with `name` and `block`, and a line in `KERNELS` 
 from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.kernels.base import Kernel, Product, Scaled, Sum, Swapped
 from pipeline.hmatrix.kernels.covariance import Matern, RationalQuadratic, SquaredExponential, Stationary
-from pipeline.hmatrix.kernels.custom import Custom, Imported
+from pipeline.hmatrix.kernels.custom import TRIED, Custom, Imported
 from pipeline.hmatrix.kernels.distances import distances, squared_distances
 from pipeline.hmatrix.kernels.potentials import Helmholtz, LaplaceSingleLayer, Yukawa
 from pipeline.hmatrix.kernels.spline import ThinPlate
 
 __all__ = [
     "KERNELS",
+    "TRIED",
     "Custom",
     "Helmholtz",
     "Imported",
@@ -34,6 +39,7 @@ __all__ = [
     "build",
     "distances",
     "from_dict",
+    "require_usable",
     "squared_distances",
 ]
 
@@ -80,3 +86,19 @@ def from_dict(description: dict[str, Any]) -> Kernel:
         number = complex(factor["real"], factor["imag"]) if isinstance(factor, dict) else factor
         return Scaled(from_dict(parameters["kernel"]), number)
     return build(name, **parameters)
+
+
+def require_usable(kernel: Kernel, points: NDArray[np.float64]) -> None:
+    """Try a kernel on a few points, shape (n, d), before much is computed with it.
+
+    Raises:
+        ConfigError: If it does not take points of so many coordinates, or if a function of the user's own gives no
+            block of numbers.
+    """
+    if isinstance(kernel, Imported):
+        kernel.require_usable(torch.from_numpy(points))
+        return
+    try:
+        kernel(points[:1], points[:1])
+    except ValueError as error:
+        raise ConfigError(f"kernel: {error}; take another kernel, or other points.coordinates") from None

@@ -1,14 +1,22 @@
 """A kernel of the user's own."""
 
 import pkgutil
+import traceback
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.kernels.base import Kernel
+
+#: Points that a function is tried on before it is used, and how far two values of one pair may lie apart, relative to
+#: the largest: distances by products of coordinates are off by the square root of the precision.
+TRIED, SAME = 16, 1e-6
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,87 @@ class Imported(Kernel):
         _say_symmetric(self)
 
     def block(self, targets: Tensor, sources: Tensor) -> Tensor:
-        return pkgutil.resolve_name(self.path)(targets, sources)  # type: ignore[no-any-return]
+        try:
+            found = pkgutil.resolve_name(self.path)(targets, sources)
+        except MemoryError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever a function of the user's own does
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            text = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"kernel {self.path}: raised {type(error).__name__}{f' ({text})' if text else ''} in line "
+                f"{last.lineno} of {Path(last.filename).name}, {_called_with(targets, sources)}; mend the function"
+            ) from error
+        return _checked(found, self.path, targets, sources, self.is_complex)
+
+    def require_usable(self, points: Tensor) -> None:
+        """Try the function on a handful of points, as compression will call it.
+
+        Args:
+            points: Shape (n, d), of which the first few are taken.
+
+        Raises:
+            ConfigError: If the function raises, returns no block, none of finite numbers, or not the same one for
+                points that come in batches; or if it says that it is symmetric and is not.
+        """
+        few = points[:TRIED]
+        block, swapped = self.block(few, few[: TRIED // 2]), self.block(few[: TRIED // 2], few)
+        batch = torch.stack([few, few.flip(0)])
+        batched = self.block(batch, batch)
+        if not block.isfinite().all() or not batched.isfinite().all():
+            between = (
+                "give 0 there, as kernels that are singular do"
+                if self.singular
+                else "a kernel that grows without bound there gives 0 instead, and says singular: true"
+            )
+            raise ConfigError(
+                f"kernel {self.path}: returned NaN or infinity; wanted finite numbers, also between equal points "
+                f"({between})"
+            )
+        whole = self.block(few, few)
+        size = max(float(whole.abs().max()), float(block.abs().max()), torch.finfo(points.dtype).tiny)
+        if float((batched[0] - whole).abs().max()) > SAME * size:
+            raise ConfigError(
+                f"kernel {self.path}: returned another block for the same points in a batch, of shape "
+                f"{tuple(batch.shape)}, than alone; wanted k(x, y) of each pair of points, whatever comes beside them"
+            )
+        if self.symmetric and float((block - swapped.mT).abs().max()) > SAME * size:
+            why = "positive_definite: true" if self.positive_definite else "symmetric: true"
+            raise ConfigError(
+                f"kernel {self.path}: k(x, y) and k(y, x) differ by {float((block - swapped.mT).abs().max()):.3g}, "
+                f"though the study says {why}; leave that out, or mend the function"
+            )
+
+
+def _called_with(targets: Tensor, sources: Tensor) -> str:
+    return f"called with points of shapes {tuple(targets.shape)} and {tuple(sources.shape)}"
+
+
+def _checked(found: Any, name: str, targets: Tensor, sources: Tensor, is_complex: bool) -> Tensor:
+    """Return what a function returned, or raise ConfigError unless it is a block of the right shape and type."""
+    batch = np.broadcast_shapes(targets.shape[:-2], sources.shape[:-2])
+    shape = (*batch, targets.shape[-2], sources.shape[-2])
+    what = ""
+    if not isinstance(found, Tensor):
+        what = "None" if found is None else f"a {type(found).__name__}"
+    elif tuple(found.shape) != shape:
+        what = f"a tensor of shape {tuple(found.shape)}"
+    elif not (found.is_floating_point() or found.is_complex()):
+        what = f"a tensor of {str(found.dtype).removeprefix('torch.')}"
+    elif torch.finfo(found.dtype).bits < torch.finfo(targets.dtype).bits:
+        what = f"a tensor of {str(found.dtype).removeprefix('torch.')}, less precise than the points"
+    elif found.is_complex() and not is_complex:
+        raise ConfigError(
+            f"kernel {name}: returned complex numbers; say is_complex: true, or return their real part"
+        )
+    if what:
+        wanted = str(targets.dtype.to_complex() if is_complex else targets.dtype).removeprefix("torch.")
+        raise ConfigError(
+            f"kernel {name}: returned {what}, {_called_with(targets, sources)}; wanted a tensor of shape {shape} and "
+            f"type {wanted}"
+        )
+    block: Tensor = found.to(found.dtype.to_complex()) if is_complex and not found.is_complex() else found
+    return block
 
 
 def _say_symmetric(kernel: Custom | Imported) -> None:
