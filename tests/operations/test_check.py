@@ -162,7 +162,7 @@ def test_files_of_points_are_read_before_anything_runs(checkout, rows, words, ca
     line = refused(capsys)
     assert line.startswith("error: matrices.water.points: ")
     assert words in line
-    Path("wells.csv").write_text("x,y,mm\n0,1,2\n1,2,3\n")
+    Path("wells.csv").write_text("x,y,mm\n" + "".join(f"{i},{i * i},{i}\n" for i in range(12)))
     assert main(["check", "mine.yaml"]) == 0
 
 
@@ -179,13 +179,14 @@ def test_a_malformed_file_of_every_format_is_one_line(checkout, capsys, kind):
 def test_files_that_were_found_right_are_not_read_again(checkout, capsys, monkeypatch):
     study, _ = malformed.write(checkout, ".csv")
     Path("mine.yaml").write_text(yaml.safe_dump(study))
-    Path("own.csv").write_text("lon,lat,mm\n1,2,3\n4,5,6\n")
+    rows = "lon,lat,mm\n" + "".join(f"{i},{i * i},{i}\n" for i in range(12))
+    Path("own.csv").write_text(rows)
     assert main(["check", "mine.yaml"]) == 0
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.operations.own_inputs.require_readable", None)
         assert main(["check", "mine.yaml"]) == 0
-    Path("own.csv").write_text("lon,lat,mm\n1,2,3\n4,5,six\n")
-    assert "row 2, column mm" in refused(capsys)
+    Path("own.csv").write_text(rows + "4,5,six\n")
+    assert "row 13, column mm" in refused(capsys)
 
 
 def test_a_file_whose_name_breaks_the_line_is_still_told_in_one(checkout, capsys):

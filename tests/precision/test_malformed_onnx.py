@@ -64,7 +64,7 @@ def alone(made, shape=(2, 4)):
 
 
 MALFORMED = {
-    "empty": (b"", "uses operator set 0"),
+    "empty": (b"", "is empty: a file of 0 bytes; export the network again"),
     "text": (b"no network at all", "not a readable ONNX file"),
     "cut": (GOOD[:-20], "not a readable ONNX file"),
     "an archive": (b"PK\x03\x04" + bytes(60), "not a readable ONNX file"),

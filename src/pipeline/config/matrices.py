@@ -31,13 +31,15 @@ POINTS_OF: dict[str, tuple[str, ...]] = {
     "classification": ("embeddings",),
     **dict.fromkeys(("solve", "product", "logdet", "sample"), ANY_POINTS),
 }
+# Points that covariances are fitted to, at least, and numbers that samples hold together, at most: 8 GB.
+FEWEST_FITTED, MOST_DRAWN = 10, 10**9
 AnyKernel = Annotated[Kernel, Choice(STUDIED, required=("length_scale",))]
 
 
 class Fit(Section):
     """Choose length scale, variance and nugget by maximum likelihood."""
 
-    subsample: Annotated[int, Field(ge=10, le=10**7)] | None = Field(
+    subsample: Annotated[int, Field(ge=FEWEST_FITTED, le=10**7)] | None = Field(
         None, description="How many training points to use; null takes all."
     )
     seed: Seed = Field(0, description="Seed of the draw of these points.")

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.data.vectors import open_array
 from pipeline.errors import ConfigError
 
 
@@ -16,26 +18,39 @@ def read_samples(inputs: Path, labels: Path | None) -> tuple[Tensor, Tensor | No
     Raises:
         ConfigError: If a file is not an array, a sample is not finite, or there is not one label per sample.
     """
-    samples = torch.from_numpy(_array(inputs)).float()
+    samples = torch.from_numpy(np.array(open_samples(inputs))).float()
     if not samples.isfinite().all():
         raise ConfigError(f"{inputs}: holds NaN or infinity; leave such samples out")
     if labels is None:
         return samples, None
-    classes = torch.from_numpy(_array(labels)).long()
-    if classes.shape != samples.shape[:1]:
+    return samples, torch.from_numpy(np.array(open_labels(labels, len(samples))).astype(np.int64))
+
+
+def open_samples(path: Path) -> NDArray[Any]:
+    """Map samples into memory.
+
+    Raises:
+        ConfigError: If the file is no array of real numbers, or holds fewer samples than can be divided.
+    """
+    array = open_array(path)
+    if array.ndim == 0 or array.size == 0 or array.dtype.kind not in "fiu":
         raise ConfigError(
-            f"{labels}: holds classes of shape {tuple(classes.shape)}; wanted one for each of {len(samples)} samples"
+            f"{path}: holds {array.dtype} of shape {array.shape}; wanted at least one sample of real numbers"
         )
-    return samples, classes
+    return array
 
 
-def _array(path: Path) -> np.ndarray[Any, Any]:
-    try:
-        array: np.ndarray[Any, Any] = np.load(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a readable array ({error}); write it with numpy.save") from None
-    if array.ndim == 0 or len(array) == 0 or not np.issubdtype(array.dtype, np.number):
+def open_labels(path: Path, n: int) -> NDArray[Any]:
+    """Map the classes of n samples into memory.
+
+    Raises:
+        ConfigError: If the file is no array of n whole numbers.
+    """
+    array = open_array(path)
+    if array.shape != (n,):
+        raise ConfigError(f"{path}: holds classes of shape {array.shape}; wanted one for each of {n} samples")
+    if array.dtype.kind not in "iu":
         raise ConfigError(
-            f"{path}: holds {array.dtype} of shape {array.shape}; wanted at least one sample of numbers"
+            f"{path}: holds {array.dtype}; wanted classes as whole numbers from 0, so write it as int64"
         )
     return array

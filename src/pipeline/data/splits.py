@@ -5,6 +5,7 @@ own, so that a seed means the same in every process.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,3 +99,42 @@ def hold_out(n_points: int, *, n_held_out: int, seed: int) -> tuple[NDArray[np.i
     is_kept = np.ones(n_points, np.bool_)
     is_kept[held_out] = False
     return np.flatnonzero(is_kept), held_out
+
+
+def n_held_out_of(n: int, part: float) -> int:
+    """How many of n points are held out.
+
+    Raises:
+        ConfigError: If none is held out though some should be, or fewer than two are left.
+    """
+    n_held_out = round(part * n)
+    if part and not 0 < n_held_out < n - 1:
+        raise ConfigError(
+            f"held_out: {part:g} of {n:,} places holds out {n_held_out:,} and leaves {n - n_held_out:,}; wanted at "
+            "least 1 and 2, so choose another part, or give more places"
+        )
+    return n_held_out
+
+
+def drawn_and_held_out(
+    n: int, *, wanted: int | None, part: float, seed: int, path: Path
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of a file that are known and those that are held out, of as many as a study wants.
+
+    Args:
+        n: Rows of the file.
+        wanted: How many to draw; None takes all.
+        part: Part of these that is held out.
+        seed: Seed of both draws.
+        path: The file, for the message.
+
+    Raises:
+        ConfigError: If there are fewer rows than are wanted, or one side gets none.
+    """
+    if wanted is None:
+        return hold_out(n, n_held_out=n_held_out_of(n, part), seed=seed)
+    if wanted > n:
+        raise ConfigError(f"n: wanted {wanted} of the points of {path}, which are {n}; choose 1 to {n}")
+    drawn = np.sort(np.random.default_rng(seed).permutation(n)[:wanted])
+    kept, held_out = hold_out(wanted, n_held_out=n_held_out_of(wanted, part), seed=seed)
+    return drawn[kept], drawn[held_out]

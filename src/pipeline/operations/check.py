@@ -10,6 +10,7 @@ from pipeline.config.specs import specs
 from pipeline.config.study import Study
 from pipeline.errors import ConfigError
 from pipeline.operations.inputs import KNOWN, require_readable_once
+from pipeline.operations.own_matrices import usable_kernels
 from pipeline.operations.paths import own_files, results_folder
 from pipeline.operations.studies import RESULTS, namesakes, read_study
 from pipeline.operations.text import counted
@@ -27,6 +28,7 @@ def run(options: Namespace) -> None:
     own_files(study.files())
     parts = specs(study)
     require_readable_once(parts, cache=KNOWN)
+    usable_kernels(study)
     for other in namesakes(found):
         print(
             f"warning: {found.path} and {other} both name study {study.study}, and share {found.folder}",

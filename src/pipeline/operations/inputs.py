@@ -18,7 +18,9 @@ KNOWN = Path(".snakemake", "digests")
 KEYS = frozenset({"directory", "path", "right_hand_side", "vectors", "inputs", "labels"})
 
 #: The first parts of paths of specs that name files which are looked at before anything runs.
-LOOKED_AT = frozenset({"dataset", "points", "networks"})
+LOOKED_AT = frozenset({"dataset", "points", "networks", "solve"})
+#: The first parts of paths of specs of a matrix, which are looked at together.
+OF_A_MATRIX = ("points", "compress", "solve")
 
 
 def digest_of_named_files(section: Mapping[str, Any], cache: Path) -> str:
@@ -58,11 +60,16 @@ def require_readable_once(specs: Mapping[str, Mapping[str, Any]], cache: Path) -
     Raises:
         ConfigError: If a file is wrong; the message names the section of the study, the file, and the first mistake.
     """
-    named = {
-        path: [dict(spec), digest]
-        for path, spec in specs.items()
-        if path.partition("/")[0] in LOOKED_AT and (digest := digest_of_named_files(spec, cache))
-    }
+    named: dict[str, Any] = {}
+    for path, spec in specs.items():
+        stage, _, name = path.partition("/")
+        if stage not in LOOKED_AT or path in named:
+            continue
+        if not (digest_of_named_files(spec, cache) or spec.get("predict") or spec.get("samples")):
+            continue
+        together = [f"{part}/{name}" for part in OF_A_MATRIX] if stage in OF_A_MATRIX else [path]
+        for one in together:
+            named[one] = [dict(specs[one]), digest_of_named_files(specs[one], cache)]
     if not named:
         return
     key = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,65 +1,67 @@
 """What a study reads of somebody's own, looked at before anything runs: points, meshes, images and networks."""
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
 
 from pipeline.config.images import ImageData
 from pipeline.config.points import FilePoints, OwnMesh, PointsSpec
 from pipeline.config.precision import PHOTOGRAPHS, OwnNetwork
 from pipeline.data import load_images, split
 from pipeline.data.own_mesh import load_usable_mesh
-from pipeline.data.own_points import OwnPoints
-from pipeline.data.samples import read_samples
+from pipeline.data.samples import open_labels, open_samples, read_samples
+from pipeline.data.splits import drawn_and_held_out
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.models.packaged import PACKAGED
+from pipeline.operations.own_matrices import look_at, opened
+from pipeline.operations.sizes import is_small
 from pipeline.precision import onnx_module
+from pipeline.precision.onnx_import import onnx_shapes
+from pipeline.precision.predictions import check_labels
 
-#: Bytes of files that are read here; larger ones are left to the stage that reads them.
-READ_UP_TO = 64_000_000
+Specs = Mapping[str, Mapping[str, Any]]
 
 
 def require_readable(specs: Mapping[str, Mapping[str, Any]]) -> None:
     """Read a study's own files as its stages will.
 
     Args:
-        specs: Specs of the study by their paths, those of the stages in `LOOKS` alone.
+        specs: Specs of the study by their paths: those of the stages in `LOOKS`, and for a matrix all of its own.
 
     Raises:
         ConfigError: If a file is wrong; the message names the section of the study, the file, and the first mistake.
     """
-    for path, spec in specs.items():
+    for path in specs:
         stage, _, name = path.partition("/")
+        if stage not in LOOKS:
+            continue
         section, look = LOOKS[stage]
         try:
-            look(spec)
+            look(specs, name)
         except PipelineError as error:
             raise ConfigError(f"{section.format(name)}: {error}") from None
 
 
-def _points(spec: Mapping[str, Any]) -> None:
-    points = PointsSpec.model_validate(spec).points
+def _points(specs: Specs, name: str) -> None:
+    points = PointsSpec.model_validate(specs[f"points/{name}"]).points
     if isinstance(points, OwnMesh):
-        if _is_small(points.path):
+        if is_small(points.path):
             load_usable_mesh(Path(points.path))
     elif isinstance(points, FilePoints):
-        own = OwnPoints.open(
-            Path(points.path),
-            coordinates=points.coordinates,
-            crs=points.crs,
-            values=points.values,
-            units=points.units,
-        )
-        if _is_small(points.path):
-            for _ in own.parts():
-                pass
+        own = opened(points)
+        if is_small(points.path):
+            n = sum(len(part.points) for part in own.parts())
+            drawn_and_held_out(n, wanted=points.n, part=points.part_held_out, seed=points.seed, path=own.path)
 
 
-def _images(spec: Mapping[str, Any]) -> None:
-    data = ImageData.model_validate(spec)
+def _images(specs: Specs, _: str) -> None:
+    data = ImageData.model_validate(specs["dataset"])
     named = data.path or data.directory
-    if data.name not in ("folder", "idx", "arrays") or named is None or not _is_small(named):
+    if data.name not in ("folder", "idx", "arrays") or named is None or not is_small(named):
         return
     own: dict[str, Any] = data.model_dump(include={"image_size", "channels"}, exclude_none=True)
     if data.path is not None:
@@ -74,38 +76,62 @@ def _images(spec: Mapping[str, Any]) -> None:
     )
 
 
-def _network(spec: Mapping[str, Any]) -> None:
-    own = OwnNetwork.model_validate(spec)
+def _network(specs: Specs, name: str) -> None:
+    own = OwnNetwork.model_validate(specs[f"networks/{name}"])
+    wanted, outputs = ((), ()) if own.package is not None else onnx_shapes(Path(own.path))
     if own.package is not None:
         PACKAGED[own.package].path()
-    elif _is_small(own.path):
-        onnx_module(Path(own.path))
-    if own.inputs != PHOTOGRAPHS and _is_small(own.inputs):
-        read_samples(Path(own.inputs), Path(own.labels) if own.labels else None)
+    if own.inputs == PHOTOGRAPHS:  # of a package's network alone
+        return
+    samples = open_samples(Path(own.inputs))
+    labels = open_labels(Path(own.labels), len(samples)) if own.labels else None
+    if is_small(own.inputs):
+        read_samples(Path(own.inputs), None)
+    n_classes = None
+    if own.package is not None:
+        n_classes = _outputs(PACKAGED[own.package].load(), samples, own)
+    else:
+        _require_shape(samples.shape, wanted, own)
+        if is_small(own.path):
+            n_classes = _outputs(onnx_module(Path(own.path), samples.shape[1:]), samples, own)
+        elif len(outputs) == 2:
+            n_classes = outputs[1]
+    if labels is not None and n_classes is not None:
+        check_labels(torch.from_numpy(np.array(labels).astype(np.int64)), n_classes, str(own.labels))
+
+
+def _require_shape(found: Sequence[int], wanted: Sequence[int | None], own: OwnNetwork) -> None:
+    """Compare the shape of samples with what the network's file tells of its input."""
+    fits = len(found) == len(wanted) and all(
+        size in (None, there) for size, there in zip(wanted[1:], found[1:], strict=True)
+    )
+    if wanted and not fits:
+        sizes = ", ".join("any" if size is None else str(size) for size in wanted[1:])
+        raise ConfigError(
+            f"{own.inputs}: holds samples of shape {tuple(found[1:])}; wanted ({sizes}{',' * (len(wanted) == 2)}), "
+            f"which {own.path} takes"
+        )
+
+
+def _outputs(network: nn.Module, samples: np.ndarray[Any, Any], own: OwnNetwork) -> int:
+    """How many outputs a network has for the first sample."""
+    first = torch.from_numpy(np.array(samples[:1])).float()
+    try:
+        with torch.no_grad():
+            found = network.eval()(first)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"{own.inputs}: {own.path} does not take samples of shape {tuple(first.shape[1:])} ({text}); give it "
+            "others"
+        ) from None
+    return int(found.shape[1]) if found.ndim > 1 else 1
 
 
 #: The section of a study that a spec is of, and what looks at it, by the first part of the spec's path.
-LOOKS: dict[str, tuple[str, Callable[[Mapping[str, Any]], None]]] = {
+LOOKS: dict[str, tuple[str, Callable[[Specs, str], None]]] = {
     "dataset": ("dataset", _images),
     "points": ("matrices.{}.points", _points),
     "networks": ("precision.networks.{}", _network),
+    "solve": ("matrices.{}", look_at),
 }
-
-
-def _is_small(name: str) -> bool:
-    total = 0
-    for n_bytes in _sizes(Path(name)):
-        total += n_bytes
-        if total > READ_UP_TO:
-            return False
-    return True
-
-
-def _sizes(path: Path) -> Iterator[int]:
-    """Sizes of the files that a path names; what is not there is left to whoever reads it."""
-    if path.is_dir():
-        for folder, _, files in os.walk(path, followlinks=True):
-            for file in files:
-                yield (Path(folder) / file).stat().st_size if (Path(folder) / file).exists() else 0
-    elif path.exists():
-        yield path.stat().st_size

@@ -38,20 +38,55 @@ def onnx_module(path: Path, shape: Sequence[int] | None = None) -> nn.Module:
         ConfigError: If the file cannot be read, `onnx` is not installed, an operator or one of its attributes is not
             supported (the sentence names the node), or an independent evaluator computes something else.
     """
+    onnx, model = _loaded(path)
     try:
-        onnx: Any = importlib.import_module("onnx")
         inliner: Any = importlib.import_module("onnx.inliner")
-    except ImportError:
-        raise ConfigError(f"{path}: reading ONNX needs the package onnx; pip install '.[onnx]'") from None
-    try:
-        model = onnx.load(str(path))
         if model.functions:
             model = inliner.inline_local_functions(model)
-    except Exception as failure:  # protobuf's and onnx's own kinds, and those of the disk
-        raise ConfigError(f"{path}: not a readable ONNX file ({failure})") from failure
+    except Exception as failure:  # onnx's own kinds
+        raise ConfigError(f"{path}: not a readable ONNX file ({_line(failure)})") from failure
     network = _network(path, onnx, model)
     _verify(path, onnx, model, network, shape)
     return network
+
+
+def onnx_shapes(path: Path) -> tuple[tuple[int | None, ...], tuple[int | None, ...]]:
+    """Return the shapes of a file's first input that is no constant and of its first output, as the file tells them.
+
+    Lengths that it leaves open are None, that of the batch among them; a shape that it does not tell is empty. Weights
+    that are kept beside the file are not read.
+
+    Raises:
+        ConfigError: If the file cannot be read, or `onnx` is not installed.
+    """
+    _, model = _loaded(path, weights=False)
+    constants = {entry.name for entry in model.graph.initializer}
+    given = [entry for entry in model.graph.input if entry.name not in constants]
+
+    def told(entries: Any) -> tuple[int | None, ...]:
+        lengths = [dim.dim_value for entry in entries[:1] for dim in entry.type.tensor_type.shape.dim]
+        # Some exporters write -1 for a length that they leave open.
+        return tuple(length if length > 0 else None for length in lengths)
+
+    return told(given), told(model.graph.output)
+
+
+def _loaded(path: Path, *, weights: bool = True) -> tuple[Any, Any]:
+    """Return the package `onnx`, and what it read."""
+    try:
+        onnx: Any = importlib.import_module("onnx")
+    except ImportError:
+        raise ConfigError(f"{path}: reading ONNX needs the package onnx; pip install '.[onnx]'") from None
+    try:
+        model = onnx.load(str(path), load_external_data=weights)
+    except Exception as failure:  # protobuf's and onnx's own kinds, and those of the disk
+        raise ConfigError(f"{path}: not a readable ONNX file ({_line(failure)})") from failure
+    # Of no bytes protobuf makes a network of nothing.
+    if not model.graph.node:
+        empty = path.stat().st_size == 0
+        what = "is empty: a file of 0 bytes" if empty else "holds no network: its graph has no nodes"
+        raise ConfigError(f"{path}: {what}; export the network again")
+    return onnx, model
 
 
 class OnnxNode(nn.Module):

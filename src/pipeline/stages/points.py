@@ -20,9 +20,10 @@ from pipeline.config.points import (
 from pipeline.data import Places, hold_out, load_points
 from pipeline.data.meshes import cube_mesh, sphere_mesh
 from pipeline.data.own_mesh import load_usable_mesh
+from pipeline.data.splits import n_held_out_of
 from pipeline.errors import ConfigError
 from pipeline.runtime.provenance import cost, provenance
-from pipeline.stages.parts.own_points import n_held_out_of, own_places
+from pipeline.stages.parts.own_points import own_places
 from pipeline.stages.parts.spec import errors_about, read_spec
 
 

@@ -17,23 +17,10 @@ from numpy.typing import NDArray
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Draft
 from pipeline.config.points import FilePoints
-from pipeline.data import hold_out
 from pipeline.data.own_points import OwnPoints, PointsPart
-from pipeline.errors import ConfigError
+from pipeline.data.splits import drawn_and_held_out
 
 ROWS_AT_ONCE = 65536
-
-
-def n_held_out_of(n: int, part: float) -> int:
-    """How many of n points are held out.
-
-    Raises:
-        ConfigError: If none is left on one of the sides.
-    """
-    n_held_out = round(part * n)
-    if part and not 0 < n_held_out < n - 1:
-        raise ConfigError(f"held_out: {part} of {n} places leaves nobody on one side; choose another part")
-    return n_held_out
 
 
 def own_places(draft: Draft, spec: FilePoints) -> PointsFacts:
@@ -44,7 +31,9 @@ def own_places(draft: Draft, spec: FilePoints) -> PointsFacts:
     units = [own.units[name] for name in own.values]
     with ExitStack() as stack:
         n, scratch = _to_scratch(own, stack, draft.folder)
-        known, held_out = _divided(n, spec)
+        known, held_out = drawn_and_held_out(
+            n, wanted=spec.n, part=spec.part_held_out, seed=spec.seed, path=own.path
+        )
         d = scratch["points"].width
         for prefix, rows in (("", known), ("held_out_", held_out)):
             if prefix and not len(rows):
@@ -121,15 +110,3 @@ def _kinds(part: PointsPart) -> dict[str, NDArray[np.float64]]:
     if part.degrees is not None:
         found["degrees"] = part.degrees
     return found
-
-
-def _divided(n: int, spec: FilePoints) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rows that are known and those that are held out, of as many as the study wants."""
-    if spec.n is None:
-        return hold_out(n, n_held_out=n_held_out_of(n, spec.part_held_out), seed=spec.seed)
-    if spec.n > n:
-        raise ConfigError(f"n: wanted {spec.n} of the points of {spec.path}, which are {n}; choose 1 to {n}")
-    drawn = np.sort(np.random.default_rng(spec.seed).permutation(n)[: spec.n])
-    n_held_out = n_held_out_of(spec.n, spec.part_held_out)
-    kept, held_out = hold_out(spec.n, n_held_out=n_held_out, seed=spec.seed)
-    return drawn[kept], drawn[held_out]

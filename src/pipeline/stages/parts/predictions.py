@@ -9,15 +9,14 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.config.matrices import Predict
+from pipeline.data.asked_places import grid_ends, open_places
 from pipeline.data.fields import Field
 from pipeline.data.globe import unit_vectors
-from pipeline.data.own_points import OwnPoints, System
-from pipeline.errors import ConfigError
+from pipeline.data.own_points import System
 
 Array = NDArray[np.float64]
 
 MAP_CELLS = 180  # along the longer side of a map
-MOST_PLACES = 10**7
 
 
 @dataclass(frozen=True)
@@ -74,13 +73,7 @@ def places_of(predict: Predict, facts: PointsFacts, corners: Array) -> AskedPlac
     if predict.grid is not None:
         return grid_of(facts, corners, predict.grid.spacing)
     path = Path(predict.path or "")
-    names = ("x", "y") if path.suffix == ".tif" else predict.coordinates or facts.coordinates
-    if len(names) != len(facts.coordinates):
-        raise ConfigError(
-            f"predict: {path}: {len(names)} coordinates ({', '.join(names)}), but the points have "
-            f"{len(facts.coordinates)} ({', '.join(facts.coordinates)}); name as many in predict.coordinates"
-        )
-    own = OwnPoints.open(path, coordinates=names, crs=facts.crs)
+    own, names = open_places(path, given=predict.coordinates, coordinates=facts.coordinates, crs=facts.crs)
     rows = np.concatenate(list(own.table.parts(names)))
     axes = dict(own.table.axes(names)) or {"place": len(rows)}
     part = own.placed(rows, rows[:, :0])
@@ -94,12 +87,7 @@ def grid_of(facts: PointsFacts, corners: Array, spacing: float) -> AskedPlaces:
         ConfigError: If it has too many cells.
     """
     names, on_globe = facts.coordinates, System.of(facts.crs).to_degrees is not None
-    ends = np.stack([np.floor(corners[0] / spacing), np.ceil(corners[1] / spacing) + 1])
-    n = float(np.prod(ends[1] - ends[0]))
-    if not n <= MOST_PLACES:
-        raise ConfigError(
-            f"predict.grid.spacing: {spacing:g} makes {n:.3g} places over the points; wanted at most {MOST_PLACES:,}"
-        )
+    ends = grid_ends(corners, spacing)
     lines = [np.arange(first, last) * spacing for first, last in ends.T]
     if on_globe:
         lines[1] = lines[1][np.abs(lines[1]) <= 90.0]

@@ -1,6 +1,7 @@
 """Systems of equations of which each process has rows: the matrix, what preconditions it, and the right-hand side."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from pipeline.artifacts.results.operator import OperatorFacts
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Artifact
 from pipeline.config.matrices import SolveSpec
+from pipeline.data.vectors import finite_rows, open_vectors
 from pipeline.errors import ConfigError
 from pipeline.hmatrix import DistributedH2Matrix, kernels
 from pipeline.hmatrix.distributed import DistributedLowRank
@@ -95,18 +97,8 @@ def _right_hand_side(spec: SolveSpec, points: Artifact, communicator: Communicat
         if points.has("values"):
             return torch.from_numpy(own_rows(points, "values", communicator)).double()
         return torch.ones(last - first, dtype=torch.float64)
-    where = f"{key}: {path}"
     try:
-        values = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{where}: not a readable array ({error}); write it with numpy.save") from None
-    if values.ndim not in (1, 2) or len(values) != n or values.dtype.kind not in "fiu":
-        raise ConfigError(
-            f"{where}: holds {values.dtype} of shape {values.shape}; wanted real numbers of shape ({n},) or ({n}, m), "
-            "a row for every point that is not held out"
-        )
-    own = np.array(values[first:last], np.float64)
-    bad = np.argwhere(~np.isfinite(own))
-    if len(bad):
-        raise ConfigError(f"{where}: row {first + bad[0][0] + 1} holds NaN or infinity; mend it")
-    return torch.from_numpy(own)
+        values = open_vectors(Path(path), n)
+        return torch.from_numpy(finite_rows(Path(path), values[first:last], first))
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None

@@ -1,0 +1,92 @@
+"""Vectors with a row for every point, from a `.npy` file of the user's own."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.artifacts.own_file import require_file
+from pipeline.errors import ConfigError
+
+ROWS_AT_ONCE = 65536
+
+
+def open_vectors(path: Path, n: int | None) -> NDArray[Any]:
+    """Map a file of vectors into memory.
+
+    Args:
+        path: The file.
+        n: How many rows it needs; None where that is not known.
+
+    Raises:
+        ConfigError: If it is no array of real numbers of shape (n,) or (n, m).
+    """
+    array = open_array(path)
+    wanted = "n" if n is None else f"{n}"
+    right = array.ndim in (1, 2) and array.size and array.dtype.kind in "fiu"
+    if not right or (n is not None and len(array) != n):
+        raise ConfigError(
+            f"{path}: holds {array.dtype} of shape {array.shape}; wanted real numbers of shape ({wanted},) or "
+            f"({wanted}, m), a row for every point that is not held out"
+        )
+    return array
+
+
+def open_array(path: Path) -> NDArray[Any]:
+    """Map a `.npy` file into memory.
+
+    Raises:
+        ConfigError: If there is no such file, or it is no array that numpy.save wrote.
+    """
+    require_file(path)
+    if path.stat().st_size == 0:
+        raise ConfigError(f"{path}: is empty; write it with numpy.save")
+    with path.open("rb") as file:
+        magic = file.read(len(np.lib.format.MAGIC_PREFIX))
+    if magic.startswith(b"PK\x03\x04"):
+        raise ConfigError(f"{path}: holds several arrays; write the one that is meant with numpy.save")
+    if magic != np.lib.format.MAGIC_PREFIX:
+        raise ConfigError(
+            f"{path}: not a readable array (it begins with {magic!r}); write it with numpy.save"
+        )
+    try:
+        with np.errstate(all="raise"):  # the product of sizes that no file has
+            array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError, ArithmeticError) as error:
+        text = " ".join(str(error).split())[:200]
+        if "Python objects" in text:
+            text = "it holds objects of Python"
+        raise ConfigError(f"{path}: not a readable array ({text}); write it with numpy.save") from None
+    return array
+
+
+def finite_rows(path: Path, rows: NDArray[Any], first: int = 0) -> NDArray[np.float64]:
+    """Read rows as double precision.
+
+    Args:
+        path: The file, for the message.
+        rows: Some rows of it.
+        first: How many rows stand before them.
+
+    Raises:
+        ConfigError: If a number is NaN or infinite, or too large; the message names its row, counted from 1.
+    """
+    with np.errstate(over="ignore"):
+        found = np.array(rows, np.float64)
+    bad = np.argwhere(~np.isfinite(found))
+    if len(bad):
+        raise ConfigError(
+            f"{path}: row {first + bad[0][0] + 1} holds NaN or infinity; wanted finite numbers, so mend it"
+        )
+    return found
+
+
+def require_finite(path: Path, array: NDArray[Any]) -> None:
+    """Read all rows of an array, some at a time.
+
+    Raises:
+        ConfigError: If a number is NaN or infinite.
+    """
+    for first in range(0, len(array), ROWS_AT_ONCE):
+        finite_rows(path, array[first : first + ROWS_AT_ONCE], first)

@@ -1,0 +1,187 @@
+"""What a study asks of a matrix, looked at before anything runs: vectors, predictions, held-out parts and kernels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config.matrices import FEWEST_FITTED, MOST_DRAWN, CompressSpec, Matrix, Predict, SolveSpec
+from pipeline.config.points import (
+    FibonacciSphere,
+    FilePoints,
+    PointsSpec,
+    UniformCube,
+    UniformSquare,
+)
+from pipeline.config.study import Study
+from pipeline.data import PLACES, Places
+from pipeline.data.asked_places import MOST_PLACES, grid_ends, open_places
+from pipeline.data.own_points import OwnPoints, PointsPart
+from pipeline.data.splits import drawn_and_held_out, n_held_out_of
+from pipeline.data.vectors import open_vectors, require_finite
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.hmatrix import kernels
+from pipeline.operations.sizes import is_small
+
+Array = NDArray[np.float64]
+
+GENERATED = {"uniform_square": 2, "uniform_cube": 3, "fibonacci_sphere": 3}
+
+
+def opened(points: FilePoints) -> OwnPoints:
+    """The points of a file, of which nothing is read yet."""
+    return OwnPoints.open(
+        Path(points.path),
+        coordinates=points.coordinates,
+        crs=points.crs,
+        values=points.values,
+        units=points.units,
+    )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a matrix's points before a stage makes them.
+
+    Attributes:
+        section: The study's section.
+    """
+
+    section: Any
+
+    @cached_property
+    def rows(self) -> PointsPart | None:
+        """The known points of a file that is small enough to be read here."""
+        if not isinstance(self.section, FilePoints) or not is_small(self.section.path):
+            return None
+        own = opened(self.section)
+        parts = list(own.parts())
+        known, _ = drawn_and_held_out(
+            sum(len(part.points) for part in parts),
+            wanted=self.section.n, part=self.section.part_held_out, seed=self.section.seed, path=own.path,
+        )  # fmt: skip
+        degrees = [part.degrees for part in parts if part.degrees is not None]
+        return PointsPart(
+            np.concatenate([part.points for part in parts])[known],
+            np.concatenate([part.values for part in parts])[known],
+            np.concatenate(degrees)[known] if degrees else None,
+        )
+
+    @property
+    def n(self) -> int | None:
+        """How many points are not held out; None where only a stage can tell."""
+        if isinstance(self.section, FilePoints) and self.rows is not None:
+            return len(self.rows.points)
+        if isinstance(self.section, FilePoints | Places):
+            wanted = self.section.n
+            held_out = (
+                self.section.part_held_out if isinstance(self.section, FilePoints) else self.section.held_out
+            )
+            return None if wanted is None else wanted - n_held_out_of(wanted, held_out)
+        if isinstance(self.section, UniformSquare | UniformCube | FibonacciSphere):
+            return self.section.n
+        return None
+
+    @property
+    def corners(self) -> Array | None:
+        """Least and greatest coordinates, in degrees on the globe; of a large file those of its first rows."""
+        if isinstance(self.section, FilePoints):
+            part = self.rows or next(opened(self.section).parts())
+            places = part.points if part.degrees is None else part.degrees
+            return np.stack([places.min(axis=0), places.max(axis=0)])
+        if isinstance(self.section, Places):
+            values = self.section.load().values
+            ends = [(values[axis].min(), values[axis].max()) for axis in ("longitude", "latitude")]
+            return np.array(ends).T
+        return None
+
+
+def look_at(specs: Mapping[str, Mapping[str, Any]], name: str) -> None:
+    """Compare what is asked of a matrix with its points.
+
+    Args:
+        specs: The study's specs by their paths, with those of the stages of the matrix.
+        name: The matrix's name.
+
+    Raises:
+        ConfigError: If vectors, predictions or held-out points don't fit.
+    """
+    asked = SolveSpec.model_validate(specs[f"solve/{name}"])
+    known = _Known(PointsSpec.model_validate(specs[f"points/{name}"]).points)
+    fitted = CompressSpec.model_validate(specs[f"compress/{name}"]).fit is not None
+    if fitted and known.n is not None and known.n < FEWEST_FITTED:
+        raise ConfigError(
+            f"fit: {known.n} points are left to fit to; wanted {FEWEST_FITTED} at least, so choose a smaller "
+            "points.held_out, or give more points"
+        )
+    for key, path in (("right_hand_side", asked.right_hand_side), ("vectors", asked.vectors)):
+        if path is not None:
+            _vectors(key, Path(path), known.n)
+    if asked.samples is not None and known.n is not None and asked.samples * known.n > MOST_DRAWN:
+        raise ConfigError(
+            f"samples: {asked.samples:,} samples of {known.n:,} points are {asked.samples * known.n:.3g} numbers; "
+            f"wanted at most {MOST_DRAWN:,}, so draw fewer"
+        )
+    if asked.predict is not None:
+        _predictions(asked.predict, known)
+
+
+def _vectors(key: str, path: Path, n: int | None) -> None:
+    try:
+        vectors = open_vectors(path, n)
+        if is_small(str(path)):
+            require_finite(path, vectors)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def _predictions(predict: Predict, known: _Known) -> None:
+    if predict.grid is not None:
+        corners = known.corners
+        if corners is not None:
+            grid_ends(corners, predict.grid.spacing)
+        return
+    section = known.section
+    crs = section.crs if isinstance(section, FilePoints) else "lonlat"
+    names = opened(section).coordinates if isinstance(section, FilePoints) else ("longitude", "latitude")
+    own, names = open_places(Path(predict.path or ""), given=predict.coordinates, coordinates=names, crs=crs)
+    if not is_small(str(own.path)):
+        return
+    n = 0
+    try:
+        for part in own.parts():
+            n += len(part.points)
+    except ConfigError as error:
+        raise ConfigError(f"predict: {error}") from None
+    if n > MOST_PLACES:
+        raise ConfigError(f"predict: {own.path}: holds {n:,} places; wanted at most {MOST_PLACES:,}")
+
+
+def usable_kernels(study: Study) -> None:
+    """Try every kernel on a few points of its matrix; functions of the user's own may have changed since the last time.
+
+    Raises:
+        ConfigError: If one is no kernel, or doesn't take points of so many coordinates.
+    """
+    for name, matrix in study.matrices.items():
+        try:
+            points = _few(matrix)
+            if points is not None:
+                kernels.require_usable(matrix.kernel, points)
+        except PipelineError as error:
+            raise ConfigError(f"matrices.{name}: {error}") from None
+
+
+def _few(matrix: Matrix) -> Array | None:
+    """A few points: the first ones of a file, or random ones in as many coordinates; None where nothing is known."""
+    section = matrix.points
+    if isinstance(section, FilePoints):
+        return next(opened(section).parts()).points[: kernels.TRIED].copy()
+    dimension = 3 if section.name in PLACES else GENERATED.get(section.name)
+    if dimension is None:
+        return None
+    return np.random.default_rng(0).random((kernels.TRIED, dimension))
