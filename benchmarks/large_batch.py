@@ -2,7 +2,7 @@
 
 Reads the metrics of `config/large_batch_grid.yaml` from `results/large_batch_grid/report`, and runs the study
 there first if it is not finished, on two cores with one thread a training. Differences are means over seeds, in
-percentage points of test accuracy, with half the width of their 90 % interval (Welch) as a row of its own.
+percentage points of test accuracy, with half the width of their 90 % interval (seed by seed) as a row of its own.
 """
 
 import subprocess

@@ -1,9 +1,11 @@
-import pytest
-from scipy import stats
+import re
 
+import pytest
+
+from pipeline.report.claims import judge_claims
 from pipeline.report.metrics import RoleMetrics, RunMetrics, SeedResult
 from pipeline.report.runs import accuracy_text
-from pipeline.report.spread import Difference, paired_difference
+from pipeline.report.spread import Difference
 from pipeline.report.standings import beside, best_baseline, best_by_batch, standings, verdict
 from pipeline.report.trials import trials
 
@@ -43,20 +45,6 @@ TRAINING = {
 
 def plain(cells):
     return [str(cell).replace("\N{NO-BREAK SPACE}", " ").replace("−", "-") for cell in cells]
-
-
-def test_a_paired_difference_is_that_of_scipy_on_common_seeds():
-    first, second = {"0": 3.0, "1": 5.0, "2": 4.5, "9": 1.0}, {"2": 4.0, "1": 3.0, "0": 2.5, "7": 8.0}
-    found = paired_difference(first, second)
-    interval = stats.ttest_rel([3.0, 5.0, 4.5], [2.5, 3.0, 4.0]).confidence_interval(0.9)
-    assert found.mean == pytest.approx((interval.low + interval.high) / 2)
-    assert found.half_width == pytest.approx((interval.high - interval.low) / 2)
-
-
-def test_one_common_seed_has_no_interval_and_none_no_difference():
-    assert paired_difference({"0": 2.0, "1": 1.0}, {"0": 1.0}) == Difference(1.0, None)
-    assert paired_difference({"0": 2.0}, {"1": 1.0}) is None
-    assert paired_difference({"0": None}, {"0": 1.0}) is None
 
 
 def test_the_best_baseline_is_of_first_order_of_a_small_batch_and_chosen_on_validation():
@@ -153,3 +141,10 @@ def test_trials_are_shown_with_what_was_chosen_and_what_diverged():
     assert [plain(row) for row in table.rows] == [["sgd, batch 64", "3", "1", "87.50 %", "85.00 %", "6.00 s"]]
     assert table.details == ((("Chosen", "lr 0.123"),),)
     assert trials(TRAINING) is None
+
+
+def test_claims_and_standings_show_the_same_interval_of_the_same_difference():
+    costs = judge_claims(TRAINING, ROLES)[0].evidence
+    points = next(row for row in standings(TRAINING, ROLES).rows if row[0] == "sgd, batch 1024")[2]
+    low, high = re.search(r"90 % interval (\S+) to (\S+)\)", plain([costs])[0]).groups()
+    assert plain([points])[0] == f"-6.00 (-{high} to -{low})"

@@ -224,7 +224,11 @@ def _second_order_is_sooner(runs: Mapping[str, RunMetrics]) -> Claim | None:
         f"{seconds(theirs.mean)}: {seconds(abs(saved.mean))} {'sooner' if saved.mean >= 0 else 'later'}"
         f"{_spread_of(saved, ' s')}{beside}."
     )
-    return Claim(SOONER, _verdict([saved.exceeds(0.0)]), evidence)
+    n_seeds = len(runs["second_order"].seeds)
+    if ours.n < n_seeds:
+        evidence += f" Only {ours.n} of {n_seeds} seeds get there."
+    sooner = saved.exceeds(0.0) if ours.n == n_seeds or saved.mean < 0 else None
+    return Claim(SOONER, _verdict([sooner]), evidence)
 
 
 def _compare(

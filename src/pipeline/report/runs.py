@@ -67,38 +67,45 @@ def repeated(training: Runs) -> bool:
 
 def accuracy_on_test(run: RunMetrics) -> Spread:
     """Accuracy on the test samples, in percent."""
-    return _percent(seed.test for seed in seeds_of(run))
+    return _percent({name: seed.test for name, seed in run.seeds.items()})
 
 
 def accuracy_on_validation(run: RunMetrics) -> Spread:
     """Accuracy on the validation samples after training, in percent."""
-    return _percent(seed.validation for seed in seeds_of(run))
+    return _percent({name: seed.validation for name, seed in run.seeds.items()})
 
 
 def accuracy_on_train(run: RunMetrics) -> Spread:
     """Accuracy on the training samples after training, in percent."""
-    return _percent(seed.train for seed in seeds_of(run))
+    return _percent({name: seed.train for name, seed in run.seeds.items()})
 
 
 def loss_on_test(run: RunMetrics) -> Spread:
     """Cross entropy on the test samples."""
-    return Spread.of(seed.test.loss for seed in seeds_of(run) if seed.test)
+    return Spread.of({name: seed.test.loss for name, seed in run.seeds.items() if seed.test})
 
 
 def loss_gap(run: RunMetrics) -> Spread:
     """Test loss minus training loss, seed by seed: the generalization gap."""
-    pairs = ((seed.test.loss, seed.train.loss) for seed in seeds_of(run) if seed.test and seed.train)
-    return Spread.of(test - train for test, train in pairs if is_number(test) and is_number(train))
+    scored = {name: (seed.test, seed.train) for name, seed in run.seeds.items() if seed.test and seed.train}
+    pairs = {name: (test.loss, train.loss) for name, (test, train) in scored.items()}
+    return Spread.of(
+        {name: test - train for name, (test, train) in pairs.items() if is_number(test) and is_number(train)}
+    )
 
 
 def curvature(run: RunMetrics) -> Spread:
     """Largest eigenvalue of the Hessian of the training loss at the end."""
-    return Spread.of(seed.sharpness.largest_eigenvalue for seed in seeds_of(run) if seed.sharpness)
+    return Spread.of(
+        {name: seed.sharpness.largest_eigenvalue for name, seed in run.seeds.items() if seed.sharpness}
+    )
 
 
 def noise_rise(run: RunMetrics) -> Spread:
     """Rise of the training loss under relative weight noise at the end."""
-    return Spread.of(seed.sharpness.perturbation for seed in seeds_of(run) if seed.sharpness)
+    return Spread.of(
+        {name: seed.sharpness.perturbation for name, seed in run.seeds.items() if seed.sharpness}
+    )
 
 
 def preconditioner_share(run: RunMetrics) -> Spread:
@@ -119,12 +126,14 @@ def reached(seed: SeedResult, target: float) -> EpochRow | None:
 
 def time_until(run: RunMetrics, target: float) -> Spread:
     """Seconds until each seed that gets there has reached a training loss."""
-    return Spread.of(row.seconds for seed in seeds_of(run) if (row := reached(seed, target)))
+    return Spread.of(
+        {name: row.seconds for name, seed in run.seeds.items() if (row := reached(seed, target))}
+    )
 
 
 def steps_until(run: RunMetrics, target: float) -> Spread:
     """Optimizer steps until each seed that gets there has reached a training loss."""
-    return Spread.of(row.steps for seed in seeds_of(run) if (row := reached(seed, target)))
+    return Spread.of({name: row.steps for name, seed in run.seeds.items() if (row := reached(seed, target))})
 
 
 def alone(run: RunMetrics) -> bool:
@@ -175,8 +184,14 @@ def run_at_chance(run: RunMetrics, n_classes: int) -> bool:
     return mean is not None and at_chance(mean / 100.0, n_classes)
 
 
-def _percent(scores: Iterable[Score | None]) -> Spread:
-    return Spread.of(100.0 * score.accuracy for score in scores if score and is_number(score.accuracy))
+def _percent(scores: Mapping[str, Score | None]) -> Spread:
+    return Spread.of(
+        {
+            name: 100.0 * score.accuracy
+            for name, score in scores.items()
+            if score and is_number(score.accuracy)
+        }
+    )
 
 
 def seeds_that_diverged(run: RunMetrics) -> list[str]:

@@ -17,13 +17,28 @@ LEAST_SIZES = 4
 
 @dataclass(frozen=True)
 class Spread:
-    """The values of one quantity over seeds; what is not a finite number is left out."""
+    """The values of one quantity over seeds; what is not a finite number is left out.
+
+    Attributes:
+        values: The values.
+        seeds: The seed of each, by which two runs are compared; without names, their places.
+    """
 
     values: tuple[float, ...]
+    seeds: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, values: Iterable[object]) -> "Spread":
-        return cls(tuple(float(value) for value in values if is_number(value)))
+    def of(cls, values: Iterable[object] | Mapping[str, object]) -> "Spread":
+        """Keep the numbers among values of seeds in order, or by name."""
+        named = values if isinstance(values, Mapping) else {str(n): value for n, value in enumerate(values)}
+        kept = {seed: float(value) for seed, value in named.items() if is_number(value)}
+        return cls(tuple(kept.values()), tuple(kept))
+
+    @property
+    def by_seed(self) -> dict[str, float]:
+        """The values by their seeds."""
+        seeds = self.seeds or tuple(str(place) for place in range(self.n))
+        return dict(zip(seeds, self.values, strict=True))
 
     @property
     def n(self) -> int:
@@ -43,7 +58,7 @@ class Spread:
 class Difference:
     """A difference of two means, and the half width of its two-sided 90 % interval.
 
-    ``half_width`` is ``None`` where no run has two seeds: then nothing can be said.
+    ``half_width`` is ``None`` where the runs do not share two seeds: then nothing can be said.
     """
 
     mean: float
@@ -59,62 +74,30 @@ class Difference:
 
 
 def difference(first: Spread, second: Spread) -> Difference | None:
-    """Compare two means by Welch's t interval: each run has its own variance [1].
+    """Compare two runs seed by seed: Student's interval of the differences of those seeds that both have.
 
-    Runs of one study scatter very differently (a large batch that nearly diverges beside one that does not), so
-    their variances are not pooled. A run of one seed borrows the other's.
+    Runs of one study share the initial weights and the order of the data that a seed gives, so that their results are
+    not independent, as an interval from two separate variances would want them. This is the one interval that the page
+    shows of any difference between runs.
 
     Args:
         first: Values of the run whose mean is taken positive.
         second: Values of the run whose mean is subtracted.
 
     Returns:
-        The difference, or ``None`` if either side has no value.
-
-    References:
-        [1] Welch, "The generalization of Student's problem when several different population variances are
-            involved", Biometrika 1947.
+        The difference, without a width where fewer than two seeds are common: that of the means where none is. ``None``
+        if either side has no value.
     """
     if first.mean is None or second.mean is None:
         return None
-    known = [side.sd for side in (first, second) if side.sd is not None]
+    others = second.by_seed
+    apart = Spread.of(one - others[seed] for seed, one in first.by_seed.items() if seed in others)
+    if apart.mean is None:
+        return Difference(first.mean - second.mean, None)
     half_width = None
-    if known:
-        squares = [(side.sd if side.sd is not None else known[0]) ** 2 / side.n for side in (first, second)]
-        total = math.fsum(squares)
-        degrees = [
-            (square, side.n - 1) for square, side in zip(squares, (first, second), strict=True) if side.n > 1
-        ]
-        spread = math.fsum(square**2 / n for square, n in degrees)
-        freedom = total**2 / spread if spread > 0 else 1.0
-        half_width = float(stats.t.ppf(CONFIDENCE, freedom)) * math.sqrt(total)
-    return Difference(first.mean - second.mean, half_width)
-
-
-def paired_difference(
-    first: Mapping[str, float | None], second: Mapping[str, float | None]
-) -> Difference | None:
-    """Compare two runs seed by seed: Student's interval of the differences of those seeds that both have.
-
-    Args:
-        first: Values by seed of the run whose mean is taken positive.
-        second: Values by seed of the other run.
-
-    Returns:
-        The difference, without a width for one seed; None where no seed is common.
-    """
-    apart = [
-        one - other
-        for seed, one in first.items()
-        if one is not None and (other := second.get(seed)) is not None
-    ]
-    spread = Spread.of(apart)
-    if spread.mean is None:
-        return None
-    half_width = None
-    if spread.sd is not None:
-        half_width = float(stats.t.ppf(CONFIDENCE, spread.n - 1)) * spread.sd / math.sqrt(spread.n)
-    return Difference(spread.mean, half_width)
+    if apart.sd is not None:
+        half_width = float(stats.t.ppf(CONFIDENCE, apart.n - 1)) * apart.sd / math.sqrt(apart.n)
+    return Difference(apart.mean, half_width)
 
 
 @dataclass(frozen=True)

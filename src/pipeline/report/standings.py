@@ -4,20 +4,18 @@ A claim may hold beside the reference that it names and fail beside a baseline w
 for each run. Differences are of test accuracy, seed by seed, with Student's interval of paired values.
 """
 
-from collections.abc import Mapping
-
 from pipeline.report.content import Column, Table
 from pipeline.report.formatting import count, decimal
 from pipeline.report.metrics import RoleMetrics, RunMetrics
 from pipeline.report.runs import (
     Runs,
+    accuracy_on_test,
     accuracy_on_validation,
     comparable,
     label_with_divergence,
-    seeds_of,
     seeds_that_diverged,
 )
-from pipeline.report.spread import Difference, paired_difference
+from pipeline.report.spread import Difference, difference
 
 #: "At its level" means: at most this many percentage points below.
 MARGIN = 0.3
@@ -76,7 +74,8 @@ def standings(training: Runs, roles: RoleMetrics | None) -> Table | None:
             ),
         ),
         rows,
-        note=f"Points are differences of test accuracy, with 90 % intervals of the differences seed by seed. {said} At "
+        note=f"Points are differences of test accuracy, with 90 % intervals of the differences seed by seed, as "
+        f"for the claims. {said} At "
         f"its level: the whole interval lies above −{MARGIN:g} points. Below: the whole interval lies below zero, "
         f"and its middle below −{MARGIN:g} points. In favor of a run of which a seed diverged, nothing is decided.",
     )
@@ -114,11 +113,11 @@ def best_by_batch(training: Runs) -> Table | None:
 
 
 def beside(run: RunMetrics, other: RunMetrics) -> tuple[str, str]:
-    """Points between two runs with their interval, and the verdict; empty where no seed has both.
+    """Points between two runs with their interval, and the verdict; empty where either was not scored.
 
     A verdict in favor of a run of which a seed diverged would rest on the seeds that survived: it is undecided.
     """
-    by = paired_difference(_by_seed(run), _by_seed(other))
+    by = difference(accuracy_on_test(run), accuracy_on_test(other))
     if by is None:
         return "", ""
     if by.half_width is None:
@@ -140,11 +139,3 @@ def verdict(by: Difference) -> str:
     if by.exceeds(-MARGIN):
         return "at its level"
     return "below" if by.exceeds(0.0) is False and by.mean < -MARGIN else "undecided"
-
-
-def _by_seed(run: RunMetrics) -> Mapping[str, float | None]:
-    return {
-        name: 100.0 * seed.test.accuracy
-        for name, seed in zip(run.seeds, seeds_of(run), strict=True)
-        if seed.test is not None and seed.test.accuracy is not None
-    }
