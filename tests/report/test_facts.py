@@ -42,9 +42,13 @@ def test_dense_algebra_stands_beside_compression_factorization_and_solve_togethe
         + matrix["solve"]["solve_seconds"]
     )
     matrix["solve"]["dense_seconds"] = 20 * spent
-    assert texts(matrix)["Dense algebra instead"].endswith("on one process and 6.41 GB: 20× as long")
+    assert (
+        texts(matrix)["Dense algebra instead"]
+        .split(" together")[0]
+        .endswith("on one process and 6.41 GB: 20× as long as compression, factorization and solve")
+    )
     matrix["solve"]["dense_seconds"] = spent / 4
-    assert texts(matrix)["Dense algebra instead"].endswith("6.41 GB: 4.0× faster")
+    assert texts(matrix)["Dense algebra instead"].split(" than")[0].endswith("6.41 GB: 4.0× faster")
 
 
 def test_the_processes_that_share_a_matrix_are_counted(matrix):
@@ -141,3 +145,25 @@ def test_what_was_not_committed_is_named():
         ("Not committed", "config/mine.yaml")
     ]
     assert [fact.text for fact in provenance_facts(found | {"uncommitted": []})] == ["yes"]
+
+
+def test_a_fit_has_a_time_of_its_own_and_is_no_part_of_what_dense_algebra_replaces(matrix):
+    assert "Fit of the kernel" not in texts(matrix)
+    matrix["solve"]["dense_seconds"] = 100.0
+    before = texts(matrix)["Dense algebra instead"]
+    matrix["fit"] = {"log_likelihood": -1.0, "n": 500, "steps": 9, "intervals": {}, "seconds": 3.1}
+    assert texts(matrix)["Fit of the kernel"] == "3.10 s, to 500 values"
+    assert texts(matrix)["Dense algebra instead"] == before
+    del matrix["fit"]["seconds"]
+    assert "Fit of the kernel" not in texts(matrix)
+
+
+def test_every_time_that_was_not_taken_alone_is_marked(matrix):
+    matrix["solve"]["dense_seconds"] = 100.0
+    matrix["fit"] = {"log_likelihood": -1.0, "n": 500, "steps": 9, "intervals": {}, "seconds": 3.1}
+    assert not any("beside other jobs" in text for text in texts(matrix).values())
+    matrix["alone"] = False
+    marked = {name for name, text in texts(matrix).items() if "beside other jobs" in text}
+    assert marked == {
+        "Fit of the kernel", "Compression", "Factorization", "Solve", "Dense algebra instead",
+    }  # fmt: skip

@@ -273,3 +273,16 @@ def test_samples_that_count_although_they_were_disturbed_are_told(network):
     assert note(0, 2, 5).endswith("hardly any others: 7 samples of 2 rows.")
     assert note(1).endswith("hardly any others: 1 sample of 1 row.")
     assert "disturbed" not in note(0)
+
+
+def test_a_time_to_target_tells_by_how_many_seeds_it_was_reached(metrics):
+    for run in metrics["training"].values():
+        for seed in run["seeds"].values():
+            seed["sharpness"] = {"largest_eigenvalue": 1.0, "perturbation": 0.1}
+    table = tables.minima(runs_of(metrics["training"]), 1e9)
+    assert "seeds" not in table.rows[0][1]
+    for row in metrics["training"]["sgd_small"]["seeds"]["0"]["history"]:
+        row["train_loss"] = 2e9
+    n_seeds = len(metrics["training"]["sgd_small"]["seeds"])
+    found = tables.minima(runs_of(metrics["training"]), 1e9).rows[0][1]
+    assert plain(found).endswith(f" ({n_seeds - 1} of {n_seeds} seeds)")

@@ -54,6 +54,7 @@ def test_a_fit_takes_all_points_and_tells_its_intervals(bench, study):
     fact = Artifact.open(bench.manifest("compress/airports"), "operator").facts
     assert fact["fit"]["n"] == Artifact.open(bench.manifest("points/airports"), "points").facts["n"]
     low, value, high = fact["fit"]["intervals"]["length_scale"]
+    assert fact["fit"]["seconds"] > 0
     assert low < value < high
     assert value == pytest.approx(fact["kernel_parameters"]["length_scale"])
 

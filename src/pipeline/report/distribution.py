@@ -26,7 +26,7 @@ def distribution(found: Mapping[str, Distribution], beside: str = "") -> list[Bl
         if stage in found and found[stage].processes:
             blocks.append(_processes(title, found[stage].processes, beside))
         if stage in found and found[stage].levels:
-            blocks.append(_levels(title, found[stage].levels))
+            blocks.append(_levels(title, found[stage].levels, beside))
     if not blocks:
         return []
     model = _model(found["solve"].processes, found["solve"].levels, beside) if "solve" in found else []
@@ -53,7 +53,7 @@ def _processes(title: str, rows: Sequence[ProcessWork], beside: str) -> Table:
     )  # fmt: skip
 
 
-def _levels(title: str, rows: Sequence[LevelWork]) -> Table:
+def _levels(title: str, rows: Sequence[LevelWork], beside: str) -> Table:
     titles = ("Boxes", "Holds", "Operations", "Time", "Waiting", "Messages", "Sent")
     return Table(
         f"{title}, by level and process",
@@ -66,6 +66,8 @@ def _levels(title: str, rows: Sequence[LevelWork]) -> Table:
             )
             for row in sorted(rows, key=lambda row: (-row.level, row.process))
         ),
+        note="Operations: floating-point ones, counted. Waiting: the part of the time in which the process waited for "
+        f"others.{f' {beside}' if beside else ''}",
         fold=True,
     )  # fmt: skip
 

@@ -18,6 +18,7 @@ from pipeline.report.formatting import (
     joules,
     listing,
     n_bytes,
+    plural,
     scientific,
     seconds,
     setting,
@@ -45,6 +46,7 @@ def matrix_facts(matrix: MatrixMetrics) -> tuple[Fact, ...]:
          f"{n_bytes(compress.dense_bytes)}{_exactly(matrix)})"),
         ("Relative error", compress.relative_error, _error(compress)),
         ("Largest rank", rank, count(rank)),
+        ("Fit of the kernel", matrix.fit and matrix.fit.seconds, _fit(matrix)),
         ("Compression", compress.seconds, f"{seconds(compress.seconds)}{_beside(matrix)}"),
         *_solution(matrix),
         *_likelihood(matrix),
@@ -72,9 +74,9 @@ def _solution(matrix: MatrixMetrics) -> list[tuple[str, object, str]]:
     factorized = None if solve.factor_kind == "none" else solve.factorize_seconds
     return [
         ("Factorization", factorized, f"{seconds(solve.factorize_seconds)}, {n_bytes(solve.factor_bytes)} "
-         f"at tolerance {setting(solve.factor_tolerance)}"),
+         f"at tolerance {setting(solve.factor_tolerance)}{_beside(matrix)}"),
         ("Assembly of the layers", solve.assemble_seconds if factorized is None else None,
-         seconds(solve.assemble_seconds)),
+         f"{seconds(solve.assemble_seconds)}{_beside(matrix)}"),
         ("Solve", solve.solve_seconds,
          f"{seconds(solve.solve_seconds)}, {count(solve.iterations)} iterations{_beside(matrix)}"),
         ("Residual, compressed matrix", solve.relative_residual, scientific(solve.relative_residual)),
@@ -85,14 +87,21 @@ def _solution(matrix: MatrixMetrics) -> list[tuple[str, object, str]]:
 
 
 def _dense(matrix: MatrixMetrics) -> str:
-    """What dense algebra would take, beside what compression, factorization and solve took together."""
+    """What dense algebra would take, beside what it would take the place of: not of the fit of the kernel."""
     solve = matrix.solve
     if solve is None or not is_number(solve.dense_seconds):
         return ""
     spent = matrix.compress.seconds + solve.factorize_seconds + solve.solve_seconds
     ratio = solve.dense_seconds / spent
-    beside = f"{times(ratio)} as long" if ratio >= 1 else f"{times(1 / ratio)} faster"
+    than = f"compression, factorization and solve together, {seconds(spent)}{_beside(matrix)}"
+    beside = f"{times(ratio)} as long as {than}" if ratio >= 1 else f"{times(1 / ratio)} faster than {than}"
     return f"about {seconds(solve.dense_seconds)} on one process and {n_bytes(matrix.compress.dense_bytes)}: {beside}"
+
+
+def _fit(matrix: MatrixMetrics) -> str:
+    if matrix.fit is None:
+        return ""
+    return f"{seconds(matrix.fit.seconds)}, to {plural(matrix.fit.n, 'value')}{_beside(matrix)}"
 
 
 def _beside(matrix: MatrixMetrics) -> str:

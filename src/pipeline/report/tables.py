@@ -152,8 +152,8 @@ def minima(training: Runs, target: float | None) -> Table | None:
     )
     if target is not None:
         note += (
-            f" Target: the training loss with which large-batch SGD ends, {f.significant(target, 3)}; a dash where no "
-            f"seed reached it.{_beside(training)}"
+            f" Target: the training loss with which large-batch SGD ends, {f.significant(target, 3)}; means are those "
+            f"of the seeds that reached it, with a dash where none did.{_beside(training)}"
         )
     caption = "Speed, and the minimum found" if speed else "The minimum found"
     columns = (Column("Run"), *(Column(title, True, compared.get(title, "ratio")) for title in titles))
@@ -161,8 +161,10 @@ def minima(training: Runs, target: float | None) -> Table | None:
 
 
 def _to_target(run: RunMetrics, target: float) -> tuple[str, str]:
-    """Time and steps until a training loss was reached."""
-    return _time(run, time_until(run, target).mean), f.count(steps_until(run, target).mean)
+    """Time and steps until a training loss was reached, and by how many seeds if not by all."""
+    spent, steps = time_until(run, target), steps_until(run, target)
+    seeds = f" ({spent.n} of {len(run.seeds)} seeds)" if 0 < spent.n < len(run.seeds) else ""
+    return f.NumberText(f"{_time(run, spent.mean)}{seeds}", spent.mean), f.count(steps.mean)
 
 
 def factors(training: Runs) -> Table | None:
@@ -211,7 +213,11 @@ def levels(matrix: MatrixMetrics) -> Table | None:
         )
         for row in found
     )  # fmt: skip
-    return Table("Compression, level by level", columns, rows, note=said_beside(matrix.alone))
+    note = (
+        "Unknowns: of all boxes of the level, each of which keeps skeletons among its own. Kept: the part that they "
+        f"are. Time: of choosing them. Storage: of the level's blocks. {said_beside(matrix.alone)}"
+    )
+    return Table("Compression, level by level", columns, rows, note=note.rstrip())
 
 
 def scaling(rows: Sequence[ScalingRow], growth: Mapping[str, Power], beside: str = "") -> Table:

@@ -62,8 +62,8 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
             _require_that_points_fit(spec.kernel, points.array("points"))
     foretold = foretold_of(points, spec.compress.tolerance, 1.0, communicator.size, form=spec.compress.form)
     require_memory(foretold.compress_bytes, communicator)
-    start = time.perf_counter()
     covariance = _everybodys_covariance(spec, points, communicator)
+    start = time.perf_counter()
     with boxes(f"compress {name}", shown=first) as progress:
         matrices, near_field = _matrices(spec, points, covariance, communicator, progress if first else None)
     seconds = time.perf_counter() - start
@@ -206,6 +206,7 @@ def _fitted(
     communicator: Communicator,
 ) -> KernelWithNugget:
     """Return the kernel and the nugget of greatest likelihood, the same on all processes; collective."""
+    start = time.perf_counter()
     process = kriging.fitted(
         points, kernel, spec.compress.tolerance, SMALLEST_NUGGET, asked.seed, asked.subsample, communicator
     )
@@ -214,6 +215,7 @@ def _fitted(
         n=process.n_values_,
         steps=process.n_iter_,
         intervals=process.intervals_,
+        seconds=time.perf_counter() - start,
     )
     at_bound = process.nugget_ <= 1.001 * SMALLEST_NUGGET
     return KernelWithNugget(process.kernel_, process.nugget_, at_bound, process.notes_, fit)

@@ -23,6 +23,7 @@ class Compression(BaseModel):
 
     Attributes:
         form: hierarchical, or low_rank.
+        seconds: Without the fit of the kernel, which has seconds of its own.
         n_rows: Rows of the compressed matrix: quadrature points for boundary elements, else the unknowns.
         n_bytes: Storage of the H2 matrix.
         dense_bytes: Storage of the dense alternative.
@@ -55,12 +56,14 @@ class FittedCovariance(BaseModel):
         n: How many values there were.
         steps: How often the likelihood was differentiated.
         intervals: Fitted value of each parameter between its lower and upper end, two standard errors either way.
+        seconds: How long the fit took.
     """
 
     log_likelihood: Number
     n: int
     steps: int
     intervals: dict[str, tuple[float, float, float]]
+    seconds: Number = None
 
 
 class OperatorFacts(Facts):
