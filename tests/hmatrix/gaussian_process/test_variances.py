@@ -55,6 +55,44 @@ def test_between_rows_of_dense_values_more_near_values_serve_and_no_solves(solve
     assert sum(solves) == variances.SOLVED
 
 
+def polar_grid(radii, n_angles):
+    """Return the places of a grid around its pole."""
+    angles = 2 * np.pi * np.arange(n_angles) / n_angles
+    return (radii[:, None, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)).reshape(-1, 2)
+
+
+def test_at_the_pole_of_a_grid_new_points_share_as_many_near_values_as_tell_all(solves):
+    """Where values crowd, 640 of them lie in a ring or two: thousands serve hundreds of new points."""
+    points = polar_grid(np.arange(1, 5) / 12, 800)
+    new = polar_grid(np.array([1 / 24, 1 / 8, 5 / 24]), 100)
+    noise = np.full(len(points), 0.1)
+    process, std = predicted(points, noise, new)
+    assert relative_error(std, deviations(points, noise, new)) <= STATED_ERRORS * process.std_error_ + 1e-6
+    assert process.std_error_ < 0.01
+    assert sum(solves) == variances.SOLVED
+
+
+def test_groups_reach_a_fraction_of_the_way_to_their_neighbors():
+    generator = np.random.default_rng(7)
+    points, new = generator.random((3001, 2)) ** 3, generator.random((2003, 2)) ** 3
+    chosen = np.flatnonzero(generator.random(2003) < 0.9)
+    groups = local.groups_within_reach(KERNEL, points, new, chosen, 160)
+    np.testing.assert_array_equal(np.unique(np.concatenate([part.ravel() for part in groups])), chosen)
+    assert sum(len(np.unique(group)) for part in groups for group in part) == len(chosen)
+    for group in (group for part in groups for group in part):
+        center = new[group].mean(axis=0)
+        farthest = np.sort(np.linalg.norm(points - center, axis=1))[159]
+        assert (
+            len(np.unique(group)) == 1 or np.linalg.norm(new[group] - center, axis=1).max() <= 0.3 * farthest
+        )
+    assert max(part.shape[1] for part in groups) > 20
+
+
+def test_places_that_are_checked_leave_out_the_ends():
+    np.testing.assert_array_equal(variances.spread(5, 16), np.arange(5))
+    np.testing.assert_array_equal(variances.spread(1600, 16), 50 + 100 * np.arange(16))
+
+
 def test_coincident_values_count_as_one_of_less_noise():
     generator = np.random.default_rng(2)
     points = np.concatenate([np.full((300, 2), 0.5), generator.random((500, 2))])

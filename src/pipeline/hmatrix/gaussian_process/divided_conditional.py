@@ -23,7 +23,13 @@ from pipeline.hmatrix.gaussian_process.conditional import (
 from pipeline.hmatrix.gaussian_process.divided import all_rows, root_mean_square, rows_before, total
 from pipeline.hmatrix.gaussian_process.local import neighborhoods
 from pipeline.hmatrix.gaussian_process.prepared import deviation
-from pipeline.hmatrix.gaussian_process.variances import SOLVED, corrected, exact_variances, inverse_diagonal
+from pipeline.hmatrix.gaussian_process.variances import (
+    SOLVED,
+    corrected,
+    exact_variances,
+    inverse_diagonal,
+    spread,
+)
 from pipeline.runtime.communicator import Communicator
 
 
@@ -118,7 +124,7 @@ class DividedConditional(Conditional):
         """Return what a solve each says that the roots of variances err by, at some of all new points."""
         group, n = self._group, len(new_points)
         first, n_all = rows_before(group, n), self._number(new_points)
-        checked = np.unique(np.linspace(0, n_all - 1, min(n_all, SOLVED)).astype(int)) - first
+        checked = spread(n_all, SOLVED) - first
         own = checked[(checked >= 0) & (checked < n)]
         exact, lost = self._exact_variance(new_points[own])
         off = np.sqrt(variances[own] / np.maximum(exact, 1e-300)) - 1

@@ -40,6 +40,8 @@ _AHEAD = 4  # batches for each thread that are under way at once
 _JITTER = 1e-10  # of the variance: coincident values without noise stay solvable
 _LARGEST_GROUP = 32
 _SHARED = 2.0  # values to whose share of the domain the targets of a group belong
+_REACH = 0.3  # of the distance to the farthest neighbor: how far groups that share many may reach
+_MOST_TOGETHER = 512  # targets of such a group
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +126,49 @@ def grouped(kernel: Kernel, points: Array, targets: Array) -> NDArray[np.int64]:
     their neighbors."""
     size = _group_size(len(targets) / max(len(points), 1))
     return _groups(targets * _metric(kernel, points.shape[1]), size)
+
+
+def groups_within_reach(
+    kernel: Kernel, points: Array, targets: Array, chosen: NDArray[np.int64], n_neighbors: int
+) -> list[NDArray[np.int64]]:
+    """Return groups of chosen targets that can share so many neighbors, each of shape (groups, t) for some t.
+
+    A group is as large as it can be within a fraction of the distance to its neighbors: where values crowd, and with
+    them the new points, as at the poles of a grid, thousands of neighbors cost each of hundreds of targets little.
+
+    Args:
+        kernel: Covariance of the field.
+        points: Places of the values, shape (n, d).
+        targets: Shape (q, d).
+        chosen: Indices of the targets to group.
+        n_neighbors: How many values predict a target.
+    """
+    metric = _metric(kernel, points.shape[1])
+    places = (targets[chosen] - points[0]) * metric
+    tree = cKDTree((points - points[0]) * metric)
+    most = max(0, math.ceil(math.log2(max(len(chosen), 1))))
+    order = _native.bisect(np.ascontiguousarray(places), most).astype(np.int64)
+    places = places[order]
+    edges, found = np.array([0, len(chosen)]), []
+    undecided = np.ones(1, np.bool_)
+    for halving in range(most + 1):
+        if halving:
+            middle = (edges[:-1] + edges[1:] + 1) // 2
+            edges = np.append(np.stack([edges[:-1], middle], axis=1).ravel(), len(chosen))
+            undecided = np.repeat(undecided, 2)
+        undecided &= np.diff(edges) > 0
+        first, stop = edges[:-1][undecided], edges[1:][undecided]
+        size = int((stop - first).max(initial=0))
+        if not 0 < size <= _MOST_TOGETHER:
+            continue
+        members = np.minimum(first[:, None] + np.arange(size), stop[:, None] - 1)
+        centers = places[members].mean(axis=1)
+        reach = np.sqrt(((places[members] - centers[:, None]) ** 2).sum(axis=2)).max(axis=1)
+        farthest = tree.query(centers, k=[min(n_neighbors, len(points))])[0][:, 0]
+        accepted = (reach <= _REACH * farthest) | (size == 1)
+        found.append(chosen[order[members[accepted]]])
+        undecided[np.flatnonzero(undecided)[accepted]] = False
+    return [groups for groups in found if len(groups)]
 
 
 def _metric(kernel: Kernel, dimension: int) -> Array:

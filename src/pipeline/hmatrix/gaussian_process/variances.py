@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.hmatrix.gaussian_process.divided import total
 from pipeline.hmatrix.gaussian_process.likelihood import LikelihoodEvaluation
-from pipeline.hmatrix.gaussian_process.local import NEIGHBORS, grouped, neighborhoods
+from pipeline.hmatrix.gaussian_process.local import NEIGHBORS, grouped, groups_within_reach, neighborhoods
 from pipeline.hmatrix.gaussian_process.prepared import exact_rows, left_on_exact_rows, of_noise, solved
 from pipeline.hmatrix.kernels import Kernel
 
@@ -38,12 +38,9 @@ _ONE_PLACE = 1e-12  # of the extent of the points: coordinates that differ by ro
 _LEAST_NOISE = 1e-14  # of the values' variance
 _LEAST_OF_FIELDS, _MOST_OF_FIELDS = 1e-9, 1e-2  # relative residuals
 _SURE = 0.02  # relative standard error that more near values do not have to lessen
-_GROWTH = 4
-_MORE = (_GROWTH, _GROWTH**2)  # times as many near values, where they tell too little
-_AS_LONG, _OPERATIONS = (
-    8,
-    2**34,
-)  # more near values may take so many times all groups' work, or so many operations
+_MORE = (4, 16, 64)  # times as many near values, where they tell too little
+_AS_LONG = 16  # more near values may take so many times the work of all groups,
+_OPERATIONS = 2.0**35  # or so many operations
 SOLVED = 16  # new points that get a solve, to see what the others err by
 _SOLVED_FOR = 1024  # new points that get one where near values tell too little
 _SOLVED_NUMBERS = 2**24  # in these solutions, beyond which fewer do
@@ -93,8 +90,9 @@ def variances_from_near(
     """Return variances from near values less what fields show, and their roots' relative errors, both of shape (q,).
 
     Values at one place count as one, their mean weighted by 1 / noise, which says all that they say of the field.
-    Groups of points of which 40 near values tell too little get 160, and 640 where these do: as many groups as take a
-    second or two, or about as long as all do. Solves at 16 of the points tell whether fields and matrix are alike.
+    Points of which 40 near values tell too little get 160, then 640, then 2,560, in groups that share them: as many as
+    take a second or two, or about as long as all do. Solves at 16 of the points tell whether fields and matrix are
+    alike.
     Points whose errors are still 10 % get a solve each: 1,024 at most, and fewer where n is large.
 
     Args:
@@ -107,23 +105,27 @@ def variances_from_near(
     """
     near, corrections = np.empty(len(new_points)), np.empty(len(new_points))
     places, noise_there, drawn_there = _merged(points, noise, drawn)
-    groups = all_groups = grouped(model.kernel, places, new_points)
-    for times in (1, *_MORE):
-        for part in neighborhoods(
-            model.kernel, places, noise_there, new_points, groups=groups, n_neighbors=times * NEIGHBORS
-        ):
-            difference = full[part.targets] - part.predict(drawn_there)
-            corrections[part.targets] = np.mean(difference**2, axis=-1)
-            near[part.targets] = part.variances.numpy()
+    groups = [grouped(model.kernel, places, new_points)]
+    allowed = max(_AS_LONG * sum(_work(part, NEIGHBORS) for part in groups), _OPERATIONS)
+    for times, following in zip((1, *_MORE), (*_MORE, None), strict=True):
+        for members in groups:
+            for part in neighborhoods(
+                model.kernel, places, noise_there, new_points, groups=members, n_neighbors=times * NEIGHBORS
+            ):
+                difference = full[part.targets] - part.predict(drawn_there)
+                corrections[part.targets] = np.mean(difference**2, axis=-1)
+                near[part.targets] = part.variances.numpy()
         variances, relative = corrected(near, corrections)
-        worst = relative[groups].max(axis=1)
-        size = (_GROWTH * times * NEIGHBORS) ** 3
-        most = max(_AS_LONG * len(all_groups) * NEIGHBORS**3, _OPERATIONS) // size
-        groups = groups[np.argsort(-worst, kind="stable")[: min(most, int((worst > _SURE).sum()))]]
-        if not len(groups) or times * NEIGHBORS >= len(places):
+        unsure = np.flatnonzero(relative > _SURE)
+        if following is None or not len(unsure) or times * NEIGHBORS >= len(places):
             break
-        logger.info("%d groups of new points are predicted from more near values", len(groups))
-    checked = np.unique(np.linspace(0, len(new_points) - 1, SOLVED).astype(int))
+        n_near = following * NEIGHBORS
+        groups = groups_within_reach(model.kernel, places, new_points, unsure, n_near)
+        groups = _worth_it(groups, relative, n_near, allowed)
+        logger.info(
+            "%d new points are predicted from %d near values", sum(part.size for part in groups), n_near
+        )
+    checked = spread(len(new_points), SOLVED)
     exact, lost = exact_variances(model, points, noise, new_points[checked])
     off = np.sqrt(variances[checked] / np.maximum(exact, 1e-300)) - 1
     measured = math.sqrt(float(np.mean(off**2)) + float(np.mean(lost**2)))
@@ -135,6 +137,30 @@ def variances_from_near(
         logger.info("%d standard deviations cost a solve each: near values tell too little", len(chosen))
         variances[chosen], relative[chosen] = exact_variances(model, points, noise, new_points[chosen])
     return variances, relative
+
+
+def spread(n: int, count: int) -> NDArray[np.int64]:
+    """Return so many of n places, each the middle of an equal part: the first and last may be unlike all others."""
+    return np.unique(((np.arange(count) + 0.5) / count * n).astype(np.int64))
+
+
+def _work(groups: NDArray[np.int64], n_neighbors: int) -> float:
+    """Return how many operations groups take: a Cholesky factorization each, and two solves for every target."""
+    return float(len(groups) * n_neighbors**2 * (n_neighbors / 3 + 2 * groups.shape[1]))
+
+
+def _worth_it(
+    groups: list[NDArray[np.int64]], relative: Array, n_neighbors: int, allowed: float
+) -> list[NDArray[np.int64]]:
+    """Return the groups that so many operations do for, first those that err most for their work."""
+    work = np.concatenate([np.full(len(part), _work(part[:1], n_neighbors)) for part in groups])
+    gain = np.concatenate([(relative[part] ** 2).sum(axis=1) for part in groups]) / work
+    order = np.argsort(-gain, kind="stable")
+    taken = np.zeros(len(work), np.bool_)
+    taken[order[np.cumsum(work[order]) <= allowed]] = True
+    ends = np.cumsum([len(part) for part in groups])[:-1]
+    chosen = [part[keep] for part, keep in zip(groups, np.split(taken, ends), strict=True)]
+    return [part for part in chosen if len(part)]
 
 
 def _merged(points: Array, noise: Array, drawn: Array) -> tuple[Array, Array, Array]:
