@@ -1,5 +1,6 @@
 import datetime
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -130,11 +131,11 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
         ({"training": {"runs": {"kfac_smoothed": {"smoothing": [{"name": "mixxup", "alpha": 1}]}}}},
          "training.runs.kfac_smoothed.smoothing.0", "did you mean 'mixup'?"),
         ({"kind": "network", "schema_version": 1}, "--configfile", "put targets before it"),
-        ({"seeds": []}, "seeds", "at least 1"),
+        ({"seeds": []}, "seeds", "at least one"),
         (of_the_run({"seeds": [3, 3]}), f"{RUN}.seeds", "must differ, found [3, 3]"),
-        (of_the_run({"seeds": []}), f"{RUN}.seeds", "at least 1"),
+        (of_the_run({"seeds": []}), f"{RUN}.seeds", "at least one"),
         (of_the_run({"seeds": 5}), f"{RUN}.seeds", "must be a list, written [first, second], found 5"),
-        ({"training": None}, "training", "found None"),
+        ({"training": None}, "training", "found null"),
         ({"study": "../escape"}, "study", "letters, digits, - and _"),
         ({"training": {"runs": {"odd name": {}}}}, "training.runs.odd name: its name", "letters, digits, - and _"),
         *(({"study": name}, "study", "letters, digits, - and _") for name in HOSTILE),
@@ -307,3 +308,69 @@ def test_a_run_with_seeds_of_its_own_is_trained_with_them_and_the_others_with_th
     trained = [path for path in artefacts_of(specs(study)["report"]) if path.startswith("train/")]
     expected = {run: (9, 4) if run == "kfac_smoothed" else (0, 1, 2) for run in study.training.runs}
     assert trained == [f"train/{run}/seed{seed}" for run, seeds in expected.items() for seed in seeds]
+
+
+FILE = {"name": "file", "path": "a.csv"}
+OWN = {"points": FILE, "kernel": {"name": "matern", "length_scale": 1.0}, "task": "solve"}
+NETWORK = {"path": "a.onnx", "inputs": "x.npy"}
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"seeds": [0, 0]}, "seeds: entries must differ, found [0, 0]"),
+        ({"seeds": []}, "seeds: must have at least one entry, found []"),
+        ({"study": None}, "study: must be text: write it after the colon (config/default.yaml explains every key), "
+         "found null"),
+        ({"matrices": {None: OWN}}, "matrices.null: its name must be text: put it in quotes, found null"),
+        ({"description": ["a"]}, "description: must be one text, found ['a']"),
+        ({"points": {"path": None}}, "matrices.own.points.path: must be text: write it after the colon"),
+        ({"points": {"path": ""}}, "matrices.own.points.path: must be a text that is not empty, found ''"),
+        ({"points": {"path": ["a"]}}, "matrices.own.points.path: must be one text, found ['a']"),
+        ({"points": {"value": ["mm", "mm"]}}, "matrices.own.points.value: entries must differ"),
+        ({"points": {"value": ["0", 0]}}, "matrices.own.points.value: entries must differ"),
+        ({"points": {"value": []}}, "matrices.own.points.value: must have at least one entry, found []"),
+        ({"points": {"value": ""}}, "matrices.own.points.value: must be a text that is not empty"),
+        ({"points": {"value": "x", "coordinates": ["x", "y"]}}, "matrices.own.points.value: column 'x' is one of "
+         "points.coordinates too"),
+        ({"points": {"coordinates": ["x", "x"]}}, "matrices.own.points.coordinates: entries must differ"),
+        ({"points": {"coordinates": [""]}}, "matrices.own.points.coordinates.0: must be a text that is not empty"),
+        ({"points": {"value": "mm", "unit": "m\nm"}}, "matrices.own.points.unit: must be on one line"),
+        ({"points": {"value": "mm", "unit": "m" * 31}}, "matrices.own.points.unit: must have at most 30 letters"),
+        ({"points": {"value": "mm", "unit": ["mm", "m"]}}, "matrices.own.points.unit: 2 units for 1 value; "),
+        ({"kernel": {"name": None}}, "matrices.own.kernel.name: must be text, found null; known: matern"),
+        ({"kernel": {"name": "matern", "length_scale": []}}, "matrices.own.kernel: length_scale must be a number, or "
+         "one for each coordinate"),
+        ({"network": {"path": None}}, "precision.networks.own.path: must be text: write it after the colon"),
+        ({"network": {"batch_sizes": [1, 1]}}, "precision.networks.own.batch_sizes: entries must differ"),
+        ({"network": {"modes": ["warm", "warm"]}}, "precision.networks.own.modes: entries must differ"),
+        ({"dataset": {"name": "folder", "directory": "", "image_size": 3, "channels": 1}},
+         "dataset.directory: must be a text that is not empty"),
+    ],
+)  # fmt: skip
+def test_what_is_empty_null_or_said_twice_is_told_once_and_in_plain_words(change, line):
+    change = dict(change)
+    own = OWN | {key: OWN[key] | change.pop(key) for key in ("points", "kernel") if key in change}
+    if "kernel" in own and "name" in own["kernel"] and own["kernel"]["name"] is None:
+        own["kernel"] = {"name": None}
+    study = {"study": "s", "matrices": {"own": own}}
+    if "network" in change:
+        study["precision"] = {"networks": {"own": NETWORK | change.pop("network")}}
+    with pytest.raises(ConfigError) as told:
+        load_study(study | change, ROOT / "config/default.yaml")
+    assert str(told.value).startswith(line)
+    assert str(told.value).count("found") <= 1
+
+
+def test_the_folders_of_all_studies_together_are_no_names_of_studies():
+    texts = [path.read_text() for folder in ("workflow", "profiles") for path in (ROOT / folder).rglob("*")
+             if path.is_file()]  # fmt: skip
+    written = set(re.findall(r"\bresults/([a-z]+)\b", "\n".join(texts)))
+    assert written <= set(RESERVED)
+    for name in RESERVED:
+        with pytest.raises(ConfigError, match="is a folder of all studies together"):
+            validate({"study": name, "matrices": {"own": OWN}})
+    # Nothing but a study of that name writes there.
+    for name in ("state", "cache", "logs", "report", "digests"):
+        assert name not in written
+        assert validate({"study": name, "matrices": {"own": OWN}}).study == name

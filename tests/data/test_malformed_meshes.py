@@ -78,10 +78,10 @@ NOT_FINITE = "vertex 2: wanted finite coordinates"
 UNREADABLE = "cannot be read as a mesh ("
 NOT_TEXT = UNREADABLE + "it is not text in UTF-8"
 SHORT = UNREADABLE + "it is cut short, or not of the format that its ending tells"
-FLAT = "the mesh cannot be used: 1 triangles without area (the first: 0 at "
-TWICE = "the mesh cannot be used: 1 triangles that are there more than once (the first: 1 at "
-FORKED = "the mesh cannot be used: 1 edges of more than two triangles"
-TURNED = "the mesh cannot be used: 1 edges whose two triangles are oriented differently"
+FLAT = "the mesh cannot be used: 1 triangle without area (the first: triangle 1 at "
+TWICE = "the mesh cannot be used: 1 triangle that is there more than once (the first: triangle 2 at "
+FORKED = "the mesh cannot be used: 1 edge of more than two triangles"
+TURNED = "the mesh cannot be used: 1 edge whose two triangles are oriented differently"
 NEITHER = "wanted text that begins with 'solid', or a binary STL file; "
 FOUR = "0 0 0\n1 0 0\n0 1 0\n0 -1 0\n"
 FOUR_NODES = "1 0 0 0\n2 1 0 0\n3 0 1 0\n4 0 -1 0\n"
@@ -122,7 +122,7 @@ MALFORMED = {
         (obj("l 1 2\n"), "holds no triangles"),
         (STL, "holds no triangles"),
         ("f 1 2 3\n", "holds vertices of shape (0,)"),
-        (obj("f 1 2 9\n"), "triangle 1: names vertex 9 of 3; mend the triangle"),
+        (obj("f 1 2 9\n"), "line 4: wanted numbers of vertices from 1 to 3, found 'f 1 2 9'; mend the line"),
         (obj("f 0 1 2\n"), "line 4: wanted numbers of vertices from 1, found 'f 0 1 2'; mend the line"),
         (obj("f -3 -2 -1\n"), "line 4: wanted numbers of vertices from 1"),
         (obj("f 1 2\n"), "line 4: wanted 'f' and the numbers of three vertices, found 'f 1 2'"),
@@ -159,8 +159,8 @@ MALFORMED = {
         (PLY.replace("float x", "quux x"), "it holds 'quux', which its format does not know"),
         (PLY.replace("property float z", "property float y"), "field 'y' occurs more than once"),
         (PLY.replace("property float z\n", ""), UNREADABLE),
-        (ply("3 0 1 7\n"), "triangle 1: names vertex 8 of 3"),
-        (ply("3 0 1 -1\n"), "triangle 1: names vertex 0 of 3"),
+        (ply("3 0 1 7\n"), "triangle 1: names vertex 7, counted from 0, of 3"),
+        (ply("3 0 1 -1\n"), "triangle 1: names vertex -1, counted from 0, of 3"),
         (ply("3 0 one 2\n"), "invalid literal for int() with base 10: 'one'"),
         (ply("-1 0 1 2\n"), "out of bounds for uint8"),
         (ply("2 0 1\n"), "holds no triangles"),
@@ -169,7 +169,7 @@ MALFORMED = {
         (PLY.replace("1 0 0", "1e300 0 0"), NOT_FINITE),
         (PLY.replace("ascii", "binary_little_endian"), "buffer size must be a multiple of element size"),
         (binary_ply((0, 1, 2))[:-6], UNREADABLE),
-        (binary_ply((0, 1, 2**31 - 1)), "triangle 1: names vertex 2147483648 of 3"),
+        (binary_ply((0, 1, 2**31 - 1)), "triangle 1: names vertex 2147483647, counted from 0, of 3"),
         (PLY.encode().replace(b"element", b"comment \xe9\nelement", 1), NOT_TEXT),
         (gzip.compress(PLY.encode(), mtime=0), NOT_TEXT),
         (ply("3 0 1 1\n"), FLAT),
@@ -192,8 +192,8 @@ MALFORMED = {
         (VTK.replace("CELLS 1", "CELLS 999999999"), "tells 999,999,999 CELLS, and CELL_TYPES of 1"),
         (VTK.replace("CELL_TYPES 1", "CELL_TYPES 2"), "tells 2 CELL_TYPES, found 1"),
         (VTK.split("CELL_TYPES")[0], "Required section CELL_TYPES not found"),
-        (vtk("3 0 1 5"), "triangle 1: names vertex 6 of 3"),
-        (vtk("3 0 1 -1"), "triangle 1: names vertex 0 of 3"),
+        (vtk("3 0 1 5"), "triangle 1: names vertex 5, counted from 0, of 3"),
+        (vtk("3 0 1 -1"), "triangle 1: names vertex -1, counted from 0, of 3"),
         (vtk("9 0 1 2"), SHORT),
         (vtk("3 0 1 2", kind=999), "cells that meshio cannot handle (types 999)"),
         (vtk("2 0 1", kind=3), "holds no triangles"),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import load_points
-from pipeline.data.own_points import OwnPoints
+from pipeline.data.own_points import OwnPoints, load_own_points
 from pipeline.data.tables import delimited, read_columns
 from pipeline.errors import ConfigError
 
@@ -148,3 +148,21 @@ def test_a_column_without_a_name_counts_the_rows_or_is_refused(tmp_path, first, 
             ConfigError, match="column 1 has no name and does not count the rows; name it in the first"
         ):
             OwnPoints.open(path, values=["v"])
+
+
+@pytest.mark.parametrize(
+    ("crs", "words"),
+    [
+        ("EPSG:5703", "crs: EPSG:5703 is NAVD88 height, a system of heights; wanted one of positions"),
+        ("EPSG:4978", "crs: EPSG:4978 is WGS 84, a system of three coordinates from the Earth's center"),
+    ],
+)
+def test_a_system_without_positions_is_refused_by_its_name(tmp_path, crs, words):
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n")
+    with pytest.raises(ConfigError, match=words):
+        load_own_points(path=tmp_path / "a.csv", crs=crs)
+
+
+def test_a_system_of_positions_and_heights_keeps_its_positions(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n")
+    assert load_own_points(path=tmp_path / "a.csv", crs="EPSG:7405").units["points"] == "m"

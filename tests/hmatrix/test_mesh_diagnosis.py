@@ -35,9 +35,7 @@ def test_a_missing_triangle_opens_three_edges_and_is_told_with_its_place(sphere)
     assert counts_of(mesh) == {"open_edges": 3}
     assert not diagnose(mesh).is_closed
     diagnose(mesh).require_usable(closed=False)
-    with pytest.raises(
-        ConfigError, match=r"the mesh cannot be used: 3 open edges \(the first: \[\d+, \d+\] at"
-    ):
+    with pytest.raises(ConfigError, match=r"the mesh cannot be used: 3 open edges \(the first at"):
         diagnose(mesh).require_usable()
 
 
@@ -141,7 +139,7 @@ def test_a_soup_with_flat_triangles_is_diagnosed_before_it_is_refused(sphere):
     soup = vertices[triangles].reshape(-1, 3)
     soup[3 * 7 + 1] = soup[3 * 7]
     corners = np.arange(len(soup)).reshape(-1, 3)
-    with pytest.raises(ValueError, match="triangle 7 has no area"):
+    with pytest.raises(ValueError, match="triangle 8, counted from 1, has no area"):
         merge_vertices(soup, corners)
     found = diagnose(merged(soup, corners))
     assert (found.counts["degenerate"], found.errors[0].indices.tolist()) == (1, [7])

@@ -227,7 +227,7 @@ MATERN = {"name": "matern", "length_scale": 1.0}
         ({"points": FILE | {"value": ["a", "b"]}, "kernel": MATERN, "task": "kriging", "fit": {}},
          "fit needs one points.value, found 2"),
         ({"points": FILE | {"unit": ["mm", "cm"]}, "kernel": MATERN, "task": "kriging"},
-         "points.unit: 2 units for 1 values"),
+         "points.unit: 2 units for 1 value"),
         ({"points": FILE, "kernel": {"name": "yukawa", "length_scale": "fit"}, "task": "solve"}, "unknown key"),
         ({"points": FILE | {"crs": "utm"}, "kernel": MATERN, "task": "kriging"},
          "points.crs: must be plane, lonlat or a code such as EPSG:25832, found 'utm'"),

@@ -27,6 +27,7 @@ class ImageData(Section):
     )
     directory: str | None = Field(
         None,
+        min_length=1,
         description="Folder with four IDX files, or with train/CLASS/* and test/CLASS/*. Without "
         "one, Fashion-MNIST is "
         "Debian's package, installed or fetched, or else the public copy.",

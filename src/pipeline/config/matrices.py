@@ -10,8 +10,9 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.config.choice import Choice
 from pipeline.config.points import AnyPoints, ColumnName, FilePoints, OwnMesh
-from pipeline.config.section import Section
+from pipeline.config.section import ALL_DIFFERENT, Section
 from pipeline.data import PLACES
+from pipeline.errors import ConfigError
 from pipeline.hmatrix.kernels import KERNELS, Custom, Helmholtz, Imported, Kernel, Stationary
 from pipeline.options import Count, NotNegative, Positive, Seed, Tolerance
 
@@ -34,6 +35,15 @@ POINTS_OF: dict[str, tuple[str, ...]] = {
 # Points that covariances are fitted to, at least, and numbers that samples hold together, at most: 8 GB.
 FEWEST_FITTED, MOST_DRAWN = 10, 10**9
 AnyKernel = Annotated[Kernel, Choice(STUDIED, required=("length_scale",))]
+
+
+def require_drawable(samples: int, n: int) -> None:
+    """Raise ConfigError if samples of n points are more numbers than should be drawn at once."""
+    if samples * n > MOST_DRAWN:
+        raise ConfigError(
+            f"samples: {samples:,} samples of {n:,} points are {samples * n:.3g} numbers; wanted at most "
+            f"{MOST_DRAWN:,}, so draw fewer"
+        )
 
 
 class Fit(Section):
@@ -95,7 +105,7 @@ class Predict(Section):
         description="File of the places: CSV, .npy, .npz, Parquet, NetCDF, GeoJSON or GeoTIFF, with the coordinates of "
         "the points. Predictions are written in the format of its ending where that is .csv, .nc or .tif.",
     )
-    coordinates: tuple[ColumnName, ...] | None = Field(
+    coordinates: Annotated[tuple[ColumnName, ...] | None, ALL_DIFFERENT] = Field(
         None,
         min_length=1,
         description="Columns of the coordinates in that file; null takes the points' own names.",

@@ -36,7 +36,18 @@ def mistakes(error: ValidationError, config: Mapping[str, Any]) -> str:
     around = {problem["loc"][:-1] for problem in problems}
     lines: dict[str, str] = {}
     for problem in problems:
-        if problem["type"] != "too_short" or problem["loc"] not in around:
+        shorter = problem["type"] == "too_short" and problem["loc"] in around
+        # A list where a text or a list may stand: what is wrong with the list is told.
+        other = (
+            problem["type"] == "string_type"
+            and isinstance(problem["input"], list | tuple)
+            and any(
+                one["loc"][: len(problem["loc"]) - 1] == problem["loc"][:-1]
+                for one in problems
+                if one is not problem
+            )
+        )
+        if not shorter and not other:
             line = _describe(problem, config)
             lines.setdefault(line.partition(": ")[0], line)
     found = list(lines.values())
@@ -63,6 +74,8 @@ def _describe(problem: Any, config: Mapping[str, Any]) -> str:
         path.append(context["key"])
     is_key = path[-1:] == ["[key]"]  # of a collection, whose entries the user names
     path = path[:-1] if is_key else path
+    if is_key and problem["input"] is None:
+        return f"{'.'.join([*path[:-1], 'null'])}: its name must be text: put it in quotes, found null"
     # What does not fit begins with the rest of its path.
     prefix = ".".join(path) + ("." if problem["type"] == "fit" else ": ") if path else ""
     if problem["type"] in ("missing", "union_tag_not_found"):
@@ -75,6 +88,10 @@ def _describe(problem: Any, config: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(context["tag"], known, n=1, cutoff=0.4)
         meant = [name for name in (OTHER_NAMES.get(context["tag"]), *near) if name in known]
         hint = f"did you mean '{meant[0]}'? " if meant else ""
+        if not isinstance(found := (here or {}).get("name"), str):
+            return (
+                f"{'.'.join([*path, 'name'])}: must be text, found {_shown(found)}; known: {', '.join(known)}"
+            )
         return f"{prefix}unknown name '{context['tag']}'; {hint}known: {', '.join(known)}"
     if problem["type"] == "value_error":
         return f"{prefix}{context['error']}"
@@ -97,6 +114,10 @@ WANTED = {
     "finite_number": "must be a finite number",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
+    "string_type": "must be one text",
+    "string_too_short": "must be a text that is not empty",
+    "string_too_long": "must have at most {max_length} letters, so shorten it",
+    "too_long": "must have at most {max_length} entries",
     "literal_error": "must be {expected}",
     "greater_than": "must be greater than {gt:.12g}",
     "greater_than_equal": "must be greater than or equal to {ge:.12g}",
@@ -114,6 +135,10 @@ def _wanted(problem: Any) -> str:
         return "must be positive"
     if kind == "string_type" and isinstance(found, bool | int | float | date):
         return "must be text: put it in quotes"
+    if kind == "string_type" and found is None:
+        return "must be text: write it after the colon (config/default.yaml explains every key)"
+    if kind == "too_short" and context["min_length"] == 1:
+        return "must have at least one entry"
     if kind == "string_pattern_mismatch" and context["pattern"] == NAME_PATTERN:
         return "must be letters, digits, - and _, beginning with a letter or a digit"
     if kind == "string_pattern_mismatch" and context["pattern"] == IMPORT_PATTERN:
@@ -128,5 +153,5 @@ def _shown(value: Any) -> str:
     """A value for reading, on one line and not too long; Python refuses to print very long integers."""
     if isinstance(value, int) and abs(value) >= 10**30:
         return "an integer of more than 30 digits"
-    text = repr(value)
+    text = "null" if value is None else repr(value)
     return text if len(text) <= 72 else f"{text[:69]}..."

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.choice import Choice
-from pipeline.config.section import Name, Section
+from pipeline.config.section import ALL_DIFFERENT, Name, Section
 from pipeline.data import PLACES, Places
 from pipeline.options import Count, Seed
 
@@ -17,8 +17,16 @@ def _as_text(name: object) -> object:
     return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
 
 
-ColumnName = Annotated[str, BeforeValidator(_as_text)]
-Unit = Annotated[str, Field(max_length=30)]
+def _printable(unit: str) -> str:
+    if not unit.isprintable():
+        raise PydanticCustomError(
+            "name", "must be on one line, without tabs, found {unit}", {"unit": repr(unit)}
+        )
+    return unit
+
+
+ColumnName = Annotated[str, Field(min_length=1), BeforeValidator(_as_text)]
+Unit = Annotated[str, Field(max_length=30), AfterValidator(_printable)]
 
 
 def _coordinate_system(crs: str) -> str:
@@ -38,7 +46,7 @@ class FilePoints(Section):
         description="The file: CSV with names in its first line, .npy of shape (n, columns), .npz, Parquet, NetCDF "
         "(.nc), or GeoJSON (.geojson).",
     )
-    coordinates: tuple[ColumnName, ...] | None = Field(
+    coordinates: Annotated[tuple[ColumnName, ...] | None, ALL_DIFFERENT] = Field(
         None,
         min_length=1,
         description="Columns of the coordinates; null takes every column but the values'. Columns of a .npy file are "
@@ -49,7 +57,7 @@ class FilePoints(Section):
         description="The system of coordinates: plane (Cartesian), lonlat (longitude and latitude in degrees), or a "
         "code such as EPSG:25832.",
     )
-    value: ColumnName | Annotated[tuple[ColumnName, ...], Field(min_length=1)] | None = Field(
+    value: ColumnName | Annotated[tuple[ColumnName, ...], Field(min_length=1), ALL_DIFFERENT] | None = Field(
         None, description="Column of the values that are known at the points, or several columns."
     )
     unit: Unit | tuple[Unit, ...] = Field(
@@ -70,9 +78,24 @@ class FilePoints(Section):
         if len(self.units) not in (0, len(self.values)):
             raise PydanticCustomError(
                 "fit",
-                "unit: {units} units for {values} values; give one for each, or none",
-                {"units": len(self.units), "values": len(self.values)},
+                "unit: {units} for {values}; give one for each, or none",
+                {
+                    "units": f"{len(self.units)} unit{'s' if len(self.units) > 1 else ''}",
+                    "values": f"{len(self.values)} value{'' if len(self.values) == 1 else 's'}",
+                },
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_column_is_a_coordinate_or_a_value(self) -> "FilePoints":
+        for column in self.values:
+            if column in (self.coordinates or ()):
+                raise PydanticCustomError(
+                    "fit",
+                    "value: column '{column}' is one of points.coordinates too, and would predict itself; leave it out "
+                    "of one of the two",
+                    {"column": column},
+                )
         return self
 
     @property

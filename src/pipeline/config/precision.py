@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.config.section import Name, Section
+from pipeline.config.section import ALL_DIFFERENT, Name, Section
 from pipeline.models.packaged import PACKAGED
 
 # As precision.roofline.Mode, which is not imported here: planning a study needs no torch.
@@ -31,10 +31,10 @@ class Timing(Section):
         description="Where layers are timed besides the CPU: auto (a GPU where there is one), cpu "
         "(nowhere), cuda.",
     )
-    batch_sizes: tuple[BatchSize, ...] = Field(
+    batch_sizes: Annotated[tuple[BatchSize, ...], ALL_DIFFERENT] = Field(
         (1, 64), min_length=1, description="Batch sizes at which layers are timed."
     )
-    modes: tuple[Mode, ...] = Field(
+    modes: Annotated[tuple[Mode, ...], ALL_DIFFERENT] = Field(
         ("network", "warm", "cold"),
         min_length=1,
         description="What ran before a timed layer: network (the other layers), warm (the layer "
@@ -82,12 +82,12 @@ class OwnNetwork(Section):
         default=NetworkBudget(),
         description="What half precision may cost; beyond it layers go back to float32.",
     )
-    batch_sizes: tuple[BatchSize, ...] | None = Field(
+    batch_sizes: Annotated[tuple[BatchSize, ...] | None, ALL_DIFFERENT] = Field(
         None,
         min_length=1,
         description="Batch sizes at which its layers are timed; null takes precision.batch_sizes.",
     )
-    modes: tuple[Mode, ...] | None = Field(
+    modes: Annotated[tuple[Mode, ...] | None, ALL_DIFFERENT] = Field(
         None, min_length=1, description="What runs before a timed layer; null takes precision.modes."
     )
 

@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -26,6 +26,9 @@ def _without_many_repeats(name: str) -> str:
     return name
 
 
+Entries = TypeVar("Entries", bound=tuple[object, ...] | None)
+
+
 # A module and a name in it.
 IMPORT_PATTERN = r"^[\w.]+:\w+$"
 # Names become folders, wildcards and words of shell commands.
@@ -37,14 +40,16 @@ Name = Annotated[
 ]
 
 
-def _all_different(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(seeds)) < len(seeds):
-        raise PydanticCustomError("seeds", "entries must differ, found {found}", {"found": str(list(seeds))})
-    return seeds
+def _all_different(entries: Entries) -> Entries:
+    if entries is not None and len(set(entries)) < len(entries):
+        raise PydanticCustomError("name", "entries must differ, found {found}", {"found": str(list(entries))})
+    return entries
 
 
+#: For lists whose entries mean something once alone.
+ALL_DIFFERENT = AfterValidator(_all_different)
 # What a training run is repeated with.
-Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_all_different)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), ALL_DIFFERENT]
 
 
 def _is_number(annotation: Any) -> bool:

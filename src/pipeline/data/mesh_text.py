@@ -68,7 +68,7 @@ def check_obj(path: Path) -> None:
     Raises:
         ConfigError: If a line is wrong; the message names the first one.
     """
-    n = 0
+    n, largest, where = 0, 0, (0, [""])
     for number, words in _lines(path):
         if words[0] == "v":
             n += 1
@@ -80,6 +80,10 @@ def check_obj(path: Path) -> None:
                 raise _wrong(path, number, "'f' and the numbers of three vertices", words)
             if any(int(corner) < 1 for corner in corners):
                 raise _wrong(path, number, "numbers of vertices from 1", words)
+            if (last := max(map(int, corners))) > largest:
+                largest, where = last, (number, words)
+    if largest > n:
+        raise _wrong(path, where[0], f"numbers of vertices from 1 to {n}", where[1])
 
 
 def check_ply(path: Path) -> None:

@@ -17,6 +17,8 @@ from pipeline.meshes import Diagnosis, TriangleMesh, diagnose, merged
 
 #: The module of meshio that reads a file, by its ending. `meshio.read` would end the program on a malformed one.
 READERS = {".stl": "stl", ".obj": "obj", ".ply": "ply", ".vtk": "vtk", ".msh": "gmsh"}
+#: Formats that count vertices from 0.
+FROM_ZERO = (".ply", ".vtk")
 #: Cells that have no area.
 IGNORED = ("vertex", "line", "line3")
 #: Squares of areas have to be finite.
@@ -75,8 +77,10 @@ def load_own_mesh(path: Path) -> Mesh:
     outside = np.argwhere((joined < 0) | (joined >= len(vertices)))
     if len(outside):
         row, corner = outside[0]
+        zero = kind in FROM_ZERO
+        number, how = joined[row, corner] + (not zero), ", counted from 0," if zero else ""
         raise ConfigError(
-            f"{path}: triangle {row + 1}: names vertex {joined[row, corner] + 1} of {len(vertices)}; mend the triangle"
+            f"{path}: triangle {row + 1}: names vertex {number}{how} of {len(vertices)}; mend the triangle"
         )
     return vertices, joined
 

@@ -83,6 +83,7 @@ class OwnPoints:
         if table.crs not in ("", "EPSG:4326" if crs == "lonlat" else crs):
             wanted = "lonlat" if table.crs == "EPSG:4326" else table.crs
             raise ConfigError(f"{path}: its coordinates are {wanted}, not {crs}; set points.crs to {wanted}")
+        System.of(crs)
         told = dict(zip(values, units, strict=False))
         return cls(
             table=table,
@@ -152,7 +153,7 @@ class System:
         """Look up "plane", "lonlat", or a code such as "EPSG:25832".
 
         Raises:
-            ConfigError: If there is no such code.
+            ConfigError: If there is no such code, or it is one of no positions in two coordinates.
         """
         if crs == "plane":
             return cls("", None)
@@ -166,6 +167,12 @@ class System:
             raise ConfigError(
                 f"crs: pyproj knows no {crs!r}; wanted plane, lonlat, or a code such as EPSG:25832"
             ) from None
+        kind = "heights" if system.is_vertical else "three coordinates from the Earth's center"
+        if (system.is_vertical and not system.is_compound) or system.is_geocentric:
+            raise ConfigError(
+                f"crs: {crs} is {system.name}, a system of {kind}; wanted one of positions in two coordinates, such as "
+                "EPSG:25832"
+            )
         if not system.is_geographic:
             return cls(_symbol(system.axis_info[0].unit_name), None)
         change = pyproj.Transformer.from_crs(system, "EPSG:4326", always_xy=True)

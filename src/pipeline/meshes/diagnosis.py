@@ -47,6 +47,22 @@ _WHAT = {
     "unlike": f"neighbors whose diameters differ by more than {_UNLIKE:g} times",
     "close": f"triangles nearer than {_CLOSE:g} of their diameter to one that they share no corner with",
 }
+_ONE = {
+    "outside": "triangle with a corner that does not exist",
+    "not_finite": "vertex that is NaN or infinite",
+    "degenerate": "triangle without area",
+    "duplicate": "triangle that is there more than once",
+    "non_manifold": "edge of more than two triangles",
+    "inconsistent": "edge whose two triangles are oriented differently",
+    "open_edges": "open edge",
+    "inside_out": "closed part whose normals point inwards",
+    "unused": "vertex without a triangle",
+    "unmerged": "vertex at the place of another one",
+    "slivers": f"sliver (longer than {_SLIVER:g} times its height)",
+    "unlike": f"pair of neighbors whose diameters differ by more than {_UNLIKE:g} times",
+    "close": f"triangle nearer than {_CLOSE:g} of its diameter to one that it shares no corner with",
+}
+_OF_TRIANGLES = ("outside", "degenerate", "duplicate", "inside_out", "slivers", "close")
 _WARNINGS = ("slivers", "unlike", "close")
 
 
@@ -71,9 +87,17 @@ class Finding:
     advice: str
 
     def __str__(self) -> str:
+        """Say how often the defect was found and where first; triangles and vertices count from 1, as in files.
+
+        Edges and vertices are told by their place alone: vertices that were merged have other numbers than in a file.
+        """
         where = "" if self.place is None else f" at ({', '.join(f'{x:.4g}' for x in self.place)})"
-        first = self.indices[0].tolist()
-        return f"{self.count} {self.what} (the first: {first}{where}): {self.advice}"
+        first = "the first"
+        if self.kind in _OF_TRIANGLES or self.place is None:
+            noun = "vertex" if self.kind == "not_finite" else "triangle"
+            first += f": {noun} {int(self.indices[0]) + 1}"
+        advice = self.advice.replace("them", "it", 1) if self.count == 1 else self.advice
+        return f"{self.count} {self.what} ({first}{where}): {advice}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +127,11 @@ class Diagnosis:
 
     def __str__(self) -> str:
         """Return a line for the mesh, and one for each kind of defect."""
+        triangles = "triangle" if self.n_triangles == 1 else "triangles"
+        parts = "part" if self.n_parts == 1 else "parts"
         lines = [
-            f"{self.n_triangles} triangles, {self.n_vertices} vertices, {self.n_parts} connected "
-            f"part{'s' if self.n_parts != 1 else ''}, {'closed' if self.is_closed else 'open'}"
+            f"{self.n_triangles} {triangles}, {self.n_vertices} vertices, {self.n_parts} connected {parts}, "
+            f"{'closed' if self.is_closed else 'open'}"
         ]
         lines += [f"error: {finding}" for finding in self.errors]
         lines += [f"warning: {finding}" for finding in self.warnings]
@@ -150,7 +176,7 @@ def diagnose(mesh: TriangleMesh | tuple[ArrayLike, ArrayLike]) -> Diagnosis:
         is_closed = len(found["open_edges"]) == 0 and len(triangles) > 0
     findings = [
         Finding(
-            kind, _WHAT[kind], len(found[kind]), found[kind], _place(vertices, triangles, kind, found[kind]),
+            kind, (_ONE if len(found[kind]) == 1 else _WHAT)[kind], len(found[kind]), found[kind], _place(vertices, triangles, kind, found[kind]),
             _ADVICE[kind],
         )
         for kind in _WHAT

@@ -43,7 +43,7 @@ class TriangleMesh:
         rounding = 10 * torch.finfo(self.vertices.dtype).eps
         flat = ~(self.areas > rounding * self.diameters.square())
         if flat.any():
-            raise ValueError(f"triangle {int(flat.nonzero()[0])} has no area")
+            raise ValueError(f"triangle {int(flat.nonzero()[0][0]) + 1}, counted from 1, has no area")
         self._require_digits()
 
     def _require_digits(self) -> None:
@@ -55,7 +55,7 @@ class TriangleMesh:
         if float(resolved[worst]) > _RESOLVED * float(self.diameters[worst]):
             kind = str(self.vertices.dtype).removeprefix("torch.")
             raise ValueError(
-                f"triangle {worst} has the diameter {float(self.diameters[worst]):.2g} where {kind} resolves "
+                f"triangle {worst + 1}, counted from 1, has the diameter {float(self.diameters[worst]):.2g} where {kind} resolves "
                 f"{float(resolved[worst]):.1g}: move the mesh to the origin"
                 + ("" if self.vertices.dtype == torch.float64 else ", or give vertices in float64")
             )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.matrices import FEWEST_FITTED, MOST_DRAWN, CompressSpec, Matrix, Predict, SolveSpec
+from pipeline.config.matrices import FEWEST_FITTED, CompressSpec, Matrix, Predict, SolveSpec, require_drawable
 from pipeline.config.points import (
     FibonacciSphere,
     FilePoints,
@@ -121,11 +121,8 @@ def look_at(specs: Mapping[str, Mapping[str, Any]], name: str) -> None:
     for key, path in (("right_hand_side", asked.right_hand_side), ("vectors", asked.vectors)):
         if path is not None:
             _vectors(key, Path(path), known.n)
-    if asked.samples is not None and known.n is not None and asked.samples * known.n > MOST_DRAWN:
-        raise ConfigError(
-            f"samples: {asked.samples:,} samples of {known.n:,} points are {asked.samples * known.n:.3g} numbers; "
-            f"wanted at most {MOST_DRAWN:,}, so draw fewer"
-        )
+    if asked.samples is not None and known.n is not None:
+        require_drawable(asked.samples, known.n)
     if asked.predict is not None:
         _predictions(asked.predict, known)
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from pipeline.artifacts.results.operator import OperatorFacts
+from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.results.solution import SolutionFacts, SolveCost, SystemResult
 from pipeline.artifacts.store import Artifact
-from pipeline.config.matrices import Factor, Solve, SolveSpec
+from pipeline.config.matrices import Factor, Solve, SolveSpec, require_drawable
 from pipeline.hmatrix.distributed import DistributedFactorization, DistributedLowRank, LowRankFactorization
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
 from pipeline.runtime.clock import Stopwatch
@@ -55,6 +56,8 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
         )
         return
     factor_tolerance = spec.factor.tolerance
+    if spec.task == "sample":
+        require_drawable(spec.samples or 1, points.facts_as(PointsFacts).n)
     if spec.task in ("logdet", "sample"):  # the factorization is the answer, and no preconditioner
         factor_tolerance = min(factor_tolerance, compressed.facts_as(OperatorFacts).compress.tolerance)
     compress = compressed.facts_as(OperatorFacts).compress

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.results.solution import KrigingResult
 from pipeline.artifacts.store import Artifact
-from pipeline.config.matrices import Predict
+from pipeline.config.matrices import FEWEST_FITTED, Predict
 from pipeline.data.fields import Field
 from pipeline.data.globe import unit_vectors
+from pipeline.errors import ConfigError
 from pipeline.hmatrix import FitWarning, GaussianProcess
 from pipeline.hmatrix.gaussian_process import coverage, root_mean_square_error, variogram
 from pipeline.hmatrix.kernels import Kernel
@@ -50,6 +51,12 @@ def fitted(
         first, last = edges_of(n, communicator)[communicator.rank :][:2]
         own = chosen[(chosen >= first) & (chosen < last)] - first
         places, values = places[own], values[own]
+    n_fitted = n if most is None else min(most, n)
+    if n_fitted < FEWEST_FITTED:
+        raise ConfigError(
+            f"fit: {n_fitted} points are left to fit to; wanted {FEWEST_FITTED} at least, so choose a smaller "
+            "points.held_out, or give more points"
+        )
     # Standardized values have a variance of 1: the bound is the least ratio of noise to signal, or nearly so.
     process = GaussianProcess(
         kernel, tolerance=tolerance, bounds={"nugget": (smallest_nugget, 10.0)}, random_state=seed,
