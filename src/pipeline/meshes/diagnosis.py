@@ -176,7 +176,8 @@ def diagnose(mesh: TriangleMesh | tuple[ArrayLike, ArrayLike]) -> Diagnosis:
         is_closed = len(found["open_edges"]) == 0 and len(triangles) > 0
     findings = [
         Finding(
-            kind, (_ONE if len(found[kind]) == 1 else _WHAT)[kind], len(found[kind]), found[kind], _place(vertices, triangles, kind, found[kind]),
+            kind, (_ONE if len(found[kind]) == 1 else _WHAT)[kind], len(found[kind]), found[kind],
+            _place(vertices, triangles, kind, found[kind]),
             _ADVICE[kind],
         )
         for kind in _WHAT

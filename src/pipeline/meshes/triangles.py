@@ -55,7 +55,8 @@ class TriangleMesh:
         if float(resolved[worst]) > _RESOLVED * float(self.diameters[worst]):
             kind = str(self.vertices.dtype).removeprefix("torch.")
             raise ValueError(
-                f"triangle {worst + 1}, counted from 1, has the diameter {float(self.diameters[worst]):.2g} where {kind} resolves "
+                f"triangle {worst + 1}, counted from 1, has the diameter "
+                f"{float(self.diameters[worst]):.2g} where {kind} resolves "
                 f"{float(resolved[worst]):.1g}: move the mesh to the origin"
                 + ("" if self.vertices.dtype == torch.float64 else ", or give vertices in float64")
             )

@@ -13,7 +13,7 @@ from pipeline.operations.inputs import KNOWN, require_readable_once
 from pipeline.operations.own_matrices import usable_kernels
 from pipeline.operations.paths import own_files, results_folder
 from pipeline.operations.studies import RESULTS, namesakes, read_study
-from pipeline.operations.text import counted
+from pipeline.runtime.words import counted
 
 
 def run(options: Namespace) -> None:

@@ -27,7 +27,8 @@ from pipeline.operations.main_process import look_back
 from pipeline.operations.past_reports import keep_report
 from pipeline.operations.paths import results_folder
 from pipeline.operations.studies import RESULTS, StudyFile, find_profile, read_study
-from pipeline.operations.text import counted, duration
+from pipeline.operations.text import duration
+from pipeline.runtime.words import counted
 
 LOGS = Path("logs") / "rerun"
 

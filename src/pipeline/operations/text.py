@@ -17,11 +17,6 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequenc
     return "\n".join(lines)
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun: 1 job, 2 jobs."""
-    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
-
-
 def duration(seconds: float) -> str:
     """A time in at most two units: 43 s, 5 min 10 s, 2 h 5 min."""
     whole = round(seconds)

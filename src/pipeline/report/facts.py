@@ -78,7 +78,7 @@ def _solution(matrix: MatrixMetrics) -> list[tuple[str, object, str]]:
         ("Assembly of the layers", solve.assemble_seconds if factorized is None else None,
          f"{seconds(solve.assemble_seconds)}{_beside(matrix)}"),
         ("Solve", solve.solve_seconds,
-         f"{seconds(solve.solve_seconds)}, {count(solve.iterations)} iterations{_beside(matrix)}"),
+         f"{seconds(solve.solve_seconds)}, {plural(solve.iterations, 'iteration')}{_beside(matrix)}"),
         ("Residual, compressed matrix", solve.relative_residual, scientific(solve.relative_residual)),
         ("Residual, exact rows", solve.exact_residual, scientific(solve.exact_residual)),
         ("Divided among", solve.processes, _processes(solve.processes)),
@@ -150,7 +150,7 @@ def _points(matrix: MatrixMetrics) -> str:
     """How many of what; panels carry several quadrature points each."""
     rows = matrix.compress.n_rows
     panels = rows != matrix.n
-    many = f"{count(matrix.n)} panels, {count(rows)} quadrature points" if panels else count(matrix.n)
+    many = f"{plural(matrix.n, 'panel')}, {plural(rows, 'quadrature point')}" if panels else count(matrix.n)
     return " · ".join((many, matrix.points, f"{matrix.dimension}-D"))
 
 

@@ -205,9 +205,9 @@ def times(ratio: object) -> str:
     return f"{decimal(ratio, 2 if ratio < 1.995 else 1)}×"
 
 
-def plural(number: int, noun: str) -> str:
+def plural(number: float, noun: str, several: str = "") -> str:
     """A count with its noun: 1 seed, 2 seeds."""
-    return f"{count(number)}{NO_BREAK_SPACE}{noun}{'' if number == 1 else 's'}"
+    return f"{count(number)}{NO_BREAK_SPACE}{noun if count(number) == '1' else several or f'{noun}s'}"
 
 
 def first_digit(value: float, decimals: int) -> int:

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape  # what jinja2 escapes with, and brings al
 
 from pipeline.report.answers import answers
 from pipeline.report.first_screen import change, pictures
-from pipeline.report.formatting import count, instant
+from pipeline.report.formatting import count, instant, plural
 from pipeline.report.metrics import Dataset, Metrics
 from pipeline.report.sections import SECTIONS
 
@@ -100,7 +100,7 @@ def _data(data: Dataset) -> str:
     samples = ", ".join(f"{count(n)} {part}" for part, n in parts.items())
     names = f" ({', '.join(data.classes)})" if len(data.classes) <= MOST_NAMED else ""
     name = data.source if data.name in OWN else data.name
-    return f"{name} · {samples} · {len(data.classes)} classes{names}"
+    return f"{name} · {samples} · {plural(len(data.classes), 'class', 'classes')}{names}"
 
 
 def _seeds(metrics: Metrics) -> str:

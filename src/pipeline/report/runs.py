@@ -205,7 +205,7 @@ def diverged_text(run: RunMetrics) -> str:
     if not names:
         return ""
     named = f", {'seed' if len(names) == 1 else 'seeds'} {listing(names)}," if len(names) < n_seeds else ""
-    return f"{len(names)} of {n_seeds} seeds{named} diverged"
+    return f"{len(names)} of {n_seeds} {'seed' if n_seeds == 1 else 'seeds'}{named} diverged"
 
 
 def label_with_divergence(name: str, run: RunMetrics) -> str:

@@ -23,6 +23,7 @@ from pipeline.hmatrix.inputs import Progress
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.together import together
+from pipeline.runtime.words import counted
 from pipeline.stages.parts import kriging
 from pipeline.stages.parts.divided import created, own_rows
 from pipeline.stages.parts.matrices import in_words, own_triangles, save_near_field
@@ -76,7 +77,9 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
     n = points.facts_as(PointsFacts).n
     notes = [*covariance.notes, *operator.notes]
     if left_out:
-        notes.append(f"{left_out} blocks of fine levels are not drawn")
+        notes.append(
+            f"{counted(left_out, 'block')} of fine levels {'is' if left_out == 1 else 'are'} not drawn"
+        )
     facts = OperatorFacts(
         kernel=in_words(covariance.kernel),
         kernel_parameters=covariance.kernel.to_dict(),
@@ -112,13 +115,13 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
             draft.facts = facts
     if first:
         told = facts.compress
-        plural = "es" if communicator.size > 1 else ""
         ratio = told.dense_bytes / max(told.n_bytes, 1)
         beside = (
             f"{ratio:.1f} times less than dense" if ratio >= 1 else f"{1 / ratio:.1f} times as much as dense"
         )
         print(
-            f"compress {name}: {told.n_rows} rows in {seconds:.1f} s on {communicator.size} process{plural}, "
+            f"compress {name}: {counted(told.n_rows, 'row')} in {seconds:.1f} s on "
+            f"{counted(communicator.size, 'process', 'processes')}, "
             f"{told.n_bytes / 1e6:.1f} MB, {beside}, "
             f"relative error {relative_error:.1e} (wanted {told.tolerance:.0e})"
         )

@@ -17,6 +17,7 @@ from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.together import together
+from pipeline.runtime.words import counted
 from pipeline.stages.parts.answers import ANSWERS, Answer
 from pipeline.stages.parts.dense import dense_seconds
 from pipeline.stages.parts.divided import created, save_rows
@@ -134,10 +135,10 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
         return
     for note in factorization.notes:
         print(f"solve {name}: {note}")
-    plural = "es" if communicator.size > 1 else ""
     print(
-        f"solve {name}: factorized in {watch.seconds['factorize']:.1f} s, {info.iterations} iterations on "
-        f"{communicator.size} process{plural}, residual {info.residuals[-1]:.1e} of the compressed matrix"
+        f"solve {name}: factorized in {watch.seconds['factorize']:.1f} s, {counted(info.iterations, 'iteration')} on "
+        f"{counted(communicator.size, 'process', 'processes')}, residual {info.residuals[-1]:.1e} of the "
+        "compressed matrix"
     )
     print(f"solve {name}: {answer.line}")
 

@@ -40,6 +40,7 @@ from pipeline.precision import (
 )
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.provenance import provenance
+from pipeline.runtime.words import counted
 from pipeline.stages.parts.images import read_images
 from pipeline.stages.parts.own_networks import budget_of, samples_of, timing_of
 from pipeline.stages.parts.spec import read_spec
@@ -111,7 +112,8 @@ def run(options: Namespace) -> None:
             print(f"batch {row.batch:3d}  {row.layer:12s} {row.reason} Error {error.relative_error:.2g}.")
     n_disturbed = sum(row.n_disturbed for row in rows)
     if n_disturbed:
-        print(f"{n_disturbed} samples that other work disturbed count, as there were too few others")
+        told, verb = counted(n_disturbed, "sample"), "counts" if n_disturbed == 1 else "count"
+        print(f"{told} that other work disturbed {verb}, as there were too few others")
     with create(options.output, kind="timings", spec=spec, provenance=provenance(options.code)) as draft:
         draft.save_json("timings", rows)
         draft.save_json("roofs", roofs)

@@ -1,6 +1,7 @@
 """`GaussianProcess` against scikit-learn's regressor, dense algebra, and what is known of the data."""
 
 import math
+import re
 import subprocess
 import sys
 import warnings
@@ -342,3 +343,17 @@ def test_neither_scikit_learn_nor_pandas_is_needed():
         [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "(5,) (5,)", done.stderr
+
+
+def test_every_step_of_a_fit_is_a_line_of_the_log(caplog):
+    rng = np.random.default_rng(11)
+    points = rng.random((60, 2))
+    values = np.sin(6 * points[:, 0]) + 0.1 * rng.standard_normal(60)
+    with caplog.at_level("INFO", logger="pipeline.hmatrix"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        process = GaussianProcess(kernels.Matern(nu=1.5)).fit(points, values)
+    lines = [line for line in caplog.messages if line.startswith("fit to 60 values, step ")]
+    steps = [int(re.match(r"fit to 60 values, step (\d+), [\d.]+ s: log-likelihood -?[\d.]+ at length_scale ", line)[1])
+             for line in lines]  # fmt: skip
+    assert steps[-process.n_iter_ :] == list(range(1, process.n_iter_ + 1))
+    assert "fit to 60 values: looking for a start among groups of neighbors" in caplog.messages

@@ -9,6 +9,7 @@ References:
 
 import logging
 import math
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -77,15 +78,12 @@ def by_scoring(
     """
     at: LikelihoodEvaluation | None = likelihood.at(np.clip(start, lower, upper))
     damping, notes = 1e-3, []
-    iterations = 0
+    iterations, began = 0, time.perf_counter()
     while True:
         assert at is not None
         derivatives = likelihood.derivatives(at)
         iterations += 1
-        logger.info(
-            "log-likelihood %.3f at %s, gradient %s",
-            at.value, dict(zip(likelihood.names, np.exp(at.theta).tolist(), strict=True)), derivatives.gradient,
-        )  # fmt: skip
+        _tell(likelihood, at, iterations, time.perf_counter() - began)
         step, gain = _agreed_step(likelihood, at.theta, derivatives, lower, upper, 0.0)
         if gain < _GAIN:
             break
@@ -124,7 +122,7 @@ def by_lbfgs(
 ) -> Optimum:
     """Maximize a likelihood by SciPy's L-BFGS-B: more evaluations than scoring, and no use of the information."""
     best: list[tuple[LikelihoodEvaluation, Derivatives]] = []
-    calls = 0
+    calls, began = 0, time.perf_counter()
     group = likelihood.communicator
 
     def evaluate(theta: Array) -> tuple[float, Array]:
@@ -132,6 +130,7 @@ def by_lbfgs(
         calls += 1
         at = likelihood.at(theta)
         derivatives = likelihood.derivatives(at)
+        _tell(likelihood, at, calls, time.perf_counter() - began)
         if not best or at.value > best[0][0].value:
             best[:] = [(at, derivatives)]
         return -at.value, -derivatives.gradient
@@ -157,6 +156,15 @@ def by_lbfgs(
     at, derivatives = best[0]
     notes = () if success else (f"L-BFGS-B ended early: {message}",)
     return Optimum(at, derivatives, calls, (*notes, *_remarks(likelihood, at, derivatives, lower, upper)))
+
+
+def _tell(likelihood: Likelihood, at: LikelihoodEvaluation, step: int, seconds: float) -> None:
+    """Write a line about a step of the fit, which may take minutes."""
+    found = zip(likelihood.names, np.exp(at.theta), strict=True)
+    logger.info(
+        "fit to %d values, step %d, %.1f s: log-likelihood %.3f at %s",
+        likelihood.n_values, step, seconds, at.value, ", ".join(f"{name} {value:.4g}" for name, value in found),
+    )  # fmt: skip
 
 
 OPTIMIZERS = {"scoring": by_scoring, "lbfgs": by_lbfgs}

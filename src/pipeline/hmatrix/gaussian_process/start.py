@@ -7,6 +7,7 @@ References:
     [1] Stein, Chi, Welty, "Approximating likelihoods for large spatial data sets", JRSS B 2004.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from pipeline.errors import ConfigError
 from pipeline.hmatrix.gaussian_process.anchored import Anchored, is_stationary
 from pipeline.hmatrix.gaussian_process.likelihood import Likelihood
 from pipeline.hmatrix.gaussian_process.parameters import NUGGET
+
+logger = logging.getLogger("pipeline.hmatrix")
 
 Array = NDArray[np.float64]
 
@@ -168,6 +171,7 @@ def starts(
         generator: Draws the centers of the groups and the random starts.
         n_random: Starts drawn uniformly between the bounds, beside the given parameters and a typical guess.
     """
+    logger.info("fit to %d values: looking for a start among groups of neighbors", likelihood.n_values)
     groups = Groups.of(likelihood, generator)
     typical = likelihood.start.copy()
     variance = math.log(residual_variance(likelihood))

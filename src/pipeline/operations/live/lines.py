@@ -4,8 +4,9 @@ import time
 
 from pipeline.operations.live.state import Job, JobProgress, Phase
 from pipeline.operations.live.tail import newest
-from pipeline.operations.text import counted, duration
+from pipeline.operations.text import duration
 from pipeline.report.formatting import shorten
+from pipeline.runtime.words import counted
 
 # Letters that are shown of what a job said last: enough for a result, and no table's row.
 LONGEST = 110

@@ -22,6 +22,7 @@ from pipeline.report.formatting import (
     is_number,
     n_bytes,
     percent,
+    plural,
     scientific,
     seconds,
     setting,
@@ -150,11 +151,13 @@ def result_text(name: str, matrix: MatrixMetrics, n_classes: int = 0) -> str:
             )
         case LogdetResult() as result:
             value = significant(result.log_determinant, 9)
-            return f"The log-determinant of {name}, {count(result.n)} rows, is {value}."
+            return f"The log-determinant of {name}, {plural(result.n, 'row')}, is {value}."
         case SampleResult() as result:
+            are, whose = ("is", "its") if result.n_samples == 1 else ("are", "their")
             return (
-                f"{count(result.n_samples)} samples of covariance {name} are drawn (seed {result.seed}); their mean "
-                f"square is {significant(result.mean_square, 4)}, and the variance {significant(result.variance, 4)}."
+                f"{plural(result.n_samples, 'sample')} of covariance {name} {are} drawn (seed {result.seed}); "
+                f"{whose} mean square is {significant(result.mean_square, 4)}, and the variance "
+                f"{significant(result.variance, 4)}."
             )
 
 
@@ -168,7 +171,7 @@ def _kriging_text(result: KrigingResult, points: str) -> str:
     )
     written = (
         f" The file {result.predictions} beside its solution holds mean and standard deviation at "
-        f"{count(result.n_predicted)} places."
+        f"{plural(result.n_predicted or 0, 'place')}."
         if result.predictions
         else ""
     )

@@ -60,9 +60,9 @@ def _at_equal_loss(
         TITLE,
         times(mine / theirs),
         f"the time{fewer} of {_subject(reference)} to an equal training loss",
-        f"{_subject(ours)} needs {seconds(mine)} and {count(steps)} steps to reach a training loss of "
+        f"{_subject(ours)} needs {seconds(mine)} and {_steps(steps)} to reach a training loss of "
         f"{significant(target, 3)}, and {_subject(reference)} needs {seconds(theirs)} and "
-        f"{count(reference_steps)} steps{beside}.",
+        f"{_steps(reference_steps)}{beside}.",
         findings,
     )
 
@@ -110,10 +110,14 @@ def _subject(run: RunMetrics) -> str:
     return f"{method_of(run)} with batch {count(run.batch_size)}"
 
 
+def _steps(n: float | None) -> str:
+    return plural(n, "step") if n is not None else f"{count(n)} steps"
+
+
 def _spent(run: RunMetrics) -> str:
     """Steps and seconds of training, as far as they are known."""
     steps, wall = n_steps(run).mean, wall_seconds(run).mean
-    parts = [f"{count(steps)} steps"] if steps is not None else []
+    parts = [_steps(steps)] if steps is not None else []
     parts += [f"{seconds(wall)}{'' if alone(run) else ' (beside other jobs)'}"] if wall is not None else []
     return f" in {' and '.join(parts)}" if parts else ""
 
@@ -130,7 +134,8 @@ def _best_run(training: Runs, n_classes: int) -> CoreAnswer | None:
         who = f"None of {plural(len(training), 'run')} gets" if len(training) > 1 else "The run does not get"
         text = (
             f"{who} above chance, which is {percent(1 / n_classes, 0)} "
-            f"with {count(n_classes)} classes: {label_of(name, run)} ends at {accuracy_text(run)}{_spent(run)}."
+            f"with {plural(n_classes, 'class', 'classes')}: {label_of(name, run)} ends at "
+            f"{accuracy_text(run)}{_spent(run)}."
         )
         return CoreAnswer(TITLE, accuracy, "test accuracy, no better than chance", text)
     if len(training) == 1:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from pipeline.artifacts.results.half_network import RoofRow, TimingRow
 from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish
 from pipeline.report.figures.axes import logarithmic
-from pipeline.report.formatting import is_number, significant
+from pipeline.report.formatting import is_number, plural, significant
 
 #: A layer's number, then intensity and GFLOP/s at FP32 and at FP16.
 Point = tuple[int, float, float, float, float]
@@ -108,9 +108,8 @@ def _roofline(
             data.add(axes, x0, y0, f"{number}  {names[number]}", "FP32", x0, y0)
             data.add(axes, x1, y1, f"{number}  {names[number]}", "FP16", x1, y1)
         fastest = max(points, key=lambda point: point[4])
-        words = (
-            f"{len(points)} layers; the fastest at FP16 is layer {fastest[0]} with {fastest[4]:.3g} GFLOP/s"
-        )
+        many = plural(len(points), "layer")
+        words = f"{many}; the fastest at FP16 is layer {fastest[0]} with {fastest[4]:.3g} GFLOP/s"
         return finish(
             figure,
             name=f"roofline-{run}-{batch}",

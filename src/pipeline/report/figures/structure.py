@@ -9,7 +9,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
 from pipeline.report.drawing import Data, Drawing, GridValues, canvas, finish
-from pipeline.report.formatting import count, decimal
+from pipeline.report.formatting import count, decimal, plural
 
 DENSE = "#cc5500"
 _PIXELS = 1000
@@ -55,7 +55,7 @@ def block_structure(name: str, n: int, blocks: Sequence[Sequence[int]]) -> Drawi
         bar.set_label("rank (orange: dense)" if dense.any() else "rank")
         low = ranks[~dense]
         words = (
-            f"{count(n)} rows in {count(len(table))} blocks: {count(int(dense.sum()))} dense and "
+            f"{plural(n, 'row')} in {plural(len(table), 'block')}: {count(int(dense.sum()))} dense and "
             f"{count(len(low))} of low rank (median {decimal(float(np.median(low)), 0)}, largest {top})"
         )
         description = f"Block structure of {words}."

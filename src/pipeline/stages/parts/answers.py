@@ -21,6 +21,7 @@ from pipeline.artifacts.results.solution import (
 )
 from pipeline.hmatrix.boundary_elements import capacitance
 from pipeline.hmatrix.distributed import DistributedFactorization
+from pipeline.runtime.words import counted
 from pipeline.stages.parts import kriging
 from pipeline.stages.parts.divided import own_rows
 from pipeline.stages.parts.solved import Solved
@@ -75,7 +76,8 @@ def _logdet(solved: Solved) -> Answer:
     assert solved.factorization is not None
     n, logdet = solved.points.facts_as(PointsFacts).n, solved.factorization.logdet()
     return Answer(
-        result=LogdetResult(log_determinant=logdet, n=n), line=f"log-determinant {logdet:.10g} of {n} rows"
+        result=LogdetResult(log_determinant=logdet, n=n),
+        line=f"log-determinant {logdet:.10g} of {counted(n, 'row')}",
     )
 
 
@@ -91,7 +93,7 @@ def _sample(solved: Solved) -> Answer:
     found, expected = float(sums[0] / sums[2]) / n_samples, float(sums[1] / sums[2])
     return Answer(
         result=SampleResult(n_samples=n_samples, seed=seed, mean_square=found, variance=expected),
-        line=f"{n_samples} samples drawn, mean square {found:.4g} where the variance is {expected:.4g}",
+        line=f"{counted(n_samples, 'sample')} drawn, mean square {found:.4g} where the variance is {expected:.4g}",
         rows={"samples": drawn},
     )
 

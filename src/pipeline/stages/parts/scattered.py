@@ -9,6 +9,7 @@ from pipeline.config.matrices import SolveSpec, Wave
 from pipeline.hmatrix import kernels
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.together import together
+from pipeline.runtime.words import counted
 from pipeline.stages.parts import scattering
 from pipeline.stages.parts.divided import created
 
@@ -42,7 +43,8 @@ def scatter(
     if found is not None:
         name, result = options.output.parent.name, found.result
         print(
-            f"solve {name}: {found.cost.iterations} iterations, residual {found.cost.relative_residual:.1e} of the "
-            f"compressed matrix; scattering cross-section {result.cross_section:.6g}, power kept to "
+            f"solve {name}: {counted(found.cost.iterations, 'iteration')}, residual "
+            f"{found.cost.relative_residual:.1e} of the compressed matrix; "
+            f"scattering cross-section {result.cross_section:.6g}, power kept to "
             f"{result.power_imbalance:.1e}"
         )
