@@ -57,6 +57,13 @@ def test_the_processes_that_share_a_matrix_are_counted(matrix):
     assert texts(matrix)["Divided among"] == "one process"
 
 
+def test_one_iteration_is_no_plural(matrix):
+    matrix["solve"]["iterations"] = 1
+    assert texts(matrix)["Solve"].split()[-1] == "iteration"
+    matrix["solve"]["iterations"] = 2
+    assert texts(matrix)["Solve"].split()[-1] == "iterations"
+
+
 def test_determinant_and_likelihood_need_a_tight_factorization(matrix):
     found = texts(matrix)
     assert found["log det, at tolerance 10⁻⁶"] == "−123,456.8"

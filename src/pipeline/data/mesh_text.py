@@ -82,7 +82,7 @@ def check_obj(path: Path) -> None:
                 raise _wrong(path, number, "numbers of vertices from 1", words)
             if (last := max(map(int, corners))) > largest:
                 largest, where = last, (number, words)
-    if largest > n:
+    if largest > n > 0:
         raise _wrong(path, where[0], f"numbers of vertices from 1 to {n}", where[1])
 
 
