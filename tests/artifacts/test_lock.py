@@ -22,6 +22,20 @@ with hold(Path(sys.argv[1])) as held:
 """
 
 
+def test_what_a_killed_holder_left_dates_from_its_time_until_somebody_clears_it_up(other, tmp_path):
+    file = lock_file(tmp_path, "main")
+    begun = "2026-01-02T03:04:05+00:00"
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"since": begun}))
+    for _ in range(2):  # starts that are refused, and leave it
+        with hold(tmp_path) as held:
+            assert held.former.began == begun
+    assert killed_holder(tmp_path).since > begun
+    with hold(tmp_path) as held:
+        assert held.former.began == begun
+
+
 @pytest.fixture
 def other(tmp_path):
     """Another process that holds the lock of `tmp_path` until its input ends."""
@@ -66,6 +80,7 @@ def test_the_jobs_of_a_killed_holder_are_known_until_they_have_ended(other, tmp_
     with hold(tmp_path) as held:
         assert held.former.jobs == "ours,new"
         held.settle()
+        assert holder(tmp_path).began == holder(tmp_path).since
         assert holder(tmp_path).jobs == ""
         held.name_jobs("newest")
         assert holder(tmp_path).jobs == "newest"

@@ -33,7 +33,14 @@ class LockedError(PipelineError):
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock, and the names of its jobs in a batch system's queue, between commas, if any."""
+    """Who holds a lock.
+
+    Attributes:
+        pid, host, user, command: The process.
+        since: When it took the lock.
+        jobs: The names of its jobs in a batch system's queue, between commas.
+        left_since: When the first of the killed holders began that it did not clear up after; empty if there are none.
+    """
 
     pid: int
     host: str
@@ -41,13 +48,19 @@ class Holder:
     since: str
     command: str
     jobs: str = ""
+    left_since: str = ""
+
+    @property
+    def began(self) -> str:
+        """Since when it, or killed holders that it did not clear up after, may have left something behind."""
+        return self.left_since or self.since
 
     @classmethod
-    def of_this_process(cls, jobs: str) -> "Holder":
+    def of_this_process(cls, jobs: str, left_since: str) -> "Holder":
         """What a lock file tells about the process that runs this."""
         since = datetime.now().astimezone().isoformat(timespec="seconds")
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        return cls(os.getpid(), socket.gethostname(), getpass.getuser(), since, command, jobs)
+        return cls(os.getpid(), socket.gethostname(), getpass.getuser(), since, command, jobs, left_since)
 
     def __str__(self) -> str:
         return f"{self.user}'s process {self.pid} on {self.host} since {self.since} ({self.command})"
@@ -79,9 +92,9 @@ class HeldLock:
 
     def tell(self) -> None:
         """Write who holds the lock; on a full disk the former text stays."""
-        owed = "" if self.settled or self.former is None else self.former.jobs
-        names = ",".join(filter(None, [owed, self.jobs]))
-        text = json.dumps(asdict(Holder.of_this_process(names))).encode()
+        owed = None if self.settled else self.former
+        names = ",".join(filter(None, [owed.jobs if owed else "", self.jobs]))
+        text = json.dumps(asdict(Holder.of_this_process(names, owed.began if owed else ""))).encode()
         os.pwrite(self.descriptor, text, 0)
         os.truncate(self.descriptor, len(text))
 

@@ -99,7 +99,7 @@ def begin(
         print(
             f"Ended Slurm's jobs {ids} of a main process that was killed; trainings go on.", file=sys.stderr
         )
-    began = datetime.fromisoformat(held.former.since).timestamp() if held.former else time.time()
+    began = datetime.fromisoformat(held.former.began).timestamp() if held.former else time.time()
     free_shared_memory(began)
     _turn.callback(free_shared_memory, began)
     _heed_signals()
