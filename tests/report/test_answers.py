@@ -215,6 +215,17 @@ def test_a_matrix_that_takes_more_than_a_dense_one_is_not_said_to_take_less(metr
     assert (plain(answer.headline), answer.unit) == ("3.0×", "the memory of a dense matrix for capacitance")
 
 
+def test_a_small_matrix_that_saves_no_memory_leads_with_what_it_was_for(metrics):
+    matrices = {"airports": metrics["matrices"]["airports"]}
+    compress = matrices["airports"]["compress"]
+    compress["n_bytes"] = 2 * compress["dense_bytes"]
+    answer = numbers(matrices)
+    rmse = matrices["airports"]["result"]["rmse"]
+    assert plain(answer.headline).split()[0].replace(",", "") == f"{rmse:.3g}"
+    assert answer.unit == "RMSE of the elevation at held-out points of airports"
+    assert "instead of" in answer.text
+
+
 def test_a_matrix_of_panels_is_not_given_the_shape_of_its_points(metrics):
     matrices = {"capacitance": metrics["matrices"]["capacitance"]}
     assert "matrix, 12,288 × 12,288, takes" in numbers(matrices).text

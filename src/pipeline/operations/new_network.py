@@ -7,6 +7,7 @@ import numpy as np
 
 from pipeline.errors import ConfigError
 from pipeline.operations.studies import CONFIG
+from pipeline.operations.text import size
 
 SAMPLES = 32
 LARGE = 3 * 64 * 64  # numbers of a sample: sixty times of 64 larger ones take minutes
@@ -51,7 +52,7 @@ def study_of_network(name: str, path: Path) -> str:
     return "\n".join(
         [
             f"# {path}: {len(model.graph.node)} nodes ({told}), {sum(weights.values()):,} parameters, "
-            f"{path.stat().st_size / 1e6:.1f} MB.",
+            f"{size(path.stat().st_size)}.",
             f"# Its input {inputs[0].name} takes samples of shape {tuple(sizes[1:])}.",
             f"# {samples} holds noise of that shape: times are those of any samples, errors are not. Replace it by",
             "# samples like those to come, and name their classes in labels to see what accuracy half precision costs.",

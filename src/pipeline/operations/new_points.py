@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.tables import OpenTable, WrongValueError, open_table
 from pipeline.errors import ConfigError
+from pipeline.operations.text import size
 from pipeline.runtime.foretelling import foretell
 
 #: Names of coordinates, the first coordinate before the second and the third.
@@ -73,9 +74,7 @@ def study_of_points(name: str, path: Path) -> str:
         "file", look.n, len(coordinates), TOLERANCE, FACTOR_TOLERANCE, 1, on_globe=on_globe
     )
     needed = max(bytes_needed.compress_bytes, bytes_needed.solve_bytes)
-    lines.append(
-        f"# Memory foretold: {needed / 1e9:.1f} GB in one process (a dense matrix: {8 * look.n**2 / 1e9:,.1f} GB)."
-    )
+    lines.append(f"# Memory foretold: {size(needed)} in one process (a dense matrix: {size(8 * look.n**2)}).")
     points = f"{{name: file, path: {json.dumps(str(path))}, coordinates: {_names(coordinates)}"
     points += ", crs: lonlat" if on_globe else ""
     section = [f"study: {name}", "matrices:", f"  {_key(values[0] if values else name)}:"]

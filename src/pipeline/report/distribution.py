@@ -135,5 +135,11 @@ def _model(processes: Sequence[ProcessWork], levels: Sequence[LevelWork], beside
     )
     return [
         Prose(text, quiet=True),
-        Table("Time of more processes, by the model", columns, tuple(rows), note=beside),
+        Table(
+            "Time of more processes, by the model",
+            columns,
+            tuple(rows),
+            note="Measured: what the levels of the tree took in the last factorization, with the waiting that the "
+            f"model does not count.{f' {beside}' if beside else ''}",
+        ),
     ]

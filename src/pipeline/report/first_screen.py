@@ -8,6 +8,7 @@ from pipeline.report.changes import Change
 from pipeline.report.content import Illustration, LegendKey, Notice
 from pipeline.report.drawing import stroke
 from pipeline.report.figures.kriging import kriging_map
+from pipeline.report.figures.scattering import surface_field
 from pipeline.report.figures.training import MOST_DRAWN, progress
 from pipeline.report.formatting import listing, plural, significant, told_apart
 from pipeline.report.metrics import Metrics
@@ -53,7 +54,7 @@ def _from_to(row: Change) -> str:
 
 
 def pictures(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> tuple[Illustration, ...]:
-    """Accuracy against time and steps, and the first map."""
+    """Accuracy against time and steps, and the first map, or else the first surface that scatters a wave."""
     return tuple(picture for picture in (_accuracy(metrics), _map(metrics, arrays)) if picture is not None)
 
 
@@ -85,4 +86,8 @@ def _map(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> Illustration | N
             return Illustration(
                 (drawing,), f"The {quantity.name} that kriging predicts ({name}).", shape="first"
             )
+    for name in metrics.matrices:
+        drawing = surface_field(name, arrays, prefix="first-surface")
+        if drawing is not None:
+            return Illustration((drawing,), drawing.description, shape="first")
     return None

@@ -5,7 +5,8 @@ import pytest
 from pipeline.artifacts.results.half_network import TimingRow
 from pipeline.report.drawing import Drawing
 from pipeline.report.figures.roofline import _move, rooflines
-from pipeline.report.metrics import Converted
+from pipeline.report.metrics import Converted, Metrics
+from pipeline.report.sections.precision import precision_section
 
 
 def drawn(network: dict) -> list[Drawing]:
@@ -76,3 +77,16 @@ def test_a_crowd_of_layers_gets_only_the_numbers_that_have_room(metrics):
     numbers = re.findall(r">([1-9][0-9]?)</text>", panel.svg)
     assert {"1", "2", "3"} <= set(numbers)
     assert "60" not in numbers
+
+
+def test_a_layer_above_the_roof_is_explained(metrics):
+    def caption():
+        study = {"study": {"name": "own"}, "precision": metrics["precision"]}
+        blocks = precision_section(Metrics.model_validate(study), {}).blocks
+        return next(block.caption for block in blocks if hasattr(block, "panels"))
+
+    for row in metrics["precision"]["kfac_smooth"]["timings"]:
+        row["gflops"] = 240.0
+    assert "above the roof" not in caption()  # of 233
+    metrics["precision"]["kfac_smooth"]["timings"][0]["gflops"] = 260.0
+    assert "A layer may be above the roof" in caption()

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from pipeline.data.meshes import sphere_mesh
+from pipeline.report import Metrics
 from pipeline.report.figures.scattering import seen, surface_field, uncovered
+from pipeline.report.first_screen import pictures
 
 FORWARD = np.array([0.0, 0.6, 0.8])
 SQUARE = np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]), np.array([[0, 1, 2], [0, 2, 3]])
@@ -75,3 +77,12 @@ def test_of_a_fine_mesh_every_so_many_triangles_are_told():
     drawing = surface_field("own", arrays(mesh, np.zeros(len(mesh[1]))))
     assert 2 * 1200 < len(drawing.data["rows"]) <= 2 * 2500
     assert len(drawing.data["places"]) == len(drawing.data["rows"])
+
+
+def test_a_study_without_a_map_shows_the_surface_on_its_first_screen(metrics):
+    study = {"study": {"name": "own"}, "matrices": {"own": metrics["matrices"]["capacitance"]}}
+    of_a_wave = arrays(sphere_mesh(1), np.ones(80) * 1j)
+    (picture,) = pictures(Metrics.model_validate(study), of_a_wave)
+    assert picture.panels[0].name == "first-surface-own"
+    assert picture.caption == surface_field("own", of_a_wave).description
+    assert pictures(Metrics.model_validate(study), {}) == ()

@@ -53,13 +53,29 @@ def answer_numbers(
             f"{_brief(name, matrix, n_classes)}."
         )
         exact = ", with nothing approximated" if nothing_approximated(matrix) else ""
-        ratio, unit = beside_dense(matrix)
-        return CoreAnswer(TITLE, ratio, f"{unit} for {name}{exact}", text, findings)
+        headline, unit = _result(name, matrix) or beside_dense(matrix)
+        of = "" if _result(name, matrix) else f" for {name}{exact}"
+        return CoreAnswer(TITLE, headline, f"{unit}{of}", text, findings)
     storage = exponents(scaling.rows if scaling else []).get("operator_bytes")
     if storage is None:
         return None
     text = f"Storage grows as N to the power {storage.text}, the dense matrix as N^2."
     return CoreAnswer(TITLE, f"N^{decimal(storage.exponent, 2)}", "growth of storage", text)
+
+
+def _result(name: str, matrix: MatrixMetrics) -> tuple[str, str] | None:
+    """The number that a small matrix was made for, with its words, where memory is not what was won."""
+    if compression(matrix) >= 1:
+        return None
+    match matrix.result:
+        case KrigingResult() as result:
+            quantity = Quantity.of(result)
+            return quantity.error(result.rmse), f"RMSE of the {quantity.name} at held-out points of {name}"
+        case ScatteringResult() as result:
+            unit = "squared units of the mesh: the scattering cross-section of"
+            return significant(result.cross_section, 4), f"{unit} {name}"
+        case _:
+            return None
 
 
 def _shape(matrix: MatrixMetrics) -> str:

@@ -39,7 +39,7 @@ def rooflines(run: str, rows: Sequence[TimingRow], roofs: RoofRow) -> list[Drawi
     everything = np.array([point[1:] for group in points.values() for point in group])
     if not len(everything):
         return []
-    peaks = _peaks(rows, roofs)
+    peaks = arithmetic_peaks(rows, roofs)
     extent = _extent(everything, peaks)
     names = {place: layer for layer, place in numbers.items()}
     return [
@@ -47,7 +47,7 @@ def rooflines(run: str, rows: Sequence[TimingRow], roofs: RoofRow) -> list[Drawi
     ]
 
 
-def _peaks(rows: Sequence[TimingRow], roofs: RoofRow) -> dict[str, float]:
+def arithmetic_peaks(rows: Sequence[TimingRow], roofs: RoofRow) -> dict[str, float]:
     """What arithmetic can reach, 1e9 FLOP/s by what to call it."""
     if not is_number(roofs.gflops):
         return {}

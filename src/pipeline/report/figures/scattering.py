@@ -55,7 +55,7 @@ def far_field(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None:
         return finish(figure, name=f"far-field-{name}", description=words, data=data)
 
 
-def surface_field(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None:
+def surface_field(name: str, arrays: Mapping[str, np.ndarray], prefix: str = "surface") -> Drawing | None:
     """Draw the field on the surface, seen along the incident wave and against it.
 
     A soft surface has a normal derivative on each triangle, a hard one a pressure at each vertex, whose mean colors a
@@ -113,7 +113,7 @@ def surface_field(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None
             f"Size of the {what} on the surface, for an incident wave of size 1; it is greatest at "
             f"{significant(top)}. The side that the wave meets first is on the left."
         )
-        return finish(figure, name=f"surface-{name}", description=words, data=data)
+        return finish(figure, name=f"{prefix}-{name}", description=words, data=data)
 
 
 def _axes_across(direction: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

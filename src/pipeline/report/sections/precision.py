@@ -7,8 +7,8 @@ import numpy as np
 
 from pipeline.report.answers.bits import bound_text, whole_network_speedups
 from pipeline.report.content import Block, Heading, Illustration, PageSection, Prose
-from pipeline.report.figures.roofline import rooflines
-from pipeline.report.formatting import listing, n_bytes, plural
+from pipeline.report.figures.roofline import arithmetic_peaks, rooflines
+from pipeline.report.formatting import is_number, listing, n_bytes, plural
 from pipeline.report.layer_tables import (
     candidates,
     device_times,
@@ -50,6 +50,7 @@ def _network(name: str, network: Converted, classes: list[str]) -> list[Block | 
             f"Roofline of one core{f' ({isa})' if isa else ''}. Each layer moves from FP32 (hollow) to FP16 (filled): "
             "to the right with fewer bytes for the same work, and up if it is faster. The numbers are those of the "
             "layers in the table of speed and error below; where points are crowded, some go without one."
+            f"{_above_the_roof(network)}"
         )
         blocks.append(Illustration(tuple(panels), caption, shape="pair" if len(panels) > 1 else "single"))
     return [
@@ -65,6 +66,18 @@ def _network(name: str, network: Converted, classes: list[str]) -> list[Block | 
         layer_times(network),
         device_times(network),
     ]
+
+
+def _above_the_roof(network: Converted) -> str:
+    """Say why a layer is above a roof that was measured, if one is; a few percent are noise."""
+    peaks = arithmetic_peaks(network.timings, network.roofs).values()
+    rates = [row.gflops for row in network.timings if is_number(row.gflops)]
+    if not peaks or not any(rate > 1.05 * max(peaks) for rate in rates):
+        return ""
+    return (
+        " A layer may be above the roof: work is counted by its definition, of which Winograd's algorithm leaves out a "
+        "part. Otherwise the roof was measured too low, as beside other programs on the same machine."
+    )
 
 
 def _network_text(network: Converted) -> str:
