@@ -218,7 +218,7 @@ def test_every_written_study_explains_itself_in_comments(checkout):
         ("own", "bad.h5", "bad.h5: not a readable .h5 file"),
         ("own", "bad.onnx", "bad.onnx: no ONNX network"),
         ("own", "open.onnx", "open.onnx: its input x has the shape"),
-        ("own", "flat.obj", "flat.obj: the mesh cannot be used: 1 triangles without area"),
+        ("own", "flat.obj", "flat.obj: the mesh cannot be used: 1 triangle without area"),
         ("own", "junk.stl", "junk.stl: wanted text that begins with 'solid', or a binary STL file"),
         ("own", "damaged", "damaged/train/a/1.png: not a readable image"),
         ("own", "empty", "empty: wanted train/CLASS/* of two classes or more"),

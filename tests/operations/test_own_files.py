@@ -127,12 +127,26 @@ def test_a_grid_of_too_many_places_is_refused_before_the_fit(check, spacing):
             KRIGING | {"predict": {"path": "own.npy", "coordinates": [0]}},
             "predict: own.npy: 1 coordinates (0)",
         ),
+        (
+            KRIGING | {"predict": {"path": "own.csv", "format": "tif"}},
+            "predict: a GeoTIFF needs a regular grid",
+        ),
+        (
+            SOLVE
+            | KRIGING
+            | {
+                "points": KRIGING["points"] | {"coordinates": ["x", "y", "z"], "path": "three.csv"},
+                "predict": {"grid": {"spacing": 0.5}, "format": "tif"},
+            },
+            "predict: a GeoTIFF needs a regular grid",
+        ),
         (KRIGING | {"predict": {"path": "bad.csv"}}, "predict: bad.csv: row 1, column y"),
     ],
 )
 def test_what_is_asked_of_points_is_compared_with_them(check, section, words):
     np.save("own.npy", np.ones((3, 2)))
     Path("bad.csv").write_text("x,y\n1,none\n")
+    Path("three.csv").write_text("x,y,z,mm\n" + "".join(f"{i},{i * i},{i % 3},{i}\n" for i in range(30)))
     code, line = check(**matrix(section))
     assert code == 2
     assert line.startswith("error: matrices.own")

@@ -77,7 +77,7 @@ def test_of_a_batch_at_which_every_seed_diverges_only_the_range_is_known():
     assert set(answers.values()) == {"undecided", "does not hold"}
     table = critical_batches(runs, {"SGD": ["small", "large"]}, {"SGD": prediction(65, 65)})
     assert plain(table.rows[0])[4:] == ["between 64 and 1,024", "–", "undecided"]
-    assert table.rows[0][0] == "SGD (SGD, batch 1024: 1 of 1 seeds diverged)"
+    assert table.rows[0][0] == "SGD (SGD, batch 1024: 1 of 1 seed diverged)"
 
 
 def test_a_run_without_seeds_has_not_diverged():

@@ -29,6 +29,7 @@ from pipeline.operations.sizes import is_small
 
 Array = NDArray[np.float64]
 
+NO_RASTER = "predict: a GeoTIFF needs a regular grid of rows and columns; set predict.format to nc or csv"
 GENERATED = {"uniform_square": 2, "uniform_cube": 3, "fibonacci_sphere": 3}
 
 
@@ -137,7 +138,11 @@ def _vectors(key: str, path: Path, n: int | None) -> None:
 
 
 def _predictions(predict: Predict, known: _Known) -> None:
+    raster = predict.file_name.endswith(".tif")
     if predict.grid is not None:
+        section = known.section
+        if raster and isinstance(section, FilePoints) and len(opened(section).coordinates) != 2:
+            raise ConfigError(NO_RASTER)
         corners = known.corners
         if corners is not None:
             grid_ends(corners, predict.grid.spacing)
@@ -146,6 +151,8 @@ def _predictions(predict: Predict, known: _Known) -> None:
     crs = section.crs if isinstance(section, FilePoints) else "lonlat"
     names = opened(section).coordinates if isinstance(section, FilePoints) else ("longitude", "latitude")
     own, names = open_places(Path(predict.path or ""), given=predict.coordinates, coordinates=names, crs=crs)
+    if raster and len(own.table.axes(names)) != 2:
+        raise ConfigError(NO_RASTER)
     if not is_small(str(own.path)):
         return
     n = 0

@@ -62,7 +62,7 @@ def test_it_draws_without_roofs_and_leaves_out_what_was_not_measured(metrics):
     rows[0]["gflops"] = None
     rows[2]["seconds_fp16"] = 0.0
     panels = drawn(network | {"roofs": {}})
-    assert "4 layers" in panels[0].description
+    assert "4\u00a0layers" in panels[0].description
     assert drawn(network | {"roofs": {}, "timings": rows[:1]}) == []
     assert drawn(network | {"timings": []}) == []
 

@@ -42,7 +42,7 @@ def test_two_hundred_thousand_blocks_cost_little():
         [i * 40, i * 40 + 40, j * 40, j * 40 + 40, np.where(abs(i - j) < 2, -1, (i + j) % 17)], axis=1
     )
     drawing = block_structure("many", n, blocks)
-    assert "202,500 blocks" in drawing.description
+    assert "202,500\u00a0blocks" in drawing.description
     assert len(drawing.svg) < 600_000
     found = drawing.data["grid"]
     at = np.add.outer(np.array(found["y"]) // 40, np.array(found["x"]) // 40)
