@@ -198,6 +198,7 @@ X = np.zeros((4, 2, 8, 8), np.float32)
         (X[:0], None, "x.npy: holds float32 of shape (0, 2, 8, 8)"),
         (np.full_like(X, np.nan), None, "x.npy: holds NaN or infinity"),
         (X, np.array([0, 1, 2, 3]), "y.npy: class 3 is none of the network's 3 outputs"),
+        (X, np.full(4, 2**63, np.uint64), "y.npy: holds class 9223372036854775808; wanted classes"),
         (X, np.array([0, 1, 2, -1]), "y.npy: class -1 is none"),
         (X, np.array([0, 1, 2]), "y.npy: holds classes of shape (3,); wanted one for each of 4"),
         (X, np.eye(4, 3, dtype=int), "y.npy: holds classes of shape (4, 3)"),

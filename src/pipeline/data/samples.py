@@ -49,6 +49,8 @@ def open_labels(path: Path, n: int) -> NDArray[Any]:
     array = open_array(path)
     if array.shape != (n,):
         raise ConfigError(f"{path}: holds classes of shape {array.shape}; wanted one for each of {n} samples")
+    if array.dtype == np.uint64 and array.size and array.max() >= 2**63:
+        raise ConfigError(f"{path}: holds class {array.max()}; wanted classes as whole numbers from 0")
     if array.dtype.kind not in "iu":
         raise ConfigError(
             f"{path}: holds {array.dtype}; wanted classes as whole numbers from 0, so write it as int64"

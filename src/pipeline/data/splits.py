@@ -109,8 +109,9 @@ def n_held_out_of(n: int, part: float) -> int:
     """
     n_held_out = round(part * n)
     if part and not 0 < n_held_out < n - 1:
+        places = "place" if n == 1 else "places"
         raise ConfigError(
-            f"held_out: {part:g} of {n:,} places holds out {n_held_out:,} and leaves {n - n_held_out:,}; wanted at "
+            f"held_out: {part:g} of {n:,} {places} holds out {n_held_out:,} and leaves {n - n_held_out:,}; wanted at "
             "least 1 and 2, so choose another part, or give more places"
         )
     return n_held_out
