@@ -1,6 +1,7 @@
 """Studies that `new` writes after a look at a file."""
 
 import json
+from pathlib import Path
 
 import meshio
 import numpy as np
@@ -245,3 +246,13 @@ def test_what_cannot_become_a_study_is_one_line_and_leaves_nothing(checkout, cap
     assert line.startswith(f"error: {words}"), line
     assert sorted((checkout / "config").iterdir()) == before
     assert json.dumps(line)
+
+
+def test_a_unit_behind_the_name_of_a_column_is_written_down(checkout, capsys):
+    rows = "".join(f"{i % 7},{i % 5},{i}\n" for i in range(30))
+    for name, unit in (("rain [mm/day]", "mm/day"), ("mm", "")):
+        Path("own.csv").write_text(f"x,y,{name}\n{rows}")
+        Path("config/own.yaml").unlink(missing_ok=True)
+        assert main(["new", "own", "--from", "own.csv"]) == 0
+        (matrix,) = yaml.safe_load(Path("config/own.yaml").read_text())["matrices"].values()
+        assert matrix["points"].get("unit", "") == unit

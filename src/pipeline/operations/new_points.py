@@ -82,7 +82,7 @@ def study_of_points(name: str, path: Path) -> str:
         spacing = _spacing(look, coordinates)
         section += [
             "    # Known values; a tenth of the rows is held out to judge predictions. unit: mm names the unit.",
-            f"    points: {points}, value: {json.dumps(values[0])}}}",
+            f"    points: {points}, value: {json.dumps(values[0])}{_unit(table, values[0])}}}",
             "    # nu is the smoothness: 0.5 is rough, 2.5 smooth. Length scale, variance and noise are fitted.",
             "    kernel: {name: matern, nu: 1.5, length_scale: fit}",
             "    task: kriging",
@@ -161,6 +161,12 @@ def _coordinates(table: OpenTable, numeric: list[str]) -> tuple[list[str], bool]
 def _without_unit(column: str) -> str:
     """A column's name in small letters, without a unit such as [deg] or (m) behind it."""
     return re.sub(r"[\s_]*(\[[^]]*\]|\([^)]*\))$", "", column.strip().lower())
+
+
+def _unit(table: OpenTable, column: str) -> str:
+    """The key of a unit that stands in brackets behind a column's name, where the file tells none itself."""
+    found = re.search(r"\[([^]]{1,30})\]$", column.strip())
+    return "" if table.units.get(column) or found is None else f", unit: {json.dumps(found[1].strip())}"
 
 
 def _look(table: OpenTable, columns: list[str], coordinates: list[str]) -> Look:
