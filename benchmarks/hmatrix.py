@@ -27,6 +27,8 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.data import load_points
 from pipeline.hmatrix import H2Matrix, kernels
+from pipeline.hmatrix.distributed import DistributedLowRank
+from pipeline.runtime.communicator import Serial
 
 TOLERANCE = 1e-6
 SECONDS = Quantity("build + factorize + solve", "s")
@@ -73,6 +75,15 @@ def inverse_distance(n: int) -> Problem:
     # ours is 1/(4 pi r): the same matrix but for the factor.
     kernel = 4 * np.pi * kernels.LaplaceSingleLayer()
     return Problem(points, kernel, n**0.5, {"kernel": "inverse", "parameter": 1.0, "diagonal": n**0.5})
+
+
+def dense_solution(problem: Problem) -> NDArray[np.float64]:
+    """Evaluate, factorize and solve the dense matrix."""
+    points = torch.from_numpy(problem.points)
+    matrix = problem.kernel(points, points).numpy()
+    matrix[np.diag_indices(len(matrix))] += problem.diagonal
+    factor = scipy.linalg.cho_factor(matrix, overwrite_a=True, check_finite=False)
+    return scipy.linalg.cho_solve(factor, problem.b, check_finite=False)
 
 
 def clock(work: Callable[[], object]) -> tuple[float, object]:
@@ -142,16 +153,9 @@ def cube(run: Run) -> None:
         )
         return matrix.solve(b, TOLERANCE)[0]
 
-    def dense() -> NDArray[np.float64]:
-        points = torch.from_numpy(problem.points)
-        matrix = problem.kernel(points, points).numpy()
-        matrix[np.diag_indices(len(matrix))] += problem.diagonal
-        factor = scipy.linalg.cho_factor(matrix, overwrite_a=True, check_finite=False)
-        return scipy.linalg.cho_solve(factor, b, check_finite=False)
-
     with threadpool_limits(1):
         seconds, x = clock(ours)
-        dense_seconds, exact = clock(dense)
+        dense_seconds, exact = clock(lambda: dense_solution(problem))
         peer = hmat_oss.run(problem.points, b, tolerance=TOLERANCE, loose=1e-2, **problem.peer)
     run.record(
         SECONDS, ours=seconds, peer=dense_seconds, peer_name="SciPy, dense Cholesky", goal=Goal.ratio(3)
@@ -166,6 +170,31 @@ def cube(run: Run) -> None:
     run.record(
         RESIDUAL, ours=problem.residual(x), peer=problem.residual(exact), peer_name="SciPy, dense Cholesky"
     )
+
+
+@bench.case("low rank in 96 dimensions")
+def low_rank(run: Run) -> None:
+    """Points near a surface of 8 dimensions among 96, as features of a network are: the default study's embeddings."""
+    n = 1024 if run.quick else 8192
+    generator = np.random.default_rng(2)
+    points = generator.standard_normal((n, 8)) @ generator.standard_normal((8, 96)) / 96**0.5
+    points = 0.5 * points + 0.005 * generator.standard_normal((n, 96))
+    problem = Problem(points, kernels.SquaredExponential(length_scale=3.0), 1.0, {})
+    b = problem.b
+
+    def ours() -> tuple[DistributedLowRank, NDArray[np.float64]]:
+        matrix = DistributedLowRank.from_kernel(
+            points, problem.kernel, Serial(), diagonal=problem.diagonal, tolerance=1e-4
+        )
+        return matrix, np.asarray(matrix.factorize().solve(b))
+
+    with threadpool_limits(1):
+        seconds, (matrix, x) = clock(ours)
+        dense_seconds, exact = clock(lambda: dense_solution(problem))
+    name = "SciPy, dense Cholesky"
+    run.record(SECONDS, ours=seconds, peer=dense_seconds, peer_name=name)
+    run.record(BYTES, ours=matrix.n_bytes / 1e6, peer=8 * n**2 / 1e6, peer_name=name)
+    run.record(RESIDUAL, ours=problem.residual(x), peer=problem.residual(exact), peer_name=name)
 
 
 @bench.case("airports and cities")

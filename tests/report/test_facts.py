@@ -79,6 +79,13 @@ def test_a_matrix_of_low_rank_tells_no_determinant(matrix):
     assert not any(name.startswith("log") for name in texts(matrix))
 
 
+def test_dense_algebra_stands_beside_a_matrix_of_low_rank_too(matrix):
+    matrix["compress"] |= {"form": "low_rank", "seconds": 1.0}
+    matrix["solve"] |= {"factorize_seconds": 0.5, "solve_seconds": 0.5, "dense_seconds": 10.0}
+    found = texts(matrix)["Dense algebra instead"]
+    assert found.endswith("6.41 GB: 5.0× as long as compression, factorization and solve together, 2.00 s")
+
+
 def test_panels_and_quadrature_points_are_told_apart(matrix):
     assert texts(matrix)["Points"] == "28,298 · airports · 3-D"
     matrix.update(n=6912, points="cube")
