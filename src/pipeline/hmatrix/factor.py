@@ -28,6 +28,7 @@ from pipeline.hmatrix.batched.steps import BatchedSteps
 from pipeline.hmatrix.diagonal import diagonal as diagonal_of
 from pipeline.hmatrix.entries import kernel_matrix
 from pipeline.hmatrix.factorization import KINDS, Factorization
+from pipeline.hmatrix.foresight import AIMED, LARGEST_STEP, MANY, look_ahead
 from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.inputs import CPU, Progress, require_count, require_tolerance, torch_dtype
 from pipeline.hmatrix.parts import Problem, Substitution, Team
@@ -49,7 +50,7 @@ _TIGHTEST_LOOSE = 1e-2  # share of A's own tolerance: a preconditioner that brea
 _STEP = (
     1e-2  # of the tolerance, where two attempts have failed: what is lost may be far above the eigenvalues
 )
-_LARGEST_STEP = 1e-4
+_TO_HALVE = 0.1  # of the tolerance: where that does not halve the residual, nothing smaller will
 _RESIDUALS = 1e-3, 0.5  # the largest that is let pass is the square root of the tolerance, between these two
 _ROUNDED = 1e-2  # let pass where rounding allows no less
 _SINGLE_RESIDUAL = 0.1  # let pass where solutions are rounded to single precision
@@ -81,7 +82,8 @@ def factorize(
     Eigenvalues of A below tolerance times norm are not those of the matrix that is factorized: a solve may then be
     anything. The factorization is therefore tried on a random right-hand side and exact rows of A. It is repeated
     tighter until the relative residual is at most the square root of the tolerance (between 1e-3 and .5); `trust` of
-    the result says what was found.
+    the result says what was found. From 500,000 unknowns on, small parts of the points foretell whether an attempt
+    would be in vain (`foresight.py`).
 
     Args:
         A: Square over one point set.
@@ -128,7 +130,10 @@ def factorize(
         attempt = _in_batches(A, kind, diagonal, progress, device)
     used, tightest = tolerance, TIGHTEST if checked else _TIGHTEST_LOOSE * min(tolerance, A.tolerance)
     allowed = _allowed_residual(A, tolerance)
-    reason, least = "", math.inf
+    reason, least, step = "", math.inf, 1.0
+    if checked and device is None and A.kernel is not None and A.correction is None and A.shape[0] >= MANY:
+        used, foreseen = look_ahead(A, tolerance, allowed, lambda part: _residual_of(part, kind, tolerance))
+        notes = (*notes, *foreseen)
     while True:
         # Rounding a factor costs accuracy in proportion to the condition number: single precision is for loose ones.
         working, stored = step_types(used, _size(A), computed)
@@ -144,7 +149,8 @@ def factorize(
             if checked:
                 result = replace(result, trust=measure(A, result.solve))
             residual = 0.0 if result.trust is None else result.trust.residual
-            final = used <= tightest or (used < STEPS_FROM and not residual < 0.5 * least)
+            stalled = used < STEPS_FROM and step <= _TO_HALVE and not residual < 0.5 * least
+            final = used <= tightest or stalled
             if residual <= (max(allowed, _ROUNDED) if final else allowed):
                 if reason:
                     result = replace(result, notes=(*notes, _tightened(tolerance, used, reason)))
@@ -157,7 +163,7 @@ def factorize(
                 reason or f"left solves a relative residual of {residual:.1e}",
                 min(least, residual),
             )
-            following = used * min(max(0.3 * allowed / residual, _LARGEST_STEP), 0.1)
+            following = used * max(AIMED * allowed / residual, LARGEST_STEP)
         else:
             assert failure is not None
             if working != computed and abs(failure[2]) <= PIVOT * np.abs(diagonal_of(A)).max():
@@ -172,8 +178,16 @@ def factorize(
             if not checked and following < 0.99 * tightest:
                 raise _failed(A, kind, failure, used)
         following = max(following, tightest)
+        step = following / used
         logger.info("%s failed at tolerance %.0e: factorizing at %.0e", kind, used, following)
         used = following
+
+
+def _residual_of(A: H2Form, kind: str, tolerance: float) -> float:
+    """Return what a factorization leaves; one that had to be tighter leaves less than this tolerance would."""
+    F = factorize(A, tolerance=tolerance, kind=kind)
+    assert F.trust is not None
+    return F.trust.residual * tolerance / F.used_tolerance
 
 
 def factorize_even_indefinite(A: H2Form, tolerance: float) -> Factorization:
