@@ -50,6 +50,14 @@ def test_a_slow_part_owns_no_boxes_where_it_would_own_few_and_parts_of_like_spee
     assert np.diff(cut(boxes_alone(16), np.array([3.0, 2.0]))).tolist() == [10, 6]
 
 
+def test_parts_that_have_little_of_all_speed_together_own_nothing():
+    assert at_work(1000, np.array([9.0, 1.0])).tolist() == [9, 0]
+    assert at_work(1000, np.array([7.0, 1.0])).tolist() == [7, 1]
+    assert at_work(1000, np.array([30.0, 2.0, 1.0])).tolist() == [30, 0, 0]
+    # Many slow parts are as good as a fast one.
+    assert at_work(10000, np.array([10.0, *[1.0] * 8])).tolist() == [10, 1, 1, 1, 1, 1, 1, 1, 1]
+
+
 def test_few_boxes_go_to_the_fastest_of_those_who_would_share_them():
     assert at_work(6, np.array([2.0, 3.0])).tolist() == [0, 3]
     assert at_work(9, np.array([2.0, 3.0, 3.0, 2.0])).tolist() == [0, 3, 3, 0]

@@ -16,6 +16,7 @@ from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.cluster import ClusterTree, Ints
 
 FEW = 12  # boxes of a slow part; with fewer, the others wait longer at its seams than its work is worth
+LITTLE = 1 / 8  # of all speed; parts that have less together make others wait for longer than they help
 LEAST = 4  # boxes of a part; with fewer, boxes of several parts go to one of them
 _KEPT = 0.4  # of its unknowns a box keeps as skeletons
 _HALF = (1 + _KEPT) / 2  # is left on average of a box that goes before or after another
@@ -140,11 +141,12 @@ def at_work(n_boxes: int, speeds: NDArray[np.float64]) -> NDArray[np.float64]:
 
     Where parts would own fewer than `LEAST` boxes on average, the fastest of every two owns those of both, and so on:
     levels near the top belong to few parts. Parts of less than half the greatest speed own none where they would own
-    fewer than `FEW`.
+    fewer than `FEW`, or where all of them together have less than `LITTLE` of all speed.
     """
     n_parts, stride = len(speeds), 1
-    slow = (speeds < speeds.max() / 2) & (speeds / speeds.sum() * n_boxes < FEW)
-    speeds = np.where(slow, 0.0, speeds)
+    slow, shares = speeds < speeds.max() / 2, speeds / speeds.sum()
+    idle = slow & ((shares * n_boxes < FEW) | (shares[slow].sum() < LITTLE))
+    speeds = np.where(idle, 0.0, speeds)
     while stride < n_parts and n_boxes < LEAST * -(-n_parts // stride):
         stride *= 2
     working = np.zeros(n_parts)
