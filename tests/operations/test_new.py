@@ -35,7 +35,7 @@ def test_stations_become_a_study_of_kriging_with_what_was_seen(checkout, capsys)
     told = capsys.readouterr().out
     for words in (
         "stations.csv: 50 rows", "Column mm, the value: 0.5 to 49.5", "Other columns of numbers: year",
-        "Columns that hold something else: name", "1 rows are at the place of another one", "Memory foretold: ",
+        "Columns that hold something else: name", "1 row is at the place of another one", "Memory foretold: ",
         "make run STUDY=rain",
     ):  # fmt: skip
         assert words in told
@@ -89,7 +89,7 @@ def test_a_network_becomes_a_study_with_samples_of_its_shape(checkout, capsys):
     own = read_study("detector").study.precision.networks["detector"]
     assert np.load(own.inputs).shape == (32, 2, 8, 8)
     told = capsys.readouterr().out
-    assert "1 nodes (1 Conv), 72 parameters" in told
+    assert "1 node (1 Conv), 72 parameters" in told
     assert "holds noise of that shape" in told
 
 
@@ -152,7 +152,7 @@ def test_arrays_of_images_become_a_study_of_training(checkout, capsys):
     assert (study.dataset.name, study.dataset.path) == ("arrays", "pets.npz")
     assert (study.dataset.train_samples, study.dataset.validation_samples) == (19, 2)
     told = capsys.readouterr().out
-    assert "pets.npz: 21 images of 3 classes, 7 to 7 of each, to train on, and 4 to test on." in told
+    assert "pets.npz: 21 images of 3 classes, 7 of each, to train on, and 4 to test on." in told
     assert "Classes: 0, 1, 2." in told
     assert "7 x 9 pixels, gray" in told
 

@@ -63,6 +63,7 @@ def with_points(**points):
         (np.array([None] * 50), "not a readable array (it holds objects of Python)"),
         (np.r_[np.ones(6), np.nan, np.ones(43)], "row 7 holds NaN or infinity"),
         (np.r_[np.ones(49), np.inf].astype(np.float16), "row 50 holds NaN or infinity"),
+        (np.r_[np.ones(49), -1e300], "row 50 holds -1e+300; wanted numbers of size 1e+100 at most"),
     ],
 )
 @pytest.mark.parametrize(("key", "task"), [("right_hand_side", "solve"), ("vectors", "product")])

@@ -2,7 +2,7 @@ import pytest
 from scipy import stats
 
 from pipeline.artifacts.results.network import EpochRow
-from pipeline.report.claims import judge_claims
+from pipeline.report.claims import _steps, judge_claims
 from pipeline.report.metrics import RoleMetrics, RunMetrics
 
 ROLES = {"reference": "small", "large_batch": "large", "second_order": "kfac", "smoothed": "smooth"}
@@ -110,7 +110,7 @@ def test_seeds_that_disagree_on_speed_leave_it_undecided():
     ]
     runs = study(kfac=kfac)
     assert verdicts(runs)["fast"] == "undecided"
-    assert "1 of 2 seeds reach" in judged(runs, ROLES)[1].evidence
+    assert "1 of 2 seeds reaches" in judged(runs, ROLES)[1].evidence
 
 
 def test_worse_generalization_needs_loss_and_gap_and_accuracy():
@@ -251,7 +251,7 @@ def test_sooner_does_not_hold_by_the_seeds_that_get_there_alone():
     fast["seeds"]["1"]["history"][0]["train_loss"] = 9.0
     found = judged(study(kfac=fast), ROLES)[-1]
     assert found.verdict == "undecided"
-    assert found.evidence.endswith("Only 1 of 2 seeds get there.")
+    assert found.evidence.endswith("Only 1 of 2 seeds gets there.")
 
 
 def test_an_interval_is_that_of_its_sentence():
@@ -268,3 +268,7 @@ def test_one_seed_has_no_interval():
     for name in runs:
         del runs[name]["seeds"]["1"]
     assert not any("interval" in claim.evidence or "±" in claim.evidence for claim in judged(runs, ROLES))
+
+
+def test_one_step_is_in_the_singular():
+    assert [_steps(number) for number in (1, 1.0, 2, 1234)] == ["1 step", "1 step", "2 steps", "1,234 steps"]

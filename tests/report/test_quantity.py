@@ -20,6 +20,12 @@ def kriging(quantity: str, unit: str) -> KrigingResult:
         ({"quantity": "", "unit": "m"}, "values (m)", "187 m"),
         ({"quantity": "density", "unit": ""}, "density", "187"),
         ({"quantity": "", "unit": ""}, "values", "187"),
+        ({"quantity": "rain [mm]", "unit": "mm"}, "rain (mm)", "187 mm"),
+        ({"quantity": "rain_( mm )", "unit": "mm"}, "rain (mm)", "187 mm"),
+        ({"quantity": "rain [mm]", "unit": "cm"}, "rain [mm] (cm)", "187 cm"),
+        ({"quantity": "rain [mm]", "unit": ""}, "rain [mm]", "187"),
+        ({"quantity": "mm", "unit": "mm"}, "mm", "187 mm"),
+        ({"quantity": "[mm]", "unit": "mm"}, "[mm] (mm)", "187 mm"),
     ],
 )
 def test_a_quantity_reads_well_on_axes_and_in_sentences(result, label, error):

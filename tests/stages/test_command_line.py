@@ -97,7 +97,7 @@ def test_cleaning_leaves_the_checkpoint_of_a_running_training(tmp_path, capsys):
         checkpoint.save({}, {"step": 1})
     lock = running.try_lock(0.0)
     assert main(["clean_checkpoints", "--checkpoints", str(tmp_path)]) == 0
-    assert "removed 1 checkpoints" in (said := capsys.readouterr().out)
+    assert "removed 1 checkpoint below" in (said := capsys.readouterr().out)
     assert "kept 1 in use by running trainings" in said
     assert set(tmp_path.iterdir()) == {running.folder, running.folder.with_suffix(".lock")}
     assert running.load() is not None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.artifacts.own_file import require_file
 from pipeline.data.images import ImageSet
 from pipeline.errors import ConfigError
+from pipeline.runtime.words import counted
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 CLASSES = "classes"
@@ -91,7 +92,8 @@ def checked_images(places: Mapping[str, str], found: Mapping[str, NDArray[Any]],
     if len(classes) < max(n_classes, 2):
         where = places[CLASSES if CLASSES in found else "train_labels"]
         raise ConfigError(
-            f"{where}: labels go up to {n_classes - 1}, but there are {len(classes)} classes; name each, and at least 2"
+            f"{where}: labels go up to {n_classes - 1}, but there {'is' if len(classes) == 1 else 'are'} "
+            f"{counted(len(classes), 'class', 'classes')}; name each, and at least 2"
         )
     return ImageSet(images["train"], labels["train"], images["test"], labels["test"], classes, source)
 

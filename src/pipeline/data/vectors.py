@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts.own_file import require_file
 from pipeline.errors import ConfigError
+from pipeline.options import LARGEST
 
 ROWS_AT_ONCE = 65536
 
@@ -74,11 +75,12 @@ def finite_rows(path: Path, rows: NDArray[Any], first: int = 0) -> NDArray[np.fl
     """
     with np.errstate(over="ignore"):
         found = np.array(rows, np.float64)
-    bad = np.argwhere(~np.isfinite(found))
+    bad = np.argwhere(~(np.abs(found) <= LARGEST))
     if len(bad):
-        raise ConfigError(
-            f"{path}: row {first + bad[0][0] + 1} holds NaN or infinity; wanted finite numbers, so mend it"
-        )
+        value = found[tuple(bad[0])]
+        what = f"{value:g}" if np.isfinite(value) else "NaN or infinity"
+        wanted = f"numbers of size {LARGEST:g} at most" if np.isfinite(value) else "finite numbers"
+        raise ConfigError(f"{path}: row {first + bad[0][0] + 1} holds {what}; wanted {wanted}, so mend it")
     return found
 
 

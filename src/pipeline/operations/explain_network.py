@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.errors import ConfigError
 from pipeline.operations.engine_profiles import ENGINES, MOVING, Row
+from pipeline.runtime.words import counted
 
 ENGINE_HEADINGS = (
     "engine",
@@ -107,9 +108,11 @@ def totals(rows: Sequence[Row]) -> Totals:
 def summary(rows: Sequence[Row]) -> str:
     """Tell what both runs took, and how much of the half-precision run only moves numbers."""
     all_layers = totals(rows)
+    take = "takes" if len(rows) == 1 else "take"
     return (
-        f"{len(rows)} layers take {all_layers.single * 1e3:.2f} ms at FP32 and {all_layers.half * 1e3:.2f} ms in half "
-        f"precision, {all_layers.gain}; casts, reorders and copies take {all_layers.moving:.0%} of the time in "
+        f"{counted(len(rows), 'layer')} {take} {all_layers.single * 1e3:.2f} ms at FP32 and "
+        f"{all_layers.half * 1e3:.2f} ms in half precision, {all_layers.gain}; "
+        f"casts, reorders and copies take {all_layers.moving:.0%} of the time in "
         "half precision"
     )
 

@@ -13,6 +13,7 @@ from pipeline.data.folder import classes_in, files_in
 from pipeline.data.idx_images import FILES, load_idx_images
 from pipeline.data.images import ImageSet
 from pipeline.errors import ConfigError
+from pipeline.runtime.words import counted
 
 SIZES = (8, 16, 28, 32, 64)
 PARTS = ("train", "test")
@@ -32,8 +33,9 @@ def study_of_images(name: str, path: Path) -> str:
     n_train, n_test = (sum(map(len, files[part].values())) for part in PARTS)
     if len(files["train"]) < 2 or not n_train or not n_test:
         raise ConfigError(
-            f"{path}: wanted train/CLASS/* of two classes or more and test/CLASS/*, found {len(files['train'])} "
-            f"classes with {n_train} images to train and {n_test} to test on; sort the images so"
+            f"{path}: wanted train/CLASS/* of two classes or more and test/CLASS/*, found "
+            f"{counted(len(files['train']), 'class', 'classes')} "
+            f"with {counted(n_train, 'image')} to train and {n_test} to test on; sort the images so"
         )
     heads = [_head(file) for part in PARTS for of_class in files[part].values() for file in of_class]
     sides = sorted(min(width, height) for width, height, _ in heads)
@@ -104,7 +106,8 @@ def _study_of_set(name: str, path: Path, images: ImageSet, dataset: Mapping[str,
 
 def _counted(by_class: dict[str, int]) -> str:
     least, most = min(by_class.values()), max(by_class.values())
-    return f"{sum(by_class.values()):,} images of {len(by_class)} classes, {least:,} to {most:,} of each"
+    each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{counted(sum(by_class.values()), 'image')} of {counted(len(by_class), 'class', 'classes')}, {each} of each"
 
 
 def _study(name: str, told: list[str], dataset: Mapping[str, object], n_train: int) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from pipeline.errors import ConfigError
 from pipeline.operations.studies import CONFIG
 from pipeline.operations.text import size
+from pipeline.runtime.words import counted
 
 SAMPLES = 32
 LARGE = 3 * 64 * 64  # numbers of a sample: sixty times of 64 larger ones take minutes
@@ -51,7 +52,7 @@ def study_of_network(name: str, path: Path) -> str:
     )
     return "\n".join(
         [
-            f"# {path}: {len(model.graph.node)} nodes ({told}), {sum(weights.values()):,} parameters, "
+            f"# {path}: {counted(len(model.graph.node), 'node')} ({told}), {sum(weights.values()):,} parameters, "
             f"{size(path.stat().st_size)}.",
             f"# Its input {inputs[0].name} takes samples of shape {tuple(sizes[1:])}.",
             f"# {samples} holds noise of that shape: times are those of any samples, errors are not. Replace it by",

@@ -13,6 +13,7 @@ from pipeline.data.tables import OpenTable, WrongValueError, open_table
 from pipeline.errors import ConfigError
 from pipeline.operations.text import size
 from pipeline.runtime.foretelling import foretell
+from pipeline.runtime.words import counted
 
 #: Names of coordinates, the first coordinate before the second and the third.
 LONGITUDES = ("lon", "longitude", "long", "lng")
@@ -56,7 +57,7 @@ def study_of_points(name: str, path: Path) -> str:
     look = _look(table, [*coordinates, *values[:1]], coordinates)
     if on_globe:
         _require_degrees(path, coordinates, look)
-    lines = [f"# {path}: {look.n:,} rows."]
+    lines = [f"# {path}: {counted(look.n, 'row')}."]
     for column, (low, high) in look.ranges.items():
         unit = f" {table.units[column]}" if column in table.units else ""
         role = "a coordinate" if column in coordinates else "the value"
@@ -68,7 +69,8 @@ def study_of_points(name: str, path: Path) -> str:
         lines.append(f"# Columns that hold something else: {', '.join(left_out)}.")
     if look.duplicates:
         lines.append(
-            f"# {look.duplicates:,} rows are at the place of another one; the nugget takes care of them."
+            f"# {counted(look.duplicates, 'row')} {'is' if look.duplicates == 1 else 'are'} at the place of another "
+            "one; the nugget takes care of that."
         )
     bytes_needed = foretell(
         "file", look.n, len(coordinates), TOLERANCE, FACTOR_TOLERANCE, 1, on_globe=on_globe

@@ -26,6 +26,7 @@ from pipeline.data.vectors import open_vectors, require_finite
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.hmatrix import kernels
 from pipeline.operations.sizes import is_small
+from pipeline.runtime.words import counted
 
 Array = NDArray[np.float64]
 
@@ -116,8 +117,8 @@ def look_at(specs: Mapping[str, Mapping[str, Any]], name: str) -> None:
     fitted = CompressSpec.model_validate(specs[f"compress/{name}"]).fit is not None
     if fitted and known.n is not None and known.n < FEWEST_FITTED:
         raise ConfigError(
-            f"fit: {known.n} points are left to fit to; wanted {FEWEST_FITTED} at least, so choose a smaller "
-            "points.held_out, or give more points"
+            f"fit: {counted(known.n, 'point')} {'is' if known.n == 1 else 'are'} left to fit to; wanted "
+            f"{FEWEST_FITTED} at least, so choose a smaller points.held_out, or give more points"
         )
     for key, path in (("right_hand_side", asked.right_hand_side), ("vectors", asked.vectors)):
         if path is not None:

@@ -164,4 +164,4 @@ def _moved(metrics: Path) -> str:
     if not changes:
         return ", no figure beyond the noise of past runs"
     worse = sum(change["verdict"] == "worse" for change in changes)
-    return f", {len(changes)} figures beyond the noise of past runs ({worse} worse)"
+    return f", {counted(len(changes), 'figure')} beyond the noise of past runs ({worse} worse)"

@@ -7,6 +7,7 @@ from pipeline.artifacts.checksums import unpack, verify_archive, verify_folder
 from pipeline.errors import ArtifactError
 from pipeline.operations.comparison import compared
 from pipeline.operations.text import size
+from pipeline.runtime.words import counted
 
 MOST_LINES = 50
 
@@ -28,7 +29,7 @@ def run(options: Namespace) -> int:
     if verdict.problems:
         more = len(verdict.problems) - MOST_LINES
         and_more = f", {more} more than shown" if more > 0 else ""
-        print(f"error: {path}: {len(verdict.problems)} problems{and_more}", file=sys.stderr)
+        print(f"error: {path}: {counted(len(verdict.problems), 'problem')}{and_more}", file=sys.stderr)
         return 2
     if not verdict.n_files:
         raise ArtifactError(
@@ -36,7 +37,8 @@ def run(options: Namespace) -> int:
             "results/tiny"
         )
     print(
-        f"verified {path}: {verdict.n_files} files, {size(verdict.n_bytes)}, {verdict.n_artefacts} artefacts, "
+        f"verified {path}: {counted(verdict.n_files, 'file')}, {size(verdict.n_bytes)}, "
+        f"{counted(verdict.n_artefacts, 'artefact')}, "
         "all as they were written"
     )
     if options.against is not None:

@@ -123,12 +123,16 @@ def _second_order_is_fast(runs: Mapping[str, RunMetrics]) -> Claim | None:
         return None
     faster = [end is not None and end.steps < allowed for end in ends]
     statement = "A second-order method converges in few steps."
-    goal = f"the training loss with which large-batch SGD ends after {count(allowed)} steps"
+    goal = f"the training loss with which large-batch SGD ends after {_steps(allowed)}"
     goal = f"{goal} ({significant(target, 3)})"
     steps = Spread.of(end.steps for end in ends if end)
     if steps.mean is None:
         return Claim(statement, _verdict_of_seeds(faster), f"No seed reaches {goal}.")
-    who = "Every seed reaches" if steps.n == len(ends) else f"{steps.n} of {len(ends)} seeds reach"
+    who = (
+        "Every seed reaches"
+        if steps.n == len(ends)
+        else f"{steps.n} of {len(ends)} seeds {'reaches' if steps.n == 1 else 'reach'}"
+    )
     evidence = (
         f"{who} {goal} within {count(max(steps.values))}: {times(allowed / steps.mean)} fewer on average."
     )
@@ -165,9 +169,7 @@ def _smoothing_restores(runs: Mapping[str, RunMetrics]) -> Claim | None:
         return None
     saved = _compare(runs["reference"], runs["smoothed"], loss_on_test)
     steps, reference_steps = n_steps(runs["smoothed"]).mean, n_steps(runs["reference"]).mean
-    spent = (
-        f", in {count(steps)} steps instead of {count(reference_steps)}" if steps and reference_steps else ""
-    )
+    spent = f", in {_steps(steps)} instead of {count(reference_steps)}" if steps and reference_steps else ""
     loss = ""
     if saved is not None:
         loss = (
@@ -226,7 +228,7 @@ def _second_order_is_sooner(runs: Mapping[str, RunMetrics]) -> Claim | None:
     )
     n_seeds = len(runs["second_order"].seeds)
     if ours.n < n_seeds:
-        evidence += f" Only {ours.n} of {n_seeds} seeds get there."
+        evidence += f" Only {ours.n} of {n_seeds} seeds {'gets' if ours.n == 1 else 'get'} there."
     sooner = saved.exceeds(0.0) if ours.n == n_seeds or saved.mean < 0 else None
     return Claim(SOONER, _verdict([sooner]), evidence)
 
@@ -280,6 +282,11 @@ def _spread_of(by: Difference, unit: str = "") -> str:
         return ""
     low, high = abs(by.mean) - by.half_width, abs(by.mean) + by.half_width
     return f" (90 % interval {significant(low, 3)} to {significant(high, 3)}{unit})"
+
+
+def _steps(number: float) -> str:
+    """A number of steps, which may be the mean of several."""
+    return f"{count(number)} {'step' if count(number) == '1' else 'steps'}"
 
 
 def _percent(run: RunMetrics) -> str:

@@ -23,6 +23,12 @@ class Quantity:
         parts = [re.fullmatch(r"log_?10\s*(?:of\s+)?(.*)", text.strip()) for text in (name, unit)]
         logarithmic = any(part is not None for part in parts)
         name, unit = (part[1] if part else text for part, text in zip(parts, (name, unit), strict=True))
+        if (
+            unit and name != unit and not logarithmic
+        ):  # told in brackets behind the name, as well as by itself
+            name = (
+                re.sub(rf"[\s_]*(\[\s*{re.escape(unit)}\s*\]|\(\s*{re.escape(unit)}\s*\))$", "", name) or name
+            )
         return cls(
             f"log₁₀ {unit if name in ('', 'values') and unit else name}" if logarithmic else name,
             unit,
@@ -32,7 +38,7 @@ class Quantity:
     @property
     def label(self) -> str:
         """The label of an axis: elevation (m), log₁₀ population."""
-        return self.name if self.logarithmic or not self.unit else f"{self.name} ({self.unit})"
+        return self.name if self.logarithmic or self.unit in ("", self.name) else f"{self.name} ({self.unit})"
 
     def error(self, value: object) -> str:
         """An error of this quantity: 187 m; logarithms have no unit."""

@@ -3,6 +3,7 @@
 from argparse import Namespace
 
 from pipeline.artifacts.checkpoints import CheckpointFolder
+from pipeline.runtime.words import counted
 
 
 def run(options: Namespace) -> None:
@@ -17,4 +18,4 @@ def run(options: Namespace) -> None:
         checkpoint.remove()
         checkpoint.unlock(lock)
     kept = f"; kept {n_kept} in use by running trainings" if n_kept else ""
-    print(f"removed {n_removed} checkpoints below {options.checkpoints}{kept}")
+    print(f"removed {counted(n_removed, 'checkpoint')} below {options.checkpoints}{kept}")

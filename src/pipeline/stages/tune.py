@@ -68,8 +68,9 @@ def _tune(
                 print(f"{options.run}: trial {len(trials)} of {spec.trials}, {_in_words(trial)}", flush=True)
         chosen = best(trials)
         if chosen is None:
+            which = "the only trial" if spec.trials == 1 else f"all {spec.trials} trials"
             raise ConvergenceError(
-                f"all {spec.trials} trials diverged (the last: {trials[-1].failure}); lower the bounds of lr"
+                f"{which} diverged (the last: {trials[-1].failure}); lower the bounds of lr"
             )
         if communicator.rank == 0:
             with create(

@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
+from pipeline.options import LARGEST
 
 Rows = NDArray[np.float64]
 
 #: Rows that are in memory at once: some megabytes of a table of ten columns.
 ROWS_AT_ONCE = 65536
+FINITE = "a finite number"
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class OpenTable:
             )
 
     def parts(self, names: Sequence[str] | None = None) -> Iterator[Rows]:
-        """Read the rows, a part at a time, and check that every value is a finite number.
+        """Read the rows, a part at a time, and check that every value is a finite number, whose square is finite too.
 
         Raises:
             ConfigError: If a value is not a number, which the message names by row and column, or if there are no rows.
@@ -79,13 +81,14 @@ class OpenTable:
         chosen = self.chosen(names)
         first = 1
         for part in self.read(chosen) if chosen else ():
-            bad = np.argwhere(~np.isfinite(part))
+            bad = np.argwhere(~(np.abs(part) <= LARGEST))
             if len(bad):
                 row, column = bad[0]
-                value = part[row, column]
-                found = "no value" if np.isnan(value) else str(value)
-                number = first + int(row)
-                raise wrong_value(self.path, number, chosen[column], found, self._place(number, chosen))
+                value, number = part[row, column], first + int(row)
+                found = "no value" if np.isnan(value) else f"{value:g}"
+                wanted = f"a number of size {LARGEST:g} at most" if np.isfinite(value) else FINITE
+                place = self._place(number, chosen)
+                raise wrong_value(self.path, number, chosen[column], found, place, wanted)
             first += len(part)
             if len(part):
                 yield part
@@ -109,11 +112,13 @@ class WrongValueError(ConfigError):
         self.row = row
 
 
-def wrong_value(path: Path, row: int, column: str, found: str, place: str = "") -> WrongValueError:
+def wrong_value(
+    path: Path, row: int, column: str, found: str, place: str = "", wanted: str = FINITE
+) -> WrongValueError:
     """The error about one value; rows are counted from 1, without the header."""
     shown = found if found == "no value" else repr(found[:40])
     return WrongValueError(
-        f"{path}: row {row}{place}, column {column}: wanted a finite number, found {shown}; "
+        f"{path}: row {row}{place}, column {column}: wanted {wanted}, found {shown}; "
         "mend the row or leave it out",
         row,
     )

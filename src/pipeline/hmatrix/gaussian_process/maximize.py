@@ -214,8 +214,8 @@ def _remarks(
                     f"{name} ended at its {side} bound of {value:.4g}; its fitted value is the bound's, not the data's"
                 )
         if errors[i] > _FLAT:
-            notes.append(
-                f"the likelihood hardly depends on {name} ({value:.4g}): its logarithm has a standard error of "
-                f"{errors[i]:.2g}; fix it, or give a simpler kernel"
-            )
+            told = f"hardly depends on {name} ({value:.4g}): its logarithm has a standard error of {errors[i]:.2g}"
+            if math.isinf(errors[i]):
+                told = f"does not depend on {name} ({value:.4g})"
+            notes.append(f"the likelihood {told}; fix it, or give a simpler kernel")
     return tuple(notes)

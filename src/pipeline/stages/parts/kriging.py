@@ -20,6 +20,7 @@ from pipeline.hmatrix.gaussian_process import coverage, root_mean_square_error, 
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.together import together
+from pipeline.runtime.words import counted
 from pipeline.stages.parts.divided import collected, edges_of, mean_and_deviation, own_rows, own_share
 from pipeline.stages.parts.predictions import AskedPlaces, corners_of, map_of, places_of
 
@@ -54,8 +55,8 @@ def fitted(
     n_fitted = n if most is None else min(most, n)
     if n_fitted < FEWEST_FITTED:
         raise ConfigError(
-            f"fit: {n_fitted} points are left to fit to; wanted {FEWEST_FITTED} at least, so choose a smaller "
-            "points.held_out, or give more points"
+            f"fit: {counted(n_fitted, 'point')} {'is' if n_fitted == 1 else 'are'} left to fit to; wanted "
+            f"{FEWEST_FITTED} at least, so choose a smaller points.held_out, or give more points"
         )
     # Standardized values have a variance of 1: the bound is the least ratio of noise to signal, or nearly so.
     process = GaussianProcess(
