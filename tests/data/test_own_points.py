@@ -44,8 +44,14 @@ def test_rows_are_counted_through_the_parts_that_a_file_is_read_in(stations, mon
         ("lon,lat,mm\n1,2,nan\n", "row 1, column mm: wanted a finite number, found no value"),
         ("lon,lat,mm\n1,2,\n", "row 1, column mm: wanted a finite number, found no value"),
         ("lon,lat,mm\n1,2,1e999\n", "row 1, column mm: wanted a finite number, found 'inf'"),
-        ("lon,lat,mm\n1,2,-1e300\n", "row 1, column mm: wanted a number of size 1e\\+100 at most, found '-1e\\+300'"),
-        ("lon,lat,mm\n1e101,2,3\n", "row 1, column lon: wanted a number of size 1e\\+100 at most, found '1e\\+101'"),
+        (
+            "lon,lat,mm\n1,2,-1e300\n",
+            "row 1, column mm: wanted a number of size 1e\\+100 at most, found '-1e\\+300'",
+        ),
+        (
+            "lon,lat,mm\n1e101,2,3\n",
+            "row 1, column lon: wanted a number of size 1e\\+100 at most, found '1e\\+101'",
+        ),
         ("lon,lat,lat,mm\n1,2,2,3\n", "column 'lat' is there twice"),
         ("lon;lat;mm\n1;2;3\n", "separated by ';'; save it with commas"),
         ("lon,lat,mm\n1,\u00e9,3\n", "row 1, column lat: wanted a finite number"),

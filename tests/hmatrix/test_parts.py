@@ -10,7 +10,7 @@ from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import kernels
 from pipeline.hmatrix.admissibility import Strong, Weak
 from pipeline.hmatrix.entries import kernel_matrix
-from pipeline.hmatrix.parts import Substitution, Team, eliminate
+from pipeline.hmatrix.parts import Substitution, Team, eliminate, elimination
 from pipeline.runtime.communicator import run_in_threads
 
 
@@ -237,3 +237,19 @@ def test_progress_is_told_in_the_callers_thread_to_the_end():
     assert told
     assert all(total == problem.tree.n_boxes for _, total in told)
     assert told[-1] == (problem.tree.n_boxes,) * 2
+
+
+def test_a_long_factorization_writes_a_line_for_every_level(monkeypatch, caplog):
+    problem = problem_of(points_of("square"))
+    caplog.set_level("INFO", logger="pipeline.hmatrix")
+    eliminate(problem, Team(2), clock=lambda: 0.0)
+    assert "factorization: level" not in caplog.text
+    monkeypatch.setattr(elimination, "_LONG", -1.0)
+    eliminate(problem, Team(2), clock=lambda: 0.0)
+    lines = [line for line in caplog.messages if line.startswith("factorization: level")]
+    finest = problem.tree.n_levels - 1
+    # Levels go up one by one, until the rest is solved densely.
+    assert lines == [
+        f"factorization: level {finest - i} of {finest} done after 0 s" for i in range(len(lines))
+    ]
+    assert lines

@@ -111,7 +111,7 @@ def test_a_folder_of_images_becomes_a_study_of_training(pets, capsys):
     (pets / "train/README.md").write_text("beside the classes")
     assert new("pets", "pets") == 0
     told = capsys.readouterr().out
-    assert "pets: 24 images of 2 classes, 12 to 12 of each, to train on, and 6 to test on." in told
+    assert "pets: 24 images of 2 classes, 12 of each, to train on, and 6 to test on." in told
     assert "Classes: cat, dog." in told
     assert "Each: 40 x 36 to 40 x 47 pixels, color." in told
     study = read_study("pets").study

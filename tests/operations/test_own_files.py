@@ -2,13 +2,19 @@
 
 from pathlib import Path
 
+import meshio
+import netCDF4
 import numpy as np
 import onnx
+import pyarrow
 import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
+from pyarrow import parquet
 
 from pipeline.__main__ import main
+from pipeline.data.meshes import sphere_mesh
+from pipeline.operations import sizes
 
 SOLVE = {
     "points": {"name": "uniform_square", "n": 50},
@@ -100,6 +106,44 @@ def test_vectors_have_a_row_for_every_point_that_is_not_held_out(check):
     section["points"] = section["points"] | {"n": 50, "held_out": 0}
     np.save("b.npy", np.ones(50))
     assert check(**matrix(section))[0] == 0
+
+
+@pytest.mark.parametrize("ending", [".npy", ".npz", ".parquet", ".nc"])
+def test_rows_of_a_large_file_are_known_from_its_head(check, monkeypatch, ending):
+    monkeypatch.setattr(sizes, "READ_UP_TO", 10)
+    rows = np.random.default_rng(0).random((100, 2))
+    path, names = Path(f"large{ending}"), ["x", "y"]
+    if ending == ".npy":
+        np.save(path, rows)
+        names = ["0", "1"]
+    elif ending == ".npz":
+        np.savez(path, x=rows[:, 0], y=rows[:, 1])
+    elif ending == ".parquet":
+        parquet.write_table(pyarrow.table({"x": rows[:, 0], "y": rows[:, 1]}), path)
+    else:
+        with netCDF4.Dataset(path, "w") as file:
+            file.createDimension("place", 100)
+            for name, column in zip(names, rows.T, strict=True):
+                file.createVariable(name, "f8", ("place",))[:] = column
+    np.save("b.npy", np.ones(99))
+    points = {"name": "file", "path": str(path), "coordinates": names}
+    code, line = check(**matrix(SOLVE, points=points, right_hand_side="b.npy"))
+    assert code == 2
+    assert "of shape (99,); wanted real numbers of shape (100,)" in line
+
+
+def test_a_mesh_too_coarse_for_its_wave_is_refused_before_anything_runs(check):
+    vertices, triangles = sphere_mesh(1)
+    meshio.Mesh(vertices, [("triangle", triangles)]).write("ball.stl")
+    section = {"points": {"name": "mesh", "path": "ball.stl"}, "task": "scattering"}
+    section["kernel"] = {"name": "helmholtz", "wavenumber": 12}
+    code, line = check(**matrix(section))
+    assert code == 2
+    assert line.startswith("error: matrices.own.points: triangle ")
+    assert (
+        "at least 3 triangles for each wavelength are needed; refine the mesh, or lower the wavenumber"
+        in line
+    )
 
 
 @pytest.mark.parametrize("spacing", [1e-9, 1e-300, 1e-90])

@@ -97,7 +97,7 @@ def test_a_file_of_triangles_comes_to_a_page_with_its_far_field(bench, monkeypat
     assert "Factorization" not in page
 
 
-def test_an_open_plate_is_a_screen(bench, monkeypatch):
+def test_an_open_plate_is_a_screen(bench, monkeypatch, capsys):
     monkeypatch.chdir(bench.folder)
     n = 5
     x, y = (part.ravel() for part in np.meshgrid(np.linspace(0, 1, n), np.linspace(0, 1, n), indexing="ij"))
@@ -107,6 +107,9 @@ def test_an_open_plate_is_a_screen(bench, monkeypatch):
     )
     meshio.Mesh(np.stack([x, y, 0 * x], 1), [("triangle", triangles)]).write("plate.ply")
     found = solved(bench, "plate", section({"name": "mesh", "path": "plate.ply"}))
+    said = capsys.readouterr().out
+    assert "taken as a screen: 16 open edges" in said
+    assert "error:" not in said
     # What crosses the plane of a soft screen is mirrored: both sides of it look alike.
     np.testing.assert_allclose(found.facts["result"]["forward"], found.facts["result"]["backward"], rtol=1e-6)
 

@@ -30,7 +30,7 @@ def test_a_folder_of_images_becomes_a_trained_network_and_its_page_in_two_comman
             for i in range(n):
                 Image.fromarray(drawn(rng, label)).save(folder / f"{i}.png")
     told = workplace.pipeline("new", "photos", "--from", "my images")
-    assert "my images: 66 images of 2 classes, 33 to 33 of each, to train on, and 14 to test on." in told
+    assert "my images: 66 images of 2 classes, 33 of each, to train on, and 14 to test on." in told
     workplace.snakemake(study="config/photos.yaml")
     page = told_on_the_page(workplace.folder / "results/photos")
     assert "100.00 % test accuracy" in page

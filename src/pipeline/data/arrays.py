@@ -95,6 +95,12 @@ def checked_images(places: Mapping[str, str], found: Mapping[str, NDArray[Any]],
             f"{where}: labels go up to {n_classes - 1}, but there {'is' if len(classes) == 1 else 'are'} "
             f"{counted(len(classes), 'class', 'classes')}; name each, and at least 2"
         )
+    strange = np.setdiff1d(labels["test"], labels["train"])
+    if len(strange):
+        raise ConfigError(
+            f"{places['test_labels']}: class {classes[strange[0]]} has images to test on, and none to train on; give "
+            "it some, or leave it out"
+        )
     return ImageSet(images["train"], labels["train"], images["test"], labels["test"], classes, source)
 
 

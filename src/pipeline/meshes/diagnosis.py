@@ -24,7 +24,7 @@ _ADVICE = {
     "duplicate": "keep one of each",
     "non_manifold": "divide the surface into sheets that meet in no more than two triangles at an edge",
     "inconsistent": "turn triangles over until neighbors run through their common edge in opposite directions",
-    "open_edges": "close the surface; where it is a screen, say so",
+    "open_edges": "close the surface, unless it is a screen",
     "inside_out": "turn their triangles over, so that normals point out",
     "unused": "remove them",
     "unmerged": "merge them (merge_vertices)",

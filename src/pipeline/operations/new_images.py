@@ -13,6 +13,7 @@ from pipeline.data.folder import classes_in, files_in
 from pipeline.data.idx_images import FILES, load_idx_images
 from pipeline.data.images import ImageSet
 from pipeline.errors import ConfigError
+from pipeline.operations.text import size
 from pipeline.runtime.words import counted
 
 SIZES = (8, 16, 28, 32, 64)
@@ -50,7 +51,7 @@ def study_of_images(name: str, path: Path) -> str:
         f"{n_test:,} to test on.",
         f"Classes: {_shortened(files['train'])}.",
         f"Each: {sizes} pixels, {'color' if channels == 3 else 'gray'}.",
-        f"In memory: {(n_train + n_test) * channels * wanted**2 / 1e6:,.1f} MB at {wanted} pixels.",
+        f"In memory: {size((n_train + n_test) * channels * wanted**2)} at {wanted} pixels.",
     ]
     dataset = {"name": "folder", "directory": str(path), "image_size": wanted, "channels": channels}
     return _study(name, told, dataset, n_train)
@@ -95,11 +96,12 @@ def _study_of_set(name: str, path: Path, images: ImageSet, dataset: Mapping[str,
     numbers, counts = np.unique(images.train_labels, return_counts=True)
     by_class = {images.classes[number]: count for number, count in zip(numbers, counts.tolist(), strict=True)}
     shape = images.train_images.shape[1:]
+    empty = len(images.classes) - len(by_class)
     told = [
         f"{path}: {_counted(by_class)}, to train on, and {len(images.test_labels):,} to test on.",
-        f"Classes: {_shortened(images.classes)}.",
+        f"Classes: {_shortened(images.classes)}{', of which ' + str(empty) + ' without images' if empty else ''}.",
         f"Each: {shape[-1]} x {shape[-2]} pixels, {'color' if len(shape) == 3 else 'gray'}.",
-        f"In memory: {(images.train_images.nbytes + images.test_images.nbytes) / 1e6:,.1f} MB.",
+        f"In memory: {size(images.train_images.nbytes + images.test_images.nbytes)}.",
     ]
     return _study(name, told, dataset, len(images.train_labels))
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.config.images import ImageData
+from pipeline.config.matrices import CompressSpec
 from pipeline.config.points import FilePoints, OwnMesh, PointsSpec
 from pipeline.config.precision import PHOTOGRAPHS, OwnNetwork
 from pipeline.data import load_images, split
@@ -16,6 +17,8 @@ from pipeline.data.own_mesh import load_usable_mesh
 from pipeline.data.samples import open_labels, open_samples, read_samples
 from pipeline.data.splits import drawn_and_held_out
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.hmatrix.boundary_elements.problems import notes_on_wave
+from pipeline.hmatrix.kernels import Helmholtz
 from pipeline.models.packaged import PACKAGED
 from pipeline.operations.own_matrices import look_at, opened
 from pipeline.operations.sizes import is_small
@@ -50,7 +53,10 @@ def _points(specs: Specs, name: str) -> None:
     points = PointsSpec.model_validate(specs[f"points/{name}"]).points
     if isinstance(points, OwnMesh):
         if is_small(points.path):
-            load_usable_mesh(Path(points.path))
+            mesh, _ = load_usable_mesh(Path(points.path))
+            kernel = CompressSpec.model_validate(specs[f"compress/{name}"]).kernel
+            if isinstance(kernel, Helmholtz):
+                notes_on_wave(mesh, complex(kernel.wavenumber))
     elif isinstance(points, FilePoints):
         own = opened(points)
         if is_small(points.path):

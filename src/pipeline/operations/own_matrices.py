@@ -80,6 +80,9 @@ class _Known:
             return len(self.rows.points)
         if isinstance(self.section, FilePoints | Places):
             wanted = self.section.n
+            if wanted is None and isinstance(self.section, FilePoints):
+                own = opened(self.section)
+                wanted = own.table.n_rows([*own.coordinates, *own.values])
             held_out = (
                 self.section.part_held_out if isinstance(self.section, FilePoints) else self.section.held_out
             )

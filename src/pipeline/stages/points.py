@@ -96,7 +96,8 @@ def _own_mesh(draft: Draft, spec: OwnMesh) -> PointsFacts:
     """A mesh of a file, diagnosed before anything is computed on it."""
     path = Path(spec.path)
     mesh, diagnosis = load_usable_mesh(path)
-    print(f"{path}: {diagnosis}")
+    told = str(diagnosis) if diagnosis.is_closed else str(diagnosis).replace("error: ", "taken as a screen: ")
+    print(f"{path}: {told}")
     draft.save_array("vertices", np.asarray(mesh.vertices))
     draft.save_array("triangles", np.asarray(mesh.triangles))
     return PointsFacts(name=spec.name, n=len(mesh), dimension=3, description=f"the mesh of {path}")

@@ -45,7 +45,7 @@ def open_npy(path: Path) -> OpenTable:
             mapped: NDArray[Any] = np.load(path, mmap_mode="r").reshape(len(array), len(columns))
             yield mapped[first : first + ROWS_AT_ONCE, chosen].astype(np.float64)
 
-    return OpenTable(path, tuple(columns), read)
+    return OpenTable(path, tuple(columns), read, n=len(array))
 
 
 def open_npz(path: Path) -> OpenTable:
@@ -80,7 +80,7 @@ def open_npz(path: Path) -> OpenTable:
             except UNREADABLE as error:
                 raise _not_an_array(path, error) from None
 
-    return OpenTable(path, tuple(places), read)
+    return OpenTable(path, tuple(places), read, n=next(iter(lengths.values()), None))
 
 
 Header = tuple[tuple[int, ...], bool, np.dtype[Any]]

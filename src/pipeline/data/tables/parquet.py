@@ -56,4 +56,4 @@ def open_parquet(path: Path) -> OpenTable:
         except (pyarrow.ArrowException, OSError) as error:
             raise unreadable(path, error, "write it again as Parquet") from None
 
-    return OpenTable(path, tuple(entry.name for entry in numeric), read, units)
+    return OpenTable(path, tuple(entry.name for entry in numeric), read, units, n=file.metadata.num_rows)

@@ -1,6 +1,7 @@
 """A file of numbers in columns, read a part of its rows at a time: what every format opens as."""
 
 import difflib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ class OpenTable:
         axes: Returns the names and sizes of the dimensions that rows of such columns run through, the last one fastest;
             of a list of places there are none to tell.
         crs: The code of the coordinates' system, such as "EPSG:4326", where the file tells it.
+        n: How many rows a list of places has, where the head of the file tells it.
     """
 
     path: Path
@@ -39,6 +41,11 @@ class OpenTable:
     units: Mapping[str, str] = field(default_factory=dict)
     axes: Callable[[Sequence[str]], Mapping[str, int]] = field(default=lambda names: {})
     crs: str = ""
+    n: int | None = None
+
+    def n_rows(self, names: Sequence[str]) -> int | None:
+        """How many rows such columns have, without reading them; None where only all of the file tells."""
+        return math.prod(axes.values()) if (axes := self.axes(names)) else self.n
 
     def chosen(self, names: Sequence[str] | None) -> list[str]:
         """The names, which have to be there; all columns by default.

@@ -252,7 +252,8 @@ def notes_on_wave(mesh: TriangleMesh, wavenumber: complex) -> tuple[str, ...]:
     text = f"triangle {worst} has a diameter of {float(mesh.diameters[worst]):.2g} beside a wavelength of {length:.2g}"
     if count < _COARSEST:
         raise ConfigError(
-            f"{text}: at least {_COARSEST:g} triangles for each wavelength are needed; refine the mesh"
+            f"{text}: at least {_COARSEST:g} triangles for each wavelength are needed; refine the mesh, "
+            "or lower the wavenumber, which is in the inverse unit of the mesh"
         )
     if count >= _COARSE:
         return ()

@@ -7,6 +7,7 @@ unknowns to those whose ghosts the parents are, and blocks are merged. What is l
 fastest part and factorized densely. One part over everything is the serial algorithm.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,9 @@ from pipeline.hmatrix.parts.team import Message, Team
 from pipeline.hmatrix.threads import one_blas_thread
 
 Failure = tuple[int, int, float]  # level, place in tree order, pivot
+logger = logging.getLogger("pipeline.hmatrix")
+
+_LONG = 10.0  # seconds after which every level is a line of the log
 _AHEAD = 2  # samples of a box, each twice as large, whose points are fetched in advance: few boxes need more
 _FETCHES = 12  # samples at which the factorization gives up
 _CHECK = 0.4  # rows of a check, of those of the sample: as in native/adaptive.hpp
@@ -129,6 +133,13 @@ class _Run:
             above = self._plan(level - 1)
             moved = self._climb(plan, above)
             self.seconds.append(self.clock() - begun)
+            if sum(self.seconds) > _LONG:
+                logger.info(
+                    "factorization: level %d of %d done after %.0f s",
+                    level,
+                    self.tree.n_levels - 1,
+                    sum(self.seconds),
+                )
             plan, level = above, level - 1
         begun = self.clock()
         self._finish(plan, moved)
