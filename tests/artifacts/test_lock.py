@@ -36,6 +36,14 @@ def test_what_a_killed_holder_left_dates_from_its_time_until_somebody_clears_it_
         assert held.former.began == begun
 
 
+def test_a_lock_is_held_since_it_was_taken(tmp_path, monkeypatch):
+    with hold(tmp_path) as held:
+        taken = held.since
+        monkeypatch.setattr(lock, "datetime", None)  # no clock is read from now on
+        held.name_jobs("ours")
+        assert holder(tmp_path).since == taken
+
+
 @pytest.fixture
 def other(tmp_path):
     """Another process that holds the lock of `tmp_path` until its input ends."""

@@ -39,7 +39,8 @@ class Holder:
         pid, host, user, command: The process.
         since: When it took the lock.
         jobs: The names of its jobs in a batch system's queue, between commas.
-        left_since: When the first of the killed holders began that it did not clear up after; empty if there are none.
+        left_since: Holders before it were killed, and what they left is still there: when the first of them began.
+            Empty if nothing is left.
     """
 
     pid: int
@@ -56,9 +57,8 @@ class Holder:
         return self.left_since or self.since
 
     @classmethod
-    def of_this_process(cls, jobs: str, left_since: str) -> "Holder":
+    def of_this_process(cls, since: str, jobs: str, left_since: str) -> "Holder":
         """What a lock file tells about the process that runs this."""
-        since = datetime.now().astimezone().isoformat(timespec="seconds")
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
         return cls(os.getpid(), socket.gethostname(), getpass.getuser(), since, command, jobs, left_since)
 
@@ -79,6 +79,7 @@ class HeldLock:
     """A lock that this process holds.
 
     Attributes:
+        since: When it was taken.
         jobs: The name of this process's jobs in a batch system's queue; empty while it has none.
         former: The last holder, if it was killed before it could give the lock back. Its jobs count as this one's too
             until `settle`, so that whoever comes after a start that failed still knows of them.
@@ -86,6 +87,7 @@ class HeldLock:
     """
 
     descriptor: int
+    since: str
     jobs: str
     former: Holder | None
     settled: bool
@@ -94,7 +96,8 @@ class HeldLock:
         """Write who holds the lock; on a full disk the former text stays."""
         owed = None if self.settled else self.former
         names = ",".join(filter(None, [owed.jobs if owed else "", self.jobs]))
-        text = json.dumps(asdict(Holder.of_this_process(names, owed.began if owed else ""))).encode()
+        told = Holder.of_this_process(self.since, names, owed.began if owed else "")
+        text = json.dumps(asdict(told)).encode()
         os.pwrite(self.descriptor, text, 0)
         os.truncate(self.descriptor, len(text))
 
@@ -124,7 +127,8 @@ def hold(checkout: Path, name: str = "main") -> Iterator[HeldLock]:
     with _explained(path):
         descriptor = _take(path)
     former = _read(descriptor)
-    held = HeldLock(descriptor, "", former, settled=former is None)
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    held = HeldLock(descriptor, since, "", former, settled=former is None)
     try:
         with _explained(path):
             held.tell()

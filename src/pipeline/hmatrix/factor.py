@@ -50,7 +50,6 @@ _TIGHTEST_LOOSE = 1e-2  # share of A's own tolerance: a preconditioner that brea
 _STEP = (
     1e-2  # of the tolerance, where two attempts have failed: what is lost may be far above the eigenvalues
 )
-_TO_HALVE = 0.1  # of the tolerance: where that does not halve the residual, nothing smaller will
 _RESIDUALS = 1e-3, 0.5  # the largest that is let pass is the square root of the tolerance, between these two
 _SEEDS = 4  # measurements of a part's residual, each of which scatters by a fifth
 _ROUNDED = 1e-2  # let pass where rounding allows no less
@@ -150,7 +149,8 @@ def factorize(
             if checked:
                 result = replace(result, trust=measure(A, result.solve))
             residual = 0.0 if result.trust is None else result.trust.residual
-            stalled = used < STEPS_FROM and step <= _TO_HALVE and not residual < 0.5 * least
+            # Residuals fall about as the tolerance does, until rounding is all that is left.
+            stalled = used < STEPS_FROM and not residual < max(0.5, math.sqrt(step)) * least
             final = used <= tightest or stalled
             if residual <= (max(allowed, _ROUNDED) if final else allowed):
                 if reason:
@@ -339,7 +339,14 @@ def _has_equal_rows(A: H2Form) -> bool:
 
 
 def _is_indefinite(A: H2Form, kind: str, pivot: float, used: float) -> bool:
-    """Tell whether a pivot is so negative that it is the matrix's, not compression's."""
+    """Tell whether a pivot is so negative that it is the matrix's, not compression's.
+
+    Where the kernel and what is on the diagonal make the matrix definite, it is compression's, however large.
+    """
+    term = A.diagonal_term
+    definite = A.kernel is not None and A.kernel.positive_definite and A.correction is None
+    if definite and (term is None or (np.asarray(term) >= 0).all()):
+        return False
     return kind == "cholesky" and pivot < -used * _size(A)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix.compression import compress_kernel
 from pipeline.hmatrix.form import H2Form
+from pipeline.hmatrix.trust import TIGHTEST
 
 MANY = 500_000  # unknowns from which an attempt in vain costs more than looking ahead
 AIMED = 0.3  # of the residual that is let pass: what the next attempt is to leave
@@ -39,9 +40,9 @@ def look_ahead(
         foretold = foretold_residual(A, residual_of)
     except ConvergenceError:  # the whole matrix says so better, with its own places
         return tolerance, ()
-    if foretold <= _CLOSE * allowed:
+    if not _CLOSE * allowed < foretold < math.inf:  # nor does NaN foretell anything
         return tolerance, ()
-    used = tolerance * max(AIMED * allowed / foretold, LARGEST_STEP)
+    used = max(tolerance * max(AIMED * allowed / foretold, LARGEST_STEP), min(tolerance, TIGHTEST))
     note = (
         f"at tolerance {tolerance:.0e} solves would leave a relative residual of about {foretold:.0e}, as parts of the "
         f"points foretell, so the factorization began at {used:.1e}"

@@ -88,7 +88,7 @@ def test_groups_reach_a_fraction_of_the_way_to_their_neighbors():
     assert max(part.shape[1] for part in groups) > 20
 
 
-def test_places_that_are_checked_leave_out_the_ends():
+def test_places_that_are_checked_are_middles_of_equal_parts():
     np.testing.assert_array_equal(variances.spread(5, 16), np.arange(5))
     np.testing.assert_array_equal(variances.spread(1600, 16), 50 + 100 * np.arange(16))
 
