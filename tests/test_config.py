@@ -13,6 +13,7 @@ from pipeline.config.choice import Choice
 from pipeline.config.comments import commented
 from pipeline.config.loading import load_study, merge, validate
 from pipeline.config.messages import mistakes
+from pipeline.config.points import FilePoints
 from pipeline.config.specs import artefacts_of, specs
 from pipeline.config.study import RESERVED, Study, schema
 from pipeline.errors import ConfigError
@@ -336,6 +337,7 @@ NETWORK = {"path": "a.onnx", "inputs": "x.npy"}
         ({"points": {"coordinates": ["x", "x"]}}, "matrices.own.points.coordinates: entries must differ"),
         ({"points": {"coordinates": [""]}}, "matrices.own.points.coordinates.0: must be a text that is not empty"),
         ({"points": {"value": "mm", "unit": "m\nm"}}, "matrices.own.points.unit: must be on one line"),
+        ({"points": {"value": "mm", "unit": "m\u2028m"}}, "matrices.own.points.unit: must be on one line"),
         ({"points": {"value": "mm", "unit": "m" * 31}}, "matrices.own.points.unit: must have at most 30 letters"),
         ({"points": {"value": "mm", "unit": ["mm", "m"]}}, "matrices.own.points.unit: 2 units for 1 value; "),
         ({"kernel": {"name": None}}, "matrices.own.kernel.name: must be text, found null; known: matern"),
@@ -374,3 +376,9 @@ def test_the_folders_of_all_studies_together_are_no_names_of_studies():
     for name in ("state", "cache", "logs", "report", "digests"):
         assert name not in written
         assert validate({"study": name, "matrices": {"own": OWN}}).study == name
+
+
+@pytest.mark.parametrize("unit", ["m\u00a0s", "m\u202fs\u207b\u00b9", "\u00b5g/m\u00b3"])
+def test_a_unit_may_have_any_blank_that_stays_on_its_line(unit):
+    points = FilePoints(path="a.csv", value="v", unit=unit)
+    assert points.units == (unit,)

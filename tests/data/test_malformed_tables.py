@@ -51,6 +51,7 @@ MALFORMED = {
         (b"\xff\xfel\0o\0n\0,\0", "not a text file"),
         (b"PK\x03\x04\x00\x00\x00", "not a text file"),
         (b'lon,lat,mm\n1,2,3\n1,2,"3\n', "cannot be read .*Row #3"),
+        (b'lon,lat,mm\n1,2,3\n1,2,"3\n\n', "cannot be read .*Row #3"),
         (b"lon,lat,mm", "holds no rows"),
         (gzip.compress(b"lon,lat,mm\n1,2,3\n", mtime=0), "not a text file"),
         ("lon,lat,mm\n1,2,\u0663\n".encode(), "row 1, column mm: .* found '\u0663'"),

@@ -5,6 +5,7 @@ import tracemalloc
 
 import netCDF4
 import numpy as np
+import pandas
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -180,3 +181,21 @@ def rows_of(path):
 
 def test_rows_at_once_fit_in_memory():
     assert table.ROWS_AT_ONCE * 10 * 8 < 2**24
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n\r\n", "\n \t\n\n", "\n" * 100])
+@pytest.mark.parametrize("rows", ["x\n1\n2", "x,y\n1,2\n3,4", "x\n"])
+def test_blank_lines_at_the_end_of_a_csv_file_are_no_rows(tmp_path, monkeypatch, rows, end):
+    monkeypatch.setattr(delimited, "BLOCK_BYTES", 64)  # the blank lines take more than one block
+    path = tmp_path / "a.csv"
+    path.write_text(rows + end, newline="")
+    expected = pandas.read_csv(path).to_numpy(float)
+    own = open_table(path)
+    found = list(own.parts(own.columns)) if len(expected) else []
+    assert np.array_equal(np.concatenate([np.empty((0, len(own.columns))), *found]), expected)
+    if not len(expected):
+        with pytest.raises(ConfigError, match="holds no rows"):
+            list(own.parts(own.columns))
+    path.write_text(f"{rows.strip()}\n\n{rows.strip().splitlines()[-1]}\n", newline="")
+    with pytest.raises(ConfigError, match=r"row \d"):
+        list(own.parts(own.columns))

@@ -10,6 +10,7 @@ from pipeline.data.meshes import cube_mesh, sphere_mesh
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.boundary_elements import TriangleMesh, diagnose, merge_vertices
 from pipeline.meshes import merged
+from pipeline.meshes.diagnosis import _ADVICE_FOR_ONE, _WHAT
 
 
 @pytest.fixture
@@ -168,3 +169,21 @@ def test_real_terrain_is_a_screen_whose_slivers_and_unlike_triangles_are_told():
     assert found.counts["slivers"] == (longest > 20 * height).sum()
     # Between the last dense row and the first coarse one, a pair for each column.
     assert found.counts["unlike"] == len(columns) - 1
+
+
+@pytest.mark.parametrize("kind", _WHAT)
+def test_advice_for_one_defect_is_about_one(kind):
+    """No pronoun of several, and none of one without a noun before it."""
+    assert " them" not in _ADVICE_FOR_ONE[kind]
+    assert "their triangles" not in _ADVICE_FOR_ONE[kind]
+    assert "between it" not in _ADVICE_FOR_ONE[kind]
+
+
+def test_one_part_inside_out_and_one_pair_unlike_are_told_in_the_singular(sphere):
+    vertices, triangles = sphere
+    found = str(diagnose((vertices, triangles[:, ::-1])))
+    assert "1 closed part whose normals point inwards" in found
+    assert found.endswith("turn its triangles over, so that normals point out")
+    tip = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0.05, -0.05, 0], [0, 0, 300.0]])
+    found = str(diagnose((tip, np.array([[0, 1, 2], [0, 1, 4]]))))
+    assert "grade the mesh: integrals between the two are less accurate" in found

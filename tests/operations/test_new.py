@@ -250,7 +250,15 @@ def test_what_cannot_become_a_study_is_one_line_and_leaves_nothing(checkout, cap
 
 def test_a_unit_behind_the_name_of_a_column_is_written_down(checkout, capsys):
     rows = "".join(f"{i % 7},{i % 5},{i}\n" for i in range(30))
-    for name, unit in (("rain [mm/day]", "mm/day"), ("mm", "")):
+    for name, unit in (
+        ("rain [mm/day]", "mm/day"),
+        ("rain (mm)", "mm"),
+        ("Regen (µm)", "µm"),
+        ("rain []", ""),
+        ("rain ( )", ""),
+        ("rain (in a gauge that nobody had emptied)", ""),
+        ("mm", ""),
+    ):
         Path("own.csv").write_text(f"x,y,{name}\n{rows}")
         Path("config/own.yaml").unlink(missing_ok=True)
         assert main(["new", "own", "--from", "own.csv"]) == 0

@@ -244,6 +244,11 @@ X = np.zeros((4, 2, 8, 8), np.float32)
         (np.full_like(X, np.nan), None, "x.npy: holds NaN or infinity"),
         (X, np.array([0, 1, 2, 3]), "y.npy: class 3 is none of the network's 3 outputs"),
         (X, np.full(4, 2**63, np.uint64), "y.npy: holds class 9223372036854775808; wanted classes"),
+        (X, np.full(4, 2**63, ">u8"), "y.npy: holds class 9223372036854775808; wanted classes"),
+        (X.astype(">f4"), np.array([0, 1, 2, 1], ">u8"), "all right"),
+        (X.astype(np.longdouble), np.array([0, 1, 2, 1], ">i2"), "all right"),
+        (X.astype(">i2"), None, "all right"),
+        (np.full(X.shape, 1e300, ">f8"), None, "x.npy: holds NaN or infinity"),
         (X, np.array([0, 1, 2, -1]), "y.npy: class -1 is none"),
         (X, np.array([0, 1, 2]), "y.npy: holds classes of shape (3,); wanted one for each of 4"),
         (X, np.eye(4, 3, dtype=int), "y.npy: holds classes of shape (4, 3)"),
@@ -277,3 +282,11 @@ def test_an_empty_network_says_that_it_is_empty(check):
     assert line == (
         "error: precision.networks.own: own.onnx: is empty: a file of 0 bytes; export the network again"
     )
+
+
+def test_a_file_may_ask_for_more_places_than_a_grid(check, monkeypatch):
+    monkeypatch.setattr("pipeline.data.asked_places.MOST_PLACES", 50)
+    assert check(**matrix(KRIGING, predict={"path": "own.csv"}))[0] == 0
+    code, line = check(**matrix(KRIGING, predict={"grid": {"spacing": 0.01}}))
+    assert code == 2
+    assert "wanted at most 50" in line

@@ -1,5 +1,7 @@
 """Twenty malformed ONNX files: one line each, with the file and what is wrong in it."""
 
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -115,3 +117,13 @@ def test_a_malformed_file_is_one_line(tmp_path, name):
 def test_the_network_that_the_cases_spoil_is_a_good_one(tmp_path):
     (tmp_path / "network.onnx").write_bytes(GOOD)
     assert onnx_module(tmp_path / "network.onnx").result == "y"
+
+
+@pytest.mark.parametrize("module", ["onnx", "onnx.inliner"])
+def test_a_part_of_onnx_that_is_missing_is_no_mistake_of_the_file(tmp_path, monkeypatch, module):
+    (tmp_path / "own.onnx").write_bytes(GOOD)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(
+        ConfigError, match=rf"own.onnx: reading ONNX needs .*{module}; pip install '.\[onnx\]'"
+    ):
+        onnx_module(tmp_path / "own.onnx")

@@ -281,7 +281,7 @@ def test_a_log_determinant_is_that_of_the_dense_matrix(bench, matrix):
     places = np.array(Artifact.open(bench.manifest("points/mine"), "points").array("points"))
     wanted = np.linalg.slogdet(dense(places, kernel, 0.1))[1]
     assert bench.solution().facts["result"]["log_determinant"] == pytest.approx(wanted, rel=1e-6)
-    assert "The log-determinant of mine, 173 rows, is" in bench.page()
+    assert "The log-determinant of mine, 173\N{NO-BREAK SPACE}rows, is" in bench.page()
 
 
 def test_samples_have_the_covariance_of_the_dense_matrix(bench, matrix):
@@ -294,7 +294,7 @@ def test_samples_have_the_covariance_of_the_dense_matrix(bench, matrix):
     # An entry of the mean of 20,000 products has a variance of (a_ii a_jj + a_ij^2) / 20,000; 5 deviations for 2,278.
     deviation = np.sqrt((np.outer(np.diag(wanted), np.diag(wanted)) + wanted**2) / 20_000)
     assert np.all(np.abs(samples @ samples.T / 20_000 - wanted) < 5 * deviation)
-    assert "20,000 samples of covariance mine are drawn (seed 3)" in bench.page()
+    assert "20,000\N{NO-BREAK SPACE}samples of covariance mine are drawn (seed 3)" in bench.page()
 
 
 def test_a_complex_kernel_solves_and_multiplies(bench, matrix):
@@ -333,6 +333,7 @@ def divides(x, y): return 1 / torch.cdist(x, y)
 def fails(x, y): raise KeyError("bump")
 def skewed(x, y): return torch.exp(-torch.cdist(x, y)) * (1 + x[..., :, None, 0])
 def ranked(x, y): return torch.exp(-torch.cdist(x, y) / x.square().sum())
+def within(x, y): return torch.cdist(x, y, p="two")
 """
 
 
@@ -350,6 +351,7 @@ def ranked(x, y): return torch.exp(-torch.cdist(x, y) / x.square().sum())
         ("divides", {}, "returned NaN or infinity"),
         ("divides", {"singular": True}, "returned NaN or infinity"),
         ("fails", {}, "raised KeyError ('bump') in line 14 of wrong_kernels_of_a_test.py"),
+        ("within", {}, " in line 17 of wrong_kernels_of_a_test.py, called with"),
         ("skewed", {"symmetric": True}, "though the study says symmetric: true"),
         ("skewed", {"positive_definite": True}, "though the study says positive_definite: true"),
         ("ranked", {}, "in a batch"),
@@ -383,3 +385,14 @@ def test_a_function_that_fails_where_it_was_not_tried_is_one_line_too(tmp_path, 
     kernels.require_usable(kernel, points)
     with pytest.raises(ConfigError, match="late: returned None"):
         kernel(points, points)
+
+
+def test_a_function_that_a_package_imports_is_blamed_with_the_file_it_is_written_in(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "package_of_a_test").mkdir()
+    (tmp_path / "package_of_a_test" / "__init__.py").write_text("from .written import bump\n")
+    (tmp_path / "package_of_a_test" / "written.py").write_text(
+        "import torch\n\ndef bump(x, y): return torch.cdist(x, y, p='two')\n"
+    )
+    with pytest.raises(ConfigError, match=r"in line 3 of written\.py"):
+        kernels.require_usable(kernels.Imported("package_of_a_test:bump"), np.ones((20, 2)))

@@ -15,6 +15,7 @@ from pipeline.data import PLACES
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.kernels import KERNELS, Custom, Helmholtz, Imported, Kernel, Stationary
 from pipeline.options import Count, NotNegative, Positive, Seed, Tolerance
+from pipeline.runtime.words import counted
 
 Task = Literal[
     "kriging", "capacitance", "scattering", "classification", "solve", "product", "logdet", "sample"
@@ -35,6 +36,15 @@ POINTS_OF: dict[str, tuple[str, ...]] = {
 # Points that covariances are fitted to, at least, and numbers that samples hold together, at most: 8 GB.
 FEWEST_FITTED, MOST_DRAWN = 10, 10**9
 AnyKernel = Annotated[Kernel, Choice(STUDIED, required=("length_scale",))]
+
+
+def require_fittable(n: int) -> None:
+    """Raise ConfigError if n points are too few to fit a covariance to."""
+    if n < FEWEST_FITTED:
+        raise ConfigError(
+            f"fit: {counted(n, 'point')} {'is' if n == 1 else 'are'} left to fit to; wanted {FEWEST_FITTED} at least, "
+            "so choose a smaller points.held_out, or give more points"
+        )
 
 
 def require_drawable(samples: int, n: int) -> None:
@@ -92,7 +102,8 @@ class Grid(Section):
     """A grid over the box of the points."""
 
     spacing: Positive = Field(
-        description="Distance between its rows and between its columns, in the unit of the coordinates."
+        description="Distance between its rows and between its columns, in the unit of the coordinates. It "
+        "makes 10,000,000 places at most."
     )
 
 
@@ -202,7 +213,11 @@ class SolveSpec(Section):
         description="Vectors that task product multiplies: a .npy file of shape (n,) or (n, m). Null takes the values "
         "at the points, or ones where there are none.",
     )
-    samples: Count | None = Field(None, description="How many samples task sample draws; null draws one.")
+    samples: Count | None = Field(
+        None,
+        description="How many samples task sample draws; null draws one. Samples times points are 1e9 numbers (8 GB) "
+        "at most, those of all processes together.",
+    )
     seed: Seed | None = Field(None, description="Seed of the samples; null is 0.")
     predict: Predict | None = Field(
         None,

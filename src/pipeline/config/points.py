@@ -1,6 +1,7 @@
 """Points of matrices, by name."""
 
 import re
+import unicodedata
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -17,16 +18,20 @@ def _as_text(name: object) -> object:
     return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
 
 
-def _printable(unit: str) -> str:
-    if not unit.isprintable():
+def _on_one_line(unit: str) -> str:
+    # Control characters, separators of lines and of paragraphs, and halves of characters, which no file takes.
+    if any(unicodedata.category(mark) in ("Cc", "Zl", "Zp", "Cs") for mark in unit):
         raise PydanticCustomError(
-            "name", "must be on one line, without tabs, found {unit}", {"unit": repr(unit)}
+            "name",
+            "must be on one line, without tabs and other control characters, found {unit}",
+            {"unit": ascii(unit)},
         )
     return unit
 
 
 ColumnName = Annotated[str, Field(min_length=1), BeforeValidator(_as_text)]
-Unit = Annotated[str, Field(max_length=30), AfterValidator(_printable)]
+LONGEST_UNIT = 30
+Unit = Annotated[str, Field(max_length=LONGEST_UNIT), AfterValidator(_on_one_line)]
 
 
 def _coordinate_system(crs: str) -> str:

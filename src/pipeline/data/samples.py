@@ -18,7 +18,7 @@ def read_samples(inputs: Path, labels: Path | None) -> tuple[Tensor, Tensor | No
     Raises:
         ConfigError: If a file is not an array, a sample is not finite, or there is not one label per sample.
     """
-    samples = torch.from_numpy(np.array(open_samples(inputs))).float()
+    samples = single(open_samples(inputs))
     if not samples.isfinite().all():
         raise ConfigError(f"{inputs}: holds NaN or infinity; leave such samples out")
     if labels is None:
@@ -30,7 +30,7 @@ def open_samples(path: Path) -> NDArray[Any]:
     """Map samples into memory.
 
     Raises:
-        ConfigError: If the file is no array of real numbers, or holds fewer samples than can be divided.
+        ConfigError: If the file is no array of real numbers, or holds no sample.
     """
     array = open_array(path)
     if array.ndim == 0 or array.size == 0 or array.dtype.kind not in "fiu":
@@ -38,6 +38,12 @@ def open_samples(path: Path) -> NDArray[Any]:
             f"{path}: holds {array.dtype} of shape {array.shape}; wanted at least one sample of real numbers"
         )
     return array
+
+
+def single(samples: NDArray[Any]) -> Tensor:
+    """Return samples of any real type and any order of bytes in single precision; what is too large is infinite."""
+    with np.errstate(over="ignore"):
+        return torch.from_numpy(np.array(samples, np.float32))
 
 
 def open_labels(path: Path, n: int) -> NDArray[Any]:
@@ -49,7 +55,7 @@ def open_labels(path: Path, n: int) -> NDArray[Any]:
     array = open_array(path)
     if array.shape != (n,):
         raise ConfigError(f"{path}: holds classes of shape {array.shape}; wanted one for each of {n} samples")
-    if array.dtype == np.uint64 and array.size and array.max() >= 2**63:
+    if array.dtype.kind == "u" and array.dtype.itemsize == 8 and array.size and array.max() >= 2**63:
         raise ConfigError(f"{path}: holds class {array.max()}; wanted classes as whole numbers from 0")
     if array.dtype.kind not in "iu":
         raise ConfigError(

@@ -32,6 +32,17 @@ _ADVICE = {
     "unlike": "grade the mesh: integrals between them are less accurate",
     "close": "refine the mesh until triangles are of the size of the gap: integrals across it are less accurate",
 }
+_ADVICE_FOR_ONE = _ADVICE | {
+    "not_finite": "remove it",
+    "degenerate": "remove it",
+    "duplicate": "keep one of the two",
+    "inside_out": "turn its triangles over, so that normals point out",
+    "unused": "remove it",
+    "unmerged": "merge the two (merge_vertices)",
+    "slivers": "mesh anew: integrals over it are less accurate, and systems are worse conditioned",
+    "unlike": "grade the mesh: integrals between the two are less accurate",
+    "close": "refine the mesh until the triangle is of the size of the gap: integrals across it are less accurate",
+}
 _WHAT = {
     "outside": "triangles with corners that do not exist",
     "not_finite": "vertices that are NaN or infinite",
@@ -96,8 +107,7 @@ class Finding:
         if self.kind in _OF_TRIANGLES or self.place is None:
             noun = "vertex" if self.kind == "not_finite" else "triangle"
             first += f": {noun} {int(self.indices[0]) + 1}"
-        advice = self.advice.replace("them", "it", 1) if self.count == 1 else self.advice
-        return f"{self.count} {self.what} ({first}{where}): {advice}"
+        return f"{self.count} {self.what} ({first}{where}): {self.advice}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +188,7 @@ def diagnose(mesh: TriangleMesh | tuple[ArrayLike, ArrayLike]) -> Diagnosis:
         Finding(
             kind, (_ONE if len(found[kind]) == 1 else _WHAT)[kind], len(found[kind]), found[kind],
             _place(vertices, triangles, kind, found[kind]),
-            _ADVICE[kind],
+            (_ADVICE_FOR_ONE if len(found[kind]) == 1 else _ADVICE)[kind],
         )
         for kind in _WHAT
         if len(found.get(kind, ()))

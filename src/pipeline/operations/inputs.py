@@ -11,9 +11,12 @@ from typing import Any
 from pipeline.artifacts.disk import write_atomically
 from pipeline.artifacts.file_digests import digest_of_files
 from pipeline.errors import ConfigError
+from pipeline.runtime.code_digest import code_digest
 
 #: Where what is known of them is kept.
 KNOWN = Path(".snakemake", "digests")
+#: What looks at the files. A study is looked at anew where its code has changed.
+LOOKING = "pipeline.operations.own_inputs"
 #: Keys of a study whose texts may name a file or a folder.
 KEYS = frozenset({"directory", "path", "right_hand_side", "vectors", "inputs", "labels"})
 
@@ -51,7 +54,7 @@ def digest_of_named_files(section: Mapping[str, Any], cache: Path) -> str:
 
 
 def require_readable_once(specs: Mapping[str, Mapping[str, Any]], cache: Path) -> None:
-    """Read a study's own files as its stages will, unless these contents were found right before.
+    """Read a study's own files as its stages will, unless the same code found these contents right before.
 
     Args:
         specs: The specs of the study by their paths.
@@ -72,14 +75,13 @@ def require_readable_once(specs: Mapping[str, Mapping[str, Any]], cache: Path) -
             named[one] = [dict(specs[one]), digest_of_named_files(specs[one], cache)]
     if not named:
         return
-    key = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
+    asked = json.dumps([code_digest(LOOKING), named], sort_keys=True)
+    key = hashlib.sha256(asked.encode()).hexdigest()[:16]
     kept = cache / f"{key}.right"
     if kept.exists():
         return
     # Not at the top of this file: Snakemake's processes would import every core to learn a digest.
-    importlib.import_module("pipeline.operations.own_inputs").require_readable(
-        {path: specs[path] for path in named}
-    )
+    importlib.import_module(LOOKING).require_readable({path: specs[path] for path in named})
     with suppress(OSError):
         write_atomically(kept, "")
 

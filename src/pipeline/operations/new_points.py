@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.config.points import LONGEST_UNIT
 from pipeline.data.tables import OpenTable, WrongValueError, open_table
 from pipeline.errors import ConfigError
 from pipeline.operations.text import size
@@ -167,8 +168,10 @@ def _without_unit(column: str) -> str:
 
 def _unit(table: OpenTable, column: str) -> str:
     """The key of a unit that stands in brackets behind a column's name, where the file tells none itself."""
-    found = re.search(r"\[([^]]{1,30})\]$", column.strip())
-    return "" if table.units.get(column) or found is None else f", unit: {json.dumps(found[1].strip())}"
+    found = re.search(r"\[([^]]*)\]$|\(([^)]*)\)$", column.strip())
+    unit = " ".join((found[1] or found[2] or "").split()) if found else ""
+    wanted = unit and len(unit) <= LONGEST_UNIT and not table.units.get(column)
+    return f", unit: {json.dumps(unit, ensure_ascii=False)}" if wanted else ""
 
 
 def _look(table: OpenTable, columns: list[str], coordinates: list[str]) -> Look:

@@ -14,7 +14,7 @@ from pipeline.config.points import FilePoints, OwnMesh, PointsSpec
 from pipeline.config.precision import PHOTOGRAPHS, OwnNetwork
 from pipeline.data import load_images, split
 from pipeline.data.own_mesh import load_usable_mesh
-from pipeline.data.samples import open_labels, open_samples, read_samples
+from pipeline.data.samples import open_labels, open_samples, read_samples, single
 from pipeline.data.splits import drawn_and_held_out
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.hmatrix.boundary_elements.problems import notes_on_wave
@@ -121,7 +121,7 @@ def _require_shape(found: Sequence[int], wanted: Sequence[int | None], own: OwnN
 
 def _outputs(network: nn.Module, samples: np.ndarray[Any, Any], own: OwnNetwork) -> int:
     """How many outputs a network has for the first sample."""
-    first = torch.from_numpy(np.array(samples[:1])).float()
+    first = single(samples[:1])
     try:
         with torch.no_grad():
             found = network.eval()(first)

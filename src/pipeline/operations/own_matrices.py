@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.matrices import FEWEST_FITTED, CompressSpec, Matrix, Predict, SolveSpec, require_drawable
+from pipeline.config.matrices import (
+    CompressSpec,
+    Matrix,
+    Predict,
+    SolveSpec,
+    require_drawable,
+    require_fittable,
+)
 from pipeline.config.points import (
     FibonacciSphere,
     FilePoints,
@@ -19,14 +26,13 @@ from pipeline.config.points import (
 )
 from pipeline.config.study import Study
 from pipeline.data import PLACES, Places
-from pipeline.data.asked_places import MOST_PLACES, grid_ends, open_places
+from pipeline.data.asked_places import grid_ends, open_places
 from pipeline.data.own_points import OwnPoints, PointsPart
 from pipeline.data.splits import drawn_and_held_out, n_held_out_of
 from pipeline.data.vectors import open_vectors, require_finite
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.hmatrix import kernels
 from pipeline.operations.sizes import is_small
-from pipeline.runtime.words import counted
 
 Array = NDArray[np.float64]
 
@@ -118,11 +124,8 @@ def look_at(specs: Mapping[str, Mapping[str, Any]], name: str) -> None:
     asked = SolveSpec.model_validate(specs[f"solve/{name}"])
     known = _Known(PointsSpec.model_validate(specs[f"points/{name}"]).points)
     fitted = CompressSpec.model_validate(specs[f"compress/{name}"]).fit is not None
-    if fitted and known.n is not None and known.n < FEWEST_FITTED:
-        raise ConfigError(
-            f"fit: {counted(known.n, 'point')} {'is' if known.n == 1 else 'are'} left to fit to; wanted "
-            f"{FEWEST_FITTED} at least, so choose a smaller points.held_out, or give more points"
-        )
+    if fitted and known.n is not None:
+        require_fittable(known.n)
     for key, path in (("right_hand_side", asked.right_hand_side), ("vectors", asked.vectors)):
         if path is not None:
             _vectors(key, Path(path), known.n)
@@ -159,14 +162,11 @@ def _predictions(predict: Predict, known: _Known) -> None:
         raise ConfigError(NO_RASTER)
     if not is_small(str(own.path)):
         return
-    n = 0
     try:
-        for part in own.parts():
-            n += len(part.points)
+        for _ in own.parts():
+            pass
     except ConfigError as error:
         raise ConfigError(f"predict: {error}") from None
-    if n > MOST_PLACES:
-        raise ConfigError(f"predict: {own.path}: holds {n:,} places; wanted at most {MOST_PLACES:,}")
 
 
 def usable_kernels(study: Study) -> None:

@@ -39,8 +39,8 @@ def onnx_module(path: Path, shape: Sequence[int] | None = None) -> nn.Module:
             supported (the sentence names the node), or an independent evaluator computes something else.
     """
     onnx, model = _loaded(path)
+    inliner = _imported("onnx.inliner", path)
     try:
-        inliner: Any = importlib.import_module("onnx.inliner")
         if model.functions:
             model = inliner.inline_local_functions(model)
     except Exception as failure:  # onnx's own kinds
@@ -71,12 +71,20 @@ def onnx_shapes(path: Path) -> tuple[tuple[int | None, ...], tuple[int | None, .
     return told(given), told(model.graph.output)
 
 
+def _imported(module: str, path: Path) -> Any:
+    """Import a module of onnx, or raise ConfigError: another version of it than is wanted may not have all."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        lacking = "" if module == "onnx" or error.name == "onnx" else f" with {module}"
+        raise ConfigError(
+            f"{path}: reading ONNX needs the package onnx{lacking}; pip install '.[onnx]'"
+        ) from None
+
+
 def _loaded(path: Path, *, weights: bool = True) -> tuple[Any, Any]:
     """Return the package `onnx`, and what it read."""
-    try:
-        onnx: Any = importlib.import_module("onnx")
-    except ImportError:
-        raise ConfigError(f"{path}: reading ONNX needs the package onnx; pip install '.[onnx]'") from None
+    onnx = _imported("onnx", path)
     try:
         model = onnx.load(str(path), load_external_data=weights)
     except Exception as failure:  # protobuf's and onnx's own kinds, and those of the disk

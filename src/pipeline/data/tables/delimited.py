@@ -1,7 +1,8 @@
 """CSV files: names in the first line, then a line for each row."""
 
 import csv
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -17,8 +18,8 @@ OTHER_SEPARATORS = (";", "\t", "|")
 def open_csv(path: Path) -> OpenTable:
     """Open a CSV file in UTF-8 with commas between values.
 
-    pyarrow reads it, some megabytes at a time. What it refuses is read once more, row by row, for the place of the
-    mistake.
+    Blank lines at the end are no rows. pyarrow reads the file, some megabytes at a time. What it refuses is read once
+    more, row by row, for the place of the mistake.
     """
     header = _header(path)
     twice = next((name for name in header if header.count(name) > 1), None)
@@ -50,7 +51,7 @@ def _read(path: Path, header: Sequence[str], names: Sequence[str]) -> Iterator[R
 
     try:
         reader = arrow.open_csv(
-            path,
+            pyarrow.OSFile(str(path)).get_stream(0, _bytes_before_blank_end(path)),
             read_options=arrow.ReadOptions(
                 use_threads=False, block_size=BLOCK_BYTES, skip_rows=1, column_names=list(header)
             ),
@@ -75,11 +76,33 @@ def _read(path: Path, header: Sequence[str], names: Sequence[str]) -> Iterator[R
         pyarrow.default_memory_pool().release_unused()
 
 
+def _bytes_before_blank_end(path: Path) -> int:
+    """How many bytes of a file stand before the blank lines that it ends with; the end of the last row is kept."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            first = file.seek(max(0, end - BLOCK_BYTES))
+            kept = len(file.read(end - first).rstrip())
+            if kept:
+                return file.seek(first + kept) + len(file.readline())
+            end = first
+    return 0
+
+
+def _without_blank_end(lines: Iterable[str]) -> Iterator[str]:
+    blank = []
+    for line in lines:
+        blank.append(line)
+        if line.strip():
+            yield from blank
+            blank.clear()
+
+
 def _find_the_mistake(path: Path, header: Sequence[str], names: Sequence[str]) -> None:
     """Raise the error about the first row that is not as it should be, if there is one."""
     places = [(name, header.index(name)) for name in names]
     with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file)
+        rows = csv.reader(_without_blank_end(file))
         for number in count():
             try:
                 row = next(rows, None)

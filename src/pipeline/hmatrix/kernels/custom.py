@@ -1,10 +1,13 @@
 """A kernel of the user's own."""
 
+import inspect
 import pkgutil
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -96,11 +99,11 @@ class Imported(Kernel):
         except MemoryError:
             raise
         except (Exception, SystemExit) as error:  # whatever a function of the user's own does
-            last = traceback.extract_tb(error.__traceback__)[-1]
+            file, line = _place(error.__traceback__, self.path)
             text = " ".join(str(error).split())[:200]
             raise ConfigError(
                 f"kernel {self.path}: raised {type(error).__name__}{f' ({text})' if text else ''} in line "
-                f"{last.lineno} of {Path(last.filename).name}, {_called_with(targets, sources)}; mend the function"
+                f"{line} of {Path(file).name}, {_called_with(targets, sources)}; mend the function"
             ) from error
         return _checked(found, self.path, targets, sources, self.is_complex)
 
@@ -141,6 +144,26 @@ class Imported(Kernel):
                 f"kernel {self.path}: k(x, y) and k(y, x) differ by {float((block - swapped.mT).abs().max()):.3g}, "
                 f"though the study says {why}; leave that out, or mend the function"
             )
+
+
+def _place(raised: TracebackType | None, path: str) -> tuple[str, int | None]:
+    """File and line of the user's own in which an error was raised; what libraries do with it lies behind that.
+
+    Args:
+        raised: The error's traceback.
+        path: The function's import path. Its module's file counts, and the one that the function was written in.
+            Where the error passes through neither, the last place of all is told.
+    """
+    module, _, name = path.partition(":")
+    there = sys.modules.get(module)
+    function = inspect.unwrap(getattr(there, name, None))  # type: ignore[arg-type]
+    own = (
+        getattr(there, "__file__", None),
+        getattr(getattr(function, "__code__", None), "co_filename", None),
+    )
+    frames = traceback.extract_tb(raised)
+    last = next((frame for frame in reversed(frames) if frame.filename in own), frames[-1])
+    return last.filename, last.lineno
 
 
 def _called_with(targets: Tensor, sources: Tensor) -> str:

@@ -11,16 +11,14 @@ from numpy.typing import NDArray
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.results.solution import KrigingResult
 from pipeline.artifacts.store import Artifact
-from pipeline.config.matrices import FEWEST_FITTED, Predict
+from pipeline.config.matrices import Predict, require_fittable
 from pipeline.data.fields import Field
 from pipeline.data.globe import unit_vectors
-from pipeline.errors import ConfigError
 from pipeline.hmatrix import FitWarning, GaussianProcess
 from pipeline.hmatrix.gaussian_process import coverage, root_mean_square_error, variogram
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.together import together
-from pipeline.runtime.words import counted
 from pipeline.stages.parts.divided import collected, edges_of, mean_and_deviation, own_rows, own_share
 from pipeline.stages.parts.predictions import AskedPlaces, corners_of, map_of, places_of
 
@@ -52,12 +50,7 @@ def fitted(
         first, last = edges_of(n, communicator)[communicator.rank :][:2]
         own = chosen[(chosen >= first) & (chosen < last)] - first
         places, values = places[own], values[own]
-    n_fitted = n if most is None else min(most, n)
-    if n_fitted < FEWEST_FITTED:
-        raise ConfigError(
-            f"fit: {counted(n_fitted, 'point')} {'is' if n_fitted == 1 else 'are'} left to fit to; wanted "
-            f"{FEWEST_FITTED} at least, so choose a smaller points.held_out, or give more points"
-        )
+    require_fittable(n if most is None else min(most, n))
     # Standardized values have a variance of 1: the bound is the least ratio of noise to signal, or nearly so.
     process = GaussianProcess(
         kernel, tolerance=tolerance, bounds={"nugget": (smallest_nugget, 10.0)}, random_state=seed,
