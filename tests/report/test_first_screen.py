@@ -45,6 +45,20 @@ def test_what_changed_stands_on_top(metrics, no_svg):
     assert "and 2 more" in top(many)
 
 
+def test_results_of_other_options_than_before_are_named_on_top(no_svg):
+    def top(**parts):
+        page = render({"history": HISTORY | parts}, {})
+        words = Page(re.search(r'<p class="change">.*?</p>', page, flags=re.DOTALL).group()).words
+        return words.replace("\N{NO-BREAK SPACE}", " ")
+
+    found = top(respecified=["compress/airports", "solve/airports"])
+    assert "Other options or inputs than in the run before: 2 results" in found
+    assert "compress/airports and solve/airports" in found
+    assert "Of 40 figures with past runs of equal options, 1 moved beyond noise." in found
+    assert "and 2 more" in top(respecified=["a", "b", "c", "d", "e"])
+    assert "Of" not in top(respecified=["a"], n_figures=0, changes=[])
+
+
 def test_the_verdict_stands_below_the_headline(full):
     answer = re.search(r'<section class="answer".*?</section>', full, flags=re.DOTALL).group()
     assert re.search(r'<span class="verdict (holds|undecided|does-not-hold)">', answer)

@@ -11,7 +11,7 @@ from pipeline.report.figures.kriging import kriging_map
 from pipeline.report.figures.scattering import surface_field
 from pipeline.report.figures.training import MOST_DRAWN, progress
 from pipeline.report.formatting import listing, plural, significant, told_apart
-from pipeline.report.metrics import Metrics
+from pipeline.report.metrics import HistoryMetrics, Metrics
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import alone, claimed, label_of, repeated
 
@@ -27,6 +27,8 @@ def change(metrics: Metrics) -> Notice:
         title = f"This study is not finished: {plural(len(metrics.missing), 'result')} missing"
         return Notice(title, f"{named}{more}.", "#missing", "alarm")
     history = metrics.history
+    if history is not None and history.respecified:
+        return _respecified(history)
     if history is None or not history.n_figures:
         return Notice(
             "First run", "There is no past run of these specs on this kind of machine to compare with."
@@ -44,6 +46,23 @@ def change(metrics: Metrics) -> Notice:
         f"{plural(len(moved), 'figure')} changed, {worse} for the worse",
         f"{against}. The largest changes: {named}{more}.",
         "#past",
+    )
+
+
+def _respecified(history: HistoryMetrics) -> Notice:
+    """Name the artefacts whose options or inputs changed, and count what moved among all others."""
+    names = history.respecified
+    more = f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    others = (
+        f" Of {plural(history.n_figures, 'figure')} with past runs of equal options, "
+        f"{len(history.changes)} moved beyond noise."
+        if history.n_figures
+        else ""
+    )
+    return Notice(
+        f"Other options or inputs than in the run before: {plural(len(names), 'result')}",
+        f"{listing(names[:MOST_NAMED])}{more}.{others}",
+        "#past" if history.n_figures else "",
     )
 
 

@@ -210,13 +210,18 @@ class RuleCost(MetricsPart):
 
 
 class HistoryMetrics(MetricsPart):
-    """The study against its past: how much was compared, what moved, and the commits since."""
+    """The study against its past: how much was compared, what moved, and the commits since.
+
+    Attributes:
+        respecified: Artefacts whose options or inputs are not those of the run before, so that figures don't compare.
+    """
 
     n_figures: int
     n_artefacts: int
     n_runs: int
     changes: list[Change]
     commits: list[str]
+    respecified: list[str] = []
 
 
 class Missing(MetricsPart):

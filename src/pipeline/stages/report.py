@@ -63,13 +63,18 @@ def _missing(file: Path | None) -> list[Missing]:
 def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> HistoryMetrics | None:
     """Every artefact against those of its name that came before it, had the same specs and the same machine."""
     past: dict[tuple[str, str, str], list[HistoryEntry]] = {}
+    earlier: dict[str, list[HistoryEntry]] = {}
     for entry in read_snapshot(snapshot) if snapshot is not None else []:
         past.setdefault((entry.artefact, entry.lineage, entry.machine), []).append(entry)
+        earlier.setdefault(entry.artefact, []).append(entry)
     if not past:
         return None
     lineages: dict[Path, str] = {}
     comparisons: list[Comparison] = []
     since: dict[str, None] = {}
+    respecified: list[str] = []
+    # What the last page had already is not told again.
+    reported = max((entry.date for entry in earlier.get("report", [])), default="")
     for path in manifests:
         now = entry_of(path, folder, lineages=lineages)
         if now is None:
@@ -79,6 +84,17 @@ def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> 
             for entry in past.get((now.artefact, now.lineage, now.machine), [])
             if entry.manifest != now.manifest and entry.date <= now.date
         ]
+        others = [
+            entry
+            for entry in earlier.get(now.artefact, [])
+            if entry.manifest != now.manifest and entry.date <= now.date
+        ]
+        if (
+            now.date > reported
+            and others
+            and max(others, key=lambda entry: entry.date).lineage != now.lineage
+        ):
+            respecified.append(now.artefact)
         compared = compare(now.artefact, now.figures, [entry.figures for entry in before])
         if compared.n_figures:
             comparisons.append(compared)
@@ -92,6 +108,7 @@ def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> 
         n_runs=max((c.n_runs for c in comparisons), default=0),
         changes=changes,
         commits=list(since),
+        respecified=respecified,
     )
 
 
