@@ -32,6 +32,8 @@ std::int64_t winograd_pairs(const Panels<BrainPair>& panels, const Epilogue& epi
 double peak_dots(std::int64_t iterations) {
     constexpr int chains = 12;
     Isa::Vector sum[chains];
+    // Without being unrolled this is a call that clears memory, where the sums then stay: half the rate on a Zen 4.
+#pragma GCC unroll 12
     for (int j = 0; j < chains; ++j) sum[j] = Isa::zero();
     const Dot::Loaded a = Dot::all(0x3f803f80);
     for (std::int64_t i = 0; i < iterations; ++i) {
