@@ -29,7 +29,7 @@ from pipeline.report.runs import (
     target_loss,
     time_until,
 )
-from pipeline.report.spread import Difference, Spread, difference
+from pipeline.report.spread import Difference, Spread, difference, paired, said_of_seeds
 
 Standing = Literal["holds", "does not hold", "undecided"]
 
@@ -108,7 +108,7 @@ def _large_batch_loses(runs: Mapping[str, RunMetrics]) -> Claim | None:
         _verdict([loss.exceeds(0.0)]),
         f"Batch {count(runs['large_batch'].batch_size)} is {_points(loss)} "
         f"{'below' if loss.mean >= 0 else 'above'} batch {count(runs['reference'].batch_size)}"
-        f"{_interval(loss, 2)}: {_percent(runs['large_batch'])} against {_percent(runs['reference'])}"
+        f"{_interval(loss, 2)}: {_means(runs['large_batch'], runs['reference'], accuracy_on_test, _percent)}"
         f"{_apart(runs['large_batch'], runs['reference'])}.",
     )
 
@@ -149,8 +149,7 @@ def _second_order_generalizes_worse(runs: Mapping[str, RunMetrics]) -> Claim | N
         return None
     words = [
         f"the {name} is {decimal(abs(by.mean), 3)} {'higher' if by.mean >= 0 else 'lower'}{_interval(by, 3)}: "
-        f"{significant(quantities[name](alone).mean, 3)} against "
-        f"{significant(quantities[name](reference).mean, 3)}"
+        f"{_means(alone, reference, quantities[name], _three_digits)}"
         for name, by in present.items()
     ]
     words.append(
@@ -180,7 +179,7 @@ def _smoothing_restores(runs: Mapping[str, RunMetrics]) -> Claim | None:
         SMOOTHING_RESTORES,
         _verdict([gain.exceeds(-MARGIN), *([saved.exceeds(0.0)] if saved is not None else [])]),
         f"{_points(gain)} {'above' if gain.mean >= 0 else 'below'} the small batch{_interval(gain, 2)}: "
-        f"{_percent(runs['smoothed'])} against {_percent(runs['reference'])}{spent}{loss}.",
+        f"{_means(runs['smoothed'], runs['reference'], accuracy_on_test, _percent)}{spent}{loss}.",
     )
 
 
@@ -197,8 +196,7 @@ def _smoothing_flattens(runs: Mapping[str, RunMetrics]) -> Claim | None:
         return None
     words = [
         f"the {name} is {significant(abs(by.mean), 3)} {'lower' if by.mean >= 0 else 'higher'}{_spread_of(by)}: "
-        f"{significant(quantities[name](smoothed).mean, 3)} against "
-        f"{significant(quantities[name](alone).mean, 3)}"
+        f"{_means(smoothed, alone, quantities[name], _three_digits)}"
         for name, by in present.items()
     ]
     return Claim(
@@ -215,21 +213,29 @@ def _second_order_is_sooner(runs: Mapping[str, RunMetrics]) -> Claim | None:
         return None
     ours, theirs = (time_until(runs[role], target) for role in ("second_order", "reference"))
     saved = difference(theirs, ours)
+    n_seeds, n_theirs = len(runs["second_order"].seeds), len(runs["reference"].seeds)
+    goal = f"a training loss of {significant(target, 3)}"
     if theirs.n and not ours.n:
-        missed = f"No seed reaches a training loss of {significant(target, 3)}; the small batch does."
+        missed = f"No seed reaches {goal}; of the small batch, {_there(theirs.n, n_theirs)}."
         return Claim(SOONER, "does not hold", missed)
+    if ours.n and not theirs.n:
+        missed = f"No seed of the small batch reaches {goal}; of the second-order method, {_there(ours.n, n_seeds)}."
+        return Claim(SOONER, "undecided", missed)
     if saved is None:
         return None
+    mine, its = paired(ours, theirs)
     beside = "" if alone(runs["second_order"]) and alone(runs["reference"]) else _BESIDE
     evidence = (
-        f"To a training loss of {significant(target, 3)} it takes {seconds(ours.mean)}, the small batch "
-        f"{seconds(theirs.mean)}: {seconds(abs(saved.mean))} {'sooner' if saved.mean >= 0 else 'later'}"
-        f"{_spread_of(saved, ' s')}{beside}."
+        f"To {goal} it takes {seconds(mine.mean)}, the small batch {seconds(its.mean)}{said_of_seeds(ours, theirs)}: "
+        f"{seconds(abs(saved.mean))} {'sooner' if saved.mean >= 0 else 'later'}{_spread_of(saved, ' s')}{beside}."
     )
-    n_seeds = len(runs["second_order"].seeds)
     if ours.n < n_seeds:
-        evidence += f" Only {ours.n} of {n_seeds} seeds {'gets' if ours.n == 1 else 'get'} there."
-    sooner = saved.exceeds(0.0) if ours.n == n_seeds or saved.mean < 0 else None
+        evidence += f" Only {_there(ours.n, n_seeds)}."
+    if theirs.n < n_theirs:
+        evidence += f" Of the small batch, only {_there(theirs.n, n_theirs)}."
+    # Seeds that never get there would lengthen the mean of their run: nothing is decided in its favor.
+    complete = ours.n == n_seeds if saved.mean >= 0 else theirs.n == n_theirs
+    sooner = saved.exceeds(0.0) if complete else None
     return Claim(SOONER, _verdict([sooner]), evidence)
 
 
@@ -289,5 +295,26 @@ def _steps(number: float) -> str:
     return f"{count(number)} {'step' if count(number) == '1' else 'steps'}"
 
 
-def _percent(run: RunMetrics) -> str:
-    return with_percent(accuracy_on_test(run).mean, 2)
+def _there(n: int, n_seeds: int) -> str:
+    """How many of a run's seeds reach a loss."""
+    return f"{n} of {n_seeds} seeds {'gets' if n == 1 else 'get'} there"
+
+
+def _means(
+    one: RunMetrics,
+    other: RunMetrics,
+    quantity: Callable[[RunMetrics], Spread],
+    written: Callable[[float | None], str],
+) -> str:
+    """Both means over the seeds that both runs have, which are those of the difference."""
+    spreads = quantity(one), quantity(other)
+    mean, against = (written(spread.mean) for spread in paired(*spreads))
+    return f"{mean} against {against}{said_of_seeds(*spreads)}"
+
+
+def _percent(mean: float | None) -> str:
+    return with_percent(mean, 2)
+
+
+def _three_digits(mean: float | None) -> str:
+    return significant(mean, 3)

@@ -241,9 +241,9 @@ def spread_text(spread: Spread, decimals: int) -> NumberText:
     return NumberText(text, spread.mean)
 
 
-def accuracy_text(run: RunMetrics, places: int | None = None) -> str:
-    """A run's test accuracy with its spread, and which seeds that leaves out: 86.44 ± 0.37 %."""
-    spread = accuracy_on_test(run)
+def accuracy_text(run: RunMetrics, places: int | None = None, spread: Spread | None = None) -> str:
+    """A run's test accuracy, or that of some seeds, and which seeds diverged: 86.44 ± 0.37 %."""
+    spread = accuracy_on_test(run) if spread is None else spread
     places = common_decimals([spread], 2) if places is None else places
     diverged = diverged_text(run)
     text = f"{spread_text(spread, places)}{NO_BREAK_SPACE}%" if spread.n else DASH

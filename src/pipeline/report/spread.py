@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from pipeline.report.formatting import decimal, is_number
+from pipeline.runtime.words import counted
 
 #: One-sided confidence of every verdict.
 CONFIDENCE = 0.95
@@ -58,7 +59,8 @@ class Spread:
 class Difference:
     """A difference of two means, and the half width of its two-sided 90 % interval.
 
-    ``half_width`` is ``None`` where the runs do not share two seeds: then nothing can be said.
+    ``half_width`` is ``None`` where the runs do not share two seeds, or all that they share differ equally: then
+    nothing can be said.
     """
 
     mean: float
@@ -73,6 +75,25 @@ class Difference:
         return False if self.mean + self.half_width < threshold else None
 
 
+def paired(first: Spread, second: Spread) -> tuple[Spread, Spread]:
+    """The values of those seeds that both runs have, in one order, or all values where they have none in common."""
+    one, other = first.by_seed, second.by_seed
+    common = [seed for seed in one if seed in other]
+    if not common:
+        return first, second
+    return Spread.of({seed: one[seed] for seed in common}), Spread.of({seed: other[seed] for seed in common})
+
+
+def said_of_seeds(first: Spread, second: Spread) -> str:
+    """The clause that names the seeds behind two means that :func:`paired` gave; empty where all have both."""
+    common = len(first.by_seed.keys() & second.by_seed.keys())
+    if not first.n or not second.n or common == first.n == second.n:
+        return ""
+    if not common:
+        return f" (over {first.n} and {second.n} seeds, none of them in common)"
+    return f" (over the {counted(common, 'seed')} in common of {first.n} and {second.n})"
+
+
 def difference(first: Spread, second: Spread) -> Difference | None:
     """Compare two runs seed by seed: Student's interval of the differences of those seeds that both have.
 
@@ -80,24 +101,29 @@ def difference(first: Spread, second: Spread) -> Difference | None:
     not independent, as an interval from two separate variances would want them. This is the one interval that the page
     shows of any difference between runs.
 
+    Differences that are equal have no interval: accuracies come in steps of one sample, so that seeds may differ
+    equally by chance, and a deviation of zero would be taken for certainty.
+
     Args:
         first: Values of the run whose mean is taken positive.
         second: Values of the run whose mean is subtracted.
 
     Returns:
-        The difference, without a width where fewer than two seeds are common: that of the means where none is. ``None``
-        if either side has no value.
+        The difference, without a width where fewer than two seeds are common or all differ equally: that of the means
+        where none is common. ``None`` if either side has no value.
     """
     if first.mean is None or second.mean is None:
         return None
-    others = second.by_seed
-    apart = Spread.of(one - others[seed] for seed, one in first.by_seed.items() if seed in others)
-    if apart.mean is None:
+    if not first.by_seed.keys() & second.by_seed.keys():
         return Difference(first.mean - second.mean, None)
+    first, second = paired(first, second)
+    apart = Spread.of(one - other for one, other in zip(first.values, second.values, strict=True))
     half_width = None
-    if apart.sd is not None:
+    # Equal but for the rounding of the differences themselves.
+    rounding = 1e-12 * max(abs(value) for value in first.values + second.values)
+    if apart.sd is not None and max(apart.values) - min(apart.values) > rounding:
         half_width = float(stats.t.ppf(CONFIDENCE, apart.n - 1)) * apart.sd / math.sqrt(apart.n)
-    return Difference(apart.mean, half_width)
+    return Difference(math.fsum(apart.values) / apart.n, half_width)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,8 @@ def standings(training: Runs, roles: RoleMetrics | None) -> Table | None:
         note=f"Points are differences of test accuracy, with 90 % intervals of the differences seed by seed, as "
         f"for the claims. {said} At "
         f"its level: the whole interval lies above −{MARGIN:g} points. Below: the whole interval lies below zero, "
-        f"and its middle below −{MARGIN:g} points. In favor of a run of which a seed diverged, nothing is decided.",
+        f"and its middle below −{MARGIN:g} points. Without an interval (one seed in common, or equal "
+        "differences) and in favor of a run of which a seed diverged, nothing is decided.",
     )
 
 

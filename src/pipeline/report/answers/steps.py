@@ -30,6 +30,7 @@ from pipeline.report.runs import (
     time_until,
     wall_seconds,
 )
+from pipeline.report.spread import paired, said_of_seeds
 
 TITLE = "Fewer steps"
 
@@ -49,11 +50,15 @@ def answer_steps(training: Runs, roles: RoleMetrics | None, n_classes: int = 0) 
 def _at_equal_loss(
     ours: RunMetrics, reference: RunMetrics, target: float, findings: tuple[JudgedClaim, ...]
 ) -> CoreAnswer | None:
-    """Lead with time, then steps, until a loss; None where not both runs reach it."""
-    mine, theirs = (time_until(run, target).mean for run in (ours, reference))
+    """Lead with time, then steps, until a loss; None where not every seed of both runs reaches it."""
+    if any(time_until(run, target).n < len(run.seeds) for run in (ours, reference)):
+        return None
+    mine, theirs = (spread.mean for spread in paired(*(time_until(run, target) for run in (ours, reference))))
     if not mine or not theirs:
         return None
-    steps, reference_steps = (steps_until(run, target).mean for run in (ours, reference))
+    steps, reference_steps = (
+        spread.mean for spread in paired(*(steps_until(run, target) for run in (ours, reference)))
+    )
     beside = "" if alone(ours) and alone(reference) else " (other jobs ran meanwhile: times may be too long)"
     fewer = f" and {times(steps / reference_steps)} the steps" if steps and reference_steps else ""
     return CoreAnswer(
@@ -97,12 +102,16 @@ def _findings(
 
 
 def _restored(claim: Claim, smoothed: RunMetrics, reference: RunMetrics) -> JudgedClaim:
-    places = common_decimals([accuracy_on_test(smoothed), accuracy_on_test(reference)], 2)
-    at, against = (accuracy_text(run, places) for run in (smoothed, reference))
+    spreads = paired(accuracy_on_test(smoothed), accuracy_on_test(reference))
+    places = common_decimals(spreads, 2)
+    at, against = (
+        accuracy_text(run, places, spread) for run, spread in zip((smoothed, reference), spreads, strict=True)
+    )
+    seeds = said_of_seeds(accuracy_on_test(smoothed), accuracy_on_test(reference))
     return JudgedClaim(
         claim.verdict,
         f"Smoothed, the large batch is as accurate as the small one, or at most {MARGIN:g} points below: "
-        f"{at} against {against}.",
+        f"{at} against {against}{seeds}.",
     )
 
 
