@@ -51,12 +51,19 @@ def test_results_of_other_options_than_before_are_named_on_top(no_svg):
         words = Page(re.search(r'<p class="change">.*?</p>', page, flags=re.DOTALL).group()).words
         return words.replace("\N{NO-BREAK SPACE}", " ")
 
+    other = "2 results have other options than in the run before: compress/airports and solve/airports."
     found = top(respecified=["compress/airports", "solve/airports"])
-    assert "Other options or inputs than in the run before: 2 results" in found
-    assert "compress/airports and solve/airports" in found
-    assert "Of 40 figures with past runs of equal options, 1 moved beyond noise." in found
-    assert "and 2 more" in top(respecified=["a", "b", "c", "d", "e"])
-    assert "Of" not in top(respecified=["a"], n_figures=0, changes=[])
+    assert "1 figure changed, 1 for the worse" in found.replace(" ,", ",")
+    assert "solve/<m> cost.seconds from 1.00 to 3.00 (worse)" in found
+    assert other in found
+    unmoved = top(respecified=["compress/airports", "solve/airports"], changes=[])
+    assert "Nothing else changed" in unmoved
+    assert other in unmoved
+    alone = top(respecified=["a"], n_figures=0, changes=[])
+    assert "Other options" in alone
+    assert "1 result has other options than in the run before: a." in alone
+    assert "a, b, c and 2 more." in top(respecified=["a", "b", "c", "d", "e"])
+    assert "other options" not in top()
 
 
 def test_the_verdict_stands_below_the_headline(full):

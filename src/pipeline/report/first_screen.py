@@ -1,6 +1,6 @@
 """What a reader sees first, beside the answers: what is missing or changed since the last run, and two pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from pipeline.report.figures.kriging import kriging_map
 from pipeline.report.figures.scattering import surface_field
 from pipeline.report.figures.training import MOST_DRAWN, progress
 from pipeline.report.formatting import listing, plural, significant, told_apart
-from pipeline.report.metrics import HistoryMetrics, Metrics
+from pipeline.report.metrics import Metrics
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import alone, claimed, label_of, repeated
 
@@ -27,43 +27,36 @@ def change(metrics: Metrics) -> Notice:
         title = f"This study is not finished: {plural(len(metrics.missing), 'result')} missing"
         return Notice(title, f"{named}{more}.", "#missing", "alarm")
     history = metrics.history
-    if history is not None and history.respecified:
-        return _respecified(history)
+    other = _respecified(history.respecified) if history is not None else ""
     if history is None or not history.n_figures:
-        return Notice(
-            "First run", "There is no past run of these specs on this kind of machine to compare with."
-        )
+        none = "There is no past run of these specs on this kind of machine to compare with."
+        return Notice("Other options" if other else "First run", f"{none}{other}")
     moved = history.changes
     against = (
         f"{plural(history.n_figures, 'figure')} were compared with up to {plural(history.n_runs, 'past run')}"
     )
     if not moved:
-        return Notice("Nothing changed", f"{against}: none moved beyond their noise.", "#past")
+        title = "Nothing else changed" if other else "Nothing changed"
+        return Notice(title, f"{against}: none moved beyond their noise.{other}", "#past")
     named = listing(_from_to(row) for row in moved[:MOST_NAMED])
     worse = sum(row.verdict == "worse" for row in moved)
     more = f", and {len(moved) - MOST_NAMED} more" if len(moved) > MOST_NAMED else ""
     return Notice(
         f"{plural(len(moved), 'figure')} changed, {worse} for the worse",
-        f"{against}. The largest changes: {named}{more}.",
+        f"{against}. The largest changes: {named}{more}.{other}",
         "#past",
     )
 
 
-def _respecified(history: HistoryMetrics) -> Notice:
-    """Name the artefacts whose options or inputs changed, and count what moved among all others."""
-    names = history.respecified
-    more = f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    others = (
-        f" Of {plural(history.n_figures, 'figure')} with past runs of equal options, "
-        f"{len(history.changes)} moved beyond noise."
-        if history.n_figures
-        else ""
-    )
-    return Notice(
-        f"Other options or inputs than in the run before: {plural(len(names), 'result')}",
-        f"{listing(names[:MOST_NAMED])}{more}.{others}",
-        "#past" if history.n_figures else "",
-    )
+def _respecified(names: Sequence[str]) -> str:
+    """The sentence on artefacts whose options changed; empty where there are none."""
+    if not names:
+        return ""
+    named = list(names[:MOST_NAMED])
+    if len(names) > MOST_NAMED:
+        named.append(f"{len(names) - MOST_NAMED} more")
+    verb = "has" if len(names) == 1 else "have"
+    return f" {plural(len(names), 'result')} {verb} other options than in the run before: {listing(named)}."
 
 
 def _from_to(row: Change) -> str:

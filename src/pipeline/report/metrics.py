@@ -213,7 +213,7 @@ class HistoryMetrics(MetricsPart):
     """The study against its past: how much was compared, what moved, and the commits since.
 
     Attributes:
-        respecified: Artefacts whose options or inputs are not those of the run before, so that figures don't compare.
+        respecified: Artefacts whose options, or those of what they are made from, are not those of the run before.
     """
 
     n_figures: int
