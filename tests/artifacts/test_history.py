@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipeline.artifacts.figures import figures_of
 from pipeline.artifacts.history import (
     database_of,
     manifests_of,
@@ -52,6 +53,19 @@ def test_every_run_is_remembered_once_in_the_order_of_their_dates(results):
         assert merge(results, "s", [manifest]) == 1
         assert merge(results, "s", [manifest]) == 0
     assert values(results) == [0.25, 0.5, 0.75]
+
+
+def test_seconds_that_contained_a_fit_are_not_compared_with_those_beside_one(tmp_path):
+    def figures(facts):
+        return figures_of(
+            {"facts": facts, "provenance": {}, "kind": "operator"}, tmp_path, tmp_path / "none.tsv"
+        )
+
+    old = {"compress": {"seconds": 9.0}, "fit": {"steps": 3}}
+    assert figures(old) == {"compress.seconds": 9.0, "fit.steps": 3.0}
+    new = {"compress": {"seconds": 2.0}, "fit": {"steps": 3, "seconds": 7.0}}
+    assert figures(new) == {"compress.seconds_without_fit": 2.0, "fit.steps": 3.0, "fit.seconds": 7.0}
+    assert figures({"compress": {"seconds": 2.0}, "fit": None}) == {"compress.seconds": 2.0}
 
 
 def test_numbers_of_facts_and_costs_are_figures_and_all_else_is_not(results):
