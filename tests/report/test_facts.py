@@ -181,8 +181,3 @@ def test_every_time_that_was_not_taken_alone_is_marked(matrix):
     assert marked == {
         "Fit of the kernel", "Compression", "Factorization", "Solve", "Dense algebra instead",
     }  # fmt: skip
-
-
-def test_one_iteration_is_no_iterations(matrix):
-    matrix["solve"]["iterations"] = 1
-    assert texts(matrix)["Solve"].endswith(", 1 iteration")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pipeline.report.formatting import count, decimal, seconds, significant, times, with_percent
+from pipeline.report.formatting import count, decimal, plural, seconds, significant, times, with_percent
 from pipeline.report.metrics import RoleMetrics, RunMetrics
 from pipeline.report.runs import (
     Runs,
@@ -123,7 +123,7 @@ def _second_order_is_fast(runs: Mapping[str, RunMetrics]) -> Claim | None:
         return None
     faster = [end is not None and end.steps < allowed for end in ends]
     statement = "A second-order method converges in few steps."
-    goal = f"the training loss with which large-batch SGD ends after {_steps(allowed)}"
+    goal = f"the training loss with which large-batch SGD ends after {plural(allowed, 'step')}"
     goal = f"{goal} ({significant(target, 3)})"
     steps = Spread.of(end.steps for end in ends if end)
     if steps.mean is None:
@@ -168,7 +168,11 @@ def _smoothing_restores(runs: Mapping[str, RunMetrics]) -> Claim | None:
         return None
     saved = _compare(runs["reference"], runs["smoothed"], loss_on_test)
     steps, reference_steps = n_steps(runs["smoothed"]).mean, n_steps(runs["reference"]).mean
-    spent = f", in {_steps(steps)} instead of {count(reference_steps)}" if steps and reference_steps else ""
+    spent = (
+        f", in {plural(steps, 'step')} instead of {count(reference_steps)}"
+        if steps and reference_steps
+        else ""
+    )
     loss = ""
     if saved is not None:
         loss = (
@@ -288,11 +292,6 @@ def _spread_of(by: Difference, unit: str = "") -> str:
         return ""
     low, high = abs(by.mean) - by.half_width, abs(by.mean) + by.half_width
     return f" (90 % interval {significant(low, 3)} to {significant(high, 3)}{unit})"
-
-
-def _steps(number: float) -> str:
-    """A number of steps, which may be the mean of several."""
-    return f"{count(number)} {'step' if count(number) == '1' else 'steps'}"
 
 
 def _there(n: int, n_seeds: int) -> str:

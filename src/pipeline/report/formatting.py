@@ -11,6 +11,8 @@ from typing import Concatenate, ParamSpec, TypeGuard
 
 import numpy as np
 
+from pipeline.runtime.words import counted
+
 DASH = "–"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
@@ -206,8 +208,8 @@ def times(ratio: object) -> str:
 
 
 def plural(number: float, noun: str, several: str = "") -> str:
-    """A count with its noun: 1 seed, 2 seeds."""
-    return f"{count(number)}{NO_BREAK_SPACE}{noun if count(number) == '1' else several or f'{noun}s'}"
+    """A count, or a mean of counts, with its noun, unbroken: 1 seed, 2 seeds."""
+    return counted(round(number), noun, several).replace(" ", NO_BREAK_SPACE, 1)
 
 
 def first_digit(value: float, decimals: int) -> int:

@@ -214,8 +214,8 @@ def levels(matrix: MatrixMetrics) -> Table | None:
         for row in found
     )  # fmt: skip
     note = (
-        "Unknowns: of all boxes of the level, each of which keeps skeletons among its own. Kept: the part that they "
-        f"are. Time: of choosing them. Storage: of the level's blocks. {said_beside(matrix.alone)}"
+        "Unknowns: of all boxes of the level, each of which keeps skeletons among its own. Kept: skeletons divided by "
+        f"unknowns. Time: of choosing them. Storage: of the level's blocks. {said_beside(matrix.alone)}"
     )
     return Table("Compression, level by level", columns, rows, note=note.rstrip())
 

@@ -52,10 +52,8 @@ def answer_numbers(
             f"{n_bytes(compress.dense_bytes)}{_within(compress)}{_solved(matrix)}; "
             f"{_brief(name, matrix, n_classes)}."
         )
-        exact = ", with nothing approximated" if nothing_approximated(matrix) else ""
-        headline, unit = _result(name, matrix) or beside_dense(matrix)
-        of = "" if _result(name, matrix) else f" for {name}{exact}"
-        return CoreAnswer(TITLE, headline, f"{unit}{of}", text, findings)
+        headline, unit = _result(name, matrix) or _saved(name, matrix)
+        return CoreAnswer(TITLE, headline, unit, text, findings)
     storage = exponents(scaling.rows if scaling else []).get("operator_bytes")
     if storage is None:
         return None
@@ -72,10 +70,17 @@ def _result(name: str, matrix: MatrixMetrics) -> tuple[str, str] | None:
             quantity = Quantity.of(result)
             return quantity.error(result.rmse), f"RMSE of the {quantity.name} at held-out points of {name}"
         case ScatteringResult() as result:
-            unit = "squared units of the mesh: the scattering cross-section of"
-            return significant(result.cross_section, 4), f"{unit} {name}"
+            words = f"scattering cross-section of {name}, in squared units of the mesh"
+            return significant(result.cross_section, 4), words
         case _:
             return None
+
+
+def _saved(name: str, matrix: MatrixMetrics) -> tuple[str, str]:
+    """The memory that a matrix takes beside a dense one, with its words."""
+    ratio, words = beside_dense(matrix)
+    exact = ", with nothing approximated" if nothing_approximated(matrix) else ""
+    return ratio, f"{words} for {name}{exact}"
 
 
 def _shape(matrix: MatrixMetrics) -> str:
