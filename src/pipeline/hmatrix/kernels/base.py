@@ -220,7 +220,7 @@ def _as_tensor(points: NDArray[Any]) -> Tensor:
 def require_positive(**parameters: LengthScale) -> None:
     """Raise ValueError unless every parameter, and every entry of a tuple, is a finite number above 0."""
     for name, value in parameters.items():
-        if value == ():
+        if np.size(value) == 0:
             raise ValueError(f"{name} must be a number, or one for each coordinate, not an empty list")
         for entry in value if isinstance(value, tuple) else (value,):
             if not isinstance(entry, int | float | np.number):
