@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 		|| { echo "parsimony needs a C++ compiler and found none ($$compiler); install one (Debian: apt-get install g++) or set CXX" >&2; exit 2; }
 	@begun=$$(date +%s); \
 	if test -x $(BIN)/python; then said=--quiet; echo "bringing .venv up to date and compiling the native routines"; \
-	else said=; echo "installing 1.8 GB of packages into .venv and compiling the native routines: one to five minutes in all"; \
+	else said=; echo "installing 2.3 GB of packages into .venv and compiling the native routines: one to ten minutes in all"; \
 		echo "pip tells what it fetches, and is silent while it compiles"; "$$PYTHON" -m venv .venv; fi \
 	&& $(INSTALL) $$said && echo "installed in $$(($$(date +%s) - begun)) s"
 	@touch $@
@@ -47,11 +47,12 @@ run:
 		&& echo "there is no config/$$study.yaml; studies: $$(ls *.yaml | sed 's/\.yaml$$//' | tr '\n' ' ' | sed 's/ $$//')" >&2; exit 2; }
 	@$(MAKE) --no-print-directory env
 	@$(named); python -m pipeline check "$$study"
-	$(named); snakemake --keep-going --cores "$$CORES" --configfile "config/$$study.yaml"
+	@$(named); echo "snakemake --keep-going --cores $$CORES --configfile config/$$study.yaml"; \
+	snakemake --keep-going --cores "$$CORES" --configfile "config/$$study.yaml"
 	@$(named); python -m pipeline check "$$study" --report
 
 archive: $(STAMP)
-	$(named); python -m pipeline archive --study "$$study"
+	@$(named); python -m pipeline archive --study "$$study"
 
 # As many processes as cores. Each computes with one thread: the cases are small, and spinning threads on a busy machine make
 # them many times slower. A file is one process's, so that what its tests share is made once; tests/conftest.py puts the long

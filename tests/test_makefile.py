@@ -77,6 +77,13 @@ def with_environment(checkout):
     return checkout
 
 
+@pytest.mark.parametrize("study", ["one", "one.yaml", "config/one.yaml"])
+def test_of_the_shell_the_command_alone_is_shown(checkout, study):
+    done = make(with_environment(checkout), "run", f"STUDY={study}", "CORES=2")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == ["snakemake --keep-going --cores 2 --configfile config/one.yaml"]
+
+
 @pytest.mark.parametrize("variable", ["STUDY", "CORES", "PYTHON", "PYTHONS"])
 @pytest.mark.parametrize(
     "value", ["$(touch owned)", "$$(touch owned)", "`touch owned`", '"; touch owned; "', "'; touch owned; '"]

@@ -28,7 +28,9 @@ def test_rows_are_counted_through_the_parts_that_a_file_is_read_in(stations, mon
     monkeypatch.setattr(delimited, "BLOCK_BYTES", 24 * at_once)
     np.testing.assert_array_equal(read_columns(stations, ["lat"])["lat"], [46.0, 47.5, -10.0])
     stations.write_text(ROWS + "D,1,2,none\n")
-    with pytest.raises(ConfigError, match="row 4, column mm: wanted a finite number, found 'none'"):
+    with pytest.raises(
+        ConfigError, match=r"row 4 \(line 5\), column mm: wanted a finite number, found 'none'"
+    ):
         read_columns(stations, ["lat", "mm"])
 
 
@@ -39,22 +41,22 @@ def test_rows_are_counted_through_the_parts_that_a_file_is_read_in(stations, mon
         ("lon,lat,mm\n", "holds no rows"),
         ("lon,lat\n1,2\n", "has no column 'mm'"),
         ("lon,late,mm\n1,2,3\n", "has no column 'lat'; did you mean 'late'"),
-        ("lon,lat,mm\n1,2\n", "row 1: wanted 3 values, found 2"),
-        ("lon,lat,mm\n1,2,3\n1,2,3,4\n", "row 2: wanted 3 values, found 4"),
-        ("lon,lat,mm\n1,2,nan\n", "row 1, column mm: wanted a finite number, found no value"),
-        ("lon,lat,mm\n1,2,\n", "row 1, column mm: wanted a finite number, found no value"),
-        ("lon,lat,mm\n1,2,1e999\n", "row 1, column mm: wanted a finite number, found 'inf'"),
+        ("lon,lat,mm\n1,2\n", r"row 1 \(line 2\): wanted 3 values, found 2"),
+        ("lon,lat,mm\n1,2,3\n1,2,3,4\n", r"row 2 \(line 3\): wanted 3 values, found 4"),
+        ("lon,lat,mm\n1,2,nan\n", r"row 1 \(line 2\), column mm: wanted a finite number, found no value"),
+        ("lon,lat,mm\n1,2,\n", r"row 1 \(line 2\), column mm: wanted a finite number, found no value"),
+        ("lon,lat,mm\n1,2,1e999\n", r"row 1 \(line 2\), column mm: wanted a finite number, found '1e999'"),
         (
             "lon,lat,mm\n1,2,-1e300\n",
-            "row 1, column mm: wanted a number of size 1e\\+100 at most, found '-1e\\+300'",
+            r"row 1 \(line 2\), column mm: wanted a number of size 1e\+100 at most, found '-1e300'",
         ),
         (
             "lon,lat,mm\n1e101,2,3\n",
-            "row 1, column lon: wanted a number of size 1e\\+100 at most, found '1e\\+101'",
+            r"row 1 \(line 2\), column lon: wanted a number of size 1e\+100 at most, found '1e101'",
         ),
         ("lon,lat,lat,mm\n1,2,2,3\n", "column 'lat' is there twice"),
         ("lon;lat;mm\n1;2;3\n", "separated by ';'; save it with commas"),
-        ("lon,lat,mm\n1,\u00e9,3\n", "row 1, column lat: wanted a finite number"),
+        ("lon,lat,mm\n1,\u00e9,3\n", r"row 1 \(line 2\), column lat: wanted a finite number"),
     ],
 )
 def test_a_malformed_csv_file_is_one_line_with_row_and_column(stations, text, words):
@@ -63,6 +65,12 @@ def test_a_malformed_csv_file_is_one_line_with_row_and_column(stations, text, wo
         read_columns(stations, ["lon", "lat", "mm"])
     assert "\n" not in str(error.value)
     assert str(stations) in str(error.value)
+
+
+def test_the_line_of_a_mistake_is_that_of_an_editor(stations):
+    stations.write_text('name,lon,lat\n"A\nB",1,2\nC,1,\n')
+    with pytest.raises(ConfigError, match=r"row 2 \(line 4\), column lat: .* found no value"):
+        read_columns(stations, ["lon", "lat"])
 
 
 def test_a_file_in_another_encoding_is_one_line(stations):

@@ -58,7 +58,7 @@ def test_a_file_that_is_no_study_is_one_line(checkout, content, words, capsys):
 
 def test_what_a_study_asks_for_is_counted(checkout, capsys):
     assert main(["check", "tiny"]) == 0
-    assert "8 trainings, 1 conversion, 3 matrices, 17 specs: all right" in capsys.readouterr().out
+    assert "8 trainings, 1 conversion, 3 matrices, 17 files of options: all right" in capsys.readouterr().out
 
 
 def test_the_report_lies_in_the_folder_that_the_study_names(checkout, capsys):
@@ -83,7 +83,14 @@ def test_a_missing_study_names_those_that_there_are(checkout, capsys):
     studies = ", ".join(sorted(path.stem for path in Path("config").glob("*.yaml")))
     assert "default" in studies
     assert refused(capsys, "gone").endswith(f"studies: {studies}")
-    assert "there is no gone.yaml" in refused(capsys, "gone.yaml")
+    assert "there is no config/gone.yaml" in refused(capsys, "gone.yaml")
+    assert "there is no here/gone.yaml" in refused(capsys, "here/gone.yaml")
+
+
+@pytest.mark.parametrize("study", ["tiny", "tiny.yaml", "config/tiny.yaml"])
+def test_a_study_is_named_with_and_without_its_ending_and_its_folder(checkout, capsys, study):
+    assert main(["check", study]) == 0
+    assert capsys.readouterr().out.startswith("config/tiny.yaml: study tiny, ")
 
 
 def test_outside_of_a_checkout_it_says_so(tmp_path, monkeypatch, capsys):
@@ -140,7 +147,7 @@ def test_a_folder_that_may_not_be_written_to_is_named(checkout, monkeypatch, cap
     ("rows", "words"),
     [
         ("x,y,depth\n0,1,2\n1,2,3\n", "wells.csv: has no column 'mm'"),
-        ("x,y,mm\n0,1,2\n1,2,n/a\n", "row 2, column mm"),
+        ("x,y,mm\n0,1,2\n1,2,n/a\n", "row 2 (line 3), column mm"),
         ("x,y,mm\n0,1,2\n1,2\n", "row 2"),
         ("", "wells.csv"),
     ],
@@ -186,7 +193,7 @@ def test_files_that_were_found_right_are_not_read_again(checkout, capsys, monkey
         patch.setattr("pipeline.operations.own_inputs.require_readable", None)
         assert main(["check", "mine.yaml"]) == 0
     Path("own.csv").write_text(rows + "4,5,six\n")
-    assert "row 13, column mm" in refused(capsys)
+    assert "row 13 (line 14), column mm" in refused(capsys)
 
 
 def test_a_file_whose_name_breaks_the_line_is_still_told_in_one(checkout, capsys):

@@ -107,8 +107,9 @@ def test_a_database_that_another_host_writes_is_not_opened(past, held, monkeypat
 
 def test_a_main_process_of_this_host_shares_its_database(past, held, capsys):
     held(socket.gethostname())
-    assert main(["history", "--study", "tiny"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split()[2] == "4"
+    for study in ("tiny", "tiny.yaml", "config/tiny.yaml"):
+        assert main(["history", "--study", study]) == 0
+        assert capsys.readouterr().out.splitlines()[1].split()[2] == "4"
 
 
 def test_without_results_it_says_so(checkout, capsys):

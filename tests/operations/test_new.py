@@ -32,6 +32,7 @@ def test_stations_become_a_study_of_kriging_with_what_was_seen(checkout, capsys)
     assert (matrix.points.crs, matrix.points.value, matrix.task) == ("lonlat", "mm", "kriging")
     assert matrix.fit is not None
     assert matrix.predict.grid.spacing == pytest.approx(0.05)
+    assert matrix.points.unit == "mm"
     told = capsys.readouterr().out
     for words in (
         "stations.csv: 50 rows", "Column mm, the value: 0.5 to 49.5", "Other columns of numbers: year",
@@ -91,6 +92,31 @@ def test_a_network_becomes_a_study_with_samples_of_its_shape(checkout, capsys):
     told = capsys.readouterr().out
     assert "1 node (1 Conv), 72 parameters" in told
     assert "holds noise of that shape" in told
+
+
+@pytest.mark.parametrize(
+    ("column", "unit"),
+    [("mm", "mm"), ("m/s", "m/s"), ("%", "%"), ("rain [mm]", "mm"), ("rain", ""), ("M", ""), ("Mm", "")],
+)
+def test_a_column_that_is_called_as_a_unit_has_that_unit(checkout, column, unit):
+    rows = "\n".join(f"{5 + i / 50},{45 + i % 7},{i}.5" for i in range(30))
+    (checkout / "stations.csv").write_text(f"lon,lat,{column}\n{rows}\n")
+    assert new("rain", "stations.csv") == 0
+    (matrix,) = read_study("rain").study.matrices.values()
+    assert (matrix.points.value, matrix.points.unit) == (column, unit)
+
+
+def test_the_readme_shows_what_is_told_of_a_folder_of_images(checkout, capsys):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    block = readme.split("--from data/photos\n")[1].split("$ make")[0]
+    for part, each in (("train", 400), ("test", 100)):
+        for kind in ("disk", "square", "stripes"):
+            folder = checkout / "data/photos" / part / kind
+            folder.mkdir(parents=True)
+            for i in range(each):
+                Image.new("RGB", (32, 32)).save(folder / f"{i:05d}.bmp")
+    assert new("photos", "data/photos") == 0
+    assert capsys.readouterr().out == block
 
 
 @pytest.fixture
@@ -208,11 +234,11 @@ def test_every_written_study_explains_itself_in_comments(checkout):
         ),
         ("own", "gone.csv", "gone.csv: there is no such file or folder"),
         ("own", "a.txt", "a.txt: wanted a folder of images or a file that ends in .csv"),
-        ("own", "a.csv", "a.csv: row 2, column v: wanted a finite number, found 'none'"),
+        ("own", "a.csv", "a.csv: row 2 (line 3), column v: wanted a finite number, found 'none'"),
         (
             "own",
             "words.csv",
-            "words.csv: has no column of numbers alone: row 1, column a: wanted a finite number, found 'x'",
+            "words.csv: has no column of numbers alone: row 1 (line 2), column a: wanted a finite number, found 'x'",
         ),
         ("own", "swapped.csv", "swapped.csv: column lat: wanted degrees from -90 to 90, found 45 to 170"),
         ("own", "half.npz", "half.npz: has no array 'train_labels', found train_images"),
@@ -257,7 +283,8 @@ def test_a_unit_behind_the_name_of_a_column_is_written_down(checkout, capsys):
         ("rain []", ""),
         ("rain ( )", ""),
         ("rain (in a gauge that nobody had emptied)", ""),
-        ("mm", ""),
+        ("mm", "mm"),
+        ("rain", ""),
     ):
         Path("own.csv").write_text(f"x,y,{name}\n{rows}")
         Path("config/own.yaml").unlink(missing_ok=True)

@@ -48,7 +48,7 @@ def images(dataset, files, words):
 
 #: For each format a study without its name, the files beside it, and what is said of the malformed one.
 STUDIES = {
-    ".csv": points(".csv", CSV, ".csv: row 2, column mm: wanted a finite number, found 'none'"),
+    ".csv": points(".csv", CSV, ".csv: row 2 (line 3), column mm: wanted a finite number, found 'none'"),
     ".npy": points(".npy", b"\x93NUMPY", ".npy: not an array that numpy.save wrote"),
     ".npz": points(".npz", b"PK\x03\x04", ".npz: not a file that numpy.savez wrote"),
     ".parquet": points(".parquet", b"PAR1", ".parquet: cannot be read"),

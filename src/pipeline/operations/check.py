@@ -38,7 +38,7 @@ def run(options: Namespace) -> None:
         counted(sum(len(seeds) for seeds in study.seeds_by_run().values()), "training"),
         counted(len(study.precision.runs) + len(study.precision.networks), "conversion"),
         counted(len(study.matrices), "matrix", "matrices"),
-        counted(len(parts), "spec"),
+        counted(len(parts), "file of options", "files of options"),
     )
     print(f"{found.path}: study {found.name}, {', '.join(counts)}: all right")
 

@@ -62,6 +62,8 @@ class FigureSeries:
 
 def run(options: Namespace) -> None:
     """Bring the history up to date, print the figures that were asked for, and plot them if asked to."""
+    if options.study:  # by the name of its file or the path of it, as elsewhere
+        options.study = re.sub(r"^config/(?=[^/]+\.ya?ml$)|\.ya?ml$", "", options.study)
     studies = [options.study] if options.study else _studies()
     for study in studies:
         if not SAFE.match(study):

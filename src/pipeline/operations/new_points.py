@@ -28,6 +28,9 @@ TOLERANCE = 1e-7
 SOLVE_TOLERANCE = 1e-3
 FACTOR_TOLERANCE = 1e-2
 GRID_LINES = 100  # along the longer side
+#: Names of columns that are symbols of units; single letters that are often names of other things are left out.
+UNITS = ("mm", "cm", "m", "km", "K", "degC", "°C", "Pa", "hPa", "kPa", "g", "kg", "t", "s", "h", "Hz", "W", "kW",
+         "V", "%", "m/s", "km/h", "mm/h", "mm/day", "W/m2", "kg/m3", "mg/l", "mg/kg", "ppm")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def study_of_points(name: str, path: Path) -> str:
     if values:
         spacing = _spacing(look, coordinates)
         section += [
-            "    # Known values; a tenth of the rows is held out to judge predictions. unit: mm names the unit.",
+            "    # Known values; a tenth of the rows is held out to judge predictions. unit: names their unit.",
             f"    points: {points}, value: {json.dumps(values[0])}{_unit(table, values[0])}}}",
             "    # nu is the smoothness: 0.5 is rough, 2.5 smooth. Length scale, variance and noise are fitted.",
             "    kernel: {name: matern, nu: 1.5, length_scale: fit}",
@@ -106,8 +109,8 @@ def study_of_points(name: str, path: Path) -> str:
         ]
     section += [
         f"    compress: {{tolerance: {TOLERANCE:.1e}}}",
-        "    # Residual of the solution. The page tells whether rows of the exact matrix meet it too: a smaller one",
-        "    # needs a compression that is tighter in proportion.",
+        "    # Largest relative residual of the solution. The page tells whether the exact matrix meets it too; for a",
+        "    # residual ten times smaller, make the tolerance of compress ten times smaller, too.",
         f"    solve: {{tolerance: {SOLVE_TOLERANCE:.1e}}}",
     ]
     return "\n".join([*lines, "", *section, ""])
@@ -167,11 +170,13 @@ def _without_unit(column: str) -> str:
 
 
 def _unit(table: OpenTable, column: str) -> str:
-    """The key of a unit that stands in brackets behind a column's name, where the file tells none itself."""
-    found = re.search(r"\[([^]]*)\]$|\(([^)]*)\)$", column.strip())
-    unit = " ".join((found[1] or found[2] or "").split()) if found else ""
-    wanted = unit and len(unit) <= LONGEST_UNIT and not table.units.get(column)
-    return f", unit: {json.dumps(unit, ensure_ascii=False)}" if wanted else ""
+    """The key of a unit that is a column's name or stands in brackets behind it, where the file tells none itself."""
+    name = column.strip()
+    found = re.search(r"\[([^]]*)\]$|\(([^)]*)\)$", name)
+    unit = name if name in UNITS else " ".join((found[1] or found[2] or "").split()) if found else ""
+    if not unit or len(unit) > LONGEST_UNIT or table.units.get(column):
+        return ""
+    return f", unit: {unit if name == unit and unit.isalpha() else json.dumps(unit, ensure_ascii=False)}"
 
 
 def _look(table: OpenTable, columns: list[str], coordinates: list[str]) -> Look:

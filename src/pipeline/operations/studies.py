@@ -52,7 +52,7 @@ def read_study(wanted: str) -> StudyFile:
     """Find and validate a study.
 
     Args:
-        wanted: The name of a file in `config`, or the path of a YAML file.
+        wanted: The name of a file in `config`, with or without its ending, or the path of a YAML file.
 
     Raises:
         ConfigError: If there is none, or it is wrong.
@@ -60,6 +60,8 @@ def read_study(wanted: str) -> StudyFile:
     in_checkout()
     if wanted.endswith((".yaml", ".yml")):
         path = Path(wanted)
+        # NAME.yaml is the file in `config` where none lies here.
+        path = CONFIG / path if path == Path(path.name) and not path.exists() else path
     elif SAFE.match(wanted):
         path = CONFIG / f"{wanted}.yaml"
     else:

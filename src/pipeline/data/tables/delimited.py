@@ -8,8 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.tables.table import OpenTable, Rows, unreadable, wrong_value
+from pipeline.data.tables.table import (
+    FINITE,
+    OpenTable,
+    Rows,
+    no_larger,
+    unreadable,
+    wrong_value,
+)
 from pipeline.errors import ConfigError
+from pipeline.options import LARGEST
 
 BLOCK_BYTES = 1 << 22
 OTHER_SEPARATORS = (";", "\t", "|")
@@ -63,7 +71,10 @@ def _read(path: Path, header: Sequence[str], names: Sequence[str]) -> Iterator[R
             ),
         )
         for batch in reader:
-            yield np.stack([column.to_numpy(zero_copy_only=False) for column in batch.columns], axis=1)
+            part = np.stack([column.to_numpy(zero_copy_only=False) for column in batch.columns], axis=1)
+            if not np.all(np.abs(part) <= LARGEST):
+                _find_the_mistake(path, header, names)
+            yield part
     except pyarrow.ArrowInvalid as error:
         if "Empty CSV file" in str(error) or "Could not skip initial" in str(
             error
@@ -104,24 +115,30 @@ def _find_the_mistake(path: Path, header: Sequence[str], names: Sequence[str]) -
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(_without_blank_end(file))
         for number in count():
+            # Editors count the lines: with the header, and several to a row whose text in quotes has several.
+            at = f"row {number} (line {rows.line_num + 1})"
             try:
                 row = next(rows, None)
             except UnicodeDecodeError:
                 raise ConfigError(f"{path}: not a text file; save it as CSV in UTF-8") from None
             except csv.Error as error:
-                raise ConfigError(f"{path}: row {number}: {error}; mend the row or leave it out") from None
+                raise ConfigError(f"{path}: {at}: {error}; mend the row or leave it out") from None
             if row is None:
                 return
             if number == 0:
                 continue
+            row = row or [""] * len(header)
             if len(row) != len(header):
                 raise ConfigError(
-                    f"{path}: row {number}: wanted {len(header)} values, found {len(row)}; mend the row or leave it out"
+                    f"{path}: {at}: wanted {len(header)} values, found {len(row)}; mend the row or leave it out"
                 )
             for name, place in places:
+                text = row[place]
                 try:
-                    finite = np.isfinite(float(row[place])) and "_" not in row[place] and row[place].isascii()
+                    value = float(text) if "_" not in text and text.isascii() else np.inf
                 except ValueError:
-                    finite = False
-                if not finite:
-                    raise wrong_value(path, number, name, row[place])
+                    value = np.inf
+                if not abs(value) <= LARGEST:
+                    found = text if text and not np.isnan(value) else "no value"
+                    wanted = no_larger() if np.isfinite(value) else FINITE
+                    raise wrong_value(path, number, name, found, at.removeprefix(f"row {number}"), wanted)

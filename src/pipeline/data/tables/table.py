@@ -93,7 +93,7 @@ class OpenTable:
                 row, column = bad[0]
                 value, number = part[row, column], first + int(row)
                 found = "no value" if np.isnan(value) else f"{value:g}"
-                wanted = f"a number of size {LARGEST:g} at most" if np.isfinite(value) else FINITE
+                wanted = no_larger() if np.isfinite(value) else FINITE
                 place = self._place(number, chosen)
                 raise wrong_value(self.path, number, chosen[column], found, place, wanted)
             first += len(part)
@@ -117,6 +117,11 @@ class WrongValueError(ConfigError):
     def __init__(self, text: str, row: int = 0) -> None:
         super().__init__(text)
         self.row = row
+
+
+def no_larger() -> str:
+    """What is wanted of a number that is finite and too large to compute with."""
+    return f"a number of size {LARGEST:g} at most"
 
 
 def wrong_value(

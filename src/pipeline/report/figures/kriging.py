@@ -194,9 +194,9 @@ def variogram_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | Non
         axes.set_ylabel("semivariance, standardized")
         axes.legend()
         words = (
-            "Variogram: the semivariance of pairs of points by their distance. Each point is also predicted from all "
-            "others. Where the model is right, the semivariance of these errors, divided by their standard deviations, "
-            f"is near 1 at every distance. Here it lies between {decimal(float(residuals.min()), 2)} and "
-            f"{decimal(float(residuals.max()), 2)}."
+            "Variogram: the semivariance of pairs of points by their distance. The errors of prediction are found by "
+            "leaving out one known point at a time and predicting it from the rest. Where the model is right, the "
+            "semivariance of these errors, divided by their standard deviations, is near 1 at every distance. Here it "
+            f"lies between {decimal(float(residuals.min()), 2)} and {decimal(float(residuals.max()), 2)}."
         )
         return finish(figure, name=f"variogram-{name}", description=words, data=data)
