@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
-from pipeline.precision.reason import TimedPrecision, reason
+from pipeline.precision.reason import TimedPrecision, _seconds, reason
 from pipeline.precision.roofline import Roofs, Work, bound
 
 ROOFS = Roofs(
@@ -22,11 +24,13 @@ def side(flops, n_bytes, conversions, slower=1.2):
 CASES = {
     "memory on both sides": (
         side(32e6, 671e6, 0), side(32e6, 335e6, 16e6), (1.9, 2.1),
-        ["FP16 wins, 2.00x", "DRAM-bound", "335 MB at 25 GB/s take 13.4 ms", "FP32 moves 671 MB and needs 26.8 ms"],
+        ["FP16 wins, 2.00x", "DRAM-bound", "335 MB from DRAM at 25 GB/s take 13.4 ms",
+         "FP32 moves 671 MB and needs 26.8 ms"],
     ),
     "a nearer cache": (
         side(1e6, 40e6, 0), side(1e6, 10e6, 1e6), (14.0, 16.0),
-        ["FP16 wins, 14.71x", "10 MB at 100 GB/s take 100 µs", "L3-bound", "FP32 moves 40 MB from DRAM"],
+        ["FP16 wins, 14.71x", "10 MB from L3 at 100 GB/s take 100 µs", "L3-bound",
+         "FP32 moves 40 MB (35.7 MB from DRAM at 25 GB/s and 4.29"],
     ),
     "arithmetic on both sides": (
         side(1e9, 1e6, 0), side(1e9, 5e5, 2e6, slower=1.3), (0.91, 0.93),
@@ -34,7 +38,7 @@ CASES = {
     ),
     "arithmetic, and yet a gain": (
         side(1e9, 30e6, 0), side(1e9, 15e6, 2e6, slower=1.1), (1.05, 1.1),
-        ["FP16 wins", "predict no gain", "15 MB instead of 30 MB"],
+        ["FP16 wins", "take 10 ms at either precision", "15 MB instead of 30 MB"],
     ),
     "arithmetic after memory": (
         side(1e6, 20e6, 0), side(1e8, 9e6, 0), (0.7, 1.1),
@@ -42,20 +46,21 @@ CASES = {
     ),
     "conversions": (
         side(1e5, 60e3, 0), side(1e5, 30e3, 1e6), (0.1, 0.2),
-        ["FP16 loses", "conversion-bound", "1 million conversions at 50 G/s take 20 µs"],
+        ["FP16 loses", "conversion-bound, as 1 million conversions at 50 G/s take 20 µs; FP32 converts nothing: it is "
+         "compute-bound"],
     ),
     "memory, and yet a loss": (
         side(32e6, 671e6, 0), side(32e6, 335e6, 16e6, slower=2.6), (0.91, 0.94),
-        ["FP16 loses, 0.92x", "FP32 moves 671 MB and needs 26.8 ms", "so the roofs predict a gain, but",
+        ["FP16 loses, 0.92x", "FP32 moves 671 MB and needs 26.8 ms", "so the roofs allow a gain, but",
          "which they leave out, take 21.4 ms in FP16 and 5.37 ms in FP32"],
     ),
     "conversions, and yet a loss": (
         side(1e5, 4e6, 0, slower=1.0), side(1e5, 1e6, 15e5, slower=1.9), (0.68, 0.72),
-        ["FP16 loses, 0.70x", "conversion-bound", "so the roofs predict a gain", "27 µs in FP16 and nothing in FP32"],
+        ["FP16 loses, 0.70x", "conversion-bound", "so the roofs allow a gain", "27 µs in FP16 and nothing in FP32"],
     ),
     "far from any roof": (
         side(1e3, 1e3, 0, slower=9), side(1e3, 5e2, 10, slower=9), (0.99, 1.01),
-        ["no clear difference, 1.00x", "9.0 times that bound", "weigh more than any roof"],
+        ["no clear difference, 1.00x", "9.0 times the bound", "weigh more than any roof"],
     ),
 }  # fmt: skip
 
@@ -66,7 +71,7 @@ def test_weights_are_called_weights_and_fewer_operations_are_told():
         work, bound(work, ROOFS), 2e-3, "Winograd F(4x4, 3x3) 32 outputs wide, fp16 weights, avx2"
     )
     sentence = reason(side(32e6, 671e6, 0), half, (1.9, 2.1), ROOFS, flops=32e6)
-    assert "335 MB of FP16 weights at 25 GB/s take 13.4 ms" in sentence
+    assert "335 MB of FP16 weights from DRAM at 25 GB/s take 13.4 ms" in sentence
     work = Work(1e9, 1e5, 1e5, 0, routine="winograd4 fp16")
     half = TimedPrecision(work, bound(work, ROOFS), 1.1e-2)
     sentence = reason(side(4e9, 4e5, 0), half, (3.5, 3.7), ROOFS, flops=4e9)
@@ -85,8 +90,8 @@ def test_a_layer_that_the_plan_left_at_float32_says_so(rounded):
     sentence = reason(single, ran(work, routine, 1.1e-2), (1.1, 1.2), ROOFS)
     subject = "FP32 with FP16 activations" if rounded else "FP32"
     assert sentence.startswith(f"{subject} wins, 1.18x by direct convolution with FP32 weights: ")
-    assert "the plan runs on weights in FP32 here" in sentence
-    assert ("only activations are FP16" in sentence, "both move the same 200 kB" in sentence) == (
+    assert "the plan keeps this layer's weights at FP32" in sentence
+    assert ("only its activations are FP16" in sentence, "both move the same 200 kB" in sentence) == (
         rounded, not rounded,
     )  # fmt: skip
 
@@ -136,7 +141,7 @@ def test_the_sentence_has_the_verdict_the_limit_and_the_numbers(name):
     single, half, interval, wanted = CASES[name]
     sentence = reason(single, half, interval, ROOFS)
     assert all(words in sentence for words in wanted), sentence
-    assert ("predict a gain" in sentence) == ("and yet a loss" in name)
+    assert ("allow a gain" in sentence) == ("and yet a loss" in name)
     assert sentence.endswith(".")
     assert "  " not in sentence
 
@@ -151,3 +156,62 @@ def test_split_numbers_are_called_so_and_counted_with_all_their_products():
     )
     assert "with split FP16 weights" in sentence
     assert "12 billion FLOPs at 200 GFLOP/s" in sentence
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_sentence_predicts_by_the_model_of_the_tick_alone(name):
+    single, half, interval, _ = CASES[name]
+    single, half = (
+        replace(one, bound=replace(one.bound, predicted=factor * one.bound.seconds))
+        for one, factor in ((single, 3.0), (half, 2.0))
+    )
+    sentence = reason(single, half, interval, ROOFS)
+    speedup = single.bound.predicted / half.bound.predicted
+    assert sentence.count("predict") == 1
+    assert (
+        f"predicted by what such routines attain: {_seconds(half.bound.predicted)}, speedup {speedup:.2f}x)"
+        in sentence
+    )
+
+
+@pytest.mark.parametrize(
+    ("factors", "words"),
+    [
+        ((1.0, 0.97), None),
+        ((1.0, 0.9), "; FP16's 9 ms is less than its bound of 10 ms, so a roof was measured too low"),
+        ((0.8, 0.9), "; FP32's 8 ms and FP16's 9 ms are less than their bounds of 10 ms and 10 ms"),
+    ],
+)
+def test_a_layer_that_beats_its_bound_shows_that_the_bound_is_wrong(factors, words):
+    single, half = side(1e9, 1e6, 0, slower=factors[0]), side(1e9, 5e5, 0, slower=factors[1])
+    sentence = reason(single, half, (1.0, 1.1), ROOFS)
+    assert words in sentence if words else "too low" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("executed", "routine", "words"),
+    [
+        (
+            4e9,
+            "direct fp16",
+            "4 billion FLOPs (3 billion by the layer's definition, padding adds the rest) at",
+        ),
+        (
+            9e9,
+            "direct split",
+            "9 billion FLOPs (3 billion by the layer's definition, split numbers take several",
+        ),
+        (3e9, "direct fp16", "3 billion FLOPs at"),
+    ],
+)
+def test_flops_beyond_the_definition_are_told(executed, routine, words):
+    work = Work(executed, 1e5, 1e5, 0, routine=routine)
+    half = TimedPrecision(work, bound(work, ROOFS), 0.1)
+    assert words in reason(side(3e9, 4e5, 0), half, (0.9, 1.1), ROOFS, flops=3e9)
+
+
+def test_bytes_of_several_levels_have_the_rates_of_the_roofs():
+    work = Work(1e3, 1e5, 1e4, 0)
+    half = TimedPrecision(work, bound(work, ROOFS, mode="network", resident=2e6), 1e-5)
+    sentence = reason(side(1e3, 2e5, 0), half, (0.9, 1.1), ROOFS)
+    assert "(100 kB from L3 at 100 GB/s and 10 kB from L1 at 400 GB/s) take" in sentence

@@ -2,6 +2,9 @@
 
 The sentence speaks of what ran, as the packed layer itself names it: a plan in half precision may compute a layer from
 binary16 weights, from bfloat16 products, or from weights that it left at binary32.
+
+A *bound* is what the roofs allow at best, a *prediction* what the model of `roofline.bound` expects: `Bound.predicted`
+and no other figure, so that sentence, tick and table foretell the same.
 """
 
 import re
@@ -11,6 +14,8 @@ from pipeline.precision.roofline import Bound, Roofs, Work
 
 MARGIN = 0.02  # a speedup nearer to 1 than this is no difference to speak of
 FAR_FROM_BOUND = 2.0  # a run this many times slower than its bound is limited by something that is no roof
+#: A run in less than this part of its bound shows that the bound is wrong; a few percent are noise of the roofs.
+BELOW_BOUND = 1 / 1.05
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,11 @@ class TimedPrecision:
     def precision(self) -> str:
         """What the half-precision side is called: by its weights, or else by its activations."""
         return self.weights or "FP16"
+
+    @property
+    def beats_bound(self) -> bool:
+        """Whether it ran faster than the roofs allow."""
+        return self.seconds < BELOW_BOUND * self.bound.seconds
 
 
 def reason(
@@ -72,15 +82,13 @@ def reason(
     if subject == "FP32":
         rounded = half.work.activation_bytes < single.work.activation_bytes
         subject = "FP32 with FP16 activations" if rounded else "FP32"
-        kept = (
-            "; the plan runs on weights in FP32 here, as narrower ones cost more time or error"
-            f"{', so only activations are FP16' if rounded else ''}"
-        )
+        only = "; only its activations are FP16" if rounded else ""
+        kept = f"; the plan keeps this layer's weights at FP32, since narrower ones take longer or err more{only}"
     verdict = f"{subject} loses" if loses else f"{subject} wins" if wins else "no clear difference"
     limit = _limit(single, half, roofs, wins, flops or half.work.flops)
     beyond = _beyond(single, half) if loses else ""
     ran = _ran(half, decided=wins or loses)
-    return f"{verdict}, {speedup:.2f}x{ran}: {limit}{beyond}{kept}{_distance(half, cold)}."
+    return f"{verdict}, {speedup:.2f}x{ran}: {limit}{beyond}{kept}{_distance(single, half, cold)}."
 
 
 def _ran(half: TimedPrecision, *, decided: bool) -> str:
@@ -94,15 +102,12 @@ def _ran(half: TimedPrecision, *, decided: bool) -> str:
 def _limit(single: TimedPrecision, half: TimedPrecision, roofs: Roofs, wins: bool, flops: float) -> str:
     moved, moved_single = _moved(half), _bytes(single.work.n_bytes)
     converted = _count(half.work.conversions)
-    fewer = f" of the definition's {_count(flops)}" if half.work.flops < 0.95 * flops else ""
     peak, peak_single = (roofs.peak(side.work.routine) / 1e9 for side in (half, single))
-    needs = (
-        f"{_count(half.work.flops)}{fewer} FLOPs at {peak:.0f} GFLOP/s take {_seconds(half.bound.seconds)}"
-    )
+    needs = f"{_executed(half, flops)} at {peak:.0f} GFLOP/s take {_seconds(half.bound.seconds)}"
     term, term_single = half.bound.term, single.bound.term
     if term == "compute" and term_single != "compute":
         return (
-            f"FP32 is {term_single}-bound by {moved_single} at {_rate(single)}; {half.precision}'s {moved} take "
+            f"FP32 is {term_single}-bound by {moved_single}{_from(single, roofs)}; {half.precision}'s {moved} take "
             f"less than the arithmetic, where {needs}"
         )
     if term == "compute" and peak > peak_single:
@@ -110,11 +115,16 @@ def _limit(single: TimedPrecision, half: TimedPrecision, roofs: Roofs, wins: boo
             f"compute-bound on both sides, where {needs} as products of {half.precision} pairs, and FP32's run at "
             f"{peak_single:.0f} GFLOP/s"
         )
+    if term == "compute" and single.bound.seconds > (1 + MARGIN) * half.bound.seconds:
+        return (
+            f"compute-bound on both sides, where {needs}, and FP32's routine executes "
+            f"{_count(single.work.flops)} FLOPs"
+        )
     if term == "compute" and half.work.n_bytes == single.work.n_bytes:
         return f"compute-bound on both sides, where {needs}, and both move the same {moved}"
     if term == "compute" and wins:
         return (
-            f"compute-bound on both sides, where {needs}, so the roofs predict no gain; what is gained comes from "
+            f"compute-bound on both sides, where {needs} at either precision; what is gained comes from "
             f"moving {moved} instead of {moved_single} where that does not overlap with the arithmetic"
         )
     if term == "compute":
@@ -124,24 +134,39 @@ def _limit(single: TimedPrecision, half: TimedPrecision, roofs: Roofs, wins: boo
         )
     if term == "conversion":
         return (
-            f"conversion-bound, {converted} conversions at {roofs.conversions:.0f} G/s take "
-            f"{_seconds(half.bound.seconds)}; FP32 has none of them, is {term_single}-bound and needs "
-            f"{_seconds(single.bound.seconds)} for {moved_single}"
+            f"conversion-bound, as {converted} conversions at {roofs.conversions:.0f} G/s take "
+            f"{_seconds(half.bound.seconds)}; FP32 converts nothing: it is {term_single}-bound and takes "
+            f"{_seconds(single.bound.seconds)} at least"
         )
-    elsewhere = f" from {single.bound.level}" if single.bound.level != half.bound.level else ""
+    rates, rates_single = _from(half, roofs), _from(single, roofs)
+    elsewhere = rates_single if rates_single != rates else ""
     return (
-        f"{term}-bound, {moved} at {_rate(half)} take {_seconds(half.bound.seconds)}; FP32 moves "
-        f"{moved_single}{elsewhere} and needs {_seconds(single.bound.seconds)}"
+        f"{term}-bound, {moved}{rates} take {_seconds(half.bound.seconds)}; FP32 moves "
+        f"{moved_single}{elsewhere} and needs {_seconds(single.bound.seconds)} at least"
     )
 
 
+def _executed(side: TimedPrecision, flops: float) -> str:
+    """FLOPs that run, beside those of the layer's definition where they are others."""
+    executed = side.work.flops
+    if executed < 0.95 * flops:
+        return f"{_count(executed)} of the definition's {_count(flops)} FLOPs"
+    if executed > 1.05 * flops:
+        split = " split" in side.work.routine
+        why = "split numbers take several products" if split else "padding adds the rest"
+        return f"{_count(executed)} FLOPs ({_count(flops)} by the layer's definition, {why})"
+    return f"{_count(executed)} FLOPs"
+
+
 def _beyond(single: TimedPrecision, half: TimedPrecision) -> str:
-    """Why a layer loses although the roofs predict a gain: by what they have no place for."""
+    """Why a layer loses although the roofs allow a gain: by what they have no place for."""
     if single.bound.seconds < (1 + MARGIN) * half.bound.seconds:
         return ""
     excess, excess_single = (side.seconds - side.bound.seconds for side in (half, single))
+    if excess <= 0:
+        return ""
     return (
-        f"; so the roofs predict a gain, but instructions that widen, gather and store, and waits, which they leave "
+        f"; so the roofs allow a gain, but instructions that widen, gather and store, and waits, which they leave "
         f"out, take {_seconds(excess)} in {half.precision}{_than(excess_single)}"
     )
 
@@ -159,21 +184,50 @@ def _moved(side: TimedPrecision) -> str:
     )
 
 
-def _distance(half: TimedPrecision, cold: bool) -> str:
+def _distance(single: TimedPrecision, half: TimedPrecision, cold: bool) -> str:
+    """How far the time measured is from the one predicted, and what its distance from the bound says."""
+    compared = (
+        f" ({half.precision} measured {_seconds(half.seconds)}; predicted by what such routines attain: "
+        f"{_seconds(half.bound.predicted)}, speedup {single.bound.predicted / half.bound.predicted:.2f}x)"
+    )
+    faster = [side for side in (single, half) if side.beats_bound]
+    if faster:
+        named = " and ".join(
+            f"{'FP32' if side is single else half.precision}'s {_seconds(side.seconds)}" for side in faster
+        )
+        are, bound = ("is", "its bound") if len(faster) == 1 else ("are", "their bounds")
+        return (
+            f"{compared}; {named} {are} less than {bound} of "
+            f"{' and '.join(_seconds(side.bound.seconds) for side in faster)}, so a roof was measured too low, as "
+            "beside other programs, or does not hold for this routine"
+        )
     factor = half.seconds / half.bound.seconds
     if factor < FAR_FROM_BOUND:
-        return f" (measured {_seconds(half.seconds)}, predicted {_seconds(half.bound.predicted)})"
+        return compared
     what = (
         "waiting for the first cache lines weighs"
         if cold
         else "short loops, scattered reads or the call itself weigh"
     )
-    return f"; the {_seconds(half.seconds)} measured are {factor:.1f} times that bound, so {what} more than any roof"
+    return f"{compared}; the time measured is {factor:.1f} times the bound, so {what} more than any roof"
 
 
-def _rate(side: TimedPrecision) -> str:
-    """The rate of all bytes together; some of them may come from a nearer level."""
-    return f"{side.work.n_bytes / side.bound.memory / 1e9:.0f} GB/s"
+def _from(side: TimedPrecision, roofs: Roofs) -> str:
+    """Where bytes come from, at the rates of the roofs; intermediate results are written and read besides."""
+    least = 0.01 * sum(side.bound.traffic.values())
+    parts = sorted(
+        (part for part in side.bound.traffic.items() if part[1] > least), key=lambda part: -part[1]
+    )
+    if len(parts) == 1 and not side.work.workspace_bytes:
+        ((level, _),) = parts
+        return f" from {level} at {roofs.bandwidth[level]:.0f} GB/s"
+    if not parts:
+        return ""
+    told = " and ".join(
+        f"{_bytes(n_bytes)} from {level} at {roofs.bandwidth[level]:.0f} GB/s" for level, n_bytes in parts
+    )
+    between = ", intermediate results included" if side.work.workspace_bytes else ""
+    return f" ({told}{between})"
 
 
 def _seconds(value: float) -> str:
