@@ -2,6 +2,7 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -61,6 +62,18 @@ def test_losses_are_points_of_accuracy_and_relative_error():
     assert not lost.within(Budget(points=24))
     assert lost.within(Budget(points=25, output_error=1))
     assert verify(found, exact, None).points is None
+
+
+def test_a_bias_hides_no_error_of_what_varies():
+    generator = np.random.default_rng(0)
+    exact = 1000.0 + generator.standard_normal((64, 5))
+    found = exact + 0.1 * generator.standard_normal((64, 5))
+    checked = verify(torch.from_numpy(found), torch.from_numpy(exact), None)
+    wanted = np.sqrt(np.sum((found - exact) ** 2) / (len(exact) * exact.var(axis=0).sum()))
+    assert checked.varying_error == pytest.approx(wanted, rel=1e-6)
+    assert checked.output_error < 1e-3 < 0.05 < checked.varying_error
+    one = torch.ones(1, 5)
+    assert verify(one + 0.1, one, None).varying_error is None
 
 
 def test_every_layer_gets_one_of_its_candidates_and_the_same_twice(case):

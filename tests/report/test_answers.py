@@ -114,6 +114,15 @@ def test_half_precision_leads_with_speed_and_error_and_not_with_file_sizes(metri
     text = plain(answer.text)
     assert "MB" not in text
     assert "its outputs differ by at most 0.86 %; its test accuracy goes from 86.73 % to 86.71 %" in text
+    network = metrics["precision"]["kfac_smooth"]
+    network["plans"]["1"]["verification"]["varying_error"] = 0.3
+    network |= {"generated_inputs": True, "alone": False}
+    told = answer_bits(study(metrics).precision, study(metrics).training, 10)
+    assert plain(told.unit).endswith("with outputs off by 0.43 % for inputs that are noise")
+    assert "at batch 64 (beside other work); its outputs" in told.text
+    assert "0.86 %, 30 % of what varies between samples for inputs that are noise, which tell" in plain(
+        told.text
+    )
     metrics["precision"]["kfac_smooth"]["timings"] = []
     untimed = answer_bits(study(metrics).precision, {}, 10)
     assert untimed.unit == "test accuracy at FP16"

@@ -208,9 +208,10 @@ def test_figures_come_before_tables_in_every_part(metrics, arrays, no_svg):
 
 
 def test_times_that_were_not_taken_alone_are_marked_wherever_they_are_compared(metrics, no_svg):
-    mark = "Other jobs of the study ran on the same machine meanwhile"
     for part in ("matrices", "precision", "scaling"):
         alone = {part: copy.deepcopy(metrics[part])}
+        what = "Other work" if part == "precision" else "Other jobs of the study"
+        mark = f"{what} ran on the same machine meanwhile"
         assert mark not in Page(render(alone, {})).words
         for item in [alone[part]] if part == "scaling" else alone[part].values():
             item["alone"] = False

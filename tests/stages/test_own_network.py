@@ -1,6 +1,8 @@
 """A network of somebody's own: from an ONNX file and arrays to timings, without a study."""
 
+import functools
 import hashlib
+import itertools
 import json
 import re
 from types import SimpleNamespace
@@ -15,8 +17,12 @@ from torch import nn
 from pipeline.__main__ import main
 from pipeline.artifacts.store import Artifact
 from pipeline.config.loading import validate
+from pipeline.data.samples import noise
 from pipeline.errors import ConfigError
 from pipeline.models import packaged
+from pipeline.precision import Sampling
+from pipeline.stages import time_layers
+from pipeline.stages.parts import collected
 
 
 @pytest.fixture
@@ -80,6 +86,28 @@ def test_a_file_and_arrays_are_converted_and_timed(own):
     accuracy = Artifact.open(own / "times/manifest.json", "timings").facts["accuracy"]["2"]
     assert accuracy["n_samples"] == 10
     assert accuracy["fp32"] == converted.facts["accuracy"]["fp32"]
+
+
+def test_the_last_line_of_a_timing_is_its_result_and_disturbances_are_a_warning(own, monkeypatch, capsys):
+    # Every sample is disturbed: the core was taken away between any two looks.
+    switches = itertools.count()
+    monkeypatch.setattr(time_layers, "Sampling", functools.partial(Sampling, switches=lambda: next(switches)))
+    assert convert(own, onnx="own.onnx", inputs="x.npy") == 0
+    words = ["time_layers", "--network", str(own / "half/manifest.json"), "--inputs", str(own / "x.npy")]
+    words += ["--spec", str(own / "spec.json"), "--output", str(own / "times/manifest.json")]
+    capsys.readouterr()
+    assert main(words) == 0
+    *_, warning, result = capsys.readouterr().out.strip().splitlines()
+    assert re.fullmatch(r"warning: 30 samples that other work disturbed count, .*", warning)
+    assert re.fullmatch(r"own: \d+\.\d\dx as fast at batch 2; error at most [\d.e-]+", result)
+
+
+def test_noise_is_known_by_its_numbers_and_real_samples_are_not_called_noise(own):
+    np.save(own / "noise.npy", noise((20, 2, 8, 8)))
+    for inputs, generated in (("noise.npy", True), ("x.npy", False)):
+        assert convert(own, onnx="own.onnx", inputs=inputs) == 0
+        facts = Artifact.open(own / "half/manifest.json", "half_network").facts
+        assert facts["generated_inputs"] is generated
 
 
 def test_without_labels_there_is_no_accuracy(own):
@@ -160,8 +188,13 @@ def test_timing_without_samples_says_which_options_give_them(own, capsys):
     assert "needs --dataset" in capsys.readouterr().err
 
 
-def test_networks_alone_are_a_study_from_the_file_to_the_page(own, bench, monkeypatch):
+@pytest.mark.parametrize("disturbed", [False, True])
+def test_networks_alone_are_a_study_from_the_file_to_the_page(own, bench, monkeypatch, disturbed):
     monkeypatch.chdir(own)
+    np.save("x.npy", noise((20, 2, 8, 8)))
+    monkeypatch.setattr(collected, "ran_alone", lambda *_: True)
+    switches = itertools.count() if disturbed else itertools.repeat(0)
+    monkeypatch.setattr(time_layers, "Sampling", functools.partial(Sampling, switches=lambda: next(switches)))
     section = {"path": "own.onnx", "inputs": "x.npy", "labels": None, "budget": {"relative_error": 1.0e-2}}
     precision = {"networks": {"detector": section}, "batch_sizes": [1], "min_samples": 5, "modes": ["warm"]}
     bench.write_specs({"study": "networks", "precision": precision | {"device": "cpu"}})
@@ -183,6 +216,11 @@ def test_networks_alone_are_a_study_from_the_file_to_the_page(own, bench, monkey
     metrics = json.loads((bench.folder / "report/metrics.json").read_text())
     assert list(metrics["precision"]) == ["detector"]
     assert metrics["training"] == {}
+    assert metrics["precision"]["detector"]["alone"] is not disturbed
+    assert ("Other work ran on the same machine meanwhile" in page) == disturbed
+    assert "for inputs that are noise" in page
+    for row in metrics["precision"]["detector"]["timings"]:
+        assert f", speedup {row['predicted_speedup']:.2f}x)" in row["reason"]
 
 
 def test_a_network_that_is_no_onnx_file_is_one_line_about_its_key(own, bench, monkeypatch, capsys):

@@ -26,6 +26,16 @@ def read_samples(inputs: Path, labels: Path | None) -> tuple[Tensor, Tensor | No
     return samples, torch.from_numpy(np.array(open_labels(labels, len(samples))).astype(np.int64))
 
 
+def noise(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Samples that stand for those to come until there are some: normal numbers, always the same ones."""
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def is_noise(samples: Tensor) -> bool:
+    """Whether samples are those of `noise`, whatever the name of their file."""
+    return np.array_equal(samples[:1].numpy(), noise((1, *samples.shape[1:])))
+
+
 def open_samples(path: Path) -> NDArray[Any]:
     """Map samples into memory.
 

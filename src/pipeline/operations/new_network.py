@@ -22,6 +22,8 @@ def study_of_network(name: str, path: Path) -> str:
     """
     import onnx
 
+    from pipeline.data.samples import noise  # which needs torch
+
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
@@ -43,7 +45,7 @@ def study_of_network(name: str, path: Path) -> str:
     samples = CONFIG / f"{name}.inputs.npy"
     if samples.exists():
         raise ConfigError(f"{samples}: is there already; choose another name, or remove it")
-    np.save(samples, np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+    np.save(samples, noise(shape))
     operators: dict[str, int] = {}
     for node in model.graph.node:
         operators[node.op_type] = operators.get(node.op_type, 0) + 1

@@ -56,12 +56,15 @@ class Verification:
     Attributes:
         n_samples: How many there were.
         output_error: |y - exact| / |exact| of the network's output.
+        varying_error: |y - exact| / |exact - m|, where m is the mean of exact over the samples: where an output is
+            hardly more than its bias, the error of what tells samples apart. None where nothing varies.
         points: Accuracy lost, in percentage points; None without labels.
         n_changed: Predictions that differ from float32's.
     """
 
     n_samples: int
     output_error: float
+    varying_error: float | None
     points: float | None
     n_changed: int
 
@@ -82,7 +85,16 @@ def verify(found: Tensor, exact: Tensor, labels: Tensor | None) -> Verification:
     lost = None
     if labels is not None:
         lost = 100 * ((before == labels).double().mean() - (after == labels).double().mean()).item()
-    return Verification(len(found), relative_error(found, exact), lost, int((before != after).sum()))
+    error = relative_error(found, exact)
+    reference = exact.double()
+    varying = (reference - reference.mean(dim=0)).norm().item()
+    return Verification(
+        n_samples=len(found),
+        output_error=error,
+        varying_error=error * reference.norm().item() / varying if varying > 0 else None,
+        points=lost,
+        n_changed=int((before != after).sum()),
+    )
 
 
 @dataclass(frozen=True)

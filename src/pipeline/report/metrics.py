@@ -139,7 +139,9 @@ class Converted(MetricsPart):
         mode: What ran before a layer that is timed in `timings`; `other_timings` are those of the other modes.
         candidates: What routines were chosen from.
         device_timings: The GPU's table, if there is one.
-        alone: Whether the job that timed the layers ran alone; see a seed's result.
+        alone: Whether the job that timed the layers ran alone: no other job of the study on its machine, and no
+            samples that count although other work took the core away.
+        generated_inputs: Whether its samples are noise.
     """
 
     seed: int | None
@@ -154,6 +156,7 @@ class Converted(MetricsPart):
     device_timings: list[DeviceRow] = []
     roofs: RoofRow = RoofRow()
     alone: bool | None = None
+    generated_inputs: bool = False
 
 
 class StructureMetrics(MetricsPart):

@@ -6,7 +6,12 @@ from pipeline.artifacts.results.half_network import Accuracy, Answers, Interval
 from pipeline.report import formatting as f
 from pipeline.report.content import Column, Table
 from pipeline.report.metrics import Converted
-from pipeline.report.runs import said_beside
+from pipeline.report.runs import said_of_timings
+
+_VARYING = (
+    " Of what varies: the same error relative to the outputs' deviations from their mean over the samples, so that a "
+    "large bias hides nothing."
+)
 
 
 def plans(network: Converted, speedups: Mapping[int, float]) -> Table | None:
@@ -15,15 +20,18 @@ def plans(network: Converted, speedups: Mapping[int, float]) -> Table | None:
         return None
     judged = any(plan.accuracy for plan in network.plans.values())
     accuracies = ("Accuracy FP32", "Accuracy FP16", "Points gained", "Answers changed") if judged else ()
-    titles = ("Speedup", *accuracies, "Output error", "Too large for FP16")
+    known = any(plan.verification and plan.verification.varying_error for plan in network.plans.values())
+    varying = ("Of what varies",) if known else ()
+    titles = ("Speedup", *accuracies, "Output error", *varying, "Too large for FP16")
     columns = (Column("Plan for batch"), *(Column(title, True) for title in titles))
-    beside = said_beside(network.alone)
+    beside = said_of_timings(network)
     rows = tuple(
         (
             batch,
             f.times(speedups.get(int(batch)) if batch.isdigit() else None),
             *(_accuracies(plan.accuracy) if judged else ()),
             f.relative(plan.verification.output_error if plan.verification else None),
+            *([f.relative(plan.verification.varying_error if plan.verification else None)] if known else []),
             f.count(plan.n_saturated),
         )
         for batch, plan in network.plans.items()
@@ -32,8 +40,9 @@ def plans(network: Converted, speedups: Mapping[int, float]) -> Table | None:
         "The plans that were timed",
         columns,
         rows,
-        note=f"Speedup: FP32 time over FP16 time, all layers together. {_samples_told(network, judged)} Too large for "
-        f"FP16: activations that were stored as ±65,504.{f' {beside}' if beside else ''}",
+        note=f"Speedup: FP32 time over FP16 time, all layers together. {_samples_told(network, judged)}"
+        f"{_VARYING if known else ''}{_noise_told(network)} Too large for FP16: activations that were stored as "
+        f"±65,504.{f' {beside}' if beside else ''}",
     )
 
 
@@ -45,6 +54,12 @@ def _samples_told(network: Converted, judged: bool) -> str:
         "Accuracy: on test samples, with 95 % intervals in parentheses. Output error: the relative one, on validation "
         f"samples. The plans were chosen so that these lose at most {network.budget_points:g} points."
     )
+
+
+def _noise_told(network: Converted) -> str:
+    if not network.generated_inputs:
+        return ""
+    return " The inputs are noise that was generated with the study, so errors of real samples may be others."
 
 
 def _accuracies(accuracy: Accuracy | None) -> tuple[str, str, str, str]:

@@ -14,7 +14,7 @@ from pipeline.report.formatting import (
     listing,
     significant,
 )
-from pipeline.report.metrics import Metrics, RoleMetrics, RunMetrics, SeedResult
+from pipeline.report.metrics import Converted, Metrics, RoleMetrics, RunMetrics, SeedResult
 from pipeline.report.spread import Spread
 
 Runs = Mapping[str, RunMetrics]
@@ -146,6 +146,15 @@ def said_beside(alone: bool | None) -> str:
     if alone is not False:
         return ""
     return "Other jobs of the study ran on the same machine meanwhile, so times may be too long."
+
+
+def said_of_timings(network: Converted) -> str:
+    """The same for a network, whose samples tell of work outside the study too."""
+    if network.alone is not False:
+        return ""
+    return (
+        "Other work ran on the same machine meanwhile, so times may be too long, and speedups less certain."
+    )
 
 
 def claimed(training: Runs, roles: RoleMetrics | None, most: int) -> Runs:

@@ -23,6 +23,7 @@ from pipeline.artifacts.results.network import NetworkFacts
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.precision import OwnNetwork
 from pipeline.config.training import TrainingSpec
+from pipeline.data.samples import is_noise
 from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.precision import Budget, HalfNetwork, compare_predictions
 from pipeline.precision.error import LayerError
@@ -120,6 +121,7 @@ def _convert(options: Namespace, source: _Source, own: OwnNetwork | None) -> Non
             budget_points=budget.points,
             file_bytes=sizes,
             accuracy=accuracy,
+            generated_inputs=is_noise(samples),
         )
     kept = [layer.name for layer in network.layers if layer.weight_dtype == "float32" and layer.has_weights]
     if kept:

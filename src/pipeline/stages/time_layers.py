@@ -113,7 +113,10 @@ def run(options: Namespace) -> None:
     n_disturbed = sum(row.n_disturbed for row in rows)
     if n_disturbed:
         told, verb = counted(n_disturbed, "sample"), "counts" if n_disturbed == 1 else "count"
-        print(f"{told} that other work disturbed {verb}, as there were too few others")
+        print(
+            f"warning: {told} that other work disturbed {verb}, as there were too few others; times may be too long"
+        )
+    print(_told(converted, [row for row in rows if row.mode == spec.modes[0]], selections))
     with create(options.output, kind="timings", spec=spec, provenance=provenance(options.code)) as draft:
         draft.save_json("timings", rows)
         draft.save_json("roofs", roofs)
@@ -138,6 +141,19 @@ def run(options: Namespace) -> None:
             },
             accuracy={str(batch): found.accuracy for batch, found in tested.items() if found.accuracy},
         )
+
+
+def _told(converted: Artifact, rows: list[LayerTiming], selections: list[Selection]) -> str:
+    """The job's result in a line: how much faster each plan is, and the largest error that they bring."""
+    told: list[str] = []
+    for selection in selections:
+        mine = [row for row in rows if row.batch == selection.batch]
+        speedup = sum(row.seconds_fp32 for row in mine) / sum(row.seconds_fp16 for row in mine)
+        told.append(f"{speedup:.2f}x {'' if told else 'as fast '}at batch {selection.batch}")
+    error = max(selection.verification.output_error for selection in selections)
+    facts = converted.facts_as(HalfNetworkFacts)
+    of = " for inputs of noise" if facts.generated_inputs else ""
+    return f"{facts.run}: {', '.join(told)}; error at most {error:.2g}{of}"
 
 
 def _network(converted: Artifact) -> HalfNetwork:

@@ -36,6 +36,7 @@ class HalfNetworkFacts(Facts):
         n_saturated: Activations of the test samples that were too large for FP16.
         budget_points: Accuracy that the conversion was allowed to cost, in percentage points.
         accuracy: What it cost on the test samples; none without labels.
+        generated_inputs: Whether its samples are the noise that `new` writes, so that errors are none of real ones.
     """
 
     run: str
@@ -44,6 +45,7 @@ class HalfNetworkFacts(Facts):
     budget_points: float
     file_bytes: FileBytes
     accuracy: Accuracy | None = None
+    generated_inputs: bool = False
 
 
 class Verified(BaseModel):
@@ -51,6 +53,7 @@ class Verified(BaseModel):
 
     n_samples: int
     output_error: Number
+    varying_error: Number = None
     points: Number = None
     n_changed: int
 
@@ -156,6 +159,8 @@ class TimingRow(BaseModel):
     interval: Interval | None
     predicted_speedup: Number
     predicted_seconds_fp16: Number
+    bound_seconds_fp32: Number = None
+    bound_seconds_fp16: Number = None
     flops: float
     executed_flops: float
     bytes_fp32: float

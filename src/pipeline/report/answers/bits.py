@@ -20,14 +20,14 @@ def answer_bits(precision: Mapping[str, Converted], training: Runs, n_classes: i
     speeds = whole_network_speedups(network)
     if not speeds and not accuracies:
         return None
-    text = (
-        f"{_speed_text(name, speeds, training)}{_error_text(network)}{_accuracy_text(accuracies, n_classes)}."
-    )
+    speed_text = f"{_speed_text(name, speeds, training)}{_beside(network, speeds)}"
+    text = f"{speed_text}{_error_text(network)}{_accuracy_text(accuracies, n_classes)}."
     if speeds:
         batch, speed = max(speeds.items(), key=lambda item: item[1])
         plan = network.plans.get(str(batch))
         error = plan.verification.output_error if plan and plan.verification else None
-        off = f", with outputs off by {relative(error)}" if is_number(error) else ""
+        of = " for inputs that are noise" if network.generated_inputs else ""
+        off = f", with outputs off by {relative(error)}{of}" if is_number(error) else ""
         return CoreAnswer(TITLE, times(speed), f"the speed of FP32 at batch {count(batch)}{off}", text)
     return CoreAnswer(TITLE, percent(accuracies[0].fp16, 2), "test accuracy at FP16", text)
 
@@ -40,11 +40,20 @@ def _speed_text(name: str, speeds: Mapping[int, float], training: Runs) -> str:
     return f"In half precision, {_named(name, training)} {f'runs {told}' if told else 'was not timed'}"
 
 
+def _beside(network: Converted, speeds: Mapping[int, float]) -> str:
+    return " (beside other work)" if speeds and network.alone is False else ""
+
+
 def _error_text(network: Converted) -> str:
-    """The clause on the error of its outputs, the largest of the plans that were timed."""
-    checked = (plan.verification for plan in network.plans.values())
-    known = [found.output_error for found in checked if found and is_number(found.output_error)]
-    return f"; its outputs differ by at most {relative(max(known))}" if known else ""
+    """The clause on the error of its outputs, the largest of the plans that were timed, and what it was taken on."""
+    checked = [plan.verification for plan in network.plans.values() if plan.verification]
+    known = [found.output_error for found in checked if is_number(found.output_error)]
+    if not known:
+        return ""
+    varying = [found.varying_error for found in checked if is_number(found.varying_error)]
+    beside = f", {relative(max(varying))} of what varies between samples" if varying else ""
+    of = " for inputs that are noise, which tell nothing of real samples" if network.generated_inputs else ""
+    return f"; its outputs differ by at most {relative(max(known))}{beside}{of}"
 
 
 def _accuracy_text(accuracies: Sequence[Accuracy], n_classes: int) -> str:

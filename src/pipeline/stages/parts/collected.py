@@ -270,6 +270,7 @@ def _precision(found: Mapping[str, list[tuple[str, Artifact]]], spans: list[Span
                 budget_points=facts.budget_points,
                 file_bytes=facts.file_bytes,
                 layers=converted.rows_as("layers", LayerRow),
+                generated_inputs=facts.generated_inputs,
             )
             continue
         timed = timings[name]
@@ -292,7 +293,9 @@ def _precision(found: Mapping[str, list[tuple[str, Artifact]]], spans: list[Span
             candidates=timed.rows_as("candidates", CandidateRow),
             device_timings=timed.rows_as("device_timings", DeviceRow) if on_device else [],
             roofs=timed.json_as("roofs", RoofRow),
-            alone=ran_alone(_span(timed), spans),
+            # What counts although it was disturbed shows work that no manifest tells of.
+            alone=False if any(row.n_disturbed for row in rows) else ran_alone(_span(timed), spans),
+            generated_inputs=facts.generated_inputs,
         )
     return networks
 
