@@ -249,6 +249,39 @@ def test_without_labels_a_plan_has_no_columns_of_accuracy(network):
     assert "points" not in table.note
 
 
+def test_the_error_of_what_varies_stands_beside_that_of_the_whole_where_it_is_known(network):
+    assert "Of what varies" not in plans(of(network), {}).note
+    network["plans"]["1"]["verification"]["varying_error"] = 0.31
+    table = plans(of(network), {})
+    assert [column.title for column in table.columns][-2] == "Of what varies"
+    assert [row[-2] for row in table.rows] == [layer_tables.f.relative(0.31), DASH]
+    assert "deviations from their mean" in table.note
+
+
+def test_errors_on_noise_are_said_to_be_such(network):
+    assert "noise" not in plans(of(network), {}).note
+    assert "The inputs are noise" in plans(of(network | {"generated_inputs": True}), {}).note
+
+
+def test_ticks_end_within_the_scale_of_the_bars(network):
+    network["timings"][0]["predicted_speedup"] = 30.0
+    first = layer_bars(of(network)).rows[0][1][0]
+    assert 0.9 < first.mark < 0.97
+
+
+@pytest.mark.parametrize("side", ["fp32", "fp16"])
+def test_a_layer_faster_than_its_bound_is_marked(network, side):
+    row = network["timings"][0]
+
+    def bound_by(factor):
+        rows = [row | {f"bound_seconds_{side}": factor * row[f"seconds_{side}"]}]
+        table = layer_times(of(network | {"timings": rows}))
+        return table.rows[0][-2].endswith(" (exceeded)"), "Exceeded:" in table.note
+
+    assert bound_by(1.04) == (False, False)
+    assert bound_by(1.06) == (True, True)
+
+
 def test_plans_that_answer_differently_have_a_confusion_each(network):
     network["plans"]["64"]["predictions"]["confusion_after"][1][1] += 3
     first, second = confusions(of(network), ())

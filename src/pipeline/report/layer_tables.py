@@ -8,7 +8,10 @@ from pipeline.artifacts.results.half_network import LayerErrorRow, TimingRow
 from pipeline.report import formatting as f
 from pipeline.report.content import Bar, Column, Table
 from pipeline.report.metrics import Converted
-from pipeline.report.runs import said_beside
+from pipeline.report.runs import said_of_timings
+
+#: The scale of the bars ends so far beyond the largest figure, since a tick on its end would stand beside the number.
+HEADROOM = 1.06
 
 
 def layer_bars(network: Converted) -> Table | None:
@@ -18,13 +21,14 @@ def layer_bars(network: Converted) -> Table | None:
         timings.setdefault(row.layer, []).append(row)
     if not timings:
         return None
-    errors, beside = layer_errors(network), said_beside(network.alone)
+    errors, beside = layer_errors(network), said_of_timings(network)
     batches = sorted({row.batch for row in network.timings})
     top = max((v for rows in timings.values() for row in rows for v in _extremes(row)), default=1.0)
+    top = max(top, 1.0) * HEADROOM
     rows, details = [], []
     for number, (name, of_layer) in enumerate(timings.items(), 1):
         ordered = sorted(of_layer, key=lambda row: row.batch)
-        bars = tuple(_speed_bar(row, max(top, 1.0), batches) for row in ordered)
+        bars = tuple(_speed_bar(row, top, batches) for row in ordered)
         found = [errors.get((str(row.batch), name)) for row in ordered]
         columns = (
             tuple(f.relative(error.added_error if error else None) for error in found),
@@ -41,7 +45,8 @@ def layer_bars(network: Converted) -> Table | None:
         ),
         tuple(rows),
         note="There is a line for each batch size, with the plan that was chosen for it by measurement. Bar: the "
-        "speedup measured, with its bootstrap interval as a whisker. Tick: the speedup that the roofline predicts. "
+        "speedup measured, with its bootstrap interval as a whisker. Tick: the speedup predicted, from the roofs "
+        "and from what such routines attain on reference layers; the sentence below each layer gives the same. "
         "Vertical line: no change. Errors are relative, in the Euclidean norm, against float64 with the weights as "
         "they were trained. Adds error: the layer's own error, from exact inputs. Output error: with the errors of "
         f"the layers before it. SQNR: the output error in decibels.{f' {beside}' if beside else ''}",
@@ -107,9 +112,10 @@ def rounding(network: Converted) -> Table | None:
         "Conversion to FP16, layer by layer",
         columns,
         rows,
-        note="Work: operations for one sample. Weights' error: the relative change of the weights by rounding, in the "
-        "Euclidean norm. SQNR: the same in decibels. Overflow, subnormal, to zero: how many weights were too large, "
-        "were stored with fewer digits, and were stored as zero.",
+        note="Work: operations for one sample by the layer's definition; with padding or by Winograd's algorithm a "
+        "routine executes another number of them, which the table of work and traffic gives. Weights' error: the "
+        "relative change of the weights by rounding, in the Euclidean norm. SQNR: the same in decibels. Overflow, "
+        "subnormal, to zero: how many weights were too large, were stored with fewer digits, and were stored as zero.",
     )
 
 
@@ -215,7 +221,8 @@ def layer_work(network: Converted) -> Table | None:
         "Work and traffic",
         columns,
         rows,
-        note="Work: by the layer's definition. Executed: what is left of it by Winograd's algorithm. Bytes: weights as "
+        note="Work: by the layer's definition. Executed: what a routine does for it, less by Winograd's "
+        "algorithm, more where it pads channels or splits numbers. Bytes: weights as "
         "packed, inputs and outputs, each once; by level: where they come from, intermediate results included.",
         fold=True,
     )
@@ -235,7 +242,7 @@ def layer_times(network: Converted) -> Table | None:
         (
             row.layer, f.count(row.batch), row.mode, f.seconds(row.seconds_fp32), f.seconds(row.seconds_fp16),
             f.seconds(row.predicted_seconds_fp16), f.times(row.speedup), f.times(row.predicted_speedup),
-            f.significant(row.gflops, 3), f.significant(row.gbytes, 3), row.bound or f.DASH, _routines(row),
+            f.significant(row.gflops, 3), f.significant(row.gbytes, 3), _bound(row), _routines(row),
         )
         for row in timings
     )  # fmt: skip
@@ -245,9 +252,25 @@ def layer_times(network: Converted) -> Table | None:
         rows,
         note="Medians; the first prediction is that of the FP16 time, the second that of the speedup. Modes: in the "
         "network behind the other layers, warm behind itself, cold behind a sweep of the caches. Rates are those of "
-        f"FP16. Routine: of both precisions, or FP32 → FP16.{_disturbed(timings)}",
+        f"FP16. Routine: of both precisions, or FP32 → FP16.{_exceeded(timings)}{_disturbed(timings)}",
         fold=True,
     )
+
+
+def beats_bound(row: TimingRow) -> bool:
+    """Whether a layer took less time at either precision than the roofs allow, beyond their noise of 5 %."""
+    sides = ((row.seconds_fp32, row.bound_seconds_fp32), (row.seconds_fp16, row.bound_seconds_fp16))
+    return any(f.is_number(bound) and bound > 1.05 * seconds for seconds, bound in sides)
+
+
+def _bound(row: TimingRow) -> str:
+    return f"{row.bound or f.DASH}{' (exceeded)' if beats_bound(row) else ''}"
+
+
+def _exceeded(timings: Sequence[TimingRow]) -> str:
+    if not any(map(beats_bound, timings)):
+        return ""
+    return " Exceeded: at one precision at least, the layer is more than 5 % faster than its roof allows."
 
 
 def _disturbed(timings: Sequence[TimingRow]) -> str:

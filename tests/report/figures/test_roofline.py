@@ -90,3 +90,6 @@ def test_a_layer_above_the_roof_is_explained(metrics):
     assert "above the roof" not in caption()  # of 233
     metrics["precision"]["kfac_smooth"]["timings"][0]["gflops"] = 260.0
     assert "A layer may be above the roof" in caption()
+    row = metrics["precision"]["kfac_smooth"]["timings"][0]
+    row["bound_seconds_fp16"] = 1.2 * row["seconds_fp16"]
+    assert "One timing beats its roof by more than 5 %: it was measured too low" in caption()
