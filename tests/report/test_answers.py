@@ -1,3 +1,4 @@
+import copy
 import re
 
 import pytest
@@ -150,7 +151,9 @@ def test_every_answer_is_one_sentence(metrics):
 
 def test_the_first_screen_gives_one_error_of_what_kriging_predicts(metrics):
     text = plain(numbers(metrics["matrices"]).text)
-    assert text.endswith("; kriging with it predicts the elevation of 700 held-out points to 212 m RMSE.")
+    assert text.endswith(
+        "; kriging with airports predicts the elevation of 700 held-out points to 212 m RMSE."
+    )
 
 
 def test_kriging_says_what_it_predicts(metrics):
@@ -230,6 +233,9 @@ def test_a_matrix_that_takes_more_than_a_dense_one_is_not_said_to_take_less(metr
     compress = matrices["capacitance"]["compress"]
     compress["n_bytes"] = 3 * compress["dense_bytes"]
     answer = numbers(matrices)
+    assert (plain(answer.headline), answer.unit) == ("0.66031", "× 4πε₀: capacitance of capacitance")
+    matrices["capacitance"]["result"] = None
+    answer = numbers(matrices)
     assert (plain(answer.headline), answer.unit) == ("3.0×", "the memory of a dense matrix for capacitance")
 
 
@@ -242,6 +248,50 @@ def test_a_small_matrix_that_saves_no_memory_leads_with_what_it_was_for(metrics)
     assert plain(answer.headline).split()[0].replace(",", "") == f"{rmse:.3g}"
     assert answer.unit == "RMSE of the elevation at held-out points of airports"
     assert "instead of" in answer.text
+
+
+def test_results_of_a_mesh_of_ones_own_lead_and_a_loss_of_memory_does_not(metrics):
+    charge = metrics["matrices"]["capacitance"] | {"points": "mesh"}
+    wave = copy.deepcopy(charge) | {
+        "task": "scattering",
+        "result": {
+            "wavenumber": 3.8, "condition": "soft", "triangles_per_wavelength": 10.0, "forward": 1.0,
+            "backward": 0.5, "cross_section": 2.1012, "power_imbalance": 0.004,
+        },
+    }  # fmt: skip
+    for matrix, ratio in ((charge, 0.98), (wave, 0.7)):
+        matrix["compress"]["n_bytes"] = round(matrix["compress"]["dense_bytes"] / ratio)
+    answer = numbers({"wave": wave, "charge": charge})
+    assert plain(answer.headline) == "2.101"
+    assert plain(answer.unit) == (
+        "scattering cross-section of wave, in squared units of the mesh; × 4πε₀: capacitance of charge 0.66031"
+    )
+    assert "the scattering cross-section of wave is 2.101 squared units" in plain(answer.text)
+    assert "memory of a dense" not in answer.unit
+
+
+def test_the_error_at_own_points_leads_and_the_memory_follows(metrics):
+    own = metrics["matrices"]["airports"] | {"points": "file"}
+    answer = numbers({"rain": own})
+    assert plain(answer.headline) == "212 m"
+    assert plain(answer.unit) == "RMSE of the elevation at held-out points of rain; 53× less memory for rain"
+
+
+def test_lengths_of_the_globe_are_in_kilometers_and_noise_in_the_unit_of_the_values(metrics):
+    matrix = metrics["matrices"]["airports"] | {"on_globe": True}
+    matrix["result"]["deviation"] = 10.0
+    intervals = {"length_scale": (0.0286, 0.119, 0.495), "nugget": (0.01, 0.04, 0.09)}
+    matrix["fit"] = {"log_likelihood": -1.0, "steps": 9, "n": 9000, "intervals": intervals}
+    text = plain(fit_text(MatrixMetrics.model_validate(matrix)))
+    # 6371 km times each, and 10 m times each root.
+    assert "radii of the Earth, which are 758 km (182 to 3,150 km)" in text
+    assert "a standard deviation of the noise of 2.00 m (1.00 to 3.00 m)" in text
+
+
+def test_a_file_of_predictions_is_told_with_its_folder(metrics):
+    metrics["matrices"]["airports"]["result"].update(predictions="predictions.nc", n_predicted=9)
+    text = result_text("airports", study(metrics).matrices["airports"], study="rain")
+    assert "The file results/rain/solve/airports/predictions.nc holds mean" in text
 
 
 def test_a_matrix_of_panels_is_not_given_the_shape_of_its_points(metrics):

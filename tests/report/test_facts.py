@@ -66,10 +66,10 @@ def test_one_iteration_is_no_plural(matrix):
 
 def test_determinant_and_likelihood_need_a_tight_factorization(matrix):
     found = texts(matrix)
-    assert found["log det, at tolerance 10⁻⁶"] == "−123,456.8"
-    assert found["log likelihood, at tolerance 10⁻⁶"] == "−18,234.5"
+    assert found["log det of standardized values, at tolerance 10⁻⁶"] == "−123,456.8"
+    assert found["log likelihood of the values, at tolerance 10⁻⁶"] == "−18,234.5"
     matrix["solve"]["factor_tolerance"] = 1e-4
-    assert "log det, at tolerance 10⁻⁴" in texts(matrix)
+    assert "log det of standardized values, at tolerance 10⁻⁴" in texts(matrix)
     matrix["solve"]["factor_tolerance"] = 1.01e-4
     assert not any(name.startswith("log") for name in texts(matrix))
 
@@ -87,10 +87,26 @@ def test_dense_algebra_stands_beside_a_matrix_of_low_rank_too(matrix):
 
 
 def test_panels_and_quadrature_points_are_told_apart(matrix):
-    assert texts(matrix)["Points"] == "28,298 · airports · 3-D"
+    assert texts(matrix)["Points"] == "28,298 · airports · 3-D · 700 of 28,998 held out"
     matrix.update(n=6912, points="cube")
     matrix["compress"]["n_rows"] = 20736
-    assert texts(matrix)["Points"] == "6,912 panels, 20,736 quadrature points · cube · 3-D"
+    assert (
+        texts(matrix)["Points"]
+        == "6,912 panels, 20,736 quadrature points · cube · 3-D · 700 of 7,612 held out"
+    )
+
+
+def test_points_of_the_globe_and_held_out_ones_are_called_so(matrix):
+    matrix.update(points="file", on_globe=True, n=9000)
+    matrix["compress"]["n_rows"] = 9000
+    matrix["result"]["n_held_out"] = 1000
+    assert texts(matrix)["Points"] == "9,000 · own file · longitude and latitude · 1,000 of 10,000 held out"
+
+
+def test_memory_near_that_of_a_dense_matrix_is_about_as_much(matrix):
+    for ratio in (0.98, 1.02):
+        matrix["compress"]["n_bytes"] = round(matrix["compress"]["dense_bytes"] / ratio)
+        assert "(about as much as dense, " in texts(matrix)["Storage"]
 
 
 def test_a_kernel_without_parameters_is_its_name(matrix):
@@ -100,7 +116,7 @@ def test_a_kernel_without_parameters_is_its_name(matrix):
 
 def test_the_nugget_stands_beside_the_kernel_when_there_is_one(matrix):
     matrix["kernel"] = "Matern(length_scale 0.09193951824327745, variance 1.5e-07, nu 0.5)"
-    assert texts(matrix)["Kernel"] == "Matern, length scale 0.09194, variance 1.5e-07, nu 0.5"
+    assert texts(matrix)["Kernel"] == "Matern, length scale 0.0919, variance 1.5e-07, nu 0.5"
     matrix["nugget"] = 0.0123
     assert texts(matrix)["Kernel"].endswith("nu 0.5, nugget 0.0123")
     matrix["nugget_at_bound"] = True

@@ -4,6 +4,11 @@ import re
 
 from pages import Page, render, sections
 
+from pipeline.report.content import Illustration
+from pipeline.report.first_screen import pictures
+from pipeline.report.metrics import Metrics
+from pipeline.report.sections.matrices import matrices_section
+
 HISTORY = {
     "n_figures": 40,
     "n_artefacts": 5,
@@ -87,6 +92,20 @@ def test_what_is_missing_stands_on_top_with_its_reason_and_the_rest_is_shown(met
     assert "solve &lt;b&gt;" in page
     many = Page(render({"missing": MISSING * 3}, {})).words
     assert "; and 3 more" in many
+
+
+def test_a_map_stands_on_top_with_its_deviations_beside_it_and_once(metrics, arrays):
+    found = Metrics.model_validate({"study": {"name": "rain"}, "matrices": metrics["matrices"]})
+    names = [panel.name for picture in pictures(found, arrays) for panel in picture.panels]
+    assert names == ["first-map-airports", "std-airports"]
+    below = [
+        panel.name
+        for block in matrices_section(found, arrays).blocks
+        if isinstance(block, Illustration)
+        for panel in block.panels
+    ]
+    assert "scatter-airports" in below
+    assert not any("map-" in name or "std-" in name for name in below)
 
 
 def test_a_matrix_that_was_not_solved_shows_its_compression(metrics, no_svg):

@@ -51,7 +51,7 @@ def test_a_grid_is_predicted_and_written_in_every_format(bench, matrix, ending):
     assert np.sqrt(np.mean((mean[inside] - truth) ** 2)) < 0.05 * truth.std()
     # Means are off by as much as their standard deviations say, chance allowing: 5 of them for none of some hundreds.
     assert np.all(np.abs(mean[inside] - truth) < 5 * std[inside] + 1e-3 * truth.std())
-    assert f"predictions.{ending} beside its solution holds mean and standard deviation at" in bench.page()
+    assert f"predictions.{ending} holds mean and standard deviation at" in bench.page()
     assert "Map of the predicted mm" in bench.page()
 
 

@@ -31,6 +31,9 @@ from pipeline.report.solutions import doubt
 #: Above this tolerance of the factorization, its determinant is that of a preconditioner and says nothing.
 LOOSEST_LOGDET = 1e-4
 
+#: Memory within this factor of a dense matrix's is about as much.
+ABOUT = 1.05
+
 _NAMES = {"cpu": "CPU", "dirty": "Uncommitted changes", "uncommitted": "Not committed"}
 _WIDE, _LINE = 60, 200
 
@@ -62,6 +65,8 @@ def matrix_facts(matrix: MatrixMetrics) -> tuple[Fact, ...]:
 
 def _beside_dense(matrix: MatrixMetrics) -> str:
     ratio = compression(matrix)
+    if 1 / ABOUT < ratio < ABOUT:
+        return "about as much as dense"
     return f"{times(ratio)} less than dense" if ratio >= 1 else f"{times(1 / ratio)} as much as dense"
 
 
@@ -130,7 +135,7 @@ def kernel_text(text: str) -> str:
 
     Numbers have no more digits than a reader wants. A kernel made of kernels keeps its parentheses.
     """
-    text = re.sub(r"\d+\.\d{4,}(e-?\d+)?", lambda number: significant(float(number.group()), 4), text)
+    text = re.sub(r"\d+\.\d{4,}(e-?\d+)?", lambda number: significant(float(number.group()), 3), text)
     text = text.removesuffix("()").replace("_", " ")
     if text.count("(") == 1:
         text = text.removesuffix(")").replace("(", ", ")
@@ -151,7 +156,11 @@ def _points(matrix: MatrixMetrics) -> str:
     rows = matrix.compress.n_rows
     panels = rows != matrix.n
     many = f"{plural(matrix.n, 'panel')}, {plural(rows, 'quadrature point')}" if panels else count(matrix.n)
-    return " · ".join((many, matrix.points, f"{matrix.dimension}-D"))
+    where = "longitude and latitude" if matrix.on_globe else f"{matrix.dimension}-D"
+    held_out = matrix.result.n_held_out if isinstance(matrix.result, KrigingResult) else 0
+    told = [many, "own file" if matrix.points == "file" else matrix.points, where]
+    told += [f"{count(held_out)} of {count(matrix.n + held_out)} held out"] if held_out else []
+    return " · ".join(told)
 
 
 def _error(compress: Compression) -> str:
@@ -171,7 +180,13 @@ def _likelihood(matrix: MatrixMetrics) -> list[tuple[str, object, str]]:
     if tolerance > LOOSEST_LOGDET:
         return []
     likelihood = matrix.result.log_likelihood if isinstance(matrix.result, KrigingResult) else None
-    found = {"log det": matrix.solve.logdet, "log likelihood": likelihood}
+    # The matrix is the covariance of values that were divided by their standard deviation.
+    of, values = (
+        (" of standardized values", " of the values")
+        if isinstance(matrix.result, KrigingResult)
+        else ("", "")
+    )
+    found = {f"log det{of}": matrix.solve.logdet, f"log likelihood{values}": likelihood}
     return [
         (f"{name}, at tolerance {setting(tolerance)}", value, decimal(value, 1))
         for name, value in found.items()

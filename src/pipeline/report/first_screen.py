@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.report.changes import Change
 from pipeline.report.content import Illustration, LegendKey, Notice
 from pipeline.report.drawing import stroke
-from pipeline.report.figures.kriging import kriging_map
+from pipeline.report.figures.kriging import deviation_map, kriging_map
 from pipeline.report.figures.scattering import surface_field
 from pipeline.report.figures.training import MOST_DRAWN, progress
 from pipeline.report.formatting import listing, plural, significant, told_apart
@@ -66,8 +66,8 @@ def _from_to(row: Change) -> str:
 
 
 def pictures(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> tuple[Illustration, ...]:
-    """Accuracy against time and steps, and the first map, or else the first surface that scatters a wave."""
-    return tuple(picture for picture in (_accuracy(metrics), _map(metrics, arrays)) if picture is not None)
+    """Accuracy against time and steps, and the first map with its deviations, or else the first surface of a wave."""
+    return tuple(picture for picture in (_accuracy(metrics), *_maps(metrics, arrays)) if picture is not None)
 
 
 def _accuracy(metrics: Metrics) -> Illustration | None:
@@ -90,16 +90,27 @@ def _accuracy(metrics: Metrics) -> Illustration | None:
     return Illustration((drawing,), f"Accuracy on the validation set.{seeds}{beside}", legend, shape="first")
 
 
-def _map(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> Illustration | None:
+def drawn_first(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> str | None:
+    """The matrix whose map, or else whose surface, is drawn on the first screen."""
     for name, matrix in metrics.matrices.items():
-        quantity = Quantity.of(matrix.result)
-        drawing = kriging_map(name, arrays, quantity, prefix="first-map")
-        if drawing is not None:
-            return Illustration(
-                (drawing,), f"The {quantity.name} that kriging predicts ({name}).", shape="first"
-            )
-    for name in metrics.matrices:
-        drawing = surface_field(name, arrays, prefix="first-surface")
-        if drawing is not None:
-            return Illustration((drawing,), drawing.description, shape="first")
-    return None
+        if kriging_map(name, arrays, Quantity.of(matrix.result)) is not None:
+            return name
+    return next((name for name in metrics.matrices if surface_field(name, arrays) is not None), None)
+
+
+def _maps(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> list[Illustration]:
+    """The map of a prediction with that of its standard deviation beside it, or else the surface of a wave."""
+    name = drawn_first(metrics, arrays)
+    if name is None:
+        return []
+    quantity = Quantity.of(metrics.matrices[name].result)
+    mean = kriging_map(name, arrays, quantity, prefix="first-map")
+    if mean is None:
+        surface = surface_field(name, arrays, prefix="first-surface")
+        return [] if surface is None else [Illustration((surface,), surface.description, shape="first")]
+    found = [Illustration((mean,), f"The {quantity.name} that kriging predicts ({name}).", shape="first")]
+    deviations = deviation_map(name, arrays, quantity)
+    if deviations is not None:
+        caption = f"{deviations.description} The noise of single observations is not included."
+        found.append(Illustration((deviations,), caption, shape="first"))
+    return found

@@ -178,6 +178,7 @@ class MatrixMetrics(MetricsPart):
 
     Attributes:
         alone: As for a seed's result, of compression and solve.
+        on_globe: Whether the points are longitudes and latitudes, so that lengths are in radii of the Earth.
     """
 
     kernel: str
@@ -194,6 +195,7 @@ class MatrixMetrics(MetricsPart):
     structure: StructureMetrics | None = None
     distribution: dict[str, Distribution] = {}
     alone: bool | None = None
+    on_globe: bool = False
 
 
 class ScalingMetrics(ScalingFacts):

@@ -117,10 +117,21 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
         told = facts.compress
         ratio = told.dense_bytes / max(told.n_bytes, 1)
         beside = (
-            f"{ratio:.1f} times less than dense" if ratio >= 1 else f"{1 / ratio:.1f} times as much as dense"
+            "about as much as dense"
+            if 1 / 1.05 < ratio < 1.05
+            else (
+                f"{ratio:.1f} times less than dense"
+                if ratio >= 1
+                else f"{1 / ratio:.1f} times as much as dense"
+            )
+        )
+        fitting = (
+            f" after a fit of {covariance.fit.seconds:.1f} s"
+            if covariance.fit and covariance.fit.seconds
+            else ""
         )
         print(
-            f"compress {name}: {counted(told.n_rows, 'row')} in {seconds:.1f} s on "
+            f"compress {name}: {counted(told.n_rows, 'row')} in {seconds:.1f} s{fitting} on "
             f"{counted(communicator.size, 'process', 'processes')}, "
             f"{told.n_bytes / 1e6:.1f} MB, {beside}, "
             f"relative error {relative_error:.1e} (wanted {told.tolerance:.0e})"

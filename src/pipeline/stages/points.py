@@ -23,6 +23,7 @@ from pipeline.data.own_mesh import load_usable_mesh
 from pipeline.data.splits import n_held_out_of
 from pipeline.errors import ConfigError
 from pipeline.runtime.provenance import cost, provenance
+from pipeline.runtime.words import counted
 from pipeline.stages.parts.own_points import own_places
 from pipeline.stages.parts.spec import errors_about, read_spec
 
@@ -51,7 +52,12 @@ def run(options: Namespace) -> None:
             raise ConfigError(f"points {points.name} are made by the stage embeddings, from a network")
         draft.facts = facts
         origin["cost"] = cost()  # the work was done in this block
-    print(f"points {points.name}: {facts.n} in {facts.dimension} dimensions")
+    where = (
+        "by longitude and latitude"
+        if facts.crs == "lonlat"
+        else f"in {counted(facts.dimension, 'dimension')}"
+    )
+    print(f"points {points.name}: {facts.n:,} {where}")
 
 
 def write_places(draft: Draft, spec: Places) -> PointsFacts:

@@ -80,6 +80,12 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
                 speeds="measured" if spec.factor.balance == "measured" else None,
                 progress=progress if first else None,
             )
+    notes = [*factorization.notes]
+    if notes and factorization.used_tolerance != factor_tolerance:
+        notes[0] += (
+            f" ({factor_tolerance:.0e} is factor.tolerance, with which a preconditioner begins; compress.tolerance and "
+            "solve.tolerance stay as they are)"
+        )
     with watch.part("solve"):
         solution, info = _solution(problem, factorization, spec.solve, communicator)
     # A matrix of low rank puts on its diagonal what columns leave out: small eigenvalues, which the determinant weighs
@@ -126,14 +132,14 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
                     exact_residual=residual,
                     logdet=logdet,
                     processes=communicator.size,
-                    notes=[*factorization.notes, *info.notes],
+                    notes=[*notes, *info.notes],
                     tolerance=spec.solve.tolerance,
                     dense_seconds=dense,
                 ),
             )
     if not first:
         return
-    for note in factorization.notes:
+    for note in notes:
         print(f"solve {name}: {note}")
     print(
         f"solve {name}: factorized in {watch.seconds['factorize']:.1f} s, {counted(info.iterations, 'iteration')} on "

@@ -37,6 +37,7 @@ class KrigingResult(BaseModel):
 
     Attributes:
         mae: Mean absolute error.
+        deviation: Standard deviation of the known values, by which they were divided before the fit.
         crps: Continuous ranked probability score.
         log_score: Minus the mean logarithm of the predictive density.
         coverage_95: Share of held-out values within their 95 % intervals.
@@ -52,6 +53,7 @@ class KrigingResult(BaseModel):
     unit: str
     quantity: str
     n_held_out: int
+    deviation: Number = None
     log_likelihood: Number
     mae: Number = None
     crps: Number = None

@@ -36,11 +36,19 @@ from pipeline.report.solutions import doubt
 
 TITLE = "Fewer numbers"
 
+#: Points of one's own, by the names that studies give them: what was asked for is their result.
+OWN = ("file", "mesh")
+MOST_BESIDE = 2  # other results that are told beside the first one
+EARTH_RADIUS_KM = 6371.0
+
 
 def answer_numbers(
     matrices: Mapping[str, MatrixMetrics], scaling: ScalingMetrics | None, n_classes: int = 0
 ) -> CoreAnswer | None:
-    """Lead with the matrix that is compressed most (by approximation if any is), then say what it was for."""
+    """Lead with the matrix that is compressed most (by approximation if any is), then say what it was for.
+
+    Of points or meshes of one's own, and where no memory was won, the results lead.
+    """
     findings = tuple(found for name, matrix in matrices.items() if (found := doubt(name, matrix)) is not None)
     if matrices:
         name = max(
@@ -50,9 +58,9 @@ def answer_numbers(
         text = (
             f"The {name} matrix, {_shape(matrix)}, takes {n_bytes(compress.n_bytes)} instead of "
             f"{n_bytes(compress.dense_bytes)}{_within(compress)}{_solved(matrix)}; "
-            f"{_brief(name, matrix, n_classes)}."
+            f"{_brief(name, matrix, n_classes)}{_others(name, matrices, n_classes)}."
         )
-        headline, unit = _result(name, matrix) or _saved(name, matrix)
+        headline, unit = _asked_for(name, matrices) or _saved(name, matrix)
         return CoreAnswer(TITLE, headline, unit, text, findings)
     storage = exponents(scaling.rows if scaling else []).get("operator_bytes")
     if storage is None:
@@ -61,10 +69,35 @@ def answer_numbers(
     return CoreAnswer(TITLE, f"N^{decimal(storage.exponent, 2)}", "growth of storage", text)
 
 
-def _result(name: str, matrix: MatrixMetrics) -> tuple[str, str] | None:
-    """The number that a small matrix was made for, with its words, where memory is not what was won."""
-    if compression(matrix) >= 1:
+def _asked_for(name: str, matrices: Mapping[str, MatrixMetrics]) -> tuple[str, str] | None:
+    """The numbers that own points or a matrix which saves no memory were made for, with their words; memory comes last.
+
+    Args:
+        name: The matrix that is compressed most.
+        matrices: All matrices of the study, by name.
+    """
+    own = [key for key, matrix in matrices.items() if matrix.points in OWN]
+    if not own and compression(matrices[name]) >= 1:
         return None
+    found = [result for key in own or matrices if (result := _result(key, matrices[key])) is not None]
+    if not found:
+        return None
+    (headline, words), *others = found
+    beside = [f"{what} {number}" for number, what in others[:MOST_BESIDE]]
+    beside += [" ".join(_saved(name, matrices[name]))] if compression(matrices[name]) >= 1 else []
+    return headline, "; ".join([words, *beside])
+
+
+def _others(name: str, matrices: Mapping[str, MatrixMetrics], n_classes: int) -> str:
+    """The clauses on what other matrices of own points were for."""
+    others = [
+        key for key, matrix in matrices.items() if matrix.points in OWN and key != name and matrix.result
+    ]
+    return "".join(f"; {_brief(key, matrices[key], n_classes)}" for key in others[:MOST_BESIDE])
+
+
+def _result(name: str, matrix: MatrixMetrics) -> tuple[str, str] | None:
+    """The number that a matrix was made for, with its words; none of systems, products and samples."""
     match matrix.result:
         case KrigingResult() as result:
             quantity = Quantity.of(result)
@@ -72,6 +105,10 @@ def _result(name: str, matrix: MatrixMetrics) -> tuple[str, str] | None:
         case ScatteringResult() as result:
             words = f"scattering cross-section of {name}, in squared units of the mesh"
             return significant(result.cross_section, 4), words
+        case CapacitanceResult() as result:
+            return _capacitance(result), f"{result.unit}: capacitance of {name}"
+        case LogdetResult() as result:
+            return significant(result.log_determinant, 9), f"log-determinant of {name}"
         case _:
             return None
 
@@ -133,12 +170,13 @@ def _brief(name: str, matrix: MatrixMetrics, n_classes: int) -> str:
         case KrigingResult() as result:
             quantity = Quantity.of(result)
             return (
-                f"kriging with it predicts the {quantity.name} of {count(result.n_held_out)} held-out points to "
+                f"kriging with {name} predicts the {quantity.name} of {count(result.n_held_out)} held-out points to "
                 f"{quantity.error(result.rmse)} RMSE"
             )
         case ScatteringResult() as result:
             return (
-                f"a wave is scattered by it, and the scattered power differs by {percent(result.power_imbalance, 2)} "
+                f"the scattering cross-section of {name} is {significant(result.cross_section, 4)} squared units of "
+                f"the mesh, and the scattered power differs by {percent(result.power_imbalance, 2)} "
                 "from what the wave loses"
             )
         case _:
@@ -146,13 +184,13 @@ def _brief(name: str, matrix: MatrixMetrics, n_classes: int) -> str:
             return f"{text[0].lower()}{text[1:].removesuffix('.')}"
 
 
-def result_text(name: str, matrix: MatrixMetrics, n_classes: int = 0) -> str:
+def result_text(name: str, matrix: MatrixMetrics, n_classes: int = 0, study: str = "STUDY") -> str:
     """What a matrix was for, in one sentence of numbers."""
     match matrix.result:
         case None:
             return f"The {name} matrix is compressed, and its task was not done."
         case KrigingResult() as result:
-            return _kriging_text(result, matrix.points)
+            return _kriging_text(result, matrix.points, f"results/{study}/solve/{name}")
         case CapacitanceResult() as result:
             return _capacitance_text(result, matrix.points)
         case ScatteringResult() as result:
@@ -182,7 +220,7 @@ def result_text(name: str, matrix: MatrixMetrics, n_classes: int = 0) -> str:
             )
 
 
-def _kriging_text(result: KrigingResult, points: str) -> str:
+def _kriging_text(result: KrigingResult, points: str, folder: str) -> str:
     quantity = Quantity.of(result)
     rmse = result.rmse if is_number(result.rmse) else math.inf
     inside = (
@@ -191,12 +229,12 @@ def _kriging_text(result: KrigingResult, points: str) -> str:
         else ""
     )
     written = (
-        f" The file {result.predictions} beside its solution holds mean and standard deviation at "
+        f" The file {folder}/{result.predictions} holds mean and standard deviation at "
         f"{plural(result.n_predicted or 0, 'place')}."
         if result.predictions
         else ""
     )
-    others = "".join(f" {_kriging_text(other, points)}" for other in result.others)
+    others = "".join(f" {_kriging_text(other, points, folder)}" for other in result.others)
     return (
         f"Kriging predicts the {quantity.name} of {count(result.n_held_out)} held-out "
         f"{'points' if points == 'file' else points} to {quantity.error(result.rmse)} RMSE{quantity.factor(rmse)}; "
@@ -205,15 +243,22 @@ def _kriging_text(result: KrigingResult, points: str) -> str:
 
 
 def _capacitance_text(result: CapacitanceResult, points: str) -> str:
-    error = result.relative_error
-    # One digit more than the error leaves certain.
-    digits = min(9, max(3, 1 - math.floor(math.log10(error)))) if is_number(error) and error > 0 else 6
+    error, digits = result.relative_error, _digits(result)
     off = f", off by {percent(error, 2) if error >= 1e-4 else scientific(error)}" if is_number(error) else ""
     known = (
         "" if result.reference is None else f" against the known {significant(result.reference, digits)}{off}"
     )
-    value = significant(result.capacitance, digits)
-    return f"The capacitance of the {points} comes out as {value} {result.unit}{known}."
+    return f"The capacitance of the {points} comes out as {_capacitance(result)} {result.unit}{known}."
+
+
+def _capacitance(result: CapacitanceResult) -> str:
+    return significant(result.capacitance, _digits(result))
+
+
+def _digits(result: CapacitanceResult) -> int:
+    """One digit more than the error leaves certain."""
+    error = result.relative_error
+    return min(9, max(3, 1 - math.floor(math.log10(error)))) if is_number(error) and error > 0 else 6
 
 
 def _scattering_text(result: ScatteringResult, name: str) -> str:
@@ -241,10 +286,31 @@ def fit_text(matrix: MatrixMetrics) -> str:
     if matrix.fit is None or not matrix.fit.intervals:
         return ""
     parts = [
-        f"{name.replace('_', ' ')} {significant(value, 3)} ({significant(low, 3)} to {significant(high, 3)})"
-        for name, (low, value, high) in matrix.fit.intervals.items()
+        f"{name.replace('_', ' ')} {_interval(found)}{_in_units(name, found, matrix)}"
+        for name, found in matrix.fit.intervals.items()
     ]
     return (
         f"Fitted by maximum likelihood to {count(matrix.fit.n)} standardized values, with intervals of two standard "
         f"errors: {', '.join(parts)}."
     )
+
+
+def _interval(found: tuple[float, float, float], factor: float = 1.0, unit: str = "") -> str:
+    """A value with its lower and upper end, all times a factor."""
+    low, value, high = (significant(factor * number, 3) for number in found)
+    return f"{value}{unit} ({low} to {high}{unit})"
+
+
+def _in_units(name: str, found: tuple[float, float, float], matrix: MatrixMetrics) -> str:
+    """The clause that tells a fitted parameter in a unit of the reader: kilometers, or that of the values."""
+    if matrix.on_globe and name.startswith("length_scale"):
+        return f" radii of the Earth, which are {_interval(found, EARTH_RADIUS_KM, ' km')}"
+    result = matrix.result
+    if name == "nugget" and isinstance(result, KrigingResult) and is_number(result.deviation):
+        low, value, high = (math.sqrt(max(number, 0.0)) for number in found)
+        quantity = Quantity.of(result)
+        unit = quantity.error(1.0).removeprefix(significant(1.0, 3))
+        return (
+            f", a standard deviation of the noise of {_interval((low, value, high), result.deviation, unit)}"
+        )
+    return ""

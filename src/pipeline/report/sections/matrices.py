@@ -20,6 +20,7 @@ from pipeline.report.figures.kriging import (
 from pipeline.report.figures.ranks import ranks_by_level
 from pipeline.report.figures.scattering import far_field, surface_field
 from pipeline.report.figures.structure import block_structure
+from pipeline.report.first_screen import drawn_first
 from pipeline.report.formatting import listing, setting
 from pipeline.report.metrics import MatrixMetrics, Metrics, ScalingMetrics
 from pipeline.report.quantity import Quantity
@@ -33,8 +34,10 @@ def matrices_section(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> Page
     if not matrices and scaling is None:
         return None
     blocks: list[Block | None] = []
+    first = drawn_first(metrics, arrays)
     for name, matrix in matrices.items():
-        blocks += _matrix(name, matrix, arrays, n_classes_of(metrics))
+        # What stands on the first screen is not shown twice.
+        blocks += _matrix(name, matrix, arrays, metrics, on_top=name == first)
     if scaling is not None:
         blocks += _growth(scaling)
     lead = (
@@ -54,16 +57,16 @@ def matrices_section(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> Page
 
 
 def _matrix(
-    name: str, matrix: MatrixMetrics, arrays: Mapping[str, np.ndarray], n_classes: int
+    name: str, matrix: MatrixMetrics, arrays: Mapping[str, np.ndarray], metrics: Metrics, *, on_top: bool
 ) -> list[Block | None]:
     notes = [*matrix.compress.notes, *(matrix.solve.notes if matrix.solve is not None else [])]
     return [
         Heading(name),
-        Prose(result_text(name, matrix, n_classes)),
+        Prose(result_text(name, matrix, n_classes_of(metrics), metrics.study.name)),
         doubt(name, matrix),
         Prose(fit_text(matrix)) if fit_text(matrix) else None,
-        *_kriging(name, matrix, arrays),
-        *_scattering(name, arrays),
+        *_kriging(name, matrix, arrays, on_top=on_top),
+        *_scattering(name, arrays, on_top=on_top),
         _structure(name, matrix),
         NamedValues(matrix_facts(matrix)),
         Prose(f"Noted on the way: {'; '.join(notes)}.", quiet=True) if notes else None,
@@ -94,17 +97,23 @@ def _structure(name: str, matrix: MatrixMetrics) -> Illustration | None:
     return Illustration(panels, caption, shape="pair" if len(panels) > 1 else "single")
 
 
-def _kriging(name: str, matrix: MatrixMetrics, arrays: Mapping[str, np.ndarray]) -> list[Block]:
+def _kriging(
+    name: str, matrix: MatrixMetrics, arrays: Mapping[str, np.ndarray], *, on_top: bool
+) -> list[Block]:
     quantity = Quantity.of(matrix.result)
     blocks: list[Block] = []
-    found = (kriging_map(name, arrays, quantity), held_out_scatter(name, arrays, quantity))
+    scatter = held_out_scatter(name, arrays, quantity)
+    if on_top and scatter is not None:
+        caption = f"The {quantity.name} that kriging predicts where the truth was held out, against it (dashed: equal)."
+        blocks.append(Illustration((scatter,), caption, shape="single"))
+    found = () if on_top else (kriging_map(name, arrays, quantity), scatter)
     panels = tuple(panel for panel in found if panel is not None)
     if panels:
         caption = f"The {quantity.name} that kriging predicts from the known points" + (
             ", and how it compares where the truth was held out (dashed: equal)." if len(panels) > 1 else "."
         )
         blocks.append(Illustration(panels, caption, shape="map" if len(panels) > 1 else "single"))
-    deviations = deviation_map(name, arrays, quantity)
+    deviations = None if on_top else deviation_map(name, arrays, quantity)
     if deviations is not None:
         caption = f"{deviations.description} The noise of single observations is not included."
         blocks.append(Illustration((deviations,), caption, shape="single"))
@@ -116,8 +125,8 @@ def _kriging(name: str, matrix: MatrixMetrics, arrays: Mapping[str, np.ndarray])
     return blocks
 
 
-def _scattering(name: str, arrays: Mapping[str, np.ndarray]) -> list[Block]:
-    panels = (surface_field(name, arrays), far_field(name, arrays))
+def _scattering(name: str, arrays: Mapping[str, np.ndarray], *, on_top: bool) -> list[Block]:
+    panels = (None if on_top else surface_field(name, arrays), far_field(name, arrays))
     return [
         Illustration((panel,), panel.description, shape="single") for panel in panels if panel is not None
     ]

@@ -29,6 +29,7 @@ from pipeline.artifacts.results.tuning import TuningFacts
 from pipeline.artifacts.results.work import LevelWork, ProcessWork
 from pipeline.artifacts.store import Artifact
 from pipeline.config.report import ReportSpec
+from pipeline.data.own_points import System
 from pipeline.report.metrics import (
     Converted,
     Dataset,
@@ -312,6 +313,7 @@ def _matrix(
         fit=compressed.fit,
         n=where.n,
         dimension=where.dimension,
+        on_globe=System.of(where.crs).to_degrees is not None or where.crs == "lonlat",
         points=where.name,
         task=operator.spec_as(_Task).task,
         compress=compressed.compress,

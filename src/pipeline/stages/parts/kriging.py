@@ -193,6 +193,7 @@ def _judged(
         unit=unit,
         quantity=quantity,
         n_held_out=len(observed),
+        deviation=deviation,
         log_likelihood=process.log_likelihood_ - len(values) * float(np.log(deviation)),
     )
     return result, {
