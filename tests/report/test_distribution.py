@@ -67,3 +67,9 @@ def test_the_model_is_called_one_goes_to_4096_processes_and_starts_from_what_was
     assert all(0 < later <= earlier for earlier, later in itertools.pairwise(efficiencies))
     # Each process took its operations' time and half a second of waiting on each of two levels.
     assert [row[2].value for row in rows if row[2].value is not None] == [pytest.approx(160 / 64 + 1)]
+
+
+def test_the_model_names_its_time_as_modeled_and_says_what_it_leaves_out():
+    table = tables(FOUND)["Time of more processes, by the model"]
+    assert [column.title for column in table.columns[:3]] == ["Processes", "Modeled time", "Measured"]
+    assert "come on top in the time of the whole factorization" in table.note

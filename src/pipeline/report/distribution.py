@@ -127,7 +127,7 @@ def _model(processes: Sequence[ProcessWork], levels: Sequence[LevelWork], beside
         Column(title, number)
         for title, number in (
             ("Processes", False),
-            ("Time", True),
+            ("Modeled time", True),
             ("Measured", True),
             ("Efficiency", True),
             ("Part of messages", True),
@@ -139,7 +139,8 @@ def _model(processes: Sequence[ProcessWork], levels: Sequence[LevelWork], beside
             "Time of more processes, by the model",
             columns,
             tuple(rows),
-            note="Measured: what the levels of the tree took in the last factorization, with the waiting that the "
-            f"model does not count.{f' {beside}' if beside else ''}",
+            note="Modeled time: operations and messages of the tree's levels alone. Measured: what these levels took "
+            "in the factorization, with the waiting that the model does not count. Dividing the points and measuring "
+            f"the result come on top in the time of the whole factorization.{f' {beside}' if beside else ''}",
         ),
     ]

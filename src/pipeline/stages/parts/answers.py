@@ -52,9 +52,10 @@ def _kriging(solved: Solved) -> Answer | None:
     if found is None:
         return None
     result = found.result
+    error = f"{result.rmse:.4g} {result.unit}".rstrip()  # where there is a unit
     return Answer(
         result=result,
-        line=f"{result.quantity} of {result.n_held_out} held-out places to {result.rmse:.4g} {result.unit} RMSE, "
+        line=f"{result.quantity} of {result.n_held_out} held-out places to {error} RMSE, "
         f"mean predictor {result.rmse_mean_predictor:.4g}; {result.coverage_95:.1%} lie in 95 % intervals",
         arrays=found.arrays,
         files={result.predictions: found.field.write} if result.predictions and found.field else {},
