@@ -104,6 +104,7 @@ lint: $(STAMP)
 	mypy
 	lint-imports
 	snakefmt --check Snakefile workflow
+	@mkdir -p build
 	@# All rules run in this one environment, pinned by constraints.txt: that answers the lint's wish for one per rule.
 	snakemake --lint text 2>&1 | tee build/lint.txt | grep -E '^    \* |Error' \
 		| grep -v 'Specify a conda environment or container for each rule' && { cat build/lint.txt; exit 1; } || true
