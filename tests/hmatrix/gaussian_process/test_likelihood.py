@@ -196,7 +196,7 @@ def test_a_factorization_that_had_to_be_tighter_serves_a_tighter_matrix_as_well(
     kernel = kernels.Matern(nu=1.5, length_scale=0.5)
     values = np.sin(7 * points[:, 0]) + points[:, 1]
     likelihood = Likelihood(
-        points, values, np.zeros((1200, 0)), np.ones(1200), kernel, (), 1e-6, False, tolerance=1e-4
+        points, values, np.zeros((1200, 0)), np.ones(1200), kernel, (), 3e-7, False, tolerance=1e-4
     )
     used = []
     evaluate = Likelihood._evaluate
