@@ -185,7 +185,7 @@ def test_a_grid_of_too_many_places_is_refused_before_the_fit(check, spacing):
             },
             "predict: a GeoTIFF needs a regular grid",
         ),
-        (KRIGING | {"predict": {"path": "bad.csv"}}, "predict: bad.csv: row 1, column y"),
+        (KRIGING | {"predict": {"path": "bad.csv"}}, "predict: bad.csv: row 1 (line 2), column y"),
     ],
 )
 def test_what_is_asked_of_points_is_compared_with_them(check, section, words):

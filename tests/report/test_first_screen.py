@@ -94,18 +94,29 @@ def test_what_is_missing_stands_on_top_with_its_reason_and_the_rest_is_shown(met
     assert "; and 3 more" in many
 
 
+def drawn(metrics, arrays):
+    """The names of the panels on the first screen, and of those among the matrices."""
+    on_top = [panel.name for picture in pictures(metrics, arrays) for panel in picture.panels]
+    blocks = matrices_section(metrics, arrays).blocks
+    return on_top, [
+        panel.name for block in blocks if isinstance(block, Illustration) for panel in block.panels
+    ]
+
+
 def test_a_map_stands_on_top_with_its_deviations_beside_it_and_once(metrics, arrays):
     found = Metrics.model_validate({"study": {"name": "rain"}, "matrices": metrics["matrices"]})
-    names = [panel.name for picture in pictures(found, arrays) for panel in picture.panels]
-    assert names == ["first-map-airports", "std-airports"]
-    below = [
-        panel.name
-        for block in matrices_section(found, arrays).blocks
-        if isinstance(block, Illustration)
-        for panel in block.panels
-    ]
+    on_top, below = drawn(found, arrays)
+    assert on_top == ["first-map-airports", "std-airports"]
     assert "scatter-airports" in below
     assert not any("map-" in name or "std-" in name for name in below)
+
+
+def test_beside_trainings_the_map_of_deviations_stays_with_its_matrix(metrics, arrays):
+    on_top, below = drawn(Metrics.model_validate(metrics), arrays)
+    assert len(on_top) == 2
+    assert on_top[1] == "first-map-airports"
+    assert below.count("std-airports") == 1
+    assert not any("map-" in name for name in below)
 
 
 def test_a_matrix_that_was_not_solved_shows_its_compression(metrics, no_svg):

@@ -66,7 +66,10 @@ def _from_to(row: Change) -> str:
 
 
 def pictures(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> tuple[Illustration, ...]:
-    """Accuracy against time and steps, and the first map with its deviations, or else the first surface of a wave."""
+    """Two pictures: accuracy against time and steps, and the first map, or else the first surface of a wave.
+
+    Without trainings, the map of the standard deviation stands beside that of the mean.
+    """
     return tuple(picture for picture in (_accuracy(metrics), *_maps(metrics, arrays)) if picture is not None)
 
 
@@ -98,8 +101,13 @@ def drawn_first(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> str | Non
     return next((name for name in metrics.matrices if surface_field(name, arrays) is not None), None)
 
 
+def has_deviations(metrics: Metrics) -> bool:
+    """Tell whether the first screen has room for the map of the standard deviation."""
+    return not metrics.training
+
+
 def _maps(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> list[Illustration]:
-    """The map of a prediction with that of its standard deviation beside it, or else the surface of a wave."""
+    """The map of a prediction, where there is room with that of its standard deviation, or else a wave's surface."""
     name = drawn_first(metrics, arrays)
     if name is None:
         return []
@@ -109,7 +117,7 @@ def _maps(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> list[Illustrati
         surface = surface_field(name, arrays, prefix="first-surface")
         return [] if surface is None else [Illustration((surface,), surface.description, shape="first")]
     found = [Illustration((mean,), f"The {quantity.name} that kriging predicts ({name}).", shape="first")]
-    deviations = deviation_map(name, arrays, quantity)
+    deviations = deviation_map(name, arrays, quantity) if has_deviations(metrics) else None
     if deviations is not None:
         caption = f"{deviations.description} The noise of single observations is not included."
         found.append(Illustration((deviations,), caption, shape="first"))

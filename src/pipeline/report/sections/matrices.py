@@ -20,7 +20,7 @@ from pipeline.report.figures.kriging import (
 from pipeline.report.figures.ranks import ranks_by_level
 from pipeline.report.figures.scattering import far_field, surface_field
 from pipeline.report.figures.structure import block_structure
-from pipeline.report.first_screen import drawn_first
+from pipeline.report.first_screen import drawn_first, has_deviations
 from pipeline.report.formatting import listing, setting
 from pipeline.report.metrics import MatrixMetrics, Metrics, ScalingMetrics
 from pipeline.report.quantity import Quantity
@@ -65,7 +65,7 @@ def _matrix(
         Prose(result_text(name, matrix, n_classes_of(metrics), metrics.study.name)),
         doubt(name, matrix),
         Prose(fit_text(matrix)) if fit_text(matrix) else None,
-        *_kriging(name, matrix, arrays, on_top=on_top),
+        *_kriging(name, matrix, arrays, on_top=on_top, deviations_on_top=on_top and has_deviations(metrics)),
         *_scattering(name, arrays, on_top=on_top),
         _structure(name, matrix),
         NamedValues(matrix_facts(matrix)),
@@ -98,7 +98,12 @@ def _structure(name: str, matrix: MatrixMetrics) -> Illustration | None:
 
 
 def _kriging(
-    name: str, matrix: MatrixMetrics, arrays: Mapping[str, np.ndarray], *, on_top: bool
+    name: str,
+    matrix: MatrixMetrics,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    on_top: bool,
+    deviations_on_top: bool,
 ) -> list[Block]:
     quantity = Quantity.of(matrix.result)
     blocks: list[Block] = []
@@ -113,7 +118,7 @@ def _kriging(
             ", and how it compares where the truth was held out (dashed: equal)." if len(panels) > 1 else "."
         )
         blocks.append(Illustration(panels, caption, shape="map" if len(panels) > 1 else "single"))
-    deviations = None if on_top else deviation_map(name, arrays, quantity)
+    deviations = None if deviations_on_top else deviation_map(name, arrays, quantity)
     if deviations is not None:
         caption = f"{deviations.description} The noise of single observations is not included."
         blocks.append(Illustration((deviations,), caption, shape="single"))
