@@ -48,8 +48,9 @@ def _processes(title: str, rows: Sequence[ProcessWork], beside: str) -> Table:
             for row in rows
         ),
         note="Holds: what the process keeps of the matrix. Peak memory: that of the whole program. Foretold: what the "
-        "job was given before it began, from the points, the tolerance and the dimension. Waiting: the part of the "
-        f"time in which it waited for others.{f' {beside}' if beside else ''}",
+        "job was given before it began, from the points, the tolerance and the dimension. Time: of a solution, "
+        "that of assembly, factorization and solves together. Waiting: the part of it in which the process waited for "
+        f"others.{f' {beside}' if beside else ''}",
     )  # fmt: skip
 
 

@@ -46,7 +46,10 @@ def training_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> PageSecti
         _claims(training, roles),
         *_tables(training, roles, swept, n_classes),
     ]
-    lead = f"{plural(len(training), 'run')}; {_best(training, n_classes)}."
+    lead = (
+        f"{plural(len(training), 'run')}; {_best(training, n_classes)}. The trained weights are in "
+        f"results/{metrics.study.name}/train, in a folder for each run and seed."
+    )
     return PageSection("steps", "Fewer steps", lead, tuple(block for block in blocks if block is not None))
 
 
