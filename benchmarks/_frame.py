@@ -17,7 +17,7 @@ quantity, ours, peer, peer_name, ratio, goal, met}]}`. A run made shorter by `--
 `results/NAME.partial.json` and leaves the full one alone. The exit status tells of crashes, not of goals: a
 missed goal is a figure like others. With `--seconds N` each case runs in a process of its own, which is ended
 after N seconds: a slow peer costs its own rows and no others. With `--record`, the chosen cases' rows replace those in
-the full file; each row that stays and was measured at another commit says at which.
+the full file; each row that stays and was measured at another commit or on another processor says so.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from _machine import commit, machine, versions
+from _machine import MISSING, commit, machine, versions
 from threadpoolctl import threadpool_limits
 
 RESULTS = Path(__file__).parent / "results"
@@ -299,8 +299,13 @@ class Benchmark:
         if options.rows is not None:
             return self._rows_to(options, chosen)
         host, revision = machine(), commit(RESULTS.parent)
-        kept = self._kept(path, chosen, revision) if options.record else []
-        head = {"machine": host, "versions": versions(self.packages), "commit": revision}
+        installed, kept = versions(self.packages), []
+        if options.record and path.exists():
+            former = json.loads(path.read_text())
+            kept = self._kept(former, chosen, host["processor"], revision)
+            # Rows that stay may be of a peer that is missing here.
+            installed |= {k: v for k, v in former["versions"].items() if installed.get(k) in (None, MISSING)}
+        head = {"machine": host, "versions": installed, "commit": revision}
         print(f"{host['processor']}, {host['cores']} cores, commit {revision}")
         if options.quick:
             print(
@@ -367,14 +372,15 @@ class Benchmark:
         names = [name for name in self.cases if row["case"] == name or row["case"].startswith(f"{name}/")]
         return max(names, key=len, default="")
 
-    def _kept(self, path: Path, chosen: list[str], revision: str) -> list[dict[str, Any]]:
-        """Return the rows of a result that a run of the chosen cases leaves as they are."""
-        if not path.exists():
-            return []
-        result = json.loads(path.read_text())
+    def _kept(
+        self, result: dict[str, Any], chosen: list[str], processor: str, revision: str
+    ) -> list[dict[str, Any]]:
+        """Return the rows of a result that a run of the chosen cases leaves, with where they were measured."""
         others = [row for row in result["cases"] if self._name_of(row) not in ("", *chosen)]
-        measured_at = {} if result["commit"] == revision else {"commit": result["commit"]}
-        return [measured_at | row for row in others]
+        measured = {"commit": result["commit"], "processor": result["machine"]["processor"]}
+        now = {"commit": revision, "processor": processor}
+        elsewhere = {key: value for key, value in measured.items() if value != now[key]}
+        return [elsewhere | row for row in others]
 
     def _choose(self, patterns: list[str] | None) -> list[str]:
         if patterns is None:

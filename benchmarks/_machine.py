@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_info
 
 CPU_INFO = Path("/proc/cpuinfo")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+MISSING = "not installed"
 INSTRUCTION_SETS = (
     "avx2",
     "f16c",
@@ -47,7 +48,7 @@ def versions(packages: tuple[str, ...] = ()) -> dict[str, str]:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
+            found[name] = MISSING
     for library in threadpool_info():
         if library["internal_api"] == "openblas":
             found["openblas"] = f"{library['version']} {library['architecture']}"

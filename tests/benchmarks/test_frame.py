@@ -131,16 +131,24 @@ def test_a_chosen_case_runs_alone_and_leaves_the_full_result(bench):
 def test_a_recorded_case_replaces_its_own_rows_and_tells_when_the_others_were_measured(
     frame, bench, monkeypatch
 ):
+    here = frame.machine()
     monkeypatch.setattr(frame, "commit", lambda _: "first")
+    monkeypatch.setattr(frame, "versions", lambda _: {"peer": "1.0", "numpy": "2.0"})
+    monkeypatch.setattr(frame, "machine", lambda: here | {"processor": "another"})
     bench.main([])
     monkeypatch.setattr(frame, "commit", lambda _: "second")
+    monkeypatch.setattr(frame, "versions", lambda _: {"peer": "not installed", "numpy": "2.1"})
+    monkeypatch.setattr(frame, "machine", lambda: here)
     for case in ("quick*", "alone*"):
         bench.main(["--only", case, "--record"])
     content = written(bench)
     assert content["commit"] == "second"
-    found = [(case["case"], case.get("commit")) for case in content["cases"]]
+    assert content["machine"] == here
+    assert content["versions"] == {"peer": "1.0", "numpy": "2.1"}
+    found = [(case["case"], case.get("commit"), case.get("processor")) for case in content["cases"]]
     assert found == [
-        ("both", "first"), ("both", "first"), ("alone, the peer is missing", None), ("quick or not/whole", None),
+        ("both", "first", "another"), ("both", "first", "another"), ("alone, the peer is missing", None, None),
+        ("quick or not/whole", None, None),
     ]  # fmt: skip
     with pytest.raises(SystemExit):
         bench.main(["--record", "--quick"])
