@@ -10,6 +10,7 @@ The square is exp(-r / 0.1) on uniform points with nugget 1e-2 at tolerance 1e-6
 
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -229,7 +230,11 @@ def told_by_first(n_processes: int, script: str, arguments: list[str]) -> dict[s
     """
     command = ["mpiexec", "-n", str(n_processes), sys.executable, "-m", "mpi4py"]
     path = str(Path(__file__).with_name(script))
-    told = subprocess.run([*command, path, *arguments], check=False, capture_output=True, text=True)
+    # Processes share the cores: threads of BLAS beside them would make all of them wait.
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    told = subprocess.run(
+        [*command, path, *arguments], check=False, capture_output=True, text=True, env=one_thread
+    )
     if told.returncode:
         raise RuntimeError(f"{script} {' '.join(arguments)}: {told.stdout}{told.stderr}".strip())
     found: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
