@@ -17,8 +17,12 @@ def checkout(tmp_path):
 
 
 def make(folder, *arguments, **variables):
+    # Where the suite itself was started by make, this one is not a part of that.
+    outside = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    }
     return subprocess.run(
-        ["make", *arguments], cwd=folder, env=os.environ | variables,
+        ["make", *arguments], cwd=folder, env=outside | variables,
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 

@@ -268,11 +268,10 @@ def main(arguments: list[str] | None = None) -> int:
             time.sleep(60)
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
-        if _is_first_process():
-            print("interrupted", file=sys.stderr)
-        else:
-            # The first to end ends the group: the first process has a word to say before.
+        if not _is_first_process():
+            # The first to end ends the group: the first process has a word to say before, unless it waits for another.
             time.sleep(5)
+        print("interrupted", file=sys.stderr)
         return 130
     return 0
 

@@ -23,6 +23,7 @@ from pipeline.operations.inputs import KNOWN, require_readable_once
 from pipeline.operations.leftovers import end_what_is_left_of, free_shared_memory
 from pipeline.operations.live.tail import refusal
 from pipeline.operations.past_reports import keep_report
+from pipeline.operations.told import tell
 from pipeline.runtime.native_build import check_built
 from pipeline.runtime.slurm import require_cluster
 from pipeline.runtime.snakemake_patches import check_versions, mend_slurm
@@ -92,13 +93,11 @@ def begin(
         held.settle()
     except PipelineError as error:
         _turn.close()
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         sys.exit(2)
     if left:
         ids = ", ".join(left)
-        print(
-            f"Ended Slurm's jobs {ids} of a main process that was killed; trainings go on.", file=sys.stderr
-        )
+        tell(f"Ended Slurm's jobs {ids} of a main process that was killed; trainings go on.")
     began = datetime.fromisoformat(held.former.began).timestamp() if held.former else time.time()
     free_shared_memory(began)
     _turn.callback(free_shared_memory, began)
@@ -184,7 +183,7 @@ def _refusal(log: Path) -> str:
     said = refusal(log)
     if not said and log.is_file() and not log.stat().st_size and shutil.disk_usage(log.parent).free < _ROOM:
         said = f"error: {log}: the disk is full, and nothing could be written; free some space and run again"
-        print(said, file=sys.stderr)
+        tell(said)
     return said
 
 
@@ -207,7 +206,7 @@ def look_back(
             write_snapshot(results, study)
         keep_report(results / study)
     except (PipelineError, OSError) as error:
-        print(f"warning: the history was not brought up to date: {error}", file=sys.stderr)
+        tell(f"warning: the history was not brought up to date: {error}")
 
 
 def main_elsewhere() -> Holder | None:

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.operations.live.tail import last_lines, refusal
+from pipeline.operations.told import tell
 
 #: The folder beside that of the report.
 FOLDER = "unfinished"
@@ -54,13 +55,13 @@ def leave_page(
             ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
-        print(f"warning: no page shows what is there: {error}", file=sys.stderr)
+        tell(f"warning: no page shows what is there: {error}")
         return
     if done.returncode:
         said = done.stderr.strip().rpartition("\n")[2]
-        print(f"warning: no page shows what is there: {said}", file=sys.stderr)
+        tell(f"warning: no page shows what is there: {said}")
     else:
-        print(f"The page of what is there, and of what is missing: {page}", file=sys.stderr)
+        tell(f"The page of what is there, and of what is missing: {page}")
 
 
 def tell_how_to_get_the_page(study: str, dag: Any, results: Path = Path("results")) -> None:
@@ -73,10 +74,9 @@ def tell_how_to_get_the_page(study: str, dag: Any, results: Path = Path("results
     """
     folder = results / study
     if not any("report" in _artefacts_of(job, folder) for job in dag.jobs):
-        print(
+        tell(
             "This run was not asked for the page; the same command without targets, --until and --omit-from makes it: "
-            f"{folder / 'report' / 'index.html'}",
-            file=sys.stderr,
+            f"{folder / 'report' / 'index.html'}"
         )
 
 
