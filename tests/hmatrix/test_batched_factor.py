@@ -117,6 +117,7 @@ def test_a_root_multiplies_to_the_matrix_and_samples_are_its_multiples_of_normal
     F = factorize(compressed(points, COVARIANCE, 0.1).form, device=BATCHES)
     root = F.multiply_root(np.eye(N))
     assert relative(root @ root.T, dense(points, COVARIANCE, 0.1)) <= 1e-6
+    np.testing.assert_allclose(F.multiply_root_transposed(np.eye(N)), root.T, atol=1e-12)
     sample = F.sample(torch.Generator().manual_seed(0))
     normal = torch.randn(N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     np.testing.assert_allclose(sample.cpu().numpy(), root @ normal.numpy(), atol=1e-12)

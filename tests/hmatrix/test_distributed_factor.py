@@ -141,6 +141,17 @@ def test_samples_have_the_covariance():
     assert np.abs(draws @ draws.T / 20_000 - wanted).max() <= 6 * 1.1 / np.sqrt(20_000)
 
 
+def test_squares_of_the_transposed_root_are_those_of_the_matrix():
+    rng = np.random.default_rng(0)
+    points, x = rng.random((400, 2)), rng.standard_normal((400, 2))
+    roots = with_matrix(
+        points, COVARIANCE, 0.1, 3, lambda A, own: A.factorize().multiply_root_transposed(x[own])
+    )
+    squares = (np.concatenate(roots) ** 2).sum(axis=0)
+    wanted = (x * (dense(points, COVARIANCE, 0.1) @ x)).sum(axis=0)
+    np.testing.assert_allclose(squares, wanted, rtol=1e-5)
+
+
 def test_a_matrix_that_is_not_definite_fails_alike_on_all_processes():
     points = np.random.default_rng(0).random((200, 2))
 

@@ -107,6 +107,7 @@ def test_roots_multiply_to_the_matrix_and_samples_have_its_covariance():
     matrix = dense(points, kernel, 0.1)
     root = F.multiply_root(np.eye(N))
     assert relative(root @ root.T, matrix) <= 1e-6
+    np.testing.assert_allclose(F.multiply_root_transposed(np.eye(N)), root.T, atol=1e-12)
     n_samples = 4000
     samples = F.sample(torch.Generator().manual_seed(0), n_samples).numpy()
     assert samples.shape == (N, n_samples)
@@ -266,6 +267,8 @@ def test_kinds_that_do_not_fit_are_refused():
         H2Matrix.from_kernel(points, kernels.Matern(), sources=points).factorize()
     with pytest.raises(ValueError, match="root"):
         A.factorize(kind="lu").multiply_root(np.ones(100))
+    with pytest.raises(ValueError, match="a root is that of a Cholesky factorization, not of lu"):
+        A.factorize(kind="lu").multiply_root_transposed(np.ones(100))
 
 
 @pytest.mark.parametrize("scale", [1e-60, 1e-22, 1e22, 1e60])

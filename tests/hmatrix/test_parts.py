@@ -102,6 +102,8 @@ def test_roots_multiply_to_the_matrix(n_parts):
     _, substitution = factorized(problem, n_parts)
     root = substitution.multiply_root(np.eye(700), 700).reshape(700, 700)
     np.testing.assert_allclose(root @ root.T, matrix, atol=1e-7)
+    transposed = substitution.multiply_root_transposed(np.eye(700), 700).reshape(700, 700)
+    np.testing.assert_allclose(transposed, root.T, atol=1e-12)
 
 
 @pytest.mark.parametrize("rule", [Strong(), Weak()])
@@ -138,13 +140,19 @@ def test_there_may_be_more_parts_than_leaves_and_points(n):
         np.testing.assert_allclose(eliminated.determinant[1], np.linalg.slogdet(matrix)[1], atol=1e-8)
 
 
+def both_roots(substitution, x):
+    """L x beside L^T x, for two columns."""
+    products = (substitution.multiply_root(x, 2), substitution.multiply_root_transposed(x, 2))
+    return np.column_stack([product.reshape(-1, 2) for product in products])
+
+
 @pytest.mark.parametrize("kind", ["cholesky", "lu"])
 def test_threads_and_processes_do_not_change_a_bit(kind):
     problem = problem_of(points_of("square"), kind=kind, stored="float32", tolerance=1e-6)
     b = np.random.default_rng(7).standard_normal((N, 2))
     alone, substitution = factorized(problem, 5)
     x = substitution.solve(b, 2)
-    root = substitution.multiply_root(b, 2) if kind == "cholesky" else None
+    root = both_roots(substitution, b) if kind == "cholesky" else None
     for n_threads in (2, 3):
         eliminated, substitution = factorized(problem, 5, n_threads)
         assert eliminated.determinant == alone.determinant
@@ -155,7 +163,7 @@ def test_threads_and_processes_do_not_change_a_bit(kind):
         first, last = substitution.own_range
         assert eliminated.determinant == alone.determinant
         own = b[first:last]
-        return substitution.solve(own, 2), substitution.multiply_root(own, 2) if kind == "cholesky" else None
+        return substitution.solve(own, 2), both_roots(substitution, own) if kind == "cholesky" else None
 
     for n_processes in (1, 2, 4, 7):
         found = run_in_threads(n_processes, work)

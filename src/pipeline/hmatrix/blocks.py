@@ -46,6 +46,12 @@ class Blocks:
         """Leave out the native view, which is made anew where it is wanted."""
         return {name: value for name, value in vars(self).items() if name != "native"}
 
+    def none(self) -> "Blocks":
+        """Return no blocks, of the same type."""
+        return Blocks(
+            self.first[:0].copy(), self.second[:0].copy(), self.start[:1].copy(), self.values[:0].copy()
+        )
+
     def part(self, first: int, last: int) -> "Blocks":
         """Return pairs first to last - 1, sharing memory."""
         low, high = self.start[first], self.start[last]

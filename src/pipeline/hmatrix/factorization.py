@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import factor_storage
-from pipeline.hmatrix.batched.steps import MULTIPLY_ROOT, SOLVE, SOLVE_TRANSPOSED, BatchedSteps, act
+from pipeline.hmatrix.batched.steps import (
+    MULTIPLY_ROOT,
+    MULTIPLY_ROOT_TRANSPOSED,
+    SOLVE,
+    SOLVE_TRANSPOSED,
+    BatchedSteps,
+    act,
+)
 from pipeline.hmatrix.gradients import linear
 from pipeline.hmatrix.inputs import CPU, torch_dtype
 from pipeline.hmatrix.parts import Substitution
@@ -98,9 +105,17 @@ class Factorization:
 
     def multiply_root(self, z: Vectors) -> Vectors:
         """Return L z, with L L^T = A: of shape (n,) or (n, m) like z. Cholesky only."""
+        self._require_root()
+        return self._act(z, "multiply_root", batched=MULTIPLY_ROOT)
+
+    def multiply_root_transposed(self, x: Vectors) -> Vectors:
+        """Return L^T x, whose squares add up to x^T A x: of shape (n,) or (n, m) like x. Cholesky only."""
+        self._require_root()
+        return self._act(x, "multiply_root_transposed", batched=MULTIPLY_ROOT_TRANSPOSED)
+
+    def _require_root(self) -> None:
         if self.kind != "cholesky":
             raise ValueError(f"a root is that of a Cholesky factorization, not of {self.kind}")
-        return self._act(z, "multiply_root", batched=MULTIPLY_ROOT)
 
     def sample(
         self, generator: torch.Generator | np.random.Generator, n_samples: int | None = None
@@ -175,6 +190,7 @@ class Factorization:
             "solve": steps.solve,
             "solve_transposed": steps.solve if self.kind != "lu" else steps.solve_transposed,
             "multiply_root": steps.multiply_root,
+            "multiply_root_transposed": steps.multiply_root_transposed,
         }
         return apply(
             x,

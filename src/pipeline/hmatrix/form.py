@@ -8,7 +8,7 @@ partition of the matrix. What can be done with a form stands in the modules of t
 `algebra`, ...), which take and return forms; `matrix.H2Matrix` is the face that callers see.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,13 @@ class H2Form:
             self.diagonal_term is not None and self.diagonal_term.dtype.kind == "c"
         )
         return np.dtype(np.complex128 if is_complex else np.float64)
+
+    def without_blocks(self) -> "H2Form":
+        """Return what a kernel matrix is factorized from: all but blocks and bases, and no product."""
+        return replace(
+            self, row_basis=self.row_basis.none(), column_basis=self.column_basis.none(),
+            near=self.near.none(), far=self.far.none(),
+        )  # fmt: skip
 
     def require_square(self, what: str) -> None:
         """Raise ValueError unless rows and columns are of one point set."""

@@ -103,6 +103,11 @@ class Basis:
         """Leave out the native view, which is made anew where it is wanted."""
         return {name: value for name, value in vars(self).items() if name != "native"}
 
+    def none(self) -> "Basis":
+        """Return the bases of no boxes, of the same type."""
+        ints, values = self.rank[:0].copy(), self.values[:0].copy()
+        return Basis(ints, ints, ints, values, self.order_start[:1].copy())
+
     @cached_property
     def skeleton_start(self) -> NDArray[np.int64]:
         return _starts(self.rank)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.hmatrix.batched.precision import full_precision
 
-SOLVE, SOLVE_TRANSPOSED, MULTIPLY_ROOT = 0, 1, 2
+SOLVE, SOLVE_TRANSPOSED, MULTIPLY_ROOT, MULTIPLY_ROOT_TRANSPOSED = range(4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +79,12 @@ class Elimination:
         x[self.outer] = x[self.outer] + self.left.to(x.dtype) @ own
         x[self.redundant] = self.factor.to(x.dtype) @ own + self.T.mT.to(x.dtype) @ x[self.skeletons]
 
+    def multiply_transposed(self, x: Tensor) -> None:
+        """Undo `backward`: x_S <- x_S + T x_D, x_D <- L^T x_D + W^T x_N. Cholesky only."""
+        own = x[self.redundant]
+        x[self.skeletons] = x[self.skeletons] + self.T.to(x.dtype) @ own
+        x[self.redundant] = self.factor.mT.to(x.dtype) @ own + self.left.mT.to(x.dtype) @ x[self.outer]
+
     def _solved(self, x: Tensor, *, transposed: bool) -> Tensor:
         # X^-T y is the conjugate of X^-H conj(y).
         given = x.conj() if transposed else x
@@ -118,13 +124,16 @@ class BatchedSteps:
 
 @full_precision()
 def act(levels: tuple[BatchedSteps, ...], action: int, x: Tensor) -> Tensor:
-    """Return A^-1 x, A^-T x or L x for x of shape (n, m) in tree order, of the type that computes."""
+    """Return A^-1 x, A^-T x, L x or L^T x for x of shape (n, m) in tree order, of the type that computes."""
     eliminations = [batch for level in levels for batch in level.eliminations]
     y = torch.cat([x, x.new_zeros(1, x.shape[1])])
     transposed = action == SOLVE_TRANSPOSED
     if action == MULTIPLY_ROOT:
         for batch in reversed(eliminations):
             batch.multiply(y)
+    elif action == MULTIPLY_ROOT_TRANSPOSED:
+        for batch in eliminations:
+            batch.multiply_transposed(y)
     else:
         for batch in eliminations:
             batch.forward(y, transposed=transposed)

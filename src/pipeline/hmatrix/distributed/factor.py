@@ -6,7 +6,7 @@ near lists, from which all find the same plan: about two bytes a point.
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,12 +97,16 @@ class DistributedFactorization:
 
     def multiply_root(self, own_z: Vectors) -> Vectors:
         """Return own rows of L z with L L^T = A. Cholesky only."""
+        return self._by_root(own_z, self.steps.multiply_root, "multiply_root")
+
+    def multiply_root_transposed(self, own_x: Vectors) -> Vectors:
+        """Return own rows of L^T x, whose squares add up to x^T A x over all processes. Cholesky only."""
+        return self._by_root(own_x, self.steps.multiply_root_transposed, "multiply_root_transposed")
+
+    def _by_root(self, own_x: Vectors, action: Callable[[Array, int], Array], what: str) -> Vectors:
         if self.kind != "cholesky":
             raise ValueError(f"a root is that of a Cholesky factorization, not of {self.kind}")
-        return act(
-            self.form, own_z, lambda rows: self._act(rows, self.steps.multiply_root, "multiply_root"),
-            self.communicator, "multiply_root",
-        )  # fmt: skip
+        return act(self.form, own_x, lambda rows: self._act(rows, action, what), self.communicator, what)
 
     def sample(self, generator: np.random.Generator | torch.Generator, n_samples: int | None = None) -> Array:
         """Draw own rows of vectors from the normal distribution of covariance A: shape (own rows,) or with n_samples.

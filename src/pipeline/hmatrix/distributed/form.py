@@ -30,6 +30,10 @@ class OwnBasis:
     basis: Basis
     rank: Ints
 
+    def none(self) -> "OwnBasis":
+        """Return the bases of no boxes, of the same type."""
+        return OwnBasis(self.basis.none(), self.rank[:0].copy())
+
     @cached_property
     def start(self) -> Ids:
         """Where each box's coefficients start, shape (boxes + 1,)."""
@@ -58,6 +62,10 @@ class OwnBlocks:
     @property
     def n_bytes(self) -> int:
         return self.inner.n_bytes + self.outer.n_bytes
+
+    def none(self) -> "OwnBlocks":
+        """Return no blocks, of the same type."""
+        return OwnBlocks(self.inner.none(), self.outer.none())
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +111,13 @@ class OwnForm:
     norm: float
     dtype: np.dtype[Any]
     notes: tuple[str, ...] = ()
+
+    def without_blocks(self) -> "OwnForm":
+        """Return what a matrix is factorized from: all but blocks and bases, and no product; see `H2Form`."""
+        return replace(
+            self, row_basis=self.row_basis.none(), column_basis=self.column_basis.none(),
+            near=self.near.none(), far=self.far.none(),
+        )  # fmt: skip
 
     @property
     def n_own(self) -> int:

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.hmatrix.distributed.factor import DistributedFactorization
 from pipeline.hmatrix.distributed.factor import factorize as factorize_divided
 from pipeline.hmatrix.distributed.matrix import DistributedH2Matrix
 from pipeline.hmatrix.distributed.swap import exchange, gather, summed
 from pipeline.hmatrix.factor import factorize
+from pipeline.hmatrix.factorization import Factorization
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.matrix import H2Matrix
 from pipeline.runtime.communicator import Communicator
@@ -43,18 +45,25 @@ def compressed(
     )
 
 
-def logdet_with(A: Covariance, kernel: Kernel, tolerance: float) -> float:
-    """Return the log-determinant of A with another kernel, of which the tree, the lists and the norm are taken.
+def without_blocks(A: Covariance) -> Covariance:
+    """Return A without blocks and bases: what it is factorized from."""
+    if isinstance(A, H2Matrix):
+        return H2Matrix(A.form.without_blocks())
+    return replace(A, form=A.form.without_blocks())
+
+
+def factorized_with(
+    A: Covariance, kernel: Kernel, tolerance: float
+) -> Factorization | DistributedFactorization:
+    """Factorize A with another kernel, of which the tree, the lists and the norm are taken.
 
     Factorizations compress entries anew. None is checked: a check might tighten one of two that are to be compared.
     """
     if isinstance(A, H2Matrix):
         form = replace(A.form, kernel=kernel)
-        return float(factorize(form, tolerance=tolerance, kind="cholesky", checked=False).logdet())
+        return factorize(form, tolerance=tolerance, kind="cholesky", checked=False)
     own = replace(A.form, kernel=kernel)
-    return factorize_divided(
-        own, A.communicator, tolerance=tolerance, kind="cholesky", checked=False
-    ).logdet()
+    return factorize_divided(own, A.communicator, tolerance=tolerance, kind="cholesky", checked=False)
 
 
 def total(communicator: Communicator | None, own: Array) -> Array:

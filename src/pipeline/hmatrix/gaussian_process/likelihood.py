@@ -9,13 +9,13 @@ A, and P = A^-1 - A^-1 H (H' A^-1 H)^-1 H' A^-1,
 
     dL/dtheta_i = 1/2 (y' P A_i P y - tr A^-1 A_i)    (REML: tr P A_i).
 
-Quadratic forms take A_i as an H2 matrix of the symmetric difference of the kernel, entry by entry. The trace of a
-parameter that scales the whole kernel, and that of the nugget, follow from tr A^-1 N, estimated with random signs on
-far-apart points (`probes.py`). All other traces are symmetric differences of log det A between two factorizations,
-since a log-determinant is the most accurate number that a factorization gives.
+For the nugget, and for a parameter that scales the whole kernel, these are products with N, since A P y = r, and
+tr A^-1 N, estimated with random signs on far-apart points (`probes.py`). All other derivatives are symmetric
+differences of L between two factorizations: what they lack of A cancels between log-determinant and quadratic form.
 
 The average information [2], 1/2 y' P A_i P A_j P y, is the mean of observed and expected information where the
-likelihood is greatest; it needs products and one solve.
+likelihood is greatest. With d_i = d(P y)/dtheta_i = -P A_i P y, which the same differences give, it is
+1/2 (L^T d_i)' (L^T d_j) for the root L of A.
 
 References:
     [1] Harville, "Maximum likelihood approaches to variance component estimation", JASA 1977.
@@ -37,11 +37,12 @@ from pipeline.hmatrix.gaussian_process.divided import (
     Covariance,
     agreed,
     compressed,
+    factorized_with,
     from_first,
     kept,
-    logdet_with,
     rows_on_first,
     total,
+    without_blocks,
 )
 from pipeline.hmatrix.gaussian_process.parameters import (
     NUGGET,
@@ -64,10 +65,7 @@ _NATS, _MOST_NATS, _NATS_AT, _OF_VALUES = 0.05, 0.3, 0.1, 8192
 _PROBES = 4
 _TIGHTEST = 1e-10
 _TIGHTENINGS = 5
-_ENTRY_STEP = 1e-3  # of a logarithm: entries are differenced to a relative error of its square over 6
-_DETERMINANT_STEP = (
-    1e-2  # of a logarithm: the determinant's own error, divided by it, stays far below a standard error
-)
+_STEP = 1e-2  # of a logarithm: the error of a factorization, divided by it, stays far below a standard error
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +81,7 @@ class LikelihoodEvaluation:
             of what four random vectors say, whose scatter it includes: the mean of such estimates, which is the error,
             is more than three times this with a probability below 1 %.
         tolerance: Tolerance of compression and factorization that this took.
-        A: Covariance of the values.
+        A: Covariance of the values; `light` leaves out its blocks.
         F: Its factorization.
         weights: A^-1 (y - H beta), shape (n,).
         beta: Coefficients of the regressors, shape (p,).
@@ -105,6 +103,11 @@ class LikelihoodEvaluation:
     solved_basis: Array
     gram: Array
     communicator: Communicator | None = None
+    is_light: bool = False
+
+    def light(self) -> "LikelihoodEvaluation":
+        """Return the evaluation without A's blocks: derivatives need none, and a search takes half of the memory."""
+        return replace(self, A=without_blocks(self.A), is_light=True)
 
     def project(self, b: Array) -> Array:
         """Return P b for b of shape (n, m)."""
@@ -268,29 +271,50 @@ class Likelihood:
                 F = A.factorize(tolerance, "cholesky", checked=checked)
             else:
                 F = A.factorize(tolerance, "cholesky")
-        p = self.basis.shape[1]
         probes = self._probes()
-        solved = np.asarray(F.solve(np.column_stack([self.values, self.basis, probes])))
-        solved_basis, solved_probes = solved[:, 1 : 1 + p], solved[:, 1 + p :]
-        inner = total(group, self.basis.T @ solved[:, : 1 + p])
+        solution, solved_probes = self._solve(F, probes)
+        weights = solution.weights
+        images = np.asarray(A @ np.column_stack([weights, solved_probes]))
+        sums = [weights @ images[:, 0], *(probes * (images[:, 1:] - probes)).sum(axis=0)]
+        represented, *traces = total(group, np.array(sums))
+        # With E = A - F: log det A is trace(F^-1 E) more to first order, and the quadratic form w' E w less.
+        lost = np.array(traces) - (represented - solution.quadratic)
+        error = 0.5 * float(np.sqrt(np.mean(lost**2)))
+        constant = (self.n_values - self.basis.shape[1] * self.restricted) * math.log(2 * math.pi)
+        value = solution.value - 0.5 * constant
+        value, error = agreed(group, np.array([value, error])).tolist()
+        return LikelihoodEvaluation(
+            theta, kernel, nugget, value, error, tolerance, A, F,
+            weights, solution.beta, solution.solved_basis, solution.gram, group,
+        )  # fmt: skip
+
+    def _solve(
+        self, F: Factorization | DistributedFactorization, others: Array | None = None
+    ) -> tuple["_Solution", Array]:
+        """Return what a factorization makes of the values, and its solutions of other right-hand sides, (n, m)."""
+        p = self.basis.shape[1]
+        others = self.values[:, None][:, :0] if others is None else others
+        solved = np.asarray(F.solve(np.column_stack([self.values, self.basis, others])))
+        solved_basis = solved[:, 1 : 1 + p]
+        inner = total(self.communicator, self.basis.T @ solved[:, : 1 + p])
         gram = (inner[:, 1:] + inner[:, 1:].T) / 2
         beta = np.asarray(np.linalg.solve(gram, inner[:, 0])) if p else np.zeros(0)
         weights = np.asarray(solved[:, 0] - solved_basis @ beta)
         residual = self.values - self.basis @ beta
-        images = np.asarray(A @ np.column_stack([weights, solved_probes]))
-        sums = [residual @ weights, weights @ images[:, 0], *(probes * (images[:, 1:] - probes)).sum(axis=0)]
-        quadratic, represented, *traces = total(group, np.array(sums))
-        # With E = A - F: log det A is trace(F^-1 E) more to first order, and the quadratic form w' E w less.
-        error = 0.5 * float(np.sqrt(np.mean((np.array(traces) - (represented - quadratic)) ** 2)))
-        value = -0.5 * (
-            F.logdet() + quadratic + (self.n_values - p * self.restricted) * math.log(2 * math.pi)
-        )
+        quadratic = float(total(self.communicator, np.array([residual @ weights]))[0])
+        value = -0.5 * (F.logdet() + quadratic)
         if self.restricted and p:
             value -= 0.5 * float(np.linalg.slogdet(gram)[1])
-        value, error = agreed(group, np.array([value, error])).tolist()
-        return LikelihoodEvaluation(
-            theta, kernel, nugget, value, error, tolerance, A, F, weights, beta, solved_basis, gram, group
+        return _Solution(value, quadratic, weights, beta, solved_basis, gram), solved[:, 1 + p :]
+
+    def whole(self, at: LikelihoodEvaluation) -> LikelihoodEvaluation:
+        """Return an evaluation with A's blocks, which are compressed anew where `light` left them out."""
+        if not at.is_light:
+            return at
+        A = compressed(
+            self.points, at.kernel, self.communicator, diagonal=at.nugget * self.noise, tolerance=at.tolerance
         )
+        return replace(at, A=A, is_light=False)
 
     def _probes(self) -> Array:
         """Return random signs, shape (n, 4), that tell what a factorization's log-determinant has lost."""
@@ -301,56 +325,60 @@ class Likelihood:
     def derivatives(self, at: LikelihoodEvaluation) -> Derivatives:
         """Return gradient and average information at a point.
 
-        Costs two factorizations and one compression for every parameter but the nugget and one that scales the whole
-        kernel, and a block of solves.
+        Costs two factorizations with a solve for every parameter but the nugget and one that scales the whole kernel,
+        and a block of solves.
         """
         group = self.communicator
-        images = np.empty((len(self.values), len(self.names)))
-        traces, errors = np.zeros(len(self.names)), np.zeros(len(self.names))
-        noise_trace, noise_error = diagonal_of_inverse_trace(
-            at.F, colors_of_rows(self.points, at.A, self.n_values), self.noise, self.seed, group
-        )
-        noise_trace, noise_error = at.nugget * noise_trace, at.nugget * noise_error
-        projected = self.restricted and at.solved_basis.shape[1] > 0
-        right = np.column_stack([at.weights, at.solved_basis]) if projected else at.weights[:, None]
+        moves = np.empty((len(self.values), len(self.names)))  # d(P y)/dtheta
+        gradient, errors = np.zeros(len(self.names)), np.zeros(len(self.names))
+        colors = colors_of_rows(self.points, at.A, self.n_values)
+        trace, noise_error = diagonal_of_inverse_trace(at.F, colors, self.noise, self.seed, group)
+        noise_trace, noise_error = at.nugget * trace, at.nugget * noise_error
+        noise = at.nugget * self.noise
+        scaled, residual = noise * at.weights, self.values - self.basis @ at.beta
+        noise_quadratic, quadratic = total(group, np.array([at.weights @ scaled, at.weights @ residual]))
+        n_free = self.n_values
+        if self.restricted and len(at.gram):
+            inner = total(group, at.solved_basis.T @ (noise[:, None] * at.solved_basis))
+            noise_trace -= float(np.trace(np.linalg.solve(at.gram, inner)))
+            n_free -= len(at.gram)
+        from_noise = at.project(scaled[:, None])[:, 0]
         for i, name in enumerate(self.names):
             if i == len(self.parameters):
-                applied = at.nugget * self.noise[:, None] * right
-                traces[i], errors[i] = noise_trace, noise_error
+                moves[:, i], errors[i] = -from_noise, noise_error
+                gradient[i] = 0.5 * (noise_quadratic - noise_trace)
             elif self.parameters[i].scales_all:
-                # K = A - nugget N
-                applied = at.A @ right - at.nugget * self.noise[:, None] * right
-                traces[i], errors[i] = self.n_values - noise_trace, noise_error
+                # K = A - nugget N, and P A P = P
+                moves[:, i], errors[i] = from_noise - at.weights, noise_error
+                gradient[i] = 0.5 * ((quadratic - noise_quadratic) - (n_free - noise_trace))
             else:
-                applied = self._kernel_derivative(at, i) @ right
-                traces[i] = self._determinant_derivative(at, i)
-            images[:, i] = applied[:, 0]
-            if projected:
-                inner = total(group, at.solved_basis.T @ applied[:, 1:])
-                traces[i] -= float(np.trace(np.linalg.solve(at.gram, inner)))
-            logger.info("derivative by %s: trace %.6g", name, traces[i])
-        gradient = 0.5 * (total(group, images.T @ at.weights) - traces)
-        information = 0.5 * total(group, images.T @ at.project(images))
-        return Derivatives(gradient, 0.5 * errors, (information + information.T) / 2)
+                gradient[i], moves[:, i] = self._difference(at, i)
+            logger.info("derivative by %s: %.6g", name, gradient[i])
+        roots = np.asarray(at.F.multiply_root_transposed(moves))
+        return Derivatives(gradient, 0.5 * errors, 0.5 * total(group, roots.T @ roots))
 
-    def _moved(self, at: LikelihoodEvaluation, i: int, step: float) -> Kernel:
-        theta = at.theta.copy()
-        theta[i] += step
-        return self.parameters_at(theta)[0]
+    def _difference(self, at: LikelihoodEvaluation, i: int) -> tuple[float, Array]:
+        """Return dL/dtheta_i and d(P y)/dtheta_i, shape (n,), by symmetric differences."""
+        ends = []
+        for step in (_STEP, -_STEP):
+            theta = at.theta.copy()
+            theta[i] += step
+            # One factorization at a time, beside that of the point itself.
+            ends.append(self._solve(factorized_with(at.A, self.parameters_at(theta)[0], at.tolerance))[0])
+        after, before = ends
+        return (after.value - before.value) / (2 * _STEP), (after.weights - before.weights) / (2 * _STEP)
 
-    def _kernel_derivative(self, at: LikelihoodEvaluation, i: int) -> Covariance:
-        """Return dK/dtheta_i as an H2 matrix of differenced entries."""
-        step = _ENTRY_STEP
-        difference = (self._moved(at, i, step) - self._moved(at, i, -step)) / (2 * step)
-        return compressed(self.points, difference, self.communicator, tolerance=at.tolerance)
 
-    def _determinant_derivative(self, at: LikelihoodEvaluation, i: int) -> float:
-        """Return d log det A / dtheta_i by a symmetric difference."""
-        ends = [
-            logdet_with(at.A, self._moved(at, i, step), at.tolerance)
-            for step in (_DETERMINANT_STEP, -_DETERMINANT_STEP)
-        ]
-        return (ends[0] - ends[1]) / (2 * _DETERMINANT_STEP)
+@dataclass(frozen=True, eq=False)
+class _Solution:
+    """What a factorization makes of the values: L but for its constant, r' A^-1 r, and as in `LikelihoodEvaluation`."""
+
+    value: float
+    quadratic: float
+    weights: Array
+    beta: Array
+    solved_basis: Array
+    gram: Array
 
 
 def on_first(likelihood: Likelihood, work: Callable[[Likelihood], Array]) -> Array:

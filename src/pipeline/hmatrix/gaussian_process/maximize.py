@@ -38,7 +38,7 @@ class Optimum:
     """Where the likelihood is greatest.
 
     Attributes:
-        evaluation: The likelihood there.
+        evaluation: The likelihood there, without the blocks of its matrix; `Likelihood.whole` adds them.
         derivatives: Gradient and information there.
         iterations: Evaluations with derivatives.
         notes: What the caller should know: parameters at bounds or without effect, a search that ended early.
@@ -76,7 +76,7 @@ def by_scoring(
         lower, upper: Bounds of the logarithms; equal ones hold a parameter fixed.
         max_iterations: Evaluations with derivatives at most.
     """
-    at: LikelihoodEvaluation | None = likelihood.at(np.clip(start, lower, upper))
+    at: LikelihoodEvaluation | None = likelihood.at(np.clip(start, lower, upper)).light()
     damping, notes = 1e-3, []
     iterations, began = 0, time.perf_counter()
     while True:
@@ -97,7 +97,7 @@ def by_scoring(
             at = None  # two matrices with their factorizations would be what a fit needs most memory for
             step, gain = _agreed_step(likelihood, theta, derivatives, lower, upper, damping)
             with suppress(ConvergenceError):
-                at = likelihood.at(theta + step, tolerance=tolerance)
+                at = likelihood.at(theta + step, tolerance=tolerance).light()
             # What a step promises below the likelihood's error cannot be judged by its value.
             unjudged = at.error if at is not None and gain < at.error else 0.0
             if at is not None and at.value > value + 1e-4 * gain - unjudged:
@@ -109,7 +109,7 @@ def by_scoring(
                     f"the fit ended where no step raised the likelihood, though one promised {gain:.2g} nats"
                 )
             at = None
-            at = likelihood.at(theta, tolerance=tolerance)
+            at = likelihood.at(theta, tolerance=tolerance).light()
             break
         damping = max(damping / 10, 1e-6)
     return Optimum(
@@ -128,7 +128,7 @@ def by_lbfgs(
     def evaluate(theta: Array) -> tuple[float, Array]:
         nonlocal calls
         calls += 1
-        at = likelihood.at(theta)
+        at = likelihood.at(theta).light()
         derivatives = likelihood.derivatives(at)
         _tell(likelihood, at, calls, time.perf_counter() - began)
         if not best or at.value > best[0][0].value:

@@ -199,7 +199,7 @@ class GaussianProcess:
                 likelihood, *self._bounds, optimizer=self.optimizer, restarts=self.restarts,
                 max_iterations=self.max_iterations, seed=self.random_state,
             )  # fmt: skip
-            evaluation = found.evaluation
+            evaluation = likelihood.whole(found.evaluation)
             errors = found.standard_errors(*self._bounds)
             self.standard_errors_ = dict(zip(likelihood.names, errors.tolist(), strict=True))
             self.notes_, self.n_iter_ = found.notes, found.iterations

@@ -80,6 +80,19 @@ class Actor {
         store(s);
     }
 
+    // The inverse of `backward`, for Cholesky: x_S <- x_S + T x_D, x_D <- L^T x_D + W^T x_N
+    void multiply_transposed(const Elimination<S>& s) {
+        gather(D_, s.redundant, s.d);
+        N_.assign(static_cast<size_t>(s.k) * m_, C(0));
+        add_transposed_product(s.d, s.k, m_, s.T, D_.data(), N_.data(), scratch_);
+        for_neighbors(s, s.k, [](C& x, C increment) { x += increment; });
+        unpack(s);
+        trmm<C>('R', 'L', 'N', 'N', m_, s.d, full_.data(), s.d, D_.data(), m_);
+        gather(N_, s.neighbors, s.n);
+        add_transposed_product(s.n, s.d, m_, s.W, N_.data(), D_.data(), scratch_);
+        store(s);
+    }
+
   private:
     C* row(C* vectors, int i) const { return vectors + static_cast<int64_t>(i) * m_; }
 
@@ -172,6 +185,8 @@ void sweep(const std::vector<LevelView<S>>& levels, Kind kind, Sweep way, Wide<S
     Actor<S> actor(x, m, kind);
     if (way == Forward || way == ForwardTransposed) {
         for (const auto& s : steps) actor.forward(s, way == ForwardTransposed);
+    } else if (way == MultiplyRootTransposed) {
+        for (const auto& s : steps) actor.multiply_transposed(s);
     } else if (way == MultiplyRoot) {
         for (auto s = steps.rbegin(); s != steps.rend(); ++s) actor.multiply(*s);
     } else {

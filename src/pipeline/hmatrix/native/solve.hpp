@@ -19,6 +19,7 @@ enum Sweep : int {
     ForwardTransposed = 2,  // the same of A^-T x
     BackwardTransposed = 3,
     MultiplyRoot = 4,  // L x with A = L L^T, in reverse: Cholesky only
+    MultiplyRootTransposed = 5,  // L^T x, step after step
 };
 
 // Changes x (n, m), flat and row-major, by one sweep over steps; `index` says which rows of x they act on.

@@ -21,9 +21,8 @@ from pipeline.hmatrix.places import distinct
 from pipeline.hmatrix.ranges import range_edges
 from pipeline.hmatrix.threads import one_blas_thread
 
-FORWARD, BACKWARD, FORWARD_TRANSPOSED, BACKWARD_TRANSPOSED, MULTIPLY_ROOT = range(
-    5
-)  # as native/solve.hpp numbers them
+# As native/solve.hpp numbers them.
+FORWARD, BACKWARD, FORWARD_TRANSPOSED, BACKWARD_TRANSPOSED, MULTIPLY_ROOT, MULTIPLY_ROOT_TRANSPOSED = range(6)
 PartPairs = dict[tuple[int, int], Ids]  # places in a part's vectors, by (this part, other part)
 PartVectors = dict[int, NDArray[Any]]  # of each part, shape (unknowns, m)
 
@@ -156,6 +155,19 @@ class Substitution:
             for stage in reversed(self._stages):
                 self._sweep(stage, MULTIPLY_ROOT, vectors)
                 self._add(stage, vectors)
+                self._sink(stage, vectors)
+            return self._gather(vectors, m)
+
+    def multiply_root_transposed(self, x: NDArray[Any], m: int) -> NDArray[Any]:
+        """Return L^T x with A = L L^T, like `solve`."""
+        with one_blas_thread(), self._team.at_work():
+            vectors = self._scatter(x, m)
+            for stage in self._stages:
+                self._rise(stage, vectors)
+                self._ask(stage, vectors)
+                self._sweep(stage, MULTIPLY_ROOT_TRANSPOSED, vectors)
+                self._clear(stage, vectors)
+            for stage in reversed(self._stages):
                 self._sink(stage, vectors)
             return self._gather(vectors, m)
 
