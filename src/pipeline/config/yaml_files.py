@@ -33,8 +33,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping, and refuse keys that are written twice: YAML would take the last."""
     try:
         text = path.read_text(encoding="utf-8")
-        twice = _written_twice(yaml.compose(text, Loader=yaml.SafeLoader))
-        data = yaml.safe_load(text)
+        data, twice = _parsed(text)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file; name a study's YAML file") from None
     except UnicodeDecodeError:
@@ -53,6 +52,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
         found = "nothing" if data is None else type(data).__name__
         raise ConfigError(f"{path}: expected a mapping of sections, such as 'study: mine', found {found}")
     return data
+
+
+def _parsed(text: str) -> tuple[Any, tuple[str, int, int] | None]:
+    """Return what a YAML text holds, and what :func:`_written_twice` says of it."""
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        # Before the construction, which takes keys of mappings that are merged into others.
+        twice = _written_twice(root)
+        return None if root is None else loader.construct_document(root), twice
+    finally:
+        loader.dispose()
 
 
 def _written_twice(root: yaml.Node | None) -> tuple[str, int, int] | None:

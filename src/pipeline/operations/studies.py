@@ -76,8 +76,11 @@ def namesakes(study: StudyFile) -> list[Path]:
     """Other files in `config` that give their study the same name, and so the same folder of results."""
     found = []
     for path in sorted(CONFIG.glob("*.yaml")):
-        with contextlib.suppress(ConfigError):
-            if read_yaml(path).get("study") == study.name and not path.samefile(study.path):
+        with contextlib.suppress(ConfigError, OSError):
+            # To parse every study would take longer than all else that looks at one.
+            if study.name.encode() not in path.read_bytes() or path.samefile(study.path):
+                continue
+            if read_yaml(path).get("study") == study.name:
                 found.append(path)
     return found
 
