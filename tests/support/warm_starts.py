@@ -36,6 +36,7 @@ SLOW = [
     "snakemake_executor_plugin_slurm",
     "snakemake_executor_plugin_slurm_jobstep",
     "torch",
+    "torch._dynamo",
     "torch.export",
     "torch.distributed",
     "scipy.linalg",
