@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from pages import write_no_svg
 
 from pipeline.report import Metrics, render
 
@@ -50,10 +50,7 @@ def full() -> str:
 @pytest.fixture
 def no_svg(monkeypatch):
     """Run all the code of the figures but the writing of SVG, which takes nine tenths of a page's time."""
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, file, **_: file.write('<svg viewBox="0 0 1 1"></svg>')
-    )
-    monkeypatch.setattr(Figure, "draw_without_rendering", lambda self: None)
+    write_no_svg(monkeypatch)
 
 
 def _copy() -> dict:

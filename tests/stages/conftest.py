@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from pages import write_no_svg
 from warm_starts import folder_of_programs
 
 from pipeline.__main__ import main
@@ -109,6 +110,12 @@ def _quick_roofs():
         patch.setattr("pipeline.precision.roofline.cache_sizes", lambda: dict(TYPICAL))
         patch.setattr(attained, "SAMPLING", replace(attained.SAMPLING, n_samples=1, n_at_least=1))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_svg(monkeypatch):
+    """What figures look like is tested in tests/report."""
+    write_no_svg(monkeypatch)
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pytest
+from matplotlib.figure import Figure
 
 from pipeline.report import Metrics
 from pipeline.report import render as render_metrics
@@ -12,6 +14,12 @@ from pipeline.report import render as render_metrics
 def render(parts: dict, arrays: dict[str, np.ndarray]) -> str:
     """The page of a study of these parts."""
     return render_metrics(Metrics.model_validate({"study": {"name": "default"}} | parts), arrays)
+
+
+def write_no_svg(patch: pytest.MonkeyPatch) -> None:
+    """Let figures be made and not be written."""
+    patch.setattr(Figure, "savefig", lambda self, file, **_: file.write('<svg viewBox="0 0 1 1"></svg>'))
+    patch.setattr(Figure, "draw_without_rendering", lambda self: None)
 
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
