@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from warm_starts import run_python
+from warm_starts import folder_of_programs, run_python
 from workplace import copy_checkout
 
 SMALL = {
@@ -51,6 +51,10 @@ SMALL = {
 }
 
 
+#: Variables that Python, or a module that it imports, obeys when it starts; what starts warm is past that.
+OBEYED_AT_STARTS = {"HOME", "LC_ALL", "PYTHONUTF8"}
+
+
 @dataclass
 class Workplace:
     """A copy of all that a checkout has, so that a test may change code and study."""
@@ -69,11 +73,11 @@ class Workplace:
         """Variables with which Python finds the copy's modules."""
         return os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"} | self.variables
 
-    def start(self, *arguments, study="study.yaml", **options) -> subprocess.Popen:
+    def start(self, *arguments, study="study.yaml", warm=False, **options) -> subprocess.Popen:
         """Start snakemake on a study."""
         # --configfile takes all words that follow it, targets as well: it stands first.
         command = [
-            sys.executable,
+            f"{folder_of_programs()}/python" if warm else sys.executable,
             "-m",
             "snakemake",
             "--configfile",
@@ -89,12 +93,11 @@ class Workplace:
 
     def snakemake(self, *arguments, code=0, study="study.yaml") -> str:
         """Run snakemake to its end and return what it printed."""
-        if not self.variables:
+        if not self.variables.keys() & OBEYED_AT_STARTS:
             command = ["-m", "snakemake", "--configfile", study, "--cores", "2", *arguments]
             done = run_python(command, folder=self.folder, environment=self.environment())
             assert done.returncode == code, done.stdout
             return done.stdout
-        # Variables that Python obeys when it starts.
         process = self.start(*arguments, study=study)
         output, _ = process.communicate(timeout=800)
         assert process.returncode == code, output

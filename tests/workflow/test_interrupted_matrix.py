@@ -85,10 +85,13 @@ def interrupt(workplace, stage, signum):
     assert "interrupted" in (workplace.results / "logs" / stage / "large.txt").read_text()
 
 
-@pytest.mark.parametrize(("stage", "matrix"), [("compress", MATRIX), ("solve", SYSTEM)])
-def test_an_interrupt_of_processes_that_compute_together_leaves_nothing(workplace, study, stage, matrix):
+@pytest.mark.parametrize(
+    ("stage", "matrix", "signum"), [("compress", MATRIX, signal.SIGINT), ("solve", SYSTEM, signal.SIGTERM)]
+)
+def test_an_interrupt_of_processes_that_compute_together_leaves_nothing(
+    workplace, study, stage, matrix, signum
+):
     workplace.write_study(study | {"matrices": {"large": matrix}})
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        interrupt(workplace, stage, signum)
+    interrupt(workplace, stage, signum)
     workplace.write_study(study | {"matrices": {"large": matrix | {"points": matrix["points"] | {"n": 900}}}})
     workplace.snakemake(target(stage), *ON_TWO)

@@ -21,11 +21,11 @@ REPORT = "report"
 def finished(tmp_path_factory, make_workplace):
     """A workplace whose study is done; tests change a copy of nothing, so each restores what it changes.
 
-    What starts warm is made first; the rest runs cold, where least can be taken for granted: blanks in paths, no
-    UTF-8, and no home folder to write to.
+    What starts warm is made first; the rest, a training under mpiexec and the page, runs cold, where least can be taken
+    for granted: blanks in paths, no UTF-8, and no home folder to write to.
     """
     place = make_workplace(tmp_path_factory.mktemp("a finished study"))
-    warm = ("time_layers/curved", "solve/ball", "solve/features", "scaling")
+    warm = ("time_layers/curved", "scaling", *(f"solve/{name}" for name in ("airports", "ball", "features")))
     place.snakemake(*(f"results/small/{name}/manifest.json" for name in warm))
     place.variables = {"LC_ALL": "C", "PYTHONUTF8": "0", "HOME": "/proc/nowhere"}
     place.snakemake()
@@ -131,14 +131,9 @@ def test_forcing_until_and_omitting_take_what_they_name(finished):
     assert finished.planned("-R", "train", "--omit-from", "convert") == TRAINED
 
 
-def test_a_deleted_artefact_is_made_again_with_what_hangs_on_it(finished):
-    (finished.results / "compress" / "airports" / "manifest.json").unlink()
-    assert finished.planned() == {"compress/airports", "solve/airports", REPORT}
-    finished.snakemake()
-    assert finished.planned() == set()
-
-
-def test_an_altered_file_is_refused_by_its_readers(finished):
+def test_an_altered_file_is_refused_by_its_readers_and_a_deleted_artefact_is_made_again_with_what_hangs_on_it(
+    finished,
+):
     file = finished.results / "solve" / "airports" / "solution.npy"
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -147,7 +142,13 @@ def test_an_altered_file_is_refused_by_its_readers(finished):
     finally:
         file.write_bytes(content)
     assert "solution.npy: altered since it was written" in output
+    manifest = finished.results / "compress" / "airports" / "manifest.json"
+    manifest.rename(manifest.with_name("elsewhere"))
+    assert finished.planned() == {"compress/airports", "solve/airports", REPORT}
+    manifest.with_name("elsewhere").rename(manifest)
+    (finished.results / "scaling" / "manifest.json").unlink()
     finished.snakemake()
+    assert finished.planned() == set()
 
 
 def test_touching_makes_results_current_without_work(finished, study):
@@ -176,10 +177,13 @@ TRAINING = "results/small/train/curved/seed0/manifest.json"
 LOG = "results/small/logs/train/curved/seed0.txt"
 
 
-def train_for_some_steps(place):
-    """Start a training in a session of its own, as a terminal does, and return Snakemake's process after five steps."""
+def train_for_some_steps(place, *, warm=True):
+    """Start a training in a session of its own, as a terminal does, and return Snakemake's process after five steps.
+
+    What starts warm is in no group of processes that a signal could be sent to.
+    """
     process = place.start(
-        TRAINING, "--set-resources", "train:checkpoint_steps=1", start_new_session=True,
+        TRAINING, "--set-resources", "train:checkpoint_steps=1", start_new_session=True, warm=warm,
         # Tests may have been started with interrupts ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
@@ -195,7 +199,7 @@ def train_for_some_steps(place):
 
 def interrupt(place, signum):
     """Ask a training to end as a terminal or a batch system does, and return what Snakemake told since its start."""
-    process = train_for_some_steps(place)
+    process = train_for_some_steps(place, warm=signum != signal.SIGINT)
     if signum == signal.SIGINT:  # a terminal sends it to all
         os.killpg(process.pid, signum)
     else:
