@@ -144,7 +144,8 @@ def test_rows_have_to_add_up(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["square", "wave", "two bases"])
-def test_a_matrix_whose_blocks_lie_on_the_disk_multiplies_and_solves_as_before(name, tmp_path):
+def test_a_matrix_whose_blocks_lie_on_the_disk_multiplies_and_solves_as_before(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.hmatrix.blocks._PIECE", 1000)  # a few blocks at a time
     dimension, kernel, options = CASES[name]
     rng = np.random.default_rng(0)
     points, x = rng.random((N, dimension)), rng.standard_normal(N)

@@ -1,8 +1,10 @@
 """Dense blocks of pairs of boxes, flat: the near field, and the couplings of skeletons."""
 
-from collections.abc import Callable
+import mmap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from pipeline.hmatrix import _native
 from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.skeleton import Basis
 from pipeline.hmatrix.threads import n_threads
+
+_PIECE = 1 << 22  # numbers of blocks in a file that are in memory at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +65,18 @@ class Blocks:
             self.start[first : last + 1] - low,
             self.values[low:high],
         )
+
+    def in_pieces(self) -> Iterator["Blocks"]:
+        """Yield all blocks; in pieces where they lie in a file, each of which leaves memory before the next."""
+        file: object = self.values.base
+        if not isinstance(file, mmap.mmap):
+            yield self
+            return
+        edges = np.searchsorted(self.start, np.arange(0, self.start[-1] + _PIECE, _PIECE))
+        for first, last in pairwise(edges.tolist()):
+            yield self.part(first, min(last, len(self.first)))
+            if hasattr(mmap, "MADV_DONTNEED"):  # Linux
+                file.madvise(mmap.MADV_DONTNEED)
 
 
 PairPlaces = tuple[

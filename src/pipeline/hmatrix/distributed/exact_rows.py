@@ -55,7 +55,7 @@ def typical_norm(kernel: Kernel, points: KeptPoints, n: int, communicator: Commu
     with together(communicator), np.errstate(over="ignore"):
         for entries in sizes():
             squares += (np.minimum(entries, limit[:, None]) ** 2).sum(axis=1)
-    return _rounded(norm_of_rows(summed(communicator, squares), n, square=True))
+    return rounded(norm_of_rows(summed(communicator, squares), n, square=True))
 
 
 def _largest(entries: Array) -> Array:
@@ -69,7 +69,7 @@ def _pieces(n: int) -> Iterator[slice]:
     return (slice(first, min(first + _COLUMNS, n)) for first in range(0, n, _COLUMNS))
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Round to 24 bits: sums over another number of processes differ in their last bits, and what follows shall not."""
     if not math.isfinite(value):
         return value

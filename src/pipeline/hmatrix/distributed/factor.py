@@ -17,6 +17,7 @@ from scipy.sparse.linalg import LinearOperator
 from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.distributed.exact_rows import exact_products
+from pipeline.hmatrix.distributed.foresight import Start, foreseen_start
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.problem import divided_problem
 from pipeline.hmatrix.distributed.speeds import MEASURED, Speed, measured_speeds, shares_of
@@ -26,9 +27,10 @@ from pipeline.hmatrix.distributed.vectors import act, shifted
 from pipeline.hmatrix.entries import program
 from pipeline.hmatrix.factor import choose_kind
 from pipeline.hmatrix.factorization import KINDS
+from pipeline.hmatrix.foresight import MANY
 from pipeline.hmatrix.inputs import Progress, require_tolerance
 from pipeline.hmatrix.parts import Substitution, Team, eliminate
-from pipeline.hmatrix.rounding import is_narrow, step_types, wide_type
+from pipeline.hmatrix.rounding import PIVOT, is_narrow, step_types, wide_type
 from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.hmatrix.threads import n_threads
 from pipeline.hmatrix.vectors import Vectors, apply
@@ -40,6 +42,7 @@ logger = logging.getLogger("pipeline.hmatrix")
 _DENSE_END = 1200  # as in factor.py, and so are the next three
 _SHARE = 0.18
 _STEP = 1e-2
+_GENTLE = 0.3  # the same where the tolerance to begin with was foreseen
 _RESIDUALS = 1e-3, 0.5  # the largest that is let pass is the square root of the tolerance, between these two
 _SINGLE_RESIDUAL = 0.1  # let pass where solutions are rounded to single precision
 _TIGHTEST = 1e-13
@@ -227,8 +230,13 @@ def factorize(
     measured: list[Speed] = []
     shares = None if told is None or isinstance(told, str) else shares_of(told, counts)
     tree = A.division.tree
-    used, double = tolerance, False
+    start, double = Start(tolerance), False
     tightest = _TIGHTEST if checked else 1e-2 * min(tolerance, A.tolerance)
+    if not checked and kind == "cholesky" and A.division.n_points >= MANY:
+        start = foreseen_start(
+            A, own_term, tolerance, share=_SHARE, tightest=tightest, communicator=communicator
+        )  # fmt: skip
+    used = start.tolerance
     while True:
         working, stored = step_types(used, size, computed)
         working = computed if double else working
@@ -242,7 +250,7 @@ def factorize(
             shares = shares_of([speed.boxes_per_second for speed in measured], counts)
         team = Team(n_parts, threads, communicator, shares, devices=devices, counts=counts)
         problem = divided_problem(
-            A, own_term, team, KINDS[kind], working, stored, sampling, _DENSE_END,
+            A, own_term + start.shift, team, KINDS[kind], working, stored, sampling, _DENSE_END,
         )  # fmt: skip
         eliminated, failure = eliminate(problem, team, progress)
         number_of_kind = problem.kind
@@ -252,7 +260,7 @@ def factorize(
             steps = Substitution(eliminated, tree, team, number_of_kind, stored)
             del eliminated
             ranges = np.stack(gather(communicator, np.array([steps.own_range]))).reshape(-1, 2)
-            notes = () if used == tolerance else (_tightened(tolerance, used),)
+            notes = () if used == start.tolerance else (_tightened(tolerance, used),)
             result = DistributedFactorization(
                 A,
                 communicator,
@@ -279,15 +287,33 @@ def factorize(
         else:
             assert failure is not None
             level, place, pivot = failure
+            logger.info("%s met the pivot %.1e on level %d in %s", kind, pivot, level, working)
             if working != computed and math.isfinite(pivot):
-                double = True
-                continue
+                # A pivot far below zero is not the fault of rounding.
+                double = kind != "cholesky" or abs(pivot) <= PIVOT * _largest_diagonal(
+                    A, own_term, communicator
+                )
+                if double:
+                    continue
             if not math.isfinite(pivot) or used <= tightest or kind != "cholesky":
                 number = _number(A, communicator, place)
                 raise ConvergenceError(_failed(number, team.failed or 0, level, pivot, kind, size))
-        following = max(used * (0.1 if used > 0.05 * tolerance or not checked else _STEP), tightest)
+        factor = _GENTLE if start.shift else 0.1 if used > 0.05 * tolerance or not checked else _STEP
+        following = max(used * factor, tightest)
         logger.info("%s failed at tolerance %.0e: factorizing at %.0e", kind, used, following)
         used = following
+
+
+def _largest_diagonal(A: OwnForm, own_term: Array, communicator: Counting) -> float:
+    """Return the largest size of a diagonal entry; collective."""
+    tree, first, sizes = A.division.tree, A.division.first, [0.0]
+    for blocks in A.near.inner.in_pieces():
+        for p in np.flatnonzero(blocks.first == blocks.second):
+            start, stop = tree.start[blocks.first[p]] - first, tree.stop[blocks.first[p]] - first
+            if stop > start:
+                entries = blocks.values[blocks.start[p] : blocks.start[p + 1]][:: stop - start + 1]
+                sizes.append(float(np.abs(entries + own_term[start:stop]).max()))
+    return float(np.max(np.concatenate(gather(communicator, np.array([max(sizes)])))))
 
 
 def _number(A: OwnForm, communicator: Counting, place: int) -> int:

@@ -53,8 +53,9 @@ def _blocks_times(A: OwnForm, x: Array, communicator: Communicator) -> Array:
     taken, widths = _near_places(A)
     flat = y.reshape(-1)
     with one_blas_thread():
-        for blocks, mirrored in ((A.near.inner, A.mirrored), (A.near.outer, False)):
-            _add(blocks, near_x, taken, widths, flat, taken, widths, m, mirrored=mirrored)
+        for pairs, mirrored in ((A.near.inner, A.mirrored), (A.near.outer, False)):
+            for blocks in pairs.in_pieces():
+                _add(blocks, near_x, taken, widths, flat, taken, widths, m, mirrored=mirrored)
 
         v = np.zeros((int(columns.start[-1]), m), x.dtype)
         own = np.flatnonzero(division.is_own).astype(np.int32)
@@ -67,11 +68,12 @@ def _blocks_times(A: OwnForm, x: Array, communicator: Communicator) -> Array:
     with one_blas_thread():
         _rise(A, columns, top[::-1], x, v)
         u = np.zeros((int(rows.start[-1]), m), x.dtype)
-        for blocks, mirrored in ((A.far.inner, A.mirrored), (A.far.outer, False)):
-            _add(
-                blocks, v.reshape(-1), columns.start[:-1], columns.rank, u.reshape(-1), rows.start[:-1], rows.rank, m,
-                mirrored=mirrored,
-            )  # fmt: skip
+        for pairs, mirrored in ((A.far.inner, A.mirrored), (A.far.outer, False)):
+            for blocks in pairs.in_pieces():
+                _add(
+                    blocks, v.reshape(-1), columns.start[:-1], columns.rank, u.reshape(-1), rows.start[:-1], rows.rank,
+                    m, mirrored=mirrored,
+                )  # fmt: skip
         descending = np.concatenate([np.flatnonzero(division.is_above).astype(np.int32), own])
         _native.descend(A.own_tree, rows.native, descending, u.reshape(-1), flat, m)
     return y

@@ -52,6 +52,8 @@ class ActiveMatrix {
     const std::vector<int>& partners(int b) const { return partners_[b]; }
     bool stored(int p, int q) const { return blocks_.count(key(p, q)) > 0; }
     int64_t bytes() const { return numbers_ * static_cast<int64_t>(sizeof(C)); }
+    // Bytes of blocks that were freed since the beginning, to be taken again by others or not.
+    int64_t freed() const { return freed_ * static_cast<int64_t>(sizeof(C)); }
 
     // Writes kernel rows k(points, b), or with `flip` k(b, points)^T, into out (points, size(b)).
     void kernel_rows(const std::vector<int>& points, int b, C* out, bool flip) {
@@ -122,7 +124,7 @@ class ActiveMatrix {
         for (int f : partners_[b]) {
             if (f == b) continue;
             Block<C>& block = blocks_.find(f < b ? key(f, b) : key(b, f))->second;
-            numbers_ -= count(block);
+            forget(block);
             for (auto* values : {&block.M, &block.R}) {
                 if (values->empty()) continue;
                 std::vector<C> kept;
@@ -150,7 +152,7 @@ class ActiveMatrix {
         const auto self = blocks_.find(key(b, b));
         if (self == blocks_.end()) partners_[b].push_back(b);
         Block<C>& block = blocks_[key(b, b)];
-        numbers_ -= count(block);
+        forget(block);
         block.m = block.n = k;
         std::vector<C> kept(static_cast<size_t>(k) * k);  // a vector that is resized would keep its memory
         for (int j = 0; j < k; ++j)
@@ -244,8 +246,10 @@ class ActiveMatrix {
         return keys;
     }
     static int64_t count(const Block<C>& block) { return static_cast<int64_t>(block.M.size() + block.R.size()); }
+    // Counts a block's numbers as freed.
+    void forget(const Block<C>& block) { numbers_ -= count(block), freed_ += count(block); }
     void release(Block<C>& block) {
-        numbers_ -= count(block);
+        forget(block);
         std::vector<C>().swap(block.M);
         std::vector<C>().swap(block.R);
     }
@@ -259,7 +263,7 @@ class ActiveMatrix {
     std::unordered_map<uint64_t, Block<C>> blocks_;
     std::vector<C> scratch_;
     int first_ = 0, last_ = 0;
-    int64_t numbers_ = 0;  // in all blocks
+    int64_t numbers_ = 0, freed_ = 0;  // in all blocks now, and in those that were freed
 };
 
 }  // namespace hmatrix

@@ -2,9 +2,14 @@
 
 #include <cmath>
 
+#include "memory.hpp"
+
 namespace hmatrix {
 
 namespace {
+
+constexpr int64_t kLeastGivenBack = 32 << 20;  // bytes
+constexpr int64_t kShareGivenBack = 8;
 
 template <class S, class C>
 void append(std::vector<S>& to, const C* from, int64_t count) {
@@ -98,6 +103,7 @@ nb::tuple Part<C, S>::eliminate(In<int> boxes, In<int> told, Watch& watch, bool 
                     records_.int_start.push_back(static_cast<int64_t>(records_.ints.size()));
                     records_.value_start.push_back(static_cast<int64_t>(records_.values.size()));
                     note(static_cast<int64_t>(records_.values.size() * sizeof(S)));
+                    give_back();
                 }
             } catch (const Missing&) {  // nothing of this box has been touched yet
             } catch (const BadPivot& found) {
@@ -353,7 +359,19 @@ void Part<C, S>::apply(In<int> ints, In<S> values) {
         from += sides * count;
         update(left_.data(), (sides == 2 ? right_ : left_).data(), rows, n - k);
         note();
+        give_back();
     }
+}
+
+// Blocks come and go in unlike sizes: what one leaves free is often of no use to the next and stays with the process.
+// Giving it back takes time in proportion to how much there is, so it waits until that is a share of what is in use.
+template <class C, class S>
+void Part<C, S>::give_back() {
+    if (!options_.gives_back) return;
+    const int64_t enough = std::max(kLeastGivenBack, matrix_.bytes() / kShareGivenBack);
+    if (matrix_.freed() - given_back_ < enough) return;
+    given_back_ = matrix_.freed();
+    release_free_memory();
 }
 
 template <class C, class S>
@@ -388,7 +406,10 @@ void Part<C, S>::add_blocks(In<int> ints, In<C> values) {
 template <class C, class S>
 void Part<C, S>::merge(int level, In<int> parents, int first, int last) {
     Work work(*this);
-    matrix_.merge(level, parents.data(), static_cast<int>(parents.shape(0)), first, last, [this](int64_t) { note(); });
+    matrix_.merge(level, parents.data(), static_cast<int>(parents.shape(0)), first, last, [this](int64_t) {
+        note();
+        give_back();
+    });
 }
 
 template <class C, class S>

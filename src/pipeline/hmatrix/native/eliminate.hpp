@@ -51,6 +51,7 @@ struct PartOptions {
     Kind kind;
     double budget;  // squared Frobenius norm that one box may lose
     double rows;    // far points sampled for a box, at first
+    bool gives_back;  // what blocks leave free goes back to the system now and then
 };
 
 // Whom a box's elimination concerns.
@@ -114,6 +115,7 @@ class Part {
     void tell(std::vector<C>& M);
     void keep_near(int b, int k, int rows);
     void update(const C* left, const C* right, int rows, int d);
+    void give_back();
     void note(int64_t more = 0) { peak_ = std::max(peak_, bytes() + more); }
 
     Tree tree_;
@@ -130,7 +132,7 @@ class Part {
     std::vector<C> W_, V_, NS_, NR_, N_, left_, right_, solved_, far_rows_;
     AdaptiveScratch<C> scratch_;
     double flops_ = 0;
-    int64_t peak_ = 0;
+    int64_t peak_ = 0, given_back_ = 0;  // bytes that had been freed when free memory was last given back
 };
 
 }  // namespace hmatrix

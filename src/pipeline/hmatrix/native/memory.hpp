@@ -14,6 +14,8 @@ void* map_pages(size_t bytes);
 void unmap_pages(void* first, size_t bytes);
 // Bytes of so many pages that hold these.
 size_t whole_pages(size_t bytes);
+// Gives what is free on the heap back to the system, as far as it makes whole pages.
+void release_free_memory();
 
 // Numbers that become more at the end, and stay while much else comes and goes. On the heap they would lie between
 // blocks that are freed around them, and what is free there stays with the process. Pages that nothing was written to

@@ -2,10 +2,6 @@
 #include <nanobind/stl/complex.h>
 #include <nanobind/stl/vector.h>
 
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
-
 #include "build.hpp"
 #include "cluster.hpp"
 #include "eliminate.hpp"
@@ -80,12 +76,13 @@ void bind_part(nb::module_& module, const char* name) {
         .def(
             "__init__",
             [](P* self, const KernelMatrix& matrix, const Tree& tree, In<int64_t> near_start, In<int> near_boxes,
-               In<int64_t> far_start, In<int> far_boxes, In<Wide<C>> diagonal, int kind, double budget, double rows) {
+               In<int64_t> far_start, In<int> far_boxes, In<Wide<C>> diagonal, int kind, double budget, double rows,
+               bool gives_back) {
                 new (self) P(matrix, tree, near_start, near_boxes, far_start, far_boxes, diagonal,
-                             {static_cast<Kind>(kind), budget, rows});
+                             {static_cast<Kind>(kind), budget, rows, gives_back});
             },
             "matrix"_a, "tree"_a, "near_start"_a, "near_boxes"_a, "far_start"_a, "far_boxes"_a, "diagonal"_a,
-            "kind"_a, "budget"_a, "rows"_a, nb::keep_alive<1, 2>())
+            "kind"_a, "budget"_a, "rows"_a, "gives_back"_a, nb::keep_alive<1, 2>())
         .def("set_entries", &P::set_entries, "matrix"_a, "diagonal"_a)
         .def("own", &P::own, "first"_a, "last"_a)
         .def("set_points", &P::set_points, "boxes"_a, "start"_a, "points"_a)
@@ -126,11 +123,7 @@ NB_MODULE(_native, module) {
     load_routines();
     module.def("bisect", &bisect, "points"_a, "depth"_a, "threads"_a = 1);
     module.def("symmetric_means", &symmetric_means, "targets"_a, "sources"_a, "coordinates"_a, "weights"_a);
-    module.def("release_memory", [] {
-#ifdef __GLIBC__
-        malloc_trim(0);  // freed memory between what is kept stays with the process otherwise
-#endif
-    });
+    module.def("release_memory", &release_free_memory);
     module.def("instruction_sets", [] {
         nb::list names;
         for (const Loops* set : available_loops()) names.append(set->name);

@@ -88,7 +88,7 @@ class _Run:
             native = getattr(_native, f"Part_{problem.working.name}_{problem.stored.name}")
             return native(
                 problem.matrix, self.tree.native, near.start, near.boxes, far.start, far.boxes,
-                problem.diagonal, problem.kind, sampling.budget, sampling.rows,
+                problem.diagonal, problem.kind, sampling.budget, sampling.rows, problem.fetch is not None,
             )  # fmt: skip
         if problem.kernel is None:
             raise ValueError("only a kernel's entries can be eliminated in batches")
