@@ -1,6 +1,7 @@
 """The likelihood, its gradient and its information against dense linear algebra."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,6 +136,19 @@ def test_a_tolerance_too_loose_for_the_likelihood_is_tightened(data):
     found = loose.at(loose.start)
     assert found.tolerance < 1e-3
     assert found.value == pytest.approx(dense_value(loose, loose.start), abs=0.1)
+
+
+def test_a_part_of_the_values_foretells_the_tolerance_of_all(data):
+    likelihood = model(data, *CASES["small nugget"], basis=False)
+    part = replace(
+        likelihood, **{k: getattr(likelihood, k)[::8] for k in ("points", "values", "basis", "noise")}
+    )
+    at, n_part = part.at(part.start, tolerance=1e-4), len(part.points)
+    # Half of the allowed error is aimed at, of what as many more values err at the same tolerance.
+    foreseen = likelihood.foreseen(replace(at, tolerance=1e-4, error=0.05), n_part)
+    assert foreseen == pytest.approx(1e-4 * 0.5 / (N / n_part) ** 1.9)
+    assert likelihood.foreseen(replace(at, tolerance=1e-9, error=1e9), n_part) == 1e-10
+    assert likelihood.foreseen(replace(at, tolerance=1e-4, error=0.0), n_part) == likelihood.tolerance
 
 
 def test_the_trace_of_an_inverse_errs_by_what_it_states(data):

@@ -18,6 +18,8 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from pipeline.errors import ConfigError
 from pipeline.hmatrix import FitWarning, GaussianProcess, kernels
+from pipeline.hmatrix.gaussian_process import search
+from pipeline.hmatrix.gaussian_process.maximize import by_scoring
 
 KERNEL = kernels.Matern(nu=1.5, length_scale=0.2, variance=2.0)
 NUGGET = 0.05
@@ -90,6 +92,40 @@ def test_equal_data_give_equal_fits(data, fitted):
     again = GaussianProcess(KERNEL).fit(*data)
     np.testing.assert_array_equal(again.theta_, fitted.theta_)
     assert again.log_likelihood_ == fitted.log_likelihood_
+
+
+def test_a_search_that_begins_with_parts_of_the_values_ends_at_the_maximum_of_all(data, fitted, monkeypatch):
+    searched = []
+
+    def recording(likelihood, start, *bounds, **options):
+        found = by_scoring(likelihood, start, *bounds, **options)
+        searched.append((likelihood.n_values, likelihood.tolerance))
+        return found
+
+    monkeypatch.setattr(search, "_WHOLE", 300)
+    monkeypatch.setitem(search.OPTIMIZERS, "scoring", recording)
+    other = GaussianProcess(KERNEL).fit(*data)
+    deviations = np.array(list(fitted.standard_errors_.values()))
+    assert (np.abs(other.theta_ - fitted.theta_) < 0.1 * deviations).all()
+    assert other.log_likelihood_ == pytest.approx(fitted.log_likelihood_, abs=0.05)
+    assert [n for n, _ in searched] == [87, 701]
+    # All values never start looser than they were told to.
+    assert all(tolerance <= 1e-6 for _, tolerance in searched)
+
+
+def test_a_fit_keeps_no_blocks_while_it_searches_and_has_them_at_its_end(data, fitted):
+    X, _ = data
+    model = fitted.likelihood(*data)
+    at = model.at(fitted.theta_)
+    light = at.light()
+    assert light.A.n_bytes < 0.05 * at.A.n_bytes
+    # Derivatives, which need none, are the same to the last bit.
+    ours, theirs = model.derivatives(light), model.derivatives(at)
+    np.testing.assert_array_equal(ours.gradient, theirs.gradient)
+    np.testing.assert_array_equal(ours.information, theirs.information)
+    x = np.random.default_rng(2).standard_normal(len(X))
+    np.testing.assert_array_equal(model.whole(light).A @ x, at.A @ x)
+    assert model.whole(at) is at
 
 
 def test_the_fit_scales_with_points_and_values(data, fitted):

@@ -59,9 +59,14 @@ logger = logging.getLogger("pipeline.hmatrix")
 
 Array = NDArray[np.float64]
 
-# Estimated error that is let pass. Between the two it grows as the likelihood's own spread does, sqrt(n / 2): it is a
-# thousandth and a half of that.
-_NATS, _MOST_NATS, _NATS_AT, _OF_VALUES = 0.05, 0.3, 0.1, 8192
+# Estimated error that is let pass. From 2,048 values on it grows as the likelihood's own spread does, sqrt(n / 2): it
+# is a thousandth and a half of that, and moves a parameter by about as much of its standard error. From 65,536 values
+# on it grows as n does: at a million it is six thousandths, and a tolerance that left less would cost memory in vain.
+_NATS, _NATS_AT, _OF_VALUES, _MANY = 0.05, 0.1, 8192, 65536
+_AIMED = 0.5  # of that, where a tolerance is chosen by the error of another
+_GROWTH = (
+    1.9  # power of the number of values with which the error at one tolerance grows: 1.6 to 1.9 were found
+)
 _PROBES = 4
 _TIGHTEST = 1e-10
 _TIGHTENINGS = 5
@@ -146,8 +151,9 @@ class Likelihood:
         parameters: Those that vary.
         nugget: Variance of the noise, or where it starts.
         nugget_varies: The nugget is a parameter too, the last one.
-        tolerance: That of compression and factorization; tightened where the likelihood would err by more than .05 to
-            .3 nats, by the number of values.
+        tolerance: That of compression and factorization; tightened where the likelihood would err by more than .05
+            nats, or for many values a few thousandths of its standard deviation: .1 at 8,192, .3 at 65,536, 4.3 at a
+            million.
         restricted: Take the restricted likelihood (REML).
         seed: Seed of the random signs: the same for every call, so that equal arguments give equal results.
         communicator: The processes, each of which has n of the rows; None where one has all. Every method is
@@ -191,7 +197,15 @@ class Likelihood:
     @property
     def allowed_error(self) -> float:
         """Estimated error of the likelihood that is let pass, in nats."""
-        return min(max(_NATS, _NATS_AT * math.sqrt(self.n_values / _OF_VALUES)), _MOST_NATS)
+        spread = _NATS_AT * math.sqrt(self.n_values / _OF_VALUES)
+        return max(_NATS, spread * max(1.0, math.sqrt(self.n_values / _MANY)))
+
+    def foreseen(self, part: LikelihoodEvaluation, n_part: int) -> float:
+        """Return the tolerance that all values are likely to need, by what a part of them, `n_part`, has needed."""
+        error = part.error * (self.n_values / n_part) ** _GROWTH
+        return min(
+            max(part.tolerance * _AIMED * self.allowed_error / max(error, 1e-300), _TIGHTEST), self.tolerance
+        )
 
     def for_predictions(self, theta: Array) -> LikelihoodEvaluation:
         """Evaluate as accurately as predictions need, which iterate on A: its factorization has to be definite alone.
@@ -248,7 +262,7 @@ class Likelihood:
             if found.error <= allowed or last:
                 return found
             # The error is in proportion to the tolerance.
-            used = max(used * min(0.1, 0.5 * allowed / found.error), _TIGHTEST)
+            used = max(used * min(0.1, _AIMED * allowed / found.error), _TIGHTEST)
             # One that had to be tighter than asked serves again: what the matrix has lost is all that is wrong.
             F = found.F if found.F.used_tolerance <= used else None
             found = None  # nor its matrix and factorization, when the next ones are made

@@ -26,6 +26,7 @@ logger = logging.getLogger("pipeline.hmatrix")
 Array = NDArray[np.float64]
 
 _GAIN = 1e-3  # nats that a step must promise
+_LAST = 1e-2  # a step that promises less is the last one: what it leaves promises a tenth at most
 _LONGEST = 1.5  # step in any logarithm
 _AT_BOUND = 1e-3  # of a logarithm
 _FLAT = 3.0  # standard error of a logarithm: the likelihood does not tell a factor of 20 from none
@@ -39,7 +40,7 @@ class Optimum:
 
     Attributes:
         evaluation: The likelihood there, without the blocks of its matrix; `Likelihood.whole` adds them.
-        derivatives: Gradient and information there.
+        derivatives: Gradient and information there, or before a last step of less than .01 nats.
         iterations: Evaluations with derivatives.
         notes: What the caller should know: parameters at bounds or without effect, a search that ended early.
     """
@@ -68,7 +69,7 @@ class Optimum:
 def by_scoring(
     likelihood: Likelihood, start: Array, lower: Array, upper: Array, *, max_iterations: int = 30
 ) -> Optimum:
-    """Maximize a likelihood by damped scoring steps, until one promises less than .001 nats.
+    """Maximize a likelihood by damped scoring steps, until one promises less than .001 nats, or .01 and was taken.
 
     Args:
         likelihood: What is maximized.
@@ -112,6 +113,8 @@ def by_scoring(
             at = likelihood.at(theta, tolerance=tolerance).light()
             break
         damping = max(damping / 10, 1e-6)
+        if gain < _LAST:
+            break
     return Optimum(
         at, derivatives, iterations, (*notes, *_remarks(likelihood, at, derivatives, lower, upper))
     )

@@ -55,6 +55,8 @@ def greatest(
             part, lower, upper, optimizer=optimizer, restarts=restarts, max_iterations=max_iterations, seed=seed
         )  # fmt: skip
         first = [found.evaluation.theta]
+        # A first attempt that would be too loose costs as much as one that serves.
+        likelihood = replace(likelihood, tolerance=likelihood.foreseen(found.evaluation, part.n_values))
         del found  # its matrix and factorization
     elif likelihood.n_values < _FEWEST:
         first = [likelihood.start]
