@@ -54,11 +54,14 @@ def compare(
     """Report a run of the study beside another."""
     runs = training()
     by = difference(accuracy_on_test(runs[name]), accuracy_on_test(runs[peer]))
-    if by is None or by.half_width is None:
-        raise RuntimeError(f"{name} and {peer} need seeds with scores; delete {METRICS} and run again")
+    if by is None:
+        raise RuntimeError(
+            f"{name} and {peer} have no seed with scores in common; delete {METRICS} and run again"
+        )
     part = f"beside {peer}"
     run.record(ABOVE, ours=by.mean, goal=None if goal is None else Goal.ours(goal), part=part)
-    run.record(HALF_WIDTH, ours=by.half_width, part=part)
+    if by.half_width is not None:  # one seed in common, or equal differences, tell no interval
+        run.record(HALF_WIDTH, ours=by.half_width, part=part)
     losses = [loss_on_test(runs[each]).mean or float("nan") for each in (name, peer)]
     run.record(LOSS, ours=losses[0], peer=losses[1], peer_name=peer, part=part)
     steps = [n_steps(runs[each]).mean or float("nan") for each in (name, peer)]
