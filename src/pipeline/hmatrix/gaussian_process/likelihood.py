@@ -202,7 +202,7 @@ class Likelihood:
 
     def foreseen(self, part: LikelihoodEvaluation, n_part: int) -> float:
         """Return the tolerance that all values are likely to need, by what a part of them, `n_part`, has needed."""
-        error = part.error * (self.n_values / n_part) ** _GROWTH
+        error = part.error * math.pow(self.n_values / n_part, _GROWTH)
         return min(
             max(part.tolerance * _AIMED * self.allowed_error / max(error, 1e-300), _TIGHTEST), self.tolerance
         )
