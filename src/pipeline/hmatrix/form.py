@@ -24,6 +24,8 @@ from pipeline.hmatrix.inputs import CPU
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.skeleton import Basis
 
+WITHOUT_BLOCKS = "this matrix has no blocks, as a search over likelihoods holds it: it can only be factorized"
+
 
 @dataclass(frozen=True, eq=False)
 class H2Form:
@@ -113,6 +115,11 @@ class H2Form:
             self, row_basis=self.row_basis.none(), column_basis=self.column_basis.none(),
             near=self.near.none(), far=self.far.none(),
         )  # fmt: skip
+
+    def require_blocks(self) -> None:
+        """Raise ValueError for a matrix whose blocks were left out."""
+        if len(self.row_basis.rank) < self.rows.n_boxes:
+            raise ValueError(WITHOUT_BLOCKS)
 
     def require_square(self, what: str) -> None:
         """Raise ValueError unless rows and columns are of one point set."""

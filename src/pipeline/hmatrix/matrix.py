@@ -217,11 +217,11 @@ class H2Matrix:
     def __rsub__(self, other: Any) -> "H2Matrix":
         return (-self).__add__(other)
 
-    def inverse(self, *, tolerance: float | None = None) -> "H2Matrix":
+    def inverse(self, tolerance: float | None = None) -> "H2Matrix":
         """Return the inverse, compressed; see `algebra.inverse`."""
         return H2Matrix(algebra.inverse(self.form, tolerance=tolerance))
 
-    def recompress(self, *, tolerance: float | None = None) -> "H2Matrix":
+    def recompress(self, tolerance: float | None = None) -> "H2Matrix":
         """Return the matrix compressed anew; see `algebra.recompress`."""
         return H2Matrix(algebra.recompress(self.form, tolerance=tolerance))
 

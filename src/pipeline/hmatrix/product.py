@@ -72,7 +72,11 @@ def product(
         x: Vectors; the product is computed where they are.
         transposed: The transpose multiplies.
         copies: What earlier products have left on other devices, and this one leaves for later ones.
+
+    Raises:
+        ValueError: If A was left without blocks.
     """
+    A.require_blocks()
     if isinstance(x, Tensor) and x.device.type != "cpu":
         copies = copies or DeviceCopies()
         on_device = copies.product(A, x.device, transposed=transposed and not A.mirrored)

@@ -41,6 +41,7 @@ def save(A: H2Form, path: Path) -> None:
     Raises:
         ConfigError: If the kernel is a Python function, which cannot be written.
     """
+    A.require_blocks()
     kernel = None if A.kernel is None else A.kernel.to_dict()
     arrays: dict[str, NDArray[Any]] = {}
     for name, kind in _PARTS.items():

@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from pipeline.errors import ConfigError
 from pipeline.hmatrix import FitWarning, GaussianProcess, kernels
 from pipeline.hmatrix.gaussian_process import search
-from pipeline.hmatrix.gaussian_process.maximize import by_scoring
+from pipeline.hmatrix.gaussian_process.maximize import Optimum, by_scoring
 
 KERNEL = kernels.Matern(nu=1.5, length_scale=0.2, variance=2.0)
 NUGGET = 0.05
@@ -94,6 +94,49 @@ def test_equal_data_give_equal_fits(data, fitted):
     assert again.log_likelihood_ == fitted.log_likelihood_
 
 
+@pytest.mark.parametrize(
+    ("n", "seed", "nu", "noise", "trend"),
+    [
+        (300, 1, 0.5, 0.0, None),
+        (300, 4, 0.5, 0.0, "constant"),
+        (12, 2, 1.5, 0.05, None),
+        (8, 2, 1.5, None, None),
+    ],
+)
+def test_a_parameter_that_hardly_matters_does_not_end_the_search_for_the_others(n, seed, nu, noise, trend):
+    """Without noise the nugget's logarithm goes a long way and changes nothing; L-BFGS has no such steps."""
+    kernel, generator = kernels.Matern(nu=nu, length_scale=0.2), np.random.default_rng(seed)
+    X = generator.random((n, 2))
+    y = generator.standard_normal(n)
+    if noise is not None:
+        y = np.linalg.cholesky(kernel(X, X) + (noise + 1e-13) * np.eye(n)) @ y
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        found, other = (
+            GaussianProcess(kernel, trend=trend, optimizer=name).fit(X, y) for name in ("scoring", "lbfgs")
+        )
+    assert found.log_likelihood_ > other.log_likelihood_ - 0.05
+
+
+def test_a_term_that_does_not_matter_is_told_and_not_its_rounding(data):
+    X, y = sample(2500, kernels.Matern(nu=0.5, length_scale=0.1), 0.05)
+    kernel = kernels.Matern(nu=0.5, length_scale=0.1) + kernels.SquaredExponential(0.3, variance=1e-5)
+    model = GaussianProcess(kernel, trend=None).likelihood(X, y)
+    optimum = model.at(model.start, tolerance=1e-5)
+    bounds = np.full(len(model.names), -50.0), np.full(len(model.names), 50.0)
+    told = Optimum(optimum, model.derivatives(optimum), 1, ()).standard_errors(*bounds)
+    tight = model.at(model.start, tolerance=1e-9)
+    derivatives = model.derivatives(tight)
+    exact = Optimum(tight, derivatives, 1, ()).standard_errors(*bounds)
+    weak = [i for i, name in enumerate(model.names) if i not in (0, 1, len(model.names) - 1)]
+    strong = [0, 1, len(model.names) - 1]
+    assert (exact[weak] > 100).all()
+    assert (told[weak] > 100).all()
+    # Where the weak term is taken as it is.
+    known = np.linalg.inv(derivatives.information[np.ix_(strong, strong)])
+    np.testing.assert_allclose(told[strong], np.sqrt(np.diag(known)), rtol=0.1)
+
+
 def test_a_search_that_begins_with_parts_of_the_values_ends_at_the_maximum_of_all(data, fitted, monkeypatch):
     searched = []
 
@@ -126,6 +169,9 @@ def test_a_fit_keeps_no_blocks_while_it_searches_and_has_them_at_its_end(data, f
     x = np.random.default_rng(2).standard_normal(len(X))
     np.testing.assert_array_equal(model.whole(light).A @ x, at.A @ x)
     assert model.whole(at) is at
+    for use in (lambda: light.A @ x, lambda: light.A.solve(x), lambda: light.A.save("nowhere")):
+        with pytest.raises(ValueError, match="this matrix has no blocks"):
+            use()
 
 
 def test_the_fit_scales_with_points_and_values(data, fitted):

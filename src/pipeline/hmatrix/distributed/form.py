@@ -14,6 +14,7 @@ from pipeline.hmatrix.cluster import Ints
 from pipeline.hmatrix.distributed.points import KeptPoints
 from pipeline.hmatrix.distributed.swap import Halo, Ids
 from pipeline.hmatrix.distributed.tree import Division, Route
+from pipeline.hmatrix.form import WITHOUT_BLOCKS
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.skeleton import Basis
 
@@ -118,6 +119,11 @@ class OwnForm:
             self, row_basis=self.row_basis.none(), column_basis=self.column_basis.none(),
             near=self.near.none(), far=self.far.none(),
         )  # fmt: skip
+
+    def require_blocks(self) -> None:
+        """Raise ValueError for a matrix whose blocks were left out."""
+        if len(self.row_basis.rank) == 0 < self.division.n_points:
+            raise ValueError(WITHOUT_BLOCKS)
 
     @property
     def n_own(self) -> int:

@@ -22,6 +22,7 @@ from pipeline.runtime.communicator import Communicator
 
 def product(A: OwnForm, x: Array, communicator: Communicator) -> Array:
     """Return own rows of A x, in tree order, given own rows of x in tree order, (n,) or (n, m); collective."""
+    A.require_blocks()
     places = np.arange(A.n_own)
     return apply(
         x,

@@ -93,6 +93,7 @@ class LikelihoodEvaluation:
         solved_basis: A^-1 H, shape (n, p).
         gram: H' A^-1 H, shape (p, p).
         communicator: The processes, each of which has n of the rows; None where one has all.
+        is_light: A has no blocks.
     """
 
     theta: Array
@@ -131,11 +132,13 @@ class Derivatives:
         gradient: Derivatives by the logarithms of the parameters, shape (parameters,).
         error: Standard error of what is random in it, shape (parameters,).
         information: The average information, shape (parameters, parameters).
+        noise: What of its diagonal comes from the errors of factorizations, shape (parameters,).
     """
 
     gradient: Array
     error: Array
     information: Array
+    noise: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,6 +347,7 @@ class Likelihood:
         """
         group = self.communicator
         moves = np.empty((len(self.values), len(self.names)))  # d(P y)/dtheta
+        noises = np.zeros_like(moves)
         gradient, errors = np.zeros(len(self.names)), np.zeros(len(self.names))
         colors = colors_of_rows(self.points, at.A, self.n_values)
         trace, noise_error = diagonal_of_inverse_trace(at.F, colors, self.noise, self.seed, group)
@@ -366,13 +370,19 @@ class Likelihood:
                 moves[:, i], errors[i] = from_noise - at.weights, noise_error
                 gradient[i] = 0.5 * ((quadratic - noise_quadratic) - (n_free - noise_trace))
             else:
-                gradient[i], moves[:, i] = self._difference(at, i)
+                gradient[i], moves[:, i], noises[:, i] = self._difference(at, i)
             logger.info("derivative by %s: %.6g", name, gradient[i])
-        roots = np.asarray(at.F.multiply_root_transposed(moves))
-        return Derivatives(gradient, 0.5 * errors, 0.5 * total(group, roots.T @ roots))
+        roots = np.asarray(at.F.multiply_root_transposed(np.column_stack([moves, noises])))
+        known, unknown = np.split(roots, 2, axis=1)
+        information, noise_of_it = total(group, known.T @ known), total(group, (unknown**2).sum(axis=0))
+        return Derivatives(gradient, 0.5 * errors, 0.5 * information, 0.5 * noise_of_it)
 
-    def _difference(self, at: LikelihoodEvaluation, i: int) -> tuple[float, Array]:
-        """Return dL/dtheta_i and d(P y)/dtheta_i, shape (n,), by symmetric differences."""
+    def _difference(self, at: LikelihoodEvaluation, i: int) -> tuple[float, Array, Array]:
+        """Return dL/dtheta_i, d(P y)/dtheta_i, and noise like that of the latter; both of shape (n,).
+
+        They are symmetric differences. The second difference of P y is all but noise: three factorizations, whose
+        errors have little in common, add to it 3 times the squares that two add to the first.
+        """
         ends = []
         for step in (_STEP, -_STEP):
             theta = at.theta.copy()
@@ -380,7 +390,12 @@ class Likelihood:
             # One factorization at a time, beside that of the point itself.
             ends.append(self._solve(factorized_with(at.A, self.parameters_at(theta)[0], at.tolerance))[0])
         after, before = ends
-        return (after.value - before.value) / (2 * _STEP), (after.weights - before.weights) / (2 * _STEP)
+        noise = (after.weights + before.weights - 2 * at.weights) / (2 * _STEP * math.sqrt(3))
+        return (
+            (after.value - before.value) / (2 * _STEP),
+            (after.weights - before.weights) / (2 * _STEP),
+            noise,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import lsq_linear, minimize
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix.gaussian_process.divided import agreed
@@ -26,10 +26,13 @@ logger = logging.getLogger("pipeline.hmatrix")
 Array = NDArray[np.float64]
 
 _GAIN = 1e-3  # nats that a step must promise
-_LAST = 1e-2  # a step that promises less is the last one: what it leaves promises a tenth at most
+_LAST, _NEAR = 1e-2, 0.3  # a short step that promises less is the last one: it leaves a tenth of that, or so
 _LONGEST = 1.5  # step in any logarithm
 _AT_BOUND = 1e-3  # of a logarithm
 _FLAT = 3.0  # standard error of a logarithm: the likelihood does not tell a factor of 20 from none
+_SILENT = 1e-12  # of the largest: eigenvalues of the information that rounding does not tell from 0
+_UNKNOWN = 1e3  # standard error of a logarithm: the values tell nothing
+_TOLD = 3.0  # times the noise of the information of a parameter: where there is less, it is noise
 _DAMPINGS = 8
 _EVALUATE, _DONE, _GIVEN_UP = 0.0, 1.0, 2.0  # what process 0 tells the others of its search
 
@@ -55,14 +58,17 @@ class Optimum:
         theta = self.evaluation.theta
         inner = (theta > lower + _AT_BOUND) & (theta < upper - _AT_BOUND)
         errors = np.full(len(theta), np.nan)
-        information = self.derivatives.information[np.ix_(inner, inner)]
+        # Of what is noise the values tell nothing.
+        told = np.diag(self.derivatives.information) > _TOLD * self.derivatives.noise
+        errors[inner & ~told] = np.inf
+        inner &= told
+        known = self.derivatives.information - np.diag(self.derivatives.noise)
+        information = known[np.ix_(inner, inner)]
         if inner.any():
-            errors[inner] = np.sqrt(np.maximum(np.diag(np.linalg.pinv(information)), 0.0))
-            # Directions without information have infinite errors, where the pseudo-inverse says zero.
             values, vectors = np.linalg.eigh(information)
-            silent = values <= 1e-12 * max(values.max(), 1e-300)
-            reached = (np.abs(vectors[:, silent]) > 1e-6).any(axis=1)
-            errors[np.flatnonzero(inner)[reached]] = np.inf
+            values = np.maximum(values, _SILENT * max(values.max(), 1e-300))
+            found = np.sqrt((vectors**2 / values).sum(axis=1))
+            errors[inner] = np.where(found < _UNKNOWN, found, np.inf)
         return errors
 
 
@@ -93,6 +99,7 @@ def by_scoring(
                 f"the fit ended after {iterations} steps where another promised {gain:.2g} nats; raise max_iterations"
             )
             break
+        is_last = gain < _LAST and float(np.abs(step).max()) < _NEAR
         theta, value, tolerance = at.theta, at.value, at.tolerance
         for _ in range(_DAMPINGS):
             at = None  # two matrices with their factorizations would be what a fit needs most memory for
@@ -113,7 +120,7 @@ def by_scoring(
             at = likelihood.at(theta, tolerance=tolerance).light()
             break
         damping = max(damping / 10, 1e-6)
-        if gain < _LAST:
+        if is_last:
             break
     return Optimum(
         at, derivatives, iterations, (*notes, *_remarks(likelihood, at, derivatives, lower, upper))
@@ -185,19 +192,23 @@ def _agreed_step(
 def _step(
     theta: Array, derivatives: Derivatives, lower: Array, upper: Array, damping: float
 ) -> tuple[Array, float]:
-    """Return the damped step within bounds, and what the quadratic model promises of it."""
+    """Return the step to the greatest value of the damped quadratic model in a box, and what the model promises of it.
+
+    The box is what the bounds leave of steps of 1.5. A step that is scaled or cut instead promises next to nothing
+    where one parameter hardly matters, and the search would end there.
+    """
     gradient, information = derivatives.gradient, derivatives.information
-    inner = (upper > lower) & ~((theta <= lower) & (gradient < 0)) & ~((theta >= upper) & (gradient > 0))
+    scale = np.sqrt(np.maximum(np.diag(information), 1e-8))
+    # Scaled to a unit diagonal, the information is inverted without its directions of no curvature.
+    values, vectors = np.linalg.eigh(information / np.outer(scale, scale))
+    damped = (vectors * (np.maximum(values, 1e-4) + damping)) @ vectors.T * np.outer(scale, scale)
+    least, most = np.maximum(lower - theta, -_LONGEST), np.minimum(upper - theta, _LONGEST)
+    free = most > least
     step = np.zeros(len(theta))
-    if inner.any():
-        block = information[np.ix_(inner, inner)]
-        scale = np.sqrt(np.maximum(np.diag(block), 1e-8))
-        # Scaled to a unit diagonal, the information is inverted without its directions of no curvature.
-        values, vectors = np.linalg.eigh(block / np.outer(scale, scale))
-        values = np.maximum(values, 1e-4) + damping
-        step[inner] = vectors @ ((vectors.T @ (gradient[inner] / scale)) / values) / scale
-    longest = float(np.abs(step).max(initial=0.0))
-    step = np.clip(theta + step * min(1.0, _LONGEST / max(longest, 1e-300)), lower, upper) - theta
+    if free.any():
+        root = np.linalg.cholesky(damped[np.ix_(free, free)]).T
+        target = np.linalg.solve(root.T, gradient[free])
+        step[free] = lsq_linear(root, target, bounds=(least[free], most[free]), method="bvls").x
     return step, float(gradient @ step - 0.5 * step @ information @ step)
 
 

@@ -52,7 +52,7 @@ class GaussianProcess:
         trend: Mean: "constant", "linear", "quadratic", the degree of a polynomial, a function of the points that
             returns regressors of shape (n, p), or None for a mean of zero.
         tolerance: Relative error of compression and factorization. A likelihood that would err by more takes a tighter
-            one: .05 nats up to 2,000 values, .1 of 8,192, and .3 from 74,000 on.
+            one: .05 nats up to 2,000 values, .1 of 8,192, .3 of 65,536, and in proportion to their number beyond.
         optimizer: "scoring", "lbfgs", or None to leave the parameters as they are; `nugget` is then a number. Without
             an optimizer a fit takes no more accuracy than predictions need (`prepared.py`), and `log_likelihood_` and
             `leave_one_out` what they need beyond when asked.
@@ -205,17 +205,20 @@ class GaussianProcess:
             self.notes_, self.n_iter_ = found.notes, found.iterations
             for note in found.notes:
                 warnings.warn(note, FitWarning, stacklevel=2)
+            # Likelihoods to be compared are evaluated alike.
+            likelihood = replace(likelihood, tolerance=evaluation.tolerance)
         else:
             # Predictions need no determinant: `log_likelihood_` looks after its accuracy when it is asked for.
             alone = self._group is None
             evaluation = (likelihood.for_predictions if alone else likelihood.at)(likelihood.start)
         self._model = likelihood
         self.n_values_ = likelihood.n_values
-        self.intervals_ = {
-            name: tuple(np.exp(theta + np.array([-2.0, 0.0, 2.0]) * self.standard_errors_[name]).tolist())
-            for name, theta in zip(likelihood.names, evaluation.theta, strict=True)
-            if math.isfinite(self.standard_errors_.get(name, math.nan))
-        }
+        with np.errstate(over="ignore"):  # what the values do not tell is known up to infinity
+            self.intervals_ = {
+                name: tuple(np.exp(theta + np.array([-2.0, 0.0, 2.0]) * self.standard_errors_[name]).tolist())
+                for name, theta in zip(likelihood.names, evaluation.theta, strict=True)
+                if math.isfinite(self.standard_errors_.get(name, math.nan))
+            }
         self._adopt(evaluation, regressors)
         return self
 
@@ -343,7 +346,8 @@ class GaussianProcess:
     def profile(self, name: str, values: Sequence[float]) -> Array:
         """Return the greatest log-likelihood for each given value of a parameter, the others fitted anew.
 
-        Values where it is more than 1.92 nats below `log_likelihood_` lie outside the 95 % confidence interval.
+        Values where it is more than 1.92 nats below `log_likelihood_` lie outside the 95 % confidence interval, as far
+        as `log_likelihood_error_` lets that be judged: from 440,000 values on it may be as large.
 
         Raises:
             ConfigError: If the parameter was not fitted.
