@@ -83,7 +83,7 @@ def test_a_preconditioner_begins_where_it_goes_through(monkeypatch):
     b = np.random.default_rng(1).standard_normal(len(POINTS))
 
     def work(A, own):
-        F = factor.factorize(A.form, A.communicator, tolerance=1e-3, checked=False)
+        F = factor.factorize(A.form, A.communicator, tolerance=1e-3, checked=False, shifted=True)
         x, info = A.solve(b[own], tolerance=1e-8, factorization=F)
         return F.used_tolerance, F.notes, x, info.relative_residual
 

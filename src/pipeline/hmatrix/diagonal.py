@@ -40,6 +40,8 @@ def with_diagonal_term(A: H2Form, term: NDArray[Any] | None) -> H2Form:
 
 def _near_diagonal(A: H2Form) -> NDArray[Any]:
     """Return the diagonal of the near field, in tree order."""
+    if not A.has_blocks and A.kernel is not None:
+        return np.asarray(A.kernel.diagonal(A.rows.points))
     result = np.zeros(A.shape[0], dtype=A.computed)
     for p in np.flatnonzero(A.near.first == A.near.second):
         start, stop = A.rows.start[A.near.first[p]], A.rows.stop[A.near.first[p]]

@@ -109,6 +109,11 @@ class H2Form:
         )
         return np.dtype(np.complex128 if is_complex else np.float64)
 
+    @property
+    def has_blocks(self) -> bool:
+        """Blocks and bases are here; see `without_blocks`."""
+        return len(self.row_basis.rank) == self.rows.n_boxes
+
     def without_blocks(self) -> "H2Form":
         """Return what a kernel matrix is factorized from: all but blocks and bases, and no product."""
         return replace(
@@ -118,7 +123,7 @@ class H2Form:
 
     def require_blocks(self) -> None:
         """Raise ValueError for a matrix whose blocks were left out."""
-        if len(self.row_basis.rank) < self.rows.n_boxes:
+        if not self.has_blocks:
             raise ValueError(WITHOUT_BLOCKS)
 
     def require_square(self, what: str) -> None:

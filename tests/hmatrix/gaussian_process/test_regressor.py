@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas
@@ -19,6 +20,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from pipeline.errors import ConfigError
 from pipeline.hmatrix import FitWarning, GaussianProcess, kernels
 from pipeline.hmatrix.gaussian_process import search
+from pipeline.hmatrix.gaussian_process.likelihood import Likelihood
 from pipeline.hmatrix.gaussian_process.maximize import Optimum, by_scoring
 
 KERNEL = kernels.Matern(nu=1.5, length_scale=0.2, variance=2.0)
@@ -116,6 +118,28 @@ def test_a_parameter_that_hardly_matters_does_not_end_the_search_for_the_others(
             GaussianProcess(kernel, trend=trend, optimizer=name).fit(X, y) for name in ("scoring", "lbfgs")
         )
     assert found.log_likelihood_ > other.log_likelihood_ - 0.05
+
+
+def test_a_gradient_that_errs_a_little_ends_the_search_where_no_step_raises_the_likelihood(
+    data, fitted, monkeypatch
+):
+    """The trace for the nugget is estimated with random signs: a promise of hundredths of a nat may be its error."""
+    exact, at, calls = Likelihood.derivatives, Likelihood.at, []
+
+    def erring(likelihood, at):
+        calls.append(at.value)
+        found = exact(likelihood, at)
+        off = 0.2 * np.sqrt(np.diag(found.information)) * [1, -1, 1]
+        return replace(found, gradient=found.gradient + off)
+
+    monkeypatch.setattr(Likelihood, "derivatives", erring)
+    # Values that are not known better let short steps pass that raise nothing.
+    monkeypatch.setattr(
+        Likelihood, "at", lambda *given, **options: replace(at(*given, **options), error=0.01)
+    )
+    found = GaussianProcess(KERNEL).fit(*data)
+    assert len(calls) <= 6
+    assert found.log_likelihood_ > fitted.log_likelihood_ - 0.2
 
 
 def test_a_term_that_does_not_matter_is_told_and_not_its_rounding(data):

@@ -191,11 +191,14 @@ def factorize(
     device: torch.device | None = None,
     speeds: str | Sequence[float] | None = None,
     checked: bool = True,
+    shifted: bool = False,
     progress: Progress | None = None,
 ) -> DistributedFactorization:
     """Factorize a divided matrix; collective. Arguments as `factor.factorize` takes them, the same on all processes.
 
     Only `device` may differ: where this process eliminates its boxes in batches, as one part if `parts` is left out.
+    With `shifted` a preconditioner for many points is that of A + s I where A's would be too tight (`foresight.py`):
+    its determinant and its root are not A's.
     With `speeds` boxes are divided in proportion to a number for each process, or to what is "measured" first.
 
     Raises:
@@ -232,7 +235,7 @@ def factorize(
     tree = A.division.tree
     start, double = Start(tolerance), False
     tightest = _TIGHTEST if checked else 1e-2 * min(tolerance, A.tolerance)
-    if not checked and kind == "cholesky" and A.division.n_points >= MANY:
+    if shifted and kind == "cholesky" and A.division.n_points >= MANY:
         start = foreseen_start(
             A, own_term, tolerance, share=_SHARE, tightest=tightest, communicator=communicator
         )  # fmt: skip
@@ -307,6 +310,8 @@ def factorize(
 def _largest_diagonal(A: OwnForm, own_term: Array, communicator: Counting) -> float:
     """Return the largest size of a diagonal entry; collective."""
     tree, first, sizes = A.division.tree, A.division.first, [0.0]
+    if not A.has_blocks:
+        sizes += np.abs(np.asarray(A.kernel.diagonal(A.points.own)) + own_term).tolist()
     for blocks in A.near.inner.in_pieces():
         for p in np.flatnonzero(blocks.first == blocks.second):
             start, stop = tree.start[blocks.first[p]] - first, tree.stop[blocks.first[p]] - first

@@ -113,6 +113,11 @@ class OwnForm:
     dtype: np.dtype[Any]
     notes: tuple[str, ...] = ()
 
+    @property
+    def has_blocks(self) -> bool:
+        """Blocks and bases are here; see `without_blocks`."""
+        return len(self.row_basis.rank) > 0 or self.division.n_points == 0
+
     def without_blocks(self) -> "OwnForm":
         """Return what a matrix is factorized from: all but blocks and bases, and no product; see `H2Form`."""
         return replace(
@@ -122,7 +127,7 @@ class OwnForm:
 
     def require_blocks(self) -> None:
         """Raise ValueError for a matrix whose blocks were left out."""
-        if len(self.row_basis.rank) == 0 < self.division.n_points:
+        if not self.has_blocks:
             raise ValueError(WITHOUT_BLOCKS)
 
     @property

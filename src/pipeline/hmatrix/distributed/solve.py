@@ -32,7 +32,9 @@ def solve(
     if b.dtype in (np.float64, np.complex128):
         wanted = np.promote_types(wanted, b.dtype)
     loose = _LOOSE_IN_SPACE if A.division.tree.fills_space else _LOOSE
-    F = factorization or factorize(A, communicator, tolerance=max(A.tolerance, loose), checked=False)
+    F = factorization or factorize(
+        A, communicator, tolerance=max(A.tolerance, loose), checked=False, shifted=True
+    )
     method = conjugate_gradient if F.kind == "cholesky" else gmres
     x, info = method(
         lambda v: torch.from_numpy(product(A, v.numpy(), communicator)),

@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 
 _GAIN = 1e-3  # nats that a step must promise
 _LAST, _NEAR = 1e-2, 0.3  # a short step that promises less is the last one: it leaves a tenth of that, or so
+_DOUBTED = 0.1  # nats
+_UNLIKE = 0.25  # share of a likelihood's error that neighbors have not in common
 _LONGEST = 1.5  # step in any logarithm
 _AT_BOUND = 1e-3  # of a logarithm
 _FLAT = 3.0  # standard error of a logarithm: the likelihood does not tell a factor of 20 from none
@@ -100,17 +102,18 @@ def by_scoring(
             )
             break
         is_last = gain < _LAST and float(np.abs(step).max()) < _NEAR
-        theta, value, tolerance = at.theta, at.value, at.tolerance
+        theta, value, tolerance, promised = at.theta, at.value, at.tolerance, gain
+        rejected = False
         for _ in range(_DAMPINGS):
             at = None  # two matrices with their factorizations would be what a fit needs most memory for
             step, gain = _agreed_step(likelihood, theta, derivatives, lower, upper, damping)
             with suppress(ConvergenceError):
                 at = likelihood.at(theta + step, tolerance=tolerance).light()
             # What a step promises below the likelihood's error cannot be judged by its value.
-            unjudged = at.error if at is not None and gain < at.error else 0.0
+            unjudged = _UNLIKE * at.error if at is not None and gain < at.error else 0.0
             if at is not None and at.value > value + 1e-4 * gain - unjudged:
                 break
-            damping = max(10 * damping, 1e-2)
+            damping, rejected = max(10 * damping, 1e-2), True
         else:
             if gain > 0.1:
                 notes.append(
@@ -120,7 +123,8 @@ def by_scoring(
             at = likelihood.at(theta, tolerance=tolerance).light()
             break
         damping = max(damping / 10, 1e-6)
-        if is_last:
+        # A whole step in vain tells that the gradient's own error, of random signs, is what promises so little.
+        if is_last or (rejected and promised < _DOUBTED):
             break
     return Optimum(
         at, derivatives, iterations, (*notes, *_remarks(likelihood, at, derivatives, lower, upper))
