@@ -7,7 +7,8 @@ endif
 # Recipes read these from the environment: a value is one word for the shell, whatever it holds.
 override PYTHON := $(value PYTHON)
 override STUDY := $(value STUDY)
-override CORES := $(or $(value CORES),$(shell nproc 2>/dev/null || echo 2))
+# `nproc` would take OMP_NUM_THREADS, the threads of one process, for the number of cores.
+override CORES := $(or $(value CORES),$(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || echo 2))
 export PYTHON STUDY CORES
 # The study by the name of its file or the path of it.
 named = study=$${STUDY\#config/}; study=$${study%.yaml}

@@ -120,6 +120,30 @@ def test_a_parameter_that_hardly_matters_does_not_end_the_search_for_the_others(
     assert found.log_likelihood_ > other.log_likelihood_ - 0.05
 
 
+def test_observations_have_the_noise_that_is_said_of_them():
+    """Intervals of observations with unlike noise cover what they say, each kind for itself."""
+    generator = np.random.default_rng(5)
+    X, new = generator.random((400, 2)), generator.random((1500, 2))
+    joint = np.concatenate([X, new])
+    field = np.linalg.cholesky(KERNEL(joint, joint) + 1e-10 * np.eye(1900)) @ generator.standard_normal(1900)
+    noise = np.where(np.arange(1900) % 2, 0.04, 1.0)
+    observed = field + np.sqrt(noise) * generator.standard_normal(1900)
+    gp = GaussianProcess(KERNEL, nugget=1.0, trend=None, optimizer=None).fit(
+        X, observed[:400], noise=noise[:400]
+    )
+    mean, std = gp.predict(new, return_std=True, include_noise=True, noise=noise[400:])
+    covered = np.abs(observed[400:] - mean) < 1.96 * std
+    for kind in (0, 1):
+        # Of 750 draws, the share covered scatters by .008; neighbors' errors are alike, so that five times that pass.
+        assert covered[kind::2].mean() == pytest.approx(0.95, abs=0.04)
+    scores = gp.scores(new, observed[400:], noise=noise[400:])
+    assert scores["coverage_95"] == pytest.approx(covered.mean(), abs=0.01)
+    plain = gp.predict(new, return_std=True)[1]
+    np.testing.assert_allclose(std**2 - plain**2, noise[400:], rtol=1e-6)
+    with pytest.raises(ValueError, match="noise wants 1500 real numbers"):
+        gp.predict(new, return_std=True, include_noise=True, noise=noise)
+
+
 def test_a_gradient_that_errs_a_little_ends_the_search_where_no_step_raises_the_likelihood(
     data, fitted, monkeypatch
 ):

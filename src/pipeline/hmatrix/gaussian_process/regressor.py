@@ -21,7 +21,7 @@ from pipeline.hmatrix.gaussian_process.maximize import by_scoring
 from pipeline.hmatrix.gaussian_process.parameters import free_parameters, logarithms, with_logarithms
 from pipeline.hmatrix.gaussian_process.scores import scores
 from pipeline.hmatrix.gaussian_process.search import greatest
-from pipeline.hmatrix.gaussian_process.settings import Settings, points_of, values_of
+from pipeline.hmatrix.gaussian_process.settings import Settings, noise_of, points_of, values_of
 from pipeline.hmatrix.gaussian_process.start import bounds_of
 from pipeline.hmatrix.gaussian_process.trend import Regressors, Trend
 from pipeline.hmatrix.inputs import as_array
@@ -70,8 +70,9 @@ class GaussianProcess:
     Attributes:
         kernel_, nugget_: The fitted kernel and nugget.
         log_likelihood_: The logarithm of the likelihood in nats; `log_likelihood_error_` estimates its error, and is
-            less than a third of it with a probability below 1 %.
-        beta_: Coefficients of the trend, in the regressors' order.
+            less than a third of it with a probability below 1 %. The restricted one depends on the regressors' unit.
+        beta_: Coefficients of the trend, in the regressors' order. A polynomial's are those of coordinates that are
+            shifted and scaled to the points' box (`trend.Regressors`).
         standard_errors_: Those of the logarithm of each parameter, by name: 0.1 is about 10 %. NaN at a bound.
         notes_: What a reader of the fit should know, also given as warnings.
         intervals_: Lower end, fitted value and upper end of each parameter, by name: two standard errors either way.
@@ -247,7 +248,13 @@ class GaussianProcess:
         )
 
     def predict(
-        self, X: Any, return_std: bool = False, *, include_noise: bool = False, exact: bool | None = None
+        self,
+        X: Any,
+        return_std: bool = False,
+        *,
+        include_noise: bool = False,
+        noise: Any = None,
+        exact: bool | None = None,
     ) -> Any:
         """Return the mean at new points, shape (q,), and with `return_std` the standard deviation, shape (q,).
 
@@ -255,15 +262,19 @@ class GaussianProcess:
             X: Points, shape (q, d).
             return_std: Return standard deviations of the field as well; `std_error_` then tells their relative error.
             include_noise: Make them those of observations: the nugget is added to the variances.
+            noise: Relative variances of the noise of these observations, shape (q,), by which the nugget is multiplied
+                as in `fit`. All 1 if left out.
             exact: One solve for each standard deviation; the default does so up to 256 points (`Conditional.variance`).
         """
         points = self._new_points(X)
+        with all_or_none(self._group):
+            relative = noise_of(noise, len(points))
         mean, variance, error = self._conditional.predict(points, exact=exact, variances=return_std)
         self.residual_ = self._conditional.residual
         if not return_std:
             return as_tensor_like(mean, X)
         self.std_error_ = error
-        std = np.sqrt(variance + self.nugget_ * include_noise)
+        std = np.sqrt(variance + self.nugget_ * relative * include_noise)
         return as_tensor_like(mean, X), as_tensor_like(std, X)
 
     def sample_y(self, X: Any, n_samples: int = 1, random_state: int | np.random.Generator = 0) -> Any:
@@ -283,12 +294,20 @@ class GaussianProcess:
         )
         return float(1 - left / spread)
 
-    def scores(self, X: Any, y: Any) -> dict[str, float]:
-        """Return RMSE, MAE, CRPS, log score and coverages of predictions of observations; see `scores.scores`."""
+    def scores(self, X: Any, y: Any, *, noise: Any = None) -> dict[str, float]:
+        """Return RMSE, MAE, CRPS, log score and coverages of predictions of observations; see `scores.scores`.
+
+        Args:
+            X: Points, shape (q, d).
+            y: Observations, shape (q,).
+            noise: Relative variances of their noise, as `predict` takes them.
+        """
         group = self._group
         with all_or_none(group):
             values = values_of(y, len(X))
-        mean, std = (as_array(part) for part in self.predict(X, return_std=True, include_noise=True))
+        mean, std = (
+            as_array(part) for part in self.predict(X, return_std=True, include_noise=True, noise=noise)
+        )
         return scores(*(all_rows(group, part) for part in (values, mean, std)))
 
     def leave_one_out(self) -> tuple[Array, Array]:

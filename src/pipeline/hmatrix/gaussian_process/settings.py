@@ -60,7 +60,7 @@ class Settings:
         group = self.communicator
         with all_or_none(group):
             points, values = points_of(X), values_of(y, len(X))
-            variances = _noise_of(noise, len(points))
+            variances = noise_of(noise, len(points))
             self._require()
         regressors = Regressors.of(self.trend, points, group)
         with all_or_none(group):
@@ -147,7 +147,8 @@ def values_of(y: Any, n: int) -> Array:
     return np.ascontiguousarray(values.reshape(n), np.float64)
 
 
-def _noise_of(noise: Any, n: int) -> Array:
+def noise_of(noise: Any, n: int) -> Array:
+    """Return relative variances of the noise of n values: as given, or all 1."""
     if noise is None:
         return np.ones(n)
     values = as_array(noise)

@@ -50,7 +50,8 @@ class Custom(Kernel):
     def to_dict(self) -> dict[str, Any]:
         """Raise ConfigError: a Python function cannot be written to a file."""
         raise ConfigError(
-            "a custom kernel is a Python function and cannot be stored; give it a class in kernels.KERNELS"
+            "a custom kernel is a Python function and cannot be stored; put the function into a module and give "
+            "kernels.Imported(path='module:function'), which can"
         )
 
 
