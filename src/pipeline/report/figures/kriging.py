@@ -196,9 +196,9 @@ def variogram_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | Non
         words = (
             "Variogram: the semivariance of pairs of points by their distance. The errors of prediction are found by "
             "leaving out one known point at a time and predicting it from the rest. Where the model is right, the "
-            "semivariance of these errors, divided by their standard deviations, is near 1 between distant points. It is "
-            "somewhat above 1 between neighbors, each of which is predicted from the other. Well below 1, it tells that "
-            "neighbors err alike, by what the model lacks. Here it "
+            "semivariance of these errors, divided by their standard deviations, is near 1 between distant points. "
+            "It is somewhat above 1 between neighbors, each of which is predicted from the other. Well below 1, it "
+            "tells that neighbors err alike, by what the model lacks. Here it "
             f"lies between {decimal(float(residuals.min()), 2)} and {decimal(float(residuals.max()), 2)}."
         )
         return finish(figure, name=f"variogram-{name}", description=words, data=data)
