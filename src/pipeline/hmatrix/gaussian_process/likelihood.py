@@ -50,7 +50,11 @@ from pipeline.hmatrix.gaussian_process.parameters import (
     logarithms,
     with_logarithms,
 )
-from pipeline.hmatrix.gaussian_process.probes import colors_of_rows, diagonal_of_inverse_trace
+from pipeline.hmatrix.gaussian_process.probes import (
+    colors_of_rows,
+    diagonal_of_inverse_trace,
+    generator_of_signs,
+)
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.matrix import H2Matrix
 from pipeline.runtime.communicator import Communicator
@@ -335,8 +339,7 @@ class Likelihood:
 
     def _probes(self) -> Array:
         """Return random signs, shape (n, 4), that tell what a factorization's log-determinant has lost."""
-        rank = () if self.communicator is None else (self.communicator.rank,)
-        generator = np.random.default_rng((self.seed, *rank))
+        generator = generator_of_signs(self.seed, self.communicator)
         return generator.choice([-1.0, 1.0], (len(self.values), _PROBES))
 
     def derivatives(self, at: LikelihoodEvaluation) -> Derivatives:
