@@ -97,8 +97,10 @@ def by_scoring(
         if gain < _GAIN:
             break
         if iterations >= max_iterations:
+            off = math.sqrt(2 * gain)  # of a quadratic likelihood
             notes.append(
-                f"the fit ended after {iterations} steps where another promised {gain:.2g} nats; raise max_iterations"
+                f"the fit ended after {iterations} steps where another promised {gain:.2g} nats: its parameters may be "
+                f"{off:.2g} standard errors off; GaussianProcess takes max_iterations"
             )
             break
         is_last = gain < _LAST and float(np.abs(step).max()) < _NEAR
