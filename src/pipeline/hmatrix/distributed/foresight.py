@@ -59,7 +59,7 @@ def foreseen_start(
         A: A positive definite matrix.
         own_term: What is added to the diagonal of own rows, in tree order.
         tolerance: Asked for.
-        share: Of a factorization's tolerance, which its boxes may lose.
+        share: The part of a factorization's tolerance that its boxes may lose.
         tightest: Where even this one is too loose, nothing is foretold.
         communicator: The processes.
     """
