@@ -29,6 +29,7 @@ from pipeline.hmatrix.inputs import require_tolerance
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.product import product
 from pipeline.hmatrix.rounding import is_narrow
+from pipeline.hmatrix.streams import Purpose, stream
 
 logger = logging.getLogger("pipeline.hmatrix")
 
@@ -175,8 +176,8 @@ class _Probe:
 
     def __init__(self, A: H2Form) -> None:
         self.A = A
-        self.b = np.random.default_rng(0).standard_normal((A.shape[0], _PROBED))
-        self.rows = sampled_rows(A, np.random.default_rng(1))
+        self.b = stream(Purpose.ALGEBRA).standard_normal((A.shape[0], _PROBED))
+        self.rows = sampled_rows(A, stream(Purpose.ALGEBRA, 1))
 
     def residual(self, solve: Map) -> float:
         """Return |b - A x| / |b| for x = solve(b), on exactly evaluated rows where A has a kernel."""
@@ -234,7 +235,7 @@ def _refined_solves(A: H2Form, tolerance: float) -> tuple[Map, Map]:
 
 def _refined(approximate: Map, apply: Map, n: int, tolerance: float, advice: str = "") -> Map:
     """Return solves with as many refinements as leave a few random right-hand sides the residual that is wanted."""
-    X = np.random.default_rng(0).standard_normal((n, _PROBED))
+    X = stream(Purpose.ALGEBRA).standard_normal((n, _PROBED))
     solution = approximate(X)
     wanted = _NOISE * tolerance
     steps = 0

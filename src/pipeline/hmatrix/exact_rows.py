@@ -11,6 +11,7 @@ from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.product import DeviceCopies, product
 from pipeline.hmatrix.sources import Source, source_of
+from pipeline.hmatrix.streams import Purpose, stream
 
 _CHECKED_ROWS, _CHECKED_ENTRIES = 128, 8e6  # the more of the two: up to 2800 points, every row is checked
 _ENTRIES_AT_A_TIME = 2e6
@@ -93,7 +94,7 @@ def sampled_error(
         raise ValueError("error_estimate needs exact entries, and this matrix was not built from a kernel")
     if 0 in A.shape:
         return 0.0
-    generator = np.random.default_rng(seed)
+    generator = stream(Purpose.ERRORS, seed)
     chosen = sampled_rows(A, generator, n_rows)
     if n_vectors is None:
         n_vectors = _MANY_VECTORS if len(chosen) == A.shape[0] else _FEW_VECTORS

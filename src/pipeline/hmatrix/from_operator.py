@@ -28,6 +28,7 @@ from pipeline.hmatrix.sketching import (
     reduce,
     skeletonize,
 )
+from pipeline.hmatrix.streams import Purpose, stream
 from pipeline.hmatrix.threads import one_blas_thread
 from pipeline.hmatrix.unfolding import as_basis, as_blocks, unfolded
 
@@ -87,7 +88,7 @@ def from_operator(
         raise ValueError("a matrix over two trees is not symmetric: give product_transposed")
     geometry = Geometry.of(tree, columns, as_admissibility(admissibility) or Strong())
     lists = geometry.interactions
-    generator = np.random.default_rng(seed)
+    generator = stream(Purpose.OPERATOR, seed)
     probes = [_Probe(tree, columns, product)]
     if product_transposed is not None:
         probes.append(_Probe(columns, tree, product_transposed))

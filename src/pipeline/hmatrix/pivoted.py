@@ -26,6 +26,7 @@ from pipeline.errors import ConfigError
 from pipeline.hmatrix.inputs import as_diagonal, as_points, require_kernel, require_tolerance
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient
+from pipeline.hmatrix.streams import Purpose, stream
 from pipeline.hmatrix.vectors import Vectors, arrays_as_tensors
 from pipeline.runtime.communicator import Communicator, Serial
 
@@ -247,7 +248,7 @@ def solve(
         places,
         kernel,
         rank=most,
-        generator=np.random.default_rng(seed),
+        generator=stream(Purpose.PIVOTS, seed),
         trace=float(term.min(initial=math.inf)),
     )
     A, M = StreamedMatrix(places, places, kernel, term), found.preconditioner(term)

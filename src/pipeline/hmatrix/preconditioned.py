@@ -25,6 +25,7 @@ from pipeline.hmatrix.inputs import (
 from pipeline.hmatrix.krylov import NotPositiveDefiniteError, SolveInfo, conjugate_gradient, gmres
 from pipeline.hmatrix.product import DeviceCopies, product
 from pipeline.hmatrix.rounding import is_narrow
+from pipeline.hmatrix.streams import Purpose, stream
 from pipeline.hmatrix.vectors import Vectors, result_type
 
 logger = logging.getLogger("pipeline.hmatrix")
@@ -148,7 +149,7 @@ def _checked(A: H2Form, b: torch.Tensor, x: torch.Tensor, info: SolveInfo) -> So
         to_host(vectors.reshape(len(vectors), -1)[:, :_CHECKED_COLUMNS]) for vectors in (b, x)
     )
     n_rows = max(_CHECKED_ROWS, int(_CHECKED_ENTRIES / len(b)))
-    chosen = sampled_rows(A, np.random.default_rng(0), n_rows)
+    chosen = sampled_rows(A, stream(Purpose.SOLVES), n_rows)
     wanted = values[A.rows.permutation[chosen]]
     off = np.linalg.norm(
         wanted

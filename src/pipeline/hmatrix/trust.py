@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pipeline.hmatrix.exact_rows import exact_product, sampled_rows
 from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.product import product
+from pipeline.hmatrix.streams import Purpose, stream
 
 TIGHTEST = 1e-13  # tolerance: rounding leaves no more
 _ALL_ROWS = 4e6  # entries up to which every row is evaluated
@@ -68,7 +69,7 @@ def measure(A: H2Form, solve: Callable[[NDArray[Any]], NDArray[Any]], *, seed: i
     n = A.shape[0]
     if n == 0:
         return Trust(0.0, 0.0, 0.0)
-    generator = np.random.default_rng(seed)
+    generator = stream(Purpose.TRUST, seed)
     # One vector may miss a single direction by chance, in which all is lost: where they cost nothing, there are more.
     count = _MANY if n * n <= _ALL_ROWS else _FEW
     b = generator.standard_normal((n, count))

@@ -14,9 +14,7 @@ from pipeline.hmatrix.gaussian_process.probes import (
     colors_of,
     colors_of_rows,
     diagonal_of_inverse_trace,
-    generator_of_signs,
 )
-from pipeline.runtime.communicator import Serial
 
 N = 601
 ANISOTROPIC = kernels.Matern(nu=1.5, length_scale=(0.2, 0.1), variance=2.0)
@@ -155,15 +153,6 @@ def test_a_part_of_the_values_foretells_the_tolerance_of_all(data):
     assert foreseen == pytest.approx(1e-4 * 0.5 / (N / n_part) ** 1.9)
     assert likelihood.foreseen(replace(at, tolerance=1e-9, error=1e9), n_part) == 1e-10
     assert likelihood.foreseen(replace(at, tolerance=1e-4, error=0.0), n_part) == likelihood.tolerance
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_signs_do_not_depend_on_points_that_were_drawn_by_the_same_seed(seed):
-    points = np.random.default_rng(seed).random((4096, 2))
-    for generator in (generator_of_signs(seed, None), generator_of_signs(seed, Serial())):
-        signs = generator.choice([-1.0, 1.0], (4096, 4))
-        correlations = np.corrcoef(np.column_stack([points, points.reshape(2, -1).T, signs]).T)[:4, 4:]
-        assert np.abs(correlations).max() < 4.5 / math.sqrt(4096)
 
 
 def test_the_trace_of_an_inverse_errs_by_what_it_states(data):

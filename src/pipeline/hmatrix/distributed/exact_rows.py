@@ -17,6 +17,7 @@ from pipeline.hmatrix.distributed.product import product
 from pipeline.hmatrix.distributed.swap import Array, Ids, gather, summed
 from pipeline.hmatrix.exact_rows import NEAREST, OUTSTANDING, error_of_rows, norm_of_rows
 from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.streams import Purpose, stream
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.together import together
 
@@ -91,7 +92,7 @@ def exact_rows(kernel: Kernel, rows: NDArray[np.float64], columns: NDArray[np.fl
 
 def sampled_error(A: OwnForm, communicator: Communicator, *, seed: int, n_vectors: int) -> float:
     """Return the relative error of A X for normal X, as `exact_rows.sampled_error` does; collective."""
-    X = np.random.default_rng((seed, communicator.rank)).standard_normal((A.n_own, n_vectors))
+    X = stream(Purpose.ERRORS, seed, communicator.rank).standard_normal((A.n_own, n_vectors))
     own, exact = exact_products(A, X, communicator, seed=seed)
     found = product(A, X, communicator)[own]
     rows = np.stack([np.linalg.norm(values, axis=1) for values in (exact, found - exact)], axis=1)
@@ -111,7 +112,7 @@ def exact_products(A: OwnForm, X: Array, communicator: Communicator, *, seed: in
     points, n = A.points, A.division.n_points
     n_rows = min(n, _CHECKED_ROWS)
     edges = np.arange(n_rows + 1, dtype=np.int64) * n // max(n_rows, 1)
-    chosen = np.random.default_rng(seed).integers(edges[:-1], edges[1:])
+    chosen = stream(Purpose.SOLVES, seed).integers(edges[:-1], edges[1:])
     own = chosen[(chosen >= points.first) & (chosen < points.last)] - points.first
     rows = np.concatenate(gather(communicator, points.own[own]))
     kind = np.complex128 if A.kernel.is_complex else np.float64

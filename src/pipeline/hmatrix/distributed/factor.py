@@ -32,6 +32,7 @@ from pipeline.hmatrix.inputs import Progress, require_tolerance
 from pipeline.hmatrix.parts import Substitution, Team, eliminate
 from pipeline.hmatrix.rounding import PIVOT, is_narrow, step_types, wide_type
 from pipeline.hmatrix.skeleton import FarSampling
+from pipeline.hmatrix.streams import Purpose, stream
 from pipeline.hmatrix.threads import n_threads
 from pipeline.hmatrix.vectors import Vectors, apply
 from pipeline.runtime.communicator import Counting
@@ -355,7 +356,7 @@ def _allowed(A: OwnForm, tolerance: float) -> float:
 def _residual(F: DistributedFactorization) -> float:
     """Return the relative residual of one solve with a random right-hand side, on exact rows; collective."""
     form, communicator = F.form, F.communicator
-    b = np.random.default_rng((0, communicator.rank)).standard_normal((form.n_own, 1))
+    b = stream(Purpose.TRUST, 0, communicator.rank).standard_normal((form.n_own, 1))
     x = F.solve_in_tree_order(b)
     own, exact = exact_products(form, x, communicator, seed=0)
     squares = summed(communicator, np.array([(np.abs(b[own] - exact) ** 2).sum(), (b[own] ** 2).sum()]))

@@ -26,6 +26,7 @@ from pipeline.hmatrix.distributed.swap import Array, gather, summed
 from pipeline.hmatrix.inputs import as_array, as_points, require_tolerance
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.pivoted import PivotedCholesky, Woodbury, require_covariance
+from pipeline.hmatrix.streams import Purpose, stream
 from pipeline.hmatrix.vectors import Vectors
 from pipeline.runtime.communicator import Communicator, Counting
 from pipeline.runtime.foretelling import MOST_COLUMNS
@@ -91,7 +92,7 @@ class DistributedLowRank:
         require_alike(communicator, {"tolerance": float(tolerance), "diagonal": float(diagonal)})
         n = sum(_counts(counting, len(points)))
         found = PivotedCholesky.of(
-            points, kernel, rank=math.ceil(MOST_COLUMNS * n), generator=np.random.default_rng(seed),
+            points, kernel, rank=math.ceil(MOST_COLUMNS * n), generator=stream(Purpose.PIVOTS, seed),
             tolerance=tolerance, communicator=counting,
         )  # fmt: skip
         if found.relative_error > tolerance:

@@ -53,10 +53,10 @@ from pipeline.hmatrix.gaussian_process.parameters import (
 from pipeline.hmatrix.gaussian_process.probes import (
     colors_of_rows,
     diagonal_of_inverse_trace,
-    generator_of_signs,
 )
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.matrix import H2Matrix
+from pipeline.hmatrix.streams import Purpose, stream
 from pipeline.runtime.communicator import Communicator
 
 logger = logging.getLogger("pipeline.hmatrix")
@@ -339,7 +339,9 @@ class Likelihood:
 
     def _probes(self) -> Array:
         """Return random signs, shape (n, 4), that tell what a factorization's log-determinant has lost."""
-        generator = generator_of_signs(self.seed, self.communicator)
+        generator = stream(
+            Purpose.SIGNS, self.seed, 0 if self.communicator is None else self.communicator.rank
+        )
         return generator.choice([-1.0, 1.0], (len(self.values), _PROBES))
 
     def derivatives(self, at: LikelihoodEvaluation) -> Derivatives:

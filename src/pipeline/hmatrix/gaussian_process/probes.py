@@ -20,9 +20,9 @@ from pipeline.hmatrix.distributed.factor import DistributedFactorization
 from pipeline.hmatrix.factorization import Factorization
 from pipeline.hmatrix.gaussian_process.divided import Covariance, total
 from pipeline.hmatrix.matrix import H2Matrix
+from pipeline.hmatrix.streams import Purpose, stream
 from pipeline.runtime.communicator import Communicator
 
-_STREAM = 7_403_111  # of random signs
 _COLORS = 32
 _DRAWS = 2  # independent sets of signs, whose difference tells the error
 _AT_A_TIME = 16  # vectors
@@ -57,15 +57,6 @@ def _number_of_colors(n_points: int) -> int:
     return _COLORS if n_points > _COLORS * _DRAWS else max(n_points, 1)
 
 
-def generator_of_signs(seed: int, communicator: Communicator | None) -> np.random.Generator:
-    """Return a generator of random signs, this process's own.
-
-    Its stream is no other's: points that a user has drawn from a generator of the same seed, which is often 0, would
-    decide on the signs, and estimates with signs that depend on the points are wrong.
-    """
-    return np.random.default_rng((_STREAM, seed, 0 if communicator is None else communicator.rank))
-
-
 def diagonal_of_inverse_trace(
     F: Factorization | DistributedFactorization,
     colors: NDArray[np.int64],
@@ -86,7 +77,7 @@ def diagonal_of_inverse_trace(
     """
     n_points = int(total(communicator, np.array([len(colors)]))[0])
     n_colors = _number_of_colors(n_points)
-    generator = generator_of_signs(seed, communicator)
+    generator = stream(Purpose.SIGNS, seed, 0 if communicator is None else communicator.rank)
     draws = np.zeros(_DRAWS)
     for draw in range(_DRAWS):
         signs = generator.choice([-1.0, 1.0], len(colors))

@@ -26,6 +26,7 @@ from pipeline.hmatrix.gaussian_process.start import bounds_of
 from pipeline.hmatrix.gaussian_process.trend import Regressors, Trend
 from pipeline.hmatrix.inputs import as_array
 from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.streams import Purpose, stream
 from pipeline.runtime.communicator import Communicator
 
 Array = NDArray[np.float64]
@@ -279,7 +280,11 @@ class GaussianProcess:
 
     def sample_y(self, X: Any, n_samples: int = 1, random_state: int | np.random.Generator = 0) -> Any:
         """Return random fields given the values, shape (q, n_samples), noise not included; see `Conditional.sample`."""
-        generator = np.random.default_rng(random_state)
+        generator = (
+            stream(Purpose.SAMPLES, int(random_state))
+            if isinstance(random_state, int | np.integer)
+            else np.random.default_rng(random_state)
+        )
         return as_tensor_like(self._conditional.sample(self._new_points(X), n_samples, generator), X)
 
     def score(self, X: Any, y: Any) -> float:

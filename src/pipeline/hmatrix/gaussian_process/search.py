@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.hmatrix.gaussian_process.likelihood import Likelihood, on_first
 from pipeline.hmatrix.gaussian_process.maximize import OPTIMIZERS, Optimum
 from pipeline.hmatrix.gaussian_process.start import starts
+from pipeline.hmatrix.streams import Purpose, stream
 
 Array = NDArray[np.float64]
 
@@ -42,10 +43,10 @@ def greatest(
         max_iterations: Steps of the optimizer at most, from each start.
         seed: Seed of the random starts and of the part that is searched first.
     """
-    generator = np.random.default_rng(seed)
+    generator = stream(Purpose.STARTS, seed)
     if likelihood.n_values > _WHOLE:
         group = likelihood.communicator
-        draw = generator if group is None else np.random.default_rng((seed, group.rank))
+        draw = generator if group is None else stream(Purpose.STARTS, seed, group.rank)
         chosen = draw.permutation(len(likelihood.points))[: len(likelihood.points) // _PART]
         part = replace(
             likelihood,

@@ -22,6 +22,7 @@ from pipeline.hmatrix.gaussian_process.likelihood import LikelihoodEvaluation
 from pipeline.hmatrix.gaussian_process.local import NEIGHBORS, grouped, groups_within_reach, neighborhoods
 from pipeline.hmatrix.gaussian_process.prepared import exact_rows, left_on_exact_rows, of_noise, solved
 from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.streams import Purpose, stream
 
 logger = logging.getLogger("pipeline.hmatrix")
 
@@ -186,7 +187,7 @@ def fields_of(model: LikelihoodEvaluation, noise: Array, seed: int) -> tuple[Arr
     They are solved for as accurately as weights of predictions are, a hundredth of the noise.
     """
     group = model.communicator
-    drawn = np.asarray(model.F.sample(np.random.default_rng(seed), FIELDS))
+    drawn = np.asarray(model.F.sample(stream(Purpose.FIELDS, seed), FIELDS))
     squares, count = total(group, np.array([(drawn**2).sum(), drawn.size]))
     relative = of_noise(noise, group) / (math.sqrt(squares / max(count, 1)) or 1.0)
     return drawn, solved(model, drawn, min(max(relative, _LEAST_OF_FIELDS), _MOST_OF_FIELDS))[0]

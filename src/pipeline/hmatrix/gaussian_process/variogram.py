@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from pipeline.hmatrix.inputs import as_array, as_points
+from pipeline.hmatrix.streams import Purpose, stream
 
 Array = NDArray[np.float64]
 
@@ -49,7 +50,7 @@ def variogram(points: Any, values: Any, *, n_classes: int = 16, seed: int = 0) -
     places = as_points(as_array(points), "points").astype(np.float64)
     fields = np.asarray(as_array(values), dtype=np.float64).reshape(len(places), -1)
     n = len(places)
-    chosen = np.random.default_rng(seed).permutation(n)[:_POINTS]
+    chosen = stream(Purpose.PAIRS, seed).permutation(n)[:_POINTS]
     first, second = np.triu_indices(len(chosen), k=1)
     near = cKDTree(places).query(places[chosen], k=min(_NEIGHBORS + 1, n))[1].reshape(len(chosen), -1)[:, 1:]
     i = np.concatenate([chosen[first], np.repeat(chosen, near.shape[1])])
