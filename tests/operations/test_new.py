@@ -65,6 +65,27 @@ def test_the_number_of_a_row_is_neither_a_coordinate_nor_a_value(checkout):
     assert (matrix.points.coordinates, matrix.points.value) == (("a",), "b")
 
 
+@pytest.mark.parametrize(
+    ("names", "coordinates", "value"),
+    [
+        ("elevation,lon,lat,mm", ("lon", "lat"), "mm"),
+        ("station,lat,lon,elevation [m],mm", ("lon", "lat"), "mm"),
+        ("elevation,lon,lat", ("lon", "lat"), "elevation"),
+        ("elevation,east_km,north_km,mm", ("east_km", "north_km"), "mm"),
+        ("elevation,a,b,mm", ("a", "b"), "mm"),
+        ("id,a,b,elevation", ("a", "b"), "elevation"),
+        ("year,a,mm", ("a",), "mm"),
+    ],
+)
+def test_a_height_or_a_label_is_mapped_only_where_nothing_else_is(checkout, names, coordinates, value):
+    columns = names.count(",") + 1
+    rows = "\n".join(",".join(str(i / 7 + i % (2 + j)) for j in range(columns)) for i in range(20))
+    (checkout / "stations.csv").write_text(f"{names}\n{rows}\n")
+    assert new("rain", "stations.csv") == 0
+    (matrix,) = read_study("rain").study.matrices.values()
+    assert (matrix.points.coordinates, matrix.points.value) == (coordinates, value)
+
+
 def test_points_without_values_become_a_system(checkout):
     np.savez("cloud.npz", x=np.arange(20.0), y=np.arange(20.0) ** 2)
     assert new("cloud", "cloud.npz") == 0

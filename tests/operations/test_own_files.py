@@ -97,6 +97,23 @@ def test_vectors_that_are_no_array_are_one_line(check, content, words):
     assert words in line
 
 
+@pytest.mark.parametrize("names", ["lat,lon", "Latitude [deg],x", "y,lng"])
+def test_a_latitude_that_is_given_as_the_longitude_is_refused(check, names):
+    Path("swapped.csv").write_text(
+        f"{names},mm\n" + "".join(f"{45 + i / 9},{i / 7},{i}\n" for i in range(90))
+    )
+    columns = names.split(",")
+    own = {"path": "swapped.csv", "crs": "lonlat"}
+    code, line = check(**with_points(**own, coordinates=columns))
+    assert code == 2
+    assert f"write coordinates: [{columns[1]}, {columns[0]}]" in line
+    assert check(**with_points(**own, coordinates=columns[::-1]))[0] == 0
+    asked = with_points(**own, coordinates=columns[::-1])
+    asked["matrices"]["own"]["predict"] = {"path": "swapped.csv", "coordinates": columns}
+    code, line = check(**asked)
+    assert (code, "write predict.coordinates: [" in line) == (2, True)
+
+
 def test_vectors_have_a_row_for_every_point_that_is_not_held_out(check):
     section = KRIGING | {"task": "solve", "right_hand_side": "b.npy"}
     np.save("b.npy", np.ones(100))

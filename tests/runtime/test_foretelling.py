@@ -94,6 +94,21 @@ def test_a_job_of_kriging_has_room_for_its_second_factorization_on_every_process
     assert kriging.n_bytes == pytest.approx(2 * (plain + second - program), abs=6)
 
 
+def test_a_fit_has_room_for_what_a_million_values_were_measured_to_take():
+    plain, fitted, part = (
+        foretell("file", 10**6, 2, 1e-6, 1.0, 1, fitted=n).compress_bytes for n in (0, 10**6, 1000)
+    )
+    assert plain == part < 13.7e9 < fitted  # the fit of a million in docs/results.md
+    node = NodeLimits(n_bytes=1e12, processes=2)
+    asked = {"task": "kriging", "fit": {"subsample": None, "seed": 0}}
+    job = foretold_job("compress", FACTS, asked, 1e-6, node)
+    assert (
+        job.n_bytes == 2 * foretell("file", 10**6, 2, 1e-6, 1.0, job.processes, fitted=10**6).compress_bytes
+    )
+    asked["fit"]["subsample"] = 1000
+    assert foretold_job("compress", FACTS, asked, 1e-6, node).n_bytes < job.n_bytes
+
+
 def test_a_job_with_less_memory_than_was_foretold_is_refused_in_one_line():
     foretold = foretell("file", 10**6, 2, 1e-6, 1e-2, 4).solve_bytes
     require_room(foretold, 4, {})  # no Slurm, which would tell

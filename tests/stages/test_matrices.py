@@ -5,6 +5,7 @@ import pytest
 from launch import launched
 
 from pipeline.artifacts.store import Artifact
+from pipeline.config.matrices import Fit
 from pipeline.hmatrix import H2Matrix
 
 
@@ -57,6 +58,25 @@ def test_a_fit_takes_all_points_and_tells_its_intervals(bench, study):
     assert fact["fit"]["seconds"] > 0
     assert low < value < high
     assert value == pytest.approx(fact["kernel_parameters"]["length_scale"])
+
+
+def test_a_fit_ends_after_the_steps_that_a_study_allows(bench, study):
+    spec, points = bench.folder / "spec", bench.manifest("points/airports")
+    steps = []
+    for allowed in ({}, {"max_iterations": 1}):
+        study["matrices"]["airports"] |= {"fit": {"subsample": 200, **allowed}}
+        bench.write_specs(study)
+        if not steps:
+            assert bench.run("points", output="points/airports", spec=spec / "points/airports.json") == 0
+        output = f"compress/fit{len(steps)}"
+        assert bench.run("compress", output=output, spec=spec / "compress/airports.json", points=points) == 0
+        steps.append(Artifact.open(bench.manifest(output), "operator").facts["fit"]["steps"])
+    assert steps[0] > steps[1] == 1
+
+
+def test_specs_of_fits_stay_as_they_were_before_steps_could_be_chosen():
+    assert Fit().model_dump() == {"subsample": None, "seed": 0}
+    assert Fit(max_iterations=3).model_dump() == {"subsample": None, "seed": 0, "max_iterations": 3}
 
 
 def test_a_job_with_less_memory_than_was_foretold_ends_with_one_line(bench, study, capsys, monkeypatch):

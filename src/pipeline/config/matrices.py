@@ -59,10 +59,15 @@ def require_drawable(samples: int, n: int) -> None:
 class Fit(Section):
     """Choose length scale, variance and nugget by maximum likelihood."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"max_iterations"})
+
     subsample: Annotated[int, Field(ge=FEWEST_FITTED, le=10**7)] | None = Field(
         None, description="How many training points to use; null takes all."
     )
     seed: Seed = Field(0, description="Seed of the draw of these points.")
+    max_iterations: Count | None = Field(
+        None, description="Largest number of steps of the optimizer; null allows 30."
+    )
 
 
 class Compress(Section):

@@ -12,14 +12,11 @@ from numpy.typing import NDArray
 from pipeline.config.points import LONGEST_UNIT
 from pipeline.data.tables import OpenTable, WrongValueError, open_table
 from pipeline.errors import ConfigError
+from pipeline.operations.column_names import HEIGHTS, LABELS, coordinates_of, without_unit
 from pipeline.operations.text import size
 from pipeline.runtime.foretelling import foretell
 from pipeline.runtime.words import counted
 
-#: Names of coordinates, the first coordinate before the second and the third.
-LONGITUDES = ("lon", "longitude", "long", "lng")
-LATITUDES = ("lat", "latitude")
-CARTESIAN = (("x", "easting", "east"), ("y", "northing", "north"), ("z", "height", "depth"))
 #: Rows among which duplicates are looked for.
 MOST_COMPARED = 10**6
 #: Compression, and the residual of the solution. Rows of the exact matrix meet the second one where the first is some
@@ -57,7 +54,7 @@ def study_of_points(name: str, path: Path) -> str:
     table = open_table(path)
     numeric, left_out = _numeric(table)
     coordinates, on_globe = _coordinates(table, numeric)
-    values = [column for column in numeric if column not in coordinates]
+    values = sorted((column for column in numeric if column not in coordinates), key=_beside)
     look = _look(table, [*coordinates, *values[:1]], coordinates)
     if on_globe:
         _require_degrees(path, coordinates, look)
@@ -66,7 +63,7 @@ def study_of_points(name: str, path: Path) -> str:
         unit = f" {table.units[column]}" if column in table.units else ""
         role = "a coordinate" if column in coordinates else "the value"
         lines.append(f"# Column {column}, {role}: {low:g} to {high:g}{unit}.")
-    others = values[1:]
+    others = [column for column in numeric if column in values[1:]]
     if others:
         lines.append(f"# Other columns of numbers: {', '.join(others)}.")
     if left_out:
@@ -77,8 +74,9 @@ def study_of_points(name: str, path: Path) -> str:
             "one; the nugget takes care of that."
         )
     bytes_needed = foretell(
-        "file", look.n, len(coordinates), TOLERANCE, FACTOR_TOLERANCE, 1, on_globe=on_globe
-    )
+        "file", look.n, len(coordinates), TOLERANCE, FACTOR_TOLERANCE, 1,
+        on_globe=on_globe, kriging=bool(values), fitted=look.n if values else 0,
+    )  # fmt: skip
     needed = max(bytes_needed.compress_bytes, bytes_needed.solve_bytes)
     lines.append(f"# Memory foretold: {size(needed)} in one process (a dense matrix: {size(8 * look.n**2)}).")
     points = f"{{name: file, path: {json.dumps(str(path))}, coordinates: {_names(coordinates)}"
@@ -152,21 +150,20 @@ def _numeric(table: OpenTable) -> tuple[list[str], list[str]]:
 
 def _coordinates(table: OpenTable, numeric: list[str]) -> tuple[list[str], bool]:
     """The columns of coordinates, by their names or else the first ones, and whether they are on the globe."""
-    by_name = {_without_unit(name): name for name in reversed(numeric)}
-    longitude = next((by_name[name] for name in LONGITUDES if name in by_name), None)
-    latitude = next((by_name[name] for name in LATITUDES if name in by_name), None)
-    if longitude is not None and latitude is not None:
-        return [longitude, latitude], True
-    found = [next((by_name[name] for name in names if name in by_name), None) for names in CARTESIAN]
-    named = [name for name in found if name is not None]
-    if len(named) > 1:
-        return named, table.crs == "EPSG:4326"
-    return numeric[: max(1, min(3, len(numeric) - 1))], False
+    named, on_globe = coordinates_of(numeric)
+    if named:
+        return named, on_globe or table.crs == "EPSG:4326"
+    likely = sorted(numeric, key=_beside)
+    n = sum(not _beside(column) for column in numeric)
+    # Beside two other columns at most, a height is the value and they are coordinates.
+    n += n <= 2 and any(without_unit(column) in HEIGHTS for column in numeric)
+    return likely[: max(1, min(3, n - 1))], False
 
 
-def _without_unit(column: str) -> str:
-    """A column's name in small letters, without a unit such as [deg] or (m) behind it."""
-    return re.sub(r"[\s_]*(\[[^]]*\]|\([^)]*\))$", "", column.strip().lower())
+def _beside(column: str) -> int:
+    """Rank columns as values: 0 for what may be measured, then heights, then labels."""
+    name = without_unit(column)
+    return 2 if name in LABELS else int(name in HEIGHTS)
 
 
 def _unit(table: OpenTable, column: str) -> str:

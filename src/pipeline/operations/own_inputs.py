@@ -20,6 +20,7 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.hmatrix.boundary_elements.problems import notes_on_wave
 from pipeline.hmatrix.kernels import Helmholtz
 from pipeline.models.packaged import PACKAGED
+from pipeline.operations.column_names import require_longitude_first
 from pipeline.operations.own_matrices import look_at, opened
 from pipeline.operations.sizes import is_small
 from pipeline.precision import onnx_module
@@ -59,6 +60,7 @@ def _points(specs: Specs, name: str) -> None:
                 notes_on_wave(mesh, complex(kernel.wavenumber))
     elif isinstance(points, FilePoints):
         own = opened(points)
+        require_longitude_first(own, "coordinates")
         if is_small(points.path):
             n = sum(len(part.points) for part in own.parts())
             drawn_and_held_out(n, wanted=points.n, part=points.part_held_out, seed=points.seed, path=own.path)
@@ -125,6 +127,8 @@ def _outputs(network: nn.Module, samples: np.ndarray[Any, Any], own: OwnNetwork)
     try:
         with torch.no_grad():
             found = network.eval()(first)
+    except ConfigError:
+        raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         text = " ".join(str(error).split())[:200]
         raise ConfigError(

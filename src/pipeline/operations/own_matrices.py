@@ -32,6 +32,7 @@ from pipeline.data.splits import drawn_and_held_out, n_held_out_of
 from pipeline.data.vectors import open_vectors, require_finite
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.hmatrix import kernels
+from pipeline.operations.column_names import require_longitude_first
 from pipeline.operations.sizes import is_small
 
 Array = NDArray[np.float64]
@@ -158,6 +159,7 @@ def _predictions(predict: Predict, known: _Known) -> None:
     crs = section.crs if isinstance(section, FilePoints) else "lonlat"
     names = opened(section).coordinates if isinstance(section, FilePoints) else ("longitude", "latitude")
     own, names = open_places(Path(predict.path or ""), given=predict.coordinates, coordinates=names, crs=crs)
+    require_longitude_first(own, "predict.coordinates")
     if raster and len(own.table.axes(names)) != 2:
         raise ConfigError(NO_RASTER)
     if not is_small(str(own.path)):

@@ -22,6 +22,9 @@ _FACTOR = {1: (600, 730, 730, 1200), 2: (2200, 2400, 4400, 11500), 3: (5400, 300
 _MARGIN = 1.5
 _PROGRAM = 500e6  # bytes of Python with torch before it has any points
 _BUILD = 2.0  # most bytes of a build beside those of its matrix: samples, fetched points, blocks before they are joined
+# A search holds factorizations at two places, and no blocks of a matrix beside them; likelihoods of a hundred thousand
+# values take about this tolerance where a study allows a looser one. A million values in the plane took 13.7 GB.
+_ENDS, _FIT = 2, 1e-7
 # Points on a surface have three coordinates and the ranks of a plane.
 _SURFACES = ("airports", "cities", "geoid", "sphere", "cube", "mesh")
 _MESHES = ("sphere", "cube", "mesh")
@@ -90,6 +93,7 @@ def foretell(
     *,
     on_globe: bool = False,
     kriging: bool = False,
+    fitted: int = 0,
     form: str = "hierarchical",
 ) -> Foretold:
     """Return the bytes of one of some processes that share a matrix.
@@ -102,6 +106,7 @@ def foretell(
         processes: How many share it.
         on_globe: The points are longitudes and latitudes, which lie on a surface whatever their name.
         kriging: The task is kriging, which holds a second matrix with its factorization, both at `tolerance`.
+        fitted: How many of the values a fit takes, before the matrix is compressed.
         form: "hierarchical", or "low_rank", whose columns are not foretold: the most that there may be are counted.
     """
     if form == "low_rank":
@@ -113,19 +118,27 @@ def foretell(
         )
     rows = n * (_POINTS_OF_TRIANGLE if name in _MESHES else 1)
     extent = 2 if on_globe or name in _SURFACES else dimension
+    reached = (factor_tolerance, tolerance, min(tolerance, _FIT))
     if extent > 3:
         matrix = factor = second = 8.0 * n**2
+        searched = 8.0 * fitted**2
     else:
         matrix = rows * _interpolated(_MATRIX[max(extent, 1)], tolerance)
-        factor, second = (
-            n * _interpolated(_FACTOR[max(extent, 1)], reached) for reached in (factor_tolerance, tolerance)
+        factor, second, searched = (
+            many * _interpolated(_FACTOR[max(extent, 1)], at)
+            for many, at in zip((n, n, fitted), reached, strict=True)
         )
     solved = matrix + factor + (matrix + second if kriging else 0.0)
     share = _MARGIN / processes
     return Foretold(
-        compress_bytes=int(_PROGRAM + _BUILD * matrix * share),
+        compress_bytes=int(_PROGRAM + max(_BUILD * matrix, _ENDS * searched) * share),
         solve_bytes=int(_PROGRAM + solved * share),
     )
+
+
+def n_fitted(fit: Mapping[str, Any] | None, n: int) -> int:
+    """Return how many of n values a study's section `fit` takes; None is no fit."""
+    return 0 if fit is None else min(fit.get("subsample") or n, n)
 
 
 def require_room(n_bytes: int, processes: int, environment: Mapping[str, str]) -> None:
@@ -178,9 +191,12 @@ def foretold_job(
     if waves > 1 and stage == "solve":  # single and double layer, in one process
         return JobResources(1, 1, _times(foretell(*size, tolerance, factor, 1).compress_bytes, _LAYERS))
     on_globe, kriging = facts.get("crs") == "lonlat", spec.get("task") == "kriging"
+    fitted = n_fitted(spec.get("fit"), size[1])
     processes = 2
     while True:
-        found = foretell(*size, tolerance, factor, processes, on_globe=on_globe, kriging=kriging, form=form)
+        found = foretell(
+            *size, tolerance, factor, processes, on_globe=on_globe, kriging=kriging, fitted=fitted, form=form
+        )
         each = _times(found.compress_bytes, waves) if stage == "compress" else found.solve_bytes
         together = min(processes, node.processes)
         n_bytes = together * each

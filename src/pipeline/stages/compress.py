@@ -61,7 +61,9 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
         points = Artifact.open(options.points, "points", contents=first)
         if spec.task not in ("capacitance", "scattering"):
             _require_that_points_fit(spec.kernel, points.array("points"))
-    foretold = foretold_of(points, spec.compress.tolerance, 1.0, communicator.size, form=spec.compress.form)
+    foretold = foretold_of(
+        points, spec.compress.tolerance, 1.0, communicator.size, fit=spec.fit, form=spec.compress.form
+    )
     require_memory(foretold.compress_bytes, communicator)
     covariance = _everybodys_covariance(spec, points, communicator)
     start = time.perf_counter()
@@ -221,9 +223,7 @@ def _fitted(
 ) -> KernelWithNugget:
     """Return the kernel and the nugget of greatest likelihood, the same on all processes; collective."""
     start = time.perf_counter()
-    process = kriging.fitted(
-        points, kernel, spec.compress.tolerance, SMALLEST_NUGGET, asked.seed, asked.subsample, communicator
-    )
+    process = kriging.fitted(points, kernel, spec.compress.tolerance, SMALLEST_NUGGET, asked, communicator)
     fit = FittedCovariance(
         log_likelihood=process.log_likelihood_,
         n=process.n_values_,

@@ -100,7 +100,7 @@ def by_scoring(
             off = math.sqrt(2 * gain)  # of a quadratic likelihood
             notes.append(
                 f"the fit ended after {iterations} steps where another promised {gain:.2g} nats: its parameters may be "
-                f"{off:.2g} standard errors off; GaussianProcess takes max_iterations"
+                f"{off:.2g} standard errors off; a larger max_iterations allows more steps"
             )
             break
         is_last = gain < _LAST and float(np.abs(step).max()) < _NEAR

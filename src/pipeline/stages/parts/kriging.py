@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.results.solution import KrigingResult
 from pipeline.artifacts.store import Artifact
-from pipeline.config.matrices import Predict, require_fittable
+from pipeline.config.matrices import Fit, Predict, require_fittable
 from pipeline.data.fields import Field
 from pipeline.data.globe import unit_vectors
 from pipeline.hmatrix import FitWarning, GaussianProcess
@@ -22,6 +22,7 @@ from pipeline.runtime.together import together
 from pipeline.stages.parts.divided import collected, edges_of, mean_and_deviation, own_rows, own_share
 from pipeline.stages.parts.predictions import AskedPlaces, corners_of, map_of, places_of
 
+STEPS = 30  # of a fit, where a study does not say
 MAP_DEGREES = 2.0
 MOST_MAP_CELLS = 720  # along a side of a map that the page shows
 LEVELS = tuple(level / 100 for level in (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99))
@@ -34,27 +35,26 @@ def fitted(
     kernel: Kernel,
     tolerance: float,
     smallest_nugget: float,
-    seed: int,
-    most: int | None,
+    asked: Fit,
     communicator: Communicator,
 ) -> GaussianProcess:
-    """Return a Gaussian process fitted to the training values, standardized, or to `most` of them drawn by `seed`.
+    """Return a Gaussian process fitted to the training values, standardized, or to as many as are asked for.
 
     All processes fit together, and get the same parameters. Its notes say where a parameter ended at a bound, or where
     the values say nothing of it.
     """
     places, values = own_rows(points, "points", communicator), _standardized(points, 0, communicator)[0]
-    n = len(points.array("points"))
+    n, most = len(points.array("points")), asked.subsample
     if most is not None and most < n:
-        chosen = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:most].numpy()
+        chosen = torch.randperm(n, generator=torch.Generator().manual_seed(asked.seed))[:most].numpy()
         first, last = edges_of(n, communicator)[communicator.rank :][:2]
         own = chosen[(chosen >= first) & (chosen < last)] - first
         places, values = places[own], values[own]
     require_fittable(n if most is None else min(most, n))
     # Standardized values have a variance of 1: the bound is the least ratio of noise to signal, or nearly so.
     process = GaussianProcess(
-        kernel, tolerance=tolerance, bounds={"nugget": (smallest_nugget, 10.0)}, random_state=seed,
-        communicator=communicator,
+        kernel, tolerance=tolerance, bounds={"nugget": (smallest_nugget, 10.0)},
+        max_iterations=asked.max_iterations or STEPS, random_state=asked.seed, communicator=communicator,
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)  # its text is kept in `notes_`

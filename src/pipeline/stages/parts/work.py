@@ -12,10 +12,11 @@ import torch
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.results.work import LevelWork, ProcessWork
 from pipeline.artifacts.store import Artifact, Draft
+from pipeline.config.matrices import Fit
 from pipeline.hmatrix import DistributedH2Matrix
 from pipeline.hmatrix.distributed import DistributedFactorization, DistributedLowRank, LowRankFactorization
 from pipeline.runtime.communicator import Communicator
-from pipeline.runtime.foretelling import Foretold, foretell, require_room
+from pipeline.runtime.foretelling import Foretold, foretell, n_fitted, require_room
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.provenance import cost
 from pipeline.runtime.together import gather_text, together
@@ -48,6 +49,7 @@ def foretold_of(
     processes: int,
     *,
     kriging: bool = False,
+    fit: Fit | None = None,
     form: str = "hierarchical",
 ) -> Foretold:
     """Return the bytes that were foretold of a process of a matrix over these points."""
@@ -55,6 +57,7 @@ def foretold_of(
     return foretell(
         facts.name, facts.n, facts.dimension, tolerance, factor_tolerance, processes,
         on_globe=facts.crs == "lonlat", kriging=kriging, form=form,
+        fitted=n_fitted(None if fit is None else fit.model_dump(), facts.n),
     )  # fmt: skip
 
 
