@@ -280,12 +280,17 @@ def test_the_error_at_own_points_leads_and_the_memory_follows(metrics):
 def test_lengths_of_the_globe_are_in_kilometers_and_noise_in_the_unit_of_the_values(metrics):
     matrix = metrics["matrices"]["airports"] | {"on_globe": True}
     matrix["result"]["deviation"] = 10.0
-    intervals = {"length_scale": (0.0286, 0.119, 0.495), "nugget": (0.01, 0.04, 0.09)}
+    intervals = {
+        "length_scale": (0.0286, 0.119, 0.495),
+        "variance": (0.25, 1.0, 4.0),
+        "nugget": (0.01, 0.04, 0.09),
+    }
     matrix["fit"] = {"log_likelihood": -1.0, "steps": 9, "n": 9000, "intervals": intervals}
     text = plain(fit_text(MatrixMetrics.model_validate(matrix)))
     # 6371 km times each, and 10 m times each root.
     assert "radii of the Earth, which are 758 km (182 to 3,150 km)" in text
     assert "a standard deviation of the noise of 2.00 m (1.00 to 3.00 m)" in text
+    assert "a standard deviation of the field of 10.0 m (5.00 to 20.0 m)" in text
 
 
 def test_a_file_of_predictions_is_told_with_its_folder(metrics):

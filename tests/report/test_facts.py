@@ -183,9 +183,19 @@ def test_a_fit_has_a_time_of_its_own_and_is_no_part_of_what_dense_algebra_replac
     before = texts(matrix)["Dense algebra instead"]
     matrix["fit"] = {"log_likelihood": -1.0, "n": 500, "steps": 9, "intervals": {}, "seconds": 3.1}
     assert texts(matrix)["Fit of the kernel"] == "3.10 s, to 500 values"
-    assert texts(matrix)["Dense algebra instead"] == before
+    assert texts(matrix)["Dense algebra instead"] == f"{before}; the fit of the kernel, 3.10 s, comes on top"
     del matrix["fit"]["seconds"]
     assert "Fit of the kernel" not in texts(matrix)
+
+
+def test_variance_and_nugget_of_kriging_are_told_as_those_of_standardized_values(matrix):
+    matrix["nugget"] = 0.01
+    matrix["result"]["deviation"] = 250.0
+    wanted = "1 is the variance of the known values, whose standard deviation is 250 m"
+    assert texts(matrix)["Variance and nugget"] == wanted
+    del matrix["result"]["deviation"]
+    assert texts(matrix)["Variance and nugget"] == "1 is the variance of the known values"
+    assert "Variance and nugget" not in texts(matrix | {"kernel": "Custom()", "nugget": 0.0})
 
 
 def test_every_time_that_was_not_taken_alone_is_marked(matrix):

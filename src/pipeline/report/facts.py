@@ -26,6 +26,7 @@ from pipeline.report.formatting import (
     times,
 )
 from pipeline.report.metrics import MatrixMetrics
+from pipeline.report.quantity import Quantity
 from pipeline.report.solutions import doubt
 
 #: Above this tolerance of the factorization, its determinant is that of a preconditioner and says nothing.
@@ -44,6 +45,7 @@ def matrix_facts(matrix: MatrixMetrics) -> tuple[Fact, ...]:
     rank = None if nothing_approximated(matrix) else largest_rank(matrix)
     items: Sequence[tuple[str, object, str]] = (
         ("Kernel", matrix.kernel, f"{kernel_text(matrix.kernel)}{_nugget(matrix)}"),
+        ("Variance and nugget", _standardized(matrix) or None, _standardized(matrix)),
         ("Points", matrix.n, _points(matrix)),
         ("Storage", compress.n_bytes, f"{n_bytes(compress.n_bytes)} ({_beside_dense(matrix)}, "
          f"{n_bytes(compress.dense_bytes)}{_exactly(matrix)})"),
@@ -92,7 +94,7 @@ def _solution(matrix: MatrixMetrics) -> list[tuple[str, object, str]]:
 
 
 def _dense(matrix: MatrixMetrics) -> str:
-    """What dense algebra would take, beside what it would take the place of: not of the fit of the kernel."""
+    """What dense algebra would take, beside what it would take the place of; a fit of the kernel comes on top."""
     solve = matrix.solve
     if solve is None or not is_number(solve.dense_seconds):
         return ""
@@ -100,7 +102,12 @@ def _dense(matrix: MatrixMetrics) -> str:
     ratio = solve.dense_seconds / spent
     than = f"compression, factorization and solve together, {seconds(spent)}{_beside(matrix)}"
     beside = f"{times(ratio)} as long as {than}" if ratio >= 1 else f"{times(1 / ratio)} faster than {than}"
-    return f"about {seconds(solve.dense_seconds)} on one process and {n_bytes(matrix.compress.dense_bytes)}: {beside}"
+    fit = matrix.fit.seconds if matrix.fit is not None else None
+    fitted = f"; the fit of the kernel, {seconds(fit)}, comes on top" if is_number(fit) else ""
+    return (
+        f"about {seconds(solve.dense_seconds)} on one process and {n_bytes(matrix.compress.dense_bytes)}: "
+        f"{beside}{fitted}"
+    )
 
 
 def _fit(matrix: MatrixMetrics) -> str:
@@ -149,6 +156,16 @@ def _nugget(matrix: MatrixMetrics) -> str:
         return ""
     bound = " (the fit stopped at its smallest nugget)" if matrix.nugget_at_bound else ""
     return f", nugget {significant(matrix.nugget, 3)}{bound}"
+
+
+def _standardized(matrix: MatrixMetrics) -> str:
+    """What variance and nugget are in units of: kriging divides values by their standard deviation."""
+    if not isinstance(matrix.result, KrigingResult) or not ("variance" in matrix.kernel or matrix.nugget):
+        return ""
+    deviation = matrix.result.deviation
+    known = is_number(deviation) and not matrix.result.others  # each value has its own
+    told = f", whose standard deviation is {Quantity.of(matrix.result).error(deviation)}" if known else ""
+    return f"1 is the variance of the known values{told}"
 
 
 def _points(matrix: MatrixMetrics) -> str:

@@ -306,11 +306,11 @@ def _in_units(name: str, found: tuple[float, float, float], matrix: MatrixMetric
     if matrix.on_globe and name.startswith("length_scale"):
         return f" radii of the Earth, which are {_interval(found, EARTH_RADIUS_KM, ' km')}"
     result = matrix.result
-    if name == "nugget" and isinstance(result, KrigingResult) and is_number(result.deviation):
+    of = {"variance": "field", "nugget": "noise"}.get(name)
+    if of and isinstance(result, KrigingResult) and is_number(result.deviation):
         low, value, high = (math.sqrt(max(number, 0.0)) for number in found)
-        quantity = Quantity.of(result)
-        unit = quantity.error(1.0).removeprefix(significant(1.0, 3))
+        unit = Quantity.of(result).error(1.0).removeprefix(significant(1.0, 3))
         return (
-            f", a standard deviation of the noise of {_interval((low, value, high), result.deviation, unit)}"
+            f", a standard deviation of the {of} of {_interval((low, value, high), result.deviation, unit)}"
         )
     return ""

@@ -10,6 +10,8 @@ from pipeline.report.figures.axes import logarithmic, short_number
 from pipeline.report.formatting import count, decimal, is_number, percent
 from pipeline.report.quantity import Quantity
 
+_BEYOND = 0.005  # share of a map below the colors, and above
+
 
 def kriging_map(
     name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity, prefix: str = "map"
@@ -49,7 +51,9 @@ def _map(
     finite = grid[np.isfinite(grid)]
     if not len(finite):
         return None
-    low, high = np.quantile(finite, [0.005, 0.995])
+    # A few extreme places would take the colors of all others; those beyond the ends have the color of the end.
+    low, high = (float(end) for end in np.quantile(finite, [_BEYOND, 1 - _BEYOND]))
+    clipped = finite.min() < low or finite.max() > high
     order = np.argsort(latitude)[::-1]
     step_x, step_y = (float(np.ptp(axis)) / max(len(axis) - 1, 1) / 2 for axis in (longitude, latitude))
     extent = (
@@ -85,13 +89,28 @@ def _map(
         degree = "°" if on_globe else ""
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda value, _: f"{value:g}{degree}".replace("-", "−"))
-        bar = figure.colorbar(picture, ax=axes, fraction=0.025, pad=0.02, aspect=28, shrink=0.7)
+        bar = figure.colorbar(
+            picture,
+            ax=axes,
+            fraction=0.025,
+            pad=0.02,
+            aspect=28,
+            shrink=0.7,
+            extend="both" if clipped else "neither",
+        )
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
         bar.ax.yaxis.set_major_formatter(short_number)
-        bar.set_label(label)
+        bar.set_label(
+            f"{label}\nof the middle {percent(1 - 2 * _BEYOND, 0)} of the map" if clipped else label
+        )
         span = f"{quantity.error(float(finite.min()))} to {quantity.error(float(finite.max()))}"
         words = f"Map of the {title[0].lower()}{title[1:]}, from {span}."
+        if clipped:
+            words += (
+                f" Colors end at {quantity.error(low)} and {quantity.error(high)}, which leaves out "
+                f"{percent(2 * _BEYOND, 0)} of the map."
+            )
         return finish(figure, name=f"{prefix}-{name}", description=words, data=data)
 
 

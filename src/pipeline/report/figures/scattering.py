@@ -52,6 +52,8 @@ def far_field(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None:
             f"Far field f of the scattered wave f exp(i k r)/r, in two perpendicular planes through the direction of "
             f"the incident wave; |f| is greatest at {significant(at)} degrees, {significant(top)} units of the mesh."
         )
+        if sizes.min() < top * 10 ** (-_FLOOR / 20):
+            words += f" What is deeper than {_FLOOR:g} decibels below that is drawn there."
         return finish(figure, name=f"far-field-{name}", description=words, data=data)
 
 
