@@ -12,8 +12,8 @@ class PipelineError(Exception):
         )
 
 
-class ConfigError(PipelineError):
-    """A study, a data set or an argument is not usable as given."""
+class ConfigError(PipelineError, ValueError):
+    """A study, a data set or an argument is not usable as given; as in NumPy, that is a ValueError too."""
 
 
 class ArtifactError(PipelineError):

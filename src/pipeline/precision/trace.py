@@ -69,6 +69,8 @@ def check_trace(
             wanted = torch.cat(
                 [copied(part.clone()) for part in torch.split(x, 1 if one_by_one else len(x))]
             ).flatten(1)
+    except ConfigError:  # says itself what is wrong
+        raise
     except (RuntimeError, ValueError) as failure:
         raise ConfigError(
             f"the network does not run on {len(x)} inputs at once: {str(failure).splitlines()[0]}"

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
-from pipeline.hmatrix.kernels.base import Kernel, Product, Scaled, Sum, Swapped
+from pipeline.hmatrix.kernels.base import KERNELS, Kernel, Product, Scaled, Sum, Swapped, of_class
 from pipeline.hmatrix.kernels.covariance import Matern, RationalQuadratic, SquaredExponential, Stationary
 from pipeline.hmatrix.kernels.custom import TRIED, Custom, Imported
 from pipeline.hmatrix.kernels.distances import distances, squared_distances
@@ -43,8 +43,8 @@ __all__ = [
     "squared_distances",
 ]
 
-KERNELS: dict[str, type[Kernel]] = {
-    kernel.name: kernel
+KERNELS.update(
+    (kernel.name, kernel)
     for kernel in (
         Matern,
         SquaredExponential,
@@ -56,7 +56,7 @@ KERNELS: dict[str, type[Kernel]] = {
         Custom,
         Imported,
     )
-}
+)
 
 
 def build(name: str, **parameters: Any) -> Kernel:
@@ -78,9 +78,13 @@ def from_dict(description: dict[str, Any]) -> Kernel:
     """Return the kernel that `to_dict` described."""
     parameters = dict(description)
     name = parameters.pop("name", "")
+    if "class" in parameters:
+        return of_class(parameters["class"], parameters["parameters"])
     if name in ("sum", "product"):
         terms = tuple(from_dict(term) for term in parameters["terms"])
         return Sum(terms) if name == "sum" else Product(terms)
+    if name == "swapped":
+        return Swapped(from_dict(parameters["kernel"]))
     if name == "scaled":
         factor = parameters["factor"]
         number = complex(factor["real"], factor["imag"]) if isinstance(factor, dict) else factor
@@ -100,5 +104,7 @@ def require_usable(kernel: Kernel, points: NDArray[np.float64]) -> None:
         return
     try:
         kernel(points[:1], points[:1])
+    except ConfigError:  # of a function of the user's own in a sum; it says what to do
+        raise
     except ValueError as error:
         raise ConfigError(f"kernel: {error}; take another kernel, or other points.coordinates") from None

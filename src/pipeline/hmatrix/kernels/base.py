@@ -5,7 +5,9 @@ the block of shape (..., m, n), tensors a tensor and NumPy arrays an array. Devi
 points. Sums, products and scalar multiples of kernels are kernels.
 """
 
+import json
 import math
+import pkgutil
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
@@ -14,10 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.errors import ConfigError
 from pipeline.hmatrix.kernels.distances import LengthScale
 
 Points = TypeVar("Points", NDArray[Any], Tensor)
 _NUMBERS = int | float | complex | np.number
+
+#: Kernels that files and studies know by name. Those of one's own are written with the path of their class.
+KERNELS: dict[str, type["Kernel"]] = {}
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,15 @@ class Kernel:
         return self(points[..., None, :], points[..., None, :])[..., 0, 0]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return name and parameters, as JSON can hold them."""
-        return {"name": self.name} | {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        """Return name and parameters, as JSON can hold them.
+
+        Raises:
+            ConfigError: If a kernel of one's own could not be made again from what is written.
+        """
+        parameters = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        if KERNELS.get(self.name) is type(self):
+            return {"name": self.name} | parameters
+        return _of_its_own_class(self, parameters)
 
     def __add__(self, other: "Kernel") -> "Kernel":
         if not isinstance(other, Kernel):
@@ -187,6 +200,7 @@ class Scaled(Kernel):
 class Swapped(Kernel):
     """k(y, x) of a kernel k that tells its arguments apart."""
 
+    name: ClassVar[str] = "swapped"
     kernel: Kernel
 
     @property
@@ -202,11 +216,52 @@ class Swapped(Kernel):
         return self.kernel.singular
 
     def to_dict(self) -> dict[str, Any]:
-        """Raise what the kernel raises: those that tell their arguments apart are Python functions."""
-        return self.kernel.to_dict()
+        return {"name": self.name, "kernel": self.kernel.to_dict()}
 
     def block(self, targets: Tensor, sources: Tensor) -> Tensor:
         return self.kernel(sources, targets).mT
+
+
+def of_class(path: str, parameters: dict[str, Any]) -> Kernel:
+    """Return the kernel of a class of one's own, by its import path.
+
+    Raises:
+        ConfigError: If there is no such class, or it does not take these parameters.
+    """
+    try:
+        found = pkgutil.resolve_name(path)(**{name: _typed(value) for name, value in parameters.items()})
+    except Exception as error:  # whatever a module does when it is imported, and a class when it is called
+        raise ConfigError(
+            f"kernel: {path} cannot be made ({' '.join(str(error).split())}); start where its module is, or install it"
+        ) from None
+    if not isinstance(found, Kernel):
+        raise ConfigError(f"kernel: {path} is no kernel, but {type(found).__name__}")
+    return found
+
+
+def _of_its_own_class(kernel: Kernel, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return what `of_class` makes a kernel of one's own from, once it was tried."""
+    kind = type(kernel)
+    path = f"{kind.__module__}:{kind.__qualname__}"
+    where = "the program that runs" if kind.__module__ == "__main__" else "a function"
+    if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
+        raise ConfigError(
+            f"kernel {kind.__qualname__} cannot be stored: its class is written in {where}, where other programs do "
+            "not find it; move it into a module of its own"
+        )
+    made_by = next(base for base in kind.__mro__ if "__init__" in vars(base))
+    try:
+        same = "__dataclass_fields__" in vars(made_by) and kernel == of_class(
+            path, json.loads(json.dumps(parameters))
+        )
+    except (ConfigError, TypeError, ValueError):
+        same = False
+    if not same:
+        raise ConfigError(
+            f"kernel {path} cannot be stored: its parameters do not make the same kernel again; wanted a frozen "
+            "dataclass with fields that are numbers, texts or tuples of these"
+        )
+    return {"name": kernel.name, "class": path, "parameters": parameters}
 
 
 def _as_tensor(points: NDArray[Any]) -> Tensor:
@@ -235,4 +290,11 @@ def _plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, complex):
         return {"real": value.real, "imag": value.imag}
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
+
+
+def _typed(value: Any) -> Any:
+    """Return what `_plain` wrote as it was."""
+    if isinstance(value, dict) and value.keys() == {"real", "imag"}:
+        return complex(value["real"], value["imag"])
+    return tuple(map(_typed, value)) if isinstance(value, list) else value
