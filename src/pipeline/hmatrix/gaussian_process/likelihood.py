@@ -68,9 +68,7 @@ Array = NDArray[np.float64]
 # on it grows as n does: at a million it is six thousandths, and a tolerance that left less would cost memory in vain.
 _NATS, _NATS_AT, _OF_VALUES, _MANY = 0.05, 0.1, 8192, 65536
 _AIMED = 0.5  # of that, where a tolerance is chosen by the error of another
-_GROWTH = (
-    1.9  # power of the number of values with which the error at one tolerance grows: 1.6 to 1.9 were found
-)
+_GROWTH = 1.9  # power of the number of values by which the error grows; 1.6 to 1.9 were found
 _PROBES = 4
 _TIGHTEST = 1e-10
 _TIGHTENINGS = 5
