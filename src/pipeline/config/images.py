@@ -3,9 +3,8 @@
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
-from pipeline.config.section import Section
+from pipeline.config.section import Section, misfit
 from pipeline.data import IMAGES
 from pipeline.options import Count, Seed
 
@@ -28,8 +27,7 @@ class ImageData(Section):
     directory: str | None = Field(
         None,
         min_length=1,
-        description="Folder with four IDX files, or with train/CLASS/* and test/CLASS/*. Without "
-        "one, Fashion-MNIST is "
+        description="Folder with four IDX files, or with train/CLASS/* and test/CLASS/*. Without one, Fashion-MNIST is "
         "Debian's package, installed or fetched, or else the public copy.",
     )
     path: str | None = Field(
@@ -50,8 +48,7 @@ class ImageData(Section):
     )
     validation_samples: Count = Field(
         4096,
-        description="Images of the training part on which hyper-parameters may be chosen. The test "
-        "part is always used "
+        description="Images of the training part on which hyper-parameters may be chosen. The test part is always used "
         "whole.",
     )
     split_seed: Seed = Field(1234, description="Seed of the fixed split; training has seeds of its own.")
@@ -62,26 +59,18 @@ class ImageData(Section):
             value = getattr(self, key)
             if value is None and (self.name == "folder" or (self.name == "idx" and key == "directory")):
                 who = "a folder of images" if self.name == "folder" else f"data set {self.name}"
-                raise PydanticCustomError("fit", "{key}: missing; {who} needs it", {"key": key, "who": who})
+                raise misfit(f"{key}: missing; {who} needs it")
             if self.name != "folder" and value is not None and key != "directory":
-                raise PydanticCustomError(
-                    "fit",
-                    "{key}: only of a folder of images; {name} brings its own",
-                    {"key": key, "name": self.name},
-                )
+                raise misfit(f"{key}: only of a folder of images; {self.name} brings its own")
         return self
 
     @model_validator(mode="after")
     def _path_of_arrays(self) -> "ImageData":
         if (self.name == "arrays") != (self.path is not None):
-            raise PydanticCustomError(
-                "fit",
-                "path: {what}",
-                {
-                    "what": "missing; data set arrays needs it"
-                    if self.path is None
-                    else "belongs to data set arrays"
-                },
+            raise misfit(
+                "path: missing; data set arrays needs it"
+                if self.path is None
+                else "path: belongs to data set arrays"
             )
         return self
 
@@ -89,18 +78,10 @@ class ImageData(Section):
     def _as_many_as_there_are(self) -> "ImageData":
         there = N_IMAGES.get(self.name)
         if there is not None and self.train_samples + self.validation_samples > there:
-            raise PydanticCustomError(
-                "fit",
-                "train_samples: {train} and {validation} validation_samples are more than the {there} images that "
-                "{name} has for both (config/default.yaml gives what a study leaves out); write for example "
-                "train_samples: {fewer}, validation_samples: {rest}",
-                {
-                    "fewer": there - there // 4,
-                    "rest": there // 4,
-                    "train": self.train_samples,
-                    "validation": self.validation_samples,
-                    "there": there,
-                    "name": self.name,
-                },
+            raise misfit(
+                f"train_samples: {self.train_samples} and {self.validation_samples} validation_samples are more "
+                f"than the {there} images that {self.name} has for both (config/default.yaml gives what a study "
+                f"leaves out); write for example train_samples: {there - there // 4}, validation_samples: "
+                f"{there // 4}"
             )
         return self

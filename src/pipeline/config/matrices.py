@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from pipeline.config.choice import Choice
 from pipeline.config.points import AnyPoints, ColumnName, FilePoints, OwnMesh
-from pipeline.config.section import ALL_DIFFERENT, Section
+from pipeline.config.section import ALL_DIFFERENT, Section, wrong
 from pipeline.data import PLACES
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.kernels import KERNELS, Custom, Helmholtz, Imported, Kernel, Stationary
@@ -135,7 +134,7 @@ class Predict(Section):
     @model_validator(mode="after")
     def _a_file_or_a_grid(self) -> "Predict":
         if (self.path is None) == (self.grid is None):
-            raise PydanticCustomError("task", "predict wants a path or a grid, and not both")
+            raise wrong("predict wants a path or a grid, and not both")
         return self
 
     @property
@@ -159,7 +158,7 @@ class Wave(Section):
     @model_validator(mode="after")
     def _goes_somewhere(self) -> "Wave":
         if not 0 < math.hypot(*self.direction) < math.inf:
-            raise PydanticCustomError("task", "direction wants three finite numbers that are not all 0")
+            raise wrong("direction wants three finite numbers that are not all 0")
         return self
 
 
@@ -176,9 +175,8 @@ class CompressSpec(Section):
     kernel: AnyKernel = Field(description="The kernel, by name.")
     nugget: NotNegative = Field(
         0.0,
-        description="Noise variance or ridge that is added to the diagonal, in units of the kernel's "
-        "variance. Points at the "
-        "same place need one.",
+        description="Noise variance or ridge that is added to the diagonal, in units of the kernel's variance. Points "
+        "at the same place need one.",
     )
     task: Task = Field(
         description="What the matrix is for: kriging (predict held-out values), capacitance (of a conductor), "
@@ -187,8 +185,7 @@ class CompressSpec(Section):
     )
     fit: Fit | None = Field(
         None,
-        description="Choose length scale, variance and nugget by maximum likelihood on a part of the "
-        "training points; "
+        description="Choose length scale, variance and nugget by maximum likelihood on a part of the training points; "
         "null takes those above. A kernel's length_scale: fit asks for it too.",
     )
     compress: Compress = Field(default=Compress(), description="How the matrix is represented.")
@@ -257,23 +254,13 @@ class Matrix(CompressSpec, SolveSpec):
     def _task_fits_points(self) -> "Matrix":
         wanted = POINTS_OF[self.task]
         if self.points.name not in wanted:
-            raise PydanticCustomError(
-                "task",
-                "task '{task}' needs points {wanted}, found '{found}'",
-                {"task": self.task, "wanted": " or ".join(wanted), "found": self.points.name},
-            )
+            raise wrong(f"task '{self.task}' needs points {' or '.join(wanted)}, found '{self.points.name}'")
         if self.task == "kriging" and isinstance(self.points, FilePoints) and not self.points.part_held_out:
-            raise PydanticCustomError(
-                "task", "task 'kriging' needs points.value, and points.held_out above 0 to judge predictions"
-            )
+            raise wrong("task 'kriging' needs points.value, and points.held_out above 0 to judge predictions")
         if self.predict is not None and self.task != "kriging":
-            raise PydanticCustomError("task", "predict belongs to task 'kriging', and only to it")
+            raise wrong("predict belongs to task 'kriging', and only to it")
         if self.fit is not None and isinstance(self.points, FilePoints) and len(self.points.values) > 1:
-            raise PydanticCustomError(
-                "task",
-                "fit needs one points.value, found {n}; make a matrix of each",
-                {"n": len(self.points.values)},
-            )
+            raise wrong(f"fit needs one points.value, found {len(self.points.values)}; make a matrix of each")
         for key, task in (
             ("right_hand_side", "solve"),
             ("vectors", "product"),
@@ -282,62 +269,50 @@ class Matrix(CompressSpec, SolveSpec):
             ("wave", "scattering"),
         ):
             if self.task != task and getattr(self, key) is not None:
-                raise PydanticCustomError(
-                    "task", "{key} belongs to task '{task}', and only to it", {"key": key, "task": task}
-                )
+                raise wrong(f"{key} belongs to task '{task}', and only to it")
         return self
 
     @model_validator(mode="after")
     def _task_fits_kernel(self) -> "Matrix":
         if self.task == "capacitance" and self.kernel.name != "laplace_single_layer":
-            raise PydanticCustomError(
-                "task",
-                "task 'capacitance' goes with kernel 'laplace_single_layer', found '{kernel}'",
-                {"kernel": self.kernel.name},
+            raise wrong(
+                f"task 'capacitance' goes with kernel 'laplace_single_layer', found '{self.kernel.name}'"
             )
         if self.task == "scattering" and not (
             isinstance(self.kernel, Helmholtz)
             and complex(self.kernel.wavenumber).imag == 0
             and complex(self.kernel.wavenumber).real > 0
         ):
-            raise PydanticCustomError(
-                "task",
-                "task 'scattering' goes with kernel 'helmholtz' and a wavenumber above 0, found '{kernel}'",
-                {"kernel": self.kernel.name},
+            raise wrong(
+                "task 'scattering' goes with kernel 'helmholtz' and a wavenumber above 0, found "
+                f"'{self.kernel.name}'"
             )
         if self.task in ("kriging", "classification", "logdet", "sample") and (
             self.kernel.singular or self.kernel.is_complex or not self.kernel.positive_definite
         ):
-            raise PydanticCustomError(
-                "task",
-                "task '{task}' needs a covariance, such as matern; kernel '{kernel}' is not positive definite, or has "
-                "no value at distance 0 (a custom kernel says positive_definite: true)",
-                {"task": self.task, "kernel": self.kernel.name},
+            raise wrong(
+                f"task '{self.task}' needs a covariance, such as matern; kernel '{self.kernel.name}' is not "
+                "positive definite, or has no value at distance 0 (a custom kernel says positive_definite: true)"
             )
         if self.compress.form == "low_rank":
             if self.task not in ("classification", "solve", "product"):
-                raise PydanticCustomError(
-                    "task",
-                    "compress.form 'low_rank' goes with task classification, solve or product, found '{task}'",
-                    {"task": self.task},
+                raise wrong(
+                    f"compress.form 'low_rank' goes with task classification, solve or product, found '{self.task}'"
                 )
             if self.kernel.singular or not self.kernel.positive_definite or self.nugget == 0:
-                raise PydanticCustomError(
-                    "task",
-                    "compress.form 'low_rank' needs a covariance, such as squared_exponential, and a nugget above 0; "
-                    "found kernel '{kernel}' and nugget {nugget}",
-                    {"kernel": self.kernel.name, "nugget": self.nugget},
+                raise wrong(
+                    "compress.form 'low_rank' needs a covariance, such as squared_exponential, and a nugget above "
+                    f"0; found kernel '{self.kernel.name}' and nugget {self.nugget}"
                 )
             if "factor" in self.model_fields_set:
-                raise PydanticCustomError(
-                    "task",
+                raise wrong(
                     "factor belongs to compress.form 'hierarchical': one formula factorizes a matrix of low rank, "
-                    "without settings; leave factor out",
+                    "without settings; leave factor out"
                 )
         if self.task == "classification" and not isinstance(self.kernel, Stationary):
-            raise PydanticCustomError("task", "task 'classification' needs a kernel with a length_scale")
+            raise wrong("task 'classification' needs a kernel with a length_scale")
         if self.fit is not None and (self.task != "kriging" or not isinstance(self.kernel, Stationary)):
-            raise PydanticCustomError("task", "fit needs task 'kriging' and a kernel with a length_scale")
+            raise wrong("fit needs task 'kriging' and a kernel with a length_scale")
         return self
 
     def files(self) -> dict[str, str]:

@@ -95,7 +95,7 @@ def _describe(problem: Any, config: Mapping[str, Any]) -> str:
         return f"{prefix}unknown name '{context['tag']}'; {hint}known: {', '.join(known)}"
     if problem["type"] == "value_error":
         return f"{prefix}{context['error']}"
-    if problem["type"] in ("unknown_key", "truth_value", "run", "task", "fit", "name"):
+    if problem["type"] in ("unknown_key", "truth_value", "wrong", "fit"):
         return f"{prefix}{problem['msg']}"
     return f"{prefix}{'its name ' if is_key else ''}{_wanted(problem)}, found {_shown(problem['input'])}"
 

@@ -3,10 +3,9 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
 
 from pipeline.config.choice import Choice, section_of
-from pipeline.config.section import IMPORT_PATTERN, Section
+from pipeline.config.section import IMPORT_PATTERN, Section, misfit
 from pipeline.models import MODELS
 
 
@@ -38,11 +37,7 @@ MODEL_SECTIONS: dict[str, type[ModelSection]] = {
 def _heads_divide_the_width(model: ModelSection) -> ModelSection:
     options = model.model_dump()
     if options.get("width", 0) % options.get("heads", 1):
-        raise PydanticCustomError(
-            "fit",
-            "width: {width} is not a multiple of {heads} heads",
-            {"width": options["width"], "heads": options["heads"]},
-        )
+        raise misfit(f"width: {options['width']} is not a multiple of {options['heads']} heads")
     return model
 
 

@@ -5,12 +5,12 @@ import unicodedata
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from pipeline.config.choice import Choice
-from pipeline.config.section import ALL_DIFFERENT, Name, Section
+from pipeline.config.section import ALL_DIFFERENT, Name, Section, misfit, wrong
 from pipeline.data import PLACES, Places
 from pipeline.options import Count, Seed
+from pipeline.runtime.words import counted
 
 
 def _as_text(name: object) -> object:
@@ -21,11 +21,7 @@ def _as_text(name: object) -> object:
 def _on_one_line(unit: str) -> str:
     # Control characters, separators of lines and of paragraphs, and halves of characters, which no file takes.
     if any(unicodedata.category(mark) in ("Cc", "Zl", "Zp", "Cs") for mark in unit):
-        raise PydanticCustomError(
-            "name",
-            "must be on one line, without tabs and other control characters, found {unit}",
-            {"unit": ascii(unit)},
-        )
+        raise wrong(f"must be on one line, without tabs and other control characters, found {unit!a}")
     return unit
 
 
@@ -36,9 +32,7 @@ Unit = Annotated[str, Field(max_length=LONGEST_UNIT), AfterValidator(_on_one_lin
 
 def _coordinate_system(crs: str) -> str:
     if crs not in ("plane", "lonlat") and not re.fullmatch(r"EPSG:[0-9]{4,6}", crs):
-        raise PydanticCustomError(
-            "name", "must be plane, lonlat or a code such as EPSG:25832, found '{crs}'", {"crs": crs}
-        )
+        raise wrong(f"must be plane, lonlat or a code such as EPSG:25832, found '{crs}'")
     return crs
 
 
@@ -81,25 +75,17 @@ class FilePoints(Section):
     @model_validator(mode="after")
     def _a_unit_for_each_value(self) -> "FilePoints":
         if len(self.units) not in (0, len(self.values)):
-            raise PydanticCustomError(
-                "fit",
-                "unit: {units} for {values}; give one for each, or none",
-                {
-                    "units": f"{len(self.units)} unit{'s' if len(self.units) > 1 else ''}",
-                    "values": f"{len(self.values)} value{'' if len(self.values) == 1 else 's'}",
-                },
-            )
+            units, values = counted(len(self.units), "unit"), counted(len(self.values), "value")
+            raise misfit(f"unit: {units} for {values}; give one for each, or none")
         return self
 
     @model_validator(mode="after")
     def _a_column_is_a_coordinate_or_a_value(self) -> "FilePoints":
         for column in self.values:
             if column in (self.coordinates or ()):
-                raise PydanticCustomError(
-                    "fit",
-                    "value: column '{column}' is one of points.coordinates too, and would predict itself; leave it out "
-                    "of one of the two",
-                    {"column": column},
+                raise misfit(
+                    f"value: column '{column}' is one of points.coordinates too, and would predict itself; leave it "
+                    "out of one of the two"
                 )
         return self
 

@@ -3,9 +3,8 @@
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
-from pipeline.config.section import ALL_DIFFERENT, Name, Section
+from pipeline.config.section import ALL_DIFFERENT, Name, Section, misfit
 from pipeline.models.packaged import PACKAGED
 
 # As precision.roofline.Mode, which is not imported here: planning a study needs no torch.
@@ -22,14 +21,12 @@ class Timing(Section):
 
     budget_points: Annotated[float, Field(ge=0, le=100)] = Field(
         0.1,
-        description="Accuracy on validation images that half precision may cost, in percentage "
-        "points; beyond it layers "
-        "go back to float32.",
+        description="Accuracy on validation images that half precision may cost, in percentage points; beyond it "
+        "layers go back to float32.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
-        description="Where layers are timed besides the CPU: auto (a GPU where there is one), cpu "
-        "(nowhere), cuda.",
+        description="Where layers are timed besides the CPU: auto (a GPU where there is one), cpu (nowhere), cuda.",
     )
     batch_sizes: Annotated[tuple[BatchSize, ...], ALL_DIFFERENT] = Field(
         (1, 64), min_length=1, description="Batch sizes at which layers are timed."
@@ -37,14 +34,12 @@ class Timing(Section):
     modes: Annotated[tuple[Mode, ...], ALL_DIFFERENT] = Field(
         ("network", "warm", "cold"),
         min_length=1,
-        description="What ran before a timed layer: network (the other layers), warm (the layer "
-        "itself), cold (a sweep of "
-        "the caches). The report's bars are those of the first.",
+        description="What ran before a timed layer: network (the other layers), warm (the layer itself), cold (a sweep "
+        "of the caches). The report's bars are those of the first.",
     )
     min_samples: Annotated[int, Field(ge=5, le=10**6)] = Field(
         60,
-        description="Samples of each layer's time, at least; disturbed ones count where undisturbed "
-        "ones are too few "
+        description="Samples of each layer's time, at least; disturbed ones count where undisturbed ones are too few "
         "after 50 ms each.",
     )
 
@@ -104,19 +99,13 @@ class OwnNetwork(Section):
     @model_validator(mode="after")
     def _packages_have_them(self) -> "OwnNetwork":
         if self.package is not None and self.package not in PACKAGED:
-            raise PydanticCustomError(
-                "fit",
-                "path: no package has a network '{name}'; known: {known}",
-                {"name": self.package, "known": ", ".join(PACKAGED)},
-            )
+            raise misfit(f"path: no package has a network '{self.package}'; known: {', '.join(PACKAGED)}")
         if self.inputs.startswith(PACKAGE) and (self.package is None or self.inputs != PHOTOGRAPHS):
-            raise PydanticCustomError(
-                "fit",
-                "inputs: must be a .npy file, or {photographs} for a package's network, found '{found}'",
-                {"photographs": PHOTOGRAPHS, "found": self.inputs},
+            raise misfit(
+                f"inputs: must be a .npy file, or {PHOTOGRAPHS} for a package's network, found '{self.inputs}'"
             )
         if self.inputs == PHOTOGRAPHS and self.labels is not None:
-            raise PydanticCustomError("fit", "labels: photographs have none; leave labels null")
+            raise misfit("labels: photographs have none; leave labels null")
         return self
 
 
@@ -125,8 +114,7 @@ class Precision(Timing):
 
     runs: tuple[Name, ...] = Field(
         (),
-        description="Training runs whose network, that of the first seed, is converted to half "
-        "precision and timed.",
+        description="Training runs whose network, that of the first seed, is converted to half precision and timed.",
     )
     networks: dict[Name, OwnNetwork] = Field(
         {},

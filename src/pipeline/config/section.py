@@ -19,10 +19,20 @@ from pydantic_core import PydanticCustomError
 from pipeline.options import Seed
 
 
+def wrong(text: str) -> PydanticCustomError:
+    """Return the error that says what is wrong with a section or a value; its path is written before it."""
+    return PydanticCustomError("wrong", "{text}", {"text": text})
+
+
+def misfit(text: str) -> PydanticCustomError:
+    """Return the same of keys that do not fit each other; the text begins with the path of one within the section."""
+    return PydanticCustomError("fit", "{text}", {"text": text})
+
+
 def _without_many_repeats(name: str) -> str:
     """Refuse names that repeat a part too often: Snakemake takes them for rules that depend on themselves."""
     if re.search(r"(.+?)\1{19}", name):
-        raise PydanticCustomError("name", "'{name}' repeats a part 20 times; choose another", {"name": name})
+        raise wrong(f"'{name}' repeats a part 20 times; choose another")
     return name
 
 
@@ -42,7 +52,7 @@ Name = Annotated[
 
 def _all_different(entries: Entries) -> Entries:
     if entries is not None and len(set(entries)) < len(entries):
-        raise PydanticCustomError("name", "entries must differ, found {found}", {"found": str(list(entries))})
+        raise wrong(f"entries must differ, found {list(entries)}")
     return entries
 
 

@@ -3,14 +3,13 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from pipeline.config.images import ImageData
 from pipeline.config.matrices import Matrix, Scaling
 from pipeline.config.models import MODEL_SECTIONS, Model
 from pipeline.config.points import Embeddings
 from pipeline.config.precision import Precision
-from pipeline.config.section import Name, Section, Seeds
+from pipeline.config.section import Name, Section, Seeds, misfit, wrong
 from pipeline.config.training import Training
 
 # Folders of all studies together, beside those of each.
@@ -19,9 +18,7 @@ RESERVED = ("checkpoints", "history", "slurm", "pbs", "sge")
 
 def _not_reserved(name: str) -> str:
     if name in RESERVED:
-        raise PydanticCustomError(
-            "name", "'{name}' is a folder of all studies together; choose another name", {"name": name}
-        )
+        raise wrong(f"'{name}' is a folder of all studies together; choose another name")
     return name
 
 
@@ -46,9 +43,8 @@ class Study(Section):
     matrices: dict[Name, Matrix] = Field({}, description="Compressed matrices by name.")
     scaling: Scaling | None = Field(
         None,
-        description="Time and storage against the number of points, uniform in the unit square, of a "
-        "Matern kernel with "
-        "nu 0.5 and nugget 1e-2; null leaves it out.",
+        description="Time and storage against the number of points, uniform in the unit square, of a Matern kernel "
+        "with nu 0.5 and nugget 1e-2; null leaves it out.",
     )
 
     def seeds_by_run(self) -> dict[str, tuple[int, ...]]:
@@ -69,10 +65,8 @@ class Study(Section):
     @model_validator(mode="after")
     def _holds_something(self) -> "Study":
         if not (self.training.runs or self.matrices or self.scaling or self.precision.networks):
-            raise PydanticCustomError(
-                "fit",
-                "training.runs: the study holds nothing; give it runs, matrices, a scaling series or "
-                "precision.networks",
+            raise misfit(
+                "training.runs: the study holds nothing; give it runs, matrices, a scaling series or precision.networks"
             )
         return self
 
@@ -80,18 +74,10 @@ class Study(Section):
     def _parts_fit_together(self) -> "Study":
         converted_runs = self.precision.runs
         if len(set(converted_runs)) < len(converted_runs):
-            raise PydanticCustomError(
-                "fit",
-                "precision.runs: entries must differ, found {found}",
-                {"found": str(list(converted_runs))},
-            )
+            raise misfit(f"precision.runs: entries must differ, found {list(converted_runs)}")
         for name in self.precision.networks:
             if name in self.training.runs:
-                raise PydanticCustomError(
-                    "fit",
-                    "precision.networks.{name}: is a training run's name too; choose another",
-                    {"name": name},
-                )
+                raise misfit(f"precision.networks.{name}: is a training run's name too; choose another")
         for name, run in self.training.runs.items():
             there, samples = "dataset.train_samples", self.dataset.train_samples
             wanted = {"batch_size": run.recipe().batch_size}
@@ -103,21 +89,16 @@ class Study(Section):
                     there, samples = own, run.train_samples
             for key, size in wanted.items():
                 if size > samples:
-                    raise PydanticCustomError(
-                        "fit",
-                        "training.runs.{name}.{key}: {size} is more than {there}, {samples}",
-                        {"name": name, "key": key, "size": size, "there": there, "samples": samples},
-                    )
+                    raise misfit(f"training.runs.{name}.{key}: {size} is more than {there}, {samples}")
         if self.scaling is not None and list(self.scaling.sizes) != sorted(set(self.scaling.sizes)):
-            raise PydanticCustomError("fit", "scaling.sizes: must increase from one to the next")
+            raise misfit("scaling.sizes: must increase from one to the next")
         converted = bool(self.precision.runs) or any(
             isinstance(matrix.points, Embeddings) for matrix in self.matrices.values()
         )
         if converted and self.model.name == "vit":
-            raise PydanticCustomError(
-                "fit",
-                "model.name: the attention of a vit cannot be converted to half precision; choose another model, or "
-                "leave precision.runs empty and embeddings out of the matrices",
+            raise misfit(
+                "model.name: the attention of a vit cannot be converted to half precision; choose another "
+                "model, or leave precision.runs empty and embeddings out of the matrices"
             )
         named = {f"precision.runs.{i}": run for i, run in enumerate(self.precision.runs)}
         if self.training.claims is not None:
@@ -130,11 +111,7 @@ class Study(Section):
         for path, wanted_run in named.items():
             if wanted_run not in self.training.runs:
                 known = ", ".join(self.training.runs)
-                raise PydanticCustomError(
-                    "run",
-                    "{path}: no training run '{run}'; known: {known}",
-                    {"path": path, "run": wanted_run, "known": known},
-                )
+                raise wrong(f"{path}: no training run '{wanted_run}'; known: {known}")
         return self
 
 

@@ -6,12 +6,11 @@ from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from pipeline.config.choice import Choice, section_of
 from pipeline.config.models import Model
 from pipeline.config.report import Roles
-from pipeline.config.section import Name, Section, Seeds
+from pipeline.config.section import Name, Section, Seeds, misfit
 from pipeline.errors import ConfigError
 from pipeline.options import Count, Positive, Seed
 from pipeline.training import (
@@ -56,7 +55,7 @@ class RunSpec(_RecipeKeys):  # type: ignore[misc, valid-type]  # computed: its k
         try:
             self.recipe()
         except ConfigError as error:
-            raise PydanticCustomError("fit", "optimizer: {why}", {"why": str(error)}) from None
+            raise misfit(f"optimizer: {error}") from None
         return self
 
     def with_values(self, values: Mapping[str, float]) -> Self:
@@ -93,16 +92,13 @@ class Run(RunSpec):
     @model_validator(mode="after")
     def _ranges_are_of_options(self) -> "Run":
         for name, (low, high) in self.search.items():
-            found = {"name": name, "low": low, "high": high}
             if low >= high:
-                raise PydanticCustomError("fit", "search.{name}: must rise, found {low} to {high}", found)
+                raise misfit(f"search.{name}: must rise, found {low} to {high}")
             try:
                 for end in (low, high):
                     self.with_values({name: end})
             except ValueError as error:
-                raise PydanticCustomError(
-                    "fit", "search.{name}: {why}", found | {"why": str(error)}
-                ) from None
+                raise misfit(f"search.{name}: {error}") from None
         return self
 
 
@@ -162,25 +158,17 @@ class Training(Section):
     @model_validator(mode="after")
     def _sweeps_can_be_judged(self) -> "Training":
         for method, names in self.sweeps.items():
-            place = {"path": f"sweeps.{method}"}
+            path = f"sweeps.{method}"
             for name in names:
                 if name not in self.runs:
-                    known = ", ".join(self.runs)
-                    raise PydanticCustomError(
-                        "fit",
-                        "{path}: no training run '{run}'; known: {known}",
-                        place | {"run": name, "known": known},
-                    )
+                    raise misfit(f"{path}: no training run '{name}'; known: {', '.join(self.runs)}")
             sizes = [self.runs[name].recipe().batch_size for name in names]
             if any(small >= large for small, large in pairwise(sizes)):
-                raise PydanticCustomError(
-                    "fit", "{path}: batch sizes must rise, found {sizes}", place | {"sizes": str(sizes)}
-                )
+                raise misfit(f"{path}: batch sizes must rise, found {sizes}")
             if not self.runs[names[0]].recipe().noise_scale:
-                raise PydanticCustomError(
-                    "fit",
-                    "{path}: {run} measures no noise to predict from; set training.runs.{run}.noise_scale to true",
-                    place | {"run": names[0]},
+                raise misfit(
+                    f"{path}: {names[0]} measures no noise to predict from; set training.runs.{names[0]}.noise_scale "
+                    "to true"
                 )
         return self
 
@@ -190,10 +178,8 @@ class Training(Section):
         first = next(iter(sizes), "")
         for name, size in sizes.items():
             if size != sizes[first]:
-                raise PydanticCustomError(
-                    "fit",
-                    "runs.{name}.search: has {size} options and that of {first} has {n}; give all runs the same "
-                    "number, so that none is tuned more than another",
-                    {"name": name, "size": size, "first": first, "n": sizes[first]},
+                raise misfit(
+                    f"runs.{name}.search: has {size} options and that of {first} has {sizes[first]}; give all runs "
+                    "the same number, so that none is tuned more than another"
                 )
         return self
