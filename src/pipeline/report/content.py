@@ -3,6 +3,7 @@
 Strings are escaped by the template; the SVG of a :class:`Drawing` passes through.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.report.drawing import Drawing
@@ -103,6 +104,25 @@ class Table:
     series: tuple[str, ...] = ()
     details: tuple[tuple[tuple[str, str], ...], ...] = ()
     fold: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        caption: str,
+        titles: Sequence[str | Column],
+        rows: Iterable[tuple[TableCell, ...]],
+        *,
+        note: str = "",
+        series: tuple[str, ...] = (),
+        details: Iterable[tuple[tuple[str, str], ...]] = (),
+        fold: bool = False,
+    ) -> "Table":
+        """Return a table; a title alone is that of a numeric column, but for the first, which names the rows."""
+        columns = (
+            title if isinstance(title, Column) else Column(title, numeric=place > 0)
+            for place, title in enumerate(titles)
+        )
+        return cls(caption, tuple(columns), tuple(rows), note, series, tuple(details), fold)
 
     @property
     def folded(self) -> bool:

@@ -110,18 +110,14 @@ def critical_batches(
         )
     if not rows:
         return None
-    return Table(
+    columns = (
+        "Method", Column("Noise measured with"), "Predicted batch", "Seeds", "Loses from batch", "Predicted / found",
+        Column(f"Within {FACTOR:g} times"),
+    )  # fmt: skip
+    return Table.of(
         "The batch from which a method loses, predicted and found",
-        (
-            Column("Method"),
-            Column("Noise measured with"),
-            Column("Predicted batch", True),
-            Column("Seeds", True),
-            Column("Loses from batch", True),
-            Column("Predicted / found", True),
-            Column(f"Within {FACTOR:g} times"),
-        ),
-        tuple(rows),
+        columns,
+        rows,
         note="Predicted is the critical batch of the gradient noise scale (McCandlish et al. 2018, appendix D), "
         "measured while the small batch was trained, before any larger one; with K-FAC in the metric of the inverse "
         f"Fisher matrix. Found is where the mean test accuracy falls {MARGIN:g} points below that small batch's, "

@@ -34,10 +34,20 @@ def distribution(found: Mapping[str, Distribution], beside: str = "") -> list[Bl
 
 
 def _processes(title: str, rows: Sequence[ProcessWork], beside: str) -> Table:
-    titles = ("Holds", "Peak memory", "Foretold", "Time", "Waiting", "Messages", "Sent")
-    return Table(
+    columns = (
+        "Process",
+        Column("Node"),
+        "Holds",
+        "Peak memory",
+        "Foretold",
+        "Time",
+        "Waiting",
+        "Messages",
+        "Sent",
+    )
+    return Table.of(
         f"{title}, process by process",
-        (Column("Process"), Column("Node"), *(Column(name, True) for name in titles)),
+        columns,
         tuple(
             (
                 f.count(row.process), row.host, f.n_bytes(row.n_bytes),
@@ -55,10 +65,20 @@ def _processes(title: str, rows: Sequence[ProcessWork], beside: str) -> Table:
 
 
 def _levels(title: str, rows: Sequence[LevelWork], beside: str) -> Table:
-    titles = ("Boxes", "Holds", "Operations", "Time", "Waiting", "Messages", "Sent")
-    return Table(
+    columns = (
+        "Level",
+        Column("Process"),
+        "Boxes",
+        "Holds",
+        "Operations",
+        "Time",
+        "Waiting",
+        "Messages",
+        "Sent",
+    )
+    return Table.of(
         f"{title}, by level and process",
-        (Column("Level"), Column("Process"), *(Column(name, True) for name in titles)),
+        columns,
         tuple(
             (
                 f.count(row.level), f.count(row.process), f.count(row.boxes),
@@ -124,19 +144,10 @@ def _model(processes: Sequence[ProcessWork], levels: Sequence[LevelWork], beside
         f"a second as measured here, {LATENCY * 1e6:g} µs for a message and {BANDWIDTH / 1e9:g} GB/s. It does not "
         "count the time in which boxes between two processes wait for their turn."
     )
-    columns = tuple(
-        Column(title, number)
-        for title, number in (
-            ("Processes", False),
-            ("Modeled time", True),
-            ("Measured", True),
-            ("Efficiency", True),
-            ("Part of messages", True),
-        )
-    )
+    columns = ("Processes", "Modeled time", "Measured", "Efficiency", "Part of messages")
     return [
         Prose(text, quiet=True),
-        Table(
+        Table.of(
             "Time of more processes, by the model",
             columns,
             tuple(rows),

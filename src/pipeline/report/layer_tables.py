@@ -34,15 +34,12 @@ def layer_bars(network: Converted) -> Table | None:
             tuple(f.relative(error.added_error if error else None) for error in found),
             tuple(f.relative(error.relative_error if error else None) for error in found),
             tuple(f.decimal(error.sqnr_db if error else None, 1) for error in found),
-        )
+        )  # fmt: skip
         rows.append((f"{number}  {name}", bars, *columns))
         details.append(_reasons(ordered))
-    return Table(
+    return Table.of(
         "Speed and error of every layer, and why it is that fast",
-        (
-            Column("Layer"), Column("FP32 time / FP16 time"), Column("Adds error", True),
-            Column("Output error", True), Column("Output SQNR (dB)", True),
-        ),
+        ("Layer", Column("FP32 time / FP16 time"), "Adds error", "Output error", "Output SQNR (dB)"),
         tuple(rows),
         note="There is a line for each batch size, with the plan that was chosen for it by measurement. Bar: the "
         "speedup measured, with its bootstrap interval as a whisker. Tick: the speedup predicted, from the roofs "
@@ -96,9 +93,8 @@ def rounding(network: Converted) -> Table | None:
     if not network.layers:
         return None
     columns = (
-        Column("Layer"), Column("Kind"), Column("Parameters", True), Column("Work", True),
-        Column("Weights' error", True), Column("SQNR (dB)", True), Column("Overflow", True),
-        Column("Subnormal", True), Column("To zero", True),
+        "Layer", Column("Kind"), "Parameters", "Work", "Weights' error", "SQNR (dB)", "Overflow", "Subnormal",
+        "To zero",
     )  # fmt: skip
     rows = tuple(
         (
@@ -108,7 +104,7 @@ def rounding(network: Converted) -> Table | None:
         )
         for layer in network.layers
     )  # fmt: skip
-    return Table(
+    return Table.of(
         "Conversion to FP16, layer by layer",
         columns,
         rows,
@@ -122,9 +118,8 @@ def rounding(network: Converted) -> Table | None:
 def error_growth(network: Converted) -> Table | None:
     """How errors grow from layer to layer, and what became of the activations."""
     columns = (
-        Column("Layer"), Column("Batch", True), Column("Adds", True), Column("Error behind it", True),
-        Column("Growth", True), Column("Largest", True), Column("Saturated", True), Column("Subnormal", True),
-        Column("To zero", True), Column("Results", True),
+        "Layer", "Batch", "Adds", "Error behind it", "Growth", "Largest", "Saturated", "Subnormal", "To zero",
+        "Results",
     )  # fmt: skip
     rows = tuple(
         (
@@ -136,7 +131,7 @@ def error_growth(network: Converted) -> Table | None:
     )  # fmt: skip
     if not rows:
         return None
-    return Table(
+    return Table.of(
         "How the error grows through the network",
         columns,
         rows,
@@ -159,11 +154,8 @@ def candidates(network: Converted) -> Table | None:
     )  # fmt: skip
     if not rows:
         return None
-    columns = (
-        Column("Layer"), Column("Batch", True), Column("Routine"), Column("Time", True), Column("Adds error", True),
-        Column("Choice"),
-    )  # fmt: skip
-    return Table(
+    columns = ("Layer", "Batch", Column("Routine"), "Time", "Adds error", Column("Choice"))
+    return Table.of(
         "What the routines were chosen from",
         columns,
         rows,
@@ -180,8 +172,8 @@ def device_times(network: Converted) -> Table | None:
     if not timings:
         return None
     columns = (
-        Column("Layer"), Column("Batch", True), Column("Precision"), Column("Format"), Column("Time", True),
-        Column("Speedup", True), Column("Error", True), Column("Tensor cores"), Column("Kernel"),
+        "Layer", "Batch", Column("Precision"), Column("Format"), "Time", "Speedup", "Error", Column("Tensor cores"),
+        Column("Kernel"),
     )  # fmt: skip
     cores: dict[bool | None, str] = {True: "yes", False: "no"}
     rows = tuple(
@@ -192,7 +184,7 @@ def device_times(network: Converted) -> Table | None:
         )
         for row in timings
     )  # fmt: skip
-    return Table(
+    return Table.of(
         f"The same layers on {timings[0].device}",
         columns,
         rows,
@@ -207,8 +199,7 @@ def layer_work(network: Converted) -> Table | None:
     if not timings:
         return None
     columns = (
-        Column("Layer"), Column("Batch", True), Column("Work", True), Column("Executed", True),
-        Column("FLOP/byte", True), Column("Bytes FP32", True), Column("Bytes FP16", True), Column("By level, FP16"),
+        "Layer", "Batch", "Work", "Executed", "FLOP/byte", "Bytes FP32", "Bytes FP16", Column("By level, FP16"),
     )  # fmt: skip
     rows = tuple(
         (
@@ -217,7 +208,7 @@ def layer_work(network: Converted) -> Table | None:
         )
         for row in timings
     )  # fmt: skip
-    return Table(
+    return Table.of(
         "Work and traffic",
         columns,
         rows,
@@ -234,9 +225,8 @@ def layer_times(network: Converted) -> Table | None:
     if not timings:
         return None
     columns = (
-        Column("Layer"), Column("Batch", True), Column("Mode"), Column("FP32", True), Column("FP16", True),
-        Column("Predicted", True), Column("Speedup", True), Column("Predicted", True), Column("GFLOP/s", True),
-        Column("GB/s", True), Column("Bound by"), Column("Routine"),
+        "Layer", "Batch", Column("Mode"), "FP32", "FP16", "Predicted", "Speedup", "Predicted", "GFLOP/s", "GB/s",
+        Column("Bound by"), Column("Routine"),
     )  # fmt: skip
     rows = tuple(
         (
@@ -246,7 +236,7 @@ def layer_times(network: Converted) -> Table | None:
         )
         for row in timings
     )  # fmt: skip
-    return Table(
+    return Table.of(
         "Times behind the bars",
         columns,
         rows,

@@ -22,8 +22,7 @@ def plans(network: Converted, speedups: Mapping[int, float]) -> Table | None:
     accuracies = ("Accuracy FP32", "Accuracy FP16", "Points gained", "Answers changed") if judged else ()
     known = any(plan.verification and plan.verification.varying_error for plan in network.plans.values())
     varying = ("Of what varies",) if known else ()
-    titles = ("Speedup", *accuracies, "Output error", *varying, "Too large for FP16")
-    columns = (Column("Plan for batch"), *(Column(title, True) for title in titles))
+    columns = ("Plan for batch", "Speedup", *accuracies, "Output error", *varying, "Too large for FP16")
     beside = said_of_timings(network)
     rows = tuple(
         (
@@ -36,7 +35,7 @@ def plans(network: Converted, speedups: Mapping[int, float]) -> Table | None:
         )
         for batch, plan in network.plans.items()
     )
-    return Table(
+    return Table.of(
         "The plans that were timed",
         columns,
         rows,
@@ -114,10 +113,9 @@ def changed_predictions(network: Converted, classes: Sequence[str]) -> Table | N
     if not rows:
         return None
     columns = (
-        Column("Plan for batch"), Column("Test sample"), Column("Is"), Column("At FP32"), Column("At FP16"),
-        Column("Margin at FP32", True),
+        "Plan for batch", Column("Test sample"), Column("Is"), Column("At FP32"), Column("At FP16"), "Margin at FP32",
     )  # fmt: skip
-    return Table(
+    return Table.of(
         "Answers that changed",
         columns,
         rows,
@@ -153,9 +151,9 @@ def _confusion(found: Answers, batches: Sequence[str], classes: Sequence[str]) -
         (true, taken, f.count(n), f.count(m), f.NumberText(f"{m - n:+d}".replace("-", "−"), m - n))
         for true, taken, n, m in sorted(cells, key=lambda cell: -abs(cell[3] - cell[2]))
     )
-    return Table(
+    return Table.of(
         f"Cells of the confusion matrix that FP16 changes, plan for batch {f.listing(batches)}",
-        (Column("Is"), Column("Taken for"), *(Column(title, True) for title in ("FP32", "FP16", "Change"))),
+        ("Is", Column("Taken for"), "FP32", "FP16", "Change"),
         rows,
         note="Counts of test samples.",
         fold=True,

@@ -62,15 +62,15 @@ def standings(training: Runs, roles: RoleMetrics | None) -> Table | None:
         else f"The reference of the claims is {labels[0]}. The best baseline is {labels[1]}: of the first-order runs "
         "with small batches, it has the highest accuracy on validation images."
     )
-    return Table(
+    return Table.of(
         "Verdicts on large batches",
         (
-            Column("Run"),
-            Column("Batch", True),
+            "Run",
+            "Batch",
             *(
                 column
                 for label in labels
-                for column in (Column(f"Points above {label}", True), Column(f"Verdict against {label}"))
+                for column in (f"Points above {label}", Column(f"Verdict against {label}"))
             ),
         ),
         rows,
@@ -99,15 +99,9 @@ def best_by_batch(training: Runs) -> Table | None:
             )
     if not rows:
         return None
-    return Table(
+    return Table.of(
         "The best method at each batch",
-        (
-            Column("Batch"),
-            Column("Best"),
-            Column("Next"),
-            Column("Points between them", True),
-            Column("Verdict"),
-        ),
+        ("Batch", Column("Best"), Column("Next"), "Points between them", Column("Verdict")),
         tuple(rows),
         note="Best and next are chosen on validation images; the points are of test accuracy, with 90 % intervals.",
     )

@@ -43,9 +43,9 @@ BESIDE = "†"
 def final_accuracy(training: Runs, n_classes: int = 0) -> Table:
     """One row per run: method, cost and final scores as mean ± standard deviation over seeds."""
     columns = (
-        Column("Run"), Column("Method"), Column("Batch", True), Column("Steps", True, "ratio"),
+        "Run", Column("Method"), "Batch", Column("Steps", True, "ratio"),
         *(Column(title, True, "difference") for title in ("Train acc. (%)", "Test acc. (%)", "Test loss", "Gap")),
-        Column("Time", True, "ratio"), Column("Seeds", True),
+        Column("Time", True, "ratio"), "Seeds",
     )  # fmt: skip
     runs = list(training.items())
     scores = [
@@ -65,7 +65,7 @@ def final_accuracy(training: Runs, n_classes: int = 0) -> Table:
         )
         for place, (name, run) in enumerate(runs)
     )
-    return Table(
+    return Table.of(
         "Final scores of every run",
         columns,
         rows,
@@ -119,8 +119,8 @@ def methods_by_batch(
         (method, *(spread_text(found.get((method, batch), Spread(())), places) for batch in batches))
         for method in methods
     )
-    columns = (Column("Method"), *(Column(f"Batch {f.count(batch)}", True) for batch in batches))
-    return Table(caption, columns, rows, note=_spread_of_seeds(training).rstrip())
+    columns = ("Method", *(f"Batch {f.count(batch)}" for batch in batches))
+    return Table.of(caption, columns, rows, note=_spread_of_seeds(training).rstrip())
 
 
 def _spread_of_seeds(training: Runs) -> str:
@@ -156,8 +156,8 @@ def minima(training: Runs, target: float | None) -> Table | None:
             f"of the seeds that reached it, with a dash where none did.{_beside(training)}"
         )
     caption = "Speed, and the minimum found" if speed else "The minimum found"
-    columns = (Column("Run"), *(Column(title, True, compared.get(title, "ratio")) for title in titles))
-    return Table(caption, columns, rows, note=note)
+    columns = ("Run", *(Column(title, True, compared.get(title, "ratio")) for title in titles))
+    return Table.of(caption, columns, rows, note=note)
 
 
 def _to_target(run: RunMetrics, target: float) -> tuple[str, str]:
@@ -178,9 +178,8 @@ def factors(training: Runs) -> Table | None:
     ]
     if not rows:
         return None
-    titles = ("Pi", "Trace of A", "Condition of A", "Trace of G", "Condition of G")
-    columns = (Column("Run"), Column("Layer"), *(Column(title, True) for title in titles))
-    return Table(
+    columns = ("Run", Column("Layer"), "Pi", "Trace of A", "Condition of A", "Trace of G", "Condition of G")
+    return Table.of(
         "Kronecker factors at the end of training",
         columns,
         tuple(rows),
@@ -203,8 +202,7 @@ def levels(matrix: MatrixMetrics) -> Table | None:
     found = [row for row in matrix.compress.levels if row.skeletons or row.bytes]
     if not found:
         return None
-    titles = ("Boxes", "Unknowns", "Skeletons", "Kept", "Time", "Storage")
-    columns = (Column("Level"), *(Column(title, True) for title in titles))
+    columns = ("Level", "Boxes", "Unknowns", "Skeletons", "Kept", "Time", "Storage")
     rows = tuple(
         (
             f.count(row.level), f.count(row.boxes), f.count(row.unknowns), f.count(row.skeletons),
@@ -217,7 +215,7 @@ def levels(matrix: MatrixMetrics) -> Table | None:
         "Unknowns: of all boxes of the level, each of which keeps skeletons among its own. Kept: skeletons divided by "
         f"unknowns. Time: of choosing them. Storage: of the level's blocks. {said_beside(matrix.alone)}"
     )
-    return Table("Compression, level by level", columns, rows, note=note.rstrip())
+    return Table.of("Compression, level by level", columns, rows, note=note.rstrip())
 
 
 def scaling(rows: Sequence[ScalingRow], growth: Mapping[str, Power], beside: str = "") -> Table:
@@ -236,21 +234,14 @@ def scaling(rows: Sequence[ScalingRow], growth: Mapping[str, Power], beside: str
         )
         for row in rows
     ]  # fmt: skip
-    keys = (
-        "compress_seconds",
-        "factorize_seconds",
-        "product_seconds",
-        "solve_seconds",
-        "operator_bytes",
-        "factor_bytes",
-    )
     if growth:
-        body.append(("exponent of N", *(_exponent(growth.get(key)) for key in keys), ""))
-    titles = ("Compress", "Factorize", "Product", "Solve", "Operator", "Factorization", "Error")
-    columns = (Column("N"), *(Column(title, True) for title in titles))
+        fitted = (*(f"{work}_seconds" for work in ("compress", "factorize", "product", "solve")),
+                  "operator_bytes", "factor_bytes")  # fmt: skip
+        body.append(("exponent of N", *(_exponent(growth.get(key)) for key in fitted), ""))
+    columns = ("N", "Compress", "Factorize", "Product", "Solve", "Operator", "Factorization", "Error")
     intervals = "The intervals of the exponents are 95 % ones, from the scatter around the fitted line."
     note = " ".join(text for text in (intervals if growth else "", beside) if text)
-    return Table("Cost against N", columns, tuple(body), note=note)
+    return Table.of("Cost against N", columns, body, note=note)
 
 
 def _exponent(power: Power | None) -> TableCell:
@@ -279,11 +270,8 @@ def rule_costs(rules: Sequence[RuleCost]) -> Table | None:
         )
         for rule in sorted(spent, key=lambda rule: -spent[rule])
     )
-    columns = (
-        Column("Rule"), Column("Time, all jobs"), Column("Share", True), Column("Jobs", True),
-        Column("Peak memory", True),
-    )  # fmt: skip
-    return Table(
+    columns = ("Rule", Column("Time, all jobs"), "Share", "Jobs", "Peak memory")
+    return Table.of(
         "Time and memory by rule", columns, rows, note=f"All jobs together: {f.seconds(sum(spent.values()))}."
     )
 
@@ -294,15 +282,12 @@ SHOWN_CHANGES = 25
 def changes(rows: Sequence[Change]) -> Table:
     """Figures beyond the noise of past runs, the largest change first."""
     body = tuple(_moved(row) for row in rows[:SHOWN_CHANGES])
-    columns = (
-        Column("Figure"), Column("Verdict"), Column("Now", True), Column("Median before", True),
-        Column("Expected", True), Column("Past runs", True),
-    )  # fmt: skip
+    columns = ("Figure", Column("Verdict"), "Now", "Median before", "Expected", "Past runs")
     left = len(rows) - len(body)
     note = "Expected: the 99 % prediction interval of Student's t from the past runs" + (
         f". {f.count(left)} more in metrics.json." if left else "."
     )
-    return Table("Changed beyond the noise of past runs", columns, body, note=note)
+    return Table.of("Changed beyond the noise of past runs", columns, body, note=note)
 
 
 def _moved(row: Change) -> tuple[TableCell, ...]:
@@ -320,7 +305,7 @@ def _moved(row: Change) -> tuple[TableCell, ...]:
 def commits(lines: Sequence[str]) -> Table:
     """Commits, each its short name and subject, newest first."""
     rows = tuple((name, subject) for name, _, subject in (line.partition(" ") for line in lines))
-    return Table("Commits between", (Column("Commit"), Column("Subject")), rows)
+    return Table.of("Commits between", ("Commit", Column("Subject")), rows)
 
 
 def _megabytes(value: float | None) -> str:

@@ -2,7 +2,7 @@
 
 from statistics import median
 
-from pipeline.report.content import Column, Table
+from pipeline.report.content import Table
 from pipeline.report.formatting import count, listing, seconds, significant, with_percent
 from pipeline.report.runs import Runs, label_of
 
@@ -32,16 +32,9 @@ def trials(training: Runs) -> Table | None:
         details.append((("Chosen", values),))
     if not rows:
         return None
-    return Table(
+    return Table.of(
         "Trials that chose the options",
-        (
-            Column("Run"),
-            Column("Trials", True),
-            Column("Diverged", True),
-            Column("Best on validation", True),
-            Column("Median", True),
-            Column("Time", True),
-        ),
+        ("Run", "Trials", "Diverged", "Best on validation", "Median", "Time"),
         tuple(rows),
         note="All runs had the same number of trials and of searched options, drawn at the same points of their "
         "ranges. Each trial is a whole training with a seed of its own; the best accuracy on validation images was "

@@ -19,5 +19,5 @@ def missing_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> PageSectio
         "verdicts and comparisons on this page are of what is there."
     )
     rows = tuple((one.artefact, one.reason) for one in metrics.missing)
-    table = Table("Missing results and why", (Column("Result"), Column("Reason")), rows)
+    table = Table.of("Missing results and why", ("Result", Column("Reason")), rows)
     return PageSection("missing", "What is missing", lead, (table,))
