@@ -55,6 +55,9 @@ class Cells(HTMLParser):
             self.rows[-1].append("")
         self.open = tag in ("td", "th") or (tag == "a" and self.open)
 
+    def handle_endtag(self, tag):
+        self.open = self.open and tag not in ("td", "th")
+
     def handle_data(self, data):
         if self.open:
             self.rows[-1][-1] += data

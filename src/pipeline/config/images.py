@@ -1,11 +1,14 @@
 """Which images are learnt, and by what network."""
 
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from pipeline.config.section import Section, misfit
-from pipeline.data import IMAGES
+from pipeline.data import IMAGES, load_images
+from pipeline.data.images import ImageSet
+from pipeline.data.splits import Split, split
 from pipeline.options import Count, Seed
 
 #: Images that data sets of a fixed size have to train and to validate on; a folder's are counted when it is read.
@@ -52,6 +55,20 @@ class ImageData(Section):
         "whole.",
     )
     split_seed: Seed = Field(1234, description="Seed of the fixed split; training has seeds of its own.")
+
+    def load(self, cache: Path) -> tuple[ImageSet, Split]:
+        """Return the images and their fixed split; what is fetched is kept in `cache`."""
+        own: dict[str, Any] = self.model_dump(include={"image_size", "channels"}, exclude_none=True)
+        if self.path is not None:
+            own["path"] = Path(self.path)
+        directory = Path(self.directory) if self.directory else None
+        images = load_images(self.name, directory=directory, cache=cache, **own)
+        return images, split(
+            images,
+            train_samples=self.train_samples,
+            validation_samples=self.validation_samples,
+            seed=self.split_seed,
+        )
 
     @model_validator(mode="after")
     def _options_of_a_folder(self) -> "ImageData":

@@ -2,13 +2,18 @@
 
 import re
 import unicodedata
+from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pipeline.config.choice import Choice
 from pipeline.config.section import ALL_DIFFERENT, Name, Section, misfit, wrong
 from pipeline.data import PLACES, Places
+from pipeline.data.own_points import OwnPoints
+from pipeline.data.splits import drawn_and_held_out
 from pipeline.options import Count, Seed
 from pipeline.runtime.words import counted
 
@@ -98,6 +103,18 @@ class FilePoints(Section):
     def units(self) -> tuple[str, ...]:
         """The unit of each column of values, where the study gives them."""
         return _several(self.unit) if self.unit else ()
+
+    def open(self) -> OwnPoints:
+        """Open the file, of which nothing is read yet."""
+        return OwnPoints.open(
+            Path(self.path), coordinates=self.coordinates, crs=self.crs, values=self.values, units=self.units
+        )
+
+    def divide(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Divide the n rows of the file into known and held-out ones; see `drawn_and_held_out`."""
+        return drawn_and_held_out(
+            n, wanted=self.n, part=self.part_held_out, seed=self.seed, path=Path(self.path)
+        )
 
     @property
     def part_held_out(self) -> float:

@@ -12,16 +12,14 @@ from pipeline.config.images import ImageData
 from pipeline.config.matrices import CompressSpec
 from pipeline.config.points import FilePoints, OwnMesh, PointsSpec
 from pipeline.config.precision import PHOTOGRAPHS, OwnNetwork
-from pipeline.data import load_images, split
 from pipeline.data.own_mesh import load_usable_mesh
 from pipeline.data.samples import open_labels, open_samples, read_samples, single
-from pipeline.data.splits import drawn_and_held_out
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.hmatrix.boundary_elements.problems import notes_on_wave
 from pipeline.hmatrix.kernels import Helmholtz
 from pipeline.models.packaged import PACKAGED
 from pipeline.operations.column_names import require_longitude_first
-from pipeline.operations.own_matrices import look_at, opened
+from pipeline.operations.own_matrices import look_at
 from pipeline.operations.sizes import is_small
 from pipeline.precision import onnx_module
 from pipeline.precision.onnx_import import onnx_shapes
@@ -59,29 +57,17 @@ def _points(specs: Specs, name: str) -> None:
             if isinstance(kernel, Helmholtz):
                 notes_on_wave(mesh, complex(kernel.wavenumber))
     elif isinstance(points, FilePoints):
-        own = opened(points)
+        own = points.open()
         require_longitude_first(own, "coordinates")
         if is_small(points.path):
-            n = sum(len(part.points) for part in own.parts())
-            drawn_and_held_out(n, wanted=points.n, part=points.part_held_out, seed=points.seed, path=own.path)
+            points.divide(sum(len(part.points) for part in own.parts()))
 
 
 def _images(specs: Specs, _: str) -> None:
     data = ImageData.model_validate(specs["dataset"])
     named = data.path or data.directory
-    if data.name not in ("folder", "idx", "arrays") or named is None or not is_small(named):
-        return
-    own: dict[str, Any] = data.model_dump(include={"image_size", "channels"}, exclude_none=True)
-    if data.path is not None:
-        own["path"] = Path(data.path)
-    directory = Path(data.directory) if data.directory else None
-    images = load_images(data.name, directory=directory, cache=Path(), **own)
-    split(
-        images,
-        train_samples=data.train_samples,
-        validation_samples=data.validation_samples,
-        seed=data.split_seed,
-    )
+    if data.name in ("folder", "idx", "arrays") and named is not None and is_small(named):
+        data.load(Path())
 
 
 def _network(specs: Specs, name: str) -> None:

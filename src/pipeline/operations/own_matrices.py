@@ -27,8 +27,8 @@ from pipeline.config.points import (
 from pipeline.config.study import Study
 from pipeline.data import PLACES, Places
 from pipeline.data.asked_places import grid_ends, open_places
-from pipeline.data.own_points import OwnPoints, PointsPart
-from pipeline.data.splits import drawn_and_held_out, n_held_out_of
+from pipeline.data.own_points import PointsPart
+from pipeline.data.splits import n_held_out_of
 from pipeline.data.vectors import open_vectors, require_finite
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.hmatrix import kernels
@@ -39,17 +39,6 @@ Array = NDArray[np.float64]
 
 NO_RASTER = "predict: a GeoTIFF needs a regular grid of rows and columns; set predict.format to nc or csv"
 GENERATED = {"uniform_square": 2, "uniform_cube": 3, "fibonacci_sphere": 3}
-
-
-def opened(points: FilePoints) -> OwnPoints:
-    """The points of a file, of which nothing is read yet."""
-    return OwnPoints.open(
-        Path(points.path),
-        coordinates=points.coordinates,
-        crs=points.crs,
-        values=points.values,
-        units=points.units,
-    )
 
 
 @dataclass(frozen=True)
@@ -67,12 +56,8 @@ class _Known:
         """The known points of a file that is small enough to be read here."""
         if not isinstance(self.section, FilePoints) or not is_small(self.section.path):
             return None
-        own = opened(self.section)
-        parts = list(own.parts())
-        known, _ = drawn_and_held_out(
-            sum(len(part.points) for part in parts),
-            wanted=self.section.n, part=self.section.part_held_out, seed=self.section.seed, path=own.path,
-        )  # fmt: skip
+        parts = list(self.section.open().parts())
+        known, _ = self.section.divide(sum(len(part.points) for part in parts))
         degrees = [part.degrees for part in parts if part.degrees is not None]
         return PointsPart(
             np.concatenate([part.points for part in parts])[known],
@@ -88,7 +73,7 @@ class _Known:
         if isinstance(self.section, FilePoints | Places):
             wanted = self.section.n
             if wanted is None and isinstance(self.section, FilePoints):
-                own = opened(self.section)
+                own = self.section.open()
                 wanted = own.table.n_rows([*own.coordinates, *own.values])
             held_out = (
                 self.section.part_held_out if isinstance(self.section, FilePoints) else self.section.held_out
@@ -102,7 +87,7 @@ class _Known:
     def corners(self) -> Array | None:
         """Least and greatest coordinates, in degrees on the globe; of a large file those of its first rows."""
         if isinstance(self.section, FilePoints):
-            part = self.rows or next(opened(self.section).parts())
+            part = self.rows or next(self.section.open().parts())
             places = part.points if part.degrees is None else part.degrees
             return np.stack([places.min(axis=0), places.max(axis=0)])
         if isinstance(self.section, Places):
@@ -149,7 +134,7 @@ def _predictions(predict: Predict, known: _Known) -> None:
     raster = predict.file_name.endswith(".tif")
     if predict.grid is not None:
         section = known.section
-        if raster and isinstance(section, FilePoints) and len(opened(section).coordinates) != 2:
+        if raster and isinstance(section, FilePoints) and len(section.open().coordinates) != 2:
             raise ConfigError(NO_RASTER)
         corners = known.corners
         if corners is not None:
@@ -157,7 +142,7 @@ def _predictions(predict: Predict, known: _Known) -> None:
         return
     section = known.section
     crs = section.crs if isinstance(section, FilePoints) else "lonlat"
-    names = opened(section).coordinates if isinstance(section, FilePoints) else ("longitude", "latitude")
+    names = section.open().coordinates if isinstance(section, FilePoints) else ("longitude", "latitude")
     own, names = open_places(Path(predict.path or ""), given=predict.coordinates, coordinates=names, crs=crs)
     require_longitude_first(own, "predict.coordinates")
     if raster and len(own.table.axes(names)) != 2:
@@ -190,7 +175,7 @@ def _few(matrix: Matrix) -> Array | None:
     """A few points: the first ones of a file, or random ones in as many coordinates; None where nothing is known."""
     section = matrix.points
     if isinstance(section, FilePoints):
-        return next(opened(section).parts()).points[: kernels.TRIED].copy()
+        return next(section.open().parts()).points[: kernels.TRIED].copy()
     dimension = 3 if section.name in PLACES else GENERATED.get(section.name)
     if dimension is None:
         return None

@@ -199,7 +199,7 @@ def _smoothing_flattens(runs: Mapping[str, RunMetrics]) -> Claim | None:
     if not present:
         return None
     words = [
-        f"the {name} is {significant(abs(by.mean), 3)} {'lower' if by.mean >= 0 else 'higher'}{_spread_of(by)}: "
+        f"the {name} is {significant(abs(by.mean), 3)} {'lower' if by.mean >= 0 else 'higher'}{_interval(by)}: "
         f"{_means(smoothed, alone, quantities[name], _three_digits)}"
         for name, by in present.items()
     ]
@@ -231,7 +231,7 @@ def _second_order_is_sooner(runs: Mapping[str, RunMetrics]) -> Claim | None:
     beside = "" if alone(runs["second_order"]) and alone(runs["reference"]) else _BESIDE
     evidence = (
         f"To {goal} it takes {seconds(mine.mean)}, the small batch {seconds(its.mean)}{said_of_seeds(ours, theirs)}: "
-        f"{seconds(abs(saved.mean))} {'sooner' if saved.mean >= 0 else 'later'}{_spread_of(saved, ' s')}{beside}."
+        f"{seconds(abs(saved.mean))} {'sooner' if saved.mean >= 0 else 'later'}{_interval(saved, unit=' s')}{beside}."
     )
     if ours.n < n_seeds:
         evidence += f" Only {_there(ours.n, n_seeds)}."
@@ -269,12 +269,16 @@ def _points(by: Difference) -> str:
     return f"{decimal(abs(by.mean), 2)} points"
 
 
-def _interval(by: Difference, decimals: int) -> str:
-    """The two-sided 90 % interval around a difference whose sign its sentence says in words."""
+def _interval(by: Difference, decimals: int | None = None, unit: str = "") -> str:
+    """The two-sided 90 % interval around a difference whose sign its sentence says in words.
+
+    Without a number of decimals it has three significant digits, for quantities of any size.
+    """
     if by.half_width is None:
         return ""
-    low, high = abs(by.mean) - by.half_width, abs(by.mean) + by.half_width
-    return f" (90 % interval {decimal(low, decimals)} to {decimal(high, decimals)})"
+    ends = (abs(by.mean) - by.half_width, abs(by.mean) + by.half_width)
+    low, high = (significant(end, 3) if decimals is None else decimal(end, decimals) for end in ends)
+    return f" (90 % interval {low} to {high}{unit})"
 
 
 def _apart(lower: RunMetrics, upper: RunMetrics) -> str:
@@ -284,14 +288,6 @@ def _apart(lower: RunMetrics, upper: RunMetrics) -> str:
         return ""
     best, worst = with_percent(max(below), 2), with_percent(min(above), 2)
     return f"; its best seed, {best}, is below the small batch's worst, {worst}"
-
-
-def _spread_of(by: Difference, unit: str = "") -> str:
-    """Write that interval in significant digits, for quantities of any size."""
-    if by.half_width is None:
-        return ""
-    low, high = abs(by.mean) - by.half_width, abs(by.mean) + by.half_width
-    return f" (90 % interval {significant(low, 3)} to {significant(high, 3)}{unit})"
 
 
 def _there(n: int, n_seeds: int) -> str:

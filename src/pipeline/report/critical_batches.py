@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from pipeline.artifacts.results.critical_batch import Prediction
+from pipeline.report.claims import MARGIN
 from pipeline.report.content import Column, Table
 from pipeline.report.formatting import DASH, count, decimal
 from pipeline.report.metrics import RunMetrics
 from pipeline.report.runs import Runs, accuracy_on_test, diverged_text, label_of, seeds_that_diverged
-from pipeline.report.standings import MARGIN
 
 #: A prediction is right if it is wrong by no more than this factor.
 FACTOR = 3.0

@@ -1,6 +1,6 @@
 """The quantities of one training run, over its seeds."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pipeline.artifacts.results.network import EpochRow, Score
 from pipeline.report.formatting import (
@@ -65,47 +65,53 @@ def repeated(training: Runs) -> bool:
     return any(len(run.seeds) > 1 for run in training.values())
 
 
+def _over_seeds(run: RunMetrics, of: Callable[[SeedResult], object]) -> Spread:
+    """A quantity of every seed; those without it are left out."""
+    return Spread.of({name: of(seed) for name, seed in run.seeds.items()})
+
+
+def _percent(score: Score | None) -> float | None:
+    return 100.0 * score.accuracy if score and is_number(score.accuracy) else None
+
+
 def accuracy_on_test(run: RunMetrics) -> Spread:
     """Accuracy on the test samples, in percent."""
-    return _percent({name: seed.test for name, seed in run.seeds.items()})
+    return _over_seeds(run, lambda seed: _percent(seed.test))
 
 
 def accuracy_on_validation(run: RunMetrics) -> Spread:
     """Accuracy on the validation samples after training, in percent."""
-    return _percent({name: seed.validation for name, seed in run.seeds.items()})
+    return _over_seeds(run, lambda seed: _percent(seed.validation))
 
 
 def accuracy_on_train(run: RunMetrics) -> Spread:
     """Accuracy on the training samples after training, in percent."""
-    return _percent({name: seed.train for name, seed in run.seeds.items()})
+    return _over_seeds(run, lambda seed: _percent(seed.train))
 
 
 def loss_on_test(run: RunMetrics) -> Spread:
     """Cross entropy on the test samples."""
-    return Spread.of({name: seed.test.loss for name, seed in run.seeds.items() if seed.test})
+    return _over_seeds(run, lambda seed: seed.test and seed.test.loss)
 
 
 def loss_gap(run: RunMetrics) -> Spread:
     """Test loss minus training loss, seed by seed: the generalization gap."""
-    scored = {name: (seed.test, seed.train) for name, seed in run.seeds.items() if seed.test and seed.train}
-    pairs = {name: (test.loss, train.loss) for name, (test, train) in scored.items()}
-    return Spread.of(
-        {name: test - train for name, (test, train) in pairs.items() if is_number(test) and is_number(train)}
-    )
+
+    def gap(seed: SeedResult) -> float | None:
+        test, train = (score and score.loss for score in (seed.test, seed.train))
+        return test - train if is_number(test) and is_number(train) else None
+
+    return _over_seeds(run, gap)
 
 
 def curvature(run: RunMetrics) -> Spread:
     """Largest eigenvalue of the Hessian of the training loss at the end."""
-    return Spread.of(
-        {name: seed.sharpness.largest_eigenvalue for name, seed in run.seeds.items() if seed.sharpness}
-    )
+    return _over_seeds(run, lambda seed: seed.sharpness and seed.sharpness.largest_eigenvalue)
 
 
 def noise_rise(run: RunMetrics) -> Spread:
     """Rise of the training loss under relative weight noise at the end."""
-    return Spread.of(
-        {name: seed.sharpness.perturbation for name, seed in run.seeds.items() if seed.sharpness}
-    )
+    return _over_seeds(run, lambda seed: seed.sharpness and seed.sharpness.perturbation)
 
 
 def preconditioner_share(run: RunMetrics) -> Spread:
@@ -126,14 +132,12 @@ def reached(seed: SeedResult, target: float) -> EpochRow | None:
 
 def time_until(run: RunMetrics, target: float) -> Spread:
     """Seconds until each seed that gets there has reached a training loss."""
-    return Spread.of(
-        {name: row.seconds for name, seed in run.seeds.items() if (row := reached(seed, target))}
-    )
+    return _over_seeds(run, lambda seed: (row := reached(seed, target)) and row.seconds)
 
 
 def steps_until(run: RunMetrics, target: float) -> Spread:
     """Optimizer steps until each seed that gets there has reached a training loss."""
-    return Spread.of({name: row.steps for name, seed in run.seeds.items() if (row := reached(seed, target))})
+    return _over_seeds(run, lambda seed: (row := reached(seed, target)) and row.steps)
 
 
 def alone(run: RunMetrics) -> bool:
@@ -191,16 +195,6 @@ def run_at_chance(run: RunMetrics, n_classes: int) -> bool:
     """Whether a run's mean test accuracy is that of guessing."""
     mean = accuracy_on_test(run).mean
     return mean is not None and at_chance(mean / 100.0, n_classes)
-
-
-def _percent(scores: Mapping[str, Score | None]) -> Spread:
-    return Spread.of(
-        {
-            name: 100.0 * score.accuracy
-            for name, score in scores.items()
-            if score and is_number(score.accuracy)
-        }
-    )
 
 
 def seeds_that_diverged(run: RunMetrics) -> list[str]:

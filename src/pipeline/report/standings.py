@@ -4,6 +4,7 @@ A claim may hold beside the reference that it names and fail beside a baseline w
 for each run. Differences are of test accuracy, seed by seed, with Student's interval of paired values.
 """
 
+from pipeline.report.claims import MARGIN
 from pipeline.report.content import Column, Table
 from pipeline.report.formatting import count, decimal
 from pipeline.report.metrics import RoleMetrics, RunMetrics
@@ -17,8 +18,6 @@ from pipeline.report.runs import (
 )
 from pipeline.report.spread import Difference, difference
 
-#: "At its level" means: at most this many percentage points below.
-MARGIN = 0.3
 SECOND_ORDER = ("kfac", "fop")
 
 

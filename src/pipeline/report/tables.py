@@ -42,7 +42,7 @@ BESIDE = "†"
 
 def final_accuracy(training: Runs, n_classes: int = 0) -> Table:
     """One row per run: method, cost and final scores as mean ± standard deviation over seeds."""
-    columns = (
+    columns: tuple[str | Column, ...] = (
         "Run", Column("Method"), "Batch", Column("Steps", True, "ratio"),
         *(Column(title, True, "difference") for title in ("Train acc. (%)", "Test acc. (%)", "Test loss", "Gap")),
         Column("Time", True, "ratio"), "Seeds",
@@ -156,7 +156,10 @@ def minima(training: Runs, target: float | None) -> Table | None:
             f"of the seeds that reached it, with a dash where none did.{_beside(training)}"
         )
     caption = "Speed, and the minimum found" if speed else "The minimum found"
-    columns = ("Run", *(Column(title, True, compared.get(title, "ratio")) for title in titles))
+    columns: Sequence[str | Column] = (
+        "Run",
+        *(Column(title, True, compared.get(title, "ratio")) for title in titles),
+    )
     return Table.of(caption, columns, rows, note=note)
 
 

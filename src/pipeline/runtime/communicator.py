@@ -112,12 +112,12 @@ class Counting:
     def size(self) -> int:
         return self.inner.size
 
-    def _count(self, operation: str, tensor: Tensor) -> None:
-        self.n_bytes[operation] += tensor.numel() * tensor.element_size()
-        self.n_calls[operation] += 1
-
     @contextmanager
-    def _timed(self, operation: str) -> Iterator[None]:
+    def _counted(self, operation: str, *tensors: Tensor) -> Iterator[None]:
+        """Count what a call passes, and the seconds that it takes."""
+        for tensor in tensors:
+            self.n_bytes[operation] += tensor.numel() * tensor.element_size()
+            self.n_calls[operation] += 1
         begun = time.perf_counter()
         try:
             yield
@@ -125,34 +125,28 @@ class Counting:
             self.waiting[operation] += time.perf_counter() - begun
 
     def all_reduce(self, tensor: Tensor) -> None:
-        self._count("all_reduce", tensor)
-        with self._timed("all_reduce"):
+        with self._counted("all_reduce", tensor):
             self.inner.all_reduce(tensor)
 
     def reduce(self, tensor: Tensor, destination: int) -> None:
-        self._count("reduce", tensor)
-        with self._timed("reduce"):
+        with self._counted("reduce", tensor):
             self.inner.reduce(tensor, destination)
 
     def broadcast(self, tensor: Tensor, source: int) -> None:
-        self._count("broadcast", tensor)
-        with self._timed("broadcast"):
+        with self._counted("broadcast", tensor):
             self.inner.broadcast(tensor, source)
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        self._count("all_gather", tensor)
-        with self._timed("all_gather"):
+        with self._counted("all_gather", tensor):
             return self.inner.all_gather(tensor)
 
     def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        for destination, tensor in sent.items():
-            if destination != self.rank:
-                self._count("exchange", tensor)
-        with self._timed("exchange"):
+        leaving = (tensor for destination, tensor in sent.items() if destination != self.rank)
+        with self._counted("exchange", *leaving):
             return self.inner.exchange(sent)
 
     def barrier(self) -> None:
-        with self._timed("barrier"):
+        with self._counted("barrier"):
             self.inner.barrier()
 
 

@@ -20,7 +20,7 @@ from pipeline.artifacts.results.half_network import (
     LayerErrorRow,
 )
 from pipeline.artifacts.results.network import NetworkFacts
-from pipeline.artifacts.store import Artifact, create
+from pipeline.artifacts.store import Artifact
 from pipeline.config.precision import OwnNetwork
 from pipeline.config.training import TrainingSpec
 from pipeline.data.samples import is_noise
@@ -29,11 +29,10 @@ from pipeline.precision import Budget, HalfNetwork, compare_predictions
 from pipeline.precision.error import LayerError
 from pipeline.precision.plan import Layer
 from pipeline.precision.predictions import check_labels
-from pipeline.runtime.provenance import provenance
 from pipeline.stages.parts.images import read_images
 from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.own_networks import budget_of, network_of, samples_of
-from pipeline.stages.parts.spec import errors_about, read_spec
+from pipeline.stages.parts.spec import errors_about, read_spec, written
 
 CALIBRATION_SAMPLES = 4096  # a tenth of a point is four of them
 ERROR_SAMPLES = 256  # through float64, for the errors of each layer's output
@@ -90,9 +89,7 @@ def _convert(options: Namespace, source: _Source, own: OwnNetwork | None) -> Non
     after = network(images)
     n_saturated = network.n_saturated - n_before
     errors = {error.layer: error for error in network.layer_errors(images[:ERROR_SAMPLES])}
-    with create(
-        options.output, kind="half_network", spec=own or {}, provenance=provenance(options.code)
-    ) as draft:
+    with written(options, "half_network", own or {}) as draft:
         draft.save_tensors("weights", network.tensors())
         draft.save_tensors("complete", network.parameters)  # what errors are measured against
         draft.save_json("plan", network.plan())

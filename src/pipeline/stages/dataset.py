@@ -5,12 +5,8 @@ from argparse import Namespace
 from pathlib import Path
 
 from pipeline.artifacts.results.images import ImagesFacts
-from pipeline.artifacts.store import create
 from pipeline.config.images import ImageData
-from pipeline.data import load_images
-from pipeline.data.splits import split
-from pipeline.runtime.provenance import provenance
-from pipeline.stages.parts.spec import read_spec
+from pipeline.stages.parts.spec import read_spec, written
 
 
 def cache_folder() -> Path:
@@ -21,19 +17,9 @@ def cache_folder() -> Path:
 def run(options: Namespace) -> None:
     """Read the images, split them by seed, and note the mean and deviation of the training pixels."""
     spec = read_spec(options.spec, ImageData)
-    directory = Path(spec.directory) if spec.directory else None
-    own = spec.model_dump(include={"image_size", "channels"}, exclude_none=True)
-    if spec.path is not None:
-        own["path"] = Path(spec.path)
-    images = load_images(spec.name, directory=directory, cache=cache_folder(), **own)
-    parts = split(
-        images,
-        train_samples=spec.train_samples,
-        validation_samples=spec.validation_samples,
-        seed=spec.split_seed,
-    )
+    images, parts = spec.load(cache_folder())
     train = images.train_images[parts.train]
-    with create(options.output, kind="dataset", spec=spec, provenance=provenance(options.code)) as draft:
+    with written(options, "dataset", spec) as draft:
         for name, indices in (("train", parts.train), ("validation", parts.validation)):
             draft.save_array(f"{name}_images", images.train_images[indices], unit="gray levels, 0 to 255")
             draft.save_array(f"{name}_labels", images.train_labels[indices], unit="class")

@@ -4,12 +4,11 @@ from argparse import Namespace
 
 from pipeline.artifacts.results.half_network import HalfNetworkFacts
 from pipeline.artifacts.results.points import PointsFacts
-from pipeline.artifacts.store import Artifact, create
+from pipeline.artifacts.store import Artifact
 from pipeline.config.points import EmbeddingsSpec
 from pipeline.precision import HalfNetwork
-from pipeline.runtime.provenance import provenance
 from pipeline.stages.parts.images import read_images
-from pipeline.stages.parts.spec import read_spec
+from pipeline.stages.parts.spec import read_spec, written
 
 
 def run(options: Namespace) -> None:
@@ -21,7 +20,7 @@ def run(options: Namespace) -> None:
     network = HalfNetwork.from_plan(converted.json("plan"), converted.tensors("weights"))
     (images, labels), (test_images, test_labels) = (read_images(dataset, part) for part in ("train", "test"))
     features = network.features(images[:samples]).double().numpy()
-    with create(options.output, kind="points", spec=spec, provenance=provenance(options.code)) as draft:
+    with written(options, "points", spec) as draft:
         draft.save_array("points", features)
         draft.save_array("labels", labels[:samples].numpy(), unit="class")
         draft.save_array("held_out_points", network.features(test_images).double().numpy())

@@ -9,11 +9,10 @@ from pydantic import BaseModel
 
 from pipeline.artifacts.results.critical_batch import CriticalBatchFacts, Prediction, SeedPrediction
 from pipeline.artifacts.results.network import EpochRow, NetworkFacts
-from pipeline.artifacts.store import Artifact, create
+from pipeline.artifacts.store import Artifact
 from pipeline.config.report import PredictSpec
 from pipeline.errors import ArtifactError
-from pipeline.runtime.provenance import provenance
-from pipeline.stages.parts.spec import read_spec
+from pipeline.stages.parts.spec import read_spec, written
 from pipeline.training.halves import Noise
 from pipeline.training.noise_scale import critical_batch, noise_scale
 
@@ -49,9 +48,7 @@ def run(options: Namespace) -> None:
         print(
             f"{method}: batches from {_samples(methods[method].critical_batch)} lose, by the noise of {name}"
         )
-    with create(
-        options.output, kind="critical_batch", spec=spec, provenance=provenance(options.code)
-    ) as draft:
+    with written(options, "critical_batch", spec) as draft:
         draft.facts = CriticalBatchFacts(methods=methods)
 
 

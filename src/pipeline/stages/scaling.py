@@ -8,13 +8,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pipeline.artifacts.results.scaling import ScalingFacts, ScalingRow
-from pipeline.artifacts.store import create
 from pipeline.config.matrices import Scaling
 from pipeline.data import load_points
 from pipeline.hmatrix import H2Matrix, kernels
-from pipeline.runtime.provenance import provenance
 from pipeline.stages.parts.matrices import in_words
-from pipeline.stages.parts.spec import read_spec
+from pipeline.stages.parts.spec import read_spec, written
 
 NUGGET = 1e-2
 REPEATS = 5
@@ -32,7 +30,7 @@ def run(options: Namespace) -> None:
                 "scaling  " + "  ".join(f"{key} {_short(value)}" for key, value in rows[-1]),
                 flush=True,
             )
-    with create(options.output, kind="scaling", spec=spec, provenance=provenance(options.code)) as draft:
+    with written(options, "scaling", spec) as draft:
         draft.save_json("rows", rows)
         draft.facts = ScalingFacts(
             kernel=in_words(kernel), points="uniform in the unit square", tolerance=spec.tolerance

@@ -23,7 +23,7 @@ from pipeline.artifacts.results.half_network import (
     TimingsFacts,
     Verified,
 )
-from pipeline.artifacts.store import Artifact, create
+from pipeline.artifacts.store import Artifact
 from pipeline.config.precision import OwnNetwork, Timing
 from pipeline.data.samples import read_samples
 from pipeline.errors import ArtifactError, ConfigError
@@ -39,11 +39,10 @@ from pipeline.precision import (
     time_on_device,
 )
 from pipeline.runtime.device import choose_device
-from pipeline.runtime.provenance import provenance
 from pipeline.runtime.words import counted
 from pipeline.stages.parts.images import read_images
 from pipeline.stages.parts.own_networks import budget_of, samples_of, timing_of
-from pipeline.stages.parts.spec import read_spec
+from pipeline.stages.parts.spec import read_spec, written
 
 VERIFICATION_SAMPLES = 4096
 ERROR_SAMPLES = 256  # through float64, for the errors of each layer's output
@@ -117,7 +116,7 @@ def run(options: Namespace) -> None:
             f"warning: {told} that other work disturbed {verb}, as there were too few others; times may be too long"
         )
     print(_told(converted, [row for row in rows if row.mode == spec.modes[0]], selections))
-    with create(options.output, kind="timings", spec=spec, provenance=provenance(options.code)) as draft:
+    with written(options, "timings", spec) as draft:
         draft.save_json("timings", rows)
         draft.save_json("roofs", roofs)
         draft.save_json("plans", {str(s.batch): s.network.plan() for s in selections})

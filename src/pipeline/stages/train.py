@@ -13,7 +13,7 @@ import torch
 from pipeline.artifacts.checkpoints import CheckpointFolder
 from pipeline.artifacts.results.network import Flatness, Messages, NetworkFacts, Score
 from pipeline.artifacts.results.tuning import TuningFacts
-from pipeline.artifacts.store import Artifact, create
+from pipeline.artifacts.store import Artifact
 from pipeline.config.training import TrainingSpec
 from pipeline.errors import DivergenceError, Interrupted
 from pipeline.models import Classifier
@@ -24,13 +24,12 @@ from pipeline.runtime.members import members_of
 from pipeline.runtime.memory import keep_freed_memory
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.node_group import process_group
-from pipeline.runtime.provenance import provenance
 from pipeline.runtime.termination import termination
 from pipeline.stages.parts.curves import Curves
 from pipeline.stages.parts.images import samples_of
 from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.shared_checkpoint import agreed_checkpoint, locked
-from pipeline.stages.parts.spec import errors_about, read_spec
+from pipeline.stages.parts.spec import errors_about, read_spec, written
 from pipeline.training import (
     EpochRecord,
     History,
@@ -241,7 +240,7 @@ def _write(
     failure: str = "",
 ) -> None:
     device = next(model.parameters()).device
-    with create(options.output, kind="network", spec=spec, provenance=provenance(options.code)) as draft:
+    with written(options, "network", spec) as draft:
         if not failure:
             weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
             draft.save_tensors("weights", weights)

@@ -10,7 +10,7 @@ import torch
 from pipeline.artifacts.checkpoints import CheckpointFolder
 from pipeline.artifacts.results.network import Score
 from pipeline.artifacts.results.tuning import Trial, TuningFacts
-from pipeline.artifacts.store import Artifact, create
+from pipeline.artifacts.store import Artifact
 from pipeline.config.training import TuningSpec
 from pipeline.errors import ConvergenceError, DivergenceError, Interrupted
 from pipeline.runtime.communicator import Communicator
@@ -18,12 +18,11 @@ from pipeline.runtime.device import choose_device
 from pipeline.runtime.memory import keep_freed_memory
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.node_group import process_group
-from pipeline.runtime.provenance import provenance
 from pipeline.runtime.termination import termination
 from pipeline.stages.parts.images import samples_of
 from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.shared_checkpoint import agreed_checkpoint, locked
-from pipeline.stages.parts.spec import errors_about, read_spec
+from pipeline.stages.parts.spec import errors_about, read_spec, written
 from pipeline.training import Samples, evaluate, train
 from pipeline.training.search import drawn
 
@@ -73,9 +72,7 @@ def _tune(
                 f"{which} diverged (the last: {trials[-1].failure}); lower the bounds of lr"
             )
         if communicator.rank == 0:
-            with create(
-                options.output, kind="tuning", spec=spec, provenance=provenance(options.code)
-            ) as draft:
+            with written(options, "tuning", spec) as draft:
                 draft.facts = TuningFacts(
                     run=options.run,
                     seed=spec.seed,

@@ -54,28 +54,10 @@ Networks = Iterable[tuple[Artifact, NetworkFacts]]
 
 # What the page draws of a solution: held-out places and the map, or the far field of a wave.
 MAP_ARRAYS = (
-    "longitude",
-    "latitude",
-    "values",
-    "predicted",
-    "std",
-    "grid_longitude",
-    "grid_latitude",
-    "grid",
-    "grid_std",
-    "x",
-    "y",
-    "grid_x",
-    "grid_y",
-    "coverage_level",
-    "coverage_found",
-    "variogram_distance",
-    "variogram_values",
-    "variogram_residuals",
-    "angle",
-    "far_field",
-    "direction",
-)
+    "longitude", "latitude", "values", "predicted", "std", "grid_longitude", "grid_latitude", "grid",
+    "grid_std", "x", "y", "grid_x", "grid_y", "coverage_level", "coverage_found", "variogram_distance",
+    "variogram_values", "variogram_residuals", "angle", "far_field", "direction",
+)  # fmt: skip
 
 
 def collect(
@@ -262,43 +244,36 @@ def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[S
 
 def _precision(found: Mapping[str, list[tuple[str, Artifact]]], spans: list[Span]) -> dict[str, Converted]:
     timings = dict(found.get("timings", []))
-    networks = {}
-    for name, converted in found.get("half_network", []):
-        facts = converted.facts_as(HalfNetworkFacts)
-        if name not in timings:
-            networks[name] = Converted(
-                seed=facts.seed,
-                budget_points=facts.budget_points,
-                file_bytes=facts.file_bytes,
-                layers=converted.rows_as("layers", LayerRow),
-                generated_inputs=facts.generated_inputs,
-            )
-            continue
-        timed = timings[name]
-        verification = timed.facts_as(TimingsFacts).verification
-        rows = timed.rows_as("timings", TimingRow)
-        shown = timed.spec_as(_Timed).modes[0]
-        on_device = timed.keeps("device_timings.json")
-        networks[name] = Converted(
-            seed=facts.seed,
-            budget_points=facts.budget_points,
-            file_bytes=facts.file_bytes,
-            layers=converted.rows_as("layers", LayerRow),
-            plans={
-                batch: TimedPlan(**dict(tested), verification=verification[batch])
-                for batch, tested in timed.values_as("tests", PlanTest).items()
-            },
-            mode=shown,
-            timings=[row for row in rows if row.mode == shown],
-            other_timings=[row for row in rows if row.mode != shown],
-            candidates=timed.rows_as("candidates", CandidateRow),
-            device_timings=timed.rows_as("device_timings", DeviceRow) if on_device else [],
-            roofs=timed.json_as("roofs", RoofRow),
-            # What counts although it was disturbed shows work that no manifest tells of.
-            alone=False if any(row.n_disturbed for row in rows) else ran_alone(_span(timed), spans),
-            generated_inputs=facts.generated_inputs,
-        )
-    return networks
+    return {name: _converted(one, timings.get(name), spans) for name, one in found.get("half_network", [])}
+
+
+def _converted(converted: Artifact, timed: Artifact | None, spans: list[Span]) -> Converted:
+    """One converted network, with the times of its layers if they were taken."""
+    facts = converted.facts_as(HalfNetworkFacts)
+    verification = timed.facts_as(TimingsFacts).verification if timed else {}
+    rows = timed.rows_as("timings", TimingRow) if timed else []
+    shown = timed.spec_as(_Timed).modes[0] if timed else ""
+    on_device = timed is not None and timed.keeps("device_timings.json")
+    # What counts although it was disturbed shows work that no manifest tells of.
+    disturbed = any(row.n_disturbed for row in rows)
+    return Converted(
+        seed=facts.seed,
+        budget_points=facts.budget_points,
+        file_bytes=facts.file_bytes,
+        layers=converted.rows_as("layers", LayerRow),
+        plans={
+            batch: TimedPlan(**dict(tested), verification=verification[batch])
+            for batch, tested in (timed.values_as("tests", PlanTest) if timed else {}).items()
+        },
+        mode=shown,
+        timings=[row for row in rows if row.mode == shown],
+        other_timings=[row for row in rows if row.mode != shown],
+        candidates=timed.rows_as("candidates", CandidateRow) if timed else [],
+        device_timings=timed.rows_as("device_timings", DeviceRow) if timed and on_device else [],
+        roofs=timed.json_as("roofs", RoofRow) if timed else RoofRow(),
+        alone=False if disturbed else ran_alone(_span(timed), spans) if timed else None,
+        generated_inputs=facts.generated_inputs,
+    )
 
 
 def _matrix(

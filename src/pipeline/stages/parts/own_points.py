@@ -18,22 +18,17 @@ from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Draft
 from pipeline.config.points import FilePoints
 from pipeline.data.own_points import OwnPoints, PointsPart
-from pipeline.data.splits import drawn_and_held_out
 
 ROWS_AT_ONCE = 65536
 
 
 def own_places(draft: Draft, spec: FilePoints) -> PointsFacts:
     """Write the points of a file, with their values, divided into known and held-out ones."""
-    own = OwnPoints.open(
-        Path(spec.path), coordinates=spec.coordinates, crs=spec.crs, values=spec.values, units=spec.units
-    )
+    own = spec.open()
     units = [own.units[name] for name in own.values]
     with ExitStack() as stack:
         n, scratch = _to_scratch(own, stack, draft.folder)
-        known, held_out = drawn_and_held_out(
-            n, wanted=spec.n, part=spec.part_held_out, seed=spec.seed, path=own.path
-        )
+        known, held_out = spec.divide(n)
         d = scratch["points"].width
         for prefix, rows in (("", known), ("held_out_", held_out)):
             if prefix and not len(rows):

@@ -1,16 +1,19 @@
-"""Specs, and the path of a value in the errors about it."""
+"""What stages read and write alike: specs, with the path of a value in the errors about it, and artefacts."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from pipeline.artifacts.store import Draft, create
 from pipeline.config.messages import mistakes
 from pipeline.config.section import Section
 from pipeline.errors import ArtifactError, ConfigError, PipelineError
+from pipeline.runtime.provenance import provenance
 
 S = TypeVar("S", bound=Section)
 
@@ -48,3 +51,16 @@ def errors_about(subject: str) -> Iterator[None]:
         yield
     except PipelineError as error:
         raise type(error)(f"{subject}: {error}") from error
+
+
+def written(
+    options: Namespace, kind: str, spec: Section | Mapping[str, Any]
+) -> AbstractContextManager[Draft]:
+    """Write the artefact that a stage was asked for; see `create`.
+
+    Args:
+        options: The options of the stage: `output` is the manifest's path, `code` the digest of the code that makes it.
+        kind: Kind of the artefact.
+        spec: What it is made from.
+    """
+    return create(options.output, kind=kind, spec=spec, provenance=provenance(options.code))
