@@ -5,8 +5,9 @@ from collections import defaultdict
 from pathlib import Path
 
 SRC = Path(__file__).parents[1] / "src"
-#: One noun that is written down twice, since callers of either know only one: what solves with a matrix.
-TWICE = {"Factorization"}
+#: Nouns that are written down twice, since callers of either know only one: what solves with a matrix, and what the
+#: random numbers of a core are for.
+TWICE = {"Factorization", "Purpose"}
 
 
 def types_of(path):

@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
                 end="" if study else "\n",
             )
         elif options.command in COMMANDS:
-            module = importlib.import_module(f"pipeline.operations.{COMMANDS[options.command]}")
+            module = importlib.import_module(f"pipeline.operations.{options.command}")
             return int(module.run(options) or 0)
         else:
             if "output" in options:

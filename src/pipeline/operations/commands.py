@@ -3,18 +3,10 @@
 import argparse
 from pathlib import Path
 
-# A command and its module in this package.
-COMMANDS = {
-    "new": "new",
-    "check": "check",
-    "history": "history",
-    "rerun": "rerun",
-    "schedule": "schedule",
-    "explain": "explain",
-    "explain_network": "explain_network",
-    "archive": "archive",
-    "verify": "verify",
-}
+# Each is run by the module of its name in this package.
+COMMANDS = (
+    "new", "check", "history", "rerun", "schedule", "explain", "explain_network", "archive", "verify",
+)  # fmt: skip
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

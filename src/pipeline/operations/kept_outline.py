@@ -1,4 +1,4 @@
-"""The outline of a study, cached under a digest of all that it was made from.
+"""The outline of a study: what the workflow's rules need of it, cached under a digest of all that it was made from.
 
 Snakemake reads its rules anew in every job. Validating a study imports all three cores, and torch with them, which
 takes seconds; an outline is plain data, and a job that finds one imports none of that.
@@ -9,16 +9,39 @@ import importlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.disk import write_atomically
-from pipeline.operations.outline import Outline
 
 SOURCES = Path(__file__).resolve().parents[1]
 #: Every change of a study or of the code makes another outline; this many stay.
 KEPT = 20
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What the rules need of a study."""
+
+    study: str
+    #: The seeds of each training run.
+    seeds: dict[str, list[int]]
+    runs: list[str]
+    #: The runs whose options trials choose.
+    tuned: list[str]
+    matrices: list[str]
+    #: The matrices whose points are a network's features, each with the run that trained the network.
+    embedded: dict[str, str]
+    budget_points: float
+    #: Trained networks from the user's own files.
+    networks: list[str]
+    #: The spec of each rule by its path below `spec/`.
+    specs: dict[str, dict[str, Any]]
+    #: Every artefact but the report, by its path below the study's folder.
+    artefacts: list[str]
+    #: The user's own files, by the key of the study that names each.
+    files: dict[str, str]
 
 
 def outline(config: Mapping[str, Any], default: Path, cache: Path) -> Outline:

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.config.loading import load_study
 from pipeline.config.points import Embeddings
 from pipeline.config.specs import artefacts_of, specs
-from pipeline.operations.outline import Outline
+from pipeline.operations.kept_outline import Outline
 
 
 def outline_of(config: Mapping[str, Any], default: Path) -> Outline:

@@ -23,7 +23,7 @@ from pipeline.stages.parts.dense import dense_seconds
 from pipeline.stages.parts.divided import created, save_rows
 from pipeline.stages.parts.products import multiply
 from pipeline.stages.parts.progress import boxes
-from pipeline.stages.parts.scattered import scatter
+from pipeline.stages.parts.scattering import scatter
 from pipeline.stages.parts.solved import Solved, exact_residual
 from pipeline.stages.parts.spec import errors_about, read_spec
 from pipeline.stages.parts.systems import DividedSystem, problem_of

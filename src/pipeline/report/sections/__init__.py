@@ -1,4 +1,4 @@
-"""The sections of the page, one file each, in reading order.
+"""The sections of the page in reading order: one file for each core, and one for the study as a whole.
 
 A section is a function of the study's metrics and arrays; it returns None where the study has nothing for it. To add
 one, write a file with such a function beside these, and name it below: the page, its menu, and the numbers of figures
@@ -11,12 +11,14 @@ import numpy as np
 
 from pipeline.report.content import PageSection
 from pipeline.report.metrics import Metrics
-from pipeline.report.sections.history import history_section
 from pipeline.report.sections.matrices import matrices_section
-from pipeline.report.sections.missing import missing_section
 from pipeline.report.sections.precision import precision_section
-from pipeline.report.sections.provenance import provenance_section
-from pipeline.report.sections.rules import rules_section
+from pipeline.report.sections.study import (
+    history_section,
+    missing_section,
+    provenance_section,
+    rules_section,
+)
 from pipeline.report.sections.training import training_section
 
 Arrays = Mapping[str, np.ndarray]

@@ -1,7 +1,8 @@
-"""The answer of task scattering: the wave that a mesh scatters, its far field, and how well power is kept."""
+"""Task scattering: the wave that a mesh scatters, its far field, and how well power is kept."""
 
 import math
 import time
+from argparse import Namespace
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.artifacts.results.solution import ScatteringResult, SolveCost
+from pipeline.artifacts.results.operator import OperatorFacts
+from pipeline.artifacts.results.solution import ScatteringResult, SolutionFacts, SolveCost
 from pipeline.artifacts.store import Artifact
-from pipeline.config.matrices import Solve, Wave
+from pipeline.config.matrices import Solve, SolveSpec, Wave
+from pipeline.hmatrix import kernels
 from pipeline.hmatrix.boundary_elements import (
     LayerOperators,
     PlaneWave,
@@ -19,7 +22,10 @@ from pipeline.hmatrix.boundary_elements import (
     TriangleMesh,
     solve_scattering,
 )
-from pipeline.hmatrix.kernels import Helmholtz
+from pipeline.runtime.communicator import Communicator
+from pipeline.runtime.together import together
+from pipeline.runtime.words import counted
+from pipeline.stages.parts.divided import created
 
 #: Degrees between the directions of the far field that are kept.
 STEP = 1
@@ -56,6 +62,42 @@ def mesh_of(points: Artifact) -> TriangleMesh:
     return TriangleMesh(torch.from_numpy(vertices), torch.from_numpy(triangles))
 
 
+def scatter(
+    options: Namespace, spec: SolveSpec, points: Artifact, compressed: Artifact, communicator: Communicator
+) -> None:
+    """Scatter a wave in process 0, and save what it found; collective.
+
+    Layers with normal derivatives are not divided among processes.
+    """
+    facts, found = compressed.facts_as(OperatorFacts), None
+    with together(communicator):
+        if communicator.rank == 0:
+            kernel = kernels.from_dict(facts.kernel_parameters)
+            assert isinstance(kernel, kernels.Helmholtz)
+            found = answer(
+                mesh_of(points),
+                complex(kernel.wavenumber).real,
+                spec.wave or Wave(),
+                facts.compress.tolerance,
+                spec.solve,
+            )
+    with created(options, spec, communicator, kind="solution") as draft:
+        if draft is not None and found is not None:
+            draft.save_array("solution", found.density)
+            draft.save_array("angle", found.angles, unit="degrees")
+            draft.save_array("far_field", found.far_field)
+            draft.save_array("direction", found.direction)
+            draft.facts = SolutionFacts(result=found.result, solve=found.cost)
+    if found is not None:
+        name, result = options.output.parent.name, found.result
+        print(
+            f"solve {name}: {counted(found.cost.iterations, 'iteration')}, residual "
+            f"{found.cost.relative_residual:.1e} of the compressed matrix; "
+            f"scattering cross-section {result.cross_section:.6g}, power kept to "
+            f"{result.power_imbalance:.1e}"
+        )
+
+
 def answer(mesh: TriangleMesh, wavenumber: float, wave: Wave, tolerance: float, options: Solve) -> Scattered:
     """Scatter a plane wave at a mesh, in this process alone.
 
@@ -72,7 +114,7 @@ def answer(mesh: TriangleMesh, wavenumber: float, wave: Wave, tolerance: float, 
     """
     incident = PlaneWave(wavenumber, wave.direction)
     screen = not mesh.is_closed
-    layers = LayerOperators(mesh, Helmholtz(wavenumber), tolerance=tolerance, screen=screen)
+    layers = LayerOperators(mesh, kernels.Helmholtz(wavenumber), tolerance=tolerance, screen=screen)
     start = time.perf_counter()
     layers.single_layer()
     if not screen:
