@@ -34,6 +34,14 @@ POINTS_OF: dict[str, tuple[str, ...]] = {
 }
 # Points that covariances are fitted to, at least, and numbers that samples hold together, at most: 8 GB.
 FEWEST_FITTED, MOST_DRAWN = 10, 10**9
+AskedTask = Annotated[
+    Task,
+    Field(
+        description="What the matrix is for: kriging (predict held-out values), capacitance (of a conductor), "
+        "scattering (of a plane wave), classification (by kernel ridge regression), solve (a system of equations), "
+        "product (with vectors), logdet (the logarithm of its determinant), or sample (draws of that covariance)."
+    ),
+]
 AnyKernel = Annotated[Kernel, Choice(STUDIED, required=("length_scale",))]
 
 
@@ -178,11 +186,7 @@ class CompressSpec(Section):
         description="Noise variance or ridge that is added to the diagonal, in units of the kernel's variance. Points "
         "at the same place need one.",
     )
-    task: Task = Field(
-        description="What the matrix is for: kriging (predict held-out values), capacitance (of a conductor), "
-        "scattering (of a plane wave), classification (by kernel ridge regression), solve (a system of equations), "
-        "product (with vectors), logdet (the logarithm of its determinant), or sample (draws of that covariance)."
-    )
+    task: AskedTask
     fit: Fit | None = Field(
         None,
         description="Choose length scale, variance and nugget by maximum likelihood on a part of the training points; "
@@ -198,11 +202,7 @@ class SolveSpec(Section):
         {"right_hand_side", "predict", "vectors", "samples", "seed", "wave"}
     )
 
-    task: Task = Field(
-        description="What the matrix is for: kriging (predict held-out values), capacitance (of a conductor), "
-        "scattering (of a plane wave), classification (by kernel ridge regression), solve (a system of equations), "
-        "product (with vectors), logdet (the logarithm of its determinant), or sample (draws of that covariance)."
-    )
+    task: AskedTask
     right_hand_side: str | None = Field(
         None,
         min_length=1,
