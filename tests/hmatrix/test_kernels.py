@@ -2,8 +2,6 @@
 
 import json
 import math
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from scipy.special import gamma, hankel1, kv
 
 from pipeline.errors import ConfigError
 from pipeline.hmatrix import H2Matrix, kernels
-from pipeline.hmatrix.kernels import KERNELS, Custom, Helmholtz, Kernel, LaplaceSingleLayer, Matern, Yukawa
+from pipeline.hmatrix.kernels import KERNELS, Custom, Helmholtz, LaplaceSingleLayer, Matern, Yukawa
 from pipeline.hmatrix.kernels.custom import Imported
 
 
@@ -64,11 +62,6 @@ def test_precision_follows_the_points(name, dtype, points):
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (1, 1), (0, 0)])
 def test_empty_and_single_blocks_have_their_shape(name, shape, points):
     assert KERNEL_CASES[name](points[: shape[0]], points[: shape[1]]).shape == shape
-
-
-@pytest.mark.parametrize("name", sorted(set(KERNEL_CASES) - {"custom", "imported"}))
-def test_stored_kernels_come_back_equal(name):
-    assert kernels.from_dict(json.loads(json.dumps(KERNEL_CASES[name].to_dict()))) == KERNEL_CASES[name]
 
 
 @pytest.mark.parametrize("name", KERNEL_CASES)
@@ -289,11 +282,6 @@ def test_combinations_know_what_they_are():
     assert not (a + Custom(absolute_difference)).symmetric
 
 
-def test_stored_combinations_come_back_equal():
-    kernel = 2.0 * Matern(nu=1.5) * kernels.SquaredExponential() + (1 + 1j) * Helmholtz() + Yukawa()
-    assert kernels.from_dict(json.loads(json.dumps(kernel.to_dict()))) == kernel
-
-
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(ConfigError, match="no 'mattern' \\(nearest: 'matern'\\)"):
         kernels.build("mattern")
@@ -323,99 +311,6 @@ def test_bad_parameters_are_refused_with_a_sentence(name, parameters, message):
         kernels.build(name, **parameters)
 
 
-@dataclass(frozen=True)
-class Cosine(Kernel):
-    """A kernel that is registered nowhere."""
-
-    name: ClassVar[str] = "matern"  # as one of the library is called
-    positive_definite: ClassVar[bool] = True
-    frequencies: tuple[float, ...]
-    shift: complex = 1j
-
-    def block(self, targets, sources):
-        lag = targets[..., :, None, 0] - sources[..., None, :, 0]
-        return sum(torch.cos(frequency * lag) for frequency in self.frequencies)
-
-
-class Stated(Kernel):
-    """What it holds is no field."""
-
-    def __init__(self, scale):
-        object.__setattr__(self, "scale", scale)
-
-
-@dataclass(frozen=True)
-class Slanted(Kernel):
-    """A kernel that tells its arguments apart."""
-
-    symmetric: ClassVar[bool] = False
-
-    def block(self, targets, sources):
-        return torch.exp(0.3 * (targets[..., :, None, 0] - sources[..., None, :, 0]))
-
-
-@dataclass(frozen=True)
-class Halved(Matern):
-    """A kernel of the library, changed."""
-
-    def block(self, targets, sources):
-        return super().block(targets, sources) / 2
-
-
-@pytest.mark.parametrize(
-    "kernel",
-    [
-        Cosine((1.0, np.float64(2.5))),
-        Halved(nu=1.5, length_scale=(0.1, 0.2)),
-        2.0 * Cosine((3.0,)) + Matern(),
-    ],
-)
-def test_a_kernel_of_one_s_own_that_is_a_dataclass_comes_back_equal(kernel):
-    assert kernels.from_dict(json.loads(json.dumps(kernel.to_dict()))) == kernel
-
-
-def test_a_matrix_of_a_kernel_of_one_s_own_is_loaded_with_it(points, tmp_path):
-    kernel = Cosine((1.0, 2.0))
-    A = H2Matrix.from_kernel(points.numpy(), kernel, diagonal=1.0)
-    A.save(tmp_path / "A")
-    again = H2Matrix.load(tmp_path / "A")
-    x = np.ones(len(points))
-    dense = kernel(points, points).numpy() + np.eye(len(points))
-    np.testing.assert_allclose(again @ x, dense @ x, rtol=1e-6)
-
-
-def test_the_transpose_of_a_matrix_is_loaded_with_its_kernel_swapped(points, tmp_path):
-    kernel = Slanted()
-    H2Matrix.from_kernel(points.numpy(), kernel, diagonal=1.0).T.save(tmp_path / "A")
-    again = H2Matrix.load(tmp_path / "A")
-    np.testing.assert_allclose(
-        again.kernel(points, points).numpy(), kernel(points, points).numpy().T, rtol=1e-14
-    )
-
-
-def test_a_kernel_that_could_not_be_made_again_is_not_stored(points, tmp_path):
-    @dataclass(frozen=True)
-    class Local(Kernel):
-        pass
-
-    for kernel, words in (
-        (Local(), "written in a function, where other programs do not find it; move it into a module"),
-        (Stated(2.0), "do not make the same kernel again; wanted a frozen dataclass"),
-        (Cosine(np.array([1.0, 2.0])), "do not make the same kernel again"),
-    ):
-        with pytest.raises(ConfigError, match=words):
-            kernel.to_dict()
-    with pytest.raises(ConfigError, match=r"nowhere:Kernel cannot be made \(No module named 'nowhere'\)"):
-        kernels.from_dict({"name": "", "class": "nowhere:Kernel", "parameters": {}})
-    with pytest.raises(ConfigError, match="builtins:float is no kernel, but float"):
-        kernels.from_dict({"name": "", "class": "builtins:float", "parameters": {}})
-
-
-def test_a_custom_kernel_cannot_be_stored():
-    with pytest.raises(ConfigError, match="cannot be stored"):
-        KERNEL_CASES["custom"].to_dict()
-
-
 def test_kernels_refuse_points_that_do_not_fit(points):
     with pytest.raises(ValueError, match="3 and 2 coordinates"):
         Matern()(points, points[:, :2])
@@ -434,12 +329,6 @@ def test_parameters_that_are_no_numbers_are_refused_by_name():
             Matern(**parameters)
     with pytest.raises(TypeError, match="function wants a function of two point tensors, not None"):
         Custom(None)
-
-
-def test_parameters_may_be_numpys_and_are_stored_as_plain_numbers():
-    kernel = Matern(length_scale=np.array([1, 2]), variance=np.float32(0.5))
-    assert kernel.length_scale == (1, 2)
-    assert kernels.from_dict(json.loads(json.dumps((np.float32(2.0) * kernel).to_dict()))) == 2.0 * kernel
 
 
 def test_a_module_of_kernels_that_ends_the_program_is_refused(tmp_path, monkeypatch):
