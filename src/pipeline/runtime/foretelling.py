@@ -23,8 +23,8 @@ _MARGIN = 1.5
 _PROGRAM = 500e6  # bytes of Python with torch before it has any points
 _BUILD = 2.0  # most bytes of a build beside those of its matrix: samples, fetched points, blocks before they are joined
 # A search holds factorizations at two places, and no blocks of a matrix beside them; likelihoods of a hundred thousand
-# values take about this tolerance where a study allows a looser one. In the plane, 16,384 values took 12.8 kB each beside
-# the program, and a million 13.2 kB.
+# values take about this tolerance where a study allows a looser one. In the plane, 16,384 values took 12.8 kB each
+# beside the program, and a million 13.2 kB.
 _ENDS, _FIT = 2, 1e-7
 # Points on a surface have three coordinates and the ranks of a plane.
 _SURFACES = ("airports", "cities", "geoid", "sphere", "cube", "mesh")
