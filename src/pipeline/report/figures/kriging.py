@@ -11,6 +11,10 @@ from pipeline.report.formatting import count, decimal, is_number, percent
 from pipeline.report.quantity import Quantity
 
 _BEYOND = 0.005  # share of a map below the colors, and above
+#: matplotlib's words for a color bar with arrows at its ends, by whether values lie below it and above.
+_EXTEND = {
+    (False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both",
+}  # fmt: skip
 
 
 def kriging_map(
@@ -53,7 +57,8 @@ def _map(
         return None
     # A few extreme places would take the colors of all others; those beyond the ends have the color of the end.
     low, high = (float(end) for end in np.quantile(finite, [_BEYOND, 1 - _BEYOND]))
-    clipped = finite.min() < low or finite.max() > high
+    below, above = finite < low, finite > high
+    beyond = percent(float((below | above).mean()), 1) if below.any() or above.any() else ""
     order = np.argsort(latitude)[::-1]
     step_x, step_y = (float(np.ptp(axis)) / max(len(axis) - 1, 1) / 2 for axis in (longitude, latitude))
     extent = (
@@ -96,21 +101,16 @@ def _map(
             pad=0.02,
             aspect=28,
             shrink=0.7,
-            extend="both" if clipped else "neither",
+            extend=_EXTEND[bool(below.any()), bool(above.any())],
         )
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
         bar.ax.yaxis.set_major_formatter(short_number)
-        bar.set_label(
-            f"{label}\nof the middle {percent(1 - 2 * _BEYOND, 0)} of the map" if clipped else label
-        )
+        bar.set_label(f"{label}\n{beyond} of the map is beyond" if beyond else label)
         span = f"{quantity.error(float(finite.min()))} to {quantity.error(float(finite.max()))}"
         words = f"Map of the {title[0].lower()}{title[1:]}, from {span}."
-        if clipped:
-            words += (
-                f" Colors end at {quantity.error(low)} and {quantity.error(high)}, which leaves out "
-                f"{percent(2 * _BEYOND, 0)} of the map."
-            )
+        if beyond:
+            words += f" Colors end at {quantity.error(low)} and {quantity.error(high)}; {beyond} of the map is beyond."
         return finish(figure, name=f"{prefix}-{name}", description=words, data=data)
 
 
