@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.errors import ConfigError
 from pipeline.operations.engine_profiles import ENGINES, MOVING, Row
+from pipeline.operations.templates import filled
 from pipeline.runtime.words import counted
 
 ENGINE_HEADINGS = (
@@ -91,14 +91,8 @@ def summary(rows: Sequence[Row]) -> str:
 
 def page(title: str, shape: Sequence[int], engines: Mapping[str, Sequence[Row]]) -> str:
     """The page, as HTML that needs nothing else."""
-    environment = Environment(
-        loader=PackageLoader("pipeline.operations"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("explain_network.html").render(
+    return filled(
+        "explain_network.html",
         title=title,
         shape=tuple(shape),
         headings=HEADINGS,

@@ -1,6 +1,5 @@
 """The study of images: a folder with one folder per class, four IDX files, or arrays in a file."""
 
-import json
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from pipeline.data.folder import classes_in, files_in
 from pipeline.data.idx_images import FILES, load_idx_images
 from pipeline.data.images import ImageSet
 from pipeline.errors import ConfigError
+from pipeline.operations.templates import filled
 from pipeline.operations.text import size
 from pipeline.runtime.words import counted
 
@@ -115,28 +115,13 @@ def _counted(by_class: dict[str, int]) -> str:
 def _study(name: str, told: list[str], dataset: Mapping[str, object], n_train: int) -> str:
     """The text of a study that trains on nine images of ten and validates on the tenth."""
     validation = max(1, n_train // 10)
-    train = n_train - validation
-    return "\n".join(
-        [
-            *(f"# {line}" for line in told),
-            "",
-            f"study: {name}",
-            "dataset:",
-            *(
-                f"  {key}: {json.dumps(value) if key in ('path', 'directory') else value}"
-                for key, value in dataset.items()
-            ),
-            f"  train_samples: {train}",
-            f"  validation_samples: {validation}",
-            "seeds: [0]",
-            "training:",
-            "  runs:",
-            "    sgd:",
-            "      optimizer: {name: sgd, lr: 0.05}",
-            f"      batch_size: {min(64, train)}",
-            "      epochs: 10",
-            "",
-        ]
+    return filled(
+        "study_of_images.yaml.jinja",
+        name=name,
+        told=told,
+        dataset=dataset,
+        train=n_train - validation,
+        validation=validation,
     )
 
 

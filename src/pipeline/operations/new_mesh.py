@@ -1,12 +1,12 @@
 """The study of a mesh in a file: a wave that it scatters, or the capacitance of the conductor."""
 
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.data.own_mesh import load_usable_mesh
+from pipeline.operations.templates import filled
 from pipeline.runtime.foretelling import NodeLimits, foretold_job
 
 #: Triangles for each wavelength at the longest edge, where errors are about a percent.
@@ -25,38 +25,23 @@ def study_of_mesh(name: str, path: Path) -> str:
     longest, shortest = (float(f(mesh.diameters.numpy())) for f in (np.max, np.min))
     # Two digits, downwards, so that at least as many triangles as are told resolve the wave.
     wavenumber = _downwards(2 * math.pi / (PER_WAVELENGTH * longest))
-    wavelength = 2 * math.pi / wavenumber
     told, *findings = str(diagnosis).splitlines()
-    surface = "a body" if diagnosis.is_closed else "a screen"
-    lines = [
-        f"# {path}: {told}, which makes it {surface}.",
-        *(f"# {finding}" for finding in findings if diagnosis.is_closed or " open edges " not in finding),
-        f"# Its box is {' x '.join(f'{extent:.4g}' for extent in extents)}; its triangles are {shortest:.3g} to "
-        f"{longest:.3g} long.",
-        f"# At wavenumber {wavenumber:g} the wavelength is {wavelength:.3g}: {wavelength / longest:.1f} triangles long "
-        f"at least, and {float(extents.max()) / wavelength:.2g} times in the box.",
-        f"# Memory foretold: {_bytes(len(mesh), 'scattering') / 1e9:.1f} GB for scattering, "
-        f"{_bytes(len(mesh), 'capacitance') / 1e9:.1f} GB for the capacitance.",
-        "",
-        f"study: {name}",
-        "matrices:",
-        "  wave:",
-        f"    points: {{name: mesh, path: {json.dumps(str(path))}}}",
-        "    # 2 pi over the wavelength, in the inverse unit of the mesh; a shorter wave wants a finer mesh.",
-        f"    kernel: {{name: helmholtz, wavenumber: {wavenumber:g}}}",
-        "    task: scattering",
-        "    # Where the wave goes; condition: hard is a surface that does not move.",
-        "    wave: {direction: [0.0, 0.0, 1.0], condition: soft}",
-        f"    compress: {{tolerance: {TOLERANCE:.1e}}}",
-        "  # The capacitance of a conductor of this shape, in 4 pi eps0 times the unit of the mesh:",
-        "  #charge:",
-        f"  #  points: {{name: mesh, path: {json.dumps(str(path))}}}",
-        "  #  kernel: {name: laplace_single_layer}",
-        "  #  task: capacitance",
-        f"  #  compress: {{tolerance: {TOLERANCE:.1e}}}",
-        "",
-    ]
-    return "\n".join(lines)
+    return filled(
+        "study_of_mesh.yaml.jinja",
+        name=name,
+        path=str(path),
+        told=told,
+        closed=diagnosis.is_closed,
+        findings=[one for one in findings if diagnosis.is_closed or " open edges " not in one],
+        box=" x ".join(f"{extent:.4g}" for extent in extents),
+        extent=float(extents.max()),
+        shortest=shortest,
+        longest=longest,
+        wavenumber=wavenumber,
+        wavelength=2 * math.pi / wavenumber,
+        memory=[_bytes(len(mesh), task) / 1e9 for task in ("scattering", "capacitance")],
+        tolerance=TOLERANCE,
+    )
 
 
 def _downwards(value: float) -> float:

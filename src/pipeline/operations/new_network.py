@@ -1,14 +1,14 @@
 """The study of a trained network in an ONNX file."""
 
-import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.errors import ConfigError
 from pipeline.operations.studies import CONFIG
+from pipeline.operations.templates import filled
 from pipeline.operations.text import size
-from pipeline.runtime.words import counted
 
 SAMPLES = 32
 LARGE = 3 * 64 * 64  # numbers of a sample: sixty times of 64 larger ones take minutes
@@ -46,34 +46,18 @@ def study_of_network(name: str, path: Path) -> str:
     if samples.exists():
         raise ConfigError(f"{samples}: is there already; choose another name, or remove it")
     np.save(samples, noise(shape))
-    operators: dict[str, int] = {}
-    for node in model.graph.node:
-        operators[node.op_type] = operators.get(node.op_type, 0) + 1
-    told = ", ".join(
-        f"{count} {kind}" for kind, count in sorted(operators.items(), key=lambda item: -item[1])
-    )
-    return "\n".join(
-        [
-            f"# {path}: {counted(len(model.graph.node), 'node')} ({told}), {sum(weights.values()):,} parameters, "
-            f"{size(path.stat().st_size)}.",
-            f"# Its input {inputs[0].name} takes samples of shape {tuple(sizes[1:])}.",
-            f"# {samples} holds noise of that shape: times are those of any samples, errors are not. Replace it by",
-            "# samples like those to come, and name their classes in labels to see what accuracy half precision costs.",
-            "",
-            f"study: {name}",
-            "precision:",
-            "  # Layers are timed on one sample, and on so many at once.",
-            f"  batch_sizes: [1, {64 if np.prod(sizes[1:]) <= LARGE else 8}]",
-            "  # What ran before a timed layer: the network's other layers. Add warm (the layer itself) and cold (a",
-            "  # sweep of the caches) to see what memory costs.",
-            "  modes: [network]",
-            "  networks:",
-            f"    {name if name[0].isalpha() and len(name) > 3 else f'network_{name}'}:",
-            f"      path: {json.dumps(str(path))}",
-            f"      inputs: {json.dumps(str(samples))}",
-            "      labels: null",
-            "      # The relative error of its output that half precision may cost.",
-            "      budget: {relative_error: 2.0e-2}",
-            "",
-        ]
+    operators = Counter(node.op_type for node in model.graph.node)
+    return filled(
+        "study_of_network.yaml.jinja",
+        name=name,
+        key=name if name[0].isalpha() and len(name) > 3 else f"network_{name}",
+        path=str(path),
+        n_nodes=len(model.graph.node),
+        operators=", ".join(f"{count} {kind}" for kind, count in operators.most_common()),
+        n_parameters=sum(weights.values()),
+        n_bytes=size(path.stat().st_size),
+        input=inputs[0].name,
+        shape=tuple(sizes[1:]),
+        samples=str(samples),
+        batch=64 if np.prod(sizes[1:]) <= LARGE else 8,
     )

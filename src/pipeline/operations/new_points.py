@@ -13,9 +13,9 @@ from pipeline.config.points import LONGEST_UNIT
 from pipeline.data.tables import OpenTable, WrongValueError, open_table
 from pipeline.errors import ConfigError
 from pipeline.operations.column_names import HEIGHTS, LABELS, coordinates_of, without_unit
+from pipeline.operations.templates import filled
 from pipeline.operations.text import size
 from pipeline.runtime.foretelling import foretell
-from pipeline.runtime.words import counted
 
 #: Rows among which duplicates are looked for.
 MOST_COMPARED = 10**6
@@ -58,64 +58,30 @@ def study_of_points(name: str, path: Path) -> str:
     look = _look(table, [*coordinates, *values[:1]], coordinates)
     if on_globe:
         _require_degrees(path, coordinates, look)
-    lines = [f"# {path}: {counted(look.n, 'row')}."]
-    for column, (low, high) in look.ranges.items():
-        unit = f" {table.units[column]}" if column in table.units else ""
-        role = "a coordinate" if column in coordinates else "the value"
-        lines.append(f"# Column {column}, {role}: {low:g} to {high:g}{unit}.")
-    others = [column for column in numeric if column in values[1:]]
-    if others:
-        lines.append(f"# Other columns of numbers: {', '.join(others)}.")
-    if left_out:
-        lines.append(f"# Columns that hold something else: {', '.join(left_out)}.")
-    if look.duplicates:
-        lines.append(
-            f"# {counted(look.duplicates, 'row')} {'is' if look.duplicates == 1 else 'are'} at the place of another "
-            "one; the nugget takes care of that."
-        )
     bytes_needed = foretell(
         "file", look.n, len(coordinates), TOLERANCE, FACTOR_TOLERANCE, 1,
         on_globe=on_globe, kriging=bool(values), fitted=look.n if values else 0,
     )  # fmt: skip
-    needed = max(bytes_needed.compress_bytes, bytes_needed.solve_bytes)
-    lines.append(f"# Memory foretold: {size(needed)} in one process (a dense matrix: {size(8 * look.n**2)}).")
-    points = f"{{name: file, path: {json.dumps(str(path))}, coordinates: {_names(coordinates)}"
-    points += ", crs: lonlat" if on_globe else ""
-    section = [f"study: {name}", "matrices:", f"  {_key(values[0] if values else name)}:"]
-    if values:
-        spacing = _spacing(look, coordinates)
-        section += [
-            "    # Known values; a tenth of the rows is held out to judge predictions. unit: names their unit.",
-            f"    points: {points}, value: {json.dumps(values[0])}{_unit(table, values[0])}}}",
-            "    # nu is the smoothness: 0.5 is rough, 2.5 smooth. Length scale, variance and noise are fitted.",
-            "    kernel: {name: matern, nu: 1.5, length_scale: fit}",
-            "    task: kriging",
-        ]
-        if len(coordinates) <= 3:
-            section += [
-                "    # A grid of predictions, in the unit of the coordinates; format: csv or tif writes other files.",
-                f"    predict: {{grid: {{spacing: {spacing:g}}}}}",
-            ]
-    else:
-        typical = _extent(look, coordinates) / 10
-        section += [
-            f"    points: {points}}}",
-            f"    kernel: {{name: matern, nu: 1.5, length_scale: {typical:.3g}}}",
-            "    nugget: 1.0e-2",
-            "    # Solves for ones; right_hand_side: b.npy names another right-hand side.",
-            "    task: solve",
-        ]
-    section += [
-        f"    compress: {{tolerance: {TOLERANCE:.1e}}}",
-        "    # Largest relative residual of the solution. The page tells whether the exact matrix meets it too; for a",
-        "    # residual ten times smaller, make the tolerance of compress ten times smaller, too.",
-        f"    solve: {{tolerance: {SOLVE_TOLERANCE:.1e}}}",
-    ]
-    return "\n".join([*lines, "", *section, ""])
-
-
-def _names(columns: list[str]) -> str:
-    return f"[{', '.join(map(json.dumps, columns))}]"
+    return filled(
+        "study_of_points.yaml.jinja",
+        name=name,
+        path=str(path),
+        key=_key(values[0] if values else name),
+        look=look,
+        coordinates=coordinates,
+        on_globe=on_globe,
+        value=values[0] if values else "",
+        unit=_unit(table, values[0]) if values else "",
+        units=table.units,
+        others=[column for column in numeric if column in values[1:]],
+        left_out=left_out,
+        needed=size(max(bytes_needed.compress_bytes, bytes_needed.solve_bytes)),
+        dense=size(8 * look.n**2),
+        spacing=_spacing(look, coordinates),
+        length=_extent(look, coordinates) / 10,
+        tolerance=TOLERANCE,
+        solve_tolerance=SOLVE_TOLERANCE,
+    )
 
 
 def _key(column: str) -> str:
