@@ -11,8 +11,9 @@ from torch import nn
 from pipeline.precision import Budget, HalfNetwork, Sampling, routines
 from pipeline.precision.calibration import PART
 from pipeline.precision.error import routine_bound
+from pipeline.precision.execution import BATCH, Execution
 from pipeline.precision.reference import reference
-from pipeline.precision.routines import BATCH, Execution, all_routines, candidates
+from pipeline.precision.routines import all_routines, candidates
 from pipeline.precision.stored import digest_of
 
 

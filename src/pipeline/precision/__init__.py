@@ -3,6 +3,7 @@
 from pipeline.precision.attained import measure_attained
 from pipeline.precision.devices import DeviceTiming, time_on_device
 from pipeline.precision.error import LayerError
+from pipeline.precision.execution import Execution
 from pipeline.precision.layer_timing import LayerTiming
 from pipeline.precision.network import HalfNetwork, Selection
 from pipeline.precision.onnx_export import export_onnx
@@ -10,7 +11,7 @@ from pipeline.precision.onnx_import import onnx_module
 from pipeline.precision.plan import Layer, RoundingReport
 from pipeline.precision.predictions import Predictions, compare_predictions
 from pipeline.precision.roofline import Roofs, measure_roofs
-from pipeline.precision.routines import Execution, instruction_sets
+from pipeline.precision.routines import instruction_sets
 from pipeline.precision.sampling import Sampling
 from pipeline.precision.selection import Budget, Verification
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.precision.convert import storable_in_half
+from pipeline.precision.execution import Execution
 from pipeline.precision.plan import Layer
-from pipeline.precision.routines import Execution
 
 CALIBRATION_SAMPLES = 256  # more tell no more about the range of the activations
 PART = 16  # of these at a time, since all activations of a part are held at once

@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.precision.execution import Execution
 from pipeline.precision.plan import Layer
-from pipeline.precision.routines import Execution
 from pipeline.precision.sampling import Sampling, one_core
 from pipeline.precision.selection import Budget, Candidate, Verification, furthest, moves
 

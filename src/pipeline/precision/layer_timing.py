@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.precision.execution import Execution
 from pipeline.precision.reason import TimedPrecision, reason
 from pipeline.precision.roofline import Mode, RooflineTerm, Roofs, bound, work_of
-from pipeline.precision.routines import Execution
 from pipeline.precision.sampling import TimeSamples, interval
 
 

@@ -14,10 +14,11 @@ from pipeline.precision.calibration import check_calibration, few_of, wide_resul
 from pipeline.precision.choice import choose, measure
 from pipeline.precision.convert import round_parameters
 from pipeline.precision.error import LayerError, layer_errors
+from pipeline.precision.execution import Execution
 from pipeline.precision.layer_timing import LayerTiming
 from pipeline.precision.plan import FORMAT, Layer, close, store_activations
 from pipeline.precision.roofline import Roofs
-from pipeline.precision.routines import Execution, all_routines, instruction_sets, single_parameters
+from pipeline.precision.routines import all_routines, instruction_sets, single_parameters
 from pipeline.precision.routines import twin as twin_of
 from pipeline.precision.sampling import Sampling
 from pipeline.precision.selection import (

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from pipeline.precision.attained import measure_attained
+from pipeline.precision.execution import Execution
 from pipeline.precision.layer_timing import LayerTiming, layer_timing
 from pipeline.precision.plan import INPUT, Layer
 from pipeline.precision.roofline import Mode, Roofs, measure_roofs
-from pipeline.precision.routines import Execution
 from pipeline.precision.sampling import Sampling, TimeSamples, one_core
 from pipeline.precision.torch_network import fastest_layer, fastest_network
 

@@ -1,0 +1,208 @@
+"""Run planned layers on the native routines: packed once, then no allocation but for the results.
+
+Inside, activations are channels-last; `Execution` takes and gives torch's (n, channels, rows, columns). The same class
+runs a network in half precision and its float32 twin, on routines from the same source, so that a ratio of their times
+compares like with like.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError
+from pipeline.precision import _native
+from pipeline.precision.plan import INPUT, Dtype, Layer, LayerPrecision
+from pipeline.precision.routines import (
+    build,
+    candidates,
+    channels_first,
+    channels_last,
+    empty_results,
+    instruction_sets,
+    twin,
+)
+
+BATCH = 64  # samples that pass through all layers before the next ones: their activations stay in cache
+
+
+class Execution:
+    """Layers with packed weights, ready to run on the CPU, on one thread.
+
+    Args:
+        layers: The plan. In precision "fp32" its storage of activations is read as float32 throughout.
+        parameters: `NAME.weight` as torch has it and `NAME.bias` float32. Weights are float16, stored without their
+            scale, for "fp16"; float32, complete, for "fp32".
+        precision: "fp16" or "fp32".
+        instruction_set: One of `instruction_sets()`; None for the best.
+        packed: Layers that were packed from the same parameters before, by plan; those that are packed here join them.
+
+    Attributes:
+        native: The packed layers; see `native/module.cpp`.
+        n_saturated: How many activations so far were too large for binary16 and stored as +-65504.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        parameters: Mapping[str, Tensor],
+        precision: LayerPrecision,
+        instruction_set: str | None = None,
+        packed: dict[Layer, Any] | None = None,
+    ) -> None:
+        if precision == "fp32":
+            layers = [replace(layer.in_single(), routine=twin(layer.routine)) for layer in layers]
+        self.precision = precision
+        self.instruction_set = instruction_set or instruction_sets()[0]
+        self.layers = tuple(_runnable(layer, self.instruction_set) for layer in layers)
+        packed = {} if packed is None else packed
+        for layer in self.layers:
+            if layer not in packed:
+                packed[layer] = build(layer, parameters, self.instruction_set)
+        self.native = tuple(packed[layer] for layer in self.layers)
+        self.n_saturated = 0
+        self._lock = threading.Lock()  # runs share the native network's buffers, and the count
+        self._places = {INPUT: 0} | {layer.name: place for place, layer in enumerate(layers, 1)}
+        self.whole = self._network(len(layers))
+        self._body: Any = None
+
+    def _network(self, n_layers: int) -> Any:
+        """The first layers as one native network."""
+        steps = [
+            (native, self._places[layer.source], -1 if layer.addend is None else self._places[layer.addend])
+            for layer, native in zip(self.layers[:n_layers], self.native[:n_layers], strict=True)
+        ]
+        return _native.Network(steps, BATCH)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Compute the output, float32 of shape (n, ...), for inputs of shape (n, channels, rows, columns)."""
+        last = self.layers[-1]
+        return self._run(self.whole, x, last.output_shape, last.output_dtype)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Compute what the last layer, a linear one, is given: float32 of shape (n, features)."""
+        last = self.layers[-1]
+        if last.kind != "linear":
+            raise ConfigError(
+                f"features are the input of a last linear layer, but the last layer {last.name!r} is a {last.kind}"
+            )
+        if last.source == INPUT:
+            return self._checked(x).flatten(1).clone()
+        place = self._places[last.source]
+        if self._body is None:
+            self._body = self._network(place)
+        return self._run(self._body, x, last.input_shape, self.layers[place - 1].output_dtype).flatten(1)
+
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """Compute every layer's result, in the plan's order and shapes, as it is stored (float16 or float32)."""
+        return [
+            channels_first(result, layer.output_shape)
+            for layer, (_, result, _) in zip(self.layers, self.steps(x), strict=True)
+        ]
+
+    def steps(self, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+        """Run layer by layer; return what each was given, gave and added, as stored: (n, numbers), channels last."""
+        values = {INPUT: channels_last(self._checked(x))}
+        steps = []
+        with self._lock:
+            for layer, native in zip(self.layers, self.native, strict=True):
+                given, addend = values[layer.source], None if layer.addend is None else values[layer.addend]
+                result = values[layer.name] = empty_results(len(given), layer)
+                self.n_saturated += native.run(given, result, addend)
+                steps.append((given, result, addend))
+        return steps
+
+    def saturated(self, x: Tensor) -> dict[str, int]:
+        """How many results of each layer are too large for binary16; they are not added to `n_saturated`."""
+        values = {INPUT: channels_last(self._checked(x))}
+        counts = {}
+        for layer, native in zip(self.layers, self.native, strict=True):
+            result = values[layer.name] = empty_results(len(x), layer)
+            addend = None if layer.addend is None else values[layer.addend]
+            counts[layer.name] = int(native.run(values[layer.source], result, addend))
+        return counts
+
+    def prepared(self, x: Tensor) -> Callable[[], int]:
+        """A run on one batch as `__call__` makes it, but for the copies from and to torch; says what saturated."""
+        given, result = channels_last(self._checked(x)), empty_results(len(x), self.layers[-1])
+
+        def run() -> int:
+            with self._lock:
+                n_saturated = int(self.whole.run(given, result))
+                self.n_saturated += n_saturated
+            return n_saturated
+
+        return run
+
+    def resident_bytes(self, batch: int) -> int:
+        """All packed weights and a batch's part of the buffers between layers: what the caches would have to hold."""
+        buffers = int(self.whole.buffer_bytes) * min(batch, BATCH) // BATCH
+        return sum(int(native.weight_bytes) for native in self.native) + buffers
+
+    def seconds_per_step(self, x: Tensor) -> list[float]:
+        """The wall time of every layer in one run of the whole network."""
+        x = channels_last(self._checked(x))
+        seconds = [0.0] * len(self.layers)
+        with self._lock:
+            for start in range(0, len(x), BATCH):
+                part = x[start : start + BATCH]
+                taken = self.whole.seconds_per_step(part, empty_results(len(part), self.layers[-1]))
+                seconds = [before + now for before, now in zip(seconds, taken, strict=True)]
+        return seconds
+
+    def _run(self, chain: Any, x: Tensor, shape: tuple[int, ...], dtype: Dtype) -> Tensor:
+        """Run on inputs in torch's order; the results are of this shape, in float32, whatever they are stored as."""
+        x = self._checked(x)
+        if dtype != "float32":
+            return self._run_in_parts(chain, x, shape, dtype)
+        channels = x.shape[1] if x.ndim == 4 else 0
+        if channels > 1 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+            x, channels = x.permute(0, 2, 3, 1), 0
+        found = torch.empty(len(x), *shape)
+        result_channels = shape[0] if len(shape) == 3 else 0
+        with self._lock:
+            self.n_saturated += chain.run_channels_first(
+                self.instruction_set, x.contiguous(), channels, found, result_channels
+            )
+        return found
+
+    def _run_in_parts(self, chain: Any, x: Tensor, shape: tuple[int, ...], dtype: Dtype) -> Tensor:
+        """The same for results that are stored as binary16."""
+        x, parts = channels_last(x), [torch.empty(0, *shape)]
+        for part in torch.split(x, BATCH) if len(x) else ():
+            result = torch.empty(len(part), math.prod(shape), dtype=getattr(torch, dtype))
+            with self._lock:
+                self.n_saturated += chain.run(part, result)
+            parts.append(channels_first(result, shape).float())
+        return torch.cat(parts)
+
+    def check(self, x: Tensor) -> None:
+        """Refuse inputs that the first layer cannot take.
+
+        Raises:
+            TypeError: If they are no torch tensor.
+            ValueError: If they have another shape, or lie on another device.
+        """
+        wanted = self.layers[0].input_shape
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"inputs are a torch tensor, found {type(x).__name__}; wanted torch.from_numpy(x)"
+            )
+        if tuple(x.shape[1:]) != wanted:
+            raise ValueError(f"inputs have shape (n, {str(wanted)[1:-1]}), found {tuple(x.shape)}")
+        if x.device.type != "cpu":
+            raise ValueError(f"these routines run on the CPU, but the inputs are on {x.device}")
+
+    def _checked(self, x: Tensor) -> Tensor:
+        self.check(x)
+        return x.detach().float()
+
+
+def _runnable(layer: Layer, instruction_set: str) -> Layer:
+    """The layer on a routine that the instruction set has: plans travel between machines."""
+    options = candidates(layer, instruction_set)
+    return layer if layer.routine in options else replace(layer, routine=options[0])
