@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 
 from pipeline.hmatrix.admissibility import Strong, Weak, interactions
+from pipeline.hmatrix.distributed.plans import NearBoxes, divided_plans
+from pipeline.hmatrix.distributed.tree import Division, cut_of
 from pipeline.hmatrix.geometry import trees_of
 from pipeline.hmatrix.partition import SIZES, UPDATES, partition_level
+from pipeline.hmatrix.parts import Team
+from pipeline.runtime.communicator import run_in_threads
 
 
 def near_lists(dimension, n=1000, rule=None, leaf_size=8):
@@ -28,8 +32,9 @@ def test_near_boxes_of_different_parts_have_different_turns(dimension, n_parts):
     tree, near = near_lists(dimension)
     level = tree.n_levels - 1
     plan = partition_level(tree, near, level, n_parts)
+    owner = plan.owner(np.arange(plan.n_boxes))
     for b, f in pairs_of(tree, near, level):
-        if plan.owner[b] != plan.owner[f]:
+        if owner[b] != owner[f]:
             assert plan.phase[b] != plan.phase[f]
     eliminated = np.concatenate(
         [plan.boxes_of(part, phase) for phase in range(plan.n_phases) for part in range(n_parts)]
@@ -45,7 +50,7 @@ def test_updates_go_to_near_parts_and_sizes_to_those_within_two_steps(dimension,
     plan = partition_level(tree, near, level, n_parts)
     one = pairs_of(tree, near, level)
     two = {(a, c) for a, b in one for b2, c in one if b == b2} if plan.n_boxes <= 200 else None
-    owner = plan.owner
+    owner = plan.owner(np.arange(plan.n_boxes))
     wanted = sorted({(b, int(owner[f])) for b, f in one if owner[b] != owner[f]})
     assert list(map(tuple, plan.updated.tolist())) == wanted
     if two is not None:
@@ -61,7 +66,7 @@ def test_updates_go_to_near_parts_and_sizes_to_those_within_two_steps(dimension,
                 for i, needed in zip(chosen, with_update, strict=True):
                     assert ((boxes[i], other) in wanted) == needed
                     assert boxes[i] in plan.known_to(other)
-                    assert plan.told[boxes[i]] >= (UPDATES if needed else SIZES)
+                    assert plan.told(boxes[[i]])[0] >= (UPDATES if needed else SIZES)
 
 
 def test_weak_admissibility_has_no_seams():
@@ -69,3 +74,47 @@ def test_weak_admissibility_has_no_seams():
     plan = partition_level(tree, near, tree.n_levels - 1, 5)
     assert plan.n_phases == 1
     assert len(plan.ghosts) == 0
+
+
+@pytest.mark.parametrize("n_processes", [2, 5])
+@pytest.mark.parametrize("dimension", [1, 2, 3])
+def test_processes_that_know_their_own_lists_plan_what_one_does_that_knows_all(dimension, n_processes):
+    tree, near = near_lists(dimension, n=700)
+    speeds = np.array([1.0, 2.0, 1.0, 3.0, 1.0, 1.0])
+    cut_level, cuts = cut_of(np.diff(tree.level_start), n_processes)
+
+    def run(comm):
+        division = Division(tree, cut_level, cuts, comm.rank, tree.n_points)
+        wanted = division.is_own.copy()
+        wanted[: division.n_top] = True
+        team = Team(len(speeds), 1, comm, speeds)
+        own = interactions(tree, tree, Strong(), wanted).near
+        return team.own, *divided_plans(NearBoxes(division, own, comm), team)
+
+    found = run_in_threads(n_processes, run)
+    assert sorted(part for parts, _, _ in found for part in parts) == list(range(len(speeds)))
+    for level in range(tree.n_levels):
+        whole = partition_level(tree, near, level, len(speeds), speeds)
+        for parts, plans, lists in found:
+            plan = plans[level]
+            assert np.array_equal(plan.cuts, whole.cuts)
+            assert plan.n_phases == whole.n_phases
+            for part in parts:
+                assert np.array_equal(plan.known_to(part), whole.known_to(part))
+                own = np.arange(*whole.cuts[part : part + 2])
+                assert np.array_equal(plan.told(own), whole.told(own))
+                if level + 1 < tree.n_levels:
+                    parents = np.arange(*plans[level + 1].cuts[part : part + 2]) // tree.arity
+                    assert np.array_equal(plan.ghosts_among(parents), whole.ghosts_among(parents))
+                for phase in range(whole.n_phases):
+                    boxes = plan.boxes_of(part, phase)
+                    assert np.array_equal(boxes, whole.boxes_of(part, phase))
+                    told, wanted = plan.listeners(boxes), whole.listeners(boxes)
+                    assert told.keys() == wanted.keys()
+                    for other in told:
+                        assert all(map(np.array_equal, told[other], wanted[other]))
+                for box in whole.first + own:
+                    members = near.boxes[near.start[box] : near.start[box + 1]]
+                    for b in (box, *members):
+                        listed = lists.boxes[lists.start[b] : lists.start[b + 1]]
+                        assert np.array_equal(listed, near.boxes[near.start[b] : near.start[b + 1]])

@@ -11,7 +11,7 @@ from pipeline.hmatrix.ranges import LEAST, Boxes, PartsWork, at_work, cut
 
 def boxes_alone(n_boxes):
     """Boxes that are near to none but themselves: all of them take equally long, and there are no seams."""
-    return Boxes(csr_array(eye_array(n_boxes)), 1.0)
+    return Boxes.whole(csr_array(eye_array(n_boxes)), 1.0)
 
 
 def leaves(dimension, n=4000):
@@ -78,7 +78,7 @@ def test_parts_take_about_equally_long_with_what_they_apply_of_others(dimension,
 
 def test_work_of_one_part_is_that_of_all_its_boxes_and_a_seam_adds_to_it():
     level = leaves(2)
-    n = len(level)
+    n = level.n_boxes
     (whole, alone), (halves, owner) = (
         work_of(level, np.array([0, n])),
         work_of(level, np.array([0, n // 2, n])),
@@ -103,7 +103,7 @@ def test_work_of_one_part_is_that_of_all_its_boxes_and_a_seam_adds_to_it():
 
 def test_near_boxes_that_went_before_leave_less_work():
     level = leaves(2)
-    n = len(level)
+    n = level.n_boxes
     owner = np.zeros(n, int)
     forward = PartsWork.of(level, owner, 1, level.left(np.arange(n)))
     backward = PartsWork.of(level, owner, 1, level.left(np.arange(n)[::-1]))

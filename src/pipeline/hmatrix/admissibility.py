@@ -79,7 +79,7 @@ class Interactions:
     Attributes:
         near, far: The column boxes of every row box on its level, over all levels. A far pair's parents are
             near; the near pairs of the leaves and all far pairs tile the matrix.
-        near_columns, far_columns: The same for every column box.
+        near_columns, far_columns: The same for every column box; the same objects where both trees are one.
     """
 
     near: Lists
@@ -130,11 +130,11 @@ def interactions(
         near.append(pairs[:, ~is_far])
         far.append(pairs[:, is_far])
     near_pairs, far_pairs = np.concatenate(near, axis=1), np.concatenate(far, axis=1)
+    by_rows = [lists_of(first, second, rows.n_boxes) for first, second in (near_pairs, far_pairs)]
+    if rows is columns:  # near and far are mutual
+        return Interactions(*by_rows, *by_rows)
     return Interactions(
-        near=lists_of(near_pairs[0], near_pairs[1], rows.n_boxes),
-        far=lists_of(far_pairs[0], far_pairs[1], rows.n_boxes),
-        near_columns=lists_of(near_pairs[1], near_pairs[0], columns.n_boxes),
-        far_columns=lists_of(far_pairs[1], far_pairs[0], columns.n_boxes),
+        *by_rows, *(lists_of(second, first, columns.n_boxes) for first, second in (near_pairs, far_pairs))
     )
 
 

@@ -1,7 +1,8 @@
 """Who owns which boxes, in which order boxes on a seam take turns, and who has to be told of each.
 
-A part owns a contiguous range of boxes on every level. All of it is static: it follows from tree and near lists alone,
-so that every process finds the same. Of a level:
+A part owns a contiguous range of boxes on every level. All of it is static: it follows from tree and near lists alone.
+Processes plan a level together, each for a range of its boxes, and then keep of the plan what their parts need; all of
+them know the boxes on seams. Of a level:
 
 - a box is on a *seam* if a near box of it belongs to another part, else it is *interior*;
 - near boxes of different parts are eliminated in different *phases*. Boxes further apart need no order: their updates
@@ -14,6 +15,7 @@ so that every process finds the same. Of a level:
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,9 @@ from scipy.sparse import csr_array
 
 from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.cluster import ClusterTree, Ints
-from pipeline.hmatrix.ranges import Boxes, PartsWork, cut
+from pipeline.hmatrix.places import distinct
+from pipeline.hmatrix.ranges import Boxes, PartsWork, cut, owners
+from pipeline.hmatrix.swap import Ids
 
 NOBODY, SIZES, UPDATES = 0, 1, 2  # what others have to be told of a box, as native/eliminate.hpp numbers it
 _PALETTES = 2, 3, 4, 5, 6, 8, 10, 12  # turns of boxes on seams to begin with
@@ -32,20 +36,25 @@ _WAITING = 0.5  # boxes that the end of a phase costs, since work is foretold ab
 
 @dataclass(frozen=True, eq=False)
 class LevelPartition:
-    """One level, its boxes numbered from the first.
+    """One level as far as the parts of this process need it, its boxes numbered from the first.
 
     Attributes:
         level: Number of the level.
         first: The level's first box in the tree.
         cuts: Shape (parts + 1,); part p owns boxes cuts[p] to cuts[p + 1] - 1.
-        phase: Shape (boxes,), from 0 on.
+        n_phases: How many phases there are.
+        low: The first box of this process's parts.
+        phase: Phases, from 0 on, of this process's boxes: low, low + 1, ...
         updated: Pairs (box, part) of boxes whose update another part needs, sorted; shape (pairs, 2).
-        ghosts: Pairs (box, part) of boxes that are ghosts of another part, sorted; these contain `updated`.
+        ghosts: Pairs (box, part) of boxes that are ghosts of another part, sorted; these contain `updated`. They are
+            complete for this process's boxes, for the parents of its boxes below, and for its parts.
     """
 
     level: int
     first: int
     cuts: Ints
+    n_phases: int
+    low: int
     phase: Ints
     updated: Ints
     ghosts: Ints
@@ -70,59 +79,73 @@ class LevelPartition:
         return int(np.count_nonzero(np.diff(self.cuts)))
 
     @property
-    def n_phases(self) -> int:
-        return int(self.phase.max(initial=0)) + 1
+    def n_bytes(self) -> int:
+        """Bytes of what is known of boxes."""
+        return self.phase.nbytes + self.updated.nbytes + self.ghosts.nbytes
 
-    @cached_property
-    def owner(self) -> Ints:
-        """The part of each box."""
-        return np.repeat(np.arange(self.n_parts, dtype=np.int32), np.diff(self.cuts))
+    def owner(self, boxes: NDArray[Any]) -> Ints:
+        """Return the part of each box."""
+        return owners(self.cuts, boxes)
 
     @cached_property
     def seam(self) -> Ints:
-        """Boxes with a near box of another part."""
-        return np.unique(self.updated[:, 0])
+        """Known boxes with a near box of another part."""
+        return distinct(self.updated[:, 0])
 
     @cached_property
-    def told(self) -> Ints:
-        """Shape (boxes,): NOBODY, SIZES or UPDATES, the most that any other part has to know."""
-        told = np.zeros(self.n_boxes, np.int32)
-        told[self.ghosts[:, 0]] = SIZES
-        told[self.updated[:, 0]] = UPDATES
-        return told
+    def _ghost_boxes(self) -> Ints:
+        return distinct(self.ghosts[:, 0])
+
+    def told(self, boxes: Ints) -> Ints:
+        """Return NOBODY, SIZES or UPDATES for each of this process's boxes, the most that another part has to know."""
+        told = np.where(_is_in(boxes, self._ghost_boxes), SIZES, NOBODY)
+        return np.where(_is_in(boxes, self.seam), UPDATES, told).astype(np.int32)
 
     def range_of(self, part: int) -> tuple[int, int]:
         """Return first and last + 1 of a part's boxes, as the tree numbers them."""
         return self.first + int(self.cuts[part]), self.first + int(self.cuts[part + 1])
 
     def boxes_of(self, part: int, phase: int) -> Ints:
-        """Return the boxes that a part eliminates in a phase, numbered from the level's first."""
+        """Return the boxes that a part of this process eliminates in a phase, numbered from the level's first."""
         low, high = int(self.cuts[part]), int(self.cuts[part + 1])
-        return (low + np.flatnonzero(self.phase[low:high] == phase)).astype(np.int32)
+        return (low + np.flatnonzero(self.phase[low - self.low : high - self.low] == phase)).astype(np.int32)
+
+    def ghosts_of(self, part: int) -> Ints:
+        """Return the known ghosts of a part, sorted: all of them for a part of this process."""
+        return self.ghosts[self.ghosts[:, 1] == part, 0]
+
+    def ghosts_among(self, boxes: NDArray[Any]) -> Ints:
+        """Return the pairs (box, part) of ghosts of which the boxes are among the given ones, sorted like `ghosts`."""
+        return self.ghosts[np.isin(self.ghosts[:, 0], boxes)]
 
     def known_to(self, part: int) -> Ints:
-        """Return the boxes that a part owns and its ghosts, sorted."""
+        """Return the boxes that a part of this process owns and its ghosts, sorted."""
         own = np.arange(self.cuts[part], self.cuts[part + 1], dtype=np.int32)
-        return np.sort(np.concatenate([own, self.ghosts[self.ghosts[:, 1] == part, 0]]))
+        return np.sort(np.concatenate([own, self.ghosts_of(part)]))
 
     def listeners(self, boxes: Ints) -> dict[int, tuple[Ints, NDArray[np.bool_]]]:
         """Return, for each part that some boxes are ghosts of, which of `boxes` (indices), and which with updates."""
-        place = np.full(self.n_boxes, -1, np.int32)
-        place[boxes] = np.arange(len(boxes))
+        order = np.argsort(boxes).astype(np.int32)
+        ordered = boxes[order]
         result = {}
-        found = self.ghosts[place[self.ghosts[:, 0]] >= 0]
-        needed = set(map(tuple, self.updated[place[self.updated[:, 0]] >= 0].tolist()))
+        found = self.ghosts[_is_in(self.ghosts[:, 0], ordered)]
+        needed = set(map(tuple, self.updated[_is_in(self.updated[:, 0], ordered)].tolist()))
         for part in np.unique(found[:, 1]).tolist():
-            concerned = np.sort(place[found[found[:, 1] == part, 0]])
+            concerned = np.sort(order[np.searchsorted(ordered, found[found[:, 1] == part, 0])])
             with_update = np.array([(int(boxes[i]), part) in needed for i in concerned], bool)
             result[part] = concerned, with_update
         return result
 
 
+def _is_in(values: NDArray[Any], ordered: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which values are among sorted ones."""
+    return np.asarray(np.append(ordered, -1)[np.searchsorted(ordered, values)] == values)
+
+
 def partition_level(
     tree: ClusterTree, near: Lists, level: int, n_parts: int, shares: NDArray[np.float64] | None = None
 ) -> LevelPartition:
-    """Divide a level among parts.
+    """Divide a level, all of which is known here, among parts.
 
     Costs O(near pairs within two steps), and O(boxes on seams) in Python.
 
@@ -133,66 +156,98 @@ def partition_level(
         n_parts: How many parts there are in all; high levels may leave some without boxes.
         shares: Shape (parts,), how much each part should own; equal if left out.
     """
-    first = int(tree.level_start[level])
     speeds = np.ones(n_parts) if shares is None else shares
     boxes = Boxes.of(tree, near, level)
-    one_step, cuts = boxes.near, cut(boxes, speeds)
-    owner = np.repeat(np.arange(n_parts, dtype=np.int32), np.diff(cuts))
-    rows, columns = one_step.tocoo().coords
-    crossing = owner[rows] != owner[columns]
-    seam_pairs = np.stack([rows[crossing], columns[crossing]], axis=1).astype(np.int32)
-    updated = _box_parts(seam_pairs, owner, n_parts)
+    cuts = cut(boxes, speeds)
+    phase, n_phases = phases(boxes, cuts, speeds)
+    told = told_of(boxes.names, boxes.near, cuts)
+    return LevelPartition(level, int(tree.level_start[level]), cuts, n_phases, 0, phase, *told)
+
+
+def told_of(names: Ids, near: csr_array, cuts: Ints) -> tuple[Ints, Ints]:
+    """Return the pairs (box, part) of boxes whose updates another part needs, and those of ghosts.
+
+    They are complete for boxes whose near boxes have rows, and for parts that own such boxes.
+
+    Args:
+        names: Numbers of known boxes, sorted.
+        near: Their near boxes, in the numbering of `names`; rows may be empty.
+        cuts: Where the parts' ranges start.
+    """
+    owner = owners(cuts, names)
+    rows = np.repeat(np.arange(len(names)), np.diff(near.indptr))
+    crossing = owner[rows] != owner[near.indices]
+    seams = distinct(rows[crossing])
+    updated = _box_parts(names, owner, rows[crossing], near.indices[crossing], len(cuts) - 1)
     # A ghost is near a box that is near an own one: rows of seam boxes and of their near boxes suffice.
-    around = np.unique(one_step[np.unique(seam_pairs[:, 0])].indices)
-    two_steps = csr_array(one_step[around] @ one_step).tocoo()
-    pairs = np.stack([around[two_steps.coords[0]], two_steps.coords[1]], axis=1).astype(np.int32)
-    ghosts = _box_parts(pairs[owner[pairs[:, 0]] != owner[pairs[:, 1]]], owner, n_parts)
-    return LevelPartition(level, first, cuts, _phases(seam_pairs, boxes, owner, speeds), updated, ghosts)
+    around = np.unique(near[seams].indices)
+    two_steps = csr_array(near[around] @ near).tocoo()
+    first, second = around[two_steps.coords[0]], two_steps.coords[1]
+    others = owner[first] != owner[second]
+    return updated, _box_parts(names, owner, first[others], second[others], len(cuts) - 1)
 
 
-def _box_parts(pairs: Ints, owner: Ints, n_parts: int) -> Ints:
-    """Return for pairs of boxes the distinct (first box, part of the second), sorted."""
-    keys = np.unique(pairs[:, 0].astype(np.int64) * n_parts + owner[pairs[:, 1]])
+def _box_parts(names: Ids, owner: Ints, first: NDArray[Any], second: NDArray[Any], n_parts: int) -> Ints:
+    """Return the distinct (one box, part of the other) of pairs of boxes, both ways round, sorted."""
+    keys = np.concatenate([names[first] * n_parts + owner[second], names[second] * n_parts + owner[first]])
+    keys = distinct(keys)
     return np.stack([keys // n_parts, keys % n_parts], axis=1).astype(np.int32)
 
 
-def _phases(seam_pairs: Ints, boxes: Boxes, owner: Ints, speeds: NDArray[np.float64]) -> Ints:
-    """Return a phase for every box, different for the two of each pair: the plan that takes least of those tried."""
-    phase = np.zeros(len(owner), np.int32)
-    members = np.unique(seam_pairs[:, 0])
+def phases(level: Boxes, cuts: Ints, speeds: NDArray[np.float64]) -> tuple[Ints, int]:
+    """Return a phase for every planned box and their number: the plan that takes least of those tried; collective.
+
+    Near boxes of different parts have different phases.
+    """
+    near, names, planned, n_parts = level.near, level.names, level.planned, len(speeds)
+    owner = owners(cuts, names)
+    columns, rows = near.indices[level.entries], level.rows[level.entries]
+    crossing = owner[rows] != owner[columns]
+    own_pairs = np.stack([names[rows[crossing]], names[columns[crossing]]], axis=1).astype(np.int32)
+    seam_pairs = np.concatenate(level.everybodys(own_pairs))
+    phase = np.zeros(len(names), np.int32)
+    members = distinct(seam_pairs[:, 0])
     if len(members) == 0:
-        return phase
+        return phase[planned], 1
     others: dict[int, list[int]] = {}
     for i, j in seam_pairs.tolist():
         others.setdefault(i, []).append(j)
-    counts = Counter(owner[members].tolist())
-    n_parts, best, least = len(speeds), phase, np.inf
+    parts_of = owners(cuts, members)
+    counts = Counter(parts_of.tolist())
+    part_of = dict(zip(members.tolist(), parts_of.tolist(), strict=True))
+    known = _is_in(names, members)
+    best, least, n_phases = phase, np.inf, 1
     for palette in _PALETTES:
-        found = _runs(members.tolist(), others, owner, counts, palette)
-        phase[members] = [1 + found[box] for box in members.tolist()]
-        plan = phase
-        work = PartsWork.of(boxes, owner, n_parts, boxes.left(_turns(plan)))
+        found = _runs(members.tolist(), others, part_of, counts, palette)
+        turns = 1 + np.array([found[box] for box in members.tolist()], np.int32)
+        phase[known] = turns[np.searchsorted(members, names[known])]
+        plan, last = phase, int(turns.max())
+        work = PartsWork.of(level, owner, n_parts, level.left(_turns(plan, level)))
         for _ in range(_ROUNDS):
-            plan = _fill(phase, owner, work, speeds)
-            work = PartsWork.of(boxes, owner, n_parts, boxes.left(_turns(plan)))
-            longest = float((_loads(plan, owner, work, n_parts) / speeds).max(axis=1).sum())
-            longest += _WAITING * float(work.own.mean()) * plan.max() / speeds.max()
+            plan = level.spread(_fill(phase[planned], owner[planned], work, speeds, last, level))
+            work = PartsWork.of(level, owner, n_parts, level.left(_turns(plan, level)))
+            loads = level.total(_loads(plan[planned], owner[planned], work, last, n_parts))
+            everything = level.total(np.array([work.own.sum(), work.applied.sum()]))
+            longest = float((loads / speeds).max(axis=1).sum())
+            longest += _WAITING * float(everything[0]) / level.n_boxes * last / speeds.max()
             if longest < least:
-                best, least = plan, longest
-        if least <= _ENOUGH * work.of_parts(owner, n_parts).sum() / speeds.sum():
+                best, least, n_phases = plan, longest, last + 1
+        if least <= _ENOUGH * everything.sum() / speeds.sum():
             break
-    return best
+    return best[planned], n_phases
 
 
-def _turns(phase: Ints) -> Ints:
+def _turns(phase: Ints, level: Boxes) -> Ids:
     """Number boxes in the order in which they are eliminated: phase by phase, along the tree's order."""
-    turn = np.empty_like(phase)
-    turn[np.argsort(phase, kind="stable")] = np.arange(len(phase))
-    return turn
+    return phase.astype(np.int64) * level.n_boxes + level.names
 
 
 def _runs(
-    members: list[int], others: dict[int, list[int]], owner: Ints, counts: Counter[int], palette: int
+    members: list[int],
+    others: dict[int, list[int]],
+    part_of: dict[int, int],
+    counts: Counter[int],
+    palette: int,
 ) -> dict[int, int]:
     """Give boxes on seams turns, in long runs along the tree's order of each part."""
     found: dict[int, int] = {}
@@ -200,7 +255,7 @@ def _runs(
     last: dict[int, int] = {}
     n_turns = palette
     for box in members:
-        part = int(owner[box])
+        part = part_of[box]
         taken = {found[other] for other in others[box] if other in found}
         turn = last.get(part)
         if turn is None or turn in taken or load[part, turn] >= -(-counts[part] // palette):
@@ -213,31 +268,47 @@ def _runs(
     return found
 
 
-def _loads(phase: Ints, owner: Ints, work: PartsWork, n_parts: int) -> NDArray[np.float64]:
+def _loads(phase: Ints, owner: Ints, work: PartsWork, last: int, n_parts: int) -> NDArray[np.float64]:
     """Return the work of each superstep and part: what others eliminated in a phase is applied in the next."""
-    loads = np.zeros((int(phase.max(initial=0)) + 2, n_parts))
+    loads = np.zeros((last + 2, n_parts))
     np.add.at(loads, (phase, owner), work.own)
     np.add.at(loads, (phase[work.boxes] + 1, work.parts), work.applied)
     return loads
 
 
-def _fill(seams: Ints, owner: Ints, work: PartsWork, speeds: NDArray[np.float64]) -> Ints:
-    """Move interior boxes, the last of each part, into turns in which their part would wait for others.
+def _fill(
+    seams: Ints, owner: Ints, work: PartsWork, speeds: NDArray[np.float64], last: int, level: Boxes
+) -> Ints:
+    """Move interior boxes, the last of each part, into turns in which their part would wait for others; collective.
 
     Args:
-        seams: Phases of boxes on seams, from 1 on, and 0 for interior ones.
-        owner, work, speeds: Who eliminates each box, and for how long.
+        seams: Phases of planned boxes on seams, from 1 on, and 0 for interior ones.
+        owner, work, speeds: Who eliminates each planned box, and for how long.
+        last: The last phase.
+        level: The boxes.
     """
     interior = seams == 0
-    loads = _loads(seams, owner, replace(work, own=np.where(interior, 0.0, work.own)), len(speeds))
+    alone = replace(work, own=np.where(interior, 0.0, work.own))
+    loads = level.total(_loads(seams, owner, alone, last, len(speeds)))
     idle = ((loads / speeds).max(axis=1, keepdims=True) * speeds - loads)[1:-1]
     filled = seams.copy()
-    for part in np.unique(owner).tolist():
-        boxes = np.flatnonzero((owner == part) & interior)
+    parts = np.unique(owner)
+    inside = {part: np.flatnonzero((owner == part) & interior) for part in parts.tolist()}
+    sums = [float(work.own[boxes].sum()) for boxes in inside.values()]
+    everybodys = level.everybodys(np.stack([parts.astype(np.float64), np.array(sums)], axis=1))
+    before, whole = (
+        {int(part): 0.0 for part in parts} for _ in range(2)
+    )  # interior work of each part: with processes before this one, and of all
+    for process, table in enumerate(everybodys):
+        for part, share in table.tolist():
+            if int(part) in whole:
+                whole[int(part)] += share
+                before[int(part)] += share if process < level.communicator.rank else 0.0
+    for part, boxes in inside.items():
         own = work.own[boxes]
-        after = own.sum() - np.cumsum(own) + own / 2
+        after = whole[part] - (before[part] + np.cumsum(own)) + own / 2
         ends = np.cumsum(idle[:, part])
-        room = min(float(ends[-1]), float(own.sum()))
+        room = min(float(ends[-1]), whole[part])
         moved = after < room
         filled[boxes[moved]] = 1 + np.searchsorted(ends, room - after[moved])
     return filled

@@ -3,10 +3,14 @@
 Work is foretold from near lists alone. Eliminating a box updates the blocks between any two of its near boxes, so that
 its work grows as the square of the unknowns that these have left. A part does so for its own boxes, and for those of
 others as far as blocks of its own boxes are concerned: seams weigh the more the fewer boxes a part has.
+
+Processes plan for a range of boxes each. Work is counted in a unit in which all of it is a whole number: sums are
+exact, and what is planned does not depend on who has added up.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,66 +18,120 @@ from scipy.sparse import csr_array
 
 from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.cluster import ClusterTree, Ints
+from pipeline.hmatrix.swap import Halo, Ids, gather, summed
+from pipeline.runtime.communicator import Communicator, Serial
 
 FEW = 12  # boxes of a slow part; with fewer, the others wait longer at its seams than its work is worth
 LITTLE = 1 / 8  # of all speed; parts that have less together make others wait for longer than they help
 LEAST = 4  # boxes of a part; with fewer, boxes of several parts go to one of them
-_KEPT = 0.4  # of its unknowns a box keeps as skeletons
-_HALF = (1 + _KEPT) / 2  # is left on average of a box that goes before or after another
-_ALONE = 8.0  # what compressing a leaf is worth, beside half the square of its near boxes' unknowns, counted in boxes
-_ALONE_ABOVE = 1.0  # the same of a larger box
-_UPDATE = 0.7  # of the rest is updating blocks; what remains is the owner's
+_ALL, _KEPT = 10.0, 4.0  # unknowns of a box before and after it is eliminated, in tenths
+_HALF = (_ALL + _KEPT) / 2  # is left on average of a box that goes before or after another
+_UPDATE = (
+    7.0  # tenths of half the square of near boxes' unknowns: for updating blocks; the rest is the owner's
+)
+_UNIT = 2 * _ALL**2 * 10  # of work: what the square of one near box's unknowns is counted as
+_ALONE = 8.0 * _UNIT  # what compressing a leaf is worth beside that
+_ALONE_ABOVE = 1.0 * _UNIT  # the same of a larger box
 _ROUNDS = 4  # of moving cuts; the best is kept
 
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """The boxes of a level, numbered from its first.
+    """Boxes of a level that are planned for here, and those around them.
 
     Attributes:
-        near: The near boxes of each box: entries of a matrix of all the level's boxes.
+        near: The near boxes of each known box: entries of a matrix of the known boxes. Rows are empty of those that are
+            known for being near to a near box of a planned one.
         alone: Work of a box that does not depend on its near boxes.
+        names: Shape (known boxes,), their numbers from the level's first, sorted.
+        n_boxes: How many boxes the level has.
+        planned: Places in `names` of the boxes that are planned for here, which are neighbors in the tree's order.
+        communicator: The processes that plan for the level together, in the order of their boxes.
+        around: Places in `names` of boxes of others that are near to a planned one.
+        halo: Who plans for these.
     """
 
     near: csr_array
     alone: float
+    names: Ids
+    n_boxes: int
+    planned: slice
+    communicator: Communicator = field(default_factory=Serial)
+    around: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
+    halo: Halo = field(default_factory=lambda: Halo({}, {}))
 
     @classmethod
     def of(cls, tree: ClusterTree, near: Lists, level: int) -> "Boxes":
-        """Take those of a level."""
+        """Plan for all boxes of a level."""
         first, last = int(tree.level_start[level]), int(tree.level_start[level + 1])
         start = near.start[first : last + 1]
         columns = near.boxes[start[0] : start[-1]].astype(np.int64) - first
-        ones = np.ones(len(columns), np.int32)
-        matrix = csr_array((ones, columns, start - start[0]), shape=(last - first,) * 2)
-        return cls(matrix, _ALONE if level == tree.n_levels - 1 else _ALONE_ABOVE)
+        return cls.whole(rows_of(start - start[0], columns, last - first), alone_on(tree, level))
 
-    def __len__(self) -> int:
-        return int(self.near.shape[0])
+    @classmethod
+    def whole(cls, near: csr_array, alone: float) -> "Boxes":
+        """Plan for all boxes of a level, given their near boxes."""
+        n = int(near.shape[0])
+        return cls(near, alone, np.arange(n, dtype=np.int64), n, slice(0, n))
 
     @cached_property
-    def rows(self) -> NDArray[np.int64]:
-        """The box of each entry of `near`."""
-        return np.repeat(np.arange(len(self)), np.diff(self.near.indptr))
+    def rows(self) -> Ids:
+        """The known box of each entry of `near`."""
+        return np.repeat(np.arange(len(self.names)), np.diff(self.near.indptr))
 
-    def left(self, turn: Ints) -> NDArray[np.float64]:
-        """Return what is left of near boxes when each box is eliminated in its turn, for each entry of `near`."""
-        return np.where(turn[self.near.indices] <= turn[self.rows], _KEPT, 1.0)
+    @property
+    def entries(self) -> slice:
+        """The entries of `near` in rows of planned boxes."""
+        return slice(int(self.near.indptr[self.planned.start]), int(self.near.indptr[self.planned.stop]))
+
+    def left(self, turn: NDArray[Any]) -> NDArray[np.float64]:
+        """Return what is left of near boxes when each box is eliminated in its turn, for each entry of `near`.
+
+        Args:
+            turn: Of each known box.
+        """
+        return np.where(turn[self.near.indices] <= turn[self.rows], _KEPT, _ALL)
 
     def left_with_seams_last(self, owner: Ints) -> NDArray[np.float64]:
         """Return the same where each part eliminates interior boxes first; seams of two parts go half and half."""
         other = owner[self.near.indices] != owner[self.rows]
-        on_seam = np.bincount(self.rows, other, minlength=len(self)) > 0
-        turn = np.arange(len(self)) + len(self) * on_seam
+        on_seam = np.bincount(self.rows, other, minlength=len(self.names)) > 0
+        turn = self.names + self.n_boxes * on_seam
         return np.where(other, _HALF, self.left(turn))
+
+    def total(self, own: NDArray[Any]) -> NDArray[Any]:
+        """Return the sum of the processes' arrays; collective."""
+        return own if self.communicator.size == 1 else summed(self.communicator, own)
+
+    def everybodys(self, own: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return the array of each process, in order; collective."""
+        return gather(self.communicator, own)
+
+    def spread(self, planned: NDArray[Any]) -> NDArray[Any]:
+        """Return values of known boxes, given those of planned ones: 0 of those at two steps; collective."""
+        values = np.zeros(len(self.names), planned.dtype)
+        values[self.planned] = planned
+        if self.communicator.size > 1:
+            values[self.around] = self.halo.fetch(self.communicator, planned)
+        return values
+
+
+def rows_of(start: Ids, columns: Ids, n_columns: int) -> csr_array:
+    """Return lists as the rows of a matrix of ones."""
+    return csr_array((np.ones(len(columns), np.int32), columns, start), shape=(len(start) - 1, n_columns))
+
+
+def alone_on(tree: ClusterTree, level: int) -> float:
+    """Return the work of a level's box that does not depend on its near boxes."""
+    return _ALONE if level == tree.n_levels - 1 else _ALONE_ABOVE
 
 
 @dataclass(frozen=True, eq=False)
 class PartsWork:
-    """What parts do on a level.
+    """What parts do for the planned boxes of a level, in whole numbers.
 
     Attributes:
-        own: Shape (boxes,), eliminating each box.
+        own: Shape (planned boxes,), eliminating each box.
         boxes, parts, applied: Boxes of others whose updates a part applies, the part, and the work of it.
     """
 
@@ -88,52 +146,71 @@ class PartsWork:
 
         Args:
             level: The boxes.
-            owner: Shape (boxes,), each box's part.
+            owner: Each known box's part.
             n_parts: How many parts there are.
             left: What is left of near boxes when each box is eliminated, for each entry of `level.near`.
         """
-        near = level.near
+        near, entries = level.near, level.entries
         owning = csr_array(
             (np.ones(len(owner)), owner, np.arange(len(owner) + 1)), shape=(len(owner), n_parts)
         )
-        found = csr_array(csr_array((left, near.indices, near.indptr), shape=near.shape) @ owning).tocoo()
+        mine = owner[level.planned]
+        start = near.indptr[level.planned.start : level.planned.stop + 1] - entries.start
+        rows = csr_array((left[entries], near.indices[entries], start), shape=(len(mine), len(owner)))
+        found = csr_array(rows @ owning).tocoo()
         boxes, parts = found.coords
-        unknowns = np.bincount(boxes, found.data, minlength=len(owner))
-        whole = unknowns**2 / 2
-        touched = whole[boxes] - (unknowns[boxes] - found.data) ** 2 / 2
-        mine = owner[boxes] == parts
-        own = level.alone + (1 - _UPDATE) * whole
-        own[boxes[mine]] += _UPDATE * touched[mine]
-        return cls(own, boxes[~mine], parts[~mine], _UPDATE * touched[~mine])
+        unknowns = np.bincount(boxes, found.data, minlength=len(mine))
+        whole = unknowns**2
+        touched = whole[boxes] - (unknowns[boxes] - found.data) ** 2
+        by_owner = mine[boxes] == parts
+        own = level.alone + (10 - _UPDATE) * whole
+        own[boxes[by_owner]] += _UPDATE * touched[by_owner]
+        return cls(own, boxes[~by_owner], parts[~by_owner], _UPDATE * touched[~by_owner])
 
     def of_parts(self, owner: Ints, n_parts: int) -> NDArray[np.float64]:
-        """Return the work of each part, shape (parts,)."""
+        """Return the work of each part for the planned boxes, whose parts are given: shape (parts,)."""
         own = np.bincount(owner, self.own, minlength=n_parts)
         return np.asarray(own + np.bincount(self.parts, self.applied, minlength=n_parts))
 
 
 def cut(level: Boxes, speeds: NDArray[np.float64]) -> Ints:
-    """Cut a level's boxes into ranges, shape (parts + 1,), so that all parts take about equally long.
+    """Cut a level's boxes into ranges, shape (parts + 1,), so that all parts take about equally long; collective.
 
     Args:
         level: The boxes.
         speeds: Shape (parts,), the parts' speeds beside each other.
     """
-    n_boxes, n_parts = len(level), len(speeds)
+    n_boxes, n_parts = level.n_boxes, len(speeds)
     working = at_work(n_boxes, speeds)
     wanted = working / working.sum()
-    weights = PartsWork.of(level, np.zeros(n_boxes, np.int32), 1, np.full(level.near.nnz, _HALF)).own
+    alike = np.full(level.near.nnz, _HALF)
+    weights = PartsWork.of(level, np.zeros(len(level.names), np.int32), 1, alike).own
+    sums = np.concatenate(level.everybodys(weights.sum(keepdims=True)))
+    before, whole = float(sums[: level.communicator.rank].sum()), float(sums.sum())
+    middles = before + np.cumsum(weights) - weights / 2
     shares, least, best = wanted, np.inf, np.zeros(n_parts + 1, np.int32)
     for _ in range(_ROUNDS if np.count_nonzero(working) > 1 and n_boxes else 1):
-        cuts = _in_shares(weights, shares)
-        owner = np.repeat(np.arange(n_parts, dtype=np.int32), np.diff(cuts))
-        work = PartsWork.of(level, owner, n_parts, level.left_with_seams_last(owner)).of_parts(owner, n_parts)
+        ends = np.concatenate([[0.0], np.cumsum(shares)])
+        ends *= whole / ends[-1]
+        cuts = level.total(np.searchsorted(middles, ends)).astype(np.int32)
+        cuts[ends >= ends[-1]] = n_boxes
+        owner = owners(cuts, level.names)
+        work = level.total(
+            PartsWork.of(level, owner, n_parts, level.left_with_seams_last(owner)).of_parts(
+                owner[level.planned], n_parts
+            )
+        )
         longest = float((work[working > 0] / working[working > 0]).max())
         if longest < least:
             least, best = longest, cuts
-        shares = np.maximum(shares + (wanted * work.sum() - work) / max(weights.sum(), 1.0), 0.0)
+        shares = np.maximum(shares + (wanted * work.sum() - work) / max(whole, 1.0), 0.0)
         shares = np.where(working > 0, shares, 0.0)
     return best
+
+
+def owners(cuts: Ints, boxes: NDArray[Any]) -> Ints:
+    """Return the part of each box, given where the parts' ranges start."""
+    return (np.searchsorted(cuts, boxes, side="right") - 1).astype(np.int32)
 
 
 def at_work(n_boxes: int, speeds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -168,13 +245,3 @@ def range_edges(tree: ClusterTree, first: int, cuts: Ints) -> NDArray[np.int64]:
     return np.append(tree.start, n_points)[np.where(cuts == cuts[-1], len(tree.start), first + cuts)].astype(
         np.int64
     )
-
-
-def _in_shares(weights: NDArray[np.float64], shares: NDArray[np.float64]) -> Ints:
-    """Cut boxes of these weights into ranges in proportion to shares."""
-    ends = np.concatenate([[0.0], np.cumsum(shares)])
-    ends *= weights.sum() / ends[-1]
-    middles = np.cumsum(weights) - weights / 2
-    cuts = np.searchsorted(middles, ends).astype(np.int32)
-    cuts[ends >= ends[-1]] = len(weights)
-    return cuts

@@ -74,7 +74,9 @@ class BatchedPart:
         """Begin a level, of which nothing is known yet."""
         self._level, self._first = level, int(self._tree.level_start[level])
         self._n_boxes = int(self._tree.level_start[level + 1]) - self._first
-        self._near = near_of_level(self._tree, self._near_lists, level)
+        near = near_of_level(self._tree, self._near_lists, level)
+        # Lists of boxes at two steps from own ones may be left out: what is near to them is told by the other side.
+        self._near = csr_array(near.maximum(near.T))
         self._coupled = within_two_steps(self._near)
         self._color = np.zeros(self._n_boxes, np.int64)
 

@@ -28,7 +28,6 @@ from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.distributed.exact_rows import sampled_error, typical_norm
 from pipeline.hmatrix.distributed.form import OwnBasis, OwnBlocks, OwnForm
 from pipeline.hmatrix.distributed.points import KeptPoints, kernel_matrix
-from pipeline.hmatrix.distributed.swap import Array, Halo, Ids, chained, exchange, gather, summed
 from pipeline.hmatrix.distributed.tree import Division, Route, build_tree
 from pipeline.hmatrix.entries import length_scales
 from pipeline.hmatrix.geometry import crowded, depth_of, fills_space, sampling_step
@@ -37,6 +36,7 @@ from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.places import distinct
 from pipeline.hmatrix.rounding import is_narrow, stored_type
 from pipeline.hmatrix.skeleton import Basis, FarSampling, require_compressible, unknowns
+from pipeline.hmatrix.swap import Array, Halo, Ids, chained, exchange, gather, summed
 from pipeline.hmatrix.threads import n_threads, one_blas_thread
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.together import together

@@ -14,10 +14,10 @@ from pipeline.hmatrix import _native
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.points import KeptPoints, kernel_matrix
 from pipeline.hmatrix.distributed.product import product
-from pipeline.hmatrix.distributed.swap import Array, Ids, gather, summed
 from pipeline.hmatrix.exact_rows import NEAREST, OUTSTANDING, error_of_rows, norm_of_rows
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.streams import Purpose, stream
+from pipeline.hmatrix.swap import Array, Ids, gather, summed
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.together import together
 

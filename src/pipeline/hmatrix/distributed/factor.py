@@ -1,7 +1,7 @@
 """Factorization of a divided matrix by parts, some of them on each process.
 
-Points, far lists, blocks, records and factors are divided among the processes. What each has of the whole are boxes and
-near lists, from which all find the same plan: about two bytes a point.
+Points, lists, plans, blocks, records and factors are divided among the processes. What each has of the whole are the
+boxes, their numbers and bounds, and while a level is planned the near pairs between different parts.
 """
 
 import logging
@@ -22,7 +22,6 @@ from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.problem import divided_problem
 from pipeline.hmatrix.distributed.speeds import MEASURED, Speed, measured_speeds, shares_of
 from pipeline.hmatrix.distributed.statistics import of_factorization
-from pipeline.hmatrix.distributed.swap import Array, Ids, gather, summed
 from pipeline.hmatrix.distributed.vectors import act, shifted
 from pipeline.hmatrix.entries import program
 from pipeline.hmatrix.factor import choose_kind
@@ -33,6 +32,7 @@ from pipeline.hmatrix.parts import Substitution, Team, eliminate
 from pipeline.hmatrix.rounding import PIVOT, is_narrow, step_types, wide_type
 from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.hmatrix.streams import Purpose, stream
+from pipeline.hmatrix.swap import Array, Ids, gather, summed
 from pipeline.hmatrix.threads import n_threads
 from pipeline.hmatrix.vectors import Vectors, apply
 from pipeline.runtime.communicator import Counting

@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.hmatrix.distributed.exact_rows import exact_rows, rounded
 from pipeline.hmatrix.distributed.form import OwnForm
-from pipeline.hmatrix.distributed.swap import Array, gather
+from pipeline.hmatrix.swap import Array, gather
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.together import together
 

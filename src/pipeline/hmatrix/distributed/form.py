@@ -12,11 +12,11 @@ from pipeline.hmatrix.admissibility import Admissibility, Interactions
 from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.cluster import Ints
 from pipeline.hmatrix.distributed.points import KeptPoints
-from pipeline.hmatrix.distributed.swap import Halo, Ids
 from pipeline.hmatrix.distributed.tree import Division, Route
 from pipeline.hmatrix.form import WITHOUT_BLOCKS
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.skeleton import Basis
+from pipeline.hmatrix.swap import Halo, Ids
 
 
 @dataclass(frozen=True, eq=False)

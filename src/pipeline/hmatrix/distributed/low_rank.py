@@ -22,11 +22,11 @@ from torch import Tensor
 
 from pipeline.errors import ArtifactError, ConfigError, ConvergenceError
 from pipeline.hmatrix.checked_files import CheckedFiles
-from pipeline.hmatrix.distributed.swap import Array, gather, summed
 from pipeline.hmatrix.inputs import as_array, as_points, require_tolerance
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.pivoted import PivotedCholesky, Woodbury, require_covariance
 from pipeline.hmatrix.streams import Purpose, stream
+from pipeline.hmatrix.swap import Array, gather, summed
 from pipeline.hmatrix.vectors import Vectors
 from pipeline.runtime.communicator import Communicator, Counting
 from pipeline.runtime.foretelling import MOST_COLUMNS

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.cluster import Floats, Ints
-from pipeline.hmatrix.distributed.swap import Array, Halo, Ids
 from pipeline.hmatrix.entries import program
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.places import distinct
+from pipeline.hmatrix.swap import Array, Halo, Ids
 from pipeline.runtime.communicator import Communicator
 
 

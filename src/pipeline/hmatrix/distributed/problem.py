@@ -11,17 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.hmatrix import _native
-from pipeline.hmatrix.admissibility import Lists, interactions
-from pipeline.hmatrix.cluster import ClusterTree, Ints
+from pipeline.hmatrix.admissibility import interactions
+from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.distributed.form import OwnForm
+from pipeline.hmatrix.distributed.plans import NearBoxes, divided_plans
 from pipeline.hmatrix.distributed.points import KeptPoints, kernel_matrix
-from pipeline.hmatrix.distributed.swap import Array, Halo, Ids, chained, gather
 from pipeline.hmatrix.distributed.vectors import shifted
 from pipeline.hmatrix.kernels import Kernel
+from pipeline.hmatrix.partition import LevelPartition
 from pipeline.hmatrix.parts import Problem, Team
 from pipeline.hmatrix.places import distinct
-from pipeline.hmatrix.ranges import Boxes, cut, range_edges
+from pipeline.hmatrix.ranges import range_edges
 from pipeline.hmatrix.skeleton import FarSampling
+from pipeline.hmatrix.swap import Array, Halo, Ids, gather
 from pipeline.runtime.communicator import Communicator
 
 
@@ -45,22 +47,23 @@ def divided_problem(
     """
     division, communicator = A.division, team.communicator
     tree = division.tree
-    near = near_lists(A, communicator)
-    cuts = [cut(Boxes.of(tree, near, level), team.speeds) for level in range(tree.n_levels)]
-    bounds = range_edges(tree, int(tree.level_start[-2]), cuts[-1])
-    edges = bounds[np.searchsorted(team.place, np.arange(communicator.size + 1))]  # of the processes
+    near, far, plans, edges = A.interactions.near, A.interactions.far, None, division.edges
+    if communicator.size > 1:
+        plans, near = divided_plans(NearBoxes(division, near, communicator), team)
+        bounds = range_edges(tree, plans[-1].first, plans[-1].cuts)
+        edges = bounds[np.searchsorted(team.place, np.arange(communicator.size + 1))]  # of the processes
+        far = interactions(tree, tree, A.admissibility, _with_ancestors(tree, plans, team)).far
     ranges = np.stack([edges[:-1], edges[1:]], axis=1)
     points, term = (
         shifted(rows, division.first, ranges, communicator) for rows in (division.tree.points, own_term)
     )
     kept = _Kept(A.kernel, int(edges[communicator.rank]), points, term, edges, communicator)
     matrix, diagonal, _ = kept.fetch(np.zeros(0, np.int64))
-    far = interactions(tree, tree, A.admissibility, _with_ancestors(tree, cuts, team)).far
     highest = gather(communicator, np.array([A.interactions.first_far_level(tree)]))
     return Problem(
         matrix, tree, near, far, diagonal, kind, working, stored, sampling,
         min(int(level[0]) for level in highest), dense_end, kept.fetch if communicator.size > 1 else None,
-        (kept.first, kept.first + len(kept.points)), A.kernel,
+        (kept.first, kept.first + len(kept.points)), A.kernel, plans,
     )  # fmt: skip
 
 
@@ -93,29 +96,12 @@ class _Kept:
         return matrix, np.concatenate([self.diagonal, term]), kept
 
 
-def near_lists(A: OwnForm, communicator: Communicator) -> Lists:
-    """Return the near boxes of all boxes, of which each process knows its own; collective."""
-    division, near = A.division, A.interactions.near
-    own = np.flatnonzero(division.is_own)
-    members = near.boxes[chained(near.start[own], near.start[own + 1])]
-    counts = near.counts.copy()  # above the cut everybody knows them
-    for rank, found in enumerate(gather(communicator, near.counts[own])):
-        counts[division.owner == rank] = found
-    start = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    boxes = np.empty(int(start[-1]), np.int32)
-    boxes[: start[division.n_top]] = near.boxes[: start[division.n_top]]
-    for rank, found in enumerate(gather(communicator, members)):
-        theirs = np.flatnonzero(division.owner == rank)
-        boxes[chained(start[theirs], start[theirs + 1])] = found
-    return Lists(start, boxes)
-
-
-def _with_ancestors(tree: ClusterTree, cuts: list[Ints], team: Team) -> NDArray[np.bool_]:
-    """Return which boxes this process's parts own on any level, given each level's ranges, and all above these."""
+def _with_ancestors(tree: ClusterTree, plans: list[LevelPartition], team: Team) -> NDArray[np.bool_]:
+    """Return which boxes this process's parts own on any level, and all above these."""
     wanted = np.zeros(tree.n_boxes, bool)
-    for level, ranges in enumerate(cuts):
+    for plan in plans:
         for part in team.own:
-            wanted[tree.level(level).start :][ranges[part] : ranges[part + 1]] = True
+            wanted[slice(*plan.range_of(part))] = True
     for level in range(tree.n_levels - 1, 0, -1):
         boxes = tree.level(level)
         wanted[tree.parent[np.flatnonzero(wanted[boxes.start : boxes.stop]) + boxes.start]] = True

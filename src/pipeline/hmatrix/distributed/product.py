@@ -13,8 +13,8 @@ from pipeline.hmatrix import _native
 from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.cluster import Ints
 from pipeline.hmatrix.distributed.form import OwnForm
-from pipeline.hmatrix.distributed.swap import Array, Ids, chained, gather
 from pipeline.hmatrix.rounding import wide_type
+from pipeline.hmatrix.swap import Array, Ids, chained, gather
 from pipeline.hmatrix.threads import one_blas_thread
 from pipeline.hmatrix.vectors import apply
 from pipeline.runtime.communicator import Communicator

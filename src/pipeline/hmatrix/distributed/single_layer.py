@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.hmatrix.boundary_elements import NearField, TriangleMesh
 from pipeline.hmatrix.boundary_elements.near_field import rule_points
 from pipeline.hmatrix.distributed.matrix import DistributedH2Matrix
-from pipeline.hmatrix.distributed.swap import Halo, Ids
+from pipeline.hmatrix.swap import Halo, Ids
 from pipeline.runtime.communicator import Communicator
 
 _AT_A_TIME = 65536  # triangles of others that are looked at together

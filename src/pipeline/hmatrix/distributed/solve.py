@@ -8,9 +8,9 @@ import torch
 from pipeline.hmatrix.distributed.factor import DistributedFactorization, factorize
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.product import product
-from pipeline.hmatrix.distributed.swap import Array
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
 from pipeline.hmatrix.rounding import is_narrow
+from pipeline.hmatrix.swap import Array
 from pipeline.hmatrix.vectors import result_type
 from pipeline.runtime.communicator import Counting
 

@@ -20,10 +20,10 @@ from pipeline.errors import ConfigError
 from pipeline.hmatrix.admissibility import interactions
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.points import kernel_matrix
-from pipeline.hmatrix.distributed.swap import Array, gather
 from pipeline.hmatrix.geometry import trees_of
 from pipeline.hmatrix.parts import Problem, Team, eliminate
 from pipeline.hmatrix.skeleton import FarSampling
+from pipeline.hmatrix.swap import Array, gather
 from pipeline.runtime.communicator import Communicator
 
 MEASURED = "measured"

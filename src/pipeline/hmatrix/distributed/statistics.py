@@ -6,8 +6,8 @@ import numpy as np
 
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.structure import level_rows
-from pipeline.hmatrix.distributed.swap import gather
 from pipeline.hmatrix.parts import Substitution
+from pipeline.hmatrix.swap import gather
 from pipeline.runtime.communicator import Communicator, Counting
 
 _OF_MATRIX = ("level", "boxes", "bytes", "product_flops", "seconds")

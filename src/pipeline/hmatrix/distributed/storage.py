@@ -12,7 +12,6 @@ from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.distributed.form import OwnBasis, OwnBlocks, OwnForm
 from pipeline.hmatrix.distributed.points import KeptPoints
-from pipeline.hmatrix.distributed.swap import Array, Halo, Ids, chained, exchange, gather
 from pipeline.hmatrix.distributed.tree import Division, Route, cut_of
 from pipeline.hmatrix.shards import (
     DESCRIPTION,
@@ -27,6 +26,7 @@ from pipeline.hmatrix.shards import (
     write_shard,
 )
 from pipeline.hmatrix.skeleton import Basis
+from pipeline.hmatrix.swap import Array, Halo, Ids, chained, exchange, gather
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.together import together
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.hmatrix.distributed.form import OwnForm
-from pipeline.hmatrix.distributed.swap import Array, Ids, exchange, gather, summed
+from pipeline.hmatrix.swap import Array, Ids, exchange, gather, summed
 from pipeline.runtime.communicator import Communicator
 
 _MOST_BLOCKS = 200_000  # a plot shows no more

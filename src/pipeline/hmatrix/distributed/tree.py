@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.cluster import ClusterTree, Floats, Frame, Ints, halve, leaf_bounds
-from pipeline.hmatrix.distributed.swap import Array, Ids, exchange, gather, summed
+from pipeline.hmatrix.swap import Array, Ids, exchange, gather, summed
 from pipeline.hmatrix.threads import n_threads
 from pipeline.runtime.communicator import Communicator
 

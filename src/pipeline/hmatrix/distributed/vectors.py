@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pipeline.hmatrix.batched.padding import to_device
 from pipeline.hmatrix.distributed.form import OwnForm
-from pipeline.hmatrix.distributed.swap import Array, Ids, exchange
 from pipeline.hmatrix.inputs import as_array
+from pipeline.hmatrix.swap import Array, Ids, exchange
 from pipeline.hmatrix.vectors import Vectors
 from pipeline.runtime.communicator import Communicator, Counting
 from pipeline.runtime.together import require_alike, together

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from pipeline.hmatrix.distributed.factor import DistributedFactorization
 from pipeline.hmatrix.distributed.factor import factorize as factorize_divided
 from pipeline.hmatrix.distributed.matrix import DistributedH2Matrix
-from pipeline.hmatrix.distributed.swap import exchange, gather, summed
 from pipeline.hmatrix.factor import factorize
 from pipeline.hmatrix.factorization import Factorization
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.matrix import H2Matrix
+from pipeline.hmatrix.swap import exchange, gather, summed
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.together import together
 

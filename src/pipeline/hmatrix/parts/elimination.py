@@ -24,6 +24,7 @@ from pipeline.hmatrix.inputs import Progress
 from pipeline.hmatrix.partition import LevelPartition, partition_level
 from pipeline.hmatrix.parts.stages import NO_PHASE, Eliminated, Ids, Moved, Problem, Stage, Steps
 from pipeline.hmatrix.parts.team import Message, Team
+from pipeline.hmatrix.ranges import owners
 from pipeline.hmatrix.threads import one_blas_thread
 
 Failure = tuple[int, int, float]  # level, place in tree order, pivot
@@ -109,6 +110,8 @@ class _Run:
         return self._result(), None
 
     def _plan(self, level: int) -> LevelPartition:
+        if self.problem.plans is not None:
+            return self.problem.plans[level]
         return partition_level(self.tree, self.problem.near, level, self.team.n_parts, self.team.shares)
 
     def _eliminate_all(self) -> None:
@@ -232,7 +235,7 @@ class _Run:
         def eliminate(number: int, watching: bool) -> Any:
             self._read(number, watching)
             boxes = left[number]
-            return self.parts[number].eliminate(plan.first + boxes, plan.told[boxes], self.watch, watching)
+            return self.parts[number].eliminate(plan.first + boxes, plan.told(boxes), self.watch, watching)
 
         while True:
             done = self._counted("eliminate", plan, phase, list(self.parts), eliminate)
@@ -258,10 +261,13 @@ class _Run:
 
     def _climb(self, plan: LevelPartition, above: LevelPartition) -> Moved:
         """Hand boxes to the owners of their parents, tell of ghosts' unknowns, and merge."""
-        moved = self._hand_over(plan, np.repeat(above.owner, self.tree.arity), above)
+        arity = self.tree.arity
+        moved = self._hand_over(plan, above.cuts * arity, above)
         known = {number: above.known_to(number) for number in self.parts}
-        children = plan.first + np.arange(plan.n_boxes).reshape(above.n_boxes, -1)
-        self._fetch({number: children[boxes].reshape(-1) for number, boxes in known.items()}, _NO_POINTS)
+        children = {number: boxes[:, None] * arity + np.arange(arity) for number, boxes in known.items()}
+        self._fetch(
+            {number: plan.first + boxes.reshape(-1) for number, boxes in children.items()}, _NO_POINTS
+        )
 
         def merge(number: int, _: bool) -> None:
             parents = (above.first + known[number]).astype(np.int32)
@@ -273,42 +279,35 @@ class _Run:
         return moved
 
     def _hand_over(
-        self, plan: LevelPartition, heir: NDArray[np.int32], above: LevelPartition | None
+        self, plan: LevelPartition, heirs: NDArray[np.int32], above: LevelPartition | None
     ) -> Moved:
         """Send blocks and unknowns of boxes to their new owners, and unknowns to those who will have them as ghosts.
 
         Args:
             plan: The level.
-            heir: Shape (boxes,), the new owner of each box.
+            heirs: Shape (parts + 1,), where the ranges of the new owners start.
             above: The level above; None at the dense end, where there are no ghosts.
         """
-        arity = self.tree.arity
-        own = {number: np.arange(*plan.cuts[number : number + 2], dtype=np.int32) for number in self.parts}
         told: dict[tuple[int, int], Message] = {}
         handed: dict[tuple[int, int], Message] = {}
         moved: Moved = {}
-        wanted = [
-            above.known_to(part) if above is not None else np.zeros(0, np.int32)
-            for part in range(plan.n_parts)
-        ]
-        for number, boxes in own.items():
-            if len(boxes) == 0:
-                continue
-            for other in range(plan.n_parts):
+        for number in self.parts:
+            boxes = np.arange(*plan.cuts[number : number + 2], dtype=np.int32)
+            heir = owners(heirs, boxes)
+            parents = boxes // self.tree.arity
+            ghosts = np.zeros((0, 2), np.int32) if above is None else above.ghosts_among(parents)
+            for other in np.union1d(heir, ghosts[:, 1]).tolist():
                 if other == number:
                     continue
-                inherited = np.asarray(heir[boxes] == other)
-                known = inherited | np.isin(boxes // arity, wanted[other])
-                if not known.any():
-                    continue
+                inherited = np.asarray(heir == other)
+                known = inherited | np.isin(parents, ghosts[ghosts[:, 1] == other, 0])
                 chosen = plan.first + boxes[known]
                 start, points = self.parts[number].points(chosen)
                 told[number, other] = chosen.astype(np.int32), start, points
                 if inherited.any():
                     leaving = boxes[inherited]
-                    heritage = np.flatnonzero(heir == other)
                     first, last = plan.first + int(leaving[0]), plan.first + int(leaving[-1]) + 1
-                    low, high = plan.first + int(heritage[0]), plan.first + int(heritage[-1]) + 1
+                    low, high = (plan.first + int(heirs[other + i]) for i in range(2))
                     handed[number, other] = self.parts[number].blocks(first, last, low, high)
                     moved[number, other] = self.parts[number].points(np.arange(first, last, dtype=np.int32))[
                         1
@@ -324,8 +323,8 @@ class _Run:
     def _finish(self, plan: LevelPartition, moved: Moved) -> None:
         """Gather what is left on the fastest part, and factorize it densely."""
         fastest = int(np.argmax(self.team.speeds))
-        heir = np.full(plan.n_boxes, fastest, np.int32)
-        gathered = self._hand_over(plan, heir, None)
+        heirs = np.where(np.arange(self.team.n_parts + 1) > fastest, plan.n_boxes, 0).astype(np.int32)
+        gathered = self._hand_over(plan, heirs, None)
         if self.team.n_parts > 1:  # what was moved when the level was reached, before what is gathered now
             self.stages.append(Stage(plan, NO_PHASE, {}, moved))
         first = plan.first

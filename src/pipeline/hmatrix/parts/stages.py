@@ -1,6 +1,6 @@
 """What is factorized by parts, and what comes of it: steps by stages."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,8 @@ class Problem:
     Attributes:
         matrix: Entries, without the diagonal.
         tree: All boxes; its points are those of this process's parts at least.
-        near, far: Boxes near to and far from each box.
+        near: Boxes near to each box that this process's parts own on any level, and to each of these near boxes.
+        far: Boxes far from each box that they own, and from those above it.
         diagonal: Added to the diagonal, in the order in which `matrix` keeps its points, float64 or complex128.
         kind: Number of the kind in native/eliminate.hpp.
         working, stored: Types of arithmetic and of steps.
@@ -39,6 +40,7 @@ class Problem:
             the points themselves.
         kept: First and last + 1 of the places that `matrix` keeps whatever is fetched.
         kernel: Gives the entries; wanted where parts work in batches.
+        plans: Who owns which boxes, for each level from the top; left out where `near` has the lists of all boxes.
     """
 
     matrix: "_native.KernelMatrix"
@@ -55,6 +57,7 @@ class Problem:
     fetch: Callable[[NDArray[np.int64]], tuple["_native.KernelMatrix", NDArray[Any], Kept]] | None = None
     kept: tuple[int, int] = (0, 0)
     kernel: Kernel | None = None
+    plans: Sequence[LevelPartition] | None = None
 
 
 @dataclass(frozen=True, eq=False)
