@@ -6,6 +6,7 @@ import torch
 
 from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix import DistributedH2Matrix, H2Matrix, kernels
+from pipeline.hmatrix.distributed.factor import factorize
 from pipeline.hmatrix.distributed.problem import divided_problem
 from pipeline.runtime.communicator import run_in_threads
 
@@ -120,6 +121,37 @@ def test_the_default_way_to_solve_reaches_its_tolerance():
     x = torch.cat(with_matrix(points, COVARIANCE, 0.1, 3, work)).numpy()
     residual = dense(points, COVARIANCE, 0.1) @ x - b.numpy()
     assert np.linalg.norm(residual) <= 1e-7 * np.linalg.norm(b.numpy())
+
+
+@pytest.mark.parametrize(("tolerance", "differ"), [(1e-4, True), (1e-9, False)])
+def test_a_solve_tells_the_residual_on_exact_rows_and_warns_where_it_is_another(tolerance, differ, caplog):
+    rng = np.random.default_rng(0)
+    points, b = rng.random((1200, 2)), rng.standard_normal((1200, 2))
+    kernel = kernels.Matern(nu=1.5, length_scale=0.3)
+    matrix = dense(points, kernel, 1e-2)
+    with caplog.at_level("WARNING"):
+        found = with_matrix(
+            points, kernel, 1e-2, 3, lambda A, own: A.solve(b[own], tolerance=1e-6), tolerance=tolerance
+        )
+    x = np.concatenate([part for part, _ in found])
+    worst = max(np.linalg.norm(matrix @ x[:, k] - b[:, k]) / np.linalg.norm(b[:, k]) for k in range(2))
+    for _, info in found:
+        assert worst / 3 <= info.exact_residual <= 3 * worst
+        assert any("on exact rows" in note for note in info.notes) == differ
+    assert sum("on exact rows" in record.message for record in caplog.records) == differ
+
+
+def test_a_solution_that_means_nothing_on_exact_rows_is_refused_on_all_processes():
+    points = np.random.default_rng(0).random((600, 2))
+    b = np.random.default_rng(1).standard_normal(600)
+    kernel = kernels.Matern(nu=2.5, length_scale=0.3)
+
+    def work(A, own):
+        F = factorize(A.form, A.communicator, tolerance=1e-6, kind="ldlt", checked=False)
+        with pytest.raises(ConvergenceError, match="on exact rows; compress it at a smaller tolerance"):
+            A.solve(b[own], tolerance=1e-6, factorization=F)
+
+    with_matrix(points, kernel, 1e-4, 2, work, tolerance=1e-4)
 
 
 def test_a_nonsymmetric_system_is_solved_by_gmres():

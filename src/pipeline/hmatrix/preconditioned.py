@@ -40,7 +40,8 @@ _TIGHTER = 1e-2  # share of the tolerance, for another compression
 _TIGHTEST = 1e-12
 _MEANINGLESS = 0.05  # a residual on exact rows from which an answer is none
 _DIFFER = 10  # times the residual of the compressed matrix: that on exact rows is warned of
-_CHECKED_ROWS, _CHECKED_ENTRIES, _CHECKED_COLUMNS = 64, 2e6, 4
+CHECKED_COLUMNS = 4
+_CHECKED_ROWS, _CHECKED_ENTRIES = 64, 2e6
 _PATIENCE = 50  # iterations, until a tighter preconditioner is sooner done
 
 
@@ -90,7 +91,7 @@ def solve(
     # Iterations stay where the matrix lives; vectors on a GPU stay there in any case.
     tensor = given if A.device.type == "cpu" else given.to(A.device)
 
-    enough = reached if exact else max(_MEANINGLESS, _DIFFER * reached)
+    enough = reached if exact else still_an_answer(reached)
     most = _MOST_RECOMPRESSIONS if exact else _RECOMPRESSIONS
     for tightening in range(most + 1):
         iterate = _iteration(A, tensor, reached, copies)
@@ -109,11 +110,7 @@ def solve(
                 break
             # What compression has lost is in proportion to its tolerance.
             step = _TIGHTER if not exact else min(0.1, 0.3 * reached / (info.exact_residual or 1.0))
-            failed = ConvergenceError(
-                f"the solution for the matrix compressed at tolerance {A.tolerance:.0e} leaves a residual of "
-                f"{info.exact_residual:.1e} on exact rows; compress it at a smaller tolerance, or add a nugget to the "
-                "diagonal"
-            )
+            failed = no_answer(info, A.tolerance)
         tighter = max(step * A.tolerance, _TIGHTEST)
         last = tightening == most or factorization is not None
         if last or A.kernel is None or is_narrow(A.dtype) or tighter >= A.tolerance:
@@ -145,9 +142,7 @@ def _checked(A: H2Form, b: torch.Tensor, x: torch.Tensor, info: SolveInfo) -> So
     """Add the residual on sampled exact rows of a kernel matrix, and warn where it is another."""
     if A.kernel is None or 0 in b.shape:
         return info
-    values, solution = (
-        to_host(vectors.reshape(len(vectors), -1)[:, :_CHECKED_COLUMNS]) for vectors in (b, x)
-    )
+    values, solution = (to_host(vectors.reshape(len(vectors), -1)[:, :CHECKED_COLUMNS]) for vectors in (b, x))
     n_rows = max(_CHECKED_ROWS, int(_CHECKED_ENTRIES / len(b)))
     chosen = sampled_rows(A, stream(Purpose.SOLVES), n_rows)
     wanted = values[A.rows.permutation[chosen]]
@@ -159,15 +154,41 @@ def _checked(A: H2Form, b: torch.Tensor, x: torch.Tensor, info: SolveInfo) -> So
     # Rows are samples of a column's residual, and its norm is that of the whole column.
     sizes = np.linalg.norm(values, axis=0) * np.sqrt(len(chosen) / len(values))
     exact = float((off / np.where(sizes > 0, sizes, 1.0)).max())
+    return with_exact_residual(info, exact, f"{A.tolerance:.0e}, or solve with exact=True")
+
+
+def with_exact_residual(info: SolveInfo, exact: float, tolerance: str, *, aloud: bool = True) -> SolveInfo:
+    """Add the residual on exact rows, and warn where it is another than that of the compressed matrix.
+
+    Args:
+        info: How the solve went.
+        exact: The residual.
+        tolerance: That of the matrix, and what else would help.
+        aloud: False on processes beside the one that logs the warning.
+    """
     notes = info.notes
     if exact > _DIFFER * max(info.relative_residual, np.finfo(np.float64).eps):
         note = (
             f"the residual is {info.relative_residual:.1e} with the compressed matrix and {exact:.1e} on exact rows; "
-            f"where that is too much, compress at a smaller tolerance than {A.tolerance:.0e}, or solve with exact=True"
+            f"where that is too much, compress at a smaller tolerance than {tolerance}"
         )
-        logger.warning(note)
+        if aloud:
+            logger.warning(note)
         notes = (*notes, note)
     return replace(info, exact_residual=exact, notes=notes)
+
+
+def still_an_answer(tolerance: float) -> float:
+    """Return the largest residual on exact rows of a solution that is given out, where `tolerance` was asked for."""
+    return max(_MEANINGLESS, _DIFFER * tolerance)
+
+
+def no_answer(info: SolveInfo, tolerance: float) -> ConvergenceError:
+    """Return the failure of a solution that means nothing on exact rows, of a matrix compressed at `tolerance`."""
+    return ConvergenceError(
+        f"the solution for the matrix compressed at tolerance {tolerance:.0e} leaves a residual of "
+        f"{info.exact_residual:.1e} on exact rows; compress it at a smaller tolerance, or add a nugget to the diagonal"
+    )
 
 
 def _loose(A: H2Form) -> float:

@@ -1,16 +1,19 @@
 """Solution of a divided system by Krylov iteration, preconditioned by a loose factorization, all of it by rows."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from pipeline.hmatrix.distributed.exact_rows import exact_products
 from pipeline.hmatrix.distributed.factor import DistributedFactorization, factorize
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.product import product
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
+from pipeline.hmatrix.preconditioned import CHECKED_COLUMNS, no_answer, still_an_answer, with_exact_residual
 from pipeline.hmatrix.rounding import is_narrow
-from pipeline.hmatrix.swap import Array
+from pipeline.hmatrix.swap import Array, summed
 from pipeline.hmatrix.vectors import result_type
 from pipeline.runtime.communicator import Counting
 
@@ -36,12 +39,34 @@ def solve(
         A, communicator, tolerance=max(A.tolerance, loose), checked=False, shifted=True
     )
     method = conjugate_gradient if F.kind == "cholesky" else gmres
+    reached = tolerance or (_SINGLE if is_narrow(wanted) else _DOUBLE)
     x, info = method(
         lambda v: torch.from_numpy(product(A, v.numpy(), communicator)),
         torch.from_numpy(b.astype(wanted)),
         preconditioner=lambda r: torch.from_numpy(F.solve_in_tree_order(r.numpy())),
-        tolerance=tolerance or (_SINGLE if is_narrow(wanted) else _DOUBLE),
+        tolerance=reached,
         max_iterations=max_iterations,
         communicator=communicator,
     )
+    used = f"preconditioned by {F.kind} at tolerance {F.used_tolerance:.0e} in {F.computed}"
+    info = _checked(A, b, x.numpy(), replace(info, notes=(*info.notes, *F.notes, used)), communicator)
+    if (info.exact_residual or 0.0) > still_an_answer(reached):
+        raise no_answer(info, A.tolerance)
     return x.numpy(), info
+
+
+def _checked(A: OwnForm, b: Array, x: Array, info: SolveInfo, communicator: Counting) -> SolveInfo:
+    """Add the residual on sampled exact rows, and warn where it is another; collective."""
+    n = A.division.n_points
+    columns, solution = ((v[:, None] if v.ndim == 1 else v[:, :CHECKED_COLUMNS]) for v in (b, x))
+    if 0 in (n, columns.shape[1]):
+        return info
+    own, exact = exact_products(A, solution, communicator, seed=0)
+    off = (np.abs(columns[own] - exact) ** 2).sum(axis=0)
+    sizes = (np.abs(columns.astype(x.dtype)) ** 2).sum(axis=0)
+    counted = np.full(len(off), len(own) / n)
+    off, sizes, share = summed(communicator, np.stack([off, sizes, counted]).astype(np.float64))
+    residuals = np.sqrt(off / np.where(sizes > 0, sizes * share, 1.0))
+    return with_exact_residual(
+        info, float(residuals.max()), f"{A.tolerance:.0e}", aloud=communicator.rank == 0
+    )
