@@ -17,7 +17,7 @@ def factorized(problem, n_parts, batched, **options):
     team = Team(n_parts, 1, devices=dict.fromkeys(batched, CPU), **options)
     eliminated, failure = eliminate(problem, team)
     assert failure is None
-    return eliminated, Substitution(eliminated, problem.tree, team, problem.kind, problem.stored)
+    return eliminated, Substitution(eliminated, team, problem.kind, problem.stored)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_batched_process_beside_one_of_cores_gets_what_one_process_gets():
         team = Team(2, 1, communicator, devices={1: CPU} if communicator.rank else {})
         eliminated, failure = eliminate(problem, team)
         assert failure is None
-        substitution = Substitution(eliminated, problem.tree, team, problem.kind, problem.stored)
+        substitution = Substitution(eliminated, team, problem.kind, problem.stored)
         return substitution.solve(b[slice(*substitution.own_range)], 1)
 
     np.testing.assert_array_equal(np.concatenate(run_in_threads(2, work)), expected)

@@ -103,7 +103,7 @@ BROKEN = {
     "missing": r"shard-00001\.safetensors is missing",
     "a flipped byte": r"shard-00001\.safetensors is damaged",
     "of another matrix": r"shard-00001\.safetensors is damaged, or of another matrix",
-    "of another version": r"another version than 1",
+    "of another version": r"another version than 2",
     "not described": r"h2shards\.json is missing",
 }
 

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.hmatrix.admissibility import Strong, Weak, interactions
 from pipeline.hmatrix.distributed.plans import NearBoxes, divided_plans
-from pipeline.hmatrix.distributed.tree import Division, cut_of
+from pipeline.hmatrix.distributed.tree import build_tree
 from pipeline.hmatrix.geometry import trees_of
 from pipeline.hmatrix.partition import SIZES, UPDATES, partition_level
 from pipeline.hmatrix.parts import Team
@@ -79,24 +79,31 @@ def test_weak_admissibility_has_no_seams():
 @pytest.mark.parametrize("n_processes", [2, 5])
 @pytest.mark.parametrize("dimension", [1, 2, 3])
 def test_processes_that_know_their_own_lists_plan_what_one_does_that_knows_all(dimension, n_processes):
-    tree, near = near_lists(dimension, n=700)
+    points = np.random.default_rng(0).random((700, dimension))
     speeds = np.array([1.0, 2.0, 1.0, 3.0, 1.0, 1.0])
-    cut_level, cuts = cut_of(np.diff(tree.level_start), n_processes)
+    tree, _ = trees_of(points, None, 8)
+    near = interactions(tree, tree, Strong()).near
+    per_level = int(np.log2(tree.arity))
+    halvings = int(np.log2(len(tree.level(tree.n_levels - 1))))
 
     def run(comm):
-        division = Division(tree, cut_level, cuts, comm.rank, tree.n_points)
-        wanted = division.is_own.copy()
-        wanted[: division.n_top] = True
+        own, _ = build_tree(
+            np.array_split(points, n_processes)[comm.rank],
+            comm,
+            halvings=halvings,
+            halvings_per_level=per_level,
+        )
+        division, lists = own.division(Strong(), comm)
         team = Team(len(speeds), 1, comm, speeds)
-        own = interactions(tree, tree, Strong(), wanted).near
-        return team.own, *divided_plans(NearBoxes(division, own, comm), team)
+        return team.own, divided_plans(NearBoxes(division, lists.near, comm), team)
 
     found = run_in_threads(n_processes, run)
-    assert sorted(part for parts, _, _ in found for part in parts) == list(range(len(speeds)))
+    assert sorted(part for parts, _ in found for part in parts) == list(range(len(speeds)))
     for level in range(tree.n_levels):
         whole = partition_level(tree, near, level, len(speeds), speeds)
-        for parts, plans, lists in found:
-            plan = plans[level]
+        for parts, plans in found:
+            plan, names, lists = plans[level].partition, plans[level].names, plans[level].near
+            assert np.array_equal(plan.places, whole.places)
             assert np.array_equal(plan.cuts, whole.cuts)
             assert plan.n_phases == whole.n_phases
             for part in parts:
@@ -104,7 +111,8 @@ def test_processes_that_know_their_own_lists_plan_what_one_does_that_knows_all(d
                 own = np.arange(*whole.cuts[part : part + 2])
                 assert np.array_equal(plan.told(own), whole.told(own))
                 if level + 1 < tree.n_levels:
-                    parents = np.arange(*plans[level + 1].cuts[part : part + 2]) // tree.arity
+                    below = plans[level + 1].partition
+                    parents = np.arange(*below.cuts[part : part + 2]) // tree.arity
                     assert np.array_equal(plan.ghosts_among(parents), whole.ghosts_among(parents))
                 for phase in range(whole.n_phases):
                     boxes = plan.boxes_of(part, phase)
@@ -113,8 +121,9 @@ def test_processes_that_know_their_own_lists_plan_what_one_does_that_knows_all(d
                     assert told.keys() == wanted.keys()
                     for other in told:
                         assert all(map(np.array_equal, told[other], wanted[other]))
-                for box in whole.first + own:
-                    members = near.boxes[near.start[box] : near.start[box + 1]]
+                for box in own:
+                    members = near.boxes[slice(*near.start[whole.first + box :][:2])] - whole.first
                     for b in (box, *members):
-                        listed = lists.boxes[lists.start[b] : lists.start[b + 1]]
-                        assert np.array_equal(listed, near.boxes[near.start[b] : near.start[b + 1]])
+                        listed = names[lists[[np.searchsorted(names, b)]].indices]
+                        wanted = near.boxes[slice(*near.start[whole.first + b :][:2])] - whole.first
+                        assert np.array_equal(listed, wanted)

@@ -18,7 +18,7 @@ def factorized(problem, n_parts, n_threads=1, **options):
     team = Team(n_parts, n_threads, **options)
     eliminated, failure = eliminate(problem, team)
     assert failure is None
-    return eliminated, Substitution(eliminated, problem.tree, team, problem.kind, problem.stored)
+    return eliminated, Substitution(eliminated, team, problem.kind, problem.stored)
 
 
 @pytest.mark.parametrize(

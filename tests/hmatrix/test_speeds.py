@@ -79,7 +79,7 @@ def test_a_process_that_is_slowed_by_a_known_factor_is_found_that_much_slower():
         speeds = measured_speeds(
             A.form, np.full(A.form.n_own, 0.1), communicator,
             kind=KINDS["cholesky"], types=(np.dtype(float), np.dtype(float)),
-            sampling=FarSampling.for_tolerance(1e-9, A.form.norm, A.form.division.tree.n_boxes),
+            sampling=FarSampling.for_tolerance(1e-9, A.form.norm, A.form.division.whole.n_boxes),
             device=None, threads=1, clock=lambda: next(ticks),
         )  # fmt: skip
         return [speed.boxes_per_second for speed in speeds]

@@ -1,13 +1,15 @@
 """Which pairs of boxes are near, and stay dense or are divided further, and which are far, and are compressed."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
-from pipeline.hmatrix.cluster import ClusterTree, Ints
+from pipeline.hmatrix.cluster import Bounds, ClusterTree, Ints
+
+Boxes = ClusterTree | Bounds
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,9 @@ class Strong:
     name: ClassVar[str] = "strong"
     separation: float = 0.5
 
-    def far(self, rows: ClusterTree, columns: ClusterTree, first: Ints, second: Ints) -> NDArray[np.bool_]:
+    def far(
+        self, rows: Boxes, columns: Boxes, first: NDArray[Any], second: NDArray[Any]
+    ) -> NDArray[np.bool_]:
         """Return which of the pairs (first[i], second[i]) of boxes are far."""
         gaps = np.maximum(
             rows.lower[first] - columns.upper[second], columns.lower[second] - rows.upper[first]
@@ -38,7 +42,9 @@ class Weak:
 
     name: ClassVar[str] = "weak"
 
-    def far(self, rows: ClusterTree, columns: ClusterTree, first: Ints, second: Ints) -> NDArray[np.bool_]:
+    def far(
+        self, rows: Boxes, columns: Boxes, first: NDArray[Any], second: NDArray[Any]
+    ) -> NDArray[np.bool_]:
         """Return which of the pairs of boxes are far; two trees are divided as if they were one."""
         return np.asarray(first != second)
 

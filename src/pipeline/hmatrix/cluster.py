@@ -21,6 +21,28 @@ Ints = NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
+class Bounds:
+    """Bounding boxes, lower > upper for an empty one; shapes (boxes, d)."""
+
+    lower: Floats
+    upper: Floats
+
+    @cached_property
+    def diameters(self) -> Floats:
+        """Diagonals, shape (boxes,); 0 for empty boxes."""
+        return _diagonals(self.lower, self.upper)
+
+    def parents(self, arity: int) -> "Bounds":
+        """Return the bounds of every so many boxes together."""
+        shape = len(self.lower) // arity, arity, self.lower.shape[1]
+        return Bounds(self.lower.reshape(shape).min(axis=1), self.upper.reshape(shape).max(axis=1))
+
+
+def _diagonals(lower: Floats, upper: Floats) -> Floats:
+    return np.asarray(np.sqrt((np.maximum(upper - lower, 0.0) ** 2).sum(axis=1)))
+
+
+@dataclass(frozen=True, eq=False)
 class ClusterTree:
     """Points in tree order, and boxes numbered level by level from the top.
 
@@ -69,8 +91,7 @@ class ClusterTree:
     @property
     def diameters(self) -> Floats:
         """Diagonals of the bounding boxes, shape (boxes,); 0 for empty ones."""
-        widths = np.maximum(self.upper - self.lower, 0.0)
-        return np.asarray(np.sqrt((widths**2).sum(axis=1)))
+        return _diagonals(self.lower, self.upper)
 
     @cached_property
     def places(self) -> NDArray[np.int64]:
@@ -137,7 +158,7 @@ def build_tree(
     return frame.tree(
         np.ascontiguousarray(points[permutation]),
         permutation.astype(np.int64),
-        *leaf_bounds(measured[permutation], frame),
+        frame.leaf_bounds(measured[permutation]),
     )
 
 
@@ -162,15 +183,16 @@ class Frame:
         """Number the boxes of n points; arguments as `build_tree` takes them."""
         return _frame(n_points, halvings, halvings_per_level)
 
-    def tree(
-        self, points: Floats, permutation: NDArray[np.int64], lower: Floats, upper: Floats
-    ) -> ClusterTree:
-        """Return the tree, given its points in tree order and the bounds of the leaves, shape (leaves, d)."""
-        lowers, uppers = [lower], [upper]
-        sizes = np.diff(self.level_start)
-        for size in sizes[-2::-1]:
-            lowers.append(lowers[-1].reshape(size, -1, lower.shape[1]).min(axis=1))
-            uppers.append(uppers[-1].reshape(size, -1, upper.shape[1]).max(axis=1))
+    def leaf_bounds(self, points: Floats) -> Bounds:
+        """Return the bounds of the leaves, given all points in tree order."""
+        leaves = slice(*self.level_start[-2:])
+        return leaf_bounds(points, self.start[leaves], self.stop[leaves])
+
+    def tree(self, points: Floats, permutation: NDArray[np.int64], leaves: Bounds) -> ClusterTree:
+        """Return the tree, given its points in tree order and the bounds of the leaves."""
+        levels = [leaves]
+        for _ in range(len(self.level_start) - 2):
+            levels.append(levels[-1].parents(self.arity))
         return ClusterTree(
             points=points,
             permutation=permutation,
@@ -179,8 +201,8 @@ class Frame:
             stop=self.stop,
             parent=self.parent,
             first_child=self.first_child,
-            lower=np.concatenate(lowers[::-1]),
-            upper=np.concatenate(uppers[::-1]),
+            lower=np.concatenate([level.lower for level in levels[::-1]]),
+            upper=np.concatenate([level.upper for level in levels[::-1]]),
             arity=self.arity,
         )
 
@@ -224,12 +246,13 @@ def halve(n_points: int, halvings: int) -> list[tuple[NDArray[np.int64], NDArray
     return result
 
 
-def leaf_bounds(
-    points: Floats, frame: Frame, first: int = 0, last: int | None = None
-) -> tuple[Floats, Floats]:
-    """Return bounding boxes of leaves first to last - 1 from their points in tree order, inverted for empty ones."""
-    leaves = slice(*frame.level_start[-2:])
-    start, stop = frame.start[leaves][first:last], frame.stop[leaves][first:last]
+def leaf_bounds(points: Floats, start: NDArray[Any], stop: NDArray[Any]) -> Bounds:
+    """Return bounding boxes of leaves, which tile the points, inverted for empty ones.
+
+    Args:
+        points: In tree order.
+        start, stop: First and last + 1 of the places of each leaf, from any number on.
+    """
     lower = np.full((len(start), points.shape[1]), np.inf)
     upper = np.full((len(start), points.shape[1]), -np.inf)
     filled = stop > start
@@ -238,4 +261,4 @@ def leaf_bounds(
         begin = start[filled] - start[filled][0]
         lower[filled] = np.minimum.reduceat(points, begin)
         upper[filled] = np.maximum.reduceat(points, begin)
-    return lower, upper
+    return Bounds(lower, upper)

@@ -250,7 +250,7 @@ def factorize_by(
     eliminated, failure = eliminate_by_parts(problem, team, progress)
     if eliminated is None:
         return None, failure
-    return Substitution(eliminated, problem.tree, team, problem.kind, problem.stored), None
+    return Substitution(eliminated, team, problem.kind, problem.stored), None
 
 
 def _in_batches(

@@ -23,8 +23,8 @@ from scipy.sparse import csr_array
 
 from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.cluster import ClusterTree, Ints
-from pipeline.hmatrix.places import distinct
-from pipeline.hmatrix.ranges import Boxes, PartsWork, cut, owners
+from pipeline.hmatrix.places import distinct, is_in
+from pipeline.hmatrix.ranges import Boxes, PartsWork, cut, owners, range_edges
 from pipeline.hmatrix.swap import Ids
 
 NOBODY, SIZES, UPDATES = 0, 1, 2  # what others have to be told of a box, as native/eliminate.hpp numbers it
@@ -42,6 +42,7 @@ class LevelPartition:
         level: Number of the level.
         first: The level's first box in the tree.
         cuts: Shape (parts + 1,); part p owns boxes cuts[p] to cuts[p + 1] - 1.
+        places: Shape (parts + 1,); the place in tree order at which each part's boxes start.
         n_phases: How many phases there are.
         low: The first box of this process's parts.
         phase: Phases, from 0 on, of this process's boxes: low, low + 1, ...
@@ -53,6 +54,7 @@ class LevelPartition:
     level: int
     first: int
     cuts: Ints
+    places: Ids
     n_phases: int
     low: int
     phase: Ints
@@ -98,8 +100,8 @@ class LevelPartition:
 
     def told(self, boxes: Ints) -> Ints:
         """Return NOBODY, SIZES or UPDATES for each of this process's boxes, the most that another part has to know."""
-        told = np.where(_is_in(boxes, self._ghost_boxes), SIZES, NOBODY)
-        return np.where(_is_in(boxes, self.seam), UPDATES, told).astype(np.int32)
+        told = np.where(is_in(boxes, self._ghost_boxes), SIZES, NOBODY)
+        return np.where(is_in(boxes, self.seam), UPDATES, told).astype(np.int32)
 
     def range_of(self, part: int) -> tuple[int, int]:
         """Return first and last + 1 of a part's boxes, as the tree numbers them."""
@@ -112,7 +114,7 @@ class LevelPartition:
 
     def ghosts_of(self, part: int) -> Ints:
         """Return the known ghosts of a part, sorted: all of them for a part of this process."""
-        return self.ghosts[self.ghosts[:, 1] == part, 0]
+        return np.asarray(self.ghosts[self.ghosts[:, 1] == part, 0], np.int32)
 
     def ghosts_among(self, boxes: NDArray[Any]) -> Ints:
         """Return the pairs (box, part) of ghosts of which the boxes are among the given ones, sorted like `ghosts`."""
@@ -128,18 +130,13 @@ class LevelPartition:
         order = np.argsort(boxes).astype(np.int32)
         ordered = boxes[order]
         result = {}
-        found = self.ghosts[_is_in(self.ghosts[:, 0], ordered)]
-        needed = set(map(tuple, self.updated[_is_in(self.updated[:, 0], ordered)].tolist()))
+        found = self.ghosts[is_in(self.ghosts[:, 0], ordered)]
+        needed = set(map(tuple, self.updated[is_in(self.updated[:, 0], ordered)].tolist()))
         for part in np.unique(found[:, 1]).tolist():
             concerned = np.sort(order[np.searchsorted(ordered, found[found[:, 1] == part, 0])])
             with_update = np.array([(int(boxes[i]), part) in needed for i in concerned], bool)
             result[part] = concerned, with_update
         return result
-
-
-def _is_in(values: NDArray[Any], ordered: NDArray[Any]) -> NDArray[np.bool_]:
-    """Tell which values are among sorted ones."""
-    return np.asarray(np.append(ordered, -1)[np.searchsorted(ordered, values)] == values)
 
 
 def partition_level(
@@ -161,7 +158,8 @@ def partition_level(
     cuts = cut(boxes, speeds)
     phase, n_phases = phases(boxes, cuts, speeds)
     told = told_of(boxes.names, boxes.near, cuts)
-    return LevelPartition(level, int(tree.level_start[level]), cuts, n_phases, 0, phase, *told)
+    first = int(tree.level_start[level])
+    return LevelPartition(level, first, cuts, range_edges(tree, first, cuts), n_phases, 0, phase, *told)
 
 
 def told_of(names: Ids, near: csr_array, cuts: Ints) -> tuple[Ints, Ints]:
@@ -215,7 +213,7 @@ def phases(level: Boxes, cuts: Ints, speeds: NDArray[np.float64]) -> tuple[Ints,
     parts_of = owners(cuts, members)
     counts = Counter(parts_of.tolist())
     part_of = dict(zip(members.tolist(), parts_of.tolist(), strict=True))
-    known = _is_in(names, members)
+    known = is_in(names, members)
     best, least, n_phases = phase, np.inf, 1
     for palette in _PALETTES:
         found = _runs(members.tolist(), others, part_of, counts, palette)

@@ -163,7 +163,7 @@ class PartsWork:
         whole = unknowns**2
         touched = whole[boxes] - (unknowns[boxes] - found.data) ** 2
         by_owner = mine[boxes] == parts
-        own = level.alone + (10 - _UPDATE) * whole
+        own = np.asarray(level.alone + (10 - _UPDATE) * whole, np.float64)
         own[boxes[by_owner]] += _UPDATE * touched[by_owner]
         return cls(own, boxes[~by_owner], parts[~by_owner], _UPDATE * touched[~by_owner])
 

@@ -6,7 +6,7 @@ the whole tree. Blocks between boxes of one shard of a symmetric matrix are kept
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from pipeline.errors import ArtifactError
 from pipeline.hmatrix import kernels
 from pipeline.hmatrix.admissibility import ADMISSIBILITIES, Admissibility
 from pipeline.hmatrix.blocks import Blocks
-from pipeline.hmatrix.cluster import Frame
+from pipeline.hmatrix.cluster import Bounds, Frame
 from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.geometry import Geometry
 from pipeline.hmatrix.skeleton import Basis, unknowns
 
 DESCRIPTION = "h2shards.json"
-_VERSION = 1
+_VERSION = 2
 _COMPLEX = "!"  # behind the name of complex numbers, kept as pairs of reals
 Array = NDArray[Any]
 FlatBlocks = dict[tuple[int, int], Array]  # a block, flat and column-major, for each pair of boxes
@@ -64,6 +64,7 @@ class Description:
 
     @property
     def frame(self) -> Frame:
+        """All boxes."""
         return Frame.of(self.n_points, self.halvings, self.halvings_per_level)
 
     @property
@@ -143,15 +144,26 @@ def read_shard(path: Path, number: int, checksum: int) -> dict[str, Array]:
     }
 
 
-def block_arrays(name: str, blocks: Blocks) -> dict[str, Array]:
-    """Return blocks as arrays of a shard."""
-    return {f"{name}.{f.name}": getattr(blocks, f.name) for f in fields(Blocks)}
+def block_arrays(name: str, blocks: Blocks, heights: Array, numbers: Array) -> dict[str, Array]:
+    """Return blocks as arrays of a shard.
+
+    Args:
+        name: Begins the arrays' names.
+        blocks: The blocks.
+        heights: Rows of a block of each box.
+        numbers: Number of each box in the whole tree.
+    """
+    arrays = {f"{name}.{f.name}": getattr(blocks, f.name) for f in fields(Blocks)}
+    pair = {
+        f"{name}.{side}": numbers[arrays[f"{name}.{side}"]].astype(np.int32) for side in ("first", "second")
+    }
+    return arrays | pair | {f"{name}.heights": heights[blocks.first].astype(np.int32)}
 
 
-def basis_arrays(name: str, basis: Basis, boxes: NDArray[np.int32]) -> dict[str, Array]:
-    """Return the bases of boxes, all those that `basis` has, as arrays of a shard."""
+def basis_arrays(name: str, basis: Basis, boxes: NDArray[np.int32], numbers: Array) -> dict[str, Array]:
+    """Return the bases of boxes, all those that `basis` has, as arrays of a shard; `numbers` as in `block_arrays`."""
     return {
-        f"{name}.boxes": boxes,
+        f"{name}.boxes": numbers[boxes].astype(np.int32),
         f"{name}.rank": basis.rank[boxes],
         f"{name}.n_unknowns": np.diff(basis.order_start)[boxes],
         f"{name}.skeletons": basis.skeletons,
@@ -161,20 +173,19 @@ def basis_arrays(name: str, basis: Basis, boxes: NDArray[np.int32]) -> dict[str,
 
 
 def pairs_of_rows(
-    shard: dict[str, Array], name: str, wanted: NDArray[np.bool_], *, mirrored: bool
+    shard: dict[str, Array], name: str, wanted: Callable[[Array], NDArray[np.bool_]], *, mirrored: bool
 ) -> Iterator[tuple[tuple[int, int], Array]]:
     """Yield the blocks of wanted row boxes, of mirrored pairs also their transposes."""
     for group in ("inner", "outer"):
         first, second, start, values = (shard[f"{name}.{group}.{f.name}"] for f in fields(Blocks))
+        heights = shard[f"{name}.{group}.heights"]
         twice = mirrored and group == "inner"
-        for b, c, low, high in zip(
-            *(part.tolist() for part in (first, second, start[:-1], start[1:])), strict=True
-        ):
+        table = (wanted(first), wanted(second), first, second, heights, start[:-1], start[1:])
+        for here, turned, b, c, height, low, high in zip(*(part.tolist() for part in table), strict=True):
             block = values[low:high]
-            if wanted[b]:
+            if here:
                 yield (b, c), block
-            if twice and b != c and wanted[c]:
-                height = int(shard[f"{name}.heights"][b])
+            if twice and b != c and turned:
                 yield (c, b), block.reshape(-1, height).T.ravel() if height else block
 
 
@@ -194,34 +205,32 @@ class BasisParts:
     """Bases box by box, as they come from shards.
 
     Attributes:
-        rank: Shape (boxes,); filled in for all boxes that were seen.
-        lists: Skeletons, order and T of each box that was kept.
+        lists: Skeletons, order and T of each box that was kept, by its number.
     """
 
-    rank: NDArray[np.int32]
     lists: dict[int, tuple[Array, Array, Array]]
 
-    def take(self, shard: dict[str, Array], name: str, wanted: NDArray[np.bool_]) -> None:
-        """Take the ranks of all boxes of a shard, and the bases of wanted ones."""
+    def take(self, shard: dict[str, Array], name: str, wanted: Callable[[Array], NDArray[np.bool_]]) -> None:
+        """Take the bases of wanted boxes of a shard."""
         boxes, rank, n = (shard[f"{name}.{part}"] for part in ("boxes", "rank", "n_unknowns"))
-        self.rank[boxes] = rank
         ends = [
             np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
             for counts in (rank, n, rank * (n - rank))
         ]
         flat = [shard[f"{name}.{part}"] for part in ("skeletons", "order", "values")]
-        for i in np.flatnonzero(wanted[boxes]):
+        for i in np.flatnonzero(wanted(boxes)):
             skeletons, order, values = (
                 part[end[i] : end[i + 1]].copy() for part, end in zip(flat, ends, strict=True)
             )
             self.lists[int(boxes[i])] = skeletons, order, values
 
-    def joined(self, n_boxes: int, stored: np.dtype[Any]) -> Basis:
-        """Return the bases that were kept, in the flat layout; other boxes have rank 0."""
+    def joined(self, numbers: Array, stored: np.dtype[Any]) -> Basis:
+        """Return the bases that were kept in the flat layout; boxes have these numbers, and rank 0 if they were not."""
         boxes = sorted(self.lists)
-        rank, counts = np.zeros(n_boxes, np.int32), np.zeros(n_boxes, np.int64)
-        rank[boxes] = self.rank[boxes]
-        counts[boxes] = [len(self.lists[box][1]) for box in boxes]
+        rank, counts = np.zeros(len(numbers), np.int32), np.zeros(len(numbers), np.int64)
+        at = np.searchsorted(numbers, boxes)
+        rank[at] = [len(self.lists[box][0]) for box in boxes]
+        counts[at] = [len(self.lists[box][1]) for box in boxes]
         skeletons, order, values = (
             np.concatenate([np.zeros(0, kind), *(self.lists[box][i] for box in boxes)])
             for i, kind in enumerate((np.dtype(np.int32), np.dtype(np.int32), stored))
@@ -229,6 +238,10 @@ class BasisParts:
         return Basis(
             rank, skeletons, order, values, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         )
+
+
+def _all(boxes: Array) -> NDArray[np.bool_]:
+    return np.ones(len(boxes), bool)
 
 
 def load_whole(path: Path) -> H2Form:
@@ -239,10 +252,9 @@ def load_whole(path: Path) -> H2Form:
     """
     told = Description.read(path)
     frame = told.frame
-    n_boxes = len(frame.start)
-    everything = np.ones(n_boxes, bool)
+    numbers = np.arange(len(frame.start))
     sides = ("columns",) if told.mirrored else ("columns", "rows")
-    bases = {side: BasisParts(np.zeros(n_boxes, np.int32), {}) for side in sides}
+    bases = {side: BasisParts({}) for side in sides}
     near: FlatBlocks = {}
     far: FlatBlocks = {}
     parts: dict[str, list[Array]] = {
@@ -255,18 +267,18 @@ def load_whole(path: Path) -> H2Form:
         for name, found in parts.items():
             found += [shard[name]] if name in shard else []
         for side, basis in bases.items():
-            basis.take(shard, side, everything)
+            basis.take(shard, side, _all)
         for name, pairs in (("near", near), ("far", far)):
-            for (b, c), block in pairs_of_rows(shard, name, everything, mirrored=False):
+            for (b, c), block in pairs_of_rows(shard, name, _all, mirrored=False):
                 if b <= c or not told.mirrored:
                     pairs[b, c] = block
     whole = {name: np.concatenate(found) for name, found in parts.items() if found}
-    tree = frame.tree(whole["points"], whole["numbers"], whole["lower"], whole["upper"])
-    column_basis = bases["columns"].joined(n_boxes, stored)
+    tree = frame.tree(whole["points"], whole["numbers"], Bounds(whole["lower"], whole["upper"]))
+    column_basis = bases["columns"].joined(numbers, stored)
     assert np.array_equal(np.diff(column_basis.order_start), unknowns(tree, column_basis.rank))
     return H2Form(
         Geometry.of(tree, tree, told.rule),
-        column_basis if told.mirrored else bases["rows"].joined(n_boxes, stored),
+        column_basis if told.mirrored else bases["rows"].joined(numbers, stored),
         column_basis,
         joined(near, stored),
         joined(far, stored),

@@ -154,13 +154,13 @@ class BatchedPart:
         self.peak_bytes = max(self.peak_bytes, held + more + self._step_bytes)
 
     def arranged(self, boxes: Ints) -> Ints:
-        """Return boxes, numbered from the level's first, in the order in which `eliminate` wants them."""
+        """Return boxes in the order in which `eliminate` wants them."""
         present = np.zeros(self._n_boxes, bool)
-        present[boxes] = True
+        present[boxes - self._first] = True
         found = colors(self._coupled, present)
         for color, members in enumerate(found):
             self._color[members] = color
-        return np.concatenate([_NOTHING, *found]).astype(np.int32)
+        return (self._first + np.concatenate([_NOTHING, *found])).astype(np.int32)
 
     @full_precision()
     def eliminate(

@@ -20,7 +20,6 @@ from pipeline.hmatrix.admissibility import (
     Interactions,
     Strong,
     Weak,
-    interactions,
     pairs_of,
 )
 from pipeline.hmatrix.blocks import Blocks, PairPlaces, evaluate_blocks
@@ -28,7 +27,7 @@ from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.distributed.exact_rows import sampled_error, typical_norm
 from pipeline.hmatrix.distributed.form import OwnBasis, OwnBlocks, OwnForm
 from pipeline.hmatrix.distributed.points import KeptPoints, kernel_matrix
-from pipeline.hmatrix.distributed.tree import Division, Route, build_tree
+from pipeline.hmatrix.distributed.tree import Division, OwnPoints, Route, build_tree
 from pipeline.hmatrix.entries import length_scales
 from pipeline.hmatrix.geometry import crowded, depth_of, fills_space, sampling_step
 from pipeline.hmatrix.inputs import Progress
@@ -63,8 +62,8 @@ def compress(
     progress: Progress | None = None,
 ) -> OwnForm:
     """Do what `DistributedH2Matrix.from_kernel` says, with arguments that have been checked; collective."""
-    division, route = _divided(points, kernel, communicator, leaf_size)
-    rule, lists, notes = _lists(division, admissibility, communicator)
+    own, route = _divided(points, kernel, communicator, leaf_size)
+    division, rule, lists, notes = _surrounded(own, admissibility, communicator)
     term = None if diagonal is None else route.there(communicator, diagonal)
     kept = KeptPoints(
         division.first, division.tree.points, np.zeros(0, np.int32), np.zeros((0, points.shape[1]))
@@ -80,7 +79,7 @@ def compress(
     _require_finite(work.total(near))
     near_halo = Halo.of(communicator, near_places, division.edges)
 
-    sampling = FarSampling.for_tolerance(_SHARE * tolerance, norm, division.tree.n_boxes)
+    sampling = FarSampling.for_tolerance(_SHARE * tolerance, norm, division.whole.n_boxes)
     for attempt in range(_ATTEMPTS):
         column_basis, row_basis = work.bases(sampling, stored)
         far_boxes, far_halo, far, row_basis, column_basis = work.couplings(row_basis, column_basis, stored)
@@ -116,7 +115,7 @@ def _require_finite(value: float) -> None:
 
 def _divided(
     points: NDArray[Any], kernel: Kernel, communicator: Communicator, leaf_size: int | None
-) -> tuple[Division, Route]:
+) -> tuple[OwnPoints, Route]:
     counts = np.concatenate(gather(communicator, np.array([len(points)])))
     n, before = int(counts.sum()), int(counts[: communicator.rank].sum())
     step = sampling_step(n)
@@ -133,24 +132,21 @@ def _divided(
     )
 
 
-def _lists(
-    division: Division, admissibility: Admissibility | None, communicator: Communicator
-) -> tuple[Admissibility, Interactions, tuple[str, ...]]:
-    """Find near and far boxes of own boxes and of those above the cut; as `geometry.divide` does for all."""
-    tree = division.tree
-    wanted = division.is_own.copy()
-    wanted[: division.n_top] = True
+def _surrounded(
+    own: OwnPoints, admissibility: Admissibility | None, communicator: Communicator
+) -> tuple[Division, Admissibility, Interactions, tuple[str, ...]]:
+    """Find the boxes that a process knows, and near and far ones of its own, as `geometry.divide` does for all."""
     rule = admissibility or Strong()
-    lists = interactions(tree, tree, rule, wanted)
+    division, lists = own.division(rule, communicator)
     if admissibility is not None:
-        return rule, lists, ()
-    own = division.is_own[tree.level_start[-2] :]
-    near = int(summed(communicator, lists.near.counts[tree.level_start[-2] :][own].sum(keepdims=True))[0])
-    weak, note = crowded(near, len(tree.level(tree.n_levels - 1)), division.n_points, tree.points.shape[1])
+        return division, rule, lists, ()
+    leaves = slice(*division.range_of(division.whole.n_levels - 1))
+    near = int(summed(communicator, lists.near.counts[leaves].sum(keepdims=True))[0])
+    weak, note = crowded(near, int(division.whole.sizes[-1]), division.n_points, own.points.shape[1])
     if weak:
         rule = Weak()
-        lists = interactions(tree, tree, rule, wanted)
-    return rule, lists, (note,) if note else ()
+        division, lists = own.division(rule, communicator)
+    return division, rule, lists, (note,) if note else ()
 
 
 @dataclass
@@ -271,13 +267,13 @@ class _Build:
     def _basis(self, sampling: FarSampling, stored: np.dtype[Any], *, transposed: bool) -> OwnBasis | None:
         """Return one side's bases, or None where a point is missing; collective, and None is this process's alone."""
         division, tree, communicator = self.division, self.tree, self.communicator
-        leaves = np.arange(tree.n_boxes) >= tree.level_start[-2]
-        hidden = leaves & ~division.is_own
+        hidden = ~division.is_own  # others' boxes are leaves without points
         own_tree = replace(
             tree,
             level_start=np.ascontiguousarray(tree.level_start[division.cut :]),
             start=np.where(hidden, 0, tree.start).astype(np.int32),
             stop=np.where(hidden, 0, tree.stop).astype(np.int32),
+            first_child=np.where(hidden, -1, tree.first_child).astype(np.int32),
         )
         missing, below = False, _nothing(tree.n_boxes, self.computed)
         with together(communicator):
@@ -289,7 +285,7 @@ class _Build:
             except IndexError:
                 missing = True
         cut = slice(*tree.level_start[division.cut : division.cut + 2])
-        own_cut = slice(*division.range_of(division.rank, division.cut))
+        own_cut = slice(*division.range_of(division.cut))
         starts = np.concatenate([[0], np.cumsum(below.rank)])
         own = slice(int(starts[own_cut.start]), int(starts[own_cut.stop]))
         ranks = np.concatenate(gather(communicator, below.rank[own_cut]))
@@ -389,7 +385,8 @@ class _Build:
         others = others[np.lexsort((others, division.owner[others]))]
         ranks = range(communicator.size)
         wanted = {rank: others[division.owner[others] == rank] for rank in ranks}
-        asked = exchange(communicator, {rank: boxes for rank, boxes in wanted.items() if len(boxes)})
+        numbers = {rank: division.numbers[boxes] for rank, boxes in wanted.items() if len(boxes)}
+        asked = {rank: division.here(boxes) for rank, boxes in exchange(communicator, numbers).items()}
         boxes_halo = Halo(asked, {rank: len(boxes) for rank, boxes in wanted.items() if len(boxes)})
 
         own = np.concatenate([[0], np.cumsum(column_basis.basis.rank, dtype=np.int64)])

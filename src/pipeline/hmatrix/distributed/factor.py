@@ -233,7 +233,6 @@ def factorize(
     devices = {} if device is None else dict.fromkeys(own_parts, device)
     measured: list[Speed] = []
     shares = None if told is None or isinstance(told, str) else shares_of(told, counts)
-    tree = A.division.tree
     start, double = Start(tolerance), False
     tightest = _TIGHTEST if checked else 1e-2 * min(tolerance, A.tolerance)
     if shifted and kind == "cholesky" and A.division.n_points >= MANY:
@@ -244,7 +243,7 @@ def factorize(
     while True:
         working, stored = step_types(used, size, computed)
         working = computed if double else working
-        sampling = FarSampling.for_tolerance(_SHARE * used, A.norm, tree.n_boxes)
+        sampling = FarSampling.for_tolerance(_SHARE * used, A.norm, A.division.whole.n_boxes)
         if told == MEASURED and not measured:
             at_once = min(threads, max(len(own_parts), 1))
             measured = measured_speeds(
@@ -261,7 +260,7 @@ def factorize(
         del problem  # its points and lists
         _native.release_memory()
         if eliminated is not None:
-            steps = Substitution(eliminated, tree, team, number_of_kind, stored)
+            steps = Substitution(eliminated, team, number_of_kind, stored)
             del eliminated
             ranges = np.stack(gather(communicator, np.array([steps.own_range]))).reshape(-1, 2)
             notes = () if used == start.tolerance else (_tightened(tolerance, used),)

@@ -19,6 +19,7 @@ import numpy as np
 
 from pipeline.hmatrix.distributed.exact_rows import exact_rows, rounded
 from pipeline.hmatrix.distributed.form import OwnForm
+from pipeline.hmatrix.places import is_in
 from pipeline.hmatrix.swap import Array, gather
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.together import together
@@ -83,18 +84,16 @@ def smallest_eigenvalue(A: OwnForm, own_term: Array, communicator: Communicator)
 
     The boxes are the same for every number of processes, as long as their level is one below the cut.
     """
-    tree, first = A.division.tree, A.division.first
-    counts = tree.stop - tree.start
-    sizes = [int(counts[level.start : level.stop].max()) for level in map(tree.level, range(tree.n_levels))]
-    level = max(
-        A.division.cut, next((i for i, size in enumerate(sizes) if size <= _POINTS), tree.n_levels - 1)
-    )
-    low, high = tree.level(level)[0], tree.level(level)[-1]
-    boxes = np.unique(np.linspace(low, high, _BOXES).astype(int))
+    whole, first = A.division.whole, A.division.first
+    small = [level for level in range(whole.n_levels) if whole.largest(level) <= _POINTS]
+    level = max(A.division.cut, min(small, default=whole.n_levels - 1))
+    low, high = (int(whole.level_start[level + i]) - i for i in range(2))
+    boxes = np.unique(np.linspace(low, high, _BOXES).astype(int)) - low
+    own = boxes[is_in(boxes, A.division.own_on(level))]
     least = np.inf
     with together(communicator):
-        for box in boxes[A.division.is_own[boxes]]:
-            chosen = slice(tree.start[box] - first, min(tree.stop[box], tree.start[box] + _POINTS) - first)
+        for start, stop in zip(*whole.places(level, own), strict=True):
+            chosen = slice(start - first, min(stop, start + _POINTS) - first)
             points, term = A.points.own[chosen], own_term[chosen]
             if len(points):
                 block = exact_rows(A.kernel, points, points) + np.diag(term)

@@ -35,10 +35,6 @@ class NearBoxes:
     near: Lists
     communicator: Communicator
 
-    def edges(self, level: int) -> Ids:
-        """Return where the boxes of each process start on a level at or below the cut, from the level's first."""
-        return self.division.cuts * self.division.tree.arity ** (level - self.division.cut)
-
     def of(self, level: int, boxes: Ids) -> tuple[Ids, Ids]:
         """Return the near boxes of some of a level one after the other, and where each box's start; collective.
 
@@ -46,17 +42,15 @@ class NearBoxes:
             level: Number of the level; boxes are numbered from its first.
             boxes: Sorted.
         """
-        first = int(self.division.tree.level_start[level])
-        if level < self.division.cut:
-            start = self.near.start[first + boxes]
-            stop = self.near.start[first + boxes + 1]
+        division, first = self.division, int(self.division.whole.level_start[level])
+        if level < division.cut:
+            start, stop = self.near.start[first + boxes], self.near.start[first + boxes + 1]
             found = self.near.boxes[chained(start, stop)].astype(np.int64) - first
             return np.concatenate([[0], np.cumsum(stop - start)]), found
-        edges = self.edges(level)
-        low, high = (first + int(edges[self.communicator.rank + i]) for i in range(2))
+        low, high = division.range_of(level)
         start = self.near.start[low : high + 1]
-        own = self.near.boxes[start[0] : start[-1]].astype(np.int64) - first
-        halo = Halo.of(self.communicator, boxes, edges)
+        own = division.numbers[self.near.boxes[start[0] : start[-1]]] - first
+        halo = Halo.of(self.communicator, boxes, division.edges_on(level))
         return halo.fetch_lists(self.communicator, start - start[0], own)
 
     def around(self, level: int, boxes: Ids) -> tuple[Ids, Ids, csr_array]:
@@ -81,51 +75,62 @@ class NearBoxes:
 
     def planned(self, level: int) -> Boxes:
         """Return the boxes of a level that this process plans for: its own, or all above the cut; collective."""
-        tree = self.division.tree
-        if level < self.division.cut:
-            return Boxes.of(tree, self.near, level)
-        edges, rank = self.edges(level), self.communicator.rank
-        own = np.arange(edges[rank], edges[rank + 1])
+        division = self.division
+        if level < division.cut:
+            return Boxes.of(division.tree, self.near, level)
+        own = division.own_on(level)
         ring, names, near = self.around(level, own)
-        at = int(np.searchsorted(names, edges[rank]))
+        at = int(np.searchsorted(names, division.edges_on(level)[division.rank]))
         return Boxes(
-            near, alone_on(tree, level), names, len(tree.level(level)), slice(at, at + len(own)),
-            self.communicator, np.searchsorted(names, ring), Halo.of(self.communicator, ring, edges),
+            near, alone_on(division.tree, level), names, int(division.whole.sizes[level]), slice(at, at + len(own)),
+            self.communicator, np.searchsorted(names, ring), Halo.of(self.communicator, ring, division.edges_on(level)),
         )  # fmt: skip
 
 
-def divided_plans(near: NearBoxes, team: Team) -> tuple[list[LevelPartition], Lists]:
-    """Plan all levels; collective.
+@dataclass(frozen=True, eq=False)
+class DividedPlan:
+    """The plan of a level, and near lists around the boxes of this process's parts.
 
-    Returns:
-        What this process's parts need of the plan of each level, and the near lists of the boxes that they own on any
-        level and of boxes near to these; lists of others are empty.
+    Attributes:
+        partition: What the parts need of the plan.
+        names: Boxes within two near-steps of those that the parts own here, or below, numbered from the level's first.
+        near: Lists as rows of a matrix of these; empty ones of boxes at two steps.
     """
-    division, communicator, tree = near.division, near.communicator, near.division.tree
+
+    partition: LevelPartition
+    names: Ids
+    near: csr_array
+
+
+def divided_plans(near: NearBoxes, team: Team) -> list[DividedPlan]:
+    """Plan all levels; collective."""
+    division, communicator, whole = near.division, near.communicator, near.division.whole
     drafts: list[tuple[Ints, Ints, int]] = []
-    for level in range(tree.n_levels):
+    for level in range(whole.n_levels):
         boxes = near.planned(level)
         cuts = cut(boxes, team.speeds)
         drafts.append((cuts, *phases(boxes, cuts, team.speeds)))
     ends = np.searchsorted(team.place, np.arange(communicator.size + 1))  # parts of each process
-    counts = np.zeros(tree.n_boxes, np.int64)
-    plans, members = [], []
+    plans = []
     below = np.zeros(0, np.int64)  # own boxes of the level below
-    for level in range(tree.n_levels - 1, -1, -1):
+    for level in range(whole.n_levels - 1, -1, -1):
         cuts, phase, n_phases = drafts[level]
         edges = cuts[ends].astype(np.int64)
         low, high = (int(edges[communicator.rank + i]) for i in range(2))
         own = np.arange(low, high)
-        _, names, rows = near.around(level, np.union1d(own, below // tree.arity))
+        _, names, rows = near.around(level, np.union1d(own, below // whole.arity))
         if level < division.cut:
             phase = phase[low:high]
         else:
             ranges = np.stack([edges[:-1], edges[1:]], axis=1)
-            phase = shifted(phase, int(near.edges(level)[communicator.rank]), ranges, communicator)
-        first = int(tree.level_start[level])
-        plans.append(LevelPartition(level, first, cuts, n_phases, low, phase, *told_of(names, rows, cuts)))
-        counts[first + names] = np.diff(rows.indptr)
-        members.append((first + names[rows.indices]).astype(np.int32))
+            first = int(division.edges_on(level)[communicator.rank])
+            phase = shifted(phase, first, ranges, communicator)
+        start, _ = whole.places(level, np.minimum(cuts, whole.sizes[level] - 1).astype(np.int64))
+        places = np.where(cuts == whole.sizes[level], whole.n_points, start)
+        first = int(whole.level_start[level])
+        partition = LevelPartition(
+            level, first, cuts, places, n_phases, low, phase, *told_of(names, rows, cuts)
+        )
+        plans.append(DividedPlan(partition, names, rows))
         below = own
-    start = np.concatenate([[0], np.cumsum(counts)])
-    return plans[::-1], Lists(start, np.concatenate(members[::-1]))
+    return plans[::-1]

@@ -11,17 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.hmatrix import _native
-from pipeline.hmatrix.admissibility import interactions
+from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.distributed.form import OwnForm
-from pipeline.hmatrix.distributed.plans import NearBoxes, divided_plans
+from pipeline.hmatrix.distributed.plans import DividedPlan, NearBoxes, divided_plans
 from pipeline.hmatrix.distributed.points import KeptPoints, kernel_matrix
+from pipeline.hmatrix.distributed.surroundings import Surroundings
 from pipeline.hmatrix.distributed.vectors import shifted
 from pipeline.hmatrix.kernels import Kernel
-from pipeline.hmatrix.partition import LevelPartition
-from pipeline.hmatrix.parts import Problem, Team
+from pipeline.hmatrix.parts import Plan, Problem, Team, last_dense_level
 from pipeline.hmatrix.places import distinct
-from pipeline.hmatrix.ranges import range_edges
 from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.hmatrix.swap import Array, Halo, Ids, gather
 from pipeline.runtime.communicator import Communicator
@@ -46,25 +45,80 @@ def divided_problem(
         kind, working, stored, sampling, dense_end: See `Problem`.
     """
     division, communicator = A.division, team.communicator
-    tree = division.tree
-    near, far, plans, edges = A.interactions.near, A.interactions.far, None, division.edges
+    highest = gather(communicator, np.array([A.interactions.first_far_level(division.tree)]))
+    first_far_level = min(int(level[0]) for level in highest)
+    edges = division.edges
+    boxes = PartsBoxes(division.tree, A.interactions.near, A.interactions.far)
     if communicator.size > 1:
-        plans, near = divided_plans(NearBoxes(division, near, communicator), team)
-        bounds = range_edges(tree, plans[-1].first, plans[-1].cuts)
-        edges = bounds[np.searchsorted(team.place, np.arange(communicator.size + 1))]  # of the processes
-        far = interactions(tree, tree, A.admissibility, _with_ancestors(tree, plans, team)).far
+        plans = divided_plans(NearBoxes(division, A.interactions.near, communicator), team)
+        leaves = plans[-1].partition.places
+        edges = leaves[np.searchsorted(team.place, np.arange(communicator.size + 1))]  # of the processes
+        boxes = _parts_boxes(
+            A, plans, team, at_end=last_dense_level(division.whole.sizes, first_far_level, dense_end)
+        )
     ranges = np.stack([edges[:-1], edges[1:]], axis=1)
     points, term = (
         shifted(rows, division.first, ranges, communicator) for rows in (division.tree.points, own_term)
     )
     kept = _Kept(A.kernel, int(edges[communicator.rank]), points, term, edges, communicator)
     matrix, diagonal, _ = kept.fetch(np.zeros(0, np.int64))
-    highest = gather(communicator, np.array([A.interactions.first_far_level(tree)]))
+    fetch = kept.fetch if communicator.size > 1 else None
     return Problem(
-        matrix, tree, near, far, diagonal, kind, working, stored, sampling,
-        min(int(level[0]) for level in highest), dense_end, kept.fetch if communicator.size > 1 else None,
-        (kept.first, kept.first + len(kept.points)), A.kernel, plans,
+        matrix, boxes.tree, boxes.near, boxes.far, diagonal, kind, working, stored, sampling, first_far_level,
+        dense_end, fetch, (kept.first, kept.first + len(kept.points)), A.kernel, boxes.plan,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class PartsBoxes:
+    """Boxes that this process's parts have to know.
+
+    Attributes:
+        tree: The boxes.
+        near, far: See `Problem`.
+        plan: Who owns which of them; left out where all boxes are known.
+    """
+
+    tree: ClusterTree
+    near: Lists
+    far: Lists
+    plan: Plan | None = None
+
+
+def _parts_boxes(A: OwnForm, plans: list[DividedPlan], team: Team, *, at_end: int) -> PartsBoxes:
+    """Find what is around the boxes that this process's parts own; collective.
+
+    Args:
+        A: The matrix.
+        plans: Of all levels.
+        team: The parts.
+        at_end: The last of the levels on which eliminations may end: the fastest part then takes all boxes.
+    """
+    division, communicator, whole = A.division, team.communicator, A.division.whole
+    takes_all = int(np.argmax(team.speeds)) in team.own
+    wanted, others = [], []
+    own = known = np.zeros(0, np.int64)
+    for level in range(whole.n_levels - 1, -1, -1):
+        partition = plans[level].partition
+        here = np.arange(partition.low, partition.low + len(partition.phase))
+        own, known = (
+            np.union1d(here, own // whole.arity),
+            np.union1d(plans[level].names, known // whole.arity),
+        )
+        if takes_all and level <= at_end:
+            known = np.arange(whole.sizes[level])
+        wanted.append(own)
+        others.append(known)
+    found = Surroundings.of(division.bounds, A.admissibility, wanted[::-1], communicator, others=others[::-1])
+    counts = np.zeros(len(found.numbers), np.int64)
+    members = []
+    for level_plan in plans:
+        at = np.searchsorted(found.numbers, level_plan.partition.first + level_plan.names)
+        counts[at] = np.diff(level_plan.near.indptr)
+        members.append(at[level_plan.near.indices].astype(np.int32))
+    near = Lists(np.concatenate([[0], np.cumsum(counts)]), np.concatenate(members))
+    plan = Plan([level_plan.partition for level_plan in plans], found.numbers)
+    return PartsBoxes(found.tree, near, found.interactions.far, plan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,15 +148,3 @@ class _Kept:
         kept = KeptPoints(self.first, self.points, wanted.astype(np.int32), others)
         matrix = kernel_matrix(self.kernel, kept, kept, is_complex=self.diagonal.dtype.kind == "c")
         return matrix, np.concatenate([self.diagonal, term]), kept
-
-
-def _with_ancestors(tree: ClusterTree, plans: list[LevelPartition], team: Team) -> NDArray[np.bool_]:
-    """Return which boxes this process's parts own on any level, and all above these."""
-    wanted = np.zeros(tree.n_boxes, bool)
-    for plan in plans:
-        for part in team.own:
-            wanted[slice(*plan.range_of(part))] = True
-    for level in range(tree.n_levels - 1, 0, -1):
-        boxes = tree.level(level)
-        wanted[tree.parent[np.flatnonzero(wanted[boxes.start : boxes.stop]) + boxes.start]] = True
-    return wanted

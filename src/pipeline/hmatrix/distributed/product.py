@@ -62,7 +62,7 @@ def _blocks_times(A: OwnForm, x: Array, communicator: Communicator) -> Array:
         own = np.flatnonzero(division.is_own).astype(np.int32)
         _rise(A, columns, own[::-1], x, v)
     cut = slice(*tree.level_start[division.cut : division.cut + 2])
-    low, high = (int(columns.start[box]) for box in division.range_of(division.rank, division.cut))
+    low, high = (int(columns.start[box]) for box in division.range_of(division.cut))
     v[columns.start[cut.start] : columns.start[cut.stop]] = np.concatenate(gather(communicator, v[low:high]))
     v[_places_of(columns.start, A.far_boxes)] = A.far_halo.fetch(communicator, v)
     top = np.arange(division.n_top, dtype=np.int32)

@@ -120,7 +120,7 @@ def measured_speeds(
     own = np.array(rounds).min(axis=0)
     names = gather(communicator, np.frombuffer(str(device or "native").encode(), np.uint8).copy())
     everybodys = gather(communicator, np.concatenate([[float(threads)], own]))
-    boxes = np.diff(A.division.tree.level_start)[::-1]
+    boxes = A.division.whole.sizes[::-1]
     n_common = min(len(row) for row in everybodys) - 1
     if n_common == 0:  # too few points, or a pivot that failed, which the factorization will meet and tell
         everybodys, n_common = [np.array([row[0], 1.0]) for row in everybodys], 1
@@ -142,8 +142,8 @@ def _small_problem(
     sampling: FarSampling,
 ) -> Problem:
     """Return the matrix over some points of the process that owns most: the same on all processes; collective."""
-    tree = A.division.tree
-    leaf = max(int((tree.stop - tree.start)[tree.level(tree.n_levels - 1).start :].max(initial=1)), 1)
+    tree, whole = A.division.tree, A.division.whole
+    leaf = max(whole.largest(whole.n_levels - 1), 1)
     counts = [int(count[0]) for count in gather(communicator, np.array([A.n_own]))]
     n = _LEAVES * leaf if communicator.rank == int(np.argmax(counts)) else 0
     points = np.concatenate(gather(communicator, tree.points[:n]))

@@ -2,17 +2,20 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.hmatrix import kernels
-from pipeline.hmatrix.admissibility import interactions
 from pipeline.hmatrix.blocks import Blocks
-from pipeline.hmatrix.cluster import ClusterTree, Ints
+from pipeline.hmatrix.cluster import Bounds, Ints
 from pipeline.hmatrix.distributed.form import OwnBasis, OwnBlocks, OwnForm
 from pipeline.hmatrix.distributed.points import KeptPoints
-from pipeline.hmatrix.distributed.tree import Division, Route, cut_of
+from pipeline.hmatrix.distributed.surroundings import OwnBounds
+from pipeline.hmatrix.distributed.tree import Division, OwnPoints, Route
+from pipeline.hmatrix.distributed.whole import Shares, WholeTree
+from pipeline.hmatrix.places import is_in
 from pipeline.hmatrix.shards import (
     DESCRIPTION,
     BasisParts,
@@ -29,6 +32,8 @@ from pipeline.hmatrix.skeleton import Basis
 from pipeline.hmatrix.swap import Array, Halo, Ids, chained, exchange, gather
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.together import together
+
+_OF_POINTS, _OF_LEAVES = {"points", "numbers", "diagonal_term"}, {"lower", "upper"}  # arrays of a shard
 
 
 def save(A: OwnForm, path: Path, communicator: Communicator) -> None:
@@ -49,30 +54,27 @@ def save(A: OwnForm, path: Path, communicator: Communicator) -> None:
     mine[: division.n_top] = communicator.rank == 0
     boxes = np.flatnonzero(mine).astype(np.int32)
     arrays: dict[str, Array] = {"points": A.points.own, "numbers": tree.permutation}
-    leaves = slice(*division.range_of(communicator.rank, tree.n_levels - 1))
+    leaves = slice(*division.range_of(tree.n_levels - 1))
     arrays |= {"lower": tree.lower[leaves], "upper": tree.upper[leaves]}
     if A.diagonal_term is not None:
         arrays["diagonal_term"] = A.diagonal_term
     sides = {"columns": A.column_basis} | ({} if A.mirrored else {"rows": A.row_basis})
     for name, side in sides.items():
         basis = side.basis if communicator.rank == 0 else _without_top(side.basis, division.n_top)
-        arrays |= basis_arrays(name, basis, boxes)
-    for name, pairs in (("near", A.near), ("far", A.far)):
+        arrays |= basis_arrays(name, basis, boxes, division.numbers)
+    for name, pairs, heights in (("near", A.near, tree.stop - tree.start), ("far", A.far, A.row_basis.rank)):
         for group in ("inner", "outer"):
-            arrays |= block_arrays(f"{name}.{group}", getattr(pairs, group))
-    arrays["near.heights"] = tree.stop - tree.start
-    arrays["far.heights"] = A.row_basis.rank
+            arrays |= block_arrays(f"{name}.{group}", getattr(pairs, group), heights, division.numbers)
     with together(communicator):
         checksum = write_shard(path, communicator.rank, arrays)
     checksums = np.concatenate(gather(communicator, np.array([checksum]))).tolist()
     with together(communicator):
         if communicator.rank == 0:
             rule = A.admissibility
-            per_level = int(np.log2(tree.arity))
             Description(
                 n_points=division.n_points,
-                halvings=int(np.log2(np.diff(tree.level_start)[-1])),
-                halvings_per_level=per_level,
+                halvings=division.whole.halvings,
+                halvings_per_level=division.whole.halvings_per_level,
                 edges=division.edges.tolist(),
                 checksums=checksums,
                 kernel=kernel,
@@ -140,96 +142,59 @@ def load(path: Path, communicator: Communicator, n_own_rows: int | None) -> OwnF
     """
     with together(communicator):
         told = Description.read(path)
-        frame = told.frame
-    sizes = np.diff(frame.level_start)
-    cut, cuts = cut_of(sizes, communicator.size)
-    n_boxes, rank = len(frame.start), communicator.rank
-    tree = ClusterTree(
-        np.zeros((0, 1)), np.zeros(0, np.int64), frame.level_start, frame.start, frame.stop, frame.parent,
-        frame.first_child, np.zeros((n_boxes, 1)), np.zeros((n_boxes, 1)), frame.arity,
-    )  # fmt: skip
-    division = Division(tree, cut, cuts, rank, told.n_points)
-    first, last = division.first, division.last
-    rows = division.is_own | division.is_above
-    kept = division.is_own.copy()
-    kept[: division.n_top] = True
-    sides = ("columns",) if told.mirrored else ("columns", "rows")
-    bases = {side: BasisParts(np.zeros(n_boxes, np.int32), {}) for side in sides}
-    near: FlatBlocks = {}
-    far: FlatBlocks = {}
-    own: dict[str, list[Array]] = {name: [] for name in ("points", "numbers", "diagonal_term")}
-    corners: list[tuple[Array, Array]] = []
-    stored = np.dtype(np.float64)
+    whole = WholeTree(told.n_points, told.halvings, told.halvings_per_level)
+    shares = Shares.of(whole, communicator.size, communicator.rank)
+    mine = _OwnShards(told, shares)
     with together(communicator):
-        for number, checksum in enumerate(told.checksums):
-            shard = read_shard(path, number, checksum)
-            stored = shard["near.inner.values"].dtype
-            corners.append((shard["lower"], shard["upper"]))
-            low, high = told.edges[number], told.edges[number + 1]
-            for name, found in own.items():
-                if name in shard:
-                    found.append(shard[name][max(first - low, 0) : max(min(last, high) - low, 0)])
-            for side, basis in bases.items():
-                basis.take(shard, side, kept)
-            for name, pairs in (("near", near), ("far", far)):
-                pairs.update(
-                    (pair, block.copy())
-                    for pair, block in pairs_of_rows(shard, name, rows, mirrored=told.mirrored)
-                )
-    lower, upper = (np.concatenate([corner[i] for corner in corners]) for i in range(2))
-    whole = {name: np.concatenate(found) for name, found in own.items() if found}
-    tree = frame.tree(np.ascontiguousarray(whole["points"]), whole["numbers"], lower, upper)
-    division = replace(division, tree=tree)
+        mine.read(path)
+    points, numbers, lower, upper = (mine.rows[name] for name in ("points", "numbers", "lower", "upper"))
+    bounds = OwnBounds.of_leaves(shares, Bounds(lower, upper), communicator)
+    own = OwnPoints(shares, np.ascontiguousarray(points), numbers, bounds)
+    division, lists = own.division(told.rule, communicator)
     route = _route(division, communicator, n_own_rows)
-
-    def split(found: FlatBlocks) -> OwnBlocks:
-        is_own = division.is_own
-        inner = {(b, c): block for (b, c), block in found.items() if is_own[b] and is_own[c]}
-        outer = {pair: block for pair, block in found.items() if pair not in inner}
-        if told.mirrored:
-            inner = {(b, c): block for (b, c), block in inner.items() if b <= c}
-        return OwnBlocks(joined(inner, stored), joined(outer, stored))
-
-    near_pairs, far_pairs = split(near), split(far)
-    strangers = np.unique(near_pairs.outer.second)
+    tree = division.tree
+    near, far = (
+        _split(pairs, division, mirrored=told.mirrored, stored=mine.stored) for pairs in (mine.near, mine.far)
+    )
+    strangers = np.unique(near.outer.second)
     near_places = chained(tree.start[strangers], tree.stop[strangers])
-    others: Ids = np.unique(far_pairs.outer.second).astype(np.int64)
+    others: Ids = np.unique(far.outer.second).astype(np.int64)
     others = others[(division.owner[others] >= 0) & ~division.is_own[others]]
     others = others[np.lexsort((others, division.owner[others]))]
-    known = kept.copy()
-    known[slice(*tree.level_start[cut : cut + 2])] = True
-    columns = OwnBasis(bases["columns"].joined(n_boxes, stored), _ranks(bases["columns"].rank, known, others))
-    row_basis = (
-        columns
-        if told.mirrored
-        else OwnBasis(bases["rows"].joined(n_boxes, stored), _ranks(bases["rows"].rank, known, others[:0]))
+    theirs = {p: others[division.owner[others] == p] for p in range(communicator.size)}
+    wanted = {p: division.numbers[boxes] for p, boxes in theirs.items() if len(boxes)}
+    asked = {p: division.here(boxes) for p, boxes in exchange(communicator, wanted).items()}
+    halo = Halo(asked, {p: len(boxes) for p, boxes in wanted.items()})
+    column_parts, row_parts = (
+        mine.bases[side].joined(division.numbers, mine.stored)
+        for side in ("columns", "columns" if told.mirrored else "rows")
     )
-    wanted = {p: others[division.owner[others] == p] for p in range(communicator.size)}
-    asked = exchange(communicator, {p: boxes for p, boxes in wanted.items() if len(boxes)})
+    columns = OwnBasis(column_parts, _ranks(column_parts.rank, division, communicator))
+    columns.rank[others] = halo.fetch(communicator, column_parts.rank)
+    row_basis = (
+        columns if told.mirrored else OwnBasis(row_parts, _ranks(row_parts.rank, division, communicator))
+    )
     far_halo = Halo(
         {p: chained(columns.start[boxes], columns.start[boxes + 1]) for p, boxes in asked.items()},
-        {p: int(columns.rank[boxes].sum()) for p, boxes in wanted.items() if len(boxes)},
+        {p: int(columns.rank[theirs[p]].sum()) for p in wanted},
     )
-    lists_of = division.is_own.copy()
-    lists_of[: division.n_top] = True
-    dimension = whole["points"].shape[1]
     return OwnForm(
         division,
         route,
         told.rule,
-        interactions(tree, tree, told.rule, lists_of),
-        KeptPoints(first, tree.points, np.zeros(0, np.int32), np.zeros((0, dimension))),
+        lists,
+        KeptPoints(division.first, tree.points, np.zeros(0, np.int32), np.zeros((0, tree.points.shape[1]))),
         len(near_places),
         row_basis,
         columns,
-        near_pairs,
-        far_pairs,
+        near,
+        far,
         near_places,
         Halo.of(communicator, near_places, division.edges),
         others,
         far_halo,
         told.mirrored,
-        whole.get("diagonal_term"),
+        mine.rows.get("diagonal_term"),
         kernels.from_dict(told.kernel),
         told.tolerance,
         told.norm,
@@ -238,10 +203,100 @@ def load(path: Path, communicator: Communicator, n_own_rows: int | None) -> OwnF
     )
 
 
-def _ranks(rank: Ints, known: NDArray[np.bool_], others: Ids) -> Ints:
-    """Return the ranks of known boxes and of others, and 0 for the rest."""
-    result = np.where(known, rank, 0).astype(np.int32)
-    result[others] = rank[others]
+class _OwnShards:
+    """What a process takes out of the shards that hold rows of its own, and bases above the cut out of all.
+
+    Attributes:
+        rows: Own rows of what shards have for each point, and for each leaf.
+        bases: Bases of own boxes and of those above the cut, by side.
+        near, far: Blocks of own boxes and of those above the cut, by pairs of numbers in the whole tree.
+        stored: Type of the blocks.
+    """
+
+    def __init__(self, told: Description, shares: Shares) -> None:
+        self._told, self._shares = told, shares
+        self.rows: dict[str, Array] = {}
+        self.bases = {
+            side: BasisParts({}) for side in (("columns",) if told.mirrored else ("columns", "rows"))
+        }
+        self.near: FlatBlocks = {}
+        self.far: FlatBlocks = {}
+        self.stored = np.dtype(np.float64)
+
+    def read(self, path: Path) -> None:
+        """Read the shards, one after the other."""
+        told, shares = self._told, self._shares
+        found: dict[str, list[Array]] = {}
+        first_leaf, last_leaf = shares.edges_on(shares.whole.n_levels - 1)[
+            shares.rank : shares.rank + 2
+        ].tolist()
+        n_seen = 0
+        for number, checksum in enumerate(told.checksums):
+            shard = read_shard(path, number, checksum)
+            self.stored = shard["near.inner.values"].dtype
+            low, high = told.edges[number], told.edges[number + 1]
+            of_points = slice(max(shares.first - low, 0), max(min(shares.last, high) - low, 0))
+            of_leaves = slice(max(first_leaf - n_seen, 0), max(last_leaf - n_seen, 0))
+            n_seen += len(shard["lower"])
+            for names, part in ((_OF_POINTS, of_points), (_OF_LEAVES, of_leaves)):
+                for name in names & shard.keys():
+                    found.setdefault(name, []).append(shard[name][part].copy())
+            for side, basis in self.bases.items():
+                basis.take(shard, side, self._is_own)
+            for name, pairs in (("near", self.near), ("far", self.far)):
+                pairs.update(
+                    (pair, block.copy())
+                    for pair, block in pairs_of_rows(shard, name, self._is_row, mirrored=told.mirrored)
+                )
+        self.rows = {name: np.concatenate(parts) for name, parts in found.items()}
+
+    def _is_own(self, boxes: Array) -> NDArray[np.bool_]:
+        """Tell which boxes are own ones or above the cut."""
+        return self._is_below(boxes) | (boxes < self._shares.n_top)
+
+    def _is_row(self, boxes: Array) -> NDArray[np.bool_]:
+        """Tell which boxes are own ones or above these."""
+        shares = self._shares
+        found = self._is_below(boxes)
+        own = shares.own_on(shares.cut)
+        for level in range(shares.cut):
+            above = shares.whole.level_start[level] + np.unique(
+                own // shares.whole.arity ** (shares.cut - level)
+            )
+            found |= is_in(boxes, above)
+        return found
+
+    def _is_below(self, boxes: Array) -> NDArray[np.bool_]:
+        shares = self._shares
+        found = np.zeros(len(boxes), bool)
+        for level in range(shares.cut, shares.whole.n_levels):
+            low, high = (
+                shares.whole.level_start[level] + shares.edges_on(level)[shares.rank : shares.rank + 2]
+            )
+            found |= (boxes >= low) & (boxes < high)
+        return found
+
+
+def _split(found: FlatBlocks, division: Division, *, mirrored: bool, stored: np.dtype[Any]) -> OwnBlocks:
+    """Return blocks between own boxes and others apart, boxes numbered as they are known here."""
+    pairs = np.array(list(found), np.int64).reshape(-1, 2)
+    here = division.here(pairs)
+    own = (division.owner[here] == division.rank).all(axis=1)
+    inner: FlatBlocks = {}
+    outer: FlatBlocks = {}
+    for (b, c), is_inner, block in zip(here.tolist(), own.tolist(), found.values(), strict=True):
+        if not is_inner:
+            outer[b, c] = block
+        elif b <= c or not mirrored:
+            inner[b, c] = block
+    return OwnBlocks(joined(inner, stored), joined(outer, stored))
+
+
+def _ranks(rank: Ints, division: Division, communicator: Communicator) -> Ints:
+    """Return the ranks of own boxes and of all down to the cut, given those of own ones; collective."""
+    result = rank.copy()
+    cut = slice(*division.tree.level_start[division.cut : division.cut + 2])
+    result[cut] = np.concatenate(gather(communicator, rank[slice(*division.range_of(division.cut))]))
     return result
 
 

@@ -2,81 +2,57 @@
 
 The first halvings find medians by counts that are summed over the processes; then points move to the owners of their
 boxes, which go on by themselves. Each process owns a range of the boxes of one level, the *cut level*, and all below
-them. Of the other boxes it knows the numbers and bounds, a few bytes for each of their points, and none of the points.
+them. Of the other boxes it knows those above the cut and the surroundings of its own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.hmatrix import _native
-from pipeline.hmatrix.cluster import ClusterTree, Floats, Frame, Ints, halve, leaf_bounds
+from pipeline.hmatrix.admissibility import Admissibility, Interactions
+from pipeline.hmatrix.cluster import ClusterTree, Floats, Ints, halve, leaf_bounds
+from pipeline.hmatrix.distributed.surroundings import OwnBounds, Surroundings
+from pipeline.hmatrix.distributed.whole import Shares, WholeTree
 from pipeline.hmatrix.swap import Array, Ids, exchange, gather, summed
 from pipeline.hmatrix.threads import n_threads
 from pipeline.runtime.communicator import Communicator
 
-_BOXES = (
-    4  # of the cut level for each process, so that any number of processes has shares of about equal size
-)
-
 
 @dataclass(frozen=True, eq=False)
-class Division:
-    """Which process owns which boxes.
+class Division(Shares):
+    """Which process owns which boxes, and the boxes that this one knows.
 
     Attributes:
-        tree: All boxes. Its points, and their numbers `permutation` in the order of processes and rows, are those that
-            this process owns.
-        cut: The cut level.
-        cuts: Shape (processes + 1,); process p owns boxes cuts[p] to cuts[p + 1] - 1 of the cut level, from its first.
-        rank: This process.
-        n_points: Points of all processes.
+        tree: The boxes that this process knows, level by level. Its points, and their numbers `permutation` in the
+            order of processes and rows, are those that this process owns.
+        numbers: Shape (boxes,), the number of each in the whole tree.
+        bounds: Of own boxes.
     """
 
     tree: ClusterTree
-    cut: int
-    cuts: Ids
-    rank: int
-    n_points: int
+    numbers: Ids
+    bounds: OwnBounds
 
-    @cached_property
-    def edges(self) -> Ids:
-        """Shape (processes + 1,); process p owns places edges[p] to edges[p + 1] - 1 of the tree order."""
-        first = self.tree.level_start[self.cut]
-        ends = np.append(self.tree.start[first : self.tree.level_start[self.cut + 1]], self.n_points)
-        return ends[self.cuts].astype(np.int64)
+    def range_of(self, level: int) -> tuple[int, int]:
+        """Return first and last + 1 of this process's boxes on a level at or below the cut."""
+        low, high = self.whole.level_start[level] + self.edges_on(level)[self.rank : self.rank + 2]
+        return int(np.searchsorted(self.numbers, low)), int(np.searchsorted(self.numbers, high))
 
-    @property
-    def first(self) -> int:
-        """This process's first place."""
-        return int(self.edges[self.rank])
-
-    @property
-    def last(self) -> int:
-        """The place behind this process's last."""
-        return int(self.edges[self.rank + 1])
-
-    @property
-    def n_top(self) -> int:
-        """How many boxes are above the cut level; they are numbered first."""
-        return int(self.tree.level_start[self.cut])
-
-    def range_of(self, rank: int, level: int) -> tuple[int, int]:
-        """Return first and last + 1 of a process's boxes on a level at or below the cut."""
-        width = self.tree.arity ** (level - self.cut)
-        start = int(self.tree.level_start[level])
-        return start + int(self.cuts[rank]) * width, start + int(self.cuts[rank + 1]) * width
+    def here(self, numbers: Ids) -> Ids:
+        """Return where boxes, all of them known, are in `tree`."""
+        return np.searchsorted(self.numbers, numbers)
 
     @cached_property
     def owner(self) -> Ints:
         """The process of each box, shape (boxes,); -1 above the cut."""
         owner = np.full(self.tree.n_boxes, -1, np.int32)
         for level in range(self.cut, self.tree.n_levels):
-            for rank in range(len(self.cuts) - 1):
-                owner[slice(*self.range_of(rank, level))] = rank
+            boxes = slice(*self.tree.level_start[level : level + 2])
+            names = self.numbers[boxes] - self.whole.level_start[level]
+            owner[boxes] = np.searchsorted(self.edges_on(level), names, side="right") - 1
         return owner
 
     @cached_property
@@ -88,12 +64,43 @@ class Division:
     def is_above(self) -> NDArray[np.bool_]:
         """Which boxes above the cut have children that this process owns."""
         above = np.zeros(self.tree.n_boxes, bool)
-        first, last = self.range_of(self.rank, self.cut)
+        first, last = self.range_of(self.cut)
         boxes = np.unique(self.tree.parent[first:last])
         while len(boxes) and boxes[0] >= 0:
             above[boxes] = True
             boxes = np.unique(self.tree.parent[boxes])
         return above
+
+
+@dataclass(frozen=True, eq=False)
+class OwnPoints:
+    """The points that a process owns, in tree order.
+
+    Attributes:
+        shares: Who owns which boxes.
+        points: Shape (n, d).
+        numbers: Shape (n,), in the order of processes and rows.
+        bounds: Of own boxes.
+    """
+
+    shares: Shares
+    points: Floats
+    numbers: Ids
+    bounds: OwnBounds
+
+    def division(self, rule: Admissibility, communicator: Communicator) -> tuple[Division, Interactions]:
+        """Find the boxes to be known, and near and far boxes of own ones and of those above the cut; collective."""
+        shares, whole = self.shares, self.shares.whole
+        wanted, sampled = [], []
+        for level in range(whole.n_levels):
+            wanted.append(np.arange(whole.sizes[level]) if level < shares.cut else shares.own_on(level))
+            own = shares.own_on(shares.cut) // whole.arity ** max(shares.cut - level, 0)
+            # Process 0 compresses all boxes above the cut.
+            sampled.append(wanted[-1] if level >= shares.cut or shares.rank == 0 else np.unique(own))
+        found = Surroundings.of(self.bounds, rule, wanted, communicator, sampled=sampled)
+        tree = replace(found.tree, points=self.points, permutation=self.numbers)
+        division = Division(whole, shares.cut, shares.cuts, shares.rank, tree, found.numbers, self.bounds)
+        return division, found.interactions
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +143,7 @@ def build_tree(
     halvings: int,
     halvings_per_level: int,
     metric: Floats | None = None,
-) -> tuple[Division, Route]:
+) -> tuple[OwnPoints, Route]:
     """Order points into a tree, and give each process a share of its boxes; collective.
 
     Costs 64 sums over the processes for each of the first halvings, log2(4 processes) of them, then O(n d halvings) for
@@ -150,14 +157,14 @@ def build_tree(
     """
     counts = np.concatenate(gather(communicator, np.array([len(points)])))
     n_points = int(counts.sum())
-    frame = Frame.of(n_points, halvings, halvings_per_level)
-    sizes = np.diff(frame.level_start)
-    cut, cuts = cut_of(sizes, communicator.size)
-    depth = int(frame.halvings[cut])
+    shares = Shares.of(
+        WholeTree(n_points, halvings, halvings_per_level), communicator.size, communicator.rank
+    )
+    depth = shares.whole.depths[shares.cut]
     measured = points if metric is None else points * metric
     box = _halved(measured, communicator, halve(n_points, depth), depth)
 
-    destination = np.searchsorted(cuts, box, side="right") - 1
+    destination = np.searchsorted(shares.cuts, box, side="right") - 1
     leaving = {int(rank): np.flatnonzero(destination == rank) for rank in np.unique(destination)}
     numbers = np.arange(len(points)) + counts[: communicator.rank].sum()
     arrived = {
@@ -174,22 +181,13 @@ def build_tree(
     for rows in np.split(order, np.flatnonzero(np.diff(own_box[order])) + 1):
         rows[:] = rows[_native.bisect(np.ascontiguousarray(measured[rows]), halvings - depth, n_threads())]
 
-    width = frame.arity ** (len(sizes) - 1 - cut)
-    first, last = (width * int(cuts[communicator.rank + i]) for i in range(2))
-    leaves = slice(int(frame.level_start[-2]) + first, int(frame.level_start[-2]) + last)
-    leaf = np.repeat(np.arange(last - first), (frame.stop - frame.start)[leaves])
+    leaves = shares.whole.n_levels - 1
+    start, stop = shares.whole.places(leaves, shares.own_on(leaves))
+    leaf = np.repeat(np.arange(len(start)), stop - start)
     order = order[np.lexsort((own_numbers[order], leaf))]
-    bounds = leaf_bounds(measured[order], frame, first, last)
-    lower, upper = (np.concatenate(gather(communicator, side)) for side in bounds)
-    tree = frame.tree(np.ascontiguousarray(own[order]), own_numbers[order], lower, upper)
-    division = Division(tree, cut, cuts, communicator.rank, n_points)
-    return division, Route(leaving, sizes_arrived, order, len(points))
-
-
-def cut_of(sizes: NDArray[Any], n_processes: int) -> tuple[int, Ids]:
-    """Return the cut level of a tree, given the number of boxes on each level, and the cuts of its boxes."""
-    cut = 0 if n_processes == 1 else int(np.argmax(np.append(sizes[:-1] >= _BOXES * n_processes, True)))
-    return cut, np.round(np.arange(n_processes + 1) * sizes[cut] / n_processes).astype(np.int64)
+    bounds = OwnBounds.of_leaves(shares, leaf_bounds(measured[order], start, stop), communicator)
+    found = OwnPoints(shares, np.ascontiguousarray(own[order]), own_numbers[order], bounds)
+    return found, Route(leaving, sizes_arrived, order, len(points))
 
 
 def _halved(points: Floats, communicator: Communicator, ranges: list[tuple[Ids, Ids]], depth: int) -> Ids:

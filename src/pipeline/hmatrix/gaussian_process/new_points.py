@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.hmatrix.admissibility import Interactions, Strong, lists_of, pairs_of
-from pipeline.hmatrix.cluster import ClusterTree, Frame, halve, leaf_bounds
+from pipeline.hmatrix.cluster import ClusterTree, Frame, halve
 from pipeline.hmatrix.geometry import Geometry
 
 Array = NDArray[np.float64]
@@ -158,4 +158,4 @@ def _tree_of(tree: ClusterTree, new_points: Array, leaves: NDArray[np.int64], me
         arity=tree.arity,
     )
     points = np.ascontiguousarray(new_points[order])
-    return frame.tree(points, order.astype(np.int64), *leaf_bounds(points * metric, frame))
+    return frame.tree(points, order.astype(np.int64), frame.leaf_bounds(points * metric))

@@ -22,7 +22,17 @@ from pipeline.hmatrix.batched.kernel import WholeTree
 from pipeline.hmatrix.batched.part import BatchedPart
 from pipeline.hmatrix.inputs import Progress
 from pipeline.hmatrix.partition import LevelPartition, partition_level
-from pipeline.hmatrix.parts.stages import NO_PHASE, Eliminated, Ids, Moved, Problem, Stage, Steps
+from pipeline.hmatrix.parts.renumbered import RenumberedPart
+from pipeline.hmatrix.parts.stages import (
+    NO_PHASE,
+    Eliminated,
+    Ids,
+    Moved,
+    Problem,
+    Stage,
+    Steps,
+    last_dense_level,
+)
 from pipeline.hmatrix.parts.team import Message, Team
 from pipeline.hmatrix.ranges import owners
 from pipeline.hmatrix.threads import one_blas_thread
@@ -69,8 +79,15 @@ class _Run:
     ) -> None:
         self.problem, self.team, self.tree, self.progress = problem, team, problem.tree, progress
         self.clock = clock
-        self.watch = _native.Watch(progress, self.tree.n_boxes)
-        self.parts = {number: self._part(team.devices.get(number)) for number in team.own}
+        whole = problem.plan and problem.plan.levels
+        self.sizes = [level.n_boxes for level in whole] if whole else np.diff(self.tree.level_start).tolist()
+        self.watch = _native.Watch(progress, sum(self.sizes))
+        self.batched = set(team.devices)
+        parts = {number: self._part(team.devices.get(number)) for number in team.own}
+        plan = problem.plan
+        self.parts = (
+            parts if plan is None else {number: RenumberedPart(part, plan) for number, part in parts.items()}
+        )
         self.stages: list[Stage] = []
         self.seconds: list[float] = []
         self.unread: dict[
@@ -106,12 +123,12 @@ class _Run:
         except _Broken as broken:
             return None, broken.failure
         if self.progress is not None:
-            self.progress(self.tree.n_boxes, self.tree.n_boxes)
+            self.progress(sum(self.sizes), sum(self.sizes))
         return self._result(), None
 
     def _plan(self, level: int) -> LevelPartition:
-        if self.problem.plans is not None:
-            return self.problem.plans[level]
+        if self.problem.plan is not None:
+            return self.problem.plan.levels[level]
         return partition_level(self.tree, self.problem.near, level, self.team.n_parts, self.team.shares)
 
     def _eliminate_all(self) -> None:
@@ -120,10 +137,12 @@ class _Run:
         for number, part in self.parts.items():
             part.own(*plan.range_of(number))
             boxes = plan.first + plan.known_to(number)
-            start = np.concatenate([[0], np.cumsum(self.tree.stop[boxes] - self.tree.start[boxes])])
-            part.set_points(boxes, start, _ranges(self.tree.start[boxes], self.tree.stop[boxes]))
+            first, last = (side[self._here(boxes)] for side in (self.tree.start, self.tree.stop))
+            part.set_points(boxes, np.concatenate([[0], np.cumsum(last - first)]), _ranges(first, last))
         moved: Moved = {}
-        while level >= self.problem.first_far_level and self._left(plan) > self.problem.dense_end:
+        far, end = self.problem.first_far_level, self.problem.dense_end
+        few = last_dense_level(np.array(self.sizes), far, end)
+        while level >= far and (level > few or self._left(plan) > end):
             begun = self.clock()
             fetched = self._fetch_samples(plan, _AHEAD)
             for phase in range(plan.n_phases):
@@ -147,6 +166,10 @@ class _Run:
         begun = self.clock()
         self._finish(plan, moved)
         self.seconds.append(self.clock() - begun)
+
+    def _here(self, boxes: NDArray[Any]) -> NDArray[Any]:
+        """Return where boxes, numbered as in the whole tree, are in the tree that is known."""
+        return boxes if self.problem.plan is None else self.problem.plan.here(boxes)
 
     def _left(self, plan: LevelPartition) -> float:
         """Return how many unknowns there are, over all parts."""
@@ -184,8 +207,8 @@ class _Run:
             return
         known = [self.parts[number].points(chosen.astype(np.int32))[1] for number, chosen in boxes.items()]
         matrix, diagonal, kept = self.problem.fetch(np.concatenate([samples, *known]).astype(np.int64))
-        for part in self.parts.values():
-            if isinstance(part, BatchedPart):
+        for number, part in self.parts.items():
+            if number in self.batched:
                 part.keep(kept, diagonal)
             else:
                 part.set_entries(matrix, diagonal)
@@ -199,7 +222,7 @@ class _Run:
         if self.problem.fetch is not None:
             far, tree, rows = self.problem.far, self.tree.native, self.problem.sampling.rows
             own = [np.arange(*plan.range_of(number), dtype=np.int32) for number in self.parts]
-            boxes = np.concatenate([np.zeros(0, np.int32), *own])
+            boxes = self._here(np.concatenate([np.zeros(0, np.int32), *own]))
             wanted = [
                 _native.sampled_outside(
                     tree, tree, far.start, far.boxes, boxes, size, number, *self.problem.kept
@@ -228,8 +251,8 @@ class _Run:
         """Apply the records of the phase before and eliminate boxes; return how many samples of each are fetched."""
         in_phase = {number: plan.boxes_of(number, phase) for number in self.parts}
         for number, part in self.parts.items():
-            if isinstance(part, BatchedPart):
-                in_phase[number] = part.arranged(in_phase[number])
+            if number in self.batched:
+                in_phase[number] = part.arranged(plan.first + in_phase[number]) - plan.first
         left = in_phase
 
         def eliminate(number: int, watching: bool) -> Any:

@@ -20,13 +20,40 @@ Moved = dict[tuple[int, int], Ids]
 NO_PHASE = -1
 
 
+def last_dense_level(sizes: NDArray[Any], first_far_level: int, dense_end: int) -> int:
+    """Return the last level, given how many boxes each has, whose boxes may be left to one dense factorization."""
+    few = int(np.flatnonzero(np.asarray(sizes) <= dense_end).max(initial=-1))
+    return max(few, first_far_level - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Who owns which boxes of a tree of which this process knows some.
+
+    Attributes:
+        levels: The partition of each level, from the top. Boxes are numbered as in the whole tree.
+        numbers: The number of each known box in the whole tree, sorted.
+    """
+
+    levels: Sequence[LevelPartition]
+    numbers: NDArray[np.int64]
+
+    def here(self, boxes: NDArray[Any]) -> Ids:
+        """Return where known boxes are among these, or the first of these behind a box."""
+        return np.searchsorted(self.numbers, boxes).astype(np.int32)
+
+    def names(self, boxes: NDArray[Any]) -> Ids:
+        """Return the numbers of known boxes."""
+        return np.asarray(self.numbers[boxes], np.int32)
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """What is factorized.
 
     Attributes:
         matrix: Entries, without the diagonal.
-        tree: All boxes; its points are those of this process's parts at least.
+        tree: The boxes that this process's parts have to know. Its points are not looked at.
         near: Boxes near to each box that this process's parts own on any level, and to each of these near boxes.
         far: Boxes far from each box that they own, and from those above it.
         diagonal: Added to the diagonal, in the order in which `matrix` keeps its points, float64 or complex128.
@@ -40,7 +67,7 @@ class Problem:
             the points themselves.
         kept: First and last + 1 of the places that `matrix` keeps whatever is fetched.
         kernel: Gives the entries; wanted where parts work in batches.
-        plans: Who owns which boxes, for each level from the top; left out where `near` has the lists of all boxes.
+        plan: Who owns which boxes; left out where `tree` and `near` have all boxes.
     """
 
     matrix: "_native.KernelMatrix"
@@ -57,7 +84,7 @@ class Problem:
     fetch: Callable[[NDArray[np.int64]], tuple["_native.KernelMatrix", NDArray[Any], Kept]] | None = None
     kept: tuple[int, int] = (0, 0)
     kernel: Kernel | None = None
-    plans: Sequence[LevelPartition] | None = None
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True, eq=False)

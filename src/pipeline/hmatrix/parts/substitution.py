@@ -14,11 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.hmatrix import _native
-from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.parts.stages import Eliminated, Ids, Moved, Stage, Steps
 from pipeline.hmatrix.parts.team import Team
 from pipeline.hmatrix.places import distinct
-from pipeline.hmatrix.ranges import range_edges
 from pipeline.hmatrix.threads import one_blas_thread
 
 # As native/solve.hpp numbers them.
@@ -78,17 +76,14 @@ class Substitution:
         tally: What was done and sent so far, the factorization included.
     """
 
-    def __init__(
-        self, eliminated: Eliminated, tree: ClusterTree, team: Team, kind: int, stored: np.dtype[Any]
-    ) -> None:
+    def __init__(self, eliminated: Eliminated, team: Team, kind: int, stored: np.dtype[Any]) -> None:
         """Number each part's unknowns and make the lists; collective."""
         self._team, self._kind, self.tally = team, kind, team.tally
         self._stored = stored
         self._computed = np.dtype(np.complex128 if stored.kind == "c" else np.float64)
-        plan = eliminated.stages[0].plan
-        bounds = range_edges(tree, plan.first, plan.cuts)
+        bounds = eliminated.stages[0].plan.places
         self._bounds = {part: (int(bounds[part]), int(bounds[part + 1])) for part in team.own}
-        self._stages = self._localize(eliminated.stages, tree)
+        self._stages = self._localize(eliminated.stages)
         self.determinant, self.peak_bytes = eliminated.determinant, eliminated.peak_bytes
         self.table, self.levels = eliminated.table, eliminated.levels
 
@@ -263,11 +258,11 @@ class Substitution:
         for (part, _), places in stage.halo.items():
             vectors[part][places] = 0
 
-    def _localize(self, stages: list[Stage], tree: ClusterTree) -> list[LocalStage]:
+    def _localize(self, stages: list[Stage]) -> list[LocalStage]:
         team = self._team
         # Unknowns that arrive with a move, and those that others ask for, are known to the sender alone.
         arrived = [self._delivered("moves", stage, stage.moved) for stage in stages]
-        halos = [self._halo(stage, tree) for stage in stages]
+        halos = [self._halo(stage) for stage in stages]
         asked = [self._delivered("halos", stage, halo) for stage, halo in zip(stages, halos, strict=True)]
         numbering = {}
         for part, (low, high) in self._bounds.items():
@@ -306,12 +301,12 @@ class Substitution:
         received = self._team.exchange(what, stage.plan.level, {pair: (ids,) for pair, ids in table.items()})
         return {(part, source): ids for part, messages in received.items() for source, (ids,) in messages}
 
-    def _halo(self, stage: Stage, tree: ClusterTree) -> Moved:
+    def _halo(self, stage: Stage) -> Moved:
         """Return the unknowns of others that a part's steps touch, by (part, owner)."""
         if stage.dense or stage.plan.n_active == 1:
             return {}
         plan = stage.plan
-        edges = range_edges(tree, plan.first, plan.cuts)
+        edges = plan.places
         result: Moved = {}
         for part, pieces in stage.steps.items():
             touched = [np.zeros(0, np.int32)]
