@@ -170,7 +170,8 @@ class PartsWork:
     def of_parts(self, owner: Ints, n_parts: int) -> NDArray[np.float64]:
         """Return the work of each part for the planned boxes, whose parts are given: shape (parts,)."""
         own = np.bincount(owner, self.own, minlength=n_parts)
-        return np.asarray(own + np.bincount(self.parts, self.applied, minlength=n_parts))
+        # Of nothing, NumPy counts in integers.
+        return np.asarray(own + np.bincount(self.parts, self.applied, minlength=n_parts), np.float64)
 
 
 def cut(level: Boxes, speeds: NDArray[np.float64]) -> Ints:

@@ -101,10 +101,11 @@ def _parts_boxes(A: OwnForm, plans: list[DividedPlan], team: Team, *, at_end: in
     for level in range(whole.n_levels - 1, -1, -1):
         partition = plans[level].partition
         here = np.arange(partition.low, partition.low + len(partition.phase))
-        own, known = (
-            np.union1d(here, own // whole.arity),
-            np.union1d(plans[level].names, known // whole.arity),
-        )
+        own = np.union1d(here, own // whole.arity)
+        # Children of what the level above knows become its boxes there.
+        parents = plans[level - 1].names if level else np.zeros(0, np.int64)
+        children = (parents[:, None] * whole.arity + np.arange(whole.arity)).reshape(-1)
+        known = distinct(np.concatenate([plans[level].names, children, known // whole.arity]))
         if takes_all and level <= at_end:
             known = np.arange(whole.sizes[level])
         wanted.append(own)

@@ -90,7 +90,7 @@ class Surroundings:
             wanted: The boxes of each level whose lists are wanted, sorted, their parents among them.
             communicator: The processes.
             sampled: Those of which samples of the far field are drawn, for themselves or boxes below; all if left out.
-            others: Further boxes of each level to know, with their children; their parents are among them.
+            others: Further boxes of each level to know; their parents are among them.
         """
         whole, cut = bounds.shares.whole, bounds.shares.cut
         arity, children = whole.arity, np.arange(whole.arity)
@@ -105,13 +105,7 @@ class Surroundings:
             if level <= cut:
                 known = np.arange(whole.sizes[level])
             else:
-                parents = [
-                    wanted[level - 1],
-                    near[1],
-                    entered.boxes,
-                    others[level - 1],
-                    others[level] // arity,
-                ]
+                parents = [wanted[level - 1], near[1], entered.boxes, others[level] // arity]
                 known = (distinct(np.concatenate(parents))[:, None] * arity + children).reshape(-1)
             box = bounds.of(level, known, communicator)
             start, stop = whole.places(level, known)
