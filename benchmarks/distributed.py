@@ -30,11 +30,11 @@ from numpy.typing import NDArray
 from pipeline.data import load_points
 from pipeline.hmatrix import DistributedH2Matrix, H2Matrix, kernels
 from pipeline.hmatrix.distributed.exact_rows import exact_products
-from pipeline.hmatrix.swap import summed
 from pipeline.hmatrix.factor import entries_of, factorize_by, problem_of
 from pipeline.hmatrix.factorization import Factorization
 from pipeline.hmatrix.parts import Team
 from pipeline.hmatrix.skeleton import FarSampling
+from pipeline.hmatrix.swap import summed
 from pipeline.runtime.foretelling import foretell
 from pipeline.runtime.mpi import MpiCommunicator
 
