@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.precision import Budget, HalfNetwork, Sampling, routines
+from pipeline.precision import Budget, HalfNetwork, Sampling, execution, routines
 from pipeline.precision.calibration import PART
 from pipeline.precision.error import routine_bound
 from pipeline.precision.execution import BATCH, Execution
@@ -352,7 +352,7 @@ def test_conversion_and_choice_pack_no_layer_twice(monkeypatch, generator):
     x = torch.randn(2, 8, 5, 6, generator=generator)
     network = HalfNetwork.convert(module, x)
     error = relative(network(x), network.float_twin()(x))
-    monkeypatch.setattr(routines, "build", counted)
+    monkeypatch.setattr(execution, "build", counted)
     network = HalfNetwork.convert(module, x, budget=Budget(output_error=0.98 * error))
     assert {layer.weight_dtype for layer in network.layers} == {
         "float16",
