@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix.admissibility import Strong
 from pipeline.hmatrix.gaussian_process.cross import Sources, exactly
-from pipeline.hmatrix.gaussian_process.divided import kept, total
+from pipeline.hmatrix.gaussian_process.divided import all_rows, kept, root_mean_square, total
+from pipeline.hmatrix.gaussian_process.left_out import left_one_out
 from pipeline.hmatrix.gaussian_process.likelihood import LikelihoodEvaluation
-from pipeline.hmatrix.gaussian_process.prepared import prepared, solved
+from pipeline.hmatrix.gaussian_process.prepared import of_noise, prepared, solved
 from pipeline.hmatrix.gaussian_process.trend import Regressors
 from pipeline.hmatrix.gaussian_process.variances import (
     RESIDUAL,
@@ -37,7 +39,11 @@ ENOUGH = 1e-5  # of the standard deviation of the values: error of a predicted m
 FEW = 256  # new points whose variances cost one solve each
 _OF_WANTED = 0.5  # share of what a mean may err by, expected of the first product with a cross-covariance
 TIGHTEST, _LOOSEST = 1e-11, 1e-5  # tolerances of such products
-JITTER = 1e-6  # of the variance, for random fields without noise
+JITTER = 1e-6  # of the variance: noise that random fields are drawn with,
+_LEAST_JITTER = 1e-9  # and where values have hardly any themselves
+_OF_NOISE = 0.01  # of the least noise of values: more would be seen beside what they leave unknown
+_DENSE = 2048  # points at which fields are drawn by dense algebra if values have less noise
+_LEAST_RESIDUAL = 1e-12  # relative, of solves with random fields
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,15 +108,27 @@ class Conditional:
         mean = regressors @ self.model.beta + images[:, 0]
         if not variances:
             return mean, np.zeros(0), 0.0
+        # What is known exactly has no variance, of which an error could be a part.
+        found, errors = np.zeros(len(new_points)), np.zeros(len(new_points))
+        unknown = ~self._known(new_points)
         if exact:
-            found, errors = self._exact_variance(new_points)
+            found[unknown], errors[unknown] = self._exact_variance(new_points[unknown])
         else:
-            found, errors = self._corrected_variance(new_points, images[:, 1 + p :])
+            found[unknown], errors[unknown] = self._corrected_variance(
+                new_points[unknown], images[unknown, 1 + p :]
+            )
         if p:
             # The coefficients of the trend are uncertain too.
             missed = regressors - images[:, 1 : 1 + p]
             found = found + (missed * np.linalg.solve(self.model.gram, missed.T).T).sum(axis=1)
         return mean, found, warned(self._root_mean_square(errors))
+
+    def _known(self, new_points: Array) -> NDArray[np.bool_]:
+        """Return which new points are places of values without noise."""
+        exact = all_rows(self.model.communicator, self.points[self.noise == 0])
+        if not len(exact) or not len(new_points):
+            return np.zeros(len(new_points), np.bool_)
+        return np.asarray(cKDTree(exact).query(new_points)[0] == 0)
 
     def _root_mean_square(self, errors: Array) -> float:
         """Return the root mean square of errors at all new points."""
@@ -179,34 +197,22 @@ class Conditional:
         """Return variances from near values, corrected by products with the fields, shape (q, S)."""
         return variances_from_near(self.model, self.points, self.noise, new_points, self._fields[0], full)
 
-    def leave_one_out(self) -> tuple[Array, Array]:
-        """Return mean and standard deviation of each value's prediction from the others, noise included, both (n,).
+    def leave_one_out(self) -> tuple[Array, Array, float]:
+        """Return mean and standard deviation of each value from the others, (n,), and their error (`left_out.py`)."""
+        return left_one_out(self.model, self.values, self._estimated_diagonal)
 
-        The residual of value i is (P y)_i / P_ii, its variance 1 / P_ii [1, equation 5.12], P as in `likelihood.py`.
-        The diagonal of A^-1 follows from near values, corrected as variances of new points are: with row b_i of the
-        near values' inverse, (A^-1)_ii = b_ii + E (A^-1 v - b_i v)^2 for fields v.
-
-        References:
-            [1] Rasmussen, Williams, "Gaussian Processes for Machine Learning", MIT Press 2006.
-        """
-        diagonal = self._inverse_diagonal()
-        if len(self.model.gram):
-            W = self.model.solved_basis
-            diagonal = diagonal - (W * np.linalg.solve(self.model.gram, W.T).T).sum(axis=1)
-        variance = 1 / diagonal
-        return self.values - self.model.weights * variance, np.sqrt(variance)
-
-    def _inverse_diagonal(self) -> Array:
-        """Return an estimate of the diagonal of A^-1, shape (n,)."""
-        if len(self.points) <= FEW:
-            return np.diag(np.asarray(self.model.F.solve(np.eye(len(self.points))))).copy()
+    def _estimated_diagonal(self) -> tuple[Array, Array]:
+        """Return an estimate of the diagonal of A^-1 and its relative errors, both of shape (n,)."""
         return inverse_diagonal(self.model.kernel, self.points, self.noise, *self._fields)
 
     def sample(self, new_points: Array, n_samples: int, generator: np.random.Generator) -> Array:
         """Return random fields given the values, at new points, shape (q, n_samples), noise not included.
 
         A field drawn at values and new points together is corrected by what the values say [1]: one factorization of
-        n + q points, and one solve and product for each field. A nugget of 1e-6 of the variance keeps it definite.
+        n + q points, and one solve and product for each field. To be drawn, fields need a little noise: a millionth of
+        the variance, or a hundredth of the values' noise if that is less, but a billionth at least. It is taken off the
+        noise that the values get. Where a billionth is too much, up to 2,048 points in all are drawn by dense algebra,
+        without such noise.
 
         Raises:
             ConvergenceError: If the joint covariance is not positive definite.
@@ -216,8 +222,8 @@ class Conditional:
                 2021, equation 11.
         """
         n, group = len(self.points), self.model.communicator
-        fields, normal = self._joint_fields(new_points, n_samples, generator)
-        noisy = fields[:n] + np.sqrt(self.noise)[:, None] * normal
+        fields, normal, drawn_noise = self._joint_fields(new_points, n_samples, generator)
+        noisy = fields[:n] + np.sqrt(np.maximum(self.noise - drawn_noise, 0.0))[:, None] * normal
         # Conditioning on the drawn values by P takes the trend's uncertainty along.
         missed = self._solve(noisy)
         basis, gram = self.model.solved_basis, self.model.gram
@@ -229,19 +235,40 @@ class Conditional:
         return np.asarray(result + self.predict(new_points, variances=False)[0][:, None])
 
     def _solve(self, b: Array) -> Array:
-        """Return A^-1 b for b of shape (n, m)."""
-        return solved(self.model, b, RESIDUAL)[0]
+        """Return A^-1 b for b of shape (n, m), as accurately as the noise asks."""
+        group = self.model.communicator
+        relative = of_noise(self.noise, group) / (root_mean_square(group, b) or 1.0)
+        return solved(self.model, b, min(max(relative, _LEAST_RESIDUAL), RESIDUAL))[0]
 
     def _joint_fields(
         self, new_points: Array, n_samples: int, generator: np.random.Generator
-    ) -> tuple[Array, Array]:
-        """Return fields at values and new points, shape (n + q, n_samples), and normal numbers for the noise."""
+    ) -> tuple[Array, Array, float]:
+        """Return fields at values and new points, shape (n + q, n_samples), normal numbers, and the fields' own noise.
+
+        The normal numbers are for the values' noise, shape (n, n_samples).
+        """
         kernel = self.model.kernel
         joint = np.concatenate([self.points, new_points])
-        jitter = JITTER * float(kernel.diagonal(joint).max())
-        matrix = H2Matrix.from_kernel(joint, kernel, diagonal=jitter, tolerance=1e-7)
-        fields = matrix.factorize(1e-7, kind="cholesky").sample(generator, n_samples).numpy()
-        return fields, generator.standard_normal((len(self.points), n_samples))
+        variance = float(kernel.diagonal(joint).max())
+        drawn_noise = noise_of_fields(float(self.noise.min()), variance)
+        if _OF_NOISE * self.noise.min() < drawn_noise <= _LEAST_JITTER * variance and len(joint) <= _DENSE:
+            values, vectors = np.linalg.eigh(kernel(joint, joint))
+            root = vectors * np.sqrt(np.maximum(values, 0.0))
+            fields, drawn_noise = root @ generator.standard_normal((len(joint), n_samples)), 0.0
+        else:
+            tolerance = min(1e-7, 0.1 * drawn_noise / variance)
+            matrix = H2Matrix.from_kernel(joint, kernel, diagonal=drawn_noise, tolerance=tolerance)
+            fields = matrix.factorize(tolerance, kind="cholesky").sample(generator, n_samples).numpy()
+        return fields, generator.standard_normal((len(self.points), n_samples)), drawn_noise
+
+
+def noise_of_fields(least: float, variance: float) -> float:
+    """Return the variance of the noise that random fields are drawn with, where values have `least` or more."""
+    if _OF_NOISE * least < _LEAST_JITTER * variance:
+        logger.info(
+            "values with little noise: random fields have noise of %.0e of their variance", _LEAST_JITTER
+        )
+    return min(JITTER * variance, max(_OF_NOISE * least, _LEAST_JITTER * variance))
 
 
 def tighter(tolerance: float, error: float, wanted: float) -> float:

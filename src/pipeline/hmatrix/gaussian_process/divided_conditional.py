@@ -14,10 +14,9 @@ from pipeline.hmatrix.gaussian_process.conditional import (
     AT_A_TIME,
     CHECKED,
     ENOUGH,
-    FEW,
-    JITTER,
     Array,
     Conditional,
+    noise_of_fields,
     tighter,
 )
 from pipeline.hmatrix.gaussian_process.divided import all_rows, root_mean_square, rows_before, total
@@ -130,14 +129,7 @@ class DividedConditional(Conditional):
         off = np.sqrt(variances[own] / np.maximum(exact, 1e-300)) - 1
         return math.hypot(root_mean_square(group, off), root_mean_square(group, lost))
 
-    def _inverse_diagonal(self) -> Array:
-        group, n = self._group, len(self.points)
-        n_values = int(total(group, np.array([n]))[0])
-        if n_values <= FEW:
-            columns = np.zeros((n, n_values))
-            places = np.arange(n), rows_before(group, n) + np.arange(n)
-            columns[places] = 1
-            return np.asarray(self.fitted.F.solve(columns))[places]
+    def _estimated_diagonal(self) -> tuple[Array, Array]:
         matrix, d = self.fitted.A, self.points.shape[1]
         assert isinstance(matrix, DistributedH2Matrix)
         rows = np.column_stack([self.points, self.noise, *self._fields])
@@ -145,17 +137,20 @@ class DividedConditional(Conditional):
         near = np.concatenate([own, matrix.form.near_halo.fetch(matrix.communicator, own)])
         drawn, solved = np.split(near[:, d + 1 :], 2, axis=1)
         found = inverse_diagonal(self.fitted.kernel, near[:, :d], near[:, d], drawn, solved, len(own))
-        return np.asarray(matrix.form.route.back(matrix.communicator, found))
+        diagonal, relative = matrix.form.route.back(matrix.communicator, np.column_stack(found)).T
+        return diagonal.copy(), relative.copy()
 
     def _joint_fields(
         self, new_points: Array, n_samples: int, generator: np.random.Generator
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Array, float]:
         kernel, group = self.fitted.kernel, self._group
         points = np.concatenate([self.points, new_points])
-        variance = np.max(all_rows(group, kernel.diagonal(points)), initial=0.0)
+        variance = float(np.max(all_rows(group, kernel.diagonal(points)), initial=0.0))
+        drawn_noise = noise_of_fields(float(np.min(all_rows(group, self.noise), initial=math.inf)), variance)
+        tolerance = min(1e-7, 0.1 * drawn_noise / variance)
         matrix = DistributedH2Matrix.from_kernel(
-            points, kernel, group, diagonal=JITTER * float(variance), tolerance=1e-7
+            points, kernel, group, diagonal=drawn_noise, tolerance=tolerance
         )
-        fields = matrix.factorize(1e-7, kind="cholesky").sample(generator, n_samples)
+        fields = matrix.factorize(tolerance, kind="cholesky").sample(generator, n_samples)
         own = np.random.default_rng((int(generator.integers(2**62)), group.rank))
-        return fields, own.standard_normal((len(self.points), n_samples))
+        return fields, own.standard_normal((len(self.points), n_samples)), drawn_noise

@@ -1,5 +1,6 @@
 """The numbers of a kernel that a fit may change: found, read and replaced by name, as logarithms."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -12,6 +13,7 @@ from pipeline.hmatrix.gaussian_process.anchored import Anchored
 from pipeline.hmatrix.kernels import Kernel, Product, Scaled, Sum
 
 NUGGET = "nugget"
+_SCALES = ("variance", "factor")
 _SMOOTHNESS = "nu"  # moves the likelihood little and costs Bessel functions: free only where it is asked for
 
 
@@ -23,16 +25,23 @@ class Parameter:
         name: Name to a person: "length_scale", "length_scale[1]", "terms[0].variance".
         path: Fields and indices that lead to it.
         scales_all: The whole kernel is proportional to it.
+        is_relative: A variance of no unit, within a factor of a product whose unit another factor has.
     """
 
     name: str
     path: tuple[str | int, ...]
     scales_all: bool = False
+    is_relative: bool = False
 
     @property
     def field(self) -> str:
         """The name of the field that holds it, without an index."""
         return str(next(step for step in reversed(self.path) if isinstance(step, str)))
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """All that it answers to: its name, that of the whole tuple where it is an entry of one, and its field."""
+        return self.name, re.sub(r"\[\d+\]$", "", self.name), self.field
 
 
 def free_parameters(
@@ -40,7 +49,8 @@ def free_parameters(
 ) -> tuple[Parameter, ...]:
     """Return the parameters that a fit may change: every positive number of the kernel but what is `fixed`.
 
-    A product has one variance: those of its other factors stay as they are. So does the factor of a multiple.
+    Each factor of a product has a scale: its variance, or that of a sum's first term. The product needs one of them,
+    and the scales of its other factors stay as they are. So does the factor of a multiple that has a scale within.
 
     Args:
         kernel: Any kernel; sums, products and multiples are searched through.
@@ -50,45 +60,77 @@ def free_parameters(
     Raises:
         ConfigError: If a name in `fixed` is none of the kernel's.
     """
-    found = tuple(_walk(kernel, (), "", scales_all=True))
-    if not smoothness:
-        found = tuple(parameter for parameter in found if parameter.field != _SMOOTHNESS)
-    fixed = set(fixed) - {NUGGET}
-    unknown = fixed - {name for p in found for name in (p.name, p.name.split("[")[0], p.field)}
+    held = set(fixed) - {NUGGET}
+    everything = _walk(kernel, (), "", frozenset(), scales_all=True).met
+    unknown = held - {name for p in everything for name in p.names}
     if unknown:
         raise ConfigError(
-            f"fixed: no {sorted(unknown)[0]!r}; the kernel's parameters are {', '.join(p.name for p in found)}"
+            f"fixed: no {sorted(unknown)[0]!r}; the kernel's parameters are {', '.join(p.name for p in everything)}"
         )
-    return tuple(p for p in found if not {p.name, p.name.rsplit("[", 1)[0], p.field} & fixed)
+    found = _walk(kernel, (), "", frozenset(held), scales_all=True).free
+    return tuple(p for p in found if smoothness or p.field != _SMOOTHNESS)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a kernel has.
+
+    Attributes:
+        free: The parameters that may vary.
+        met: All parameters, in the kernel's order.
+        scale: One whose change, with that of others, can multiply the whole kernel by any number. None if nothing can.
+    """
+
+    free: tuple[Parameter, ...] = ()
+    met: tuple[Parameter, ...] = ()
+    scale: Parameter | None = None
 
 
 def _walk(
+    kernel: Kernel, path: tuple[str | int, ...], prefix: str, held: frozenset[str], *, scales_all: bool
+) -> _Found:
+    if isinstance(kernel, Sum | Product):
+        inner = [
+            _walk(
+                term, (*path, "terms", number), f"{prefix}terms[{number}].", held,
+                scales_all=scales_all and isinstance(kernel, Product),
+            )
+            for number, term in enumerate(kernel.terms)
+        ]  # fmt: skip
+        free = tuple(p for found in inner for p in found.free)
+        met = tuple(p for found in inner for p in found.met)
+        scales = [found.scale for found in inner]
+        if isinstance(kernel, Sum):
+            return _Found(free, met, None if None in scales else scales[0])
+        # Scales of several factors would be the same direction. One that scales the product alone is the cheapest.
+        some = [scale for scale in scales if scale is not None]
+        kept = next((scale for scale in some if scale.scales_all), some[0] if some else None)
+        chosen = [
+            replace(p, is_relative=found.scale != kept and p.field in _SCALES)
+            for found in inner
+            for p in found.free
+            if p == kept or p not in some
+        ]
+        return _Found(tuple(chosen), met, kept)
+    if isinstance(kernel, Scaled):
+        found = _walk(kernel.kernel, (*path, "kernel"), f"{prefix}kernel.", held, scales_all=scales_all)
+        if not _is_positive(kernel.factor):
+            return found
+        factor = Parameter(f"{prefix}factor", (*path, "factor"), scales_all)
+        met = (*found.met, factor)
+        if found.scale is not None or not held.isdisjoint(factor.names):
+            return replace(found, met=met)
+        return _Found((*found.free, factor), met, factor)
+    if isinstance(kernel, Anchored):
+        return _walk(kernel.kernel, (*path, "kernel"), prefix, held, scales_all=scales_all)
+    met = tuple(_numbers_of(kernel, path, prefix, scales_all=scales_all))
+    free = tuple(p for p in met if held.isdisjoint(p.names))
+    return _Found(free, met, next((p for p in free if p.field == "variance"), None))
+
+
+def _numbers_of(
     kernel: Kernel, path: tuple[str | int, ...], prefix: str, *, scales_all: bool
 ) -> Iterator[Parameter]:
-    if isinstance(kernel, Sum | Product):
-        linear = scales_all and isinstance(kernel, Product)
-        has_variance = False
-        for number, term in enumerate(kernel.terms):
-            inner = list(
-                _walk(term, (*path, "terms", number), f"{prefix}terms[{number}].", scales_all=linear)
-            )
-            for parameter in inner:
-                # Factors of a product share one variance: more of them would be the same direction.
-                if isinstance(kernel, Product) and parameter.field == "variance":
-                    if has_variance:
-                        continue
-                    has_variance = True
-                yield parameter
-        return
-    if isinstance(kernel, Scaled):
-        inner = list(_walk(kernel.kernel, (*path, "kernel"), f"{prefix}kernel.", scales_all=scales_all))
-        yield from inner
-        if not any(p.field == "variance" for p in inner) and _is_positive(kernel.factor):
-            yield Parameter(f"{prefix}factor", (*path, "factor"), scales_all)
-        return
-    if isinstance(kernel, Anchored):
-        yield from _walk(kernel.kernel, (*path, "kernel"), prefix, scales_all=scales_all)
-        return
     for field in fields(kernel):
         value = getattr(kernel, field.name)
         if isinstance(value, tuple) and all(_is_positive(entry) for entry in value):

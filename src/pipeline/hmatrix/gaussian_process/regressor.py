@@ -1,7 +1,5 @@
 """`GaussianProcess`: fit a covariance to all values by maximum likelihood, and predict with its uncertainty."""
 
-import copy
-import inspect
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,13 +16,13 @@ from pipeline.hmatrix.gaussian_process.divided import all_or_none, all_rows, tot
 from pipeline.hmatrix.gaussian_process.divided_conditional import DividedConditional
 from pipeline.hmatrix.gaussian_process.likelihood import Likelihood, LikelihoodEvaluation, on_first
 from pipeline.hmatrix.gaussian_process.maximize import by_scoring
-from pipeline.hmatrix.gaussian_process.parameters import free_parameters, logarithms, with_logarithms
+from pipeline.hmatrix.gaussian_process.scikit_learn import ScikitLearnHabits, positive
 from pipeline.hmatrix.gaussian_process.scores import scores
 from pipeline.hmatrix.gaussian_process.search import greatest
-from pipeline.hmatrix.gaussian_process.settings import Settings, noise_of, points_of, values_of
+from pipeline.hmatrix.gaussian_process.settings import Settings, columns_of, noise_of, points_of, values_of
 from pipeline.hmatrix.gaussian_process.start import bounds_of
 from pipeline.hmatrix.gaussian_process.trend import Regressors, Trend
-from pipeline.hmatrix.inputs import as_array
+from pipeline.hmatrix.inputs import as_array, require_count
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.streams import Purpose, stream
 from pipeline.runtime.communicator import Communicator
@@ -40,7 +38,7 @@ class NotFittedError(ValueError, AttributeError):
     """A model was asked before its `fit`; an AttributeError too, as scikit-learn's is, so that `hasattr` says False."""
 
 
-class GaussianProcess:
+class GaussianProcess(ScikitLearnHabits):
     """Regression with a Gaussian process on all values, in the manner of scikit-learn.
 
     y = H beta + f + noise, f of covariance `kernel`, noise of variance `nugget`. A fit maximizes the (restricted)
@@ -83,6 +81,7 @@ class GaussianProcess:
             rows, in the values' unit. Predicted means are those of values moved by so much: the mean at x errs by
             `residual_` times the sum of the absolute weights with which the values enter it, at most. Predictions
             iterate until no more than a hundredth of the noise's deviation is left, or 1e-5 of the values' deviation.
+        leave_one_out_error_: Relative error of the standard deviations that `leave_one_out` gave last.
         std_error_: Relative standard error of the last standard deviations that `predict` gave, a root mean square over
             the new points: by chance in 32 random fields, and as solves at 16 of the points and exact rows show. The
             relative errors' own root mean square is more than four times the chance's with a probability below 1 %,
@@ -125,49 +124,6 @@ class GaussianProcess:
         """The processes, or None where there is but one."""
         return None if self.communicator is None or self.communicator.size == 1 else self.communicator
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the constructor's arguments, with `deep` also the kernel's parameters, as `kernel__length_scale`."""
-        names = list(inspect.signature(type(self)).parameters)
-        found = {name: getattr(self, name) for name in names}
-        if deep and isinstance(self.kernel, Kernel):
-            parameters = free_parameters(self.kernel, smoothness=True)
-            values = np.exp(logarithms(self.kernel, parameters)).tolist()
-            found |= {f"kernel__{p.name}": value for p, value in zip(parameters, values, strict=True)}
-        return found
-
-    def set_params(self, **parameters: Any) -> "GaussianProcess":
-        """Change arguments of the constructor, or parameters of the kernel as `kernel__length_scale`."""
-        names = list(inspect.signature(type(self)).parameters)
-        for name in sorted(parameters, key=lambda name: "__" in name):  # a kernel comes before its parameters
-            if name in names:
-                setattr(self, name, parameters[name])
-                continue
-            inner = [p for p in free_parameters(self.kernel, smoothness=True) if f"kernel__{p.name}" == name]
-            if not inner:
-                raise ValueError(
-                    f"GaussianProcess has no parameter {name!r}; it has {', '.join(self.get_params())}"
-                )
-            self.kernel = with_logarithms(self.kernel, inner, np.log([parameters[name]]))
-        return self
-
-    def __sklearn_tags__(self) -> Any:
-        from sklearn.utils import InputTags, RegressorTags, Tags, TargetTags  # whoever asks has it
-
-        return Tags(
-            estimator_type="regressor",
-            target_tags=TargetTags(required=True),
-            regressor_tags=RegressorTags(),
-            input_tags=InputTags(),
-        )
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "_conditional")
-
-    def __sklearn_clone__(self) -> "GaussianProcess":
-        given = self.get_params(deep=False)
-        shared = {"communicator": given.pop("communicator")}  # a group of processes is no value
-        return type(self)(**copy.deepcopy(given), **shared)
-
     def __repr__(self) -> str:
         fitted = (
             f", fitted: {self.kernel_}, nugget {self.nugget_:.4g}" if self.__sklearn_is_fitted__() else ""
@@ -187,8 +143,11 @@ class GaussianProcess:
             ConfigError: If data or arguments are not usable.
             ConvergenceError: If the covariance is not positive definite to working accuracy: duplicates need a nugget.
         """
+        require_count(self.max_iterations, "max_iterations")
+        require_count(self.restarts + 1, "restarts + 1")
         likelihood = self.likelihood(X, y, noise=noise)
         points = likelihood.points
+        self._columns = columns_of(X)
         regressors = Regressors.of(self.trend, points, self._group)
         self.notes_: tuple[str, ...] = ()
         self.standard_errors_: dict[str, float] = {}
@@ -297,6 +256,8 @@ class GaussianProcess:
         left, spread = total(
             group, np.array([((values - mean) ** 2).sum(), ((values - first / n) ** 2).sum()])
         )
+        if spread == 0:  # as scikit-learn has it, where no share of nothing can be explained
+            return float(left == 0)
         return float(1 - left / spread)
 
     def scores(self, X: Any, y: Any, *, noise: Any = None) -> dict[str, float]:
@@ -316,9 +277,16 @@ class GaussianProcess:
         return scores(*(all_rows(group, part) for part in (values, mean, std)))
 
     def leave_one_out(self) -> tuple[Array, Array]:
-        """Return mean and standard deviation of each value's prediction from all others, noise included."""
+        """Return mean and standard deviation of each value's prediction from all others, noise included, both (n,).
+
+        `leave_one_out_error_` then tells the relative error of the standard deviations: 0 up to 1,024 values, which
+        cost a solve each. More are estimated from near values and 32 random fields (`left_out.py`).
+        """
         self._require_fitted()
-        return replace(self._conditional, fitted=self._accurate()).leave_one_out()
+        mean, std, self.leave_one_out_error_ = replace(
+            self._conditional, fitted=self._accurate()
+        ).leave_one_out()
+        return mean, std
 
     def _accurate(self) -> LikelihoodEvaluation:
         """Return the likelihood at the parameters in use, tighter where predictions were content with less."""
@@ -352,6 +320,11 @@ class GaussianProcess:
             gradient: Return value and gradient.
         """
         self._require_fitted()
+        if theta is not None and np.shape(theta) != (len(self.parameter_names_),):
+            raise ValueError(
+                f"theta wants {len(self.parameter_names_)} logarithms ({', '.join(self.parameter_names_)}), not an "
+                f"array of shape {np.shape(theta)}"
+            )
         at = self._accurate() if theta is None else self._model.at(np.asarray(theta, dtype=np.float64))
         return (at.value, self._model.derivatives(at).gradient) if gradient else at.value
 
@@ -385,7 +358,7 @@ class GaussianProcess:
         found = np.empty(len(values))
         for number, value in enumerate(values):
             low, high, theta = lower.copy(), upper.copy(), self.theta_.copy()
-            low[i] = high[i] = theta[i] = math.log(value)
+            low[i] = high[i] = theta[i] = math.log(positive(value, f"profile of {name}"))
             best = by_scoring(self._model, theta, low, high, max_iterations=self.max_iterations)
             found[number] = best.evaluation.value
         return found
@@ -397,6 +370,11 @@ class GaussianProcess:
             if points.shape[1] != self.n_features_in_:
                 raise ValueError(
                     f"X has {points.shape[1]} coordinates, and the fit had {self.n_features_in_}"
+                )
+            columns = columns_of(X)
+            if None not in (columns, self._columns) and columns != self._columns:
+                raise ValueError(
+                    f"X has the columns {', '.join(columns or ())}, and the fit had {', '.join(self._columns or ())}"
                 )
         return points
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.gaussian_process.anchored import Anchored, conditional_degree, is_covariance
-from pipeline.hmatrix.gaussian_process.divided import all_or_none, from_first, rows_on_first
+from pipeline.hmatrix.gaussian_process.divided import all_or_none, from_first, rows_on_first, total
 from pipeline.hmatrix.gaussian_process.likelihood import Likelihood, on_first
 from pipeline.hmatrix.gaussian_process.maximize import OPTIMIZERS
 from pipeline.hmatrix.gaussian_process.parameters import NUGGET, free_parameters
@@ -91,11 +91,15 @@ class Settings:
         number = isinstance(self.nugget, int | float | np.number) and not isinstance(self.nugget, bool)
         if self.nugget != "fit" and not (number and 0 <= float(self.nugget) < math.inf):
             raise ConfigError(f"nugget wants a number of at least 0 or 'fit', not {self.nugget!r}")
+        if self.nugget == "fit" and NUGGET in self.fixed:
+            raise ConfigError(
+                "nugget: one that is fixed is a number; leave it out of `fixed`, or give its value"
+            )
         if self.nugget == "fit" and self.optimizer is None:
             raise ConfigError("nugget: 'fit' needs an optimizer; give a number, or optimizer='scoring'")
 
     def _likelihood(self, points: Array, values: Array, basis: Array, noise: Array) -> Likelihood:
-        varies = self.nugget == "fit" and NUGGET not in self.fixed
+        varies = self.nugget == "fit"
         degree = conditional_degree(self.kernel)
         if degree >= 0:
             require_polynomials(self.trend, degree)
@@ -112,7 +116,8 @@ class Settings:
         if not varies:
             return likelihood
         variance = float(on_first(likelihood, lambda whole: np.array([residual_variance(whole)]))[0])
-        return replace(likelihood, nugget=0.1 * variance)
+        mean_noise = float(total(self.communicator, np.array([noise.sum()]))[0]) / likelihood.n_values
+        return replace(likelihood, nugget=0.1 * variance / mean_noise)
 
     def _anchored(self, points: Array) -> Anchored:
         group = self.communicator
@@ -124,14 +129,19 @@ class Settings:
 
 
 def points_of(X: Any) -> Array:
-    """Return points as an array of shape (n, d)."""
-    return np.ascontiguousarray(
-        as_points(X if isinstance(X, torch.Tensor) else np.asarray(X), "X"), np.float64
-    )
+    """Return a copy of points as an array of shape (n, d): the caller may change theirs."""
+    given = as_points(X if isinstance(X, torch.Tensor) else np.asarray(X), "X")
+    return np.array(given, np.float64, order="C")
+
+
+def columns_of(X: Any) -> tuple[str, ...] | None:
+    """Return the names of a DataFrame's columns; None where columns have no names."""
+    columns = tuple(getattr(X, "columns", ()))
+    return columns if columns and all(isinstance(name, str) for name in columns) else None
 
 
 def values_of(y: Any, n: int) -> Array:
-    """Return n finite values, shape (n,).
+    """Return a copy of n finite values, shape (n,).
 
     Raises:
         ValueError: If these are not n real numbers.
@@ -144,7 +154,7 @@ def values_of(y: Any, n: int) -> Array:
         raise ConfigError(
             f"y: value {int(np.flatnonzero(~np.isfinite(values.ravel()))[0])} is NaN or infinite"
         )
-    return np.ascontiguousarray(values.reshape(n), np.float64)
+    return np.array(values.reshape(n), np.float64)
 
 
 def noise_of(noise: Any, n: int) -> Array:
@@ -156,4 +166,4 @@ def noise_of(noise: Any, n: int) -> Array:
         raise ValueError(f"noise wants {n} real numbers, not {values.dtype} of shape {values.shape}")
     if not (np.isfinite(values).all() and values.min(initial=0.0) >= 0 and values.max(initial=0.0) > 0):
         raise ConfigError("noise: relative variances must be finite and at least 0, and not all 0")
-    return np.ascontiguousarray(values, np.float64)
+    return np.array(values, np.float64)

@@ -30,10 +30,7 @@ Array = NDArray[np.float64]
 _GROUP, _GROUPS = 100, 40
 _SPREAD = 1e4  # factor by which variances may leave that of the values, either way
 _SMALLEST_NUGGET = 1e-6  # of the variance of the values: it bounds the condition number
-_NEAREST, _FARTHEST = (
-    0.1,
-    10.0,
-)  # length scales: from this part of the distance of neighbors to so many extents
+_NEAREST, _FARTHEST = 0.1, 10.0  # length scales: of the distance of neighbors, and of the extent
 _SAME = 0.3  # logarithms: nearer starts lead to the same maximum
 
 
@@ -41,8 +38,9 @@ def bounds_of(likelihood: Likelihood, given: Mapping[str, tuple[float, float]]) 
     """Return lower and upper bounds of the logarithms of a likelihood's parameters.
 
     By default length scales lie between a tenth of the median distance of neighbors and ten times the extent of the
-    points, variances within a factor of 10^4 of the variance of the values about their trend, and the nugget between
-    10^-6 and ten times that.
+    points: those of a coordinate in its own unit. Variances lie within a factor of 10^4 of the variance of the values
+    about their trend, and the nugget between 10^-6 and ten times that, divided by the mean relative noise. The variance
+    of a term within a product lies within that factor of its start.
 
     Args:
         likelihood: What is to be maximized.
@@ -51,38 +49,66 @@ def bounds_of(likelihood: Likelihood, given: Mapping[str, tuple[float, float]]) 
     Raises:
         ConfigError: If a name is unknown or a pair of bounds is not one.
     """
-    known = {name for p in likelihood.parameters for name in (p.name, p.name.rsplit("[", 1)[0], p.field)} | {
-        NUGGET
-    }
+    known = {NUGGET, *(name for p in likelihood.parameters for name in p.names)}
     for name, pair in given.items():
         if name not in known:
             raise ConfigError(f"bounds: no {name!r}; the parameters are {', '.join(likelihood.names)}")
-        if len(pair) != 2 or not 0 < pair[0] <= pair[1] < math.inf:
+        if not _is_interval(pair):
             raise ConfigError(f"bounds.{name} wants two positive numbers in order, not {pair!r}")
     variance = residual_variance(likelihood)
-    points = likelihood.points
-    sample = points[np.linspace(0, len(points) - 1, min(len(points), 1000)).astype(int)]
-    nearest = cKDTree(points).query(sample, k=2)[0][:, 1] if len(points) > 1 else np.ones(1)
-    near = float(np.median(nearest[nearest > 0])) if (nearest > 0).any() else 1.0
-    extents = np.ptp(points, axis=0)
-    extent = float(np.linalg.norm(extents)) or 1.0
     unit = _unit(likelihood)
     lower, upper = np.empty(len(likelihood.names)), np.empty(len(likelihood.names))
-    for i, name in enumerate(likelihood.names):
+    for i in range(len(likelihood.names)):
         parameter = likelihood.parameters[i] if i < len(likelihood.parameters) else None
         kind = NUGGET if parameter is None else parameter.field
         if kind == "length_scale":
+            near, extent = _distances(likelihood.points, _axis(likelihood, i))
             pair = (_NEAREST * near, _FARTHEST * extent)
+        elif parameter is not None and parameter.is_relative:
+            own = math.exp(likelihood.start[i])
+            pair = (own / _SPREAD, own * _SPREAD)
         elif kind in ("variance", "factor"):
             pair = (variance / unit / _SPREAD, variance / unit * _SPREAD)
         elif kind == NUGGET:
-            pair = (_SMALLEST_NUGGET * variance / float(likelihood.noise.mean()), 10 * variance)
+            of_nugget = variance / float(likelihood.noise.mean())
+            pair = (_SMALLEST_NUGGET * of_nugget, 10 * of_nugget)
         else:
             pair = (0.05, 50.0)
-        for key in (kind, name.rsplit("[", 1)[0], name):
+        for key in reversed(parameter.names) if parameter else (NUGGET,):
             pair = given.get(key, pair)
         lower[i], upper[i] = np.log(pair)
     return lower, upper
+
+
+def _is_interval(pair: object) -> bool:
+    """Return whether this is two positive numbers in order."""
+    if not isinstance(pair, tuple | list | np.ndarray) or len(pair) != 2:
+        return False
+    numbers = all(isinstance(end, int | float | np.number) and not isinstance(end, bool) for end in pair)
+    return numbers and bool(0 < pair[0] <= pair[1] < math.inf)
+
+
+def _axis(likelihood: Likelihood, i: int) -> int | None:
+    """Return the coordinate of whose length scale a parameter is; None if it is of all."""
+    path = likelihood.parameters[i].path
+    return path[-1] if isinstance(path[-1], int) else None
+
+
+def _distances(points: Array, axis: int | None) -> tuple[float, float]:
+    """Return the median distance of neighbors and the extent of points.
+
+    For one coordinate, whose unit may not be that of the others, they are those of points in a cube, times the
+    coordinate's extent.
+    """
+    extents = np.ptp(points, axis=0)
+    unit = 1.0
+    if axis is not None:
+        unit = float(extents[axis]) or 1.0
+        points, extents = points / np.where(extents > 0, extents, 1.0), (extents > 0).astype(np.float64)
+    sample = points[np.linspace(0, len(points) - 1, min(len(points), 1000)).astype(int)]
+    nearest = cKDTree(points).query(sample, k=2)[0][:, 1] if len(points) > 1 else np.ones(1)
+    near = float(np.median(nearest[nearest > 0])) if (nearest > 0).any() else 1.0
+    return unit * near, unit * (float(np.linalg.norm(extents)) or 1.0)
 
 
 def residual_variance(likelihood: Likelihood) -> float:
@@ -140,13 +166,23 @@ class Groups:
         """Draw centers, and take the neighbors of each."""
         n = len(likelihood.points)
         size, count = min(_GROUP, n), max(1, min(_GROUPS, n // _GROUP))
-        centers = likelihood.points[generator.choice(n, count, replace=False)]
-        members = cKDTree(likelihood.points).query(centers, k=size)[1].reshape(count, size)
+        # Coordinates with length scales of their own may have units of their own.
+        cube = any(_axis(likelihood, i) is not None for i in range(len(likelihood.parameters)))
+        extents = np.ptp(likelihood.points, axis=0) if cube else np.ones(1)
+        alike = likelihood.points / np.where(extents > 0, extents, 1.0)
+        centers = alike[generator.choice(n, count, replace=False)]
+        members = cKDTree(alike).query(centers, k=size)[1].reshape(count, size)
         # Relative to one point, so that points far from the origin keep their distances.
         origin = likelihood.points[0] if is_stationary(likelihood.kernel) else 0.0
         points = likelihood.points - origin
         arrays = (points[members], ordinary_residual(likelihood)[members], likelihood.noise[members])
         return cls(likelihood, *map(torch.from_numpy, arrays))
+
+    def radius(self, axis: int | None) -> float:
+        """Return the median distance from a group's center, along one coordinate or in space."""
+        from_center = self.points - self.points.mean(dim=1, keepdim=True)
+        distance = from_center.norm(dim=-1) if axis is None else from_center[..., axis].abs()
+        return float(distance.median()) or 1.0
 
     def negative(self, theta: Array) -> float:
         """Return minus the log-likelihood of all groups; infinite where a covariance is not positive definite."""
@@ -175,16 +211,15 @@ def starts(
     groups = Groups.of(likelihood, generator)
     typical = likelihood.start.copy()
     variance = math.log(residual_variance(likelihood))
-    radius = float((groups.points - groups.points.mean(dim=1, keepdim=True)).norm(dim=-1).median()) or 1.0
-    n_variances = sum(p.field == "variance" for p in likelihood.parameters)
+    n_variances = sum(p.field == "variance" and not p.is_relative for p in likelihood.parameters)
     for i, name in enumerate(likelihood.names):
         kind = likelihood.parameters[i].field if i < len(likelihood.parameters) else name
         if kind == "length_scale":
-            typical[i] = math.log(radius)
-        elif kind == "variance":
+            typical[i] = math.log(groups.radius(_axis(likelihood, i)))
+        elif kind == "variance" and not likelihood.parameters[i].is_relative:
             typical[i] = variance - math.log(max(n_variances, 1) * _unit(likelihood))
         elif kind == NUGGET:
-            typical[i] = variance + math.log(0.1)
+            typical[i] = variance + math.log(0.1 / float(likelihood.noise.mean()))
     given = [likelihood.start, typical, *generator.uniform(lower, upper, (n_random, len(lower)))]
     found = []
     for start in given:

@@ -43,7 +43,7 @@ _MORE = (4, 16, 64)  # times as many near values, where they tell too little
 _AS_LONG = 16  # more near values may take so many times the work of all groups,
 _OPERATIONS = 2.0**35  # or so many operations
 SOLVED = 16  # new points that get a solve, to see what the others err by
-_SOLVED_FOR = 1024  # new points that get one where near values tell too little
+SOLVED_FOR = 1024  # new points that get one where near values tell too little
 _SOLVED_NUMBERS = 2**24  # in these solutions, beyond which fewer do
 _LEAST_LEFT = 0.02  # of the variance given near values: less cannot be told from none
 
@@ -132,7 +132,7 @@ def variances_from_near(
     measured = math.sqrt(float(np.mean(off**2)) + float(np.mean(lost**2)))
     unsure = np.flatnonzero(relative > UNSURE) if measured <= UNSURE else np.arange(len(relative))
     relative = np.maximum(relative, measured)
-    most = min(_SOLVED_FOR, max(_SOLVED_NUMBERS // len(points), SOLVED))
+    most = min(SOLVED_FOR, max(_SOLVED_NUMBERS // len(points), SOLVED))
     chosen = unsure[np.argsort(-relative[unsure], kind="stable")[:most]]
     if len(chosen):
         logger.info("%d standard deviations cost a solve each: near values tell too little", len(chosen))
@@ -219,10 +219,11 @@ def warned(error: float) -> float:
 
 def inverse_diagonal(
     kernel: Kernel, points: Array, noise: Array, drawn: Array, solved: Array, n_rows: int | None = None
-) -> Array:
-    """Return the diagonal of A^-1 at the first rows from near values, corrected by fields.
+) -> tuple[Array, Array]:
+    """Return the diagonal of A^-1 at the first rows from near values, corrected by fields, and its relative errors.
 
-    With row b_i of the near values' inverse, (A^-1)_ii = b_ii + E (A^-1 v - b_i v)^2 for fields v.
+    With row b_i of the near values' inverse, (A^-1)_ii = b_ii + E (A^-1 v - b_i v)^2 for fields v. The errors are
+    standard errors of these means.
 
     Args:
         kernel: Covariance of the field.
@@ -232,9 +233,11 @@ def inverse_diagonal(
         n_rows: How many rows; all if left out.
     """
     diagonal = np.empty(len(points) if n_rows is None else n_rows)
+    corrections = np.empty_like(diagonal)
     for part in neighborhoods(kernel, points, noise, n_left_out=n_rows):
         own = part.targets[:, 0]
         local = 1 / (part.variances.numpy()[:, 0] + noise[own])
         rows = local[:, None] * (drawn[own] - part.predict(drawn)[:, 0])
-        diagonal[own] = local + np.mean((solved[own] - rows) ** 2, axis=1)
-    return diagonal
+        corrections[own] = np.mean((solved[own] - rows) ** 2, axis=1)
+        diagonal[own] = local + corrections[own]
+    return diagonal, math.sqrt(2 / FIELDS) * corrections / diagonal
