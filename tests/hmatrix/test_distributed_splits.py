@@ -120,6 +120,48 @@ def test_a_factorization_s_tolerance_kind_and_speeds_have_to_be_alike():
         )  # fmt: skip
 
 
+def test_functions_that_are_not_the_same_on_all_processes_are_refused():
+    def build(comm):
+        scale = 1.0 + 1e-3 * comm.rank
+        kernel = COVARIANCE + kernels.Custom(lambda x, y: scale * COVARIANCE(x, y))
+        with pytest.raises(ConfigError, match="kernel: process 1 has other values") as failure:
+            DistributedH2Matrix.from_kernel(POINTS["square"][comm.rank :: 2], kernel, comm, diagonal=0.1)
+        return str(failure.value)
+
+    assert len(set(run_in_threads(2, build))) == 1
+
+
+def test_a_solve_s_arguments_have_to_be_alike_and_what_they_say():
+    for work, kind, text in (
+        (
+            lambda A, b: A.solve(b, tolerance=1e-3 / (1 + A.communicator.rank)),
+            ConfigError,
+            "tolerance: process 0",
+        ),
+        (
+            lambda A, b: A.solve(b, max_iterations=5 + A.communicator.rank),
+            ConfigError,
+            "max_iterations: process 0",
+        ),
+        (lambda A, b: A.solve(b, factorization=3), TypeError, "factorization wants what A.factorize"),
+        (
+            lambda A, b: A.error_estimate(seed=A.communicator.rank),
+            ConfigError,
+            "seed: process 0 passes 0 and",
+        ),
+        (lambda A, b: A.factorize(parts=0), ValueError, "parts must be at least 1, not 0"),
+        (lambda A, b: A.factorize(parts=2.5), TypeError, "parts wants a whole number"),
+    ):
+
+        def refused(comm, work=work, kind=kind, text=text):
+            own = POINTS["square"][comm.rank :: 2]
+            A = DistributedH2Matrix.from_kernel(own, COVARIANCE, comm, diagonal=0.1)
+            with pytest.raises(kind, match=text):
+                work(A, np.ones(len(own)))
+
+        run_in_threads(2, refused)
+
+
 def test_generators_in_other_states_are_refused():
     def draw(A, _):
         A.factorize().sample(np.random.default_rng(A.communicator.rank))

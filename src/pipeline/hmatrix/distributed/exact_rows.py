@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import ConfigError
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.points import KeptPoints, kernel_matrix
@@ -24,6 +25,8 @@ from pipeline.runtime.together import together
 _NORM_ROWS = 64
 _CHECKED_ROWS = 128
 _COLUMNS = 16384  # that are evaluated at a time
+_TRIED = 4  # points between which kernels are compared
+_SAME = 1e-6  # as far as unlike processors may round
 
 
 def typical_norm(kernel: Kernel, points: KeptPoints, n: int, communicator: Communicator) -> float:
@@ -88,6 +91,27 @@ def exact_rows(kernel: Kernel, rows: NDArray[np.float64], columns: NDArray[np.fl
         zero, 1,
     )  # fmt: skip
     return np.asarray(flat).reshape(n, m).T
+
+
+def require_alike_entries(
+    kernel: Kernel, own_points: NDArray[np.float64], communicator: Communicator
+) -> None:
+    """Raise ConfigError on all processes unless their kernels agree between a few of the points; collective.
+
+    Of two functions nothing else tells that they are not the same.
+    """
+    counts = [len(part) for part in gather(communicator, own_points[:_TRIED])]
+    chosen = own_points[: _TRIED if communicator.rank == int(np.argmax(counts)) else 0]
+    points = np.concatenate(gather(communicator, chosen))
+    with together(communicator):
+        entries = exact_rows(kernel, points, points)
+    first, *others = gather(communicator, np.ascontiguousarray(entries))
+    for rank, theirs in enumerate(others, 1):
+        if not np.allclose(first, theirs, rtol=_SAME, atol=0.0, equal_nan=True):
+            raise ConfigError(
+                f"kernel: process {rank} has other values between the same points than process 0; pass the same on "
+                "all processes"
+            )
 
 
 def sampled_error(A: OwnForm, communicator: Communicator, *, seed: int, n_vectors: int) -> float:

@@ -27,7 +27,7 @@ from pipeline.hmatrix.entries import program
 from pipeline.hmatrix.factor import choose_kind
 from pipeline.hmatrix.factorization import KINDS
 from pipeline.hmatrix.foresight import MANY
-from pipeline.hmatrix.inputs import Progress, require_tolerance
+from pipeline.hmatrix.inputs import Progress, require_count, require_tolerance
 from pipeline.hmatrix.parts import Substitution, Team, eliminate
 from pipeline.hmatrix.rounding import PIVOT, is_narrow, step_types, wide_type
 from pipeline.hmatrix.skeleton import FarSampling
@@ -209,6 +209,8 @@ def factorize(
     tolerance = A.tolerance if tolerance is None else tolerance
     with together(communicator.inner):
         require_tolerance(tolerance)
+        if parts is not None:
+            require_count(parts, "parts")
         definite = A.kernel.positive_definite and A.computed.kind == "f"
         kind = choose_kind(
             kind, is_symmetric=A.mirrored, is_definite=definite, is_complex=A.computed.kind == "c"

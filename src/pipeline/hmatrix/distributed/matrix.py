@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.hmatrix.admissibility import Admissibility, as_admissibility
 from pipeline.hmatrix.batched.padding import to_device
 from pipeline.hmatrix.distributed.build import compress
-from pipeline.hmatrix.distributed.exact_rows import sampled_error
+from pipeline.hmatrix.distributed.exact_rows import require_alike_entries, sampled_error
 from pipeline.hmatrix.distributed.factor import DistributedFactorization, factorize
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.product import product
@@ -113,6 +113,7 @@ class DistributedH2Matrix:
                 "admissibility": None if rule is None else repr(rule),
             },
         )
+        require_alike_entries(kernel, points.astype(np.float64), communicator)
         terms = gather(communicator, np.array([0 if term is None else 1 + (term.dtype.kind == "c")]))
         if max(int(kind[0]) for kind in terms):  # where one process has a diagonal, all have
             wide = np.dtype(np.complex128 if max(int(kind[0]) for kind in terms) > 1 else np.float64)
@@ -223,6 +224,11 @@ class DistributedH2Matrix:
             if tolerance is not None:
                 require_tolerance(tolerance)
             require_count(max_iterations, "max_iterations")
+            if factorization is not None and not isinstance(factorization, DistributedFactorization):
+                raise TypeError(f"factorization wants what A.factorize() returns, not {factorization!r}")
+        given = None if factorization is None else "given"
+        alike = {"tolerance": tolerance, "max_iterations": max_iterations, "factorization": given}
+        require_alike(self.communicator.inner, alike)
         told: list[SolveInfo] = []
 
         def solved(b: NDArray[Any]) -> NDArray[Any]:
@@ -256,7 +262,11 @@ class DistributedH2Matrix:
         return cls(load(Path(path), counting, n_own_rows), counting)
 
     def error_estimate(self, *, seed: int = 0, n_vectors: int = 8) -> float:
-        """Return the relative 2-norm error of products with random vectors, on sampled exact rows."""
+        """Return the relative 2-norm error of products with random vectors, on sampled exact rows.
+
+        Seed and number of vectors are the same on all processes.
+        """
+        require_alike(self.communicator.inner, {"seed": seed, "n_vectors": n_vectors})
         return sampled_error(self.form, self.communicator, seed=seed, n_vectors=n_vectors)
 
     def statistics(self) -> dict[str, Any]:
