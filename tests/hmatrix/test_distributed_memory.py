@@ -1,26 +1,34 @@
 """No process holds what grows with the points of all: the same points a process take the same bytes, however many."""
 
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from pipeline.hmatrix import DistributedH2Matrix, kernels
+from pipeline.hmatrix.admissibility import Strong
+from pipeline.hmatrix.distributed.plans import NearBoxes, divided_plans
+from pipeline.hmatrix.distributed.problem import parts_boxes
+from pipeline.hmatrix.distributed.tree import build_tree
+from pipeline.hmatrix.parts import Team
 from pipeline.runtime.communicator import run_in_threads
 
 OWN = 1500  # points of a process
 
 
-def bytes_a_process(n_processes):
-    """Return the most bytes of arrays at one time over the processes, and the mean of what the parts hold at most.
+def points_of(comm):
+    """Return a process's points on a circle, where every process has two neighbors."""
+    angles = 2 * np.pi * (comm.rank + np.random.default_rng(comm.rank).random(OWN)) / comm.size
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
-    The points are on a circle, where every process has two neighbors.
-    """
+
+def bytes_a_process(n_processes):
+    """Return the most bytes of arrays at one time over the processes, and the mean of what the parts hold at most."""
     kernel = kernels.Matern(nu=0.5, length_scale=0.3)
 
     def run(comm):
-        angles = 2 * np.pi * (comm.rank + np.random.default_rng(comm.rank).random(OWN)) / n_processes
-        points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        points = points_of(comm)
         A = DistributedH2Matrix.from_kernel(points, kernel, comm, diagonal=0.1, tolerance=1e-4, leaf_size=16)
         F = A.factorize(parts=n_processes)
         F.solve(points[:, 0])
@@ -46,3 +54,41 @@ def test_bytes_a_process_stay_as_points_grow_with_processes():
         # How many threads are at their peaks at one time is up to the scheduler: the least of two runs counts.
         many = np.minimum(many, bytes_a_process(16))
     assert (many <= 1.15 * few).all(), dict(zip(("arrays", "parts"), many / few, strict=True))
+
+
+def bytes_of_boxes(tree, numbers, first, *lists):
+    """Return the bytes of known boxes from `first` on, and of their lists."""
+    of_boxes = [tree.start, tree.stop, tree.parent, tree.first_child, tree.lower, tree.upper, numbers]
+    of_boxes += [found.start for found in lists]
+    members = [found.boxes[found.start[first] :] for found in lists]
+    return sum(array[first:].nbytes for array in of_boxes) + sum(part.nbytes for part in members)
+
+
+def boxes_and_lists(n_processes):
+    """Return the bytes of a matrix's boxes and lists, and of those that its parts know, of the process with most.
+
+    Boxes down to the cut, some for each process, are left aside: everybody knows these.
+    """
+
+    def run(comm):
+        own, _ = build_tree(
+            points_of(comm), comm, halvings=6 + int(np.log2(n_processes)), halvings_per_level=2
+        )
+        division, lists = own.division(Strong(), comm)
+        first = int(division.whole.level_start[division.cut + 1])
+        team = Team(n_processes, 1, comm)
+        plans = divided_plans(NearBoxes(division, lists.near, comm), team)
+        matrix = SimpleNamespace(division=division, admissibility=Strong())
+        parts = parts_boxes(matrix, plans, team, at_end=division.cut)
+        planned = sum(plan.n_bytes for plan in parts.plan.levels[division.cut + 1 :])
+        return (
+            bytes_of_boxes(division.tree, division.numbers, first, lists.near, lists.far),
+            bytes_of_boxes(parts.tree, parts.plan.numbers, first, parts.near, parts.far) + planned,
+        )
+
+    return np.max(run_in_threads(n_processes, run), axis=0)
+
+
+def test_boxes_and_lists_a_process_stay_as_points_grow_with_processes():
+    few, many = boxes_and_lists(4), boxes_and_lists(16)
+    assert (many <= 1.15 * few).all(), dict(zip(("matrix", "parts"), many / few, strict=True))

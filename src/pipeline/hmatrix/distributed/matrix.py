@@ -182,7 +182,8 @@ class DistributedH2Matrix:
     ) -> DistributedFactorization:
         """Factorize by parts, some on each process.
 
-        Everything is divided but the numbers and bounds of boxes, and the near pairs of boxes of different parts.
+        Everything is divided but the near pairs of boxes of different parts, which every process knows while a level is
+        planned.
 
         Args:
             tolerance, kind, parts, progress: See `H2Matrix.factorize`; they are the same on all processes.

@@ -53,7 +53,7 @@ def divided_problem(
         plans = divided_plans(NearBoxes(division, A.interactions.near, communicator), team)
         leaves = plans[-1].partition.places
         edges = leaves[np.searchsorted(team.place, np.arange(communicator.size + 1))]  # of the processes
-        boxes = _parts_boxes(
+        boxes = parts_boxes(
             A, plans, team, at_end=last_dense_level(division.whole.sizes, first_far_level, dense_end)
         )
     ranges = np.stack([edges[:-1], edges[1:]], axis=1)
@@ -85,7 +85,7 @@ class PartsBoxes:
     plan: Plan | None = None
 
 
-def _parts_boxes(A: OwnForm, plans: list[DividedPlan], team: Team, *, at_end: int) -> PartsBoxes:
+def parts_boxes(A: OwnForm, plans: list[DividedPlan], team: Team, *, at_end: int) -> PartsBoxes:
     """Find what is around the boxes that this process's parts own; collective.
 
     Args:
