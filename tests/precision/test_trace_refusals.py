@@ -91,5 +91,5 @@ class Refusing(nn.Module):
 def test_what_a_module_refuses_itself_is_told_in_its_own_words():
     x = torch.randn(2, 4)
     layers, parameters = trace(nn.Sequential(nn.Linear(4, 4)), x)
-    with pytest.raises(ConfigError, match="^layer 'body' wants other numbers; scale them first$"):
+    with pytest.raises(ConfigError, match=r"^layer 'body' wants other numbers; scale them first$"):
         check_trace(Refusing(), layers, parameters, x)
