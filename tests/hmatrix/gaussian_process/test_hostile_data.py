@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.hmatrix import GaussianProcess, kernels
+from pipeline.hmatrix.gaussian_process.scores import scores
 
 KERNEL = kernels.Matern(nu=1.5, length_scale=0.2)
 
@@ -110,3 +111,23 @@ def test_what_cannot_be_meant_is_one_clear_line(change, text):
     process = GaussianProcess(KERNEL).fit(*drawn(60))
     with pytest.raises((ConfigError, ValueError), match=text):
         change(process)
+
+
+def test_values_whose_squares_are_no_numbers_are_refused():
+    X, y = drawn(60)
+    with pytest.raises(ConfigError, match="give y another unit"):
+        GaussianProcess(KERNEL).fit(X, 1e155 * y)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        scores(np.array([1.0, np.nan]), np.zeros(2), np.ones(2))
+
+
+def test_a_function_s_trend_has_to_make_up_the_polynomials_of_a_thin_plate():
+    X, y = drawn(60)
+    process = GaussianProcess(kernels.ThinPlate(), nugget=1e-2, optimizer=None, method="reml")
+    process.trend = lambda x: np.column_stack(
+        [x.sum(axis=1), x @ [1.0, -2.0], np.full(len(x), 3.0), x[:, 0] ** 2]
+    )
+    process.fit(X, y)
+    process.trend = lambda x: np.column_stack([np.ones(len(x)), x[:, 0]])
+    with pytest.raises(ConfigError, match="let the function return these columns as well"):
+        process.fit(X, y)

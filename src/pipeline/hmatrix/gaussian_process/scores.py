@@ -43,7 +43,7 @@ def scores(observed: Any, mean: Any, std: Any) -> dict[str, float]:
         `coverage_50`, `coverage_80`, `coverage_90` and `coverage_95`, the parts of observations within these intervals.
 
     Raises:
-        ValueError: If shapes differ, or a standard deviation is not positive.
+        ValueError: If shapes differ, a number is not finite, or a standard deviation is not positive.
     """
     scaled, difference, deviation = _standardized(observed, mean, std)
     density = np.exp(-0.5 * scaled**2) / math.sqrt(2 * math.pi)
@@ -68,6 +68,8 @@ def _standardized(
             f"observations, means and deviations want one shape (q,) with q >= 1, not {values.shape}, {centers.shape} "
             f"and {deviation.shape}"
         )
+    if not all(np.isfinite(part).all() for part in (values, centers, deviation)):
+        raise ValueError("an observation, mean or deviation is NaN or infinite: leave it out")
     if not (deviation > 0).all():
         raise ValueError(
             "a standard deviation is 0 or less; scores want those of the observations, noise included"

@@ -31,6 +31,8 @@ from pipeline.runtime.communicator import Communicator
 
 Array = NDArray[np.float64]
 
+_LARGEST = 1e140  # values, whose squares are summed
+
 
 @dataclass(frozen=True, eq=False)
 class Settings:
@@ -65,6 +67,9 @@ class Settings:
         regressors = Regressors.of(self.trend, points, group)
         with all_or_none(group):
             basis = regressors(points)
+            degree = conditional_degree(self.kernel)
+            if degree >= 0:
+                require_polynomials(self.trend, degree, points, basis)
         require_independent(basis, group)
         return self._likelihood(points, values, basis, variances)
 
@@ -101,8 +106,6 @@ class Settings:
     def _likelihood(self, points: Array, values: Array, basis: Array, noise: Array) -> Likelihood:
         varies = self.nugget == "fit"
         degree = conditional_degree(self.kernel)
-        if degree >= 0:
-            require_polynomials(self.trend, degree)
         kernel = self._anchored(points) if degree >= 0 else self.kernel
         free = (
             () if self.optimizer is None
@@ -153,6 +156,10 @@ def values_of(y: Any, n: int) -> Array:
     if not np.isfinite(values).all():
         raise ConfigError(
             f"y: value {int(np.flatnonzero(~np.isfinite(values.ravel()))[0])} is NaN or infinite"
+        )
+    if np.abs(values.astype(np.float64)).max(initial=0.0) > _LARGEST:
+        raise ConfigError(
+            f"y: the squares of values above {_LARGEST:.0e} are no numbers any more; give y another unit"
         )
     return np.array(values.reshape(n), np.float64)
 

@@ -20,6 +20,7 @@ from pipeline.runtime.communicator import Communicator
 
 Array = NDArray[np.float64]
 Trend = str | int | Callable[[Array], Array] | None
+_MADE_UP = 1e-6  # relative residual of polynomials that a function's regressors make up
 _DEGREES = {"constant": 0, "linear": 1, "quadratic": 2}
 
 
@@ -102,16 +103,27 @@ def _center_and_scale(points: Array, communicator: Communicator | None) -> tuple
     return center, np.where(scale > 0, scale, 1.0)
 
 
-def require_polynomials(trend: Trend, degree: int) -> None:
-    """Raise ConfigError unless a trend has the polynomials up to a degree; a function of one's own is taken to."""
-    if callable(trend):
+def require_polynomials(trend: Trend, degree: int, points: Array, basis: Array) -> None:
+    """Raise ConfigError unless a trend has the polynomials up to a degree.
+
+    Args:
+        trend: What it was given as.
+        degree: Of the polynomials.
+        points: Shape (n, d).
+        basis: The trend's regressors there, shape (n, p): those of a function must make up the polynomials.
+    """
+    names = [name for name, of in _DEGREES.items() if of >= degree]
+    advice = f"the kernel is positive definite beside polynomials of degree {degree} alone; give one of "
+    if not callable(trend):
+        given = _DEGREES.get(trend, -1) if isinstance(trend, str) else trend
+        if given is None or given < degree:
+            raise ConfigError(f"trend: {advice}{', '.join(names)}, not {trend!r}")
         return
-    given = _DEGREES.get(trend, -1) if isinstance(trend, str) else trend
-    if given is None or given < degree:
-        names = [name for name, of in _DEGREES.items() if of >= degree]
+    wanted = Regressors.of(degree, points)(points)
+    coefficients = np.linalg.lstsq(basis, wanted, rcond=None)[0]
+    if np.linalg.norm(wanted - basis @ coefficients) > _MADE_UP * np.linalg.norm(wanted):
         raise ConfigError(
-            f"trend: the kernel is positive definite beside polynomials of degree {degree} alone; give one of "
-            f"{', '.join(names)}, not {trend!r}"
+            f"trend: {advice}{', '.join(names)}, or let the function return these columns as well"
         )
 
 
