@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_rgba
 
 from pipeline.report.drawing import Data, Drawing, GridValues, canvas, finish
 from pipeline.report.formatting import count, decimal, plural
@@ -93,7 +93,7 @@ def _paint(n: int, table: np.ndarray, colors: np.ndarray) -> np.ndarray:
     image = np.zeros((size, size, 4), dtype=np.uint8)
     low = np.floor(table[:, [0, 2]] * size / n).astype(int)
     high = np.maximum(np.floor(table[:, [1, 3]] * size / n).astype(int), low + 1)
-    fill = (np.where((table[:, 4] < 0)[:, None], _rgba(DENSE), colors) * 255).astype(np.uint8)
+    fill = (np.where((table[:, 4] < 0)[:, None], to_rgba(DENSE), colors) * 255).astype(np.uint8)
     height, width = (high - low).T
     # Large first: where blocks are smaller than a pixel, the fine structure shows.
     order = np.lexsort((width, height, -height * width))
@@ -126,7 +126,3 @@ def _write_ranks(axes: Axes, n: int, table: np.ndarray) -> None:
             (c0 + c1) / 2, (r0 + r1) / 2, str(rank), ha="center", va="center", fontsize=6.5,
             color="#fefefe" if rank > 0.55 * top else "#102a36",
         )  # fmt: skip
-
-
-def _rgba(color: str) -> np.ndarray:
-    return np.array([int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)] + [1.0])
