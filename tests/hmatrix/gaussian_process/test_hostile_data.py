@@ -55,6 +55,16 @@ def test_units_of_coordinates_and_of_noise_do_not_change_the_maximum(scale):
     )
 
 
+def test_one_value_of_great_noise_does_not_move_the_bounds_of_the_others():
+    X, y = drawn(300)
+    noise = np.ones(300)
+    noise[5] = 1e8
+    found = GaussianProcess(KERNEL).fit(X, y, noise=noise)
+    without = GaussianProcess(KERNEL).fit(np.delete(X, 5, axis=0), np.delete(y, 5))
+    assert found.nugget_ == pytest.approx(without.nugget_, rel=0.02)
+    assert found.kernel_.length_scale == pytest.approx(without.kernel_.length_scale, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("length_scale", "nugget"), [(0.3, 1e-6), (0.5, 1e-5), (0.3, 1e-8), (0.3, 1e-10), (0.1, 0.0)]
 )

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.gaussian_process.anchored import Anchored, conditional_degree, is_covariance
-from pipeline.hmatrix.gaussian_process.divided import all_or_none, from_first, rows_on_first, total
+from pipeline.hmatrix.gaussian_process.divided import all_or_none, from_first, rows_on_first
 from pipeline.hmatrix.gaussian_process.likelihood import Likelihood, on_first
 from pipeline.hmatrix.gaussian_process.maximize import OPTIMIZERS
 from pipeline.hmatrix.gaussian_process.parameters import NUGGET, free_parameters
-from pipeline.hmatrix.gaussian_process.start import residual_variance
+from pipeline.hmatrix.gaussian_process.start import residual_variance, typical_noise
 from pipeline.hmatrix.gaussian_process.trend import (
     Regressors,
     Trend,
@@ -118,9 +118,10 @@ class Settings:
         )  # fmt: skip
         if not varies:
             return likelihood
-        variance = float(on_first(likelihood, lambda whole: np.array([residual_variance(whole)]))[0])
-        mean_noise = float(total(self.communicator, np.array([noise.sum()]))[0]) / likelihood.n_values
-        return replace(likelihood, nugget=0.1 * variance / mean_noise)
+        nugget = on_first(
+            likelihood, lambda whole: np.array([0.1 * residual_variance(whole) / typical_noise(whole)])
+        )
+        return replace(likelihood, nugget=float(nugget[0]))
 
     def _anchored(self, points: Array) -> Anchored:
         group = self.communicator

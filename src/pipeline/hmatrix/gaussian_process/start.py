@@ -39,8 +39,8 @@ def bounds_of(likelihood: Likelihood, given: Mapping[str, tuple[float, float]]) 
 
     By default length scales lie between a tenth of the median distance of neighbors and ten times the extent of the
     points: those of a coordinate in its own unit. Variances lie within a factor of 10^4 of the variance of the values
-    about their trend, and the nugget between 10^-6 and ten times that, divided by the mean relative noise. The variance
-    of a term within a product lies within that factor of its start.
+    about their trend, and the nugget between 10^-6 and ten times that, divided by the median of the relative noise.
+    The variance of a term within a product lies within that factor of its start.
 
     Args:
         likelihood: What is to be maximized.
@@ -70,7 +70,7 @@ def bounds_of(likelihood: Likelihood, given: Mapping[str, tuple[float, float]]) 
         elif kind in ("variance", "factor"):
             pair = (variance / unit / _SPREAD, variance / unit * _SPREAD)
         elif kind == NUGGET:
-            of_nugget = variance / float(likelihood.noise.mean())
+            of_nugget = variance / typical_noise(likelihood)
             pair = (_SMALLEST_NUGGET * of_nugget, 10 * of_nugget)
         else:
             pair = (0.05, 50.0)
@@ -125,6 +125,11 @@ def residual_variance(likelihood: Likelihood) -> float:
             "no covariance to fit"
         )
     return variance
+
+
+def typical_noise(likelihood: Likelihood) -> float:
+    """Return the median of the values' relative variances of noise, of those that have any."""
+    return float(np.median(likelihood.noise[likelihood.noise > 0]))
 
 
 def _unit(likelihood: Likelihood) -> float:
@@ -219,7 +224,7 @@ def starts(
         elif kind == "variance" and not likelihood.parameters[i].is_relative:
             typical[i] = variance - math.log(max(n_variances, 1) * _unit(likelihood))
         elif kind == NUGGET:
-            typical[i] = variance + math.log(0.1 / float(likelihood.noise.mean()))
+            typical[i] = variance + math.log(0.1 / typical_noise(likelihood))
     given = [likelihood.start, typical, *generator.uniform(lower, upper, (n_random, len(lower)))]
     found = []
     for start in given:
