@@ -1,6 +1,7 @@
 import numpy as np
+from matplotlib.colors import to_rgba
 
-from pipeline.report.figures.structure import DENSE, _paint, _rgba, block_structure
+from pipeline.report.figures.structure import DENSE, _paint, block_structure
 
 
 def test_blocks_are_painted_where_they_are():
@@ -9,7 +10,7 @@ def test_blocks_are_painted_where_they_are():
     colors = np.tile([0.0, 0.0, 1.0, 1.0], (3, 1))
     image = _paint(n, blocks, colors)
     assert image.shape == (1000, 1000, 4)
-    np.testing.assert_array_equal(image[100, 100], (_rgba(DENSE) * 255).astype(np.uint8))
+    np.testing.assert_array_equal(image[100, 100], (np.array(to_rgba(DENSE)) * 255).astype(np.uint8))
     np.testing.assert_array_equal(image[700, 100], [0, 0, 255, 255])
     assert image[700, 700, 3] == 0
 
@@ -17,7 +18,7 @@ def test_blocks_are_painted_where_they_are():
 def test_blocks_smaller_than_a_pixel_still_show():
     n = 10**6
     image = _paint(n, np.array([[0, n, 0, n, 5], [7, 8, 999_998, 999_999, -1]]), np.ones((2, 4)))
-    np.testing.assert_array_equal(image[0, -1], (_rgba(DENSE) * 255).astype(np.uint8))
+    np.testing.assert_array_equal(image[0, -1], (np.array(to_rgba(DENSE)) * 255).astype(np.uint8))
 
 
 def test_blocks_of_all_sizes_are_painted_as_one_by_one():
