@@ -8,6 +8,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import numpy as np
+from pipeline.errors import ProcessLostError
 from pipeline.hmatrix import DistributedH2Matrix, H2Matrix, kernels
 from pipeline.runtime.mpi import MpiCommunicator
 
@@ -25,6 +26,13 @@ try:
 except ValueError as error:
     # One file a process: launchers mix the lines of unbuffered processes.
     Path(sys.argv[2], f"refused.{comm.rank}").write_text(str(error))
+freed = MpiCommunicator(comm.comm.Dup())
+B = DistributedH2Matrix.from_kernel(points[own][:50], kernel, freed, diagonal=0.1)
+freed.comm.Free()
+try:
+    B @ np.ones(B.n_own_rows)
+except ProcessLostError as error:
+    Path(sys.argv[2], f"lost.{comm.rank}").write_text(str(error))
 """
 
 A_FIT = """
@@ -64,3 +72,5 @@ def test_real_processes_divide_a_matrix_and_fail_together(tmp_path):
     assert done.returncode == 0, done.stderr
     refusals = [(tmp_path / f"refused.{rank}").read_text() for rank in range(3)]
     assert all("the product wants shape (500,) or (500, m), not (7,)" in refusal for refusal in refusals)
+    lost = [(tmp_path / f"lost.{rank}").read_text() for rank in range(3)]
+    assert all(line.startswith("MPI has lost the other processes: ") and "\n" not in line for line in lost)

@@ -3,7 +3,8 @@
 import mmap
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,12 +13,24 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ProcessLostError
 from pipeline.runtime.communicator import require_ranks
 from pipeline.runtime.letters import head, lengths_of, pack, unpack
 
 _PIECE = 2**30  # bytes of one message: MPI counts them in 32 bits
 _MEMORY = "/dev/shm"  # a file system that lies in memory; elsewhere pages of a temporary file serve
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Re-raise MPI's errors as "MPI has lost the other processes: REASON", one line."""
+    try:
+        yield
+    except MPI.Exception as error:
+        reason = str(error).splitlines()[0].removesuffix(", error stack:")
+        raise ProcessLostError(
+            f"MPI has lost the other processes: {reason}; one of them has ended, or the communicator was freed"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -64,19 +77,23 @@ class MpiCommunicator:
         """How many processes are on this node."""
         return self.node.Get_size()
 
+    @_together()
     def all_reduce(self, tensor: Tensor) -> None:
         # One process sums and all receive it: MPI does not promise bit-equal results of Allreduce.
         self.comm.Reduce(MPI.IN_PLACE if self.rank == 0 else tensor.numpy(), tensor.numpy(), root=0)
         self.broadcast(tensor, source=0)
 
+    @_together()
     def reduce(self, tensor: Tensor, destination: int) -> None:
         self.comm.Reduce(
             MPI.IN_PLACE if self.rank == destination else tensor.numpy(), tensor.numpy(), root=destination
         )
 
+    @_together()
     def broadcast(self, tensor: Tensor, source: int) -> None:
         self.comm.Bcast(tensor.numpy(), root=source)
 
+    @_together()
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         part = np.ascontiguousarray(tensor.numpy())
         lengths = lengths_of(self.comm.allgather(head(tensor)))
@@ -85,6 +102,7 @@ class MpiCommunicator:
         self.comm.Allgatherv(part, (whole, [length * row for length in lengths]))
         return list(torch.split(torch.from_numpy(whole), lengths))
 
+    @_together()
     def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
         require_ranks(sent, self.size)
         letters = {destination: pack(tensor).numpy() for destination, tensor in sent.items()}
@@ -102,14 +120,17 @@ class MpiCommunicator:
         MPI.Request.Waitall(requests)
         return {source: unpack(torch.from_numpy(letter)) for source, letter in arrived.items()}
 
+    @_together()
     def broadcast_text(self, text: str, source: int) -> str:
         """Return the text of process `source` on every process."""
         return str(self.comm.bcast(text, root=source))
 
+    @_together()
     def all_gather_text(self, text: str) -> list[str]:
         """Return the text of every process, in order."""
         return [str(one) for one in self.comm.allgather(text)]
 
+    @_together()
     def barrier(self) -> None:
         self.comm.Barrier()
 
