@@ -1,6 +1,7 @@
 """Kernels in files: what is written of them, and what is made of it again."""
 
 import json
+import os
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -111,10 +112,18 @@ def test_a_kernel_that_could_not_be_made_again_is_not_stored(points, tmp_path):
     ):
         with pytest.raises(ConfigError, match=words):
             kernel.to_dict()
-    with pytest.raises(ConfigError, match=r"nowhere:Kernel cannot be made \(No module named 'nowhere'\)"):
-        kernels.from_dict({"name": "", "class": "nowhere:Kernel", "parameters": {}})
-    with pytest.raises(ConfigError, match="builtins:float is no kernel, but float"):
-        kernels.from_dict({"name": "", "class": "builtins:float", "parameters": {}})
+
+
+def test_a_file_that_names_a_class_makes_nothing_run(tmp_path, monkeypatch):
+    (tmp_path / "hostile.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="not imported; import hostile before you load this"):
+        kernels.from_dict({"name": "", "class": "hostile:Kernel", "parameters": {}})
+    written = {"path": str(tmp_path / "written"), "flags": os.O_CREAT | os.O_WRONLY}
+    for path in ("os:open", "builtins:float", "pipeline.hmatrix.kernels:build", "os:nothing.here"):
+        with pytest.raises(ConfigError, match=f"{path} is no class of kernels"):
+            kernels.from_dict({"name": "", "class": path, "parameters": written})
+    assert not (tmp_path / "written").exists()
 
 
 def test_a_custom_kernel_cannot_be_stored():

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError
@@ -66,3 +67,12 @@ def test_an_error_of_the_system_keeps_its_number_on_all_processes():
 
     told = (28, "process 1: No space left on device")
     assert run_in_threads(3, work) == [told, (28, "No space left on device"), told]
+
+
+def test_numbers_of_numpy_and_what_is_no_number_are_compared_too():
+    def agree(comm):
+        alike = {"tolerance": np.float32(0.5), "seed": np.int64(3) if comm.rank else 3, "kind": object}
+        require_alike(comm, alike)
+        return True
+
+    assert run_in_threads(2, agree) == [True, True]

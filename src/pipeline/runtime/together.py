@@ -62,9 +62,11 @@ def require_alike(communicator: Communicator, values: Mapping[str, object]) -> N
 
     Args:
         communicator: The processes.
-        values: What is to be the same, by its name in the message; numbers, texts, lists and None.
+        values: What is to be the same, by its name in the message; numbers, texts, lists and None. What is none of
+            these is compared by its words.
     """
-    everybodys = [json.loads(text) for text in gather_text(communicator, json.dumps(values))]
+    told = json.dumps(values, default=_plain)
+    everybodys = [json.loads(text) for text in gather_text(communicator, told)]
     for rank, theirs in enumerate(everybodys):
         for name, value in everybodys[0].items():
             if theirs[name] != value:
@@ -72,3 +74,15 @@ def require_alike(communicator: Communicator, values: Mapping[str, object]) -> N
                     f"{name}: process 0 passes {value} and process {rank} {theirs[name]}; "
                     "pass the same on all processes"
                 )
+
+
+def _plain(value: object) -> object:
+    """Return a number of NumPy or torch as one of Python's, and anything else as text.
+
+    One process that failed here would leave the others waiting.
+    """
+    item = getattr(value, "item", None)
+    try:
+        return item() if callable(item) else repr(value)
+    except (TypeError, ValueError, RuntimeError):
+        return repr(value)

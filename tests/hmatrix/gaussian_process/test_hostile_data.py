@@ -96,6 +96,14 @@ def test_places_of_values_without_noise_are_known_exactly():
         assert process.std_error_ < 0.02
 
 
+def test_all_places_may_be_those_of_values_without_noise():
+    X, y = drawn(300, nugget=0.0)
+    process = GaussianProcess(KERNEL, nugget=0.0, optimizer=None).fit(X, y)
+    mean, std = process.predict(X, return_std=True)
+    np.testing.assert_allclose(mean, y, atol=1e-4)
+    assert std.max() < 1e-6
+
+
 def test_constant_values_score_as_scikit_learn_has_it():
     X, y = drawn(60)
     process = GaussianProcess(KERNEL, nugget=1e-2, optimizer=None).fit(X, y)
@@ -110,7 +118,10 @@ def test_constant_values_score_as_scikit_learn_has_it():
         (lambda gp: gp.set_params(kernel__length_scale=(0.1, 0.2)), "kernel__length_scale wants a positive"),
         (lambda gp: gp.set_params(bounds={"variance": 3.0}).fit(*drawn(60)), "bounds.variance wants two"),
         (lambda gp: gp.set_params(bounds={"variance": "ab"}).fit(*drawn(60)), "bounds.variance wants two"),
-        (lambda gp: gp.set_params(restarts=-1).fit(*drawn(60)), "restarts"),
+        (
+            lambda gp: gp.set_params(restarts=-1).fit(*drawn(60)),
+            "restarts wants a whole number of at least 0",
+        ),
         (
             lambda gp: gp.set_params(fixed=("nugget",)).fit(*drawn(60)),
             "nugget: one that is fixed is a number",

@@ -28,8 +28,7 @@ def test_in_five_dimensions_the_stated_error_is_the_true_one(n, monkeypatch):
     wanted, deviation = dense(kernel, X, y, nugget, np.ones((n, 1)))
     error = np.sqrt(np.mean((std / deviation - 1) ** 2))
     if n <= left_out.EXACT:
-        assert process.leave_one_out_error_ == 0
-        assert error < 1e-4
+        assert error < max(2 * process.leave_one_out_error_, 1e-6) < 1e-4
     else:
         assert 0 < error < 2 * process.leave_one_out_error_ < 0.5
     # A mean moves by twice the relative change of the deviation times what is left of the value.

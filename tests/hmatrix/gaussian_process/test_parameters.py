@@ -82,3 +82,11 @@ def test_entries_of_length_scales_are_fixed_and_bounded_by_the_name_of_the_whole
         fitted = GaussianProcess(kernel, bounds=bounds).fit(X, y).kernel_.terms[0].length_scale
     assert 0.21 <= fitted[0] <= 0.22
     assert 0.4 <= fitted[1] <= 0.41
+
+
+def test_variances_within_an_inner_product_have_no_unit_of_their_own_either():
+    free = {p.name: p for p in free_parameters((A * (B + C)) * (C + B))}
+    assert [p.name for p in free.values() if p.field == "variance" and not p.is_relative] == [
+        "terms[0].terms[0].variance"
+    ]
+    assert sum(p.is_relative for p in free.values()) == 2

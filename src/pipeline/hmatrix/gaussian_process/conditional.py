@@ -25,6 +25,7 @@ from pipeline.hmatrix.gaussian_process.variances import (
     variances_from_near,
     warned,
 )
+from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.matrix import H2Matrix
 
 logger = logging.getLogger("pipeline.hmatrix")
@@ -42,7 +43,7 @@ TIGHTEST, _LOOSEST = 1e-11, 1e-5  # tolerances of such products
 JITTER = 1e-6  # of the variance: noise that random fields are drawn with,
 _LEAST_JITTER = 1e-9  # and where values have hardly any themselves
 _OF_NOISE = 0.01  # of the least noise of values: more would be seen beside what they leave unknown
-_DENSE = 2048  # points at which fields are drawn by dense algebra if values have less noise
+DENSE = 2048  # points at which fields are drawn by dense algebra if values have less noise
 _LEAST_RESIDUAL = 1e-12  # relative, of solves with random fields
 
 
@@ -199,7 +200,7 @@ class Conditional:
 
     def leave_one_out(self) -> tuple[Array, Array, float]:
         """Return mean and standard deviation of each value from the others, (n,), and their error (`left_out.py`)."""
-        return left_one_out(self.model, self.values, self._estimated_diagonal)
+        return left_one_out(self.model, self.points, self.values, self.noise, self._estimated_diagonal)
 
     def _estimated_diagonal(self) -> tuple[Array, Array]:
         """Return an estimate of the diagonal of A^-1 and its relative errors, both of shape (n,)."""
@@ -250,25 +251,41 @@ class Conditional:
         kernel = self.model.kernel
         joint = np.concatenate([self.points, new_points])
         variance = float(kernel.diagonal(joint).max())
-        drawn_noise = noise_of_fields(float(self.noise.min()), variance)
-        if _OF_NOISE * self.noise.min() < drawn_noise <= _LEAST_JITTER * variance and len(joint) <= _DENSE:
-            values, vectors = np.linalg.eigh(kernel(joint, joint))
-            root = vectors * np.sqrt(np.maximum(values, 0.0))
-            fields, drawn_noise = root @ generator.standard_normal((len(joint), n_samples)), 0.0
+        drawn_noise, is_little = noise_of_fields(float(self.noise.min()), variance)
+        if not is_little and len(joint) <= DENSE:
+            fields, drawn_noise = dense_fields(kernel, joint, n_samples, generator), 0.0
         else:
+            warn_of_fields(is_little)
             tolerance = min(1e-7, 0.1 * drawn_noise / variance)
             matrix = H2Matrix.from_kernel(joint, kernel, diagonal=drawn_noise, tolerance=tolerance)
             fields = matrix.factorize(tolerance, kind="cholesky").sample(generator, n_samples).numpy()
         return fields, generator.standard_normal((len(self.points), n_samples)), drawn_noise
 
 
-def noise_of_fields(least: float, variance: float) -> float:
-    """Return the variance of the noise that random fields are drawn with, where values have `least` or more."""
-    if _OF_NOISE * least < _LEAST_JITTER * variance:
-        logger.info(
-            "values with little noise: random fields have noise of %.0e of their variance", _LEAST_JITTER
-        )
-    return min(JITTER * variance, max(_OF_NOISE * least, _LEAST_JITTER * variance))
+def noise_of_fields(least: float, variance: float) -> tuple[float, bool]:
+    """Return the variance of the noise of random fields beside values with `least` or more, and whether it is little.
+
+    It is where it is not seen beside what such values leave unknown.
+    """
+    wanted, possible = min(JITTER * variance, _OF_NOISE * least), _LEAST_JITTER * variance
+    return max(wanted, possible), wanted >= possible
+
+
+def warn_of_fields(is_little: bool) -> None:
+    """Say that fields have too much noise of their own."""
+    if not is_little:
+        logger.warning(
+            "random fields have noise of %.0e of their variance, which may be seen beside what values without noise "
+            "leave unknown: give a nugget, or %d points at most",
+            _LEAST_JITTER, DENSE,
+        )  # fmt: skip
+
+
+def dense_fields(kernel: Kernel, points: Array, n_samples: int, generator: np.random.Generator) -> Array:
+    """Return fields at points without any noise, shape (n, n_samples)."""
+    values, vectors = np.linalg.eigh(kernel(points, points))
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    return np.asarray(root @ generator.standard_normal((len(points), n_samples)))
 
 
 def tighter(tolerance: float, error: float, wanted: float) -> float:

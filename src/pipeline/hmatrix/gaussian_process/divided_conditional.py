@@ -13,13 +13,23 @@ from pipeline.hmatrix.distributed.matrix import DistributedH2Matrix
 from pipeline.hmatrix.gaussian_process.conditional import (
     AT_A_TIME,
     CHECKED,
+    DENSE,
     ENOUGH,
     Array,
     Conditional,
+    dense_fields,
     noise_of_fields,
     tighter,
+    warn_of_fields,
 )
-from pipeline.hmatrix.gaussian_process.divided import all_rows, root_mean_square, rows_before, total
+from pipeline.hmatrix.gaussian_process.divided import (
+    all_rows,
+    from_first,
+    root_mean_square,
+    rows_before,
+    rows_on_first,
+    total,
+)
 from pipeline.hmatrix.gaussian_process.local import neighborhoods
 from pipeline.hmatrix.gaussian_process.prepared import deviation
 from pipeline.hmatrix.gaussian_process.variances import (
@@ -146,11 +156,20 @@ class DividedConditional(Conditional):
         kernel, group = self.fitted.kernel, self._group
         points = np.concatenate([self.points, new_points])
         variance = float(np.max(all_rows(group, kernel.diagonal(points)), initial=0.0))
-        drawn_noise = noise_of_fields(float(np.min(all_rows(group, self.noise), initial=math.inf)), variance)
+        least = float(np.min(all_rows(group, self.noise), initial=math.inf))
+        drawn_noise, is_little = noise_of_fields(least, variance)
+        seed = int(generator.integers(2**62))
+        own = np.random.default_rng((seed, group.rank))
+        normal = own.standard_normal((len(self.points), n_samples))
+        if not is_little and self._number(points) <= DENSE:
+            everybodys, first = rows_on_first(group, points), rows_before(group, len(points))
+            draw = np.random.default_rng((seed, group.size))
+            fields = from_first(group, lambda: dense_fields(kernel, everybodys, n_samples, draw))
+            return fields[first : first + len(points)], normal, 0.0
+        warn_of_fields(is_little)
         tolerance = min(1e-7, 0.1 * drawn_noise / variance)
         matrix = DistributedH2Matrix.from_kernel(
             points, kernel, group, diagonal=drawn_noise, tolerance=tolerance
         )
         fields = matrix.factorize(tolerance, kind="cholesky").sample(generator, n_samples)
-        own = np.random.default_rng((int(generator.integers(2**62)), group.rank))
-        return fields, own.standard_normal((len(self.points), n_samples)), drawn_noise
+        return fields, normal, drawn_noise

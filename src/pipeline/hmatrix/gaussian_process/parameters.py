@@ -106,7 +106,7 @@ def _walk(
         some = [scale for scale in scales if scale is not None]
         kept = next((scale for scale in some if scale.scales_all), some[0] if some else None)
         chosen = [
-            replace(p, is_relative=found.scale != kept and p.field in _SCALES)
+            replace(p, is_relative=p.is_relative or (found.scale != kept and p.field in _SCALES))
             for found in inner
             for p in found.free
             if p == kept or p not in some

@@ -144,7 +144,8 @@ class GaussianProcess(ScikitLearnHabits):
             ConvergenceError: If the covariance is not positive definite to working accuracy: duplicates need a nugget.
         """
         require_count(self.max_iterations, "max_iterations")
-        require_count(self.restarts + 1, "restarts + 1")
+        if not isinstance(self.restarts, int | np.integer) or self.restarts < 0:
+            raise ValueError(f"restarts wants a whole number of at least 0, not {self.restarts!r}")
         likelihood = self.likelihood(X, y, noise=noise)
         points = likelihood.points
         self._columns = columns_of(X)
@@ -279,8 +280,10 @@ class GaussianProcess(ScikitLearnHabits):
     def leave_one_out(self) -> tuple[Array, Array]:
         """Return mean and standard deviation of each value's prediction from all others, noise included, both (n,).
 
-        `leave_one_out_error_` then tells the relative error of the standard deviations: 0 up to 1,024 values, which
-        cost a solve each. More are estimated from near values and 32 random fields (`left_out.py`).
+        `leave_one_out_error_` then tells the relative error of the standard deviations. Up to 1,024 values cost a solve
+        each, and what is left to it are residuals; more are estimated from near values and 32 random fields. A value
+        less its mean errs by twice as much, and by what the weights leave of the values (`residual_` of `predict`)
+        times the variance beside that of the noise (`left_out.py`).
         """
         self._require_fitted()
         mean, std, self.leave_one_out_error_ = replace(

@@ -105,6 +105,8 @@ def variances_from_near(
         full: Their predictions from all values, shape (q, S).
     """
     near, corrections = np.empty(len(new_points)), np.empty(len(new_points))
+    if not len(new_points):
+        return near, corrections
     places, noise_there, drawn_there = _merged(points, noise, drawn)
     groups = [grouped(model.kernel, places, new_points)]
     allowed = max(_AS_LONG * sum(_work(part, NEIGHBORS) for part in groups), _OPERATIONS)
@@ -142,7 +144,7 @@ def variances_from_near(
 
 def spread(n: int, count: int) -> NDArray[np.int64]:
     """Return so many of n places, each the middle of an equal part: the first and last may be unlike all others."""
-    return np.unique(((np.arange(count) + 0.5) / count * n).astype(np.int64))
+    return np.unique(((np.arange(count) + 0.5) / count * n).astype(np.int64))[: max(n, 0)]
 
 
 def _work(groups: NDArray[np.int64], n_neighbors: int) -> float:

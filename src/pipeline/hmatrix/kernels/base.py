@@ -7,7 +7,7 @@ points. Sums, products and scalar multiples of kernels are kernels.
 
 import json
 import math
-import pkgutil
+import sys
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
@@ -223,20 +223,27 @@ class Swapped(Kernel):
 
 
 def of_class(path: str, parameters: dict[str, Any]) -> Kernel:
-    """Return the kernel of a class of one's own, by its import path.
+    """Return the kernel of a class of one's own, by its import path, from a module that is imported already.
+
+    A file that names a class is data: it imports nothing, and calls nothing but the class of a kernel.
 
     Raises:
-        ConfigError: If there is no such class, or it does not take these parameters.
+        ConfigError: If the module is not imported, has no such class, or the class does not take these parameters.
     """
-    try:
-        found = pkgutil.resolve_name(path)(**{name: _typed(value) for name, value in parameters.items()})
-    except Exception as error:  # whatever a module does when it is imported, and a class when it is called
+    module, _, name = str(path).partition(":")
+    if module not in sys.modules:
         raise ConfigError(
-            f"kernel: {path} cannot be made ({' '.join(str(error).split())}); start where its module is, or install it"
-        ) from None
-    if not isinstance(found, Kernel):
-        raise ConfigError(f"kernel: {path} is no kernel, but {type(found).__name__}")
-    return found
+            f"kernel: {path} is a class of your own, whose module is not imported; import {module} before you load this"
+        )
+    kind: Any = sys.modules[module]
+    for part in name.split("."):
+        kind = getattr(kind, part, None)
+    if not (isinstance(kind, type) and issubclass(kind, Kernel)):
+        raise ConfigError(f"kernel: {path} is no class of kernels")
+    try:
+        return kind(**{name: _typed(value) for name, value in parameters.items()})
+    except Exception as error:  # whatever a class does when it is called
+        raise ConfigError(f"kernel: {path} cannot be made ({' '.join(str(error).split())})") from None
 
 
 def _of_its_own_class(kernel: Kernel, parameters: dict[str, Any]) -> dict[str, Any]:
