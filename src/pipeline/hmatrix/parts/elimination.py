@@ -32,9 +32,11 @@ from pipeline.hmatrix.parts.stages import (
     Stage,
     Steps,
     last_dense_level,
+    level_table,
 )
 from pipeline.hmatrix.parts.team import Message, Team
 from pipeline.hmatrix.ranges import owners
+from pipeline.hmatrix.swap import chained
 from pipeline.hmatrix.threads import one_blas_thread
 
 Failure = tuple[int, int, float]  # level, place in tree order, pivot
@@ -138,7 +140,9 @@ class _Run:
             part.own(*plan.range_of(number))
             boxes = plan.first + plan.known_to(number)
             first, last = (side[self._here(boxes)] for side in (self.tree.start, self.tree.stop))
-            part.set_points(boxes, np.concatenate([[0], np.cumsum(last - first)]), _ranges(first, last))
+            part.set_points(
+                boxes, np.concatenate([[0], np.cumsum(last - first)]), chained(first, last).astype(np.int32)
+            )
         moved: Moved = {}
         far, end = self.problem.first_far_level, self.problem.dense_end
         few = last_dense_level(np.array(self.sizes), far, end)
@@ -374,26 +378,8 @@ class _Run:
         found = self.team.gather(rows, 3)
         phase = complex(np.prod([complex(*row[:2]) for row in found]))
         peaks = {number: int(part.peak_bytes) for number, part in self.parts.items()}
-        return Eliminated(self.stages, (phase, float(sum(found[:, 2]))), *self._table(), peaks)
-
-    def _table(self) -> tuple[list[dict[str, Any]], list[int]]:
-        table: list[dict[str, Any]] = []
-        levels: list[int] = []
-        last = None
-        for stage in self.stages:
-            key = stage.plan.level, stage.dense
-            if key != last and stage.phase != NO_PHASE:
-                table.append({"boxes": 0, "unknowns": 0, "skeletons": 0, "seconds": 0.0, "bytes": 0})
-                levels.append(stage.plan.level)
-                last = key
-            for pieces in stage.steps.values():
-                for piece in pieces:
-                    for name, value in zip(("boxes", "unknowns", "skeletons"), piece.table, strict=True):
-                        table[-1][name] += int(value)
-                    table[-1]["bytes"] += piece.n_bytes
-        for row, seconds in zip(table, self.seconds, strict=True):
-            row["seconds"] = seconds
-        return table, levels
+        determinant = phase, float(sum(found[:, 2]))
+        return Eliminated(self.stages, determinant, *level_table(self.stages, self.seconds), peaks)
 
 
 def _selected(
@@ -415,11 +401,3 @@ def _selected(
             head[4] = 0
         heads.append(head)
     return np.concatenate(heads), np.concatenate(contents)
-
-
-def _ranges(start: Ids, stop: Ids) -> Ids:
-    """Return start[0], ..., stop[0] - 1, start[1], ..., one range after the other."""
-    sizes = (stop - start).astype(np.int64)
-    ends = np.cumsum(sizes)
-    shift = np.repeat(start - (ends - sizes), sizes)
-    return np.asarray(np.arange(int(ends[-1]) if len(ends) else 0) + shift, np.int32)

@@ -143,3 +143,24 @@ class Eliminated:
     @property
     def n_bytes(self) -> int:
         return sum(row["bytes"] for row in self.table)
+
+
+def level_table(stages: list[Stage], seconds: list[float]) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return `table` and `levels` of `Eliminated`, given the seconds of each row."""
+    table: list[dict[str, Any]] = []
+    levels: list[int] = []
+    last = None
+    for stage in stages:
+        key = stage.plan.level, stage.dense
+        if key != last and stage.phase != NO_PHASE:
+            table.append({"boxes": 0, "unknowns": 0, "skeletons": 0, "seconds": 0.0, "bytes": 0})
+            levels.append(stage.plan.level)
+            last = key
+        for pieces in stage.steps.values():
+            for piece in pieces:
+                for name, value in zip(("boxes", "unknowns", "skeletons"), piece.table, strict=True):
+                    table[-1][name] += int(value)
+                table[-1]["bytes"] += piece.n_bytes
+    for row, took in zip(table, seconds, strict=True):
+        row["seconds"] = took
+    return table, levels
