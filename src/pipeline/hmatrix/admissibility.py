@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.cluster import Bounds, ClusterTree, Ints
 
-Boxes = ClusterTree | Bounds
+AnyBoxes = ClusterTree | Bounds
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Strong:
     separation: float = 0.5
 
     def far(
-        self, rows: Boxes, columns: Boxes, first: NDArray[Any], second: NDArray[Any]
+        self, rows: AnyBoxes, columns: AnyBoxes, first: NDArray[Any], second: NDArray[Any]
     ) -> NDArray[np.bool_]:
         """Return which of the pairs (first[i], second[i]) of boxes are far."""
         gaps = np.maximum(
@@ -43,7 +43,7 @@ class Weak:
     name: ClassVar[str] = "weak"
 
     def far(
-        self, rows: Boxes, columns: Boxes, first: NDArray[Any], second: NDArray[Any]
+        self, rows: AnyBoxes, columns: AnyBoxes, first: NDArray[Any], second: NDArray[Any]
     ) -> NDArray[np.bool_]:
         """Return which of the pairs of boxes are far; two trees are divided as if they were one."""
         return np.asarray(first != second)

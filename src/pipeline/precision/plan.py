@@ -328,14 +328,14 @@ def _with_tuples(document: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in document.items()}
 
 
-Bounds = list[tuple[int, int]]
+WindowEnds = list[tuple[int, int]]
 
 
-def windows(layer: Layer) -> tuple[Bounds, Bounds]:
+def windows(layer: Layer) -> tuple[WindowEnds, WindowEnds]:
     """Bounds [start, end) of a pooling layer's windows along rows and columns, clipped to the image."""
     _, *sizes = layer.input_shape
     _, *counts = layer.output_shape
-    along: list[Bounds] = []
+    along: list[WindowEnds] = []
     for axis, (size, count) in enumerate(zip(sizes, counts, strict=True)):
         if layer.geometry is None:  # adaptive: the bounds that torch documents
             bounds = [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]

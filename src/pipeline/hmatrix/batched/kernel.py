@@ -102,7 +102,7 @@ class Kept(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class WholeTree:
+class UndividedTree:
     """All points of a tree, kept by one process."""
 
     tree: ClusterTree

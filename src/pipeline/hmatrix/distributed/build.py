@@ -27,7 +27,7 @@ from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.distributed.exact_rows import sampled_error, typical_norm
 from pipeline.hmatrix.distributed.form import OwnBasis, OwnBlocks, OwnForm
 from pipeline.hmatrix.distributed.points import KeptPoints, kernel_matrix
-from pipeline.hmatrix.distributed.tree import Division, OwnPoints, Route, build_tree
+from pipeline.hmatrix.distributed.tree import Division, PlacedPoints, Route, build_tree
 from pipeline.hmatrix.entries import length_scales
 from pipeline.hmatrix.geometry import crowded, depth_of, fills_space, sampling_step
 from pipeline.hmatrix.inputs import Progress
@@ -115,7 +115,7 @@ def _require_finite(value: float) -> None:
 
 def _divided(
     points: NDArray[Any], kernel: Kernel, communicator: Communicator, leaf_size: int | None
-) -> tuple[OwnPoints, Route]:
+) -> tuple[PlacedPoints, Route]:
     counts = np.concatenate(gather(communicator, np.array([len(points)])))
     n, before = int(counts.sum()), int(counts[: communicator.rank].sum())
     step = sampling_step(n)
@@ -133,7 +133,7 @@ def _divided(
 
 
 def _surrounded(
-    own: OwnPoints, admissibility: Admissibility | None, communicator: Communicator
+    own: PlacedPoints, admissibility: Admissibility | None, communicator: Communicator
 ) -> tuple[Division, Admissibility, Interactions, tuple[str, ...]]:
     """Find the boxes that a process knows, and near and far ones of its own, as `geometry.divide` does for all."""
     rule = admissibility or Strong()

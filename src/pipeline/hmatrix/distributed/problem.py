@@ -19,7 +19,7 @@ from pipeline.hmatrix.distributed.points import KeptPoints, kernel_matrix
 from pipeline.hmatrix.distributed.surroundings import Surroundings
 from pipeline.hmatrix.distributed.vectors import shifted
 from pipeline.hmatrix.kernels import Kernel
-from pipeline.hmatrix.parts import Plan, Problem, Team, last_dense_level
+from pipeline.hmatrix.parts import PartsPlan, Problem, Team, last_dense_level
 from pipeline.hmatrix.places import distinct
 from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.hmatrix.swap import Array, Halo, Ids, gather
@@ -82,7 +82,7 @@ class PartsBoxes:
     tree: ClusterTree
     near: Lists
     far: Lists
-    plan: Plan | None = None
+    plan: PartsPlan | None = None
 
 
 def parts_boxes(A: OwnForm, plans: list[DividedPlan], team: Team, *, at_end: int) -> PartsBoxes:
@@ -118,7 +118,7 @@ def parts_boxes(A: OwnForm, plans: list[DividedPlan], team: Team, *, at_end: int
         counts[at] = np.diff(level_plan.near.indptr)
         members.append(at[level_plan.near.indices].astype(np.int32))
     near = Lists(np.concatenate([[0], np.cumsum(counts)]), np.concatenate(members))
-    plan = Plan([level_plan.partition for level_plan in plans], found.numbers)
+    plan = PartsPlan([level_plan.partition for level_plan in plans], found.numbers)
     return PartsBoxes(found.tree, near, found.interactions.far, plan)
 
 

@@ -13,7 +13,7 @@ from pipeline.hmatrix.cluster import Bounds, Ints
 from pipeline.hmatrix.distributed.form import OwnBasis, OwnBlocks, OwnForm
 from pipeline.hmatrix.distributed.points import KeptPoints
 from pipeline.hmatrix.distributed.surroundings import OwnBounds
-from pipeline.hmatrix.distributed.tree import Division, OwnPoints, Route
+from pipeline.hmatrix.distributed.tree import Division, PlacedPoints, Route
 from pipeline.hmatrix.distributed.whole import Shares, WholeTree
 from pipeline.hmatrix.places import is_in
 from pipeline.hmatrix.shards import (
@@ -149,7 +149,7 @@ def load(path: Path, communicator: Communicator, n_own_rows: int | None) -> OwnF
         mine.read(path)
     points, numbers, lower, upper = (mine.rows[name] for name in ("points", "numbers", "lower", "upper"))
     bounds = OwnBounds.of_leaves(shares, Bounds(lower, upper), communicator)
-    own = OwnPoints(shares, np.ascontiguousarray(points), numbers, bounds)
+    own = PlacedPoints(shares, np.ascontiguousarray(points), numbers, bounds)
     division, lists = own.division(told.rule, communicator)
     route = _route(division, communicator, n_own_rows)
     tree = division.tree

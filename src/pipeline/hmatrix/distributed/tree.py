@@ -73,7 +73,7 @@ class Division(Shares):
 
 
 @dataclass(frozen=True, eq=False)
-class OwnPoints:
+class PlacedPoints:
     """The points that a process owns, in tree order.
 
     Attributes:
@@ -143,7 +143,7 @@ def build_tree(
     halvings: int,
     halvings_per_level: int,
     metric: Floats | None = None,
-) -> tuple[OwnPoints, Route]:
+) -> tuple[PlacedPoints, Route]:
     """Order points into a tree, and give each process a share of its boxes; collective.
 
     Costs 64 sums over the processes for each of the first halvings, log2(4 processes) of them, then O(n d halvings) for
@@ -186,7 +186,7 @@ def build_tree(
     leaf = np.repeat(np.arange(len(start)), stop - start)
     order = order[np.lexsort((own_numbers[order], leaf))]
     bounds = OwnBounds.of_leaves(shares, leaf_bounds(measured[order], start, stop), communicator)
-    found = OwnPoints(shares, np.ascontiguousarray(own[order]), own_numbers[order], bounds)
+    found = PlacedPoints(shares, np.ascontiguousarray(own[order]), own_numbers[order], bounds)
     return found, Route(leaving, sizes_arrived, order, len(points))
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import _native
-from pipeline.hmatrix.batched.kernel import WholeTree
+from pipeline.hmatrix.batched.kernel import UndividedTree
 from pipeline.hmatrix.batched.part import BatchedPart
 from pipeline.hmatrix.inputs import Progress
 from pipeline.hmatrix.partition import LevelPartition, partition_level
@@ -116,7 +116,7 @@ class _Run:
             problem.kernel, self.tree, near, far, problem.kind, problem.working, problem.stored, sampling, device
         )  # fmt: skip
         if problem.fetch is None:
-            part.keep(WholeTree(self.tree), problem.diagonal)
+            part.keep(UndividedTree(self.tree), problem.diagonal)
         return part
 
     def run(self) -> tuple[Eliminated | None, Failure | None]:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.hmatrix.parts.stages import Ids, Plan
+from pipeline.hmatrix.parts.stages import Ids, PartsPlan
 
 _HEAD = 5  # numbers of a record before the skeletons' places, of which the third tells how many these are
 
@@ -13,7 +13,7 @@ _HEAD = 5  # numbers of a record before the skeletons' places, of which the thir
 class RenumberedPart:
     """Does what a part does, native/eliminate.hpp's or one that works in batches; boxes come by other numbers."""
 
-    def __init__(self, part: Any, plan: Plan) -> None:
+    def __init__(self, part: Any, plan: PartsPlan) -> None:
         self._part, self._plan = part, plan
 
     @property

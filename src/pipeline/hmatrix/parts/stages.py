@@ -27,7 +27,7 @@ def last_dense_level(sizes: NDArray[Any], first_far_level: int, dense_end: int) 
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class PartsPlan:
     """Who owns which boxes of a tree of which this process knows some.
 
     Attributes:
@@ -84,7 +84,7 @@ class Problem:
     fetch: Callable[[NDArray[np.int64]], tuple["_native.KernelMatrix", NDArray[Any], Kept]] | None = None
     kept: tuple[int, int] = (0, 0)
     kernel: Kernel | None = None
-    plan: Plan | None = None
+    plan: PartsPlan | None = None
 
 
 @dataclass(frozen=True, eq=False)
