@@ -59,3 +59,29 @@ def test_everything_prints_on_one_line(matrix):
 def test_a_share_that_does_not_exist_is_refused(matrix):
     with pytest.raises(ValueError, match="share 3 of 3"):
         matrix.part(3, 3)
+
+
+def test_shares_take_part_in_arithmetic_as_the_matrices_that_they_are(matrix):
+    x = np.random.default_rng(1).standard_normal((600, 3))
+    first, second = (matrix.part(number, 2) for number in (0, 1))
+    dense = first.to_dense()
+
+    def close(found, expected):
+        assert np.linalg.norm(found - expected) < 1e-5 * np.linalg.norm(expected)
+
+    close(dense + second.to_dense(), matrix.to_dense())
+    close((first + second) @ x, matrix @ x)
+    close((2 * first - first) @ x, dense @ x)
+    close(first.recompress(tolerance=1e-6) @ x, dense @ x)
+    close((first @ first) @ x, dense @ (dense @ x))
+    close(first.T @ x, dense.T @ x)
+    shifted = first.add_diagonal(1e3)
+    assert shifted.factorize(1e-8).logdet() == pytest.approx(
+        np.linalg.slogdet(dense + 1e3 * np.eye(600))[1], rel=1e-6
+    )
+    y, info = shifted.solve(x)
+    close(dense @ y + 1e3 * y, x)
+    assert info.exact_residual is None
+    with pytest.raises(ValueError, match="exact entries"):
+        first.error_estimate()
+    assert matrix.part(0, 1).error_estimate() < 1e-5

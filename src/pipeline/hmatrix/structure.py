@@ -114,7 +114,10 @@ def log_levels(A: H2Form) -> None:
 
 
 def share(A: H2Form, number: int, count: int) -> H2Form:
-    """Return share `number` of `count`: consecutive near and far pairs of about equally many entries."""
+    """Return share `number` of `count`: consecutive near and far pairs of about equally many entries.
+
+    A share is no kernel matrix: its entries are the kernel's in its own pairs, and 0 elsewhere.
+    """
     if not 0 <= number < count:
         raise ValueError(f"share {number} of {count} does not exist")
 
@@ -124,8 +127,9 @@ def share(A: H2Form, number: int, count: int) -> H2Form:
         return blocks.part(int(edges[number]), int(edges[number + 1]))
 
     return replace(
-        A, near=part(A.near), far=part(A.far), diagonal_term=A.diagonal_term if number == 0 else None
-    )
+        A, near=part(A.near), far=part(A.far), diagonal_term=A.diagonal_term if number == 0 else None,
+        kernel=A.kernel if count == 1 else None, correction=A.correction if count == 1 else None,
+    )  # fmt: skip
 
 
 def _coupling_ranks(A: H2Form) -> NDArray[Any]:
