@@ -229,7 +229,7 @@ def test_points_on_the_surface_coarse_meshes_and_open_bodies_are_refused():
     mesh = TriangleMesh(*sphere_mesh(1))
     solution = solve_dirichlet(mesh, np.ones(len(mesh.vertices)))
     np.testing.assert_allclose(solution(0.5 * TOWARDS), 1.0, rtol=1e-4)
-    with pytest.raises(ConfigError, match="1 of 2 points are nearer to the surface than a quarter"):
+    with pytest.raises(ConfigError, match="1 of 2 points is nearer to the surface than a quarter"):
         solution([[0, 0, 0.0], mesh.centroids[3].tolist()])
     with pytest.raises(ConfigError, match="at least 3 triangles for each wavelength are needed"):
         solve_scattering(mesh, PlaneWave(10.0), 10.0)

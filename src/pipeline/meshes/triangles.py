@@ -75,16 +75,20 @@ class TriangleMesh:
     @cached_property
     def areas(self) -> Tensor:
         """Area of each triangle, shape (t,)."""
-        a, b, c = self.corners.unbind(dim=1)
-        areas: Tensor = torch.linalg.cross(b - a, c - a).norm(dim=1) / 2
+        areas: Tensor = self._crossed.norm(dim=1) * self.diameters.square() / 2
         return areas
 
     @cached_property
     def normals(self) -> Tensor:
         """Unit normal of each triangle, shape (t, 3), about which its corners run counterclockwise."""
+        return self._crossed / self._crossed.norm(dim=1, keepdim=True)
+
+    @cached_property
+    def _crossed(self) -> Tensor:
+        """Cross product of two edges in units of the diameter, whose size hangs on a triangle's shape alone."""
         a, b, c = self.corners.unbind(dim=1)
-        normals: Tensor = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1)
-        return normals
+        length = torch.where(self.diameters > 0, self.diameters, 1.0)[:, None]
+        return torch.linalg.cross((b - a) / length, (c - a) / length)
 
     @cached_property
     def open_edges(self) -> Tensor:

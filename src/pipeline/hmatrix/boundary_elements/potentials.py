@@ -16,6 +16,7 @@ from pipeline.meshes.triangles import TriangleMesh
 _EVALUATIONS = 2_000_000  # of the kernel at a time
 _CLOSE = 3.0  # diameters: triangles whose centers are nearer to a point have a rule of many points
 _CLOSEST = 0.25  # of a diameter: nearer to the surface no rule here is accurate
+_TOUCHED = _CLOSEST + 0.7  # diameters: no point of a triangle is farther from its center than two thirds of one
 _ORDER = 10  # of that rule: at a quarter of a diameter it leaves some 1e-4 of a triangle's potential
 
 
@@ -39,11 +40,13 @@ def potential(
         double: The same of the double layer.
 
     Raises:
-        ConfigError: If a point is nearer to the surface than a quarter of a triangle.
+        ConfigError: If a point is nearer to a triangle than a quarter of its longest edge, or is not finite.
     """
     places = torch.from_numpy(np.ascontiguousarray(points, np.float64))
     if places.ndim != 2 or places.shape[1] != 3:
         raise ValueError(f"points have the shape (m, 3), not {tuple(places.shape)}")
+    if not places.isfinite().all():
+        raise ConfigError("points: a coordinate is NaN or infinite")
     _require_distance(mesh, points)
     dense = [None if d is None else torch.from_numpy(np.asarray(d).reshape(-1, 3)) for d in (single, double)]
     kinds = [d.dtype for d in dense if d is not None]
@@ -99,27 +102,40 @@ def inside(mesh: TriangleMesh, points: NDArray[np.float64]) -> NDArray[np.bool_]
 
 
 def _require_distance(mesh: TriangleMesh, points: NDArray[np.float64]) -> None:
-    """Raise unless points keep a quarter of a triangle's size from the surface."""
-    coordinates, _ = conical_rule(4)
-    samples = (coordinates @ mesh.corners.double().numpy()).reshape(-1, 3)
-    samples = np.concatenate([samples, mesh.vertices.double().numpy()])
-    size = np.concatenate(
-        [np.repeat(mesh.diameters.double().numpy(), len(coordinates)), np.zeros(len(mesh.vertices))]
-    )
-    distance, nearest = cKDTree(samples).query(points)
-    close = np.flatnonzero(distance < _CLOSEST * size[nearest])
+    """Raise unless points keep a quarter of its size from each triangle, corners and edges included."""
+    target, triangle = (pairs.numpy() for pairs in _close_pairs(mesh, points, reach=_TOUCHED))
+    corners = mesh.corners.double().numpy()[triangle]
+    distance = _distances(points[target], corners)
+    close = np.unique(target[~(distance >= _CLOSEST * mesh.diameters.double().numpy()[triangle])])
     if len(close):
         worst = int(close[0])
+        verb = "is" if len(close) == 1 else "are"
         raise ConfigError(
-            f"{len(close)} of {len(points)} points are nearer to the surface than a quarter of a triangle, the first "
+            f"{len(close)} of {len(points)} points {verb} nearer to the surface than a quarter of a triangle, the first "
             f"is point {worst} at {np.asarray(points[worst]).tolist()}: move them away, or refine the mesh"
         )
 
 
-def _close_pairs(mesh: TriangleMesh, points: NDArray[np.float64]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return points and triangles that are within some diameters of each other."""
-    centers, reach = mesh.centroids.double().numpy(), _CLOSE * mesh.diameters.double().numpy()
-    found = cKDTree(points).query_ball_point(centers, reach)
+def _distances(points: NDArray[np.float64], corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the distances of points (n, 3) from triangles (n, 3, 3)."""
+    following = np.roll(corners, -1, axis=1)
+    edges, away = following - corners, points[:, None] - corners
+    along = np.clip((away * edges).sum(axis=2) / (edges**2).sum(axis=2), 0.0, 1.0)
+    to_edges = np.linalg.norm(away - along[:, :, None] * edges, axis=2).min(axis=1)
+    normals = np.cross(edges[:, 0], edges[:, 1])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    heights = np.abs((away[:, 0] * normals).sum(axis=1))
+    # A point is over a triangle where it is to the left of all edges.
+    over = ((np.cross(edges, away) * normals[:, None]).sum(axis=2) >= 0).all(axis=1)
+    return np.asarray(np.where(over, heights, to_edges))
+
+
+def _close_pairs(
+    mesh: TriangleMesh, points: NDArray[np.float64], *, reach: float = _CLOSE
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return points and triangles that are within `reach` diameters of each other, as told from the triangles' centers."""
+    centers, radii = mesh.centroids.double().numpy(), reach * mesh.diameters.double().numpy()
+    found = cKDTree(points).query_ball_point(centers, radii)
     triangles = np.repeat(np.arange(len(mesh)), [len(f) for f in found])
     targets = np.fromiter((i for f in found for i in f), np.int64, len(triangles))
     return torch.from_numpy(targets), torch.from_numpy(triangles)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import ConfigError, ConvergenceError
+from pipeline.hmatrix.boundary_elements.coupling import coupling
 from pipeline.hmatrix.boundary_elements.normal_derivative import FundamentalSolution
 from pipeline.hmatrix.boundary_elements.operators import BoundaryOperator, LayerOperators
 from pipeline.hmatrix.boundary_elements.potentials import inside, potential
@@ -81,8 +82,8 @@ def solve_dirichlet(
     """Solve for a field with given values on a closed surface.
 
     Inside, and outside for Laplace and Yukawa: V t = (K +- 1/2) u for the normal derivative t, constant on each
-    triangle. Outside for Helmholtz: (1/2 + K - i k V) phi = u with the field D phi - i k S phi, which is solvable at
-    every wavenumber [1, 2]. Inside, Helmholtz has resonances, where no solution is unique.
+    triangle. Outside for Helmholtz: (1/2 + K - i eta V) phi = u with the field D phi - i eta S phi, which is solvable
+    at every wavenumber [1, 2]; for eta see `coupling`. Inside, Helmholtz has resonances, where no solution is unique.
 
     Args:
         mesh: Closed, normals out of the body.
@@ -109,13 +110,14 @@ def solve_dirichlet(
     _require_side(side)
     k = layers.wavenumber
     if side == "exterior" and k.real:
-        system = layers.double_layer("P0", "P0") + 0.5 * layers.mass() + (-1j * k) * layers.single_layer()
+        eta = coupling(layers)
+        system = layers.double_layer("P0", "P0") + 0.5 * layers.mass() + (-1j * eta) * layers.single_layer()
         right = (
             layers.loads(values, "P0") if callable(values) else layers.mass("P0", "P1") @ np.asarray(values)
         )
         found, info = solve_system(system, right, tolerance)
         density = layers.on_panels(found, "P0")
-        return BoundarySolution(mesh, k, side, -1j * k * density, density, found, "P0", info, notes)
+        return BoundarySolution(mesh, k, side, -1j * eta * density, density, found, "P0", info, notes)
     sign = 1.0 if side == "interior" else -1.0
     u = np.asarray(values(mesh.vertices.double().numpy()) if callable(values) else values)
     _require_length(u, len(mesh.vertices), "vertices")
@@ -137,8 +139,8 @@ def solve_neumann(
     """Solve for a field with given derivatives along the normals of a closed surface.
 
     Inside: W u = (1/2 - K') t for the values u at the vertices. Outside: (1/2 - K) u = -V t for Laplace and Yukawa,
-    and for Helmholtz the combination (1/2 - K + i/k W) u = -(V + i/k (1/2 + K')) t of Burton and Miller, which is
-    solvable at every wavenumber. Inside, Laplace's solution is unique up to a constant: its mean on the surface is 0.
+    and for Helmholtz the combination (1/2 - K + i/eta W) u = -(V + i/eta (1/2 + K')) t of Burton and Miller, which is
+    solvable at every wavenumber; for eta see `coupling`. Inside, Laplace's solution is unique up to a constant: its mean on the surface is 0.
 
     Args:
         mesh: Closed, normals out of the body.
@@ -182,8 +184,9 @@ def solve_neumann(
         right = -(layers.single_layer("P1", "P0") @ t)
         system = -layers.double_layer("P1", "P1") + 0.5 * layers.mass("P1", "P1")
         if k.real:
-            right = right - 1j / k * (adjoint @ t + 0.5 * (mass @ t))
-            system = system + (1j / k) * layers.hypersingular("P1")
+            weight = 1j / coupling(layers)
+            right = right - weight * (adjoint @ t + 0.5 * (mass @ t))
+            system = system + weight * layers.hypersingular("P1")
         u, info = solve_system(system, right, tolerance)
     sign = 1.0 if side == "interior" else -1.0
     single, double = layers.on_panels(t, "P0"), layers.on_panels(u, "P1")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import ConfigError
+from pipeline.hmatrix.boundary_elements.coupling import coupling
 from pipeline.hmatrix.boundary_elements.operators import LayerOperators
 from pipeline.hmatrix.boundary_elements.problems import (
     ITERATIONS,
@@ -152,9 +153,9 @@ def solve_scattering(
 ) -> Scattering:
     """Solve for the wave that a surface scatters.
 
-    A closed body, at every wavenumber [1]: (1/2 + K' - i k V) t = t_i - i k u_i for the normal derivative t of the
-    total field where it is soft, (1/2 - K + i/k W) u = u_i + i/k t_i for its values u where it is hard. An open
-    screen: V t = u_i, or W u = t_i, for the jumps.
+    A closed body, at every wavenumber [1]: (1/2 + K' - i eta V) t = t_i - i eta u_i for the normal derivative t of
+    the total field where it is soft, for eta see `coupling`; (1/2 - K + i/k W) u = u_i + i/k t_i for its values u where
+    it is hard. An open screen: V t = u_i, or W u = t_i, for the jumps.
 
     Args:
         mesh: The surface; of a closed body normals point out.
@@ -186,7 +187,7 @@ def solve_scattering(
         raise ValueError("operators: they are those of another mesh, wavenumber or kind of surface")
     warnings = tuple(str(finding) for finding in layers.diagnosis.warnings)
     notes = (*warnings, *notes_on_wave(mesh, layers.wavenumber))
-    k = layers.wavenumber
+    k, eta = layers.wavenumber, coupling(layers)
     normals = np.repeat(
         mesh.normals.double().numpy(), 7, axis=0
     )  # loads are taken at seven points a triangle
@@ -198,8 +199,8 @@ def solve_scattering(
         system = layers.single_layer()
         right = layers.loads(incident.values, "P0")
         if not is_screen:
-            system = layers.adjoint_double_layer() + 0.5 * layers.mass() + (-1j * k) * system
-            right = layers.loads(derivatives, "P0") - 1j * k * right
+            system = layers.adjoint_double_layer() + 0.5 * layers.mass() + (-1j * eta) * system
+            right = layers.loads(derivatives, "P0") - 1j * eta * right
         t, info = solve_system(system, right, tolerance, max_iterations=max_iterations)
         single = -layers.on_panels(t, "P0")
         solution = BoundarySolution(

@@ -1,0 +1,22 @@
+"""How combined equations for waves outside of a body weigh their two layers."""
+
+import math
+
+from pipeline.hmatrix.boundary_elements.operators import LayerOperators
+
+
+def coupling(layers: LayerOperators) -> complex:
+    """Return eta, the weight of -i S beside D in combined equations: k, or 1/(2 R) where that is more.
+
+    With eta = k, equations become those of Laplace's double layer as k approaches 0, which is singular outside of a
+    body. Kress recommends max(1/2, k) for the unit sphere [1]; R is the radius of spheres of the surface's area, as
+    many as it has connected parts. Any eta whose product with k has a positive real part makes equations solvable.
+
+    References:
+        [1] Kress, "Minimizing the condition number of boundary integral operators in acoustic and electromagnetic
+            scattering", Quarterly Journal of Mechanics and Applied Mathematics 1985.
+    """
+    k = layers.wavenumber
+    area = float(layers.mesh.areas.double().sum())
+    radius = math.sqrt(area / (4 * math.pi * layers.diagnosis.n_parts))
+    return k if abs(k) >= 1 / (2 * radius) else complex(1 / (2 * radius))
