@@ -111,9 +111,7 @@ def test_distances_from_triangles_are_those_from_their_points():
     x, y = (part.ravel() for part in np.meshgrid(grid, grid, indexing="ij"))
     kept = x + y <= 1 + 1e-12
     weights = np.stack([x, y, 1 - x - y], axis=1)[kept]
-    nearest = [
-        np.linalg.norm(p - weights @ c, axis=1).min() for p, c in zip(points, corners, strict=True)
-    ]
+    nearest = [np.linalg.norm(p - weights @ c, axis=1).min() for p, c in zip(points, corners, strict=True)]
     found = _distances(points, corners)
     assert (found <= np.array(nearest) + 1e-12).all()
     np.testing.assert_allclose(found, nearest, atol=0.02)

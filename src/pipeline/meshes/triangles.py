@@ -81,14 +81,16 @@ class TriangleMesh:
     @cached_property
     def normals(self) -> Tensor:
         """Unit normal of each triangle, shape (t, 3), about which its corners run counterclockwise."""
-        return self._crossed / self._crossed.norm(dim=1, keepdim=True)
+        normals: Tensor = self._crossed / self._crossed.norm(dim=1, keepdim=True)
+        return normals
 
     @cached_property
     def _crossed(self) -> Tensor:
         """Cross product of two edges in units of the diameter, whose size hangs on a triangle's shape alone."""
         a, b, c = self.corners.unbind(dim=1)
         length = torch.where(self.diameters > 0, self.diameters, 1.0)[:, None]
-        return torch.linalg.cross((b - a) / length, (c - a) / length)
+        crossed: Tensor = torch.linalg.cross((b - a) / length, (c - a) / length)
+        return crossed
 
     @cached_property
     def open_edges(self) -> Tensor:

@@ -16,7 +16,7 @@ from pipeline.meshes.triangles import TriangleMesh
 _EVALUATIONS = 2_000_000  # of the kernel at a time
 _CLOSE = 3.0  # diameters: triangles whose centers are nearer to a point have a rule of many points
 _CLOSEST = 0.25  # of a diameter: nearer to the surface no rule here is accurate
-_TOUCHED = _CLOSEST + 0.7  # diameters: no point of a triangle is farther from its center than two thirds of one
+_TOUCHED = 1.0  # diameters from the center: triangles farther off are not closest (2/3 + 1/4 would do)
 _ORDER = 10  # of that rule: at a quarter of a diameter it leaves some 1e-4 of a triangle's potential
 
 
@@ -111,8 +111,8 @@ def _require_distance(mesh: TriangleMesh, points: NDArray[np.float64]) -> None:
         worst = int(close[0])
         verb = "is" if len(close) == 1 else "are"
         raise ConfigError(
-            f"{len(close)} of {len(points)} points {verb} nearer to the surface than a quarter of a triangle, the first "
-            f"is point {worst} at {np.asarray(points[worst]).tolist()}: move them away, or refine the mesh"
+            f"{len(close)} of {len(points)} points {verb} nearer to the surface than a quarter of a triangle, the "
+            f"first is point {worst} at {np.asarray(points[worst]).tolist()}: move them away, or refine the mesh"
         )
 
 
@@ -133,7 +133,7 @@ def _distances(points: NDArray[np.float64], corners: NDArray[np.float64]) -> NDA
 def _close_pairs(
     mesh: TriangleMesh, points: NDArray[np.float64], *, reach: float = _CLOSE
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return points and triangles that are within `reach` diameters of each other, as told from the triangles' centers."""
+    """Return points and triangles whose centers are within `reach` diameters of each other."""
     centers, radii = mesh.centroids.double().numpy(), reach * mesh.diameters.double().numpy()
     found = cKDTree(points).query_ball_point(centers, radii)
     triangles = np.repeat(np.arange(len(mesh)), [len(f) for f in found])

@@ -140,7 +140,8 @@ def solve_neumann(
 
     Inside: W u = (1/2 - K') t for the values u at the vertices. Outside: (1/2 - K) u = -V t for Laplace and Yukawa,
     and for Helmholtz the combination (1/2 - K + i/eta W) u = -(V + i/eta (1/2 + K')) t of Burton and Miller, which is
-    solvable at every wavenumber; for eta see `coupling`. Inside, Laplace's solution is unique up to a constant: its mean on the surface is 0.
+    solvable at every wavenumber; for eta see `coupling`. Inside, Laplace's solution is unique up to a constant: its
+    mean on the surface is 0.
 
     Args:
         mesh: Closed, normals out of the body.
