@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, issparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from pipeline.hmatrix.boundary_elements.near_field import rule_points
@@ -144,8 +144,8 @@ class BoundaryOperator:
         """Return the sum with an operator or a SciPy sparse matrix."""
         if isinstance(other, BoundaryOperator):
             terms, sparse = other.terms, other.sparse
-        elif isinstance(other, csr_array):
-            terms, sparse = (), other
+        elif issparse(other):
+            terms, sparse = (), csr_array(other)
         else:
             return NotImplemented
         if other.shape != self.shape:
@@ -156,8 +156,17 @@ class BoundaryOperator:
             self.shape, np.result_type(self.dtype, other.dtype), (*self.terms, *terms), total
         )
 
+    def __radd__(self, other: Any) -> "BoundaryOperator":
+        """Return the sum with a sparse matrix, or with the 0 that `sum` begins with."""
+        return self if isinstance(other, int | float) and other == 0 else self + other
+
     def __mul__(self, factor: complex) -> "BoundaryOperator":
         """Return the operator times a number."""
+        if not isinstance(factor, int | float | complex | np.number):
+            return NotImplemented
+        if not np.isfinite(factor):
+            raise ValueError(f"an operator can be multiplied by finite factors, not {factor}")
+        factor = np.asarray(factor).item()
         terms = tuple(
             Term(factor * t.coefficient, t.panels, t.left, t.right, t.transposed) for t in self.terms
         )
@@ -167,12 +176,25 @@ class BoundaryOperator:
 
     __rmul__ = __mul__
 
+    def __truediv__(self, divisor: complex) -> "BoundaryOperator":
+        """Return the operator divided by a number."""
+        if not isinstance(divisor, int | float | complex | np.number):
+            return NotImplemented
+        if divisor == 0:
+            raise ZeroDivisionError("an operator cannot be divided by 0")
+        return self * (1 / divisor)
+
     def __neg__(self) -> "BoundaryOperator":
         return -1.0 * self
 
     def __sub__(self, other: Any) -> "BoundaryOperator":
+        if not (isinstance(other, BoundaryOperator) or issparse(other)):
+            return NotImplemented
         negative: BoundaryOperator = -1.0 * other
         return self + negative
+
+    def __rsub__(self, other: Any) -> "BoundaryOperator":
+        return -self + other if issparse(other) else NotImplemented
 
     def scaling(self) -> NDArray[np.float64]:
         """Return the sizes of what is near on the diagonal, to precondition with."""

@@ -59,15 +59,15 @@ class PanelIntegrals:
         points, weights = gauss_rule(n_points)
         coarse = product_rule(points.numpy(), weights.numpy())
         blocks: list[tuple[NDArray[np.int64], NDArray[np.int64], list[NDArray[np.number]]]] = []
-        for chosen, fine in _with_rules(mesh, pairs, order):
+        for chosen, fine in with_rules(mesh, pairs, order):
             step = max(1, _EVALUATIONS // len(fine[2]))
             for first in range(0, len(chosen), step):
                 part = chosen[first : first + step]
                 values = [
                     (exact - sampled).numpy()
                     for exact, sampled in zip(
-                        _integrals(mesh, wavenumber, part, fine),
-                        _integrals(mesh, wavenumber, part, coarse),
+                        integrals(mesh, wavenumber, part, fine),
+                        integrals(mesh, wavenumber, part, coarse),
                         strict=True,
                     )
                 ]
@@ -80,7 +80,7 @@ class PanelIntegrals:
         return cls(*(_assembled(blocks, 3 * n, which) for which in ("single", "double")))
 
 
-def _with_rules(mesh: TriangleMesh, pairs: TrianglePairs, order: int) -> list[tuple[TrianglePairs, PairRule]]:
+def with_rules(mesh: TriangleMesh, pairs: TrianglePairs, order: int) -> list[tuple[TrianglePairs, PairRule]]:
     """Return all pairs by the rules that they need."""
     i, j = pairs.triangles
     between = (mesh.centroids[i] - mesh.centroids[j]).norm(dim=1)
@@ -112,7 +112,7 @@ def _assembled(
     ).tocsr()
 
 
-def _integrals(
+def integrals(
     mesh: TriangleMesh, wavenumber: complex, pairs: TrianglePairs, rule: PairRule
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return integrals of G, of its derivative along the second and along the first normal; each of shape (p, 3, 3).

@@ -101,12 +101,18 @@ def inside(mesh: TriangleMesh, points: NDArray[np.float64]) -> NDArray[np.bool_]
     return potential(mesh, 0j, points, double=np.ones(3 * len(mesh))) < -0.5
 
 
+def too_near(mesh: TriangleMesh, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell which points (m, 3) are nearer to a triangle than a quarter of its longest edge."""
+    target, triangle = (pairs.numpy() for pairs in _close_pairs(mesh, points, reach=_TOUCHED))
+    distance = _distances(points[target], mesh.corners.double().numpy()[triangle])
+    near = np.zeros(len(points), bool)
+    near[target[~(distance >= _CLOSEST * mesh.diameters.double().numpy()[triangle])]] = True
+    return near
+
+
 def _require_distance(mesh: TriangleMesh, points: NDArray[np.float64]) -> None:
     """Raise unless points keep a quarter of its size from each triangle, corners and edges included."""
-    target, triangle = (pairs.numpy() for pairs in _close_pairs(mesh, points, reach=_TOUCHED))
-    corners = mesh.corners.double().numpy()[triangle]
-    distance = _distances(points[target], corners)
-    close = np.unique(target[~(distance >= _CLOSEST * mesh.diameters.double().numpy()[triangle])])
+    close = np.flatnonzero(too_near(mesh, points))
     if len(close):
         worst = int(close[0])
         verb = "is" if len(close) == 1 else "are"

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +11,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import ConfigError, ConvergenceError
+from pipeline.hmatrix.boundary_elements.accuracy import notes_on_shape
+from pipeline.hmatrix.boundary_elements.constants import Constants
 from pipeline.hmatrix.boundary_elements.coupling import coupling
+from pipeline.hmatrix.boundary_elements.known_waves import KnownWaves
 from pipeline.hmatrix.boundary_elements.normal_derivative import FundamentalSolution
 from pipeline.hmatrix.boundary_elements.operators import BoundaryOperator, LayerOperators
 from pipeline.hmatrix.boundary_elements.potentials import inside, potential
@@ -27,9 +30,8 @@ BoundaryValues = Callable[[NDArray[Any]], NDArray[Any]]
 _RESTART = 100
 ITERATIONS = 1000  # at most, unless others are asked for
 _COARSE, _COARSEST = 6.0, 3.0  # triangles for each wavelength: fewer are warned of, or refused
-_BALANCED = (
-    1e-2  # flux through a closed surface, of that in and out, that is taken for an error of discretization
-)
+# Triangles beside the length 1/decay over which a screened field falls: larger ones are warned of, or refused.
+_STEEP, _STEEPEST = 1.0, 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +85,8 @@ def solve_dirichlet(
 
     Inside, and outside for Laplace and Yukawa: V t = (K +- 1/2) u for the normal derivative t, constant on each
     triangle. Outside for Helmholtz: (1/2 + K - i eta V) phi = u with the field D phi - i eta S phi, which is solvable
-    at every wavenumber [1, 2]; for eta see `coupling`. Inside, Helmholtz has resonances, where no solution is unique.
+    at every wavenumber [1, 2]; for eta see `coupling`. Inside, Helmholtz has resonances, where no solution is unique:
+    fields that are known are solved for beside the wanted one, and tell by a note or an error where one is near.
 
     Args:
         mesh: Closed, normals out of the body.
@@ -98,7 +101,7 @@ def solve_dirichlet(
 
     Raises:
         ConfigError: If the mesh is not usable, or too coarse for the wave.
-        ConvergenceError: If the iteration does not converge.
+        ConvergenceError: If the iteration does not converge, or the wavenumber is too near a resonance.
 
     References:
         [1] Brakhage, Werner, "Über das Dirichletsche Aussenraumproblem für die Helmholtzsche Schwingungsgleichung",
@@ -109,22 +112,24 @@ def solve_dirichlet(
     layers, notes = _layers(mesh, kernel, tolerance, operators)
     _require_side(side)
     k = layers.wavenumber
+    vertices = mesh.vertices.double().numpy()
+    if not callable(values):
+        values = _of_length(values, len(vertices), "vertices")
     if side == "exterior" and k.real:
         eta = coupling(layers)
         system = layers.double_layer("P0", "P0") + 0.5 * layers.mass() + (-1j * eta) * layers.single_layer()
-        right = (
-            layers.loads(values, "P0") if callable(values) else layers.mass("P0", "P1") @ np.asarray(values)
-        )
+        right = layers.loads(values, "P0") if callable(values) else layers.mass("P0", "P1") @ values
         found, info = solve_system(system, right, tolerance)
         density = layers.on_panels(found, "P0")
         return BoundarySolution(mesh, k, side, -1j * eta * density, density, found, "P0", info, notes)
     sign = 1.0 if side == "interior" else -1.0
-    u = np.asarray(values(mesh.vertices.double().numpy()) if callable(values) else values)
-    _require_length(u, len(mesh.vertices), "vertices")
+    u = _of_length(values(vertices), len(vertices), "vertices") if callable(values) else values
+    waves = KnownWaves(k) if side == "interior" and k.real else None
+    u = np.column_stack([u] if waves is None else [u, waves.values(vertices)])
     right = layers.double_layer("P0", "P1") @ u + sign * 0.5 * (layers.mass("P0", "P1") @ u)
     t, info = solve_system(layers.single_layer(), right, tolerance)
-    single, double = layers.on_panels(t, "P0"), layers.on_panels(u, "P1")
-    return BoundarySolution(mesh, k, side, sign * single, -sign * double, t, "P0", info, notes)
+    fields = _fields(layers, side, t, u, t, "P0", info, notes)
+    return fields[0] if waves is None else _judged(waves, fields)
 
 
 def solve_neumann(
@@ -141,7 +146,7 @@ def solve_neumann(
     Inside: W u = (1/2 - K') t for the values u at the vertices. Outside: (1/2 - K) u = -V t for Laplace and Yukawa,
     and for Helmholtz the combination (1/2 - K + i/eta W) u = -(V + i/eta (1/2 + K')) t of Burton and Miller, which is
     solvable at every wavenumber; for eta see `coupling`. Inside, Laplace's solution is unique up to a constant: its
-    mean on the surface is 0.
+    mean on the surface of each body is 0, cavities included. Helmholtz has resonances inside; see `solve_dirichlet`.
 
     Args:
         mesh: Closed, normals out of the body.
@@ -153,34 +158,42 @@ def solve_neumann(
         operators: Operators of this mesh and kernel, if they have been made already.
 
     Raises:
-        ConfigError: If the mesh is not usable or too coarse for the wave, or if as much does not flow out as in where
-            Laplace's equation holds inside.
-        ConvergenceError: If the iteration does not converge.
+        ConfigError: If the mesh is not usable or too coarse for the wave, or if as much does not flow out of a body as
+            in where Laplace's equation holds inside, or if that is to hold outside of a body with a cavity.
+        ConvergenceError: If the iteration does not converge, or the wavenumber is too near a resonance.
     """
     layers, notes = _layers(mesh, kernel, tolerance, operators)
     _require_side(side)
     k = layers.wavenumber
-    areas = mesh.areas.double().numpy()
     if callable(derivatives):
-        t = np.asarray(derivatives(mesh.centroids.double().numpy(), mesh.normals.double().numpy()))
-    else:
-        t = np.asarray(derivatives)
-    _require_length(t, len(mesh), "triangles")
+        derivatives = derivatives(mesh.centroids.double().numpy(), mesh.normals.double().numpy())
+    t = _of_length(derivatives, len(mesh), "triangles")
+    waves = KnownWaves(k) if side == "interior" and k.real else None
+    constants = Constants.of(layers) if k == 0 else None
+    if constants is not None and side == "interior":
+        t = constants.balanced(t)
+    if constants is not None and side == "exterior" and constants.has_cavity:
+        raise ConfigError(
+            "the mesh has a cavity, whose inside is outside of the body, too: no field there is unique, so leave the "
+            "cavity's surface out"
+        )
+    t = t[:, None]
+    if waves is not None:
+        given = waves.derivatives(mesh.centroids.double().numpy(), mesh.normals.double().numpy())
+        t = np.column_stack([t, given])
     mass = layers.mass("P1", "P0")
     adjoint = layers.adjoint_double_layer("P1", "P0")
     if side == "interior":
-        if k == 0:
-            flux = float((areas * t).sum())
-            if abs(flux) > _BALANCED * float((areas * np.abs(t)).sum()):
-                raise ConfigError(
-                    f"derivatives: {flux:.2g} flows out of the surface in all, but inside of it Laplace's equation "
-                    "asks for 0; subtract the mean of the derivatives"
-                )
-            t = t - flux / areas.sum()
         right = 0.5 * (mass @ t) - adjoint @ t
         system = layers.hypersingular("P1")
-        mean = np.asarray(layers.mass("P1", "P1").sum(axis=0)) if k == 0 else None
-        u, info = solve_system(system, right, tolerance, shift=mean)
+        if constants is None:
+            u, info = solve_system(system, right, tolerance)
+        else:
+            weights = np.asarray(layers.mass("P1", "P1").sum(axis=0))
+            u, info = solve_system(system, right, tolerance, shift=(weights, constants.of_vertices))
+            left = layers.double_layer("P0", "P1") @ u + 0.5 * (layers.mass("P0", "P1") @ u)
+            residual = layers.single_layer("P0", "P0") @ t - left
+            u = constants.completed(u[:, 0], residual[:, 0], weights)[:, None]
     else:
         right = -(layers.single_layer("P1", "P0") @ t)
         system = -layers.double_layer("P1", "P1") + 0.5 * layers.mass("P1", "P1")
@@ -189,9 +202,8 @@ def solve_neumann(
             right = right - weight * (adjoint @ t + 0.5 * (mass @ t))
             system = system + weight * layers.hypersingular("P1")
         u, info = solve_system(system, right, tolerance)
-    sign = 1.0 if side == "interior" else -1.0
-    single, double = layers.on_panels(t, "P0"), layers.on_panels(u, "P1")
-    return BoundarySolution(mesh, k, side, sign * single, -sign * double, u, "P1", info, notes)
+    fields = _fields(layers, side, t, u, u, "P1", info, notes)
+    return fields[0] if waves is None else _judged(waves, fields)
 
 
 def solve_system(
@@ -199,27 +211,32 @@ def solve_system(
     right: NDArray[Any],
     tolerance: float,
     *,
-    shift: NDArray[Any] | None = None,
+    shift: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None,
     max_iterations: int = ITERATIONS,
 ) -> tuple[NDArray[Any], SolveInfo]:
     """Solve by GMRES, preconditioned by the near diagonal.
 
     Args:
         system: The Galerkin matrix.
-        right: Right-hand side, shape (n,).
+        right: Right-hand sides, shape (n,) or (n, m).
         tolerance: Relative residual, 2-norm.
-        shift: Vector m whose m m^T / |m|² is added to the matrix, where constants are in its null space.
+        shift: Numbers m and groups of the unknowns, where constants on each group are in the null space of the matrix:
+            m m^T / |m|² of each group is added to it.
         max_iterations: Largest number of iterations.
     """
     kind = np.result_type(system.dtype, right.dtype)
     scale = torch.from_numpy(system.scaling())[:, None]
-    weight = None if shift is None else torch.from_numpy(shift / np.linalg.norm(shift)).to(torch.float64)
+    if shift is not None:
+        sizes = np.sqrt(np.bincount(shift[1], shift[0] ** 2))
+        weight = torch.from_numpy(shift[0] / sizes[shift[1]])[:, None]
+        group = torch.from_numpy(shift[1]).long()
     typical = float(scale.mean())
 
     def product(x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = system @ x
-        if weight is not None:
-            y = y + typical * weight[:, None] * (weight @ x)
+        if shift is not None:
+            sums = torch.zeros(len(sizes), x.shape[1], dtype=x.dtype).index_add_(0, group, weight * x)
+            y = y + typical * weight * sums[group]
         return y
 
     if not np.isfinite(right).all():
@@ -227,7 +244,7 @@ def solve_system(
     try:
         x, info = gmres(
             product,
-            torch.from_numpy(np.ascontiguousarray(right, kind))[:, None],
+            torch.from_numpy(np.ascontiguousarray(right.reshape(len(right), -1), kind)),
             preconditioner=lambda r: r / scale,
             tolerance=tolerance,
             max_iterations=max_iterations,
@@ -236,34 +253,75 @@ def solve_system(
     except ConvergenceError as error:
         what = str(error).split("; ask for")[0].split(" (wanted")[0]
         raise ConvergenceError(
-            f"{what} (wanted {tolerance:.0e}): the mesh or its resonance makes the system near singular; look at "
-            "diagnose(mesh)"
+            f"{what} (wanted {tolerance:.0e}): the mesh, or a wavenumber near a resonance of the body, makes the "
+            "system near singular; look at diagnose(mesh)"
         ) from error
-    return x[:, 0].numpy(), info
+    return x.numpy().reshape(right.shape), info
+
+
+def _fields(
+    layers: LayerOperators,
+    side: Region,
+    t: NDArray[Any],
+    u: NDArray[Any],
+    unknown: NDArray[Any],
+    space: Space,
+    info: SolveInfo,
+    notes: tuple[str, ...],
+) -> list[BoundarySolution]:
+    """Return the fields of derivatives (triangles, m) and values (vertices, m) on a closed surface."""
+    sign = 1.0 if side == "interior" else -1.0
+    single, double = layers.on_panels(t, "P0"), layers.on_panels(u, "P1")
+    return [
+        BoundarySolution(
+            layers.mesh, layers.wavenumber, side, sign * single[:, i], -sign * double[:, i], unknown[:, i], space,
+            info, notes,
+        )
+        for i in range(t.shape[1])
+    ]  # fmt: skip
+
+
+def _judged(waves: KnownWaves, fields: list[BoundarySolution]) -> BoundarySolution:
+    """Return the first field, with what the others tell of it."""
+    first = fields[0]
+    return replace(first, notes=(*first.notes, *waves.judge(first.mesh, fields[1:])))
 
 
 def notes_on_wave(mesh: TriangleMesh, wavenumber: complex) -> tuple[str, ...]:
-    """Return what is to be said of a mesh that is coarse beside the wavelength.
+    """Return what is to be said of a mesh that is coarse beside the wavelength, or beside the decay of a field.
 
     Raises:
-        ConfigError: If it has fewer than three triangles for each wavelength somewhere.
+        ConfigError: If it has fewer than three triangles for each wavelength somewhere, or a triangle five times as
+            long as the distance 1/decay.
     """
-    if wavenumber.real == 0:
-        return ()
-    length = 2 * math.pi / abs(wavenumber.real)
     worst = int(mesh.diameters.argmax())
-    count = length / float(mesh.diameters[worst])
-    text = f"triangle {worst} has a diameter of {float(mesh.diameters[worst]):.2g} beside a wavelength of {length:.2g}"
-    if count < _COARSEST:
-        raise ConfigError(
-            f"{text}: at least {_COARSEST:g} triangles for each wavelength are needed; refine the mesh, "
-            "or lower the wavenumber, which is in the inverse unit of the mesh"
-        )
-    if count >= _COARSE:
-        return ()
-    note = f"{text}: less than {_COARSE:g} triangles for each wavelength make errors of several percent"
-    logger.warning(note)
-    return (note,)
+    size = float(mesh.diameters[worst])
+    told = f"triangle {worst} has a diameter of {size:.2g} beside"
+    notes = []
+    if wavenumber.real != 0:
+        length = 2 * math.pi / abs(wavenumber.real)
+        text = f"{told} a wavelength of {length:.2g}"
+        if length / size < _COARSEST:
+            raise ConfigError(
+                f"{text}: at least {_COARSEST:g} triangles for each wavelength are needed; refine the mesh, "
+                "or lower the wavenumber, which is in the inverse unit of the mesh"
+            )
+        if length / size < _COARSE:
+            notes.append(
+                f"{text}: less than {_COARSE:g} triangles for each wavelength make errors of several percent"
+            )
+    steepness = size * abs(wavenumber.imag)
+    if steepness > _STEEP:
+        text = f"{told} a length of {1 / abs(wavenumber.imag):.2g} over which the field decays"
+        if steepness > _STEEPEST:
+            raise ConfigError(
+                f"{text}: at most {_STEEPEST:g} times as much is possible; refine the mesh, or lower the decay, which "
+                "is in the inverse unit of the mesh"
+            )
+        notes.append(f"{text}: triangles longer than that make errors of several percent and more")
+    for note in notes:
+        logger.warning(note)
+    return tuple(notes)
 
 
 def _layers(
@@ -277,7 +335,7 @@ def _layers(
     if layers.mesh is not mesh or layers.kernel != kernel or layers.screen:
         raise ValueError("operators: they are those of another mesh or kernel, or of a screen")
     warnings = tuple(str(finding) for finding in layers.diagnosis.warnings)
-    return layers, (*warnings, *notes_on_wave(mesh, layers.wavenumber))
+    return layers, (*warnings, *notes_on_shape(layers), *notes_on_wave(mesh, layers.wavenumber))
 
 
 def _require_side(side: str) -> None:
@@ -285,6 +343,9 @@ def _require_side(side: str) -> None:
         raise ValueError(f'side is "interior" or "exterior", not {side!r}')
 
 
-def _require_length(values: NDArray[Any], n: int, of: str) -> None:
-    if values.shape != (n,):
-        raise ValueError(f"values of {n} {of} are wanted, not an array of shape {values.shape}")
+def _of_length(values: ArrayLike, n: int, of: str) -> NDArray[Any]:
+    """Return values as an array (n,)."""
+    array = np.asarray(values)
+    if array.shape != (n,):
+        raise ValueError(f"values of {n} {of} are wanted, not an array of shape {array.shape}")
+    return array

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import ConfigError
+from pipeline.hmatrix.boundary_elements.accuracy import notes_on_shape
 from pipeline.hmatrix.boundary_elements.coupling import coupling
 from pipeline.hmatrix.boundary_elements.operators import LayerOperators
 from pipeline.hmatrix.boundary_elements.problems import (
@@ -124,6 +125,12 @@ class Scattering:
         """Return f with a scattered field of exp(i k r)/r f(direction) far away; directions (m, 3) of any length."""
         solution, mesh = self.scattered, self.scattered.mesh
         towards = np.asarray(directions, np.float64)
+        if towards.ndim != 2 or towards.shape[1] != 3:
+            raise ValueError(f"directions have the shape (m, 3), not {towards.shape}")
+        sizes = np.abs(towards).max(axis=1, keepdims=True)
+        if not (np.isfinite(sizes) & (sizes > 0)).all():
+            raise ConfigError("directions: three finite numbers that are not all 0 are wanted for each")
+        towards = towards / sizes
         towards = towards / np.linalg.norm(towards, axis=1, keepdims=True)
         coordinates, weights = (part.numpy() for part in gauss_rule(7))
         points = (coordinates @ mesh.corners.double().numpy()).reshape(-1, 3)
@@ -168,7 +175,7 @@ def solve_scattering(
         operators: Operators of this mesh and wavenumber, from a solve before.
 
     Raises:
-        ConfigError: If the mesh is not usable, or too coarse for the wave.
+        ConfigError: If the mesh is not usable, or too coarse for the wave or for a hard screen.
         ConvergenceError: If the iteration does not converge.
 
     References:
@@ -185,8 +192,12 @@ def solve_scattering(
     layers = operators or LayerOperators(mesh, kernel, tolerance=tolerance, screen=is_screen)
     if (layers.mesh is not mesh) or layers.kernel != kernel or layers.screen != is_screen:
         raise ValueError("operators: they are those of another mesh, wavenumber or kind of surface")
+    if condition == "hard" and is_screen and not layers.n("P1_0"):
+        raise ConfigError(
+            "the screen has no vertex off its edge, so that there is nothing to solve for: refine the mesh"
+        )
     warnings = tuple(str(finding) for finding in layers.diagnosis.warnings)
-    notes = (*warnings, *notes_on_wave(mesh, layers.wavenumber))
+    notes = (*warnings, *notes_on_shape(layers), *notes_on_wave(mesh, layers.wavenumber))
     k, eta = layers.wavenumber, coupling(layers)
     normals = np.repeat(
         mesh.normals.double().numpy(), 7, axis=0
