@@ -102,7 +102,7 @@ def test_processes_that_know_their_own_lists_plan_what_one_does_that_knows_all(d
     for level in range(tree.n_levels):
         whole = partition_level(tree, near, level, len(speeds), speeds)
         for parts, plans in found:
-            plan, names, lists = plans[level].partition, plans[level].names, plans[level].near
+            plan, numbers, lists = plans[level].partition, plans[level].numbers_on_level, plans[level].near
             assert np.array_equal(plan.places, whole.places)
             assert np.array_equal(plan.cuts, whole.cuts)
             assert plan.n_phases == whole.n_phases
@@ -124,6 +124,6 @@ def test_processes_that_know_their_own_lists_plan_what_one_does_that_knows_all(d
                 for box in own:
                     members = near.boxes[slice(*near.start[whole.first + box :][:2])] - whole.first
                     for b in (box, *members):
-                        listed = names[lists[[np.searchsorted(names, b)]].indices]
+                        listed = numbers[lists[[np.searchsorted(numbers, b)]].indices]
                         wanted = near.boxes[slice(*near.start[whole.first + b :][:2])] - whole.first
                         assert np.array_equal(listed, wanted)

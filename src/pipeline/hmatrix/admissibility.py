@@ -104,18 +104,12 @@ class Interactions:
         return int(np.searchsorted(rows.level_start, boxes[0], side="right") - 1)
 
 
-def interactions(
-    rows: ClusterTree,
-    columns: ClusterTree,
-    admissibility: Admissibility,
-    wanted: NDArray[np.bool_] | None = None,
-) -> Interactions:
+def interactions(rows: ClusterTree, columns: ClusterTree, admissibility: Admissibility) -> Interactions:
     """Divide near pairs from the top down, and collect the far ones on the way. Costs O(number of pairs).
 
     Args:
         rows, columns: Trees of equal depth.
         admissibility: Which boxes are far.
-        wanted: Row boxes whose lists are wanted, shape (boxes,), their parents among them; others' stay empty.
     """
     if rows.n_levels != columns.n_levels or rows.arity != columns.arity:
         raise ValueError("the two trees differ in depth: build them with the same halvings")
@@ -129,8 +123,6 @@ def interactions(
             parents = np.stack([rows.first_child[near[-1][0]], columns.first_child[near[-1][1]]])
             pairs = (parents[:, :, None] + children.reshape(2, 1, -1)).reshape(2, -1).astype(np.int32)
         filled = (rows.stop > rows.start)[pairs[0]] & (columns.stop > columns.start)[pairs[1]]
-        if wanted is not None:
-            filled &= wanted[pairs[0]]
         pairs = pairs[:, filled]
         is_far = admissibility.far(rows, columns, pairs[0], pairs[1])
         near.append(pairs[:, ~is_far])

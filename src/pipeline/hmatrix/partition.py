@@ -157,37 +157,39 @@ def partition_level(
     boxes = Boxes.of(tree, near, level)
     cuts = cut(boxes, speeds)
     phase, n_phases = phases(boxes, cuts, speeds)
-    told = told_of(boxes.names, boxes.near, cuts)
+    told = told_of(boxes.numbers_on_level, boxes.near, cuts)
     first = int(tree.level_start[level])
     return LevelPartition(level, first, cuts, range_edges(tree, first, cuts), n_phases, 0, phase, *told)
 
 
-def told_of(names: Ids, near: csr_array, cuts: Ints) -> tuple[Ints, Ints]:
+def told_of(numbers_on_level: Ids, near: csr_array, cuts: Ints) -> tuple[Ints, Ints]:
     """Return the pairs (box, part) of boxes whose updates another part needs, and those of ghosts.
 
     They are complete for boxes whose near boxes have rows, and for parts that own such boxes.
 
     Args:
-        names: Numbers of known boxes, sorted.
-        near: Their near boxes, in the numbering of `names`; rows may be empty.
+        numbers_on_level: Known boxes, numbered from the level's first, sorted.
+        near: Their near boxes, in the numbering of `numbers_on_level`; rows may be empty.
         cuts: Where the parts' ranges start.
     """
-    owner = owners(cuts, names)
-    rows = np.repeat(np.arange(len(names)), np.diff(near.indptr))
+    owner = owners(cuts, numbers_on_level)
+    rows = np.repeat(np.arange(len(numbers_on_level)), np.diff(near.indptr))
     crossing = owner[rows] != owner[near.indices]
     seams = distinct(rows[crossing])
-    updated = _box_parts(names, owner, rows[crossing], near.indices[crossing], len(cuts) - 1)
+    updated = _box_parts(numbers_on_level, owner, rows[crossing], near.indices[crossing], len(cuts) - 1)
     # A ghost is near a box that is near an own one: rows of seam boxes and of their near boxes suffice.
     around = np.unique(near[seams].indices)
     two_steps = csr_array(near[around] @ near).tocoo()
     first, second = around[two_steps.coords[0]], two_steps.coords[1]
     others = owner[first] != owner[second]
-    return updated, _box_parts(names, owner, first[others], second[others], len(cuts) - 1)
+    return updated, _box_parts(numbers_on_level, owner, first[others], second[others], len(cuts) - 1)
 
 
-def _box_parts(names: Ids, owner: Ints, first: NDArray[Any], second: NDArray[Any], n_parts: int) -> Ints:
+def _box_parts(numbers: Ids, owner: Ints, first: NDArray[Any], second: NDArray[Any], n_parts: int) -> Ints:
     """Return the distinct (one box, part of the other) of pairs of boxes, both ways round, sorted."""
-    keys = np.concatenate([names[first] * n_parts + owner[second], names[second] * n_parts + owner[first]])
+    keys = np.concatenate(
+        [numbers[first] * n_parts + owner[second], numbers[second] * n_parts + owner[first]]
+    )
     keys = distinct(keys)
     return np.stack([keys // n_parts, keys % n_parts], axis=1).astype(np.int32)
 
@@ -197,13 +199,13 @@ def phases(level: Boxes, cuts: Ints, speeds: NDArray[np.float64]) -> tuple[Ints,
 
     Near boxes of different parts have different phases.
     """
-    near, names, planned, n_parts = level.near, level.names, level.planned, len(speeds)
-    owner = owners(cuts, names)
+    near, numbers, planned, n_parts = level.near, level.numbers_on_level, level.planned, len(speeds)
+    owner = owners(cuts, numbers)
     columns, rows = near.indices[level.entries], level.rows[level.entries]
     crossing = owner[rows] != owner[columns]
-    own_pairs = np.stack([names[rows[crossing]], names[columns[crossing]]], axis=1).astype(np.int32)
+    own_pairs = np.stack([numbers[rows[crossing]], numbers[columns[crossing]]], axis=1).astype(np.int32)
     seam_pairs = np.concatenate(level.everybodys(own_pairs))
-    phase = np.zeros(len(names), np.int32)
+    phase = np.zeros(len(numbers), np.int32)
     members = distinct(seam_pairs[:, 0])
     if len(members) == 0:
         return phase[planned], 1
@@ -213,12 +215,12 @@ def phases(level: Boxes, cuts: Ints, speeds: NDArray[np.float64]) -> tuple[Ints,
     parts_of = owners(cuts, members)
     counts = Counter(parts_of.tolist())
     part_of = dict(zip(members.tolist(), parts_of.tolist(), strict=True))
-    known = is_in(names, members)
+    known = is_in(numbers, members)
     best, least, n_phases = phase, np.inf, 1
     for palette in _PALETTES:
         found = _runs(members.tolist(), others, part_of, counts, palette)
         turns = 1 + np.array([found[box] for box in members.tolist()], np.int32)
-        phase[known] = turns[np.searchsorted(members, names[known])]
+        phase[known] = turns[np.searchsorted(members, numbers[known])]
         plan, last = phase, int(turns.max())
         work = PartsWork.of(level, owner, n_parts, level.left(_turns(plan, level)))
         for _ in range(_ROUNDS):
@@ -237,7 +239,7 @@ def phases(level: Boxes, cuts: Ints, speeds: NDArray[np.float64]) -> tuple[Ints,
 
 def _turns(phase: Ints, level: Boxes) -> Ids:
     """Number boxes in the order in which they are eliminated: phase by phase, along the tree's order."""
-    return phase.astype(np.int64) * level.n_boxes + level.names
+    return phase.astype(np.int64) * level.n_boxes + level.numbers_on_level
 
 
 def _runs(

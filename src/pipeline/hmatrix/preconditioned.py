@@ -154,23 +154,24 @@ def _checked(A: H2Form, b: torch.Tensor, x: torch.Tensor, info: SolveInfo) -> So
     # Rows are samples of a column's residual, and its norm is that of the whole column.
     sizes = np.linalg.norm(values, axis=0) * np.sqrt(len(chosen) / len(values))
     exact = float((off / np.where(sizes > 0, sizes, 1.0)).max())
-    return with_exact_residual(info, exact, f"{A.tolerance:.0e}, or solve with exact=True")
+    advice = f"compress at a smaller tolerance than {A.tolerance:.0e}, or solve with exact=True"
+    return with_exact_residual(info, exact, advice)
 
 
-def with_exact_residual(info: SolveInfo, exact: float, tolerance: str, *, aloud: bool = True) -> SolveInfo:
+def with_exact_residual(info: SolveInfo, exact: float, advice: str, *, aloud: bool = True) -> SolveInfo:
     """Add the residual on exact rows, and warn where it is another than that of the compressed matrix.
 
     Args:
         info: How the solve went.
         exact: The residual.
-        tolerance: That of the matrix, and what else would help.
+        advice: What to do where the difference is too much.
         aloud: False on processes beside the one that logs the warning.
     """
     notes = info.notes
     if exact > _DIFFER * max(info.relative_residual, np.finfo(np.float64).eps):
         note = (
             f"the residual is {info.relative_residual:.1e} with the compressed matrix and {exact:.1e} on exact rows; "
-            f"where that is too much, compress at a smaller tolerance than {tolerance}"
+            f"where that is too much, {advice}"
         )
         if aloud:
             logger.warning(note)

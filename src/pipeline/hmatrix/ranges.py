@@ -43,17 +43,17 @@ class Boxes:
         near: The near boxes of each known box: entries of a matrix of the known boxes. Rows are empty of those that are
             known for being near to a near box of a planned one.
         alone: Work of a box that does not depend on its near boxes.
-        names: Shape (known boxes,), their numbers from the level's first, sorted.
+        numbers_on_level: Shape (known boxes,), their numbers from the level's first, sorted.
         n_boxes: How many boxes the level has.
-        planned: Places in `names` of the boxes that are planned for here, which are neighbors in the tree's order.
+        planned: Places in `numbers_on_level` of the boxes that are planned for here, neighbors in the tree's order.
         communicator: The processes that plan for the level together, in the order of their boxes.
-        around: Places in `names` of boxes of others that are near to a planned one.
+        around: Places in `numbers_on_level` of boxes of others that are near to a planned one.
         halo: Who plans for these.
     """
 
     near: csr_array
     alone: float
-    names: Ids
+    numbers_on_level: Ids
     n_boxes: int
     planned: slice
     communicator: Communicator = field(default_factory=Serial)
@@ -77,7 +77,7 @@ class Boxes:
     @cached_property
     def rows(self) -> Ids:
         """The known box of each entry of `near`."""
-        return np.repeat(np.arange(len(self.names)), np.diff(self.near.indptr))
+        return np.repeat(np.arange(len(self.numbers_on_level)), np.diff(self.near.indptr))
 
     @property
     def entries(self) -> slice:
@@ -95,8 +95,8 @@ class Boxes:
     def left_with_seams_last(self, owner: Ints) -> NDArray[np.float64]:
         """Return the same where each part eliminates interior boxes first; seams of two parts go half and half."""
         other = owner[self.near.indices] != owner[self.rows]
-        on_seam = np.bincount(self.rows, other, minlength=len(self.names)) > 0
-        turn = self.names + self.n_boxes * on_seam
+        on_seam = np.bincount(self.rows, other, minlength=len(self.numbers_on_level)) > 0
+        turn = self.numbers_on_level + self.n_boxes * on_seam
         return np.where(other, _HALF, self.left(turn))
 
     def total(self, own: NDArray[Any]) -> NDArray[Any]:
@@ -109,7 +109,7 @@ class Boxes:
 
     def spread(self, planned: NDArray[Any]) -> NDArray[Any]:
         """Return values of known boxes, given those of planned ones: 0 of those at two steps; collective."""
-        values = np.zeros(len(self.names), planned.dtype)
+        values = np.zeros(len(self.numbers_on_level), planned.dtype)
         values[self.planned] = planned
         if self.communicator.size > 1:
             values[self.around] = self.halo.fetch(self.communicator, planned)
@@ -185,7 +185,7 @@ def cut(level: Boxes, speeds: NDArray[np.float64]) -> Ints:
     working = at_work(n_boxes, speeds)
     wanted = working / working.sum()
     alike = np.full(level.near.nnz, _HALF)
-    weights = PartsWork.of(level, np.zeros(len(level.names), np.int32), 1, alike).own
+    weights = PartsWork.of(level, np.zeros(len(level.numbers_on_level), np.int32), 1, alike).own
     sums = np.concatenate(level.everybodys(weights.sum(keepdims=True)))
     before, whole = float(sums[: level.communicator.rank].sum()), float(sums.sum())
     middles = before + np.cumsum(weights) - weights / 2
@@ -195,7 +195,7 @@ def cut(level: Boxes, speeds: NDArray[np.float64]) -> Ints:
         ends *= whole / ends[-1]
         cuts = level.total(np.searchsorted(middles, ends)).astype(np.int32)
         cuts[ends >= ends[-1]] = n_boxes
-        owner = owners(cuts, level.names)
+        owner = owners(cuts, level.numbers_on_level)
         work = level.total(
             PartsWork.of(level, owner, n_parts, level.left_with_seams_last(owner)).of_parts(
                 owner[level.planned], n_parts

@@ -63,27 +63,27 @@ class NearBoxes:
         start, members = self.of(level, boxes)
         ring = np.setdiff1d(members, boxes)
         ring_start, ring_members = self.of(level, ring)
-        names = distinct(np.concatenate([boxes, ring, ring_members]))
-        own_rows, ring_rows = (np.searchsorted(names, some) for some in (boxes, ring))
-        counts = np.zeros(len(names), np.int64)
+        numbers = distinct(np.concatenate([boxes, ring, ring_members]))
+        own_rows, ring_rows = (np.searchsorted(numbers, some) for some in (boxes, ring))
+        counts = np.zeros(len(numbers), np.int64)
         counts[own_rows], counts[ring_rows] = np.diff(start), np.diff(ring_start)
         ends = np.concatenate([[0], np.cumsum(counts)])
         columns = np.empty(int(ends[-1]), np.int64)
         for rows, found in ((own_rows, members), (ring_rows, ring_members)):
-            columns[chained(ends[rows], ends[rows + 1])] = np.searchsorted(names, found)
-        return ring, names, rows_of(ends, columns, len(names))
+            columns[chained(ends[rows], ends[rows + 1])] = np.searchsorted(numbers, found)
+        return ring, numbers, rows_of(ends, columns, len(numbers))
 
     def planned(self, level: int) -> Boxes:
         """Return the boxes of a level that this process plans for: its own, or all above the cut; collective."""
         division = self.division
         if level < division.cut:
             return Boxes.of(division.tree, self.near, level)
-        own = division.own_on(level)
-        ring, names, near = self.around(level, own)
-        at = int(np.searchsorted(names, division.edges_on(level)[division.rank]))
+        edges, own = division.edges_on(level), division.own_on(level)
+        ring, numbers, near = self.around(level, own)
+        at = int(np.searchsorted(numbers, edges[division.rank]))
         return Boxes(
-            near, alone_on(division.tree, level), names, int(division.whole.sizes[level]), slice(at, at + len(own)),
-            self.communicator, np.searchsorted(names, ring), Halo.of(self.communicator, ring, division.edges_on(level)),
+            near, alone_on(division.tree, level), numbers, int(division.whole.sizes[level]), slice(at, at + len(own)),
+            self.communicator, np.searchsorted(numbers, ring), Halo.of(self.communicator, ring, edges),
         )  # fmt: skip
 
 
@@ -93,12 +93,13 @@ class DividedPlan:
 
     Attributes:
         partition: What the parts need of the plan.
-        names: Boxes within two near-steps of those that the parts own here, or below, numbered from the level's first.
+        numbers_on_level: Boxes within two near-steps of those that the parts own here, or below, from the level's
+            first on.
         near: Lists as rows of a matrix of these; empty ones of boxes at two steps.
     """
 
     partition: LevelPartition
-    names: Ids
+    numbers_on_level: Ids
     near: csr_array
 
 
@@ -118,7 +119,7 @@ def divided_plans(near: NearBoxes, team: Team) -> list[DividedPlan]:
         edges = cuts[ends].astype(np.int64)
         low, high = (int(edges[communicator.rank + i]) for i in range(2))
         own = np.arange(low, high)
-        _, names, rows = near.around(level, np.union1d(own, below // whole.arity))
+        _, numbers, rows = near.around(level, np.union1d(own, below // whole.arity))
         if level < division.cut:
             phase = phase[low:high]
         else:
@@ -129,8 +130,8 @@ def divided_plans(near: NearBoxes, team: Team) -> list[DividedPlan]:
         places = np.where(cuts == whole.sizes[level], whole.n_points, start)
         first = int(whole.level_start[level])
         partition = LevelPartition(
-            level, first, cuts, places, n_phases, low, phase, *told_of(names, rows, cuts)
+            level, first, cuts, places, n_phases, low, phase, *told_of(numbers, rows, cuts)
         )
-        plans.append(DividedPlan(partition, names, rows))
+        plans.append(DividedPlan(partition, numbers, rows))
         below = own
     return plans[::-1]

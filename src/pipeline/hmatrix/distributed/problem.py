@@ -103,9 +103,9 @@ def parts_boxes(A: OwnForm, plans: list[DividedPlan], team: Team, *, at_end: int
         here = np.arange(partition.low, partition.low + len(partition.phase))
         own = np.union1d(here, own // whole.arity)
         # Children of what the level above knows become its boxes there.
-        parents = plans[level - 1].names if level else np.zeros(0, np.int64)
+        parents = plans[level - 1].numbers_on_level if level else np.zeros(0, np.int64)
         children = (parents[:, None] * whole.arity + np.arange(whole.arity)).reshape(-1)
-        known = distinct(np.concatenate([plans[level].names, children, known // whole.arity]))
+        known = distinct(np.concatenate([plans[level].numbers_on_level, children, known // whole.arity]))
         if takes_all and level <= at_end:
             known = np.arange(whole.sizes[level])
         wanted.append(own)
@@ -114,7 +114,7 @@ def parts_boxes(A: OwnForm, plans: list[DividedPlan], team: Team, *, at_end: int
     counts = np.zeros(len(found.numbers), np.int64)
     members = []
     for level_plan in plans:
-        at = np.searchsorted(found.numbers, level_plan.partition.first + level_plan.names)
+        at = np.searchsorted(found.numbers, level_plan.partition.first + level_plan.numbers_on_level)
         counts[at] = np.diff(level_plan.near.indptr)
         members.append(at[level_plan.near.indices].astype(np.int32))
     near = Lists(np.concatenate([[0], np.cumsum(counts)]), np.concatenate(members))

@@ -67,6 +67,5 @@ def _checked(A: OwnForm, b: Array, x: Array, info: SolveInfo, communicator: Coun
     counted = np.full(len(off), len(own) / n)
     off, sizes, share = summed(communicator, np.stack([off, sizes, counted]).astype(np.float64))
     residuals = np.sqrt(off / np.where(sizes > 0, sizes * share, 1.0))
-    return with_exact_residual(
-        info, float(residuals.max()), f"{A.tolerance:.0e}", aloud=communicator.rank == 0
-    )
+    advice = f"compress at a smaller tolerance than {A.tolerance:.0e}"
+    return with_exact_residual(info, float(residuals.max()), advice, aloud=communicator.rank == 0)

@@ -14,7 +14,7 @@ from pipeline.hmatrix.distributed.form import OwnBasis, OwnBlocks, OwnForm
 from pipeline.hmatrix.distributed.points import KeptPoints
 from pipeline.hmatrix.distributed.surroundings import OwnBounds
 from pipeline.hmatrix.distributed.tree import Division, PlacedPoints, Route
-from pipeline.hmatrix.distributed.whole import Shares, WholeTree
+from pipeline.hmatrix.distributed.whole import Ownership, WholeTree
 from pipeline.hmatrix.places import is_in
 from pipeline.hmatrix.shards import (
     DESCRIPTION,
@@ -143,13 +143,13 @@ def load(path: Path, communicator: Communicator, n_own_rows: int | None) -> OwnF
     with together(communicator):
         told = Description.read(path)
     whole = WholeTree(told.n_points, told.halvings, told.halvings_per_level)
-    shares = Shares.of(whole, communicator.size, communicator.rank)
-    mine = _OwnShards(told, shares)
+    ownership = Ownership.of(whole, communicator.size, communicator.rank)
+    mine = _OwnShards(told, ownership)
     with together(communicator):
         mine.read(path)
     points, numbers, lower, upper = (mine.rows[name] for name in ("points", "numbers", "lower", "upper"))
-    bounds = OwnBounds.of_leaves(shares, Bounds(lower, upper), communicator)
-    own = PlacedPoints(shares, np.ascontiguousarray(points), numbers, bounds)
+    bounds = OwnBounds.of_leaves(ownership, Bounds(lower, upper), communicator)
+    own = PlacedPoints(ownership, np.ascontiguousarray(points), numbers, bounds)
     division, lists = own.division(told.rule, communicator)
     route = _route(division, communicator, n_own_rows)
     tree = division.tree
@@ -213,8 +213,8 @@ class _OwnShards:
         stored: Type of the blocks.
     """
 
-    def __init__(self, told: Description, shares: Shares) -> None:
-        self._told, self._shares = told, shares
+    def __init__(self, told: Description, ownership: Ownership) -> None:
+        self._told, self._ownership = told, ownership
         self.rows: dict[str, Array] = {}
         self.bases = {
             side: BasisParts({}) for side in (("columns",) if told.mirrored else ("columns", "rows"))
@@ -225,17 +225,17 @@ class _OwnShards:
 
     def read(self, path: Path) -> None:
         """Read the shards, one after the other."""
-        told, shares = self._told, self._shares
+        told, ownership = self._told, self._ownership
         found: dict[str, list[Array]] = {}
-        first_leaf, last_leaf = shares.edges_on(shares.whole.n_levels - 1)[
-            shares.rank : shares.rank + 2
+        first_leaf, last_leaf = ownership.edges_on(ownership.whole.n_levels - 1)[
+            ownership.rank : ownership.rank + 2
         ].tolist()
         n_seen = 0
         for number, checksum in enumerate(told.checksums):
             shard = read_shard(path, number, checksum)
             self.stored = shard["near.inner.values"].dtype
             low, high = told.edges[number], told.edges[number + 1]
-            of_points = slice(max(shares.first - low, 0), max(min(shares.last, high) - low, 0))
+            of_points = slice(max(ownership.first - low, 0), max(min(ownership.last, high) - low, 0))
             of_leaves = slice(max(first_leaf - n_seen, 0), max(last_leaf - n_seen, 0))
             n_seen += len(shard["lower"])
             for names, part in ((_OF_POINTS, of_points), (_OF_LEAVES, of_leaves)):
@@ -252,26 +252,27 @@ class _OwnShards:
 
     def _is_own(self, boxes: Array) -> NDArray[np.bool_]:
         """Tell which boxes are own ones or above the cut."""
-        return self._is_below(boxes) | (boxes < self._shares.n_top)
+        return self._is_below(boxes) | (boxes < self._ownership.n_top)
 
     def _is_row(self, boxes: Array) -> NDArray[np.bool_]:
         """Tell which boxes are own ones or above these."""
-        shares = self._shares
+        ownership = self._ownership
         found = self._is_below(boxes)
-        own = shares.own_on(shares.cut)
-        for level in range(shares.cut):
-            above = shares.whole.level_start[level] + np.unique(
-                own // shares.whole.arity ** (shares.cut - level)
+        own = ownership.own_on(ownership.cut)
+        for level in range(ownership.cut):
+            above = ownership.whole.level_start[level] + np.unique(
+                own // ownership.whole.arity ** (ownership.cut - level)
             )
             found |= is_in(boxes, above)
         return found
 
     def _is_below(self, boxes: Array) -> NDArray[np.bool_]:
-        shares = self._shares
+        ownership = self._ownership
         found = np.zeros(len(boxes), bool)
-        for level in range(shares.cut, shares.whole.n_levels):
+        for level in range(ownership.cut, ownership.whole.n_levels):
             low, high = (
-                shares.whole.level_start[level] + shares.edges_on(level)[shares.rank : shares.rank + 2]
+                ownership.whole.level_start[level]
+                + ownership.edges_on(level)[ownership.rank : ownership.rank + 2]
             )
             found |= (boxes >= low) & (boxes < high)
         return found

@@ -1,4 +1,4 @@
-"""Boxes that a process knows: some of its own, what is near to them or far from them, and what samples of these enter.
+"""Boxes that a process knows: its own, what is near to them or far from them, and what samples of these enter.
 
 Bounds of others' boxes come from their owners, level by level from the top. Down to the cut everybody knows all.
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.hmatrix.admissibility import Admissibility, Interactions, lists_of
 from pipeline.hmatrix.cluster import Bounds, ClusterTree, Floats
-from pipeline.hmatrix.distributed.whole import Shares
+from pipeline.hmatrix.distributed.whole import Ownership
 from pipeline.hmatrix.places import distinct, is_in
 from pipeline.hmatrix.swap import Halo, Ids, gather
 from pipeline.runtime.communicator import Communicator
@@ -24,31 +24,31 @@ class OwnBounds:
     """Bounds of the boxes that a process owns, and of all down to the cut.
 
     Attributes:
-        shares: Who owns which boxes.
+        ownership: Who owns which boxes.
         levels: Of all boxes of a level down to the cut, of own ones below it.
     """
 
-    shares: Shares
+    ownership: Ownership
     levels: tuple[Bounds, ...]
 
     @classmethod
-    def of_leaves(cls, shares: Shares, leaves: Bounds, communicator: Communicator) -> "OwnBounds":
+    def of_leaves(cls, ownership: Ownership, leaves: Bounds, communicator: Communicator) -> "OwnBounds":
         """Find those of all levels, given the own leaves'; collective."""
         levels = [leaves]
-        for level in range(shares.whole.n_levels - 1, 0, -1):
-            if level == shares.cut:
+        for level in range(ownership.whole.n_levels - 1, 0, -1):
+            if level == ownership.cut:
                 levels[-1] = _everybodys(levels[-1], communicator)
-            levels.append(levels[-1].parents(shares.whole.arity))
-        if shares.cut == 0:
+            levels.append(levels[-1].parents(ownership.whole.arity))
+        if ownership.cut == 0:
             levels[-1] = _everybodys(levels[-1], communicator)
-        return cls(shares, tuple(levels[::-1]))
+        return cls(ownership, tuple(levels[::-1]))
 
     def of(self, level: int, boxes: Ids, communicator: Communicator) -> Bounds:
         """Return the bounds of some boxes of a level, sorted, from their owners; collective."""
         known = self.levels[level]
-        if level <= self.shares.cut:
+        if level <= self.ownership.cut:
             return Bounds(known.lower[boxes], known.upper[boxes])
-        halo = Halo.of(communicator, boxes, self.shares.edges_on(level))
+        halo = Halo.of(communicator, boxes, self.ownership.edges_on(level))
         return Bounds(*(halo.fetch(communicator, side) for side in (known.lower, known.upper)))
 
 
@@ -92,11 +92,11 @@ class Surroundings:
             sampled: Those of which samples of the far field are drawn, for themselves or boxes below; all if left out.
             others: Further boxes of each level to know; their parents are among them.
         """
-        whole, cut = bounds.shares.whole, bounds.shares.cut
+        whole, cut = bounds.ownership.whole, bounds.ownership.cut
         arity, children = whole.arity, np.arange(whole.arity)
         sampled = wanted if sampled is None else sampled
         others = [_NOBODY] * whole.n_levels if others is None else others
-        names: list[Ids] = []
+        on_level: list[Ids] = []
         found: list[Bounds] = []
         near, far = (np.zeros((2, 0), np.int64) for _ in range(2))
         near_pairs, far_pairs = [], []
@@ -121,7 +121,7 @@ class Surroundings:
             pairs, at = pairs[:, kept], at[:, kept]
             is_far = rule.far(box, box, at[0], at[1])
             near, far = pairs[:, ~is_far], pairs[:, is_far]
-            offset = sum(map(len, names))
+            offset = sum(map(len, on_level))
             near_pairs.append(offset + at[:, ~is_far])
             far_pairs.append(offset + at[:, is_far])
             if level < whole.n_levels - 1:
@@ -131,15 +131,15 @@ class Surroundings:
                     _Entered(box.lower[rows], box.upper[rows], far[1, drawn])
                 )
                 entered = entered.opened(known[filled], Bounds(box.lower[filled], box.upper[filled]))
-            names.append(known)
+            on_level.append(known)
             found.append(box)
         near, far = (np.concatenate(table, axis=1) for table in (near_pairs, far_pairs))
-        n_boxes = sum(map(len, names))
+        n_boxes = sum(map(len, on_level))
         lists = [lists_of(b.astype(np.int32), c.astype(np.int32), n_boxes) for b, c in (near, far)]
         numbers = np.concatenate(
-            [first + part for first, part in zip(whole.level_start, names, strict=False)]
+            [first + part for first, part in zip(whole.level_start, on_level, strict=False)]
         )
-        return cls(_tree(bounds.shares, names, found), numbers, Interactions(*lists, *lists))
+        return cls(_tree(bounds.ownership, on_level, found), numbers, Interactions(*lists, *lists))
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,10 +171,10 @@ class _Entered:
             np.concatenate([self.boxes, more.boxes]),
         )
 
-    def opened(self, names: Ids, bounds: Bounds) -> "_Entered":
+    def opened(self, on_level: Ids, bounds: Bounds) -> "_Entered":
         """Return those that may be entered as their children, given the bounds of known boxes; empty ones are not."""
-        at = np.searchsorted(names, self.boxes)
-        at[~is_in(self.boxes, names)] = -1
+        at = np.searchsorted(on_level, self.boxes)
+        at[~is_in(self.boxes, on_level)] = -1
         kept = np.flatnonzero(at >= 0)
         at, lower, upper = at[kept], self.lower[kept], self.upper[kept]
         gaps = np.maximum(lower - bounds.upper[at], bounds.lower[at] - upper)
@@ -183,24 +183,24 @@ class _Entered:
         return _Entered(lower[large], upper[large], self.boxes[kept[large]])
 
 
-def _tree(shares: Shares, names: list[Ids], bounds: list[Bounds]) -> ClusterTree:
-    """Return the tree of known boxes, given their names on each level."""
-    whole = shares.whole
-    level_start = np.concatenate([[0], np.cumsum([len(known) for known in names])])
+def _tree(ownership: Ownership, on_level: list[Ids], bounds: list[Bounds]) -> ClusterTree:
+    """Return the tree of known boxes, given their on_level on each level."""
+    whole = ownership.whole
+    level_start = np.concatenate([[0], np.cumsum([len(known) for known in on_level])])
     parent, first_child, ends = [], [], []
-    for level, known in enumerate(names):
+    for level, known in enumerate(on_level):
         ends.append(whole.places(level, known))
         parent.append(
             np.full(len(known), -1)
             if level == 0
-            else level_start[level - 1] + np.searchsorted(names[level - 1], known // whole.arity)
+            else level_start[level - 1] + np.searchsorted(on_level[level - 1], known // whole.arity)
         )
         if level == whole.n_levels - 1:
             first_child.append(np.full(len(known), -1))
         else:
             first = known * whole.arity
-            at = level_start[level + 1] + np.searchsorted(names[level + 1], first)
-            first_child.append(np.where(is_in(first, names[level + 1]), at, 0))
+            at = level_start[level + 1] + np.searchsorted(on_level[level + 1], first)
+            first_child.append(np.where(is_in(first, on_level[level + 1]), at, 0))
     start, stop = (np.concatenate(side).astype(np.int32) for side in zip(*ends, strict=True))
     lower = np.concatenate([box.lower for box in bounds])
     return ClusterTree(

@@ -15,14 +15,14 @@ from pipeline.hmatrix import _native
 from pipeline.hmatrix.admissibility import Admissibility, Interactions
 from pipeline.hmatrix.cluster import ClusterTree, Floats, Ints, halve, leaf_bounds
 from pipeline.hmatrix.distributed.surroundings import OwnBounds, Surroundings
-from pipeline.hmatrix.distributed.whole import Shares, WholeTree
+from pipeline.hmatrix.distributed.whole import Ownership, WholeTree
 from pipeline.hmatrix.swap import Array, Ids, exchange, gather, summed
 from pipeline.hmatrix.threads import n_threads
 from pipeline.runtime.communicator import Communicator
 
 
 @dataclass(frozen=True, eq=False)
-class Division(Shares):
+class Division(Ownership):
     """Which process owns which boxes, and the boxes that this one knows.
 
     Attributes:
@@ -77,29 +77,31 @@ class PlacedPoints:
     """The points that a process owns, in tree order.
 
     Attributes:
-        shares: Who owns which boxes.
+        ownership: Who owns which boxes.
         points: Shape (n, d).
         numbers: Shape (n,), in the order of processes and rows.
         bounds: Of own boxes.
     """
 
-    shares: Shares
+    ownership: Ownership
     points: Floats
     numbers: Ids
     bounds: OwnBounds
 
     def division(self, rule: Admissibility, communicator: Communicator) -> tuple[Division, Interactions]:
         """Find the boxes to be known, and near and far boxes of own ones and of those above the cut; collective."""
-        shares, whole = self.shares, self.shares.whole
+        ownership, whole = self.ownership, self.ownership.whole
         wanted, sampled = [], []
         for level in range(whole.n_levels):
-            wanted.append(np.arange(whole.sizes[level]) if level < shares.cut else shares.own_on(level))
-            own = shares.own_on(shares.cut) // whole.arity ** max(shares.cut - level, 0)
+            wanted.append(np.arange(whole.sizes[level]) if level < ownership.cut else ownership.own_on(level))
+            own = ownership.own_on(ownership.cut) // whole.arity ** max(ownership.cut - level, 0)
             # Process 0 compresses all boxes above the cut.
-            sampled.append(wanted[-1] if level >= shares.cut or shares.rank == 0 else np.unique(own))
+            sampled.append(wanted[-1] if level >= ownership.cut or ownership.rank == 0 else np.unique(own))
         found = Surroundings.of(self.bounds, rule, wanted, communicator, sampled=sampled)
         tree = replace(found.tree, points=self.points, permutation=self.numbers)
-        division = Division(whole, shares.cut, shares.cuts, shares.rank, tree, found.numbers, self.bounds)
+        division = Division(
+            whole, ownership.cut, ownership.cuts, ownership.rank, tree, found.numbers, self.bounds
+        )
         return division, found.interactions
 
 
@@ -157,14 +159,14 @@ def build_tree(
     """
     counts = np.concatenate(gather(communicator, np.array([len(points)])))
     n_points = int(counts.sum())
-    shares = Shares.of(
+    ownership = Ownership.of(
         WholeTree(n_points, halvings, halvings_per_level), communicator.size, communicator.rank
     )
-    depth = shares.whole.depths[shares.cut]
+    depth = ownership.whole.depths[ownership.cut]
     measured = points if metric is None else points * metric
     box = _halved(measured, communicator, halve(n_points, depth), depth)
 
-    destination = np.searchsorted(shares.cuts, box, side="right") - 1
+    destination = np.searchsorted(ownership.cuts, box, side="right") - 1
     leaving = {int(rank): np.flatnonzero(destination == rank) for rank in np.unique(destination)}
     numbers = np.arange(len(points)) + counts[: communicator.rank].sum()
     arrived = {
@@ -181,12 +183,12 @@ def build_tree(
     for rows in np.split(order, np.flatnonzero(np.diff(own_box[order])) + 1):
         rows[:] = rows[_native.bisect(np.ascontiguousarray(measured[rows]), halvings - depth, n_threads())]
 
-    leaves = shares.whole.n_levels - 1
-    start, stop = shares.whole.places(leaves, shares.own_on(leaves))
+    leaves = ownership.whole.n_levels - 1
+    start, stop = ownership.whole.places(leaves, ownership.own_on(leaves))
     leaf = np.repeat(np.arange(len(start)), stop - start)
     order = order[np.lexsort((own_numbers[order], leaf))]
-    bounds = OwnBounds.of_leaves(shares, leaf_bounds(measured[order], start, stop), communicator)
-    found = PlacedPoints(shares, np.ascontiguousarray(own[order]), own_numbers[order], bounds)
+    bounds = OwnBounds.of_leaves(ownership, leaf_bounds(measured[order], start, stop), communicator)
+    found = PlacedPoints(ownership, np.ascontiguousarray(own[order]), own_numbers[order], bounds)
     return found, Route(leaving, sizes_arrived, order, len(points))
 
 

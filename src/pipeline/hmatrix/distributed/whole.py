@@ -71,7 +71,7 @@ class WholeTree:
 
 
 @dataclass(frozen=True, eq=False)
-class Shares:
+class Ownership:
     """Which process owns which boxes.
 
     Attributes:
@@ -87,7 +87,7 @@ class Shares:
     rank: int
 
     @classmethod
-    def of(cls, whole: WholeTree, n_processes: int, rank: int) -> "Shares":
+    def of(cls, whole: WholeTree, n_processes: int, rank: int) -> "Ownership":
         """Give each process about as many boxes."""
         enough = np.append(whole.sizes[:-1] >= _BOXES * n_processes, True)
         cut = 0 if n_processes == 1 else int(np.argmax(enough))

@@ -53,7 +53,7 @@ class RenumberedPart:
 
     def arranged(self, boxes: Ids) -> Ids:
         """Return boxes in the order in which a part that works in batches eliminates them."""
-        return self._plan.names(self._part.arranged(self._plan.here(boxes)))
+        return self._plan.numbers_of(self._part.arranged(self._plan.here(boxes)))
 
     def eliminate(self, boxes: Ids, told: Ids, watch: Any, watching: bool) -> Any:
         """Eliminate own boxes."""
@@ -64,7 +64,7 @@ class RenumberedPart:
         steps, (int_start, ints, value_start, values) = self._part.take()
         heads = int_start[:-1][np.diff(int_start) > 0]
         ints = ints.copy()
-        ints[heads] = self._plan.names(ints[heads])
+        ints[heads] = self._plan.numbers_of(ints[heads])
         return steps, (int_start, ints, value_start, values)
 
     def apply(self, ints: Ids, values: NDArray[Any]) -> None:
@@ -81,7 +81,7 @@ class RenumberedPart:
         """Return blocks of boxes first to last - 1."""
         ints, values = self._part.blocks(*self._range(first, last), *self._range(not_first, not_last))
         table = ints.reshape(-1, 4).copy()
-        table[:, :2] = self._plan.names(table[:, :2])
+        table[:, :2] = self._plan.numbers_of(table[:, :2])
         return table.reshape(-1), values
 
     def add_blocks(self, ints: Ids, values: NDArray[Any]) -> None:

@@ -42,7 +42,7 @@ class PartsPlan:
         """Return where known boxes are among these, or the first of these behind a box."""
         return np.searchsorted(self.numbers, boxes).astype(np.int32)
 
-    def names(self, boxes: NDArray[Any]) -> Ids:
+    def numbers_of(self, boxes: NDArray[Any]) -> Ids:
         """Return the numbers of known boxes."""
         return np.asarray(self.numbers[boxes], np.int32)
 
