@@ -54,6 +54,7 @@ _RESIDUALS = 1e-3, 0.5  # the largest that is let pass is the square root of the
 _SEEDS = 4  # measurements of a part's residual, each of which scatters by a fifth
 _ROUNDED = 1e-2  # let pass where rounding allows no less
 _SINGLE_RESIDUAL = 0.1  # let pass where solutions are rounded to single precision
+_SOME, _SURELY = 200, 1e-10  # points whose entries prove a kernel indefinite, and of the largest eigenvalue
 _NUGGET = 1e-9  # of the norm: with it on the diagonal, smooth positive definite kernels can be factorized
 
 
@@ -321,11 +322,42 @@ def _failed(A: H2Form, kind: str, failure: tuple[int, int, float], used: float) 
         return ConvergenceError(
             f'{where}, so the matrix is not positive definite; factorize it with kind="ldlt"'
         )
+    lowest = _lowest_eigenvalue(A) if kind == "cholesky" else 0.0
+    if lowest < 0:
+        return ConvergenceError(
+            f"{where}, and entries between some points alone have the eigenvalue {lowest:.1e}: the matrix is "
+            "not positive definite, whatever its kernel says; leave positive_definite=True out, or factorize with "
+            'kind="ldlt"'
+        )
     what = "not positive definite" if kind == "cholesky" else "singular"
     return ConvergenceError(
-        f"{where} of a matrix of norm {_size(A):.1e}, which is {what} to working accuracy; add a nugget of "
-        f"{_NUGGET * _size(A):.0e} or more to the diagonal (duplicate points need one)"
+        f"{where} of a matrix of norm {_size(A):.1e}, which is {what} to working accuracy; "
+        f"{nugget_for(pivot, _size(A))}"
     )
+
+
+def nugget_for(pivot: float, size: float) -> str:
+    """Return advice on a pivot that failed, in a matrix of this norm: what is added must make up for it."""
+    nugget = max(_NUGGET * size, 2 * max(-pivot, 0.0))
+    return f"add a nugget of {nugget:.0e} or more to the diagonal (duplicate points need one)"
+
+
+def _lowest_eigenvalue(A: H2Form) -> float:
+    """Return the lowest eigenvalue of A's exact entries between some points; 0 where it is not surely negative.
+
+    Any eigenvalue of A is at most that one, so that a negative one proves A indefinite, whatever compression does.
+    """
+    if A.kernel is None or A.kernel.is_complex or A.kernel.singular or A.correction is not None:
+        return 0.0
+    chosen = np.unique(np.linspace(0, A.shape[0] - 1, min(A.shape[0], _SOME)).astype(int))
+    points = A.rows.points[chosen]
+    block = np.asarray(A.kernel(points, points), np.float64)
+    if A.diagonal_term is not None:
+        block = block + np.diag(A.diagonal_term[chosen].real)
+    if not np.isfinite(block).all():
+        return 0.0
+    values = np.linalg.eigvalsh(block)
+    return float(values[0]) if values[0] < -_SURELY * np.abs(values).max() else 0.0
 
 
 def _has_equal_rows(A: H2Form) -> bool:

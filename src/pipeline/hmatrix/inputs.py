@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.hmatrix.kernels.base import Kernel
+from pipeline.hmatrix.kernels.base import Kernel, Scaled, Sum, Swapped
 
 CPU = torch.device("cpu")
 _FARTHEST = 1e150
@@ -108,17 +108,28 @@ def require_block(kernel: Kernel, points: Tensor) -> None:
         raise ValueError("the kernel gives complex numbers: say so, as in Custom(function, is_complex=True)")
     if block.device.type == "meta":
         return
-    if kernel.singular and bool((block.diagonal() != 0).any()):
-        raise ValueError(
-            f"the kernel says that it is singular, and gives {block.diagonal()[0].item():.3g} between equal points; "
-            "let it give 0 there, as torch.where(r > 0, 1 / r, 0.0) does, and pass the true value as diagonal="
-        )
+    for term in _singular_terms(kernel):
+        own = term(points, points).diagonal()
+        if bool((own != 0).any()):
+            raise ValueError(
+                f"the kernel says that it is singular, and gives {own[0].item():.3g} between equal points; "
+                "let it give 0 there, as torch.where(r > 0, 1 / r, 0.0) does, and pass the true value as diagonal="
+            )
     if kernel.symmetric:
         scale, difference = (values.abs().nan_to_num().amax() for values in (block, block - block.mT))
         if difference > 1e-6 * scale:
             raise ValueError(
                 "the kernel says that it is symmetric, but k(x, y) differs from k(y, x); leave out symmetric=True"
             )
+
+
+def _singular_terms(kernel: Kernel) -> list[Kernel]:
+    """Return the singular kernels whose sum a kernel is; what else it adds up may be anything between equal points."""
+    if isinstance(kernel, Scaled | Swapped):
+        return _singular_terms(kernel.kernel)
+    if isinstance(kernel, Sum):
+        return [part for term in kernel.terms for part in _singular_terms(term)]
+    return [kernel] if kernel.singular else []
 
 
 def require_count(number: int, what: str) -> None:

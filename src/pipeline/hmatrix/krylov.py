@@ -12,7 +12,7 @@ each column; anything else is a `ConvergenceError` that says why.
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +80,13 @@ class _Rows:
 
     def norm(self, vectors: Tensor) -> Tensor:
         return self.inner(vectors, vectors).real.sqrt()
+
+    def largest(self, sizes: Tensor) -> Tensor:
+        """Return the largest of each column, shape (m,)."""
+        local = sizes.amax(dim=0) if len(sizes) else sizes.new_zeros(sizes.shape[1])
+        if self.communicator is None:
+            return local
+        return torch.stack(self.communicator.all_gather(local)).amax(dim=0)
 
 
 def conjugate_gradient(
@@ -264,6 +271,7 @@ _Descent = Callable[[_System, Tensor, Tensor, int, _Rows], tuple[Tensor, list[fl
 def _restarted(method: str, descend: _Descent, system: _System, most: int) -> tuple[Tensor, SolveInfo]:
     """Correct x by descents of at most `most` iterations until its true residual is small."""
     rows = _Rows(system.communicator)
+    system, units = _in_units(system, rows)
     x, residual, norms = _begin(system.product, system.b, system.start, rows)
     history = [_worst(rows.norm(residual), norms)]
     while history[-1] > system.tolerance:
@@ -273,7 +281,28 @@ def _restarted(method: str, descend: _Descent, system: _System, most: int) -> tu
         residual = _as_columns(system.b) - system.product(x)
         history += [*steps[:-1], _worst(rows.norm(residual), norms)]
         _require_progress(method, before, history, system.tolerance, system.max_iterations)
-    return x.reshape(system.b.shape), SolveInfo(method, len(history) - 1, tuple(history), converged=True)
+    return (units * x).reshape(system.b.shape), SolveInfo(
+        method, len(history) - 1, tuple(history), converged=True
+    )
+
+
+def _in_units(system: _System, rows: _Rows) -> tuple[_System, Tensor]:
+    """Return the system with columns of about size 1, whose squares neither vanish nor overflow, and their units.
+
+    Units are powers of 2, so that nothing is rounded.
+    """
+    b = _as_columns(system.b)
+    units = powers_of_two(rows.largest(b.abs())).to(b.real.dtype)
+    scaled = (b / units).reshape(system.b.shape)
+    start = None if system.start is None else (_as_columns(system.start) / units).reshape(system.b.shape)
+    return replace(system, b=scaled, start=start), units
+
+
+def powers_of_two(sizes: Tensor) -> Tensor:
+    """Return powers of 2 that are at most each size and more than half of it; 1 of 0, NaN and infinite ones."""
+    usable = torch.isfinite(sizes) & (sizes > 0)
+    _, exponents = torch.frexp(torch.where(usable, sizes.double(), 1.0))
+    return torch.ldexp(torch.ones_like(sizes, dtype=torch.float64), exponents - 1)
 
 
 def _begin(product: Action, b: Tensor, start: Tensor | None, rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:

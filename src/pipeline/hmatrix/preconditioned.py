@@ -22,7 +22,13 @@ from pipeline.hmatrix.inputs import (
     require_tolerance,
     torch_dtype,
 )
-from pipeline.hmatrix.krylov import NotPositiveDefiniteError, SolveInfo, conjugate_gradient, gmres
+from pipeline.hmatrix.krylov import (
+    NotPositiveDefiniteError,
+    SolveInfo,
+    conjugate_gradient,
+    gmres,
+    powers_of_two,
+)
 from pipeline.hmatrix.product import DeviceCopies, product
 from pipeline.hmatrix.rounding import is_narrow
 from pipeline.hmatrix.streams import Purpose, stream
@@ -143,6 +149,8 @@ def _checked(A: H2Form, b: torch.Tensor, x: torch.Tensor, info: SolveInfo) -> So
     if A.kernel is None or 0 in b.shape:
         return info
     values, solution = (to_host(vectors.reshape(len(vectors), -1)[:, :CHECKED_COLUMNS]) for vectors in (b, x))
+    units = powers_of_two(torch.from_numpy(np.abs(values).max(axis=0))).numpy()
+    values, solution = values / units, solution / units  # whose squares neither vanish nor overflow
     n_rows = max(_CHECKED_ROWS, int(_CHECKED_ENTRIES / len(b)))
     chosen = sampled_rows(A, stream(Purpose.SOLVES), n_rows)
     wanted = values[A.rows.permutation[chosen]]

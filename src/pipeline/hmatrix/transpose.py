@@ -32,7 +32,11 @@ def transpose(A: H2Form) -> H2Form:
 
 
 def scaled(A: H2Form, factor: complex) -> H2Form:
-    """Return factor · A."""
+    """Return factor · A.
+
+    Raises:
+        ValueError: If the factor is not finite, or the type of the entries does not hold their multiples.
+    """
     if not np.isfinite(factor):
         raise ValueError(f"a matrix can be multiplied by finite factors, not {factor}")
     factor = np.asarray(factor).item()
@@ -61,7 +65,19 @@ def _type(dtype: np.dtype[Any], factor: complex) -> np.dtype[Any]:
 
 
 def _times(blocks: Blocks, factor: complex) -> Blocks:
-    return replace(blocks, values=(factor * blocks.values).astype(_type(blocks.values.dtype, factor)))
+    old = blocks.values
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        values = (factor * old).astype(_type(old.dtype, factor))
+        size, before = (float(np.abs(part).max(initial=0.0)) for part in (values, old))
+    limits = np.finfo(values.dtype)
+    lost = factor != 0 and before > 0 and size < limits.tiny / limits.eps
+    if not np.isfinite(size) or lost:
+        why = "small" if lost else "large"
+        raise ValueError(
+            f"entries up to {before:.1e} times {factor:g} are too {why} for {values.dtype}, in which blocks are kept; "
+            "multiply vectors instead"
+        )
+    return replace(blocks, values=values)
 
 
 def _widened(basis: Basis, factor: complex) -> Basis:

@@ -24,7 +24,7 @@ from pipeline.hmatrix.distributed.speeds import MEASURED, Speed, measured_speeds
 from pipeline.hmatrix.distributed.statistics import of_factorization
 from pipeline.hmatrix.distributed.vectors import act, shifted
 from pipeline.hmatrix.entries import program
-from pipeline.hmatrix.factor import choose_kind
+from pipeline.hmatrix.factor import choose_kind, nugget_for
 from pipeline.hmatrix.factorization import KINDS
 from pipeline.hmatrix.foresight import MANY
 from pipeline.hmatrix.inputs import Progress, require_count, require_tolerance
@@ -336,10 +336,7 @@ def _failed(point: int, process: int, level: int, pivot: float, kind: str, size:
     if not math.isfinite(pivot):
         return f"{where}: the kernel's entries there are NaN or infinite; look at what it gives between such points"
     what = "not positive definite" if kind == "cholesky" else "singular"
-    return (
-        f"{where} of a matrix of norm {size:.1e}, which is {what} to working accuracy; add a nugget of "
-        f"{1e-9 * size:.0e} or more to the diagonal (duplicate points need one)"
-    )
+    return f"{where} of a matrix of norm {size:.1e}, which is {what} to working accuracy; {nugget_for(pivot, size)}"
 
 
 def _tightened(asked: float, used: float) -> str:

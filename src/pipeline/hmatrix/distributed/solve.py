@@ -10,7 +10,7 @@ from pipeline.hmatrix.distributed.exact_rows import exact_products
 from pipeline.hmatrix.distributed.factor import DistributedFactorization, factorize
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.product import product
-from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
+from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres, powers_of_two
 from pipeline.hmatrix.preconditioned import CHECKED_COLUMNS, no_answer, still_an_answer, with_exact_residual
 from pipeline.hmatrix.rounding import is_narrow
 from pipeline.hmatrix.swap import Array, summed
@@ -61,6 +61,10 @@ def _checked(A: OwnForm, b: Array, x: Array, info: SolveInfo, communicator: Coun
     columns, solution = ((v[:, None] if v.ndim == 1 else v[:, :CHECKED_COLUMNS]) for v in (b, x))
     if 0 in (n, columns.shape[1]):
         return info
+    largest = np.abs(columns).max(axis=0, initial=0.0)
+    gathered = communicator.all_gather(torch.from_numpy(largest))
+    units = powers_of_two(torch.stack(gathered).amax(dim=0)).numpy()
+    columns, solution = columns / units, solution / units  # whose squares neither vanish nor overflow
     own, exact = exact_products(A, solution, communicator, seed=0)
     off = (np.abs(columns[own] - exact) ** 2).sum(axis=0)
     sizes = (np.abs(columns.astype(x.dtype)) ** 2).sum(axis=0)
