@@ -18,7 +18,7 @@ from pipeline.hmatrix.boundary_elements.pair_rules import (
     product_rule,
     touching_rule,
 )
-from pipeline.hmatrix.boundary_elements.panel_integrals import _integrals
+from pipeline.hmatrix.boundary_elements.panel_integrals import integrals
 from pipeline.hmatrix.boundary_elements.quadrature import self_mean
 from pipeline.hmatrix.kernels import Helmholtz, LaplaceSingleLayer, Matern, Yukawa
 
@@ -84,14 +84,14 @@ def test_rules_for_pairs_in_touch_converge_exponentially():
     for n_common in (1, 2, 3):
         chosen = pairs[pairs.n_common == n_common][:20]
         i, j = chosen.triangles
-        single, double, _ = _integrals(mesh, 0j, chosen, touching_rule(n_common, 8))
+        single, double, _ = integrals(mesh, 0j, chosen, touching_rule(n_common, 8))
         if n_common == 3:  # a closed form is known
             exact = self_mean(mesh.corners[i]) * mesh.areas[i] * mesh.areas[j] / (4 * math.pi)
             torch.testing.assert_close(single.sum(dim=(1, 2)), exact, rtol=1e-8, atol=0)
             assert float(double.abs().max()) < 1e-12
         errors = []
         for order in (2, 3, 4, 5):
-            found, _, _ = _integrals(mesh, 0j, chosen, touching_rule(n_common, order))
+            found, _, _ = integrals(mesh, 0j, chosen, touching_rule(n_common, order))
             errors.append(float((found - single).abs().max() / single.abs().max()))
         assert all(finer < 0.25 * coarser for coarser, finer in pairwise(errors))
         assert errors[2] < 3e-5
