@@ -1,8 +1,9 @@
-"""What the study of large batches found: accuracy and steps of smoothed K-FAC beside small-batch SGD.
+"""What the studies of large batches found: accuracy and steps of smoothed K-FAC beside small-batch SGD and its peers.
 
-Reads the metrics of `config/large_batch_grid.yaml` from `results/large_batch_grid/report`, and runs the study
-there first if it is not finished, on two cores with one thread a training. Differences are means over seeds, in
-percentage points of test accuracy, with half the width of their 90 % interval (seed by seed) as a row of its own.
+Reads the metrics of `config/large_batch_grid.yaml` and of `config/large_batch.yaml`, where all methods are tuned alike,
+from `results/STUDY/report`, and runs a study first if it is not finished, on two cores with one thread a training.
+Differences are means over seeds, in percentage points of test accuracy, with half the width of their 90 % interval
+(seed by seed) as a row of its own.
 """
 
 import subprocess
@@ -13,50 +14,53 @@ from _frame import Benchmark, Goal, Quantity, Run
 
 from pipeline.report import metrics as report
 from pipeline.report.claims import judge_claims
+from pipeline.report.critical_batches import FACTOR as FACTOR_ALLOWED
+from pipeline.report.critical_batches import where_it_loses
 from pipeline.report.runs import accuracy_on_test, loss_on_test, n_steps
 from pipeline.report.spread import difference
 
 ROOT = Path(__file__).parents[1]
-METRICS = ROOT / "results" / "large_batch_grid" / "report" / "metrics.json"
+GRID, ALIKE = "large_batch_grid", "large_batch"
 ABOVE = Quantity("test accuracy above peer", "points", smaller_is_better=False)
 HALF_WIDTH = Quantity("half width of the interval", "points")
 LOSS = Quantity("test loss", "nats")
 STEPS = Quantity("optimizer steps", "")
+FACTOR = Quantity("predicted and found batch, their ratio", "")
 REFERENCE = "sgd_64"
 
 bench = Benchmark("large_batch", __doc__)
 
 
-def training() -> dict[str, report.Run]:
-    """The runs of the study, by name."""
-    return study().training
+def metrics_file(name: str) -> Path:
+    """Where a study of this name leaves its metrics."""
+    return ROOT / "results" / name / "report" / "metrics.json"
 
 
-def study() -> report.Metrics:
-    """All metrics of the study, which is run if it is not finished."""
-    if not METRICS.is_file():
-        command = [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--cores",
-            "2",
-            "--configfile",
-            "config/large_batch_grid.yaml",
-        ]
+def study(name: str) -> report.Metrics:
+    """All metrics of a study, which is run if it is not finished."""
+    file = metrics_file(name)
+    if not file.is_file():
+        configuration = f"config/{name}.yaml"
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", configuration]
         subprocess.run(command, cwd=ROOT, check=True)
-    return report.Metrics.model_validate_json(METRICS.read_text())
+    return report.Metrics.model_validate_json(file.read_text())
 
 
 def compare(
-    run: Run, name: str, peer: str, *, goal: float | None = None, fewer_steps: float | None = None
+    run: Run,
+    name: str,
+    peer: str,
+    *,
+    goal: float | None = None,
+    fewer_steps: float | None = None,
+    of: str = GRID,
 ) -> None:
-    """Report a run of the study beside another."""
-    runs = training()
+    """Report a run of a study beside another."""
+    runs = study(of).training
     by = difference(accuracy_on_test(runs[name]), accuracy_on_test(runs[peer]))
     if by is None:
         raise RuntimeError(
-            f"{name} and {peer} have no seed with scores in common; delete {METRICS} and run again"
+            f"{name} and {peer} have no seed with scores in common; delete {metrics_file(of)} and run again"
         )
     part = f"beside {peer}"
     run.record(ABOVE, ours=by.mean, goal=None if goal is None else Goal.ours(goal), part=part)
@@ -100,7 +104,51 @@ def all_images(run: Run) -> None:
 @bench.case("claims")
 def claims(run: Run) -> None:
     """1 for a claim that holds, 0 for one that does not, 0.5 for one that the seeds leave open."""
-    found = study()
+    judge(run, GRID)
+
+
+@bench.case("tuned alike: smoothed K-FAC, batch 4096")
+def alike_4096(run: Run) -> None:
+    """Beside small batches, five trials of three options for each, ten seeds."""
+    compare(run, "kfac_smoothed_4096", REFERENCE, goal=-0.6, fewer_steps=64, of=ALIKE)
+    compare(run, "kfac_smoothed_4096", "sgd_mixup_64", of=ALIKE)
+
+
+@bench.case("tuned alike: smoothed K-FAC, batch 1024")
+def alike_1024(run: Run) -> None:
+    """Beside the best small batch, which is SGD with mixup, and beside SGD alone."""
+    compare(run, "kfac_smoothed_1024", "sgd_mixup_64", goal=-0.2, fewer_steps=16, of=ALIKE)
+    compare(run, "kfac_smoothed_1024", REFERENCE, of=ALIKE)
+
+
+@bench.case("tuned alike: beside the others, batch 4096")
+def beside_others(run: Run) -> None:
+    """Ten seeds each; the goal is to be the best."""
+    for peer in ("fop", "muon", "muon_smoothed", "soap", "lamb", "adamw", "lars", "schedule_free", "sgd"):
+        compare(run, "kfac_smoothed_4096", f"{peer}_4096", goal=0.0, of=ALIKE)
+
+
+@bench.case("tuned alike: the batch from which a method loses")
+def critical_batch(run: Run) -> None:
+    """What the noise of the small batches predicted, beside what the sweep found; the larger by the smaller."""
+    found = study(ALIKE)
+    for method, names in found.sweeps.items():
+        loss = where_it_loses([found.training[name] for name in names])
+        predicted = found.predictions[method].critical_batch
+        if loss is not None and loss.batch is not None and predicted is not None:
+            ratio = predicted / loss.batch
+            run.record(FACTOR, ours=max(ratio, 1 / ratio), goal=Goal.ours(FACTOR_ALLOWED), part=method)
+
+
+@bench.case("tuned alike: claims")
+def claims_alike(run: Run) -> None:
+    """As the claims above."""
+    judge(run, ALIKE)
+
+
+def judge(run: Run, name: str) -> None:
+    """Print the claims about a study, and report their verdicts as numbers."""
+    found = study(name)
     value = {"holds": 1.0, "undecided": 0.5, "does not hold": 0.0}
     for number, claim in enumerate(judge_claims(found.training, found.claims_of), start=1):
         print(f"claim {number}, {claim.verdict}: {claim.statement} {claim.evidence}")
