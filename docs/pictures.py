@@ -82,7 +82,9 @@ def draw(path: Path) -> None:
     _bars(steps, list(bars), values, [f"{value:+.2f}" for value in values])
     steps.set_xlim(1.4 * min(values), max(values) + 0.5)
     steps.axvline(0, color="k", lw=0.8)
-    steps.set_title("Fewer steps: large batches, tuned alike,\naccuracy points above SGD, batch 64", fontsize=9)
+    steps.set_title(
+        "Fewer steps: large batches, tuned alike,\naccuracy points above SGD, batch 64", fontsize=9
+    )
     figure.savefig(path, metadata={"Date": None})
 
 
