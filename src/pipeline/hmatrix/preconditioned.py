@@ -152,7 +152,7 @@ def _checked(A: H2Form, b: torch.Tensor, x: torch.Tensor, info: SolveInfo) -> So
     units = powers_of_two(torch.from_numpy(np.abs(values).max(axis=0))).numpy()
     values, solution = values / units, solution / units  # whose squares neither vanish nor overflow
     n_rows = max(_CHECKED_ROWS, int(_CHECKED_ENTRIES / len(b)))
-    chosen = sampled_rows(A, stream(Purpose.SOLVES), n_rows)
+    chosen = sampled_rows(A, stream(Purpose.ROWS), n_rows)
     wanted = values[A.rows.permutation[chosen]]
     off = np.linalg.norm(
         wanted

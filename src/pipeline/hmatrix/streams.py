@@ -15,17 +15,17 @@ _OURS = 7_403_111  # sets these streams apart from those of a user's seeds
 class Purpose(IntEnum):
     """What random numbers are for."""
 
-    SIGNS = 0  # of estimated traces
-    ERRORS = 1  # vectors and rows of a product's error
-    TRUST = 2  # right-hand sides and rows by which a factorization is judged
-    SOLVES = 3  # rows of a residual
-    ALGEBRA = 4  # right-hand sides by which inverses and products of matrices are judged
-    OPERATOR = 5  # vectors that a matrix given by its products is applied to
-    PIVOTS = 6  # of a randomly pivoted Cholesky factorization
-    FIELDS = 7  # drawn from a model, to judge its variances
-    STARTS = 8  # of a search, and the part of the points that it looks at first
-    PAIRS = 9  # of points in a variogram
-    SAMPLES = 10  # that a user wants by a seed
+    SIGNS = 0  # signs that estimate traces
+    ERRORS = 1  # vectors and rows that show the error of a product
+    TRUST = 2  # right-hand sides and rows that judge a factorization
+    ROWS = 3  # rows on which a residual is evaluated exactly
+    ALGEBRA = 4  # right-hand sides that judge inverses and products of matrices
+    OPERATOR = 5  # vectors to which a matrix is applied that is given by its products
+    PIVOTS = 6  # pivots of a Cholesky factorization
+    FIELDS = 7  # fields of a model that judge its variances
+    STARTS = 8  # starts of a search, and the part of the points that it looks at first
+    PAIRS = 9  # pairs of points in a variogram
+    SAMPLES = 10  # samples that a user asks for by a seed
 
 
 def stream(purpose: Purpose, seed: int = 0, rank: int = 0) -> np.random.Generator:

@@ -136,7 +136,7 @@ def exact_products(A: OwnForm, X: Array, communicator: Communicator, *, seed: in
     points, n = A.points, A.division.n_points
     n_rows = min(n, _CHECKED_ROWS)
     edges = np.arange(n_rows + 1, dtype=np.int64) * n // max(n_rows, 1)
-    chosen = stream(Purpose.SOLVES, seed).integers(edges[:-1], edges[1:])
+    chosen = stream(Purpose.ROWS, seed).integers(edges[:-1], edges[1:])
     own = chosen[(chosen >= points.first) & (chosen < points.last)] - points.first
     rows = np.concatenate(gather(communicator, points.own[own]))
     kind = np.complex128 if A.kernel.is_complex else np.float64
