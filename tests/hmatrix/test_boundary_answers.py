@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sparse
 
-from pipeline.data.meshes import sphere_mesh
+from pipeline.data.meshes import cube_mesh, sphere_mesh
 from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix.boundary_elements import (
     LayerOperators,
@@ -152,6 +152,15 @@ def test_integrals_across_thin_bodies_are_measured_by_gauss_law_and_noted_or_ref
     else:
         assert any("are off by" in note for note in notes_on_shape(layers))
     assert wrong == (height == 0.005)
+
+
+@pytest.mark.parametrize("height", [0.02, 0.002, 1e-5])
+def test_plates_thinner_than_their_triangles_are_refused(height):
+    """Their single layers are indefinite: capacities came out as far off as .57, where a plate has .367."""
+    vertices, triangles = cube_mesh(4)
+    mesh = TriangleMesh(np.asarray(vertices) * [1, 1, height], triangles)
+    with pytest.raises(ConfigError, match="it is too thin, or too near to others"):
+        notes_on_shape(LayerOperators(mesh))
 
 
 def test_screens_of_slivers_are_refused_and_hard_ones_without_inner_vertices_too():

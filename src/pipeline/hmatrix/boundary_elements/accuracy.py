@@ -22,7 +22,7 @@ from pipeline.hmatrix.boundary_elements.quadrature import gauss_rule, self_mean
 logger = logging.getLogger("pipeline.hmatrix")
 
 _NOTED, _REFUSED = 0.05, 0.4  # errors of the double layer of 1; from there on single layers become indefinite
-_JUDGED = 48  # triangles at most
+_JUDGED = 256  # triangles at most
 _EVALUATIONS = 2_000_000  # of the kernel at a time
 
 
