@@ -183,6 +183,8 @@ def test_directions_and_data_of_the_wrong_shape_are_told_in_one_line():
     np.testing.assert_allclose(scattered.far_field([[0, 0, 1e-300]]), scattered.far_field([[0, 0, 7]]))
     with pytest.raises(ValueError, match="values of 42 vertices are wanted"):
         solve_dirichlet(SPHERE, np.zeros(3), side="exterior", kernel=Helmholtz(1.0))
+    with pytest.raises(ValueError, match=r"has to give values \(n,\): shape \(560,\), not \(\)"):
+        solve_dirichlet(SPHERE, lambda points: 1.0, side="exterior", kernel=Helmholtz(1.0))
 
 
 def test_operators_take_part_in_arithmetic_as_their_matrices_do():

@@ -308,8 +308,13 @@ class LayerOperators:
         """
         coordinates, weights = (part.numpy() for part in gauss_rule(7))
         corners, areas = self.mesh.corners.double().numpy(), self.mesh.areas.double().numpy()
-        found = np.asarray(values((coordinates @ corners).reshape(-1, 3))).reshape(len(areas), -1)
-        local = areas[:, None] * ((found * weights) @ coordinates)
+        points = (coordinates @ corners).reshape(-1, 3)
+        found = np.asarray(values(points))
+        if found.shape != (len(points),):
+            raise ValueError(
+                f"a function of points (n, 3) has to give values (n,): shape ({len(points)},), not {found.shape}"
+            )
+        local = areas[:, None] * ((found.reshape(len(areas), -1) * weights) @ coordinates)
         return np.asarray(self._space(test).T @ local.reshape(-1))
 
     def on_panels(self, values: NDArray[Any], space: Space) -> NDArray[Any]:
