@@ -20,17 +20,14 @@ from pipeline.meshes.triangles import TriangleMesh
 logger = logging.getLogger("pipeline.hmatrix")
 
 _NOTED, _REFUSED = 0.05, 0.3  # errors of a known wave, of its size
-_DIRECTIONS = np.array(
-    [[0.48, 0.6, 0.64], [-0.64, 0.48, 0.6]]
-)  # along no axis or plane that a body is symmetric to
-_STARTS, _DEPTHS = (
-    12,
-    0.5 * 2.0 ** np.arange(6),
-)  # triangles below which fields are compared, and how deep in diameters
+# Along no axis or plane to which a body is symmetric.
+_DIRECTIONS = np.array([[0.48, 0.6, 0.64], [-0.64, 0.48, 0.6]])
+# Triangles below which fields are compared, and how deep, in diameters.
+_STARTS, _DEPTHS = 12, 0.5 * 2.0 ** np.arange(6)
 
 
-class Field(Protocol):
-    """A field that can be evaluated."""
+class SolvedWave(Protocol):
+    """The field of a solution, which can be evaluated."""
 
     def __call__(self, points: ArrayLike) -> NDArray[np.complex128]:
         """Return its values at points (m, 3)."""
@@ -56,7 +53,7 @@ class KnownWaves:
         """Return their derivatives along normals (n, 3), shape (n, 2)."""
         return np.asarray(1j * self.wavenumber * (normals @ _DIRECTIONS.T) * self.values(points))
 
-    def judge(self, mesh: TriangleMesh, found: Sequence[Field]) -> tuple[str, ...]:
+    def judge(self, mesh: TriangleMesh, found: Sequence[SolvedWave]) -> tuple[str, ...]:
         """Return a note where the fields found are far from the waves at some points inside.
 
         A body thinner than a triangle has no such points, but is no resonator either for waves that its triangles are
