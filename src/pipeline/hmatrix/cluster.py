@@ -250,7 +250,7 @@ def leaf_bounds(points: Floats, start: NDArray[Any], stop: NDArray[Any]) -> Boun
     """Return bounding boxes of leaves, which tile the points, inverted for empty ones.
 
     Args:
-        points: In tree order.
+        points: The points in tree order, shape (n, d).
         start, stop: First and last + 1 of the places of each leaf, from any number on.
     """
     lower = np.full((len(start), points.shape[1]), np.inf)

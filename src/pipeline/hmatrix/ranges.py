@@ -88,7 +88,7 @@ class Boxes:
         """Return what is left of near boxes when each box is eliminated in its turn, for each entry of `near`.
 
         Args:
-            turn: Of each known box.
+            turn: When each known box is eliminated, in the order of these numbers.
         """
         return np.where(turn[self.near.indices] <= turn[self.rows], _KEPT, _ALL)
 

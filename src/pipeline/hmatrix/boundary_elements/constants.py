@@ -28,7 +28,7 @@ class Constants:
 
     Attributes:
         of_vertices, of_triangles: The surface that each belongs to.
-        areas: Of the triangles.
+        areas: The area of each triangle, shape (triangles,).
         doubles: Mean over surface i of the double layer of 1 on surface j, to the nearest half; shape (s, s).
     """
 

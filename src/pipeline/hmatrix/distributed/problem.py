@@ -90,7 +90,7 @@ def parts_boxes(A: OwnForm, plans: list[DividedPlan], team: Team, *, at_end: int
 
     Args:
         A: The matrix.
-        plans: Of all levels.
+        plans: The plan of each level.
         team: The parts.
         at_end: The last of the levels on which eliminations may end: the fastest part then takes all boxes.
     """

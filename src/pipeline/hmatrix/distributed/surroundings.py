@@ -25,7 +25,7 @@ class OwnBounds:
 
     Attributes:
         ownership: Who owns which boxes.
-        levels: Of all boxes of a level down to the cut, of own ones below it.
+        levels: Bounds level by level: those of all boxes down to the cut, and of own boxes below it.
     """
 
     ownership: Ownership
@@ -85,7 +85,7 @@ class Surroundings:
         """Find them from the top down; collective. Costs O(pairs).
 
         Args:
-            bounds: Of own boxes.
+            bounds: The bounds of the boxes that this process owns.
             rule: Which boxes are far.
             wanted: The boxes of each level whose lists are wanted, sorted, their parents among them.
             communicator: The processes.

@@ -29,7 +29,7 @@ class Division(Ownership):
         tree: The boxes that this process knows, level by level. Its points, and their numbers `permutation` in the
             order of processes and rows, are those that this process owns.
         numbers: Shape (boxes,), the number of each in the whole tree.
-        bounds: Of own boxes.
+        bounds: The bounds of the boxes that this process owns.
     """
 
     tree: ClusterTree
@@ -80,7 +80,7 @@ class PlacedPoints:
         ownership: Who owns which boxes.
         points: Shape (n, d).
         numbers: Shape (n,), in the order of processes and rows.
-        bounds: Of own boxes.
+        bounds: The bounds of the boxes that this process owns.
     """
 
     ownership: Ownership

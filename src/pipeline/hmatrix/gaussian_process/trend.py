@@ -108,7 +108,7 @@ def require_polynomials(trend: Trend, degree: int, points: Array, basis: Array) 
 
     Args:
         trend: What it was given as.
-        degree: Of the polynomials.
+        degree: The degree of the polynomials.
         points: Shape (n, d).
         basis: The trend's regressors there, shape (n, p): those of a function must make up the polynomials.
     """
