@@ -22,6 +22,7 @@ from pipeline.hmatrix.batched.kernel import UndividedTree
 from pipeline.hmatrix.batched.part import BatchedPart
 from pipeline.hmatrix.inputs import Progress
 from pipeline.hmatrix.partition import LevelPartition, partition_level
+from pipeline.hmatrix.parts.handing_over import hand_over
 from pipeline.hmatrix.parts.renumbered import RenumberedPart
 from pipeline.hmatrix.parts.stages import (
     NO_PHASE,
@@ -35,7 +36,6 @@ from pipeline.hmatrix.parts.stages import (
     level_table,
 )
 from pipeline.hmatrix.parts.team import Message, Team
-from pipeline.hmatrix.ranges import owners
 from pipeline.hmatrix.swap import chained
 from pipeline.hmatrix.threads import one_blas_thread
 
@@ -289,7 +289,7 @@ class _Run:
     def _climb(self, plan: LevelPartition, above: LevelPartition) -> Moved:
         """Hand boxes to the owners of their parents, tell of ghosts' unknowns, and merge."""
         arity = self.tree.arity
-        moved = self._hand_over(plan, above.cuts * arity, above)
+        moved = hand_over(self.parts, self.team, arity, plan, above.cuts * arity, above)
         known = {number: above.known_to(number) for number in self.parts}
         children = {number: boxes[:, None] * arity + np.arange(arity) for number, boxes in known.items()}
         self._fetch(
@@ -305,53 +305,11 @@ class _Run:
             _native.release_memory()
         return moved
 
-    def _hand_over(
-        self, plan: LevelPartition, heirs: NDArray[np.int32], above: LevelPartition | None
-    ) -> Moved:
-        """Send blocks and unknowns of boxes to their new owners, and unknowns to those who will have them as ghosts.
-
-        Args:
-            plan: The level.
-            heirs: Shape (parts + 1,), where the ranges of the new owners start.
-            above: The level above; None at the dense end, where there are no ghosts.
-        """
-        told: dict[tuple[int, int], Message] = {}
-        handed: dict[tuple[int, int], Message] = {}
-        moved: Moved = {}
-        for number in self.parts:
-            boxes = np.arange(*plan.cuts[number : number + 2], dtype=np.int32)
-            heir = owners(heirs, boxes)
-            parents = boxes // self.tree.arity
-            ghosts = np.zeros((0, 2), np.int32) if above is None else above.ghosts_among(parents)
-            for other in np.union1d(heir, ghosts[:, 1]).tolist():
-                if other == number:
-                    continue
-                inherited = np.asarray(heir == other)
-                known = inherited | np.isin(parents, ghosts[ghosts[:, 1] == other, 0])
-                chosen = plan.first + boxes[known]
-                start, points = self.parts[number].points(chosen)
-                told[number, other] = chosen.astype(np.int32), start, points
-                if inherited.any():
-                    leaving = boxes[inherited]
-                    first, last = plan.first + int(leaving[0]), plan.first + int(leaving[-1]) + 1
-                    low, high = (plan.first + int(heirs[other + i]) for i in range(2))
-                    handed[number, other] = self.parts[number].blocks(first, last, low, high)
-                    moved[number, other] = self.parts[number].points(np.arange(first, last, dtype=np.int32))[
-                        1
-                    ]
-        for destination, messages in self.team.exchange("ghosts", plan.level, told).items():
-            for _, message in messages:
-                self.parts[destination].set_points(*message)
-        for destination, messages in self.team.exchange("blocks", plan.level, handed).items():
-            for _, message in messages:
-                self.parts[destination].add_blocks(*message)
-        return moved
-
     def _finish(self, plan: LevelPartition, moved: Moved) -> None:
         """Gather what is left on the fastest part, and factorize it densely."""
         fastest = int(np.argmax(self.team.speeds))
         heirs = np.where(np.arange(self.team.n_parts + 1) > fastest, plan.n_boxes, 0).astype(np.int32)
-        gathered = self._hand_over(plan, heirs, None)
+        gathered = hand_over(self.parts, self.team, self.tree.arity, plan, heirs, None)
         if self.team.n_parts > 1:  # what was moved when the level was reached, before what is gathered now
             self.stages.append(Stage(plan, NO_PHASE, {}, moved))
         first = plan.first
