@@ -1,10 +1,15 @@
 import json
+import threading
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.hmatrix import DistributedH2Matrix, H2Matrix, kernels
+from pipeline.hmatrix.distributed import storage
+from pipeline.hmatrix.shard_files import Shard, shard_path, write_shard
 from pipeline.runtime.communicator import Serial, run_in_threads
 
 COVARIANCE = kernels.Matern(nu=0.5, length_scale=0.3)
@@ -81,6 +86,84 @@ def test_what_is_loaded_can_be_factorized_saved_and_asked_for_its_error(tmp_path
     assert np.linalg.norm(again @ found[0][0] - b) <= 1e-5 * np.linalg.norm(b)
 
 
+def counted_load(folder, n_processes, monkeypatch):
+    """Load, and return for each process the shards that it checked, those that it opened, bytes."""
+    checked, opened, n_read = defaultdict(list), defaultdict(list), Counter()
+    check, begin, part = storage.check_shard, Shard.__init__, Shard.part
+
+    def check_too(path, number, checksum):
+        checked[threading.get_ident()].append(number)
+        check(path, number, checksum)
+
+    def begin_too(shard, path, number):
+        opened[threading.get_ident()].append(number)
+        begin(shard, path, number)
+
+    def part_too(shard, *which):
+        found = part(shard, *which)
+        n_read[threading.get_ident()] += found.nbytes
+        return found
+
+    monkeypatch.setattr(storage, "check_shard", check_too)
+    monkeypatch.setattr(Shard, "__init__", begin_too)
+    monkeypatch.setattr(Shard, "part", part_too)
+
+    def work(comm):
+        DistributedH2Matrix.load(folder, comm)
+        me = threading.get_ident()
+        return checked[me], opened[me], n_read[me]
+
+    return run_in_threads(n_processes, work)
+
+
+@pytest.mark.parametrize("n_processes", [1, 2, 3, 4, 8, 11])
+def test_a_process_reads_the_shards_that_hold_its_rows_and_each_is_checked_once(
+    n_processes, tmp_path, monkeypatch
+):
+    saved(tmp_path, np.random.default_rng(0).random((2000, 2)), COVARIANCE, 8, diagonal=0.1)
+    found = counted_load(tmp_path, n_processes, monkeypatch)
+    assert sorted(number for checked, *_ in found for number in checked) == list(range(8))
+    for process, (checked, opened, n_read) in enumerate(found):
+        shared = {
+            s for s in range(8) if s < 8 * (process + 1) / n_processes and s + 1 > 8 * process / n_processes
+        }
+        assert shared <= set(opened) <= shared | {min(shared) - 1, max(shared) + 1}  # cuts are at boxes
+        assert len(checked) <= -(-8 // n_processes)
+        assert n_read <= sum(shard_path(tmp_path, number).stat().st_size for number in opened)
+
+
+def test_bytes_that_processes_read_do_not_grow_with_their_number(tmp_path, monkeypatch):
+    saved(tmp_path, np.random.default_rng(0).random((2000, 2)), COVARIANCE, 4)
+    one, many = (sum(n_read for *_, n_read in counted_load(tmp_path, n, monkeypatch)) for n in (1, 4))
+    assert many <= 1.1 * one
+
+
+def test_shards_are_safetensors_and_parts_of_arrays_are_read(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "real": rng.random(7),
+        "complex": rng.random(5) + 1j * rng.random(5),
+        "half as long": rng.random(3).astype(np.complex64),
+        "points": rng.random((4, 3)),
+        "none": np.zeros((0, 2), np.float32),
+        "numbers": np.arange(6),
+        "boxes": np.arange(3, dtype=np.int32),
+    }
+    write_shard(tmp_path, 3, arrays)
+    theirs = load_file(shard_path(tmp_path, 3))
+    np.testing.assert_array_equal(theirs["points"], arrays["points"])
+    np.testing.assert_array_equal(theirs["complex!"].view(np.complex128), arrays["complex"])
+    with Shard(tmp_path, 3) as shard:
+        assert "real" in shard
+        assert "complex" in shard
+        assert "imaginary" not in shard
+        for name, values in arrays.items():
+            assert shard[name].dtype == values.dtype
+            for start in range(len(values) + 1):
+                for stop in range(start, len(values) + 1):
+                    np.testing.assert_array_equal(shard.part(name, start, stop), values[start:stop])
+
+
 def damaged(folder, how):
     shard = folder / "shard-00001.safetensors"
     if how == "missing":
@@ -92,6 +175,13 @@ def damaged(folder, how):
     elif how == "of another matrix":
         saved(folder / "other", np.random.default_rng(5).random((N, 2)), COVARIANCE, 2)
         shard.write_bytes((folder / "other" / shard.name).read_bytes())
+    elif how == "cut off":
+        shard.write_bytes(shard.read_bytes()[:-1])
+    elif how == "empty":
+        shard.write_bytes(b"")
+    elif how == "described wrongly":
+        file = folder / "h2shards.json"
+        file.write_text(file.read_text().replace("0.3", "0.4"))
     elif how == "of another version":
         file = folder / "h2shards.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 99}))
@@ -103,13 +193,17 @@ BROKEN = {
     "missing": r"shard-00001\.safetensors is missing",
     "a flipped byte": r"shard-00001\.safetensors is damaged",
     "of another matrix": r"shard-00001\.safetensors is damaged, or of another matrix",
-    "of another version": r"another version than 2",
+    "cut off": r"shard-00001\.safetensors is damaged",
+    "empty": r"shard-00001\.safetensors is damaged",
+    "described wrongly": r"h2shards\.json: it is not what was written",
+    "of another version": r"another version than 3",
     "not described": r"h2shards\.json is missing",
 }
 
 
+@pytest.mark.parametrize("n_processes", [1, 2, 5])
 @pytest.mark.parametrize("how", BROKEN)
-def test_a_folder_that_is_broken_is_refused_on_all_processes(how, tmp_path):
+def test_a_folder_that_is_broken_is_refused_on_all_processes(how, n_processes, tmp_path):
     saved(tmp_path, np.random.default_rng(0).random((N, 2)), COVARIANCE, 2)
     damaged(tmp_path, how)
 
@@ -118,7 +212,7 @@ def test_a_folder_that_is_broken_is_refused_on_all_processes(how, tmp_path):
             DistributedH2Matrix.load(tmp_path, comm)
         return str(failure.value)
 
-    assert all("\n" not in line for line in run_in_threads(2, work))
+    assert all("\n" not in line for line in run_in_threads(n_processes, work))
     if how != "not described":
         with pytest.raises(ArtifactError, match=BROKEN[how]):
             H2Matrix.load(tmp_path)

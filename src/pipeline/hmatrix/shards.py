@@ -4,8 +4,8 @@ A shard holds points, bases of its boxes (the first shard also of those above th
 the whole tree. Blocks between boxes of one shard of a symmetric matrix are kept once; those of two shards in both.
 """
 
+import hashlib
 import json
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from pipeline.errors import ArtifactError
 from pipeline.hmatrix import kernels
@@ -23,12 +21,10 @@ from pipeline.hmatrix.blocks import Blocks
 from pipeline.hmatrix.cluster import Bounds, Frame
 from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.geometry import Geometry
+from pipeline.hmatrix.shard_files import DESCRIPTION, Array, Shard, check_shard
 from pipeline.hmatrix.skeleton import Basis, unknowns
 
-DESCRIPTION = "h2shards.json"
-_VERSION = 2
-_COMPLEX = "!"  # behind the name of complex numbers, kept as pairs of reals
-Array = NDArray[Any]
+_VERSION = 3
 FlatBlocks = dict[tuple[int, int], Array]  # a block, flat and column-major, for each pair of boxes
 
 
@@ -39,8 +35,9 @@ class Description:
     Attributes:
         n_points: Points of the matrix.
         halvings, halvings_per_level: See `cluster.build_tree`.
-        edges: First place of each shard in tree order, and the number of points.
+        cut, cuts: Level whose boxes were dealt to shards, and where each shard's start; see `whole.Ownership`.
         checksums: CRC-32 of each shard's file.
+        stored: Name of the type of blocks and bases.
         kernel, admissibility: Their own descriptions.
         mirrored, tolerance, norm, dtype, notes: See `H2Form`.
     """
@@ -48,8 +45,10 @@ class Description:
     n_points: int
     halvings: int
     halvings_per_level: int
-    edges: list[int]
+    cut: int
+    cuts: list[int]
     checksums: list[int]
+    stored: str
     kernel: dict[str, Any]
     admissibility: dict[str, Any]
     mirrored: bool
@@ -74,10 +73,9 @@ class Description:
 
     def write(self, path: Path) -> None:
         """Write the description, which makes the folder complete."""
-        text = json.dumps(
-            {"version": _VERSION} | {f.name: getattr(self, f.name) for f in fields(self)}, indent=2
-        )
-        (path / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        told = {"version": _VERSION} | {f.name: getattr(self, f.name) for f in fields(self)}
+        told["checksum"] = _checksum(told)
+        (path / DESCRIPTION).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> "Description":
@@ -88,12 +86,14 @@ class Description:
         """
         try:
             found = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
-            if found.pop("version") != _VERSION:
+            if found["version"] != _VERSION:
                 raise ArtifactError(
                     f"{path} holds shards of another version than {_VERSION}, which this program reads; compress again"
                 )
-            return cls(**found)
-        except FileNotFoundError as error:
+            if found.pop("checksum") != _checksum(found):
+                raise ValueError("it is not what was written")
+            return cls(**{name: value for name, value in found.items() if name != "version"})
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise ArtifactError(f"{path} holds no divided H2 matrix: {DESCRIPTION} is missing") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ArtifactError(
@@ -101,47 +101,8 @@ class Description:
             ) from error
 
 
-def shard_path(path: Path, number: int) -> Path:
-    return path / f"shard-{number:05d}.safetensors"
-
-
-def write_shard(path: Path, number: int, arrays: dict[str, Array]) -> int:
-    """Write one shard, and return its checksum."""
-    complex_ones = {name for name, values in arrays.items() if values.dtype.kind == "c"}
-    flat = {
-        name + _COMPLEX if name in complex_ones else name: np.ascontiguousarray(
-            values.view(values.real.dtype) if name in complex_ones else values
-        )
-        for name, values in arrays.items()
-    }
-    content = save(flat)
-    shard_path(path, number).write_bytes(content)
-    return zlib.crc32(content)
-
-
-def read_shard(path: Path, number: int, checksum: int) -> dict[str, Array]:
-    """Read one shard.
-
-    Raises:
-        ArtifactError: If it is missing, or not as it was written.
-    """
-    file = shard_path(path, number)
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{file} is missing: a shard of the matrix") from error
-    if zlib.crc32(content) != checksum:
-        raise ArtifactError(f"{file} is damaged, or of another matrix: {DESCRIPTION} has another checksum")
-    try:
-        found = load(content)
-    except (ValueError, SafetensorError) as error:
-        raise ArtifactError(f"{file} is damaged: {error}") from error
-    return {
-        name.removesuffix(_COMPLEX): values.view(np.result_type(values.dtype, np.complex64))
-        if name.endswith(_COMPLEX)
-        else values
-        for name, values in found.items()
-    }
+def _checksum(told: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def block_arrays(name: str, blocks: Blocks, heights: Array, numbers: Array) -> dict[str, Array]:
@@ -173,20 +134,33 @@ def basis_arrays(name: str, basis: Basis, boxes: NDArray[np.int32], numbers: Arr
 
 
 def pairs_of_rows(
-    shard: dict[str, Array], name: str, wanted: Callable[[Array], NDArray[np.bool_]], *, mirrored: bool
+    shard: Shard, name: str, wanted: Callable[[Array], NDArray[np.bool_]], *, mirrored: bool
 ) -> Iterator[tuple[tuple[int, int], Array]]:
-    """Yield the blocks of wanted row boxes, of mirrored pairs also their transposes."""
+    """Read and yield the blocks of wanted row boxes, of mirrored pairs also their transposes."""
     for group in ("inner", "outer"):
-        first, second, start, values = (shard[f"{name}.{group}.{f.name}"] for f in fields(Blocks))
-        heights = shard[f"{name}.{group}.heights"]
-        twice = mirrored and group == "inner"
-        table = (wanted(first), wanted(second), first, second, heights, start[:-1], start[1:])
-        for here, turned, b, c, height, low, high in zip(*(part.tolist() for part in table), strict=True):
-            block = values[low:high]
-            if here:
-                yield (b, c), block
-            if twice and b != c and turned:
-                yield (c, b), block.reshape(-1, height).T.ravel() if height else block
+        first, second, start, heights = (
+            shard[f"{name}.{group}.{part}"] for part in ("first", "second", "start", "heights")
+        )
+        here, turned = wanted(first), np.zeros(len(first), bool)
+        if mirrored and group == "inner":
+            turned = wanted(second) & (first != second)
+        for low, high in _runs(here | turned):
+            values = shard.part(f"{name}.{group}.values", int(start[low]), int(start[high]))
+            run = slice(low, high)
+            ends = start[low : high + 1] - start[low]
+            table = here[run], turned[run], first[run], second[run], heights[run], ends[:-1], ends[1:]
+            for direct, twice, b, c, height, begin, end in zip(*(p.tolist() for p in table), strict=True):
+                block = values[begin:end]
+                if direct:
+                    yield (b, c), block
+                if twice:
+                    yield (c, b), block.reshape(-1, height).T.ravel() if height else block
+
+
+def _runs(chosen: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return first and last + 1 of each run of chosen ones."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8)))
+    return [(int(low), int(high)) for low, high in edges.reshape(-1, 2)]
 
 
 def joined(pairs: FlatBlocks, stored: np.dtype[Any]) -> Blocks:
@@ -210,34 +184,52 @@ class BasisParts:
 
     lists: dict[int, tuple[Array, Array, Array]]
 
-    def take(self, shard: dict[str, Array], name: str, wanted: Callable[[Array], NDArray[np.bool_]]) -> None:
-        """Take the bases of wanted boxes of a shard."""
-        boxes, rank, n = (shard[f"{name}.{part}"] for part in ("boxes", "rank", "n_unknowns"))
-        ends = [
-            np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-            for counts in (rank, n, rank * (n - rank))
-        ]
-        flat = [shard[f"{name}.{part}"] for part in ("skeletons", "order", "values")]
-        for i in np.flatnonzero(wanted(boxes)):
-            skeletons, order, values = (
-                part[end[i] : end[i + 1]].copy() for part, end in zip(flat, ends, strict=True)
+    def take(self, shard: Shard, name: str, wanted: Callable[[Array], NDArray[np.bool_]]) -> None:
+        """Read the bases of wanted boxes of a shard."""
+        index = boxes, rank, n = tuple(shard[f"{name}.{part}"] for part in ("boxes", "rank", "n_unknowns"))
+        ends = _ends(rank, n)
+        for low, high in _runs(wanted(boxes)):
+            flat = (
+                shard.part(f"{name}.{part}", int(end[low]), int(end[high]))
+                for part, end in zip(("skeletons", "order", "values"), ends, strict=True)
             )
-            self.lists[int(boxes[i])] = skeletons, order, values
+            self.add(*(part[low:high] for part in index), *flat)
+
+    def add(self, boxes: Array, rank: Array, n_unknowns: Array, *flat: Array) -> None:
+        """Keep bases, given as they are in a shard: skeletons, order and values are flat, box after box."""
+        ends = _ends(rank, n_unknowns)
+        for i, box in enumerate(boxes.tolist()):
+            skeletons, order, values = (
+                part[end[i] : end[i + 1]] for part, end in zip(flat, ends, strict=True)
+            )
+            self.lists[box] = skeletons, order, values
+
+    def arrays(self, boxes: list[int], stored: np.dtype[Any]) -> tuple[Array, ...]:
+        """Return the bases of some boxes as `add` takes them."""
+        lists = [self.lists[box] for box in boxes]
+        rank, n_unknowns = (np.array([len(parts[i]) for parts in lists], np.int32) for i in range(2))
+        kinds = np.dtype(np.int32), np.dtype(np.int32), stored
+        flat = (
+            np.concatenate([np.zeros(0, kind), *(parts[i] for parts in lists)])
+            for i, kind in enumerate(kinds)
+        )
+        return np.array(boxes, np.int64), rank, n_unknowns, *flat
 
     def joined(self, numbers: Array, stored: np.dtype[Any]) -> Basis:
         """Return the bases that were kept in the flat layout; boxes have these numbers, and rank 0 if they were not."""
-        boxes = sorted(self.lists)
+        boxes, ranks, n_unknowns, skeletons, order, values = self.arrays(sorted(self.lists), stored)
         rank, counts = np.zeros(len(numbers), np.int32), np.zeros(len(numbers), np.int64)
         at = np.searchsorted(numbers, boxes)
-        rank[at] = [len(self.lists[box][0]) for box in boxes]
-        counts[at] = [len(self.lists[box][1]) for box in boxes]
-        skeletons, order, values = (
-            np.concatenate([np.zeros(0, kind), *(self.lists[box][i] for box in boxes)])
-            for i, kind in enumerate((np.dtype(np.int32), np.dtype(np.int32), stored))
-        )
+        rank[at], counts[at] = ranks, n_unknowns
         return Basis(
             rank, skeletons, order, values, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         )
+
+
+def _ends(rank: Array, n_unknowns: Array) -> list[NDArray[np.int64]]:
+    """Return where each box's skeletons, order and values start."""
+    counts = rank, n_unknowns, rank.astype(np.int64) * (n_unknowns - rank)
+    return [np.concatenate([[0], np.cumsum(part, dtype=np.int64)]) for part in counts]
 
 
 def _all(boxes: Array) -> NDArray[np.bool_]:
@@ -260,18 +252,18 @@ def load_whole(path: Path) -> H2Form:
     parts: dict[str, list[Array]] = {
         name: [] for name in ("points", "numbers", "lower", "upper", "diagonal_term")
     }
-    stored = np.dtype(np.float64)
+    stored = np.dtype(told.stored)
     for number, checksum in enumerate(told.checksums):
-        shard = read_shard(path, number, checksum)
-        stored = shard["near.inner.values"].dtype
-        for name, found in parts.items():
-            found += [shard[name]] if name in shard else []
-        for side, basis in bases.items():
-            basis.take(shard, side, _all)
-        for name, pairs in (("near", near), ("far", far)):
-            for (b, c), block in pairs_of_rows(shard, name, _all, mirrored=False):
-                if b <= c or not told.mirrored:
-                    pairs[b, c] = block
+        check_shard(path, number, checksum)
+        with Shard(path, number) as shard:
+            for name, found in parts.items():
+                found += [shard[name]] if name in shard else []
+            for side, basis in bases.items():
+                basis.take(shard, side, _all)
+            for name, pairs in (("near", near), ("far", far)):
+                for (b, c), block in pairs_of_rows(shard, name, _all, mirrored=False):
+                    if b <= c or not told.mirrored:
+                        pairs[b, c] = block
     whole = {name: np.concatenate(found) for name, found in parts.items() if found}
     tree = frame.tree(whole["points"], whole["numbers"], Bounds(whole["lower"], whole["upper"]))
     column_basis = bases["columns"].joined(numbers, stored)

@@ -18,7 +18,7 @@ from pipeline.hmatrix.checked_files import CheckedFiles
 from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.geometry import Geometry
-from pipeline.hmatrix.shards import DESCRIPTION as SHARDS
+from pipeline.hmatrix.shard_files import DESCRIPTION as SHARDS
 from pipeline.hmatrix.shards import load_whole
 from pipeline.hmatrix.skeleton import Basis
 from pipeline.hmatrix.validation import require_sound

@@ -1,4 +1,8 @@
-"""Divided matrices in folders: a shard of each process, read by any number of others."""
+"""Divided matrices in folders: a shard of each process, read by any number of others.
+
+Each shard's checksum is that of the whole file; one process checks it, and a fault is everyone's. Beyond that a process
+reads the rows, bases and blocks of its own boxes from the shards that have these, and nothing of the others.
+"""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,8 +20,8 @@ from pipeline.hmatrix.distributed.surroundings import OwnBounds
 from pipeline.hmatrix.distributed.tree import Division, PlacedPoints, Route
 from pipeline.hmatrix.distributed.whole import Ownership, WholeTree
 from pipeline.hmatrix.places import is_in
+from pipeline.hmatrix.shard_files import DESCRIPTION, Shard, check_shard, write_shard
 from pipeline.hmatrix.shards import (
-    DESCRIPTION,
     BasisParts,
     Description,
     FlatBlocks,
@@ -25,8 +29,6 @@ from pipeline.hmatrix.shards import (
     block_arrays,
     joined,
     pairs_of_rows,
-    read_shard,
-    write_shard,
 )
 from pipeline.hmatrix.skeleton import Basis
 from pipeline.hmatrix.swap import Array, Halo, Ids, chained, exchange, gather
@@ -75,8 +77,10 @@ def save(A: OwnForm, path: Path, communicator: Communicator) -> None:
                 n_points=division.n_points,
                 halvings=division.whole.halvings,
                 halvings_per_level=division.whole.halvings_per_level,
-                edges=division.edges.tolist(),
+                cut=division.cut,
+                cuts=division.cuts.tolist(),
                 checksums=checksums,
+                stored=A.near.inner.values.dtype.name,
                 kernel=kernel,
                 admissibility={"name": rule.name} | {f.name: getattr(rule, f.name) for f in fields(rule)},
                 mirrored=A.mirrored,
@@ -128,7 +132,7 @@ def _without_top(basis: Basis, n_top: int) -> Basis:
 def load(path: Path, communicator: Communicator, n_own_rows: int | None) -> OwnForm:
     """Read what this process shall hold of a matrix from the shards; collective.
 
-    Costs each process one pass through the shards, of which it has one in memory at a time.
+    Each process reads what it will hold, and checks about as many shards as others do.
 
     Args:
         path: The folder.
@@ -146,7 +150,10 @@ def load(path: Path, communicator: Communicator, n_own_rows: int | None) -> OwnF
     ownership = Ownership.of(whole, communicator.size, communicator.rank)
     mine = _OwnShards(told, ownership)
     with together(communicator):
+        mine.check(path)
+    with together(communicator):
         mine.read(path)
+    mine.share(communicator)
     points, numbers, lower, upper = (mine.rows[name] for name in ("points", "numbers", "lower", "upper"))
     bounds = OwnBounds.of_leaves(ownership, Bounds(lower, upper), communicator)
     own = PlacedPoints(ownership, np.ascontiguousarray(points), numbers, bounds)
@@ -211,6 +218,9 @@ class _OwnShards:
         bases: Bases of own boxes and of those above the cut, by side.
         near, far: Blocks of own boxes and of those above the cut, by pairs of numbers in the whole tree.
         stored: Type of the blocks.
+        checked: Shards that this process checks: those whose first leaf it owns. It reads these too.
+        touched: Shards that it reads: also those that have other leaves of its own. One without leaves looks into the
+            first, of which it takes no rows.
     """
 
     def __init__(self, told: Description, ownership: Ownership) -> None:
@@ -221,38 +231,67 @@ class _OwnShards:
         }
         self.near: FlatBlocks = {}
         self.far: FlatBlocks = {}
-        self.stored = np.dtype(np.float64)
+        self.stored = np.dtype(told.stored)
+        whole, rank = ownership.whole, ownership.rank
+        before = Ownership(whole, told.cut, np.array(told.cuts, np.int64), 0)
+        leaves = whole.n_levels - 1
+        self._edges, self._leaves, edges = before.edges, before.edges_on(leaves), ownership.edges_on(leaves)
+        self._first_leaf, self._last_leaf = edges[rank : rank + 2].tolist()
+        self._n_common = max(ownership.n_top, before.n_top)
+        # The last process that starts at or before the leaf has it: those before, at the same leaf, have none.
+        owner = np.searchsorted(edges, np.minimum(self._leaves[:-1], edges[-1] - 1), side="right") - 1
+        self.checked = np.flatnonzero(owner == rank).tolist()
+        shared = (self._leaves[:-1] < self._last_leaf) & (self._leaves[1:] > self._first_leaf)
+        own = set(np.flatnonzero(shared & (self._last_leaf > self._first_leaf)).tolist())
+        self.touched = sorted(own.union(self.checked)) or [0]
+
+    def check(self, path: Path) -> None:
+        """Read all bytes of the shards that this process checks.
+
+        Raises:
+            ArtifactError: If one is missing, or not as it was written.
+        """
+        for number in self.checked:
+            check_shard(path, number, self._told.checksums[number])
 
     def read(self, path: Path) -> None:
-        """Read the shards, one after the other."""
+        """Read from the shards, one after the other."""
         told, ownership = self._told, self._ownership
         found: dict[str, list[Array]] = {}
-        first_leaf, last_leaf = ownership.edges_on(ownership.whole.n_levels - 1)[
-            ownership.rank : ownership.rank + 2
-        ].tolist()
-        n_seen = 0
-        for number, checksum in enumerate(told.checksums):
-            shard = read_shard(path, number, checksum)
-            self.stored = shard["near.inner.values"].dtype
-            low, high = told.edges[number], told.edges[number + 1]
-            of_points = slice(max(ownership.first - low, 0), max(min(ownership.last, high) - low, 0))
-            of_leaves = slice(max(first_leaf - n_seen, 0), max(last_leaf - n_seen, 0))
-            n_seen += len(shard["lower"])
-            for names, part in ((_OF_POINTS, of_points), (_OF_LEAVES, of_leaves)):
-                for name in names & shard.keys():
-                    found.setdefault(name, []).append(shard[name][part].copy())
-            for side, basis in self.bases.items():
-                basis.take(shard, side, self._is_own)
-            for name, pairs in (("near", self.near), ("far", self.far)):
-                pairs.update(
-                    (pair, block.copy())
-                    for pair, block in pairs_of_rows(shard, name, self._is_row, mirrored=told.mirrored)
-                )
+        for number in self.touched:
+            of_points = _overlap(self._edges[number : number + 2], ownership.first, ownership.last)
+            of_leaves = _overlap(self._leaves[number : number + 2], self._first_leaf, self._last_leaf)
+            is_checked = number in self.checked
+            with Shard(path, number) as shard:
+                for names, part in ((_OF_POINTS, of_points), (_OF_LEAVES, of_leaves)):
+                    for name in names:
+                        if name in shard:
+                            found.setdefault(name, []).append(shard.part(name, *part))
+                if of_leaves[0] == of_leaves[1] and not is_checked:
+                    continue
+                for side, basis in self.bases.items():
+                    basis.take(shard, side, self._is_common if is_checked else self._is_below)
+                for name, pairs in (("near", self.near), ("far", self.far)):
+                    pairs.update(pairs_of_rows(shard, name, self._is_row, mirrored=told.mirrored))
         self.rows = {name: np.concatenate(parts) for name, parts in found.items()}
 
-    def _is_own(self, boxes: Array) -> NDArray[np.bool_]:
-        """Tell which boxes are own ones or above the cut."""
-        return self._is_below(boxes) | (boxes < self._ownership.n_top)
+    def share(self, communicator: Communicator) -> None:
+        """Tell all processes the bases above either cut, each told by the one that checked their shard; collective.
+
+        They may lie in the first shard alone, or in one of a process that had more boxes above it than there are now.
+        """
+        for basis in self.bases.values():
+            common = sorted(box for box in basis.lists if box < self._n_common)
+            arrays = basis.arrays(common, self.stored)
+            for everybodys in zip(*(gather(communicator, part) for part in arrays), strict=True):
+                basis.add(*everybodys)
+            boxes = np.array(list(basis.lists), np.int64)
+            for box in boxes[(boxes >= self._ownership.n_top) & ~self._is_below(boxes)].tolist():
+                del basis.lists[box]
+
+    def _is_common(self, boxes: Array) -> NDArray[np.bool_]:
+        """Tell which boxes are own ones or above either cut."""
+        return self._is_below(boxes) | (boxes < self._n_common)
 
     def _is_row(self, boxes: Array) -> NDArray[np.bool_]:
         """Tell which boxes are own ones or above these."""
@@ -276,6 +315,13 @@ class _OwnShards:
             )
             found |= (boxes >= low) & (boxes < high)
         return found
+
+
+def _overlap(edges: Ids, first: int, last: int) -> tuple[int, int]:
+    """Return first and last + 1 of the rows of a shard that are among some, counted from the shard's first."""
+    low, high = (int(edge) for edge in edges)
+    start = min(max(first - low, 0), high - low)
+    return start, max(min(last, high) - low, start)
 
 
 def _split(found: FlatBlocks, division: Division, *, mirrored: bool, stored: np.dtype[Any]) -> OwnBlocks:
