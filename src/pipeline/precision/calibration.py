@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.precision.convert import storable_in_half
-from pipeline.precision.execution import Execution
+from pipeline.precision.execution import Execution, is_dense_and_real
 from pipeline.precision.plan import Layer
 
 CALIBRATION_SAMPLES = 256  # more tell no more about the range of the activations
@@ -20,7 +20,7 @@ def check_calibration(calibration: Tensor, labels: Tensor | None) -> None:
     """Refuse inputs, or labels of them, that no network can be calibrated with.
 
     Raises:
-        TypeError: If one is no torch tensor.
+        TypeError: If one is no torch tensor, or the calibration set is not of dense real numbers.
         ConfigError: If there is no input, one is not finite, or the labels are not one for each.
     """
     for what, given in (("calibration set", calibration), ("labels", labels)):
@@ -28,15 +28,19 @@ def check_calibration(calibration: Tensor, labels: Tensor | None) -> None:
             raise TypeError(
                 f"the {what} wants a torch tensor, not {type(given).__name__}; use torch.from_numpy"
             )
-    if calibration.ndim < 2 or len(calibration) == 0:
+    if not is_dense_and_real(calibration):
+        raise TypeError(
+            f"the calibration set wants dense real numbers, not {calibration.dtype} ({calibration.layout})"
+        )
+    if calibration.ndim < 2 or calibration.numel() == 0:
         raise ConfigError(
             f"the calibration set has shape {tuple(calibration.shape)}; wanted at least one input to see the "
             "range of the activations"
         )
-    if not calibration.isfinite().all():
+    if not calibration.float().isfinite().all():
         raise ConfigError(
-            "the calibration set holds NaN or infinity, which tell nothing about the range of the activations; "
-            "leave such inputs out"
+            "the calibration set holds NaN or infinity, or numbers beyond float32, which tell nothing about the "
+            "range of the activations; leave such inputs out"
         )
     if labels is not None and labels.shape != calibration.shape[:1]:
         raise ConfigError(

@@ -184,7 +184,7 @@ class Execution:
         """Refuse inputs that the first layer cannot take.
 
         Raises:
-            TypeError: If they are no torch tensor.
+            TypeError: If they are no torch tensor of dense real numbers.
             ValueError: If they have another shape, or lie on another device.
         """
         wanted = self.layers[0].input_shape
@@ -192,6 +192,8 @@ class Execution:
             raise TypeError(
                 f"inputs are a torch tensor, found {type(x).__name__}; wanted torch.from_numpy(x)"
             )
+        if not is_dense_and_real(x):
+            raise TypeError(f"inputs are dense real numbers, found {x.dtype} ({x.layout}); wanted float32")
         if tuple(x.shape[1:]) != wanted:
             raise ValueError(f"inputs have shape (n, {str(wanted)[1:-1]}), found {tuple(x.shape)}")
         if x.device.type != "cpu":
@@ -199,7 +201,12 @@ class Execution:
 
     def _checked(self, x: Tensor) -> Tensor:
         self.check(x)
-        return x.detach().float()
+        return x.detach().resolve_neg().float()
+
+
+def is_dense_and_real(x: Tensor) -> bool:
+    """Whether a tensor holds all its numbers, and none that binary32 would keep only a part of."""
+    return x.layout == torch.strided and not x.is_complex() and not x.is_quantized
 
 
 def _runnable(layer: Layer, instruction_set: str) -> Layer:

@@ -8,7 +8,7 @@ Each operator is named after the module that ran it.
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +124,30 @@ def without_fused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
+def unrounded() -> AbstractContextManager[object]:
+    """Let a copy in float64 stay there where the module itself converts to another type of fractions."""
+    return _Unrounded()  # type: ignore[no-untyped-call]
+
+
+class _Unrounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        operator = func._schema.name.removeprefix("aten::")
+        return func(*args, **_without_rounding(operator, args, dict(kwargs or {})))
+
+
+def _without_rounding(operator: str, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a conversion without its type: how numbers are stored later is the plan's to say."""
+    dtype = kwargs.get("dtype")
+    if (
+        operator != "_to_copy"
+        or dtype is None
+        or not dtype.is_floating_point
+        or args[0].dtype != torch.float64
+    ):
+        return kwargs
+    return kwargs | {"dtype": torch.float64}
+
+
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows tensors by their identity; all of them are kept, so that none takes another's."""
 
@@ -168,16 +192,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 id(tensor) not in self.values and tensor.untyped_storage()._cdata in self.written
             ):
                 raise ConfigError(IN_PLACE)
-        followed = [tensor for tensor in tensors if id(tensor) in self.values]
-        if not followed:
-            return func(*args, **kwargs)
         operator = func._schema.name.removeprefix("aten::")
-        if operator in WITHOUT_VALUES:
+        kwargs = _without_rounding(operator, args, kwargs)
+        followed = [tensor for tensor in tensors if id(tensor) in self.values]
+        if not followed or operator in WITHOUT_VALUES:
             return func(*args, **kwargs)
-        if operator == "_to_copy" and args[0].is_floating_point():
-            kwargs.pop(
-                "dtype", None
-            )  # all is float64 here; how numbers are stored later is the plan's to say
         arguments = _named_arguments(func, args, kwargs)
         arguments = tree_map(lambda leaf: self.values.get(id(leaf), leaf), arguments)
         target = args[0] if func._schema.is_mutable else None
@@ -195,8 +214,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if target is not None:
             self._wrote(target)
         outputs = tuple(self.follow(part) if isinstance(part, Tensor) else None for part in results)
-        name = self._name(operator.removesuffix("_") or operator, tensors)
-        self.nodes.append(Node(operator.removesuffix("_"), func, arguments, outputs, name))
+        operator = operator.removesuffix("_")
+        name = self._name(operator, tensors)
+        whole = next((part.dtype for part in results if not part.is_floating_point()), None)
+        if (
+            operator in ("_to_copy", "copy")
+            and whole is not None
+            and any(t.is_floating_point() for t in followed)
+        ):
+            operator = f"conversion to {str(whole).removeprefix('torch.')}"
+        self.nodes.append(Node(operator, func, arguments, outputs, name))
         return result
 
     def _wrote(self, target: Tensor) -> None:

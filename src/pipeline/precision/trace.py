@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError
 from pipeline.precision.operators.table import take
 from pipeline.precision.plan import Layer
-from pipeline.precision.record import double_copy, record, without_fused_attention
+from pipeline.precision.record import double_copy, record, unrounded, without_fused_attention
 from pipeline.precision.reference import reference
 from pipeline.precision.tracer import Affine, Index, Parameters, Tracer, tensors_of
 
@@ -56,15 +56,18 @@ def check_trace(
     *,
     one_by_one: bool = False,
 ) -> None:
-    """Compare the traced layers with the module itself, both in float64, on all samples at once or one by one.
+    """Compare the traced layers with the module itself, both in float64, on several inputs at once or one by one.
+
+    The last of the inputs is no sample but random: samples alone, of which there may be one, several alike, or whole
+    numbers only, would not tell a module that mixes the inputs of a batch or drops fractions.
 
     Raises:
         ConfigError: If the module does not run on the samples, or the layers give something else.
     """
-    x: Tensor = samples.detach().cpu().double()
+    x = _with_random(samples.detach().cpu().double())
     found = reference(layers, tensors_of(parameters), x)[-1].flatten(1)
     try:
-        with torch.no_grad(), without_fused_attention():
+        with torch.no_grad(), without_fused_attention(), unrounded():
             copied = _copied(module)
             wanted = torch.cat(
                 [copied(part.clone()) for part in torch.split(x, 1 if one_by_one else len(x))]
@@ -75,13 +78,33 @@ def check_trace(
         raise ConfigError(
             f"the network does not run on {len(x)} inputs at once: {str(failure).splitlines()[0]}"
         ) from failure
-    difference = (found - wanted).norm() if found.shape == wanted.shape else wanted.new_tensor(math.inf)
+    if not wanted[: max(len(x) - 1, 1)].isfinite().all():
+        raise ConfigError(
+            "the network gives NaN or infinity for inputs of its calibration set; look at which operator does so"
+        )
+    difference = wanted.new_tensor(math.inf)
+    if found.shape == wanted.shape:
+        known = (
+            found.isfinite() | wanted.isfinite()
+        )  # a random input may be none that the network is made for
+        difference = torch.where(known, found - wanted, 0.0).norm()
+        wanted = torch.where(known, wanted, 0.0)
     if not difference <= LARGEST_DIFFERENCE * wanted.norm():
         raise ConfigError(
             f"the converted layers' result differs from the network's by {float(difference / wanted.norm()):.1g} of "
-            "its norm in float64; the network does something else with other inputs, or more than its operators say: "
-            "make it compute the same for every input"
+            "its norm in float64; the network mixes the inputs of a batch, does something else with other inputs, or "
+            "more than its operators say: make it compute the same for every input"
         )
+
+
+def _with_random(samples: Tensor) -> Tensor:
+    """The samples, with a random input of their range in the place of the last one, or behind the only one."""
+    low, high = (float(end) for end in samples.aminmax())
+    if low == high:
+        low, high = low - 1.0, high + 1.0
+    generator = torch.Generator().manual_seed(0)
+    random = torch.rand(samples[:1].shape, generator=generator, dtype=torch.float64) * (high - low) + low
+    return torch.cat([samples[: max(len(samples) - 1, 1)], random])
 
 
 def _copied(module: nn.Module) -> nn.Module:

@@ -1,5 +1,6 @@
 """The layers of a network while its operators are taken one by one; see `trace`."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from pipeline.errors import ConfigError
 from pipeline.precision.plan import INPUT, Layer, WindowGeometry
 from pipeline.precision.record import Node, Recording, Value
-from pipeline.precision.views import View, is_natural, natural
+from pipeline.precision.views import View, is_natural, natural, resting
 
 
 @dataclass(frozen=True)
@@ -207,9 +208,7 @@ class Tracer:
             source, index = view, view.index
             factors, shifts = scale.flatten()[order], shift.flatten()[order]
         else:
-            index = torch.arange(view.index.numel()).view(view.shape)
-            shape = (index.numel(),) if len(view.shape) != 4 else view.shape[1:]
-            index = index if len(view.shape) != 4 else natural(shape)
+            shape, index = resting(view.index)
             source = replace(view, source=self.laid_out(view, index, shape, name), n_source=index.numel())
             order = torch.empty(index.numel(), dtype=torch.int64)
             order[index.flatten()] = torch.arange(index.numel())
@@ -226,11 +225,37 @@ class Tracer:
         layer = Layer(name, "conv2d", view.source, shape, shape, geometry)
         return self.append(layer, Affine(factors.double().view(-1, 1, 1, 1), shifts.double()))
 
+    def _with_input_as_given(self, layers: list[Layer]) -> list[Layer]:
+        """Let the first layer tell the shape of the network's input, where it reads the numbers as another."""
+        given, shape = self._shapes[INPUT], layers[0].input_shape
+        if shape == given:
+            return layers
+        n = math.prod(given)
+        copy = self.append(Layer("input", "gather", INPUT, given, shape), Index(torch.arange(n).int()))
+        first = self.layers.pop()
+        read = {INPUT: copy.source}
+        return [
+            first,
+            *(
+                replace(
+                    layer,
+                    source=read.get(layer.source, layer.source),
+                    addend=None if layer.addend is None else read.get(layer.addend, layer.addend),
+                )
+                for layer in layers
+            ),
+        ]
+
     def finish(self, result: Value) -> tuple[tuple[Layer, ...], Parameters]:
         """The layers, the output's last, without those that nothing needs."""
         view = self.settle(self.views[result], "output")
         shape = view.shape[1:]
-        if view.shape[:1] != (1,) or len(shape) not in (1, 3):
+        if view.shape[:1] != (1,):
+            raise ConfigError(
+                f"the network gives shape {view.shape} for one input; wanted (n, numbers) or images, one for each "
+                "input, so look where it reshapes or repeats its inputs across the batch"
+            )
+        if len(shape) not in (1, 3):
             raise ConfigError(
                 f"the network gives shape {('n', *shape)}; wanted (n, numbers) or images, so flatten it"
             )
@@ -246,6 +271,7 @@ class Tracer:
                 kept.append(layer)
         last = [layer for layer in kept if layer.name == source]
         layers = [layer for layer in reversed(kept) if layer.name != source] + last
+        layers = self._with_input_as_given(layers)
         return tuple(layers), {
             layer.name: self.parameters[layer.name] for layer in layers if layer.name in self.parameters
         }

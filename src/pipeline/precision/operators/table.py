@@ -93,8 +93,19 @@ def take(tracer: Tracer, node: Node) -> None:
             f"is a {node.operator}, which cannot be converted; replace it, or leave it out of the module that is "
             f"converted; supported are {SUPPORTED}",
         )
+    for result in tracer.wanted.intersection(node.outputs):
+        if 0 in result.shape:
+            raise tracer.refusal(
+                node,
+                f"gives no numbers, in the shape {result.shape}; wanted at least one, so give larger inputs",
+            )
     found = handler(tracer, node)
-    for value, view in zip(node.outputs, found if isinstance(found, tuple) else (found,), strict=False):
+    views = found if isinstance(found, tuple) else (found,)
+    if tracer.wanted.intersection(node.outputs[len(views) :]):
+        raise tracer.refusal(
+            node, f"({node.operator}) has a second result which is used; wanted only the first to be"
+        )
+    for value, view in zip(node.outputs, views, strict=False):
         if value is not None:
             if view.shape != value.shape:
                 view = view.moved(view.index.reshape(value.shape))

@@ -1,0 +1,140 @@
+"""What a network does with its inputs beyond what one run on one sample shows, against the module in float64."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pipeline.errors import ConfigError
+from pipeline.precision import HalfNetwork
+
+
+class Around(nn.Module):
+    """A convolution, and a function of its result and its input."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.body, self.function = nn.Conv2d(3, 3, 1), function
+
+    def forward(self, x):
+        return self.function(self.body(x), x)
+
+
+def converted_error(module, x, inputs):
+    network = HalfNetwork.convert(module, x)
+    with torch.no_grad():
+        exact = copy.deepcopy(module).double()(inputs.double())
+    return ((network(inputs) - exact).norm() / exact.norm()).item()
+
+
+MIXING = {
+    "softmax": lambda y, _: y.softmax(0),
+    "mean": lambda y, x: y + x.mean(0, keepdim=True),
+    "flip": lambda y, _: y.flip(0),
+    "roll": lambda y, _: y.roll(1, 0),
+    "first": lambda y, _: y[:1],
+    "size": lambda y, x: y * len(x),
+    "together": lambda y, _: y.reshape(1, -1)[:, :10],
+}
+
+
+@pytest.mark.parametrize("samples", [1, 4], ids=["one sample", "four equal samples"])
+@pytest.mark.parametrize("function", MIXING.values(), ids=MIXING)
+def test_a_network_that_mixes_the_inputs_of_a_batch_is_refused(function, samples, generator):
+    x = torch.randn(1, 3, 6, 6, generator=generator).expand(samples, -1, -1, -1)
+    with pytest.raises(ConfigError, match="the network mixes the inputs of a batch"):
+        HalfNetwork.convert(Around(function), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool])
+def test_a_conversion_to_whole_numbers_is_refused_though_samples_are_whole(dtype, generator):
+    x = torch.randint(0, 2, (4, 3, 6, 6), generator=generator).float()
+
+    def written(y, _):
+        return torch.zeros(y.shape, dtype=dtype).copy_(y).to(y.dtype)
+
+    for module in (Around(lambda y, x: y + x.to(dtype).to(x.dtype)), Around(written)):
+        with pytest.raises(
+            ConfigError, match=f"conversion to {str(dtype).removeprefix('torch.')}, which cannot"
+        ):
+            HalfNetwork.convert(module, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_conversion_to_another_type_of_fractions_is_the_plans_to_make(dtype, generator):
+    x = torch.randn(4, 3, 6, 6, generator=generator)
+    module = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten())
+    converting = Around(lambda y, x: y + x.to(dtype).to(x.dtype))
+    network = HalfNetwork.convert(converting, x)
+    with torch.no_grad():
+        exact = converting.body.double()(x.double()) + x.double()
+    assert (network(x) - exact).norm() / exact.norm() < 2e-3
+    assert converted_error(module, x, x) < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (nn.Linear(5, 3), (7, 5)),
+        (nn.Linear(6, 4), (1, 5, 6)),
+        (nn.Linear(6, 4), (2, 5, 6)),
+        (nn.LayerNorm(6), (1, 5, 6)),
+        (nn.LayerNorm(5), (7, 5)),
+        (nn.Softmax(2), (7, 5)),
+        (nn.Conv1d(7, 2, 3), (7, 5)),
+    ],
+    ids=str,
+)
+def test_a_first_layer_may_read_the_input_in_another_shape(module, shape, generator):
+    x = torch.randn(9, *shape, generator=generator)
+    both = nn.Sequential(module, nn.Flatten())
+    assert converted_error(both, x[:2], x) < 2e-3
+    with pytest.raises(ValueError, match=r"inputs have shape \(n, "):
+        HalfNetwork.convert(both, x)(x.transpose(1, 2)[:, :1])
+
+
+def test_the_input_may_be_read_twice_where_the_first_layer_reads_it_in_another_shape(generator):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(5, 5)
+
+        def forward(self, x):
+            return (self.body(x) + x).flatten(1)
+
+    x = torch.randn(9, 7, 5, generator=generator)
+    assert converted_error(Residual(), x[:2], x) < 2e-3
+
+
+def test_inputs_that_are_not_dense_real_numbers_are_refused(mlp):
+    module, x = mlp
+    network = HalfNetwork.convert(module, x)
+    for nonsense in (x.to(torch.complex64), x.to_sparse()):
+        with pytest.raises(TypeError, match="inputs are dense real numbers, found"):
+            network(nonsense)
+        with pytest.raises(TypeError, match="calibration set wants dense real numbers"):
+            HalfNetwork.convert(module, nonsense)
+    with pytest.raises(ConfigError, match="numbers beyond float32"):
+        HalfNetwork.convert(module, x.double() * 1e300)
+
+
+def test_numbers_whose_sign_torch_has_yet_to_turn_are_read_with_it(mlp):
+    module, x = mlp
+    network = HalfNetwork.convert(module, x)
+    assert torch.equal(network(torch._neg_view(x)), network(-x))
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (Around(lambda y, _: torch.native_layer_norm(y, [6], None, None, 1e-5)[1]), "a second result which is used"),
+        (Around(lambda y, _: functional.pad(y, (-3, -3))), "gives no numbers"),
+        (Around(lambda y, _: y * torch.ones(2, 1, 1, 1).double()), r"gives shape \(2, 3, 6, 6\) for one input"),
+        (Around(lambda y, _: (y * 0).log()), "gives NaN or infinity for inputs of its calibration set"),
+    ],
+)  # fmt: skip
+def test_what_no_layer_can_give_is_refused_in_one_line(module, words, generator):
+    with pytest.raises(ConfigError, match=words):
+        HalfNetwork.convert(module, torch.randn(1, 3, 6, 6, generator=generator))
