@@ -223,11 +223,18 @@ def test_frozen_layers_and_layers_that_are_never_used_are_left_alone(rng):
     preconditioner = preconditioner_of(model, damping=0.1)
     assert preconditioner.preconditioned == ("used", "unused")
     assert preconditioner.not_preconditioned == ()
-    model["frozen"](model["used"](torch.randn(4, 3, generator=rng))).sum(dim=1).mean().backward()
+
+    def backward():
+        model.zero_grad()
+        model["frozen"](model["used"](torch.randn(4, 3, generator=rng))).sum(dim=1).mean().backward()
+
+    backward()
     preconditioner.step(0.1)  # the next passes are watched for functions that apply its weight, too
+    backward()
     words = r"no pass through layer unused;.*compiled before K-FAC was attached .*torch\.compiler\.reset\(\)$"
     with pytest.warns(UserWarning, match=words):
         preconditioner.step(0.1)
+    backward()
     preconditioner.step(0.1)  # and says so once
     assert model["unused"].weight.grad is None
     assert {name.split("/")[2] for name in preconditioner.state_dict()["tensors"]} == {"used"}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.training.capture import Key
+from pipeline.training.passes import Key
 
 
 def assign(costs: Sequence[float], n_processes: int) -> list[int]:

@@ -5,14 +5,13 @@ except where they say otherwise. Each matrix is averaged and inverted at its own
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import torch
 from torch import Tensor
 
 from pipeline.runtime.communicator import Communicator
 from pipeline.training.assignment import place
-from pipeline.training.capture import CORRECTION, Key, Moments
 from pipeline.training.exchange import Exchange
 from pipeline.training.kronecker import (
     damped_inverse,
@@ -22,6 +21,7 @@ from pipeline.training.kronecker import (
     multiply_right,
     turn_eigenvalues,
 )
+from pipeline.training.passes import CORRECTION, Key, Moments
 from pipeline.training.settings import KFACSettings
 from pipeline.training.structures import KroneckerProduct, Structure, working_type
 
@@ -137,6 +137,23 @@ class Curvature:
         self.n_stale += n_stale
         self.ready.update(complete)
 
+    def follow(self) -> None:
+        """Bring all matrices to the device and type that the network has now."""
+        like = self._like
+        held = next(iter(self.factors.values()), like)
+        if (held.dtype, held.device) == (like.dtype, like.device):
+            return
+        for matrices in (self.factors, self._inverses):
+            matrices.update({key: M.to(like) for key, M in matrices.items()})
+        self._corrections.update({name: S.to(like) for name, S in self._corrections.items()})
+        for name, (A, G) in self.bases.items():
+            self.bases[name] = [Q.to(like) for Q in A], [Q.to(like) for Q in G]
+
+    def in_any_process(self, names: Set[str]) -> set[str]:
+        """The layers that any process names."""
+        flags = self._sum([float(name in names) for name in self._layers])
+        return {name for name, flag in zip(self._layers, flags, strict=True) if flag}
+
     def natural(self, gradients: Mapping[str, Tensor], damping: float) -> dict[str, Tensor]:
         """Multiply the gradients of layers that are `ready` by their inverse Fisher matrices."""
         rank = self._communicator.rank
@@ -218,7 +235,7 @@ class Curvature:
             shape = self._exchange.shapes.get((name, matrix))
             if group != "correction" and (shape is None or M.shape != shape):
                 raise ValueError(f"the K-FAC state has {path} of shape {tuple(M.shape)}, the network {shape}")
-            groups[group][name, matrix] = M.clone()
+            groups[group][name, matrix] = M.to(self._like, copy=True)
         self.factors, self._inverses = groups["factor"], groups["inverse"]
         self._corrections = {name: S for (name, _), S in groups["correction"].items()}
         self.bases.clear()

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pipeline.runtime.communicator import Communicator
 from pipeline.training.assignment import n_packed
-from pipeline.training.capture import Key, Moments
 from pipeline.training.kronecker import pack_triangle, unpack_triangle
+from pipeline.training.passes import Key, Moments
 
 
 @dataclass(frozen=True)

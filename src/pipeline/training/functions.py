@@ -6,6 +6,7 @@ up to rounding, and every call of `linear` with a weight of a layer is told.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -14,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-# Told of a call: the weight, rows of it that were applied, inputs, outputs.
-Tell = Callable[[Tensor, slice, Tensor, Tensor], None]
+# Told of a call: the weight, rows of it that were applied, inputs, outputs, and the number of samples where steps are
+# known to come before them.
+Tell = Callable[[Tensor, slice, Tensor, Tensor, int | None], None]
 
 
 class Watching(TorchFunctionMode):
@@ -42,18 +44,22 @@ class Watching(TorchFunctionMode):
         if func is functional.linear:
             return self.linear(*args, **kwargs)
         if func is functional.multi_head_attention_forward:
-            return self._unfolded(func)(*args, **kwargs)
+            query: Tensor = args[0] if args else kwargs["query"]
+            n_samples = query.shape[1] if query.dim() == 3 else 1
+            return self._unfolded(func, n_samples)(*args, **kwargs)
         if func in _RECURRENCES and self._unrolls(args):
             return _RECURRENCES[func](self.linear, *args)
         return func(*args, **kwargs)
 
-    def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def linear(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *, n_samples: int | None = None
+    ) -> Tensor:
         """Do what torch's function of this name does, and tell."""
         output = functional.linear(input, weight, bias)
         base = weight if weight._base is None else weight._base
-        if self._known(id(base)) and weight.shape[1:] == base.shape[1:]:
+        if self._known(id(base)) and weight.shape[1:] == base.shape[1:] and weight.stride() == base.stride():
             start = (weight.storage_offset() - base.storage_offset()) // base.stride(0)
-            self._tell(base, slice(start, start + len(weight)), input, output)
+            self._tell(base, slice(start, start + len(weight)), input, output, n_samples)
         return output
 
     def _unrolls(self, args: Sequence[Any]) -> bool:
@@ -61,11 +67,12 @@ class Watching(TorchFunctionMode):
         weights = args[2]
         return isinstance(weights, list | tuple) and any(self._known(id(w)) for w in weights)
 
-    def _unfolded(self, function: Any) -> Callable[..., Any]:
+    def _unfolded(self, function: Any, n_samples: int) -> Callable[..., Any]:
         """A function of torch whose own calls of `linear` come here: the same code with other globals."""
-        inner = {**function.__globals__, "linear": self.linear, "has_torch_function": lambda _: False}
-        packed = function.__globals__["_in_projection_packed"]
-        inner["_in_projection_packed"] = _with_globals(packed, inner)
+        linear = partial(self.linear, n_samples=n_samples)
+        inner = {**function.__globals__, "linear": linear, "has_torch_function": lambda _: False}
+        for name in ("_in_projection_packed", "_in_projection"):
+            inner[name] = _with_globals(function.__globals__[name], inner)
         return _with_globals(function, inner)
 
 
@@ -124,6 +131,8 @@ def _unrolled(
     Returns:
         The outputs in the order of `x`, and the last states.
     """
+    n_samples = x.shape[0 if batch_first else 1]
+    linear = partial(linear, n_samples=n_samples)
     starts = [first] if isinstance(first, Tensor) else list(first)
     x = x.transpose(0, 1) if batch_first else x
     n_directions, n_weights = 1 + bidirectional, 4 if has_biases else 2

@@ -27,11 +27,13 @@ class Gradients:
         covered = {id(p) for layer in layers.values() for p in layer.parameters}
         self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.others = {name: p for name, p in self.weights.items() if id(p) not in covered}
+        self._model = model
         self._layers = layers
 
     def of_layers(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """The gradients of these layers, one tensor each; layers without a gradient are missing."""
-        found = {name: self._layers[name].gradient() for name in names}
+        """The gradients of these layers, one tensor each; layers without a gradient, or frozen, are missing."""
+        trained = [name for name in names if all(p.requires_grad for p in self._layers[name].parameters)]
+        found = {name: self._layers[name].gradient() for name in trained}
         return {name: gradient for name, gradient in found.items() if gradient is not None}
 
     def as_layers(self, names: Iterable[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -48,7 +50,45 @@ class Gradients:
     def set(self, natural: Mapping[str, Tensor]) -> None:
         """Replace the gradients of layers."""
         for name, gradient in natural.items():
-            self._layers[name].set_gradient(gradient)
+            layer = self._layers[name]
+            layer.set_gradient(gradient)
+            for p in layer.parameters:
+                if p.grad is not None:
+                    p.grad.natural_version = p.grad._version  # type: ignore[attr-defined]
+
+    def require_new(self, names: Iterable[str]) -> None:
+        """Raise where the gradient of a layer has not changed since any K-FAC made it a natural one.
+
+        Raises:
+            ValueError: If one has not.
+        """
+        for name in names:
+            gradient = self._layers[name].parameters[0].grad
+            if gradient is not None and getattr(gradient, "natural_version", None) == gradient._version:
+                raise ValueError(
+                    f"the gradient of layer {name} is a natural one already; call step once after each backward, and "
+                    "let one K-FAC alone precondition a layer"
+                )
+
+    def require_same_parameters(self) -> None:
+        """Raise where the network has other parameters, or trains others, than when it was looked at.
+
+        A layer may be frozen as a whole.
+
+        Raises:
+            ValueError: If it does.
+        """
+        now = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
+        for name, p in now.items():
+            if name not in self.weights:
+                raise ValueError(_changed(name, "is new or no longer frozen"))
+            if p is not self.weights[name]:
+                raise ValueError(_changed(name, "is another object"))
+        names = {id(p): name for name, p in self.weights.items()}
+        for layer in self._layers.values():
+            frozen = [names[id(p)] for p in layer.parameters if names[id(p)] not in now]
+            if 0 < len(frozen) < len(layer.parameters):
+                raise ValueError(_changed(frozen[0], "is frozen or gone, and the rest of its layer is not"))
 
     def are_finite(self) -> bool:
         """Whether no gradient is infinite or undefined."""
@@ -92,3 +132,10 @@ class Gradients:
                 "processes hold different gradients at K-FAC's first step; train by DistributedDataParallel, which "
                 "averages them, or pass communicator=Serial() if each process trains a network of its own"
             )
+
+
+def _changed(name: str, how: str) -> str:
+    return (
+        f"parameter {name} {how} since K-FAC was attached; call remove() and build K-FAC anew when the network is as "
+        "it is to be trained"
+    )

@@ -7,14 +7,13 @@
 `KFACOptimizer` puts the last two into one, for trainers that own the loop.
 
 Every `factor_interval` steps the Kronecker factors of each layer follow the statistics of the step by a
-moving average; every `inverse_interval` steps they are inverted. `capture` has the hooks, `curvature` the
-factors and their inverses, `intervals` tells when they are due, `damping` adapts the damping; the maths stands in
-`kronecker` and `structures`, the kinds of layers in `layers`, the messages in `exchange`, and `assignment` deals the
-inversions to processes.
+moving average; every `inverse_interval` steps they are inverted. `capture` has the hooks, `passes` what they show,
+`coverage` what they fail to see, `curvature` the factors and their inverses, `intervals` tells when they are due,
+`damping` adapts the damping; the maths stands in `kronecker` and `structures`, the kinds of layers in `layers`, the
+messages in `exchange`, and `assignment` deals the inversions to processes.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
@@ -25,7 +24,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import DivergenceError
 from pipeline.runtime.communicator import Communicator
-from pipeline.training.capture import Capture, Loss
+from pipeline.training.capture import Capture
+from pipeline.training.coverage import Coverage
 from pipeline.training.curvature import Curvature
 from pipeline.training.damping import TrialStep, adapted, scheduled
 from pipeline.training.fisher_projection import with_difference
@@ -33,6 +33,7 @@ from pipeline.training.gradients import Gradients
 from pipeline.training.intervals import Intervals
 from pipeline.training.layers import find_layers
 from pipeline.training.loss_terms import Terms
+from pipeline.training.passes import Loss
 from pipeline.training.processes import detected, unwrapped
 from pipeline.training.randomness import Purpose, generator
 from pipeline.training.settings import KFACSettings
@@ -56,6 +57,11 @@ class KFAC:
     sample, or that of classes drawn by `sample_fisher`; it is a mean over the terms of the loss. Statistics come from
     passes in training mode between two calls of `step`, so gradients may be accumulated over several passes.
 
+    Passes count that compute the gradients of the weights which `step` rewrites: neither calls without a backward pass,
+    nor `torch.autograd.grad` by other things than weights, nor passes whose gradients were set to zero or None since. A
+    layer whose weight the network also uses where no hook sees it, as in a matrix product, keeps its gradient and is
+    named; so is a layer that is frozen. Parameters must stay the same objects, and none may begin to be trained.
+
     With several processes each contributes its own passes: statistics are summed over all, and all end with bit-equal
     gradients. Gradients must be reduced before `step`, as `DistributedDataParallel` does. All processes must call
     `step`, `statistics` and `state_dict` together.
@@ -74,15 +80,14 @@ class KFAC:
         communicator: The processes that train together; by default those of a `DistributedDataParallel` or of
             torch's default process group, if one is open. `Serial()` keeps a process to itself.
         loss: "learned"; "mean"; or "sum", where losses are summed and gradients are divided before `step`.
+        sums_gradients: Whether the caller adds up the gradients of several passes itself and sets them to zero between
+            passes, which then all count.
         scaler: The `torch.amp.GradScaler` in use. It is asked for its scale where that is not learned, and steps with
             gradients that are not finite are passed over, as it does itself, and not an error.
         seed: Seed of the classes that `sample_fisher` draws.
 
     Attributes:
         damping: The present damping, where it is scheduled or adaptive.
-        preconditioned: Names of the layers whose gradients are rewritten.
-        not_preconditioned: Names of the trained parameters that keep their gradients.
-        reasons: Why, for those of them that could be thought known.
         step_size: lr^2 u'g of the last step after clipping, about twice its KL divergence.
         squares: Squared norms in the metric of the inverse Fisher matrix of the last step's gradient and `difference`.
         seconds: Time spent so far in "factors" (their exchange and average), "inverses" and "gradients".
@@ -99,6 +104,7 @@ class KFAC:
         *,
         communicator: Communicator | None = None,
         loss: Loss = "learned",
+        sums_gradients: bool = False,
         scaler: torch.amp.GradScaler | None = None,
         seed: int = 0,
     ) -> None:
@@ -122,16 +128,13 @@ class KFAC:
         self._intervals = Intervals(
             settings.factor_interval, settings.inverse_interval, settings.adaptive_change
         )
-        self._warned: set[str] = set()
         self._trial: TrialStep | None = None
         self._scaler = scaler
         self._checked = communicator.size == 1
         found = find_layers(model, block_size=settings.block_size)
         self._layers = found.structures
-        self.reasons = found.reasons
         self._gradients = Gradients(model, self._layers)
-        self.preconditioned = tuple(self._layers)
-        self.not_preconditioned = tuple(self._gradients.others)
+        self._coverage = Coverage(self._layers, self._gradients.weights, found.reasons, communicator)
         self._communicator = communicator
         self._curvature = Curvature(self._layers, settings, communicator)
         self._capture = Capture(
@@ -143,7 +146,23 @@ class KFAC:
             sampled=settings.fisher == "monte_carlo",
             reduced=settings.weight_sharing == "reduce",
             bases=self._curvature.bases,
+            forgets=not sums_gradients,
         )
+
+    @property
+    def preconditioned(self) -> tuple[str, ...]:
+        """Names of the layers whose gradients are rewritten."""
+        return self._coverage.preconditioned
+
+    @property
+    def not_preconditioned(self) -> tuple[str, ...]:
+        """Names of the trained parameters that keep their gradients."""
+        return self._coverage.not_preconditioned
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why they do, for those of them that could be thought known."""
+        return self._coverage.reasons
 
     def remove(self) -> None:
         """Take the hooks off the model, and discard all compiled code of the process, which has them in it."""
@@ -201,8 +220,9 @@ class KFAC:
 
         Raises:
             DivergenceError: If a gradient or a natural gradient is not finite; step and layer are named.
-            ValueError: If, in the first step, the processes do not hold equal gradients, or if `difference` is needed
-                and missing.
+            ValueError: If, in the first step, the processes do not hold equal gradients; if `difference` is needed
+                and missing; if parameters have been replaced, added or unfrozen since; or if gradients are natural ones
+                already.
         """
         if self.settings.difference_weight and difference is None:
             raise ValueError(
@@ -218,6 +238,9 @@ class KFAC:
         if self._scaler is not None:
             scale = float(self._scaler.get_scale())
         if self._layers:
+            if self._intervals.factors_are_due:
+                self._gradients.require_same_parameters()
+            self._curvature.follow()
             if self.settings.damping_rule == "scheduled":
                 self.damping = scheduled(self.settings.damping, self.settings.final_damping, done)
             if self._intervals.factors_are_due:
@@ -358,11 +381,12 @@ class KFAC:
 
     def _update_factors(self, scale: float) -> None:
         self._intervals.factors_moved(self._curvature.average(self._capture.take(scale=scale)))
-        self._warn_of_silent_layers()
+        self._coverage.update(self._capture, self._curvature)
 
     def _precondition(self, lr: float | Mapping[str, float], difference: Mapping[str, Tensor] | None) -> None:
-        ready = [name for name in self._layers if name in self._curvature.ready]
+        ready = [name for name in self._layers if name in self._curvature.ready - self._coverage.left]
         gradients = self._gradients.of_layers(ready)
+        self._gradients.require_new(gradients)
         step = self._intervals.step + 1
         self._gradients.require_finite(without=gradients, step=step)
         if not gradients:
@@ -390,18 +414,3 @@ class KFAC:
         self._gradients.set(
             {name: natural[name].mul_(scale) if scale != 1 else natural[name] for name in gradients}
         )
-
-    def _warn_of_silent_layers(self) -> None:
-        silent = [name for name in self._layers if name not in self._curvature.seen | self._warned]
-        if silent and not self._capture.watches_functions:
-            # Some networks apply the weights of a layer by a function of their own; the next statistics will tell.
-            self._capture.watches_functions = True
-            return
-        self._warned.update(silent)
-        if silent and self._communicator.rank == 0:
-            warnings.warn(
-                f"K-FAC saw no pass through layer {', '.join(silent)}; a layer that is used otherwise than by "
-                "calling it or torch.nn.functional.linear keeps its gradient as it is. "
-                "Code compiled before K-FAC was attached passes by it; call torch.compiler.reset()",
-                stacklevel=3,
-            )

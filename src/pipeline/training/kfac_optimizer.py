@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.runtime.communicator import Communicator
-from pipeline.training.capture import Loss
 from pipeline.training.kfac import KFAC
+from pipeline.training.passes import Loss
 from pipeline.training.settings import KFACSettings
 
 

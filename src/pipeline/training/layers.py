@@ -57,6 +57,7 @@ class Layers:
         calls: Modules whose calls are uses of a layer: its name and the structure of such a use.
         functions: The same for weights that functions apply, by the identity of the weight.
         by_function: Whether some weights are applied by functions only.
+        holders: The modules whose weights functions apply.
         reasons: Why a parameter that could be thought known keeps its gradient, by its name.
     """
 
@@ -64,6 +65,7 @@ class Layers:
     calls: list[tuple[nn.Module, str, Structure]] = field(default_factory=list)
     functions: dict[int, tuple[str, Structure]] = field(default_factory=dict)
     by_function: bool = False
+    holders: list[nn.Module] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
 
 
@@ -101,6 +103,8 @@ def _add(group: list[PossibleLayer], found: Layers) -> None:
     for candidate, structure in zip(group, structures, strict=True):
         if candidate.by_function:
             found.by_function = True
+            if candidate.module not in found.holders:
+                found.holders.append(candidate.module)
         else:
             found.calls.append((candidate.module, first.name, structure))
         if isinstance(structure, KroneckerProduct | TiedLookUp) and candidate.weight.dim() == 2:

@@ -80,7 +80,7 @@ def train(
     scale_free = scale_free_weights(model) if recipe.rescaled_weights else []
     kfac = None
     if recipe.kfac is not None:
-        kfac = KFAC(model, recipe.kfac, communicator=communicator, loss="sum", seed=seed)
+        kfac = KFAC(model, recipe.kfac, communicator=communicator, loss="sum", sums_gradients=True, seed=seed)
     smoothing = [s.within(steps.n_steps) for s in recipe.smoothing]
     objective = Objective(
         model,

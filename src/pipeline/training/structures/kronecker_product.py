@@ -70,6 +70,10 @@ class KroneckerProduct:
         return self.weight.dim() if self.convolution is not None else 2
 
     @property
+    def features_last(self) -> bool:
+        return self.convolution is None
+
+    @property
     def keeps_inputs(self) -> bool:
         return False
 

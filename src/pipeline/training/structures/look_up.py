@@ -34,6 +34,10 @@ class LookUp:
         return 1
 
     @property
+    def features_last(self) -> bool:
+        return True
+
+    @property
     def keeps_inputs(self) -> bool:
         return False
 

@@ -38,6 +38,10 @@ class Structure(Protocol):
         """How many dimensions a batch of inputs has at least; an input of one less is a sample by itself."""
 
     @property
+    def features_last(self) -> bool:
+        """Whether features are the last dimension of inputs, so that positions may stand before samples."""
+
+    @property
     def keeps_inputs(self) -> bool:
         """Whether `gradient_moments` looks at the inputs."""
 

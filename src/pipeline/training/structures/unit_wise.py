@@ -41,6 +41,10 @@ class UnitWise:
         return 2
 
     @property
+    def features_last(self) -> bool:
+        return isinstance(self.layer, nn.LayerNorm | nn.RMSNorm)
+
+    @property
     def keeps_inputs(self) -> bool:
         return True
 

@@ -1,0 +1,91 @@
+"""Which parameters are preconditioned, which are not, and why not; what hooks fail to see is said once."""
+
+import warnings
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from pipeline.runtime.communicator import Communicator
+from pipeline.training.capture import Capture
+from pipeline.training.curvature import Curvature
+from pipeline.training.structures import Structure
+
+
+class Coverage:
+    """What of a network is preconditioned, as far as its passes have shown.
+
+    Args:
+        layers: What could be preconditioned, by name.
+        weights: The trained parameters by name.
+        reasons: Why a parameter of no layer keeps its gradient, by its name.
+        communicator: The processes that train together.
+
+    Attributes:
+        preconditioned: Names of the layers whose gradients are rewritten.
+        not_preconditioned: Names of the trained parameters that keep their gradients.
+        reasons: Why, for those of them that could be thought known.
+        left: Layers that are left aside, because hooks do not see all uses of their weights.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, Structure],
+        weights: Mapping[str, Tensor],
+        reasons: Mapping[str, str],
+        communicator: Communicator,
+    ) -> None:
+        self.left: set[str] = set()
+        self.reasons = dict(reasons)
+        self._layers = layers
+        self._weights = weights
+        self._rank = communicator.rank
+        self._silent: set[str] = set()  # layers of which a warning has told
+        self._list()
+
+    def update(self, capture: Capture, curvature: Curvature) -> None:
+        """Look at what a step's passes have shown; all processes call it together."""
+        self._find_partly_seen(capture, curvature)
+        self._find_silent(capture, curvature)
+
+    def _find_partly_seen(self, capture: Capture, curvature: Curvature) -> None:
+        self.left = curvature.in_any_process(capture.partly_seen)
+        told = set(self._layers) - set(self.preconditioned)
+        if self.left == told:
+            return
+        if not capture.watches_functions:
+            capture.watches_functions = True  # next time the uses by functions are seen, too
+            capture.survey()
+            return
+        self._list()
+        if self.left and self._rank == 0:
+            warnings.warn(
+                f"K-FAC leaves layer {', '.join(sorted(self.left))} its gradient: {_USED}, as in a matrix product or "
+                "transposed, which no hook sees",
+                stacklevel=6,
+            )
+
+    def _find_silent(self, capture: Capture, curvature: Curvature) -> None:
+        known = curvature.seen | capture.called | self._silent
+        silent = [name for name in self._layers if name not in known]
+        if silent and not capture.watches_functions:
+            # Some networks apply the weights of a layer by a function of their own; the next statistics will tell.
+            capture.watches_functions = True
+            return
+        self._silent.update(silent)
+        if silent and self._rank == 0:
+            warnings.warn(
+                f"K-FAC saw no pass through layer {', '.join(silent)}; a layer that is used otherwise than by "
+                "calling it or torch.nn.functional.linear keeps its gradient as it is. "
+                "Code compiled before K-FAC was attached passes by it; call torch.compiler.reset()",
+                stacklevel=6,
+            )
+
+    def _list(self) -> None:
+        self.preconditioned = tuple(name for name in self._layers if name not in self.left)
+        covered = {id(p) for name in self.preconditioned for p in self._layers[name].parameters}
+        self.not_preconditioned = tuple(name for name, p in self._weights.items() if id(p) not in covered)
+        left = {id(p) for name in self.left for p in self._layers[name].parameters}
+        self.reasons |= {name: _USED for name, p in self._weights.items() if id(p) in left}
+
+
+_USED = "the network also uses its weight otherwise than by calling the layer"

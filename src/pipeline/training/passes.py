@@ -1,0 +1,279 @@
+"""What calls of a network and backward passes show of its layers, and how it becomes sums over single samples.
+
+A *pass* is a call of `backward`; all uses of a layer in it belong to the same samples. What a layer was given counts
+once a pass has come to its outputs: a call without a pass leaves no trace.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.training.kronecker import rotated_second_moment
+from pipeline.training.loss_terms import Terms, learn_terms
+from pipeline.training.structures import KroneckerProduct, Structure, working_type
+
+Key = tuple[str, str]  # a layer's name, and that of one of its matrices
+Loss = Literal["learned", "mean", "sum"]
+Bases = Mapping[str, tuple[list[Tensor], list[Tensor]]]
+
+CORRECTION = "S"  # second moments of gradients in the eigenbasis, not a symmetric matrix
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over samples of one matrix.
+
+    Attributes:
+        total: float64 where there were several passes: their sum then hardly depends on their order.
+        n: What to divide the sum by: the number of samples, or for inputs of uses.
+    """
+
+    total: Tensor
+    n: float
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of the network.
+
+    Attributes:
+        inputs: Moments of what its layers were given, until a pass comes to their outputs.
+        n_uses: How often each layer was used.
+    """
+
+    inputs: dict[Key, Moments] = field(default_factory=dict)
+    n_uses: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Use:
+    """A call of a layer, between forward and backward.
+
+    Attributes:
+        name: Name of the layer.
+        structure: How it is preconditioned.
+        call: The call of the network.
+        inputs: What the moments of gradients need of the inputs.
+        n: How many samples are looked at, the first ones.
+        n_rows: How many there are.
+        arrange: Brings gradients into the form in which samples come first.
+        rows: Rows of the weight that were applied; None where all were.
+    """
+
+    name: str
+    structure: Structure
+    call: Call
+    inputs: Tensor
+    n: int
+    n_rows: int
+    arrange: Callable[[Tensor], Tensor]
+    rows: slice | None = None
+
+
+@dataclass
+class Pass:
+    """What one backward pass has shown so far; gradients are as they came.
+
+    Attributes:
+        scale: What the loss was multiplied by.
+        number: Number of the backward pass in torch; passes that it runs inside, as checkpoints do, have larger ones.
+        ended: Whether it is over.
+        scores: The network's outputs with their gradients: each call of the network adds one.
+        n_rows: How many samples a call of the network had; None where only parts of it were called.
+        moments: Sums of output gradients' moments.
+        rows: How many rows of each layer's calls were looked at, how many there were, and those
+            of the first call.
+        sums: For each layer, sums over the uses of each sample: of inputs, of output gradients, and how many uses.
+        terms: The terms of the loss, where they are known beforehand.
+    """
+
+    scale: float
+    number: int = -1
+    ended: bool = False
+    scores: list[Terms | None] = field(default_factory=list)
+    n_rows: int | None = None
+    moments: dict[Key, Tensor] = field(default_factory=dict)
+    rows: dict[str, list[int]] = field(default_factory=dict)
+    sums: dict[str, tuple[KroneckerProduct, Tensor, Tensor, int]] = field(default_factory=dict)
+    terms: Terms | None = None
+
+    def add_scores(self, scores: Tensor, gradient: Tensor, *, whole: bool) -> None:
+        """Note an output of the network and its gradient.
+
+        Args:
+            scores: The output.
+            gradient: Its gradient.
+            whole: Whether the output still holds what it did when its gradient was asked for.
+        """
+        self.scores.append(learn_terms(scores, gradient) if whole else None)
+
+    @torch.no_grad()
+    def add(self, use: Use, gradient: Tensor, *, reduced: bool, bases: Bases) -> None:
+        """Add the moments of the gradient at the outputs of a use.
+
+        Args:
+            use: The use.
+            gradient: The gradient, of the shape of the outputs.
+            reduced: Whether the uses of a sample are added up before their moments are taken.
+            bases: Eigenbases in which squares of gradients are wanted.
+        """
+        structure = use.structure
+        gradient = use.arrange(gradient)[: use.n].to(working_type(structure.parameters[0]))
+        if use.rows is not None:  # the other rows of the weight have had no part in it
+            before, after = use.rows.start, structure.parameters[0].shape[0] - use.rows.stop
+            gradient = nn.functional.pad(gradient, (before, after))
+        counts = self.rows.setdefault(use.name, [0, 0, use.n_rows])
+        counts[0] += use.n
+        counts[1] += use.n_rows
+        with torch.autocast(gradient.device.type, enabled=False):
+            if reduced and isinstance(structure, KroneckerProduct):
+                self._add_sums(use, structure, gradient)
+                return
+            for matrix, moment in structure.gradient_moments(use.inputs, gradient).items():
+                self._add_moment((use.name, matrix), moment)
+            if use.name in bases:
+                assert isinstance(structure, KroneckerProduct)
+                columns = structure.with_ones(use.inputs), structure.gradients(gradient)
+                squares = rotated_second_moment(*columns, *bases[use.name], use.n)
+                self._add_moment((use.name, CORRECTION), squares)
+
+    def _add_moment(self, key: Key, moment: Tensor) -> None:
+        former = self.moments.get(key)
+        self.moments[key] = moment if former is None else former.add_(moment)
+
+    def _add_sums(self, use: Use, structure: KroneckerProduct, gradient: Tensor) -> None:
+        """Add up the uses of each sample, over positions and over calls."""
+        columns = structure.gradients(gradient)
+        n_positions = columns.shape[-1] // max(use.n, 1)
+        summed = columns.reshape(*columns.shape[:-1], n_positions, use.n).sum(dim=-2)
+        former = self.sums.get(use.name)
+        if former is not None:
+            if former[2].shape != summed.shape:
+                raise ValueError(
+                    f"layer {use.name} was called with {use.n} and with {former[2].shape[-1]} samples in one pass; set "
+                    "weight_sharing to 'expand', which does not add up their uses"
+                )
+            uses = former[3] + n_positions
+            self.sums[use.name] = structure, former[1] + use.inputs, former[2] + summed, uses
+        else:
+            self.sums[use.name] = structure, use.inputs, summed, n_positions
+
+
+class Sums:
+    """Moments over all passes since the last step.
+
+    Attributes:
+        n_unscaled: Passes whose share in the mean is not known yet.
+    """
+
+    def __init__(self) -> None:
+        self._inputs: dict[Key, Moments] = {}
+        self._gradients: dict[Key, Moments] = {}
+        self._unscaled: dict[Key, Moments] = {}
+        self._unscaled_passes: list[set[str]] = []  # the layers of each
+
+    @property
+    def n_unscaled(self) -> int:
+        return sum(bool(layers) for layers in self._unscaled_passes)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing yet."""
+        return not (self._inputs or self._gradients or self._unscaled)
+
+    def forget(self, name: str) -> None:
+        """Forget what was seen of a layer."""
+        for moments in (self._inputs, self._gradients, self._unscaled):
+            for key in [key for key in moments if key[0] == name]:
+                del moments[key]
+        for layers in self._unscaled_passes:
+            layers.discard(name)
+
+    def forget_all(self) -> None:
+        """Forget everything."""
+        self.__init__()  # type: ignore[misc]
+
+    def add_inputs(self, call: Call, name: str) -> None:
+        """Count what a layer was given in a call, once."""
+        for key in [key for key in call.inputs if key[0] == name]:
+            moments = call.inputs.pop(key)
+            add(self._inputs, key, moments.total, moments.n)
+
+    def add_pass(self, ended: Pass, loss: Loss) -> Terms | None:
+        """Bring the gradients of a pass to those of single samples and add their moments to the others'.
+
+        Returns:
+            The terms of its loss; None of a pass without samples.
+        """
+        for name, (structure, inputs, gradients, n_uses) in ended.sums.items():
+            mean = structure.input_moments(inputs / n_uses)
+            for matrix, moment in mean.items():
+                add(self._inputs, (name, matrix), moment, inputs.shape[-1])
+            for matrix, moment in structure.output_moments(gradients).items():
+                ended.moments[name, matrix] = moment
+        n_samples = (
+            ended.n_rows if ended.n_rows is not None else next(iter(ended.rows.values()), [0, 0, 0])[2]
+        )
+        if not n_samples:
+            return None
+        terms = ended.terms or (_together(ended.scores) if loss == "learned" else None)
+        if terms is None and loss == "sum":
+            terms = Terms("a sum", ended.scale, float(ended.n_rows or 0))
+        if terms is None:
+            self._unscaled_passes.append({name for name, _ in ended.moments})
+        for key, moment in ended.moments.items():
+            looked_at, n_rows, first = ended.rows[key[0]]
+            n_own = first if ended.n_rows is None else ended.n_rows
+            if terms is not None:
+                n = (terms.n or n_own if loss == "sum" else terms.n) * looked_at / max(n_rows, 1)
+                factor = terms.weight**-2
+                add(self._gradients, key, moment.mul_(factor) if factor != 1 else moment, n)
+            else:
+                n = n_own * looked_at / max(n_rows, 1)
+                add(self._unscaled, key, moment.mul_((n_own / ended.scale) ** 2), n)
+        return terms or Terms("a mean over dimension 0", ended.scale / n_samples, float(n_samples))
+
+    def take(self, scale: float) -> dict[Key, Moments]:
+        """Return all moments and forget them.
+
+        Args:
+            scale: What the losses of all passes were multiplied by, where it is not known.
+        """
+        found = {**self._inputs, **self._gradients}
+        for key, moments in self._unscaled.items():
+            # ASSUME: what was accumulated is a mean over the passes, so each was divided by their number.
+            moments.total.mul_((self.n_unscaled / scale) ** 2)
+            other = found.get(key)
+            found[key] = (
+                moments
+                if other is None
+                else Moments(other.total.double().add_(moments.total), other.n + moments.n)
+            )
+        self.forget_all()
+        return found
+
+
+def add(sums: dict[Key, Moments], key: Key, moment: Tensor, n: float) -> None:
+    """Add a moment to the sum under a key."""
+    former = sums.get(key)
+    # A single pass is not rounded again; with the second one the sum becomes one of double precision.
+    sums[key] = (
+        Moments(moment, n) if former is None else Moments(former.total.double().add_(moment), former.n + n)
+    )
+
+
+def _together(found: Sequence[Terms | None]) -> Terms | None:
+    """What the outputs of all calls of the network in a pass say together; each adds terms to the loss."""
+    known = [terms for terms in found if terms is not None]
+    if not known or len(known) < len(found):
+        return None
+    live = [terms for terms in known if terms.n]
+    if not live:
+        return known[0]
+    if len(live) == 1:
+        return live[0]
+    n = sum(terms.n for terms in live)
+    return Terms(live[0].source, n / sum(terms.n / terms.weight for terms in live), n)

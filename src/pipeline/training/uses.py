@@ -1,0 +1,52 @@
+"""How often a network uses its weights, whether hooks see it or not: the graph that autograd records tells."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node, get_gradient_edge
+
+
+def count_uses(output: object) -> Counter[int]:
+    """Count the operations on the way to an output that take a parameter itself, by the parameter's identity."""
+    nodes = [t.grad_fn for t in tensors_of(output) if t.grad_fn is not None]
+    known, uses = set(nodes), Counter[int]()
+    while nodes:
+        for node, _ in nodes.pop().next_functions:
+            if node is None:
+                continue
+            if (parameter := getattr(node, "variable", None)) is not None:
+                uses[id(parameter)] += 1
+            elif node not in known:
+                known.add(node)
+                nodes.append(node)
+    return uses
+
+
+def tensors_of(output: object) -> Iterator[Tensor]:
+    """The tensors in what a network returns."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for part in output.values():
+            yield from tensors_of(part)
+    elif isinstance(output, list | tuple):
+        for part in output:
+            yield from tensors_of(part)
+
+
+def gradient_is_computed(parameter: Tensor) -> bool:
+    """Whether the backward pass under way computes the gradient of a parameter, not only that of activations."""
+    if not parameter.requires_grad:
+        return False
+    node: Node = get_gradient_edge(parameter).node
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:  # said of a parameter that `torch.autograd.grad` is asked for
+        return True
+
+
+def is_transformed() -> bool:
+    """Whether a transformation of `torch.func`, such as `vmap` or `grad`, is under way, whose tensors stay inside."""
+    return torch._C._functorch.peek_interpreter_stack() is not None

@@ -1,0 +1,218 @@
+"""Which calls and backward passes count, and how much, beside factors from passes of single samples."""
+
+import pytest
+import torch
+from single_samples import ALL, Network, batch, cross_entropies, drawn, expected_factors, require_factors
+from torch import nn
+from torch.nn import functional
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+from pipeline.training import KFAC
+
+
+class Checkpointed(Network):
+    """The same function, whose middle is computed once more in the backward pass."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        h = checkpoint(lambda h: self.b(h).tanh(), self.a(x).tanh(), use_reentrant=self.reentrant)
+        return self.c(h)
+
+
+@pytest.mark.parametrize("n_passes", [1, 3])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_activations_change_nothing(reentrant, n_passes):
+    model, (x, y) = drawn(Checkpointed(reentrant)), batch()
+    kfac = KFAC(model, ALL)
+    for images, labels in zip(x.chunk(n_passes), y.chunk(n_passes), strict=True):
+        (cross_entropy(model(images), labels) / n_passes).backward()
+    kfac.step(1.0)
+    require_factors(kfac, expected_factors(drawn(Network()), cross_entropies(x, y)))
+
+
+class Attending(nn.Module):
+    """Attention or a recurrence, as it is or computed once more in the backward pass."""
+
+    def __init__(self, kind, how):
+        super().__init__()
+        self.how = how
+        self.layer = nn.LSTM(6, 6) if kind == "lstm" else nn.MultiheadAttention(6, 2)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        def part(x):
+            return self.layer(x)[0] if isinstance(self.layer, nn.LSTM) else self.layer(x, x, x)[0]
+
+        h = part(x) if self.how is None else checkpoint(part, x, use_reentrant=self.how)
+        return self.head(h.sum(dim=0))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("kind", ["lstm", "attention"])
+def test_weights_that_functions_apply_are_seen_in_checkpoints_too(kind, reentrant):
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(4, 7, 6, generator=rng).double().requires_grad_(), torch.arange(7) % 3
+    tensors = []
+    for how in (None, reentrant):
+        model = drawn(Attending(kind, how))
+        kfac = KFAC(model, ALL)
+        cross_entropy(model(x), y).backward()
+        kfac.step(1.0)
+        tensors.append(kfac.state_dict()["tensors"])
+    plain, checkpointed = tensors
+    assert plain.keys() == checkpointed.keys()
+    for name, tensor in plain.items():
+        torch.testing.assert_close(checkpointed[name], tensor, rtol=1e-9, atol=1e-12)
+
+
+def of_other_passes(name, model, x, y):
+    """Passes that do not end in the gradients that the step sees."""
+    if name == "a call without a backward pass":
+        model(3 * x)
+    elif name == "gradients at inputs":
+        inputs = (2 * x).requires_grad_()
+        torch.autograd.grad(cross_entropy(model(inputs), y), inputs)
+    elif name == "gradients set to None":
+        cross_entropy(model(2 * x), y).backward()
+        model.zero_grad()
+    elif name == "gradients set to zero":
+        cross_entropy(model(2 * x), y).backward()
+        model.zero_grad(set_to_none=False)
+    elif name == "weights of others":
+        others = {key: (2 * p.detach()).requires_grad_() for key, p in model.named_parameters()}
+        cross_entropy(torch.func.functional_call(model, others, (x,)), y).backward()
+    elif name == "transformations":
+        weights = {key: p.detach() for key, p in model.named_parameters()}
+
+        def loss(weights, x, y):
+            return cross_entropy(torch.func.functional_call(model, weights, (x,)), y)
+
+        torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(weights, x, y)
+    else:
+        assert name == "a pass that fails"
+        scores = model(2 * x)
+        scores.register_hook(fail)
+        hidden = model.a(2 * x)
+        hidden.register_hook(fail)
+        with pytest.raises(ArithmeticError):
+            cross_entropy(model.c(model.b(hidden.tanh()).tanh()), y).backward()
+        model.zero_grad()
+
+
+def fail(gradient):
+    raise ArithmeticError
+
+
+@pytest.mark.parametrize("loss", ["learned", "mean"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        "a call without a backward pass",
+        "gradients at inputs",
+        "gradients set to None",
+        "gradients set to zero",
+        "weights of others",
+        "transformations",
+        "a pass that fails",
+    ],
+)
+def test_passes_that_do_not_add_to_the_gradient_of_the_step_leave_no_trace(other, loss):
+    model, (x, y) = drawn(Network()), batch()
+    kfac = KFAC(model, ALL, loss=loss)
+    of_other_passes(other, model, x, y)
+    for part in (slice(0, 6), slice(6, 12)):
+        (cross_entropy(model(x[part]), y[part]) / 2).backward()
+    kfac.step(1.0)
+    require_factors(kfac, expected_factors(model, cross_entropies(x, y)))
+
+
+def test_a_discriminator_does_not_count_the_passes_of_its_generator():
+    model, (x, _) = drawn(Network(n_classes=1)), batch()
+    generator = nn.Linear(5, 5).double()
+    kfac = KFAC(model, ALL)
+    real, fake = torch.ones(12, 1).double(), torch.zeros(12, 1).double()
+    binary_cross_entropy_with_logits(model(generator(x)), real).backward()
+    model.zero_grad()
+    made = generator(x).detach()
+    binary_cross_entropy_with_logits(model(x), real).backward()
+    binary_cross_entropy_with_logits(model(made), fake).backward()
+    kfac.step(1.0)
+    losses = [
+        lambda model, i=i, x=images, y=label: binary_cross_entropy_with_logits(model(x[i : i + 1]), y[:1])
+        for images, label in ((x, real), (made, fake))
+        for i in range(12)
+    ]
+    require_factors(kfac, expected_factors(model, losses))
+
+
+def test_a_caller_that_sums_gradients_itself_keeps_the_statistics_of_all_passes():
+    model, (x, y) = drawn(Network()), batch()
+    kfac = KFAC(model, ALL, sums_gradients=True)
+    for part in (slice(0, 5), slice(5, 12)):
+        model.zero_grad()
+        cross_entropy(model(x[part]), y[part]).backward()
+    kfac.step(1.0)
+    require_factors(kfac, expected_factors(model, cross_entropies(x, y)))
+
+
+@pytest.mark.parametrize("sizes", [(6, 6), (5, 4, 3), (11, 1)])
+def test_several_calls_before_one_backward_pass_add_terms_to_one_mean(sizes):
+    model, (x, y) = drawn(Network()), batch()
+    kfac = KFAC(model, ALL)
+    parts = zip(x.split(sizes), y.split(sizes), strict=True)
+    (sum(cross_entropy(model(images), labels, reduction="sum") for images, labels in parts) / 12).backward()
+    kfac.step(1.0)
+    assert kfac.terms.n == 12
+    require_factors(kfac, expected_factors(model, cross_entropies(x, y)))
+
+
+@pytest.mark.parametrize("loss", ["learned", "mean", "sum"])
+def test_an_empty_batch_is_no_pass(loss):
+    model, (x, y) = drawn(Network()), batch()
+    kfac = KFAC(model, ALL, loss=loss)
+    cross_entropy(model(x[:0]), y[:0], reduction="sum").backward()
+    cross_entropy(model(x), y, reduction="sum" if loss == "sum" else "mean").backward()
+    kfac.step(1.0)
+    require_factors(kfac, expected_factors(model, cross_entropies(x, y)))
+
+
+def test_a_gradient_penalty_of_no_weight_changes_nothing():
+    model, (x, y) = drawn(Network()), batch()
+    kfac = KFAC(model, ALL)
+    inputs = x.clone().requires_grad_()
+    loss = cross_entropy(model(inputs), y)
+    slope = torch.autograd.grad(loss, inputs, create_graph=True)[0]
+    (loss + 0 * slope.square().sum()).backward()
+    kfac.step(1.0)
+    require_factors(kfac, expected_factors(model, cross_entropies(x, y)))
+
+
+def test_scores_that_are_changed_in_place_tell_nothing():
+    model, (x, y) = drawn(Network()), batch()
+    kfac = KFAC(model, ALL)
+    scores = model(x)
+    scores /= 2
+    cross_entropy(scores, y).backward()
+    kfac.step(1.0)
+    losses = [
+        lambda model, i=i: functional.cross_entropy(model(x[i : i + 1]) / 2, y[i : i + 1]) for i in range(12)
+    ]
+    require_factors(kfac, expected_factors(model, losses))
+
+
+def test_hooks_that_change_an_output_do_not_change_what_the_layer_itself_computes():
+    model, (x, y) = drawn(Network()), batch()
+    expected = expected_factors(model, cross_entropies(x, y))
+    with torch.no_grad():
+        model.b.weight /= 3
+        model.b.bias /= 3
+    model.b.register_forward_hook(lambda _, inputs, output: 3 * output)
+    kfac = KFAC(model, ALL)
+    cross_entropy(model(x), y).backward()
+    kfac.step(1.0)
+    expected["factor/G/b"] = 9 * expected["factor/G/b"]
+    require_factors(kfac, expected)

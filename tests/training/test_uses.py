@@ -1,0 +1,169 @@
+"""Weights that a network also uses where no hook sees it; parameters that change under K-FAC's hands."""
+
+import copy
+
+import pytest
+import torch
+from single_samples import ALL, Network, batch, cross_entropies, drawn, expected_factors, require_factors
+from torch import nn
+from torch.nn import functional
+from torch.nn.functional import cross_entropy
+
+from pipeline.training import KFAC
+from pipeline.training.uses import count_uses
+
+
+class Twice(nn.Module):
+    """A layer that is called, and whose weight is used once more in another way."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.layer = nn.Embedding(5, 5) if how.startswith("embedding") else nn.Linear(5, 5)
+        self.head = nn.Linear(5, 4)
+        self.how = how
+
+    def forward(self, x):
+        h = self.layer(x.argmax(dim=1) if isinstance(self.layer, nn.Embedding) else x).tanh()
+        weight = self.layer.weight
+        if self.how.endswith("product"):
+            h = h @ weight
+        elif self.how.endswith("transposed"):
+            h = functional.linear(h, weight.T)
+        else:
+            h = functional.linear(h, weight)
+        return self.head(h)
+
+
+def train(model, n_steps=3, **options):
+    """Yield the gradients before and after each step of K-FAC."""
+    x, y = batch()
+    kfac = KFAC(model, ALL, **options)
+    steps = []
+    for _ in range(n_steps):
+        model.zero_grad()
+        cross_entropy(model(x), y).backward()
+        before = {name: p.grad.clone() for name, p in model.named_parameters()}
+        kfac.step(1.0)
+        steps.append((before, {name: p.grad.clone() for name, p in model.named_parameters()}))
+    return kfac, steps
+
+
+@pytest.mark.parametrize("how", ["product", "transposed", "embedding and product", "embedding and linear"])
+def test_a_layer_whose_weight_is_also_used_unseen_keeps_its_gradient_and_is_named(how):
+    with pytest.warns(UserWarning, match="leaves layer layer its gradient: the network also uses its weight"):
+        kfac, steps = train(drawn(Twice(how)))
+    assert kfac.preconditioned == ("head",)
+    assert "layer.weight" in kfac.not_preconditioned
+    assert "uses its weight otherwise" in kfac.reasons["layer.weight"]
+    for before, after in steps:
+        assert torch.equal(before["layer.weight"], after["layer.weight"])
+        assert not torch.equal(before["head.weight"], after["head.weight"])
+
+
+def test_a_weight_that_is_applied_by_a_call_and_by_linear_has_both_uses():
+    model, (x, y) = drawn(Twice("linear")), batch()
+    model.layer.bias = None
+    kfac, _ = train(model, n_steps=2)
+    assert kfac.preconditioned == ("layer", "head")
+    spelled = copy.deepcopy(model)
+    spelled.forward = lambda x: spelled.head(spelled.layer(spelled.layer(x).tanh()))
+    losses = [
+        lambda m, i=i: cross_entropy(m.head(m.layer(m.layer(x[i : i + 1]).tanh())), y[i : i + 1])
+        for i in range(12)
+    ]
+    require_factors(kfac, expected_factors(spelled, losses))
+
+
+def test_uses_are_counted_through_views_and_calls():
+    W = torch.randn(3, 3, requires_grad=True)
+    x = torch.randn(2, 3)
+    assert count_uses({"scores": [functional.linear(functional.linear(x, W), W)], "n": 2})[id(W)] == 2
+    assert count_uses(x @ W.T @ W)[id(W)] == 2
+    assert count_uses(x) == {}
+
+
+def unfreeze(model):
+    model.b.requires_grad_(True)
+
+
+def replace_parameters(model):
+    model.load_state_dict({name: t.clone() for name, t in model.state_dict().items()}, assign=True)
+
+
+def replace_a_layer(model):
+    model.c = nn.Linear(6, 4).double()
+
+
+def add_a_layer(model):
+    model.d = nn.Linear(3, 3)
+
+
+def freeze_a_bias(model):
+    model.c.bias.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (unfreeze, "b.weight is new or no longer frozen"),
+        (replace_parameters, "a.weight is another object"),
+        (replace_a_layer, "c.weight is another object"),
+        (add_a_layer, "d.weight is new"),
+        (freeze_a_bias, "c.bias is frozen or gone, and the rest of its layer is not"),
+    ],
+)
+def test_a_network_that_trains_other_parameters_than_when_it_was_looked_at_is_refused(change, named):
+    model, (x, y) = drawn(Network()), batch()
+    model.b.requires_grad_(False)
+    kfac = KFAC(model, ALL)
+    cross_entropy(model(x), y).backward()
+    kfac.step(1.0)
+    model.zero_grad()
+    change(model)
+    cross_entropy(model(x), y).backward()
+    with pytest.raises(ValueError, match=f"parameter {named} .*; call remove"):
+        kfac.step(1.0)
+
+
+def test_a_layer_that_is_frozen_later_is_left_alone_and_the_others_are_as_before():
+    model, (x, y) = drawn(Network()), batch()
+    kfac = KFAC(model, ALL)
+    cross_entropy(model(x), y).backward()
+    kfac.step(1.0)
+    stale = model.b.weight.grad.clone()
+    model.a.zero_grad(), model.c.zero_grad()
+    model.b.requires_grad_(False)
+    cross_entropy(model(x), y).backward()
+    kfac.step(1.0)
+    assert torch.equal(model.b.weight.grad, stale)
+    require_factors(kfac, expected_factors(model.requires_grad_(True), cross_entropies(x, y)))
+
+
+def test_a_network_that_is_converted_between_steps_is_followed():
+    model, (x, y) = drawn(Network()), batch()
+    kfac = KFAC(model, ALL)
+    cross_entropy(model(x), y).backward()
+    kfac.step(1.0)
+    held = kfac.state_dict()["tensors"]
+    model.float().zero_grad()
+    cross_entropy(model(x.float()), y).backward()
+    kfac.step(1.0)
+    assert all(t.dtype == torch.float32 for t in kfac.state_dict()["tensors"].values())
+    other = KFAC(model, ALL)
+    other.load_state_dict({"tensors": held, "scalars": kfac.state_dict()["scalars"]})
+    assert all(t.dtype == torch.float32 for t in other.state_dict()["tensors"].values())
+
+
+def test_a_gradient_is_made_natural_once():
+    model, (x, y) = drawn(Network()), batch()
+    first, second = KFAC(model, ALL), KFAC(model, ALL)
+    cross_entropy(model(x), y).backward()
+    first.step(1.0)
+    for each in (first, second):
+        with pytest.raises(
+            ValueError, match="the gradient of layer a is a natural one already; call step once"
+        ):
+            each.step(1.0)
+    model.zero_grad(set_to_none=False)
+    cross_entropy(model(x), y).backward()
+    second.step(1.0)
