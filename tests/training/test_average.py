@@ -87,3 +87,15 @@ def test_a_mean_that_is_shown_leaves_the_weights_their_bits(small_network, weigh
     with average.shown():
         torch.testing.assert_close(weights(model), (start + before) / 2)
     assert torch.equal(weights(model), before)
+
+
+def test_a_long_mean_of_half_precision_does_not_stand_still():
+    model = torch.nn.Linear(1, 1).bfloat16()
+    average = Average(model)
+    with torch.no_grad():
+        for step in range(2000):
+            model.weight.fill_(1.0 if step < 1000 else 2.0)
+            average.add()
+    average.settle()
+    assert model.weight.item() == 1.5
+    assert model.weight.dtype == torch.bfloat16

@@ -1,5 +1,7 @@
 """Which calls and backward passes count, and how much, beside factors from passes of single samples."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from single_samples import ALL, Network, batch, cross_entropies, drawn, expected_factors, require_factors
@@ -216,3 +218,36 @@ def test_hooks_that_change_an_output_do_not_change_what_the_layer_itself_compute
     kfac.step(1.0)
     expected["factor/G/b"] = 9 * expected["factor/G/b"]
     require_factors(kfac, expected)
+
+
+class Losses(Network):
+    """Computes its loss itself."""
+
+    def __init__(self, returns):
+        super().__init__()
+        self.returns = returns
+
+    def forward(self, images, labels):
+        scores = super().forward(images)
+        return self.returns(cross_entropy(scores, labels), scores)
+
+
+@dataclass
+class Output:
+    loss: torch.Tensor
+    logits: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "returns", [lambda loss, _: loss, Output, lambda *both: dict(zip("ls", both, strict=True))]
+)
+def test_networks_that_compute_their_loss_themselves_are_seen_as_others(returns):
+    model, (x, y) = drawn(Losses(returns)), batch()
+    kfac = KFAC(model, ALL)
+    for images, labels in zip(x.chunk(3), y.chunk(3), strict=True):
+        output = model(images=images, labels=labels)
+        loss = output["l"] if isinstance(output, dict) else getattr(output, "loss", output)
+        (loss / 3).backward()
+    kfac.step(1.0)
+    plain = drawn(Network())
+    require_factors(kfac, expected_factors(plain, cross_entropies(x, y)))

@@ -157,3 +157,62 @@ def test_a_mixed_batch_is_a_convex_combination_of_its_samples():
 def test_running_mixup_is_refused_as_a_collate_function():
     with pytest.raises(ValueError, match="needs former batches"):
         MixupCollate(RunningMixup(alpha=0.4), 3)
+
+
+def test_integer_images_are_refused_by_the_collate_function():
+    samples = [(torch.zeros(1, 2, 2, dtype=torch.uint8), 0), (torch.ones(1, 2, 2, dtype=torch.uint8), 1)]
+    with pytest.raises(TypeError, match=r"mixes floating-point images, not torch\.uint8"):
+        MixupCollate(Mixup(alpha=0.4), 3)(samples)
+
+
+def test_a_scheduler_moves_the_rate_of_the_optimizer_inside():
+    model, expected = network(), network()
+    optimizer = SmoothedOptimizer(model, sgd(model), [], n_steps=4)
+    plain = sgd(expected)
+    schedules = [torch.optim.lr_scheduler.StepLR(each, 1, 0.5) for each in (optimizer, plain)]
+    for step in range(4):
+        run(model, optimizer, [step])
+        run(expected, plain, [step])
+        for schedule in schedules:
+            schedule.step()
+    assert torch.equal(flat(model), flat(expected))
+    assert optimizer.param_groups[0]["lr"] == 0.1 / 16
+    assert isinstance(optimizer, torch.optim.Optimizer)
+
+
+def test_a_step_without_a_closure_is_refused_in_a_line():
+    model = network()
+    with pytest.raises(ValueError, match=r"pass step a closure .* scaler="):
+        SmoothedOptimizer(model, sgd(model), [SAM(0.1)], n_steps=4).step()
+
+
+def scaled(model, optimizer, scaler, step, factor=1.0):
+    def closure():
+        optimizer.zero_grad()
+        x, y = batch(step)
+        loss = factor * cross_entropy(model(x), y)
+        scaler.scale(loss).backward()
+        return loss
+
+    optimizer.step(closure)
+    scaler.update()
+
+
+@pytest.mark.parametrize("curvature", [False, True])
+def test_a_gradient_scaler_changes_nothing_and_passes_over_steps_that_overflow(curvature):
+    def build(**options):
+        model = network()
+        inner = KFACOptimizer(model, lr=0.1, settings=KFACSettings(damping=0.1)) if curvature else sgd(model)
+        return model, SmoothedOptimizer(model, inner, [WeightNoise(0.2), SAM(0.1)], n_steps=8, **options)
+
+    (expected, plain), scaler = build(), torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    model, optimizer = build(scaler=scaler)
+    for step in range(3):
+        run(expected, plain, [step])
+        scaled(model, optimizer, scaler, step)
+    torch.testing.assert_close(flat(model), flat(expected), rtol=1e-12, atol=1e-14)
+    before = flat(model)
+    scaled(model, optimizer, scaler, 3, factor=1e308)
+    assert torch.equal(flat(model), before)
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+    assert scaler.get_scale() == 2.0**9

@@ -8,6 +8,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.errors import DivergenceError
 from pipeline.runtime.collectives import ProcessGroup
 from pipeline.runtime.communicator import Serial, run_in_threads
 from pipeline.training import KFAC, KFACSettings
@@ -80,6 +81,19 @@ def test_gradients_that_differ_between_processes_are_refused_at_the_first_step()
         kfac.step(0.1)
 
     with pytest.raises(ValueError, match="processes hold different gradients at K-FAC's first step"):
+        run_in_threads(2, work)
+
+
+def test_bad_numbers_that_all_processes_hold_are_not_taken_for_different_gradients():
+    def work(communicator):
+        model = network()
+        kfac = KFAC(model, ALL, communicator=communicator)
+        x, y = batch(0)
+        x[0] = torch.nan
+        cross_entropy(model(x), y).backward()
+        kfac.step(0.1)
+
+    with pytest.raises(DivergenceError, match="is not finite at step 1"):
         run_in_threads(2, work)
 
 

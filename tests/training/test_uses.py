@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.functional import cross_entropy
 
-from pipeline.training import KFAC
+from pipeline.training import KFAC, KFACOptimizer
 from pipeline.training.uses import count_uses
 
 
@@ -167,3 +167,29 @@ def test_a_gradient_is_made_natural_once():
     model.zero_grad(set_to_none=False)
     cross_entropy(model(x), y).backward()
     second.step(1.0)
+
+
+def test_parameters_of_unusual_kinds_keep_their_gradients_and_say_why():
+    model = nn.ModuleDict(
+        {
+            "complex": nn.Linear(3, 2, dtype=torch.complex64),
+            "lazy": nn.LazyLinear(3),
+            "sparse": nn.Embedding(4, 3, sparse=True),
+            "projected": nn.LSTM(3, 3, proj_size=2),
+            "plain": nn.Linear(3, 2),
+        }
+    )
+    kfac = KFAC(model, ALL)
+    assert kfac.preconditioned == ("plain",)
+    assert kfac.reasons["complex.weight"] == kfac.reasons["complex.bias"] == "it is complex"
+    assert "not known yet" in kfac.reasons["lazy.weight"]
+    assert "sparse" in kfac.reasons["sparse.weight"]
+    assert "proj_size" in kfac.reasons["projected.weight_hr_l0"]
+
+
+def test_parameters_in_place_of_the_network_are_refused_in_a_line():
+    parameters = Network().parameters()
+    with pytest.raises(TypeError, match=r"needs the nn\.Module itself, not generator"):
+        KFAC(parameters, ALL)
+    with pytest.raises(TypeError, match=r"needs the network, an nn\.Module, .* params="):
+        KFACOptimizer(parameters, lr=0.1)

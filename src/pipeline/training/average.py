@@ -24,6 +24,8 @@ class Average:
         """Take the present weights into the mean."""
         self.n_added += 1
         for name, tensor in self._tensors():
+            # In half precision a mean of hundreds would not move any more.
+            tensor = tensor.float() if tensor.dtype.itemsize < 4 else tensor
             if name in self._means:
                 self._means[name].lerp_(tensor, 1 / self.n_added)
             else:

@@ -213,8 +213,9 @@ class Capture:
             self._count(output, call)
         if self._sampled:
             return
-        # Where the last layer was given one sample without a dimension of its own, so was the network.
-        n_rows = len(scores) if scores.dim() and not self._alone else 1
+        # Where the last layer was given one sample without a dimension of its own, so was the network. A network that
+        # returns a number has computed the loss itself.
+        n_rows = 1 if self._alone else len(scores) if scores.dim() else self._n_rows
         kept, version = scores.detach(), scores._version
         scores.register_hook(lambda g: self._add_scores(kept, version, g, n_rows))  # type: ignore[no-untyped-call]
 
@@ -323,7 +324,7 @@ class Capture:
         return current
 
     @uncompiled
-    def _add_scores(self, scores: Tensor, version: int, gradient: Tensor, n_rows: int) -> None:
+    def _add_scores(self, scores: Tensor, version: int, gradient: Tensor, n_rows: int | None) -> None:
         if not self.paused and self._is_of_weights(gradient):
             current = self._current()
             current.n_rows = n_rows

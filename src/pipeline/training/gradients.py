@@ -126,7 +126,8 @@ class Gradients:
         sums = [p.grad.double().sum() for p in self.weights.values() if p.grad is not None]
         if not sums:
             return
-        everywhere = communicator.all_gather(torch.stack(sums))
+        # Sums that are not finite are for the step that follows to find; as zero they agree.
+        everywhere = [t.nan_to_num(0.0, 0.0, 0.0) for t in communicator.all_gather(torch.stack(sums))]
         if any(not torch.equal(theirs, everywhere[0]) for theirs in everywhere):
             raise ValueError(
                 "processes hold different gradients at K-FAC's first step; train by DistributedDataParallel, which "

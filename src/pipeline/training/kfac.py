@@ -108,6 +108,10 @@ class KFAC:
         scaler: torch.amp.GradScaler | None = None,
         seed: int = 0,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"K-FAC watches a network and needs the nn.Module itself, not {type(model).__name__}"
+            )
         self.settings = settings = settings or KFACSettings()
         communicator = communicator or detected(model)
         model = unwrapped(model)
@@ -405,7 +409,7 @@ class KFAC:
                 raise DivergenceError(
                     f"the natural gradient of layer {name} is not finite at step {step}; raise damping or lower lr"
                 )
-        rates = [lr[name] if isinstance(lr, Mapping) else lr for name in gradients]
+        rates = [float(lr[name] if isinstance(lr, Mapping) else lr) for name in gradients]
         self.step_size = abs(sum(rate**2 * product for rate, product in zip(rates, by_layer, strict=True)))
         scale = 1.0
         if self.settings.kl_clip > 0:

@@ -58,6 +58,11 @@ class KFACOptimizer(torch.optim.Optimizer):
         seed: int = 0,
         **options: Any,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"KFACOptimizer needs the network, an nn.Module, where other optimizers take its parameters, not "
+                f"{type(model).__name__}; groups of parameters go to params="
+            )
         if optimizer is torch.optim.LBFGS:
             raise ValueError(
                 "LBFGS evaluates the loss several times a step, each at other weights; use SGD or AdamW"

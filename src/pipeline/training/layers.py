@@ -82,6 +82,10 @@ def find_layers(model: nn.Module, *, block_size: int) -> Layers:
     for group in by_weight.values():
         _add(group, found)
     names = {id(p): name for name, p in model.named_parameters()}
+    for module in model.modules():
+        for p in module._parameters.values():
+            if p is not None and p.requires_grad and (why := _unusual(module, p)):
+                found.reasons.setdefault(str(id(p)), why)
     found.reasons = {names[int(key)]: why for key, why in found.reasons.items() if int(key) in names}
     return found
 
@@ -115,8 +119,10 @@ def _add(group: list[PossibleLayer], found: Layers) -> None:
 
 def candidates(name: str, module: nn.Module, block_size: int) -> Iterator[PossibleLayer]:
     """Yield the weights of a module itself, not of its children, that are of a known kind and trained."""
-    if parametrize.is_parametrized(module):
-        return  # its weight is computed, and no parameter
+    if parametrize.is_parametrized(module) or any(
+        p is not None and p.is_complex() for p in module._parameters.values()
+    ):
+        return  # its weight is computed and no parameter, or has no covariance as real weights have
     if isinstance(module, nn.MultiheadAttention):
         yield from _attention(name, module, block_size)
         return
@@ -142,6 +148,19 @@ def candidates(name: str, module: nn.Module, block_size: int) -> Iterator[Possib
     build = STRUCTURES[kind](module, block_size)
     if build is not None:
         yield PossibleLayer(name, module, weight, bias, partial(_with_bias, build, bias), by_function=not own)
+
+
+def _unusual(module: nn.Module, parameter: Tensor) -> str | None:
+    """Why a parameter of a module of a known kind is none of a layer, if something about it is unusual."""
+    if parameter.is_complex():
+        return "it is complex"
+    if nn.parameter.is_lazy(parameter):
+        return "its shape is not known yet; call the network once before"
+    if isinstance(module, nn.Embedding) and _of_embedding(module, 0) is None:
+        return "its embedding is sparse, bounded by max_norm or scaled by frequency"
+    if isinstance(module, nn.RNNBase) and module.proj_size:
+        return "its recurrence projects the states (proj_size)"
+    return None
 
 
 def _with_bias(

@@ -15,7 +15,7 @@ from pipeline.training.randomness import Purpose, generator
 from pipeline.training.smoothing import RunningMixup, Smoothing
 
 
-class SmoothedOptimizer:
+class SmoothedOptimizer(torch.optim.Optimizer):
     """Let an optimizer step with the gradient of a smoothed objective::
 
         optimizer = SmoothedOptimizer(model, inner, [WeightNoise(0.2), SAM(0.1), WeightAverage(0.5)], n_steps=1000)
@@ -35,13 +35,16 @@ class SmoothedOptimizer:
     Each step moves the weights as the smoothings say, lets the closure compute loss and gradient there, moves them
     back bit by bit, and steps. Smoothings that explore (SAM) cost one more call of the closure each, of which a
     preconditioner and running statistics see nothing. Weight noise is drawn in antithetic pairs of steps. Every
-    process draws the same noise, as replicas of `DistributedDataParallel` must.
+    process draws the same noise, as replicas of `DistributedDataParallel` must. Schedulers take it as they do any torch
+    optimizer. With a `torch.amp.GradScaler` pass `scaler`, let the closure call `scaler.scale(loss).backward()`, and
+    call `step(closure)` and `scaler.update()`, but not `scaler.step`, for torch lets it take no closure.
 
     Args:
         model: The network.
         optimizer: What steps; a `KFACOptimizer` too.
         smoothing: Any but those that mix samples, which `MixupCollate` does, and gradient noise.
         n_steps: Steps of the whole training, which annealing and averages refer to.
+        scaler: The gradient scaler by which the closure multiplies the loss.
         seed: Seed of the noise.
 
     Attributes:
@@ -59,6 +62,7 @@ class SmoothedOptimizer:
         smoothing: Sequence[Smoothing],
         *,
         n_steps: int,
+        scaler: torch.amp.GradScaler | None = None,
         seed: int = 0,
     ) -> None:
         for each in smoothing:
@@ -70,6 +74,9 @@ class SmoothedOptimizer:
         if n_steps < 1:
             raise ValueError(f"n_steps must be the number of steps of the whole training, not {n_steps}")
         self.inner = optimizer
+        super().__init__(optimizer.param_groups, optimizer.defaults)
+        self._share()
+        self._scaler = scaler
         self.n_done = 0
         self._buffers = list(model.buffers())
         self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -78,17 +85,27 @@ class SmoothedOptimizer:
         self._seed = seed
         self._average = Average(model)
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Those of the optimizer."""
-        return self.inner.param_groups
+    def _share(self) -> None:
+        """Let groups and state be the other optimizer's own."""
+        self.param_groups = self.inner.param_groups
+        self.state = self.inner.state
+        self.defaults = self.inner.defaults
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients."""
         self.inner.zero_grad(set_to_none)
 
-    def step(self, closure: Callable[[], Any]) -> Any:
-        """Take a step by the smoothed gradient; return what the last call of the closure did."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take a step by the smoothed gradient; return what the last call of the closure did.
+
+        Raises:
+            ValueError: If there is no closure.
+        """
+        if closure is None:
+            raise ValueError(
+                "SmoothedOptimizer computes gradients at other weights: pass step a closure that sets gradients to "
+                "zero, computes the loss, calls backward and returns the loss; a gradient scaler goes to scaler="
+            )
         done = self.n_done / self._n_steps
         pair, second = divmod(self.n_done, 2)
         displacements = [
@@ -104,7 +121,10 @@ class SmoothedOptimizer:
             climbs = [self._climb(each, closure) for each in self._smoothing if each.EXPLORES]
             with displaced(self._weights, climbs):
                 loss = closure()
-        self.inner.step()
+        if self._scaler is None:
+            self.inner.step()
+        else:
+            self._scaler.step(self.inner)
         self.n_done += 1
         if any(each.averages(self.n_done / self._n_steps) for each in self._smoothing):
             self._average.add()
@@ -130,8 +150,16 @@ class SmoothedOptimizer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
         self.inner.load_state_dict(state["inner"])
+        self._share()
         self.n_done = state["n_done"]
         self._average.load_state_dict(state["average"], state["n_averaged"])
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the other optimizer."""
+        if "param_groups" in self.__dict__ and self.param_groups is self.inner.param_groups:
+            self.inner.add_param_group(param_group)
+        else:  # torch's own constructor
+            super().add_param_group(param_group)
 
     def _climb(self, smoothing: Smoothing, closure: Callable[[], Any]) -> dict[str, Tensor]:
         kept = [buffer.clone() for buffer in self._buffers]
@@ -139,7 +167,10 @@ class SmoothedOptimizer:
             closure()
         for buffer, before in zip(self._buffers, kept, strict=True):
             buffer.copy_(before)
-        found = {name: p.grad.clone() for name, p in self._weights.items() if p.grad is not None}
+        scale = 1.0 if self._scaler is None else self._scaler.get_scale()
+        found = {name: p.grad / scale for name, p in self._weights.items() if p.grad is not None}
+        if self._scaler is not None and not all(bool(g.isfinite().all()) for g in found.values()):
+            return {}  # the scale is too large; the scaler will find so, and pass over the step
         return smoothing.climb({name: self._weights[name].detach() for name in found}, found)
 
     @contextmanager
@@ -164,6 +195,7 @@ class MixupCollate:
 
     Raises:
         ValueError: If the smoothing mixes with former batches.
+        TypeError: When it is called, if images are integers.
     """
 
     def __init__(
@@ -185,6 +217,10 @@ class MixupCollate:
 
     def __call__(self, samples: Sequence[Any]) -> tuple[Tensor, Tensor]:
         images, labels = self._collate(samples)
+        if not images.is_floating_point():
+            raise TypeError(
+                f"MixupCollate mixes floating-point images, not {images.dtype}; convert them in the data set"
+            )
         targets = one_hot(labels, self.n_classes).to(images.dtype)
         # Workers of a loader have torch's generator seeded by epoch and worker, so batches differ.
         position = int(torch.randint(2**31, ()))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 
 import torch
 from torch import Tensor
@@ -34,6 +35,9 @@ def tensors_of(output: object) -> Iterator[Tensor]:
     elif isinstance(output, list | tuple):
         for part in output:
             yield from tensors_of(part)
+    elif is_dataclass(output):
+        for field in fields(output):
+            yield from tensors_of(getattr(output, field.name))
 
 
 def gradient_is_computed(parameter: Tensor) -> bool:
