@@ -12,6 +12,7 @@ from pipeline.hmatrix.distributed.plans import NearBoxes, divided_plans
 from pipeline.hmatrix.distributed.problem import parts_boxes
 from pipeline.hmatrix.distributed.tree import build_tree
 from pipeline.hmatrix.parts import Team
+from pipeline.hmatrix.ranges import Boxes
 from pipeline.runtime.communicator import run_in_threads
 
 OWN = 1500  # points of a process
@@ -92,3 +93,29 @@ def boxes_and_lists(n_processes):
 def test_boxes_and_lists_a_process_stay_as_points_grow_with_processes():
     few, many = boxes_and_lists(4), boxes_and_lists(16)
     assert (many <= 1.15 * few).all(), dict(zip(("matrix", "parts"), many / few, strict=True))
+
+
+def most_told_to_all(n_halvings, monkeypatch):
+    """Return how many numbers a process tells all others at most at one time, while a level of a square is planned."""
+    told = []
+    tell = Boxes.everybodys
+
+    def tell_too(boxes, own):
+        told.append(own.size)
+        return tell(boxes, own)
+
+    monkeypatch.setattr(Boxes, "everybodys", tell_too)
+
+    def run(comm):
+        points = np.random.default_rng(comm.rank).random((2**n_halvings, 2))
+        own, _ = build_tree(points, comm, halvings=n_halvings, halvings_per_level=2)
+        division, lists = own.division(Strong(), comm)
+        return len(divided_plans(NearBoxes(division, lists.near, comm), Team(4, 1, comm)))
+
+    run_in_threads(4, run)
+    return max(told)
+
+
+def test_seams_are_planned_by_their_owners(monkeypatch):
+    few, many = (most_told_to_all(halvings, monkeypatch) for halvings in (6, 10))
+    assert many <= 1.5 * few  # seams are four times as long

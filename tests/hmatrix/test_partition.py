@@ -76,7 +76,7 @@ def test_weak_admissibility_has_no_seams():
     assert len(plan.ghosts) == 0
 
 
-@pytest.mark.parametrize("n_processes", [2, 5])
+@pytest.mark.parametrize("n_processes", [2, 5, 9])
 @pytest.mark.parametrize("dimension", [1, 2, 3])
 def test_processes_that_know_their_own_lists_plan_what_one_does_that_knows_all(dimension, n_processes):
     points = np.random.default_rng(0).random((700, dimension))

@@ -1,8 +1,8 @@
 """Who owns which boxes, in which order boxes on a seam take turns, and who has to be told of each.
 
 A part owns a contiguous range of boxes on every level. All of it is static: it follows from tree and near lists alone.
-Processes plan a level together, each for a range of its boxes, and then keep of the plan what their parts need; all of
-them know the boxes on seams. Of a level:
+Processes plan a level together, each for a range of its boxes, and then keep of the plan what their parts need. Of a
+level:
 
 - a box is on a *seam* if a near box of it belongs to another part, else it is *interior*;
 - near boxes of different parts are eliminated in different *phases*. Boxes further apart need no order: their updates
@@ -12,7 +12,6 @@ them know the boxes on seams. Of a level:
   that own a box within two near-steps hold blocks of it, and need to know which unknowns are left: it is their *ghost*.
 """
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -25,6 +24,7 @@ from pipeline.hmatrix.admissibility import Lists
 from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.places import distinct, is_in
 from pipeline.hmatrix.ranges import Boxes, PartsWork, cut, owners, range_edges
+from pipeline.hmatrix.seams import Seams
 from pipeline.hmatrix.swap import Ids
 
 NOBODY, SIZES, UPDATES = 0, 1, 2  # what others have to be told of a box, as native/eliminate.hpp numbers it
@@ -199,29 +199,16 @@ def phases(level: Boxes, cuts: Ints, speeds: NDArray[np.float64]) -> tuple[Ints,
 
     Near boxes of different parts have different phases.
     """
-    near, numbers, planned, n_parts = level.near, level.numbers_on_level, level.planned, len(speeds)
-    owner = owners(cuts, numbers)
-    columns, rows = near.indices[level.entries], level.rows[level.entries]
-    crossing = owner[rows] != owner[columns]
-    own_pairs = np.stack([numbers[rows[crossing]], numbers[columns[crossing]]], axis=1).astype(np.int32)
-    seam_pairs = np.concatenate(level.everybodys(own_pairs))
-    phase = np.zeros(len(numbers), np.int32)
-    members = distinct(seam_pairs[:, 0])
-    if len(members) == 0:
-        return phase[planned], 1
-    others: dict[int, list[int]] = {}
-    for i, j in seam_pairs.tolist():
-        others.setdefault(i, []).append(j)
-    parts_of = owners(cuts, members)
-    counts = Counter(parts_of.tolist())
-    part_of = dict(zip(members.tolist(), parts_of.tolist(), strict=True))
-    known = is_in(numbers, members)
-    best, least, n_phases = phase, np.inf, 1
-    for palette in _PALETTES:
-        found = _runs(members.tolist(), others, part_of, counts, palette)
-        turns = 1 + np.array([found[box] for box in members.tolist()], np.int32)
-        phase[known] = turns[np.searchsorted(members, numbers[known])]
-        plan, last = phase, int(turns.max())
+    planned, n_parts = level.planned, len(speeds)
+    owner = owners(cuts, level.numbers_on_level)
+    seams = Seams.of(level, owner, n_parts)
+    if not seams.counts.any():
+        return np.zeros(planned.stop - planned.start, np.int32), 1
+    best, least, n_phases = np.zeros(0, np.int32), np.inf, 1
+    # Processes that wait for each other try all at once.
+    together = [(palette,) for palette in _PALETTES] if level.communicator.size == 1 else [_PALETTES]
+    for phase, last in (tried for palettes in together for tried in seams.turns(palettes)):
+        plan = phase
         work = PartsWork.of(level, owner, n_parts, level.left(_turns(plan, level)))
         for _ in range(_ROUNDS):
             plan = level.spread(_fill(phase[planned], owner[planned], work, speeds, last, level))
@@ -240,32 +227,6 @@ def phases(level: Boxes, cuts: Ints, speeds: NDArray[np.float64]) -> tuple[Ints,
 def _turns(phase: Ints, level: Boxes) -> Ids:
     """Number boxes in the order in which they are eliminated: phase by phase, along the tree's order."""
     return phase.astype(np.int64) * level.n_boxes + level.numbers_on_level
-
-
-def _runs(
-    members: list[int],
-    others: dict[int, list[int]],
-    part_of: dict[int, int],
-    counts: Counter[int],
-    palette: int,
-) -> dict[int, int]:
-    """Give boxes on seams turns, in long runs along the tree's order of each part."""
-    found: dict[int, int] = {}
-    load: Counter[tuple[int, int]] = Counter()
-    last: dict[int, int] = {}
-    n_turns = palette
-    for box in members:
-        part = part_of[box]
-        taken = {found[other] for other in others[box] if other in found}
-        turn = last.get(part)
-        if turn is None or turn in taken or load[part, turn] >= -(-counts[part] // palette):
-            free = [turn for turn in range(n_turns) if turn not in taken]
-            if not free:
-                free, n_turns = [n_turns], n_turns + 1
-            turn = min(free, key=lambda turn: (load[part, turn], turn))
-        found[box] = last[part] = turn
-        load[part, turn] += 1
-    return found
 
 
 def _loads(phase: Ints, owner: Ints, work: PartsWork, last: int, n_parts: int) -> NDArray[np.float64]:

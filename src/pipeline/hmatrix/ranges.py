@@ -109,16 +109,16 @@ class Boxes:
 
     def spread(self, planned: NDArray[Any]) -> NDArray[Any]:
         """Return values of known boxes, given those of planned ones: 0 of those at two steps; collective."""
-        values = np.zeros(len(self.numbers_on_level), planned.dtype)
+        values = np.zeros((len(self.numbers_on_level), *planned.shape[1:]), planned.dtype)
         values[self.planned] = planned
         if self.communicator.size > 1:
             values[self.around] = self.halo.fetch(self.communicator, planned)
         return values
 
 
-def rows_of(start: Ids, columns: Ids, n_columns: int) -> csr_array:
+def rows_of(start: Ids, columns: NDArray[Any], n_columns: int) -> csr_array:
     """Return lists as the rows of a matrix of ones."""
-    return csr_array((np.ones(len(columns), np.int32), columns, start), shape=(len(start) - 1, n_columns))
+    return csr_array((np.ones(len(columns), bool), columns, start), shape=(len(start) - 1, n_columns))
 
 
 def alone_on(tree: ClusterTree, level: int) -> float:

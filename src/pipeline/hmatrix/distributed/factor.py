@@ -1,7 +1,7 @@
 """Factorization of a divided matrix by parts, some of them on each process.
 
 Points, boxes, lists, plans, blocks, records and factors are divided among the processes. What each has of the whole are
-a few boxes for each process, and while a level is planned the near pairs between different parts.
+a few boxes for each process.
 """
 
 import logging

@@ -182,8 +182,7 @@ class DistributedH2Matrix:
     ) -> DistributedFactorization:
         """Factorize by parts, some on each process.
 
-        Everything is divided but the near pairs of boxes of different parts, which every process knows while a level is
-        planned.
+        Everything is divided; of others' boxes a process knows a few for each process and what is around its own.
 
         Args:
             tolerance, kind, parts, progress: See `H2Matrix.factorize`; they are the same on all processes.

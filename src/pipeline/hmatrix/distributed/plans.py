@@ -1,7 +1,7 @@
 """Plans of the levels of a divided matrix: processes plan for the boxes that they own, and keep what their parts need.
 
 Nobody has all near lists. Levels above the cut, a few boxes for each process, are planned by everyone alike. Of the
-others a process knows the boxes on seams, the cuts and its own boxes, with those within two near-steps of them.
+others a process knows the cuts and its own boxes, with those within two near-steps of them.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class NearBoxes:
     near: Lists
     communicator: Communicator
 
-    def of(self, level: int, boxes: Ids) -> tuple[Ids, Ids]:
+    def of(self, level: int, boxes: Ids) -> tuple[Ids, Ints]:
         """Return the near boxes of some of a level one after the other, and where each box's start; collective.
 
         Args:
@@ -45,13 +45,19 @@ class NearBoxes:
         division, first = self.division, int(self.division.whole.level_start[level])
         if level < division.cut:
             start, stop = self.near.start[first + boxes], self.near.start[first + boxes + 1]
-            found = self.near.boxes[chained(start, stop)].astype(np.int64) - first
+            found = self.near.boxes[chained(start, stop)] - np.int32(first)
             return np.concatenate([[0], np.cumsum(stop - start)]), found
         low, high = division.range_of(level)
         start = self.near.start[low : high + 1]
-        own = division.numbers[self.near.boxes[start[0] : start[-1]]] - first
+        names = (division.numbers[slice(*self._known(level))] - first).astype(np.int32)
+        own = names[self.near.boxes[start[0] : start[-1]] - np.int32(self._known(level)[0])]
         halo = Halo.of(self.communicator, boxes, division.edges_on(level))
         return halo.fetch_lists(self.communicator, start - start[0], own)
+
+    def _known(self, level: int) -> tuple[int, int]:
+        """Return first and last + 1 of the known boxes of a level."""
+        start, stop = self.division.tree.level_start[level : level + 2].tolist()
+        return start, stop
 
     def around(self, level: int, boxes: Ids) -> tuple[Ids, Ids, csr_array]:
         """Return near lists of some boxes of a level and of boxes near to these; collective.
@@ -61,16 +67,17 @@ class NearBoxes:
             lists as rows of a matrix of the latter: empty ones for boxes at two steps.
         """
         start, members = self.of(level, boxes)
-        ring = np.setdiff1d(members, boxes)
+        ring = np.setdiff1d(distinct(members), boxes, assume_unique=True)
         ring_start, ring_members = self.of(level, ring)
-        numbers = distinct(np.concatenate([boxes, ring, ring_members]))
+        numbers = distinct(np.concatenate([boxes, ring, distinct(ring_members)]))
         own_rows, ring_rows = (np.searchsorted(numbers, some) for some in (boxes, ring))
         counts = np.zeros(len(numbers), np.int64)
         counts[own_rows], counts[ring_rows] = np.diff(start), np.diff(ring_start)
         ends = np.concatenate([[0], np.cumsum(counts)])
-        columns = np.empty(int(ends[-1]), np.int64)
+        columns = np.empty(int(ends[-1]), np.int32)
+        places = numbers.astype(np.int32)
         for rows, found in ((own_rows, members), (ring_rows, ring_members)):
-            columns[chained(ends[rows], ends[rows + 1])] = np.searchsorted(numbers, found)
+            columns[chained(ends[rows], ends[rows + 1])] = np.searchsorted(places, found)
         return ring, numbers, rows_of(ends, columns, len(numbers))
 
     def planned(self, level: int) -> Boxes:
