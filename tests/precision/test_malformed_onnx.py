@@ -1,4 +1,4 @@
-"""Twenty malformed ONNX files: one line each, with the file and what is wrong in it."""
+"""Dozens of malformed ONNX files: one line each, with the file and what is wrong in it."""
 
 import sys
 
@@ -65,6 +65,26 @@ def alone(made, shape=(2, 4)):
     return model([made], outputs=[value("y", shape)], constants=[])
 
 
+def spoilt(made, spoil):
+    """A network of one node whose first attribute is spoilt."""
+    found = alone(made)
+    spoil(found.graph.node[0].attribute[0])
+    return found
+
+
+def second(kind, **attributes):
+    """A network that gives the second result of a node."""
+    return model([helper.make_node(kind, ["x", "w"], ["a", "y"], name="act", **attributes)])
+
+
+def second_read(kind):
+    nodes = [
+        helper.make_node(kind, ["x"], ["a", "b"], name="act"),
+        helper.make_node("Not", ["b"], ["y"], name="r"),
+    ]
+    return model(nodes, constants=[])
+
+
 MALFORMED = {
     "empty": (b"", "is empty: a file of 0 bytes; export the network again"),
     "text": (b"no network at all", "not a readable ONNX file"),
@@ -98,6 +118,34 @@ MALFORMED = {
     "no shape": (
         model(inputs=[helper.make_tensor_value_info("x", FLOAT, None)]),
         "how many dimensions its input 'x' has",
+    ),
+    "a second result": (second("LayerNormalization"), "no layer gives its output 'y'"),
+    "a second result that is read": (
+        second_read("Dropout"),
+        "'r' reads 'b', which is a second result of layer 'act'",
+    ),
+    "words that are none": (alone(node("Gelu", approximate=b"\xff")), "'approximate' that cannot be read"),
+    "an attribute that refers": (
+        spoilt(node("LeakyRelu", alpha=0.1), lambda one: setattr(one, "ref_attr_name", "beta")),
+        "has an attribute 'alpha' that cannot be read",
+    ),
+    "a constant that is short": (
+        spoilt(node("Constant", (), value=tensor("c")), lambda one: one.t.dims.append(7)),
+        "has an attribute 'value' that cannot be read",
+    ),
+    "a constant of words": (
+        alone(node("Constant", (), value=helper.make_tensor("c", TensorProto.STRING, [1], [b"a"]))),
+        "has an attribute 'value' that cannot be read",
+    ),
+    "an attribute of no type": (
+        spoilt(node("LeakyRelu", alpha=0.1), lambda one: one.ClearField("type")),
+        "'alpha' that cannot be read|cannot read it|cannot run it",
+    ),
+    "blocks of no size": (alone(node("SpaceToDepth", blocksize=0)), "cannot run it"),
+    "no weights": (alone(node("Conv", ("x", ""))), "cannot run it"),
+    "more numbers than there are": (
+        model([node("Relu")], [value("x", (2**40, 2**20))], constants=[]),
+        "more than 268435456 numbers",
     ),
     "no type": (model(inputs=[onnx.ValueInfoProto(name="x")]), "input 'x' is of type UNDEFINED"),
 }

@@ -6,7 +6,6 @@ else ONNX's reference, on random inputs, and refused if the two differ. Needs th
 """
 
 import importlib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
+from pipeline.precision.onnx_network import OnnxNetwork, OnnxNode
 from pipeline.precision.onnx_operators import ATTRIBUTES, OPERATORS, Refused
+from pipeline.precision.onnx_verification import one_line, verify
 
 OLDEST_OPSET = 9
-N_INPUTS = 2  # random ones, each a batch of its own
-# Both sides add up binary32 products in some order; a network of hundreds of layers amplifies that to some 1e-5.
-LARGEST_DIFFERENCE = 1e-3
-LARGEST_DIFFERENCE_HALF = 3e-2  # a file in binary16 is evaluated in binary16
-SIZES = (64, 224, 32, 128)  # tried where the file leaves the size of its images open
 CONTROL = ("If", "Loop", "Scan")
 
 
@@ -32,7 +28,8 @@ def onnx_module(path: Path, shape: Sequence[int] | None = None) -> nn.Module:
 
     Args:
         path: The file; weights kept beside it are read as well.
-        shape: Shape of a sample, for files that leave it open; some sizes are tried otherwise.
+        shape: Shape of a sample, for files that leave it open; some sizes are tried otherwise, and the file is verified
+            again when inputs of another shape come.
 
     Raises:
         ConfigError: If the file cannot be read, `onnx` is not installed, an operator or one of its attributes is not
@@ -44,10 +41,35 @@ def onnx_module(path: Path, shape: Sequence[int] | None = None) -> nn.Module:
         if model.functions:
             model = inliner.inline_local_functions(model)
     except Exception as failure:  # onnx's own kinds
-        raise ConfigError(f"{path}: not a readable ONNX file ({_line(failure)})") from failure
+        raise ConfigError(f"{path}: not a readable ONNX file ({one_line(failure)})") from failure
     network = _network(path, onnx, model)
-    _verify(path, onnx, model, network, shape)
+    verified = verify(path, onnx, model, network, shape)
+    network.require_verified = _Verified(path, {verified})
     return network
+
+
+class _Verified:
+    """The shapes of inputs that a file was verified for; copies of a network share them."""
+
+    def __init__(self, path: Path, shapes: set[tuple[int, ...]]) -> None:
+        self.path, self.shapes = path, shapes
+
+    def __deepcopy__(self, memo: Any) -> "_Verified":
+        return self
+
+    def __call__(self, shape: tuple[int, ...]) -> None:
+        """Verify the file for inputs of this shape too: operators have other ways for other sizes.
+
+        Raises:
+            ConfigError: If an independent evaluator computes something else, or the file is no longer there.
+        """
+        if shape in self.shapes:
+            return
+        try:
+            onnx_module(self.path, shape)
+        except ConfigError as refused:
+            raise ConfigError(f"inputs of shape {shape} could not be verified: {refused}") from refused
+        self.shapes.add(shape)
 
 
 def onnx_shapes(path: Path) -> tuple[tuple[int | None, ...], tuple[int | None, ...]]:
@@ -88,61 +110,13 @@ def _loaded(path: Path, *, weights: bool = True) -> tuple[Any, Any]:
     try:
         model = onnx.load(str(path), load_external_data=weights)
     except Exception as failure:  # protobuf's and onnx's own kinds, and those of the disk
-        raise ConfigError(f"{path}: not a readable ONNX file ({_line(failure)})") from failure
+        raise ConfigError(f"{path}: not a readable ONNX file ({one_line(failure)})") from failure
     # Of no bytes protobuf makes a network of nothing.
     if not model.graph.node:
         empty = path.stat().st_size == 0
         what = "is empty: a file of 0 bytes" if empty else "holds no network: its graph has no nodes"
         raise ConfigError(f"{path}: {what}; export the network again")
     return onnx, model
-
-
-class OnnxNode(nn.Module):
-    """One node: its operator, its attributes, and the name that the file has for it."""
-
-    def __init__(self, label: str, operator: str, attributes: Mapping[str, Any], opset: int) -> None:
-        super().__init__()
-        self.label, self.operator = label, operator
-        self.attributes = dict(attributes) | ({"opset": opset} if "opset" in ATTRIBUTES[operator] else {})
-
-    def forward(self, *inputs: Tensor | None) -> Any:
-        """Compute the node's outputs: a tensor, or a tuple of them."""
-        try:
-            return OPERATORS[self.operator](*inputs, **self.attributes)
-        except Refused as refused:
-            raise ConfigError(f"layer {self.label!r} ({self.operator}) {refused}") from None
-
-
-class OnnxNetwork(nn.Module):
-    """The nodes in their order, and the constants that they read."""
-
-    def __init__(
-        self,
-        given: str,
-        result: str,
-        constants: Mapping[str, Tensor],
-        steps: Sequence[tuple[OnnxNode, Sequence[str], Sequence[str]]],
-    ) -> None:
-        super().__init__()
-        self.given, self.result = given, result
-        self.constants = {name: f"constant_{number}" for number, name in enumerate(constants)}
-        for name, key in self.constants.items():
-            self.register_buffer(key, constants[name])
-        self.alone = False  # whether a sample must come by itself, since constants hold a batch of one
-        self.wiring = [(list(inputs), list(outputs)) for _, inputs, outputs in steps]
-        self.nodes = nn.ModuleList(node for node, _, _ in steps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute the network."""
-        if self.alone and len(x) > 1:
-            return torch.cat([self(part) for part in torch.split(x, 1)])
-        values: dict[str, Any] = {name: getattr(self, key) for name, key in self.constants.items()}
-        values[self.given] = x
-        for node, (inputs, outputs) in zip(self.nodes, self.wiring, strict=True):
-            found = node(*(values[key] if key else None for key in inputs))
-            found = found if isinstance(found, tuple | list) else (found,)
-            values |= dict(zip(outputs, found, strict=False))
-        return values[self.result]  # type: ignore[no-any-return]
 
 
 def _network(path: Path, onnx: Any, model: Any) -> OnnxNetwork:
@@ -162,18 +136,27 @@ def _network(path: Path, onnx: Any, model: Any) -> OnnxNetwork:
             f"{path}: has {len(inputs)} inputs and {len(graph.output)} outputs; wanted one of each"
         )
     known = {inputs[0], "", *constants}
-    steps = []
+    steps: list[tuple[OnnxNode, Sequence[str], Sequence[str]]] = []
+    second: dict[str, str] = {}
     for node in graph.node:
         label = node.name or next(iter(node.output), node.op_type)
         attributes = _attributes(path, onnx, node, label)
         for key in node.input:
+            if key in second:
+                raise ConfigError(
+                    f"{path}: layer {label!r} reads {key!r}, which is a second result of layer {second[key]!r}; wanted "
+                    "only its first to be read"
+                )
             if key not in known:
                 raise ConfigError(
                     f"{path}: layer {label!r} reads {key!r}, which no layer before it gives; wanted a layer's result"
                 )
         if node.op_type == "Split":
             attributes.setdefault("num_outputs", len(node.output))
-        known |= set(node.output)
+        n_outputs = len(node.output) if node.op_type == "Split" else 1
+        known |= set(node.output[:n_outputs])
+        second |= dict.fromkeys(node.output[n_outputs:], label)
+        second.pop("", None)
         if node.op_type == "Constant":
             constants[node.output[0]] = _given(path, label, attributes)
             continue
@@ -196,18 +179,17 @@ def _constant(path: Path, onnx: Any, entry: Any) -> Tensor:
         return _tensor(onnx, entry)
     except (ValueError, TypeError, KeyError) as failure:
         raise ConfigError(
-            f"{path}: constant {entry.name!r} of shape {tuple(entry.dims)} cannot be read ({_line(failure)}); export "
-            "the network again"
+            f"{path}: constant {entry.name!r} of shape {tuple(entry.dims)} cannot be read ({one_line(failure)}); "
+            "export the network again"
         ) from None
 
 
 def _tensor(onnx: Any, entry: Any) -> Tensor:
-    """A constant; halves become float32, which holds them."""
+    """A constant; all fractions become float32, as those that pass between nodes are."""
     array = np.array(onnx.numpy_helper.to_array(entry))
-    if array.dtype.kind not in "fiub":
-        array = array.astype(np.float32)  # bfloat16 and its like
-    tensor = torch.from_numpy(array)
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    if array.dtype.kind not in "iub":
+        array = array.astype(np.float32)
+    return torch.from_numpy(array)
 
 
 def _attributes(path: Path, onnx: Any, node: Any, label: str) -> dict[str, Any]:
@@ -224,122 +206,21 @@ def _attributes(path: Path, onnx: Any, node: Any, label: str) -> dict[str, Any]:
         )
     found = {}
     for entry in node.attribute:
-        value = onnx.helper.get_attribute_value(entry)
         if entry.name not in ATTRIBUTES[node.op_type] or entry.name == "opset":
             raise ConfigError(
                 f"{path}: layer {label!r} ({node.op_type}) has an attribute {entry.name!r} that is not understood "
                 f"here; known are {', '.join(sorted(ATTRIBUTES[node.op_type])) or 'none'}"
             )
-        if isinstance(value, bytes):
-            value = value.decode()
-        elif entry.type == onnx.AttributeProto.TENSOR:
-            value = _tensor(onnx, value)
+        try:
+            value = onnx.helper.get_attribute_value(entry)
+            if isinstance(value, bytes):
+                value = value.decode()
+            elif entry.type == onnx.AttributeProto.TENSOR:
+                value = _tensor(onnx, value)
+        except (ValueError, TypeError, KeyError) as failure:
+            raise ConfigError(
+                f"{path}: layer {label!r} ({node.op_type}) has an attribute {entry.name!r} that cannot be read "
+                f"({one_line(failure)}); export the network again"
+            ) from None
         found[entry.name] = value
     return found
-
-
-def _verify(path: Path, onnx: Any, model: Any, network: OnnxNetwork, shape: Sequence[int] | None) -> None:
-    """Run the file by an evaluator that knows nothing of this module."""
-    evaluator, name = _evaluator(path, onnx, model)
-    given = next(entry for entry in model.graph.input if entry.name == network.given)
-    dtype = _type_of(path, onnx, given)
-    generator = np.random.default_rng(0)
-    failure: Exception | None = None
-    for size in _shapes(given, shape):
-        arrays = [generator.standard_normal(size).astype(dtype) for _ in range(N_INPUTS)]
-        results = _results(path, network, arrays)
-        try:
-            wanted = [np.asarray(evaluator(network.given, array), dtype=np.float64) for array in arrays]
-        except Exception as found:  # of many kinds: onnxruntime's, numpy's, and the reference's own
-            failure = found
-            continue
-        break
-    else:
-        raise ConfigError(
-            f"{path}: {name} cannot run it ({_line(failure)}), so what is read here could not be verified; look at the "
-            "file with onnx.checker"
-        )
-    if isinstance(results, Exception):
-        raise ConfigError(
-            f"{path}: cannot be read here ({_line(results)}), though {name} runs it; please report the file"
-        ) from results
-    limit = LARGEST_DIFFERENCE_HALF if dtype == np.float16 else LARGEST_DIFFERENCE
-    for result, exact in zip(results, wanted, strict=True):
-        same = result.shape == exact.shape
-        norm = float(np.linalg.norm(exact)) or 1.0
-        difference = float(np.linalg.norm(result - exact)) / norm if same else math.inf
-        if not difference <= limit and not (same and np.array_equal(result, exact, equal_nan=True)):
-            raise ConfigError(
-                f"{path}: for a random input it gives numbers of norm {np.linalg.norm(result):.6g} and shape "
-                f"{result.shape} here, and {np.linalg.norm(exact):.6g} and {exact.shape} by {name}, which differ by "
-                f"{difference:.2g} of the latter's norm; what is read here is not the file's network, please report it"
-            )
-    if arrays[0].shape[0] == 1:  # as exporters write it that were not told that a batch may be of any size
-        together = _results(path, network, [np.concatenate(arrays)])
-        network.alone = isinstance(together, Exception) or not np.allclose(
-            together[0], np.concatenate(results), rtol=limit, atol=limit, equal_nan=True
-        )
-
-
-def _type_of(path: Path, onnx: Any, given: Any) -> np.dtype[Any]:
-    """The type of the input's numbers; raises ConfigError if it is none, or if the input's dimensions are not told."""
-    kind = given.type.tensor_type.elem_type
-    known = {number: name for name, number in onnx.TensorProto.DataType.items()}
-    if kind not in known or known[kind] in ("UNDEFINED", "STRING"):
-        raise ConfigError(
-            f"{path}: its input {given.name!r} is of type {known.get(kind, kind)}; wanted numbers such as FLOAT, so "
-            "export the network with such an input"
-        )
-    if not given.type.tensor_type.shape.dim:
-        raise ConfigError(
-            f"{path}: does not tell how many dimensions its input {given.name!r} has; export the network with the "
-            "input's shape"
-        )
-    found: np.dtype[Any] = onnx.helper.tensor_dtype_to_np_dtype(kind)
-    return found
-
-
-def _results(path: Path, network: OnnxNetwork, arrays: Sequence[Any]) -> list[Any] | Exception:
-    """What the module gives, or why it doesn't run on such arrays; refusals of a node are raised."""
-    try:
-        with torch.no_grad():
-            return [network(torch.from_numpy(array).float()).double().numpy() for array in arrays]
-    except ConfigError as refused:
-        raise ConfigError(f"{path}: {refused}") from None
-    except (RuntimeError, ValueError, TypeError, IndexError) as found:
-        return found
-
-
-def _evaluator(path: Path, onnx: Any, model: Any) -> tuple[Any, str]:
-    """What runs the file: a function of an input's name and array, and its name."""
-    try:
-        ort: Any = importlib.import_module("onnxruntime")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception:  # not installed, or one that takes fewer files: two nodes of one name, for instance
-        reference: Any = importlib.import_module("onnx.reference")
-        evaluator = reference.ReferenceEvaluator(model)
-        return lambda key, x: evaluator.run(None, {key: x})[0], "ONNX's reference evaluator"
-    return lambda key, x: session.run(None, {key: x})[0], "onnxruntime"
-
-
-def _shapes(given: Any, shape: Sequence[int] | None) -> list[tuple[int, ...]]:
-    """Shapes to run the input with: the file's own, and where it leaves them open a batch of 2 and some sizes."""
-    # Some exporters write -1 for a length that they leave open.
-    dims = [max(dim.dim_value, 0) for dim in given.type.tensor_type.shape.dim]
-    if shape is not None and len(dims) == len(shape) + 1:
-        return [(dims[0] or 2, *(dim or own for dim, own in zip(dims[1:], shape, strict=True)))]
-    if all(dims[1:]):
-        return [(dims[0] or 2, *dims[1:])]
-    images = (
-        [(dims[0] or 2, dims[1] or 3, *(dim or size for dim in dims[2:])) for size in SIZES]
-        if len(dims) > 1
-        else []
-    )
-    return images or [tuple(dim or 2 for dim in dims)]
-
-
-def _line(failure: Exception | None) -> str:
-    return " ".join(str(failure).split())[:200]

@@ -53,7 +53,7 @@ def _extreme(tensors: Sequence[Tensor], both: Callable[[Tensor, Tensor], Tensor]
     result = tensors[0]
     for other in tensors[1:]:
         first, second = (result, other) if other.numel() == 1 else (other, result)
-        if second.numel() == 1 and first.is_floating_point():
+        if second.numel() == 1 and second.ndim <= first.ndim and first.is_floating_point():
             result = first.clamp(**{bound: float(second)})
         else:
             result = both(result, other)

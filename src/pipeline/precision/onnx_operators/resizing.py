@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
@@ -49,14 +50,23 @@ def _resize(
         raise Refused(
             "resizes other than images, or with antialias or a kept aspect ratio; wanted rows and columns only"
         )
-    target = size[2:] if size else [math.floor(n * f) for n, f in zip(x.shape[2:], factors[2:], strict=True)]  # type: ignore[index]
-    ratio = [t / n for t, n in zip(target, x.shape[2:], strict=True)]
+    lengths = x.shape[2:]
+    if size is None and factors is None:
+        raise Refused("has neither scales nor sizes; wanted one of them")
+    if size is not None:
+        target, ratio = size[2:], [t / n for t, n in zip(size[2:], lengths, strict=True)]
+    else:
+        ratio = (factors or [])[2:]  # sizes are rounded down in binary32, as by engines
+        target = [math.floor(np.float32(n) * np.float32(f)) for n, f in zip(lengths, ratio, strict=True)]
+    # Coordinates follow the scales, unless torch would round these to another size.
+    rounded = [math.floor(n * f) for n, f in zip(lengths, ratio, strict=True)]
+    by: dict[str, Any] = {"size": target} if size or rounded != target else {"scale_factor": ratio}
     whole = all(r == int(r) for r in ratio)
     if mode == "nearest":
         # Where every pixel is repeated as often, the ways to say which is the nearest agree, but for one.
         same = whole and coordinate_transformation_mode in ("half_pixel", "pytorch_half_pixel")
         if same or (coordinate_transformation_mode == "asymmetric" and nearest_mode == "floor"):
-            return functional.interpolate(x, size=target, mode="nearest")
+            return functional.interpolate(x, **by, mode="nearest")
         raise Refused(
             f"takes nearest pixels by {coordinate_transformation_mode}, {nearest_mode}; wanted asymmetric, floor"
         )
@@ -65,7 +75,7 @@ def _resize(
         aligned or coordinate_transformation_mode in ("half_pixel", "pytorch_half_pixel")
     ):
         raise Refused(f"has mode {mode!r} by {coordinate_transformation_mode}; wanted nearest or linear")
-    return functional.interpolate(x, size=target, mode="bilinear", align_corners=aligned)
+    return functional.interpolate(x, **by, mode="bilinear", align_corners=aligned)
 
 
 def _of_all_axes(given: Sequence[T], others: list[T], axes: Sequence[int]) -> list[T]:
