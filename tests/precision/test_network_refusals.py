@@ -88,6 +88,43 @@ def test_a_plan_for_other_weights_is_refused(mlp):
         HalfNetwork.from_plan({**plan, "format": 99}, tensors)
 
 
+SPOILT = {
+    "kind": ("nonsense", "layer '4' is a 'nonsense', which there is not"),
+    "function": ("nonsense", "layer '4' has a function 'nonsense', which there is not"),
+    "source": ("nobody", "layer '4' reads 'nobody', which no layer before it gives"),
+    "addend": ("4", "layer '4' reads '4', which no layer before it gives"),
+    "extra": (1, "the plan cannot be read"),
+    "input_shape": (None, "the plan cannot be read"),
+}
+
+
+@pytest.mark.parametrize("key", SPOILT)
+def test_a_plan_that_is_spoilt_is_refused_in_one_line(mlp, key):
+    module, x = mlp
+    network = HalfNetwork.convert(module, x)
+    plan, tensors = network.plan(), network.tensors()
+    value, words = SPOILT[key]
+    plan["layers"][-1][key] = value
+    with pytest.raises(ArtifactError, match=words) as error:
+        HalfNetwork.from_plan(plan, tensors)
+    assert "\n" not in str(error.value)
+    for nonsense in (
+        [],
+        {**plan, "layers": []},
+        {"format": plan["format"], "layers": network.plan()["layers"]},
+    ):
+        with pytest.raises(ArtifactError, match="plan"):
+            HalfNetwork.from_plan(nonsense, tensors)
+
+
+def test_errors_of_no_sample_are_refused_and_those_of_not_a_number_are_none(mlp):
+    module, x = mlp
+    network = HalfNetwork.convert(module, x)
+    with pytest.raises(ValueError, match="at least one sample to take errors of"):
+        network.layer_errors(x[:0])
+    assert all(error.sqnr_db != error.sqnr_db for error in network.layer_errors(x * float("nan")))
+
+
 def test_complete_weights_of_another_network_are_refused(mlp):
     module, x = mlp
     network = HalfNetwork.convert(module, x)

@@ -202,3 +202,12 @@ def test_as_many_disturbed_samples_count_in_every_side():
     n_of_calm = found["calm"].n_disturbed + found["calm"].n_dropped
     assert found["calm"].n_disturbed == min(found["busy"].n_disturbed, n_of_calm)
     assert len(found["calm"].seconds) >= 30
+
+
+@pytest.mark.parametrize("key", ["n_samples", "n_at_least", "samples_per_turn", "seconds_at_most"])
+def test_a_sampling_takes_samples(key):
+    with pytest.raises(ValueError, match=f"Sampling: {key} must lie in"):
+        Sampling(**{key: -1})
+    if key != "seconds_at_most":
+        with pytest.raises(ValueError, match=f"Sampling: {key} must lie in"):
+            Sampling(**{key: 0})

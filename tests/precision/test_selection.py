@@ -153,10 +153,41 @@ def test_the_fewest_layers_are_found_by_bisection(least):
 
 def test_a_budget_that_not_even_float32_meets_is_refused_and_zeros_are_exact(mlp):
     module, x = mlp
-    with pytest.raises(ConfigError, match=r"exceeds its budget even at float32: .* 0 points lost of -1"):
-        HalfNetwork.convert(module, x, torch.zeros(9, dtype=torch.long), budget=Budget(points=-1))
+    with torch.no_grad():
+        for layer in (module[1], module[4]):
+            layer.weight *= 1e25
+    with pytest.raises(
+        ConfigError, match=r"exceeds its budget even at float32: an output error of nan, wanted"
+    ):
+        HalfNetwork.convert(module, x)
     zeros = torch.zeros(2, 3)
     assert verify(zeros, zeros, None).within(Budget(output_error=0.0))
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, None, "1"])
+@pytest.mark.parametrize("name", ["points", "layer_error", "output_error"])
+def test_a_budget_is_of_numbers_that_are_not_negative(name, value):
+    with pytest.raises(ValueError, match=f"Budget: {name} must"):
+        Budget(**{name: value})
+    assert Budget(**{name: math.inf}) != Budget(**{name: 0})
+
+
+def test_labels_are_one_class_for_each_prediction(mlp, generator):
+    module, x = mlp
+    network, labels = HalfNetwork.convert(module, x), torch.arange(9) % 7
+    with pytest.raises(
+        ConfigError, match=r"labels have shape \(2,\), but the network gives \(9,\) predictions"
+    ):
+        network.choose_routines(x, labels[:2], sampling=QUICK)
+    with pytest.raises(ConfigError, match="labels lie from 1 to 7, but the network tells 7 classes apart"):
+        HalfNetwork.convert(module, x, labels + 1)
+    with pytest.raises(ValueError, match=r"gives shape \(9, 7\); wanted exact ones like it, not \(9, 6\)"):
+        network.choose_routines(x, exact=torch.zeros(9, 6), sampling=QUICK)
+    with pytest.raises(ValueError, match=r"a batch of at least 1, found 9 and 1\.5"):
+        network.choose_routines(x, batch=1.5, sampling=QUICK)
+    images = torch.randn(4, 3, 2, 4, generator=generator)
+    with pytest.raises(ConfigError, match=r"the network gives \(4, 2, 4\) predictions"):
+        HalfNetwork.convert(nn.Conv2d(3, 5, 1), images, labels[:4])
 
 
 def test_conversion_fails_closed_to_float32_weights_and_activations(case):

@@ -22,6 +22,16 @@ class Around(nn.Module):
         return self.function(self.body(x), x)
 
 
+class Normalized(nn.Module):
+    def forward(self, x):
+        return functional.normalize(x, dim=1)
+
+
+class RootMeanSquare(nn.Module):
+    def forward(self, x):
+        return x / (x * x).mean(1, keepdim=True).sqrt()
+
+
 def converted_error(module, x, inputs):
     network = HalfNetwork.convert(module, x)
     with torch.no_grad():
@@ -106,6 +116,23 @@ def test_the_input_may_be_read_twice_where_the_first_layer_reads_it_in_another_s
 
     x = torch.randn(9, 7, 5, generator=generator)
     assert converted_error(Residual(), x[:2], x) < 2e-3
+
+
+def test_a_padding_leaves_the_zeros_of_one_before_it(generator):
+    def twice(y, _):
+        return functional.pad(functional.pad(y, (1, 2, 0, 1)), (1, 0, 2, -1), value=3.0)
+
+    x = torch.randn(4, 3, 6, 6, generator=generator)
+    assert converted_error(Around(twice), x, x) < 2e-3
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_squares_have_the_range_of_binary32(scale, generator):
+    """Calibrated with numbers around 1, whose squares binary16 would hold."""
+    x = torch.randn(64, 6, 5, 5, generator=generator)
+    for last in (Normalized(), RootMeanSquare()):
+        module = nn.Sequential(nn.Conv2d(6, 6, 1, bias=False), last)
+        assert converted_error(module, x[:8], x * scale) < 5e-3
 
 
 def test_inputs_that_are_not_dense_real_numbers_are_refused(mlp):

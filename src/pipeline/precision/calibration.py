@@ -57,11 +57,21 @@ def few_of(samples: Tensor, layers: Sequence[Layer]) -> Tensor:
 
 def wide_results(layers: Sequence[Layer], twin: Execution, calibration: Tensor) -> set[str]:
     """Name the layers whose results binary16 does not hold: beyond its range, or rounded to a zero divisor."""
-    wide = _never_zero(layers)
+    wide = _never_zero(layers) | _squares(layers)
     for part in torch.split(calibration[:CALIBRATION_SAMPLES], PART):
         seen = zip(layers, twin.activations(part), strict=True)
         wide |= {layer.name for layer, result in seen if not storable_in_half(result)}
     return wide
+
+
+def _squares(layers: Sequence[Layer]) -> set[str]:
+    """Name the results that are squares: of numbers of binary16 they have twice its range, which other inputs show."""
+    names: set[str] = set()
+    for layer in layers:
+        is_square = layer.function == "square" or (layer.kind == "multiply" and layer.source == layer.addend)
+        if is_square or (layer.kind == "gather" and names.intersection(layer.sources)):
+            names.add(layer.name)
+    return names
 
 
 def _never_zero(layers: Sequence[Layer]) -> set[str]:

@@ -84,8 +84,13 @@ def layer_errors(
         layers: The plan.
         parameters: The weights before rounding.
         execution: The network in half precision.
-        x: Shape (n, channels, rows, columns).
+        x: Shape (n, channels, rows, columns), n >= 1.
+
+    Raises:
+        ValueError: If there is no sample.
     """
+    if len(x) == 0:
+        raise ValueError("wanted at least one sample to take errors of, found none")
     exact = dict(zip((layer.name for layer in layers), reference(layers, parameters, x), strict=True))
     values, relative = {INPUT: x.double(), **exact}, {INPUT: 0.0}
     errors = []
@@ -127,5 +132,5 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 
 
 def decibels(relative: float) -> float:
-    """The signal to noise ratio of a relative error."""
-    return -20.0 * math.log10(relative) if relative > 0 else math.inf
+    """The signal to noise ratio of a relative error; of NaN it is NaN."""
+    return math.inf if relative == 0 else -20.0 * math.log10(relative)

@@ -1,5 +1,6 @@
 """`HalfNetwork`: a trained network in half precision, with its plan, its weights and its float32 twin."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -148,7 +149,10 @@ class HalfNetwork:
         tried_alone = trials(planned, half, single, few, twin.instruction_set)
         exact = twin(calibration)
         least = {
-            layer.name: min(trial.error for trial in tried_alone[layer.name].values())
+            layer.name: min(
+                (trial.error for trial in tried_alone[layer.name].values() if not math.isnan(trial.error)),
+                default=math.inf,
+            )
             for layer in planned
             if layer.has_weights
         }
@@ -330,15 +334,15 @@ class HalfNetwork:
             sampling: How to sample; its defaults if None.
 
         Raises:
-            ValueError: If there is no sample, or it does not fit the network.
+            ValueError: If there is no sample, it does not fit the network, or there is not one label for each.
             ConfigError: If neither float32 routines on the stored weights nor the plan's own are within the budget.
         """
         self._execution.check(samples)
-        if len(samples) == 0 or batch < 1:
+        if len(samples) == 0 or batch != int(batch) or batch < 1:
             raise ValueError(
                 f"wanted at least one sample and a batch of at least 1, found {len(samples)} and {batch}"
             )
-        repeated = samples[torch.arange(batch) % len(samples)]
+        repeated = samples[torch.arange(int(batch)) % len(samples)]
         few = few_of(samples, self.layers)
         tried = trials(self.layers, self._half, self._single, few, self.instruction_set)
         errors = {

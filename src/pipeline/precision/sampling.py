@@ -7,10 +7,14 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from numpy.typing import NDArray
+
+from pipeline.options import Count, NotNegative, require_bounds
 
 _LONG = 0.1  # seconds, in which a core reads gigabytes
 
@@ -65,15 +69,18 @@ class Sampling:
         switches: How often the core has been taken away so far.
     """
 
-    n_samples: int = 40
-    n_at_least: int = 5
-    seconds_per_sample: float = 100e-6
-    seconds_at_most: float = 0.5
-    n_warm: int = 5
-    samples_per_turn: int = 5
+    n_samples: Count = 40
+    n_at_least: Count = 5
+    seconds_per_sample: NotNegative = 100e-6
+    seconds_at_most: NotNegative = 0.5
+    n_warm: Annotated[int, Ge(0)] = 5
+    samples_per_turn: Count = 5
     clock: Callable[[], float] = time.perf_counter
     cpu: Callable[[], float] = time.thread_time
     switches: Callable[[], int] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+    def __post_init__(self) -> None:
+        require_bounds(self)
 
     def __call__(self, sides: Mapping[str, TimedRun]) -> dict[str, TimeSamples]:
         """Sample every side warm, behind runs of its own."""

@@ -9,10 +9,13 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge
 from torch import Tensor
 
+from pipeline.errors import ConfigError
+from pipeline.options import require_bounds
 from pipeline.precision.error import relative_error
 from pipeline.precision.plan import INPUT, Layer
 from pipeline.precision.reference import apply
@@ -20,6 +23,7 @@ from pipeline.precision.roofline import TYPICAL_ROOFS, Work, bound, work_of
 from pipeline.precision.routines import build, candidates, run_layer, twin
 
 LEAST_GAIN = 0.03
+Allowed = Annotated[float, Ge(0)]
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,12 @@ class Budget:
         output_error: The same quotient for the network's output, all layers together.
     """
 
-    points: float = 0.1
-    layer_error: float = 5e-3
-    output_error: float = 2e-2
+    points: Allowed = 0.1
+    layer_error: Allowed = 5e-3
+    output_error: Allowed = 2e-2
+
+    def __post_init__(self) -> None:
+        require_bounds(self)
 
 
 @dataclass(frozen=True)
@@ -80,10 +87,20 @@ class Verification:
 
 
 def verify(found: Tensor, exact: Tensor, labels: Tensor | None) -> Verification:
-    """Compare outputs of shape (n, classes) with those of float32."""
+    """Compare outputs of shape (n, classes) with those of float32.
+
+    Raises:
+        ValueError: If the shapes differ.
+        ConfigError: If the labels are not one class for each prediction.
+    """
+    if found.shape != exact.shape:
+        raise ValueError(
+            f"the network gives shape {tuple(found.shape)}; wanted exact ones like it, not {tuple(exact.shape)}"
+        )
     before, after = exact.argmax(dim=1), found.argmax(dim=1)
     lost = None
     if labels is not None:
+        _check_labels(labels, before, exact.shape[1])
         lost = 100 * ((before == labels).double().mean() - (after == labels).double().mean()).item()
     error = relative_error(found, exact)
     reference = exact.double()
@@ -95,6 +112,19 @@ def verify(found: Tensor, exact: Tensor, labels: Tensor | None) -> Verification:
         points=lost,
         n_changed=int((before != after).sum()),
     )
+
+
+def _check_labels(labels: Tensor, predictions: Tensor, n_classes: int) -> None:
+    if labels.shape != predictions.shape:
+        raise ConfigError(
+            f"labels have shape {tuple(labels.shape)}, but the network gives {tuple(predictions.shape)} predictions; "
+            "wanted one label for each, so leave them out where outputs are no classes"
+        )
+    if len(labels) and not 0 <= labels.min().item() <= labels.max().item() < n_classes:
+        raise ConfigError(
+            f"labels lie from {labels.min().item():g} to {labels.max().item():g}, but the network tells {n_classes} "
+            "classes apart; wanted classes counted from 0"
+        )
 
 
 @dataclass(frozen=True)
@@ -249,7 +279,9 @@ def warn_of_float32(
             f"{len(at_once)} of {len(least)} layers add more than layer_error={budget.layer_error:g} by themselves, "
             f"{worst!r} most with {least[worst]:.2g}"
         )
-        proposals.append(f"layer_error={_rounded_up(min(least[name] for name in at_once)):g}")
+        smallest = min((least[name] for name in at_once if math.isfinite(least[name])), default=math.inf)
+        if math.isfinite(smallest):
+            proposals.append(f"layer_error={_rounded_up(smallest):g}")
     if opened is not None and len(at_once) < len(least) and not opened[1].within(budget):
         reasons.append(f"all others together give {opened[1].exceeds(budget)}" if at_once else
                        f"all layers together give {opened[1].exceeds(budget)}")  # fmt: skip

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.errors import ArtifactError
 from pipeline.precision.convert import widen
 from pipeline.precision.error import UNIT_SINGLE, relative_error
-from pipeline.precision.plan import FORMAT, Layer
+from pipeline.precision.plan import FORMAT, FUNCTIONS, INPUT, Kind, Layer
 
 
 def read_layers(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Layer, ...]:
@@ -19,13 +19,21 @@ def read_layers(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple
     Raises:
         ArtifactError: If the plan has another format, or was written for other tensors.
     """
+    if not isinstance(plan, Mapping):
+        raise ArtifactError(f"the plan is a {type(plan).__name__}; wanted what `HalfNetwork.plan` gave")
     if plan.get("format") != FORMAT:
         raise ArtifactError(
             f"the plan has format {plan.get('format')!r}, wanted {FORMAT}; convert the network again"
         )
-    layers = tuple(Layer.from_dict(document) for document in plan["layers"])
-    _check_shapes(layers, tensors)
-    if plan["digest"] != digest_of(tensors):
+    try:
+        layers = tuple(Layer.from_dict(document) for document in plan["layers"])
+        _check_order(layers)
+        _check_shapes(layers, tensors)
+    except (KeyError, TypeError, AttributeError, IndexError, AssertionError) as failure:
+        raise ArtifactError(
+            f"the plan cannot be read ({type(failure).__name__}: {failure}); convert the network again"
+        ) from failure
+    if plan.get("digest") != digest_of(tensors):
         raise ArtifactError("the plan was written for other weights than these; convert the network again")
     return layers
 
@@ -69,6 +77,26 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
     return digest.hexdigest()
+
+
+def _check_order(layers: Sequence[Layer]) -> None:
+    """Refuse layers that are none, or that read what comes after them."""
+    if not layers:
+        raise ArtifactError("the plan has no layers; convert the network again")
+    known = {INPUT}
+    for layer in layers:
+        if layer.kind not in get_args(Kind):
+            raise ArtifactError(f"the plan's layer {layer.name!r} is a {layer.kind!r}, which there is not")
+        if layer.function not in ("", *FUNCTIONS):
+            raise ArtifactError(
+                f"the plan's layer {layer.name!r} has a function {layer.function!r}, which there is not"
+            )
+        for source in layer.sources:
+            if source not in known:
+                raise ArtifactError(
+                    f"the plan's layer {layer.name!r} reads {source!r}, which no layer before it gives"
+                )
+        known.add(layer.name)
 
 
 def _check_shapes(layers: Sequence[Layer], tensors: Mapping[str, Tensor]) -> None:

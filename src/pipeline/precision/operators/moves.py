@@ -76,7 +76,8 @@ def padded(tracer: Tracer, node: Node) -> View:
         return padded
     if math.isinf(value):
         raise tracer.refusal(node, "pads with infinity; wanted a number, or the padding of a pooling itself")
-    added = torch.where(index == ZERO, value, 0.0).double()
+    # Zeros of a padding before this one stay zeros.
+    added = functional.pad(torch.zeros(view.shape).double(), node.arguments["pad"], value=value)
     return tracer.scale_and_shift(padded, torch.ones_like(added), added, node.name)
 
 
