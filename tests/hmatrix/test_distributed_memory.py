@@ -80,7 +80,7 @@ def boxes_and_lists(n_processes):
         team = Team(n_processes, 1, comm)
         plans = divided_plans(NearBoxes(division, lists.near, comm), team)
         matrix = SimpleNamespace(division=division, admissibility=Strong())
-        parts = parts_boxes(matrix, plans, team, at_end=division.cut)
+        parts = parts_boxes(matrix, plans, team, comm, at_end=division.cut)
         planned = sum(plan.n_bytes for plan in parts.plan.levels[division.cut + 1 :])
         return (
             bytes_of_boxes(division.tree, division.numbers, first, lists.near, lists.far),

@@ -50,6 +50,7 @@ def test_the_blocks_of_a_plot_cover_the_matrix_once(n_processes, kernel):
 def test_statistics_sum_up_to_what_is_held_and_done(n_processes):
     def work(A):
         F = A.factorize(1e-4, parts=n_processes)
+        A @ np.ones(A.n_own_rows)
         return A.n_bytes, F.n_bytes, A.statistics(), F.statistics(), F.steps.tally
 
     found = together(n_processes, work, diagonal=0.1)
@@ -61,7 +62,17 @@ def test_statistics_sum_up_to_what_is_held_and_done(n_processes):
         rows = [row for row in matrix["levels"] if row["process"] == process]
         # Lists of skeletons and orders are in the sum alone.
         assert 0.5 * n_bytes < sum(row["bytes"] for row in rows) <= n_bytes
+        for name, sums in (
+            ("sent_bytes", "sent_bytes"),
+            ("messages", "calls"),
+            ("waiting_seconds", "waiting_seconds"),
+        ):
+            # Of all levels at once are samples, far boxes, checks, and vectors in the caller's order.
+            assert sum(row[name] for row in rows) <= matrix[sums][process]
+            assert (rows[-1][name] > 0) == (n_processes > 1)
         rows = [row for row in factor if row["process"] == process]
+        records = sum(count for (_, _, part), count in tally.n_bytes.items() if part == process)
+        assert sum(row["sent_bytes"] for row in rows) >= records
         assert sum(row["bytes"] for row in rows) == factor_bytes
         flops = sum(sum(by_part.values()) for by_part in tally.flops.values())
         assert sum(row["flops"] for row in rows) == pytest.approx(flops)

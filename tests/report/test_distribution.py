@@ -55,6 +55,17 @@ def test_processes_and_levels_are_rows_and_what_was_foretold_stands_beside_what_
     assert [row[:2] for row in levels] == [("4", "0"), ("4", "1"), ("3", "0"), ("3", "1")]
 
 
+def test_what_levels_of_a_compression_tell_of_messages_is_said():
+    compressed = {"compress": FOUND["solve"]}
+    table = tables(compressed)["Compression, by level and process"]
+    assert "exchanged for the level alone" in table.note
+    assert (
+        "exchanged for the level alone"
+        not in tables(FOUND)["Factorization and solve, by level and process"].note
+    )
+    assert [row[7] for row in table.rows] == ["3"] * 4
+
+
 def test_the_model_is_called_one_goes_to_4096_processes_and_starts_from_what_was_measured():
     text = next(block.text for block in distribution(FOUND) if isinstance(block, Prose))
     assert "This is a model and no measurement." in text

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.runtime.communicator import Counting, Serial, run_in_threads
+from pipeline.runtime.communicator import Counting, Serial, on_level, run_in_threads
 from pipeline.runtime.letters import pack, unpack
 
 
@@ -68,6 +68,25 @@ def test_bytes_sent_to_others_are_counted():
         return counting.n_bytes["exchange"], counting.n_calls["exchange"]
 
     assert run_in_threads(3, work) == [(48, 2)] * 3
+
+
+@pytest.mark.parametrize("n_processes", [1, 3])
+def test_calls_are_counted_by_level_on_every_counter_around_a_communicator(n_processes):
+    def work(comm):
+        outer = Counting(comm)
+        inner = Counting(outer)
+        inner.all_reduce(torch.zeros(2))
+        with on_level(inner, 4), on_level(inner, 3):
+            inner.all_reduce(torch.zeros(5))
+        with on_level(comm, 4):
+            comm.barrier()
+        return [
+            (c.level_bytes, c.level_calls, set(c.level_waiting), c.n_calls["all_reduce"])
+            for c in (outer, inner)
+        ]
+
+    found = ({3: 20}, {3: 1}, {3}, 2) if n_processes > 1 else ({}, {}, set(), 2)
+    assert run_in_threads(n_processes, work) == [[found] * 2] * n_processes
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (7,), (2, 1, 3)])

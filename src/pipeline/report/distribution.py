@@ -8,6 +8,11 @@ from pipeline.report import formatting as f
 from pipeline.report.content import Block, Column, Heading, Prose, Table
 from pipeline.report.metrics import Distribution
 
+_WAITING = {
+    "compress": "Time: that of building bases. Waiting, messages and sent: of what is exchanged for the level alone; "
+    "what is exchanged for all levels at once is in the sums of the processes.",
+    "solve": "Waiting: the part of the time in which the process waited for others, while it factorized and solved.",
+}
 STAGES = {"compress": "Compression", "solve": "Factorization and solve"}
 LATENCY, BANDWIDTH = 5e-6, 5e9  # of the model: seconds a message, bytes a second
 _BOXES = 4  # with fewer boxes a process on a level, the boxes of several go to one of them
@@ -26,7 +31,7 @@ def distribution(found: Mapping[str, Distribution], beside: str = "") -> list[Bl
         if stage in found and found[stage].processes:
             blocks.append(_processes(title, found[stage].processes, beside))
         if stage in found and found[stage].levels:
-            blocks.append(_levels(title, found[stage].levels, beside))
+            blocks.append(_levels(title, found[stage].levels, _WAITING[stage], beside))
     if not blocks:
         return []
     model = _model(found["solve"].processes, found["solve"].levels, beside) if "solve" in found else []
@@ -64,7 +69,7 @@ def _processes(title: str, rows: Sequence[ProcessWork], beside: str) -> Table:
     )  # fmt: skip
 
 
-def _levels(title: str, rows: Sequence[LevelWork], beside: str) -> Table:
+def _levels(title: str, rows: Sequence[LevelWork], waiting: str, beside: str) -> Table:
     columns = (
         "Level",
         Column("Process"),
@@ -87,8 +92,7 @@ def _levels(title: str, rows: Sequence[LevelWork], beside: str) -> Table:
             )
             for row in sorted(rows, key=lambda row: (-row.level, row.process))
         ),
-        note="Operations: floating-point ones, counted. Waiting: the part of the time in which the process waited for "
-        f"others.{f' {beside}' if beside else ''}",
+        note=f"Operations: floating-point ones, counted. {waiting}{f' {beside}' if beside else ''}",
         fold=True,
     )  # fmt: skip
 

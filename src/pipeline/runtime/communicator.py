@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -97,12 +97,18 @@ class Counting:
         n_bytes: Bytes of this process's tensors, by operation.
         n_calls: Calls, by operation.
         waiting: Seconds inside calls, by operation: until others have come and tensors have arrived.
+        level_bytes, level_calls, level_waiting: The same by level of a tree, of calls inside `on_level`; of several
+            processes alone, since one has nobody to tell.
     """
 
     inner: Communicator
     n_bytes: Counter[str] = field(default_factory=Counter)
     n_calls: Counter[str] = field(default_factory=Counter)
     waiting: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    level_bytes: Counter[int] = field(default_factory=Counter)
+    level_calls: Counter[int] = field(default_factory=Counter)
+    level_waiting: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
+    _levels: list[int] = field(default_factory=list, repr=False)
 
     @property
     def rank(self) -> int:
@@ -115,14 +121,32 @@ class Counting:
     @contextmanager
     def _counted(self, operation: str, *tensors: Tensor) -> Iterator[None]:
         """Count what a call passes, and the seconds that it takes."""
+        passed, n_calls = 0, 0
         for tensor in tensors:
-            self.n_bytes[operation] += tensor.numel() * tensor.element_size()
-            self.n_calls[operation] += 1
+            passed += tensor.numel() * tensor.element_size()
+            n_calls += 1
+        self.n_bytes[operation] += passed
+        self.n_calls[operation] += n_calls
         begun = time.perf_counter()
         try:
             yield
         finally:
-            self.waiting[operation] += time.perf_counter() - begun
+            seconds = time.perf_counter() - begun
+            self.waiting[operation] += seconds
+            if self._levels and self.size > 1:
+                self.level_bytes[self._levels[-1]] += passed
+                self.level_calls[self._levels[-1]] += n_calls
+                self.level_waiting[self._levels[-1]] += seconds
+
+    @contextmanager
+    def on_level(self, level: int) -> Iterator[None]:
+        """Count calls inside as those of a level of a tree, too."""
+        self._levels.append(level)
+        try:
+            with on_level(self.inner, level):
+                yield
+        finally:
+            self._levels.pop()
 
     def all_reduce(self, tensor: Tensor) -> None:
         with self._counted("all_reduce", tensor):
@@ -148,6 +172,11 @@ class Counting:
     def barrier(self) -> None:
         with self._counted("barrier"):
             self.inner.barrier()
+
+
+def on_level(communicator: Communicator, level: int) -> AbstractContextManager[None]:
+    """Let a communicator that counts do so for a level of a tree."""
+    return communicator.on_level(level) if isinstance(communicator, Counting) else nullcontext()
 
 
 @dataclass

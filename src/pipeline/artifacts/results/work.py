@@ -37,7 +37,7 @@ class LevelWork(BaseModel):
         n_bytes: Bytes of what it holds of the level.
         flops: Operations: of one product with a compressed matrix, or of the factorization.
         seconds: Wall-clock seconds of the level.
-        waiting_seconds, messages, sent_bytes: See `ProcessWork`; 0 where levels are not exchanged one by one.
+        waiting_seconds, messages, sent_bytes: See `ProcessWork`; of what is exchanged for this level alone.
     """
 
     process: int

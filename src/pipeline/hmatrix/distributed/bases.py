@@ -24,7 +24,7 @@ from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.skeleton import Basis, FarSampling, require_compressible, unknowns
 from pipeline.hmatrix.swap import Array, gather, summed
 from pipeline.hmatrix.threads import n_threads, one_blas_thread
-from pipeline.runtime.communicator import Communicator
+from pipeline.runtime.communicator import Communicator, on_level
 from pipeline.runtime.together import together
 
 logger = logging.getLogger("pipeline.hmatrix")
@@ -184,7 +184,8 @@ def _side(
         below = _below(work, points, sampling, transposed=transposed)
     missing = below is None
     below = below or _Side.none(work.tree.n_boxes, work.computed)
-    at_cut = _AtCut.of(work, points, below)
+    with on_level(communicator, division.cut):
+        at_cut = _AtCut.of(work, points, below)
     above: _Side | None = _Side.none(division.n_top, work.computed)
     if division.n_top:
         ready = not summed(communicator, np.array([int(missing)]))[0]
@@ -194,7 +195,8 @@ def _side(
         missing |= above is None
         above = above or _Side.none(division.n_top, work.computed)
         told = (part if communicator.rank == 0 else part[:0] for part in above.arrays)
-        above = _Side(*(gather(communicator, part)[0] for part in told))
+        with on_level(communicator, division.cut):
+            above = _Side(*(gather(communicator, part)[0] for part in told))
     return None if missing or above is None else _joined(work, above, at_cut, below, stored)
 
 

@@ -161,7 +161,8 @@ class DistributedFactorization:
 
         Returns:
             `process`, `level`; `boxes`, `unknowns`, `skeletons` and `bytes` of the process's factors; `flops` and
-            `seconds` of the factorization; `messages`, `sent_bytes` and `waiting_seconds`, solves included.
+            `seconds` of the factorization; `messages` (calls), `sent_bytes` and `waiting_seconds`, solves included.
+            What is exchanged before the first level, to plan them all, is told by `DistributedH2Matrix.statistics`.
         """
         return of_factorization(self.steps, self.communicator.inner)
 
@@ -253,9 +254,9 @@ def factorize(
                 kind=KINDS[kind], types=(working, stored), sampling=sampling, device=device, threads=at_once,
             )  # fmt: skip
             shares = shares_of([speed.boxes_per_second for speed in measured], counts)
-        team = Team(n_parts, threads, communicator, shares, devices=devices, counts=counts)
+        team = Team(n_parts, threads, Counting(communicator), shares, devices=devices, counts=counts)
         problem = divided_problem(
-            A, own_term + start.shift, team, KINDS[kind], working, stored, sampling, _DENSE_END,
+            A, own_term + start.shift, team, communicator, KINDS[kind], working, stored, sampling, _DENSE_END,
         )  # fmt: skip
         eliminated, failure = eliminate(problem, team, progress)
         number_of_kind = problem.kind

@@ -276,7 +276,15 @@ class DistributedH2Matrix:
             Lists with an entry for each process: `rows`, `n_bytes` of the matrix, `points_of_others` that its blocks
             and samples have touched; since the build began, `sent_bytes` and `calls` of the communicator and the
             `waiting_seconds` inside them. `levels` is a list of rows, one for each process and level: `boxes`,
-            `bytes`, `product_flops` of one product with a vector, `seconds` of building bases.
+            `bytes`, `product_flops` of one product with a vector, `seconds` of building bases; `messages` (calls),
+            `sent_bytes` and `waiting_seconds` of what is exchanged for this level alone, since the build began.
+
+            For a level alone are exchanged the bounds of its boxes, and all of a factorization: its plan, points,
+            records and solves. On the lowest level these are also the points of near leaves and, of a product, x
+            there; on the level at which boxes are dealt to processes the bases above it and, of a product, their
+            coefficients. For all levels at once, so that they are in the sums alone, are exchanged the points of
+            samples, the skeletons and coefficients of far boxes, the rows of checks, and vectors between the caller's
+            order and the tree's.
         """
         return of_matrix(self.form, self.communicator)
 

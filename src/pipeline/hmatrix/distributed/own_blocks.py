@@ -12,6 +12,7 @@ from pipeline.hmatrix.distributed.form import OwnBasis, OwnBlocks
 from pipeline.hmatrix.distributed.points import KeptPoints, kernel_matrix
 from pipeline.hmatrix.places import distinct
 from pipeline.hmatrix.swap import Halo, Ids, chained, exchange
+from pipeline.runtime.communicator import on_level
 from pipeline.runtime.together import together
 
 
@@ -25,7 +26,8 @@ def near_blocks(
     first, second = first[leaves], second[leaves]
     others = distinct(second[~division.is_own[second]])
     near_places = chained(tree.start[others], tree.stop[others])
-    points = points.fetched(near_places, division.edges, work.communicator)
+    with on_level(work.communicator, tree.n_levels - 1):
+        points = points.fetched(near_places, division.edges, work.communicator)
     known = division.is_own & (tree.first_child < 0)
     known[others] = True
     counts = np.where(known, tree.stop - tree.start, 0)

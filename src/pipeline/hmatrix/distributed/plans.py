@@ -18,7 +18,7 @@ from pipeline.hmatrix.parts import Team
 from pipeline.hmatrix.places import distinct
 from pipeline.hmatrix.ranges import Boxes, alone_on, cut, rows_of
 from pipeline.hmatrix.swap import Halo, Ids, chained
-from pipeline.runtime.communicator import Communicator
+from pipeline.runtime.communicator import Communicator, on_level
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +115,10 @@ def divided_plans(near: NearBoxes, team: Team) -> list[DividedPlan]:
     division, communicator, whole = near.division, near.communicator, near.division.whole
     drafts: list[tuple[Ints, Ints, int]] = []
     for level in range(whole.n_levels):
-        boxes = near.planned(level)
-        cuts = cut(boxes, team.speeds)
-        drafts.append((cuts, *phases(boxes, cuts, team.speeds)))
+        with on_level(communicator, level):
+            boxes = near.planned(level)
+            cuts = cut(boxes, team.speeds)
+            drafts.append((cuts, *phases(boxes, cuts, team.speeds)))
     ends = np.searchsorted(team.place, np.arange(communicator.size + 1))  # parts of each process
     plans = []
     below = np.zeros(0, np.int64)  # own boxes of the level below
@@ -126,13 +127,15 @@ def divided_plans(near: NearBoxes, team: Team) -> list[DividedPlan]:
         edges = cuts[ends].astype(np.int64)
         low, high = (int(edges[communicator.rank + i]) for i in range(2))
         own = np.arange(low, high)
-        _, numbers, rows = near.around(level, np.union1d(own, below // whole.arity))
+        with on_level(communicator, level):
+            _, numbers, rows = near.around(level, np.union1d(own, below // whole.arity))
         if level < division.cut:
             phase = phase[low:high]
         else:
             ranges = np.stack([edges[:-1], edges[1:]], axis=1)
             first = int(division.edges_on(level)[communicator.rank])
-            phase = shifted(phase, first, ranges, communicator)
+            with on_level(communicator, level):
+                phase = shifted(phase, first, ranges, communicator)
         start, _ = whole.places(level, np.minimum(cuts, whole.sizes[level] - 1).astype(np.int64))
         places = np.where(cuts == whole.sizes[level], whole.n_points, start)
         first = int(whole.level_start[level])

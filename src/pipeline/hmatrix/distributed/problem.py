@@ -30,6 +30,7 @@ def divided_problem(
     A: OwnForm,
     own_term: Array,
     team: Team,
+    communicator: Communicator,
     kind: int,
     working: np.dtype[Any],
     stored: np.dtype[Any],
@@ -41,10 +42,11 @@ def divided_problem(
     Args:
         A: The matrix.
         own_term: What is added to the diagonal of own rows, in tree order.
-        team: The parts.
+        team: The parts; what they fetch while they eliminate passes through the team's communicator.
+        communicator: The same processes, as they plan.
         kind, working, stored, sampling, dense_end: See `Problem`.
     """
-    division, communicator = A.division, team.communicator
+    division = A.division
     highest = gather(communicator, np.array([A.interactions.first_far_level(division.tree)]))
     first_far_level = min(int(level[0]) for level in highest)
     edges = division.edges
@@ -54,13 +56,17 @@ def divided_problem(
         leaves = plans[-1].partition.places
         edges = leaves[np.searchsorted(team.place, np.arange(communicator.size + 1))]  # of the processes
         boxes = parts_boxes(
-            A, plans, team, at_end=last_dense_level(division.whole.sizes, first_far_level, dense_end)
+            A,
+            plans,
+            team,
+            communicator,
+            at_end=last_dense_level(division.whole.sizes, first_far_level, dense_end),
         )
     ranges = np.stack([edges[:-1], edges[1:]], axis=1)
     points, term = (
         shifted(rows, division.first, ranges, communicator) for rows in (division.tree.points, own_term)
     )
-    kept = _Kept(A.kernel, int(edges[communicator.rank]), points, term, edges, communicator)
+    kept = _Kept(A.kernel, int(edges[communicator.rank]), points, term, edges, team.communicator)
     matrix, diagonal, _ = kept.fetch(np.zeros(0, np.int64))
     fetch = kept.fetch if communicator.size > 1 else None
     return Problem(
@@ -85,16 +91,19 @@ class PartsBoxes:
     plan: PartsPlan | None = None
 
 
-def parts_boxes(A: OwnForm, plans: list[DividedPlan], team: Team, *, at_end: int) -> PartsBoxes:
+def parts_boxes(
+    A: OwnForm, plans: list[DividedPlan], team: Team, communicator: Communicator, *, at_end: int
+) -> PartsBoxes:
     """Find what is around the boxes that this process's parts own; collective.
 
     Args:
         A: The matrix.
         plans: The plan of each level.
         team: The parts.
+        communicator: The processes.
         at_end: The last of the levels on which eliminations may end: the fastest part then takes all boxes.
     """
-    division, communicator, whole = A.division, team.communicator, A.division.whole
+    division, whole = A.division, A.division.whole
     takes_all = int(np.argmax(team.speeds)) in team.own
     wanted, others = [], []
     own = known = np.zeros(0, np.int64)

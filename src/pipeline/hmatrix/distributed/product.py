@@ -17,7 +17,7 @@ from pipeline.hmatrix.rounding import wide_type
 from pipeline.hmatrix.swap import Array, Ids, chained, gather
 from pipeline.hmatrix.threads import one_blas_thread
 from pipeline.hmatrix.vectors import apply
-from pipeline.runtime.communicator import Communicator
+from pipeline.runtime.communicator import Communicator, on_level
 
 
 def product(A: OwnForm, x: Array, communicator: Communicator) -> Array:
@@ -48,7 +48,8 @@ def _product(A: OwnForm, x: Array, communicator: Communicator) -> Array:
 def _blocks_times(A: OwnForm, x: Array, communicator: Communicator) -> Array:
     division, m = A.division, x.shape[1]
     tree, (rows, columns) = division.tree, (A.row_basis, A.column_basis)
-    ghosts = A.near_halo.fetch(communicator, x)
+    with on_level(communicator, tree.n_levels - 1):
+        ghosts = A.near_halo.fetch(communicator, x)
     y = np.zeros(x.shape, x.dtype)
     near_x = np.ascontiguousarray(np.concatenate([x, ghosts])).reshape(-1)
     taken, widths = _near_places(A)
@@ -63,7 +64,9 @@ def _blocks_times(A: OwnForm, x: Array, communicator: Communicator) -> Array:
         _rise(A, columns, own[::-1], x, v)
     cut = slice(*tree.level_start[division.cut : division.cut + 2])
     low, high = (int(columns.start[box]) for box in division.range_of(division.cut))
-    v[columns.start[cut.start] : columns.start[cut.stop]] = np.concatenate(gather(communicator, v[low:high]))
+    with on_level(communicator, division.cut):
+        at_cut = np.concatenate(gather(communicator, v[low:high]))
+    v[columns.start[cut.start] : columns.start[cut.stop]] = at_cut
     v[_places_of(columns.start, A.far_boxes)] = A.far_halo.fetch(communicator, v)
     top = np.arange(division.n_top, dtype=np.int32)
     with one_blas_thread():

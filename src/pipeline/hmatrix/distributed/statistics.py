@@ -10,7 +10,9 @@ from pipeline.hmatrix.parts import Substitution
 from pipeline.hmatrix.swap import gather
 from pipeline.runtime.communicator import Communicator, Counting
 
-_OF_MATRIX = ("level", "boxes", "bytes", "product_flops", "seconds")
+_OF_MATRIX = (
+    "level", "boxes", "bytes", "product_flops", "messages", "sent_bytes", "seconds", "waiting_seconds",
+)  # fmt: skip
 _OF_FACTOR = (
     "level", "boxes", "unknowns", "skeletons", "bytes", "flops", "messages", "sent_bytes", "seconds",
     "waiting_seconds",
@@ -32,7 +34,16 @@ def of_matrix(A: OwnForm, communicator: Counting) -> dict[str, Any]:
     result: dict[str, Any] = {
         name: [float(v) if name in _WHOLE else int(v) for v in table[:, i]] for i, name in enumerate(own)
     }
-    return result | {"levels": _everybodys(level_rows(A), _OF_MATRIX, communicator.inner)}
+    levels = [
+        row
+        | {
+            "messages": communicator.level_calls[row["level"]],
+            "sent_bytes": communicator.level_bytes[row["level"]],
+            "waiting_seconds": communicator.level_waiting[row["level"]],
+        }
+        for row in level_rows(A)
+    ]
+    return result | {"levels": _everybodys(levels, _OF_MATRIX, communicator.inner)}
 
 
 def of_factorization(steps: Substitution, communicator: Communicator) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pipeline.hmatrix.cluster import Bounds, ClusterTree, Floats
 from pipeline.hmatrix.distributed.whole import Ownership
 from pipeline.hmatrix.places import distinct, is_in
 from pipeline.hmatrix.swap import Halo, Ids, gather
-from pipeline.runtime.communicator import Communicator
+from pipeline.runtime.communicator import Communicator, on_level
 
 _NOBODY = np.zeros(0, np.int64)
 _ROUNDING = 1 + 1e-9  # native/sample.cpp may round the same numbers in another way
@@ -37,10 +37,12 @@ class OwnBounds:
         levels = [leaves]
         for level in range(ownership.whole.n_levels - 1, 0, -1):
             if level == ownership.cut:
-                levels[-1] = _everybodys(levels[-1], communicator)
+                with on_level(communicator, level):
+                    levels[-1] = _everybodys(levels[-1], communicator)
             levels.append(levels[-1].parents(ownership.whole.arity))
         if ownership.cut == 0:
-            levels[-1] = _everybodys(levels[-1], communicator)
+            with on_level(communicator, 0):
+                levels[-1] = _everybodys(levels[-1], communicator)
         return cls(ownership, tuple(levels[::-1]))
 
     def of(self, level: int, boxes: Ids, communicator: Communicator) -> Bounds:
@@ -48,8 +50,9 @@ class OwnBounds:
         known = self.levels[level]
         if level <= self.ownership.cut:
             return Bounds(known.lower[boxes], known.upper[boxes])
-        halo = Halo.of(communicator, boxes, self.ownership.edges_on(level))
-        return Bounds(*(halo.fetch(communicator, side) for side in (known.lower, known.upper)))
+        with on_level(communicator, level):
+            halo = Halo.of(communicator, boxes, self.ownership.edges_on(level))
+            return Bounds(*(halo.fetch(communicator, side) for side in (known.lower, known.upper)))
 
 
 def _everybodys(own: Bounds, communicator: Communicator) -> Bounds:

@@ -38,6 +38,7 @@ from pipeline.hmatrix.parts.stages import (
 from pipeline.hmatrix.parts.team import Message, Team
 from pipeline.hmatrix.swap import chained
 from pipeline.hmatrix.threads import one_blas_thread
+from pipeline.runtime.communicator import on_level
 
 Failure = tuple[int, int, float]  # level, place in tree order, pivot
 logger = logging.getLogger("pipeline.hmatrix")
@@ -134,6 +135,32 @@ class _Run:
         return partition_level(self.tree, self.problem.near, level, self.team.n_parts, self.team.shares)
 
     def _eliminate_all(self) -> None:
+        plan = self._start()
+        moved: Moved = {}
+        far, end = self.problem.first_far_level, self.problem.dense_end
+        few = last_dense_level(np.array(self.sizes), far, end)
+        while plan.level >= far and (plan.level > few or self._left(plan) > end):
+            begun, level = self.clock(), plan.level
+            with on_level(self.team.communicator, level):
+                above, moved = self._eliminate_level(plan, moved)
+            self.seconds.append(self.clock() - begun)
+            if above is None:
+                break
+            plan = above
+            if sum(self.seconds) > _LONG:
+                logger.info(
+                    "factorization: level %d of %d done after %.0f s",
+                    level,
+                    self.tree.n_levels - 1,
+                    sum(self.seconds),
+                )
+        begun = self.clock()
+        with on_level(self.team.communicator, plan.level):
+            self._finish(plan, moved)
+        self.seconds.append(self.clock() - begun)
+
+    def _start(self) -> LevelPartition:
+        """Let the parts know the points of their leaves, and return the plan of these."""
         level = self.tree.n_levels - 1
         plan = self._plan(level)
         for number, part in self.parts.items():
@@ -143,33 +170,18 @@ class _Run:
             part.set_points(
                 boxes, np.concatenate([[0], np.cumsum(last - first)]), chained(first, last).astype(np.int32)
             )
-        moved: Moved = {}
-        far, end = self.problem.first_far_level, self.problem.dense_end
-        few = last_dense_level(np.array(self.sizes), far, end)
-        while level >= far and (level > few or self._left(plan) > end):
-            begun = self.clock()
-            fetched = self._fetch_samples(plan, _AHEAD)
-            for phase in range(plan.n_phases):
-                fetched = self._phase(plan, phase, moved if phase == 0 else {}, fetched)
-            self._counted("apply", plan, plan.n_phases, list(self.unread), self._read)
-            moved = {}
-            if level == 0:
-                self.seconds.append(self.clock() - begun)
-                break
-            above = self._plan(level - 1)
-            moved = self._climb(plan, above)
-            self.seconds.append(self.clock() - begun)
-            if sum(self.seconds) > _LONG:
-                logger.info(
-                    "factorization: level %d of %d done after %.0f s",
-                    level,
-                    self.tree.n_levels - 1,
-                    sum(self.seconds),
-                )
-            plan, level = above, level - 1
-        begun = self.clock()
-        self._finish(plan, moved)
-        self.seconds.append(self.clock() - begun)
+        return plan
+
+    def _eliminate_level(self, plan: LevelPartition, moved: Moved) -> tuple[LevelPartition | None, Moved]:
+        """Eliminate the boxes of a level; return the plan of the next, None above the top, and what was handed over."""
+        fetched = self._fetch_samples(plan, _AHEAD)
+        for phase in range(plan.n_phases):
+            fetched = self._phase(plan, phase, moved if phase == 0 else {}, fetched)
+        self._counted("apply", plan, plan.n_phases, list(self.unread), self._read)
+        if plan.level == 0:
+            return None, {}
+        above = self._plan(plan.level - 1)
+        return above, self._climb(plan, above)
 
     def _here(self, boxes: NDArray[Any]) -> NDArray[Any]:
         """Return where boxes, numbered as in the whole tree, are in the tree that is known."""

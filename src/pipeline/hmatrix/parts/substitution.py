@@ -175,6 +175,7 @@ class Substitution:
         for (_, level, _), by_part in self.tally.flops.items():
             flops[level] += sum(by_part.values())
         rows: list[dict[str, Any]] = []
+        nothing = {"messages": 0, "sent_bytes": 0, "waiting_seconds": 0.0}
         for row, level in zip(self.table, self.levels, strict=True):
             # The dense end stands at a level of its own, unless boxes of the top were eliminated before it.
             again = level in self.levels[: len(rows)]
@@ -184,9 +185,7 @@ class Substitution:
                     **{name: row[name] for name in ("boxes", "unknowns", "skeletons", "seconds")},
                     "bytes": row["bytes"],
                     "flops": 0 if again else int(flops[level]),
-                    "messages": 0 if again else self.tally.sent_messages[level],
-                    "sent_bytes": 0 if again else self.tally.sent_bytes[level],
-                    "waiting_seconds": 0.0 if again else self.tally.waiting[level],
+                    **(nothing if again else self._team.sent_on(level)),
                 }
             )
         return rows

@@ -5,7 +5,6 @@ Work goes in supersteps: every part does its share (`Team.each`), then messages 
 results depend on the number of parts alone, not on that of threads or processes.
 """
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.threads import n_threads
-from pipeline.runtime.communicator import Communicator, Serial
+from pipeline.runtime.communicator import Communicator, Counting, Serial, on_level
 
 T = TypeVar("T")
 Message = tuple[NDArray[Any], ...]
@@ -37,8 +36,6 @@ class Tally:
         n_bytes: Bytes sent from each part to others: by (what, level, part).
         n_messages: The same of messages.
         flops: Operations by (what, level, phase), then part.
-        waiting: Seconds that this process has waited for others, by level.
-        sent_bytes, sent_messages: What this process has sent to others, by level.
     """
 
     n_bytes: Counter[tuple[str, int, int]] = field(default_factory=Counter)
@@ -46,9 +43,6 @@ class Tally:
     flops: defaultdict[tuple[str, int, int], defaultdict[int, float]] = field(
         default_factory=lambda: defaultdict(partial(defaultdict, float))
     )
-    waiting: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
-    sent_bytes: Counter[int] = field(default_factory=Counter)
-    sent_messages: Counter[int] = field(default_factory=Counter)
 
 
 @dataclass(eq=False)
@@ -92,6 +86,15 @@ class Team:
     def own(self) -> list[int]:
         """The parts of this process."""
         return [int(part) for part in np.flatnonzero(self.place == self.communicator.rank)]
+
+    def sent_on(self, level: int) -> dict[str, Any]:
+        """Return what this process has told others for a level, and how long it waited, as far as that is counted."""
+        counting = self.communicator if isinstance(self.communicator, Counting) else Counting(Serial())
+        return {
+            "messages": counting.level_calls[level],
+            "sent_bytes": counting.level_bytes[level],
+            "waiting_seconds": counting.level_waiting[level],
+        }
 
     @contextmanager
     def at_work(self, *, alone: bool = False) -> Iterator[None]:
@@ -161,17 +164,15 @@ class Team:
                 self.tally.n_messages[what, level, source] += 1
         arrived = [(source, destination, message) for (source, destination), message in sent.items()]
         if self.communicator.size > 1:
-            begun = time.perf_counter()
             leaving: defaultdict[int, list[tuple[int, int, Message]]] = defaultdict(list)
             for source, destination, message in arrived:
                 leaving[int(self.place[destination])].append((source, destination, message))
             arrived = leaving.pop(self.communicator.rank, [])
             letters = {rank: torch.from_numpy(_pack(messages)) for rank, messages in leaving.items()}
-            self.tally.sent_messages[level] += len(letters)
-            self.tally.sent_bytes[level] += sum(letter.numel() for letter in letters.values())
-            for letter in self.communicator.exchange(letters).values():
+            with on_level(self.communicator, level):
+                letters = self.communicator.exchange(letters)
+            for letter in letters.values():
                 arrived += _unpack(letter.numpy())
-            self.tally.waiting[level] += time.perf_counter() - begun
         received: Received = defaultdict(list)
         for source, destination, message in sorted(arrived, key=lambda item: item[:2]):
             received[destination].append((source, message))
@@ -204,9 +205,8 @@ class Team:
         if self.communicator.size > 1:
             text = "" if failure is None else f"{type(failure).__name__}: {failure}"
             told = torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy())
-            begun = time.perf_counter()
-            everybodys = self.communicator.all_gather(told)
-            self.tally.waiting[level] += time.perf_counter() - begun
+            with on_level(self.communicator, level):
+                everybodys = self.communicator.all_gather(told)
             told_by = {
                 rank: other.numpy().tobytes().decode() for rank, other in enumerate(everybodys) if len(other)
             }
