@@ -176,3 +176,34 @@ def test_attaching_and_removing_discard_the_compiled_code_of_other_networks_too(
     kfac.remove()
     other(x)
     assert len(compiled) == 3
+
+
+class Sequences(nn.Module):
+    """Attention and a recurrence, which apply their weights by functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.recurrence = nn.MultiheadAttention(4, 2), nn.GRU(4, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.recurrence(self.attention(x, x, x)[0])[0][-1])
+
+
+@torchs_own_warnings_ignored
+def test_compiled_attention_and_recurrences_tell_as_they_do_uncompiled():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model, x, y = Sequences(), torch.randn(5, 6, 4), torch.arange(6) % 3
+    tensors = []
+    for compiled in (False, True):
+        kfac = KFAC(model, ALL)
+        called = torch.compile(model, backend="eager") if compiled else model
+        model.zero_grad()
+        cross_entropy(called(x), y).backward()
+        kfac.step(0.1)
+        tensors.append(kfac.state_dict()["tensors"])
+        kfac.remove()
+    assert tensors[0].keys() == tensors[1].keys()
+    for name, tensor in tensors[0].items():
+        torch.testing.assert_close(tensors[1][name], tensor)

@@ -210,3 +210,47 @@ def test_tied_tables_count_all_look_ups():
     kfac.step(1.0)
     A = kfac.state_dict()["tensors"]["factor/A/0"].flatten()
     torch.testing.assert_close(A, torch.bincount(torch.cat([x, y]), minlength=5).double() / 6)
+
+
+class Padded(nn.Module):
+    """Sums the rows of a table, padding included; the head may be the table itself."""
+
+    def __init__(self, tied):
+        super().__init__()
+        self.table = nn.Embedding(7, 4, padding_idx=2)
+        self.head = nn.Linear(4, 7, bias=False)
+        if tied:
+            self.head.weight = self.table.weight
+
+    def forward(self, tokens):
+        return self.head(self.table(tokens).sum(dim=1).tanh())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_padding_is_no_use_of_a_table(tied):
+    model = drawn(Padded(tied))
+    rng = torch.Generator().manual_seed(1)
+    tokens, targets = torch.randint(7, (N, T), generator=rng), torch.randint(7, (N,), generator=rng)
+    tokens[:, -2:] = 2
+    kfac = KFAC(model, ALL)
+    functional.cross_entropy(model(tokens), targets).backward()
+    kfac.step(1.0)
+    found = kfac.state_dict()["tensors"]
+    # Every use by itself: the gradient at each row that was looked up, and at the head's weight, of each sample.
+    A, G = torch.zeros(7, dtype=torch.float64), torch.zeros(4, 4, dtype=torch.float64)
+    weight = model.head.weight.detach()
+    for row, target in zip(tokens, targets, strict=True):
+        up, down = model.table(row).detach().requires_grad_(), weight.clone().requires_grad_()
+        loss = functional.cross_entropy((up.sum(dim=0).tanh() @ down.T)[None], target[None])
+        at_rows, at_head = torch.autograd.grad(loss, [up, down])
+        for index, g in zip(row, at_rows, strict=True):
+            if index != 2:
+                A[index] += (g.square().sum() if tied else 1.0) / N
+                G += torch.outer(g, g) / N
+        if tied:
+            A += at_head.square().sum(dim=1) / N
+            G += at_head.T @ at_head / N
+    if not tied:
+        A *= N / (tokens != 2).sum()
+    torch.testing.assert_close(found["factor/A/table"].flatten(), A)
+    torch.testing.assert_close(found["factor/G/table"], G)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.training.functions import Watching
-from pipeline.training.hooks import Hook, forget_compiled_code, uncompiled
+from pipeline.training.hooks import EagerHook, Hook, forget_compiled_code, uncompiled
 from pipeline.training.layers import Layers
 from pipeline.training.loss_terms import Terms
 from pipeline.training.passes import Bases, Call, Key, Loss, Moments, Pass, Sums, Use, add
@@ -96,11 +96,12 @@ class Capture:
             )
             for module, name, structure in layers.calls
         ]
-        around = [(holder, self.begin, self.end) for holder in layers.holders if holder is not model]
-        for module, before, after in (*around, (model, self.enter, self.leave)):
+        # In compiled code the call of the network watches functions; a break inside of them is more than torch can do.
+        around = [(EagerHook, m, self.begin, self.end) for m in layers.holders if m is not model]
+        for kind, module, before, after in (*around, (Hook, model, self.enter, self.leave)):
             self._handles += [
-                module.register_forward_pre_hook(Hook(module, before), with_kwargs=True),
-                module.register_forward_hook(Hook(module, after), with_kwargs=True, always_call=True),
+                module.register_forward_pre_hook(kind(module, before), with_kwargs=True),
+                module.register_forward_hook(kind(module, after), with_kwargs=True, always_call=True),
             ]
         forget_compiled_code()
 

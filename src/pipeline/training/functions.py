@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from pipeline.training.hooks import uncompiled
+
 # Told of a call: the weight, rows of it that were applied, inputs, outputs, and the number of samples where steps are
 # known to come before them.
 Tell = Callable[[Tensor, slice, Tensor, Tensor, int | None], None]
@@ -44,11 +46,9 @@ class Watching(TorchFunctionMode):
         if func is functional.linear:
             return self.linear(*args, **kwargs)
         if func is functional.multi_head_attention_forward:
-            query: Tensor = args[0] if args else kwargs["query"]
-            n_samples = query.shape[1] if query.dim() == 3 else 1
-            return self._unfolded(func, n_samples)(*args, **kwargs)
+            return self._attend(func, args, kwargs)
         if func in _RECURRENCES and self._unrolls(args):
-            return _RECURRENCES[func](self.linear, *args)
+            return self._recur(func, args)
         return func(*args, **kwargs)
 
     def linear(
@@ -62,6 +62,16 @@ class Watching(TorchFunctionMode):
             self._tell(base, slice(start, start + len(weight)), input, output, n_samples)
         return output
 
+    @uncompiled
+    def _recur(self, function: Any, args: Sequence[Any]) -> Any:
+        return _RECURRENCES[function](self.linear, *args)
+
+    @uncompiled
+    def _attend(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        query: Tensor = args[0] if args else kwargs["query"]
+        n_samples = query.shape[1] if query.dim() == 3 else 1
+        return self._unfolded(function, n_samples)(*args, **kwargs)
+
     def _unrolls(self, args: Sequence[Any]) -> bool:
         """Whether a recurrence is to be run step by step: sequences of equal length, with a weight of interest."""
         weights = args[2]
@@ -69,7 +79,10 @@ class Watching(TorchFunctionMode):
 
     def _unfolded(self, function: Any, n_samples: int) -> Callable[..., Any]:
         """A function of torch whose own calls of `linear` come here: the same code with other globals."""
-        linear = partial(self.linear, n_samples=n_samples)
+
+        def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+            return self.linear(input, weight, bias, n_samples=n_samples)
+
         inner = {**function.__globals__, "linear": linear, "has_torch_function": lambda _: False}
         for name in ("_in_projection_packed", "_in_projection"):
             inner[name] = _with_globals(function.__globals__[name], inner)

@@ -42,3 +42,13 @@ class Hook:
     ) -> None:
         if module is self.module:
             self.tell(module, [*inputs, *named.values()], *output)
+
+
+class EagerHook(Hook):
+    """A hook that compiled code passes by, without a break in it."""
+
+    def __call__(
+        self, module: nn.Module, inputs: Sequence[Any], named: dict[str, Any], *output: object
+    ) -> None:
+        if not torch.compiler.is_compiling():
+            super().__call__(module, inputs, named, *output)

@@ -98,7 +98,10 @@ def _add(group: list[PossibleLayer], found: Layers) -> None:
     structures = [candidate.build(shared_bias) for candidate in group]
     kinds = {type(structure) for structure in structures}
     if kinds == {LookUp, KroneckerProduct}:
-        structures = [TiedLookUp(first.weight, scores=type(s) is KroneckerProduct) for s in structures]
+        structures = [
+            TiedLookUp(first.weight, getattr(s, "padding", None), scores=type(s) is KroneckerProduct)
+            for s in structures
+        ]
     elif len(kinds) > 1 or any(s.shapes != structures[0].shapes for s in structures):
         others = ", ".join(candidate.name for candidate in group)
         found.reasons[str(id(first.weight))] = f"layers of different kinds share it: {others}"
@@ -229,7 +232,7 @@ MakeBuild = Callable[[nn.Module, int], Callable[[Tensor | None], Structure] | No
 def _of_embedding(layer: nn.Module, block_size: int) -> Callable[[Tensor | None], Structure] | None:
     assert isinstance(layer, nn.Embedding)
     plain = not layer.sparse and not layer.scale_grad_by_freq and layer.max_norm is None
-    return (lambda _: LookUp(layer.weight)) if plain else None
+    return (lambda _: LookUp(layer.weight, layer.padding_idx)) if plain else None
 
 
 def _of_linear(layer: nn.Module, block_size: int) -> Callable[[Tensor | None], Structure]:

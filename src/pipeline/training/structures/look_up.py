@@ -16,9 +16,15 @@ from pipeline.training.structures.structure import Means, Shape, gradient_of, wo
 
 @dataclass
 class LookUp:
-    """A ⊗ G of an embedding: inputs are one-hot, so A is diagonal, and exactly so."""
+    """A ⊗ G of an embedding: inputs are one-hot, so A is diagonal, and exactly so.
+
+    Attributes:
+        weight: The table.
+        padding: Index of the row that is not trained, whose look-ups are no uses of the table; None if there is none.
+    """
 
     weight: Tensor
+    padding: int | None = None
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -39,19 +45,22 @@ class LookUp:
 
     @property
     def keeps_inputs(self) -> bool:
-        return False
+        return self.padding is not None
 
     def inputs(self, x: Tensor, n: int) -> Tensor:
         return x[:n].reshape(len(x[:n]), -1)
 
     def n_uses(self, inputs: Tensor) -> int:
-        return inputs.numel()
+        return inputs.numel() if self.padding is None else int((inputs != self.padding).sum())
 
     def input_moments(self, inputs: Tensor) -> dict[str, Tensor]:
-        return {"A": occurrences(inputs, len(self.weight), working_type(self.weight))}
+        counts = occurrences(inputs, len(self.weight), working_type(self.weight))
+        if self.padding is not None:
+            counts[self.padding] = 0
+        return {"A": counts}
 
     def gradient_moments(self, inputs: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-        return {"G": second_moment(linear_columns(gradient), bias=False)}
+        return {"G": second_moment(self._columns(inputs, gradient), bias=False)}
 
     def gradient(self) -> Tensor | None:
         return None if self.weight.grad is None else gradient_of(self.weight)
@@ -65,6 +74,11 @@ class LookUp:
 
     def normalization(self, means: Means) -> float:
         return 1.0
+
+    def _columns(self, inputs: Tensor, gradient: Tensor) -> Tensor:
+        """Gradients at the outputs of look-ups as columns, samples last; zero where padding was looked up."""
+        columns = linear_columns(gradient)
+        return columns if self.padding is None else columns * (inputs.T.reshape(-1) != self.padding)
 
     def natural(self, gradient: Tensor, inverses: Mapping[str, Tensor]) -> Tensor:
         return gradient * inverses["A"].view(-1, 1) @ inverses["G"]
@@ -97,17 +111,18 @@ class TiedLookUp(LookUp):
         return linear_columns(x[:n]) if self.scores else super().inputs(x, n)
 
     def n_uses(self, inputs: Tensor) -> int:
-        return inputs.shape[-1] if self.scores else inputs.numel()
+        return inputs.shape[-1] if self.scores else super().n_uses(inputs)
 
     def input_moments(self, inputs: Tensor) -> dict[str, Tensor]:
         return {}
 
     def gradient_moments(self, inputs: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-        columns = linear_columns(gradient)
         if self.scores:
+            columns = linear_columns(gradient)
             by_use = columns.square().sum(dim=0).sqrt()
             rows = columns.square() @ inputs.square().sum(dim=0)
             return {"A": rows.view(-1, 1, 1), "G": second_moment(inputs * by_use, bias=False)}
+        columns = self._columns(inputs, gradient)
         rows = columns.new_zeros(len(self.weight))
         # Columns have samples last.
         rows.index_add_(0, inputs.T.reshape(-1), columns.square().sum(dim=0))
