@@ -165,6 +165,25 @@ def test_integer_images_are_refused_by_the_collate_function():
         MixupCollate(Mixup(alpha=0.4), 3)(samples)
 
 
+@pytest.mark.parametrize(
+    ("sample", "words"),
+    [
+        ({"image": torch.zeros(2), "label": 1}, "an image and a label"),
+        ((torch.zeros(2), 1, 2), "an image and a label"),
+        ((torch.zeros(2), 0.5), "the number of a class .* not torch.float64"),
+        ((torch.zeros(2), torch.zeros(2).long()), r"the number of a class .* shape \(2, 2\)"),
+    ],
+)
+def test_samples_that_cannot_be_mixed_are_refused_in_a_line(sample, words):
+    with pytest.raises(TypeError, match=words):
+        MixupCollate(Mixup(alpha=0.4), 3)([sample, sample])
+
+
+def test_a_smoothing_that_does_not_mix_is_refused_as_a_collate_function():
+    with pytest.raises(ValueError, match="SAM does not mix samples; give it to SmoothedOptimizer"):
+        MixupCollate(SAM(0.1), 3)
+
+
 def test_a_scheduler_moves_the_rate_of_the_optimizer_inside():
     model, expected = network(), network()
     optimizer = SmoothedOptimizer(model, sgd(model), [], n_steps=4)

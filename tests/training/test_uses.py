@@ -1,6 +1,7 @@
 """Weights that a network also uses where no hook sees it; parameters that change under K-FAC's hands."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -193,3 +194,24 @@ def test_parameters_in_place_of_the_network_are_refused_in_a_line():
         KFAC(parameters, ALL)
     with pytest.raises(TypeError, match=r"needs the network, an nn\.Module, .* params="):
         KFACOptimizer(parameters, lr=0.1)
+
+
+def test_classes_that_are_to_be_drawn_and_are_not_are_an_error():
+    model, (x, y) = drawn(Network()), batch()
+    kfac = KFAC(model, replace(ALL, fisher="monte_carlo"))
+    cross_entropy(model(x), y).backward()
+    with pytest.raises(
+        ValueError, match=r"call sample_fisher\(scores\) between the forward and the backward pass"
+    ):
+        kfac.step(1.0)
+
+
+def test_a_preconditioner_cannot_be_copied_and_takes_no_other_state():
+    kfac = KFAC(Network(), ALL)
+    with pytest.raises(
+        TypeError, match="watches its network by hooks and cannot be copied; save its state_dict"
+    ):
+        copy.deepcopy(kfac)
+    for state in ({}, {"tensors": {}, "scalars": {}}):
+        with pytest.raises(ValueError, match="no state of K-FAC"):
+            kfac.load_state_dict(state)

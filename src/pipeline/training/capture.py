@@ -116,6 +116,11 @@ class Capture:
         return self._sums.take(scale)
 
     @property
+    def waits_for_sample(self) -> bool:
+        """Whether there were calls since `take` of which only `sample` could tell, and none was made."""
+        return bool(self._uses) and self._sums.is_empty
+
+    @property
     def learns_scale(self) -> bool:
         """Whether all passes since the last call of `take` told their scale."""
         self._close()

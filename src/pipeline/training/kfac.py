@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,15 +37,7 @@ from pipeline.training.passes import Loss
 from pipeline.training.processes import detected, unwrapped
 from pipeline.training.randomness import Purpose, generator
 from pipeline.training.settings import KFACSettings
-
-COUNTS = ("n_retries", "n_stale", "n_skipped", "n_averaged")  # of the curvature
-
-
-class KFACState(TypedDict):
-    """What a resumed run needs: matrices by "factor/A/layer" and plain numbers."""
-
-    tensors: dict[str, Tensor]
-    scalars: dict[str, Any]
+from pipeline.training.state import COUNTS, KFACState, require_state
 
 
 class KFAC:
@@ -153,6 +145,9 @@ class KFAC:
             forgets=not sums_gradients,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("a KFAC watches its network by hooks and cannot be copied; save its state_dict")
+
     @property
     def preconditioned(self) -> tuple[str, ...]:
         """Names of the layers whose gradients are rewritten."""
@@ -224,9 +219,9 @@ class KFAC:
 
         Raises:
             DivergenceError: If a gradient or a natural gradient is not finite; step and layer are named.
-            ValueError: If, in the first step, the processes do not hold equal gradients; if `difference` is needed
-                and missing; if parameters have been replaced, added or unfrozen since; or if gradients are natural ones
-                already.
+            ValueError: If, in the first step, the processes do not hold equal gradients; if classes were to be drawn
+                and `sample_fisher` was not called; if `difference` is needed and missing; if parameters have been
+                replaced, added or unfrozen since; or if gradients are natural ones already.
         """
         if self.settings.difference_weight and difference is None:
             raise ValueError(
@@ -329,23 +324,10 @@ class KFAC:
         """Go on from what `state_dict` returned.
 
         Raises:
-            ValueError: If the state is that of another network, or of other blocks, or lacks layers.
+            ValueError: If the state is that of another network, or of other blocks, or lacks layers, or is no state of
+                K-FAC.
         """
-        theirs, seen = state["scalars"]["layers"], set(state["scalars"]["seen"])
-        for here, there, place in (
-            (self._layers, theirs, "the state"),
-            (theirs, self._layers, "the network"),
-        ):
-            missing = [name for name in here if name not in there]
-            if missing:
-                raise ValueError(
-                    f"{place} lacks layer {', '.join(missing)} of K-FAC; load a state of this network, or none"
-                )
-        held = {path.split("/", 2)[2] for path in state["tensors"]}
-        if lacking := sorted(seen - held):
-            raise ValueError(
-                f"the K-FAC state lacks the matrices of layer {', '.join(lacking)}; load it whole"
-            )
+        require_state(state, self._layers)
         self._curvature.load(state["tensors"])
         for name in COUNTS:
             setattr(self._curvature, name, state["scalars"][name])
@@ -384,6 +366,11 @@ class KFAC:
         self.seconds[phase] += perf_counter() - start
 
     def _update_factors(self, scale: float) -> None:
+        if self._capture.waits_for_sample:
+            raise ValueError(
+                "fisher 'monte_carlo' draws classes from the network's scores: call sample_fisher(scores) between the "
+                "forward and the backward pass, or set fisher to 'empirical'"
+            )
         self._intervals.factors_moved(self._curvature.average(self._capture.take(scale=scale)))
         self._coverage.update(self._capture, self._curvature)
 

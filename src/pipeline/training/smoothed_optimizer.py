@@ -194,8 +194,8 @@ class MixupCollate:
         collate: What makes tensors of a list of samples.
 
     Raises:
-        ValueError: If the smoothing mixes with former batches.
-        TypeError: When it is called, if images are integers.
+        ValueError: If the smoothing does not mix samples, or mixes with former batches.
+        TypeError: When it is called, if samples are not an image of floating-point numbers and a class.
     """
 
     def __init__(
@@ -206,6 +206,8 @@ class MixupCollate:
         seed: int = 0,
         collate: Callable[[Any], Any] = default_collate,
     ) -> None:
+        if type(smoothing).blend is Smoothing.blend:
+            raise ValueError(f"{type(smoothing).__name__} does not mix samples; give it to SmoothedOptimizer")
         if isinstance(smoothing, RunningMixup):
             raise ValueError(
                 "RunningMixup needs former batches, which a collate function does not see; use Mixup"
@@ -216,7 +218,19 @@ class MixupCollate:
         self._collate = collate
 
     def __call__(self, samples: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        images, labels = self._collate(samples)
+        batch = self._collate(samples)
+        if not (
+            isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(t, Tensor) for t in batch)
+        ):
+            raise TypeError(
+                "MixupCollate mixes samples of an image and a label; pass collate, which makes a tensor of each"
+            )
+        images, labels = batch
+        if labels.is_floating_point() or labels.dim() != 1:
+            raise TypeError(
+                f"MixupCollate needs the number of a class as the label of each sample, not {labels.dtype} of shape "
+                f"{tuple(labels.shape)}"
+            )
         if not images.is_floating_point():
             raise TypeError(
                 f"MixupCollate mixes floating-point images, not {images.dtype}; convert them in the data set"
