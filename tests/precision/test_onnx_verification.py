@@ -174,3 +174,23 @@ def test_the_extreme_of_a_tensor_and_one_number_of_more_dimensions(tmp_path):
     x = numbers(2, 3, 6, 6)
     (wanted,) = evaluator.run(None, {"x": x})
     np.testing.assert_array_equal(onnx_module(path)(torch.from_numpy(x)).numpy(), wanted)
+
+
+def test_a_dilation_of_a_kernel_of_one_column_does_not_reach_torch(tmp_path):
+    """On images of one column that lie channels last, torch 2.13 reads beyond its memory."""
+    weight, method = numbers(5, 3, 2, 1), {"strides": [1, 2], "dilations": [1, 2], "pads": [1, 1, 1, 1]}
+    turned = [node("Reshape", ["x", "s"], ["r"]), node("Transpose", ["r"], ["t"], perm=[0, 3, 1, 2])]
+    constants = {"w": weight, "b": numbers(5), "s": np.array([0, 11, 1, 3])}
+    path, evaluator = saved(
+        tmp_path / "n.onnx",
+        [*turned, node("Conv", ["t", "w", "b"], ["y"], **method)],
+        constants,
+        ("n", 3, 11, 1),
+    )
+    x = numbers(2, 3, 11, 1)
+    (wanted,) = evaluator.run(None, {"x": x})
+    module = onnx_module(path)
+    np.testing.assert_allclose(module(torch.from_numpy(x)).numpy(), wanted, atol=1e-5)
+    network = HalfNetwork.convert(module, torch.from_numpy(x))
+    assert {layer.geometry.dilation for layer in network.layers if layer.geometry} == {(1, 1)}
+    assert np.linalg.norm(network(torch.from_numpy(x)).numpy() - wanted) < 2e-3 * np.linalg.norm(wanted)

@@ -28,7 +28,9 @@ def _conv(
     kernel = tuple(weight.shape[2:])
     if kernel_shape is not None and tuple(kernel_shape) != kernel:
         raise Refused(f"has kernel_shape {list(kernel_shape)} and weights of {list(kernel)}; wanted the same")
-    strides, dilations = list(strides or [1] * rank), list(dilations or [1] * rank)
+    strides = list(strides or [1] * rank)
+    # Where a kernel has one row or column there is nothing to spread; torch crashes on some such images.
+    dilations = [1 if k == 1 else d for k, d in zip(kernel, dilations or [1] * rank, strict=True)]
     sides = sides_of(x, kernel, strides, dilations, pads, auto_pad)
     convolve = functional.conv2d if rank == 2 else functional.conv1d
     padding = sides[:rank]

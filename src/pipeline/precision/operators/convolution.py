@@ -33,6 +33,8 @@ def convolution(tracer: Tracer, node: Node) -> View:
         return (found[0], found[-1])
 
     stride, padding, dilation = pair("stride", 1), pair("padding", 0), pair("dilation", 1)
+    # Where a kernel has one row or column there is nothing to spread; torch crashes on some such images.
+    dilation = (dilation[0] if weight.shape[2] > 1 else 1, dilation[1] if weight.shape[3] > 1 else 1)
     groups = node.arguments["groups"]
     if node.arguments["transposed"]:
         view, weight = _spread(view, weight, stride, padding, pair("output_padding", 0), dilation, groups)
