@@ -124,11 +124,51 @@ def test_inputs_that_are_no_samples_are_refused(files):
     options = Namespace(
         model=files / "model.onnx", inputs=files / "model.onnx", engine="ours", output=files / "p.html"
     )
-    with pytest.raises(ConfigError, match=r"not an array in a \.npy file"):
+    with pytest.raises(ConfigError, match=r"model.onnx: not a readable array"):
         run(options)
-    np.save(files / "none.npy", np.zeros((0, 3, 12, 12)))
-    with pytest.raises(ConfigError, match=r"holds shape \(0, 3, 12, 12\); wanted at least one sample"):
-        run(Namespace(**{**vars(options), "inputs": files / "none.npy"}))
+    arrays = {
+        r"none.npy: holds float64 of shape \(0, 3, 12, 12\); wanted at least one sample": np.zeros(
+            (0, 3, 12, 12)
+        ),
+        r"row.npy: holds shape \(3,\); wanted at least one sample": np.zeros(3),
+        "complex.npy: holds complex128": np.zeros((2, 3, 12, 12), complex),
+        "large.npy: holds NaN or infinity": np.full((2, 3, 12, 12), 1e300),
+        r"takes inputs of shape \(n, 3, 12, 12\); found \(n, 3, 9, 9\)": np.ones((2, 3, 9, 9)),
+    }
+    for words, array in arrays.items():
+        path = files / f"{words.split('.', maxsplit=1)[0]}.npy" if ".npy" in words else files / "small.npy"
+        np.save(path, array)
+        with pytest.raises(ConfigError, match=words):
+            run(Namespace(**{**vars(options), "inputs": path}))
+    (files / "empty.npy").touch()
+    np.savez(files / "several.npz", np.ones(3))
+    for name, words in (("empty.npy", "is empty"), ("several.npz", "holds several arrays")):
+        with pytest.raises(ConfigError, match=words):
+            run(Namespace(**{**vars(options), "inputs": files / name}))
+
+
+def test_a_page_that_cannot_be_written_is_told_before_anything_runs(files, monkeypatch):
+    monkeypatch.setattr(engine_profiles, "ours", None)
+    (files / "taken").touch()
+    options = {"model": files / "model.onnx", "inputs": files / "x.npy", "engine": "ours"}
+    for output, words in (
+        (files, "because it is a folder"),
+        (files / "taken" / "page.html", "because .*taken: "),
+    ):
+        with pytest.raises(ConfigError, match=f"cannot write .*{words}"):
+            run(Namespace(**options, output=output))
+
+
+def test_what_another_engine_raises_is_one_line(files, monkeypatch):
+    def failing(path, x):
+        raise RuntimeError("Unexpected\ninput")
+
+    monkeypatch.setitem(engine_profiles.ENGINES, "openvino", failing)
+    options = {"model": files / "model.onnx", "inputs": files / "x.npy", "engine": "openvino"}
+    with pytest.raises(
+        ConfigError, match=r"openvino cannot run it with inputs of shape .* \(Unexpected input\)"
+    ):
+        run(Namespace(**options, output=files / "page.html"))
 
 
 def test_a_missing_engine_is_named():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.errors import ConfigError
 from pipeline.precision import HalfNetwork, _native, instruction_sets
 
 SIZES = [1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 65]
@@ -68,4 +69,13 @@ def test_a_network_gives_the_same_for_images_of_either_order(instruction_set, n,
 def test_instruction_sets_can_be_left_out(kept, monkeypatch):
     """What a processor without them would offer: the portable one stays, whatever is named."""
     monkeypatch.setenv("PARSIMONY_WITHOUT", ",".join(name for name in instruction_sets() if name != kept))
-    assert list(_native.instruction_sets()) == list(dict.fromkeys([kept, "portable"]))
+    assert list(_native.instruction_sets()) == list(dict.fromkeys([kept, "portable"])) == instruction_sets()
+
+
+@pytest.mark.parametrize("nonsense", ["AVX512", "avx512 ", "sse", "avx2, avx512"])
+def test_an_instruction_set_that_there_is_not_is_not_left_out_in_silence(nonsense, monkeypatch):
+    monkeypatch.setenv("PARSIMONY_WITHOUT", nonsense)
+    with pytest.raises(
+        ConfigError, match=r"PARSIMONY_WITHOUT leaves out .*; wanted names among amx_bf16, avx512_bf16"
+    ):
+        instruction_sets()

@@ -1,12 +1,16 @@
 """Command `explain_network`: one page that says why each layer of a network is as fast as it is, on any engine."""
 
 import importlib.util
+import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from pipeline.data.samples import read_samples
 from pipeline.errors import ConfigError
 from pipeline.operations.engine_profiles import ENGINES, MOVING, Row
 from pipeline.operations.templates import filled
@@ -28,23 +32,48 @@ WORDS = ("engine", ENGINE_HEADINGS[-1], "layer", "kernel that ran", "bound", "wh
 
 def run(options: Namespace) -> None:
     """Run the network on the engines that are asked for, or on all that are installed, and write the page."""
-    try:
-        x = np.load(options.inputs, allow_pickle=False).astype(np.float32)
-    except (OSError, ValueError) as failure:
-        raise ConfigError(f"{options.inputs}: not an array in a .npy file ({failure})") from None
-    if x.ndim < 2 or len(x) == 0:
+    x = read_samples(options.inputs, None)[0].numpy()
+    if x.ndim < 2:
         raise ConfigError(f"{options.inputs}: holds shape {x.shape}; wanted at least one sample, (n, ...)")
+    _require_writable(options.output)
     names = (
         [options.engine]
         if options.engine
         else [name for name in ENGINES if name == "ours" or _installed(name)]
     )
-    rows = {name: ENGINES[name](options.model, x) for name in names}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    rows = {name: _explained(name, options.model, x) for name in names}
     options.output.write_text(page(options.model.name, x.shape[1:], rows), encoding="utf-8")
     for name, of_engine in rows.items():
         print(f"{name}: {summary(of_engine)}")
     print(options.output)
+
+
+def _require_writable(path: Path) -> None:
+    """Refuse a page that cannot be written, before anything runs; its folder is made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        raise ConfigError(f"cannot write {path}, because {failure.filename}: {failure.strerror}") from None
+    if path.is_dir():
+        raise ConfigError(f"cannot write {path}, because it is a folder")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"cannot write {path}, because writing there is not permitted")
+
+
+def _explained(name: str, model: Path, x: NDArray[np.float32]) -> list[Row]:
+    """The rows of one engine; what another engine raises, of kinds of its own, becomes one line."""
+    try:
+        return ENGINES[name](model, x)
+    except ConfigError:
+        raise
+    except Exception as failure:
+        if name == "ours":
+            raise
+        text = " ".join(str(failure).split())[:200]
+        raise ConfigError(
+            f"{model}: {name} cannot run it with inputs of shape {x.shape} ({text}); choose the engines that can by "
+            "--engine"
+        ) from failure
 
 
 def _installed(name: str) -> bool:

@@ -7,6 +7,7 @@ are transformed, like the weights. "split" ones take each binary16 as the sum of
 
 import itertools
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,12 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.errors import ConfigError
 from pipeline.precision import _native
 from pipeline.precision.convert import LARGEST_HALF, widen
 from pipeline.precision.plan import Dtype, Layer, windows
 
 # What some instruction sets have besides, by precision.
 IN_PAIRS = {"bf16": ("direct", "product", "winograd2"), "split": ("direct", "product")}
+# "portable" is always there, even where it is named among those to leave out.
+INSTRUCTION_SETS = ("amx_bf16", "avx512_bf16", "avx512_fp16", "avx512", "avx2", "neon", "portable")
 ROUTINES = {
     "add": "sum",
     "activation": "function",
@@ -33,7 +37,17 @@ ROUTINES = {
 
 
 def instruction_sets() -> list[str]:
-    """The instruction sets with routines that this processor can run, best first."""
+    """The instruction sets with routines that this processor can run, best first.
+
+    Raises:
+        ConfigError: If PARSIMONY_WITHOUT, names with commas between them, leaves out one that there is not.
+    """
+    for name in filter(None, os.environ.get("PARSIMONY_WITHOUT", "").split(",")):
+        if name not in INSTRUCTION_SETS:
+            raise ConfigError(
+                f"PARSIMONY_WITHOUT leaves out {name!r}; wanted names among {', '.join(INSTRUCTION_SETS)}, with commas "
+                "and no spaces between them"
+            )
     return list(_native.instruction_sets())
 
 
