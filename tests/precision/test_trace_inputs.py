@@ -165,3 +165,33 @@ def test_numbers_whose_sign_torch_has_yet_to_turn_are_read_with_it(mlp):
 def test_what_no_layer_can_give_is_refused_in_one_line(module, words, generator):
     with pytest.raises(ConfigError, match=words):
         HalfNetwork.convert(module, torch.randn(1, 3, 6, 6, generator=generator))
+
+
+@pytest.mark.parametrize("masked", ["causal", "truth values", "infinities"])
+def test_attention_may_be_masked(masked, generator):
+    """Of the rows of each channel, which a mask lets see some of each other."""
+    visible = torch.eye(6).bool() | (torch.rand(6, 6, generator=generator) > 0.5)
+    masks = {
+        "causal": None,
+        "truth values": visible,
+        "infinities": torch.zeros(6, 6).double().masked_fill(~visible, -torch.inf),
+    }
+
+    def attended(y, x):
+        return functional.scaled_dot_product_attention(
+            y, x, x, attn_mask=masks[masked], is_causal=masked == "causal"
+        )
+
+    x = torch.randn(8, 3, 6, 6, generator=generator)
+    assert converted_error(Around(attended), x[:4], x) < 2e-3
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_module_without_operators_of_its_own_is_refused(generator):
+    x = torch.randn(2, 3, 6, 6, generator=generator)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    for compiled in (torch.jit.script(module), nn.Sequential(torch.jit.trace(module, x), nn.Flatten())):
+        with pytest.raises(ConfigError, match="the network is compiled by TorchScript"):
+            HalfNetwork.convert(compiled, x)
+    with pytest.raises(ConfigError, match=r"parameter '0.weight' has no shape as yet; run the network once"):
+        HalfNetwork.convert(nn.Sequential(nn.LazyConv2d(4, 3)), x)

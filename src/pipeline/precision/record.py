@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import UninitializedParameter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -97,7 +98,21 @@ def record(module: nn.Module, sample: Tensor) -> Recording:
 
 
 def double_copy(module: nn.Module) -> nn.Module:
-    """A copy in float64, on the CPU and in evaluation mode; computed weights, as pruning has, are copied by value."""
+    """A copy in float64, on the CPU and in evaluation mode; computed weights, as pruning has, are copied by value.
+
+    Raises:
+        ConfigError: If it is compiled by TorchScript, or lazy and without weights as yet.
+    """
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise ConfigError(
+            "the network is compiled by TorchScript, whose operators cannot be recorded; convert the module that it "
+            "was made of, or a program of torch.export"
+        )
+    lazy = [name for name, value in module.named_parameters() if isinstance(value, UninitializedParameter)]
+    if lazy:
+        raise ConfigError(
+            f"the network's parameter {lazy[0]!r} has no shape as yet; run the network once on an input"
+        )
     computed = {
         id(value): value.detach().clone()
         for part in module.modules()

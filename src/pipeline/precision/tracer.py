@@ -15,6 +15,8 @@ from pipeline.precision.plan import INPUT, Layer, WindowGeometry
 from pipeline.precision.record import Node, Recording, Value
 from pipeline.precision.views import View, is_natural, natural, resting
 
+LARGE = 1e30  # beyond any activation, yet a number of binary32 that may be added to
+
 
 @dataclass(frozen=True)
 class Affine:
@@ -162,8 +164,12 @@ class Tracer:
         return self.laid_out(view, torch.arange(view.index.numel()).view(view.shape), shape, name), shape
 
     def scale_and_shift(self, view: View, scale: Tensor, shift: Tensor, name: str) -> View:
-        """y = scale x + shift with constants of the view's shape: folded into the layer before, or one of its own."""
+        """y = scale x + shift with constants of the view's shape: folded into the layer before, or one of its own.
+
+        Infinite shifts, as masks of attention have, become large: what follows them cuts off either alike.
+        """
         assert view.factor == 1.0
+        shift = torch.where(shift.isinf(), shift.sign() * LARGE, shift)
         if view.is_whole and self._folded(view, scale, shift):
             return view
         return self._by_channel(view, scale, shift, name) or self._by_number(view, scale, shift, name)
