@@ -186,6 +186,30 @@ def test_attention_may_be_masked(masked, generator):
     assert converted_error(Around(attended), x[:4], x) < 2e-3
 
 
+VISIBLE = torch.rand(6, 6, generator=torch.Generator().manual_seed(0)) > 0.4
+CHOOSING = {
+    "masked": lambda y, x: y.masked_fill(~VISIBLE, 0.5),
+    "masked by a tensor": lambda y, x: (y @ x).masked_fill(VISIBLE, torch.tensor(-2.0)),
+    "masked before softmax": lambda y, x: y.masked_fill(~(VISIBLE | torch.eye(6).bool()), -torch.inf).softmax(
+        -1
+    ),
+    "masked by channel": lambda y, x: y.masked_fill(torch.tensor([True, False, True]).view(3, 1, 1), 1.0),
+    "this or that": lambda y, x: torch.where(VISIBLE, y, x),
+    "this or itself": lambda y, x: torch.where(VISIBLE, y, y * 2),
+    "this or a number": lambda y, x: torch.where(VISIBLE, y, 3.0),
+    "a number or this": lambda y, x: torch.where(VISIBLE, torch.ones(6).double(), y),
+    "this or its mean": lambda y, x: torch.where(VISIBLE, y, x.mean((2, 3), keepdim=True)),
+    "all": lambda y, x: torch.where(torch.tensor(True), y, x),
+    "written in place": lambda y, x: y.clone().masked_fill_(VISIBLE, 0.25),
+}
+
+
+@pytest.mark.parametrize("function", CHOOSING.values(), ids=CHOOSING)
+def test_a_choice_by_constants_is_computed(function, generator):
+    x = torch.randn(8, 3, 6, 6, generator=generator)
+    assert converted_error(Around(function), x[:4], x) < 2e-3
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_a_module_without_operators_of_its_own_is_refused(generator):
     x = torch.randn(2, 3, 6, 6, generator=generator)

@@ -171,6 +171,37 @@ def negative(tracer: Tracer, node: Node) -> View:
     return replace(view, factor=-view.factor)
 
 
+def chosen(tracer: Tracer, node: Node) -> View:
+    """where: one side or the other for each number, by a constant condition, as one side masked plus the other."""
+    shape, condition = shape_of(node), node.arguments["condition"]
+    if isinstance(condition, Value):
+        raise tracer.refusal(
+            node, f"({node.operator}) chooses by what the input says; wanted a constant condition"
+        )
+    first = condition.expand(shape).double()
+    views, shift = [], torch.zeros(shape).double()
+    for key, mask in (("self", first), ("other", 1.0 - first)):
+        argument = node.arguments[key]
+        if isinstance(argument, Value):
+            view = tracer.views[argument]
+            views.append((tracer.settle(view.moved(view.index.expand(shape)), node.name), mask))
+        else:
+            constant = torch.as_tensor(argument).detach().double().expand(shape)
+            shift = torch.where(mask > 0, constant, shift)
+    sides = [tracer.scale_and_shift(view, mask, shift, node.name) for view, mask in views]
+    return sides[0] if len(sides) == 1 else add(tracer, node, *sides)
+
+
+def filled(tracer: Tracer, node: Node) -> View:
+    """masked_fill: a constant where a mask is true."""
+    sides = {
+        "condition": node.arguments["mask"],
+        "self": node.arguments["value"],
+        "other": node.arguments["self"],
+    }
+    return chosen(tracer, replace(node, arguments=sides))
+
+
 def prelu(tracer: Tracer, node: Node) -> View:
     """max(x, 0) + slope min(x, 0)."""
     view, slope = settled_view_of(tracer, node, "self"), constant_of(tracer, node, "weight")

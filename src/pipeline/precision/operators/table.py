@@ -72,6 +72,8 @@ HANDLERS: dict[str, Handler] = {
     "mul": arithmetic.multiplied,
     "div": arithmetic.divided,
     "addcmul": arithmetic.addcmul,
+    "where": arithmetic.chosen,
+    "masked_fill": arithmetic.filled,
     "max_pool2d_with_indices": pooling.max_pool,
     "avg_pool2d": pooling.avg_pool,
     "_adaptive_avg_pool2d": pooling.adaptive,
