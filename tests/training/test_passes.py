@@ -78,6 +78,10 @@ def of_other_passes(name, model, x, y):
     elif name == "gradients at inputs":
         inputs = (2 * x).requires_grad_()
         torch.autograd.grad(cross_entropy(model(inputs), y), inputs)
+    elif name == "products with the Hessian matrix":
+        weights = list(model.parameters())
+        first = torch.autograd.grad(cross_entropy(model(2 * x), y), weights, create_graph=True)
+        torch.autograd.grad(sum(g.sum() for g in first), weights)
     elif name == "gradients set to None":
         cross_entropy(model(2 * x), y).backward()
         model.zero_grad()
@@ -115,6 +119,7 @@ def fail(gradient):
     [
         "a call without a backward pass",
         "gradients at inputs",
+        "products with the Hessian matrix",
         "gradients set to None",
         "gradients set to zero",
         "weights of others",
@@ -128,6 +133,26 @@ def test_passes_that_do_not_add_to_the_gradient_of_the_step_leave_no_trace(other
     of_other_passes(other, model, x, y)
     for part in (slice(0, 6), slice(6, 12)):
         (cross_entropy(model(x[part]), y[part]) / 2).backward()
+    kfac.step(1.0)
+    require_factors(kfac, expected_factors(model, cross_entropies(x, y)))
+
+
+def test_gradients_that_are_asked_for_count_where_the_caller_puts_them_in_place():
+    model, (x, y) = drawn(Network()), batch()
+    kfac = KFAC(model, ALL)
+    gradients = torch.autograd.grad(cross_entropy(model(x), y), list(model.parameters()))
+    for p, gradient in zip(model.parameters(), gradients, strict=True):
+        p.grad = gradient
+    kfac.step(1.0)
+    require_factors(kfac, expected_factors(model, cross_entropies(x, y)))
+
+
+def test_a_graph_is_gone_through_for_a_question_and_then_for_the_step():
+    model, (x, y) = drawn(Network()), batch()
+    kfac = KFAC(model, ALL)
+    loss = cross_entropy(model(x), y)
+    torch.autograd.grad(7 * loss, list(model.parameters()), retain_graph=True)
+    loss.backward()
     kfac.step(1.0)
     require_factors(kfac, expected_factors(model, cross_entropies(x, y)))
 
@@ -189,7 +214,10 @@ def test_a_gradient_penalty_of_no_weight_changes_nothing():
     loss = cross_entropy(model(inputs), y)
     slope = torch.autograd.grad(loss, inputs, create_graph=True)[0]
     (loss + 0 * slope.square().sum()).backward()
-    kfac.step(1.0)
+    with pytest.warns(
+        UserWarning, match="of a loss of derivatives, K-FAC's factors count what depends on the network's"
+    ):
+        kfac.step(1.0)
     require_factors(kfac, expected_factors(model, cross_entropies(x, y)))
 
 

@@ -133,15 +133,37 @@ def test_reduced_factors_are_exact_for_a_linear_network_that_averages_positions(
 
 
 def test_calls_with_other_numbers_of_samples_cannot_be_added_up():
-    layer = drawn(nn.Linear(5, 2))
-    kfac = KFAC(layer, replace(ALL, weight_sharing="reduce"))
-    x = batch()[0][:, 0]
-    loss = layer(x).sum() + layer(x[:4]).sum()
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.layer(x).sum() + self.layer(x[:4]).sum()
+
+    model = drawn(Parts())
+    kfac = KFAC(model, replace(ALL, weight_sharing="reduce"))
+    loss = model(batch()[0][:, 0])
     with pytest.raises(
-        ValueError, match="was called with 9 and with 4 samples in one pass; set weight_sharing"
+        ValueError,
+        match="was called with 9 and with 4 samples in one call of the network; set weight_sharing",
     ):
         loss.backward()
     kfac.discard()
+
+
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+@pytest.mark.parametrize("sizes", [(9,), (5, 4), (3, 3, 3)])
+def test_calls_of_the_network_have_samples_of_their_own(sizes, sharing):
+    (x, y), settings = batch(), replace(ALL, weight_sharing=sharing)
+    _, expected = after_a_step(drawn(Stacked()), settings)
+    model = drawn(Called())
+    kfac = KFAC(model, settings)
+    parts = zip(x.split(sizes), y.split(sizes), strict=True)
+    (sum(functional.cross_entropy(model(a), b, reduction="sum") for a, b in parts) / N).backward()
+    kfac.step(1.0)
+    for name, tensor in kfac.state_dict()["tensors"].items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-10, atol=1e-13)
 
 
 def test_weights_with_biases_of_their_own_are_one_layer_and_the_biases_are_named():

@@ -16,7 +16,7 @@ from pipeline.training.layers import Layers
 from pipeline.training.loss_terms import Terms
 from pipeline.training.passes import Bases, Call, Key, Loss, Moments, Pass, Sums, Use, add
 from pipeline.training.structures import KroneckerProduct, Structure, working_type
-from pipeline.training.uses import count_uses, gradient_is_computed, is_transformed, tensors_of
+from pipeline.training.uses import Fate, count_uses, fate_of_gradient, is_transformed, tensors_of
 
 Arrange = Callable[[Tensor], Tensor]
 
@@ -43,6 +43,7 @@ class Capture:
         loss_scale: What the loss of `backward` was multiplied by, beside what is learned.
         terms: What was found of the last pass.
         called: Layers that were used.
+        differentiated: Whether the loss may hold derivatives of the network, in which weights are used unseen.
         partly_seen: Layers whose weights the network also uses where no hook sees it.
     """
 
@@ -65,6 +66,7 @@ class Capture:
         self.loss_scale = 1.0
         self.terms: Terms | None = None
         self.called: set[str] = set()
+        self.differentiated = False
         self.partly_seen: set[str] = set()
         self.watches_functions = layers.by_function
         self._layers = layers
@@ -75,7 +77,7 @@ class Capture:
         self._reduced = reduced
         self._bases = bases
         self._forgets = forgets and not sampled  # samples are drawn where they count
-        self._sums = Sums()
+        self._sums, self._asked = Sums(), Sums()
         self._pass: Pass | None = None
         self._surveys = True
         self._call: Call | None = None
@@ -112,8 +114,10 @@ class Capture:
             scale: What the losses of all passes were multiplied by, beside `loss_scale`, where it is not learned.
         """
         self._close()
-        self._uses = []
-        return self._sums.take(scale)
+        # Gradients that were asked for count where no others are: then the caller has put them in their place.
+        found = (self._asked if self._sums.is_empty else self._sums).take(scale)
+        self.discard()
+        return found
 
     @property
     def waits_for_sample(self) -> bool:
@@ -124,11 +128,12 @@ class Capture:
     def learns_scale(self) -> bool:
         """Whether all passes since the last call of `take` told their scale."""
         self._close()
-        return not self._sums.n_unscaled
+        return not (self._asked if self._sums.is_empty else self._sums).n_unscaled
 
     def discard(self) -> None:
         """Forget what was collected since the last call of `take`."""
         self._sums.forget_all()
+        self._asked.forget_all()
         self._pass = None
         self._uses = []
 
@@ -283,9 +288,12 @@ class Capture:
         return looks and self._active() and not is_transformed()
 
     def _new_call(self) -> Call:
-        outside = torch._C._current_graph_task_id() < 0
-        if outside and self._pass is not None and self._pass.number >= 0 and not self._pass.ended:
-            self._pass = None  # it was broken off by an error
+        current = self._pass
+        if current is None or current.number < 0 or current.ended:
+            return Call()
+        if torch._C._current_graph_task_id() >= 0:
+            return current.call
+        self._pass = None  # it was broken off by an error
         return Call()
 
     def _count(self, output: object, call: Call) -> None:
@@ -314,7 +322,7 @@ class Capture:
             return _turned, len(x) % n != 0
         return _as_is, False
 
-    def _current(self) -> Pass:
+    def _current(self, fate: Fate) -> Pass:
         """The pass under way: of the call of `backward` that this is called in."""
         number = torch._C._current_graph_task_id()
         current = self._pass
@@ -322,7 +330,7 @@ class Capture:
             self._close()
             current = None
         if current is None:
-            current = self._pass = Pass(self.loss_scale)
+            current = self._pass = Pass(self.loss_scale, is_asked=fate == Fate.ASKED)
         elif number >= current.number:
             return current  # the same, or one that runs inside of it
         current.number, current.ended = number, False
@@ -331,25 +339,31 @@ class Capture:
 
     @uncompiled
     def _add_scores(self, scores: Tensor, version: int, gradient: Tensor, n_rows: int | None) -> None:
-        if not self.paused and self._is_of_weights(gradient):
-            current = self._current()
+        fates = (fate_of_gradient(layer.parameters[0]) for layer in self._layers.structures.values())
+        fate = next((fate for fate in fates if fate != Fate.SPARED), Fate.SPARED)
+        if not self.paused and fate != Fate.SPARED:
+            current = self._current(fate)
             current.n_rows = n_rows
             if self._loss == "learned":
                 current.add_scores(scores, gradient, whole=scores._version == version)
 
     @uncompiled
     def _from_backward(self, use: Use, gradient: Tensor) -> None:
-        if not self.paused and gradient_is_computed(use.structure.parameters[0]):
-            self._add(self._current(), use, gradient)
-
-    def _is_of_weights(self, gradient: Tensor) -> bool:
-        """Whether the pass under way computes the gradient of any layer."""
-        return any(gradient_is_computed(layer.parameters[0]) for layer in self._layers.structures.values())
+        if self.paused:
+            return
+        fate = fate_of_gradient(use.structure.parameters[0])
+        if fate == Fate.SPARED:
+            self.differentiated |= torch.is_grad_enabled()
+        else:
+            self._add(self._current(fate), use, gradient)
 
     def _add(self, current: Pass, use: Use, gradient: Tensor) -> None:
-        if use.name not in current.rows and self._forgets and not self._sums.is_empty:
-            self._forget_zeroed(use, opens=not current.rows)
-        self._sums.add_inputs(use.call, use.name)
+        if current.is_asked:
+            self._asked.add_inputs(use.call, use.name, keep=True)
+        else:
+            if use.name not in current.rows and self._forgets and not self._sums.is_empty:
+                self._forget_zeroed(use, opens=not current.rows)
+            self._sums.add_inputs(use.call, use.name)
         current.add(use, gradient, reduced=self._reduced, bases=self._bases)
 
     def _forget_zeroed(self, use: Use, *, opens: bool) -> None:
@@ -380,7 +394,8 @@ class Capture:
         """Add the pass that has ended to the sums."""
         ended, self._pass = self._pass, None
         if ended is not None and ended.rows:
-            self.terms = self._sums.add_pass(ended, self._loss) or self.terms
+            sums = self._asked if ended.is_asked else self._sums
+            self.terms = sums.add_pass(ended, self._loss) or self.terms
 
 
 def _end(current: Pass, number: int) -> None:

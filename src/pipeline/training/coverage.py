@@ -39,6 +39,7 @@ class Coverage:
         self._layers = layers
         self._weights = weights
         self._rank = communicator.rank
+        self._differentiated = False
         self._silent: set[str] = set()  # layers of which a warning has told
         self._list()
 
@@ -46,6 +47,13 @@ class Coverage:
         """Look at what a step's passes have shown; all processes call it together."""
         self._find_partly_seen(capture, curvature)
         self._find_silent(capture, curvature)
+        if capture.differentiated and not self._differentiated and self._rank == 0:
+            self._differentiated = True
+            warnings.warn(
+                "the network was differentiated by its inputs with create_graph: of a loss of derivatives, K-FAC's "
+                "factors count what depends on the network's values and not the derivatives' own use of weights",
+                stacklevel=5,
+            )
 
     def _find_partly_seen(self, capture: Capture, curvature: Curvature) -> None:
         self.left = curvature.in_any_process(capture.partly_seen)

@@ -1,7 +1,7 @@
 """What calls of a network and backward passes show of its layers, and how it becomes sums over single samples.
 
-A *pass* is a call of `backward`; all uses of a layer in it belong to the same samples. What a layer was given counts
-once a pass has come to its outputs: a call without a pass leaves no trace.
+A *pass* is a call of `backward`; all uses of a layer in one call of the network belong to the same samples. What a
+layer was given counts once a pass has come to its outputs: a call without a pass leaves no trace.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ class Moments:
     n: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
     """A call of the network.
 
@@ -79,6 +79,7 @@ class Pass:
 
     Attributes:
         scale: What the loss was multiplied by.
+        is_asked: Whether it is one of `torch.autograd.grad` and leaves nothing in the weights' `grad`.
         number: Number of the backward pass in torch; passes that it runs inside, as checkpoints do, have larger ones.
         ended: Whether it is over.
         scores: The network's outputs with their gradients: each call of the network adds one.
@@ -86,19 +87,23 @@ class Pass:
         moments: Sums of output gradients' moments.
         rows: How many rows of each layer's calls were looked at, how many there were, and those
             of the first call.
-        sums: For each layer, sums over the uses of each sample: of inputs, of output gradients, and how many uses.
+        sums: For each layer and call of the network, sums over the uses of each sample: of inputs, of output gradients,
+            and how many uses.
         terms: The terms of the loss, where they are known beforehand.
+        call: What is called during the pass, as checkpoints do.
     """
 
     scale: float
+    is_asked: bool = False
     number: int = -1
     ended: bool = False
     scores: list[Terms | None] = field(default_factory=list)
     n_rows: int | None = None
     moments: dict[Key, Tensor] = field(default_factory=dict)
     rows: dict[str, list[int]] = field(default_factory=dict)
-    sums: dict[str, tuple[KroneckerProduct, Tensor, Tensor, int]] = field(default_factory=dict)
+    sums: dict[tuple[str, Call], tuple[KroneckerProduct, Tensor, Tensor, int]] = field(default_factory=dict)
     terms: Terms | None = None
+    call: Call = field(default_factory=Call)
 
     def add_scores(self, scores: Tensor, gradient: Tensor, *, whole: bool) -> None:
         """Note an output of the network and its gradient.
@@ -133,33 +138,35 @@ class Pass:
                 self._add_sums(use, structure, gradient)
                 return
             for matrix, moment in structure.gradient_moments(use.inputs, gradient).items():
-                self._add_moment((use.name, matrix), moment)
+                self.add_moment((use.name, matrix), moment)
             if use.name in bases:
                 assert isinstance(structure, KroneckerProduct)
                 columns = structure.with_ones(use.inputs), structure.gradients(gradient)
                 squares = rotated_second_moment(*columns, *bases[use.name], use.n)
-                self._add_moment((use.name, CORRECTION), squares)
+                self.add_moment((use.name, CORRECTION), squares)
 
-    def _add_moment(self, key: Key, moment: Tensor) -> None:
+    def add_moment(self, key: Key, moment: Tensor) -> None:
+        """Add to the sum of a matrix."""
         former = self.moments.get(key)
         self.moments[key] = moment if former is None else former.add_(moment)
 
     def _add_sums(self, use: Use, structure: KroneckerProduct, gradient: Tensor) -> None:
-        """Add up the uses of each sample, over positions and over calls."""
+        """Add up the uses of each sample, over positions and over calls of the layer."""
+        key = use.name, use.call
         columns = structure.gradients(gradient)
         n_positions = columns.shape[-1] // max(use.n, 1)
         summed = columns.reshape(*columns.shape[:-1], n_positions, use.n).sum(dim=-2)
-        former = self.sums.get(use.name)
+        former = self.sums.get(key)
         if former is not None:
             if former[2].shape != summed.shape:
                 raise ValueError(
-                    f"layer {use.name} was called with {use.n} and with {former[2].shape[-1]} samples in one pass; set "
-                    "weight_sharing to 'expand', which does not add up their uses"
+                    f"layer {use.name} was called with {use.n} and with {former[2].shape[-1]} samples in one call of "
+                    "the network; set weight_sharing to 'expand', which does not add up their uses"
                 )
             uses = former[3] + n_positions
-            self.sums[use.name] = structure, former[1] + use.inputs, former[2] + summed, uses
+            self.sums[key] = structure, former[1] + use.inputs, former[2] + summed, uses
         else:
-            self.sums[use.name] = structure, use.inputs, summed, n_positions
+            self.sums[key] = structure, use.inputs, summed, n_positions
 
 
 class Sums:
@@ -196,11 +203,17 @@ class Sums:
         """Forget everything."""
         self.__init__()  # type: ignore[misc]
 
-    def add_inputs(self, call: Call, name: str) -> None:
-        """Count what a layer was given in a call, once."""
+    def add_inputs(self, call: Call, name: str, *, keep: bool = False) -> None:
+        """Count what a layer was given in a call, once.
+
+        Args:
+            call: The call.
+            name: Name of the layer.
+            keep: Whether other sums may still count it.
+        """
         for key in [key for key in call.inputs if key[0] == name]:
-            moments = call.inputs.pop(key)
-            add(self._inputs, key, moments.total, moments.n)
+            moments = call.inputs[key] if keep else call.inputs.pop(key)
+            add(self._inputs, key, moments.total.clone() if keep else moments.total, moments.n)
 
     def add_pass(self, ended: Pass, loss: Loss) -> Terms | None:
         """Bring the gradients of a pass to those of single samples and add their moments to the others'.
@@ -208,12 +221,12 @@ class Sums:
         Returns:
             The terms of its loss; None of a pass without samples.
         """
-        for name, (structure, inputs, gradients, n_uses) in ended.sums.items():
+        for (name, _), (structure, inputs, gradients, n_uses) in ended.sums.items():
             mean = structure.input_moments(inputs / n_uses)
             for matrix, moment in mean.items():
                 add(self._inputs, (name, matrix), moment, inputs.shape[-1])
             for matrix, moment in structure.output_moments(gradients).items():
-                ended.moments[name, matrix] = moment
+                ended.add_moment((name, matrix), moment)
         n_samples = (
             ended.n_rows if ended.n_rows is not None else next(iter(ended.rows.values()), [0, 0, 0])[2]
         )

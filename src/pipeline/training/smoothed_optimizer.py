@@ -78,7 +78,7 @@ class SmoothedOptimizer(torch.optim.Optimizer):
         self._share()
         self._scaler = scaler
         self.n_done = 0
-        self._buffers = list(model.buffers())
+        self._model = model
         self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._smoothing = [each.within(n_steps) for each in smoothing]
         self._n_steps = n_steps
@@ -162,10 +162,10 @@ class SmoothedOptimizer(torch.optim.Optimizer):
             super().add_param_group(param_group)
 
     def _climb(self, smoothing: Smoothing, closure: Callable[[], Any]) -> dict[str, Tensor]:
-        kept = [buffer.clone() for buffer in self._buffers]
+        kept = [buffer.clone() for buffer in self._model.buffers()]
         with self._unseen():
             closure()
-        for buffer, before in zip(self._buffers, kept, strict=True):
+        for buffer, before in zip(self._model.buffers(), kept, strict=True):
             buffer.copy_(before)
         scale = 1.0 if self._scaler is None else self._scaler.get_scale()
         found = {name: p.grad / scale for name, p in self._weights.items() if p.grad is not None}

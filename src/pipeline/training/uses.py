@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from enum import Enum
 
 import torch
 from torch import Tensor
@@ -40,15 +41,23 @@ def tensors_of(output: object) -> Iterator[Tensor]:
             yield from tensors_of(getattr(output, field.name))
 
 
-def gradient_is_computed(parameter: Tensor) -> bool:
-    """Whether the backward pass under way computes the gradient of a parameter, not only that of activations."""
+class Fate(Enum):
+    """What the backward pass under way does with the gradient of a parameter."""
+
+    SPARED = "it is not computed"
+    ASKED = "it is what `torch.autograd.grad` returns"
+    ADDED = "it is added to the parameter's `grad`"
+
+
+def fate_of_gradient(parameter: Tensor) -> Fate:
+    """Tell what the backward pass under way does with the gradient of a parameter."""
     if not parameter.requires_grad:
-        return False
+        return Fate.SPARED
     node: Node = get_gradient_edge(parameter).node
     try:
-        return bool(torch._C._will_engine_execute_node(node))
+        return Fate.ADDED if torch._C._will_engine_execute_node(node) else Fate.SPARED
     except RuntimeError:  # said of a parameter that `torch.autograd.grad` is asked for
-        return True
+        return Fate.ASKED
 
 
 def is_transformed() -> bool:
