@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.hmatrix import DistributedH2Matrix, H2Matrix, kernels
-from pipeline.hmatrix.distributed import storage
+from pipeline.hmatrix.distributed import own_shards
 from pipeline.hmatrix.shard_files import Shard, shard_path, write_shard
 from pipeline.runtime.communicator import Serial, run_in_threads
 
@@ -89,7 +89,7 @@ def test_what_is_loaded_can_be_factorized_saved_and_asked_for_its_error(tmp_path
 def counted_load(folder, n_processes, monkeypatch):
     """Load, and return for each process the shards that it checked, those that it opened, bytes."""
     checked, opened, n_read = defaultdict(list), defaultdict(list), Counter()
-    check, begin, part = storage.check_shard, Shard.__init__, Shard.part
+    check, begin, part = own_shards.check_shard, Shard.__init__, Shard.part
 
     def check_too(path, number, checksum):
         checked[threading.get_ident()].append(number)
@@ -104,7 +104,7 @@ def counted_load(folder, n_processes, monkeypatch):
         n_read[threading.get_ident()] += found.nbytes
         return found
 
-    monkeypatch.setattr(storage, "check_shard", check_too)
+    monkeypatch.setattr(own_shards, "check_shard", check_too)
     monkeypatch.setattr(Shard, "__init__", begin_too)
     monkeypatch.setattr(Shard, "part", part_too)
 
@@ -149,7 +149,7 @@ def test_shards_are_safetensors_and_parts_of_arrays_are_read(tmp_path):
         "numbers": np.arange(6),
         "boxes": np.arange(3, dtype=np.int32),
     }
-    write_shard(tmp_path, 3, arrays)
+    write_shard(shard_path(tmp_path, 3), arrays)
     theirs = load_file(shard_path(tmp_path, 3))
     np.testing.assert_array_equal(theirs["points"], arrays["points"])
     np.testing.assert_array_equal(theirs["complex!"].view(np.complex128), arrays["complex"])

@@ -51,6 +51,11 @@ class CheckedFiles:
         save_file(stored, path / self.arrays_name)
         description_path.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
+    def remove(self, path: Path) -> None:
+        """Remove the files from a folder, if they are there."""
+        for name in (self.description_name, self.arrays_name):
+            (path / name).unlink(missing_ok=True)
+
     def read(self, path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Return the description and the arrays that `write` wrote.
 

@@ -35,7 +35,19 @@ def shard_path(path: Path, number: int) -> Path:
     return path / f"shard-{number:05d}.safetensors"
 
 
-def write_shard(path: Path, number: int, arrays: Mapping[str, Array]) -> int:
+def unfinished_path(path: Path, number: int) -> Path:
+    """Where a shard is until all are written."""
+    return path / f"shard-{number:05d}.unfinished"
+
+
+def remove_shards(path: Path) -> None:
+    """Remove the description and all shards of a folder, perhaps those of more processes than there are now."""
+    (path / DESCRIPTION).unlink(missing_ok=True)
+    for shard in path.glob("shard-*.safetensors"):
+        shard.unlink()
+
+
+def write_shard(file: Path, arrays: Mapping[str, Array]) -> int:
     """Write one shard, and return its checksum: the CRC-32 of its bytes."""
     header, end = {}, 0
     for name, values in arrays.items():
@@ -51,10 +63,10 @@ def write_shard(path: Path, number: int, arrays: Mapping[str, Array]) -> int:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % _LENGTH)
     checksum = 0
-    with shard_path(path, number).open("wb") as file:
+    with file.open("wb") as opened:
         contents: Iterable[bytes | memoryview] = map(_bytes_of, arrays.values())
         for content in (len(text).to_bytes(_LENGTH, "little"), text, *contents):
-            file.write(content)
+            opened.write(content)
             checksum = zlib.crc32(content, checksum)
     return checksum
 

@@ -71,10 +71,18 @@ class Description:
         given = dict(self.admissibility)
         return ADMISSIBILITIES[given.pop("name")](**given)
 
+    @property
+    def _told(self) -> dict[str, Any]:
+        return {"version": _VERSION} | {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of all of it."""
+        return _checksum(self._told)
+
     def write(self, path: Path) -> None:
         """Write the description, which makes the folder complete."""
-        told = {"version": _VERSION} | {f.name: getattr(self, f.name) for f in fields(self)}
-        told["checksum"] = _checksum(told)
+        told = self._told | {"checksum": self.checksum}
         (path / DESCRIPTION).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
     @classmethod

@@ -19,6 +19,7 @@ from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.geometry import Geometry
 from pipeline.hmatrix.shard_files import DESCRIPTION as SHARDS
+from pipeline.hmatrix.shard_files import remove_shards
 from pipeline.hmatrix.shards import load_whole
 from pipeline.hmatrix.skeleton import Basis
 from pipeline.hmatrix.validation import require_sound
@@ -37,6 +38,8 @@ _LISTS = ("near", "far", "near_columns", "far_columns")
 
 def save(A: H2Form, path: Path) -> None:
     """Write a matrix into a folder, which is made if need be; the description is written last.
+
+    A matrix that was in the folder, whole or in shards, is replaced.
 
     Raises:
         ConfigError: If the kernel is a Python function, which cannot be written.
@@ -75,7 +78,14 @@ def save(A: H2Form, path: Path) -> None:
         | {f.name: getattr(A.admissibility, f.name) for f in fields(A.admissibility)},
         "notes": list(A.notes),
     }
+    remove_shards(path)
     _FILES.write(path, description, arrays)
+
+
+def remove(path: Path) -> None:
+    """Remove a matrix from a folder, whole or in shards."""
+    remove_shards(path)
+    _FILES.remove(path)
 
 
 def load(path: Path) -> H2Form:

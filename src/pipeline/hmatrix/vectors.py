@@ -40,6 +40,13 @@ def result_type(matrix: np.dtype[Any], given: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(names[is_complex, narrow])
 
 
+def plain_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type in which torch takes numbers: in this machine's order of bytes, and no wider than double."""
+    if dtype.kind in "fc" and dtype.itemsize > (8 if dtype.kind == "f" else 16):
+        return np.dtype(np.float64 if dtype.kind == "f" else np.complex128)
+    return dtype.newbyteorder("=")
+
+
 def to_tensor(x: NDArray[Any]) -> Tensor:
     """Return an array of any numbers and strides as a tensor of a copy; integers and the like become float64."""
     values = np.asarray(x)

@@ -24,7 +24,7 @@ def gather_text(communicator: Communicator, text: str) -> list[str]:
     return [letter.numpy().tobytes().decode() for letter in communicator.all_gather(letters)]
 
 
-def _told(failure: Exception) -> str:
+def _told(failure: BaseException) -> str:
     """Return a failure for the others: what kind it is, and its text."""
     if isinstance(failure, OSError) and failure.errno:
         return f"{_SYSTEM}{failure.errno}\n{failure.strerror}"
@@ -35,26 +35,29 @@ def _told(failure: Exception) -> str:
 def together(communicator: Communicator) -> Iterator[None]:
     """Run a block that is not collective, and raise on all processes if it fails on one; collective.
 
+    What interrupts a process, such as Ctrl-C, ends the others too.
+
     Raises:
         Exception: One of the failure's type where it is one that users act on, else RuntimeError; it names the first
-            process that failed. That process raises its own.
+            process that failed. That process raises its own, and so does one that was interrupted.
     """
-    failure: Exception | None = None
+    failure: BaseException | None = None
     try:
         yield
-    except Exception as caught:
+    except BaseException as caught:
         failure = caught
     told = gather_text(communicator, "" if failure is None else _told(failure))
     for rank, text in enumerate(told):
         if not text:
             continue
-        if rank == communicator.rank and failure is not None:
+        if failure is not None and (rank == communicator.rank or not isinstance(failure, Exception)):
             raise failure
         name, _, reason = text.partition("\n")
         if name.startswith(_SYSTEM):
             raise OSError(int(name.removeprefix(_SYSTEM)), f"process {rank}: {reason}")
         kind = _KINDS.get(name, RuntimeError)
-        raise kind(f"process {rank}: {reason if kind is not RuntimeError else f'{name}: {reason}'}")
+        words = [name, reason] if kind is RuntimeError else [reason or name]
+        raise kind(f"process {rank}: {': '.join(word for word in words if word)}")
 
 
 def require_alike(communicator: Communicator, values: Mapping[str, object]) -> None:

@@ -119,7 +119,8 @@ def sampled_error(A: OwnForm, communicator: Communicator, *, seed: int, n_vector
     X = stream(Purpose.ERRORS, seed, communicator.rank).standard_normal((A.n_own, n_vectors))
     own, exact = exact_products(A, X, communicator, seed=seed)
     found = product(A, X, communicator)[own]
-    rows = np.stack([np.linalg.norm(values, axis=1) for values in (exact, found - exact)], axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows = np.stack([np.linalg.norm(values, axis=1) for values in (exact, found - exact)], axis=1)
     sizes, errors = np.concatenate(gather(communicator, rows)).T
     return error_of_rows(sizes, errors, square=True) if len(sizes) else 0.0
 
@@ -141,7 +142,7 @@ def exact_products(A: OwnForm, X: Array, communicator: Communicator, *, seed: in
     rows = np.concatenate(gather(communicator, points.own[own]))
     kind = np.complex128 if A.kernel.is_complex else np.float64
     part = np.zeros((len(rows), X.shape[1]), np.result_type(X, kind))
-    with together(communicator):
+    with together(communicator), np.errstate(over="ignore", invalid="ignore"):
         for columns in _pieces(len(points.own)):
             part += exact_rows(A.kernel, rows, points.own[columns]) @ X[columns]
     before = int(np.searchsorted(chosen, points.first))

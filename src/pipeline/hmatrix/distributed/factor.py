@@ -79,6 +79,18 @@ class DistributedFactorization:
     notes: tuple[str, ...] = ()
     speeds: tuple[Speed, ...] = ()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled and copied.
+
+        Raises:
+            TypeError: If the parts are spread over processes, which cannot be copied together.
+        """
+        if self.communicator.size > 1:
+            raise TypeError(
+                "a factorization whose parts are spread over processes cannot be pickled or copied"
+            )
+        return vars(self)
+
     def __repr__(self) -> str:
         n = self.form.division.n_points
         return (

@@ -31,6 +31,10 @@ class OwnBasis:
     basis: Basis
     rank: Ints
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the native view, which is made anew where it is wanted."""
+        return {name: value for name, value in vars(self).items() if name != "native"}
+
     def none(self) -> "OwnBasis":
         """Return the bases of no boxes, of the same type."""
         return OwnBasis(self.basis.none(), self.rank[:0].copy())
@@ -112,6 +116,10 @@ class OwnForm:
     norm: float
     dtype: np.dtype[Any]
     notes: tuple[str, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the native view of the tree, which is made anew where it is wanted."""
+        return {name: value for name, value in vars(self).items() if name != "own_tree"}
 
     @property
     def has_blocks(self) -> bool:

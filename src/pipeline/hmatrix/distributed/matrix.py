@@ -28,6 +28,7 @@ from pipeline.hmatrix.entries import program
 from pipeline.hmatrix.inputs import (
     CPU,
     Progress,
+    as_array,
     as_diagonal,
     as_points,
     dtype_of,
@@ -114,6 +115,7 @@ class DistributedH2Matrix:
             },
         )
         require_alike_entries(kernel, points.astype(np.float64), communicator)
+        _require_alike_numbers(diagonal, communicator)
         terms = gather(communicator, np.array([0 if term is None else 1 + (term.dtype.kind == "c")]))
         if max(int(kind[0]) for kind in terms):  # where one process has a diagonal, all have
             wide = np.dtype(np.complex128 if max(int(kind[0]) for kind in terms) > 1 else np.float64)
@@ -127,6 +129,18 @@ class DistributedH2Matrix:
             progress=progress,
         )  # fmt: skip
         return cls(form, counting)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled and copied.
+
+        Raises:
+            TypeError: If the matrix is spread over processes, which cannot be copied together.
+        """
+        if self.communicator.size > 1:
+            raise TypeError(
+                "a matrix that is spread over processes cannot be pickled or copied; A.save(folder) writes it"
+            )
+        return vars(self)
 
     def __repr__(self) -> str:
         n = self.shape[0]
@@ -226,6 +240,10 @@ class DistributedH2Matrix:
             require_count(max_iterations, "max_iterations")
             if factorization is not None and not isinstance(factorization, DistributedFactorization):
                 raise TypeError(f"factorization wants what A.factorize() returns, not {factorization!r}")
+            if factorization is not None and not self.form.division.is_order_of(factorization.form.division):
+                raise ValueError(
+                    "factorization is that of a matrix with other points, or whose boxes have other sizes"
+                )
         given = None if factorization is None else "given"
         alike = {"tolerance": tolerance, "max_iterations": max_iterations, "factorization": given}
         require_alike(self.communicator.inner, alike)
@@ -243,7 +261,7 @@ class DistributedH2Matrix:
 
     def save(self, path: Path | str) -> None:
         """Write the matrix into a folder, a shard for each process; see `storage.save`."""
-        save(self.form, Path(path), self.communicator)
+        save(self.form, path, self.communicator)
 
     def on_disk(self, path: Path | str) -> "DistributedH2Matrix":
         """Return the same matrix with its blocks in files of a folder, which products read from there.
@@ -251,7 +269,7 @@ class DistributedH2Matrix:
         Where memory is scarce, a factorization has the room that they took once `self` is let go. The folder has to
         stay as long as the matrix is used.
         """
-        return DistributedH2Matrix(on_disk(self.form, Path(path), self.communicator), self.communicator)
+        return DistributedH2Matrix(on_disk(self.form, path, self.communicator), self.communicator)
 
     @classmethod
     def load(
@@ -259,13 +277,17 @@ class DistributedH2Matrix:
     ) -> "DistributedH2Matrix":
         """Read a matrix that any number of processes saved; see `storage.load`. `H2Matrix.load` reads it whole."""
         counting = Counting(communicator)
-        return cls(load(Path(path), counting, n_own_rows), counting)
+        return cls(load(path, counting, n_own_rows), counting)
 
     def error_estimate(self, *, seed: int = 0, n_vectors: int = 8) -> float:
         """Return the relative 2-norm error of products with random vectors, on sampled exact rows.
 
         Seed and number of vectors are the same on all processes.
         """
+        with together(self.communicator.inner):
+            require_count(n_vectors, "n_vectors")
+            if not isinstance(seed, int | np.integer) or seed < 0:
+                raise ValueError(f"seed wants a whole number from 0 on, not {seed!r}")
         require_alike(self.communicator.inner, {"seed": seed, "n_vectors": n_vectors})
         return sampled_error(self.form, self.communicator, seed=seed, n_vectors=n_vectors)
 
@@ -302,6 +324,24 @@ class DistributedH2Matrix:
         return LinearOperator(
             shape, matvec=lambda x: self @ x.reshape(-1), matmat=lambda x: self @ x, dtype=self.dtype
         )
+
+
+def _require_alike_numbers(diagonal: object, communicator: Communicator) -> None:
+    """Raise ConfigError on all processes if some pass other numbers as the diagonal than others; collective.
+
+    Arrays are any, and no diagonal is that of zeros where another process passes an array.
+    """
+    number = None if diagonal is None or np.ndim(as_array(diagonal)) else complex(as_array(diagonal))
+    own = np.array([] if number is None else [number], np.complex128)
+    found = [(rank, complex(part[0])) for rank, part in enumerate(gather(communicator, own)) if len(part)]
+    for rank, theirs in found:
+        first, wanted = found[0]
+        if theirs != wanted:
+            shown = [f"{value if value.imag else value.real:g}" for value in (wanted, theirs)]
+            raise ConfigError(
+                f"diagonal: process {first} passes {shown[0]} and process {rank} {shown[1]}; pass the same number on "
+                "all processes, or an array"
+            )
 
 
 def _described(kernel: Kernel) -> object:

@@ -45,6 +45,12 @@ class Division(Ownership):
         """Return where boxes, all of them known, are in `tree`."""
         return np.searchsorted(self.numbers, numbers)
 
+    def is_order_of(self, other: "Division") -> bool:
+        """Tell whether this process owns the same points in the same order."""
+        return np.array_equal(self.tree.permutation, other.tree.permutation) and np.array_equal(
+            self.edges, other.edges
+        )
+
     @cached_property
     def owner(self) -> Ints:
         """The process of each box, shape (boxes,); -1 above the cut."""

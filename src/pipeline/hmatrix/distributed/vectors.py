@@ -10,7 +10,7 @@ from pipeline.hmatrix.batched.padding import to_device
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.inputs import as_array
 from pipeline.hmatrix.swap import Array, Ids, exchange
-from pipeline.hmatrix.vectors import Vectors
+from pipeline.hmatrix.vectors import Vectors, plain_type
 from pipeline.runtime.communicator import Communicator, Counting
 from pipeline.runtime.together import require_alike, together
 
@@ -30,20 +30,20 @@ def act(
     Raises:
         ConfigError, TypeError, ValueError: If the vectors of one process do not fit; all processes raise it.
     """
-    values = checked(form, own_x, communicator.inner, what)
+    values = checked(form.route.n_rows, own_x, communicator.inner, what)
     result = form.route.back(communicator, action(form.route.there(communicator, values)))
     return to_device(result, own_x.device) if isinstance(own_x, Tensor) else result
 
 
-def checked(form: OwnForm, own_x: Any, communicator: Communicator, what: str) -> Array:
-    """Return vectors as an array, or raise on all processes where those of one do not fit; collective."""
-    n = form.route.n_rows
+def checked(n: int, own_x: Any, communicator: Communicator, what: str) -> Array:
+    """Return vectors of n own rows as an array, or raise on all processes where one's do not fit; collective."""
     with together(communicator):
         values = as_array(own_x)
         if values.dtype.kind not in "biufc":
             raise TypeError(f"{what} wants numbers in an array or a tensor, not {values.dtype}")
         if values.ndim not in (1, 2) or len(values) != n:
             raise ValueError(f"{what} wants shape ({n},) or ({n}, m), not {values.shape}")
+        values = values.astype(plain_type(values.dtype), copy=False)
     require_alike(communicator, {"type of x": values.dtype.name, "columns of x": list(values.shape[1:])})
     return values
 

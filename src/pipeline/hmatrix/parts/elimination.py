@@ -125,8 +125,9 @@ class _Run:
             self._eliminate_all()
         except _Broken as broken:
             return None, broken.failure
-        if self.progress is not None:
-            self.progress(sum(self.sizes), sum(self.sizes))
+        with self.team.together(0):
+            if self.progress is not None:
+                self.progress(sum(self.sizes), sum(self.sizes))
         return self._result(), None
 
     def _plan(self, level: int) -> LevelPartition:

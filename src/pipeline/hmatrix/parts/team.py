@@ -203,7 +203,7 @@ class Team:
         except BaseException as caught:
             failure = caught
         if self.communicator.size > 1:
-            text = "" if failure is None else f"{type(failure).__name__}: {failure}"
+            text = "" if failure is None else f"{type(failure).__name__}: {failure}".removesuffix(": ")
             told = torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy())
             with on_level(self.communicator, level):
                 everybodys = self.communicator.all_gather(told)
