@@ -103,6 +103,41 @@ def test_where_samples_may_stand_anywhere_all_are_looked_at(build):
         torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-14)
 
 
+@pytest.mark.parametrize("sharing", [{}, {"weight_sharing": "reduce"}, {"ekfac": True}])
+@pytest.mark.parametrize("n_steps", [5, 8])
+def test_a_transformer_of_steps_before_samples_has_the_factors_of_one_of_samples_before_steps(
+    n_steps, sharing
+):
+    class Transformer(nn.Module):
+        def __init__(self, steps_first):
+            super().__init__()
+            self.steps_first = steps_first
+            self.layer = nn.TransformerEncoderLayer(
+                4, 2, 8, dropout=0.0, batch_first=not steps_first, norm_first=True
+            )
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.layer(x).sum(dim=0 if self.steps_first else 1))
+
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(4, n_steps, 4, generator=rng).double(), torch.arange(4) % 3
+    both = []
+    for steps_first in (True, False):
+        model = drawn(Transformer(steps_first))
+        kfac = KFAC(model, replace(ALL, **sharing))
+        for _ in range(3):  # of the first pass only what needs its samples late is right
+            model.zero_grad()
+            functional.cross_entropy(model(x.transpose(0, 1) if steps_first else x), y).backward()
+            kfac.step(1.0)
+            both.append({name: t.clone() for name, t in kfac.state_dict()["tensors"].items()})
+    of_turned, straight = both[:3], both[3:]
+    for step in range(3):
+        for name, tensor in straight[step].items():
+            if (step or not sharing) and name.startswith(("factor", "correction")):
+                torch.testing.assert_close(of_turned[step][name], tensor, rtol=1e-7, atol=1e-12)
+
+
 @pytest.mark.parametrize("n_steps", [5, 8])
 def test_normalizations_of_steps_before_samples_are_those_of_samples_before_steps(n_steps):
     class Both(nn.Module):
@@ -113,7 +148,7 @@ def test_normalizations_of_steps_before_samples_are_those_of_samples_before_step
 
         def forward(self, x):
             y = self.norm(x.transpose(0, 1)).transpose(0, 1) if self.turns else self.norm(x)
-            return self.head(y.tanh().sum(dim=1)) + 0 * self.after(x)[0].sum()
+            return self.head(y.tanh().sum(dim=1)) + 0 * self.after(x.transpose(0, 1))[0].sum()
 
     rng = torch.Generator().manual_seed(0)
     x, y = torch.randn(4, n_steps, 4, generator=rng).double(), torch.randint(3, (4,), generator=rng)

@@ -15,10 +15,9 @@ from pipeline.training.hooks import EagerHook, Hook, forget_compiled_code, uncom
 from pipeline.training.layers import Layers
 from pipeline.training.loss_terms import Terms
 from pipeline.training.passes import Bases, Call, Key, Loss, Moments, Pass, Sums, Use, add
+from pipeline.training.sample_order import arrangement
 from pipeline.training.structures import KroneckerProduct, Structure, working_type
 from pipeline.training.uses import Fate, count_uses, fate_of_gradient, is_transformed, tensors_of
-
-Arrange = Callable[[Tensor], Tensor]
 
 
 class Capture:
@@ -83,6 +82,8 @@ class Capture:
         self._call: Call | None = None
         self._depth = 0
         self._n_rows: int | None = None
+        self._shape = torch.Size()
+        self._turns = False  # whether the network's inputs have steps before samples
         self._told: Tensor | None = None
         self._trains = False
         self._alone = False
@@ -204,8 +205,9 @@ class Capture:
         if self._depth > 1:
             return
         self._trains, self._alone = model.training, False
-        first = next((x for x in inputs if isinstance(x, Tensor) and x.dim()), None)
-        self._n_rows = None if first is None else len(first)
+        first = next((x.shape for x in inputs if isinstance(x, Tensor) and x.dim()), None)
+        self._shape = first or torch.Size()
+        self._n_rows = None if first is None else first[self._turns and len(first) > 1]
         self._call = self._new_call()
         self.begin(model, inputs)
 
@@ -216,6 +218,9 @@ class Capture:
             return
         self.end(model, inputs)
         call, self._call = self._call, None
+        if call is not None and call.n_samples is not None and len(self._shape) > 1:
+            steps, samples = self._shape[:2]
+            self._turns = samples == call.n_samples and (steps != samples or self._turns)
         scores = _scores(output)
         if scores is None or not (scores.requires_grad and self._looks(model.training)):
             return
@@ -254,11 +259,14 @@ class Capture:
         self.called.add(name)
         call.n_uses[name] = call.n_uses.get(name, 0) + 1
         self._alone = n_samples is None and x.dim() < structure.n_dimensions
-        arrange, certain = self._arrangement(structure, x, n_samples)
+        arrange, certain = arrangement(
+            structure, x, n_rows=self._n_rows, n_samples=n_samples, steps_first=self._steps_first
+        )
         x = arrange(x)
         n = ceil(self._sample_fraction * len(x)) if certain else len(x)
         kept = self._add_inputs(call, name, structure, x.detach(), n)
-        use = Use(name, structure, call, kept, n, len(x), arrange, rows)
+        call.n_samples = n_samples or call.n_samples
+        use = Use(name, structure, call, kept, n, len(x), arrange, rows, certain)
         if self._sampled:
             self._uses.append((use, output))
         else:
@@ -304,23 +312,6 @@ class Capture:
             for name, n in call.n_uses.items()
             if found[id(self._layers.structures[name].parameters[0])] > n
         }
-
-    def _arrangement(self, structure: Structure, x: Tensor, n_samples: int | None) -> tuple[Arrange, bool]:
-        """How to bring samples first, and whether it is certain that they then come first."""
-        if n_samples is not None:
-            return (partial(_unflattened, n=n_samples) if x.dim() == 2 else _turned), True
-        if x.dim() < structure.n_dimensions:
-            return _single, True
-        n = self._n_rows
-        if n is None or not structure.features_last:
-            return _as_is, True
-        has_positions = x.dim() > structure.n_dimensions
-        if len(x) == n:
-            return _as_is, not (has_positions and self._steps_first)
-        likely = n > 0 and (len(x) % n != 0 or self._steps_first)
-        if has_positions and x.shape[1] == n and likely:
-            return _turned, len(x) % n != 0
-        return _as_is, False
 
     def _current(self, fate: Fate) -> Pass:
         """The pass under way: of the call of `backward` that this is called in."""
@@ -400,25 +391,6 @@ class Capture:
 
 def _end(current: Pass, number: int) -> None:
     current.ended = current.ended or current.number == number
-
-
-def _as_is(t: Tensor) -> Tensor:
-    return t
-
-
-def _single(t: Tensor) -> Tensor:
-    """One sample without a dimension of its own."""
-    return t[None]
-
-
-def _turned(t: Tensor) -> Tensor:
-    """Positions came before samples."""
-    return t.transpose(0, 1)
-
-
-def _unflattened(t: Tensor, n: int) -> Tensor:
-    """Positions came before samples, all in one dimension."""
-    return t.reshape(-1, n, t.shape[-1]).transpose(0, 1)
 
 
 def _scores(output: object) -> Tensor | None:

@@ -4,8 +4,8 @@ A *pass* is a call of `backward`; all uses of a layer in one call of the network
 layer was given counts once a pass has come to its outputs: a call without a pass leaves no trace.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from pipeline.training.kronecker import rotated_second_moment
 from pipeline.training.loss_terms import Terms, learn_terms
-from pipeline.training.structures import KroneckerProduct, Structure, working_type
+from pipeline.training.sample_order import Arrange, as_is, turned
+from pipeline.training.structures import KroneckerProduct, Structure, UnitWise, working_type
 
 Key = tuple[str, str]  # a layer's name, and that of one of its matrices
 Loss = Literal["learned", "mean", "sum"]
@@ -35,17 +36,19 @@ class Moments:
     n: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Call:
     """A call of the network.
 
     Attributes:
         inputs: Moments of what its layers were given, until a pass comes to their outputs.
         n_uses: How often each layer was used.
+        n_samples: The number of samples, where functions told that steps come before them.
     """
 
     inputs: dict[Key, Moments] = field(default_factory=dict)
     n_uses: dict[str, int] = field(default_factory=dict)
+    n_samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Use:
         n_rows: How many there are.
         arrange: Brings gradients into the form in which samples come first.
         rows: Rows of the weight that were applied; None where all were.
+        certain: Whether it is known that samples come first then.
     """
 
     name: str
@@ -69,8 +73,23 @@ class Use:
     inputs: Tensor
     n: int
     n_rows: int
-    arrange: Callable[[Tensor], Tensor]
+    arrange: Arrange
     rows: slice | None = None
+    certain: bool = True
+
+    def settled(self) -> "Use":
+        """The same with steps and samples of a normalization turned, where the call told later which are which."""
+        n = self.call.n_samples
+        if self.certain or n is None or not isinstance(self.structure, UnitWise):
+            return self
+        if (
+            self.arrange is not as_is
+            or self.inputs.dim() != 3
+            or self.inputs.shape[1] != n
+            or self.n_rows == n
+        ):
+            return self
+        return replace(self, inputs=self.inputs.transpose(0, 1), n=n, n_rows=n, arrange=turned)
 
 
 @dataclass
@@ -125,6 +144,7 @@ class Pass:
             reduced: Whether the uses of a sample are added up before their moments are taken.
             bases: Eigenbases in which squares of gradients are wanted.
         """
+        use = use.settled()
         structure = use.structure
         gradient = use.arrange(gradient)[: use.n].to(working_type(structure.parameters[0]))
         if use.rows is not None:  # the other rows of the weight have had no part in it
