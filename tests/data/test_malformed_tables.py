@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -276,3 +277,10 @@ def test_a_file_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
     with pytest.raises(ConfigError, match=r"a\.csv: may not be read; mend its permissions"):
         open_table(tmp_path / "a.csv")
+
+
+def test_a_name_that_no_file_system_takes_is_one_line():
+    with pytest.raises(
+        ConfigError, match=r"^a{100}: there is no such file \(File name too long\); name one$"
+    ):
+        open_table(Path("a" * 5000 + ".csv"))

@@ -219,3 +219,10 @@ def test_a_module_without_operators_of_its_own_is_refused(generator):
             HalfNetwork.convert(compiled, x)
     with pytest.raises(ConfigError, match=r"parameter '0.weight' has no shape as yet; run the network once"):
         HalfNetwork.convert(nn.Sequential(nn.LazyConv2d(4, 3)), x)
+
+
+def test_a_program_that_was_exported_in_training_mode_is_refused_in_words(generator):
+    x = torch.randn(4, 3, 6, 6, generator=generator)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    with pytest.raises(ConfigError, match=r"statistics of the batch; .* call eval\(\) before an export"):
+        HalfNetwork.convert(torch.export.export(module.train(), (x[:1],)), x)

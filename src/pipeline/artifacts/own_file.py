@@ -35,7 +35,13 @@ def require_file(path: Path) -> None:
         ConfigError: If there is no such file; the message says what is there instead, and what to do.
     """
     require_name(path)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as failure:  # names that no file system takes
+        raise ConfigError(
+            f"{str(path)[:100]}: there is no such file ({failure.strerror}); name one"
+        ) from None
+    if is_folder:
         raise ConfigError(f"{path}: is a folder; name a file in it")
     if not os.path.lexists(path):
         raise ConfigError(f"{path}: there is no such file; paths start at {Path.cwd()}")

@@ -16,7 +16,12 @@ from pipeline.precision.views import View
 def batch_norm(tracer: Tracer, node: Node) -> View:
     view = settled_view_of(tracer, node, "input")
     mean, variance = constant_of(tracer, node, "running_mean"), constant_of(tracer, node, "running_var")
-    if mean is None or variance is None or node.arguments.get("training"):
+    if mean is not None and node.arguments.get("training"):
+        raise tracer.refusal(
+            node,
+            "normalizes with statistics of the batch; wanted its running ones, so call eval() before an export",
+        )
+    if mean is None or variance is None:
         raise tracer.refusal(
             node, "is a normalization without running statistics; train it with track_running_stats"
         )
