@@ -46,6 +46,9 @@ class Layer:
 class Network:
     """Layers that feed each other, over buffers for batches of at most `max_batch`. One thread at a time may run it.
 
+    Large results that only the next layer reads are handed on strip by strip and never lie in memory as a whole: such
+    layers are one stage, of `n_stages`. What is computed is the same, bit for bit.
+
     Args:
         steps: (layer, input, residual) in the order of execution. Value 0 is the network's input, value i + 1 what
             step i gives; a residual of -1 is none. The last step gives the output.
@@ -68,6 +71,8 @@ class Network:
 
     @property
     def buffer_bytes(self) -> int: ...
+    @property
+    def n_stages(self) -> int: ...
     @property
     def max_batch(self) -> int: ...
 

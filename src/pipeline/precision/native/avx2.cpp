@@ -11,6 +11,7 @@ using parsimony::Half;
 struct Isa {
     using Vector = __m256;
     static constexpr int lanes = 8;
+    static constexpr bool masks = false;
     static constexpr std::int64_t widen_at_most = 32768;  // 128 KiB, which leaves level 2 to the activations
     static constexpr std::int64_t widen_from_tiles = 12;
     // Four vectors of weights leave too few of the registers for sums.

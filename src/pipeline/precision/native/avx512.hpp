@@ -12,6 +12,7 @@ using parsimony::Half;
 struct Isa {
     using Vector = __m512;
     static constexpr int lanes = 16;
+    static constexpr bool masks = true;  // parts of vectors cost no more than whole ones
     // Widening in registers hides behind the multiply-adds, and a panel that stays narrow takes half the cache.
     static constexpr std::int64_t widen_at_most = 0;
     static constexpr std::int64_t widen_from_tiles = 0;

@@ -7,6 +7,7 @@ using namespace parsimony;
 
 #include "convert.inl"
 #include "functions.inl"
+#include "finish.inl"
 #include "tile.inl"
 #include "multiply.inl"
 #include "convolve.inl"

@@ -37,6 +37,8 @@ std::int64_t convolve_panel(const typename Arithmetic::Activation* frames, std::
     const std::ptrdiff_t step = shape.stride_width * shape.channels / depth;
     const Runs runs{shape.runs, shape.n_runs, shape.run_length};
     const Ahead ahead = stream(w, vectors);
+    const Finish finish = finish_of(corner);
+    const bool at_once = finish.in_registers();
     float sums[largest_tile];
     std::int64_t saturated = 0;
     for (std::int64_t i = 0; i < n; ++i)
@@ -44,9 +46,10 @@ std::int64_t convolve_panel(const typename Arithmetic::Activation* frames, std::
             const std::int64_t line = ((first + i) * shape.out_height + row) * shape.out_width;
             const auto* windows = frames + i * (shape.padded_size() / depth) + row * row_step;
             for_tiles(shape.out_width, vectors, [&](std::int64_t m, std::int64_t height) {
-                tile_for<Arithmetic>(height, vectors)(windows + m * step, step, runs, w, ahead,
-                                                      {sums, vectors * Isa::lanes, false});
-                saturated += finish_rows(sums, vectors * Isa::lanes, height, corner, (line + m) * corner.stride + corner.at);
+                const std::ptrdiff_t width = vectors * Isa::lanes, place = (line + m) * corner.stride + corner.at;
+                const Sums to{sums, width, false, at_once ? &finish : nullptr, place};
+                saturated += tile_for<Arithmetic>(height, vectors)(windows + m * step, step, runs, w, ahead, to);
+                if (!at_once) saturated += finish_rows(sums, width, height, corner, place);
             });
         }
     return saturated;

@@ -36,6 +36,26 @@ public:
         });
     }
     std::size_t workspace(std::int64_t) const override { return 0; }
+    std::int64_t rows() const override { return shape_.out_height * shape_.out_width; }
+    std::int64_t input_rows() const override { return shape_.height * shape_.width; }
+    std::int64_t rows_together() const override { return shape_.out_width; }
+    Range reach(Range results) const override {
+        if (results.size() == 0) return {0, 0};
+        const std::int64_t first = results.begin / shape_.out_width, last = (results.end - 1) / shape_.out_width;
+        const std::int64_t from = first * shape_.stride_height - shape_.pad_height;
+        const std::int64_t to = last * shape_.stride_height - shape_.pad_height +
+                                (shape_.kernel_height - 1) * shape_.dilation_height + 1;
+        return {std::clamp<std::int64_t>(from, 0, shape_.height) * shape_.width,
+                std::clamp<std::int64_t>(to, 0, shape_.height) * shape_.width};
+    }
+    std::int64_t run_rows(const Strip& strip, unsigned char*) const override {
+        Convolution shape = shape_;
+        shape.first_line = strip.x_begin / shape_.width;
+        const Part lines{strip.rows.begin / shape_.out_width, strip.rows.end / shape_.out_width, 0, 0};
+        shape.first_out_line = lines.begin;
+        return routines_of<Weight>(table_).depthwise(weights_.data(), coefficients_.epilogue(strip.residual, stored.residual),
+                                                     shape, {strip.x, stored.half_input}, {strip.y, stored.half_output}, lines);
+    }
     std::int64_t conversions(std::int64_t batch) const override {
         const bool half_weights = std::is_same_v<Weight, Half>;
         // In blocks, outputs share their inputs and weights; otherwise each tap reads both.

@@ -26,27 +26,36 @@ Isa::Vector depthwise_sum(const Weight* w, const Convolution& shape, const From*
 // and the registers.
 constexpr int block_columns = depthwise_block;
 constexpr int block_vectors = Isa::lanes >= 16 ? 2 : 1;
+constexpr int block_lines = Isa::lanes >= 16 ? 2 : 1;  // of one vector each
 
-// `columns` outputs of `vectors` vectors of channels, for rows [first, last) of the window; the others lie outside the
-// image. `x` is at the window's first row and the block's first column, which is number `column`; where the block reaches
-// beyond the image (`checked`), there are zeros. `finished` takes each sum: its output, its vector, and itself.
-template <int kernel, int stride, int columns, int vectors, bool checked, class Weight, class From, class Finished>
-inline __attribute__((always_inline)) void sum_block(const Weight* w, const Convolution& shape, const From* x, std::int64_t column, int first, int last,
-               const Finished& finished) {
+// `lines` rows of `columns` outputs of `vectors` vectors of channels, from rows [first, last) of the image's that their
+// windows reach: the others lie outside the image. `x` is at the window's first row and the block's first column, which is
+// number `column`; where the block reaches beyond the image (`checked`), there are zeros. `finished` takes each sum: its
+// line, its output, its vector, and itself.
+template <int kernel, int stride, int lines, int columns, int vectors, bool checked, class Weight, class From, class Finished>
+inline __attribute__((always_inline)) void sum_block(const Weight* w, const Convolution& shape, const From* x,
+                                                     std::int64_t column, int first, int last, const Finished& finished) {
     using I = Isa;
+    static_assert(lines == 1 || vectors == 1);
     const std::int64_t channels = shape.channels, line = shape.dilation_height * shape.width * channels;
-    I::Vector sum[columns][vectors];
+    I::Vector sum[lines][columns][vectors];
+#pragma GCC unroll 2
+    for (int l = 0; l < lines; ++l)
 #pragma GCC unroll 8
-    for (int b = 0; b < columns; ++b)
+        for (int b = 0; b < columns; ++b)
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; ++v) sum[b][v] = I::zero();
-    for (int i = first; i < last; ++i) {
-        I::Vector weight[kernel][vectors];
+            for (int v = 0; v < vectors; ++v) sum[l][b][v] = I::zero();
+    // One row of the image, for the lines that it belongs to.
+    const auto pass = [&](int i, auto upper, auto lower) __attribute__((always_inline)) {
+        constexpr int from = decltype(upper)::value ? 0 : 1, to = decltype(lower)::value ? lines : 1;
+        I::Vector weight[lines][kernel][vectors];
+#pragma GCC unroll 2
+        for (int l = from; l < to; ++l)
 #pragma GCC unroll 5
-        for (int j = 0; j < kernel; ++j)
+            for (int j = 0; j < kernel; ++j)
 #pragma GCC unroll 2
-            for (int v = 0; v < vectors; ++v)
-                weight[j][v] = I::load(w + (i * kernel + j) * channels + v * I::lanes);
+                for (int v = 0; v < vectors; ++v)
+                    weight[l][j][v] = I::load(w + ((i - l * stride) * kernel + j) * channels + v * I::lanes);
         const From* p = x + i * line;
 #pragma GCC unroll 24
         for (int q = 0; q < (columns - 1) * stride + kernel; ++q) {
@@ -54,21 +63,35 @@ inline __attribute__((always_inline)) void sum_block(const Weight* w, const Conv
 #pragma GCC unroll 2
             for (int v = 0; v < vectors; ++v) {
                 const auto number = I::load(p + q * channels + v * I::lanes);
+#pragma GCC unroll 2
+                for (int l = from; l < to; ++l)
 #pragma GCC unroll 8
-                for (int b = 0; b < columns; ++b)
-                    if (q >= b * stride && q < b * stride + kernel)
-                        sum[b][v] = I::fma(number, weight[q - b * stride][v], sum[b][v]);
+                    for (int b = 0; b < columns; ++b)
+                        if (q >= b * stride && q < b * stride + kernel)
+                            sum[l][b][v] = I::fma(number, weight[l][q - b * stride][v], sum[l][b][v]);
             }
         }
+    };
+    constexpr std::true_type yes{};
+    constexpr std::false_type no{};
+    int i = first;
+    if constexpr (lines == 1) {
+        for (; i < last; ++i) pass(i, yes, yes);
+    } else {
+        for (; i < last && i < stride; ++i) pass(i, yes, no);
+        for (; i < last && i < kernel; ++i) pass(i, yes, yes);
+        for (; i < last; ++i) pass(i, no, yes);
     }
-#pragma GCC unroll 8
-    for (int b = 0; b < columns; ++b)
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; ++v) finished(b, v, sum[b][v]);
+    for (int l = 0; l < lines; ++l)
+#pragma GCC unroll 8
+        for (int b = 0; b < columns; ++b)
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; ++v) finished(l, b, v, sum[l][b][v]);
 }
 
-// A row of outputs for some vectors of channels, from number `channel` on.
-template <int kernel, int stride, int vectors, class Weight, class From>
+// `lines` rows of outputs for some vectors of channels, from number `channel` on.
+template <int kernel, int stride, int lines, int vectors, class Weight, class From>
 std::int64_t slide(const Weight* w, const Convolution& shape, const From* rows, int first, int last,
                    std::int64_t channel, const Corner& corner, const Cut& cut) {
     using I = Isa;
@@ -83,8 +106,8 @@ std::int64_t slide(const Weight* w, const Convolution& shape, const From* rows, 
         const From* x = rows + start * shape.channels + channel;
         const bool inside = start >= 0 && start + (n - 1) * stride + kernel <= shape.width;
         const std::ptrdiff_t at = corner.at + column * shape.channels + channel;
-        const auto finished = [&](int b, int v, I::Vector sum) {
-            const std::ptrdiff_t place = at + b * shape.channels + v * I::lanes;
+        const auto finished = [&](int l, int b, int v, I::Vector sum) {
+            const std::ptrdiff_t place = at + (l * shape.out_width + b) * shape.channels + v * I::lanes;
             const std::int64_t first = channel + v * I::lanes;
             if (!quick) {
                 saturated += finish(sum, corner, place, first);
@@ -97,11 +120,11 @@ std::int64_t slide(const Weight* w, const Convolution& shape, const From* rows, 
                 saturated += store_results(y, corner.y, place, I::lanes);
         };
         if (!whole)
-            sum_block<kernel, stride, 1, vectors, true>(own, shape, x, start, first, last, finished);
+            sum_block<kernel, stride, lines, 1, vectors, true>(own, shape, x, start, first, last, finished);
         else if (inside)
-            sum_block<kernel, stride, block_columns, vectors, false>(own, shape, x, start, first, last, finished);
+            sum_block<kernel, stride, lines, block_columns, vectors, false>(own, shape, x, start, first, last, finished);
         else
-            sum_block<kernel, stride, block_columns, vectors, true>(own, shape, x, start, first, last, finished);
+            sum_block<kernel, stride, lines, block_columns, vectors, true>(own, shape, x, start, first, last, finished);
         column += n;
     }
     return saturated;
@@ -111,49 +134,55 @@ template <class Weight, class From>
 using Slide = std::int64_t (*)(const Weight*, const Convolution&, const From*, int, int, std::int64_t, const Corner&,
                                const Cut&);
 
-template <int vectors, class Weight, class From>
+template <int lines, int vectors, class Weight, class From>
 Slide<Weight, From> slide_of(const Convolution& shape) {
     if (shape.kernel_height == 3)
-        return shape.stride_width == 1 ? &slide<3, 1, vectors, Weight, From> : &slide<3, 2, vectors, Weight, From>;
-    return shape.stride_width == 1 ? &slide<5, 1, vectors, Weight, From> : &slide<5, 2, vectors, Weight, From>;
+        return shape.stride_width == 1 ? &slide<3, 1, lines, vectors, Weight, From> : &slide<3, 2, lines, vectors, Weight, From>;
+    return shape.stride_width == 1 ? &slide<5, 1, lines, vectors, Weight, From> : &slide<5, 2, lines, vectors, Weight, From>;
 }
 
-// One row of outputs.
-template <class Weight, class From>
-std::int64_t depthwise_row(const Weight* w, const Convolution& shape, const From* image, std::int64_t row,
-                           const Corner& corner) {
+// `lines` rows of outputs, one or as many as a block has, from number `row` on.
+template <int lines, class Weight, class From>
+std::int64_t depthwise_rows(const Weight* w, const Convolution& shape, const From* image, std::int64_t row,
+                            const Corner& corner) {
     const std::int64_t channels = shape.channels, top = row * shape.stride_height - shape.pad_height;
     std::int64_t saturated = 0, c = 0;
     if (slides(shape)) {
-        // Which rows of the window lie in the image.
-        const auto kernel = static_cast<int>(shape.kernel_height);
-        int first = 0, last = kernel;
-        while (first < kernel && top + first * shape.dilation_height < 0) ++first;
+        // Which rows of the windows lie in the image.
+        int first = 0, last = static_cast<int>(shape.kernel_height + (lines - 1) * shape.stride_height);
+        while (first < last && top + first * shape.dilation_height < 0) ++first;
         while (last > first && top + (last - 1) * shape.dilation_height >= shape.height) --last;
         const From* rows = image + top * shape.width * channels;
         const Cut cut = cut_of(corner.epilogue);
-        constexpr int wide = block_vectors * Isa::lanes;
+        constexpr int vectors = lines == 1 ? block_vectors : 1, wide = vectors * Isa::lanes;
         for (; c + wide <= channels; c += wide)
-            saturated += slide_of<block_vectors, Weight, From>(shape)(w, shape, rows, first, last, c, corner, cut);
+            saturated += slide_of<lines, vectors, Weight, From>(shape)(w, shape, rows, first, last, c, corner, cut);
         for (; c + Isa::lanes <= channels; c += Isa::lanes)
-            saturated += slide_of<1, Weight, From>(shape)(w, shape, rows, first, last, c, corner, cut);
+            saturated += slide_of<lines, 1, Weight, From>(shape)(w, shape, rows, first, last, c, corner, cut);
     }
     for (; c < channels; c += Isa::lanes)
-        for (std::int64_t column = 0; column < shape.out_width; ++column)
-            saturated += finish(depthwise_sum(w, shape, image, row, column, c), corner,
-                                corner.at + column * channels + c, c);
+        for (int l = 0; l < lines; ++l)
+            for (std::int64_t column = 0; column < shape.out_width; ++column)
+                saturated += finish(depthwise_sum(w, shape, image, row + l, column, c), corner,
+                                    corner.at + (l * shape.out_width + column) * channels + c, c);
     return saturated;
 }
 
 template <class Weight, class From>
 std::int64_t depthwise_from(const Weight* w, const Epilogue& epilogue, const Convolution& shape, const From* x,
                             Target y, Part part) {
+    // Rows of the image that two lines share are loaded once, where there are registers for the sums of both.
+    const bool in_pairs = block_lines > 1 && slides(shape) && shape.stride_height == 1 && shape.stride_width == 1 &&
+                          shape.dilation_height == 1 && shape.out_width > block_columns;
     std::int64_t saturated = 0;
-    for (std::int64_t line = part.begin; line < part.end; ++line) {
-        const From* image = x + line / shape.out_height * shape.height * shape.width * shape.channels;
-        const Corner corner{y, static_cast<std::ptrdiff_t>(line * shape.out_width * shape.channels),
+    for (std::int64_t line = part.begin, n; line < part.end; line += n) {
+        const std::int64_t row = line % shape.out_height;
+        n = in_pairs && row + 1 < shape.out_height && line + 1 < part.end ? block_lines : 1;
+        const From* image = x + (line / shape.out_height * shape.height - shape.first_line) * shape.width * shape.channels;
+        const Corner corner{y, static_cast<std::ptrdiff_t>((line - shape.first_out_line) * shape.out_width * shape.channels),
                             static_cast<std::ptrdiff_t>(shape.channels), shape.channels, epilogue};
-        saturated += depthwise_row(w, shape, image, line % shape.out_height, corner);
+        saturated += n == 1 ? depthwise_rows<1>(w, shape, image, row, corner)
+                            : depthwise_rows<block_lines>(w, shape, image, row, corner);
     }
     return saturated;
 }

@@ -30,6 +30,22 @@ struct Call {
     std::int64_t batch;
 };
 
+struct Range {
+    std::int64_t begin, end;
+
+    std::int64_t size() const { return end > begin ? end - begin : 0; }
+};
+
+// Some rows of one sample's results: pixels, for images. `x` begins with row `x_begin` of what is given, the other arrays
+// with the first of the rows.
+struct Strip {
+    const void* x;
+    std::int64_t x_begin;
+    const void* residual;
+    void* y;
+    Range rows;
+};
+
 // What every layer does: take a batch of inputs to outputs. A run allocates nothing and changes nothing but the output
 // and the workspace, so threads may run the same layer at once.
 class Layer {
@@ -43,6 +59,15 @@ public:
     // Floating-point operations of the products that one run does, fewer than the layer's own with Winograd.
     virtual std::int64_t flops(std::int64_t batch) const = 0;
     virtual std::string routine(std::int64_t batch) const = 0;
+
+    // Layers whose results depend on rows near them only can do some rows of a sample at a time, on the calling thread and
+    // as a batch of one does: how many rows a sample's results have, 0 where it cannot, and its inputs; how many results
+    // are one line, of which no part is done; and what rows of the input some results need.
+    virtual std::int64_t rows() const { return 0; }
+    virtual std::int64_t input_rows() const { return rows(); }
+    virtual std::int64_t rows_together() const { return 1; }
+    virtual Range reach(Range results) const { return results; }
+    virtual std::int64_t run_rows(const Strip&, unsigned char*) const { return 0; }
 
     // Of `conversions`, those of the results and of what is added to them.
     std::int64_t other_size() const { return residual_size < 0 ? output_size : residual_size; }

@@ -41,6 +41,14 @@ public:
         });
     }
     std::size_t workspace(std::int64_t batch) const override { return scratch(batch).bytes(); }
+    std::int64_t rows() const override { return rows_per_sample_ > 1 ? rows_per_sample_ : 0; }
+    std::int64_t run_rows(const Strip& strip, unsigned char* workspace) const override {
+        const std::int64_t inputs = product_.inputs * static_cast<std::int64_t>(stored.half_input ? sizeof(Half) : sizeof(float));
+        const Source x{static_cast<const char*>(strip.x) + (strip.rows.begin - strip.x_begin) * inputs, stored.half_input};
+        return routines_of<Weight>(table_).multiply(
+            packed_.panels, packed_.coefficients.epilogue(strip.residual, stored.residual), product_, x,
+            {strip.y, stored.half_output}, {0, strip.rows.size(), 0, packed_.n_panels}, scratch(1).at(workspace, 0));
+    }
     std::int64_t conversions(std::int64_t batch) const override {
         const std::int64_t rows = batch * rows_per_sample_, height = std::min(rows, product_.rows_per_block);
         const std::int64_t tiles = ceil_divide(height, max_rows(table_, packed_.panels.vectors));

@@ -393,6 +393,7 @@ NB_MODULE(_native, module) {
              "y"_a.noconvert(), "result_channels"_a)
         .def("seconds_per_step", &seconds_per_step, "x"_a.noconvert(), "y"_a.noconvert())
         .def_prop_ro("buffer_bytes", &Network::buffer_bytes)
+        .def_prop_ro("n_stages", &Network::n_stages)
         .def_prop_ro("max_batch", &Network::max_batch);
     module.def("linear", &linear, "instruction_set"_a, "weights"_a, "scale"_a, "bias"_a, "relu"_a, "half_input"_a,
                "half_output"_a, "residual"_a = "none", "routine"_a = "product", "function"_a = Named("", 0, 0));

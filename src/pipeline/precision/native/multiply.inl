@@ -88,8 +88,10 @@ std::int64_t multiply_rows(const Panels<typename Arithmetic::Stored>& panels, co
             for (std::int64_t panel = part.panel_begin; panel < part.panel_end; ++panel) {
                 const Stored* w = panels.data + (panel * panels.inputs + k) * width;
                 const Corner corner = corner_of(panels, epilogue, y, panel, panels.outputs);
+                const Finish finish = finish_of(corner);
                 // Sums wait for the next block of inputs, if there is one.
                 const bool only = inputs == panels.inputs, last = k + inputs == panels.inputs;
+                const bool at_once = last && finish.in_registers();
                 float one_tile[largest_tile];
                 float* sums = scratch.sums + (panel - part.panel_begin) * width;
                 widened_or_not<Arithmetic>(w, inputs * width, once ? scratch.panel : nullptr, [&](auto kind, auto* weights) {
@@ -97,11 +99,13 @@ std::int64_t multiply_rows(const Panels<typename Arithmetic::Stored>& panels, co
                     const std::ptrdiff_t rate = width * sizeof(Stored) / n_tiles(rows, panels.vectors) + 1;
                     Ahead ahead{reinterpret_cast<const char*>(w + panels.inputs * width), rate};
                     for_tiles(rows, panels.vectors, [&](std::int64_t m, std::int64_t height) {
-                        const Sums to{only ? one_tile : sums + m * stride, only ? width : stride, k > 0};
-                        tile_for<decltype(kind)>(height, panels.vectors)(block + m * step, step, runs, weights, ahead, to);
+                        const std::ptrdiff_t place = corner.at + (row + m) * panels.outputs;
+                        const Sums to{only ? one_tile : sums + m * stride, only ? width : stride, k > 0,
+                                      at_once ? &finish : nullptr, place};
+                        saturated += tile_for<decltype(kind)>(height, panels.vectors)(block + m * step, step, runs, weights,
+                                                                                      ahead, to);
                         ahead.at += rate * inputs;
-                        if (!last) return;
-                        saturated += finish_rows(to.data, to.stride, height, corner, corner.at + (row + m) * panels.outputs);
+                        if (last && !at_once) saturated += finish_rows(to.data, to.stride, height, corner, place);
                     });
                 });
             }

@@ -12,6 +12,7 @@ using parsimony::Half;
 struct Isa {
     using Vector = float32x4_t;
     static constexpr int lanes = 4;
+    static constexpr bool masks = false;
     static constexpr std::int64_t widen_at_most = 0;
     static constexpr std::int64_t widen_from_tiles = 0;
     static constexpr int max_rows(int vectors) { return vectors == 1 ? 14 : vectors == 2 ? 12 : 6; }

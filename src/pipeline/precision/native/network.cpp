@@ -42,17 +42,37 @@ Network::Network(std::vector<Step> steps, std::int64_t max_batch) : steps_(std::
     if (steps_.empty() || max_batch < 1) throw std::invalid_argument("a network has steps and a batch of at least 1");
     check(steps_);
     const std::size_t n = steps_.size();
+    std::vector<int> readers(n, 0);
+    for (const Step& step : steps_)
+        for (const std::int64_t value : {step.input, step.residual})
+            if (value > 0) ++readers[value - 1];
+    const auto linked = [&](std::size_t i) {  // to the step after it
+        return i + 1 < n && readers[i] == 1 && steps_[i + 1].input == static_cast<std::int64_t>(i) + 1 &&
+               steps_[i + 1].residual != steps_[i + 1].input && Chain::links(*steps_[i].layer, *steps_[i + 1].layer);
+    };
+    std::vector<std::size_t> end(n);  // by step: the last one of its stage
+    for (std::size_t i = 0; i < n;) {
+        std::size_t last = i;
+        while (linked(last)) ++last;
+        std::vector<const Layer*> layers;
+        for (std::size_t j = i; j <= last; ++j) layers.push_back(steps_[j].layer.get()), end[j] = last;
+        const auto chain = last > i ? std::make_shared<const Chain>(layers) : nullptr;
+        if (chain) workspace_bytes_ = std::max(workspace_bytes_, chain->workspace());
+        stages_.push_back({static_cast<std::int64_t>(i), static_cast<std::int64_t>(last), chain});
+        i = last + 1;
+    }
+    // What a stage reads is read until its end.
     std::vector<std::size_t> last_reader(n, 0);
     for (std::size_t i = 0; i < n; ++i)
         for (const std::int64_t value : {steps_[i].input, steps_[i].residual})
-            if (value > 0) last_reader[value - 1] = i;
+            if (value > 0) last_reader[value - 1] = end[i];
     std::vector<std::size_t> sizes, free_from;  // by buffer: its bytes, and the step from which on it is free
     buffer_of_.assign(n, -1);
     for (std::size_t i = 0; i < n; ++i) {
-        // A residual may be read in the place where the result goes, an input may not: free only after this step.
         for (const std::int64_t batch : {std::int64_t{1}, max_batch})
             workspace_bytes_ = std::max(workspace_bytes_, steps_[i].layer->workspace(batch));
         if (i + 1 == n) break;
+        if (end[i] != i) continue;
         int chosen = -1;
         for (std::size_t b = 0; b < sizes.size() && chosen < 0; ++b)
             if (free_from[b] <= i) chosen = static_cast<int>(b);
@@ -77,12 +97,21 @@ std::int64_t Network::run(const void* x, void* y, std::int64_t batch, double* se
     const auto value = [&](std::int64_t number) -> const void* {
         return number < 0 ? nullptr : number == 0 ? x : buffer(buffer_of_[number - 1]);
     };
+    if (seconds != nullptr) std::fill_n(seconds, steps_.size(), 0.0);
     std::int64_t saturated = 0;
-    for (std::size_t i = 0; i < steps_.size(); ++i) {
+    for (const Stage& stage : stages_) {
+        const Step& first = steps_[stage.first];
+        void* to = stage.last + 1 == static_cast<std::int64_t>(steps_.size()) ? y : buffer(buffer_of_[stage.last]);
+        double* notes = seconds == nullptr ? nullptr : seconds + stage.first;
+        if (stage.chain != nullptr) {
+            ChainCall call{value(first.input), {}, to, batch};
+            for (std::int64_t i = stage.first; i <= stage.last; ++i) call.residuals.push_back(value(steps_[i].residual));
+            saturated += stage.chain->run(call, team, workspace, notes);
+            continue;
+        }
         const double start = seconds != nullptr ? now() : 0.0;
-        void* to = i + 1 == steps_.size() ? y : buffer(buffer_of_[i]);
-        saturated += steps_[i].layer->run({value(steps_[i].input), value(steps_[i].residual), to, batch}, team, workspace);
-        if (seconds != nullptr) seconds[i] = now() - start;
+        saturated += first.layer->run({value(first.input), value(first.residual), to, batch}, team, workspace);
+        if (notes != nullptr) *notes = now() - start;
     }
     return saturated;
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "buffer.hpp"
+#include "chain.hpp"
 #include "layer.hpp"
 
 namespace parsimony {
@@ -41,6 +42,7 @@ public:
     const std::vector<Step>& steps() const { return steps_; }
     std::int64_t max_batch() const { return max_batch_; }
     std::size_t buffer_bytes() const;
+    std::int64_t n_stages() const { return static_cast<std::int64_t>(stages_.size()); }
 
 private:
     // Buffers do not start at the same place of a page, or a layer's loads would wait for stores 4096 bytes behind them,
@@ -48,9 +50,16 @@ private:
     static constexpr std::size_t apart = 3 * 64;
     unsigned char* buffer(int number) const { return buffers_[number].data() + apart * number; }
 
+    // Step `first`, or those of a chain.
+    struct Stage {
+        std::int64_t first, last;
+        std::shared_ptr<const Chain> chain;  // null: one step
+    };
+
     std::vector<Step> steps_;
+    std::vector<Stage> stages_;
     std::int64_t max_batch_;
-    std::vector<int> buffer_of_;  // by step; of the last one, the caller's
+    std::vector<int> buffer_of_;  // by step; -1: the caller's, or handed on in strips
     std::vector<Buffer<unsigned char>> buffers_;
     std::size_t workspace_bytes_ = 0;  // per thread
     Workspace workspace_, given_, result_;

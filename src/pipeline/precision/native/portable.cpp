@@ -30,6 +30,7 @@ inline Ints select(Ints mask, Ints yes, Ints no) { return (mask & yes) | (~mask 
 struct Isa {
     using Vector = Floats;
     static constexpr int lanes = 4;
+    static constexpr bool masks = false;
     static constexpr std::int64_t widen_at_most = std::int64_t{1} << 22;  // in software it is not worth repeating
     static constexpr std::int64_t widen_from_tiles = 2;
     static constexpr int max_rows(int vectors) { return vectors == 1 ? 8 : vectors == 2 ? 4 : 0; }

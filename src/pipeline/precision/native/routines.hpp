@@ -19,6 +19,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace parsimony {
 
@@ -100,6 +101,8 @@ struct Convolution {
     std::int64_t n_runs;
     std::int64_t run_length;
     std::int64_t images_per_block;
+    // The lines of one image that inputs and results begin with, in depthwise convolutions.
+    std::int64_t first_line, first_out_line;
 
     std::int64_t padded_height() const { return height + pad_height + pad_bottom; }
     std::int64_t padded_width() const { return width + pad_width + pad_right; }
