@@ -1,6 +1,7 @@
 """What the studies of large batches found: accuracy and steps of smoothed K-FAC beside small-batch SGD and its peers.
 
 Reads the metrics of `config/large_batch_grid.yaml` and of `config/large_batch.yaml`, where all methods are tuned alike,
+as they are on the other images of `config/large_batch_letters.yaml`,
 from `results/STUDY/report`, and runs a study first if it is not finished, on two cores with one thread a training.
 Differences are means over seeds, in percentage points of test accuracy, with half the width of their 90 % interval
 (seed by seed) as a row of its own.
@@ -20,7 +21,7 @@ from pipeline.report.runs import accuracy_on_test, loss_on_test, n_steps
 from pipeline.report.spread import difference
 
 ROOT = Path(__file__).parents[1]
-GRID, ALIKE = "large_batch_grid", "large_batch"
+GRID, ALIKE, LETTERS = "large_batch_grid", "large_batch", "large_batch_letters"
 ABOVE = Quantity("test accuracy above peer", "points", smaller_is_better=False)
 HALF_WIDTH = Quantity("half width of the interval", "points")
 LOSS = Quantity("test loss", "nats")
@@ -54,15 +55,16 @@ def compare(
     goal: float | None = None,
     fewer_steps: float | None = None,
     of: str = GRID,
+    part: str = "",
 ) -> None:
-    """Report a run of a study beside another."""
+    """Report a run of a study beside another; the rows are called `part`, or by the other run."""
     runs = study(of).training
     by = difference(accuracy_on_test(runs[name]), accuracy_on_test(runs[peer]))
     if by is None:
         raise RuntimeError(
             f"{name} and {peer} have no seed with scores in common; delete {metrics_file(of)} and run again"
         )
-    part = f"beside {peer}"
+    part = part or f"beside {peer}"
     run.record(ABOVE, ours=by.mean, goal=None if goal is None else Goal.ours(goal), part=part)
     if by.half_width is not None:  # one seed in common, or equal differences, tell no interval
         run.record(HALF_WIDTH, ours=by.half_width, part=part)
@@ -131,7 +133,33 @@ def beside_others(run: Run) -> None:
 @bench.case("tuned alike: the batch from which a method loses")
 def critical_batch(run: Run) -> None:
     """What the noise of the small batches predicted, beside what the sweep found; the larger by the smaller."""
-    found = study(ALIKE)
+    judge_predictions(run, ALIKE)
+
+
+@bench.case("letters, tuned alike: batch 1024")
+def letters(run: Run) -> None:
+    """Other images: digits and letters in 62 classes. K-FAC with and without smoothing beside each other method."""
+    for name in ("kfac_1024", "kfac_smoothed_1024"):
+        for peer in (REFERENCE, "lamb_1024", "muon_1024", "sgd_1024"):
+            compare(run, name, peer, of=LETTERS, part=f"{name} beside {peer}")
+    compare(run, "kfac_smoothed_1024", "kfac_1024", of=LETTERS, part="kfac_smoothed_1024 beside kfac_1024")
+
+
+@bench.case("letters, tuned alike: the batch from which a method loses")
+def critical_batch_of_letters(run: Run) -> None:
+    """As above."""
+    judge_predictions(run, LETTERS)
+
+
+@bench.case("letters, tuned alike: claims")
+def claims_of_letters(run: Run) -> None:
+    """As the claims above."""
+    judge(run, LETTERS)
+
+
+def judge_predictions(run: Run, name: str) -> None:
+    """Report by what factor the predicted batches differ from those that a study found."""
+    found = study(name)
     for method, names in found.sweeps.items():
         loss = where_it_loses([found.training[name] for name in names])
         predicted = found.predictions[method].critical_batch

@@ -113,7 +113,9 @@ def test_what_saturates_in_a_strip_is_counted_once_whatever_the_threads(instruct
 @pytest.mark.parametrize("residual", ["none", "float16", "float32"])
 @pytest.mark.parametrize("outputs", [16, 24, 40, 64])
 @pytest.mark.parametrize("function", ["none", "relu", "clip"])
-def test_results_are_finished_in_registers_as_float64_says(instruction_set, residual, outputs, function, generator):
+def test_results_are_finished_in_registers_as_float64_says(
+    instruction_set, residual, outputs, function, generator
+):
     n, inputs = 61, 12
     whole = {"generator": generator, "dtype": torch.float32}
     x = torch.randint(-9, 10, (n, inputs), **whole)
@@ -140,5 +142,3 @@ def test_results_are_finished_in_registers_as_float64_says(instruction_set, resi
         assert layer.run(x.half().reshape(1, -1), found, given) == n_large
         exact = wanted.clamp(-65504, 65504).half()
         assert torch.equal(found.view(n, outputs), exact)
-
-

@@ -147,7 +147,7 @@ def test_convert_refuses_arrays_by_name_and_a_network_says_what_it_is():
         with pytest.raises(TypeError, match=r"wants a torch tensor, not ndarray; use torch\.from_numpy"):
             HalfNetwork.convert(module, *wrong)
     network = HalfNetwork.convert(module, x)
-    # 12 * 500 weights of two bytes instead of four, and 500 biases of four.
+    # 12 * 500 weights of two bytes instead of four, 500 biases of four, and two corrections of two bytes for each.
     assert repr(network) == (
-        f"HalfNetwork({len(network.layers)} layers on {network.instruction_set}, 14.0 kB instead of 26.0 kB)"
+        f"HalfNetwork({len(network.layers)} layers on {network.instruction_set}, 16.0 kB instead of 26.0 kB)"
     )

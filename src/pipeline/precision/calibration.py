@@ -1,11 +1,13 @@
 """What a calibration set tells of a network: the range of its activations, and errors on a few of its inputs."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.precision.bias_correction import MeanInput, levels_of
 from pipeline.precision.convert import storable_in_half
 from pipeline.precision.execution import Execution, is_dense_and_real
 from pipeline.precision.plan import Layer
@@ -55,13 +57,36 @@ def few_of(samples: Tensor, layers: Sequence[Layer]) -> Tensor:
     return samples[: max(2, min(ERROR_SAMPLES, int(ERROR_FLOPS // flops)))]
 
 
-def wide_results(layers: Sequence[Layer], twin: Execution, calibration: Tensor) -> set[str]:
-    """Name the layers whose results binary16 does not hold: beyond its range, or rounded to a zero divisor."""
+@dataclass(frozen=True)
+class Observed:
+    """What the layers of a network at float32 gave and were given.
+
+    Attributes:
+        wide: Names of the layers whose results binary16 does not hold: beyond its range, or rounded to a zero divisor.
+        given: By layer with weights, the mean of what it was given.
+    """
+
+    wide: set[str]
+    given: dict[str, MeanInput]
+
+
+def observe(layers: Sequence[Layer], twin: Execution, calibration: Tensor) -> Observed:
+    """Run the calibration set, or as much of it as tells of all, and look at every layer."""
+    calibration = calibration[:CALIBRATION_SAMPLES]
     wide = _never_zero(layers) | _squares(layers)
-    for part in torch.split(calibration[:CALIBRATION_SAMPLES], PART):
-        seen = zip(layers, twin.activations(part), strict=True)
-        wide |= {layer.name for layer, result in seen if not storable_in_half(result)}
-    return wide
+    sums: dict[str, Tensor] = {}
+    levels: dict[str, list[Tensor]] = {}
+    for part in torch.split(calibration, PART):
+        for layer, (given, result, _) in zip(layers, twin.steps(part), strict=True):
+            if not storable_in_half(result):
+                wide.add(layer.name)
+            if layer.has_weights:
+                sums[layer.name] = sums.get(layer.name, 0) + given.sum(0, dtype=torch.float64)
+                levels.setdefault(layer.name, []).append(levels_of(layer, given))
+    inputs = {
+        name: MeanInput(total / len(calibration), torch.cat(levels[name])) for name, total in sums.items()
+    }
+    return Observed(wide, inputs)
 
 
 def _squares(layers: Sequence[Layer]) -> set[str]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from pipeline.errors import ConfigError
-from pipeline.precision.calibration import check_calibration, few_of, wide_results
+from pipeline.precision.bias_correction import PART, bias_corrections
+from pipeline.precision.calibration import check_calibration, few_of, observe
 from pipeline.precision.choice import choose, measure
 from pipeline.precision.convert import round_parameters
 from pipeline.precision.error import LayerError, layer_errors
@@ -145,7 +146,9 @@ class HalfNetwork:
         few = few_of(calibration, layers)
         check_trace(module, layers, parameters, few, one_by_one=one_by_one)
         twin = Execution(rounded, single, "fp32", instruction_set)
-        planned = store_activations(rounded, wide_results(rounded, twin, calibration))
+        observed = observe(rounded, twin, calibration)
+        half |= bias_corrections(rounded, half, single, observed.given)
+        planned = store_activations(rounded, observed.wide)
         tried_alone = trials(planned, half, single, few, twin.instruction_set)
         exact = twin(calibration)
         least = {
@@ -173,6 +176,8 @@ class HalfNetwork:
                     shut if shut.name in names else one for one, shut in zip(opened, closed, strict=True)
                 )
                 tensors = half | {f"{of}.weight": single[f"{of}.weight"] for of in names}
+                for of in names:  # whose weights are not rounded
+                    del tensors[f"{of}.{PART}"]
                 network = cls(layers, tensors, single, instruction_set, packed)
                 tried[n] = network, verify(network(calibration), exact, labels)
             return tried[n][1].within(budget)
@@ -245,7 +250,10 @@ class HalfNetwork:
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """`NAME.weight`, as torch orders it, without its scale, float16 unless planned otherwise, and `NAME.bias`."""
+        """`NAME.weight`, as torch orders it, without its scale, float16 unless planned otherwise, and `NAME.bias`.
+
+        `NAME.bias_correction` is what the bias makes up for; see `pipeline.precision.bias_correction`.
+        """
         return dict(self._half)
 
     @property
@@ -300,7 +308,7 @@ class HalfNetwork:
     @property
     def n_bytes_fp16(self) -> int:
         """Bytes of all parameters as stored."""
-        return sum(layer.n_bytes_fp16 for layer in self.layers)
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._half.values())
 
     @property
     def n_bytes_fp32(self) -> int:

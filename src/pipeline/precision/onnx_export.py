@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.precision.bias_correction import corrected_bias
 from pipeline.precision.network import HalfNetwork
 from pipeline.precision.plan import INPUT, Layer, windows
 from pipeline.precision.reference import places
@@ -57,8 +58,8 @@ def onnx_model(
 
     Args:
         layers: The plan.
-        parameters: `NAME.weight`, `NAME.bias` and `NAME.index`. Weights that are float16 stay so and get their scale
-            in the model; float32 ones are complete.
+        parameters: `NAME.weight`, `NAME.bias` and `NAME.index`, and `NAME.bias_correction` where there is one. Weights
+            that are float16 stay so and get their scale in the model; float32 ones are complete.
         batch: How many samples the model takes; any number if None.
         metadata: Keys and values to carry.
 
@@ -180,7 +181,10 @@ class _Graph:
             x = self.node("LayerNormalization", [x, *affine], label=layer.name, **attributes)
             return self.node("Transpose", [x], perm=[0, 3, 1, 2]) if image else x
         if layer.has_weights:
-            affine = [self.weight(layer, parameters), self.constant(parameters[f"{layer.name}.bias"].float())]
+            affine = [
+                self.weight(layer, parameters),
+                self.constant(corrected_bias(layer, parameters, "fp16")),
+            ]
             if layer.kind == "linear":
                 x = self.node("Flatten", [x], axis=1) if len(layer.input_shape) > 1 else x
                 return self.node("Gemm", [x, *affine], transB=1, label=layer.name)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.precision import _native
+from pipeline.precision.bias_correction import corrected_bias
 from pipeline.precision.convert import LARGEST_HALF, widen
 from pipeline.precision.plan import Dtype, Layer, windows
 
@@ -153,7 +154,7 @@ def build(layer: Layer, parameters: Mapping[str, Tensor], instruction_set: str) 
         instruction_set,
         _flat_channels_last(weight, layer),
         scale,
-        parameters[f"{layer.name}.bias"].float(),
+        corrected_bias(layer, parameters, precision),
     )
     stored |= {
         "residual": residual,
@@ -253,7 +254,7 @@ def single_parameters(layers: Sequence[Layer], half: Mapping[str, Tensor]) -> di
     """The float32 parameters that stored half-precision ones stand for."""
     pairs = (
         ((f"{layer.name}.weight", widen(half[f"{layer.name}.weight"], layer.scale_exponents)),
-         (f"{layer.name}.bias", half[f"{layer.name}.bias"]))
+         (f"{layer.name}.bias", corrected_bias(layer, half, "fp16")))
         for layer in layers
         if layer.has_weights
     )  # fmt: skip

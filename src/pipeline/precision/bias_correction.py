@@ -1,0 +1,144 @@
+"""What rounded weights add to a layer's results on average, which the layer's bias makes up for.
+
+Rounding the weights W by d adds d x to the results of an input x. Behind a ReLU the x are positive, so that this has a
+mean, the same for every pixel, which the averages at a network's end do not take away. The mean over the calibration
+set is subtracted from the bias [1, section 4.2]; it costs nothing when the network runs. Where the samples of the
+calibration set do not agree on it, there is nothing to subtract: what is left of numbers of both signs is chance.
+
+[1] Nagel, van Baalen, Blankevoort and Welling, "Data-free quantization through weight equalization and bias
+    correction", ICCV 2019, arXiv:1906.04721.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.precision.convert import LARGEST_HALF, widen
+from pipeline.precision.plan import Layer
+
+PART = "bias_correction"  # of a layer's tensors: shape (2, outputs), by what the weights are rounded to
+BINARY16, BFLOAT16 = 0, 1
+STANDARD_ERRORS = 3.0  # that a mean has to differ from zero by
+
+
+@dataclass(frozen=True)
+class MeanInput:
+    """What a layer with weights is given by a calibration set.
+
+    Attributes:
+        mean: Over the samples, float64, channels last, flat.
+        levels: What `levels_of` gives for every sample.
+    """
+
+    mean: Tensor
+    levels: Tensor
+
+
+def levels_of(layer: Layer, given: Tensor) -> Tensor:
+    """Return each sample's means over the pixels for a convolution, (n, channels), and all of it for a linear layer.
+
+    Args:
+        layer: The layer.
+        given: Its inputs, channels last, (n, numbers).
+    """
+    if layer.kind == "linear":
+        return _in_order(layer, given)
+    return given.view(len(given), -1, layer.input_shape[0]).mean(1)
+
+
+def bias_corrections(
+    layers: Sequence[Layer],
+    stored: Mapping[str, Tensor],
+    complete: Mapping[str, Tensor],
+    given: Mapping[str, MeanInput],
+) -> dict[str, Tensor]:
+    """Compute the mean results of each layer's rounding errors, zero where it is not certain.
+
+    Args:
+        layers: The plan.
+        stored: Weights as they are stored.
+        complete: Weights before rounding.
+        given: By layer, its inputs.
+
+    Returns:
+        `NAME.bias_correction` of shape (2, outputs), float16, or float32 where that does not hold it: what is to be
+        subtracted from the bias where weights are multiplied as binary16, and where they are rounded to bfloat16.
+    """
+    corrections = {}
+    for layer in layers:
+        if layer.has_weights:
+            weight, half = complete[f"{layer.name}.weight"], stored[f"{layer.name}.weight"]
+            errors = [
+                widen(rounded, layer.scale_exponents).double() - weight.double()
+                for rounded in (half, half.bfloat16().float())
+            ]
+            both = torch.stack([_certain_mean(layer, error, given[layer.name]) for error in errors])
+            corrections[f"{layer.name}.{PART}"] = (
+                both.half() if both.abs().max() <= LARGEST_HALF else both.float()
+            )
+    return corrections
+
+
+def corrected_bias(layer: Layer, parameters: Mapping[str, Tensor], precision: str) -> Tensor:
+    """Return the bias to add in float32 where weights are multiplied in a precision, as a routine's name has it."""
+    bias = parameters[f"{layer.name}.bias"].float()
+    correction = parameters.get(f"{layer.name}.{PART}")
+    if correction is None or layer.weight_dtype == "float32":
+        return bias
+    return bias - correction[BFLOAT16 if precision == "bf16" else BINARY16].float()
+
+
+def _certain_mean(layer: Layer, error: Tensor, given: MeanInput) -> Tensor:
+    """The mean result of an error of the weights, where the samples agree on it: shape (outputs,)."""
+    n = len(given.levels)
+    if n < 2:
+        return torch.zeros(layer.output_shape[0], dtype=torch.float64)
+    by_sample = _results_of_levels(layer, error, given.levels.double())
+    certain = by_sample.mean(0).abs() >= STANDARD_ERRORS * by_sample.std(0) / n**0.5
+    return torch.where(certain, _mean_results(layer, error, given.mean), 0.0)
+
+
+def _results_of_levels(layer: Layer, weight: Tensor, levels: Tensor) -> Tensor:
+    """What images of one color for each channel would give, averaged over the pixels: shape (n, outputs)."""
+    if layer.kind == "linear":
+        return levels @ weight.T
+    assert layer.geometry is not None
+    groups, (height, width) = layer.geometry.groups, layer.geometry.kernel
+    every_tap = torch.eye(height * width, dtype=weight.dtype).view(-1, 1, height, width)
+    inside = _convolve(layer, torch.ones(1, *layer.input_shape[1:], dtype=weight.dtype), every_tap, groups=1)
+    weight = (weight * inside.view(height, width)).sum((2, 3))  # by the share of windows with the tap inside
+    weight = weight.view(groups, -1, weight.shape[1])
+    return torch.einsum("goc,ngc->ngo", weight, levels.view(len(levels), groups, -1)).flatten(1)
+
+
+def _mean_results(layer: Layer, weight: Tensor, mean: Tensor) -> Tensor:
+    """The layer's linear part for the mean of its inputs, averaged over the pixels: shape (outputs,)."""
+    if layer.kind == "linear":
+        return weight @ _in_order(layer, mean[None])[0]
+    assert layer.geometry is not None
+    channels, rows, columns = layer.input_shape
+    image = mean.view(rows, columns, channels).permute(2, 0, 1)
+    return _convolve(layer, image, weight, layer.geometry.groups)
+
+
+def _convolve(layer: Layer, image: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """The mean over the pixels of a convolution with the layer's windows: shape (outputs,)."""
+    geometry = layer.geometry
+    assert geometry is not None
+    top, left, bottom, right = geometry.paddings
+    image = functional.pad(image, (left, right, top, bottom))
+    results = functional.conv2d(
+        image[None], weight, stride=geometry.stride, dilation=geometry.dilation, groups=groups
+    )
+    return results.mean((0, 2, 3))
+
+
+def _in_order(layer: Layer, given: Tensor) -> Tensor:
+    """Inputs of a linear layer, (n, numbers), in the order of its weights, which is torch's."""
+    if len(layer.input_shape) < 3:
+        return given
+    channels, rows, columns = layer.input_shape
+    return given.view(-1, rows, columns, channels).permute(0, 3, 1, 2).flatten(1)
