@@ -14,7 +14,7 @@ from pipeline.training.functions import Watching
 from pipeline.training.hooks import EagerHook, Hook, forget_compiled_code, uncompiled
 from pipeline.training.layers import Layers
 from pipeline.training.loss_terms import Terms
-from pipeline.training.passes import Bases, Call, Key, Loss, Moments, Pass, Sums, Use, add
+from pipeline.training.passes import Call, Eigenbases, Key, Loss, Moments, Pass, Sums, Use, add
 from pipeline.training.sample_order import arrangement
 from pipeline.training.structures import KroneckerProduct, Structure, working_type
 from pipeline.training.uses import Fate, count_uses, fate_of_gradient, is_transformed, tensors_of
@@ -56,7 +56,7 @@ class Capture:
         loss: Loss,
         sampled: bool,
         reduced: bool,
-        bases: Bases,
+        bases: Eigenbases,
         forgets: bool,
     ) -> None:
         if loss not in get_args(Loss):

@@ -18,7 +18,7 @@ from pipeline.training.structures import KroneckerProduct, Structure, UnitWise, 
 
 Key = tuple[str, str]  # a layer's name, and that of one of its matrices
 Loss = Literal["learned", "mean", "sum"]
-Bases = Mapping[str, tuple[list[Tensor], list[Tensor]]]
+Eigenbases = Mapping[str, tuple[list[Tensor], list[Tensor]]]
 
 CORRECTION = "S"  # second moments of gradients in the eigenbasis, not a symmetric matrix
 
@@ -135,7 +135,7 @@ class Pass:
         self.scores.append(learn_terms(scores, gradient) if whole else None)
 
     @torch.no_grad()
-    def add(self, use: Use, gradient: Tensor, *, reduced: bool, bases: Bases) -> None:
+    def add(self, use: Use, gradient: Tensor, *, reduced: bool, bases: Eigenbases) -> None:
         """Add the moments of the gradient at the outputs of a use.
 
         Args:
