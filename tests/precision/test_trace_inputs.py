@@ -221,8 +221,18 @@ def test_a_module_without_operators_of_its_own_is_refused(generator):
         HalfNetwork.convert(nn.Sequential(nn.LazyConv2d(4, 3)), x)
 
 
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec:FutureWarning")
 def test_a_program_that_was_exported_in_training_mode_is_refused_in_words(generator):
     x = torch.randn(4, 3, 6, 6, generator=generator)
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
     with pytest.raises(ConfigError, match=r"statistics of the batch; .* call eval\(\) before an export"):
         HalfNetwork.convert(torch.export.export(module.train(), (x[:1],)), x)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 30.0, 1e3])
+def test_logarithms_of_softmax_reach_below_what_softmax_can_be(scale, dim, generator):
+    x = scale * torch.randn(8, 3, 6, 6, generator=generator)
+    assert converted_error(Around(lambda y, x: x.log_softmax(dim)), x[:4], x) < 2e-3
+    rows = nn.Sequential(nn.Flatten(), nn.Linear(108, 5), nn.LogSoftmax(1))
+    assert converted_error(rows, x[:4], x) < 2e-3

@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-from pipeline.precision.operators.activations import activate
 from pipeline.precision.operators.arguments import constant_of, settled_view_of
 from pipeline.precision.plan import Layer
 from pipeline.precision.record import Node
@@ -90,7 +89,3 @@ def softmax(tracer: Tracer, node: Node) -> View:
     source, shape = tracer.rows(turned, node.name)
     result = tracer.append(Layer(node.name, "softmax", source, shape, shape))
     return result.moved(torch.arange(result.n_source).view(turned.shape).movedim(-1, dim))
-
-
-def log_softmax(tracer: Tracer, node: Node) -> View:
-    return activate(tracer, node, softmax(tracer, node), "log")
