@@ -126,8 +126,44 @@ def test_what_cannot_be_of_low_rank_is_refused(points, tmp_path):
     with pytest.raises(ConfigError, match="kernel: a covariance is wanted"):
         DistributedLowRank.from_kernel(points, kernels.LaplaceSingleLayer(), Serial(), diagonal=1.0)
     A = DistributedLowRank.from_kernel(points, KERNEL, Serial(), diagonal=1.0, tolerance=1e-2)
-    with pytest.raises(ValueError, match=r"wanted shape \(601,\) or \(601, m\), not \(7,\)"):
+    with pytest.raises(ValueError, match=r"the matrix wants shape \(601,\) or \(601, m\), not \(7,\)"):
         A @ np.ones(7)
     A.save(tmp_path)
     with pytest.raises(ArtifactError, match="holds a matrix of 601 rows, and 602 were asked for"):
         DistributedLowRank.load(tmp_path, Serial(), n_own_rows=602)
+
+
+def test_misfits_of_one_process_end_all(points, tmp_path):
+    def built(communicator, **options):
+        options = {"diagonal": NUGGET, "tolerance": 1e-3, "kernel": KERNEL} | options
+        return DistributedLowRank.from_kernel(
+            points[communicator.rank :: 2], communicator=communicator, **options
+        )
+
+    def other(communicator, one, another):
+        return another if communicator.rank else one
+
+    run_in_threads(2, lambda communicator: built(communicator).save(tmp_path))
+    calls = {
+        "seed": lambda c: built(c, seed=c.rank),
+        "kernel": lambda c: built(c, kernel=other(c, KERNEL, kernels.Matern(length_scale=3.0))),
+        "the matrix wants": lambda c: built(c) @ np.ones(other(c, 301, 7)),
+        "columns of x": lambda c: built(c).factorize().solve(np.ones(other(c, (301, 2), (300, 1)))),
+        "path": lambda c: built(c).save(tmp_path / str(c.rank)),
+        "NoneType": lambda c: DistributedLowRank.load(other(c, tmp_path, None), c, n_own_rows=301 - c.rank),
+        "n_own_rows": lambda c: DistributedLowRank.load(tmp_path, c, n_own_rows=other(c, 301, "x")),
+        "601 rows, and 351 were asked for": lambda c: DistributedLowRank.load(
+            tmp_path, c, n_own_rows=other(c, 301, 50)
+        ),
+    }
+
+    def refused(communicator, words, call):
+        with pytest.raises((ArtifactError, ConfigError, TypeError, ValueError), match=words) as failure:
+            call(communicator)
+        communicator.barrier()  # none has gone astray
+        return str(failure.value)
+
+    for words, call in calls.items():
+        assert all(
+            "\n" not in line for line in run_in_threads(2, lambda c, w=words, f=call: refused(c, w, f))
+        )

@@ -140,6 +140,22 @@ def require_count(number: int, what: str) -> None:
         raise ValueError(f"{what} must be at least 1, not {number}")
 
 
+def require_rows(n_own_rows: int) -> None:
+    """Raise unless a number of rows of a process is one."""
+    if not isinstance(n_own_rows, int | np.integer):
+        raise TypeError(f"n_own_rows wants a whole number, not {n_own_rows!r}")
+    if n_own_rows < 0:
+        raise ValueError(f"n_own_rows must not be negative, and is {n_own_rows}")
+
+
+def described(kernel: Kernel) -> object:
+    """Return what tells whether two processes have the same kernel; functions are told apart by their names alone."""
+    try:
+        return kernel.to_dict()
+    except ConfigError:
+        return type(kernel).__name__
+
+
 def require_tolerance(tolerance: float) -> None:
     """Raise unless a tolerance lies strictly between 0 and 1."""
     if not isinstance(tolerance, int | float | np.number) or isinstance(tolerance, complex):

@@ -35,7 +35,7 @@ _FETCHES = 9  # enlargements at which the build gives up
 
 
 @dataclass(frozen=True, eq=False)
-class Compression:
+class DividedBuild:
     """What is compressed, and by whom.
 
     Attributes:
@@ -66,7 +66,7 @@ class Compression:
 
 
 def build_bases(
-    work: Compression, points: KeptPoints, sampling: FarSampling, stored: np.dtype[Any]
+    work: DividedBuild, points: KeptPoints, sampling: FarSampling, stored: np.dtype[Any]
 ) -> tuple[OwnBasis, OwnBasis, KeptPoints]:
     """Return the bases of rows and of columns of own boxes and of those above the cut; collective.
 
@@ -92,7 +92,7 @@ def build_bases(
     )
 
 
-def _with_samples(work: Compression, points: KeptPoints, rows: float, step: int) -> KeptPoints:
+def _with_samples(work: DividedBuild, points: KeptPoints, rows: float, step: int) -> KeptPoints:
     """Return points with those of the far fields' samples, as large as after some enlargements; collective.
 
     Args:
@@ -163,7 +163,7 @@ class _AtCut:
     corners: NDArray[np.float64]
 
     @classmethod
-    def of(cls, work: Compression, points: KeptPoints, below: _Side) -> "_AtCut":
+    def of(cls, work: DividedBuild, points: KeptPoints, below: _Side) -> "_AtCut":
         """Gather them; collective."""
         division, communicator = work.division, work.communicator
         boxes = slice(*division.range_of(division.cut))
@@ -175,7 +175,7 @@ class _AtCut:
 
 
 def _side(
-    work: Compression, points: KeptPoints, sampling: FarSampling, stored: np.dtype[Any], *, transposed: bool
+    work: DividedBuild, points: KeptPoints, sampling: FarSampling, stored: np.dtype[Any], *, transposed: bool
 ) -> OwnBasis | None:
     """Return one side's bases, or None where a point is missing; collective, and None is this process's alone."""
     division, communicator = work.division, work.communicator
@@ -200,7 +200,9 @@ def _side(
     return None if missing or above is None else _joined(work, above, at_cut, below, stored)
 
 
-def _below(work: Compression, points: KeptPoints, sampling: FarSampling, *, transposed: bool) -> _Side | None:
+def _below(
+    work: DividedBuild, points: KeptPoints, sampling: FarSampling, *, transposed: bool
+) -> _Side | None:
     """Build the bases of own boxes; None if a point is missing."""
     tree, cut = work.tree, work.division.cut
     hidden = ~work.division.is_own  # others' boxes are leaves without points
@@ -216,7 +218,7 @@ def _below(work: Compression, points: KeptPoints, sampling: FarSampling, *, tran
 
 
 def _above(
-    work: Compression, points: KeptPoints, at_cut: _AtCut, sampling: FarSampling, *, transposed: bool
+    work: DividedBuild, points: KeptPoints, at_cut: _AtCut, sampling: FarSampling, *, transposed: bool
 ) -> _Side | None:
     """Build the bases above the cut; None if a point is missing."""
     tree, n_top, cut = work.tree, work.division.n_top, work.division.cut
@@ -243,7 +245,7 @@ def _above(
 
 
 def _built(
-    work: Compression,
+    work: DividedBuild,
     matrix: "_native.KernelMatrix",
     own: ClusterTree,
     sampling: FarSampling,
@@ -266,7 +268,9 @@ def _built(
     return _Side(rank, skeletons, order, values, carried, seconds)
 
 
-def _joined(work: Compression, above: _Side, at_cut: _AtCut, below: _Side, stored: np.dtype[Any]) -> OwnBasis:
+def _joined(
+    work: DividedBuild, above: _Side, at_cut: _AtCut, below: _Side, stored: np.dtype[Any]
+) -> OwnBasis:
     """Return bases above and below the cut as those of one tree."""
     division, tree = work.division, work.tree
     own_ranks = np.concatenate([above.rank, below.rank[division.n_top :]]).astype(np.int32)

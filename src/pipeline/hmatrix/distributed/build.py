@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import _native
 from pipeline.hmatrix.admissibility import Admissibility, Interactions, Strong, Weak
-from pipeline.hmatrix.distributed.bases import Compression, build_bases
+from pipeline.hmatrix.distributed.bases import DividedBuild, build_bases
 from pipeline.hmatrix.distributed.exact_rows import sampled_error, typical_norm
 from pipeline.hmatrix.distributed.form import OwnBlocks, OwnForm
 from pipeline.hmatrix.distributed.own_blocks import couplings, near_blocks
@@ -56,7 +56,7 @@ def compress(
     kept = KeptPoints(
         division.first, division.tree.points, np.zeros(0, np.int32), np.zeros((0, points.shape[1]))
     )
-    work = Compression(kernel, division, lists, communicator, progress)
+    work = DividedBuild(kernel, division, lists, communicator, progress)
     norm = typical_norm(kernel, kept, division.n_points, communicator)
     _require_finite(norm)
     stored = stored_type(tolerance, norm, work.computed, dtype)

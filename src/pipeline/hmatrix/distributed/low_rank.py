@@ -22,7 +22,8 @@ from torch import Tensor
 
 from pipeline.errors import ArtifactError, ConfigError, ConvergenceError
 from pipeline.hmatrix.checked_files import CheckedFiles
-from pipeline.hmatrix.inputs import as_array, as_points, require_tolerance
+from pipeline.hmatrix.distributed.vectors import checked
+from pipeline.hmatrix.inputs import as_points, described, require_rows, require_tolerance
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.pivoted import PivotedCholesky, Woodbury, require_covariance
 from pipeline.hmatrix.streams import Purpose, stream
@@ -89,7 +90,11 @@ class DistributedLowRank:
             if not diagonal > 0:
                 raise ConfigError(f"diagonal: a number above 0 is wanted, found {diagonal!r}")
             points = as_points(own_points, "own_points").astype(np.float64)
-        require_alike(communicator, {"tolerance": float(tolerance), "diagonal": float(diagonal)})
+        alike = {
+            "kernel": described(kernel), "tolerance": float(tolerance), "diagonal": float(diagonal), "seed": seed,
+            "number of coordinates": points.shape[1],
+        }  # fmt: skip
+        require_alike(communicator, alike)
         n = sum(_counts(counting, len(points)))
         found = PivotedCholesky.of(
             points, kernel, rank=math.ceil(MOST_COLUMNS * n), generator=stream(Purpose.PIVOTS, seed),
@@ -191,11 +196,14 @@ class DistributedLowRank:
         }
 
     def save(self, path: Path | str) -> None:
-        """Write own rows into a folder of the given one."""
+        """Write own rows into a folder of the given one, which is the same for all processes."""
+        with together(self.communicator.inner):
+            folder = Path(path)
+        require_alike(self.communicator.inner, {"path": str(folder)})
         sizes = _counts(self.communicator, len(self.factor))
         with together(self.communicator.inner):
             _FILES.write(
-                _part(path, self.communicator.rank),
+                _part(folder, self.communicator.rank),
                 {
                     "sizes": sizes,
                     "tolerance": self.tolerance,
@@ -207,19 +215,31 @@ class DistributedLowRank:
 
     @classmethod
     def load(cls, path: Path | str, communicator: Communicator, *, n_own_rows: int) -> "DistributedLowRank":
-        """Read rows that any number of processes saved: n_own_rows for each process in turn."""
+        """Read rows that any number of processes saved: n_own_rows for each process in turn.
+
+        Raises:
+            ArtifactError: If a file is missing or damaged, or the processes' rows are not those of the matrix.
+            ConfigError, TypeError, ValueError: If an argument of one process does not fit; all processes raise it.
+        """
         counting = Counting(communicator)
-        first = sum(_counts(counting, n_own_rows)[: communicator.rank])
+        with together(communicator):
+            folder = Path(path)
+            require_rows(n_own_rows)
+        require_alike(communicator, {"path": str(folder)})
+        counts = _counts(counting, n_own_rows)
+        first = sum(counts[: communicator.rank])
         last = first + n_own_rows
         with together(communicator):
-            about, arrays = _FILES.read(_part(path, 0))
+            about, arrays = _FILES.read(_part(folder, 0))
             edges = np.append(0, np.cumsum(about["sizes"]))
-            if last > edges[-1]:
-                raise ArtifactError(f"{path} holds a matrix of {edges[-1]} rows, and {last} were asked for")
+            if sum(counts) != edges[-1]:
+                raise ArtifactError(
+                    f"{path} holds a matrix of {edges[-1]} rows, and {sum(counts)} were asked for"
+                )
             factors, diagonals = [arrays["factor"][:0]], [arrays["diagonal"][:0]]
             for part, (low, high) in enumerate(itertools.pairwise(edges.tolist())):
                 if low < last and first < high:
-                    _, arrays = _FILES.read(_part(path, part))
+                    _, arrays = _FILES.read(_part(folder, part))
                     rows = slice(max(first - low, 0), last - low)
                     factors.append(arrays["factor"][rows])
                     diagonals.append(arrays["diagonal"][rows])
@@ -233,11 +253,7 @@ class DistributedLowRank:
 
     def acted(self, own_x: Vectors, action: Callable[[Array], Array]) -> Vectors:
         """Return own rows of what an action makes of vectors of shape (own rows,) or (own rows, m)."""
-        values = as_array(own_x)
-        if values.ndim not in (1, 2) or len(values) != len(self.factor):
-            raise ValueError(
-                f"wanted shape ({len(self.factor)},) or ({len(self.factor)}, m), not {values.shape}"
-            )
+        values = checked(len(self.factor), own_x, self.communicator.inner, "the matrix")
         result = action(values.reshape(len(values), -1)).reshape(values.shape)
         return torch.from_numpy(result) if isinstance(own_x, Tensor) else result
 
@@ -246,8 +262,8 @@ def _counts(communicator: Communicator, n_own: int) -> list[int]:
     return [int(part[0]) for part in gather(communicator, np.array([n_own]))]
 
 
-def _part(path: Path | str, process: int) -> Path:
-    return Path(path) / f"rows-{process:05d}"
+def _part(folder: Path, process: int) -> Path:
+    return folder / f"rows-{process:05d}"
 
 
 @dataclass(frozen=True, eq=False)

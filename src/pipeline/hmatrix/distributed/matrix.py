@@ -31,6 +31,7 @@ from pipeline.hmatrix.inputs import (
     as_array,
     as_diagonal,
     as_points,
+    described,
     dtype_of,
     require_block,
     require_count,
@@ -106,7 +107,7 @@ class DistributedH2Matrix:
         require_alike(
             communicator,
             {
-                "kernel": _described(kernel),
+                "kernel": described(kernel),
                 "tolerance": float(tolerance),
                 "dtype": points.dtype.name,
                 "number of coordinates": points.shape[1],
@@ -342,11 +343,3 @@ def _require_alike_numbers(diagonal: object, communicator: Communicator) -> None
                 f"diagonal: process {first} passes {shown[0]} and process {rank} {shown[1]}; pass the same number on "
                 "all processes, or an array"
             )
-
-
-def _described(kernel: Kernel) -> object:
-    """Return what tells whether two processes have the same kernel; functions are told apart by their names alone."""
-    try:
-        return kernel.to_dict()
-    except ConfigError:
-        return type(kernel).__name__

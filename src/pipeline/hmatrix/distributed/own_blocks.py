@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.hmatrix.admissibility import pairs_of
 from pipeline.hmatrix.blocks import Blocks, PairPlaces, evaluate_blocks
 from pipeline.hmatrix.cluster import Ints
-from pipeline.hmatrix.distributed.bases import Compression
+from pipeline.hmatrix.distributed.bases import DividedBuild
 from pipeline.hmatrix.distributed.form import OwnBasis, OwnBlocks
 from pipeline.hmatrix.distributed.points import KeptPoints, kernel_matrix
 from pipeline.hmatrix.places import distinct
@@ -17,7 +17,7 @@ from pipeline.runtime.together import together
 
 
 def near_blocks(
-    work: Compression, points: KeptPoints, stored: np.dtype[Any]
+    work: DividedBuild, points: KeptPoints, stored: np.dtype[Any]
 ) -> tuple[OwnBlocks, Ids, KeptPoints]:
     """Return the blocks of own leaves, the places of others' points in them, and points with these; collective."""
     tree, division = work.tree, work.division
@@ -40,7 +40,7 @@ def near_blocks(
 
 
 def couplings(
-    work: Compression, points: KeptPoints, row_basis: OwnBasis, column_basis: OwnBasis, stored: np.dtype[Any]
+    work: DividedBuild, points: KeptPoints, row_basis: OwnBasis, column_basis: OwnBasis, stored: np.dtype[Any]
 ) -> tuple[OwnBlocks, Ids, Halo, OwnBasis, OwnBasis, KeptPoints]:
     """Return the blocks between far boxes, given the bases; collective.
 
@@ -81,7 +81,7 @@ def couplings(
     return blocks, others.astype(np.int64), halo, rows, columns, points
 
 
-def _skeletons(work: Compression, columns: OwnBasis, others: Ints, places: Ints) -> PairPlaces:
+def _skeletons(work: DividedBuild, columns: OwnBasis, others: Ints, places: Ints) -> PairPlaces:
     """Return the skeletons of own boxes, of those above the cut and of others' boxes, one box after the other.
 
     Args:
@@ -106,7 +106,7 @@ def _skeletons(work: Compression, columns: OwnBasis, others: Ints, places: Ints)
 
 
 def _blocks(
-    work: Compression,
+    work: DividedBuild,
     points: KeptPoints,
     rows: PairPlaces,
     columns: PairPlaces,

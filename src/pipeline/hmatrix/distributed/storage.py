@@ -19,6 +19,7 @@ from pipeline.hmatrix.distributed.points import KeptPoints
 from pipeline.hmatrix.distributed.surroundings import OwnBounds
 from pipeline.hmatrix.distributed.tree import Division, PlacedPoints, Route
 from pipeline.hmatrix.distributed.whole import Ownership, WholeTree
+from pipeline.hmatrix.inputs import require_rows
 from pipeline.hmatrix.shard_files import (
     DESCRIPTION,
     shard_path,
@@ -181,10 +182,8 @@ def load(path: Path | str, communicator: Communicator, n_own_rows: int | None) -
     with together(communicator):
         folder = Path(path)
         told = Description.read(folder)
-        if n_own_rows is not None and not isinstance(n_own_rows, int | np.integer):
-            raise TypeError(f"n_own_rows wants a whole number, not {n_own_rows!r}")
-        if n_own_rows is not None and n_own_rows < 0:
-            raise ValueError(f"n_own_rows must not be negative, and is {n_own_rows}")
+        if n_own_rows is not None:
+            require_rows(n_own_rows)
     require_alike(communicator, {"path": str(folder), f"checksum of {DESCRIPTION}": told.checksum})
     whole = WholeTree(told.n_points, told.halvings, told.halvings_per_level)
     ownership = Ownership.of(whole, communicator.size, communicator.rank)
