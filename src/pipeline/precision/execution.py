@@ -162,7 +162,7 @@ class Execution:
         channels = x.shape[1] if x.ndim == 4 else 0
         if channels > 1 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
             x, channels = x.permute(0, 2, 3, 1), 0
-        found = torch.empty(len(x), *shape)
+        found = torch.empty(len(x), *shape, dtype=torch.float32, device="cpu")
         result_channels = shape[0] if len(shape) == 3 else 0
         with self._lock:
             self.n_saturated += chain.run_channels_first(
@@ -172,9 +172,9 @@ class Execution:
 
     def _run_in_parts(self, chain: Any, x: Tensor, shape: tuple[int, ...], dtype: Dtype) -> Tensor:
         """The same for results that are stored as binary16."""
-        x, parts = channels_last(x), [torch.empty(0, *shape)]
+        x, parts = channels_last(x), [torch.empty(0, *shape, dtype=torch.float32, device="cpu")]
         for part in torch.split(x, BATCH) if len(x) else ():
-            result = torch.empty(len(part), math.prod(shape), dtype=getattr(torch, dtype))
+            result = torch.empty(len(part), math.prod(shape), dtype=getattr(torch, dtype), device="cpu")
             with self._lock:
                 self.n_saturated += chain.run(part, result)
             parts.append(channels_first(result, shape).float())

@@ -35,6 +35,7 @@ from pipeline.precision.selection import (
 )
 from pipeline.precision.stored import check_complete, digest_of, read_layers
 from pipeline.precision.timing import time_layers
+from pipeline.precision.torch_state import plain_torch
 from pipeline.precision.trace import check_trace, trace
 
 
@@ -83,6 +84,7 @@ class HalfNetwork:
         layers: The plan's layers, in order.
     """
 
+    @plain_torch()
     def __init__(
         self,
         layers: tuple[Layer, ...],
@@ -103,6 +105,7 @@ class HalfNetwork:
         return _unpickled, (self.layers, self._half, self._single, self.instruction_set)
 
     @classmethod
+    @plain_torch()
     def convert(
         cls,
         module: nn.Module | ExportedProgram,
@@ -261,6 +264,7 @@ class HalfNetwork:
         """`NAME.weight` and `NAME.bias`, float32: as they were before rounding, or else what the stored stand for."""
         return self._single
 
+    @plain_torch()
     def float_twin(self) -> Execution:
         """Return the plan at float32: folded, unrounded weights (if they are known), routines from the same source."""
         if self._twin is None:
@@ -315,10 +319,12 @@ class HalfNetwork:
         """Bytes of all parameters in float32."""
         return sum(layer.n_bytes_fp32 for layer in self.layers)
 
+    @plain_torch()
     def layer_errors(self, x: Tensor) -> list[LayerError]:
         """Compare every layer's result with float64; see `pipeline.precision.error`."""
         return layer_errors(self.layers, self._single, self._execution, x)
 
+    @plain_torch()
     def choose_routines(
         self,
         samples: Tensor,

@@ -22,6 +22,7 @@ from pipeline.precision.bias_correction import corrected_bias
 from pipeline.precision.network import HalfNetwork
 from pipeline.precision.plan import INPUT, Layer, windows
 from pipeline.precision.reference import places
+from pipeline.precision.torch_state import plain_torch
 
 OPSET = 17  # the first with LayerNormalization
 PLAN_KEY = "parsimony.plan"
@@ -47,6 +48,7 @@ def export_onnx(network: HalfNetwork, path: Path) -> None:
     onnx.save(model, str(path), **beside)
 
 
+@plain_torch()
 def onnx_model(
     layers: Sequence[Layer],
     parameters: Mapping[str, Tensor],

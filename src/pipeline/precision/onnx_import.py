@@ -18,11 +18,13 @@ from pipeline.errors import ConfigError
 from pipeline.precision.onnx_network import OnnxNetwork, OnnxNode
 from pipeline.precision.onnx_operators import ATTRIBUTES, OPERATORS, Refused
 from pipeline.precision.onnx_verification import one_line, verify
+from pipeline.precision.torch_state import plain_torch
 
 OLDEST_OPSET = 9
 CONTROL = ("If", "Loop", "Scan")
 
 
+@plain_torch()
 def onnx_module(path: Path, shape: Sequence[int] | None = None) -> nn.Module:
     """Build the module of an ONNX file with one input and one output, and verify it.
 

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pipeline.errors import ConfigError
+from pipeline.precision.torch_state import plain_torch
 
 IN_PLACE = (
     "the network changes a tensor in place that it reads again; leave inplace=True or the assignment out"
@@ -78,7 +79,14 @@ def record(module: nn.Module, sample: Tensor) -> Recording:
     x = sample.detach().clone()
     given = recorder.follow(x)
     try:
-        with torch.no_grad(), without_fused_attention(), recorder.named(), recorder:
+        # What the module makes without a type is to fit what is float64 here.
+        with (
+            plain_torch(torch.float64),
+            torch.no_grad(),
+            without_fused_attention(),
+            recorder.named(),
+            recorder,
+        ):
             result = module(x)
     except ConfigError:
         raise

@@ -104,7 +104,7 @@ def _algorithms(layer: Layer, instruction_set: str) -> list[str]:
 def empty_results(batch: int, layer: Layer) -> Tensor:
     """Return room for what a layer writes for so many samples."""
     dtype = torch.float16 if layer.output_dtype == "float16" else torch.float32
-    return torch.empty(batch, math.prod(layer.output_shape), dtype=dtype)
+    return torch.empty(batch, math.prod(layer.output_shape), dtype=dtype, device="cpu")
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -296,7 +296,7 @@ def warn_of_float32(
     )
     warnings.warn(
         f"the network stays at float32 altogether, so half precision gains nothing: {'; '.join(reasons)}{advice}",
-        stacklevel=3,
+        stacklevel=4,  # behind `convert` and the state of torch around it
     )
 
 

@@ -22,6 +22,7 @@ from pipeline.precision.operators.table import take
 from pipeline.precision.plan import Layer
 from pipeline.precision.record import double_copy, record, unrounded, without_fused_attention
 from pipeline.precision.reference import reference
+from pipeline.precision.torch_state import plain_torch
 from pipeline.precision.tracer import Affine, Index, Parameters, Tracer, tensors_of
 
 __all__ = ["Affine", "Index", "check_trace", "tensors_of", "trace"]
@@ -67,7 +68,7 @@ def check_trace(
     x = _with_random(samples.detach().cpu().double())
     found = reference(layers, tensors_of(parameters), x)[-1].flatten(1)
     try:
-        with torch.no_grad(), without_fused_attention(), unrounded():
+        with plain_torch(torch.float64), torch.no_grad(), without_fused_attention(), unrounded():
             copied = _copied(module)
             wanted = torch.cat(
                 [copied(part.clone()) for part in torch.split(x, 1 if one_by_one else len(x))]

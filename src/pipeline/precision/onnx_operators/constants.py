@@ -37,7 +37,7 @@ def _size(x: Tensor) -> Tensor:
 
 @operator("ConstantOfShape")
 def _constant_of_shape(shape: Tensor, *, value: Tensor | None = None) -> Tensor:
-    filler = torch.zeros(1) if value is None else value
+    filler = torch.zeros(1, dtype=torch.float32) if value is None else value
     return filler.new_full([int(n) for n in shape], filler.item())
 
 
