@@ -221,3 +221,13 @@ def test_a_normalization_in_evaluation_mode_inside_of_a_training_network_uses_it
 def test_copies_of_data_parallel_are_refused():
     with pytest.raises(ValueError, match=r"cannot see the passes of nn\.DataParallel's copies"):
         KFAC(nn.DataParallel(network()), ALL)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripting_a_watched_network_is_refused_in_a_line():
+    model = nn.Sequential(nn.Linear(3, 2))
+    kfac = KFAC(model, ALL)
+    with pytest.raises(AttributeError, match=r"cannot be scripted; call remove\(\) before"):
+        torch.jit.script(model)
+    kfac.remove()
+    torch.jit.script(model)

@@ -259,3 +259,14 @@ def test_scores_beyond_all_doubt_tell_nothing():
         1 / N
     )  # sure of the wrong class, whose gradient is the weight itself
     assert learn_terms(torch.full((2, 3), torch.nan), torch.ones(2, 3)) is None
+
+
+@pytest.mark.parametrize("n_passes", [1, 3])
+@pytest.mark.parametrize("scale", [1.0, 0.4, 341.0, 2.0**16, 1e5 / 7])
+def test_a_learned_weight_is_exact_for_any_multiple_of_a_loss(scale, n_passes):
+    scores = torch.randn(N, N_CLASSES, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
+    y = torch.arange(N) % N_CLASSES
+    (gradient,) = torch.autograd.grad(scale / n_passes * functional.cross_entropy(scores, y), scores)
+    assert learn_terms(scores.detach(), gradient).weight == pytest.approx(scale / n_passes / N, rel=1e-9)
+    (gradient,) = torch.autograd.grad(functional.cross_entropy(scores.float(), y, reduction="sum"), scores)
+    assert learn_terms(scores.detach().float(), gradient.float()).weight == 1.0

@@ -279,3 +279,40 @@ def test_networks_that_compute_their_loss_themselves_are_seen_as_others(returns)
     kfac.step(1.0)
     plain = drawn(Network())
     require_factors(kfac, expected_factors(plain, cross_entropies(x, y)))
+
+
+class Heads(Network):
+    """Two heads, in either order."""
+
+    def __init__(self, swapped):
+        super().__init__()
+        self.d = nn.Linear(6, 3)
+        self.swapped = swapped
+
+    def forward(self, x):
+        h = self.b(self.a(x).tanh()).tanh()
+        both = self.c(h), self.d(h)
+        return both[::-1] if self.swapped else both
+
+
+def of_heads(outputs, y, weights, swapped):
+    main, other = outputs[::-1] if swapped else outputs
+    return weights[0] * cross_entropy(main, y) + weights[1] * cross_entropy(other, y.clamp(max=2))
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.05, 1024.0])
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.3), (1.0, 0.0)])
+def test_of_several_outputs_the_one_that_weighs_most_is_the_unit(weights, swapped, factor):
+    model, (x, y) = drawn(Heads(swapped)), batch()
+    kfac = KFAC(model, ALL)
+    for images, labels in zip(x.chunk(3), y.chunk(3), strict=True):
+        (factor / 3 * of_heads(model(images), labels, weights, swapped)).backward()
+    kfac.step(1.0)
+    losses = [
+        lambda model, i=i: of_heads(model(x[i : i + 1]), y[i : i + 1], weights, swapped) for i in range(12)
+    ]
+    expected = expected_factors(model, losses)
+    if not weights[1]:
+        expected = {name: matrix for name, matrix in expected.items() if not name.endswith("/d")}
+    require_factors(kfac, expected)

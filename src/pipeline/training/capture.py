@@ -232,8 +232,10 @@ class Capture:
         # Where the last layer was given one sample without a dimension of its own, so was the network. A network that
         # returns a number has computed the loss itself.
         n_rows = 1 if self._alone else len(scores) if scores.dim() else self._n_rows
-        kept, version = scores.detach(), scores._version
-        scores.register_hook(lambda g: self._add_scores(kept, version, g, n_rows))  # type: ignore[no-untyped-call]
+        outputs = [t for t in tensors_of(output) if (t.requires_grad and t.dim() > 1) or t is scores]
+        for place, each in enumerate(outputs):
+            told = partial(self._add_scores, call or Call(), place, each.detach(), each._version, n_rows)
+            each.register_hook(told)  # type: ignore[no-untyped-call]
 
     def see(
         self,
@@ -329,14 +331,16 @@ class Capture:
         return current
 
     @uncompiled
-    def _add_scores(self, scores: Tensor, version: int, gradient: Tensor, n_rows: int | None) -> None:
+    def _add_scores(
+        self, call: Call, place: int, scores: Tensor, version: int, n_rows: int | None, gradient: Tensor
+    ) -> None:
         fates = (fate_of_gradient(layer.parameters[0]) for layer in self._layers.structures.values())
         fate = next((fate for fate in fates if fate != Fate.SPARED), Fate.SPARED)
         if not self.paused and fate != Fate.SPARED:
             current = self._current(fate)
             current.n_rows = n_rows
             if self._loss == "learned":
-                current.add_scores(scores, gradient, whole=scores._version == version)
+                current.add_scores(call, place, scores, gradient, whole=scores._version == version)
 
     @uncompiled
     def _from_backward(self, use: Use, gradient: Tensor) -> None:
@@ -359,11 +363,12 @@ class Capture:
 
     def _forget_zeroed(self, use: Use, *, opens: bool) -> None:
         """Forget what was seen of a layer, or of all, where gradients do not hold the earlier passes any more."""
-        gradient = use.structure.parameters[0].grad
-        if gradient is None:
+        if use.structure.parameters[0].grad is None:
             self._sums.forget(use.name)
-        elif opens and not bool(gradient.any()):
-            self._sums.forget_all()
+        elif opens:
+            gradients = (layer.parameters[0].grad for layer in self._layers.structures.values())
+            if not any(gradient is not None and bool(gradient.any()) for gradient in gradients):
+                self._sums.forget_all()
 
     @torch.no_grad()
     def _add_inputs(self, call: Call, name: str, structure: Structure, x: Tensor, n: int) -> Tensor:

@@ -30,6 +30,12 @@ class Hook:
         self.module = module
         self.tell = tell
 
+    @property
+    def __name__(self) -> str:
+        raise AttributeError(
+            "a network that K-FAC watches cannot be scripted; call remove() before, or torch.export"
+        )
+
     def __deepcopy__(self, memo: object) -> Callable[..., None]:
         return nullcontext().__exit__
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+ROUNDED = 64  # larger multiples of a mean lie too close to each other to tell which was meant
 LOOKED_AT = 256  # rows that tell the weight; the number of terms is counted over all
 
 
@@ -128,10 +129,14 @@ def _binary(scores: Tensor, gradient: Tensor, *, tolerance: float) -> Terms | No
 
 
 def _rounded(source: str, weight: float, n: int) -> Terms | None:
-    """Take a mean to be one, exactly, and so a part of a mean, a multiple and a sum."""
+    """Take a mean to be one, exactly, and so a part or a multiple of a mean or of a sum, and powers of two."""
     whole = weight * n
     if not (math.isfinite(whole) and whole > 0):
         return None
-    nearest = float(round(whole)) if whole >= 1 else 1 / round(1 / whole)
-    near = abs(whole - nearest) <= 2e-3 * whole
-    return Terms(source, nearest / n if near else weight, float(n))
+    for value, share in ((whole, n), (weight, 1)):
+        nearest = 2.0 ** round(math.log2(value))
+        if 1 / ROUNDED < value < ROUNDED:
+            nearest = float(round(value)) if value >= 1 else 1 / round(1 / value)
+        if abs(value - nearest) <= 2e-3 * value:
+            return Terms(source, nearest / share, float(n))
+    return Terms(source, weight, float(n))

@@ -101,7 +101,7 @@ class Pass:
         is_asked: Whether it is one of `torch.autograd.grad` and leaves nothing in the weights' `grad`.
         number: Number of the backward pass in torch; passes that it runs inside, as checkpoints do, have larger ones.
         ended: Whether it is over.
-        scores: The network's outputs with their gradients: each call of the network adds one.
+        scores: What the outputs of each call of the network tell of the loss, by their place among the outputs.
         n_rows: How many samples a call of the network had; None where only parts of it were called.
         moments: Sums of output gradients' moments.
         rows: How many rows of each layer's calls were looked at, how many there were, and those
@@ -116,7 +116,7 @@ class Pass:
     is_asked: bool = False
     number: int = -1
     ended: bool = False
-    scores: list[Terms | None] = field(default_factory=list)
+    scores: dict[Call, dict[int, Terms | None]] = field(default_factory=dict)
     n_rows: int | None = None
     moments: dict[Key, Tensor] = field(default_factory=dict)
     rows: dict[str, list[int]] = field(default_factory=dict)
@@ -124,15 +124,17 @@ class Pass:
     terms: Terms | None = None
     call: Call = field(default_factory=Call)
 
-    def add_scores(self, scores: Tensor, gradient: Tensor, *, whole: bool) -> None:
+    def add_scores(self, call: Call, place: int, scores: Tensor, gradient: Tensor, *, whole: bool) -> None:
         """Note an output of the network and its gradient.
 
         Args:
+            call: The call of the network.
+            place: Place among its outputs.
             scores: The output.
             gradient: Its gradient.
             whole: Whether the output still holds what it did when its gradient was asked for.
         """
-        self.scores.append(learn_terms(scores, gradient) if whole else None)
+        self.scores.setdefault(call, {})[place] = learn_terms(scores, gradient) if whole else None
 
     @torch.no_grad()
     def add(self, use: Use, gradient: Tensor, *, reduced: bool, bases: Eigenbases) -> None:
@@ -298,10 +300,11 @@ def add(sums: dict[Key, Moments], key: Key, moment: Tensor, n: float) -> None:
     )
 
 
-def _together(found: Sequence[Terms | None]) -> Terms | None:
-    """What the outputs of all calls of the network in a pass say together; each adds terms to the loss."""
-    known = [terms for terms in found if terms is not None]
-    if not known or len(known) < len(found):
+def _together(found: Mapping[Call, Mapping[int, Terms | None]]) -> Terms | None:
+    """What the outputs of all calls of the network in a pass say together; each call adds terms to the loss."""
+    calls = [_largest([terms for _, terms in sorted(outputs.items())]) for outputs in found.values()]
+    known = [terms for terms in calls if terms is not None]
+    if not known or len(known) < len(calls):
         return None
     live = [terms for terms in known if terms.n]
     if not live:
@@ -310,3 +313,9 @@ def _together(found: Sequence[Terms | None]) -> Terms | None:
         return live[0]
     n = sum(terms.n for terms in live)
     return Terms(live[0].source, n / sum(terms.n / terms.weight for terms in live), n)
+
+
+def _largest(outputs: Sequence[Terms | None]) -> Terms | None:
+    """Of the losses of several outputs the one that weighs most, which is taken to have weight one for each sample."""
+    known = [terms for terms in outputs if terms is not None]
+    return max(known, key=lambda terms: terms.weight * terms.n, default=None)
