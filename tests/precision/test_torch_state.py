@@ -2,6 +2,7 @@
 
 import contextlib
 import pickle
+import threading
 
 import pytest
 import torch
@@ -99,3 +100,22 @@ def test_a_warning_of_a_conversion_points_at_the_call(generator):
     with pytest.warns(UserWarning, match="stays at float32") as warned:
         HalfNetwork.convert(module, x, budget=Budget(output_error=0.0))
     assert warned[0].filename == __file__
+
+
+def test_threads_that_convert_at_once_leave_the_default_type(generator):
+    module, x = network_of(generator)
+    wanted, found = HalfNetwork.convert(module, x)(x), []
+
+    def convert():
+        for _ in range(5):
+            found.append(HalfNetwork.convert(module, x)(x))
+            found.append(wanted if torch.zeros(1).dtype == torch.float32 else None)
+
+    threads = [threading.Thread(target=convert) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 30
+    assert all(torch.equal(result, wanted) for result in found)
+    assert torch.get_default_dtype() == torch.float32

@@ -2,30 +2,48 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
 def plain_torch(dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Compute as torch does where nobody has set anything, and put the caller's state back.
+    """Compute as torch does where nobody has set anything; other threads keep what they have.
 
-    That is: new tensors on the CPU and of the default type here, no autocast, and operators that can be recorded, which
+    That is: new tensors on the CPU and of the type given here, no autocast, and operators that can be recorded, which
     inference mode hides.
 
     Args:
-        dtype: Type of new tensors that name none.
+        dtype: Type of new tensors of fractions that name none.
     """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with ExitStack() as states:
-            states.enter_context(torch.inference_mode(False))
-            states.enter_context(torch.autocast("cpu", enabled=False))
-            if (
-                torch.get_default_device().type != "cpu"
-            ):  # otherwise every call of torch would go through Python
-                states.enter_context(torch.device("cpu"))
-            yield
-    finally:
-        torch.set_default_dtype(before)
+    with ExitStack() as states:
+        states.enter_context(torch.inference_mode(False))
+        states.enter_context(torch.autocast("cpu", enabled=False))
+        # With these, every call of torch goes through Python, so only where they are needed.
+        if torch.get_default_device().type != "cpu":
+            states.enter_context(torch.device("cpu"))
+        if torch.empty(0).dtype != dtype:
+            states.enter_context(_Typed(dtype))
+        yield
+
+
+_NEW = {
+    torch.arange, torch.empty, torch.eye, torch.full, torch.linspace, torch.logspace, torch.ones, torch.rand,
+    torch.randn, torch.scalar_tensor, torch.tensor, torch.zeros,
+}  # fmt: skip
+
+
+class _Typed(TorchFunctionMode):
+    """Makes new tensors of another type than torch's default, which all threads share."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
+        is_open = func in _NEW and kwargs.get("dtype") is None and made.is_floating_point()
+        return made.to(self.dtype) if is_open else made
