@@ -279,6 +279,9 @@ def test_activations_that_outgrow_the_calibration_saturate_and_are_counted(mlp):
     assert logits.isfinite().all()
     assert network.n_saturated > 0
     assert sum(error.n_saturated for error in network.layer_errors(1e6 * x)) > 0
+    assert sum(network.execution.saturated(1e6 * x[torch.arange(200) % len(x)]).values()) == sum(
+        sum(network.execution.saturated(1e6 * one).values()) for one in x[torch.arange(200) % len(x)].split(1)
+    )
 
 
 def test_a_network_is_pickled_and_copied(case):

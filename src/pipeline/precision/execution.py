@@ -118,12 +118,14 @@ class Execution:
 
     def saturated(self, x: Tensor) -> dict[str, int]:
         """How many results of each layer are too large for binary16; they are not added to `n_saturated`."""
-        values = {INPUT: channels_last(self._checked(x))}
-        counts = {}
-        for layer, native in zip(self.layers, self.native, strict=True):
-            result = values[layer.name] = empty_results(len(x), layer)
-            addend = None if layer.addend is None else values[layer.addend]
-            counts[layer.name] = int(native.run(values[layer.source], result, addend))
+        counts = {layer.name: 0 for layer in self.layers}
+        for part in torch.split(self._checked(x), BATCH):  # as all activations of a part are held at once
+            values = {INPUT: channels_last(part)}
+            for layer, native in zip(self.layers, self.native, strict=True):
+                result = values[layer.name] = empty_results(len(part), layer)
+                addend = None if layer.addend is None else values[layer.addend]
+                with self._lock:
+                    counts[layer.name] += int(native.run(values[layer.source], result, addend))
         return counts
 
     def prepared(self, x: Tensor) -> Callable[[], int]:
