@@ -76,3 +76,26 @@ def test_numbers_of_numpy_and_what_is_no_number_are_compared_too():
         return True
 
     assert run_in_threads(2, agree) == [True, True]
+
+
+def test_an_error_of_the_system_names_the_file_on_all_processes(tmp_path):
+    def work(comm):
+        with pytest.raises(FileNotFoundError) as failure, together(comm):
+            if comm.rank == 1:
+                (tmp_path / "nowhere").read_bytes()
+        return str(failure.value)
+
+    first, _ = run_in_threads(2, work)
+    assert first == f"[Errno 2] process 1: No such file or directory: {tmp_path / 'nowhere'}"
+
+
+def test_an_interrupt_on_one_process_is_its_own_and_ends_the_others():
+    def work(comm):
+        with pytest.raises((KeyboardInterrupt, RuntimeError, ValueError)) as failure, together(comm):
+            if comm.rank == 2:
+                raise KeyboardInterrupt
+        comm.barrier()
+        return type(failure.value), str(failure.value)
+
+    other = RuntimeError, "process 2: KeyboardInterrupt"
+    assert run_in_threads(3, work) == [other, other, (KeyboardInterrupt, "")]

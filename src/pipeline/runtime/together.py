@@ -27,7 +27,8 @@ def gather_text(communicator: Communicator, text: str) -> list[str]:
 def _told(failure: BaseException) -> str:
     """Return a failure for the others: what kind it is, and its text."""
     if isinstance(failure, OSError) and failure.errno:
-        return f"{_SYSTEM}{failure.errno}\n{failure.strerror}"
+        where = "" if failure.filename is None else f": {failure.filename}"
+        return f"{_SYSTEM}{failure.errno}\n{failure.strerror}{where}"
     return f"{type(failure).__name__}\n{failure}"
 
 
