@@ -55,6 +55,8 @@ def save(A: OwnForm, path: Path | str, communicator: Communicator) -> None:
         kernel = A.kernel.to_dict()
         if rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
+            for killed in folder.glob("shard-*.unfinished"):  # perhaps of more processes than there are now
+                killed.unlink()
     unfinished = unfinished_path(folder, rank)
     try:
         with together(communicator):
