@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -80,9 +82,9 @@ def test_numbers_of_numpy_and_what_is_no_number_are_compared_too():
 
 def test_an_error_of_the_system_names_the_file_on_all_processes(tmp_path):
     def work(comm):
+        path = tmp_path / "nowhere" if comm.rank == 1 else __file__
         with pytest.raises(FileNotFoundError) as failure, together(comm):
-            if comm.rank == 1:
-                (tmp_path / "nowhere").read_bytes()
+            Path(path).read_bytes()
         return str(failure.value)
 
     first, _ = run_in_threads(2, work)
@@ -92,8 +94,7 @@ def test_an_error_of_the_system_names_the_file_on_all_processes(tmp_path):
 def test_an_interrupt_on_one_process_is_its_own_and_ends_the_others():
     def work(comm):
         with pytest.raises((KeyboardInterrupt, RuntimeError, ValueError)) as failure, together(comm):
-            if comm.rank == 2:
-                raise KeyboardInterrupt
+            fail_on(2, comm, KeyboardInterrupt())
         comm.barrier()
         return type(failure.value), str(failure.value)
 
