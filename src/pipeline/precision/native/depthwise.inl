@@ -28,17 +28,16 @@ constexpr int block_columns = depthwise_block;
 constexpr int block_vectors = Isa::lanes >= 16 ? 2 : 1;
 constexpr int block_lines = Isa::lanes >= 16 ? 2 : 1;  // of one vector each
 
-// `lines` rows of `columns` outputs of `vectors` vectors of channels, from rows [first, last) of the image's that their
-// windows reach: the others lie outside the image. `x` is at the window's first row and the block's first column, which is
-// number `column`; where the block reaches beyond the image (`checked`), there are zeros. `finished` takes each sum: its
-// line, its output, its vector, and itself.
-template <int kernel, int stride, int lines, int columns, int vectors, bool checked, class Weight, class From, class Finished>
+// Sums of `lines` rows of `columns` outputs of `vectors` vectors of channels, from rows [first, last) of the image's that
+// their windows reach: the others lie outside the image. `x` is at the window's first row and the block's first column,
+// which is number `column`; where the block reaches beyond the image (`checked`), there are zeros.
+template <int kernel, int stride, bool checked, int lines, int columns, int vectors, class Weight, class From>
 inline __attribute__((always_inline)) void sum_block(const Weight* w, const Convolution& shape, const From* x,
-                                                     std::int64_t column, int first, int last, const Finished& finished) {
+                                                     std::int64_t column, int first, int last,
+                                                     Isa::Vector (&sum)[lines][columns][vectors]) {
     using I = Isa;
     static_assert(lines == 1 || vectors == 1);
     const std::int64_t channels = shape.channels, line = shape.dilation_height * shape.width * channels;
-    I::Vector sum[lines][columns][vectors];
 #pragma GCC unroll 2
     for (int l = 0; l < lines; ++l)
 #pragma GCC unroll 8
@@ -82,22 +81,85 @@ inline __attribute__((always_inline)) void sum_block(const Weight* w, const Conv
         for (; i < last && i < kernel; ++i) pass(i, yes, yes);
         for (; i < last; ++i) pass(i, no, yes);
     }
-#pragma GCC unroll 2
+}
+
+// How a block's sums are stored: `quick` if they are only cut off and become binary16.
+struct Block {
+    const Corner& corner;
+    const Cut& cut;
+    std::ptrdiff_t line;  // from one row of outputs to the next
+    bool quick;
+};
+
+// Results of a block that memory holds, number `at` first, of channels from `channel` on: one by one.
+template <int lines, int columns, int vectors>
+__attribute__((noinline)) std::int64_t finish_slowly(const float* sums, const Block& block, std::ptrdiff_t at,
+                                                     std::int64_t channel) {
+    std::int64_t saturated = 0;
     for (int l = 0; l < lines; ++l)
-#pragma GCC unroll 8
         for (int b = 0; b < columns; ++b)
+            for (int v = 0; v < vectors; ++v, sums += Isa::lanes)
+                saturated += finish(Isa::load(sums), block.corner,
+                                    at + l * block.line + b * block.corner.stride + v * Isa::lanes, channel + v * Isa::lanes);
+    return saturated;
+}
+
+// No result is stored before all are known to fit.
+template <int lines, int columns, int vectors>
+inline __attribute__((always_inline)) std::int64_t finish_block(const Isa::Vector (&sum)[lines][columns][vectors],
+                                                                const Block& block, std::ptrdiff_t at,
+                                                                std::int64_t channel) {
+    using I = Isa;
+    const auto each = [&](const auto& work) __attribute__((always_inline)) {
 #pragma GCC unroll 2
-            for (int v = 0; v < vectors; ++v) finished(l, b, v, sum[l][b][v]);
+        for (int l = 0; l < lines; ++l)
+#pragma GCC unroll 8
+            for (int b = 0; b < columns; ++b)
+#pragma GCC unroll 2
+                for (int v = 0; v < vectors; ++v) work(l, b, v);
+    };
+    bool large = !block.quick;
+    I::Vector y[lines][columns][vectors];
+    if (block.quick) {
+        const Epilogue& e = block.corner.epilogue;
+        I::Vector scale[vectors], bias[vectors];
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) {
+            scale[v] = I::load(e.scale + channel + v * I::lanes);
+            bias[v] = I::load(e.bias + channel + v * I::lanes);
+        }
+        const auto low = I::all(block.cut.low), high = I::all(block.cut.high);
+        each([&](int l, int b, int v) __attribute__((always_inline)) {
+            y[l][b][v] = I::min(high, I::max(low, I::fma(sum[l][b][v], scale[v], bias[v])));
+        });
+        if (!block.cut.fits_half()) {
+            auto largest = I::zero();  // which a NaN leaves as it is
+            each([&](int l, int b, int v) __attribute__((always_inline)) {
+                largest = I::max(I::max(I::zero() - y[l][b][v], y[l][b][v]), largest);
+            });
+            large = I::any_at_least(largest, half_overflow);
+        }
+    }
+    if (__builtin_expect(large, 0)) {
+        float sums[lines * columns * vectors * I::lanes];
+        each([&](int l, int b, int v) __attribute__((always_inline)) {
+            I::store(sums + ((l * columns + b) * vectors + v) * I::lanes, sum[l][b][v]);
+        });
+        return finish_slowly<lines, columns, vectors>(sums, block, at, channel);
+    }
+    auto* to = static_cast<Half*>(block.corner.y.data) + at;
+    each([&](int l, int b, int v) __attribute__((always_inline)) {
+        I::store(to + l * block.line + b * block.corner.stride + v * I::lanes, y[l][b][v]);
+    });
+    return 0;
 }
 
 // `lines` rows of outputs for some vectors of channels, from number `channel` on.
 template <int kernel, int stride, int lines, int vectors, class Weight, class From>
 std::int64_t slide(const Weight* w, const Convolution& shape, const From* rows, int first, int last,
                    std::int64_t channel, const Corner& corner, const Cut& cut) {
-    using I = Isa;
-    const Epilogue& e = corner.epilogue;
-    const bool quick = cut.only && corner.y.half && e.residual.data == nullptr, fits = cut.fits_half();
-    const auto low = I::all(cut.low), high = I::all(cut.high);
+    const bool quick = cut.only && corner.y.half && corner.epilogue.residual.data == nullptr;
+    const Block block{corner, cut, static_cast<std::ptrdiff_t>(shape.out_width * shape.channels), quick};
     const Weight* own = w + channel;
     std::int64_t saturated = 0;
     for (std::int64_t column = 0; column < shape.out_width;) {
@@ -106,25 +168,16 @@ std::int64_t slide(const Weight* w, const Convolution& shape, const From* rows, 
         const From* x = rows + start * shape.channels + channel;
         const bool inside = start >= 0 && start + (n - 1) * stride + kernel <= shape.width;
         const std::ptrdiff_t at = corner.at + column * shape.channels + channel;
-        const auto finished = [&](int l, int b, int v, I::Vector sum) {
-            const std::ptrdiff_t place = at + (l * shape.out_width + b) * shape.channels + v * I::lanes;
-            const std::int64_t first = channel + v * I::lanes;
-            if (!quick) {
-                saturated += finish(sum, corner, place, first);
-                return;
-            }
-            const auto y = I::min(high, I::max(low, I::fma(sum, I::load(e.scale + first), I::load(e.bias + first))));
-            if (fits)
-                I::store(static_cast<Half*>(corner.y.data) + place, y);
-            else
-                saturated += store_results(y, corner.y, place, I::lanes);
-        };
-        if (!whole)
-            sum_block<kernel, stride, lines, 1, vectors, true>(own, shape, x, start, first, last, finished);
-        else if (inside)
-            sum_block<kernel, stride, lines, block_columns, vectors, false>(own, shape, x, start, first, last, finished);
-        else
-            sum_block<kernel, stride, lines, block_columns, vectors, true>(own, shape, x, start, first, last, finished);
+        if (whole) {
+            Isa::Vector sum[lines][block_columns][vectors];
+            inside ? sum_block<kernel, stride, false>(own, shape, x, start, first, last, sum)
+                   : sum_block<kernel, stride, true>(own, shape, x, start, first, last, sum);
+            saturated += finish_block(sum, block, at, channel);
+        } else {
+            Isa::Vector sum[lines][1][vectors];
+            sum_block<kernel, stride, true>(own, shape, x, start, first, last, sum);
+            saturated += finish_block(sum, block, at, channel);
+        }
         column += n;
     }
     return saturated;
@@ -172,8 +225,7 @@ template <class Weight, class From>
 std::int64_t depthwise_from(const Weight* w, const Epilogue& epilogue, const Convolution& shape, const From* x,
                             Target y, Part part) {
     // Rows of the image that two lines share are loaded once, where there are registers for the sums of both.
-    const bool in_pairs = block_lines > 1 && slides(shape) && shape.stride_height == 1 && shape.stride_width == 1 &&
-                          shape.dilation_height == 1 && shape.out_width > block_columns;
+    const bool in_pairs = block_lines > 1 && slides(shape) && shape.stride_height == shape.stride_width && shape.dilation_height == 1;
     std::int64_t saturated = 0;
     for (std::int64_t line = part.begin, n; line < part.end; line += n) {
         const std::int64_t row = line % shape.out_height;

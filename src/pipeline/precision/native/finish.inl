@@ -86,6 +86,18 @@ struct Finish {
 
 inline Finish finish_of(const Corner& corner) { return {corner, cut_of(corner.epilogue)}; }
 
+// Results of a tile that memory holds, some of which binary16 does not hold: one vector at a time.
+__attribute__((noinline)) inline std::int64_t store_slowly(const float* results, int rows, int vectors, const Corner& corner,
+                                                           std::ptrdiff_t at) {
+    std::int64_t saturated = 0;
+    for (int m = 0; m < rows; ++m)
+        for (int v = 0; v < vectors; ++v, results += Isa::lanes)
+            if (v * Isa::lanes < corner.n)
+                saturated += store_results(Isa::load(results), corner.y, at + m * corner.stride + v * Isa::lanes,
+                                           corner.n - v * Isa::lanes);
+    return saturated;
+}
+
 // A tile's results, number `at` first. None is stored before all are known to fit, for a residual may lie where they go.
 template <int rows, int vectors, bool whole>
 inline __attribute__((always_inline)) std::int64_t finish_tile(Isa::Vector (&sum)[rows][vectors], const Finish& finish,
@@ -135,15 +147,10 @@ inline __attribute__((always_inline)) std::int64_t finish_tile(Isa::Vector (&sum
         });
         if (__builtin_expect(I::any_at_least(largest, half_overflow), 0)) {
             float all[rows * vectors * I::lanes];
-            std::int64_t saturated = 0;
             each([&](int m, int v, std::ptrdiff_t) __attribute__((always_inline)) {
                 I::store(all + (m * vectors + v) * I::lanes, sum[m][v]);
             });
-            for (int m = 0; m < rows; ++m)
-                for (int v = 0; v < vectors && left(v) > 0; ++v)
-                    saturated += store_results(I::load(all + (m * vectors + v) * I::lanes), corner.y,
-                                               at + m * line + v * I::lanes, left(v));
-            return saturated;
+            return store_slowly(all, rows, vectors, corner, at);
         }
     }
     store(static_cast<Half*>(corner.y.data));
