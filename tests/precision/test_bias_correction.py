@@ -45,6 +45,7 @@ def wanted_correction(module, x, to):
 def test_the_correction_is_the_mean_change_of_the_results(name, generator):
     torch.manual_seed(1)
     module, x = CONVOLUTIONS[name]().eval(), positive(generator)
+    nn.init.ones_(module.bias)
     correction = HalfNetwork.convert(nn.Sequential(module), x).tensors()["0.bias_correction"]
     for row, to in enumerate((torch.float16, torch.bfloat16)):
         mean, standard_error = wanted_correction(module, x, to)
@@ -58,6 +59,7 @@ def test_a_linear_layer_behind_images_is_corrected_in_the_order_of_its_weights(g
     torch.manual_seed(2)
     x = positive(generator, size=3)
     module = nn.Sequential(nn.Flatten(), nn.Linear(54, 12)).eval()
+    nn.init.ones_(module[1].bias)
     correction = HalfNetwork.convert(module, x).tensors()["1.bias_correction"]
     mean, standard_error = wanted_correction(module[1], x.flatten(1), torch.float16)
     certain = correction[0] != 0
@@ -90,6 +92,23 @@ def test_each_precision_takes_its_own_correction(instruction_set, precision, gen
         means.append((found - exact).mean((0, 2, 3)).norm())
     corrected, not_corrected = means
     assert corrected < 0.3 * not_corrected
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-2, 1e-4, 1e-8])
+@pytest.mark.parametrize("bias", [True, False])
+def test_inputs_much_smaller_than_those_of_the_calibration_keep_their_results(factor, bias, generator):
+    torch.manual_seed(4)
+    module = nn.Sequential(
+        nn.Conv2d(6, 24, 3, bias=bias), nn.ReLU(), nn.Conv2d(24, 32, 3, bias=bias), nn.ReLU(), nn.Flatten(),
+        nn.Linear(32 * 25, 10, bias=bias),
+    ).eval()  # fmt: skip
+    x = positive(generator)
+    network = HalfNetwork.convert(module, 1e3 * x)
+    x = 1e3 * factor * x
+    with torch.no_grad():
+        exact = module.double()(x.double())
+    error = ((network(x).double() - exact).norm() / exact.norm()).item()
+    assert error < 3 * 8 * 2.0**-11  # what corrections may be, in each of three layers
 
 
 def test_weights_at_float32_have_no_correction(generator):

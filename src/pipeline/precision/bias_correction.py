@@ -3,7 +3,9 @@
 Rounding the weights W by d adds d x to the results of an input x. Behind a ReLU the x are positive, so that this has a
 mean, the same for every pixel, which the averages at a network's end do not take away. The mean over the calibration
 set is subtracted from the bias [1, section 4.2]; it costs nothing when the network runs. Where the samples of the
-calibration set do not agree on it, there is nothing to subtract: what is left of numbers of both signs is chance.
+calibration set do not agree on it, there is nothing to subtract: what is left of numbers of both signs is chance. A
+correction is of the calibration set's scale and would drown the results of much smaller inputs. So it is left out where
+it is large beside the layer's biases, which are what such inputs give.
 
 [1] Nagel, van Baalen, Blankevoort and Welling, "Data-free quantization through weight equalization and bias
     correction", ICCV 2019, arXiv:1906.04721.
@@ -21,6 +23,8 @@ from pipeline.precision.plan import Layer
 
 PART = "bias_correction"  # of a layer's tensors: shape (2, outputs), by what the weights are rounded to
 BINARY16, BFLOAT16 = 0, 1
+UNITS = (2.0**-11, 2.0**-8)  # of rounding to these
+LARGEST = 8.0  # units of the biases' root mean square
 STANDARD_ERRORS = 3.0  # that a mean has to differ from zero by
 
 
@@ -55,12 +59,12 @@ def bias_corrections(
     complete: Mapping[str, Tensor],
     given: Mapping[str, MeanInput],
 ) -> dict[str, Tensor]:
-    """Compute the mean results of each layer's rounding errors, zero where it is not certain.
+    """Compute the mean results of each layer's rounding errors, zero where they are not certain or large.
 
     Args:
         layers: The plan.
         stored: Weights as they are stored.
-        complete: Weights before rounding.
+        complete: Weights before rounding, and biases.
         given: By layer, its inputs.
 
     Returns:
@@ -71,11 +75,13 @@ def bias_corrections(
     for layer in layers:
         if layer.has_weights:
             weight, half = complete[f"{layer.name}.weight"], stored[f"{layer.name}.weight"]
-            errors = [
-                widen(rounded, layer.scale_exponents).double() - weight.double()
-                for rounded in (half, half.bfloat16().float())
-            ]
-            both = torch.stack([_certain_mean(layer, error, given[layer.name]) for error in errors])
+            bias = complete[f"{layer.name}.bias"].double().square().mean().sqrt()
+            rows = []
+            for unit, rounded in zip(UNITS, (half, half.bfloat16().float()), strict=True):
+                error = widen(rounded, layer.scale_exponents).double() - weight.double()
+                mean = _certain_mean(layer, error, given[layer.name])
+                rows.append(torch.where(mean.abs() <= LARGEST * unit * bias, mean, 0.0))
+            both = torch.stack(rows)
             corrections[f"{layer.name}.{PART}"] = (
                 both.half() if both.abs().max() <= LARGEST_HALF else both.float()
             )
