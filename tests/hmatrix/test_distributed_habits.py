@@ -256,3 +256,17 @@ def test_rows_of_a_process_are_counted(rows, tmp_path):
         (TypeError, ValueError),
         "n_own_rows",
     )
+
+
+@pytest.mark.parametrize(
+    ("generator", "n_samples"), [(None, 2), (0, 2), ("seeded", -1), ("seeded", 2.5), ("seeded", "3")], ids=str
+)
+def test_samples_that_one_process_cannot_draw_are_drawn_by_none(generator, n_samples):
+    def work(comm):
+        F = built(comm).factorize(1e-3)
+        seeded = np.random.default_rng(0)
+        if comm.rank == 1:
+            F.sample(seeded if generator == "seeded" else generator, n_samples)
+        F.sample(seeded, 2)
+
+    refused(2, work, (TypeError, ValueError), "sample")

@@ -132,16 +132,19 @@ class DistributedFactorization:
                 process's own generator together with its rank.
             n_samples: How many.
         """
-        if not isinstance(generator, torch.Generator | np.random.Generator):
-            raise TypeError(
-                "sample wants a generator, such as torch.Generator().manual_seed(0) or numpy.random.default_rng(0), "
-                f"not {generator!r}"
+        with together(self.communicator.inner):
+            if not isinstance(generator, torch.Generator | np.random.Generator):
+                raise TypeError(
+                    "sample wants a generator, such as torch.Generator().manual_seed(0) or "
+                    f"numpy.random.default_rng(0), not {generator!r}"
+                )
+            if n_samples is not None and (not isinstance(n_samples, int | np.integer) or n_samples < 0):
+                raise ValueError(f"n_samples wants a whole number from 0 on, not {n_samples!r}")
+            seed = (
+                int(generator.integers(2**62))
+                if isinstance(generator, np.random.Generator)
+                else int(torch.randint(2**62, (1,), generator=generator))
             )
-        seed = (
-            int(generator.integers(2**62))
-            if isinstance(generator, np.random.Generator)
-            else int(torch.randint(2**62, (1,), generator=generator))
-        )
         require_alike(self.communicator.inner, {"state of generator": seed, "n_samples": n_samples})
         n = self.form.route.n_rows
         own = np.random.default_rng((seed, self.communicator.rank))
