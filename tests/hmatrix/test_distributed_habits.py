@@ -270,3 +270,13 @@ def test_samples_that_one_process_cannot_draw_are_drawn_by_none(generator, n_sam
         F.sample(seeded, 2)
 
     refused(2, work, (TypeError, ValueError), "sample")
+
+
+@pytest.mark.parametrize("batched", [(0, 1, 2), (1,), (2,)], ids=str)
+def test_parts_in_batches_factorize_matrices_too_small_for_any_level(batched):
+    def work(comm):
+        device = torch.device("cpu") if comm.rank in batched else None
+        return built(comm).factorize(1e-8, device=device).logdet()
+
+    expected = np.linalg.slogdet(dense())[1]
+    np.testing.assert_allclose(run_in_threads(3, work), expected, rtol=1e-9)

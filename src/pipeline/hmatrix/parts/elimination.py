@@ -321,6 +321,11 @@ class _Run:
     def _finish(self, plan: LevelPartition, moved: Moved) -> None:
         """Gather what is left on the fastest part, and factorize it densely."""
         fastest = int(np.argmax(self.team.speeds))
+        if (
+            not self.stages
+        ):  # no level was eliminated, for which points would have been fetched: there are few
+            wanted = np.arange(plan.places[-1]) if fastest in self.batched else _NO_POINTS
+            self._fetch({number: plan.first + plan.known_to(number) for number in self.parts}, wanted)
         heirs = np.where(np.arange(self.team.n_parts + 1) > fastest, plan.n_boxes, 0).astype(np.int32)
         gathered = hand_over(self.parts, self.team, self.tree.arity, plan, heirs, None)
         if self.team.n_parts > 1:  # what was moved when the level was reached, before what is gathered now
