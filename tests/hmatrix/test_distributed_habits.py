@@ -280,3 +280,10 @@ def test_parts_in_batches_factorize_matrices_too_small_for_any_level(batched):
 
     expected = np.linalg.slogdet(dense())[1]
     np.testing.assert_allclose(run_in_threads(3, work), expected, rtol=1e-9)
+
+
+def test_a_device_that_one_process_does_not_have_ends_all():
+    def work(comm):
+        built(comm).factorize(1e-3, device=torch.device("cuda:77") if comm.rank else None)
+
+    refused(2, work, ConfigError, "device: cuda:77 takes no numbers")

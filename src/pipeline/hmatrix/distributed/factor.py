@@ -227,6 +227,8 @@ def factorize(
         require_tolerance(tolerance)
         if parts is not None:
             require_count(parts, "parts")
+        if device is not None:
+            _require_device(device)
         definite = A.kernel.positive_definite and A.computed.kind == "f"
         kind = choose_kind(
             kind, is_symmetric=A.mirrored, is_definite=definite, is_complex=A.computed.kind == "c"
@@ -323,6 +325,14 @@ def factorize(
         following = max(used * factor, tightest)
         logger.info("%s failed at tolerance %.0e: factorizing at %.0e", kind, used, following)
         used = following
+
+
+def _require_device(device: torch.device) -> None:
+    """Raise ConfigError unless a device takes numbers."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ConfigError(f"device: {device} takes no numbers: {str(error).splitlines()[0]}") from error
 
 
 def _largest_diagonal(A: OwnForm, own_term: Array, communicator: Counting) -> float:
