@@ -62,7 +62,7 @@ def loop_step(
     communicator = communicator or Serial()
     kfac = None
     if settings is not None:
-        kfac = KFAC(model, settings, communicator=communicator, loss="sum", seed=SEED)
+        kfac = KFAC(model, settings, communicator=communicator, loss="sum", sums_gradients=True, seed=SEED)
     optimizer = SGD(lr=LR).build(model)
     objective = Objective(
         model,

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.nn.functional import cross_entropy
 
 from pipeline.training import KFAC, KFACOptimizer
-from pipeline.training.uses import count_uses
+from pipeline.training.uses import Fate, count_uses, fate_of_gradient
 
 
 class Twice(nn.Module):
@@ -215,3 +215,31 @@ def test_a_preconditioner_cannot_be_copied_and_takes_no_other_state():
     for state in ({}, {"tensors": {}, "scalars": {}}):
         with pytest.raises(ValueError, match="no state of K-FAC"):
             kfac.load_state_dict(state)
+
+
+def test_the_fate_of_a_gradient_is_told_anew_after_changes_of_type_and_of_what_is_asked_for():
+    layer, known, fates = nn.Linear(3, 2), {}, []
+    x = torch.ones(1, 3)
+
+    def told(go):
+        output = layer(x.to(layer.weight.dtype))
+        output.register_hook(lambda _: fates.append(fate_of_gradient(layer.weight, known)))
+        go(output.sum())
+        return fates.pop()
+
+    def asked(loss):
+        torch.autograd.grad(loss, layer.weight)
+
+    def spared(loss):
+        torch.autograd.grad(loss, layer.bias)
+
+    for change in (nn.Linear.float, nn.Linear.double, nn.Linear.float, lambda m: m.double().float()):
+        change(layer)
+        assert [told(go) for go in (torch.Tensor.backward, asked, spared)] == [
+            Fate.ADDED,
+            Fate.ASKED,
+            Fate.SPARED,
+        ]
+        assert told(torch.Tensor.backward) == Fate.ADDED
+    layer.weight.requires_grad_(False)
+    assert told(torch.Tensor.backward) == Fate.SPARED

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from pipeline.training.functions import Watching
 from pipeline.training.hooks import EagerHook, Hook, forget_compiled_code, uncompiled
@@ -16,7 +17,7 @@ from pipeline.training.layers import Layers
 from pipeline.training.loss_terms import Terms
 from pipeline.training.passes import Call, Eigenbases, Key, Loss, Moments, Pass, Sums, Use, add
 from pipeline.training.sample_order import arrangement
-from pipeline.training.structures import KroneckerProduct, Structure, working_type
+from pipeline.training.structures import KroneckerProduct, Structure, in_working_type, working_type
 from pipeline.training.uses import Fate, count_uses, fate_of_gradient, is_transformed, tensors_of
 
 
@@ -89,6 +90,7 @@ class Capture:
         self._alone = False
         self._mode: tuple[nn.Module, Watching] | None = None
         self._uses: list[tuple[Use, Tensor]] = []
+        self._nodes: dict[int, Node] = {}
         # Attention and recurrences may take steps before samples, and so may what stands around them.
         self._steps_first = any(getattr(m, "batch_first", True) is False for m in model.modules())
         self._handles = [
@@ -330,11 +332,14 @@ class Capture:
         torch.autograd.Variable._execution_engine.queue_callback(partial(_end, current, number))
         return current
 
+    def _fate(self, structure: Structure) -> Fate:
+        return fate_of_gradient(structure.parameters[0], self._nodes)
+
     @uncompiled
     def _add_scores(
         self, call: Call, place: int, scores: Tensor, version: int, n_rows: int | None, gradient: Tensor
     ) -> None:
-        fates = (fate_of_gradient(layer.parameters[0]) for layer in self._layers.structures.values())
+        fates = (self._fate(layer) for layer in self._layers.structures.values())
         fate = next((fate for fate in fates if fate != Fate.SPARED), Fate.SPARED)
         if not self.paused and fate != Fate.SPARED:
             current = self._current(fate)
@@ -346,7 +351,7 @@ class Capture:
     def _from_backward(self, use: Use, gradient: Tensor) -> None:
         if self.paused:
             return
-        fate = fate_of_gradient(use.structure.parameters[0])
+        fate = self._fate(use.structure)
         if fate == Fate.SPARED:
             self.differentiated |= torch.is_grad_enabled()
         else:
@@ -374,7 +379,7 @@ class Capture:
     def _add_inputs(self, call: Call, name: str, structure: Structure, x: Tensor, n: int) -> Tensor:
         dtype = working_type(structure.parameters[0])
         x = x.to(dtype) if x.is_floating_point() else x
-        with torch.autocast(x.device.type, enabled=False):
+        with in_working_type(x.device):
             inputs = structure.inputs(x, n)
             if self._reduced and isinstance(structure, KroneckerProduct):
                 return inputs.reshape(*inputs.shape[:-1], -1, n).sum(dim=-2) if n else inputs

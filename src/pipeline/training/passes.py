@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from pipeline.training.kronecker import rotated_second_moment
 from pipeline.training.loss_terms import Terms, learn_terms
 from pipeline.training.sample_order import Arrange, as_is, turned
-from pipeline.training.structures import KroneckerProduct, Structure, UnitWise, working_type
+from pipeline.training.structures import (
+    KroneckerProduct,
+    Structure,
+    UnitWise,
+    in_working_type,
+    working_type,
+)
 
 Key = tuple[str, str]  # a layer's name, and that of one of its matrices
 Loss = Literal["learned", "mean", "sum"]
@@ -155,7 +161,7 @@ class Pass:
         counts = self.rows.setdefault(use.name, [0, 0, use.n_rows])
         counts[0] += use.n
         counts[1] += use.n_rows
-        with torch.autocast(gradient.device.type, enabled=False):
+        with in_working_type(gradient.device):
             if reduced and isinstance(structure, KroneckerProduct):
                 self._add_sums(use, structure, gradient)
                 return

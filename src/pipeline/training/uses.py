@@ -49,11 +49,25 @@ class Fate(Enum):
     ADDED = "it is added to the parameter's `grad`"
 
 
-def fate_of_gradient(parameter: Tensor) -> Fate:
-    """Tell what the backward pass under way does with the gradient of a parameter."""
+def fate_of_gradient(parameter: Tensor, known: dict[int, Node]) -> Fate:
+    """Tell what the backward pass under way does with the gradient of a parameter.
+
+    Args:
+        parameter: The parameter.
+        known: Where autograd gathers gradients of parameters on the CPU, by their identity; it is filled here. To ask
+            autograd takes longer; but a parameter that has changed its type has another node.
+    """
     if not parameter.requires_grad:
         return Fate.SPARED
+    if id(parameter) in known and (fate := _fate(known[id(parameter)])) != Fate.SPARED:
+        return fate
     node: Node = get_gradient_edge(parameter).node
+    if parameter.is_cpu:  # on a GPU a node belongs to the stream that was in use when it was made
+        known[id(parameter)] = node
+    return _fate(node)
+
+
+def _fate(node: Node) -> Fate:
     try:
         return Fate.ADDED if torch._C._will_engine_execute_node(node) else Fate.SPARED
     except RuntimeError:  # said of a parameter that `torch.autograd.grad` is asked for

@@ -11,6 +11,7 @@ References:
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -76,6 +77,13 @@ class Structure(Protocol):
 def working_type(parameter: Tensor) -> torch.dtype:
     """The type in which the curvature of a parameter is computed: at least float32."""
     return parameter.dtype if parameter.dtype.itemsize >= 4 else torch.float32
+
+
+def in_working_type(device: torch.device) -> AbstractContextManager[object]:
+    """Switch autocast off for a while where it is on; where it is off, switching takes longer than asking."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def trained(*parameters: Tensor | None) -> list[Tensor]:
