@@ -222,3 +222,15 @@ def test_a_mean_may_count_its_padding(instruction_set):
         divisor=4.0,
     )
     assert run(layer, x, False).tolist() == [[0.25, 1.5]]
+
+
+@pytest.mark.parametrize(
+    "function", ["exp", "erf", "sigmoid", "silu", "gelu", "gelu_tanh", "tanh", "hard_swish", "elu"]
+)
+def test_the_ends_of_binary32_are_those_of_torch(function, instruction_set):
+    x = torch.tensor([[-1e38, -1e30, -104.0, -87.0, 87.0, 88.5, 88.72, 88.73, 104.0, 1e30]])
+    if function in ("exp", "erf", "sigmoid", "tanh"):
+        x = torch.cat([x, torch.tensor([[-float("inf"), float("inf")]])], dim=1)
+    layer = _native.map(instruction_set, x.shape[1], False, False, function=named(function))
+    wanted = DEFINITIONS[function](*CONSTANTS.get(function, ()))(x)
+    torch.testing.assert_close(run(layer, x, False), wanted, rtol=1e-5, atol=1e-30)

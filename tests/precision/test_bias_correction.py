@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from pipeline.precision import Budget, HalfNetwork
+from pipeline.precision.bias_correction import corrected_bias
+from pipeline.precision.onnx_export import onnx_model
 from pipeline.precision.routines import build, candidates, run_layer
+from pipeline.precision.stored import digest_of
 
 CONVOLUTIONS = {
     "padded": lambda: nn.Conv2d(6, 10, 3, padding=1),
@@ -29,7 +32,7 @@ def rounded(weight, to):
 
 def wanted_correction(module, x, to):
     """The mean over samples and pixels of what rounding changes, and its standard error over the samples."""
-    exact, other = (nn.Sequential(module).double()(x.double()) for _ in range(2))
+    exact = module.double()(x.double())
     weight = module.weight.detach().clone()
     with torch.no_grad():
         module.weight.copy_(rounded(weight, to))
@@ -74,6 +77,48 @@ def test_what_samples_do_not_agree_on_is_not_corrected(generator):
     assert (both != 0).double().mean() < 0.02  # by chance, beyond three standard errors: 0.5 %
     one = HalfNetwork.convert(nn.Sequential(module), positive(generator)[:1]).tensors()["0.bias_correction"]
     assert not one.any()
+
+
+def test_a_stored_network_and_an_exported_one_are_corrected_too(generator):
+    onnx_reference = pytest.importorskip("onnx.reference")
+    torch.manual_seed(5)
+    module, x = nn.Sequential(nn.Conv2d(6, 16, 1)).eval(), positive(generator)
+    nn.init.ones_(module[0].bias)
+    network = HalfNetwork.convert(module, x)
+    plan, tensors = network.plan(), network.tensors()
+    assert torch.equal(HalfNetwork.from_plan(plan, tensors)(x), network(x))
+    model = onnx_model(network.layers, tensors)
+    (found,) = onnx_reference.ReferenceEvaluator(model).run(None, {"input": x.numpy()})
+    with torch.no_grad():
+        exact = module.double()(x.double())
+    without = {key: value for key, value in tensors.items() if "correction" not in key}
+    (old,) = onnx_reference.ReferenceEvaluator(onnx_model(network.layers, without)).run(
+        None, {"input": x.numpy()}
+    )
+    means = [(torch.from_numpy(y).double() - exact).mean((0, 2, 3)).norm() for y in (found, old)]
+    assert means[0] < 0.3 * means[1]
+
+
+def test_a_network_that_was_stored_without_corrections_is_read(generator):
+    module, x = nn.Sequential(nn.Conv2d(6, 16, 1)).eval(), positive(generator)
+    network = HalfNetwork.convert(module, x)
+    tensors = {key: value for key, value in network.tensors().items() if "correction" not in key}
+    plan = network.plan() | {"digest": digest_of(tensors)}
+    again = HalfNetwork.from_plan(plan, tensors)
+    assert torch.allclose(again(x), network(x), rtol=1e-2, atol=1e-2)
+
+
+def test_routines_that_transform_weights_take_the_correction_of_binary16(instruction_set, generator):
+    torch.manual_seed(6)
+    module, x = nn.Conv2d(6, 16, 3, padding=1).eval(), positive(generator)
+    nn.init.ones_(module.bias)
+    network = HalfNetwork.convert(nn.Sequential(module), x, instruction_set=instruction_set)
+    both = network.tensors()["0.bias_correction"].float()
+    bias = module.bias.detach()
+    for routine in candidates(network.layers[0], instruction_set):
+        row = 1 if routine in ("direct bf16", "product bf16") else 0
+        layer = dataclasses.replace(network.layers[0], routine=routine)
+        assert torch.equal(corrected_bias(layer, network.tensors(), routine), bias - both[row])
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

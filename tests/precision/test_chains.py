@@ -48,6 +48,13 @@ NETWORKS = {
         ),
         (3, 89, 80),
     ),
+    "an image that is seen as another": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 34, 1), depthwise(34, 3), nn.Flatten(2), nn.Unflatten(2, (70, 96)), depthwise(34, 3),
+            nn.Conv2d(34, 2, 1),
+        ),
+        (3, 96, 70),
+    ),
     "dilated windows of whole lines": (
         lambda: nn.Sequential(nn.Conv2d(3, 33, 1), depthwise(33, 3, dilation=4), nn.LeakyReLU(0.1)),
         (3, 101, 77),
@@ -92,6 +99,42 @@ def test_results_that_are_handed_on_take_no_memory(generator):
     execution = network._execution
     of_expanded = 64 * 48 * 67 * 71 * 2  # bytes, of a batch
     assert execution.whole.buffer_bytes < of_expanded
+
+
+def test_batches_beyond_the_buffers_pass_in_parts(generator):
+    build, shape = NETWORKS["inverted residual"]
+    network = HalfNetwork.convert(build().eval(), torch.randn(1, *shape, generator=generator))
+    x = torch.randn(67, *shape, generator=generator)
+    found = network(x)
+    assert torch.equal(found[:2], network(x[:2]))
+    assert torch.equal(found[-2:], network(x[-2:]))
+
+
+def test_features_may_end_within_a_chain(generator):
+    module = nn.Sequential(
+        nn.Conv2d(2, 48, 1), nn.ReLU(), depthwise(48, 3), nn.Flatten(), nn.Linear(48 * 72 * 70, 3)
+    ).eval()
+    x = torch.randn(2, 2, 72, 70, generator=generator)
+    network = HalfNetwork.convert(module, x)
+    steps = network.execution.steps(x)
+    given = steps[-1][0].view(2, 72, 70, 48).permute(0, 3, 1, 2).flatten(1)
+    assert torch.equal(network.features(x), given.float())
+
+
+def test_results_stored_as_float32_are_handed_on_too(generator):
+    torch.manual_seed(0)
+    build, shape = NETWORKS["inverted residual"]
+    module, x = build().eval(), torch.randn(2, *shape, generator=generator)
+    with torch.no_grad():
+        module.inner[2].weight.mul_(
+            1e6
+        )  # its results are cut off at 6, those of the layer before are not large
+        module.inner[4].weight.mul_(1e6)
+    network = HalfNetwork.convert(module, x)
+    assert "float32" in {layer.output_dtype for layer in network.layers[:-1]} | {
+        network.layers[-1].output_dtype
+    }
+    assert torch.equal(network(x), network.execution.activations(x)[-1].float())
 
 
 def test_what_saturates_in_a_strip_is_counted_once_whatever_the_threads(instruction_set, threads):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.precision import Budget, HalfNetwork, Sampling, execution, routines
-from pipeline.precision.calibration import PART
+from pipeline.precision.calibration import SAMPLES_AT_ONCE
 from pipeline.precision.error import routine_bound
 from pipeline.precision.execution import BATCH, Execution
 from pipeline.precision.reference import reference
@@ -262,7 +262,7 @@ def test_the_calibration_runs_in_parts_and_every_part_counts(mlp, monkeypatch):
     calibration = x[torch.arange(70) % 9]
     calibration[69] *= 1e6
     network = HalfNetwork.convert(module, calibration)
-    assert (max(sizes), sum(sizes)) == (PART, 70)
+    assert (max(sizes), sum(sizes)) == (SAMPLES_AT_ONCE, 70)
     assert network.layers[0].output_dtype == "float32"
 
 

@@ -169,7 +169,7 @@ def test_what_no_layer_can_give_is_refused_in_one_line(module, words, generator)
 
 @pytest.mark.parametrize("masked", ["causal", "truth values", "infinities"])
 def test_attention_may_be_masked(masked, generator):
-    """Of the rows of each channel, which a mask lets see some of each other."""
+    """Attention among the rows of each channel, some of which a mask hides."""
     visible = torch.eye(6).bool() | (torch.rand(6, 6, generator=generator) > 0.5)
     masks = {
         "causal": None,

@@ -21,7 +21,7 @@ from torch.nn import functional
 from pipeline.precision.convert import LARGEST_HALF, widen
 from pipeline.precision.plan import Layer
 
-PART = "bias_correction"  # of a layer's tensors: shape (2, outputs), by what the weights are rounded to
+CORRECTION = "bias_correction"  # of a layer's tensors: shape (2, outputs), by what the weights are rounded to
 BINARY16, BFLOAT16 = 0, 1
 UNITS = (2.0**-11, 2.0**-8)  # of rounding to these
 LARGEST = 8.0  # units of the biases' root mean square
@@ -34,14 +34,14 @@ class MeanInput:
 
     Attributes:
         mean: Over the samples, float64, channels last, flat.
-        levels: What `levels_of` gives for every sample.
+        by_sample: What `sample_means` gives for every sample.
     """
 
     mean: Tensor
-    levels: Tensor
+    by_sample: Tensor
 
 
-def levels_of(layer: Layer, given: Tensor) -> Tensor:
+def sample_means(layer: Layer, given: Tensor) -> Tensor:
     """Return each sample's means over the pixels for a convolution, (n, channels), and all of it for a linear layer.
 
     Args:
@@ -77,47 +77,51 @@ def bias_corrections(
             weight, half = complete[f"{layer.name}.weight"], stored[f"{layer.name}.weight"]
             bias = complete[f"{layer.name}.bias"].double().square().mean().sqrt()
             rows = []
-            for unit, rounded in zip(UNITS, (half, half.bfloat16().float()), strict=True):
-                error = widen(rounded, layer.scale_exponents).double() - weight.double()
+            for unit, dtype in zip(UNITS, (torch.float16, torch.bfloat16), strict=True):
+                error = widen(half.to(dtype).float(), layer.scale_exponents).double()
+                error -= weight  # in place: such a layer may have a hundred million weights
                 mean = _certain_mean(layer, error, given[layer.name])
                 rows.append(torch.where(mean.abs() <= LARGEST * unit * bias, mean, 0.0))
             both = torch.stack(rows)
-            corrections[f"{layer.name}.{PART}"] = (
+            corrections[f"{layer.name}.{CORRECTION}"] = (
                 both.half() if both.abs().max() <= LARGEST_HALF else both.float()
             )
     return corrections
 
 
-def corrected_bias(layer: Layer, parameters: Mapping[str, Tensor], precision: str) -> Tensor:
-    """Return the bias to add in float32 where weights are multiplied in a precision, as a routine's name has it."""
+def corrected_bias(layer: Layer, parameters: Mapping[str, Tensor], routine: str) -> Tensor:
+    """Return the bias to add in float32 on a routine.
+
+    Winograd's routines round transformed weights, once more; that is not corrected.
+    """
     bias = parameters[f"{layer.name}.bias"].float()
-    correction = parameters.get(f"{layer.name}.{PART}")
+    correction = parameters.get(f"{layer.name}.{CORRECTION}")
     if correction is None or layer.weight_dtype == "float32":
         return bias
-    return bias - correction[BFLOAT16 if precision == "bf16" else BINARY16].float()
+    return bias - correction[BFLOAT16 if routine in ("direct bf16", "product bf16") else BINARY16].float()
 
 
 def _certain_mean(layer: Layer, error: Tensor, given: MeanInput) -> Tensor:
     """The mean result of an error of the weights, where the samples agree on it: shape (outputs,)."""
-    n = len(given.levels)
+    n = len(given.by_sample)
     if n < 2:
         return torch.zeros(layer.output_shape[0], dtype=torch.float64)
-    by_sample = _results_of_levels(layer, error, given.levels.double())
+    by_sample = _results_of_colors(layer, error, given.by_sample.double())
     certain = by_sample.mean(0).abs() >= STANDARD_ERRORS * by_sample.std(0) / n**0.5
     return torch.where(certain, _mean_results(layer, error, given.mean), 0.0)
 
 
-def _results_of_levels(layer: Layer, weight: Tensor, levels: Tensor) -> Tensor:
+def _results_of_colors(layer: Layer, weight: Tensor, by_sample: Tensor) -> Tensor:
     """What images of one color for each channel would give, averaged over the pixels: shape (n, outputs)."""
     if layer.kind == "linear":
-        return levels @ weight.T
+        return by_sample @ weight.T
     assert layer.geometry is not None
     groups, (height, width) = layer.geometry.groups, layer.geometry.kernel
     every_tap = torch.eye(height * width, dtype=weight.dtype).view(-1, 1, height, width)
     inside = _convolve(layer, torch.ones(1, *layer.input_shape[1:], dtype=weight.dtype), every_tap, groups=1)
     weight = (weight * inside.view(height, width)).sum((2, 3))  # by the share of windows with the tap inside
     weight = weight.view(groups, -1, weight.shape[1])
-    return torch.einsum("goc,ngc->ngo", weight, levels.view(len(levels), groups, -1)).flatten(1)
+    return torch.einsum("goc,ngc->ngo", weight, by_sample.view(len(by_sample), groups, -1)).flatten(1)
 
 
 def _mean_results(layer: Layer, weight: Tensor, mean: Tensor) -> Tensor:

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.precision.bias_correction import MeanInput, levels_of
+from pipeline.precision.bias_correction import MeanInput, sample_means
 from pipeline.precision.convert import storable_in_half
 from pipeline.precision.execution import Execution, is_dense_and_real
 from pipeline.precision.plan import Layer
 
 CALIBRATION_SAMPLES = 256  # more tell no more about the range of the activations
-PART = 16  # of these at a time, since all activations of a part are held at once
+SAMPLES_AT_ONCE = 16  # of these at a time, since all activations of a part are held at once
 ERROR_SAMPLES = 8  # through every candidate of every layer
 ERROR_FLOPS = 4e9  # of all these together, in float64; but two samples at least
 
@@ -75,16 +75,16 @@ def observe(layers: Sequence[Layer], twin: Execution, calibration: Tensor) -> Ob
     calibration = calibration[:CALIBRATION_SAMPLES]
     wide = _never_zero(layers) | _squares(layers)
     sums: dict[str, Tensor] = {}
-    levels: dict[str, list[Tensor]] = {}
-    for part in torch.split(calibration, PART):
+    by_sample: dict[str, list[Tensor]] = {}
+    for part in torch.split(calibration, SAMPLES_AT_ONCE):
         for layer, (given, result, _) in zip(layers, twin.steps(part), strict=True):
             if not storable_in_half(result):
                 wide.add(layer.name)
             if layer.has_weights:
                 sums[layer.name] = sums.get(layer.name, 0) + given.sum(0, dtype=torch.float64)
-                levels.setdefault(layer.name, []).append(levels_of(layer, given))
+                by_sample.setdefault(layer.name, []).append(sample_means(layer, given))
     inputs = {
-        name: MeanInput(total / len(calibration), torch.cat(levels[name])) for name, total in sums.items()
+        name: MeanInput(total / len(calibration), torch.cat(by_sample[name])) for name, total in sums.items()
     }
     return Observed(wide, inputs)
 

@@ -31,7 +31,7 @@ BATCH = 64  # samples that pass through all layers before the next ones: their a
 
 
 class Execution:
-    """Layers with packed weights, ready to run on the CPU, on one thread.
+    """Layers with packed weights, ready to run on the CPU.
 
     Args:
         layers: The plan. In precision "fp32" its storage of activations is read as float32 throughout.
@@ -156,29 +156,29 @@ class Execution:
                 seconds = [before + now for before, now in zip(seconds, taken, strict=True)]
         return seconds
 
-    def _run(self, chain: Any, x: Tensor, shape: tuple[int, ...], dtype: Dtype) -> Tensor:
+    def _run(self, network: Any, x: Tensor, shape: tuple[int, ...], dtype: Dtype) -> Tensor:
         """Run on inputs in torch's order; the results are of this shape, in float32, whatever they are stored as."""
         x = self._checked(x)
         if dtype != "float32":
-            return self._run_in_parts(chain, x, shape, dtype)
+            return self._run_in_parts(network, x, shape, dtype)
         channels = x.shape[1] if x.ndim == 4 else 0
         if channels > 1 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
             x, channels = x.permute(0, 2, 3, 1), 0
         found = torch.empty(len(x), *shape, dtype=torch.float32, device="cpu")
         result_channels = shape[0] if len(shape) == 3 else 0
         with self._lock:
-            self.n_saturated += chain.run_channels_first(
+            self.n_saturated += network.run_channels_first(
                 self.instruction_set, x.contiguous(), channels, found, result_channels
             )
         return found
 
-    def _run_in_parts(self, chain: Any, x: Tensor, shape: tuple[int, ...], dtype: Dtype) -> Tensor:
+    def _run_in_parts(self, network: Any, x: Tensor, shape: tuple[int, ...], dtype: Dtype) -> Tensor:
         """The same for results that are stored as binary16."""
         x, parts = channels_last(x), [torch.empty(0, *shape, dtype=torch.float32, device="cpu")]
         for part in torch.split(x, BATCH) if len(x) else ():
             result = torch.empty(len(part), math.prod(shape), dtype=getattr(torch, dtype), device="cpu")
             with self._lock:
-                self.n_saturated += chain.run(part, result)
+                self.n_saturated += network.run(part, result)
             parts.append(channels_first(result, shape).float())
         return torch.cat(parts)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from pipeline.errors import ConfigError
-from pipeline.precision.bias_correction import PART, bias_corrections
+from pipeline.precision.bias_correction import CORRECTION, bias_corrections
 from pipeline.precision.calibration import check_calibration, few_of, observe
 from pipeline.precision.choice import choose, measure
 from pipeline.precision.convert import round_parameters
@@ -180,7 +180,7 @@ class HalfNetwork:
                 )
                 tensors = half | {f"{of}.weight": single[f"{of}.weight"] for of in names}
                 for of in names:  # whose weights are not rounded
-                    del tensors[f"{of}.{PART}"]
+                    del tensors[f"{of}.{CORRECTION}"]
                 network = cls(layers, tensors, single, instruction_set, packed)
                 tried[n] = network, verify(network(calibration), exact, labels)
             return tried[n][1].within(budget)

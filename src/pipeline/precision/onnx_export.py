@@ -185,7 +185,7 @@ class _Graph:
         if layer.has_weights:
             affine = [
                 self.weight(layer, parameters),
-                self.constant(corrected_bias(layer, parameters, "fp16")),
+                self.constant(corrected_bias(layer, parameters, "direct fp16")),
             ]
             if layer.kind == "linear":
                 x = self.node("Flatten", [x], axis=1) if len(layer.input_shape) > 1 else x

@@ -154,7 +154,7 @@ def build(layer: Layer, parameters: Mapping[str, Tensor], instruction_set: str) 
         instruction_set,
         _flat_channels_last(weight, layer),
         scale,
-        corrected_bias(layer, parameters, precision),
+        corrected_bias(layer, parameters, layer.routine),
     )
     stored |= {
         "residual": residual,
@@ -254,7 +254,7 @@ def single_parameters(layers: Sequence[Layer], half: Mapping[str, Tensor]) -> di
     """The float32 parameters that stored half-precision ones stand for."""
     pairs = (
         ((f"{layer.name}.weight", widen(half[f"{layer.name}.weight"], layer.scale_exponents)),
-         (f"{layer.name}.bias", corrected_bias(layer, half, "fp16")))
+         (f"{layer.name}.bias", corrected_bias(layer, half, "direct fp16")))
         for layer in layers
         if layer.has_weights
     )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ArtifactError
-from pipeline.precision.bias_correction import PART
+from pipeline.precision.bias_correction import CORRECTION
 from pipeline.precision.convert import widen
 from pipeline.precision.error import UNIT_SINGLE, relative_error
 from pipeline.precision.plan import FORMAT, FUNCTIONS, INPUT, Kind, Layer
@@ -104,8 +104,10 @@ def _check_shapes(layers: Sequence[Layer], tensors: Mapping[str, Tensor]) -> Non
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in layers:
         shapes |= {f"{layer.name}.{part}": shape for part, shape in layer.tensor_shapes.items()}
-        if layer.has_weights and f"{layer.name}.{PART}" in tensors:  # plans of earlier versions have none
-            shapes[f"{layer.name}.{PART}"] = (2, layer.output_shape[0])
+        if (
+            layer.has_weights and f"{layer.name}.{CORRECTION}" in tensors
+        ):  # plans of earlier versions have none
+            shapes[f"{layer.name}.{CORRECTION}"] = (2, layer.output_shape[0])
     for name, shape in shapes.items():
         found = tuple(tensors[name].shape) if name in tensors else "nothing"
         if found != shape:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
+from pipeline.precision.hard_swish import fuse_hard_swish
 from pipeline.precision.operators.table import take
 from pipeline.precision.plan import Layer
 from pipeline.precision.record import double_copy, record, unrounded, without_fused_attention
@@ -46,7 +47,7 @@ def trace(module: nn.Module, sample: Tensor) -> tuple[tuple[Layer, ...], Paramet
     tracer = Tracer(recording)
     for node in recording.nodes:
         take(tracer, node)
-    return tracer.finish(recording.result)
+    return fuse_hard_swish(*tracer.finish(recording.result))
 
 
 def check_trace(

@@ -322,6 +322,6 @@ def _together(found: Mapping[Call, Mapping[int, Terms | None]]) -> Terms | None:
 
 
 def _largest(outputs: Sequence[Terms | None]) -> Terms | None:
-    """Of the losses of several outputs the one that weighs most, which is taken to have weight one for each sample."""
+    """Return the terms of the output whose loss weighs most; it counts as having weight one for each sample."""
     known = [terms for terms in outputs if terms is not None]
     return max(known, key=lambda terms: terms.weight * terms.n, default=None)

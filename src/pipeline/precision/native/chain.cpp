@@ -9,7 +9,7 @@
 namespace parsimony {
 namespace {
 
-constexpr std::int64_t near = 384 << 10;  // bytes that stay in a level 2 cache beside weights and scratch
+constexpr std::int64_t cache_bytes = 384 << 10;  // bytes that stay in a level 2 cache beside weights and scratch
 
 std::size_t row_bytes_of(const Layer& layer) {
     return layer.output_size / layer.rows() * (layer.stored.half_output ? sizeof(Half) : sizeof(float));
@@ -25,17 +25,23 @@ Range needed(const Layer& layer, const Layer& next, Range results) {
 }
 
 std::int64_t needed_at_most(const Layer& layer, const Layer& next, std::int64_t results) {
+    // Windows in the middle reach furthest; wherever they start within a line of the layer before.
+    const std::int64_t step = next.rows_together(), middle = std::max<std::int64_t>(0, next.rows() - results) / 2 / step * step;
     std::int64_t most = 0;
-    for (std::int64_t from = 0; from < next.rows(); ++from)
+    for (std::int64_t k = 0; k <= layer.rows_together(); ++k) {
+        const std::int64_t from = std::min(middle + k * step, next.rows() - step);
         most = std::max(most, needed(layer, next, {from, std::min(next.rows(), from + results)}).size());
-    return most;
+    }
+    return std::min(layer.rows(), most + layer.rows_together());
 }
 
 }  // namespace
 
 bool Chain::links(const Layer& first, const Layer& second) {
     return first.rows() > 0 && second.rows() > 0 && first.rows() == second.input_rows() &&
-           static_cast<std::int64_t>(first.rows() * row_bytes_of(first)) > near;
+           (first.rows_together() == 1 || first.rows_together() % second.input_rows_together() == 0) &&
+           static_cast<std::int64_t>(first.rows() * row_bytes_of(first)) > cache_bytes &&
+           std::max(first.weight_bytes, second.weight_bytes) <= cache_bytes;
 }
 
 Chain::Chain(std::vector<const Layer*> layers) : layers_(std::move(layers)) {
@@ -51,7 +57,7 @@ Chain::Chain(std::vector<const Layer*> layers) : layers_(std::move(layers)) {
     while (too_many - fits > 1) {
         const std::int64_t lines = (fits + too_many) / 2;
         plan(lines);
-        (workspace_ - scratch_ <= static_cast<std::size_t>(near) ? fits : too_many) = lines;
+        (workspace_ - scratch_ <= static_cast<std::size_t>(cache_bytes) ? fits : too_many) = lines;
     }
     plan(fits);
 }
@@ -72,7 +78,9 @@ std::int64_t Chain::run(const ChainCall& call, const Team& team, unsigned char* 
     const std::int64_t all = call.batch * lines_;
     std::int64_t flops = 0;
     for (const Layer* layer : layers_) flops += layer->flops(1);
-    const std::int64_t grain = std::max(lines_per_strip_, ceil_divide(2 * worth_a_thread * lines_, flops));
+    // Lines enough for a thread, and few beside them that its neighbors compute, too.
+    const std::int64_t grain = std::max(ceil_divide(2 * worth_a_thread * lines_, flops),
+                                        std::min(lines_per_strip_, ceil_divide(all, team.size())));
     return share(team, all, grain, 1, [&](Part part, int thread) {
         std::int64_t saturated = 0;
         for (std::int64_t line = part.begin; line < part.end;) {
@@ -89,9 +97,9 @@ std::int64_t Chain::run(const ChainCall& call, const Team& team, unsigned char* 
 std::int64_t Chain::run_lines(const ChainCall& call, std::int64_t image, Range lines, unsigned char* workspace,
                               double* seconds) const {
     const std::size_t n = layers_.size();
-    std::vector<Range> held(n - 1, {0, 0}), wanted(n);
+    std::array<Range, longest_chain> held{}, wanted{};
     // Rows before these are computed, and counted, by whoever has the lines before, too.
-    std::vector<std::int64_t> own(n, 0);
+    std::array<std::int64_t, longest_chain> own{};
     own[n - 1] = lines.begin * line_;
     for (std::size_t i = n - 1; i-- > 0;)
         own[i] = own[i + 1] == 0 ? 0 : needed(*layers_[i], *layers_[i + 1], {0, own[i + 1]}).end;

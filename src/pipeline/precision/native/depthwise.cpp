@@ -38,6 +38,7 @@ public:
     std::size_t workspace(std::int64_t) const override { return 0; }
     std::int64_t rows() const override { return shape_.out_height * shape_.out_width; }
     std::int64_t input_rows() const override { return shape_.height * shape_.width; }
+    std::int64_t input_rows_together() const override { return shape_.width; }
     std::int64_t rows_together() const override { return shape_.out_width; }
     Range reach(Range results) const override {
         if (results.size() == 0) return {0, 0};
@@ -62,9 +63,12 @@ public:
         std::int64_t inputs = flops(batch) / 2, weights = inputs;
         if (slides(shape_)) {
             const std::int64_t rows = batch * shape_.out_height * shape_.channels, kernel = shape_.kernel_width;
+            // Two lines of outputs read so many of the image instead of twice the kernel's.
+            const bool in_pairs = pairs_lines(shape_, table_.lanes) && shape_.out_height > 1;
+            const std::int64_t lines = in_pairs ? kernel + shape_.stride_height : 2 * kernel;
             const std::int64_t blocks = shape_.out_width / depthwise_block, others = shape_.out_width % depthwise_block;
             const std::int64_t columns = (depthwise_block - 1) * shape_.stride_width + kernel;
-            inputs = rows * kernel * (blocks * columns + others * kernel);
+            inputs = rows * lines * (blocks * columns + others * kernel) / 2;
             weights = rows * kernel * kernel * (blocks + others);
         }
         return stored.half_input * inputs + half_weights * weights +

@@ -130,8 +130,14 @@ inline __attribute__((always_inline)) std::int64_t finish_block(const Isa::Vecto
         }
         const auto low = I::all(block.cut.low), high = I::all(block.cut.high);
         each([&](int l, int b, int v) __attribute__((always_inline)) {
-            y[l][b][v] = I::min(high, I::max(low, I::fma(sum[l][b][v], scale[v], bias[v])));
+            y[l][b][v] = I::fma(sum[l][b][v], scale[v], bias[v]);
         });
+        if (block.cut.swish)
+            each([&](int l, int b, int v) __attribute__((always_inline)) { y[l][b][v] = hard_swish(y[l][b][v]); });
+        else
+            each([&](int l, int b, int v) __attribute__((always_inline)) {
+                y[l][b][v] = I::min(high, I::max(low, y[l][b][v]));
+            });
         if (!block.cut.fits_half()) {
             auto largest = I::zero();  // which a NaN leaves as it is
             each([&](int l, int b, int v) __attribute__((always_inline)) {
@@ -224,8 +230,7 @@ std::int64_t depthwise_rows(const Weight* w, const Convolution& shape, const Fro
 template <class Weight, class From>
 std::int64_t depthwise_from(const Weight* w, const Epilogue& epilogue, const Convolution& shape, const From* x,
                             Target y, Part part) {
-    // Rows of the image that two lines share are loaded once, where there are registers for the sums of both.
-    const bool in_pairs = block_lines > 1 && slides(shape) && shape.stride_height == shape.stride_width && shape.dilation_height == 1;
+    const bool in_pairs = pairs_lines(shape, Isa::lanes);
     std::int64_t saturated = 0;
     for (std::int64_t line = part.begin, n; line < part.end; line += n) {
         const std::int64_t row = line % shape.out_height;

@@ -59,10 +59,11 @@ inline std::int64_t finish(Isa::Vector sum, const Corner& corner, std::ptrdiff_t
     return store_results(v, corner.y, at, n);
 }
 
-// What cuts results off on either side, where that is all that happens to them after the sum.
+// What cuts results off on either side, where that is all that happens to them after the sum, or that they are swished.
 struct Cut {
     bool only;
     float low, high;
+    bool swish = false;
 
     bool cuts() const { return low > -__builtin_inff() || high < __builtin_inff(); }
     bool fits_half() const { return low > -half_overflow && high < half_overflow; }
@@ -72,7 +73,8 @@ inline Cut cut_of(const Epilogue& e) {
     constexpr float infinity = __builtin_inff();
     if (e.relu) return {true, 0.0f, infinity};
     if (e.activation.function == Function::clip) return {true, e.activation.a, e.activation.b};
-    return {e.activation.function == Function::none, -infinity, infinity};
+    const bool swish = e.activation.function == Function::hard_swish;
+    return {swish || e.activation.function == Function::none, -infinity, infinity, swish};
 }
 
 // How a tile's sums become results while they are still in registers.
@@ -98,7 +100,7 @@ __attribute__((noinline)) inline std::int64_t store_slowly(const float* results,
     return saturated;
 }
 
-// A tile's results, number `at` first. None is stored before all are known to fit, for a residual may lie where they go.
+// A tile's results, number `at` first. None is stored before all are known to fit, for whoever runs one layer may have the residual lie where they go.
 template <int rows, int vectors, bool whole>
 inline __attribute__((always_inline)) std::int64_t finish_tile(Isa::Vector (&sum)[rows][vectors], const Finish& finish,
                                                                std::ptrdiff_t at) {
@@ -126,7 +128,9 @@ inline __attribute__((always_inline)) std::int64_t finish_tile(Isa::Vector (&sum
     if (e.residual.data != nullptr)
         e.residual.half ? add(static_cast<const Half*>(e.residual.data)) : add(static_cast<const float*>(e.residual.data));
     const auto low = I::all(finish.cut.low), high = I::all(finish.cut.high);
-    if (finish.cut.cuts())
+    if (finish.cut.swish)
+        each([&](int m, int v, std::ptrdiff_t) __attribute__((always_inline)) { sum[m][v] = hard_swish(sum[m][v]); });
+    else if (finish.cut.cuts())
         each([&](int m, int v, std::ptrdiff_t) __attribute__((always_inline)) {
             sum[m][v] = I::min(high, I::max(low, sum[m][v]));
         });
@@ -189,7 +193,7 @@ std::int64_t finish_columns(const float* sums, std::ptrdiff_t stride, std::int64
                 y[v] = y[v] + I::load(residual + v * I::lanes);
             else if (added.data != nullptr)
                 y[v] = y[v] + load_source(added, place + v * I::lanes, I::lanes);
-            y[v] = I::min(high, I::max(low, y[v]));
+            y[v] = cut.swish ? hard_swish(y[v]) : I::min(high, I::max(low, y[v]));
             if (!fits && !together) large = large || I::any_at_least(y[v], half_overflow);
         }
         if (residual != nullptr) residual += line;

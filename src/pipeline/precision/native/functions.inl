@@ -10,7 +10,7 @@ typedef std::uint32_t FloatBits __attribute__((vector_size(4 * Isa::lanes)));
 
 inline Isa::Vector exponential(Isa::Vector x) {
     using I = Isa;
-    x = I::min(I::all(88.37f), I::max(I::all(-87.33f), x));
+    x = I::min(I::all(89.0f), I::max(I::all(-86.6f), x));  // beyond which it is infinite, or below 2.5e-38
     const auto magic = I::all(12582912.0f);
     const auto shifted = I::fma(x, I::all(1.44269504f), magic);
     const auto n = shifted - magic;
@@ -25,10 +25,10 @@ inline Isa::Vector exponential(Isa::Vector x) {
     p = I::fma(p, r * r, r + I::all(1.0f));
     FloatBits bits;
     __builtin_memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits << 23) + (127u << 23);
+    bits = (bits << 23) + (126u << 23);  // half of the power, for 2^128 is no binary32
     I::Vector power;
     __builtin_memcpy(&power, &bits, sizeof power);
-    return p * power;
+    return p * power * I::all(2.0f);
 }
 
 inline Isa::Vector logistic(Isa::Vector x) {
@@ -40,6 +40,11 @@ inline Isa::Vector magnitude_of(Isa::Vector x) { return Isa::max(Isa::zero() - x
 // Positive and negative parts by maxima and minima, which pass a NaN on.
 inline Isa::Vector positive(Isa::Vector x) { return Isa::max(Isa::zero(), x); }
 inline Isa::Vector negative(Isa::Vector x) { return Isa::min(Isa::zero(), x); }
+
+inline Isa::Vector hard_swish(Isa::Vector x) {
+    using I = Isa;
+    return x * I::min(I::all(1.0f), positive(I::fma(x, I::all(1.0f / 6), I::all(0.5f))));
+}
 
 // tanh(|x|) = (1 - e) / (1 + e), e = exp(-2 |x|); near zero, where that cancels, a polynomial.
 inline Isa::Vector hyperbolic_tangent(Isa::Vector x) {
@@ -94,8 +99,7 @@ __attribute__((noinline)) inline Isa::Vector activated(Isa::Vector x, const Acti
         case Function::leaky_relu: return I::fma(negative(x), I::all(activation.a), positive(x));
         case Function::hard_sigmoid:
             return I::min(I::all(1.0f), positive(I::fma(x, I::all(1.0f / 6), I::all(0.5f))));
-        case Function::hard_swish:
-            return x * I::min(I::all(1.0f), positive(I::fma(x, I::all(1.0f / 6), I::all(0.5f))));
+        case Function::hard_swish: return hard_swish(x);
         case Function::sigmoid: return logistic(x);
         case Function::silu: return x * logistic(x);
         case Function::tanh: return hyperbolic_tangent(x);
@@ -111,7 +115,8 @@ __attribute__((noinline)) inline Isa::Vector activated(Isa::Vector x, const Acti
         case Function::abs: return magnitude_of(x);
         case Function::log: return each(x, [](float v) { return __builtin_logf(v); });
         case Function::erf: {
-            // The sign by a quotient, which is 0 at 0.
+            // The sign by a quotient, which is 0 at 0 and would be none of infinities.
+            x = I::min(I::all(10.0f), I::max(I::all(-10.0f), x));
             const auto z = magnitude_of(x);
             return (I::all(1.0f) - complementary_error(z)) * (x / I::max(I::all(1e-30f), z));
         }

@@ -61,10 +61,11 @@ public:
     virtual std::string routine(std::int64_t batch) const = 0;
 
     // Layers whose results depend on rows near them only can do some rows of a sample at a time, on the calling thread and
-    // as a batch of one does: how many rows a sample's results have, 0 where it cannot, and its inputs; how many results
-    // are one line, of which no part is done; and what rows of the input some results need.
+    // as a batch of one does: how many rows a sample's results have, 0 where it cannot, and its inputs; how many of
+    // them are one line, of which no part is done or given; and what rows of the input some results need.
     virtual std::int64_t rows() const { return 0; }
     virtual std::int64_t input_rows() const { return rows(); }
+    virtual std::int64_t input_rows_together() const { return 1; }
     virtual std::int64_t rows_together() const { return 1; }
     virtual Range reach(Range results) const { return results; }
     virtual std::int64_t run_rows(const Strip&, unsigned char*) const { return 0; }

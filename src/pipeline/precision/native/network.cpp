@@ -53,7 +53,7 @@ Network::Network(std::vector<Step> steps, std::int64_t max_batch) : steps_(std::
     std::vector<std::size_t> end(n);  // by step: the last one of its stage
     for (std::size_t i = 0; i < n;) {
         std::size_t last = i;
-        while (linked(last)) ++last;
+        while (last - i + 1 < longest_chain && linked(last)) ++last;
         std::vector<const Layer*> layers;
         for (std::size_t j = i; j <= last; ++j) layers.push_back(steps_[j].layer.get()), end[j] = last;
         const auto chain = last > i ? std::make_shared<const Chain>(layers) : nullptr;
@@ -105,7 +105,7 @@ std::int64_t Network::run(const void* x, void* y, std::int64_t batch, double* se
         double* notes = seconds == nullptr ? nullptr : seconds + stage.first;
         if (stage.chain != nullptr) {
             ChainCall call{value(first.input), {}, to, batch};
-            for (std::int64_t i = stage.first; i <= stage.last; ++i) call.residuals.push_back(value(steps_[i].residual));
+            for (std::int64_t i = stage.first; i <= stage.last; ++i) call.residuals[i - stage.first] = value(steps_[i].residual);
             saturated += stage.chain->run(call, team, workspace, notes);
             continue;
         }

@@ -33,7 +33,8 @@ struct Step {
 class Network {
 public:
     Network(std::vector<Step> steps, std::int64_t max_batch);
-    // Returns how many results were saturated. With `seconds`, notes each step's wall time there.
+    // Returns how many results were saturated. With `seconds`, notes each step's wall time there; in a
+    // chain it is that of the first thread.
     std::int64_t run(const void* x, void* y, std::int64_t batch, double* seconds = nullptr);
     // Run on images whose channels come first, in binary32 and a batch of any size, with results in that order. No channels:
     // what is no image, or lies as layers have it.

@@ -136,6 +136,12 @@ static inline bool slides(const Convolution& shape) {
            (shape.stride_width == 1 || shape.stride_width == 2) && shape.dilation_width == 1;
 }
 
+// Whether two lines of outputs are summed at once, and rows of the image that both need are loaded once: where there are
+// registers for it.
+static inline bool pairs_lines(const Convolution& shape, std::int64_t lanes) {
+    return lanes >= 16 && slides(shape) && shape.stride_height == shape.stride_width && shape.dilation_height == 1;
+}
+
 struct Pooling {
     std::int64_t channels, height, width;
     std::int64_t out_height, out_width;
