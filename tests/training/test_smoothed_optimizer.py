@@ -231,7 +231,9 @@ def test_a_gradient_scaler_changes_nothing_and_passes_over_steps_that_overflow(c
         scaled(model, optimizer, scaler, step)
     torch.testing.assert_close(flat(model), flat(expected), rtol=1e-12, atol=1e-14)
     before = flat(model)
+    n_done = optimizer.n_done
     scaled(model, optimizer, scaler, 3, factor=1e308)
+    assert optimizer.n_done == n_done
     assert torch.equal(flat(model), before)
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
     assert scaler.get_scale() == 2.0**9

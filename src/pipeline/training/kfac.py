@@ -174,7 +174,7 @@ class KFAC:
 
     def discard(self) -> None:
         """Forget the statistics of the passes since the last step."""
-        self._capture.take()
+        self._capture.discard()
 
     def set_loss_scale(self, scale: float) -> None:
         """Tell what the losses of the following backward passes are multiplied by, against underflow."""

@@ -121,14 +121,25 @@ class SmoothedOptimizer(torch.optim.Optimizer):
             climbs = [self._climb(each, closure) for each in self._smoothing if each.EXPLORES]
             with displaced(self._weights, climbs):
                 loss = closure()
-        if self._scaler is None:
-            self.inner.step()
-        else:
-            self._scaler.step(self.inner)
+        if not self._step_inner():
+            return loss
         self.n_done += 1
         if any(each.averages(self.n_done / self._n_steps) for each in self._smoothing):
             self._average.add()
         return loss
+
+    def _step_inner(self) -> bool:
+        """Let the optimizer step; a scaler passes over a step whose gradients overflowed."""
+        if self._scaler is None:
+            self.inner.step()
+            return True
+        stepped: list[bool] = []
+        hook = self.inner.register_step_post_hook(lambda *_: stepped.append(True))
+        try:
+            self._scaler.step(self.inner)
+        finally:
+            hook.remove()
+        return bool(stepped)
 
     def shown(self) -> AbstractContextManager[None]:
         """Give the network the averaged weights for a while, where a smoothing averages."""

@@ -70,7 +70,9 @@ def fate_of_gradient(parameter: Tensor, known: dict[int, Node]) -> Fate:
 def _fate(node: Node) -> Fate:
     try:
         return Fate.ADDED if torch._C._will_engine_execute_node(node) else Fate.SPARED
-    except RuntimeError:  # said of a parameter that `torch.autograd.grad` is asked for
+    except RuntimeError as failure:
+        if "autograd.grad" not in str(failure):  # which is said of a parameter that it is asked for
+            raise
         return Fate.ASKED
 
 
