@@ -134,12 +134,17 @@ class SmoothedOptimizer(torch.optim.Optimizer):
             self.inner.step()
             return True
         stepped: list[bool] = []
-        hook = self.inner.register_step_post_hook(lambda *_: stepped.append(True))
+
+        def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            # Some optimizers are called nevertheless, and told that their gradients overflowed.
+            stepped.append(not bool(getattr(optimizer, "found_inf", False)))
+
+        hook = self.inner.register_step_post_hook(note)
         try:
             self._scaler.step(self.inner)
         finally:
             hook.remove()
-        return bool(stepped)
+        return any(stepped)
 
     def shown(self) -> AbstractContextManager[None]:
         """Give the network the averaged weights for a while, where a smoothing averages."""
