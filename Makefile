@@ -14,7 +14,7 @@ export PYTHON STUDY CORES
 named = study=$${STUDY\#config/}; study=$${study%.yaml}
 BIN := .venv/bin
 STAMP := .venv/.installed
-NATIVE_TESTS := $(addprefix tests/precision/test_,brain.py conversions.py graphs.py grouped.py routines.py sizes.py winograd.py)
+NATIVE_TESTS := $(addprefix tests/precision/test_,brain.py chains.py conversions.py graphs.py grouped.py routines.py sizes.py winograd.py)
 INSTALL := $(BIN)/pip install --editable '.[dev,workflow,cluster]'
 NATIVE := CMakeLists.txt $(wildcard src/pipeline/*/native/*)
 

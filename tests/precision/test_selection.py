@@ -179,7 +179,7 @@ def test_labels_are_one_class_for_each_prediction(mlp, generator):
         ConfigError, match=r"labels have shape \(2,\), but the network gives \(9,\) predictions"
     ):
         network.choose_routines(x, labels[:2], sampling=QUICK)
-    with pytest.raises(ConfigError, match="labels lie from 1 to 7, but the network tells 7 classes apart"):
+    with pytest.raises(ConfigError, match="class 7 is none of the network's 7 outputs; wanted 0 to 6"):
         HalfNetwork.convert(module, x, labels + 1)
     with pytest.raises(ValueError, match=r"gives shape \(9, 7\); wanted exact ones like it, not \(9, 6\)"):
         network.choose_routines(x, exact=torch.zeros(9, 6), sampling=QUICK)

@@ -136,7 +136,10 @@ def test_the_same_network_is_converted_to_the_same_files_again(own):
             r"wrong\.npy: class 3 is none of the network's 3 outputs; wanted 0 to 2",
         ),
         ({"onnx": "own.onnx", "inputs": "x.npy", "labels": "x.npy"}, "wanted one for each of 20 samples"),
-        ({"onnx": "own.onnx", "inputs": "wide.npy"}, r"does not take inputs of shape \(5, 8, 8\)"),
+        (
+            {"onnx": "own.onnx", "inputs": "wide.npy"},
+            r"takes inputs of shape \(n, 2, 8, 8\); found \(n, 5, 8, 8\)",
+        ),
         ({"onnx": "own.onnx", "inputs": "nan.npy"}, "nan.npy: holds NaN or infinity"),
     ],
 )

@@ -145,10 +145,10 @@ def check_labels(labels: Tensor, n_classes: int, where: str = "the labels") -> N
     Raises:
         ConfigError: Naming `where` they are from and the first of them.
     """
-    strange = labels[(labels < 0) | (labels >= n_classes)]
+    strange = labels[~((labels >= 0) & (labels < n_classes))]  # NaN among them
     if len(strange):
         raise ConfigError(
-            f"{where}: class {int(strange[0])} is none of the network's {n_classes} outputs; wanted 0 to "
+            f"{where}: class {strange[0].item():g} is none of the network's {n_classes} outputs; wanted 0 to "
             f"{n_classes - 1}"
         )
 

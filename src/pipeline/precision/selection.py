@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError
 from pipeline.options import require_bounds
 from pipeline.precision.error import relative_error
 from pipeline.precision.plan import INPUT, Layer
+from pipeline.precision.predictions import check_labels
 from pipeline.precision.reference import apply
 from pipeline.precision.roofline import TYPICAL_ROOFS, Work, bound, work_of
 from pipeline.precision.routines import build, candidates, run_layer, twin
@@ -120,11 +121,7 @@ def _check_labels(labels: Tensor, predictions: Tensor, n_classes: int) -> None:
             f"labels have shape {tuple(labels.shape)}, but the network gives {tuple(predictions.shape)} predictions; "
             "wanted one label for each, so leave them out where outputs are no classes"
         )
-    if len(labels) and not 0 <= labels.min().item() <= labels.max().item() < n_classes:
-        raise ConfigError(
-            f"labels lie from {labels.min().item():g} to {labels.max().item():g}, but the network tells {n_classes} "
-            "classes apart; wanted classes counted from 0"
-        )
+    check_labels(labels, n_classes)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,10 @@ def run(options: Namespace) -> None:
 def _convert(options: Namespace, source: _Source, own: OwnNetwork | None) -> None:
     samples, labels = source.calibration
     budget = budget_of(own) if own is not None else Budget(points=options.budget_points)
-    network = HalfNetwork.convert(source.module, samples, labels, budget=budget)
+    try:
+        network = HalfNetwork.convert(source.module, samples, labels, budget=budget)
+    except ConfigError as failure:  # which does not know where labels are from
+        raise ConfigError(str(failure).replace("the labels:", f"{source.labelled_by}:", 1)) from failure
     for classes in (labels, source.test[1]):
         if classes is not None:
             check_labels(classes, network.layers[-1].output_shape[0], source.labelled_by)
