@@ -65,7 +65,7 @@ def bias_corrections(
         layers: The plan.
         stored: Weights as they are stored.
         complete: Weights before rounding, and biases.
-        given: By layer, its inputs.
+        given: The inputs of each layer with weights, by its name.
 
     Returns:
         `NAME.bias_correction` of shape (2, outputs), float16, or float32 where that does not hold it: what is to be

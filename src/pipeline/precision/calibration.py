@@ -63,7 +63,7 @@ class Observed:
 
     Attributes:
         wide: Names of the layers whose results binary16 does not hold: beyond its range, or rounded to a zero divisor.
-        given: By layer with weights, the mean of what it was given.
+        given: The mean inputs of each layer with weights, by its name.
     """
 
     wide: set[str]

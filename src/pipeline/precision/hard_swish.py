@@ -20,8 +20,8 @@ def fuse_hard_swish(
     """Return the layers with each spelled-out hard swish as a function; what they compute is the same.
 
     Args:
-        layers: In the order of their execution; the last one gives the network's result.
-        parameters: By name of a layer.
+        layers: The network's layers in the order of their execution; the last one gives its result.
+        parameters: The parameters of each layer that has some, by its name.
     """
     fused = list(layers)
     for name in [layer.name for layer in layers]:
