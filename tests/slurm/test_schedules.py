@@ -29,9 +29,14 @@ def test_a_rerun_books_its_next_one(ready, slurm, undisturbed):
         r"^rerun mini: rerun, \d+ jobs in .*; report results/mini/report/index.html$", said, re.MULTILINE
     )
     (following,) = slurm.queue()
-    name, *why = slurm.call("squeue", "-h", "-j", following, "-o", "%j %T %r").split()
+    name, state = slurm.call("squeue", "-h", "-j", following, "-o", "%j %T").split()
     assert name.startswith("parsimony-rerun-mini.yaml-")
-    assert why == ["PENDING", "BeginTime"]
+    assert state == "PENDING"
+    # That the first rerun has ended, which this one waited for too, is seen when Slurm looks at its queue again.
+    wait_until(
+        lambda: slurm.call("squeue", "-h", "-j", following, "-o", "%r").strip() == "BeginTime",
+        "the next rerun to wait for its time alone",
+    )
     slurm.call("scancel", f"--name={name}")
     # Beside what was there, it made the timings and the report.
     assert undisturbed.checksums().items() <= ready.checksums().items()
