@@ -184,6 +184,17 @@ def test_timing_that_cannot_be_done_is_one_line(own, inputs, spec, output, words
     assert re.search(words, line), line
 
 
+def test_labels_of_other_networks_are_refused_by_the_name_of_their_file_before_anything_is_timed(own, capsys):
+    assert convert(own, onnx="own.onnx", inputs="x.npy") == 0
+    words = ["time_layers", "--network", str(own / "half/manifest.json"), "--inputs", str(own / "x.npy")]
+    words += ["--labels", str(own / "wrong.npy"), "--output", str(own / "times/manifest.json")]
+    assert main(words) == 2
+    text = capsys.readouterr().err
+    assert re.search(
+        r"/wrong\.npy: class 3 is none of the network's 3 outputs; wanted 0 to 2$", text.strip()
+    ), text
+
+
 def test_timing_without_samples_says_which_options_give_them(own, capsys):
     assert convert(own, onnx="own.onnx", inputs="x.npy") == 0
     network = str(own / "half/manifest.json")

@@ -23,7 +23,7 @@ from pipeline.operations.own_matrices import look_at
 from pipeline.operations.sizes import is_small
 from pipeline.precision import onnx_module
 from pipeline.precision.onnx_import import onnx_shapes
-from pipeline.precision.predictions import check_labels
+from pipeline.precision.predictions import LabelError, check_labels
 
 Specs = Mapping[str, Mapping[str, Any]]
 
@@ -91,7 +91,10 @@ def _network(specs: Specs, name: str) -> None:
         elif len(outputs) == 2:
             n_classes = outputs[1]
     if labels is not None and n_classes is not None:
-        check_labels(torch.from_numpy(np.array(labels).astype(np.int64)), n_classes, str(own.labels))
+        try:
+            check_labels(torch.from_numpy(np.array(labels).astype(np.int64)), n_classes)
+        except LabelError as failure:
+            raise ConfigError(f"{own.labels}: {failure}") from failure
 
 
 def _require_shape(found: Sequence[int], wanted: Sequence[int | None], own: OwnNetwork) -> None:

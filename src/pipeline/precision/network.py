@@ -28,6 +28,7 @@ from pipeline.precision.selection import (
     Candidate,
     Verification,
     fewest,
+    require_labels,
     trials,
     typical_routines,
     verify,
@@ -137,6 +138,7 @@ class HalfNetwork:
 
         Raises:
             TypeError: If calibration or labels are no torch tensor.
+            LabelError: If labels are not one class for each prediction.
             ConfigError: If a module is not supported or its layers compute something else than itself, a parameter is
                 not finite, there is no calibration input, or not even float32 is within the budget.
         """
@@ -146,6 +148,9 @@ class HalfNetwork:
         module = module.module() if isinstance(module, ExportedProgram) else module
         layers, parameters = trace(module, calibration)
         rounded, half, single = round_parameters(layers, parameters)
+        if labels is not None:
+            n_classes, *places = layers[-1].output_shape
+            require_labels(labels, (len(calibration), *places), n_classes)
         few = few_of(calibration, layers)
         check_trace(module, layers, parameters, few, one_by_one=one_by_one)
         twin = Execution(rounded, single, "fp32", instruction_set)

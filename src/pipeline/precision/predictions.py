@@ -99,7 +99,7 @@ def compare_predictions(
         n_examples: Changed predictions that are listed.
 
     Raises:
-        ConfigError: If a label is none of the classes.
+        LabelError: If a label is none of the classes.
     """
     n, n_classes = before.shape
     check_labels(labels, n_classes)
@@ -139,17 +139,20 @@ def compare_predictions(
     )
 
 
-def check_labels(labels: Tensor, n_classes: int, where: str = "the labels") -> None:
+class LabelError(ConfigError):
+    """Labels do not belong to a network; whoever knows the file that they are from puts its name before the text."""
+
+
+def check_labels(labels: Tensor, n_classes: int) -> None:
     """Refuse labels that are none of the classes.
 
     Raises:
-        ConfigError: Naming `where` they are from and the first of them.
+        LabelError: Naming the first of them.
     """
     strange = labels[~((labels >= 0) & (labels < n_classes))]  # NaN among them
     if len(strange):
-        raise ConfigError(
-            f"{where}: class {strange[0].item():g} is none of the network's {n_classes} outputs; wanted 0 to "
-            f"{n_classes - 1}"
+        raise LabelError(
+            f"class {strange[0].item():g} is none of the network's {n_classes} outputs; wanted 0 to {n_classes - 1}"
         )
 
 

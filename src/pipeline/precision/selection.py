@@ -14,11 +14,10 @@ from typing import Annotated, Any
 from annotated_types import Ge
 from torch import Tensor
 
-from pipeline.errors import ConfigError
 from pipeline.options import require_bounds
 from pipeline.precision.error import relative_error
 from pipeline.precision.plan import INPUT, Layer
-from pipeline.precision.predictions import check_labels
+from pipeline.precision.predictions import LabelError, check_labels
 from pipeline.precision.reference import apply
 from pipeline.precision.roofline import TYPICAL_ROOFS, Work, bound, work_of
 from pipeline.precision.routines import build, candidates, run_layer, twin
@@ -92,7 +91,7 @@ def verify(found: Tensor, exact: Tensor, labels: Tensor | None) -> Verification:
 
     Raises:
         ValueError: If the shapes differ.
-        ConfigError: If the labels are not one class for each prediction.
+        LabelError: If the labels are not one class for each prediction.
     """
     if found.shape != exact.shape:
         raise ValueError(
@@ -101,7 +100,7 @@ def verify(found: Tensor, exact: Tensor, labels: Tensor | None) -> Verification:
     before, after = exact.argmax(dim=1), found.argmax(dim=1)
     lost = None
     if labels is not None:
-        _check_labels(labels, before, exact.shape[1])
+        require_labels(labels, tuple(before.shape), exact.shape[1])
         lost = 100 * ((before == labels).double().mean() - (after == labels).double().mean()).item()
     error = relative_error(found, exact)
     reference = exact.double()
@@ -115,10 +114,15 @@ def verify(found: Tensor, exact: Tensor, labels: Tensor | None) -> Verification:
     )
 
 
-def _check_labels(labels: Tensor, predictions: Tensor, n_classes: int) -> None:
-    if labels.shape != predictions.shape:
-        raise ConfigError(
-            f"labels have shape {tuple(labels.shape)}, but the network gives {tuple(predictions.shape)} predictions; "
+def require_labels(labels: Tensor, predictions: tuple[int, ...], n_classes: int) -> None:
+    """Refuse labels unless they are one class for each prediction.
+
+    Raises:
+        LabelError: If they are not.
+    """
+    if tuple(labels.shape) != predictions:
+        raise LabelError(
+            f"labels have shape {tuple(labels.shape)}, but the network gives {predictions} predictions; "
             "wanted one label for each, so leave them out where outputs are no classes"
         )
     check_labels(labels, n_classes)

@@ -28,7 +28,7 @@ from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.precision import Budget, HalfNetwork, compare_predictions
 from pipeline.precision.error import LayerError
 from pipeline.precision.plan import Layer
-from pipeline.precision.predictions import check_labels
+from pipeline.precision.predictions import LabelError, check_labels
 from pipeline.stages.parts.images import read_images
 from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.own_networks import budget_of, network_of, samples_of
@@ -78,11 +78,10 @@ def _convert(options: Namespace, source: _Source, own: OwnNetwork | None) -> Non
     budget = budget_of(own) if own is not None else Budget(points=options.budget_points)
     try:
         network = HalfNetwork.convert(source.module, samples, labels, budget=budget)
-    except ConfigError as failure:  # which does not know where labels are from
-        raise ConfigError(str(failure).replace("the labels:", f"{source.labelled_by}:", 1)) from failure
-    for classes in (labels, source.test[1]):
-        if classes is not None:
-            check_labels(classes, network.layers[-1].output_shape[0], source.labelled_by)
+        if source.test[1] is not None:
+            check_labels(source.test[1], network.layers[-1].output_shape[0])
+    except LabelError as failure:
+        raise ConfigError(f"{source.labelled_by}: {failure}") from failure
     images, test_labels = source.test
     with torch.no_grad():
         before = _in_parts(source.module, images)

@@ -38,11 +38,12 @@ from pipeline.precision import (
     measure_roofs,
     time_on_device,
 )
+from pipeline.precision.predictions import check_labels
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.words import counted
 from pipeline.stages.parts.images import read_images
 from pipeline.stages.parts.own_networks import budget_of, samples_of, timing_of
-from pipeline.stages.parts.spec import read_spec, written
+from pipeline.stages.parts.spec import errors_about, read_spec, written
 
 VERIFICATION_SAMPLES = 4096
 ERROR_SAMPLES = 256  # through float64, for the errors of each layer's output
@@ -198,18 +199,22 @@ def _samples(options: Namespace, converted: Artifact, own: OwnNetwork | None) ->
         test = read_images(dataset, "test")
     elif options.inputs is not None or own is not None:
         if options.inputs is not None:
-            given = str(options.inputs)
+            given, labelled_by = str(options.inputs), str(options.labels)
             inputs, labels = read_samples(Path(options.inputs), options.labels)
         else:
             assert own is not None
-            given = own.inputs
+            given, labelled_by = own.inputs, str(own.labels)
             inputs, labels = samples_of(own)
-        wanted = tuple(converted.json("plan")["layers"][0]["input_shape"])
+        layers = converted.json("plan")["layers"]
+        wanted = tuple(layers[0]["input_shape"])
         if inputs.shape[1:] != wanted:
             raise ConfigError(
                 f"{given}: holds samples of shape {tuple(inputs.shape[1:])}; wanted {wanted}, which the "
                 f"network in {options.network} takes"
             )
+        if labels is not None:
+            with errors_about(labelled_by):
+                check_labels(labels, layers[-1]["output_shape"][0])
         left = slice(n if len(inputs) > n else 0, None)
         test = inputs[left], None if labels is None else labels[left]
         inputs, labels = inputs[:n], None if labels is None else labels[:n]
