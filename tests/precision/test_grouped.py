@@ -140,3 +140,31 @@ def test_depthwise_windows_of_every_width_and_padding(instruction_set, kernel, s
         layer.run(x.permute(0, 2, 3, 1).contiguous(), y)
         error = (y.permute(0, 3, 1, 2).double() - exact.clamp(-1, 2)).abs()
         assert error.le(routine_bound(magnitude, kernel**2, half_output=half)).all(), (channels, columns)
+
+
+@pytest.mark.parametrize("channels", [8, 16, 40, 88])
+def test_each_saturated_result_of_a_depthwise_convolution_counts_once(instruction_set, channels, generator):
+    """Also where blocks of columns overlap and the last vector of channels is not whole; nothing else is written."""
+    for columns in (6, 7, 8, 20):
+        x = torch.randn(1, channels, 5, columns, generator=generator).half()
+        weight = (1.2e4 * torch.randn(channels, 1, 3, 3, generator=generator)).clamp(-6e4, 6e4).half()
+        # The result replaces what is added to it.
+        residual = torch.randn(1, 5, columns, channels, generator=generator).half()
+        for kind in ("none", "float16"):
+            layer = _native.convolution(
+                instruction_set, weight.permute(0, 2, 3, 1).reshape(channels, -1).contiguous(), torch.ones(channels),
+                torch.zeros(channels), False, True, True, image=(channels, 5, columns), kernel=(3, 3), stride=(1, 1),
+                padding=(1, 1), dilation=(1, 1), groups=channels, residual=kind, routine="depthwise",
+            )  # fmt: skip
+            exact = functional.conv2d(x.double(), weight.double(), padding=1, groups=channels).permute(
+                0, 2, 3, 1
+            )
+            memory = torch.full((residual.numel() + 32,), 7.0).half()
+            y = memory[16:-16].view(residual.shape).copy_(residual)
+            n_saturated = layer.run(x.permute(0, 2, 3, 1).contiguous(), y, y if kind == "float16" else None)
+            if kind == "float16":
+                exact = exact + residual.double()
+            assert n_saturated == exact.abs().ge(65520).sum() > 0
+            torch.testing.assert_close(y.double(), exact.clamp(-65504, 65504), rtol=1e-3, atol=2.0)
+            assert memory[:16].eq(7).all()
+            assert memory[-16:].eq(7).all()

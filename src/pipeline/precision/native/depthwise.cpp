@@ -66,7 +66,9 @@ public:
             // Two lines of outputs read so many of the image instead of twice the kernel's.
             const bool in_pairs = pairs_lines(shape_, table_.lanes) && shape_.out_height > 1;
             const std::int64_t lines = in_pairs ? kernel + shape_.stride_height : 2 * kernel;
-            const std::int64_t blocks = shape_.out_width / depthwise_block, others = shape_.out_width % depthwise_block;
+            const bool wide = shape_.out_width >= depthwise_block;
+            const std::int64_t blocks = wide ? ceil_divide(shape_.out_width, depthwise_block) : 0;
+            const std::int64_t others = wide ? 0 : shape_.out_width;
             const std::int64_t columns = (depthwise_block - 1) * shape_.stride_width + kernel;
             inputs = rows * lines * (blocks * columns + others * kernel) / 2;
             weights = rows * kernel * kernel * (blocks + others);

@@ -30,13 +30,15 @@ constexpr int block_lines = Isa::lanes >= 16 ? 2 : 1;  // of one vector each
 
 // Sums of `lines` rows of `columns` outputs of `vectors` vectors of channels, from rows [first, last) of the image's that
 // their windows reach: the others lie outside the image. `x` is at the window's first row and the block's first column,
-// which is number `column`; where the block reaches beyond the image (`checked`), there are zeros.
-template <int kernel, int stride, bool checked, int lines, int columns, int vectors, class Weight, class From>
+// which is number `column`; where the block reaches beyond the image (`checked`), there are zeros. Vectors have all lanes
+// (`whole`), or the one has `n`.
+template <int kernel, int stride, bool checked, bool whole, int lines, int columns, int vectors, class Weight, class From>
 inline __attribute__((always_inline)) void sum_block(const Weight* w, const Convolution& shape, const From* x,
-                                                     std::int64_t column, int first, int last,
+                                                     std::int64_t column, int first, int last, std::int64_t n,
                                                      Isa::Vector (&sum)[lines][columns][vectors]) {
     using I = Isa;
-    static_assert(lines == 1 || vectors == 1);
+    static_assert((lines == 1 && whole) || vectors == 1);
+    const auto load = [n](const auto* p) __attribute__((always_inline)) { return whole ? I::load(p) : I::load(p, n); };
     const std::int64_t channels = shape.channels, line = shape.dilation_height * shape.width * channels;
 #pragma GCC unroll 2
     for (int l = 0; l < lines; ++l)
@@ -54,14 +56,14 @@ inline __attribute__((always_inline)) void sum_block(const Weight* w, const Conv
             for (int j = 0; j < kernel; ++j)
 #pragma GCC unroll 2
                 for (int v = 0; v < vectors; ++v)
-                    weight[l][j][v] = I::load(w + ((i - l * stride) * kernel + j) * channels + v * I::lanes);
+                    weight[l][j][v] = load(w + ((i - l * stride) * kernel + j) * channels + v * I::lanes);
         const From* p = x + i * line;
 #pragma GCC unroll 24
         for (int q = 0; q < (columns - 1) * stride + kernel; ++q) {
             if (checked && (column + q < 0 || column + q >= shape.width)) continue;
 #pragma GCC unroll 2
             for (int v = 0; v < vectors; ++v) {
-                const auto number = I::load(p + q * channels + v * I::lanes);
+                const auto number = load(p + q * channels + v * I::lanes);
 #pragma GCC unroll 2
                 for (int l = from; l < to; ++l)
 #pragma GCC unroll 8
@@ -91,24 +93,27 @@ struct Block {
     bool quick;
 };
 
-// Results of a block that memory holds, number `at` first, of channels from `channel` on: one by one.
+// Results of a block that memory holds, number `at` first, of channels from `channel` on: one by one. The first `done`
+// columns belong to the block before: their residual may be overwritten, and their saturated results are counted.
 template <int lines, int columns, int vectors>
 __attribute__((noinline)) std::int64_t finish_slowly(const float* sums, const Block& block, std::ptrdiff_t at,
-                                                     std::int64_t channel) {
+                                                     std::int64_t channel, std::int64_t done) {
     std::int64_t saturated = 0;
     for (int l = 0; l < lines; ++l)
         for (int b = 0; b < columns; ++b)
             for (int v = 0; v < vectors; ++v, sums += Isa::lanes)
-                saturated += finish(Isa::load(sums), block.corner,
-                                    at + l * block.line + b * block.corner.stride + v * Isa::lanes, channel + v * Isa::lanes);
+                if (b >= done)
+                    saturated += finish(Isa::load(sums), block.corner,
+                                        at + l * block.line + b * block.corner.stride + v * Isa::lanes,
+                                        channel + v * Isa::lanes);
     return saturated;
 }
 
 // No result is stored before all are known to fit.
-template <int lines, int columns, int vectors>
+template <bool whole, int lines, int columns, int vectors>
 inline __attribute__((always_inline)) std::int64_t finish_block(const Isa::Vector (&sum)[lines][columns][vectors],
                                                                 const Block& block, std::ptrdiff_t at,
-                                                                std::int64_t channel) {
+                                                                std::int64_t channel, std::int64_t done) {
     using I = Isa;
     const auto each = [&](const auto& work) __attribute__((always_inline)) {
 #pragma GCC unroll 2
@@ -151,41 +156,47 @@ inline __attribute__((always_inline)) std::int64_t finish_block(const Isa::Vecto
         each([&](int l, int b, int v) __attribute__((always_inline)) {
             I::store(sums + ((l * columns + b) * vectors + v) * I::lanes, sum[l][b][v]);
         });
-        return finish_slowly<lines, columns, vectors>(sums, block, at, channel);
+        return finish_slowly<lines, columns, vectors>(sums, block, at, channel, done);
     }
     auto* to = static_cast<Half*>(block.corner.y.data) + at;
     each([&](int l, int b, int v) __attribute__((always_inline)) {
-        I::store(to + l * block.line + b * block.corner.stride + v * I::lanes, y[l][b][v]);
+        Half* place = to + l * block.line + b * block.corner.stride + v * I::lanes;
+        whole ? I::store(place, y[l][b][v]) : I::store(place, y[l][b][v], block.corner.n - channel);
     });
     return 0;
 }
 
-// `lines` rows of outputs for some vectors of channels, from number `channel` on.
-template <int kernel, int stride, int lines, int vectors, class Weight, class From>
+// `lines` rows of outputs for some vectors of channels, from number `channel` on: `whole` ones, or one of what is left.
+// The last block of a row ends where the row does, and computes some outputs of the block before again.
+template <int kernel, int stride, int lines, int vectors, bool whole, class Weight, class From>
 std::int64_t slide(const Weight* w, const Convolution& shape, const From* rows, int first, int last,
                    std::int64_t channel, const Corner& corner, const Cut& cut) {
     const bool quick = cut.only && corner.y.half && corner.epilogue.residual.data == nullptr;
     const Block block{corner, cut, static_cast<std::ptrdiff_t>(shape.out_width * shape.channels), quick};
     const Weight* own = w + channel;
+    const std::int64_t n = shape.channels - channel;
     std::int64_t saturated = 0;
-    for (std::int64_t column = 0; column < shape.out_width;) {
-        const bool whole = column + block_columns <= shape.out_width;
-        const std::int64_t n = whole ? block_columns : 1, start = column * stride - shape.pad_width;
+    const auto sum_and_finish = [&](auto columns, std::int64_t column, std::int64_t done) __attribute__((always_inline)) {
+        constexpr int width = decltype(columns)::value;
+        const std::int64_t start = column * stride - shape.pad_width;
         const From* x = rows + start * shape.channels + channel;
-        const bool inside = start >= 0 && start + (n - 1) * stride + kernel <= shape.width;
-        const std::ptrdiff_t at = corner.at + column * shape.channels + channel;
-        if (whole) {
-            Isa::Vector sum[lines][block_columns][vectors];
-            inside ? sum_block<kernel, stride, false>(own, shape, x, start, first, last, sum)
-                   : sum_block<kernel, stride, true>(own, shape, x, start, first, last, sum);
-            saturated += finish_block(sum, block, at, channel);
-        } else {
-            Isa::Vector sum[lines][1][vectors];
-            sum_block<kernel, stride, true>(own, shape, x, start, first, last, sum);
-            saturated += finish_block(sum, block, at, channel);
+        const bool inside = start >= 0 && start + (width - 1) * stride + kernel <= shape.width;
+        Isa::Vector sum[lines][width][vectors];
+        if (width > 1 && inside)
+            sum_block<kernel, stride, (width == 1), whole>(own, shape, x, start, first, last, n, sum);
+        else
+            sum_block<kernel, stride, true, whole>(own, shape, x, start, first, last, n, sum);
+        saturated += finish_block<whole>(sum, block, corner.at + column * shape.channels + channel, channel, done);
+    };
+    if (shape.out_width >= block_columns)
+        for (std::int64_t done = 0; done < shape.out_width;) {
+            const std::int64_t last_column = shape.out_width - block_columns, column = done < last_column ? done : last_column;
+            sum_and_finish(std::integral_constant<int, block_columns>(), column, done - column);
+            done = column + block_columns;
         }
-        column += n;
-    }
+    else
+        for (std::int64_t column = 0; column < shape.out_width; ++column)
+            sum_and_finish(std::integral_constant<int, 1>(), column, 0);
     return saturated;
 }
 
@@ -193,11 +204,13 @@ template <class Weight, class From>
 using Slide = std::int64_t (*)(const Weight*, const Convolution&, const From*, int, int, std::int64_t, const Corner&,
                                const Cut&);
 
-template <int lines, int vectors, class Weight, class From>
+template <int lines, int vectors, bool whole, class Weight, class From>
 Slide<Weight, From> slide_of(const Convolution& shape) {
     if (shape.kernel_height == 3)
-        return shape.stride_width == 1 ? &slide<3, 1, lines, vectors, Weight, From> : &slide<3, 2, lines, vectors, Weight, From>;
-    return shape.stride_width == 1 ? &slide<5, 1, lines, vectors, Weight, From> : &slide<5, 2, lines, vectors, Weight, From>;
+        return shape.stride_width == 1 ? &slide<3, 1, lines, vectors, whole, Weight, From>
+                                       : &slide<3, 2, lines, vectors, whole, Weight, From>;
+    return shape.stride_width == 1 ? &slide<5, 1, lines, vectors, whole, Weight, From>
+                                   : &slide<5, 2, lines, vectors, whole, Weight, From>;
 }
 
 // `lines` rows of outputs, one or as many as a block has, from number `row` on.
@@ -215,9 +228,12 @@ std::int64_t depthwise_rows(const Weight* w, const Convolution& shape, const Fro
         const Cut cut = cut_of(corner.epilogue);
         constexpr int vectors = lines == 1 ? block_vectors : 1, wide = vectors * Isa::lanes;
         for (; c + wide <= channels; c += wide)
-            saturated += slide_of<lines, vectors, Weight, From>(shape)(w, shape, rows, first, last, c, corner, cut);
+            saturated += slide_of<lines, vectors, true, Weight, From>(shape)(w, shape, rows, first, last, c, corner, cut);
         for (; c + Isa::lanes <= channels; c += Isa::lanes)
-            saturated += slide_of<lines, 1, Weight, From>(shape)(w, shape, rows, first, last, c, corner, cut);
+            saturated += slide_of<lines, 1, true, Weight, From>(shape)(w, shape, rows, first, last, c, corner, cut);
+        if constexpr (Isa::masks)
+            for (; c < channels; c = channels)
+                saturated += slide_of<lines, 1, false, Weight, From>(shape)(w, shape, rows, first, last, c, corner, cut);
     }
     for (; c < channels; c += Isa::lanes)
         for (int l = 0; l < lines; ++l)
