@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,6 +44,7 @@ BYTES = Quantity("peak bytes a part / one's", "")
 FLOPS = Quantity("flops in all / one's", "")
 PATH = Quantity("speed-up, critical path", "", smaller_is_better=False)
 SENT = Quantity("most sent by a part", "MB")
+GAIN = Quantity("work in the same time, beside one process", "", smaller_is_better=False)
 TIME = Quantity("time", "s")
 RESIDUAL = Quantity("residual / one part's", "")
 LOGDET = Quantity("logdet off one part's", "")
@@ -192,6 +194,10 @@ def processes(run: Run) -> None:
         TIME, ours=two["after_build"], peer=one["after_build"], peer_name="one process",
         part="factorize + solve",
     )  # fmt: skip
+    with ThreadPoolExecutor() as pool:
+        copies = list(pool.map(lambda _: launched(1, n, repeats=3)["seconds"], range(2)))
+    # What two cores give to programs that do not wait for each other: no division of the work gains more.
+    run.record(GAIN, ours=2 * one["seconds"] / max(copies), part="two copies that share nothing")
 
 
 @bench.case("square 4000000, four processes")
