@@ -1,9 +1,12 @@
 """A network in half precision raced against its float32 twin and the engines: sides in turn, medians of samples."""
 
 import functools
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -102,6 +105,22 @@ def medians(
         else:
             taken = sampling(run)(sides)
     return {name: float(np.median(samples.seconds)) * 1e6 for name, samples in taken.items()}
+
+
+def gain_of_copies(run: Run, network: HalfNetwork, x: Tensor) -> float:
+    """How many times the work of one copy two copies do in the same time, each with one thread and data of its own."""
+    n_runs, repeats = (5, 1) if run.quick else (50, 7)
+    copies = [whole(deepcopy(network), x) for _ in range(2)]
+
+    def seconds(calls: Sequence[Callable[[], object]]) -> float:
+        with ThreadPoolExecutor(len(calls)) as pool:
+            start = time.perf_counter()
+            list(pool.map(lambda call: [call() for _ in range(n_runs)], calls))
+            return time.perf_counter() - start
+
+    with threads(2):
+        _native.set_threads(1)
+        return statistics.median(2 * seconds(copies[:1]) / seconds(copies) for _ in range(repeats))
 
 
 @functools.cache

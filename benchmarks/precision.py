@@ -18,7 +18,18 @@ import numpy as np
 import torch
 from _frame import Benchmark, Goal, Quantity, Run
 from _networks import Storing, chain, he, inputs, resnet18
-from _racing import ERROR, TIME, Case, against, medians, sampling, sides_of, threads, whole
+from _racing import (
+    ERROR,
+    TIME,
+    Case,
+    against,
+    gain_of_copies,
+    medians,
+    sampling,
+    sides_of,
+    threads,
+    whole,
+)
 from peers import engines
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -38,6 +49,7 @@ from pipeline.precision.sampling import TimedRun, one_core
 
 PEAK = Quantity("part of FMA peak", "", smaller_is_better=False)
 SHARE = Quantity("layers within 25 %", "", smaller_is_better=False)
+GAIN = Quantity("work in the same time, beside one copy", "", smaller_is_better=False)
 SIZE = Quantity("file, relative to FP32", "")
 POINTS = Quantity("accuracy lost", "points")
 
@@ -246,6 +258,8 @@ def two_cores(run: Run) -> None:
         times = medians(run, calls, n_threads=2)
         run.record(TIME, ours=times["ours"], peer=one, peer_name="ours on one core", goal=Goal.ratio(1.7),
                    part=f"{name}, beside one core")  # fmt: skip
+        # What the machine gives to networks that do not wait for each other: no division of the work gains more.
+        run.record(GAIN, ours=gain_of_copies(run, network, case.x), part=f"{name}, two copies at once")
         for peer in filter(None, rivals):
             goal = (
                 {"onnxruntime fp32": 2.0, "openvino bf16": 1.0}[peer.name]
