@@ -256,6 +256,34 @@ def test_of_very_many_runs_curves_show_those_of_the_claims(metrics, no_svg):
     assert "Validation accuracy, by epoch: SGD, batch 64 ends at" in page
 
 
+def test_the_key_to_curves_shows_dashes_where_two_share_a_color(metrics, no_svg):
+    for i in range(4):
+        metrics["training"][f"more{i}"] = copy.deepcopy(metrics["training"]["sgd_small"])
+    keys = re.findall(r'--series:var\(--([\w-]+)\)"><path class="line" d="[^"]+"(.*?)/>', render(metrics, {}))
+    looks = keys[: len(metrics["training"])]
+    assert len(set(looks)) == len(looks) > len({color for color, _ in looks})
+    assert [bool(dashes) for _, dashes in looks] == [place >= 6 for place in range(len(looks))]
+
+
+def test_a_run_has_one_color_in_curves_and_tables(metrics, no_svg):
+    """Also where curves show the runs of the claims alone, which are the last of many."""
+    first = metrics["training"]["sgd_small"]
+    metrics["training"] = {f"more{i}": copy.deepcopy(first) for i in range(5)} | metrics["training"]
+    for name, run in metrics["training"].items():
+        run["label"] = name
+    page = render(metrics, {})
+    curves = _colors(r'--series:var\(--([\w-]+)\)">.*?</svg>\s*(\w+)', page)
+    rows = _colors(r'class="swatch" style="background:var\(--([\w-]+)\)"></i>(\w+)', page)
+    assert "The runs that the claims compare" in page
+    assert curves
+    assert curves.items() <= rows.items()
+
+
+def _colors(pattern: str, page: str) -> dict[str, str]:
+    """The color of each name: pairs of the two are what the pattern finds."""
+    return {name: color for color, name in re.findall(pattern, page)}
+
+
 def test_runs_of_different_numbers_of_seeds_are_told_as_such(metrics, no_svg):
     metrics = {key: metrics[key] for key in ("study", "training", "claims_of")}
     metrics["study"]["seeds"] = list(range(10))

@@ -6,7 +6,7 @@ Strings are escaped by the template; the SVG of a :class:`Drawing` passes throug
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.report.drawing import Drawing
+from pipeline.report.drawing import Drawing, Stroke
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,9 @@ class Table:
 
 @dataclass(frozen=True)
 class LegendKey:
-    """An entry of a legend: CSS variable, marker as matplotlib names it, and text."""
+    """An entry of a legend: how a series looks, and its name."""
 
-    variable: str
-    marker: str
+    look: Stroke
     text: str
 
 

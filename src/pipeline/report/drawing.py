@@ -11,7 +11,7 @@ import math
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,8 +39,8 @@ PALETTE = {
 }
 SERIES = tuple(name for name in PALETTE if name.startswith("series-"))
 MARKERS = ("o", "s", "^", "D", "v", "P")
-Dash = str | tuple[int, tuple[float, ...]]
-DASHES: tuple[Dash, ...] = ("-", "--", "-.", (0, (1, 1.4)))
+#: Lengths of dashes and gaps in widths of the line; none of a solid line.
+DASHES: tuple[tuple[float, ...], ...] = ((), (3.7, 1.6), (6.4, 1.6, 1, 1.6), (1, 1.4))
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -177,11 +177,11 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Stroke:
-    """How a series looks: a CSS variable of the palette, a marker and a dash pattern."""
+    """How a series looks: a CSS variable of the palette, a marker as matplotlib names it, and a pattern of dashes."""
 
     variable: str
     marker: str
-    dash: Dash
+    dashes: tuple[float, ...]
 
     @property
     def color(self) -> str:
@@ -192,6 +192,11 @@ def stroke(index: int) -> Stroke:
     """The look of the series with a given index; color and marker repeat after six, dashes tell them apart."""
     cycle, place = divmod(index, len(SERIES))
     return Stroke(SERIES[place], MARKERS[place], DASHES[cycle % len(DASHES)])
+
+
+def strokes(names: Iterable[str], first: Iterable[str] = ()) -> dict[str, Stroke]:
+    """The look of each name; those that come ``first`` look as they do where nothing else is drawn."""
+    return {name: stroke(place) for place, name in enumerate(dict.fromkeys([*first, *names]))}
 
 
 @contextmanager

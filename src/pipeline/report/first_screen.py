@@ -5,15 +5,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipeline.report.changes import Change
-from pipeline.report.content import Illustration, LegendKey, Notice
-from pipeline.report.drawing import stroke
+from pipeline.report.content import Illustration, Notice
 from pipeline.report.figures.kriging import deviation_map, kriging_map
 from pipeline.report.figures.scattering import surface_field
-from pipeline.report.figures.training import MOST_DRAWN, progress
+from pipeline.report.figures.training import MOST_DRAWN, legend, progress
 from pipeline.report.formatting import listing, plural, significant, told_apart
 from pipeline.report.metrics import Metrics
 from pipeline.report.quantity import Quantity
-from pipeline.report.runs import alone, claimed, label_of, repeated
+from pipeline.report.runs import alone, claimed, repeated
 
 #: Figures that moved and artefacts that are missing are named one by one up to this many.
 MOST_NAMED = 3
@@ -78,10 +77,6 @@ def _accuracy(metrics: Metrics) -> Illustration | None:
     drawing = progress(shown)
     if drawing is None:
         return None
-    legend = tuple(
-        LegendKey(stroke(place).variable, stroke(place).marker, label_of(name, run))
-        for place, (name, run) in enumerate(shown.items())
-    )
     seeds = (
         " Lines are means over seeds, bands reach from the lowest to the highest." if repeated(shown) else ""
     )
@@ -90,7 +85,8 @@ def _accuracy(metrics: Metrics) -> Illustration | None:
         if all(alone(run) for run in shown.values())
         else " Other jobs ran beside some runs, so times may be too long."
     )
-    return Illustration((drawing,), f"Accuracy on the validation set.{seeds}{beside}", legend, shape="first")
+    caption = f"Accuracy on the validation set.{seeds}{beside}"
+    return Illustration((drawing,), caption, legend(shown), shape="first")
 
 
 def drawn_first(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> str | None:

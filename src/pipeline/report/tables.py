@@ -7,7 +7,7 @@ from pipeline.artifacts.results.scaling import ScalingRow
 from pipeline.report import formatting as f
 from pipeline.report.changes import Change
 from pipeline.report.content import Bar, Column, Table, TableCell
-from pipeline.report.drawing import stroke
+from pipeline.report.drawing import strokes
 from pipeline.report.metrics import MatrixMetrics, RuleCost, RunMetrics
 from pipeline.report.runs import (
     Runs,
@@ -40,8 +40,12 @@ from pipeline.report.spread import Power, Spread
 BESIDE = "†"
 
 
-def final_accuracy(training: Runs, n_classes: int = 0) -> Table:
-    """One row per run: method, cost and final scores as mean ± standard deviation over seeds."""
+def final_accuracy(training: Runs, n_classes: int = 0, with_curves: Runs | None = None) -> Table:
+    """One row per run: method, cost and final scores as mean ± standard deviation over seeds.
+
+    Runs are marked by the colors of their curves.
+    """
+    looks = strokes(training, with_curves or {})
     columns: tuple[str | Column, ...] = (
         "Run", Column("Method"), "Batch", Column("Steps", True, "ratio"),
         *(Column(title, True, "difference") for title in ("Train acc. (%)", "Test acc. (%)", "Test loss", "Gap")),
@@ -72,7 +76,7 @@ def final_accuracy(training: Runs, n_classes: int = 0) -> Table:
         note=f"{_spread_of_seeds(training)}Gap: test loss minus training loss at the end. Time: "
         f"{'the mean time' if repeated(training) else 'the time'} of training.{_beside(training)}"
         f"{_chance(n_classes) if any(chance) else ''}",
-        series=tuple(stroke(index).variable for index in range(len(rows))),
+        series=tuple(looks[name].variable for name in training),
     )
 
 

@@ -1,6 +1,6 @@
 """Curves of training, and where each seed ended."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.artifacts.results.facts import Number
 from pipeline.artifacts.results.network import EpochRow
-from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish, stroke
+from pipeline.report.content import LegendKey
+from pipeline.report.drawing import PALETTE, Data, Drawing, Stroke, canvas, finish, strokes
 from pipeline.report.figures.axes import logarithmic, percent, short_number
 from pipeline.report.formatting import decimal, is_number, shorten, with_percent
 from pipeline.report.formatting import percent as as_percent
@@ -49,6 +50,11 @@ VALIDATION_LOSS = Curve("validation loss", lambda row: row.validation_loss)
 EPOCH = Against("epoch", "epoch", lambda row: row.epoch)
 STEPS = Against("steps", "optimizer steps", lambda row: row.steps)
 SECONDS = Against("seconds", "seconds of training", lambda row: row.seconds)
+
+
+def legend(training: Runs) -> tuple[LegendKey, ...]:
+    """The key to the curves of these runs."""
+    return tuple(LegendKey(look, label_of(name, training[name])) for name, look in strokes(training).items())
 
 
 def learning_curves(training: Runs) -> list[Drawing]:
@@ -116,13 +122,12 @@ def _draw(axes: Axes, training: Runs, curve: Curve, against: Against, data: Data
     """Draw means and bands of all runs, keep every seed's points, and tell where the runs end."""
     reach: list[float] = []
     ends: list[str] = []
-    for index, (name, run) in enumerate(training.items()):
+    for (name, run), look in zip(training.items(), strokes(training).values(), strict=True):
         x, low, mean, high = _band(histories_of(run), against.of, curve.of)
         if not len(x):
             continue
-        look = stroke(index)
         axes.fill_between(x, low, high, color=look.color, alpha=0.16, linewidth=0)
-        axes.plot(x, mean, color=look.color, linestyle=look.dash)
+        axes.plot(x, mean, color=look.color, linestyle=(0, look.dashes or None))
         axes.plot(x[-1:], mean[-1:], color=look.color, marker=look.marker, markersize=4.5, clip_on=False)
         reach.append(float(x[-1]))
         end = as_percent(mean[-1]) if curve.accuracy else decimal(mean[-1], 3)
@@ -173,14 +178,21 @@ def _band(
     return x, low, mean, high
 
 
-def final_scores(training: Runs) -> list[Drawing]:
-    """Every seed's test accuracy and test loss as a dot, the mean as a bar."""
-    with_accuracy = _dots(training, accuracy_on_test, "Test accuracy, seed by seed", "accuracy")
-    with_loss = _dots(training, loss_on_test, "Test loss, seed by seed", "loss")
+def final_scores(training: Runs, with_curves: Runs) -> list[Drawing]:
+    """Every seed's test accuracy and test loss as a dot, the mean as a bar, in the colors of the runs' curves."""
+    looks = strokes(training, with_curves)
+    with_accuracy = _dots(training, looks, accuracy_on_test, "Test accuracy, seed by seed", "accuracy")
+    with_loss = _dots(training, looks, loss_on_test, "Test loss, seed by seed", "loss")
     return [drawing for drawing in (with_accuracy, with_loss) if drawing is not None]
 
 
-def _dots(training: Runs, quantity: Callable[[RunMetrics], Spread], title: str, unit: str) -> Drawing | None:
+def _dots(
+    training: Runs,
+    looks: Mapping[str, Stroke],
+    quantity: Callable[[RunMetrics], Spread],
+    title: str,
+    unit: str,
+) -> Drawing | None:
     spreads = {name: quantity(run) for name, run in training.items()}
     if not any(spread.n for spread in spreads.values()):
         return None
@@ -191,7 +203,7 @@ def _dots(training: Runs, quantity: Callable[[RunMetrics], Spread], title: str, 
         for index, (name, spread) in enumerate(spreads.items()):
             if spread.mean is None:
                 continue
-            look = stroke(index)
+            look = looks[name]
             axes.plot([spread.mean] * 2, [index - 0.3, index + 0.3], color=look.color, linewidth=2.2)
             axes.plot(
                 spread.values, [index] * spread.n, linestyle="none", marker=look.marker, markersize=5.5,

@@ -6,10 +6,9 @@ import numpy as np
 
 from pipeline.report import tables
 from pipeline.report.claims import MARGIN, judge_claims
-from pipeline.report.content import Block, Illustration, LegendKey, PageSection, Prose, Table, Verdicts
+from pipeline.report.content import Block, Illustration, PageSection, Prose, Table, Verdicts
 from pipeline.report.critical_batches import critical_batches
-from pipeline.report.drawing import stroke
-from pipeline.report.figures.training import MOST_DRAWN, final_scores, learning_curves
+from pipeline.report.figures.training import MOST_DRAWN, final_scores, learning_curves, legend
 from pipeline.report.formatting import count, percent, plural, with_percent
 from pipeline.report.metrics import Metrics, RoleMetrics
 from pipeline.report.runs import (
@@ -69,10 +68,6 @@ def _claims(training: Runs, roles: RoleMetrics | None) -> Verdicts | None:
 def _figures(training: Runs, roles: RoleMetrics | None) -> list[Block]:
     shown = claimed(training, roles, MOST_DRAWN)
     which_shown = "The runs that the claims compare," if len(shown) < len(training) else "All runs"
-    legend = tuple(
-        LegendKey(stroke(place).variable, stroke(place).marker, label_of(name, run))
-        for place, (name, run) in enumerate(shown.items())
-    )
     blocks: list[Block] = []
     panels = learning_curves(shown)
     if panels:
@@ -80,8 +75,8 @@ def _figures(training: Runs, roles: RoleMetrics | None) -> list[Block]:
             f"{which_shown} by epoch and by optimizer step{_bands(shown)}. "
             "Losses are true ones, without smoothing."
         )
-        blocks.append(Illustration(tuple(panels), caption, legend))
-    scores = final_scores(training)
+        blocks.append(Illustration(tuple(panels), caption, legend(shown)))
+    scores = final_scores(training, shown)
     if scores:
         caption = (
             "Every dot is a seed, every bar a run's mean." if repeated(training) else "A dot for every run."
@@ -100,7 +95,7 @@ def _tables(
         (noise_rise, "Rise of the training loss under weight noise, by method and batch", 3),
     )
     return [
-        tables.final_accuracy(training, n_classes),
+        tables.final_accuracy(training, n_classes, claimed(training, roles, MOST_DRAWN)),
         standings(training, roles),
         best_by_batch(training) if roles is not None else None,
         swept,
