@@ -25,7 +25,8 @@ from pipeline.precision.layer_timing import LayerTiming
 from pipeline.precision.plan import RoundingReport
 from pipeline.precision.predictions import Changed, Predictions
 from pipeline.precision.roofline import Roofs
-from pipeline.precision.selection import Candidate, Verification
+from pipeline.precision.selection import Candidate
+from pipeline.precision.verification import Verification
 from pipeline.training.history import EpochRecord
 from pipeline.training.sharpness import Sharpness
 

@@ -101,6 +101,20 @@ def test_results_that_are_handed_on_take_no_memory(generator):
     assert execution.whole.buffer_bytes < of_expanded
 
 
+def test_what_caches_would_have_to_hold_of_a_batch_is_strips_scratch_and_results_between_stages(generator):
+    build, shape = NETWORKS["inverted residual"]
+    chained = HalfNetwork.convert(build().eval(), torch.randn(1, *shape, generator=generator)).execution
+    assert chained.whole.n_stages == 1
+    assert chained.resident_bytes(1) == chained.resident_bytes(64)
+    module = nn.Sequential(nn.Linear(24, 160), nn.ReLU(), nn.Linear(160, 5)).eval()
+    apart = HalfNetwork.convert(module, torch.randn(4, 24, generator=generator)).execution
+    weights = sum(native.weight_bytes for native in apart.native)
+    for batch in (1, 3, 64):
+        scratch = max(native.workspace_bytes(n) for native in apart.native for n in (1, batch))
+        assert apart.resident_bytes(batch) == weights + scratch + batch * 160 * 2
+    assert apart.resident_bytes(1000) == apart.resident_bytes(64)  # which pass one after the other
+
+
 def test_batches_beyond_the_buffers_pass_in_parts(generator):
     build, shape = NETWORKS["inverted residual"]
     network = HalfNetwork.convert(build().eval(), torch.randn(1, *shape, generator=generator))

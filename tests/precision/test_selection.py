@@ -10,7 +10,8 @@ from torch import nn
 from pipeline.errors import ConfigError
 from pipeline.precision import Budget, HalfNetwork, Sampling
 from pipeline.precision.routines import candidates, twin
-from pipeline.precision.selection import Candidate, fewest, furthest, moves, verify
+from pipeline.precision.selection import Candidate, fewest, furthest, moves
+from pipeline.precision.verification import verify
 
 QUICK = Sampling(n_samples=3, seconds_at_most=0.05)
 START = Candidate("direct fp32", 10.0, 0.0)

@@ -13,7 +13,7 @@ from pipeline.precision.predictions import Predictions, compare_predictions
 from pipeline.precision.roofline import Roofs, measure_roofs
 from pipeline.precision.routines import instruction_sets
 from pipeline.precision.sampling import Sampling
-from pipeline.precision.selection import Budget, Verification
+from pipeline.precision.verification import Budget, Verification
 
 __all__ = [
     "Budget",

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.precision.convert import LARGEST_HALF, widen
 from pipeline.precision.plan import Layer
+from pipeline.precision.rounding import LARGEST_HALF, widen
 
 CORRECTION = "bias_correction"  # of a layer's tensors: shape (2, outputs), by what the weights are rounded to
 BINARY16, BFLOAT16 = 0, 1

@@ -8,14 +8,16 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.precision.bias_correction import MeanInput, sample_means
-from pipeline.precision.convert import storable_in_half
 from pipeline.precision.execution import Execution, is_dense_and_real
 from pipeline.precision.plan import Layer
+from pipeline.precision.rounding import storable_in_half
+from pipeline.precision.verification import UNRESOLVED
 
 CALIBRATION_SAMPLES = 256  # more tell no more about the range of the activations
 SAMPLES_AT_ONCE = 16  # of these at a time, since all activations of a part are held at once
 ERROR_SAMPLES = 8  # through every candidate of every layer
 ERROR_FLOPS = 4e9  # of all these together, in float64; but two samples at least
+HIDDEN = 2.0**-6  # rounding that takes this part of what tells samples apart is too coarse
 
 
 def check_calibration(calibration: Tensor, labels: Tensor | None) -> None:
@@ -62,7 +64,8 @@ class Observed:
     """What the layers of a network at float32 gave and were given.
 
     Attributes:
-        wide: Names of the layers whose results binary16 does not hold: beyond its range, or rounded to a zero divisor.
+        wide: Names of the layers whose results binary16 does not hold: beyond its range, rounded to a zero divisor, or
+            varying by so little beside what all samples share that rounding hides it.
         given: The mean inputs of each layer with weights, by its name.
     """
 
@@ -76,9 +79,9 @@ def observe(layers: Sequence[Layer], twin: Execution, calibration: Tensor) -> Ob
     wide = _never_zero(layers) | _squares(layers)
     sums: dict[str, Tensor] = {}
     by_sample: dict[str, list[Tensor]] = {}
-    for part in torch.split(calibration, SAMPLES_AT_ONCE):
+    for number, part in enumerate(torch.split(calibration, SAMPLES_AT_ONCE)):
         for layer, (given, result, _) in zip(layers, twin.steps(part), strict=True):
-            if not storable_in_half(result):
+            if not storable_in_half(result) or (number == 0 and _hides(result)):
                 wide.add(layer.name)
             if layer.has_weights:
                 sums[layer.name] = sums.get(layer.name, 0) + given.sum(0, dtype=torch.float64)
@@ -87,6 +90,14 @@ def observe(layers: Sequence[Layer], twin: Execution, calibration: Tensor) -> Ob
         name: MeanInput(total / len(calibration), torch.cat(by_sample[name])) for name, total in sums.items()
     }
     return Observed(wide, inputs)
+
+
+def _hides(results: Tensor) -> bool:
+    """Whether rounding float32 results, one row per sample, to binary16 hides much of what tells the samples apart."""
+    varying = torch.linalg.vector_norm(results - results.mean(dim=0), dtype=torch.float64)
+    if len(results) < 2 or not varying > UNRESOLVED * torch.linalg.vector_norm(results, dtype=torch.float64):
+        return False
+    return bool(torch.linalg.vector_norm(results.half() - results, dtype=torch.float64) > HIDDEN * varying)
 
 
 def _squares(layers: Sequence[Layer]) -> set[str]:

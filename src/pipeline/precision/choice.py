@@ -11,7 +11,8 @@ from pipeline.errors import ConfigError
 from pipeline.precision.execution import Execution
 from pipeline.precision.plan import Layer
 from pipeline.precision.sampling import Sampling, one_core
-from pipeline.precision.selection import Budget, Candidate, Verification, furthest, moves
+from pipeline.precision.selection import Candidate, furthest, moves
+from pipeline.precision.verification import Budget, Verification
 
 
 @dataclass(frozen=True)

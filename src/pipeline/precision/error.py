@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.precision.convert import LARGEST_HALF, SMALLEST_NORMAL_HALF
 from pipeline.precision.execution import Execution
 from pipeline.precision.plan import INPUT, Layer
 from pipeline.precision.reference import reference
+from pipeline.precision.rounding import LARGEST_HALF, SMALLEST_NORMAL_HALF
 from pipeline.precision.routines import run_layer
 
 UNIT_SINGLE = 2.0**-24  # unit roundoff of binary32

@@ -69,14 +69,15 @@ class Execution:
         self._places = {INPUT: 0} | {layer.name: place for place, layer in enumerate(layers, 1)}
         self.whole = self._network(len(layers))
         self._body: Any = None
+        self._buffer_bytes: dict[int, int] = {}
 
-    def _network(self, n_layers: int) -> Any:
+    def _network(self, n_layers: int, max_batch: int = BATCH) -> Any:
         """The first layers as one native network."""
         steps = [
             (native, self._places[layer.source], -1 if layer.addend is None else self._places[layer.addend])
             for layer, native in zip(self.layers[:n_layers], self.native[:n_layers], strict=True)
         ]
-        return _native.Network(steps, BATCH)
+        return _native.Network(steps, max_batch)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute the output, float32 of shape (n, ...), for inputs of shape (n, channels, rows, columns)."""
@@ -141,9 +142,11 @@ class Execution:
         return run
 
     def resident_bytes(self, batch: int) -> int:
-        """All packed weights and a batch's part of the buffers between layers: what the caches would have to hold."""
-        buffers = int(self.whole.buffer_bytes) * min(batch, BATCH) // BATCH
-        return sum(int(native.weight_bytes) for native in self.native) + buffers
+        """All packed weights, and the buffers between layers and scratch of a batch: what caches would have to hold."""
+        at_once = min(batch, BATCH)
+        if at_once not in self._buffer_bytes:  # scratch does not grow with the batch as the buffers do
+            self._buffer_bytes[at_once] = int(self._network(len(self.layers), at_once).buffer_bytes)
+        return sum(int(native.weight_bytes) for native in self.native) + self._buffer_bytes[at_once]
 
     def seconds_per_step(self, x: Tensor) -> list[float]:
         """The wall time of every layer in one run of the whole network."""

@@ -1,6 +1,5 @@
 """`HalfNetwork`: a trained network in half precision, with its plan, its weights and its float32 twin."""
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,34 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from pipeline.errors import ConfigError
-from pipeline.precision.bias_correction import CORRECTION, bias_corrections
-from pipeline.precision.calibration import check_calibration, few_of, observe
+from pipeline.precision.calibration import few_of
 from pipeline.precision.choice import choose, measure
-from pipeline.precision.convert import round_parameters
+from pipeline.precision.convert import converted
 from pipeline.precision.error import LayerError, layer_errors
 from pipeline.precision.execution import Execution
 from pipeline.precision.layer_timing import LayerTiming
-from pipeline.precision.plan import FORMAT, Layer, close, store_activations
+from pipeline.precision.plan import FORMAT, Layer
 from pipeline.precision.roofline import Roofs
 from pipeline.precision.routines import all_routines, instruction_sets, single_parameters
-from pipeline.precision.routines import twin as twin_of
 from pipeline.precision.sampling import Sampling
-from pipeline.precision.selection import (
-    Budget,
-    Candidate,
-    Verification,
-    fewest,
-    require_labels,
-    trials,
-    typical_routines,
-    verify,
-    warn_of_float32,
-)
+from pipeline.precision.selection import Candidate, trials
 from pipeline.precision.stored import check_complete, digest_of, read_layers
 from pipeline.precision.timing import time_layers
 from pipeline.precision.torch_state import plain_torch
-from pipeline.precision.trace import check_trace, trace
+from pipeline.precision.verification import Budget, Verification, verify, warn_of_hidden_loss
 
 
 @dataclass(frozen=True)
@@ -142,73 +128,12 @@ class HalfNetwork:
             ConfigError: If a module is not supported or its layers compute something else than itself, a parameter is
                 not finite, there is no calibration input, or not even float32 is within the budget.
         """
-        check_calibration(calibration, labels)
-        budget, calibration = budget or Budget(), calibration.detach().cpu().float()
-        one_by_one = isinstance(module, ExportedProgram)  # which takes as many as it was captured with
-        module = module.module() if isinstance(module, ExportedProgram) else module
-        layers, parameters = trace(module, calibration)
-        rounded, half, single = round_parameters(layers, parameters)
-        if labels is not None:
-            n_classes, *places = layers[-1].output_shape
-            require_labels(labels, (len(calibration), *places), n_classes)
-        few = few_of(calibration, layers)
-        check_trace(module, layers, parameters, few, one_by_one=one_by_one)
-        twin = Execution(rounded, single, "fp32", instruction_set)
-        observed = observe(rounded, twin, calibration)
-        half |= bias_corrections(rounded, half, single, observed.given)
-        planned = store_activations(rounded, observed.wide)
-        tried_alone = trials(planned, half, single, few, twin.instruction_set)
-        exact = twin(calibration)
-        least = {
-            layer.name: min(
-                (trial.error for trial in tried_alone[layer.name].values() if not math.isnan(trial.error)),
-                default=math.inf,
-            )
-            for layer in planned
-            if layer.has_weights
-        }
-        at_once = {name for name, error in least.items() if error > budget.layer_error}
-        order = sorted(least.keys() - at_once, key=lambda name: -least[name])
-        opened, closed = (
-            typical_routines(layers, tried_alone, budget, twin.instruction_set)
-            for layers in (planned, close(planned, set(least)))
-        )
-        tried: dict[int, tuple[HalfNetwork, Verification]] = {}
-        packed: dict[Layer, Any] = {}
-
-        def accepted(n: int) -> bool:
-            """Whether it is within the budget with the `n` layers that add most error at float32."""
-            if n not in tried:
-                names = at_once.union(order[:n])
-                layers = tuple(
-                    shut if shut.name in names else one for one, shut in zip(opened, closed, strict=True)
-                )
-                tensors = half | {f"{of}.weight": single[f"{of}.weight"] for of in names}
-                for of in names:  # whose weights are not rounded
-                    del tensors[f"{of}.{CORRECTION}"]
-                network = cls(layers, tensors, single, instruction_set, packed)
-                tried[n] = network, verify(network(calibration), exact, labels)
-            return tried[n][1].within(budget)
-
-        n_closed = fewest(len(order), accepted)
-        if n_closed is not None:
-            network, verification = tried[n_closed]
-            n_half = len(least) - len(at_once) - n_closed
-            if n_half == 0 and least:
-                warn_of_float32(least, budget, tried.get(0), at_once)
-            return network
-        # What binary16 activations cost is left: the twin itself, on its general routines.
-        layers = tuple(
-            replace(layer.in_single(), routine=twin_of(layer.routine), rounding=None) for layer in twin.layers
-        )
-        network = cls(layers, single, single, instruction_set)
-        verification = verify(network(calibration), exact, labels)
-        if not verification.within(budget):
-            raise ConfigError(
-                f"the network exceeds its budget even at float32: {verification.exceeds(budget)}; raise the budget, "
-                "and look whether the network's outputs are finite"
-            )
-        warn_of_float32(least, budget, tried.get(0), at_once)
+        found = converted(module, calibration, labels, budget or Budget(), instruction_set)
+        packed = dict(zip(found.execution.layers, found.execution.native, strict=True))
+        network = cls(found.layers, found.tensors, found.parameters, instruction_set, packed)
+        if found.execution.n_saturated:
+            network._warn_of_saturation(calibration.float(), stacklevel=3)
+        warn_of_hidden_loss(found.verification, stacklevel=3)
         return network
 
     @classmethod
@@ -281,10 +206,10 @@ class HalfNetwork:
         before = self._execution.n_saturated
         result = self._execution(x)
         if self._execution.n_saturated > before and not self._warned:
-            self._warn_of_saturation(x)
+            self._warn_of_saturation(x, stacklevel=2)
         return result
 
-    def _warn_of_saturation(self, x: Tensor) -> None:
+    def _warn_of_saturation(self, x: Tensor, *, stacklevel: int) -> None:
         """Name the layer with the most results that binary16 does not hold, once."""
         self._warned = True
         counts = self._execution.saturated(x)
@@ -293,7 +218,7 @@ class HalfNetwork:
             f"{sum(counts.values())} activations are too large for binary16 and were stored as +-65504, {counts[name]} "
             f"of them in layer {name!r}: inputs exceed what the network was calibrated with, so convert it with inputs "
             "like these; later ones are only counted in n_saturated",
-            stacklevel=3,
+            stacklevel=stacklevel + 1,
         )
 
     def features(self, x: Tensor) -> Tensor:
@@ -380,6 +305,7 @@ class HalfNetwork:
 
         measured = measure(self.layers, errors, variant, repeated, sampling or Sampling())
         choice = choose(measured, budget or Budget(), verified)
+        warn_of_hidden_loss(choice.verification, stacklevel=3)
         return Selection(
             network=self._on_routines(choice.routines, packed),
             batch=batch,

@@ -18,8 +18,8 @@ from torch import Tensor
 from pipeline.errors import ConfigError
 from pipeline.precision import _native
 from pipeline.precision.bias_correction import corrected_bias
-from pipeline.precision.convert import LARGEST_HALF, widen
 from pipeline.precision.plan import Dtype, Layer, windows
+from pipeline.precision.rounding import LARGEST_HALF, widen
 
 # What some instruction sets have besides, by precision.
 IN_PAIRS = {"bf16": ("direct", "product", "winograd2"), "split": ("direct", "product")}

@@ -9,39 +9,20 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge
 from torch import Tensor
 
-from pipeline.options import require_bounds
 from pipeline.precision.error import relative_error
 from pipeline.precision.plan import INPUT, Layer
-from pipeline.precision.predictions import LabelError, check_labels
 from pipeline.precision.reference import apply
 from pipeline.precision.roofline import TYPICAL_ROOFS, Work, bound, work_of
 from pipeline.precision.routines import build, candidates, run_layer, twin
+from pipeline.precision.verification import Budget, Verification
 
 LEAST_GAIN = 0.03
 Allowed = Annotated[float, Ge(0)]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What half precision may cost.
-
-    Attributes:
-        points: Accuracy, in percentage points, where labels are known.
-        layer_error: What one layer may add: |y - exact| / |exact| for exact inputs, Frobenius norm.
-        output_error: The same quotient for the network's output, all layers together.
-    """
-
-    points: Allowed = 0.1
-    layer_error: Allowed = 5e-3
-    output_error: Allowed = 2e-2
-
-    def __post_init__(self) -> None:
-        require_bounds(self)
 
 
 @dataclass(frozen=True)
@@ -54,78 +35,6 @@ class Candidate:
     routine: str
     seconds: float
     error: float
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What a network in half precision loses on samples.
-
-    Attributes:
-        n_samples: How many there were.
-        output_error: |y - exact| / |exact| of the network's output.
-        varying_error: |y - exact| / |exact - m|, where m is the mean of exact over the samples: where an output is
-            hardly more than its bias, the error of what tells samples apart. None where nothing varies.
-        points: Accuracy lost, in percentage points; None without labels.
-        n_changed: Predictions that differ from float32's.
-    """
-
-    n_samples: int
-    output_error: float
-    varying_error: float | None
-    points: float | None
-    n_changed: int
-
-    def within(self, budget: Budget) -> bool:
-        return self.output_error <= budget.output_error and (
-            self.points is None or self.points <= budget.points
-        )
-
-    def exceeds(self, budget: Budget) -> str:
-        """What was found and what was wanted, for an error text."""
-        lost = "" if self.points is None else f", and {self.points:.3g} points lost of {budget.points:g}"
-        return f"an output error of {self.output_error:.2g}, wanted at most {budget.output_error:g}{lost}"
-
-
-def verify(found: Tensor, exact: Tensor, labels: Tensor | None) -> Verification:
-    """Compare outputs of shape (n, classes) with those of float32.
-
-    Raises:
-        ValueError: If the shapes differ.
-        LabelError: If the labels are not one class for each prediction.
-    """
-    if found.shape != exact.shape:
-        raise ValueError(
-            f"the network gives shape {tuple(found.shape)}; wanted exact ones like it, not {tuple(exact.shape)}"
-        )
-    before, after = exact.argmax(dim=1), found.argmax(dim=1)
-    lost = None
-    if labels is not None:
-        require_labels(labels, tuple(before.shape), exact.shape[1])
-        lost = 100 * ((before == labels).double().mean() - (after == labels).double().mean()).item()
-    error = relative_error(found, exact)
-    reference = exact.double()
-    varying = (reference - reference.mean(dim=0)).norm().item()
-    return Verification(
-        n_samples=len(found),
-        output_error=error,
-        varying_error=error * reference.norm().item() / varying if varying > 0 else None,
-        points=lost,
-        n_changed=int((before != after).sum()),
-    )
-
-
-def require_labels(labels: Tensor, predictions: tuple[int, ...], n_classes: int) -> None:
-    """Refuse labels unless they are one class for each prediction.
-
-    Raises:
-        LabelError: If they are not.
-    """
-    if tuple(labels.shape) != predictions:
-        raise LabelError(
-            f"labels have shape {tuple(labels.shape)}, but the network gives {predictions} predictions; "
-            "wanted one label for each, so leave them out where outputs are no classes"
-        )
-    check_labels(labels, n_classes)
 
 
 @dataclass(frozen=True)
@@ -167,6 +76,20 @@ def trials(
             found = run_layer(layer, native, values[layer.source], addend)
             of_layer[routine] = RoutineTrial(relative_error(found, wanted), work_of(planned, native, 1))
     return tried
+
+
+def least_errors(
+    layers: Sequence[Layer], tried: Mapping[str, Mapping[str, RoutineTrial]]
+) -> dict[str, float]:
+    """The error that each layer with weights adds on its best routine; infinite where there is no number."""
+    return {
+        layer.name: min(
+            (trial.error for trial in tried[layer.name].values() if not math.isnan(trial.error)),
+            default=math.inf,
+        )
+        for layer in layers
+        if layer.has_weights
+    }
 
 
 def typical_routines(
@@ -263,14 +186,14 @@ def fewest(n: int, accepted: Callable[[int], bool]) -> int | None:
 
 
 def warn_of_float32(
-    least: Mapping[str, float], budget: Budget, opened: tuple[Any, Verification] | None, at_once: set[str]
+    least: Mapping[str, float], budget: Budget, opened: Verification | None, at_once: set[str]
 ) -> None:
     """Warn that no layer has weights in half precision, say why, and which budget would change that.
 
     Args:
         least: The error that each layer's best candidate adds.
         budget: What was allowed.
-        opened: The network with all layers in half precision that the budget of a layer allows, and what it loses.
+        opened: What the network loses with all layers in half precision that the budget of a layer allows.
         at_once: The layers that the budget of a layer excludes.
     """
     reasons, proposals = [], []
@@ -283,13 +206,13 @@ def warn_of_float32(
         smallest = min((least[name] for name in at_once if math.isfinite(least[name])), default=math.inf)
         if math.isfinite(smallest):
             proposals.append(f"layer_error={_rounded_up(smallest):g}")
-    if opened is not None and len(at_once) < len(least) and not opened[1].within(budget):
-        reasons.append(f"all others together give {opened[1].exceeds(budget)}" if at_once else
-                       f"all layers together give {opened[1].exceeds(budget)}")  # fmt: skip
-        if math.isfinite(opened[1].output_error):
-            proposals.append(f"output_error={_rounded_up(opened[1].output_error):g}")
-        if opened[1].points is not None and opened[1].points > budget.points:
-            proposals.append(f"points={_rounded_up(opened[1].points):g}")
+    if opened is not None and len(at_once) < len(least) and not opened.within(budget):
+        reasons.append(f"all others together give {opened.exceeds(budget)}" if at_once else
+                       f"all layers together give {opened.exceeds(budget)}")  # fmt: skip
+        if math.isfinite(opened.output_error):
+            proposals.append(f"output_error={_rounded_up(opened.output_error):g}")
+        if opened.points is not None and opened.points > budget.points:
+            proposals.append(f"points={_rounded_up(opened.points):g}")
     advice = (
         f"; Budget({', '.join(proposals)}) would change that"
         if proposals
@@ -297,7 +220,7 @@ def warn_of_float32(
     )
     warnings.warn(
         f"the network stays at float32 altogether, so half precision gains nothing: {'; '.join(reasons)}{advice}",
-        stacklevel=4,  # behind `convert` and the state of torch around it
+        stacklevel=5,  # behind `converted`, `HalfNetwork.convert` and the state of torch around it
     )
 
 

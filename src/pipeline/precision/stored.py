@@ -9,9 +9,9 @@ from torch import Tensor
 
 from pipeline.errors import ArtifactError
 from pipeline.precision.bias_correction import CORRECTION
-from pipeline.precision.convert import widen
 from pipeline.precision.error import UNIT_SINGLE, relative_error
 from pipeline.precision.plan import FORMAT, FUNCTIONS, INPUT, Kind, Layer
+from pipeline.precision.rounding import widen
 
 
 def read_layers(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Layer, ...]:

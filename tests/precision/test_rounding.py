@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.precision.convert import (
+from pipeline.precision.rounding import (
     check_range,
     round_weights,
     scale_exponents,
