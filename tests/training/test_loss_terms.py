@@ -270,3 +270,67 @@ def test_a_learned_weight_is_exact_for_any_multiple_of_a_loss(scale, n_passes):
     assert learn_terms(scores.detach(), gradient).weight == pytest.approx(scale / n_passes / N, rel=1e-9)
     (gradient,) = torch.autograd.grad(functional.cross_entropy(scores.float(), y, reduction="sum"), scores)
     assert learn_terms(scores.detach().float(), gradient.float()).weight == 1.0
+
+
+LOG_SOFTMAX = nn.LogSoftmax(dim=1)
+SPELLED_OUT = {
+    "log-probabilities": (LOG_SOFTMAX, functional.nll_loss),
+    "probabilities": (nn.Softmax(dim=1), lambda p, y, **how: functional.nll_loss(p.log(), y, **how)),
+}
+
+
+@pytest.mark.parametrize(("last", "loss"), SPELLED_OUT.values(), ids=SPELLED_OUT)
+@pytest.mark.parametrize(("n_passes", "scale"), [(1, 1024.0), (3, 1.0)])
+@pytest.mark.parametrize("how", [{}, {"reduction": "sum"}, {"ignore_index": 1}], ids=str)
+def test_a_cross_entropy_of_probabilities_has_the_factors_of_one_of_scores(last, loss, n_passes, scale, how):
+    model = network()
+    x, y = batch(N)
+    kept = torch.where(y == how.get("ignore_index", -1), -100, y)
+
+    whole = nn.Sequential(*model, last)
+    kfac = KFAC(whole, ALL)
+    for xs, ys in zip(x.chunk(n_passes), y.chunk(n_passes), strict=True):
+        (scale / n_passes * loss(whole(xs), ys, **how)).backward()
+    kfac.step(1.0)
+    assert (
+        kfac.terms.source == f"softmax cross-entropy of {'log-' if last is LOG_SOFTMAX else ''}probabilities"
+    )
+    for layer in (0, 2):
+        found = kfac.state_dict()["tensors"][f"factor/G/{layer}"]
+        torch.testing.assert_close(found, exact_G(network(), x, kept, layer))
+    kfac.remove()
+
+
+@pytest.mark.parametrize("spread", [2.0, 0.1])
+def test_a_discriminator_that_returns_probabilities_has_terms_in_two_passes(spread):
+    rng = torch.Generator().manual_seed(1)
+    scores = (spread * torch.randn(N, generator=rng)).double()
+    y = (torch.arange(N) % 2).double()
+    p = scores.sigmoid().requires_grad_()
+    (gradient,) = torch.autograd.grad(functional.binary_cross_entropy(p, y) / 4, p)
+    terms = learn_terms(p.detach(), gradient)
+    assert terms.source == "binary cross-entropy of probabilities"
+    assert terms.weight == pytest.approx(1 / (4 * N))
+    (gradient,) = torch.autograd.grad(functional.mse_loss(p, y), p)
+    assert learn_terms(p.detach(), gradient) is None
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("form", [torch.log_softmax, torch.softmax])
+def test_other_losses_of_probabilities_are_not_taken_for_cross_entropies(name, form):
+    scores = torch.randn(N, N_CLASSES, generator=torch.Generator().manual_seed(1))
+    probabilities = form(scores, dim=1).requires_grad_()
+    (gradient,) = torch.autograd.grad(LOSSES[name](probabilities), probabilities)
+    terms = learn_terms(probabilities.detach(), gradient)
+    if (name, form) == ("absolute values", torch.log_softmax):  # this is a cross-entropy, of uniform targets
+        assert terms.weight == pytest.approx(1 / N)
+    else:
+        assert terms is None
+
+
+def test_scores_in_short_numbers_tell_their_weight():
+    scores = torch.randn(N, N_CLASSES, generator=torch.Generator().manual_seed(1)).bfloat16().requires_grad_()
+    (gradient,) = torch.autograd.grad(
+        functional.cross_entropy(scores, torch.arange(N) % N_CLASSES) / 4, scores
+    )
+    assert learn_terms(scores.detach(), gradient).weight == pytest.approx(1 / (4 * N), rel=1e-2)

@@ -60,10 +60,10 @@ class KFAC:
 
     The gradients of single samples are what `backward` shows, divided by the weight that a term has in the loss.
     With the loss "learned" this weight is read off the scores where the network's output goes into a softmax or
-    binary cross-entropy: then accumulation, tokens, `ignore_index` and gradient scalers need no telling. Rows that a
-    loss ignores still count as inputs. Of several outputs the one whose loss weighs most is the unit. Of other losses,
-    and with "mean", the loss is taken to be a mean over the first dimension of the network's output and over the passes
-    since the last step. `terms` says what was found.
+    binary cross-entropy, be it scores, probabilities or their logarithms: then accumulation, tokens, `ignore_index` and
+    gradient scalers need no telling. Rows that a loss ignores still count as inputs. Of several outputs the one whose
+    loss weighs most is the unit. Of other losses, and with "mean", the loss is taken to be a mean over the first
+    dimension of the network's output and over the passes since the last step. `terms` says what was found.
 
     Args:
         model: The network, or `DistributedDataParallel` or `torch.compile` around it; its hooks stay until `remove`.

@@ -3,7 +3,8 @@
 Statistics need the gradients of single samples; the backward pass shows them multiplied by whatever the loss was:
 divided by the number of samples, or of tokens that are not ignored, by the number of accumulated passes, multiplied by
 a gradient scaler. For a cross-entropy the scores and the gradient at them tell this weight: the gradient of a term is
-p - y, with p the predicted probabilities and y the target, and all but the target's entry of y is known.
+p - y, with p the predicted probabilities and y the target, and all but the target's entry of y is known. Where a
+network returns log-probabilities or probabilities, the chain rule gives the gradient at the scores that they come from.
 """
 
 import math
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 ROUNDED = 64  # larger multiples of a mean lie too close to each other to tell which was meant
+LOGARITHMS, PROBABILITIES = " of log-probabilities", " of probabilities"
 LOOKED_AT = 256  # rows that tell the weight; the number of terms is counted over all
 
 
@@ -36,7 +38,8 @@ def learn_terms(scores: Tensor, gradient: Tensor) -> Terms | None:
     """Recognize a cross-entropy by its gradient at the scores.
 
     Args:
-        scores: What went into the loss: classes in the second or in the last dimension, or one number a term.
+        scores: What went into the loss: classes in the second or in the last dimension, or one number a term; their
+            logarithms of probabilities, or probabilities, too.
         gradient: Gradient of the loss, of the same shape.
 
     Returns:
@@ -44,6 +47,7 @@ def learn_terms(scores: Tensor, gradient: Tensor) -> Terms | None:
     """
     if scores.dim() < 1 or scores.numel() == 0:
         return None
+    short = min(scores.dtype.itemsize, gradient.dtype.itemsize) < 4
     gradient = gradient.double() if gradient.dtype == torch.float64 else gradient.float()
     scores = scores.to(gradient.dtype)
     total = gradient.abs().sum()
@@ -51,28 +55,41 @@ def learn_terms(scores: Tensor, gradient: Tensor) -> Terms | None:
         return None
     if not bool(total):
         return Terms("a loss without a gradient", 1.0, 0.0)
-    tolerance = 2e-2 if gradient.abs().max() < 1e-4 or scores.dtype.itemsize < 4 else 1e-3
+    tolerance = 2e-2 if short or gradient.abs().max() < 1e-4 else 1e-3
     for dimension in dict.fromkeys((1, scores.dim() - 1)):
         if dimension < scores.dim() and scores.dim() > 1 and scores.shape[dimension] > 1:
+            rows, slopes = (t.movedim(dimension, -1).flatten(0, -2) for t in (scores, gradient))
             off = gradient.sum(dim=dimension).abs().sum()
-            if bool(off <= tolerance * total):
-                columns = (t.movedim(dimension, -1).flatten(0, -2) for t in (scores, gradient))
-                return _softmax(*columns, tolerance=tolerance)
-    if scores.dim() == 1 and len(scores) > 1 and bool(gradient.sum().abs() <= tolerance * total):
-        alone = _softmax(scores[None], gradient[None], tolerance=tolerance)
-        if alone is not None:
-            return alone
+            kind = "" if bool(off <= tolerance * total) else _kind(rows, tolerance=tolerance)
+            if kind is not None:
+                return _softmax(rows, slopes, kind, tolerance=tolerance)
     return _binary(scores.flatten(), gradient.flatten(), tolerance=tolerance)
+
+
+def _kind(scores: Tensor, *, tolerance: float) -> str | None:
+    """Whether rows are logarithms of probabilities of all classes, or probabilities."""
+    rows = _some(scores, LOOKED_AT)
+    if bool((rows.logsumexp(dim=1).abs() <= tolerance).all()):
+        return LOGARITHMS
+    if bool(((rows.sum(dim=1) - 1).abs() <= tolerance).all() and (rows >= 0).all()):
+        return PROBABILITIES
+    return None
 
 
 def _some(rows: Tensor, n: int) -> Tensor:
     return rows[:: max(1, len(rows) // n)][:n]
 
 
-def _softmax(scores: Tensor, gradient: Tensor, *, tolerance: float) -> Terms | None:
+def _softmax(scores: Tensor, gradient: Tensor, kind: str, *, tolerance: float) -> Terms | None:
     live = gradient.ne(0).any(dim=1).nonzero()[:, 0]
     rows = _some(live, LOOKED_AT)
-    h, p = gradient[rows], torch.softmax(scores[rows], dim=1)
+    h, p = gradient[rows], scores[rows]
+    if kind == PROBABILITIES:
+        h = p * h  # the gradient at their logarithms
+    else:
+        p = torch.softmax(p, dim=1)
+    if kind:
+        h = h - p * h.sum(dim=1, keepdim=True)
     target = h.argmin(dim=1, keepdim=True)
     # Sums over the other classes keep their digits where the network is sure of the target.
     p_others, h_others = (t.scatter(1, target, 0.0) for t in (p, h))
@@ -87,14 +104,14 @@ def _softmax(scores: Tensor, gradient: Tensor, *, tolerance: float) -> Terms | N
         # Of two classes any gradient that adds up to zero would fit: all rows must agree.
         fits = bool((weights.max() - weights.min()) <= 10 * tolerance * weights.abs().max())
     if not fits:
-        return _soft_targets(p, h, len(live), tolerance=tolerance)
+        return _soft_targets(p, h, len(live), kind, tolerance=tolerance)
     # Where classes are weighted, the one weight that leaves the Fisher matrix at the scores as large.
     squares = h[clear].square().sum(dim=1)
     weight = float(squares.sum() / (squares / weights).sum())
-    return _rounded("softmax cross-entropy", weight, len(live))
+    return _rounded(f"softmax cross-entropy{kind}", weight, len(live))
 
 
-def _soft_targets(p: Tensor, h: Tensor, n_live: int, *, tolerance: float) -> Terms | None:
+def _soft_targets(p: Tensor, h: Tensor, n_live: int, kind: str, *, tolerance: float) -> Terms | None:
     """Smoothed labels and mixtures of two: but for two classes the target is the same for all, so slopes tell."""
     n_classes = p.shape[1]
     if n_classes < 5:
@@ -108,24 +125,35 @@ def _soft_targets(p: Tensor, h: Tensor, n_live: int, *, tolerance: float) -> Ter
     weight = (p * h).sum() / spread
     if not bool((h - weight * p).norm() <= 10 * tolerance * h.norm()) or not bool(weight > 0):
         return None
-    return _rounded("softmax cross-entropy with soft targets", float(weight), n_live)
+    return _rounded(f"softmax cross-entropy{kind} with soft targets", float(weight), n_live)
 
 
 def _binary(scores: Tensor, gradient: Tensor, *, tolerance: float) -> Terms | None:
     live = gradient.ne(0).nonzero()[:, 0]
     entries = _some(live, LOOKED_AT)
-    h, p = gradient[entries], scores[entries].sigmoid()
+    h, scores = gradient[entries], scores[entries]
+    weight, spread = _of_binary(scores.sigmoid(), h)
+    if spread <= 10 * tolerance:
+        return _rounded("binary cross-entropy", weight, len(live))
+    if not bool(((scores > 0) & (scores < 1)).all()):
+        return None
+    weight, spread = _of_binary(scores, h * scores * (1 - scores))
+    # Near one half the slope of a sigmoid is the same everywhere, so that a squared error looks nearly alike.
+    if spread <= 10 * tolerance and 10 * spread <= _of_binary(scores, h)[1]:
+        return _rounded(f"binary cross-entropy{PROBABILITIES}", weight, len(live))
+    return None
+
+
+def _of_binary(p: Tensor, h: Tensor) -> tuple[float, float]:
+    """The weight of the terms, and by what share those of single terms differ; infinite where nothing can be told."""
     error = torch.where(h > 0, p, p - 1)
     clear = error.abs() > 1e-2
-    if int(clear.sum()) < 2:
-        return None
+    # A slope that is the same everywhere could be anything's.
     tells = bool(p.max() - p.min() > 1e-3) or bool((h > 0).any() and (h < 0).any())
-    if not tells:
-        return None  # a slope that is the same everywhere could be anything's
+    if int(clear.sum()) < 2 or not tells:
+        return 0.0, math.inf
     weights = (h / error)[clear]
-    if not bool(weights.max() - weights.min() <= 10 * tolerance * weights.max()):
-        return None
-    return _rounded("binary cross-entropy", float(weights.mean()), len(live))
+    return float(weights.mean()), float((weights.max() - weights.min()) / weights.max())
 
 
 def _rounded(source: str, weight: float, n: int) -> Terms | None:
