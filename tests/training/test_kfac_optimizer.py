@@ -2,6 +2,7 @@
 
 import copy
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,6 +44,39 @@ def test_it_does_what_both_do_one_after_the_other(kind, options):
         kfac.step(options["lr"])
         inner.step()
     assert torch.equal(found, weights(model))
+
+
+def test_damping_follows_the_steps_of_the_whole_training_and_goes_on_from_a_state():
+    settings = replace(ALL, damping_rule="scheduled", damping=1.0, final_damping=1e-2)
+    model = network()
+    optimizer = KFACOptimizer(model, lr=0.01, settings=settings, n_steps=4)
+    run(model, optimizer, range(3))
+    assert optimizer.kfac.damping == pytest.approx(1e-1)
+    resumed = KFACOptimizer(model, lr=0.01, settings=settings, n_steps=4)
+    resumed.load_state_dict(optimizer.state_dict())
+    for step, damping in [(3, 10**-1.5), (4, 1e-2), (5, 1e-2)]:
+        run(model, resumed, [step])
+        assert resumed.kfac.damping == pytest.approx(damping)
+    with pytest.raises(ValueError, match="'scheduled' needs n_steps"):
+        KFACOptimizer(network(), lr=0.01, settings=settings)
+
+
+def test_adaptive_damping_is_judged_around_the_step():
+    model = network()
+    settings = replace(ALL, damping_rule="adaptive", placement="replicate")
+    optimizer = KFACOptimizer(model, lr=0.1, settings=settings)
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss = loss_of(model, 0)
+        loss.backward()
+        optimizer.step()
+        if optimizer.kfac.wants_verdict:
+            with torch.no_grad():
+                optimizer.kfac.judge(float(loss), float(loss_of(model, 0)))
+    # Small steps on one batch do what the quadratic model foretells, twice.
+    assert optimizer.kfac.damping == pytest.approx(settings.damping * (19 / 20) ** 10)
+    with pytest.raises(ValueError, match=r"judge\(before, after\)"):
+        run(model, optimizer, range(10))
 
 
 def test_a_closure_computes_loss_and_gradients():

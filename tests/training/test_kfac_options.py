@@ -318,6 +318,24 @@ def test_damping_shrinks_while_steps_do_what_the_model_foretells():
     assert kfac.damping == pytest.approx((19 / 20) ** 30)
 
 
+def test_damping_that_is_to_move_and_cannot_is_an_error():
+    model, (x, y) = linear(), points(9)
+    kfac = KFAC(model, settings(damping_rule="scheduled"))
+    functional.cross_entropy(model(x), y).backward()
+    with pytest.raises(ValueError, match=r"'scheduled' needs step\(lr, done=...\)"):
+        kfac.step(0.1)
+    kfac.remove()
+    kfac = KFAC(model, settings(damping_rule="adaptive"))
+    for _ in range(5):
+        model.zero_grad()
+        functional.cross_entropy(model(x), y).backward()
+        kfac.step(0.1)
+    model.zero_grad()
+    functional.cross_entropy(model(x), y).backward()
+    with pytest.raises(ValueError, match=r"'adaptive' needs judge\(before, after\)"):
+        kfac.step(0.1)
+
+
 def test_adaptive_damping_of_several_processes_needs_all_factors_everywhere():
     with pytest.raises(ValueError, match="set placement to 'replicate', not 'memory'"):
         run_in_threads(

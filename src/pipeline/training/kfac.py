@@ -205,7 +205,7 @@ class KFAC:
         self,
         lr: float | Mapping[str, float],
         *,
-        done: float = 0.0,
+        done: float | None = None,
         scale: float = 1.0,
         difference: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -213,7 +213,7 @@ class KFAC:
 
         Args:
             lr: The rate of the optimizer step that follows, which `kl_clip` refers to; or that of each layer by name.
-            done: The part of training that is done, in [0, 1), which scheduled damping follows.
+            done: The part of training that is done, in [0, 1], which scheduled damping follows and needs.
             scale: What losses were multiplied by since the last step and gradients were divided by again.
             difference: Gradient of the first half of the batch minus that of the second, by parameter's name. It is
                 needed if `difference_weight` is not 0; `squares` tells of it too.
@@ -221,9 +221,10 @@ class KFAC:
         Raises:
             DivergenceError: If a gradient or a natural gradient is not finite; step and layer are named.
             ValueError: If, in the first step, the processes do not hold equal gradients; if classes were to be drawn
-                and `sample_fisher` was not called; if `difference` is needed and missing; if parameters have been
-                replaced, added or unfrozen since; or if gradients are natural ones already.
+                and `sample_fisher` was not called; if `difference`, `done` or a call of `judge` is needed and missing;
+                if parameters have been replaced, added or unfrozen since; or if gradients are natural ones already.
         """
+        self._require_rule(done)
         if self.settings.difference_weight and difference is None:
             raise ValueError(
                 "difference_weight needs step(lr, difference=...), the gradients of two halves of the batch"
@@ -241,7 +242,7 @@ class KFAC:
             if self._intervals.factors_are_due:
                 self._gradients.require_same_parameters()
             self._curvature.follow()
-            if self.settings.damping_rule == "scheduled":
+            if done is not None and self.settings.damping_rule == "scheduled":
                 self.damping = scheduled(self.settings.damping, self.settings.final_damping, done)
             if self._intervals.factors_are_due:
                 with self._timed("factors"):
@@ -250,10 +251,10 @@ class KFAC:
                 with self._timed("inverses"):
                     self._curvature.invert(self.damping)
                 self._intervals.inverted()
-            if self.settings.damping_rule == "adaptive" and self._intervals.step % TrialStep.INTERVAL == 0:
-                self._trial = TrialStep.begin(self._gradients.weights)
+            trial = TrialStep.begin(self._gradients.weights) if self._tries else self._trial
             with self._timed("gradients"):
                 self._precondition(lr, difference)
+            self._trial = trial
         self._intervals.step += 1
 
     @property
@@ -333,6 +334,7 @@ class KFAC:
         for name in COUNTS:
             setattr(self._curvature, name, state["scalars"][name])
         self.damping = state["scalars"]["damping"]
+        self._trial = None
         self._intervals.load(state["scalars"])
 
     @property
@@ -359,6 +361,28 @@ class KFAC:
     def inverse_age(self) -> int:
         """Steps since the factors were inverted, the one of the inversion included."""
         return self._intervals.inverse_age
+
+    @property
+    def n_done(self) -> int:
+        """Steps that were done."""
+        return self._intervals.step
+
+    @property
+    def _tries(self) -> bool:
+        """Whether this step is one that adaptive damping judges the quadratic model by."""
+        return self.settings.damping_rule == "adaptive" and self._intervals.step % TrialStep.INTERVAL == 0
+
+    def _require_rule(self, done: float | None) -> None:
+        """Raise where damping would not move although it is to."""
+        if self.settings.damping_rule == "scheduled" and done is None:
+            raise ValueError(
+                "damping_rule 'scheduled' needs step(lr, done=...), the part of training that is done, from 0 to 1"
+            )
+        if self._tries and self._trial is not None:
+            raise ValueError(
+                "damping_rule 'adaptive' needs judge(before, after), the losses of a batch around the optimizer's "
+                "step, after each step where wants_verdict is true"
+            )
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

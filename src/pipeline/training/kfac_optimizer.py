@@ -22,7 +22,8 @@ class KFACOptimizer(torch.optim.Optimizer):
     `state_dict` has one entry more, "kfac". With several processes `step` must be called by all of them, and so must
     `state_dict` unless every process holds all factors, which is the default here. Under `torch.amp.GradScaler` pass it
     to `scaler.step` as usual; a step with gradients that are not finite leaves no trace. Where gradients were unscaled
-    before and the loss does not tell its scale (see `KFAC`), pass `scaler`.
+    before and the loss does not tell its scale (see `KFAC`), pass `scaler`. Adaptive damping needs `kfac.judge` after
+    each step where `kfac.wants_verdict` is true, and drawn classes `kfac.sample_fisher` before each backward pass.
 
     Args:
         model: The network, or `DistributedDataParallel` or `torch.compile` around it.
@@ -32,6 +33,7 @@ class KFACOptimizer(torch.optim.Optimizer):
         communicator: See `KFAC`, as for the next three.
         loss: The loss, from which the scale of gradients is learned.
         scaler: The gradient scaler, where its scale has to be asked.
+        n_steps: Steps of the whole training, which scheduled damping follows.
         seed: Seed of the drawn classes.
         options: Options of the other optimizer.
 
@@ -40,7 +42,8 @@ class KFACOptimizer(torch.optim.Optimizer):
         inner: The other optimizer.
 
     Raises:
-        ValueError: If the optimizer needs several passes a step, or if `KFAC` refuses the network.
+        ValueError: If the optimizer needs several passes a step, if `n_steps` is needed and missing, or if `KFAC`
+            refuses the network.
     """
 
     _step_supports_amp_scaling = True  # GradScaler then hands over its scale and does not skip steps itself
@@ -55,6 +58,7 @@ class KFACOptimizer(torch.optim.Optimizer):
         communicator: Communicator | None = None,
         loss: Loss = "learned",
         scaler: torch.amp.GradScaler | None = None,
+        n_steps: int | None = None,
         seed: int = 0,
         **options: Any,
     ) -> None:
@@ -72,6 +76,10 @@ class KFACOptimizer(torch.optim.Optimizer):
                 "difference_weight needs the gradients of two halves of a batch, which this optimizer does not see; "
                 "use KFAC and its step(lr, difference=...)"
             )
+        if settings is not None and settings.damping_rule == "scheduled" and (n_steps is None or n_steps < 1):
+            raise ValueError(
+                f"damping_rule 'scheduled' needs n_steps, the number of steps of the whole training, not {n_steps}"
+            )
         settings = settings or replace(KFACSettings(), placement="replicate")
         chosen = [p for p in model.parameters() if p.requires_grad] if params is None else list(params)
         self.inner = optimizer(chosen, **options)
@@ -79,6 +87,7 @@ class KFACOptimizer(torch.optim.Optimizer):
         self._share()
         self.kfac = KFAC(model, settings, communicator=communicator, loss=loss, seed=seed)
         self._scaler = scaler
+        self._n_steps = n_steps
 
     def _share(self) -> None:
         """Let groups and state be the other optimizer's own."""
@@ -97,7 +106,8 @@ class KFACOptimizer(torch.optim.Optimizer):
 
         Raises:
             ConvergenceError: If a gradient is not finite, without a gradient scaler.
-            ValueError: If gradients were unscaled before, and neither the loss nor an argument tells by how much.
+            ValueError: If gradients were unscaled before, and neither the loss nor an argument tells by how much; or as
+                `KFAC.step` raises it.
         """
         loss = None
         if closure is not None:
@@ -107,7 +117,8 @@ class KFACOptimizer(torch.optim.Optimizer):
         if scale is None:
             self.kfac.discard()
             return loss
-        self.kfac.step(self._rates(), scale=scale)
+        done = None if self._n_steps is None else min(1.0, self.kfac.n_done / self._n_steps)
+        self.kfac.step(self._rates(), done=done, scale=scale)
         self.inner.step()
         return loss
 
