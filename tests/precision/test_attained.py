@@ -64,7 +64,8 @@ def test_every_class_of_routines_is_measured(instruction_set, monkeypatch):
     monkeypatch.setattr("pipeline.precision.roofline.cache_sizes", lambda: dict(TYPICAL))
     roofs = measure_attained(measure_roofs(instruction_set, seconds=0.02))
     assert roofs.call_seconds > 0
-    wanted = {"direct fp16", "direct fp16, narrow", "direct fp32, grouped",
+    wanted = {"direct fp16", "direct fp16, narrow", "direct fp32, groups of 1", "direct fp16, groups of 8",
+              "depthwise fp16",
               "direct fp32", "product fp16, vector", "product fp32, matrix", "max_pool2d", "avg_pool2d",
               "adaptive_avg_pool2d", "sum"}  # fmt: skip
     assert wanted <= set(roofs.attained)

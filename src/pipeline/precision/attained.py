@@ -16,7 +16,7 @@ import torch
 
 from pipeline.precision import _native
 from pipeline.precision.plan import Dtype, Kind, Layer, WindowGeometry
-from pipeline.precision.roofline import Attained, Roofs, Work, bound, work_of
+from pipeline.precision.roofline import Attained, Roofs, Work, bound, routine_class, work_of
 from pipeline.precision.routines import build, candidates
 from pipeline.precision.sampling import Sampling, TimedRun, one_core
 
@@ -32,8 +32,8 @@ def measure_attained(roofs: Roofs) -> Roofs:
         roofs = replace(roofs, call_seconds=empty)
         for kind, layers in _references().items():
             for routine in candidates(layers[0], name):
-                if kind == "narrow" and not routine.startswith("direct"):
-                    continue  # Winograd's transforms cost the same per number
+                if routine_class(replace(layers[0], routine=routine), 1) in attained:
+                    continue  # Winograd's transforms cost the same per number, however few channels there are
                 for batch in (1, 64) if kind == "linear" else (1,):
                     runnable = [layer for layer in layers if routine in candidates(layer, name)]
                     pairs = _timed(runnable, routine, batch, name)
@@ -96,7 +96,15 @@ def _references() -> dict[str, tuple[Layer, ...]]:
     return {
         "conv2d": (_convolution(96, 20), _convolution(32, 32), _convolution(288, 8)),
         "narrow": (_convolution(4, 32, outputs=64),),
-        "depthwise": (_convolution(64, 16, groups=64),),
+        # Strides read more numbers for each result.
+        "depthwise": (_convolution(80, 24, groups=80), _convolution(80, 40, groups=80, stride=2)),
+        **{
+            f"groups of {width}": (
+                _convolution(80, 12, groups=80 // width),
+                _convolution(80, 20, groups=80 // width, stride=2),
+            )
+            for width in (2, 4, 8)
+        },
         "linear": (_linear(256, 256), _linear(64, 128), _linear(1536, 2560)),
         "max_pool2d": (_pooling("max_pool2d", 64, 16),),
         "avg_pool2d": (_pooling("avg_pool2d", 64, 16),),
@@ -105,10 +113,12 @@ def _references() -> dict[str, tuple[Layer, ...]]:
     }
 
 
-def _convolution(channels: int, size: int, groups: int = 1, outputs: int | None = None) -> Layer:
-    geometry = WindowGeometry((3, 3), (1, 1), (1, 1), groups=groups)
-    image = (size, size)
-    return Layer("reference", "conv2d", "given", (channels, *image), (outputs or channels, *image), geometry)
+def _convolution(
+    channels: int, size: int, groups: int = 1, outputs: int | None = None, stride: int = 1
+) -> Layer:
+    geometry = WindowGeometry((3, 3), (stride, stride), (1, 1), groups=groups)
+    results = (outputs or channels, size // stride, size // stride)
+    return Layer("reference", "conv2d", "given", (channels, size, size), results, geometry)
 
 
 def _linear(inputs: int, outputs: int) -> Layer:

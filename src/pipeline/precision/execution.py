@@ -9,6 +9,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from pipeline.precision.routines import (
     instruction_sets,
     twin,
 )
+from pipeline.precision.strips import Step, Strips, strips_of
 
 BATCH = 64  # samples that pass through all layers before the next ones: their activations stay in cache
 
@@ -71,13 +73,21 @@ class Execution:
         self._body: Any = None
         self._buffer_bytes: dict[int, int] = {}
 
+    def _steps(self) -> list[Step]:
+        """The packed layers and what each reads, as a native network takes them."""
+        return [
+            (native, self._places[layer.source], -1 if layer.addend is None else self._places[layer.addend])
+            for layer, native in zip(self.layers, self.native, strict=True)
+        ]
+
     def _network(self, n_layers: int, max_batch: int = BATCH) -> Any:
         """The first layers as one native network."""
-        steps = [
-            (native, self._places[layer.source], -1 if layer.addend is None else self._places[layer.addend])
-            for layer, native in zip(self.layers[:n_layers], self.native[:n_layers], strict=True)
-        ]
-        return _native.Network(steps, max_batch)
+        return _native.Network(self._steps()[:n_layers], max_batch)
+
+    @cached_property
+    def strips(self) -> Sequence[Strips | None]:
+        """How each layer works in strips, within the network; None for one that is given and gives whole results."""
+        return strips_of(self.layers, self._steps())
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute the output, float32 of shape (n, ...), for inputs of shape (n, channels, rows, columns)."""

@@ -139,7 +139,8 @@ def layer_timing(
     sides = {}
     for name, execution in (("fp32", single), ("fp16", half)):
         native = execution.native[place]
-        work = work_of(execution.layers[place], native, batch)
+        strips = execution.strips[place] if mode == "network" else None
+        work = work_of(execution.layers[place], native, batch, strips)
         limit = bound(work, roofs, mode=mode, resident=execution.resident_bytes(batch))
         sides[name] = TimedPrecision(work, limit, float(np.median(seconds[name])), native.routine(batch))
     one, two = sides["fp32"], sides["fp16"]

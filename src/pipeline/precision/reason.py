@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from pipeline.precision.roofline import Bound, Roofs, Work
+from pipeline.precision.strips import STRIP_BYTES
 
 MARGIN = 0.02  # a speedup nearer to 1 than this is no difference to speak of
 FAR_FROM_BOUND = 2.0  # a run this many times slower than its bound is limited by something that is no roof
@@ -88,7 +89,8 @@ def reason(
     limit = _limit(single, half, roofs, wins, flops or half.work.flops)
     beyond = _beyond(single, half) if loses else ""
     ran = _ran(half, decided=wins or loses)
-    return f"{verdict}, {speedup:.2f}x{ran}: {limit}{beyond}{kept}{_distance(single, half, cold)}."
+    near, distance = _strips(half, roofs), _distance(single, half, cold)
+    return f"{verdict}, {speedup:.2f}x{ran}: {limit}{near}{beyond}{kept}{distance}."
 
 
 def _ran(half: TimedPrecision, *, decided: bool) -> str:
@@ -144,6 +146,15 @@ def _limit(single: TimedPrecision, half: TimedPrecision, roofs: Roofs, wins: boo
         f"{term}-bound, {moved}{rates} take {_seconds(half.bound.seconds)}; FP32 moves "
         f"{moved_single}{elsewhere} and needs {_seconds(single.bound.seconds)} at least"
     )
+
+
+def _strips(half: TimedPrecision, roofs: Roofs) -> str:
+    """What of the bytes stays near, since layers hand it on in parts."""
+    work = half.work
+    if not work.handed_bytes:
+        return ""
+    near = roofs.level(min(work.handed_bytes, STRIP_BYTES))
+    return f"; {_bytes(work.handed_bytes)} of this is handed on between layers in strips that stay in {near}"
 
 
 def _executed(side: TimedPrecision, flops: float) -> str:

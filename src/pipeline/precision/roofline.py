@@ -6,8 +6,9 @@ adds what the layer's own class of routines attains on reference layers; see `at
 
 Where the bytes lie depends on what ran before. Warm, everything is in the smallest level that holds it all. In a
 network, the weights have been pushed out to the level that holds the whole network, while activations have just been
-written. Cold, all but the workspace comes from memory. That is why binary16 can gain more than two: half the bytes may
-fit a nearer cache.
+written; what layers hand on in strips never leaves the near caches, and weights are read again for each (`strips`).
+Cold, all but the workspace comes from memory. That is why binary16 can gain more than two: half the bytes may fit a
+nearer cache.
 
 What is too large for the last cache does not come from memory altogether: last caches protect old lines, and of W
 bytes that are read in a circle, C of which fit, one that replaces lines at random keeps the share
@@ -27,11 +28,13 @@ from typing import Any, Literal
 from pipeline.precision import _native
 from pipeline.precision.plan import N_BYTES, Layer
 from pipeline.precision.sampling import one_core
+from pipeline.precision.strips import STRIP_BYTES, Strips
 
 RooflineTerm = Literal["compute", "L1", "L2", "L3", "DRAM", "conversion"]
 MemoryLevel = Literal["L1", "L2", "L3", "DRAM"]
 Mode = Literal["warm", "cold", "network"]
 
+VECTOR = 16  # outputs of a group that fill a vector; fewer leave a part of it idle
 NARROW = 4  # channels of a first layer, whose loops over the taps are too short to run at the others' rate
 SYSFS = Path("/sys/devices/system/cpu/cpu0/cache")
 TYPICAL: dict[MemoryLevel, int] = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}
@@ -146,6 +149,9 @@ class Work:
         workspace_bytes: Intermediate results, written and read again.
         numbers: Inputs, addends and outputs: how many there are.
         routine: The class of routines, a key of `Roofs.attained`.
+        handed_bytes: Of the activations, what is read from and given to other layers in strips, within a network.
+        n_strips: How many strips there are, each of which reads the weights.
+        strip_bytes: What has to stay near meanwhile: weights of all layers that take part, and what is handed on.
     """
 
     flops: float
@@ -155,6 +161,9 @@ class Work:
     workspace_bytes: float = 0.0
     numbers: float = 0.0
     routine: str = ""
+    handed_bytes: float = 0.0
+    n_strips: int = 1
+    strip_bytes: float = 0.0
 
     @property
     def n_bytes(self) -> float:
@@ -162,8 +171,8 @@ class Work:
         return self.weight_bytes + self.activation_bytes
 
 
-def work_of(layer: Layer, native: Any, batch: int) -> Work:
-    """Ask a packed layer what a batch makes it do."""
+def work_of(layer: Layer, native: Any, batch: int, strips: Strips | None = None) -> Work:
+    """Ask a packed layer what a batch makes it do, with other layers in strips or by itself."""
     n_in = math.prod(layer.input_shape) * N_BYTES[layer.input_dtype]
     n_out = math.prod(layer.output_shape) * N_BYTES[layer.output_dtype]
     n_added = layer.n_addend * N_BYTES[layer.addend_dtype]
@@ -175,6 +184,9 @@ def work_of(layer: Layer, native: Any, batch: int) -> Work:
         workspace_bytes=native.workspace_bytes(batch),
         numbers=batch * (math.prod(layer.input_shape) + layer.n_addend + math.prod(layer.output_shape)),
         routine=routine_class(layer, batch),
+        handed_bytes=0.0 if strips is None else batch * (n_in * strips.reads + n_out * strips.gives),
+        n_strips=1 if strips is None else batch * strips.n,
+        strip_bytes=0.0 if strips is None else strips.weight_bytes + STRIP_BYTES,
     )
 
 
@@ -183,8 +195,9 @@ def routine_class(layer: Layer, batch: int) -> str:
     if layer.kind == "linear":
         return f"{layer.routine}, {'vector' if batch == 1 else 'matrix'}"
     if layer.geometry is not None and layer.routine.startswith("direct"):
-        if layer.geometry.groups > 1:
-            return f"{layer.routine}, grouped"
+        width = layer.output_shape[0] // layer.geometry.groups
+        if layer.geometry.groups > 1 and width < VECTOR:
+            return f"{layer.routine}, groups of {1 << (width.bit_length() - 1)}"
         if layer.input_shape[0] <= NARROW:
             return f"{layer.routine}, narrow"
     return layer.routine if layer.kind in ("conv2d", "add") else layer.kind
@@ -229,11 +242,13 @@ def bound(work: Work, roofs: Roofs, *, mode: Mode = "warm", resident: float = 0.
         weights = activations = cold
     else:
         weights = roofs.shares(max(resident, everything))
-        activations = roofs.shares(work.activation_bytes + work.workspace_bytes)
-    workspace = roofs.shares(work.workspace_bytes + work.activation_bytes)
+        activations = roofs.shares(work.activation_bytes - work.handed_bytes + work.workspace_bytes)
+    workspace = roofs.shares(work.workspace_bytes + work.activation_bytes - work.handed_bytes)
     for shares, n_bytes in (
         (weights, work.weight_bytes),
-        (activations, work.activation_bytes),
+        (roofs.shares(work.strip_bytes), (work.n_strips - 1) * work.weight_bytes),
+        (activations, work.activation_bytes - work.handed_bytes),
+        (roofs.shares(min(work.handed_bytes, STRIP_BYTES)), work.handed_bytes),
         (workspace, 2 * work.workspace_bytes),
     ):
         for level, share in shares.items():
@@ -254,7 +269,9 @@ def bound(work: Work, roofs: Roofs, *, mode: Mode = "warm", resident: float = 0.
     attained = work.flops / (own.gflops * 1e9) + work.numbers * own.seconds_per_number + exposed
     far_share = weights.get("DRAM", 0.0)
     wake = far_share * roofs.far_wake_seconds + (1.0 - far_share) * roofs.wake_seconds
-    predicted = max(terms[term], attained) + roofs.call_seconds + (0.0 if mode == "warm" else wake)
+    predicted = (
+        max(terms[term], attained) + work.n_strips * roofs.call_seconds + (0.0 if mode == "warm" else wake)
+    )
     return Bound(terms[term], term, level, memory, predicted, traffic)
 
 
