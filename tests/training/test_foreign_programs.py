@@ -231,3 +231,86 @@ def test_scripting_a_watched_network_is_refused_in_a_line():
         torch.jit.script(model)
     kfac.remove()
     torch.jit.script(model)
+
+
+class Encoder(nn.Module):
+    """Calls itself, which is one call of the network."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.TransformerEncoderLayer(4, 1, 6, dropout=0.0, batch_first=True)
+        self.norm = nn.LayerNorm(4)
+        self.head = nn.Linear(4, 3)
+        with torch.no_grad():
+            for i, p in enumerate(self.parameters()):
+                p.copy_(0.5 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
+
+    def forward(self, x, again=True):
+        x = self.norm(self.body(x))
+        return self(x, False) if again else self.head(x)
+
+
+def fail_once(kind):
+    """A hook that fails at its first call."""
+    calls = []
+
+    def hook(*_):
+        calls.append(None)
+        if len(calls) == 1:
+            raise kind
+
+    return hook
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, ArithmeticError])
+@pytest.mark.parametrize("where", ["inside", "inside of both", "before"])
+def test_a_call_that_is_broken_off_leaves_no_trace(kind, where):
+    x, y = torch.randn(5, 6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+    factors = []
+    for breaks in (False, True):
+        model = Encoder()
+        hook = fail_once(kind)
+        if breaks and where == "before":
+            model.register_forward_pre_hook(hook)
+        elif breaks:
+            (model.body.linear1 if where == "inside" else model.head).register_forward_hook(hook)
+        kfac = KFAC(model, ALL)
+        if breaks:
+            with pytest.raises(kind):
+                model(x[:2])
+        for _ in range(2):  # the scale of a loss of three parts is learned again, and rows are known
+            model.zero_grad()
+            for part, target in zip(x.split(3), y.view(5, 6).split(3), strict=True):
+                loss = functional.cross_entropy(model(part).flatten(0, 1), target.flatten(), reduction="sum")
+                (3 * loss).backward()
+            kfac.step(1.0)
+        assert not torch.overrides._get_current_function_mode_stack()
+        assert kfac.terms.weight == 3
+        factors.append(kfac.state_dict()["tensors"])
+    assert factors[0].keys() == factors[1].keys()
+    assert all(torch.equal(factors[0][name], factors[1][name]) for name in factors[0])
+
+
+def test_a_mode_of_the_caller_stays_where_a_call_inside_of_it_is_broken_off():
+    model = Encoder()
+    model.head.register_forward_hook(fail_once(KeyboardInterrupt))
+    kfac = KFAC(model, ALL)
+    with pytest.raises(KeyboardInterrupt):
+        model(torch.zeros(2, 3, 4))
+    with torch.device("meta"):
+        model(torch.zeros(2, 3, 4, device="cpu"))
+        assert torch.empty(1).is_meta
+    assert not torch.empty(1).is_meta
+    assert not torch.overrides._get_current_function_mode_stack()
+    kfac.remove()
+
+
+def test_a_network_that_trains_in_evaluation_mode_is_told_so():
+    model = network().eval()
+    kfac = KFAC(model, ALL)
+    backward(model, *batch())
+    kfac.step(1.0)
+    model.zero_grad()
+    backward(model, *batch())
+    with pytest.warns(UserWarning, match=r"evaluation mode do not count, so call train\(\)"):
+        kfac.step(1.0)

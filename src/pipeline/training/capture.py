@@ -5,14 +5,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import ceil
+from types import FrameType
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from pipeline.training.functions import Watching
-from pipeline.training.hooks import EagerHook, Hook, forget_compiled_code, uncompiled
+from pipeline.training.functions import Watching, leave_mode
+from pipeline.training.hooks import (
+    EagerHook,
+    Hook,
+    forget_compiled_code,
+    frame_of_call,
+    is_running,
+    uncompiled,
+)
 from pipeline.training.layers import Layers
 from pipeline.training.loss_terms import Terms
 from pipeline.training.passes import Call, Eigenbases, Key, Loss, Moments, Pass, Sums, Use, add
@@ -43,6 +51,7 @@ class Capture:
         loss_scale: What the loss of `backward` was multiplied by, beside what is learned.
         terms: What was found of the last pass.
         called: Layers that were used.
+        evaluated: Whether the network has been called in evaluation mode with gradients.
         differentiated: Whether the loss may hold derivatives of the network, in which weights are used unseen.
         partly_seen: Layers whose weights the network also uses where no hook sees it.
     """
@@ -66,6 +75,7 @@ class Capture:
         self.loss_scale = 1.0
         self.terms: Terms | None = None
         self.called: set[str] = set()
+        self.evaluated = False
         self.differentiated = False
         self.partly_seen: set[str] = set()
         self.watches_functions = layers.by_function
@@ -81,7 +91,8 @@ class Capture:
         self._pass: Pass | None = None
         self._surveys = True
         self._call: Call | None = None
-        self._depth = 0
+        self._depth = 0  # calls of the network that are under way
+        self._frame: FrameType | None = None  # in which the outermost runs
         self._n_rows: int | None = None
         self._shape = torch.Size()
         self._turns = False  # whether the network's inputs have steps before samples
@@ -203,9 +214,12 @@ class Capture:
 
     def enter(self, model: nn.Module, inputs: Sequence[Any]) -> None:
         """A call of the network begins."""
+        if self._depth and not is_running(self._frame):
+            self._recover()
         self._depth += 1
         if self._depth > 1:
             return
+        self._frame = frame_of_call()
         self._trains, self._alone = model.training, False
         first = next((x.shape for x in inputs if isinstance(x, Tensor) and x.dim()), None)
         self._shape = first or torch.Size()
@@ -215,16 +229,22 @@ class Capture:
 
     def leave(self, model: nn.Module, inputs: Sequence[Any], output: object = None) -> None:
         """A call of the network ends, well or not."""
+        if not self._depth:
+            return  # a hook before ours has failed
         self._depth -= 1
         if self._depth > 0:
             return
+        self._frame = None
         self.end(model, inputs)
         call, self._call = self._call, None
         if call is not None and call.n_samples is not None and len(self._shape) > 1:
             steps, samples = self._shape[:2]
             self._turns = samples == call.n_samples and (steps != samples or self._turns)
         scores = _scores(output)
-        if scores is None or not (scores.requires_grad and self._looks(model.training)):
+        if scores is None or not scores.requires_grad:
+            return
+        self.evaluated |= not model.training
+        if not self._looks(model.training):
             return
         if self._surveys and call is not None and call.n_uses:
             self._surveys = False
@@ -238,6 +258,13 @@ class Capture:
         for place, each in enumerate(outputs):
             told = partial(self._add_scores, call or Call(), place, each.detach(), each._version, n_rows)
             each.register_hook(told)  # type: ignore[no-untyped-call]
+
+    def _recover(self) -> None:
+        """Forget a call that was broken off where torch calls no hooks, as a keyboard interrupt does."""
+        self._depth = 0
+        if self._mode is not None:
+            leave_mode(self._mode[1])
+            self._mode, self._told = None, None
 
     def see(
         self,

@@ -81,12 +81,14 @@ class Coverage:
             return
         self._silent.update(silent)
         if silent and self._rank == 0:
-            warnings.warn(
-                f"K-FAC saw no pass through layer {', '.join(silent)}; a layer that is used otherwise than by "
-                "calling it or torch.nn.functional.linear keeps its gradient as it is. "
-                "Code compiled before K-FAC was attached passes by it; call torch.compiler.reset()",
-                stacklevel=6,
+            why = (
+                "passes in evaluation mode do not count, so call train() on the network before; eval() may follow for "
+                "those of its parts that are to stay in it"
+                if capture.evaluated and not capture.called
+                else "a layer that is used otherwise than by calling it or torch.nn.functional.linear keeps its "
+                "gradient as it is. Code compiled before K-FAC was attached passes by it; call torch.compiler.reset()"
             )
+            warnings.warn(f"K-FAC saw no pass through layer {', '.join(silent)}; {why}", stacklevel=6)
 
     def _list(self) -> None:
         self.preconditioned = tuple(name for name in self._layers if name not in self.left)

@@ -13,7 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch.overrides import (
+    TorchFunctionMode,
+    _get_current_function_mode_stack,
+    _pop_mode,
+    _push_mode,
+)
 
 from pipeline.training.hooks import uncompiled
 
@@ -87,6 +92,17 @@ class Watching(TorchFunctionMode):
         for name in ("_in_projection_packed", "_in_projection"):
             inner[name] = _with_globals(function.__globals__[name], inner)
         return _with_globals(function, inner)
+
+
+def leave_mode(mode: TorchFunctionMode) -> None:
+    """Leave a mode wherever it stands among those that are entered."""
+    if mode not in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]
+        return
+    above = []
+    while (top := _pop_mode()) is not mode:  # type: ignore[no-untyped-call]
+        above.append(top)
+    for each in reversed(above):
+        _push_mode(each)  # type: ignore[no-untyped-call]
 
 
 def _with_globals(function: Any, new: dict[str, Any]) -> Callable[..., Any]:

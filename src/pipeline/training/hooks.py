@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from types import FrameType
 from typing import Any
 
 import torch
@@ -16,6 +17,22 @@ def forget_compiled_code() -> None:
     """Let functions be compiled anew at their next call: compiled code does not ask for hooks that came later."""
     if "torch._dynamo" in sys.modules:  # else nothing is compiled, and asking would load the compiler
         torch.compiler.reset()
+
+
+def frame_of_call() -> FrameType | None:
+    """The frame of torch in which the call of a module runs whose hook asks for it."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_filename != nn.modules.module.__file__:
+        frame = frame.f_back
+    return frame
+
+
+def is_running(frame: FrameType | None) -> bool:
+    """Whether a frame is among those that are being executed here."""
+    running: FrameType | None = sys._getframe()
+    while running is not None and running is not frame:
+        running = running.f_back
+    return running is not None
 
 
 class Hook:
