@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.cluster import Bounds, ClusterTree, Ints
+from pipeline.runtime.words import shown
 
 AnyBoxes = ClusterTree | Bounds
 
@@ -58,8 +59,10 @@ def as_admissibility(rule: Admissibility | str | None) -> Admissibility | None:
     """Return a rule, or the one of this name with its defaults, or None where the points shall decide."""
     if rule is None or isinstance(rule, Strong | Weak):
         return rule
-    if rule not in ADMISSIBILITIES:
-        raise ConfigError(f'admissibility wants Strong(), Weak(), "strong", "weak" or None, not {rule!r}')
+    if not isinstance(rule, str) or rule not in ADMISSIBILITIES:
+        raise ConfigError(
+            f'admissibility wants Strong(), Weak(), "strong", "weak" or None, not {shown(rule)}'
+        )
     return ADMISSIBILITIES[rule]()
 
 

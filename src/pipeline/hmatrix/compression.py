@@ -27,6 +27,7 @@ from pipeline.hmatrix.inputs import (
     require_block,
     require_count,
     require_nugget,
+    require_progress,
     require_tolerance,
 )
 from pipeline.hmatrix.kernels import Kernel
@@ -65,6 +66,7 @@ def compress_kernel(
     if device is None and isinstance(points, Tensor) and points.device.type != "cpu":
         device = points.device
     require_tolerance(tolerance)
+    require_progress(progress)
     if leaf_size is not None:
         require_count(leaf_size, "leaf_size")
     targets = as_points(points, "points")

@@ -30,7 +30,14 @@ from pipeline.hmatrix.entries import kernel_matrix
 from pipeline.hmatrix.factorization import KINDS, Factorization
 from pipeline.hmatrix.foresight import AIMED, LARGEST_STEP, MANY, look_ahead
 from pipeline.hmatrix.form import H2Form
-from pipeline.hmatrix.inputs import CPU, Progress, require_count, require_tolerance, torch_dtype
+from pipeline.hmatrix.inputs import (
+    CPU,
+    Progress,
+    require_parts,
+    require_progress,
+    require_tolerance,
+    torch_dtype,
+)
 from pipeline.hmatrix.parts import Problem, Substitution, Team
 from pipeline.hmatrix.parts import eliminate as eliminate_by_parts
 from pipeline.hmatrix.represented import represented_matrix
@@ -38,6 +45,7 @@ from pipeline.hmatrix.rounding import PIVOT, STEPS_FROM, is_narrow, step_types, 
 from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.hmatrix.threads import n_threads
 from pipeline.hmatrix.trust import TIGHTEST, measure
+from pipeline.runtime.words import shown
 
 logger = logging.getLogger("pipeline.hmatrix")
 
@@ -109,8 +117,8 @@ def factorize(
     kind = _choose(A, kind)
     computed = wide_type(A.computed)
     diagonal = np.zeros(A.shape[0], computed) if A.diagonal_term is None else A.diagonal_term.astype(computed)
-    if parts is not None:
-        require_count(parts, "parts")
+    require_parts(parts)
+    require_progress(progress)
     double = False  # single precision has failed
     notes: tuple[str, ...] = ()
     if device is None and A.device.type != "cpu":
@@ -401,8 +409,8 @@ def choose_kind(kind: str, *, is_symmetric: bool, is_definite: bool, is_complex:
         ConfigError: If there is no such kind, or the matrix is not one for it.
     """
     known = ("auto", *KINDS)
-    if kind not in known:
-        raise ConfigError(f"kind: no {kind!r}; known are {', '.join(known)}")
+    if not isinstance(kind, str) or kind not in known:
+        raise ConfigError(f"kind: no {shown(kind)}; known are {', '.join(known)}")
     if kind == "auto":
         return ("cholesky" if is_definite else "ldlt") if is_symmetric else "lu"
     if kind != "lu" and not is_symmetric:

@@ -26,6 +26,7 @@ from pipeline.hmatrix.parts import Substitution
 from pipeline.hmatrix.rounding import wide_type
 from pipeline.hmatrix.trust import TIGHTEST, Trust
 from pipeline.hmatrix.vectors import Vectors, apply, apply_on_device, to_tensor
+from pipeline.runtime.words import shown
 
 KINDS = {"cholesky": 0, "ldlt": 1, "lu": 2}  # as native/eliminate.hpp numbers them
 
@@ -124,7 +125,7 @@ class Factorization:
         if not isinstance(generator, torch.Generator | np.random.Generator):
             raise TypeError(
                 f"sample wants a generator, such as torch.Generator().manual_seed(0) or numpy.random.default_rng(0), "
-                f"not {generator!r}"
+                f"not {shown(generator)}"
             )
         shape = (len(self.permutation),) if n_samples is None else (len(self.permutation), n_samples)
         normal = (

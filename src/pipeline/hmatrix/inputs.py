@@ -10,9 +10,12 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.kernels.base import Kernel, Scaled, Sum, Swapped
+from pipeline.runtime.words import shown
 
 CPU = torch.device("cpu")
 _FARTHEST = 1e150
+_MOST_PARTS = 1 << 16
+_MOST_ROWS = 1 << 48
 Progress = Callable[[int, int], object]  # called with how many boxes of how many are done
 
 
@@ -65,7 +68,7 @@ def as_diagonal(diagonal: "complex | NDArray[Any] | Tensor | None", n: int) -> N
         return None
     values = as_array(diagonal)
     if values.dtype.kind not in "biufc":
-        raise TypeError(f"diagonal wants numbers, not {diagonal!r}")
+        raise TypeError(f"diagonal wants numbers, not {shown(diagonal)}")
     if values.ndim > 1 or (values.ndim == 1 and len(values) != n):
         raise ValueError(f"diagonal wants a number or shape ({n},), not {values.shape}")
     if not np.isfinite(values).all():
@@ -90,7 +93,7 @@ def require_kernel(kernel: object) -> None:
     if not isinstance(kernel, Kernel):
         raise TypeError(
             f"kernel wants one of pipeline.hmatrix.kernels, such as Matern(length_scale=0.1), or Custom(function), not "
-            f"{kernel!r}"
+            f"{shown(kernel)}"
         )
 
 
@@ -134,18 +137,45 @@ def _singular_terms(kernel: Kernel) -> list[Kernel]:
 
 def require_count(number: int, what: str) -> None:
     """Raise unless a number of things is one, and at least 1."""
-    if not isinstance(number, int | np.integer):
-        raise TypeError(f"{what} wants a whole number, not {number!r}")
+    if not isinstance(number, int | np.integer) or isinstance(number, bool):
+        raise TypeError(f"{what} wants a whole number, not {shown(number)}")
     if number < 1:
         raise ValueError(f"{what} must be at least 1, not {number}")
+
+
+def require_parts(parts: int | None) -> None:
+    """Raise unless a matrix can be divided into so many parts."""
+    if parts is None:
+        return
+    require_count(parts, "parts")
+    if parts > _MOST_PARTS:
+        raise ValueError(
+            f"parts must be at most {_MOST_PARTS:,}, not {parts:,}; as many as there are threads do best"
+        )
+
+
+def require_progress(progress: Progress | None) -> None:
+    """Raise unless progress can be told."""
+    if progress is not None and not callable(progress):
+        raise TypeError(
+            f"progress wants a function of two numbers, boxes done and boxes in all, not {shown(progress)}"
+        )
+
+
+def require_seed(seed: int) -> None:
+    """Raise unless a seed is one."""
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed wants a whole number from 0 on, not {shown(seed)}")
 
 
 def require_rows(n_own_rows: int) -> None:
     """Raise unless a number of rows of a process is one."""
     if not isinstance(n_own_rows, int | np.integer):
-        raise TypeError(f"n_own_rows wants a whole number, not {n_own_rows!r}")
+        raise TypeError(f"n_own_rows wants a whole number, not {shown(n_own_rows)}")
     if n_own_rows < 0:
         raise ValueError(f"n_own_rows must not be negative, and is {n_own_rows}")
+    if n_own_rows > _MOST_ROWS:
+        raise ValueError(f"n_own_rows is {n_own_rows}, more rows than any matrix has")
 
 
 def described(kernel: Kernel) -> object:
@@ -159,7 +189,7 @@ def described(kernel: Kernel) -> object:
 def require_tolerance(tolerance: float) -> None:
     """Raise unless a tolerance lies strictly between 0 and 1."""
     if not isinstance(tolerance, int | float | np.number) or isinstance(tolerance, complex):
-        raise TypeError(f"tolerance wants a number between 0 and 1, such as 1e-6, not {tolerance!r}")
+        raise TypeError(f"tolerance wants a number between 0 and 1, such as 1e-6, not {shown(tolerance)}")
     if not 0 < tolerance < 1:
         raise ConfigError(f"tolerance must lie between 0 and 1, not {tolerance:g}")
 

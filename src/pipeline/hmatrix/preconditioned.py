@@ -33,6 +33,7 @@ from pipeline.hmatrix.product import DeviceCopies, product
 from pipeline.hmatrix.rounding import is_narrow
 from pipeline.hmatrix.streams import Purpose, stream
 from pipeline.hmatrix.vectors import Vectors, result_type
+from pipeline.runtime.words import shown
 
 logger = logging.getLogger("pipeline.hmatrix")
 
@@ -71,7 +72,7 @@ def solve(
         require_tolerance(tolerance)
     require_count(max_iterations, "max_iterations")
     if factorization is not None and not isinstance(factorization, Factorization):
-        raise TypeError(f"factorization wants what A.factorize() returns, not {factorization!r}")
+        raise TypeError(f"factorization wants what A.factorize() returns, not {shown(factorization)}")
     if isinstance(b, torch.Tensor):
         require_no_gradient(b)
     else:

@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 
 from pipeline.runtime.letters import head, lengths_of
+from pipeline.runtime.words import shown
 
 T = TypeVar("T")
+
+_VERBS = "all_reduce", "reduce", "broadcast", "all_gather", "exchange", "barrier"
 
 
 class Communicator(Protocol):
@@ -172,6 +175,27 @@ class Counting:
     def barrier(self) -> None:
         with self._counted("barrier"):
             self.inner.barrier()
+
+
+def counting_of(communicator: Communicator) -> Counting:
+    """Return a communicator that counts what passes through it, from zero.
+
+    Raises:
+        TypeError: If it is no communicator.
+    """
+    require_communicator(communicator)
+    return Counting(communicator)
+
+
+def require_communicator(communicator: object) -> None:
+    """Raise TypeError unless a communicator is one."""
+    if not all(callable(getattr(communicator, name, None)) for name in _VERBS) or isinstance(
+        communicator, type
+    ):
+        raise TypeError(
+            "communicator wants the processes, such as Serial() of pipeline.runtime.communicator or MpiCommunicator() "
+            f"of pipeline.runtime.mpi, not {shown(communicator)}"
+        )
 
 
 def on_level(communicator: Communicator, level: int) -> AbstractContextManager[None]:

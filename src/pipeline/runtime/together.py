@@ -29,7 +29,7 @@ def _told(failure: BaseException) -> str:
     if isinstance(failure, OSError) and failure.errno:
         where = "" if failure.filename is None else f": {failure.filename}"
         return f"{_SYSTEM}{failure.errno}\n{failure.strerror}{where}"
-    return f"{type(failure).__name__}\n{failure}"
+    return f"{type(failure).__name__}\n{' '.join(str(failure).split())}"
 
 
 @contextmanager

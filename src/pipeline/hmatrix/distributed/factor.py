@@ -20,14 +20,14 @@ from pipeline.hmatrix.distributed.exact_rows import exact_products
 from pipeline.hmatrix.distributed.foresight import Start, foreseen_start
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.problem import divided_problem
-from pipeline.hmatrix.distributed.speeds import MEASURED, Speed, measured_speeds, shares_of
+from pipeline.hmatrix.distributed.speeds import MEASURED, Speed, as_speeds, measured_speeds, shares_of
 from pipeline.hmatrix.distributed.statistics import of_factorization
 from pipeline.hmatrix.distributed.vectors import act, shifted
 from pipeline.hmatrix.entries import program
 from pipeline.hmatrix.factor import choose_kind, nugget_for
 from pipeline.hmatrix.factorization import KINDS
 from pipeline.hmatrix.foresight import MANY
-from pipeline.hmatrix.inputs import Progress, require_count, require_tolerance
+from pipeline.hmatrix.inputs import Progress, require_parts, require_progress, require_tolerance
 from pipeline.hmatrix.parts import Substitution, Team, eliminate
 from pipeline.hmatrix.rounding import PIVOT, is_narrow, step_types, wide_type
 from pipeline.hmatrix.skeleton import FarSampling
@@ -37,6 +37,7 @@ from pipeline.hmatrix.threads import n_threads
 from pipeline.hmatrix.vectors import Vectors, apply
 from pipeline.runtime.communicator import Counting
 from pipeline.runtime.together import require_alike, together
+from pipeline.runtime.words import shown
 
 logger = logging.getLogger("pipeline.hmatrix")
 
@@ -136,10 +137,10 @@ class DistributedFactorization:
             if not isinstance(generator, torch.Generator | np.random.Generator):
                 raise TypeError(
                     "sample wants a generator, such as torch.Generator().manual_seed(0) or "
-                    f"numpy.random.default_rng(0), not {generator!r}"
+                    f"numpy.random.default_rng(0), not {shown(generator)}"
                 )
             if n_samples is not None and (not isinstance(n_samples, int | np.integer) or n_samples < 0):
-                raise ValueError(f"n_samples wants a whole number from 0 on, not {n_samples!r}")
+                raise ValueError(f"n_samples wants a whole number from 0 on, not {shown(n_samples)}")
             seed = (
                 int(generator.integers(2**62))
                 if isinstance(generator, np.random.Generator)
@@ -205,7 +206,7 @@ def factorize(
     tolerance: float | None = None,
     kind: str = "auto",
     parts: int | None = None,
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
     speeds: str | Sequence[float] | None = None,
     checked: bool = True,
     shifted: bool = False,
@@ -225,17 +226,14 @@ def factorize(
     tolerance = A.tolerance if tolerance is None else tolerance
     with together(communicator.inner):
         require_tolerance(tolerance)
-        if parts is not None:
-            require_count(parts, "parts")
-        if device is not None:
-            _require_device(device)
+        require_parts(parts)
+        require_progress(progress)
+        device = None if device is None else _as_device(device)
         definite = A.kernel.positive_definite and A.computed.kind == "f"
         kind = choose_kind(
             kind, is_symmetric=A.mirrored, is_definite=definite, is_complex=A.computed.kind == "c"
         )
-        if isinstance(speeds, str) and speeds != MEASURED:
-            raise ConfigError(f'speeds wants "{MEASURED}", a number for each process or None, not {speeds!r}')
-    told = speeds if speeds is None or isinstance(speeds, str) else [float(speed) for speed in speeds]
+        told = as_speeds(speeds, communicator.size)
     alike = {"tolerance": float(tolerance), "kind": kind, "parts": parts, "speeds": told}
     require_alike(communicator.inner, alike)
     computed = wide_type(A.computed)
@@ -327,12 +325,13 @@ def factorize(
         used = following
 
 
-def _require_device(device: torch.device) -> None:
-    """Raise ConfigError unless a device takes numbers."""
+def _as_device(device: torch.device | str) -> torch.device:
+    """Return a device, or raise ConfigError unless it takes numbers and gives them back."""
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ConfigError(f"device: {device} takes no numbers: {str(error).splitlines()[0]}") from error
+    return torch.device(device)
 
 
 def _largest_diagonal(A: OwnForm, own_term: Array, communicator: Counting) -> float:

@@ -23,15 +23,16 @@ from torch import Tensor
 from pipeline.errors import ArtifactError, ConfigError, ConvergenceError
 from pipeline.hmatrix.checked_files import CheckedFiles
 from pipeline.hmatrix.distributed.vectors import checked
-from pipeline.hmatrix.inputs import as_points, described, require_rows, require_tolerance
+from pipeline.hmatrix.inputs import as_points, described, require_rows, require_seed, require_tolerance
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.pivoted import PivotedCholesky, Woodbury, require_covariance
 from pipeline.hmatrix.streams import Purpose, stream
 from pipeline.hmatrix.swap import Array, gather, summed
 from pipeline.hmatrix.vectors import Vectors
-from pipeline.runtime.communicator import Communicator, Counting
+from pipeline.runtime.communicator import Communicator, Counting, counting_of
 from pipeline.runtime.foretelling import MOST_COLUMNS
 from pipeline.runtime.together import require_alike, together
+from pipeline.runtime.words import shown
 
 _FILES = CheckedFiles("low_rank", what="matrix of low rank", version=1, again="compress the matrix again")
 
@@ -83,12 +84,14 @@ class DistributedLowRank:
             ConfigError: If the kernel is no covariance, or the diagonal not above 0.
             ConvergenceError: If a quarter of all columns does not reach the tolerance.
         """
-        counting, start = Counting(communicator), time.perf_counter()
+        counting, start = counting_of(communicator), time.perf_counter()
         with together(communicator):
             require_covariance(kernel)
             require_tolerance(tolerance)
-            if not diagonal > 0:
-                raise ConfigError(f"diagonal: a number above 0 is wanted, found {diagonal!r}")
+            require_seed(seed)
+            is_number = isinstance(diagonal, int | float | np.number) and not np.iscomplexobj(diagonal)
+            if not is_number or not 0 < diagonal < math.inf:
+                raise ConfigError(f"diagonal: a number above 0 is wanted, found {shown(diagonal)}")
             points = as_points(own_points, "own_points").astype(np.float64)
         alike = {
             "kernel": described(kernel), "tolerance": float(tolerance), "diagonal": float(diagonal), "seed": seed,
@@ -221,7 +224,7 @@ class DistributedLowRank:
             ArtifactError: If a file is missing or damaged, or the processes' rows are not those of the matrix.
             ConfigError, TypeError, ValueError: If an argument of one process does not fit; all processes raise it.
         """
-        counting = Counting(communicator)
+        counting = counting_of(communicator)
         with together(communicator):
             folder = Path(path)
             require_rows(n_own_rows)
@@ -254,7 +257,8 @@ class DistributedLowRank:
     def acted(self, own_x: Vectors, action: Callable[[Array], Array]) -> Vectors:
         """Return own rows of what an action makes of vectors of shape (own rows,) or (own rows, m)."""
         values = checked(len(self.factor), own_x, self.communicator.inner, "the matrix")
-        result = action(values.reshape(len(values), -1)).reshape(values.shape)
+        columns = values if values.ndim == 2 else values[:, None]
+        result = action(columns).reshape(values.shape)
         return torch.from_numpy(result) if isinstance(own_x, Tensor) else result
 
 

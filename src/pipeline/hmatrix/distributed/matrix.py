@@ -37,14 +37,17 @@ from pipeline.hmatrix.inputs import (
     require_count,
     require_kernel,
     require_nugget,
+    require_progress,
+    require_seed,
     require_tolerance,
 )
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.krylov import SolveInfo
 from pipeline.hmatrix.swap import gather
 from pipeline.hmatrix.vectors import Vectors
-from pipeline.runtime.communicator import Communicator, Counting
+from pipeline.runtime.communicator import Communicator, Counting, counting_of
 from pipeline.runtime.together import require_alike, together
+from pipeline.runtime.words import shown
 
 _TRIED = 32  # points at which a kernel of the user's own is tried
 
@@ -90,9 +93,10 @@ class DistributedH2Matrix:
         Raises:
             ConfigError, ConvergenceError, TypeError, ValueError: If one process has a reason; all of them raise it.
         """
-        counting = Counting(communicator)
+        counting = counting_of(communicator)
         with together(communicator):
             require_kernel(kernel)
+            require_progress(progress)
             require_tolerance(tolerance)
             if leaf_size is not None:
                 require_count(leaf_size, "leaf_size")
@@ -191,7 +195,7 @@ class DistributedH2Matrix:
         kind: str = "auto",
         *,
         parts: int | None = None,
-        device: torch.device | None = None,
+        device: torch.device | str | None = None,
         speeds: str | Sequence[float] | None = None,
         progress: Progress | None = None,
     ) -> DistributedFactorization:
@@ -240,7 +244,7 @@ class DistributedH2Matrix:
                 require_tolerance(tolerance)
             require_count(max_iterations, "max_iterations")
             if factorization is not None and not isinstance(factorization, DistributedFactorization):
-                raise TypeError(f"factorization wants what A.factorize() returns, not {factorization!r}")
+                raise TypeError(f"factorization wants what A.factorize() returns, not {shown(factorization)}")
             if factorization is not None and not self.form.division.is_order_of(factorization.form.division):
                 raise ValueError(
                     "factorization is that of a matrix with other points, or whose boxes have other sizes"
@@ -277,7 +281,7 @@ class DistributedH2Matrix:
         cls, path: Path | str, communicator: Communicator, *, n_own_rows: int | None = None
     ) -> "DistributedH2Matrix":
         """Read a matrix that any number of processes saved; see `storage.load`. `H2Matrix.load` reads it whole."""
-        counting = Counting(communicator)
+        counting = counting_of(communicator)
         return cls(load(path, counting, n_own_rows), counting)
 
     def error_estimate(self, *, seed: int = 0, n_vectors: int = 8) -> float:
@@ -287,8 +291,7 @@ class DistributedH2Matrix:
         """
         with together(self.communicator.inner):
             require_count(n_vectors, "n_vectors")
-            if not isinstance(seed, int | np.integer) or seed < 0:
-                raise ValueError(f"seed wants a whole number from 0 on, not {seed!r}")
+            require_seed(seed)
         require_alike(self.communicator.inner, {"seed": seed, "n_vectors": n_vectors})
         return sampled_error(self.form, self.communicator, seed=seed, n_vectors=n_vectors)
 

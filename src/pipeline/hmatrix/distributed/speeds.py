@@ -21,10 +21,12 @@ from pipeline.hmatrix.admissibility import interactions
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.points import kernel_matrix
 from pipeline.hmatrix.geometry import trees_of
+from pipeline.hmatrix.inputs import as_array
 from pipeline.hmatrix.parts import Problem, Team, eliminate
 from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.hmatrix.swap import Array, gather
 from pipeline.runtime.communicator import Communicator
+from pipeline.runtime.words import shown
 
 MEASURED = "measured"
 _LEAVES = 64  # of the small matrix: its leaves and the level above are those of which most boxes are
@@ -158,15 +160,24 @@ def _small_problem(
     )  # fmt: skip
 
 
-def shares_of(speeds: Sequence[float], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return how much each part should own, shape (parts,): a process's speed is that of all its parts together.
+def as_speeds(speeds: object, n_processes: int) -> str | list[float] | None:
+    """Return "measured", a number for each process or None, as given.
 
     Raises:
-        ConfigError: If there is not a positive speed for each process.
+        ConfigError: If it is none of these, or a number is not positive.
     """
-    given = np.array([float(speed) for speed in speeds])
-    if given.shape != counts.shape or not (np.isfinite(given) & (given > 0)).all():
+    if speeds is None or (isinstance(speeds, str) and speeds == MEASURED):
+        return speeds
+    given = np.zeros(0) if isinstance(speeds, str) else as_array(speeds)
+    usable = given.shape == (n_processes,) and given.dtype.kind in "iuf"
+    if not usable or not (np.isfinite(given) & (given > 0)).all():
         raise ConfigError(
-            f"speeds wants a positive number for each of {len(counts)} processes, not {list(speeds)!r}"
+            f'speeds wants "{MEASURED}", a positive number for each of {n_processes} processes or None, '
+            f"not {shown(speeds)}"
         )
-    return np.repeat(given / np.maximum(counts, 1), counts)
+    return [float(speed) for speed in given]
+
+
+def shares_of(speeds: Sequence[float], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return how much each part should own, shape (parts,): a process's speed is that of all its parts together."""
+    return np.repeat(np.array(speeds) / np.maximum(counts, 1), counts)

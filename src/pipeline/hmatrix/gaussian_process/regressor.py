@@ -25,7 +25,7 @@ from pipeline.hmatrix.gaussian_process.trend import Regressors, Trend
 from pipeline.hmatrix.inputs import as_array, require_count
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.streams import Purpose, stream
-from pipeline.runtime.communicator import Communicator
+from pipeline.runtime.communicator import Communicator, require_communicator
 
 Array = NDArray[np.float64]
 
@@ -122,7 +122,10 @@ class GaussianProcess(ScikitLearnHabits):
     @property
     def _group(self) -> Communicator | None:
         """The processes, or None where there is but one."""
-        return None if self.communicator is None or self.communicator.size == 1 else self.communicator
+        if self.communicator is None:
+            return None
+        require_communicator(self.communicator)
+        return None if self.communicator.size == 1 else self.communicator
 
     def __repr__(self) -> str:
         fitted = (

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.kernels.distances import LengthScale
+from pipeline.runtime.words import shown
 
 Points = TypeVar("Points", NDArray[Any], Tensor)
 _NUMBERS = int | float | complex | np.number
@@ -286,7 +287,7 @@ def require_positive(**parameters: LengthScale) -> None:
             raise ValueError(f"{name} must be a number, or one for each coordinate, not an empty list")
         for entry in value if isinstance(value, tuple) else (value,):
             if not isinstance(entry, int | float | np.number):
-                raise TypeError(f"{name} wants a positive number, not {entry!r}")
+                raise TypeError(f"{name} wants a positive number, not {shown(entry)}")
             if not (math.isfinite(entry) and entry > 0):
                 raise ValueError(f"{name} must be positive and finite, not {value}")
 
