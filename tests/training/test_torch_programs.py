@@ -1,5 +1,7 @@
 """Process groups that torch has opened, weights in pieces, and compiled networks."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -12,7 +14,7 @@ from pipeline.errors import DivergenceError
 from pipeline.runtime.collectives import ProcessGroup
 from pipeline.runtime.communicator import Serial, run_in_threads
 from pipeline.training import KFAC, KFACSettings
-from pipeline.training.processes import detected, unwrapped
+from pipeline.training.processes import detected, require_all, unwrapped
 
 ALL = KFACSettings(factor_interval=1, inverse_interval=1, sample_fraction=1.0, damping=0.1)
 
@@ -82,6 +84,19 @@ def test_gradients_that_differ_between_processes_are_refused_at_the_first_step()
 
     with pytest.raises(ValueError, match="processes hold different gradients at K-FAC's first step"):
         run_in_threads(2, work)
+
+
+def test_processes_that_could_be_left_alone_are_refused(group_of_one):
+    model = DistributedDataParallel(network())
+    kfac = KFAC(model, ALL, communicator=SimpleNamespace(rank=0, size=2))
+    with (
+        model.join(),
+        pytest.raises(ValueError, match=r"step needs all processes, and join\(\) lets some go on"),
+    ):
+        kfac.step(0.1)
+    require_all(model)
+    with model.join(throw_on_early_termination=True):
+        require_all(model)
 
 
 def test_bad_numbers_that_all_processes_hold_are_not_taken_for_different_gradients():

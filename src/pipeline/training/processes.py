@@ -32,6 +32,23 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def require_all(model: nn.Module) -> None:
+    """Raise where a process could step while others have no batches left.
+
+    Args:
+        model: What the processes call: a `DistributedDataParallel`, perhaps compiled, or a network.
+
+    Raises:
+        ValueError: If it is inside of `join`, which would answer K-FAC's messages with others and hang.
+    """
+    joined = getattr(_compiled(model) or model, "_join_config", None)
+    if joined is not None and joined.enable and not joined.throw_on_early_termination:
+        raise ValueError(
+            "K-FAC's step needs all processes, and join() lets some go on alone; give each the same number of batches, "
+            "as DistributedSampler does, or call join(throw_on_early_termination=True)"
+        )
+
+
 def _in_pieces(found: str) -> str:
     return f"K-FAC needs weights that are whole on every process, but {found}; use DistributedDataParallel"
 
