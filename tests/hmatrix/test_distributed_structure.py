@@ -11,6 +11,14 @@ COVARIANCE = kernels.Matern(nu=0.5, length_scale=0.3)
 SKEWED = kernels.Custom(lambda x, y: COVARIANCE(x, y) * (1 + 0.1 * x[..., :1]))
 
 
+SHARED = [
+    pytest.param(kernel, n_processes, id=f"{name}-{n_processes}")
+    for kernel, name, n_processes in (
+        (COVARIANCE, "symmetric", 1), (SKEWED, "not symmetric", 2), (COVARIANCE, "symmetric", 5)
+    )
+]  # fmt: skip
+
+
 def together(n_processes, work, kernel=COVARIANCE, **options):
     edges = np.arange(n_processes + 1) * len(POINTS) // n_processes
 
@@ -21,8 +29,7 @@ def together(n_processes, work, kernel=COVARIANCE, **options):
     return run_in_threads(n_processes, run)
 
 
-@pytest.mark.parametrize("kernel", [COVARIANCE, SKEWED], ids=["symmetric", "not symmetric"])
-@pytest.mark.parametrize("n_processes", [1, 2, 5])
+@pytest.mark.parametrize(("kernel", "n_processes"), SHARED)
 def test_levels_have_the_boxes_and_blocks_of_the_serial_matrix(n_processes, kernel):
     serial = H2Matrix.from_kernel(POINTS, kernel, diagonal=0.1, leaf_size=16).structure()
     tables = together(n_processes, lambda A: A.level_table(), kernel, diagonal=0.1)
@@ -33,8 +40,7 @@ def test_levels_have_the_boxes_and_blocks_of_the_serial_matrix(n_processes, kern
     assert tables[0][-1]["unknowns"] == len(POINTS)
 
 
-@pytest.mark.parametrize("kernel", [COVARIANCE, SKEWED], ids=["symmetric", "not symmetric"])
-@pytest.mark.parametrize("n_processes", [1, 2, 5])
+@pytest.mark.parametrize(("kernel", "n_processes"), SHARED)
 def test_the_blocks_of_a_plot_cover_the_matrix_once(n_processes, kernel):
     shown, *others = together(n_processes, lambda A: A.shown_blocks(), kernel)
     blocks, left_out = shown

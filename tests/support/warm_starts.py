@@ -203,15 +203,29 @@ def become(python: Path, arguments: list[str], folder: str, environment: dict[st
         runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def end_at_once() -> None:
+def end_at_once(code: int) -> None:
     """Do all that a program does at its end but freeing its objects one by one, which would copy the memory of all."""
     threading._shutdown()
     atexit._run_exitfuncs()
+    under_mpiexec = "mpi4py.MPI" in sys.modules and "PMI_RANK" in os.environ
     if "mpi4py.MPI" in sys.modules and not sys.modules["mpi4py.MPI"].Is_finalized():
         sys.modules["mpi4py.MPI"].Finalize()
     sys.stdout.flush()
     sys.stderr.flush()
-    ctypes.CDLL(None).exit(0)  # MPICH takes its leave of mpiexec here
+    libc = ctypes.CDLL(None)
+    if under_mpiexec:
+        libc.exit(code)  # MPICH takes its leave of mpiexec here
+    libc.fflush(None)
+    os._exit(code)
+
+
+def code_of(ending: SystemExit) -> int | None:
+    """Return the exit code that a program ends with; None of one that Python itself has to end.
+
+    That is one with a text in place of a code, or one that failed while others may wait for it.
+    """
+    code = ending.code or 0
+    return code if isinstance(code, int) and not (code and "mpi4py.MPI" in sys.modules) else None
 
 
 if __name__ == "__main__":
@@ -224,6 +238,7 @@ if __name__ == "__main__":
     try:
         become(Path(sys.argv[1]).parent / "bin" / "python", **request)
     except SystemExit as ending:
-        if ending.code:
+        if (code := code_of(ending)) is None:
             raise
-    end_at_once()
+        end_at_once(code)
+    end_at_once(0)

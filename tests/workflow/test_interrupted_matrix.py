@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -29,7 +30,10 @@ ON_TWO = ("--set-resources", "compress:tasks=2", "solve:tasks=2")
 
 
 def segments_of(process):
-    """The files in memory that an MPI process has mapped; none before it has loaded the native module."""
+    """The files in memory that an MPI process has mapped; none before it has loaded the native module.
+
+    Only processes of the pipeline load it, and only those of a stage with several processes map such files.
+    """
     try:
         lines = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
     except OSError:
@@ -39,18 +43,13 @@ def segments_of(process):
     return {line.split(maxsplit=5)[5] for line in lines if re.search(r" /dev/shm/(mpich|vader|sm_seg)", line)}
 
 
-def computing(stage, folder):
-    """The processes of a stage, each with the files in memory that it has mapped."""
+def computing(folder):
+    """The processes of a workplace that compute together, each with the files in memory that it has mapped."""
     found = {}
     for process in psutil.process_iter():
-        try:
-            if (
-                process.cmdline()[1:6] == ["-m", "mpi4py", "-m", "pipeline", stage]
-                and Path(process.cwd()) == folder
-            ):
-                found[process] = segments_of(process)
-        except psutil.Error:
-            continue
+        with suppress(psutil.Error):
+            if Path(process.cwd()) == folder and (segments := segments_of(process)):
+                found[process] = segments
     return found
 
 
@@ -59,14 +58,17 @@ def target(stage):
 
 
 def interrupt(workplace, stage, signum):
-    """Interrupt the two processes of a stage, and see that they end with one word and leave nothing."""
+    """Interrupt the two processes of a stage, and see that they end with one word and leave nothing.
+
+    What starts warm is in no group of processes that a signal could be sent to.
+    """
     main = workplace.start(
-        target(stage), *ON_TWO, start_new_session=True,
+        target(stage), *ON_TWO, start_new_session=True, warm=signum != signal.SIGINT,
         # Tests may have been started with interrupts ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 200
-    while len(mapped := [names for names in computing(stage, workplace.folder).values() if names]) < 2:
+    while len(mapped := computing(workplace.folder).values()) < 2:
         assert main.poll() is None, main.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -80,7 +82,7 @@ def interrupt(workplace, stage, signum):
     assert main.returncode == 130, said
     assert "Run the same command again to go on" in said
     assert "Traceback" not in said
-    assert not computing(stage, workplace.folder)
+    assert not computing(workplace.folder)
     assert not [name for name in segments if Path(name).exists()]
     assert "interrupted" in (workplace.results / "logs" / stage / "large.txt").read_text()
 
@@ -92,6 +94,8 @@ def test_an_interrupt_of_processes_that_compute_together_leaves_nothing(
     workplace, study, stage, matrix, signum
 ):
     workplace.write_study(study | {"matrices": {"large": matrix}})
+    if stage == "solve":  # by one process, so that two compute in this stage alone
+        workplace.snakemake(target("compress"))
     interrupt(workplace, stage, signum)
     workplace.write_study(study | {"matrices": {"large": matrix | {"points": matrix["points"] | {"n": 900}}}})
     workplace.snakemake(target(stage), *ON_TWO)

@@ -32,17 +32,25 @@ def new_points(kind, generator, dimension):
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["inside", "wider", "in a corner", "one place", "far away", "one", "none"])
+KERNELS = {
+    "smooth": kernels.Matern(nu=1.5, length_scale=0.3),
+    "stretched": kernels.Matern(nu=0.5, length_scale=(0.5, 0.02), variance=9.0),
+    "of long range": kernels.RationalQuadratic(length_scale=0.2, alpha=1.5),
+}
+
+
+# Length scales stretch the boxes in which new points lie; a kernel of long range is felt far away.
 @pytest.mark.parametrize(
-    "kernel",
+    ("kernel", "kind"),
     [
-        kernels.Matern(nu=1.5, length_scale=0.3),
-        kernels.Matern(nu=0.5, length_scale=(0.5, 0.02), variance=9.0),
-        kernels.RationalQuadratic(length_scale=0.2, alpha=1.5),
+        *(("stretched", kind) for kind in ("inside", "wider", "in a corner", "one place", "far away", "one", "none")),
+        ("smooth", "wider"),
+        ("of long range", "wider"),
+        ("of long range", "far away"),
     ],
-)
+)  # fmt: skip
 def test_the_product_is_that_of_the_dense_matrix_wherever_new_points_lie(kernel, kind):
-    generator = np.random.default_rng(0)
+    kernel, generator = KERNELS[kernel], np.random.default_rng(0)
     points = generator.random((N, 2))
     new, x = new_points(kind, generator, 2), generator.standard_normal((N, 3))
     sources = cross.Sources.of(H2Matrix.from_kernel(points, kernel, diagonal=0.1).form, 1e-6)
