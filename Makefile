@@ -55,10 +55,10 @@ run:
 archive: $(STAMP)
 	@$(named); python -m pipeline archive --study "$$study"
 
-# As many processes as cores. Each computes with one thread: the cases are small, and spinning threads on a busy machine make
-# them many times slower. A file is one process's, so that what its tests share is made once; tests/conftest.py puts the long
-# files first.
-PYTEST := OMP_NUM_THREADS=1 python -m pytest -n "$$CORES" --dist loadfile --no-loadscope-reorder
+# One process more than there are cores, for tests that wait for the programs that they start. Each computes with one thread:
+# the cases are small, and spinning threads on a busy machine make them many times slower. A file is one process's, so that
+# what its tests share is made once; tests/conftest.py puts the long files first.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -n "$$((CORES + 1))" --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)
 	$(PYTEST) --durations=20 --durations-min=2

@@ -32,6 +32,9 @@ import warm_client
 #: Modules of other projects that Snakemake and the pipeline import.
 SLOW = [
     "snakemake.cli",
+    "snakemake.report.html_reporter",
+    "smart_open",
+    "yte",
     "snakemake_executor_plugin_cluster_generic",
     "snakemake_executor_plugin_slurm",
     "snakemake_executor_plugin_slurm_jobstep",

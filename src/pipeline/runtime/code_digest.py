@@ -25,6 +25,7 @@ TEMPLATES = frozenset({".html", ".css", ".js"})
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@functools.cache
 def _file_of(module: str, root: Path) -> Path | None:
     # Thousands of names are asked for, which a path object of each would make slow.
     path = os.path.join(root, *module.split("."))
@@ -98,6 +99,7 @@ def _meaning(tree: ast.Module) -> bytes:
     return ast.dump(tree).encode()
 
 
+@functools.cache
 def _beside(package: Path, root: Path) -> list[tuple[str, bytes]]:
     """What a package has beside its modules: the digest of its native sources, and its templates."""
     folders = [path for path in package.iterdir() if path.is_dir() and not (path / "__init__.py").exists()]
