@@ -235,7 +235,8 @@ def test_groups_can_be_added_and_hold_parameters_that_are_not_preconditioned():
 
 def test_what_cannot_be_right_is_refused():
     model = network()
-    with pytest.raises(ValueError, match="LBFGS evaluates the loss several times a step"):
-        KFACOptimizer(model, torch.optim.LBFGS)
+    for build in (torch.optim.LBFGS, lambda groups, **how: torch.optim.LBFGS(groups, **how)):
+        with pytest.raises(ValueError, match="LBFGS evaluates the loss several times a step"):
+            KFACOptimizer(model, build)
     with pytest.raises(TypeError, match="cannot be copied; save its state_dict"):
         copy.deepcopy(KFACOptimizer(model, lr=0.1))

@@ -237,3 +237,25 @@ def test_a_gradient_scaler_changes_nothing_and_passes_over_steps_that_overflow(c
     assert torch.equal(flat(model), before)
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
     assert scaler.get_scale() == 2.0**9
+
+
+def test_an_optimizer_of_several_passes_a_step_is_refused():
+    model = network()
+    with pytest.raises(ValueError, match="LBFGS evaluates the loss several times a step"):
+        SmoothedOptimizer(model, torch.optim.LBFGS(model.parameters()), [SAM(0.1)], n_steps=4)
+
+
+def test_weights_that_are_frozen_later_stay_and_those_that_are_unfrozen_are_displaced():
+    model, seen = network(), []
+    first, last = (next(layer.parameters()) for layer in (model[0], model[-1]))
+    first.requires_grad_(False)
+    optimizer = SmoothedOptimizer(model, sgd(model), [WeightNoise(0.2), SAM(0.1)], n_steps=4)
+    first.requires_grad_(True)
+    last.requires_grad_(False)
+    before = flat(model)
+    run(model, optimizer, [0], seen)
+    n = first.numel()
+    assert not torch.equal(seen[0][:n], before[:n])
+    assert all(
+        torch.equal(weights[-last.numel() - 3 : -3], before[-last.numel() - 3 : -3]) for weights in seen
+    )

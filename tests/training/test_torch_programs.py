@@ -86,6 +86,18 @@ def test_gradients_that_differ_between_processes_are_refused_at_the_first_step()
         run_in_threads(2, work)
 
 
+def test_a_group_that_is_opened_after_attaching_is_an_error(request, monkeypatch):
+    model = network()
+    kfac = KFAC(model, ALL)
+    alone = KFAC(network(), ALL, communicator=Serial())
+    request.getfixturevalue("group_of_one")
+    kfac.step(0.1)
+    monkeypatch.setattr(dist, "get_world_size", lambda group=None: 2)
+    with pytest.raises(ValueError, match="attach it after init_process_group, or pass"):
+        kfac.step(0.1)
+    alone.step(0.1)
+
+
 def test_processes_that_could_be_left_alone_are_refused(group_of_one):
     model = DistributedDataParallel(network())
     kfac = KFAC(model, ALL, communicator=SimpleNamespace(rank=0, size=2))

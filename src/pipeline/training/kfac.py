@@ -34,7 +34,7 @@ from pipeline.training.intervals import Intervals
 from pipeline.training.layers import find_layers
 from pipeline.training.loss_terms import Terms
 from pipeline.training.passes import Loss
-from pipeline.training.processes import detected, require_all, unwrapped
+from pipeline.training.processes import detected, require_all, require_known, unwrapped
 from pipeline.training.randomness import Purpose, generator
 from pipeline.training.settings import KFACSettings
 from pipeline.training.state import COUNTS, KFACState, require_state
@@ -106,6 +106,7 @@ class KFAC:
                 f"K-FAC watches a network and needs the nn.Module itself, not {type(model).__name__}"
             )
         self.settings = settings = settings or KFACSettings()
+        self._detects = communicator is None
         communicator = communicator or detected(model)
         self._called, model = model, unwrapped(model)
         for option, is_set in (
@@ -220,16 +221,18 @@ class KFAC:
 
         Raises:
             DivergenceError: If a gradient or a natural gradient is not finite; step and layer are named.
-            ValueError: If, in the first step, the processes do not hold equal gradients; inside of `join`; if classes
-                were to be drawn and `sample_fisher` was not called; if `difference`, `done` or a call of `judge` is
-                needed and missing; if parameters have been replaced, added or unfrozen since; or if gradients are
-                natural ones already.
+            ValueError: If, in the first step, the processes do not hold equal gradients; inside of `join`; if a process
+                group has been opened since; if classes were to be drawn and `sample_fisher` was not called; if
+                `difference`, `done` or a call of `judge` is needed and missing; if parameters have been replaced, added
+                or unfrozen since; or if gradients are natural ones already.
         """
         self._require_rule(done)
         if self.settings.difference_weight and difference is None:
             raise ValueError(
                 "difference_weight needs step(lr, difference=...), the gradients of two halves of the batch"
             )
+        if self._detects:
+            require_known(self._communicator, self._called)
         if self._communicator.size > 1:
             require_all(self._called)
         if self._scaler is not None and not self._gradients.are_finite():

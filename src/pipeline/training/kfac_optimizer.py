@@ -67,10 +67,6 @@ class KFACOptimizer(torch.optim.Optimizer):
                 f"KFACOptimizer needs the network, an nn.Module, where other optimizers take its parameters, not "
                 f"{type(model).__name__}; groups of parameters go to params="
             )
-        if optimizer is torch.optim.LBFGS:
-            raise ValueError(
-                "LBFGS evaluates the loss several times a step, each at other weights; use SGD or AdamW"
-            )
         if settings is not None and settings.difference_weight:
             raise ValueError(
                 "difference_weight needs the gradients of two halves of a batch, which this optimizer does not see; "
@@ -83,6 +79,10 @@ class KFACOptimizer(torch.optim.Optimizer):
         settings = settings or replace(KFACSettings(), placement="replicate")
         chosen = [p for p in model.parameters() if p.requires_grad] if params is None else list(params)
         self.inner = optimizer(chosen, **options)
+        if isinstance(self.inner, torch.optim.LBFGS):
+            raise ValueError(
+                "LBFGS evaluates the loss several times a step, each at other weights; use SGD or AdamW"
+            )
         super().__init__(self.inner.param_groups, self.inner.defaults)
         self._share()
         self.kfac = KFAC(model, settings, communicator=communicator, loss=loss, seed=seed)

@@ -32,6 +32,19 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def require_known(communicator: Communicator, model: nn.Module) -> None:
+    """Raise where torch has come to know of processes since `detected` looked for them.
+
+    Raises:
+        ValueError: If it has: then each process would take its own statistics for all.
+    """
+    if communicator.size == 1 and detected(model).size > 1:
+        raise ValueError(
+            "a process group was opened after K-FAC was attached; attach it after init_process_group, or pass "
+            "communicator=Serial() if each process trains a network of its own"
+        )
+
+
 def require_all(model: nn.Module) -> None:
     """Raise where a process could step while others have no batches left.
 

@@ -52,7 +52,7 @@ class SmoothedOptimizer(torch.optim.Optimizer):
         n_done: Steps that were done.
 
     Raises:
-        ValueError: If a smoothing needs the samples or their single losses.
+        ValueError: If a smoothing needs the samples or their single losses, or the optimizer several passes a step.
     """
 
     def __init__(
@@ -71,6 +71,10 @@ class SmoothedOptimizer(torch.optim.Optimizer):
                     f"{type(each).__name__} needs samples or their single losses, which an optimizer does not see; mix "
                     "samples by MixupCollate, or smooth labels in the loss"
                 )
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise ValueError(
+                "LBFGS evaluates the loss several times a step, each at other weights; use SGD or AdamW"
+            )
         if n_steps < 1:
             raise ValueError(f"n_steps must be the number of steps of the whole training, not {n_steps}")
         self.inner = optimizer
@@ -79,7 +83,6 @@ class SmoothedOptimizer(torch.optim.Optimizer):
         self._scaler = scaler
         self.n_done = 0
         self._model = model
-        self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._smoothing = [each.within(n_steps) for each in smoothing]
         self._n_steps = n_steps
         self._seed = seed
@@ -106,20 +109,21 @@ class SmoothedOptimizer(torch.optim.Optimizer):
                 "SmoothedOptimizer computes gradients at other weights: pass step a closure that sets gradients to "
                 "zero, computes the loss, calls backward and returns the loss; a gradient scaler goes to scaler="
             )
+        weights = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
         done = self.n_done / self._n_steps
         pair, second = divmod(self.n_done, 2)
         displacements = [
             smoothing.displace(
-                self._weights,
+                weights,
                 generator(self._seed, Purpose.WEIGHTS, pair, 0, i),
                 sign=-1 if second else 1,
                 done=done,
             )
             for i, smoothing in enumerate(self._smoothing)
         ]
-        with torch.enable_grad(), displaced(self._weights, displacements):
-            climbs = [self._climb(each, closure) for each in self._smoothing if each.EXPLORES]
-            with displaced(self._weights, climbs):
+        with torch.enable_grad(), displaced(weights, displacements):
+            climbs = [self._climb(each, weights, closure) for each in self._smoothing if each.EXPLORES]
+            with displaced(weights, climbs):
                 loss = closure()
         if not self._step_inner():
             return loss
@@ -177,17 +181,19 @@ class SmoothedOptimizer(torch.optim.Optimizer):
         else:  # torch's own constructor
             super().add_param_group(param_group)
 
-    def _climb(self, smoothing: Smoothing, closure: Callable[[], Any]) -> dict[str, Tensor]:
+    def _climb(
+        self, smoothing: Smoothing, weights: Mapping[str, nn.Parameter], closure: Callable[[], Any]
+    ) -> dict[str, Tensor]:
         kept = [buffer.clone() for buffer in self._model.buffers()]
         with self._unseen():
             closure()
         for buffer, before in zip(self._model.buffers(), kept, strict=True):
             buffer.copy_(before)
         scale = 1.0 if self._scaler is None else self._scaler.get_scale()
-        found = {name: p.grad / scale for name, p in self._weights.items() if p.grad is not None}
+        found = {name: p.grad / scale for name, p in weights.items() if p.grad is not None}
         if self._scaler is not None and not all(bool(g.isfinite().all()) for g in found.values()):
             return {}  # the scale is too large; the scaler will find so, and pass over the step
-        return smoothing.climb({name: self._weights[name].detach() for name in found}, found)
+        return smoothing.climb({name: weights[name].detach() for name in found}, found)
 
     @contextmanager
     def _unseen(self) -> Iterator[None]:
