@@ -122,8 +122,56 @@ def test_a_network_that_trains_other_parameters_than_when_it_was_looked_at_is_re
     model.zero_grad()
     change(model)
     cross_entropy(model(x), y).backward()
-    with pytest.raises(ValueError, match=f"parameter {named} .*; call remove"):
+    with pytest.raises(ValueError, match=rf"parameter {named} .*; call look_again\(\)"):
         kfac.step(1.0)
+
+
+@pytest.mark.parametrize("change", [unfreeze, replace_a_layer, freeze_a_bias])
+def test_a_network_that_is_looked_at_again_has_factors_of_what_is_new_and_keeps_the_others(change):
+    model, (x, y) = drawn(Network()), batch()
+    model.b.requires_grad_(False)
+    kfac = KFAC(model, replace(ALL, factor_decay=0.9, factor_interval=9, inverse_interval=9))
+    former = expected_factors(model, cross_entropies(x[:5], y[:5]))
+    cross_entropy(model(x[:5]), y[:5]).backward()
+    kfac.step(1.0)
+    model.zero_grad()
+    assert not kfac.is_outdated
+    change(model)
+    assert kfac.is_outdated == (change is not freeze_a_bias)
+    drawn(model)
+    kfac.look_again()
+    expected = expected_factors(model, cross_entropies(x[5:], y[5:]))
+    cross_entropy(model(x[5:]), y[5:]).backward()
+    kfac.step(1.0)
+    if change is freeze_a_bias:
+        expected["factor/A/c"] = expected["factor/A/c"][:-1, :-1]
+        assert kfac.not_preconditioned == ()
+    new = "b" if change is unfreeze else "c"
+    if new == "c":
+        expected = {path: matrix for path, matrix in expected.items() if not path.endswith("/b")}
+    require_factors(
+        kfac,
+        {
+            path: matrix if path.endswith(f"/{new}") else (former[path] + matrix) / 2
+            for path, matrix in expected.items()
+        },
+    )
+
+
+def test_layers_that_are_unfrozen_for_a_new_group_are_preconditioned_from_then_on():
+    model, (x, y) = drawn(Network()), batch()
+    model.a.requires_grad_(False)
+    optimizer = KFACOptimizer(model, lr=0.1, settings=ALL)
+    for unfrozen in (False, True):
+        if unfrozen:
+            model.a.requires_grad_(True)
+            optimizer.add_param_group({"params": list(model.a.parameters())})
+            expected = expected_factors(model, cross_entropies(x, y))
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+        assert optimizer.kfac.preconditioned == (("a", "b", "c") if unfrozen else ("b", "c"))
+    require_factors(optimizer.kfac, expected)
 
 
 def test_a_layer_that_is_frozen_later_is_left_alone_and_the_others_are_as_before():

@@ -23,6 +23,7 @@ from pipeline.training.kronecker import (
 )
 from pipeline.training.passes import CORRECTION, Key, Moments
 from pipeline.training.settings import KFACSettings
+from pipeline.training.state import COUNTS
 from pipeline.training.structures import KroneckerProduct, Structure, working_type
 
 RETRY = 10.0  # how much more damping a factor gets when its Cholesky factorization fails
@@ -102,6 +103,19 @@ class Curvature:
         self._known = {key for key, flag in zip(keys, flags, strict=True) if flag}
         self.n_skipped += round(skipped)
         return change / n_changes if n_changes else None
+
+    def take_over(self, former: "Curvature") -> None:
+        """Go on from another one of the same processes for the layers that have the same parameters."""
+        same = {
+            name
+            for name, layer in self._layers.items()
+            if name in former._layers
+            and layer.shapes == former._layers[name].shapes
+            and all(p is q for p, q in zip(layer.parameters, former._layers[name].parameters, strict=True))
+        }
+        self.load({path: M for path, M in former.tensors().items() if path.split("/", 2)[2] in same})
+        for count in COUNTS:
+            setattr(self, count, getattr(former, count))
 
     def invert(self, damping: float) -> None:
         """Invert the factors as they are now."""

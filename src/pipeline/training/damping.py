@@ -22,6 +22,28 @@ def scheduled(start: float, end: float, done: float) -> float:
     return float(start * (end / start) ** done)
 
 
+def require_told(rule: str, done: float | None, *, waits: bool) -> None:
+    """Raise where damping would stay although it is to move.
+
+    Args:
+        rule: How damping moves.
+        done: The part of training that is done, where it is known.
+        waits: Whether a step has not been judged that should have been.
+
+    Raises:
+        ValueError: If a rule was not told what it needs.
+    """
+    if rule == "scheduled" and done is None:
+        raise ValueError(
+            "damping_rule 'scheduled' needs step(lr, done=...), the part of training that is done, from 0 to 1"
+        )
+    if waits:
+        raise ValueError(
+            "damping_rule 'adaptive' needs judge(before, after), the losses of a batch around the optimizer's step, "
+            "after each step where wants_verdict is true"
+        )
+
+
 def adapted(damping: float, change: float, predicted: float) -> float:
     """Follow Levenberg's and Marquardt's rule [1, section 6.5].
 

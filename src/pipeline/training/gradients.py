@@ -137,6 +137,6 @@ class Gradients:
 
 def _changed(name: str, how: str) -> str:
     return (
-        f"parameter {name} {how} since K-FAC was attached; call remove() and build K-FAC anew when the network is as "
-        "it is to be trained"
+        f"parameter {name} {how} since K-FAC was attached; call look_again() of KFAC before the next pass, when "
+        "the network is as it is to be trained"
     )

@@ -27,7 +27,7 @@ from pipeline.runtime.communicator import Communicator
 from pipeline.training.capture import Capture
 from pipeline.training.coverage import Coverage
 from pipeline.training.curvature import Curvature
-from pipeline.training.damping import TrialStep, adapted, scheduled
+from pipeline.training.damping import TrialStep, adapted, require_told, scheduled
 from pipeline.training.fisher_projection import with_difference
 from pipeline.training.gradients import Gradients
 from pipeline.training.intervals import Intervals
@@ -52,7 +52,7 @@ class KFAC:
     Passes count that compute the gradients of the weights which `step` rewrites: neither calls without a backward pass,
     nor `torch.autograd.grad` by other things than weights, nor passes whose gradients were set to zero or None since. A
     layer whose weight the network also uses where no hook sees it, as in a matrix product, keeps its gradient and is
-    named; so is a layer that is frozen. Parameters must stay the same objects, and none may begin to be trained.
+    named; so is a layer that is frozen. Where parameters are replaced, or some begin to be trained, call `look_again`.
 
     With several processes each contributes its own passes: statistics are summed over all, and all end with bit-equal
     gradients. Gradients must be reduced before `step`, as `DistributedDataParallel` does. All processes must call
@@ -108,7 +108,7 @@ class KFAC:
         self.settings = settings = settings or KFACSettings()
         self._detects = communicator is None
         communicator = communicator or detected(model)
-        self._called, model = model, unwrapped(model)
+        self._called, self._model = model, unwrapped(model)
         for option, is_set in (
             ("damping_rule 'adaptive'", settings.damping_rule == "adaptive"),
             (f"difference_weight {settings.difference_weight}", settings.difference_weight != 0),
@@ -128,24 +128,49 @@ class KFAC:
         )
         self._trial: TrialStep | None = None
         self._scaler = scaler
-        self._checked = communicator.size == 1
-        found = find_layers(model, block_size=settings.block_size)
-        self._layers = found.structures
-        self._gradients = Gradients(model, self._layers)
-        self._coverage = Coverage(self._layers, self._gradients.weights, found.reasons, communicator)
         self._communicator = communicator
-        self._curvature = Curvature(self._layers, settings, communicator)
+        self._loss: Loss = loss
+        self._sums_gradients = sums_gradients
+        self._attach()
+
+    def _attach(self) -> None:
+        """Look for the layers of the network and watch them."""
+        found = find_layers(self._model, block_size=self.settings.block_size)
+        self._layers = found.structures
+        self._gradients = Gradients(self._model, self._layers)
+        self._coverage = Coverage(self._layers, self._gradients.weights, found.reasons, self._communicator)
+        self._curvature = Curvature(self._layers, self.settings, self._communicator)
+        self._checked = self._communicator.size == 1
         self._capture = Capture(
-            model,
+            self._model,
             found,
             active=lambda: self._intervals.factors_are_due,
-            sample_fraction=settings.sample_fraction,
-            loss=loss,
-            sampled=settings.fisher == "monte_carlo",
-            reduced=settings.weight_sharing == "reduce",
+            sample_fraction=self.settings.sample_fraction,
+            loss=self._loss,
+            sampled=self.settings.fisher == "monte_carlo",
+            reduced=self.settings.weight_sharing == "reduce",
             bases=self._curvature.bases,
-            forgets=not sums_gradients,
+            forgets=not self._sums_gradients,
         )
+
+    def look_again(self) -> None:
+        """Look for layers anew, after some were unfrozen, added or replaced; all processes call it together.
+
+        Layers that are as they were keep their factors. What passes have shown since the last step is forgotten, so
+        call it before the first pass of a step; the step renews factors and inverses.
+        """
+        former, scale = self._curvature, self._capture.loss_scale
+        self._capture.remove()
+        self._attach()
+        self._capture.loss_scale = scale
+        self._curvature.take_over(former)
+        self._intervals.next_factors = self._intervals.next_inverses = self._intervals.step
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the network trains parameters that it did not when it was looked at."""
+        known = {id(p) for p in self._gradients.weights.values()}
+        return any(p.requires_grad and id(p) not in known for p in self._model.parameters())
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a KFAC watches its network by hooks and cannot be copied; save its state_dict")
@@ -226,7 +251,7 @@ class KFAC:
                 `difference`, `done` or a call of `judge` is needed and missing; if parameters have been replaced, added
                 or unfrozen since; or if gradients are natural ones already.
         """
-        self._require_rule(done)
+        require_told(self.settings.damping_rule, done, waits=self._tries and self._trial is not None)
         if self.settings.difference_weight and difference is None:
             raise ValueError(
                 "difference_weight needs step(lr, difference=...), the gradients of two halves of the batch"
@@ -377,18 +402,6 @@ class KFAC:
     def _tries(self) -> bool:
         """Whether this step is one that adaptive damping judges the quadratic model by."""
         return self.settings.damping_rule == "adaptive" and self._intervals.step % TrialStep.INTERVAL == 0
-
-    def _require_rule(self, done: float | None) -> None:
-        """Raise where damping would not move although it is to."""
-        if self.settings.damping_rule == "scheduled" and done is None:
-            raise ValueError(
-                "damping_rule 'scheduled' needs step(lr, done=...), the part of training that is done, from 0 to 1"
-            )
-        if self._tries and self._trial is not None:
-            raise ValueError(
-                "damping_rule 'adaptive' needs judge(before, after), the losses of a batch around the optimizer's "
-                "step, after each step where wants_verdict is true"
-            )
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

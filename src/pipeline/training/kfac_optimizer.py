@@ -170,9 +170,11 @@ class KFACOptimizer(torch.optim.Optimizer):
         self._share()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the other optimizer. Which layers are preconditioned is decided at the start."""
+        """Add a group to the other optimizer; layers that have been unfrozen for it are preconditioned from then on."""
         if "param_groups" in self.__dict__ and self.param_groups is self.inner.param_groups:
             self.inner.add_param_group(param_group)
+            if self.kfac.is_outdated:
+                self.kfac.look_again()
         else:  # torch's own constructor
             super().add_param_group(param_group)
 
