@@ -1,6 +1,8 @@
 """The page that explains a network on several engines."""
 
+import errno
 import importlib.util
+import os
 import re
 from argparse import Namespace
 from html.parser import HTMLParser
@@ -157,6 +159,42 @@ def test_a_page_that_cannot_be_written_is_told_before_anything_runs(files, monke
     ):
         with pytest.raises(ConfigError, match=f"cannot write .*{words}"):
             run(Namespace(**options, output=output))
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "x.npy", "notes.txt"])
+def test_a_file_that_is_no_page_is_not_written_over(files, name, capsys):
+    (files / "notes.txt").write_text("mine")
+    before = (files / name).read_bytes()
+    arguments = [
+        "explain_network",
+        files / "model.onnx",
+        "--inputs",
+        files / "x.npy",
+        "--output",
+        files / name,
+    ]
+    assert main([*map(str, arguments)]) == 2
+    assert f"{name}, because there is a file that is no page; give another name" in capsys.readouterr().err
+    assert (files / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("before", [b"", b"<!DOCTYPE HTML><title>an earlier page</title>"])
+def test_an_earlier_page_is_replaced_and_what_keeps_a_page_from_being_written_is_one_line(
+    files, before, monkeypatch
+):
+    monkeypatch.setitem(engine_profiles.ENGINES, "ours", lambda *_: [Row("a", "b", "", 1e-3, 1e-3)])
+    output = files / "p.html"
+    output.write_bytes(before)
+    options = Namespace(model=files / "model.onnx", inputs=files / "x.npy", engine="ours", output=output)
+    run(options)
+    assert output.read_bytes().startswith(b"<!doctype html>")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(type(output), "write_text", full)
+    with pytest.raises(ConfigError, match=r"cannot write .*p\.html, because No space left on device"):
+        run(options)
 
 
 def test_what_another_engine_raises_is_one_line(files, monkeypatch):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pipeline.errors import ConfigError
 from pipeline.precision import HalfNetwork, onnx_module
 
 NEWEST = onnx.defs.onnx_opset_version()
@@ -122,6 +123,16 @@ def test_an_exported_program_converts_like_its_module(mixed, dynamic):
     found, wanted = HalfNetwork.convert(program, x), HalfNetwork.convert(module, x)
     assert torch.equal(found(x), wanted(x))
     assert [layer.kind for layer in found.layers] == [layer.kind for layer in wanted.layers]
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance")
+def test_a_program_that_takes_three_at_a_time_alone_is_refused_with_what_to_do(mixed):
+    module, x = mixed
+    program = torch.export.export(module, (x[:1].repeat(3, *[1] * (x.ndim - 1)),))
+    with pytest.raises(
+        ConfigError, match=r"exported with a batch of 3 and takes no other; .*\(dynamic_shapes\)"
+    ):
+        HalfNetwork.convert(program, x)
 
 
 @pytest.mark.parametrize(("key", "values"), [("scales", [2.0, 3.0]), ("sizes", [16, 18])])

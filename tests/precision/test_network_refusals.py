@@ -1,5 +1,7 @@
 """What a half-precision network does not take: each is refused in one sentence."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -25,6 +27,18 @@ def test_what_the_network_cannot_take_is_said_before_anything_runs(mlp):
             network.time_layers(x, batch_sizes=sizes)
     with pytest.raises(ValueError, match="a mode is one of warm, cold, network; found 'lukewarm'"):
         network.time_layers(x, mode="lukewarm")
+
+
+def test_a_list_of_inputs_of_different_sizes_is_refused(mlp):
+    module, x = mlp
+    network = HalfNetwork.convert(module, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of a prototype
+        nested = torch.nested.nested_tensor([x[0], x[1]])
+    with pytest.raises(TypeError, match=r"dense real numbers, found torch\.float32 \(nested\)"):
+        network(nested)
+    with pytest.raises(TypeError, match="the calibration set wants dense real numbers"):
+        HalfNetwork.convert(module, nested)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

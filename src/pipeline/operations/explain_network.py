@@ -26,6 +26,7 @@ ENGINE_HEADINGS = (
     "takes longest in half precision",
 )
 HEADINGS = ("layer", "kernel that ran", "FP32 µs", "half µs", "gain", "kB", "MFLOP", "bound", "error", "why")
+BEGINNING = b"<!doctype html"
 #: Headings of columns of words; the others are numbers.
 WORDS = ("engine", ENGINE_HEADINGS[-1], "layer", "kernel that ran", "bound", "why")
 
@@ -42,14 +43,17 @@ def run(options: Namespace) -> None:
         else [name for name in ENGINES if name == "ours" or _installed(name)]
     )
     rows = {name: _explained(name, options.model, x) for name in names}
-    options.output.write_text(page(options.model.name, x.shape[1:], rows), encoding="utf-8")
+    try:
+        options.output.write_text(page(options.model.name, x.shape[1:], rows), encoding="utf-8")
+    except OSError as failure:
+        raise ConfigError(f"cannot write {options.output}, because {failure.strerror}") from failure
     for name, of_engine in rows.items():
         print(f"{name}: {summary(of_engine)}")
     print(options.output)
 
 
 def _require_writable(path: Path) -> None:
-    """Refuse a page that cannot be written, before anything runs; its folder is made."""
+    """Refuse a page that cannot be written or would replace another file, before anything runs; its folder is made."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as failure:
@@ -58,6 +62,12 @@ def _require_writable(path: Path) -> None:
         raise ConfigError(f"cannot write {path}, because it is a folder")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError(f"cannot write {path}, because writing there is not permitted")
+    if path.exists() and path.stat().st_size:
+        with path.open("rb") as file:
+            if not file.read(len(BEGINNING)).lower().startswith(BEGINNING):
+                raise ConfigError(
+                    f"cannot write {path}, because there is a file that is no page; give another name"
+                )
 
 
 def _explained(name: str, model: Path, x: NDArray[np.float32]) -> list[Row]:

@@ -50,12 +50,14 @@ def converted(
     Raises:
         TypeError: If calibration or labels are no torch tensor.
         LabelError: If labels are not one class for each prediction.
-        ConfigError: If the module cannot be converted, or not even float32 is within the budget.
+        ConfigError: If the module cannot be converted, or gives something else than numbers at float32.
     """
     check_calibration(calibration, labels)
     calibration = calibration.detach().cpu().float()
     one_by_one = isinstance(module, ExportedProgram)  # which takes as many as it was captured with
-    module = module.module() if isinstance(module, ExportedProgram) else module
+    if isinstance(module, ExportedProgram):
+        _require_batch_of_one(module)
+        module = module.module()
     layers, parameters = trace(module, calibration)
     if labels is not None:
         n_classes, *places = layers[-1].output_shape
@@ -69,6 +71,7 @@ def converted(
     planned = store_activations(rounded, observed.wide)
     tried = trials(planned, half, single, few, twin.instruction_set)
     exact = twin(calibration)
+    _require_finite(exact, twin, calibration)
 
     def verified(
         layers: tuple[Layer, ...], tensors: Mapping[str, Tensor], packed: dict[Layer, Any]
@@ -108,11 +111,34 @@ def converted(
             replace(one.in_single(), routine=twin_of(one.routine), rounding=None) for one in twin.layers
         )
         result, is_half = verified(layers, single, {}), False
-        if not result.verification.within(budget):
-            raise ConfigError(
-                f"the network exceeds its budget even at float32: {result.verification.exceeds(budget)}; raise the "
-                "budget, and look whether the network's outputs are finite"
-            )
+        assert result.verification.within(budget)
     if not is_half:
         warn_of_float32(least, budget, found[0].verification if 0 in found else None, at_once)
     return result
+
+
+def _require_batch_of_one(program: ExportedProgram) -> None:
+    """Refuse a program that was captured with another batch and takes no other."""
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs:
+            batch = next(iter(getattr(node.meta.get("val"), "shape", ())), 1)
+            if isinstance(batch, int) and batch != 1:
+                raise ConfigError(
+                    f"the program was exported with a batch of {batch} and takes no other; export it with a batch of "
+                    "one, or with a dynamic one (dynamic_shapes)"
+                )
+
+
+def _require_finite(exact: Tensor, twin: Execution, calibration: Tensor) -> None:
+    """Refuse a network that gives no numbers at float32, which no budget can mend."""
+    bad = ~exact.flatten(1).isfinite().all(dim=1)
+    if not bad.any():
+        return
+    sample = calibration[bad][:1]
+    steps = zip(twin.layers, twin.steps(sample), strict=True)
+    strange = [layer.name for layer, (_, result, _) in steps if not result.isfinite().all()]
+    first = strange[0] if strange else twin.layers[-1].name
+    raise ConfigError(
+        f"the network gives NaN or infinity at float32 for {int(bad.sum())} of {len(bad)} calibration inputs, first in "
+        f"layer {first!r}; wanted finite numbers, so leave such inputs out, or look at the weights of that layer"
+    )

@@ -208,7 +208,8 @@ class Execution:
                 f"inputs are a torch tensor, found {type(x).__name__}; wanted torch.from_numpy(x)"
             )
         if not is_dense_and_real(x):
-            raise TypeError(f"inputs are dense real numbers, found {x.dtype} ({x.layout}); wanted float32")
+            layout = "nested" if x.is_nested else x.layout
+            raise TypeError(f"inputs are dense real numbers, found {x.dtype} ({layout}); wanted float32")
         if tuple(x.shape[1:]) != wanted:
             raise ValueError(f"inputs have shape (n, {str(wanted)[1:-1]}), found {tuple(x.shape)}")
         if x.device.type != "cpu":
@@ -221,7 +222,7 @@ class Execution:
 
 def is_dense_and_real(x: Tensor) -> bool:
     """Whether a tensor holds all its numbers, and none that binary32 would keep only a part of."""
-    return x.layout == torch.strided and not x.is_complex() and not x.is_quantized
+    return x.layout == torch.strided and not (x.is_nested or x.is_complex() or x.is_quantized)
 
 
 def _runnable(layer: Layer, instruction_set: str) -> Layer:

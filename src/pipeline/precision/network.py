@@ -126,7 +126,7 @@ class HalfNetwork:
             TypeError: If calibration or labels are no torch tensor.
             LabelError: If labels are not one class for each prediction.
             ConfigError: If a module is not supported or its layers compute something else than itself, a parameter is
-                not finite, there is no calibration input, or not even float32 is within the budget.
+                not finite, there is no calibration input, or results at float32 are not finite.
         """
         found = converted(module, calibration, labels, budget or Budget(), instruction_set)
         packed = dict(zip(found.execution.layers, found.execution.native, strict=True))
