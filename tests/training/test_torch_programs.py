@@ -1,7 +1,10 @@
 """Process groups that torch has opened, weights in pieces, and compiled networks."""
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
+import ddp_loops
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,6 +12,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
+from warm_starts import run_python
 
 from pipeline.errors import DivergenceError
 from pipeline.runtime.collectives import ProcessGroup
@@ -84,6 +88,14 @@ def test_gradients_that_differ_between_processes_are_refused_at_the_first_step()
 
     with pytest.raises(ValueError, match="processes hold different gradients at K-FAC's first step"):
         run_in_threads(2, work)
+
+
+def test_loops_of_two_processes_train_as_one_process_does(tmp_path):
+    script = Path(ddp_loops.__file__)
+    processes = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script))
+    done = run_python(processes, folder=tmp_path, environment={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout
+    assert f"{len(ddp_loops.LOOPS)} loops agree with one process" in done.stdout
 
 
 def test_a_group_that_is_opened_after_attaching_is_an_error(request, monkeypatch):
