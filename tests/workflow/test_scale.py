@@ -10,8 +10,9 @@ import pytest
 
 pytestmark = pytest.mark.workflow
 
-#: What 5,000 jobs may take of a laptop's memory, less what Snakemake takes for none, for a quarter of them.
-N_JOBS, MEMORY = 1250, 370 * 10**6
+N_JOBS = 1250
+#: What Snakemake takes without a job, and 200,000 bytes for each: a gigabyte holds 4,000 jobs.
+MEMORY = 170 * 10**6 + 200_000 * N_JOBS
 
 
 @pytest.fixture
