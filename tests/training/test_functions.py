@@ -173,6 +173,49 @@ def test_factors_of_a_recurrence_sum_over_its_steps(kind):
             torch.testing.assert_close(found, G[gate, gate], rtol=1e-9, atol=1e-12)
 
 
+CELLS = {
+    "lstm": (nn.LSTMCell, nn.LSTM, {}),
+    "gru without biases": (nn.GRUCell, nn.GRU, {"bias": False}),
+    "relu": (nn.RNNCell, nn.RNN, {"nonlinearity": "relu"}),
+    "tanh": (nn.RNNCell, nn.RNN, {}),
+}
+
+
+class Stepped(nn.Module):
+    """Calls a cell step by step and gives its last output."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x):
+        state = None
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+        return state[0] if isinstance(state, tuple) else state
+
+
+@pytest.mark.parametrize(("cell", "whole", "how"), CELLS.values(), ids=CELLS)
+def test_a_cell_that_is_called_step_by_step_has_the_factors_of_the_recurrence(cell, whole, how):
+    x, y = series(), torch.arange(N) % 3
+    stepped = Stepped(drawn(cell(4, 3, **how)))
+    native = stepped(x)
+    model = Mean(drawn(whole(4, 3, batch_first=True, **how)), lambda layer, x: layer(x)[0][:, -1])
+    found = []
+    for network in (stepped, model):
+        kfac = KFAC(network, ALL)
+        scores = network(x)
+        torch.testing.assert_close(scores, native, rtol=1e-12, atol=1e-13)
+        functional.cross_entropy(scores, y).backward()
+        kfac.step(1.0)
+        assert kfac.not_preconditioned == ()
+        tensors = kfac.state_dict()["tensors"]
+        found.append({name.replace("_l0", "").replace("/layer.", "/cell."): t for name, t in tensors.items()})
+    assert found[0].keys() == found[1].keys()
+    for name, matrix in found[0].items():
+        torch.testing.assert_close(matrix, found[1][name], rtol=1e-9, atol=1e-12)
+
+
 class Windowed(nn.Module):
     """Holds a linear layer and applies its weight by the function, as torchvision's Swin does."""
 
@@ -241,3 +284,39 @@ def test_adapters_of_low_rank_are_layers_and_the_frozen_weight_is_not():
     assert kfac.preconditioned == ("down", "up")
     inner = model.down(x)
     torch.testing.assert_close(kfac.state_dict()["tensors"]["factor/A/up"], (inner.T @ inner / N).detach())
+
+
+class Packed(nn.Module):
+    """A recurrence over sequences of other lengths, or over none."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 3, batch_first=True), nn.Linear(3, 3)
+        self.packs = True
+
+    def forward(self, x):
+        if self.packs:
+            lengths = torch.arange(len(x)) % T + 1
+            x = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.head(self.lstm(x)[1][0][0])
+
+
+def test_a_layer_that_no_pass_comes_through_is_not_listed_until_one_does():
+    model, x, y = drawn(Packed()), series(), torch.arange(N) % 3
+    kfac = KFAC(model, ALL)
+    weights = ("lstm.weight_ih_l0", "lstm.weight_hh_l0", "lstm.bias_ih_l0", "lstm.bias_hh_l0")
+    for step in range(4):
+        model.packs = step < 3
+        model.zero_grad()
+        functional.cross_entropy(model(x), y).backward()
+        gradient = model.lstm.weight_ih_l0.grad.clone()
+        if step == 0:
+            with pytest.warns(UserWarning, match="saw no pass through layer lstm.ih_l0, lstm.hh_l0"):
+                kfac.step(1.0)
+        else:
+            kfac.step(1.0)
+        listed = () if step < 3 else ("lstm.ih_l0", "lstm.hh_l0")
+        assert kfac.preconditioned == (*listed, "head")
+        assert kfac.not_preconditioned == (() if listed else weights)
+        assert set(kfac.reasons) == set(kfac.not_preconditioned)
+        assert torch.equal(model.lstm.weight_ih_l0.grad, gradient) == (step < 3)

@@ -41,6 +41,8 @@ class Coverage:
         self._rank = communicator.rank
         self._differentiated = False
         self._silent: set[str] = set()  # layers of which a warning has told
+        self._unseen: set[str] = set()  # those of them that still have not been seen
+        self._told: set[str] = set()  # those of `left` that are listed
         self._list()
 
     def update(self, capture: Capture, curvature: Curvature) -> None:
@@ -57,8 +59,7 @@ class Coverage:
 
     def _find_partly_seen(self, capture: Capture, curvature: Curvature) -> None:
         self.left = curvature.in_any_process(capture.partly_seen)
-        told = set(self._layers) - set(self.preconditioned)
-        if self.left == told:
+        if self.left == self._told:
             return
         if not capture.watches_functions:
             capture.watches_functions = True  # next time the uses by functions are seen, too
@@ -73,13 +74,20 @@ class Coverage:
             )
 
     def _find_silent(self, capture: Capture, curvature: Curvature) -> None:
-        known = curvature.seen | capture.called | self._silent
+        seen = curvature.seen | capture.called
+        if self._unseen & seen:
+            self._unseen -= seen
+            self._list()
+        known = seen | self._silent
         silent = [name for name in self._layers if name not in known]
         if silent and not capture.watches_functions:
             # Some networks apply the weights of a layer by a function of their own; the next statistics will tell.
             capture.watches_functions = True
             return
         self._silent.update(silent)
+        if silent:
+            self._unseen.update(silent)
+            self._list()
         if silent and self._rank == 0:
             why = (
                 "passes in evaluation mode do not count, so call train() on the network before; eval() may follow for "
@@ -91,11 +99,17 @@ class Coverage:
             warnings.warn(f"K-FAC saw no pass through layer {', '.join(silent)}; {why}", stacklevel=6)
 
     def _list(self) -> None:
-        self.preconditioned = tuple(name for name in self._layers if name not in self.left)
+        self._told = set(self.left)
+        aside = self.left | self._unseen
+        self.preconditioned = tuple(name for name in self._layers if name not in aside)
         covered = {id(p) for name in self.preconditioned for p in self._layers[name].parameters}
         self.not_preconditioned = tuple(name for name, p in self._weights.items() if id(p) not in covered)
-        left = {id(p) for name in self.left for p in self._layers[name].parameters}
-        self.reasons |= {name: _USED for name, p in self._weights.items() if id(p) in left}
+        for names, why in ((self.left, _USED), (self._unseen, _UNSEEN)):
+            of_them = {id(p) for name in names for p in self._layers[name].parameters}
+            self.reasons |= {name: why for name, p in self._weights.items() if id(p) in of_them}
+        named = set(self.not_preconditioned)
+        self.reasons = {name: why for name, why in self.reasons.items() if name in named}
 
 
+_UNSEEN = "no pass has come through its layer"
 _USED = "the network also uses its weight otherwise than by calling the layer"

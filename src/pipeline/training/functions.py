@@ -54,6 +54,8 @@ class Watching(TorchFunctionMode):
             return self._attend(func, args, kwargs)
         if func in _RECURRENCES and self._unrolls(args):
             return self._recur(func, args)
+        if func in _CELLS and any(self._known(id(weight)) for weight in args[2:4]):
+            return self._step(func, args)
         return func(*args, **kwargs)
 
     def linear(
@@ -70,6 +72,15 @@ class Watching(TorchFunctionMode):
     @uncompiled
     def _recur(self, function: Any, args: Sequence[Any]) -> Any:
         return _RECURRENCES[function](self.linear, *args)
+
+    @uncompiled
+    def _step(self, function: Any, args: Sequence[Any]) -> Any:
+        x, state, at_input, at_state, for_input, for_state = args
+        states = (state,) if isinstance(state, Tensor) else tuple(state)
+        new = _CELLS[function](
+            self.linear(x, at_input, for_input), self.linear(states[0], at_state, for_state), states
+        )
+        return new[0] if isinstance(state, Tensor) else new
 
     @uncompiled
     def _attend(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -197,4 +208,11 @@ _RECURRENCES: dict[Any, Callable[..., tuple[Tensor, ...]]] = {
     torch._VF.gru: _running(_gru_cell),
     torch._VF.rnn_tanh: _running(_tanh_cell),
     torch._VF.rnn_relu: _running(_relu_cell),
+}
+
+_CELLS: dict[Any, Cell] = {
+    torch._VF.lstm_cell: _lstm_cell,
+    torch._VF.gru_cell: _gru_cell,
+    torch._VF.rnn_tanh_cell: _tanh_cell,
+    torch._VF.rnn_relu_cell: _relu_cell,
 }

@@ -129,7 +129,7 @@ def candidates(name: str, module: nn.Module, block_size: int) -> Iterator[Possib
     if isinstance(module, nn.MultiheadAttention):
         yield from _attention(name, module, block_size)
         return
-    if isinstance(module, nn.RNNBase):
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         yield from _recurrence(name, module, block_size)
         return
     kind = next((kind for kind in STRUCTURES if isinstance(module, kind)), None)
@@ -203,12 +203,16 @@ def _attention(name: str, module: nn.MultiheadAttention, block_size: int) -> Ite
             yield PossibleLayer(f"{dot}{projection}", module, weight, None, build, by_function=True)
 
 
-def _recurrence(name: str, module: nn.RNNBase, block_size: int) -> Iterator[PossibleLayer]:
+def _recurrence(name: str, module: nn.RNNBase | nn.RNNCellBase, block_size: int) -> Iterator[PossibleLayer]:
     """The weights at the inputs and at the states, each with a block of G for every gate."""
     dot = f"{name}." if name else ""
     if getattr(module, "proj_size", 0):
         return
-    parts = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    cells = {"LSTM": nn.LSTMCell, "GRU": nn.GRUCell}
+    mode = getattr(module, "mode", None) or next(
+        (m for m, cell in cells.items() if isinstance(module, cell)), ""
+    )
+    parts = {"LSTM": 4, "GRU": 3}.get(mode, 1)
     for key, weight in module.named_parameters(recurse=False):
         if not key.startswith("weight") or not weight.requires_grad:
             continue
