@@ -18,7 +18,7 @@ VALUES = np.random.default_rng(1).standard_normal(N)
 
 
 def own_rows(comm):
-    """Return the rows of this process, of which the second has none."""
+    """Return the rows of this process, of which the first has none."""
     if comm.size == 1:
         return slice(0, N)
     edges = np.insert(np.arange(comm.size) * N // (comm.size - 1), 1, 0)

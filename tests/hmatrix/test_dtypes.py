@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.hmatrix import H2Matrix, kernels
+from pipeline.hmatrix import DistributedH2Matrix, H2Matrix, kernels
+from pipeline.runtime.communicator import run_in_threads
 
 N = 300
 POINTS = np.random.default_rng(0).random((N, 2))
@@ -117,6 +118,32 @@ def test_a_right_hand_side_more_precise_than_the_matrix_is_solved_in_its_own_pre
     assert info.converged
     assert A.solve(b.astype(np.float16), 1e-4)[0].dtype == np.float32
     assert A.solve(b.astype(np.float32))[1].converged
+
+
+@pytest.mark.parametrize("number", [np.float64, np.complex128])
+@pytest.mark.parametrize("n_processes", [0, 1, 2])
+def test_a_solve_of_single_precision_reaches_its_own_tolerance_for_vectors_of_double(n_processes, number):
+    points = np.random.default_rng(0).random((240, 2)).astype(np.float32)
+    kernel = kernels.Matern(nu=0.5, length_scale=0.3)
+    real, imaginary = np.random.default_rng(1).standard_normal((2, 240))
+    b = real + 1j * imaginary if number == np.complex128 else real
+    given = {"diagonal": 0.1, "tolerance": 1e-5, "leaf_size": 16}
+
+    def work(comm):
+        own = np.array_split(np.arange(240), comm.size)[comm.rank]
+        return DistributedH2Matrix.from_kernel(points[own], kernel, comm, **given).solve(b[own])
+
+    found = (
+        run_in_threads(n_processes, work)
+        if n_processes
+        else [H2Matrix.from_kernel(points, kernel, **given).solve(b)]
+    )
+    x = np.concatenate([part for part, _ in found])
+    assert x.dtype == number
+    assert all(info.relative_residual <= 1e-8 for _, info in found)
+    system = kernel(*[torch.from_numpy(points).double()] * 2).numpy() + 0.1 * np.eye(240)
+    # The entries are compressed to 1e-5 of the norm.
+    assert np.linalg.norm(system @ x - b) <= 1e-5 * np.linalg.norm(system) * np.linalg.norm(x)
 
 
 @pytest.mark.parametrize(

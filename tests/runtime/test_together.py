@@ -100,3 +100,13 @@ def test_an_interrupt_on_one_process_is_its_own_and_ends_the_others():
 
     other = RuntimeError, "process 2: KeyboardInterrupt"
     assert run_in_threads(3, work) == [other, other, (KeyboardInterrupt, "")]
+
+
+def test_processes_that_call_other_methods_are_told():
+    def work(comm):
+        with pytest.raises(
+            ConfigError, match="process 0 tells its factor and process 1 its columns: call the same"
+        ):
+            require_alike(comm, {"columns" if comm.rank else "factor": 2})
+
+    run_in_threads(2, work)

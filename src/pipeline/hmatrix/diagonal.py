@@ -7,8 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.hmatrix.blocks import Blocks
+from pipeline.hmatrix.cluster import Ints
 from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.inputs import as_diagonal
+from pipeline.hmatrix.rounding import wide_type
 from pipeline.hmatrix.vectors import result_type
 
 
@@ -42,9 +45,15 @@ def _near_diagonal(A: H2Form) -> NDArray[Any]:
     """Return the diagonal of the near field, in tree order."""
     if not A.has_blocks and A.kernel is not None:
         return np.asarray(A.kernel.diagonal(A.rows.points))
-    result = np.zeros(A.shape[0], dtype=A.computed)
-    for p in np.flatnonzero(A.near.first == A.near.second):
-        start, stop = A.rows.start[A.near.first[p]], A.rows.stop[A.near.first[p]]
-        block = A.near.values[A.near.start[p] : A.near.start[p + 1]]
-        result[start:stop] = block[:: stop - start + 1]
+    return diagonal_of_blocks(A.near, A.rows.start, A.rows.stop, A.shape[0])
+
+
+def diagonal_of_blocks(near: Blocks, start: Ints, stop: Ints, n: int) -> NDArray[Any]:
+    """Return the diagonal of a near field, shape (n,), in double precision; box b has rows start[b] to stop[b] - 1."""
+    result = np.zeros(n, wide_type(near.values.dtype))
+    for blocks in near.in_pieces():
+        for p in np.flatnonzero(blocks.first == blocks.second):
+            low, high = start[blocks.first[p]], stop[blocks.first[p]]
+            if high > low:
+                result[low:high] = blocks.values[blocks.start[p] : blocks.start[p + 1]][:: high - low + 1]
     return result

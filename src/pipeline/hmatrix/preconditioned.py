@@ -131,6 +131,8 @@ def solve(
 
 def _iteration(A: H2Form, b: torch.Tensor, tolerance: float, copies: DeviceCopies) -> _Iteration:
     """Return the iteration that a factorization preconditions: conjugate gradients for a Cholesky one, else GMRES."""
+    # Products that were rounded to a narrower type than b's would end the iteration at that type's rounding.
+    A = replace(A, dtype=numpy_dtype(b.dtype))
 
     def iterate(F: Factorization, most: int) -> tuple[torch.Tensor, SolveInfo]:
         method = conjugate_gradient if F.kind == "cholesky" else gmres

@@ -37,37 +37,46 @@ def scaled(A: H2Form, factor: complex) -> H2Form:
     Raises:
         ValueError: If the factor is not finite, or the type of the entries does not hold their multiples.
     """
-    if not np.isfinite(factor):
-        raise ValueError(f"a matrix can be multiplied by finite factors, not {factor}")
-    factor = np.asarray(factor).item()
-    if isinstance(factor, complex) and factor.imag == 0:
-        factor = factor.real
-    column_basis = _widened(A.column_basis, factor)
+    factor = as_factor(factor)
+    column_basis = widened(A.column_basis, factor)
     return replace(
         A,
-        near=_times(A.near, factor),
-        far=_times(A.far, factor),
-        row_basis=column_basis if A.row_basis is A.column_basis else _widened(A.row_basis, factor),
+        near=times(A.near, factor),
+        far=times(A.far, factor),
+        row_basis=column_basis if A.row_basis is A.column_basis else widened(A.row_basis, factor),
         column_basis=column_basis,
         diagonal_term=None if A.diagonal_term is None else factor * A.diagonal_term,
         kernel=None if A.kernel is None else factor * A.kernel,
         correction=None if A.correction is None else factor * A.correction,
         norm=abs(factor) * A.norm,
-        dtype=_type(A.dtype, factor),
+        dtype=type_of_multiple(A.dtype, factor),
     )
 
 
-def _type(dtype: np.dtype[Any], factor: complex) -> np.dtype[Any]:
+def as_factor(factor: complex) -> complex:
+    """Return a finite factor as a number of Python's, real if it can be."""
+    if not np.isfinite(factor):
+        raise ValueError(f"a matrix can be multiplied by finite factors, not {factor}")
+    factor = np.asarray(factor).item()
+    return factor.real if isinstance(factor, complex) and factor.imag == 0 else factor
+
+
+def type_of_multiple(dtype: np.dtype[Any], factor: complex) -> np.dtype[Any]:
     """Return a type of the same precision that holds the factor's multiples."""
     if not isinstance(factor, complex) or dtype.kind == "c":
         return dtype
     return np.dtype(np.complex64 if dtype.itemsize == 4 else np.complex128)
 
 
-def _times(blocks: Blocks, factor: complex) -> Blocks:
+def times(blocks: Blocks, factor: complex) -> Blocks:
+    """Return blocks times a factor.
+
+    Raises:
+        ValueError: If the type of the entries does not hold their multiples.
+    """
     old = blocks.values
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        values = (factor * old).astype(_type(old.dtype, factor))
+        values = (factor * old).astype(type_of_multiple(old.dtype, factor))
         size, before = (float(np.abs(part).max(initial=0.0)) for part in (values, old))
     limits = np.finfo(values.dtype)
     lost = factor != 0 and before > 0 and size < limits.tiny / limits.eps
@@ -80,8 +89,9 @@ def _times(blocks: Blocks, factor: complex) -> Blocks:
     return replace(blocks, values=values)
 
 
-def _widened(basis: Basis, factor: complex) -> Basis:
-    dtype = _type(basis.values.dtype, factor)
+def widened(basis: Basis, factor: complex) -> Basis:
+    """Return a basis in the type of the factor's multiples."""
+    dtype = type_of_multiple(basis.values.dtype, factor)
     return basis if dtype == basis.values.dtype else replace(basis, values=basis.values.astype(dtype))
 
 

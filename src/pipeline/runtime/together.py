@@ -72,6 +72,11 @@ def require_alike(communicator: Communicator, values: Mapping[str, object]) -> N
     told = json.dumps(values, default=_plain)
     everybodys = [json.loads(text) for text in gather_text(communicator, told)]
     for rank, theirs in enumerate(everybodys):
+        if theirs.keys() != everybodys[0].keys():
+            raise ConfigError(
+                f"process 0 tells its {', '.join(everybodys[0])} and process {rank} its {', '.join(theirs)}: call the "
+                "same methods in the same order on all processes"
+            )
         for name, value in everybodys[0].items():
             if theirs[name] != value:
                 raise ConfigError(

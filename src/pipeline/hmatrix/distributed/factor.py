@@ -16,6 +16,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix import _native
+from pipeline.hmatrix.distributed.diagonal import own_diagonal
 from pipeline.hmatrix.distributed.exact_rows import exact_products
 from pipeline.hmatrix.distributed.foresight import Start, foreseen_start
 from pipeline.hmatrix.distributed.form import OwnForm
@@ -311,9 +312,7 @@ def factorize(
             logger.info("%s met the pivot %.1e on level %d in %s", kind, pivot, level, working)
             if working != computed and math.isfinite(pivot):
                 # A pivot far below zero is not the fault of rounding.
-                double = kind != "cholesky" or abs(pivot) <= PIVOT * _largest_diagonal(
-                    A, own_term, communicator
-                )
+                double = kind != "cholesky" or abs(pivot) <= PIVOT * _largest_diagonal(A, communicator)
                 if double:
                     continue
             if not math.isfinite(pivot) or used <= tightest or kind != "cholesky":
@@ -334,18 +333,10 @@ def _as_device(device: torch.device | str) -> torch.device:
     return torch.device(device)
 
 
-def _largest_diagonal(A: OwnForm, own_term: Array, communicator: Counting) -> float:
+def _largest_diagonal(A: OwnForm, communicator: Counting) -> float:
     """Return the largest size of a diagonal entry; collective."""
-    tree, first, sizes = A.division.tree, A.division.first, [0.0]
-    if not A.has_blocks:
-        sizes += np.abs(np.asarray(A.kernel.diagonal(A.points.own)) + own_term).tolist()
-    for blocks in A.near.inner.in_pieces():
-        for p in np.flatnonzero(blocks.first == blocks.second):
-            start, stop = tree.start[blocks.first[p]] - first, tree.stop[blocks.first[p]] - first
-            if stop > start:
-                entries = blocks.values[blocks.start[p] : blocks.start[p + 1]][:: stop - start + 1]
-                sizes.append(float(np.abs(entries + own_term[start:stop]).max()))
-    return float(np.max(np.concatenate(gather(communicator, np.array([max(sizes)])))))
+    own = np.abs(own_diagonal(A)).max(initial=0.0)
+    return float(np.max(np.concatenate(gather(communicator, np.array([own])))))
 
 
 def _number(A: OwnForm, communicator: Counting, place: int) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from pipeline.errors import ConfigError
 from pipeline.hmatrix.admissibility import Admissibility, as_admissibility
 from pipeline.hmatrix.batched.padding import to_device
 from pipeline.hmatrix.distributed.build import compress
+from pipeline.hmatrix.distributed.diagonal import add_diagonal, common_term, own_diagonal
 from pipeline.hmatrix.distributed.exact_rows import require_alike_entries, sampled_error
 from pipeline.hmatrix.distributed.factor import DistributedFactorization, factorize
 from pipeline.hmatrix.distributed.form import OwnForm
+from pipeline.hmatrix.distributed.multiples import divided, scaled
 from pipeline.hmatrix.distributed.product import product
 from pipeline.hmatrix.distributed.solve import solve
 from pipeline.hmatrix.distributed.statistics import of_matrix
@@ -43,7 +44,6 @@ from pipeline.hmatrix.inputs import (
 )
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.krylov import SolveInfo
-from pipeline.hmatrix.swap import gather
 from pipeline.hmatrix.vectors import Vectors
 from pipeline.runtime.communicator import Communicator, Counting, counting_of
 from pipeline.runtime.together import require_alike, together
@@ -65,6 +65,9 @@ class DistributedH2Matrix:
 
     form: OwnForm
     communicator: Counting
+
+    # NumPy's arrays and numbers leave their products with a matrix to it.
+    __array_ufunc__: ClassVar[None] = None
 
     @classmethod
     def from_kernel(
@@ -120,11 +123,7 @@ class DistributedH2Matrix:
             },
         )
         require_alike_entries(kernel, points.astype(np.float64), communicator)
-        _require_alike_numbers(diagonal, communicator)
-        terms = gather(communicator, np.array([0 if term is None else 1 + (term.dtype.kind == "c")]))
-        if max(int(kind[0]) for kind in terms):  # where one process has a diagonal, all have
-            wide = np.dtype(np.complex128 if max(int(kind[0]) for kind in terms) > 1 else np.float64)
-            term = np.zeros(len(points), wide) if term is None else term.astype(wide)
+        term = common_term(diagonal, term, len(points), communicator)
         dtype = dtype_of(
             points, is_complex=kernel.is_complex or (term is not None and term.dtype.kind == "c")
         )
@@ -188,6 +187,55 @@ class DistributedH2Matrix:
             self.communicator,
             "the product",
         )
+
+    def __rmatmul__(self, own_x: Any) -> Any:
+        """Return own columns of x A for own columns of x, shape (own rows,) or (m, own rows)."""
+        values: Any = own_x if isinstance(own_x, Tensor) else as_array(own_x)
+        return self.T @ values if values.ndim == 1 else (self.T @ values.T).T
+
+    @property
+    def T(self) -> "DistributedH2Matrix":
+        """The matrix itself, which has to be symmetric."""
+        if not self.form.mirrored:
+            raise ValueError(
+                "a divided matrix has a transpose only if it is symmetric; compress the kernel k(y, x) instead"
+            )
+        return self
+
+    def __mul__(self, factor: complex) -> "DistributedH2Matrix":
+        """Return A · factor; the factor is the same on all processes."""
+        return DistributedH2Matrix(scaled(self.form, factor, self.communicator.inner), self.communicator)
+
+    def __rmul__(self, factor: complex) -> "DistributedH2Matrix":
+        """Return factor · A."""
+        return self * factor
+
+    def __truediv__(self, divisor: complex) -> "DistributedH2Matrix":
+        """Return A / divisor."""
+        return DistributedH2Matrix(divided(self.form, divisor, self.communicator.inner), self.communicator)
+
+    def __neg__(self) -> "DistributedH2Matrix":
+        return self * -1.0
+
+    def __add__(self, other: object) -> None:
+        """Raise TypeError on all processes: sums are those of kernels."""
+        with together(self.communicator.inner):
+            raise TypeError(
+                f"{shown(other)} cannot be added to or subtracted from a divided matrix: compress the sum of the "
+                "kernels, k1 + k2; A.add_diagonal(number) adds to the diagonal"
+            )
+
+    __radd__ = __sub__ = __rsub__ = __add__
+
+    def diagonal(self) -> NDArray[Any]:
+        """Return the own entries of the diagonal."""
+        own = own_diagonal(self.form).astype(self.dtype)
+        return self.form.route.back(self.communicator, own)
+
+    def add_diagonal(self, added: "complex | NDArray[Any] | Tensor | None") -> "DistributedH2Matrix":
+        """Return A + added: a number, the same on all processes, or numbers for own rows; the compression is shared."""
+        form = add_diagonal(self.form, added, self.communicator.inner)
+        return DistributedH2Matrix(form, self.communicator)
 
     def factorize(
         self,
@@ -328,21 +376,3 @@ class DistributedH2Matrix:
         return LinearOperator(
             shape, matvec=lambda x: self @ x.reshape(-1), matmat=lambda x: self @ x, dtype=self.dtype
         )
-
-
-def _require_alike_numbers(diagonal: object, communicator: Communicator) -> None:
-    """Raise ConfigError on all processes if some pass other numbers as the diagonal than others; collective.
-
-    Arrays are any, and no diagonal is that of zeros where another process passes an array.
-    """
-    number = None if diagonal is None or np.ndim(as_array(diagonal)) else complex(as_array(diagonal))
-    own = np.array([] if number is None else [number], np.complex128)
-    found = [(rank, complex(part[0])) for rank, part in enumerate(gather(communicator, own)) if len(part)]
-    for rank, theirs in found:
-        first, wanted = found[0]
-        if theirs != wanted:
-            shown = [f"{value if value.imag else value.real:g}" for value in (wanted, theirs)]
-            raise ConfigError(
-                f"diagonal: process {first} passes {shown[0]} and process {rank} {shown[1]}; pass the same number on "
-                "all processes, or an array"
-            )

@@ -40,8 +40,9 @@ def solve(
     )
     method = conjugate_gradient if F.kind == "cholesky" else gmres
     reached = tolerance or (_SINGLE if is_narrow(wanted) else _DOUBLE)
+    unrounded = replace(A, dtype=wanted)  # as in preconditioned.py
     x, info = method(
-        lambda v: torch.from_numpy(product(A, v.numpy(), communicator)),
+        lambda v: torch.from_numpy(product(unrounded, v.numpy(), communicator)),
         torch.from_numpy(b.astype(wanted)),
         preconditioner=lambda r: torch.from_numpy(F.solve_in_tree_order(r.numpy())),
         tolerance=reached,

@@ -40,7 +40,9 @@ def checked(n: int, own_x: Any, communicator: Communicator, what: str) -> Array:
     with together(communicator):
         values = as_array(own_x)
         if values.dtype.kind not in "biufc":
-            raise TypeError(f"{what} wants numbers in an array or a tensor, not {values.dtype}")
+            raise TypeError(
+                f"{what} wants numbers in an array or a tensor, not {type(own_x).__name__} of {values.dtype}"
+            )
         if values.ndim not in (1, 2) or len(values) != n:
             raise ValueError(f"{what} wants shape ({n},) or ({n}, m), not {values.shape}")
         values = values.astype(plain_type(values.dtype), copy=False)
