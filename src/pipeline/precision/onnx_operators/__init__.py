@@ -4,6 +4,7 @@
 from pipeline.precision.onnx_operators import (
     activations,
     arithmetic,
+    attention,
     constants,
     convolution,
     normalization,
@@ -20,6 +21,7 @@ __all__ = [
     "Refused",
     "activations",
     "arithmetic",
+    "attention",
     "constants",
     "convolution",
     "normalization",
