@@ -123,6 +123,15 @@ def test_the_undivided_factorization_refuses_the_same(options, words):
         H2Matrix.from_kernel(POINTS, KERNEL, diagonal=0.1).factorize(**options)
 
 
+def test_the_undivided_factorization_draws_whole_numbers_of_samples():
+    F = H2Matrix.from_kernel(POINTS, KERNEL, diagonal=0.1).factorize()
+    for n_samples in (-1, 2.5, "3", True):
+        with pytest.raises(ValueError, match="n_samples wants a whole number"):
+            F.sample(np.random.default_rng(0), n_samples)
+    with pytest.raises(TypeError, match="sample wants a generator"):
+        F.sample(0)
+
+
 @pytest.mark.parametrize("rows", [10**30, -1, 2.5], ids=str)
 def test_rows_that_no_matrix_has_are_refused_on_all(rows, tmp_path):
     run_in_threads(2, lambda comm: built(comm).save(tmp_path))

@@ -32,7 +32,7 @@ def test_a_tolerance_that_would_fail_is_not_tried(few):
 
 
 def test_growth_from_part_to_part_foretells_what_is_measured(few, monkeypatch):
-    monkeypatch.setattr(factor, "_allowed_residual", lambda A, tolerance: np.inf)
+    monkeypatch.setattr(factor, "allowed_residual", lambda dtype, tolerance: np.inf)
     for nugget in (1e-3, 1e-1):
         A = matrix(nugget)
         F = A.factorize(1e-5)

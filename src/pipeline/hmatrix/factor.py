@@ -138,7 +138,7 @@ def factorize(
     else:
         attempt = _in_batches(A, kind, diagonal, progress, device)
     used, tightest = tolerance, TIGHTEST if checked else _TIGHTEST_LOOSE * min(tolerance, A.tolerance)
-    allowed = _allowed_residual(A, tolerance)
+    allowed = allowed_residual(A.dtype, tolerance)
     reason, least, step = "", math.inf, 1.0
     if checked and device is None and A.kernel is not None and A.correction is None and A.shape[0] >= MANY:
         used, foreseen = look_ahead(A, tolerance, allowed, lambda part: _residual_of(part, kind, tolerance))
@@ -163,7 +163,7 @@ def factorize(
             final = used <= tightest or stalled
             if residual <= (max(allowed, _ROUNDED) if final else allowed):
                 if reason:
-                    result = replace(result, notes=(*notes, _tightened(tolerance, used, reason)))
+                    result = replace(result, notes=(*notes, tightened(tolerance, used, reason)))
                 _log(result)
                 return result
             del result, steps
@@ -294,15 +294,14 @@ def _in_batches(
     return attempt
 
 
-def _allowed_residual(A: H2Form, tolerance: float) -> float:
-    """Return the largest relative residual that a factorization may leave."""
+def allowed_residual(dtype: np.dtype[Any], tolerance: float) -> float:
+    """Return the largest relative residual that a factorization of a matrix of this type may leave."""
     least, most = _RESIDUALS
-    if is_narrow(A.dtype):
-        least = _SINGLE_RESIDUAL
-    return min(max(math.sqrt(tolerance), least), most)
+    return min(max(math.sqrt(tolerance), _SINGLE_RESIDUAL if is_narrow(dtype) else least), most)
 
 
-def _tightened(asked: float, used: float, reason: str) -> str:
+def tightened(asked: float, used: float, reason: str) -> str:
+    """Return the note of a factorization that was repeated at a smaller tolerance."""
     return (
         f"the factorization at tolerance {asked:.0e} {reason}, so it was repeated at {used:.0e}, where it succeeded: "
         "it is more accurate than asked for, and nothing needs to be done"

@@ -21,12 +21,11 @@ from pipeline.hmatrix.batched.steps import (
     act,
 )
 from pipeline.hmatrix.gradients import linear
-from pipeline.hmatrix.inputs import CPU, torch_dtype
+from pipeline.hmatrix.inputs import CPU, require_draws, torch_dtype
 from pipeline.hmatrix.parts import Substitution
 from pipeline.hmatrix.rounding import wide_type
 from pipeline.hmatrix.trust import TIGHTEST, Trust
 from pipeline.hmatrix.vectors import Vectors, apply, apply_on_device, to_tensor
-from pipeline.runtime.words import shown
 
 KINDS = {"cholesky": 0, "ldlt": 1, "lu": 2}  # as native/eliminate.hpp numbers them
 
@@ -122,11 +121,7 @@ class Factorization:
         self, generator: torch.Generator | np.random.Generator, n_samples: int | None = None
     ) -> torch.Tensor:
         """Draw from the normal distribution of covariance A: shape (n,), or (n, n_samples)."""
-        if not isinstance(generator, torch.Generator | np.random.Generator):
-            raise TypeError(
-                f"sample wants a generator, such as torch.Generator().manual_seed(0) or numpy.random.default_rng(0), "
-                f"not {shown(generator)}"
-            )
+        require_draws(generator, n_samples)
         shape = (len(self.permutation),) if n_samples is None else (len(self.permutation), n_samples)
         normal = (
             torch.from_numpy(generator.standard_normal(shape))

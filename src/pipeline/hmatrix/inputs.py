@@ -168,6 +168,19 @@ def require_seed(seed: int) -> None:
         raise ValueError(f"seed wants a whole number from 0 on, not {shown(seed)}")
 
 
+def require_draws(generator: object, n_samples: int | None) -> None:
+    """Raise unless a generator can draw so many samples; None stands for one vector."""
+    if not isinstance(generator, torch.Generator | np.random.Generator):
+        raise TypeError(
+            "sample wants a generator, such as torch.Generator().manual_seed(0) or numpy.random.default_rng(0), not "
+            f"{shown(generator)}"
+        )
+    if n_samples is not None and (
+        not isinstance(n_samples, int | np.integer) or isinstance(n_samples, bool) or n_samples < 0
+    ):
+        raise ValueError(f"n_samples wants a whole number from 0 on, not {shown(n_samples)}")
+
+
 def require_rows(n_own_rows: int) -> None:
     """Raise unless a number of rows of a process is one."""
     if not isinstance(n_own_rows, int | np.integer):

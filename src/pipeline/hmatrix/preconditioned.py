@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,13 +84,8 @@ def solve(
         raise ValueError(f"b wants shape ({A.shape[0]},) or ({A.shape[0]}, m), not {tuple(b.shape)}")
     copies = copies or DeviceCopies()
     notes: tuple[str, ...] = ()
-    is_complex = b.is_complex() if isinstance(b, torch.Tensor) else np.iscomplexobj(b)
-    # Residuals as small as asked want vectors as precise as both: one of less than the matrix's would not reach them.
-    wanted = result_type(A.dtype, np.dtype(np.complex128)) if is_complex else A.dtype
-    kept = numpy_dtype(b.dtype) if isinstance(b, torch.Tensor) else np.asarray(b).dtype
-    if kept in (np.float64, np.complex128):
-        wanted = np.promote_types(wanted, kept)
-    reached = tolerance or (_SINGLE if wanted in (np.float32, np.complex64) else _DOUBLE)
+    wanted = solution_type(A.dtype, numpy_dtype(b.dtype) if isinstance(b, torch.Tensor) else b.dtype)
+    reached = tolerance or within_reach(wanted)
     given = (
         b.detach().to(torch_dtype(wanted))
         if isinstance(b, torch.Tensor)
@@ -127,6 +123,20 @@ def solve(
         A, copies, notes = recompress(A, tolerance=tighter), DeviceCopies(), (*notes, note)
     info = replace(info, notes=(*notes, *info.notes))
     return (x.to(given.device) if isinstance(b, torch.Tensor) else x.cpu().numpy()), info
+
+
+def solution_type(matrix: np.dtype[Any], given: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type of a solution: as precise as the matrix, or as the right-hand side where that is more.
+
+    Residuals as small as asked want vectors as precise as both: one of less than the matrix's would not reach them.
+    """
+    wanted = result_type(matrix, np.dtype(np.complex128)) if given.kind == "c" else matrix
+    return np.promote_types(wanted, given) if given in (np.float64, np.complex128) else wanted
+
+
+def within_reach(dtype: np.dtype[Any]) -> float:
+    """Return a relative residual that rounding leaves within reach."""
+    return _SINGLE if is_narrow(dtype) else _DOUBLE
 
 
 def _iteration(A: H2Form, b: torch.Tensor, tolerance: float, copies: DeviceCopies) -> _Iteration:

@@ -25,12 +25,18 @@ from pipeline.hmatrix.distributed.speeds import MEASURED, Speed, as_speeds, meas
 from pipeline.hmatrix.distributed.statistics import of_factorization
 from pipeline.hmatrix.distributed.vectors import act, shifted
 from pipeline.hmatrix.entries import program
-from pipeline.hmatrix.factor import choose_kind, nugget_for
+from pipeline.hmatrix.factor import allowed_residual, choose_kind, nugget_for, tightened
 from pipeline.hmatrix.factorization import KINDS
 from pipeline.hmatrix.foresight import MANY
-from pipeline.hmatrix.inputs import Progress, require_parts, require_progress, require_tolerance
+from pipeline.hmatrix.inputs import (
+    Progress,
+    require_draws,
+    require_parts,
+    require_progress,
+    require_tolerance,
+)
 from pipeline.hmatrix.parts import Substitution, Team, eliminate
-from pipeline.hmatrix.rounding import PIVOT, is_narrow, step_types, wide_type
+from pipeline.hmatrix.rounding import PIVOT, step_types, wide_type
 from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.hmatrix.streams import Purpose, stream
 from pipeline.hmatrix.swap import Array, Ids, gather, summed
@@ -38,7 +44,6 @@ from pipeline.hmatrix.threads import n_threads
 from pipeline.hmatrix.vectors import Vectors, apply
 from pipeline.runtime.communicator import Counting
 from pipeline.runtime.together import require_alike, together
-from pipeline.runtime.words import shown
 
 logger = logging.getLogger("pipeline.hmatrix")
 
@@ -46,8 +51,6 @@ _DENSE_END = 1200  # as in factor.py, and so are the next three
 _SHARE = 0.18
 _STEP = 1e-2
 _GENTLE = 0.3  # the same where the tolerance to begin with was foreseen
-_RESIDUALS = 1e-3, 0.5  # the largest that is let pass is the square root of the tolerance, between these two
-_SINGLE_RESIDUAL = 0.1  # let pass where solutions are rounded to single precision
 _TIGHTEST = 1e-13
 
 
@@ -135,13 +138,7 @@ class DistributedFactorization:
             n_samples: How many.
         """
         with together(self.communicator.inner):
-            if not isinstance(generator, torch.Generator | np.random.Generator):
-                raise TypeError(
-                    "sample wants a generator, such as torch.Generator().manual_seed(0) or "
-                    f"numpy.random.default_rng(0), not {shown(generator)}"
-                )
-            if n_samples is not None and (not isinstance(n_samples, int | np.integer) or n_samples < 0):
-                raise ValueError(f"n_samples wants a whole number from 0 on, not {shown(n_samples)}")
+            require_draws(generator, n_samples)
             seed = (
                 int(generator.integers(2**62))
                 if isinstance(generator, np.random.Generator)
@@ -282,7 +279,7 @@ def factorize(
             steps = Substitution(eliminated, team, number_of_kind, stored)
             del eliminated
             ranges = np.stack(gather(communicator, np.array([steps.own_range]))).reshape(-1, 2)
-            notes = () if used == start.tolerance else (_tightened(tolerance, used),)
+            notes = () if used == start.tolerance else (tightened(tolerance, used, "failed"),)
             result = DistributedFactorization(
                 A,
                 communicator,
@@ -298,7 +295,7 @@ def factorize(
             if not checked:
                 return result
             residual = _residual(result)
-            if residual <= _allowed(A, tolerance):
+            if residual <= allowed_residual(A.dtype, tolerance):
                 return replace(result, residual=residual)
             if used <= tightest:
                 raise ConvergenceError(
@@ -353,18 +350,6 @@ def _failed(point: int, process: int, level: int, pivot: float, kind: str, size:
         return f"{where}: the kernel's entries there are NaN or infinite; look at what it gives between such points"
     what = "not positive definite" if kind == "cholesky" else "singular"
     return f"{where} of a matrix of norm {size:.1e}, which is {what} to working accuracy; {nugget_for(pivot, size)}"
-
-
-def _tightened(asked: float, used: float) -> str:
-    return (
-        f"the factorization at tolerance {asked:.0e} failed, so it was repeated at {used:.0e}, where it succeeded: it "
-        "is more accurate than asked for, and nothing needs to be done"
-    )
-
-
-def _allowed(A: OwnForm, tolerance: float) -> float:
-    least, most = _RESIDUALS
-    return min(max(math.sqrt(tolerance), _SINGLE_RESIDUAL if is_narrow(A.dtype) else least), most)
 
 
 def _residual(F: DistributedFactorization) -> float:

@@ -1,7 +1,6 @@
 """Solution of a divided system by Krylov iteration, preconditioned by a loose factorization, all of it by rows."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,14 +10,18 @@ from pipeline.hmatrix.distributed.factor import DistributedFactorization, factor
 from pipeline.hmatrix.distributed.form import OwnForm
 from pipeline.hmatrix.distributed.product import product
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres, powers_of_two
-from pipeline.hmatrix.preconditioned import CHECKED_COLUMNS, no_answer, still_an_answer, with_exact_residual
-from pipeline.hmatrix.rounding import is_narrow
+from pipeline.hmatrix.preconditioned import (
+    CHECKED_COLUMNS,
+    no_answer,
+    solution_type,
+    still_an_answer,
+    with_exact_residual,
+    within_reach,
+)
 from pipeline.hmatrix.swap import Array, summed
-from pipeline.hmatrix.vectors import result_type
 from pipeline.runtime.communicator import Counting
 
 _LOOSE, _LOOSE_IN_SPACE = 1e-3, 1e-2  # as in preconditioned.py
-_DOUBLE, _SINGLE = 1e-8, 1e-5
 
 
 def solve(
@@ -31,15 +34,13 @@ def solve(
     max_iterations: int,
 ) -> tuple[Array, SolveInfo]:
     """Return the rows that this process owns of x with A x = b, in tree order, and how it went; collective."""
-    wanted: np.dtype[Any] = result_type(A.dtype, np.dtype(np.complex128)) if b.dtype.kind == "c" else A.dtype
-    if b.dtype in (np.float64, np.complex128):
-        wanted = np.promote_types(wanted, b.dtype)
+    wanted = solution_type(A.dtype, b.dtype)
     loose = _LOOSE_IN_SPACE if A.division.tree.fills_space else _LOOSE
     F = factorization or factorize(
         A, communicator, tolerance=max(A.tolerance, loose), checked=False, shifted=True
     )
     method = conjugate_gradient if F.kind == "cholesky" else gmres
-    reached = tolerance or (_SINGLE if is_narrow(wanted) else _DOUBLE)
+    reached = tolerance or within_reach(wanted)
     unrounded = replace(A, dtype=wanted)  # as in preconditioned.py
     x, info = method(
         lambda v: torch.from_numpy(product(unrounded, v.numpy(), communicator)),
