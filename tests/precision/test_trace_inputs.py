@@ -1,6 +1,7 @@
 """What a network does with its inputs beyond what one run on one sample shows, against the module in float64."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -236,3 +237,36 @@ def test_logarithms_of_softmax_reach_below_what_softmax_can_be(scale, dim, gener
     assert converted_error(Around(lambda y, x: x.log_softmax(dim)), x[:4], x) < 2e-3
     rows = nn.Sequential(nn.Flatten(), nn.Linear(108, 5), nn.LogSoftmax(1))
     assert converted_error(rows, x[:4], x) < 2e-3
+
+
+class Elementwise(nn.Module):
+    """A function of every number of its input, before anything else."""
+
+    def __init__(self, function, n):
+        super().__init__()
+        self.function, self.head = function, nn.Linear(n, 3)
+
+    def forward(self, x):
+        return self.head(self.function(x).flatten(1))
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 7), (3, 5, 7), (2, 3, 4, 5)])
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.relu,
+        torch.sigmoid,
+        lambda x: x * torch.sigmoid(x),
+        lambda x: x + x.flip(-1),
+        lambda x: x * torch.where(torch.arange(x.shape[-1]) > 2, x, torch.zeros(())),
+    ],
+)
+def test_inputs_of_any_number_of_dimensions_may_be_read_number_by_number(shape, function, generator):
+    torch.manual_seed(0)
+    module = Elementwise(function, math.prod(shape)).eval()
+    x = torch.randn(4, *shape, generator=generator)
+    network = HalfNetwork.convert(module, x)
+    with torch.no_grad():
+        wanted = module.double()(x.double())
+    assert (network(x) - wanted).norm() < 2e-3 * wanted.norm()
+    assert all(error.relative_error < 2e-3 for error in network.layer_errors(x))

@@ -54,7 +54,10 @@ class Tracer:
         self.layers: list[Layer] = []
         self.parameters: Parameters = {}
         self.views: dict[Value, View] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {INPUT: recording.given.shape[1:]}
+        self._given = recording.given.shape[1:]
+        # Layers know numbers and images; what has other dimensions is a row of numbers to them.
+        lies = self._given if len(self._given) in (1, 3) else (math.prod(self._given),)
+        self._shapes: dict[str, tuple[int, ...]] = {INPUT: lies}
         self._gathered: dict[tuple[Any, ...], list[tuple[Tensor, View]]] = {}
         self._n_uses = Counter(
             leaf
@@ -64,7 +67,7 @@ class Tracer:
         )
         self._n_uses[recording.result] += 1
         self.wanted = set(self._n_uses)  # results that something reads
-        start = natural(recording.given.shape[1:])
+        start = natural(self._given)
         self.views[recording.given] = View(INPUT, start.numel(), start)
 
     def refusal(self, node: Node, why: str) -> ConfigError:
@@ -233,7 +236,7 @@ class Tracer:
 
     def _with_input_as_given(self, layers: list[Layer]) -> list[Layer]:
         """Let the first layer tell the shape of the network's input, where it reads the numbers as another."""
-        given, shape = self._shapes[INPUT], layers[0].input_shape
+        given, shape = self._given, layers[0].input_shape
         if shape == given:
             return layers
         n = math.prod(given)
