@@ -84,7 +84,7 @@ def test_what_one_process_gets_wrong_is_refused_on_all_by_name(verb):
         assert len(line) < 250
 
 
-@pytest.mark.parametrize("wrong", [None, 5, "mpi", object(), Serial], ids=str)
+@pytest.mark.parametrize("wrong", [None, 5, "mpi", object(), Serial])
 def test_what_is_no_communicator_is_refused_by_name(wrong, tmp_path):
     for action in (
         lambda: DistributedH2Matrix.from_kernel(POINTS, KERNEL, wrong),
