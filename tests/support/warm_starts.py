@@ -127,6 +127,8 @@ def end() -> None:
 
 def serve(address: str) -> dict:
     """Fork for each request that comes in; return, in the fork, what it asks for. End with the standard input."""
+    # Tests may have been started with interrupts ignored; no program is to inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     spent, (told, tell) = 0.0, os.pipe()
     with socket.create_server(address, family=socket.AF_UNIX, backlog=64) as listener:
         print("ready", flush=True)

@@ -20,7 +20,7 @@ from pipeline.precision.verification import Budget, Verification, require_labels
 
 
 @dataclass(frozen=True)
-class Converted:
+class ConvertedNetwork:
     """A network in half precision.
 
     Attributes:
@@ -44,7 +44,7 @@ def converted(
     labels: Tensor | None,
     budget: Budget,
     instruction_set: str | None,
-) -> Converted:
+) -> ConvertedNetwork:
     """Convert a module, as `HalfNetwork.convert` describes.
 
     Raises:
@@ -75,9 +75,11 @@ def converted(
 
     def verified(
         layers: tuple[Layer, ...], tensors: Mapping[str, Tensor], packed: dict[Layer, Any]
-    ) -> Converted:
+    ) -> ConvertedNetwork:
         execution = Execution(layers, tensors, "fp16", instruction_set, packed)
-        return Converted(layers, tensors, single, execution, verify(execution(calibration), exact, labels))
+        return ConvertedNetwork(
+            layers, tensors, single, execution, verify(execution(calibration), exact, labels)
+        )
 
     least = least_errors(planned, tried)
     at_once = {name for name, error in least.items() if error > budget.layer_error}
@@ -86,7 +88,7 @@ def converted(
         typical_routines(layers, tried, budget, twin.instruction_set)
         for layers in (planned, close(planned, set(least)))
     )
-    found: dict[int, Converted] = {}
+    found: dict[int, ConvertedNetwork] = {}
     packed: dict[Layer, Any] = {}
 
     def accepted(n: int) -> bool:
