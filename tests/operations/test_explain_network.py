@@ -10,13 +10,18 @@ from html.parser import HTMLParser
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.__main__ import main
 from pipeline.errors import ConfigError
 from pipeline.operations import engine_profiles
-from pipeline.operations.engine_profiles import Row
+from pipeline.operations.engine_profiles import Explained, Row
+from pipeline.operations.engine_work import Ran, bounds, flops_of
 from pipeline.operations.explain_network import ENGINE_HEADINGS, HEADINGS, page, run, summary
+from pipeline.precision.roofline import TYPICAL_ROOFS
 
 
 @pytest.fixture
@@ -82,12 +87,16 @@ def test_the_page_has_a_row_and_a_sentence_for_every_layer(files, engine, capsys
     if engine == "ours":
         assert [row[0] for row in rows[1:]] == ["a<b>", "p", "head"]
         assert all(float(row[8]) < 5e-3 for row in rows[1:])
+    assert float(of_engine[6]) < 2e-2
+    computed = [row for row in rows[1:] if row[1].startswith(("Conv (", "Convolution", "direct", "product"))]
+    assert {row[6] for row in computed} & {"0.1244"}  # 2 x 16 x 12 x 12 results of 3 x 3 x 3 products
+    assert all(row[5] and row[7] for row in computed)
 
 
 def test_casts_and_what_runs_on_one_side_are_told():
-    single = {"conv": ("Conv (float)", 4e-3), "relu": ("Relu (float)", 1e-3)}
-    half = {"cast_0": ("Cast (float)", 1e-3), "conv": ("Conv (float16)", 3e-3)}
-    rows = {row.layer: row for row in engine_profiles._compared(single, half)}
+    single = {"conv": Ran("Conv (float)", 4e-3), "relu": Ran("Relu (float)", 1e-3)}
+    half = {"cast_0": Ran("Cast (float)", 1e-3), "conv": Ran("Conv (float16)", 3e-3)}
+    rows = {row.layer: row for row in engine_profiles._compared(single, half, TYPICAL_ROOFS)}
     assert (
         rows["cast_0"].reason
         == "Only moves numbers between types or layouts; it takes 25% of the half-precision run."
@@ -96,18 +105,19 @@ def test_casts_and_what_runs_on_one_side_are_told():
         rows["conv"].reason == "Half precision is faster, 1.33x: Conv (float16) ran instead of Conv (float)."
     )
     assert rows["relu"].reason.startswith("Ran at float32 only")
-    assert "5.00 ms at FP32 and 4.00 ms in half precision, 1.25x" in summary(list(rows.values()))
-    assert "take 25% of the time in half precision" in summary(list(rows.values()))
+    told = summary(Explained(list(rows.values()), 2e-3))
+    assert "5.00 ms at FP32 and 4.00 ms in half precision, 1.25x" in told
+    assert told.endswith("take 25% of the time in half precision; its answers are off by 2.0e-03")
 
 
 def test_names_are_text_and_no_markup():
-    text = page("<m>", (3, 4), {"ours": [Row("<script>", "a&b", "", None, 1e-3, reason="So.")]})
+    text = page("<m>", (3, 4), {"ours": Explained([Row("<script>", "a&b", "", None, 1e-3, reason="So.")])})
     assert "<script>" not in text
     assert Cells(text).rows[-1][:2] == ["<script>", "a&b"]
 
 
 def test_every_cell_has_its_heading_for_a_phone():
-    text = page("m", (3, 4), {"ours": [Row("conv", "direct", "", None, 1e-3, reason="So.")]})
+    text = page("m", (3, 4), {"ours": Explained([Row("conv", "direct", "", None, 1e-3, reason="So.")])})
     assert tuple(re.findall(r'<td data-title="([^"]*)"', text)) == (*ENGINE_HEADINGS, *HEADINGS)
 
 
@@ -117,9 +127,9 @@ def test_engines_stand_beside_each_other_with_what_takes_longest():
         Row("c", "Cast", "", 0.0, 3e-3, reason="So."),
     ]
     theirs = [Row("conv", "jit", "", 6e-3, 2e-3, reason="So.")]
-    rows = Cells(page("m", (3, 4), {"ours": ours, "openvino": theirs})).rows
-    assert rows[1] == ["ours", "2", "4.00", "4.00", "1.00x", "75%", "c 75%, conv 25%"]
-    assert rows[2] == ["openvino", "1", "6.00", "2.00", "3.00x", "0%", "conv 100%"]
+    rows = Cells(page("m", (3, 4), {"ours": Explained(ours, 1e-3), "openvino": Explained(theirs)})).rows
+    assert rows[1] == ["ours", "2", "4.00", "4.00", "1.00x", "75%", "1.0e-03", "c 75%, conv 25%"]
+    assert rows[2] == ["openvino", "1", "6.00", "2.00", "3.00x", "0%", "", "conv 100%"]
 
 
 def test_inputs_that_are_no_samples_are_refused(files):
@@ -182,7 +192,9 @@ def test_a_file_that_is_no_page_is_not_written_over(files, name, capsys):
 def test_an_earlier_page_is_replaced_and_what_keeps_a_page_from_being_written_is_one_line(
     files, before, monkeypatch
 ):
-    monkeypatch.setitem(engine_profiles.ENGINES, "ours", lambda *_: [Row("a", "b", "", 1e-3, 1e-3)])
+    monkeypatch.setitem(
+        engine_profiles.ENGINES, "ours", lambda *_: Explained([Row("a", "b", "", 1e-3, 1e-3)])
+    )
     output = files / "p.html"
     output.write_bytes(before)
     options = Namespace(model=files / "model.onnx", inputs=files / "x.npy", engine="ours", output=output)
@@ -212,3 +224,49 @@ def test_what_another_engine_raises_is_one_line(files, monkeypatch):
 def test_a_missing_engine_is_named():
     with pytest.raises(ConfigError, match="needs the package nowhere"):
         engine_profiles._needed("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "output"),
+    [
+        ("Conv", [(1, 3, 12, 12), (16, 3, 3, 3), (16,)], (1, 16, 12, 12)),
+        ("Convolution", [(2, 16, 9, 9), (16, 1, 1, 3, 3)], (2, 16, 9, 9)),
+        ("Conv", [(1, 8, 10), (12, 4, 5)], (1, 12, 6)),
+        ("ConvTranspose", [(1, 4, 5, 5), (4, 6, 2, 2)], (1, 6, 10, 10)),
+        ("Gemm", [(7, 5), (3, 5), (3,)], (7, 3)),
+        ("Gemm", [(5, 7), (5, 3)], (7, 3)),
+        ("MatMul", [(2, 4, 6, 5), (2, 4, 5, 3)], (2, 4, 6, 3)),
+        ("FullyConnected", [(1, 9, 5), (3, 5)], (1, 9, 3)),
+    ],
+)
+def test_flops_are_those_that_torch_counts(kind, inputs, output):
+    images, weights, *_ = (torch.zeros(shape) for shape in inputs)
+    with FlopCounterMode(display=False) as counter:
+        if kind == "ConvTranspose":
+            functional.conv_transpose2d(images, weights, stride=2)
+        elif kind.startswith("Conv"):
+            groups = images.shape[1] // weights.shape[-3 if images.dim() == 4 else -2]
+            weights = weights.reshape(output[1], -1, *weights.shape[2 - images.dim() :])
+            convolve = functional.conv2d if images.dim() == 4 else functional.conv1d
+            convolve(
+                images,
+                weights,
+                padding=(output[-1] - images.shape[-1] + weights.shape[-1] - 1) // 2,
+                groups=groups,
+            )
+        else:
+            a = images.mT if images.shape[-2] != output[-2] else images
+            b = weights.mT if weights.shape[-1] != output[-1] else weights
+            a @ b
+    assert flops_of(kind, inputs, output) == counter.get_total_flops()
+
+
+def test_another_engines_layers_are_bound_by_compute_or_memory():
+    layers = {
+        "matrix": Ran("Gemm", 1e-3, 4e9, 8e3, 2e9),
+        "convolution": Ran("Convolution", 1e-3, 4e4, 8e4, 1e9),
+        "cast": Ran("Cast", 1e-3, 0.0, 1e4),
+        "untold": Ran("Reorder", 1e-3),
+    }
+    limits = bounds(layers, TYPICAL_ROOFS)
+    assert limits == {"matrix": "DRAM", "convolution": "compute", "cast": "L1"}

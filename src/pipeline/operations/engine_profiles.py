@@ -1,10 +1,11 @@
 """What engines really ran for an ONNX network: their own profiles, brought into rows of one form."""
 
+import functools
 import importlib
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
-from pipeline.precision import HalfNetwork, Sampling, onnx_module
+from pipeline.operations.engine_work import Ran, bounds, flops_of
+from pipeline.precision import HalfNetwork, Roofs, Sampling, measure_roofs, onnx_module
+from pipeline.precision.error import relative_error
 
 N_RUNS = 20
+N_JUDGED = 8  # samples whose answers are compared with those of float64
 MOVING = ("Cast", "Reorder", "Convert", "Transpose", "ReorderInput", "ReorderOutput", "copy by place")
 
 
@@ -29,9 +33,9 @@ class Row:
         kernel_fp32: What ran at float32.
         seconds_fp32: Median at float32; None if there was no such layer.
         seconds_half: Median in half precision; None if there was no such layer.
-        n_bytes: Moved in half precision, at least; None where the engine doesn't say.
+        n_bytes: Moved in half precision, at least, or at float32 if it ran there only; None if the engine doesn't say.
         flops: FLOPs of the layer's definition; None where the engine doesn't say.
-        bound: What limits it; empty where the engine doesn't say.
+        bound: What limits it then; empty where the engine doesn't say what it moves.
         error: What the layer's result is off by, relative to float64; None where the engine doesn't say.
         reason: One sentence.
     """
@@ -48,7 +52,20 @@ class Row:
     reason: str = ""
 
 
-def ours(path: Path, x: NDArray[np.float32]) -> list[Row]:
+@dataclass(frozen=True)
+class Explained:
+    """A network on one engine.
+
+    Attributes:
+        rows: Its layers.
+        error: What the answers in half precision are off by, relative to float64; None where float64 has none.
+    """
+
+    rows: Sequence[Row]
+    error: float | None = None
+
+
+def ours(path: Path, x: NDArray[np.float32]) -> Explained:
     """The converted network on measured routines."""
     torch = importlib.import_module("torch")
     samples = torch.from_numpy(x)
@@ -56,7 +73,7 @@ def ours(path: Path, x: NDArray[np.float32]) -> list[Row]:
     network = network.choose_routines(samples, sampling=Sampling(n_samples=10, seconds_at_most=5.0)).network
     errors = {error.layer: error for error in network.layer_errors(samples[:8])}
     timings = network.time_layers(samples, batch_sizes=(1,), mode="network")
-    return [
+    rows = [
         Row(
             row.layer,
             row.routine_fp16,
@@ -71,18 +88,41 @@ def ours(path: Path, x: NDArray[np.float32]) -> list[Row]:
         )
         for row in timings
     ]
+    return Explained(rows, _error(path, x, [network(samples[:N_JUDGED]).numpy()]))
 
 
-def onnxruntime(path: Path, x: NDArray[np.float32]) -> list[Row]:
+def _error(path: Path, x: NDArray[np.float32], answers: Sequence[NDArray[np.float32]]) -> float | None:
+    """What the answers for the first samples are off by; None if the network cannot be computed here."""
+    torch = importlib.import_module("torch")
+    found = torch.from_numpy(np.concatenate(answers))
+    try:
+        module = onnx_module(path, x.shape[1:]).double()
+    except ConfigError:
+        return None
+    with torch.inference_mode():
+        exact = torch.cat([module(torch.from_numpy(part[None]).double()) for part in x[: len(found)]])
+    return relative_error(found.reshape(exact.shape), exact)
+
+
+@functools.cache
+def _roofs() -> Roofs:
+    return measure_roofs()
+
+
+def onnxruntime(path: Path, x: NDArray[np.float32]) -> Explained:
     """onnxruntime's CPU provider: the file as it is, and turned into binary16 by its own converter."""
     ort, onnx = _needed("onnxruntime"), _needed("onnx")
     converter = importlib.import_module("onnxruntime.transformers.float16")
     half = converter.convert_float_to_float16(onnx.load(str(path)), keep_io_types=True)
-    return _compared(_profiled(ort, str(path), x), _profiled(ort, half.SerializeToString(), x))
+    single, _ = _profiled(ort, str(path), x)
+    layers, answers = _profiled(ort, half.SerializeToString(), x)
+    return Explained(_compared(single, layers, _roofs()), _error(path, x, answers))
 
 
-def _profiled(ort: Any, model: str | bytes, x: NDArray[np.float32]) -> dict[str, tuple[str, float]]:
-    """Kernel and median seconds of every node."""
+def _profiled(
+    ort: Any, model: str | bytes, x: NDArray[np.float32]
+) -> tuple[dict[str, Ran], list[NDArray[np.float32]]]:
+    """Every node as it ran, and the answers for some samples."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.enable_profiling, options.log_severity_level = True, 3
@@ -92,24 +132,42 @@ def _profiled(ort: Any, model: str | bytes, x: NDArray[np.float32]) -> dict[str,
         given = session.get_inputs()[0].name
         for _ in range(N_RUNS):
             session.run(None, {given: x[:1]})
+        answers = [session.run(None, {given: part[None]})[0] for part in x[:N_JUDGED]]
         events = json.loads(Path(session.end_profiling()).read_text())
-    kernels: dict[str, str] = {}
+    told: dict[str, Mapping[str, Any]] = {}
     seconds: dict[str, list[float]] = defaultdict(list)
     for event in events:
         name = event.get("name", "")
         if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-            node, of = name.removesuffix("_kernel_time"), event["args"]
-            types = {kind for entry in of.get("input_type_shape", []) for kind in entry}
-            kernels[node] = f"{of['op_name']} ({', '.join(sorted(types))})"
+            # Nodes between casts that it has taken away keep their names but for this prefix.
+            node = name.removesuffix("_kernel_time").removeprefix("InsertedPrecisionFreeCast_")
+            told[node] = event["args"]
             seconds[node].append(event["dur"] * 1e-6)
-    return {node: (kernels[node], float(np.median(seconds[node]))) for node in kernels}
+    return {node: _node(of, float(np.median(seconds[node]))) for node, of in told.items()}, answers
 
 
-def openvino(path: Path, x: NDArray[np.float32]) -> list[Row]:
+def _node(told: Mapping[str, Any], seconds: float) -> Ran:
+    """A node by what onnxruntime's profile tells of it."""
+    inputs, outputs = (
+        [pair for entry in told.get(f"{side}_type_shape", []) for pair in entry.items()]
+        for side in ("input", "output")
+    )
+    sizes = [told.get(f"{name}_size") for name in ("parameter", "activation", "output")]
+    parameters, read, written = (float(size) if size is not None else None for size in sizes)
+    return Ran(
+        f"{told['op_name']} ({', '.join(sorted({kind for kind, _ in inputs}))})",
+        seconds,
+        parameters,
+        None if read is None or written is None else read + written,
+        flops_of(told["op_name"], [shape for _, shape in inputs], outputs[0][1]) if outputs else None,
+    )
+
+
+def openvino(path: Path, x: NDArray[np.float32]) -> Explained:
     """OpenVINO's CPU plugin at float32, and at bfloat16, which is what it runs where binary16 is asked for."""
     ov = _needed("openvino")
 
-    def profile(precision: str) -> dict[str, tuple[str, float]]:
+    def profile(precision: str) -> tuple[dict[str, Ran], list[NDArray[np.float32]]]:
         options = {
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": 1,
@@ -119,7 +177,8 @@ def openvino(path: Path, x: NDArray[np.float32]) -> list[Row]:
         core = ov.Core()
         model = core.read_model(str(path))
         model.reshape([1, *x.shape[1:]])
-        request = core.compile_model(model, "CPU", options).create_infer_request()
+        compiled = core.compile_model(model, "CPU", options)
+        request = compiled.create_infer_request()
         seconds: dict[str, list[float]] = defaultdict(list)
         kernels: dict[str, str] = {}
         for _ in range(N_RUNS):
@@ -128,27 +187,74 @@ def openvino(path: Path, x: NDArray[np.float32]) -> list[Row]:
                 if entry.real_time.total_seconds() > 0:
                     kernels[entry.node_name] = f"{entry.node_type} ({entry.exec_type})"
                     seconds[entry.node_name].append(entry.real_time.total_seconds())
-        return {node: (kernels[node], float(np.median(seconds[node]))) for node in kernels}
+        answers = [next(iter(request.infer([part[None]]).values())).copy() for part in x[:N_JUDGED]]
+        operations = {op.get_friendly_name(): op for op in compiled.get_runtime_model().get_ops()}
+        return {
+            node: _operation(operations.get(node), kernels[node], float(np.median(seconds[node])))
+            for node in kernels
+        }, answers
 
-    return _compared(profile("f32"), profile("bf16"))
+    single, _ = profile("f32")
+    layers, answers = profile("bf16")
+    return Explained(_compared(single, layers, _roofs()), _error(path, x, answers))
 
 
-ENGINES: Mapping[str, Callable[[Path, NDArray[np.float32]], list[Row]]] = {
+def _operation(operation: Any, kernel: str, seconds: float) -> Ran:
+    """A layer by what OpenVINO's runtime model tells of it, where that has one of this name."""
+    if operation is None:
+        return Ran(kernel, seconds)
+    in_pairs = _told(operation, "runtimePrecision") == "bf16"
+    weights = activations = 0.0
+    for value in operation.inputs():
+        constant = _told(value.get_source_output().get_node(), "layerType") == "Const"
+        # Constants are shown as they are in the file, and packed as the kernel wants them.
+        size = (
+            min(value.get_element_type().size, 2) if constant and in_pairs else value.get_element_type().size
+        )
+        n_bytes = float(np.prod(value.get_shape())) * size
+        weights, activations = weights + constant * n_bytes, activations + (not constant) * n_bytes
+    results = [list(value.get_shape()) for value in operation.outputs()]
+    activations += sum(
+        float(np.prod(shape)) * value.get_element_type().size
+        for shape, value in zip(results, operation.outputs(), strict=True)
+    )
+    shapes = [list(value.get_shape()) for value in operation.inputs()]
+    flops = flops_of(_told(operation, "layerType"), shapes, results[0]) if results else None
+    return Ran(kernel, seconds, weights, activations, flops, in_pairs)
+
+
+def _told(operation: Any, key: str) -> str:
+    """An entry of what OpenVINO tells of an operation; empty if there is none."""
+    information = operation.get_rt_info()
+    return str(information[key].astype(str)) if key in information else ""
+
+
+ENGINES: Mapping[str, Callable[[Path, NDArray[np.float32]], Explained]] = {
     "ours": ours,
     "onnxruntime": onnxruntime,
     "openvino": openvino,
 }
 
 
-def _compared(single: Mapping[str, tuple[str, float]], half: Mapping[str, tuple[str, float]]) -> list[Row]:
+def _compared(single: Mapping[str, Ran], half: Mapping[str, Ran], roofs: Roofs) -> list[Row]:
     """Join the rows of both precisions by the engine's names, in the order of the half-precision run."""
-    total = sum(seconds for _, seconds in half.values()) or 1.0
-    rows = []
+    total = sum(ran.seconds for ran in half.values()) or 1.0
+    limits, rows = bounds(single, roofs) | bounds(half, roofs), []
     for name in [*half, *(name for name in single if name not in half)]:
-        kernel, seconds = half.get(name, ("", None))
-        kernel_fp32, seconds_fp32 = single.get(name, ("", None))
+        ran, ran_fp32 = half.get(name), single.get(name)
+        known = half[name] if name in half else single[name]
+        kernel, seconds = (ran.kernel, ran.seconds) if ran else ("", None)
+        kernel_fp32, seconds_fp32 = (ran_fp32.kernel, ran_fp32.seconds) if ran_fp32 else ("", None)
         reason = _reason(kernel, kernel_fp32, seconds, seconds_fp32, total)
-        rows.append(Row(name, kernel or kernel_fp32, kernel_fp32, seconds_fp32, seconds, reason=reason))
+        rows.append(
+            Row(
+                name, kernel or kernel_fp32, kernel_fp32, seconds_fp32, seconds,
+                n_bytes=known.n_bytes,
+                flops=known.flops,
+                bound=limits.get(name, ""),
+                reason=reason,
+            )
+        )  # fmt: skip
     return rows
 
 

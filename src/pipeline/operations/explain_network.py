@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.samples import read_samples
 from pipeline.errors import ConfigError
-from pipeline.operations.engine_profiles import ENGINES, MOVING, Row
+from pipeline.operations.engine_profiles import ENGINES, MOVING, Explained, Row
 from pipeline.operations.templates import filled
 from pipeline.runtime.words import counted
 
@@ -23,6 +23,7 @@ ENGINE_HEADINGS = (
     "half ms",
     "gain",
     "moves numbers",
+    "error",
     "takes longest in half precision",
 )
 HEADINGS = ("layer", "kernel that ran", "FP32 µs", "half µs", "gain", "kB", "MFLOP", "bound", "error", "why")
@@ -42,12 +43,12 @@ def run(options: Namespace) -> None:
         if options.engine
         else [name for name in ENGINES if name == "ours" or _installed(name)]
     )
-    rows = {name: _explained(name, options.model, x) for name in names}
+    found = {name: _explained(name, options.model, x) for name in names}
     try:
-        options.output.write_text(page(options.model.name, x.shape[1:], rows), encoding="utf-8")
+        options.output.write_text(page(options.model.name, x.shape[1:], found), encoding="utf-8")
     except OSError as failure:
         raise ConfigError(f"cannot write {options.output}, because {failure.strerror}") from failure
-    for name, of_engine in rows.items():
+    for name, of_engine in found.items():
         print(f"{name}: {summary(of_engine)}")
     print(options.output)
 
@@ -70,8 +71,8 @@ def _require_writable(path: Path) -> None:
                 )
 
 
-def _explained(name: str, model: Path, x: NDArray[np.float32]) -> list[Row]:
-    """The rows of one engine; what another engine raises, of kinds of its own, becomes one line."""
+def _explained(name: str, model: Path, x: NDArray[np.float32]) -> Explained:
+    """The network on one engine; what another engine raises, of kinds of its own, becomes one line."""
     try:
         return ENGINES[name](model, x)
     except ConfigError:
@@ -116,19 +117,20 @@ def totals(rows: Sequence[Row]) -> Totals:
     return Totals(sum(row.seconds_fp32 or 0.0 for row in rows), half, moving / half if half else 0.0)
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """Tell what both runs took, and how much of the half-precision run only moves numbers."""
-    all_layers = totals(rows)
-    take = "takes" if len(rows) == 1 else "take"
+def summary(found: Explained) -> str:
+    """Tell what both runs took, how much of the one in half precision only moves numbers, and its answers' error."""
+    n_layers, all_layers = len(found.rows), totals(found.rows)
+    take = "takes" if n_layers == 1 else "take"
+    off = "" if found.error is None else f"; its answers are off by {found.error:.1e}"
     return (
-        f"{counted(len(rows), 'layer')} {take} {all_layers.single * 1e3:.2f} ms at FP32 and "
+        f"{counted(n_layers, 'layer')} {take} {all_layers.single * 1e3:.2f} ms at FP32 and "
         f"{all_layers.half * 1e3:.2f} ms in half precision, {all_layers.gain}; "
         f"casts, reorders and copies take {all_layers.moving:.0%} of the time in "
-        "half precision"
+        f"half precision{off}"
     )
 
 
-def page(title: str, shape: Sequence[int], engines: Mapping[str, Sequence[Row]]) -> str:
+def page(title: str, shape: Sequence[int], engines: Mapping[str, Explained]) -> str:
     """The page, as HTML that needs nothing else."""
     return filled(
         "explain_network.html",
@@ -137,8 +139,8 @@ def page(title: str, shape: Sequence[int], engines: Mapping[str, Sequence[Row]])
         headings=HEADINGS,
         engine_headings=ENGINE_HEADINGS,
         texts=WORDS,
-        side_by_side=[_engine(name, rows) for name, rows in engines.items()],
-        engines=[(name, summary(rows), _layers(rows)) for name, rows in engines.items()],
+        side_by_side=[_engine(name, found) for name, found in engines.items()],
+        engines=[(name, summary(found), _layers(found.rows)) for name, found in engines.items()],
     )
 
 
@@ -150,13 +152,13 @@ class Line(NamedTuple):
     share: str = ""
 
 
-def _engine(name: str, rows: Sequence[Row]) -> Line:
+def _engine(name: str, found: Explained) -> Line:
     """An engine beside the others, with the layers that take longest."""
-    total = totals(rows)
+    rows, total = found.rows, totals(found.rows)
     longest = sorted(rows, key=lambda row: row.seconds_half or 0.0, reverse=True)[:3] if total.half else []
     told = ", ".join(f"{row.layer} {(row.seconds_half or 0.0) / total.half:.0%}" for row in longest)
     times = f"{total.single * 1e3:.2f}", f"{total.half * 1e3:.2f}"
-    return Line((name, str(len(rows)), *times, total.gain, f"{total.moving:.0%}", told))
+    return Line((name, str(len(rows)), *times, total.gain, f"{total.moving:.0%}", _error(found.error), told))
 
 
 def _layers(rows: Sequence[Row]) -> list[Line]:
@@ -166,7 +168,7 @@ def _layers(rows: Sequence[Row]) -> list[Line]:
             (
                 row.layer, row.kernel, _number(row.seconds_fp32, 1e6), _number(row.seconds_half, 1e6), _gain(row),
                 _number(row.n_bytes, 1e-3), _number(row.flops, 1e-6), row.bound,
-                "" if row.error is None else f"{row.error:.1e}", row.reason,
+                _error(row.error), row.reason,
             ),
             moving=row.kernel.startswith(MOVING),
             share=f"{100 * (row.seconds_half or 0.0) / longest:.1f}%",
@@ -177,6 +179,10 @@ def _layers(rows: Sequence[Row]) -> list[Line]:
 
 def _gain(row: Row) -> str:
     return f"{row.seconds_fp32 / row.seconds_half:.2f}x" if row.seconds_fp32 and row.seconds_half else ""
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
 
 
 def _number(value: float | None, factor: float) -> str:
