@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from round_roofs import ROUND_ROOFS
 
 from pipeline.precision import Roofs, attained, measure_attained, measure_roofs
 from pipeline.precision.attained import _references, _wake_seconds, fit
@@ -10,14 +11,7 @@ from pipeline.precision.roofline import TYPICAL, Work, bound
 from pipeline.precision.routines import instruction_sets
 from pipeline.precision.sampling import TimeSamples
 
-ROOFS = Roofs(
-    instruction_set="portable",
-    gflops=100.0,
-    conversions=50.0,
-    bandwidth={"L1": 400.0, "L2": 200.0, "L3": 100.0, "DRAM": 25.0},
-    cache_bytes={"L1": 32_000, "L2": 1_000_000, "L3": 16_000_000},
-    call_seconds=1e-7,
-)
+ROOFS = replace(ROUND_ROOFS, call_seconds=1e-7)
 MUCH = Work(1e8, 1e5, 1e5, 0, numbers=5e4, routine="direct fp16")
 LITTLE = Work(1e7, 1e4, 4e5, 0, numbers=2e5, routine="direct fp16")
 FAR = Work(5e7, 8e6, 1e4, 0, numbers=1e4, routine="direct fp16")

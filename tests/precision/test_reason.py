@@ -1,18 +1,12 @@
 from dataclasses import replace
 
 import pytest
+from round_roofs import ROUND_ROOFS
 
 from pipeline.precision.reason import TimedPrecision, _seconds, reason
-from pipeline.precision.roofline import Roofs, Work, bound
+from pipeline.precision.roofline import Work, bound
 
-ROOFS = Roofs(
-    instruction_set="portable",
-    gflops=100.0,
-    conversions=50.0,
-    bandwidth={"L1": 400.0, "L2": 200.0, "L3": 100.0, "DRAM": 25.0},
-    cache_bytes={"L1": 32_000, "L2": 1_000_000, "L3": 16_000_000},
-    pair_gflops=200.0,
-)
+ROOFS = replace(ROUND_ROOFS, pair_gflops=200.0)
 
 
 def side(flops, n_bytes, conversions, slower=1.2):

@@ -2,16 +2,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from round_roofs import ROUND_ROOFS
 
 from pipeline.precision.roofline import Attained, Roofs, Work, bound, cache_sizes, kept_share, measure_roofs
 
-ROOFS = Roofs(
-    instruction_set="portable",
-    gflops=100.0,
-    conversions=50.0,
-    bandwidth={"L1": 400.0, "L2": 200.0, "L3": 100.0, "DRAM": 25.0},
-    cache_bytes={"L1": 32_000, "L2": 1_000_000, "L3": 16_000_000},
-)
+ROOFS = ROUND_ROOFS
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,19 @@
 """What the model of a layer's time knows of results that are handed on in strips."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from round_roofs import ROUND_ROOFS
 from torch import nn
 
 from pipeline.precision import HalfNetwork, Sampling
 from pipeline.precision.reason import TimedPrecision, _bytes, reason
-from pipeline.precision.roofline import Roofs, Work, bound, work_of
+from pipeline.precision.roofline import Work, bound, work_of
 from pipeline.precision.strips import STRIP_BYTES, handed_on
 
-ROOFS = Roofs(
-    instruction_set="portable",
-    gflops=100.0,
-    conversions=50.0,
-    bandwidth={"L1": 400.0, "L2": 200.0, "L3": 100.0, "DRAM": 25.0},
-    cache_bytes={"L1": 32_000, "L2": 1_000_000, "L3": 16_000_000},
-    call_seconds=1e-6,
-)
+ROOFS = replace(ROUND_ROOFS, call_seconds=1e-6)
 
 
 class Expansion(nn.Module):

@@ -88,10 +88,12 @@ def ours(path: Path, x: NDArray[np.float32]) -> Explained:
         )
         for row in timings
     ]
-    return Explained(rows, _error(path, x, [network(samples[:N_JUDGED]).numpy()]))
+    return Explained(rows, _answers_error(path, x, [network(samples[:N_JUDGED]).numpy()]))
 
 
-def _error(path: Path, x: NDArray[np.float32], answers: Sequence[NDArray[np.float32]]) -> float | None:
+def _answers_error(
+    path: Path, x: NDArray[np.float32], answers: Sequence[NDArray[np.float32]]
+) -> float | None:
     """What the answers for the first samples are off by; None if the network cannot be computed here."""
     torch = importlib.import_module("torch")
     found = torch.from_numpy(np.concatenate(answers))
@@ -116,7 +118,7 @@ def onnxruntime(path: Path, x: NDArray[np.float32]) -> Explained:
     half = converter.convert_float_to_float16(onnx.load(str(path)), keep_io_types=True)
     single, _ = _profiled(ort, str(path), x)
     layers, answers = _profiled(ort, half.SerializeToString(), x)
-    return Explained(_compared(single, layers, _roofs()), _error(path, x, answers))
+    return Explained(_compared(single, layers, _roofs()), _answers_error(path, x, answers))
 
 
 def _profiled(
@@ -196,7 +198,7 @@ def openvino(path: Path, x: NDArray[np.float32]) -> Explained:
 
     single, _ = profile("f32")
     layers, answers = profile("bf16")
-    return Explained(_compared(single, layers, _roofs()), _error(path, x, answers))
+    return Explained(_compared(single, layers, _roofs()), _answers_error(path, x, answers))
 
 
 def _operation(operation: Any, kernel: str, seconds: float) -> Ran:

@@ -21,9 +21,9 @@ class Ran:
     Attributes:
         kernel: What ran, by the engine's own account.
         seconds: Median wall time.
-        weight_bytes: Of constants that it reads; None where the engine doesn't say.
-        activation_bytes: Of all else that it reads and writes; None where the engine doesn't say.
-        flops: Of its definition; None where they are not known.
+        weight_bytes: Bytes of the constants that it reads; None where the engine doesn't say.
+        activation_bytes: Bytes of all else that it reads and writes; None where the engine doesn't say.
+        flops: How many FLOPs its definition has; None where that is not known.
         in_pairs: Whether it multiplies numbers of bfloat16.
     """
 

@@ -149,7 +149,7 @@ class Work:
         workspace_bytes: Intermediate results, written and read again.
         numbers: Inputs, addends and outputs: how many there are.
         routine: The class of routines, a key of `Roofs.attained`.
-        handed_bytes: Of the activations, what is read from and given to other layers in strips, within a network.
+        handed_bytes: Bytes of the activations that other layers hand to it, or it to them, in strips within a network.
         n_strips: How many strips there are, each of which reads the weights.
         strip_bytes: What has to stay near meanwhile: weights of all layers that take part, and what is handed on.
     """
