@@ -246,21 +246,31 @@ class Threads:
         return self.meeting.size
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        self.meeting.places[self.rank] = tensor.clone()
-        self.meeting.wait()
-        gathered = [place.clone() for place in self.meeting.places if place is not None]
-        self.meeting.wait()
-        lengths_of(map(head, gathered))
-        return gathered
+        with self._all_of(tensor) as tensors:
+            return [one.clone() for one in tensors]
 
     def all_reduce(self, tensor: Tensor) -> None:
-        tensor.copy_(torch.stack(self.all_gather(tensor)).sum(dim=0))
+        with self._all_of(tensor) as tensors:
+            total = torch.stack(tensors).sum(dim=0)
+        tensor.copy_(total)
 
     def reduce(self, tensor: Tensor, destination: int) -> None:
         self.all_reduce(tensor)
 
     def broadcast(self, tensor: Tensor, source: int) -> None:
         tensor.copy_(self.all_gather(tensor)[source])
+
+    @contextmanager
+    def _all_of(self, tensor: Tensor) -> Iterator[list[Tensor]]:
+        """Show a tensor to all others, and yield everybody's; nobody goes on before all have seen them."""
+        self.meeting.places[self.rank] = tensor
+        self.meeting.wait()
+        try:
+            tensors = [place for place in self.meeting.places if place is not None]
+            lengths_of(map(head, tensors))
+            yield tensors
+        finally:
+            self.meeting.wait()
 
     def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
         require_ranks(sent, self.size)

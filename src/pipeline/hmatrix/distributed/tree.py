@@ -20,6 +20,8 @@ from pipeline.hmatrix.swap import Array, Ids, exchange, gather, summed
 from pipeline.hmatrix.threads import n_threads
 from pipeline.runtime.communicator import Communicator
 
+_DIGIT = 4  # bits of a median that one sum over the processes finds
+
 
 @dataclass(frozen=True, eq=False)
 class Division(Ownership):
@@ -154,7 +156,7 @@ def build_tree(
 ) -> tuple[PlacedPoints, Route]:
     """Order points into a tree, and give each process a share of its boxes; collective.
 
-    Costs 64 sums over the processes for each of the first halvings, log2(4 processes) of them, then O(n d halvings) for
+    Costs 16 sums over the processes for each of the first halvings, log2(4 processes) of them, then O(n d halvings) for
     the n points of a process. Equal coordinates are told apart by the order of processes and rows: the boxes are those
     of `cluster.build_tree` for all rows one after the other, however these are split.
 
@@ -233,22 +235,25 @@ def _sortable(values: Floats) -> Ids:
 
 
 def _smallest(keys: Ids, box: Ids, wanted: Ids, lowest: Ids, highest: Ids, communicator: Communicator) -> Ids:
-    """Return for each box the least key that has at least `wanted` of the box's keys at or below it, by bisection."""
-    lowest, highest = lowest.copy(), np.maximum(highest, lowest)
-    below = np.zeros(
-        len(wanted), np.int64
-    )  # own keys that are less than `lowest`; those beyond `highest` are dropped
-    while (lowest < highest).any():
-        middle = (lowest & highest) + ((lowest ^ highest) >> 1)
-        low = keys <= middle[box]
-        counts = np.bincount(box[low], minlength=len(wanted))
-        enough = summed(communicator, below + counts) >= wanted
-        below[~enough] += counts[~enough]
-        left = low == enough[box]
-        keys, box = keys[left], box[left]
-        highest = np.where(enough, middle, highest)
-        lowest = np.where(enough, lowest, np.minimum(middle + 1, highest))
-    return lowest
+    """Return for each box the least key that has at least `wanted` of the box's keys at or below it.
+
+    The bits in which it exceeds the lowest key are found from the top, a digit at a time.
+    """
+    least, every = lowest.view(np.uint64), np.arange(len(wanted))
+    beyond = np.maximum(highest, lowest).view(np.uint64) - least  # modulo 2^64, as all differences here
+    while beyond.any():
+        # A rounded number may have one bit more: then the first digit is less than half of what it may be.
+        shift = np.maximum(np.frexp(beyond.astype(np.float64))[1] - _DIGIT, 0).astype(np.uint64)
+        digit = ((keys.view(np.uint64) - least[box]) >> shift[box]).astype(np.int64)
+        counts = np.bincount(box << _DIGIT | digit, minlength=len(wanted) << _DIGIT)
+        until = np.cumsum(summed(communicator, counts.reshape(len(wanted), -1)), axis=1)
+        found = np.argmax(until >= wanted[:, None], axis=1)
+        wanted = wanted - np.where(found > 0, until[every, found - 1], 0)
+        keys, box = keys[digit == found[box]], box[digit == found[box]]
+        skipped = found.astype(np.uint64) << shift
+        least = least + skipped
+        beyond = np.minimum(beyond - skipped, (np.uint64(1) << shift) - np.uint64(1))
+    return least.view(np.int64)
 
 
 def _turn(box: Ids) -> Ids:
