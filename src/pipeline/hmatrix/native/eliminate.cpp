@@ -8,8 +8,8 @@ namespace hmatrix {
 
 namespace {
 
-constexpr int64_t kLeastGivenBack = 32 << 20;  // bytes
-constexpr int64_t kShareGivenBack = 8;
+constexpr int64_t kLeastGivenBack = 128 << 20;  // bytes
+constexpr int64_t kShareGivenBack = 2;
 
 template <class S, class C>
 void append(std::vector<S>& to, const C* from, int64_t count) {

@@ -314,8 +314,6 @@ class _Run:
             self.parts[number].merge(plan.level, parents, *above.range_of(number))
 
         self._counted("merge", plan, 0, list(self.parts), merge)
-        if self.problem.fetch is not None:  # a divided matrix is one that hardly fits
-            _native.release_memory()
         return moved
 
     def _finish(self, plan: LevelPartition, moved: Moved) -> None:
