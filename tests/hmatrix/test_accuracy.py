@@ -15,24 +15,24 @@ TOLERANCES = [1e-3, 1e-5, 1e-6, 1e-8]  # in single precision, and in double
 
 def airports(seed):
     """The training part of a subset of the airports, as a kriging takes it."""
-    points = load_points("airports", n_points=2400, seed=seed).points
-    kept, _ = hold_out(2400, n_held_out=240, seed=seed)
+    points = load_points("airports", n_points=1400, seed=seed).points
+    kept, _ = hold_out(1400, n_held_out=140, seed=seed)
     return points[kept]
 
 
 @functools.cache
 def cities(seed):
-    return load_points("cities", n_points=2000, seed=seed).points
+    return load_points("cities", n_points=1200, seed=seed).points
 
 
 def clusters(seed):
     generator = np.random.default_rng(seed)
-    centers = generator.random((10, 2))[generator.integers(0, 10, 2000)]
-    return centers + 10 ** generator.uniform(-6, -1, (2000, 1)) * generator.standard_normal((2000, 2))
+    centers = generator.random((10, 2))[generator.integers(0, 10, 1200)]
+    return centers + 10 ** generator.uniform(-6, -1, (1200, 1)) * generator.standard_normal((1200, 2))
 
 
 def sphere(seed):
-    points = np.random.default_rng(seed).standard_normal((2000, 3))
+    points = np.random.default_rng(seed).standard_normal((1200, 3))
     return points / np.linalg.norm(points, axis=1, keepdims=True)
 
 
@@ -41,9 +41,9 @@ POINTS = {
     "cities": cities,
     "clusters": clusters,
     "sphere": sphere,
-    "square": lambda seed: np.random.default_rng(seed).random((2000, 2)),
-    "cube": lambda seed: np.random.default_rng(seed).random((2000, 3)),
-    "line": lambda seed: np.random.default_rng(seed).random((2000, 1)) ** 3 * np.array([[1.0, 2.0, -1.0]]),
+    "square": lambda seed: np.random.default_rng(seed).random((1200, 2)),
+    "cube": lambda seed: np.random.default_rng(seed).random((1200, 3)),
+    "line": lambda seed: np.random.default_rng(seed).random((1200, 1)) ** 3 * np.array([[1.0, 2.0, -1.0]]),
 }
 
 
@@ -58,7 +58,7 @@ def relative(found, wanted):
 
 
 @pytest.mark.parametrize(
-    ("name", "seed"), [*((name, 0) for name in POINTS), ("airports", 1), ("airports", 2), ("clusters", 3)]
+    ("name", "seed"), [*((name, 0) for name in POINTS), ("airports", 1), ("clusters", 3)]
 )
 def test_products_with_the_dense_matrix_agree_at_every_tolerance(name, seed):
     points = POINTS[name](seed)
@@ -102,7 +102,7 @@ def test_points_that_are_all_near_each_other_keep_their_tolerance():
 
 
 def test_the_estimate_sees_a_single_wrong_box():
-    points = np.random.default_rng(6).random((2000, 2))
+    points = np.random.default_rng(6).random((1200, 2))
     A = H2Matrix.from_kernel(points, kernels.Matern(nu=0.5, length_scale=0.1), diagonal=1e-2, tolerance=1e-6)
     p = int(np.argmax(np.diff(A.near.start)))
     A.near.values[A.near.start[p]] += 0.1

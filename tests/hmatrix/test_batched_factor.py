@@ -226,9 +226,9 @@ def test_boxes_of_a_color_share_no_near_box_and_every_box_has_one():
         assert (near[color].sum(axis=0) <= 1).all()
 
 
-@pytest.mark.parametrize("n", [N, 2000])
-def test_entries_are_evaluated_in_bounded_pieces(n, monkeypatch):
+def test_entries_are_evaluated_in_bounded_pieces(monkeypatch):
     """What all leaves have between them is kept, but never evaluated at once."""
+    n = 1000
     A, sizes, real = compressed(points_of("cube", n), COVARIANCE, 0.1, 1e-6), [], DeviceKernel.__call__
 
     def noted(self, rows, columns):

@@ -39,11 +39,11 @@ def test_batched_parts_among_native_ones_solve_the_dense_system(name, kind, n_pa
 
 
 def test_steps_of_batched_parts_are_rounded_to_single_precision_as_native_ones_are():
-    points = points_of("square", 3000)
+    points = points_of("square", 1500)
     problem = replace(problem_of(points, stored="float32", tolerance=1e-6), kernel=EXPONENTIAL)
     matrix = in_tree_order(problem, dense(points, EXPONENTIAL, 0.1))
     eliminated, substitution = factorized(problem, 3, [1])
-    b = np.random.default_rng(2).standard_normal(3000)
+    b = np.random.default_rng(2).standard_normal(1500)
     assert off(matrix, substitution.solve(b, 1), b) <= 1e-4
     np.testing.assert_allclose(eliminated.determinant[1], np.linalg.slogdet(matrix)[1], rtol=1e-5)
     native, _ = factorized(problem, 3, [])

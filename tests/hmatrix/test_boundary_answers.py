@@ -154,10 +154,10 @@ def test_integrals_across_thin_bodies_are_measured_by_gauss_law_and_noted_or_ref
     assert wrong == (height == 0.005)
 
 
-@pytest.mark.parametrize("height", [0.02, 0.002, 1e-5])
+@pytest.mark.parametrize("height", [0.02, 1e-5])
 def test_plates_thinner_than_their_triangles_are_refused(height):
     """Their single layers are indefinite: capacities came out as far off as .57, where a plate has .367."""
-    vertices, triangles = cube_mesh(4)
+    vertices, triangles = cube_mesh(3)
     mesh = TriangleMesh(np.asarray(vertices) * [1, 1, height], triangles)
     with pytest.raises(ConfigError, match="it is too thin, or too near to others"):
         notes_on_shape(LayerOperators(mesh))

@@ -77,7 +77,7 @@ def test_fields_inside_and_outside_of_a_sphere_converge_as_squares(k):
 RING = np.linspace(0, 2 * np.pi, 12, endpoint=False)
 # Two meshes, the finer one of half the width; points inside; places of a source outside and inside.
 SOLIDS = {
-    "cube": ([cube_mesh(3), cube_mesh(6)], 0.5 + 0.2 * TOWARDS, (1.8, 0.2, 0.6), (0.4, 0.6, 0.5)),
+    "cube": ([cube_mesh(2), cube_mesh(4)], 0.5 + 0.2 * TOWARDS, (1.8, 0.2, 0.6), (0.4, 0.6, 0.5)),
     "torus": (
         [torus_mesh(12, 7), torus_mesh(24, 14)],
         np.stack([np.cos(RING), np.sin(RING), 0 * RING], axis=1),
@@ -87,7 +87,7 @@ SOLIDS = {
 }
 # Away from resonances: Neumann's problem inside the torus has some near every whole number. Screened fields, which have
 # neither its constants nor its resonances, are those of the sphere above.
-FIELDS_AND_WAVES = {"cube": (0j, 2 + 0j), "torus": (0j, 1.5 + 0j)}
+FIELDS_AND_WAVES = {"cube": (0j, 2 + 0j), "torus": (0j,)}
 
 
 def kernel_of(k):

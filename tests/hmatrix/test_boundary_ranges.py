@@ -92,7 +92,7 @@ def test_fields_outside_of_a_body_are_right_down_to_the_lowest_frequencies(k):
         np.testing.assert_allclose(solution(AROUND), field(AROUND), rtol=0.06)
 
 
-@pytest.mark.parametrize("k", [1e-8, 1e-5, 1e-2])
+@pytest.mark.parametrize("k", [1e-8, 1e-2])
 def test_small_spheres_scatter_as_rayleigh_says(k):
     """Far fields are -1 of a soft unit sphere, and k²(-1/3 + cos/2) of a hard one, as k approaches 0."""
     mesh = scaled_sphere(1.0, 2)

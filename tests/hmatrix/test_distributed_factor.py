@@ -85,7 +85,7 @@ def test_any_number_of_processes_does_the_same_to_the_last_bit(monkeypatch):
     """Samples begin small, so that boxes of several processes meet points that have not been fetched."""
     monkeypatch.setattr("pipeline.hmatrix.parts.elimination._AHEAD", 1)
     rng = np.random.default_rng(0)
-    points, b = rng.random((3000, 2)), rng.standard_normal(3000)
+    points, b = rng.random((1600, 2)), rng.standard_normal(1600)
     calls = []
 
     def counted(A, *arguments):
@@ -128,7 +128,7 @@ def test_the_default_way_to_solve_reaches_its_tolerance():
 @pytest.mark.parametrize(("tolerance", "differ"), [(1e-4, True), (1e-9, False)])
 def test_a_solve_tells_the_residual_on_exact_rows_and_warns_where_it_is_another(tolerance, differ, caplog):
     rng = np.random.default_rng(0)
-    points, b = rng.random((1200, 2)), rng.standard_normal((1200, 2))
+    points, b = rng.random((700, 2)), rng.standard_normal((700, 2))
     kernel = kernels.Matern(nu=1.5, length_scale=0.3)
     matrix = dense(points, kernel, 1e-2)
     with caplog.at_level("WARNING"):
@@ -144,8 +144,8 @@ def test_a_solve_tells_the_residual_on_exact_rows_and_warns_where_it_is_another(
 
 
 def test_a_solution_that_means_nothing_on_exact_rows_is_refused_on_all_processes():
-    points = np.random.default_rng(0).random((600, 2))
-    b = np.random.default_rng(1).standard_normal(600)
+    points = np.random.default_rng(0).random((400, 2))
+    b = np.random.default_rng(1).standard_normal(400)
     kernel = kernels.Matern(nu=2.5, length_scale=0.3)
 
     def work(A, own):

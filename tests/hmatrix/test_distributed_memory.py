@@ -18,9 +18,9 @@ from pipeline.runtime.communicator import run_in_threads
 OWN = 1500  # points of a process
 
 
-def points_of(comm):
+def points_of(comm, n=OWN):
     """Return a process's points on a circle, where every process has two neighbors."""
-    angles = 2 * np.pi * (comm.rank + np.random.default_rng(comm.rank).random(OWN)) / comm.size
+    angles = 2 * np.pi * (comm.rank + np.random.default_rng(comm.rank).random(n)) / comm.size
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
@@ -29,7 +29,7 @@ def bytes_a_process(n_processes):
     kernel = kernels.Matern(nu=0.5, length_scale=0.3)
 
     def run(comm):
-        points = points_of(comm)
+        points = points_of(comm, 500)
         A = DistributedH2Matrix.from_kernel(points, kernel, comm, diagonal=0.1, tolerance=1e-4, leaf_size=16)
         F = A.factorize(parts=n_processes)
         F.solve(points[:, 0])

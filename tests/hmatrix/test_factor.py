@@ -7,7 +7,12 @@ import torch
 from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix import H2Matrix, Strong, Weak, kernels
 
-N = 1900  # more than the dense end takes at once
+N = 800
+
+
+@pytest.fixture(autouse=True)
+def _several_levels(monkeypatch):
+    monkeypatch.setattr("pipeline.hmatrix.factor._DENSE_END", 60)
 
 
 def points_of(name, n=N, seed=0):
@@ -25,7 +30,7 @@ def points_of(name, n=N, seed=0):
 
 def compressed(points, kernel, diagonal, tolerance=1e-9, **options):
     return H2Matrix.from_kernel(
-        points, kernel, diagonal=diagonal, tolerance=tolerance, leaf_size=32, **options
+        points, kernel, diagonal=diagonal, tolerance=tolerance, leaf_size=16, **options
     )
 
 
@@ -161,7 +166,7 @@ def test_an_indefinite_matrix_fails_cholesky_and_passes_ldlt():
 
 
 def test_a_loose_factorization_that_breaks_down_is_tightened_and_says_so():
-    points, kernel = points_of("square", 4000), kernels.Matern(nu=2.5, length_scale=0.5)
+    points, kernel = points_of("square", 2400), kernels.Matern(nu=2.5, length_scale=0.5)
     A = compressed(points, kernel, 1e-3, 1e-6)
     F = A.factorize(0.3)
     assert F.used_tolerance < 0.3
@@ -214,7 +219,8 @@ def test_loose_factorizations_compute_in_single_precision_as_well_as_in_double(k
     assert iterations[0] <= iterations[1] + 1
 
 
-def test_double_precision_takes_over_where_single_meets_a_pivot_that_rounding_spoils():
+def test_double_precision_takes_over_where_single_meets_a_pivot_that_rounding_spoils(monkeypatch):
+    monkeypatch.setattr("pipeline.hmatrix.factor._DENSE_END", 400)
     points = np.repeat(points_of("square", 200), 2, axis=0)
     kernel, nugget = kernels.Matern(nu=0.5, length_scale=0.2), 1e-8  # below single precision
     F = compressed(points, kernel, nugget).factorize(1e-3, checked=False)
@@ -224,10 +230,10 @@ def test_double_precision_takes_over_where_single_meets_a_pivot_that_rounding_sp
 
 
 def test_a_preconditioner_that_proves_too_loose_is_replaced_and_the_notes_say_so():
-    points, kernel = points_of("square", 2000), kernels.Matern(nu=0.5, length_scale=0.1)
+    points, kernel = points_of("square", 1300), kernels.Matern(nu=0.5, length_scale=0.1)
     A = H2Matrix.from_kernel(points, kernel, diagonal=1e-2)
     square = A @ A  # of condition number 6e7
-    b = np.random.default_rng(8).standard_normal(2000)
+    b = np.random.default_rng(8).standard_normal(1300)
     x, info = square.solve(b, 1e-8)
     assert relative(square @ x, b) <= 1e-8
     assert "replaced by a tighter one" in info.notes[0]
@@ -239,7 +245,7 @@ def test_factorization_bytes_grow_linearly():
     kernel = kernels.Matern(nu=0.5, length_scale=0.1)
     small, large = (
         H2Matrix.from_kernel(points_of("square", n), kernel, diagonal=1.0, tolerance=1e-4).factorize().n_bytes
-        for n in (8192, 32768)
+        for n in (4096, 16384)
     )
     assert large / small < 4.6
 
@@ -292,9 +298,9 @@ def threads():
 
 
 def test_the_number_of_parts_decides_every_bit_and_that_of_threads_none(threads):
-    points, kernel = points_of("square", 4000), kernels.Matern(nu=0.5, length_scale=0.2)
+    points, kernel = points_of("square", 2400), kernels.Matern(nu=0.5, length_scale=0.2)
     A = compressed(points, kernel, 0.1, 1e-6)
-    b = np.random.default_rng(10).standard_normal(4000)
+    b = np.random.default_rng(10).standard_normal(2400)
     found = {}
     for n_threads in (1, 3):
         threads(n_threads)

@@ -7,7 +7,7 @@ from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import H2Matrix, factor, foresight, kernels
 from pipeline.hmatrix.trust import TIGHTEST
 
-N = 20_000
+N = 12_000
 KERNEL = kernels.Matern(nu=1.5, length_scale=0.1)
 
 

@@ -223,12 +223,11 @@ def test_operators_have_the_symmetries_that_they_should(kernel, operators):
 
 def test_compressed_operators_are_those_of_all_pairs():
     mesh = TriangleMesh(*sphere_mesh(2))
-    for kernel in KERNELS[1:]:
-        loose, tight = (LayerOperators(mesh, kernel, tolerance=t) for t in (1e-4, 1e-8))
-        for name in ("single_layer", "double_layer", "hypersingular"):
-            a, b = (getattr(layers, name)() for layers in (loose, tight))
-            x = np.random.default_rng(0).standard_normal((a.shape[1], 2))
-            assert np.linalg.norm(a @ x - b @ x) < 1e-3 * np.linalg.norm(b @ x)
+    loose, tight = (LayerOperators(mesh, Helmholtz(2.0), tolerance=t) for t in (1e-4, 1e-8))
+    for name in ("single_layer", "double_layer", "hypersingular"):
+        a, b = (getattr(layers, name)() for layers in (loose, tight))
+        x = np.random.default_rng(0).standard_normal((a.shape[1], 2))
+        assert np.linalg.norm(a @ x - b @ x) < 1e-3 * np.linalg.norm(b @ x)
 
 
 def test_operators_are_added_scaled_and_taken_by_scipy(operators):

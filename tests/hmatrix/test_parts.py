@@ -173,17 +173,18 @@ def test_threads_and_processes_do_not_change_a_bit(kind):
 
 
 def test_ranges_in_proportion_to_speed_solve_the_same_system():
-    points = points_of("square")
+    points = points_of("square", 1500)
     problem = problem_of(points)
     matrix = in_tree_order(problem, dense(points, EXPONENTIAL, 0.1))
     shares = np.array([7.0, 1.0, 3.0])
     eliminated, substitution = factorized(problem, 3, shares=shares)
-    b = np.random.default_rng(8).standard_normal(N)
+    b = np.random.default_rng(8).standard_normal(1500)
     assert off(matrix, substitution.solve(b, 1), b) <= 1e-7
     sizes = np.diff(eliminated.stages[0].plan.cuts)
-    assert sizes.sum() == 256
+    n_boxes = sizes.sum()
+    assert n_boxes == 256
     # Seams are work as well; all boxes within two steps of others' would at most be all of the smallest share.
-    assert np.abs(sizes - shares / 11 * 256).max() < 256 / 11
+    assert np.abs(sizes - shares / 11 * n_boxes).max() < n_boxes / 11
 
 
 def test_parts_share_memory_and_work():

@@ -6,7 +6,7 @@ import pytest
 from pipeline.hmatrix import GaussianProcess, H2Matrix, kernels
 from pipeline.hmatrix.gaussian_process import conditional, cross
 
-N, Q = 2503, 3001
+N, Q = 1203, 1501
 
 
 def product(sources, new, x, *, at_a_time):
@@ -55,7 +55,7 @@ def test_the_product_is_that_of_the_dense_matrix_wherever_new_points_lie(kernel,
     new, x = new_points(kind, generator, 2), generator.standard_normal((N, 3))
     sources = cross.Sources.of(H2Matrix.from_kernel(points, kernel, diagonal=0.1).form, 1e-6)
     expected = kernel(new, points) @ x
-    found = product(sources, new, x, at_a_time=1000)
+    found = product(sources, new, x, at_a_time=500)
     # The tolerance is that of the rows of values; rows of new points far from all may be smaller.
     rows = np.linalg.norm(kernel(points, points) @ x) * np.sqrt(len(new) / N)
     assert np.linalg.norm(found - expected) <= 2e-6 * rows

@@ -98,7 +98,7 @@ def test_a_gradient_that_errs_a_little_ends_the_search_where_no_step_raises_the_
 
 
 def test_a_term_that_does_not_matter_is_told_and_not_its_rounding(data):
-    X, y = sample(2500, kernels.Matern(nu=0.5, length_scale=0.1), 0.05)
+    X, y = sample(1200, kernels.Matern(nu=0.5, length_scale=0.1), 0.05)
     kernel = kernels.Matern(nu=0.5, length_scale=0.1) + kernels.SquaredExponential(0.3, variance=1e-5)
     model = GaussianProcess(kernel, trend=None).likelihood(X, y)
     optimum = model.at(model.start, tolerance=1e-5)
