@@ -125,7 +125,7 @@ def test_a_malformed_file_of_every_format_ends_a_run_before_its_jobs_and_leaves_
     study, words = malformed.write(checkout, kind)
     specs = outline(study, Path("config/default.yaml"), cache=Path(".snakemake/outlines")).specs
     with pytest.raises(SystemExit) as ended:
-        main_process.begin(None, executor=None, code={}, specs=specs)
+        main_process.begin(None, executor=None, code={}, specs=[specs])
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(words)

@@ -8,6 +8,7 @@ from pkgutil import iter_modules
 from pipeline import stages
 from pipeline.config.yaml_files import read_study_file
 from pipeline.errors import PipelineError
+from pipeline.operations.beside import studies_beside
 from pipeline.operations.inputs import digest_of_named_files
 from pipeline.operations.main_process import (
     at_work,
@@ -18,7 +19,7 @@ from pipeline.operations.main_process import (
     look_back,
     was_interrupted,
 )
-from pipeline.operations.kept_outline import outline
+from pipeline.operations.kept_outline import OUTLINES, outline
 from pipeline.operations.paths import own_files, results_folder
 from pipeline.operations.unfinished import clear_page, leave_page, tell_how_to_get_the_page
 from pipeline.operations.unsupported import refuse_unsupported
@@ -47,8 +48,11 @@ try:
     results_folder(Path("results"))
     # As a source of the workflow: a module's lie in another folder than the one that it serves, or on another machine.
     default = Path(workflow.source_path("../../config/default.yaml"))
-    STUDY = outline(config, default, cache=Path(".snakemake", "outlines"))
-    own_files(STUDY.files)
+    STUDY = outline(config, default, cache=OUTLINES)
+    # With those beside it, by their names; the rules are the same for all.
+    STUDIES = {STUDY.study: STUDY, **studies_beside(STUDY.beside, default)}
+    for study in STUDIES.values():
+        own_files(study.files)
 except PipelineError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
@@ -66,7 +70,7 @@ def code_digest(module):
 def files_behind(section):
     """The digest of the files outside of the results that a section of the study names; for the `params` of a rule."""
     return lambda wildcards: digest_of_named_files(
-        STUDY.specs[section.format(**wildcards)], cache=Path(".snakemake", "digests")
+        STUDIES[wildcards.study].specs[section.format(**wildcards)], cache=Path(".snakemake", "digests")
     )
 
 
@@ -105,19 +109,19 @@ def one_of(names):
     return "|".join(sorted(names)) or "(?!)"
 
 
-def manifest(path):
-    """The file that makes the artefact at this path of the study complete."""
-    return f"results/{STUDY.study}/{path}/manifest.json"
+def manifest(path, study=STUDY.study):
+    """The file that makes the artefact at this path of a study complete."""
+    return f"results/{study}/{path}/manifest.json"
 
 
-def artefacts_of_the_study():
-    """Every artefact but the report."""
-    return [manifest(path) for path in STUDY.artefacts]
+def artefacts(study):
+    """Every artefact of a study but the report."""
+    return [manifest(path, study) for path in STUDIES[study].artefacts]
 
 
 wildcard_constraints:
-    study=STUDY.study,
-    run=one_of(STUDY.runs),
+    study=one_of(STUDIES),
+    run=one_of({run for study in STUDIES.values() for run in study.runs}),
     matrix=one_of(STUDY.matrices),
     network=one_of(STUDY.networks),
     seed=r"\d+",

@@ -3,7 +3,7 @@ if not workflow.is_main_process:
     leave_outputs_marked()
 name_code_changes()
 
-ALL_MANIFESTS = [*artefacts_of_the_study(), manifest("report")]
+ALL_MANIFESTS = {study: [*artefacts(study), manifest("report", study)] for study in STUDIES}
 PLANNED_BESIDE = at_work() if workflow.is_main_process else None
 
 
@@ -12,22 +12,26 @@ onstart:
         PLANNED_BESIDE,
         executor=workflow.scheduler._executor,
         code=stage_digests() if workflow.non_local_exec else {},
-        specs=STUDY.specs,
+        specs=[study.specs for study in STUDIES.values()],
     )
-    look_back(STUDY.study, ALL_MANIFESTS, for_jobs=True)
+    for study, manifests in ALL_MANIFESTS.items():
+        look_back(study, manifests, for_jobs=True)
 
 
 onsuccess:
-    look_back(STUDY.study, ALL_MANIFESTS)
-    if Path(manifest("report")).is_file():
-        clear_page(STUDY.study)
+    for study, manifests in ALL_MANIFESTS.items():
+        look_back(study, manifests)
+        if Path(manifest("report", study)).is_file():
+            clear_page(study)
     tell_how_to_get_the_page(STUDY.study, workflow.dag)
     end()
 
 
 onerror:
-    look_back(STUDY.study, ALL_MANIFESTS)
+    for study, manifests in ALL_MANIFESTS.items():
+        look_back(study, manifests)
     if not was_interrupted():
-        leave_page(STUDY.study, STUDY.specs["report"], workflow.dag, workflow.scheduler.failed)
+        for study, found in STUDIES.items():
+            leave_page(study, found.specs["report"], workflow.dag, workflow.scheduler.failed)
         tell_how_to_get_the_page(STUDY.study, workflow.dag)
     end_in_failure(workflow.scheduler.failed)

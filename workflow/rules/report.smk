@@ -1,7 +1,9 @@
 rule report:
     input:
         spec="results/{study}/spec/report.json",
-        artefacts=artefacts_of_the_study(),
+        artefacts=lambda wildcards: artefacts(wildcards.study),
+        # Of the studies whose verdicts the page compares with its own.
+        beside=lambda wildcards: [manifest("report", study) for study in STUDIES[wildcards.study].beside],
     output:
         manifest="results/{study}/report/manifest.json",
         page=report(

@@ -29,7 +29,11 @@ rule train:
         spec="results/{study}/spec/training/{run}.json",
         dataset="results/{study}/dataset/manifest.json",
         # Of a run whose options trials choose; none of others.
-        tuning=lambda wildcards: [manifest(f"tune/{wildcards.run}")] if wildcards.run in STUDY.tuned else [],
+        tuning=lambda wildcards: (
+            [manifest(f"tune/{wildcards.run}", wildcards.study)]
+            if wildcards.run in STUDIES[wildcards.study].tuned
+            else []
+        ),
     output:
         manifest="results/{study}/train/{run}/seed{seed}/manifest.json",
     log:
@@ -64,9 +68,9 @@ rule predict:
     input:
         spec="results/{study}/spec/predict.json",
         networks=lambda wildcards: [
-            manifest(f"train/{run}/seed{seed}")
-            for run in STUDY.specs["predict"]["sweeps"].values()
-            for seed in STUDY.seeds[run]
+            manifest(f"train/{run}/seed{seed}", wildcards.study)
+            for run in STUDIES[wildcards.study].specs["predict"]["sweeps"].values()
+            for seed in STUDIES[wildcards.study].seeds[run]
         ],
     output:
         manifest="results/{study}/predict/manifest.json",

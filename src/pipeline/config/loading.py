@@ -55,6 +55,7 @@ def load_study(config: Mapping[str, Any], default: Path) -> Study:
             (base.get("precision") or {}).pop(key, None)
         base.pop("scaling", None)
         base.pop("description", None)
+        base.pop("beside", None)
     try:
         return validate(merge(base, config))
     except ConfigError as error:

@@ -37,6 +37,7 @@ class ReportSpec(Section):
         converted: Runs whose network is converted and timed, and networks of files.
         matrices: Names of the matrices.
         scaling: Whether growth with the number of points was measured.
+        beside: Names of the studies that the verdicts are compared with.
     """
 
     study: str
@@ -49,6 +50,7 @@ class ReportSpec(Section):
     converted: tuple[str, ...]
     matrices: tuple[str, ...]
     scaling: bool
+    beside: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod

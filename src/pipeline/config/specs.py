@@ -58,6 +58,7 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
         converted=(*study.precision.runs, *study.precision.networks),
         matrices=tuple(study.matrices),
         scaling=study.scaling is not None,
+        beside=tuple(study.beside),
     )
     return {path: spec.model_dump(mode="json") for path, spec in parts.items()}
 

@@ -29,6 +29,11 @@ class Study(Section):
         "default", description="Names the folder of results."
     )
     description: str = Field("", max_length=500, description="One or two sentences for the report.")
+    beside: dict[Name, Annotated[str, Field(min_length=1)]] = Field(
+        {},
+        description="Other studies of training alone, each by its name with its file: they are computed in the same "
+        "call, and the page tells whether its verdicts hold in them, too.",
+    )
     seeds: Seeds = Field(
         (0, 1),
         description="Every training run without seeds of its own is repeated with each of these seeds.",
@@ -68,6 +73,14 @@ class Study(Section):
             raise misfit(
                 "training.runs: the study holds nothing; give it runs, matrices, a scaling series or precision.networks"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _is_not_beside_itself(self) -> "Study":
+        if self.study in self.beside:
+            raise misfit(f"beside.{self.study}: is the name of this study itself; name another study")
+        if self.beside and not self.training.runs:
+            raise misfit("beside: this study has no training.runs to compare; remove beside")
         return self
 
     @model_validator(mode="after")

@@ -26,7 +26,8 @@ from pipeline.artifacts.history import PAST_REPORTS, manifests_of, snapshot_of
 from pipeline.artifacts.lock import holder
 from pipeline.config.specs import artefacts_of, specs
 from pipeline.errors import ArtifactError
-from pipeline.operations.studies import RESULTS, StudyFile, read_study
+from pipeline.operations.beside import studies_beside
+from pipeline.operations.studies import CONFIG, RESULTS, StudyFile, read_study
 from pipeline.operations.text import size
 from pipeline.runtime.provenance import provenance
 
@@ -48,9 +49,19 @@ def run(options: Namespace) -> None:
     study = read_study(options.study)
     if main := holder(Path.cwd()):
         raise ArtifactError(f"{Path.cwd()}: in use by {main}; pack the study when it has ended")
-    manifests = manifests_of(study.folder)
-    wanted = [*artefacts_of(specs(study.study)["report"]), "report"]
-    missing = [name for name in wanted if study.folder / name / MANIFEST not in manifests]
+    beside = studies_beside(study.study.beside, CONFIG / "default.yaml")
+    parts = {study.name: specs(study.study), **{name: other.specs for name, other in beside.items()}}
+    manifests = [path for name in parts for path in manifests_of(RESULTS / name)]
+    wanted = [
+        (name, artefact)
+        for name, of_one in parts.items()
+        for artefact in [*artefacts_of(of_one["report"]), "report"]
+    ]
+    missing = [
+        artefact if name == study.name else f"{name}/{artefact}"
+        for name, artefact in wanted
+        if RESULTS / name / artefact / MANIFEST not in manifests
+    ]
     if missing:
         more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
         raise ArtifactError(
@@ -61,9 +72,12 @@ def run(options: Namespace) -> None:
     commit = (made["commit"] or "uncommitted")[:8]
     output = options.output or Path("archives") / f"{study.name}-{commit}.tar.gz"
     top = f"{study.name}-{commit}"
-    files = {path.as_posix(): path for path in sorted({*code_files(), *result_files(study)})}
+    results = [file for name in parts for file in result_files(name)]
+    files = {path.as_posix(): path for path in sorted({*code_files(), *results})}
     if study.path.as_posix() not in files:
         files[f"config/{study.path.name}"] = study.path
+    # Of a study beside it, the path as it stands in the file that is packed.
+    files |= {file: Path(file) for file in study.study.beside.values() if not Path(file).is_absolute()}
     crate = json.dumps(describe(study, manifests, files, made), indent=1) + "\n"
     output.parent.mkdir(parents=True, exist_ok=True)
     draft = output.with_name(f".{output.name}.{os.getpid()}")
@@ -117,9 +131,9 @@ def _listed(*arguments: str) -> list[str] | None:
     return names if "Snakefile" in names or "--others" in arguments else None
 
 
-def result_files(study: StudyFile) -> list[Path]:
-    """All files of a study's results but its past reports, and the snapshot of its history."""
-    folder = study.folder
+def result_files(study: str) -> list[Path]:
+    """All files of the results of a study, by its name, but its past reports, and the snapshot of its history."""
+    folder = RESULTS / study
     found = [
         path
         for path in folder.rglob("*")
@@ -128,7 +142,7 @@ def result_files(study: StudyFile) -> list[Path]:
         and PAST_REPORTS not in path.relative_to(folder).parts[:1]
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
-    snapshot = snapshot_of(RESULTS, study.name)
+    snapshot = snapshot_of(RESULTS, study)
     return [*found, *([snapshot] if snapshot.is_file() else [])]
 
 

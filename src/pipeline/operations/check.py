@@ -9,10 +9,11 @@ from pipeline.config.models import ImportedModel
 from pipeline.config.specs import specs
 from pipeline.config.study import Study
 from pipeline.errors import ConfigError
+from pipeline.operations.beside import studies_beside
 from pipeline.operations.inputs import KNOWN, require_readable_once
 from pipeline.operations.own_matrices import usable_kernels
 from pipeline.operations.paths import own_files, results_folder
-from pipeline.operations.studies import RESULTS, namesakes, read_study
+from pipeline.operations.studies import CONFIG, RESULTS, namesakes, read_study
 from pipeline.runtime.words import counted
 
 
@@ -29,6 +30,10 @@ def run(options: Namespace) -> None:
     parts = specs(study)
     require_readable_once(parts, cache=KNOWN)
     usable_kernels(study)
+    beside = studies_beside(study.beside, CONFIG / "default.yaml")
+    for outline in beside.values():
+        own_files(outline.files)
+        require_readable_once(outline.specs, cache=KNOWN)
     for other in namesakes(found):
         print(
             f"warning: {found.path} and {other} both name study {study.study}, and share {found.folder}",
@@ -39,6 +44,10 @@ def run(options: Namespace) -> None:
         counted(len(study.precision.runs) + len(study.precision.networks), "conversion"),
         counted(len(study.matrices), "matrix", "matrices"),
         counted(len(parts), "file of options", "files of options"),
+        *(
+            f"beside it {name} with {counted(sum(map(len, outline.seeds.values())), 'training')}"
+            for name, outline in beside.items()
+        ),
     )
     print(f"{found.path}: study {found.name}, {', '.join(counts)}: all right")
 

@@ -16,6 +16,8 @@ from typing import Any
 from pipeline.artifacts.disk import write_atomically
 
 SOURCES = Path(__file__).resolve().parents[1]
+#: Where outlines are kept.
+OUTLINES = Path(".snakemake", "outlines")
 #: Every change of a study or of the code makes another outline; this many stay.
 KEPT = 20
 
@@ -25,6 +27,8 @@ class Outline:
     """What the rules need of a study."""
 
     study: str
+    #: The files of the studies that are computed in the same call, by their names.
+    beside: dict[str, str]
     #: The seeds of each training run.
     seeds: dict[str, list[int]]
     runs: list[str]

@@ -64,7 +64,7 @@ def begin(
     planned_beside: Holder | None,
     executor: Any,
     code: Mapping[str, str],
-    specs: Mapping[str, Mapping[str, Any]],
+    specs: Iterable[Mapping[str, Mapping[str, Any]]],
 ) -> None:
     """Lock the folder that Snakemake works in, end what a killed main process left running, tell jobs their software.
 
@@ -77,7 +77,7 @@ def begin(
             has made since.
         executor: Snakemake's. That for Slurm has a name for its jobs, others have none.
         code: The digest of each stage's code, where jobs wait in a queue.
-        specs: The specs of the study by their paths, which name the user's own files.
+        specs: The specs of each study by their paths, which name the user's own files.
     """
     jobs = getattr(executor, "run_uuid", "")
     try:
@@ -85,7 +85,8 @@ def begin(
         check_built()
         if jobs:
             require_cluster()
-        require_readable_once(specs, cache=KNOWN)
+        for of_a_study in specs:
+            require_readable_once(of_a_study, cache=KNOWN)
         held = _turn.enter_context(hold(Path.cwd()))
         if planned_beside is not None:
             raise LockedError(f"{planned_beside} was at work here when this run was planned; start it again")

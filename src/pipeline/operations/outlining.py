@@ -24,6 +24,7 @@ def outline_of(config: Mapping[str, Any], default: Path) -> Outline:
     parts = specs(study)
     return Outline(
         study=study.study,
+        beside=dict(study.beside),
         seeds={run: list(seeds) for run, seeds in study.seeds_by_run().items()},
         runs=list(study.training.runs),
         tuned=study.training.tuned,

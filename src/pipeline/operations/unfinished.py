@@ -35,7 +35,7 @@ def leave_page(
         results: The folder of all results.
     """
     folder = results / study
-    missing = missing_artefacts(dag, failed, folder)
+    missing = missing_artefacts(dag, failed, folder, beside=spec["beside"])
     if missing.pop("report", None) is None:
         return
     try:
@@ -85,14 +85,20 @@ def clear_page(study: str, results: Path = Path("results")) -> None:
     shutil.rmtree(results / study / FOLDER, ignore_errors=True)
 
 
-def missing_artefacts(dag: Any, failed: Iterable[Any], folder: Path) -> dict[str, str]:
-    """Return what was to be made and was not, by its path below the study's folder, each with the reason."""
+def missing_artefacts(
+    dag: Any, failed: Iterable[Any], folder: Path, beside: Iterable[str] = ()
+) -> dict[str, str]:
+    """Return what was to be made and was not, by its path below the study's folder, each with the reason.
+
+    The pages of the studies `beside` it count, too, by their paths below the folder of all results.
+    """
     culprits = {job: len(group) for group in map(_jobs_of, failed) for job in group}
+    pages = {f"{study}/report" for study in beside}
     return {
         artefact: _reason(dag, job, culprits, folder)
         for job in dag.needrun_jobs()
         if not dag.finished(job)
-        for artefact in _artefacts_of(job, folder)
+        for artefact in [*_artefacts_of(job, folder), *pages.intersection(_artefacts_of(job, folder.parent))]
     }
 
 
@@ -113,7 +119,13 @@ def _artefacts_of(job: Any, folder: Path) -> list[str]:
 def _reason(dag: Any, job: Any, culprits: Mapping[Any, int], folder: Path) -> str:
     if job not in culprits:
         behind = [other for other in dag.bfs(dag.dependencies, job) if other in culprits]
-        names = sorted({name for other in behind for name in _artefacts_of(other, folder)})
+        names = sorted(
+            {
+                name
+                for other in behind
+                for name in _artefacts_of(other, folder) or _artefacts_of(other, folder.parent)
+            }
+        )
         return f"waits for {', '.join(names)}" if names else "was not started, because another job had failed"
     logs = [Path(log) for log in job.log]
     said = next((told for log in logs if (told := refusal(log))), "")

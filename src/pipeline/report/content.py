@@ -47,6 +47,15 @@ class Prose:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A paragraph about another page, with a link to it."""
+
+    text: str
+    page: str
+    words: str
+
+
+@dataclass(frozen=True)
 class Heading:
     """A heading below the section's own."""
 
@@ -172,7 +181,7 @@ class Verdicts:
     note: str = ""
 
 
-Block = Prose | JudgedClaim | Heading | Table | Illustration | NamedValues | Verdicts
+Block = Prose | Link | JudgedClaim | Heading | Table | Illustration | NamedValues | Verdicts
 
 
 @dataclass(frozen=True)

@@ -83,25 +83,45 @@ def verdict(predicted: float | None, loss: LossRange) -> str:
     return "holds" if loss.batch / FACTOR <= batch <= FACTOR * loss.batch else "does not hold"
 
 
+def _judged(
+    training: Runs, sweeps: Mapping[str, Sequence[str]], predictions: Mapping[str, Prediction]
+) -> dict[str, tuple[Prediction, LossRange]]:
+    """What was predicted and what was found, for the methods that have both."""
+    found = {
+        method: where_it_loses([training[name] for name in names])
+        for method, names in sweeps.items()
+        if method in predictions and all(name in training for name in names)
+    }
+    return {method: (predictions[method], loss) for method, loss in found.items() if loss is not None}
+
+
+def predictions_in_words(
+    training: Runs, sweeps: Mapping[str, Sequence[str]], predictions: Mapping[str, Prediction]
+) -> dict[str, tuple[str, str]]:
+    """Each method's predicted and found batch in a few words, and the verdict on the prediction."""
+    return {
+        method: (
+            f"{_predicted(prediction)} predicted, {_in_words(loss)} found",
+            verdict(prediction.critical_batch, loss),
+        )
+        for method, (prediction, loss) in _judged(training, sweeps, predictions).items()
+    }
+
+
 def critical_batches(
     training: Runs, sweeps: Mapping[str, Sequence[str]], predictions: Mapping[str, Prediction]
 ) -> Table | None:
     """One row per method that was swept."""
     rows = []
-    for method, names in sweeps.items():
-        prediction = predictions.get(method)
-        if prediction is None or any(name not in training for name in names):
-            continue
-        loss = where_it_loses([training[name] for name in names])
-        if loss is None:
-            continue
+    for method, (prediction, loss) in _judged(training, sweeps, predictions).items():
+        names = sweeps[method]
         predicted = prediction.critical_batch
         ratio = None if predicted is None or not loss.found or not loss.batch else predicted / loss.batch
         rows.append(
             (
                 _with_divergence(method, [(name, training[name]) for name in names]),
                 label_of(names[0], training[names[0]]),
-                DASH if predicted is None else count(round(predicted)),
+                _predicted(prediction),
                 _of_seeds(prediction),
                 _in_words(loss),
                 DASH if ratio is None else decimal(ratio, 2),
@@ -132,6 +152,10 @@ def _with_divergence(method: str, runs: Sequence[tuple[str, RunMetrics]]) -> str
     """The method, and which seeds of its runs the means leave out."""
     told = [f"{label_of(name, run)}: {diverged}" for name, run in runs if (diverged := diverged_text(run))]
     return f"{method} ({'; '.join(told)})" if told else method
+
+
+def _predicted(prediction: Prediction) -> str:
+    return DASH if prediction.critical_batch is None else count(round(prediction.critical_batch))
 
 
 def _of_seeds(prediction: Prediction) -> str:

@@ -237,7 +237,11 @@ class Missing(MetricsPart):
 
 
 class Metrics(MetricsPart):
-    """Everything that a study found."""
+    """Everything that a study found.
+
+    Attributes:
+        beside: What the studies beside it found, by their names.
+    """
 
     study: StudyMetrics
     missing: list[Missing] = []
@@ -251,3 +255,4 @@ class Metrics(MetricsPart):
     rules: list[RuleCost] = []
     provenance: dict[str, Any] = {}
     history: HistoryMetrics | None = None
+    beside: "dict[str, Metrics]" = {}

@@ -81,16 +81,22 @@ def standings(training: Runs, roles: RoleMetrics | None) -> Table | None:
     )
 
 
-def best_by_batch(training: Runs) -> Table | None:
-    """The run that validation prefers at every batch size, beside the next one."""
+def preferred(training: Runs) -> dict[int, list[tuple[str, RunMetrics]]]:
+    """The runs of every batch size that has several, those first that validation prefers."""
     by_batch: dict[int, list[tuple[str, RunMetrics]]] = {}
     for name, run in comparable(training).items():
         by_batch.setdefault(run.batch_size, []).append((name, run))
+    return {
+        batch: sorted(runs, key=lambda item: -(accuracy_on_validation(item[1]).mean or 0.0))
+        for batch, runs in sorted(by_batch.items())
+        if len(runs) > 1
+    }
+
+
+def best_by_batch(training: Runs) -> Table | None:
+    """The run that validation prefers at every batch size, beside the next one."""
     rows = []
-    for batch, runs in sorted(by_batch.items()):
-        if len(runs) < 2:
-            continue
-        first, second = sorted(runs, key=lambda item: -(accuracy_on_validation(item[1]).mean or 0.0))[:2]
+    for batch, (first, second, *_) in preferred(training).items():
         points, verdict = beside(first[1], second[1])
         if points:
             rows.append(

@@ -15,6 +15,7 @@ from pipeline.report import render
 from pipeline.report.changes import Comparison, compare
 from pipeline.report.metrics import (
     HistoryMetrics,
+    Metrics,
     Missing,
     RuleCost,
 )
@@ -38,18 +39,25 @@ def run(options: Namespace) -> list[Path]:
         folder / path / "manifest.json" for path in spec.artefacts() if path not in lost
     ]
     found = _by_kind(manifests)
+    pages = {
+        name: folder.parent / name / "report" / "manifest.json"
+        for name in spec.beside
+        if f"{name}/report" not in lost
+    }
+    beside = {name: Artifact.open(page, "report").json_as("metrics", Metrics) for name, page in pages.items()}
     origin = provenance(options.code)
     made_from = origin | {"uncommitted": uncommitted()}
     history = _history(options.history, manifests, folder)
     rules = _rules(options.benchmarks, manifests)
-    metrics, arrays = collect(spec, found, rules, made_from, history, missing)
+    metrics, arrays = collect(spec, found, rules, made_from, history, missing, beside)
     with create(options.output, kind="report", spec=spec, provenance=origin) as draft:
         draft.save_text("index.html", render(metrics, arrays))
-        # Without a picture's worth of blocks, which hold no number that anyone compares.
+        # Without a picture's worth of blocks, which hold no number that anyone compares; other pages have their own.
+        alone = metrics.model_copy(update={"beside": {}})
         blocks = {"matrices": {"__all__": {"structure"}}}
-        draft.save_json("metrics", metrics.model_dump(mode="json", exclude=blocks))
+        draft.save_json("metrics", alone.model_dump(mode="json", exclude=blocks))
     print(f"report: {options.output.parent / 'index.html'}")
-    return list(manifests)
+    return [*manifests, *pages.values()]
 
 
 def _missing(file: Path | None) -> list[Missing]:

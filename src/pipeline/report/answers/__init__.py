@@ -4,6 +4,7 @@ from pipeline.report.answers.bits import answer_bits
 from pipeline.report.answers.numbers import answer_numbers
 from pipeline.report.answers.steps import answer_steps
 from pipeline.report.content import CoreAnswer
+from pipeline.report.elsewhere import claims_elsewhere
 from pipeline.report.metrics import Metrics
 from pipeline.report.runs import n_classes_of
 
@@ -14,7 +15,7 @@ def answers(metrics: Metrics) -> tuple[CoreAnswer, ...]:
     """Answer for every core that the study has."""
     n_classes = n_classes_of(metrics)
     found = (
-        answer_steps(metrics.training, metrics.claims_of, n_classes),
+        answer_steps(metrics.training, metrics.claims_of, n_classes, claims_elsewhere(metrics)),
         answer_bits(metrics.precision, metrics.training, n_classes),
         answer_numbers(metrics.matrices, metrics.scaling, n_classes),
     )

@@ -1,11 +1,13 @@
 """Fewer steps: who reaches an equal loss sooner, by the clock and in steps, and what becomes of the accuracy."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pipeline.report.claims import MARGIN, SMOOTHING_RESTORES, SOONER, Claim, judge_claims
 from pipeline.report.content import CoreAnswer, JudgedClaim
 from pipeline.report.formatting import (
     count,
+    listing,
     percent,
     plural,
     seconds,
@@ -35,13 +37,25 @@ from pipeline.report.spread import paired, said_of_seeds
 TITLE = "Fewer steps"
 
 
-def answer_steps(training: Runs, roles: RoleMetrics | None, n_classes: int = 0) -> CoreAnswer | None:
-    """Compare the second-order run with the small batch at an equal training loss."""
+def answer_steps(
+    training: Runs,
+    roles: RoleMetrics | None,
+    n_classes: int = 0,
+    elsewhere: Mapping[str, Mapping[str, Claim]] | None = None,
+) -> CoreAnswer | None:
+    """Compare the second-order run with the small batch at an equal training loss.
+
+    Args:
+        training: Runs by name.
+        roles: Which run plays which part.
+        n_classes: Number of classes of the images.
+        elsewhere: The claims of the studies beside this one, by their statements, each study by what the page calls it.
+    """
     runs = runs_of(training, roles)
     reference, ours = runs.get("reference"), runs.get("second_order") or runs.get("smoothed")
     if reference is None or ours is None:
         return _best_run(training, n_classes)
-    findings = _findings(training, roles, runs, n_classes)
+    findings = _findings(training, roles, runs, n_classes, elsewhere or {})
     target = target_loss(runs["large_batch"]) if "large_batch" in runs else None
     at_equal_loss = _at_equal_loss(ours, reference, target, findings) if target is not None else None
     return at_equal_loss or _at_the_end(ours, reference, findings)
@@ -87,6 +101,7 @@ def _findings(
     roles: RoleMetrics | None,
     runs: Mapping[str, RunMetrics],
     n_classes: int,
+    elsewhere: Mapping[str, Mapping[str, Claim]],
 ) -> tuple[JudgedClaim, ...]:
     """The verdicts on the time and on what smoothing restores, if they were judged."""
     if any(run_at_chance(run, n_classes) for role, run in runs.items() if role != "large_batch"):
@@ -95,10 +110,24 @@ def _findings(
     judged = {claim.statement: claim for claim in judge_claims(training, roles)}
     found = []
     if SOONER in judged:
-        found.append(JudgedClaim(judged[SOONER].verdict, "The second-order method gets there sooner."))
+        found.append(
+            (SOONER, JudgedClaim(judged[SOONER].verdict, "The second-order method gets there sooner."))
+        )
     if SMOOTHING_RESTORES in judged:
-        found.append(_restored(judged[SMOOTHING_RESTORES], runs["smoothed"], runs["reference"]))
-    return tuple(found)
+        restored = _restored(judged[SMOOTHING_RESTORES], runs["smoothed"], runs["reference"])
+        found.append((SMOOTHING_RESTORES, restored))
+    return tuple(
+        replace(finding, claim=f"{finding.claim}{_elsewhere(statement, elsewhere)}")
+        for statement, finding in found
+    )
+
+
+def _elsewhere(statement: str, elsewhere: Mapping[str, Mapping[str, Claim]]) -> str:
+    """What the studies beside this one say of a claim that they judge."""
+    said = [
+        f"{study}: {claims[statement].verdict}" for study, claims in elsewhere.items() if statement in claims
+    ]
+    return f" Elsewhere: {listing(said)}." if said else ""
 
 
 def _restored(claim: Claim, smoothed: RunMetrics, reference: RunMetrics) -> JudgedClaim:

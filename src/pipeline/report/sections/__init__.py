@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.report.content import PageSection
 from pipeline.report.metrics import Metrics
+from pipeline.report.sections.elsewhere import elsewhere_section
 from pipeline.report.sections.matrices import matrices_section
 from pipeline.report.sections.precision import precision_section
 from pipeline.report.sections.study import (
@@ -26,6 +27,7 @@ Arrays = Mapping[str, np.ndarray]
 SECTIONS: tuple[Callable[[Metrics, Arrays], PageSection | None], ...] = (
     missing_section,
     training_section,
+    elsewhere_section,
     precision_section,
     matrices_section,
     rules_section,

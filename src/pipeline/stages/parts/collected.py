@@ -67,6 +67,7 @@ def collect(
     origin: Mapping[str, Any],
     history: HistoryMetrics | None = None,
     missing: Iterable[Missing] = (),
+    beside: Mapping[str, Metrics] | None = None,
 ) -> tuple[Metrics, dict[str, NDArray[Any]]]:
     """Gather the numbers and arrays that the page shows; what is missing is left out wherever it was named."""
     networks = [(artifact, artifact.facts_as(NetworkFacts)) for _, artifact in found.get("network", [])]
@@ -105,6 +106,7 @@ def collect(
         rules=rules,
         provenance=dict(origin),
         history=history,
+        beside=dict(beside or {}),
     )
     arrays = {
         f"{name}/{array}": solution.array(array)
