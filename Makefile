@@ -24,7 +24,7 @@ space := $() $()
 export PIP_CONSTRAINT := file://$(subst $(space),%20,$(CURDIR))/constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env run archive schema test test-fast coverage durations test-native test-slurm test-wheel lint docs bench clean
+.PHONY: env run archive schema test test-fast coverage durations test-emulated test-native test-slurm test-wheel lint docs bench clean
 
 # Dates alone would let a build pass that is not of these sources: a copied environment, a file with its old date.
 env: $(STAMP)
@@ -83,6 +83,10 @@ durations: $(STAMP)
 # A real Slurm on this machine, from Debian's packages, for as long as its tests take; without them, a skip that says so.
 test-slurm: $(STAMP)
 	python -m pytest -m slurm tests/slurm
+
+# Routines of processors that this machine is not, compiled for them and emulated; without compiler or emulator, a skip.
+test-emulated: $(STAMP)
+	python -m pytest -m emulated tests/precision
 
 test-native: $(STAMP)
 	@# The routines once more, built with the address sanitizer, which has to be loaded before Python.

@@ -19,6 +19,7 @@ EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 HERE = platform.machine() == "aarch64"  # where all the other tests run them
 
 
+@pytest.mark.emulated
 @pytest.mark.skipif(HERE, reason="NEON is this machine's own")
 @pytest.mark.skipif(
     not (shutil.which(COMPILER[0]) and EMULATOR), reason="needs a compiler and an emulator for aarch64"

@@ -1,11 +1,13 @@
 """Every number of the page comes from the metrics, and those of figures lie beside them."""
 
 import copy
+import hashlib
 import json
 import math
 import re
 
 import pytest
+from matplotlib.figure import Figure
 from pages import Page, render
 from pydantic import ValidationError
 
@@ -24,7 +26,17 @@ def numbers_in(value, path=()):
         yield path
 
 
-def test_numbers_of_figures_come_from_the_metrics(metrics):
+def test_numbers_of_figures_come_from_the_metrics(metrics, monkeypatch):
+    """Figures are told by what is drawn in them: writing them takes nine tenths of a page's time."""
+
+    def drawn(figure, file, **_):
+        of_lines = [line.get_xydata().tolist() for axes in figure.axes for line in axes.lines]
+        of_points = [dots.get_offsets().tolist() for axes in figure.axes for dots in axes.collections]
+        digest = hashlib.sha256(repr((of_lines, of_points)).encode()).hexdigest()
+        file.write(f'<svg viewBox="0 0 1 1"><text>{digest}</text></svg>')
+
+    monkeypatch.setattr(Figure, "savefig", drawn)
+    monkeypatch.setattr(Figure, "draw_without_rendering", lambda self: None)
     training, precision = ({part: metrics[part]} for part in ("training", "precision"))
     before = render(training, {}), render(precision, {})
     training["training"]["sgd_large"]["seeds"]["0"]["history"][7]["validation_accuracy"] = 0.5

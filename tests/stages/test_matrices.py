@@ -186,7 +186,7 @@ def by_three(tmp_path_factory, make_bench):
     """
 
     def with_a_fit(study):
-        fit = {"fit": {"subsample": 200, "seed": 0}}
+        fit = {"fit": {"subsample": 100, "seed": 0}}
         study["matrices"]["fitted"] = study["matrices"]["airports"] | fit
 
     bench = make_bench(tmp_path_factory.mktemp("by_three"), with_a_fit)
@@ -260,7 +260,7 @@ def test_three_processes_of_measured_speed_solve_as_one_does(by_three):
 def test_three_processes_fit_as_one_does(by_three):
     alone = Artifact.open(by_three.manifest("compress/fitted"), "operator").facts
     shared = Artifact.open(by_three.manifest("compress/shared_fit"), "operator").facts
-    assert shared["fit"]["n"] == alone["fit"]["n"] == 200
+    assert shared["fit"]["n"] == alone["fit"]["n"] == 100
     assert shared["fit"]["log_likelihood"] == pytest.approx(alone["fit"]["log_likelihood"], abs=0.1)
     for name, (low, value, high) in alone["fit"]["intervals"].items():
         # Within a tenth of the interval, which both tell alike.

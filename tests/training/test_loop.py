@@ -19,20 +19,20 @@ PROJECTED = replace(SETTINGS, difference_weight=2.0, placement="replicate")
 # 53 samples in batches of at most 20 are three of 17 or 18, cut into four or five micro-batches of at most
 # 5: nothing divides anything.
 RECIPES = {
-    "sgd": Recipe("sgd", lr=0.05, batch_size=20, epochs=7, micro_batch=5),
-    "sgd_smoothed": Recipe("sgd", lr=0.05, batch_size=20, epochs=7, micro_batch=5, smoothing=SMOOTHED),
-    "lars": Recipe("lars", lr=0.3, batch_size=20, epochs=7, micro_batch=5),
-    "lamb": Recipe("lamb", lr=0.05, batch_size=20, epochs=7, micro_batch=5),
-    "adamw": Recipe("adamw", lr=0.01, batch_size=20, epochs=7, micro_batch=5, coupled_momentum=True),
-    "muon": Recipe("muon", lr=0.05, batch_size=20, epochs=7, micro_batch=5, rescaled_weights=True),
-    "soap": Recipe("soap", lr=0.03, batch_size=20, epochs=7, micro_batch=5),
+    "sgd": Recipe("sgd", lr=0.05, batch_size=20, epochs=5, micro_batch=5),
+    "sgd_smoothed": Recipe("sgd", lr=0.05, batch_size=20, epochs=5, micro_batch=5, smoothing=SMOOTHED),
+    "lars": Recipe("lars", lr=0.3, batch_size=20, epochs=5, micro_batch=5),
+    "lamb": Recipe("lamb", lr=0.05, batch_size=20, epochs=5, micro_batch=5),
+    "adamw": Recipe("adamw", lr=0.01, batch_size=20, epochs=5, micro_batch=5, coupled_momentum=True),
+    "muon": Recipe("muon", lr=0.05, batch_size=20, epochs=5, micro_batch=5, rescaled_weights=True),
+    "soap": Recipe("soap", lr=0.03, batch_size=20, epochs=5, micro_batch=5),
     "schedule_free": Recipe(
-        "schedule_free", lr=0.3, batch_size=20, epochs=7, micro_batch=5, schedule=Constant()
+        "schedule_free", lr=0.3, batch_size=20, epochs=5, micro_batch=5, schedule=Constant()
     ),
-    "fop": Recipe("fop", lr=0.05, batch_size=20, epochs=7, micro_batch=5, kfac=PROJECTED),
-    "kfac": Recipe("kfac", lr=0.05, batch_size=20, epochs=7, micro_batch=5, kfac=SETTINGS),
+    "fop": Recipe("fop", lr=0.05, batch_size=20, epochs=5, micro_batch=5, kfac=PROJECTED),
+    "kfac": Recipe("kfac", lr=0.05, batch_size=20, epochs=5, micro_batch=5, kfac=SETTINGS),
     "kfac_smoothed": Recipe(
-        "kfac", lr=0.05, batch_size=20, epochs=7, micro_batch=5, kfac=SETTINGS, smoothing=SMOOTHED
+        "kfac", lr=0.05, batch_size=20, epochs=5, micro_batch=5, kfac=SETTINGS, smoothing=SMOOTHED
     ),
 }
 
@@ -77,7 +77,7 @@ def test_the_number_of_processes_does_not_matter(
 
     alone, its_history = work()
     together = run_in_threads(n_processes, work)
-    assert its_history[-1].steps == 21
+    assert its_history[-1].steps == 15
     for found, history in together:
         assert torch.equal(found, together[0][0])
         assert history == together[0][1]
@@ -94,9 +94,9 @@ def test_a_run_resumed_at_any_step_ends_bit_equal(
         states, model = [], small_network(batch_norm=True)
         options = {"seed": 3, "communicator": communicator, "checkpoint_steps": 1}
         history = train(model, RECIPES[name], training, validation, on_checkpoint=states.append, **options)
-        assert [state.step for state in states] == list(range(1, 22))
+        assert [state.step for state in states] == list(range(1, 16))
         # Between updates of factors and inverses in the third epoch, and with nothing left to do.
-        for step in (8, 21):
+        for step in (8, 15):
             resumed = small_network(batch_norm=True, seed=9)
             state = through_json(states[step - 1])
             again = train(resumed, RECIPES[name], training, validation, state=state, **options)
@@ -117,7 +117,7 @@ def test_checkpoints_share_no_memory_with_the_run(small_network, training, valid
     train(
         small_network(), RECIPES["kfac"], training, validation, seed=3, on_checkpoint=keep, checkpoint_steps=4
     )
-    assert [state.step for state in states] == [4, 8, 12, 16, 20]
+    assert [state.step for state in states] == [4, 8, 12]
     for state, copy in zip(states, copies, strict=True):
         assert state.scalars == copy.scalars
         assert all(torch.equal(state.tensors[name], copy.tensors[name]) for name in copy.tensors)
@@ -147,8 +147,8 @@ def test_records_state_true_losses_on_fixed_samples(small_network, training, val
         on_step=lambda step, n_steps, loss: losses.append((step, n_steps, loss)),
     )
     assert history == records
-    assert [(record.epoch, record.steps) for record in history] == [(i, 3 * i) for i in range(1, 8)]
-    assert [(step, n_steps) for step, n_steps, _ in losses] == [(i, 21) for i in range(1, 22)]
+    assert [(record.epoch, record.steps) for record in history] == [(i, 3 * i) for i in range(1, 6)]
+    assert [(step, n_steps) for step, n_steps, _ in losses] == [(i, 15) for i in range(1, 16)]
     last = history[-1]
     assert not model.training
     assert last.train_loss == evaluate(model, training[:10]).loss
@@ -210,7 +210,7 @@ def test_only_batch_normalizations_count_passes_other_whole_numbers_stay(smoothi
     train(model, replace(RECIPES["kfac"], smoothing=smoothing), training, validation, seed=0)
     assert torch.equal(model.order, untrained.order)
     assert torch.equal(model.mask, untrained.mask)
-    assert model.norm.num_batches_tracked == 7 * 3  # epochs of three steps
+    assert model.norm.num_batches_tracked == 5 * 3  # epochs of three steps
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
@@ -324,9 +324,9 @@ def test_a_record_tells_what_the_preconditioner_did(small_network, training, val
     assert all(0 < record.step_size <= SETTINGS.kl_clip * (1 + 1e-6) for record in history)
     assert all(record.damping == SETTINGS.damping for record in history)
     # Updates every second and every third step, and three steps an epoch.
-    assert [record.factor_age for record in history] == [1, 2, 1, 2, 1, 2, 1]
-    assert [record.inverse_age for record in history] == [3] * 7
-    assert [bool(record.layers) for record in history] == [False] * 6 + [True]
+    assert [record.factor_age for record in history] == [1, 2, 1, 2, 1]
+    assert [record.inverse_age for record in history] == [3] * 5
+    assert [bool(record.layers) for record in history] == [False] * 4 + [True]
     layers = history[-1].layers
     assert list(layers) == ["body.conv1", "body.conv2", "body.hidden", "head"]
     for figures in layers.values():
@@ -355,7 +355,7 @@ def test_a_request_to_end_leaves_a_checkpoint_of_that_step_from_which_the_run_en
         undisturbed = small_network()
         train(undisturbed, RECIPES["kfac_smoothed"], training, validation, **options)
         steps, states = [], []
-        with pytest.raises(Interrupted, match="stopped on request after step 5 of 21"):
+        with pytest.raises(Interrupted, match="stopped on request after step 5 of 15"):
             train(
                 small_network(),
                 RECIPES["kfac_smoothed"],
@@ -386,9 +386,9 @@ def test_a_request_that_comes_with_the_last_step_is_too_late(small_network, trai
         validation,
         seed=0,
         on_step=lambda step, n_steps, loss: steps.append(step),
-        interrupted=lambda: len(steps) == 21,
+        interrupted=lambda: len(steps) == 15,
     )
-    assert history[-1].steps == 21
+    assert history[-1].steps == 15
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
