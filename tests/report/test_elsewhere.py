@@ -3,6 +3,7 @@ from pages import Page
 
 from pipeline.report import Metrics, render
 from pipeline.report.elsewhere import claims_elsewhere, names_of
+from pipeline.report.metrics import ModelMetrics
 from pipeline.report.sections.elsewhere import elsewhere_section
 from pipeline.report.standings import standings
 
@@ -41,7 +42,7 @@ def table(study, caption):
 def test_each_claim_stands_with_its_verdict_and_its_numbers_in_both_studies(both):
     claims = table(both, "The claims")
     here, there = (column.title for column in claims.columns[1:])
-    assert (here, there) == ("fashion_mnist · cnn", "letters · cnn")
+    assert (here, there) == ("fashion_mnist", "letters")
     restored = next(place for place, row in enumerate(claims.rows) if "smoothed objective brings" in row[0])
     assert claims.rows[restored][2] == "does not hold"
     assert claims.rows[restored][1] != "does not hold"
@@ -94,6 +95,13 @@ def test_studies_of_one_data_set_and_network_are_called_by_their_own_names(both)
     same = other.model_copy(update={"study": other.study.model_copy(update={"dataset": both.study.dataset})})
     found = both.model_copy(update={"beside": {"other": same}})
     assert names_of(found) == {name: name for name in (both.study.name, "other")}
+    vit = same.model_copy(
+        update={"study": same.study.model_copy(update={"model": ModelMetrics(name="vit", n_parameters=9)})}
+    )
+    assert names_of(both.model_copy(update={"beside": {"other": vit}})) == {
+        both.study.name: "fashion_mnist · cnn",
+        "other": "fashion_mnist · vit",
+    }
     assert list(claims_elsewhere(found)) == ["other"]
 
 
@@ -104,6 +112,6 @@ def test_a_study_alone_has_no_such_section(both):
 
 def test_the_page_says_it_in_the_first_screen_and_links_to_the_other(both, no_svg):
     text = render(both, {}).replace("\N{NO-BREAK SPACE}", " ")
-    assert "Elsewhere: letters · cnn: does not hold." in text
-    assert "letters · cnn: Harder images." in text
+    assert "Elsewhere: letters: does not hold." in text
+    assert "letters: Harder images." in text
     assert "../../other/report/index.html" in Page(text).links

@@ -7,13 +7,15 @@ from pipeline.report.metrics import Metrics
 
 
 def names_of(metrics: Metrics) -> dict[str, str]:
-    """What the page calls a study and those beside it, by their names: data and network where these tell them apart."""
-    studies = {metrics.study.name: metrics, **metrics.beside}
-    short = {
-        name: " · ".join(part.name for part in (one.study.dataset, one.study.model) if part is not None)
-        for name, one in studies.items()
+    """What the page calls each study: its data, data and network, or its name, whichever tells all apart."""
+    studies = {metrics.study.name: metrics.study} | {name: one.study for name, one in metrics.beside.items()}
+    data = {name: study.dataset.name if study.dataset else "" for name, study in studies.items()}
+    both = {
+        name: f"{data[name]} · {study.model.name if study.model else ''}" for name, study in studies.items()
     }
-    return short if len(set(short.values()) - {""}) == len(short) else {name: name for name in studies}
+    return next(
+        (names for names in (data, both) if len(set(names.values())) == len(studies)), {n: n for n in studies}
+    )
 
 
 def claims_of(metrics: Metrics) -> Mapping[str, Claim]:

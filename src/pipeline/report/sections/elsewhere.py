@@ -41,7 +41,7 @@ def _lead(metrics: Metrics, names: Mapping[str, str]) -> str:
                 f"of {plural(len(common), 'claim')}, {count(same)} get the same verdict on {names[name]}"
             )
     text = "; ".join(said) or "No claim is judged both here and there"
-    return f"{text[0].upper()}{text[1:]}. All studies on this page were computed in one call."
+    return f"{text[0].upper()}{text[1:]}. Each study judges by its own images, networks and trials."
 
 
 def _claims(studies: Mapping[str, Metrics]) -> Table | None:
