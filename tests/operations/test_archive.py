@@ -157,3 +157,24 @@ def test_verify_names_every_problem_and_exits_2(finished, capsys):
 def test_what_cannot_be_verified_is_one_line(checkout, arguments, words, capsys):
     assert main(["verify", *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_studies_beside_a_study_are_packed_with_it(checkout, write, capsys):
+    letters = read_study("large_batch_letters")
+    wanted = {
+        name: [*artefacts_of(specs(read_study(name).study)["report"]), "report"]
+        for name in ("large_batch", letters.name)
+    }
+    for study, names in wanted.items():
+        for name in names:
+            write(name, study=study)
+    shutil.rmtree("results/large_batch_letters/report")
+    assert main(["archive", "--study", "large_batch", "--output", "out.tar.gz"]) == 2
+    assert "not complete, without large_batch_letters/report; run it first" in capsys.readouterr().err
+    write("report", study=letters.name)
+    assert main(["archive", "--study", "large_batch", "--output", "out.tar.gz"]) == 0
+    n = sum(map(len, wanted.values()))
+    assert f"{n} artefacts" in capsys.readouterr().out
+    with tarfile.open("out.tar.gz") as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"results/large_batch_letters/report/manifest.json", letters.path.as_posix()} <= names
