@@ -54,7 +54,8 @@ def test_a_matrix_is_compressed_through_the_system_s_own_commands(system, workpl
     profile.write_text(profile.read_text().replace("cluster-generic/pbs ", f"cluster-generic/{system} "))
     target = "results/small/compress/ball/manifest.json"
     ask_often = ("--seconds-between-status-checks", "1")
-    workplace.snakemake(target, "--profile", "profiles/cluster-generic", *ask_often)
+    on_two = ("--set-resources", "compress:tasks=2")
+    workplace.snakemake(target, "--profile", "profiles/cluster-generic", *ask_often, *on_two)
     assert (workplace.folder / target).exists()
     assert [(spool / job / "code").read_text() for job in sorted(os.listdir(spool))] == ["0\n", "0\n"]
     asked = (spool / "job2" / "arguments").read_text().splitlines()
