@@ -11,6 +11,7 @@ import functools
 import json
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from _frame import Benchmark, Goal, Quantity, Run
 from _networks import Storing, chain, he, inputs, resnet18
+from _predicted import record_shares
 from _racing import (
     ERROR,
     TIME,
@@ -52,6 +54,7 @@ SHARE = Quantity("layers within 25 %", "", smaller_is_better=False)
 GAIN = Quantity("work in the same time, beside one copy", "", smaller_is_better=False)
 SIZE = Quantity("file, relative to FP32", "")
 POINTS = Quantity("accuracy lost", "points")
+SECONDS = Quantity("time", "s")
 
 bench = Benchmark("precision", __doc__, packages=("onnxruntime", "openvino", "ncnn", "onnx"))
 
@@ -352,6 +355,31 @@ def prediction(run: Run) -> None:
                 )
                 within += [bool(abs(predicted / found - 1) <= 0.25) for predicted, found in pairs]
     run.record(SHARE, ours=sum(within) / len(within), goal=Goal.ours(0.8), part=f"{len(within)} timings")
+
+
+@bench.case("predicted layer times, all networks")
+def prediction_everywhere(run: Run) -> None:
+    """All layers of all networks that are timed here and in `pretrained`, one sample, alone and in the network."""
+    record_shares(run, goal=0.9)
+
+
+@bench.case("converting ResNet-50")
+def conversion(run: Run) -> None:
+    """From a module to a network in half precision, with the default budget and 8 samples, on all cores."""
+    for size in (64,) if run.quick else (96, 224):
+        module = he(import_library("torchvision.models").resnet50(weights=None))
+        x = inputs(8, 3, size, size)
+        start = time.perf_counter()
+        network = HalfNetwork.convert(module, x)
+        taken = time.perf_counter() - start
+        n_half = sum(layer.weight_dtype == "float16" for layer in network.layers if layer.has_weights)
+        n = sum(layer.has_weights for layer in network.layers)
+        run.record(
+            SECONDS,
+            ours=taken,
+            goal=Goal.ours(20.0),
+            part=f"{size} pixels, {n_half} of {n} layers in half precision",
+        )
 
 
 @bench.case("trained network, Fashion-MNIST")

@@ -18,6 +18,8 @@ GEOMETRIES = {  # image, kernel, stride, padding, dilation
     "3x3 strided": ((9, 8), (3, 3), (2, 2), (1, 1), (1, 1)),
     "5x2 dilated": ((13, 11), (5, 2), (1, 3), (2, 0), (1, 2)),
     "1x1": ((3, 3), (1, 1), (1, 1), (0, 0), (1, 1)),
+    "1x1 in blocks": ((5, 16), (1, 1), (1, 1), (0, 0), (1, 1)),
+    "1x1 strided": ((9, 8), (1, 1), (2, 2), (0, 0), (1, 1)),
 }
 
 
@@ -111,7 +113,7 @@ def test_groups_that_divide_neither_channels_nor_outputs_are_refused():
 
 @pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
 def test_depthwise_windows_of_every_width_and_padding(instruction_set, kernel, stride, half, generator):
     """Blocks of outputs that share inputs, their rests, and windows that reach beyond the image on some sides."""
     for channels, rows, columns, padding in [

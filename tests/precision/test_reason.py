@@ -4,7 +4,8 @@ import pytest
 from round_roofs import ROUND_ROOFS
 
 from pipeline.precision.reason import TimedPrecision, _seconds, reason
-from pipeline.precision.roofline import Work, bound
+from pipeline.precision.roofline import bound
+from pipeline.precision.work import Work
 
 ROOFS = replace(ROUND_ROOFS, pair_gflops=200.0)
 

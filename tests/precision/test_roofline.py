@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from round_roofs import ROUND_ROOFS
 
-from pipeline.precision.roofline import Attained, Roofs, Work, bound, cache_sizes, kept_share, measure_roofs
+from pipeline.precision.roofline import (
+    Attained,
+    Roofs,
+    bound,
+    cache_sizes,
+    kept_bytes,
+    kept_share,
+    measure_roofs,
+)
+from pipeline.precision.work import Work
 
 ROOFS = ROUND_ROOFS
 
@@ -55,6 +64,27 @@ def test_a_cache_that_replaces_at_random_keeps_the_share_that_the_model_says(rat
     assert hits / (20 * n) == pytest.approx(kept_share(ratio), abs=3 * (20 * n) ** -0.5 + 2e-3)
 
 
+def test_what_a_cache_keeps_is_told_by_the_share_that_is_found_again():
+    assert kept_bytes(30e6, kept_share(1.5)) == pytest.approx(20e6)
+    less = replace(ROOFS, kept_bytes=8e6)
+    assert less.shares(12e6) == pytest.approx({"L3": kept_share(1.5), "DRAM": 1 - kept_share(1.5)})
+    assert less.shares(6e6) == {"L3": 1.0}
+
+
+def test_other_programs_take_a_shared_cache_in_time():
+    shared = replace(ROOFS, kept_seconds=10e-3)
+    assert shared.shares(6e6, 10e-3) == pytest.approx({"L3": np.exp(-1), "DRAM": 1 - np.exp(-1)})
+    assert shared.shares(6e3, 10e-3) == {"L1": 1.0}  # no one shares the near caches
+
+
+def test_a_class_that_was_not_measured_has_the_figures_of_the_one_above_it():
+    attained = {"direct fp16": Attained(50.0, 0.0, 0.0), "direct fp16, pointwise": Attained(60.0, 0.0, 0.0)}
+    roofs = replace(ROOFS, attained=attained)
+    assert roofs.attained_by("direct fp16, pointwise, one vector").gflops == 60.0
+    assert roofs.attained_by("direct fp16, narrow").gflops == 50.0
+    assert roofs.attained_by("direct fp32").gflops == ROOFS.gflops
+
+
 def test_cold_data_come_from_memory():
     found = bound(Work(0, 600, 400, 0), ROOFS, mode="cold")
     assert (found.term, found.level, found.seconds) == ("DRAM", "DRAM", pytest.approx(4e-8))
@@ -89,7 +119,8 @@ def test_the_prediction_takes_the_rate_that_the_routine_attains_and_never_beats_
 
 
 def test_a_run_behind_others_wakes_from_as_far_as_its_weights_lie():
-    roofs = replace(ROOFS, call_seconds=1e-7, wake_seconds=2e-7, far_wake_seconds=2e-6)
+    wakes = {"close_wake_seconds": 1e-7, "wake_seconds": 2e-7, "far_wake_seconds": 2e-6}
+    roofs = replace(ROOFS, call_seconds=1e-7, **wakes)
     work = Work(0, 400, 0, 0)
 
     def started(**options):
@@ -97,8 +128,14 @@ def test_a_run_behind_others_wakes_from_as_far_as_its_weights_lie():
         return found.predicted - found.seconds
 
     assert started() == pytest.approx(1e-7)
-    assert started(mode="network", resident=1e6) == pytest.approx(3e-7)
+    assert started(mode="network", resident=1e6) == pytest.approx(2e-7)
+    assert started(mode="network", resident=5e6) == pytest.approx(3e-7)
     assert started(mode="cold") == pytest.approx(2.1e-6)
+    paged = replace(roofs, page_seconds=1e-8, far_page_seconds=1e-7)
+    two_pages, many = (Work(0, n_bytes, 0, 0) for n_bytes in (8192, 1 << 20))
+    for one, more in ((two_pages, 2e-8), (many, 0.0)):  # many lie in large pages
+        taken = [bound(one, given, mode="network", resident=5e6).predicted for given in (roofs, paged)]
+        assert taken[1] - taken[0] == pytest.approx(more)
     kept = kept_share(2.0)
     assert started(mode="network", resident=32e6) == pytest.approx(1e-7 + kept * 2e-7 + (1 - kept) * 2e-6)
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from pipeline.precision import HalfNetwork, Sampling
 from pipeline.precision.reason import TimedPrecision, _bytes, reason
-from pipeline.precision.roofline import Work, bound, work_of
+from pipeline.precision.roofline import bound
 from pipeline.precision.strips import STRIP_BYTES, handed_on
+from pipeline.precision.work import Work, work_of
 
 ROOFS = replace(ROUND_ROOFS, call_seconds=1e-6)
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.precision import Roofs
-from pipeline.precision.roofline import Work, bound
+from pipeline.precision.roofline import bound
+from pipeline.precision.work import Work
 
 Shape = Sequence[int]
 

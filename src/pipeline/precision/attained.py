@@ -1,154 +1,210 @@
 """What each class of routines attains on small reference layers: the measured side of predicted layer times.
 
-A run of a routine takes, by the model, flops / rate for its products, c for every number that it reads or writes
-between them (loads that gather, transforms, epilogues), and that part theta of its memory time which the arithmetic
-does not hide. Three reference layers tell the three apart: one with much arithmetic per number, one with little, both
-near, and one whose weights lie in the last cache.
+A run of a routine takes, by the model, FLOPs / rate for its products, c for every number that it loads and d for every
+one that it writes between them (loads that gather, transforms, epilogues), and that part theta of its memory time which
+the arithmetic does not hide. Reference layers of other sizes than networks have tell these apart: with much arithmetic
+per number and with little, near and far; see `references`.
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import lsq_linear
 
 from pipeline.precision import _native
-from pipeline.precision.plan import Dtype, Kind, Layer, WindowGeometry
-from pipeline.precision.roofline import Attained, Roofs, Work, bound, routine_class, work_of
+from pipeline.precision.plan import FUNCTIONS, Dtype, Layer
+from pipeline.precision.references import FAMILIES, Family, convolution, linear, pooling, twice_as_large
+from pipeline.precision.roofline import PAGE, Attained, Roofs, bound, kept_bytes
 from pipeline.precision.routines import build, candidates
 from pipeline.precision.sampling import Sampling, TimedRun, one_core
+from pipeline.precision.work import Work, work_of
 
 SAMPLING = Sampling(n_samples=15, seconds_per_sample=100e-6, seconds_at_most=0.5)
+PAUSE = 5e-3  # seconds in which other programs may use the last cache, as long as some networks take
+WAKING = Sampling(n_samples=75, seconds_at_most=1.0)  # of one run each
 
 
 def measure_attained(roofs: Roofs) -> Roofs:
-    """The roofs with what every class of routines attains beside them; takes about a second."""
+    """The roofs with what every class of routines attains beside them; takes some seconds."""
     name = roofs.instruction_set
     attained: dict[str, Attained] = {}
     with one_core():
-        [(_, empty)] = _timed([_pooling("max_pool2d", 1, 1)], "windows", 1, name)
+        [(_, empty)] = _timed([pooling("max_pool2d", 1, 1)], 1, name)
         roofs = replace(roofs, call_seconds=empty)
-        for kind, layers in _references().items():
-            for routine in candidates(layers[0], name):
-                if routine_class(replace(layers[0], routine=routine), 1) in attained:
-                    continue  # Winograd's transforms cost the same per number, however few channels there are
-                for batch in (1, 64) if kind == "linear" else (1,):
-                    runnable = [layer for layer in layers if routine in candidates(layer, name)]
-                    pairs = _timed(runnable, routine, batch, name)
-                    attained[pairs[0][0].routine] = fit(pairs, roofs)
+        for family in FAMILIES:
+            for layers in _variants(family, name):
+                for batch in family.batches:
+                    pairs = _timed(layers, batch, name)
+                    attained.setdefault(pairs[0][0].routine, fit(pairs, roofs))
         roofs = replace(roofs, attained=attained)
-        near = _stored(replace(_convolution(288, 8), routine="direct fp16"))
+        roofs = replace(roofs, functions=_functions(roofs))
+        close, near = (_stored(replace(convolution(n, 8), routine="direct fp16")) for n in (64, 288))
         # Twice what the last cache holds, in binary16, or as much as memory should be asked for.
         n_weights = min(max(roofs.cache_bytes.values()), 128 << 20)
-        far = _stored(replace(_linear(4096, n_weights // 4096), routine="product fp16"))
+        far = _stored(replace(linear(4096, n_weights // 4096), routine="product fp16"))
+        wake, page = _waking(near, roofs)
+        far_wake, far_page = _waking(far, roofs)
+        kept, kept_seconds = _keeping(roofs)
         return replace(
-            roofs, wake_seconds=_wake_seconds(near, roofs), far_wake_seconds=_wake_seconds(far, roofs)
+            roofs,
+            kept_bytes=kept,
+            kept_seconds=kept_seconds,
+            close_wake_seconds=_waking(close, roofs)[0],
+            wake_seconds=wake,
+            page_seconds=page,
+            far_wake_seconds=far_wake,
+            far_page_seconds=far_page,
         )
 
 
-def _wake_seconds(large: Layer, roofs: Roofs) -> float:
-    """How much longer a small layer takes behind one whose weights fill the caches than by itself."""
-    channels = large.output_shape[0]
-    size = 8 if len(large.output_shape) == 3 else 1
-    small = _stored(replace(_pooling("adaptive_avg_pool2d", channels, size), routine="windows"))
-    layers = [build(layer, _parameters(layer), roofs.instruction_set) for layer in (large, small)]
-    network = _native.Network([(layers[0], 0, -1), (layers[1], 1, -1)], 1)
-    x = torch.ones(1, math.prod(large.input_shape), dtype=torch.float16)
-    y = torch.empty(1, math.prod(small.output_shape), dtype=torch.float16)
-    run = functools.partial(network.seconds_per_step, x, y)
-    behind = float(np.median(SAMPLING.in_network({"both": run})["both"].seconds[:, 1]))
-    [(_, alone)] = _timed([small], "windows", 1, roofs.instruction_set)
-    return max(behind - alone, 0.0)
+def _variants(family: Family, instruction_set: str) -> Iterator[list[Layer]]:
+    """A family's layers on each routine, with activations in half precision and, where they may be so, at float32."""
+    for routine in candidates(family.layers[0], instruction_set):
+        if not routine.startswith(family.routines):
+            continue
+        layers = [
+            replace(layer, routine=routine)
+            for layer in family.layers
+            if routine in candidates(layer, instruction_set)
+        ]
+        multiplies = family.layers[0].has_weights
+        if not multiplies or not routine.endswith("fp32"):
+            yield [_stored(layer) for layer in layers]
+            if not multiplies:
+                yield [layer.in_single() for layer in layers]
+        else:
+            yield [layer.in_single() for layer in layers]
+            yield [_stored(replace(layer, weight_dtype="float32")) for layer in layers]
 
 
-def fit(pairs: list[tuple[Work, float]], roofs: Roofs) -> Attained:
-    """Solve the model for the work and the seconds of one to three reference layers, in the module's order.
-
-    Each figure is kept in its physical range: no rate above the peak, no negative costs, theta in [0, 1].
-    """
-    near = pairs[:2]
-    peak = 1 / roofs.peak(pairs[0][0].routine)
-    taken = [max(seconds - roofs.call_seconds, 1e-9) for _, seconds in pairs]
-    if len(near) == 1:
-        per_flop, per_number = peak, max(taken[0] - near[0][0].flops * peak, 0.0) / near[0][0].numbers
-    else:
-        matrix = np.array([[work.flops, work.numbers] for work, _ in near])
-        per_flop, per_number = np.linalg.solve(matrix, np.array(taken[:2]))
-        if per_number < 0:
-            per_flop, per_number = taken[0] / near[0][0].flops, 0.0
-        if per_flop < peak:
-            per_flop, per_number = peak, max(taken[1] - near[1][0].flops * peak, 0.0) / near[1][0].numbers
-    exposed = 0.0
-    if len(pairs) == 3:
-        work = pairs[2][0]
-        hidden = work.flops * per_flop + work.numbers * per_number
-        exposed = min(max((taken[2] - hidden) / bound(work, roofs).memory, 0.0), 1.0)
-    return Attained(1e-9 / per_flop, per_number, exposed)
-
-
-def _references() -> dict[str, tuple[Layer, ...]]:
-    """Reference layers by kind: much arithmetic per number, little of it, and weights in the last cache.
-
-    Their sizes are such as networks rarely have, so that predictions are seldom of the layer that they were fitted to.
-    """
-    return {
-        "conv2d": (_convolution(96, 20), _convolution(32, 32), _convolution(288, 8)),
-        "narrow": (_convolution(4, 32, outputs=64),),
-        # Strides read more numbers for each result.
-        "depthwise": (_convolution(80, 24, groups=80), _convolution(80, 40, groups=80, stride=2)),
-        **{
-            f"groups of {width}": (
-                _convolution(80, 12, groups=80 // width),
-                _convolution(80, 20, groups=80 // width, stride=2),
-            )
-            for width in (2, 4, 8)
-        },
-        "linear": (_linear(256, 256), _linear(64, 128), _linear(1536, 2560)),
-        "max_pool2d": (_pooling("max_pool2d", 64, 16),),
-        "avg_pool2d": (_pooling("avg_pool2d", 64, 16),),
-        "adaptive_avg_pool2d": (_pooling("adaptive_avg_pool2d", 64, 16),),
-        "add": (Layer("sum", "add", "given", (64, 16, 16), (64, 16, 16), addend="given"),),
+def _functions(roofs: Roofs) -> dict[str, float]:
+    """Seconds that each function takes per number, beside loading and storing it."""
+    shape = (32, 8, 8)
+    plain = roofs.attained["multiply"]
+    layers = {
+        name: _stored(
+            Layer("reference", "activation", "given", shape, shape, function=name, constants=(-1.0, 1.0))
+        )
+        for name in FUNCTIONS
     }
+    timed = zip(layers, _timed(list(layers.values()), 1, roofs.instruction_set), strict=True)
+    moved = roofs.call_seconds + math.prod(shape) * (plain.seconds_per_number + plain.seconds_per_result)
+    return {name: max(seconds - moved, 0.0) / math.prod(shape) for name, (_, seconds) in timed}
 
 
-def _convolution(
-    channels: int, size: int, groups: int = 1, outputs: int | None = None, stride: int = 1
-) -> Layer:
-    geometry = WindowGeometry((3, 3), (stride, stride), (1, 1), groups=groups)
-    results = (outputs or channels, size // stride, size // stride)
-    return Layer("reference", "conv2d", "given", (channels, size, size), results, geometry)
+def _waking(large: Layer, roofs: Roofs) -> tuple[float, float]:
+    """How much longer a small layer takes behind one with many weights than alone, and what each page of its own adds.
+
+    A pooling has no weights; the product behind it has some pages of them.
+    """
+    channels = large.output_shape[0]
+    size = large.output_shape[1] if len(large.output_shape) == 3 else 1
+    pool = _stored(replace(pooling("adaptive_avg_pool2d", channels, size, size), routine="windows"))
+    product = linear(channels, max(16, 32768 // channels // 16 * 16))
+    product = _stored(replace(product, input_shape=(channels, 1, 1), routine="product fp16"))
+    layers = [build(layer, _parameters(layer), roofs.instruction_set) for layer in (large, pool, product)]
+    network = _native.Network([(native, place, -1) for place, native in enumerate(layers)], 1)
+    x = torch.ones(1, math.prod(large.input_shape), dtype=torch.float16)
+    y = torch.empty(1, math.prod(product.output_shape), dtype=torch.float16)
+    run = functools.partial(network.seconds_per_step, x, y)
+    behind = np.median(WAKING.in_network({"both": run})["both"].seconds, axis=0)
+    alone = [seconds for _, seconds in _timed([pool, product], 1, roofs.instruction_set)]
+    wake, more = (max(float(late) - early, 0.0) for late, early in zip(behind[1:], alone, strict=True))
+    return wake, max(more - wake, 0.0) / (layers[2].weight_bytes / PAGE)
 
 
-def _linear(inputs: int, outputs: int) -> Layer:
-    return Layer("reference", "linear", "given", (inputs,), (outputs,))
+def _keeping(roofs: Roofs) -> tuple[float, float]:
+    """What the last cache keeps: bytes that are read in a circle, and seconds until other programs have taken it.
 
+    A small layer tells where its weights came from, after as many bytes were read as the cache has, or after a pause.
+    """
+    last = max(roofs.cache_bytes.values())
+    layer = replace(linear(384, 96), routine="product fp32").in_single()
+    native = build(layer, _parameters(layer), roofs.instruction_set)
+    x, y = torch.ones(1, 384), torch.empty(1, 96)
+    numbers = torch.ones(min(4 * last, 1 << 30) // 4)
+    near = numbers[: 2 * list(roofs.cache_bytes.values())[1] // 4]
 
-def _pooling(kind: Kind, channels: int, size: int) -> Layer:
-    half = max(size // 2, 1)
-    geometry = (
-        None
-        if kind == "adaptive_avg_pool2d"
-        else WindowGeometry((size // half,) * 2, (size // half,) * 2, (0, 0))
+    def after(event: Callable[[], object]) -> float:
+        taken = []
+        for _ in range(25):
+            event()
+            near.sum()
+            taken.append(float(native.seconds(x, y, 1)))
+        return float(np.median(taken))
+
+    def pause() -> None:
+        end = time.perf_counter() + PAUSE
+        while time.perf_counter() < end:
+            pass
+
+    close, far = after(lambda: None), after(numbers.sum)
+    if far <= 1.5 * close:  # memory and cache do not differ by enough to tell
+        return float(last), 0.0
+    full, paused = (
+        1.0 - min(max((after(event) - close) / (far - close), 0.0), 1.0)
+        for event in (numbers[: last // 4].sum, pause)
     )
-    return Layer("reference", kind, "given", (channels, size, size), (channels, half, half), geometry)
+    return min(kept_bytes(last, full), float(last)), PAUSE / -math.log(min(max(paused, 0.02), 0.999))
 
 
-def _timed(
-    layers: Sequence[Layer], routine: str, batch: int, instruction_set: str
-) -> list[tuple[Work, float]]:
+def fit(pairs: Sequence[tuple[Work, float]], roofs: Roofs) -> Attained:
+    """Fit the model to the work and the seconds of reference layers, by least squares of relative errors.
+
+    Each figure is kept in its physical range: no rate above the peak, no negative costs, theta in [0, 1]. One layer
+    tells the cost of a number only, two a rate too, three the exposed part; numbers that are read and those that are
+    written cost the same until there are four.
+    """
+    n = len(pairs)
+    taken = np.array([max(seconds - roofs.call_seconds, 1e-9) for _, seconds in pairs])
+    peak = 1.0 / roofs.peak(pairs[0][0].routine)
+    slots = np.array([work.slots or work.flops for work, _ in pairs])
+    numbers, results = (
+        np.array([getattr(work, part) for work, _ in pairs]) for part in ("numbers", "results")
+    )
+    memory = np.array([bound(work, roofs).streamed for work, _ in pairs])
+    multiplies = any(work.slots for work, _ in pairs)
+    columns = [numbers, results] if n > 3 else [numbers + results]
+    upper = [np.inf] * len(columns)
+    if n > 2:
+        columns, upper = [*columns, memory], [*upper, 1.0]
+    if n > 1 and multiplies:
+        columns, upper = [*columns, slots], [*upper, np.inf]  # beyond the peak's time
+    matrix = np.stack(columns, axis=1) / taken[:, None]
+    rest = np.maximum(1.0 - slots * peak / taken, 0.0)
+    found = scaled_least_squares(matrix, rest, np.array(upper))
+    per_number, per_result = found[0], found[1] if n > 3 else found[0]
+    exposed = found[2 if n > 3 else 1] if n > 2 else 0.0
+    per_flop = peak + (found[-1] if n > 1 and multiplies else 0.0)
+    return Attained(1e-9 / per_flop, per_number, exposed, per_result)
+
+
+def scaled_least_squares(
+    matrix: NDArray[np.float64], right: NDArray[np.float64], upper: NDArray[np.float64]
+) -> list[float]:
+    """Least squares with unknowns from zero to `upper`; columns, whose sizes differ by many orders, are scaled."""
+    scale = np.maximum(np.abs(matrix).max(0), 1e-300)
+    found = lsq_linear(matrix / scale, right, bounds=(0.0, upper * scale), method="bvls").x / scale
+    return [float(value) for value in found]
+
+
+def _timed(layers: Sequence[Layer], batch: int, instruction_set: str) -> list[tuple[Work, float]]:
     """The work of layers that stand between others, and their median seconds; they take turns."""
     work, sides = [], {}
     for number, layer in enumerate(layers):
-        layer = replace(layer, routine=routine)
-        layer = layer.in_single() if routine.endswith("fp32") else _stored(layer)
         native = build(layer, _parameters(layer), instruction_set)
         x = torch.ones(batch, math.prod(layer.input_shape), dtype=getattr(torch, layer.input_dtype))
         y = torch.empty(batch, math.prod(layer.output_shape), dtype=getattr(torch, layer.output_dtype))
         work.append(work_of(layer, native, batch))
-        residual = None if layer.addend is None else x
-        sides[str(number)] = functools.partial(native.seconds, x, y, residual=residual)
+        n_added = layer.addend_size or (layer.n_addend if layer.addend is not None else 0)
+        added = torch.ones(batch, n_added, dtype=getattr(torch, layer.addend_dtype)) if n_added else None
+        sides[str(number)] = functools.partial(native.seconds, x, y, residual=added)
     samples = SAMPLING({name: _repeated(side) for name, side in sides.items()})
     return [(one, float(np.median(of.seconds))) for one, of in zip(work, samples.values(), strict=True)]
 
@@ -164,6 +220,10 @@ def _stored(layer: Layer) -> Layer:
 
 
 def _parameters(layer: Layer) -> dict[str, torch.Tensor]:
+    if layer.kind == "gather":
+        return {"reference.index": twice_as_large(layer)}
+    if layer.is_normalization:
+        return {f"reference.{part}": torch.ones(layer.input_shape[0]) for part in ("weight", "bias")}
     if not layer.has_weights:
         return {}
     weight = torch.full(layer.weight_shape, 2.0**-8, dtype=getattr(torch, layer.weight_dtype))

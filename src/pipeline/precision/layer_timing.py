@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from pipeline.precision.execution import Execution
 from pipeline.precision.reason import TimedPrecision, reason
-from pipeline.precision.roofline import Mode, RooflineTerm, Roofs, bound, work_of
+from pipeline.precision.roofline import Mode, RooflineTerm, Roofs, bound
 from pipeline.precision.sampling import TimeSamples, interval
+from pipeline.precision.work import work_of
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def layer_timing(
     roofs: Roofs,
     samples: Mapping[str, TimeSamples],
     routine_torch: str,
+    periods: Mapping[str, float] | None = None,
 ) -> LayerTiming:
     """Join the samples of the three sides and what the roofs say about them into one row.
 
@@ -133,6 +135,7 @@ def layer_timing(
         roofs: The limits.
         samples: Times of each side: "fp32", "fp16", "torch".
         routine_torch: What torch was asked for.
+        periods: Seconds that a run of the whole network should take, by side, where the mode is "network".
     """
     layer = half.layers[place]
     seconds = {name: of_side.seconds for name, of_side in samples.items()}
@@ -141,7 +144,8 @@ def layer_timing(
         native = execution.native[place]
         strips = execution.strips[place] if mode == "network" else None
         work = work_of(execution.layers[place], native, batch, strips)
-        limit = bound(work, roofs, mode=mode, resident=execution.resident_bytes(batch))
+        resident, period = execution.resident_bytes(batch), (periods or {}).get(name, 0.0)
+        limit = bound(work, roofs, mode=mode, resident=resident, period=period)
         sides[name] = TimedPrecision(work, limit, float(np.median(seconds[name])), native.routine(batch))
     one, two = sides["fp32"], sides["fp16"]
     torch_median = float(np.median(seconds["torch"]))
@@ -193,6 +197,16 @@ def layer_timing(
         n_disturbed=samples["fp16"].n_disturbed + samples["fp32"].n_disturbed,
         cpu_share_fp32=samples["fp32"].cpu_share,
         cpu_share_fp16=samples["fp16"].cpu_share,
+    )
+
+
+def predicted_seconds(execution: Execution, batch: int, roofs: Roofs) -> float:
+    """What a run of the whole network should take, where no other program uses the last cache."""
+    resident = execution.resident_bytes(batch)
+    steps = zip(execution.layers, execution.native, execution.strips, strict=True)
+    return sum(
+        bound(work_of(layer, native, batch, strips), roofs, mode="network", resident=resident).predicted
+        for layer, native, strips in steps
     )
 
 

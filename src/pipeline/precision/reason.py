@@ -10,8 +10,9 @@ and no other figure, so that sentence, tick and table foretell the same.
 import re
 from dataclasses import dataclass
 
-from pipeline.precision.roofline import Bound, Roofs, Work
+from pipeline.precision.roofline import Bound, Roofs
 from pipeline.precision.strips import STRIP_BYTES
+from pipeline.precision.work import Work
 
 MARGIN = 0.02  # a speedup nearer to 1 than this is no difference to speak of
 FAR_FROM_BOUND = 2.0  # a run this many times slower than its bound is limited by something that is no roof

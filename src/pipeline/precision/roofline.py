@@ -10,6 +10,8 @@ written; what layers hand on in strips never leaves the near caches, and weights
 Cold, all but the workspace comes from memory. That is why binary16 can gain more than two: half the bytes may fit a
 nearer cache.
 
+In a network the last cache may have been used by others since its last run, and keeps less the longer a run takes.
+
 What is too large for the last cache does not come from memory altogether: last caches protect old lines, and of W
 bytes that are read in a circle, C of which fit, one that replaces lines at random keeps the share
 h = exp(-(1 - h) W / C), the chance of a line to outlive the (1 - h) W misses of a round.
@@ -26,16 +28,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.precision import _native
-from pipeline.precision.plan import N_BYTES, Layer
 from pipeline.precision.sampling import one_core
-from pipeline.precision.strips import STRIP_BYTES, Strips
+from pipeline.precision.strips import STRIP_BYTES
+from pipeline.precision.work import Work
 
 RooflineTerm = Literal["compute", "L1", "L2", "L3", "DRAM", "conversion"]
 MemoryLevel = Literal["L1", "L2", "L3", "DRAM"]
 Mode = Literal["warm", "cold", "network"]
 
-VECTOR = 16  # outputs of a group that fill a vector; fewer leave a part of it idle
-NARROW = 4  # channels of a first layer, whose loops over the taps are too short to run at the others' rate
+PAGE = 4096
+LARGE_PAGES = 256 << 10  # bytes from which on weights lie in large pages; native/buffer.hpp
 SYSFS = Path("/sys/devices/system/cpu/cpu0/cache")
 TYPICAL: dict[MemoryLevel, int] = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}
 
@@ -45,14 +47,16 @@ class Attained:
     """What a class of routines attains; see `attained`.
 
     Attributes:
-        gflops: Rate of its products, executed GFLOP/s.
-        seconds_per_number: Cost of each number read or written between them.
+        gflops: Rate of its products, executed GFLOP/s, those of vectors that are not full counted as full.
+        seconds_per_number: Cost of each number that is loaded between them.
         exposed: The part of the memory time that adds to the rest, in [0, 1]; of what comes from DRAM it is all.
+        seconds_per_result: Cost of each number that is written.
     """
 
     gflops: float
     seconds_per_number: float
     exposed: float
+    seconds_per_result: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,14 @@ class Roofs:
         call_seconds: What a run takes that has next to nothing to do.
         wake_seconds: What it takes more behind another layer, whose weights have filled the near caches.
         far_wake_seconds: The same after routines that have filled all caches.
+        close_wake_seconds: The same in a network that is so small that the near caches hold all of it.
+        page_seconds: What each page of weights takes besides, where other layers have filled the near caches and
+            weights are too few for large pages.
+        far_page_seconds: The same after routines that have filled all caches.
+        kept_bytes: What the last cache keeps of what is read in a circle, which may be less than it holds; 0 for all.
+        kept_seconds: After how long others have taken all but 1 / e of a last cache that they share; 0 for never.
         pair_gflops: Multiply-adds of bfloat16 pairs, in GFLOP/s; 0 where the processor has none.
+        functions: Seconds that a function of a number takes, by name.
     """
 
     instruction_set: str
@@ -81,7 +92,13 @@ class Roofs:
     call_seconds: float = 0.0
     wake_seconds: float = 0.0
     far_wake_seconds: float = 0.0
+    close_wake_seconds: float = 0.0
+    page_seconds: float = 0.0
+    far_page_seconds: float = 0.0
+    kept_bytes: float = 0.0
+    kept_seconds: float = 0.0
     pair_gflops: float = 0.0
+    functions: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -96,6 +113,15 @@ class Roofs:
         in_pairs = " bf16" in routine or " split" in routine
         return (self.pair_gflops if in_pairs and self.pair_gflops else self.gflops) * 1e9
 
+    def attained_by(self, routine: str) -> Attained:
+        """What a class of routines attains, or the nearest class above it that was measured; its peak if none was."""
+        name = routine
+        while name:
+            if name in self.attained:
+                return self.attained[name]
+            name = name.rpartition(", ")[0]
+        return Attained(self.peak(routine) / 1e9, 0.0, 0.0)
+
     def level(self, n_bytes: float) -> MemoryLevel:
         """The nearest level that holds so many bytes."""
         for level, capacity in self.cache_bytes.items():
@@ -103,14 +129,28 @@ class Roofs:
                 return level
         return "DRAM"
 
-    def shares(self, n_bytes: float) -> dict[MemoryLevel, float]:
-        """Where so many bytes come from that are read in a circle: shares of them by level."""
+    def shares(self, n_bytes: float, period: float = 0.0) -> dict[MemoryLevel, float]:
+        """Where so many bytes come from that are read in a circle: shares of them by level.
+
+        Args:
+            n_bytes: All of them.
+            period: Seconds from one round to the next, in which others use the last cache too.
+        """
         nearest = self.level(n_bytes)
         last: MemoryLevel = max(self.cache_bytes, key=lambda name: self.cache_bytes[name], default="DRAM")
-        if nearest != "DRAM" or last == "DRAM":
+        if nearest not in ("DRAM", last) or last == "DRAM":
             return {nearest: 1.0}
-        kept = kept_share(n_bytes / self.cache_bytes[last])
-        return {last: kept, "DRAM": 1.0 - kept}
+        ratio = n_bytes / (self.kept_bytes or self.cache_bytes[last])
+        kept = kept_share(ratio) if ratio > 1 else 1.0
+        if self.kept_seconds:
+            kept *= math.exp(-period / self.kept_seconds)
+        return {last: kept, "DRAM": 1.0 - kept} if kept < 1.0 else {last: 1.0}
+
+
+def kept_bytes(n_bytes: float, share: float) -> float:
+    """What a cache keeps that so many bytes, read in a circle, leave such a share of: undo `kept_share`."""
+    share = min(max(share, 0.02), 0.98)
+    return n_bytes * (1.0 - share) / -math.log(share)
 
 
 def kept_share(ratio: float) -> float:
@@ -129,78 +169,12 @@ TYPICAL_ROOFS = Roofs(
     bandwidth={"L1": 400.0, "L2": 180.0, "L3": 80.0, "DRAM": 30.0},
     cache_bytes={"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20},
     attained={
-        f"{algorithm} {precision}": Attained(gflops, 1e-10, exposed)
+        f"{algorithm} {precision}": Attained(gflops, 1e-10, exposed, 1e-10)
         for algorithm, gflops in (("direct", 190.0), ("winograd2", 180.0), ("winograd4", 170.0))
         for precision, exposed in (("fp16", 0.3), ("fp32", 1.0))
     },
     call_seconds=3e-7,
 )
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one run of a layer does.
-
-    Attributes:
-        flops: Executed, which Winograd's algorithm has fewer of than the layer's definition.
-        weight_bytes: Weights as they are packed.
-        activation_bytes: Inputs, addends and outputs, each once.
-        conversions: Numbers converted between binary16 and binary32.
-        workspace_bytes: Intermediate results, written and read again.
-        numbers: Inputs, addends and outputs: how many there are.
-        routine: The class of routines, a key of `Roofs.attained`.
-        handed_bytes: Bytes of the activations that other layers hand to it, or it to them, in strips within a network.
-        n_strips: How many strips there are, each of which reads the weights.
-        strip_bytes: What has to stay near meanwhile: weights of all layers that take part, and what is handed on.
-    """
-
-    flops: float
-    weight_bytes: float
-    activation_bytes: float
-    conversions: float
-    workspace_bytes: float = 0.0
-    numbers: float = 0.0
-    routine: str = ""
-    handed_bytes: float = 0.0
-    n_strips: int = 1
-    strip_bytes: float = 0.0
-
-    @property
-    def n_bytes(self) -> float:
-        """Weights and activations."""
-        return self.weight_bytes + self.activation_bytes
-
-
-def work_of(layer: Layer, native: Any, batch: int, strips: Strips | None = None) -> Work:
-    """Ask a packed layer what a batch makes it do, with other layers in strips or by itself."""
-    n_in = math.prod(layer.input_shape) * N_BYTES[layer.input_dtype]
-    n_out = math.prod(layer.output_shape) * N_BYTES[layer.output_dtype]
-    n_added = layer.n_addend * N_BYTES[layer.addend_dtype]
-    return Work(
-        flops=native.flops(batch) if layer.has_weights else batch * layer.flops,
-        weight_bytes=native.weight_bytes,
-        activation_bytes=batch * (n_in + n_added + n_out),
-        conversions=native.conversions(batch),
-        workspace_bytes=native.workspace_bytes(batch),
-        numbers=batch * (math.prod(layer.input_shape) + layer.n_addend + math.prod(layer.output_shape)),
-        routine=routine_class(layer, batch),
-        handed_bytes=0.0 if strips is None else batch * (n_in * strips.reads + n_out * strips.gives),
-        n_strips=1 if strips is None else batch * strips.n,
-        strip_bytes=0.0 if strips is None else strips.weight_bytes + STRIP_BYTES,
-    )
-
-
-def routine_class(layer: Layer, batch: int) -> str:
-    """What routines of one speed have in common: algorithm, storage of weights, and shape of the product."""
-    if layer.kind == "linear":
-        return f"{layer.routine}, {'vector' if batch == 1 else 'matrix'}"
-    if layer.geometry is not None and layer.routine.startswith("direct"):
-        width = layer.output_shape[0] // layer.geometry.groups
-        if layer.geometry.groups > 1 and width < VECTOR:
-            return f"{layer.routine}, groups of {1 << (width.bit_length() - 1)}"
-        if layer.input_shape[0] <= NARROW:
-            return f"{layer.routine}, narrow"
-    return layer.routine if layer.kind in ("conv2d", "add") else layer.kind
 
 
 @dataclass(frozen=True)
@@ -212,6 +186,8 @@ class Bound:
         term: What it is.
         level: The level of memory where most of the memory time is spent.
         memory: The memory term alone.
+        streamed: What it has of weights and activations, without the workspace, whose passes are part of what each
+            number costs.
         predicted: Seconds that the run should take.
         traffic: Bytes by level.
     """
@@ -220,11 +196,14 @@ class Bound:
     term: RooflineTerm
     level: MemoryLevel
     memory: float = 0.0
+    streamed: float = 0.0
     predicted: float = 0.0
     traffic: Mapping[MemoryLevel, float] = field(default_factory=dict)
 
 
-def bound(work: Work, roofs: Roofs, *, mode: Mode = "warm", resident: float = 0.0) -> Bound:
+def bound(
+    work: Work, roofs: Roofs, *, mode: Mode = "warm", resident: float = 0.0, period: float = 0.0
+) -> Bound:
     """Apply the roofline; of equal terms the first of compute, memory, conversion is named.
 
     Args:
@@ -232,6 +211,7 @@ def bound(work: Work, roofs: Roofs, *, mode: Mode = "warm", resident: float = 0.
         roofs: The limits.
         mode: "warm", "cold" or "network"; see the module.
         resident: Bytes of the whole network, for "network".
+        period: Seconds that one run of the whole network takes, for "network".
     """
     traffic: dict[MemoryLevel, float] = {}
     everything = work.n_bytes + work.workspace_bytes
@@ -241,7 +221,7 @@ def bound(work: Work, roofs: Roofs, *, mode: Mode = "warm", resident: float = 0.
     elif mode == "cold":
         weights = activations = cold
     else:
-        weights = roofs.shares(max(resident, everything))
+        weights = roofs.shares(max(resident, everything), period)
         activations = roofs.shares(work.activation_bytes - work.handed_bytes + work.workspace_bytes)
     workspace = roofs.shares(work.workspace_bytes + work.activation_bytes - work.handed_bytes)
     for shares, n_bytes in (
@@ -262,17 +242,40 @@ def bound(work: Work, roofs: Roofs, *, mode: Mode = "warm", resident: float = 0.
         "conversion": work.conversions / (roofs.conversions * 1e9),
     }
     term = max(terms, key=lambda name: terms[name])
-    own = roofs.attained.get(work.routine, Attained(roofs.peak(work.routine) / 1e9, 0.0, 0.0))
+    own = roofs.attained_by(work.routine)
     memory = sum(seconds.values())
     far = seconds.get("DRAM", 0.0)
-    exposed = own.exposed * (memory - far) + far
-    attained = work.flops / (own.gflops * 1e9) + work.numbers * own.seconds_per_number + exposed
-    far_share = weights.get("DRAM", 0.0)
-    wake = far_share * roofs.far_wake_seconds + (1.0 - far_share) * roofs.wake_seconds
+    passes = sum(
+        2 * work.workspace_bytes * share / (roofs.bandwidth[level] * 1e9)
+        for level, share in workspace.items()
+        if level != "DRAM"
+    )
+    streamed = memory - passes
+    exposed = own.exposed * (streamed - far) + far
+    attained = (
+        (work.slots or work.flops) / (own.gflops * 1e9)
+        + work.numbers * own.seconds_per_number
+        + work.results * (own.seconds_per_result + roofs.functions.get(work.function, 0.0))
+        + exposed
+    )
+    wake = _wake(work, roofs, weights)
     predicted = (
         max(terms[term], attained) + work.n_strips * roofs.call_seconds + (0.0 if mode == "warm" else wake)
     )
-    return Bound(terms[term], term, level, memory, predicted, traffic)
+    return Bound(terms[term], term, level, memory, streamed, predicted, traffic)
+
+
+def _wake(work: Work, roofs: Roofs, weights: Mapping[MemoryLevel, float]) -> float:
+    """What a run takes more behind other layers: it reads its code anew, and page tables for its weights."""
+    if set(weights) <= set(list(roofs.cache_bytes)[:2]):
+        return roofs.close_wake_seconds
+    pages = work.weight_bytes / PAGE if work.weight_bytes < LARGE_PAGES else 0.0
+    far = weights.get("DRAM", 0.0)
+    return (
+        far * roofs.far_wake_seconds
+        + (1.0 - far) * roofs.wake_seconds
+        + pages * (far * roofs.far_page_seconds + (1.0 - far) * roofs.page_seconds)
+    )
 
 
 def cache_sizes(root: Path = SYSFS) -> dict[MemoryLevel, int]:

@@ -17,9 +17,10 @@ from torch import Tensor
 from pipeline.precision.error import relative_error
 from pipeline.precision.plan import INPUT, Layer
 from pipeline.precision.reference import apply
-from pipeline.precision.roofline import TYPICAL_ROOFS, Work, bound, work_of
+from pipeline.precision.roofline import TYPICAL_ROOFS, bound
 from pipeline.precision.routines import build, candidates, run_layer, twin
 from pipeline.precision.verification import Budget, Verification
+from pipeline.precision.work import Work, work_of
 
 LEAST_GAIN = 0.03
 Allowed = Annotated[float, Ge(0)]

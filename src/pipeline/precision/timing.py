@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.precision.attained import measure_attained
 from pipeline.precision.execution import Execution
-from pipeline.precision.layer_timing import LayerTiming, layer_timing
+from pipeline.precision.layer_timing import LayerTiming, layer_timing, predicted_seconds
 from pipeline.precision.plan import INPUT, Layer
 from pipeline.precision.roofline import Mode, Roofs, measure_roofs
 from pipeline.precision.sampling import Sampling, TimeSamples, one_core
@@ -63,6 +63,12 @@ def time_layers(
         roofs = roofs or measure_attained(measure_roofs(half.instruction_set))
         for batch in batch_sizes:
             x = inputs[torch.arange(batch) % len(inputs)]
+            periods: dict[str, float] = {}
+            if mode == "network":
+                periods = {
+                    "fp32": predicted_seconds(single, batch, roofs),
+                    "fp16": predicted_seconds(half, batch, roofs),
+                }
             sample = _network_samples if mode == "network" else _layer_samples
             for place, taken in enumerate(sample(half, single, parameters, x, mode, roofs, sampling)):
                 row = layer_timing(
@@ -74,6 +80,7 @@ def time_layers(
                     roofs=roofs,
                     samples=taken.samples,
                     routine_torch=taken.routine_torch,
+                    periods=periods,
                 )
                 rows.append(row)
                 if on_timing is not None:

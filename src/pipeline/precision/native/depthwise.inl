@@ -206,6 +206,7 @@ using Slide = std::int64_t (*)(const Weight*, const Convolution&, const From*, i
 
 template <int lines, int vectors, bool whole, class Weight, class From>
 Slide<Weight, From> slide_of(const Convolution& shape) {
+    if (shape.kernel_height == 1) return &slide<1, 1, lines, vectors, whole, Weight, From>;
     if (shape.kernel_height == 3)
         return shape.stride_width == 1 ? &slide<3, 1, lines, vectors, whole, Weight, From>
                                        : &slide<3, 2, lines, vectors, whole, Weight, From>;

@@ -132,8 +132,9 @@ struct Winograd {
 // Depthwise windows that blocks of outputs share inputs of.
 constexpr int depthwise_block = 7;
 static inline bool slides(const Convolution& shape) {
-    return shape.kernel_height == shape.kernel_width && (shape.kernel_width == 3 || shape.kernel_width == 5) &&
-           (shape.stride_width == 1 || shape.stride_width == 2) && shape.dilation_width == 1;
+    const std::int64_t kernel = shape.kernel_width, stride = shape.stride_width;
+    const bool known = (kernel == 1 && stride == 1) || ((kernel == 3 || kernel == 5) && (stride == 1 || stride == 2));
+    return shape.kernel_height == kernel && known && shape.dilation_width == 1;
 }
 
 // Whether two lines of outputs are summed at once, and rows of the image that both need are loaded once: where there are
