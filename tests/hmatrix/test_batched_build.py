@@ -51,7 +51,7 @@ def test_errors_and_ranks_are_those_of_native_compression(kernel, options):
 @pytest.mark.parametrize("case", ["symmetric", "nonsymmetric", "weak"])
 def test_rows_of_a_bucket_stay_bounded_when_larger_samples_are_taken(case, monkeypatch):
     """Ten rows are too few for most boxes, which are sampled again and again."""
-    points, (kernel, options) = np.random.default_rng(1).random((1500, 2)), CASES[case]
+    points, (kernel, options) = np.random.default_rng(1).random((1000, 2)), CASES[case]
     sizes, real, shared = [], compression.interpolate, FarSampling.for_tolerance
     for module in (compression, padding):
         monkeypatch.setattr(module, "LARGEST", 2**16)

@@ -95,6 +95,12 @@ def test_changed_matrices_multiply_solve_and_tell_their_diagonal_as_the_dense_on
         assert set(dtypes) == {np.dtype(single if name == "single" else expected.dtype)}, change
 
 
+def test_a_multiple_has_as_many_times_the_norm_by_which_tolerances_are_judged():
+    found, _ = with_matrix("real", lambda A, _: ((-1000 * A).form.norm, A.form.norm))
+    for multiple, norm in found:
+        assert multiple == pytest.approx(1000 * norm)
+
+
 @pytest.mark.parametrize("name", ["real", "complex"])
 def test_vectors_multiply_symmetric_matrices_from_the_left(name):
     def work(A, own):

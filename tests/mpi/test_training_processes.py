@@ -41,6 +41,6 @@ if group.rank == 0:
 
 @pytest.mark.mpi
 def test_real_processes_train_the_same_network_as_one(tmp_path):
-    done = launched(3, SCRIPT, tmp_path, 3, warm=False)
+    done = launched(2, SCRIPT, tmp_path, 2, warm=False)
     assert done.returncode == 0, done.stderr
     assert "agreed" in done.stdout

@@ -82,7 +82,7 @@ def test_the_monte_carlo_fisher_matrix_tends_to_that_of_the_prediction():
     model, (x, _) = linear(), points(3)
     p = model(x).softmax(1).detach()
     expected = (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]).mean(dim=0)
-    n = 4000
+    n = 1500
     kfac = KFAC(model, settings(fisher="monte_carlo"))
     for number in range(n):
         kfac.sample_fisher(model(x), number)
