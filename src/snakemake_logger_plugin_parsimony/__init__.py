@@ -149,7 +149,8 @@ class LogHandler(LogHandlerBase):
         elif progress.study != known:
             from pipeline.operations.live.remaining import past_seconds
 
-            self.view.past = past_seconds(Path("results") / "history" / f"{progress.study}.json")
+            for study in progress.studies:
+                self.view.past |= past_seconds(Path("results") / "history" / f"{study}.json")
 
     def _finish(self, number: int, progress: "JobProgress", now: float) -> None:
         progress.finish(number, now)

@@ -15,7 +15,7 @@ from rich.console import Console, Group
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.tests import MockOutputSettings
 
-from pipeline.operations.live import state
+from pipeline.operations.live import lines, state
 from pipeline.operations.live.remaining import past_seconds, seconds_left
 from pipeline.operations.live.state import JobProgress, Phase
 from pipeline.operations.live.tail import last_lines, newest, refusal
@@ -53,6 +53,20 @@ def test_jobs_are_counted_and_running_ones_tell_what_they_said_last(progress):
     assert row.split() == [
         "train", "kfac", "0", "10", "s", "96/160", "steps,", "8.9", "steps/s,", "7", "s", "left", "loss", "0.842",
     ]  # fmt: skip
+
+
+def test_jobs_of_several_studies_are_told_apart(progress):
+    progress.describe(4, "train", {"study": "beside", "run": "kfac", "seed": "0"}, [], local=False)
+    head, _, *rows = drawn(progress)
+    assert head.startswith("s and beside  1 of 5 jobs done")
+    assert [row.split()[:4] for row in rows] == [
+        ["train", "s:", "kfac", "0"],
+        ["train", "beside:", "kfac", "0"],
+    ]
+    assert lines.started(progress, 4).endswith("  train beside: kfac 0: started")
+    assert lines.closing(progress, 9.0, interrupted=True, drawn=False).startswith(
+        "s and beside: 1 of 5 jobs done"
+    )
 
 
 def test_a_failed_job_that_is_started_again_is_running(progress):

@@ -25,7 +25,7 @@ def started(progress: JobProgress, number: int) -> str:
     job = progress.jobs.get(number)
     if job is None or job.small:
         return ""
-    return f"{_now()}  {_name(job)}: {'submitted' if job.phase is Phase.WAITING else 'started'}"
+    return f"{_now()}  {_name(progress, job)}: {'submitted' if job.phase is Phase.WAITING else 'started'}"
 
 
 def finished(progress: JobProgress, number: int, now: float) -> str:
@@ -35,7 +35,7 @@ def finished(progress: JobProgress, number: int, now: float) -> str:
         return ""
     count = f"{progress.count(Phase.DONE)} of {counted(progress.total, 'job')}"
     said = shorten(newest(job.log, job.name), LONGEST)
-    return f"{_now()}  {_name(job)}: done in {duration(now - job.since)}, {count}" + (
+    return f"{_now()}  {_name(progress, job)}: done in {duration(now - job.since)}, {count}" + (
         f"; {said}" if said else ""
     )
 
@@ -58,14 +58,14 @@ def closing(progress: JobProgress, now: float, *, interrupted: bool, drawn: bool
         )
     failed = progress.in_phase(Phase.FAILED)
     if failed:
-        names = ", ".join(_name(job) for job in failed[:5]) + (", ..." if len(failed) > 5 else "")
+        names = ", ".join(_name(progress, job) for job in failed[:5]) + (", ..." if len(failed) > 5 else "")
         return f"{done}, {len(failed)} failed ({names}). Mend what is said above, then run the same command again."
     whole = progress.count(Phase.DONE) >= progress.total  # else something else ended it, and has said so
     return f"{done} in {duration(now - progress.begin)}" if whole and not drawn else ""
 
 
-def _name(job: Job) -> str:
-    return f"{job.rule} {job.name}".rstrip()
+def _name(progress: JobProgress, job: Job) -> str:
+    return f"{job.rule} {progress.called(job)}".rstrip()
 
 
 def _now() -> str:

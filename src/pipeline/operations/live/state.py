@@ -39,6 +39,7 @@ class Job:
     """
 
     rule: str = ""
+    study: str = ""
     name: str = ""
     log: Path | None = None
     phase: Phase = Phase.RUNNING
@@ -60,6 +61,7 @@ class JobProgress:
     Attributes:
         begin: When the run began.
         remote: Whether jobs go to a cluster.
+        studies: The studies that jobs belong to, in the order in which they were heard of.
         planned: Jobs of each rule, in all.
         spent: Seconds of every finished job of each rule.
         looked: When the logs of waiting jobs were last looked at.
@@ -67,11 +69,20 @@ class JobProgress:
 
     begin: float
     remote: bool = False
-    study: str = ""
+    studies: list[str] = field(default_factory=list)
     planned: Counter[str] = field(default_factory=Counter)
     jobs: dict[int, Job] = field(default_factory=dict)
     spent: dict[str, list[float]] = field(default_factory=dict)
     looked: float = -math.inf
+
+    @property
+    def study(self) -> str:
+        """What the run is called: its study, or the studies that it computes."""
+        return " and ".join(self.studies)
+
+    def called(self, job: Job) -> str:
+        """What a job is called beside others: with its study, where there are several."""
+        return f"{job.study}: {job.name}" if len(self.studies) > 1 else job.name
 
     @property
     def total(self) -> int:
@@ -105,8 +116,9 @@ class JobProgress:
             self.jobs.pop(number, None)
             return
         job = self.jobs.setdefault(number, Job())
-        self.study = wildcards.get("study", self.study)
-        job.rule = rule
+        job.rule, job.study = rule, wildcards.get("study", job.study)
+        if job.study and job.study not in self.studies:
+            self.studies.append(job.study)
         job.name = " ".join(str(value) for key, value in wildcards.items() if key != "study")
         job.log = Path(log[0]) if log else None
         job.stamp = stamp_of(job.log)

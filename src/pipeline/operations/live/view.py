@@ -20,7 +20,7 @@ class LiveView:
 
     def __init__(self, progress: JobProgress, clock: Callable[[], float] = time.monotonic) -> None:
         self.progress, self.clock = progress, clock
-        self.past: Mapping[str, float] = {}
+        self.past: dict[str, float] = {}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         now = self.clock()
@@ -60,7 +60,7 @@ def draw(
         for job in running[:n_rows]:
             # As text: a log may hold what looks like markup.
             told = Text(progress.last_said(job, now))
-            table.add_row(job.rule, Text(job.name), duration(now - job.since), told)
+            table.add_row(job.rule, Text(progress.called(job)), duration(now - job.since), told)
         parts.append(table)
     if len(running) > n_rows:
         parts.append(Text(f"and {len(running) - n_rows} more", style="dim"))
