@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from launch import launched
+from launch import STAGES, launched
 
 from pipeline.artifacts.store import Artifact
 from pipeline.config.matrices import Fit
@@ -164,18 +164,6 @@ def test_a_sphere_has_the_capacitance_of_its_radius(bench, study):
     assert matrix(bench, "airports") == [0, 0, 0]
     # An inscribed mesh of edge h misses the sphere by O(h^2); 320 triangles have h = 0.3.
     assert facts(bench, "airports")["result"]["relative_error"] < 0.3**2 / 2
-
-
-# Stages that the processes of one launch run one after another, by their arguments: most of a launch is imports.
-STAGES = """
-import json
-import sys
-
-from pipeline.__main__ import main
-
-for arguments in json.loads(sys.argv[1]):
-    assert main(arguments) == 0, arguments
-"""
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,11 @@
 """Task scattering, from a file of triangles to the page, against Mie's series."""
 
+import json
+
 import meshio
 import numpy as np
 import pytest
+from launch import STAGES, launched
 from scipy.special import eval_legendre, spherical_jn, spherical_yn
 
 from pipeline.artifacts.store import Artifact
@@ -75,6 +78,34 @@ def test_a_sphere_scatters_as_mie_says_with_errors_that_fall_as_the_square_of_it
     # Edges are halved, so that an error of second order is a quarter; a third leaves room for the next order.
     assert errors[1] < errors[0] / 3
     assert imbalances[1] < imbalances[0] / 3
+
+
+@pytest.mark.mpi
+def test_three_processes_scatter_as_one_does(bench):
+    points = {"name": "sphere", "refinements": 1}
+    waves = {
+        condition: {"condition": condition, "direction": [1.0, 2.0, -2.0]} for condition in ("soft", "hard")
+    }
+    alone = {name: solved(bench, name, section(points, wave=wave)) for name, wave in waves.items()}
+    stages = [
+        bench.arguments(
+            "solve", output=f"solve/{name}_shared", processes=3, spec=bench.folder / f"spec/solve/{name}.json",
+            points=bench.manifest(f"points/{name}"), operator=bench.manifest(f"compress/{name}"),
+        )
+        for name in waves
+    ]  # fmt: skip
+    done = launched(3, STAGES, bench.folder, json.dumps(stages))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name, one in alone.items():
+        three = Artifact.open(bench.manifest(f"solve/{name}_shared"), "solution")
+        assert three.facts["solve"]["processes"] == 3
+        # Both are within the tolerance of the compression.
+        for array in ("solution", "far_field"):
+            difference = np.abs(three.array(array) - one.array(array)).max()
+            assert difference < 1e-4 * np.abs(one.array(array)).max()
+        assert three.facts["result"]["cross_section"] == pytest.approx(
+            one.facts["result"]["cross_section"], rel=1e-4
+        )
 
 
 def test_a_file_of_triangles_comes_to_a_page_with_its_far_field(bench, monkeypatch):

@@ -25,3 +25,15 @@ def launched(
         env=os.environ | {"PYTHONPATH": str(SUPPORT)},
         capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
+
+
+# Stages that the processes of one launch run one after another, by their arguments: most of a launch is imports.
+STAGES = """
+import json
+import sys
+
+from pipeline.__main__ import main
+
+for arguments in json.loads(sys.argv[1]):
+    assert main(arguments) == 0, arguments
+"""

@@ -188,9 +188,8 @@ def foretold_job(
     factor = float(spec.get("factor", {}).get("tolerance", 1.0))
     size = str(facts["name"]), int(facts["n"]), int(facts["dimension"])
     # Complex numbers take twice the bytes of real ones.
-    waves = 2 if spec.get("task") == "scattering" else 1
-    if waves > 1 and stage == "solve":  # single and double layer, in one process
-        return JobResources(1, 1, _times(foretell(*size, tolerance, factor, 1).compress_bytes, _LAYERS))
+    scatters = spec.get("task") == "scattering"
+    waves = 2 if scatters else 1
     on_globe, kriging = facts.get("crs") == "lonlat", spec.get("task") == "kriging"
     fitted = n_fitted(spec.get("fit"), size[1])
     processes = 2
@@ -199,6 +198,8 @@ def foretold_job(
             *size, tolerance, factor, processes, on_globe=on_globe, kriging=kriging, fitted=fitted, form=form
         )
         each = _times(found.compress_bytes, waves) if stage == "compress" else found.solve_bytes
+        if scatters and stage == "solve":  # single and double layer, and no factorization
+            each = _times(found.compress_bytes, _LAYERS)
         together = min(processes, node.processes)
         n_bytes = together * each
         crowded = n_bytes > _FULL * node.n_bytes and each > 2 * _PROGRAM

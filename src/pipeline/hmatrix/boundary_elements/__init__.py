@@ -10,8 +10,9 @@
 - `SingleLayer`, `solve_capacitance`: the single layer of Laplace's equation on constants, whose near field can be kept.
 """
 
+from pipeline.hmatrix.boundary_elements.boundary_operator import BoundaryOperator
 from pipeline.hmatrix.boundary_elements.near_field import NearField
-from pipeline.hmatrix.boundary_elements.operators import BoundaryOperator, LayerOperators
+from pipeline.hmatrix.boundary_elements.operators import LayerOperators
 from pipeline.hmatrix.boundary_elements.problems import (
     BoundarySolution,
     notes_on_wave,

@@ -17,6 +17,5 @@ def coupling(layers: LayerOperators) -> complex:
             scattering", Quarterly Journal of Mechanics and Applied Mathematics 1985.
     """
     k = layers.wavenumber
-    area = float(layers.mesh.areas.double().sum())
-    radius = math.sqrt(area / (4 * math.pi * layers.diagnosis.n_parts))
+    radius = math.sqrt(layers.surface.area / (4 * math.pi * layers.surface.n_parts))
     return k if abs(k) >= 1 / (2 * radius) else complex(1 / (2 * radius))

@@ -1,7 +1,7 @@
 """Fundamental solutions along normals: the kernels of double layers."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -47,6 +47,7 @@ class NormalDerivative(Kernel):
     Attributes:
         kernel: The fundamental solution.
         scale: What unit normals are multiplied by.
+        adjoint: Whether it is the transpose, the derivative along the normal at x.
     """
 
     name: ClassVar[str] = "normal_derivative"
@@ -54,12 +55,15 @@ class NormalDerivative(Kernel):
     singular: ClassVar[bool] = True
     kernel: FundamentalSolution
     scale: float = 1.0
+    adjoint: bool = False
 
     @property
     def is_complex(self) -> bool:  # type: ignore[override]
         return self.kernel.is_complex
 
     def block(self, targets: Tensor, sources: Tensor) -> Tensor:
+        if self.adjoint:
+            return replace(self, adjoint=False).block(sources, targets).mT
         x, y, n = targets[..., :3], sources[..., :3], sources[..., 3:] / self.scale
         _, F = radial(squared_distances(x, y), wavenumber_of(self.kernel))
         return F * (x @ n.mT - (y * n).sum(dim=-1)[..., None, :])

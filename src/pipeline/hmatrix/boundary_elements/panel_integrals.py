@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 
-from pipeline.hmatrix.boundary_elements.near_field import near_pairs
 from pipeline.hmatrix.boundary_elements.normal_derivative import radial
 from pipeline.hmatrix.boundary_elements.pair_rules import (
     PairRule,
@@ -42,20 +41,19 @@ class PanelIntegrals:
 
     @classmethod
     def of(
-        cls, mesh: TriangleMesh, wavenumber: complex, *, n_points: int, near: float, order: int
+        cls, mesh: TriangleMesh, wavenumber: complex, near: Tensor, *, n_points: int, order: int
     ) -> "PanelIntegrals":
-        """Integrate over all pairs within `near` times the larger diameter, and over each triangle with itself.
+        """Integrate over pairs of triangles.
 
         Args:
             mesh: The surface.
             wavenumber: k of exp(i k r)/(4 pi r).
+            near: The pairs, each of two triangles once and those of a triangle with itself; shape (2, p).
             n_points: Quadrature points of a triangle, whose sums the result is a correction to.
-            near: Reach of the near field.
             order: Gauss points in each direction of the four-dimensional rules.
         """
         n = len(mesh)
-        own = torch.arange(n).expand(2, n)
-        pairs = TrianglePairs.of(mesh, torch.cat([own, near_pairs(mesh, near)], dim=1))
+        pairs = TrianglePairs.of(mesh, near)
         points, weights = gauss_rule(n_points)
         coarse = product_rule(points.numpy(), weights.numpy())
         blocks: list[tuple[NDArray[np.int64], NDArray[np.int64], list[NDArray[np.number]]]] = []

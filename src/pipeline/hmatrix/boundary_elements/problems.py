@@ -12,16 +12,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import ConfigError, ConvergenceError
 from pipeline.hmatrix.boundary_elements.accuracy import notes_on_shape
+from pipeline.hmatrix.boundary_elements.boundary_operator import BoundaryOperator
 from pipeline.hmatrix.boundary_elements.constants import Constants
 from pipeline.hmatrix.boundary_elements.coupling import coupling
 from pipeline.hmatrix.boundary_elements.known_waves import KnownWaves
 from pipeline.hmatrix.boundary_elements.normal_derivative import FundamentalSolution
-from pipeline.hmatrix.boundary_elements.operators import BoundaryOperator, LayerOperators
+from pipeline.hmatrix.boundary_elements.operators import LayerOperators
 from pipeline.hmatrix.boundary_elements.potentials import inside, potential
 from pipeline.hmatrix.boundary_elements.spaces import Space
 from pipeline.hmatrix.kernels import LaplaceSingleLayer
 from pipeline.hmatrix.krylov import SolveInfo, gmres
+from pipeline.hmatrix.swap import summed
 from pipeline.meshes.triangles import TriangleMesh
+from pipeline.runtime.communicator import Communicator
 
 logger = logging.getLogger("pipeline.hmatrix")
 
@@ -213,8 +216,9 @@ def solve_system(
     *,
     shift: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None,
     max_iterations: int = ITERATIONS,
+    communicator: Communicator | None = None,
 ) -> tuple[NDArray[Any], SolveInfo]:
-    """Solve by GMRES, preconditioned by the near diagonal.
+    """Solve by GMRES, preconditioned by the near diagonal; collective with a communicator.
 
     Args:
         system: The Galerkin matrix.
@@ -223,6 +227,7 @@ def solve_system(
         shift: Numbers m and groups of the unknowns, where constants on each group are in the null space of the matrix:
             m m^T / |m|² of each group is added to it.
         max_iterations: Largest number of iterations.
+        communicator: The processes among which the unknowns are divided. A shift is for one process alone.
     """
     kind = np.result_type(system.dtype, right.dtype)
     scale = torch.from_numpy(system.scaling())[:, None]
@@ -230,7 +235,7 @@ def solve_system(
         sizes = np.sqrt(np.bincount(shift[1], shift[0] ** 2))
         weight = torch.from_numpy(shift[0] / sizes[shift[1]])[:, None]
         group = torch.from_numpy(shift[1]).long()
-    typical = float(scale.mean())
+    typical = float(scale.mean()) if len(scale) else 0.0
 
     def product(x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = system @ x
@@ -239,16 +244,20 @@ def solve_system(
             y = y + typical * weight * sums[group]
         return y
 
-    if not np.isfinite(right).all():
+    wrong = np.array([np.count_nonzero(~np.isfinite(right))])
+    if (wrong if communicator is None else summed(communicator, wrong)).any():
         raise ConfigError("the values given on the surface are NaN or infinite")
     try:
         x, info = gmres(
             product,
-            torch.from_numpy(np.ascontiguousarray(right.reshape(len(right), -1), kind)),
+            torch.from_numpy(
+                np.ascontiguousarray(right.reshape(len(right), math.prod(right.shape[1:])), kind)
+            ),
             preconditioner=lambda r: r / scale,
             tolerance=tolerance,
             max_iterations=max_iterations,
             restart=_RESTART,
+            communicator=communicator,
         )
     except ConvergenceError as error:
         what = str(error).split("; ask for")[0].split(" (wanted")[0]
@@ -285,6 +294,17 @@ def _judged(waves: KnownWaves, fields: list[BoundarySolution]) -> BoundarySoluti
     """Return the first field, with what the others tell of it."""
     first = fields[0]
     return replace(first, notes=(*first.notes, *waves.judge(first.mesh, fields[1:])))
+
+
+def notes_on(layers: LayerOperators) -> tuple[str, ...]:
+    """Return what is to be said of a surface: its diagnosis's warnings, and what thin triangles and short waves cost.
+
+    Raises:
+        ConfigError: If integrals are so far off, or triangles so large beside a wave, that a solution would mean
+            nothing.
+    """
+    warnings = tuple(str(finding) for finding in layers.diagnosis.warnings)
+    return (*warnings, *notes_on_shape(layers), *notes_on_wave(layers.mesh, layers.wavenumber))
 
 
 def notes_on_wave(mesh: TriangleMesh, wavenumber: complex) -> tuple[str, ...]:
@@ -334,8 +354,7 @@ def _layers(
     layers = operators or LayerOperators(mesh, kernel, tolerance=tolerance)
     if layers.mesh is not mesh or layers.kernel != kernel or layers.screen:
         raise ValueError("operators: they are those of another mesh or kernel, or of a screen")
-    warnings = tuple(str(finding) for finding in layers.diagnosis.warnings)
-    return layers, (*warnings, *notes_on_shape(layers), *notes_on_wave(mesh, layers.wavenumber))
+    return layers, notes_on(layers)
 
 
 def _require_side(side: str) -> None:

@@ -8,18 +8,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import ConfigError
-from pipeline.hmatrix.boundary_elements.accuracy import notes_on_shape
 from pipeline.hmatrix.boundary_elements.coupling import coupling
 from pipeline.hmatrix.boundary_elements.operators import LayerOperators
 from pipeline.hmatrix.boundary_elements.problems import (
     ITERATIONS,
     BoundarySolution,
-    notes_on_wave,
+    Region,
+    notes_on,
     solve_system,
 )
 from pipeline.hmatrix.boundary_elements.quadrature import gauss_rule
+from pipeline.hmatrix.boundary_elements.spaces import Space
 from pipeline.hmatrix.kernels import Helmholtz
 from pipeline.meshes.triangles import TriangleMesh
+from pipeline.runtime.communicator import Communicator
 
 Condition = Literal["soft", "hard"]
 
@@ -192,48 +194,64 @@ def solve_scattering(
     layers = operators or LayerOperators(mesh, kernel, tolerance=tolerance, screen=is_screen)
     if (layers.mesh is not mesh) or layers.kernel != kernel or layers.screen != is_screen:
         raise ValueError("operators: they are those of another mesh, wavenumber or kind of surface")
+    return scattered_by(
+        mesh, layers, incident,
+        condition=condition, tolerance=tolerance, max_iterations=max_iterations, notes=notes_on(layers),
+    )  # fmt: skip
+
+
+def scattered_by(
+    mesh: TriangleMesh,
+    layers: LayerOperators,
+    incident: Incident,
+    *,
+    condition: Condition,
+    tolerance: float,
+    max_iterations: int,
+    notes: tuple[str, ...],
+    communicator: Communicator | None = None,
+) -> Scattering:
+    """Set up the equations of `solve_scattering` and solve them; collective with a communicator.
+
+    Args:
+        mesh: The triangles of this process: all of them without a communicator.
+        layers: Operators of the surface.
+        incident, condition, tolerance, max_iterations: See `solve_scattering`.
+        notes: What is to be said of the surface.
+        communicator: The processes among which the surface is divided. Each gets its own share of the solution.
+    """
+    is_screen = layers.screen
     if condition == "hard" and is_screen and not layers.n("P1_0"):
         raise ConfigError(
             "the screen has no vertex off its edge, so that there is nothing to solve for: refine the mesh"
         )
-    warnings = tuple(str(finding) for finding in layers.diagnosis.warnings)
-    notes = (*warnings, *notes_on_shape(layers), *notes_on_wave(mesh, layers.wavenumber))
     k, eta = layers.wavenumber, coupling(layers)
     normals = np.repeat(
-        mesh.normals.double().numpy(), 7, axis=0
+        layers.mesh.normals.double().numpy(), 7, axis=0
     )  # loads are taken at seven points a triangle
 
     def derivatives(points: NDArray[Any]) -> NDArray[Any]:
         return np.asarray((incident.gradients(points) * normals).sum(axis=1))
 
+    space: Space = "P0"
     if condition == "soft":
         system = layers.single_layer()
         right = layers.loads(incident.values, "P0")
         if not is_screen:
-            system = layers.adjoint_double_layer() + 0.5 * layers.mass() + (-1j * eta) * system
+            system = layers.adjoint_double_layer() + 0.5 * layers.identity() + (-1j * eta) * system
             right = layers.loads(derivatives, "P0") - 1j * eta * right
-        t, info = solve_system(system, right, tolerance, max_iterations=max_iterations)
-        single = -layers.on_panels(t, "P0")
-        solution = BoundarySolution(
-            mesh, k, None if is_screen else "exterior", single, None, t, "P0", info, notes
-        )
-        return Scattering(solution, incident, condition, layers)
-    system = layers.hypersingular("P1_0" if is_screen else "P1")
-    right = layers.loads(derivatives, "P1_0" if is_screen else "P1")
-    if not is_screen:
-        system = (1j / k) * system - layers.double_layer("P1", "P1") + 0.5 * layers.mass("P1", "P1")
-        right = layers.loads(incident.values, "P1") + 1j / k * right
-    u, info = solve_system(system, right, tolerance, max_iterations=max_iterations)
-    double = layers.on_panels(u, "P1_0" if is_screen else "P1")
-    solution = BoundarySolution(
-        mesh,
-        k,
-        None if is_screen else "exterior",
-        None,
-        double,
-        u,
-        "P1_0" if is_screen else "P1",
-        info,
-        notes,
+    else:
+        space = "P1_0" if is_screen else "P1"
+        system = layers.hypersingular(space)
+        right = layers.loads(derivatives, space)
+        if not is_screen:
+            system = (1j / k) * system - layers.double_layer("P1", "P1") + 0.5 * layers.identity("P1", "P1")
+            right = layers.loads(incident.values, "P1") + 1j / k * right
+    unknown, info = solve_system(
+        system, right, tolerance, max_iterations=max_iterations, communicator=communicator
     )
+    density = layers.on_panels(unknown, space)
+    single, double = (-density, None) if condition == "soft" else (None, density)
+    side: Region | None = None if is_screen else "exterior"
+    solution = BoundarySolution(mesh, k, side, single, double, unknown, space, info, notes)
     return Scattering(solution, incident, condition, layers)

@@ -36,23 +36,25 @@ def space_matrix(mesh: TriangleMesh, space: Space) -> csr_array:
     return linear[:, inner]
 
 
-def mass_matrix(mesh: TriangleMesh) -> csr_array:
-    """Return the integrals of products of functions linear on each triangle, shape (3 t, 3 t)."""
+def mass_matrix(mesh: TriangleMesh, n_triangles: int) -> csr_array:
+    """Return the integrals of products of functions linear on each triangle, shape (3 t, 3 t).
+
+    Integrals go over the first `n_triangles` of the mesh.
+    """
     local = (np.ones((3, 3)) + np.eye(3)) / 12
-    values = mesh.areas.double().numpy()[:, None, None] * local
-    i = 3 * np.arange(len(mesh))[:, None, None] + np.arange(3)[:, None]
+    values = mesh.areas.double().numpy()[:n_triangles, None, None] * local
+    i = 3 * np.arange(n_triangles)[:, None, None] + np.arange(3)[:, None]
     rows, columns = np.broadcast_arrays(i, i.transpose(0, 2, 1))
     n = 3 * len(mesh)
     return csr_array((values.ravel(), (rows.ravel(), columns.ravel())), shape=(n, n))
 
 
-def surface_curls(mesh: TriangleMesh, space: Space) -> list[csr_array]:
-    """Return the three components of the surface curl n x grad of a linear space, constant on each triangle."""
+def surface_curls(mesh: TriangleMesh, functions: csr_array) -> list[csr_array]:
+    """Return the three components of the surface curl n x grad of continuous functions, constant on each triangle."""
     corners = mesh.corners.double().numpy()
     # n x grad of the function of corner a is the opposite edge over twice the area.
     edges = np.roll(corners, -2, axis=1) - np.roll(corners, -1, axis=1)
     curls = edges / (2 * mesh.areas.double().numpy()[:, None, None])
-    functions = space_matrix(mesh, space)
     rows = np.repeat(np.arange(3 * len(mesh)), 3)
     columns = (3 * np.arange(len(mesh))[:, None, None] + np.tile(np.arange(3), (3, 1))).ravel()
     n = 3 * len(mesh)
@@ -63,8 +65,7 @@ def surface_curls(mesh: TriangleMesh, space: Space) -> list[csr_array]:
     return result
 
 
-def normal_components(mesh: TriangleMesh, space: Space) -> list[csr_array]:
-    """Return the functions of a space times each component of the normal."""
-    functions = space_matrix(mesh, space)
+def normal_components(mesh: TriangleMesh, functions: csr_array) -> list[csr_array]:
+    """Return functions times each component of the normal."""
     normals = np.repeat(mesh.normals.double().numpy(), 3, axis=0)
     return [diags_array(normals[:, axis]) @ functions for axis in range(3)]

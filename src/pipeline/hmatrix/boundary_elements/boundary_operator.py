@@ -1,0 +1,241 @@
+"""Sums of Galerkin matrices as operators: terms L^T P R with a panel matrix P, and a sparse matrix."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, issparse
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
+
+from pipeline.hmatrix.matrix import H2Matrix
+
+
+class Panels(Protocol):
+    """A matrix on functions linear on each triangle, or rows of it."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its entries."""
+
+    def product(self, x: NDArray[Any], *, transposed: bool) -> NDArray[Any]:
+        """Return the product with x of shape (3 t, m), or that of the transpose."""
+
+    def near_rows(self, *, transposed: bool) -> Any:
+        """Return what it has between near triangles, or the transpose of that: a sparse matrix."""
+
+
+class Functions(Protocol):
+    """Functions that an operator tests or tries: those whose values vectors hold here, and those known beside them."""
+
+    @property
+    def n(self) -> int:
+        """How many values vectors have here."""
+
+    def spread(self, own: NDArray[Any]) -> NDArray[Any]:
+        """Return values of the known functions, given those here, shape (n, m)."""
+
+    def collect(self, known: NDArray[Any]) -> NDArray[Any]:
+        """Return sums over all processes for the functions here, given each process's share for those it knows."""
+
+
+@dataclass(frozen=True)
+class AllFunctions:
+    """All functions of a space, every value of which is here.
+
+    Attributes:
+        n: How many there are.
+    """
+
+    n: int
+
+    def spread(self, own: NDArray[Any]) -> NDArray[Any]:
+        return own
+
+    def collect(self, known: NDArray[Any]) -> NDArray[Any]:
+        return known
+
+
+@dataclass(frozen=True, eq=False)
+class PanelMatrix:
+    """Q^T K Q + Z on functions linear on each triangle.
+
+    Attributes:
+        rule: Q, shape (points, 3 t).
+        far: K.
+        near: Z.
+    """
+
+    rule: csr_array
+    far: H2Matrix
+    near: csr_array
+
+    def product(self, x: NDArray[Any], *, transposed: bool) -> NDArray[Any]:
+        """Return the product with x of shape (3 t, m), or that of the transpose."""
+        points = self.rule @ x
+        far = self.far.product_transposed(points) if transposed else self.far @ points
+        return np.asarray(self.rule.T @ far + self.near_rows(transposed=transposed) @ x)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its entries."""
+        return self.far.dtype
+
+    def near_rows(self, *, transposed: bool) -> Any:
+        """Return Z or its transpose."""
+        return self.near.T if transposed else self.near
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """coefficient · L^T P R, P a panel matrix or its transpose."""
+
+    coefficient: complex
+    panels: Panels
+    left: csr_array
+    right: csr_array
+    transposed: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class BoundaryOperator:
+    """A Galerkin matrix: terms with panel matrices, and a sparse one. Sums and multiples are operators again.
+
+    Attributes:
+        test: Functions that test.
+        trial: Functions that are tried.
+        dtype: The type of products with real vectors.
+        terms: The operators whose sum it is, together with
+        sparse: this, or None.
+    """
+
+    test: Functions
+    trial: Functions
+    dtype: np.dtype[Any]
+    terms: tuple[Term, ...]
+    sparse: csr_array | None = None
+
+    # NumPy's numbers leave their products with an operator to it.
+    __array_ufunc__ = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Functions that test, functions that are tried."""
+        return self.test.n, self.trial.n
+
+    def __matmul__(self, x: Any) -> Any:
+        """Return the product with x of shape (n,) or (n, m): a tensor of a tensor, an array of an array."""
+        if isinstance(x, torch.Tensor):
+            return torch.from_numpy(self @ x.detach().cpu().numpy())
+        x = np.asarray(x)
+        if x.ndim not in (1, 2) or len(x) != self.shape[1]:
+            raise ValueError(
+                f"the product wants shape ({self.shape[1]},) or ({self.shape[1]}, m), not {x.shape}"
+            )
+        columns = self.trial.spread(x.reshape(len(x), math.prod(x.shape[1:])))
+        m = columns.shape[1]
+        kind = np.result_type(self.dtype, x.dtype)
+        shares = [] if self.sparse is None else [self.sparse @ columns]
+        # Terms with the same panel matrix go through one product of more columns.
+        waiting = list(self.terms)
+        while waiting:
+            first = waiting[0]
+            together = [t for t in waiting if (t.panels, t.transposed) == (first.panels, first.transposed)]
+            waiting = [t for t in waiting if t not in together]
+            spread = np.concatenate([t.right @ columns for t in together], axis=1)
+            product = first.panels.product(spread, transposed=first.transposed)
+            for number, term in enumerate(together):
+                shares.append(term.coefficient * (term.left.T @ product[:, number * m : (number + 1) * m]))
+        y = self.test.collect(np.asarray(sum(shares)).astype(kind, copy=False))
+        return y.reshape(self.shape[0], *x.shape[1:])
+
+    def matvec(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Return A x, as `scipy.sparse.linalg.aslinearoperator` asks."""
+        return np.asarray(self @ x)
+
+    def rmatvec(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Return A^H x, like `matvec`."""
+        return np.asarray((self.T @ x.conj()).conj())
+
+    @property
+    def T(self) -> "BoundaryOperator":
+        """The transpose."""
+        terms = tuple(Term(t.coefficient, t.panels, t.right, t.left, not t.transposed) for t in self.terms)
+        sparse = None if self.sparse is None else self.sparse.T.tocsr()
+        return BoundaryOperator(self.trial, self.test, self.dtype, terms, sparse)
+
+    def __add__(self, other: Any) -> "BoundaryOperator":
+        """Return the sum with an operator or a SciPy sparse matrix."""
+        if isinstance(other, BoundaryOperator):
+            terms, sparse = other.terms, other.sparse
+        elif issparse(other) and isinstance(self.test, AllFunctions):
+            terms, sparse = (), csr_array(other)
+        else:
+            return NotImplemented
+        if other.shape != self.shape:
+            raise ValueError(f"operators of shapes {self.shape} and {other.shape} cannot be added")
+        parts = [part for part in (self.sparse, sparse) if part is not None]
+        total = None if not parts else (parts[0] if len(parts) == 1 else (parts[0] + parts[1]).tocsr())
+        return BoundaryOperator(
+            self.test, self.trial, np.result_type(self.dtype, other.dtype), (*self.terms, *terms), total
+        )
+
+    def __radd__(self, other: Any) -> "BoundaryOperator":
+        """Return the sum with a sparse matrix, or with the 0 that `sum` begins with."""
+        return self if isinstance(other, int | float) and other == 0 else self + other
+
+    def __mul__(self, factor: complex) -> "BoundaryOperator":
+        """Return the operator times a number."""
+        if not isinstance(factor, int | float | complex | np.number):
+            return NotImplemented
+        if not np.isfinite(factor):
+            raise ValueError(f"an operator can be multiplied by finite factors, not {factor}")
+        factor = np.asarray(factor).item()
+        terms = tuple(
+            Term(factor * t.coefficient, t.panels, t.left, t.right, t.transposed) for t in self.terms
+        )
+        sparse = None if self.sparse is None else (factor * self.sparse).tocsr()
+        kind = np.result_type(self.dtype, np.complex128 if isinstance(factor, complex) else np.float64)
+        return BoundaryOperator(self.test, self.trial, kind, terms, sparse)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: complex) -> "BoundaryOperator":
+        """Return the operator divided by a number."""
+        if not isinstance(divisor, int | float | complex | np.number):
+            return NotImplemented
+        if divisor == 0:
+            raise ZeroDivisionError("an operator cannot be divided by 0")
+        return self * (1 / divisor)
+
+    def __neg__(self) -> "BoundaryOperator":
+        return -1.0 * self
+
+    def __sub__(self, other: Any) -> "BoundaryOperator":
+        if not (isinstance(other, BoundaryOperator) or issparse(other)):
+            return NotImplemented
+        negative: BoundaryOperator = -1.0 * other
+        return self + negative
+
+    def __rsub__(self, other: Any) -> "BoundaryOperator":
+        return -self + other if issparse(other) else NotImplemented
+
+    def scaling(self) -> NDArray[np.float64]:
+        """Return the sizes of what is near on the diagonal, to precondition with."""
+        shares = [
+            t.coefficient * (t.left * (t.panels.near_rows(transposed=t.transposed) @ t.right)).sum(axis=0)
+            for t in self.terms
+        ]
+        if self.sparse is not None:
+            shares.append(self.sparse.diagonal())
+        return np.asarray(np.abs(self.test.collect(np.asarray(sum(shares), complex)[:, None])[:, 0]))
+
+    def to_dense(self) -> NDArray[Any]:
+        """Return the matrix as it is represented: for tests and small ones."""
+        return np.asarray(self @ np.eye(self.shape[1]))
+
+    def as_linear_operator(self) -> LinearOperator:
+        """Return the same for SciPy's iterative methods."""
+        return aslinearoperator(self)
