@@ -1,7 +1,12 @@
-"""How many layers of networks take the time that the model of `pipeline.precision.roofline` foretells."""
+"""How many layers of networks take the time that the model of `pipeline.precision.roofline` foretells.
 
+Networks are counted in groups, which are cases of their own; the last case adds up what the result's rows say of them.
+"""
+
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,13 +29,15 @@ from pipeline.data.photographs import crops
 from pipeline.models import vit
 from pipeline.models.imported import import_library
 from pipeline.models.packaged import PACKAGED
-from pipeline.precision import Budget, Sampling, measure_attained, measure_roofs
+from pipeline.precision import Budget, Roofs, Sampling, measure_attained, measure_roofs
 
-SAMPLING = Sampling(n_samples=15, seconds_at_most=0.3)
-WHOLE = Sampling(n_samples=15, seconds_at_most=3.0)  # of whole networks
+TITLE = "predicted layer times"
+SAMPLING = Sampling(n_samples=15, seconds_at_most=0.2)
+WHOLE = Sampling(n_samples=15, seconds_at_most=2.0)  # of whole networks
 FAST = Budget(output_error=2e-2, layer_error=1e-2)
 SHARES = {
-    bound: Quantity(f"layers within {bound:.0%}", "", smaller_is_better=False) for bound in (0.25, 0.15)
+    bound: Quantity(f"layers within {100 * bound:.0f} %", "", smaller_is_better=False)
+    for bound in (0.25, 0.15)
 }
 
 
@@ -73,50 +80,84 @@ def _between(layer: nn.Module) -> Case:
     return Case(he(module), inputs(1, 64, 32, 32))
 
 
-NETWORKS: Mapping[str, Callable[[], Case]] = {
-    "MobileNetV2, 224": lambda: _photographed(mobilenet_v2(), normalized),
-    "EfficientNet-Lite0, 224": _efficientnet,
-    "rotation classifier, 48 x 192": lambda: Case(rotation_classifier(), lines_of_text(8, seed=1)[0], FAST),
-    "text detector, 192 x 384": _detector,
-    "ResNet-18 @32": lambda: Case(he(resnet18()), inputs(1, 3, 32, 32), Budget(output_error=3e-3)),
-    "ResNet-50 @224": _resnet50,
-    "vit @28": _transformer,
-    "16-convolution chain": lambda: Case(he(chain()), inputs(1, 64, 32, 32), Budget(output_error=8e-3)),
-    **{f"grouped 3x3, {n} groups": partial(_convolution, 64, 64, 56, 3, n) for n in (2, 4, 8, 16, 32)},
-    **{f"conv3x3 {n} @{2048 // n}": partial(_convolution, n, n, 2048 // n) for n in (64, 128, 256, 512)},
-    "conv1x1 64 @32": partial(_convolution, 64, 64, 32, 1),
-    "conv1x1 512 to 2048 @4": partial(_convolution, 512, 2048, 4, 1),
-    "FC 3072": partial(_product, 3072),
-    "FC 4096": partial(_product, 4096),
-    "depthwise 3x3 64 @32": lambda: _between(nn.Conv2d(64, 64, 3, padding=1, groups=64)),
-    "add 64 @32": lambda: _between(nn.Identity()),
-    "pool 64 @32": lambda: _between(nn.MaxPool2d(2)),
+GROUPS: Mapping[str, Mapping[str, Callable[[], Case]]] = {
+    "networks of classes": {
+        "MobileNetV2, 224": lambda: _photographed(mobilenet_v2(), normalized),
+        "EfficientNet-Lite0, 224": _efficientnet,
+    },
+    "networks of text": {
+        "rotation classifier, 48 x 192": lambda: Case(
+            rotation_classifier(), lines_of_text(8, seed=1)[0], FAST
+        ),
+        "text detector, 192 x 384": _detector,
+    },
+    "residual networks": {
+        "ResNet-18 @32": lambda: Case(he(resnet18()), inputs(1, 3, 32, 32), Budget(output_error=3e-3)),
+        "ResNet-50 @224": _resnet50,
+    },
+    "others": {
+        "vit @28": _transformer,
+        "16-convolution chain": lambda: Case(he(chain()), inputs(1, 64, 32, 32), Budget(output_error=8e-3)),
+        **{f"grouped 3x3, {n} groups": partial(_convolution, 64, 64, 56, 3, n) for n in (2, 4, 8, 16, 32)},
+        **{f"conv3x3 {n} @{2048 // n}": partial(_convolution, n, n, 2048 // n) for n in (64, 128, 256, 512)},
+        "conv1x1 64 @32": partial(_convolution, 64, 64, 32, 1),
+        "conv1x1 512 to 2048 @4": partial(_convolution, 512, 2048, 4, 1),
+        "FC 3072": partial(_product, 3072),
+        "FC 4096": partial(_product, 4096),
+        "depthwise 3x3 64 @32": lambda: _between(nn.Conv2d(64, 64, 3, padding=1, groups=64)),
+        "add 64 @32": lambda: _between(nn.Identity()),
+        "pool 64 @32": lambda: _between(nn.MaxPool2d(2)),
+    },
 }
+SINGLE = 4  # layers up to which a network shares the roofs of the one before
 
 
-def quotients(case: Case) -> list[float]:
+def quotients(case: Case, roofs: Roofs) -> list[float]:
     """Foretold over measured seconds of every layer, in both precisions, by itself and in the network, one sample."""
     found: list[float] = []
     for mode, sampling in (("warm", SAMPLING), ("network", WHOLE)):
-        roofs = measure_attained(measure_roofs())  # beside the times that they foretell
-        rows = case.network.time_layers(case.x[:1], (1,), roofs, mode=mode, sampling=sampling)
-        for row in rows:
+        for row in case.network.time_layers(case.x[:1], (1,), roofs, mode=mode, sampling=sampling):
             found.append(row.predicted_seconds_fp16 / row.seconds_fp16)
             found.append(row.predicted_seconds_fp32 / row.seconds_fp32)
     return found
 
 
-def record_shares(run: Run, goal: float) -> None:
-    """Report which share of the layers is foretold within bounds, by network and of all together."""
-    of_all: list[float] = []
-    for name in list(NETWORKS)[-3:] if run.quick else NETWORKS:
-        found = quotients(NETWORKS[name]())
-        of_all += found
-        _record(run, found, f"{name}, {len(found)} timings", None)
-    _record(run, of_all, f"all {len(of_all)} timings", Goal.ours(goal))
+def record_shares(run: Run, group: str) -> None:
+    """Report which share of the layers is foretold within bounds, by network."""
+    networks = GROUPS[group]
+    roofs: Roofs | None = None
+    for name in list(networks)[-3:] if run.quick else networks:
+        case = networks[name]()
+        if roofs is None or len(case.network.layers) > SINGLE:
+            roofs = measure_attained(measure_roofs())  # beside the times that they foretell
+        found = quotients(case, roofs)
+        _record(run, {bound: _share(found, bound) for bound in SHARES}, f"{name}, {len(found)} timings", None)
 
 
-def _record(run: Run, found: list[float], part: str, goal: Goal | None) -> None:
+def record_all(run: Run, rows: Path, goal: float) -> None:
+    """Add up the rows of the groups in a result's file."""
+    known = json.loads(rows.read_text())["cases"] if rows.exists() else []
+    of_groups = [
+        row for row in known if row["case"].startswith(tuple(f"{TITLE}, {group}/" for group in GROUPS))
+    ]
+    shares, n = {}, 0
     for bound, quantity in SHARES.items():
-        share = float(np.mean(np.abs(np.array(found) - 1) <= bound))
-        run.record(quantity, ours=share, goal=goal if bound == 0.25 else None, part=part)
+        counted = [
+            (int(row["case"].rpartition(", ")[2].split()[0]), row["ours"])
+            for row in of_groups
+            if row["quantity"] == str(quantity)
+        ]
+        n = sum(count for count, _ in counted)
+        if n == 0:
+            return
+        shares[bound] = sum(count * share for count, share in counted) / n
+    _record(run, shares, f"{n} timings", Goal.ours(goal))
+
+
+def _share(found: list[float], bound: float) -> float:
+    return float(np.mean(np.abs(np.array(found) - 1) <= bound))
+
+
+def _record(run: Run, shares: Mapping[float, float], part: str, goal: Goal | None) -> None:
+    for bound, share in shares.items():
+        run.record(SHARES[bound], ours=share, goal=goal if bound == 0.25 else None, part=part)

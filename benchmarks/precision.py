@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from _frame import Benchmark, Goal, Quantity, Run
 from _networks import Storing, chain, he, inputs, resnet18
-from _predicted import record_shares
+from _predicted import GROUPS, TITLE, record_all, record_shares
 from _racing import (
     ERROR,
     TIME,
@@ -357,10 +357,19 @@ def prediction(run: Run) -> None:
     run.record(SHARE, ours=sum(within) / len(within), goal=Goal.ours(0.8), part=f"{len(within)} timings")
 
 
-@bench.case("predicted layer times, all networks")
+def predictions(group: str) -> None:
+    """A case for the layers of a group of networks that are timed here and in `pretrained`."""
+    bench.case(f"{TITLE}, {group}")(functools.partial(record_shares, group=group))
+
+
+for name in GROUPS:
+    predictions(name)
+
+
+@bench.case(f"{TITLE}, all networks")
 def prediction_everywhere(run: Run) -> None:
-    """All layers of all networks that are timed here and in `pretrained`, one sample, alone and in the network."""
-    record_shares(run, goal=0.9)
+    """All of these networks together."""
+    record_all(run, bench.results / "precision.json", goal=0.9)
 
 
 @bench.case("converting ResNet-50")
