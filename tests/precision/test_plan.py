@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from pipeline.precision.plan import (
     INPUT,
@@ -36,6 +36,16 @@ SUM = Layer("sum", "add", "pool", (3, 3, 3), (3, 3, 3), addend="body.0", relu=Tr
 def test_a_layer_survives_json():
     for layer in (CONVOLUTION, POOLING, LINEAR, GROUPED, SUM):
         assert Layer.from_dict(json.loads(json.dumps(layer.to_dict(), allow_nan=False))) == layer
+
+
+def test_a_layer_is_stored_without_what_is_as_it_is_by_default_and_read_with_it():
+    document = json.loads(json.dumps(LINEAR.to_dict()))
+    assert document == {
+        "name": "head", "kind": "linear", "source": "pool", "input_shape": [3, 2, 2], "output_shape": [7],
+        "input_dtype": "float16",
+    }  # fmt: skip
+    for layer in (CONVOLUTION, LINEAR, SUM):  # as earlier versions wrote it
+        assert Layer.from_dict(json.loads(json.dumps(asdict(layer)))) == layer
 
 
 def test_flops_parameters_and_bytes_are_those_of_the_definition():

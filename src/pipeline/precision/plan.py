@@ -8,7 +8,7 @@ layer and not to the routine which runs it.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 Dtype = Literal["float16", "float32"]
@@ -302,16 +302,18 @@ class Layer:
         return math.prod(self.output_shape) if self.kind != "gather" else 0
 
     def to_dict(self) -> dict[str, Any]:
-        """The layer as JSON can hold it."""
-        document = asdict(self)
+        """The layer as JSON can hold it, without what is as it is by default."""
+        document = _told(self)
+        if self.geometry is not None:
+            document["geometry"] = _told(self.geometry)
         if self.rounding is not None and math.isinf(self.rounding.sqnr_db):
             document["rounding"]["sqnr_db"] = None
         return document
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> "Layer":
-        """Undo `to_dict`; lists become tuples again."""
-        geometry, rounding, operands = document["geometry"], document["rounding"], document["operands"]
+        """Undo `to_dict`; lists become tuples again. Earlier versions wrote every field."""
+        geometry, rounding, operands = (document.get(name) for name in ("geometry", "rounding", "operands"))
         if geometry is not None:
             geometry = WindowGeometry(**_with_tuples(geometry))
         if operands is not None:
@@ -321,6 +323,12 @@ class Layer:
             rounding = RoundingReport(**{**rounding, "sqnr_db": sqnr_db})
         values = _with_tuples(document) | {"geometry": geometry, "rounding": rounding, "operands": operands}
         return cls(**values)
+
+
+def _told(value: Layer | WindowGeometry) -> dict[str, Any]:
+    """The fields that differ from their defaults."""
+    pairs = zip(fields(value), asdict(value).values(), strict=True)
+    return {field.name: found for field, found in pairs if field.default is MISSING or found != field.default}
 
 
 def _with_tuples(document: Mapping[str, Any]) -> dict[str, Any]:
