@@ -48,18 +48,9 @@ def measure_attained(roofs: Roofs) -> Roofs:
         # Twice what the last cache holds, in binary16, or as much as memory should be asked for.
         n_weights = min(max(roofs.cache_bytes.values()), 128 << 20)
         far = _stored(replace(linear(4096, n_weights // 4096), routine="product fp16"))
-        wake, page = _waking(near, roofs)
-        far_wake, far_page = _waking(far, roofs)
-        kept, kept_seconds = _keeping(roofs)
-        return replace(
-            roofs,
-            kept_bytes=kept,
-            kept_seconds=kept_seconds,
-            close_wake_seconds=_waking(close, roofs)[0],
-            wake_seconds=wake,
-            page_seconds=page,
-            far_wake_seconds=far_wake,
-            far_page_seconds=far_page,
+        close_wake, wake, far_wake = (_waking(layer, roofs) for layer in (close, near, far))
+        return _keeping(
+            replace(roofs, close_wake_seconds=close_wake, wake_seconds=wake, far_wake_seconds=far_wake)
         )
 
 
@@ -98,44 +89,38 @@ def _functions(roofs: Roofs) -> dict[str, float]:
     return {name: max(seconds - moved, 0.0) / math.prod(shape) for name, (_, seconds) in timed}
 
 
-def _waking(large: Layer, roofs: Roofs) -> tuple[float, float]:
-    """How much longer a small layer takes behind one with many weights than alone, and what each page of its own adds.
-
-    A pooling has no weights; the product behind it has some pages of them.
-    """
+def _waking(large: Layer, roofs: Roofs) -> float:
+    """How much longer a small layer takes behind one with many weights than by itself."""
     channels = large.output_shape[0]
     size = large.output_shape[1] if len(large.output_shape) == 3 else 1
-    pool = _stored(replace(pooling("adaptive_avg_pool2d", channels, size, size), routine="windows"))
-    product = linear(channels, max(16, 32768 // channels // 16 * 16))
-    product = _stored(replace(product, input_shape=(channels, 1, 1), routine="product fp16"))
-    layers = [build(layer, _parameters(layer), roofs.instruction_set) for layer in (large, pool, product)]
-    network = _native.Network([(native, place, -1) for place, native in enumerate(layers)], 1)
+    small = _stored(replace(pooling("adaptive_avg_pool2d", channels, size, size), routine="windows"))
+    layers = [build(layer, _parameters(layer), roofs.instruction_set) for layer in (large, small)]
+    network = _native.Network([(layers[0], 0, -1), (layers[1], 1, -1)], 1)
     x = torch.ones(1, math.prod(large.input_shape), dtype=torch.float16)
-    y = torch.empty(1, math.prod(product.output_shape), dtype=torch.float16)
+    y = torch.empty(1, math.prod(small.output_shape), dtype=torch.float16)
     run = functools.partial(network.seconds_per_step, x, y)
-    behind = np.median(WAKING.in_network({"both": run})["both"].seconds, axis=0)
-    alone = [seconds for _, seconds in _timed([pool, product], 1, roofs.instruction_set)]
-    wake, more = (max(float(late) - early, 0.0) for late, early in zip(behind[1:], alone, strict=True))
-    return wake, max(more - wake, 0.0) / (layers[2].weight_bytes / PAGE)
+    behind = float(np.median(WAKING.in_network({"both": run})["both"].seconds[:, 1]))
+    [(_, alone)] = _timed([small], 1, roofs.instruction_set)
+    return max(behind - alone, 0.0)
 
 
-def _keeping(roofs: Roofs) -> tuple[float, float]:
-    """What the last cache keeps: bytes that are read in a circle, and seconds until other programs have taken it.
+def _keeping(roofs: Roofs) -> Roofs:
+    """The roofs with what the last cache keeps, and what pages of weights cost that lie in it or in memory.
 
-    A small layer tells where its weights came from, after as many bytes were read as the cache has, or after a pause.
+    A small layer's time tells where its weights were, after as many bytes were read as the cache has, or after a pause.
     """
     last = max(roofs.cache_bytes.values())
     layer = replace(linear(384, 96), routine="product fp32").in_single()
     native = build(layer, _parameters(layer), roofs.instruction_set)
     x, y = torch.ones(1, 384), torch.empty(1, 96)
     numbers = torch.ones(min(4 * last, 1 << 30) // 4)
-    near = numbers[: 2 * list(roofs.cache_bytes.values())[1] // 4]
+    second = numbers[: 2 * list(roofs.cache_bytes.values())[1] // 4]
 
     def after(event: Callable[[], object]) -> float:
         taken = []
         for _ in range(25):
             event()
-            near.sum()
+            second.sum()
             taken.append(float(native.seconds(x, y, 1)))
         return float(np.median(taken))
 
@@ -145,13 +130,28 @@ def _keeping(roofs: Roofs) -> tuple[float, float]:
             pass
 
     close, far = after(lambda: None), after(numbers.sum)
+    work = work_of(layer, native, 1)
+    pages = work.weight_bytes / PAGE
+    hidden = (
+        bound(work, roofs, mode="network", resident=2.0 * list(roofs.cache_bytes.values())[1]),
+        bound(work, roofs, mode="cold"),
+    )
+    near_page, far_page = (
+        max(seconds - limit.predicted, 0.0) / pages
+        for seconds, limit in zip((close, far), hidden, strict=True)
+    )
+    roofs = replace(roofs, page_seconds=near_page, far_page_seconds=far_page)
     if far <= 1.5 * close:  # memory and cache do not differ by enough to tell
-        return float(last), 0.0
+        return roofs
     full, paused = (
         1.0 - min(max((after(event) - close) / (far - close), 0.0), 1.0)
         for event in (numbers[: last // 4].sum, pause)
     )
-    return min(kept_bytes(last, full), float(last)), PAUSE / -math.log(min(max(paused, 0.02), 0.999))
+    return replace(
+        roofs,
+        kept_bytes=min(kept_bytes(last, full), float(last)),
+        kept_seconds=PAUSE / -math.log(min(max(paused, 0.02), 0.999)),
+    )
 
 
 def fit(pairs: Sequence[tuple[Work, float]], roofs: Roofs) -> Attained:

@@ -258,23 +258,27 @@ def bound(
         + work.results * (own.seconds_per_result + roofs.functions.get(work.function, 0.0))
         + exposed
     )
-    wake = _wake(work, roofs, weights)
+    wake = _wake(work, roofs, weights, max(resident, everything))
     predicted = (
         max(terms[term], attained) + work.n_strips * roofs.call_seconds + (0.0 if mode == "warm" else wake)
     )
     return Bound(terms[term], term, level, memory, streamed, predicted, traffic)
 
 
-def _wake(work: Work, roofs: Roofs, weights: Mapping[MemoryLevel, float]) -> float:
+def _wake(work: Work, roofs: Roofs, weights: Mapping[MemoryLevel, float], resident: float) -> float:
     """What a run takes more behind other layers: it reads its code anew, and page tables for its weights."""
-    if set(weights) <= set(list(roofs.cache_bytes)[:2]):
-        return roofs.close_wake_seconds
+    second, last = list(roofs.cache_bytes.values())[1], max(roofs.cache_bytes.values())
+    # Code is shared by many layers, so that the last cache keeps it while it does not keep their weights.
+    near, kept = (kept_share(resident / size) if resident > size else 1.0 for size in (second, last))
+    if weights == {"DRAM": 1.0}:  # nothing is kept
+        near = kept = 0.0
     pages = work.weight_bytes / PAGE if work.weight_bytes < LARGE_PAGES else 0.0
     far = weights.get("DRAM", 0.0)
     return (
-        far * roofs.far_wake_seconds
-        + (1.0 - far) * roofs.wake_seconds
-        + pages * (far * roofs.far_page_seconds + (1.0 - far) * roofs.page_seconds)
+        near * roofs.close_wake_seconds
+        + (kept - near) * roofs.wake_seconds
+        + (1.0 - kept) * roofs.far_wake_seconds
+        + (1.0 - near) * pages * (far * roofs.far_page_seconds + (1.0 - far) * roofs.page_seconds)
     )
 
 
