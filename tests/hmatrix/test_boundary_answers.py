@@ -49,7 +49,7 @@ def plane_field(k):
     return values, derivatives
 
 
-@pytest.mark.parametrize("k", [1.0, 3.0, 3.2, 3.3])
+@pytest.mark.parametrize("k", [1.0, 3.0, 3.3])
 def test_fields_inside_are_right_noted_or_refused_near_the_resonance_of_a_ball(k):
     """Dirichlet's problem in the unit ball has a resonance at pi, in this polyhedron at 3.3."""
     values, _ = plane_field(k)

@@ -20,7 +20,6 @@ from pipeline.hmatrix.boundary_elements import (
 from pipeline.hmatrix.boundary_elements.potentials import inside
 from pipeline.hmatrix.kernels import Helmholtz, LaplaceSingleLayer, Yukawa
 
-KERNELS = {0j: LaplaceSingleLayer(), 1.5j: Yukawa(1.5), 2 + 0j: Helmholtz(2.0)}
 TOWARDS = np.random.default_rng(0).standard_normal((12, 3))
 TOWARDS /= np.linalg.norm(TOWARDS, axis=1, keepdims=True)
 
@@ -46,12 +45,12 @@ def relative(found, exact):
     return np.abs(found - exact).max() / np.abs(exact).max()
 
 
-@pytest.mark.parametrize("k", KERNELS, ids=lambda k: KERNELS[k].name)
-def test_fields_inside_and_outside_of_a_sphere_converge_as_squares(k):
+def test_screened_fields_inside_and_outside_of_a_sphere_converge_as_squares():
+    k = 1.5j
     errors = []
     for refinements in (1, 2):
         mesh = TriangleMesh(*sphere_mesh(refinements))
-        layers = LayerOperators(mesh, KERNELS[k])
+        layers = LayerOperators(mesh, Yukawa(1.5))
         row = []
         for side, place, points in (
             ("interior", np.array([0, 0.5, 2.0]), 0.4 * TOWARDS),
@@ -61,17 +60,11 @@ def test_fields_inside_and_outside_of_a_sphere_converge_as_squares(k):
             exact = values(points)
             row.append(relative(solve_dirichlet(mesh, values, side=side, operators=layers)(points), exact))
             t = derivatives(mesh.centroids.numpy(), mesh.normals.numpy())
-            if k == 0 and side == "interior":
-                areas = mesh.areas.numpy()
-                found = solve_neumann(mesh, t - t @ areas / areas.sum(), side=side, operators=layers)(points)
-                row.append(relative(found - found.mean(), exact - exact.mean()))
-            else:
-                row.append(relative(solve_neumann(mesh, t, side=side, operators=layers)(points), exact))
+            row.append(relative(solve_neumann(mesh, t, side=side, operators=layers)(points), exact))
         errors.append(row)
     coarse, fine = np.array(errors)
     assert (fine < 0.05).all()
-    # Squares fall by four; Neumann's problem inside is near a resonance of the sphere at k = 2.08.
-    assert (fine < coarse / (2.2 if k.real else 3)).all()
+    assert (fine < coarse / 3).all()  # squares fall by four
 
 
 RING = np.linspace(0, 2 * np.pi, 12, endpoint=False)
@@ -148,8 +141,8 @@ def mie(k, cosine, condition):
 
 
 @pytest.mark.parametrize("condition", ["soft", "hard"])
-@pytest.mark.parametrize("k", [2.0, math.pi], ids=["k=2", "resonance"])
-def test_scattering_at_a_sphere_is_mies_at_resonant_wavenumbers_too(k, condition):
+def test_scattering_at_a_sphere_is_mies_at_a_resonant_wavenumber(condition):
+    k = math.pi
     # Dirichlet's problem inside the unit sphere has its first resonance at pi: V and 1/2 - K alone are singular there.
     errors = []
     for refinements in (1, 2):

@@ -197,8 +197,14 @@ def test_a_resumed_run_goes_on_bit_by_bit(options, n_processes):
         assert torch.equal(undisturbed, resumed)
 
 
-@pytest.mark.parametrize("options", [o for name, o in OPTIONS.items() if name != "monte carlo"], ids=str)
-@pytest.mark.parametrize("n_processes", [2, 5])
+@pytest.mark.parametrize(
+    ("n_processes", "options"),
+    [
+        *((5, o) for name, o in OPTIONS.items() if name != "monte carlo"),
+        (2, OPTIONS["blocks of eigenvalues"]),
+    ],
+    ids=str,
+)
 def test_processes_end_bit_equal_and_equal_to_one(options, n_processes):
     def work(communicator):
         model = network()
