@@ -71,8 +71,8 @@ def test_results_of_other_options_than_before_are_named_on_top(no_svg):
     assert "other options" not in top()
 
 
-def test_the_verdict_stands_below_the_headline(full):
-    answer = re.search(r'<section class="answer".*?</section>', full, flags=re.DOTALL).group()
+def test_the_verdict_stands_below_the_headline(metrics, no_svg):
+    answer = re.search(r'<section class="answer".*?</section>', render(metrics, {}), flags=re.DOTALL).group()
     assert re.search(r'<span class="verdict (holds|undecided|does-not-hold)">', answer)
 
 
