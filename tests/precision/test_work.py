@@ -74,6 +74,14 @@ def test_a_vector_has_as_many_lanes_as_the_instruction_set_says():
             continue
 
 
+def test_a_copy_that_converts_nothing_uses_no_workspace(instruction_set):
+    same = pixels_twice(4, 3)
+    assert work(same, "copy", instruction_set).workspace_bytes == 0
+    narrow = replace(same.in_single(), output_dtype="float16", routine="copy")
+    native = build(narrow, _parameters(narrow), instruction_set)
+    assert work_of(narrow, native, 1).workspace_bytes == 4 * 4 * 36
+
+
 def test_classes_go_from_the_general_to_the_particular():
     layer = replace(convolution(64, 8, 24, kernel=1), routine="direct fp32").in_single()
     assert routine_class(layer, 1, one_vector=True) == "direct fp32, pointwise, one vector"

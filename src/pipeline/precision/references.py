@@ -172,6 +172,7 @@ FAMILIES: tuple[Family, ...] = (
             pooling("adaptive_avg_pool2d", 160, 14, 14),
             pooling("adaptive_avg_pool2d", 48, 20, 20),
             pooling("adaptive_avg_pool2d", 80, 60, 60),
+            pooling("adaptive_avg_pool2d", 40, 12, 12),
         )
     ),
     *(

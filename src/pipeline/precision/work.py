@@ -93,7 +93,7 @@ def work_of(layer: Layer, native: Any, batch: int, strips: Strips | None = None)
         weight_bytes=native.weight_bytes,
         activation_bytes=batch * (n_in + n_added + n_out),
         conversions=native.conversions(batch),
-        workspace_bytes=native.workspace_bytes(batch),
+        workspace_bytes=_workspace(layer, native, batch),
         slots=batch * executed.slots,
         numbers=batch * executed.numbers,
         results=batch * executed.results,
@@ -103,6 +103,12 @@ def work_of(layer: Layer, native: Any, batch: int, strips: Strips | None = None)
         n_strips=1 if strips is None else batch * strips.n,
         strip_bytes=0.0 if strips is None else strips.weight_bytes + STRIP_BYTES,
     )
+
+
+def _workspace(layer: Layer, native: Any, batch: int) -> float:
+    """The part of its workspace that a run uses: copies by place need theirs for numbers that they convert only."""
+    held = float(native.workspace_bytes(batch))
+    return min(held, 4.0 * native.conversions(batch)) if layer.kind == "gather" else held
 
 
 @functools.cache
