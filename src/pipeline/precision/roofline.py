@@ -267,19 +267,16 @@ def bound(
 
 def _wake(work: Work, roofs: Roofs, weights: Mapping[MemoryLevel, float], resident: float) -> float:
     """What a run takes more behind other layers: it reads its code anew, and page tables for its weights."""
-    second, last = list(roofs.cache_bytes.values())[1], max(roofs.cache_bytes.values())
-    # Code is shared by many layers, so that the last cache keeps it while it does not keep their weights.
-    near, kept = (kept_share(resident / size) if resident > size else 1.0 for size in (second, last))
-    if weights == {"DRAM": 1.0}:  # nothing is kept
-        near = kept = 0.0
-    pages = work.weight_bytes / PAGE if work.weight_bytes < LARGE_PAGES else 0.0
+    second = list(roofs.cache_bytes.values())[1]
+    near = kept_share(resident / second) if resident > second else 1.0
     far = weights.get("DRAM", 0.0)
-    return (
-        near * roofs.close_wake_seconds
-        + (kept - near) * roofs.wake_seconds
-        + (1.0 - kept) * roofs.far_wake_seconds
-        + (1.0 - near) * pages * (far * roofs.far_page_seconds + (1.0 - far) * roofs.page_seconds)
+    if far == 1.0:
+        near = 0.0
+    pages = work.weight_bytes / PAGE if work.weight_bytes < LARGE_PAGES else 0.0
+    elsewhere = far * (roofs.far_wake_seconds + pages * roofs.far_page_seconds) + (1.0 - far) * (
+        roofs.wake_seconds + pages * roofs.page_seconds
     )
+    return near * roofs.close_wake_seconds + (1.0 - near) * elsewhere
 
 
 def cache_sizes(root: Path = SYSFS) -> dict[MemoryLevel, int]:
