@@ -12,9 +12,19 @@ from pipeline.runtime.communicator import Communicator
 
 _KINDS: dict[str, type[Exception]] = {
     kind.__name__: kind
-    for kind in (ArtifactError, ConfigError, ConvergenceError, TypeError, ValueError, MemoryError)
+    for kind in (
+        ArtifactError,
+        ConfigError,
+        ConvergenceError,
+        TypeError,
+        ValueError,
+        ZeroDivisionError,
+        MemoryError,
+    )
 }
 
+_ORDER = "call the same methods in the same order on all processes"
+_ALIKE = "{"  # begins what `require_alike` tells, and no failure
 _SYSTEM = "errno "  # before the number of an error of the system, such as a full disk
 
 
@@ -29,7 +39,9 @@ def _told(failure: BaseException) -> str:
     if isinstance(failure, OSError) and failure.errno:
         where = "" if failure.filename is None else f": {failure.filename}"
         return f"{_SYSTEM}{failure.errno}\n{failure.strerror}{where}"
-    return f"{type(failure).__name__}\n{' '.join(str(failure).split())}"
+    names = [kind.__name__ for kind in type(failure).__mro__]
+    name = next((name for name in names if name in _KINDS), names[0])
+    return f"{name}\n{' '.join(str(failure).split())}"
 
 
 @contextmanager
@@ -53,6 +65,8 @@ def together(communicator: Communicator) -> Iterator[None]:
             continue
         if failure is not None and (rank == communicator.rank or not isinstance(failure, Exception)):
             raise failure
+        if text.startswith(_ALIKE):
+            raise ConfigError(f"process {rank} does not do what process {communicator.rank} does: {_ORDER}")
         name, _, reason = text.partition("\n")
         if name.startswith(_SYSTEM):
             raise OSError(int(name.removeprefix(_SYSTEM)), f"process {rank}: {reason}")
@@ -70,12 +84,15 @@ def require_alike(communicator: Communicator, values: Mapping[str, object]) -> N
             these is compared by its words.
     """
     told = json.dumps(values, default=_plain)
-    everybodys = [json.loads(text) for text in gather_text(communicator, told)]
+    texts = gather_text(communicator, told)
+    for rank, text in enumerate(texts):
+        if not text.startswith(_ALIKE):
+            raise ConfigError(f"process {rank} does not do what process {communicator.rank} does: {_ORDER}")
+    everybodys = [json.loads(text) for text in texts]
     for rank, theirs in enumerate(everybodys):
         if theirs.keys() != everybodys[0].keys():
             raise ConfigError(
-                f"process 0 tells its {', '.join(everybodys[0])} and process {rank} its {', '.join(theirs)}: call the "
-                "same methods in the same order on all processes"
+                f"process 0 tells its {', '.join(everybodys[0])} and process {rank} its {', '.join(theirs)}: {_ORDER}"
             )
         for name, value in everybodys[0].items():
             if theirs[name] != value:

@@ -1,4 +1,8 @@
-"""Sums of Galerkin matrices as operators: terms L^T P R with a panel matrix P, and a sparse matrix."""
+"""Sums of Galerkin matrices as operators: terms L^T P R with a panel matrix P, and a sparse matrix.
+
+On a surface that is divided among processes, products, sums and multiples are collective: what is wrong with one
+process's arguments is raised on all of them.
+"""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +14,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
+from pipeline.hmatrix.inputs import as_array
 from pipeline.hmatrix.matrix import H2Matrix
+from pipeline.runtime.communicator import Communicator, Serial
+from pipeline.runtime.together import require_alike, together
+from pipeline.runtime.words import shown
 
 
 class Panels(Protocol):
@@ -34,6 +42,13 @@ class Functions(Protocol):
     def n(self) -> int:
         """How many values vectors have here."""
 
+    @property
+    def communicator(self) -> Communicator:
+        """The processes among which values are divided."""
+
+    def own_columns(self) -> NDArray[np.float64]:
+        """Return the rows of the identity matrix for the values here, shape (n, functions of all processes)."""
+
     def spread(self, own: NDArray[Any]) -> NDArray[Any]:
         """Return values of the known functions, given those here, shape (n, m)."""
 
@@ -50,6 +65,13 @@ class AllFunctions:
     """
 
     n: int
+
+    @property
+    def communicator(self) -> Communicator:
+        return Serial()
+
+    def own_columns(self) -> NDArray[np.float64]:
+        return np.eye(self.n)
 
     def spread(self, own: NDArray[Any]) -> NDArray[Any]:
         return own
@@ -128,12 +150,17 @@ class BoundaryOperator:
     def __matmul__(self, x: Any) -> Any:
         """Return the product with x of shape (n,) or (n, m): a tensor of a tensor, an array of an array."""
         if isinstance(x, torch.Tensor):
-            return torch.from_numpy(self @ x.detach().cpu().numpy())
-        x = np.asarray(x)
-        if x.ndim not in (1, 2) or len(x) != self.shape[1]:
-            raise ValueError(
-                f"the product wants shape ({self.shape[1]},) or ({self.shape[1]}, m), not {x.shape}"
-            )
+            with together(self.trial.communicator):
+                values = as_array(x)
+            return torch.from_numpy(self @ values)
+        n = self.shape[1]
+        with together(self.trial.communicator):
+            x = as_array(x)
+            if x.dtype.kind not in "biufc":
+                raise TypeError(f"the product wants numbers, not {x.dtype}")
+            if x.ndim not in (1, 2) or len(x) != n:
+                raise ValueError(f"the product wants shape ({n},) or ({n}, m), not {x.shape}")
+        require_alike(self.trial.communicator, {"type of x": x.dtype.name, "columns of x": list(x.shape[1:])})
         columns = self.trial.spread(x.reshape(len(x), math.prod(x.shape[1:])))
         m = columns.shape[1]
         kind = np.result_type(self.dtype, x.dtype)
@@ -142,11 +169,11 @@ class BoundaryOperator:
         waiting = list(self.terms)
         while waiting:
             first = waiting[0]
-            together = [t for t in waiting if (t.panels, t.transposed) == (first.panels, first.transposed)]
-            waiting = [t for t in waiting if t not in together]
-            spread = np.concatenate([t.right @ columns for t in together], axis=1)
+            alike = [t for t in waiting if (t.panels, t.transposed) == (first.panels, first.transposed)]
+            waiting = [t for t in waiting if t not in alike]
+            spread = np.concatenate([t.right @ columns for t in alike], axis=1)
             product = first.panels.product(spread, transposed=first.transposed)
-            for number, term in enumerate(together):
+            for number, term in enumerate(alike):
                 shares.append(term.coefficient * (term.left.T @ product[:, number * m : (number + 1) * m]))
         y = self.test.collect(np.asarray(sum(shares)).astype(kind, copy=False))
         return y.reshape(self.shape[0], *x.shape[1:])
@@ -167,15 +194,22 @@ class BoundaryOperator:
         return BoundaryOperator(self.trial, self.test, self.dtype, terms, sparse)
 
     def __add__(self, other: Any) -> "BoundaryOperator":
-        """Return the sum with an operator or a SciPy sparse matrix."""
-        if isinstance(other, BoundaryOperator):
-            terms, sparse = other.terms, other.sparse
-        elif issparse(other) and isinstance(self.test, AllFunctions):
-            terms, sparse = (), csr_array(other)
-        else:
-            return NotImplemented
-        if other.shape != self.shape:
-            raise ValueError(f"operators of shapes {self.shape} and {other.shape} cannot be added")
+        """Return the sum with an operator on the same functions, or with a SciPy sparse matrix on a whole surface."""
+        with together(self.test.communicator):
+            if isinstance(other, BoundaryOperator):
+                terms, sparse = other.terms, other.sparse
+                fits = (other.test, other.trial) == (self.test, self.trial)
+            elif issparse(other) and isinstance(self.test, AllFunctions):
+                terms, sparse = (), csr_array(other)
+                fits = other.shape == self.shape
+            else:
+                raise TypeError(
+                    f"{shown(other)} cannot be added to or subtracted from an operator: take other operators of the "
+                    "surface, such as identity() for the mass matrix"
+                )
+            if not fits:
+                where = "" if other.shape != self.shape else " on unlike functions"
+                raise ValueError(f"operators of shapes {self.shape} and {other.shape}{where} cannot be added")
         parts = [part for part in (self.sparse, sparse) if part is not None]
         total = None if not parts else (parts[0] if len(parts) == 1 else (parts[0] + parts[1]).tocsr())
         return BoundaryOperator(
@@ -187,12 +221,16 @@ class BoundaryOperator:
         return self if isinstance(other, int | float) and other == 0 else self + other
 
     def __mul__(self, factor: complex) -> "BoundaryOperator":
-        """Return the operator times a number."""
-        if not isinstance(factor, int | float | complex | np.number):
-            return NotImplemented
-        if not np.isfinite(factor):
-            raise ValueError(f"an operator can be multiplied by finite factors, not {factor}")
-        factor = np.asarray(factor).item()
+        """Return the operator times a number, the same on all processes."""
+        with together(self.test.communicator):
+            if not isinstance(factor, int | float | complex | np.number):
+                raise TypeError(
+                    f"an operator is multiplied and divided by numbers alone, not by {shown(factor)}"
+                )
+            if not np.isfinite(factor):
+                raise ValueError(f"an operator can be multiplied by finite factors, not {factor}")
+            factor = np.asarray(factor).item()
+        require_alike(self.test.communicator, {"factor": factor})
         terms = tuple(
             Term(factor * t.coefficient, t.panels, t.left, t.right, t.transposed) for t in self.terms
         )
@@ -204,26 +242,28 @@ class BoundaryOperator:
 
     def __truediv__(self, divisor: complex) -> "BoundaryOperator":
         """Return the operator divided by a number."""
-        if not isinstance(divisor, int | float | complex | np.number):
-            return NotImplemented
-        if divisor == 0:
-            raise ZeroDivisionError("an operator cannot be divided by 0")
-        return self * (1 / divisor)
+        with together(self.test.communicator):
+            if isinstance(divisor, int | float | complex | np.number) and divisor == 0:
+                raise ZeroDivisionError("an operator cannot be divided by 0")
+        return self * (1 / divisor if isinstance(divisor, int | float | complex | np.number) else divisor)
 
     def __neg__(self) -> "BoundaryOperator":
         return -1.0 * self
 
     def __sub__(self, other: Any) -> "BoundaryOperator":
-        if not (isinstance(other, BoundaryOperator) or issparse(other)):
-            return NotImplemented
-        negative: BoundaryOperator = -1.0 * other
-        return self + negative
+        return self.__add__(-1.0 * other if isinstance(other, BoundaryOperator) or issparse(other) else other)
 
     def __rsub__(self, other: Any) -> "BoundaryOperator":
-        return -self + other if issparse(other) else NotImplemented
+        return self.__neg__().__add__(other)
 
     def scaling(self) -> NDArray[np.float64]:
-        """Return the sizes of what is near on the diagonal, to precondition with."""
+        """Return the sizes of what is near on the diagonal, to precondition with.
+
+        Raises:
+            ValueError: If tested and tried functions are not the same.
+        """
+        if self.test != self.trial:
+            raise ValueError("scaling: an operator whose tested and tried functions differ has no diagonal")
         shares = [
             t.coefficient * (t.left * (t.panels.near_rows(transposed=t.transposed) @ t.right)).sum(axis=0)
             for t in self.terms
@@ -233,9 +273,9 @@ class BoundaryOperator:
         return np.asarray(np.abs(self.test.collect(np.asarray(sum(shares), complex)[:, None])[:, 0]))
 
     def to_dense(self) -> NDArray[Any]:
-        """Return the matrix as it is represented: for tests and small ones."""
-        return np.asarray(self @ np.eye(self.shape[1]))
+        """Return the rows here of the matrix as it is represented: for tests and small ones."""
+        return np.asarray(self @ self.trial.own_columns())
 
     def as_linear_operator(self) -> LinearOperator:
-        """Return the same for SciPy's iterative methods."""
+        """Return the same for SciPy, over values here: its own sums of dot products do not span processes."""
         return aslinearoperator(self)

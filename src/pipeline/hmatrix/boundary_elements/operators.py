@@ -53,6 +53,7 @@ from pipeline.hmatrix.kernels import Helmholtz, LaplaceSingleLayer, Yukawa
 from pipeline.hmatrix.matrix import H2Matrix
 from pipeline.meshes.diagnosis import Diagnosis, diagnose
 from pipeline.meshes.triangles import TriangleMesh
+from pipeline.runtime.together import gather_text, together
 
 _NORMALS = 1e-3  # of the least diameter: normals so short do not part points that are near each other
 
@@ -82,7 +83,7 @@ class LayerOperators:
     n_points: int = 3
     near: float = 2.0
     screen: bool = False
-    _spaces: dict[Space, csr_array] = field(default_factory=dict, repr=False)
+    _spaces: dict[Space, csr_array] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.kernel, LaplaceSingleLayer | Yukawa | Helmholtz):
@@ -144,33 +145,42 @@ class LayerOperators:
 
     def mass(self, test: Space = "P0", trial: Space = "P0") -> csr_array:
         """Return the integrals of products of functions of two spaces."""
-        return (self._space(test).T @ mass_matrix(self.mesh, self._n_own) @ self._space(trial)).tocsr()
+        return self._mass(test, trial)
 
     def identity(self, test: Space = "P0", trial: Space = "P0") -> BoundaryOperator:
         """Return the same as an operator."""
-        return BoundaryOperator(
-            self._functions(test), self._functions(trial), np.dtype(np.float64), (), self.mass(test, trial)
-        )
+        mass = self._mass(test, trial)
+        return BoundaryOperator(self._functions(test), self._functions(trial), np.dtype(np.float64), (), mass)
+
+    def _mass(self, test: Space, trial: Space) -> csr_array:
+        """Return these integrals over the triangles here."""
+        return (self._space(test).T @ mass_matrix(self.mesh, self._n_own) @ self._space(trial)).tocsr()
 
     def loads(self, values: Callable[[NDArray[Any]], NDArray[Any]], test: Space = "P0") -> NDArray[Any]:
         """Return the integrals of a function times those of a space, by seven points a triangle.
 
         Args:
-            values: Function of points (n, 3), with values (n,).
+            values: Function of points (n, 3), with values (n,). On a divided surface each process asks for those on
+                its own triangles.
             test: The space.
         """
         coordinates, weights = (part.numpy() for part in gauss_rule(7))
-        corners, areas = self.mesh.corners.double().numpy(), self.mesh.areas.double().numpy()
+        n, functions = self._n_own, self._functions(test)
+        corners, areas = self.mesh.corners[:n].double().numpy(), self.mesh.areas[:n].double().numpy()
         points = (coordinates @ corners).reshape(-1, 3)
-        found = np.asarray(values(points))
-        if found.shape != (len(points),):
-            raise ValueError(
-                f"a function of points (n, 3) has to give values (n,): shape ({len(points)},), not {found.shape}"
-            )
-        local = areas[:, None] * ((found.reshape(len(areas), len(weights)) * weights) @ coordinates)
-        local[self._n_own :] = 0
-        share = self._space(test).T @ local.reshape(-1, 1)
-        return np.asarray(self._functions(test).collect(share)[:, 0])
+        with together(functions.communicator):
+            found = np.asarray(values(points))
+            if found.shape != (len(points),):
+                raise ValueError(
+                    f"a function of points (n, 3) has to give values (n,): shape ({len(points)},), not {found.shape}"
+                )
+            if found.dtype.kind not in "biufc":
+                raise TypeError(f"a function of points has to give numbers, not {found.dtype}")
+        # Some processes may have no triangles, and no values to tell their type.
+        kind = np.result_type(np.float64, *gather_text(functions.communicator, found.dtype.name))
+        local = areas[:, None] * ((found.astype(kind).reshape(n, len(weights)) * weights) @ coordinates)
+        share = self._space(test)[: 3 * n].T @ local.reshape(-1, 1)
+        return np.asarray(functions.collect(share)[:, 0])
 
     def on_panels(self, values: NDArray[Any], space: Space) -> NDArray[Any]:
         """Return functions of a space by their values at the corners of each triangle, shape (3 t,) or (3 t, m)."""

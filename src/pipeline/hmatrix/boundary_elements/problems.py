@@ -20,6 +20,7 @@ from pipeline.hmatrix.boundary_elements.normal_derivative import FundamentalSolu
 from pipeline.hmatrix.boundary_elements.operators import LayerOperators
 from pipeline.hmatrix.boundary_elements.potentials import inside, potential
 from pipeline.hmatrix.boundary_elements.spaces import Space
+from pipeline.hmatrix.inputs import require_count, require_tolerance
 from pipeline.hmatrix.kernels import LaplaceSingleLayer
 from pipeline.hmatrix.krylov import SolveInfo, gmres
 from pipeline.hmatrix.swap import summed
@@ -228,7 +229,13 @@ def solve_system(
             m m^T / |m|² of each group is added to it.
         max_iterations: Largest number of iterations.
         communicator: The processes among which the unknowns are divided. A shift is for one process alone.
+
+    Raises:
+        ConfigError, TypeError, ValueError: If right-hand sides are not finite, or options are wrong.
+        ConvergenceError: If the tolerance is not reached.
     """
+    require_tolerance(tolerance)
+    require_count(max_iterations, "max_iterations")
     kind = np.result_type(system.dtype, right.dtype)
     scale = torch.from_numpy(system.scaling())[:, None]
     if shift is not None:

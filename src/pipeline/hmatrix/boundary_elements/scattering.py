@@ -227,11 +227,14 @@ def scattered_by(
         )
     k, eta = layers.wavenumber, coupling(layers)
     normals = np.repeat(
-        layers.mesh.normals.double().numpy(), 7, axis=0
+        mesh.normals.double().numpy(), 7, axis=0
     )  # loads are taken at seven points a triangle
 
     def derivatives(points: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray((incident.gradients(points) * normals).sum(axis=1))
+        gradients = np.asarray(incident.gradients(points))
+        if gradients.shape != points.shape:
+            raise ValueError(f"gradients at points {points.shape} have the same shape, not {gradients.shape}")
+        return np.asarray((gradients * normals).sum(axis=1))
 
     space: Space = "P0"
     if condition == "soft":

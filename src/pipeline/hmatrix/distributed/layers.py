@@ -8,6 +8,7 @@ triangle, linear functions to that of their vertex.
 """
 
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
 from pipeline.hmatrix.boundary_elements import LayerOperators, TriangleMesh
@@ -24,69 +25,18 @@ from pipeline.hmatrix.boundary_elements.normal_derivative import FundamentalSolu
 from pipeline.hmatrix.boundary_elements.problems import notes_on
 from pipeline.hmatrix.boundary_elements.spaces import Space, space_matrix
 from pipeline.hmatrix.boundary_elements.surface import WholeSurface
+from pipeline.hmatrix.distributed.known_functions import KnownFunctions
 from pipeline.hmatrix.distributed.matrix import DistributedH2Matrix
 from pipeline.hmatrix.distributed.single_layer import OwnTriangles
-from pipeline.hmatrix.kernels import Kernel
-from pipeline.hmatrix.swap import Halo, Ids, exchange
-from pipeline.runtime.communicator import Communicator
-from pipeline.runtime.together import gather_text, together
+from pipeline.hmatrix.inputs import as_array, described, require_tolerance
+from pipeline.hmatrix.kernels import Helmholtz, Kernel, LaplaceSingleLayer, Yukawa
+from pipeline.hmatrix.swap import Ids
+from pipeline.meshes.diagnosis import Diagnosis
+from pipeline.runtime.communicator import Communicator, require_communicator
+from pipeline.runtime.together import gather_text, require_alike, together
+from pipeline.runtime.words import shown
 
-
-@dataclass(frozen=True, eq=False)
-class KnownFunctions:
-    """Functions of a space, whose values are divided by ranges of their numbers.
-
-    Attributes:
-        known: Numbers of the functions on own triangles and those near them, sorted.
-        edges: Shape (processes + 1,); process p has the values of functions edges[p] to edges[p + 1] - 1.
-        halo: Who has the values of the known ones that are others'.
-        communicator: The processes.
-    """
-
-    known: Ids
-    edges: Ids
-    halo: Halo
-    communicator: Communicator
-
-    @classmethod
-    def of(cls, known: Ids, edges: Ids, communicator: Communicator) -> "KnownFunctions":
-        """Ask the others for the values that will be wanted; collective."""
-        first, last = edges[communicator.rank :][:2]
-        others = known[(known < first) | (known >= last)]
-        return cls(known, edges, Halo.of(communicator, others, edges), communicator)
-
-    @property
-    def n(self) -> int:
-        """How many values this process has."""
-        return int(np.diff(self.edges)[self.communicator.rank])
-
-    @cached_property
-    def _is_own(self) -> NDArray[np.bool_]:
-        first, last = self.edges[self.communicator.rank :][:2]
-        return np.asarray((self.known >= first) & (self.known < last))
-
-    @cached_property
-    def _own(self) -> Ids:
-        return np.asarray(self.known[self._is_own] - self.edges[self.communicator.rank], np.int64)
-
-    def spread(self, own: NDArray[Any]) -> NDArray[Any]:
-        """Return values of the known functions, given this process's, shape (n, m); collective."""
-        values = np.empty((len(self.known), *own.shape[1:]), own.dtype)
-        values[self._is_own] = own[self._own]
-        values[~self._is_own] = self.halo.fetch(self.communicator, own)
-        return values
-
-    def collect(self, known: NDArray[Any]) -> NDArray[Any]:
-        """Return sums over all processes for this process's functions, given its share for known ones; collective."""
-        total = np.zeros((self.n, *known.shape[1:]), known.dtype)
-        total[self._own] = known[self._is_own]
-        ranks = list(self.halo.n_rows)
-        ends = np.cumsum([self.halo.n_rows[rank] for rank in ranks])[:-1]
-        shares = np.split(known[~self._is_own], ends) if ranks else []
-        arrived = exchange(self.communicator, dict(zip(ranks, shares, strict=True)))
-        for rank, rows in self.halo.asked.items():
-            total[rows] += arrived[rank]
-        return total
+_AT_A_TIME = 65536  # rows of an array that are read together
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +56,9 @@ class OwnPanels:
     near: csr_array
     dtype: np.dtype[Any]
     compressed: Callable[[bool], DistributedH2Matrix]
-    _made: dict[bool, tuple[DistributedH2Matrix, csr_array]] = field(default_factory=dict, repr=False)
+    _made: dict[bool, tuple[DistributedH2Matrix, csr_array]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def product(self, x: NDArray[Any], *, transposed: bool) -> NDArray[Any]:
         """Return own rows of the product with x of shape (3 t, m), 0 in those of others; collective."""
@@ -132,7 +84,9 @@ class OwnPanels:
 
 @dataclass(frozen=True, eq=False)
 class DistributedLayerOperators(LayerOperators):
-    """The operators of `LayerOperators` on a divided surface. Making one and every product are collective.
+    """The operators of `LayerOperators` on a divided surface.
+
+    Making one, products, sums and multiples are collective: all processes call the same methods in the same order.
 
     Attributes:
         n_own: The first so many triangles of `mesh` are this process's; the others are near to these.
@@ -151,14 +105,14 @@ class DistributedLayerOperators(LayerOperators):
     whole: WholeSurface | None = None
     notes: tuple[str, ...] = ()
     communicator: Communicator | None = None
-    _known: dict[Space, KnownFunctions] = field(default_factory=dict, repr=False)
-    _panels: dict[str, Panels] = field(default_factory=dict, repr=False)
+    _known: dict[Space, KnownFunctions] = field(default_factory=dict, init=False, repr=False)
+    _panels: dict[str, Panels] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(
         cls,
-        vertices: NDArray[Any],
-        triangles: NDArray[Any],
+        vertices: ArrayLike,
+        triangles: ArrayLike,
         kernel: FundamentalSolution,
         communicator: Communicator,
         *,
@@ -170,15 +124,32 @@ class DistributedLayerOperators(LayerOperators):
         read it piece by piece, so that arrays mapped from files never come to memory whole.
 
         Args:
-            vertices: Shape (v, 3), the same on all processes.
+            vertices: Shape (v, 3). These and what follows are the same on all processes.
             triangles: Shape (t, 3).
             kernel: The fundamental solution.
             communicator: The processes.
             tolerance: The relative error allowed to compression.
 
         Raises:
-            ConfigError: If the mesh is not usable, or too coarse for the kernel's wavelength.
+            ConfigError: If the mesh is not usable, or too coarse for the kernel's wavelength, or if processes pass
+                unlike arguments; all of them raise it.
+            TypeError, ValueError: If an argument of one process is wrong; all of them raise it.
         """
+        require_communicator(communicator)
+        with together(communicator):
+            if not isinstance(kernel, LaplaceSingleLayer | Yukawa | Helmholtz):
+                raise TypeError(
+                    "kernel wants a fundamental solution (LaplaceSingleLayer, Yukawa, Helmholtz), not "
+                    f"{shown(kernel)}"
+                )
+            require_tolerance(tolerance)
+            vertices = _as_rows(vertices, "vertices", "biuf", "numbers")
+            triangles = _as_rows(triangles, "triangles", "iu", "whole numbers")
+            told = {"kernel": described(kernel), "tolerance": float(tolerance)}
+            told |= _checksums("vertices", vertices, np.float64) | _checksums(
+                "triangles", triangles, np.int64
+            )
+        require_alike(communicator, told)
         whole, notes = _everybodys_surface(vertices, triangles, kernel, communicator)
         edges = _edges(len(triangles), communicator)
         first, last = edges[communicator.rank :][:2].tolist()
@@ -201,6 +172,20 @@ class DistributedLayerOperators(LayerOperators):
         if self.whole is None or self.communicator is None:
             raise TypeError("divided operators are made by DistributedLayerOperators.of")
 
+    def __getstate__(self) -> None:
+        """Raise TypeError: processes cannot be copied."""
+        raise TypeError(
+            "operators of a divided surface cannot be pickled or copied: make them anew on all processes"
+        )
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        """Raise TypeError: triangles here are a part of the surface, which is open whatever the whole is."""
+        raise TypeError(
+            "divided operators know a part of their surface: `notes` has what was found wrong with all of it, and "
+            "solve_distributed_scattering solves with them"
+        )
+
     @property
     def surface(self) -> WholeSurface:
         """The surface in a few numbers."""
@@ -217,6 +202,10 @@ class DistributedLayerOperators(LayerOperators):
         if space == "P0":
             return self.surface.n_triangles
         return self.surface.n_vertices - (len(self.surface.open_vertices) if space == "P1_0" else 0)
+
+    def mass(self, test: Space = "P0", trial: Space = "P0") -> csr_array:
+        """Raise TypeError: `identity` is the same as an operator, whose products are collective."""
+        raise TypeError("the mass matrix of a divided surface is an operator: identity(test, trial)")
 
     @property
     def _n_own(self) -> int:
@@ -281,6 +270,24 @@ class DistributedLayerOperators(LayerOperators):
         )
 
 
+def _as_rows(values: ArrayLike, what: str, kinds: str, wanted: str) -> NDArray[Any]:
+    """Return an array of shape (n, 3) of numbers of some kinds; it is not read."""
+    array = as_array(values)
+    if array.ndim != 2 or array.shape[1] != 3:
+        raise ValueError(f"{what} of a mesh have the shape (n, 3), not {array.shape}")
+    if array.dtype.kind not in kinds:
+        raise TypeError(f"{what} of a mesh are {wanted}, not {array.dtype}")
+    return array
+
+
+def _checksums(what: str, array: NDArray[Any], dtype: type) -> dict[str, int]:
+    """Return what tells whether processes have the same numbers, whatever their type; reads them piece by piece."""
+    found = 0
+    for first in range(0, len(array), _AT_A_TIME):
+        found = zlib.crc32(np.asarray(array[first : first + _AT_A_TIME], dtype).tobytes(), found)
+    return {f"number of {what}": len(array), f"checksum of {what}": found}
+
+
 def _edges(n: int, communicator: Communicator) -> Ids:
     """Return where the ranges of about equally many begin, shape (processes + 1,)."""
     return np.arange(communicator.size + 1, dtype=np.int64) * n // communicator.size
@@ -300,7 +307,9 @@ def _everybodys_surface(
     told = ""
     with together(communicator):
         if communicator.rank == 0:
-            mesh = TriangleMesh(*(torch.from_numpy(np.array(part)) for part in (vertices, triangles)))
+            mesh = TriangleMesh(
+                torch.from_numpy(np.array(vertices)), torch.from_numpy(np.array(triangles, np.int64))
+            )
             layers = LayerOperators(mesh, kernel, screen=not mesh.is_closed)
             found = asdict(layers.surface) | {"notes": notes_on(layers)}
             told = json.dumps({k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in found.items()})
