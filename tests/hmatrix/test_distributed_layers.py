@@ -107,6 +107,23 @@ def test_a_divided_surface_scatters_as_the_whole_one(surface, condition):
         assert abs(iterations - expected.scattered.info.iterations) <= 1
 
 
+@pytest.mark.parametrize("condition", ["soft", "hard"])
+def test_vertices_in_single_precision_scatter_as_in_double(condition):
+    vertices, triangles = (np.asarray(part) for part in sphere_mesh(0))
+    wave = PlaneWave(0.5)
+    far = solve_scattering(mesh_of(vertices, triangles), wave, 0.5, condition=condition).far_field(np.eye(3))
+    single = mesh_of(vertices.astype(np.float32), triangles)
+    found = [solve_scattering(single, wave, 0.5, condition=condition).far_field(np.eye(3))]
+
+    def work(communicator):
+        layers = DistributedLayerOperators.of(single.vertices, triangles, Helmholtz(0.5), communicator)
+        return solve_distributed_scattering(layers, wave, condition=condition).far_field(np.eye(3))
+
+    # Both solves are within 1e-5, and corners within 1e-7.
+    for field in found + run_in_threads(2, work):
+        assert np.abs(field - far).max() <= 1e-4 * np.abs(far).max()
+
+
 def test_more_processes_than_triangles_are_of_no_harm():
     vertices, triangles = sphere_mesh(0)
     wave = PlaneWave(0.5)

@@ -247,6 +247,18 @@ def test_operators_of_unlike_functions_are_neither_added_nor_have_a_diagonal():
     ends(lambda c: layers_of(c).identity("P0", "P1").scaling(), ValueError, "has no diagonal", 3)
 
 
+def test_linear_functions_that_vanish_on_no_edge_are_the_same_as_all():
+    def work(communicator):
+        layers = layers_of(communicator)
+        assert layers.hypersingular().test is layers.identity("P1", "P1").test
+        return (layers.hypersingular() - layers.identity("P1", "P1_0")).to_dense()
+
+    whole = LayerOperators(BALL, Helmholtz(K))
+    expected = whole.hypersingular().to_dense() - whole.mass("P1", "P1").toarray()
+    found = np.concatenate(run_in_threads(3, work))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
 def test_what_needs_the_whole_surface_says_what_to_take_instead():
     def refused(communicator):
         layers = layers_of(communicator)

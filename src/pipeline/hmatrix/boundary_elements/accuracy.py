@@ -18,6 +18,7 @@ from pipeline.hmatrix.boundary_elements.operators import LayerOperators
 from pipeline.hmatrix.boundary_elements.pair_rules import TrianglePairs, touching_rule
 from pipeline.hmatrix.boundary_elements.panel_integrals import integrals, with_rules
 from pipeline.hmatrix.boundary_elements.quadrature import gauss_rule, self_mean
+from pipeline.meshes.triangles import TriangleMesh
 
 logger = logging.getLogger("pipeline.hmatrix")
 
@@ -55,6 +56,11 @@ def notes_on_shape(layers: LayerOperators) -> tuple[str, ...]:
     return (text,)
 
 
+def _precise(mesh: TriangleMesh) -> TriangleMesh:
+    """Return the mesh in double precision, in which integrals are judged."""
+    return TriangleMesh(mesh.vertices.double(), mesh.triangles)
+
+
 def _worst(layers: LayerOperators, triangles: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return half of the thinnest and half of the largest of too many triangles."""
     if len(triangles) <= _JUDGED:
@@ -67,8 +73,8 @@ def _worst(layers: LayerOperators, triangles: NDArray[np.int64]) -> NDArray[np.i
 
 def _errors_of_gauss(layers: LayerOperators, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return by how much the double layer of 1 differs from -1/2 in the mean over some triangles."""
-    mesh = layers.mesh
-    corners, normals, areas = mesh.corners.double(), mesh.normals.double(), mesh.areas.double()
+    mesh = _precise(layers.mesh)
+    corners, normals, areas = mesh.corners, mesh.normals, mesh.areas
     sums = np.zeros(len(mesh))
     near = near_pairs(mesh, layers.near)
     near = near[:, torch.from_numpy(np.isin(near.numpy(), chosen).any(axis=0))]
@@ -94,8 +100,8 @@ def _errors_of_gauss(layers: LayerOperators, chosen: NDArray[np.int64]) -> NDArr
 
 def _errors_of_own(layers: LayerOperators, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the relative errors of the integrals of 1/r over some triangles and themselves."""
-    mesh = layers.mesh
+    mesh = _precise(layers.mesh)
     pairs = TrianglePairs.of(mesh, torch.from_numpy(chosen).expand(2, -1))
     single, _, _ = integrals(mesh, 0j, pairs, touching_rule(3, layers.order))
-    exact = self_mean(mesh.corners[chosen].double()) * mesh.areas[chosen].double() ** 2 / (4 * math.pi)
+    exact = self_mean(mesh.corners[chosen]) * mesh.areas[chosen] ** 2 / (4 * math.pi)
     return np.asarray((single.sum(dim=(1, 2)) / exact - 1).abs().numpy())

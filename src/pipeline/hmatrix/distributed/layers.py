@@ -223,6 +223,8 @@ class DistributedLayerOperators(LayerOperators):
         return self._spaces[space]
 
     def _functions(self, space: Space) -> Functions:
+        if space == "P1_0" and not len(self.surface.open_vertices):
+            space = "P1"  # no vertex is left out: these are the same functions
         if space not in self._known:
             assert self.communicator is not None
             known, edges = np.sort(self.numbers), self.edges
