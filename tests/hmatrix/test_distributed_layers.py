@@ -167,3 +167,36 @@ def test_a_wave_of_another_length_is_refused():
             solve_distributed_scattering(layers, PlaneWave(K), condition="wet")
 
     run_in_threads(2, work)
+
+
+def bytes_of(layers):
+    """Return the bytes of what a process knows of a surface, matrices of far triangles left aside."""
+    layers.identity("P1", "P0"), layers.identity("P1_0", "P1_0")
+    single, double = layers._integrals.single, layers._integrals.double
+    arrays = [layers.mesh.vertices.numpy(), layers.mesh.triangles.numpy(), layers.numbers, layers.vertices]
+    arrays += [
+        part for A in (single, double, *layers._spaces.values()) for part in (A.data, A.indices, A.indptr)
+    ]
+    arrays += [part for known in layers._known.values() for part in (known.known, *known.halo.asked.values())]
+    return sum(array.nbytes for array in arrays)
+
+
+def test_what_a_process_knows_of_a_surface_stays_as_the_surface_grows_with_the_processes():
+    def largest(n_processes):
+        x, y = (
+            part.ravel() for part in np.meshgrid(np.arange(8 * n_processes + 1), np.arange(4), indexing="ij")
+        )
+        corner = (np.arange(8 * n_processes)[:, None] * 4 + np.arange(3)).ravel()
+        triangles = np.stack([corner, corner + 4, corner + 5, corner, corner + 5, corner + 1], 1).reshape(
+            -1, 3
+        )
+        vertices = np.stack([x, y, 0 * x], 1).astype(float)
+
+        def work(communicator):
+            return bytes_of(
+                DistributedLayerOperators.of(vertices, triangles, LaplaceSingleLayer(), communicator)
+            )
+
+        return max(run_in_threads(n_processes, work))
+
+    assert largest(8) <= 1.03 * largest(4)

@@ -109,6 +109,13 @@ def test_a_fit_has_room_for_what_a_million_values_were_measured_to_take():
     assert foretold_job("compress", FACTS, asked, 1e-6, node).n_bytes < job.n_bytes
 
 
+@pytest.mark.parametrize(("n", "most"), [(1280, 439e6), (5120, 733e6)])
+def test_a_job_of_scattering_has_room_for_what_two_processes_were_measured_to_take(n, most):
+    node = NodeLimits(n_bytes=1e12, processes=2)
+    facts = {"name": "sphere", "n": n, "dimension": 3}
+    assert foretold_job("solve", facts, {"task": "scattering"}, 1e-5, node).n_bytes >= 2 * most
+
+
 def test_a_job_with_less_memory_than_was_foretold_is_refused_in_one_line():
     foretold = foretell("file", 10**6, 2, 1e-6, 1e-2, 4).solve_bytes
     require_room(foretold, 4, {})  # no Slurm, which would tell

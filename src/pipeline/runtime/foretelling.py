@@ -30,9 +30,10 @@ _ENDS, _FIT = 2, 1e-7
 _SURFACES = ("airports", "cities", "geoid", "sphere", "cube", "mesh")
 _MESHES = ("sphere", "cube", "mesh")
 _POINTS_OF_TRIANGLE = 3
-# Bytes of both layers of a wave beside those of one real matrix's build, near integrals included: 9.1 times were
-# measured on a sphere of 5,120 triangles at 1e-5, half as many again are a margin.
+# Bytes of both layers of a wave beside those of one real matrix's build, near integrals included: 12.3 times were
+# measured on a sphere of 5,120 triangles at 1e-5 and two processes; there is a margin beside that.
 _LAYERS = 14
+_DIAGNOSED = 1400  # bytes for each triangle of all, which the first process looks at before they are divided
 
 
 # Most columns of a matrix of low rank, for each row: with more, a dense matrix is as good.
@@ -201,7 +202,7 @@ def foretold_job(
         if scatters and stage == "solve":  # single and double layer, and no factorization
             each = _times(found.compress_bytes, _LAYERS)
         together = min(processes, node.processes)
-        n_bytes = together * each
+        n_bytes = together * each + (_DIAGNOSED * size[1] if scatters and stage == "solve" else 0)
         crowded = n_bytes > _FULL * node.n_bytes and each > 2 * _PROGRAM
         if processes >= _MOST_PROCESSES or not (crowded or size[1] > _ROWS * processes):
             return JobResources(-(-processes // node.processes), processes, n_bytes)

@@ -24,7 +24,7 @@ logger = logging.getLogger("pipeline.hmatrix")
 
 _NOTED, _REFUSED = 0.05, 0.4  # errors of the double layer of 1; from there on single layers become indefinite
 _JUDGED = 256  # triangles at most
-_EVALUATIONS = 2_000_000  # of the kernel at a time
+_EVALUATIONS = 250_000  # of the kernel at a time
 
 
 def notes_on_shape(layers: LayerOperators) -> tuple[str, ...]:

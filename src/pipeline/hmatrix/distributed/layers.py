@@ -71,9 +71,8 @@ class OwnPanels:
     def rows(self, *, transposed: bool) -> tuple[DistributedH2Matrix, csr_array]:
         """Return own rows of K and of Z, or of their transposes; collective where they are first wanted."""
         if transposed not in self._made:
-            near = _first_rows(
-                self.near.T.tocsr() if transposed else self.near, self.rule.shape[1], self.dtype
-            )
+            n_own = self.rule.shape[1]
+            near = _first_rows(self.near.T.tocsr() if transposed else self.near, n_own, self.dtype)
             self._made[transposed] = self.compressed(transposed), near
         return self._made[transposed]
 
@@ -296,10 +295,11 @@ def _edges(n: int, communicator: Communicator) -> Ids:
 
 
 def _first_rows(matrix: csr_array, n: int, dtype: np.dtype[Any]) -> csr_array:
-    """Return a matrix of the same shape with the first rows alone."""
+    """Return a matrix of the same shape with the first rows alone, whose entries stay where they are if they can."""
     end = matrix.indptr[n]
     starts = np.minimum(matrix.indptr, end)
-    return csr_array((matrix.data[:end].astype(dtype), matrix.indices[:end], starts), shape=matrix.shape)
+    entries = matrix.data[:end].astype(dtype, copy=False)
+    return csr_array((entries, matrix.indices[:end], starts), shape=matrix.shape)
 
 
 def _everybodys_surface(

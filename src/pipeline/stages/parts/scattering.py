@@ -28,7 +28,7 @@ from pipeline.stages.parts.divided import created, save_rows
 #: Degrees between the directions of the far field that are kept.
 STEP = 1
 BOTH_LAYERS = "the solve holds the double layer too, which is not in the storage that is told here"
-_AT_A_TIME = 4_000_000  # waves between directions and quadrature points that are evaluated together
+_AT_A_TIME = 500_000  # waves between directions and quadrature points that are evaluated together
 _POINTS = 7  # quadrature points of a triangle in the far field
 _DEGREES = 10  # of spherical harmonics beyond those that a body of this size has, for digits
 
