@@ -169,6 +169,25 @@ def test_a_wave_of_another_length_is_refused():
     run_in_threads(2, work)
 
 
+@pytest.mark.parametrize(("n", "n_processes"), [(8, 3), (11, 7)])
+def test_both_processes_of_a_pair_know_whether_it_is_near_where_rounding_decides(n, n_processes):
+    vertices, triangles = plate(n)
+    vertices = vertices + np.array([17.3, -5.1, 2.2])
+    mesh = mesh_of(vertices, triangles)
+    whole = LayerOperators(mesh, LaplaceSingleLayer(), screen=True)
+    wanted = {tuple(pair) for pair in whole._near_pairs().sort(dim=0).values.T.tolist()}
+
+    def work(communicator):
+        layers = DistributedLayerOperators.of(vertices, triangles, LaplaceSingleLayer(), communicator)
+        numbers = torch.from_numpy(layers.numbers)
+        own = set(layers.numbers[: layers.n_own].tolist())
+        found = {tuple(pair) for pair in numbers[layers._near_pairs()].sort(dim=0).values.T.tolist()}
+        return found, {pair for pair in wanted if own & set(pair)}
+
+    for found, known in run_in_threads(n_processes, work):
+        assert found == known
+
+
 def bytes_of(layers):
     """Return the bytes of what a process knows of a surface, matrices of far triangles left aside."""
     layers.identity("P1", "P0"), layers.identity("P1_0", "P1_0")

@@ -37,6 +37,7 @@ from pipeline.runtime.together import gather_text, require_alike, together
 from pipeline.runtime.words import shown
 
 _AT_A_TIME = 65536  # rows of an array that are read together
+_TIE = 1e-2  # relative difference of distances that rounding stays below, wherever a mesh may lie
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,8 +154,10 @@ class DistributedLayerOperators(LayerOperators):
         edges = _edges(len(triangles), communicator)
         first, last = edges[communicator.rank :][:2].tolist()
         with together(communicator):
-            near = OwnTriangles.of(vertices, triangles, first, last)
-            numbers = np.concatenate([np.arange(first, last), near.others])
+            # Structured meshes have triangles just as far apart as near ones are at most. Rounding decides over them in
+            # `near_pairs`, which has to know them on both processes.
+            others = OwnTriangles.of(vertices, triangles, first, last, near=(1 + _TIE) * cls.near).others
+            numbers = np.concatenate([np.arange(first, last), others])
             corners = np.asarray(triangles[numbers], np.int64).reshape(-1, 3)
             known = np.unique(corners)
             mesh = TriangleMesh(
@@ -162,7 +165,7 @@ class DistributedLayerOperators(LayerOperators):
                 torch.from_numpy(np.searchsorted(known, corners)),
             )
         return cls(
-            mesh, kernel, tolerance, near=near.near, screen=len(whole.open_vertices) > 0,
+            mesh, kernel, tolerance, screen=len(whole.open_vertices) > 0,
             n_own=last - first, numbers=numbers, vertices=known, edges=edges, whole=whole, notes=notes,
             communicator=communicator,
         )  # fmt: skip
