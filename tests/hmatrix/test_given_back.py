@@ -17,7 +17,8 @@ from pipeline.hmatrix.parts import Problem, Team, eliminate
 from pipeline.hmatrix.skeleton import FarSampling
 
 N = 24_000
-LEAST, SHARE = 32 << 20, 1 / 8  # that may stay free, as in native/eliminate.cpp
+# What stays free at this size; `give_back` in native/eliminate.cpp waits for 256 MB or twice the bytes in use.
+LEAST, SHARE = 32 << 20, 1 / 8
 STATM = Path("/proc/self/statm")
 
 
