@@ -22,6 +22,10 @@ def default_dtype(dtype):
         torch.set_default_dtype(before)
 
 
+# Products of BF16 numbers, taken where they were faster, round activations and weights to 2^-9 of themselves.
+# Two layers multiply.
+ROUNDING = 4 * 2**-9
+
 STATES = {
     "float64": lambda: default_dtype(torch.float64),
     "float16": lambda: default_dtype(torch.float16),
@@ -65,7 +69,7 @@ def test_a_network_is_the_same_in_every_state_of_torch(state, tmp_path, generato
     assert (empty.dtype, empty.device.type, empty.shape) == (torch.float32, "cpu", (0, 5))
     assert found == errors
     assert (tmp_path / "state.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
-    torch.testing.assert_close(read(x), wanted, atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(read(x), wanted, atol=ROUNDING, rtol=ROUNDING)
 
 
 @plain_torch()

@@ -73,14 +73,15 @@ class Workplace:
         """Variables with which Python finds the copy's modules."""
         return os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"} | self.variables
 
-    def options(self, study) -> list[str]:
+    def options(self, study, arguments) -> list[str]:
         """Options of snakemake that come before a test's own.
 
-        A matrix is one process's: what several do is tested where it is asked for, and each has to be started.
+        A matrix is one process's: what several do is tested where it is asked for, and each has to be started. A
+        profile's resources are those that it sets.
         """
-        one = ["compress:tasks=1", "solve:tasks=1"]
+        one = ["--set-resources", "compress:tasks=1", "solve:tasks=1"]
         # --configfile takes all words that follow it, targets as well.
-        return ["--configfile", study, "--set-resources", *one, "--cores", "2"]
+        return ["--configfile", study, *([] if "--profile" in arguments else one), "--cores", "2"]
 
     def start(self, *arguments, study="study.yaml", warm=False, **options) -> subprocess.Popen:
         """Start snakemake on a study."""
@@ -88,7 +89,7 @@ class Workplace:
             f"{folder_of_programs()}/python" if warm else sys.executable,
             "-m",
             "snakemake",
-            *self.options(study),
+            *self.options(study, arguments),
             *arguments,
         ]
         return subprocess.Popen(
@@ -99,7 +100,7 @@ class Workplace:
     def snakemake(self, *arguments, code=0, study="study.yaml") -> str:
         """Run snakemake to its end and return what it printed."""
         if not self.variables.keys() & OBEYED_AT_STARTS:
-            command = ["-m", "snakemake", *self.options(study), *arguments]
+            command = ["-m", "snakemake", *self.options(study, arguments), *arguments]
             done = run_python(command, folder=self.folder, environment=self.environment())
             assert done.returncode == code, done.stdout
             return done.stdout
