@@ -1,9 +1,9 @@
 """What each class of routines attains on small reference layers: the measured side of predicted layer times.
 
-A run of a routine takes, by the model, FLOPs / rate for its products, c for every number that it loads and d for every
-one that it writes between them (loads that gather, transforms, epilogues), and that part theta of its memory time which
-the arithmetic does not hide. Reference layers of other sizes than networks have tell these apart: with much arithmetic
-per number and with little, near and far; see `references`.
+By the model, the time of a run has three parts: FLOPs / rate for the products; c for every number that is loaded and d
+for every one that is written between them (loads that gather, transforms, epilogues); and the part theta of the memory
+time that the arithmetic does not hide. Reference layers tell these apart, with much arithmetic per number and with
+little, near and far. Networks rarely have layers of their sizes; see `references`.
 """
 
 import functools
@@ -27,7 +27,7 @@ from pipeline.precision.work import Work, work_of
 
 SAMPLING = Sampling(n_samples=15, seconds_per_sample=100e-6, seconds_at_most=0.5)
 PAUSE = 5e-3  # seconds in which other programs may use the last cache, as long as some networks take
-WAKING = Sampling(n_samples=75, seconds_at_most=1.0)  # of one run each
+WAKING = Sampling(n_samples=75, seconds_at_most=1.0)  # each sample is one run
 
 
 def measure_attained(roofs: Roofs) -> Roofs:
@@ -107,7 +107,8 @@ def _waking(large: Layer, roofs: Roofs) -> float:
 def _keeping(roofs: Roofs) -> Roofs:
     """The roofs with what the last cache keeps, and what pages of weights cost that lie in it or in memory.
 
-    A small layer's time tells where its weights were, after as many bytes were read as the cache has, or after a pause.
+    The time of a small layer tells where its weights were. Between its runs nothing happens, or so many bytes are read
+    as the last cache holds, or four times as many, or time passes; then the second cache is filled with other numbers.
     """
     last = max(roofs.cache_bytes.values())
     layer = replace(linear(384, 96), routine="product fp32").in_single()

@@ -302,7 +302,7 @@ class Layer:
         return math.prod(self.output_shape) if self.kind != "gather" else 0
 
     def to_dict(self) -> dict[str, Any]:
-        """The layer as JSON can hold it, without what is as it is by default."""
+        """The layer as JSON can hold it, without the fields that have their defaults."""
         document = _told(self)
         if self.geometry is not None:
             document["geometry"] = _told(self.geometry)

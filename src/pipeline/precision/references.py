@@ -13,9 +13,9 @@ class Family:
     """Layers of one kind that differ in what they do most.
 
     Attributes:
-        layers: They; the first tells which routines there are.
-        routines: How the names of the routines begin that these layers calibrate; empty for all.
-        batches: Batch sizes that are classes of their own.
+        layers: The layers; every routine that can run the first is calibrated.
+        routines: Prefixes of the names of the routines to calibrate; empty for all.
+        batches: Batch sizes, each of which makes a class of its own.
     """
 
     layers: tuple[Layer, ...]
@@ -48,7 +48,7 @@ def pooling(kind: Kind, channels: int, size: int, kernel: int = 2) -> Layer:
 
 
 def of_numbers(kind: Kind, channels: int, size: int) -> Layer:
-    """Layers that keep the shape of what they are given."""
+    """A layer whose output has the shape of its input."""
     shape = (channels, size, size)
     addend = "given" if kind in ("add", "multiply", "scale") else None
     return Layer("reference", kind, "given", shape, shape, addend=addend)
@@ -60,14 +60,14 @@ def pixels_twice(channels: int, size: int) -> Layer:
 
 
 def twice_as_large(layer: Layer) -> Tensor:
-    """The places, channels last, of such a layer."""
+    """Index of the input, channels last, that each number of a layer of `pixels_twice` is copied from."""
     channels, rows, columns = layer.input_shape
     places = torch.arange(channels * rows * columns, dtype=torch.int32).view(rows, columns, channels)
     return places.repeat_interleave(2, 0).repeat_interleave(2, 1).flatten().contiguous()
 
 
 def products(n: int, rows: int, inner: int, columns: int) -> Layer:
-    """Products of matrices that lie one behind the other, by rows."""
+    """A layer of `n` products of matrices, which are stored by rows, one matrix after the other."""
     operands = Operands(
         rows=rows,
         inner=inner,
@@ -77,8 +77,16 @@ def products(n: int, rows: int, inner: int, columns: int) -> Layer:
         addend_offsets=tuple(i * inner * columns for i in range(n)),
         addend_strides=(columns, 1),
     )
-    return Layer("reference", "matmul", "given", (inner, n * rows, 1), (columns, n * rows, 1), addend="other",
-                 addend_size=n * inner * columns, operands=operands)  # fmt: skip
+    return Layer(
+        "reference",
+        "matmul",
+        "given",
+        (inner, n * rows, 1),
+        (columns, n * rows, 1),
+        addend="other",
+        addend_size=n * inner * columns,
+        operands=operands,
+    )
 
 
 def _pointwise(channels: int, outputs: int, size: int) -> Layer:

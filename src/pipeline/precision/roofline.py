@@ -36,7 +36,7 @@ RooflineTerm = Literal["compute", "L1", "L2", "L3", "DRAM", "conversion"]
 MemoryLevel = Literal["L1", "L2", "L3", "DRAM"]
 Mode = Literal["warm", "cold", "network"]
 
-PAGE = 4096
+PAGE = 4096  # bytes of a page that is not large
 LARGE_PAGES = 256 << 10  # bytes from which on weights lie in large pages; native/buffer.hpp
 SYSFS = Path("/sys/devices/system/cpu/cpu0/cache")
 TYPICAL: dict[MemoryLevel, int] = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}
@@ -80,7 +80,7 @@ class Roofs:
         kept_bytes: What the last cache keeps of what is read in a circle, which may be less than it holds; 0 for all.
         kept_seconds: After how long others have taken all but 1 / e of a last cache that they share; 0 for never.
         pair_gflops: Multiply-adds of bfloat16 pairs, in GFLOP/s; 0 where the processor has none.
-        functions: Seconds that a function of a number takes, by name.
+        functions: Seconds that each function takes per number, by name.
     """
 
     instruction_set: str
@@ -133,7 +133,7 @@ class Roofs:
         """Where so many bytes come from that are read in a circle: shares of them by level.
 
         Args:
-            n_bytes: All of them.
+            n_bytes: Bytes that each round reads.
             period: Seconds from one round to the next, in which others use the last cache too.
         """
         nearest = self.level(n_bytes)
@@ -148,8 +148,8 @@ class Roofs:
 
 
 def kept_bytes(n_bytes: float, share: float) -> float:
-    """What a cache keeps that so many bytes, read in a circle, leave such a share of: undo `kept_share`."""
-    share = min(max(share, 0.02), 0.98)
+    """Undo `kept_share`: the size of a cache that keeps this share of so many bytes, which are read in a circle."""
+    share = min(max(share, 0.02), 0.98)  # measured shares beyond these are noise, and 0 and 1 tell no size
     return n_bytes * (1.0 - share) / -math.log(share)
 
 
@@ -186,8 +186,8 @@ class Bound:
         term: What it is.
         level: The level of memory where most of the memory time is spent.
         memory: The memory term alone.
-        streamed: What it has of weights and activations, without the workspace, whose passes are part of what each
-            number costs.
+        streamed: The memory term of weights and activations, without passes over the workspace that caches serve:
+            the cost of each number contains these.
         predicted: Seconds that the run should take.
         traffic: Bytes by level.
     """

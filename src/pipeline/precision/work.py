@@ -20,12 +20,9 @@ from pipeline.precision.strips import STRIP_BYTES, Strips
 VECTOR = 16  # outputs of a group that fill a vector; fewer leave a part of it idle
 NARROW = 4  # channels of a first layer, whose loops over the taps are too short to run at the others' rate
 BLOCK = 7  # depthwise outputs next to each other that share their inputs; `depthwise_block` in native/routines.hpp
-CUTS = (
-    "",
-    "clip",
-    "hard_swish",
-)  # functions that routines apply to sums in registers; `Cut` in native/finish.inl
-LARGEST = 65504.0  # that binary16 holds
+# Functions that routines apply to sums in registers; `Cut` in native/finish.inl.
+CUTS = ("", "clip", "hard_swish")
+LARGEST = 65504.0  # the largest finite number of binary16
 
 
 @dataclass(frozen=True)
@@ -33,12 +30,12 @@ class Work:
     """What one run of a layer does.
 
     Attributes:
-        flops: Executed, which Winograd's algorithm has fewer of than the layer's definition.
+        flops: FLOPs that are executed; Winograd's algorithm executes fewer than the layer's definition has.
         weight_bytes: Weights as they are packed.
         activation_bytes: Inputs, addends and outputs, each once.
         conversions: Numbers converted between binary16 and binary32.
         workspace_bytes: Intermediate results, written and read again.
-        slots: FLOPs that the vectors have room for while these are executed; 0 for as many as `flops`.
+        slots: FLOPs that are executed, vectors that are not full counted as full; 0 for as many as `flops`.
         numbers: Inputs and addends as they are loaded, vectors that are not full counted as full.
         results: Outputs, counted in the same way.
         function: What is applied to each result with more than a comparison; empty for none.
@@ -202,7 +199,7 @@ def _inside(geometry: WindowGeometry, axis: int, size: int, count: int) -> list[
 
 
 def _function(layer: Layer) -> str:
-    """The function that takes its time: not one that sums in registers are cut off by."""
+    """The function whose time is counted by itself; empty where it is applied to sums in registers."""
     if layer.kind in ("activation", "multiply"):
         return layer.function
     in_registers = not layer.routine.startswith("depthwise") or layer.output_dtype == "float16"
@@ -247,7 +244,7 @@ def routine_class(layer: Layer, batch: int, *, one_vector: bool = False) -> str:
     if layer.routine.startswith("depthwise"):
         halves = layer.output_dtype == "float16"
         if layer.function == "clip" and max(map(abs, layer.constants[:2])) <= LARGEST:
-            parts.append("bounded")  # no result is looked at whether binary16 holds it
+            parts.append("bounded")  # results need no check that binary16 holds them
     elif not layer.has_weights:
         halves = halves and layer.output_dtype == "float16"
     if halves != usual and parts[-1] != "narrow":
