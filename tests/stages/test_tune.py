@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from pipeline.artifacts.results.network import Score
@@ -7,7 +8,7 @@ from pipeline.config.loading import validate
 from pipeline.config.training import RunSpec, TrainingSpec
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.stages import tune
-from pipeline.stages.tune import best
+from pipeline.stages.tune import best, finalists
 from pipeline.training import train
 
 SEARCH = {"lr": [0.01, 0.1], "weight_decay": [1e-4, 1e-2], "momentum": [0.8, 0.95]}
@@ -93,6 +94,60 @@ def test_the_best_trial_has_the_highest_accuracy_and_at_equal_ones_the_lowest_lo
     assert best([]) is None
 
 
+def test_the_two_best_trials_get_further_seeds_and_an_interruption_changes_nothing(
+    tuned_study, bench, monkeypatch, capsys
+):
+    tuned_study["training"] |= {"final_seeds": 2, "tuning_seed": 50}
+    bench.write_specs(tuned_study)
+    bench.dataset()
+    seeds = []
+
+    def noted(*args, seed, **kwargs):
+        seeds.append(seed)
+        if len(seeds) == 6:
+            raise Interrupted("stopped on request")
+        return train(*args, seed=seed, **kwargs)
+
+    monkeypatch.setattr(tune, "train", noted)
+    assert bench.run("tune", **options(bench)) == 75
+    assert bench.run("tune", **options(bench)) == 0
+    assert seeds == [50, 50, 50, 51, 52, 51, 51, 52]  # the sixth was stopped and done anew
+    assert "(mean of 3 seeds)" in capsys.readouterr().out
+    facts = Artifact.open(bench.manifest("tune"), "tuning").facts_as(TuningFacts)
+    monkeypatch.setattr(tune, "train", train)
+    bench.manifest("tune").unlink()
+    assert bench.run("tune", **options(bench)) == 0
+    undisturbed = Artifact.open(bench.manifest("tune"), "tuning").facts_as(TuningFacts)
+    assert undisturbed.chosen == facts.chosen
+    assert [(t.validation, t.repeats) for t in undisturbed.trials] == [
+        (t.validation, t.repeats) for t in facts.trials
+    ]
+    assert sorted(len(trial.repeats) for trial in facts.trials) == [0, 2, 2]
+    means = {
+        number: np.mean([score.accuracy for score in (trial.validation, *trial.repeats)])
+        for number, trial in enumerate(facts.trials)
+        if trial.repeats
+    }
+    assert list(means) == finalists(facts.trials)
+    assert means[facts.chosen] == max(means.values())
+
+
+def test_a_better_mean_wins_and_a_trial_that_diverges_with_one_seed_does_not():
+    def trial(*accuracies, failure=""):
+        first, *others = [Score(loss=1 - accuracy, accuracy=accuracy) for accuracy in accuracies]
+        return Trial(values={}, validation=first, repeats=others, seconds=1.0, failure=failure)
+
+    diverged = Trial(values={}, validation=None, seconds=1.0, failure="the loss is not finite")
+    assert finalists([trial(0.8), diverged, trial(0.7), trial(0.9)]) == [0, 3]
+    assert finalists([diverged, trial(0.2)]) == [1]
+    # The order does not hang on which of them has had its further seeds.
+    assert finalists([trial(0.8, 0.1), diverged, trial(0.7), trial(0.9)]) == [0, 3]
+    assert best([trial(0.8, 0.8), diverged, trial(0.7), trial(0.9, 0.6)]) == 0
+    assert best([trial(0.8, failure="it diverged"), trial(0.7), trial(0.9, 0.6)]) == 2
+    assert best([trial(0.8, failure="it diverged"), trial(0.7), trial(0.9, failure="it diverged")]) == 1
+    assert best([trial(0.8, failure="it diverged"), diverged]) is None
+
+
 @pytest.mark.parametrize(
     ("search", "words"),
     [
@@ -105,6 +160,16 @@ def test_a_wrong_search_is_refused_with_its_path(study, search, words):
     study["training"]["runs"]["only"]["search"] = search
     with pytest.raises(ConfigError, match=f"training.runs.only.{words}"):
         validate(study)
+
+
+def test_final_seeds_past_the_last_seed_are_refused(tuned_study):
+    tuned_study["training"] |= {"final_seeds": 2, "tuning_seed": 2**63 - 2}
+    with pytest.raises(
+        ConfigError, match=r"training\.tuning_seed: the final_seeds after it must lie below 2\^63"
+    ):
+        validate(tuned_study)
+    tuned_study["training"]["final_seeds"] = 1
+    validate(tuned_study)
 
 
 def test_runs_that_are_searched_have_as_many_options_each(tuned_study):

@@ -35,6 +35,7 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
             run=_part(RunSpec, run),
             search=run.search,
             trials=study.training.trials,
+            final_seeds=study.training.final_seeds,
             seed=study.training.tuning_seed,
             model=study.model,
             device=study.device,

@@ -108,12 +108,14 @@ class TuningSpec(Section):
     Attributes:
         search: Range of each option.
         trials: Number of trials.
+        final_seeds: Further seeds of the two best trials.
         seed: Seed of the drawn options, and of every trial's weights, order and smoothing.
     """
 
     run: RunSpec
     search: dict[str, tuple[float, float]]
     trials: int
+    final_seeds: int = 0
     seed: int
     model: Model
     device: Literal["auto", "cpu", "cuda"]
@@ -148,12 +150,23 @@ class Training(Section):
         description="Trials of every run that has a search; the best on the validation images is trained with all "
         "seeds. 0: runs are trained as they stand.",
     )
+    final_seeds: Annotated[int, Field(ge=0, le=100)] = Field(
+        0,
+        description="Further seeds with which the two best trials of each run are trained again; the better mean on "
+        "the validation images is chosen. 0: one seed decides.",
+    )
     tuning_seed: Seed = Field(1000, description="Seed of the trials' drawn options, weights and order.")
 
     @property
     def tuned(self) -> list[str]:
         """Names of the runs whose options trials choose."""
         return [name for name, run in self.runs.items() if run.search] if self.trials else []
+
+    @model_validator(mode="after")
+    def _final_seeds_are_seeds(self) -> "Training":
+        if self.tuning_seed + self.final_seeds >= 2**63:
+            raise misfit("tuning_seed: the final_seeds after it must lie below 2^63")
+        return self
 
     @model_validator(mode="after")
     def _sweeps_can_be_judged(self) -> "Training":

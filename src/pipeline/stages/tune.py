@@ -1,7 +1,7 @@
 """Stage `tune`: options of one training run, the best of some trials on the validation images."""
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from time import perf_counter
 
@@ -58,13 +58,16 @@ def _tune(
     with locked(checkpoint, options.run, device, communicator, interrupted):
         found = agreed_checkpoint(checkpoint, device, communicator)
         trials = [Trial.model_validate(trial) for trial in found.scalars["trials"]] if found else []
-        for values in draws[len(trials) :]:
-            trial = _trial(spec, values, dataset, training, validation, communicator, interrupted)
-            trials.append(trial)
+
+        def score(values: dict[str, float], seed: int) -> Trial:
+            return _trial(spec, values, seed, dataset, training, validation, communicator, interrupted)
+
+        for number in _trained(spec, draws, trials, score):
             if communicator.rank == 0:
                 kept = [trial.model_dump(mode="json") for trial in trials]
-                checkpoint.save({}, {"step": len(trials), "trials": kept})
-                print(f"{options.run}: trial {len(trials)} of {spec.trials}, {_in_words(trial)}", flush=True)
+                checkpoint.save({}, {"step": sum(1 + len(trial.repeats) for trial in trials), "trials": kept})
+                words = _in_words(trials[number])
+                print(f"{options.run}: trial {number + 1} of {spec.trials}, {words}", flush=True)
         chosen = best(trials)
         if chosen is None:
             which = "the only trial" if spec.trials == 1 else f"all {spec.trials} trials"
@@ -84,26 +87,73 @@ def _tune(
             print(f"{options.run}: chose trial {chosen + 1}, {_in_words(trials[chosen])}")
 
 
+def _trained(
+    spec: TuningSpec,
+    draws: list[dict[str, float]],
+    trials: list[Trial],
+    score: Callable[[dict[str, float], int], Trial],
+) -> Iterator[int]:
+    """Train what is left of the trials: each with the first seed, then the two best with further ones.
+
+    Yields:
+        The number of each trial that has become longer.
+    """
+    for values in draws[len(trials) :]:
+        trials.append(score(values, spec.seed))
+        yield len(trials) - 1
+    last = spec.seed + spec.final_seeds
+    for number in finalists(trials):
+        for seed in range(spec.seed + 1 + len(trials[number].repeats), last + 1):
+            if trials[number].failure:
+                break
+            trials[number] = _joined(trials[number], score(trials[number].values, seed))
+            yield number
+
+
+def finalists(trials: list[Trial]) -> list[int]:
+    """The two trials of the highest validation accuracy with the first seed, at equal ones of the lowest loss."""
+    return sorted(number for *_, number in sorted(_ranks(trials, [t.validation for t in trials]))[:2])
+
+
 def best(trials: list[Trial]) -> int | None:
-    """The trial of the highest validation accuracy, at equal ones of the lowest loss; none where all diverged."""
-    scores = {
-        number: (trial.validation.accuracy or 0.0, -(trial.validation.loss or 0.0), -number)
-        for number, trial in enumerate(trials)
-        if trial.validation is not None
-    }
-    return max(scores, key=lambda number: scores[number], default=None)
+    """The trial of the highest mean accuracy of those with most seeds; none where all diverged.
+
+    At equal accuracies it is the one of the lowest loss.
+    """
+    return min(_ranks(trials, [trial.mean() for trial in trials]), default=(None,))[-1]
+
+
+def _ranks(trials: list[Trial], scores: list[Score | None]) -> list[tuple[int, float, float, int]]:
+    """What orders the trials that have a score, the best first, with the number of each."""
+    return [
+        (-len(trial.repeats), -(score.accuracy or 0.0), score.loss or 0.0, number)
+        for number, (trial, score) in enumerate(zip(trials, scores, strict=True))
+        if score is not None
+    ]
+
+
+def _joined(trial: Trial, repeat: Trial) -> Trial:
+    """A trial and its repetition with another seed."""
+    return trial.model_copy(
+        update={
+            "repeats": [*trial.repeats, *([repeat.validation] if repeat.validation else [])],
+            "seconds": trial.seconds + repeat.seconds,
+            "failure": repeat.failure,
+        }
+    )
 
 
 def _trial(
     spec: TuningSpec,
     values: dict[str, float],
+    seed: int,
     dataset: Artifact,
     training: Samples,
     validation: Samples,
     communicator: Communicator,
     interrupted: Callable[[], bool],
 ) -> Trial:
-    model = model_of(spec.model, dataset, spec.seed).to(training.labels.device)
+    model = model_of(spec.model, dataset, seed).to(training.labels.device)
     # Nobody looks at the epochs of a trial: they are measured on one sample.
     recipe = replace(spec.run.with_values(values).recipe(), n_measured=1)
     start = perf_counter()
@@ -113,7 +163,7 @@ def _trial(
             recipe,
             training,
             validation[:1],
-            seed=spec.seed,
+            seed=seed,
             communicator=communicator,
             interrupted=interrupted,
         )
@@ -128,6 +178,8 @@ def _trial(
 
 def _in_words(trial: Trial) -> str:
     values = ", ".join(f"{name} {value:.3g}" for name, value in trial.values.items())
-    if trial.validation is None:
+    mean = trial.mean()
+    if mean is None:
         return f"{values}: diverged ({trial.failure})"
-    return f"{values}: validation accuracy {trial.validation.accuracy:.4f}, loss {trial.validation.loss:.4f}"
+    seeds = f" (mean of {1 + len(trial.repeats)} seeds)" if trial.repeats else ""
+    return f"{values}: validation accuracy {mean.accuracy:.4f}, loss {mean.loss:.4f}{seeds}"

@@ -1,5 +1,7 @@
 """Facts of a training run's trials."""
 
+from statistics import fmean
+
 from pydantic import BaseModel
 
 from pipeline.artifacts.results.facts import Facts
@@ -12,14 +14,26 @@ class Trial(BaseModel):
     Attributes:
         values: The options that were drawn.
         validation: Loss and accuracy on the validation images; none where training diverged.
-        seconds: Time of training.
-        failure: Why there is no score.
+        repeats: The same with further seeds; only the best trials have any.
+        seconds: Time of training, with all seeds.
+        failure: Why training diverged with one of its seeds.
     """
 
     values: dict[str, float]
     validation: Score | None
+    repeats: list[Score] = []
     seconds: float
     failure: str = ""
+
+    def mean(self) -> Score | None:
+        """The mean score over the seeds; none where training diverged with one of them."""
+        if self.validation is None or self.failure:
+            return None
+        scores = [self.validation, *self.repeats]
+        return Score(
+            loss=fmean(score.loss or 0.0 for score in scores),
+            accuracy=fmean(score.accuracy or 0.0 for score in scores),
+        )
 
 
 class TuningFacts(Facts):
@@ -28,7 +42,7 @@ class TuningFacts(Facts):
     Attributes:
         chosen: Number of the best trial, from 0.
         values: Its options.
-        seed: Seed of all trials.
+        seed: Seed of all trials; further ones are the numbers after it.
     """
 
     run: str
