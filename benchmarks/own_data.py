@@ -185,11 +185,14 @@ import torch
 from pipeline.config.matrices import Solve, Wave
 from pipeline.data.meshes import sphere_mesh
 from pipeline.hmatrix.boundary_elements import TriangleMesh
+from pipeline.hmatrix.kernels import Helmholtz
+from pipeline.runtime.communicator import Serial
 from pipeline.stages.parts.scattering import answer
 vertices, triangles = sphere_mesh(int(sys.argv[1]))
 mesh = TriangleMesh(torch.from_numpy(vertices), torch.from_numpy(triangles))
 wavenumber = 2 * torch.pi / (10 * float(mesh.diameters.max()))
-answer(mesh, wavenumber, Wave(condition=sys.argv[2]), 1e-5, Solve(tolerance=1e-5))
+wave, solve = Wave(condition=sys.argv[2]), Solve(tolerance=1e-5)
+answer(vertices, triangles, Helmholtz(wavenumber), wave, 1e-5, solve, Serial())
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

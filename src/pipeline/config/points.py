@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pipeline.config.choice import Choice
 from pipeline.config.section import ALL_DIFFERENT, Name, Section, misfit, wrong
-from pipeline.data import PLACES, Places
+from pipeline.data import PLACES, Places, PointSet, load_points
 from pipeline.data.own_points import OwnPoints
 from pipeline.data.splits import drawn_and_held_out
 from pipeline.options import Count, Seed
@@ -41,7 +41,13 @@ def _coordinate_system(crs: str) -> str:
     return crs
 
 
-class FilePoints(Section):
+class PointsSection(Section):
+    """Points that a stage makes."""
+
+    name: str
+
+
+class FilePoints(PointsSection):
     """Points of your own, from a file."""
 
     name: Literal["file"] = "file"
@@ -126,37 +132,50 @@ def _several(given: str | tuple[str, ...]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else given
 
 
-class UniformSquare(Section):
+class Generated(PointsSection):
+    """Points of any number, without values."""
+
+    SET: ClassVar[str]  # what the library calls them
+    DIMENSION: ClassVar[int] = 3
+
+    n: Count = Field(8192, description="How many points.")
+
+    def load(self) -> PointSet:
+        """Make the points."""
+        return load_points(self.SET, n_points=self.n, **self.model_dump(exclude={"name", "n"}))
+
+
+class UniformSquare(Generated):
     """Random points in the unit square."""
 
+    SET, DIMENSION = "uniform_square", 2
     name: Literal["uniform_square"] = "uniform_square"
-    n: Count = Field(8192, description="How many points.")
     seed: Seed = Field(0, description="Seed of the draw.")
 
 
-class UniformCube(Section):
+class UniformCube(Generated):
     """Random points in the unit cube."""
 
+    SET = "cube"
     name: Literal["uniform_cube"] = "uniform_cube"
-    n: Count = Field(8192, description="How many points.")
     seed: Seed = Field(0, description="Seed of the draw.")
 
 
-class FibonacciSphere(Section):
+class FibonacciSphere(Generated):
     """Evenly spread points on the unit sphere."""
 
+    SET = "sphere"
     name: Literal["fibonacci_sphere"] = "fibonacci_sphere"
-    n: Count = Field(8192, description="How many points.")
 
 
-class SphereMesh(Section):
+class SphereMesh(PointsSection):
     """Triangles on the unit sphere."""
 
     name: Literal["sphere"] = "sphere"
     refinements: int = Field(4, ge=0, le=8, description="20 * 4^refinements triangles.")
 
 
-class CubeMesh(Section):
+class CubeMesh(PointsSection):
     """Triangles on the unit cube's surface."""
 
     name: Literal["cube"] = "cube"
@@ -168,7 +187,7 @@ class CubeMesh(Section):
     )
 
 
-class OwnMesh(Section):
+class OwnMesh(PointsSection):
     """Triangles of a surface of your own, from a file."""
 
     name: Literal["mesh"] = "mesh"
@@ -177,7 +196,7 @@ class OwnMesh(Section):
     )
 
 
-class Embeddings(Section):
+class Embeddings(PointsSection):
     """Features of the half-precision network."""
 
     name: Literal["embeddings"] = "embeddings"
@@ -185,31 +204,9 @@ class Embeddings(Section):
     samples: Count = Field(8192, description="Training images to use, at most.")
 
 
+_SECTIONS = FilePoints, UniformSquare, UniformCube, FibonacciSphere, SphereMesh, CubeMesh, OwnMesh, Embeddings
 #: Point sets of the library by their options, and sections of points that a stage makes.
-AnyPoints = Annotated[
-    Places
-    | FilePoints
-    | UniformSquare
-    | UniformCube
-    | FibonacciSphere
-    | SphereMesh
-    | CubeMesh
-    | OwnMesh
-    | Embeddings,
-    Choice(
-        PLACES,
-        sections=(
-            FilePoints,
-            UniformSquare,
-            UniformCube,
-            FibonacciSphere,
-            SphereMesh,
-            CubeMesh,
-            OwnMesh,
-            Embeddings,
-        ),
-    ),
-]
+AnyPoints = Annotated[Places | PointsSection, Choice(PLACES, sections=_SECTIONS)]
 
 
 class PointsSpec(Section):

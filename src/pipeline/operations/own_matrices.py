@@ -17,15 +17,9 @@ from pipeline.config.matrices import (
     require_drawable,
     require_fittable,
 )
-from pipeline.config.points import (
-    FibonacciSphere,
-    FilePoints,
-    PointsSpec,
-    UniformCube,
-    UniformSquare,
-)
+from pipeline.config.points import FilePoints, Generated, PointsSpec
 from pipeline.config.study import Study
-from pipeline.data import PLACES, Places
+from pipeline.data import Places
 from pipeline.data.asked_places import grid_ends, open_places
 from pipeline.data.own_points import PointsPart
 from pipeline.data.splits import n_held_out_of
@@ -38,7 +32,6 @@ from pipeline.operations.sizes import is_small
 Array = NDArray[np.float64]
 
 NO_RASTER = "predict: a GeoTIFF needs a regular grid of rows and columns; set predict.format to nc or csv"
-GENERATED = {"uniform_square": 2, "uniform_cube": 3, "fibonacci_sphere": 3}
 
 
 @dataclass(frozen=True)
@@ -79,7 +72,7 @@ class _Known:
                 self.section.part_held_out if isinstance(self.section, FilePoints) else self.section.held_out
             )
             return None if wanted is None else wanted - n_held_out_of(wanted, held_out)
-        if isinstance(self.section, UniformSquare | UniformCube | FibonacciSphere):
+        if isinstance(self.section, Generated):
             return self.section.n
         return None
 
@@ -176,7 +169,5 @@ def _few(matrix: Matrix) -> Array | None:
     section = matrix.points
     if isinstance(section, FilePoints):
         return next(section.open().parts()).points[: kernels.TRIED].copy()
-    dimension = 3 if section.name in PLACES else GENERATED.get(section.name)
-    if dimension is None:
-        return None
-    return np.random.default_rng(0).random((kernels.TRIED, dimension))
+    dimension = 3 if isinstance(section, Places) else getattr(section, "DIMENSION", 0)
+    return np.random.default_rng(0).random((kernels.TRIED, dimension)) if dimension else None

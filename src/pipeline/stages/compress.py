@@ -113,7 +113,8 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
             save_near_field(draft, *near_field, n, communicator)
         if draft is not None:
             draft.save_array("blocks", blocks)
-            work.save(draft)
+            for table, rows in work.tables.items():
+                draft.save_table(table, rows)
             draft.facts = facts
     if first:
         told = facts.compress

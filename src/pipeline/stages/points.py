@@ -7,17 +7,8 @@ import numpy as np
 
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Draft, create
-from pipeline.config.points import (
-    CubeMesh,
-    FibonacciSphere,
-    FilePoints,
-    OwnMesh,
-    PointsSpec,
-    SphereMesh,
-    UniformCube,
-    UniformSquare,
-)
-from pipeline.data import Places, hold_out, load_points
+from pipeline.config.points import CubeMesh, FilePoints, Generated, OwnMesh, PointsSpec, SphereMesh
+from pipeline.data import Places, hold_out
 from pipeline.data.meshes import cube_mesh, sphere_mesh
 from pipeline.data.own_mesh import load_usable_mesh
 from pipeline.data.splits import n_held_out_of
@@ -42,7 +33,7 @@ def run(options: Namespace) -> None:
             facts = own_places(draft, points)
         elif isinstance(points, Places):
             facts = write_places(draft, points)
-        elif isinstance(points, UniformSquare | UniformCube | FibonacciSphere):
+        elif isinstance(points, Generated):
             facts = _generated(draft, points)
         elif isinstance(points, OwnMesh):
             facts = _own_mesh(draft, points)
@@ -85,17 +76,11 @@ def write_places(draft: Draft, spec: Places) -> PointsFacts:
     )
 
 
-def _generated(draft: Draft, spec: UniformSquare | UniformCube | FibonacciSphere) -> PointsFacts:
+def _generated(draft: Draft, spec: Generated) -> PointsFacts:
     """Points without values."""
-    if isinstance(spec, FibonacciSphere):
-        places = load_points("sphere", n_points=spec.n)
-    else:
-        name = "cube" if isinstance(spec, UniformCube) else "uniform_square"
-        places = load_points(name, n_points=spec.n, seed=spec.seed)
+    places = spec.load()
     draft.save_array("points", places.points, unit=places.units["points"])
-    return PointsFacts(
-        name=spec.name, n=spec.n, dimension=places.points.shape[1], description=places.description
-    )
+    return PointsFacts(name=spec.name, n=spec.n, dimension=spec.DIMENSION, description=places.description)
 
 
 def _own_mesh(draft: Draft, spec: OwnMesh) -> PointsFacts:

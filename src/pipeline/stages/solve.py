@@ -1,15 +1,17 @@
 """Stage `solve`: factorize, solve on all processes, and answer the matrix's question."""
 
 from argparse import Namespace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from pipeline.artifacts.results.operator import OperatorFacts
 from pipeline.artifacts.results.points import PointsFacts
-from pipeline.artifacts.results.solution import SolutionFacts, SolveCost, SystemResult
+from pipeline.artifacts.results.solution import SolveCost
 from pipeline.artifacts.store import Artifact
-from pipeline.config.matrices import Factor, Solve, SolveSpec, require_drawable
+from pipeline.config.matrices import Factor, Solve, SolveSpec, Wave, require_drawable
+from pipeline.hmatrix import kernels
 from pipeline.hmatrix.distributed import DistributedFactorization, DistributedLowRank, LowRankFactorization
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
 from pipeline.runtime.clock import Stopwatch
@@ -18,13 +20,12 @@ from pipeline.runtime.device import choose_device
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.together import together
 from pipeline.runtime.words import counted
-from pipeline.stages.parts.answers import ANSWERS, Answer
+from pipeline.stages.parts.answers import ANSWERS
 from pipeline.stages.parts.dense import dense_seconds
-from pipeline.stages.parts.divided import created, save_rows
-from pipeline.stages.parts.products import multiply
+from pipeline.stages.parts.products import product
 from pipeline.stages.parts.progress import boxes
-from pipeline.stages.parts.scattering import scatter
-from pipeline.stages.parts.solved import Solved, exact_residual
+from pipeline.stages.parts.scattering import answer as scatter
+from pipeline.stages.parts.solved import Answer, Solved, exact_residual
 from pipeline.stages.parts.spec import errors_about, read_spec
 from pipeline.stages.parts.systems import DividedSystem, problem_of
 from pipeline.stages.parts.work import foretold_of, require_memory, work_of_factorization
@@ -34,34 +35,35 @@ def run(options: Namespace) -> None:
     """Solve on all processes that started together; the first one writes the answer."""
     name = options.output.parent.name
     with errors_about(f"matrices.{name}"):
-        _solve(options, name, MpiCommunicator.of(options.processes))
+        communicator = MpiCommunicator.of(options.processes)
+        with together(communicator):
+            spec = read_spec(options.spec, SolveSpec)
+        _answer(spec, options, name, communicator).save(options, spec, communicator)
 
 
-def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None:
+def _answer(spec: SolveSpec, options: Namespace, name: str, communicator: MpiCommunicator) -> Answer:
     first = communicator.rank == 0
     with together(communicator):
-        spec = read_spec(options.spec, SolveSpec)
         points = Artifact.open(options.points, "points", contents=first)
         compressed = Artifact.open(options.operator, "operator", contents=first)
+    facts = compressed.facts_as(OperatorFacts)
+    compress = facts.compress
     if spec.task == "scattering":
-        scatter(options, spec, points, compressed, communicator)
-        return
+        kernel = kernels.from_dict(facts.kernel_parameters)
+        assert isinstance(kernel, kernels.Helmholtz)
+        surface = points.array("vertices"), points.array("triangles")
+        return scatter(*surface, kernel, spec.wave or Wave(), compress.tolerance, spec.solve, communicator)
     watch = Stopwatch()
     with watch.part("assemble"):
         problem = problem_of(spec, points, compressed, communicator)
     if spec.task == "product":
-        multiply(
-            options,
-            problem,
-            Solved(spec, points, compressed, problem.right_hand_side, spec.vectors or "", communicator),
-        )
-        return
+        vectors = Solved(spec, points, compressed, problem.right_hand_side, spec.vectors or "", communicator)
+        return product(problem, vectors)
     factor_tolerance = spec.factor.tolerance
     if spec.task == "sample":
         require_drawable(spec.samples or 1, points.facts_as(PointsFacts).n)
     if spec.task in ("logdet", "sample"):  # the factorization is the answer, and no preconditioner
-        factor_tolerance = min(factor_tolerance, compressed.facts_as(OperatorFacts).compress.tolerance)
-    compress = compressed.facts_as(OperatorFacts).compress
+        factor_tolerance = min(factor_tolerance, compress.tolerance)
     foretold = foretold_of(
         points, compress.tolerance, factor_tolerance, communicator.size,
         kriging=spec.task == "kriging", form=compress.form,
@@ -101,52 +103,39 @@ def _solve(options: Namespace, name: str, communicator: MpiCommunicator) -> None
     dense = dense_seconds(solved, solution[0].numel()) if first and len(solution) else None
     seconds = sum(watch.seconds.values())
     work = work_of_factorization(factorization, seconds, foretold.solve_bytes, communicator)
-    if answer is None:  # process 0 alone has one
-        answer = Answer(SystemResult(right_hand_side="", n_columns=0, solution_norm=None), "")
-    with created(options, spec, communicator, kind="solution") as draft:
-        save_rows(draft, "solution", solution.numpy(), communicator)
-        for array, own in answer.rows.items():
-            save_rows(draft, array, own, communicator)
-        if draft is not None:
-            draft.save_table(
-                "residuals", [{"iteration": i, "residual": r} for i, r in enumerate(info.residuals)]
-            )
-            work.save(draft)
-            if factorization.speeds:
-                draft.save_table("speeds", [row for speed in factorization.speeds for row in speed.rows()])
-            for array, (values, unit) in answer.arrays.items():
-                draft.save_array(array, values, unit=unit)
-            for name_of_file, write in answer.files.items():
-                write(draft.path(name_of_file))
-            draft.facts = SolutionFacts(
-                result=answer.result,
-                solve=SolveCost(
-                    assemble_seconds=watch.seconds["assemble"],
-                    factorize_seconds=watch.seconds["factorize"],
-                    factor_bytes=work.n_bytes,
-                    factor_tolerance=factorization.used_tolerance,
-                    factor_kind=factorization.kind,
-                    solve_seconds=watch.seconds["solve"],
-                    iterations=info.iterations,
-                    relative_residual=info.residuals[-1],
-                    exact_residual=residual,
-                    logdet=logdet,
-                    processes=communicator.size,
-                    notes=[*notes, *info.notes],
-                    tolerance=spec.solve.tolerance,
-                    dense_seconds=dense,
-                ),
-            )
-    if not first:
-        return
-    for note in notes:
-        print(f"solve {name}: {note}")
-    print(
-        f"solve {name}: factorized in {watch.seconds['factorize']:.1f} s, {counted(info.iterations, 'iteration')} on "
-        f"{counted(communicator.size, 'process', 'processes')}, residual {info.residuals[-1]:.1e} of the "
-        "compressed matrix"
+    speeds = [row for speed in factorization.speeds for row in speed.rows()]
+    return replace(
+        answer,
+        lines=(
+            *notes,
+            f"factorized in {watch.seconds['factorize']:.1f} s, {counted(info.iterations, 'iteration')} on "
+            f"{counted(communicator.size, 'process', 'processes')}, residual {info.residuals[-1]:.1e} of the "
+            "compressed matrix",
+            *answer.lines,
+        ),
+        rows={"solution": solution.numpy(), **answer.rows},
+        tables={
+            "residuals": [{"iteration": i, "residual": r} for i, r in enumerate(info.residuals)],
+            **work.tables,
+            **({"speeds": speeds} if factorization.speeds else {}),
+        },
+        cost=SolveCost(
+            assemble_seconds=watch.seconds["assemble"],
+            factorize_seconds=watch.seconds["factorize"],
+            factor_bytes=work.n_bytes,
+            factor_tolerance=factorization.used_tolerance,
+            factor_kind=factorization.kind,
+            solve_seconds=watch.seconds["solve"],
+            iterations=info.iterations,
+            relative_residual=info.residuals[-1],
+            exact_residual=residual,
+            logdet=logdet,
+            processes=communicator.size,
+            notes=[*notes, *info.notes],
+            tolerance=spec.solve.tolerance,
+            dense_seconds=dense,
+        ),
     )
-    print(f"solve {name}: {answer.line}")
 
 
 def _device(options: Factor, communicator: MpiCommunicator) -> torch.device | None:

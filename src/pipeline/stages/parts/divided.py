@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.artifacts.disk import errors_of_the_disk
-from pipeline.artifacts.store import Artifact, Draft, create
+from pipeline.artifacts.store import Artifact, Draft
 from pipeline.config.section import Section
 from pipeline.runtime.communicator import Communicator
-from pipeline.runtime.provenance import provenance
+from pipeline.stages.parts.spec import written
 
 
 def edges_of(n: int, communicator: Communicator) -> NDArray[np.int64]:
@@ -22,17 +22,20 @@ def edges_of(n: int, communicator: Communicator) -> NDArray[np.int64]:
     return np.arange(communicator.size + 1, dtype=np.int64) * n // communicator.size
 
 
+def own_range(n: int, communicator: Communicator) -> tuple[int, int]:
+    """Return the first of this process's rows, and the one behind the last."""
+    first, last = edges_of(n, communicator)[communicator.rank :][:2].tolist()
+    return first, last
+
+
 def own_rows(artifact: Artifact, name: str, communicator: Communicator) -> NDArray[Any]:
     """Read this process's rows of an array, and no others, into memory."""
-    array = artifact.array(name)
-    first, last = edges_of(len(array), communicator)[communicator.rank :][:2]
-    return np.array(array[first:last])
+    return np.array(own_share(artifact.array(name), communicator))
 
 
 def own_share(rows: NDArray[Any], communicator: Communicator) -> NDArray[Any]:
     """Return this process's rows of an array that all processes have."""
-    first, last = edges_of(len(rows), communicator)[communicator.rank :][:2]
-    return rows[first:last]
+    return rows[slice(*own_range(len(rows), communicator))]
 
 
 def collected(own: NDArray[Any], communicator: Communicator) -> NDArray[Any]:
@@ -46,12 +49,7 @@ def save_rows(
 ) -> None:
     """Write an array of which each process has rows; process 0 writes them piece by piece as they arrive; collective.
 
-    Args:
-        draft: What process 0 writes; None on the others.
-        name: Name of the array.
-        own: Rows of this process; types and trailing shapes are the same on all.
-        communicator: The processes.
-        unit: Unit of the values.
+    Types and trailing shapes are the same on all processes, of which process 0 alone has a draft.
     """
     counts = communicator.all_gather(torch.tensor([len(own)]))
     pieces = _in_turn(own, communicator)
@@ -86,21 +84,15 @@ def mean_and_deviation(own: Tensor, communicator: Communicator) -> tuple[float, 
 def created(
     options: Namespace, spec: Section, communicator: Communicator, *, kind: str
 ) -> Iterator[Draft | None]:
-    """Write an artefact together: process 0 has its draft, and its manifest appears when all have come to the end.
+    """Write the artefact of a stage together; collective.
 
-    Args:
-        options: The options of the stage: `output` is the manifest's path, `code` the digest of the code that makes it.
-        spec: What was asked for.
-        communicator: The processes.
-        kind: Kind of the artefact.
+    Process 0 has its draft, and its manifest appears when all processes have come to the end.
     """
-    manifest = options.output
     if communicator.rank:
-        with errors_of_the_disk(manifest.parent):
+        with errors_of_the_disk(options.output.parent):
             yield None
         communicator.barrier()
         return
-    asked, made = spec.model_dump(mode="json"), provenance(options.code)
-    with create(manifest, kind=kind, spec=asked, provenance=made) as draft:
+    with written(options, kind, spec) as draft:
         yield draft
         communicator.barrier()

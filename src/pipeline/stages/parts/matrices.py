@@ -10,13 +10,13 @@ from pipeline.hmatrix.boundary_elements import NearField
 from pipeline.hmatrix.distributed import DistributedSingleLayer, OwnTriangles
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.runtime.communicator import Communicator
-from pipeline.stages.parts.divided import edges_of, own_rows, save_rows
+from pipeline.stages.parts.divided import edges_of, own_range, own_rows, save_rows
 
 
 def own_triangles(points: Artifact, communicator: Communicator) -> OwnTriangles:
     """Return this process's triangles of a mesh that was written by the stage `points`, and those near them."""
     triangles = points.array("triangles")
-    first, last = edges_of(len(triangles), communicator)[communicator.rank :][:2].tolist()
+    first, last = own_range(len(triangles), communicator)
     return OwnTriangles.of(points.array("vertices"), triangles, first, last)
 
 
@@ -27,7 +27,7 @@ def save_near_field(
 
     Its integrals are costly: the stage `solve` reads them.
     """
-    first, last = edges_of(n, communicator)[communicator.rank :][:2]
+    first, last = own_range(n, communicator)
     numbers = np.concatenate([np.arange(first, last), own.others])
     rows, columns = numbers[near_field.indices.numpy()]
     for name, values in (
@@ -44,8 +44,8 @@ def single_layer_of(
 ) -> DistributedSingleLayer:
     """Put the operator of boundary elements together from what the stage `compress` has written; collective."""
     safe = own_rows(compressed, "near_safe_diagonal", communicator)
-    edges = edges_of(compressed.array("near_safe_diagonal").shape[0], communicator)
-    first, last = edges[communicator.rank :][:2]
+    n = len(compressed.array("near_safe_diagonal"))
+    first, last = own_range(n, communicator)
     low, high = np.searchsorted(compressed.array("near_rows"), (first, last))
     rows, columns = (
         np.array(compressed.array(name)[low:high], np.int64) for name in ("near_rows", "near_columns")
@@ -58,7 +58,7 @@ def single_layer_of(
         values=torch.from_numpy(np.array(compressed.array("near_values")[low:high])),
         safe_diagonal=torch.from_numpy(safe),
     )
-    return DistributedSingleLayer.of(far, near_field, others, edges, communicator)
+    return DistributedSingleLayer.of(far, near_field, others, edges_of(n, communicator), communicator)
 
 
 def in_words(kernel: Kernel) -> str:

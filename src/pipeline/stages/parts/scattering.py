@@ -2,18 +2,15 @@
 
 import math
 import time
-from argparse import Namespace
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.artifacts.results.operator import OperatorFacts
-from pipeline.artifacts.results.solution import ScatteringResult, SolutionFacts, SolveCost
+from pipeline.artifacts.results.solution import ScatteringResult, SolveCost
 from pipeline.artifacts.store import Artifact
-from pipeline.config.matrices import Solve, SolveSpec, Wave
+from pipeline.config.matrices import Solve, Wave
 from pipeline.hmatrix import kernels
 from pipeline.hmatrix.boundary_elements import PlaneWave, TriangleMesh
 from pipeline.hmatrix.distributed import (
@@ -23,7 +20,7 @@ from pipeline.hmatrix.distributed import (
 )
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.words import counted
-from pipeline.stages.parts.divided import created, save_rows
+from pipeline.stages.parts.solved import Answer, Arrays
 
 #: Degrees between the directions of the far field that are kept.
 STEP = 1
@@ -33,64 +30,10 @@ _POINTS = 7  # quadrature points of a triangle in the far field
 _DEGREES = 10  # of spherical harmonics beyond those that a body of this size has, for digits
 
 
-@dataclass(frozen=True)
-class Scattered:
-    """What a solve gives.
-
-    Attributes:
-        result: Numbers for the report.
-        cost: What the solve took.
-        density: This process's unknowns: one for each triangle at a soft surface, for each vertex at a hard one.
-        angles: Angles from the direction of the incident wave in degrees, shape (a,).
-        far_field: f at these angles in two planes through that direction, shape (2, a).
-        direction: Unit vector along which the incident wave goes, shape (3,).
-    """
-
-    result: ScatteringResult
-    cost: SolveCost
-    density: NDArray[Any]
-    angles: NDArray[np.float64]
-    far_field: NDArray[Any]
-    direction: NDArray[np.float64]
-
-
 def mesh_of(points: Artifact) -> TriangleMesh:
     """Return the whole mesh that the stage `points` has written."""
     vertices, triangles = (np.array(points.array(name)) for name in ("vertices", "triangles"))
     return TriangleMesh(torch.from_numpy(vertices), torch.from_numpy(triangles))
-
-
-def scatter(
-    options: Namespace, spec: SolveSpec, points: Artifact, compressed: Artifact, communicator: Communicator
-) -> None:
-    """Scatter a wave, and save what is found; collective."""
-    facts = compressed.facts_as(OperatorFacts)
-    kernel = kernels.from_dict(facts.kernel_parameters)
-    assert isinstance(kernel, kernels.Helmholtz)
-    found = answer(
-        points.array("vertices"),
-        points.array("triangles"),
-        kernel,
-        spec.wave or Wave(),
-        facts.compress.tolerance,
-        spec.solve,
-        communicator,
-    )
-    with created(options, spec, communicator, kind="solution") as draft:
-        save_rows(draft, "solution", found.density, communicator)
-        if draft is not None:
-            draft.save_array("angle", found.angles, unit="degrees")
-            draft.save_array("far_field", found.far_field)
-            draft.save_array("direction", found.direction)
-            draft.facts = SolutionFacts(result=found.result, solve=found.cost)
-    if communicator.rank == 0:
-        name, result, cost = options.output.parent.name, found.result, found.cost
-        print(
-            f"solve {name}: {counted(cost.iterations, 'iteration')} on "
-            f"{counted(cost.processes, 'process', 'processes')}, residual {cost.relative_residual:.1e} of the "
-            f"compressed matrix; scattering cross-section {result.cross_section:.6g}, power kept to "
-            f"{result.power_imbalance:.1e}"
-        )
 
 
 def answer(
@@ -101,8 +44,11 @@ def answer(
     tolerance: float,
     options: Solve,
     communicator: Communicator,
-) -> Scattered:
+) -> Answer:
     """Scatter a plane wave at a mesh; collective.
+
+    Own rows of the solution are this process's unknowns: one for each triangle at a soft surface, for each vertex at a
+    hard one. The far field is that at angles from the direction of the incident wave, in two planes through it.
 
     Args:
         vertices: Shape (v, 3).
@@ -141,36 +87,41 @@ def answer(
     to_and_fro = np.array([incident.direction, [-x for x in incident.direction]])
     forward, backward = _far_field(found, layers, to_and_fro)
     scattered, lost = _cross_section(found, layers), 4 * math.pi / wavenumber * forward.imag
-    return Scattered(
-        result=ScatteringResult(
-            wavenumber=wavenumber,
-            condition=wave.condition,
-            triangles_per_wavelength=2 * math.pi / (wavenumber * layers.surface.longest),
-            forward=abs(forward),
-            backward=abs(backward),
-            cross_section=scattered,
-            power_imbalance=abs(scattered - lost) / scattered,
-        ),
-        cost=SolveCost(
-            assemble_seconds=assembled - start,
-            factorize_seconds=0.0,
-            factor_bytes=0,
-            factor_tolerance=1.0,
-            factor_kind="none",
-            solve_seconds=solved - assembled,
-            iterations=found.info.iterations,
-            relative_residual=found.info.residuals[-1],
-            exact_residual=None,
-            logdet=None,
-            processes=communicator.size,
-            notes=[*found.notes, *found.info.notes, *([] if layers.screen else [BOTH_LAYERS])],
-            tolerance=options.tolerance,
-        ),
-        density=found.density,
-        angles=angles,
-        far_field=far_field,
-        direction=np.array(incident.direction),
+    result = ScatteringResult(
+        wavenumber=wavenumber,
+        condition=wave.condition,
+        triangles_per_wavelength=2 * math.pi / (wavenumber * layers.surface.longest),
+        forward=abs(forward),
+        backward=abs(backward),
+        cross_section=scattered,
+        power_imbalance=abs(scattered - lost) / scattered,
     )
+    cost = SolveCost(
+        assemble_seconds=assembled - start,
+        factorize_seconds=0.0,
+        factor_bytes=0,
+        factor_tolerance=1.0,
+        factor_kind="none",
+        solve_seconds=solved - assembled,
+        iterations=found.info.iterations,
+        relative_residual=found.info.residuals[-1],
+        exact_residual=None,
+        logdet=None,
+        processes=communicator.size,
+        notes=[*found.notes, *found.info.notes, *([] if layers.screen else [BOTH_LAYERS])],
+        tolerance=options.tolerance,
+    )
+    line = (
+        f"{counted(cost.iterations, 'iteration')} on {counted(cost.processes, 'process', 'processes')}, residual "
+        f"{cost.relative_residual:.1e} of the compressed matrix; scattering cross-section "
+        f"{result.cross_section:.6g}, power kept to {result.power_imbalance:.1e}"
+    )
+    arrays: Arrays = {
+        "angle": (angles, "degrees"),
+        "far_field": (far_field, "1"),
+        "direction": (np.array(incident.direction), "1"),
+    }
+    return Answer(result, (line,), rows={"solution": found.density}, arrays=arrays, cost=cost)
 
 
 def _planes(

@@ -1,21 +1,69 @@
-"""A solution of which each process has rows, and what is computed from it: predictions and the exact residual."""
+"""A solution of which each process has rows, what is computed from it, and the answer that is saved."""
 
-from dataclasses import dataclass
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.artifacts.results.operator import OperatorFacts
+from pipeline.artifacts.results.solution import Result, SolutionFacts, SolveCost
 from pipeline.artifacts.store import Artifact
 from pipeline.config.matrices import SolveSpec
 from pipeline.hmatrix import kernels
 from pipeline.hmatrix.distributed import DistributedFactorization, LowRankFactorization
 from pipeline.hmatrix.gaussian_process import predict
 from pipeline.runtime.communicator import Communicator
-from pipeline.stages.parts.divided import edges_of, own_rows
+from pipeline.stages.parts.divided import created, own_range, own_rows, save_rows
 
 EXACT_ROWS = 512
+Arrays = dict[str, tuple[NDArray[Any], str]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a solution says; but for its own rows a process may leave all of it to process 0.
+
+    Attributes:
+        result: Numbers for the report.
+        lines: What the log tells.
+        rows: Arrays of which each process has its own rows.
+        arrays: Other arrays, with their units.
+        tables: Rows of tables.
+        files: What writes each of further files.
+        cost: What the solve took.
+    """
+
+    result: Result | None = None
+    lines: tuple[str, ...] = ()
+    rows: dict[str, NDArray[Any]] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
+    tables: dict[str, Iterable[Any]] = field(default_factory=dict)
+    files: dict[str, Callable[[Path], None]] = field(default_factory=dict)
+    cost: SolveCost | None = None
+
+    def save(self, options: Namespace, spec: SolveSpec, communicator: Communicator) -> None:
+        """Write the artefact of a stage, and print the lines; collective."""
+        with created(options, spec, communicator, kind="solution") as draft:
+            for name, own in self.rows.items():
+                save_rows(draft, name, own, communicator)
+            if draft is not None:
+                for name, (values, unit) in self.arrays.items():
+                    draft.save_array(name, values, unit=unit)
+                for name, table in self.tables.items():
+                    draft.save_table(name, table)
+                for name, write in self.files.items():
+                    write(draft.path(name))
+                assert self.result is not None
+                draft.facts = SolutionFacts(result=self.result, solve=self.cost)
+        if communicator.rank == 0:
+            for line in self.lines:
+                print(f"solve {options.output.parent.name}: {line}")
 
 
 @dataclass(frozen=True)
@@ -50,6 +98,10 @@ class Solved:
         self.communicator.all_reduce(torch.view_as_real(total) if total.is_complex() else total)
         return total
 
+    def norm(self, own: Tensor) -> float:
+        """Return the 2-norm of what is divided among the processes; collective."""
+        return float(self.summed(own.abs().square().sum().reshape(1)).sqrt())
+
     def predicted(self, places: Tensor) -> Tensor:
         """Return k(places, points) solution, shape (q,) or (q, m), from the rows of all processes; collective."""
         rows = torch.from_numpy(own_rows(self.points, "points", self.communicator))
@@ -61,8 +113,8 @@ def exact_residual(solved: Solved, right_hand_side: Tensor) -> float | None:
     if not solved.points.has("points"):
         return None
     points, communicator = solved.points.array("points"), solved.communicator
-    n, rank = len(points), communicator.rank
-    first, last = edges_of(n, communicator)[rank:][:2]
+    n = len(points)
+    first, last = own_range(n, communicator)
     chosen = np.sort(np.random.default_rng(0).choice(n, min(EXACT_ROWS, n), replace=False))
     product = solved.predicted(torch.from_numpy(np.array(points[chosen])))
     here = np.flatnonzero((chosen >= first) & (chosen < last))

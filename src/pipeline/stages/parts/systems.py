@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from pipeline.hmatrix.distributed import DistributedLowRank
 from pipeline.hmatrix.gaussian_process import one_hot
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.together import together
-from pipeline.stages.parts.divided import edges_of, mean_and_deviation, own_rows
+from pipeline.stages.parts.divided import mean_and_deviation, own_range, own_rows
 from pipeline.stages.parts.matrices import single_layer_of
 from pipeline.stages.parts.work import CompressedMatrix
 
@@ -51,7 +50,8 @@ def problem_of(
 ) -> DividedSystem:
     """Set up this process's rows of the equations of a task; collective."""
     n = points.facts_as(PointsFacts).n
-    own = int(np.diff(edges_of(n, communicator))[communicator.rank])
+    first, last = own_range(n, communicator)
+    own = last - first
 
     def loaded(folder: str, rows: int) -> DistributedH2Matrix:
         return DistributedH2Matrix.load(compressed.folder / folder, communicator, n_own_rows=rows)
@@ -89,7 +89,7 @@ def _right_hand_side(spec: SolveSpec, points: Artifact, communicator: Communicat
         ConfigError: If the file is not an array of finite numbers with a row for every point.
     """
     n = points.facts_as(PointsFacts).n
-    first, last = edges_of(n, communicator)[communicator.rank :][:2].tolist()
+    first, last = own_range(n, communicator)
     key, path = (
         ("vectors", spec.vectors) if spec.task == "product" else ("right_hand_side", spec.right_hand_side)
     )

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.results.work import LevelWork, ProcessWork
-from pipeline.artifacts.store import Artifact, Draft
+from pipeline.artifacts.store import Artifact
 from pipeline.config.matrices import Fit
 from pipeline.hmatrix import DistributedH2Matrix
 from pipeline.hmatrix.distributed import DistributedFactorization, DistributedLowRank, LowRankFactorization
@@ -36,10 +36,10 @@ class WorkOfProcesses:
         """Bytes that all processes hold."""
         return sum(process.n_bytes for process in self.processes)
 
-    def save(self, draft: Draft) -> None:
-        """Write the tables `processes` and `process_levels`."""
-        draft.save_table("processes", self.processes)
-        draft.save_table("process_levels", self.levels)
+    @property
+    def tables(self) -> dict[str, Iterable[Any]]:
+        """The tables of an artefact, by name."""
+        return {"processes": self.processes, "process_levels": self.levels}
 
 
 def foretold_of(
