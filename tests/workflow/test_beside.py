@@ -58,9 +58,15 @@ def test_both_are_made_in_one_call_and_a_change_of_one_remakes_what_hangs_on_it(
 def test_a_failed_run_of_the_second_leaves_pages_of_both(workplace, studies):
     second = studies(0.05)
     second["training"] |= {"trials": 1}
+    second["training"]["claims"] = None
+    second["training"]["runs"]["own"] = second["training"]["runs"].pop("large")
     # Whatever is drawn from this range diverges.
     second["training"]["runs"]["plain"]["search"] = {"lr": [1e20, 1e21]}
     (workplace.folder / "second.yaml").write_text(yaml.safe_dump(second))
+    refused = workplace.snakemake(
+        "--quiet", "all", "--", "results/small/train/own/seed0/manifest.json", code=2
+    )
+    assert "error: the study small has no training own" in refused
     workplace.snakemake("--keep-going", "--quiet", "all", code=2)
     pages = [workplace.folder / "results" / name / "unfinished" for name in ("small", "second")]
     missing = [

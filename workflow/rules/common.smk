@@ -67,6 +67,16 @@ def code_digest(module):
     return lambda wildcards: computed()
 
 
+def frozen_section(wildcards):
+    """The text of the section that a rule reads. With studies beside it, a name may be another study's."""
+    specs = STUDIES[wildcards.study].specs
+    if wildcards.section not in specs:
+        section = " ".join(Path(wildcards.section).parts)
+        print(f"error: the study {wildcards.study} has no {section}", file=sys.stderr)
+        sys.exit(2)
+    return json.dumps(specs[wildcards.section], indent=1)
+
+
 def files_behind(section):
     """The digest of the files outside of the results that a section of the study names; for the `params` of a rule."""
     return lambda wildcards: digest_of_named_files(

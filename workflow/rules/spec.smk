@@ -12,7 +12,7 @@ rule freeze_spec:
     resources:
         mem_mb=100,
     params:
-        section=lambda wildcards: json.dumps(STUDIES[wildcards.study].specs[wildcards.section], indent=1),
+        section=frozen_section,
     shell:
         r"""
         printf '%s\n' {params.section:q} >{output.spec:q} 2>{log:q}
