@@ -16,13 +16,10 @@ WIDTH = 120
 
 
 def commented(text: str) -> str:
-    """Return a study file with every key explained where it stands for the first time.
+    """Return the YAML of a study, or of a part of one, with every key explained where it stands for the first time.
 
     Lines that are comments are replaced, but for those before the first blank line, which introduce the file; comments
     behind a value stay.
-
-    Args:
-        text: YAML, a study or a part of one.
     """
     introduction, blank, rest = text.partition("\n\n") if text.startswith("#") else ("", "", text)
     lines = [line for line in rest.splitlines() if not line.lstrip().startswith("#")]

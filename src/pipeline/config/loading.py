@@ -31,13 +31,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_study(config: Mapping[str, Any], default: Path) -> Study:
-    """Validate a study.
+    """Validate what Snakemake read: a study file and `--config` values, or nothing, over `default.yaml`.
 
-    Args:
-        config: What Snakemake read: a study file and `--config` values, or nothing. One that names its `study`, as
-            every file does, brings its own runs and matrices, in place of the default's; one that doesn't changes
-            the default study.
-        default: Path of `default.yaml`.
+    One that names its `study`, as every file does, brings its own runs and matrices, in place of the default's; one
+    that doesn't changes the default study.
 
     Raises:
         ConfigError: If a value is wrong; the message begins with the full path of the first one.

@@ -25,12 +25,7 @@ OTHER_NAMES = {
 
 
 def mistakes(error: ValidationError, config: Mapping[str, Any]) -> str:
-    """Describe the first few mistakes that pydantic found.
-
-    Args:
-        error: What pydantic raised.
-        config: The values that it was given.
-    """
+    """Describe the first few mistakes that pydantic found in values that it was given."""
     problems = error.errors()
     # A list with a wrong entry counts as too short as well, and a value that may be one of two types is wrong twice.
     around = {problem["loc"][:-1] for problem in problems}

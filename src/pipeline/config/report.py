@@ -17,11 +17,7 @@ class Roles(Section):
 
 
 class PredictSpec(Section):
-    """The spec of the stage `predict`.
-
-    Attributes:
-        sweeps: The run whose noise is measured, for each method.
-    """
+    """The spec of the stage `predict`: the run whose noise is measured, for each method."""
 
     sweeps: dict[str, str]
 

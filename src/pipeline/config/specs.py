@@ -65,11 +65,7 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
 
 
 def artefacts_of(report: Mapping[str, Any]) -> list[str]:
-    """Every artefact of a study but its report, by its path below the study's folder.
-
-    Args:
-        report: The spec of the report.
-    """
+    """Every artefact of a study but its report, by its path below the study's folder, from the spec of the report."""
     return ReportSpec.model_validate(report).artefacts()
 
 

@@ -12,12 +12,7 @@ TRAINING = ("dataset", "tune/", "train/", "predict")
 
 
 def studies_beside(files: Mapping[str, str], default: Path, cache: Path = OUTLINES) -> dict[str, Outline]:
-    """Return the outlines of the studies beside another, by their names.
-
-    Args:
-        files: The file of each by its name, as the other study has them under `beside`.
-        default: Path of `default.yaml`.
-        cache: A folder where outlines are kept.
+    """Return the outlines of the studies beside another, by their names, from the file of each.
 
     Raises:
         ConfigError: If a file is missing or wrong, or is that of a study which can't stand beside another.

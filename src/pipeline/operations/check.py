@@ -53,11 +53,7 @@ def run(options: Namespace) -> None:
 
 
 def importable_model(study: Study) -> None:
-    """Make sure that a network of another library is there, and takes the options that it will be called with.
-
-    Raises:
-        ConfigError: If it can't be imported or called, with the reason.
-    """
+    """Raise ConfigError unless a network of another library is there, and takes the options it will be called with."""
     model = study.model
     if not isinstance(model, ImportedModel):
         return

@@ -40,9 +40,7 @@ def coordinates_of(columns: Sequence[str]) -> tuple[list[str], bool]:
 def require_longitude_first(own: OwnPoints, key: str) -> None:
     """Raise ConfigError where places on the globe take a column that is called a latitude for their longitude.
 
-    Args:
-        own: The points.
-        key: The key of a study that names their columns.
+    It names the `key` of a study that says which columns they are.
     """
     if own.system.to_degrees is None:
         return

@@ -18,15 +18,10 @@ MEASURED = frozenset({"time_layers"})
 
 
 def compared(path: Path, sums: Mapping[str, str], results: Path) -> list[str]:
-    """Compare an artefact's files with those of results that somebody made again.
+    """Compare the files of verified artefacts, by their checksums, with those of results that somebody made again.
 
     Manifests, logs and reports are left out: they hold dates, and would never be. A number is a wall time when its name
     ends in "seconds", which is how this program names all of them.
-
-    Args:
-        path: An archive, or a folder of results, that was verified.
-        sums: The checksums of its files.
-        results: The folder to compare with.
 
     Raises:
         ArtifactError: If the two have no study in common.

@@ -54,11 +54,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Explained:
-    """A network on one engine.
+    """The layers of a network on one engine.
 
-    Attributes:
-        rows: Its layers.
-        error: What the answers in half precision are off by, relative to float64; None where float64 has none.
+    The error is that of the answers in half precision, relative to float64; None where float64 has none.
     """
 
     rows: Sequence[Row]

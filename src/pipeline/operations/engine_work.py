@@ -44,15 +44,12 @@ class Ran:
 
 
 def flops_of(kind: str, inputs: Sequence[Shape], output: Shape) -> float | None:
-    """Count the FLOPs of a convolution's or a matrix product's definition, two for each multiply-add.
+    """Count the FLOPs of a convolution's or a matrix product's definition, two for each multiply-add; None for others.
 
     Args:
         kind: The engine's name for the operation.
         inputs: Shapes of what it reads: images or a matrix first, weights or another matrix second.
         output: Shape of its result, outputs in the second dimension of images.
-
-    Returns:
-        The FLOPs; None for another operation.
     """
     if len(inputs) < 2:
         return None

@@ -49,11 +49,7 @@ def run(options: Namespace) -> None:
 
 
 def manifest_of(path: Path) -> Path:
-    """Return the manifest of the artefact that a path names or lies in.
-
-    Raises:
-        ArtifactError: If there is none.
-    """
+    """Return the manifest of the artefact that a path names or lies in; raise ArtifactError if there is none."""
     for folder in (path, *path.parents):
         if folder.is_dir() and (folder / "manifest.json").is_file():
             return folder / "manifest.json"

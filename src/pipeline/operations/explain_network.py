@@ -92,13 +92,7 @@ def _installed(name: str) -> bool:
 
 
 class Totals(NamedTuple):
-    """What all layers take together.
-
-    Attributes:
-        single: Seconds at FP32.
-        half: Seconds in half precision.
-        moving: Share of `half` in which numbers are only moved between types or layouts.
-    """
+    """Seconds that all layers take at FP32 and in half precision, and the share of these that only moves numbers."""
 
     single: float
     half: float

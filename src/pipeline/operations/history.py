@@ -151,11 +151,7 @@ def series_of(
 
 
 def plot(found: Sequence[FigureSeries], path: Path) -> None:
-    """Draw every series over the dates of its runs, each in a panel of its own.
-
-    Raises:
-        ConfigError: If the file's ending is none that can be drawn.
-    """
+    """Draw every series over the dates of its runs, each in a panel of its own; the file's ending tells the format."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

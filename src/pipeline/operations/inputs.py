@@ -27,17 +27,10 @@ OF_A_MATRIX = ("points", "compress", "solve")
 
 
 def digest_of_named_files(section: Mapping[str, Any], cache: Path) -> str:
-    """Digest the contents of the files and folders that a section of a study names.
+    """Digest the contents of the files and folders that a section of a study names, a line for each.
 
     A text that names nothing on this disk counts as it stands: it may be a function's name, and a file that appears
-    later changes the digest.
-
-    Args:
-        section: The section as its rule's spec has it.
-        cache: The folder that keeps what is known of the files.
-
-    Returns:
-        A line for each name; nothing for a section that names none.
+    later changes the digest. What is known of the files is kept in `cache`.
 
     Raises:
         ConfigError: If a file can't be read.
@@ -55,10 +48,6 @@ def digest_of_named_files(section: Mapping[str, Any], cache: Path) -> str:
 
 def require_readable_once(specs: Mapping[str, Mapping[str, Any]], cache: Path) -> None:
     """Read a study's own files as its stages will, unless the same code found these contents right before.
-
-    Args:
-        specs: The specs of the study by their paths.
-        cache: The folder that keeps what is known of the files.
 
     Raises:
         ConfigError: If a file is wrong; the message names the section of the study, the file, and the first mistake.

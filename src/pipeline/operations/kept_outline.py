@@ -49,12 +49,7 @@ class Outline:
 
 
 def outline(config: Mapping[str, Any], default: Path, cache: Path) -> Outline:
-    """Validate a study, or read the cached outline of the same one.
-
-    Args:
-        config: What Snakemake read: a study file and `--config` values, or nothing.
-        default: Path of `default.yaml`.
-        cache: A folder where outlines are kept; without a place to write they are not.
+    """Validate a study as Snakemake read it, or read the outline of the same one from `cache`, where it is kept.
 
     Raises:
         ConfigError: If a value is wrong; the message begins with the full path of the first one.

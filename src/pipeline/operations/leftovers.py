@@ -29,10 +29,7 @@ def still_running(checkout: Path) -> str:
 
 
 def end_what_is_left_of(former: Holder, checkout: Path) -> list[str]:
-    """End a killed main process's jobs in Slurm's queue, and make sure that none runs on this machine.
-
-    Returns:
-        The ids of the jobs that were ended.
+    """End a killed main process's jobs in Slurm's queue and return their ids; make sure that none runs here.
 
     Raises:
         PipelineError: If a job runs here, or Slurm's don't end: two jobs would write the same result.
@@ -45,10 +42,9 @@ def end_what_is_left_of(former: Holder, checkout: Path) -> list[str]:
 
 
 def local_jobs(checkout: Path) -> dict[int, str]:
-    """Find this machine's processes that look like jobs of the checkout: `python -m pipeline STAGE --output ...`.
+    """Find what this machine's jobs of the checkout make, by their processes: `python -m pipeline STAGE --output ...`.
 
-    Returns:
-        What each job makes, by its topmost process: a launcher, where there is one, ends what it has started.
+    The topmost process of each counts: a launcher, where there is one, ends what it has started.
     """
     found: dict[int, str] = {}
     parents: dict[int, list[int]] = {}
@@ -74,12 +70,8 @@ def in_words(jobs: Mapping[int, str]) -> str:
 def free_shared_memory(since: float, folder: Path = SHARED_MEMORY) -> list[Path]:
     """Remove the files that killed MPI processes left in this machine's memory.
 
-    A file goes if it is this user's, was made since, and no process has it mapped. It is looked at twice, a moment
-    apart, since a starting process makes a file before it maps it.
-
-    Args:
-        since: When the first process in question may have started, in seconds of the system's clock.
-        folder: The folder of shared memory's files.
+    A file goes if it is this user's, was made `since` a time, and no process has it mapped. It is looked at twice, a
+    moment apart, since a starting process makes a file before it maps it.
     """
     unused = _unused(since, folder)
     if unused:

@@ -163,13 +163,10 @@ def was_interrupted() -> bool:
 
 
 def end_in_failure(failed: Iterable[Any]) -> None:
-    """Give the folder back, and exit with a code that tells what became of the jobs.
+    """Give the folder back, and exit with a code that tells what became of Snakemake's failed jobs, or groups of them.
 
     The code is 2 where every failed job said in one line what a person can change, 130 after a Ctrl-C or a SIGTERM.
     Snakemake's own, 1, stays for the rest.
-
-    Args:
-        failed: Snakemake's jobs, or groups of them.
     """
     end()
     if _interruptions:
@@ -193,13 +190,8 @@ def look_back(
 ) -> None:
     """Add existing artefacts to the history and keep a copy of the report, before jobs replace it and afterwards.
 
-    A history that can't be written is a warning: results are worth more than the record of them.
-
-    Args:
-        study: The study's name.
-        manifests: Its artefacts.
-        for_jobs: Whether jobs follow, which read a snapshot of the history.
-        results: The folder of all results.
+    A history that can't be written is a warning: results are worth more than the record of them. Jobs that follow read
+    a snapshot of it.
     """
     try:
         merge(results, study, [Path(manifest) for manifest in manifests])

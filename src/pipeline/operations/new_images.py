@@ -24,11 +24,7 @@ MOST_NAMES = 12
 
 
 def study_of_images(name: str, path: Path) -> str:
-    """Look at the head of every image, count those of each class, and write a study that learns them.
-
-    Raises:
-        ConfigError: If the folder does not hold train/CLASS/* and test/CLASS/*, or a file is no image.
-    """
+    """Look at the head of every image, count those of each class, and write a study that learns them."""
     test = path / "test" if (path / "test").is_dir() else path / "val"
     files = {part: _files(folder) for part, folder in (("train", path / "train"), ("test", test))}
     n_train, n_test = (sum(map(len, files[part].values())) for part in PARTS)

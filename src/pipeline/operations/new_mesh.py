@@ -15,11 +15,7 @@ TOLERANCE = 1e-5
 
 
 def study_of_mesh(name: str, path: Path) -> str:
-    """Read and diagnose a mesh, and write a study of it.
-
-    Raises:
-        ConfigError: If the file cannot be read, or the mesh cannot be computed on.
-    """
+    """Read and diagnose a mesh, and write a study of it."""
     mesh, diagnosis = load_usable_mesh(path)
     extents = np.ptp(mesh.vertices.numpy(), axis=0)
     longest, shortest = (float(f(mesh.diameters.numpy())) for f in (np.max, np.min))

@@ -15,11 +15,7 @@ LARGE = 3 * 64 * 64  # numbers of a sample: sixty times of 64 larger ones take m
 
 
 def study_of_network(name: str, path: Path) -> str:
-    """Look at a network, write noise in the shape of its inputs beside the study, and a study of both.
-
-    Raises:
-        ConfigError: If the file is no network, or does not tell the shape of its input.
-    """
+    """Look at a network, write noise in the shape of its inputs beside the study, and a study of both."""
     import onnx
 
     from pipeline.data.samples import noise  # which needs torch

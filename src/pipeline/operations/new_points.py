@@ -32,13 +32,7 @@ UNITS = ("mm", "cm", "m", "km", "K", "degC", "°C", "Pa", "hPa", "kPa", "g", "kg
 
 @dataclass(frozen=True)
 class Look:
-    """What a file holds.
-
-    Attributes:
-        n: Rows.
-        ranges: Least and greatest value by column.
-        duplicates: Rows at the place of another one, among the first million.
-    """
+    """How many rows a file holds, the ends of each column, and how many of the first million repeat another's place."""
 
     n: int
     ranges: dict[str, tuple[float, float]]
@@ -46,11 +40,7 @@ class Look:
 
 
 def study_of_points(name: str, path: Path) -> str:
-    """Look at every row of a file, and write a study of it.
-
-    Raises:
-        ConfigError: If the file cannot be read, a row is not as it should be, or nothing in it can be a coordinate.
-    """
+    """Look at every row of a file, and write a study of it."""
     table = open_table(path)
     numeric, left_out = _numeric(table)
     coordinates, on_globe = _coordinates(table, numeric)

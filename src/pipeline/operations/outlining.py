@@ -11,15 +11,7 @@ from pipeline.operations.kept_outline import Outline
 
 
 def outline_of(config: Mapping[str, Any], default: Path) -> Outline:
-    """Validate a study and say what its rules need.
-
-    Args:
-        config: What Snakemake read: a study file and `--config` values, or nothing.
-        default: Path of `default.yaml`.
-
-    Raises:
-        ConfigError: If a value is wrong; the message begins with the full path of the first one.
-    """
+    """Validate a study and say what its rules need; see `outline`."""
     study = load_study(config, default)
     parts = specs(study)
     return Outline(

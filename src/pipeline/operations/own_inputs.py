@@ -29,10 +29,7 @@ Specs = Mapping[str, Mapping[str, Any]]
 
 
 def require_readable(specs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Read a study's own files as its stages will.
-
-    Args:
-        specs: Specs of the study by their paths: those of the stages in `LOOKS`, and for a matrix all of its own.
+    """Read a study's own files as its stages will, by its specs; those of a matrix are there together.
 
     Raises:
         ConfigError: If a file is wrong; the message names the section of the study, the file, and the first mistake.

@@ -36,11 +36,7 @@ NO_RASTER = "predict: a GeoTIFF needs a regular grid of rows and columns; set pr
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of a matrix's points before a stage makes them.
-
-    Attributes:
-        section: The study's section.
-    """
+    """What is known of a matrix's points before a stage makes them."""
 
     section: Any
 
@@ -91,15 +87,7 @@ class _Known:
 
 
 def look_at(specs: Mapping[str, Mapping[str, Any]], name: str) -> None:
-    """Compare what is asked of a matrix with its points.
-
-    Args:
-        specs: The study's specs by their paths, with those of the stages of the matrix.
-        name: The matrix's name.
-
-    Raises:
-        ConfigError: If vectors, predictions or held-out points don't fit.
-    """
+    """Raise ConfigError if vectors, predictions or held-out points that are asked of a matrix don't fit its points."""
     asked = SolveSpec.model_validate(specs[f"solve/{name}"])
     known = _Known(PointsSpec.model_validate(specs[f"points/{name}"]).points)
     fitted = CompressSpec.model_validate(specs[f"compress/{name}"]).fit is not None
@@ -150,11 +138,7 @@ def _predictions(predict: Predict, known: _Known) -> None:
 
 
 def usable_kernels(study: Study) -> None:
-    """Try every kernel on a few points of its matrix; functions of the user's own may have changed since the last time.
-
-    Raises:
-        ConfigError: If one is no kernel, or doesn't take points of so many coordinates.
-    """
+    """Try every kernel on a few points of its matrix; functions of the user's own may have changed since last time."""
     for name, matrix in study.matrices.items():
         try:
             points = _few(matrix)

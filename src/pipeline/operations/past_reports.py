@@ -21,11 +21,7 @@ def kept() -> int:
 
 
 def keep_report(folder: Path, n: int | None = None) -> Path | None:
-    """Copy the report of a study's folder to its past ones, and leave the newest `n` of these.
-
-    Args:
-        folder: The folder of the study.
-        n: How many to keep; `kept()` if it isn't given.
+    """Copy the report of a study's folder to its past ones, and leave the newest `n` of these, or `kept()` without it.
 
     Returns:
         Where the copy is, or None where there is no complete report.

@@ -9,14 +9,7 @@ from pipeline.errors import ArtifactError, ConfigError
 
 
 def own_files(files: Mapping[str, str]) -> None:
-    """Make sure that the user's own files are there.
-
-    Args:
-        files: Each file by the key of the study that names it.
-
-    Raises:
-        ConfigError: If one is missing, is no file, or may not be read; the message names its key.
-    """
+    """Raise ConfigError, which names the key of the study, if one of the user's own files may not be read."""
     for key, file in files.items():
         try:
             require_file(Path(file))
@@ -25,11 +18,7 @@ def own_files(files: Mapping[str, str]) -> None:
 
 
 def results_folder(path: Path) -> None:
-    """Make sure that results can be written.
-
-    Raises:
-        ArtifactError: If a file or a dead link is in the way, or the folder may not be written to.
-    """
+    """Raise ArtifactError if a file or a dead link is in the results' way, or their folder may not be written to."""
     if path.is_symlink() and not path.exists():
         raise ArtifactError(
             f"{path}: a link to {os.readlink(path)}, which isn't there; make that folder or remove the link"

@@ -34,11 +34,7 @@ LOGS = Path("logs") / "rerun"
 
 
 def run(options: Namespace) -> int:
-    """Rerun a study unless something of it still runs.
-
-    Returns:
-        0 if the study is up to date now, 1 if it isn't.
-    """
+    """Rerun a study unless something of it still runs; return 0 if it is up to date now, 1 if it isn't."""
     study = read_study(options.study)
     profile = find_profile(options.profile)
     try:
@@ -89,10 +85,9 @@ def command_of(study: Path, profile: Path | None, cores: int | None) -> list[str
 
 
 def _snakemake(command: list[str], log: Path, keep: int) -> int:
-    """Run it into a log; whoever ends this process ends it too, with all that it runs here or has in a queue.
+    """Run it into a log and return its exit code, or the negative number of the signal that ended either.
 
-    Returns:
-        Its exit code; the negative number of the signal, if one ended either.
+    Whoever ends this process ends it too, with all that it runs here or has in a queue.
     """
     # What a job of Slurm that runs this was given is not what the jobs of the study are to be given.
     environment = {

@@ -62,11 +62,7 @@ class ScheduledRun(dict[str, str]):
 
 
 def scheduled_run(study: StudyFile, folder: Path, options: Namespace) -> ScheduledRun:
-    """Fill in what is to run, where and when, quoted as the scheduler wants it.
-
-    Raises:
-        ConfigError: If the time is not one that the scheduler could read.
-    """
+    """Fill in what is to run, where and when, quoted as the scheduler wants it."""
     time = options.at or DEFAULT_TIME[options.scheduler]
     timer = options.scheduler == "timer"
     fields = time.split()

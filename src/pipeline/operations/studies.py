@@ -39,24 +39,13 @@ class StudyFile:
 
 
 def in_checkout() -> None:
-    """Make sure that the working folder is a checkout.
-
-    Raises:
-        ConfigError: If it is none.
-    """
+    """Raise ConfigError unless the working folder is a checkout."""
     if not Path("Snakefile").is_file() or not (CONFIG / "default.yaml").is_file():
         raise ConfigError(f"{Path.cwd()}: not a checkout of the pipeline (no Snakefile); change to one first")
 
 
 def read_study(wanted: str) -> StudyFile:
-    """Find and validate a study.
-
-    Args:
-        wanted: The name of a file in `config`, with or without its ending, or the path of a YAML file.
-
-    Raises:
-        ConfigError: If there is none, or it is wrong.
-    """
+    """Find and validate a study: a file in `config`, with or without its ending, or the path of a YAML file."""
     in_checkout()
     if wanted.endswith((".yaml", ".yml")):
         path = Path(wanted)
@@ -86,14 +75,7 @@ def namesakes(study: StudyFile) -> list[Path]:
 
 
 def find_profile(wanted: str) -> Path | None:
-    """Find a profile of Snakemake.
-
-    Args:
-        wanted: A folder's name below `profiles`, the path of a folder, or "local" for this machine without one.
-
-    Raises:
-        ConfigError: If there is none.
-    """
+    """Find a profile of Snakemake: a folder below `profiles` or elsewhere, or "local", which is None."""
     if wanted == "local":
         return None
     for folder in (Path("profiles") / wanted, Path(wanted)):

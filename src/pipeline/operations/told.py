@@ -9,9 +9,6 @@ def tell(line: str) -> None:
     """Print a line to stderr, and never into a line that another thread is printing.
 
     Snakemake's handlers of log records write a record and the end of its line one after the other.
-
-    Args:
-        line: The text of the line, without its end.
     """
     with ExitStack() as quiet:
         for handler in logging.getLogger("snakemake.logging").handlers:

@@ -24,15 +24,8 @@ def leave_page(
 ) -> None:
     """Write the page of what is there after jobs have failed, and print where it is.
 
-    Only a run that would have made the report leaves one. A page that can't be written is a warning: the failure of
-    the jobs is what counts.
-
-    Args:
-        study: The study's name.
-        spec: The spec of its report.
-        dag: Snakemake's graph of jobs.
-        failed: Snakemake's jobs, or groups of them.
-        results: The folder of all results.
+    Only a run that would have made the report, whose spec this is, leaves one. A page that can't be written is a
+    warning: the failure of the jobs is what counts.
     """
     folder = results / study
     missing = missing_artefacts(dag, failed, folder, beside=spec["beside"])
@@ -65,13 +58,7 @@ def leave_page(
 
 
 def tell_how_to_get_the_page(study: str, dag: Any, results: Path = Path("results")) -> None:
-    """Print what makes the page after a run whose targets did not ask for it.
-
-    Args:
-        study: The study's name.
-        dag: Snakemake's graph of jobs, those that were up to date included.
-        results: The folder of all results.
-    """
+    """Print what makes the page after a run whose targets, or what these need, did not ask for it."""
     folder = results / study
     if not any("report" in _artefacts_of(job, folder) for job in dag.jobs):
         tell(

@@ -17,11 +17,7 @@ INSTEAD = {
 
 
 def refuse_unsupported(arguments: Sequence[str]) -> None:
-    """Look for such an option on Snakemake's command line.
-
-    Raises:
-        ConfigError: If there is one, with what to do instead.
-    """
+    """Raise ConfigError if such an option is on Snakemake's command line."""
     for word in arguments:
         option = word.partition("=")[0]
         if option in INSTEAD:

@@ -13,11 +13,7 @@ MOST_LINES = 50
 
 
 def run(options: Namespace) -> int:
-    """Print what was verified, or a line for everything that is not as it was written.
-
-    Returns:
-        0, or 2 if something is not as it was written.
-    """
+    """Print what was verified and return 0, or a line for everything that is not as it was written, and 2."""
     path = options.path
     if not path.exists():
         raise ArtifactError(f"{path}: there is no such file or folder")

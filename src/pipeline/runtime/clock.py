@@ -27,14 +27,7 @@ class Stopwatch:
 
 @dataclass
 class ProgressLine:
-    """Lines with rate and time left, at most one every few seconds, so that a log stays readable.
-
-    Attributes:
-        label: What is progressing.
-        total: Steps in all.
-        every: Seconds between lines.
-        _first: Steps done at the first update, and when that was.
-    """
+    """Lines with rate and time left, at most one every few seconds, so that a log stays readable."""
 
     label: str
     total: int

@@ -130,11 +130,7 @@ class Collectives:
 
 @dataclass(frozen=True)
 class ProcessGroup(Collectives):
-    """A process group that `torch.distributed.init_process_group` or torchrun's program opened.
-
-    Attributes:
-        group: torch's process group, or None for its default one.
-    """
+    """A process group that somebody else opened, such as torchrun's program; None is torch's default one."""
 
     group: Any = None
 

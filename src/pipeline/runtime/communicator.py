@@ -205,14 +205,10 @@ def on_level(communicator: Communicator, level: int) -> AbstractContextManager[N
 
 @dataclass
 class _Meeting:
-    """What the threads of one group share: a table with a place for each, a barrier around it, and whose turn it is.
-
-    Attributes:
-        turn: Held by the thread that runs, where only one does at a time.
-    """
+    """What the threads of one group share: a table with a place for each, a barrier around it, and whose turn it is."""
 
     size: int
-    turn: "threading.Lock | None"
+    turn: "threading.Lock | None"  # held by the thread that runs, where only one does at a time
     places: list[Tensor | None] = field(init=False)
     letters: list[Mapping[int, Tensor]] = field(init=False)
     barrier: threading.Barrier = field(init=False)

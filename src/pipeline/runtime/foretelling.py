@@ -52,12 +52,7 @@ _MOST_PROCESSES = 4096
 
 @dataclass(frozen=True)
 class NodeLimits:
-    """What the nodes have that matrices go to.
-
-    Attributes:
-        n_bytes: Memory.
-        processes: Most processes of one matrix.
-    """
+    """Memory of the nodes that matrices go to, and most processes of one matrix."""
 
     n_bytes: float
     processes: int
@@ -74,12 +69,7 @@ class JobResources:
 
 @dataclass(frozen=True)
 class Foretold:
-    """Bytes of one process at its peak.
-
-    Attributes:
-        compress_bytes: Bytes in the stage `compress`.
-        solve_bytes: Bytes in the stage `solve`.
-    """
+    """Bytes of one process at its peak, in the stages `compress` and `solve`."""
 
     compress_bytes: int
     solve_bytes: int
@@ -144,17 +134,9 @@ def n_fitted(fit: Mapping[str, Any] | None, n: int) -> int:
 
 
 def require_room(n_bytes: int, processes: int, environment: Mapping[str, str]) -> None:
-    """Raise unless a job has the memory on its node that was foretold of its processes there.
+    """Raise ConfigError unless Slurm gave a job the memory on its node that was foretold of its processes there.
 
     What the program takes before it has points, and the margin, are left out: less memory than that cannot suffice.
-
-    Args:
-        n_bytes: Foretold of each process.
-        processes: How many processes are on the node.
-        environment: Has the job's megabytes on the node where Slurm started it; otherwise nothing is raised.
-
-    Raises:
-        ConfigError: If the job has less.
     """
     megabytes = environment.get("SLURM_MEM_PER_NODE", "")
     given = float(megabytes) * 2**20 if megabytes.isdigit() else math.inf
@@ -176,15 +158,10 @@ def foretold_job(
     *,
     form: str = "hierarchical",
 ) -> JobResources:
-    """Return what a job of a matrix gets: as few processes as have room, two at least.
+    """Return what a job of a matrix gets in a stage, compress or solve: as few processes as have room, two at least.
 
-    Args:
-        stage: "compress" or "solve".
-        facts: Facts of the points' artefact: `name`, `n`, `dimension`, `crs`.
-        spec: The spec of the stage.
-        tolerance: That of the compressed matrix.
-        node: What a node has.
-        form: That of the compressed matrix.
+    Facts are those of the points' artefact, the spec is that of the stage; tolerance and form are the compressed
+    matrix's.
     """
     factor = float(spec.get("factor", {}).get("tolerance", 1.0))
     size = str(facts["name"]), int(facts["n"]), int(facts["dimension"])

@@ -49,9 +49,6 @@ def uncommitted(folder: Path = Path(__file__).parent) -> list[str]:
     """The files of the code that differ from their commit or are new, by their paths in it; none where git can't tell.
 
     A new study in `config/` is none of them: what it says is in the spec of every artefact.
-
-    Args:
-        folder: Any one of the checkout.
     """
     wanted = ["git", "status", "--porcelain", "--untracked-files=all", "-z", "--no-renames", "--"]
     try:

@@ -58,10 +58,6 @@ def lost(members: Sequence[Member], gone: Sequence[Member]) -> ProcessLostError:
     """Return what a process of a broken group has to tell; the first one left at once, the others later.
 
     The first one's line then ends the job before those of the others.
-
-    Args:
-        members: All processes of the group.
-        gone: Those that are known to have died; perhaps none.
     """
     others = [member for member in members if member not in gone]
     if (others[0].pid, others[0].host) != (os.getpid(), socket.gethostname()):

@@ -11,13 +11,10 @@ LARGEST = (
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep freed memory for the next allocation, where it is glibc; elsewhere do nothing.
+    """Let the C library keep freed memory for the next allocation, and return whether it is glibc, which can.
 
     Each step of a training allocates and frees the same tensors. By default the larger ones go back to the system and
     come again page by page, each to be cleared: a fifth of a small network's CPU time. The peak stays what it is.
-
-    Returns:
-        Whether it was glibc, which took it.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -15,8 +15,7 @@ def check_built(root: Path = ROOT) -> None:
     An installed wheel has no build of its own: there is nothing to compare.
 
     Raises:
-        ConfigError: If one was built from other sources, or not at all, or if the installation still looks for a module
-            in a file that is gone.
+        ConfigError: If one is not built from these, or if the installation looks for a module in a file that is gone.
     """
     if not (root.parent / "CMakeLists.txt").is_file():
         return
@@ -27,11 +26,7 @@ def check_built(root: Path = ROOT) -> None:
 
 
 def check_loaded(root: Path = ROOT) -> None:
-    """Compare the modules that this process has loaded with their sources.
-
-    Raises:
-        ConfigError: If one was built from other sources.
-    """
+    """Raise ConfigError if a module that this process has loaded was built from other sources."""
     if not (root.parent / "CMakeLists.txt").is_file():
         return
     for folder in sorted(root.glob("pipeline/*/native")):

@@ -161,13 +161,6 @@ class NodeGroup:
 def process_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Communicator]:
     """Join the processes of this launch: by memory where all compute on the CPUs of one node, else by torch.
 
-    Args:
-        device: The device of this process.
-        mpi: The processes.
-
-    Yields:
-        What they pass tensors by; bit-equal sums on all.
-
     Raises:
         ConfigError: If `torch_group` refuses.
     """

@@ -85,11 +85,7 @@ def slurm() -> dict[str, str]:
 
 
 def provenance(code: str = "") -> dict[str, Any]:
-    """Describe this run.
-
-    Args:
-        code: The code digest of the stage, as the rule computed it.
-    """
+    """Describe this run, and the code of its stage by the digest that the rule computed."""
     return {
         "commit": commit(),
         "dirty": is_dirty(),

@@ -22,11 +22,7 @@ class _NoSlurmError(PipelineError):
 
 
 def require_cluster() -> None:
-    """Make sure that jobs can be submitted from this machine.
-
-    Raises:
-        PipelineError: If Slurm isn't to be found here or doesn't answer.
-    """
+    """Raise PipelineError unless jobs can be submitted to Slurm from this machine."""
     here = "or run the study on this machine: leave --profile out and add --cores all"
     if shutil.which("sbatch") is None:
         raise PipelineError(
@@ -47,10 +43,7 @@ def jobs_of(checkout: Path) -> list[str]:
 
 
 def jobs_named(names: str) -> list[str]:
-    """The ids of this user's jobs of these names in Slurm's queue.
-
-    Args:
-        names: Names with commas between them; a main process that had no jobs in Slurm's queue leaves none.
+    """The ids of this user's jobs in Slurm's queue, which have names with commas between them; none without a name.
 
     Raises:
         PipelineError: If Slurm doesn't answer, or isn't to be found here: nobody knows then.

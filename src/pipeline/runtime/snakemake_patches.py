@@ -35,11 +35,7 @@ ADVICE = (
 
 
 def check_versions(*, with_slurm: bool) -> None:
-    """Make sure that what is changed here is what it was when the changes were written.
-
-    Raises:
-        ConfigError: If a version is another; the message names it, the one that is needed, and what installs that.
-    """
+    """Raise ConfigError unless what is changed here is what it was when the changes were written."""
     for package, wanted in (SNAKEMAKE, *([SLURM] if with_slurm else [])):
         found = version(package)
         if found != wanted and not found.startswith(f"{wanted}."):

@@ -45,20 +45,12 @@ def versions() -> dict[str, str]:
 
 
 def record_software(code: Mapping[str, str]) -> None:
-    """Tell the jobs that will be started what software they should find.
-
-    Args:
-        code: The digest of each stage's code, where jobs may wait in a queue while somebody changes it.
-    """
+    """Tell the jobs that will be started what software they should find, and code where they may wait in a queue."""
     os.environ[VARIABLE] = json.dumps({"versions": versions(), "code": dict(code)}, sort_keys=True)
 
 
 def check_software() -> None:
-    """Compare this process's software with what the main process recorded.
-
-    Raises:
-        ConfigError: If something differs, which the message names.
-    """
+    """Raise ConfigError if this process's software differs from what the main process recorded."""
     recorded = _recorded()
     if recorded is None:
         return
@@ -76,18 +68,11 @@ def check_software() -> None:
 
 
 def check_code(stage: str, planned: str, root: Path = ROOT) -> str:
-    """Compare the code that this process has loaded with the code that its job was planned with.
+    """Compare a stage's code that this process has loaded with that its job was planned with, and return its digest.
 
     Called when the stage is imported, so that what was loaded is what is compared. Snakemake records the digest that a
-    job was planned with: a result of other code under it would never be made again.
-
-    Args:
-        stage: What this job does.
-        planned: The digest that Snakemake gave to the job; empty for a stage that a person starts.
-        root: The folder of the package.
-
-    Returns:
-        The digest of the code that runs.
+    job was planned with: a result of other code under it would never be made again. A stage that a person starts
+    was not `planned`.
 
     Raises:
         ConfigError: If the code has changed since, or a native module was built from other sources.

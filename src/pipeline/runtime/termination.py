@@ -11,11 +11,7 @@ EXIT_INTERRUPTED = 75
 
 @contextmanager
 def termination() -> Iterator[Callable[[], bool]]:
-    """Note SIGTERM and SIGINT instead of ending the process; restore their handlers afterwards.
-
-    Yields:
-        Tells whether one of them has come.
-    """
+    """Note SIGTERM and SIGINT instead of ending the process; yield what tells whether one of them has come."""
     came = False
 
     def note(signum: int, frame: FrameType | None) -> None:

@@ -28,12 +28,7 @@ from pipeline.runtime.mpi import MpiCommunicator
 
 @dataclass(frozen=True)
 class TorchGroup(Collectives):
-    """The default torch process group, over gloo (CPU) or nccl (GPU), among processes that MPI started.
-
-    Attributes:
-        members: All processes, in order.
-        backend: gloo or nccl.
-    """
+    """The default torch process group, over gloo (CPU) or nccl (GPU), among processes that MPI started."""
 
     members: tuple[Member, ...]
     backend: str
@@ -139,14 +134,7 @@ def backend_for(device: torch.device, mpi: MpiCommunicator) -> str:
 
 @contextmanager
 def torch_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Communicator]:
-    """Open torch's process group among the processes of this launch, and close it.
-
-    Args:
-        device: The device of this process.
-        mpi: The processes.
-
-    Yields:
-        `Serial()` when there is one process, so that a plain `python -m pipeline` needs no network.
+    """Open torch's process group among the processes of this launch, and close it; one process needs no network.
 
     Raises:
         ConfigError: If some processes compute on a GPU and others don't.

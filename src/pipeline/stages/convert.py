@@ -40,25 +40,15 @@ ERROR_SAMPLES = 256  # through float64, for the errors of each layer's output
 
 @dataclass(frozen=True)
 class _Source:
-    """What is converted: the network, images to calibrate and to test it with, and what the result says of it.
-
-    Attributes:
-        module: The network.
-        calibration: Images and, if known, their classes.
-        test: Others.
-        n_bytes: Size of the file that the network is from.
-        run: Its name.
-        seed: Seed of its training, if that is known.
-        labelled_by: The file or artefact that the classes are from.
-    """
+    """What is converted, images with their classes to calibrate and test it, and what the result says of it."""
 
     module: nn.Module
     calibration: tuple[Tensor, Tensor | None]
     test: tuple[Tensor, Tensor | None]
-    n_bytes: int
+    n_bytes: int  # of the network's file
     run: str
     seed: int | None
-    labelled_by: str
+    labelled_by: str  # the file or artefact that the classes are from
 
 
 def run(options: Namespace) -> None:

@@ -26,11 +26,7 @@ from pipeline.stages.parts.spec import read_spec
 
 
 def run(options: Namespace) -> list[Path]:
-    """Read every artefact of the study; write `index.html` and `metrics.json`.
-
-    Returns:
-        The manifests that it read, which the command line need not have named.
-    """
+    """Write `index.html` and `metrics.json`, and return the manifests that were read, of which none need be named."""
     spec = read_spec(options.spec, ReportSpec)
     folder = options.output.parent.parent
     missing = _missing(options.missing)

@@ -51,12 +51,7 @@ SHARPNESS_SAMPLES = 1024
 
 @dataclass
 class Reporter:
-    """What is told and kept of a running training; only the first process speaks and writes.
-
-    Attributes:
-        history: Records of the epochs that are done.
-        curves: Where they are written for whoever watches.
-    """
+    """What is told and kept of a running training; only the first process speaks and writes."""
 
     label: str
     progress: ProgressLine

@@ -41,14 +41,7 @@ def finished(progress: JobProgress, number: int, now: float) -> str:
 
 
 def closing(progress: JobProgress, now: float, *, interrupted: bool, drawn: bool) -> str:
-    """Tell how a run ended and what to do next.
-
-    Args:
-        progress: All jobs.
-        now: The time.
-        interrupted: Whether somebody asked for the end.
-        drawn: Whether a view shows the last state, so that a good end needs no words.
-    """
+    """Tell how a run ended and what to do next; a good end whose last state is `drawn` needs no words."""
     of = f"{progress.study}: " if progress.study else ""
     done = f"{of}{progress.count(Phase.DONE)} of {counted(progress.total, 'job')} done"
     if interrupted:

@@ -56,15 +56,9 @@ class Job:
 
 @dataclass
 class JobProgress:
-    """All jobs of a run.
+    """All jobs of a run: how many of each rule are planned, and how many seconds each finished one took.
 
-    Attributes:
-        begin: When the run began.
-        remote: Whether jobs go to a cluster.
-        studies: The studies that jobs belong to, in the order in which they were heard of.
-        planned: Jobs of each rule, in all.
-        spent: Seconds of every finished job of each rule.
-        looked: When the logs of waiting jobs were last looked at.
+    The run is `remote` where its jobs go to a cluster; `looked` is when the logs of waiting ones were read last.
     """
 
     begin: float

@@ -9,17 +9,9 @@ from pipeline.training import EpochRecord, History, JSONLines, to_tensorboard
 
 
 class Curves:
-    """Write the record of every epoch as it comes.
+    """Write the record of every epoch as it comes, and those of the epochs that a former job has done before it.
 
-    A job that goes on from a checkpoint writes the records before it anew, so that no epoch stands twice.
-
-    Args:
-        path: The file of JSON lines. TensorBoard's files come to a folder of the same name without its suffix.
-        history: Records of the epochs that are done.
-        tensorboard: Whether TensorBoard's files are wanted.
-
-    Raises:
-        ConfigError: If they are wanted and the package `tensorboard` is missing.
+    TensorBoard's files come to a folder of the same name as that of the JSON lines, without its suffix.
     """
 
     def __init__(self, path: Path, history: History, *, tensorboard: bool) -> None:

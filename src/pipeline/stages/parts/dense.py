@@ -16,10 +16,6 @@ def dense_seconds(solved: Solved, n_columns: int) -> float | None:
     Entries take n² of the time of some rows' block, a Cholesky factorization n³ and a solve n². Small blocks run at a
     lower rate than large ones, so that the true time is a little less. Only covariances are timed: of boundary
     elements, whose entries are integrals, a block would tell nothing.
-
-    Args:
-        solved: The system.
-        n_columns: Right-hand sides.
     """
     kernel = solved.kernel
     if not solved.points.has("points") or not kernel.positive_definite or kernel.singular:

@@ -43,8 +43,7 @@ class AskedPlaces:
     def lines(self, most: int) -> tuple[list[Array], NDArray[np.int64]]:
         """The lines of a map along both coordinates, and its points' indices row by row, the first coordinate fastest.
 
-        Args:
-            most: How many lines either way; of more, every second, third and so on is taken.
+        Of more than `most` lines either way every second, third and so on is taken.
         """
         across, up = (self.field.axis_of(name) for name in self.field.coordinates)
         assert across is not None
@@ -60,16 +59,7 @@ class AskedPlaces:
 
 
 def places_of(predict: Predict, facts: PointsFacts, corners: Array) -> AskedPlaces:
-    """The places that a study names.
-
-    Args:
-        predict: The study's section.
-        facts: What the matrix's points are.
-        corners: Least and greatest coordinates of the points, shape (2, axes), in degrees on the globe.
-
-    Raises:
-        ConfigError: If the file does not fit the points, or the grid has too many cells.
-    """
+    """The places that a study names for a matrix's points, which lie between two corners (in degrees on the globe)."""
     if predict.grid is not None:
         return grid_of(facts, corners, predict.grid.spacing)
     path = Path(predict.path or "")
@@ -81,11 +71,7 @@ def places_of(predict: Predict, facts: PointsFacts, corners: Array) -> AskedPlac
 
 
 def grid_of(facts: PointsFacts, corners: Array, spacing: float) -> AskedPlaces:
-    """A grid over the box of the points, at multiples of its spacing.
-
-    Raises:
-        ConfigError: If it has too many cells.
-    """
+    """A grid over the box of the points, at multiples of its spacing."""
     names, on_globe = facts.coordinates, System.of(facts.crs).to_degrees is not None
     ends = grid_ends(corners, spacing)
     lines = [np.arange(first, last) * spacing for first, last in ends.T]

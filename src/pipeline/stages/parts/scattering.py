@@ -45,19 +45,10 @@ def answer(
     options: Solve,
     communicator: Communicator,
 ) -> Answer:
-    """Scatter a plane wave at a mesh; collective.
+    """Scatter a plane wave at a mesh, at whose open edges it is a screen; collective.
 
     Own rows of the solution are this process's unknowns: one for each triangle at a soft surface, for each vertex at a
     hard one. The far field is that at angles from the direction of the incident wave, in two planes through it.
-
-    Args:
-        vertices: Shape (v, 3).
-        triangles: Shape (t, 3); a mesh with open edges is a screen.
-        kernel: Has the wavenumber, in the inverse unit of the mesh.
-        wave: Where the plane wave goes, and what the surface is.
-        tolerance: Tolerance of the compression.
-        options: How far the system is solved.
-        communicator: The processes.
 
     Raises:
         ConfigError: If the mesh is not usable, or too coarse for the wave.

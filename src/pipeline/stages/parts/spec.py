@@ -56,11 +56,5 @@ def errors_about(subject: str) -> Iterator[None]:
 def written(
     options: Namespace, kind: str, spec: Section | Mapping[str, Any]
 ) -> AbstractContextManager[Draft]:
-    """Write the artefact that a stage was asked for; see `create`.
-
-    Args:
-        options: The options of the stage: `output` is the manifest's path, `code` the digest of the code that makes it.
-        kind: Kind of the artefact.
-        spec: What it is made from.
-    """
+    """Write the artefact of this kind that a stage was asked for: its manifest is the option `output`; see `create`."""
     return create(options.output, kind=kind, spec=spec, provenance=provenance(options.code))

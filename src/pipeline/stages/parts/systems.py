@@ -83,11 +83,7 @@ def problem_of(
 
 
 def _right_hand_side(spec: SolveSpec, points: Artifact, communicator: Communicator) -> Tensor:
-    """Return own rows of what is solved for or multiplied: a file, the values at the points, or ones.
-
-    Raises:
-        ConfigError: If the file is not an array of finite numbers with a row for every point.
-    """
+    """Return own rows of what is solved for or multiplied: a file, the values at the points, or ones."""
     n = points.facts_as(PointsFacts).n
     first, last = own_range(n, communicator)
     key, path = (
