@@ -177,6 +177,15 @@ def test_the_newest_reports_are_kept(checkout, write):
     assert past_reports(Path("results/tiny")) == []
 
 
+def test_a_rerun_keeps_as_many_reports_as_it_was_asked_for(snakemake, write, capsys):
+    for day in range(1, 14):
+        write("report", kind="report", date=f"2026-01-{day:02}T00:00:00+00:00")
+        keep_report(Path("results/tiny"), 20)
+    snakemake("echo 'Nothing to be done'")
+    assert main(["rerun", "--study", "tiny", "--keep", "12"]) == 0
+    assert len(past_reports(Path("results/tiny"))) == 12
+
+
 def test_a_report_that_is_refused_leaves_the_former_page_among_the_past_ones(checkout, write):
     report = write("report", kind="report")
     copy = keep_report(Path("results/tiny"))

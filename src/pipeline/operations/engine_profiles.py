@@ -239,45 +239,35 @@ ENGINES: Mapping[str, Callable[[Path, NDArray[np.float32]], Explained]] = {
 def _compared(single: Mapping[str, Ran], half: Mapping[str, Ran], roofs: Roofs) -> list[Row]:
     """Join the rows of both precisions by the engine's names, in the order of the half-precision run."""
     total = sum(ran.seconds for ran in half.values()) or 1.0
-    limits, rows = bounds(single, roofs) | bounds(half, roofs), []
-    for name in [*half, *(name for name in single if name not in half)]:
-        ran, ran_fp32 = half.get(name), single.get(name)
-        known = half[name] if name in half else single[name]
-        kernel, seconds = (ran.kernel, ran.seconds) if ran else ("", None)
-        kernel_fp32, seconds_fp32 = (ran_fp32.kernel, ran_fp32.seconds) if ran_fp32 else ("", None)
-        reason = _reason(kernel, kernel_fp32, seconds, seconds_fp32, total)
-        rows.append(
-            Row(
-                name, kernel or kernel_fp32, kernel_fp32, seconds_fp32, seconds,
-                n_bytes=known.n_bytes,
-                flops=known.flops,
-                bound=limits.get(name, ""),
-                reason=reason,
-            )
-        )  # fmt: skip
-    return rows
+    limits = bounds(single, roofs) | bounds(half, roofs)
+    return [
+        _row(name, single.get(name), half.get(name), limits.get(name, ""), total)
+        for name in {**half, **single}
+    ]
 
 
-def _reason(
-    kernel: str, kernel_fp32: str, seconds: float | None, seconds_fp32: float | None, total: float
-) -> str:
-    """One sentence: what ran, and what half precision changed about it."""
-    moves = kernel.startswith(MOVING) or " reorder" in kernel.lower()
-    if seconds is None:
-        return "Ran at float32 only: in half precision it was fused into another layer, or replaced."
-    if seconds_fp32 is None:
+def _row(name: str, single: Ran | None, half: Ran | None, limit: str, total: float) -> Row:
+    """A row with one sentence: what ran, and what half precision changed about it."""
+    known = half or single
+    assert known is not None
+    moves = known.kernel.startswith(MOVING) or " reorder" in known.kernel.lower()
+    if half is None:
+        reason = "Ran at float32 only: in half precision it was fused into another layer, or replaced."
+    elif single is None or moves:
         what = "Only moves numbers between types or layouts" if moves else "Has no counterpart at float32"
-        return f"{what}; it takes {seconds / total:.0%} of the half-precision run."
-    if moves:
-        return f"Only moves numbers between types or layouts, in {seconds / total:.0%} of the half-precision run."
-    ratio = seconds_fp32 / seconds if seconds else 1.0
-    verdict = "is faster" if ratio > 1.05 else "is slower" if ratio < 0.95 else "gains nothing"
-    ran = (
-        "the same kernel ran on both sides"
-        if kernel == kernel_fp32
-        else f"{kernel} ran instead of {kernel_fp32}"
-    )
-    return f"Half precision {verdict}, {ratio:.2f}x: {ran}."
+        takes = "; it takes" if single is None else ", in"
+        reason = f"{what}{takes} {half.seconds / total:.0%} of the half-precision run."
+    else:
+        ratio = single.seconds / half.seconds if half.seconds else 1.0
+        verdict = "is faster" if ratio > 1.05 else "is slower" if ratio < 0.95 else "gains nothing"
+        same = half.kernel == single.kernel
+        ran = "the same kernel ran on both sides" if same else f"{half.kernel} ran instead of {single.kernel}"
+        reason = f"Half precision {verdict}, {ratio:.2f}x: {ran}."
+    return Row(
+        name, known.kernel, single.kernel if single else "",
+        single.seconds if single else None, half.seconds if half else None,
+        n_bytes=known.n_bytes, flops=known.flops, bound=limit, reason=reason,
+    )  # fmt: skip
 
 
 def _needed(name: str) -> Any:

@@ -186,7 +186,12 @@ def _refusal(log: Path) -> str:
 
 
 def look_back(
-    study: str, manifests: Iterable[str], *, for_jobs: bool = False, results: Path = Path("results")
+    study: str,
+    manifests: Iterable[str],
+    *,
+    for_jobs: bool = False,
+    results: Path = Path("results"),
+    n_reports: int | None = None,
 ) -> None:
     """Add existing artefacts to the history and keep a copy of the report, before jobs replace it and afterwards.
 
@@ -197,7 +202,7 @@ def look_back(
         merge(results, study, [Path(manifest) for manifest in manifests])
         if for_jobs:
             write_snapshot(results, study)
-        keep_report(results / study)
+        keep_report(results / study, n_reports)
     except (PipelineError, OSError) as error:
         tell(f"warning: the history was not brought up to date: {error}")
 

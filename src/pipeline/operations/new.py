@@ -14,13 +14,7 @@ from pipeline.data.arrays import READERS as ARRAY_READERS
 from pipeline.data.own_mesh import READERS
 from pipeline.data.tables import FORMATS
 from pipeline.errors import ConfigError
-from pipeline.operations.new_images import (
-    holds_idx_files,
-    holds_images,
-    study_of_arrays,
-    study_of_idx_files,
-    study_of_images,
-)
+from pipeline.operations.new_images import holds_idx_files, holds_images, study_of_images, study_of_set
 from pipeline.operations.new_mesh import study_of_mesh
 from pipeline.operations.new_network import study_of_network
 from pipeline.operations.new_points import study_of_points
@@ -30,7 +24,7 @@ from pipeline.operations.studies import CONFIG, in_checkout
 WRITERS: dict[str, Callable[[str, Path], str]] = {
     **dict.fromkeys(FORMATS, study_of_points),
     # Of .npz files those that hold no images are points.
-    **dict.fromkeys((ending for ending in ARRAY_READERS if ending not in FORMATS), study_of_arrays),
+    **dict.fromkeys((ending for ending in ARRAY_READERS if ending not in FORMATS), study_of_set),
     **dict.fromkeys(READERS, study_of_mesh),
     ".onnx": study_of_network,
 }
@@ -68,8 +62,8 @@ def run(options: Namespace) -> None:
 
 def _writer(source: Path) -> Callable[[str, Path], str] | None:
     if source.is_dir():
-        return study_of_idx_files if holds_idx_files(source) else study_of_images
+        return study_of_set if holds_idx_files(source) else study_of_images
     ending = source.suffix.lower()
     if ending == ".npz" and holds_images(source):
-        return study_of_arrays
+        return study_of_set
     return WRITERS.get(ending)

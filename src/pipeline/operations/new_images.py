@@ -10,7 +10,6 @@ from pipeline.artifacts.own_file import require_file
 from pipeline.data.arrays import ARRAYS, load_arrays
 from pipeline.data.folder import classes_in, files_in
 from pipeline.data.idx_images import FILES, load_idx_images
-from pipeline.data.images import ImageSet
 from pipeline.errors import ConfigError
 from pipeline.operations.templates import filled
 from pipeline.operations.text import size
@@ -62,33 +61,21 @@ def holds_images(path: Path) -> bool:
         return False
 
 
-def study_of_arrays(name: str, path: Path) -> str:
-    """Read arrays of images, and write a study that learns them.
-
-    Raises:
-        ConfigError: If an array is missing or does not fit the others.
-    """
-    images = load_arrays(directory=None, cache=Path(), path=path)
-    return _study_of_set(name, path, images, {"name": "arrays", "path": str(path)})
-
-
 def holds_idx_files(path: Path) -> bool:
     """Whether a folder holds one of the four IDX files, rather than a folder of images for each class."""
     return any((path / f"{name}{ending}").exists() for name in FILES.values() for ending in ("", ".gz"))
 
 
-def study_of_idx_files(name: str, path: Path) -> str:
-    """Read the images and labels of four IDX files, and write a study that learns them.
-
-    Raises:
-        ConfigError: If a file is missing, is damaged or does not fit the others.
-    """
-    images = load_idx_images(directory=path, cache=Path())
-    return _study_of_set(name, path, images, {"name": "idx", "directory": str(path)})
-
-
-def _study_of_set(name: str, path: Path, images: ImageSet, dataset: Mapping[str, object]) -> str:
-    """The text of a study of images that were read, which tells what they are."""
+def study_of_set(name: str, path: Path) -> str:
+    """Read images from a file of arrays or a folder of four IDX files, and write a study that learns them."""
+    if path.is_dir():
+        images, dataset = (
+            load_idx_images(directory=path, cache=Path()),
+            {"name": "idx", "directory": str(path)},
+        )
+    else:
+        images = load_arrays(directory=None, cache=Path(), path=path)
+        dataset = {"name": "arrays", "path": str(path)}
     numbers, counts = np.unique(images.train_labels, return_counts=True)
     by_class = {images.classes[number]: count for number, count in zip(numbers, counts.tolist(), strict=True)}
     shape = images.train_images.shape[1:]

@@ -24,7 +24,6 @@ from pipeline.config.yaml_files import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.operations.leftovers import still_running
 from pipeline.operations.main_process import look_back
-from pipeline.operations.past_reports import keep_report
 from pipeline.operations.paths import results_folder
 from pipeline.operations.studies import RESULTS, StudyFile, find_profile, read_study
 from pipeline.operations.text import duration
@@ -59,8 +58,7 @@ def _rerun(study: StudyFile, profile: Path | None, options: Namespace) -> tuple[
     took = duration(time.monotonic() - start)
     for old in sorted(logs.glob("*.txt"), reverse=True)[options.keep :]:
         old.unlink()
-    look_back(study.name, map(str, manifests_of(study.folder)))
-    keep_report(study.folder, options.keep)
+    look_back(study.name, map(str, manifests_of(study.folder)), n_reports=options.keep)
     said = log.read_text(encoding="utf-8", errors="replace")
     report = study.folder / "report" / "index.html"
     if code != 0:

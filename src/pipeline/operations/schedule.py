@@ -35,16 +35,18 @@ def run(options: Namespace) -> None:
     """Install, remove or show the entry of a study."""
     study = read_study(options.study)
     find_profile(options.profile)
-    folder = Path.cwd()
-    if re.search(r"[\n\r\0]", str(folder)):
-        raise ConfigError(f"{str(folder)!r}: no scheduler takes a line break in a path; move the checkout")
-    entry = scheduled_run(study, folder, options)
-    place: Tables | Units = Units(entry) if options.scheduler == "timer" else Tables(options.scheduler, entry)
+    if re.search(r"[\n\r\0]", str(Path.cwd())):
+        raise ConfigError(
+            f"{str(Path.cwd())!r}: no scheduler takes a line break in a path; move the checkout"
+        )
+    folder = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8]
+    name, entry = f"parsimony-{study.name}-{folder}", scheduled_run(study, options)
+    place = Units(name, entry) if options.scheduler == "timer" else Tables(name, entry, options.scheduler)
     if options.only_print:
-        print(place.text(entry))
+        print(place.text)
     elif options.action == "install":
         place.install()
-        print(f"installed in {place}:\n{place.text(entry)}")
+        print(f"installed in {place}:\n{place.text}")
         if options.scheduler == "timer":
             print("it stops when you log out; to let it go on, run: loginctl enable-linger")
     elif options.action == "remove":
@@ -55,14 +57,8 @@ def run(options: Namespace) -> None:
         print(place.shown() or f"{place} has no rerun of {study.name} from here")
 
 
-class ScheduledRun(dict[str, str]):
-    """What the blanks of a template are filled with; `name` is unique to study and checkout."""
-
-    name = ""
-
-
-def scheduled_run(study: StudyFile, folder: Path, options: Namespace) -> ScheduledRun:
-    """Fill in what is to run, where and when, quoted as the scheduler wants it."""
+def scheduled_run(study: StudyFile, options: Namespace) -> dict[str, str]:
+    """What the blanks of a template are filled with: what runs, where and when, quoted as the scheduler wants it."""
     time = options.at or DEFAULT_TIME[options.scheduler]
     timer = options.scheduler == "timer"
     fields = time.split()
@@ -87,13 +83,13 @@ def scheduled_run(study: StudyFile, folder: Path, options: Namespace) -> Schedul
     if timer:
         # systemd has its own quotes, and both % and $ mean something in its files.
         command = " ".join('"' + _escaped(word) + '"' for word in words)
-        where = str(folder).replace("%", "%%")
+        where = str(Path.cwd()).replace("%", "%%")
     else:
         # cron turns % into a line break wherever it stands, in quotes as well.
-        command, where = (text.replace("%", r"\%") for text in (shlex.join(words), shlex.quote(str(folder))))
-    entry = ScheduledRun(STUDY=study.name, FOLDER=where, COMMAND=command, TIME=time)
-    entry.name = f"parsimony-{study.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
-    return entry
+        command, where = (
+            text.replace("%", r"\%") for text in (shlex.join(words), shlex.quote(str(Path.cwd())))
+        )
+    return {"STUDY": study.name, "FOLDER": where, "COMMAND": command, "TIME": time}
 
 
 def _escaped(word: str) -> str:
@@ -106,36 +102,38 @@ def fill(template: str, entry: Mapping[str, str]) -> str:
     return re.sub(r"@([A-Z]+)@", lambda blank: entry[blank.group(1)], text)
 
 
+def _ran(*command: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    if shutil.which(command[0]) is None:
+        raise ConfigError(
+            f"{command[0]} is not on this machine; choose another with --with: crontab, timer or scrontab"
+        )
+    return subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+
+
+def _words(done: subprocess.CompletedProcess[str]) -> str:
+    return " ".join(done.stderr.split())
+
+
 class Tables:
     """The user's crontab or scrontab, which are read and replaced whole."""
 
-    def __init__(self, program: str, entry: ScheduledRun) -> None:
-        self.program, self.entry = program, entry
-        self.begin, self.end = f"# begin {entry.name}", f"# end {entry.name}"
+    def __init__(self, name: str, entry: Mapping[str, str], program: str) -> None:
+        self.program, self.begin, self.end = program, f"# begin {name}", f"# end {name}"
+        #: The entry between the lines that mark it.
+        self.text = f"{self.begin}\n{fill(program, entry)}{self.end}"
 
     def __str__(self) -> str:
         return f"the {self.program}"
 
-    def text(self, entry: ScheduledRun) -> str:
-        """The entry between the lines that mark it."""
-        return f"{self.begin}\n{fill(self.program, entry)}{self.end}"
-
-    def _lines(self) -> list[str]:
-        if shutil.which(self.program) is None:
-            raise ConfigError(
-                f"{self.program} is not on this machine; choose another with --with: crontab, timer or scrontab"
-            )
-        done = subprocess.run([self.program, "-l"], capture_output=True, text=True, check=False)
-        if done.returncode != 0 and not NO_TABLE.search(done.stderr + done.stdout):
-            raise ConfigError(f"{self.program} -l: {' '.join(done.stderr.split())}")
-        return done.stdout.splitlines() if done.returncode == 0 else []
-
-    def _own(self, lines: list[str]) -> tuple[list[str], list[str]]:
+    def _divided(self) -> tuple[list[str], list[str]]:
         """What lies between the marks, and all other lines."""
+        done = _ran(self.program, "-l")
+        if done.returncode != 0 and not NO_TABLE.search(done.stderr + done.stdout):
+            raise ConfigError(f"{self.program} -l: {_words(done)}")
         own: list[str] = []
         others: list[str] = []
         inside = False
-        for line in lines:
+        for line in done.stdout.splitlines() if done.returncode == 0 else []:
             inside = inside or line == self.begin
             (own if inside else others).append(line)
             inside = inside and line != self.end
@@ -144,64 +142,55 @@ class Tables:
         return own, others
 
     def _write(self, lines: list[str]) -> None:
-        done = subprocess.run(
-            [self.program, "-"],
-            input="".join(f"{line}\n" for line in lines),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = _ran(self.program, "-", given="".join(f"{line}\n" for line in lines))
         if done.returncode != 0:
-            raise ConfigError(f"{self.program} refused the entry: {' '.join(done.stderr.split())}")
+            raise ConfigError(f"{self.program} refused the entry: {_words(done)}")
 
     def install(self) -> None:
         """Put the entry in, in place of a former one."""
-        self._write([*self._own(self._lines())[1], *self.text(self.entry).splitlines()])
+        self._write([*self._divided()[1], *self.text.splitlines()])
 
     def remove(self) -> bool:
         """Take the entry out; False if there is none."""
-        own, others = self._own(self._lines())
+        own, others = self._divided()
         if own:
             self._write(others)
         return bool(own)
 
     def shown(self) -> str:
         """The entry as it is installed."""
-        return "\n".join(self._own(self._lines())[0])
+        return "\n".join(self._divided()[0])
 
 
 class Units:
     """Two files for systemd of the user."""
 
-    def __init__(self, entry: ScheduledRun) -> None:
+    def __init__(self, name: str, entry: Mapping[str, str]) -> None:
         home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-        self.folder = Path(home) / "systemd" / "user"
-        self.entry = entry
-        self.files = {kind: self.folder / f"{entry.name}.{kind}" for kind in ("service", "timer")}
+        self.folder, self.timer = Path(home) / "systemd" / "user", f"{name}.timer"
+        self.files = {
+            self.folder / f"{name}.{kind}": fill(f"parsimony.{kind}", entry) for kind in ("service", "timer")
+        }
+        #: Both files, one after the other.
+        self.text = "\n".join(f"# {file}\n{text}" for file, text in self.files.items()).rstrip()
 
     def __str__(self) -> str:
         return str(self.folder)
 
-    def text(self, entry: ScheduledRun) -> str:
-        """Both files, one after the other."""
-        return "\n".join(
-            f"# {file}\n{fill(f'parsimony.{kind}', entry)}" for kind, file in self.files.items()
-        ).rstrip()
-
     def install(self) -> None:
         """Write the files and start the timer."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for kind, file in self.files.items():
+        for file, text in self.files.items():
             file.unlink(missing_ok=True)  # a link is not followed
-            file.write_text(fill(f"parsimony.{kind}", self.entry), encoding="utf-8")
+            file.write_text(text, encoding="utf-8")
         _systemctl("daemon-reload")
-        _systemctl("enable", "--now", self.files["timer"].name)
+        _systemctl("enable", "--now", self.timer)
 
     def remove(self) -> bool:
         """Stop the timer and delete the files; False if there are none."""
-        found = [file for file in self.files.values() if file.exists()]
+        found = [file for file in self.files if file.exists()]
         if found:
-            _systemctl("disable", "--now", self.files["timer"].name)
+            _systemctl("disable", "--now", self.timer)
             for file in found:
                 file.unlink()
             _systemctl("daemon-reload")
@@ -210,13 +199,11 @@ class Units:
     def shown(self) -> str:
         """The files as they are installed."""
         return "\n".join(
-            f"# {file}\n{file.read_text(encoding='utf-8')}" for file in self.files.values() if file.exists()
+            f"# {file}\n{file.read_text(encoding='utf-8')}" for file in self.files if file.exists()
         )
 
 
 def _systemctl(*arguments: str) -> None:
-    if shutil.which("systemctl") is None:
-        raise ConfigError("systemctl is not on this machine; choose another with --with")
-    done = subprocess.run(["systemctl", "--user", *arguments], capture_output=True, text=True, check=False)
+    done = _ran("systemctl", "--user", *arguments)
     if done.returncode != 0:
-        raise ConfigError(f"systemctl --user {arguments[0]}: {' '.join(done.stderr.split())}")
+        raise ConfigError(f"systemctl --user {arguments[0]}: {_words(done)}")
