@@ -13,6 +13,8 @@ from pipeline.options import Count, Seed
 
 #: Images that data sets of a fixed size have to train and to validate on; a folder's are counted when it is read.
 N_IMAGES = {"fashion_mnist": 60_000, "digits": 1_437, "letters": 24_800}
+#: Keys that data sets of one's own need.
+NEEDED = {"folder": ("directory", "image_size", "channels"), "idx": ("directory",), "arrays": ("path",)}
 
 
 class ImageData(Section):
@@ -71,24 +73,16 @@ class ImageData(Section):
         )
 
     @model_validator(mode="after")
-    def _options_of_a_folder(self) -> "ImageData":
-        for key in ("directory", "image_size", "channels"):
-            value = getattr(self, key)
-            if value is None and (self.name == "folder" or (self.name == "idx" and key == "directory")):
+    def _keys_are_those_of_the_data_set(self) -> "ImageData":
+        for key in ("directory", "image_size", "channels", "path"):
+            given, needed = getattr(self, key) is not None, key in NEEDED.get(self.name, ())
+            if needed and not given:
                 who = "a folder of images" if self.name == "folder" else f"data set {self.name}"
                 raise misfit(f"{key}: missing; {who} needs it")
-            if self.name != "folder" and value is not None and key != "directory":
+            if given and not needed and key == "path":
+                raise misfit("path: belongs to data set arrays")
+            if given and not needed and key != "directory":
                 raise misfit(f"{key}: only of a folder of images; {self.name} brings its own")
-        return self
-
-    @model_validator(mode="after")
-    def _path_of_arrays(self) -> "ImageData":
-        if (self.name == "arrays") != (self.path is not None):
-            raise misfit(
-                "path: missing; data set arrays needs it"
-                if self.path is None
-                else "path: belongs to data set arrays"
-            )
         return self
 
     @model_validator(mode="after")

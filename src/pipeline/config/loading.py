@@ -1,7 +1,7 @@
 """Reading a study file over the default."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from pipeline.config.yaml_files import read_yaml, refuse_manifest
 from pipeline.errors import ConfigError
 
 # Collections whose entries a study names itself: a study file replaces them whole instead of adding to the default's.
-NAMED_COLLECTIONS = (("training", "runs"), ("matrices",))
+NAMED_COLLECTIONS = ("training.runs", "matrices")
+# What else a study does not take from the default.
+OWN_KEYS = ("training.claims", "precision.runs", "precision.networks", "scaling", "description", "beside")
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,17 +44,9 @@ def load_study(config: Mapping[str, Any], default: Path) -> Study:
     base = read_yaml(default)
     hint = "" if "study" in config else _nearly_named(config, base)
     if "study" in config:
-        for path in NAMED_COLLECTIONS:
-            section: Any = base
-            for key in path[:-1]:
-                section = section.get(key) or {}
-            section.pop(path[-1], None)
-        (base.get("training") or {}).pop("claims", None)
-        for key in ("runs", "networks"):
-            (base.get("precision") or {}).pop(key, None)
-        base.pop("scaling", None)
-        base.pop("description", None)
-        base.pop("beside", None)
+        for path in (*NAMED_COLLECTIONS, *OWN_KEYS):
+            *above, key = path.split(".")
+            _at(base, above).pop(key, None)
     try:
         return validate(merge(base, config))
     except ConfigError as error:
@@ -62,18 +56,18 @@ def load_study(config: Mapping[str, Any], default: Path) -> Study:
 def _nearly_named(config: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     """Find a new entry whose name nearly equals an existing one's, to explain a change that fails."""
     for path in NAMED_COLLECTIONS:
-        changed, there = _at(config, path), _at(base, path)
+        changed, there = (_at(tree, path.split(".")) for tree in (config, base))
         for name in changed.keys() - there.keys():
             if near := difflib.get_close_matches(str(name), there, n=1, cutoff=0.8):
-                return f"{'.'.join(path)}: '{name}' is new; did you mean '{near[0]}'? If not: "
+                return f"{path}: '{name}' is new; did you mean '{near[0]}'? If not: "
     return ""
 
 
-def _at(tree: Any, path: tuple[str, ...]) -> Mapping[Any, Any]:
+def _at(tree: Any, path: Sequence[str]) -> dict[Any, Any]:
     """Return the mapping at a path; an empty one if there is none."""
     for key in path:
         tree = tree.get(key) if isinstance(tree, Mapping) else None
-    return tree if isinstance(tree, Mapping) else {}
+    return tree if isinstance(tree, dict) else {}
 
 
 def validate(config: Mapping[str, Any]) -> Study:

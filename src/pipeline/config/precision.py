@@ -112,7 +112,7 @@ class OwnNetwork(Section):
 class Precision(Timing):
     """Half-precision inference."""
 
-    runs: tuple[Name, ...] = Field(
+    runs: Annotated[tuple[Name, ...], ALL_DIFFERENT] = Field(
         (),
         description="Training runs whose network, that of the first seed, is converted to half precision and timed.",
     )

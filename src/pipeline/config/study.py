@@ -85,24 +85,16 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "Study":
-        converted_runs = self.precision.runs
-        if len(set(converted_runs)) < len(converted_runs):
-            raise misfit(f"precision.runs: entries must differ, found {list(converted_runs)}")
         for name in self.precision.networks:
             if name in self.training.runs:
                 raise misfit(f"precision.networks.{name}: is a training run's name too; choose another")
         for name, run in self.training.runs.items():
-            there, samples = "dataset.train_samples", self.dataset.train_samples
-            wanted = {"batch_size": run.recipe().batch_size}
-            if run.train_samples is not None:
-                own = f"training.runs.{name}.train_samples"
-                if run.train_samples > samples:
-                    wanted = {"train_samples": run.train_samples}
-                else:
-                    there, samples = own, run.train_samples
-            for key, size in wanted.items():
-                if size > samples:
-                    raise misfit(f"training.runs.{name}.{key}: {size} is more than {there}, {samples}")
+            path, own, samples = f"training.runs.{name}", run.train_samples, self.dataset.train_samples
+            if own is not None and own > samples:
+                raise misfit(f"{path}.train_samples: {own} is more than dataset.train_samples, {samples}")
+            there = "dataset.train_samples" if own is None else f"{path}.train_samples"
+            if (size := run.recipe().batch_size) > (own or samples):
+                raise misfit(f"{path}.batch_size: {size} is more than {there}, {own or samples}")
         if self.scaling is not None and list(self.scaling.sizes) != sorted(set(self.scaling.sizes)):
             raise misfit("scaling.sizes: must increase from one to the next")
         converted = bool(self.precision.runs) or any(
