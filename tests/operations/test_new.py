@@ -36,7 +36,7 @@ def test_stations_become_a_study_of_kriging_with_what_was_seen(checkout, capsys)
     told = capsys.readouterr().out
     for words in (
         "stations.csv: 50 rows", "Column mm, the value: 0.5 to 49.5", "Other columns of numbers: year",
-        "Columns that hold something else: name", "1 row is at the place of another one", "Memory foretold: ",
+        "Columns that hold something else: name", "1 row is at the place of another one", "Estimated memory: ",
         "make run STUDY=rain",
     ):  # fmt: skip
         assert words in told
@@ -127,9 +127,9 @@ def test_a_column_that_is_called_as_a_unit_has_that_unit(checkout, column, unit)
     assert (matrix.points.value, matrix.points.unit) == (column, unit)
 
 
-def test_the_readme_shows_what_is_told_of_a_folder_of_images(checkout, capsys):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    block = readme.split("--from data/photos\n")[1].split("$ make")[0]
+def test_the_documents_show_what_is_told_of_a_folder_of_images(checkout, capsys):
+    page = (Path(__file__).parents[2] / "docs/how-to/own_data.md").read_text()
+    block = page.split("--from data/photos\n")[1].split("$ make")[0]
     for part, each in (("train", 400), ("test", 100)):
         for kind in ("disk", "square", "stripes"):
             folder = checkout / "data/photos" / part / kind
@@ -220,7 +220,7 @@ def test_a_mesh_becomes_a_study_of_a_wave_that_its_triangles_resolve(checkout, c
     told = capsys.readouterr().out
     for words in (
         "ball.obj: 320 triangles, 162 vertices, 1 connected part, closed, which makes it a body",
-        "Its box is ", "the wavelength is ", "Memory foretold: ", "make run STUDY=ball",
+        "Its box is ", "the wavelength is ", "Estimated memory: ", "make run STUDY=ball",
     ):  # fmt: skip
         assert words in told
 
