@@ -5,11 +5,9 @@ import time
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline.artifacts.results.operator import Compression, FittedCovariance, Level, OperatorFacts
 from pipeline.artifacts.results.points import PointsFacts
@@ -60,7 +58,8 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
         spec = read_spec(options.spec, CompressSpec)
         points = Artifact.open(options.points, "points", contents=first)
         if spec.task not in ("capacitance", "scattering"):
-            _require_that_points_fit(spec.kernel, points.array("points"))
+            few = points.array("points")[: kernels.TRIED]
+            kernels.require_usable(spec.kernel, np.array(few, np.float64))
     foretold = foretold_of(
         points, spec.compress.tolerance, 1.0, communicator.size, fit=spec.fit, form=spec.compress.form
     )
@@ -186,11 +185,6 @@ def _matrices(
         tolerance=max(tolerance, 1e-4),
     )
     return {"operator": far, "preconditioner": centers}, (near_field, own)
-
-
-def _require_that_points_fit(kernel: kernels.Kernel, points: NDArray[Any]) -> None:
-    """Raise ConfigError where a kernel does not take points of so many coordinates, or is no kernel."""
-    kernels.require_usable(kernel, np.array(points[: kernels.TRIED], np.float64))
 
 
 def _precision(matrix: CompressedMatrix) -> str:

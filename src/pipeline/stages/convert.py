@@ -31,7 +31,7 @@ from pipeline.precision.plan import Layer
 from pipeline.precision.predictions import LabelError, check_labels
 from pipeline.stages.parts.images import read_images
 from pipeline.stages.parts.networks import model_of
-from pipeline.stages.parts.own_networks import budget_of, network_of, samples_of
+from pipeline.stages.parts.own_networks import budget_of, named, network_of, samples_of
 from pipeline.stages.parts.spec import errors_about, read_spec, written
 
 CALIBRATION_SAMPLES = 4096  # a tenth of a point is four of them
@@ -58,7 +58,9 @@ def run(options: Namespace) -> None:
         with errors_about(f"precision.networks.{options.output.parent.name}"):
             _convert(options, _of_network(own), own)
     elif options.onnx:
-        _convert(options, _of_network(_named(options)), None)
+        if options.inputs is None:
+            raise ConfigError("convert --onnx needs --inputs, an .npy file of samples like those to come")
+        _convert(options, _of_network(named(options.onnx, options)), None)
     else:
         _convert(options, _of_study(options), None)
 
@@ -160,14 +162,6 @@ def _of_study(options: Namespace) -> _Source:
         seed=facts.seed,
         labelled_by=str(options.dataset),
     )
-
-
-def _named(options: Namespace) -> OwnNetwork:
-    """The files that the command line names."""
-    if options.inputs is None:
-        raise ConfigError("convert --onnx needs --inputs, an .npy file of samples like those to come")
-    labels = None if options.labels is None else str(options.labels)
-    return OwnNetwork(path=str(options.onnx), inputs=str(options.inputs), labels=labels)
 
 
 def _of_network(own: OwnNetwork) -> _Source:

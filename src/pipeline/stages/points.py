@@ -6,28 +6,25 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts.results.points import PointsFacts
-from pipeline.artifacts.store import Draft, create
+from pipeline.artifacts.store import Draft
 from pipeline.config.points import CubeMesh, FilePoints, Generated, OwnMesh, PointsSpec, SphereMesh
 from pipeline.data import Places, hold_out
 from pipeline.data.meshes import cube_mesh, sphere_mesh
 from pipeline.data.own_mesh import load_usable_mesh
 from pipeline.data.splits import n_held_out_of
 from pipeline.errors import ConfigError
-from pipeline.runtime.provenance import cost, provenance
 from pipeline.runtime.words import counted
 from pipeline.stages.parts.own_points import own_places
-from pipeline.stages.parts.spec import errors_about, read_spec
+from pipeline.stages.parts.spec import errors_about, read_spec, written
 
 
 def run(options: Namespace) -> None:
     """Write points with values and a held-out part, or a mesh."""
     spec = read_spec(options.spec, PointsSpec)
     points = spec.points
-    origin = provenance(options.code)
-    subject = f"matrices.{options.output.parent.name}.points"
     with (
-        errors_about(subject),
-        create(options.output, kind="points", spec=spec, provenance=origin) as draft,
+        errors_about(f"matrices.{options.output.parent.name}.points"),
+        written(options, "points", spec) as draft,
     ):
         if isinstance(points, FilePoints):
             facts = own_places(draft, points)
@@ -42,7 +39,6 @@ def run(options: Namespace) -> None:
         else:
             raise ConfigError(f"points {points.name} are made by the stage embeddings, from a network")
         draft.facts = facts
-        origin["cost"] = cost()  # the work was done in this block
     where = (
         "by longitude and latitude"
         if facts.crs == "lonlat"

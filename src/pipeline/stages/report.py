@@ -13,12 +13,7 @@ from pipeline.config.report import ReportSpec
 from pipeline.errors import ArtifactError
 from pipeline.report import render
 from pipeline.report.changes import Comparison, compare
-from pipeline.report.metrics import (
-    HistoryMetrics,
-    Metrics,
-    Missing,
-    RuleCost,
-)
+from pipeline.report.metrics import HistoryMetrics, Metrics, Missing, RuleCost
 from pipeline.runtime.git import commits_between, uncommitted
 from pipeline.runtime.provenance import provenance
 from pipeline.stages.parts.collected import collect
@@ -66,12 +61,10 @@ def _missing(file: Path | None) -> list[Missing]:
 
 def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> HistoryMetrics | None:
     """Every artefact against those of its name that came before it, had the same specs and the same machine."""
-    past: dict[tuple[str, str, str], list[HistoryEntry]] = {}
     earlier: dict[str, list[HistoryEntry]] = {}
     for entry in read_snapshot(snapshot) if snapshot is not None else []:
-        past.setdefault((entry.artefact, entry.lineage, entry.machine), []).append(entry)
         earlier.setdefault(entry.artefact, []).append(entry)
-    if not past:
+    if not earlier:
         return None
     lineages: dict[Path, str] = {}
     comparisons: list[Comparison] = []
@@ -83,28 +76,20 @@ def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> 
         now = entry_of(path, folder, lineages=lineages)
         if now is None:
             continue
-        before = [
-            entry
-            for entry in past.get((now.artefact, now.lineage, now.machine), [])
-            if entry.manifest != now.manifest and entry.date <= now.date
-        ]
         others = [
             entry
             for entry in earlier.get(now.artefact, [])
             if entry.manifest != now.manifest and entry.date <= now.date
         ]
-        if (
-            now.date > reported
-            and others
-            and max(others, key=lambda entry: entry.date).lineage != now.lineage
-        ):
+        before = [one for one in others if (one.lineage, one.machine) == (now.lineage, now.machine)]
+        last = max(others, key=lambda entry: entry.date, default=now)
+        if now.date > reported and last.lineage != now.lineage:
             respecified.append(now.artefact)
         compared = compare(now.artefact, now.figures, [entry.figures for entry in before])
         if compared.n_figures:
             comparisons.append(compared)
         if compared.changes:
-            for commit in commits_between(before[-1].commit_id, now.commit_id):
-                since[commit] = None
+            since |= dict.fromkeys(commits_between(before[-1].commit_id, now.commit_id))
     changes = sorted((change for c in comparisons for change in c.changes), key=lambda change: -change.size)
     return HistoryMetrics(
         n_figures=sum(c.n_figures for c in comparisons),

@@ -7,7 +7,6 @@ the plans that were chosen here.
 
 from argparse import Namespace
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -25,7 +24,6 @@ from pipeline.artifacts.results.half_network import (
 )
 from pipeline.artifacts.store import Artifact
 from pipeline.config.precision import OwnNetwork, Timing
-from pipeline.data.samples import read_samples
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.precision import (
     Budget,
@@ -42,7 +40,7 @@ from pipeline.precision.predictions import check_labels
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.words import counted
 from pipeline.stages.parts.images import read_images
-from pipeline.stages.parts.own_networks import budget_of, samples_of, timing_of
+from pipeline.stages.parts.own_networks import budget_of, named, samples_of, timing_of
 from pipeline.stages.parts.spec import errors_about, read_spec, written
 
 VERIFICATION_SAMPLES = 4096
@@ -191,29 +189,25 @@ def _samples(options: Namespace, converted: Artifact, own: OwnNetwork | None) ->
     """The samples that the converter had, in the same order, and those that are left for a test."""
     exact = torch.from_numpy(converted.array("calibration_logits").copy())
     n = len(exact)
-    test: tuple[Tensor, Tensor | None]
+    if options.inputs is not None and options.dataset is None:
+        own = named(options.network, options)
     labels: Tensor | None
+    test: tuple[Tensor, Tensor | None]
     if options.dataset is not None:
         dataset = Artifact.open(options.dataset, "dataset")
         inputs, labels = read_images(dataset, "validation", min(n, VERIFICATION_SAMPLES))
         test = read_images(dataset, "test")
-    elif options.inputs is not None or own is not None:
-        if options.inputs is not None:
-            given, labelled_by = str(options.inputs), str(options.labels)
-            inputs, labels = read_samples(Path(options.inputs), options.labels)
-        else:
-            assert own is not None
-            given, labelled_by = own.inputs, str(own.labels)
-            inputs, labels = samples_of(own)
+    elif own is not None:
+        inputs, labels = samples_of(own)
         layers = converted.json("plan")["layers"]
         wanted = tuple(layers[0]["input_shape"])
         if inputs.shape[1:] != wanted:
             raise ConfigError(
-                f"{given}: holds samples of shape {tuple(inputs.shape[1:])}; wanted {wanted}, which the "
+                f"{own.inputs}: holds samples of shape {tuple(inputs.shape[1:])}; wanted {wanted}, which the "
                 f"network in {options.network} takes"
             )
         if labels is not None:
-            with errors_about(labelled_by):
+            with errors_about(str(own.labels)):
                 check_labels(labels, layers[-1]["output_shape"][0])
         left = slice(n if len(inputs) > n else 0, None)
         test = inputs[left], None if labels is None else labels[left]

@@ -25,7 +25,7 @@ from pipeline.runtime.memory import keep_freed_memory
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.node_group import process_group
 from pipeline.runtime.termination import termination
-from pipeline.stages.parts.curves import Curves
+from pipeline.stages.parts.curves import curves
 from pipeline.stages.parts.images import samples_of
 from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.shared_checkpoint import agreed_checkpoint, locked
@@ -58,7 +58,7 @@ class Reporter:
     checkpoint: CheckpointFolder
     speaks: bool
     history: History = field(default_factory=list)
-    curves: Curves | None = None
+    write: Callable[[EpochRecord], None] | None = None
 
     @contextmanager
     def watched(self, path: Path | None, *, tensorboard: bool) -> Iterator[None]:
@@ -66,7 +66,7 @@ class Reporter:
         if path is None or not self.speaks:
             yield
             return
-        with Curves(path, self.history, tensorboard=tensorboard) as self.curves:
+        with curves(path, self.history, tensorboard=tensorboard) as self.write:
             yield
 
     def on_start(self, not_preconditioned: Sequence[str]) -> None:
@@ -82,8 +82,8 @@ class Reporter:
     def on_epoch(self, record: EpochRecord) -> None:
         """A line with the figures of an epoch."""
         self.history.append(record)
-        if self.curves is not None:
-            self.curves.add(record)
+        if self.write is not None:
+            self.write(record)
         if self.speaks:
             print(
                 f"{self.label}: epoch {record.epoch:3d}  {record.seconds:7.1f} s  loss {record.train_loss:.4f}  "

@@ -1,43 +1,34 @@
 """Figures of a training that somebody watches: JSON lines, and TensorBoard's files where they are asked for."""
 
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.training import EpochRecord, History, JSONLines, to_tensorboard
 
 
-class Curves:
-    """Write the record of every epoch as it comes, and those of the epochs that a former job has done before it.
+@contextmanager
+def curves(path: Path, history: History, *, tensorboard: bool) -> Iterator[Callable[[EpochRecord], None]]:
+    """Write the epochs that a former job has done, and yield what writes the record of each further one.
 
     TensorBoard's files come to a folder of the same name as that of the JSON lines, without its suffix.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = _writer(path.with_suffix("")) if tensorboard else None
+    path.unlink(missing_ok=True)
+    with closing(JSONLines(path)) as lines, closing(writer) if writer else nullcontext():
 
-    def __init__(self, path: Path, history: History, *, tensorboard: bool) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = _writer(path.with_suffix("")) if tensorboard else None
-        path.unlink(missing_ok=True)
-        self._lines = JSONLines(path)
+        def write(record: EpochRecord) -> None:
+            lines(record.steps, record)
+            if writer is not None:
+                to_tensorboard(writer, record.steps, record)
+                writer.flush()
+
         for record in history:
-            self.add(record)
-
-    def add(self, record: EpochRecord) -> None:
-        """Write an epoch."""
-        self._lines(record.steps, record)
-        if self._writer is not None:
-            to_tensorboard(self._writer, record.steps, record)
-            self._writer.flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lines.close()
-        if self._writer is not None:
-            self._writer.close()
+            write(record)
+        yield write
 
 
 def _writer(folder: Path) -> Any:

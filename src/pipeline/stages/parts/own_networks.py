@@ -1,5 +1,6 @@
 """Networks of one's own or of a package, which are converted without a training."""
 
+from argparse import Namespace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -28,6 +29,12 @@ def network_of(own: OwnNetwork) -> tuple[nn.Module, int]:
         return onnx_module(Path(own.path)), Path(own.path).stat().st_size
     packaged = PACKAGED[own.package]
     return packaged.load(), packaged.path().stat().st_size
+
+
+def named(path: Path, options: Namespace) -> OwnNetwork:
+    """A network with the samples, and perhaps the labels, that the command line names."""
+    labels = None if options.labels is None else str(options.labels)
+    return OwnNetwork(path=str(path), inputs=str(options.inputs), labels=labels)
 
 
 def samples_of(own: OwnNetwork) -> tuple[Tensor, Tensor | None]:

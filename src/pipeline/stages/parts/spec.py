@@ -3,7 +3,7 @@
 import json
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from pipeline.artifacts.store import Draft, create
 from pipeline.config.messages import mistakes
 from pipeline.config.section import Section
 from pipeline.errors import ArtifactError, ConfigError, PipelineError
-from pipeline.runtime.provenance import provenance
+from pipeline.runtime.provenance import cost, provenance
 
 S = TypeVar("S", bound=Section)
 
@@ -53,8 +53,10 @@ def errors_about(subject: str) -> Iterator[None]:
         raise type(error)(f"{subject}: {error}") from error
 
 
-def written(
-    options: Namespace, kind: str, spec: Section | Mapping[str, Any]
-) -> AbstractContextManager[Draft]:
+@contextmanager
+def written(options: Namespace, kind: str, spec: Section | Mapping[str, Any]) -> Iterator[Draft]:
     """Write the artefact of this kind that a stage was asked for: its manifest is the option `output`; see `create`."""
-    return create(options.output, kind=kind, spec=spec, provenance=provenance(options.code))
+    made = provenance(options.code)
+    with create(options.output, kind=kind, spec=spec, provenance=made) as draft:
+        yield draft
+        made["cost"] = cost()
