@@ -198,7 +198,7 @@ def test_a_state_that_lacks_layers_is_refused():
     with pytest.raises(ValueError, match="the state lacks layer 4 of K-FAC"):
         larger.load_state_dict(state)
     state["tensors"] = {name: t for name, t in state["tensors"].items() if not name.endswith("/1")}
-    with pytest.raises(ValueError, match="lacks the matrices of layer 1; load it whole"):
+    with pytest.raises(ValueError, match="lacks the matrices of layer 1; load the whole state"):
         KFAC(network(), ALL).load_state_dict(state)
 
 
@@ -227,7 +227,7 @@ def test_copies_of_data_parallel_are_refused():
 def test_scripting_a_watched_network_is_refused_in_a_line():
     model = nn.Sequential(nn.Linear(3, 2))
     kfac = KFAC(model, ALL)
-    with pytest.raises(AttributeError, match=r"cannot be scripted; call remove\(\) before"):
+    with pytest.raises(AttributeError, match=r"cannot be scripted; call remove\(\) of KFAC first"):
         torch.jit.script(model)
     kfac.remove()
     torch.jit.script(model)

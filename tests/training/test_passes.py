@@ -215,7 +215,8 @@ def test_a_gradient_penalty_of_no_weight_changes_nothing():
     slope = torch.autograd.grad(loss, inputs, create_graph=True)[0]
     (loss + 0 * slope.square().sum()).backward()
     with pytest.warns(
-        UserWarning, match="of a loss of derivatives, K-FAC's factors count what depends on the network's"
+        UserWarning,
+        match="if the loss contains the derivatives, K-FAC's factors cover what depends on the network's",
     ):
         kfac.step(1.0)
     require_factors(kfac, expected_factors(model, cross_entropies(x, y)))

@@ -51,11 +51,13 @@ def train(model, n_steps=3, **options):
 
 @pytest.mark.parametrize("how", ["product", "transposed", "embedding and product", "embedding and linear"])
 def test_a_layer_whose_weight_is_also_used_unseen_keeps_its_gradient_and_is_named(how):
-    with pytest.warns(UserWarning, match="leaves layer layer its gradient: the network also uses its weight"):
+    with pytest.warns(
+        UserWarning, match="does not precondition layer layer: the network also uses its weight"
+    ):
         kfac, steps = train(drawn(Twice(how)))
     assert kfac.preconditioned == ("head",)
     assert "layer.weight" in kfac.not_preconditioned
-    assert "uses its weight otherwise" in kfac.reasons["layer.weight"]
+    assert "uses its weight other than" in kfac.reasons["layer.weight"]
     for before, after in steps:
         assert torch.equal(before["layer.weight"], after["layer.weight"])
         assert not torch.equal(before["head.weight"], after["head.weight"])
@@ -106,11 +108,11 @@ def freeze_a_bias(model):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (unfreeze, "b.weight is new or no longer frozen"),
-        (replace_parameters, "a.weight is another object"),
-        (replace_a_layer, "c.weight is another object"),
-        (add_a_layer, "d.weight is new"),
-        (freeze_a_bias, "c.bias is frozen or gone, and the rest of its layer is not"),
+        (unfreeze, "b.weight was added or unfrozen"),
+        (replace_parameters, "a.weight was replaced"),
+        (replace_a_layer, "c.weight was replaced"),
+        (add_a_layer, "d.weight was added"),
+        (freeze_a_bias, "c.bias was frozen or removed without the rest of its layer"),
     ],
 )
 def test_a_network_that_trains_other_parameters_than_when_it_was_looked_at_is_refused(change, named):
@@ -210,7 +212,7 @@ def test_a_gradient_is_made_natural_once():
     first.step(1.0)
     for each in (first, second):
         with pytest.raises(
-            ValueError, match="the gradient of layer a is a natural one already; call step once"
+            ValueError, match="the gradient of layer a is a natural gradient already; call step once"
         ):
             each.step(1.0)
     model.zero_grad(set_to_none=False)

@@ -1,4 +1,4 @@
-"""Who inverts what, and what travels afterwards."""
+"""Which process inverts which matrices, and what it sends to the others."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,10 @@ from pipeline.training.passes import Key
 
 
 def assign(costs: Sequence[float], n_processes: int) -> list[int]:
-    """Deal work to processes so that its costs balance.
+    """Assign pieces of work to processes so that their loads balance.
 
-    Longest processing time first: the largest piece goes to the process with the least work so far, which
-    ends within 4/3 - 1/(3 n_processes) of the best possible makespan [1]. All processes compute the same
-    answer.
+    Longest processing time first: pieces go, largest first, to the process with the least work so far. The makespan is
+    at most 4/3 - 1/(3 n_processes) times the best possible one [1]. All processes compute the same answer.
 
     Args:
         costs: The cost of each piece; n^3 for the inversion of a matrix of n rows.
@@ -36,9 +35,9 @@ class Placement:
     """What each process does with the matrices of a network.
 
     Attributes:
-        owners: Who inverts each matrix; None where everyone inverts all.
-        preconditioners: Who computes a layer's natural gradient and sends it to the others; a layer that is
-            missing is preconditioned by everyone.
+        owners: The process that inverts each matrix; None if every process inverts all.
+        preconditioners: The process that computes a layer's natural gradient and sends it to the others; every process
+            computes those of missing layers.
     """
 
     owners: Mapping[Key, int] | None
@@ -55,10 +54,10 @@ def place(
 ) -> Placement:
     """Place matrices on processes.
 
-    "replicate" inverts everything everywhere: no messages but the statistics'. "memory" keeps all of a layer
-    at one process, which sends its natural gradient in every step. "hybrid" does so for layers whose weights
-    are fewer than the numbers in the inverses, sent once in `inverse_interval` steps; the matrices of other
-    layers are dealt one by one, and their inverses go to all.
+    "replicate": every process inverts all matrices, so only statistics are sent. "memory": one process keeps all
+    matrices of a layer and sends its natural gradient in every step. "hybrid": as "memory" for layers whose natural
+    gradient, sent in every step, is smaller than the inverses, sent every `inverse_interval` steps; the matrices of
+    other layers are assigned one by one, and their inverses go to all processes.
 
     Args:
         shapes: The shapes of all matrices.

@@ -1,5 +1,4 @@
-"""Hooks that watch layers work: they collect what the Kronecker factors are made of during forward and
-backward."""
+"""Hooks that collect the statistics of the Kronecker factors during forward and backward passes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,26 +32,26 @@ class Capture:
     """Watch layers of a network.
 
     Args:
-        model: Hooks are added to it and its layers; `remove` takes them away. Copies of it have none.
+        model: The network. It and its layers get hooks, which `remove` takes away; copies of the network have none.
         layers: The layers to be watched.
         active: Asked at every forward pass whether statistics are wanted.
-        sample_fraction: Share of each pass's samples, the first ones, that is looked at; all are where samples may
-            not be what comes first.
-        loss: How the gradients of single samples are found: by what `learn_terms` says of the network's output, else
-            and with "mean" as parts of a mean over the samples of all passes between two calls of `take`; with "sum"
-            as they come.
+        sample_fraction: Share of each pass's samples, the first ones, that statistics are taken from. Where the first
+            dimension may not hold the samples, they are taken from all.
+        loss: How the gradients of single samples are scaled. "learned": as `learn_terms` infers from the network's
+            output, or as with "mean" if it cannot; "mean": as parts of a mean over the samples of all passes between
+            two calls of `take`; "sum": not at all.
         sampled: Whether output gradients come from `sample` instead of `backward`.
-        reduced: Whether the uses of a sample are added up before their moments are taken.
+        reduced: Whether the uses of a sample are summed before their moments are taken.
         bases: Eigenbases of A and G of each layer, blocks in order, in which squares of gradients are wanted.
-        forgets: Whether what was seen of a layer is forgotten when its gradient has been set to zero or None.
+        forgets: Whether the statistics of a layer are discarded when its gradient has been set to zero or None.
 
     Attributes:
-        paused: Whether passes go unseen.
-        loss_scale: What the loss of `backward` was multiplied by, beside what is learned.
-        terms: What was found of the last pass.
-        called: Layers that were used.
+        paused: Whether passes are ignored.
+        loss_scale: Factor by which the loss of `backward` was multiplied, for passes whose scale is not learned.
+        terms: The terms of the last pass's loss.
+        called: Layers that have been used.
         evaluated: Whether the network has been called in evaluation mode with gradients.
-        differentiated: Whether the loss may hold derivatives of the network, in which weights are used unseen.
+        differentiated: Whether the loss may contain derivatives of the network, whose use of weights no hook sees.
         partly_seen: Layers whose weights the network also uses where no hook sees it.
     """
 
@@ -86,13 +85,13 @@ class Capture:
         self._sampled = sampled
         self._reduced = reduced
         self._bases = bases
-        self._forgets = forgets and not sampled  # samples are drawn where they count
+        self._forgets = forgets and not sampled  # `sample` is called only for passes that count
         self._sums, self._asked = Sums(), Sums()
         self._pass: Pass | None = None
         self._surveys = True
         self._call: Call | None = None
         self._depth = 0  # calls of the network that are under way
-        self._frame: FrameType | None = None  # in which the outermost runs
+        self._frame: FrameType | None = None  # of the outermost call
         self._n_rows: int | None = None
         self._shape = torch.Size()
         self._turns = False  # whether the network's inputs have steps before samples
@@ -102,7 +101,7 @@ class Capture:
         self._mode: tuple[nn.Module, Watching] | None = None
         self._uses: list[tuple[Use, Tensor]] = []
         self._nodes: dict[int, Node] = {}
-        # Attention and recurrences may take steps before samples, and so may what stands around them.
+        # Attention and recurrences may have inputs with steps before samples, and so may the layers around them.
         self._steps_first = any(getattr(m, "batch_first", True) is False for m in model.modules())
         self._handles = [
             module.register_forward_hook(
@@ -112,7 +111,7 @@ class Capture:
             )
             for module, name, structure in layers.calls
         ]
-        # In compiled code the call of the network watches functions; a break inside of them is more than torch can do.
+        # In compiled code only the network's own hook watches functions, because torch cannot break the graph inside.
         around = [(EagerHook, m, self.begin, self.end) for m in layers.holders if m is not model]
         for kind, module, before, after in (*around, (Hook, model, self.enter, self.leave)):
             self._handles += [
@@ -122,48 +121,48 @@ class Capture:
         forget_compiled_code()
 
     def take(self, *, scale: float = 1.0) -> dict[Key, Moments]:
-        """Return what was collected since the last call; layers that were not used are missing.
+        """Return the moments collected since the last call; layers that were not used are missing.
 
         Args:
-            scale: What the losses of all passes were multiplied by, beside `loss_scale`, where it is not learned.
+            scale: Factor of the losses of all passes in addition to `loss_scale`, used where it is not learned.
         """
         self._close()
-        # Gradients that were asked for count where no others are: then the caller has put them in their place.
+        # Gradients of `torch.autograd.grad` count only if there are no others: the caller has put them into `grad`.
         found = (self._asked if self._sums.is_empty else self._sums).take(scale)
         self.discard()
         return found
 
     @property
     def waits_for_sample(self) -> bool:
-        """Whether there were calls since `take` of which only `sample` could tell, and none was made."""
+        """Whether layers were used since `take`, but `sample`, which would take their statistics, was not called."""
         return bool(self._uses) and self._sums.is_empty
 
     @property
     def learns_scale(self) -> bool:
-        """Whether all passes since the last call of `take` told their scale."""
+        """Whether the scales of all passes since the last call of `take` are known."""
         self._close()
         return not (self._asked if self._sums.is_empty else self._sums).n_unscaled
 
     def discard(self) -> None:
-        """Forget what was collected since the last call of `take`."""
+        """Discard the statistics collected since the last call of `take`."""
         self._sums.forget_all()
         self._asked.forget_all()
         self._pass = None
         self._uses = []
 
     def survey(self) -> None:
-        """Compare once more how often weights are used with what hooks see."""
+        """In the next call of the network, compare how often weights are used with how often hooks see them used."""
         self._surveys = True
 
     def remove(self) -> None:
-        """Stop watching."""
+        """Remove all hooks."""
         for handle in self._handles:
             handle.remove()
         forget_compiled_code()
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Look away for a while."""
+        """Ignore passes within the context."""
         before, self.paused = self.paused, True
         try:
             yield
@@ -172,12 +171,12 @@ class Capture:
 
     @uncompiled
     def sample(self, scores: Tensor, uniform: Tensor) -> None:
-        """Take output gradients of the log-likelihood of classes drawn from the prediction itself.
+        """Take statistics of output gradients of the log-likelihood of classes drawn from the network's own prediction.
 
         Costs a backward pass through activations only: no gradient of a weight is computed.
 
         Args:
-            scores: The scores of the pass under way, shape (n, n_classes).
+            scores: The scores of the current forward pass, shape (n, n_classes).
             uniform: Random numbers in [0, 1), shape (n,).
         """
         uses, self._uses = self._uses, []
@@ -199,7 +198,7 @@ class Capture:
         self._close()
 
     def begin(self, model: nn.Module, inputs: Sequence[Any]) -> None:
-        """A module begins that applies weights by functions."""
+        """Handle the start of a call of a module that applies weights by functions."""
         trains = self._trains if self._depth else model.training
         if self._mode is None and self.watches_functions and self._looks(trains):
             mode = Watching(self._layers.functions.__contains__, self._hear)
@@ -207,13 +206,13 @@ class Capture:
             self._mode = model, mode
 
     def end(self, model: nn.Module, inputs: Sequence[Any], output: object = None) -> None:
-        """A module ends, well or not."""
+        """Handle the end of such a call, whether it returned or raised."""
         if self._mode is not None and self._mode[0] is model:
             self._mode[1].__exit__(None, None, None)  # type: ignore[no-untyped-call]
             self._mode, self._told = None, None
 
     def enter(self, model: nn.Module, inputs: Sequence[Any]) -> None:
-        """A call of the network begins."""
+        """Handle the start of a call of the network."""
         if self._depth and not is_running(self._frame):
             self._recover()
         self._depth += 1
@@ -228,7 +227,7 @@ class Capture:
         self.begin(model, inputs)
 
     def leave(self, model: nn.Module, inputs: Sequence[Any], output: object = None) -> None:
-        """A call of the network ends, well or not."""
+        """Handle the end of a call of the network, whether it returned or raised."""
         if not self._depth:
             return  # a hook before ours has failed
         self._depth -= 1
@@ -251,8 +250,8 @@ class Capture:
             self._count(output, call)
         if self._sampled:
             return
-        # Where the last layer was given one sample without a dimension of its own, so was the network. A network that
-        # returns a number has computed the loss itself.
+        # If the last layer got one sample without a batch dimension, so did the network. A network that returns a
+        # scalar has computed the loss itself.
         n_rows = 1 if self._alone else len(scores) if scores.dim() else self._n_rows
         outputs = [t for t in tensors_of(output) if (t.requires_grad and t.dim() > 1) or t is scores]
         for place, each in enumerate(outputs):
@@ -260,7 +259,7 @@ class Capture:
             each.register_hook(told)  # type: ignore[no-untyped-call]
 
     def _recover(self) -> None:
-        """Forget a call that was broken off where torch calls no hooks, as a keyboard interrupt does."""
+        """Forget a call that ended without torch calling hooks, as after a keyboard interrupt."""
         self._depth = 0
         if self._mode is not None:
             leave_mode(self._mode[1])
@@ -276,15 +275,15 @@ class Capture:
         rows: slice | None = None,
         n_samples: int | None = None,
     ) -> None:
-        """A layer has been used.
+        """Record a use of a layer.
 
         Args:
             name: Name of the layer.
-            structure: How it is preconditioned.
+            structure: Its structure.
             x: Its input.
             output: Its output.
-            rows: Rows of the weight that were applied, where not all were.
-            n_samples: The number of samples, where steps are known to come before them.
+            rows: The rows of the weight that were applied; None if all were.
+            n_samples: The number of samples if inputs are known to have steps before samples, else None.
         """
         call = self._call or self._new_call()
         self.called.add(name)
@@ -306,7 +305,7 @@ class Capture:
     def watch(
         self, module: nn.Module, inputs: Sequence[Any], output: object, *, name: str, structure: Structure
     ) -> None:
-        """A module that is a layer has been called."""
+        """Record a call of a module that is a layer."""
         x = inputs[0] if inputs else None
         if not (isinstance(x, Tensor) and isinstance(output, Tensor)) or output is self._told:
             return
@@ -315,7 +314,7 @@ class Capture:
             self.see(name, structure, x, output)
 
     def _hear(self, weight: Tensor, rows: slice, x: Tensor, output: Tensor, n_samples: int | None) -> None:
-        """A function has applied a weight."""
+        """Record that a function has applied a weight."""
         if output.requires_grad and not self.paused:
             name, structure = self._layers.functions[id(weight)]
             whole = rows == slice(0, len(weight))
@@ -332,7 +331,7 @@ class Capture:
             return Call()
         if torch._C._current_graph_task_id() >= 0:
             return current.call
-        self._pass = None  # it was broken off by an error
+        self._pass = None  # an error ended it early
         return Call()
 
     def _count(self, output: object, call: Call) -> None:
@@ -345,7 +344,7 @@ class Capture:
         }
 
     def _current(self, fate: Fate) -> Pass:
-        """The pass under way: of the call of `backward` that this is called in."""
+        """Return the pass of the backward computation that is running."""
         number = torch._C._current_graph_task_id()
         current = self._pass
         if current is not None and current.ended and number > current.number:
@@ -394,7 +393,7 @@ class Capture:
         current.add(use, gradient, reduced=self._reduced, bases=self._bases)
 
     def _forget_zeroed(self, use: Use, *, opens: bool) -> None:
-        """Forget what was seen of a layer, or of all, where gradients do not hold the earlier passes any more."""
+        """Discard the statistics of a layer, or of all layers, if gradients no longer contain the earlier passes."""
         if use.structure.parameters[0].grad is None:
             self._sums.forget(use.name)
         elif opens:
@@ -415,7 +414,7 @@ class Capture:
                 add(call.inputs, (name, matrix), moment, n_uses)
         if name in self._bases or structure.keeps_inputs:
             return inputs
-        # Of the others only the shape is asked for; a view would keep all inputs alive until the backward pass.
+        # Other layers need only the shape; a view would keep all inputs alive until the backward pass.
         return inputs.new_empty(inputs[:0].shape)
 
     def _close(self) -> None:
@@ -431,7 +430,7 @@ def _end(current: Pass, number: int) -> None:
 
 
 def _scores(output: object) -> Tensor | None:
-    """What a loss is most likely computed from: the first tensor of more than one dimension, else the first."""
+    """Return the output most likely to enter the loss: the first tensor of more than one dimension, else the first."""
     tensors = [output] if isinstance(output, Tensor) else list(tensors_of(output))
     tensors = [tensor for tensor in tensors if isinstance(output, Tensor) or tensor.is_floating_point()]
     return next((tensor for tensor in tensors if tensor.dim() > 1), tensors[0] if tensors else None)

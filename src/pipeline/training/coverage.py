@@ -1,4 +1,4 @@
-"""Which parameters are preconditioned, which are not, and why not; what hooks fail to see is said once."""
+"""Which parameters are preconditioned, which are not, and why; a use that hooks miss is warned of once."""
 
 import warnings
 from collections.abc import Mapping
@@ -12,19 +12,19 @@ from pipeline.training.structures import Structure
 
 
 class Coverage:
-    """What of a network is preconditioned, as far as its passes have shown.
+    """Which parameters of a network are preconditioned, as far as its passes have shown.
 
     Args:
-        layers: What could be preconditioned, by name.
+        layers: The layers that could be preconditioned, by name.
         weights: The trained parameters by name.
-        reasons: Why a parameter of no layer keeps its gradient, by its name.
+        reasons: Why a parameter that belongs to no layer keeps its gradient, by the parameter's name.
         communicator: The processes that train together.
 
     Attributes:
         preconditioned: Names of the layers whose gradients are rewritten.
         not_preconditioned: Names of the trained parameters that keep their gradients.
-        reasons: Why, for those of them that could be thought known.
-        left: Layers that are left aside, because hooks do not see all uses of their weights.
+        reasons: Why a parameter keeps its gradient, by name, for those that one might expect to be preconditioned.
+        left: Layers that are not preconditioned because hooks do not see all uses of their weights.
     """
 
     def __init__(
@@ -40,20 +40,20 @@ class Coverage:
         self._weights = weights
         self._rank = communicator.rank
         self._differentiated = False
-        self._silent: set[str] = set()  # layers of which a warning has told
-        self._unseen: set[str] = set()  # those of them that still have not been seen
-        self._told: set[str] = set()  # those of `left` that are listed
+        self._silent: set[str] = set()  # layers that a warning has named
+        self._unseen: set[str] = set()  # layers of `_silent` that have still not been seen
+        self._told: set[str] = set()  # `left` when the attributes were last computed
         self._list()
 
     def update(self, capture: Capture, curvature: Curvature) -> None:
-        """Look at what a step's passes have shown; all processes call it together."""
+        """Update from the passes of a step; all processes must call it together."""
         self._find_partly_seen(capture, curvature)
         self._find_silent(capture, curvature)
         if capture.differentiated and not self._differentiated and self._rank == 0:
             self._differentiated = True
             warnings.warn(
-                "the network was differentiated by its inputs with create_graph: of a loss of derivatives, K-FAC's "
-                "factors count what depends on the network's values and not the derivatives' own use of weights",
+                "the network was differentiated by its inputs with create_graph: if the loss contains the derivatives, "
+                "K-FAC's factors cover what depends on the network's values, not the derivatives' own use of weights",
                 stacklevel=5,
             )
 
@@ -68,7 +68,7 @@ class Coverage:
         self._list()
         if self.left and self._rank == 0:
             warnings.warn(
-                f"K-FAC leaves layer {', '.join(sorted(self.left))} its gradient: {_USED}, as in a matrix product or "
+                f"K-FAC does not precondition layer {', '.join(sorted(self.left))}: {_USED}, as in a matrix product or "
                 "transposed, which no hook sees",
                 stacklevel=6,
             )
@@ -90,11 +90,11 @@ class Coverage:
             self._list()
         if silent and self._rank == 0:
             why = (
-                "passes in evaluation mode do not count, so call train() on the network before; eval() may follow for "
-                "those of its parts that are to stay in it"
+                "passes in evaluation mode do not count, so call train() on the network first, and then eval() on the "
+                "parts that are to stay in evaluation mode"
                 if capture.evaluated and not capture.called
-                else "a layer that is used otherwise than by calling it or torch.nn.functional.linear keeps its "
-                "gradient as it is. Code compiled before K-FAC was attached passes by it; call torch.compiler.reset()"
+                else "a layer that is used other than by calling it or torch.nn.functional.linear keeps its gradient. "
+                "Code compiled before K-FAC was attached calls no hooks; call torch.compiler.reset()"
             )
             warnings.warn(f"K-FAC saw no pass through layer {', '.join(silent)}; {why}", stacklevel=6)
 
@@ -112,4 +112,4 @@ class Coverage:
 
 
 _UNSEEN = "no pass has come through its layer"
-_USED = "the network also uses its weight otherwise than by calling the layer"
+_USED = "the network also uses its weight other than by calling the layer"

@@ -1,7 +1,7 @@
-"""What K-FAC knows of the loss around the weights: the factors of all layers, their inverses, and who holds them.
+"""K-FAC's model of the curvature: the factors of all layers, their inverses, and which process holds them.
 
-Every process of a training has a `Curvature` of the same network and calls its methods together with the others,
-except where they say otherwise. Each matrix is averaged and inverted at its owner, or everywhere.
+Every process has a `Curvature` of the same network. All processes must call its methods together unless a docstring
+says otherwise. Each matrix is averaged and inverted at its owner, or on every process.
 """
 
 import itertools
@@ -33,17 +33,17 @@ class Curvature:
     """Kronecker factors of the layers of a network, averaged over steps, and their damped inverses.
 
     Args:
-        layers: What is preconditioned, by name.
-        settings: How.
+        layers: The preconditioned layers, by name.
+        settings: Settings of K-FAC.
         communicator: The processes that train together.
 
     Attributes:
-        factors: Moving averages of those that this process averages.
-        bases: Eigenbases of A and G of each layer, blocks in order, where eigenvalues are corrected.
-        seen: Layers that any process has had statistics of.
+        factors: Moving averages of the factors that this process averages.
+        bases: Eigenbases of A and of G, blocks in order, of each layer whose eigenvalues are corrected.
+        seen: Layers of which any process has had statistics.
         ready: Layers with inverses.
         n_retries: Inversions that needed ten times the damping.
-        n_stale: Inversions that failed even so; the last inverse stayed, or the identity before the first.
+        n_stale: Inversions that failed even then; the last inverse stayed, or the identity if there was none.
         n_skipped: Factor updates left out because statistics were not finite.
         n_averaged: How many updates the moving averages have seen.
     """
@@ -66,7 +66,7 @@ class Curvature:
         self._placement = place(
             shapes,
             {name: sum(p.numel() for p in layer.parameters) for name, layer in layers.items()},
-            # Every process needs the eigenbases to see gradients in them.
+            # Every process needs the eigenbases, to take moments of gradients in them.
             placement="replicate" if settings.ekfac else settings.placement,
             inverse_interval=settings.inverse_interval,
             n_processes=communicator.size,
@@ -75,10 +75,11 @@ class Curvature:
         self._exchange = Exchange(shapes, self._placement.owners, communicator, dtype)
 
     def average(self, moments: dict[Key, Moments]) -> float | None:
-        """Let factors follow what this process and the others have seen since the last call.
+        """Update the moving averages of the factors from the statistics of all processes since the last call.
 
         Returns:
-            Share of themselves by which factors have moved, as a mean over all, where `adaptive_change` asks for it.
+            Relative change of the factors in the Frobenius norm, averaged over factors; None unless `adaptive_change`
+            is set and former factors exist.
         """
         self._average_corrections(moments)
         means, seen = self._exchange.mean(moments, like=self._like)
@@ -105,7 +106,7 @@ class Curvature:
         return change / n_changes if n_changes else None
 
     def take_over(self, former: "Curvature") -> None:
-        """Go on from another one of the same processes for the layers that have the same parameters."""
+        """Take the matrices of a former `Curvature` of the same processes, for layers that have the same parameters."""
         same = {
             name
             for name, layer in self._layers.items()
@@ -164,7 +165,7 @@ class Curvature:
             self.bases[name] = [Q.to(like) for Q in A], [Q.to(like) for Q in G]
 
     def in_any_process(self, names: Set[str]) -> set[str]:
-        """The layers that any process names."""
+        """Return the layers that at least one process names."""
         flags = self._sum([float(name in names) for name in self._layers])
         return {name for name, flag in zip(self._layers, flags, strict=True) if flag}
 
@@ -217,9 +218,8 @@ class Curvature:
         return layers
 
     def tensors(self) -> dict[str, Tensor]:
-        """All matrices by "factor/A/layer", whole on every process and not copied.
-
-        It brings together what `placement` has spread, so a run may go on with another number of processes.
+        """Return all matrices by paths such as "factor/A/layer", whole on every process and not copied. Matrices that
+        `placement` has distributed are gathered, so a run may continue with another number of processes.
         """
         keys = [key for key in self._exchange.shapes if key in self._known]
         factors, inverses = dict(self.factors), dict(self._inverses)
@@ -238,10 +238,10 @@ class Curvature:
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `tensors` returned; a process does so by itself.
+        """Restore what `tensors` returned; each process may call it on its own.
 
         Raises:
-            ValueError: If they are those of another network, or of other blocks.
+            ValueError: If the tensors belong to another network or to other blocks.
         """
         groups: dict[str, dict[Key, Tensor]] = {"factor": {}, "inverse": {}, "basis": {}, "correction": {}}
         for path, M in tensors.items():
@@ -265,11 +265,11 @@ class Curvature:
         return torch.empty(0, dtype=working_type(first), device=first.device)
 
     def _reports(self, key: Key) -> bool:
-        """Whether it is this process that tells of a factor, where there is one."""
+        """Whether this process holds a factor and reports it to the others."""
         return key in self.factors and self._speaks_for(key)
 
     def _average_corrections(self, moments: dict[Key, Moments]) -> None:
-        """Let the eigenvalues follow what was seen in the present eigenbases."""
+        """Update the moving averages of the eigenvalues in the current eigenbases."""
         keys = [(name, CORRECTION) for name in self.bases]
         if not keys:
             return
@@ -283,7 +283,7 @@ class Curvature:
                 S.lerp_((total / count).to(S.dtype), 1 - self._settings.factor_decay)
 
     def _turn_bases(self, name: str) -> int:
-        """Find new eigenbases of a layer and carry its eigenvalues over; return how many failures there were."""
+        """Compute new eigenbases of a layer, transform its eigenvalues to them, and return the number of failures."""
         found = {m: eigenbasis(self.factors[name, m]) for m in self._layers[name].shapes}
         new = {(name, m): basis[0] for m, basis in found.items() if basis is not None}
         if len(new) < len(found):
@@ -313,7 +313,7 @@ class Curvature:
         return self._like.new_ones(*stack, rows, columns)
 
     def _in_order(self, name: str, matrices: Mapping[Key, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Matrices of a Kronecker product: blocks of A, and of G."""
+        """Return the matrices of a Kronecker product: the blocks of A, and those of G."""
         layer = self._layers[name]
         assert isinstance(layer, KroneckerProduct)
         return (
@@ -322,9 +322,8 @@ class Curvature:
         )
 
     def _dampings(self, total: float) -> tuple[dict[Key, float], dict[str, float]]:
-        """What to add to the diagonal of every known matrix, and the normalizations of layers that are not one.
-
-        A layer's parts may lie on several processes.
+        """Return the damping of every matrix's diagonal, and the layers' normalizations that are not 1. A layer's
+        matrices may be on several processes.
         """
         keys = list(self._exchange.shapes)
         traces = [
@@ -363,7 +362,7 @@ class Curvature:
             natural |= {name: part.view_as(gradients[name]) for name, part in zip(names, parts, strict=True)}
 
     def _speaks_for(self, key: Key) -> bool:
-        """Whether it is this process that counts the failures of a matrix."""
+        """Whether this process counts the failures of a matrix."""
         return self._exchange.is_mine(key) and (
             self._exchange.owners is not None or self._communicator.rank == 0
         )

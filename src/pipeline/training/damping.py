@@ -1,4 +1,4 @@
-"""How the damping of K-FAC moves during training.
+"""How the damping of K-FAC changes during training.
 
 References:
     [1] Martens, Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature",
@@ -18,20 +18,20 @@ SMALLEST, LARGEST = 1e-8, 1e4
 
 
 def scheduled(start: float, end: float, done: float) -> float:
-    """Go from `start` to `end` by equal ratios; `done` in [0, 1] is the part of training that is done."""
+    """Interpolate geometrically from `start` to `end`; `done` in [0, 1] is the part of training that is done."""
     return float(start * (end / start) ** done)
 
 
 def require_told(rule: str, done: float | None, *, waits: bool) -> None:
-    """Raise where damping would stay although it is to move.
+    """Raise ValueError if the damping rule lacks something it needs.
 
     Args:
-        rule: How damping moves.
-        done: The part of training that is done, where it is known.
-        waits: Whether a step has not been judged that should have been.
+        rule: The damping rule, as in `KFACSettings.damping_rule`.
+        done: The part of training that is done, or None.
+        waits: Whether the verdict on an earlier step is still missing.
 
     Raises:
-        ValueError: If a rule was not told what it needs.
+        ValueError: If "scheduled" lacks `done`, or "adaptive" a verdict.
     """
     if rule == "scheduled" and done is None:
         raise ValueError(
@@ -45,15 +45,15 @@ def require_told(rule: str, done: float | None, *, waits: bool) -> None:
 
 
 def adapted(damping: float, change: float, predicted: float) -> float:
-    """Follow Levenberg's and Marquardt's rule [1, section 6.5].
+    """Adapt the damping by the Levenberg-Marquardt rule [1, section 6.5].
 
     The ratio of the change of the loss to that of the quadratic model is near one where the model can be
-    trusted. Below 1/4 the damping grows, above 3/4 it shrinks, by (19/20)^`TrialStep.INTERVAL`.
+    trusted. The damping grows where the ratio is below 1/4 and shrinks where it is above 3/4, by
+    (19/20)^`TrialStep.INTERVAL`.
 
     Args:
         change: Change of the loss, negative where it fell.
-        predicted: The change that the model predicts; a step that the model takes to be uphill leaves the damping
-            alone.
+        predicted: The change that the model predicts; the damping stays unless it is negative.
     """
     if not predicted < 0:
         return damping
@@ -68,11 +68,11 @@ def adapted(damping: float, change: float, predicted: float) -> float:
 
 @dataclass(frozen=True)
 class TrialStep:
-    """A step that the quadratic model is judged by.
+    """A step by which the quadratic model is judged.
 
     Attributes:
-        weights: Before the step.
-        gradients: Gradients of the loss at these weights, before they are rewritten.
+        weights: Weights before the step, by name.
+        gradients: Gradients of the loss at these weights, by name, before K-FAC rewrites them.
     """
 
     INTERVAL: ClassVar[int] = 5  # steps from one trial to the next
@@ -96,9 +96,9 @@ class TrialStep:
         factors: Mapping[tuple[str, str], Tensor],
         damping: float,
     ) -> float:
-        """Return g'd + d'(F + damping I)d / 2 of the step d that was taken, whatever the optimizer made of it.
+        """Return g'd + d'(F + damping I)d / 2 for the step d that the optimizer has taken.
 
-        Weights of layers without factors count with their gradient and the damping alone.
+        For weights of layers without factors, F counts as zero.
         """
         steps = {name: weights[name] - start for name, start in self.weights.items()}
         linear = sum(float(torch.sum(self.gradients[name] * step)) for name, step in steps.items())

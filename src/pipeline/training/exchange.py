@@ -22,7 +22,7 @@ class Exchange:
 
     Attributes:
         shapes: The shape of each matrix.
-        owners: Which process inverts it; None if all do.
+        owners: The process that inverts each matrix; None if all do.
         communicator: The processes.
         dtype: Type of the numbers in messages.
     """
@@ -37,7 +37,7 @@ class Exchange:
         return self.owners is None or self.owners[key] == self.communicator.rank
 
     def count(self, moments: Mapping[Key, Moments], keys: Sequence[Key], device: torch.device) -> list[float]:
-        """Return what the sums of all processes are to be divided by, for each of `keys`."""
+        """Return for each of `keys` the number by which the sum over all processes is to be divided."""
         counts = [float(moments[key].n) if key in moments else 0.0 for key in keys]
         total = torch.tensor(counts, dtype=torch.float64, device=device)
         self.communicator.all_reduce(total)
@@ -47,7 +47,7 @@ class Exchange:
         """Divide sums over the samples of all processes by their number.
 
         Args:
-            moments: This process's sums, which are overwritten; what is missing counts as no samples.
+            moments: This process's sums, which are overwritten; a missing matrix counts as no samples.
             like: A tensor of the dtype and device of the results.
 
         Returns:
@@ -75,7 +75,7 @@ class Exchange:
     def _sum(
         self, moments: Mapping[Key, Moments], keys: Sequence[Key], owner: int | None, device: torch.device
     ) -> dict[Key, Tensor]:
-        """Add up matrices over the processes: whole ones of a single process, else packed ones at their owner."""
+        """Sum matrices over processes: whole ones of a single process, else packed ones, returned at their owner."""
         if self.communicator.size == 1 or not keys:
             return {key: moments[key].total for key in keys}
         lengths = [n_packed(self.shapes[key]) for key in keys]
@@ -95,7 +95,7 @@ class Exchange:
         return dict(zip(keys, torch.split(message.double(), lengths), strict=True))
 
     def share(self, matrices: dict[Key, Tensor], keys: Sequence[Key], like: Tensor) -> None:
-        """Replace the symmetric matrices under `keys` by their owners', so that all processes hold the same
+        """Replace the symmetric matrices under `keys` by those of their owners, so that all processes hold the same
         bits."""
         if self.owners is None or self.communicator.size == 1:
             return
@@ -113,7 +113,7 @@ class Exchange:
                 matrices[key] = unpack_triangle(triangle, self.shapes[key])
 
     def broadcast(self, message: Tensor, owner: int) -> None:
-        """Replace a gradient by that of its owner. What travels as bfloat16 is rounded at the owner, too."""
+        """Replace a gradient by that of its owner. If messages are in bfloat16, the owner's own copy is rounded too."""
         if self.dtype == torch.bfloat16:
             short = message.to(self.dtype)
             self.communicator.broadcast(short, owner)

@@ -1,8 +1,8 @@
-"""Fisher-orthogonal projection: what the two halves of a batch disagree on, besides the size of their mean [1].
+"""Fisher-orthogonal projection: keep part of the difference between the gradients of two halves of a batch [1].
 
-Large batches average their variance away. FOP takes the difference of the halves' gradients, and of it the part p
-that is orthogonal to the mean gradient g in the Fisher metric, p'Fg = 0. It adds a multiple of p to g and preconditions
-the sum. The multiple is c g'F^-1 p / p'F^-1 p for each layer, which does not depend on the half that is called the
+Large batches average the variance of gradients away. FOP takes the difference of the halves' gradients and removes its
+component along the mean gradient g: the rest p is orthogonal to g in the Fisher metric, p'Fg = 0. It adds a multiple of
+p to g and preconditions the sum. The multiple is c g'F^-1 p / p'F^-1 p for each layer, whichever half is called the
 first. With c = 1 / eta - 1 it minimizes the quadratic model of the loss over steps eta F^-1 (g + a p). The paper adapts
 the step too; here c is `KFACSettings.difference_weight`, which a study tunes like other options.
 
@@ -29,15 +29,15 @@ def with_difference(
     damping: float,
     weight: float,
 ) -> tuple[dict[str, Tensor], tuple[float, float]]:
-    """Add to natural gradients what the halves of the batch disagree on, layer by layer.
+    """Add to each layer's natural gradient the Fisher-orthogonal part of the difference between the halves.
 
     Args:
         gradients: The mean gradient of each layer.
         natural: The natural gradients that belong to them.
-        apart: What the halves' gradients differ by, for the same layers.
+        apart: Difference between the halves' gradients, for the same layers.
         curvature: The factors and inverses of all layers, on this process.
         damping: The damping of the inverses.
-        weight: How much is added; 0: nothing, and `natural` is returned.
+        weight: The factor c of the addition; 0 returns `natural`.
 
     Returns:
         The natural gradients, and the squared norms of `gradients` and `apart` in the metric of the inverse Fisher
@@ -62,7 +62,7 @@ def with_difference(
 def orthogonal_part(difference: Tensor, gradient: Tensor, fisher: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the part of `difference` that is orthogonal to `gradient` in the metric that `fisher` multiplies by.
 
-    A gradient without length in that metric takes nothing away.
+    If the gradient has length zero in that metric, `difference` is returned.
     """
     image = fisher(gradient)
     length = torch.sum(gradient * image)

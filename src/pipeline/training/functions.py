@@ -1,8 +1,8 @@
 """Watch the functions by which attention and recurrences apply their weights.
 
-Attention projects by `torch.nn.functional.linear` deep inside another function, and recurrences run in one native
-call that shows no gate. Inside `Watching`, both run step by step in calls of `linear`, which compute the same numbers
-up to rounding, and every call of `linear` with a weight of a layer is told.
+Attention projects by `torch.nn.functional.linear` deep inside another function, and recurrences run in one native call
+that does not show its gates. Inside `Watching`, both run step by step in calls of `linear`, which compute the same
+numbers up to rounding, and every call of `linear` with a layer's weight is reported.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,16 +22,16 @@ from torch.overrides import (
 
 from pipeline.training.hooks import uncompiled
 
-# Told of a call: the weight, rows of it that were applied, inputs, outputs, and the number of samples where steps are
-# known to come before them.
+# Arguments: the weight, the rows of it that were applied, inputs, outputs, and the number of samples if inputs are
+# known to have steps before samples, else None.
 Tell = Callable[[Tensor, slice, Tensor, Tensor, int | None], None]
 
 
 class Watching(TorchFunctionMode):
-    """While it is entered, `tell` hears of each linear map by one of the known weights.
+    """Mode in which `tell` is called after each linear map by a known weight.
 
     Args:
-        known: Whether a weight, by its identity, is of interest.
+        known: Whether the weight with this `id` is of interest.
         tell: Called after each such map.
     """
 
@@ -61,7 +61,7 @@ class Watching(TorchFunctionMode):
     def linear(
         self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *, n_samples: int | None = None
     ) -> Tensor:
-        """Do what torch's function of this name does, and tell."""
+        """Compute `torch.nn.functional.linear` and report the call."""
         output = functional.linear(input, weight, bias)
         base = weight if weight._base is None else weight._base
         if self._known(id(base)) and weight.shape[1:] == base.shape[1:] and weight.stride() == base.stride():
@@ -89,12 +89,12 @@ class Watching(TorchFunctionMode):
         return self._unfolded(function, n_samples)(*args, **kwargs)
 
     def _unrolls(self, args: Sequence[Any]) -> bool:
-        """Whether a recurrence is to be run step by step: sequences of equal length, with a weight of interest."""
+        """Whether to run a recurrence step by step: its sequences have equal lengths and a weight is of interest."""
         weights = args[2]
         return isinstance(weights, list | tuple) and any(self._known(id(w)) for w in weights)
 
     def _unfolded(self, function: Any, n_samples: int) -> Callable[..., Any]:
-        """A function of torch whose own calls of `linear` come here: the same code with other globals."""
+        """Return a copy of a torch function that calls this object's `linear`: the same code with other globals."""
 
         def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             return self.linear(input, weight, bias, n_samples=n_samples)
@@ -106,7 +106,7 @@ class Watching(TorchFunctionMode):
 
 
 def leave_mode(mode: TorchFunctionMode) -> None:
-    """Leave a mode wherever it stands among those that are entered."""
+    """Leave a mode wherever it is on the stack of entered modes."""
     if mode not in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]
         return
     above = []
@@ -162,11 +162,11 @@ def _unrolled(
     """Run a recurrence as torch's native ones do [torch.nn.LSTM, GRU, RNN], one step after the other.
 
     Args:
-        cell: One step: from what the inputs give, what the state gives, and the state, to the new state.
+        cell: Computes one step's new state from the inputs' linear map, the state's linear map, and the state.
         linear: Applies a weight.
         x: Shape (n_steps, n, n_inputs), or (n, n_steps, n_inputs) if `batch_first`.
         first: States before the first step, each of shape (n_layers * n_directions, n, n_states).
-        weights: The weights of each layer and direction: at inputs, at states, and the biases of both.
+        weights: The weights of each layer and direction: those of inputs and of states, then the biases of both.
 
     Returns:
         The outputs in the order of `x`, and the last states.

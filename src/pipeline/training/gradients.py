@@ -1,4 +1,4 @@
-"""The gradients of a network: as its layers see them, and whether they can be trusted."""
+"""The gradients of a network: those of its layers as matrices, and checks of all."""
 
 from collections.abc import Iterable, Mapping
 
@@ -16,11 +16,11 @@ class Gradients:
 
     Args:
         model: The network.
-        layers: What is preconditioned, by name.
+        layers: The preconditioned layers, by name.
 
     Attributes:
         weights: The trained parameters by name.
-        others: Those that belong to no layer.
+        others: The trained parameters that belong to no layer, by name.
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, Structure]) -> None:
@@ -31,13 +31,14 @@ class Gradients:
         self._layers = layers
 
     def of_layers(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """The gradients of these layers, one tensor each; layers without a gradient, or frozen, are missing."""
+        """Return the gradients of these layers, one tensor each; frozen layers and those without a gradient are
+        missing."""
         trained = [name for name in names if all(p.requires_grad for p in self._layers[name].parameters)]
         found = {name: self._layers[name].gradient() for name in trained}
         return {name: gradient for name, gradient in found.items() if gradient is not None}
 
     def as_layers(self, names: Iterable[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors by parameter in the form in which these layers have their gradients."""
+        """Return tensors given by parameter as `of_layers` returns gradients."""
         kept = {name: p.grad for name, p in self.weights.items()}
         try:
             for name, p in self.weights.items():
@@ -57,38 +58,38 @@ class Gradients:
                     p.grad.natural_version = p.grad._version  # type: ignore[attr-defined]
 
     def require_new(self, names: Iterable[str]) -> None:
-        """Raise where the gradient of a layer has not changed since any K-FAC made it a natural one.
+        """Raise ValueError if a gradient is still the natural gradient that a K-FAC has written.
 
         Raises:
-            ValueError: If one has not.
+            ValueError: If so; the layer is named.
         """
         for name in names:
             gradient = self._layers[name].parameters[0].grad
             if gradient is not None and getattr(gradient, "natural_version", None) == gradient._version:
                 raise ValueError(
-                    f"the gradient of layer {name} is a natural one already; call step once after each backward, and "
-                    "let one K-FAC alone precondition a layer"
+                    f"the gradient of layer {name} is a natural gradient already; call step once after each backward, "
+                    "and let one K-FAC alone precondition a layer"
                 )
 
     def require_same_parameters(self) -> None:
-        """Raise where the network has other parameters, or trains others, than when it was looked at.
+        """Raise ValueError if the network's trained parameters are not those that K-FAC found.
 
         A layer may be frozen as a whole.
 
         Raises:
-            ValueError: If it does.
+            ValueError: If a parameter was added, unfrozen or replaced, or frozen without the rest of its layer.
         """
         now = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
         for name, p in now.items():
             if name not in self.weights:
-                raise ValueError(_changed(name, "is new or no longer frozen"))
+                raise ValueError(_changed(name, "was added or unfrozen"))
             if p is not self.weights[name]:
-                raise ValueError(_changed(name, "is another object"))
+                raise ValueError(_changed(name, "was replaced"))
         names = {id(p): name for name, p in self.weights.items()}
         for layer in self._layers.values():
             frozen = [names[id(p)] for p in layer.parameters if names[id(p)] not in now]
             if 0 < len(frozen) < len(layer.parameters):
-                raise ValueError(_changed(frozen[0], "is frozen or gone, and the rest of its layer is not"))
+                raise ValueError(_changed(frozen[0], "was frozen or removed without the rest of its layer"))
 
     def are_finite(self) -> bool:
         """Whether no gradient is infinite or undefined."""
@@ -96,14 +97,14 @@ class Gradients:
         return not sums or bool(torch.stack(sums).sum().isfinite())
 
     def require_finite(self, *, without: Iterable[str], step: int) -> None:
-        """Raise where a gradient is not finite that no product of layers' gradients will show.
+        """Raise DivergenceError if a gradient is not finite, except those of layers that are checked elsewhere.
 
         Args:
-            without: The layers whose products are looked at elsewhere.
+            without: The layers that are checked by the products of their gradients and natural gradients.
             step: Number of the step, from 1.
 
         Raises:
-            DivergenceError: If one is not; it is named.
+            DivergenceError: If a gradient is not finite; it is named.
         """
         known = set(without)
         left = {name: p.grad for name, p in self.others.items() if p.grad is not None}
@@ -126,7 +127,7 @@ class Gradients:
         sums = [p.grad.double().sum() for p in self.weights.values() if p.grad is not None]
         if not sums:
             return
-        # Sums that are not finite are for the step that follows to find; as zero they agree.
+        # Sums that are not finite count as zero on every process, because the step that follows reports them.
         everywhere = [t.nan_to_num(0.0, 0.0, 0.0) for t in communicator.all_gather(torch.stack(sums))]
         if any(not torch.equal(theirs, everywhere[0]) for theirs in everywhere):
             raise ValueError(
@@ -137,6 +138,6 @@ class Gradients:
 
 def _changed(name: str, how: str) -> str:
     return (
-        f"parameter {name} {how} since K-FAC was attached; call look_again() of KFAC before the next pass, when "
-        "the network is as it is to be trained"
+        f"parameter {name} {how} since K-FAC was attached; call look_again() of KFAC once the network is ready, before "
+        "the next pass"
     )

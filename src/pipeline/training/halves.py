@@ -1,4 +1,4 @@
-"""The two halves of a batch: what the difference of their gradients tells of noise.
+"""Gradient noise, estimated from the difference between the gradients of two halves of a batch.
 
 With gradients g1 and g2 of n1 and n2 independent samples, each sample's gradient having mean G and covariance S,
 E|g1 - g2|^2 = tr(S) (1/n1 + 1/n2) and E|g|^2 = |G|^2 + tr(S) / (n1 + n2), where g is the mean over all samples. So
@@ -33,7 +33,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Halves:
-    """What the halves of a batch differ by.
+    """The difference between the gradients of the two halves of a batch.
 
     Attributes:
         sizes: Samples of the first half and of the second.
@@ -52,7 +52,7 @@ class Halves:
     def noise_of_squares(self, square: float, apart: float) -> Noise:
         """Estimate the noise from the squared norms, in any metric, of the mean gradient and of the difference.
 
-        A batch of one sample has one half and tells nothing.
+        The estimate is zero for a batch of one sample, one half of which is empty.
         """
         first, second = self.sizes
         if not first or not second:

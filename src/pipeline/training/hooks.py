@@ -1,4 +1,4 @@
-"""Hooks of a module that are not copied with it, and that the compiler leaves alone."""
+"""Hooks that are neither copied with their module nor compiled."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-# `torch.compiler.disable`, which would load the compiler now and not where one is used first.
+# The decorator `torch.compiler.disable` would load the compiler at import; this one loads it at the first use.
 uncompiled = torch._disable_dynamo  # type: ignore[attr-defined]
 
 
 def forget_compiled_code() -> None:
-    """Let functions be compiled anew at their next call: compiled code does not ask for hooks that came later."""
+    """Have functions compiled anew at their next call: compiled code ignores hooks that were added later."""
     if "torch._dynamo" in sys.modules:  # else nothing is compiled, and asking would load the compiler
         torch.compiler.reset()
 
 
 def frame_of_call() -> FrameType | None:
-    """The frame of torch in which the call of a module runs whose hook asks for it."""
+    """Return torch's frame of the module call that runs the calling hook."""
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code.co_filename != nn.modules.module.__file__:
         frame = frame.f_back
@@ -28,7 +28,7 @@ def frame_of_call() -> FrameType | None:
 
 
 def is_running(frame: FrameType | None) -> bool:
-    """Whether a frame is among those that are being executed here."""
+    """Whether a frame is on the current call stack."""
     running: FrameType | None = sys._getframe()
     while running is not None and running is not frame:
         running = running.f_back
@@ -39,8 +39,8 @@ class Hook:
     """A hook of one module. A copy of it, in a copy of the module, does nothing.
 
     Args:
-        module: The one module whose calls are told of.
-        tell: Called with the module, all its inputs, and its output where that is known.
+        module: The one module whose calls are reported.
+        tell: Called with the module, all its inputs and, after the call, its output.
     """
 
     def __init__(self, module: nn.Module, tell: Callable[..., None]) -> None:
@@ -50,7 +50,7 @@ class Hook:
     @property
     def __name__(self) -> str:
         raise AttributeError(
-            "a network that K-FAC watches cannot be scripted; call remove() before, or torch.export"
+            "a network that K-FAC watches cannot be scripted; call remove() of KFAC first, or use torch.export"
         )
 
     def __deepcopy__(self, memo: object) -> Callable[..., None]:
@@ -68,7 +68,7 @@ class Hook:
 
 
 class EagerHook(Hook):
-    """A hook that compiled code passes by, without a break in it."""
+    """A hook that compiled code skips without breaking its graph."""
 
     def __call__(
         self, module: nn.Module, inputs: Sequence[Any], named: dict[str, Any], *output: object

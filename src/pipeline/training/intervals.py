@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-LONGEST = 16  # how many times their usual length adaptive intervals get at most
+LONGEST = 16  # largest multiple of their usual length that adaptive intervals reach
 STATE = ("step", "next_factors", "next_inverses", "stretch", "last_factors", "last_inverses")
 
 
@@ -15,10 +15,9 @@ class Intervals:
     Attributes:
         factor_interval: Steps between updates of the factors.
         inverse_interval: Steps between inversions.
-        adaptive_change: Both intervals double while factors move by less than this share of themselves, else halve;
-            0: they stay.
+        adaptive_change: Relative change of the factors below which both intervals double, and else halve; 0: they stay.
         step: Steps done.
-        stretch: How many times their usual length the intervals have now.
+        stretch: Current multiple of the intervals' usual length.
     """
 
     factor_interval: int
@@ -33,7 +32,7 @@ class Intervals:
 
     @property
     def factors_are_due(self) -> bool:
-        """Whether this step updates the factors, so that its passes are looked at."""
+        """Whether this step updates the factors, so that statistics of its passes are needed."""
         return self.step >= self.next_factors
 
     @property
@@ -43,19 +42,19 @@ class Intervals:
 
     @property
     def factor_age(self) -> int:
-        """Steps since the factors were updated, the one of the update included."""
+        """Steps since the factors were updated, including the step of the update."""
         return self.step - self.last_factors
 
     @property
     def inverse_age(self) -> int:
-        """Steps since the factors were inverted, the one of the inversion included."""
+        """Steps since the factors were inverted, including the step of the inversion."""
         return self.step - self.last_inverses
 
     def factors_moved(self, change: float | None) -> None:
         """Note an update of the factors.
 
         Args:
-            change: Share of themselves by which they have moved; None where it is not known.
+            change: Their relative change; None if it is not known.
         """
         if change is not None:
             still = change < self.adaptive_change
@@ -69,10 +68,10 @@ class Intervals:
         self.next_inverses = self.step + self.stretch * self.inverse_interval
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs, as plain numbers."""
+        """Return what a resumed run needs, as plain numbers."""
         return {name: getattr(self, name) for name in STATE}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned; other entries are left aside."""
+        """Restore what `state` returned; other entries are ignored."""
         for name in STATE:
             setattr(self, name, state[name])

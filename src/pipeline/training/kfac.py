@@ -4,13 +4,14 @@
     kfac.step(lr)
     optimizer.step()
 
-`KFACOptimizer` puts the last two into one, for trainers that own the loop.
+`KFACOptimizer` does the last two in one step, for trainers that have a loop of their own.
 
-Every `factor_interval` steps the Kronecker factors of each layer follow the statistics of the step by a
-moving average; every `inverse_interval` steps they are inverted. `capture` has the hooks, `passes` what they show,
-`coverage` what they fail to see, `curvature` the factors and their inverses, `intervals` tells when they are due,
-`damping` adapts the damping; the maths stands in `kronecker` and `structures`, the kinds of layers in `layers`, the
-messages in `exchange`, and `assignment` deals the inversions to processes.
+Every `factor_interval` steps the moving averages of each layer's Kronecker factors are updated from the step's
+statistics; every `inverse_interval` steps the factors are inverted. The work is divided among modules: `capture` has
+the hooks, `passes` the statistics that they collect, `coverage` the layers that they miss, `curvature` the factors and
+their inverses, `intervals` the steps in which they are due, `damping` the rules of damping, `kronecker` and
+`structures` the mathematics, `layers` the kinds of layers, `exchange` the messages, and `assignment` the owners of the
+inversions.
 """
 
 import math
@@ -43,51 +44,55 @@ from pipeline.training.state import COUNTS, KFACState, require_state
 class KFAC:
     """Precondition the gradients of layers by their approximate Fisher matrices.
 
-    Linear and convolutional layers, the projections of attention and the gates of recurrences get Kronecker products,
-    embeddings such with a diagonal input factor, normalizations a 2 x 2 matrix per unit. Modules that share a weight
-    are one layer. The Fisher matrix is the empirical one, of the gradients that `backward` computes, taken sample by
-    sample, or that of classes drawn by `sample_fisher`; it is a mean over the terms of the loss. Statistics come from
-    passes in training mode between two calls of `step`, so gradients may be accumulated over several passes.
+    The Fisher matrix of a layer is approximated by a Kronecker product for linear and convolutional layers, projections
+    of attention and gates of recurrences; by a Kronecker product with a diagonal input factor for embeddings; and by a
+    2 x 2 matrix per unit for normalizations. Modules that share a weight are one layer. The Fisher matrix is the
+    empirical one, of single samples' gradients as `backward` computes them, or that of classes drawn by
+    `sample_fisher`; it is a mean over the terms of the loss. Statistics come from passes in training mode between two
+    calls of `step`, so gradients may be accumulated over several passes.
 
-    Passes count that compute the gradients of the weights which `step` rewrites: neither calls without a backward pass,
-    nor `torch.autograd.grad` by other things than weights, nor passes whose gradients were set to zero or None since. A
-    layer whose weight the network also uses where no hook sees it, as in a matrix product, keeps its gradient and is
-    named; so is a layer that is frozen. Where parameters are replaced, or some begin to be trained, call `look_again`.
+    Only passes that contribute to the gradients rewritten by `step` count. Ignored are calls without a backward pass,
+    `torch.autograd.grad` with respect to anything but weights, and passes whose gradients have since been set to zero
+    or None. A layer whose weight the network also uses where no hook sees it, as in a matrix product, keeps its
+    gradient and is named in a warning. Frozen layers are left alone. Call `look_again` after parameters were replaced,
+    added or unfrozen.
 
     With several processes each contributes its own passes: statistics are summed over all, and all end with bit-equal
     gradients. Gradients must be reduced before `step`, as `DistributedDataParallel` does. All processes must call
     `step`, `statistics` and `state_dict` together.
 
-    The gradients of single samples are what `backward` shows, divided by the weight that a term has in the loss.
-    With the loss "learned" this weight is read off the scores where the network's output goes into a softmax or
-    binary cross-entropy, be it scores, probabilities or their logarithms: then accumulation, tokens, `ignore_index` and
-    gradient scalers need no telling. Rows that a loss ignores still count as inputs. Of several outputs the one whose
-    loss weighs most is the unit. Of other losses, and with "mean", the loss is taken to be a mean over the first
-    dimension of the network's output and over the passes since the last step. `terms` says what was found.
+    The gradients of single samples are those that `backward` computes, divided by the weight of a term in the loss.
+    With the loss "learned" this weight is inferred from the network's output and its gradient if the output (scores,
+    probabilities or log-probabilities) goes into a softmax or binary cross-entropy. Accumulation, tokens,
+    `ignore_index` and gradient scalers then need no settings. Rows that a loss ignores still count as inputs. If the
+    network has several outputs, the one whose loss weighs most sets the scale. Other losses, and all with "mean", are
+    taken to be a mean over the first dimension of the network's output and over the passes since the last step. `terms`
+    says what was found.
 
     Args:
         model: The network, or `DistributedDataParallel` or `torch.compile` around it; its hooks stay until `remove`.
-            Compiled code would pass by new hooks, so attaching and `remove` discard all compiled code of the process,
-            which is compiled anew at its next call.
+            Compiled code ignores new hooks, so attaching and `remove` discard all compiled code of the process, which
+            is compiled anew at its next call.
         settings: How to precondition.
         communicator: The processes that train together; by default those of a `DistributedDataParallel` or of
-            torch's default process group, if one is open. `Serial()` keeps a process to itself.
+            torch's default process group, if one is open. Pass `Serial()` if each process trains a network of its own.
         loss: "learned"; "mean"; or "sum", where losses are summed and gradients are divided before `step`.
-        sums_gradients: Whether the caller adds up the gradients of several passes itself and sets them to zero between
-            passes, which then all count.
-        scaler: The `torch.amp.GradScaler` in use. It is asked for its scale where that is not learned, and steps with
-            gradients that are not finite are passed over, as it does itself, and not an error.
+        sums_gradients: Whether the caller sums the gradients of several passes itself and sets them to zero in between;
+            then all passes count.
+        scaler: The `torch.amp.GradScaler` in use. Its scale is used where none is learned. As the scaler does, `step`
+            then skips gradients that are not finite instead of raising an error.
         seed: Seed of the classes that `sample_fisher` draws.
 
     Attributes:
-        damping: The present damping, where it is scheduled or adaptive.
-        step_size: lr^2 u'g of the last step after clipping, about twice its KL divergence.
-        squares: Squared norms in the metric of the inverse Fisher matrix of the last step's gradient and `difference`.
+        damping: The current damping.
+        step_size: lr^2 u'g of the last step after clipping, for the gradient g and its natural gradient u: about twice
+            the KL divergence of the step.
+        squares: Squared norms of the last step's gradient and `difference` in the metric of the inverse Fisher matrix.
         seconds: Time spent so far in "factors" (their exchange and average), "inverses" and "gradients".
 
     Raises:
-        ValueError: If damping is to be adaptive and the processes do not hold all factors, or if no process holds
-            the weights whole.
+        ValueError: If adaptive damping or a `difference_weight` needs all factors on every process and `placement`
+            distributes them, if weights are sharded, or if there is no such `loss`.
     """
 
     def __init__(
@@ -134,7 +139,7 @@ class KFAC:
         self._attach()
 
     def _attach(self) -> None:
-        """Look for the layers of the network and watch them."""
+        """Find the layers of the network and add hooks."""
         found = find_layers(self._model, block_size=self.settings.block_size)
         self._layers = found.structures
         self._gradients = Gradients(self._model, self._layers)
@@ -154,10 +159,10 @@ class KFAC:
         )
 
     def look_again(self) -> None:
-        """Look for layers anew, after some were unfrozen, added or replaced; all processes call it together.
+        """Find the layers again after some were unfrozen, added or replaced; all processes must call it together.
 
-        Layers that are as they were keep their factors. What passes have shown since the last step is forgotten, so
-        call it before the first pass of a step; the step renews factors and inverses.
+        Unchanged layers keep their factors. Statistics since the last step are discarded, so call it before the first
+        pass of a step; that step renews factors and inverses.
         """
         former, scale = self._curvature, self._capture.loss_scale
         self._capture.remove()
@@ -168,7 +173,7 @@ class KFAC:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether the network trains parameters that it did not when it was looked at."""
+        """Whether the network trains parameters that it did not train when its layers were found."""
         known = {id(p) for p in self._gradients.weights.values()}
         return any(p.requires_grad and id(p) not in known for p in self._model.parameters())
 
@@ -187,15 +192,15 @@ class KFAC:
 
     @property
     def reasons(self) -> dict[str, str]:
-        """Why they do, for those of them that could be thought known."""
+        """Why a parameter keeps its gradient, by name, for those that one might expect to be preconditioned."""
         return self._coverage.reasons
 
     def remove(self) -> None:
-        """Take the hooks off the model, and discard all compiled code of the process, which has them in it."""
+        """Remove the hooks from the model, and discard all compiled code of the process, which contains them."""
         self._capture.remove()
 
     def paused(self) -> AbstractContextManager[None]:
-        """Let passes go unseen for a while."""
+        """Ignore passes within the context."""
         return self._capture.pause()
 
     def discard(self) -> None:
@@ -203,18 +208,18 @@ class KFAC:
         self._capture.discard()
 
     def set_loss_scale(self, scale: float) -> None:
-        """Tell what the losses of the following backward passes are multiplied by, against underflow."""
+        """Set the factor by which the losses of the following backward passes are multiplied against underflow."""
         self._capture.loss_scale = scale
 
     def sample_fisher(self, scores: Tensor, *position: int) -> None:
-        """Draw a class for every sample and take statistics of its gradients, where these are wanted.
+        """Draw a class for every sample and take statistics of the gradients for these classes.
 
         Call it between the forward and the backward pass if `fisher` is "monte_carlo"; otherwise it does
         nothing.
 
         Args:
-            scores: What the network gave, shape (n, n_classes).
-            position: Number of the micro-batch; with the step it decides the random numbers.
+            scores: The network's output, shape (n, n_classes).
+            position: Number of the micro-batch; it determines the random numbers together with the step.
         """
         if self.settings.fisher == "monte_carlo" and not self._capture.paused:
             rng = generator(self._seed, Purpose.FISHER, self._intervals.step, *position)
@@ -222,7 +227,7 @@ class KFAC:
 
     @property
     def terms(self) -> Terms | None:
-        """What the loss of the last pass with statistics was taken to be a sum of."""
+        """The terms of which the loss of the last pass with statistics was taken to be a sum."""
         return self._capture.terms
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
@@ -238,18 +243,19 @@ class KFAC:
         """Rewrite the gradients of all preconditioned layers.
 
         Args:
-            lr: The rate of the optimizer step that follows, which `kl_clip` refers to; or that of each layer by name.
-            done: The part of training that is done, in [0, 1], which scheduled damping follows and needs.
-            scale: What losses were multiplied by since the last step and gradients were divided by again.
-            difference: Gradient of the first half of the batch minus that of the second, by parameter's name. It is
-                needed if `difference_weight` is not 0; `squares` tells of it too.
+            lr: The learning rate of the optimizer step that follows, which `kl_clip` uses; or the rate of each layer by
+                name.
+            done: The part of training that is done, in [0, 1]; scheduled damping needs it.
+            scale: Factor by which losses were multiplied since the last step and gradients were divided again.
+            difference: Gradient of the first half of the batch minus that of the second, by the parameter's name. It is
+                needed if `difference_weight` is not 0, and for `squares`.
 
         Raises:
             DivergenceError: If a gradient or a natural gradient is not finite; step and layer are named.
-            ValueError: If, in the first step, the processes do not hold equal gradients; inside of `join`; if a process
-                group has been opened since; if classes were to be drawn and `sample_fisher` was not called; if
-                `difference`, `done` or a call of `judge` is needed and missing; if parameters have been replaced, added
-                or unfrozen since; or if gradients are natural ones already.
+            ValueError: If the processes hold different gradients in the first step; inside `join`; if a process group
+                was opened after K-FAC was attached; if `fisher` is "monte_carlo" and `sample_fisher` was not called; if
+                `difference`, `done` or a call of `judge` is missing; if parameters were replaced, added or unfrozen; or
+                if gradients are natural gradients already.
         """
         require_told(self.settings.damping_rule, done, waits=self._tries and self._trial is not None)
         if self.settings.difference_weight and difference is None:
@@ -290,7 +296,7 @@ class KFAC:
 
     @property
     def learns_scale(self) -> bool:
-        """Whether the passes since the last step told their scale, or nobody asked."""
+        """Whether the scales of all passes since the last step are known; true if no statistics were taken."""
         return self._capture.learns_scale
 
     def by_layer(self, value: Callable[[Tensor], float]) -> dict[str, float]:
@@ -304,13 +310,13 @@ class KFAC:
 
     @torch.no_grad()
     def judge(self, before: float, after: float) -> None:
-        """Adapt the damping by how well the quadratic model foretold the change of the loss.
+        """Adapt the damping by how well the quadratic model predicted the change of the loss.
 
-        Call it after the optimizer's step where `wants_verdict` says so.
+        Call it after the optimizer's step if `wants_verdict` is true.
 
         Args:
             before: Mean loss of the step's batch at the weights before the step.
-            after: The same, of the same samples, noise and mixtures, after it.
+            after: Mean loss after the step, for the same samples, noise and mixtures.
         """
         assert self._trial is not None
         predicted = self._trial.predicted_change(
@@ -321,7 +327,7 @@ class KFAC:
 
     @torch.no_grad()
     def statistics(self) -> dict[str, Any]:
-        """Figures for a log; all processes must call it together and get the same.
+        """Return figures for a log; all processes must call it together and get the same.
 
         Returns:
             The attributes `damping`, `step_size`, `n_retries`, `n_stale`, `n_skipped` and `seconds`;
@@ -343,8 +349,8 @@ class KFAC:
     def state_dict(self) -> KFACState:
         """Return all that the next step depends on, whole on every process; tensors are not copied.
 
-        All processes must call it together: it brings together what `placement` has spread. So a run may go
-        on with another number of processes.
+        All processes must call it together: matrices that `placement` has distributed are gathered. A run may thus
+        continue with another number of processes.
         """
         return {
             "tensors": self._curvature.tensors(),
@@ -354,7 +360,7 @@ class KFAC:
         }
 
     def load_state_dict(self, state: KFACState) -> None:
-        """Go on from what `state_dict` returned.
+        """Restore what `state_dict` returned.
 
         Raises:
             ValueError: If the state is that of another network, or of other blocks, or lacks layers, or is no state of
@@ -375,7 +381,7 @@ class KFAC:
 
     @property
     def n_stale(self) -> int:
-        """Inversions that failed even so; the last inverse stayed, or the identity before the first."""
+        """Inversions that failed even then; the last inverse stayed, or the identity if there was none."""
         return self._curvature.n_stale
 
     @property
@@ -385,22 +391,22 @@ class KFAC:
 
     @property
     def factor_age(self) -> int:
-        """Steps since the factors were updated, the one of the update included."""
+        """Steps since the factors were updated, including the step of the update."""
         return self._intervals.factor_age
 
     @property
     def inverse_age(self) -> int:
-        """Steps since the factors were inverted, the one of the inversion included."""
+        """Steps since the factors were inverted, including the step of the inversion."""
         return self._intervals.inverse_age
 
     @property
     def n_done(self) -> int:
-        """Steps that were done."""
+        """Number of steps done."""
         return self._intervals.step
 
     @property
     def _tries(self) -> bool:
-        """Whether this step is one that adaptive damping judges the quadratic model by."""
+        """Whether adaptive damping judges the quadratic model by this step."""
         return self.settings.damping_rule == "adaptive" and self._intervals.step % TrialStep.INTERVAL == 0
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""K-FAC and a torch optimizer as one torch optimizer, for trainers that own the loop."""
+"""K-FAC and a torch optimizer as one torch optimizer, for trainers that have a loop of their own."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -18,32 +18,33 @@ class KFACOptimizer(torch.optim.Optimizer):
 
         optimizer = KFACOptimizer(model, torch.optim.AdamW, lr=1e-3, weight_decay=1e-2)
 
-    It steps, schedules, saves and loads as any torch optimizer: its groups and their state are the other's, and its
-    `state_dict` has one entry more, "kfac". With several processes `step` must be called by all of them, and so must
-    `state_dict` unless every process holds all factors, which is the default here. Under `torch.amp.GradScaler` pass it
-    to `scaler.step` as usual; a step with gradients that are not finite leaves no trace. Where gradients were unscaled
-    before and the loss does not tell its scale (see `KFAC`), pass `scaler`. Adaptive damping needs `kfac.judge` after
-    each step where `kfac.wants_verdict` is true, and drawn classes `kfac.sample_fisher` before each backward pass.
+    It steps, schedules, saves and loads like any torch optimizer: its parameter groups and state are those of the inner
+    optimizer, and its `state_dict` has the additional entry "kfac". With several processes all must call `step`, and
+    all must call `state_dict` unless every process holds all factors, which is the default here. With
+    `torch.amp.GradScaler` pass it to `scaler.step` as usual; a step with gradients that are not finite changes nothing.
+    If gradients are unscaled before the step and their scale is not learned from the loss (see `KFAC`), pass `scaler`.
+    Adaptive damping needs `kfac.judge` after each step where `kfac.wants_verdict` is true; drawn classes need
+    `kfac.sample_fisher` before each backward pass.
 
     Args:
         model: The network, or `DistributedDataParallel` or `torch.compile` around it.
-        optimizer: The class of the optimizer that steps, or what builds one from groups of parameters and options.
+        optimizer: The class of the inner optimizer, or a function that builds one from parameter groups and options.
         settings: Settings of K-FAC; by default those of `KFACSettings`, with all factors on every process.
-        params: Parameters or groups of them, if not all that are trained.
-        communicator: See `KFAC`, as for the next three.
-        loss: The loss, from which the scale of gradients is learned.
-        scaler: The gradient scaler, where its scale has to be asked.
-        n_steps: Steps of the whole training, which scheduled damping follows.
+        params: Parameters or parameter groups; by default all trained parameters.
+        communicator: See `KFAC`.
+        loss: See `KFAC`.
+        scaler: The gradient scaler, needed if its scale is not learned from the loss.
+        n_steps: Number of steps of the whole training; scheduled damping needs it.
         seed: Seed of the drawn classes.
-        options: Options of the other optimizer.
+        options: Options of the inner optimizer.
 
     Attributes:
         kfac: The preconditioner.
-        inner: The other optimizer.
+        inner: The optimizer that steps.
 
     Raises:
-        ValueError: If the optimizer needs several passes a step, if `n_steps` is needed and missing, or if `KFAC`
-            refuses the network.
+        ValueError: If the optimizer needs several passes per step, if `n_steps` is missing, if `difference_weight` is
+            not 0, or if `KFAC` refuses the network.
     """
 
     _step_supports_amp_scaling = True  # GradScaler then hands over its scale and does not skip steps itself
@@ -90,7 +91,7 @@ class KFACOptimizer(torch.optim.Optimizer):
         self._n_steps = n_steps
 
     def _share(self) -> None:
-        """Let groups and state be the other optimizer's own."""
+        """Share parameter groups and state with the inner optimizer."""
         self.param_groups = self.inner.param_groups
         self.state = self.inner.state
         self.defaults = self.inner.defaults
@@ -106,8 +107,7 @@ class KFACOptimizer(torch.optim.Optimizer):
 
         Raises:
             ConvergenceError: If a gradient is not finite, without a gradient scaler.
-            ValueError: If gradients were unscaled before, and neither the loss nor an argument tells by how much; or as
-                `KFAC.step` raises it.
+            ValueError: If gradients were unscaled before the step by an unknown scale; or as `KFAC.step` raises it.
         """
         loss = None
         if closure is not None:
@@ -140,7 +140,7 @@ class KFACOptimizer(torch.optim.Optimizer):
             return float(self._scaler.get_scale())
         if not self.kfac.learns_scale:
             raise ValueError(
-                "gradients were unscaled before the step and the loss is none whose scale is learned; pass "
+                "gradients were unscaled before the step, and their scale cannot be learned from this loss; pass "
                 "scaler=... to KFACOptimizer"
             )
         return 1.0
@@ -151,14 +151,14 @@ class KFACOptimizer(torch.optim.Optimizer):
         return self.kfac.by_layer(lambda p: rates.get(id(p), 0.0))
 
     def state_dict(self) -> dict[str, Any]:
-        """The other optimizer's state, with that of K-FAC as the entry "kfac"."""
+        """Return the inner optimizer's state, with that of K-FAC as the entry "kfac"."""
         return {**self.inner.state_dict(), "kfac": self.kfac.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned.
+        """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: If it has no state of K-FAC, or that of another network.
+            ValueError: If the state of K-FAC is missing or belongs to another network.
         """
         if "kfac" not in state_dict:
             raise ValueError(
@@ -170,7 +170,7 @@ class KFACOptimizer(torch.optim.Optimizer):
         self._share()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the other optimizer; layers that have been unfrozen for it are preconditioned from then on."""
+        """Add a group to the inner optimizer; layers that have been unfrozen for it are preconditioned from then on."""
         if "param_groups" in self.__dict__ and self.param_groups is self.inner.param_groups:
             self.inner.add_param_group(param_group)
             if self.kfac.is_outdated:

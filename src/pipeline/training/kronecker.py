@@ -50,7 +50,7 @@ def convolution_input_columns(
     """Cut images into the patches that a convolution sees.
 
     Does what `torch.nn.functional.unfold` does, in any number of dimensions, but with patches as columns and samples
-    last: what is copied then lies in long rows, and the matrix product that follows reads contiguous ones.
+    last: copies then run along long rows, and the matrix product that follows reads contiguous ones.
 
     Args:
         x: Shape (n, c, *image).
@@ -137,7 +137,7 @@ def split_damping(mean_A: float, mean_G: float, damping: float) -> tuple[float, 
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no entry is infinite or undefined; a sum tells, at a fraction of the cost of a test of each.
+    """Whether all entries are finite; their sum is tested, at a fraction of the cost of testing each.
 
     ASSUME: finite entries do not add up to infinity, which would take entries beyond 1e30.
     """
@@ -151,7 +151,7 @@ def damped_inverse(factor: Tensor, damping: float) -> Tensor | None:
         factor: Shape (..., n, n).
 
     Returns:
-        The inverse, or None where rounding or bad entries leave a damped matrix not positive definite.
+        The inverse, or None if a damped matrix is not positive definite because of rounding or bad entries.
     """
     damped = factor.clone()
     damped.diagonal(dim1=-2, dim2=-1).add_(damping)
@@ -160,14 +160,14 @@ def damped_inverse(factor: Tensor, damping: float) -> Tensor | None:
     L, info = torch.linalg.cholesky_ex(damped)
     if bool(info.any()):
         return None
-    # LAPACK returns columns first. Rows first is how a stored inverse comes back, and products round by
-    # layout; the inverse is exactly symmetric.
+    # LAPACK returns column-major matrices, but a stored inverse is loaded as row-major, and the rounding of products
+    # depends on the layout. The inverse is exactly symmetric.
     inverse = torch.cholesky_inverse(L).mT.contiguous()
     return inverse if is_finite(inverse) else None
 
 
 def eigenbasis(factor: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return eigenvectors (as columns) and eigenvalues, those below zero by rounding set to zero.
+    """Return eigenvectors (as columns) and eigenvalues; eigenvalues below zero by rounding are set to zero.
 
     Args:
         factor: Shape (..., n, n), symmetric positive semidefinite.
@@ -179,7 +179,7 @@ def eigenbasis(factor: Tensor) -> tuple[Tensor, Tensor] | None:
         return None
     try:
         values, vectors = torch.linalg.eigh(factor)
-    except RuntimeError:  # of which torch's LinAlgError is one
+    except RuntimeError:  # torch's LinAlgError is a subclass
         return None
     return vectors.contiguous(), values.clamp_min(0)
 
@@ -231,7 +231,7 @@ def rotated_second_moment(
 def turn_eigenvalues(
     S: Tensor, old: tuple[Sequence[Tensor], Sequence[Tensor]], new: tuple[Sequence[Tensor], Sequence[Tensor]]
 ) -> Tensor:
-    """Carry a diagonal matrix in one Kronecker eigenbasis over to another and return its diagonal there.
+    """Transform a matrix that is diagonal in one Kronecker eigenbasis to another and return its diagonal there.
 
     Args:
         S: Shape (..., n_outputs, n_inputs).
@@ -247,7 +247,7 @@ def turn_eigenvalues(
 
 @cache
 def triangle_indices(n: int, device: torch.device) -> Tensor:
-    """Return where the upper triangle stands in a flattened n x n matrix, shape (n(n+1)/2,)."""
+    """Return the indices of the upper triangle in a flattened n x n matrix, shape (n(n+1)/2,)."""
     row, column = torch.triu_indices(n, n, device=device)
     indices: Tensor = row * n + column
     return indices

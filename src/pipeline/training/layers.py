@@ -1,8 +1,8 @@
 """Which layers of a network K-FAC preconditions, and how: a row of `STRUCTURES` for each kind of layer.
 
-A layer is a weight and what goes with it. Most are modules of their own, whose calls are watched. Attention and
-recurrences hold several weights, which they apply by functions; those are watched instead, by `functions`. Modules
-that share a weight are one layer, with the uses of all.
+A layer is a weight, perhaps with a bias. Most layers are modules of their own, whose calls are watched. Attention and
+recurrences hold several weights and apply them by functions; `functions` watches these functions. Modules that share a
+weight are one layer, with the uses of all.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,10 +32,10 @@ class PossibleLayer:
     """A weight that could be a layer.
 
     Attributes:
-        name: Name of the module; where it holds several weights, followed by the weight's.
-        module: What is called, or what calls functions.
+        name: Name of the module, followed by that of the weight if the module holds several.
+        module: The module that is called, or that calls functions.
         weight: The weight.
-        bias: What goes with it, or None.
+        bias: The bias that is added to the weight's product, or None.
         build: Makes the structure.
         by_function: Whether the weight is applied by a function that is not a call of the module.
     """
@@ -50,15 +50,15 @@ class PossibleLayer:
 
 @dataclass
 class Layers:
-    """What of a network is preconditioned.
+    """The layers of a network that are preconditioned.
 
     Attributes:
-        structures: Structures by the name of the layer; modules that share a weight have that of the first.
-        calls: Modules whose calls are uses of a layer: its name and the structure of such a use.
-        functions: The same for weights that functions apply, by the identity of the weight.
+        structures: Structures by the name of the layer; a layer of several modules has the name of the first.
+        calls: Modules whose calls are uses of a layer, each with the layer's name and the structure of the use.
+        functions: Layer's name and structure of the use for weights that functions apply, by the weight's `id`.
         by_function: Whether some weights are applied by functions only.
         holders: The modules whose weights functions apply.
-        reasons: Why a parameter that could be thought known keeps its gradient, by its name.
+        reasons: Why a parameter that one might expect to be preconditioned is not, by the parameter's name.
     """
 
     structures: dict[str, Structure] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Layers:
 def find_layers(model: nn.Module, *, block_size: int) -> Layers:
     """Find the layers of a network that are preconditioned.
 
-    A weight is left aside that is frozen, not known, or shared by layers of kinds that do not add up.
+    Weights are left out if they are frozen, of an unknown kind, or shared by layers of kinds that cannot be one layer.
     """
     found = Layers()
     by_weight: dict[int, list[PossibleLayer]] = {}
@@ -93,7 +93,7 @@ def find_layers(model: nn.Module, *, block_size: int) -> Layers:
 def _add(group: list[PossibleLayer], found: Layers) -> None:
     """Make one layer of the modules that share a weight."""
     first = group[0]
-    # Biases of their own cannot be columns of a common matrix; they are left aside.
+    # Different biases cannot be a column of the common matrix; they are left out.
     shared_bias = all(candidate.bias is first.bias for candidate in group)
     structures = [candidate.build(shared_bias) for candidate in group]
     kinds = {type(structure) for structure in structures}
@@ -125,7 +125,7 @@ def candidates(name: str, module: nn.Module, block_size: int) -> Iterator[Possib
     if parametrize.is_parametrized(module) or any(
         p is not None and p.is_complex() for p in module._parameters.values()
     ):
-        return  # its weight is computed and no parameter, or has no covariance as real weights have
+        return  # its weight is computed and not a parameter, or is complex
     if isinstance(module, nn.MultiheadAttention):
         yield from _attention(name, module, block_size)
         return
@@ -144,7 +144,7 @@ def candidates(name: str, module: nn.Module, block_size: int) -> Iterator[Possib
     if not weight.requires_grad or nn.parameter.is_lazy(weight):
         return
     bias = bias if bias is not None and bias.requires_grad else None
-    # A subclass may compute something else; a linear map is seen wherever the weight is applied as it is.
+    # A subclass may compute something else; the weight of a linear layer is then watched where `linear` applies it.
     own = _computes_as(module, kind)
     if not own and kind is not nn.Linear:
         return
@@ -154,7 +154,7 @@ def candidates(name: str, module: nn.Module, block_size: int) -> Iterator[Possib
 
 
 def _unusual(module: nn.Module, parameter: Tensor) -> str | None:
-    """Why a parameter of a module of a known kind is none of a layer, if something about it is unusual."""
+    """Return what is unusual about a parameter of a module of a known kind; None if nothing is."""
     if parameter.is_complex():
         return "it is complex"
     if nn.parameter.is_lazy(parameter):
@@ -186,7 +186,7 @@ def _linear(weight: Tensor, block_size: int, parts: int = 1) -> Callable[[Tensor
 
 
 def _attention(name: str, module: nn.MultiheadAttention, block_size: int) -> Iterator[PossibleLayer]:
-    """The projections into queries, keys and values; that of the output is a linear layer of its own."""
+    """Yield the projections to queries, keys and values; the output projection is a linear layer of its own."""
     dot = f"{name}." if name else ""
     weight, bias = module._parameters["in_proj_weight"], module._parameters["in_proj_bias"]
     bias = bias if bias is not None and bias.requires_grad else None
@@ -198,13 +198,13 @@ def _attention(name: str, module: nn.MultiheadAttention, block_size: int) -> Ite
     for projection in ("q_proj", "k_proj", "v_proj"):
         weight = getattr(module, f"{projection}_weight")
         if weight.requires_grad:
-            # Their biases are parts of one parameter, which is left aside.
+            # Their biases are parts of one parameter, which is left out.
             build = partial(_with_bias, _linear(weight, block_size), None)
             yield PossibleLayer(f"{dot}{projection}", module, weight, None, build, by_function=True)
 
 
 def _recurrence(name: str, module: nn.RNNBase | nn.RNNCellBase, block_size: int) -> Iterator[PossibleLayer]:
-    """The weights at the inputs and at the states, each with a block of G for every gate."""
+    """Yield the weights of the inputs and of the states, each with a block of G for every gate."""
     dot = f"{name}." if name else ""
     if getattr(module, "proj_size", 0):
         return
@@ -225,7 +225,7 @@ def _recurrence(name: str, module: nn.RNNBase | nn.RNNCellBase, block_size: int)
 
 
 def structure_of(layer: nn.Module, *, block_size: int) -> Structure | None:
-    """Choose how a layer with one weight is preconditioned; None if it is not: unknown, frozen, of an unusual kind."""
+    """Return the structure of a layer with one weight; None if the layer is unknown, frozen or unusual."""
     found = list(candidates("", layer, block_size))
     return found[0].build(True) if len(found) == 1 and not found[0].by_function else None
 

@@ -1,10 +1,10 @@
-"""Learn from what passes how much each term of a loss weighs.
+"""Infer the weight of each term of a loss from the network's output and its gradient.
 
-Statistics need the gradients of single samples; the backward pass shows them multiplied by whatever the loss was:
-divided by the number of samples, or of tokens that are not ignored, by the number of accumulated passes, multiplied by
-a gradient scaler. For a cross-entropy the scores and the gradient at them tell this weight: the gradient of a term is
-p - y, with p the predicted probabilities and y the target, and all but the target's entry of y is known. Where a
-network returns log-probabilities or probabilities, the chain rule gives the gradient at the scores that they come from.
+Statistics need the gradients of single samples. The backward pass gives them multiplied by the weight of a term in the
+loss: divided by the number of samples, of tokens that are not ignored, or of accumulated passes, and multiplied by a
+gradient scaler. For a cross-entropy the scores and their gradient determine this weight: the gradient of a term is p -
+y, with p the predicted probabilities and y the target, and all but the target's entry of y is known. If a network
+returns log-probabilities or probabilities, the chain rule gives the gradient of the scores behind them.
 """
 
 import math
@@ -13,18 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ROUNDED = 64  # larger multiples of a mean lie too close to each other to tell which was meant
+ROUNDED = 64  # larger multiples of a mean are too close to each other to tell apart
 LOGARITHMS, PROBABILITIES = " of log-probabilities", " of probabilities"
-LOOKED_AT = 256  # rows that tell the weight; the number of terms is counted over all
+LOOKED_AT = 256  # rows that the weight is inferred from; terms are counted over all rows
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a loss is a sum of.
+    """The terms that a loss is a sum of.
 
     Attributes:
-        source: How this is known.
-        weight: What the gradient of each term was multiplied by.
+        source: The kind of loss that was found or assumed, in words.
+        weight: Factor by which the gradient of each term was multiplied.
         n: The number of terms.
     """
 
@@ -38,8 +38,8 @@ def learn_terms(scores: Tensor, gradient: Tensor) -> Terms | None:
     """Recognize a cross-entropy by its gradient at the scores.
 
     Args:
-        scores: What went into the loss: classes in the second or in the last dimension, or one number a term; their
-            logarithms of probabilities, or probabilities, too.
+        scores: Input of the loss: scores, log-probabilities or probabilities, with classes in the second or in the last
+            dimension, or one number per term.
         gradient: Gradient of the loss, of the same shape.
 
     Returns:
@@ -85,13 +85,13 @@ def _softmax(scores: Tensor, gradient: Tensor, kind: str, *, tolerance: float) -
     rows = _some(live, LOOKED_AT)
     h, p = gradient[rows], scores[rows]
     if kind == PROBABILITIES:
-        h = p * h  # the gradient at their logarithms
+        h = p * h  # the gradient of the log-probabilities
     else:
         p = torch.softmax(p, dim=1)
     if kind:
         h = h - p * h.sum(dim=1, keepdim=True)
     target = h.argmin(dim=1, keepdim=True)
-    # Sums over the other classes keep their digits where the network is sure of the target.
+    # Sums over the other classes stay accurate where the network is sure of the target.
     p_others, h_others = (t.scatter(1, target, 0.0) for t in (p, h))
     doubt, lift = p_others.sum(dim=1), h_others.sum(dim=1)
     clear = doubt > min(1e-3, float(doubt.max()) / 2)
@@ -101,18 +101,18 @@ def _softmax(scores: Tensor, gradient: Tensor, kind: str, *, tolerance: float) -
     off = (h_others[clear] - weights[:, None] * p_others[clear]).norm()
     fits = bool(off <= 10 * tolerance * h_others[clear].norm()) and bool((weights > 0).all())
     if fits and scores.shape[1] == 2:
-        # Of two classes any gradient that adds up to zero would fit: all rows must agree.
+        # With two classes any gradient that adds up to zero would fit, so all rows must agree.
         fits = bool((weights.max() - weights.min()) <= 10 * tolerance * weights.abs().max())
     if not fits:
         return _soft_targets(p, h, len(live), kind, tolerance=tolerance)
-    # Where classes are weighted, the one weight that leaves the Fisher matrix at the scores as large.
+    # If classes are weighted, take the one weight that keeps the trace of the scores' Fisher matrix.
     squares = h[clear].square().sum(dim=1)
     weight = float(squares.sum() / (squares / weights).sum())
     return _rounded(f"softmax cross-entropy{kind}", weight, len(live))
 
 
 def _soft_targets(p: Tensor, h: Tensor, n_live: int, kind: str, *, tolerance: float) -> Terms | None:
-    """Smoothed labels and mixtures of two: but for two classes the target is the same for all, so slopes tell."""
+    """Fit smoothed labels and mixtures of two: all but two classes have equal targets, so slopes give the weight."""
     n_classes = p.shape[1]
     if n_classes < 5:
         return None
@@ -138,17 +138,17 @@ def _binary(scores: Tensor, gradient: Tensor, *, tolerance: float) -> Terms | No
     if not bool(((scores > 0) & (scores < 1)).all()):
         return None
     weight, spread = _of_binary(scores, h * scores * (1 - scores))
-    # Near one half the slope of a sigmoid is the same everywhere, so that a squared error looks nearly alike.
+    # Near one half the slope of a sigmoid is almost constant, so a squared error looks nearly the same.
     if spread <= 10 * tolerance and 10 * spread <= _of_binary(scores, h)[1]:
         return _rounded(f"binary cross-entropy{PROBABILITIES}", weight, len(live))
     return None
 
 
 def _of_binary(p: Tensor, h: Tensor) -> tuple[float, float]:
-    """The weight of the terms, and by what share those of single terms differ; infinite where nothing can be told."""
+    """Return the weight of the terms, and the relative spread over terms; infinite if nothing can be inferred."""
     error = torch.where(h > 0, p, p - 1)
     clear = error.abs() > 1e-2
-    # A slope that is the same everywhere could be anything's.
+    # A gradient that is the same everywhere could be that of any loss.
     tells = bool(p.max() - p.min() > 1e-3) or bool((h > 0).any() and (h < 0).any())
     if int(clear.sum()) < 2 or not tells:
         return 0.0, math.inf
@@ -157,7 +157,7 @@ def _of_binary(p: Tensor, h: Tensor) -> tuple[float, float]:
 
 
 def _rounded(source: str, weight: float, n: int) -> Terms | None:
-    """Take a mean to be one, exactly, and so a part or a multiple of a mean or of a sum, and powers of two."""
+    """Round the weight to that of an exact mean or sum, times or over a whole number, or times a power of two."""
     whole = weight * n
     if not (math.isfinite(whole) and whole > 0):
         return None

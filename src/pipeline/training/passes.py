@@ -1,7 +1,7 @@
-"""What calls of a network and backward passes show of its layers, and how it becomes sums over single samples.
+"""Statistics of layers from calls of a network and backward passes, as sums over single samples.
 
-A *pass* is a call of `backward`; all uses of a layer in one call of the network belong to the same samples. What a
-layer was given counts once a pass has come to its outputs: a call without a pass leaves no trace.
+A *pass* is a call of `backward`; all uses of a layer in one call of the network belong to the same samples. A layer's
+inputs count once a pass has reached its outputs: a call without a pass leaves no trace.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,11 +31,11 @@ CORRECTION = "S"  # second moments of gradients in the eigenbasis, not a symmetr
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over samples of one matrix.
+    """Sum over samples for one matrix.
 
     Attributes:
-        total: float64 where there were several passes: their sum then hardly depends on their order.
-        n: What to divide the sum by: the number of samples, or for inputs of uses.
+        total: The sum; in float64 if there were several passes, so that it hardly depends on their order.
+        n: Divisor of the sum: the number of samples for gradients, the number of uses for inputs.
     """
 
     total: Tensor
@@ -47,9 +47,9 @@ class Call:
     """A call of the network.
 
     Attributes:
-        inputs: Moments of what its layers were given, until a pass comes to their outputs.
+        inputs: Moments of its layers' inputs, until a pass reaches their outputs.
         n_uses: How often each layer was used.
-        n_samples: The number of samples, where functions told that steps come before them.
+        n_samples: The number of samples if functions have shown that steps come before samples, else None.
     """
 
     inputs: dict[Key, Moments] = field(default_factory=dict)
@@ -63,14 +63,14 @@ class Use:
 
     Attributes:
         name: Name of the layer.
-        structure: How it is preconditioned.
+        structure: The structure of the layer.
         call: The call of the network.
-        inputs: What the moments of gradients need of the inputs.
-        n: How many samples are looked at, the first ones.
-        n_rows: How many there are.
+        inputs: The inputs in the form that the moments of gradients need.
+        n: How many samples, the first ones, statistics are taken from.
+        n_rows: How many samples there are.
         arrange: Brings gradients into the form in which samples come first.
         rows: Rows of the weight that were applied; None where all were.
-        certain: Whether it is known that samples come first then.
+        certain: Whether samples are known to come first in that form.
     """
 
     name: str
@@ -84,7 +84,8 @@ class Use:
     certain: bool = True
 
     def settled(self) -> "Use":
-        """The same with steps and samples of a normalization turned, where the call told later which are which."""
+        """Return the use; a normalization's steps and samples are swapped if the call has shown later that they must
+        be."""
         n = self.call.n_samples
         if self.certain or n is None or not isinstance(self.structure, UnitWise):
             return self
@@ -100,22 +101,22 @@ class Use:
 
 @dataclass
 class Pass:
-    """What one backward pass has shown so far; gradients are as they came.
+    """Statistics of one backward pass so far, of gradients that are not rescaled yet.
 
     Attributes:
-        scale: What the loss was multiplied by.
-        is_asked: Whether it is one of `torch.autograd.grad` and leaves nothing in the weights' `grad`.
-        number: Number of the backward pass in torch; passes that it runs inside, as checkpoints do, have larger ones.
+        scale: Factor by which the loss was multiplied.
+        is_asked: Whether `torch.autograd.grad` runs the pass, which then leaves nothing in the weights' `grad`.
+        number: Torch's number of the backward pass; passes nested in it, as those of checkpoints, have larger numbers.
         ended: Whether it is over.
-        scores: What the outputs of each call of the network tell of the loss, by their place among the outputs.
-        n_rows: How many samples a call of the network had; None where only parts of it were called.
-        moments: Sums of output gradients' moments.
-        rows: How many rows of each layer's calls were looked at, how many there were, and those
-            of the first call.
+        scores: The terms of the loss inferred from each output of each call of the network, by the output's place.
+        n_rows: How many samples a call of the network had; None if only parts of the network were called.
+        moments: Sums of the moments of output gradients.
+        rows: For each layer, how many rows statistics were taken from, how many there were, and how many in the first
+            call.
         sums: For each layer and call of the network, sums over the uses of each sample: of inputs, of output gradients,
             and how many uses.
-        terms: The terms of the loss, where they are known beforehand.
-        call: What is called during the pass, as checkpoints do.
+        terms: The terms of the loss, if they are known beforehand.
+        call: Record of the layers that are called during the pass, as by checkpoints.
     """
 
     scale: float
@@ -138,7 +139,7 @@ class Pass:
             place: Place among its outputs.
             scores: The output.
             gradient: Its gradient.
-            whole: Whether the output still holds what it did when its gradient was asked for.
+            whole: Whether the output has not changed since the hook for its gradient was added.
         """
         self.scores.setdefault(call, {})[place] = learn_terms(scores, gradient) if whole else None
 
@@ -149,7 +150,7 @@ class Pass:
         Args:
             use: The use.
             gradient: The gradient, of the shape of the outputs.
-            reduced: Whether the uses of a sample are added up before their moments are taken.
+            reduced: Whether the uses of a sample are summed before their moments are taken.
             bases: Eigenbases in which squares of gradients are wanted.
         """
         use = use.settled()
@@ -201,7 +202,7 @@ class Sums:
     """Moments over all passes since the last step.
 
     Attributes:
-        n_unscaled: Passes whose share in the mean is not known yet.
+        n_unscaled: Number of passes whose scale is not known yet.
     """
 
     def __init__(self) -> None:
@@ -220,7 +221,7 @@ class Sums:
         return not (self._inputs or self._gradients or self._unscaled)
 
     def forget(self, name: str) -> None:
-        """Forget what was seen of a layer."""
+        """Discard the sums of a layer."""
         for moments in (self._inputs, self._gradients, self._unscaled):
             for key in [key for key in moments if key[0] == name]:
                 del moments[key]
@@ -228,26 +229,26 @@ class Sums:
             layers.discard(name)
 
     def forget_all(self) -> None:
-        """Forget everything."""
+        """Discard all sums."""
         self.__init__()  # type: ignore[misc]
 
     def add_inputs(self, call: Call, name: str, *, keep: bool = False) -> None:
-        """Count what a layer was given in a call, once.
+        """Add the moments of a layer's inputs in a call, once.
 
         Args:
             call: The call.
             name: Name of the layer.
-            keep: Whether other sums may still count it.
+            keep: Whether the call keeps the moments, so that other sums can add them too.
         """
         for key in [key for key in call.inputs if key[0] == name]:
             moments = call.inputs[key] if keep else call.inputs.pop(key)
             add(self._inputs, key, moments.total.clone() if keep else moments.total, moments.n)
 
     def add_pass(self, ended: Pass, loss: Loss) -> Terms | None:
-        """Bring the gradients of a pass to those of single samples and add their moments to the others'.
+        """Rescale the moments of a pass to gradients of single samples and add them to the sums.
 
         Returns:
-            The terms of its loss; None of a pass without samples.
+            The terms of its loss; None for a pass without samples.
         """
         for (name, _), (structure, inputs, gradients, n_uses) in ended.sums.items():
             mean = structure.input_moments(inputs / n_uses)
@@ -281,11 +282,11 @@ class Sums:
         """Return all moments and forget them.
 
         Args:
-            scale: What the losses of all passes were multiplied by, where it is not known.
+            scale: Factor of the losses of all passes, used for passes whose scale is not known.
         """
         found = {**self._inputs, **self._gradients}
         for key, moments in self._unscaled.items():
-            # ASSUME: what was accumulated is a mean over the passes, so each was divided by their number.
+            # ASSUME: the accumulated loss is a mean over the passes, so each was divided by their number.
             moments.total.mul_((self.n_unscaled / scale) ** 2)
             other = found.get(key)
             found[key] = (
@@ -300,14 +301,14 @@ class Sums:
 def add(sums: dict[Key, Moments], key: Key, moment: Tensor, n: float) -> None:
     """Add a moment to the sum under a key."""
     former = sums.get(key)
-    # A single pass is not rounded again; with the second one the sum becomes one of double precision.
+    # The moment of a single pass keeps its type; with the second pass the sum becomes double precision.
     sums[key] = (
         Moments(moment, n) if former is None else Moments(former.total.double().add_(moment), former.n + n)
     )
 
 
 def _together(found: Mapping[Call, Mapping[int, Terms | None]]) -> Terms | None:
-    """What the outputs of all calls of the network in a pass say together; each call adds terms to the loss."""
+    """Combine the terms inferred from all calls of the network in a pass; each call adds terms to the loss."""
     calls = [_largest([terms for _, terms in sorted(outputs.items())]) for outputs in found.values()]
     known = [terms for terms in calls if terms is not None]
     if not known or len(known) < len(calls):
@@ -322,6 +323,6 @@ def _together(found: Mapping[Call, Mapping[int, Terms | None]]) -> Terms | None:
 
 
 def _largest(outputs: Sequence[Terms | None]) -> Terms | None:
-    """Return the terms of the output whose loss weighs most; it counts as having weight one for each sample."""
+    """Return the terms of the output whose loss weighs most; this output sets the scale."""
     known = [terms for terms in outputs if terms is not None]
     return max(known, key=lambda terms: terms.weight * terms.n, default=None)

@@ -1,4 +1,4 @@
-"""Which processes train together with this one, and what of torch's ways to share a network K-FAC can stand beside."""
+"""Which processes train together, and which of torch's ways to distribute a network K-FAC supports."""
 
 import torch.distributed as dist
 from torch import nn
@@ -9,10 +9,10 @@ from pipeline.runtime.communicator import Communicator, Serial
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside of `DistributedDataParallel` and `torch.compile`.
+    """Return the network inside `DistributedDataParallel` and `torch.compile`.
 
     Raises:
-        ValueError: If its weights are in pieces or its passes are hidden: then no layer shows its samples whole.
+        ValueError: If its weights are sharded or its passes run in copies, which hides samples from the hooks.
     """
     while isinstance(model, DistributedDataParallel) or _compiled(model) is not None:
         inner = model.module if isinstance(model, DistributedDataParallel) else _compiled(model)
@@ -33,10 +33,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def require_known(communicator: Communicator, model: nn.Module) -> None:
-    """Raise where torch has come to know of processes since `detected` looked for them.
+    """Raise ValueError if a process group was opened after the communicator was chosen.
 
     Raises:
-        ValueError: If it has: then each process would take its own statistics for all.
+        ValueError: If so; each process would take its own statistics for those of all.
     """
     if communicator.size == 1 and detected(model).size > 1:
         raise ValueError(
@@ -46,13 +46,13 @@ def require_known(communicator: Communicator, model: nn.Module) -> None:
 
 
 def require_all(model: nn.Module) -> None:
-    """Raise where a process could step while others have no batches left.
+    """Raise ValueError if `join` lets a process step while others have no batches left.
 
     Args:
-        model: What the processes call: a `DistributedDataParallel`, perhaps compiled, or a network.
+        model: The model that the processes call: a `DistributedDataParallel`, perhaps compiled, or a network.
 
     Raises:
-        ValueError: If it is inside of `join`, which would answer K-FAC's messages with others and hang.
+        ValueError: If so; `join` would answer K-FAC's messages with others, and training would hang.
     """
     joined = getattr(_compiled(model) or model, "_join_config", None)
     if joined is not None and joined.enable and not joined.throw_on_early_termination:
@@ -67,7 +67,7 @@ def _in_pieces(found: str) -> str:
 
 
 def detected(model: nn.Module) -> Communicator:
-    """The processes that torch knows of: those of a `DistributedDataParallel`, else of the default process group."""
+    """Return the processes of a `DistributedDataParallel`, else those of torch's default process group."""
     compiled = _compiled(model)
     if compiled is not None:
         return detected(compiled)
@@ -78,6 +78,6 @@ def detected(model: nn.Module) -> Communicator:
 
 
 def _compiled(model: nn.Module) -> nn.Module | None:
-    """The network that `torch.compile` has wrapped; its class is not named here, for that would load the compiler."""
+    """Return the network inside `torch.compile`, or None; importing the wrapper's class would load the compiler."""
     inner = model._modules.get("_orig_mod")
     return inner if type(model).__name__ == "OptimizedModule" else None

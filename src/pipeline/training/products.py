@@ -1,4 +1,4 @@
-"""Matrix products on the fastest way that torch offers: they are most of what K-FAC costs."""
+"""Matrix products by the fastest routine that torch offers, because they are most of K-FAC's cost."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -10,7 +10,7 @@ TensorProduct = Callable[..., Tensor]
 
 
 def _if_works(product: TensorProduct | None) -> TensorProduct | None:
-    """Return a product unless a trial by the arguments that it is called with fails: a private one may change."""
+    """Return a product if a trial call succeeds, else None: a private function may change."""
     one = torch.ones(1, 1)
     try:
         works = product is not None and torch.equal(product(one, one, None, "none", [], ""), one)
@@ -19,12 +19,12 @@ def _if_works(product: TensorProduct | None) -> TensorProduct | None:
     return product if works else None
 
 
-# Of torch's ways to multiply float32 matrices on a CPU `@` is MKL's, which uses half the vector width of processors
-# that are not Intel's. oneDNN, by which torch convolves, uses all of it; torch.compile calls it by this name, which a
-# torch without oneDNN does not have.
+# On a CPU `@` multiplies float32 matrices by MKL, which uses half the vector width of processors not made by Intel.
+# oneDNN, which torch uses for convolutions, uses all of it. torch.compile calls its product by this name; builds of
+# torch without oneDNN lack it.
 _ONEDNN = _if_works(getattr(torch.ops.mkldnn, "_linear_pointwise", None))
 
-# Of fewer columns copying one triangle into the other takes as long as computing it.
+# With fewer columns, copying one triangle into the other takes as long as computing it.
 _WORTH_HALVING = 512
 
 
@@ -38,13 +38,13 @@ def times_transpose(a: Tensor, b: Tensor) -> Tensor:
     suits = a.is_cpu and a.dtype == torch.float32 and a.dim() == 2 and a.numel() > 0 and b.numel() > 0
     if _ONEDNN is None or not suits:
         return a @ b.mT
-    # oneDNN takes rows or columns that lie one after the other; on parts of larger matrices it falls back to loops.
+    # oneDNN needs contiguous rows or columns; on parts of larger matrices it falls back to loops.
     b = b if b.mT.is_contiguous() else b.contiguous()
     return _ONEDNN(a.contiguous(), b, None, "none", [], "")
 
 
 def times_own_transpose(a: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Return a a': of many columns on a CPU, little more than one triangle is computed, in strips of rows.
+    """Return a a'; with many columns on a CPU, little more than one triangle is computed, in strips of rows.
 
     Args:
         a: Shape (..., n, k).

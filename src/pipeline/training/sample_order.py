@@ -1,4 +1,4 @@
-"""Where the samples stand among the inputs of a layer: mostly first, after the steps of a sequence, or nobody knows."""
+"""Which dimension of a layer's inputs holds the samples: the first, or the second, after the steps of a sequence."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,17 +13,17 @@ Arrange = Callable[[Tensor], Tensor]
 def arrangement(
     structure: Structure, x: Tensor, *, n_rows: int | None, n_samples: int | None, steps_first: bool
 ) -> tuple[Arrange, bool]:
-    """Tell how to bring samples first, and whether it is certain that they then come first.
+    """Find the function that brings samples first, and whether they are then certain to come first.
 
     Args:
-        structure: The layer's.
+        structure: The structure of the layer.
         x: The layer's inputs.
         n_rows: Length of the network's inputs, mostly the number of samples; None if it is not known.
-        n_samples: The number of samples, where steps are known to come before them.
-        steps_first: Whether there are layers in the network that take steps before samples.
+        n_samples: The number of samples if inputs are known to have steps before samples, else None.
+        steps_first: Whether the network has layers whose inputs have steps before samples.
 
     Returns:
-        A function for inputs and gradients at outputs, and whether the first so many of its rows are samples.
+        The function, for inputs and output gradients, and whether the rows of its result are certain to be samples.
     """
     if n_samples is not None:
         return (partial(_unflattened, n=n_samples) if x.dim() == 2 else turned), True

@@ -5,7 +5,7 @@ from typing import Any, TypedDict
 
 from torch import Tensor
 
-COUNTS = ("n_retries", "n_stale", "n_skipped", "n_averaged")  # of the curvature
+COUNTS = ("n_retries", "n_stale", "n_skipped", "n_averaged")  # attributes of `Curvature`
 
 
 class KFACState(TypedDict):
@@ -16,10 +16,10 @@ class KFACState(TypedDict):
 
 
 def require_state(state: KFACState, layers: Collection[str]) -> None:
-    """Raise unless a state is one of K-FAC, of a network with these layers, and whole.
+    """Raise ValueError unless a state is a complete state of K-FAC for a network with these layers.
 
     Raises:
-        ValueError: If it is not; what it lacks is named.
+        ValueError: If it is not; missing layers are named.
     """
     if not {"layers", "seen", "damping", *COUNTS} <= set(state.get("scalars", ())):
         raise ValueError("this is no state of K-FAC; load what its state_dict returned")
@@ -32,4 +32,6 @@ def require_state(state: KFACState, layers: Collection[str]) -> None:
             )
     held = {path.split("/", 2)[2] for path in state["tensors"]}
     if lacking := sorted(seen - held):
-        raise ValueError(f"the K-FAC state lacks the matrices of layer {', '.join(lacking)}; load it whole")
+        raise ValueError(
+            f"the K-FAC state lacks the matrices of layer {', '.join(lacking)}; load the whole state"
+        )

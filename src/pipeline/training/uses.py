@@ -1,4 +1,4 @@
-"""How often a network uses its weights, whether hooks see it or not: the graph that autograd records tells."""
+"""How often a network uses its weights, seen by hooks or not, counted in autograd's graph."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from torch.autograd.graph import Node, get_gradient_edge
 
 
 def count_uses(output: object) -> Counter[int]:
-    """Count the operations on the way to an output that take a parameter itself, by the parameter's identity."""
+    """Count the operations behind an output that take a parameter directly, by the parameter's `id`."""
     nodes = [t.grad_fn for t in tensors_of(output) if t.grad_fn is not None]
     known, uses = set(nodes), Counter[int]()
     while nodes:
@@ -54,8 +54,8 @@ def fate_of_gradient(parameter: Tensor, known: dict[int, Node]) -> Fate:
 
     Args:
         parameter: The parameter.
-        known: Where autograd gathers gradients of parameters on the CPU, by their identity; it is filled here. To ask
-            autograd takes longer; but a parameter that has changed its type has another node.
+        known: Autograd's nodes that accumulate gradients of CPU parameters, by the parameter's `id`; this function
+            fills it. Asking autograd takes longer, but a parameter that has changed its type has another node.
     """
     if not parameter.requires_grad:
         return Fate.SPARED
@@ -71,7 +71,7 @@ def _fate(node: Node) -> Fate:
     try:
         return Fate.ADDED if torch._C._will_engine_execute_node(node) else Fate.SPARED
     except RuntimeError as failure:
-        if "autograd.grad" not in str(failure):  # which is said of a parameter that it is asked for
+        if "autograd.grad" not in str(failure):  # the message for a parameter whose gradient is asked for
             raise
         return Fate.ASKED
 

@@ -31,9 +31,9 @@ class KroneckerProduct:
     Attributes:
         weight: Shape (n_outputs, n_inputs), or that of the convolution.
         bias: The trained bias, or None.
-        block_size: Factors of more rows are cut into diagonal blocks; 0: none is.
-        convolution: The layer itself, where it is one.
-        parts: G is cut into so many equal blocks, such as the gates of a recurrence.
+        block_size: Largest number of rows of a factor; larger ones are cut into diagonal blocks. 0: no limit.
+        convolution: The layer itself if it is a convolution, else None.
+        parts: Number of equal diagonal blocks of G, such as one for each gate of a recurrence.
     """
 
     weight: Tensor
@@ -108,11 +108,11 @@ class KroneckerProduct:
     def gradient_moments(self, inputs: Tensor, gradient: Tensor) -> dict[str, Tensor]:
         if self.convolution is None:
             return self.output_moments(self.gradients(gradient))
-        # Moments do not depend on the order of columns; with positions last, they are copied in long rows.
+        # Moments do not depend on the order of columns; with positions last, copies run along long rows.
         return self.output_moments(self._stacked(gradient.transpose(0, 1).flatten(1)))
 
     def output_moments(self, columns: Tensor) -> dict[str, Tensor]:
-        """Sums over columns of output gradients."""
+        """Return sums of second moments over columns of output gradients."""
         return self._moments(columns, self.outputs_shapes, bias=False)
 
     def gradient(self) -> Tensor | None:
@@ -158,7 +158,7 @@ class KroneckerProduct:
         return rows.reshape(self.groups, -1, rows.shape[-1]) if self.groups > 1 else rows
 
     def _turned(self, weight: Tensor) -> Tensor:
-        """The weights of a transposed convolution as those of the plain one that it is on widened inputs."""
+        """Return the weights of the plain convolution, on widened inputs, that equals the transposed one."""
         n_inputs, n_outputs, *kernel = self.weight.shape
         split = weight.reshape(self.groups, n_inputs // self.groups, n_outputs, *kernel)
         by_group = split.transpose(1, 2).flatten(0, 1)

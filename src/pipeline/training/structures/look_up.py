@@ -16,11 +16,11 @@ from pipeline.training.structures.structure import Means, Shape, gradient_of, wo
 
 @dataclass
 class LookUp:
-    """A ⊗ G of an embedding: inputs are one-hot, so A is diagonal, and exactly so.
+    """A ⊗ G of an embedding: inputs are one-hot, so A is exactly diagonal.
 
     Attributes:
         weight: The table.
-        padding: Index of the row that is not trained, whose look-ups are no uses of the table; None if there is none.
+        padding: Index of the padding row, which is not trained and whose look-ups do not count; None if there is none.
     """
 
     weight: Tensor
@@ -88,13 +88,13 @@ class LookUp:
 class TiedLookUp(LookUp):
     """A table that is looked up and also scores its rows, as the head of a language model does.
 
-    A use contributes l l' ⊗ r r' with l over rows and r over features: looking up, l is one-hot and r the gradient at
-    the output; scoring, l is the gradient at the scores and r the input. Their sum is approximated by the separable
-    matrix with the same partial traces, A ⊗ G / tr G with A = E sum |r|^2 diag(l l') and G = E sum |l|^2 r r', of
-    which A is kept diagonal. Statistics of both are sums over samples of what the backward pass shows.
+    A use contributes l l' ⊗ r r' with l over rows and r over features: in a look-up, l is one-hot and r the gradient at
+    the output; in scoring, l is the gradient at the scores and r the input. Their sum is approximated by the separable
+    matrix with the same partial traces, A ⊗ G / tr G with A = E sum |r|^2 diag(l l') and G = E sum |l|^2 r r', of which
+    A is kept diagonal. Both statistics are sums over samples and need the backward pass.
 
     Attributes:
-        scores: Whether this use is the one that scores rows.
+        scores: Whether this is the use that scores rows.
     """
 
     scores: bool = False

@@ -3,7 +3,7 @@
 A structure names the symmetric matrices that approximate a layer's Fisher matrix, each with its shape: (n, n), or
 (count, n, n) for a stack. Statistics are sums; those of inputs are divided by the number of uses, those of output
 gradients by the number of samples. A use is a position of a sample in a call: a pixel, a token, a step of a
-recurrence. So A is a mean over uses and G a sum over those of a sample, which is K-FAC-expand [1, section 3.2].
+recurrence. So A is a mean over uses, and G is a sum over the uses of a sample: K-FAC-expand [1, section 3.2].
 
 References:
     [1] Eschenhagen, Immer, Turner, Schneider, Hennig, "Kronecker-factored approximate curvature for modern neural
@@ -32,11 +32,11 @@ class Structure(Protocol):
 
     @property
     def parameters(self) -> list[Tensor]:
-        """The trained parameters whose gradients it rewrites."""
+        """The trained parameters whose gradients are preconditioned."""
 
     @property
     def n_dimensions(self) -> int:
-        """How many dimensions a batch of inputs has at least; an input of one less is a sample by itself."""
+        """Smallest number of dimensions of a batch of inputs; an input with one less is a single sample."""
 
     @property
     def features_last(self) -> bool:
@@ -53,22 +53,22 @@ class Structure(Protocol):
         """How many uses these inputs hold, samples times positions."""
 
     def input_moments(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Sums over all uses that need the inputs only."""
+        """Return the sums over all uses that need the inputs only, by matrix."""
 
     def gradient_moments(self, inputs: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-        """Sums over samples that need output gradients, shape (n, ...), of single samples."""
+        """Return the sums over samples that need output gradients of single samples, shape (n, ...), by matrix."""
 
     def gradient(self) -> Tensor | None:
-        """The gradients of all parameters as one tensor; None where none was computed."""
+        """Return the gradients of all parameters as one tensor; None if none was computed."""
 
     def set_gradient(self, natural: Tensor) -> None:
-        """Put a tensor like that of `gradient` into the parameters' gradients."""
+        """Write a tensor in the form of `gradient` to the parameters' gradients."""
 
     def dampings(self, means: Means, damping: float) -> dict[str, float]:
-        """What to add to the diagonal of each matrix."""
+        """Return what to add to the diagonal of each matrix."""
 
     def normalization(self, means: Means) -> float:
-        """What the product of the matrices is multiplied by to be the Fisher matrix."""
+        """Return the factor that turns the product of the matrices into the Fisher matrix."""
 
     def natural(self, gradient: Tensor, inverses: Mapping[str, Tensor]) -> Tensor:
         """Multiply a gradient by these matrices."""
@@ -80,7 +80,7 @@ def working_type(parameter: Tensor) -> torch.dtype:
 
 
 def in_working_type(device: torch.device) -> AbstractContextManager[object]:
-    """Switch autocast off for a while where it is on; where it is off, switching takes longer than asking."""
+    """Switch autocast off within the context if it is on; asking first is faster than switching."""
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()

@@ -63,7 +63,7 @@ class UnitWise:
             return self._units(
                 functional.instance_norm(x[:n], *statistics, use_input_stats=own, eps=layer.eps)
             )
-        # The mean and variance of the batch are those of all its samples.
+        # Batch statistics are those of all samples, not only of the first `n`.
         return self._units(functional.batch_norm(x, *statistics, training=own, eps=layer.eps)[:n])
 
     def n_uses(self, inputs: Tensor) -> int:
